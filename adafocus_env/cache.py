@@ -1,0 +1,70 @@
+"""The cache folder, and one process at a time in it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+import platformdirs
+
+from classifiers.errors import InputError
+
+_log = logging.getLogger("adafocus_env")
+
+
+def cache_folder() -> Path:
+    """The folder of everything that can be made again: ``$ADAFOCUS_CACHE``, or the user's cache folder; made if missing.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+    """
+    folder = Path(os.environ.get("ADAFOCUS_CACHE") or platformdirs.user_cache_dir("adafocus-env")).expanduser()
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    return folder
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Turns whatever the system says against writing to ``folder``, a full disk included, into an `InputError`."""
+    try:
+        yield
+    except OSError as problem:
+        raise InputError(
+            f"cannot write to the cache folder {folder}: {problem.strerror or problem}; "
+            "free some space, or set the environment variable ADAFOCUS_CACHE, which moves it, to another folder"
+        ) from problem
+
+
+@contextmanager
+def exclusive(path: Path, what: str) -> Iterator[None]:
+    """Holds the lock file ``path``; a process that comes second says what it waits for, and goes on when the first one is done.
+
+    The system frees the lock of a process that dies, so that the next one takes over.
+
+    Args:
+        path: the lock file, made if missing.
+        what: what is being made, for the message.
+
+    Raises:
+        InputError: the lock file cannot be made.
+    """
+    lock = filelock.FileLock(path)
+    with writing_to(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            _log.warning("another process is making %s; waiting for it", what)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

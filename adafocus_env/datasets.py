@@ -1,0 +1,203 @@
+"""Which videos there are, of which class, and in which part: training, validation or test."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from adafocus_env.readers import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from classifiers.errors import InputError
+
+_log = logging.getLogger("adafocus_env")
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video.
+
+    Attributes:
+        name: unique and stable: the path relative to the data set's root, with slashes.
+        path: the file, or the folder of frames.
+        label: number of its class.
+        track: JSON file with the ground truth, where there is one: ``{"centre": [[y, x], ...]}``, one point for each frame of the
+            video, in its pixels, (0, 0) being the centre of the top left one.
+    """
+
+    name: str
+    path: Path
+    label: int
+    track: Path | None = None
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Videos in three parts, and how they may be augmented.
+
+    Attributes:
+        name: what users type.
+        classes: names of the classes, by label.
+        train: what is learned from.
+        val: what choices are made on; held out of training.
+        test: read once, at the end.
+        flip: whether a mirrored video keeps its class.
+        scales: sides of training crops as shares of the shorter side.
+        prepare: makes the missing files of the given videos; None where the files are the user's.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: tuple[Video, ...]
+    val: tuple[Video, ...]
+    test: tuple[Video, ...]
+    flip: bool = True
+    scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
+    prepare: Callable[[Sequence[Video]], None] | None = None
+
+
+def hold_out(videos: Sequence[Video], share: float) -> tuple[tuple[Video, ...], tuple[Video, ...]]:
+    """Splits training videos into (train, val) by a fixed hash of their names.
+
+    The hash alone decides, so that the same video falls in the same part on every machine and whatever else is in the set. Two
+    repairs are made where it would leave a part useless: a class that would vanish from training gets one video back, and an empty
+    val gets one video (from a class with several, if any).
+
+    Args:
+        videos: what to split.
+        share: part of the videos to hold out, in [0, 1).
+
+    Raises:
+        InputError: the share is not in [0, 1).
+    """
+    if not 0 <= share < 1:
+        raise InputError(f"data.val: must be a share in [0, 1), got {share}")
+    if share == 0 or len(videos) < 2:
+        return tuple(videos), ()
+    held = _chosen(videos, share, "val")
+    if not held:
+        sizes = Counter(video.label for video in videos)
+        candidates = [video for video in videos if sizes[video.label] > 1] or videos
+        held = {min(candidates, key=lambda video: _position(video, "val")).name}
+    return tuple(v for v in videos if v.name not in held), tuple(v for v in videos if v.name in held)
+
+
+def folder(root: str | Path, *, val: float = 0.1, test: float = 0.2) -> DataSet:
+    """The data set in a folder with one subfolder of videos for each class.
+
+    Either ``ROOT/train/CLASS/*`` and ``ROOT/test/CLASS/*``, or ``ROOT/CLASS/*``, which is split by a fixed hash of the names so
+    that every class keeps a training video and, where it has two or more, a test video. A video is a file with a video's suffix or a
+    folder of images. Classes are sorted by name; hidden files and files of other kinds are left out.
+
+    Args:
+        root: the folder.
+        val: share of the training videos that is held out for validation.
+        test: share of the videos to test on, where the folder does not say.
+
+    Raises:
+        InputError: the folder is missing, empty, has one class or no videos, or its parts do not fit together.
+    """
+    root = Path(root).expanduser()
+    _check_folder(root)
+    if not 0 < test < 1:
+        raise InputError(f"data.test: must be a share between 0 and 1, got {test}")
+    parts = [part for part in ("train", "test") if (root / part).is_dir()]
+    if len(parts) == 1:
+        missing = "test" if parts == ["train"] else "train"
+        raise InputError(f"data.root: {root} has {parts[0]}/ but no {missing}/; add it, or put the class folders directly in {root}")
+    if parts:
+        classes = _classes(root / "train", root)
+        learned, tested = _videos(root, root / "train", classes), _tested(root, classes)
+    else:
+        classes = _classes(root, root)
+        learned, tested = _split(root, _videos(root, root, classes), test)
+    train, held_out = hold_out(learned, val)
+    return DataSet("folder", tuple(classes), train, held_out, tested)
+
+
+def _check_folder(root: Path) -> None:
+    advice = "give a folder with one subfolder of videos for each class"
+    if not root.exists():
+        raise InputError(f"data.root: {root} does not exist; {advice}")
+    if not root.is_dir():
+        raise InputError(f"data.root: {root} is not a folder; {advice}")
+    if not _visible(root):
+        raise InputError(f"data.root: {root} is empty; {advice}")
+
+
+def _classes(folder: Path, root: Path) -> list[str]:
+    folders = [entry for entry in _visible(folder) if entry.is_dir()]
+    classes = [entry.name for entry in folders if _videos_in(entry)]
+    if not classes:
+        raise InputError(
+            f"data.root: {root} holds no videos that can be learned from: none of the {len(folders)} class folders in {folder} "
+            f"has a file of a known kind ({', '.join(VIDEO_SUFFIXES)}) or a folder of images"
+        )
+    if len(classes) == 1:
+        raise InputError(f"data.root: {folder} has only one class, {classes[0]!r}; at least two are needed to tell apart")
+    for entry in folders:
+        if entry.name not in classes:
+            _log.warning("data.root: %s holds no videos and is left out", entry)
+    return classes
+
+
+def _tested(root: Path, classes: list[str]) -> tuple[Video, ...]:
+    unknown = sorted({entry.name for entry in _visible(root / "test") if entry.is_dir() and _videos_in(entry)} - set(classes))
+    if unknown:
+        raise InputError(f"data.root: {root / 'test'} has classes that {root / 'train'} has no videos of: {', '.join(unknown)}")
+    videos = _videos(root, root / "test", classes)
+    if not videos:
+        raise InputError(f"data.root: {root / 'test'} holds no videos; add some, in one subfolder for each class")
+    return videos
+
+
+def _split(root: Path, videos: tuple[Video, ...], share: float) -> tuple[tuple[Video, ...], tuple[Video, ...]]:
+    tested: set[str] = set()
+    for label in {video.label for video in videos}:
+        of_class = [video for video in videos if video.label == label]
+        if len(of_class) > 1:
+            first = min(of_class, key=lambda video: _position(video, "test"))
+            tested |= _chosen(of_class, share, "test") or {first.name}
+    if not tested:
+        raise InputError(f"data.root: every class in {root} has only one video, which leaves none to test on; add videos")
+    return tuple(v for v in videos if v.name not in tested), tuple(v for v in videos if v.name in tested)
+
+
+def _chosen(videos: Sequence[Video], share: float, salt: str) -> set[str]:
+    """Names of the videos whose hash falls in ``share``, less one of each class that would lose all its videos."""
+    chosen = {video.name for video in videos if _position(video, salt) < share}
+    for label in {video.label for video in videos}:
+        of_class = [video for video in videos if video.label == label]
+        if all(video.name in chosen for video in of_class):
+            chosen.discard(max(of_class, key=lambda video: _position(video, salt)).name)
+    return chosen
+
+
+def _position(video: Video, salt: str) -> float:
+    """Where the video's name falls in [0, 1). The salt keeps the validation and the test split independent of each other."""
+    return int.from_bytes(hashlib.sha256(f"{salt}:{video.name}".encode()).digest()[:6], "big") / 2**48
+
+
+def _videos(root: Path, folder: Path, classes: list[str]) -> tuple[Video, ...]:
+    return tuple(
+        Video(path.relative_to(root).as_posix(), path, label)
+        for label, name in enumerate(classes)
+        if (folder / name).is_dir()
+        for path in _videos_in(folder / name)
+    )
+
+
+def _videos_in(folder: Path) -> list[Path]:
+    return [entry for entry in _visible(folder) if _is_video(entry)]
+
+
+def _is_video(path: Path) -> bool:
+    if path.is_dir():
+        return any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in path.iterdir())
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))

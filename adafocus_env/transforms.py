@@ -1,0 +1,126 @@
+"""Crop, flip and normalise: drawn once, applied alike to all frames of a clip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.transforms.v2.functional import resize
+
+from classifiers.errors import InputError
+
+SCALES = (1.0, 0.875, 0.75, 0.66)
+_SNAP = 3  # pixels: a crop that differs less from the wanted size is taken at that size, which spares the resampling
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A part of the frames in pixels, and whether it is mirrored left to right afterwards."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    flip: bool = False
+
+
+def centre_crop(height: int, width: int, size: int) -> Crop:
+    """The square of ``size`` pixels in the middle of frames of (height, width).
+
+    Raises:
+        InputError: the frames are smaller than the square.
+    """
+    if min(height, width) < size:
+        raise InputError(f"size: a crop of {size} pixels does not fit in frames of {height}×{width}; no side may be shorter than {size}")
+    return Crop((height - size) // 2, (width - size) // 2, size, size)
+
+
+def draw_crop(
+    height: int, width: int, size: int, rng: np.random.Generator, *, scales: Sequence[float] = SCALES, flip: bool = True
+) -> Crop:
+    """A random multi-scale crop: sides from ``scales`` of the shorter side, at any position, mirrored half of the time.
+
+    The two sides are at most one step of ``scales`` apart. Positions include the last row and column that fit.
+
+    Args:
+        height: height of the frames in pixels.
+        width: width of the frames in pixels.
+        size: side in pixels that the crop will be resized to; crops nearly as large are taken at this size.
+        rng: where the crop is drawn from; the number of draws depends on ``flip`` only.
+        scales: shares of the shorter side, largest first.
+        flip: whether the crop may be mirrored.
+    """
+    shorter = min(height, width)
+    sides = [_side(shorter, scale, size) for scale in scales]
+    pairs = [(i, j) for i in range(len(sides)) for j in range(len(sides)) if abs(i - j) <= 1]
+    i, j = pairs[rng.integers(len(pairs))]
+    top = int(rng.integers(height - sides[i] + 1))
+    left = int(rng.integers(width - sides[j] + 1))
+    return Crop(top, left, sides[i], sides[j], flip=flip and bool(rng.integers(2)))
+
+
+def apply_crop(frames: Tensor, crop: Crop, size: int) -> Tensor:
+    """Cuts ``crop`` out of all frames and resizes it to ``size``.
+
+    A crop of that size is copied exactly, without resampling; others are resized bilinearly with antialiasing.
+
+    Args:
+        frames: (T, 3, H, W) uint8.
+        crop: the part to cut out.
+        size: side of the result in pixels.
+
+    Returns:
+        (T, 3, size, size) uint8, always a new tensor.
+    """
+    part = frames[..., crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    if (crop.height, crop.width) != (size, size):
+        part = resize(part, [size, size], antialias=True)
+    return part.flip(-1) if crop.flip else part.clone(memory_format=torch.contiguous_format)
+
+
+def map_points(points: NDArray[np.floating], crop: Crop, size: int) -> NDArray[np.float32]:
+    """Where points of the stored frames lie after `apply_crop`; points outside the crop lie outside the result.
+
+    Args:
+        points: (..., 2) as (y, x) in pixels; (0, 0) is the centre of the top left pixel.
+        crop: the crop applied to the frames.
+        size: side of the result in pixels.
+
+    Returns:
+        (..., 2) float32 as (y, x) in pixels of the result.
+    """
+    mapped = rescale_points(np.asarray(points) - (crop.top, crop.left), (crop.height, crop.width), (size, size))
+    if crop.flip:
+        mapped = np.stack([mapped[..., 0], size - 1 - mapped[..., 1]], axis=-1)
+    return mapped.astype(np.float32)
+
+
+def rescale_points(points: NDArray[np.floating], old: tuple[int, int], new: tuple[int, int]) -> NDArray[np.float64]:
+    """Points (..., 2) as (y, x) in pixels of frames of ``old`` (height, width), after the frames are resized to ``new``."""
+    return (np.asarray(points, np.float64) + 0.5) * (np.array(new) / np.array(old)) - 0.5
+
+
+def normalise(frames: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Bytes to what a network takes: (value / 255 − mean) / std for each channel.
+
+    Args:
+        frames: (..., 3, H, W) uint8.
+        mean: mean of each channel, on the scale 0–1.
+        std: standard deviation of each channel, on the same scale.
+
+    Returns:
+        float32 of the same shape, on the same device.
+    """
+    # One multiplication and one subtraction, in place: clips are large.
+    scale = torch.tensor([1 / (255 * s) for s in std], device=frames.device).view(-1, 1, 1)
+    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=frames.device).view(-1, 1, 1)
+    return frames.to(torch.float32).mul_(scale).sub_(shift)
+
+
+def _side(shorter: int, scale: float, size: int) -> int:
+    side = int(shorter * scale)
+    return size if abs(side - size) < _SNAP and size <= shorter else max(side, 1)

@@ -1,0 +1,44 @@
+"""Writes real little H.264 videos for the tests: a bright square that wanders over a plain ground."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+
+
+def square_frames(num_frames: int = 12, height: int = 48, width: int = 64, colour: tuple[int, int, int] = (220, 40, 40)) -> np.ndarray:
+    """Frames (n,H,W,3) whose brightness of the ground tells the frame, with a square that moves to the right."""
+    frames = np.zeros((num_frames, height, width, 3), np.uint8)
+    frames[:] = (np.arange(num_frames) * 8 % 200)[:, None, None, None]
+    for t, (y, x) in enumerate(square_centres(num_frames, height, width)):
+        frames[t, int(y) - 4 : int(y) + 5, int(x) - 4 : int(x) + 5] = colour
+    return frames
+
+
+def square_centres(num_frames: int = 12, height: int = 48, width: int = 64) -> np.ndarray:
+    """Centres (n,2) of the square as (y,x) in pixels."""
+    return np.stack([np.full(num_frames, height // 2), np.linspace(6, width - 7, num_frames).astype(int)], axis=1)
+
+
+def write_video(path: Path, frames: np.ndarray | None = None, *, fps: int = 25, faststart: bool = False) -> Path:
+    """Encodes ``frames`` (n,H,W,3), by default the moving square, as H.264 and gives back ``path``."""
+    frames = square_frames() if frames is None else frames
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = {"movflags": "faststart"} if faststart else {}
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "10", "preset": "ultrafast"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv444p" if frames.shape[1] % 2 or frames.shape[2] % 2 else "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def cut_in_half(path: Path) -> Path:
+    """Cuts the file at half of its length, as a broken download does."""
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    return path
