@@ -1,0 +1,243 @@
+"""The entry of every command: ``key=value`` arguments and the YAML files of a package become one typed config object.
+
+Hydra composes, and that is all it does here: jobs run in this process, and no folder, log or file is made for Hydra's sake.
+The primary YAML file names the schema and the groups that it is made of::
+
+    defaults:
+      - train_ppo_schema     # the dataclass that `run_command` is given: its name is the config's with `_schema` after it
+      - data: demo           # configs/data/demo.yaml fills the field `data`
+      - _self_
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import hashlib
+import itertools
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from agents.config_keys import check_choice, check_key, explain, field_types
+from classifiers.errors import InputError
+
+PATH_KEYS = frozenset({"run", "data.root", "file", "out", "video", "classifier", "policy"})
+"""Keys whose value is taken as it was typed, whatever characters it holds."""
+
+C = TypeVar("C")
+
+
+def run_command(
+    main: Callable[[C], None],
+    schema: type[C],
+    config_name: str,
+    *,
+    config_package: str = "configs",
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """Runs ``main`` with the config that the command line asks for, once, or under ``-m`` once for every combination.
+
+    A mistake that the user can mend ends the process with its message alone on stderr and status 2, Ctrl-C with status 130.
+    Any other exception is a bug and keeps its traceback.
+
+    Args:
+        main: does the work.
+        schema: a dataclass whose fields are all the keys there are.
+        config_name: the primary YAML file, without ``.yaml``.
+        config_package: the importable package that holds the YAML files.
+        arguments: the command line; by default that of the process.
+    """
+    flags = _flag_parser().parse_intermixed_args(arguments)
+    command = _Command(schema, config_name, config_package)
+    try:
+        if flags.help:
+            sys.stdout.write(command.help(flags.overrides, sys.modules[main.__module__].__doc__))
+        elif flags.cfg:
+            sys.stdout.write(command.yaml(flags.overrides, resolve=flags.resolve))
+        elif flags.multirun:
+            _run_jobs(main, command.jobs(flags.overrides))
+        else:
+            main(command.config(flags.overrides))
+    except InputError as problem:
+        _say(str(problem))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def compose_config(schema: type[C], config_name: str, overrides: Sequence[str] = (), *, config_package: str = "configs") -> C:
+    """The config object that a command called with these ``key=value`` arguments would get.
+
+    Raises:
+        InputError: an argument has no ``=``, an unknown key, a value of the wrong type or an unknown choice.
+    """
+    return _Command(schema, config_name, config_package).config(overrides)
+
+
+def plain_text(text: str) -> str:
+    """Escapes ``text`` such that OmegaConf resolves it to itself: ``${x}`` in it is no interpolation."""
+    return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
+
+
+@dataclass(frozen=True)
+class _Command(Generic[C]):
+    schema: type[C]
+    config_name: str
+    config_package: str
+
+    def config(self, arguments: Sequence[str]) -> C:
+        with self._session(arguments):
+            return self._object(self._compose(arguments))
+
+    def yaml(self, arguments: Sequence[str], *, resolve: bool) -> str:
+        with self._session(arguments):
+            return OmegaConf.to_yaml(_without_hydra(self._compose(arguments)), resolve=resolve)
+
+    def help(self, arguments: Sequence[str], header: str | None) -> str:
+        """Hydra's help page: the groups with their choices, and the config as composed."""
+        with self._session(arguments):
+            config = self._compose(arguments)
+            page = config.hydra.help
+            # The page is a string.Template inside an OmegaConf string: a dollar of the docstring must pass both.
+            page.header = plain_text((header or self.config_name).strip().replace("$", "$$")) + "\n"
+            page.footer = "Several values, as in -m seed=1,2,3, run one after the other. Powered by Hydra (https://hydra.cc)"
+            return _hydra().get_help(page, _without_hydra(config), _flag_parser(), resolve=False)
+
+    def jobs(self, arguments: Sequence[str]) -> list[tuple[str, C]]:
+        """A name and a config for every combination of the swept values; all are checked before any can run."""
+        with self._session(arguments):
+            paths, overrides = _split(arguments)
+            quoted = [f"{key}={value}" for key, value in paths.items()]
+            options = [_options(override) for override in OverridesParser.create(_hydra().config_loader).parse_overrides(overrides)]
+            jobs = []
+            for combination in itertools.product(*options):
+                swept = [text for text, choices in zip(combination, options, strict=True) if len(choices) > 1]
+                name = ",".join(swept or combination)
+                config = self._compose([*quoted, *combination])
+                if name and "run" in field_types(self.schema):
+                    config.run = plain_text(str(Path(config.run or f"runs/{self.config_name}") / _folder_name(name)))
+                jobs.append((name, self._object(config)))
+            return jobs
+
+    @contextmanager
+    def _session(self, arguments: Sequence[str]) -> Iterator[None]:
+        """Hydra with the schema and the YAML files at hand; its errors come out as `InputError`."""
+        ConfigStore.instance().store(name=f"{self.config_name}_schema", node=self.schema)
+        try:
+            with initialize_config_module(self.config_package, job_name=self.config_name, version_base="1.3"):
+                yield
+        except (HydraException, OmegaConfBaseException) as problem:
+            raise InputError(explain(problem, arguments, field_types(self.schema))) from problem
+
+    def _compose(self, arguments: Sequence[str]) -> DictConfig:
+        paths, overrides = _split(arguments)
+        self._check(paths, overrides)
+        config = compose(self.config_name, list(overrides), return_hydra_config=True)
+        for key, value in paths.items():
+            OmegaConf.update(config, key, plain_text(value))
+        return config
+
+    def _check(self, paths: Mapping[str, str], overrides: Sequence[str]) -> None:
+        types = field_types(self.schema)
+        groups = _groups()
+        for key in paths:
+            check_key(key, types, groups)
+        for override in OverridesParser.create().parse_overrides(list(overrides)):
+            group = override.key_or_group
+            check_key(group, types, groups)
+            if override.is_delete():
+                raise InputError(f"{override.input_line}: a key cannot be taken away; leave it out or give it another value")
+            choice = override.value()
+            if group in groups and isinstance(choice, str):
+                check_choice(group, choice, _hydra().config_loader.get_group_options(group))
+
+    def _object(self, config: DictConfig) -> C:
+        result = OmegaConf.to_object(_without_hydra(config))
+        assert isinstance(result, self.schema), f"{self.config_name}.yaml must begin its defaults with {self.config_name}_schema"
+        return result
+
+
+def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Parts the arguments in path keys with their values, exactly as typed, and overrides that Hydra shall parse."""
+    paths: dict[str, str] = {}
+    overrides: list[str] = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise InputError(f"{argument!a} is not valid UTF-8; rename the file")
+        if not equals:
+            raise InputError(f"{argument!r} has no '='; arguments are written key=value (--help lists the keys)")
+        name = key.lstrip("+")
+        if name not in PATH_KEYS:
+            overrides.append(argument)
+        elif value == "???":
+            raise InputError(f"{argument}: ??? alone stands for a missing value; write ./??? for a file of that name")
+        else:
+            paths[name] = value
+    return paths, overrides
+
+
+def _options(override: Override) -> list[str]:
+    """The override once for each value that it sweeps over; itself if it does not sweep."""
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+def _folder_name(name: str) -> str:
+    """A name that every file system takes; a hash tells names apart that would become the same."""
+    safe = re.sub(r"[^\w.,=+-]+", "_", name)[:100]
+    return safe if safe == name else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+def _run_jobs(main: Callable[[C], None], jobs: Sequence[tuple[str, C]]) -> None:
+    for number, (name, config) in enumerate(jobs, start=1):
+        _say(f"job {number} of {len(jobs)}: {name}")
+        main(config)
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    job = copy.deepcopy(config)
+    with open_dict(job):
+        del job["hydra"]
+    return job
+
+
+def _groups() -> list[str]:
+    """The config groups of the package. Hydra's own are passed over: to list them takes longer than all the rest."""
+    top = [group for group in _hydra().config_loader.list_groups("") if group != "hydra" and not group.startswith("_")]
+    return top + [below for group in top for below in _hydra().list_all_config_groups(group)]
+
+
+def _hydra() -> Any:
+    return GlobalHydra.instance().hydra
+
+
+def _say(message: str) -> None:
+    """On stderr, as it is: no markup, no colours, and no line breaks that a terminal's width would put into a path."""
+    Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True, emoji=False)
+
+
+def _flag_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="Any key=value of the config")
+    parser.add_argument("--help", "-h", action="store_true", help="Shows the config groups and the config, and ends")
+    parser.add_argument("--cfg", "-c", choices=["job"], help="Shows the config as YAML, and ends")
+    parser.add_argument("--resolve", action="store_true", help="With --cfg: interpolations resolved")
+    parser.add_argument("--multirun", "-m", action="store_true", help="Runs every combination of comma-separated values")
+    return parser

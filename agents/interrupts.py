@@ -1,0 +1,50 @@
+"""Ctrl-C that lets the work reach its next checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+from rich.console import Console
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """While it is active, the first SIGINT or SIGTERM only sets ``requested``; a SIGINT after that raises `KeyboardInterrupt`.
+
+    Python delivers signals to the main thread alone: in any other thread this does nothing.
+
+        with StopRequest() as stop:
+            while not stop.requested:
+                ...
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        """``console`` is the one that a progress display writes to, if there is one: the message then appears above it."""
+        self.requested = False
+        self._console = console or Console(stderr=True)
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._previous.items():
+            # None stands for a handler that was not set from Python: it cannot be put back, the default is the nearest.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._previous = {}
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if not self.requested:
+            self.requested = True
+            # The signal may have interrupted a write to the same stream, which refuses to be entered twice.
+            with contextlib.suppress(RuntimeError, OSError):
+                self._console.print("stopping at the next checkpoint; press Ctrl-C again to stop at once", soft_wrap=True)

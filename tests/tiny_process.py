@@ -1,0 +1,29 @@
+"""Starts the tiny command of the tests as a process of its own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+TINY = Path(__file__).parent / "data" / "tiny"
+
+
+@contextmanager
+def running(*arguments: str, cwd: Path | None = None) -> Iterator[subprocess.Popen]:
+    path = os.pathsep.join([str(TINY), str(TINY.parents[2])])
+    command = [sys.executable, "-m", "tiny", *arguments]
+    environment = {**os.environ, "PYTHONPATH": path}
+    with subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def finished(*arguments: str, cwd: Path) -> tuple[int, str]:
+    """The exit status and what was written to stderr."""
+    with running(*arguments, cwd=cwd) as process:
+        errors = process.communicate(timeout=60)[1]
+        return process.returncode, errors
