@@ -24,6 +24,18 @@ from multiprocessing.connection import Connection, Pipe, wait
 
 START_LIMIT = 120.0  # seconds a worker may take to start; a guard against waiting for ever, not a target
 
+# Our packages load torch when they are imported, which takes seconds and hundreds of megabytes that no worker has a use for. So a worker
+# puts empty packages in their place, and imports the modules that it needs out of them.
+_START = """
+import importlib.util, sys, types
+for name in ("classifiers", "adafocus_env"):
+    package = types.ModuleType(name)
+    package.__path__ = importlib.util.find_spec(name).submodule_search_locations
+    sys.modules[name] = package
+from adafocus_env.decoding import serve
+serve({descriptor}, {function!r})
+"""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -83,7 +95,7 @@ class _Worker:
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the worker
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", f"from adafocus_env.decoding import serve; serve({theirs.fileno()}, {function!r})"],
+                [sys.executable, "-c", _START.format(descriptor=theirs.fileno(), function=function)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,

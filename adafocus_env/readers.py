@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from adafocus_env.containers import stated_size
 from adafocus_env.sampling import segment_indices
 from classifiers.errors import InputError
 
@@ -74,8 +75,12 @@ def open_reader(path: Path) -> FrameReader:
         return FolderReader(path)
     if not path.exists():
         raise DecodeError(path, "there is no such file")
-    if path.stat().st_size == 0:
+    size = path.stat().st_size
+    if size == 0:
         raise DecodeError(path, "the file is empty (zero bytes)")
+    wanted = stated_size(path)
+    if wanted is not None and wanted > size:
+        raise DecodeError(path, f"it is truncated: {size} of its {wanted} bytes are there")
     return DecordReader(path) if file_reader() == "decord" else PyAVReader(path)
 
 

@@ -79,7 +79,7 @@ def apply_crop(frames: Tensor, crop: Crop, size: int) -> Tensor:
     part = frames[..., crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     if (crop.height, crop.width) != (size, size):
         part = resize(part, [size, size], antialias=True)
-    return part.flip(-1) if crop.flip else part.clone(memory_format=torch.contiguous_format)
+    return _copied(part, crop.flip)
 
 
 def map_points(points: NDArray[np.floating], crop: Crop, size: int) -> NDArray[np.float32]:
@@ -124,3 +124,10 @@ def normalise(frames: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 def _side(shorter: int, scale: float, size: int) -> int:
     side = int(shorter * scale)
     return size if abs(side - size) < _SNAP and size <= shorter else max(side, 1)
+
+
+def _copied(part: Tensor, flip: bool) -> Tensor:
+    if part.device.type == "cpu":  # torch splits even small copies over threads, and on a busy machine they wait for each other: up to 100×
+        pixels = part.numpy()
+        return torch.from_numpy((pixels[..., ::-1] if flip else pixels).copy())
+    return part.flip(-1) if flip else part.clone(memory_format=torch.contiguous_format)

@@ -1,0 +1,67 @@
+"""How long a video file says it is.
+
+Decoders read a file that was cut short as a shorter video, most of them without a word. The containers state their own length, which
+a few bytes tell. Only lengths that are stated plainly count: where a writer left them open, nothing is said.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO
+
+_ISO_BRANDS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+_ISO_NEEDED = (b"moov", b"mdat", b"moof")
+
+
+def stated_size(path: Path) -> int | None:
+    """Bytes that the file must have by its own account (MP4, MOV, AVI, Matroska, WebM); None where it does not tell."""
+    with path.open("rb") as file:
+        start = file.read(12)
+        if start[4:8] in _ISO_BRANDS:
+            return _iso_size(file, path.stat().st_size)
+        if start[:4] == b"RIFF":
+            size = int.from_bytes(start[4:8], "little")
+            return size + 8 if 0 < size < 0xFFFFFFFF else None
+        if start[:4] == b"\x1a\x45\xdf\xa3":
+            return _matroska_size(file)
+    return None
+
+
+def _iso_size(file: BinaryIO, size: int) -> int | None:
+    """Where the last box ends that frames are read from; padding after it may be cut."""
+    end, position = None, 0
+    while position + 8 <= size:
+        file.seek(position)
+        header = file.read(16)
+        length, kind = int.from_bytes(header[:4], "big"), header[4:8]
+        if length == 1:
+            length = int.from_bytes(header[8:16], "big")
+        if length < 8:  # 0: up to the end of the file; anything else is no box
+            break
+        position += length
+        if kind in _ISO_NEEDED:
+            end = position
+    return end
+
+
+def _matroska_size(file: BinaryIO) -> int | None:
+    """Where the segment, the one element after the header, ends."""
+    file.seek(4)
+    header = _matroska_length(file)
+    if header is None:
+        return None
+    file.seek(header, 1)
+    if file.read(4) != b"\x18\x53\x80\x67":
+        return None
+    segment = _matroska_length(file)
+    return None if segment is None else file.tell() + segment
+
+
+def _matroska_length(file: BinaryIO) -> int | None:
+    """A number of 1 to 8 bytes whose leading zero bits tell how many; all ones say that it is not known."""
+    first = file.read(1)
+    if not first or first[0] == 0:
+        return None
+    extra = 8 - first[0].bit_length()
+    value = int.from_bytes(first + file.read(extra), "big") & ((1 << 7 * (extra + 1)) - 1)
+    return None if value == (1 << 7 * (extra + 1)) - 1 else value

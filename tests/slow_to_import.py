@@ -1,0 +1,9 @@
+"""Takes longer to import than the time limit of the task."""
+
+import time
+
+time.sleep(1.0)
+
+
+def double(x):
+    return 2 * x

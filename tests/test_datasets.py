@@ -1,0 +1,151 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adafocus_env.datasets import Video, folder, hold_out
+from classifiers.errors import InputError
+
+
+def videos(n, num_classes=2):
+    return [Video(f"c{i % num_classes}/v{i}.mp4", Path(f"/data/c{i % num_classes}/v{i}.mp4"), i % num_classes) for i in range(n)]
+
+
+def names(part):
+    return {video.name for video in part}
+
+
+def touch(root, *files):
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).touch()
+    return root
+
+
+def two_classes(root, n=10):
+    return touch(root, *(f"{label}/{i}.mp4" for label in ("cat", "dog") for i in range(n)))
+
+
+def test_holding_out_depends_on_names_alone():
+    everything = videos(400)
+    train, val = hold_out(everything, 0.1)
+    assert 20 <= len(val) <= 60 and len(train) + len(val) == 400
+    assert names(hold_out(everything[::-1], 0.1)[1]) == names(val)
+    assert names(hold_out(everything[:200], 0.1)[1]) == names(val) & names(everything[:200])
+    moved = [Video(video.name, Path("/elsewhere") / video.name, video.label) for video in everything]
+    assert names(hold_out(moved, 0.1)[1]) == names(val)
+    assert names(val) <= names(hold_out(everything, 0.2)[1])
+
+
+def test_the_split_never_changes_between_versions():
+    assert sorted(names(hold_out(videos(40), 0.1)[1])) == ["c0/v36.mp4", "c1/v13.mp4", "c1/v15.mp4", "c1/v19.mp4", "c1/v33.mp4"]
+
+
+@given(st.integers(0, 30), st.integers(1, 8), st.floats(0, 0.99))
+def test_small_sets_keep_both_parts_and_all_classes(n, num_classes, share):
+    everything = videos(n, num_classes)
+    train, val = hold_out(everything, share)
+    assert names(train) | names(val) == names(everything) and len(train) + len(val) == n
+    if n >= 2 and share > 0:
+        assert train and val
+    if n >= num_classes + 1:
+        assert {video.label for video in train} == {video.label for video in everything}
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, 2])
+def test_a_share_out_of_range_is_an_error(share):
+    with pytest.raises(InputError, match=r"data.val: must be a share in \[0, 1\), got"):
+        hold_out(videos(4), share)
+
+
+def test_folder_with_given_parts(tmp_path):
+    touch(tmp_path, "train/dog/a.mp4", "train/dog/b.MKV", "train/cat/c.avi", "train/cat/d.avi", "test/dog/e.webm", "test/cat/f.mp4")
+    touch(tmp_path, "train/dog/.hidden.mp4", "train/dog/notes.txt", ".DS_Store", "train/.git/x/y.mp4")
+    data = folder(tmp_path, val=0)
+    assert data.classes == ("cat", "dog") and data.val == () and data.prepare is None
+    assert names(data.train) == {"train/cat/c.avi", "train/cat/d.avi", "train/dog/a.mp4", "train/dog/b.MKV"}
+    assert {(video.name, video.label) for video in data.test} == {("test/dog/e.webm", 1), ("test/cat/f.mp4", 0)}
+    assert data.test[0].path == tmp_path / "test/cat/f.mp4"
+
+
+def test_folder_is_split_the_same_way_wherever_it_lies(tmp_path):
+    data, moved = folder(two_classes(tmp_path / "a", 40)), folder(two_classes(tmp_path / "b", 40))
+    for part in ("train", "val", "test"):
+        assert names(getattr(data, part)) == names(getattr(moved, part))
+        assert len(getattr(data, part)) >= 2
+    assert len(names(data.train) | names(data.val) | names(data.test)) == 80
+    assert 8 <= len(data.test) <= 28
+
+
+@given(st.lists(st.integers(1, 6), min_size=2, max_size=5))
+def test_every_class_keeps_a_training_and_if_it_can_a_test_video(tmp_path_factory, counts):
+    root = tmp_path_factory.mktemp("set")
+    touch(root, *(f"{label}/{i}.mp4" for label, count in enumerate(counts) for i in range(count)))
+    if max(counts) == 1:
+        with pytest.raises(InputError, match="only one video"):
+            folder(root)
+        return
+    data = folder(root, val=0)
+    assert {video.label for video in data.train} == set(range(len(counts)))
+    assert {video.label for video in data.test} == {label for label, count in enumerate(counts) if count > 1}
+
+
+def test_folders_of_images_are_videos(tmp_path):
+    touch(tmp_path, *(f"{label}/clip{i}/image_{t:05d}.jpg" for label in "ab" for i in range(3) for t in range(2)))
+    data = folder(tmp_path, val=0)
+    assert names(data.train) | names(data.test) == {f"{label}/clip{i}" for label in "ab" for i in range(3)}
+
+
+def test_a_class_without_videos_is_left_out_with_a_warning(tmp_path, caplog):
+    two_classes(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert folder(tmp_path).classes == ("cat", "dog")
+    assert "empty holds no videos and is left out" in caplog.text
+
+
+def build(root, case):
+    root.mkdir()
+    if case == "file":
+        root.rmdir()
+        root.touch()
+    elif case == "missing":
+        root.rmdir()
+    elif case == "one class":
+        touch(root, "dog/a.mp4", "dog/b.mp4")
+    elif case == "no videos":
+        touch(root, "dog/a.txt", "cat/b.txt")
+    elif case == "videos without classes":
+        touch(root, "a.mp4", "b.mp4")
+    elif case == "one video each":
+        touch(root, "dog/a.mp4", "cat/b.mp4")
+    elif case == "train alone":
+        touch(root, "train/dog/a.mp4", "train/cat/b.mp4")
+    elif case == "test alone":
+        touch(root, "test/dog/a.mp4", "test/cat/b.mp4")
+    elif case == "unknown test class":
+        touch(root, "train/dog/a.mp4", "train/cat/b.mp4", "test/cow/c.mp4")
+    elif case == "empty test":
+        touch(root, "train/dog/a.mp4", "train/cat/b.mp4", "test/dog/c.txt")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("missing", "set does not exist; give a folder with one subfolder of videos for each class"),
+        ("file", "set is not a folder"),
+        ("empty", "set is empty"),
+        ("one class", "has only one class, 'dog'; at least two"),
+        ("no videos", "holds no videos that can be learned from: none of the 2 class folders"),
+        ("videos without classes", "none of the 0 class folders"),
+        ("one video each", "every class in .*set has only one video"),
+        ("train alone", "has train/ but no test/; add it"),
+        ("test alone", "has test/ but no train/; add it"),
+        ("unknown test class", "has classes that .*train has no videos of: cow"),
+        ("empty test", "test holds no videos"),
+    ],
+)
+def test_unusable_folders_are_named_with_what_to_do(tmp_path, case, message):
+    with pytest.raises(InputError, match=f"^data.root: .*{message}"):
+        folder(build(tmp_path / "set", case))
