@@ -130,18 +130,18 @@ class ClipStore:
     def frames(self, clip: int) -> Tensor:
         """The clip with its fixed crop and flip: (T, 3, size, size) uint8."""
         frames = self._stored(clip)
-        return apply_crop(frames, self._crop(clip, frames), self.size)
+        return apply_crop(frames, self._crop(clip), self.size)
 
     def fresh(self, clip: int, rng: np.random.Generator) -> Tensor:
         """The clip's stored frames with a new crop and flip for training, drawn from ``rng``: (T, 3, size, size) uint8."""
         frames = self._stored(clip)
-        return apply_crop(frames, self._draw_crop(frames, rng), self.size)
+        return apply_crop(frames, self._draw_crop(frames.shape, rng), self.size)
 
     def truth(self, clip: int) -> NDArray[np.float32] | None:
         """Where the target is in `frames`: (T, 2) as (y, x) in pixels, maybe outside the crop; None where the video has no track."""
         shard, position = self._locate(clip)
         points = shard.clips[position].truth
-        return None if points is None else map_points(np.array(points), self._crop(clip, self._stored(clip)), self.size)
+        return None if points is None else map_points(np.array(points), self._crop(clip), self.size)
 
     def indices(self, clip: int) -> NDArray[np.int64]:
         """Numbers (T,) of the clip's frames in its video, from 0."""
@@ -152,14 +152,16 @@ class ClipStore:
         shard, position = self._locate(clip)
         return shard.frames(position)
 
-    def _crop(self, clip: int, frames: Tensor) -> Crop:
+    def _crop(self, clip: int) -> Crop:
+        """The clip's fixed crop, drawn anew each time instead of kept: it takes some microseconds."""
+        shard, position = self._locate(clip)
+        shape = shard.clips[position].shape
         if not self.settings.train:
-            return centre_crop(frames.shape[2], frames.shape[3], self.size)
-        return self._draw_crop(frames, np.random.default_rng((*_seed(self.settings, *self._drawn[self._kept[clip]]), 1)))
+            return centre_crop(shape[2], shape[3], self.size)
+        return self._draw_crop(shape, np.random.default_rng((*_seed(self.settings, *self._drawn[self._kept[clip]]), 1)))
 
-    def _draw_crop(self, frames: Tensor, rng: np.random.Generator) -> Crop:
-        height, width = frames.shape[2:]
-        return draw_crop(height, width, self.size, rng, scales=self.settings.scales, flip=self.settings.flip)
+    def _draw_crop(self, shape: Sequence[int], rng: np.random.Generator) -> Crop:
+        return draw_crop(shape[2], shape[3], self.size, rng, scales=self.settings.scales, flip=self.settings.flip)
 
     def _locate(self, clip: int) -> tuple[Shard, int]:
         number, position = divmod(self._kept[clip], SHARD_SIZE)

@@ -191,11 +191,12 @@ class PyAVReader:
 
     def _frames(self, numbers: list[int], height: int, width: int) -> NDArray[np.uint8]:
         found: dict[int, NDArray[np.uint8]] = {}
+        wanted, last = set(numbers), max(numbers)
         with self._open() as container:
             for number, frame in enumerate(container.decode(video=0)):
-                if number in numbers:
+                if number in wanted:
                     found[number] = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
-                if number >= max(numbers):
+                if number >= last:
                     break
         missing = [number for number in numbers if number not in found]
         if missing:

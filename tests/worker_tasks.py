@@ -53,3 +53,9 @@ def has_loaded_torch(task):
     import adafocus_env.readers  # noqa: F401
 
     return "torch" in sys.modules
+
+
+def decode_or_hang(request):
+    from adafocus_env.readers import decode_clip
+
+    return hang("spin") if request.path.name == "hang.mp4" else decode_clip(request)
