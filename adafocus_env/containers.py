@@ -23,7 +23,7 @@ def stated_size(path: Path) -> int | None:
             size = int.from_bytes(start[4:8], "little")
             return size + 8 if 0 < size < 0xFFFFFFFF else None
         if start[:4] == b"\x1a\x45\xdf\xa3":
-            return _matroska_size(file)
+            return _matroska_size(file, path.stat().st_size)
     return None
 
 
@@ -44,11 +44,11 @@ def _iso_size(file: BinaryIO, size: int) -> int | None:
     return end
 
 
-def _matroska_size(file: BinaryIO) -> int | None:
+def _matroska_size(file: BinaryIO, size: int) -> int | None:
     """Where the segment, the one element after the header, ends."""
     file.seek(4)
     header = _matroska_length(file)
-    if header is None:
+    if header is None or header > size:
         return None
     file.seek(header, 1)
     if file.read(4) != b"\x18\x53\x80\x67":

@@ -3,7 +3,7 @@ import pickle
 import av
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 from videos import cut_in_half, square_frames, write_video
@@ -139,6 +139,7 @@ def test_files_cut_anywhere_are_told_from_whole_ones(tmp_path, suffix):
             open_reader(path)
 
 
+@example(b"\x01" + b"\xff" * 6 + b"\xfe", b"\x1a\x45\xdf\xa3")
 @given(st.binary(max_size=64), st.sampled_from([b"", b"RIFF", b"\x1a\x45\xdf\xa3", b"\0\0\0\x10mdat", b"\0\0\0\1mdat"]))
 def test_any_bytes_state_a_size_or_none(tmp_path_factory, data, start):
     path = tmp_path_factory.mktemp("bytes") / "a.bin"
