@@ -1,0 +1,1 @@
+"""The four stages of the paper: what each one trains, and on what."""

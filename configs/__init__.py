@@ -1,0 +1,1 @@
+"""Values only: what `agents` composes into a run."""
