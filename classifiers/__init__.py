@@ -1,0 +1,27 @@
+"""The networks: glancer, focuser and temporal head, their checkpoints and their cost. Plain PyTorch."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from classifiers.checkpoint import list_classifiers, load, save
+    from classifiers.classifier import Architecture, Classifier
+
+__all__ = ["Architecture", "Classifier", "list_classifiers", "load", "save"]
+
+_HOMES = {
+    "Architecture": "classifier",
+    "Classifier": "classifier",
+    "list_classifiers": "checkpoint",
+    "load": "checkpoint",
+    "save": "checkpoint",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Imports PyTorch only when a name is used: worker processes that decode videos start without it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'classifiers' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"classifiers.{_HOMES[name]}"), name)

@@ -1,0 +1,84 @@
+"""Backbones: image → (feature map, pooled vector), each with the linear layer that makes it a frame classifier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+from torch import Tensor, nn
+from torchvision import models
+
+
+class Backbone(nn.Module):
+    """A convolutional trunk, global pooling and a linear frame classifier.
+
+    Args:
+        features: images (N, 3, H, W) → maps (N, channels, h, w).
+        channels: channels of the maps, and the length of the pooled vector.
+        num_classes: K, number of classes of the frame classifier.
+        pool: how a map becomes a vector.
+        map_bounds: lowest and highest value of a map.
+    """
+
+    def __init__(
+        self,
+        features: nn.Module,
+        channels: int,
+        num_classes: int,
+        *,
+        pool: Literal["mean", "max"] = "mean",
+        map_bounds: tuple[float, float] = (-math.inf, math.inf),
+    ) -> None:
+        super().__init__()
+        self.features = features
+        self.fc = nn.Linear(channels, num_classes)
+        self.pool = pool
+        self.map_channels = self.vector_size = channels
+        self.map_bounds = map_bounds
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised images (N, 3, H, W) → maps (N, C, h, w) and pooled vectors (N, C)."""
+        maps = self.features(images)
+        return maps, maps.mean((2, 3)) if self.pool == "mean" else maps.amax((2, 3))
+
+    def scores(self, vectors: Tensor) -> Tensor:
+        """Pooled vectors (N, C) → class scores (N, K)."""
+        return self.fc(vectors)
+
+
+def mobilenet_v2(num_classes: int) -> Backbone:
+    """MobileNetV2, the paper's glancer: maps (1280, 7, 7) at 224 pixels, within [0, 6] by its last ReLU6."""
+    return Backbone(models.mobilenet_v2(weights=None).features, 1280, num_classes, map_bounds=(0.0, 6.0))
+
+
+def resnet50(num_classes: int) -> Backbone:
+    """ResNet-50, the paper's focuser: vectors of length 2048, never negative by its last ReLU."""
+    trunk = nn.Sequential(*list(models.resnet50(weights=None).children())[:-2])
+    return Backbone(trunk, 2048, num_classes, map_bounds=(0.0, math.inf))
+
+
+def small_glancer(num_classes: int) -> Backbone:
+    """Three layers for glances of about 24 pixels: maps (32, 6, 6) within [0, 6]."""
+    trunk = nn.Sequential(_layer(3, 16, stride=2), _layer(16, 32, stride=2), _layer(32, 32))
+    return Backbone(trunk, 32, num_classes, map_bounds=(0.0, 6.0))
+
+
+def small_focuser(num_classes: int) -> Backbone:
+    """Three layers for patches of about 24 pixels; max-pooled, so that clutter around a target does not thin it out."""
+    trunk = nn.Sequential(_layer(3, 24, kernel=5, stride=2), _layer(24, 48, stride=2), _layer(48, 96, stride=2))
+    return Backbone(trunk, 96, num_classes, pool="max", map_bounds=(0.0, 6.0))
+
+
+BACKBONES: dict[str, Callable[[int], Backbone]] = {
+    "mobilenet_v2": mobilenet_v2,
+    "resnet50": resnet50,
+    "small_glancer": small_glancer,
+    "small_focuser": small_focuser,
+}
+
+
+def _layer(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU6(inplace=True)
+    )

@@ -1,0 +1,166 @@
+"""A classifier on disk: a folder with `classifier.safetensors` and a JSON card. No pickle is written or read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from classifiers.classifier import Architecture, Classifier
+from classifiers.errors import InputError
+from classifiers.files import replacing, write_text
+from classifiers.registry import SHIPPED
+
+WEIGHTS = "classifier.safetensors"
+CARD = "card.json"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What travels with the weights of a classifier.
+
+    Attributes:
+        architecture: what it is made of, and the pixels that it expects.
+        classes: names of the classes, in the order of the scores.
+        fingerprint: of the weights.
+        parent: fingerprint of the classifier that this one was trained from, if any.
+        data: name of the data set that it was trained on.
+        metrics: what was measured of it.
+        command: the command that made it.
+    """
+
+    architecture: Architecture
+    classes: tuple[str, ...]
+    fingerprint: str
+    parent: str | None = None
+    data: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    command: str | None = None
+
+
+def save(classifier: Classifier, folder: Path | str, **about: Any) -> Card:
+    """Writes weights and card, each in one step; returns the card.
+
+    Args:
+        classifier: what to save.
+        folder: where; made if missing.
+        about: the fields `parent`, `data`, `metrics` and `command` of the card.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    card = Card(classifier.architecture, classifier.classes, classifier.fingerprint(), **about)
+    save_tensors(classifier, folder / WEIGHTS)
+    write_text(folder / CARD, json.dumps(asdict(card), indent=2) + "\n")
+    return card
+
+
+def load(source: Path | str, device: torch.device | str = "cpu") -> Classifier:
+    """The classifier of that name or folder, frozen and in eval mode.
+
+    Args:
+        source: a name of `list_classifiers()` or a folder that `save` wrote.
+        device: where to put it.
+
+    Raises:
+        InputError: the folder is no checkpoint, or its card, weights or fingerprint do not fit together.
+    """
+    folder = SHIPPED.get(str(source), Path(source))
+    card = read_card(folder)
+    classifier = Classifier(card.architecture, card.classes)
+    load_tensors(classifier, folder / WEIGHTS)
+    if classifier.fingerprint() != card.fingerprint:
+        raise InputError(f"{folder / WEIGHTS} does not hold the weights that {CARD} describes; train or copy the checkpoint again")
+    return classifier.to(device).freeze()
+
+
+def list_classifiers() -> list[str]:
+    """Names of the classifiers that come with the package, for `load`."""
+    return sorted(SHIPPED)
+
+
+def read_card(folder: Path | str) -> Card:
+    """The card of the checkpoint in ``folder`` (or of a shipped name).
+
+    Raises:
+        InputError: there is none, or it cannot be used (names the field).
+    """
+    folder = SHIPPED.get(str(folder), Path(folder))
+    values = read_json(folder, CARD, f"classifier={folder}")
+    values["architecture"] = from_fields(Architecture, values.get("architecture", {}), folder / CARD)
+    card = from_fields(Card, values, folder / CARD)
+    if len(card.classes) < 2:
+        raise InputError(f"{folder / CARD}: classes has {len(card.classes)} entries; a classifier needs two or more")
+    return card
+
+
+def read_json(folder: Path, name: str, what: str) -> dict[str, Any]:
+    """The JSON object in ``folder/name``, or an InputError that says what was looked for and what is there."""
+    if folder.is_file():
+        raise InputError(f"{what} is a file; a checkpoint is a folder with {name} and a .safetensors file (pickles are not read)")
+    if not (folder / name).is_file():
+        raise InputError(f"{what} holds no {name}; give the folder of a checkpoint, or one of the names {list_classifiers()}")
+    try:
+        values = json.loads((folder / name).read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise InputError(f"{folder / name} is not valid JSON ({problem}); train or copy the checkpoint again") from problem
+    if not isinstance(values, dict):
+        raise InputError(f"{folder / name} holds a {type(values).__name__}, not an object; train or copy the checkpoint again")
+    return values
+
+
+def from_fields(kind: type[Any], values: Mapping[str, Any], path: Path) -> Any:
+    """Builds the dataclass ``kind`` from JSON values; lists become tuples.
+
+    Raises:
+        InputError: a field is missing or unknown (names it and the file).
+    """
+    known = {f.name for f in fields(kind)}
+    if unknown := sorted(set(values) - known):
+        raise InputError(f"{path}: unknown fields {unknown}; it was written by another version, or is the card of something else")
+    try:
+        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    except TypeError as problem:
+        raise InputError(f"{path}: {problem}") from problem
+    except InputError as problem:
+        raise InputError(f"{path}: {problem}") from problem
+
+
+def save_tensors(module: nn.Module, path: Path) -> None:
+    """Writes all parameters and buffers of ``module`` to a safetensors file, in one step."""
+    with replacing(path) as temporary:
+        try:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}, temporary)
+        except SafetensorError as problem:
+            raise OSError(None, str(problem)) from problem
+
+
+def load_tensors(module: nn.Module, path: Path) -> None:
+    """Fills ``module`` from a safetensors file, strictly.
+
+    Raises:
+        InputError: the file is missing, truncated, a pickle, or does not fit (lists the tensors).
+    """
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as problem:
+        raise InputError(f"{path} is not a readable safetensors file ({problem}); train or copy the checkpoint again") from problem
+    wanted = module.state_dict()
+    faults = [f"missing {name}" for name in wanted if name not in tensors]
+    faults += [f"unexpected {name}" for name in tensors if name not in wanted]
+    faults += [
+        f"{name} has shape {tuple(tensors[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    if faults:
+        raise InputError(f"{path} does not fit the architecture on its card: " + "; ".join(faults))
+    module.load_state_dict(tensors)

@@ -1,0 +1,125 @@
+"""The classifier: glancer, focuser and head together, with what must be known to use them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from classifiers.backbones import BACKBONES
+from classifiers.errors import InputError
+from classifiers.heads import HEADS
+from classifiers.protocols import Focuser, Glancer, Head
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a classifier is made of, and the pixels that it expects. Lengths are in pixels.
+
+    Attributes:
+        glancer: name in `classifiers.backbones.BACKBONES`.
+        focuser: the same.
+        head: name in `classifiers.heads.HEADS`.
+        hidden_size: length of the head's state.
+        dropout: of the head, in training.
+        size: height and width of a frame.
+        glance_size: height and width to which the glancer's frames are resized.
+        patch_size: P, height and width of a patch.
+        mean: of each channel (RGB), taken off pixels in 0-1.
+        std: of each channel, by which they are divided.
+    """
+
+    glancer: str
+    focuser: str
+    head: str
+    hidden_size: int
+    dropout: float
+    size: int
+    glance_size: int
+    patch_size: int
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        for field, known in (("glancer", BACKBONES), ("focuser", BACKBONES), ("head", HEADS)):
+            if getattr(self, field) not in known:
+                raise InputError(f"{field}={getattr(self, field)!r} is not known; choose one of {sorted(known)}")
+        if not 0 < self.patch_size <= self.size:
+            raise InputError(
+                f"patch_size={self.patch_size} does not fit frames of {self.size} pixels; choose a patch_size from 1 to {self.size}"
+            )
+
+
+class Classifier(nn.Module):
+    """f_G, f_L and f_C of AdaFocus (paper, section 3).
+
+    Args:
+        architecture: what it is made of.
+        classes: names of the K classes, in the order of the scores.
+    """
+
+    def __init__(self, architecture: Architecture, classes: Sequence[str]) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.classes = tuple(classes)
+        glancer = BACKBONES[architecture.glancer](len(self.classes))
+        focuser = BACKBONES[architecture.focuser](len(self.classes))
+        self.feature_size = glancer.vector_size + focuser.vector_size
+        head = HEADS[architecture.head](
+            self.feature_size, len(self.classes), hidden_size=architecture.hidden_size, dropout=architecture.dropout
+        )
+        self.glancer: Glancer = cast(Glancer, glancer)
+        self.focuser: Focuser = cast(Focuser, focuser)
+        self.head: Head = cast(Head, head)
+
+    def normalise(self, frames: Tensor) -> Tensor:
+        """Frames uint8 (…, 3, H, W) → float32 of the same shape, as the networks expect them."""
+        mean = frames.new_tensor(self.architecture.mean, dtype=torch.float32).view(3, 1, 1)
+        std = frames.new_tensor(self.architecture.std, dtype=torch.float32).view(3, 1, 1)
+        return (frames.float() / 255 - mean) / std
+
+    def glance(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised frames (N, 3, H, W), resized to the glance size → maps (N, C, h, w) and vectors (N, C)."""
+        size = self.architecture.glance_size
+        if frames.shape[-1] != size:
+            frames = F.interpolate(frames, (size, size), mode="bilinear", align_corners=False, antialias=True)
+        return self.glancer(frames)
+
+    def focus(self, patches: Tensor) -> Tensor:
+        """Normalised patches (N, 3, P, P) → focus vectors (N, F)."""
+        return self.focuser(patches)[1]
+
+    def classify(self, glances: Tensor, foci: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Glance vectors (N, T, C), focus vectors (N, T, F), state (N, S) → scores (N, T, K) and the new state (N, S)."""
+        return self.head(torch.cat([glances, foci], dim=-1), state)
+
+    def initial_state(self, num_clips: int) -> Tensor:
+        """The head's state (num_clips, S) before the first step: zeros."""
+        return torch.zeros(num_clips, self.head.state_size, device=self.device)
+
+    def freeze(self) -> Classifier:
+        """Puts all parts into eval mode and stops their gradients; returns itself."""
+        return self.eval().requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks live."""
+        return next(self.parameters()).device
+
+    @property
+    def version(self) -> int:
+        """A number that grows whenever PyTorch changes a parameter or buffer in place: a cheap hint to look again."""
+        return sum(tensor._version for tensor in [*self.parameters(), *self.buffers()])
+
+    def fingerprint(self) -> str:
+        """Hash (64 hex digits) of all parameters and buffers: equal if and only if the weights are."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
