@@ -45,6 +45,7 @@ class DataSet:
         test: read once, at the end.
         flip: whether a mirrored video keeps its class.
         scales: sides of training crops as shares of the shorter side.
+        margin: shorter side of the stored frames as a multiple of the crop's side (the paper stores 256 for crops of 224).
         prepare: makes the missing files of the given videos; None where the files are the user's.
     """
 
@@ -55,6 +56,7 @@ class DataSet:
     test: tuple[Video, ...]
     flip: bool = True
     scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
+    margin: float = 256 / 224
     prepare: Callable[[Sequence[Video]], None] | None = None
 
 

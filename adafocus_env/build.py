@@ -1,0 +1,132 @@
+"""From the arguments of an environment to its dynamics: the parts that all faces share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+
+from adafocus_env.action import GridAction
+from adafocus_env.bank import FeatureBank, check_bank
+from adafocus_env.cache import cache_folder
+from adafocus_env.clips import ClipSettings, ClipStore
+from adafocus_env.datasets import DataSet
+from adafocus_env.demo import demo
+from adafocus_env.features import Features, LiveFeatures
+from classifiers import checkpoint
+from classifiers.classifier import Classifier
+from classifiers.errors import InputError
+
+Split = Literal["train", "val", "test"]
+DEMO_FRAMES = 8
+
+
+def open_clips(
+    data: DataSet,
+    split: Split,
+    *,
+    num_frames: int,
+    size: int,
+    views: int = 1,
+    lazy: bool = False,
+    num_workers: int = 2,
+    progress: Callable[[int], None] | None = None,
+) -> ClipStore:
+    """The clips of one part of a data set, in the cache folder; see `ClipStore`.
+
+    Args:
+        data: the data set.
+        split: which part. Training clips have random frames and crops, the others middle frames and centre crops.
+        num_frames: T.
+        size: side of the frames in pixels.
+        views: clips drawn from each training video.
+        lazy: decode 64 clips at a time, when first asked for.
+        num_workers: processes that decode.
+        progress: called with the number of clips that are ready.
+
+    Raises:
+        InputError: no such part, no videos in it, or none that can be read.
+    """
+    if split not in ("train", "val", "test"):
+        raise InputError(f"clips={split!r} is no part of a data set; choose 'train', 'val' or 'test', or pass a ClipStore")
+    training = split == "train"
+    settings = ClipSettings(
+        num_frames, size, round(size * data.margin), training, views if training else 1, flip=data.flip, scales=data.scales
+    )
+    return ClipStore(
+        getattr(data, split),
+        settings,
+        folder=cache_folder() / "clips",
+        prepare=data.prepare,
+        lazy=lazy,
+        num_workers=num_workers,
+        progress=progress,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; "auto" is the GPU where there is one.
+
+    Raises:
+        InputError: PyTorch does not know the device or cannot use it here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise InputError(f"device={name!r} cannot be used here ({reason}); choose auto, cpu, cuda or cuda:N") from problem
+    return device
+
+
+def build_features(
+    classifier: Classifier | str,
+    clips: ClipStore | Split,
+    *,
+    grid: int,
+    bank: FeatureBank | bool,
+    device: str,
+) -> Features:
+    """Brings classifier, clips and patch geometry together.
+
+    Args:
+        classifier: a frozen classifier, or what `classifiers.load` takes. One that is given as an object stays on its device.
+        clips: a clip store, or a part of the demo videos.
+        grid: G, places for a patch in each axis.
+        bank: keep features in memory; or a bank that was made for the same classifier, clips and grid.
+        device: for a classifier that is loaded here.
+
+    Raises:
+        InputError: they do not fit together (says which and why).
+    """
+    if isinstance(classifier, str):
+        classifier = checkpoint.load(classifier, choose_device(device))
+    if any(module.training for module in classifier.modules()):
+        raise InputError("the classifier is in training mode; call classifier.freeze() first, so that its features stay the same")
+    if isinstance(clips, str):
+        clips = open_clips(demo(), clips, num_frames=DEMO_FRAMES, size=classifier.architecture.size, lazy=True)
+    check_fit(classifier, clips)
+    place = GridAction(grid, classifier.architecture.size, classifier.architecture.patch_size)
+    if isinstance(bank, FeatureBank):
+        return check_bank(bank, classifier, clips, place)
+    return FeatureBank(classifier, clips, place) if bank else LiveFeatures(classifier, clips, place)
+
+
+def check_fit(classifier: Classifier, clips: ClipStore) -> None:
+    """Checks that the classifier can classify the clips.
+
+    Raises:
+        InputError: another frame size, or labels beyond its classes.
+    """
+    if clips.size != classifier.architecture.size:
+        raise InputError(f"the clips have size={clips.size}, the classifier expects size={classifier.architecture.size}; pack them at that size")
+    if len(clips) and (highest := int(clips.labels.max())) >= len(classifier.classes):
+        raise InputError(
+            f"the clips have labels up to {highest}, the classifier knows {len(classifier.classes)} classes (from 0); "
+            "use a classifier that was trained on this data set"
+        )
+
+

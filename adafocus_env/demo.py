@@ -1,0 +1,218 @@
+"""The demo videos: real H.264 files with one marked handwritten digit among moving clutter.
+
+The class of a video is that of its one reddish digit, which drifts over the whole frame. At glance size its place can
+be told (by colour) but its class cannot; at patch size it can. The digits are scikit-learn's (UCI, 8x8 pixels); no
+digit image occurs in both train and test. The renderer writes the true track of the target beside each video.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from adafocus_env.cache import cache_folder
+from adafocus_env.datasets import DataSet, Video, hold_out
+from adafocus_env.decoding import Failure, run_in_workers
+from classifiers.errors import InputError
+from classifiers.files import replacing, write_text
+
+RENDERER_VERSION = 1
+CLASSES = tuple("0123456789")
+TARGET_HUES = (-0.04, 0.04)  # reddish, in turns of the colour circle
+DISTRACTOR_HUES = (0.14, 0.86)
+
+
+@dataclass(frozen=True)
+class DemoTask:
+    """What the demo videos look like. Lengths are in pixels, speeds in pixels a frame.
+
+    Attributes:
+        train_videos: training videos, the validation part included.
+        test_videos: test videos.
+        size: height and width of the frames.
+        length: frames in a video.
+        target: side of the target digit.
+        distractor: side of a distractor digit.
+        clutter: number of distractors.
+        speed: mean speed of the target.
+        noise: standard deviation of the pixel noise, of 255.
+    """
+
+    train_videos: int = 1500
+    test_videos: int = 500
+    size: int = 96
+    length: int = 16
+    target: int = 14
+    distractor: int = 9
+    clutter: int = 10
+    speed: float = 4.0
+    noise: float = 14.0
+
+    @property
+    def key(self) -> str:
+        """Names everything that the pixels of a video depend on."""
+        looks = {k: v for k, v in asdict(self).items() if k not in ("train_videos", "test_videos")}
+        return hashlib.sha256(json.dumps([RENDERER_VERSION, looks], sort_keys=True).encode()).hexdigest()[:12]
+
+
+def demo(task: DemoTask | None = None, *, val: float = 0.1, num_workers: int = 2) -> DataSet:
+    """The demo data set: its videos are rendered when `DataSet.prepare` asks for them.
+
+    Args:
+        task: what the videos look like.
+        val: share of the training videos that is held out for validation.
+        num_workers: processes that render.
+    """
+    task = task or DemoTask()
+    root = cache_folder() / "videos" / f"demo-{task.key}"
+    train, held_out = hold_out(_videos(root, "train", task.train_videos), val)
+    return DataSet(
+        name="demo",
+        classes=CLASSES,
+        train=train,
+        val=held_out,
+        test=_videos(root, "test", task.test_videos),
+        flip=False,  # a mirrored digit is another sign
+        scales=(1.0,),
+        margin=1.0,
+        prepare=partial(render, task=task, num_workers=num_workers),
+    )
+
+
+def render(
+    videos: Sequence[Video], task: DemoTask, *, num_workers: int = 2, progress: Callable[[int], None] | None = None
+) -> None:
+    """Renders those of ``videos`` whose file or track is missing.
+
+    Raises:
+        InputError: a video could not be written (names it and the reason).
+    """
+    missing = [video for video in videos if not (video.path.exists() and video.track and video.track.exists())]
+    for index, outcome in run_in_workers(
+        "adafocus_env.demo:render_video", [_scene(video, task) for video in missing], num_workers=num_workers, time_limit=60.0
+    ):
+        if isinstance(outcome, Failure):
+            raise InputError(f"demo video {missing[index].path} could not be rendered: {outcome.reason}")
+        if progress is not None:
+            progress(1)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that `render_video` needs to draw one video, in any process."""
+
+    path: Path
+    track: Path
+    task: DemoTask
+    digits: npt.NDArray[np.uint8]  # (1 + clutter, 8, 8): the target first
+    label: int
+    seed: int
+
+
+def render_video(scene: Scene) -> None:
+    """Draws one video and writes its MP4 file and its track, each whole or not at all."""
+    frames, centres = draw(scene)
+    write_text(scene.track, json.dumps({"centre": np.round(centres, 2).tolist(), "label": scene.label}))
+    with replacing(scene.path) as temporary:
+        _encode(frames, temporary)
+
+
+def draw(scene: Scene) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
+    """Draws the frames (length, size, size, 3) and the target's centres (length, 2) as (y, x), (0, 0) being the middle of a pixel."""
+    task, rng = scene.task, np.random.default_rng(scene.seed)
+    sprites, colours = [], []
+    for number, digit in enumerate(scene.digits):
+        side = task.target if number == 0 else task.distractor
+        sprites.append(_sprite(digit, side, rng.uniform(-15, 15)))
+        hue = rng.uniform(*(TARGET_HUES if number == 0 else DISTRACTOR_HUES))
+        colours.append(255 * np.array(colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.7, 0.9), rng.uniform(0.8, 1.0))))
+    paths = [_drift(task.length, task.size - len(sprite), task.speed, rng) for sprite in sprites]
+    frames = _background(task, rng)
+    for number in reversed(range(len(sprites))):  # the target last: nothing covers it
+        _paste(frames, sprites[number], colours[number], paths[number])
+    frames += task.noise * rng.standard_normal(frames.shape, dtype=np.float32)
+    return frames.clip(0, 255).astype(np.uint8), paths[0] + (len(sprites[0]) - 1) / 2
+
+
+def _videos(root: Path, split: str, count: int) -> tuple[Video, ...]:
+    """The name of a video starts with the task's key: clips of different tasks are never taken for one another."""
+    stems = [f"{split}/{CLASSES[i % len(CLASSES)]}/{i:05d}" for i in range(count)]
+    return tuple(
+        Video(f"{root.name}/{stem}.mp4", root / f"{stem}.mp4", i % len(CLASSES), root / f"{stem}.json") for i, stem in enumerate(stems)
+    )
+
+
+def _scene(video: Video, task: DemoTask) -> Scene:
+    seed = int.from_bytes(hashlib.sha256(video.name.encode()).digest()[:8], "big")
+    rng = np.random.default_rng(seed)
+    images, labels = _digits(video.name.split("/")[1])
+    target = rng.choice(np.flatnonzero(labels == video.label))
+    others = rng.integers(len(images), size=task.clutter)
+    assert video.track is not None
+    return Scene(video.path, video.track, task, images[[target, *others]], video.label, seed)
+
+
+@lru_cache(maxsize=2)
+def _digits(split: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """The digit images (n, 8, 8), 0-16, and labels (n,) of one part: three quarters of them are for training."""
+    from sklearn.datasets import load_digits  # here, because the rendering processes need none of it
+
+    data = load_digits()
+    training = np.random.default_rng(0).permutation(len(data.images)) % 4 != 0
+    chosen = training if split == "train" else ~training
+    return data.images[chosen].astype(np.uint8), data.target[chosen]
+
+
+def _sprite(digit: npt.NDArray[np.uint8], side: int, degrees: float) -> npt.NDArray[np.float32]:
+    """The opacity (side, side), 0-1, of a digit."""
+    image = Image.fromarray((digit.astype(np.float32) * (255 / 16)).astype(np.uint8))
+    image = image.resize((side, side), Image.Resampling.BICUBIC).rotate(degrees, Image.Resampling.BILINEAR)
+    return np.asarray(image, dtype=np.float32) / np.float32(255)
+
+
+def _drift(length: int, span: int, speed: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """A smooth path (length, 2) of top-left corners that turns slowly and bounces off the borders of [0, span]."""
+    heading = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.12, length))
+    steps = speed * rng.uniform(0.6, 1.4) * np.stack([np.sin(heading), np.cos(heading)], axis=1)
+    free = rng.uniform(0, span, 2) + np.cumsum(steps, axis=0)
+    return span - np.abs(free % (2 * span) - span)
+
+
+def _background(task: DemoTask, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Dim smooth texture (length, size, size, 3) that slides under the digits."""
+    margin = 2 * task.length
+    coarse = rng.integers(0, 90, (9, 9, 3), dtype=np.uint8)
+    side = task.size + margin
+    texture = np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))
+    corners = _drift(task.length, margin, 1.0, rng).astype(int)
+    return np.stack([texture[y : y + task.size, x : x + task.size] for y, x in corners]).astype(np.float32)
+
+
+def _paste(
+    frames: npt.NDArray[np.float32], sprite: npt.NDArray[np.float32], colour: npt.NDArray[np.float64], path: npt.NDArray[np.float64]
+) -> None:
+    opacity = sprite[..., None]
+    for frame, (top, left) in zip(frames, path.round().astype(int), strict=True):
+        under = frame[top : top + len(sprite), left : left + len(sprite)]
+        under += opacity * (colour.astype(np.float32) - under)
+
+
+def _encode(frames: npt.NDArray[np.uint8], path: Path) -> None:
+    import av
+
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=8, options={"crf": "18", "preset": "veryfast", "threads": "1"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())

@@ -1,0 +1,186 @@
+"""The physics of the problem: N clips, one step. Crop, focus, classify, reward, end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from gymnasium.error import ResetNeeded
+from numpy.typing import NDArray
+from torch import Tensor
+
+from adafocus_env.features import Features, Indices
+from adafocus_env.reward import reward_named
+from classifiers.cost import classifier_cost
+from classifiers.errors import InputError
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Everything random about one episode, drawn when it begins.
+
+    Attributes:
+        clip: number of the clip.
+        baseline: (T, k) cells of the random patches that the reward compares with.
+    """
+
+    clip: int
+    baseline: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one step did to N clips. Arrays are new at every step and never written to afterwards.
+
+    Attributes:
+        reward: (N,) float32.
+        confidence: (N,) float32, softmax score of the true class.
+        baseline: (N,) float32, that of the patches which the reward compares with; 0 where it compares with none.
+        prediction: (N,) int64, the class with the highest score.
+        boxes: (N, 4) int64, the patches as (top, left, bottom, right) in pixels.
+        terminated: (N,) bool.
+    """
+
+    reward: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+    baseline: NDArray[np.float32]
+    prediction: NDArray[np.int64]
+    boxes: NDArray[np.int64]
+    terminated: NDArray[np.bool_]
+
+
+class Dynamics:
+    """The decision problem for N clips at once, each at a step of its own.
+
+    Args:
+        features: glances and foci of the clips that episodes are made of.
+        num_clips: N.
+        reward: a name in `adafocus_env.reward.REWARDS`.
+        baseline: k, random patches that stand for the expectation in the reward `random`, or "all" for the exact one.
+
+    Raises:
+        InputError: an argument is out of its range.
+    """
+
+    def __init__(
+        self, features: Features, num_clips: int, *, reward: str = "random", baseline: int | Literal["all"] = 1
+    ) -> None:
+        if num_clips < 1:
+            raise InputError(f"num_envs={num_clips} is too small; choose 1 or more")
+        if baseline != "all" and (not isinstance(baseline, int) or isinstance(baseline, bool) or baseline < 1):
+            raise InputError(f"baseline={baseline!r} is not a number of random patches; choose 1 or more, or 'all'")
+        self.features, self.grid, self.num_clips = features, features.grid, num_clips
+        self.reward = reward_named(reward)
+        self._exact = baseline == "all"
+        self._sampled = 0 if baseline == "all" or self.reward.baseline != "random patches" else int(baseline)
+        self._labels = features.clips.labels
+        self.clip: Indices = np.zeros(num_clips, np.int64)
+        self.step_number: Indices = np.zeros(num_clips, np.int64)
+        self.running: NDArray[np.bool_] = np.zeros(num_clips, bool)
+        self.started: NDArray[np.bool_] = np.zeros(num_clips, bool)
+        self.baseline_cells: Indices = np.zeros((num_clips, self.num_steps, self._sampled), np.int64)
+        self.state: Tensor = features.classifier.initial_state(num_clips)
+        self._confidence = self.state.new_zeros(num_clips)
+        cost = classifier_cost(features.classifier)
+        self.step_cost = cost.glance + cost.focus + cost.head
+
+    @property
+    def num_steps(self) -> int:
+        """T, steps of an episode: one a frame."""
+        return self.features.clips.num_frames
+
+    def draw(self, rng: np.random.Generator, clip: int | None = None) -> Episode:
+        """Draws an episode: its clip (unless one is given) and its random patches."""
+        count = len(self.features.clips)
+        if clip is None:
+            clip = int(rng.integers(count))
+        elif not 0 <= clip < count:
+            raise InputError(f"clip {clip} does not exist; choose one from 0 to {count - 1}")
+        return Episode(clip, rng.integers(self.grid.num_cells, size=self.baseline_cells.shape[1:]))
+
+    def start(self, rows: Indices, episodes: list[Episode]) -> None:
+        """Begins ``episodes`` in the given rows; the other rows go on."""
+        self.clip, self.step_number, self.running = self.clip.copy(), self.step_number.copy(), self.running.copy()
+        self.started[rows] = True
+        self.clip[rows] = [episode.clip for episode in episodes]
+        self.baseline_cells[rows] = np.stack([episode.baseline for episode in episodes])
+        self.step_number[rows], self.running[rows] = 0, True
+        index = torch.from_numpy(rows).to(self.state.device)
+        self.state = self.state.index_fill(0, index, 0.0)
+        self._confidence = self._confidence.index_fill(0, index, 0.0)
+
+    def restart(self, clips: Indices, baseline: Indices) -> None:
+        """Begins the episodes (clips (N,), baseline (N, T, k)) in all rows."""
+        self.start(np.arange(self.num_clips), [Episode(int(clip), cells) for clip, cells in zip(clips, baseline, strict=True)])
+
+    @torch.no_grad()
+    def step(self, actions: NDArray[np.int64], rows: Indices | None = None) -> Outcome:
+        """Looks at the patches ``actions`` in the given rows (all of them by default) and moves on by a frame.
+
+        Raises:
+            ActionError: an action lies outside the space; nothing has changed.
+            ResetNeeded: a row has no episode running.
+        """
+        rows = np.arange(self.num_clips) if rows is None else rows
+        actions = self.grid.check(actions, len(rows))
+        if not self.running[rows].all():
+            raise ResetNeeded(f"clip {rows[~self.running[rows]][0]} has no episode running; call reset before step")
+        clips, steps = self.clip[rows], self.step_number[rows]
+        cells = self._patches(actions, rows, steps)
+        probabilities, states = self._look(clips, steps, cells, self.state[rows], padding=self.reward.baseline == "zeros")
+        confidence, baseline = self._confidences(probabilities, clips)
+        reward = self.reward.value(confidence, self._confidence[rows], baseline)
+        whole = len(rows) == self.num_clips
+        self.state = states if whole else self.state.index_copy(0, torch.from_numpy(rows).to(states.device), states)
+        self._confidence = self._confidence.clone()
+        self._confidence[rows] = confidence
+        terminated = self._advance(rows)
+        numbers = torch.stack([reward, confidence, baseline, probabilities[:, 0].argmax(-1).float()]).cpu().numpy()
+        return Outcome(numbers[0], numbers[1], numbers[2], numbers[3].astype(np.int64), self.grid.boxes(actions), terminated)
+
+    @torch.no_grad()
+    def confidence_of_all_cells(self) -> NDArray[np.float32]:
+        """The true class's softmax score (N, G²) if a clip looked at each cell next; changes nothing."""
+        cells = np.broadcast_to(np.arange(self.grid.num_cells), (self.num_clips, self.grid.num_cells))
+        probabilities, _ = self._look(self.clip, self.step_number, cells, self.state)
+        return probabilities[np.arange(self.num_clips), :, self._labels[self.clip]].cpu().numpy()
+
+    def _patches(self, actions: Indices, rows: Indices, steps: Indices) -> Indices:
+        """Cells (N, 1 + k): the chosen one, then those that the reward compares with."""
+        if self._exact and self.reward.baseline == "random patches":
+            others = np.broadcast_to(np.arange(self.grid.num_cells), (len(rows), self.grid.num_cells))
+        else:
+            others = self.baseline_cells[rows, steps]
+        return np.concatenate([actions[:, None], others], axis=1)
+
+    def _look(
+        self, clips: Indices, steps: Indices, cells: Indices, state: Tensor, *, padding: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Softmax scores (N, k, K) after each of ``cells`` (N, k), all from ``state``, and the state after the first.
+
+        With ``padding`` one more follows: zeros in place of a focus vector.
+        """
+        foci = self.features.foci(clips[:, None], steps[:, None], cells)
+        if padding:
+            foci = torch.cat([foci, torch.zeros_like(foci[:, :1])], dim=1)
+        count = foci.shape[1]
+        glances = self.features.vectors(clips, steps)[:, None].expand(-1, count, -1)
+        scores, states = self.features.classifier.classify(
+            glances.flatten(0, 1)[:, None], foci.flatten(0, 1)[:, None], state.repeat_interleave(count, 0)
+        )
+        return scores[:, 0].unflatten(0, (-1, count)).softmax(-1), states.unflatten(0, (-1, count))[:, 0]
+
+    def _confidences(self, probabilities: Tensor, clips: Indices) -> tuple[Tensor, Tensor]:
+        labels = torch.from_numpy(self._labels[clips]).to(probabilities.device)
+        scores = probabilities.gather(-1, labels[:, None, None].expand(-1, probabilities.shape[1], 1))[..., 0]
+        return scores[:, 0], scores[:, 1:].mean(1) if scores.shape[1] > 1 else torch.zeros_like(scores[:, 0])
+
+    def _advance(self, rows: Indices) -> NDArray[np.bool_]:
+        """Moves on by a frame; the step number stays at the last frame, so that the last observation repeats it."""
+        terminated = self.step_number[rows] == self.num_steps - 1
+        self.step_number, self.running = self.step_number.copy(), self.running.copy()
+        self.step_number[rows] += ~terminated
+        self.running[rows] = ~terminated
+        return terminated

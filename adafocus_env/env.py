@@ -1,0 +1,195 @@
+"""The single environment: `gymnasium.Env`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from adafocus_env.action import ActionError
+from adafocus_env.bank import FeatureBank
+from adafocus_env.build import Split, build_features
+from adafocus_env.clips import ClipStore
+from adafocus_env.dynamics import Dynamics, Outcome
+from adafocus_env.observation import observation_named
+from adafocus_env.render import draw_step
+from classifiers.classifier import Classifier
+from classifiers.errors import InputError
+
+START = np.zeros(1, np.int64)
+
+
+class AdaFocusEnv(gym.Env[NDArray[Any], np.int64]):
+    """Where to look in a video.
+
+    ## Description
+    A clip of T frames is classified by three frozen networks (AdaFocus, ICCV 2021). The *glancer* looks at every whole
+    frame cheaply. In each step the agent sees the glance of one frame and picks one small patch of it; the *focuser* looks
+    at that patch closely and a recurrent *head* updates the class scores. The agent is paid for the confidence in the true
+    class that its patch brought.
+
+    ## Action Space
+    `Discrete(grid²)`: the cell of a grid, row-major. The patches of the first and the last cell of a row touch the borders.
+
+    ## Observation Space
+    | observation | space | content |
+    |---|---|---|
+    | `map` | `Box((C, h, w), float32)` | the glance map of the frame |
+    | `vector` | `Box((C,), float32)` | the pooled glance map |
+    | `reference` | `Box((2,), int64)` | which clip, which step: for features extractors that read the glances in place |
+
+    No observation holds or depends on the label.
+
+    ## Rewards
+    With p_t the softmax score of the true class after step t:
+
+    | reward | value |
+    |---|---|
+    | `random` | p_t − E over uniformly random patches of p_t, all from the same state of the head (the paper's) |
+    | `previous` | p_t − p_{t−1}, with p_{−1} = 0 |
+    | `confidence` | p_t |
+    | `padding` | p_t − p_t with zeros in place of the focus vector |
+
+    ## Starting State
+    A clip drawn uniformly, at its first frame; `reset(options={"clip": i})` chooses it.
+
+    ## Episode End
+    After T steps the episode is *terminated*: T steps are the task, not a time limit. The last observation repeats that of
+    the last frame. Episodes are never truncated.
+
+    ## Info
+    After `reset`: `clip` (number) and `name` (of its video). After `step` also: `confidence`, `baseline` (confidence that
+    the reward compares with), `prediction` (class number), `correct`, `box` (top, left, bottom, right in pixels),
+    `multiply_adds` (of the step).
+
+    ## Arguments
+    See below; `gymnasium.make("AdaFocus-v0", reward="previous")` passes them on. With none, the clips are those of the demo
+    videos, rendered and decoded 64 at a time when first asked for.
+
+    ## Version History
+    * v0: first version.
+
+    Args:
+        classifier: a name or folder for `classifiers.load`, or a frozen `Classifier`.
+        clips: a part of the demo videos, or a `ClipStore`.
+        observation: see above.
+        reward: see above.
+        baseline: random patches that stand for the expectation in the reward `random`, or "all" for the exact one.
+        grid: cells in each axis.
+        bank: keep the frozen networks' features in memory; or a `FeatureBank` to share.
+        device: "auto", "cpu", "cuda" or "cuda:N", for a classifier given by name.
+        render_mode: None or "rgb_array".
+
+    Raises:
+        InputError: an argument is out of its range, or classifier and clips do not fit together.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
+
+    def __init__(
+        self,
+        classifier: Classifier | str = "demo",
+        clips: ClipStore | Split = "train",
+        *,
+        observation: str = "map",
+        reward: str = "random",
+        baseline: int | Literal["all"] = 1,
+        grid: int = 7,
+        bank: FeatureBank | bool = True,
+        device: str = "auto",
+        render_mode: str | None = None,
+    ) -> None:
+        check_render_mode(render_mode, self.metadata["render_modes"])
+        self._observation = observation_named(observation)
+        features = build_features(classifier, clips, grid=grid, bank=bank, device=device)
+        self.dynamics = Dynamics(features, 1, reward=reward, baseline=baseline)
+        self.observation_space = self._observation.space(features)
+        self.action_space: spaces.Discrete = self.dynamics.grid.space
+        self.render_mode = render_mode
+        self._outcome: Outcome | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[Any], dict[str, Any]]:
+        """Begins an episode; ``options={"clip": i}`` chooses the clip."""
+        super().reset(seed=seed)
+        chosen = check_options(options, {"clip"}).get("clip")
+        self.dynamics.start(START, [self.dynamics.draw(self.np_random, chosen)])
+        self._outcome = None
+        return self._observe(), clip_info(self.dynamics, 0)
+
+    def step(self, action: np.int64 | int) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
+        """Looks at the patch of cell ``action`` of the current frame.
+
+        Raises:
+            ActionError: the action lies outside the space; the episode goes on where it was.
+            ResetNeeded: no episode is running.
+        """
+        if np.ndim(action) != 0:
+            raise ActionError(f"the action has shape {np.shape(action)}; give one cell from 0 to {self.dynamics.grid.num_cells - 1}")
+        self._outcome = outcome = self.dynamics.step(np.asarray([action]))
+        info = {**clip_info(self.dynamics, 0), **step_info(self.dynamics, outcome, 0)}
+        return self._observe(), float(outcome.reward[0]), bool(outcome.terminated[0]), False, info
+
+    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+        """The frame with the patch last looked at, the predicted class and its confidence: (h, w, 3) uint8."""
+        return None if self.render_mode is None else picture(self.dynamics, self._outcome, 0)
+
+    def _observe(self) -> NDArray[Any]:
+        return self._observation.observe(self.dynamics.features, self.dynamics.clip, self.dynamics.step_number)[0].cpu().numpy()
+
+
+def clip_info(dynamics: Dynamics, row: int) -> dict[str, Any]:
+    """The part of `info` that tells which clip is played."""
+    clip = int(dynamics.clip[row])
+    return {"clip": clip, "name": dynamics.features.clips.names[clip]}
+
+
+def step_info(dynamics: Dynamics, outcome: Outcome, row: int) -> dict[str, Any]:
+    """The part of `info` that tells what a step did."""
+    return {
+        "confidence": float(outcome.confidence[row]),
+        "baseline": float(outcome.baseline[row]),
+        "prediction": int(outcome.prediction[row]),
+        "correct": bool(outcome.prediction[row] == dynamics.features.clips.labels[dynamics.clip[row]]),
+        "box": outcome.boxes[row],
+        "multiply_adds": dynamics.step_cost,
+    }
+
+
+def picture(dynamics: Dynamics, outcome: Outcome | None, row: int) -> NDArray[np.uint8]:
+    """What `render` shows of one row: the frame last looked at, or the first frame after a reset."""
+    clips, classes = dynamics.features.clips, dynamics.features.classifier.classes
+    clip, step = int(dynamics.clip[row]), int(dynamics.step_number[row])
+    if outcome is None:
+        lines = (f"{clips.names[clip]}", f"frame 1 of {dynamics.num_steps}: no patch yet")
+        return draw_step(clips.frames(clip)[0].permute(1, 2, 0).numpy(), None, lines)
+    seen = step if outcome.terminated[row] else step - 1
+    right = "right" if outcome.prediction[row] == clips.labels[clip] else f"true: {classes[clips.labels[clip]]}"
+    lines = (
+        f"frame {seen + 1} of {dynamics.num_steps}: {classes[outcome.prediction[row]]} ({right})",
+        f"confidence in the true class {outcome.confidence[row]:.0%}",
+    )
+    return draw_step(clips.frames(clip)[seen].permute(1, 2, 0).numpy(), outcome.boxes[row].tolist(), lines)
+
+
+def check_options(options: dict[str, Any] | None, known: set[str]) -> dict[str, Any]:
+    """The options of a reset, none if None.
+
+    Raises:
+        InputError: one is not known.
+    """
+    if unknown := sorted(set(options or {}) - known):
+        raise InputError(f"reset options {unknown} are not known; choose from {sorted(known)}")
+    return options or {}
+
+
+def check_render_mode(mode: str | None, known: list[str]) -> None:
+    """Checks a render mode.
+
+    Raises:
+        InputError: it is not known.
+    """
+    if mode is not None and mode not in known:
+        raise InputError(f"render_mode={mode!r} is not known; choose None or one of {known}")

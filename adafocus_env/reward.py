@@ -1,0 +1,54 @@
+"""Confidence → reward. p is the softmax score of the true class, at the step before (previous), now, and with other patches.
+
+| name | reward of step t |
+|---|---|
+| `random` (the paper's, eq. 5) | p_t(chosen patch) − E over uniformly random patches of p_t(patch), all from the same state |
+| `previous` | p_t − p_{t−1}, with p_{−1} = 0 |
+| `confidence` | p_t |
+| `padding` | p_t − p_t(zeros in place of the focus vector), from the same state |
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from classifiers.errors import InputError
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A reward and what it is measured against.
+
+    Attributes:
+        value: (confidence (N,), previous confidence (N,), baseline confidence (N,)) → reward (N,).
+        baseline: which focus vectors the baseline confidence comes from.
+    """
+
+    value: Callable[[Tensor, Tensor, Tensor], Tensor]
+    baseline: Literal["random patches", "zeros", "none"] = "none"
+
+
+REWARDS: dict[str, Reward] = {
+    "random": Reward(lambda now, previous, baseline: now - baseline, "random patches"),
+    "previous": Reward(lambda now, previous, baseline: now - previous),
+    "confidence": Reward(lambda now, previous, baseline: now),
+    "padding": Reward(lambda now, previous, baseline: now - baseline, "zeros"),
+}
+
+
+def reward_named(name: str) -> Reward:
+    """The reward of that name.
+
+    Raises:
+        InputError: no such name (suggests the nearest).
+    """
+    if name not in REWARDS:
+        near = difflib.get_close_matches(name, REWARDS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise InputError(f"reward={name!r} is not known; {hint}choose one of {sorted(REWARDS)}")
+    return REWARDS[name]

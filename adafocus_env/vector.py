@@ -1,0 +1,257 @@
+"""The vector environment: `gymnasium.vector.VectorEnv`, N clips in one step of the networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from gymnasium.error import ResetNeeded
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from adafocus_env.bank import FeatureBank
+from adafocus_env.build import Split, build_features
+from adafocus_env.clips import ClipStore
+from adafocus_env.dynamics import Dynamics, Outcome
+from adafocus_env.env import AdaFocusEnv, check_options, check_render_mode, picture
+from adafocus_env.features import Indices
+from adafocus_env.observation import observation_named
+from classifiers.classifier import Classifier
+from classifiers.errors import InputError
+
+Step = tuple[NDArray[Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
+
+
+class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]):
+    """N environments of `AdaFocusEnv`, stepped together.
+
+    Sub-environment i is the single environment reset with seed + i, step for step. All arrays that are returned are new.
+
+    Args:
+        num_envs: N.
+        classifier: as in `AdaFocusEnv`, like all arguments that are not listed here.
+        clips: the same.
+        autoreset_mode: a `gymnasium.vector.AutoresetMode` or its name or value; declared in ``metadata``. With DISABLED,
+            ``reset(options={"reset_mask": mask})`` begins new episodes in some rows.
+        clip_order: "independent": each sub-environment draws clips from its own generator; "epoch": every clip once in
+            random order, dealt to the sub-environments as they reset, then all again.
+
+    `reset(options={"clips": [...]})` chooses the clips of the rows that are reset.
+
+    Raises:
+        InputError: an argument is out of its range, or classifier and clips do not fit together.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        classifier: Classifier | str = "demo",
+        clips: ClipStore | Split = "train",
+        *,
+        observation: str = "map",
+        reward: str = "random",
+        baseline: int | Literal["all"] = 1,
+        grid: int = 7,
+        bank: FeatureBank | bool = True,
+        device: str = "auto",
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        clip_order: Literal["independent", "epoch"] = "independent",
+        render_mode: str | None = None,
+    ) -> None:
+        super().__init__()
+        check_render_mode(render_mode, AdaFocusEnv.metadata["render_modes"])
+        if clip_order not in ("independent", "epoch"):
+            raise InputError(f"clip_order={clip_order!r} is not known; choose 'independent' or 'epoch'")
+        self.autoreset_mode = _mode(autoreset_mode)
+        self.metadata = {**AdaFocusEnv.metadata, "autoreset_mode": self.autoreset_mode}
+        self._observation = observation_named(observation)
+        features = build_features(classifier, clips, grid=grid, bank=bank, device=device)
+        self.dynamics = Dynamics(features, num_envs, reward=reward, baseline=baseline)
+        self.num_envs, self.render_mode, self.clip_order = num_envs, render_mode, clip_order
+        self.single_observation_space = self._observation.space(features)
+        self.single_action_space = self.dynamics.grid.space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._rngs: list[np.random.Generator] = [seeding.np_random()[0] for _ in range(num_envs)]
+        self._queue: list[int] = []
+        self._names = np.array(features.clips.names, dtype=object)
+        self._ended = np.zeros(num_envs, bool)  # rows that the next step resets, in the mode NEXT_STEP
+        self._outcome: Outcome | None = None
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
+        """Begins an episode in every row, or in those of ``options["reset_mask"]``."""
+        options = check_options(options, {"clips", "reset_mask"})
+        rows = self._masked_rows(options.get("reset_mask"))
+        self._seed(seed, rows)
+        self._start(rows, options.get("clips"))
+        self._outcome = None
+        return self._observe(), self._clip_info(rows)
+
+    def step(self, actions: NDArray[np.int64]) -> Step:
+        """Looks at the patches of cells ``actions`` (N,).
+
+        Raises:
+            ActionError: an action lies outside the space; nothing has changed.
+            ResetNeeded: a row has no episode running.
+        """
+        actions = self.dynamics.grid.check(actions, self.num_envs)
+        resetting = np.flatnonzero(self._ended)
+        if len(resetting) == self.num_envs:
+            return self._reset_step(resetting)
+        rows = np.flatnonzero(~self._ended)
+        outcome = self.dynamics.step(actions[rows], rows)
+        if len(resetting):
+            self._start(resetting)
+        self._outcome = outcome = _spread(outcome, rows, self.num_envs) if len(resetting) else outcome
+        info = self._step_info(outcome, rows)
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and outcome.terminated.any():
+            return self._same_step(outcome, info)
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
+            self._ended = outcome.terminated
+        return self._observe(), outcome.reward.astype(np.float64), outcome.terminated, np.zeros(self.num_envs, bool), info
+
+    def render(self) -> tuple[NDArray[np.uint8], ...] | None:  # type: ignore[override]
+        """One picture (h, w, 3) for each row; see `AdaFocusEnv.render`."""
+        if self.render_mode is None:
+            return None
+        return tuple(picture(self.dynamics, self._outcome, row) for row in range(self.num_envs))
+
+    def random_state(self) -> dict[str, Any]:
+        """Everything that later episodes depend on: generators, clips dealt, and the episodes that have just begun."""
+        return {
+            "rngs": [rng.bit_generator.state for rng in self._rngs],
+            "vector_rng": self.np_random.bit_generator.state,
+            "queue": list(self._queue),
+            "clip": self.dynamics.clip.copy(),
+            "baseline": self.dynamics.baseline_cells.copy(),
+        }
+
+    def restore_random_state(self, state: dict[str, Any]) -> None:
+        """Goes back to a `random_state` that was taken when all episodes were at their beginning."""
+        for rng, saved in zip(self._rngs, state["rngs"], strict=True):
+            rng.bit_generator.state = saved
+        self.np_random.bit_generator.state = state["vector_rng"]
+        self._queue = list(state["queue"])
+        self.dynamics.restart(state["clip"], state["baseline"])
+
+    def _start(self, rows: Indices, clips: Sequence[int] | None = None) -> None:
+        if clips is not None and len(clips) != len(rows):
+            raise InputError(f"options['clips'] has {len(clips)} entries; give one clip for each of the {len(rows)} rows that are reset")
+        chosen = clips if clips is not None else self._deal(len(rows)) if self.clip_order == "epoch" else [None] * len(rows)
+        episodes = [self.dynamics.draw(self._rngs[row], clip) for row, clip in zip(rows, chosen, strict=True)]
+        self.dynamics.start(rows, episodes)
+        self._ended = self._ended.copy()
+        self._ended[rows] = False
+
+    def _deal(self, count: int) -> list[int]:
+        """The next clips of the current permutation, and of the next one when it is used up."""
+        while len(self._queue) < count:
+            self._queue += self.np_random.permutation(len(self._names)).tolist()
+        dealt, self._queue = self._queue[:count], self._queue[count:]
+        return dealt
+
+    def _seed(self, seed: int | Sequence[int | None] | None, rows: Indices) -> None:
+        if seed is None:
+            return
+        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int | np.integer) else list(seed)
+        if len(seeds) != self.num_envs:
+            raise InputError(f"seed has {len(seeds)} entries; give one number, or one for each of the {self.num_envs} sub-environments")
+        for row in rows:
+            if seeds[row] is not None:
+                self._rngs[row] = seeding.np_random(int(seeds[row]))[0]
+        if len(rows) == self.num_envs and seeds[0] is not None:
+            self._np_random, self._np_random_seed = seeding.np_random(int(seeds[0]))
+            self._queue = []
+
+    def _masked_rows(self, mask: object) -> Indices:
+        if mask is None:
+            return np.arange(self.num_envs)
+        mask = np.asarray(mask)
+        if mask.dtype != np.bool_ or mask.shape != (self.num_envs,) or not mask.any():
+            raise InputError(
+                f"options['reset_mask'] has dtype {mask.dtype}, shape {mask.shape} and {int(np.count_nonzero(mask))} rows set; "
+                f"give a bool array of shape ({self.num_envs},) with at least one row set"
+            )
+        if not self.dynamics.started[~mask].all():
+            raise ResetNeeded("the first reset begins an episode in every row; call reset without reset_mask first")
+        return np.flatnonzero(mask)
+
+    def _reset_step(self, rows: Indices) -> Step:
+        """The step of the mode NEXT_STEP in which all rows do nothing but reset."""
+        self._start(rows)
+        self._outcome = None
+        none = np.zeros(self.num_envs, bool)
+        return self._observe(), np.zeros(self.num_envs), none, none.copy(), self._clip_info(rows)
+
+    def _same_step(self, outcome: Outcome, info: dict[str, Any]) -> Step:
+        """Begins new episodes where one has ended, and hands the ended ones over as Gymnasium defines."""
+        final = self._observe()
+        rows = np.flatnonzero(outcome.terminated)
+        final_obs = np.full(self.num_envs, None, dtype=object)
+        for row in rows:
+            final_obs[row] = final[row]
+        ended = {key: value for key, value in info.items() if not key.startswith("_")}
+        masked: dict[str, Any] = {key: _only(outcome.terminated, value) for key, value in ended.items()}
+        masked |= {f"_{key}": outcome.terminated.copy() for key in ended}
+        self._start(rows)
+        going_on = np.flatnonzero(~outcome.terminated)
+        info = {**(self._step_info(outcome, going_on) if len(going_on) else {}), **self._clip_info(np.arange(self.num_envs))}
+        info |= {"final_obs": final_obs, "final_info": masked}
+        info |= {"_final_obs": outcome.terminated.copy(), "_final_info": outcome.terminated.copy()}
+        return self._observe(), outcome.reward.astype(np.float64), outcome.terminated, np.zeros(self.num_envs, bool), info
+
+    def _observe(self) -> NDArray[Any]:
+        return self._observation.observe(self.dynamics.features, self.dynamics.clip, self.dynamics.step_number).cpu().numpy()
+
+    def _clip_info(self, rows: Indices) -> dict[str, Any]:
+        return self._info(rows, clip=self.dynamics.clip, name=self._names[self.dynamics.clip])
+
+    def _step_info(self, outcome: Outcome, rows: Indices) -> dict[str, Any]:
+        correct = outcome.prediction == self.dynamics.features.clips.labels[self.dynamics.clip]
+        values: dict[str, NDArray[Any]] = {
+            "confidence": outcome.confidence.astype(np.float64),
+            "baseline": outcome.baseline.astype(np.float64),
+            "prediction": outcome.prediction,
+            "correct": correct,
+            "box": outcome.boxes,
+            "multiply_adds": np.full(self.num_envs, self.dynamics.step_cost),
+        }
+        return {**self._clip_info(np.arange(self.num_envs)), **self._info(rows, **values)}
+
+    def _info(self, rows: Indices, **values: NDArray[Any]) -> dict[str, Any]:
+        """Values and masks of the rows that have them, as Gymnasium's vector environments give them."""
+        mask = np.zeros(self.num_envs, bool)
+        mask[rows] = True
+        if not mask.all():
+            values = {key: _only(mask, value) for key, value in values.items()}
+        return {**values, **{f"_{key}": mask.copy() for key in values}}
+
+
+def _mode(mode: AutoresetMode | str) -> AutoresetMode:
+    for known in AutoresetMode:
+        if mode in (known, known.name, known.value):
+            return known
+    raise InputError(f"autoreset_mode={mode!r} is not known; choose one of {[known.name for known in AutoresetMode]}")
+
+
+def _spread(outcome: Outcome, rows: Indices, count: int) -> Outcome:
+    """The outcome of some rows among all: zeros in the rest."""
+
+    def spread(values: NDArray[Any]) -> NDArray[Any]:
+        whole = np.zeros((count, *values.shape[1:]), values.dtype)
+        whole[rows] = values
+        return whole
+
+    return Outcome(*(spread(getattr(outcome, name)) for name in Outcome.__dataclass_fields__))
+
+
+def _only(mask: NDArray[np.bool_], values: NDArray[Any]) -> NDArray[Any]:
+    """The values of the rows in the mask; zeros (None for objects) in the rest."""
+    kept = np.full(values.shape, None, dtype=object) if values.dtype == object else np.zeros_like(values)
+    kept[mask] = values[mask]
+    return kept
