@@ -81,7 +81,11 @@ def open_reader(path: Path) -> FrameReader:
     wanted = stated_size(path)
     if wanted is not None and wanted > size:
         raise DecodeError(path, f"it is truncated: {size} of its {wanted} bytes are there")
-    return DecordReader(path) if file_reader() == "decord" else PyAVReader(path)
+    if file_reader() == "decord":
+        reader = DecordReader(path)
+        if not reader.turned:
+            return reader
+    return PyAVReader(path)
 
 
 def file_reader() -> str:
@@ -110,8 +114,10 @@ class DecordReader:
         self._length = len(self._video)
         if self._length < 1:
             raise DecodeError(self._path, "it has no frames")
-        height, width = self._read(lambda: self._video[0].shape[:2])
+        height, width, channels = self._read(lambda: self._video[0].shape)
         self._size = (int(height), int(width))
+        # Videos that are to be turned for display (phones make them) come with four channels, and in batches not at all: a bug of decord.
+        self.turned = channels != 3
         self._read_at = self._size
 
     def __len__(self) -> int:
@@ -164,11 +170,11 @@ class PyAVReader:
         with self._open() as container:
             stream = container.streams.video[0]
             self._fps = float(stream.average_rate) if stream.average_rate else None
-            self._size = (int(stream.height), int(stream.width))
-            # Packets are counted, not trusted: many files do not state their length, and truncated ones state a wrong one.
+            # Packets are counted: many files do not state their length, and truncated ones state a wrong one.
             self._length = self._read(lambda: sum(packet.size > 0 for packet in container.demux(stream)))
         if self._length < 1:
             raise DecodeError(self._path, "it has no frames")
+        self._size = self.get_frames([0]).shape[1:3]
 
     def __len__(self) -> int:
         return self._length
@@ -180,22 +186,23 @@ class PyAVReader:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
-        return self._size
+        """(height, width) in pixels, as shown."""
+        return self._size[0], self._size[1]
 
     def get_frames(self, indices: Sequence[int] | NDArray[np.int64], short_side: int | None = None) -> NDArray[np.uint8]:
         """See `FrameReader.get_frames`."""
         numbers = [int(i) for i in indices]
-        height, width = resized(*self._size, short_side)
-        return self._read(lambda: self._frames(numbers, height, width))
+        return self._read(lambda: self._frames(numbers, short_side))
 
-    def _frames(self, numbers: list[int], height: int, width: int) -> NDArray[np.uint8]:
+    def _frames(self, numbers: list[int], short_side: int | None) -> NDArray[np.uint8]:
         found: dict[int, NDArray[np.uint8]] = {}
         wanted, last = set(numbers), max(numbers)
         with self._open() as container:
             for number, frame in enumerate(container.decode(video=0)):
                 if number in wanted:
-                    found[number] = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
+                    height, width = resized(frame.height, frame.width, short_side)
+                    image = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
+                    found[number] = np.rot90(image, round(getattr(frame, "rotation", 0) / 90))  # as the file says it is to be shown
                 if number >= last:
                     break
         missing = [number for number in numbers if number not in found]

@@ -1,4 +1,5 @@
 import pickle
+import struct
 
 import av
 import numpy as np
@@ -67,6 +68,27 @@ def test_resized_frames_show_the_same_picture(tmp_path, reader_class):
     small = reader.get_frames([5], short_side=24)[0].astype(int)
     blocks = reader.get_frames([5])[0].reshape(24, 2, 32, 2, 3).mean((1, 3))
     assert np.abs(small - blocks).mean() < 6
+
+
+@pytest.mark.parametrize(("matrix", "quarter_turns"), [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)])
+def test_videos_from_phones_are_turned_as_they_are_shown(tmp_path, matrix, quarter_turns):
+    frames = square_frames(12)
+    path = turn(write_video(tmp_path / "a.mp4", frames), matrix)
+    reader = open_reader(path)
+    expected = np.rot90(frames, quarter_turns, axes=(1, 2))
+    assert reader.size == expected.shape[1:3]
+    read = reader.get_frames([0, 3, 3])
+    assert np.abs(read.astype(int) - expected[[0, 3, 3]]).mean() < 6
+    assert min(reader.get_frames([1], short_side=24).shape[1:3]) == 24
+
+
+def turn(path, matrix):
+    """Writes a display matrix into the track's header, in place of the one that turns nothing."""
+    data = path.read_bytes()
+    start = data.index(struct.pack(">5i", 1 << 16, 0, 0, 0, 1 << 16), data.index(b"tkhd"))
+    a, b, c, d = (value << 16 for value in matrix)
+    path.write_bytes(data[:start] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + data[start + 36 :])
+    return path
 
 
 def test_folder_reader_reads_images_in_the_order_of_their_names(tmp_path):
