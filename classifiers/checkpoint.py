@@ -107,7 +107,7 @@ def read_json(folder: Path, name: str, what: str) -> dict[str, Any]:
     if folder.is_file():
         raise InputError(f"{what} is a file; a checkpoint is a folder with {name} and a .safetensors file (pickles are not read)")
     if not (folder / name).is_file():
-        raise InputError(f"{what} holds no {name}; give the folder of a checkpoint, or one of the names {list_classifiers()}")
+        raise InputError(f"{what} holds no {name}; give the folder of a checkpoint (shipped classifiers: {list_classifiers()})")
     try:
         values = json.loads((folder / name).read_text(encoding="utf-8"))
     except ValueError as problem:

@@ -1,0 +1,50 @@
+"""Rollouts of whole clips, so that a recurrent extractor runs once over each clip of a minibatch."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.type_aliases import RolloutBufferSamples
+
+from classifiers.errors import InputError
+
+
+class ClipRolloutBuffer(RolloutBuffer):
+    """A rollout buffer whose minibatches are made of whole episodes of ``clip_length`` steps.
+
+    Args:
+        args: those of Stable-Baselines3's `RolloutBuffer`.
+        clip_length: T, steps of an episode.
+        kwargs: those of `RolloutBuffer`.
+
+    Raises:
+        InputError: `n_steps` is not a multiple of T.
+    """
+
+    def __init__(self, *args: Any, clip_length: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.buffer_size % clip_length:
+            raise InputError(f"n_steps={self.buffer_size} is not a multiple of the {clip_length} steps of an episode; choose one that is")
+        self.clip_length = clip_length
+
+    def get(self, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
+        """Yields minibatches of ``batch_size`` steps, a multiple of T, in random order of clips; all steps if None.
+
+        Raises:
+            InputError: the batch size is not a multiple of T.
+        """
+        if not self.generator_ready:
+            for name in ("observations", "actions", "values", "log_probs", "advantages", "returns"):
+                setattr(self, name, self.swap_and_flatten(getattr(self, name)))
+            self.generator_ready = True
+        total = self.buffer_size * self.n_envs
+        batch_size = batch_size or total
+        if batch_size % self.clip_length:
+            raise InputError(f"batch_size={batch_size} is not a multiple of the {self.clip_length} steps of an episode; choose one that is")
+        first = self.clip_length * np.random.permutation(total // self.clip_length)  # noqa: NPY002 (Stable-Baselines3's own source)
+        steps = (first[:, None] + np.arange(self.clip_length)).ravel()
+        for start in range(0, total, batch_size):
+            yield self._get_samples(steps[start : start + batch_size])
