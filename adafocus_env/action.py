@@ -47,7 +47,10 @@ class GridAction:
         Raises:
             ActionError: not one whole number in 0 … G²−1 for each clip (names the first bad one).
         """
-        array = np.asarray(actions)
+        try:
+            array = np.asarray(actions)
+        except ValueError as problem:
+            raise ActionError(f"actions are no array ({problem}); give one cell for each of the {count} clips") from problem
         if array.shape != (count,):
             raise ActionError(f"actions have shape {array.shape}; give one cell for each of the {count} clips: shape ({count},)")
         if not np.issubdtype(array.dtype, np.integer):

@@ -99,7 +99,7 @@ def check_bank(bank: Features, classifier: Classifier, clips: ClipStore, grid: G
     differing = [
         name
         for name, ours, theirs in (
-            ("classifier", classifier.fingerprint(), bank.classifier.fingerprint()),
+            ("classifier", _identity(classifier), _identity(bank.classifier)),
             ("clips", clips.fingerprint, bank.clips.fingerprint),
             ("patch geometry", (grid.grid, grid.size, grid.patch_size), (bank.grid.grid, bank.grid.size, bank.grid.patch_size)),
         )
@@ -109,6 +109,11 @@ def check_bank(bank: Features, classifier: Classifier, clips: ClipStore, grid: G
         others = " and another ".join(differing)
         raise InputError(f"the bank belongs to another {others}; make a FeatureBank for this one, or pass bank=True")
     return bank
+
+
+def _identity(classifier: Classifier) -> tuple[str, object]:
+    """Weights and what else the features depend on: the same weights see something else with another mean or glance size."""
+    return classifier.fingerprint(), classifier.architecture
 
 
 def _check_room(size: int) -> None:

@@ -209,8 +209,10 @@ def _paste(
 def _encode(frames: npt.NDArray[np.uint8], path: Path) -> None:
     import av
 
+    # Without mbtree=0 x264 writes another file each time: its rate control by macroblock trees is not deterministic.
+    options = {"crf": "18", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
     with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=8, options={"crf": "18", "preset": "veryfast", "threads": "1"})
+        stream = container.add_stream("libx264", rate=8, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for frame in frames:

@@ -96,9 +96,11 @@ class Dynamics:
         count = len(self.features.clips)
         if clip is None:
             clip = int(rng.integers(count))
+        elif not isinstance(clip, int | np.integer) or isinstance(clip, bool):
+            raise InputError(f"clip {clip!r} is no whole number; choose one from 0 to {count - 1}")
         elif not 0 <= clip < count:
             raise InputError(f"clip {clip} does not exist; choose one from 0 to {count - 1}")
-        return Episode(clip, rng.integers(self.grid.num_cells, size=self.baseline_cells.shape[1:]))
+        return Episode(int(clip), rng.integers(self.grid.num_cells, size=self.baseline_cells.shape[1:]))
 
     def start(self, rows: Indices, episodes: list[Episode]) -> None:
         """Begins ``episodes`` in the given rows; the other rows go on."""
@@ -143,7 +145,7 @@ class Dynamics:
     @torch.no_grad()
     def confidence_of_all_cells(self) -> NDArray[np.float32]:
         """The true class's softmax score (N, G²) if a clip looked at each cell next; changes nothing."""
-        cells = np.broadcast_to(np.arange(self.grid.num_cells), (self.num_clips, self.grid.num_cells))
+        cells = np.tile(np.arange(self.grid.num_cells), (self.num_clips, 1))
         probabilities, _ = self._look(self.clip, self.step_number, cells, self.state)
         return probabilities[np.arange(self.num_clips), :, self._labels[self.clip]].cpu().numpy()
 

@@ -10,10 +10,10 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from adafocus_env.action import ActionError
-from adafocus_env.bank import FeatureBank
 from adafocus_env.build import Split, build_features
 from adafocus_env.clips import ClipStore
 from adafocus_env.dynamics import Dynamics, Outcome
+from adafocus_env.features import Features
 from adafocus_env.observation import observation_named
 from adafocus_env.render import draw_step
 from classifiers.classifier import Classifier
@@ -79,7 +79,7 @@ class AdaFocusEnv(gym.Env[NDArray[Any], np.int64]):
         reward: see above.
         baseline: random patches that stand for the expectation in the reward `random`, or "all" for the exact one.
         grid: cells in each axis.
-        bank: keep the frozen networks' features in memory; or a `FeatureBank` to share.
+        bank: keep the frozen networks' features in memory; or `Features` (such as a `FeatureBank`) to share.
         device: "auto", "cpu", "cuda" or "cuda:N", for a classifier given by name.
         render_mode: None or "rgb_array".
 
@@ -98,7 +98,7 @@ class AdaFocusEnv(gym.Env[NDArray[Any], np.int64]):
         reward: str = "random",
         baseline: int | Literal["all"] = 1,
         grid: int = 7,
-        bank: FeatureBank | bool = True,
+        bank: Features | bool = True,
         device: str = "auto",
         render_mode: str | None = None,
     ) -> None:
@@ -126,8 +126,8 @@ class AdaFocusEnv(gym.Env[NDArray[Any], np.int64]):
             ActionError: the action lies outside the space; the episode goes on where it was.
             ResetNeeded: no episode is running.
         """
-        if np.ndim(action) != 0:
-            raise ActionError(f"the action has shape {np.shape(action)}; give one cell from 0 to {self.dynamics.grid.num_cells - 1}")
+        if isinstance(action, list | tuple) or np.ndim(action) != 0:
+            raise ActionError(f"the action {action!r} is no single cell; give one from 0 to {self.dynamics.grid.num_cells - 1}")
         self._outcome = outcome = self.dynamics.step(np.asarray([action]))
         info = {**clip_info(self.dynamics, 0), **step_info(self.dynamics, outcome, 0)}
         return self._observe(), float(outcome.reward[0]), bool(outcome.terminated[0]), False, info
@@ -162,10 +162,10 @@ def picture(dynamics: Dynamics, outcome: Outcome | None, row: int) -> NDArray[np
     """What `render` shows of one row: the frame last looked at, or the first frame after a reset."""
     clips, classes = dynamics.features.clips, dynamics.features.classifier.classes
     clip, step = int(dynamics.clip[row]), int(dynamics.step_number[row])
-    if outcome is None:
+    if outcome is None or (step == 0 and dynamics.running[row]):  # the row's episode has just begun, maybe without the others
         lines = (f"{clips.names[clip]}", f"frame 1 of {dynamics.num_steps}: no patch yet")
         return draw_step(clips.frames(clip)[0].permute(1, 2, 0).numpy(), None, lines)
-    seen = step if outcome.terminated[row] else step - 1
+    seen = step - int(dynamics.running[row])  # it moves on with every step but the last
     right = "right" if outcome.prediction[row] == clips.labels[clip] else f"true: {classes[clips.labels[clip]]}"
     lines = (
         f"frame {seen + 1} of {dynamics.num_steps}: {classes[outcome.prediction[row]]} ({right})",

@@ -12,12 +12,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from adafocus_env.bank import FeatureBank
 from adafocus_env.build import Split, build_features
 from adafocus_env.clips import ClipStore
 from adafocus_env.dynamics import Dynamics, Outcome
 from adafocus_env.env import AdaFocusEnv, check_options, check_render_mode, picture
-from adafocus_env.features import Indices
+from adafocus_env.features import Features, Indices
 from adafocus_env.observation import observation_named
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
@@ -55,7 +54,7 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]
         reward: str = "random",
         baseline: int | Literal["all"] = 1,
         grid: int = 7,
-        bank: FeatureBank | bool = True,
+        bank: Features | bool = True,
         device: str = "auto",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         clip_order: Literal["independent", "epoch"] = "independent",
@@ -89,7 +88,6 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]
         rows = self._masked_rows(options.get("reset_mask"))
         self._seed(seed, rows)
         self._start(rows, options.get("clips"))
-        self._outcome = None
         return self._observe(), self._clip_info(rows)
 
     def step(self, actions: NDArray[np.int64]) -> Step:
@@ -112,7 +110,7 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]
         if self.autoreset_mode is AutoresetMode.SAME_STEP and outcome.terminated.any():
             return self._same_step(outcome, info)
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:
-            self._ended = outcome.terminated
+            self._ended = outcome.terminated.copy()
         return self._observe(), outcome.reward.astype(np.float64), outcome.terminated, np.zeros(self.num_envs, bool), info
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:  # type: ignore[override]
@@ -138,6 +136,7 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]
         self.np_random.bit_generator.state = state["vector_rng"]
         self._queue = list(state["queue"])
         self.dynamics.restart(state["clip"], state["baseline"])
+        self._ended = np.zeros(self.num_envs, bool)
 
     def _start(self, rows: Indices, clips: Sequence[int] | None = None) -> None:
         if clips is not None and len(clips) != len(rows):
@@ -184,7 +183,6 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]
     def _reset_step(self, rows: Indices) -> Step:
         """The step of the mode NEXT_STEP in which all rows do nothing but reset."""
         self._start(rows)
-        self._outcome = None
         none = np.zeros(self.num_envs, bool)
         return self._observe(), np.zeros(self.num_envs), none, none.copy(), self._clip_info(rows)
 
@@ -209,7 +207,7 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]
         return self._observation.observe(self.dynamics.features, self.dynamics.clip, self.dynamics.step_number).cpu().numpy()
 
     def _clip_info(self, rows: Indices) -> dict[str, Any]:
-        return self._info(rows, clip=self.dynamics.clip, name=self._names[self.dynamics.clip])
+        return self._info(rows, clip=self.dynamics.clip.copy(), name=self._names[self.dynamics.clip])
 
     def _step_info(self, outcome: Outcome, rows: Indices) -> dict[str, Any]:
         correct = outcome.prediction == self.dynamics.features.clips.labels[self.dynamics.clip]

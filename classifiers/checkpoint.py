@@ -15,7 +15,7 @@ from torch import nn
 
 from classifiers.classifier import Architecture, Classifier
 from classifiers.errors import InputError
-from classifiers.files import replacing, write_text
+from classifiers.files import replacing, sync
 from classifiers.registry import SHIPPED
 
 WEIGHTS = "classifier.safetensors"
@@ -46,7 +46,7 @@ class Card:
 
 
 def save(classifier: Classifier, folder: Path | str, **about: Any) -> Card:
-    """Writes weights and card, each in one step; returns the card.
+    """Writes weights and card; returns the card. Both are written whole before they take the places of the old ones.
 
     Args:
         classifier: what to save.
@@ -58,8 +58,11 @@ def save(classifier: Classifier, folder: Path | str, **about: Any) -> Card:
     """
     folder = Path(folder)
     card = Card(classifier.architecture, classifier.classes, classifier.fingerprint(), **about)
-    save_tensors(classifier, folder / WEIGHTS)
-    write_text(folder / CARD, json.dumps(asdict(card), indent=2) + "\n")
+    text = json.dumps(asdict(card), indent=2) + "\n"
+    with replacing(folder / WEIGHTS) as weights, replacing(folder / CARD) as described:
+        _write_tensors(classifier, weights)
+        sync(weights)
+        described.write_text(text, encoding="utf-8")
     return card
 
 
@@ -117,12 +120,14 @@ def read_json(folder: Path, name: str, what: str) -> dict[str, Any]:
     return values
 
 
-def from_fields(kind: type[Any], values: Mapping[str, Any], path: Path) -> Any:
-    """Builds the dataclass ``kind`` from JSON values; lists become tuples.
+def from_fields(kind: type[Any], values: object, path: Path) -> Any:
+    """Builds the dataclass ``kind`` from a JSON object; lists become tuples.
 
     Raises:
-        InputError: a field is missing or unknown (names it and the file).
+        InputError: it is no object, or a field is missing or unknown (names it and the file).
     """
+    if not isinstance(values, Mapping):
+        raise InputError(f"{path}: {kind.__name__.lower()} is a {type(values).__name__}, not an object; train or copy the checkpoint again")
     known = {f.name for f in fields(kind)}
     if unknown := sorted(set(values) - known):
         raise InputError(f"{path}: unknown fields {unknown}; it was written by another version, or is the card of something else")
@@ -137,10 +142,14 @@ def from_fields(kind: type[Any], values: Mapping[str, Any], path: Path) -> Any:
 def save_tensors(module: nn.Module, path: Path) -> None:
     """Writes all parameters and buffers of ``module`` to a safetensors file, in one step."""
     with replacing(path) as temporary:
-        try:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}, temporary)
-        except SafetensorError as problem:
-            raise OSError(None, str(problem)) from problem
+        _write_tensors(module, temporary)
+
+
+def _write_tensors(module: nn.Module, path: Path) -> None:
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}, path)
+    except SafetensorError as problem:
+        raise OSError(None, str(problem)) from problem
 
 
 def load_tensors(module: nn.Module, path: Path) -> None:

@@ -113,8 +113,11 @@ class Classifier(nn.Module):
 
     @property
     def version(self) -> int:
-        """A number that grows whenever PyTorch changes a parameter or buffer in place: a cheap hint to look again."""
-        return sum(tensor._version for tensor in [*self.parameters(), *self.buffers()])
+        """A number that changes when a parameter or buffer is changed in place or takes other memory: a cheap hint to look again.
+
+        Writing through ``tensor.data`` (``weight.data.mul_(2)``) escapes it, as it escapes PyTorch's own records.
+        """
+        return hash(tuple((tensor.data_ptr(), tensor._version) for tensor in [*self.parameters(), *self.buffers()]))
 
     def fingerprint(self) -> str:
         """Hash (64 hex digits) of all parameters and buffers: equal if and only if the weights are."""

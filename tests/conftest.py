@@ -1,0 +1,79 @@
+"""What many tests share: an empty cache folder, a dozen clips of demo videos, and a tiny classifier with random weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from adafocus_env.action import GridAction
+from adafocus_env.bank import FeatureBank
+from adafocus_env.build import open_clips
+from adafocus_env.clips import ClipStore
+from adafocus_env.demo import CLASSES, DemoTask, demo
+from classifiers.backbones import BACKBONES, Backbone
+from classifiers.classifier import Architecture, Classifier
+
+TASK = DemoTask(train_videos=12, test_videos=4, length=8)
+
+
+def layer(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU6())
+
+
+def tiny_glancer(num_classes: int) -> Backbone:
+    """Glances of 24 pixels → maps (16, 6, 6), pooled by their mean."""
+    return Backbone(nn.Sequential(layer(3, 8, 2), layer(8, 16, 2)), 16, num_classes, map_bounds=(0.0, 6.0))
+
+
+def tiny_focuser(num_classes: int) -> Backbone:
+    """Patches of 24 pixels → vectors of length 32, pooled by the maximum."""
+    return Backbone(nn.Sequential(layer(3, 8, 2), layer(8, 32, 2)), 32, num_classes, pool="max", map_bounds=(0.0, 6.0))
+
+
+torch.set_num_threads(1)  # the networks here are tiny: more threads only wait for one another
+BACKBONES.update(tiny_glancer=tiny_glancer, tiny_focuser=tiny_focuser)
+TINY = Architecture("tiny_glancer", "tiny_focuser", "gru", hidden_size=20, dropout=0.5, size=96, glance_size=24, patch_size=24)
+TINY_COST = (
+    (12**2 * 3 * 9 * 8 + 6**2 * 8 * 9 * 16)  # glance
+    + (12**2 * 3 * 9 * 8 + 6**2 * 8 * 9 * 32)  # focus
+    + (3 * 20 * ((16 + 32) + 20) + 20 * 10)  # head
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """The cache folder of all tests: never the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("ADAFOCUS_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def clips() -> ClipStore:
+    """Twelve training clips of four frames, 96×96; the labels are 0 … 9, 0, 1."""
+    return open_clips(demo(TASK, val=0.0), "train", num_frames=4, size=96)
+
+
+def random_classifier(seed: int = 0) -> Classifier:
+    """A frozen classifier with random weights; its head is so strong that patches make a difference."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        classifier = Classifier(TINY, CLASSES)
+        with torch.no_grad():
+            classifier.head.gru.weight_ih_l0.mul_(3)
+            classifier.head.fc.weight.mul_(10)
+    return classifier.freeze()
+
+
+@pytest.fixture(scope="session")
+def classifier() -> Classifier:
+    """Shared by all tests: do not change its weights."""
+    return random_classifier()
+
+
+@pytest.fixture(scope="session")
+def bank(classifier, clips) -> FeatureBank:
+    """A bank on a 7×7 grid that is shared by all tests."""
+    return FeatureBank(classifier, clips, GridAction(7, 96, 24))

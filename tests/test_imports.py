@@ -1,0 +1,47 @@
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MAY_IMPORT = {"classifiers": set(), "adafocus_env": {"classifiers"}, "agents": {"classifiers", "adafocus_env", "configs"}}
+
+
+def imported_packages(path):
+    """The first word of every import in a file, wherever it stands."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import, line {node.lineno}"
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_imports_run_one_way(package):
+    files = list(Path(importlib.import_module(package).__file__).parent.rglob("*.py"))
+    assert len(files) > 5
+    for path in files:
+        ours = set(imported_packages(path)) & {*MAY_IMPORT, "configs", "tests"}
+        assert ours <= {package} | MAY_IMPORT[package], f"{path} imports {sorted(ours)}"
+
+
+def test_workers_that_decode_and_render_start_without_torch():
+    modules = "adafocus_env, adafocus_env.readers, adafocus_env.decoding, adafocus_env.datasets, adafocus_env.demo"
+    code = f"import sys, {modules}, classifiers; print(sorted({{'torch', 'torchvision', 'stable_baselines3'}} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_lazy_names_of_classifiers():
+    import classifiers
+    from classifiers import checkpoint, classifier
+
+    assert [getattr(classifiers, name) for name in ("load", "save", "list_classifiers")] == [
+        checkpoint.load, checkpoint.save, checkpoint.list_classifiers
+    ]  # fmt: skip
+    assert (classifiers.Classifier, classifiers.Architecture) == (classifier.Classifier, classifier.Architecture)
+    with pytest.raises(AttributeError, match="module 'classifiers' has no attribute 'laod'"):
+        classifiers.laod
