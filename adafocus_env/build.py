@@ -87,7 +87,7 @@ def build_features(
     clips: ClipStore | Split,
     *,
     grid: int,
-    bank: FeatureBank | bool,
+    bank: Features | bool,
     device: str,
 ) -> Features:
     """Brings classifier, clips and patch geometry together.
@@ -110,7 +110,7 @@ def build_features(
         clips = open_clips(demo(), clips, num_frames=DEMO_FRAMES, size=classifier.architecture.size, lazy=True)
     check_fit(classifier, clips)
     place = GridAction(grid, classifier.architecture.size, classifier.architecture.patch_size)
-    if isinstance(bank, FeatureBank):
+    if not isinstance(bank, bool):
         return check_bank(bank, classifier, clips, place)
     return FeatureBank(classifier, clips, place) if bank else LiveFeatures(classifier, clips, place)
 
@@ -122,7 +122,9 @@ def check_fit(classifier: Classifier, clips: ClipStore) -> None:
         InputError: another frame size, or labels beyond its classes.
     """
     if clips.size != classifier.architecture.size:
-        raise InputError(f"the clips have size={clips.size}, the classifier expects size={classifier.architecture.size}; pack them at that size")
+        raise InputError(
+            f"the clips have size={clips.size}, the classifier expects size={classifier.architecture.size}; pack them at that size"
+        )
     if len(clips) and (highest := int(clips.labels.max())) >= len(classifier.classes):
         raise InputError(
             f"the clips have labels up to {highest}, the classifier knows {len(classifier.classes)} classes (from 0); "

@@ -172,7 +172,7 @@ def test_the_card_tells_what_the_weights_are(saved, classifier):
 
 def test_shipped_classifiers_are_found_by_name(saved, monkeypatch):
     monkeypatch.setitem(checkpoint.SHIPPED, "other", saved)
-    assert checkpoint.list_classifiers() == ["demo", "other"]
+    assert {"demo", "other"} <= set(checkpoint.list_classifiers())
     assert checkpoint.load("other").fingerprint() == read_card("other").fingerprint
 
 
@@ -234,7 +234,7 @@ def test_pickles_are_refused_and_never_run(saved, write, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, rf"holds no {CARD}; give the folder of a checkpoint \(shipped classifiers: \['demo'\]\)"),
+        (None, rf"holds no {CARD}; give the folder of a checkpoint \(shipped classifiers: \['demo'.*\]\)"),
         ("{", rf"{CARD} is not valid JSON \(.+\); train or copy the checkpoint again"),
         (b"\xff\xfe\x00", rf"{CARD} is not valid JSON"),
         ("[]", rf"{CARD} holds a list, not an object"),
