@@ -29,6 +29,7 @@ RENDERER_VERSION = 1
 CLASSES = tuple("0123456789")
 TARGET_HUES = (-0.04, 0.04)  # reddish, in turns of the colour circle
 DISTRACTOR_HUES = (0.14, 0.86)
+OUTWARD = 0.25  # how much rarer places in the middle are: patches there overlap more of the frame, and must not pay for it
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class DemoTask:
     distractor: int = 9
     clutter: int = 10
     speed: float = 4.0
-    noise: float = 14.0
+    noise: float = 10.0
 
     @property
     def key(self) -> str:
@@ -184,7 +185,8 @@ def _drift(length: int, span: int, speed: float, rng: np.random.Generator) -> np
     heading = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.12, length))
     steps = speed * rng.uniform(0.6, 1.4) * np.stack([np.sin(heading), np.cos(heading)], axis=1)
     free = rng.uniform(0, span, 2) + np.cumsum(steps, axis=0)
-    return span - np.abs(free % (2 * span) - span)
+    even = 1 - np.abs(free / span % 2 - 1)
+    return span * (even - OUTWARD * np.sin(2 * np.pi * even) / (2 * np.pi))
 
 
 def _background(task: DemoTask, rng: np.random.Generator) -> npt.NDArray[np.float32]:

@@ -69,6 +69,7 @@ class GlancesByReference(BaseFeaturesExtractor):
 
     def __init__(self, observation_space: spaces.Box, network: PolicyNetwork) -> None:
         super().__init__(observation_space, network.hidden)
+        self.network = network
         self.encoder = GlanceEncoder(network)
         self._source: Features | None = None
         self._kept: tuple[tuple[int, bytes], Tensor] | None = None

@@ -41,7 +41,7 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu") -> Glanc
         InputError: the folder is no policy, or its card and weights do not fit together.
     """
     folder = Path(folder)
-    sizes = read_json(folder, CARD, f"policy={folder}").get("network")
+    sizes: Any = read_json(folder, CARD, f"policy={folder}").get("network")
     try:
         network = {**sizes, "map_shape": tuple(sizes["map_shape"])}
         policy = GlancePolicy(grid=network.pop("grid"), network=PolicyNetwork(**network))

@@ -16,7 +16,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         hidden_size=96,
         dropout=0.1,
         size=96,
-        glance_size=24,
+        glance_size=32,
         patch_size=24,
     ),
     "paper": Architecture(

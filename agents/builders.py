@@ -1,0 +1,146 @@
+"""From values to objects: the one place where a config becomes data sets, clips and classifiers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from adafocus_env.build import Split, build_features, open_clips
+from adafocus_env.cache import cache_folder, exclusive
+from adafocus_env.clips import ClipStore
+from adafocus_env.datasets import DataSet, folder
+from adafocus_env.demo import demo
+from adafocus_env.features import Features
+from agents.config import ClassifierConfig, DataConfig
+from agents.make_classifier import make_classifier
+from agents.progress import Display
+from classifiers import checkpoint
+from classifiers.classifier import Architecture, Classifier
+from classifiers.errors import InputError
+from classifiers.registry import ARCHITECTURES, SHIPPED, architecture
+
+DATA_SETS: dict[str, Callable[[DataConfig], DataSet]] = {
+    "demo": lambda config: demo(val=config.val, num_workers=config.workers),
+    "folder": lambda config: folder(_root(config), val=config.val, test=config.test),
+}
+
+
+@dataclass(frozen=True)
+class Clips:
+    """The clips of a data set; ``val`` is None where nothing is held out."""
+
+    data: DataSet
+    train: ClipStore
+    val: ClipStore | None
+    test: ClipStore
+
+
+def build_data(config: DataConfig) -> DataSet:
+    """The data set that ``config`` names.
+
+    Raises:
+        InputError: no such name, or its folder cannot be used.
+    """
+    if config.name not in DATA_SETS:
+        raise InputError(f"data.name={config.name!r} is not known; choose one of {sorted(DATA_SETS)}")
+    return DATA_SETS[config.name](config)
+
+
+def build_clips(data: DataSet, config: DataConfig, size: int, display: Display) -> Clips:
+    """Renders and decodes what is missing, under a progress bar.
+
+    Args:
+        data: the videos.
+        config: how clips are drawn from them.
+        size: side of the frames in pixels.
+        display: where progress is shown.
+
+    Raises:
+        InputError: a part has no video that can be read.
+    """
+    return Clips(
+        data,
+        part(data, "train", config, size, display),
+        part(data, "val", config, size, display) if data.val else None,
+        part(data, "test", config, size, display),
+    )
+
+
+def part(data: DataSet, split: Split, config: DataConfig, size: int, display: Display) -> ClipStore:
+    """The clips of one part of a data set; see `build_clips`."""
+    count = len(getattr(data, split)) * (config.views if split == "train" else 1)
+    bar = display.bar(f"decode {split} clips", count)
+    clips = open_clips(
+        data, split, num_frames=config.num_frames, size=size, views=config.views, num_workers=config.workers, progress=bar.at
+    )
+    bar.at(count)
+    return clips
+
+
+def choose_classifier(name: str, data: DataSet, device: torch.device) -> Classifier | Architecture:
+    """The classifier that ``name`` means for a data set, or the architecture of one that is still to be trained.
+
+    Args:
+        name: "auto" (the shipped classifier for the demo videos, the small architecture elsewhere), a shipped name, an
+            architecture, or the folder of a checkpoint.
+        data: what it shall classify.
+        device: where to put it.
+
+    Raises:
+        InputError: there is no such classifier, or its classes are not those of the data set.
+    """
+    if name == "auto":
+        name = "demo" if data.name == "demo" else "small"
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    if name not in SHIPPED and not Path(name).exists():
+        architecture(name)  # suggests the nearest name
+    classifier = checkpoint.load(name, device)
+    if classifier.classes != data.classes:
+        raise InputError(
+            f"classifier={name} was trained on {_listed(classifier.classes)}; the data set {data.name} has {_listed(data.classes)}. "
+            "Use classifier=auto to train one for this data set"
+        )
+    return classifier
+
+
+def trained_classifier(
+    wanted: Classifier | Architecture, clips: Clips, stages: ClassifierConfig, device: torch.device, display: Display
+) -> Classifier:
+    """``wanted``, or a classifier of that architecture for these clips: the kept one, or one that stages 0 and 1 make now."""
+    if isinstance(wanted, Classifier):
+        return wanted
+    made_from = [asdict(wanted), clips.data.classes, clips.train.fingerprint, asdict(stages)]
+    place = cache_folder() / "classifiers" / hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
+    with exclusive(place.with_suffix(".lock"), f"the classifier in {place}"):
+        if (place / checkpoint.CARD).exists():
+            display.say(f"classifier: the one trained before on this data set ({place})")
+        else:
+            display.say("classifier: none fits this data set; stages 0 and 1 train one now, and it is kept for the next run")
+            torch.manual_seed(0)  # whatever the run's seed: the next run finds the same classifier
+            classifier = Classifier(wanted, clips.data.classes).to(device)
+            make_classifier(classifier, clips.train, clips.val, stages, seed=0, display=display)
+            checkpoint.save(classifier, place, data=clips.data.name)
+    return checkpoint.load(place, device)
+
+
+def features_of(classifier: Classifier, clips: ClipStore, *, grid: int, bank: bool) -> Features:
+    """What the frozen classifier sees in the clips, kept in a bank or live."""
+    return build_features(classifier, clips, grid=grid, bank=bank, device=str(classifier.device))
+
+
+def _root(config: DataConfig) -> str:
+    if not config.root:
+        raise InputError("data.root is empty; data=folder needs data.root=DIR, a folder with one subfolder of videos for each class")
+    return config.root
+
+
+def _listed(classes: tuple[str, ...]) -> str:
+    return f"{len(classes)} classes ({', '.join(classes[:5])}{', …' if len(classes) > 5 else ''})"
+
+

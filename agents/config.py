@@ -1,0 +1,182 @@
+"""What a user may set: one dataclass a command. `configs/` holds the values; an unknown key or a wrong type is an error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class DataConfig:
+    """Which videos, and the clips that are drawn from them.
+
+    Attributes:
+        name: demo or folder.
+        root: the folder of videos, for `folder`.
+        val: share of the training videos that choices are made on.
+        test: share of the videos that is the test part, where the folder has no train and test parts of its own.
+        num_frames: T, frames of a clip.
+        views: clips drawn from each training video.
+        workers: processes that render and decode.
+    """
+
+    name: str = "demo"
+    root: str = ""
+    val: float = 0.1
+    test: float = 0.2
+    num_frames: int = 8
+    views: int = 1
+    workers: int = 2
+
+
+@dataclass
+class EnvConfig:
+    """The environment that the policy learns in; see `adafocus_env.env.AdaFocusEnv`."""
+
+    num_envs: int = 64
+    grid: int = 7
+    reward: str = "random"
+    baseline: int | str = 1
+    bank: bool = True
+
+
+@dataclass
+class PPOConfig:
+    """Stable-Baselines3's arguments of PPO, and when to validate and save.
+
+    Attributes:
+        total_steps: environment steps in all.
+        validate_every: updates between two looks at the validation part.
+        save_every: updates between two checkpoints.
+    """
+
+    total_steps: int = 100_000
+    n_steps: int = 16
+    batch_size: int = 256
+    n_epochs: int = 4
+    learning_rate: float = 1e-3
+    gamma: float = 0.7
+    gae_lambda: float = 0.95
+    clip_range: float = 0.2
+    ent_coef: float = 0.01
+    vf_coef: float = 0.5
+    max_grad_norm: float = 0.5
+    validate_every: int = 5
+    save_every: int = 10
+
+
+@dataclass
+class NetworkConfig:
+    """Sizes of the policy network; see `agents.policies.PolicyNetwork`."""
+
+    channels: int = 32
+    features: int = 128
+    hidden: int = 128
+
+
+@dataclass
+class SupervisedConfig:
+    """How one stage trains a part of the classifier.
+
+    Attributes:
+        epochs: passes over the training clips; 0 leaves the part as it is.
+        batch_size: clips in a step.
+        optimizer: adamw or sgd (with momentum 0.9).
+        schedule: one_cycle or cosine.
+        learning_rate: the highest one, of the backbone.
+        head_learning_rate: the highest one, of the temporal head.
+        weight_decay: of all parameters.
+        frames: frames of each clip that a step sees (stage 0 only).
+    """
+
+    epochs: int = 10
+    batch_size: int = 32
+    optimizer: str = "adamw"
+    schedule: str = "one_cycle"
+    learning_rate: float = 1e-3
+    head_learning_rate: float = 3e-3
+    weight_decay: float = 1e-4
+    frames: int = 8
+
+
+@dataclass
+class ClassifierConfig:
+    """How stages 0 and 1 make a classifier.
+
+    Attributes:
+        glancer: stage 0 of f_G.
+        focuser: stage 0 of f_L.
+        random_patches: stage 1, of f_L and f_C.
+    """
+
+    glancer: SupervisedConfig = field(default_factory=SupervisedConfig)
+    focuser: SupervisedConfig = field(default_factory=SupervisedConfig)
+    random_patches: SupervisedConfig = field(default_factory=SupervisedConfig)
+
+
+@dataclass
+class TrainPPO:
+    """`python -m agents.train_ppo`.
+
+    Attributes:
+        run: the run folder, made if missing; empty: one named after data and seed.
+        seed: of everything random.
+        device: auto, cpu, cuda or cuda:N.
+        force: start over in a run folder that exists.
+        trust: resume from a checkpoint that was not written on this machine (it is unpickled).
+        data: which videos.
+        classifier: auto, a name (a shipped classifier or an architecture) or the folder of a checkpoint.
+        policy: folder of a policy to start from; empty: a new one.
+        env: the environment.
+        ppo: the algorithm.
+        network: the policy network.
+        stages: how a classifier is made where there is none for this data set.
+    """
+
+    run: str = ""
+    seed: int = 0
+    device: str = "auto"
+    force: bool = False
+    trust: bool = False
+    data: DataConfig = field(default_factory=DataConfig)
+    classifier: str = "auto"
+    policy: str = ""
+    env: EnvConfig = field(default_factory=EnvConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    stages: ClassifierConfig = field(default_factory=ClassifierConfig)
+
+
+@dataclass
+class TrainStages(TrainPPO):
+    """`python -m agents.train_stages`; the keys of `TrainPPO`, and stage 3.
+
+    Attributes:
+        finetune: stage 3, of f_C on the policy's patches.
+    """
+
+    finetune: SupervisedConfig = field(default_factory=SupervisedConfig)
+
+
+@dataclass
+class Evaluate:
+    """`python -m agents.evaluate`.
+
+    Attributes:
+        run: a finished run folder; or, without it:
+        classifier: a shipped name or the folder of a checkpoint.
+        policy: folder of a policy.
+        data: which videos.
+        grid: G, cells in each axis.
+        seed: of the random baselines.
+        device: auto, cpu, cuda or cuda:N.
+        out: folder for result.json and the pictures; empty: the run folder, or none.
+    """
+
+    run: str = ""
+    classifier: str = "demo"
+    policy: str = ""
+    data: DataConfig = field(default_factory=DataConfig)
+    grid: int = 7
+    seed: int = 0
+    device: str = "auto"
+    out: str = ""

@@ -1,0 +1,49 @@
+"""Accuracy against cost on the test clips, for a policy and every baseline.
+
+    python -m agents.evaluate run=DIR                            a finished run
+    python -m agents.evaluate classifier=DIR policy=DIR data=demo
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agents.command import run_command
+from agents.config import DataConfig, Evaluate
+
+
+def main(config: Evaluate) -> None:
+    """Repeats the table of a run, or makes one for a classifier and a policy."""
+    from adafocus_env.build import choose_device
+    from agents.builders import build_data, features_of, part
+    from agents.policy_files import load_policy
+    from agents.progress import Display
+    from agents.report import report
+    from agents.run_folder import RunFolder
+    from agents.session import deterministic
+    from classifiers import checkpoint
+    from classifiers.errors import InputError
+
+    deterministic()
+    device = choose_device(config.device)
+    if config.run:
+        run = RunFolder(config.run)
+        if not run.finished:
+            raise InputError(f"run={config.run} holds no finished run; start its command again to finish it")
+        kept = run.config()
+        config.data, config.seed = DataConfig(**kept["data"]), kept["seed"]
+        config.classifier, config.policy = str(run.checkpoints / "classifier"), str(run.checkpoints / "best")
+    with Display() as display:
+        classifier = checkpoint.load(config.classifier, device)
+        policy = load_policy(config.policy, device) if config.policy else None
+        data = build_data(config.data)
+        if classifier.classes != data.classes:
+            raise InputError(f"classifier={config.classifier} was trained on other classes than those of data={data.name}")
+        clips = part(data, "test", config.data, classifier.architecture.size, display)
+        features = features_of(classifier, clips, grid=policy.grid if policy else config.grid, bank=True)
+        out = Path(config.out) if config.out else None
+        report(features, policy, out, display, seed=config.seed, data=data.name)
+
+
+if __name__ == "__main__":
+    run_command(main, Evaluate, "evaluate")

@@ -1,0 +1,67 @@
+"""Stages 0 and 1: from random weights to a classifier that a policy can be trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from adafocus_env.build import build_features
+from adafocus_env.clips import ClipStore
+from agents.baselines import RandomPatch
+from agents.config import ClassifierConfig
+from agents.evaluation import play
+from agents.progress import Display
+from agents.stages.random_patches import train_on_random_patches
+from agents.stages.warm_up import warm_up
+from classifiers.classifier import Classifier
+
+Log = Callable[[dict[str, object]], None]
+
+
+def make_classifier(
+    classifier: Classifier,
+    train: ClipStore,
+    val: ClipStore | None,
+    config: ClassifierConfig,
+    *,
+    seed: int,
+    display: Display,
+    log: Log = lambda line: None,
+) -> None:
+    """Trains glancer and focuser on whole frames, then focuser and head on random patches; freezes the result.
+
+    Args:
+        classifier: trained in place.
+        train: what it learns from.
+        val: what the result is measured on (random patches), if anything.
+        config: of the stages.
+        seed: of all draws.
+        display: where progress is shown.
+        log: called with one line an epoch.
+    """
+    classifier.freeze()
+    stages: list[tuple[int, str, int, Callable[[], Iterator[dict[str, float]]]]] = [
+        (0, "glancer", config.glancer.epochs, lambda: warm_up(classifier, "glancer", train, config.glancer, seed=seed)),
+        (0, "focuser", config.focuser.epochs, lambda: warm_up(classifier, "focuser", train, config.focuser, seed=seed)),
+        (1, "random patches", config.random_patches.epochs,
+         lambda: train_on_random_patches(classifier, train, config.random_patches, seed=seed)),
+    ]  # fmt: skip
+    for stage, name, epochs, run in stages:
+        show_epochs(run(), stage, name, epochs, display, log)
+    if val is not None:
+        display.say(f"stage 1 ended: {random_accuracy(classifier, val, seed):.1%} of the validation clips right with random patches")
+
+
+def show_epochs(epochs: Iterator[dict[str, float]], stage: int, name: str, count: int, display: Display, log: Log) -> None:
+    """Runs the epochs of a stage under a progress bar, and logs a line for each."""
+    bar = display.bar(f"stage {stage}: {name}", count)
+    for number, measured in enumerate(epochs, 1):
+        log({"stage": stage, "part": name, "epoch": number, **measured})
+        bar.at(number, f"loss {measured['loss']:.3f}, accuracy {measured['accuracy']:.1%}")
+
+
+def random_accuracy(classifier: Classifier, clips: ClipStore, seed: int) -> float:
+    """Share of the clips that are right after the last step with a random patch a frame."""
+    features = build_features(classifier, clips, grid=7, bank=False, device="auto")
+    return float(np.mean(play(features, lambda env: RandomPatch(features.grid, seed)).correct))

@@ -1,0 +1,135 @@
+"""What the training commands share: a run folder, a display, and the way from a config to a result."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from stable_baselines3.common.utils import set_random_seed
+
+from adafocus_env.build import choose_device
+from agents.builders import Clips, build_clips, build_data, choose_classifier, features_of, trained_classifier
+from agents.config import TrainPPO
+from agents.inference import check_maps
+from agents.policies import GlancePolicy
+from agents.policy_files import load_policy
+from agents.progress import Display
+from agents.report import report, table
+from agents.run_folder import RunFolder
+from agents.stages.policy import Stopped, train_policy
+from classifiers import checkpoint
+from classifiers.classifier import Architecture, Classifier
+
+
+class Session:
+    """One start of a training command.
+
+    Args:
+        run: its folder, open for writing.
+        config: what the user asked for.
+        display: where progress is shown.
+    """
+
+    def __init__(self, run: RunFolder, config: TrainPPO, display: Display) -> None:
+        self.run, self.config, self.display = run, config, display
+        self.device = choose_device(config.device)
+        self.seconds: dict[str, float] = {}
+        self._open = ExitStack()
+        self.wanted: Classifier | Architecture | None = None
+
+    @classmethod
+    def open(cls, folder: str | Path, config: TrainPPO) -> Session:
+        """Opens the run folder and fixes the seeds.
+
+        Raises:
+            InputError: the folder belongs to another run, or the device cannot be used.
+        """
+        deterministic()
+        session = cls(RunFolder.open(folder, asdict(config), force=config.force), config, Display())
+        session._open.enter_context(session.run)
+        session._open.enter_context(session.display)
+        session.display.say(f"run folder: {session.run.root}")
+        set_random_seed(config.seed)
+        return session
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
+        self._open.close()
+        if isinstance(problem, Stopped):
+            self.display.say("stopped and saved; the same command goes on from here")
+            raise SystemExit(130)
+
+    def show_if_finished(self) -> bool:
+        """Prints the table of a run that is finished; False if it is not."""
+        if not self.run.finished:
+            return False
+        result = self.run.result()
+        self.display.console.print(table(result["policies"], f"{result['data']}: finished before (force=true starts over)"))
+        return True
+
+    def clips(self) -> Clips:
+        """The clips of the data set, rendered and decoded where they are not yet."""
+        start = time.perf_counter()
+        data = build_data(self.config.data)
+        self.wanted = choose_classifier(self.config.classifier, data, self.device)
+        size = self.wanted.size if isinstance(self.wanted, Architecture) else self.wanted.architecture.size
+        clips = build_clips(data, self.config.data, size, self.display)
+        self.seconds["render"] = time.perf_counter() - start
+        return clips
+
+    def classifier(self, clips: Clips) -> Classifier:
+        """The classifier for these clips: a given one, the kept one, or one that is trained now."""
+        assert self.wanted is not None
+        return trained_classifier(self.wanted, clips, self.config.stages, self.device, self.display)
+
+    def train_policy(self, classifier: Classifier, clips: Clips) -> GlancePolicy:
+        """Stage 2: PPO on the frozen classifier; the policy that did best on the validation part."""
+        env = self.config.env
+        features = features_of(classifier, clips.train, grid=env.grid, bank=env.bank)
+        start = load_policy(self.config.policy, self.device) if self.config.policy else None
+        if start is not None:
+            check_maps(start, features.map_shape)
+        return train_policy(
+            features,
+            features_of(classifier, clips.val, grid=env.grid, bank=env.bank) if clips.val else None,
+            self.run,
+            self.display,
+            env=env,
+            ppo=self.config.ppo,
+            network=self.config.network,
+            seed=self.config.seed,
+            start=start,
+            trust=self.config.trust,
+        )
+
+    def finish(self, classifier: Classifier, policy: GlancePolicy, clips: Clips, since: float, **about: Any) -> None:
+        """Saves the classifier and reads the test clips, once: table, `result.json` and pictures.
+
+        Args:
+            classifier: in its final state.
+            policy: what was learned.
+            clips: of all parts.
+            since: `time.perf_counter` when training began.
+            about: fields of the classifier's card.
+        """
+        self.seconds["train"] = time.perf_counter() - since
+        checkpoint.save(classifier, self.run.checkpoints / "classifier", data=clips.data.name, **about)
+        start = time.perf_counter()
+        features = features_of(classifier, clips.test, grid=policy.grid, bank=self.config.env.bank)
+        result = report(features, policy, self.run.root, self.display, seed=self.config.seed, data=clips.data.name)
+        self.seconds["evaluate"] = time.perf_counter() - start
+        self.run.write_result({**result, "seconds": {key: round(value, 1) for key, value in self.seconds.items()}})
+        self.display.say(f"saved to {self.run.root}: result.json, result.png, contact_sheet.png, checkpoints/")
+
+
+def deterministic() -> None:
+    """Makes PyTorch choose algorithms that give the same bits twice, where it has them."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a bank is large and filled anyway
