@@ -112,7 +112,7 @@ def evaluate(
 def location_entropy(cells: Cells, num_cells: int) -> float:
     """Entropy in nats of the cells chosen over all clips and steps; at most ln G²."""
     shares = np.bincount(cells.ravel(), minlength=num_cells) / cells.size
-    return float(-np.sum(shares[shares > 0] * np.log(shares[shares > 0])))
+    return float(np.sum(shares[shares > 0] * -np.log(shares[shares > 0])))
 
 
 def movement(cells: Cells, grid: GridAction) -> float:

@@ -14,16 +14,7 @@ from agents.pictures import save_comparison, save_contact_sheet
 from agents.policies import GlancePolicy
 from agents.progress import Display
 
-MEANING = {
-    "learned": "the policy",
-    "random": "a random patch a frame",
-    "centre": "always the middle",
-    "gaussian": "random around the middle",
-    "glance_only": "no focuser",
-    "full_frame": "the whole frame through the focuser",
-    "oracle": "the patch nearest the target (ground truth)",
-    "greedy_oracle": "the best cell for the true class",
-}
+ORDER = ("learned", "random", "centre", "gaussian", "glance_only", "full_frame", "oracle", "greedy_oracle")
 
 
 def report(
@@ -42,9 +33,9 @@ def report(
     Returns:
         The content of `result.json`, without the times.
     """
-    bar = display.bar("evaluate on the test clips", len(MEANING))
+    bar = display.bar("evaluate on the test clips", len(ORDER))
     measures, plays = evaluate(features, policy, seed=seed, progress=lambda name: bar.advance(1, name.replace("_", " ")))
-    bar.at(len(MEANING), "")
+    bar.at(len(ORDER), "")
     title = f"{data}: {len(features.clips)} test clips"
     display.console.print(table(measures, title))
     if folder is not None:
@@ -55,16 +46,15 @@ def report(
 
 
 def table(measures: Mapping[str, Mapping[str, float]], title: str) -> Table:
-    """The measures of all policies, for the terminal."""
-    shown = Table(title=title, caption="GFLOPs count a multiply-add as one; entropy in nats; movement in fractions of H − P")
-    for heading in ("policy", "what it looks at"):
-        shown.add_column(heading)
+    """The measures of all policies, for the terminal; what each name means is in the README."""
+    shown = Table(title=title, caption="a multiply-add counts as one; entropy in nats; movement in shares of H − P")
+    shown.add_column("policy", no_wrap=True)
     for heading in ("top-1", "GFLOPs a video", "location entropy", "movement"):
-        shown.add_column(heading, justify="right")
-    for name, meaning in MEANING.items():
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for name in ORDER:
         if name in measures:
             measured = measures[name]
             places = [f"{measured[key]:.2f}" if key in measured else "–" for key in ("location_entropy", "movement")]
             style = "bold" if name == "learned" else None
-            shown.add_row(name, meaning, f"{measured['top1']:.1%}", f"{measured['gflops']:.4g}", *places, style=style)
+            shown.add_row(name, f"{measured['top1']:.1%}", f"{measured['gflops']:.4f}", *places, style=style)
     return shown

@@ -26,6 +26,7 @@ from agents.rollout import ClipRolloutBuffer
 from agents.run_folder import RunFolder
 from classifiers.errors import InputError
 
+STAGE = 2
 LOGGED = ("entropy_loss", "policy_gradient_loss", "value_loss", "approx_kl", "clip_fraction", "explained_variance")
 
 
@@ -68,7 +69,8 @@ def train_policy(
     policy_network = start.network if start else PolicyNetwork(features.map_shape, network.channels, network.features, network.hidden)
     environment = make_environment(features, env)
     resumed = load_checkpoint(run.checkpoints, environment, device=str(features.classifier.device), trust=trust)
-    model, progress = resumed or (new_ppo(environment, features, ppo, policy_network, seed), {"best": None, "lines": len(run.metrics())})
+    before = sum(line["stage"] < STAGE for line in run.metrics())
+    model, progress = resumed or (new_ppo(environment, features, ppo, policy_network, seed), {"best": None, "lines": before})
     run.truncate(progress["lines"])
     extractor = model.policy.features_extractor
     assert isinstance(extractor, GlancesByReference)
@@ -189,7 +191,7 @@ class Recorder(BaseCallback):
 
     def _update_ended(self, *, last: bool) -> None:
         update = self.num_timesteps // self._steps_per_update
-        line = {"stage": 2, "update": update, "steps": self.num_timesteps, **self._measured()}
+        line = {"stage": STAGE, "update": update, "steps": self.num_timesteps, **self._measured()}
         if last or update % self._config.validate_every == 0:
             line |= self._validate()
         self._run.log(line)
