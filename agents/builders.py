@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from agents.progress import Display
 from classifiers import checkpoint
 from classifiers.classifier import Architecture, Classifier
 from classifiers.errors import InputError
-from classifiers.registry import ARCHITECTURES, SHIPPED, architecture
+from classifiers.registry import ARCHITECTURES, SHIPPED
 
 DATA_SETS: dict[str, Callable[[DataConfig], DataSet]] = {
     "demo": lambda config: demo(val=config.val, num_workers=config.workers),
@@ -99,7 +100,12 @@ def choose_classifier(name: str, data: DataSet, device: torch.device) -> Classif
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
     if name not in SHIPPED and not Path(name).exists():
-        architecture(name)  # suggests the nearest name
+        known = ["auto", *sorted({*ARCHITECTURES, *SHIPPED})]
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise InputError(
+            f"classifier={name!r} is not known and no such folder exists; {hint}choose one of {known} or the folder of a checkpoint"
+        )
     classifier = checkpoint.load(name, device)
     if classifier.classes != data.classes:
         raise InputError(

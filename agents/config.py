@@ -169,7 +169,7 @@ class Evaluate:
         grid: G, cells in each axis.
         seed: of the random baselines.
         device: auto, cpu, cuda or cuda:N.
-        out: folder for result.json and the pictures; empty: the run folder, or none.
+        out: folder for result.json and the pictures; empty: the table is only shown.
     """
 
     run: str = ""

@@ -18,20 +18,22 @@ def main(config: Evaluate) -> None:
     from agents.builders import build_data, features_of, part
     from agents.policy_files import load_policy
     from agents.progress import Display
+    from agents.records import to_json
     from agents.report import report
-    from agents.run_folder import RunFolder
+    from agents.run_folder import RESULT, RunFolder
     from agents.session import deterministic
     from classifiers import checkpoint
     from classifiers.errors import InputError
+    from classifiers.files import write_text
 
     deterministic()
-    device = choose_device(config.device)
+    device, bank = choose_device(config.device), True
     if config.run:
         run = RunFolder(config.run)
         if not run.finished:
             raise InputError(f"run={config.run} holds no finished run; start its command again to finish it")
         kept = run.config()
-        config.data, config.seed = DataConfig(**kept["data"]), kept["seed"]
+        config.data, config.seed, bank = DataConfig(**kept["data"]), kept["seed"], kept["env"]["bank"]
         config.classifier, config.policy = str(run.checkpoints / "classifier"), str(run.checkpoints / "best")
     with Display() as display:
         classifier = checkpoint.load(config.classifier, device)
@@ -40,9 +42,11 @@ def main(config: Evaluate) -> None:
         if classifier.classes != data.classes:
             raise InputError(f"classifier={config.classifier} was trained on other classes than those of data={data.name}")
         clips = part(data, "test", config.data, classifier.architecture.size, display)
-        features = features_of(classifier, clips, grid=policy.grid if policy else config.grid, bank=True)
+        features = features_of(classifier, clips, grid=policy.grid if policy else config.grid, bank=bank)
         out = Path(config.out) if config.out else None
-        report(features, policy, out, display, seed=config.seed, data=data.name)
+        result = report(features, policy, out, display, seed=config.seed, data=data.name)
+        if out is not None:
+            write_text(out / RESULT, to_json(result, indent=2, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

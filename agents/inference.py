@@ -48,6 +48,8 @@ def infer(classifier: Classifier, policy: GlancePolicy, frames: Tensor) -> Infer
     size = classifier.architecture.size
     if frames.ndim != 5 or frames.shape[2:] != (3, size, size):
         raise InputError(f"frames have shape {tuple(frames.shape)}; this classifier expects (N, T, 3, {size}, {size})")
+    if not frames.is_floating_point():
+        raise InputError(f"frames have dtype {frames.dtype}; give them normalised, as classifier.normalise(frames) does")
     count, steps = frames.shape[:2]
     maps, vectors = classifier.glance(frames.flatten(0, 1))
     check_maps(policy, tuple(maps.shape[1:]))

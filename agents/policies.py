@@ -88,6 +88,7 @@ class GlancesByReference(BaseFeaturesExtractor):
         if self._source is None:
             raise RuntimeError("the extractor does not know where the glances are: call bind(features) first")
         if torch.is_grad_enabled():
+            self._kept = None  # an update follows, and fused optimisers change weights without a new version
             return self.encoder(self._maps(self._source, clips))
         key = (sum(parameter._version for parameter in self.parameters()), clips.tobytes())
         if self._kept is None or self._kept[0] != key:

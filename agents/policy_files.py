@@ -45,7 +45,7 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu") -> Glanc
     try:
         network = {**sizes, "map_shape": tuple(sizes["map_shape"])}
         policy = GlancePolicy(grid=network.pop("grid"), network=PolicyNetwork(**network))
-    except (TypeError, KeyError) as problem:
+    except (TypeError, KeyError, ValueError, RuntimeError) as problem:
         raise InputError(f"{folder / CARD}: network={sizes!r} does not describe a policy ({problem})") from problem
     load_tensors(policy, folder / WEIGHTS)
     return policy.to(device).eval().requires_grad_(False)

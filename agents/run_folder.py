@@ -18,7 +18,7 @@ from agents.system import system_information
 from classifiers.errors import InputError
 from classifiers.files import write_text
 
-PASSING_KEYS = frozenset({"run", "force", "device", "data.workers"})
+PASSING_KEYS = frozenset({"run", "force", "trust", "device", "data.workers"})
 """Keys that may change between two starts of one run: they say where and how it works, not what it computes."""
 
 METRICS, TIMING, RESULT, CONFIG, SYSTEM = "metrics.jsonl", "timing.jsonl", "result.json", "config.yaml", "system.json"
@@ -122,6 +122,11 @@ class RunFolder:
         for file in (self.path(METRICS), self.path(TIMING)):
             if file.exists():
                 write_text(file, "".join(whole_lines(file)[:lines]))
+
+    def forget(self) -> None:
+        """Lets any config have the folder, if nothing has been measured or saved: a mistyped value needs no ``force``."""
+        if all(entry.name in (CONFIG, SYSTEM) for entry in self._entries()):
+            self.path(CONFIG).unlink(missing_ok=True)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Writes ``result.json``, which marks the run as finished."""

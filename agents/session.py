@@ -24,6 +24,7 @@ from agents.run_folder import RunFolder
 from agents.stages.policy import Stopped, train_policy
 from classifiers import checkpoint
 from classifiers.classifier import Architecture, Classifier
+from classifiers.errors import InputError
 
 
 class Session:
@@ -61,6 +62,8 @@ class Session:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(problem, InputError):
+            self.run.forget()
         self._open.close()
         if isinstance(problem, Stopped):
             self.display.say("stopped and saved; the same command goes on from here")
@@ -96,6 +99,8 @@ class Session:
         start = load_policy(self.config.policy, self.device) if self.config.policy else None
         if start is not None:
             check_maps(start, features.map_shape)
+            if start.grid != env.grid:
+                raise InputError(f"policy={self.config.policy} chooses from a grid of {start.grid}; add env.grid={start.grid}")
         return train_policy(
             features,
             features_of(classifier, clips.val, grid=env.grid, bank=env.bank) if clips.val else None,

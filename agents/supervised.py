@@ -73,11 +73,14 @@ def train_epochs(
         device: where the networks live.
 
     Raises:
-        InputError: the optimiser or the schedule is not known.
+        InputError: the optimiser or the schedule is not known, or a number is too small.
     """
     for key, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
         if getattr(config, key) not in known:
             raise InputError(f"{key}={getattr(config, key)!r} is not known; choose one of {sorted(known)}")
+    for key in ("batch_size", "frames"):
+        if getattr(config, key) < 1:
+            raise InputError(f"{key}={getattr(config, key)} is too small; choose 1 or more")
     batches = -(-len(clips) // config.batch_size)
     groups = [{"params": part.module.parameters(), "lr": part.learning_rate} for part in parts]
     optimizer = OPTIMIZERS[config.optimizer](groups, lr=config.learning_rate, weight_decay=config.weight_decay)

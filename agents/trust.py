@@ -7,7 +7,7 @@ import hmac
 import secrets
 from pathlib import Path
 
-from adafocus_env.cache import cache_folder
+from adafocus_env.cache import cache_folder, exclusive
 from classifiers.files import replacing
 
 KEY = "machine.key"
@@ -20,12 +20,14 @@ def sign(path: Path) -> str:
 
 def signed_here(path: Path, signature: str) -> bool:
     """Whether `sign` gave this signature for the file as it is now."""
-    return hmac.compare_digest(sign(path), signature)
+    return hmac.compare_digest(sign(path).encode(), str(signature).encode())
 
 
 def _key() -> bytes:
     path = cache_folder() / KEY
     if not path.exists():
-        with replacing(path) as temporary:
-            temporary.write_bytes(secrets.token_bytes(32))
+        with exclusive(path.with_suffix(".lock"), f"the key {path}"):
+            if not path.exists():  # another process may have made it while this one waited
+                with replacing(path) as temporary:
+                    temporary.write_bytes(secrets.token_bytes(32))
     return path.read_bytes()

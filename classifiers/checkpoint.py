@@ -59,10 +59,10 @@ def save(classifier: Classifier, folder: Path | str, **about: Any) -> Card:
     folder = Path(folder)
     card = Card(classifier.architecture, classifier.classes, classifier.fingerprint(), **about)
     text = json.dumps(asdict(card), indent=2) + "\n"
-    with replacing(folder / WEIGHTS) as weights, replacing(folder / CARD) as described:
+    with replacing(folder / CARD) as described, replacing(folder / WEIGHTS) as weights:  # the card takes its place last:
+        described.write_text(text, encoding="utf-8")  # a folder that has one is a whole checkpoint
+        sync(described)
         _write_tensors(classifier, weights)
-        sync(weights)
-        described.write_text(text, encoding="utf-8")
     return card
 
 

@@ -110,12 +110,18 @@ def new_ppo(env: VecEnv, features: Features, config: PPOConfig, network: PolicyN
     """Stable-Baselines3's PPO on whole clips, its policy recurrent over glances.
 
     Raises:
-        InputError: `n_steps` or `batch_size` is not a multiple of the steps of an episode.
+        InputError: a number is too small, or `n_steps` or `batch_size` is not a multiple of the steps of an episode.
     """
     length = features.clips.num_frames
+    for key in ("total_steps", "n_steps", "batch_size", "n_epochs", "validate_every", "save_every"):
+        least = 2 if key == "batch_size" else 1
+        if getattr(config, key) < least:
+            raise InputError(f"ppo.{key}={getattr(config, key)} is too small; choose {least} or more")
     for key in ("n_steps", "batch_size"):
         if getattr(config, key) % length:
             raise InputError(f"ppo.{key}={getattr(config, key)} is not a multiple of the {length} steps of an episode; choose one that is")
+    if config.n_steps * env.num_envs < 2:
+        raise InputError("ppo.n_steps=1 with env.num_envs=1 is an update of a single step, which PPO cannot learn from; raise one of them")
     return PPO(
         "MlpPolicy",
         env,

@@ -1,0 +1,296 @@
+import json
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from agents.config import EnvConfig, PPOConfig
+from agents.policies import GlancePolicy, PolicyNetwork
+from agents.policy_files import CARD, WEIGHTS, load_policy, save_policy
+from agents.stages.policy import make_environment, new_ppo
+from classifiers.errors import InputError
+
+NETWORK = PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8)
+REFERENCES = torch.tensor([[3, 0], [7, 1], [3, 2], [3, 3], [0, 0], [7, 1], [11, 3]])  # clips and steps in any order, some twice
+
+
+def tiny_ppo(bank, seed=5):
+    config = PPOConfig(n_steps=4, batch_size=8)
+    return new_ppo(make_environment(bank, EnvConfig(num_envs=4)), bank, config, NETWORK, seed)
+
+
+@pytest.fixture
+def ppo(bank):
+    model = tiny_ppo(bank)
+    model.policy.features_extractor.bind(bank)
+    return model
+
+
+@pytest.fixture
+def policy():
+    torch.manual_seed(0)
+    return GlancePolicy(NETWORK, 7).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def maps(bank):
+    """The glance maps of all clips (12, 4, 16, 6, 6)."""
+    return bank.maps(np.arange(12)[:, None], np.arange(4)[None])
+
+
+def hidden_by_hand(extractor, maps):
+    """What the extractor should give: its own GRU run over every clip alone, read at the steps."""
+    with torch.no_grad():
+        return torch.stack([extractor.encoder(maps[clip][None])[0, step] for clip, step in REFERENCES])
+
+
+# By reference
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_references_give_the_hidden_states_of_the_clips_glances(ppo, maps, grad):
+    extractor = ppo.policy.features_extractor
+    with torch.set_grad_enabled(grad):
+        hidden = extractor(REFERENCES.float())  # as Stable-Baselines3 hands them over
+    assert hidden.shape == (7, 8) and hidden.requires_grad is grad
+    assert torch.allclose(hidden, hidden_by_hand(extractor, maps), atol=1e-6)
+    assert torch.equal(hidden[1], hidden[5])
+
+
+def test_the_policy_in_stable_baselines3_equals_the_one_on_maps(ppo, maps):
+    ours = GlancePolicy.of(ppo.policy, 7, NETWORK)
+    clip, step = REFERENCES.T
+    logits = torch.log_softmax(ours(maps)[clip, step], -1)
+    with torch.no_grad():
+        theirs = ppo.policy.get_distribution(REFERENCES).distribution.logits
+        values = ppo.policy.predict_values(REFERENCES)
+    assert torch.allclose(theirs, logits, atol=1e-6)
+    assert torch.allclose(values, ours.critic(ours.encoder(maps))[clip, step], atol=1e-6)
+    actions, _ = ppo.predict(REFERENCES.numpy(), deterministic=True)
+    assert actions.tolist() == ours.act(maps)[clip, step].tolist()
+
+
+def test_a_step_of_the_recurrence_depends_on_earlier_glances_only(policy, maps):
+    changed = maps.clone()
+    changed[:, 2] += 1
+    before, after = policy(maps), policy(changed)
+    assert torch.equal(before[:, :2], after[:, :2])
+    assert (before[:, 2:] != after[:, 2:]).any(-1).all()
+
+
+def test_in_the_steps_of_a_rollout_the_gru_runs_once(ppo):
+    extractor, calls = ppo.policy.features_extractor, []
+    extractor.encoder.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
+    clips = torch.tensor([4, 2, 4])
+    with torch.no_grad():
+        for step in range(4):
+            extractor(torch.stack([clips, torch.full((3,), step)], 1))
+        assert calls == [2]  # clip 4 is in two rows
+        extractor(torch.tensor([[4, 0], [5, 0]]))
+    assert calls == [2, 2]
+
+
+UPDATES = {
+    "adam": lambda p: torch.optim.Adam(p, 0.1, foreach=False),
+    "adam, all at once": lambda p: torch.optim.Adam(p, 0.1, foreach=True),
+    "adam, fused": lambda p: torch.optim.Adam(p, 0.1, fused=True),
+    "sgd, all at once": lambda p: torch.optim.SGD(p, 0.1, foreach=True),
+}
+
+
+@pytest.mark.parametrize("make", UPDATES.values(), ids=UPDATES)
+def test_what_was_kept_dies_with_an_update_of_the_weights(ppo, maps, make):
+    extractor = ppo.policy.features_extractor
+    optimizer = make(extractor.parameters())
+    with torch.no_grad():
+        before = extractor(REFERENCES)
+    extractor(REFERENCES).square().sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        after = extractor(REFERENCES)
+    assert not torch.allclose(before, after, atol=1e-4)
+    assert torch.allclose(after, hidden_by_hand(extractor, maps), atol=1e-6)
+
+
+def test_what_was_kept_dies_with_loaded_weights(ppo, bank, maps):
+    extractor = ppo.policy.features_extractor
+    with torch.no_grad():
+        before = extractor(REFERENCES)
+        ppo.policy.load_state_dict(tiny_ppo(bank, seed=6).policy.state_dict())
+        after = extractor(REFERENCES)
+    assert not torch.allclose(before, after, atol=1e-4)
+    assert torch.allclose(after, hidden_by_hand(extractor, maps), atol=1e-6)
+
+
+def test_what_was_kept_is_never_learned_from(ppo):
+    extractor = ppo.policy.features_extractor
+    with torch.no_grad():
+        extractor(REFERENCES)
+    extractor(REFERENCES).sum().backward()
+    assert all(parameter.grad is not None for parameter in extractor.parameters())
+
+
+def test_gradients_are_those_of_the_network_on_maps(ppo, maps):
+    extractor = ppo.policy.features_extractor
+    parameters = list(extractor.parameters())
+    ours = torch.autograd.grad(extractor(REFERENCES).square().sum(), parameters)
+    clip, step = REFERENCES.T
+    direct = torch.autograd.grad(extractor.encoder(maps)[clip, step].square().sum(), parameters)
+    for mine, wanted in zip(ours, direct, strict=True):
+        assert wanted.abs().max() > 0
+        assert torch.allclose(mine, wanted, atol=1e-5)
+
+
+def test_an_extractor_without_glances_says_so(bank):
+    with pytest.raises(RuntimeError, match=r"does not know where the glances are: call bind\(features\) first"):
+        tiny_ppo(bank).predict(np.zeros((3, 2), np.int64))
+
+
+# Weights in and out
+
+
+def test_weights_go_from_one_policy_to_the_other_and_back(ppo, bank, maps):
+    ours = GlancePolicy.of(ppo.policy, 7, NETWORK)
+    assert not ours.training and not any(parameter.requires_grad for parameter in ours.parameters())
+    other = tiny_ppo(bank, seed=6)
+    assert not torch.equal(GlancePolicy.of(other.policy, 7, NETWORK)(maps), ours(maps))
+    ours.write_to(other.policy)
+    assert torch.equal(GlancePolicy.of(other.policy, 7, NETWORK)(maps), ours(maps))
+    with torch.no_grad():
+        ppo.policy.action_net.weight.zero_()
+    assert ours.actor.weight.abs().min() > 0  # a copy
+
+
+FRESH_PROCESS = """
+import json, sys
+import torch
+from stable_baselines3 import PPO
+from agents import load_policy
+from agents.policies import GlancePolicy
+
+zipped, folder, maps = sys.argv[1:]
+maps = torch.load(maps, weights_only=True)
+model = PPO.load(zipped, device="cpu")
+policies = [load_policy(folder), GlancePolicy.of(model.policy, 7, model.policy.features_extractor.network)]
+print(json.dumps([model.policy.features_extractor._source is None, *(policy.act(maps).tolist() for policy in policies)]))
+"""
+
+
+def test_saved_policies_need_no_glance_source_and_run_on_maps_of_any_video_in_a_fresh_process(ppo, bank, tmp_path):
+    ppo.save(tmp_path / "ppo.zip")
+    held = sum(tensor.numel() for tensor in bank.maps(np.arange(12)[:, None], np.arange(4)[None])) * 4
+    assert (tmp_path / "ppo.zip").stat().st_size < 90_000 < held
+    policy = GlancePolicy.of(ppo.policy, 7, NETWORK)
+    save_policy(policy, tmp_path / "policy", {"classifier": "0" * 64})
+    assert sorted(path.name for path in (tmp_path / "policy").iterdir()) == [CARD, WEIGHTS]
+    maps = 6 * torch.rand(2, 5, 16, 6, 6, generator=torch.Generator().manual_seed(0))  # five frames: no clip of the store
+    torch.save(maps, tmp_path / "maps.pt")
+    paths = [str(tmp_path / name) for name in ("ppo.zip", "policy", "maps.pt")]
+    result = subprocess.run([sys.executable, "-c", FRESH_PROCESS, *paths], capture_output=True, text=True, check=True)
+    assert json.loads(result.stdout) == [True, policy.act(maps).tolist(), policy.act(maps).tolist()]
+
+
+@pytest.fixture
+def saved(policy, tmp_path):
+    save_policy(policy, tmp_path / "policy", {"steps": 7})
+    return tmp_path / "policy"
+
+
+def test_a_policy_comes_back_as_it_was_saved(saved, policy, maps):
+    loaded = load_policy(saved)
+    assert (loaded.network, loaded.grid) == (NETWORK, 7)
+    assert not loaded.training and not any(parameter.requires_grad for parameter in loaded.parameters())
+    assert torch.equal(loaded(maps), policy(maps))
+    assert json.loads((saved / CARD).read_text()) == {
+        "network": {"map_shape": [16, 6, 6], "channels": 4, "features": 10, "hidden": 8, "grid": 7}, "steps": 7
+    }  # fmt: skip
+
+
+def test_a_policy_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match=rf"policy={tmp_path / 'none'} holds no policy\.json"):
+        load_policy(tmp_path / "none")
+
+
+@pytest.mark.parametrize("keep", [0, 8, 500, -1])
+def test_truncated_weights_of_a_policy_are_refused(saved, keep):
+    (saved / WEIGHTS).write_bytes((saved / WEIGHTS).read_bytes()[:keep])
+    with pytest.raises(InputError, match=r"policy\.safetensors is not a readable safetensors file \(.+\); train or copy"):
+        load_policy(saved)
+
+
+def test_missing_weights_of_a_policy_are_refused(saved):
+    (saved / WEIGHTS).unlink()
+    with pytest.raises(InputError, match=r"policy\.safetensors is not a readable safetensors file"):
+        load_policy(saved)
+
+
+class Trap:
+    def __reduce__(self):
+        return pytest.fail, ("a pickle was run",)
+
+
+def test_a_pickle_or_a_zip_in_place_of_a_policy_is_refused_and_never_run(saved, ppo, tmp_path):
+    (tmp_path / "policy.pkl").write_bytes(pickle.dumps(Trap()))
+    ppo.save(tmp_path / "ppo.zip")
+    for name in ("policy.pkl", "ppo.zip"):
+        with pytest.raises(InputError, match=rf"{name} is a file; a checkpoint is a folder with policy\.json .*\(pickles are not read\)"):
+            load_policy(tmp_path / name)
+        (saved / WEIGHTS).write_bytes((tmp_path / name).read_bytes())
+        with pytest.raises(InputError, match=r"policy\.safetensors is not a readable safetensors file"):
+            load_policy(saved)
+
+
+SIZES = {"map_shape": [16, 6, 6], "channels": 4, "features": 10, "hidden": 8, "grid": 7}
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        ({"network": {**SIZES, "hidden": 9}}, r"actor\.weight has shape \(49, 8\) instead of \(49, 9\)"),
+        ({"network": {**SIZES, "grid": 5}}, r"actor\.bias has shape \(49,\) instead of \(25,\)"),
+        ({"network": {**SIZES, "map_shape": [16, 6]}}, r"policy\.json: network=.* does not describe a policy"),
+        ({"network": {**SIZES, "features": -1}}, r"policy\.json: network=.* does not describe a policy"),
+        ({"network": {**SIZES, "depth": 2}}, r"policy\.json: network=.* does not describe a policy .*'depth'"),
+        ({"network": {"grid": 7}}, r"policy\.json: network=.* does not describe a policy .*'map_shape'"),
+        ({}, r"policy\.json: network=None does not describe a policy"),
+    ],
+)
+def test_cards_that_do_not_fit_the_weights_of_a_policy(saved, card, message):
+    (saved / CARD).write_text(json.dumps(card))
+    with pytest.raises(InputError, match=message):
+        load_policy(saved)
+
+
+def test_a_policy_of_other_sizes_is_not_written_into_stable_baselines3(ppo):
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        GlancePolicy(NETWORK, 5).write_to(ppo.policy)
+
+
+# The settings of PPO
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_steps": 6}, r"ppo\.n_steps=6 is not a multiple of the 4 steps of an episode; choose one that is"),
+        ({"batch_size": 10}, r"ppo\.batch_size=10 is not a multiple of the 4 steps of an episode"),
+        *[({key: 0}, rf"ppo\.{key}=0 is too small; choose 1 or more") for key in ("total_steps", "n_steps", "n_epochs", "save_every")],
+        ({"validate_every": -1}, r"ppo\.validate_every=-1 is too small; choose 1 or more"),
+        ({"n_steps": 4, "batch_size": 6}, r"ppo\.batch_size=6 is not a multiple of the 4 steps"),
+        ({"batch_size": 1}, r"ppo\.batch_size=1 is too small; choose 2 or more"),
+    ],
+)
+def test_settings_of_ppo_that_cannot_be(bank, change, message):
+    config = PPOConfig(**{"n_steps": 8, "batch_size": 8, **change})
+    with pytest.raises(InputError, match=message):
+        new_ppo(make_environment(bank, EnvConfig(num_envs=4)), bank, config, NETWORK, 0)
+
+
+def test_an_update_of_a_single_step_is_refused(bank, clips, monkeypatch):
+    monkeypatch.setattr(type(clips), "num_frames", 1)
+    config = PPOConfig(n_steps=1, batch_size=2)
+    with pytest.raises(InputError, match=r"ppo\.n_steps=1 with env\.num_envs=1 is an update of a single step"):
+        new_ppo(make_environment(bank, EnvConfig(num_envs=1)), bank, config, NETWORK, 0)

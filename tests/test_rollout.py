@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+
+from agents.rollout import ClipRolloutBuffer
+from classifiers.errors import InputError
+
+STEPS, ENVS, LENGTH = 12, 5, 4  # three episodes in each of five environments
+SPACES = spaces.Box(0, 100, (2,), np.int64), spaces.Discrete(9)
+
+
+def filled(buffer):
+    """The observation of a step is (environment, step); everything else about it is random but the same in every buffer."""
+    rng = np.random.default_rng(0)
+    for step in range(STEPS):
+        observations = np.stack([np.arange(ENVS), np.full(ENVS, step)], 1)
+        starts = np.full(ENVS, step % LENGTH == 0)
+        value, log_prob = torch.from_numpy(rng.standard_normal((2, ENVS)).astype(np.float32))
+        buffer.add(observations, rng.integers(9, size=(ENVS, 1)), rng.standard_normal(ENVS), starts, value, log_prob)
+    buffer.compute_returns_and_advantage(torch.from_numpy(rng.standard_normal(ENVS).astype(np.float32)), np.ones(ENVS))
+    return buffer
+
+
+def clip_buffer(length=LENGTH, steps=STEPS):
+    return ClipRolloutBuffer(steps, *SPACES, "cpu", n_envs=ENVS, gae_lambda=0.95, gamma=0.7, clip_length=length)
+
+
+def test_minibatches_are_whole_episodes_and_every_step_comes_once():
+    seen = []
+    for batch in filled(clip_buffer()).get(8):
+        assert len(batch.observations) in (8, 4)  # 60 steps: the last has one episode
+        for episode in batch.observations.long().unflatten(0, (-1, LENGTH)):
+            assert len(episode[:, 0].unique()) == 1
+            first = int(episode[0, 1])
+            assert first % LENGTH == 0 and episode[:, 1].tolist() == list(range(first, first + LENGTH))
+        seen += [tuple(reference) for reference in batch.observations.long().tolist()]
+    assert sorted(seen) == [(env, step) for env in range(ENVS) for step in range(STEPS)]
+
+
+def test_the_order_of_the_episodes_is_drawn_anew_each_time():
+    buffer = filled(clip_buffer())
+    np.random.seed(0)  # noqa: NPY002 (the source that Stable-Baselines3 draws from)
+    orders = [[tuple(o) for batch in buffer.get(8) for o in batch.observations.long().tolist()] for _ in range(2)]
+    np.random.seed(0)  # noqa: NPY002
+    again = [tuple(o) for batch in buffer.get(8) for o in batch.observations.long().tolist()]
+    assert orders[0] != orders[1] and orders[0] == again
+
+
+@pytest.mark.parametrize("batch_size", [8, None])
+def test_the_order_touches_nothing_that_belongs_to_a_step(batch_size):
+    kinds = ("actions", "old_values", "old_log_prob", "advantages", "returns")
+
+    def table(batches):
+        return {
+            tuple(reference): [float(getattr(batch, kind).ravel()[row]) for kind in kinds]
+            for batch in batches
+            for row, reference in enumerate(batch.observations.long().tolist())
+        }
+
+    plain = filled(RolloutBuffer(STEPS, *SPACES, "cpu", n_envs=ENVS, gae_lambda=0.95, gamma=0.7))
+    assert table(filled(clip_buffer()).get(batch_size)) == table(plain.get(7))
+
+
+def test_rollouts_and_minibatches_must_hold_whole_episodes():
+    with pytest.raises(InputError, match="n_steps=12 is not a multiple of the 5 steps of an episode; choose one that is"):
+        clip_buffer(length=5)
+    with pytest.raises(InputError, match="batch_size=6 is not a multiple of the 4 steps of an episode; choose one that is"):
+        next(filled(clip_buffer()).get(6))

@@ -1,0 +1,455 @@
+"""The training commands from videos to `result.json`, with tiny networks: the same code, a few updates."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_training
+import torch
+from tiny_training import make_folder, tiny_networks, train
+
+from agents import builders, evaluate, ppo_checkpoint, session, train_stages, trust
+from agents.command import compose_config
+from agents.config import Evaluate, TrainStages
+from agents.policy_files import load_policy, save_policy
+from agents.run_folder import RunFolder
+from classifiers import checkpoint
+from classifiers.errors import InputError
+
+POLICIES = {"learned", "random", "centre", "gaussian", "glance_only", "full_frame", "greedy_oracle"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def networks():
+    with tiny_networks():
+        yield
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, clips):
+    """The folder of videos; ``clips`` has rendered them."""
+    return make_folder(tmp_path_factory.mktemp("videos"))
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory, root):
+    """The first run of all, on an empty cache and never stopped: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    return folder, train(f"run={folder}", f"data.root={root}")
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory, root, first):
+    """A run that Ctrl-C ended after its second update of four."""
+    folder = tmp_path_factory.mktemp("runs") / "stopped"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "log", RunFolder.log)
+        tiny_training.at_update(2, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(SystemExit) as ended:
+            train(f"run={folder}", f"data.root={root}")
+    assert ended.value.code == 130
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path, root):
+    """The arguments of a run in a folder of its own."""
+    return f"run={tmp_path / 'run'}", f"data.root={root}"
+
+
+def result(folder):
+    return {key: value for key, value in json.loads((folder / "result.json").read_text()).items() if key != "seconds"}
+
+
+def assert_same(folder, first):
+    """Both runs measured, decided and found the same."""
+    assert (folder / "metrics.jsonl").read_bytes() == (first / "metrics.jsonl").read_bytes()
+    assert result(folder) == result(first)
+    chosen = Path("checkpoints", "best", "policy.safetensors")
+    assert (folder / chosen).read_bytes() == (first / chosen).read_bytes()
+
+
+# From videos to a result
+
+
+def test_a_folder_without_a_classifier_gets_one_in_the_same_command(first):
+    folder, printed = first
+    assert "classifier: none fits this data set; stages 0 and 1 train one now, and it is kept for the next run" in printed
+    assert [name for name in ("stage 0: glancer", "stage 0: focuser", "stage 1: random patches", "stage 2: policy") if name in printed] == [
+        "stage 0: glancer", "stage 0: focuser", "stage 1: random patches", "stage 2: policy"
+    ]  # fmt: skip
+    names = {"config.yaml", "system.json", "metrics.jsonl", "timing.jsonl", "result.json", "result.png", "contact_sheet.png"}
+    assert names | {"checkpoints", "tensorboard"} == {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
+
+
+def test_the_metrics_have_a_line_an_update(first):
+    lines = RunFolder(first[0]).metrics()
+    assert [(line["stage"], line["update"], line["steps"]) for line in lines] == [(2, n, 32 * n) for n in (1, 2, 3, 4)]
+    assert all({"return", "accuracy", "entropy", "value_loss", "val_top1", "val_confidence"} <= set(line) for line in lines)
+    assert not any("second" in key or "time" in key for line in lines for key in line)
+    assert [json.loads(line)["update"] for line in (first[0] / "timing.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+
+
+def test_the_result_has_the_form_of_the_design(first):
+    found = json.loads((first[0] / "result.json").read_text())
+    assert set(found) == {"policies", "seed", "data", "split", "classifier", "seconds"}
+    assert (found["seed"], found["data"], found["split"]) == (0, "folder", "test")
+    assert set(found["policies"]) == POLICIES  # no oracle: these videos have no ground truth
+    for name in POLICIES - {"glance_only", "full_frame"}:
+        assert {"top1", "gflops", "location_entropy", "movement"} <= set(found["policies"][name])
+    assert set(found["seconds"]) == {"render", "train", "evaluate"}
+
+
+def test_the_best_policy_is_the_last_of_the_best_on_the_validation_part(first):
+    card = json.loads((first[0] / "checkpoints" / "best" / "policy.json").read_text())
+    lines = RunFolder(first[0]).metrics()
+    best = max(lines, key=lambda line: (line["val_top1"], line["val_confidence"], line["update"]))
+    assert card["steps"] == best["steps"] and card["metrics"] == {key: best[key] for key in ("val_top1", "val_confidence")}
+    assert load_policy(first[0] / "checkpoints" / "best").grid == 3
+
+
+def test_the_classifier_does_not_change_in_stage_2(first, cache):
+    used = result(first[0])["classifier"]
+    kept = {checkpoint.read_card(card.parent).fingerprint for card in (cache / "classifiers").glob("*/card.json")}
+    assert used in kept
+    assert checkpoint.load(first[0] / "checkpoints" / "classifier").fingerprint() == used
+    assert json.loads((first[0] / "checkpoints" / "best" / "policy.json").read_text())["classifier"] == used
+
+
+def test_a_classifier_that_changes_in_stage_2_is_noticed(run, first, monkeypatch):
+    from agents.stages import policy
+
+    def spoil(features, config):
+        env = make(features, config)
+        original = env.venv.vector.step
+
+        def step(actions):
+            with torch.no_grad():
+                features.classifier.head.fc.bias += 1
+            return original(actions)
+
+        env.venv.vector.step = step
+        return env
+
+    make = policy.make_environment
+    monkeypatch.setattr(policy, "make_environment", spoil)
+    with pytest.raises(RuntimeError, match="the classifier changed while the policy was trained on it"):
+        train(*run, "ppo.total_steps=8")
+    assert not (Path(run[0].partition("=")[2]) / "result.json").exists()
+
+
+# The same again
+
+
+def test_the_next_run_uses_the_kept_classifier_and_the_same_seed_gives_the_same(tmp_path, run, first):
+    printed = train(*run)
+    assert "classifier: the one trained before on this data set" in printed and "stage 0" not in printed
+    assert_same(tmp_path / "run", first[0])
+
+
+def test_another_seed_gives_another_policy_on_the_same_classifier(tmp_path, run, first):
+    train(*run, "seed=1")
+    assert result(tmp_path / "run")["classifier"] == result(first[0])["classifier"]
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() != (first[0] / "metrics.jsonl").read_bytes()
+
+
+def test_a_finished_run_shows_its_table_and_does_nothing(first, root, monkeypatch):
+    monkeypatch.setattr(session.Session, "clips", lambda self: pytest.fail("it works again"))
+    before = {path: path.read_bytes() for path in first[0].rglob("*") if path.is_file()}
+    printed = train(f"run={first[0]}", f"data.root={root}")
+    assert "folder: finished before (force=true starts over)" in printed
+    assert all(name in printed for name in POLICIES)
+    assert {path: path.read_bytes() for path in first[0].rglob("*") if path.is_file()} == before
+
+
+def test_the_test_labels_decide_nothing(tmp_path, first):
+    other = make_folder(tmp_path / "videos", test_labels=1)
+    train(f"run={tmp_path / 'run'}", f"data.root={other}")
+    folder = tmp_path / "run"
+    assert (folder / "metrics.jsonl").read_bytes() == (first[0] / "metrics.jsonl").read_bytes()
+    for name in ("best/policy.safetensors", "best/policy.json", "classifier/classifier.safetensors"):
+        assert (folder / "checkpoints" / name).read_bytes() == (first[0] / "checkpoints" / name).read_bytes()
+    mine, theirs = result(folder)["policies"], result(first[0])["policies"]
+    assert all(mine[name]["top1"] == pytest.approx(1 - theirs[name]["top1"]) for name in POLICIES - {"greedy_oracle"})  # two classes
+
+
+def test_evaluate_repeats_the_table(tmp_path, first):
+    before = {path: path.read_bytes() for path in first[0].rglob("*") if path.is_file()}
+    evaluate.main(compose_config(Evaluate, "evaluate", [f"run={first[0]}", f"out={tmp_path}", "device=cpu"]))
+    assert result(tmp_path) == result(first[0])
+    assert (tmp_path / "contact_sheet.png").read_bytes() == before[first[0] / "contact_sheet.png"]
+    assert {path: path.read_bytes() for path in first[0].rglob("*") if path.is_file()} == before
+
+
+def test_evaluate_takes_a_classifier_and_a_policy(tmp_path, first, root, capsys):
+    parts = [f"{name}={first[0] / 'checkpoints' / folder}" for name, folder in (("classifier", "classifier"), ("policy", "best"))]
+    data = ["data=folder", f"data.root={root}", "data.num_frames=4", "data.val=0.25", "device=cpu"]
+    evaluate.main(compose_config(Evaluate, "evaluate", [*parts, *data, f"out={tmp_path}"]))
+    assert result(tmp_path) == result(first[0])
+    assert "learned" in capsys.readouterr().out
+
+
+def test_evaluate_refuses_a_run_that_is_not_finished_and_other_classes(stopped, root):
+    with pytest.raises(InputError, match="holds no finished run; start its command again to finish it"):
+        evaluate.main(compose_config(Evaluate, "evaluate", [f"run={stopped}"]))
+    with pytest.raises(InputError, match="classifier=demo was trained on other classes than those of data=folder"):
+        evaluate.main(compose_config(Evaluate, "evaluate", ["data=folder", f"data.root={root}"]))
+
+
+# Stopped, killed, crashed
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, stopped, root, first):
+    assert len(RunFolder(stopped).metrics()) == 2 and not (stopped / "result.json").exists()
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    assert "going on after 64 steps" in train(f"run={folder}", f"data.root={root}")
+    assert_same(folder, first[0])
+    assert [json.loads(line)["update"] for line in (folder / "timing.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+
+
+def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path, run, first):
+    """The third update is on record, the last checkpoint is of the second one."""
+    command = [sys.executable, tiny_training.__file__, "3", *run]
+    root = Path(__file__).parents[1]
+    path = os.pathsep.join([str(root), str(root / "tests")])
+    process = subprocess.run(command, env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert len(RunFolder(tmp_path / "run").metrics()) == 3
+    assert "going on after 64 steps" in train(*run)
+    assert_same(tmp_path / "run", first[0])
+
+
+class Crash(BaseException):
+    pass
+
+
+def crash(*args, **kwargs):
+    raise Crash
+
+
+@pytest.mark.parametrize(
+    ("place", "what"),
+    [
+        ("agents.ppo_checkpoint.save_checkpoint", "before the first checkpoint"),
+        ("agents.ppo_checkpoint.write_text", "between the zip and the file that points to it"),
+        ("agents.policy_files.write_text", "between the weights and the card of the best policy"),
+        ("agents.session.report", "before the result"),
+    ],
+)
+def test_a_run_that_crashed_anywhere_ends_as_if_it_had_not(tmp_path, run, first, place, what):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Crash):
+        patch.setattr("agents.stages.policy.save_checkpoint" if "save_checkpoint" in place else place, crash)
+        train(*run)
+    train(*run)
+    assert_same(tmp_path / "run", first[0])
+
+
+def test_a_classifier_that_was_half_saved_is_trained_again(tmp_path, root, first, cache, monkeypatch):
+    """The kill comes between its weights and its card: without a card there is no checkpoint."""
+    folders = [card.parent for card in (cache / "classifiers").glob("*/card.json")]
+    (kept,) = [folder for folder in folders if checkpoint.read_card(folder).fingerprint == result(first[0])["classifier"]]
+    moved = shutil.move(kept, tmp_path / "kept")
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        replace = Path.replace
+        patch.setattr(Path, "replace", lambda self, target: crash() if target.name == checkpoint.CARD else replace(self, target))
+        patch.setattr(session.Session, "train_policy", crash)
+        train(f"run={tmp_path / 'run'}", f"data.root={root}")
+    assert not (kept / checkpoint.CARD).exists()
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(session.Session, "train_policy", crash)
+        train(f"run={tmp_path / 'run'}", f"data.root={root}")
+    assert (kept / checkpoint.WEIGHTS).read_bytes() == (Path(moved) / checkpoint.WEIGHTS).read_bytes()
+
+
+# Files from elsewhere
+
+
+def test_a_checkpoint_that_was_changed_is_refused(tmp_path, stopped, root):
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    zipped = folder / "checkpoints" / "ppo-64.zip"
+    zipped.write_bytes(zipped.read_bytes() + b"\0")
+    with pytest.raises(InputError, match=r"ppo-64\.zip was not written by you on this machine, or was changed since\. Loading it can run"):
+        train(f"run={folder}", f"data.root={root}")
+
+
+def test_a_checkpoint_from_another_machine_is_loaded_only_if_it_is_trusted(tmp_path, stopped, root, first, monkeypatch):
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    monkeypatch.setattr(trust, "_key", lambda: b"another machine's")
+    monkeypatch.setattr(ppo_checkpoint.PPO, "load", lambda *args, **kwargs: pytest.fail("it was unpickled"))
+    with pytest.raises(InputError, match="trust=true loads it all the same, force=true starts the run over"):
+        train(f"run={folder}", f"data.root={root}")
+    monkeypatch.undo()
+    monkeypatch.setattr(trust, "_key", lambda: b"another machine's")
+    train(f"run={folder}", f"data.root={root}", "trust=true")
+    assert_same(folder, first[0])
+
+
+def resign(pointer, signature):
+    pointer.write_text(json.dumps({**json.loads(pointer.read_text()), "signature": signature}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "ppo-64.zip").unlink(), r"ppo-64\.zip is missing; force=true starts the run over"),
+        (lambda folder: (folder / "last.json").write_text("{"), r"last\.json cannot be read \(.*\); force=true starts the run over"),
+        (lambda folder: (folder / "last.json").write_text("{}"), r"last\.json cannot be read \(KeyError\('file'\)\)"),
+        (lambda folder: resign(folder / "last.json", None), r"ppo-64\.zip was not written by you on this machine"),
+        (lambda folder: resign(folder / "last.json", "é"), r"ppo-64\.zip was not written by you on this machine"),
+        (lambda folder: (folder.parent / "metrics.jsonl").write_text(""), "has 0 lines, but the checkpoint was made after 2; force=true"),
+    ],
+)
+def test_a_run_folder_with_broken_files_says_what_to_do(tmp_path, stopped, root, spoil, message):
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    spoil(folder / "checkpoints")
+    with pytest.raises(InputError, match=message):
+        train(f"run={folder}", f"data.root={root}")
+
+
+# Settings that do not fit
+
+
+def test_a_classifier_of_other_classes_is_refused(run):
+    message = r"classifier=demo was trained on 10 classes \(0, 1, 2, 3, 4, …\); the data set folder has 2 classes \(even, odd\)"
+    with pytest.raises(InputError, match=message):
+        train(*run, "classifier=demo")
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("smal", "small"), ("dmo", "demo"), ("papper", "paper"), ("aut", "auto")])
+def test_a_misspelt_classifier_suggests_the_nearest(run, typed, meant):
+    with pytest.raises(InputError, match=rf"classifier='{typed}' is not known and no such folder exists; did you mean '{meant}'\?"):
+        train(*run, f"classifier={typed}")
+
+
+def test_a_mistyped_value_does_not_take_the_run_folder(tmp_path, root):
+    folder = f"run={tmp_path / 'run'}"
+    with pytest.raises(InputError, match=r"data\.root is empty; data=folder needs data.root=DIR, a folder with one subfolder"):
+        train(folder)
+    with pytest.raises(InputError, match=rf"data\.root: {tmp_path / 'none'} does not exist"):
+        train(folder, f"data.root={tmp_path / 'none'}")
+    with pytest.raises(InputError, match="classifier='nonesuch' is not known"):  # and not: another config
+        train(folder, f"data.root={root}", "classifier=nonesuch")
+
+
+def test_a_run_that_measured_something_keeps_its_folder(tmp_path, stopped, root):
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    with pytest.raises(InputError, match="holds a run with another config"):
+        train(f"run={folder}", f"data.root={root}", "seed=3")
+    assert RunFolder(folder).config()["seed"] == 0
+
+
+def test_an_unknown_data_set_is_refused(run):
+    with pytest.raises(InputError, match=r"data\.name='kinetics' is not known; choose one of \['demo', 'folder'\]"):
+        train(*run, "data.name=kinetics")
+
+
+def test_a_policy_to_start_from_is_what_training_starts_from(tmp_path, run, first, monkeypatch):
+    from agents.stages import policy
+
+    best, seen = first[0] / "checkpoints" / "best", []
+    monkeypatch.setattr(policy.Recorder, "_on_training_start", lambda self: seen.append(self.policy_now()) or crash())
+    with pytest.raises(Crash):
+        train(*run, f"policy={best}", "network.hidden=16")  # the sizes are those of the policy
+    wanted = load_policy(best).state_dict()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in seen[0].state_dict().items())
+
+
+def test_a_policy_to_start_from_that_does_not_fit_is_refused(tmp_path, run, first):
+    best = first[0] / "checkpoints" / "best"
+    with pytest.raises(InputError, match=r"chooses from a grid of 3; add env\.grid=3"):
+        train(*run, f"policy={best}", "env.grid=4")
+    with pytest.raises(InputError, match=r"policy=.* holds no policy\.json"):
+        train(*run, f"policy={tmp_path / 'none'}")
+    policy = load_policy(best)
+    other = type(policy)(type(policy.network)((8, 6, 6), 4, 8, 8), 3)
+    save_policy(other, tmp_path / "other", {})
+    with pytest.raises(InputError, match=r"the policy reads glance maps of shape \(8, 6, 6\), the classifier's glancer makes \(16, 6, 6\)"):
+        train(*run, f"policy={tmp_path / 'other'}")
+
+
+def test_the_smallest_run_there_can_be(tmp_path, root):
+    """One frame a clip, fewer clips than environments, fewer steps than a rollout, nothing held out, no bank."""
+    rollout = ["env.num_envs=20", "ppo.total_steps=1", "ppo.n_steps=1", "ppo.batch_size=10"]
+    train(f"run={tmp_path}", f"data.root={root}", "data.num_frames=1", "data.val=0", "env.bank=false", *rollout)
+    (line,) = RunFolder(tmp_path).metrics()
+    assert (line["update"], line["steps"]) == (1, 20) and "val_top1" not in line
+    assert result(tmp_path)["policies"]["learned"]["movement"] == 0
+    evaluate.main(compose_config(Evaluate, "evaluate", [f"run={tmp_path}", f"out={tmp_path / 'out'}", "device=cpu"]))
+    assert result(tmp_path / "out") == result(tmp_path)
+
+
+# All stages
+
+
+def train_all(folder, root):
+    overrides = [f"run={folder}", f"data.root={root}", "ppo.total_steps=64", "finetune.epochs=2"]
+    return train(*overrides, command=train_stages, schema=TrainStages, name="train_stages")
+
+
+@pytest.fixture(scope="module")
+def all_stages(tmp_path_factory, root):
+    folder = tmp_path_factory.mktemp("runs") / "stages"
+    return folder, train_all(folder, root)
+
+
+def test_all_stages_run_from_random_weights(all_stages):
+    folder, printed = all_stages
+    lines = RunFolder(folder).metrics()
+    wanted = [(0, "glancer"), (0, "focuser"), (1, "random patches"), (1, "random patches"), (2, None), (2, None)]
+    finetuned = "head on the policy's patches"
+    assert [(line["stage"], line.get("part")) for line in lines] == [*wanted, (3, finetuned), (3, finetuned)]
+    assert "stage 3: head on" in printed
+    found = json.loads((folder / "result.json").read_text())
+    assert set(found["policies"]) == POLICIES
+    card, parent = (checkpoint.read_card(folder / "checkpoints" / name) for name in ("classifier", "stage1"))
+    assert found["classifier"] == card.fingerprint != parent.fingerprint == card.parent
+    before, after = (checkpoint.load(folder / "checkpoints" / name).state_dict() for name in ("stage1", "classifier"))
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {name for name in before if name.startswith("head.")}
+
+
+def test_finished_stages_are_not_run_again(tmp_path, root, all_stages, monkeypatch):
+    """Crashes in stage 1, 2 and 3, one after the other: each start goes on with the stage that was not finished."""
+
+    def again(*args, **kwargs):
+        pytest.fail("a finished stage is run again")
+
+    for crashing, finished in (
+        ("agents.make_classifier.train_on_random_patches", []),
+        ("agents.stages.policy.save_checkpoint", []),
+        ("agents.stages.finetune.finetune", ["agents.make_classifier.make_classifier"]),
+        ("agents.session.report", ["agents.make_classifier.make_classifier", "agents.stages.policy.PPO.learn"]),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(Crash):
+            patch.setattr(crashing, crash)
+            for name in finished:
+                patch.setattr(name, again)
+            train_all(tmp_path, root)
+    train_all(tmp_path, root)
+    assert_same(tmp_path, all_stages[0])
+
+
+def test_stages_start_from_an_architecture(tmp_path, root, first):
+    with pytest.raises(InputError, match="is trained already; train_stages starts from an architecture: small or paper"):
+        train(
+            f"run={tmp_path}", f"data.root={root}", f"classifier={first[0] / 'checkpoints' / 'classifier'}",
+            command=train_stages, schema=TrainStages, name="train_stages",
+        )  # fmt: skip
+
+
+# What comes with the package
+
+
+def test_every_classifier_that_comes_with_the_package_loads():
+    for name in checkpoint.list_classifiers():
+        classifier = checkpoint.load(name)
+        folder = checkpoint.SHIPPED[name]
+        assert sum(path.stat().st_size for path in folder.iterdir()) < 1_000_000
+        assert classifier.classes == tuple("0123456789") and not classifier.training
+        assert classifier.fingerprint() == checkpoint.read_card(name).fingerprint
+    assert "demo" in checkpoint.list_classifiers()
+    assert builders.choose_classifier("auto", builders.demo(), torch.device("cpu")).classes == tuple("0123456789")

@@ -1,0 +1,79 @@
+"""A training command with the tiny networks, on a folder of a dozen real videos; also as a process of its own.
+
+    python tiny_training.py UPDATE key=value ...    dies by SIGKILL when the line of that update has been written
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TASK, TINY
+
+from adafocus_env.demo import demo
+from agents import train_ppo
+from agents.command import compose_config
+from agents.config import TrainPPO
+from agents.run_folder import RunFolder
+from classifiers.registry import ARCHITECTURES
+
+SETTINGS = [
+    "data=folder", "data.num_frames=4", "data.val=0.25", "device=cpu", "env.num_envs=4", "env.grid=3",
+    "ppo.total_steps=128", "ppo.n_steps=8", "ppo.batch_size=16", "ppo.n_epochs=1", "ppo.validate_every=1", "ppo.save_every=2",
+    "network.channels=4", "network.features=8", "network.hidden=8",
+    "stages.glancer.epochs=1", "stages.focuser.epochs=1", "stages.random_patches.epochs=2",
+]  # fmt: skip
+CLASSES = ("even", "odd")
+
+
+@contextlib.contextmanager
+def tiny_networks() -> Iterator[None]:
+    """Within it the architecture `small` is the tiny one; PyTorch's settings, which a training changes, come back."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ARCHITECTURES, "small", TINY)
+        yield
+    torch.use_deterministic_algorithms(False)
+
+
+def make_folder(root: Path, *, test_labels: int = 0) -> Path:
+    """Eight videos to train on and four to test on, in two classes; ``test_labels`` is added to those of the test part."""
+    for number, video in enumerate(demo(TASK, val=0.0).train):
+        part, shift = ("train", 0) if number < 8 else ("test", test_labels)
+        place = root / part / CLASSES[(video.label + shift) % 2] / video.path.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(video.path, place)
+    return root
+
+
+def train(*overrides: str, command=train_ppo, schema: type = TrainPPO, name: str = "train_ppo") -> str:
+    """Runs the command in this process; returns what it printed, on one line."""
+    config = compose_config(schema, name, [*SETTINGS, *overrides])
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        command.main(config)
+    return " ".join(printed.getvalue().split())
+
+
+def at_update(number: int, act) -> None:
+    """Calls ``act`` when the line of that update of stage 2 has been written."""
+    log = RunFolder.log
+
+    def logged(self, metrics):
+        log(self, metrics)
+        if metrics.get("update") == number:
+            act()
+
+    RunFolder.log = logged
+
+
+if __name__ == "__main__":
+    at_update(int(sys.argv[1]), lambda: os.kill(os.getpid(), signal.SIGKILL))
+    with tiny_networks():
+        train(*sys.argv[2:])
