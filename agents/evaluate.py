@@ -21,11 +21,12 @@ def main(config: Evaluate) -> None:
     from agents.records import to_json
     from agents.report import report
     from agents.run_folder import RESULT, RunFolder
-    from agents.session import deterministic
+    from agents.session import check_seed, deterministic
     from classifiers import checkpoint
     from classifiers.errors import InputError
     from classifiers.files import write_text
 
+    check_seed(config.seed)
     deterministic()
     device, bank = choose_device(config.device), True
     if config.run:

@@ -48,8 +48,9 @@ class Session:
         """Opens the run folder and fixes the seeds.
 
         Raises:
-            InputError: the folder belongs to another run, or the device cannot be used.
+            InputError: the folder belongs to another run, or seed or device cannot be used.
         """
+        check_seed(config.seed)
         deterministic()
         session = cls(RunFolder.open(folder, asdict(config), force=config.force), config, Display())
         session._open.enter_context(session.run)
@@ -132,6 +133,12 @@ class Session:
         self.seconds["evaluate"] = time.perf_counter() - start
         self.run.write_result({**result, "seconds": {key: round(value, 1) for key, value in self.seconds.items()}})
         self.display.say(f"saved to {self.run.root}: result.json, result.png, contact_sheet.png, checkpoints/")
+
+
+def check_seed(seed: int) -> None:
+    """Raises `InputError` for a seed that NumPy, which Stable-Baselines3 draws from, does not take."""
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed={seed} is outside the seeds there are; choose one from 0 to {2**32 - 1}")
 
 
 def deterministic() -> None:

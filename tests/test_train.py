@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import tiny_training
 import torch
+from conftest import TASK
 from tiny_training import make_folder, tiny_networks, train
 
+from adafocus_env.demo import demo
 from agents import builders, evaluate, ppo_checkpoint, session, train_stages, trust
 from agents.command import compose_config
 from agents.config import Evaluate, TrainStages
@@ -143,6 +145,14 @@ def test_a_classifier_that_changes_in_stage_2_is_noticed(run, first, monkeypatch
     assert not (Path(run[0].partition("=")[2]) / "result.json").exists()
 
 
+def test_the_demo_videos_have_an_oracle(tmp_path, monkeypatch):
+    monkeypatch.setitem(builders.DATA_SETS, "demo", lambda config: demo(TASK, val=config.val))
+    train(f"run={tmp_path}", "data.name=demo", "classifier=small", "ppo.total_steps=32")
+    found = result(tmp_path)
+    assert set(found["policies"]) == POLICIES | {"oracle"} and found["data"] == "demo"
+    assert found["policies"]["oracle"]["movement"] > 0
+
+
 # The same again
 
 
@@ -250,16 +260,21 @@ def test_a_run_that_crashed_anywhere_ends_as_if_it_had_not(tmp_path, run, first,
 
 
 def test_a_classifier_that_was_half_saved_is_trained_again(tmp_path, root, first, cache, monkeypatch):
-    """The kill comes between its weights and its card: without a card there is no checkpoint."""
+    """The kill comes when one of its two files is in place and the other is not."""
+    names, placed, replace = {checkpoint.CARD, checkpoint.WEIGHTS}, [], Path.replace
+
+    def place(self, target):
+        if target.name in names:
+            placed.append(target.name)
+        return crash() if len(placed) == 2 else replace(self, target)
+
     folders = [card.parent for card in (cache / "classifiers").glob("*/card.json")]
     (kept,) = [folder for folder in folders if checkpoint.read_card(folder).fingerprint == result(first[0])["classifier"]]
     moved = shutil.move(kept, tmp_path / "kept")
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        replace = Path.replace
-        patch.setattr(Path, "replace", lambda self, target: crash() if target.name == checkpoint.CARD else replace(self, target))
-        patch.setattr(session.Session, "train_policy", crash)
+        patch.setattr(Path, "replace", place)
         train(f"run={tmp_path / 'run'}", f"data.root={root}")
-    assert not (kept / checkpoint.CARD).exists()
+    assert len(names & {path.name for path in kept.iterdir()}) == 1
     with monkeypatch.context() as patch, pytest.raises(Crash):
         patch.setattr(session.Session, "train_policy", crash)
         train(f"run={tmp_path / 'run'}", f"data.root={root}")
@@ -341,6 +356,14 @@ def test_a_run_that_measured_something_keeps_its_folder(tmp_path, stopped, root)
     with pytest.raises(InputError, match="holds a run with another config"):
         train(f"run={folder}", f"data.root={root}", "seed=3")
     assert RunFolder(folder).config()["seed"] == 0
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_cannot_be_is_refused(run, seed):
+    with pytest.raises(InputError, match=f"seed={seed} is outside the seeds there are; choose one from 0 to 4294967295"):
+        train(*run, f"seed={seed}")
+    with pytest.raises(InputError, match=f"seed={seed} is outside"):
+        evaluate.main(compose_config(Evaluate, "evaluate", [f"seed={seed}"]))
 
 
 def test_an_unknown_data_set_is_refused(run):
