@@ -35,7 +35,7 @@ class EnvConfig:
     num_envs: int = 64
     grid: int = 7
     reward: str = "random"
-    baseline: int | str = 1
+    baseline: int | str = "all"
     bank: bool = True
 
 
@@ -49,7 +49,7 @@ class PPOConfig:
         save_every: updates between two checkpoints.
     """
 
-    total_steps: int = 100_000
+    total_steps: int = 150_000
     n_steps: int = 16
     batch_size: int = 256
     n_epochs: int = 4
@@ -57,7 +57,7 @@ class PPOConfig:
     gamma: float = 0.7
     gae_lambda: float = 0.95
     clip_range: float = 0.2
-    ent_coef: float = 0.01
+    ent_coef: float = 0.005
     vf_coef: float = 0.5
     max_grad_norm: float = 0.5
     validate_every: int = 5

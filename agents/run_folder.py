@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +35,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.root = Path(path)
+        self._logged = time.perf_counter()
         self._lock = FileLock(self.root / ".lock", timeout=0, thread_local=False)
 
     @classmethod
@@ -99,12 +101,14 @@ class RunFolder:
             raise InputError(f"{file} cannot be read ({problem}); mend it or choose another run=DIR") from problem
 
     def log(self, metrics: Mapping[str, object]) -> None:
-        """Appends a line to ``metrics.jsonl``; it is on the disk when this returns. No times: see `log_timing`."""
-        append_line(self.path(METRICS), metrics)
+        """Appends a line to ``metrics.jsonl``, and to ``timing.jsonl`` the seconds since the line before or the start.
 
-    def log_timing(self, timing: Mapping[str, object]) -> None:
-        """Appends a line to ``timing.jsonl``."""
-        append_line(self.path(TIMING), timing)
+        Both are on the disk when this returns.
+        """
+        append_line(self.path(METRICS), metrics)
+        now = time.perf_counter()
+        append_line(self.path(TIMING), {"seconds": round(now - self._logged, 3)})
+        self._logged = now
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``."""

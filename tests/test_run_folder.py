@@ -125,12 +125,11 @@ def test_metrics_keep_their_order_and_have_no_nan(tmp_path):
     infinite = [np.inf, np.array([1.0, np.nan])]
     with opened(tmp_path) as folder:
         folder.log({"step": np.int64(3), "a": np.float32(0.5), "nan": float("nan"), "inf": infinite, "word": "é\u2028"})
-        folder.log_timing({"seconds": 0.1})
         assert folder.path("metrics.jsonl").read_bytes().decode() == (
             '{"step": 3, "a": 0.5, "nan": null, "inf": [null, [1.0, null]], "word": "é\u2028"}\n'
         )
         assert folder.metrics()[0]["word"] == "é\u2028"
-        assert folder.path("timing.jsonl").read_text() == '{"seconds": 0.1}\n'
+        assert json.loads(folder.path("timing.jsonl").read_text())["seconds"] >= 0
 
 
 def test_half_a_line_is_dropped_when_the_run_goes_on(tmp_path):
@@ -148,7 +147,6 @@ def test_truncate_takes_back_what_came_after_the_checkpoint(tmp_path):
     with opened(tmp_path) as folder:
         for step in range(3):
             folder.log({"step": step})
-            folder.log_timing({"seconds": step})
         folder.truncate(2)
         assert [line["step"] for line in folder.metrics()] == [0, 1]
         assert folder.path("timing.jsonl").read_text().count("\n") == 2

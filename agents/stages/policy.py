@@ -203,7 +203,6 @@ class Recorder(BaseCallback):
         self._run.log(line)
         now = time.perf_counter()
         rate = self._steps_per_update / (now - self._then)
-        self._run.log_timing({"update": update, "seconds": now - self._then})
         self._bar.at(
             min(self.num_timesteps, self._config.total_steps),
             f"return {line['return']:.2f}, accuracy {line['accuracy']:.0%}, entropy {line['entropy']:.2f}, {rate:.0f} steps/s",
