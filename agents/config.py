@@ -49,7 +49,7 @@ class PPOConfig:
         save_every: updates between two checkpoints.
     """
 
-    total_steps: int = 150_000
+    total_steps: int = 100_000
     n_steps: int = 16
     batch_size: int = 256
     n_epochs: int = 4
@@ -57,7 +57,7 @@ class PPOConfig:
     gamma: float = 0.7
     gae_lambda: float = 0.95
     clip_range: float = 0.2
-    ent_coef: float = 0.005
+    ent_coef: float = 0.01
     vf_coef: float = 0.5
     max_grad_norm: float = 0.5
     validate_every: int = 5
@@ -68,7 +68,7 @@ class PPOConfig:
 class NetworkConfig:
     """Sizes of the policy network; see `agents.policies.PolicyNetwork`."""
 
-    channels: int = 32
+    channels: int = 16
     features: int = 128
     hidden: int = 128
 
