@@ -257,7 +257,7 @@ def test_cards_that_cannot_be_read(saved, content, message):
         ({"flavour": 1, "colour": 2}, r"card\.json: unknown fields \['colour', 'flavour'\]"),
         ({"architecture": {**dataclasses.asdict(TINY), "depth": 3}}, r"card\.json: unknown fields \['depth'\]"),
         ({"architecture": {**dataclasses.asdict(TINY), "patch_size": 97}}, r"card\.json: patch_size=97 does not fit frames of 96"),
-        ({"architecture": {**dataclasses.asdict(TINY), "head": "lstm"}}, r"card\.json: head='lstm' is not known; choose one of \['gru'\]"),
+        ({"architecture": {**dataclasses.asdict(TINY), "head": "lstm"}}, r"card\.json: head='lstm' is not known; choose one of \['gru', 'linear'\]"),
         ({"fingerprint": "0" * 64}, r"classifier\.safetensors does not hold the weights that card\.json describes"),
     ],
 )
