@@ -11,9 +11,10 @@ classes     a text file with the names of the classes, one a line, in the order 
 from __future__ import annotations
 
 import difflib
+import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from classifiers.errors import InputError
@@ -57,7 +58,8 @@ def import_released(given: Arguments) -> str:
     out = Path(given.out)
     if released.policy is None and (out / policy_network.CARD).exists():
         raise InputError(f"out={out} holds a policy, and {given.file} has none to replace it; choose another folder")
-    command = f"python -m classifiers.import_released file={given.file} patch_size={given.patch_size}"
+    typed = (f"{key}={value}" for key, value in asdict(given).items() if value is not None)
+    command = f"python -m classifiers.import_released {shlex.join(typed)}"
     card = checkpoint.save(released.classifier, out, command=command)
     told = f"{out}: classifier with {len(card.classes)} classes, {card.architecture.head} head, patches of {given.patch_size} pixels"
     if released.policy is None:

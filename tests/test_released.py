@@ -39,7 +39,8 @@ def stored():
 @pytest.fixture(scope="module")
 def frames(stored):
     frames = released_weights.frames(CLIPS, T, 224, seed=20210503)
-    assert torch.equal(frames.flatten()[:64], torch.from_numpy(stored["input.first64"])), "torch draws other numbers here: no comparison"
+    first = torch.from_numpy(stored["input.first64"])  # the last bit may differ between processors
+    assert torch.allclose(frames.flatten()[:64], first, rtol=1e-6), "torch draws other numbers here: nothing can be compared"
     return frames
 
 
