@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -12,47 +10,9 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from adafocus_env.features import Features
+from classifiers.policy_network import GlanceActorCritic, GlanceEncoder, PolicyNetwork
 
-
-@dataclass(frozen=True)
-class PolicyNetwork:
-    """Sizes of the policy network; the defaults are the paper's.
-
-    Attributes:
-        map_shape: (C, h, w) of a glance map.
-        channels: of the 1×1 convolution.
-        features: length of a frame's encoding.
-        hidden: length of the GRU's state.
-    """
-
-    map_shape: tuple[int, int, int]
-    channels: int = 32
-    features: int = 1024
-    hidden: int = 1024
-
-
-class GlanceEncoder(nn.Module):
-    """conv 1×1, ReLU, flatten, linear, ReLU, GRU over the frames of a clip (paper, section 3.4).
-
-    Args:
-        network: the sizes.
-    """
-
-    def __init__(self, network: PolicyNetwork) -> None:
-        super().__init__()
-        channels, height, width = network.map_shape
-        self.frame = nn.Sequential(
-            nn.Conv2d(channels, network.channels, 1, bias=False),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(network.channels * height * width, network.features),
-            nn.ReLU(),
-        )
-        self.gru = nn.GRU(network.features, network.hidden, batch_first=True)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Glance maps (N, T, C, h, w) → the GRU's output after every frame (N, T, hidden)."""
-        return self.gru(self.frame(maps.flatten(0, 1)).unflatten(0, maps.shape[:2]))[0]
+__all__ = ["GlanceEncoder", "GlancePolicy", "GlancesByReference", "PolicyNetwork"]
 
 
 class GlancesByReference(BaseFeaturesExtractor):
@@ -100,29 +60,13 @@ class GlancesByReference(BaseFeaturesExtractor):
         return source.maps(clips[:, None], np.arange(source.clips.num_frames)[None])
 
 
-class GlancePolicy(nn.Module):
+class GlancePolicy(GlanceActorCritic):
     """The same network on glance maps, without Stable-Baselines3: what `load_policy` gives.
 
     Args:
         network: the sizes.
         grid: G, cells in each axis.
     """
-
-    def __init__(self, network: PolicyNetwork, grid: int) -> None:
-        super().__init__()
-        self.network, self.grid = network, grid
-        self.encoder = GlanceEncoder(network)
-        self.actor = nn.Linear(network.hidden, grid * grid)
-        self.critic = nn.Linear(network.hidden, 1)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Glance maps (N, T, C, h, w) → logits (N, T, G²) of the cells."""
-        return self.actor(self.encoder(maps))
-
-    @torch.no_grad()
-    def act(self, maps: Tensor) -> Tensor:
-        """Glance maps (N, T, C, h, w) → the most likely cells (N, T) int64."""
-        return self(maps).argmax(-1)
 
     @classmethod
     def of(cls, policy: ActorCriticPolicy, grid: int, network: PolicyNetwork) -> GlancePolicy:
@@ -142,7 +86,3 @@ class GlancePolicy(nn.Module):
         extractor = policy.features_extractor
         assert isinstance(extractor, GlancesByReference)
         return [(self.encoder, extractor.encoder), (self.actor, policy.action_net), (self.critic, policy.value_net)]
-
-    def card(self) -> dict[str, object]:
-        """What must be known to build it again."""
-        return {**asdict(self.network), "grid": self.grid}

@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from agents.policies import GlancePolicy, PolicyNetwork
-from classifiers.checkpoint import load_tensors, read_json, save_tensors
+from classifiers.checkpoint import load_tensors, read_json
 from classifiers.errors import InputError
-from classifiers.files import write_text
+from classifiers.policy_network import CARD, WEIGHTS, save_policy
 
-WEIGHTS = "policy.safetensors"
-CARD = "policy.json"
-
-
-def save_policy(policy: GlancePolicy, folder: Path | str, about: Mapping[str, Any]) -> None:
-    """Writes weights and card, each in one step.
-
-    Args:
-        policy: what to save.
-        folder: where; made if missing.
-        about: what else the card shall say, such as the fingerprint of the classifier that it was trained with.
-
-    Raises:
-        InputError: the folder cannot be written.
-    """
-    folder = Path(folder)
-    save_tensors(policy, folder / WEIGHTS)
-    write_text(folder / CARD, json.dumps({"network": policy.card(), **about}, indent=2) + "\n")
+__all__ = ["CARD", "WEIGHTS", "load_policy", "save_policy"]
 
 
 def load_policy(folder: Path | str, device: torch.device | str = "cpu") -> GlancePolicy:

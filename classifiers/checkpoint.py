@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from classifiers.classifier import Architecture, Classifier
 from classifiers.errors import InputError
@@ -162,14 +162,18 @@ def load_tensors(module: nn.Module, path: Path) -> None:
         tensors = load_file(path)
     except (SafetensorError, OSError) as problem:
         raise InputError(f"{path} is not a readable safetensors file ({problem}); train or copy the checkpoint again") from problem
-    wanted = module.state_dict()
-    faults = [f"missing {name}" for name in wanted if name not in tensors]
-    faults += [f"unexpected {name}" for name in tensors if name not in wanted]
-    faults += [
-        f"{name} has shape {tuple(tensors[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
-    if faults:
+    if faults := tensor_faults(module.state_dict(), tensors):
         raise InputError(f"{path} does not fit the architecture on its card: " + "; ".join(faults))
     module.load_state_dict(tensors)
+
+
+def tensor_faults(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """What is missing in ``found``, what is in it unexpectedly, and what has another shape than in ``wanted``."""
+    faults = [f"missing {name}" for name in wanted if name not in found]
+    faults += [f"unexpected {name}" for name in found if name not in wanted]
+    faults += [
+        f"{name} has shape {tuple(found[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    return faults

@@ -16,6 +16,7 @@ from classifiers.checkpoint import CARD, WEIGHTS, read_card
 from classifiers.classifier import Classifier
 from classifiers.cost import classifier_cost
 from classifiers.errors import InputError
+from classifiers.heads import LinearHead
 from classifiers.registry import ARCHITECTURES, architecture
 
 SMALL = ARCHITECTURES["small"]
@@ -104,6 +105,18 @@ def test_the_head_step_by_step_equals_the_whole_sequence(classifier):
         scores, state = classifier.classify(glances[:, t : t + 1], foci[:, t : t + 1], state)
         assert torch.allclose(scores[:, 0], whole[:, t], atol=1e-4, rtol=1e-5)
     assert torch.allclose(state, last, atol=1e-6)
+
+
+def test_the_linear_head_averages_the_probabilities_of_the_steps_so_far():
+    head = LinearHead(6, 3, dropout=0.5).eval()
+    features = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))
+    each = head.fc(features).softmax(-1)
+    whole, last = head(features)
+    for t in range(4):
+        assert torch.allclose(whole[:, t].softmax(-1), each[:, : t + 1].mean(1), atol=1e-6)
+    _, state = head(features[:, :2], torch.zeros(2, head.state_size))
+    scores, state = head(features[:, 2:], state)
+    assert torch.allclose(scores, whole[:, 2:], atol=1e-6) and torch.allclose(state, last)
 
 
 # Frozen
@@ -257,7 +270,7 @@ def test_cards_that_cannot_be_read(saved, content, message):
         ({"flavour": 1, "colour": 2}, r"card\.json: unknown fields \['colour', 'flavour'\]"),
         ({"architecture": {**dataclasses.asdict(TINY), "depth": 3}}, r"card\.json: unknown fields \['depth'\]"),
         ({"architecture": {**dataclasses.asdict(TINY), "patch_size": 97}}, r"card\.json: patch_size=97 does not fit frames of 96"),
-        ({"architecture": {**dataclasses.asdict(TINY), "head": "lstm"}}, r"card\.json: head='lstm' is not known; choose one of \['gru'\]"),
+        ({"architecture": {**dataclasses.asdict(TINY), "head": "lstm"}}, r"head='lstm' is not known; choose one of \['gru', 'linear'\]"),
         ({"fingerprint": "0" * 64}, r"classifier\.safetensors does not hold the weights that card\.json describes"),
     ],
 )
