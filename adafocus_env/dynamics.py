@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adafocus_env.features import Features, Indices
-from adafocus_env.reward import reward_named
+from adafocus_env.reward import REWARDS
 from classifiers.cost import classifier_cost
-from classifiers.errors import InputError
+from classifiers.errors import InputError, named
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Dynamics:
         if baseline != "all" and (not isinstance(baseline, int) or isinstance(baseline, bool) or baseline < 1):
             raise InputError(f"baseline={baseline!r} is not a number of random patches; choose 1 or more, or 'all'")
         self.features, self.grid, self.num_clips = features, features.grid, num_clips
-        self.reward = reward_named(reward)
+        self.reward = named("reward", reward, REWARDS)
         self._exact = baseline == "all"
         self._sampled = 0 if baseline == "all" or self.reward.baseline != "random patches" else int(baseline)
         self._labels = features.clips.labels

@@ -14,10 +14,10 @@ from adafocus_env.build import Split, build_features
 from adafocus_env.clips import ClipStore
 from adafocus_env.dynamics import Dynamics, Outcome
 from adafocus_env.features import Features
-from adafocus_env.observation import observation_named
+from adafocus_env.observation import OBSERVATIONS
 from adafocus_env.render import draw_step
 from classifiers.classifier import Classifier
-from classifiers.errors import InputError
+from classifiers.errors import InputError, named
 
 START = np.zeros(1, np.int64)
 
@@ -103,7 +103,7 @@ class AdaFocusEnv(gym.Env[NDArray[Any], np.int64]):
         render_mode: str | None = None,
     ) -> None:
         check_render_mode(render_mode, self.metadata["render_modes"])
-        self._observation = observation_named(observation)
+        self._observation = named("observation", observation, OBSERVATIONS)
         features = build_features(classifier, clips, grid=grid, bank=bank, device=device)
         self.dynamics = Dynamics(features, 1, reward=reward, baseline=baseline)
         self.observation_space = self._observation.space(features)

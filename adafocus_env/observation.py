@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -58,16 +57,3 @@ OBSERVATIONS: dict[str, Observation] = {
     "vector": Observation(_vector_space, lambda features, clips, steps: features.vectors(clips, steps)),
     "reference": Observation(_reference_space, lambda features, clips, steps: torch.from_numpy(np.stack([clips, steps], axis=-1))),
 }
-
-
-def observation_named(name: str) -> Observation:
-    """The observation of that name.
-
-    Raises:
-        InputError: no such name (suggests the nearest).
-    """
-    if name not in OBSERVATIONS:
-        near = difflib.get_close_matches(name, OBSERVATIONS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"observation={name!r} is not known; {hint}choose one of {sorted(OBSERVATIONS)}")
-    return OBSERVATIONS[name]

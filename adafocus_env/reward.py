@@ -10,14 +10,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
-
-from classifiers.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -39,16 +36,3 @@ REWARDS: dict[str, Reward] = {
     "confidence": Reward(lambda now, previous, baseline: now),
     "padding": Reward(lambda now, previous, baseline: now - baseline, "zeros"),
 }
-
-
-def reward_named(name: str) -> Reward:
-    """The reward of that name.
-
-    Raises:
-        InputError: no such name (suggests the nearest).
-    """
-    if name not in REWARDS:
-        near = difflib.get_close_matches(name, REWARDS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"reward={name!r} is not known; {hint}choose one of {sorted(REWARDS)}")
-    return REWARDS[name]

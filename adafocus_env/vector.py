@@ -17,9 +17,9 @@ from adafocus_env.clips import ClipStore
 from adafocus_env.dynamics import Dynamics, Outcome
 from adafocus_env.env import AdaFocusEnv, check_options, check_render_mode, picture
 from adafocus_env.features import Features, Indices
-from adafocus_env.observation import observation_named
+from adafocus_env.observation import OBSERVATIONS
 from classifiers.classifier import Classifier
-from classifiers.errors import InputError
+from classifiers.errors import InputError, named
 
 Step = tuple[NDArray[Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
 
@@ -66,7 +66,7 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]
             raise InputError(f"clip_order={clip_order!r} is not known; choose 'independent' or 'epoch'")
         self.autoreset_mode = _mode(autoreset_mode)
         self.metadata = {**AdaFocusEnv.metadata, "autoreset_mode": self.autoreset_mode}
-        self._observation = observation_named(observation)
+        self._observation = named("observation", observation, OBSERVATIONS)
         features = build_features(classifier, clips, grid=grid, bank=bank, device=device)
         self.dynamics = Dynamics(features, num_envs, reward=reward, baseline=baseline)
         self.num_envs, self.render_mode, self.clip_order = num_envs, render_mode, clip_order

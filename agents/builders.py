@@ -22,7 +22,7 @@ from agents.make_classifier import make_classifier
 from agents.progress import Display
 from classifiers import checkpoint
 from classifiers.classifier import Architecture, Classifier
-from classifiers.errors import InputError
+from classifiers.errors import InputError, named
 from classifiers.registry import ARCHITECTURES, SHIPPED
 
 DATA_SETS: dict[str, Callable[[DataConfig], DataSet]] = {
@@ -47,9 +47,7 @@ def build_data(config: DataConfig) -> DataSet:
     Raises:
         InputError: no such name, or its folder cannot be used.
     """
-    if config.name not in DATA_SETS:
-        raise InputError(f"data.name={config.name!r} is not known; choose one of {sorted(DATA_SETS)}")
-    return DATA_SETS[config.name](config)
+    return named("data.name", config.name, DATA_SETS)(config)
 
 
 def build_clips(data: DataSet, config: DataConfig, size: int, display: Display) -> Clips:

@@ -15,7 +15,7 @@ from agents.make_classifier import make_classifier, random_accuracy
 from agents.progress import Display
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
-from classifiers.registry import architecture
+from classifiers.registry import ARCHITECTURES
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Shipped:
 def main(config: Shipped) -> None:
     """Trains the demo classifier in stages 0 and 1 and saves it."""
     with Display() as display:
-        network = architecture("small")
+        network = ARCHITECTURES["small"]
         clips = build_clips(build_data(config.data), config.data, network.size, display)
         torch.manual_seed(config.seed)
         classifier = Classifier(network, clips.data.classes).to(choose_device(config.device))

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from adafocus_env.clips import ClipStore
 from agents.config import SupervisedConfig
-from classifiers.errors import InputError
+from classifiers.errors import InputError, named
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adamw": AdamW,
@@ -75,16 +75,14 @@ def train_epochs(
     Raises:
         InputError: the optimiser or the schedule is not known, or a number is too small.
     """
-    for key, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
-        if getattr(config, key) not in known:
-            raise InputError(f"{key}={getattr(config, key)!r} is not known; choose one of {sorted(known)}")
+    make_optimizer, make_schedule = named("optimizer", config.optimizer, OPTIMIZERS), named("schedule", config.schedule, SCHEDULES)
     for key in ("batch_size", "frames"):
         if getattr(config, key) < 1:
             raise InputError(f"{key}={getattr(config, key)} is too small; choose 1 or more")
     batches = -(-len(clips) // config.batch_size)
     groups = [{"params": part.module.parameters(), "lr": part.learning_rate} for part in parts]
-    optimizer = OPTIMIZERS[config.optimizer](groups, lr=config.learning_rate, weight_decay=config.weight_decay)
-    schedule = SCHEDULES[config.schedule](optimizer, max(1, config.epochs * batches))
+    optimizer = make_optimizer(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
+    schedule = make_schedule(optimizer, max(1, config.epochs * batches))
     for epoch in range(config.epochs):
         for part in parts:
             part.module.train().requires_grad_(True)

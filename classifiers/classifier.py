@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from classifiers.backbones import BACKBONES
-from classifiers.errors import InputError
+from classifiers.errors import InputError, named
 from classifiers.heads import HEADS
 from classifiers.protocols import Focuser, Glancer, Head
 
@@ -47,8 +47,7 @@ class Architecture:
 
     def __post_init__(self) -> None:
         for field, known in (("glancer", BACKBONES), ("focuser", BACKBONES), ("head", HEADS)):
-            if getattr(self, field) not in known:
-                raise InputError(f"{field}={getattr(self, field)!r} is not known; choose one of {sorted(known)}")
+            named(field, getattr(self, field), known)
         if not 0 < self.patch_size <= self.size:
             raise InputError(
                 f"patch_size={self.patch_size} does not fit frames of {self.size} pixels; choose a patch_size from 1 to {self.size}"

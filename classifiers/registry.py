@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 from classifiers.classifier import Architecture
-from classifiers.errors import InputError
 
 ARCHITECTURES: dict[str, Architecture] = {
     "small": Architecture(
@@ -32,16 +30,3 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 SHIPPED: dict[str, Path] = {"demo": Path(__file__).parent / "shipped" / "demo"}
-
-
-def architecture(name: str) -> Architecture:
-    """The architecture of that name.
-
-    Raises:
-        InputError: no such name (suggests the nearest).
-    """
-    if name not in ARCHITECTURES:
-        near = difflib.get_close_matches(name, ARCHITECTURES, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"classifier={name!r} is not known; {hint}choose one of {sorted(ARCHITECTURES)}")
-    return ARCHITECTURES[name]

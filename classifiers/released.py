@@ -18,7 +18,7 @@ from classifiers.checkpoint import tensor_faults
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 from classifiers.policy_network import GlanceActorCritic, PolicyNetwork
-from classifiers.registry import architecture
+from classifiers.registry import ARCHITECTURES
 
 # How our names begin → how the same tensors' names begin in the file, its parts (`PARTS` and policy) first.
 CLASSIFIER_NAMES = {
@@ -72,7 +72,7 @@ def read_released(path: Path | str, *, patch_size: int = 96, classes: tuple[str,
         InputError: it cannot be read, is of the other family, lacks tensors or holds others (lists them).
     """
     path = Path(path)
-    sizes = replace(architecture("paper"), patch_size=patch_size)
+    sizes = replace(ARCHITECTURES["paper"], patch_size=patch_size)
     found = _tensors(_load(path), path)
     if not _has(found, "fc.gru.") and _shape(found, "fc.fc.weight")[1:] != (sizes.hidden_size,):
         sizes = replace(sizes, head="linear")

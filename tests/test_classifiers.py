@@ -15,9 +15,9 @@ from classifiers import checkpoint
 from classifiers.checkpoint import CARD, WEIGHTS, read_card
 from classifiers.classifier import Classifier
 from classifiers.cost import classifier_cost
-from classifiers.errors import InputError
+from classifiers.errors import InputError, named
 from classifiers.heads import LinearHead
-from classifiers.registry import ARCHITECTURES, architecture
+from classifiers.registry import ARCHITECTURES
 
 SMALL = ARCHITECTURES["small"]
 
@@ -332,16 +332,16 @@ def test_a_patch_must_fit_the_frame(patch_size):
 
 
 def test_unknown_networks_are_refused_with_those_that_are_known():
-    with pytest.raises(InputError, match=r"glancer='mobilenet_v3' is not known; choose one of \['mobilenet_v2', "):
+    with pytest.raises(InputError, match=r"glancer='mobilenet_v3' is not known; did you mean 'mobilenet_v2'\? choose one of"):
         dataclasses.replace(TINY, glancer="mobilenet_v3")
 
 
 def test_unknown_architectures_suggest_the_nearest():
-    assert architecture("paper") is ARCHITECTURES["paper"]
+    assert named("classifier", "paper", ARCHITECTURES) is ARCHITECTURES["paper"]
     with pytest.raises(InputError, match=r"classifier='papr' is not known; did you mean 'paper'\? choose one of \['paper', 'small'\]"):
-        architecture("papr")
+        named("classifier", "papr", ARCHITECTURES)
     with pytest.raises(InputError, match="classifier='zzz' is not known; choose one of"):
-        architecture("zzz")
+        named("classifier", "zzz", ARCHITECTURES)
 
 
 # Cost

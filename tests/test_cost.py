@@ -9,7 +9,7 @@ from agents.inference import policy_cost
 from agents.policies import GlancePolicy, PolicyNetwork
 from classifiers.classifier import Classifier
 from classifiers.cost import classifier_cost
-from classifiers.registry import architecture
+from classifiers.registry import ARCHITECTURES
 
 FRAMES = 16
 
@@ -17,7 +17,7 @@ FRAMES = 16
 @pytest.fixture(scope="module")
 def classifier():
     with torch.device("meta"):
-        empty = Classifier(architecture("paper"), [str(i) for i in range(200)])
+        empty = Classifier(ARCHITECTURES["paper"], [str(i) for i in range(200)])
     return empty.to_empty(device="cpu")  # costs do not depend on weights, and random ones take seconds
 
 

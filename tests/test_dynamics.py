@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from adafocus_env.action import ActionError, GridAction
 from adafocus_env.dynamics import Dynamics, Episode
 from adafocus_env.features import LiveFeatures
-from adafocus_env.reward import REWARDS, reward_named
+from adafocus_env.reward import REWARDS
 from classifiers.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -223,7 +223,7 @@ def test_unknown_rewards_suggest_the_nearest(bank):
     with pytest.raises(InputError, match=r"reward='randm' is not known; did you mean 'random'\? choose one of \['confidence', "):
         Dynamics(bank, 1, reward="randm")
     with pytest.raises(InputError, match=r"reward='xyz' is not known; choose one of"):
-        reward_named("xyz")
+        Dynamics(bank, 1, reward="xyz")
 
 
 def test_a_patch_geometry_of_another_grid(classifier, clips):

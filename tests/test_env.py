@@ -17,7 +17,7 @@ from adafocus_env import clips as clips_module
 from adafocus_env.action import ActionError
 from adafocus_env.build import build_features
 from adafocus_env.env import AdaFocusEnv
-from adafocus_env.observation import OBSERVATIONS, observation_named
+from adafocus_env.observation import OBSERVATIONS
 from adafocus_env.render import CAPTION
 from classifiers import checkpoint
 from classifiers.errors import InputError
@@ -234,7 +234,7 @@ def test_unknown_names_suggest_the_nearest(make):
     with pytest.raises(InputError, match=r"observation='vectr' is not known; did you mean 'vector'\? choose one of \['map', 'reference', "):
         make(observation="vectr")
     with pytest.raises(InputError, match=r"observation='xyz' is not known; choose one of"):
-        observation_named("xyz")
+        make(observation="xyz")
     with pytest.raises(InputError, match=r"reward='confidance' is not known; did you mean 'confidence'\?"):
         make(reward="confidance")
 
