@@ -73,7 +73,7 @@ def build_clips(data: DataSet, config: DataConfig, size: int, display: Display) 
 def part(data: DataSet, split: Split, config: DataConfig, size: int, display: Display) -> ClipStore:
     """The clips of one part of a data set; see `build_clips`."""
     count = len(getattr(data, split)) * (config.views if split == "train" else 1)
-    bar = display.bar(f"decode {split} clips", count)
+    bar = display.bar(f"decode {split}", count)
     clips = open_clips(
         data, split, num_frames=config.num_frames, size=size, views=config.views, num_workers=config.workers, progress=bar.at
     )

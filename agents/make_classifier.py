@@ -58,7 +58,7 @@ def show_epochs(epochs: Iterator[dict[str, float]], stage: int, name: str, count
     bar = display.bar(f"stage {stage}: {name}", count)
     for number, measured in enumerate(epochs, 1):
         log({"stage": stage, "part": name, "epoch": number, **measured})
-        bar.at(number, f"loss {measured['loss']:.3f}, accuracy {measured['accuracy']:.1%}")
+        bar.at(number, f"loss {measured['loss']:.3f} accuracy {measured['accuracy']:.1%}")
 
 
 def random_accuracy(classifier: Classifier, clips: ClipStore, seed: int) -> float:

@@ -33,7 +33,7 @@ def report(
     Returns:
         The content of `result.json`, without the times.
     """
-    bar = display.bar("evaluate on the test clips", len(ORDER))
+    bar = display.bar("evaluate", len(ORDER))
     measures, plays = evaluate(features, policy, seed=seed, progress=lambda name: bar.advance(1, name.replace("_", " ")))
     bar.at(len(ORDER), "")
     title = f"{data}: {len(features.clips)} test clips"
@@ -47,7 +47,7 @@ def report(
 
 def table(measures: Mapping[str, Mapping[str, float]], title: str) -> Table:
     """The measures of all policies, for the terminal; what each name means is in the README."""
-    shown = Table(title=title, caption="a multiply-add counts as one; entropy in nats; movement in shares of H − P")
+    shown = Table(title=title, caption="multiply-adds count as one; entropy in nats; movement in H − P")
     shown.add_column("policy", no_wrap=True)
     for heading in ("top-1", "GFLOPs a video", "location entropy", "movement"):
         shown.add_column(heading, justify="right", no_wrap=True)

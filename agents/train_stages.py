@@ -45,7 +45,7 @@ def main(config: TrainStages) -> None:
         parent = classifier.fingerprint()
         torch.manual_seed(config.seed)
         epochs = finetune(classifier, policy, clips.train, config.finetune, seed=config.seed)
-        show_epochs(epochs, 3, "head on the policy's patches", config.finetune.epochs, session.display, run.log)
+        show_epochs(epochs, 3, "head", config.finetune.epochs, session.display, run.log)
         session.finish(classifier, policy, clips, start, parent=parent, command="python -m agents.train_stages")
 
 

@@ -247,7 +247,7 @@ def crash(*args, **kwargs):
     [
         ("agents.ppo_checkpoint.save_checkpoint", "before the first checkpoint"),
         ("agents.ppo_checkpoint.write_text", "between the zip and the file that points to it"),
-        ("agents.policy_files.write_text", "between the weights and the card of the best policy"),
+        ("classifiers.policy_network.write_text", "between the weights and the card of the best policy"),
         ("agents.session.report", "before the result"),
     ],
 )
@@ -424,9 +424,9 @@ def test_all_stages_run_from_random_weights(all_stages):
     folder, printed = all_stages
     lines = RunFolder(folder).metrics()
     wanted = [(0, "glancer"), (0, "focuser"), (1, "random patches"), (1, "random patches"), (2, None), (2, None)]
-    finetuned = "head on the policy's patches"
+    finetuned = "head"
     assert [(line["stage"], line.get("part")) for line in lines] == [*wanted, (3, finetuned), (3, finetuned)]
-    assert "stage 3: head on" in printed
+    assert "stage 3: head" in printed
     found = json.loads((folder / "result.json").read_text())
     assert set(found["policies"]) == POLICIES
     card, parent = (checkpoint.read_card(folder / "checkpoints" / name) for name in ("classifier", "stage1"))
