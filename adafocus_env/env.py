@@ -103,6 +103,7 @@ class AdaFocusEnv(gym.Env[NDArray[Any], np.int64]):
         render_mode: str | None = None,
     ) -> None:
         check_render_mode(render_mode, self.metadata["render_modes"])
+        self.metadata = {**self.metadata}  # Gymnasium's own vector environments write into it
         self._observation = named("observation", observation, OBSERVATIONS)
         features = build_features(classifier, clips, grid=grid, bank=bank, device=device)
         self.dynamics = Dynamics(features, 1, reward=reward, baseline=baseline)
