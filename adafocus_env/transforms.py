@@ -1,4 +1,4 @@
-"""Crop, flip and normalise: drawn once, applied alike to all frames of a clip."""
+"""Crop and flip: drawn once, applied alike to all frames of a clip."""
 
 from __future__ import annotations
 
@@ -102,23 +102,6 @@ def map_points(points: NDArray[np.floating], crop: Crop, size: int) -> NDArray[n
 def rescale_points(points: NDArray[np.floating], old: tuple[int, int], new: tuple[int, int]) -> NDArray[np.float64]:
     """Points (..., 2) as (y, x) in pixels of frames of ``old`` (height, width), after the frames are resized to ``new``."""
     return (np.asarray(points, np.float64) + 0.5) * (np.array(new) / np.array(old)) - 0.5
-
-
-def normalise(frames: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Bytes to what a network takes: (value / 255 − mean) / std for each channel.
-
-    Args:
-        frames: (..., 3, H, W) uint8.
-        mean: mean of each channel, on the scale 0–1.
-        std: standard deviation of each channel, on the same scale.
-
-    Returns:
-        float32 of the same shape, on the same device.
-    """
-    # One multiplication and one subtraction, in place: clips are large.
-    scale = torch.tensor([1 / (255 * s) for s in std], device=frames.device).view(-1, 1, 1)
-    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=frames.device).view(-1, 1, 1)
-    return frames.to(torch.float32).mul_(scale).sub_(shift)
 
 
 def _side(shorter: int, scale: float, size: int) -> int:

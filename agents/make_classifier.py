@@ -28,7 +28,7 @@ def make_classifier(
     seed: int,
     display: Display,
     log: Log = lambda line: None,
-) -> None:
+) -> float | None:
     """Trains glancer and focuser on whole frames, then focuser and head on random patches; freezes the result.
 
     Args:
@@ -39,6 +39,9 @@ def make_classifier(
         seed: of all draws.
         display: where progress is shown.
         log: called with one line an epoch.
+
+    Returns:
+        Top-1 of the result on ``val`` with random patches, None without ``val``.
     """
     classifier.freeze()
     stages: list[tuple[int, str, int, Callable[[], Iterator[dict[str, float]]]]] = [
@@ -49,8 +52,11 @@ def make_classifier(
     ]  # fmt: skip
     for stage, name, epochs, run in stages:
         show_epochs(run(), stage, name, epochs, display, log)
-    if val is not None:
-        display.say(f"stage 1 ended: {random_accuracy(classifier, val, seed):.1%} of the validation clips right with random patches")
+    if val is None:
+        return None
+    right = random_accuracy(classifier, val, seed)
+    display.say(f"stage 1 ended: {right:.1%} of the validation clips right with random patches")
+    return right
 
 
 def show_epochs(epochs: Iterator[dict[str, float]], stage: int, name: str, count: int, display: Display, log: Log) -> None:

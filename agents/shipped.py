@@ -11,7 +11,7 @@ from adafocus_env.build import choose_device
 from agents.builders import build_clips, build_data
 from agents.command import run_command
 from agents.config import ClassifierConfig, DataConfig
-from agents.make_classifier import make_classifier, random_accuracy
+from agents.make_classifier import make_classifier
 from agents.progress import Display
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
@@ -36,8 +36,8 @@ def main(config: Shipped) -> None:
         clips = build_clips(build_data(config.data), config.data, network.size, display)
         torch.manual_seed(config.seed)
         classifier = Classifier(network, clips.data.classes).to(choose_device(config.device))
-        make_classifier(classifier, clips.train, clips.val, config.stages, seed=config.seed, display=display)
-        metrics = {} if clips.val is None else {"val_top1_random_patches": random_accuracy(classifier, clips.val, config.seed)}
+        right = make_classifier(classifier, clips.train, clips.val, config.stages, seed=config.seed, display=display)
+        metrics = {} if right is None else {"val_top1_random_patches": right}
         checkpoint.save(classifier, Path(config.out), data="demo", metrics=metrics, command="python -m agents.shipped")
         display.say(f"saved to {config.out}")
 

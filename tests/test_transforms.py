@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adafocus_env.transforms import Crop, apply_crop, centre_crop, draw_crop, map_points, normalise, rescale_points
+from adafocus_env.transforms import Crop, apply_crop, centre_crop, draw_crop, map_points, rescale_points
 from classifiers.errors import InputError
 
 
@@ -96,12 +96,3 @@ def test_points_keep_their_shape_and_scale():
     assert map_points(points, Crop(1, 2, 8, 8), 8)[0, 0].tolist() == [-1.0, -2.0]
     assert map_points(points, Crop(0, 0, 8, 8, flip=True), 8)[0, 0].tolist() == [0.0, 7.0]
     assert rescale_points(np.array([[0.5, 0.5]]), (4, 4), (2, 2)).tolist() == [[0.0, 0.0]]
-
-
-def test_normalise_is_the_usual_one():
-    frames = random_frames()
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    expected = (frames.float() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
-    result = normalise(frames, mean, std)
-    assert result.dtype == torch.float32
-    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)

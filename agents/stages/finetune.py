@@ -25,10 +25,7 @@ def finetune(
     places = torch.from_numpy(grid.corners).to(classifier.device)
 
     def scores(batch: Batch) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            maps, _ = classifier.glance(classifier.normalise(batch.frames.flatten(0, 1)))
-            corners = places[policy.act(maps.unflatten(0, batch.frames.shape[:2]))]
-        return classify_patches(classifier, batch, corners)
+        return classify_patches(classifier, batch, lambda maps: places[policy.act(maps)])
 
     parts = [Part(cast(nn.Module, classifier.head), config.head_learning_rate)]
     return train_epochs(parts, clips, scores, config, seed=seed, device=classifier.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import torch
@@ -21,19 +21,20 @@ def train_on_random_patches(classifier: Classifier, clips: ClipStore, config: Su
 
     def scores(batch: Batch) -> tuple[Tensor, Tensor]:
         corners = batch.rng.integers(highest + 1, size=(*batch.frames.shape[:2], 2))
-        return classify_patches(classifier, batch, torch.from_numpy(corners).to(batch.frames.device))
+        return classify_patches(classifier, batch, lambda maps: torch.from_numpy(corners).to(maps.device))
 
     focuser, head = cast(nn.Module, classifier.focuser), cast(nn.Module, classifier.head)
     parts = [Part(focuser, config.learning_rate), Part(head, config.head_learning_rate)]
     return train_epochs(parts, clips, scores, config, seed=seed, device=classifier.device)
 
 
-def classify_patches(classifier: Classifier, batch: Batch, corners: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores (B·T, K) after every step with patches at ``corners`` (B, T, 2), and the labels (B·T,)."""
+def classify_patches(classifier: Classifier, batch: Batch, choose: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Scores (B·T, K) after every step with patches at ``choose(glance maps)`` (B, T, 2), and the labels (B·T,)."""
     shape = batch.frames.shape[:2]
     frames = batch.frames.flatten(0, 1)
     with torch.no_grad():
-        _, glances = classifier.glance(classifier.normalise(frames))
+        maps, glances = classifier.glance(classifier.normalise(frames))
+        corners = choose(maps.unflatten(0, shape))
     source = torch.arange(len(frames), device=frames.device)
     patches = crop_patches(frames, source, corners.flatten(0, 1), classifier.architecture.patch_size)
     foci = classifier.focus(classifier.normalise(patches))
