@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from adafocus_env.action import GridAction
+from adafocus_env.action import ACTIONS
 from adafocus_env.bank import FeatureBank, check_bank
 from adafocus_env.cache import cache_folder
 from adafocus_env.clips import ClipSettings, ClipStore
@@ -16,7 +16,7 @@ from adafocus_env.demo import demo
 from adafocus_env.features import Features, LiveFeatures
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
-from classifiers.errors import InputError
+from classifiers.errors import InputError, named
 
 Split = Literal["train", "val", "test"]
 DEMO_FRAMES = 8
@@ -86,16 +86,20 @@ def build_features(
     classifier: Classifier | str,
     clips: ClipStore | Split,
     *,
-    grid: int,
+    action: str = "grid",
+    grid: int = 7,
+    video_div: int | None = None,
     bank: Features | bool,
-    device: str,
+    device: str = "auto",
 ) -> Features:
     """Brings classifier, clips and patch geometry together.
 
     Args:
         classifier: a frozen classifier, or what `classifiers.load` takes. One that is given as an object stays on its device.
         clips: a clip store, or a part of the demo videos.
-        grid: G, places for a patch in each axis.
+        action: a name in `adafocus_env.action.ACTIONS`.
+        grid: G, places for a patch in each axis of a grid.
+        video_div: decisions a video, where the classifier averages the scores of frames; see `adafocus_env.features.count_steps`.
         bank: keep features in memory; or a bank that was made for the same classifier, clips and grid.
         device: for a classifier that is loaded here.
 
@@ -109,10 +113,10 @@ def build_features(
     if isinstance(clips, str):
         clips = open_clips(demo(), clips, num_frames=DEMO_FRAMES, size=classifier.architecture.size, lazy=True)
     check_fit(classifier, clips)
-    place = GridAction(grid, classifier.architecture.size, classifier.architecture.patch_size)
+    place = named("action", action, ACTIONS)(grid, classifier.architecture.size, classifier.architecture.patch_size)
     if not isinstance(bank, bool):
-        return check_bank(bank, classifier, clips, place)
-    return FeatureBank(classifier, clips, place) if bank else LiveFeatures(classifier, clips, place)
+        return check_bank(bank, classifier, clips, place, video_div)
+    return (FeatureBank if bank else LiveFeatures)(classifier, clips, place, video_div=video_div)
 
 
 def check_fit(classifier: Classifier, clips: ClipStore) -> None:

@@ -49,6 +49,7 @@ class ClipSettings:
     flip: bool = True
     scales: tuple[float, ...] = SCALES
     seed: int = 0
+    glance_frames: int = 0
 
     def __post_init__(self) -> None:
         for field in ("num_frames", "size", "views"):
@@ -121,6 +122,11 @@ class ClipStore:
     def num_frames(self) -> int:
         """Frames in a clip, T."""
         return self.settings.num_frames
+
+    @property
+    def num_glance_frames(self) -> int:
+        """Frames of a clip that the glancer looks at: the same T, or others, sampled separately."""
+        return self.settings.glance_frames or self.num_frames
 
     @property
     def size(self) -> int:

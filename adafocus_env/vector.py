@@ -24,7 +24,7 @@ from classifiers.errors import InputError, named
 Step = tuple[NDArray[Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
 
 
-class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]):
+class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
     """N environments of `AdaFocusEnv`, stepped together.
 
     Sub-environment i is the single environment reset with seed + i, step for step. All arrays that are returned are new.
@@ -53,7 +53,9 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]
         observation: str = "map",
         reward: str = "random",
         baseline: int | Literal["all"] = 1,
+        action: str = "grid",
         grid: int = 7,
+        video_div: int | None = None,
         bank: Features | bool = True,
         device: str = "auto",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
@@ -67,11 +69,11 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]
         self.autoreset_mode = _mode(autoreset_mode)
         self.metadata = {**AdaFocusEnv.metadata, "autoreset_mode": self.autoreset_mode}
         self._observation = named("observation", observation, OBSERVATIONS)
-        features = build_features(classifier, clips, grid=grid, bank=bank, device=device)
+        features = build_features(classifier, clips, action=action, grid=grid, video_div=video_div, bank=bank, device=device)
         self.dynamics = Dynamics(features, num_envs, reward=reward, baseline=baseline)
         self.num_envs, self.render_mode, self.clip_order = num_envs, render_mode, clip_order
         self.single_observation_space = self._observation.space(features)
-        self.single_action_space = self.dynamics.grid.space
+        self.single_action_space = self.dynamics.action.space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._rngs: list[np.random.Generator] = [seeding.np_random()[0] for _ in range(num_envs)]
@@ -90,14 +92,14 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]
         self._start(rows, options.get("clips"))
         return self._observe(), self._clip_info(rows)
 
-    def step(self, actions: NDArray[np.int64]) -> Step:
-        """Looks at the patches of cells ``actions`` (N,).
+    def step(self, actions: NDArray[Any]) -> Step:
+        """Looks at the patches that ``actions`` (N, *action space) pick.
 
         Raises:
             ActionError: an action lies outside the space; nothing has changed.
             ResetNeeded: a row has no episode running.
         """
-        actions = self.dynamics.grid.check(actions, self.num_envs)
+        actions = self.dynamics.action.check(actions, self.num_envs)
         resetting = np.flatnonzero(self._ended)
         if len(resetting) == self.num_envs:
             return self._reset_step(resetting)
@@ -126,7 +128,7 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]
             "vector_rng": self.np_random.bit_generator.state,
             "queue": list(self._queue),
             "clip": self.dynamics.clip.copy(),
-            "baseline": self.dynamics.baseline_cells.copy(),
+            "baseline": self.dynamics.baseline.copy(),
         }
 
     def restore_random_state(self, state: dict[str, Any]) -> None:

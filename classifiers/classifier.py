@@ -82,14 +82,14 @@ class Classifier(nn.Module):
         std = frames.new_tensor(self.architecture.std, dtype=torch.float32).view(3, 1, 1)
         return (frames.float() / 255 - mean) / std
 
-    def glance(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+    def glance(self, frames: Tensor, num_frames: int = 1) -> tuple[Tensor, Tensor]:
         """Normalised frames (N, 3, H, W), resized to the glance size → maps (N, C, h, w) and vectors (N, C)."""
         size = self.architecture.glance_size
         if frames.shape[-1] != size:
             frames = F.interpolate(frames, (size, size), mode="bilinear", align_corners=False, antialias=True)
         return self.glancer(frames)
 
-    def focus(self, patches: Tensor) -> Tensor:
+    def focus(self, patches: Tensor, num_frames: int = 1) -> Tensor:
         """Normalised patches (N, 3, P, P) → focus vectors (N, F)."""
         return self.focuser(patches)[1]
 
