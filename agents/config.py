@@ -33,7 +33,9 @@ class EnvConfig:
     """The environment that the policy learns in; see `adafocus_env.env.AdaFocusEnv`."""
 
     num_envs: int = 64
+    action: str = "grid"
     grid: int = 7
+    video_div: int | None = None
     reward: str = "random"
     baseline: int | str = "all"
     bank: bool = True
@@ -125,6 +127,7 @@ class TrainPPO:
         trust: resume from a checkpoint that was not written on this machine (it is unpickled).
         data: which videos.
         classifier: auto, a name (a shipped classifier or an architecture) or the folder of a checkpoint.
+        patch_size: P, height and width of the patches in pixels; 0: the architecture's. A checkpoint's cannot be changed.
         policy: folder of a policy to start from; empty: a new one.
         env: the environment.
         ppo: the algorithm.
@@ -139,6 +142,7 @@ class TrainPPO:
     trust: bool = False
     data: DataConfig = field(default_factory=DataConfig)
     classifier: str = "auto"
+    patch_size: int = 0
     policy: str = ""
     env: EnvConfig = field(default_factory=EnvConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
@@ -148,12 +152,16 @@ class TrainPPO:
 
 @dataclass
 class TrainStages(TrainPPO):
-    """`python -m agents.train_stages`; the keys of `TrainPPO`, and stage 3.
+    """`python -m agents.train_stages`; the keys of `TrainPPO`, which stages to run, and stage 3.
 
     Attributes:
-        finetune: stage 3, of f_C on the policy's patches.
+        first: the first stage to run; those from 1 on need a trained ``classifier``, stage 3 a trained ``policy`` too.
+        last: the last one.
+        finetune: stage 3, of f_C (and f_L where its learning rate is above 0) on the policy's patches.
     """
 
+    first: int = 0
+    last: int = 3
     finetune: SupervisedConfig = field(default_factory=SupervisedConfig)
 
 
@@ -166,8 +174,10 @@ class Evaluate:
         classifier: a shipped name or the folder of a checkpoint.
         policy: folder of a policy.
         data: which videos.
-        grid: G, cells in each axis.
+        grid: G, cells in each axis, where there is no policy that says it.
+        video_div: decisions a video, where there is no policy and the classifier averages the scores of frames.
         seed: of the random baselines.
+        bank: keep the frozen networks' features in memory; without, nothing is kept and the greedy oracle is left out.
         device: auto, cpu, cuda or cuda:N.
         out: folder for result.json and the pictures; empty: the table is only shown.
     """
@@ -177,6 +187,8 @@ class Evaluate:
     policy: str = ""
     data: DataConfig = field(default_factory=DataConfig)
     grid: int = 7
+    video_div: int | None = None
+    bank: bool = True
     seed: int = 0
     device: str = "auto"
     out: str = ""
