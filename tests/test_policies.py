@@ -205,8 +205,57 @@ def test_a_policy_comes_back_as_it_was_saved(saved, policy, maps):
     assert not loaded.training and not any(parameter.requires_grad for parameter in loaded.parameters())
     assert torch.equal(loaded(maps), policy(maps))
     assert json.loads((saved / CARD).read_text()) == {
-        "network": {"map_shape": [16, 6, 6], "channels": 4, "features": 10, "hidden": 8, "grid": 7}, "steps": 7
-    }  # fmt: skip
+        "network": {"map_shape": [16, 6, 6], "channels": 4, "features": 10, "hidden": 8, "batch_norm": False, "grid": 7, "std": 0.25},
+        "steps": 7,
+    }
+
+
+def test_cards_that_know_neither_batch_norm_nor_std_still_load(saved, policy, maps):
+    (saved / CARD).write_text(json.dumps({"network": SIZES}))
+    loaded = load_policy(saved)
+    assert (loaded.network, loaded.grid, loaded.std) == (NETWORK, 7, 0.25)
+    assert torch.equal(loaded(maps), policy(maps))
+
+
+def test_a_continuous_policy_with_batch_norm_comes_back_as_it_was_saved(maps, tmp_path):
+    torch.manual_seed(0)
+    policy = GlancePolicy(PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8, batch_norm=True), None, 0.5)
+    policy(maps)  # in training mode: the running statistics move
+    policy.eval().requires_grad_(False)
+    save_policy(policy, tmp_path, {})
+    loaded = load_policy(tmp_path)
+    assert (loaded.network, loaded.grid, loaded.std) == (policy.network, None, 0.5)
+    assert loaded.encoder.frame[1].running_mean.abs().min() > 0
+    assert torch.equal(loaded.act(maps), policy.act(maps))
+
+
+def test_a_continuous_policy_acts_by_the_places_that_it_tells(maps):
+    policy = GlancePolicy(NETWORK, None)
+    places = policy.act(maps)
+    assert places.shape == (12, 4, 2) and places.dtype == torch.float32
+    assert torch.equal(places, policy(maps)) and places.min() >= 0 and places.max() <= 1
+    with torch.no_grad():
+        policy.actor.weight.zero_()
+        policy.actor.bias.copy_(torch.tensor([50.0, -50.0]))
+    assert policy.act(maps)[0, 0].tolist() == pytest.approx([1, 0])
+
+
+@pytest.mark.parametrize("std", [0, -0.25, float("nan"), float("inf"), "0.25", True])
+def test_standard_deviations_that_are_none(std):
+    with pytest.raises(InputError, match=r"std=.+ is no standard deviation; choose a positive number"):
+        GlancePolicy(NETWORK, None, std)
+
+
+@pytest.mark.parametrize("grid", [0, -1, 2.5, "7", True])
+def test_grids_that_are_none(grid):
+    with pytest.raises(InputError, match=r"grid=.+ is no number of cells; choose a whole number from 1 on, or None"):
+        GlancePolicy(NETWORK, grid)
+
+
+@pytest.mark.parametrize("size", ["channels", "features", "hidden"])
+def test_policy_networks_without_size(size):
+    with pytest.raises(InputError, match=f"{size}=0 of the policy network is too small; choose 1 or more"):
+        PolicyNetwork((16, 6, 6), **{size: 0})
 
 
 def test_a_policy_that_is_not_there(tmp_path):
@@ -253,6 +302,9 @@ SIZES = {"map_shape": [16, 6, 6], "channels": 4, "features": 10, "hidden": 8, "g
         ({"network": {**SIZES, "grid": 5}}, r"actor\.bias has shape \(49,\) instead of \(25,\)"),
         ({"network": {**SIZES, "map_shape": [16, 6]}}, r"policy\.json: network=.* does not describe a policy"),
         ({"network": {**SIZES, "features": -1}}, r"policy\.json: network=.* does not describe a policy"),
+        ({"network": {**SIZES, "grid": None}}, r"actor\.bias has shape \(49,\) instead of \(2,\)"),
+        ({"network": {**SIZES, "std": 0}}, r"policy\.json: network=.* does not describe a policy \(std=0 is no standard deviation"),
+        ({"network": {**SIZES, "batch_norm": True}}, r"missing.*encoder\.frame\.1\.bias"),
         ({"network": {**SIZES, "depth": 2}}, r"policy\.json: network=.* does not describe a policy .*'depth'"),
         ({"network": {"grid": 7}}, r"policy\.json: network=.* does not describe a policy .*'map_shape'"),
         ({}, r"policy\.json: network=None does not describe a policy"),
