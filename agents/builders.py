@@ -124,7 +124,8 @@ def trained_classifier(
     """``wanted``, or a classifier of that architecture for these clips: the kept one, or one that stages 0 and 1 make now."""
     if isinstance(wanted, Classifier):
         return wanted
-    made_from = [asdict(wanted), clips.data.classes, clips.train.fingerprint, asdict(stages), video_div]
+    settings = {stage: how for stage, how in asdict(stages).items() if stage != "finetune"}
+    made_from = [asdict(wanted), clips.data.classes, clips.train.fingerprint, settings, video_div]
     place = cache_folder() / "classifiers" / hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
     with exclusive(place.with_suffix(".lock"), f"the classifier in {place}"):
         if (place / checkpoint.CARD).exists():

@@ -102,17 +102,19 @@ class SupervisedConfig:
 
 @dataclass
 class ClassifierConfig:
-    """How stages 0 and 1 make a classifier.
+    """How the stages 0, 1 and 3 train a classifier.
 
     Attributes:
         glancer: stage 0 of f_G.
         focuser: stage 0 of f_L.
         random_patches: stage 1, of f_L and f_C.
+        finetune: stage 3, of f_C (and f_L where its learning rate is above 0) on the policy's patches.
     """
 
     glancer: SupervisedConfig = field(default_factory=SupervisedConfig)
     focuser: SupervisedConfig = field(default_factory=SupervisedConfig)
     random_patches: SupervisedConfig = field(default_factory=SupervisedConfig)
+    finetune: SupervisedConfig = field(default_factory=SupervisedConfig)
 
 
 @dataclass
@@ -132,7 +134,7 @@ class TrainPPO:
         env: the environment.
         ppo: the algorithm.
         network: the policy network.
-        stages: how a classifier is made where there is none for this data set.
+        stages: how a classifier is made where there is none for this data set, and finetuned.
     """
 
     run: str = ""
@@ -152,17 +154,15 @@ class TrainPPO:
 
 @dataclass
 class TrainStages(TrainPPO):
-    """`python -m agents.train_stages`; the keys of `TrainPPO`, which stages to run, and stage 3.
+    """`python -m agents.train_stages`; the keys of `TrainPPO`, and which stages to run.
 
     Attributes:
         first: the first stage to run; those from 1 on need a trained ``classifier``, stage 3 a trained ``policy`` too.
         last: the last one.
-        finetune: stage 3, of f_C (and f_L where its learning rate is above 0) on the policy's patches.
     """
 
     first: int = 0
     last: int = 3
-    finetune: SupervisedConfig = field(default_factory=SupervisedConfig)
 
 
 @dataclass

@@ -410,7 +410,7 @@ def test_the_smallest_run_there_can_be(tmp_path, root):
 
 
 def train_all(folder, root):
-    overrides = [f"run={folder}", f"data.root={root}", "ppo.total_steps=64", "finetune.epochs=2"]
+    overrides = [f"run={folder}", f"data.root={root}", "ppo.total_steps=64", "stages.finetune.epochs=2"]
     return train(*overrides, command=train_stages, schema=TrainStages, name="train_stages")
 
 

@@ -52,8 +52,10 @@ def run_stages(session: Session, clips: Clips, config: TrainStages) -> Model:
         return classifier, policy, None
     parent = classifier.fingerprint()
     torch.manual_seed(config.seed)
-    epochs = finetune(classifier, policy, clips.train, config.finetune, seed=config.seed)
-    show_epochs(epochs, 3, "finetune", config.finetune.epochs, session.display, session.run.log)
+    settings = config.stages.finetune
+    learning = "focuser, head" if settings.learning_rate > 0 else "head"
+    epochs = finetune(classifier, policy, clips.train, settings, seed=config.seed)
+    show_epochs(epochs, 3, learning, settings.epochs, session.display, session.run.log)
     return classifier, policy, parent
 
 
