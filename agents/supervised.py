@@ -25,7 +25,10 @@ OPTIMIZERS: dict[str, Callable[[list[dict], SupervisedConfig], Optimizer]] = {
 # The optimiser, the config and the batches of an epoch → a schedule that is moved on after every batch.
 SCHEDULES: dict[str, Callable[[Optimizer, SupervisedConfig, int], LRScheduler]] = {
     "one_cycle": lambda optimizer, config, batches: OneCycleLR(
-        optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=max(1, config.epochs * batches)
+        optimizer,
+        [group["lr"] for group in optimizer.param_groups],
+        total_steps=max(1, config.epochs * batches),
+        cycle_momentum=config.optimizer != "sgd",  # whose momentum is the one that was asked for
     ),
     "cosine": lambda optimizer, config, batches: CosineAnnealingLR(optimizer, max(1, config.epochs * batches)),
     "step": lambda optimizer, config, batches: MultiStepLR(optimizer, [epoch * batches for epoch in config.milestones], 0.1),
