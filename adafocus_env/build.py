@@ -29,6 +29,8 @@ def open_clips(
     num_frames: int,
     size: int,
     views: int = 1,
+    glance_frames: int = 0,
+    sampling: str = "segments",
     lazy: bool = False,
     num_workers: int = 2,
     progress: Callable[[int], None] | None = None,
@@ -41,6 +43,8 @@ def open_clips(
         num_frames: T.
         size: side of the frames in pixels.
         views: clips drawn from each training video.
+        glance_frames: the glancer's frames, where it has frames of its own.
+        sampling: how the frames of training clips are drawn.
         lazy: decode 64 clips at a time, when first asked for.
         num_workers: processes that decode.
         progress: called with the number of clips that are ready.
@@ -52,8 +56,9 @@ def open_clips(
         raise InputError(f"clips={split!r} is no part of a data set; choose 'train', 'val' or 'test', or pass a ClipStore")
     training = split == "train"
     settings = ClipSettings(
-        num_frames, size, round(size * data.margin), training, views if training else 1, flip=data.flip, scales=data.scales
-    )
+        num_frames, size, round(size * data.margin), training, views if training else 1, flip=data.flip, scales=data.scales,
+        glance_frames=glance_frames, sampling=sampling,
+    )  # fmt: skip
     return ClipStore(
         getattr(data, split),
         settings,

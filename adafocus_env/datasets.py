@@ -25,12 +25,16 @@ class Video:
         label: number of its class.
         track: JSON file with the ground truth, where there is one: ``{"centre": [[y, x], ...]}``, one point for each frame of the
             video, in its pixels, (0, 0) being the centre of the top left one.
+        labels: numbers of all its classes, ``label`` being the first; empty where it has no other.
+        num_frames: what a list of videos says of its length, where one does.
     """
 
     name: str
     path: Path
     label: int
     track: Path | None = None
+    labels: tuple[int, ...] = ()
+    num_frames: int | None = None
 
 
 @dataclass(frozen=True)

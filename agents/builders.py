@@ -75,8 +75,9 @@ def part(data: DataSet, split: Split, config: DataConfig, size: int, display: Di
     count = len(getattr(data, split)) * (config.views if split == "train" else 1)
     bar = display.bar(f"decode {split}", count)
     clips = open_clips(
-        data, split, num_frames=config.num_frames, size=size, views=config.views, num_workers=config.workers, progress=bar.at
-    )
+        data, split, num_frames=config.num_frames, size=size, views=config.views, sampling=config.sampling,
+        num_workers=config.workers, progress=bar.at,
+    )  # fmt: skip
     bar.at(count)
     return clips
 

@@ -16,6 +16,7 @@ class DataConfig:
         test: share of the videos that is the test part, where the folder has no train and test parts of its own.
         num_frames: T, frames of a clip.
         views: clips drawn from each training video.
+        sampling: how the frames of training clips are drawn: segments or released; see `adafocus_env.sampling`.
         workers: processes that render and decode.
     """
 
@@ -25,6 +26,7 @@ class DataConfig:
     test: float = 0.2
     num_frames: int = 8
     views: int = 1
+    sampling: str = "segments"
     workers: int = 2
 
 
@@ -82,22 +84,28 @@ class SupervisedConfig:
     Attributes:
         epochs: passes over the training clips; 0 leaves the part as it is.
         batch_size: clips in a step.
-        optimizer: adamw or sgd (with momentum 0.9).
-        schedule: one_cycle or cosine.
+        optimizer: adamw or sgd.
+        momentum: of sgd.
+        schedule: one_cycle, cosine or step.
+        milestones: epochs (the first is 0) from which on the rates of `step` are a tenth of those before.
         learning_rate: the highest one, of the backbone.
         head_learning_rate: the highest one, of the temporal head.
         weight_decay: of all parameters.
         frames: frames of each clip that a step sees (stage 0 only).
+        dropout: of what is trained, while it is trained; null: the architecture's.
     """
 
     epochs: int = 10
     batch_size: int = 32
     optimizer: str = "adamw"
+    momentum: float = 0.9
     schedule: str = "one_cycle"
+    milestones: list[int] = field(default_factory=list)
     learning_rate: float = 1e-3
     head_learning_rate: float = 3e-3
     weight_decay: float = 1e-4
     frames: int = 8
+    dropout: float | None = None
 
 
 @dataclass
