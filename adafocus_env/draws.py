@@ -49,6 +49,11 @@ class ClipSettings:
     sampling: str = "segments"
 
     @property
+    def num_glance_frames(self) -> int:
+        """Frames of a clip that the glancer looks at: its own, or the T that the focuser has too."""
+        return self.glance_frames or self.num_frames
+
+    @property
     def glanced(self) -> slice:
         """Which of a clip's frames the glancer sees: the focuser's come first, then its own."""
         return slice(self.num_frames, None) if self.glance_frames else slice(self.num_frames)

@@ -89,7 +89,7 @@ class Dynamics:
         self.state: Tensor = features.classifier.initial_state(num_clips)
         self._confidence = self.state.new_zeros(num_clips)
         cost = classifier_cost(features.classifier)
-        glances, frames = features.clips.num_glance_frames, features.clips.num_frames
+        glances, frames = features.clips.settings.num_glance_frames, features.clips.num_frames
         self.step_cost = (glances * cost.glance + frames * (cost.focus + cost.head)) // self.num_steps
 
     @property

@@ -77,7 +77,7 @@ class LiveFeatures:
         size = classifier.architecture.size
         with torch.inference_mode():
             maps, _ = classifier.glance(torch.zeros(1, 3, size, size, device=classifier.device))
-        glances = clips.num_glance_frames // self.num_steps
+        glances = clips.settings.num_glance_frames // self.num_steps
         self.map_shape: tuple[int, int, int] = (glances * maps.shape[1], maps.shape[2], maps.shape[3])
 
     def maps(self, clips: Indices, steps: Indices) -> Tensor:
@@ -147,7 +147,7 @@ def count_steps(classifier: Classifier, clips: ClipStore, video_div: int | None)
     Raises:
         InputError: they do not fit together (says why).
     """
-    head, glances = classifier.architecture.head, clips.num_glance_frames
+    head, glances = classifier.architecture.head, clips.settings.num_glance_frames
     if head != "mean":
         if video_div is not None:
             raise InputError(f"video_div={video_div} needs a classifier with the head 'mean', this one has {head!r}; leave video_div out")

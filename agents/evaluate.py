@@ -64,7 +64,7 @@ def env_of(policy: GlancePolicy, classifier: Classifier, clips: ClipStore, env: 
 
     video_div = env.video_div
     if classifier.architecture.head == "mean":
-        video_div = decisions(classifier, policy, clips.num_frames, clips.num_glance_frames)
+        video_div = decisions(classifier, policy, clips.num_frames, clips.settings.num_glance_frames)
     action = "continuous" if policy.grid is None else "grid"
     return replace(env, action=action, grid=policy.grid or env.grid, video_div=video_div)
 

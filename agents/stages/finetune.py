@@ -24,7 +24,7 @@ def finetune(
     The head learns with ``config.head_learning_rate``. The focuser learns with ``config.learning_rate`` where that is above 0
     (paper, section 3.3); with 0 it stays frozen, in eval mode, as in the released ActivityNet code.
     """
-    steps = decisions(classifier, policy, clips.num_frames, clips.num_glance_frames)
+    steps = decisions(classifier, policy, clips.num_frames, clips.settings.num_glance_frames)
 
     def scores(batch: Batch) -> tuple[Tensor, Tensor]:
         return classify_patches(classifier, batch, steps, lambda maps: corners_of(policy, classifier, policy.act(maps)))
