@@ -45,17 +45,26 @@ class EnvConfig:
 
 @dataclass
 class PPOConfig:
-    """Stable-Baselines3's arguments of PPO, and when to validate and save.
+    """Stable-Baselines3's arguments of PPO, a few more, and when to validate and save. `ppo=released` sets the released code's.
 
     Attributes:
         total_steps: environment steps in all.
+        n_steps: steps of each environment before an update; null: one clip.
+        batch_size: steps in a minibatch; null: all of an update.
+        max_grad_norm: null: gradients are not clipped.
+        adam_eps: Adam's epsilon.
+        ortho_init: begin from orthogonal weights, as Stable-Baselines3 does; false: from PyTorch's.
+        normalize_advantage: in each minibatch.
+        normalize_returns: over all of an update; needs gae_lambda=1.
+        batch_statistics: what batch norm (network.batch_norm) uses while the policy collects and learns: the batch's statistics, or
+            the running ones, which are brought up to date before each rollout.
         validate_every: updates between two looks at the validation part.
         save_every: updates between two checkpoints.
     """
 
     total_steps: int = 100_000
-    n_steps: int = 16
-    batch_size: int = 256
+    n_steps: int | None = 16
+    batch_size: int | None = 256
     n_epochs: int = 4
     learning_rate: float = 1e-3
     gamma: float = 0.7
@@ -63,18 +72,25 @@ class PPOConfig:
     clip_range: float = 0.2
     ent_coef: float = 0.01
     vf_coef: float = 0.5
-    max_grad_norm: float = 0.5
+    max_grad_norm: float | None = 0.5
+    adam_eps: float = 1e-5
+    ortho_init: bool = True
+    normalize_advantage: bool = True
+    normalize_returns: bool = False
+    batch_statistics: bool = False
     validate_every: int = 5
     save_every: int = 10
 
 
 @dataclass
 class NetworkConfig:
-    """Sizes of the policy network; see `agents.policies.PolicyNetwork`."""
+    """The policy network; see `classifiers.policy_network`. ``std`` is of a continuous policy (env.action=continuous)."""
 
     channels: int = 16
     features: int = 128
     hidden: int = 128
+    batch_norm: bool = False
+    std: float = 0.25
 
 
 @dataclass

@@ -61,7 +61,7 @@ def test_references_give_the_hidden_states_of_the_clips_glances(ppo, maps, grad)
 
 
 def test_the_policy_in_stable_baselines3_equals_the_one_on_maps(ppo, maps):
-    ours = GlancePolicy.of(ppo.policy, 7, NETWORK)
+    ours = GlancePolicy.of(ppo.policy)
     clip, step = REFERENCES.T
     logits = torch.log_softmax(ours(maps)[clip, step], -1)
     with torch.no_grad():
@@ -153,12 +153,12 @@ def test_an_extractor_without_glances_says_so(bank):
 
 
 def test_weights_go_from_one_policy_to_the_other_and_back(ppo, bank, maps):
-    ours = GlancePolicy.of(ppo.policy, 7, NETWORK)
+    ours = GlancePolicy.of(ppo.policy)
     assert not ours.training and not any(parameter.requires_grad for parameter in ours.parameters())
     other = tiny_ppo(bank, seed=6)
-    assert not torch.equal(GlancePolicy.of(other.policy, 7, NETWORK)(maps), ours(maps))
+    assert not torch.equal(GlancePolicy.of(other.policy)(maps), ours(maps))
     ours.write_to(other.policy)
-    assert torch.equal(GlancePolicy.of(other.policy, 7, NETWORK)(maps), ours(maps))
+    assert torch.equal(GlancePolicy.of(other.policy)(maps), ours(maps))
     with torch.no_grad():
         ppo.policy.action_net.weight.zero_()
     assert ours.actor.weight.abs().min() > 0  # a copy
@@ -174,7 +174,7 @@ from agents.policies import GlancePolicy
 zipped, folder, maps = sys.argv[1:]
 maps = torch.load(maps, weights_only=True)
 model = PPO.load(zipped, device="cpu")
-policies = [load_policy(folder), GlancePolicy.of(model.policy, 7, model.policy.features_extractor.network)]
+policies = [load_policy(folder), GlancePolicy.of(model.policy)]
 print(json.dumps([model.policy.features_extractor._source is None, *(policy.act(maps).tolist() for policy in policies)]))
 """
 
@@ -183,7 +183,7 @@ def test_saved_policies_need_no_glance_source_and_run_on_maps_of_any_video_in_a_
     ppo.save(tmp_path / "ppo.zip")
     held = sum(tensor.numel() for tensor in bank.maps(np.arange(12)[:, None], np.arange(4)[None])) * 4
     assert (tmp_path / "ppo.zip").stat().st_size < 90_000 < held
-    policy = GlancePolicy.of(ppo.policy, 7, NETWORK)
+    policy = GlancePolicy.of(ppo.policy)
     save_policy(policy, tmp_path / "policy", {"classifier": "0" * 64})
     assert sorted(path.name for path in (tmp_path / "policy").iterdir()) == [CARD, WEIGHTS]
     maps = 6 * torch.rand(2, 5, 16, 6, 6, generator=torch.Generator().manual_seed(0))  # five frames: no clip of the store
@@ -317,8 +317,9 @@ def test_cards_that_do_not_fit_the_weights_of_a_policy(saved, card, message):
 
 
 def test_a_policy_of_other_sizes_is_not_written_into_stable_baselines3(ppo):
+    other = GlancePolicy(PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=9), 7)
     with pytest.raises(RuntimeError, match="size mismatch"):
-        GlancePolicy(NETWORK, 5).write_to(ppo.policy)
+        other.write_to(ppo.policy)
 
 
 # The settings of PPO
