@@ -79,7 +79,6 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         self._rngs: list[np.random.Generator] = [seeding.np_random()[0] for _ in range(num_envs)]
         self._queue: list[int] = []
         self._epoch = 0
-        self._names = np.array(features.clips.names, dtype=object)
         self._ended = np.zeros(num_envs, bool)  # rows that the next step resets, in the mode NEXT_STEP
         self._outcome: Outcome | None = None
 
@@ -215,7 +214,9 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         return self._observation.observe(self.dynamics.features, self.dynamics.clip, self.dynamics.step_number).cpu().numpy()
 
     def _clip_info(self, rows: Indices) -> dict[str, Any]:
-        return self._info(rows, clip=self.dynamics.clip.copy(), name=self._names[self.dynamics.clip])
+        names = self.dynamics.features.clips.names
+        name = np.array([names[clip] for clip in self.dynamics.clip.tolist()], dtype=object)
+        return self._info(rows, clip=self.dynamics.clip.copy(), name=name)
 
     def _step_info(self, outcome: Outcome, rows: Indices) -> dict[str, Any]:
         correct = outcome.prediction == self.dynamics.features.clips.labels[self.dynamics.clip]
