@@ -70,4 +70,4 @@ def show_epochs(epochs: Iterator[dict[str, float]], stage: int, name: str, count
 def random_accuracy(classifier: Classifier, clips: ClipStore, seed: int) -> float:
     """Share of the clips that are right after the last step with a random patch a frame."""
     features = build_features(classifier, clips, grid=7, bank=False, device="auto")
-    return float(np.mean(play(features, lambda env: RandomPatch(features.grid, seed)).correct))
+    return float(np.mean(play(features, RandomPatch(features.grid, seed)).correct))
