@@ -98,8 +98,8 @@ def mean_average_precision(scores: Scores, labels: LabelSets) -> NDArray[np.floa
     average is over all K classes; one that no clip has counts 0, as in scikit-learn. Where every class occurs this is what the
     authors' code computes. Where one is absent it is not: that code then numbers the remaining classes anew and compares labels with
     the scores of other classes (10.377 % instead of 10.458 % on the same scores and labels), which is not followed here. Clips with
-    equal scores are ranked as one; the authors' code ranks them by chance, and has more of them, since a softmax in
-    float32 makes all sure answers equal: here its logarithm in float64 is ranked.
+    equal scores are ranked as one; the authors' code ranks them in any order, and has more of them: a softmax in float32 makes
+    all sure answers equal, so its logarithm in float64 is ranked here.
 
     Args:
         scores: (N, T, K), before the softmax. It matters: it changes the order of clips within a class.

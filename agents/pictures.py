@@ -34,7 +34,7 @@ def save_comparison(measures: Mapping[str, Mapping[str, Any]], title: str, path:
         num_frames: T, frames that have been looked at after the last step.
     """
     figure = Figure(figsize=(14, 0.5 * len(measures) + 1.4), layout="constrained")
-    bars, curves = figure.subfigures(1, 2, width_ratios=(9, 5))
+    bars, curves = figure.subfigures(1, 2, width_ratios=(9, 5), squeeze=False)[0]
     _draw_bars(bars, measures, metric)
     _draw_curves(curves, measures, metric, num_frames)
     figure.suptitle(title)
