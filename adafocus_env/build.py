@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from adafocus_env.action import ACTIONS
+from adafocus_env.action import ACTIONS, GridAction
 from adafocus_env.bank import FeatureBank, check_bank
 from adafocus_env.cache import cache_folder
 from adafocus_env.clips import ClipSettings, ClipStore
@@ -122,6 +122,15 @@ def build_features(
     if not isinstance(bank, bool):
         return check_bank(bank, classifier, clips, place, video_div)
     return (FeatureBank if bank else LiveFeatures)(classifier, clips, place, video_div=video_div)
+
+
+def arguments_of(features: Features) -> dict[str, Any]:
+    """The arguments of an environment on these features that tell its actions and decisions."""
+    averaging = features.classifier.architecture.head == "mean"
+    video_div = features.num_steps if averaging else None
+    if isinstance(features.action, GridAction):
+        return {"action": "grid", "grid": features.action.grid, "video_div": video_div}
+    return {"action": "continuous", "video_div": video_div}
 
 
 def check_fit(classifier: Classifier, clips: ClipStore) -> None:
