@@ -69,7 +69,7 @@ def shape_of(found: Tensors, name: str) -> tuple[int, ...]:
 
 def _activitynet(found: Tensors) -> Architecture:
     paper = ARCHITECTURES["paper"]
-    linear = not has(found, "fc.gru.") and shape_of(found, "fc.fc.weight")[1:] != (paper.hidden_size,)
+    linear = not has(found, "fc.gru.") and shape_of(found, "fc.fc.weight")[1:] not in ((), (paper.hidden_size,))
     return replace(paper, head="linear") if linear else paper
 
 
