@@ -242,7 +242,7 @@ class ClipStore:
     def _request(self, slot: int) -> DecodeRequest:
         video, view = self._drawn[slot]
         seed = (*_seed(self.settings, video, view), 0) if self.settings.train else None
-        return DecodeRequest(video.path, self.num_frames, self.settings.short_side, seed)
+        return DecodeRequest(video.path, self.num_frames, self.settings.short_side, seed, video.num_frames, video.frame_name)
 
     def _slots(self, number: int) -> range:
         return range(number * SHARD_SIZE, min((number + 1) * SHARD_SIZE, len(self._drawn)))
@@ -285,9 +285,14 @@ def _seed(settings: ClipSettings, video: Video, view: int) -> tuple[int, int, in
 
 def _content(videos: Sequence[Video], settings: ClipSettings, *, prepared: bool) -> list[object]:
     """Everything that the stored bytes depend on."""
-    described = [[video.name, None if prepared else [_stamp(video.path), _stamp(video.track)]] for video in videos]
+    described = [[video.name, None if prepared else [_stamp(video.path), _stamp(video.track), *_frames(video)]] for video in videos]
     seed = settings.seed if settings.train else None
     return [FORMAT, file_reader(), settings.num_frames, settings.short_side, settings.views, seed, described]
+
+
+def _frames(video: Video) -> list[object]:
+    """What is known of the frames in a folder; nothing for the rest, whose key stays as it was."""
+    return [video.num_frames, video.frame_name] if video.frame_name else []
 
 
 def _crop_content(settings: ClipSettings) -> object:

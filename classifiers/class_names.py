@@ -11,18 +11,18 @@ from classifiers.lines import listed, read_lines
 _NUMBERED = re.compile(r"(\d+)(?:\s*[,;:]|\s)\s*(\S.*)")
 
 
-def read_class_names(path: Path | str, field: str = "classes") -> tuple[str, ...]:
+def read_class_names(path: Path | str, what: str | None = None) -> tuple[str, ...]:
     """The names in a text file, one a line: as they are, or numbered (``0,Archery`` or ``1 Archery``) in every line.
 
     Args:
         path: the file, UTF-8.
-        field: what the user typed to name it, for the message.
+        what: what the file is, for the message; by default what the user typed, ``classes=PATH``.
 
     Raises:
         InputError: it cannot be read as UTF-8, has an empty line between names, names a class twice, or its numbers are not
             0, 1, 2, … or 1, 2, 3, … (lists the lines).
     """
-    what = f"{field}={path}"
+    what = what or f"classes={path}"
     lines = read_lines(path, what)
     foreign = [f"line {number} is not valid UTF-8" for number, line in enumerate(lines, 1) if line is None]
     if foreign:
