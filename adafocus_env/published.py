@@ -81,13 +81,13 @@ class Usable:
 
     Attributes:
         data: the videos of all lines that make sense.
-        from_frames: whether they are read from extracted frames.
+        place: the folder of frames or videos that they are read from; None where the data set is none of the published ones.
         faults: the lines that make none.
         notes: what was dropped, and what is not as published.
     """
 
     data: DataSet
-    from_frames: bool
+    place: Path | None
     faults: list[Fault]
     notes: list[str]
 
@@ -138,7 +138,7 @@ def what_is_usable(name: str, root: str | Path, *, source: str = "auto", val: fl
     parts = hold_out(learned, val)
     data = DataSet(name, classes, *parts, tested, flip=about.flip, metric=about.metric)
     faults = [*train.faults, *test.faults, *shared_videos(train, test)]
-    return Usable(data, find is _frame_folders, faults, _notes(root, about, len(classes), [train, test]))
+    return Usable(data, place, faults, _notes(root, about, len(classes), [train, test]))
 
 
 def _place(root: Path, source: str, about: PublishedSet) -> Path:
@@ -199,7 +199,7 @@ def _notes(root: Path, about: PublishedSet, num_classes: int, lists: Sequence[Li
         notes.append(f"{root / about.class_file} has {num_classes} classes; {about.title} was published with {about.num_classes}")
     for each in lists:
         if each.too_short:
-            notes.append(f"{each.file}: {each.too_short} lines with fewer than {SHORTEST} frames are dropped")
+            notes.append(f"{each.file}: lines with fewer than {SHORTEST} frames, which are dropped: {each.too_short}")
         if each.repeated:
-            notes.append(f"{each.file}: {each.repeated} lines that repeat another one are dropped")
+            notes.append(f"{each.file}: lines that repeat another one, which are dropped: {each.repeated}")
     return notes

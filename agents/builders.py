@@ -155,7 +155,10 @@ def _difference(trained: tuple[str, ...], wanted: tuple[str, ...]) -> str:
     if len(trained) != len(wanted):
         return "Use classifier=auto to train one for this data set"
     if trained == tuple(map(str, range(len(trained)))):
-        return "Its classes have no names: import it again with classes=FILE, the list of names that it was trained with, in that order"
+        return (
+            "Its classes have no names; if it was imported, import it again with classes=FILE, the names in the order that it was trained "
+            "with. Or use classifier=auto to train one for this data set"
+        )
     place = next(place for place, (ours, theirs) in enumerate(zip(trained, wanted, strict=True)) if ours != theirs)
     order = "the same names in another order" if set(trained) == set(wanted) else "not the same names"
     return (

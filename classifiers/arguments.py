@@ -22,10 +22,8 @@ def key(name: str, default: Any = MISSING, of: str = "") -> Any:
     return field(default=default, metadata={"key": name, "of": of})
 
 
-def run_command(
-    action: Callable[[A], tuple[str, int] | str], schema: type[A], about: str | None, arguments: Sequence[str] | None = None
-) -> None:
-    """Runs ``action`` with the typed arguments and writes what it returns: a text, or a text and the status to exit with.
+def run_command(action: Callable[[A], int], schema: type[A], about: str | None, arguments: Sequence[str] | None = None) -> None:
+    """Runs ``action`` with the typed arguments; what it returns is the exit status.
 
     A mistake that the user can mend ends the process with its message alone on stderr and status 2, Ctrl-C with status 130.
 
@@ -40,14 +38,12 @@ def run_command(
         sys.stdout.write(f"{(about or '').strip()}\n")
         return
     try:
-        result = action(parse(schema, arguments))
+        status = action(parse(schema, arguments))
     except InputError as problem:
         sys.stderr.write(f"{problem}\n")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-    text, status = (result, 0) if isinstance(result, str) else result
-    sys.stdout.write(f"{text}\n")
     if status:
         sys.exit(status)
 

@@ -12,6 +12,7 @@ classes     a text file with the names of the classes, one a line, numbered or n
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,7 +34,12 @@ class Arguments:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command. A mistake that the user can mend ends it with its message on stderr and status 2."""
-    run_command(import_released, Arguments, __doc__, arguments)
+    run_command(_command, Arguments, __doc__, arguments)
+
+
+def _command(given: Arguments) -> int:
+    sys.stdout.write(f"{import_released(given)}\n")
+    return 0
 
 
 def import_released(given: Arguments) -> str:
