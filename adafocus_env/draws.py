@@ -76,7 +76,8 @@ def request(settings: ClipSettings, video: Video, view: int) -> DecodeRequest:
     """What a worker is asked for."""
     seed = (*_seed(settings, video, view), 0) if settings.train else None
     counts = settings.num_frames, settings.glance_frames
-    return DecodeRequest(video.path, counts[0], settings.short_side, seed, counts[1], settings.sampling, video.num_frames)
+    stated = video.num_frames, video.frame_name
+    return DecodeRequest(video.path, counts[0], settings.short_side, seed, counts[1], settings.sampling, *stated)
 
 
 def fixed_crop(settings: ClipSettings, shape: Sequence[int], video: Video, view: int) -> Crop:
@@ -134,7 +135,7 @@ def content_key(videos: Sequence[Video], settings: ClipSettings, *, prepared: bo
     """
     described: list[list[object]] = []
     for video in videos:
-        stated = [] if video.num_frames is None else [video.num_frames]
+        stated = [video.num_frames, video.frame_name] if video.frame_name else []  # nothing for the rest, whose key stays as it was
         described.append([video.name, None if prepared else [_stamp(video.path), _stamp(video.track)], *stated])
     seed = settings.seed if settings.train else None
     content = [FORMAT, file_reader(), settings.num_frames, settings.short_side, settings.views, seed, described]

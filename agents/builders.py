@@ -17,6 +17,7 @@ from adafocus_env.clips import ClipStore
 from adafocus_env.datasets import DataSet, folder
 from adafocus_env.demo import demo
 from adafocus_env.features import Features
+from adafocus_env.published import PUBLISHED, published
 from agents.config import ClassifierConfig, DataConfig, EnvConfig
 from agents.make_classifier import make_classifier
 from agents.progress import Display
@@ -28,6 +29,10 @@ from classifiers.registry import ARCHITECTURES, SHIPPED
 DATA_SETS: dict[str, Callable[[DataConfig], DataSet]] = {
     "demo": lambda config: demo(val=config.val, num_workers=config.workers),
     "folder": lambda config: folder(_root(config), val=config.val, test=config.test),
+    **{
+        name: lambda config: published(config.name, _root(config), source=config.source, val=config.val)
+        for name in PUBLISHED
+    },
 }
 
 
@@ -109,7 +114,7 @@ def choose_classifier(name: str, data: DataSet, device: torch.device) -> Classif
     if classifier.classes != data.classes:
         raise InputError(
             f"classifier={name} was trained on {_listed(classifier.classes)}; the data set {data.name} has {_listed(data.classes)}. "
-            "Use classifier=auto to train one for this data set"
+            + _difference(classifier.classes, data.classes)
         )
     return classifier
 
@@ -147,8 +152,26 @@ def features_of(classifier: Classifier, clips: ClipStore, env: EnvConfig) -> Fea
 
 def _root(config: DataConfig) -> str:
     if not config.root:
-        raise InputError("data.root is empty; data=folder needs data.root=DIR, a folder with one subfolder of videos for each class")
+        what = "one subfolder of videos for each class" if config.name == "folder" else "the published lists"
+        raise InputError(f"data.root is empty; data={config.name} needs data.root=DIR, a folder with {what}")
     return config.root
+
+
+def _difference(trained: tuple[str, ...], wanted: tuple[str, ...]) -> str:
+    """Where two lists of classes differ, and what to do about it. Tool kits number the classes of one data set differently."""
+    if len(trained) != len(wanted):
+        return "Use classifier=auto to train one for this data set"
+    if trained == tuple(map(str, range(len(trained)))):
+        return (
+            "Its classes have no names; if it was imported, import it again with classes=FILE, the names in the order that it was trained "
+            "with. Or use classifier=auto to train one for this data set"
+        )
+    place = next(place for place, (ours, theirs) in enumerate(zip(trained, wanted, strict=True)) if ours != theirs)
+    order = "the same names in another order" if set(trained) == set(wanted) else "not the same names"
+    return (
+        f"They are {order}: the first that differs is class {place}, {trained[place]!r} for the classifier and {wanted[place]!r} in the data "
+        "set. Use the list of classes that it was trained with, and lists of videos with its labels, or classifier=auto to train one"
+    )
 
 
 def _listed(classes: tuple[str, ...]) -> str:

@@ -10,8 +10,9 @@ class DataConfig:
     """Which videos, and the clips that are drawn from them.
 
     Attributes:
-        name: demo or folder.
-        root: the folder of videos, for `folder`.
+        name: demo, folder, or a published set: actnet, fcvid, minik, sthv1, sthv2.
+        root: the folder of videos, or of the lists of a published set.
+        source: frames (extracted), videos (raw) or auto, of a published set; see `adafocus_env.published.published`.
         val: share of the training videos that choices are made on.
         test: share of the videos that is the test part, where the folder has no train and test parts of its own.
         num_frames: T, frames of a clip.
@@ -22,6 +23,7 @@ class DataConfig:
 
     name: str = "demo"
     root: str = ""
+    source: str = "auto"
     val: float = 0.1
     test: float = 0.2
     num_frames: int = 8

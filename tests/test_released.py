@@ -17,8 +17,9 @@ from adafocus_env.reward import REWARDS
 from agents import load_policy
 from agents.inference import infer
 from classifiers import checkpoint
+from classifiers.arguments import parse
 from classifiers.errors import InputError
-from classifiers.import_released import Arguments, import_released, main, parse
+from classifiers.import_released import Arguments, import_released, main
 from classifiers.released import read_released
 
 T, CLIPS = 16, 2
@@ -319,7 +320,7 @@ def test_mistyped_arguments(arguments, message, capsys):
 
 
 def test_arguments_and_help(capsys):
-    assert parse(["file=a=b c", "out=d", "patch_size=160"]) == Arguments("a=b c", "d", 160)
-    assert parse(["file=a", "out=b", "family=ActivityNet"]) == Arguments("a", "b", None, None, "ActivityNet")
+    assert parse(Arguments, ["file=a=b c", "out=d", "patch_size=160"]) == Arguments("a=b c", "d", 160)
+    assert parse(Arguments, ["file=a", "out=b", "family=ActivityNet"]) == Arguments("a", "b", None, None, "ActivityNet")
     main(["--help"])
     assert "python -m classifiers.import_released file=FILE out=DIR" in capsys.readouterr().out
