@@ -13,7 +13,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from adafocus_env.build import Split, build_features
-from adafocus_env.clips import ClipStore
+from adafocus_env.clips import ClipSource
 from adafocus_env.dynamics import Dynamics, Outcome
 from adafocus_env.env import AdaFocusEnv, check_options, check_render_mode, picture
 from adafocus_env.features import Features, Indices
@@ -48,7 +48,7 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         self,
         num_envs: int = 1,
         classifier: Classifier | str = "demo",
-        clips: ClipStore | Split = "train",
+        clips: ClipSource | Split = "train",
         *,
         observation: str = "map",
         reward: str = "random",
