@@ -111,7 +111,7 @@ def _decoded(
     requests = [DecodeRequest(video.path, num_frames, _SMALL, None, video.num_frames, video.frame_name) for _, video in videos]
     results = run_in_workers("adafocus_env.readers:decode_clip", requests, num_workers=workers, time_limit=_TIME_LIMIT)
     columns = (TextColumn("check"), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("videos"))
-    with Progress(*columns, TimeRemainingColumn(compact=True), console=console, expand=True) as progress:
+    with Progress(*columns, TimeRemainingColumn(compact=True, elapsed_when_finished=True), console=console, expand=True) as progress:
         for number, result in progress.track(results, total=len(videos)):
             yield videos[number], result
 
