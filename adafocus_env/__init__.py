@@ -10,8 +10,10 @@
 
 from gymnasium.envs.registration import register
 
-register(
-    id="AdaFocus-v0",
-    entry_point="adafocus_env.env:AdaFocusEnv",
-    vector_entry_point="adafocus_env.vector:AdaFocusVectorEnv",
-)
+for name, action in {"AdaFocus-v0": "grid", "AdaFocusContinuous-v0": "continuous"}.items():
+    register(
+        id=name,
+        entry_point="adafocus_env.env:AdaFocusEnv",
+        vector_entry_point="adafocus_env.vector:AdaFocusVectorEnv",
+        kwargs={"action": action},
+    )

@@ -1,6 +1,9 @@
-"""What an agent does: the cell of a grid → the corner of a patch."""
+"""What an agent does → the corner of a patch: a cell of a grid, or a place in [0,1]²."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +17,50 @@ from classifiers.errors import InputError
 
 class ActionError(InputError, InvalidAction):
     """An action that lies outside the action space."""
+
+
+class Action(Protocol):
+    """A kind of action: its space, and the patches that it stands for. Arrays of actions are (…, *space.shape).
+
+    Attributes:
+        space: of one action.
+        size: height and width of the frame in pixels.
+        patch_size: P, height and width of a patch in pixels.
+        num_cells: how many different actions there are; None where they are not counted.
+        candidates: actions that a search for the best one tries: all of them, or some that cover the frame.
+    """
+
+    space: spaces.Discrete | spaces.Box
+    size: int
+    patch_size: int
+    num_cells: int | None
+    candidates: NDArray[Any]
+
+    def check(self, actions: object, count: int) -> NDArray[Any]:
+        """The actions of ``count`` clips as an array.
+
+        Raises:
+            ActionError: one lies outside the space (names the first).
+        """
+        ...
+
+    def corners_of(self, actions: NDArray[Any]) -> NDArray[np.int64]:
+        """Actions → corners (…, 2) of their patches as (top, left) in pixels."""
+        ...
+
+    def nearest(self, points: NDArray[np.floating]) -> NDArray[Any]:
+        """Points (…, 2) as (y, x), (0, 0) being the middle of a pixel → the actions whose patches have their centres nearest."""
+        ...
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
+        """Uniformly random patches, as actions (*shape, *space.shape)."""
+        ...
+
+
+def boxes_of(action: Action, actions: NDArray[Any]) -> NDArray[np.int64]:
+    """Actions → boxes (…, 4) of their patches as (top, left, bottom, right) in pixels of the frame."""
+    corners = action.corners_of(actions)
+    return np.concatenate([corners, corners + action.patch_size], axis=-1)
 
 
 class GridAction:
@@ -33,11 +80,11 @@ class GridAction:
     def __init__(self, grid: int, size: int, patch_size: int) -> None:
         if grid < 2:
             raise InputError(f"grid={grid} is too small; choose 2 or more cells an axis (the paper uses 7)")
-        if not 0 < patch_size <= size:
-            raise InputError(f"patch_size={patch_size} does not fit frames of {size} pixels; choose a patch_size from 1 to {size}")
+        _check_patch(size, patch_size)
         self.grid, self.size, self.patch_size = grid, size, patch_size
         self.num_cells = grid * grid
         self.space = spaces.Discrete(self.num_cells)
+        self.candidates: NDArray[np.int64] = np.arange(self.num_cells)
         offsets = np.arange(grid) * (size - patch_size) // (grid - 1)  # whole numbers: exact for every size
         self.corners: NDArray[np.int64] = np.stack(np.meshgrid(offsets, offsets, indexing="ij"), axis=-1).reshape(-1, 2)
 
@@ -62,16 +109,85 @@ class GridAction:
             )
         return array.astype(np.int64)
 
-    def boxes(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Cells (…) → boxes (…, 4) as (top, left, bottom, right) in pixels of the frame."""
-        corners = self.corners[actions]
-        return np.concatenate([corners, corners + self.patch_size], axis=-1)
+    def corners_of(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Cells (…) → corners (…, 2) as (top, left) in pixels."""
+        return self.corners[actions]
 
     def nearest(self, points: NDArray[np.floating]) -> NDArray[np.int64]:
         """Points (…, 2) as (y, x), (0, 0) being the middle of a pixel → the cell whose patch has its centre nearest (…)."""
         axis = self.corners[: self.grid, 1] + (self.patch_size - 1) / 2
         row, column = np.moveaxis(np.abs(points[..., None] - axis).argmin(-1), -1, 0)
         return row * self.grid + column
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.int64]:
+        """Uniformly random cells (*shape)."""
+        return rng.integers(self.num_cells, size=shape)
+
+
+class ContinuousAction:
+    """Any place for a patch: a in [0,1]² → the corner floor(a · (size − patch_size)), first coordinate = row (paper, section 3.2).
+
+    Args:
+        size: height and width of the frame in pixels.
+        patch_size: P, height and width of a patch in pixels.
+
+    Raises:
+        InputError: the patch does not fit the frame.
+    """
+
+    num_cells = None
+
+    def __init__(self, size: int, patch_size: int) -> None:
+        _check_patch(size, patch_size)
+        self.size, self.patch_size = size, patch_size
+        self.space = spaces.Box(0.0, 1.0, (2,), np.float32)
+        self.candidates = self._at(GridAction(7, size, patch_size).corners)
+
+    def check(self, actions: object, count: int) -> NDArray[np.float32]:
+        """The actions as a float32 array (count, 2).
+
+        Raises:
+            ActionError: not one place (row, column) in [0,1]² for each clip (names the first bad one).
+        """
+        try:
+            array = np.asarray(actions, np.float32)
+        except (ValueError, TypeError) as problem:
+            raise ActionError(f"actions are no array of numbers ({problem}); give one place for each of the {count} clips") from problem
+        if array.shape != (count, 2):
+            raise ActionError(
+                f"actions have shape {array.shape}; give one place (row, column) for each of the {count} clips: shape ({count}, 2)"
+            )
+        if (bad := np.flatnonzero(~((array >= 0) & (array <= 1)).all(1))).size:  # NaN is no number in it either
+            raise ActionError(f"action {array[bad[0]]} (clip {bad[0]}) is outside the space; both coordinates lie in [0, 1]")
+        return array
+
+    def corners_of(self, actions: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Places (…, 2) → corners (…, 2) as (top, left) in pixels."""
+        return np.floor(actions.astype(np.float32) * np.float32(self.size - self.patch_size)).astype(np.int64)
+
+    def nearest(self, points: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Points (…, 2) as (y, x), (0, 0) being the middle of a pixel → the place whose patch has its centre nearest (…, 2)."""
+        return self._at(np.clip(np.rint(points - (self.patch_size - 1) / 2), 0, self.size - self.patch_size))
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Places (*shape, 2) of uniformly random patches. Every corner is as likely, the last one too."""
+        return self._at(rng.integers(self.size - self.patch_size + 1, size=(*shape, 2)))
+
+    def _at(self, corners: NDArray[Any]) -> NDArray[np.float32]:
+        """Places of the corners: half a pixel off the lower bound, which rounding could fall short of."""
+        return np.minimum((corners + 0.5) / max(1, self.size - self.patch_size), 1).astype(np.float32)
+
+
+ACTIONS: dict[str, Callable[[int, int, int], Action]] = {
+    "grid": GridAction,
+    "continuous": lambda grid, size, patch_size: ContinuousAction(size, patch_size),
+}
+"""(grid, size, patch_size) → the kind of action of that name."""
+
+
+def _check_patch(size: int, patch_size: int) -> None:
+    if not 0 < patch_size <= size:
+        raise InputError(f"patch_size={patch_size} does not fit frames of {size} pixels; choose a patch_size from 1 to {size}")
 
 
 def crop_patches(frames: Tensor, source: Tensor, corners: Tensor, patch_size: int) -> Tensor:

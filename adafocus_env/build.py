@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from adafocus_env.action import GridAction
+from adafocus_env.action import ACTIONS, GridAction
 from adafocus_env.bank import FeatureBank, check_bank
 from adafocus_env.cache import cache_folder
 from adafocus_env.clips import ClipSettings, ClipStore
@@ -16,7 +16,7 @@ from adafocus_env.demo import demo
 from adafocus_env.features import Features, LiveFeatures
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
-from classifiers.errors import InputError
+from classifiers.errors import InputError, named
 
 Split = Literal["train", "val", "test"]
 DEMO_FRAMES = 8
@@ -29,6 +29,8 @@ def open_clips(
     num_frames: int,
     size: int,
     views: int = 1,
+    glance_frames: int = 0,
+    sampling: str = "segments",
     lazy: bool = False,
     num_workers: int = 2,
     progress: Callable[[int], None] | None = None,
@@ -41,6 +43,8 @@ def open_clips(
         num_frames: T.
         size: side of the frames in pixels.
         views: clips drawn from each training video.
+        glance_frames: the glancer's frames, where it has frames of its own.
+        sampling: how the frames of training clips are drawn.
         lazy: decode 64 clips at a time, when first asked for.
         num_workers: processes that decode.
         progress: called with the number of clips that are ready.
@@ -52,8 +56,9 @@ def open_clips(
         raise InputError(f"clips={split!r} is no part of a data set; choose 'train', 'val' or 'test', or pass a ClipStore")
     training = split == "train"
     settings = ClipSettings(
-        num_frames, size, round(size * data.margin), training, views if training else 1, flip=data.flip, scales=data.scales
-    )
+        num_frames, size, round(size * data.margin), training, views if training else 1, flip=data.flip, scales=data.scales,
+        glance_frames=glance_frames, sampling=sampling,
+    )  # fmt: skip
     return ClipStore(
         getattr(data, split),
         settings,
@@ -86,16 +91,20 @@ def build_features(
     classifier: Classifier | str,
     clips: ClipStore | Split,
     *,
-    grid: int,
+    action: str = "grid",
+    grid: int = 7,
+    video_div: int | None = None,
     bank: Features | bool,
-    device: str,
+    device: str = "auto",
 ) -> Features:
     """Brings classifier, clips and patch geometry together.
 
     Args:
         classifier: a frozen classifier, or what `classifiers.load` takes. One that is given as an object stays on its device.
         clips: a clip store, or a part of the demo videos.
-        grid: G, places for a patch in each axis.
+        action: a name in `adafocus_env.action.ACTIONS`.
+        grid: G, places for a patch in each axis of a grid.
+        video_div: decisions a video, where the classifier averages the scores of frames; see `adafocus_env.features.count_steps`.
         bank: keep features in memory; or a bank that was made for the same classifier, clips and grid.
         device: for a classifier that is loaded here.
 
@@ -109,10 +118,19 @@ def build_features(
     if isinstance(clips, str):
         clips = open_clips(demo(), clips, num_frames=DEMO_FRAMES, size=classifier.architecture.size, lazy=True)
     check_fit(classifier, clips)
-    place = GridAction(grid, classifier.architecture.size, classifier.architecture.patch_size)
+    place = named("action", action, ACTIONS)(grid, classifier.architecture.size, classifier.architecture.patch_size)
     if not isinstance(bank, bool):
-        return check_bank(bank, classifier, clips, place)
-    return FeatureBank(classifier, clips, place) if bank else LiveFeatures(classifier, clips, place)
+        return check_bank(bank, classifier, clips, place, video_div)
+    return (FeatureBank if bank else LiveFeatures)(classifier, clips, place, video_div=video_div)
+
+
+def arguments_of(features: Features) -> dict[str, Any]:
+    """The arguments of an environment on these features that tell its actions and decisions."""
+    averaging = features.classifier.architecture.head == "mean"
+    video_div = features.num_steps if averaging else None
+    if isinstance(features.action, GridAction):
+        return {"action": "grid", "grid": features.action.grid, "video_div": video_div}
+    return {"action": "continuous", "video_div": video_div}
 
 
 def check_fit(classifier: Classifier, clips: ClipStore) -> None:

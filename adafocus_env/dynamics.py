@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 from torch import Tensor
 
+from adafocus_env.action import boxes_of
 from adafocus_env.features import Features, Indices
 from adafocus_env.reward import REWARDS
 from classifiers.cost import classifier_cost
@@ -23,11 +25,11 @@ class Episode:
 
     Attributes:
         clip: number of the clip.
-        baseline: (T, k) cells of the random patches that the reward compares with.
+        baseline: (D, k, *action space), the random patches that the reward compares with.
     """
 
     clip: int
-    baseline: NDArray[np.int64]
+    baseline: NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Dynamics:
         features: glances and foci of the clips that episodes are made of.
         num_clips: N.
         reward: a name in `adafocus_env.reward.REWARDS`.
-        baseline: k, random patches that stand for the expectation in the reward `random`, or "all" for the exact one.
+        baseline: k, random patches that stand for the expectation in the reward `random`, or "all" cells of a grid: the exact one.
 
     Raises:
         InputError: an argument is out of its range.
@@ -71,7 +73,9 @@ class Dynamics:
             raise InputError(f"num_envs={num_clips} is too small; choose 1 or more")
         if baseline != "all" and (not isinstance(baseline, int) or isinstance(baseline, bool) or baseline < 1):
             raise InputError(f"baseline={baseline!r} is not a number of random patches; choose 1 or more, or 'all'")
-        self.features, self.grid, self.num_clips = features, features.grid, num_clips
+        if baseline == "all" and features.action.num_cells is None:
+            raise InputError("baseline='all' needs a grid: continuous actions have no end of patches; choose a number, such as baseline=1")
+        self.features, self.action, self.num_clips = features, features.action, num_clips
         self.reward = named("reward", reward, REWARDS)
         self._exact = baseline == "all"
         self._sampled = 0 if baseline == "all" or self.reward.baseline != "random patches" else int(baseline)
@@ -80,16 +84,18 @@ class Dynamics:
         self.step_number: Indices = np.zeros(num_clips, np.int64)
         self.running: NDArray[np.bool_] = np.zeros(num_clips, bool)
         self.started: NDArray[np.bool_] = np.zeros(num_clips, bool)
-        self.baseline_cells: Indices = np.zeros((num_clips, self.num_steps, self._sampled), np.int64)
+        space = self.action.space
+        self.baseline: NDArray[Any] = np.zeros((num_clips, self.num_steps, self._sampled, *space.shape), space.dtype)
         self.state: Tensor = features.classifier.initial_state(num_clips)
         self._confidence = self.state.new_zeros(num_clips)
         cost = classifier_cost(features.classifier)
-        self.step_cost = cost.glance + cost.focus + cost.head
+        glances, frames = features.clips.settings.num_glance_frames, features.clips.num_frames
+        self.step_cost = (glances * cost.glance + frames * (cost.focus + cost.head)) // self.num_steps
 
     @property
     def num_steps(self) -> int:
-        """T, steps of an episode: one a frame."""
-        return self.features.clips.num_frames
+        """D, steps of an episode: the decisions that are taken in a clip."""
+        return self.features.num_steps
 
     def draw(self, rng: np.random.Generator, clip: int | None = None) -> Episode:
         """Draws an episode: its clip (unless one is given) and its random patches."""
@@ -100,38 +106,38 @@ class Dynamics:
             raise InputError(f"clip {clip!r} is no whole number; choose one from 0 to {count - 1}")
         elif not 0 <= clip < count:
             raise InputError(f"clip {clip} does not exist; choose one from 0 to {count - 1}")
-        return Episode(int(clip), rng.integers(self.grid.num_cells, size=self.baseline_cells.shape[1:]))
+        return Episode(int(clip), self.action.draw(rng, (self.num_steps, self._sampled)))
 
     def start(self, rows: Indices, episodes: list[Episode]) -> None:
         """Begins ``episodes`` in the given rows; the other rows go on."""
         self.clip, self.step_number, self.running = self.clip.copy(), self.step_number.copy(), self.running.copy()
         self.started[rows] = True
         self.clip[rows] = [episode.clip for episode in episodes]
-        self.baseline_cells[rows] = np.stack([episode.baseline for episode in episodes])
+        self.baseline[rows] = np.stack([episode.baseline for episode in episodes])
         self.step_number[rows], self.running[rows] = 0, True
         index = torch.from_numpy(rows).to(self.state.device)
         self.state = self.state.index_fill(0, index, 0.0)
         self._confidence = self._confidence.index_fill(0, index, 0.0)
 
-    def restart(self, clips: Indices, baseline: Indices) -> None:
-        """Begins the episodes (clips (N,), baseline (N, T, k)) in all rows."""
-        self.start(np.arange(self.num_clips), [Episode(int(clip), cells) for clip, cells in zip(clips, baseline, strict=True)])
+    def restart(self, clips: Indices, baseline: NDArray[Any]) -> None:
+        """Begins the episodes (clips (N,), baseline (N, D, k, *action space)) in all rows."""
+        self.start(np.arange(self.num_clips), [Episode(int(clip), drawn) for clip, drawn in zip(clips, baseline, strict=True)])
 
     @torch.no_grad()
-    def step(self, actions: NDArray[np.int64], rows: Indices | None = None) -> Outcome:
-        """Looks at the patches ``actions`` in the given rows (all of them by default) and moves on by a frame.
+    def step(self, actions: NDArray[Any] | Sequence[Any], rows: Indices | None = None) -> Outcome:
+        """Looks at the patches ``actions`` in the given rows (all of them by default) and moves on by a step.
 
         Raises:
             ActionError: an action lies outside the space; nothing has changed.
             ResetNeeded: a row has no episode running.
         """
         rows = np.arange(self.num_clips) if rows is None else rows
-        actions = self.grid.check(actions, len(rows))
+        checked = self.action.check(actions, len(rows))
         if not self.running[rows].all():
             raise ResetNeeded(f"clip {rows[~self.running[rows]][0]} has no episode running; call reset before step")
         clips, steps = self.clip[rows], self.step_number[rows]
-        cells = self._patches(actions, rows, steps)
-        probabilities, states = self._look(clips, steps, cells, self.state[rows], padding=self.reward.baseline == "zeros")
+        patches = self._patches(checked, rows, steps)
+        probabilities, states = self._look(clips, steps, patches, self.state[rows], padding=self.reward.baseline == "zeros")
         confidence, baseline = self._confidences(probabilities, clips)
         reward = self.reward.value(confidence, self._confidence[rows], baseline)
         whole = len(rows) == self.num_clips
@@ -140,31 +146,31 @@ class Dynamics:
         self._confidence[rows] = confidence
         terminated = self._advance(rows)
         numbers = torch.stack([reward, confidence, baseline, probabilities[:, 0].argmax(-1).float()]).cpu().numpy()
-        return Outcome(numbers[0], numbers[1], numbers[2], numbers[3].astype(np.int64), self.grid.boxes(actions), terminated)
+        return Outcome(numbers[0], numbers[1], numbers[2], numbers[3].astype(np.int64), boxes_of(self.action, checked), terminated)
 
     @torch.no_grad()
-    def confidence_of_all_cells(self) -> NDArray[np.float32]:
-        """The true class's softmax score (N, G²) if a clip looked at each cell next; changes nothing."""
-        cells = np.tile(np.arange(self.grid.num_cells), (self.num_clips, 1))
-        probabilities, _ = self._look(self.clip, self.step_number, cells, self.state)
+    def confidence_of_candidates(self) -> NDArray[np.float32]:
+        """The true class's softmax score (N, M) if a clip looked at each of the action's candidates next; changes nothing."""
+        probabilities, _ = self._look(self.clip, self.step_number, self._candidates(self.num_clips), self.state)
         return probabilities[np.arange(self.num_clips), :, self._labels[self.clip]].cpu().numpy()
 
-    def _patches(self, actions: Indices, rows: Indices, steps: Indices) -> Indices:
-        """Cells (N, 1 + k): the chosen one, then those that the reward compares with."""
-        if self._exact and self.reward.baseline == "random patches":
-            others = np.broadcast_to(np.arange(self.grid.num_cells), (len(rows), self.grid.num_cells))
-        else:
-            others = self.baseline_cells[rows, steps]
+    def _patches(self, actions: NDArray[Any], rows: Indices, steps: Indices) -> NDArray[Any]:
+        """Actions (N, 1 + k, *action space): the chosen one, then those that the reward compares with."""
+        exact = self._exact and self.reward.baseline == "random patches"
+        others = self._candidates(len(rows)) if exact else self.baseline[rows, steps]
         return np.concatenate([actions[:, None], others], axis=1)
 
+    def _candidates(self, count: int) -> NDArray[Any]:
+        return np.repeat(self.action.candidates[None], count, axis=0)
+
     def _look(
-        self, clips: Indices, steps: Indices, cells: Indices, state: Tensor, *, padding: bool = False
+        self, clips: Indices, steps: Indices, actions: NDArray[Any], state: Tensor, *, padding: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Softmax scores (N, k, K) after each of ``cells`` (N, k), all from ``state``, and the state after the first.
+        """Softmax scores (N, k, K) after each of ``actions`` (N, k, …), all from ``state``, and the state after the first.
 
         With ``padding`` one more follows: zeros in place of a focus vector.
         """
-        foci = self.features.foci(clips[:, None], steps[:, None], cells)
+        foci = self.features.foci(clips[:, None], steps[:, None], actions)
         if padding:
             foci = torch.cat([foci, torch.zeros_like(foci[:, :1])], dim=1)
         count = foci.shape[1]
@@ -180,7 +186,7 @@ class Dynamics:
         return scores[:, 0], scores[:, 1:].mean(1) if scores.shape[1] > 1 else torch.zeros_like(scores[:, 0])
 
     def _advance(self, rows: Indices) -> NDArray[np.bool_]:
-        """Moves on by a frame; the step number stays at the last frame, so that the last observation repeats it."""
+        """Moves on by a step; the step number stays at the last one, so that the last observation repeats it."""
         terminated = self.step_number[rows] == self.num_steps - 1
         self.step_number, self.running = self.step_number.copy(), self.running.copy()
         self.step_number[rows] += ~terminated

@@ -9,7 +9,6 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from adafocus_env.action import ActionError
 from adafocus_env.build import Split, build_features
 from adafocus_env.clips import ClipStore
 from adafocus_env.dynamics import Dynamics, Outcome
@@ -22,23 +21,28 @@ from classifiers.errors import InputError, named
 START = np.zeros(1, np.int64)
 
 
-class AdaFocusEnv(gym.Env[NDArray[Any], np.int64]):
+class AdaFocusEnv(gym.Env[NDArray[Any], Any]):
     """Where to look in a video.
 
     ## Description
     A clip of T frames is classified by three frozen networks (AdaFocus, ICCV 2021). The *glancer* looks at every whole
     frame cheaply. In each step the agent sees the glance of one frame and picks one small patch of it; the *focuser* looks
-    at that patch closely and a recurrent *head* updates the class scores. The agent is paid for the confidence in the true
-    class that its patch brought.
+    at that patch closely and a *head* updates the class scores. The agent is paid for the confidence in the true class that
+    its patch brought. Where the head averages the scores of frames (the Something-Something family) a step is one of
+    ``video_div`` decisions, each of which places the patches of an equal share of the frames.
 
     ## Action Space
-    `Discrete(grid²)`: the cell of a grid, row-major. The patches of the first and the last cell of a row touch the borders.
+    `AdaFocus-v0` (``action="grid"``): `Discrete(grid²)`, the cell of a grid, row-major. The patches of the first and the last
+    cell of a row touch the borders.
+
+    `AdaFocusContinuous-v0` (``action="continuous"``): `Box(0, 1, (2,), float32)`, a place a as (row, column). The top left
+    corner of the patch is floor(a · (H − P)).
 
     ## Observation Space
     | observation | space | content |
     |---|---|---|
-    | `map` | `Box((C, h, w), float32)` | the glance map of the frame |
-    | `vector` | `Box((C,), float32)` | the pooled glance map |
+    | `map` | `Box((C, h, w), float32)` | the glance map of the frame, or those of the decision's frames, stacked |
+    | `vector` | `Box((C,), float32)` | the pooled glance map, its mean over the decision's frames |
     | `reference` | `Box((2,), int64)` | which clip, which step: for features extractors that read the glances in place |
 
     No observation holds or depends on the label.
@@ -57,8 +61,8 @@ class AdaFocusEnv(gym.Env[NDArray[Any], np.int64]):
     A clip drawn uniformly, at its first frame; `reset(options={"clip": i})` chooses it.
 
     ## Episode End
-    After T steps the episode is *terminated*: T steps are the task, not a time limit. The last observation repeats that of
-    the last frame. Episodes are never truncated.
+    After the last frame (the last decision) the episode is *terminated*: the steps are the task, not a time limit. The last
+    observation is repeated. Episodes are never truncated.
 
     ## Info
     After `reset`: `clip` (number) and `name` (of its video). After `step` also: `confidence`, `baseline` (confidence that
@@ -77,8 +81,10 @@ class AdaFocusEnv(gym.Env[NDArray[Any], np.int64]):
         clips: a part of the demo videos, or a `ClipStore`.
         observation: see above.
         reward: see above.
-        baseline: random patches that stand for the expectation in the reward `random`, or "all" for the exact one.
-        grid: cells in each axis.
+        baseline: random patches that stand for the expectation in the reward `random`, or "all" cells of the grid: the exact one.
+        action: "grid" or "continuous".
+        grid: cells in each axis of the grid.
+        video_div: decisions a video (1, 2 or 4) where the head averages the scores of frames; None elsewhere.
         bank: keep the frozen networks' features in memory; or `Features` (such as a `FeatureBank`) to share.
         device: "auto", "cpu", "cuda" or "cuda:N", for a classifier given by name.
         render_mode: None or "rgb_array".
@@ -97,7 +103,9 @@ class AdaFocusEnv(gym.Env[NDArray[Any], np.int64]):
         observation: str = "map",
         reward: str = "random",
         baseline: int | Literal["all"] = 1,
+        action: str = "grid",
         grid: int = 7,
+        video_div: int | None = None,
         bank: Features | bool = True,
         device: str = "auto",
         render_mode: str | None = None,
@@ -105,10 +113,10 @@ class AdaFocusEnv(gym.Env[NDArray[Any], np.int64]):
         check_render_mode(render_mode, self.metadata["render_modes"])
         self.metadata = {**self.metadata}  # Gymnasium's own vector environments write into it
         self._observation = named("observation", observation, OBSERVATIONS)
-        features = build_features(classifier, clips, grid=grid, bank=bank, device=device)
+        features = build_features(classifier, clips, action=action, grid=grid, video_div=video_div, bank=bank, device=device)
         self.dynamics = Dynamics(features, 1, reward=reward, baseline=baseline)
         self.observation_space = self._observation.space(features)
-        self.action_space: spaces.Discrete = self.dynamics.grid.space
+        self.action_space: spaces.Discrete | spaces.Box = self.dynamics.action.space
         self.render_mode = render_mode
         self._outcome: Outcome | None = None
 
@@ -120,16 +128,14 @@ class AdaFocusEnv(gym.Env[NDArray[Any], np.int64]):
         self._outcome = None
         return self._observe(), clip_info(self.dynamics, 0)
 
-    def step(self, action: np.int64 | int) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
-        """Looks at the patch of cell ``action`` of the current frame.
+    def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
+        """Looks at the patch that ``action`` picks in the current frame (in all frames of the current decision).
 
         Raises:
             ActionError: the action lies outside the space; the episode goes on where it was.
             ResetNeeded: no episode is running.
         """
-        if isinstance(action, list | tuple) or np.ndim(action) != 0:
-            raise ActionError(f"the action {action!r} is no single cell; give one from 0 to {self.dynamics.grid.num_cells - 1}")
-        self._outcome = outcome = self.dynamics.step(np.asarray([action]))
+        self._outcome = outcome = self.dynamics.step([action])
         info = {**clip_info(self.dynamics, 0), **step_info(self.dynamics, outcome, 0)}
         return self._observe(), float(outcome.reward[0]), bool(outcome.terminated[0]), False, info
 
@@ -163,16 +169,18 @@ def picture(dynamics: Dynamics, outcome: Outcome | None, row: int) -> NDArray[np
     """What `render` shows of one row: the frame last looked at, or the first frame after a reset."""
     clips, classes = dynamics.features.clips, dynamics.features.classifier.classes
     clip, step = int(dynamics.clip[row]), int(dynamics.step_number[row])
+    frames = clips.num_frames // dynamics.num_steps
     if outcome is None or (step == 0 and dynamics.running[row]):  # the row's episode has just begun, maybe without the others
-        lines = (f"{clips.names[clip]}", f"frame 1 of {dynamics.num_steps}: no patch yet")
+        lines = (f"{clips.names[clip]}", f"frame 1 of {clips.num_frames}: no patch yet")
         return draw_step(clips.frames(clip)[0].permute(1, 2, 0).numpy(), None, lines)
     seen = step - int(dynamics.running[row])  # it moves on with every step but the last
     right = "right" if outcome.prediction[row] == clips.labels[clip] else f"true: {classes[clips.labels[clip]]}"
+    unit = "frame" if frames == 1 else "decision"
     lines = (
-        f"frame {seen + 1} of {dynamics.num_steps}: {classes[outcome.prediction[row]]} ({right})",
+        f"{unit} {seen + 1} of {dynamics.num_steps}: {classes[outcome.prediction[row]]} ({right})",
         f"confidence in the true class {outcome.confidence[row]:.0%}",
     )
-    return draw_step(clips.frames(clip)[seen].permute(1, 2, 0).numpy(), outcome.boxes[row].tolist(), lines)
+    return draw_step(clips.frames(clip)[seen * frames + frames // 2].permute(1, 2, 0).numpy(), outcome.boxes[row].tolist(), lines)
 
 
 def check_options(options: dict[str, Any] | None, known: set[str]) -> dict[str, Any]:

@@ -4,41 +4,52 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adafocus_env.action import GridAction, crop_patches
+from adafocus_env.action import Action, crop_patches
 from adafocus_env.clips import ClipStore
 from classifiers.classifier import Classifier
+from classifiers.errors import InputError
 
 Indices = NDArray[np.int64]
+VIDEO_DIVS = (1, 2, 4)
 
 
 class Features(Protocol):
     """Glances and foci of clips, computed anew (`LiveFeatures`) or once (`FeatureBank`).
 
-    ``clips``, ``steps`` and ``cells`` are index arrays that broadcast against each other to one shape (…).
+    ``clips`` and ``steps`` are index arrays that broadcast against each other, and against ``actions`` (…, *action space), to one
+    shape (…). A step is a decision: usually one frame, or several where one decision stands for all of them.
+
+    Attributes:
+        classifier: frozen.
+        clips: the clips, by number.
+        action: what can be looked at.
+        num_steps: D, decisions in a clip.
+        map_shape: (C, h, w) of a step's glance map; the maps of several frames are stacked, frame after frame.
     """
 
     classifier: Classifier
     clips: ClipStore
-    grid: GridAction
+    action: Action
+    num_steps: int
     map_shape: tuple[int, int, int]
 
     def maps(self, clips: Indices, steps: Indices) -> Tensor:
-        """Glance maps (…, C, h, w) of those frames, on the networks' device."""
+        """Glance maps (…, C, h, w) of those steps, on the networks' device."""
         ...
 
     def vectors(self, clips: Indices, steps: Indices) -> Tensor:
-        """Glance vectors (…, C) of those frames."""
+        """Glance vectors (…, C) of those steps, the mean over their frames."""
         ...
 
-    def foci(self, clips: Indices, steps: Indices, cells: Indices) -> Tensor:
-        """Focus vectors (…, F) of the patches at ``cells`` of those frames."""
+    def foci(self, clips: Indices, steps: Indices, actions: NDArray[Any]) -> Tensor:
+        """Focus vectors (…, F) of the patches that ``actions`` pick in those steps, the mean over their frames."""
         ...
 
 
@@ -48,41 +59,52 @@ class LiveFeatures:
     Args:
         classifier: frozen; its device is where everything lives.
         clips: the clips, by number.
-        grid: where patches can be.
+        action: what can be looked at.
+        video_div: see `count_steps`.
         capacity: clips whose frames and glances are kept.
+
+    Raises:
+        InputError: classifier, clips and ``video_div`` do not fit together.
     """
 
-    def __init__(self, classifier: Classifier, clips: ClipStore, grid: GridAction, *, capacity: int = 256) -> None:
-        self.classifier, self.clips, self.grid = classifier, clips, grid
-        self._corners = torch.from_numpy(grid.corners).to(classifier.device)
+    def __init__(
+        self, classifier: Classifier, clips: ClipStore, action: Action, *, video_div: int | None = None, capacity: int = 256
+    ) -> None:
+        self.classifier, self.clips, self.action = classifier, clips, action
+        self.num_steps = count_steps(classifier, clips, video_div)
         self._frames: Recent[int, Tensor] = Recent(capacity)
         self._glances: Recent[tuple[int, int], tuple[Tensor, Tensor]] = Recent(capacity)
         size = classifier.architecture.size
         with torch.inference_mode():
             maps, _ = classifier.glance(torch.zeros(1, 3, size, size, device=classifier.device))
-        self.map_shape: tuple[int, int, int] = (maps.shape[1], maps.shape[2], maps.shape[3])
+        glances = clips.settings.num_glance_frames // self.num_steps
+        self.map_shape: tuple[int, int, int] = (glances * maps.shape[1], maps.shape[2], maps.shape[3])
 
     def maps(self, clips: Indices, steps: Indices) -> Tensor:
-        """Glance maps (…, C, h, w) of those frames."""
+        """Glance maps (…, C, h, w) of those steps."""
         clips, steps = np.broadcast_arrays(clips, steps)
         maps = [self.glance(int(clip))[0][step] for clip, step in zip(clips.flat, steps.flat, strict=True)]
         return torch.stack(maps).unflatten(0, clips.shape)
 
     def vectors(self, clips: Indices, steps: Indices) -> Tensor:
-        """Glance vectors (…, C) of those frames."""
+        """Glance vectors (…, C) of those steps."""
         clips, steps = np.broadcast_arrays(clips, steps)
         vectors = [self.glance(int(clip))[1][step] for clip, step in zip(clips.flat, steps.flat, strict=True)]
         return torch.stack(vectors).unflatten(0, clips.shape)
 
     @torch.no_grad()
-    def foci(self, clips: Indices, steps: Indices, cells: Indices) -> Tensor:
+    def foci(self, clips: Indices, steps: Indices, actions: NDArray[Any]) -> Tensor:
         """Focus vectors (…, F) of patches, in one call of the focuser."""
-        clips, steps, cells = np.broadcast_arrays(clips, steps, cells)
-        wanted, source = np.unique(np.stack([clips.ravel(), steps.ravel()]), axis=1, return_inverse=True)
-        frames = torch.stack([self.frames(int(clip))[step] for clip, step in wanted.T])
-        corners = self._corners[torch.from_numpy(cells.ravel()).to(frames.device)]
-        patches = crop_patches(frames, torch.from_numpy(source.ravel()).to(frames.device), corners, self.grid.patch_size)
-        return self.classifier.focus(self.classifier.normalise(patches)).unflatten(0, cells.shape)
+        corners = self.action.corners_of(actions)
+        clips, steps, _ = np.broadcast_arrays(clips, steps, corners[..., 0])
+        wanted, inverse = np.unique(np.stack([clips.ravel(), steps.ravel()]), axis=1, return_inverse=True)
+        frames = torch.cat([self._step_frames(int(clip), int(step)) for clip, step in wanted.T])
+        length = len(frames) // wanted.shape[1]
+        source = inverse.ravel()[:, None] * length + np.arange(length)
+        places = np.broadcast_to(corners, (*clips.shape, 2)).reshape(-1, 1, 2).repeat(length, axis=1)
+        patches = crop_patches(frames, self._on_device(source.ravel()), self._on_device(places.reshape(-1, 2)), self.action.patch_size)
+        foci = self.classifier.focus(self.classifier.normalise(patches), num_frames=length)
+        return foci.unflatten(0, (-1, length)).mean(1).unflatten(0, clips.shape)
 
     def frames(self, clip: int) -> Tensor:
         """The clip's frames (T, 3, H, W), uint8, on the networks' device."""
@@ -90,9 +112,58 @@ class LiveFeatures:
 
     @torch.no_grad()
     def glance(self, clip: int) -> tuple[Tensor, Tensor]:
-        """Maps (T, C, h, w) and vectors (T, C) of all frames of one clip, from one call of the glancer."""
-        key = (clip, self.classifier.version)
-        return self._glances.get(key, lambda: self.classifier.glance(self.classifier.normalise(self.frames(clip))))
+        """Maps (D, C, h, w) and vectors (D, C) of all steps of one clip, from one call of the glancer."""
+        return self._glances.get((clip, self.classifier.version), lambda: self._glance(clip))
+
+    def _glance(self, clip: int) -> tuple[Tensor, Tensor]:
+        separate = self.clips.settings.glance_frames > 0
+        frames = self.clips.glancer_frames(clip).to(self.classifier.device) if separate else self.frames(clip)
+        maps, vectors = self.classifier.glance(self.classifier.normalise(frames), num_frames=len(frames))
+        return by_step(maps, self.num_steps).flatten(1, 2), by_step(vectors, self.num_steps).mean(1)
+
+    def _step_frames(self, clip: int, step: int) -> Tensor:
+        return by_step(self.frames(clip), self.num_steps)[step]
+
+    def _on_device(self, numbers: Indices) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.classifier.device)
+
+
+def by_step(frames: Tensor, num_steps: int) -> Tensor:
+    """What belongs to the frames of a clip (T, …) → to the frames of its steps (D, T/D, …)."""
+    return frames.unflatten(0, (num_steps, -1))
+
+
+def count_steps(classifier: Classifier, clips: ClipStore, video_div: int | None) -> int:
+    """D, the decisions that a policy takes in a clip.
+
+    A head that is recurrent takes one decision a frame. One that averages the scores of frames (the Something-Something family)
+    takes ``video_div`` decisions, each for an equal share of the frames; with 1, all frames of a video get the same place.
+
+    Args:
+        classifier: its head decides between the two.
+        clips: with as many frames as can be shared out.
+        video_div: 1 (the default), 2 or 4 where the head averages, and None elsewhere.
+
+    Raises:
+        InputError: they do not fit together (says why).
+    """
+    head, glances = classifier.architecture.head, clips.settings.num_glance_frames
+    if head != "mean":
+        if video_div is not None:
+            raise InputError(f"video_div={video_div} needs a classifier with the head 'mean', this one has {head!r}; leave video_div out")
+        if glances != clips.num_frames:
+            raise InputError(
+                f"the clips have {glances} frames for the glancer and {clips.num_frames} for the focuser; a classifier with the head "
+                f"{head!r} looks at the same frames with both: set glance_frames=0"
+            )
+        return clips.num_frames
+    steps = 1 if video_div is None else video_div
+    if steps not in VIDEO_DIVS:
+        raise InputError(f"video_div={video_div} is not possible; choose 1, 2 or 4 decisions a video")
+    for frames, name in ((clips.num_frames, "num_frames"), (glances, "glance_frames")):
+        if frames % steps:
+            raise InputError(f"video_div={steps} does not divide {name}={frames}; choose a number of frames that it divides")
+    return steps
 
 
 Key = TypeVar("Key", bound=Hashable)

@@ -2,7 +2,7 @@
 
 | name | shape, dtype | content |
 |---|---|---|
-| `map` | (C, h, w) float32 | the glance map of the frame |
+| `map` | (C, h, w) float32 | the glance map of the frame, or those of the decision's frames, stacked |
 | `vector` | (C,) float32 | the pooled glance map |
 | `reference` | (2,) int64 | which clip, which step: for features extractors that read the glances in place |
 """
@@ -49,7 +49,7 @@ def _vector_space(features: Features) -> spaces.Box:
 def _reference_space(features: Features) -> spaces.Box:
     if len(features.clips) > MAX_CLIPS:
         raise InputError(f"observation='reference' can tell {MAX_CLIPS} clips apart, not {len(features.clips)}; use 'map' or 'vector'")
-    return spaces.Box(np.zeros(2, np.int64), np.array([len(features.clips) - 1, features.clips.num_frames - 1]), dtype=np.int64)
+    return spaces.Box(np.zeros(2, np.int64), np.array([len(features.clips) - 1, features.num_steps - 1]), dtype=np.int64)
 
 
 OBSERVATIONS: dict[str, Observation] = {

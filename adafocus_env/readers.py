@@ -6,6 +6,7 @@ Only NumPy is imported here at once: a worker process has to start fast.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -67,7 +68,7 @@ class FrameReader(Protocol):
 
 
 def open_reader(path: Path, frame_name: str = "", num_frames: int | None = None) -> FrameReader:
-    """The reader for ``path``: a folder of images, or a file for decord, or for PyAV where decord is not installed.
+    """The reader for ``path``: a folder of images, or a file for decord, or for PyAV where decord is not installed or cannot read it.
 
     Args:
         path: the file or folder.
@@ -89,9 +90,10 @@ def open_reader(path: Path, frame_name: str = "", num_frames: int | None = None)
     if wanted is not None and wanted > size:
         raise DecodeError(path, f"it is truncated: {size} of its {wanted} bytes are there")
     if file_reader() == "decord":
-        reader = DecordReader(path)
-        if not reader.turned:
-            return reader
+        with contextlib.suppress(DecodeError):  # PyAV reads some files that decord cannot, and knows a broken one as well
+            reader = DecordReader(path)
+            if not reader.turned:
+                return reader
     return PyAVReader(path)
 
 
@@ -143,10 +145,13 @@ class DecordReader:
     def get_frames(self, indices: Sequence[int] | NDArray[np.int64], short_side: int | None = None) -> NDArray[np.uint8]:
         """See `FrameReader.get_frames`."""
         wanted = resized(*self._size, short_side)
-        if wanted != self._read_at:
-            self._video = self._open(*wanted)
-            self._read_at = wanted
-        frames = self._read(lambda: self._video.get_batch([int(i) for i in indices]).asnumpy())
+        try:
+            if wanted != self._read_at:
+                self._video = self._open(*wanted)
+                self._read_at = wanted
+            frames = self._read(lambda: self._video.get_batch([int(i) for i in indices]).asnumpy())
+        except DecodeError:  # among others at 8, 12, 16, 24, 48 and 72 pixels of width: decord takes the padding of a row for pixels
+            return PyAVReader(self._path).get_frames(indices, short_side)
         if frames.shape[1:3] != wanted:
             raise DecodeError(self._path, f"its frames come as {frames.shape[1:3]} pixels where {wanted} were expected")
         return frames
@@ -330,9 +335,11 @@ class DecodeRequest:
 
     Attributes:
         path: the file or folder.
-        num_frames: T.
+        num_frames: T, the focuser's frames.
         short_side: of the decoded frames, in pixels; None keeps their size.
         seed: draws the frames as for training; None takes the middle ones.
+        glance_frames: frames sampled separately for the glancer.
+        sampling: how frames are drawn; see `adafocus_env.sampling.SAMPLING`.
         num_frames_stated: how many frames a folder has to have; None: as many as there are.
         frame_name: how the frames in a folder are named; see `FolderReader`.
     """
@@ -341,13 +348,18 @@ class DecodeRequest:
     num_frames: int
     short_side: int | None = None
     seed: tuple[int, ...] | None = None
+    glance_frames: int = 0
+    sampling: str = "segments"
     num_frames_stated: int | None = None
     frame_name: str = ""
 
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """The frames (T,H,W,3) of a clip, their numbers (T,) in the video, and the video's length in frames, rate and (height, width)."""
+    """The frames (T,H,W,3) of a clip, their numbers (T,) in the video, and the video's length in frames, rate and (height, width).
+
+    Where the glancer's frames are sampled separately, frames and numbers are those of the focuser, then those of the glancer.
+    """
 
     frames: NDArray[np.uint8]
     indices: NDArray[np.int64]
@@ -363,7 +375,17 @@ def decode_clip(request: DecodeRequest) -> DecodedClip:
         DecodeError: the video cannot be read.
     """
     reader = open_reader(request.path, request.frame_name, request.num_frames_stated)
-    rng = None if request.seed is None else np.random.default_rng(request.seed)
-    indices = segment_indices(len(reader), request.num_frames, rng)
+    indices = _indices(len(reader), request)
     frames = np.ascontiguousarray(reader.get_frames(indices, request.short_side))
     return DecodedClip(frames, indices, len(reader), reader.fps, reader.size)
+
+
+def _indices(length: int, request: DecodeRequest) -> NDArray[np.int64]:
+    """The focuser's frames, then the glancer's; random ones are drawn independently of each other."""
+
+    def sample(count: int, *salt: int) -> NDArray[np.int64]:
+        rng = None if request.seed is None else np.random.default_rng((*request.seed, *salt))
+        return segment_indices(length, count, rng, request.sampling)
+
+    focused = sample(request.num_frames)
+    return np.concatenate([focused, sample(request.glance_frames, 1)]) if request.glance_frames else focused

@@ -24,7 +24,7 @@ from classifiers.errors import InputError, named
 Step = tuple[NDArray[Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
 
 
-class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]):
+class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
     """N environments of `AdaFocusEnv`, stepped together.
 
     Sub-environment i is the single environment reset with seed + i, step for step. All arrays that are returned are new.
@@ -53,7 +53,9 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]
         observation: str = "map",
         reward: str = "random",
         baseline: int | Literal["all"] = 1,
+        action: str = "grid",
         grid: int = 7,
+        video_div: int | None = None,
         bank: Features | bool = True,
         device: str = "auto",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
@@ -67,16 +69,16 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]
         self.autoreset_mode = _mode(autoreset_mode)
         self.metadata = {**AdaFocusEnv.metadata, "autoreset_mode": self.autoreset_mode}
         self._observation = named("observation", observation, OBSERVATIONS)
-        features = build_features(classifier, clips, grid=grid, bank=bank, device=device)
+        features = build_features(classifier, clips, action=action, grid=grid, video_div=video_div, bank=bank, device=device)
         self.dynamics = Dynamics(features, num_envs, reward=reward, baseline=baseline)
         self.num_envs, self.render_mode, self.clip_order = num_envs, render_mode, clip_order
         self.single_observation_space = self._observation.space(features)
-        self.single_action_space = self.dynamics.grid.space
+        self.single_action_space = self.dynamics.action.space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._rngs: list[np.random.Generator] = [seeding.np_random()[0] for _ in range(num_envs)]
         self._queue: list[int] = []
-        self._names = np.array(features.clips.names, dtype=object)
+        self._epoch = 0
         self._ended = np.zeros(num_envs, bool)  # rows that the next step resets, in the mode NEXT_STEP
         self._outcome: Outcome | None = None
 
@@ -90,14 +92,14 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]
         self._start(rows, options.get("clips"))
         return self._observe(), self._clip_info(rows)
 
-    def step(self, actions: NDArray[np.int64]) -> Step:
-        """Looks at the patches of cells ``actions`` (N,).
+    def step(self, actions: NDArray[Any]) -> Step:
+        """Looks at the patches that ``actions`` (N, *action space) pick.
 
         Raises:
             ActionError: an action lies outside the space; nothing has changed.
             ResetNeeded: a row has no episode running.
         """
-        actions = self.dynamics.grid.check(actions, self.num_envs)
+        actions = self.dynamics.action.check(actions, self.num_envs)
         resetting = np.flatnonzero(self._ended)
         if len(resetting) == self.num_envs:
             return self._reset_step(resetting)
@@ -125,8 +127,9 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]
             "rngs": [rng.bit_generator.state for rng in self._rngs],
             "vector_rng": self.np_random.bit_generator.state,
             "queue": list(self._queue),
+            "epoch": self._epoch,
             "clip": self.dynamics.clip.copy(),
-            "baseline": self.dynamics.baseline_cells.copy(),
+            "baseline": self.dynamics.baseline.copy(),
         }
 
     def restore_random_state(self, state: dict[str, Any]) -> None:
@@ -134,7 +137,7 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]
         for rng, saved in zip(self._rngs, state["rngs"], strict=True):
             rng.bit_generator.state = saved
         self.np_random.bit_generator.state = state["vector_rng"]
-        self._queue = list(state["queue"])
+        self._queue, self._epoch = list(state["queue"]), state["epoch"]
         self.dynamics.restart(state["clip"], state["baseline"])
         self._ended = np.zeros(self.num_envs, bool)
 
@@ -148,10 +151,14 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]
         self._ended[rows] = False
 
     def _deal(self, count: int) -> list[int]:
-        """The next clips of the current permutation, and of the next one when it is used up."""
-        while len(self._queue) < count:
-            self._queue += self.np_random.permutation(len(self._names)).tolist()
-        dealt, self._queue = self._queue[:count], self._queue[count:]
+        """The next clips of the current epoch, and of the next one when it is used up."""
+        clips, dealt = self.dynamics.features.clips, list[int]()
+        while (missing := count - len(dealt)) > 0:
+            if not self._queue:
+                self._queue = clips.epoch(self._epoch, self.np_random).tolist()
+                self._epoch += 1
+            taken, self._queue = self._queue[:missing], self._queue[missing:]
+            dealt += clips.readable(np.array(taken)).tolist()
         return dealt
 
     def _seed(self, seed: int | Sequence[int | None] | None, rows: Indices) -> None:
@@ -165,7 +172,7 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]
                 self._rngs[row] = seeding.np_random(int(seeds[row]))[0]
         if len(rows) == self.num_envs and seeds[0] is not None:
             self._np_random, self._np_random_seed = seeding.np_random(int(seeds[0]))
-            self._queue = []
+            self._queue, self._epoch = [], 0
 
     def _masked_rows(self, mask: object) -> Indices:
         if mask is None:
@@ -207,7 +214,9 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]
         return self._observation.observe(self.dynamics.features, self.dynamics.clip, self.dynamics.step_number).cpu().numpy()
 
     def _clip_info(self, rows: Indices) -> dict[str, Any]:
-        return self._info(rows, clip=self.dynamics.clip.copy(), name=self._names[self.dynamics.clip])
+        names = self.dynamics.features.clips.names
+        name = np.array([names[clip] for clip in self.dynamics.clip.tolist()], dtype=object)
+        return self._info(rows, clip=self.dynamics.clip.copy(), name=name)
 
     def _step_info(self, outcome: Outcome, rows: Indices) -> dict[str, Any]:
         correct = outcome.prediction == self.dynamics.features.clips.labels[self.dynamics.clip]

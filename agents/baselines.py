@@ -7,97 +7,99 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from adafocus_env.action import GridAction
-from adafocus_env.clips import ClipStore
+from adafocus_env.action import Action, GridAction
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.features import Features
 from agents.inference import check_maps
 from agents.policies import GlancePolicy
 from classifiers.errors import InputError
 
-Cells = NDArray[np.int64]
-Prediction = tuple[Cells, None]
+References = NDArray[np.int64]
+Actions = NDArray[Any]
+Prediction = tuple[Actions, None]
 
 
 class Predictor(Protocol):
-    """Anything that chooses cells: references (N, 2) as (clip, step) → cells (N,) and a recurrent state."""
+    """Anything that chooses patches: references (N, 2) as (clip, step) → actions (N, *action space) and a recurrent state."""
 
-    def predict(self, observation: Cells, state: Any = None, episode_start: Any = None, deterministic: bool = True) -> tuple[Cells, Any]:
+    def predict(
+        self, observation: References, state: Any = None, episode_start: Any = None, deterministic: bool = True
+    ) -> tuple[Actions, Any]:
         """As `stable_baselines3.common.base_class.BaseAlgorithm.predict`."""
         ...
 
 
 class RandomPatch:
-    """A uniformly random cell for every frame."""
+    """A uniformly random patch in every step."""
 
-    def __init__(self, grid: GridAction, seed: int) -> None:
-        self._cells, self._rng = grid.num_cells, np.random.default_rng(seed)
+    def __init__(self, action: Action, seed: int) -> None:
+        self._action, self._rng = action, np.random.default_rng(seed)
 
-    def predict(self, observation: Cells, state: Any = None, episode_start: Any = None, deterministic: bool = True) -> Prediction:
-        """Cells (N,)."""
-        return self._rng.integers(self._cells, size=len(observation)), None
+    def predict(self, observation: References, state: Any = None, episode_start: Any = None, deterministic: bool = True) -> Prediction:
+        """Actions (N, …)."""
+        return self._action.draw(self._rng, (len(observation),)), None
 
 
 class CentrePatch:
-    """The cell in the middle of the frame."""
+    """The patch in the middle of the frame."""
 
-    def __init__(self, grid: GridAction) -> None:
-        self._cell = int(grid.nearest(np.full(2, (grid.size - 1) / 2)))
+    def __init__(self, action: Action) -> None:
+        self._middle = action.nearest(np.full(2, (action.size - 1) / 2))
 
-    def predict(self, observation: Cells, state: Any = None, episode_start: Any = None, deterministic: bool = True) -> Prediction:
-        """Cells (N,)."""
-        return np.full(len(observation), self._cell), None
+    def predict(self, observation: References, state: Any = None, episode_start: Any = None, deterministic: bool = True) -> Prediction:
+        """Actions (N, …)."""
+        return np.repeat(self._middle[None], len(observation), axis=0), None
 
 
 class GaussianPatch:
-    """The cell nearest to a point drawn around the middle of the frame.
+    """The patch nearest to a point drawn around the middle of the frame.
 
     Args:
-        grid: the cells.
+        action: what can be looked at.
         seed: of the draws.
         spread: standard deviation in sides of the frame.
     """
 
-    def __init__(self, grid: GridAction, seed: int, *, spread: float = 0.2) -> None:
-        self._grid, self._rng, self._spread = grid, np.random.default_rng(seed), spread
+    def __init__(self, action: Action, seed: int, *, spread: float = 0.2) -> None:
+        self._action, self._rng, self._spread = action, np.random.default_rng(seed), spread
 
-    def predict(self, observation: Cells, state: Any = None, episode_start: Any = None, deterministic: bool = True) -> Prediction:
-        """Cells (N,)."""
-        middle = (self._grid.size - 1) / 2
-        return self._grid.nearest(middle + self._spread * self._grid.size * self._rng.standard_normal((len(observation), 2))), None
+    def predict(self, observation: References, state: Any = None, episode_start: Any = None, deterministic: bool = True) -> Prediction:
+        """Actions (N, …)."""
+        size = self._action.size
+        points = (size - 1) / 2 + self._spread * size * self._rng.standard_normal((len(observation), 2))
+        return self._action.nearest(points), None
 
 
 class Oracle:
-    """The cell whose patch lies nearest to the target, from the ground truth.
+    """The patch that lies nearest to the target, or to its mean place over the frames of the step, from the ground truth.
 
     Args:
-        grid: the cells.
-        clips: clips with a track.
+        features: of clips with a track.
 
     Raises:
         InputError: the clips have no ground truth.
     """
 
-    def __init__(self, grid: GridAction, clips: ClipStore) -> None:
-        if not clips.has_truth:
+    def __init__(self, features: Features) -> None:
+        if not features.clips.has_truth:
             raise InputError("the oracle needs clips with a ground-truth track; these have none")
-        self._grid, self._clips = grid, clips
-        self._cells: dict[int, Cells] = {}
+        self._features = features
+        self._planned: dict[int, Actions] = {}
 
-    def predict(self, observation: Cells, state: Any = None, episode_start: Any = None, deterministic: bool = True) -> Prediction:
-        """Cells (N,)."""
-        return np.array([self._track(int(clip))[step] for clip, step in observation]), None
+    def predict(self, observation: References, state: Any = None, episode_start: Any = None, deterministic: bool = True) -> Prediction:
+        """Actions (N, …)."""
+        return np.stack([self._track(int(clip))[step] for clip, step in observation]), None
 
-    def _track(self, clip: int) -> Cells:
-        if clip not in self._cells:
-            truth = self._clips.truth(clip)
+    def _track(self, clip: int) -> Actions:
+        if clip not in self._planned:
+            truth = self._features.clips.truth(clip)
             assert truth is not None
-            self._cells[clip] = self._grid.nearest(truth)
-        return self._cells[clip]
+            self._planned[clip] = self._features.action.nearest(truth.reshape(self._features.num_steps, -1, 2).mean(1))
+        return self._planned[clip]
 
 
 class GreedyOracle:
-    """The cell with the highest score of the true class after the next step. It knows the label, and looks at every cell.
+    """The patch with the highest score of the true class after the next step. It knows the label, and looks everywhere.
 
     Args:
         dynamics: of the environment that is being played.
@@ -106,33 +108,47 @@ class GreedyOracle:
     def __init__(self, dynamics: Dynamics) -> None:
         self._dynamics = dynamics
 
-    def predict(self, observation: Cells, state: Any = None, episode_start: Any = None, deterministic: bool = True) -> Prediction:
-        """Cells (N,)."""
-        return self._dynamics.confidence_of_all_cells().argmax(1), None
+    def predict(self, observation: References, state: Any = None, episode_start: Any = None, deterministic: bool = True) -> Prediction:
+        """Actions (N, …)."""
+        return self._dynamics.action.candidates[self._dynamics.confidence_of_candidates().argmax(1)], None
 
 
 class LearnedPolicy:
-    """A trained policy: the most likely cell of every frame, for whole clips at once.
+    """A trained policy: the most likely patch of every step, for whole clips at once.
 
     Args:
         policy: what was learned.
         features: glances of the clips that are being played.
 
     Raises:
-        InputError: policy and glances do not fit.
+        InputError: policy and environment do not fit.
     """
 
     def __init__(self, policy: GlancePolicy, features: Features) -> None:
-        check_maps(policy, features.map_shape)
-        if policy.grid != features.grid.grid:
-            raise InputError(f"the policy chooses from a grid of {policy.grid}, the environment has grid={features.grid.grid}")
+        check_policy(policy, features)
         self._policy, self._features = policy, features
-        self._planned: tuple[bytes, Cells] = (b"", np.zeros((0, 0), np.int64))
+        self._planned: tuple[bytes, Actions] = (b"", np.zeros(0))
 
-    def predict(self, observation: Cells, state: Any = None, episode_start: Any = None, deterministic: bool = True) -> Prediction:
-        """Cells (N,)."""
+    def predict(self, observation: References, state: Any = None, episode_start: Any = None, deterministic: bool = True) -> Prediction:
+        """Actions (N, …)."""
         clips, steps = observation.T
         if self._planned[0] != clips.tobytes():
-            maps = self._features.maps(clips[:, None], np.arange(self._features.clips.num_frames)[None])
+            maps = self._features.maps(clips[:, None], np.arange(self._features.num_steps)[None])
             self._planned = clips.tobytes(), self._policy.act(maps).cpu().numpy()
         return self._planned[1][np.arange(len(clips)), steps], None
+
+
+def check_policy(policy: GlancePolicy, features: Features) -> None:
+    """Checks that the policy reads these glances and takes these actions.
+
+    Raises:
+        InputError: it reads or takes others.
+    """
+    check_maps(policy, features.map_shape)
+    grid = features.action.grid if isinstance(features.action, GridAction) else None
+    if policy.grid != grid:
+        raise InputError(f"the policy chooses {_choice(policy.grid)}, the environment has {_choice(grid)}: they must be the same")
+
+
+def _choice(grid: int | None) -> str:
+    return "continuous places (env.action=continuous)" if grid is None else f"from a grid (env.grid={grid})"

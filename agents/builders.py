@@ -18,7 +18,7 @@ from adafocus_env.datasets import DataSet, folder
 from adafocus_env.demo import demo
 from adafocus_env.features import Features
 from adafocus_env.published import PUBLISHED, published
-from agents.config import ClassifierConfig, DataConfig
+from agents.config import ClassifierConfig, DataConfig, EnvConfig
 from agents.make_classifier import make_classifier
 from agents.progress import Display
 from classifiers import checkpoint
@@ -80,8 +80,9 @@ def part(data: DataSet, split: Split, config: DataConfig, size: int, display: Di
     count = len(getattr(data, split)) * (config.views if split == "train" else 1)
     bar = display.bar(f"decode {split}", count)
     clips = open_clips(
-        data, split, num_frames=config.num_frames, size=size, views=config.views, num_workers=config.workers, progress=bar.at
-    )
+        data, split, num_frames=config.num_frames, size=size, views=config.views, sampling=config.sampling,
+        num_workers=config.workers, progress=bar.at,
+    )  # fmt: skip
     bar.at(count)
     return clips
 
@@ -119,12 +120,18 @@ def choose_classifier(name: str, data: DataSet, device: torch.device) -> Classif
 
 
 def trained_classifier(
-    wanted: Classifier | Architecture, clips: Clips, stages: ClassifierConfig, device: torch.device, display: Display
+    wanted: Classifier | Architecture,
+    clips: Clips,
+    stages: ClassifierConfig,
+    device: torch.device,
+    display: Display,
+    video_div: int | None = None,
 ) -> Classifier:
     """``wanted``, or a classifier of that architecture for these clips: the kept one, or one that stages 0 and 1 make now."""
     if isinstance(wanted, Classifier):
         return wanted
-    made_from = [asdict(wanted), clips.data.classes, clips.train.fingerprint, asdict(stages)]
+    settings = {stage: how for stage, how in asdict(stages).items() if stage != "finetune"}
+    made_from = [asdict(wanted), clips.data.classes, clips.train.fingerprint, settings, video_div]
     place = cache_folder() / "classifiers" / hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
     with exclusive(place.with_suffix(".lock"), f"the classifier in {place}"):
         if (place / checkpoint.CARD).exists():
@@ -133,14 +140,14 @@ def trained_classifier(
             display.say("classifier: none fits this data set; stages 0 and 1 train one now, and it is kept for the next run")
             torch.manual_seed(0)  # whatever the run's seed: the next run finds the same classifier
             classifier = Classifier(wanted, clips.data.classes).to(device)
-            make_classifier(classifier, clips.train, clips.val, stages, seed=0, display=display)
+            make_classifier(classifier, clips.train, clips.val, stages, seed=0, display=display, video_div=video_div)
             checkpoint.save(classifier, place, data=clips.data.name)
     return checkpoint.load(place, device)
 
 
-def features_of(classifier: Classifier, clips: ClipStore, *, grid: int, bank: bool) -> Features:
+def features_of(classifier: Classifier, clips: ClipStore, env: EnvConfig) -> Features:
     """What the frozen classifier sees in the clips, kept in a bank or live."""
-    return build_features(classifier, clips, grid=grid, bank=bank, device=str(classifier.device))
+    return build_features(classifier, clips, action=env.action, grid=env.grid, video_div=env.video_div, bank=env.bank)
 
 
 def _root(config: DataConfig) -> str:

@@ -17,6 +17,7 @@ class DataConfig:
         test: share of the videos that is the test part, where the folder has no train and test parts of its own.
         num_frames: T, frames of a clip.
         views: clips drawn from each training video.
+        sampling: how the frames of training clips are drawn: segments or released; see `adafocus_env.sampling`.
         workers: processes that render and decode.
     """
 
@@ -27,6 +28,7 @@ class DataConfig:
     test: float = 0.2
     num_frames: int = 8
     views: int = 1
+    sampling: str = "segments"
     workers: int = 2
 
 
@@ -35,7 +37,9 @@ class EnvConfig:
     """The environment that the policy learns in; see `adafocus_env.env.AdaFocusEnv`."""
 
     num_envs: int = 64
+    action: str = "grid"
     grid: int = 7
+    video_div: int | None = None
     reward: str = "random"
     baseline: int | str = "all"
     bank: bool = True
@@ -43,17 +47,26 @@ class EnvConfig:
 
 @dataclass
 class PPOConfig:
-    """Stable-Baselines3's arguments of PPO, and when to validate and save.
+    """Stable-Baselines3's arguments of PPO, a few more, and when to validate and save. `ppo=released` sets the released code's.
 
     Attributes:
         total_steps: environment steps in all.
+        n_steps: steps of each environment before an update; null: one clip.
+        batch_size: steps in a minibatch; null: all of an update.
+        max_grad_norm: null: gradients are not clipped.
+        adam_eps: Adam's epsilon.
+        ortho_init: begin from orthogonal weights, as Stable-Baselines3 does; false: from PyTorch's.
+        normalize_advantage: in each minibatch.
+        normalize_returns: over all of an update; needs gae_lambda=1.
+        batch_statistics: what batch norm (network.batch_norm) uses while the policy collects and learns: the batch's statistics, or
+            the running ones, which are brought up to date before each rollout.
         validate_every: updates between two looks at the validation part.
         save_every: updates between two checkpoints.
     """
 
     total_steps: int = 100_000
-    n_steps: int = 16
-    batch_size: int = 256
+    n_steps: int | None = 16
+    batch_size: int | None = 256
     n_epochs: int = 4
     learning_rate: float = 1e-3
     gamma: float = 0.7
@@ -61,18 +74,25 @@ class PPOConfig:
     clip_range: float = 0.2
     ent_coef: float = 0.01
     vf_coef: float = 0.5
-    max_grad_norm: float = 0.5
+    max_grad_norm: float | None = 0.5
+    adam_eps: float = 1e-5
+    ortho_init: bool = True
+    normalize_advantage: bool = True
+    normalize_returns: bool = False
+    batch_statistics: bool = False
     validate_every: int = 5
     save_every: int = 10
 
 
 @dataclass
 class NetworkConfig:
-    """Sizes of the policy network; see `agents.policies.PolicyNetwork`."""
+    """The policy network; see `classifiers.policy_network`. ``std`` is of a continuous policy (env.action=continuous)."""
 
     channels: int = 16
     features: int = 128
     hidden: int = 128
+    batch_norm: bool = False
+    std: float = 0.25
 
 
 @dataclass
@@ -82,37 +102,45 @@ class SupervisedConfig:
     Attributes:
         epochs: passes over the training clips; 0 leaves the part as it is.
         batch_size: clips in a step.
-        optimizer: adamw or sgd (with momentum 0.9).
-        schedule: one_cycle or cosine.
+        optimizer: adamw or sgd.
+        momentum: of sgd.
+        schedule: one_cycle, cosine or step.
+        milestones: epochs (the first is 0) from which on the rates of `step` are a tenth of those before.
         learning_rate: the highest one, of the backbone.
         head_learning_rate: the highest one, of the temporal head.
         weight_decay: of all parameters.
         frames: frames of each clip that a step sees (stage 0 only).
+        dropout: of what is trained, while it is trained; null: the architecture's.
     """
 
     epochs: int = 10
     batch_size: int = 32
     optimizer: str = "adamw"
+    momentum: float = 0.9
     schedule: str = "one_cycle"
+    milestones: list[int] = field(default_factory=list)
     learning_rate: float = 1e-3
     head_learning_rate: float = 3e-3
     weight_decay: float = 1e-4
     frames: int = 8
+    dropout: float | None = None
 
 
 @dataclass
 class ClassifierConfig:
-    """How stages 0 and 1 make a classifier.
+    """How the stages 0, 1 and 3 train a classifier.
 
     Attributes:
         glancer: stage 0 of f_G.
         focuser: stage 0 of f_L.
         random_patches: stage 1, of f_L and f_C.
+        finetune: stage 3, of f_C (and f_L where its learning rate is above 0) on the policy's patches.
     """
 
     glancer: SupervisedConfig = field(default_factory=SupervisedConfig)
     focuser: SupervisedConfig = field(default_factory=SupervisedConfig)
     random_patches: SupervisedConfig = field(default_factory=SupervisedConfig)
+    finetune: SupervisedConfig = field(default_factory=SupervisedConfig)
 
 
 @dataclass
@@ -127,11 +155,12 @@ class TrainPPO:
         trust: resume from a checkpoint that was not written on this machine (it is unpickled).
         data: which videos.
         classifier: auto, a name (a shipped classifier or an architecture) or the folder of a checkpoint.
+        patch_size: P, height and width of the patches in pixels; 0: the architecture's. A checkpoint's cannot be changed.
         policy: folder of a policy to start from; empty: a new one.
         env: the environment.
         ppo: the algorithm.
         network: the policy network.
-        stages: how a classifier is made where there is none for this data set.
+        stages: how a classifier is made where there is none for this data set, and finetuned.
     """
 
     run: str = ""
@@ -141,6 +170,7 @@ class TrainPPO:
     trust: bool = False
     data: DataConfig = field(default_factory=DataConfig)
     classifier: str = "auto"
+    patch_size: int = 0
     policy: str = ""
     env: EnvConfig = field(default_factory=EnvConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
@@ -150,13 +180,15 @@ class TrainPPO:
 
 @dataclass
 class TrainStages(TrainPPO):
-    """`python -m agents.train_stages`; the keys of `TrainPPO`, and stage 3.
+    """`python -m agents.train_stages`; the keys of `TrainPPO`, and which stages to run.
 
     Attributes:
-        finetune: stage 3, of f_C on the policy's patches.
+        first: the first stage to run; those from 1 on need a trained ``classifier``, stage 3 a trained ``policy`` too.
+        last: the last one.
     """
 
-    finetune: SupervisedConfig = field(default_factory=SupervisedConfig)
+    first: int = 0
+    last: int = 3
 
 
 @dataclass
@@ -168,8 +200,10 @@ class Evaluate:
         classifier: a shipped name or the folder of a checkpoint.
         policy: folder of a policy.
         data: which videos.
-        grid: G, cells in each axis.
+        grid: G, cells in each axis, where there is no policy that says it.
+        video_div: decisions a video, where there is no policy and the classifier averages the scores of frames.
         seed: of the random baselines.
+        bank: keep the frozen networks' features in memory; without, nothing is kept and the greedy oracle is left out.
         device: auto, cpu, cuda or cuda:N.
         out: folder for result.json and the pictures; empty: the table is only shown.
     """
@@ -179,6 +213,8 @@ class Evaluate:
     policy: str = ""
     data: DataConfig = field(default_factory=DataConfig)
     grid: int = 7
+    video_div: int | None = None
+    bank: bool = True
     seed: int = 0
     device: str = "auto"
     out: str = ""

@@ -6,10 +6,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agents.command import run_command
-from agents.config import DataConfig, Evaluate
+from agents.config import DataConfig, EnvConfig, Evaluate
+
+if TYPE_CHECKING:
+    from adafocus_env.clips import ClipStore
+    from agents.policies import GlancePolicy
+    from classifiers.classifier import Classifier
 
 
 def main(config: Evaluate) -> None:
@@ -28,14 +35,15 @@ def main(config: Evaluate) -> None:
 
     check_seed(config.seed)
     deterministic()
-    device, bank = choose_device(config.device), True
+    device = choose_device(config.device)
+    env = EnvConfig(grid=config.grid, video_div=config.video_div, bank=config.bank)
     if config.run:
         run = RunFolder(config.run)
         if not run.finished:
             raise InputError(f"run={config.run} holds no finished run; start its command again to finish it")
-        kept = run.config()
-        config.data, config.seed, bank = DataConfig(**kept["data"]), kept["seed"], kept["env"]["bank"]
-        config.classifier, config.policy = str(run.checkpoints / "classifier"), str(run.checkpoints / "best")
+        kept, best = run.config(), run.checkpoints / "best"
+        config.data, config.seed, env = DataConfig(**kept["data"]), kept["seed"], EnvConfig(**kept["env"])
+        config.classifier, config.policy = str(run.checkpoints / "classifier"), str(best) if best.exists() else ""
     with Display() as display:
         classifier = checkpoint.load(config.classifier, device)
         policy = load_policy(config.policy, device) if config.policy else None
@@ -43,11 +51,22 @@ def main(config: Evaluate) -> None:
         if classifier.classes != data.classes:
             raise InputError(f"classifier={config.classifier} was trained on other classes than those of data={data.name}")
         clips = part(data, "test", config.data, classifier.architecture.size, display)
-        features = features_of(classifier, clips, grid=policy.grid if policy else config.grid, bank=bank)
+        features = features_of(classifier, clips, env_of(policy, classifier, clips, env) if policy else env)
         out = Path(config.out) if config.out else None
         result = report(features, policy, out, display, seed=config.seed, data=data.name)
         if out is not None:
             write_text(out / RESULT, to_json(result, indent=2, sort_keys=True) + "\n")
+
+
+def env_of(policy: GlancePolicy, classifier: Classifier, clips: ClipStore, env: EnvConfig) -> EnvConfig:
+    """The environment that the policy acts in: its kind of action, and as many decisions as its glances make."""
+    from agents.inference import decisions
+
+    video_div = env.video_div
+    if classifier.architecture.head == "mean":
+        video_div = decisions(classifier, policy, clips.num_frames, clips.settings.num_glance_frames)
+    action = "continuous" if policy.grid is None else "grid"
+    return replace(env, action=action, grid=policy.grid or env.grid, video_div=video_div)
 
 
 if __name__ == "__main__":

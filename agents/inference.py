@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adafocus_env.action import GridAction, crop_patches
+from adafocus_env.action import ContinuousAction, GridAction, crop_patches
 from agents.policies import GlancePolicy
 from classifiers.classifier import Classifier
 from classifiers.cost import classifier_cost, multiply_adds, on_cpu
@@ -16,13 +16,13 @@ from classifiers.errors import InputError
 
 @dataclass(frozen=True)
 class Inference:
-    """What a pass found. N videos, T frames, K classes.
+    """What a pass found. N videos, T frames of the focuser, D decisions (T, but for the Something-Something family), K classes.
 
     Attributes:
-        actions: (N, T) int64, cells of the grid.
+        actions: (N, D) int64, cells of the grid, or (N, D, 2) float32, places.
         boxes: (N, T, 4) int64, patches as (top, left, bottom, right) in pixels.
         kept: (N, T) bool, frames that the focuser saw.
-        logits: (N, T, K), class scores after every step; the last is the answer.
+        logits: (N, T, K), class scores after every frame; the last is the answer.
         macs: (N,) int64, multiply-adds of each video.
     """
 
@@ -34,44 +34,104 @@ class Inference:
 
 
 @torch.inference_mode()
-def infer(classifier: Classifier, policy: GlancePolicy, frames: Tensor) -> Inference:
+def infer(classifier: Classifier, policy: GlancePolicy, frames: Tensor, glance_frames: Tensor | None = None) -> Inference:
     """Classifies videos. The policy needs glances only, so all patches go through the focuser in one batch.
 
     Args:
         classifier: frozen.
         policy: for the glance maps of this classifier.
-        frames: normalised, (N, T, 3, H, W), on the classifier's device.
+        frames: normalised, (N, T, 3, H, W), on the classifier's device: what the focuser crops.
+        glance_frames: the glancer's, (N, G, 3, H, W), where they are sampled separately.
 
     Raises:
         InputError: the frames or the policy do not fit the classifier.
     """
-    size = classifier.architecture.size
-    if frames.ndim != 5 or frames.shape[2:] != (3, size, size):
-        raise InputError(f"frames have shape {tuple(frames.shape)}; this classifier expects (N, T, 3, {size}, {size})")
-    if not frames.is_floating_point():
-        raise InputError(f"frames have dtype {frames.dtype}; give them normalised, as classifier.normalise(frames) does")
-    count, steps = frames.shape[:2]
-    maps, vectors = classifier.glance(frames.flatten(0, 1))
-    check_maps(policy, tuple(maps.shape[1:]))
-    actions = policy.act(maps.unflatten(0, (count, steps)))
-    grid = GridAction(policy.grid, size, classifier.architecture.patch_size)
-    corners = torch.from_numpy(grid.corners).to(frames.device)[actions]
-    source = torch.arange(count * steps, device=frames.device)
-    foci = classifier.focus(crop_patches(frames.flatten(0, 1), source, corners.flatten(0, 1), grid.patch_size))
-    logits, _ = classifier.classify(vectors.unflatten(0, (count, steps)), foci.unflatten(0, (count, steps)))
-    cost = classifier_cost(classifier)
-    macs = steps * (cost.glance + policy_cost(policy) + cost.focus + cost.head)
+    glance_frames = frames if glance_frames is None else glance_frames
+    for name, given in (("frames", frames), ("glance_frames", glance_frames)):
+        _check_frames(name, given, classifier)
+    (count, length), glances = frames.shape[:2], glance_frames.shape[1]
+    if len(glance_frames) != count:
+        raise InputError(f"glance_frames are of {len(glance_frames)} videos, frames of {count}; give the same videos in the same order")
+    steps = decisions(classifier, policy, length, glances)
+    maps, vectors = glance_at(classifier, glance_frames, steps)
+    check_maps(policy, tuple(maps.shape[2:]))
+    actions = policy.act(maps)
+    corners = corners_of(policy, classifier, actions)
+    logits = focus_at(classifier, frames, vectors, corners)
+    corners = corners.repeat_interleave(length // steps, dim=1)
+    macs = video_cost(classifier, length, glances) + steps * policy_cost(policy)
     return Inference(
         actions=actions,
-        boxes=torch.cat([corners, corners + grid.patch_size], dim=-1),
-        kept=torch.ones_like(actions, dtype=torch.bool),
+        boxes=torch.cat([corners, corners + classifier.architecture.patch_size], dim=-1),
+        kept=torch.ones(count, length, dtype=torch.bool, device=frames.device),
         logits=logits,
         macs=torch.full((count,), macs, device=frames.device),
     )
 
 
+def glance_at(classifier: Classifier, glance_frames: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Normalised frames (N, G, 3, H, W) → glance maps (N, D, G/D·C, h, w), stacked, and mean vectors (N, D, C) of the decisions."""
+    count, glances = glance_frames.shape[:2]
+    maps, vectors = classifier.glance(glance_frames.flatten(0, 1), num_frames=glances)
+    return maps.unflatten(0, (count, steps, -1)).flatten(2, 3), vectors.unflatten(0, (count, steps, -1)).mean(2)
+
+
+def focus_at(classifier: Classifier, frames: Tensor, vectors: Tensor, corners: Tensor) -> Tensor:
+    """Class scores (N, T, K) after every frame, all patches in one call of the focuser.
+
+    Args:
+        classifier: its networks.
+        frames: normalised, (N, T, 3, H, W).
+        vectors: glance vectors (N, D, C) of the decisions.
+        corners: (N, D, 2) as (top, left) in pixels; the frames of a decision share one.
+    """
+    count, length = frames.shape[:2]
+    each = length // corners.shape[1]
+    source = torch.arange(count * length, device=frames.device)
+    places = corners.repeat_interleave(each, dim=1).flatten(0, 1)
+    patches = crop_patches(frames.flatten(0, 1), source, places, classifier.architecture.patch_size)
+    foci = classifier.focus(patches, num_frames=each).unflatten(0, (count, length))
+    return classifier.classify(vectors.repeat_interleave(each, dim=1), foci)[0]
+
+
+def corners_of(policy: GlancePolicy, classifier: Classifier, actions: Tensor) -> Tensor:
+    """The policy's actions → corners (…, 2) of their patches in the frames of the classifier, as (top, left) in pixels."""
+    size, patch_size = classifier.architecture.size, classifier.architecture.patch_size
+    action = ContinuousAction(size, patch_size) if policy.grid is None else GridAction(policy.grid, size, patch_size)
+    return torch.from_numpy(action.corners_of(actions.cpu().numpy())).to(actions.device)
+
+
+def decisions(classifier: Classifier, policy: GlancePolicy, frames: int, glances: int) -> int:
+    """D, the decisions of a video: as many as the policy can take from its glances.
+
+    Args:
+        classifier: what classifies the video.
+        policy: reads the stacked glance maps of one decision.
+        frames: T of the focuser.
+        glances: frames of the glancer.
+
+    Raises:
+        InputError: the frames cannot be shared out equally.
+    """
+    stacked = max(1, policy.network.map_shape[0] // classifier.glancer.map_channels)
+    steps = glances // stacked
+    if steps == 0 or steps * stacked != glances or frames % steps:
+        raise InputError(
+            f"the policy reads {stacked} glances a decision: {glances} glances and {frames} frames cannot be shared out among its decisions"
+        )
+    if classifier.architecture.head != "mean" and steps != frames:
+        raise InputError(f"{frames} frames come with {glances} glances; this classifier looks at the same frames with both networks")
+    return steps
+
+
+def video_cost(classifier: Classifier, frames: int, glances: int) -> int:
+    """Multiply-adds of a video without the policy: ``glances`` glances, ``frames`` patches and as many steps of the head."""
+    cost = classifier_cost(classifier)
+    return glances * cost.glance + frames * (cost.focus + cost.head)
+
+
 def policy_cost(policy: GlancePolicy) -> int:
-    """Multiply-adds of the policy for one frame."""
+    """Multiply-adds of the policy for one decision."""
     model = on_cpu(policy)
     return multiply_adds(lambda: model(torch.zeros(1, 1, *policy.network.map_shape)))
 
@@ -87,3 +147,11 @@ def check_maps(policy: GlancePolicy, map_shape: tuple[int, ...]) -> None:
             f"the policy reads glance maps of shape {policy.network.map_shape}, the classifier's glancer makes {map_shape}; "
             "use the policy that was trained with this classifier"
         )
+
+
+def _check_frames(name: str, frames: Tensor, classifier: Classifier) -> None:
+    size = classifier.architecture.size
+    if frames.ndim != 5 or frames.shape[2:] != (3, size, size):
+        raise InputError(f"{name} have shape {tuple(frames.shape)}; this classifier expects (N, T, 3, {size}, {size})")
+    if not frames.is_floating_point():
+        raise InputError(f"{name} have dtype {frames.dtype}; give them normalised, as classifier.normalise(frames) does")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 
 from adafocus_env.build import build_features
-from adafocus_env.clips import ClipStore
+from adafocus_env.clips import ClipSource
 from agents.baselines import RandomPatch
 from agents.config import ClassifierConfig
 from agents.evaluation import play
@@ -21,13 +21,15 @@ Log = Callable[[dict[str, object]], None]
 
 def make_classifier(
     classifier: Classifier,
-    train: ClipStore,
-    val: ClipStore | None,
+    train: ClipSource,
+    val: ClipSource | None,
     config: ClassifierConfig,
     *,
     seed: int,
     display: Display,
     log: Log = lambda line: None,
+    video_div: int | None = None,
+    stages: Collection[int] = (0, 1),
 ) -> float | None:
     """Trains glancer and focuser on whole frames, then focuser and head on random patches; freezes the result.
 
@@ -39,23 +41,26 @@ def make_classifier(
         seed: of all draws.
         display: where progress is shown.
         log: called with one line an epoch.
+        video_div: decisions a video, where the head averages; see `adafocus_env.features.count_steps`.
+        stages: which of the two to run.
 
     Returns:
         Top-1 of the result on ``val`` with random patches, None without ``val``.
     """
     classifier.freeze()
-    stages: list[tuple[int, str, int, Callable[[], Iterator[dict[str, float]]]]] = [
+    plan: list[tuple[int, str, int, Callable[[], Iterator[dict[str, float]]]]] = [
         (0, "glancer", config.glancer.epochs, lambda: warm_up(classifier, "glancer", train, config.glancer, seed=seed)),
         (0, "focuser", config.focuser.epochs, lambda: warm_up(classifier, "focuser", train, config.focuser, seed=seed)),
         (1, "random patches", config.random_patches.epochs,
-         lambda: train_on_random_patches(classifier, train, config.random_patches, seed=seed)),
+         lambda: train_on_random_patches(classifier, train, config.random_patches, seed=seed, video_div=video_div)),
     ]  # fmt: skip
-    for stage, name, epochs, run in stages:
-        show_epochs(run(), stage, name, epochs, display, log)
+    for stage, name, epochs, run in plan:
+        if stage in stages:
+            show_epochs(run(), stage, name, epochs, display, log)
     if val is None:
         return None
-    right = random_accuracy(classifier, val, seed)
-    display.say(f"stage 1 ended: {right:.1%} of the validation clips right with random patches")
+    right = random_accuracy(classifier, val, seed, video_div)
+    display.say(f"stage {max(stages)} ended: {right:.1%} of the validation clips right with random patches")
     return right
 
 
@@ -67,7 +72,7 @@ def show_epochs(epochs: Iterator[dict[str, float]], stage: int, name: str, count
         bar.at(number, f"loss {measured['loss']:.3f} accuracy {measured['accuracy']:.1%}")
 
 
-def random_accuracy(classifier: Classifier, clips: ClipStore, seed: int) -> float:
-    """Share of the clips that are right after the last step with a random patch a frame."""
-    features = build_features(classifier, clips, grid=7, bank=False, device="auto")
-    return float(np.mean(play(features, lambda env: RandomPatch(features.grid, seed)).correct))
+def random_accuracy(classifier: Classifier, clips: ClipSource, seed: int, video_div: int | None = None) -> float:
+    """Share of the clips that are right after the last step with random patches."""
+    features = build_features(classifier, clips, video_div=video_div, bank=False)
+    return float(np.mean(play(features, RandomPatch(features.action, seed)).correct))

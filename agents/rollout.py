@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
+from torch import Tensor
 
 from classifiers.errors import InputError
 
@@ -17,11 +18,11 @@ class ClipRolloutBuffer(RolloutBuffer):
 
     Args:
         args: those of Stable-Baselines3's `RolloutBuffer`.
-        clip_length: T, steps of an episode.
+        clip_length: D, steps of an episode.
         kwargs: those of `RolloutBuffer`.
 
     Raises:
-        InputError: `n_steps` is not a multiple of T.
+        InputError: `n_steps` is not a multiple of D.
     """
 
     def __init__(self, *args: Any, clip_length: int, **kwargs: Any) -> None:
@@ -31,10 +32,10 @@ class ClipRolloutBuffer(RolloutBuffer):
         self.clip_length = clip_length
 
     def get(self, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
-        """Yields minibatches of ``batch_size`` steps, a multiple of T, in random order of clips; all steps if None.
+        """Yields minibatches of ``batch_size`` steps, a multiple of D, in random order of clips; all steps if None.
 
         Raises:
-            InputError: the batch size is not a multiple of T.
+            InputError: the batch size is not a multiple of D.
         """
         if not self.generator_ready:
             for name in ("observations", "actions", "values", "log_probs", "advantages", "returns"):
@@ -48,3 +49,20 @@ class ClipRolloutBuffer(RolloutBuffer):
         steps = (first[:, None] + np.arange(self.clip_length)).ravel()
         for start in range(0, total, batch_size):
             yield self._get_samples(steps[start : start + batch_size])
+
+
+class NormalisedReturnsBuffer(ClipRolloutBuffer):
+    """The same, with returns normalised over the rollout, and advantages over the values of these: the released recipe.
+
+    Returns are Monte-Carlo returns if ``gae_lambda`` is 1, and must be: others are part rewards, part values, which have other units.
+    """
+
+    def compute_returns_and_advantage(self, last_values: Tensor, dones: np.ndarray) -> None:
+        """As in `RolloutBuffer`; then (return − mean) / (standard deviation + 1e-5), and what of it the critic did not foretell.
+
+        The standard deviation is the unbiased one; a single return becomes 0 (the released code's becomes NaN).
+        """
+        super().compute_returns_and_advantage(last_values, dones)
+        spread = self.returns.std(ddof=1) if self.returns.size > 1 else 0.0
+        self.returns = (self.returns - self.returns.mean()) / (spread + 1e-5)
+        self.advantages = self.returns - self.values

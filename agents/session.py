@@ -13,9 +13,10 @@ import torch
 from stable_baselines3.common.utils import set_random_seed
 
 from adafocus_env.build import choose_device
+from adafocus_env.features import Features
+from agents.baselines import check_policy
 from agents.builders import Clips, build_clips, build_data, choose_classifier, features_of, trained_classifier
 from agents.config import TrainPPO
-from agents.inference import check_maps
 from agents.policies import GlancePolicy
 from agents.policy_files import load_policy
 from agents.progress import Display
@@ -82,7 +83,7 @@ class Session:
         """The clips of the data set, rendered and decoded where they are not yet."""
         start = time.perf_counter()
         data = build_data(self.config.data)
-        self.wanted = choose_classifier(self.config.classifier, data, self.device)
+        self.wanted = choose_classifier(self.config.classifier, data, self.device, patch_size=self.config.patch_size)
         size = self.wanted.size if isinstance(self.wanted, Architecture) else self.wanted.architecture.size
         clips = build_clips(data, self.config.data, size, self.display)
         self.seconds["render"] = time.perf_counter() - start
@@ -91,20 +92,18 @@ class Session:
     def classifier(self, clips: Clips) -> Classifier:
         """The classifier for these clips: a given one, the kept one, or one that is trained now."""
         assert self.wanted is not None
-        return trained_classifier(self.wanted, clips, self.config.stages, self.device, self.display)
+        return trained_classifier(
+            self.wanted, clips, self.config.stages, self.device, self.display, video_div=self.config.env.video_div
+        )
 
     def train_policy(self, classifier: Classifier, clips: Clips) -> GlancePolicy:
         """Stage 2: PPO on the frozen classifier; the policy that did best on the validation part."""
         env = self.config.env
-        features = features_of(classifier, clips.train, grid=env.grid, bank=env.bank)
-        start = load_policy(self.config.policy, self.device) if self.config.policy else None
-        if start is not None:
-            check_maps(start, features.map_shape)
-            if start.grid != env.grid:
-                raise InputError(f"policy={self.config.policy} chooses from a grid of {start.grid}; add env.grid={start.grid}")
+        features = features_of(classifier, clips.train, env)
+        start = self.given_policy(features)
         return train_policy(
             features,
-            features_of(classifier, clips.val, grid=env.grid, bank=env.bank) if clips.val else None,
+            features_of(classifier, clips.val, env) if clips.val else None,
             self.run,
             self.display,
             env=env,
@@ -115,12 +114,27 @@ class Session:
             trust=self.config.trust,
         )
 
-    def finish(self, classifier: Classifier, policy: GlancePolicy, clips: Clips, since: float, **about: Any) -> None:
+    def given_policy(self, features: Features) -> GlancePolicy | None:
+        """The policy that the user wants to start from, if any.
+
+        Raises:
+            InputError: it does not fit the environment.
+        """
+        if not self.config.policy:
+            return None
+        policy = load_policy(self.config.policy, self.device)
+        try:
+            check_policy(policy, features)
+        except InputError as problem:
+            raise InputError(f"policy={self.config.policy}: {problem}") from problem
+        return policy
+
+    def finish(self, classifier: Classifier, policy: GlancePolicy | None, clips: Clips, since: float, **about: Any) -> None:
         """Saves the classifier and reads the test clips, once: table, `result.json` and pictures.
 
         Args:
             classifier: in its final state.
-            policy: what was learned.
+            policy: what was learned, if anything.
             clips: of all parts.
             since: `time.perf_counter` when training began.
             about: fields of the classifier's card.
@@ -128,7 +142,7 @@ class Session:
         self.seconds["train"] = time.perf_counter() - since
         checkpoint.save(classifier, self.run.checkpoints / "classifier", data=clips.data.name, **about)
         start = time.perf_counter()
-        features = features_of(classifier, clips.test, grid=policy.grid, bank=self.config.env.bank)
+        features = features_of(classifier, clips.test, self.config.env)
         result = report(features, policy, self.run.root, self.display, seed=self.config.seed, data=clips.data.name)
         self.seconds["evaluate"] = time.perf_counter() - start
         self.run.write_result({**result, "seconds": {key: round(value, 1) for key, value in self.seconds.items()}})

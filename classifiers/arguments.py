@@ -65,7 +65,7 @@ def parse(schema: type[A], arguments: Sequence[str]) -> A:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise InputError(f"there is no key {name!r}; {hint}the keys are {', '.join(known)}")
-        given[known[name].name] = _whole(known[name], value) if types[known[name].name] is int else value
+        given[known[name].name] = _whole(known[name], value) if types[known[name].name] in (int, int | None) else value
     for name, each in known.items():
         if each.default is MISSING and not given.get(each.name):
             raise InputError(f"{name} is missing: add {name}=VALUE")

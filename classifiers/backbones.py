@@ -9,6 +9,9 @@ from typing import Literal
 from torch import Tensor, nn
 from torchvision import models
 
+from classifiers.errors import InputError
+from classifiers.temporal_shift import TemporalShift, put_into
+
 
 class Backbone(nn.Module):
     """A convolutional trunk, global pooling and a linear frame classifier.
@@ -19,6 +22,9 @@ class Backbone(nn.Module):
         num_classes: K, number of classes of the frame classifier.
         pool: how a map becomes a vector.
         map_bounds: lowest and highest value of a map.
+
+    Attributes:
+        shift: the temporal shift in the trunk, if any.
     """
 
     def __init__(
@@ -36,9 +42,26 @@ class Backbone(nn.Module):
         self.pool = pool
         self.map_channels = self.vector_size = channels
         self.map_bounds = map_bounds
+        self.shift: TemporalShift | None = None
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised images (N, 3, H, W) → maps (N, C, h, w) and pooled vectors (N, C)."""
+    def insert_shift(self, fraction: float, place: str) -> None:
+        """Shifts features in time from now on; see `classifiers.temporal_shift.put_into`."""
+        self.shift = put_into(self.features, fraction, place)
+
+    def forward(self, images: Tensor, num_frames: int = 1) -> tuple[Tensor, Tensor]:
+        """Normalised images (N, 3, H, W) → maps (N, C, h, w) and pooled vectors (N, C).
+
+        Args:
+            images: N images; those of a clip one after the other.
+            num_frames: images of a clip, over which a temporal shift runs. Without one it makes no difference.
+
+        Raises:
+            InputError: N is no multiple of ``num_frames``.
+        """
+        if num_frames < 1 or len(images) % num_frames:
+            raise InputError(f"num_frames={num_frames} does not divide {len(images)} images; give whole clips of num_frames images each")
+        if self.shift is not None:
+            self.shift.num_frames = num_frames
         maps = self.features(images)
         return maps, maps.mean((2, 3)) if self.pool == "mean" else maps.amax((2, 3))
 

@@ -15,6 +15,7 @@ from classifiers.backbones import BACKBONES
 from classifiers.errors import InputError, named
 from classifiers.heads import HEADS
 from classifiers.protocols import Focuser, Glancer, Head
+from classifiers.temporal_shift import check_shift
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class Architecture:
         patch_size: P, height and width of a patch.
         mean: of each channel (RGB), taken off pixels in 0-1.
         std: of each channel, by which they are divided.
+        shift: share of the channels that the temporal shift moves each way, in both backbones; 0 is no shift.
+        shift_place: where it is, a name in `classifiers.temporal_shift.PLACES`.
+
+    Raises:
+        InputError: a name is not known, or a number is out of range (names the field).
     """
 
     glancer: str
@@ -44,14 +50,22 @@ class Architecture:
     patch_size: int
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    shift: float = 0.0
+    shift_place: str = "blockres"
 
     def __post_init__(self) -> None:
         for field, known in (("glancer", BACKBONES), ("focuser", BACKBONES), ("head", HEADS)):
             named(field, getattr(self, field), known)
+        for field in ("hidden_size", "size", "glance_size"):
+            if getattr(self, field) < 1:
+                raise InputError(f"{field}={getattr(self, field)} is too small; choose 1 or more")
+        if not 0 <= self.dropout <= 1:
+            raise InputError(f"dropout={self.dropout} is out of range; choose a share from 0 to 1")
         if not 0 < self.patch_size <= self.size:
             raise InputError(
                 f"patch_size={self.patch_size} does not fit frames of {self.size} pixels; choose a patch_size from 1 to {self.size}"
             )
+        check_shift(self.shift, self.shift_place)
 
 
 class Classifier(nn.Module):
@@ -60,6 +74,9 @@ class Classifier(nn.Module):
     Args:
         architecture: what it is made of.
         classes: names of the K classes, in the order of the scores.
+
+    Raises:
+        InputError: the networks have no place for the temporal shift.
     """
 
     def __init__(self, architecture: Architecture, classes: Sequence[str]) -> None:
@@ -68,9 +85,16 @@ class Classifier(nn.Module):
         self.classes = tuple(classes)
         glancer = BACKBONES[architecture.glancer](len(self.classes))
         focuser = BACKBONES[architecture.focuser](len(self.classes))
-        self.feature_size = glancer.vector_size + focuser.vector_size
-        head = HEADS[architecture.head](
-            self.feature_size, len(self.classes), hidden_size=architecture.hidden_size, dropout=architecture.dropout
+        if architecture.shift:
+            glancer.insert_shift(architecture.shift, architecture.shift_place)
+            focuser.insert_shift(architecture.shift, architecture.shift_place)
+        build = HEADS[architecture.head]
+        glance_size = glancer.vector_size if build.glance_part == "vector" else len(self.classes)
+        head = build(
+            glance_size + focuser.vector_size,
+            len(self.classes),
+            hidden_size=architecture.hidden_size,
+            dropout=architecture.dropout,
         )
         self.glancer: Glancer = cast(Glancer, glancer)
         self.focuser: Focuser = cast(Focuser, focuser)
@@ -82,20 +106,40 @@ class Classifier(nn.Module):
         std = frames.new_tensor(self.architecture.std, dtype=torch.float32).view(3, 1, 1)
         return (frames.float() / 255 - mean) / std
 
-    def glance(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised frames (N, 3, H, W), resized to the glance size → maps (N, C, h, w) and vectors (N, C)."""
+    def glance(self, frames: Tensor, num_frames: int = 1) -> tuple[Tensor, Tensor]:
+        """Normalised frames, resized to the glance size → glance maps and vectors.
+
+        Args:
+            frames: (M·t, 3, H, W), those of a clip one after the other.
+            num_frames: t, all glancer frames of a clip: the temporal shift runs over them. Without one it makes no difference.
+
+        Returns:
+            Maps (M·t, C, h, w) and vectors (M·t, C).
+
+        Raises:
+            InputError: the number of frames is no multiple of t.
+        """
         size = self.architecture.glance_size
         if frames.shape[-1] != size:
             frames = F.interpolate(frames, (size, size), mode="bilinear", align_corners=False, antialias=True)
-        return self.glancer(frames)
+        return self.glancer(frames, num_frames)
 
-    def focus(self, patches: Tensor) -> Tensor:
-        """Normalised patches (N, 3, P, P) → focus vectors (N, F)."""
-        return self.focuser(patches)[1]
+    def focus(self, patches: Tensor, num_frames: int = 1) -> Tensor:
+        """Normalised patches (M·f, 3, P, P) → focus vectors (M·f, F).
+
+        Args:
+            patches: those of a decision one after the other.
+            num_frames: f, patches of a decision: the temporal shift runs over them. Without one it makes no difference.
+
+        Raises:
+            InputError: the number of patches is no multiple of f.
+        """
+        return self.focuser(patches, num_frames)[1]
 
     def classify(self, glances: Tensor, foci: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Glance vectors (N, T, C), focus vectors (N, T, F), state (N, S) → scores (N, T, K) and the new state (N, S)."""
-        return self.head(torch.cat([glances, foci], dim=-1), state)
+        seen = glances if self.head.glance_part == "vector" else self.glancer.scores(glances)
+        return self.head(torch.cat([seen, foci], dim=-1), state)
 
     def initial_state(self, num_clips: int) -> Tensor:
         """The head's state (num_clips, S) before the first step: zeros."""

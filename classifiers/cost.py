@@ -30,15 +30,18 @@ class Cost:
 
 
 def classifier_cost(classifier: Classifier) -> Cost:
-    """Counts the parts of ``classifier``: a glance, a patch, a whole frame through the focuser, a step of the head."""
+    """Counts the parts of ``classifier``: a glance, a patch, a whole frame through the focuser, a step of the head.
+
+    The temporal shift moves values and costs nothing here: an image costs the same alone and among others.
+    """
     model = on_cpu(classifier)
     a = classifier.architecture
-    features = torch.zeros(1, 1, classifier.feature_size)
+    glance, focus = torch.zeros(1, 1, model.glancer.vector_size), torch.zeros(1, 1, model.focuser.vector_size)
     return Cost(
         glance=multiply_adds(lambda: model.glancer(torch.zeros(1, 3, a.glance_size, a.glance_size))),
         focus=multiply_adds(lambda: model.focuser(torch.zeros(1, 3, a.patch_size, a.patch_size))),
         focus_frame=multiply_adds(lambda: model.focuser(torch.zeros(1, 3, a.size, a.size))),
-        head=multiply_adds(lambda: model.head(features)),
+        head=multiply_adds(lambda: model.classify(glance, focus)),  # with the glancer's scores where the head adds them
     )
 
 

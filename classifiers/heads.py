@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ class GRUHead(nn.Module):
         hidden_size: S, length of the GRU's state.
         dropout: share of the GRU's output that is dropped in training.
     """
+
+    glance_part: Literal["vector", "scores"] = "vector"
 
     def __init__(self, feature_size: int, num_classes: int, *, hidden_size: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -44,6 +46,8 @@ class LinearHead(nn.Module):
         dropout: share of the features that is dropped in training.
     """
 
+    glance_part: Literal["vector", "scores"] = "vector"
+
     def __init__(self, feature_size: int, num_classes: int, *, hidden_size: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
@@ -53,11 +57,45 @@ class LinearHead(nn.Module):
     def forward(self, features: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Features (N, T, feature_size), state (N, K + 1) or None → scores (N, T, K) and the state (N, K + 1) after them."""
         probabilities = self.fc(self.dropout(features)).softmax(-1)
-        sums = torch.cat([probabilities, torch.ones_like(probabilities[..., :1])], dim=-1).cumsum(1)
-        if state is not None:
-            sums = sums + state.unsqueeze(1)
-        means = sums[..., :-1] / sums[..., -1:]
-        return means.clamp_min(torch.finfo(means.dtype).tiny).log(), sums[:, -1]
+        means, state = _means_so_far(probabilities, state)
+        return means.clamp_min(torch.finfo(means.dtype).tiny).log(), state
 
 
-HEADS: dict[str, Callable[..., nn.Module]] = {"gru": GRUHead, "linear": LinearHead}
+class MeanHead(nn.Module):
+    """The mean of scores, f_C of the Something-Something family: a linear layer scores every focus vector.
+
+    The mean of its scores and the mean of the glancer's own, both over the steps so far, are added. The state holds the
+    sum of all scores and the number of steps.
+
+    Args:
+        feature_size: K + F, the glancer's scores and the focus vector of one step.
+        num_classes: K.
+        hidden_size: not used; there so that all heads are built alike.
+        dropout: share of the focus vectors that is dropped in training.
+    """
+
+    glance_part: Literal["vector", "scores"] = "scores"
+
+    def __init__(self, feature_size: int, num_classes: int, *, hidden_size: int = 0, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(feature_size - num_classes, num_classes)
+        self.state_size = num_classes + 1
+
+    def forward(self, features: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Features (N, T, K + F), state (N, K + 1) or None → scores (N, T, K) and the state (N, K + 1) after them."""
+        glanced, foci = features.tensor_split((self.num_classes,), dim=-1)
+        scores = glanced + self.fc(self.dropout(foci))
+        return _means_so_far(scores, state)
+
+
+HEADS: dict[str, type[GRUHead] | type[LinearHead] | type[MeanHead]] = {"gru": GRUHead, "linear": LinearHead, "mean": MeanHead}
+
+
+def _means_so_far(values: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Values (N, T, K) → the mean of those up to each step, and the state (N, K + 1): their sum and their number."""
+    sums = torch.cat([values, torch.ones_like(values[..., :1])], dim=-1).cumsum(1)
+    if state is not None:
+        sums = sums + state.unsqueeze(1)
+    return sums[..., :-1] / sums[..., -1:], sums[:, -1]

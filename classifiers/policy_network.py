@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from classifiers.checkpoint import save_tensors
+from classifiers.errors import InputError
 from classifiers.files import write_text
 
 WEIGHTS = "policy.safetensors"
@@ -27,16 +29,28 @@ class PolicyNetwork:
         channels: of the 1×1 convolution.
         features: length of a frame's encoding.
         hidden: length of the GRU's state.
+        batch_norm: normalise after the convolution and after the linear layer (the paper's on Something-Something).
+
+    Raises:
+        InputError: a size is less than 1.
     """
 
     map_shape: tuple[int, int, int]
     channels: int = 32
     features: int = 1024
     hidden: int = 1024
+    batch_norm: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "features", "hidden"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)} of the policy network is too small; choose 1 or more")
 
 
 class GlanceEncoder(nn.Module):
-    """conv 1×1, ReLU, flatten, linear, ReLU, GRU over the frames of a clip (paper, section 3.4).
+    """conv 1×1, ReLU, flatten, linear, ReLU, GRU over the decisions in a clip (paper, section 3.4).
+
+    With batch norm there is one before either ReLU, as in the released policy for Something-Something.
 
     Args:
         network: the sizes.
@@ -47,45 +61,66 @@ class GlanceEncoder(nn.Module):
         channels, height, width = network.map_shape
         self.frame = nn.Sequential(
             nn.Conv2d(channels, network.channels, 1, bias=False),
+            *([nn.BatchNorm2d(network.channels)] if network.batch_norm else []),
             nn.ReLU(),
             nn.Flatten(),
             nn.Linear(network.channels * height * width, network.features),
+            *([nn.BatchNorm1d(network.features)] if network.batch_norm else []),
             nn.ReLU(),
         )
         self.gru = nn.GRU(network.features, network.hidden, batch_first=True)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Glance maps (N, T, C, h, w) → the GRU's output after every frame (N, T, hidden)."""
+        """Glance maps (N, D, C, h, w) → the GRU's output after every decision (N, D, hidden)."""
         return self.gru(self.frame(maps.flatten(0, 1)).unflatten(0, maps.shape[:2]))[0]
 
 
 class GlanceActorCritic(nn.Module):
-    """Encoder, actor and critic: glance maps → logits of the cells, and the value.
+    """Encoder, actor and critic: glance maps → logits of the cells or the place, and the value.
 
     Args:
         network: the sizes.
-        grid: G, cells in each axis.
+        grid: G, cells in each axis; None: the policy is continuous, a Gaussian around the place that the actor tells.
+        std: standard deviation of that Gaussian in each axis, in units of the range of places; fixed, not learned.
+
+    Raises:
+        InputError: ``grid`` or ``std`` cannot be.
     """
 
-    def __init__(self, network: PolicyNetwork, grid: int) -> None:
+    def __init__(self, network: PolicyNetwork, grid: int | None, std: float = 0.25) -> None:
         super().__init__()
-        self.network, self.grid = network, grid
+        if grid is not None and (isinstance(grid, bool) or not isinstance(grid, int) or grid < 1):
+            raise InputError(f"grid={grid!r} is no number of cells; choose a whole number from 1 on, or None for a continuous policy")
+        self.network, self.grid, self.std = network, grid, check_std(std)
         self.encoder = GlanceEncoder(network)
-        self.actor = nn.Linear(network.hidden, grid * grid)
+        self.actor = nn.Linear(network.hidden, 2 if grid is None else grid * grid)
         self.critic = nn.Linear(network.hidden, 1)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Glance maps (N, T, C, h, w) → logits (N, T, G²) of the cells."""
-        return self.actor(self.encoder(maps))
+        """Glance maps (N, D, C, h, w) → logits (N, D, G²) of the cells, or places (N, D, 2) in [0, 1] as (row, column)."""
+        output = self.actor(self.encoder(maps))
+        return output.sigmoid() if self.grid is None else output
 
     @torch.no_grad()
     def act(self, maps: Tensor) -> Tensor:
-        """Glance maps (N, T, C, h, w) → the most likely cells (N, T) int64."""
-        return self(maps).argmax(-1)
+        """Glance maps (N, D, C, h, w) → the most likely cells (N, D) int64 or places (N, D, 2) float32."""
+        output = self(maps)
+        return output if self.grid is None else output.argmax(-1)
 
     def card(self) -> dict[str, object]:
         """What must be known to build it again."""
-        return {**asdict(self.network), "grid": self.grid}
+        return {**asdict(self.network), "grid": self.grid, "std": self.std}
+
+
+def check_std(std: float) -> float:
+    """Returns a standard deviation that is one.
+
+    Raises:
+        InputError: it is not positive and finite.
+    """
+    if isinstance(std, bool) or not isinstance(std, int | float) or not 0 < std < math.inf:
+        raise InputError(f"std={std!r} is no standard deviation; choose a positive number, such as the paper's 0.25")
+    return std
 
 
 def save_policy(policy: GlanceActorCritic, folder: Path | str, about: Mapping[str, Any]) -> None:

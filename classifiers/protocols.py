@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
@@ -18,8 +18,11 @@ class FrameNetwork(Protocol):
     map_channels: int
     vector_size: int
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised images (N, 3, H, W) → feature maps (N, C, h, w) and pooled vectors (N, vector_size)."""
+    def __call__(self, images: Tensor, num_frames: int = 1) -> tuple[Tensor, Tensor]:
+        """Normalised images (N, 3, H, W) → feature maps (N, C, h, w) and pooled vectors (N, vector_size).
+
+        Where images are mixed in time, ``num_frames`` consecutive ones belong together.
+        """
         ...
 
     def scores(self, vectors: Tensor) -> Tensor:
@@ -45,11 +48,13 @@ class Head(Protocol):
     """f_C: classifies after every step. The state is explicit: one tensor in, one tensor out.
 
     Attributes:
+        glance_part: what it gets of a glance: its vector (length C), or the scores (K) that the glancer gives it.
         state_size: S, length of the state of one clip.
     """
 
+    glance_part: Literal["vector", "scores"]
     state_size: int
 
     def __call__(self, features: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Features (N, T, C + F) and the state (N, S) before them (None: the start) → scores (N, T, K), state (N, S)."""
+        """Features (N, T, C + F or K + F) and the state (N, S) before them (None: the start) → scores (N, T, K), state (N, S)."""
         ...

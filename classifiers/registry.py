@@ -27,6 +27,18 @@ ARCHITECTURES: dict[str, Architecture] = {
         glance_size=224,
         patch_size=96,
     ),
+    "paper_tsm": Architecture(
+        glancer="mobilenet_v2",
+        focuser="resnet50",
+        head="mean",
+        hidden_size=1024,  # not used by this head
+        dropout=0.5,
+        size=224,
+        glance_size=224,
+        patch_size=144,
+        shift=1 / 8,
+        shift_place="blockres",
+    ),
 }
 
 SHIPPED: dict[str, Path] = {"demo": Path(__file__).parent / "shipped" / "demo"}

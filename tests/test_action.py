@@ -6,7 +6,7 @@ import pytest
 import torch
 from gymnasium.error import InvalidAction
 
-from adafocus_env.action import ActionError, GridAction, crop_patches
+from adafocus_env.action import ActionError, GridAction, boxes_of, crop_patches
 from classifiers.errors import InputError
 
 RELEASED = json.loads((Path(__file__).parent / "data" / "patch_offsets.json").read_text())["column_offsets_by_actiondim_patch"]
@@ -34,8 +34,8 @@ def test_corners_are_the_floor_of_a_times_the_free_span(grid, size, patch_size):
 
 def test_boxes_are_top_left_bottom_right():
     grid = GridAction(7, 96, 24)
-    assert grid.boxes(np.array([0, 6, 48])).tolist() == [[0, 0, 24, 24], [0, 72, 24, 96], [72, 72, 96, 96]]
-    assert grid.boxes(np.zeros((2, 3), np.int64)).shape == (2, 3, 4)
+    assert boxes_of(grid, np.array([0, 6, 48])).tolist() == [[0, 0, 24, 24], [0, 72, 24, 96], [72, 72, 96, 96]]
+    assert boxes_of(grid, np.zeros((2, 3), np.int64)).shape == (2, 3, 4)
 
 
 def test_nearest_is_the_cell_with_the_nearest_centre():

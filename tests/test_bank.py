@@ -124,9 +124,9 @@ def test_banks_of_something_else_are_refused(classifier, clips, bank):
     others = open_clips(demo(TASK, val=0.0), "test", num_frames=4, size=96)
     refused = "the bank belongs to another {}; make a FeatureBank for this one, or pass bank=True"
     with pytest.raises(InputError, match=refused.format("classifier")):
-        check_bank(bank, random_classifier(3), clips, bank.grid)
+        check_bank(bank, random_classifier(3), clips, bank.action)
     with pytest.raises(InputError, match=refused.format("clips")):
-        check_bank(bank, classifier, others, bank.grid)
+        check_bank(bank, classifier, others, bank.action)
     with pytest.raises(InputError, match=refused.format("patch geometry")):
         build_features(classifier, clips, grid=5, bank=bank, device="cpu")
     with pytest.raises(InputError, match=refused.format("classifier and another clips and another patch geometry")):
@@ -138,7 +138,7 @@ def test_equal_weights_that_see_frames_otherwise_are_another_classifier(bank, cl
         other = Classifier(dataclasses.replace(TINY, **change), bank.classifier.classes)
         other.load_state_dict(bank.classifier.state_dict())
         with pytest.raises(InputError, match="the bank belongs to another classifier; "):
-            check_bank(bank, other.freeze(), clips, bank.grid)
+            check_bank(bank, other.freeze(), clips, bank.action)
 
 
 def test_a_bank_that_is_too_large_for_the_memory(classifier, clips, monkeypatch):

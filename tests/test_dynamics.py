@@ -20,7 +20,7 @@ ROWS = np.arange(3)
 
 @pytest.fixture(params=["live", "bank"])
 def features(request, classifier, clips, bank):
-    return bank if request.param == "bank" else LiveFeatures(classifier, clips, bank.grid)
+    return bank if request.param == "bank" else LiveFeatures(classifier, clips, bank.action)
 
 
 @dataclass
@@ -72,7 +72,7 @@ def by_hand(classifier, clips):
 
 def play(dynamics, baseline=None):
     """The outcomes of the three clips with `ACTIONS`."""
-    cells = np.zeros(dynamics.baseline_cells.shape, np.int64) if baseline is None else baseline
+    cells = np.zeros(dynamics.baseline.shape, np.int64) if baseline is None else baseline
     dynamics.restart(np.array([0, 5, 11]), cells)
     return [dynamics.step(ACTIONS[:, t]) for t in range(4)]
 
@@ -134,11 +134,11 @@ def test_baseline_patches_do_not_change_the_episode(bank):
         assert np.allclose(a.confidence, b.confidence, atol=1e-6, rtol=0) and np.array_equal(a.prediction, b.prediction)
 
 
-def test_confidence_of_all_cells_equals_that_by_hand_and_changes_nothing(features, by_hand):
+def test_confidence_of_candidates_equals_that_by_hand_and_changes_nothing(features, by_hand):
     dynamics, undisturbed = Dynamics(features, 3), play(Dynamics(features, 3))
     dynamics.restart(np.array([0, 5, 11]), np.zeros((3, 4, 1), np.int64))
     for t, expected in enumerate(undisturbed):
-        every = dynamics.confidence_of_all_cells()
+        every = dynamics.confidence_of_candidates()
         assert every.shape == (3, 49)
         assert np.allclose(every, [steps[t].cells for steps in by_hand], atol=1e-6, rtol=0)
         outcome = dynamics.step(ACTIONS[:, t])
@@ -231,4 +231,4 @@ def test_a_patch_geometry_of_another_grid(classifier, clips):
     dynamics = Dynamics(features, 1, baseline="all")
     dynamics.restart(np.array([4]), np.zeros((1, 4, 0), np.int64))
     assert dynamics.step(np.array([5])).boxes.tolist() == [[36, 72, 60, 96]]
-    assert dynamics.confidence_of_all_cells().shape == (1, 9)
+    assert dynamics.confidence_of_candidates().shape == (1, 9)

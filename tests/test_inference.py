@@ -36,7 +36,7 @@ def frames(classifier, clips):
 
 @pytest.mark.parametrize("kind", ["bank", "live"])
 def test_one_pass_equals_the_environment_step_by_step(classifier, clips, bank, policy, frames, kind):
-    features = bank if kind == "bank" else LiveFeatures(classifier, clips, bank.grid)
+    features = bank if kind == "bank" else LiveFeatures(classifier, clips, bank.action)
     found = infer(classifier, policy, frames)
     assert found.actions.shape == (4, 4) and len(found.actions.unique()) > 4
     dynamics, player = Dynamics(features, 4, reward="confidence"), LearnedPolicy(policy, features)

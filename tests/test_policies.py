@@ -61,7 +61,7 @@ def test_references_give_the_hidden_states_of_the_clips_glances(ppo, maps, grad)
 
 
 def test_the_policy_in_stable_baselines3_equals_the_one_on_maps(ppo, maps):
-    ours = GlancePolicy.of(ppo.policy, 7, NETWORK)
+    ours = GlancePolicy.of(ppo.policy)
     clip, step = REFERENCES.T
     logits = torch.log_softmax(ours(maps)[clip, step], -1)
     with torch.no_grad():
@@ -153,12 +153,12 @@ def test_an_extractor_without_glances_says_so(bank):
 
 
 def test_weights_go_from_one_policy_to_the_other_and_back(ppo, bank, maps):
-    ours = GlancePolicy.of(ppo.policy, 7, NETWORK)
+    ours = GlancePolicy.of(ppo.policy)
     assert not ours.training and not any(parameter.requires_grad for parameter in ours.parameters())
     other = tiny_ppo(bank, seed=6)
-    assert not torch.equal(GlancePolicy.of(other.policy, 7, NETWORK)(maps), ours(maps))
+    assert not torch.equal(GlancePolicy.of(other.policy)(maps), ours(maps))
     ours.write_to(other.policy)
-    assert torch.equal(GlancePolicy.of(other.policy, 7, NETWORK)(maps), ours(maps))
+    assert torch.equal(GlancePolicy.of(other.policy)(maps), ours(maps))
     with torch.no_grad():
         ppo.policy.action_net.weight.zero_()
     assert ours.actor.weight.abs().min() > 0  # a copy
@@ -174,7 +174,7 @@ from agents.policies import GlancePolicy
 zipped, folder, maps = sys.argv[1:]
 maps = torch.load(maps, weights_only=True)
 model = PPO.load(zipped, device="cpu")
-policies = [load_policy(folder), GlancePolicy.of(model.policy, 7, model.policy.features_extractor.network)]
+policies = [load_policy(folder), GlancePolicy.of(model.policy)]
 print(json.dumps([model.policy.features_extractor._source is None, *(policy.act(maps).tolist() for policy in policies)]))
 """
 
@@ -183,7 +183,7 @@ def test_saved_policies_need_no_glance_source_and_run_on_maps_of_any_video_in_a_
     ppo.save(tmp_path / "ppo.zip")
     held = sum(tensor.numel() for tensor in bank.maps(np.arange(12)[:, None], np.arange(4)[None])) * 4
     assert (tmp_path / "ppo.zip").stat().st_size < 90_000 < held
-    policy = GlancePolicy.of(ppo.policy, 7, NETWORK)
+    policy = GlancePolicy.of(ppo.policy)
     save_policy(policy, tmp_path / "policy", {"classifier": "0" * 64})
     assert sorted(path.name for path in (tmp_path / "policy").iterdir()) == [CARD, WEIGHTS]
     maps = 6 * torch.rand(2, 5, 16, 6, 6, generator=torch.Generator().manual_seed(0))  # five frames: no clip of the store
@@ -205,8 +205,57 @@ def test_a_policy_comes_back_as_it_was_saved(saved, policy, maps):
     assert not loaded.training and not any(parameter.requires_grad for parameter in loaded.parameters())
     assert torch.equal(loaded(maps), policy(maps))
     assert json.loads((saved / CARD).read_text()) == {
-        "network": {"map_shape": [16, 6, 6], "channels": 4, "features": 10, "hidden": 8, "grid": 7}, "steps": 7
-    }  # fmt: skip
+        "network": {"map_shape": [16, 6, 6], "channels": 4, "features": 10, "hidden": 8, "batch_norm": False, "grid": 7, "std": 0.25},
+        "steps": 7,
+    }
+
+
+def test_cards_that_know_neither_batch_norm_nor_std_still_load(saved, policy, maps):
+    (saved / CARD).write_text(json.dumps({"network": SIZES}))
+    loaded = load_policy(saved)
+    assert (loaded.network, loaded.grid, loaded.std) == (NETWORK, 7, 0.25)
+    assert torch.equal(loaded(maps), policy(maps))
+
+
+def test_a_continuous_policy_with_batch_norm_comes_back_as_it_was_saved(maps, tmp_path):
+    torch.manual_seed(0)
+    policy = GlancePolicy(PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8, batch_norm=True), None, 0.5)
+    policy(maps)  # in training mode: the running statistics move
+    policy.eval().requires_grad_(False)
+    save_policy(policy, tmp_path, {})
+    loaded = load_policy(tmp_path)
+    assert (loaded.network, loaded.grid, loaded.std) == (policy.network, None, 0.5)
+    assert loaded.encoder.frame[1].running_mean.abs().min() > 0
+    assert torch.equal(loaded.act(maps), policy.act(maps))
+
+
+def test_a_continuous_policy_acts_by_the_places_that_it_tells(maps):
+    policy = GlancePolicy(NETWORK, None)
+    places = policy.act(maps)
+    assert places.shape == (12, 4, 2) and places.dtype == torch.float32
+    assert torch.equal(places, policy(maps)) and places.min() >= 0 and places.max() <= 1
+    with torch.no_grad():
+        policy.actor.weight.zero_()
+        policy.actor.bias.copy_(torch.tensor([50.0, -50.0]))
+    assert policy.act(maps)[0, 0].tolist() == pytest.approx([1, 0])
+
+
+@pytest.mark.parametrize("std", [0, -0.25, float("nan"), float("inf"), "0.25", True])
+def test_standard_deviations_that_are_none(std):
+    with pytest.raises(InputError, match=r"std=.+ is no standard deviation; choose a positive number"):
+        GlancePolicy(NETWORK, None, std)
+
+
+@pytest.mark.parametrize("grid", [0, -1, 2.5, "7", True])
+def test_grids_that_are_none(grid):
+    with pytest.raises(InputError, match=r"grid=.+ is no number of cells; choose a whole number from 1 on, or None"):
+        GlancePolicy(NETWORK, grid)
+
+
+@pytest.mark.parametrize("size", ["channels", "features", "hidden"])
+def test_policy_networks_without_size(size):
+    with pytest.raises(InputError, match=f"{size}=0 of the policy network is too small; choose 1 or more"):
+        PolicyNetwork((16, 6, 6), **{size: 0})
 
 
 def test_a_policy_that_is_not_there(tmp_path):
@@ -253,6 +302,9 @@ SIZES = {"map_shape": [16, 6, 6], "channels": 4, "features": 10, "hidden": 8, "g
         ({"network": {**SIZES, "grid": 5}}, r"actor\.bias has shape \(49,\) instead of \(25,\)"),
         ({"network": {**SIZES, "map_shape": [16, 6]}}, r"policy\.json: network=.* does not describe a policy"),
         ({"network": {**SIZES, "features": -1}}, r"policy\.json: network=.* does not describe a policy"),
+        ({"network": {**SIZES, "grid": None}}, r"actor\.bias has shape \(49,\) instead of \(2,\)"),
+        ({"network": {**SIZES, "std": 0}}, r"policy\.json: network=.* does not describe a policy \(std=0 is no standard deviation"),
+        ({"network": {**SIZES, "batch_norm": True}}, r"missing.*encoder\.frame\.1\.bias"),
         ({"network": {**SIZES, "depth": 2}}, r"policy\.json: network=.* does not describe a policy .*'depth'"),
         ({"network": {"grid": 7}}, r"policy\.json: network=.* does not describe a policy .*'map_shape'"),
         ({}, r"policy\.json: network=None does not describe a policy"),
@@ -265,8 +317,9 @@ def test_cards_that_do_not_fit_the_weights_of_a_policy(saved, card, message):
 
 
 def test_a_policy_of_other_sizes_is_not_written_into_stable_baselines3(ppo):
+    other = GlancePolicy(PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=9), 7)
     with pytest.raises(RuntimeError, match="size mismatch"):
-        GlancePolicy(NETWORK, 5).write_to(ppo.policy)
+        other.write_to(ppo.policy)
 
 
 # The settings of PPO

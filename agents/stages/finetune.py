@@ -1,16 +1,15 @@
-"""Stage 3: f_C on the patches that the frozen policy picks (released ActivityNet code)."""
+"""Stage 3: f_C, and f_L where it learns too (the paper), on the patches that the frozen policy picks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
-from adafocus_env.action import GridAction
 from adafocus_env.clips import ClipStore
 from agents.config import SupervisedConfig
+from agents.inference import corners_of, decisions
 from agents.policies import GlancePolicy
 from agents.stages.random_patches import classify_patches
 from agents.supervised import Batch, Part, train_epochs
@@ -20,12 +19,17 @@ from classifiers.classifier import Classifier
 def finetune(
     classifier: Classifier, policy: GlancePolicy, clips: ClipStore, config: SupervisedConfig, *, seed: int
 ) -> Iterator[dict[str, float]]:
-    """Trains the head on the most likely patches; yields the mean loss and accuracy, over all steps, of every epoch."""
-    grid = GridAction(policy.grid, classifier.architecture.size, classifier.architecture.patch_size)
-    places = torch.from_numpy(grid.corners).to(classifier.device)
+    """Trains on the most likely patches; yields the mean loss and accuracy, over all steps, of every epoch.
+
+    The head learns with ``config.head_learning_rate``. The focuser learns with ``config.learning_rate`` where that is above 0
+    (paper, section 3.3); with 0 it stays frozen, in eval mode, as in the released ActivityNet code.
+    """
+    steps = decisions(classifier, policy, clips.num_frames, clips.settings.num_glance_frames)
 
     def scores(batch: Batch) -> tuple[Tensor, Tensor]:
-        return classify_patches(classifier, batch, lambda maps: places[policy.act(maps)])
+        return classify_patches(classifier, batch, steps, lambda maps: corners_of(policy, classifier, policy.act(maps)))
 
     parts = [Part(cast(nn.Module, classifier.head), config.head_learning_rate)]
+    if config.learning_rate > 0:
+        parts.append(Part(cast(nn.Module, classifier.focuser), config.learning_rate))
     return train_epochs(parts, clips, scores, config, seed=seed, device=classifier.device)

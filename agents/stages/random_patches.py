@@ -8,35 +8,36 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from adafocus_env.action import crop_patches
 from adafocus_env.clips import ClipStore
+from adafocus_env.features import count_steps
 from agents.config import SupervisedConfig
+from agents.inference import focus_at, glance_at
 from agents.supervised import Batch, Part, train_epochs
 from classifiers.classifier import Classifier
 
 
-def train_on_random_patches(classifier: Classifier, clips: ClipStore, config: SupervisedConfig, *, seed: int) -> Iterator[dict[str, float]]:
+def train_on_random_patches(
+    classifier: Classifier, clips: ClipStore, config: SupervisedConfig, *, seed: int, video_div: int | None = None
+) -> Iterator[dict[str, float]]:
     """Trains focuser and head; yields the mean loss and accuracy, over all steps, of every epoch."""
     highest = classifier.architecture.size - classifier.architecture.patch_size
+    steps = count_steps(classifier, clips, video_div)
 
     def scores(batch: Batch) -> tuple[Tensor, Tensor]:
-        corners = batch.rng.integers(highest + 1, size=(*batch.frames.shape[:2], 2))
-        return classify_patches(classifier, batch, lambda maps: torch.from_numpy(corners).to(maps.device))
+        corners = batch.rng.integers(highest + 1, size=(len(batch.frames), steps, 2))
+        return classify_patches(classifier, batch, steps, lambda maps: torch.from_numpy(corners).to(maps.device))
 
     focuser, head = cast(nn.Module, classifier.focuser), cast(nn.Module, classifier.head)
     parts = [Part(focuser, config.learning_rate), Part(head, config.head_learning_rate)]
     return train_epochs(parts, clips, scores, config, seed=seed, device=classifier.device)
 
 
-def classify_patches(classifier: Classifier, batch: Batch, choose: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Scores (B·T, K) after every step with patches at ``choose(glance maps)`` (B, T, 2), and the labels (B·T,)."""
-    shape = batch.frames.shape[:2]
-    frames = batch.frames.flatten(0, 1)
+def classify_patches(classifier: Classifier, batch: Batch, steps: int, choose: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Scores (B·D, K) after every decision with patches at ``choose(glance maps (B, D, …))`` (B, D, 2), and the labels (B·D,)."""
+    frames = classifier.normalise(batch.frames)
     with torch.no_grad():
-        maps, glances = classifier.glance(classifier.normalise(frames))
-        corners = choose(maps.unflatten(0, shape))
-    source = torch.arange(len(frames), device=frames.device)
-    patches = crop_patches(frames, source, corners.flatten(0, 1), classifier.architecture.patch_size)
-    foci = classifier.focus(classifier.normalise(patches))
-    scores, _ = classifier.classify(glances.unflatten(0, shape), foci.unflatten(0, shape))
-    return scores.flatten(0, 1), batch.labels.repeat_interleave(shape[1])
+        separate = batch.glance_frames is not batch.frames
+        maps, vectors = glance_at(classifier, classifier.normalise(batch.glance_frames) if separate else frames, steps)
+        corners = choose(maps)
+    scores = focus_at(classifier, frames, vectors, corners).unflatten(1, (steps, -1))[:, :, -1]
+    return scores.flatten(0, 1), batch.labels.repeat_interleave(steps)

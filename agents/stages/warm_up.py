@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,16 +18,26 @@ from classifiers.classifier import Classifier
 def warm_up(
     classifier: Classifier, part: Literal["glancer", "focuser"], clips: ClipStore, config: SupervisedConfig, *, seed: int
 ) -> Iterator[dict[str, float]]:
-    """Trains one backbone on whole frames; yields the mean loss and accuracy of every epoch."""
+    """Trains one backbone on whole frames; yields the mean loss and accuracy of every epoch.
+
+    A backbone with temporal shift sees all frames of a clip in their order, any other a random choice of ``config.frames``.
+    """
     network = getattr(classifier, part)
-    images = classifier.glance if part == "glancer" else network
+    look = classifier.glance if part == "glancer" else network
 
     def scores(batch: Batch) -> tuple[Tensor, Tensor]:
-        count, steps = batch.frames.shape[:2]
-        chosen = torch.from_numpy(batch.rng.random((count, steps)).argsort(1)[:, : config.frames].copy()).to(batch.frames.device)
-        frames = batch.frames[torch.arange(count, device=batch.frames.device)[:, None], chosen]
-        _, vectors = images(classifier.normalise(frames.flatten(0, 1)))
-        return network.scores(vectors).unflatten(0, (count, -1)).mean(1), batch.labels
+        frames = batch.glance_frames if part == "glancer" else batch.frames
+        if not classifier.architecture.shift:
+            frames = _some(frames, config.frames, batch.rng)
+        _, vectors = look(classifier.normalise(frames.flatten(0, 1)), num_frames=frames.shape[1])
+        return network.scores(vectors).unflatten(0, (len(frames), -1)).mean(1), batch.labels
 
     parts = [Part(cast(nn.Module, network), config.learning_rate)]
     return train_epochs(parts, clips, scores, config, seed=seed, device=classifier.device)
+
+
+def _some(frames: Tensor, number: int, rng: np.random.Generator) -> Tensor:
+    """``number`` random frames of each clip: (B, T, …) → (B, number, …)."""
+    count, length = frames.shape[:2]
+    chosen = torch.from_numpy(rng.random((count, length)).argsort(1)[:, :number].copy()).to(frames.device)
+    return frames[torch.arange(count, device=frames.device)[:, None], chosen]
