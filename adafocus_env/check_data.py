@@ -108,7 +108,10 @@ def _decoded(
     """Every video with its clip, or a `Failure`, under a progress bar."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    requests = [DecodeRequest(video.path, num_frames, _SMALL, None, video.num_frames, video.frame_name) for _, video in videos]
+    requests = [
+        DecodeRequest(video.path, num_frames, _SMALL, num_frames_stated=video.num_frames, frame_name=video.frame_name)
+        for _, video in videos
+    ]
     results = run_in_workers("adafocus_env.readers:decode_clip", requests, num_workers=workers, time_limit=_TIME_LIMIT)
     columns = (TextColumn("check"), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("videos"))
     with Progress(*columns, TimeRemainingColumn(compact=True, elapsed_when_finished=True), console=console, expand=True) as progress:
