@@ -201,7 +201,7 @@ def test_workers_that_cannot_start_are_an_error_and_no_endless_wait(videos, monk
     run = prefetch.run_in_workers
     monkeypatch.setattr(prefetch, "run_in_workers", lambda function, *tasks, **limits: run("no_such_module:decode", *tasks, **limits))
     clips = FreshClips(videos, TRAIN)
-    with pytest.raises(RuntimeError, match="(?s)a worker process could not start.*no_such_module"):
+    with pytest.raises(RuntimeError, match=r"(?s)a worker process could not start.*no_such_module"):
         run_epoch(clips, 0)
 
 
