@@ -10,7 +10,7 @@ import torch
 from agents.config import EnvConfig, PPOConfig
 from agents.policies import GlancePolicy, PolicyNetwork
 from agents.policy_files import CARD, WEIGHTS, load_policy, save_policy
-from agents.stages.policy import make_environment, new_ppo
+from agents.stages.policy import check_ppo, make_environment, new_ppo
 from classifiers.errors import InputError
 
 NETWORK = PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8)
@@ -342,8 +342,6 @@ def test_settings_of_ppo_that_cannot_be(bank, change, message):
         new_ppo(make_environment(bank, EnvConfig(num_envs=4)), bank, config, NETWORK, 0)
 
 
-def test_an_update_of_a_single_step_is_refused(bank, clips, monkeypatch):
-    monkeypatch.setattr(type(clips), "num_frames", 1)
-    config = PPOConfig(n_steps=1, batch_size=2)
+def test_an_update_of_a_single_step_is_refused():
     with pytest.raises(InputError, match=r"ppo\.n_steps=1 with env\.num_envs=1 is an update of a single step"):
-        new_ppo(make_environment(bank, EnvConfig(num_envs=1)), bank, config, NETWORK, 0)
+        check_ppo(PPOConfig(n_steps=1, batch_size=2), EnvConfig(num_envs=1), 1, NETWORK)

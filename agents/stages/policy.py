@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def train_policy(
         InputError: a setting does not fit (says which).
         Stopped: the user asked to stop; the next call goes on.
     """
+    ppo = in_steps(ppo, features)
     fingerprint = features.classifier.fingerprint()
     policy_network, std = (start.network, start.std) if start else (new_network(features, network), network.std)
     environment = make_environment(features, env)
@@ -88,6 +90,13 @@ def train_policy(
     if features.classifier.fingerprint() != fingerprint:
         raise RuntimeError("the classifier changed while the policy was trained on it: it is not frozen")
     return load_policy(run.checkpoints / "best", features.classifier.device)
+
+
+def in_steps(config: PPOConfig, features: Features) -> PPOConfig:
+    """The same with the length of training in steps, where it is told in epochs."""
+    if config.epochs is None:
+        return config
+    return replace(config, total_steps=config.epochs * features.clips.epoch_size * features.num_steps, epochs=None)
 
 
 def make_environment(features: Features, config: EnvConfig) -> VecEnv:
@@ -159,7 +168,7 @@ def new_ppo(env: VecEnv, features: Features, config: PPOConfig, network: PolicyN
     )
 
 
-LEAST = {"total_steps": 1, "n_steps": 1, "batch_size": 2, "n_epochs": 1, "validate_every": 1, "save_every": 1}
+LEAST = {"total_steps": 1, "epochs": 1, "n_steps": 1, "batch_size": 2, "n_epochs": 1, "validate_every": 1, "save_every": 1}
 POSITIVE = ("learning_rate", "clip_range", "max_grad_norm", "adam_eps")
 SHARES = ("gamma", "gae_lambda")
 
