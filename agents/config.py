@@ -10,21 +10,27 @@ class DataConfig:
     """Which videos, and the clips that are drawn from them.
 
     Attributes:
-        name: demo or folder.
-        root: the folder of videos, for `folder`.
+        name: demo, folder, or a published set: actnet, fcvid, minik, sthv1, sthv2.
+        root: the folder of videos, or of the lists of a published set.
+        source: frames (extracted), videos (raw) or auto, of a published set; see `adafocus_env.published.published`.
         val: share of the training videos that choices are made on.
         test: share of the videos that is the test part, where the folder has no train and test parts of its own.
         num_frames: T, frames of a clip.
-        views: clips drawn from each training video.
+        glance_frames: the glancer's frames, where they are sampled separately (Something-Something); 0: the same as the focuser's.
+        views: clips drawn from each training video; fresh: new ones in every epoch, live and kept nowhere.
+        sampling: how the frames of training clips are drawn: segments or released; see `adafocus_env.sampling`.
         workers: processes that render and decode.
     """
 
     name: str = "demo"
     root: str = ""
+    source: str = "auto"
     val: float = 0.1
     test: float = 0.2
     num_frames: int = 8
-    views: int = 1
+    glance_frames: int = 0
+    views: int | str = 1
+    sampling: str = "segments"
     workers: int = 2
 
 
@@ -47,6 +53,7 @@ class PPOConfig:
 
     Attributes:
         total_steps: environment steps in all.
+        epochs: passes over the training clips, instead of a number of steps; null: total_steps counts.
         n_steps: steps of each environment before an update; null: one clip.
         batch_size: steps in a minibatch; null: all of an update.
         max_grad_norm: null: gradients are not clipped.
@@ -61,6 +68,7 @@ class PPOConfig:
     """
 
     total_steps: int = 100_000
+    epochs: int | None = None
     n_steps: int | None = 16
     batch_size: int | None = 256
     n_epochs: int = 4
@@ -98,37 +106,45 @@ class SupervisedConfig:
     Attributes:
         epochs: passes over the training clips; 0 leaves the part as it is.
         batch_size: clips in a step.
-        optimizer: adamw or sgd (with momentum 0.9).
-        schedule: one_cycle or cosine.
+        optimizer: adamw or sgd.
+        momentum: of sgd.
+        schedule: one_cycle, cosine or step.
+        milestones: epochs (the first is 0) from which on the rates of `step` are a tenth of those before.
         learning_rate: the highest one, of the backbone.
         head_learning_rate: the highest one, of the temporal head.
         weight_decay: of all parameters.
         frames: frames of each clip that a step sees (stage 0 only).
+        dropout: of what is trained, while it is trained; null: the architecture's.
     """
 
     epochs: int = 10
     batch_size: int = 32
     optimizer: str = "adamw"
+    momentum: float = 0.9
     schedule: str = "one_cycle"
+    milestones: list[int] = field(default_factory=list)
     learning_rate: float = 1e-3
     head_learning_rate: float = 3e-3
     weight_decay: float = 1e-4
     frames: int = 8
+    dropout: float | None = None
 
 
 @dataclass
 class ClassifierConfig:
-    """How stages 0 and 1 make a classifier.
+    """How the stages 0, 1 and 3 train a classifier.
 
     Attributes:
         glancer: stage 0 of f_G.
         focuser: stage 0 of f_L.
         random_patches: stage 1, of f_L and f_C.
+        finetune: stage 3, of f_C (and f_L where its learning rate is above 0) on the policy's patches.
     """
 
     glancer: SupervisedConfig = field(default_factory=SupervisedConfig)
     focuser: SupervisedConfig = field(default_factory=SupervisedConfig)
     random_patches: SupervisedConfig = field(default_factory=SupervisedConfig)
+    finetune: SupervisedConfig = field(default_factory=SupervisedConfig)
 
 
 @dataclass
@@ -148,7 +164,7 @@ class TrainPPO:
         env: the environment.
         ppo: the algorithm.
         network: the policy network.
-        stages: how a classifier is made where there is none for this data set.
+        stages: how a classifier is made where there is none for this data set, and finetuned.
     """
 
     run: str = ""
@@ -168,17 +184,15 @@ class TrainPPO:
 
 @dataclass
 class TrainStages(TrainPPO):
-    """`python -m agents.train_stages`; the keys of `TrainPPO`, which stages to run, and stage 3.
+    """`python -m agents.train_stages`; the keys of `TrainPPO`, and which stages to run.
 
     Attributes:
         first: the first stage to run; those from 1 on need a trained ``classifier``, stage 3 a trained ``policy`` too.
         last: the last one.
-        finetune: stage 3, of f_C (and f_L where its learning rate is above 0) on the policy's patches.
     """
 
     first: int = 0
     last: int = 3
-    finetune: SupervisedConfig = field(default_factory=SupervisedConfig)
 
 
 @dataclass

@@ -76,7 +76,8 @@ class Session:
         if not self.run.finished:
             return False
         result = self.run.result()
-        self.display.console.print(table(result["policies"], f"{result['data']}: finished before (force=true starts over)"))
+        title = f"{result['data']}: finished before (force=true starts over)"
+        self.display.console.print(table(result["policies"], title, result.get("metric", "top1")))
         return True
 
     def clips(self) -> Clips:
@@ -143,7 +144,7 @@ class Session:
         checkpoint.save(classifier, self.run.checkpoints / "classifier", data=clips.data.name, **about)
         start = time.perf_counter()
         features = features_of(classifier, clips.test, self.config.env)
-        result = report(features, policy, self.run.root, self.display, seed=self.config.seed, data=clips.data.name)
+        result = report(features, policy, self.run.root, self.display, seed=self.config.seed, data=clips.data.name, metric=clips.data.metric)
         self.seconds["evaluate"] = time.perf_counter() - start
         self.run.write_result({**result, "seconds": {key: round(value, 1) for key, value in self.seconds.items()}})
         self.display.say(f"saved to {self.run.root}: result.json, result.png, contact_sheet.png, checkpoints/")

@@ -99,11 +99,13 @@ def test_the_metrics_have_a_line_an_update(first):
 
 def test_the_result_has_the_form_of_the_design(first):
     found = json.loads((first[0] / "result.json").read_text())
-    assert set(found) == {"policies", "seed", "data", "split", "classifier", "seconds"}
-    assert (found["seed"], found["data"], found["split"]) == (0, "folder", "test")
+    assert set(found) == {"policies", "metric", "seed", "data", "split", "clips", "classes", "classifier", "seconds"}
+    assert (found["seed"], found["data"], found["split"], found["metric"], found["clips"]) == (0, "folder", "test", "top1", 4)
+    assert found["classes"] == ["even", "odd"]
     assert set(found["policies"]) == POLICIES  # no oracle: these videos have no ground truth
     for name in POLICIES - {"glance_only", "full_frame"}:
-        assert {"top1", "gflops", "location_entropy", "movement"} <= set(found["policies"][name])
+        assert {"top1", "map", "gflops", "location_entropy", "movement"} <= set(found["policies"][name])
+        assert len(found["policies"][name]["steps"]["top1"]) == 4
     assert set(found["seconds"]) == {"render", "train", "evaluate"}
 
 
@@ -410,7 +412,7 @@ def test_the_smallest_run_there_can_be(tmp_path, root):
 
 
 def train_all(folder, root):
-    overrides = [f"run={folder}", f"data.root={root}", "ppo.total_steps=64", "finetune.epochs=2"]
+    overrides = [f"run={folder}", f"data.root={root}", "ppo.total_steps=64", "stages.finetune.epochs=2"]
     return train(*overrides, command=train_stages, schema=TrainStages, name="train_stages")
 
 
