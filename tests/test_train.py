@@ -369,7 +369,7 @@ def test_a_seed_that_cannot_be_is_refused(run, seed):
 
 
 def test_an_unknown_data_set_is_refused(run):
-    with pytest.raises(InputError, match=r"data\.name='kinetics' is not known; choose one of \['demo', 'folder'\]"):
+    with pytest.raises(InputError, match=r"data\.name='kinetics' is not known; .*choose one of \['actnet', 'demo', 'fcvid', 'folder', 'minik', "):
         train(*run, "data.name=kinetics")
 
 
