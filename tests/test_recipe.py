@@ -1,5 +1,6 @@
 """The released recipe of PPO: from equal weights, glances and rewards, one update is that of the authors' code."""
 
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -14,10 +15,14 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from adafocus_env.action import ContinuousAction, GridAction
 from agents.command import compose_config
-from agents.config import TrainPPO
+from agents.config import EnvConfig, NetworkConfig, PPOConfig, TrainPPO
 from agents.policies import GlancePolicy, PolicyNetwork, extractor_of
-from agents.stages.policy import new_network, new_ppo
+from agents.rollout import NormalisedReturnsBuffer
+from agents.stages.policy import make_environment, new_network, new_ppo
 from classifiers.backbones import BACKBONES
+from classifiers.errors import InputError
+
+SMALL = PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8)
 
 
 def recipe(*overrides):
@@ -64,8 +69,9 @@ def authors_ppo(maps, action, policy, config):
     """Stable-Baselines3's PPO by the recipe, with these weights, one environment for each clip of ``maps`` (B, D, C, h, w)."""
     clips, steps = maps.shape[:2]
     features = SimpleNamespace(
-        num_steps=steps, clips=range(clips), classifier=SimpleNamespace(device="cpu"), maps=lambda clip, step: maps[clip, step]
-    )
+        num_steps=steps, clips=SimpleNamespace(epoch_size=clips), classifier=SimpleNamespace(device="cpu"),
+        maps=lambda clip, step: maps[clip, step],
+    )  # fmt: skip
     model = new_ppo(DummyVecEnv([lambda: Faces(action)] * clips), features, config.ppo, policy.network, seed=0)
     extractor_of(model.policy).bind(features)
     policy.write_to(model.policy)
@@ -202,3 +208,66 @@ def test_one_update_of_the_continuous_policy(continuous, stored):
     norm = GlancePolicy.of(continuous.policy).encoder.frame[5]
     assert_near(norm.running_mean[:8], theirs["policy_bn1d_running_mean_first8"], "running mean after one pass in training mode")
     assert norm.num_batches_tracked == 1
+
+
+# The settings
+
+
+def test_the_recipe_says_all_that_the_released_code_does():
+    config = recipe("ppo=released")
+    assert (config.env.num_envs, config.env.action, config.network) == (64, "grid", NetworkConfig(32, 1024, 1024))
+    shown = {key: value for key, value in asdict(config.ppo).items() if value != getattr(PPOConfig(), key)}
+    assert shown == {
+        "n_steps": None, "batch_size": None, "n_epochs": 1, "learning_rate": 3e-4, "gae_lambda": 1.0, "max_grad_norm": None,
+        "adam_eps": 1e-8, "ortho_init": False, "normalize_advantage": False, "normalize_returns": True,
+    }  # fmt: skip
+
+
+def test_what_the_recipe_says_is_what_stable_baselines3_does(bank):
+    model = new_ppo(make_environment(bank, EnvConfig(num_envs=8)), bank, recipe("ppo=released").ppo, SMALL, seed=0)
+    assert (model.n_steps, model.batch_size, model.n_epochs, model.gamma, model.normalize_advantage) == (4, 32, 1, 0.7, False)
+    assert (model.ent_coef, model.vf_coef, model.clip_range(1.0), model.max_grad_norm) == (0.01, 0.5, 0.2, float("inf"))
+    assert isinstance(model.rollout_buffer, NormalisedReturnsBuffer)
+    (group,) = model.policy.optimizer.param_groups
+    assert isinstance(model.policy.optimizer, torch.optim.Adam) and (group["lr"], group["eps"]) == (3e-4, 1e-8)
+    assert not list(model.policy.mlp_extractor.parameters())
+    bound = 1 / np.sqrt(SMALL.hidden)  # PyTorch's own beginning
+    assert bound / 2 < model.policy.action_net.weight.abs().max() <= bound and model.policy.action_net.bias.abs().max() > 0
+
+
+def test_the_recipe_of_the_continuous_policy():
+    config, discrete = recipe("ppo=released_continuous"), recipe("ppo=released")
+    assert config.env.action == "continuous" and config.network == NetworkConfig(64, 1024, 1024, batch_norm=True, std=0.25)
+    assert config.ppo == replace(discrete.ppo, batch_statistics=True)
+
+
+def test_what_is_typed_counts_more_than_the_recipe():
+    config = recipe("ppo=released", "ppo.learning_rate=1e-3", "env.num_envs=16", "network.hidden=64", "ppo.max_grad_norm=1")
+    assert (config.ppo.learning_rate, config.env.num_envs, config.network.hidden, config.ppo.max_grad_norm) == (1e-3, 16, 64, 1.0)
+
+
+def test_a_recipe_that_there_is_none():
+    with pytest.raises(InputError, match=r"ppo=relaesed: did you mean 'released'\? ppo is one of default, released, released_continuous"):
+        recipe("ppo=relaesed")
+
+
+def test_the_recipe_learns(bank):
+    """One update of all clips after another: the chance of the action that is always paid grows."""
+    model = new_ppo(make_environment(bank, EnvConfig(num_envs=12)), bank, replace(recipe("ppo=released").ppo, learning_rate=1e-2), SMALL, 0)
+    extractor_of(model.policy).bind(bank)
+    model.env.step_wait = paid_for(17, model.env)
+    model.learn(30 * 48)
+    with torch.no_grad():
+        chances = model.policy.get_distribution(torch.tensor([[3, 0], [7, 2]])).distribution.probs
+    assert (chances[:, 17] > 0.5).all()
+
+
+def paid_for(action, env):
+    """A step whose reward is 1 for that action, else 0."""
+    step = env.step_wait
+
+    def paid():
+        observations, _, dones, infos = step()
+        return observations, (env.unwrapped._actions == action).astype(np.float32), dones, infos
+
+    return paid

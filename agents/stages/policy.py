@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,8 @@ def train_policy(
         InputError: a setting does not fit (says which).
         Stopped: the user asked to stop; the next call goes on.
     """
+    if ppo.epochs is not None:
+        ppo = replace(ppo, total_steps=ppo.epochs * features.clips.epoch_size * features.num_steps)
     fingerprint = features.classifier.fingerprint()
     policy_network, std = (start.network, start.std) if start else (new_network(features, network), network.std)
     environment = make_environment(features, env)
@@ -129,7 +132,7 @@ def new_ppo(env: VecEnv, features: Features, config: PPOConfig, network: PolicyN
         InputError: see `check_ppo`, and `ClipPolicy`.
     """
     check_ppo(config, env, features.num_steps, network)
-    if network.batch_norm and len(features.clips) * features.num_steps < 2:
+    if network.batch_norm and features.clips.epoch_size * features.num_steps < 2:
         raise InputError("network.batch_norm=true needs more than a single glance to learn from; give more videos")
     return PPO(
         ClipPolicy,
@@ -159,7 +162,7 @@ def new_ppo(env: VecEnv, features: Features, config: PPOConfig, network: PolicyN
     )
 
 
-LEAST = {"total_steps": 1, "n_steps": 1, "batch_size": 2, "n_epochs": 1, "validate_every": 1, "save_every": 1}
+LEAST = {"epochs": 1, "total_steps": 1, "n_steps": 1, "batch_size": 2, "n_epochs": 1, "validate_every": 1, "save_every": 1}
 POSITIVE = ("learning_rate", "clip_range", "max_grad_norm", "adam_eps")
 SHARES = ("gamma", "gae_lambda")
 
