@@ -184,7 +184,7 @@ def check_ppo(config: PPOConfig, env: EnvConfig | VecEnv, steps: int, network: N
         if (value := getattr(config, key)) is not None and value % steps:
             raise InputError(f"ppo.{key}={value} is not a multiple of the {steps} steps of an episode; choose one that is")
     if (config.n_steps or steps) * env.num_envs < 2:
-        raise InputError("ppo.n_steps=1 with env.num_envs=1 is an update of a single step, which PPO cannot learn from; raise one of them")
+        raise InputError("one environment and one step of it are an update of a single step; raise env.num_envs or ppo.n_steps")
     if config.normalize_returns and config.gae_lambda != 1:
         raise InputError(f"ppo.normalize_returns=true needs returns without values in them: set ppo.gae_lambda={config.gae_lambda} to 1")
     _check_batch_norm(config, env.num_envs, steps, batch_norm=network.batch_norm)
