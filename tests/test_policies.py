@@ -15,6 +15,7 @@ from agents import batch_norm
 from agents.config import EnvConfig, NetworkConfig, PPOConfig
 from agents.policies import ClipPolicy, GlancePolicy, PolicyNetwork
 from agents.policy_files import CARD, WEIGHTS, load_policy, save_policy
+from agents.ppo_checkpoint import load_checkpoint, save_checkpoint
 from agents.stages.policy import check_ppo, make_environment, new_ppo
 from classifiers.errors import InputError
 
@@ -494,6 +495,20 @@ def test_statistics_travel_with_the_weights(places, maps):
     assert np.allclose(chosen, ours.act(maps)[clip, step], atol=1e-6)
 
 
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_stopped_ppo_with_batch_norm_goes_on_as_if_it_had_not_been(places, maps, tmp_path, batch):
+    settings = {"n_steps": None, "batch_size": None, "batch_statistics": batch}
+    stopped = continuous_ppo(places, WITH_NORM, **settings)
+    stopped.learn(16)
+    save_checkpoint(stopped, tmp_path, {})
+    resumed, _ = load_checkpoint(tmp_path, continuous_ppo(places).env, device="cpu", trust=False)
+    resumed.policy.features_extractor.bind(places)
+    resumed.learn(32, reset_num_timesteps=False)
+    through = continuous_ppo(places, WITH_NORM, **settings)
+    through.learn(48)
+    assert torch.equal(GlancePolicy.of(resumed.policy)(maps), GlancePolicy.of(through.policy)(maps))
+
+
 def test_the_mean_over_the_first_batches_then_over_the_last():
     norm, generator = torch.nn.BatchNorm1d(3), torch.Generator().manual_seed(0)
     batches = [5 + torch.randn(20, 3, generator=generator) for _ in range(12)]
@@ -553,6 +568,15 @@ def test_batch_norm_needs_several_glances():
     with pytest.raises(InputError, match=r"env\.num_envs=2 is too small for network\.batch_norm=true and one decision a clip; choose 3"):
         check_ppo(PPOConfig(), EnvConfig(num_envs=2), 1, NetworkConfig(batch_norm=True))
     check_ppo(PPOConfig(), EnvConfig(num_envs=2), 2, NetworkConfig(batch_norm=True))
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [({"hidden": 0}, "hidden=0 of the policy network is too small"), ({"std": -0.5}, r"std=-0\.5 is no standard deviation")],
+)
+def test_networks_are_checked_with_the_settings(network, message):
+    with pytest.raises(InputError, match=message):
+        check_ppo(PPOConfig(), EnvConfig(), 4, NetworkConfig(**network))
 
 
 def test_one_decision_a_clip_leaves_any_number_of_steps():

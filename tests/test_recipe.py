@@ -126,7 +126,7 @@ def test_one_update_of_the_discrete_policy(frame_maps, stored, patch_size):
     start = f"activitynet.p{patch_size}.ppo."
     theirs = {name.removeprefix(start): value for name, value in stored.items() if name.startswith(start)}
     config = recipe("ppo=released")
-    network = new_network(SimpleNamespace(map_shape=(1280, 7, 7)), config.network)
+    network = new_network((1280, 7, 7), config.network)
     assert network == PolicyNetwork((1280, 7, 7))  # the paper's
     model = authors_ppo(frame_maps, GridAction(7, 224, patch_size), authors_policy("activitynet", network, 7), config)
 
@@ -183,7 +183,7 @@ def stacked_maps(stored):
 @pytest.fixture
 def continuous(stacked_maps):
     config = recipe("ppo=released_continuous")
-    network = new_network(SimpleNamespace(map_shape=(10240, 7, 7)), config.network)
+    network = new_network((10240, 7, 7), config.network)
     assert network == PolicyNetwork((10240, 7, 7), channels=64, batch_norm=True)
     return authors_ppo(stacked_maps, ContinuousAction(224, 144), authors_policy("something", network, None), config)
 
