@@ -16,7 +16,7 @@ from agents.config import EnvConfig, NetworkConfig, PPOConfig
 from agents.policies import ClipPolicy, GlancePolicy, PolicyNetwork
 from agents.policy_files import CARD, WEIGHTS, load_policy, save_policy
 from agents.ppo_checkpoint import load_checkpoint, save_checkpoint
-from agents.stages.policy import check_ppo, make_environment, new_ppo
+from agents.stages.policy import check_ppo, in_steps, make_environment, new_ppo
 from classifiers.errors import InputError
 
 NETWORK = PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8)
@@ -553,7 +553,7 @@ def test_settings_of_ppo_that_cannot_be(bank, change, message):
 
 @pytest.mark.parametrize("n_steps", [1, None])
 def test_an_update_of_a_single_step_is_refused(n_steps):
-    with pytest.raises(InputError, match=r"one environment and one step of it are an update of a single step"):
+    with pytest.raises(InputError, match=r"ppo\.n_steps=1 with env\.num_envs=1 is an update of a single step"):
         check_ppo(PPOConfig(n_steps=n_steps, batch_size=2), EnvConfig(num_envs=1), 1, NetworkConfig())
 
 
@@ -577,6 +577,11 @@ def test_batch_norm_needs_several_glances():
 def test_networks_are_checked_with_the_settings(network, message):
     with pytest.raises(InputError, match=message):
         check_ppo(PPOConfig(), EnvConfig(), 4, NetworkConfig(**network))
+
+
+def test_epochs_are_told_in_steps(bank):
+    assert in_steps(PPOConfig(epochs=3), bank).total_steps == 3 * 12 * 4
+    assert in_steps(PPOConfig(), bank) == PPOConfig()
 
 
 def test_one_decision_a_clip_leaves_any_number_of_steps():

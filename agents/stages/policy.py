@@ -68,8 +68,7 @@ def train_policy(
         InputError: a setting does not fit (says which).
         Stopped: the user asked to stop; the next call goes on.
     """
-    if ppo.epochs is not None:
-        ppo = replace(ppo, total_steps=ppo.epochs * features.clips.epoch_size * features.num_steps)
+    ppo = in_steps(ppo, features)
     fingerprint = features.classifier.fingerprint()
     policy_network, std = (start.network, start.std) if start else (new_network(features.map_shape, network), network.std)
     environment = make_environment(features, env)
@@ -92,6 +91,13 @@ def train_policy(
     if features.classifier.fingerprint() != fingerprint:
         raise RuntimeError("the classifier changed while the policy was trained on it: it is not frozen")
     return load_policy(run.checkpoints / "best", features.classifier.device)
+
+
+def in_steps(config: PPOConfig, features: Features) -> PPOConfig:
+    """The same with the length of training in steps, where it is told in epochs."""
+    if config.epochs is None:
+        return config
+    return replace(config, total_steps=config.epochs * features.clips.epoch_size * features.num_steps, epochs=None)
 
 
 def make_environment(features: Features, config: EnvConfig) -> VecEnv:
@@ -163,7 +169,7 @@ def new_ppo(env: VecEnv, features: Features, config: PPOConfig, network: PolicyN
     )
 
 
-LEAST = {"epochs": 1, "total_steps": 1, "n_steps": 1, "batch_size": 2, "n_epochs": 1, "validate_every": 1, "save_every": 1}
+LEAST = {"total_steps": 1, "epochs": 1, "n_steps": 1, "batch_size": 2, "n_epochs": 1, "validate_every": 1, "save_every": 1}
 POSITIVE = ("learning_rate", "clip_range", "max_grad_norm", "adam_eps")
 SHARES = ("gamma", "gae_lambda")
 
@@ -188,7 +194,7 @@ def check_ppo(config: PPOConfig, env: EnvConfig | VecEnv, steps: int, network: N
         if (value := getattr(config, key)) is not None and value % steps:
             raise InputError(f"ppo.{key}={value} is not a multiple of the {steps} steps of an episode; choose one that is")
     if (config.n_steps or steps) * env.num_envs < 2:
-        raise InputError("one environment and one step of it are an update of a single step; raise env.num_envs or ppo.n_steps")
+        raise InputError("ppo.n_steps=1 with env.num_envs=1 is an update of a single step, which PPO cannot learn from; raise one of them")
     if config.normalize_returns and config.gae_lambda != 1:
         raise InputError(f"ppo.normalize_returns=true needs returns without values in them: set ppo.gae_lambda={config.gae_lambda} to 1")
     _check_batch_norm(config, env.num_envs, steps, batch_norm=network.batch_norm)
