@@ -8,18 +8,22 @@ import numpy as np
 import pytest
 import released_weights
 import torch
+from conftest import TINY
 from gymnasium import spaces
 from released_weights import NEAR, assert_near
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from adafocus_env.action import ContinuousAction, GridAction
+from adafocus_env.build import build_features
+from adafocus_env.demo import CLASSES
 from agents.command import compose_config
 from agents.config import EnvConfig, NetworkConfig, PPOConfig, TrainPPO
 from agents.policies import GlancePolicy, PolicyNetwork, extractor_of
 from agents.rollout import NormalisedReturnsBuffer
 from agents.stages.policy import make_environment, new_network, new_ppo
 from classifiers.backbones import BACKBONES
+from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 
 SMALL = PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8)
@@ -251,23 +255,50 @@ def test_a_recipe_that_there_is_none():
         recipe("ppo=relaesed")
 
 
-def test_the_recipe_learns(bank):
-    """One update of all clips after another: the chance of the action that is always paid grows."""
-    model = new_ppo(make_environment(bank, EnvConfig(num_envs=12)), bank, replace(recipe("ppo=released").ppo, learning_rate=1e-2), SMALL, 0)
+def test_the_recipe_learns_the_action_that_is_paid(bank):
+    config = replace(recipe("ppo=released").ppo, learning_rate=1e-2)
+    model = new_ppo(make_environment(bank, EnvConfig(num_envs=12)), bank, config, SMALL, 0)
     extractor_of(model.policy).bind(bank)
-    model.env.step_wait = paid_for(17, model.env)
+    pay(model.env, lambda actions: actions == 17)
     model.learn(30 * 48)
     with torch.no_grad():
         chances = model.policy.get_distribution(torch.tensor([[3, 0], [7, 2]])).distribution.probs
     assert (chances[:, 17] > 0.5).all()
 
 
-def paid_for(action, env):
-    """A step whose reward is 1 for that action, else 0."""
+@pytest.fixture(scope="module")
+def averaging():
+    """A classifier whose head averages the scores of frames."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return Classifier(replace(TINY, head="mean"), CLASSES).freeze()
+
+
+@pytest.mark.parametrize(("video_div", "batch"), [(1, True), (2, True), (4, True), (1, False)])
+def test_the_recipe_learns_the_place_that_is_paid_in_every_decision(averaging, clips, video_div, batch):
+    """Also with running statistics, our default; the ratio of new to old probability is 1 in every update."""
+    config = recipe("ppo=released_continuous", "ppo.learning_rate=1e-2", f"ppo.batch_statistics={batch}", "env.num_envs=12")
+    config.env.video_div = video_div
+    features = build_features(averaging, clips, action="continuous", video_div=video_div, bank=True)
+    network = replace(SMALL, map_shape=features.map_shape, batch_norm=True)
+    model = new_ppo(make_environment(features, config.env), features, config.ppo, network, 0)
+    extractor_of(model.policy).bind(features)
+    pay(model.env, lambda places: -np.abs(places - [0.8, 0.3]).sum(1))
+    ratios, train = [], model.train
+    model.train = lambda: (train(), ratios.append(model.logger.name_to_value["train/approx_kl"]))
+    model.learn(80 * 12 * video_div)
+    places = GlancePolicy.of(model.policy).act(features.maps(np.arange(12)[:, None], np.arange(video_div)[None]))
+    assert places.shape == (12, video_div, 2)
+    assert (places - torch.tensor([0.8, 0.3])).abs().mean() < 0.1
+    assert len(ratios) == 80 and np.allclose(ratios, 0, atol=1e-6)
+
+
+def pay(env, reward):
+    """From now on a step's rewards are what ``reward`` says of the actions."""
     step = env.step_wait
 
     def paid():
         observations, _, dones, infos = step()
-        return observations, (env.unwrapped._actions == action).astype(np.float32), dones, infos
+        return observations, reward(env.unwrapped._actions).astype(np.float32), dones, infos
 
-    return paid
+    env.step_wait = paid
