@@ -424,9 +424,10 @@ def test_a_continuous_ppo_comes_back_from_its_file(places, maps, tmp_path):
     model = continuous_ppo(places, std=0.4)
     model.learn(16)
     model.save(tmp_path / "ppo.zip")
-    loaded = PPO.load(tmp_path / "ppo.zip")
-    assert loaded.policy.std == 0.4 and not loaded.policy.log_std.requires_grad
-    assert torch.equal(GlancePolicy.of(loaded.policy)(maps), GlancePolicy.of(model.policy)(maps))
+    model.policy.save(tmp_path / "policy.pth")
+    for loaded in (PPO.load(tmp_path / "ppo.zip").policy, ClipPolicy.load(tmp_path / "policy.pth")):
+        assert loaded.std == 0.4 and not loaded.log_std.requires_grad
+        assert torch.equal(GlancePolicy.of(loaded)(maps), GlancePolicy.of(model.policy)(maps))
 
 
 # Batch norm

@@ -289,7 +289,7 @@ def test_the_recipe_learns_the_place_that_is_paid_in_every_decision(averaging, c
     model.learn(80 * 12 * video_div)
     places = GlancePolicy.of(model.policy).act(features.maps(np.arange(12)[:, None], np.arange(video_div)[None]))
     assert places.shape == (12, video_div, 2)
-    assert (places - torch.tensor([0.8, 0.3])).abs().mean() < 0.1
+    assert (places - torch.tensor([0.8, 0.3])).abs().mean() < 0.15  # 0.25 before it learns
     assert len(ratios) == 80 and np.allclose(ratios, 0, atol=1e-6)
 
 
