@@ -163,7 +163,7 @@ def test_clips_without_anything_new_keep_their_place_in_the_cache(tmp_path, monk
     assert hashes(TRAIN) == ("37faf9a1ed2e081a", "c3dad9e2d0ebf108")
     one_label = [Video(v.name, v.path, v.label, labels=()) for v in videos]
     assert hashes(TRAIN, one_label) == hashes(TRAIN)
-    several, stated = [replace(v, labels=(v.label, 7)) for v in videos], [replace(v, num_frames=9) for v in videos]
+    several, stated = [replace(v, labels=(v.label, 7)) for v in videos], [replace(v, num_frames=9, frame_name="%05d.jpg") for v in videos]
     released = ClipSettings(**{**vars(TRAIN), "sampling": "released"})
     changed = [hashes(ClipSettings(**{**vars(TRAIN), "glance_frames": 4})), hashes(released), hashes(TRAIN, stated)]
     assert len({key for key, _ in [hashes(TRAIN), *changed]}) == 4

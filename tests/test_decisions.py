@@ -283,7 +283,7 @@ def test_what_does_not_fit_together_is_refused(averaging, classifier, clips):
     bank = FeatureBank(averaging, clips, action, video_div=2)
     with pytest.raises(InputError, match="the bank belongs to another patch geometry and another video_div"):
         check_bank(bank, averaging, clips, GridAction(7, 96, 24), 4)
-    with pytest.raises(InputError, match=r"the policy chooses from a grid \(env\.grid=5\), the environment has continuous places"):
+    with pytest.raises(InputError, match=r"the policy chooses cells of a 5×5 grid \(env\.grid=5\), the environment offers continuous places"):
         LearnedPolicy(make_policy(False, 2), bank)
     frames = torch.zeros(1, FRAMES, 3, 96, 96)
     with pytest.raises(InputError, match="the policy reads 2 glances a decision: 3 glances and 8 frames cannot be shared out"):

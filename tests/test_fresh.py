@@ -108,7 +108,7 @@ def test_the_environment_sees_the_draw_that_a_reference_means(tmp_path, videos, 
     settings = ClipSettings(num_frames=4, size=96, short_side=110, train=True, views=2)
     clips, store = FreshClips(videos, settings), ClipStore(videos, settings, folder=tmp_path)
     chosen = clips.readable(clips.epoch(1, np.random.default_rng(0))[:3])
-    env = AdaFocusVectorEnv(3, classifier, clips, observation="reference", bank=False)
+    env = AdaFocusVectorEnv(3, classifier, clips, observation="reference", bank=False, clip_order="epoch")
     observation, info = env.reset(seed=0, options={"clips": chosen.tolist()})
     assert observation.tolist() == [[clip, 0] for clip in chosen] and info["name"].tolist() == [videos[clip - 5].name for clip in chosen]
     clips.readable(clips.epoch(2, np.random.default_rng(0)))

@@ -386,7 +386,7 @@ def test_a_policy_to_start_from_is_what_training_starts_from(tmp_path, run, firs
 
 def test_a_policy_to_start_from_that_does_not_fit_is_refused(tmp_path, run, first):
     best = first[0] / "checkpoints" / "best"
-    with pytest.raises(InputError, match=r"chooses from a grid of 3; add env\.grid=3"):
+    with pytest.raises(InputError, match=r"policy=.*best: the policy chooses cells of a 3×3 .*, the environment offers cells of a 4×4"):
         train(*run, f"policy={best}", "env.grid=4")
     with pytest.raises(InputError, match=r"policy=.* holds no policy\.json"):
         train(*run, f"policy={tmp_path / 'none'}")
@@ -446,8 +446,8 @@ def test_finished_stages_are_not_run_again(tmp_path, root, all_stages, monkeypat
     for crashing, finished in (
         ("agents.make_classifier.train_on_random_patches", []),
         ("agents.stages.policy.save_checkpoint", []),
-        ("agents.stages.finetune.finetune", ["agents.make_classifier.make_classifier"]),
-        ("agents.session.report", ["agents.make_classifier.make_classifier", "agents.stages.policy.PPO.learn"]),
+        ("agents.stages.driver.finetune", ["agents.stages.driver.make_classifier"]),
+        ("agents.session.report", ["agents.stages.driver.make_classifier", "agents.stages.policy.PPO.learn"]),
     ):
         with monkeypatch.context() as patch, pytest.raises(Crash):
             patch.setattr(crashing, crash)
@@ -459,7 +459,7 @@ def test_finished_stages_are_not_run_again(tmp_path, root, all_stages, monkeypat
 
 
 def test_stages_start_from_an_architecture(tmp_path, root, first):
-    with pytest.raises(InputError, match="is trained already; train_stages starts from an architecture: small or paper"):
+    with pytest.raises(InputError, match=r"is trained already: add first=1, 2 or 3 to go on with it, or start from an architecture"):
         train(
             f"run={tmp_path}", f"data.root={root}", f"classifier={first[0] / 'checkpoints' / 'classifier'}",
             command=train_stages, schema=TrainStages, name="train_stages",
