@@ -27,6 +27,7 @@ from agents.progress import Display
 from agents.rollout import ClipRolloutBuffer, NormalisedReturnsBuffer
 from agents.run_folder import RunFolder
 from classifiers.errors import InputError
+from classifiers.policy_network import check_std
 
 STAGE = 2
 LOGGED = ("entropy_loss", "policy_gradient_loss", "value_loss", "approx_kl", "clip_fraction", "explained_variance")
@@ -69,7 +70,7 @@ def train_policy(
     """
     ppo = in_steps(ppo, features)
     fingerprint = features.classifier.fingerprint()
-    policy_network, std = (start.network, start.std) if start else (new_network(features, network), network.std)
+    policy_network, std = (start.network, start.std) if start else (new_network(features.map_shape, network), network.std)
     environment = make_environment(features, env)
     resumed = load_checkpoint(run.checkpoints, environment, device=str(features.classifier.device), trust=trust)
     before = sum(line["stage"] < STAGE for line in run.metrics())
@@ -114,13 +115,13 @@ def samples(value: int | str) -> Any:
     return value if value == "all" or isinstance(value, int) else int(value) if value.isdigit() else value
 
 
-def new_network(features: Features, config: NetworkConfig) -> PolicyNetwork:
-    """The network of a new policy.
+def new_network(map_shape: tuple[int, int, int], config: NetworkConfig) -> PolicyNetwork:
+    """The network of a new policy, for glance maps of that shape.
 
     Raises:
         InputError: a size is less than 1.
     """
-    return PolicyNetwork(features.map_shape, config.channels, config.features, config.hidden, config.batch_norm)
+    return PolicyNetwork(map_shape, config.channels, config.features, config.hidden, config.batch_norm)
 
 
 def new_ppo(env: VecEnv, features: Features, config: PPOConfig, network: PolicyNetwork, seed: int, std: float = 0.25) -> PPO:
@@ -138,7 +139,7 @@ def new_ppo(env: VecEnv, features: Features, config: PPOConfig, network: PolicyN
         InputError: see `check_ppo`, and `ClipPolicy`.
     """
     check_ppo(config, env, features.num_steps, network)
-    if network.batch_norm and len(features.clips) * features.num_steps < 2:
+    if network.batch_norm and features.clips.epoch_size * features.num_steps < 2:
         raise InputError("network.batch_norm=true needs more than a single glance to learn from; give more videos")
     return PPO(
         ClipPolicy,
@@ -174,17 +175,20 @@ SHARES = ("gamma", "gae_lambda")
 
 
 def check_ppo(config: PPOConfig, env: EnvConfig | VecEnv, steps: int, network: NetworkConfig | PolicyNetwork) -> None:
-    """Checks settings before anything is computed.
+    """Checks settings; nothing else has to be there for that.
 
     Args:
-        config: the settings.
+        config: the algorithm.
         env: tells how many environments there are.
         steps: D, steps of an episode.
-        network: tells whether the policy has batch norm.
+        network: of the policy.
 
     Raises:
         InputError: a number is out of its range, `n_steps` or `batch_size` is not a multiple of D, or two settings exclude each other.
     """
+    if isinstance(network, NetworkConfig):
+        new_network((1, 1, 1), network)
+        check_std(network.std)
     _check_numbers(config)
     for key in ("n_steps", "batch_size"):
         if (value := getattr(config, key)) is not None and value % steps:
