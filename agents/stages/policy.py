@@ -281,7 +281,7 @@ class Recorder(BaseCallback):
         rate = self._steps_per_update / (now - self._then)
         self._bar.at(
             min(self.num_timesteps, self._config.total_steps),
-            f"return {line['return']:.2f} accuracy {line['accuracy']:.0%} entropy {line['entropy']:.1f} {rate:.0f}/s",
+            f"return {line['return']:.2f} top-1 {line['accuracy']:.0%} entropy {line['entropy']:.1f} {rate:.0f}/s",
         )
         for key, value in line.items():
             self.logger.record(f"policy/{key}", value)
