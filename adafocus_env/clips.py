@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,50 +15,64 @@ from torch import Tensor
 from adafocus_env.cache import exclusive
 from adafocus_env.datasets import Video
 from adafocus_env.decoding import Failure, run_in_workers
-from adafocus_env.readers import DecodedClip, DecodeRequest, file_reader
-from adafocus_env.shards import FORMAT, SHARD_SIZE, Shard, ShardWriter, open_shard, remove_leftovers
-from adafocus_env.transforms import SCALES, Crop, apply_crop, centre_crop, draw_crop, map_points, rescale_points
+from adafocus_env.draws import ClipSettings, all_labels, content_key, fingerprint, fixed_crop, random_crop, request, truth_of
+from adafocus_env.readers import DecodedClip
+from adafocus_env.shards import SHARD_SIZE, Shard, ShardWriter, open_shard, remove_leftovers
+from adafocus_env.transforms import Crop, apply_crop, map_points
 from classifiers.errors import InputError
 
 _log = logging.getLogger("adafocus_env")
 _NAMED_FAILURES = 20  # in a log message; the list has them all
 
 
-@dataclass(frozen=True)
-class ClipSettings:
-    """What a clip is. A clip is one fixed draw of frames, crop and flip from a video.
+class ClipSource(Protocol):
+    """Clips by number, wherever they come from: `ClipStore`, or `adafocus_env.fresh.FreshClips`."""
 
-    Attributes:
-        num_frames: frames in a clip, T.
-        size: side of the cropped frames in pixels.
-        short_side: shorter side of the stored frames in pixels, at least ``size``.
-        train: random frames, crop and flip, drawn from (seed, video's name, view) alone; otherwise middle frames and centre crop.
-        views: clips drawn from each video.
-        flip: whether crops for training may be mirrored.
-        scales: sides of crops for training as shares of ``short_side``.
-        seed: of all draws, at least 0.
-    """
+    settings: ClipSettings
+    labels: NDArray[np.int64]
+    label_sets: Sequence[tuple[int, ...]]
+    names: Sequence[str]
+    has_truth: bool
+    fingerprint: str
 
-    num_frames: int
-    size: int
-    short_side: int
-    train: bool
-    views: int = 1
-    flip: bool = True
-    scales: tuple[float, ...] = SCALES
-    seed: int = 0
-    glance_frames: int = 0
+    def __len__(self) -> int:
+        """How many numbers there are."""
 
-    def __post_init__(self) -> None:
-        for field in ("num_frames", "size", "views"):
-            if getattr(self, field) < 1:
-                raise InputError(f"{field}: must be at least 1, got {getattr(self, field)}")
-        if self.short_side < self.size:
-            raise InputError(f"short_side: must be at least size = {self.size}, got {self.short_side}")
-        if self.seed < 0:
-            raise InputError(f"seed: must be at least 0, got {self.seed}")
-        if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
-            raise InputError(f"scales: must be shares above 0 and up to 1, got {self.scales}")
+    @property
+    def num_frames(self) -> int:
+        """Frames in a clip, T."""
+
+    @property
+    def size(self) -> int:
+        """Side of the frames in pixels."""
+
+    @property
+    def epoch_size(self) -> int:
+        """Clips in an epoch."""
+
+    def epoch(self, number: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """The clips of epoch ``number``, in an order drawn from ``rng``."""
+
+    def readable(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of ``clips`` that have frames."""
+
+    def frames(self, clip: int) -> Tensor:
+        """The focuser's frames (T, 3, size, size) uint8."""
+
+    def glancer_frames(self, clip: int) -> Tensor:
+        """The glancer's frames (glance_frames, 3, size, size) uint8; `frames` where they are the same."""
+
+    def fresh(self, clip: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Both, with a new crop for training; the same tensor twice where they are the same."""
+
+    def truth(self, clip: int) -> NDArray[np.float32] | None:
+        """Where the target is in `frames`: (T, 2) as (y, x) in pixels."""
+
+    def indices(self, clip: int) -> NDArray[np.int64]:
+        """Numbers (T,) of the focuser's frames in the video."""
+
+    def glancer_indices(self, clip: int) -> NDArray[np.int64]:
+        """Numbers of the glancer's frames in the video."""
 
 
 class ClipStore:
@@ -102,7 +114,7 @@ class ClipStore:
         self.settings = settings
         self._drawn = [(video, view) for video in videos for view in range(settings.views)]
         self._prepare, self._num_workers, self._time_limit = prepare, num_workers, time_limit
-        key = _hash(_content(videos, settings, prepared=prepare is not None))
+        key = content_key(videos, settings, prepared=prepare is not None)
         self._folder = Path(folder) / key[:32]
         self._shards: dict[int, Shard] = {}
         self.failures: list[tuple[str, str]] = []
@@ -110,10 +122,12 @@ class ClipStore:
         if not lazy:
             self._make(range(-(-len(self._drawn) // SHARD_SIZE)), progress)
             self._leave_out_failures()
-        self.labels: NDArray[np.int64] = np.array([self._drawn[slot][0].label for slot in self._kept], np.int64)
-        self.names = [self._drawn[slot][0].name for slot in self._kept]
+        kept = [self._drawn[slot][0] for slot in self._kept]
+        self.labels: NDArray[np.int64] = np.array([video.label for video in kept], np.int64)
+        self.label_sets: Sequence[tuple[int, ...]] = [all_labels(video) for video in kept]
+        self.names: Sequence[str] = [video.name for video in kept]
         self.has_truth = all(video.track is not None for video in videos)
-        self.fingerprint = _hash([key, self.names, self.labels.tolist(), settings.size, _crop_content(settings)])
+        self.fingerprint = fingerprint(key, kept, settings)
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -124,24 +138,42 @@ class ClipStore:
         return self.settings.num_frames
 
     @property
-    def num_glance_frames(self) -> int:
-        """Frames of a clip that the glancer looks at: the same T, or others, sampled separately."""
-        return self.settings.glance_frames or self.num_frames
-
-    @property
     def size(self) -> int:
         """Side of the cropped frames in pixels."""
         return self.settings.size
 
-    def frames(self, clip: int) -> Tensor:
-        """The clip with its fixed crop and flip: (T, 3, size, size) uint8."""
-        frames = self._stored(clip)
-        return apply_crop(frames, self._crop(clip), self.size)
+    @property
+    def epoch_size(self) -> int:
+        """Clips in an epoch: all of them."""
+        return len(self)
 
-    def fresh(self, clip: int, rng: np.random.Generator) -> Tensor:
-        """The clip's stored frames with a new crop and flip for training, drawn from ``rng``: (T, 3, size, size) uint8."""
-        frames = self._stored(clip)
-        return apply_crop(frames, self._draw_crop(frames.shape, rng), self.size)
+    def epoch(self, number: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """The clips of epoch ``number``, in an order drawn from ``rng``; here the same clips in every epoch."""
+        return rng.permutation(len(self))
+
+    def readable(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of ``clips`` that have frames: all of them, since videos that cannot be read were left out at the start."""
+        return clips
+
+    def frames(self, clip: int) -> Tensor:
+        """The focuser's frames of the clip with its fixed crop and flip: (T, 3, size, size) uint8."""
+        return apply_crop(self._stored(clip)[: self.num_frames], self._crop(clip), self.size)
+
+    def glancer_frames(self, clip: int) -> Tensor:
+        """The glancer's frames with the same crop and flip: (glance_frames, 3, size, size) uint8, or `frames` where they are the same."""
+        return apply_crop(self._stored(clip)[self.settings.glanced], self._crop(clip), self.size)
+
+    def fresh(self, clip: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """The clip's stored frames with a new crop and flip for training, drawn from ``rng``.
+
+        Returns:
+            The focuser's frames (T, 3, size, size) uint8 and the glancer's (glance_frames, 3, size, size) with the same crop; the same
+            tensor twice where they are the same.
+        """
+        stored = self._stored(clip)
+        crop = random_crop(self.settings, stored.shape, rng)
+        frames = apply_crop(stored[: self.num_frames], crop, self.size)
+        return frames, apply_crop(stored[self.settings.glanced], crop, self.size) if self.settings.glance_frames else frames
 
     def truth(self, clip: int) -> NDArray[np.float32] | None:
         """Where the target is in `frames`: (T, 2) as (y, x) in pixels, maybe outside the crop; None where the video has no track."""
@@ -150,7 +182,14 @@ class ClipStore:
         return None if points is None else map_points(np.array(points), self._crop(clip), self.size)
 
     def indices(self, clip: int) -> NDArray[np.int64]:
-        """Numbers (T,) of the clip's frames in its video, from 0."""
+        """Numbers (T,) of the focuser's frames in the video, from 0."""
+        return self._indices(clip)[: self.num_frames]
+
+    def glancer_indices(self, clip: int) -> NDArray[np.int64]:
+        """Numbers (glance_frames,) of the glancer's frames in the video; `indices` where they are the same."""
+        return self._indices(clip)[self.settings.glanced]
+
+    def _indices(self, clip: int) -> NDArray[np.int64]:
         shard, position = self._locate(clip)
         return np.array(shard.clips[position].indices, np.int64)
 
@@ -161,13 +200,7 @@ class ClipStore:
     def _crop(self, clip: int) -> Crop:
         """The clip's fixed crop, drawn anew each time instead of kept: it takes some microseconds."""
         shard, position = self._locate(clip)
-        shape = shard.clips[position].shape
-        if not self.settings.train:
-            return centre_crop(shape[2], shape[3], self.size)
-        return self._draw_crop(shape, np.random.default_rng((*_seed(self.settings, *self._drawn[self._kept[clip]]), 1)))
-
-    def _draw_crop(self, shape: Sequence[int], rng: np.random.Generator) -> Crop:
-        return draw_crop(shape[2], shape[3], self.size, rng, scales=self.settings.scales, flip=self.settings.flip)
+        return fixed_crop(self.settings, shard.clips[position].shape, *self._drawn[self._kept[clip]])
 
     def _locate(self, clip: int) -> tuple[Shard, int]:
         number, position = divmod(self._kept[clip], SHARD_SIZE)
@@ -206,7 +239,7 @@ class ClipStore:
         done = sum(len(shard.clips) for shard in self._shards.values())
         results = run_in_workers(
             "adafocus_env.readers:decode_clip",
-            [self._request(slot) for slot in slots],
+            [request(self.settings, *self._drawn[slot]) for slot in slots],
             num_workers=self._num_workers,
             time_limit=self._time_limit,
         )
@@ -216,7 +249,7 @@ class ClipStore:
                 number, position = divmod(slots[task], SHARD_SIZE)
                 if number not in writers:
                     writers[number] = ShardWriter(self._path(number), self._names(number))
-                _write(writers[number], position, self._drawn[slots[task]][0], result)
+                _write(writers[number], position, self._drawn[slots[task]][0], result, self.num_frames)
                 if writers[number].complete:
                     self._shards[number] = writers[number].finish()
                     del writers[number]
@@ -245,11 +278,6 @@ class ClipStore:
             len(self.failures), self._folder, listed, more,
         )  # fmt: skip
 
-    def _request(self, slot: int) -> DecodeRequest:
-        video, view = self._drawn[slot]
-        seed = (*_seed(self.settings, video, view), 0) if self.settings.train else None
-        return DecodeRequest(video.path, self.num_frames, self.settings.short_side, seed)
-
     def _slots(self, number: int) -> range:
         return range(number * SHARD_SIZE, min((number + 1) * SHARD_SIZE, len(self._drawn)))
 
@@ -260,54 +288,14 @@ class ClipStore:
         return self._folder / f"{number:05d}"
 
 
-def _write(writer: ShardWriter, position: int, video: Video, result: object) -> None:
+def _write(writer: ShardWriter, position: int, video: Video, result: object, num_frames: int) -> None:
     if isinstance(result, Failure):
         writer.fail(position, result.reason)
         return
     assert isinstance(result, DecodedClip)
     try:
-        truth = None if video.track is None else _truth(video.track, result)
+        truth = truth_of(video, result, num_frames)
     except InputError as problem:
         writer.fail(position, str(problem))
     else:
         writer.add(position, result.frames, result.indices, truth)
-
-
-def _truth(track: Path, clip: DecodedClip) -> NDArray[np.float64]:
-    """The track's points (T, 2) at the clip's frames, in pixels of the stored frames."""
-    try:
-        points = np.array(json.loads(track.read_text(encoding="utf-8"))["centre"], np.float64)
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise InputError(f"its track {track} cannot be read: {problem}") from problem
-    if points.shape != (clip.num_frames, 2):
-        raise InputError(f"its track {track} must hold one point (y, x) for each of the {clip.num_frames} frames, got {points.shape}")
-    height, width = clip.frames.shape[1:3]
-    return rescale_points(points[clip.indices], clip.size, (height, width))
-
-
-def _seed(settings: ClipSettings, video: Video, view: int) -> tuple[int, int, int]:
-    return settings.seed, int.from_bytes(hashlib.sha256(video.name.encode()).digest()[:8], "big"), view
-
-
-def _content(videos: Sequence[Video], settings: ClipSettings, *, prepared: bool) -> list[object]:
-    """Everything that the stored bytes depend on."""
-    described = [[video.name, None if prepared else [_stamp(video.path), _stamp(video.track)]] for video in videos]
-    seed = settings.seed if settings.train else None
-    return [FORMAT, file_reader(), settings.num_frames, settings.short_side, settings.views, seed, described]
-
-
-def _crop_content(settings: ClipSettings) -> object:
-    return [settings.seed, settings.flip, list(settings.scales)] if settings.train else None
-
-
-def _stamp(path: Path | None) -> list[int] | None:
-    """Size and time of change; for a folder of frames its own, which tells added and removed files but not rewritten ones."""
-    try:
-        status = path.stat() if path is not None else None
-    except OSError:
-        return None
-    return None if status is None else [status.st_size, status.st_mtime_ns]
-
-
-def _hash(content: object) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from adafocus_env.readers import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from classifiers.errors import InputError
@@ -25,12 +27,19 @@ class Video:
         label: number of its class.
         track: JSON file with the ground truth, where there is one: ``{"centre": [[y, x], ...]}``, one point for each frame of the
             video, in its pixels, (0, 0) being the centre of the top left one.
+        labels: all its labels, `label` being the first; empty where that is the only one.
+        num_frames: what a list says of a folder's frames; None where the video itself tells.
+        frame_name: how the frames in its folder are named, counted from 1, as ``image_%05d.jpg``; empty: any images, in the order of
+            their names.
     """
 
     name: str
     path: Path
     label: int
     track: Path | None = None
+    labels: tuple[int, ...] = ()
+    num_frames: int | None = None
+    frame_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,7 @@ class DataSet:
         scales: sides of training crops as shares of the shorter side.
         margin: shorter side of the stored frames as a multiple of the crop's side (the paper stores 256 for crops of 224).
         prepare: makes the missing files of the given videos; None where the files are the user's.
+        metric: what accuracy means: ``top1``, or ``map`` (mean average precision), where a video may have several labels.
     """
 
     name: str
@@ -58,6 +68,7 @@ class DataSet:
     scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
     margin: float = 256 / 224
     prepare: Callable[[Sequence[Video]], None] | None = None
+    metric: Literal["top1", "map"] = "top1"
 
 
 def hold_out(videos: Sequence[Video], share: float) -> tuple[tuple[Video, ...], tuple[Video, ...]]:
@@ -99,10 +110,10 @@ def folder(root: str | Path, *, val: float = 0.1, test: float = 0.2) -> DataSet:
         test: share of the videos to test on, where the folder does not say.
 
     Raises:
-        InputError: the folder is missing, empty, has one class or no videos, or its parts do not fit together.
+        InputError: the folder is missing, empty, has one class or no videos, a name in it is not UTF-8, or its parts do not fit together.
     """
     root = Path(root).expanduser()
-    _check_folder(root)
+    check_folder(root, "give a folder with one subfolder of videos for each class")
     if not 0 < test < 1:
         raise InputError(f"data.test: must be a share between 0 and 1, got {test}")
     parts = [part for part in ("train", "test") if (root / part).is_dir()]
@@ -119,8 +130,8 @@ def folder(root: str | Path, *, val: float = 0.1, test: float = 0.2) -> DataSet:
     return DataSet("folder", tuple(classes), train, held_out, tested)
 
 
-def _check_folder(root: Path) -> None:
-    advice = "give a folder with one subfolder of videos for each class"
+def check_folder(root: Path, advice: str) -> None:
+    """Raises `InputError` where ``root`` is no folder with something in it; ``advice`` says what to give."""
     if not root.exists():
         raise InputError(f"data.root: {root} does not exist; {advice}")
     if not root.is_dir():
@@ -170,8 +181,10 @@ def _split(root: Path, videos: tuple[Video, ...], share: float) -> tuple[tuple[V
 def _chosen(videos: Sequence[Video], share: float, salt: str) -> set[str]:
     """Names of the videos whose hash falls in ``share``, less one of each class that would lose all its videos."""
     chosen = {video.name for video in videos if _position(video, salt) < share}
-    for label in {video.label for video in videos}:
-        of_class = [video for video in videos if video.label == label]
+    classes: dict[int, list[Video]] = {}
+    for video in videos:
+        classes.setdefault(video.label, []).append(video)
+    for of_class in classes.values():
         if all(video.name in chosen for video in of_class):
             chosen.discard(max(of_class, key=lambda video: _position(video, salt)).name)
     return chosen
@@ -202,4 +215,8 @@ def _is_video(path: Path) -> bool:
 
 
 def _visible(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    for entry in entries:
+        if not entry.name.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in entry.name):
+            raise InputError(f"data.root: the name {os.fsencode(entry.name)!r} in {folder} is not valid UTF-8; rename it")
+    return entries

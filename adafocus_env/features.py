@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adafocus_env.action import Action, crop_patches
-from adafocus_env.clips import ClipStore
+from adafocus_env.clips import ClipSource
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 
@@ -35,7 +35,7 @@ class Features(Protocol):
     """
 
     classifier: Classifier
-    clips: ClipStore
+    clips: ClipSource
     action: Action
     num_steps: int
     map_shape: tuple[int, int, int]
@@ -68,7 +68,7 @@ class LiveFeatures:
     """
 
     def __init__(
-        self, classifier: Classifier, clips: ClipStore, action: Action, *, video_div: int | None = None, capacity: int = 256
+        self, classifier: Classifier, clips: ClipSource, action: Action, *, video_div: int | None = None, capacity: int = 256
     ) -> None:
         self.classifier, self.clips, self.action = classifier, clips, action
         self.num_steps = count_steps(classifier, clips, video_div)
@@ -77,7 +77,7 @@ class LiveFeatures:
         size = classifier.architecture.size
         with torch.inference_mode():
             maps, _ = classifier.glance(torch.zeros(1, 3, size, size, device=classifier.device))
-        glances = clips.num_glance_frames // self.num_steps
+        glances = clips.settings.num_glance_frames // self.num_steps
         self.map_shape: tuple[int, int, int] = (glances * maps.shape[1], maps.shape[2], maps.shape[3])
 
     def maps(self, clips: Indices, steps: Indices) -> Tensor:
@@ -133,7 +133,7 @@ def by_step(frames: Tensor, num_steps: int) -> Tensor:
     return frames.unflatten(0, (num_steps, -1))
 
 
-def count_steps(classifier: Classifier, clips: ClipStore, video_div: int | None) -> int:
+def count_steps(classifier: Classifier, clips: ClipSource, video_div: int | None) -> int:
     """D, the decisions that a policy takes in a clip.
 
     A head that is recurrent takes one decision a frame. One that averages the scores of frames (the Something-Something family)
@@ -147,7 +147,7 @@ def count_steps(classifier: Classifier, clips: ClipStore, video_div: int | None)
     Raises:
         InputError: they do not fit together (says why).
     """
-    head, glances = classifier.architecture.head, clips.num_glance_frames
+    head, glances = classifier.architecture.head, clips.settings.num_glance_frames
     if head != "mean":
         if video_div is not None:
             raise InputError(f"video_div={video_div} needs a classifier with the head 'mean', this one has {head!r}; leave video_div out")

@@ -6,7 +6,10 @@ Only NumPy is imported here at once: a worker process has to start fast.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,15 +67,20 @@ class FrameReader(Protocol):
         """
 
 
-def open_reader(path: Path) -> FrameReader:
-    """The reader for ``path``: a folder of images, or a file for decord, or for PyAV where decord is not installed.
+def open_reader(path: Path, frame_name: str = "", num_frames: int | None = None) -> FrameReader:
+    """The reader for ``path``: a folder of images, or a file for decord, or for PyAV where decord is not installed or cannot read it.
+
+    Args:
+        path: the file or folder.
+        frame_name: how the images in a folder are named; see `FolderReader`.
+        num_frames: how many there have to be in a folder.
 
     Raises:
         DecodeError: the path is missing or empty, or is no video that can be read.
     """
     path = Path(path)
     if path.is_dir():
-        return FolderReader(path)
+        return FolderReader(path, frame_name, num_frames)
     if not path.exists():
         raise DecodeError(path, "there is no such file")
     size = path.stat().st_size
@@ -82,9 +90,10 @@ def open_reader(path: Path) -> FrameReader:
     if wanted is not None and wanted > size:
         raise DecodeError(path, f"it is truncated: {size} of its {wanted} bytes are there")
     if file_reader() == "decord":
-        reader = DecordReader(path)
-        if not reader.turned:
-            return reader
+        with contextlib.suppress(DecodeError):  # PyAV reads some files that decord cannot, and knows a broken one as well
+            reader = DecordReader(path)
+            if not reader.turned:
+                return reader
     return PyAVReader(path)
 
 
@@ -136,10 +145,13 @@ class DecordReader:
     def get_frames(self, indices: Sequence[int] | NDArray[np.int64], short_side: int | None = None) -> NDArray[np.uint8]:
         """See `FrameReader.get_frames`."""
         wanted = resized(*self._size, short_side)
-        if wanted != self._read_at:
-            self._video = self._open(*wanted)
-            self._read_at = wanted
-        frames = self._read(lambda: self._video.get_batch([int(i) for i in indices]).asnumpy())
+        try:
+            if wanted != self._read_at:
+                self._video = self._open(*wanted)
+                self._read_at = wanted
+            frames = self._read(lambda: self._video.get_batch([int(i) for i in indices]).asnumpy())
+        except DecodeError:  # among others at 8, 12, 16, 24, 48 and 72 pixels of width: decord takes the padding of a row for pixels
+            return PyAVReader(self._path).get_frames(indices, short_side)
         if frames.shape[1:3] != wanted:
             raise DecodeError(self._path, f"its frames come as {frames.shape[1:3]} pixels where {wanted} were expected")
         return frames
@@ -233,13 +245,26 @@ class PyAVReader:
 
 
 class FolderReader:
-    """Reads a folder of image files, one a frame, in the order of their names."""
+    """Reads a folder of image files, one a frame.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the folder.
+        frame_name: how the frames are named, as ``image_%05d.jpg``, counted from 1; other files in the folder do not matter. Empty: all
+            images are frames, in the order of their names.
+        num_frames: how many there have to be; None: as many as there are.
+
+    Raises:
+        DecodeError: there is no frame, one is missing, or there are more or fewer than there have to be.
+    """
+
+    def __init__(self, path: Path, frame_name: str = "", num_frames: int | None = None) -> None:
         self._path = Path(path)
-        self._files = image_files(self._path)
+        self._files = numbered_frames(self._path, frame_name) if frame_name else image_files(self._path)
         if not self._files:
             raise DecodeError(self._path, f"the folder holds no image ({', '.join(IMAGE_SUFFIXES)})")
+        if num_frames is not None and len(self._files) != num_frames:
+            reason = f"the list says {num_frames} frames, and the folder holds {len(self._files)} (the last is {self._files[-1].name})"
+            raise DecodeError(self._path, f"{reason}; extract them again, or correct the list")
         self._size = self._image(self._files[0], None).shape[:2]
 
     def __len__(self) -> int:
@@ -283,19 +308,58 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith("."))
 
 
+def numbered_frames(folder: Path, frame_name: str) -> list[Path]:
+    """The files in ``folder`` that are named by the pattern ``frame_name``, from number 1 on.
+
+    Raises:
+        DecodeError: there is none, one in the middle is missing, or they begin at 0.
+    """
+    before, _, after = re.fullmatch(r"(.*)%0(\d)d(.*)", frame_name).groups()  # type: ignore[union-attr]  # a constant of ours
+    with os.scandir(folder) as entries:  # by far the quickest way through thousands of names
+        found = [re.fullmatch(f"{re.escape(before)}(\\d+){re.escape(after)}", entry.name) for entry in entries]
+    numbers = {int(match[1]) for match in found if match and match[0] == frame_name % int(match[1])}
+    if not numbers:
+        raise DecodeError(folder, f"the folder holds no frame that is named like {frame_name % 1}")
+    if 0 in numbers:
+        raise DecodeError(folder, f"its frames begin at {frame_name % 0}, and have to begin at {frame_name % 1}; rename them")
+    missing = [number for number in range(1, max(numbers)) if number not in numbers]
+    if missing:
+        more = f" and {len(missing) - 1} more are" if len(missing) > 1 else " is"
+        raise DecodeError(folder, f"the frame {frame_name % missing[0]}{more} missing before the last, {frame_name % max(numbers)}")
+    return [folder / (frame_name % number) for number in range(1, max(numbers) + 1)]
+
+
 @dataclass(frozen=True)
 class DecodeRequest:
-    """What a worker needs to decode a clip: ``seed`` draws the frames as for training, None takes the middle ones."""
+    """What a worker needs to decode a clip.
+
+    Attributes:
+        path: the file or folder.
+        num_frames: T, the focuser's frames.
+        short_side: of the decoded frames, in pixels; None keeps their size.
+        seed: draws the frames as for training; None takes the middle ones.
+        glance_frames: frames sampled separately for the glancer.
+        sampling: how frames are drawn; see `adafocus_env.sampling.SAMPLING`.
+        num_frames_stated: how many frames a folder has to have; None: as many as there are.
+        frame_name: how the frames in a folder are named; see `FolderReader`.
+    """
 
     path: Path
     num_frames: int
     short_side: int | None = None
     seed: tuple[int, ...] | None = None
+    glance_frames: int = 0
+    sampling: str = "segments"
+    num_frames_stated: int | None = None
+    frame_name: str = ""
 
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """The frames (T,H,W,3) of a clip, their numbers (T,) in the video, and the video's length in frames, rate and (height, width)."""
+    """The frames (T,H,W,3) of a clip, their numbers (T,) in the video, and the video's length in frames, rate and (height, width).
+
+    Where the glancer's frames are sampled separately, frames and numbers are those of the focuser, then those of the glancer.
+    """
 
     frames: NDArray[np.uint8]
     indices: NDArray[np.int64]
@@ -310,8 +374,18 @@ def decode_clip(request: DecodeRequest) -> DecodedClip:
     Raises:
         DecodeError: the video cannot be read.
     """
-    reader = open_reader(request.path)
-    rng = None if request.seed is None else np.random.default_rng(request.seed)
-    indices = segment_indices(len(reader), request.num_frames, rng)
+    reader = open_reader(request.path, request.frame_name, request.num_frames_stated)
+    indices = _indices(len(reader), request)
     frames = np.ascontiguousarray(reader.get_frames(indices, request.short_side))
     return DecodedClip(frames, indices, len(reader), reader.fps, reader.size)
+
+
+def _indices(length: int, request: DecodeRequest) -> NDArray[np.int64]:
+    """The focuser's frames, then the glancer's; random ones are drawn independently of each other."""
+
+    def sample(count: int, *salt: int) -> NDArray[np.int64]:
+        rng = None if request.seed is None else np.random.default_rng((*request.seed, *salt))
+        return segment_indices(length, count, rng, request.sampling)
+
+    focused = sample(request.num_frames)
+    return np.concatenate([focused, sample(request.glance_frames, 1)]) if request.glance_frames else focused

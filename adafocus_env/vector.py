@@ -13,10 +13,11 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from adafocus_env.build import Split, build_features
-from adafocus_env.clips import ClipStore
+from adafocus_env.clips import ClipSource
 from adafocus_env.dynamics import Dynamics, Outcome
 from adafocus_env.env import AdaFocusEnv, check_options, check_render_mode, picture
 from adafocus_env.features import Features, Indices
+from adafocus_env.fresh import FreshClips
 from adafocus_env.observation import OBSERVATIONS
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError, named
@@ -48,7 +49,7 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         self,
         num_envs: int = 1,
         classifier: Classifier | str = "demo",
-        clips: ClipStore | Split = "train",
+        clips: ClipSource | Split = "train",
         *,
         observation: str = "map",
         reward: str = "random",
@@ -66,6 +67,8 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         check_render_mode(render_mode, AdaFocusEnv.metadata["render_modes"])
         if clip_order not in ("independent", "epoch"):
             raise InputError(f"clip_order={clip_order!r} is not known; choose 'independent' or 'epoch'")
+        if clip_order == "independent" and isinstance(clips, FreshClips):
+            raise InputError("clip_order='independent' asks for clips in no order, and fresh clips are decoded in theirs; choose 'epoch'")
         self.autoreset_mode = _mode(autoreset_mode)
         self.metadata = {**AdaFocusEnv.metadata, "autoreset_mode": self.autoreset_mode}
         self._observation = named("observation", observation, OBSERVATIONS)
@@ -78,7 +81,7 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._rngs: list[np.random.Generator] = [seeding.np_random()[0] for _ in range(num_envs)]
         self._queue: list[int] = []
-        self._names = np.array(features.clips.names, dtype=object)
+        self._epoch = 0
         self._ended = np.zeros(num_envs, bool)  # rows that the next step resets, in the mode NEXT_STEP
         self._outcome: Outcome | None = None
 
@@ -127,6 +130,7 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             "rngs": [rng.bit_generator.state for rng in self._rngs],
             "vector_rng": self.np_random.bit_generator.state,
             "queue": list(self._queue),
+            "epoch": self._epoch,
             "clip": self.dynamics.clip.copy(),
             "baseline": self.dynamics.baseline.copy(),
         }
@@ -136,7 +140,7 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         for rng, saved in zip(self._rngs, state["rngs"], strict=True):
             rng.bit_generator.state = saved
         self.np_random.bit_generator.state = state["vector_rng"]
-        self._queue = list(state["queue"])
+        self._queue, self._epoch = list(state["queue"]), state["epoch"]
         self.dynamics.restart(state["clip"], state["baseline"])
         self._ended = np.zeros(self.num_envs, bool)
 
@@ -150,10 +154,14 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         self._ended[rows] = False
 
     def _deal(self, count: int) -> list[int]:
-        """The next clips of the current permutation, and of the next one when it is used up."""
-        while len(self._queue) < count:
-            self._queue += self.np_random.permutation(len(self._names)).tolist()
-        dealt, self._queue = self._queue[:count], self._queue[count:]
+        """The next clips of the current epoch, and of the next one when it is used up."""
+        clips, dealt = self.dynamics.features.clips, list[int]()
+        while (missing := count - len(dealt)) > 0:
+            if not self._queue:
+                self._queue = clips.epoch(self._epoch, self.np_random).tolist()
+                self._epoch += 1
+            taken, self._queue = self._queue[:missing], self._queue[missing:]
+            dealt += clips.readable(np.array(taken)).tolist()
         return dealt
 
     def _seed(self, seed: int | Sequence[int | None] | None, rows: Indices) -> None:
@@ -167,7 +175,7 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
                 self._rngs[row] = seeding.np_random(int(seeds[row]))[0]
         if len(rows) == self.num_envs and seeds[0] is not None:
             self._np_random, self._np_random_seed = seeding.np_random(int(seeds[0]))
-            self._queue = []
+            self._queue, self._epoch = [], 0
 
     def _masked_rows(self, mask: object) -> Indices:
         if mask is None:
@@ -209,7 +217,9 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         return self._observation.observe(self.dynamics.features, self.dynamics.clip, self.dynamics.step_number).cpu().numpy()
 
     def _clip_info(self, rows: Indices) -> dict[str, Any]:
-        return self._info(rows, clip=self.dynamics.clip.copy(), name=self._names[self.dynamics.clip])
+        names = self.dynamics.features.clips.names
+        name = np.array([names[clip] for clip in self.dynamics.clip.tolist()], dtype=object)
+        return self._info(rows, clip=self.dynamics.clip.copy(), name=name)
 
     def _step_info(self, outcome: Outcome, rows: Indices) -> dict[str, Any]:
         correct = outcome.prediction == self.dynamics.features.clips.labels[self.dynamics.clip]

@@ -163,8 +163,8 @@ class _Command(Generic[C]):
             if override.is_delete():
                 raise InputError(f"{override.input_line}: a key cannot be taken away; leave it out or give it another value")
             choice = override.value()
-            if group in groups and isinstance(choice, str):
-                check_choice(group, choice, _hydra().config_loader.get_group_options(group))
+            if group in groups and isinstance(choice, str | int | float):
+                check_choice(group, str(choice), _hydra().config_loader.get_group_options(group))
 
     def _object(self, config: DictConfig) -> C:
         result = OmegaConf.to_object(_without_hydra(config))

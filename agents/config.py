@@ -10,21 +10,27 @@ class DataConfig:
     """Which videos, and the clips that are drawn from them.
 
     Attributes:
-        name: demo or folder.
-        root: the folder of videos, for `folder`.
+        name: demo, folder, or a published set: actnet, fcvid, minik, sthv1, sthv2.
+        root: the folder of videos, or of the lists of a published set.
+        source: frames (extracted), videos (raw) or auto, of a published set; see `adafocus_env.published.published`.
         val: share of the training videos that choices are made on.
         test: share of the videos that is the test part, where the folder has no train and test parts of its own.
         num_frames: T, frames of a clip.
-        views: clips drawn from each training video.
+        glance_frames: the glancer's frames, where they are sampled separately (Something-Something); 0: the same as the focuser's.
+        views: clips drawn from each training video; fresh: new ones in every epoch, live and kept nowhere.
+        sampling: how the frames of training clips are drawn: segments or released; see `adafocus_env.sampling`.
         workers: processes that render and decode.
     """
 
     name: str = "demo"
     root: str = ""
+    source: str = "auto"
     val: float = 0.1
     test: float = 0.2
     num_frames: int = 8
-    views: int = 1
+    glance_frames: int = 0
+    views: int | str = 1
+    sampling: str = "segments"
     workers: int = 2
 
 
@@ -43,17 +49,28 @@ class EnvConfig:
 
 @dataclass
 class PPOConfig:
-    """Stable-Baselines3's arguments of PPO, and when to validate and save.
+    """Stable-Baselines3's arguments of PPO, a few more, and when to validate and save. `ppo=released` sets the released code's.
 
     Attributes:
         total_steps: environment steps in all.
+        epochs: passes over the training clips, instead of a number of steps; null: total_steps counts.
+        n_steps: steps of each environment before an update; null: one clip.
+        batch_size: steps in a minibatch; null: all of an update.
+        max_grad_norm: null: gradients are not clipped.
+        adam_eps: Adam's epsilon.
+        ortho_init: begin from orthogonal weights, as Stable-Baselines3 does; false: from PyTorch's.
+        normalize_advantage: in each minibatch.
+        normalize_returns: over all of an update; needs gae_lambda=1.
+        batch_statistics: what batch norm (network.batch_norm) uses while the policy collects and learns: the batch's statistics, or
+            the running ones, which are brought up to date before each rollout.
         validate_every: updates between two looks at the validation part.
         save_every: updates between two checkpoints.
     """
 
     total_steps: int = 100_000
-    n_steps: int = 16
-    batch_size: int = 256
+    epochs: int | None = None
+    n_steps: int | None = 16
+    batch_size: int | None = 256
     n_epochs: int = 4
     learning_rate: float = 1e-3
     gamma: float = 0.7
@@ -61,18 +78,25 @@ class PPOConfig:
     clip_range: float = 0.2
     ent_coef: float = 0.01
     vf_coef: float = 0.5
-    max_grad_norm: float = 0.5
+    max_grad_norm: float | None = 0.5
+    adam_eps: float = 1e-5
+    ortho_init: bool = True
+    normalize_advantage: bool = True
+    normalize_returns: bool = False
+    batch_statistics: bool = False
     validate_every: int = 5
     save_every: int = 10
 
 
 @dataclass
 class NetworkConfig:
-    """Sizes of the policy network; see `agents.policies.PolicyNetwork`."""
+    """The policy network; see `classifiers.policy_network`. ``std`` is of a continuous policy (env.action=continuous)."""
 
     channels: int = 16
     features: int = 128
     hidden: int = 128
+    batch_norm: bool = False
+    std: float = 0.25
 
 
 @dataclass
@@ -82,22 +106,28 @@ class SupervisedConfig:
     Attributes:
         epochs: passes over the training clips; 0 leaves the part as it is.
         batch_size: clips in a step.
-        optimizer: adamw or sgd (with momentum 0.9).
-        schedule: one_cycle or cosine.
+        optimizer: adamw or sgd.
+        momentum: of sgd.
+        schedule: one_cycle, cosine or step.
+        milestones: epochs (the first is 0) from which on the rates of `step` are a tenth of those before.
         learning_rate: the highest one, of the backbone.
         head_learning_rate: the highest one, of the temporal head.
         weight_decay: of all parameters.
         frames: frames of each clip that a step sees (stage 0 only).
+        dropout: of what is trained, while it is trained; null: the architecture's.
     """
 
     epochs: int = 10
     batch_size: int = 32
     optimizer: str = "adamw"
+    momentum: float = 0.9
     schedule: str = "one_cycle"
+    milestones: list[int] = field(default_factory=list)
     learning_rate: float = 1e-3
     head_learning_rate: float = 3e-3
     weight_decay: float = 1e-4
     frames: int = 8
+    dropout: float | None = None
 
 
 @dataclass

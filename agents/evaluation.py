@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adafocus_env.action import GridAction
-from adafocus_env.features import Features
+from adafocus_env.action import Action, GridAction
+from adafocus_env.bank import FeatureBank
+from adafocus_env.build import arguments_of
+from adafocus_env.features import Features, Indices, by_step
 from adafocus_env.vector import AdaFocusVectorEnv
-from agents.baselines import Cells, CentrePatch, GaussianPatch, GreedyOracle, LearnedPolicy, Oracle, Predictor, RandomPatch
-from agents.inference import policy_cost
+from agents.baselines import CentrePatch, GaussianPatch, GreedyOracle, LearnedPolicy, Oracle, Predictor, RandomPatch
+from agents.inference import policy_cost, video_cost
+from agents.metrics import LabelSets, Scores, after_every_step, confidence, hits
 from agents.policies import GlancePolicy
 from classifiers.cost import classifier_cost
 
-CLIPS_AT_ONCE = 250
+CLIPS_AT_ONCE = 250  # of which a policy chooses the patches
+PATCHES_AT_ONCE = 256  # that the focuser sees, where there is no bank
+
+Actions = NDArray[Any]
+Chooser = Callable[[Indices], Actions]
+Foci = Callable[[Indices], Tensor]
 
 
 @dataclass(frozen=True)
@@ -26,48 +35,95 @@ class Played:
     """What a policy did on all clips of a store.
 
     Attributes:
-        cells: (clips, T), what it looked at.
+        actions: (clips, D, *action space), where it looked.
         correct: (clips,) bool, whether the answer after the last step is right.
         confidence: (clips,), softmax score of the true class after the last step.
     """
 
-    cells: Cells
+    actions: Actions
     correct: NDArray[np.bool_]
-    confidence: NDArray[np.float64]
+    confidence: NDArray[np.float32]
 
 
-def play(features: Features, make: Callable[[AdaFocusVectorEnv], Predictor]) -> Played:
+def play(features: Features, policy: Predictor) -> Played:
     """Plays every clip once, in order.
 
     Args:
         features: what the frozen networks see in the clips; a bank saves most of the work.
-        make: environment → the policy that plays it.
+        policy: one that sees only the observation `reference`.
     """
-    total, steps = len(features.clips), features.clips.num_frames
-    env = AdaFocusVectorEnv(
-        min(total, CLIPS_AT_ONCE), features.classifier, features.clips,
-        observation="reference", reward="confidence", grid=features.grid.grid, bank=features, autoreset_mode="DISABLED",
-    )  # fmt: skip
-    policy = make(env)
-    cells, correct, confidence = np.zeros((total, steps), np.int64), np.zeros(total, bool), np.zeros(total)
-    for start in range(0, total, env.num_envs):
-        rows = np.arange(start, start + env.num_envs) % total  # the last call starts again from the front: always full
-        observation, _ = env.reset(seed=0, options={"clips": rows.tolist()})
-        for step in range(steps):
-            cells[rows, step], _ = policy.predict(observation)
-            observation, _, _, _, info = env.step(cells[rows, step])
-        correct[rows], confidence[rows] = info["correct"], info["confidence"]
-    return Played(cells, correct, confidence)
+    return _played(features, *actions_and_scores(features, by_reference(features, policy)))
 
 
 def play_learned(features: Features, policy: GlancePolicy) -> Played:
     """Plays every clip once with a trained policy."""
-    return play(features, lambda env: LearnedPolicy(policy, features))
+    return play(features, LearnedPolicy(policy, features))
+
+
+def by_reference(features: Features, policy: Predictor) -> Chooser:
+    """Lets a policy choose from (clip, step) alone: no step of an environment is made, no patch is looked at."""
+
+    def choose(clips: Indices) -> Actions:
+        return np.stack([policy.predict(np.stack([clips, np.full_like(clips, step)], 1))[0] for step in _steps(features)], axis=1)
+
+    return choose
+
+
+def interactively(features: Features, make: Callable[[AdaFocusVectorEnv], Predictor]) -> Chooser:
+    """Lets a policy choose in an environment, where it can ask what its last patch did.
+
+    Args:
+        features: of the clips.
+        make: environment → the policy that plays it.
+    """
+    env = AdaFocusVectorEnv(
+        min(len(features.clips), CLIPS_AT_ONCE), features.classifier, features.clips,
+        observation="reference", reward="confidence", bank=features, autoreset_mode="DISABLED", **arguments_of(features),
+    )  # fmt: skip
+    policy = make(env)
+
+    def choose(clips: Indices) -> Actions:
+        observation, _ = env.reset(seed=0, options={"clips": np.resize(clips, env.num_envs).tolist()})  # repeats them until it is full
+        actions = []
+        for _ in _steps(features):
+            actions.append(policy.predict(observation)[0])
+            observation = env.step(actions[-1])[0]
+        return np.stack(actions, axis=1)[: len(clips)]
+
+    return choose
+
+
+def actions_and_scores(features: Features, choose: Chooser) -> tuple[Actions, Scores]:
+    """The actions of a policy on all clips (clips, D, …), and the class scores after every step (clips, D, K)."""
+    actions, scores = [], []
+    for clips in _batches(np.arange(len(features.clips)), CLIPS_AT_ONCE):
+        chosen = choose(clips)
+        foci = _foci_of(features, clips, chosen)
+        actions.append(chosen)
+        scores.append(scores_after_steps(features, clips, foci))
+    return np.concatenate(actions), np.concatenate(scores)
+
+
+@torch.no_grad()
+def scores_after_steps(features: Features, clips: Indices, foci: Foci) -> Scores:
+    """The class scores of some clips after every step, (n, D, K): what all measures of all policies come from.
+
+    Args:
+        features: glances of the clips.
+        clips: (n,), which ones.
+        foci: clips (m,) → focus vectors (m, D, F).
+    """
+    steps = _steps(features)
+    scores = [
+        features.classifier.classify(features.vectors(some[:, None], steps[None]), foci(some))[0].cpu().numpy()
+        for some in _batches(clips, max(1, PATCHES_AT_ONCE // features.clips.num_frames))
+    ]
+    return np.concatenate(scores)
 
 
 def evaluate(
     features: Features, policy: GlancePolicy | None, *, seed: int, progress: Callable[[str], None] = lambda name: None
-) -> tuple[dict[str, dict[str, float]], dict[str, Played]]:
+) -> tuple[dict[str, dict[str, Any]], dict[str, Played]]:
     """Measures the learned policy and all baselines.
 
     Args:
@@ -77,76 +133,124 @@ def evaluate(
         progress: called with the name of each policy before it plays.
 
     Returns:
-        The measures of each policy, by name (`top1` in 0-1, `gflops` a video with a multiply-add as one, `confidence` in the
-        true class, `location_entropy` in nats, `movement` in fractions of H − P), and what each did.
+        The measures of each policy, by name, and what each did. After the last step: `top1`, `top5` (where there are more than five
+        classes), `map` and `confidence` in the true class, all in 0-1; `gflops` a video with a multiply-add as one; of those that
+        choose patches `location_entropy` in nats and `movement` in fractions of H − P. `steps` holds `top1`, `top5` and `map`
+        after every step, each a list of length D. The greedy oracle is among them where a bank keeps the foci of all cells.
+
+    Raises:
+        InputError: policy and features do not fit, or the scores are not finite.
     """
-    cost, steps, grid = classifier_cost(features.classifier), features.clips.num_frames, features.grid
-    looking = steps * (cost.glance + cost.focus + cost.head)
-    players: dict[str, Callable[[AdaFocusVectorEnv], Predictor]] = {
-        "random": lambda env: RandomPatch(grid, seed),
-        "centre": lambda env: CentrePatch(grid),
-        "gaussian": lambda env: GaussianPatch(grid, seed),
-        "greedy_oracle": lambda env: GreedyOracle(env.dynamics),
-    }
-    if features.clips.has_truth:
-        players["oracle"] = lambda env: Oracle(grid, features.clips)
-    measures: dict[str, dict[str, float]] = {}
+    settings, action = features.clips.settings, features.action
+    frames, glances = settings.num_frames, settings.num_glance_frames
+    looking = video_cost(features.classifier, frames, glances)
+    sets = features.clips.label_sets
+    measures: dict[str, dict[str, Any]] = {}
     plays: dict[str, Played] = {}
-    if policy is not None:
-        progress("learned")
-        plays["learned"] = play_learned(features, policy)
-        measures["learned"] = _measures(plays["learned"], looking + steps * policy_cost(policy), grid)
-    for name, make in players.items():
+    for name, choose in _choosers(features, policy, seed).items():
         progress(name)
-        plays[name] = play(features, make)
-        measures[name] = _measures(plays[name], looking, grid)
-    for name, focus, multiply_adds in (
-        ("glance_only", _no_focus, steps * (cost.glance + cost.head)),
-        ("full_frame", _whole_frame, steps * (cost.glance + cost.focus_frame + cost.head)),
+        actions, scores = actions_and_scores(features, choose)
+        macs = looking + (features.num_steps * policy_cost(policy) if name == "learned" and policy is not None else 0)
+        plays[name] = _played(features, actions, scores)
+        measures[name] = {
+            **_measured(scores, sets, macs),
+            "location_entropy": location_entropy(*cells(actions, action)),
+            "movement": movement(places(actions, action)),
+        }
+    everything, cost = np.arange(len(features.clips)), classifier_cost(features.classifier)
+    for name, foci, macs in (
+        ("glance_only", _no_focus, looking - frames * cost.focus),
+        ("full_frame", _whole_frames, looking + frames * (cost.focus_frame - cost.focus)),
     ):
         progress(name)
-        measures[name] = {"top1": _accuracy_of(features, focus), "gflops": multiply_adds / 1e9}
+        measures[name] = _measured(scores_after_steps(features, everything, foci(features)), sets, macs)
     return measures, plays
 
 
-def location_entropy(cells: Cells, num_cells: int) -> float:
+def location_entropy(cells: Indices, num_cells: int) -> float:
     """Entropy in nats of the cells chosen over all clips and steps; at most ln G²."""
     shares = np.bincount(cells.ravel(), minlength=num_cells) / cells.size
-    return float(np.sum(shares[shares > 0] * -np.log(shares[shares > 0])))
+    return float(np.sum(shares[shares > 0] * -np.log(shares[shares > 0]))) + 0.0  # no -0.0
 
 
-def movement(cells: Cells, grid: GridAction) -> float:
-    """Mean distance between the patches of consecutive frames, in fractions of H − P; 0 for clips of one frame."""
-    places = grid.corners[cells] / max(1, grid.size - grid.patch_size)
+def movement(places: NDArray[np.floating]) -> float:
+    """Mean distance between the places (clips, T, 2) of consecutive steps, in fractions of H − P; 0 for clips of one step."""
     moves = np.linalg.norm(np.diff(places, axis=1), axis=-1)
     return float(moves.mean()) if moves.size else 0.0
 
 
-def _measures(played: Played, multiply_adds: int, grid: GridAction) -> dict[str, float]:
+# What depends on the kind of action
+
+
+def cells(actions: Actions, action: Action) -> tuple[Indices, int]:
+    """Actions → the cells (clips, D) that their entropy is measured on, and how many there are: a 7×7 grid's where it has none."""
+    if action.num_cells is not None:
+        return actions, action.num_cells
+    grid = GridAction(7, action.size, action.patch_size)
+    return grid.nearest(action.corners_of(actions) + (action.patch_size - 1) / 2), grid.num_cells
+
+
+def places(actions: Actions, action: Action) -> NDArray[np.float64]:
+    """Actions → corners of the patches (clips, D, 2) as (y, x) in fractions of H − P; zeros where the patch is the frame."""
+    return action.corners_of(actions) / max(1, action.size - action.patch_size)
+
+
+def _steps(features: Features) -> Indices:
+    """The numbers of the steps of an episode."""
+    return np.arange(features.num_steps)
+
+
+def _foci_of(features: Features, clips: Indices, actions: Actions) -> Foci:
+    """Clips → focus vectors of the patches at ``actions`` (n, T), which belong to ``clips`` (n,) in ascending order."""
+    return lambda some: features.foci(some[:, None], _steps(features)[None], actions[np.searchsorted(clips, some)])
+
+
+def _no_focus(features: Features) -> Foci:
+    size, device = features.classifier.focuser.vector_size, features.classifier.device
+    return lambda clips: torch.zeros(len(clips), len(_steps(features)), size, device=device)
+
+
+def _whole_frames(features: Features) -> Foci:
+    classifier = features.classifier
+
+    def foci(clips: Indices) -> Tensor:
+        frames = (features.clips.frames(int(clip)).to(classifier.device) for clip in clips)
+        seen = (classifier.focus(classifier.normalise(each), num_frames=len(each) // features.num_steps) for each in frames)
+        return torch.stack([by_step(each, features.num_steps).mean(1) for each in seen])
+
+    return foci
+
+
+# How the parts come together
+
+
+def _choosers(features: Features, policy: GlancePolicy | None, seed: int) -> dict[str, Chooser]:
+    action = features.action
+    policies: dict[str, Predictor] = {} if policy is None else {"learned": LearnedPolicy(policy, features)}
+    policies |= {"random": RandomPatch(action, seed), "centre": CentrePatch(action), "gaussian": GaussianPatch(action, seed)}
+    if features.clips.has_truth:
+        policies["oracle"] = Oracle(features)
+    choosers = {name: by_reference(features, each) for name, each in policies.items()}
+    if isinstance(features, FeatureBank) and action.num_cells is not None:
+        choosers["greedy_oracle"] = interactively(features, lambda env: GreedyOracle(env.dynamics))
+    return choosers
+
+
+def _played(features: Features, actions: Actions, scores: Scores) -> Played:
+    last, labels = scores[:, -1:], features.clips.labels
+    return Played(actions, hits(last, labels, 1)[:, 0], confidence(last, labels)[:, 0])
+
+
+def _measured(scores: Scores, sets: LabelSets, multiply_adds: int) -> dict[str, Any]:
+    steps = after_every_step(scores, sets)
+    first = np.array([labels[0] for labels in sets])
     return {
-        "top1": float(played.correct.mean()),
+        **{name: values[-1] for name, values in steps.items()},
+        "confidence": float(confidence(scores[:, -1:], first).mean()),
         "gflops": multiply_adds / 1e9,
-        "confidence": float(played.confidence.mean()),
-        "location_entropy": location_entropy(played.cells, grid.num_cells),
-        "movement": movement(played.cells, grid),
+        "steps": steps,
     }
 
 
-def _no_focus(features: Features, clip: int) -> Tensor:
-    return torch.zeros(features.clips.num_frames, features.classifier.focuser.vector_size, device=features.classifier.device)
-
-
-def _whole_frame(features: Features, clip: int) -> Tensor:
-    frames = features.clips.frames(clip).to(features.classifier.device)
-    return features.classifier.focus(features.classifier.normalise(frames))
-
-
-@torch.inference_mode()
-def _accuracy_of(features: Features, focus: Callable[[Features, int], Tensor]) -> float:
-    """Top-1 at the last step where the focus vectors (T, F) of a clip come from ``focus``."""
-    correct = 0
-    for clip, label in enumerate(features.clips.labels):
-        glances = features.vectors(np.array(clip), np.arange(features.clips.num_frames))
-        scores, _ = features.classifier.classify(glances[None], focus(features, clip)[None])
-        correct += int(scores[0, -1].argmax() == label)
-    return correct / len(features.clips)
+def _batches(clips: Indices, size: int) -> list[Indices]:
+    return [clips[start : start + size] for start in range(0, len(clips), size)]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 import numpy as np
 
 from adafocus_env.build import build_features
-from adafocus_env.clips import ClipStore
+from adafocus_env.clips import ClipSource
 from agents.baselines import RandomPatch
 from agents.config import ClassifierConfig
 from agents.evaluation import play
@@ -21,8 +21,8 @@ Log = Callable[[dict[str, object]], None]
 
 def make_classifier(
     classifier: Classifier,
-    train: ClipStore,
-    val: ClipStore | None,
+    train: ClipSource,
+    val: ClipSource | None,
     config: ClassifierConfig,
     *,
     seed: int,
@@ -72,7 +72,7 @@ def show_epochs(epochs: Iterator[dict[str, float]], stage: int, name: str, count
         bar.at(number, f"loss {measured['loss']:.3f} accuracy {measured['accuracy']:.1%}")
 
 
-def random_accuracy(classifier: Classifier, clips: ClipStore, seed: int, video_div: int | None = None) -> float:
+def random_accuracy(classifier: Classifier, clips: ClipSource, seed: int, video_div: int | None = None) -> float:
     """Share of the clips that are right after the last step with random patches."""
     features = build_features(classifier, clips, video_div=video_div, bank=False)
-    return float(np.mean(play(features, lambda env: RandomPatch(features.action, seed)).correct))
+    return float(np.mean(play(features, RandomPatch(features.action, seed)).correct))

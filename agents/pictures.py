@@ -4,39 +4,76 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 
+from adafocus_env.action import boxes_of
 from adafocus_env.features import Features
 from adafocus_env.render import draw_patch
 from agents.evaluation import Played
+from agents.metrics import METRICS
 from classifiers.files import replacing
 
 COLOURS = {"learned": "#c0392b", "oracle": "#2c3e50", "greedy_oracle": "#2c3e50"}
+CURVES = ("learned", "random", "oracle")
 ROW_LABEL = 150  # pixels left of the frames of a clip
 GAP = 4
 
 
-def save_comparison(measures: Mapping[str, Mapping[str, float]], title: str, path: Path) -> None:
-    """Draws top-1 and GFLOPs a video of every policy as two bar charts that share their rows, best on top."""
-    names = sorted(measures, key=lambda name: measures[name]["top1"])
+def save_comparison(measures: Mapping[str, Mapping[str, Any]], title: str, path: Path, *, metric: str, num_frames: int) -> None:
+    """Draws accuracy and GFLOPs a video of every policy, best on top, and beside them how the accuracy grows with the frames.
+
+    Args:
+        measures: of each policy, as `agents.evaluation.evaluate` returns them.
+        title: stands above.
+        path: of the PNG file.
+        metric: the accuracy that is drawn, a name in `agents.metrics.METRICS`.
+        num_frames: T, frames that have been looked at after the last step.
+    """
+    figure = Figure(figsize=(14, 0.5 * len(measures) + 1.4), layout="constrained")
+    bars, curves = figure.subfigures(1, 2, width_ratios=(9, 5), squeeze=False)[0]
+    _draw_bars(bars, measures, metric)
+    _draw_curves(curves, measures, metric, num_frames)
+    figure.suptitle(title)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def _draw_bars(figure: SubFigure, measures: Mapping[str, Mapping[str, Any]], metric: str) -> None:
+    """Two bar charts that share their rows."""
+    names = sorted(measures, key=lambda name: measures[name][metric])
     colours = [COLOURS.get(name, "#95a5a6") for name in names]
-    figure = Figure(figsize=(9, 0.5 * len(names) + 1.4), layout="constrained")
     accuracy, cost = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     for axes, values, form, label in (
-        (accuracy, [100 * measures[name]["top1"] for name in names], "{:.1f}", "top-1 after the last frame, %"),
-        (cost, [measures[name]["gflops"] for name in names], "{:.3g}", "GFLOPs a video (a multiply-add counts as one)"),
+        (accuracy, [100 * measures[name][metric] for name in names], "{:.1f}", f"{METRICS[metric]} after the last frame, %"),
+        (cost, [measures[name]["gflops"] for name in names], "{:.3g}", "GFLOPs a video (a multiply-add as one)"),
     ):
         bars = axes.barh([name.replace("_", " ") for name in names], values, color=colours)
         axes.bar_label(bars, [form.format(value) for value in values], padding=3)
         axes.set_xlabel(label)
         axes.margins(x=0.18)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+
+
+def _draw_curves(figure: SubFigure, measures: Mapping[str, Mapping[str, Any]], metric: str, num_frames: int) -> None:
+    """Accuracy against the number of frames looked at, for what is learned and what it stands between."""
+    axes = figure.subplots()
+    for name in [name for name in CURVES if name in measures]:
+        shares = np.array(measures[name]["steps"][metric])
+        frames = np.arange(1, len(shares) + 1) * num_frames / len(shares)
+        axes.plot(frames, 100 * shares, marker="o", markersize=4, label=name, color=COLOURS.get(name, "#95a5a6"))
+    axes.set_xlabel("frames looked at")
+    axes.set_ylabel(f"{METRICS[metric]}, %")
+    axes.set_ylim(0, 102)  # whole markers at 100 %
+    axes.set_xlim(0, num_frames * 1.03)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(CURVES), frameon=False)  # above: it never hides a curve
 
 
 def save_contact_sheet(features: Features, played: Played, path: Path, *, rows: int = 8) -> None:
@@ -53,7 +90,7 @@ def save_contact_sheet(features: Features, played: Played, path: Path, *, rows: 
 
 def _clip_row(features: Features, played: Played, clip: int, scale: int) -> Image.Image:
     frames = features.clips.frames(clip).permute(0, 2, 3, 1).numpy()
-    boxes = features.grid.boxes(played.cells[clip])
+    boxes = boxes_of(features.action, played.actions[clip]).repeat(len(frames) // features.num_steps, axis=0)
     side = frames.shape[1] * scale
     row = Image.new("RGB", (ROW_LABEL + len(frames) * (side + GAP), side), "white")
     name = features.classifier.classes[features.clips.labels[clip]]

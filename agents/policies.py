@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
 from adafocus_env.features import Features
-from classifiers.policy_network import GlanceActorCritic, GlanceEncoder, PolicyNetwork
+from agents import batch_norm
+from classifiers.errors import InputError
+from classifiers.policy_network import GlanceActorCritic, GlanceEncoder, PolicyNetwork, check_std
 
-__all__ = ["GlanceEncoder", "GlancePolicy", "GlancesByReference", "PolicyNetwork"]
+__all__ = ["ClipPolicy", "GlanceEncoder", "GlancePolicy", "GlancesByReference", "PolicyNetwork", "extractor_of", "grid_of"]
 
 
 class GlancesByReference(BaseFeaturesExtractor):
@@ -22,21 +31,45 @@ class GlancesByReference(BaseFeaturesExtractor):
     between steps, and a rollout holds references of a few bytes. While weights and clips stay the same, as in the steps of
     a rollout, the GRU's output is computed once a clip.
 
+    Batch norm, where the network has it, does the same in a rollout and in the update that learns from it, so that the first
+    ratio of new to old probability is 1. It uses the running statistics, which take in the glances of the clips that are about to
+    be played, once after every update. With ``batch_statistics`` it uses those of the batch instead, as the released code
+    does, and the running ones take in every batch that is learned from. Evaluation always uses the running statistics.
+
     Args:
         observation_space: that of the observation `reference`.
         network: the sizes.
+        batch_statistics: what batch norm normalises with while the policy collects and learns.
     """
 
-    def __init__(self, observation_space: spaces.Box, network: PolicyNetwork) -> None:
+    def __init__(self, observation_space: spaces.Box, network: PolicyNetwork, batch_statistics: bool = False) -> None:
         super().__init__(observation_space, network.hidden)
-        self.network = network
+        self.network, self.batch_statistics = network, batch_statistics
         self.encoder = GlanceEncoder(network)
         self._source: Features | None = None
-        self._kept: tuple[tuple[int, bytes], Tensor] | None = None
+        self._kept: tuple[tuple[int, bytes, bool], Tensor] | None = None
+        self._collecting = False
+        self._outdated = network.batch_norm and not batch_statistics  # the running statistics, since the weights last changed
 
     def bind(self, source: Features) -> None:
         """Says where the glances are. Not an argument of the constructor: Stable-Baselines3 would save it with the policy."""
         self._source, self._kept = source, None
+
+    def train(self, mode: bool = True) -> GlancesByReference:
+        """Sets the mode; batch norm is in training mode only if it is to use the statistics of the batch."""
+        super().train(mode)
+        for norm in batch_norm.norms(self):
+            norm.train(mode and self.batch_statistics)
+        return self
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Within it, the policy plays to learn from it: hidden states are those that the next update will see."""
+        self._collecting = True
+        try:
+            yield
+        finally:
+            self._collecting = False
 
     def forward(self, references: Tensor) -> Tensor:
         """References (B, 2) as (clip, step) → hidden states (B, hidden)."""
@@ -49,15 +82,87 @@ class GlancesByReference(BaseFeaturesExtractor):
             raise RuntimeError("the extractor does not know where the glances are: call bind(features) first")
         if torch.is_grad_enabled():
             self._kept = None  # an update follows, and fused optimisers change weights without a new version
+            self._outdated = self.network.batch_norm and not self.batch_statistics
             return self.encoder(self._maps(self._source, clips))
-        key = (sum(parameter._version for parameter in self.parameters()), clips.tobytes())
+        key = (sum(parameter._version for parameter in self.parameters()), clips.tobytes(), self._collecting)
         if self._kept is None or self._kept[0] != key:
-            self._kept = key, self.encoder(self._maps(self._source, clips))
+            maps = self._maps(self._source, clips)
+            self._kept = key, self._collected(maps) if self._collecting else self.encoder(maps)
         return self._kept[1]
+
+    def _collected(self, maps: Tensor) -> Tensor:
+        if self.batch_statistics:
+            with batch_norm.batch_statistics(self.encoder):
+                return self.encoder(maps)
+        if self._outdated:
+            batch_norm.take_in(self.encoder.frame, maps.flatten(0, 1))
+            self._outdated = False
+        return self.encoder(maps)
 
     @staticmethod
     def _maps(source: Features, clips: np.ndarray) -> Tensor:
-        return source.maps(clips[:, None], np.arange(source.clips.num_frames)[None])
+        return source.maps(clips[:, None], np.arange(source.num_steps)[None])
+
+
+class ClipPolicy(ActorCriticPolicy):
+    """The paper's policy as Stable-Baselines3's actor and critic: `GlancesByReference`, and a linear layer for either.
+
+    On a grid it draws a cell from the softmax. Where places are continuous it draws from a Gaussian around the sigmoid of the actor's
+    output, whose standard deviation is fixed. Log-probabilities are those of the place drawn: Stable-Baselines3 moves to the edge of
+    the range only what it sends to the environment. (The released code tells the log-probability of the moved place.)
+
+    Args:
+        observation_space: that of the observation `reference`.
+        action_space: of the environment, cells or places.
+        lr_schedule: of Stable-Baselines3.
+        std: standard deviation of the Gaussian in each axis, in units of the range of places; not learned.
+        kwargs: those of `ActorCriticPolicy`, without an architecture.
+
+    Raises:
+        InputError: the action space is no `AdaFocusEnv`'s, or ``std`` is not positive.
+    """
+
+    def __init__(
+        self, observation_space: spaces.Space, action_space: spaces.Space, lr_schedule: Schedule, std: float = 0.25, **kwargs: Any
+    ) -> None:
+        grid = grid_of(action_space)
+        super().__init__(observation_space, action_space, lr_schedule, net_arch=[], log_std_init=math.log(check_std(std)), **kwargs)
+        self.grid, self.std = grid, std
+        if grid is None:
+            self.log_std.requires_grad_(False)
+
+    def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """What Stable-Baselines3 calls in a rollout: actions, values and log-probabilities."""
+        with extractor_of(self).collecting():
+            return super().forward(obs, deterministic)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        fixed = ("net_arch", "log_std_init")
+        return {"std": self.std, **{key: value for key, value in super()._get_constructor_parameters().items() if key not in fixed}}
+
+    def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Distribution:
+        if not isinstance(self.action_dist, DiagGaussianDistribution):
+            return super()._get_action_dist_from_latent(latent_pi)
+        return self.action_dist.proba_distribution(self.action_net(latent_pi).sigmoid(), self.log_std)
+
+
+def extractor_of(policy: ActorCriticPolicy) -> GlancesByReference:
+    """The features extractor of a `ClipPolicy`, by its type."""
+    assert isinstance(policy.features_extractor, GlancesByReference)
+    return policy.features_extractor
+
+
+def grid_of(space: spaces.Space) -> int | None:
+    """G of an action space of G² cells; None: it is the continuous one, places in [0, 1]².
+
+    Raises:
+        InputError: it is neither.
+    """
+    if isinstance(space, spaces.Discrete) and math.isqrt(int(space.n)) ** 2 == space.n and space.start == 0:
+        return math.isqrt(int(space.n))
+    if isinstance(space, spaces.Box) and space.shape == (2,) and (space.low == 0).all() and (space.high == 1).all():
+        return None
+    raise InputError(f"the action space is {space}; a policy needs Discrete(G²), the cells of a grid, or Box(0, 1, (2,)), places")
 
 
 class GlancePolicy(GlanceActorCritic):
@@ -65,24 +170,31 @@ class GlancePolicy(GlanceActorCritic):
 
     Args:
         network: the sizes.
-        grid: G, cells in each axis.
+        grid: G, cells in each axis; None: a continuous policy.
+        std: of a continuous policy.
     """
 
     @classmethod
-    def of(cls, policy: ActorCriticPolicy, grid: int, network: PolicyNetwork) -> GlancePolicy:
-        """Copies the weights of a Stable-Baselines3 policy with `GlancesByReference`; frozen, in eval mode."""
-        copied = cls(network, grid)
+    def of(cls, policy: ActorCriticPolicy) -> GlancePolicy:
+        """Copies the weights of a `ClipPolicy`; frozen, in eval mode."""
+        assert isinstance(policy, ClipPolicy)
+        copied = cls(extractor_of(policy).network, policy.grid, policy.std)
         for ours, theirs in copied.parts(policy):
             ours.load_state_dict(theirs.state_dict())
         return copied.to(policy.device).eval().requires_grad_(False)
 
     def write_to(self, policy: ActorCriticPolicy) -> None:
-        """Copies the weights into a Stable-Baselines3 policy of the same sizes."""
-        for ours, theirs in self.parts(policy):
-            theirs.load_state_dict(ours.state_dict())
+        """Copies the weights into a `ClipPolicy` of the same sizes.
+
+        Raises:
+            InputError: it is for other actions.
+        """
+        if (theirs := grid_of(policy.action_space)) != self.grid:
+            raise InputError(f"the policy to start from has grid={self.grid}, the environment grid={theirs} (None: continuous places)")
+        for mine, other in self.parts(policy):
+            other.load_state_dict(mine.state_dict())
 
     def parts(self, policy: ActorCriticPolicy) -> list[tuple[nn.Module, nn.Module]]:
-        """Our parts beside those of a Stable-Baselines3 policy that hold the same weights."""
-        extractor = policy.features_extractor
-        assert isinstance(extractor, GlancesByReference)
-        return [(self.encoder, extractor.encoder), (self.actor, policy.action_net), (self.critic, policy.value_net)]
+        """Our parts beside those of a `ClipPolicy` that hold the same weights."""
+        return [(self.encoder, extractor_of(policy).encoder), (self.actor, policy.action_net), (self.critic, policy.value_net)]
+

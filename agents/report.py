@@ -10,15 +10,24 @@ from rich.table import Table
 
 from adafocus_env.features import Features
 from agents.evaluation import evaluate
+from agents.metrics import METRICS
 from agents.pictures import save_comparison, save_contact_sheet
 from agents.policies import GlancePolicy
 from agents.progress import Display
+from classifiers.errors import named
 
 ORDER = ("learned", "random", "centre", "gaussian", "glance_only", "full_frame", "oracle", "greedy_oracle")
 
 
 def report(
-    features: Features, policy: GlancePolicy | None, folder: Path | None, display: Display, *, seed: int, data: str
+    features: Features,
+    policy: GlancePolicy | None,
+    folder: Path | None,
+    display: Display,
+    *,
+    seed: int,
+    data: str,
+    metric: str = "top1",
 ) -> dict[str, Any]:
     """Measures all policies on the test clips, shows the table and saves the pictures.
 
@@ -29,32 +38,54 @@ def report(
         display: where the table is shown.
         seed: of the random baselines.
         data: name of the data set.
+        metric: what the data set is measured by first, a name in `agents.metrics.METRICS`.
 
     Returns:
         The content of `result.json`, without the times.
+
+    Raises:
+        InputError: no such metric, or something that `evaluate` raises.
     """
+    named("metric", metric, METRICS)
     bar = display.bar("evaluate", len(ORDER))
     measures, plays = evaluate(features, policy, seed=seed, progress=lambda name: bar.advance(1, name.replace("_", " ")))
     bar.at(len(ORDER), "")
     title = f"{data}: {len(features.clips)} test clips"
-    display.console.print(table(measures, title))
+    display.console.print(table(measures, title, metric))
     if folder is not None:
-        save_comparison(measures, title, folder / "result.png")
+        save_comparison(measures, title, folder / "result.png", metric=metric, num_frames=features.clips.num_frames)
         shown = "learned" if "learned" in plays else "random"
         save_contact_sheet(features, plays[shown], folder / "contact_sheet.png")
-    return {"policies": measures, "seed": seed, "data": data, "split": "test", "classifier": features.classifier.fingerprint()}
+    return {
+        "policies": measures,
+        "metric": metric,
+        "seed": seed,
+        "data": data,
+        "split": "test",
+        "clips": len(features.clips),
+        "classes": list(features.classifier.classes),
+        "classifier": features.classifier.fingerprint(),
+    }
 
 
-def table(measures: Mapping[str, Mapping[str, float]], title: str) -> Table:
-    """The measures of all policies, for the terminal; what each name means is in the README."""
-    shown = Table(title=title, caption="multiply-adds count as one; entropy in nats; movement in H − P")
+def table(measures: Mapping[str, Mapping[str, Any]], title: str, metric: str = "top1") -> Table:
+    """The measures of all policies after the last step, in 80 columns; what each name means is in the README.
+
+    Args:
+        measures: of each policy, as `evaluate` returns them.
+        title: stands above.
+        metric: the data set's; one that is not top-1 stands beside it.
+    """
+    accuracies = ["top1"] if metric == "top1" else ["top1", metric]
+    shown = Table(title=title, caption="GFLOPs a video, multiply-adds count as one; entropy in nats; movement in H − P")
     shown.add_column("policy", no_wrap=True)
-    for heading in ("top-1", "GFLOPs a video", "location entropy", "movement"):
+    for heading in (*(METRICS[name] for name in accuracies), "GFLOPs", "location entropy", "movement"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for name in ORDER:
         if name in measures:
             measured = measures[name]
             places = [f"{measured[key]:.2f}" if key in measured else "–" for key in ("location_entropy", "movement")]
             style = "bold" if name == "learned" else None
-            shown.add_row(name, f"{measured['top1']:.1%}", f"{measured['gflops']:.4f}", *places, style=style)
+            shares = [f"{measured[each]:.1%}" for each in accuracies]
+            shown.add_row(name, *shares, f"{measured['gflops']:.4f}", *places, style=style)
     return shown

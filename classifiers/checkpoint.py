@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError
@@ -124,19 +125,38 @@ def from_fields(kind: type[Any], values: object, path: Path) -> Any:
     """Builds the dataclass ``kind`` from a JSON object; lists become tuples.
 
     Raises:
-        InputError: it is no object, or a field is missing or unknown (names it and the file).
+        InputError: it is no object, or a field is missing, unknown or of another type (names it and the file).
     """
     if not isinstance(values, Mapping):
         raise InputError(f"{path}: {kind.__name__.lower()} is a {type(values).__name__}, not an object; train or copy the checkpoint again")
     known = {f.name for f in fields(kind)}
     if unknown := sorted(set(values) - known):
         raise InputError(f"{path}: unknown fields {unknown}; it was written by another version, or is the card of something else")
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    types = get_type_hints(kind)
+    for name, value in values.items():
+        if not _is_a(value, types[name]):
+            wanted = types[name] if get_args(types[name]) else types[name].__name__
+            raise InputError(f"{path}: {name}={value!r} is not of type {wanted}; train or copy the checkpoint again")
     try:
-        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        return kind(**values)
     except TypeError as problem:
         raise InputError(f"{path}: {problem}") from problem
     except InputError as problem:
         raise InputError(f"{path}: {problem}") from problem
+
+
+def _is_a(value: object, kind: Any) -> bool:
+    """Whether a value is what the annotation of its field says. Whole numbers are floats too; truth values are no numbers."""
+    outer, inner = get_origin(kind), get_args(kind)
+    if outer is tuple and isinstance(value, tuple):
+        inner = inner[:1] * len(value) if inner[1:] == (...,) else inner
+        return len(value) == len(inner) and all(map(_is_a, value, inner))
+    if outer in (Union, UnionType):
+        return any(_is_a(value, one) for one in inner)
+    if kind in (int, float):
+        return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    return isinstance(value, outer or kind)
 
 
 def save_tensors(module: nn.Module, path: Path) -> None:

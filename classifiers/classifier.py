@@ -35,6 +35,9 @@ class Architecture:
         std: of each channel, by which they are divided.
         shift: share of the channels that the temporal shift moves each way, in both backbones; 0 is no shift.
         shift_place: where it is, a name in `classifiers.temporal_shift.PLACES`.
+
+    Raises:
+        InputError: a name is not known, or a number is out of range (names the field).
     """
 
     glancer: str
@@ -53,6 +56,11 @@ class Architecture:
     def __post_init__(self) -> None:
         for field, known in (("glancer", BACKBONES), ("focuser", BACKBONES), ("head", HEADS)):
             named(field, getattr(self, field), known)
+        for field in ("hidden_size", "size", "glance_size"):
+            if getattr(self, field) < 1:
+                raise InputError(f"{field}={getattr(self, field)} is too small; choose 1 or more")
+        if not 0 <= self.dropout <= 1:
+            raise InputError(f"dropout={self.dropout} is out of range; choose a share from 0 to 1")
         if not 0 < self.patch_size <= self.size:
             raise InputError(
                 f"patch_size={self.patch_size} does not fit frames of {self.size} pixels; choose a patch_size from 1 to {self.size}"

@@ -1,10 +1,9 @@
-"""The authors' checkpoint files, ActivityNet family: what they hold, read safely and strictly, under our names."""
+"""The authors' checkpoint files of either family: what they hold, read safely and strictly, under our names."""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,33 +15,11 @@ from torch.serialization import safe_globals
 
 from classifiers.checkpoint import tensor_faults
 from classifiers.classifier import Classifier
-from classifiers.errors import InputError
-from classifiers.policy_network import GlanceActorCritic, PolicyNetwork
-from classifiers.registry import ARCHITECTURES
+from classifiers.errors import InputError, named
+from classifiers.policy_network import GlanceActorCritic
+from classifiers.released_families import FAMILIES, POLICY_NAMES, Family, Tensors, family_of, has, shape_of
 
-# How our names begin → how the same tensors' names begin in the file, its parts (`PARTS` and policy) first.
-CLASSIFIER_NAMES = {
-    "glancer.features.": "glancer.net.features.",
-    "glancer.fc.": "glancer.net.classifier.1.",
-    "focuser.features.0.": "focuser.net.conv1.",
-    "focuser.features.1.": "focuser.net.bn1.",
-    "focuser.features.4.": "focuser.net.layer1.",
-    "focuser.features.5.": "focuser.net.layer2.",
-    "focuser.features.6.": "focuser.net.layer3.",
-    "focuser.features.7.": "focuser.net.layer4.",
-    "focuser.fc.": "focuser.net.fc.",
-    "head.": "fc.",
-}
-POLICY_NAMES = {
-    "encoder.frame.": "policy.state_encoder.",
-    "encoder.gru.": "policy.gru.",
-    "actor.": "policy.actor.0.",
-    "critic.": "policy.critic.0.",
-}
 PARTS = ("glancer", "focuser", "fc")
-COPIES_OF_THE_POLICY = ("focuser.policy.policy.", "focuser.policy.policy_old.")
-"""Where the focuser of the stages 2 and 3 holds the policy again, and once more as it acts."""
-MAP_SHAPE = (1280, 7, 7)
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -60,36 +37,41 @@ class Released:
     policy: GlanceActorCritic | None
 
 
-def read_released(path: Path | str, *, patch_size: int = 96, classes: tuple[str, ...] | None = None) -> Released:
+def read_released(
+    path: Path | str, *, patch_size: int | None = None, classes: tuple[str, ...] | None = None, family: str | None = None
+) -> Released:
     """Reads a released checkpoint of any stage; no code in it is run.
 
     Args:
         path: the file that the authors' code saved.
-        patch_size: P in pixels, which the file does not hold.
+        patch_size: P in pixels, which the file does not hold; by default the smallest that is published for its family.
         classes: names of the K classes, in the order of the scores; by default "0" … "K-1".
+        family: name in `classifiers.released_families.FAMILIES` that the file must be of; by default any.
 
     Raises:
         InputError: it cannot be read, is of the other family, lacks tensors or holds others (lists them).
     """
     path = Path(path)
-    sizes = replace(ARCHITECTURES["paper"], patch_size=patch_size)
     found = _tensors(_load(path), path)
-    if not _has(found, "fc.gru.") and _shape(found, "fc.fc.weight")[1:] != (sizes.hidden_size,):
-        sizes = replace(sizes, head="linear")
-    classifier = _empty(Classifier, sizes, _class_names(found, classes, path))
-    policy = _empty(GlanceActorCritic, PolicyNetwork(MAP_SHAPE), _grid(found, path)) if _has(found, "policy.") else None
-    wanted = _under_released_names(classifier, CLASSIFIER_NAMES)
+    kind = _family(found, family, path)
+    found = {**_acting_policy(found, kind), **found}
+    try:
+        num_classes = _num_classes(found, kind)
+        policy = _empty(GlanceActorCritic, *kind.policy(found)) if has(found, "policy.") else None
+    except InputError as problem:
+        raise InputError(f"file={path} is no released checkpoint of the {kind.name} family: {problem}") from problem
+    sizes = kind.architecture(found)
+    sizes = replace(sizes, patch_size=sizes.patch_size if patch_size is None else patch_size)
+    classifier = _empty(Classifier, sizes, _class_names(classes, num_classes, path))
+    parts: list[tuple[nn.Module, dict[str, str]]] = [(classifier, kind.names(classifier))]
     if policy is not None:
-        own = _under_released_names(policy, POLICY_NAMES)
-        copies = [copy for copy in COPIES_OF_THE_POLICY if _has(found, copy)]
-        wanted |= own | {copy + name.removeprefix("policy."): tensor for copy in copies for name, tensor in own.items()}
-    if faults := tensor_faults(wanted, found):
-        raise InputError(f"file={path} is no released checkpoint of the ActivityNet family: " + "; ".join(faults))
-    _fill(classifier, CLASSIFIER_NAMES, found)
-    if policy is not None:
-        _fill(policy, POLICY_NAMES, found)
-        policy.eval().requires_grad_(False)
-    return Released(classifier.freeze(), policy)
+        parts.append((policy, POLICY_NAMES))
+    if faults := tensor_faults(_wanted(parts, found, kind), found):
+        raise InputError(f"file={path} is no released checkpoint of the {kind.name} family: " + "; ".join(faults))
+    for module, names in parts:
+        _fill(module, names, found)
+        module.eval().requires_grad_(False)
+    return Released(classifier, policy)
 
 
 def _load(path: Path) -> Mapping[str, Any]:
@@ -134,45 +116,50 @@ def _tensors(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
             if not isinstance(tensor, Tensor):
                 raise InputError(f"file={path}: {part}[{name!r}] is a {type(tensor).__name__}, not a tensor")
             found[f"{part}.{str(name).removeprefix('module.')}"] = tensor
-    if any(".base_model." in name for name in found) or "fc.weight" in found:
-        raise InputError(f"file={path} is of the Something-Something family, which is not supported yet; give an ActivityNet one")
-    if not _has(found, "policy."):
-        copy = COPIES_OF_THE_POLICY[0]
-        found |= {f"policy.{name.removeprefix(copy)}": tensor for name, tensor in found.items() if name.startswith(copy)}
     return found
 
 
-def _has(found: Mapping[str, Tensor], start: str) -> bool:
-    return any(name.startswith(start) for name in found)
+def _family(found: Tensors, demanded: str | None, path: Path) -> Family:
+    """The family of the file, which must be the one demanded, if any."""
+    kind = family_of(found)
+    if demanded is not None and named("family", demanded, FAMILIES) is not kind:
+        raise InputError(f"file={path} is of the {kind.name} family, not of family={demanded}; give another file, or leave family out")
+    return kind
 
 
-def _shape(found: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
-    return tuple(found[name].shape) if name in found else ()
+def _acting_policy(found: Tensors, kind: Family) -> dict[str, Tensor]:
+    """The policy as the focuser holds it, for files that have it nowhere else."""
+    copies = kind.copies_of_the_policy[:1] if not has(found, "policy.") else ()
+    return {f"policy.{name.removeprefix(copy)}": found[name] for copy in copies for name in found if name.startswith(copy)}
 
 
-def _class_names(found: Mapping[str, Tensor], classes: tuple[str, ...] | None, path: Path) -> tuple[str, ...]:
-    shape = _shape(found, "fc.fc.weight")
+def _num_classes(found: Tensors, kind: Family) -> int:
+    name = next((name for name in kind.rows if name in found), None)
+    shape = shape_of(found, name) if name else ()
     if len(shape) != 2 or shape[0] < 2:
-        fault = f"fc.fc.weight has shape {shape}" if shape else "missing fc.fc.weight"
-        raise InputError(f"file={path} is no released checkpoint of the ActivityNet family: {fault}, which gives the number of classes")
-    if classes is not None and len(classes) != shape[0]:
-        raise InputError(f"the list has {len(classes)} classes, file={path} has {shape[0]}; give the list that it was trained with")
-    return classes or tuple(map(str, range(shape[0])))
+        fault = f"{name} has shape {shape}" if name else f"missing {kind.rows[0]}"
+        raise InputError(f"{fault}, which gives the number of classes")
+    return shape[0]
 
 
-def _grid(found: Mapping[str, Tensor], path: Path) -> int:
-    """Cells in each axis; those of the paper where the tensor that tells is missing, which is reported with all others."""
-    bias = found.get("policy.actor.0.bias", torch.zeros(49))
-    grid = math.isqrt(bias.numel())
-    if grid < 2 or bias.shape != (grid * grid,):
-        raise InputError(f"file={path}: policy.actor.0.bias has shape {tuple(bias.shape)}, but a grid has 16, 25, 36, 49 or 64 cells")
-    return grid
+def _class_names(classes: tuple[str, ...] | None, count: int, path: Path) -> tuple[str, ...]:
+    if classes is not None and len(classes) != count:
+        raise InputError(f"the list has {len(classes)} classes, file={path} has {count}; give the list that it was trained with")
+    return classes or tuple(map(str, range(count)))
 
 
 def _empty(kind: Callable[..., Module], *sizes: object) -> Module:
     """A module without memory, which takes no time to fill with random weights."""
     with torch.device("meta"):
         return kind(*sizes)
+
+
+def _wanted(parts: Sequence[tuple[nn.Module, Mapping[str, str]]], found: Tensors, kind: Family) -> dict[str, Tensor]:
+    """What the file must hold: every tensor of ours, and the whole policy wherever the focuser has any of it."""
+    wanted = {name: tensor for module, names in parts for name, tensor in _under_released_names(module, names).items()}
+    own = {name.removeprefix("policy."): tensor for name, tensor in wanted.items() if name.startswith("policy.")}
+    copies = [copy for copy in kind.copies_of_the_policy if has(found, copy)]
+    return wanted | {copy + name: tensor for copy in copies for name, tensor in own.items()}
 
 
 def _under_released_names(module: nn.Module, names: Mapping[str, str]) -> dict[str, Tensor]:

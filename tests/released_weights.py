@@ -1,6 +1,7 @@
 """Weights and inputs that are drawn from their names, so that a released checkpoint can be made anywhere from a list of names.
 
-The results that were stored beside the list (`data/released_activitynet.npz`) were computed by the authors' code from these very values.
+The results that were stored beside each list (`data/released_*.npz`) were computed by the authors' code from these very values.
+The two families are "activitynet" and "something".
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import math
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,17 +20,18 @@ from torch import Tensor
 DATA = Path(__file__).parent / "data"
 COUNTER = "num_batches_tracked"
 POLICY = "focuser.policy.policy."
+NEAR = 1e-4
 
 
-def names() -> dict[str, tuple[tuple[int, ...], float]]:
+def names(family: str = "activitynet") -> dict[str, tuple[tuple[int, ...], float]]:
     """Every tensor of the authors' model by its full name: shape, and the 2-norm of the values that `weight` gives it."""
-    rows = json.loads(gzip.decompress((DATA / "released_activitynet_names.json.gz").read_bytes()))
+    rows = json.loads(gzip.decompress((DATA / f"released_{family}_names.json.gz").read_bytes()))
     return {name: (tuple(shape), norm) for name, shape, norm in rows}
 
 
-def results() -> dict[str, np.ndarray]:
-    """What the authors' code computed, on a CPU in float32 and eval mode."""
-    with np.load(DATA / "released_activitynet.npz") as stored:
+def results(name: str = "activitynet") -> dict[str, np.ndarray]:
+    """What the authors' code computed for a family (or "patches"), on a CPU in float32 and eval mode."""
+    with np.load(DATA / f"released_{name}.npz") as stored:
         return dict(stored)
 
 
@@ -40,11 +43,16 @@ def weight(name: str, shape: tuple[int, ...]) -> Tensor:
     if name.endswith("running_var"):
         return 0.5 + torch.rand(shape, generator=generator)
     if len(shape) > 1:
-        gain = 0.05 if "classifier.gru.weight_ih" in name else 8.0 if ".actor." in name else 2.0
-        return torch.randn(shape, generator=generator) * math.sqrt(gain / math.prod(shape[1:]))
+        return torch.randn(shape, generator=generator) * math.sqrt(_gain(name) / math.prod(shape[1:]))
     if name.endswith(".weight"):  # of batch norm; the last one of a residual block is damped
         return (0.8 + 0.4 * torch.rand(shape, generator=generator)) * (0.3 if name.endswith("bn3.weight") else 1.0)
     return (0.1 if name.endswith("running_mean") else 0.05) * torch.randn(shape, generator=generator)
+
+
+def _gain(name: str) -> float:
+    if name in ("classifier.weight", "glancer.net.classifier.weight"):
+        return 0.02
+    return 0.05 if "classifier.gru.weight_ih" in name else 8.0 if ".actor." in name else 2.0
 
 
 def frames(clips: int, num_frames: int, size: int, seed: int) -> Tensor:
@@ -58,15 +66,49 @@ def frames(clips: int, num_frames: int, size: int, seed: int) -> Tensor:
     return (contrast.view(1, -1, 1, 1) * blocks + 0.5 * fine).unflatten(1, (num_frames, 3))
 
 
-def released(*, policy: bool = True) -> dict[str, object]:
-    """A checkpoint as the authors' code saves it: of stage 2 with a policy, of stage 1 without."""
-    tensors = {name: weight(name, shape) for name, (shape, _) in names().items()}
-    own = {name: value for name, value in tensors.items() if name.startswith(POLICY)}
-    if policy:
-        tensors |= {name.replace("policy.policy.", "policy.policy_old."): value for name, value in own.items()}
-    else:
-        tensors = {name: value for name, value in tensors.items() if name not in own}
-    starts = {"glancer": "glancer.", "focuser": "focuser.", "fc": "classifier.", "policy": POLICY}
-    parts = {part: {n.removeprefix(start): v for n, v in tensors.items() if n.startswith(start)} for part, start in starts.items()}
+def same_draws(frames: Tensor, first: np.ndarray) -> Tensor:
+    """The frames, if they begin as those did that the results were computed from: the last bit may differ between processors."""
+    same = torch.allclose(frames.flatten()[:64], torch.from_numpy(first), rtol=1e-6)
+    assert same, "torch draws other numbers here: nothing can be compared"
+    return frames
+
+
+def released(family: str = "activitynet", *, policy: bool = True) -> dict[str, Any]:
+    """A checkpoint as the authors' code saves it: of stage 2 with a policy, of stage 1 without.
+
+    In the ActivityNet family the focuser holds the policy again, twice.
+    """
+    tensors = {name: weight(name, shape) for name, (shape, _) in names(family).items()}
+    own = {name.removeprefix(POLICY): value for name, value in tensors.items() if name.startswith(POLICY)}
+    starts = {"glancer": ("glancer.net.", "glancer."), "focuser": ("focuser.net.", "focuser."), "fc": ("classifier.", "classifier.")}
+    parts = {part: {n.removeprefix(cut): v for n, v in tensors.items() if n.startswith(start)} for part, (start, cut) in starts.items()}
+    if policy and family == "activitynet":
+        parts["focuser"] |= {f"policy.{copy}.{name}": value for copy in ("policy", "policy_old") for name, value in own.items()}
     measured = {"acc": np.float64(71.9), "best_acc": torch.tensor(71.9)}
-    return {"epoch": 3, **parts, "policy": parts["policy"] or None, "optimizer": None, **measured}
+    return {"epoch": 3, **parts, "policy": own if policy else None, "optimizer": None, **measured}
+
+
+def save(content: dict[str, Any], folder: Path, **changes: Any) -> Path:
+    """Writes a released file; ``part={...}`` adds to a part, or takes away what is None."""
+    content = dict(content)
+    for part, change in changes.items():
+        if isinstance(content.get(part), dict) and isinstance(change, dict):
+            change = {name: value for name, value in {**content[part], **change}.items() if value is not None}
+        content[part] = change
+    torch.save(content, folder / "file.pth")
+    return folder / "file.pth"
+
+
+def parallel(content: dict[str, Any]) -> dict[str, Any]:
+    """As saved by a program that wrapped each part for parallel training."""
+    parts = ("glancer", "focuser", "fc", "policy")
+    return {**content, **{part: {f"module.{name}": value for name, value in content[part].items()} for part in parts}}
+
+
+def assert_near(ours: Any, theirs: Any, what: str) -> None:
+    """Largest difference at most 1e-4 of the largest value, at every step or clip by itself (axis 0)."""
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    assert ours.shape == theirs.shape, what
+    steps = tuple(range(1, theirs.ndim))
+    worst = (np.abs(ours - theirs).max(steps) / np.abs(theirs).max(steps)).max()
+    assert worst <= NEAR, f"{what} differs by {worst:.1e} of its largest value"

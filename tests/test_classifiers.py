@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import errno
 import json
@@ -11,15 +12,20 @@ import torch
 from conftest import TINY, TINY_COST, random_classifier
 from safetensors.torch import load_file, save_file
 
+from adafocus_env.demo import CLASSES
 from classifiers import checkpoint
+from classifiers.backbones import BACKBONES
 from classifiers.checkpoint import CARD, WEIGHTS, read_card
 from classifiers.classifier import Classifier
 from classifiers.cost import classifier_cost
 from classifiers.errors import InputError, named
-from classifiers.heads import LinearHead
+from classifiers.heads import LinearHead, MeanHead
 from classifiers.registry import ARCHITECTURES
+from classifiers.temporal_shift import shift_channels
 
 SMALL = ARCHITECTURES["small"]
+RESNET50 = [(4, 3), (5, 4), (6, 6), (7, 3)]
+"""The layers that have blocks, by their place in the trunk, and how many."""
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +123,141 @@ def test_the_linear_head_averages_the_probabilities_of_the_steps_so_far():
     _, state = head(features[:, :2], torch.zeros(2, head.state_size))
     scores, state = head(features[:, 2:], state)
     assert torch.allclose(scores, whole[:, 2:], atol=1e-6) and torch.allclose(state, last)
+
+
+def test_the_mean_head_adds_the_mean_scores_of_patches_and_of_the_glancer():
+    classifier = shifted(head="mean", shift=0.0)
+    generator = torch.Generator().manual_seed(0)
+    glances, foci = torch.randn(3, 6, 16, generator=generator), torch.randn(3, 6, 32, generator=generator)
+    patch_scores, glance_scores = classifier.head.fc(foci), classifier.glancer.scores(glances)
+    whole, last = classifier.classify(glances, foci)
+    for t in range(6):
+        assert torch.allclose(whole[:, t], patch_scores[:, : t + 1].mean(1) + glance_scores[:, : t + 1].mean(1), atol=1e-6)
+    _, state = classifier.classify(glances[:, :2], foci[:, :2], classifier.initial_state(3))
+    scores, state = classifier.classify(glances[:, 2:], foci[:, 2:], state)
+    assert torch.allclose(scores, whole[:, 2:], atol=1e-6) and torch.allclose(state, last)
+
+
+def test_decisions_of_equal_length_end_at_the_mean_over_all_frames():
+    """As published: 12 patches and 8 glances a video, here in 4 decisions of 3 and 2."""
+    classifier = shifted(head="mean", shift=0.0)
+    glances, foci = torch.randn(1, 8, 16), torch.randn(1, 12, 32)
+    scores, _ = classifier.classify(glances.unflatten(1, (4, 2)).mean(2), foci.unflatten(1, (4, 3)).mean(2))
+    published = classifier.head.fc(foci).mean(1) + classifier.glancer.scores(glances).mean(1)
+    assert torch.allclose(scores[:, -1], published, atol=1e-6)
+
+
+def test_the_mean_head_drops_focus_vectors_alone_in_training():
+    head = MeanHead(3 + 400, 3, dropout=0.5)
+    glanced, foci = torch.randn(1, 1, 3), torch.ones(1, 1, 400)
+    torch.nn.init.zeros_(head.fc.weight)
+    assert torch.allclose(head(torch.cat([glanced, foci], -1))[0], glanced + head.fc.bias)
+    torch.nn.init.ones_(head.fc.weight)
+    dropped = head(torch.cat([torch.zeros(1, 1, 3), foci], -1))[0] - head.fc.bias
+    assert (dropped % 2 == 0).all() and 0 < dropped.max() < 800
+
+
+# Temporal shift
+
+
+def shifted(**changes):
+    """The tiny classifier with a shift, which has no residual blocks."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Classifier(dataclasses.replace(TINY, **{"shift": 1 / 8, "shift_place": "block", **changes}), CLASSES).freeze()
+
+
+@pytest.mark.parametrize(("fraction", "moved"), [(1 / 8, 1), (1 / 4, 2), (0.5, 4), (0.3, 2), (0.1, 0), (0.0, 0)])
+def test_the_shift_moves_channels_within_clips(fraction, moved):
+    features = torch.arange(2 * 3 * 8.0).view(6, 8, 1, 1) + 1
+    before, after = features.view(2, 3, 8), shift_channels(features, 3, fraction).view(2, 3, 8)
+    assert torch.equal(after[:, :2, :moved], before[:, 1:, :moved]) and not after[:, 2, :moved].any()
+    assert torch.equal(after[:, 1:, moved : 2 * moved], before[:, :2, moved : 2 * moved]) and not after[:, 0, moved : 2 * moved].any()
+    assert torch.equal(after[..., 2 * moved :], before[..., 2 * moved :])
+
+
+def test_a_shift_adds_no_tensor_and_mixes_the_frames_of_a_clip_only():
+    plain, moving = random_classifier(), shifted()
+    assert list(moving.state_dict()) == list(plain.state_dict())
+    moving.load_state_dict(plain.state_dict())
+    frames = torch.randn(6, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    changed = frames.clone()
+    changed[2] += 1
+    for part, other in ((moving.glance, plain.glance), (lambda *a: (moving.focus(*a),), lambda *a: (plain.focus(*a),))):
+        differs = (part(frames, 3)[0] != part(changed, 3)[0]).flatten(1).any(1)
+        assert differs.tolist() == [False, True, True, False, False, False]  # its neighbour in the clip and itself
+        assert not torch.equal(part(frames, 3)[0], part(frames, 2)[0])
+        assert torch.equal(other(frames, 3)[0], other(frames, 2)[0])
+        assert torch.allclose(part(frames, 3)[0][3:], part(frames[3:], 3)[0], atol=1e-6)
+
+
+def test_a_copy_shifts_by_itself():
+    """Counting costs copies a classifier: the number of frames of one call must not reach another network."""
+    classifier = shifted()
+    copied = copy.deepcopy(classifier)
+    assert copied.glancer.shift is not classifier.glancer.shift
+    frames = torch.randn(4, 3, 24, 24)
+    alone = classifier.focus(frames, 4)
+    copied.focus(frames, 2)
+    assert classifier.focuser.shift.num_frames == 4 and torch.equal(copied.focus(frames, 4), alone)
+
+
+def test_a_shifted_classifier_comes_back_as_it_was_saved(tmp_path):
+    classifier = shifted(head="mean")
+    checkpoint.save(classifier, tmp_path)
+    loaded = checkpoint.load(tmp_path)
+    frames = torch.randn(4, 3, 24, 24)
+    assert loaded.architecture == classifier.architecture and torch.equal(loaded.focus(frames, 4), classifier.focus(frames, 4))
+
+
+def test_cards_without_a_shift_still_load(saved):
+    old = {name: value for name, value in dataclasses.asdict(TINY).items() if not name.startswith("shift")}
+    change_card(saved, architecture=old)
+    assert checkpoint.load(saved).architecture == TINY
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "places"),
+    [
+        ("mobilenet_v2", "blockres", [f"{block}.conv.0.0" for block in (3, 5, 6, 8, 9, 10, 12, 13, 15, 16)]),
+        ("mobilenet_v2", "block", [str(block) for block in range(1, 18)]),
+        ("resnet50", "blockres", [f"{layer}.{block}.conv1" for layer, blocks in RESNET50 for block in range(blocks)]),
+        ("resnet50", "block", [f"{layer}.{block}" for layer, blocks in RESNET50 for block in range(blocks)]),
+        ("small_glancer", "block", ["1"]),
+        ("small_focuser", "block", ["1", "2"]),
+    ],
+)
+def test_where_the_shift_is(name, place, places):
+    with torch.device("meta"):
+        backbone = BACKBONES[name](10)
+        names = list(backbone.state_dict())
+        backbone.insert_shift(1 / 8, place)
+    assert list(backbone.shift.places) == places and list(backbone.state_dict()) == names
+
+
+def test_a_shift_inside_residual_blocks_needs_some():
+    with pytest.raises(InputError, match=r"shift_place='blockres': the network has no residual blocks .*; choose shift_place='block'"):
+        shifted(shift_place="blockres")
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 0.51, 1, math.nan])
+def test_a_shift_out_of_range(fraction):
+    with pytest.raises(InputError, match=rf"shift={fraction} is out of range; choose a share of the channels from 0 to 0\.5"):
+        dataclasses.replace(TINY, shift=fraction)
+
+
+def test_an_unknown_place_of_the_shift():
+    with pytest.raises(InputError, match="shift_place='blocks' is not known; did you mean 'block'"):
+        dataclasses.replace(TINY, shift=0.1, shift_place="blocks")
+
+
+@pytest.mark.parametrize("num_frames", [3, 0, -2, 8])
+@pytest.mark.parametrize("network", [random_classifier, shifted])
+def test_a_number_of_frames_that_does_not_divide_the_images(network, num_frames):
+    classifier, images = network(), torch.zeros(4, 3, 24, 24)
+    for call in (classifier.glance, classifier.focus):
+        with pytest.raises(InputError, match=f"num_frames={num_frames} does not divide 4 images; give whole clips of num_frames images"):
+            call(images, num_frames)
 
 
 # Frozen
@@ -269,14 +410,36 @@ def test_cards_that_cannot_be_read(saved, content, message):
     [
         ({"flavour": 1, "colour": 2}, r"card\.json: unknown fields \['colour', 'flavour'\]"),
         ({"architecture": {**dataclasses.asdict(TINY), "depth": 3}}, r"card\.json: unknown fields \['depth'\]"),
-        ({"architecture": {**dataclasses.asdict(TINY), "patch_size": 97}}, r"card\.json: patch_size=97 does not fit frames of 96"),
-        ({"architecture": {**dataclasses.asdict(TINY), "head": "lstm"}}, r"head='lstm' is not known; choose one of \['gru', 'linear'\]"),
+        ({"classes": ["a", 2]}, r"card\.json: classes=\('a', 2\) is not of type tuple\[str, \.\.\.\]"),
+        ({"parent": 5}, r"card\.json: parent=5 is not of type str \| None"),
+        ({"metrics": [1]}, r"card\.json: metrics=\(1,\) is not of type .*Mapping\[str, float\]"),
         ({"fingerprint": "0" * 64}, r"classifier\.safetensors does not hold the weights that card\.json describes"),
     ],
 )
 def test_cards_that_do_not_fit(saved, change, message):
     change_card(saved, **change)
     with pytest.raises(InputError, match=message):
+        checkpoint.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("patch_size", 97, r"patch_size=97 does not fit frames of 96"),
+        ("head", "lstm", r"head='lstm' is not known; choose one of \['gru', 'linear', 'mean'\]"),
+        ("patch_size", "24", r"patch_size='24' is not of type int; train or copy"),
+        ("size", True, r"size=True is not of type int"),
+        ("head", None, r"head=None is not of type str"),
+        ("shift", [1, 8], r"shift=\(1, 8\) is not of type float"),
+        ("mean", [0.5, 0.5], r"mean=\(0\.5, 0\.5\) is not of type tuple\[float, float, float\]"),
+        ("hidden_size", 0, r"hidden_size=0 is too small; choose 1 or more"),
+        ("dropout", 1.5, r"dropout=1\.5 is out of range; choose a share from 0 to 1"),
+        ("shift", 0.6, r"shift=0\.6 is out of range"),
+    ],
+)
+def test_architectures_that_cannot_be(saved, field, value, message):
+    change_card(saved, architecture={**dataclasses.asdict(TINY), field: value})
+    with pytest.raises(InputError, match=rf"card\.json: {message}"):
         checkpoint.load(saved)
 
 
@@ -338,7 +501,8 @@ def test_unknown_networks_are_refused_with_those_that_are_known():
 
 def test_unknown_architectures_suggest_the_nearest():
     assert named("classifier", "paper", ARCHITECTURES) is ARCHITECTURES["paper"]
-    with pytest.raises(InputError, match=r"classifier='papr' is not known; did you mean 'paper'\? choose one of \['paper', 'small'\]"):
+    message = r"classifier='papr' is not known; did you mean 'paper'\? choose one of \['paper', 'paper_tsm', 'small'\]"
+    with pytest.raises(InputError, match=message):
         named("classifier", "papr", ARCHITECTURES)
     with pytest.raises(InputError, match="classifier='zzz' is not known; choose one of"):
         named("classifier", "zzz", ARCHITECTURES)

@@ -5,17 +5,24 @@ import resource
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import TASK
 from videos import cut_in_half, square_centres, square_frames, write_video
 
-from adafocus_env import clips
+from adafocus_env import clips, draws
+from adafocus_env.build import open_clips
 from adafocus_env.cache import cache_folder
 from adafocus_env.clips import ClipSettings, ClipStore
 from adafocus_env.datasets import Video
+from adafocus_env.demo import demo
+from agents.builders import part
+from agents.config import DataConfig
+from agents.progress import Display
 from classifiers.errors import InputError
 
 TEST = ClipSettings(num_frames=4, size=48, short_side=48, train=False)
@@ -107,9 +114,88 @@ def test_draws_depend_on_seed_name_and_view_alone(tmp_path, videos):
 
 def test_fresh_draws_a_new_crop_of_the_same_frames(tmp_path, videos):
     store = ClipStore(videos, TRAIN, folder=tmp_path)
-    drawn = [store.fresh(0, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    both = [store.fresh(0, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    assert all(frames is glanced for frames, glanced in both), "the glancer has no frames of its own here"
+    drawn = [frames for frames, _ in both]
     assert drawn[0].shape == (4, 3, 32, 32)
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+
+
+SEPARATE = ClipSettings(num_frames=6, size=48, short_side=48, train=False, glance_frames=4)
+
+
+def test_the_glancer_may_have_frames_of_its_own(tmp_path, videos):
+    store = ClipStore(videos, SEPARATE, folder=tmp_path)
+    assert store.num_frames == 6 and store.indices(0).tolist() == [0, 2, 4, 5, 7, 9] and store.glancer_indices(0).tolist() == [1, 3, 6, 8]
+    assert store.frames(0).shape == (6, 3, 48, 48) and store.glancer_frames(0).shape == (4, 3, 48, 48)
+    assert store.truth(0).shape == (6, 2) and np.array_equal(store.truth(0), square_centres(10)[store.indices(0)] - [0, 8])
+    shared = ClipStore(videos, ClipSettings(**{**vars(SEPARATE), "num_frames": 4, "glance_frames": 0}), folder=tmp_path)
+    assert torch.equal(store.glancer_frames(0), shared.frames(0)) and torch.equal(shared.glancer_frames(0), shared.frames(0))
+    assert shared.glancer_indices(0).tolist() == shared.indices(0).tolist() == [1, 3, 6, 8]
+
+
+def test_the_glancers_own_frames_are_drawn_by_themselves_and_share_the_crop(tmp_path, videos):
+    once = {**vars(TRAIN), "views": 1}
+    separate = ClipStore(videos, ClipSettings(**{**once, "glance_frames": 4}), folder=tmp_path)
+    shared = ClipStore(videos, ClipSettings(**once), folder=tmp_path)
+    assert same(all_frames(separate), all_frames(shared)), "what the focuser sees does not depend on it"
+    assert any(separate.indices(i).tolist() != separate.glancer_indices(i).tolist() for i in range(5))
+    seen = 0
+    for i in range(5):
+        where = dict(zip(separate.indices(i).tolist(), separate.frames(i), strict=True))
+        again = dict(zip(separate.glancer_indices(i).tolist(), separate.glancer_frames(i), strict=True))
+        fresh = [dict(zip(n, f, strict=True)) for n, f in zip((where, again), separate.fresh(i, np.random.default_rng(3)), strict=True)]
+        for frame in where.keys() & again.keys():
+            seen += 1
+            assert torch.equal(where[frame], again[frame]) and torch.equal(fresh[0][frame], fresh[1][frame])
+    assert seen > 3
+
+
+def test_clips_without_anything_new_keep_their_place_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(draws, "file_reader", lambda: "decord")
+    videos = [Video("a/x.mp4", Path("nowhere/x.mp4"), 1), Video("b/y.mp4", Path("nowhere/y.mp4"), 0)]
+
+    def hashes(settings, videos=videos):
+        store = ClipStore(videos, settings, folder=tmp_path, prepare=lambda videos: None, lazy=True)
+        return draws.content_key(videos, settings, prepared=True)[:16], store.fingerprint[:16]
+
+    assert hashes(TEST) == ("f4817dca06fc30a1", "0890e35a04ebebb8")  # of version 0.1.0
+    assert hashes(TRAIN) == ("37faf9a1ed2e081a", "c3dad9e2d0ebf108")
+    one_label = [Video(v.name, v.path, v.label, labels=()) for v in videos]
+    assert hashes(TRAIN, one_label) == hashes(TRAIN)
+    several, stated = [replace(v, labels=(v.label, 7)) for v in videos], [replace(v, num_frames=9, frame_name="%05d.jpg") for v in videos]
+    released = ClipSettings(**{**vars(TRAIN), "sampling": "released"})
+    changed = [hashes(ClipSettings(**{**vars(TRAIN), "glance_frames": 4})), hashes(released), hashes(TRAIN, stated)]
+    assert len({key for key, _ in [hashes(TRAIN), *changed]}) == 4
+    assert hashes(TRAIN, several)[0] == hashes(TRAIN)[0] and hashes(TRAIN, several)[1] != hashes(TRAIN)[1]
+
+
+def test_all_labels_of_a_clip_the_one_in_labels_first(tmp_path, videos):
+    labelled = [replace(videos[0], label=3, labels=(3, 1, 3)), videos[1], replace(videos[2], label=2, labels=(0, 2))]
+    store = ClipStore(labelled, ClipSettings(**{**vars(TRAIN), "views": 1}), folder=tmp_path)
+    assert store.labels.tolist() == [3, 1, 2] and store.label_sets == [(3, 1), (1,), (2, 0)]
+
+
+def test_what_a_list_says_of_the_length_reaches_the_reader():
+    video = Video("a", Path("a.mp4"), 0, num_frames=77)
+    assert draws.request(TRAIN, video, 0).num_frames_stated == 77
+
+
+def test_an_epoch_is_a_permutation_of_all_clips(tmp_path, videos):
+    store = ClipStore(videos, TRAIN, folder=tmp_path, lazy=True)
+    first = store.epoch(0, np.random.default_rng(0))
+    assert sorted(first) == list(range(10)) and store.epoch_size == 10
+    assert np.array_equal(first, np.random.default_rng(0).permutation(10))
+    assert np.array_equal(store.readable(first), first)
+
+
+def test_the_settings_of_the_command_line_reach_the_clips():
+    data = demo(TASK, val=0.0)
+    opened = open_clips(data, "train", num_frames=4, size=96, glance_frames=2, sampling="released", lazy=True)
+    assert (opened.settings.glance_frames, opened.settings.sampling) == (2, "released")
+    assert open_clips(data, "test", num_frames=4, size=96, glance_frames=2, lazy=True).settings.glance_frames == 2
+    built = part(data, "train", DataConfig(num_frames=4, sampling="released"), 96, Display())
+    assert built.settings.sampling == "released" and len(built) == 12
 
 
 def test_results_do_not_share_memory_with_the_store(tmp_path, videos):
@@ -340,6 +426,8 @@ def test_the_cache_folder_is_where_the_variable_says(tmp_path, monkeypatch):
         ({"views": 0}, "views: must be at least 1, got 0"),
         ({"size": 64}, "short_side: must be at least size = 64, got 48"),
         ({"seed": -1}, "seed: must be at least 0, got -1"),
+        ({"glance_frames": -1}, "glance_frames: must be at least 0, got -1"),
+        ({"sampling": "release"}, "sampling='release' is not known; did you mean 'released'?"),
         ({"scales": (1.0, 1.5)}, "scales: must be shares above 0 and up to 1"),
     ],
 )

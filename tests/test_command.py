@@ -79,6 +79,7 @@ def test_other_keys_can_refer_to_a_path_that_looks_like_a_reference():
         ("ppo={learning_rat: 1}", r"Key 'learning_rat' not in 'PPO'"),
         ("data=fodler", r"^data=fodler: did you mean 'folder'\? data is one of demo, folder$"),
         ("data=xyz", r"^data=xyz: data is one of demo, folder$"),
+        ("data=3", r"^data=3: data is one of demo, folder$"),
         ("foo", r"^'foo' has no '='; arguments are written key=value"),
         ("", r"^'' has no '='"),
         ("seed=1,2", r"add --multirun"),

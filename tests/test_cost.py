@@ -8,7 +8,8 @@ import torch
 from agents.inference import policy_cost
 from agents.policies import GlancePolicy, PolicyNetwork
 from classifiers.classifier import Classifier
-from classifiers.cost import classifier_cost
+from classifiers.cost import classifier_cost, multiply_adds, on_cpu
+from classifiers.policy_network import GlanceActorCritic
 from classifiers.registry import ARCHITECTURES
 
 FRAMES = 16
@@ -39,3 +40,43 @@ def test_the_parts(classifier):
     assert cost.head == 3 * 1024 * (3328 + 1024) + 1024 * 200
     policy = policy_cost(GlancePolicy(PolicyNetwork((1280, 7, 7)), 7))
     assert policy == 1280 * 32 * 49 + 1568 * 1024 + 3 * 1024 * (1024 + 1024) + 1024 * 49
+
+
+# Something-Something: 8 glances, one decision, 12 patches
+
+
+@pytest.fixture(scope="module")
+def shifted():
+    with torch.device("meta"):
+        empty = Classifier(ARCHITECTURES["paper_tsm"], [str(i) for i in range(174)])
+    return empty.to_empty(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def continuous_policy():
+    with torch.device("meta"):
+        policy = GlanceActorCritic(PolicyNetwork((8 * 1280, 7, 7), channels=64, batch_norm=True), None)
+    model = on_cpu(policy.to_empty(device="cpu"))
+    return multiply_adds(lambda: model(torch.zeros(1, 1, 8 * 1280, 7, 7)))
+
+
+@pytest.mark.parametrize(("patch_size", "published"), [(144, 23.5), (160, 27.5), (176, 33.7)])
+def test_published_cost_of_a_video_with_temporal_shift(shifted, continuous_policy, patch_size, published):
+    shifted.architecture = dataclasses.replace(shifted.architecture, patch_size=patch_size)
+    cost = classifier_cost(shifted)
+    assert (8 * cost.glance + continuous_policy + 12 * cost.focus + cost.head) / 1e9 == pytest.approx(published, rel=0.02)
+
+
+def test_the_shift_is_free_and_the_mean_of_scores_counts_both_linear_layers(classifier, shifted, continuous_policy):
+    with_shift, without = classifier_cost(shifted), classifier_cost(classifier)
+    assert (with_shift.glance, with_shift.focus_frame) == (without.glance, without.focus_frame)
+    assert with_shift.head == (1280 + 2048) * 174
+    assert continuous_policy == 8 * 1280 * 64 * 49 + 64 * 49 * 1024 + 3 * 1024 * (1024 + 1024) + 1024 * 2
+    images = torch.zeros(4, 3, 64, 64)
+    assert multiply_adds(lambda: shifted.focuser(images, 4)) == 4 * multiply_adds(lambda: shifted.focuser(images[:1]))
+
+
+@pytest.mark.parametrize(("inputs", "hidden", "steps"), [(3328, 1024, 1), (48, 20, 1), (48, 20, 7)])
+def test_a_gru_costs_three_gates_a_step(inputs, hidden, steps):
+    gru = torch.nn.GRU(inputs, hidden, batch_first=True)
+    assert multiply_adds(lambda: gru(torch.zeros(1, steps, inputs))) == steps * 3 * hidden * (inputs + hidden)

@@ -202,6 +202,44 @@ def test_a_clip_is_decoded_from_a_request(tmp_path, only_reader):
     assert first.indices.tolist() != other.indices.tolist()
 
 
+def test_the_frames_of_the_glancer_follow_and_are_drawn_by_themselves(tmp_path, only_reader):
+    frames = square_frames(60)
+    path = write_video(tmp_path / "a.mp4", frames)
+    middle = decode_clip(DecodeRequest(path, 12, glance_frames=8))
+    assert middle.indices.tolist() == [2, 7, 12, 17, 22, 27, 32, 37, 42, 47, 52, 57, 3, 11, 18, 26, 33, 41, 48, 56]
+    assert np.abs(middle.frames.astype(int) - frames[middle.indices]).mean() < 6
+    same, alone, other = (
+        decode_clip(DecodeRequest(path, 6, seed=seed, glance_frames=count)).indices.tolist()
+        for seed, count in [((0, 1), 6), ((0, 1), 0), ((0, 2), 6)]
+    )
+    assert same[:6] == alone, "the focuser's frames do not depend on the glancer's"
+    assert same[6:] not in (same[:6], other[6:])
+    assert all(10 * x <= frame < 10 * (x + 1) for x, frame in enumerate(same[6:]))
+
+
+def test_frames_can_be_drawn_as_the_released_code_does(tmp_path):
+    path = write_video(tmp_path / "a.mp4", square_frames(31))
+    clip = decode_clip(DecodeRequest(path, 16, seed=(0,), glance_frames=8, sampling="released"))
+    assert clip.indices[:16].tolist() == list(range(16))
+    assert all(3 * x <= frame < 3 * (x + 1) for x, frame in enumerate(clip.indices[16:].tolist()))
+
+
+@pytest.mark.skipif(readers.file_reader() != "decord", reason="decord is not installed here")
+@pytest.mark.parametrize(("own", "short_side"), [((48, 64), 36), ((48, 64), 54), ((48, 64), 18), ((100, 48), None), ((54, 72), None)])
+def test_widths_that_decord_cannot_decode_are_read_all_the_same(tmp_path, own, short_side):
+    frames = square_frames(12, *own)
+    path = write_video(tmp_path / "a.mp4", frames)
+    height, width = readers.resized(*own, short_side)
+    import decord
+
+    with pytest.raises(decord.DECORDError, match="The size must exactly match"):
+        decord.VideoReader(str(path), width=width, height=height).get_batch([0]).asnumpy()
+    clip = decode_clip(DecodeRequest(path, 4, short_side))
+    assert clip.frames.shape == (4, height, width, 3)
+    expected = np.stack([Image.fromarray(frames[i]).resize((width, height), Image.Resampling.BILINEAR) for i in clip.indices])
+    assert np.abs(clip.frames.astype(int) - expected).mean() < 6
+
+
 def test_fewer_frames_than_segments_are_padded_by_the_last_one(tmp_path, only_reader):
     clip = decode_clip(DecodeRequest(write_video(tmp_path / "a.mp4", square_frames(3)), 6))
     assert clip.indices.tolist() == [0, 1, 2, 2, 2, 2]

@@ -1,4 +1,4 @@
-"""The authors' checkpoints: equal weights and equal frames give the results of the authors' code, and bad files are refused."""
+"""The authors' checkpoints, ActivityNet family: equal weights and frames give the results of the authors' code; bad files are refused."""
 
 import json
 import os
@@ -10,19 +10,20 @@ import numpy as np
 import pytest
 import released_weights
 import torch
+from released_weights import assert_near, parallel, save
 
 from adafocus_env.action import GridAction, crop_patches
 from adafocus_env.reward import REWARDS
 from agents import load_policy
 from agents.inference import infer
 from classifiers import checkpoint
+from classifiers.arguments import parse
 from classifiers.errors import InputError
-from classifiers.import_released import Arguments, import_released, main, parse
+from classifiers.import_released import Arguments, import_released, main
 from classifiers.released import read_released
 
 T, CLIPS = 16, 2
-KEYS = "the keys are file, out, patch_size, classes"
-NEAR = 1e-4
+KEYS = "the keys are file, out, patch_size, classes, family"
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +39,7 @@ def stored():
 
 @pytest.fixture(scope="module")
 def frames(stored):
-    frames = released_weights.frames(CLIPS, T, 224, seed=20210503)
-    first = torch.from_numpy(stored["input.first64"])  # the last bit may differ between processors
-    assert torch.allclose(frames.flatten()[:64], first, rtol=1e-6), "torch draws other numbers here: nothing can be compared"
-    return frames
+    return released_weights.same_draws(released_weights.frames(CLIPS, T, 224, seed=20210503), stored["input.first64"])
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +66,6 @@ def glances(classifier, frames):
     """Glance maps (B·T, 1280, 7, 7) and vectors (B·T, 1280)."""
     with torch.no_grad():
         return classifier.glance(frames.flatten(0, 1))
-
-
-def assert_near(ours, theirs, what):
-    """Largest difference at most 1e-4 of the largest value, at every step by itself (axis 0)."""
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    assert ours.shape == theirs.shape, what
-    steps = tuple(range(1, theirs.ndim))
-    worst = (np.abs(ours - theirs).max(steps) / np.abs(theirs).max(steps)).max()
-    assert worst <= NEAR, f"{what} differs by {worst:.1e} of its largest value"
 
 
 # The authors' results
@@ -156,6 +145,18 @@ def test_classifier_and_rewards(classifier, frames, glances, stored, patch_size)
         assert_near(REWARDS[ours].value(now, previous, baseline)[None], theirs[name][None], name)
 
 
+@pytest.mark.parametrize("patch_size", [96, 128])
+def test_patches(frames, patch_size):
+    """The first frame of both clips, cropped at five places in [0, 1]² that are no cells of a grid."""
+    stored = released_weights.results("patches")
+    theirs = {name.split("get_patch.")[1]: value for name, value in stored.items() if name.startswith(f"p{patch_size}.")}
+    assert np.array_equal(np.floor(stored["get_patch.actions"] * (224 - patch_size)), theirs["coords"])
+    corners = torch.from_numpy(theirs["coords"].astype(np.int64)).repeat_interleave(CLIPS, 0)
+    patches = crop_patches(frames[:, 0], torch.arange(CLIPS).repeat(5), corners, patch_size).unflatten(0, (5, CLIPS))
+    assert np.array_equal(patches[:, 0].flatten(1)[:, :8], theirs["first8"])
+    assert_near(patches.double().flatten(1).norm(dim=1), theirs["norms"], "norms of patches")
+
+
 def test_the_whole_pass(imported, classifier, frames, stored):
     found = infer(classifier, load_policy(imported), frames)
     assert np.array_equal(found.actions.T, stored["p96.greedy_action"])
@@ -171,23 +172,6 @@ def test_the_cards_say_where_the_weights_come_from(imported):
     assert card.classes == tuple(map(str, range(200))) and card.architecture.patch_size == 96
     assert card.command.startswith("python -m classifiers.import_released file=") and card.command.endswith("patch_size=96")
     assert json.loads((imported / "policy.json").read_text())["classifier"] == card.fingerprint
-
-
-def save(content, folder, **changes):
-    """Writes a released file; ``part={...}`` adds to a part, or takes away what is None."""
-    content = dict(content)
-    for part, change in changes.items():
-        if isinstance(content.get(part), dict) and isinstance(change, dict):
-            change = {name: value for name, value in {**content[part], **change}.items() if value is not None}
-        content[part] = change
-    torch.save(content, folder / "file.pth")
-    return folder / "file.pth"
-
-
-def parallel(content):
-    """As saved by a program that wrapped each part for parallel training."""
-    parts = ("glancer", "focuser", "fc", "policy")
-    return {**content, **{part: {f"module.{name}": value for name, value in content[part].items()} for part in parts}}
 
 
 def test_names_with_module_and_the_focusers_copy_of_the_policy_alone(content, tmp_path, classifier):
@@ -271,8 +255,10 @@ def test_a_recurrent_head_that_lacks_tensors_is_not_taken_for_a_linear_one(conte
         ({"fc": {"fc.weight": 3}}, r"fc\['fc.weight'\] is a int, not a tensor"),
         ({"policy": [1]}, "policy is a list, not a dictionary of tensors"),
         ({"policy": {"actor.0.bias": torch.zeros(50)}}, r"policy.actor.0.bias has shape \(50,\), but a grid has 16, 25, 36, 49 or 64"),
-        ({"focuser": {"net.base_model.0.weight": torch.zeros(64, 3, 7, 7)}}, "Something-Something family, which is not supported yet"),
-        ({"fc": {"weight": torch.zeros(174, 2048)}}, "Something-Something family, which is not supported yet"),
+        (
+            {"focuser": {"net.base_model.0.weight": torch.zeros(64, 3, 7, 7)}, "policy": None},
+            r"the ActivityNet family: missing glancer\.net.*; unexpected focuser\.net\.base_model\.0\.weight",
+        ),
     ],
 )
 def test_dictionaries_that_are_refused(tmp_path, changes, message):
@@ -312,8 +298,9 @@ def test_damaged_files_are_refused(tmp_path, zipped):
 
 @pytest.mark.parametrize("patch_size", [0, -1, 225])
 def test_patch_sizes_out_of_range(tmp_path, patch_size):
+    torch.save({"glancer": {}, "focuser": {}, "fc": {"fc.weight": torch.zeros(3, 4)}}, tmp_path / "file.pth")
     with pytest.raises(InputError, match=f"patch_size={patch_size} does not fit frames of 224 pixels; choose a patch_size from 1 to 224"):
-        read_released(tmp_path, patch_size=patch_size)
+        read_released(tmp_path / "file.pth", patch_size=patch_size)
 
 
 @pytest.mark.parametrize(
@@ -333,6 +320,7 @@ def test_mistyped_arguments(arguments, message, capsys):
 
 
 def test_arguments_and_help(capsys):
-    assert parse(["file=a=b c", "out=d", "patch_size=160"]) == Arguments("a=b c", "d", 160)
+    assert parse(Arguments, ["file=a=b c", "out=d", "patch_size=160"]) == Arguments("a=b c", "d", 160)
+    assert parse(Arguments, ["file=a", "out=b", "family=ActivityNet"]) == Arguments("a", "b", None, None, "ActivityNet")
     main(["--help"])
     assert "python -m classifiers.import_released file=FILE out=DIR" in capsys.readouterr().out

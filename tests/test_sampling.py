@@ -1,3 +1,7 @@
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -6,6 +10,7 @@ from hypothesis import strategies as st
 from adafocus_env.sampling import segment_indices
 from classifiers.errors import InputError
 
+RELEASED = json.loads((Path(__file__).parent / "data" / "sampled_frames.json").read_text())
 lengths = st.integers(1, 5000)
 segments = st.integers(1, 64)
 
@@ -14,6 +19,39 @@ segments = st.integers(1, 64)
 def test_middle_frames_are_the_published_ones(n, t):
     expected = [int(n / t / 2 + n / t * x) for x in range(t)] if n > t else [min(x, n - 1) for x in range(t)]
     assert segment_indices(n, t).tolist() == expected
+
+
+@pytest.mark.parametrize("n", sorted(map(int, RELEASED["activitynet_16"])))
+def test_middle_frames_are_those_of_the_released_activitynet_code(n):
+    released = RELEASED["activitynet_16"][str(n)]
+    assert (segment_indices(n, 16) + 1).tolist() == released["val"]
+    assert (released["test"] == released["val"]) == (n >= 16), "its test mode spreads the frames of a short video"
+
+
+@pytest.mark.parametrize("n", sorted(map(int, RELEASED["something_8_12"])))
+@pytest.mark.parametrize(("network", "t"), [("glancer", 8), ("focuser", 12)])
+def test_middle_frames_are_those_of_the_released_something_code_where_it_is_right(n, network, t):
+    ours, released = (segment_indices(n, t) + 1).tolist(), RELEASED["something_8_12"][str(n)][f"val_{network}"]
+    if n > t:
+        assert ours == released
+    else:
+        assert released == [1] * t, "it repeats the first frame, and so never looks at the others"
+        assert ours == [*range(1, n + 1), *[n] * (t - n)]
+
+
+@pytest.mark.parametrize("n", sorted(map(int, RELEASED["activitynet_16"])))
+def test_released_draws_can_be_made_number_for_number(n):
+    generator = SimpleNamespace(integers=np.random.RandomState(11).randint)  # the generator of the released code
+    drawn = segment_indices(n, 16, generator, "released")
+    assert (drawn + 1).tolist() == RELEASED["activitynet_16"][str(n)]["train_npseed11"]
+
+
+def test_released_draws_never_see_the_tail_of_a_video_and_ours_do():
+    rng = np.random.default_rng(0)
+    released = np.array([segment_indices(31, 16, rng, "released") for _ in range(200)])
+    assert (released == np.arange(16)).all(), "nothing is random, and the second half is never seen"
+    ours = np.array([segment_indices(31, 16, rng) for _ in range(200)])
+    assert set(ours.ravel().tolist()) == set(range(31))
 
 
 @given(lengths, segments, st.integers(0, 2**32))
@@ -48,3 +86,5 @@ def test_no_frames_is_an_error():
         segment_indices(0, 8)
     with pytest.raises(InputError, match="num_frames: a clip needs at least 1 frame, got 0"):
         segment_indices(8, 0)
+    with pytest.raises(InputError, match=r"sampling='random' is not known; choose one of \['released', 'segments'\]"):
+        segment_indices(20, 8, np.random.default_rng(0), "random")

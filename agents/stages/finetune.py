@@ -7,7 +7,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from adafocus_env.clips import ClipStore
+from adafocus_env.clips import ClipSource
 from agents.config import SupervisedConfig
 from agents.inference import corners_of, decisions
 from agents.policies import GlancePolicy
@@ -17,14 +17,14 @@ from classifiers.classifier import Classifier
 
 
 def finetune(
-    classifier: Classifier, policy: GlancePolicy, clips: ClipStore, config: SupervisedConfig, *, seed: int
+    classifier: Classifier, policy: GlancePolicy, clips: ClipSource, config: SupervisedConfig, *, seed: int
 ) -> Iterator[dict[str, float]]:
     """Trains on the most likely patches; yields the mean loss and accuracy, over all steps, of every epoch.
 
     The head learns with ``config.head_learning_rate``. The focuser learns with ``config.learning_rate`` where that is above 0
     (paper, section 3.3); with 0 it stays frozen, in eval mode, as in the released ActivityNet code.
     """
-    steps = decisions(classifier, policy, clips.num_frames, clips.num_glance_frames)
+    steps = decisions(classifier, policy, clips.num_frames, clips.settings.num_glance_frames)
 
     def scores(batch: Batch) -> tuple[Tensor, Tensor]:
         return classify_patches(classifier, batch, steps, lambda maps: corners_of(policy, classifier, policy.act(maps)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,14 @@ from adafocus_env.vector import AdaFocusVectorEnv
 from agents.config import EnvConfig, NetworkConfig, PPOConfig
 from agents.evaluation import play_learned
 from agents.interrupts import StopRequest
-from agents.policies import GlancePolicy, GlancesByReference, PolicyNetwork
+from agents.policies import ClipPolicy, GlancePolicy, GlancesByReference, PolicyNetwork, extractor_of
 from agents.policy_files import load_policy, save_policy
 from agents.ppo_checkpoint import load_checkpoint, save_checkpoint
 from agents.progress import Display
-from agents.rollout import ClipRolloutBuffer
+from agents.rollout import ClipRolloutBuffer, NormalisedReturnsBuffer
 from agents.run_folder import RunFolder
 from classifiers.errors import InputError
+from classifiers.policy_network import check_std
 
 STAGE = 2
 LOGGED = ("entropy_loss", "policy_gradient_loss", "value_loss", "approx_kl", "clip_fraction", "explained_variance")
@@ -56,7 +59,7 @@ def train_policy(
         display: where progress is shown.
         env: the environment.
         ppo: the algorithm.
-        network: sizes of a new policy.
+        network: a new policy's; one that is there keeps its own.
         seed: of everything random.
         start: a policy to start from.
         trust: unpickle a checkpoint that was not written on this machine.
@@ -65,16 +68,15 @@ def train_policy(
         InputError: a setting does not fit (says which).
         Stopped: the user asked to stop; the next call goes on.
     """
+    ppo = in_steps(ppo, features)
     fingerprint = features.classifier.fingerprint()
-    policy_network = start.network if start else PolicyNetwork(features.map_shape, network.channels, network.features, network.hidden)
+    policy_network, std = (start.network, start.std) if start else (new_network(features.map_shape, network), network.std)
     environment = make_environment(features, env)
     resumed = load_checkpoint(run.checkpoints, environment, device=str(features.classifier.device), trust=trust)
     before = sum(line["stage"] < STAGE for line in run.metrics())
-    model, progress = resumed or (new_ppo(environment, features, ppo, policy_network, seed), {"best": None, "lines": before})
+    model, progress = resumed or (new_ppo(environment, features, ppo, policy_network, seed, std), {"best": None, "lines": before})
     run.truncate(progress["lines"])
-    extractor = model.policy.features_extractor
-    assert isinstance(extractor, GlancesByReference)
-    extractor.bind(features)
+    extractor_of(model.policy).bind(features)
     if resumed is None and start is not None:
         start.write_to(model.policy)
     recorder = Recorder(run, display, ppo, features, val, progress["best"])
@@ -91,12 +93,19 @@ def train_policy(
     return load_policy(run.checkpoints / "best", features.classifier.device)
 
 
+def in_steps(config: PPOConfig, features: Features) -> PPOConfig:
+    """The same with the length of training in steps, where it is told in epochs."""
+    if config.epochs is None:
+        return config
+    return replace(config, total_steps=config.epochs * features.clips.epoch_size * features.num_steps, epochs=None)
+
+
 def make_environment(features: Features, config: EnvConfig) -> VecEnv:
     """The training environment: observations by reference, every clip once an epoch."""
     vector = AdaFocusVectorEnv(
         config.num_envs, features.classifier, features.clips,
-        observation="reference", reward=config.reward, baseline=samples(config.baseline), grid=config.grid, bank=features,
-        autoreset_mode="SAME_STEP", clip_order="epoch",
+        observation="reference", reward=config.reward, baseline=samples(config.baseline), action=config.action, grid=config.grid,
+        video_div=config.video_div, bank=features, autoreset_mode="SAME_STEP", clip_order="epoch",
     )  # fmt: skip
     return VecMonitor(AdaFocusVecEnv(vector))
 
@@ -106,45 +115,112 @@ def samples(value: int | str) -> Any:
     return value if value == "all" or isinstance(value, int) else int(value) if value.isdigit() else value
 
 
-def new_ppo(env: VecEnv, features: Features, config: PPOConfig, network: PolicyNetwork, seed: int) -> PPO:
-    """Stable-Baselines3's PPO on whole clips, its policy recurrent over glances.
+def new_network(map_shape: tuple[int, int, int], config: NetworkConfig) -> PolicyNetwork:
+    """The network of a new policy, for glance maps of that shape.
 
     Raises:
-        InputError: a number is too small, or `n_steps` or `batch_size` is not a multiple of the steps of an episode.
+        InputError: a size is less than 1.
     """
-    length = features.clips.num_frames
-    for key in ("total_steps", "n_steps", "batch_size", "n_epochs", "validate_every", "save_every"):
-        least = 2 if key == "batch_size" else 1
-        if getattr(config, key) < least:
-            raise InputError(f"ppo.{key}={getattr(config, key)} is too small; choose {least} or more")
-    for key in ("n_steps", "batch_size"):
-        if getattr(config, key) % length:
-            raise InputError(f"ppo.{key}={getattr(config, key)} is not a multiple of the {length} steps of an episode; choose one that is")
-    if config.n_steps * env.num_envs < 2:
-        raise InputError("ppo.n_steps=1 with env.num_envs=1 is an update of a single step, which PPO cannot learn from; raise one of them")
+    return PolicyNetwork(map_shape, config.channels, config.features, config.hidden, config.batch_norm)
+
+
+def new_ppo(env: VecEnv, features: Features, config: PPOConfig, network: PolicyNetwork, seed: int, std: float = 0.25) -> PPO:
+    """Stable-Baselines3's PPO on whole clips, its policy recurrent over glances.
+
+    Args:
+        env: on whose clips it learns.
+        features: what the frozen networks see in them; the caller binds the policy to them.
+        config: the algorithm.
+        network: of the policy.
+        seed: of everything random.
+        std: of the policy, where places are continuous.
+
+    Raises:
+        InputError: see `check_ppo`, and `ClipPolicy`.
+    """
+    check_ppo(config, env, features.num_steps, network)
+    if network.batch_norm and features.clips.epoch_size * features.num_steps < 2:
+        raise InputError("network.batch_norm=true needs more than a single glance to learn from; give more videos")
     return PPO(
-        "MlpPolicy",
+        ClipPolicy,
         env,
         learning_rate=config.learning_rate,
-        n_steps=config.n_steps,
-        batch_size=config.batch_size,
+        n_steps=config.n_steps or features.num_steps,
+        batch_size=config.batch_size or (config.n_steps or features.num_steps) * env.num_envs,
         n_epochs=config.n_epochs,
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,
         clip_range=config.clip_range,
+        normalize_advantage=config.normalize_advantage,
         ent_coef=config.ent_coef,
         vf_coef=config.vf_coef,
-        max_grad_norm=config.max_grad_norm,
-        rollout_buffer_class=ClipRolloutBuffer,
-        rollout_buffer_kwargs={"clip_length": length},
+        max_grad_norm=math.inf if config.max_grad_norm is None else config.max_grad_norm,
+        rollout_buffer_class=NormalisedReturnsBuffer if config.normalize_returns else ClipRolloutBuffer,
+        rollout_buffer_kwargs={"clip_length": features.num_steps},
         policy_kwargs={
             "features_extractor_class": GlancesByReference,
-            "features_extractor_kwargs": {"network": network},
-            "net_arch": [],
+            "features_extractor_kwargs": {"network": network, "batch_statistics": config.batch_statistics},
+            "std": std,
+            "ortho_init": config.ortho_init,
+            "optimizer_kwargs": {"eps": config.adam_eps},
         },
         seed=seed,
         device=str(features.classifier.device),
     )
+
+
+LEAST = {"total_steps": 1, "epochs": 1, "n_steps": 1, "batch_size": 2, "n_epochs": 1, "validate_every": 1, "save_every": 1}
+POSITIVE = ("learning_rate", "clip_range", "max_grad_norm", "adam_eps")
+SHARES = ("gamma", "gae_lambda")
+
+
+def check_ppo(config: PPOConfig, env: EnvConfig | VecEnv, steps: int, network: NetworkConfig | PolicyNetwork) -> None:
+    """Checks settings; nothing else has to be there for that.
+
+    Args:
+        config: the algorithm.
+        env: tells how many environments there are.
+        steps: D, steps of an episode.
+        network: of the policy.
+
+    Raises:
+        InputError: a number is out of its range, `n_steps` or `batch_size` is not a multiple of D, or two settings exclude each other.
+    """
+    if isinstance(network, NetworkConfig):
+        new_network((1, 1, 1), network)
+        check_std(network.std)
+    _check_numbers(config)
+    for key in ("n_steps", "batch_size"):
+        if (value := getattr(config, key)) is not None and value % steps:
+            raise InputError(f"ppo.{key}={value} is not a multiple of the {steps} steps of an episode; choose one that is")
+    if (config.n_steps or steps) * env.num_envs < 2:
+        raise InputError("ppo.n_steps=1 with env.num_envs=1 is an update of a single step, which PPO cannot learn from; raise one of them")
+    if config.normalize_returns and config.gae_lambda != 1:
+        raise InputError(f"ppo.normalize_returns=true needs returns without values in them: set ppo.gae_lambda={config.gae_lambda} to 1")
+    _check_batch_norm(config, env.num_envs, steps, batch_norm=network.batch_norm)
+
+
+def _check_numbers(config: PPOConfig) -> None:
+    for key, least in LEAST.items():
+        if (value := getattr(config, key)) is not None and value < least:
+            raise InputError(f"ppo.{key}={value} is too small; choose {least} or more")
+    for key in POSITIVE:
+        if (value := getattr(config, key)) is not None and not 0 < value < math.inf:
+            raise InputError(f"ppo.{key}={value} is not possible; choose a positive number")
+    for key in SHARES:
+        if not 0 <= (value := getattr(config, key)) <= 1:
+            raise InputError(f"ppo.{key}={value} is not possible; choose a number from 0 to 1")
+
+
+def _check_batch_norm(config: PPOConfig, num_envs: int, steps: int, *, batch_norm: bool) -> None:
+    if config.batch_statistics and not batch_norm:
+        raise InputError("ppo.batch_statistics=true is for policies with batch norm; set network.batch_norm=true, or leave it out")
+    if config.batch_statistics and (config.n_steps not in (None, steps) or config.batch_size not in (None, steps * num_envs)):
+        raise InputError(
+            "ppo.batch_statistics=true means those of the clips that are played together: set ppo.n_steps=null and ppo.batch_size=null"
+        )
+    if batch_norm and steps == 1 and num_envs < 3:  # two may play the same clip
+        raise InputError(f"env.num_envs={num_envs} is too small for network.batch_norm=true and one decision a clip; choose 3 or more")
 
 
 class Recorder(BaseCallback):
@@ -166,7 +242,7 @@ class Recorder(BaseCallback):
         self.stop: StopRequest | None = None
         self.stopped = False
         self._run, self._display, self._config = run, display, config
-        self._grid, self._val, self._best = features.grid.grid, val, best
+        self._val, self._best = val, best
         self._fingerprint = features.classifier.fingerprint()
         self._returns: list[float] = []
         self._correct: list[bool] = []
@@ -205,7 +281,7 @@ class Recorder(BaseCallback):
         rate = self._steps_per_update / (now - self._then)
         self._bar.at(
             min(self.num_timesteps, self._config.total_steps),
-            f"return {line['return']:.2f} accuracy {line['accuracy']:.0%} entropy {line['entropy']:.1f} {rate:.0f}/s",
+            f"return {line['return']:.2f} top-1 {line['accuracy']:.0%} entropy {line['entropy']:.1f} {rate:.0f}/s",
         )
         for key, value in line.items():
             self.logger.record(f"policy/{key}", value)
@@ -239,9 +315,7 @@ class Recorder(BaseCallback):
 
     def policy_now(self) -> GlancePolicy:
         """The policy as it is, without Stable-Baselines3."""
-        extractor = self.model.policy.features_extractor
-        assert isinstance(extractor, GlancesByReference)
-        return GlancePolicy.of(self.model.policy, self._grid, extractor.network)  # type: ignore[arg-type]
+        return GlancePolicy.of(self.model.policy)  # type: ignore[arg-type]
 
     def _keep(self, policy: GlancePolicy, metrics: dict[str, float]) -> None:
         folder: Path = self._run.checkpoints / "best"

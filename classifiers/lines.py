@@ -1,0 +1,40 @@
+"""Text files of one thing a line, and how to tell everything that is wrong with one of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from classifiers.errors import InputError
+
+_NAMED_FAULTS = 20
+
+
+def read_lines(path: Path | str, what: str) -> list[str | None]:
+    """The lines without surrounding blanks; None for one that is not UTF-8. Empty lines at the end are left out.
+
+    Args:
+        path: the file; a byte order mark at its start is passed over.
+        what: what the file is, for the message.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as problem:
+        raise InputError(f"{what} cannot be read ({problem.strerror or problem}); give a UTF-8 text file") from problem
+    return [_decoded(line) for line in data.removeprefix(b"\xef\xbb\xbf").rstrip().splitlines()]
+
+
+def listed(faults: Sequence[str], separator: str = "; ") -> str:
+    """The first twenty faults, and how many more there are."""
+    more = len(faults) - _NAMED_FAULTS
+    return separator.join([*faults[:_NAMED_FAULTS], *([f"and {more} more"] if more > 0 else [])])
+
+
+def _decoded(line: bytes) -> str | None:
+    try:
+        return line.decode().strip()
+    except UnicodeDecodeError:
+        return None
