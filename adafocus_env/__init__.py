@@ -10,10 +10,19 @@
 
 from gymnasium.envs.registration import register
 
-for name, action in {"AdaFocus-v0": "grid", "AdaFocusContinuous-v0": "continuous"}.items():
+for name, entry, task, action in (
+    ("AdaFocus-v0", "env:AdaFocusEnv", "normal", "grid"),
+    ("AdaFocusContinuous-v0", "env:AdaFocusEnv", "normal", "continuous"),
+    ("AdaFocusEasy-v0", "tasks:AdaFocusEasyEnv", "easy", "grid"),
+    ("AdaFocusEasyContinuous-v0", "tasks:AdaFocusEasyEnv", "easy", "continuous"),
+    ("AdaFocusNormal-v0", "tasks:AdaFocusNormalEnv", "normal", "grid"),
+    ("AdaFocusHard-v0", "tasks:AdaFocusHardEnv", "hard", "grid"),
+    ("AdaFocusSparse-v0", "tasks:AdaFocusSparseEnv", "sparse", "grid"),
+    ("AdaFocusMemory-v0", "tasks:AdaFocusMemoryEnv", "memory", "grid"),
+):
     register(
         id=name,
-        entry_point="adafocus_env.env:AdaFocusEnv",
+        entry_point=f"adafocus_env.{entry}",
         vector_entry_point="adafocus_env.vector:AdaFocusVectorEnv",
-        kwargs={"action": action},
+        kwargs={"task": task, "action": action},
     )

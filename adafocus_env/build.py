@@ -12,7 +12,7 @@ from adafocus_env.bank import FeatureBank, check_bank
 from adafocus_env.cache import cache_folder
 from adafocus_env.clips import ClipSource, ClipStore
 from adafocus_env.datasets import DataSet
-from adafocus_env.demo import demo
+from adafocus_env.demo import TASKS, data_name, demo
 from adafocus_env.draws import ClipSettings
 from adafocus_env.features import Features, LiveFeatures
 from adafocus_env.fresh import FreshClips
@@ -97,6 +97,7 @@ def build_features(
     classifier: Classifier | str,
     clips: ClipSource | Split,
     *,
+    task: str = "normal",
     action: str = "grid",
     grid: int = 7,
     video_div: int | None = None,
@@ -106,8 +107,10 @@ def build_features(
     """Brings classifier, clips and patch geometry together.
 
     Args:
-        classifier: a frozen classifier, or what `classifiers.load` takes. One that is given as an object stays on its device.
+        classifier: a frozen classifier, what `classifiers.load` takes, or "auto": the one that is shipped for the task. One that is
+            given as an object stays on its device.
         clips: a clip store, or a part of the demo videos.
+        task: which demo videos, a name in `adafocus_env.demo.TASKS`.
         action: a name in `adafocus_env.action.ACTIONS`.
         grid: G, places for a patch in each axis of a grid.
         video_div: decisions a video, where the classifier averages the scores of frames; see `adafocus_env.features.count_steps`.
@@ -117,12 +120,13 @@ def build_features(
     Raises:
         InputError: they do not fit together (says which and why).
     """
+    named("task", task, TASKS)
     if isinstance(classifier, str):
-        classifier = checkpoint.load(classifier, choose_device(device))
+        classifier = checkpoint.load(data_name(task) if classifier == "auto" else classifier, choose_device(device))
     if any(module.training for module in classifier.modules()):
         raise InputError("the classifier is in training mode; call classifier.freeze() first, so that its features stay the same")
     if isinstance(clips, str):
-        clips = open_clips(demo(), clips, num_frames=DEMO_FRAMES, size=classifier.architecture.size, lazy=True)
+        clips = open_clips(demo(task), clips, num_frames=DEMO_FRAMES, size=classifier.architecture.size, lazy=True)
     check_fit(classifier, clips)
     place = named("action", action, ACTIONS)(grid, classifier.architecture.size, classifier.architecture.patch_size)
     if bank is True and isinstance(clips, FreshClips):

@@ -25,7 +25,7 @@ from PIL import Image
 from adafocus_env.cache import cache_folder
 from adafocus_env.datasets import DataSet, Video, hold_out
 from adafocus_env.decoding import Failure, run_in_workers
-from classifiers.errors import InputError
+from classifiers.errors import InputError, named
 from classifiers.files import replacing, write_text
 
 RENDERER_VERSION = 1
@@ -96,8 +96,8 @@ class DemoTask:
 
     @property
     def lesson(self) -> DemoTask:
-        """The videos that the task's classifier learns to read from: those without look-alikes, whose labels are beyond doubt."""
-        return replace(self, lookalikes=0)
+        """The videos that the task's classifier learns to read from: always a target, and no look-alikes. Their labels tell the digit."""
+        return replace(self, visible=1.0, lookalikes=0)
 
 
 TASKS: dict[str, DemoTask] = {
@@ -109,19 +109,23 @@ TASKS: dict[str, DemoTask] = {
 }
 
 
-def demo(task: DemoTask | None = None, *, val: float = 0.1, num_workers: int = 2) -> DataSet:
+def demo(task: DemoTask | str = "normal", *, val: float = 0.1, num_workers: int = 2) -> DataSet:
     """The demo data set: its videos are rendered when `DataSet.prepare` asks for them.
 
     Args:
-        task: what the videos look like.
+        task: a name in `TASKS`, or what the videos look like.
         val: share of the training videos that is held out for validation.
         num_workers: processes that render.
+
+    Raises:
+        InputError: there is no task of that name.
     """
-    task = task or DemoTask()
+    name = data_name(task) if isinstance(task, str) else "demo"
+    task = named("task", task, TASKS) if isinstance(task, str) else task
     root = cache_folder() / "videos" / f"demo-{task.key}"
     train, held_out = hold_out(_videos(root, "train", task.train_videos), val)
     return DataSet(
-        name="demo",
+        name=name,
         classes=CLASSES,
         train=train,
         val=held_out,
@@ -131,6 +135,11 @@ def demo(task: DemoTask | None = None, *, val: float = 0.1, num_workers: int = 2
         margin=1.0,
         prepare=partial(render, task=task, num_workers=num_workers),
     )
+
+
+def data_name(task: str) -> str:
+    """The name of a task's data set, which is also that of its shipped classifier."""
+    return "demo" if task == "normal" else f"demo-{task}"
 
 
 def render(

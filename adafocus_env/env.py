@@ -77,8 +77,9 @@ class AdaFocusEnv(gym.Env[NDArray[Any], Any]):
     * v0: first version.
 
     Args:
-        classifier: a name or folder for `classifiers.load`, or a frozen `Classifier`.
+        classifier: a name or folder for `classifiers.load`, a frozen `Classifier`, or "auto": the one that is shipped for the task.
         clips: a part of the demo videos, or a `ClipStore`.
+        task: which demo videos, a name in `adafocus_env.demo.TASKS`; see `adafocus_env.tasks`.
         observation: see above.
         reward: see above.
         baseline: random patches that stand for the expectation in the reward `random`, or "all" cells of the grid: the exact one.
@@ -97,9 +98,10 @@ class AdaFocusEnv(gym.Env[NDArray[Any], Any]):
 
     def __init__(
         self,
-        classifier: Classifier | str = "demo",
+        classifier: Classifier | str = "auto",
         clips: ClipSource | Split = "train",
         *,
+        task: str = "normal",
         observation: str = "map",
         reward: str = "random",
         baseline: int | Literal["all"] = 1,
@@ -113,7 +115,9 @@ class AdaFocusEnv(gym.Env[NDArray[Any], Any]):
         check_render_mode(render_mode, self.metadata["render_modes"])
         self.metadata = {**self.metadata}  # Gymnasium's own vector environments write into it
         self._observation = named("observation", observation, OBSERVATIONS)
-        features = build_features(classifier, clips, action=action, grid=grid, video_div=video_div, bank=bank, device=device)
+        features = build_features(
+            classifier, clips, task=task, action=action, grid=grid, video_div=video_div, bank=bank, device=device
+        )
         self.dynamics = Dynamics(features, 1, reward=reward, baseline=baseline)
         self.observation_space = self._observation.space(features)
         self.action_space: spaces.Discrete | spaces.Box = self.dynamics.action.space

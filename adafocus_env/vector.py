@@ -48,9 +48,10 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
     def __init__(
         self,
         num_envs: int = 1,
-        classifier: Classifier | str = "demo",
+        classifier: Classifier | str = "auto",
         clips: ClipSource | Split = "train",
         *,
+        task: str = "normal",
         observation: str = "map",
         reward: str = "random",
         baseline: int | Literal["all"] = 1,
@@ -72,7 +73,9 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         self.autoreset_mode = _mode(autoreset_mode)
         self.metadata = {**AdaFocusEnv.metadata, "autoreset_mode": self.autoreset_mode}
         self._observation = named("observation", observation, OBSERVATIONS)
-        features = build_features(classifier, clips, action=action, grid=grid, video_div=video_div, bank=bank, device=device)
+        features = build_features(
+            classifier, clips, task=task, action=action, grid=grid, video_div=video_div, bank=bank, device=device
+        )
         self.dynamics = Dynamics(features, num_envs, reward=reward, baseline=baseline)
         self.num_envs, self.render_mode, self.clip_order = num_envs, render_mode, clip_order
         self.single_observation_space = self._observation.space(features)

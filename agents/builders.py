@@ -28,7 +28,7 @@ from classifiers.errors import InputError, named
 from classifiers.registry import ARCHITECTURES, SHIPPED
 
 DATA_SETS: dict[str, Callable[[DataConfig], DataSet]] = {
-    "demo": lambda config: demo(val=config.val, num_workers=config.workers),
+    "demo": lambda config: demo(config.task, val=config.val, num_workers=config.workers),
     "folder": lambda config: folder(_root(config), val=config.val, test=config.test),
     **{
         name: lambda config: published(config.name, _root(config), source=config.source, val=config.val)
@@ -51,8 +51,10 @@ def build_data(config: DataConfig) -> DataSet:
     """The data set that ``config`` names.
 
     Raises:
-        InputError: no such name, or its folder cannot be used.
+        InputError: no such name or task, or its folder cannot be used.
     """
+    if config.task != "normal" and config.name != "demo":
+        raise InputError(f"data.task={config.task} is a task of the demo videos, and the data set is {config.name}; leave data.task out")
     return named("data.name", config.name, DATA_SETS)(config)
 
 
@@ -102,7 +104,7 @@ def choose_classifier(name: str, data: DataSet, device: torch.device, patch_size
         InputError: there is no such classifier, its classes are not those of the data set, or its patch size is another.
     """
     if name == "auto":
-        name = "demo" if data.name == "demo" else "small"
+        name = data.name if data.name in SHIPPED else "small"
     if name in ARCHITECTURES:
         return replace(ARCHITECTURES[name], patch_size=patch_size) if patch_size else ARCHITECTURES[name]
     if name not in SHIPPED and not Path(name).exists():

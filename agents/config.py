@@ -11,6 +11,7 @@ class DataConfig:
 
     Attributes:
         name: demo, folder, or a published set: actnet, fcvid, minik, sthv1, sthv2.
+        task: which demo videos: easy, normal, hard, sparse or memory; see docs/tasks.md.
         root: the folder of videos, or of the lists of a published set.
         source: frames (extracted), videos (raw) or auto, of a published set; see `adafocus_env.published.published`.
         val: share of the training videos that choices are made on.
@@ -23,6 +24,7 @@ class DataConfig:
     """
 
     name: str = "demo"
+    task: str = "normal"
     root: str = ""
     source: str = "auto"
     val: float = 0.1
@@ -32,6 +34,11 @@ class DataConfig:
     views: int | str = 1
     sampling: str = "segments"
     workers: int = 2
+
+    @property
+    def label(self) -> str:
+        """What runs on these videos are called after: the data set, and the task of demo videos where it is not the normal one."""
+        return self.name if self.task == "normal" else f"{self.name}-{self.task}"
 
 
 @dataclass
@@ -201,7 +208,7 @@ class Evaluate:
 
     Attributes:
         run: a finished run folder; or, without it:
-        classifier: a shipped name or the folder of a checkpoint.
+        classifier: auto (the shipped one for the demo videos), a shipped name or the folder of a checkpoint.
         policy: folder of a policy.
         data: which videos.
         grid: G, cells in each axis, where there is no policy that says it.
@@ -213,7 +220,7 @@ class Evaluate:
     """
 
     run: str = ""
-    classifier: str = "demo"
+    classifier: str = "auto"
     policy: str = ""
     data: DataConfig = field(default_factory=DataConfig)
     grid: int = 7

@@ -45,9 +45,9 @@ def main(config: Evaluate) -> None:
         config.data, config.seed, env = DataConfig(**kept["data"]), kept["seed"], EnvConfig(**kept["env"])
         config.classifier, config.policy = str(run.checkpoints / "classifier"), str(best) if best.exists() else ""
     with Display() as display:
-        classifier = checkpoint.load(config.classifier, device)
-        policy = load_policy(config.policy, device) if config.policy else None
         data = build_data(config.data)
+        classifier = checkpoint.load(data.name if config.classifier == "auto" else config.classifier, device)
+        policy = load_policy(config.policy, device) if config.policy else None
         if classifier.classes != data.classes:
             raise InputError(f"classifier={config.classifier} was trained on other classes than those of data={data.name}")
         clips = part(data, "test", config.data, classifier.architecture.size, display)

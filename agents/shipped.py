@@ -1,45 +1,74 @@
-"""Rebuilds the classifier that comes with the package, from nothing: ``python -m agents.shipped out=DIR``."""
+"""Rebuilds a classifier that comes with the package, from nothing: ``python -m agents.shipped task=hard out=DIR``."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
-from adafocus_env.build import choose_device
-from agents.builders import build_clips, build_data
+from adafocus_env.build import Split, build_features, choose_device
+from adafocus_env.clips import ClipSource
+from adafocus_env.demo import TASKS, data_name, demo
+from agents.baselines import Oracle, RandomPatch
+from agents.builders import part
 from agents.command import run_command
 from agents.config import ClassifierConfig, DataConfig
+from agents.evaluation import play
 from agents.make_classifier import make_classifier
 from agents.progress import Display
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
-from classifiers.registry import ARCHITECTURES
+from classifiers.errors import named
+from classifiers.registry import ARCHITECTURES, SHIPPED
+
+
+PARTS: tuple[Split, Split] = ("train", "val")
 
 
 @dataclass
 class Shipped:
-    """`python -m agents.shipped`; the result goes to ``out``, by default into the package."""
+    """`python -m agents.shipped`.
 
-    out: str = str(checkpoint.SHIPPED["demo"])
+    Attributes:
+        task: what the classifier is for, a name in `adafocus_env.demo.TASKS`.
+        out: where it goes; empty: into the package.
+        seed: of everything random.
+        device: auto, cpu, cuda or cuda:N.
+        workers: processes that render and decode.
+        stages: how it is trained.
+    """
+
+    task: str = "normal"
+    out: str = ""
     seed: int = 0
     device: str = "auto"
-    data: DataConfig = field(default_factory=DataConfig)
+    workers: int = 2
     stages: ClassifierConfig = field(default_factory=ClassifierConfig)
 
 
 def main(config: Shipped) -> None:
-    """Trains the demo classifier in stages 0 and 1 and saves it."""
+    """Trains the classifier of a task in stages 0 and 1, measures it on the validation part and saves it."""
+    task, name = named("task", config.task, TASKS), data_name(config.task)
+    out = Path(config.out) if config.out else SHIPPED[name]
     with Display() as display:
-        network = ARCHITECTURES["small"]
-        clips = build_clips(build_data(config.data), config.data, network.size, display)
+        network = replace(ARCHITECTURES["small"], patch_size=task.patch_size)
+        data = DataConfig(workers=config.workers)
+        lesson = demo(task.lesson, num_workers=config.workers)
+        train, held_out = (part(lesson, split, data, network.size, display) for split in PARTS)
         torch.manual_seed(config.seed)
-        classifier = Classifier(network, clips.data.classes).to(choose_device(config.device))
-        right = make_classifier(classifier, clips.train, clips.val, config.stages, seed=config.seed, display=display)
-        metrics = {} if right is None else {"val_top1_random_patches": right}
-        checkpoint.save(classifier, Path(config.out), data="demo", metrics=metrics, command="python -m agents.shipped")
-        display.say(f"saved to {config.out}")
+        classifier = Classifier(network, lesson.classes).to(choose_device(config.device))
+        make_classifier(classifier, train, held_out, config.stages, seed=config.seed, display=display)
+        metrics = measured(classifier, part(demo(task, num_workers=config.workers), "val", data, network.size, display), config.seed)
+        checkpoint.save(classifier, out, data=name, metrics=metrics, command=f"python -m agents.shipped task={config.task}")
+        display.say(f"saved to {out}: {', '.join(f'{key} {value:.1%}' for key, value in metrics.items())}")
+
+
+def measured(classifier: Classifier, clips: ClipSource, seed: int) -> dict[str, float]:
+    """Top-1 on validation clips with random patches, and with those that the ground truth chooses."""
+    features = build_features(classifier, clips, bank=False)
+    policies = {"random": RandomPatch(features.action, seed), "oracle": Oracle(features)}
+    return {f"val_top1_{name}": float(play(features, policy).correct.mean()) for name, policy in policies.items()}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def main(config: TrainPPO) -> None:
     """Trains a policy and reports what it is worth on the test clips."""
     from agents.session import Session  # here, so that --help answers without PyTorch
 
-    with Session.open(config.run or f"runs/train_ppo-{config.data.name}-{config.seed}", config) as session:
+    with Session.open(config.run or f"runs/train_ppo-{config.data.label}-{config.seed}", config) as session:
         if session.show_if_finished():
             return
         clips = session.clips()

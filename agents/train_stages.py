@@ -21,7 +21,7 @@ def main(config: TrainStages) -> None:
     from agents.stages.driver import check_stages, run_stages
 
     check_stages(config)
-    with Session.open(config.run or f"runs/train_stages-{config.data.name}-{config.seed}", config) as session:
+    with Session.open(config.run or f"runs/train_stages-{config.data.label}-{config.seed}", config) as session:
         if session.show_if_finished():
             return
         clips, start = session.clips(for_policy=config.first <= 2 <= config.last), time.perf_counter()

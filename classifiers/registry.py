@@ -41,4 +41,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
 }
 
-SHIPPED: dict[str, Path] = {"demo": Path(__file__).parent / "shipped" / "demo"}
+SHIPPED: dict[str, Path] = {
+    name: Path(__file__).parent / "shipped" / name for name in ("demo", "demo-easy", "demo-hard", "demo-sparse", "demo-memory")
+}

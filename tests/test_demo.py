@@ -7,12 +7,13 @@ import pytest
 from conftest import TASK
 from PIL import Image
 
-from adafocus_env.demo import CLASSES, DemoTask, demo, draw, render, render_video
+from adafocus_env.demo import CLASSES, JITTER, PLACES, TASKS, DemoTask, demo, draw, render, render_video
 from adafocus_env.demo import _digits as digits_of
 from adafocus_env.demo import _scene as scene_of
 from classifiers.errors import InputError
 
 FEW = DemoTask(train_videos=3, test_videos=2, length=6)
+RED = 105  # above the other colours: the ground is never that red, a marked digit is
 
 
 @pytest.fixture
@@ -158,3 +159,102 @@ def test_at_glance_size_the_place_of_a_target_can_be_told_by_its_colour(rendered
             y, x = np.unravel_index(redness.argmax(), redness.shape)
             near.append(np.abs(np.array([y, x]) * 4 + 1.5 - centre).max() < 12)
     assert np.mean(near) > 0.9
+
+
+def test_the_videos_of_the_tasks_are_fixed():
+    """A change of these keys is another version of the ids: no score measured before can be compared with one measured after."""
+    assert {name: task.key for name, task in TASKS.items()} == {
+        "easy": "823f5c0be57f",
+        "normal": "f518f8d811d4",
+        "hard": "d436d9b3b030",
+        "sparse": "7ba330f0fdbb",
+        "memory": "73f2682629de",
+    }
+    assert TASKS["normal"] == DemoTask() and demo().name == demo("normal").name == "demo" and demo("hard").name == "demo-hard"
+    _, centres = draw(scene_of(demo().train[0], DemoTask()))
+    np.testing.assert_allclose(centres[[0, -1]], [[14.37, 37.53], [32.74, 29.62]], atol=0.01)
+
+
+def test_patch_size_and_numbers_of_videos_leave_the_videos_alone():
+    assert dataclasses.replace(DemoTask(), patch_size=20, train_videos=3, test_videos=2).key == DemoTask().key
+    assert DemoTask(visible=0.5).key != DemoTask().key != DemoTask(cue=2).key
+
+
+def quiet(task, videos, **looks):
+    """Frames and centres of videos without clutter and noise, and what was drawn."""
+    task = dataclasses.replace(task, train_videos=videos, clutter=0, noise=0.0, **looks)
+    scenes = [scene_of(video, task) for video in demo(task, val=0.0).train]
+    return [(*draw(scene), scene) for scene in scenes]
+
+
+def redness(frames, centre, reach=8):
+    """The highest red, above the other colours, of each frame around its centre."""
+    y, x = centre.round().astype(int).T
+    around = [frame[max(0, b - reach) : b + reach, max(0, a - reach) : a + reach].astype(int) for frame, b, a in zip(frames, y, x, strict=True)]
+    return np.array([(part[..., 0] - part[..., 1:].max(-1)).max() for part in around])
+
+
+def test_sparse_shows_the_target_in_a_third_of_the_frames_which_follow_one_another():
+    firsts = []
+    for frames, centres, _ in quiet(TASKS["sparse"], 24):
+        shown = np.flatnonzero(redness(frames, centres) > RED)
+        assert len(shown) == 8 and np.ptp(shown) == 7
+        firsts.append(shown[0])
+    assert min(firsts) < 4 and max(firsts) > 12 and len(set(firsts)) > 8
+
+
+def test_memory_shows_a_cue_then_the_target_among_still_look_alikes_of_other_classes():
+    squares = set()
+    for frames, centres, scene in quiet(TASKS["memory"], 24):
+        cue, rest = centres[:4], centres[4:]
+        assert (cue == cue[0]).all() and (rest == rest[0]).all(), "nothing moves within a scene"
+        assert np.abs(cue[0] - rest[0]).max() <= 2 * JITTER and (cue[0] != rest[0]).all()
+        row, column = (rest[0] // 32).astype(int)
+        squares.add((row, column))
+        red = frames[..., 0].astype(int) - frames[..., 1:].max(-1) > RED
+        marked = red.reshape(len(frames), 3, 32, 3, 32).any((2, 4))
+        assert (marked[:4].sum((1, 2)) == 1).all(), "the cue is the only mark in its frames"
+        assert (marked[4:].sum((1, 2)) == 5).all() and marked[:, row, column].all()
+        assert len(scene.digits) == 5
+    assert len(squares) >= 7
+
+
+def test_look_alikes_are_digits_of_other_classes_all_different():
+    images, labels = digits_of("train")
+    known = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
+    for video in demo(dataclasses.replace(TASKS["memory"], train_videos=30), val=0.0).train:
+        classes = [known[digit.tobytes()] for digit in scene_of(video, TASKS["memory"]).digits[:5]]
+        assert classes[0] == video.label and len(set(classes)) == 5
+
+
+def test_a_patch_on_one_still_digit_shows_nothing_of_another():
+    task = TASKS["memory"]
+    between = task.size / PLACES - 2 * JITTER  # centres of two digits, in one axis at least
+    off = (task.size - task.patch_size) / 6 / 2  # of the nearest of 7 cells
+    assert between - task.target / 2 >= task.patch_size / 2 + off
+
+
+def test_the_lesson_of_a_task_has_its_target_in_every_frame_and_no_look_alikes():
+    assert TASKS["memory"].lesson == DemoTask(cue=4) and TASKS["sparse"].lesson == DemoTask(length=24)
+    assert all(TASKS[name].lesson == TASKS[name] for name in ("easy", "normal", "hard"))
+
+
+@pytest.mark.parametrize(
+    ("looks", "message"),
+    [
+        ({"visible": 0.0}, r"visible=0.0 is no share of the frames; choose one above 0 and up to 1"),
+        ({"visible": 1.5}, r"visible=1.5 is no share"),
+        ({"cue": 16}, r"cue=16 does not leave frames to look at; choose 0 to 15"),
+        ({"cue": -1}, r"cue=-1 does not leave"),
+        ({"lookalikes": 3}, r"lookalikes=3 with cue=0 is not possible; choose 0 to 8, and a cue with any"),
+        ({"cue": 4, "lookalikes": 9}, r"lookalikes=9 with cue=4 is not possible"),
+    ],
+)
+def test_looks_that_cannot_be(looks, message):
+    with pytest.raises(InputError, match=message):
+        DemoTask(**looks)
+
+
+def test_an_unknown_task():
+    with pytest.raises(InputError, match=r"task='hrad' is not known; did you mean 'hard'\? choose one of \['easy', "):
+        demo("hrad")
