@@ -1,0 +1,168 @@
+"""The fixed benchmark tasks: their ids, their docstrings, their classifiers, and the commands on them."""
+
+import contextlib
+import dataclasses
+import inspect
+import io
+import json
+import re
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from conftest import TINY
+from tiny_training import tiny_networks
+
+import adafocus_env
+from adafocus_env import demo as demo_module
+from adafocus_env import tasks
+from adafocus_env.demo import TASKS, data_name
+from adafocus_env.env import AdaFocusEnv
+from agents import builders, shipped, task_scores, train_ppo
+from agents.command import compose_config
+from agents.config import DataConfig, TrainPPO
+from agents.shipped import Shipped
+from agents.task_scores import TaskScores
+from classifiers import checkpoint
+from classifiers.errors import InputError
+from classifiers.registry import SHIPPED
+
+SCORES = json.loads((Path(__file__).parents[1] / "docs" / "task_scores.json").read_text(encoding="utf-8"))
+IDS = TaskScores().ids
+HEADINGS = [
+    "Description", "Action Space", "Observation Space", "Rewards", "Starting State", "Episode End", "Arguments", "Version History",
+]  # fmt: skip
+ROW = re.compile(r"\| `(AdaFocus\w+-v0)` \| (random|oracle) \| ([\d.]+) % \| (−?[\d.]+) \|")
+
+
+def entry(name):
+    module, cls = gym.spec(name).entry_point.split(":")
+    assert module == tasks.__name__
+    return getattr(tasks, cls)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """The tasks with a dozen training videos, which are not others than the first of the real ones."""
+    for name, task in TASKS.items():
+        monkeypatch.setitem(TASKS, name, dataclasses.replace(task, train_videos=12, test_videos=4))
+
+
+def test_every_id_has_both_faces_and_a_page_with_all_headings():
+    registered = {name for name in gym.registry if name.startswith("AdaFocus")} - {"AdaFocus-v0", "AdaFocusContinuous-v0", "AdaFocusSkip-v0"}
+    assert registered == set(IDS)
+    for name in IDS:
+        spec, page = gym.spec(name), inspect.getdoc(entry(name))
+        assert spec.vector_entry_point == "adafocus_env.vector:AdaFocusVectorEnv"
+        assert re.findall(r"^## (.*)$", page, re.M) == HEADINGS
+        task = spec.kwargs["task"]
+        for said in (name, f"`{data_name(task)}`", f"python -m agents.shipped task={task} out=DIR"):
+            assert said in page, f"{name} does not say {said}"
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_the_scores_of_a_docstring_are_those_measured(name):
+    told = {policy: (top1, total) for id_, policy, top1, total in ROW.findall(entry(name).__doc__) if id_ == name}
+    assert told == {
+        policy: (f"{100 * score['top1']:.1f}", f"{score['return']:.2f}".replace("-", "−")) for policy, score in SCORES[name].items()
+    }
+
+
+def test_the_tasks_are_worth_learning():
+    top1 = {name: {policy: score["top1"] for policy, score in of.items()} for name, of in SCORES.items()}
+    assert set(top1) == set(IDS)
+    assert all(of["oracle"] - of["random"] >= 0.25 for of in top1.values())
+    assert top1["AdaFocusHard-v0"]["random"] >= 0.15 and top1["AdaFocusHard-v0"]["oracle"] >= 0.85
+    assert top1["AdaFocusMemory-v0"]["oracle"] >= 0.85
+
+
+def test_shipped_classifiers_belong_to_their_tasks_and_are_small():
+    """Their fingerprints are part of a task's version: another classifier gives other scores."""
+    cards = {name: checkpoint.read_card(name) for name in SHIPPED}
+    assert cards.keys() == {data_name(task) for task in TASKS}
+    for task in TASKS:
+        card = cards[data_name(task)]
+        assert card.data == data_name(task) and card.architecture.patch_size == TASKS[task].patch_size
+        assert card.command in {f"python -m agents.shipped task={task}", "python -m agents.shipped"}
+    assert {name: card.fingerprint[:12] for name, card in cards.items()} == FINGERPRINTS
+    size = sum(file.stat().st_size for folder in SHIPPED.values() for file in folder.iterdir())
+    assert size < 3e6
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_an_id_plays_its_own_videos_with_its_own_classifier(few, name):
+    task = gym.spec(name).kwargs["task"]
+    env = gym.make(name, device="cpu")
+    single = env.unwrapped.dynamics
+    assert type(env.unwrapped) is entry(name) and single.action.patch_size == TASKS[task].patch_size
+    assert single.features.classifier.fingerprint() == checkpoint.read_card(data_name(task)).fingerprint
+    observation, info = env.reset(seed=3)
+    assert info["name"].startswith(f"demo-{TASKS[task].key}/train/")
+    envs = gym.make_vec(name, num_envs=2, vectorization_mode="vector_entry_point", device="cpu")
+    observations, infos = envs.reset(seed=3)
+    action = env.action_space.sample()
+    rewards = envs.step(np.stack([action, action]))[1]
+    assert infos["name"][0] == info["name"] and np.array_equal(observations[0], observation)
+    assert env.step(action)[1] == pytest.approx(rewards[0], abs=1e-6)
+
+
+def test_the_classes_alone_are_their_tasks(few):
+    assert inspect.signature(tasks.AdaFocusHardEnv).parameters["task"].default == "hard"
+    env = tasks.AdaFocusHardEnv(clips="test", device="cpu")
+    assert isinstance(env, AdaFocusEnv) and env.dynamics.features.clips.names[0].startswith(f"demo-{TASKS['hard'].key}/test/")
+
+
+def test_a_task_can_be_named_in_the_general_id(few):
+    env = gym.make("AdaFocus-v0", task="sparse", device="cpu").unwrapped
+    assert env.reset(seed=0)[1]["name"].startswith(f"demo-{TASKS['sparse'].key}/")
+    with pytest.raises(InputError, match=r"task='spare' is not known; did you mean 'sparse'\?"):
+        gym.make("AdaFocus-v0", task="spare")
+
+
+def test_data_task_chooses_videos_classifier_and_name_of_the_run():
+    config = compose_config(TrainPPO, "train_ppo", ["data.task=hard"])
+    data = builders.build_data(config.data)
+    assert data.name == "demo-hard" and data.train[0].name.startswith(f"demo-{TASKS['hard'].key}/")
+    classifier = builders.choose_classifier("auto", data, "cpu")
+    assert classifier.fingerprint() == checkpoint.read_card("demo-hard").fingerprint
+    assert (config.data.label, DataConfig().label) == ("demo-hard", "demo")
+
+
+def test_a_task_of_another_data_set():
+    with pytest.raises(InputError, match=r"data.task=hard is a task of the demo videos, and the data set is folder; leave data.task out"):
+        builders.build_data(DataConfig(name="folder", task="hard", root="."))
+    with pytest.raises(InputError, match=r"task='hrad' is not known; did you mean 'hard'"):
+        builders.build_data(DataConfig(task="hrad"))
+
+
+def test_shipped_trains_on_the_lesson_and_is_measured_on_the_task(few, tmp_path):
+    """In memory the two differ: the classifier learns from videos without look-alikes."""
+    settings = ["stages.glancer.epochs=1", "stages.focuser.epochs=1", "stages.random_patches.epochs=1", "device=cpu"]
+    with tiny_networks(), contextlib.redirect_stdout(io.StringIO()):
+        shipped.main(compose_config(Shipped, "shipped", ["task=memory", f"out={tmp_path}", *settings]))
+    card = checkpoint.read_card(tmp_path)
+    assert card.metrics.keys() == {"val_top1_random", "val_top1_oracle"} and card.data == "demo-memory"
+    assert card.command == "python -m agents.shipped task=memory"
+    assert card.architecture == dataclasses.replace(TINY, patch_size=TASKS["memory"].patch_size)
+    with pytest.raises(InputError, match=r"task='memry' is not known; did you mean 'memory'"):
+        shipped.main(Shipped(task="memry"))
+
+
+def test_scores_are_measured_on_every_test_clip(few, tmp_path):
+    out = tmp_path / "scores.json"
+    out.write_text('{"other": 1}')
+    with contextlib.redirect_stdout(io.StringIO()):
+        task_scores.main(TaskScores(out=str(out), ids=["AdaFocusEasyContinuous-v0"], device="cpu"))
+    scores = json.loads(out.read_text())
+    assert scores["other"] == 1
+    of = scores["AdaFocusEasyContinuous-v0"]
+    assert of.keys() == {"random", "oracle"} and of["oracle"]["top1"] in (0, 0.25, 0.5, 0.75, 1) and of["oracle"]["return"] > of["random"]["return"]
+
+
+def test_train_ppo_on_a_task(few, tmp_path):
+    settings = ["data.task=hard", "data.val=0.3", "device=cpu", f"run={tmp_path / 'run'}", "env.num_envs=4", "ppo.total_steps=64"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        train_ppo.main(compose_config(TrainPPO, "train_ppo", [*settings, "ppo.n_steps=8", "ppo.batch_size=16", "ppo.validate_every=1"]))
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["data"] == "demo-hard" and result["classifier"] == checkpoint.read_card("demo-hard").fingerprint
