@@ -32,6 +32,7 @@ def main(config: Evaluate) -> None:
     from classifiers import checkpoint
     from classifiers.errors import InputError
     from classifiers.files import write_text
+    from classifiers.registry import SHIPPED
 
     check_seed(config.seed)
     deterministic()
@@ -46,7 +47,11 @@ def main(config: Evaluate) -> None:
         config.classifier, config.policy = str(run.checkpoints / "classifier"), str(best) if best.exists() else ""
     with Display() as display:
         data = build_data(config.data)
-        classifier = checkpoint.load(data.name if config.classifier == "auto" else config.classifier, device)
+        if config.classifier == "auto":
+            if data.name not in SHIPPED:
+                raise InputError(f"classifier=auto: none is shipped for data={data.name}; give classifier=DIR, the folder of a checkpoint")
+            config.classifier = data.name
+        classifier = checkpoint.load(config.classifier, device)
         policy = load_policy(config.policy, device) if config.policy else None
         if classifier.classes != data.classes:
             raise InputError(f"classifier={config.classifier} was trained on other classes than those of data={data.name}")

@@ -10,7 +10,7 @@ import torch
 from adafocus_env.build import Split, build_features, choose_device
 from adafocus_env.clips import ClipSource
 from adafocus_env.demo import TASKS, data_name, demo
-from agents.baselines import Oracle, RandomPatch
+from agents.baselines import Oracle, Predictor, RandomPatch
 from agents.builders import part
 from agents.command import run_command
 from agents.config import ClassifierConfig, DataConfig
@@ -67,7 +67,7 @@ def main(config: Shipped) -> None:
 def measured(classifier: Classifier, clips: ClipSource, seed: int) -> dict[str, float]:
     """Top-1 on validation clips with random patches, and with those that the ground truth chooses."""
     features = build_features(classifier, clips, bank=False)
-    policies = {"random": RandomPatch(features.action, seed), "oracle": Oracle(features)}
+    policies: dict[str, Predictor] = {"random": RandomPatch(features.action, seed), "oracle": Oracle(features)}
     return {f"val_top1_{name}": float(play(features, policy).correct.mean()) for name, policy in policies.items()}
 
 

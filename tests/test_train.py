@@ -211,6 +211,8 @@ def test_evaluate_refuses_a_run_that_is_not_finished_and_other_classes(stopped, 
     with pytest.raises(InputError, match="holds no finished run; start its command again to finish it"):
         evaluate.main(compose_config(Evaluate, "evaluate", [f"run={stopped}"]))
     with pytest.raises(InputError, match="classifier=demo was trained on other classes than those of data=folder"):
+        evaluate.main(compose_config(Evaluate, "evaluate", ["classifier=demo", "data=folder", f"data.root={root}"]))
+    with pytest.raises(InputError, match="classifier=auto: none is shipped for data=folder; give classifier=DIR"):
         evaluate.main(compose_config(Evaluate, "evaluate", ["data=folder", f"data.root={root}"]))
 
 
