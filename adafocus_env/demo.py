@@ -105,7 +105,7 @@ TASKS: dict[str, DemoTask] = {
     "normal": DemoTask(),
     "hard": DemoTask(clutter=20, speed=7.0, patch_size=20),
     "sparse": DemoTask(length=24, visible=1 / 3),
-    "memory": DemoTask(cue=4, lookalikes=4),
+    "memory": DemoTask(target=16, clutter=4, cue=4, lookalikes=4),
 }
 
 

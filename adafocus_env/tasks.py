@@ -88,7 +88,7 @@ class AdaFocusHardEnv(AdaFocusEnv):
     """A fast target in dense clutter, through smaller patches.
 
     ## Description
-    As `AdaFocusEnv`, on demo videos with CLUTTER distractors and a target that moves by SPEED pixels a frame. Patches have PATCH pixels in
+    As `AdaFocusEnv`, on demo videos with 20 distractors and a target that moves by 7 pixels a frame. Patches have 20 pixels in
     frames of 96, and the target 14: a look that is off by a few pixels cuts it.
 
     ## Action Space

@@ -168,7 +168,7 @@ def test_the_videos_of_the_tasks_are_fixed():
         "normal": "f518f8d811d4",
         "hard": "d436d9b3b030",
         "sparse": "7ba330f0fdbb",
-        "memory": "73f2682629de",
+        "memory": "83d767d683c5",
     }
     assert TASKS["normal"] == DemoTask() and demo().name == demo("normal").name == "demo" and demo("hard").name == "demo-hard"
     _, centres = draw(scene_of(demo().train[0], DemoTask()))
@@ -235,7 +235,7 @@ def test_a_patch_on_one_still_digit_shows_nothing_of_another():
 
 
 def test_the_lesson_of_a_task_has_its_target_in_every_frame_and_no_look_alikes():
-    assert TASKS["memory"].lesson == DemoTask(cue=4) and TASKS["sparse"].lesson == DemoTask(length=24)
+    assert TASKS["memory"].lesson == DemoTask(target=16, clutter=4, cue=4) and TASKS["sparse"].lesson == DemoTask(length=24)
     assert all(TASKS[name].lesson == TASKS[name] for name in ("easy", "normal", "hard"))
 
 
