@@ -74,7 +74,7 @@ def parts(family: Family, patch_size: int) -> dict[str, int]:
 
 def main() -> None:
     """Prints the table."""
-    table = Table(title="GFLOPs a video (a multiply-add as one)", box=box.SIMPLE)
+    table = Table(title="GFLOPs a video (a multiply-add as one)", box=box.SIMPLE, pad_edge=False, collapse_padding=True)
     for heading in ("family", "P"):
         table.add_column(heading, no_wrap=True)
     for heading in ("glancer", "policy", "focuser", "head", "sum", "published", "off by"):
