@@ -118,12 +118,21 @@ def choose_classifier(name: str, data: DataSet, device: torch.device, patch_size
             f"patch_size={patch_size} is not that of classifier={name}, which was trained with patches of "
             f"{classifier.architecture.patch_size} pixels; leave patch_size out, or take the checkpoint for {patch_size}"
         )
+    check_classes(classifier, data, name)
+    return classifier
+
+
+def check_classes(classifier: Classifier, data: DataSet, name: str) -> None:
+    """Checks that the classifier of that name knows the classes of a data set, in their order.
+
+    Raises:
+        InputError: it knows others (says where they differ and what to do).
+    """
     if classifier.classes != data.classes:
         raise InputError(
             f"classifier={name} was trained on {_listed(classifier.classes)}; the data set {data.name} has {_listed(data.classes)}. "
             + _difference(classifier.classes, data.classes)
         )
-    return classifier
 
 
 def trained_classifier(
