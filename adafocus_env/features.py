@@ -13,11 +13,13 @@ from torch import Tensor
 
 from adafocus_env.action import Action, crop_patches
 from adafocus_env.clips import ClipSource
+from adafocus_env.frozen import Watch, check_frozen
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 
 Indices = NDArray[np.int64]
 VIDEO_DIVS = (1, 2, 4)
+CALL_SIZES = {"cpu": 64, "cuda": 1024}  # patches in a call that fills a bank, at most: on CPUs larger calls are slower again
 
 
 class Features(Protocol):
@@ -64,16 +66,18 @@ class LiveFeatures:
         capacity: clips whose frames and glances are kept.
 
     Raises:
-        InputError: classifier, clips and ``video_div`` do not fit together.
+        InputError: the classifier is in training mode, or classifier, clips and ``video_div`` do not fit together.
     """
 
     def __init__(
         self, classifier: Classifier, clips: ClipSource, action: Action, *, video_div: int | None = None, capacity: int = 256
     ) -> None:
+        check_frozen(classifier)
+        self._watch = Watch(classifier)
         self.classifier, self.clips, self.action = classifier, clips, action
         self.num_steps = count_steps(classifier, clips, video_div)
         self._frames: Recent[int, Tensor] = Recent(capacity)
-        self._glances: Recent[tuple[int, int], tuple[Tensor, Tensor]] = Recent(capacity)
+        self._glances: Recent[int, tuple[Tensor, Tensor]] = Recent(capacity)
         size = classifier.architecture.size
         with torch.inference_mode():
             maps, _ = classifier.glance(torch.zeros(1, 3, size, size, device=classifier.device))
@@ -83,13 +87,15 @@ class LiveFeatures:
     def maps(self, clips: Indices, steps: Indices) -> Tensor:
         """Glance maps (…, C, h, w) of those steps."""
         clips, steps = np.broadcast_arrays(clips, steps)
-        maps = [self.glance(int(clip))[0][step] for clip, step in zip(clips.flat, steps.flat, strict=True)]
+        self._notice_changed_weights()
+        maps = [self._glance(clip)[0][step] for clip, step in zip(clips.ravel().tolist(), steps.ravel().tolist(), strict=True)]
         return torch.stack(maps).unflatten(0, clips.shape)
 
     def vectors(self, clips: Indices, steps: Indices) -> Tensor:
         """Glance vectors (…, C) of those steps."""
         clips, steps = np.broadcast_arrays(clips, steps)
-        vectors = [self.glance(int(clip))[1][step] for clip, step in zip(clips.flat, steps.flat, strict=True)]
+        self._notice_changed_weights()
+        vectors = [self._glance(clip)[1][step] for clip, step in zip(clips.ravel().tolist(), steps.ravel().tolist(), strict=True)]
         return torch.stack(vectors).unflatten(0, clips.shape)
 
     @torch.no_grad()
@@ -110,16 +116,32 @@ class LiveFeatures:
         """The clip's frames (T, 3, H, W), uint8, on the networks' device."""
         return self._frames.get(clip, lambda: self.clips.frames(clip).to(self.classifier.device, non_blocking=True))
 
-    @torch.no_grad()
     def glance(self, clip: int) -> tuple[Tensor, Tensor]:
         """Maps (D, C, h, w) and vectors (D, C) of all steps of one clip, from one call of the glancer."""
-        return self._glances.get((clip, self.classifier.version), lambda: self._glance(clip))
+        self._notice_changed_weights()
+        return self._glance(clip)
+
+    def cell_foci(self, clip: int, step: int) -> Tensor:
+        """Focus vectors (cells, F) of all cells of one step of one clip, in calls of the focuser that are always the same."""
+        cells = np.arange(self.action.num_cells or 0)
+        patches = CALL_SIZES.get(self.classifier.device.type, CALL_SIZES["cpu"])
+        size = max(1, patches * self.num_steps // self.clips.num_frames)
+        parts = [self.foci(np.array([clip]), np.array([step]), cells[start : start + size]) for start in range(0, len(cells), size)]
+        return torch.cat(parts)
 
     def _glance(self, clip: int) -> tuple[Tensor, Tensor]:
+        return self._glances.get(clip, lambda: self._run_glancer(clip))
+
+    @torch.no_grad()
+    def _run_glancer(self, clip: int) -> tuple[Tensor, Tensor]:
         separate = self.clips.settings.glance_frames > 0
         frames = self.clips.glancer_frames(clip).to(self.classifier.device) if separate else self.frames(clip)
         maps, vectors = self.classifier.glance(self.classifier.normalise(frames), num_frames=len(frames))
         return by_step(maps, self.num_steps).flatten(1, 2), by_step(vectors, self.num_steps).mean(1)
+
+    def _notice_changed_weights(self) -> None:
+        if self._watch.touched():
+            self._glances.clear()
 
     def _step_frames(self, clip: int, step: int) -> Tensor:
         return by_step(self.frames(clip), self.num_steps)[step]
@@ -185,3 +207,7 @@ class Recent(Generic[Key, Value]):
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
         return self._kept[key]
+
+    def clear(self) -> None:
+        """Keeps nothing any more."""
+        self._kept.clear()

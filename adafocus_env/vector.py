@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -56,7 +57,9 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         action: str = "grid",
         grid: int = 7,
         video_div: int | None = None,
-        bank: Features | bool = True,
+        bank: Features | Path | str | bool = "auto",
+        bank_dtype: str = "float32",
+        bank_gib: float | None = None,
         device: str = "auto",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         clip_order: Literal["independent", "epoch"] = "independent",
@@ -69,7 +72,10 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         self.autoreset_mode = _mode(autoreset_mode)
         self.metadata = {**AdaFocusEnv.metadata, "autoreset_mode": self.autoreset_mode}
         self._observation = named("observation", observation, OBSERVATIONS)
-        features = build_features(classifier, clips, action=action, grid=grid, video_div=video_div, bank=bank, device=device)
+        features = build_features(
+            classifier, clips, action=action, grid=grid, video_div=video_div,
+            bank=bank, bank_dtype=bank_dtype, bank_gib=bank_gib, device=device,
+        )  # fmt: skip
         self.dynamics = Dynamics(features, num_envs, reward=reward, baseline=baseline)
         self.num_envs, self.render_mode, self.clip_order = num_envs, render_mode, clip_order
         self.single_observation_space = self._observation.space(features)

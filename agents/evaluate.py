@@ -36,7 +36,8 @@ def main(config: Evaluate) -> None:
     check_seed(config.seed)
     deterministic()
     device = choose_device(config.device)
-    env = EnvConfig(grid=config.grid, video_div=config.video_div, bank=config.bank)
+    bank = {"bank": config.bank, "bank_dtype": config.bank_dtype, "bank_gib": config.bank_gib}
+    env = EnvConfig(grid=config.grid, video_div=config.video_div, **bank)
     if config.run:
         run = RunFolder(config.run)
         if not run.finished:

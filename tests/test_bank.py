@@ -147,7 +147,7 @@ def test_a_bank_that_is_too_large_for_the_memory(classifier, clips, monkeypatch)
     monkeypatch.setattr(bank_module.os, "sysconf", memory.__getitem__)
     FeatureBank(classifier, clips, GRID)
     memory["SC_PHYS_PAGES"] -= 1
-    message = r"bank: the features of all clips take 0\.0 GiB, more than half of this machine's 0\.0 GiB; use bank=false \(env\.bank=false"
+    message = r"bank: the features of 12 clips take 165\.0 KiB, more than half of the 330\.0 KiB of memory there is; keep them on disk \(bank=FOLDER"
     with pytest.raises(InputError, match=message):
         FeatureBank(classifier, clips, GRID)
 
