@@ -174,10 +174,9 @@ class Dynamics:
         foci = self.features.foci(clips, steps, actions)
         if padding:
             foci = torch.cat([foci, torch.zeros_like(foci[:1])])
-        count = len(foci)
-        glances = self.features.vectors(clips, steps).repeat(count, 1)
-        scores, states = self.features.classifier.classify(glances[:, None], foci.flatten(0, 1)[:, None], state.repeat(count, 1))
-        return scores.view(count, len(clips), -1).softmax(-1), states[: len(clips)]
+        glances, states = (each.expand(len(foci), -1, -1).reshape(-1, each.shape[1]) for each in (self.features.vectors(clips, steps), state))
+        scores, states = self.features.classifier.classify(glances[:, None], foci.flatten(0, 1)[:, None], states)
+        return scores.view(*foci.shape[:2], -1).softmax(-1), states[: len(clips)]
 
     def _measure(
         self, probabilities: Tensor, clips: Indices
