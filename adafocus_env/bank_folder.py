@@ -29,9 +29,10 @@ from adafocus_env.features import Indices, LiveFeatures
 from adafocus_env.frozen import Watch
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
-from classifiers.files import replacing
+from classifiers.files import replacing, write_text
 
 SHARD_SIZE = 8  # clips in a file; what is lost when a process that fills is killed
+CARD = "card.json"  # says what the features were computed from
 FORMAT = 1  # of the files; another number is another key, so that old files are left alone
 _DIGEST = hashlib.sha256().digest_size
 _BITS = {2: np.int16, 4: np.int32}  # NumPy knows no bfloat16: it only moves the bits
@@ -107,6 +108,10 @@ class FolderBank:
             return self._live.foci(clips, steps, actions)
         return self._read(2, clips, steps, actions)
 
+    def num_clips(self, part: int = 0, parts: int = 1) -> int:
+        """How many clips each ``parts``-th shard from number ``part`` on hold together."""
+        return sum(len(self._clips_of(number)) for number in range(part, self.num_shards, parts))
+
     def missing_bytes(self, part: int = 0, parts: int = 1) -> int:
         """Size of the shards that are not there yet, among each ``parts``-th from number ``part`` on."""
         there = {path.name for path in self.folder.glob("*.bin")}
@@ -136,11 +141,12 @@ class FolderBank:
 
     def _open(self) -> None:
         self.fingerprint = self.classifier.fingerprint()
-        content = [
-            FORMAT, SHARD_SIZE, self.fingerprint, asdict(self.classifier.architecture), self.clips.fingerprint,
-            geometry(self.action), self.num_steps, str(self.layout.dtype),
-        ]  # fmt: skip
-        self.folder = self._root / hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+        content = {
+            "format": [FORMAT, SHARD_SIZE], "dtype": str(self.layout.dtype), "steps": self.num_steps, "action": geometry(self.action),
+            "clips": self.clips.fingerprint, "classifier": self.fingerprint, "architecture": asdict(self.classifier.architecture),
+        }  # fmt: skip
+        self._card = json.dumps(content, indent=2) + "\n"
+        self.folder = self._root / hashlib.sha256(self._card.encode()).hexdigest()[:32]
         self._shards: dict[int, Shard] = {}
 
     def _read(self, which: int, clips: Indices, *others: Indices) -> Tensor:
@@ -166,6 +172,8 @@ class FolderBank:
         """Computes a shard, unless another process has just done so."""
         path, count = self._path(number), len(self._clips_of(number))
         check_folder(self.folder)
+        if not (self.folder / CARD).exists():
+            write_text(self.folder / CARD, self._card)
         with exclusive(path.with_suffix(".lock"), f"{path}"):
             shard = read_shard(path, self.layout, count)
             if shard is not None:
