@@ -156,10 +156,10 @@ class FeatureBank:
             self._notice_changed_weights()
         if self._slots.enough(clips):
             return read(clips, *others)
-        clips, *others = np.broadcast_arrays(clips, *others)
+        clips, *rest = np.broadcast_arrays(clips, *others)
         parts = np.unique(clips, return_inverse=True)[1].reshape(clips.shape) // self._capacity
         places = [parts == number for number in range(parts.max() + 1)]
-        values = [read(clips[place], *(other[place] for other in others)) for place in places]
+        values = [read(clips[place], *(other[place] for other in rest)) for place in places]
         whole = values[0].new_empty((*clips.shape, *values[0].shape[1:]))
         for place, part in zip(places, values, strict=True):
             whole[torch.from_numpy(place)] = part

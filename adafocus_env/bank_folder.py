@@ -157,8 +157,8 @@ class FolderBank:
         shape = self.layout.shapes[which][len(others) :]
         rows = np.empty((index[0].size, *shape), _BITS[self.layout.dtype.itemsize])
         for row, (clip, *place) in enumerate(zip(*(each.ravel().tolist() for each in index), strict=True)):
-            number, position = divmod(clip, SHARD_SIZE)
-            rows[row] = self._shard(number)[which][(position, *place)]
+            at = (clip % SHARD_SIZE, *place)
+            rows[row] = self._shard(clip // SHARD_SIZE)[which][at]
         values = torch.from_numpy(rows).view(self.layout.dtype).to(self.classifier.device).float()
         return values.view(*index[0].shape, *shape)
 
@@ -229,7 +229,7 @@ def read_shard(path: Path, layout: Layout, count: int) -> Shard | None:
         data = torch.from_file(str(path), shared=False, size=size + _DIGEST, dtype=torch.uint8).numpy()
     except OSError:
         return None
-    if hashlib.sha256(data[:size]).digest() != data[size:].tobytes():
+    if hashlib.sha256(data[:size].data).digest() != data[size:].tobytes():
         return None
     bits = data[:size].view(_BITS[layout.dtype.itemsize])
     ends = np.cumsum([count * int(np.prod(shape)) for shape in layout.shapes])

@@ -28,8 +28,9 @@ where it was; several may run at once. The size is told before anything is compu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,11 +43,12 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from adafocus_env.bank_folder import FolderBank
+    from adafocus_env.build import Split
     from adafocus_env.datasets import DataSet
     from classifiers.classifier import Classifier
 
 GLANCE_FRAMES = {"sthv1": 8, "sthv2": 8}  # as published, where the glancer has frames of its own
-SPLITS = {"train": ("train",), "val": ("val",), "test": ("test",), "all": ("train", "val", "test")}
+SPLITS: dict[str, tuple[Split, ...]] = {"train": ("train",), "val": ("val",), "test": ("test",), "all": ("train", "val", "test")}
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def _command(given: Arguments) -> int:
     return 0
 
 
-def fill(banks: dict[str, FolderBank], console: Console, part: int = 0, parts: int = 1) -> None:
+def fill(banks: Mapping[Split, FolderBank], console: Console, part: int = 0, parts: int = 1) -> None:
     """Fills banks one after the other under a progress bar.
 
     Args:
@@ -120,15 +122,15 @@ def fill(banks: dict[str, FolderBank], console: Console, part: int = 0, parts: i
     with Progress(*columns, TimeRemainingColumn(compact=True), console=console, expand=True) as progress:
         for split, bank in banks.items():
             task = progress.add_task(split, total=bank.num_clips(part, parts), speed="")
-            bank.fill(part, parts, lambda done, task=task: progress.update(task, completed=done, speed=_speed(progress, task)))
+            bank.fill(part, parts, partial(_show, progress, task))
 
 
-def _speed(progress: Progress, task: TaskID) -> str:
+def _show(progress: Progress, task: TaskID, done: int) -> None:
     speed = progress.tasks[task].speed
-    return "" if speed is None else f"{speed:.1f} clips/s"
+    progress.update(task, completed=done, speed="" if speed is None else f"{speed:.1f} clips/s")
 
 
-def _bank(given: Arguments, classifier: Classifier, data: DataSet, split: str) -> FolderBank:
+def _bank(given: Arguments, classifier: Classifier, data: DataSet, split: Split) -> FolderBank:
     from adafocus_env.action import ACTIONS
     from adafocus_env.bank import DTYPES
     from adafocus_env.bank_folder import FolderBank, check_folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import chain
 from operator import attrgetter, is_
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -25,8 +26,8 @@ class Watch:
 
     It looks at the identity, the memory and PyTorch's count of writes of every parameter and buffer, and at the identity of every
     module. That takes about 0.1 microseconds a tensor, since the tables that hold them are found only once. What escapes it is what
-    escapes PyTorch's own count: a write through ``tensor.data`` (``weight.data.mul_(2)``) or through a NumPy view, and settings that
-    are no tensors, such as the ``eps`` of a batch norm.
+    escapes PyTorch's own count: a write through ``tensor.data`` (``weight.data.mul_(2)``) or through a NumPy view, a step of a fused
+    optimiser; and settings that are no tensors, such as the ``eps`` of a batch norm.
 
     Args:
         network: what to watch.
@@ -38,7 +39,7 @@ class Watch:
 
     def touched(self) -> bool:
         """Whether anything was touched since this was last asked."""
-        held = list(chain.from_iterable(map(dict.values, self._tables)))
+        held = self._entries()
         if len(held) == len(self._held) and all(map(is_, held, self._held)) and self._writes() == self._seen:
             return False
         self._remember()
@@ -46,11 +47,13 @@ class Watch:
 
     def _remember(self) -> None:
         tables = [(module._modules, module._parameters, module._buffers) for module in self._network.modules()]
-        self._tables = [table for three in tables for table in three if table]
-        # All of them, kept alive: nothing new can take their place in memory unnoticed.
-        self._held = list(chain.from_iterable(map(dict.values, self._tables)))
+        self._tables: list[dict[str, Any]] = [table for three in tables for table in three if table]
+        self._held = self._entries()  # kept alive: nothing new can take their place in memory unnoticed
         self._tensors = [each for each in self._held if isinstance(each, Tensor)]
         self._seen = self._writes()
+
+    def _entries(self) -> list[object]:
+        return list(chain.from_iterable(map(dict[str, Any].values, self._tables)))
 
     def _writes(self) -> tuple[list[int], list[int]]:
         return list(map(Tensor.data_ptr, self._tensors)), list(map(_VERSION, self._tensors))

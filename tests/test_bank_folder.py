@@ -235,7 +235,8 @@ def test_no_room_is_told_before_anything_is_computed(classifier, clips, tmp_path
     monkeypatch.setattr(bank_folder.shutil, "disk_usage", lambda path: usage(bank.num_bytes - 1))
     message = (
         r"bank: 12 clips in .*, 165\.1 KiB, 165\.1 KiB of them still to be computed: 165\.1 KiB are needed and 165\.1 KiB are free; "
-        r"free some space, choose another folder, store less \(bank_dtype=float16 or bfloat16\), or compute the features live \(bank=false\)"
+        r"free some space, choose another folder, store less \(bank_dtype=float16 or bfloat16\), or compute the features live "
+        r"\(bank=false\)"
     )
     with pytest.raises(RoomError, match=message):
         build_features(classifier, clips, grid=3, bank=tmp_path)
