@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -121,13 +122,23 @@ class LiveFeatures:
         self._notice_changed_weights()
         return self._glance(clip)
 
+    @torch.no_grad()
     def cell_foci(self, clip: int, step: int) -> Tensor:
         """Focus vectors (cells, F) of all cells of one step of one clip, in calls of the focuser that are always the same."""
-        cells = np.arange(self.action.num_cells or 0)
-        patches = CALL_SIZES.get(self.classifier.device.type, CALL_SIZES["cpu"])
-        size = max(1, patches * self.num_steps // self.clips.num_frames)
-        parts = [self.foci(np.array([clip]), np.array([step]), cells[start : start + size]) for start in range(0, len(cells), size)]
-        return torch.cat(parts)
+        frames = self.classifier.normalise(self._step_frames(clip, step))  # once, not once a patch: the cells overlap
+        patches = (crop_patches(frames, source, corners, self.action.patch_size) for source, corners in self._cell_calls)
+        foci = torch.cat([self.classifier.focus(each, num_frames=len(frames)) for each in patches])
+        return foci.unflatten(0, (-1, len(frames))).mean(1)
+
+    @cached_property
+    def _cell_calls(self) -> list[tuple[Tensor, Tensor]]:
+        """Frame and corner of every patch of a step, cell after cell, in parts as large as a call of the focuser may be."""
+        length = self.clips.num_frames // self.num_steps
+        cells = self.action.corners_of(self.action.candidates)
+        source, corners = np.tile(np.arange(length), len(cells)), cells.repeat(length, axis=0)
+        size = max(1, CALL_SIZES.get(self.classifier.device.type, CALL_SIZES["cpu"]) // length) * length
+        parts = [slice(start, start + size) for start in range(0, len(source), size)]
+        return [(self._on_device(source[part]), self._on_device(corners[part])) for part in parts]
 
     def _glance(self, clip: int) -> tuple[Tensor, Tensor]:
         return self._glances.get(clip, lambda: self._run_glancer(clip))
