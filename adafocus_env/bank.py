@@ -99,8 +99,9 @@ class FeatureBank:
         num_bytes: size of the bank.
 
     Raises:
-        RoomError: the bank would take more than half of the memory (says the size and what to do), or ``max_bytes`` holds no clip.
-        InputError: no such dtype, the classifier is in training mode, or classifier, clips and ``video_div`` do not fit together.
+        RoomError: the bank would take more than half of the memory (says the size and what to do).
+        InputError: no such dtype, ``max_bytes`` holds no clip, the classifier is in training mode, or classifier, clips and
+            ``video_div`` do not fit together.
     """
 
     def __init__(
@@ -133,7 +134,7 @@ class FeatureBank:
 
     @property
     def about(self) -> str:
-        """What the bank is, for people."""
+        """Where features come from and what they take, for people."""
         return f"bank: {self._capacity} of {len(self.clips)} clips in memory, {size_text(self.num_bytes)}"
 
     def maps(self, clips: Indices, steps: Indices) -> Tensor:

@@ -89,7 +89,7 @@ class FolderBank:
 
     @property
     def about(self) -> str:
-        """What the bank is, for people."""
+        """Where features come from and what they take, for people."""
         missing = self.missing_bytes()
         there = f", {size_text(missing)} of them still to be computed" if missing else ", all computed"
         return f"bank: {len(self.clips)} clips in {self.folder}, {size_text(self.num_bytes)}{there}"

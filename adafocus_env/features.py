@@ -43,6 +43,11 @@ class Features(Protocol):
     num_steps: int
     map_shape: tuple[int, int, int]
 
+    @property
+    def about(self) -> str:
+        """Where they come from and what they take, for people."""
+        ...
+
     def maps(self, clips: Indices, steps: Indices) -> Tensor:
         """Glance maps (…, C, h, w) of those steps, on the networks' device."""
         ...
@@ -84,6 +89,11 @@ class LiveFeatures:
             maps, _ = classifier.glance(torch.zeros(1, 3, size, size, device=classifier.device))
         glances = clips.settings.num_glance_frames // self.num_steps
         self.map_shape: tuple[int, int, int] = (glances * maps.shape[1], maps.shape[2], maps.shape[3])
+
+    @property
+    def about(self) -> str:
+        """Where they come from and what they take, for people."""
+        return "bank: none, features are computed live"
 
     def maps(self, clips: Indices, steps: Indices) -> Tensor:
         """Glance maps (…, C, h, w) of those steps."""
