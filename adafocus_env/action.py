@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from gymnasium import spaces
 from gymnasium.error import InvalidAction
 from numpy.typing import NDArray
