@@ -183,8 +183,8 @@ def _difference(trained: tuple[str, ...], wanted: tuple[str, ...]) -> str:
     place = next(place for place, (ours, theirs) in enumerate(zip(trained, wanted, strict=True)) if ours != theirs)
     order = "the same names in another order" if set(trained) == set(wanted) else "not the same names"
     return (
-        f"They are {order}: the first that differs is class {place}, {trained[place]!r} for the classifier and {wanted[place]!r} in the data "
-        "set. Use the list of classes that it was trained with, and lists of videos with its labels, or classifier=auto to train one"
+        f"They are {order}: the first that differs is class {place}, {trained[place]!r} for the classifier and {wanted[place]!r} in the "
+        "data set. Give the data set the class list and labels that it was trained with, or use classifier=auto to train one"
     )
 
 

@@ -62,6 +62,7 @@ class PPOConfig:
 
     Attributes:
         total_steps: environment steps in all.
+        epochs: passes over the training clips, instead of a number of steps; null: total_steps counts.
         n_steps: steps of each environment before an update; null: one clip.
         batch_size: steps in a minibatch; null: all of an update.
         max_grad_norm: null: gradients are not clipped.
@@ -76,6 +77,7 @@ class PPOConfig:
     """
 
     total_steps: int = 100_000
+    epochs: int | None = None
     n_steps: int | None = 16
     batch_size: int | None = 256
     n_epochs: int = 4
