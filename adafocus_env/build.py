@@ -146,8 +146,9 @@ def _make_bank(
     if bank is False or (bank == "auto" and isinstance(clips, FreshClips)):
         return LiveFeatures(classifier, clips, action, video_div=video_div)
     if isinstance(clips, FreshClips):
+        kept = "true" if bank is True else bank
         raise InputError(
-            f"bank={bank} keeps what is seen in the clips, and these are drawn anew in every epoch (views=fresh); set bank=false"
+            f"bank={kept} keeps what is seen in the clips, and these are drawn anew in every epoch (views=fresh); set bank=false"
         )
     if bank is not True and bank != "auto":
         return _in_folder(FolderBank(classifier, clips, action, bank, video_div=video_div, dtype=dtype), gib)
