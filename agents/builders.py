@@ -167,7 +167,10 @@ def trained_classifier(
 
 def features_of(classifier: Classifier, clips: ClipSource, env: EnvConfig) -> Features:
     """What the frozen classifier sees in the clips, kept in a bank or live."""
-    return build_features(classifier, clips, action=env.action, grid=env.grid, video_div=env.video_div, bank=env.bank)
+    return build_features(
+        classifier, clips, action=env.action, grid=env.grid, video_div=env.video_div,
+        bank=env.bank, bank_dtype=env.bank_dtype, bank_gib=env.bank_gib,
+    )  # fmt: skip
 
 
 def _root(config: DataConfig) -> str:

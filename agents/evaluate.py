@@ -36,7 +36,9 @@ def main(config: Evaluate) -> None:
     check_seed(config.seed)
     deterministic()
     device = choose_device(config.device)
-    env = EnvConfig(grid=config.grid, video_div=config.video_div, bank=config.bank)
+    env = EnvConfig(
+        grid=config.grid, video_div=config.video_div, bank=config.bank, bank_dtype=config.bank_dtype, bank_gib=config.bank_gib
+    )
     if config.run:
         run = RunFolder(config.run)
         if not run.finished:

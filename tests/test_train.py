@@ -520,7 +520,7 @@ def test_clips_can_be_drawn_anew_in_every_epoch(tmp_path, root, trained):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data.views=fresh"], "bank=true keeps what is seen in the clips, and these are drawn anew in every epoch"),
+        (["data.views=fresh", "env.bank=true"], "bank=true keeps what is seen in the clips, and these are drawn anew in every epoch"),
         (["data.views=0"], "views=0 is not possible; choose a number from 1 on, or fresh"),
         (["data.views=often"], "views=often is not possible"),
         (["ppo.epochs=0"], r"ppo\.epochs=0 is too small; choose 1 or more"),
