@@ -70,8 +70,10 @@ def choose_execution(device: torch.device, precision: str = "float32", compile: 
         InputError: no such precision.
     """
     if device.type == "cpu":
-        return Execution(precision, channels_last=True, compile=compile, glance_call=8, focus_call=32)
-    return Execution(precision, channels_last=True, compile=compile, glance_call=256 if compile else 0, focus_call=256 if compile else 0)
+        glance_call, focus_call = (8, 16) if compile else (2, 32)
+    else:
+        glance_call = focus_call = 256 if compile else 0
+    return Execution(precision, channels_last=True, compile=compile, glance_call=glance_call, focus_call=focus_call)
 
 
 def execution_of(classifier: Classifier) -> Execution:
@@ -128,6 +130,10 @@ class ExecutedClassifier(Classifier):
     Args:
         classifier: frozen.
         execution: how its networks are run.
+
+    Attributes:
+        look: runs the glancer.
+        look_closely: runs the focuser.
     """
 
     def __init__(self, classifier: Classifier, execution: Execution) -> None:
@@ -135,21 +141,21 @@ class ExecutedClassifier(Classifier):
         self.architecture, self.classes, self.execution = classifier.architecture, classifier.classes, execution
         self.glancer, self.focuser, self.head = classifier.glancer, classifier.focuser, classifier.head
         shifted = classifier.architecture.shift > 0
-        self._look = _Run(classifier.glancer, execution, execution.glance_call, shifted=shifted, outputs=(0, 1))
-        self._look_closely = _Run(classifier.focuser, execution, execution.focus_call, shifted=shifted, outputs=(1,))
+        self.look = Run(classifier.glancer, execution, execution.glance_call, shifted=shifted, outputs=(0, 1))
+        self.look_closely = Run(classifier.focuser, execution, execution.focus_call, shifted=shifted, outputs=(1,))
         self.eval()
 
     def glance(self, frames: Tensor, num_frames: int = 1) -> tuple[Tensor, Tensor]:
         """As `Classifier.glance`."""
-        maps, vectors = self._look(self.to_glance_size(frames), num_frames)
+        maps, vectors = self.look(self.to_glance_size(frames), num_frames)
         return maps, vectors
 
     def focus(self, patches: Tensor, num_frames: int = 1) -> Tensor:
         """As `Classifier.focus`."""
-        return self._look_closely(patches, num_frames)[0]
+        return self.look_closely(patches, num_frames)[0]
 
 
-class _Run:
+class Run:
     """Runs one network.
 
     Args:
@@ -170,16 +176,21 @@ class _Run:
         return {**self.__dict__, "_made": None}  # copies and pickles make their own
 
     def __call__(self, images: Tensor, num_frames: int) -> list[Tensor]:
+        """Normalised images (M·t, 3, H, W) → the wanted outputs, float32.
+
+        Raises:
+            InputError: the number of images is no multiple of t = ``num_frames``, or the network is being trained.
+        """
         if self._network.training:
             raise InputError("a classifier with an execution of its own is frozen and cannot learn; train the one that it was made from")
         unit = num_frames if self._shifted else 1
-        if len(images) % num_frames:
+        if num_frames < 1 or len(images) % num_frames:
             raise InputError(f"num_frames={num_frames} does not divide {len(images)} images; give whole clips of num_frames images each")
         length = max(1, self._call // unit) * unit if self._call else max(1, len(images))
         results: list[Tensor] = []
         # Always the same modes, so that nothing is compiled twice, and outside inference mode, so that heads can learn from the results.
         with torch.inference_mode(False), torch.no_grad():
-            for start in range(0, len(images), length):
+            for start in range(0, max(1, len(images)), length):
                 part = images[start : start + length]
                 found = self._part(part, length, unit)
                 results = results or [value.new_empty((len(images), *value.shape[1:]), dtype=torch.float32) for value in found]
@@ -194,11 +205,11 @@ class _Run:
         given = torch.empty((count, *images.shape[1:]), dtype=self._dtype, device=images.device, memory_format=form)
         given[: len(images)] = images
         given[len(images) :] = 0
-        found = self._current()(given, unit)
+        found = self.network()(given, unit)
         return [found[output] for output in self._outputs]
 
-    def _current(self) -> Callable[..., Any]:
-        """The copy that runs, made anew if a weight of the network has changed or it has moved."""
+    def network(self) -> Callable[..., Any]:
+        """What is called with images of the right precision and layout, made anew if a weight has changed or has moved."""
         key = self._tensors[0].device, self._tensors[0].data_ptr(), sum(tensor._version for tensor in self._tensors)
         if self._made is None or self._made[0] != key:
             form = torch.channels_last if self._execution.channels_last else torch.preserve_format

@@ -40,11 +40,16 @@ def test_layout_and_size_of_calls_change_nothing_but_rounding(classifier, images
     assert_close(looked(other, images), looked(classifier, images), 1e-5)
 
 
+def test_no_images_are_no_trouble(classifier):
+    maps, vectors = executed(classifier, Execution(channels_last=True, glance_call=4)).glance(torch.zeros(0, 3, 96, 96))
+    assert maps.shape == (0, 16, 6, 6) and vectors.shape == (0, 16)
+
+
 def test_calls_have_the_size_asked_for(images):
     classifier, sizes = random_classifier(), []
     other = executed(classifier, Execution(glance_call=4, focus_call=3))
-    for run in (other._look, other._look_closely):
-        network = run._current()
+    for run in (other.look, other.look_closely):
+        network = run.network()
         network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
     looked(other, images)
     assert sizes == [4, 3, 3, 3, 3, 2]

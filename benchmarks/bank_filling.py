@@ -1,0 +1,47 @@
+"""Filling a feature bank against the bare networks on contiguous batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from adafocus_env.action import GridAction
+from adafocus_env.bank import FeatureBank
+from benchmarks import workload
+from benchmarks.bare import bare_focus, bare_glance
+from benchmarks.clock import interleaved
+from benchmarks.command import Settings, main
+from benchmarks.sections import Section, at_least
+from classifiers.execution import executed
+
+STEPS = 2
+
+
+def measure(settings: Settings) -> Iterator[Section]:
+    """Glances of some clips, and all cells of the steps of one."""
+    section = Section("Bank filling", f"All {workload.GRID**2} cells of {STEPS} frames, and the glances of 8 clips; every bank is new.")
+    rounds = 1 if settings.quick else settings.rounds
+    plain, clips = workload.classifier(settings), workload.clips(settings, 8, STEPS)
+    networks = {"float32": plain, workload.fastest(settings): executed(plain, workload.executions(settings)[workload.fastest(settings)])}
+    every, steps, action = np.arange(8)[:, None], np.arange(STEPS)[None], _action(plain.architecture.size, plain.architecture.patch_size)
+    acts = {}
+    for name, network in networks.items():
+        focusing, glancing = (iter([FeatureBank(network, clips, action) for _ in range(rounds + 1)]) for _ in range(2))
+        acts[f"foci, {name}"] = lambda banks=focusing: next(banks).foci(every[:1], steps, np.zeros((1, STEPS), np.int64))
+        acts[f"focuser, {name}"] = bare_focus(network, STEPS * workload.GRID**2)
+        acts[f"glances, {name}"] = lambda banks=glancing: next(banks).vectors(every, steps)
+        acts[f"glancer, {name}"] = bare_glance(network, STEPS * len(every))
+    section.times = interleaved(acts, rounds)
+    for name in networks:
+        section.ratio(f"focuser, {name}", f"foci, {name}", name=f"foci, {name}: frames/s over the bare focuser's", aim=at_least(0.9))
+        section.ratio(f"glancer, {name}", f"glances, {name}", name=f"glances, {name}: frames/s over the bare glancer's")
+    yield section
+
+
+def _action(size: int, patch_size: int) -> GridAction:
+    return GridAction(workload.GRID, size, patch_size)
+
+
+if __name__ == "__main__":
+    main(["bank_filling"])
