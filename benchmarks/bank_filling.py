@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
-from adafocus_env.action import GridAction
 from adafocus_env.bank import FeatureBank
+from adafocus_env.features import Indices
 from benchmarks import workload
 from benchmarks.bare import bare_focus, bare_glance
 from benchmarks.clock import interleaved
@@ -24,13 +25,13 @@ def measure(settings: Settings) -> Iterator[Section]:
     rounds = 1 if settings.quick else settings.rounds
     plain, clips = workload.classifier(settings), workload.clips(settings, 8, STEPS)
     networks = {"float32": plain, workload.fastest(settings): executed(plain, workload.executions(settings)[workload.fastest(settings)])}
-    every, steps, action = np.arange(8)[:, None], np.arange(STEPS)[None], _action(plain.architecture.size, plain.architecture.patch_size)
-    acts = {}
+    every, steps, action = np.arange(8)[:, None], np.arange(STEPS)[None], workload.grid_action(plain)
+    acts: dict[str, Callable[[], object]] = {}
     for name, network in networks.items():
         focusing, glancing = (iter([FeatureBank(network, clips, action) for _ in range(rounds + 1)]) for _ in range(2))
-        acts[f"foci, {name}"] = lambda banks=focusing: next(banks).foci(every[:1], steps, np.zeros((1, STEPS), np.int64))
+        acts[f"foci, {name}"] = partial(_foci, focusing, every[:1], steps)
         acts[f"focuser, {name}"] = bare_focus(network, STEPS * workload.GRID**2)
-        acts[f"glances, {name}"] = lambda banks=glancing: next(banks).vectors(every, steps)
+        acts[f"glances, {name}"] = partial(_glances, glancing, every, steps)
         acts[f"glancer, {name}"] = bare_glance(network, STEPS * len(every))
     section.times = interleaved(acts, rounds)
     for name in networks:
@@ -39,8 +40,13 @@ def measure(settings: Settings) -> Iterator[Section]:
     yield section
 
 
-def _action(size: int, patch_size: int) -> GridAction:
-    return GridAction(workload.GRID, size, patch_size)
+def _foci(banks: Iterator[FeatureBank], clips: Indices, steps: Indices) -> None:
+    """All cells of these steps, since a bank fills those of a step together."""
+    next(banks).foci(clips, steps, np.zeros(steps.shape, np.int64))
+
+
+def _glances(banks: Iterator[FeatureBank], clips: Indices, steps: Indices) -> None:
+    next(banks).vectors(clips, steps)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def measure(settings: Settings) -> Iterator[Section]:
         times: Times = {"store": [], "decord": [], "crop from the store": [], "copy": []}
         for number in range(1 if settings.quick else settings.rounds):
             folder = Path(place) / str(number)
-            times["store"].append(timed(lambda folder=folder: ClipStore(videos, wanted, folder=folder, num_workers=WORKERS)))
+            times["store"].append(timed(partial(ClipStore, videos, wanted, folder=folder, num_workers=WORKERS)))
             shutil.rmtree(folder)
             times["decord"].append(timed(lambda: _decord(halves)))
         whole = np.zeros((count, frames, 3, size, size), np.uint8)

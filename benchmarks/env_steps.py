@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from adafocus_env.action import GridAction
 from adafocus_env.bank import FeatureBank
 from adafocus_env.build import choose_device
 from adafocus_env.clips import ClipStore
@@ -86,7 +85,7 @@ def _cold(settings: Settings) -> Section:
     clips = workload.clips(settings, number, 1, train=False)
     note = f"N = {number}: every step is the first one in a bank of its own, whose glances are there."
     section = Section("Environment step, bank cold", note)
-    cells, action = workload.GRID**2, _action(network)
+    cells, action = workload.GRID**2, workload.grid_action(network)
 
     def fresh() -> Callable[[], object]:
         bank = FeatureBank(network, clips, action)
@@ -180,7 +179,7 @@ def bare_head(network: Classifier, rows: int) -> Callable[[], object]:
 
 def bank_of(network: Classifier, clips: ClipStore) -> FeatureBank:
     """A full bank."""
-    bank = FeatureBank(network, clips, _action(network))
+    bank = FeatureBank(network, clips, workload.grid_action(network))
     every, steps = np.arange(len(clips))[:, None], np.arange(clips.num_frames)[None]
     bank.vectors(every, steps)
     for clip in every:
@@ -196,10 +195,6 @@ def repeated(times: int, act: Callable[[], object]) -> Callable[[], None]:
             act()
 
     return acts
-
-
-def _action(network: Classifier) -> GridAction:
-    return GridAction(workload.GRID, network.architecture.size, network.architecture.patch_size)
 
 
 if __name__ == "__main__":

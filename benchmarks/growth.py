@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from adafocus_env.bank import FeatureBank
+from adafocus_env.features import Indices
 from agents.inference import infer
 from benchmarks import workload
 from benchmarks.clock import Spread, interleaved
@@ -90,14 +92,15 @@ def _by_pixels(network: Classifier, sides: tuple[int, ...]) -> Acts:
 
 def _by_bank(settings: Settings, sizes: tuple[int, ...]) -> Acts:
     """Vectors and foci of as many steps out of ever larger banks."""
-    network, acts, rng = workload.flat_classifier(settings), {}, np.random.default_rng(0)
+    network, rng = workload.flat_classifier(settings), np.random.default_rng(0)
+    acts: Acts = {}
     for size in sizes:
         bank, asked = bank_of(network, workload.clips(settings, size, 2)), rng.integers(size, size=64)
         acts[size] = partial(_read, bank, asked, rng.integers(2, size=64), rng.integers(workload.GRID**2, size=64))
     return acts
 
 
-def _read(bank, clips, steps, actions) -> None:  # type: ignore[no-untyped-def]
+def _read(bank: FeatureBank, clips: Indices, steps: Indices, actions: Indices) -> None:
     bank.vectors(clips, steps)
     bank.foci(clips, steps, actions)
 

@@ -20,7 +20,7 @@ from adafocus_env.clips import ClipStore
 from agents.inference import focus_at, glance_at, infer, infer_clips
 from benchmarks import workload
 from benchmarks.bare import bare_focus, bare_glance
-from benchmarks.clock import Time, interleaved
+from benchmarks.clock import Act, Time, interleaved
 from benchmarks.command import Settings, main
 from benchmarks.released import step_by_step
 from benchmarks.sections import Section, at_least, at_most
@@ -47,7 +47,7 @@ def _schemes(settings: Settings) -> Section:
     count, length = (2, 4) if settings.quick else (8, 16)
     frames, best = workload.frames(settings, count, length, plain), workload.fastest(settings)
     networks = {name: executed(plain, how) for name, how in workload.executions(settings).items()}
-    acts = {SEQUENTIAL: partial(step_by_step, plain, policy, frames)}
+    acts: dict[str, Act] = {SEQUENTIAL: partial(step_by_step, plain, policy, frames)}
     acts |= {f"parallel, {name}": partial(infer, network, policy, frames) for name, network in networks.items()}
     glance, focus = bare_glance(networks[best], count * length), bare_focus(networks[best], count * length)
     acts["bare"] = lambda: (glance(), focus())
@@ -98,7 +98,7 @@ def _precision_on_the_demo(settings: Settings) -> Section:
     action, rng = GridAction(workload.GRID, plain.architecture.size, plain.architecture.patch_size), np.random.default_rng(0)
     places: dict[str, list[NDArray[np.int64]]] = {"at the targets": [], "at random": []}
     for clip in chosen:
-        places["at the targets"].append(action.nearest(clips.truth(clip)))
+        places["at the targets"].append(action.nearest(np.asarray(clips.truth(clip))))
         places["at random"].append(action.draw(rng, (clips.num_frames,)))
     section = Section(f"What {settings.precision} costs: the demo classifier on {len(chosen)} demo clips")
     labels = torch.from_numpy(clips.labels[list(chosen)])

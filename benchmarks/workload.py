@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from adafocus_env.action import ACTIONS, Action
 from adafocus_env.build import Split, choose_device, open_clips
 from adafocus_env.cache import cache_folder
 from adafocus_env.clips import ClipStore
@@ -96,6 +97,11 @@ def clips(settings: Settings, count: int, num_frames: int, *, train: bool = True
     data = DataSet("benchmark", ("one",), videos, (), videos)
     size = ARCHITECTURES["small" if settings.quick else "paper"].size
     return open_clips(data, "train" if train else "test", num_frames=num_frames, size=size, views=views)
+
+
+def grid_action(network: Classifier) -> Action:
+    """The paper's grid of places in the frames of ``network``."""
+    return ACTIONS["grid"](GRID, network.architecture.size, network.architecture.patch_size)
 
 
 def demo_clips(settings: Settings, split: Split, num_frames: int) -> ClipStore:

@@ -201,8 +201,7 @@ class Run:
     def _part(self, images: Tensor, length: int, unit: int) -> list[Tensor]:
         """One call. A compiled network is given few sizes only, so the last images of many are filled up with zeros."""
         count = min(length, unit * _power_of_two(len(images) // unit)) if self._execution.compile else len(images)
-        form = torch.channels_last if self._execution.channels_last else torch.contiguous_format
-        given = torch.empty((count, *images.shape[1:]), dtype=self._dtype, device=images.device, memory_format=form)
+        given = torch.empty((count, *images.shape[1:]), dtype=self._dtype, device=images.device, memory_format=self._form)
         given[: len(images)] = images
         given[len(images) :] = 0
         found = self.network()(given, unit)
@@ -212,14 +211,18 @@ class Run:
         """What is called with images of the right precision and layout, made anew if a weight has changed or has moved."""
         key = self._tensors[0].device, self._tensors[0].data_ptr(), sum(tensor._version for tensor in self._tensors)
         if self._made is None or self._made[0] != key:
-            form = torch.channels_last if self._execution.channels_last else torch.preserve_format
-            network = copy.deepcopy(self._network).to(dtype=self._dtype, memory_format=form)
+            network: nn.Module = copy.deepcopy(self._network).to(dtype=self._dtype)
+            network = network.to(memory_format=self._form)
             self._made = key, _compiled(network, key[0]) if self._execution.compile else network
         return self._made[1]
 
     @property
     def _dtype(self) -> torch.dtype:
         return PRECISIONS[self._execution.precision]
+
+    @property
+    def _form(self) -> torch.memory_format:
+        return torch.channels_last if self._execution.channels_last else torch.contiguous_format
 
 
 def _compiled(network: nn.Module, device: torch.device) -> Callable[..., Any]:
