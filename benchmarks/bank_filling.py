@@ -14,7 +14,6 @@ from benchmarks.bare import bare_focus, bare_glance
 from benchmarks.clock import interleaved
 from benchmarks.command import Settings, main
 from benchmarks.sections import Section, at_least
-from classifiers.execution import executed
 
 STEPS = 2
 
@@ -24,7 +23,7 @@ def measure(settings: Settings) -> Iterator[Section]:
     section = Section("Bank filling", f"All {workload.GRID**2} cells of {STEPS} frames, and the glances of 8 clips; every bank is new.")
     rounds = 1 if settings.quick else settings.rounds
     plain, clips = workload.classifier(settings), workload.clips(settings, 8, STEPS)
-    networks = {"float32": plain, workload.fastest(settings): executed(plain, workload.executions(settings)[workload.fastest(settings)])}
+    networks = dict([("float32", plain), workload.fastest_of(settings, plain)])
     every, steps, action = np.arange(8)[:, None], np.arange(STEPS)[None], workload.grid_action(plain)
     acts: dict[str, Callable[[], object]] = {}
     for name, network in networks.items():

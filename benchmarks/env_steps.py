@@ -21,7 +21,6 @@ from benchmarks.command import Settings, main
 from benchmarks.sections import Section, at_most
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
-from classifiers.execution import executed
 
 STEPS = 4  # of an episode: what a step costs does not depend on it
 PATCHES = 2  # a step looks at the one that was chosen, and at a random one that the reward compares with
@@ -40,7 +39,7 @@ def _live(settings: Settings) -> Section:
     plain = workload.classifier(settings)
     numbers = (1, 4) if settings.quick else (1, 8, 64)
     clips = workload.clips(settings, numbers[-1], STEPS)
-    networks = {"float32": plain, workload.fastest(settings): executed(plain, workload.executions(settings)[workload.fastest(settings)])}
+    networks = dict([("float32", plain), workload.fastest_of(settings, plain)])
     acts: dict[str, Callable[[], object]] = {}
     for name, network in networks.items():
         for number in numbers:
@@ -80,7 +79,7 @@ def _warm_steps(
 
 def _cold(settings: Settings) -> Section:
     """An empty bank: the first step in which all clips of a store are looked at."""
-    network = executed(workload.classifier(settings), workload.executions(settings)[workload.fastest(settings)])
+    _, network = workload.fastest_of(settings, workload.classifier(settings))
     number = 2
     clips = workload.clips(settings, number, 1, train=False)
     note = f"N = {number}: every step is the first one in a bank of its own, whose glances are there."

@@ -45,8 +45,9 @@ def measure(settings: Settings) -> Iterator[Section]:
 def _schemes(settings: Settings) -> Section:
     plain, policy = workload.classifier(settings), workload.policy(settings)
     count, length = (2, 4) if settings.quick else (8, 16)
-    frames, best = workload.frames(settings, count, length, plain), workload.fastest(settings)
-    networks = {name: executed(plain, how) for name, how in workload.executions(settings).items()}
+    frames = workload.frames(settings, count, length, plain)
+    networks = {name: executed(plain, how) for name, how in workload.executions(settings, plain).items()}
+    best = list(networks)[-1]
     acts: dict[str, Act] = {SEQUENTIAL: partial(step_by_step, plain, policy, frames)}
     acts |= {f"parallel, {name}": partial(infer, network, policy, frames) for name, network in networks.items()}
     glance, focus = bare_glance(networks[best], count * length), bare_focus(networks[best], count * length)
@@ -79,7 +80,7 @@ def _agreement(settings: Settings) -> Section:
     frames = workload.frames(settings, *((2, 4) if settings.quick else (8, 16)), plain)
     actions, scores = step_by_step(plain, policy, frames)
     section = Section("The same results: against step by step, float32, networks with random weights")
-    for name, how in workload.executions(settings).items():
+    for name, how in workload.executions(settings, plain).items():
         found = infer(executed(plain, how), policy, frames)
         same = (found.actions == actions).float().mean().item()
         differing = ((found.logits - scores).abs().max() / scores.abs().max()).item()

@@ -22,7 +22,8 @@ def measure(settings: Settings) -> Iterator[Section]:
     """What a call adds to the process that holds networks and frames already."""
     count, length = (2, 4) if settings.quick else (8, 16)
     section = Section(f"Peak memory of inference, {count} clips of {length} frames", measure.__doc__ or "")
-    for name in ("step by step, float32", *(f"parallel, {name}" for name in workload.executions(settings))):
+    ways = workload.executions(settings, workload.classifier(settings))
+    for name in ("step by step, float32", *(f"parallel, {name}" for name in ways)):
         before, host, device = _in_process_of_its_own(settings, name, count, length)
         section.figure(f"{name}: host", host - before, "MB", over=f"{before:.0f} MB before it")
         if device:
@@ -53,7 +54,8 @@ def _run(pipe: Connection, settings: Settings, name: str, count: int, length: in
     frames = workload.frames(settings, count, length, classifier)
     act: Callable[..., object] = step_by_step
     if name.startswith("parallel, "):
-        act, classifier = infer, executed(classifier, workload.executions(settings)[name.removeprefix("parallel, ")])
+        how = workload.executions(settings, classifier)[name.removeprefix("parallel, ")]
+        act, classifier = infer, executed(classifier, how)
     before = _peak()
     act(classifier, policy, frames)
     device = torch.cuda.max_memory_allocated() / 1e6 if classifier.device.type == "cuda" else 0.0

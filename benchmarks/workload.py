@@ -23,7 +23,7 @@ from agents.system import system_information
 from benchmarks.command import Settings
 from classifiers.backbones import BACKBONES, Backbone
 from classifiers.classifier import Architecture, Classifier
-from classifiers.execution import PLAIN, Execution, choose_execution
+from classifiers.execution import PLAIN, Execution, choose_execution, executed
 from classifiers.registry import ARCHITECTURES
 
 GRID = 7
@@ -74,20 +74,20 @@ def policy(settings: Settings, seed: int = 0) -> GlancePolicy:
     return made.to(choose_device(settings.device)).eval().requires_grad_(False)
 
 
-def executions(settings: Settings) -> dict[str, Execution]:
+def executions(settings: Settings, network: Classifier) -> dict[str, Execution]:
     """The ways to run the networks that are compared: as they are, and the best measured ones of each precision."""
-    device, low = choose_device(settings.device), settings.precision
-    named = {"float32": PLAIN, "float32, tuned calls": choose_execution(device)}
-    if settings.compile:
-        named |= {"float32, compiled": choose_execution(device, compile=True), f"{low}, compiled": choose_execution(device, low, True)}
-    else:
-        named[low] = choose_execution(device, low)
-    return named
+    low = settings.precision
+    named = {"float32": PLAIN, "float32, tuned calls": choose_execution(network), low: choose_execution(network, low)}
+    if not settings.compile:
+        return named
+    compiled = {f"{name}, compiled": choose_execution(network, name, compile=True) for name in ("float32", low)}
+    return {**named, **compiled}
 
 
-def fastest(settings: Settings) -> str:
-    """The name of the last, and fastest, of `executions`."""
-    return list(executions(settings))[-1]
+def fastest_of(settings: Settings, network: Classifier) -> tuple[str, Classifier]:
+    """The last, and fastest, of `executions`: its name, and the classifier that runs so."""
+    name, how = list(executions(settings, network).items())[-1]
+    return name, executed(network, how)
 
 
 def clips(settings: Settings, count: int, num_frames: int, *, train: bool = True) -> ClipStore:

@@ -52,28 +52,32 @@ class Execution:
 
 
 PLAIN = Execution()
+# Images in a call of MobileNetV2 and of ResNet-50 on a CPU, and their side in pixels, where they measured best; by `compile`.
+_CPU_CALLS = {False: ((2, 224), (32, 96)), True: ((8, 224), (16, 96))}
 _SIZES = 64  # for which one network is compiled; beyond them PyTorch would run it uncompiled
 
 
-def choose_execution(device: torch.device, precision: str = "float32", compile: bool = False) -> Execution:
-    """The settings that measured best on a kind of device for that precision, compiled or not; see `benchmarks`.
+def choose_execution(classifier: Classifier, precision: str = "float32", compile: bool = False) -> Execution:
+    """The settings that measured best for that precision, compiled or not, on the device of ``classifier``; see `benchmarks`.
 
-    Big activations cost a CPU more than many calls do: the allocator gives them back to the system and gets them anew, page by page.
-    On a GPU a call is made as large as it comes, but for CUDA graphs, which want few sizes.
+    Big activations cost a CPU more than many calls do, since they do not stay in its cache and the allocator gives them back to the
+    system and gets them anew, page by page. So a call there has so many pixels, and smaller images come in larger numbers. On a GPU
+    all images that come are one call, but for CUDA graphs, which want few sizes; what is best there has not been measured yet.
 
     Args:
-        device: where the networks live.
+        classifier: its device and the sizes of its images decide.
         precision: a name in `PRECISIONS`.
         compile: compile the networks.
 
     Raises:
         InputError: no such precision.
     """
-    if device.type == "cpu":
-        glance_call, focus_call = (8, 16) if compile else (2, 32)
+    if classifier.device.type != "cpu":
+        calls: tuple[int, ...] = (256, 256) if compile else (0, 0)
     else:
-        glance_call = focus_call = 256 if compile else 0
-    return Execution(precision, channels_last=True, compile=compile, glance_call=glance_call, focus_call=focus_call)
+        images, sides = _CPU_CALLS[compile], (classifier.architecture.glance_size, classifier.architecture.patch_size)
+        calls = tuple(max(1, count * measured**2 // side**2) for (count, measured), side in zip(images, sides, strict=True))
+    return Execution(precision, channels_last=True, compile=compile, glance_call=calls[0], focus_call=calls[1])
 
 
 def execution_of(classifier: Classifier) -> Execution:

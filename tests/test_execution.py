@@ -120,9 +120,14 @@ def test_execution_is_told(classifier):
     wanted = Execution(channels_last=True)
     assert execution_of(classifier) == PLAIN and execution_of(executed(classifier, wanted)) == wanted
     assert execution_of(executed(executed(classifier, wanted), PLAIN)) == PLAIN
-    for device in ("cpu", "cuda"):
-        for compile in (False, True):
-            assert choose_execution(torch.device(device), "bfloat16", compile).compile is compile
+
+
+def test_calls_hold_as_many_pixels_whatever_the_size_of_an_image(classifier):
+    paper = Classifier(dataclasses.replace(TINY, size=224, glance_size=224, patch_size=96), CLASSES).freeze()
+    assert choose_execution(paper) == Execution(channels_last=True, glance_call=2, focus_call=32)
+    assert choose_execution(paper, "bfloat16", compile=True) == Execution("bfloat16", True, True, glance_call=8, focus_call=16)
+    small = choose_execution(classifier)
+    assert (small.glance_call, small.focus_call) == (2 * 224**2 // 24**2, 32 * 96**2 // 24**2)
 
 
 def test_the_compiled_networks_see_the_same(images):
