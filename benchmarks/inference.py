@@ -18,6 +18,7 @@ from torch import Tensor
 from adafocus_env.action import GridAction
 from adafocus_env.clips import ClipStore
 from agents.inference import focus_at, glance_at, infer, infer_clips
+from agents.policies import GlancePolicy
 from benchmarks import workload
 from benchmarks.bare import bare_focus, bare_glance
 from benchmarks.clock import Act, Time, interleaved
@@ -50,8 +51,9 @@ def _schemes(settings: Settings) -> Section:
     best = list(networks)[-1]
     acts: dict[str, Act] = {SEQUENTIAL: partial(step_by_step, plain, policy, frames)}
     acts |= {f"parallel, {name}": partial(infer, network, policy, frames) for name, network in networks.items()}
-    glance, focus = bare_glance(networks[best], count * length), bare_focus(networks[best], count * length)
-    acts["bare"] = lambda: (glance(), focus())
+    backbones = bare_glance(networks[best], count * length), bare_focus(networks[best], count * length)
+    recurrent = _recurrent(plain, policy, count, length)
+    acts["backbones"], acts["all four"] = lambda: [act() for act in backbones], lambda: [act() for act in (*backbones, recurrent)]
     clips, batches = workload.clips(settings, 4 * count, length), 4
     acts["from the store"] = lambda: list(infer_clips(networks[best], policy, clips, batch_size=-(-len(clips) // batches)))
     section = Section(f"Inference, {count} clips of {length} frames ({settings.allocator} allocator)")
@@ -60,8 +62,23 @@ def _schemes(settings: Settings) -> Section:
     for name in networks:
         aim = at_least(4) if name == best else at_least(1.3) if name == "float32, tuned calls" else None
         section.ratio(SEQUENTIAL, f"parallel, {name}", name="step by step, float32", aim=None if plain.device.type == "cuda" else aim)
-    section.ratio(f"parallel, {best}", "bare", over=f"bare networks, {best}", aim=at_most(1.15))
+    section.ratio(f"parallel, {best}", "all four", over=f"bare networks, backbones in {best}", aim=at_most(1.15))
+    section.ratio(f"parallel, {best}", "backbones", over=f"bare backbones, {best}")
     return section.ratio("from the store", f"parallel, {best}", name=f"a batch of {batches}, read ahead from the store")
+
+
+def _recurrent(network: Classifier, policy: GlancePolicy, count: int, length: int) -> Act:
+    """An act: the policy and the head alone, on tensors that are there."""
+    maps = torch.rand(count, length, *policy.network.map_shape, device=network.device)
+    glances = torch.rand(count, length, network.glancer.vector_size, device=network.device)
+    foci = torch.rand(count, length, network.focuser.vector_size, device=network.device)
+
+    @torch.inference_mode()
+    def act() -> None:
+        policy.act(maps)
+        network.classify(glances, foci)
+
+    return act
 
 
 def _with_default_allocator(settings: Settings) -> Section:

@@ -197,7 +197,7 @@ class Run:
             for start in range(0, max(1, len(images)), length):
                 part = images[start : start + length]
                 found = self._part(part, length, unit)
-                results = results or [value.new_empty((len(images), *value.shape[1:]), dtype=torch.float32) for value in found]
+                results = results or [self._empty_like(value, len(images)) for value in found]
                 for result, value in zip(results, found, strict=True):
                     result[start : start + len(part)] = value[: len(part)]
         return results
@@ -210,6 +210,10 @@ class Run:
         given[len(images) :] = 0
         found = self.network()(given, unit)
         return [found[output] for output in self._outputs]
+
+    def _empty_like(self, found: Tensor, count: int) -> Tensor:
+        form = self._form if found.ndim == 4 else torch.contiguous_format
+        return torch.empty((count, *found.shape[1:]), dtype=torch.float32, device=found.device, memory_format=form)
 
     def network(self) -> Callable[..., Any]:
         """What is called with images of the right precision and layout, made anew if a weight has changed or has moved."""
