@@ -23,18 +23,24 @@ class Action(Protocol):
     """A kind of action: its space, and the patches that it stands for. Arrays of actions are (…, *space.shape).
 
     Attributes:
-        space: of one action.
         size: height and width of the frame in pixels.
         patch_size: P, height and width of a patch in pixels.
-        num_cells: how many different actions there are; None where they are not counted.
         candidates: actions that a search for the best one tries: all of them, or some that cover the frame.
     """
 
-    space: spaces.Discrete | spaces.Box
     size: int
     patch_size: int
-    num_cells: int | None
     candidates: NDArray[Any]
+
+    @property
+    def space(self) -> spaces.Discrete | spaces.Box:
+        """Of one action."""
+        ...
+
+    @property
+    def num_cells(self) -> int | None:
+        """How many different actions there are; None where they are not counted."""
+        ...
 
     def check(self, actions: object, count: int) -> NDArray[Any]:
         """The actions of ``count`` clips as an array.
@@ -178,7 +184,7 @@ class ContinuousAction:
         return np.minimum((corners + 0.5) / max(1, self.size - self.patch_size), 1).astype(np.float32)
 
 
-ACTIONS: dict[str, Callable[[int, int, int], Action]] = {
+ACTIONS: dict[str, Callable[[int, int, int], GridAction | ContinuousAction]] = {
     "grid": GridAction,
     "continuous": lambda grid, size, patch_size: ContinuousAction(size, patch_size),
 }

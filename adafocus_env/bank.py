@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adafocus_env.action import Action, GridAction
-from adafocus_env.clips import ClipStore
+from adafocus_env.clips import ClipSource
 from adafocus_env.features import Features, Indices, LiveFeatures, count_steps
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
@@ -37,7 +37,7 @@ class FeatureBank:
             classifier, clips and ``video_div`` do not fit together.
     """
 
-    def __init__(self, classifier: Classifier, clips: ClipStore, action: Action, *, video_div: int | None = None) -> None:
+    def __init__(self, classifier: Classifier, clips: ClipSource, action: Action, *, video_div: int | None = None) -> None:
         self.classifier, self.clips, self.action = classifier, clips, action
         self._live = LiveFeatures(classifier, clips, action, video_div=video_div, capacity=LIVE_CLIPS if action.num_cells is None else 1)
         self.map_shape, self.num_steps = self._live.map_shape, self._live.num_steps
@@ -98,7 +98,7 @@ class FeatureBank:
             self._focused[:] = False
 
 
-def check_bank(bank: Features, classifier: Classifier, clips: ClipStore, action: Action, video_div: int | None = None) -> Features:
+def check_bank(bank: Features, classifier: Classifier, clips: ClipSource, action: Action, video_div: int | None = None) -> Features:
     """Returns ``bank`` if it was made for this classifier, these clips, this patch geometry and these decisions.
 
     Raises:

@@ -10,10 +10,12 @@ import torch
 from adafocus_env.action import ACTIONS, GridAction
 from adafocus_env.bank import FeatureBank, check_bank
 from adafocus_env.cache import cache_folder
-from adafocus_env.clips import ClipSettings, ClipStore
+from adafocus_env.clips import ClipSource, ClipStore
 from adafocus_env.datasets import DataSet
 from adafocus_env.demo import demo
+from adafocus_env.draws import ClipSettings
 from adafocus_env.features import Features, LiveFeatures
+from adafocus_env.fresh import FreshClips
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError, named
@@ -28,21 +30,21 @@ def open_clips(
     *,
     num_frames: int,
     size: int,
-    views: int = 1,
+    views: int | str = 1,
     glance_frames: int = 0,
     sampling: str = "segments",
     lazy: bool = False,
     num_workers: int = 2,
     progress: Callable[[int], None] | None = None,
-) -> ClipStore:
-    """The clips of one part of a data set, in the cache folder; see `ClipStore`.
+) -> ClipSource:
+    """The clips of one part of a data set: decoded once into the cache folder (`ClipStore`), or anew in every epoch (`FreshClips`).
 
     Args:
         data: the data set.
         split: which part. Training clips have random frames and crops, the others middle frames and centre crops.
         num_frames: T.
         size: side of the frames in pixels.
-        views: clips drawn from each training video.
+        views: clips drawn from each training video, or "fresh": new ones in every epoch, kept nowhere.
         glance_frames: the glancer's frames, where it has frames of its own.
         sampling: how the frames of training clips are drawn.
         lazy: decode 64 clips at a time, when first asked for.
@@ -50,15 +52,19 @@ def open_clips(
         progress: called with the number of clips that are ready.
 
     Raises:
-        InputError: no such part, no videos in it, or none that can be read.
+        InputError: no such part or views, no videos in the part, or none that can be read.
     """
     if split not in ("train", "val", "test"):
         raise InputError(f"clips={split!r} is no part of a data set; choose 'train', 'val' or 'test', or pass a ClipStore")
+    if views != "fresh" and (isinstance(views, str) or views < 1):
+        raise InputError(f"views={views} is not possible; choose a number from 1 on, or fresh: everything drawn anew in every epoch")
     training = split == "train"
     settings = ClipSettings(
-        num_frames, size, round(size * data.margin), training, views if training else 1, flip=data.flip, scales=data.scales,
-        glance_frames=glance_frames, sampling=sampling,
+        num_frames, size, round(size * data.margin), training, int(views) if training and views != "fresh" else 1,
+        flip=data.flip, scales=data.scales, glance_frames=glance_frames, sampling=sampling,
     )  # fmt: skip
+    if training and views == "fresh":
+        return FreshClips(data.train, settings, prepare=data.prepare, num_workers=num_workers)
     return ClipStore(
         getattr(data, split),
         settings,
@@ -89,7 +95,7 @@ def choose_device(name: str) -> torch.device:
 
 def build_features(
     classifier: Classifier | str,
-    clips: ClipStore | Split,
+    clips: ClipSource | Split,
     *,
     action: str = "grid",
     grid: int = 7,
@@ -119,6 +125,8 @@ def build_features(
         clips = open_clips(demo(), clips, num_frames=DEMO_FRAMES, size=classifier.architecture.size, lazy=True)
     check_fit(classifier, clips)
     place = named("action", action, ACTIONS)(grid, classifier.architecture.size, classifier.architecture.patch_size)
+    if bank is True and isinstance(clips, FreshClips):
+        raise InputError("bank=true keeps what is seen in the clips, and these are drawn anew in every epoch (views=fresh); set bank=false")
     if not isinstance(bank, bool):
         return check_bank(bank, classifier, clips, place, video_div)
     return (FeatureBank if bank else LiveFeatures)(classifier, clips, place, video_div=video_div)
@@ -133,7 +141,7 @@ def arguments_of(features: Features) -> dict[str, Any]:
     return {"action": "continuous", "video_div": video_div}
 
 
-def check_fit(classifier: Classifier, clips: ClipStore) -> None:
+def check_fit(classifier: Classifier, clips: ClipSource) -> None:
     """Checks that the classifier can classify the clips.
 
     Raises:

@@ -9,8 +9,8 @@ data.num_frames  T, frames of a clip; by default the published number, elsewhere
 workers          processes that decode; by default one for each processor
 out              a file for everything that was found, as JSON
 
-It tells videos that are missing, cannot be read, are labelled otherwise than the class folder in their path, or have fewer than T frames; lines
-that make no sense; frame rates and sizes.
+It tells videos that are missing, cannot be read, are labelled otherwise than the class folder in their path, or have fewer than T frames;
+lines that make no sense; frame rates and sizes.
 
 Exit status: 0 where every video can be used as it is listed, 1 where one cannot, 2 for a mistake in the arguments or a file that cannot be
 read. Short videos can be used (their last frame is repeated): they are told, and do not count.
@@ -108,10 +108,13 @@ def _decoded(
     """Every video with its clip, or a `Failure`, under a progress bar."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    requests = [DecodeRequest(video.path, num_frames, _SMALL, None, video.num_frames, video.frame_name) for _, video in videos]
+    requests = [
+        DecodeRequest(video.path, num_frames, _SMALL, num_frames_stated=video.num_frames, frame_name=video.frame_name)
+        for _, video in videos
+    ]
     results = run_in_workers("adafocus_env.readers:decode_clip", requests, num_workers=workers, time_limit=_TIME_LIMIT)
-    columns = (TextColumn("check"), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("videos"), TimeRemainingColumn(compact=True))
-    with Progress(*columns, console=console, expand=True) as progress:
+    columns = (TextColumn("check"), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("videos"))
+    with Progress(*columns, TimeRemainingColumn(compact=True, elapsed_when_finished=True), console=console, expand=True) as progress:
         for number, result in progress.track(results, total=len(videos)):
             yield videos[number], result
 

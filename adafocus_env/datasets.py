@@ -181,8 +181,10 @@ def _split(root: Path, videos: tuple[Video, ...], share: float) -> tuple[tuple[V
 def _chosen(videos: Sequence[Video], share: float, salt: str) -> set[str]:
     """Names of the videos whose hash falls in ``share``, less one of each class that would lose all its videos."""
     chosen = {video.name for video in videos if _position(video, salt) < share}
-    for label in {video.label for video in videos}:
-        of_class = [video for video in videos if video.label == label]
+    classes: dict[int, list[Video]] = {}
+    for video in videos:
+        classes.setdefault(video.label, []).append(video)
+    for of_class in classes.values():
         if all(video.name in chosen for video in of_class):
             chosen.discard(max(of_class, key=lambda video: _position(video, salt)).name)
     return chosen

@@ -85,7 +85,7 @@ class Dynamics:
         self.running: NDArray[np.bool_] = np.zeros(num_clips, bool)
         self.started: NDArray[np.bool_] = np.zeros(num_clips, bool)
         space = self.action.space
-        self.baseline: NDArray[Any] = np.zeros((num_clips, self.num_steps, self._sampled, *space.shape), space.dtype)
+        self.baseline: NDArray[Any] = np.zeros((num_clips, self.num_steps, self._sampled, *(space.shape or ())), space.dtype)
         self.state: Tensor = features.classifier.initial_state(num_clips)
         self._confidence = self.state.new_zeros(num_clips)
         cost = classifier_cost(features.classifier)

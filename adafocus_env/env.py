@@ -10,7 +10,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from adafocus_env.build import Split, build_features
-from adafocus_env.clips import ClipStore
+from adafocus_env.clips import ClipSource
 from adafocus_env.dynamics import Dynamics, Outcome
 from adafocus_env.features import Features
 from adafocus_env.observation import OBSERVATIONS
@@ -98,7 +98,7 @@ class AdaFocusEnv(gym.Env[NDArray[Any], Any]):
     def __init__(
         self,
         classifier: Classifier | str = "demo",
-        clips: ClipStore | Split = "train",
+        clips: ClipSource | Split = "train",
         *,
         observation: str = "map",
         reward: str = "random",

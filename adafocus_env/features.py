@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adafocus_env.action import Action, crop_patches
-from adafocus_env.clips import ClipStore
+from adafocus_env.clips import ClipSource
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 
@@ -35,7 +35,7 @@ class Features(Protocol):
     """
 
     classifier: Classifier
-    clips: ClipStore
+    clips: ClipSource
     action: Action
     num_steps: int
     map_shape: tuple[int, int, int]
@@ -68,7 +68,7 @@ class LiveFeatures:
     """
 
     def __init__(
-        self, classifier: Classifier, clips: ClipStore, action: Action, *, video_div: int | None = None, capacity: int = 256
+        self, classifier: Classifier, clips: ClipSource, action: Action, *, video_div: int | None = None, capacity: int = 256
     ) -> None:
         self.classifier, self.clips, self.action = classifier, clips, action
         self.num_steps = count_steps(classifier, clips, video_div)
@@ -133,7 +133,7 @@ def by_step(frames: Tensor, num_steps: int) -> Tensor:
     return frames.unflatten(0, (num_steps, -1))
 
 
-def count_steps(classifier: Classifier, clips: ClipStore, video_div: int | None) -> int:
+def count_steps(classifier: Classifier, clips: ClipSource, video_div: int | None) -> int:
     """D, the decisions that a policy takes in a clip.
 
     A head that is recurrent takes one decision a frame. One that averages the scores of frames (the Something-Something family)

@@ -96,7 +96,7 @@ def read_list(file: Path, form: ListFormat, num_classes: int) -> ListFile:
             if known is not None and known.labels != entry.labels:
                 raise Fault(f"{entry.path} has other labels than in line {known.line}", mislabelled=True)
         except Fault as fault:
-            faults.append(fault.at(file, line, _fields(text, form)[0] if text else ""))
+            faults.append(fault.at(file, line, _named_video(text, form)))
         else:
             too_short += known is None
             repeated += known not in (None, entry)
@@ -156,7 +156,7 @@ def _labels(fields: list[str], form: ListFormat, num_classes: int) -> tuple[int,
     if min(labels) < 0:
         raise Fault(f"the label {min(labels)} is negative; labels begin at 0", mislabelled=True)
     if max(labels) >= num_classes:
-        raise Fault(f"the label {max(labels)} is beyond the class file, whose {num_classes} labels end at {num_classes - 1}", mislabelled=True)
+        raise Fault(f"the label {max(labels)} is beyond the {num_classes} classes of the class file", mislabelled=True)
     if len(labels) > form.max_labels:
         raise Fault(f"{len(labels)} different labels, where a video has at most {form.max_labels}", mislabelled=True)
     return labels
@@ -167,6 +167,12 @@ def _path(text: str) -> str:
     if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in text:
         raise Fault(f"the path {text!r} does not lead to a place below the folder of videos or frames")
     return str(path)
+
+
+def _named_video(text: str | None, form: ListFormat) -> str:
+    """The path in a line that is faulty elsewhere; empty where it cannot be told."""
+    fields = _fields(text or "", form)
+    return fields[0] if len(fields) > 2 else ""
 
 
 def _is_number(text: str) -> bool:

@@ -61,6 +61,7 @@ class Prefetcher(Generic[Value]):
         """Begins to decode the clips in this order; what was begun before is given up."""
         with self._changed:
             self._plan += 1
+            self._problem = None
             self._unused.clear()
             self._coming = set(order)
             self._changed.notify_all()
@@ -106,7 +107,7 @@ class Prefetcher(Generic[Value]):
                             return
                         self._unused[clip] = _size(result)
                         self._keep(clip, result)
-        except Exception as problem:
+        except Exception as problem:  # a worker could not start; the one who waits for its clip is told
             self._problem = problem
         finally:
             with self._changed:

@@ -54,11 +54,19 @@ class PublishedSet:
 
 def _something(version: int, frames: str, frame_name: str) -> PublishedSet:
     folder = f"something-something-v{version}"
-    lists = [f"{folder}/{name}" for name in ("category.txt", "train_videofolder.txt", "val_videofolder.txt")]
     return PublishedSet(
-        f"Something-Something V{version}", 174, *lists, ListFormat(), f"{folder}/{frames}", frame_name,
-        num_frames=12, flip=False, short_side=None,
-    )  # fmt: skip
+        title=f"Something-Something V{version}",
+        num_classes=174,
+        class_file=f"{folder}/category.txt",
+        train_list=f"{folder}/train_videofolder.txt",
+        test_list=f"{folder}/val_videofolder.txt",
+        form=ListFormat(),
+        frames=f"{folder}/{frames}",
+        frame_name=frame_name,
+        num_frames=12,
+        flip=False,
+        short_side=None,
+    )
 
 
 _SEVERAL = ListFormat(",", max_labels=3)
@@ -148,7 +156,7 @@ def _place(root: Path, source: str, about: PublishedSet) -> Path:
         there = [place for place in places.values() if place.is_dir()]
         if there:
             return there[0]
-        raise InputError(f"data.root: {root} holds neither {about.frames}/ with a folder of frames for each video nor {VIDEOS}/ with videos")
+        raise InputError(f"data.root: {root} has neither {about.frames}/ with a folder of frames for each video nor {VIDEOS}/ with videos")
     place = named("data.source", source, {"auto": root, **places})
     if not place.is_dir():
         raise InputError(f"data.source={source}: {place} is no folder; put the {source} there, or use data.source=auto")

@@ -315,7 +315,8 @@ def numbered_frames(folder: Path, frame_name: str) -> list[Path]:
         DecodeError: there is none, one in the middle is missing, or they begin at 0.
     """
     before, _, after = re.fullmatch(r"(.*)%0(\d)d(.*)", frame_name).groups()  # type: ignore[union-attr]  # a constant of ours
-    found = (re.fullmatch(f"{re.escape(before)}(\\d+){re.escape(after)}", entry) for entry in os.listdir(folder))
+    with os.scandir(folder) as entries:  # by far the quickest way through thousands of names
+        found = [re.fullmatch(f"{re.escape(before)}(\\d+){re.escape(after)}", entry.name) for entry in entries]
     numbers = {int(match[1]) for match in found if match and match[0] == frame_name % int(match[1])}
     if not numbers:
         raise DecodeError(folder, f"the folder holds no frame that is named like {frame_name % 1}")

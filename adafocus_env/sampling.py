@@ -25,7 +25,8 @@ def segment_indices(
         num_frames: length of the video in frames, n.
         num_segments: number of frames wanted, T.
         rng: where the random frames are drawn from; exactly T draws, or none.
-        sampling: how random frames are drawn, a name in `SAMPLING`.
+        sampling: how random frames are drawn: "segments" from all of each part, or "released" as in the published recipe, which never
+            sees the last n mod T frames of a video.
 
     Returns:
         Frame numbers (T,) from 0, never decreasing.

@@ -13,10 +13,11 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from adafocus_env.build import Split, build_features
-from adafocus_env.clips import ClipStore
+from adafocus_env.clips import ClipSource
 from adafocus_env.dynamics import Dynamics, Outcome
 from adafocus_env.env import AdaFocusEnv, check_options, check_render_mode, picture
 from adafocus_env.features import Features, Indices
+from adafocus_env.fresh import FreshClips
 from adafocus_env.observation import OBSERVATIONS
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError, named
@@ -48,7 +49,7 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         self,
         num_envs: int = 1,
         classifier: Classifier | str = "demo",
-        clips: ClipStore | Split = "train",
+        clips: ClipSource | Split = "train",
         *,
         observation: str = "map",
         reward: str = "random",
@@ -66,6 +67,8 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         check_render_mode(render_mode, AdaFocusEnv.metadata["render_modes"])
         if clip_order not in ("independent", "epoch"):
             raise InputError(f"clip_order={clip_order!r} is not known; choose 'independent' or 'epoch'")
+        if clip_order == "independent" and isinstance(clips, FreshClips):
+            raise InputError("clip_order='independent' asks for clips in no order, and fresh clips are decoded in theirs; choose 'epoch'")
         self.autoreset_mode = _mode(autoreset_mode)
         self.metadata = {**AdaFocusEnv.metadata, "autoreset_mode": self.autoreset_mode}
         self._observation = named("observation", observation, OBSERVATIONS)

@@ -147,8 +147,8 @@ def check_policy(policy: GlancePolicy, features: Features) -> None:
     check_maps(policy, features.map_shape)
     grid = features.action.grid if isinstance(features.action, GridAction) else None
     if policy.grid != grid:
-        raise InputError(f"the policy chooses {_choice(policy.grid)}, the environment has {_choice(grid)}: they must be the same")
+        raise InputError(f"the policy chooses {_choice(policy.grid)}, the environment offers {_choice(grid)}; set them alike")
 
 
 def _choice(grid: int | None) -> str:
-    return "continuous places (env.action=continuous)" if grid is None else f"from a grid (env.grid={grid})"
+    return "continuous places (env.action=continuous)" if grid is None else f"cells of a {grid}×{grid} grid (env.grid={grid})"

@@ -6,17 +6,18 @@ import difflib
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from adafocus_env.build import Split, build_features, open_clips
 from adafocus_env.cache import cache_folder, exclusive
-from adafocus_env.clips import ClipStore
+from adafocus_env.clips import ClipSource
 from adafocus_env.datasets import DataSet, folder
 from adafocus_env.demo import demo
 from adafocus_env.features import Features
+from adafocus_env.fresh import FreshClips
 from adafocus_env.published import PUBLISHED, published
 from agents.config import ClassifierConfig, DataConfig, EnvConfig
 from agents.make_classifier import make_classifier
@@ -41,9 +42,9 @@ class Clips:
     """The clips of a data set; ``val`` is None where nothing is held out."""
 
     data: DataSet
-    train: ClipStore
-    val: ClipStore | None
-    test: ClipStore
+    train: ClipSource
+    val: ClipSource | None
+    test: ClipSource
 
 
 def build_data(config: DataConfig) -> DataSet:
@@ -75,19 +76,19 @@ def build_clips(data: DataSet, config: DataConfig, size: int, display: Display) 
     )
 
 
-def part(data: DataSet, split: Split, config: DataConfig, size: int, display: Display) -> ClipStore:
+def part(data: DataSet, split: Split, config: DataConfig, size: int, display: Display) -> ClipSource:
     """The clips of one part of a data set; see `build_clips`."""
-    count = len(getattr(data, split)) * (config.views if split == "train" else 1)
+    count = len(getattr(data, split)) * (config.views if split == "train" and isinstance(config.views, int) else 1)
     bar = display.bar(f"decode {split}", count)
     clips = open_clips(
-        data, split, num_frames=config.num_frames, size=size, views=config.views, sampling=config.sampling,
-        num_workers=config.workers, progress=bar.at,
+        data, split, num_frames=config.num_frames, size=size, views=config.views, glance_frames=config.glance_frames,
+        sampling=config.sampling, num_workers=config.workers, progress=bar.at,
     )  # fmt: skip
     bar.at(count)
     return clips
 
 
-def choose_classifier(name: str, data: DataSet, device: torch.device) -> Classifier | Architecture:
+def choose_classifier(name: str, data: DataSet, device: torch.device, patch_size: int = 0) -> Classifier | Architecture:
     """The classifier that ``name`` means for a data set, or the architecture of one that is still to be trained.
 
     Args:
@@ -95,14 +96,15 @@ def choose_classifier(name: str, data: DataSet, device: torch.device) -> Classif
             architecture, or the folder of a checkpoint.
         data: what it shall classify.
         device: where to put it.
+        patch_size: P in pixels; 0: the architecture's or the checkpoint's.
 
     Raises:
-        InputError: there is no such classifier, or its classes are not those of the data set.
+        InputError: there is no such classifier, its classes are not those of the data set, or its patch size is another.
     """
     if name == "auto":
         name = "demo" if data.name == "demo" else "small"
     if name in ARCHITECTURES:
-        return ARCHITECTURES[name]
+        return replace(ARCHITECTURES[name], patch_size=patch_size) if patch_size else ARCHITECTURES[name]
     if name not in SHIPPED and not Path(name).exists():
         known = ["auto", *sorted({*ARCHITECTURES, *SHIPPED})]
         near = difflib.get_close_matches(name, known, n=1)
@@ -111,6 +113,11 @@ def choose_classifier(name: str, data: DataSet, device: torch.device) -> Classif
             f"classifier={name!r} is not known and no such folder exists; {hint}choose one of {known} or the folder of a checkpoint"
         )
     classifier = checkpoint.load(name, device)
+    if patch_size not in (0, classifier.architecture.patch_size):
+        raise InputError(
+            f"patch_size={patch_size} is not that of classifier={name}, which was trained with patches of "
+            f"{classifier.architecture.patch_size} pixels; leave patch_size out, or take the checkpoint for {patch_size}"
+        )
     if classifier.classes != data.classes:
         raise InputError(
             f"classifier={name} was trained on {_listed(classifier.classes)}; the data set {data.name} has {_listed(data.classes)}. "
@@ -130,6 +137,10 @@ def trained_classifier(
     """``wanted``, or a classifier of that architecture for these clips: the kept one, or one that stages 0 and 1 make now."""
     if isinstance(wanted, Classifier):
         return wanted
+    if isinstance(clips.train, FreshClips):
+        raise InputError(
+            "data.views=fresh needs a trained classifier: train one with python -m agents.train_stages, and give it as classifier=DIR"
+        )
     settings = {stage: how for stage, how in asdict(stages).items() if stage != "finetune"}
     made_from = [asdict(wanted), clips.data.classes, clips.train.fingerprint, settings, video_div]
     place = cache_folder() / "classifiers" / hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
@@ -145,7 +156,7 @@ def trained_classifier(
     return checkpoint.load(place, device)
 
 
-def features_of(classifier: Classifier, clips: ClipStore, env: EnvConfig) -> Features:
+def features_of(classifier: Classifier, clips: ClipSource, env: EnvConfig) -> Features:
     """What the frozen classifier sees in the clips, kept in a bank or live."""
     return build_features(classifier, clips, action=env.action, grid=env.grid, video_div=env.video_div, bank=env.bank)
 
@@ -169,8 +180,8 @@ def _difference(trained: tuple[str, ...], wanted: tuple[str, ...]) -> str:
     place = next(place for place, (ours, theirs) in enumerate(zip(trained, wanted, strict=True)) if ours != theirs)
     order = "the same names in another order" if set(trained) == set(wanted) else "not the same names"
     return (
-        f"They are {order}: the first that differs is class {place}, {trained[place]!r} for the classifier and {wanted[place]!r} in the data "
-        "set. Use the list of classes that it was trained with, and lists of videos with its labels, or classifier=auto to train one"
+        f"They are {order}: the first that differs is class {place}, {trained[place]!r} for the classifier and {wanted[place]!r} in the "
+        "data set. Give the data set the class list and labels that it was trained with, or use classifier=auto to train one"
     )
 
 

@@ -16,7 +16,8 @@ class DataConfig:
         val: share of the training videos that choices are made on.
         test: share of the videos that is the test part, where the folder has no train and test parts of its own.
         num_frames: T, frames of a clip.
-        views: clips drawn from each training video.
+        glance_frames: the glancer's frames, where they are sampled separately (Something-Something); 0: the same as the focuser's.
+        views: clips drawn from each training video; fresh: new ones in every epoch, live and kept nowhere.
         sampling: how the frames of training clips are drawn: segments or released; see `adafocus_env.sampling`.
         workers: processes that render and decode.
     """
@@ -27,7 +28,8 @@ class DataConfig:
     val: float = 0.1
     test: float = 0.2
     num_frames: int = 8
-    views: int = 1
+    glance_frames: int = 0
+    views: int | str = 1
     sampling: str = "segments"
     workers: int = 2
 
@@ -51,6 +53,7 @@ class PPOConfig:
 
     Attributes:
         total_steps: environment steps in all.
+        epochs: passes over the training clips, instead of a number of steps; null: total_steps counts.
         n_steps: steps of each environment before an update; null: one clip.
         batch_size: steps in a minibatch; null: all of an update.
         max_grad_norm: null: gradients are not clipped.
@@ -65,6 +68,7 @@ class PPOConfig:
     """
 
     total_steps: int = 100_000
+    epochs: int | None = None
     n_steps: int | None = 16
     batch_size: int | None = 256
     n_epochs: int = 4

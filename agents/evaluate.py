@@ -14,7 +14,7 @@ from agents.command import run_command
 from agents.config import DataConfig, EnvConfig, Evaluate
 
 if TYPE_CHECKING:
-    from adafocus_env.clips import ClipStore
+    from adafocus_env.clips import ClipSource
     from agents.policies import GlancePolicy
     from classifiers.classifier import Classifier
 
@@ -53,12 +53,12 @@ def main(config: Evaluate) -> None:
         clips = part(data, "test", config.data, classifier.architecture.size, display)
         features = features_of(classifier, clips, env_of(policy, classifier, clips, env) if policy else env)
         out = Path(config.out) if config.out else None
-        result = report(features, policy, out, display, seed=config.seed, data=data.name)
+        result = report(features, policy, out, display, seed=config.seed, data=data.name, metric=data.metric)
         if out is not None:
             write_text(out / RESULT, to_json(result, indent=2, sort_keys=True) + "\n")
 
 
-def env_of(policy: GlancePolicy, classifier: Classifier, clips: ClipStore, env: EnvConfig) -> EnvConfig:
+def env_of(policy: GlancePolicy, classifier: Classifier, clips: ClipSource, env: EnvConfig) -> EnvConfig:
     """The environment that the policy acts in: its kind of action, and as many decisions as its glances make."""
     from agents.inference import decisions
 

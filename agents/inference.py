@@ -156,14 +156,16 @@ def decisions(classifier: Classifier, policy: GlancePolicy, frames: int, glances
     Raises:
         InputError: the frames cannot be shared out equally.
     """
+    if classifier.architecture.head != "mean":
+        if frames != glances:
+            raise InputError(f"{frames} frames come with {glances} glances; this classifier looks at the same frames with both networks")
+        return frames
     stacked = max(1, policy.network.map_shape[0] // classifier.glancer.map_channels)
     steps = glances // stacked
     if steps == 0 or steps * stacked != glances or frames % steps:
         raise InputError(
             f"the policy reads {stacked} glances a decision: {glances} glances and {frames} frames cannot be shared out among its decisions"
         )
-    if classifier.architecture.head != "mean" and steps != frames:
-        raise InputError(f"{frames} frames come with {glances} glances; this classifier looks at the same frames with both networks")
     return steps
 
 

@@ -136,6 +136,10 @@ class ClipPolicy(ActorCriticPolicy):
         with extractor_of(self).collecting():
             return super().forward(obs, deterministic)
 
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        fixed = ("net_arch", "log_std_init")
+        return {"std": self.std, **{key: value for key, value in super()._get_constructor_parameters().items() if key not in fixed}}
+
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Distribution:
         if not isinstance(self.action_dist, DiagGaussianDistribution):
             return super()._get_action_dist_from_latent(latent_pi)

@@ -6,6 +6,7 @@ from collections.abc import Generator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from torch import Tensor
@@ -52,17 +53,28 @@ class ClipRolloutBuffer(RolloutBuffer):
 
 
 class NormalisedReturnsBuffer(ClipRolloutBuffer):
-    """The same, with returns normalised over the rollout, and advantages over the values of these: the released recipe.
+    """The same, with Monte-Carlo returns, normalised over the rollout: the released recipe.
 
-    Returns are Monte-Carlo returns if ``gae_lambda`` is 1, and must be: others are part rewards, part values, which have other units.
+    The critic learns normalised returns, so there is no mixing of values into them: ``gae_lambda`` has no part in it.
     """
 
     def compute_returns_and_advantage(self, last_values: Tensor, dones: np.ndarray) -> None:
-        """As in `RolloutBuffer`; then (return − mean) / (standard deviation + 1e-5), and what of it the critic did not foretell.
+        """Returns become (return − mean) / (standard deviation + 1e-5), advantages what of it the values did not foretell.
 
-        The standard deviation is the unbiased one; a single return becomes 0 (the released code's becomes NaN).
+        The standard deviation is the unbiased one; a single return becomes 0 (the released code's becomes NaN). The arguments are
+        those of `RolloutBuffer`; a rollout ends with its episodes, so they tell nothing.
         """
-        super().compute_returns_and_advantage(last_values, dones)
-        spread = self.returns.std(ddof=1) if self.returns.size > 1 else 0.0
-        self.returns = (self.returns - self.returns.mean()) / (spread + 1e-5)
+        returns = self.monte_carlo_returns()
+        spread = returns.std(ddof=1) if returns.size > 1 else 0.0
+        self.returns = (returns - returns.mean()) / (spread + 1e-5)
         self.advantages = self.returns - self.values
+
+    def monte_carlo_returns(self) -> NDArray[np.float32]:
+        """Discounted sums of the rewards from each step to the end of its episode (n_steps, n_envs).
+
+        Straight from the rewards: taken as advantage plus value, as Stable-Baselines3 does, small ones would drown in rounding.
+        """
+        returns = self.rewards.copy()
+        for step in reversed(range(self.buffer_size - 1)):
+            returns[step] += self.gamma * returns[step + 1] * (1 - self.episode_starts[step + 1])
+        return returns

@@ -22,7 +22,7 @@ from agents.policy_files import load_policy
 from agents.progress import Display
 from agents.report import report, table
 from agents.run_folder import RunFolder
-from agents.stages.policy import Stopped, train_policy
+from agents.stages.policy import Stopped, check_ppo, train_policy
 from classifiers import checkpoint
 from classifiers.classifier import Architecture, Classifier
 from classifiers.errors import InputError
@@ -76,16 +76,27 @@ class Session:
         if not self.run.finished:
             return False
         result = self.run.result()
-        self.display.console.print(table(result["policies"], f"{result['data']}: finished before (force=true starts over)"))
+        title = f"{result['data']}: finished before (force=true starts over)"
+        self.display.console.print(table(result["policies"], title, result.get("metric", "top1")))
         return True
 
-    def clips(self) -> Clips:
-        """The clips of the data set, rendered and decoded where they are not yet."""
-        start = time.perf_counter()
-        data = build_data(self.config.data)
-        self.wanted = choose_classifier(self.config.classifier, data, self.device, patch_size=self.config.patch_size)
-        size = self.wanted.size if isinstance(self.wanted, Architecture) else self.wanted.architecture.size
-        clips = build_clips(data, self.config.data, size, self.display)
+    def clips(self, *, for_policy: bool = True) -> Clips:
+        """The clips of the data set, rendered and decoded where they are not yet.
+
+        Args:
+            for_policy: a policy will be trained on them; its settings are checked first.
+
+        Raises:
+            InputError: the data set, the classifier or a setting of PPO cannot be used.
+        """
+        start, config = time.perf_counter(), self.config
+        data = build_data(config.data)
+        self.wanted = choose_classifier(config.classifier, data, self.device, patch_size=config.patch_size)
+        architecture = self.wanted if isinstance(self.wanted, Architecture) else self.wanted.architecture
+        if for_policy:
+            steps = config.env.video_div or 1 if architecture.head == "mean" else config.data.num_frames
+            check_ppo(config.ppo, config.env, steps, config.network)
+        clips = build_clips(data, config.data, architecture.size, self.display)
         self.seconds["render"] = time.perf_counter() - start
         return clips
 
@@ -143,7 +154,8 @@ class Session:
         checkpoint.save(classifier, self.run.checkpoints / "classifier", data=clips.data.name, **about)
         start = time.perf_counter()
         features = features_of(classifier, clips.test, self.config.env)
-        result = report(features, policy, self.run.root, self.display, seed=self.config.seed, data=clips.data.name)
+        about = {"data": clips.data.name, "metric": clips.data.metric}
+        result = report(features, policy, self.run.root, self.display, seed=self.config.seed, **about)
         self.seconds["evaluate"] = time.perf_counter() - start
         self.run.write_result({**result, "seconds": {key: round(value, 1) for key, value in self.seconds.items()}})
         self.display.say(f"saved to {self.run.root}: result.json, result.png, contact_sheet.png, checkpoints/")

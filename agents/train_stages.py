@@ -24,7 +24,7 @@ def main(config: TrainStages) -> None:
     with Session.open(config.run or f"runs/train_stages-{config.data.name}-{config.seed}", config) as session:
         if session.show_if_finished():
             return
-        clips, start = session.clips(), time.perf_counter()
+        clips, start = session.clips(for_policy=config.first <= 2 <= config.last), time.perf_counter()
         classifier, policy, parent = run_stages(session, clips, config)
         session.finish(classifier, policy, clips, start, parent=parent, command="python -m agents.train_stages")
 

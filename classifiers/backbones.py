@@ -38,6 +38,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.features = features
+        self.dropout = nn.Dropout(0.0)  # of the frame classifier; a stage may set it while it trains
         self.fc = nn.Linear(channels, num_classes)
         self.pool = pool
         self.map_channels = self.vector_size = channels
@@ -67,7 +68,7 @@ class Backbone(nn.Module):
 
     def scores(self, vectors: Tensor) -> Tensor:
         """Pooled vectors (N, C) → class scores (N, K)."""
-        return self.fc(vectors)
+        return self.fc(self.dropout(vectors))
 
 
 def mobilenet_v2(num_classes: int) -> Backbone:

@@ -14,7 +14,8 @@ LINES = {
     "actnet": (["a,20,0,0,0", "b,20,1", "c,20,1,0", "d,20,0", "short,2,1"], ["e,20,0", "f,20,1,0,1"]),
     "fcvid": (["a,20,0", "b,20,1", "c,20,1,0", "d,20,0", "short,2,1"], ["e,20,0", "f,20,1,0"]),
     "minik": (
-        ["train/left turn/a 20 0", "train/right turn/b 20 1", "train/right turn/c 20 1", "train/left turn/d 20 0", "train/left turn/short 2 0"],
+        ["train/left turn/a 20 0", "train/right turn/b 20 1", "train/right turn/c 20 1", "train/left turn/d 20 0",
+         "train/left turn/short 2 0"],
         ["val/left turn/e 20 0", "val/right turn/f 20 1"],
     ),
     "sthv1": (["1 20 0", "2 20 1", "3 20 1", "4 20 0", "9 2 1"], ["5 20 0", "6 20 1"]),

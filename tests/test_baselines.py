@@ -3,9 +3,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import random_classifier
 
 from adafocus_env.action import GridAction
 from adafocus_env.dynamics import Dynamics
+from adafocus_env.features import LiveFeatures
 from agents.baselines import CentrePatch, GaussianPatch, GreedyOracle, LearnedPolicy, Oracle, RandomPatch
 from agents.policies import GlancePolicy, PolicyNetwork
 from classifiers.errors import InputError
@@ -48,7 +50,7 @@ def test_gaussian_patches_lie_around_the_middle():
 
 def test_the_oracle_looks_at_the_cell_nearest_to_the_target(clips):
     references = np.array([[clip, step] for clip in (4, 0, 11) for step in (3, 0)])
-    cells = cells_of(Oracle(GRID, clips), references)
+    cells = cells_of(Oracle(LiveFeatures(random_classifier(), clips, GRID)), references)
     for (clip, step), cell in zip(references, cells, strict=True):
         distances = np.linalg.norm(GRID.corners + 11.5 - clips.truth(clip)[step], axis=1)
         assert distances[cell] == pytest.approx(distances.min(), abs=1e-4)
@@ -56,7 +58,7 @@ def test_the_oracle_looks_at_the_cell_nearest_to_the_target(clips):
 
 def test_the_oracle_needs_the_truth():
     with pytest.raises(InputError, match="the oracle needs clips with a ground-truth track; these have none"):
-        Oracle(GRID, SimpleNamespace(has_truth=False))
+        Oracle(SimpleNamespace(clips=SimpleNamespace(has_truth=False)))
 
 
 def test_no_choice_beats_the_greedy_oracle_at_any_step(bank):
@@ -91,5 +93,5 @@ def test_a_learned_policy_plays_the_most_likely_cells_of_any_rows(bank):
 
 
 def test_a_policy_for_another_grid_is_refused(bank):
-    with pytest.raises(InputError, match="the policy chooses from a grid of 5, the environment has grid=7"):
+    with pytest.raises(InputError, match=r"chooses cells of a 5×5 grid \(env\.grid=5\), the environment offers cells of a 7×7 grid"):
         LearnedPolicy(GlancePolicy(PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8), 5), bank)

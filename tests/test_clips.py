@@ -11,12 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import TASK
 from videos import cut_in_half, square_centres, square_frames, write_video
 
 from adafocus_env import clips, draws
+from adafocus_env.build import open_clips
 from adafocus_env.cache import cache_folder
 from adafocus_env.clips import ClipSettings, ClipStore
 from adafocus_env.datasets import Video
+from adafocus_env.demo import demo
+from agents.builders import part
+from agents.config import DataConfig
+from agents.progress import Display
 from classifiers.errors import InputError
 
 TEST = ClipSettings(num_frames=4, size=48, short_side=48, train=False)
@@ -157,7 +163,7 @@ def test_clips_without_anything_new_keep_their_place_in_the_cache(tmp_path, monk
     assert hashes(TRAIN) == ("37faf9a1ed2e081a", "c3dad9e2d0ebf108")
     one_label = [Video(v.name, v.path, v.label, labels=()) for v in videos]
     assert hashes(TRAIN, one_label) == hashes(TRAIN)
-    several, stated = [replace(v, labels=(v.label, 7)) for v in videos], [replace(v, num_frames=9) for v in videos]
+    several, stated = [replace(v, labels=(v.label, 7)) for v in videos], [replace(v, num_frames=9, frame_name="%05d.jpg") for v in videos]
     released = ClipSettings(**{**vars(TRAIN), "sampling": "released"})
     changed = [hashes(ClipSettings(**{**vars(TRAIN), "glance_frames": 4})), hashes(released), hashes(TRAIN, stated)]
     assert len({key for key, _ in [hashes(TRAIN), *changed]}) == 4
@@ -181,6 +187,15 @@ def test_an_epoch_is_a_permutation_of_all_clips(tmp_path, videos):
     assert sorted(first) == list(range(10)) and store.epoch_size == 10
     assert np.array_equal(first, np.random.default_rng(0).permutation(10))
     assert np.array_equal(store.readable(first), first)
+
+
+def test_the_settings_of_the_command_line_reach_the_clips():
+    data = demo(TASK, val=0.0)
+    opened = open_clips(data, "train", num_frames=4, size=96, glance_frames=2, sampling="released", lazy=True)
+    assert (opened.settings.glance_frames, opened.settings.sampling) == (2, "released")
+    assert open_clips(data, "test", num_frames=4, size=96, glance_frames=2, lazy=True).settings.glance_frames == 2
+    built = part(data, "train", DataConfig(num_frames=4, sampling="released"), 96, Display())
+    assert built.settings.sampling == "released" and len(built) == 12
 
 
 def test_results_do_not_share_memory_with_the_store(tmp_path, videos):

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,18 @@ def build(root, case):
 def test_unusable_folders_are_named_with_what_to_do(tmp_path, case, message):
     with pytest.raises(InputError, match=f"^data.root: .*{message}"):
         folder(build(tmp_path / "set", case))
+
+
+def test_a_name_that_is_not_utf8_is_told(tmp_path):
+    two_classes(tmp_path)
+    try:
+        (tmp_path / "cat" / os.fsdecode(b"\xe9t\xe9.mp4")).touch()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    with pytest.raises(InputError, match=r"^data.root: the name b'\\xe9t\\xe9.mp4' in .*cat is not valid UTF-8; rename it"):
+        folder(tmp_path)
+
+
+def test_one_label_and_accuracy_unless_a_set_says_otherwise(tmp_path):
+    data = folder(two_classes(tmp_path))
+    assert data.metric == "top1" and data.train[0].labels == () and data.train[0].num_frames is None

@@ -56,7 +56,7 @@ def test_every_clip_is_played_once_whatever_is_played_at_once(bank, policy, clip
         learned = play_learned(bank, policy)
         return [
             (learned.actions, learned.confidence),
-            actions_and_scores(bank, by_reference(bank, Oracle(bank.grid, clips))),
+            actions_and_scores(bank, by_reference(bank, Oracle(bank))),
             actions_and_scores(bank, interactively(bank, lambda env: GreedyOracle(env.dynamics))),
         ]
 
@@ -69,7 +69,7 @@ def test_every_clip_is_played_once_whatever_is_played_at_once(bank, policy, clip
 
 
 def test_what_was_played_is_what_the_classifier_says(bank, classifier, clips):
-    played = play(bank, RandomPatch(bank.grid, 0))
+    played = play(bank, RandomPatch(bank.action, 0))
     for clip in range(12):
         glances = bank.vectors(np.array(clip), np.arange(4))
         scores, _ = classifier.classify(glances[None], bank.foci(np.array(clip), np.arange(4), played.actions[clip])[None])
@@ -79,7 +79,7 @@ def test_what_was_played_is_what_the_classifier_says(bank, classifier, clips):
 
 
 def test_the_scores_are_those_of_the_environment_at_every_step(bank, clips):
-    actions, scores = actions_and_scores(bank, by_reference(bank, RandomPatch(bank.grid, 0)))
+    actions, scores = actions_and_scores(bank, by_reference(bank, RandomPatch(bank.action, 0)))
     env = AdaFocusVectorEnv(12, bank.classifier, clips, reward="confidence", grid=7, bank=bank, autoreset_mode="DISABLED")
     env.reset(seed=0, options={"clips": list(range(12))})
     for step in range(4):
@@ -90,19 +90,19 @@ def test_the_scores_are_those_of_the_environment_at_every_step(bank, clips):
 
 
 def test_a_policy_chooses_the_same_in_the_environment_as_from_references(bank, clips):
-    asked = actions_and_scores(bank, interactively(bank, lambda env: Oracle(bank.grid, clips)))
-    for one, other in zip(asked, actions_and_scores(bank, by_reference(bank, Oracle(bank.grid, clips))), strict=True):
+    asked = actions_and_scores(bank, interactively(bank, lambda env: Oracle(bank)))
+    for one, other in zip(asked, actions_and_scores(bank, by_reference(bank, Oracle(bank))), strict=True):
         assert np.array_equal(one, other)
 
 
 def test_without_a_bank_the_scores_are_the_same_and_every_patch_is_seen_once(bank, classifier, clips, monkeypatch):
     seen = []
-    live, focus = LiveFeatures(classifier, clips, bank.grid), classifier.focus
-    monkeypatch.setattr(classifier, "focus", lambda patches: (seen.append(len(patches)), focus(patches))[1])
-    scores = actions_and_scores(live, by_reference(live, RandomPatch(bank.grid, 0)))[1]
+    live, focus = LiveFeatures(classifier, clips, bank.action), classifier.focus
+    monkeypatch.setattr(classifier, "focus", lambda patches, num_frames=1: (seen.append(len(patches)), focus(patches))[1])
+    scores = actions_and_scores(live, by_reference(live, RandomPatch(bank.action, 0)))[1]
     assert sum(seen) == 12 * 4
     monkeypatch.undo()
-    assert scores == pytest.approx(actions_and_scores(bank, by_reference(bank, RandomPatch(bank.grid, 0)))[1], abs=1e-4)
+    assert scores == pytest.approx(actions_and_scores(bank, by_reference(bank, RandomPatch(bank.action, 0)))[1], abs=1e-4)
 
 
 # Measures by hand
@@ -170,7 +170,7 @@ def test_glance_only_and_full_frame_by_hand(evaluated, classifier, clips):
 
 
 def test_the_first_label_counts_for_accuracy_and_all_labels_for_map(bank, clips, evaluated, monkeypatch):
-    monkeypatch.setattr(evaluation, "label_sets", lambda clips: [(label, (label + 1) % 10) for label in clips.labels.tolist()])
+    monkeypatch.setattr(bank.clips, "label_sets", [(label, (label + 1) % 10) for label in clips.labels.tolist()])
     more, one = evaluate(bank, None, seed=0)[0], evaluated[0]
     for name in more:
         assert {key: more[name]["steps"][key] for key in ("top1", "top5")} == {key: one[name]["steps"][key] for key in ("top1", "top5")}

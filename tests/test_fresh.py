@@ -17,6 +17,7 @@ from adafocus_env.clips import ClipStore
 from adafocus_env.datasets import Video
 from adafocus_env.draws import ClipSettings
 from adafocus_env.fresh import FreshClips
+from adafocus_env.vector import AdaFocusVectorEnv
 from classifiers.errors import InputError
 
 CLIP_BYTES = 4 * 3 * 32 * 32
@@ -103,6 +104,19 @@ def test_folders_of_images_are_drawn_from_too(tmp_path):
     assert not clips.has_truth and clips.truth(0) is None
 
 
+def test_the_environment_sees_the_draw_that_a_reference_means(tmp_path, videos, classifier):
+    settings = ClipSettings(num_frames=4, size=96, short_side=110, train=True, views=2)
+    clips, store = FreshClips(videos, settings), ClipStore(videos, settings, folder=tmp_path)
+    chosen = clips.readable(clips.epoch(1, np.random.default_rng(0))[:3])
+    env = AdaFocusVectorEnv(3, classifier, clips, observation="reference", bank=False, clip_order="epoch")
+    observation, info = env.reset(seed=0, options={"clips": chosen.tolist()})
+    assert observation.tolist() == [[clip, 0] for clip in chosen] and info["name"].tolist() == [videos[clip - 5].name for clip in chosen]
+    clips.readable(clips.epoch(2, np.random.default_rng(0)))
+    live, stored = env.dynamics.features, AdaFocusVectorEnv(3, classifier, store, bank=False).dynamics.features
+    for clip in chosen:
+        assert torch.equal(live.maps(clip, np.arange(4)), stored.maps(2 * (clip - 5) + 1, np.arange(4)))
+
+
 def test_an_epoch_is_decoded_by_one_set_of_workers_ahead_of_its_use(videos, monkeypatch):
     clips, given = FreshClips(videos, TRAIN), count_decoded(monkeypatch)
     order = clips.epoch(0, np.random.default_rng(0))
@@ -181,6 +195,14 @@ def test_a_track_that_does_not_fit_is_reported(videos):
     clips = FreshClips([videos[0], wrong], TRAIN)
     assert list(run_epoch(clips, 0)) == [0]
     assert "one point (y, x) for each of the 11 frames, got (10, 2)" in clips.failures[0][1]
+
+
+def test_workers_that_cannot_start_are_an_error_and_no_endless_wait(videos, monkeypatch):
+    run = prefetch.run_in_workers
+    monkeypatch.setattr(prefetch, "run_in_workers", lambda function, *tasks, **limits: run("no_such_module:decode", *tasks, **limits))
+    clips = FreshClips(videos, TRAIN)
+    with pytest.raises(RuntimeError, match=r"(?s)a worker process could not start.*no_such_module"):
+        run_epoch(clips, 0)
 
 
 def test_no_readable_video_is_an_error(tmp_path):

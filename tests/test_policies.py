@@ -6,14 +6,21 @@ import sys
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
+from stable_baselines3 import PPO
 
-from agents.config import EnvConfig, PPOConfig
-from agents.policies import GlancePolicy, PolicyNetwork
+from adafocus_env.action import ContinuousAction
+from adafocus_env.bank import FeatureBank
+from agents import batch_norm
+from agents.config import EnvConfig, NetworkConfig, PPOConfig
+from agents.policies import ClipPolicy, GlancePolicy, PolicyNetwork
 from agents.policy_files import CARD, WEIGHTS, load_policy, save_policy
-from agents.stages.policy import make_environment, new_ppo
+from agents.ppo_checkpoint import load_checkpoint, save_checkpoint
+from agents.stages.policy import check_ppo, in_steps, make_environment, new_ppo
 from classifiers.errors import InputError
 
 NETWORK = PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8)
+WITH_NORM = PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8, batch_norm=True)
 REFERENCES = torch.tensor([[3, 0], [7, 1], [3, 2], [3, 3], [0, 0], [7, 1], [11, 3]])  # clips and steps in any order, some twice
 
 
@@ -27,6 +34,32 @@ def ppo(bank):
     model = tiny_ppo(bank)
     model.policy.features_extractor.bind(bank)
     return model
+
+
+def continuous_ppo(places, network=NETWORK, *, seed=5, std=0.25, **changes):
+    """On continuous places, four environments, bound."""
+    config = PPOConfig(**{"n_steps": 4, "batch_size": 8, **changes})
+    model = new_ppo(make_environment(places, EnvConfig(num_envs=4, action="continuous", baseline=1)), places, config, network, seed, std)
+    model.policy.features_extractor.bind(places)
+    return model
+
+
+def after_every_update(model, look):
+    """What ``look`` finds after each update from now on, in a list that grows."""
+    found, train = [], model.train
+    model.train = lambda: (train(), found.append(look()))
+    return found
+
+
+def statistics(model):
+    """Copies of the running statistics of a model's policy, the count of batches last."""
+    return [tensor.clone() for tensor in model.policy.features_extractor.encoder.buffers()]
+
+
+@pytest.fixture(scope="module")
+def places(classifier, clips):
+    """What is seen in the clips of ``bank``, for continuous places."""
+    return FeatureBank(classifier, clips, ContinuousAction(96, 24))
 
 
 @pytest.fixture
@@ -322,6 +355,174 @@ def test_a_policy_of_other_sizes_is_not_written_into_stable_baselines3(ppo):
         other.write_to(ppo.policy)
 
 
+@pytest.mark.parametrize("grid", [5, None])
+def test_a_policy_for_other_actions_is_not_written_into_stable_baselines3(ppo, grid):
+    with pytest.raises(InputError, match=rf"start from has grid={grid}, the environment grid=7 \(None: continuous places\)"):
+        GlancePolicy(NETWORK, grid).write_to(ppo.policy)
+
+
+def test_a_policy_for_a_grid_is_not_written_into_a_continuous_one(places):
+    with pytest.raises(InputError, match=r"start from has grid=7, the environment grid=None \(None: continuous places\)"):
+        GlancePolicy(NETWORK, 7).write_to(continuous_ppo(places).policy)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [spaces.Discrete(50), spaces.Discrete(49, start=1), spaces.Box(-1, 1, (2,)), spaces.Box(0, 1, (3,)), spaces.MultiDiscrete([7, 7])],
+)
+def test_action_spaces_that_are_no_environments(bank, space):
+    observations = make_environment(bank, EnvConfig(num_envs=1)).observation_space
+    with pytest.raises(InputError, match=r"the action space is .*; a policy needs Discrete\(G²\), the cells of a grid, or Box\(0, 1"):
+        ClipPolicy(observations, space, lambda _: 1e-3)
+
+
+@pytest.mark.parametrize("std", [0.0, -1.0, float("nan")])
+def test_a_standard_deviation_that_is_not_positive_is_refused_in_a_command_too(places, std):
+    with pytest.raises(InputError, match=rf"std={std} is no standard deviation"):
+        continuous_ppo(places, std=std)
+
+
+# Continuous places, in Stable-Baselines3
+
+
+def test_places_are_drawn_around_the_sigmoid_with_a_fixed_deviation(places, maps):
+    model = continuous_ppo(places, std=0.4)
+    ours, (clip, step) = GlancePolicy.of(model.policy), REFERENCES.T
+    assert (ours.grid, ours.std) == (None, 0.4)
+    with torch.no_grad():
+        normal = model.policy.get_distribution(REFERENCES).distribution
+    assert torch.allclose(normal.mean, ours(maps)[clip, step], atol=1e-6)
+    assert torch.allclose(normal.stddev, torch.tensor(0.4))
+    chosen, _ = model.predict(REFERENCES.numpy(), deterministic=True)
+    assert np.allclose(chosen, ours.act(maps)[clip, step], atol=1e-6)
+
+
+def test_log_probabilities_are_those_of_the_places_drawn_and_only_the_environment_sees_them_clipped(places):
+    model = continuous_ppo(places, std=2.0)
+    sent, send = [], model.env.step_async
+    model.env.step_async = lambda actions: (sent.append(actions), send(actions))
+    model.learn(16)
+    kept = model.rollout_buffer
+    drawn = torch.from_numpy(kept.actions).reshape(-1, 2)  # flattened by the update, clip by clip
+    assert drawn.min() < 0 and drawn.max() > 1
+    assert np.stack(sent).min() == 0 and np.stack(sent).max() == 1
+    told, by_hand = torch.from_numpy(kept.log_probs).ravel(), continuous_ppo(places, std=2.0)
+    _, log_probs, entropy = by_hand.policy.evaluate_actions(torch.from_numpy(kept.observations), drawn)
+    assert torch.allclose(told, log_probs, atol=1e-5)
+    assert entropy.tolist() == pytest.approx([2 * (0.5 * np.log(2 * np.pi * np.e) + np.log(2))] * 16)
+
+
+def test_the_deviation_is_not_learned(places):
+    model = continuous_ppo(places)
+    before = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
+    model.learn(32)
+    same = [name for name, tensor in model.policy.state_dict().items() if torch.equal(tensor, before[name])]
+    assert same == ["log_std"]
+
+
+def test_a_continuous_ppo_comes_back_from_its_file(places, maps, tmp_path):
+    model = continuous_ppo(places, std=0.4)
+    model.learn(16)
+    model.save(tmp_path / "ppo.zip")
+    model.policy.save(tmp_path / "policy.pth")
+    for loaded in (PPO.load(tmp_path / "ppo.zip").policy, ClipPolicy.load(tmp_path / "policy.pth")):
+        assert loaded.std == 0.4 and not loaded.log_std.requires_grad
+        assert torch.equal(GlancePolicy.of(loaded)(maps), GlancePolicy.of(model.policy)(maps))
+
+
+# Batch norm
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_the_first_ratio_of_an_update_is_one(places, batch):
+    model = continuous_ppo(places, WITH_NORM, n_steps=None, batch_size=None, n_epochs=1, batch_statistics=batch, ortho_init=False)
+    seen = after_every_update(model, lambda: [model.logger.name_to_value[f"train/{key}"] for key in ("approx_kl", "clip_fraction")])
+    model.learn(5 * 16)
+    assert np.allclose(seen, 0, atol=1e-7) and len(seen) == 5
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_rollout_is_played_with_the_statistics_that_the_update_uses(places, batch):
+    model = continuous_ppo(places, WITH_NORM, n_steps=None, batch_size=None, n_epochs=1, batch_statistics=batch)
+    model.learn(16)
+    extractor = model.policy.features_extractor
+    with torch.no_grad():
+        model.policy.set_training_mode(False)
+        with extractor.collecting():
+            played = extractor(REFERENCES)
+        evaluated = extractor(REFERENCES)
+    model.policy.set_training_mode(True)
+    assert torch.allclose(played, extractor(REFERENCES), atol=1e-6)
+    assert torch.allclose(played, evaluated, atol=1e-3) is not batch
+
+
+def test_running_statistics_take_in_the_clips_to_be_played_once_after_every_update(places):
+    model = continuous_ppo(places, WITH_NORM, n_steps=8, batch_size=16, n_epochs=2)
+    taken = after_every_update(model, lambda: statistics(model))
+    model.learn(3 * 32)
+    assert [int(each[-1]) for each in taken] == [1, 2, 3]
+    model.predict(REFERENCES.numpy())
+    model.policy.set_training_mode(True)
+    model.policy.evaluate_actions(REFERENCES, torch.full((len(REFERENCES), 2), 0.5))
+    assert all(torch.equal(a, b) for a, b in zip(statistics(model), taken[-1], strict=True))
+
+
+def test_a_first_rollout_is_normalised_by_its_own_statistics(places):
+    model = continuous_ppo(places, WITH_NORM, n_steps=4, batch_size=16, learning_rate=1e-9)
+    model.learn(16)
+    clips = np.unique(model.rollout_buffer.observations[..., 0].astype(int))
+    encoder = model.policy.features_extractor.encoder
+    inputs = encoder.frame[0](places.maps(clips[:, None], np.arange(4)[None]).flatten(0, 1))
+    assert torch.allclose(encoder.frame[1].running_mean, inputs.mean((0, 2, 3)), atol=1e-5)
+
+
+def test_with_batch_statistics_only_what_is_learned_from_moves_the_running_ones(places):
+    model = continuous_ppo(places, WITH_NORM, n_steps=None, batch_size=None, n_epochs=1, batch_statistics=True)
+    counts = after_every_update(model, lambda: int(statistics(model)[-1]))
+    model.learn(3 * 16)
+    model.predict(REFERENCES.numpy())
+    assert counts == [1, 2, 3] and int(statistics(model)[-1]) == 3
+
+
+def test_statistics_travel_with_the_weights(places, maps):
+    model = continuous_ppo(places, WITH_NORM)
+    model.learn(16)
+    ours, other = GlancePolicy.of(model.policy), continuous_ppo(places, WITH_NORM, seed=6)
+    ours.write_to(other.policy)
+    for ours_now, theirs in zip(statistics(model), statistics(other), strict=True):
+        assert torch.equal(ours_now, theirs)
+    chosen, _ = model.predict(REFERENCES.numpy(), deterministic=True)
+    clip, step = REFERENCES.T
+    assert np.allclose(chosen, ours.act(maps)[clip, step], atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_stopped_ppo_with_batch_norm_goes_on_as_if_it_had_not_been(places, maps, tmp_path, batch):
+    settings = {"n_steps": None, "batch_size": None, "batch_statistics": batch}
+    stopped = continuous_ppo(places, WITH_NORM, **settings)
+    stopped.learn(16)
+    save_checkpoint(stopped, tmp_path, {})
+    resumed, _ = load_checkpoint(tmp_path, continuous_ppo(places).env, device="cpu", trust=False)
+    resumed.policy.features_extractor.bind(places)
+    resumed.learn(32, reset_num_timesteps=False)
+    through = continuous_ppo(places, WITH_NORM, **settings)
+    through.learn(48)
+    assert torch.equal(GlancePolicy.of(resumed.policy)(maps), GlancePolicy.of(through.policy)(maps))
+
+
+def test_the_mean_over_the_first_batches_then_over_the_last():
+    norm, generator = torch.nn.BatchNorm1d(3), torch.Generator().manual_seed(0)
+    batches = [5 + torch.randn(20, 3, generator=generator) for _ in range(12)]
+    for batch in batches[:10]:
+        batch_norm.take_in(norm, batch)
+    assert torch.allclose(norm.running_mean, torch.stack(batches[:10]).mean((0, 1)), atol=1e-5)
+    assert torch.allclose(norm.running_var, torch.stack([batch.var(0) for batch in batches[:10]]).mean(0), atol=1e-5)
+    before = norm.running_mean.clone()
+    batch_norm.take_in(norm, batches[10])
+    assert torch.allclose(norm.running_mean, 0.9 * before + 0.1 * batches[10].mean(0), atol=1e-6)
+    assert norm.training and norm.momentum == 0.1
+
+
 # The settings of PPO
 
 
@@ -334,6 +535,15 @@ def test_a_policy_of_other_sizes_is_not_written_into_stable_baselines3(ppo):
         ({"validate_every": -1}, r"ppo\.validate_every=-1 is too small; choose 1 or more"),
         ({"n_steps": 4, "batch_size": 6}, r"ppo\.batch_size=6 is not a multiple of the 4 steps"),
         ({"batch_size": 1}, r"ppo\.batch_size=1 is too small; choose 2 or more"),
+        ({"epochs": 0}, r"ppo\.epochs=0 is too small; choose 1 or more"),
+        *[
+            ({key: value}, rf"ppo\.{key}={value} is not possible; choose a positive number")
+            for key in ("learning_rate", "clip_range", "max_grad_norm", "adam_eps")
+            for value in (0.0, -1.0, float("nan"))
+        ],
+        *[({key: 1.5}, rf"ppo\.{key}=1\.5 is not possible; choose a number from 0 to 1") for key in ("gamma", "gae_lambda")],
+        ({"normalize_returns": True}, r"normalize_returns=true needs returns without values in them: set ppo\.gae_lambda=0\.95 to 1"),
+        ({"batch_statistics": True}, r"ppo\.batch_statistics=true is for policies with batch norm; set network\.batch_norm=true"),
     ],
 )
 def test_settings_of_ppo_that_cannot_be(bank, change, message):
@@ -342,8 +552,38 @@ def test_settings_of_ppo_that_cannot_be(bank, change, message):
         new_ppo(make_environment(bank, EnvConfig(num_envs=4)), bank, config, NETWORK, 0)
 
 
-def test_an_update_of_a_single_step_is_refused(bank, clips, monkeypatch):
-    monkeypatch.setattr(type(clips), "num_frames", 1)
-    config = PPOConfig(n_steps=1, batch_size=2)
+@pytest.mark.parametrize("n_steps", [1, None])
+def test_an_update_of_a_single_step_is_refused(n_steps):
     with pytest.raises(InputError, match=r"ppo\.n_steps=1 with env\.num_envs=1 is an update of a single step"):
-        new_ppo(make_environment(bank, EnvConfig(num_envs=1)), bank, config, NETWORK, 0)
+        check_ppo(PPOConfig(n_steps=n_steps, batch_size=2), EnvConfig(num_envs=1), 1, NetworkConfig())
+
+
+@pytest.mark.parametrize("change", [{"n_steps": 8}, {"batch_size": 8}])
+def test_statistics_of_a_batch_need_rollout_and_batch_to_be_the_same_clips(change):
+    config = PPOConfig(**{"n_steps": None, "batch_size": None, "batch_statistics": True, **change})
+    with pytest.raises(InputError, match=r"played together: set ppo\.n_steps=null and ppo\.batch_size=null"):
+        check_ppo(config, EnvConfig(num_envs=4), 4, NetworkConfig(batch_norm=True))
+
+
+def test_batch_norm_needs_several_glances():
+    with pytest.raises(InputError, match=r"env\.num_envs=2 is too small for network\.batch_norm=true and one decision a clip; choose 3"):
+        check_ppo(PPOConfig(), EnvConfig(num_envs=2), 1, NetworkConfig(batch_norm=True))
+    check_ppo(PPOConfig(), EnvConfig(num_envs=2), 2, NetworkConfig(batch_norm=True))
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [({"hidden": 0}, "hidden=0 of the policy network is too small"), ({"std": -0.5}, r"std=-0\.5 is no standard deviation")],
+)
+def test_networks_are_checked_with_the_settings(network, message):
+    with pytest.raises(InputError, match=message):
+        check_ppo(PPOConfig(), EnvConfig(), 4, NetworkConfig(**network))
+
+
+def test_epochs_are_told_in_steps(bank):
+    assert in_steps(PPOConfig(epochs=3), bank).total_steps == 3 * 12 * 4
+    assert in_steps(PPOConfig(), bank) == PPOConfig()
+
+
+def test_one_decision_a_clip_leaves_any_number_of_steps():
+    check_ppo(PPOConfig(n_steps=7, batch_size=3), EnvConfig(num_envs=4), 1, NetworkConfig())

@@ -8,6 +8,8 @@ from released_weights import assert_near, parallel, save
 
 from adafocus_env.action import crop_patches
 from adafocus_env.reward import REWARDS
+from agents import load_policy
+from agents.inference import infer
 from classifiers import checkpoint
 from classifiers.errors import InputError
 from classifiers.import_released import Arguments, import_released
@@ -42,18 +44,26 @@ def read(file):
 
 
 @pytest.fixture(scope="module")
-def glances(read, stored):
+def glance_frames(stored):
+    return released_weights.same_draws(released_weights.frames(CLIPS, GLANCES, 224, seed=20210504), stored["glancer_input.first64"])
+
+
+@pytest.fixture(scope="module")
+def frames(stored):
+    return released_weights.same_draws(released_weights.frames(CLIPS, FRAMES, 224, seed=20210505), stored["focuser_input.first64"])
+
+
+@pytest.fixture(scope="module")
+def glances(read, glance_frames):
     """Glance maps (B, 8, 1280, 7, 7) and vectors (B, 8, 1280)."""
-    frames = released_weights.same_draws(released_weights.frames(CLIPS, GLANCES, 224, seed=20210504), stored["glancer_input.first64"])
     with torch.no_grad():
-        maps, vectors = read.classifier.glance(frames.flatten(0, 1), GLANCES)
+        maps, vectors = read.classifier.glance(glance_frames.flatten(0, 1), GLANCES)
     return maps.unflatten(0, (CLIPS, GLANCES)), vectors.unflatten(0, (CLIPS, GLANCES))
 
 
 @pytest.fixture(scope="module")
-def patches(stored):
+def patches(frames):
     """Corners (B, 2) → the patches (B·12, 3, P, P) there, the same place in all frames of a clip."""
-    frames = released_weights.same_draws(released_weights.frames(CLIPS, FRAMES, 224, seed=20210505), stored["focuser_input.first64"])
 
     def cut(corners):
         corners = torch.from_numpy(corners.astype(np.int64)).repeat_interleave(FRAMES, 0)
@@ -138,21 +148,33 @@ def test_scores_and_reward(read, glances, foci, stored):
 # What the command makes
 
 
-def test_the_command(file, read, tmp_path):
-    told = import_released(Arguments(str(file), str(tmp_path), family="Something-Something"))
+@pytest.fixture(scope="module")
+def imported(file, tmp_path_factory):
+    """The folder that the command makes of a released file."""
+    out = tmp_path_factory.mktemp("imported")
+    told = import_released(Arguments(str(file), str(out), family="Something-Something"))
     assert told == (
-        f"{tmp_path}: classifier with 174 classes, mean head, patches of 144 pixels; "
+        f"{out}: classifier with 174 classes, mean head, patches of 144 pixels; "
         "continuous policy on glance maps of 10240 channels a decision"
     )
-    card = checkpoint.read_card(tmp_path)
+    return out
+
+
+def test_the_card(imported):
+    card = checkpoint.read_card(imported)
     assert (card.architecture.shift, card.architecture.shift_place, card.architecture.patch_size) == (1 / 8, "blockres", PATCH)
     assert card.command.endswith("patch_size=144 family=Something-Something")
-    loaded = checkpoint.load(tmp_path)
-    assert loaded.fingerprint() == read.classifier.fingerprint()
-    assert all(part.shift is not None for part in (loaded.glancer, loaded.focuser))
 
 
-def test_the_policy_reads_the_glances_of_one_decision(content, file, read, tmp_path):
+def test_the_whole_pass_from_the_folder(imported, frames, glance_frames, stored):
+    classifier, policy = checkpoint.load(imported), load_policy(imported)
+    found = infer(classifier, policy, frames[:1], glance_frames[:1])
+    assert_near(found.actions[:, 0], stored["action_mean"][:1], "places")
+    assert found.boxes.shape == (1, FRAMES, 4) and (found.boxes[0, :, :2].numpy() == stored["coords_chosen"][0]).all()
+    assert_near(found.logits[:, -1], stored["logits"][:1], "logits of the whole pass")
+
+
+def test_the_policy_reads_the_glances_of_one_decision(content, read, tmp_path):
     assert read.policy.grid is None and read.policy.network == PolicyNetwork(MAPS, channels=64, batch_norm=True)
     half = {"state_encoder.0.weight": torch.zeros(64, 4 * 1280, 1, 1)}
     two_decisions = read_released(save(content, tmp_path, policy=half), patch_size=176)

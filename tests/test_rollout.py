@@ -4,7 +4,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 
-from agents.rollout import ClipRolloutBuffer
+from agents.rollout import ClipRolloutBuffer, NormalisedReturnsBuffer
 from classifiers.errors import InputError
 
 STEPS, ENVS, LENGTH = 12, 5, 4  # three episodes in each of five environments
@@ -68,3 +68,32 @@ def test_rollouts_and_minibatches_must_hold_whole_episodes():
         clip_buffer(length=5)
     with pytest.raises(InputError, match="batch_size=6 is not a multiple of the 4 steps of an episode; choose one that is"):
         next(filled(clip_buffer()).get(6))
+
+
+def normalised_buffer(steps, envs, length):
+    return NormalisedReturnsBuffer(steps, *SPACES, "cpu", n_envs=envs, gae_lambda=1.0, gamma=0.7, clip_length=length)
+
+
+def test_returns_are_sums_of_discounted_rewards_of_an_episode_normalised_over_the_rollout():
+    buffer = filled(normalised_buffer(STEPS, ENVS, LENGTH))
+    by_hand = [
+        sum(0.7**later * buffer.rewards[step + later] for later in range(LENGTH - step % LENGTH)) for step in range(STEPS)
+    ]
+    assert np.allclose(buffer.monte_carlo_returns(), by_hand, atol=1e-6)
+    expected = (np.stack(by_hand) - np.mean(by_hand)) / (np.std(by_hand, ddof=1) + 1e-5)
+    assert np.allclose(buffer.returns, expected, atol=1e-5) and buffer.returns.dtype == np.float32
+    assert np.array_equal(buffer.advantages, buffer.returns - buffer.values)
+
+
+def test_returns_far_smaller_than_values_keep_their_digits():
+    buffer = normalised_buffer(2, 1, 2)
+    for start, reward in ((True, 3e-6), (False, 1e-6)):
+        buffer.add(np.zeros((1, 2)), np.zeros((1, 1)), np.array([reward]), np.array([start]), torch.tensor([100.0]), torch.zeros(1))
+    assert buffer.monte_carlo_returns().ravel().tolist() == pytest.approx([3.7e-6, 1e-6], rel=1e-6)
+
+
+def test_a_single_return_is_normalised_to_nought():
+    buffer = normalised_buffer(1, 1, 1)
+    buffer.add(np.zeros((1, 2)), np.zeros((1, 1)), np.array([0.3]), np.array([True]), torch.tensor([0.5]), torch.zeros(1))
+    buffer.compute_returns_and_advantage(torch.zeros(1), np.ones(1))
+    assert buffer.returns.tolist() == [[0.0]] and buffer.advantages.tolist() == [[-0.5]]

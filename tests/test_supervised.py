@@ -33,9 +33,15 @@ STAGES = {
     "glancer": lambda classifier, clips, config, seed: warm_up(classifier, "glancer", clips, config, seed=seed),
     "focuser": lambda classifier, clips, config, seed: warm_up(classifier, "focuser", clips, config, seed=seed),
     "random patches": lambda classifier, clips, config, seed: train_on_random_patches(classifier, clips, config, seed=seed),
-    "finetune": lambda classifier, clips, config, seed: finetune(classifier, looking_policy(), clips, config, seed=seed),
+    "finetune head": lambda classifier, clips, config, seed: finetune(
+        classifier, looking_policy(), clips, replace(config, learning_rate=0), seed=seed
+    ),
+    "finetune both": lambda classifier, clips, config, seed: finetune(classifier, looking_policy(), clips, config, seed=seed),
 }
-LEARNING = {"glancer": ("glancer.",), "focuser": ("focuser.",), "random patches": ("focuser.features.", "head."), "finetune": ("head.",)}
+LEARNING = {
+    "glancer": ("glancer.",), "focuser": ("focuser.",), "random patches": ("focuser.features.", "head."),
+    "finetune head": ("head.",), "finetune both": ("focuser.features.", "head."),
+}  # fmt: skip
 
 
 def trained(stage, clips, config=CONFIG, seed=0):
@@ -139,8 +145,9 @@ def test_dropout_is_set_for_a_stage_and_put_back(clips):
 
 
 def test_dropout_where_there_is_none_is_an_error(clips):
+    config, cpu = SupervisedConfig(epochs=1, dropout=0.5), torch.device("cpu")
     with pytest.raises(InputError, match=r"dropout=0.5 cannot be set: what is trained here has no dropout"):
-        trained("glancer", clips, SupervisedConfig(epochs=1, dropout=0.5))
+        next(train_epochs([Part(torch.nn.Linear(1, 1), 0.1)], clips, lambda batch: None, config, seed=0, device=cpu))
 
 
 def test_a_loss_that_is_no_number_names_the_epoch_and_the_clips(clips):

@@ -14,6 +14,7 @@ import torch
 from conftest import TASK
 from tiny_training import make_folder, tiny_networks, train
 
+from adafocus_env.datasets import folder
 from adafocus_env.demo import demo
 from agents import builders, evaluate, ppo_checkpoint, session, train_stages, trust
 from agents.command import compose_config
@@ -369,7 +370,7 @@ def test_a_seed_that_cannot_be_is_refused(run, seed):
 
 
 def test_an_unknown_data_set_is_refused(run):
-    with pytest.raises(InputError, match=r"data\.name='kinetics' is not known; choose one of \['demo', 'folder'\]"):
+    with pytest.raises(InputError, match=r"data\.name='kinetics' is not known; .*choose one of \['actnet', 'demo', 'fcvid', 'folder', "):
         train(*run, "data.name=kinetics")
 
 
@@ -386,7 +387,7 @@ def test_a_policy_to_start_from_is_what_training_starts_from(tmp_path, run, firs
 
 def test_a_policy_to_start_from_that_does_not_fit_is_refused(tmp_path, run, first):
     best = first[0] / "checkpoints" / "best"
-    with pytest.raises(InputError, match=r"chooses from a grid of 3; add env\.grid=3"):
+    with pytest.raises(InputError, match=r"policy=.*best: the policy chooses cells of a 3×3 .*, the environment offers cells of a 4×4"):
         train(*run, f"policy={best}", "env.grid=4")
     with pytest.raises(InputError, match=r"policy=.* holds no policy\.json"):
         train(*run, f"policy={tmp_path / 'none'}")
@@ -446,8 +447,8 @@ def test_finished_stages_are_not_run_again(tmp_path, root, all_stages, monkeypat
     for crashing, finished in (
         ("agents.make_classifier.train_on_random_patches", []),
         ("agents.stages.policy.save_checkpoint", []),
-        ("agents.stages.finetune.finetune", ["agents.make_classifier.make_classifier"]),
-        ("agents.session.report", ["agents.make_classifier.make_classifier", "agents.stages.policy.PPO.learn"]),
+        ("agents.stages.driver.finetune", ["agents.stages.driver.make_classifier"]),
+        ("agents.session.report", ["agents.stages.driver.make_classifier", "agents.stages.policy.PPO.learn"]),
     ):
         with monkeypatch.context() as patch, pytest.raises(Crash):
             patch.setattr(crashing, crash)
@@ -458,12 +459,79 @@ def test_finished_stages_are_not_run_again(tmp_path, root, all_stages, monkeypat
     assert_same(tmp_path, all_stages[0])
 
 
-def test_stages_start_from_an_architecture(tmp_path, root, first):
-    with pytest.raises(InputError, match="is trained already; train_stages starts from an architecture: small or paper"):
-        train(
-            f"run={tmp_path}", f"data.root={root}", f"classifier={first[0] / 'checkpoints' / 'classifier'}",
-            command=train_stages, schema=TrainStages, name="train_stages",
-        )  # fmt: skip
+def stages(*overrides):
+    return train(*overrides, command=train_stages, schema=TrainStages, name="train_stages")
+
+
+@pytest.fixture(scope="module")
+def trained(all_stages):
+    """Arguments that name a trained classifier and its policy."""
+    kept = all_stages[0] / "checkpoints"
+    return f"classifier={kept / 'stage1'}", f"policy={kept / 'best'}"
+
+
+def test_the_last_stage_alone_goes_on_with_what_was_trained(tmp_path, root, all_stages, trained):
+    stages(f"run={tmp_path}", f"data.root={root}", "first=3", "stages.finetune.epochs=2", *trained)
+    assert [line["stage"] for line in RunFolder(tmp_path).metrics()] == [3, 3]
+    kept = [checkpoint.load(folder / "checkpoints" / "classifier").fingerprint() for folder in (tmp_path, all_stages[0])]
+    assert kept[0] == kept[1], "the same stage 3 on the same classifier and policy"
+    assert "learned" in result(tmp_path)["policies"]
+    evaluate.main(compose_config(Evaluate, "evaluate", [f"run={tmp_path}", f"out={tmp_path / 'out'}", "device=cpu"]))
+    assert result(tmp_path / "out")["policies"] == result(tmp_path)["policies"]
+
+
+def test_stages_end_where_they_are_told_to(tmp_path, root, trained):
+    stages(f"run={tmp_path}", f"data.root={root}", "last=1")
+    assert {line["stage"] for line in RunFolder(tmp_path).metrics()} == {0, 1}
+    assert "learned" not in result(tmp_path)["policies"] and "random" in result(tmp_path)["policies"]
+    evaluate.main(compose_config(Evaluate, "evaluate", [f"run={tmp_path}", f"out={tmp_path / 'out'}", "device=cpu"]))
+    assert result(tmp_path / "out")["policies"] == result(tmp_path)["policies"]
+    classifier = f"classifier={tmp_path / 'checkpoints' / 'classifier'}"
+    stages(f"run={tmp_path / 'on'}", f"data.root={root}", "first=1", "last=2", "ppo.total_steps=64", classifier)
+    assert {line["stage"] for line in RunFolder(tmp_path / "on").metrics()} == {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "is trained already: add first=1, 2 or 3 to go on with it, or start from an architecture"),
+        (["first=2", "classifier=small"], "first=2 needs a trained classifier: classifier=DIR, or first=0 to train one"),
+        (["first=3", "policy="], "first=3 needs a trained policy: add policy=DIR, or first=2 to train one"),
+        (["first=4"], "first=4 is no stage; choose 0, 1, 2 or 3"),
+        (["first=2", "last=1"], "first=2 comes after last=1; choose stages in their order"),
+        (["first=2", "patch_size=32"], "patch_size=32 is not that of classifier=.*, which was trained with patches of 24 pixels"),
+    ],
+)
+def test_stages_that_lack_something_are_refused(tmp_path, root, trained, overrides, message):
+    with pytest.raises(InputError, match=message):
+        stages(f"run={tmp_path}", f"data.root={root}", *trained, *overrides)
+
+
+def test_clips_can_be_drawn_anew_in_every_epoch(tmp_path, root, trained):
+    stages(
+        f"run={tmp_path}", f"data.root={root}", "first=2", *trained, "data.views=fresh", "env.bank=false", "env.baseline=1", "ppo.epochs=2"
+    )
+    lines = RunFolder(tmp_path).metrics()
+    clips = len(folder(root, val=0.25).train)
+    assert lines[-1]["stage"] == 3 and max(line.get("steps", 0) for line in lines) >= 2 * clips * 4
+    assert "greedy_oracle" not in result(tmp_path)["policies"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.views=fresh"], "bank=true keeps what is seen in the clips, and these are drawn anew in every epoch"),
+        (["data.views=0"], "views=0 is not possible; choose a number from 1 on, or fresh"),
+        (["data.views=often"], "views=often is not possible"),
+        (["ppo.epochs=0"], r"ppo\.epochs=0 is too small; choose 1 or more"),
+        (["env.action=polar"], "action='polar' is not known"),
+        (["env.video_div=2"], "video_div=2 needs a classifier with the head 'mean', this one has 'gru'"),
+        (["env.action=continuous"], "baseline='all' needs a grid"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused(tmp_path, root, trained, overrides, message):
+    with pytest.raises(InputError, match=message):
+        stages(f"run={tmp_path}", f"data.root={root}", "first=2", trained[0], *overrides)
 
 
 # What comes with the package

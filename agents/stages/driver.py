@@ -42,12 +42,7 @@ def run_stages(session: Session, clips: Clips, config: TrainStages) -> Model:
     classifier = _classifier(session, clips, config)
     if config.last < 2:
         return classifier, None, None
-    if config.first < 3:
-        policy = session.train_policy(classifier, clips)
-    else:
-        policy = session.given_policy(features_of(classifier, clips.train, config.env))
-        assert policy is not None, "check_stages asks for it"
-        save_policy(policy, session.run.checkpoints / "best", {"classifier": classifier.fingerprint()})
+    policy = session.train_policy(classifier, clips) if config.first < 3 else _given_policy(session, classifier, clips)
     if config.last < 3:
         return classifier, policy, None
     parent = classifier.fingerprint()
@@ -57,6 +52,13 @@ def run_stages(session: Session, clips: Clips, config: TrainStages) -> Model:
     epochs = finetune(classifier, policy, clips.train, settings, seed=config.seed)
     show_epochs(epochs, 3, learning, settings.epochs, session.display, session.run.log)
     return classifier, policy, parent
+
+
+def _given_policy(session: Session, classifier: Classifier, clips: Clips) -> GlancePolicy:
+    policy = session.given_policy(features_of(classifier, clips.train, session.config.env))
+    assert policy is not None, "check_stages asks for it"
+    save_policy(policy, session.run.checkpoints / "best", {"classifier": classifier.fingerprint()})
+    return policy
 
 
 def _classifier(session: Session, clips: Clips, config: TrainStages) -> Classifier:

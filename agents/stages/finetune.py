@@ -7,7 +7,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from adafocus_env.clips import ClipStore
+from adafocus_env.clips import ClipSource
 from agents.config import SupervisedConfig
 from agents.inference import corners_of, decisions
 from agents.policies import GlancePolicy
@@ -17,7 +17,7 @@ from classifiers.classifier import Classifier
 
 
 def finetune(
-    classifier: Classifier, policy: GlancePolicy, clips: ClipStore, config: SupervisedConfig, *, seed: int
+    classifier: Classifier, policy: GlancePolicy, clips: ClipSource, config: SupervisedConfig, *, seed: int
 ) -> Iterator[dict[str, float]]:
     """Trains on the most likely patches; yields the mean loss and accuracy, over all steps, of every epoch.
 

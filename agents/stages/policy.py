@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from agents.progress import Display
 from agents.rollout import ClipRolloutBuffer, NormalisedReturnsBuffer
 from agents.run_folder import RunFolder
 from classifiers.errors import InputError
+from classifiers.policy_network import check_std
 
 STAGE = 2
 LOGGED = ("entropy_loss", "policy_gradient_loss", "value_loss", "approx_kl", "clip_fraction", "explained_variance")
@@ -66,8 +68,9 @@ def train_policy(
         InputError: a setting does not fit (says which).
         Stopped: the user asked to stop; the next call goes on.
     """
+    ppo = in_steps(ppo, features)
     fingerprint = features.classifier.fingerprint()
-    policy_network, std = (start.network, start.std) if start else (new_network(features, network), network.std)
+    policy_network, std = (start.network, start.std) if start else (new_network(features.map_shape, network), network.std)
     environment = make_environment(features, env)
     resumed = load_checkpoint(run.checkpoints, environment, device=str(features.classifier.device), trust=trust)
     before = sum(line["stage"] < STAGE for line in run.metrics())
@@ -90,6 +93,13 @@ def train_policy(
     return load_policy(run.checkpoints / "best", features.classifier.device)
 
 
+def in_steps(config: PPOConfig, features: Features) -> PPOConfig:
+    """The same with the length of training in steps, where it is told in epochs."""
+    if config.epochs is None:
+        return config
+    return replace(config, total_steps=config.epochs * features.clips.epoch_size * features.num_steps, epochs=None)
+
+
 def make_environment(features: Features, config: EnvConfig) -> VecEnv:
     """The training environment: observations by reference, every clip once an epoch."""
     vector = AdaFocusVectorEnv(
@@ -105,13 +115,13 @@ def samples(value: int | str) -> Any:
     return value if value == "all" or isinstance(value, int) else int(value) if value.isdigit() else value
 
 
-def new_network(features: Features, config: NetworkConfig) -> PolicyNetwork:
-    """The network of a new policy.
+def new_network(map_shape: tuple[int, int, int], config: NetworkConfig) -> PolicyNetwork:
+    """The network of a new policy, for glance maps of that shape.
 
     Raises:
         InputError: a size is less than 1.
     """
-    return PolicyNetwork(features.map_shape, config.channels, config.features, config.hidden, config.batch_norm)
+    return PolicyNetwork(map_shape, config.channels, config.features, config.hidden, config.batch_norm)
 
 
 def new_ppo(env: VecEnv, features: Features, config: PPOConfig, network: PolicyNetwork, seed: int, std: float = 0.25) -> PPO:
@@ -129,7 +139,7 @@ def new_ppo(env: VecEnv, features: Features, config: PPOConfig, network: PolicyN
         InputError: see `check_ppo`, and `ClipPolicy`.
     """
     check_ppo(config, env, features.num_steps, network)
-    if network.batch_norm and len(features.clips) * features.num_steps < 2:
+    if network.batch_norm and features.clips.epoch_size * features.num_steps < 2:
         raise InputError("network.batch_norm=true needs more than a single glance to learn from; give more videos")
     return PPO(
         ClipPolicy,
@@ -159,23 +169,26 @@ def new_ppo(env: VecEnv, features: Features, config: PPOConfig, network: PolicyN
     )
 
 
-LEAST = {"total_steps": 1, "n_steps": 1, "batch_size": 2, "n_epochs": 1, "validate_every": 1, "save_every": 1}
+LEAST = {"total_steps": 1, "epochs": 1, "n_steps": 1, "batch_size": 2, "n_epochs": 1, "validate_every": 1, "save_every": 1}
 POSITIVE = ("learning_rate", "clip_range", "max_grad_norm", "adam_eps")
 SHARES = ("gamma", "gae_lambda")
 
 
 def check_ppo(config: PPOConfig, env: EnvConfig | VecEnv, steps: int, network: NetworkConfig | PolicyNetwork) -> None:
-    """Checks settings before anything is computed.
+    """Checks settings; nothing else has to be there for that.
 
     Args:
-        config: the settings.
+        config: the algorithm.
         env: tells how many environments there are.
         steps: D, steps of an episode.
-        network: tells whether the policy has batch norm.
+        network: of the policy.
 
     Raises:
         InputError: a number is out of its range, `n_steps` or `batch_size` is not a multiple of D, or two settings exclude each other.
     """
+    if isinstance(network, NetworkConfig):
+        new_network((1, 1, 1), network)
+        check_std(network.std)
     _check_numbers(config)
     for key in ("n_steps", "batch_size"):
         if (value := getattr(config, key)) is not None and value % steps:
@@ -268,7 +281,7 @@ class Recorder(BaseCallback):
         rate = self._steps_per_update / (now - self._then)
         self._bar.at(
             min(self.num_timesteps, self._config.total_steps),
-            f"return {line['return']:.2f} accuracy {line['accuracy']:.0%} entropy {line['entropy']:.1f} {rate:.0f}/s",
+            f"return {line['return']:.2f} top-1 {line['accuracy']:.0%} entropy {line['entropy']:.1f} {rate:.0f}/s",
         )
         for key, value in line.items():
             self.logger.record(f"policy/{key}", value)

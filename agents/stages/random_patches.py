@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from adafocus_env.clips import ClipStore
+from adafocus_env.clips import ClipSource
 from adafocus_env.features import count_steps
 from agents.config import SupervisedConfig
 from agents.inference import focus_at, glance_at
@@ -17,7 +17,7 @@ from classifiers.classifier import Classifier
 
 
 def train_on_random_patches(
-    classifier: Classifier, clips: ClipStore, config: SupervisedConfig, *, seed: int, video_div: int | None = None
+    classifier: Classifier, clips: ClipSource, config: SupervisedConfig, *, seed: int, video_div: int | None = None
 ) -> Iterator[dict[str, float]]:
     """Trains focuser and head; yields the mean loss and accuracy, over all steps, of every epoch."""
     highest = classifier.architecture.size - classifier.architecture.patch_size

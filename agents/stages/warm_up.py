@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adafocus_env.clips import ClipStore
+from adafocus_env.clips import ClipSource
 from agents.config import SupervisedConfig
 from agents.supervised import Batch, Part, train_epochs
 from classifiers.classifier import Classifier
 
 
 def warm_up(
-    classifier: Classifier, part: Literal["glancer", "focuser"], clips: ClipStore, config: SupervisedConfig, *, seed: int
+    classifier: Classifier, part: Literal["glancer", "focuser"], clips: ClipSource, config: SupervisedConfig, *, seed: int
 ) -> Iterator[dict[str, float]]:
     """Trains one backbone on whole frames; yields the mean loss and accuracy of every epoch.
 

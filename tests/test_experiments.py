@@ -1,0 +1,86 @@
+"""The published rows as configs: each loads, builds its networks, and says what was published."""
+
+import re
+from dataclasses import replace
+from importlib.resources import files
+
+import pytest
+import torch
+
+from adafocus_env.features import count_steps
+from adafocus_env.published import PUBLISHED
+from agents.command import compose_config
+from agents.config import TrainPPO, TrainStages
+from agents.stages.policy import check_ppo
+from classifiers.classifier import Classifier
+from classifiers.policy_network import GlanceActorCritic, PolicyNetwork
+from classifiers.registry import ARCHITECTURES
+
+FOLDER = files("configs") / "experiment"
+NAMES = sorted(entry.name.removesuffix(".yaml") for entry in FOLDER.iterdir() if entry.name.endswith(".yaml"))
+SIZES = dict.fromkeys(("actnet", "fcvid", "minik"), (96, 128, 160, 192)) | dict.fromkeys(("sthv1", "sthv2"), (144, 160, 176))
+
+
+def test_there_is_one_for_every_published_row():
+    assert sorted(f"{data}_{size}" for data, sizes in SIZES.items() for size in sizes) == NAMES
+    assert set(SIZES) == set(PUBLISHED)
+
+
+class Lengths:
+    """The only thing about clips that the number of decisions depends on."""
+
+    def __init__(self, data):
+        self.num_frames = data.num_frames
+        self.settings = type("Settings", (), {"num_glance_frames": data.glance_frames or data.num_frames})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_loads_and_its_networks_can_be_built(name):
+    config = compose_config(TrainStages, "train_stages", [f"experiment={name}", "data.root=DIR"])
+    data, size = name.split("_")
+    published, something = PUBLISHED[data], data.startswith("sth")
+    assert (config.data.name, config.patch_size, config.data.num_frames) == (data, int(size), published.num_frames)
+    assert config.data.views == "fresh" and not config.env.bank
+    with torch.device("meta"):
+        classifier = Classifier(
+            replace(ARCHITECTURES[config.classifier], patch_size=config.patch_size), [str(each) for each in range(published.num_classes)]
+        )
+        steps = count_steps(classifier, Lengths(config.data), config.env.video_div)
+        maps = 1280 * (config.data.glance_frames or config.data.num_frames) // steps
+        sizes = config.network.channels, config.network.features, config.network.hidden, config.network.batch_norm
+        network = PolicyNetwork((maps, 7, 7), *sizes)
+        policy = GlanceActorCritic(network, None if config.env.action == "continuous" else config.env.grid, config.network.std)
+    assert steps == (1 if something else 16) and policy.grid == (None if something else 7)
+    assert sum(parameter.numel() for parameter in policy.parameters()) > 7e6
+    check_ppo(config.ppo, config.env, steps, config.network)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_opens_with_its_command_and_its_published_figures(name):
+    lines = (FOLDER / f"{name}.yaml").read_text().splitlines()
+    assert lines[:2] == ["# @package _global_", f"# python -m agents.train_stages experiment={name} data.root=DIR"]
+    assert re.match(rf"# .*patches of {name.split('_')[1]} pixels", lines[2])
+    compose_config(TrainPPO, "train_ppo", [f"experiment={name}", "data.root=DIR", "classifier=DIR"])  # stage 2 alone
+
+
+def test_the_published_hyper_parameters():
+    actnet = compose_config(TrainStages, "train_stages", ["experiment=actnet_128", "data.root=DIR"])
+    stages = actnet.stages
+    rates = [(stage.epochs, stage.learning_rate, stage.head_learning_rate) for stage in (stages.random_patches, stages.finetune)]
+    assert rates == [(50, 5e-4, 0.05), (10, 0, 5e-3)]
+    assert [(stage.epochs, stage.learning_rate, stage.frames) for stage in (stages.glancer, stages.focuser)] == [(15, 0.01, 16)] * 2
+    for stage in (stages.glancer, stages.focuser, stages.random_patches, stages.finetune):
+        assert (stage.optimizer, stage.momentum, stage.weight_decay, stage.schedule, stage.batch_size) == ("sgd", 0.9, 1e-4, "cosine", 64)
+    assert (actnet.ppo.epochs, actnet.ppo.learning_rate, actnet.ppo.gamma, actnet.ppo.n_epochs) == (50, 3e-4, 0.7, 1)
+    assert (actnet.ppo.clip_range, actnet.ppo.vf_coef, actnet.ppo.ent_coef, actnet.env.num_envs) == (0.2, 0.5, 0.01, 64)
+    assert ARCHITECTURES["paper"].dropout == 0.8
+    something = compose_config(TrainStages, "train_stages", ["experiment=sthv2_144", "data.root=DIR"])
+    stages = something.stages
+    for stage in (stages.glancer, stages.focuser):
+        assert (stage.epochs, stage.schedule, stage.milestones, stage.dropout) == (50, "step", [20, 40], 0.5)
+    rates = [
+        (stage.epochs, stage.learning_rate, stage.head_learning_rate, stage.batch_size, stage.dropout)
+        for stage in (stages.random_patches, stages.finetune)
+    ]
+    assert rates == [(10, 1e-5, 0.01, 64, 0.5), (10, 0, 5e-4, 32, 0)]
+    assert (something.network.std, something.network.batch_norm, something.ppo.batch_statistics) == (0.25, True, True)
