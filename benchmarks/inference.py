@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adafocus_env.action import GridAction
+from adafocus_env.build import DEMO_FRAMES
 from adafocus_env.clips import ClipStore
 from agents.inference import focus_at, glance_at, infer, infer_clips
 from agents.policies import GlancePolicy
@@ -111,7 +112,7 @@ def _precision_on_the_demo(settings: Settings) -> Section:
     """Top-1 and predictions of the demo classifier in the low precision, patches at the targets and at random."""
     plain = checkpoint.load("demo", torch.device("cpu"))
     low = executed(plain, Execution(settings.precision, channels_last=True))
-    clips = workload.demo_clips(settings, "test", 8)
+    clips = workload.demo_clips(settings, "test", DEMO_FRAMES)
     chosen = range(len(clips))
     action, rng = GridAction(workload.GRID, plain.architecture.size, plain.architecture.patch_size), np.random.default_rng(0)
     places: dict[str, list[NDArray[np.int64]]] = {"at the targets": [], "at random": []}
