@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -101,8 +103,8 @@ def executed(classifier: Classifier, execution: Execution) -> Classifier:
     if any(module.training for module in classifier.modules()):
         raise InputError("the classifier is in training mode; call classifier.freeze() first: what learns is run as it is")
     check_precision(execution.precision, classifier.device)
-    if execution.compile and shutil.which(compiler := os.environ.get("CXX", "g++")) is None:
-        raise InputError(f"compile=true needs a C++ compiler, and there is no {compiler}; install g++, set CXX, or use compile=false")
+    if execution.compile:
+        check_compiler()
     return ExecutedClassifier(classifier, execution)
 
 
@@ -116,6 +118,18 @@ def check_precision(precision: str, device: torch.device) -> None:
     working = [name for name in PRECISIONS if _works(name, device)]
     if precision not in working:
         raise InputError(f"precision={precision} is not something that {device.type} here can compute with; choose one of {working}")
+
+
+def check_compiler() -> None:
+    """Checks that there is what PyTorch compiles with.
+
+    Raises:
+        InputError: something is missing (says what).
+    """
+    if shutil.which(compiler := os.environ.get("CXX", "g++")) is None:
+        raise InputError(f"compile=true needs a C++ compiler, and there is no {compiler}; install g++, set CXX, or use compile=false")
+    if not (headers := Path(sysconfig.get_path("include")) / "Python.h").exists():
+        raise InputError(f"compile=true needs Python's headers, and there is no {headers}; install python3-dev, or use compile=false")
 
 
 def _works(precision: str, device: torch.device) -> bool:

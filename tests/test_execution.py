@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import sys
 
 import pytest
 import torch
@@ -132,6 +133,10 @@ def test_calls_hold_as_many_pixels_whatever_the_size_of_an_image(classifier):
 
 def test_the_compiled_networks_see_the_same(images):
     """The one test that compiles: full calls, what is left over, another classifier, and weights that have changed."""
+    try:
+        execution.check_compiler()
+    except InputError as missing:
+        pytest.skip(str(missing))
     how, patches = Execution(channels_last=True, compile=True, focus_call=8), images[1]
     first, second = random_classifier(0), random_classifier(1)
     for classifier, count in ((first, 11), (second, 8)):
@@ -176,4 +181,8 @@ def test_a_precision_that_the_device_lacks_is_refused(classifier, monkeypatch):
 def test_compiling_without_a_compiler_is_refused(classifier, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(InputError, match=r"compile=true needs a C\+\+ compiler, and there is no no-such-compiler; install g\+\+"):
+        executed(classifier, Execution(compile=True))
+    monkeypatch.setenv("CXX", sys.executable)
+    monkeypatch.setattr(execution.sysconfig, "get_path", lambda name: "/nowhere")
+    with pytest.raises(InputError, match=r"compile=true needs Python's headers, and there is no .nowhere.Python\.h; install python3-dev"):
         executed(classifier, Execution(compile=True))
