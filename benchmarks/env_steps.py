@@ -9,7 +9,7 @@ import torch
 
 from adafocus_env.bank import FeatureBank
 from adafocus_env.build import DEMO_FRAMES, choose_device
-from adafocus_env.clips import ClipStore
+from adafocus_env.clips import ClipSource
 from adafocus_env.env import AdaFocusEnv
 from adafocus_env.features import Features
 from adafocus_env.sb3 import AdaFocusVecEnv
@@ -63,7 +63,7 @@ def _warm(settings: Settings) -> Iterator[Section]:
 
 
 def _warm_steps(
-    settings: Settings, where: str, network: Classifier, clips: ClipStore, numbers: tuple[int, ...], limit: float
+    settings: Settings, where: str, network: Classifier, clips: ClipSource, numbers: tuple[int, ...], limit: float
 ) -> Section:
     bank, repeats = bank_of(network, clips), 1 if settings.quick else 20
     acts: dict[str, Callable[[], object]] = {}
@@ -122,14 +122,14 @@ def _faces(settings: Settings) -> Section:
     return section.ratio("AdaFocusEnv, N = 1", "AdaFocusVectorEnv, N = 1")
 
 
-def environment(number: int, network: Classifier, clips: ClipStore, bank: Features | bool) -> AdaFocusVectorEnv:
+def environment(number: int, network: Classifier, clips: ClipSource, bank: Features | bool) -> AdaFocusVectorEnv:
     """A vector environment whose every episode begins at once, each with a clip of its own."""
     return AdaFocusVectorEnv(
         number, network, clips, observation="reference", bank=bank, autoreset_mode="SAME_STEP", clip_order="epoch", grid=workload.GRID
     )
 
 
-def stepping(number: int, network: Classifier, clips: ClipStore, bank: Features | bool) -> Callable[[], object]:
+def stepping(number: int, network: Classifier, clips: ClipSource, bank: Features | bool) -> Callable[[], object]:
     """An act: a step of N clips with random actions. All glances are there when it begins."""
     env, rng = environment(number, network, clips, bank), np.random.default_rng(0)
     env.reset(seed=0)
@@ -176,7 +176,7 @@ def bare_head(network: Classifier, rows: int) -> Callable[[], object]:
     return act
 
 
-def bank_of(network: Classifier, clips: ClipStore) -> FeatureBank:
+def bank_of(network: Classifier, clips: ClipSource) -> FeatureBank:
     """A full bank."""
     bank = FeatureBank(network, clips, workload.grid_action(network))
     every, steps = np.arange(len(clips))[:, None], np.arange(clips.num_frames)[None]

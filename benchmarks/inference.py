@@ -17,7 +17,7 @@ from torch import Tensor
 
 from adafocus_env.action import GridAction
 from adafocus_env.build import DEMO_FRAMES
-from adafocus_env.clips import ClipStore
+from adafocus_env.clips import ClipSource
 from agents.inference import focus_at, glance_at, infer, infer_clips
 from agents.policies import GlancePolicy
 from benchmarks import workload
@@ -131,7 +131,7 @@ def _precision_on_the_demo(settings: Settings) -> Section:
 
 
 @torch.inference_mode()
-def _predictions(network: Classifier, clips: ClipStore, chosen: range, action: GridAction, cells: NDArray[np.int64]) -> Tensor:
+def _predictions(network: Classifier, clips: ClipSource, chosen: range, action: GridAction, cells: NDArray[np.int64]) -> Tensor:
     """The class (n,) of every chosen clip with patches at ``cells`` (n, T)."""
     corners = torch.from_numpy(action.corners_of(cells))
     found = []

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from adafocus_env.clips import ClipStore
+from adafocus_env.clips import ClipSource
 from agents.config import SupervisedConfig
 from agents.stages.finetune import finetune
 from agents.stages.random_patches import train_on_random_patches
@@ -51,7 +51,7 @@ def _stepping(epochs: Iterator[object]) -> Callable[[], object]:
     return lambda: next(epochs)
 
 
-def _bare(network: Classifier, stage: str, clips: ClipStore) -> Callable[[], object]:
+def _bare(network: Classifier, stage: str, clips: ClipSource) -> Callable[[], object]:
     """An act: forward and backward of what the stage trains, and forward of what it does not, on tensors that are there."""
     size, count, device = network.architecture, len(clips) * clips.num_frames, network.device
     frames = torch.randn(count, 3, size.size, size.size, device=device)

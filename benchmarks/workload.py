@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from adafocus_env.action import ACTIONS, Action
 from adafocus_env.build import Split, choose_device, open_clips
 from adafocus_env.cache import cache_folder
-from adafocus_env.clips import ClipStore
+from adafocus_env.clips import ClipSource
 from adafocus_env.datasets import DataSet, Video
 from adafocus_env.demo import DemoTask, demo
 from agents.policies import GlancePolicy, PolicyNetwork
@@ -90,8 +90,8 @@ def fastest_of(settings: Settings, network: Classifier) -> tuple[str, Classifier
     return name, executed(network, how)
 
 
-def clips(settings: Settings, count: int, num_frames: int, *, train: bool = True) -> ClipStore:
-    """A store of at least ``count`` clips: eight views of each video."""
+def clips(settings: Settings, count: int, num_frames: int, *, train: bool = True) -> ClipSource:
+    """At least ``count`` clips: eight views of each video."""
     views = 8 if train else 1
     videos = make_videos(settings, -(-count // views))
     data = DataSet("benchmark", ("one",), videos, (), videos)
@@ -104,7 +104,7 @@ def grid_action(network: Classifier) -> Action:
     return ACTIONS["grid"](GRID, network.architecture.size, network.architecture.patch_size)
 
 
-def demo_clips(settings: Settings, split: Split, num_frames: int) -> ClipStore:
+def demo_clips(settings: Settings, split: Split, num_frames: int) -> ClipSource:
     """Clips of the demo videos, or of a dozen of them where it has to be quick."""
     videos = demo(DemoTask(train_videos=12, test_videos=4, length=8), val=0.25) if settings.quick else demo()
     return open_clips(videos, split, num_frames=num_frames, size=ARCHITECTURES["small"].size)
