@@ -60,8 +60,9 @@ def _schemes(settings: Settings) -> Section:
     section = Section(f"Inference, {count} clips of {length} frames ({settings.allocator} allocator)")
     section.times = interleaved(acts, 1 if settings.quick else settings.rounds)
     section.times["from the store"] = [Time(time.wall / batches, time.cpu / batches) for time in section.times["from the store"]]
+    exact = [name for name in networks if name.startswith("float32")][-1]
     for name in networks:
-        aim = at_least(4) if name == best else at_least(1.3) if name == "float32, tuned calls" else None
+        aim = {best: at_least(4), exact: at_least(1.3)}.get(name)
         section.ratio(SEQUENTIAL, f"parallel, {name}", name="step by step, float32", aim=None if plain.device.type == "cuda" else aim)
     section.ratio(f"parallel, {best}", "all four", over=f"bare networks, backbones in {best}", aim=at_most(1.15))
     section.ratio(f"parallel, {best}", "backbones", over=f"bare backbones, {best}")
