@@ -104,7 +104,8 @@ class Classifier(nn.Module):
         """Frames uint8 (…, 3, H, W) → float32 of the same shape, as the networks expect them."""
         mean = frames.new_tensor(self.architecture.mean, dtype=torch.float32).view(3, 1, 1)
         std = frames.new_tensor(self.architecture.std, dtype=torch.float32).view(3, 1, 1)
-        return (frames.float() / 255 - mean) / std
+        pixels = frames.to(torch.float32, copy=True)  # one large tensor, changed in place: each further one would cost as much as a layer
+        return pixels.div_(255).sub_(mean).div_(std)
 
     def glance(self, frames: Tensor, num_frames: int = 1) -> tuple[Tensor, Tensor]:
         """Normalised frames, resized to the glance size → glance maps and vectors.
@@ -119,10 +120,14 @@ class Classifier(nn.Module):
         Raises:
             InputError: the number of frames is no multiple of t.
         """
+        return self.glancer(self.to_glance_size(frames), num_frames)
+
+    def to_glance_size(self, frames: Tensor) -> Tensor:
+        """Frames (M, 3, H, W) → what the glancer sees of them (M, 3, glance_size, glance_size)."""
         size = self.architecture.glance_size
-        if frames.shape[-1] != size:
-            frames = F.interpolate(frames, (size, size), mode="bilinear", align_corners=False, antialias=True)
-        return self.glancer(frames, num_frames)
+        if frames.shape[-1] == size:
+            return frames
+        return F.interpolate(frames, (size, size), mode="bilinear", align_corners=False, antialias=True)
 
     def focus(self, patches: Tensor, num_frames: int = 1) -> Tensor:
         """Normalised patches (M·f, 3, P, P) → focus vectors (M·f, F).

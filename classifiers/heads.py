@@ -29,7 +29,7 @@ class GRUHead(nn.Module):
 
     def forward(self, features: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Features (N, T, feature_size), state (N, S) or None → scores (N, T, K) and the state (N, S) after them."""
-        hidden, last = self.gru(features, None if state is None else state.unsqueeze(0))
+        hidden, last = self.gru(in_order_of_steps(features), None if state is None else state.unsqueeze(0))
         return self.fc(self.dropout(hidden)), last.squeeze(0)
 
 
@@ -91,6 +91,14 @@ class MeanHead(nn.Module):
 
 
 HEADS: dict[str, type[GRUHead] | type[LinearHead] | type[MeanHead]] = {"gru": GRUHead, "linear": LinearHead, "mean": MeanHead}
+
+
+def in_order_of_steps(features: Tensor) -> Tensor:
+    """Features (N, T, F), the same but in memory step after step: a GRU on a CPU is twice as fast on them, or more.
+
+    It reads them so, and otherwise multiplies matrices whose rows lie apart.
+    """
+    return features.transpose(0, 1).contiguous().transpose(0, 1)
 
 
 def _means_so_far(values: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
