@@ -111,6 +111,7 @@ class Session:
         """Stage 2: PPO on the frozen classifier; the policy that did best on the validation part."""
         env = self.config.env
         features = features_of(classifier, clips.train, env)
+        self.display.say(features.about)
         start = self.given_policy(features)
         return train_policy(
             features,

@@ -159,14 +159,6 @@ class Classifier(nn.Module):
         """Where the networks live."""
         return next(self.parameters()).device
 
-    @property
-    def version(self) -> int:
-        """A number that changes when a parameter or buffer is changed in place or takes other memory: a cheap hint to look again.
-
-        Writing through ``tensor.data`` (``weight.data.mul_(2)``) escapes it, as it escapes PyTorch's own records.
-        """
-        return hash(tuple((tensor.data_ptr(), tensor._version) for tensor in [*self.parameters(), *self.buffers()]))
-
     def fingerprint(self) -> str:
         """Hash (64 hex digits) of all parameters and buffers: equal if and only if the weights are."""
         digest = hashlib.sha256()

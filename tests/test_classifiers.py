@@ -284,15 +284,13 @@ def test_batch_norm_statistics_stay_in_a_frozen_classifier_and_move_in_training(
 
 def test_the_fingerprint_tells_every_parameter_and_every_buffer():
     classifier = random_classifier()
-    seen, version = {classifier.fingerprint()}, classifier.version
+    seen = {classifier.fingerprint()}
     buffers = {name for name, _ in classifier.named_buffers()}
     assert any("running_var" in name for name in buffers) and any("num_batches_tracked" in name for name in buffers)
-    for name, tensor in [*classifier.named_parameters(), *classifier.named_buffers()]:
+    for tensor in [*classifier.parameters(), *classifier.buffers()]:
         with torch.no_grad():
             tensor.view(-1)[-1] += 1
         seen.add(classifier.fingerprint())
-        assert classifier.version != version, name
-        version = classifier.version
     assert len(seen) == 1 + len(classifier.state_dict())
 
 
