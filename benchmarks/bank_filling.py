@@ -20,7 +20,8 @@ STEPS, FRAMES = 2, 16  # of the clips whose foci are filled, and of those whose 
 
 def measure(settings: Settings) -> Iterator[Section]:
     """Glances of some clips, and all cells of the steps of one."""
-    section = Section("Bank filling", f"All {workload.GRID**2} cells of {STEPS} frames, and the glances of 8 clips of {FRAMES}; every bank is new.")
+    note = f"All {workload.GRID**2} cells of {STEPS} frames, and the glances of 8 clips of {FRAMES}; every bank is new."
+    section = Section("Bank filling", note)
     rounds = 1 if settings.quick else settings.rounds
     plain = workload.classifier(settings)
     clips, long = workload.clips(settings, 8, STEPS), workload.clips(settings, 8, FRAMES)
