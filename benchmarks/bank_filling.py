@@ -15,23 +15,25 @@ from benchmarks.clock import interleaved
 from benchmarks.command import Settings, main
 from benchmarks.sections import Section, at_least
 
-STEPS = 2
+STEPS, FRAMES = 2, 16  # of the clips whose foci are filled, and of those whose glances are: a bank glances at a whole clip at once
 
 
 def measure(settings: Settings) -> Iterator[Section]:
     """Glances of some clips, and all cells of the steps of one."""
-    section = Section("Bank filling", f"All {workload.GRID**2} cells of {STEPS} frames, and the glances of 8 clips; every bank is new.")
+    note = f"All {workload.GRID**2} cells of {STEPS} frames, and the glances of 8 clips of {FRAMES}; every bank is new."
+    section = Section("Bank filling", note)
     rounds = 1 if settings.quick else settings.rounds
-    plain, clips = workload.classifier(settings), workload.clips(settings, 8, STEPS)
+    plain = workload.classifier(settings)
+    clips, long = workload.clips(settings, 8, STEPS), workload.clips(settings, 8, FRAMES)
     networks = dict([("float32", plain), workload.fastest_of(settings, plain)])
     every, steps, action = np.arange(8)[:, None], np.arange(STEPS)[None], workload.grid_action(plain)
     acts: dict[str, Callable[[], object]] = {}
     for name, network in networks.items():
-        focusing, glancing = (iter([FeatureBank(network, clips, action) for _ in range(rounds + 1)]) for _ in range(2))
+        focusing, glancing = (iter([FeatureBank(network, some, action) for _ in range(rounds + 1)]) for some in (clips, long))
         acts[f"foci, {name}"] = partial(_foci, focusing, every[:1], steps)
         acts[f"focuser, {name}"] = bare_focus(network, STEPS * workload.GRID**2)
-        acts[f"glances, {name}"] = partial(_glances, glancing, every, steps)
-        acts[f"glancer, {name}"] = bare_glance(network, STEPS * len(every))
+        acts[f"glances, {name}"] = partial(_glances, glancing, every, steps[:, :1])
+        acts[f"glancer, {name}"] = bare_glance(network, FRAMES * len(every))
     section.times = interleaved(acts, rounds)
     for name in networks:
         section.ratio(f"focuser, {name}", f"foci, {name}", name=f"foci, {name}: frames/s over the bare focuser's", aim=at_least(0.9))

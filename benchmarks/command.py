@@ -70,10 +70,10 @@ def _run(names: Sequence[str], settings: Settings, out: Path | None) -> None:
         for section in module.measure(settings):
             console.print(section.table())
             result.sections.append(section)
-        if out is not None:
-            result.write(out / "results")
-            if hasattr(module, "draw"):
-                module.draw(result.sections, out / "results" / f"{name}.png")
+            if out is not None:
+                result.write(out / "results")  # after each section: a run that is stopped has not been for nothing
+        if out is not None and hasattr(module, "draw"):
+            module.draw(result.sections, out / "results" / f"{name}.png")
     if out is not None:
         found = [out / "results" / f"{name}.json" for name in NAMES]
         write_markdown([Result.read(path) for path in found if path.exists()], out / "RESULTS.md")
