@@ -20,6 +20,7 @@ from adafocus_env.features import Features, Indices, LiveFeatures, count_steps
 from adafocus_env.frozen import Watch
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError, named
+from classifiers.execution import execution_of
 
 LIVE_CLIPS = 256  # whose frames are kept for foci that are computed live
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -277,9 +278,9 @@ def size_text(num_bytes: float) -> str:
     return f"{num_bytes / 2 ** (10 * power):.1f} {('bytes', 'KiB', 'MiB', 'GiB')[power]}"
 
 
-def _identity(classifier: Classifier) -> tuple[str, object]:
-    """Weights and what else the features depend on: the same weights see something else with another mean or glance size."""
-    return classifier.fingerprint(), classifier.architecture
+def _identity(classifier: Classifier) -> tuple[object, ...]:
+    """Weights and what else the features depend on: the same weights see something else with another mean, glance size or precision."""
+    return classifier.fingerprint(), classifier.architecture, execution_of(classifier)
 
 
 def _clips_in(max_bytes: int | None, layout: Layout, count: int) -> int:

@@ -29,6 +29,7 @@ from adafocus_env.features import Indices, LiveFeatures
 from adafocus_env.frozen import Watch
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
+from classifiers.execution import execution_of
 from classifiers.files import replacing, write_text
 
 SHARD_SIZE = 8  # clips in a file; what is lost when a process that fills is killed
@@ -144,6 +145,7 @@ class FolderBank:
         content = {
             "format": [FORMAT, SHARD_SIZE], "dtype": str(self.layout.dtype), "steps": self.num_steps, "action": geometry(self.action),
             "clips": self.clips.fingerprint, "classifier": self.fingerprint, "architecture": asdict(self.classifier.architecture),
+            "execution": asdict(execution_of(self.classifier)),
         }  # fmt: skip
         self._card = json.dumps(content, indent=2) + "\n"
         self.folder = self._root / hashlib.sha256(self._card.encode()).hexdigest()[:32]

@@ -25,6 +25,7 @@ from agents.progress import Display
 from classifiers import checkpoint
 from classifiers.classifier import Architecture, Classifier
 from classifiers.errors import InputError, named
+from classifiers.execution import choose_execution, executed
 from classifiers.registry import ARCHITECTURES, SHIPPED
 
 DATA_SETS: dict[str, Callable[[DataConfig], DataSet]] = {
@@ -163,6 +164,17 @@ def trained_classifier(
             make_classifier(classifier, clips.train, clips.val, stages, seed=0, display=display, video_div=video_div)
             checkpoint.save(classifier, place, data=clips.data.name)
     return checkpoint.load(place, device)
+
+
+def run_as(classifier: Classifier, env: EnvConfig) -> Classifier:
+    """The frozen classifier, its networks run in the precision that is asked for, compiled or not.
+
+    Raises:
+        InputError: the device lacks that precision, or there is nothing to compile with.
+    """
+    if env.precision == "float32" and not env.compile:
+        return classifier
+    return executed(classifier, choose_execution(classifier, env.precision, env.compile))
 
 
 def features_of(classifier: Classifier, clips: ClipSource, env: EnvConfig) -> Features:

@@ -43,6 +43,8 @@ class EnvConfig:
             (nowhere: they are computed live), or a folder.
         bank_dtype: how a bank stores numbers: float32, float16 or bfloat16.
         bank_gib: bound on a bank in memory, in GiB.
+        precision: what the frozen glancer and focuser compute in: float32, bfloat16 or float16.
+        compile: compile them first, which takes a minute or two.
     """
 
     num_envs: int = 64
@@ -54,6 +56,8 @@ class EnvConfig:
     bank: bool | str = "auto"
     bank_dtype: str = "float32"
     bank_gib: float | None = None
+    precision: str = "float32"
+    compile: bool = False
 
 
 @dataclass
@@ -219,6 +223,8 @@ class Evaluate:
         bank: where the frozen networks' features are kept, as in `EnvConfig`; with false the greedy oracle is left out.
         bank_dtype: as in `EnvConfig`.
         bank_gib: as in `EnvConfig`.
+        precision: as in `EnvConfig`.
+        compile: as in `EnvConfig`.
         device: auto, cpu, cuda or cuda:N.
         out: folder for result.json and the pictures; empty: the table is only shown.
     """
@@ -232,6 +238,8 @@ class Evaluate:
     bank: bool | str = "auto"
     bank_dtype: str = "float32"
     bank_gib: float | None = None
+    precision: str = "float32"
+    compile: bool = False
     seed: int = 0
     device: str = "auto"
     out: str = ""
