@@ -174,10 +174,8 @@ class Dynamics:
         foci = self.features.foci(clips, steps, actions)
         if padding:
             foci = torch.cat([foci, torch.zeros_like(foci[:1])])
-        seen = self.features.vectors(clips, steps)
-        glances, states = (each.expand(len(foci), -1, -1).reshape(-1, each.shape[1]) for each in (seen, state))
-        scores, states = self.features.classifier.classify(glances[:, None], foci.flatten(0, 1)[:, None], states)
-        return scores.view(*foci.shape[:2], -1).softmax(-1), states[: len(clips)]
+        scores, states = self.features.classifier.compare(self.features.vectors(clips, steps), foci, state)
+        return scores.softmax(-1), states
 
     def _measure(
         self, probabilities: Tensor, clips: Indices

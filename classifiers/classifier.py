@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from classifiers.backbones import BACKBONES
 from classifiers.errors import InputError, named
 from classifiers.heads import HEADS
-from classifiers.protocols import Focuser, Glancer, Head
+from classifiers.protocols import ComparingHead, Focuser, Glancer, Head
 from classifiers.temporal_shift import check_shift
 
 
@@ -145,6 +145,23 @@ class Classifier(nn.Module):
         """Glance vectors (N, T, C), focus vectors (N, T, F), state (N, S) → scores (N, T, K) and the new state (N, S)."""
         seen = glances if self.head.glance_part == "vector" else self.glancer.scores(glances)
         return self.head(torch.cat([seen, foci], dim=-1), state)
+
+    def compare(self, glances: Tensor, foci: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The next step of N clips with each of k focus vectors, all from the same state.
+
+        Args:
+            glances: glance vectors (N, C).
+            foci: focus vectors (k, N, F).
+            state: (N, S) before the step.
+
+        Returns:
+            Scores (k, N, K), and the state (N, S) after the first of the k.
+        """
+        if isinstance(self.head, ComparingHead):
+            return self.head.compare(glances, foci, state)
+        seen, states = (each.expand(len(foci), -1, -1).flatten(0, 1) for each in (glances, state))
+        scores, states = self.classify(seen[:, None], foci.flatten(0, 1)[:, None], states)
+        return scores.unflatten(0, foci.shape[:2])[:, :, 0], states[: len(state)]
 
     def initial_state(self, num_clips: int) -> Tensor:
         """The head's state (num_clips, S) before the first step: zeros."""

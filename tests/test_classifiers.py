@@ -531,3 +531,17 @@ def test_counting_changes_nothing_and_does_not_depend_on_precision():
     before, cost = classifier.fingerprint(), classifier_cost(classifier)
     assert classifier.fingerprint() == before
     assert classifier_cost(random_classifier().half()) == cost
+
+
+@pytest.mark.parametrize("head", ["gru", "linear", "mean"])
+def test_comparing_focus_vectors_equals_one_step_with_each(head):
+    torch.manual_seed(0)
+    classifier = Classifier(dataclasses.replace(TINY, head=head), CLASSES).freeze()
+    state = classifier.classify(torch.randn(5, 2, 16), torch.randn(5, 2, 32))[1]
+    glances, foci = torch.randn(5, 16), torch.randn(3, 5, 32)
+    scores, after = classifier.compare(glances, foci, state)
+    for number, focus in enumerate(foci):
+        wanted, states = classifier.classify(glances[:, None], focus[:, None], state)
+        torch.testing.assert_close(scores[number], wanted[:, 0])
+        if number == 0:
+            torch.testing.assert_close(after, states)
