@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from gymnasium import spaces
 from gymnasium.error import InvalidAction
 from numpy.typing import NDArray
@@ -208,8 +207,5 @@ def crop_patches(frames: Tensor, source: Tensor, corners: Tensor, patch_size: in
     Returns:
         (N, 3, P, P) of the same dtype.
     """
-    span = torch.arange(patch_size, device=frames.device)
-    rows = corners[:, 0, None, None, None] + span[:, None]
-    columns = corners[:, 1, None, None, None] + span
-    channels = torch.arange(frames.shape[1], device=frames.device)[:, None, None]
-    return frames[source[:, None, None, None], channels, rows, columns]
+    windows = frames.unfold(2, patch_size, 1).unfold(3, patch_size, 1)  # (M, 3, rows, columns, P, P), a view
+    return windows[source, :, corners[:, 0], corners[:, 1]]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from adafocus_env.action import ACTIONS, GridAction
-from adafocus_env.bank import FeatureBank, check_bank
+from adafocus_env.action import ACTIONS, Action, GridAction
+from adafocus_env.bank import FeatureBank, RoomError, check_bank
+from adafocus_env.bank_folder import FolderBank, check_room
 from adafocus_env.cache import cache_folder
 from adafocus_env.clips import ClipSource, ClipStore
 from adafocus_env.datasets import DataSet
@@ -16,12 +19,14 @@ from adafocus_env.demo import TASKS, data_name, demo
 from adafocus_env.draws import ClipSettings
 from adafocus_env.features import Features, LiveFeatures
 from adafocus_env.fresh import FreshClips
+from adafocus_env.frozen import check_frozen
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError, named
 
 Split = Literal["train", "val", "test"]
 DEMO_FRAMES = 8
+_log = logging.getLogger("adafocus_env")
 
 
 def open_clips(
@@ -101,7 +106,9 @@ def build_features(
     action: str = "grid",
     grid: int = 7,
     video_div: int | None = None,
-    bank: Features | bool,
+    bank: Features | Path | str | bool,
+    bank_dtype: str = "float32",
+    bank_gib: float | None = None,
     device: str = "auto",
 ) -> Features:
     """Brings classifier, clips and patch geometry together.
@@ -114,7 +121,10 @@ def build_features(
         action: a name in `adafocus_env.action.ACTIONS`.
         grid: G, places for a patch in each axis of a grid.
         video_div: decisions a video, where the classifier averages the scores of frames; see `adafocus_env.features.count_steps`.
-        bank: keep features in memory; or a bank that was made for the same classifier, clips and grid.
+        bank: True: keep features in memory; "auto": the same where they fit, otherwise compute them live; False: compute them live;
+            a folder: keep them there; or a bank that was made for the same classifier, clips and grid.
+        bank_dtype: how a bank stores numbers, a name in `adafocus_env.bank.DTYPES`.
+        bank_gib: size of a bank in memory in GiB; where not all clips have room, those last used are kept.
         device: for a classifier that is loaded here.
 
     Raises:
@@ -123,17 +133,47 @@ def build_features(
     named("task", task, TASKS)
     if isinstance(classifier, str):
         classifier = checkpoint.load(data_name(task) if classifier == "auto" else classifier, choose_device(device))
-    if any(module.training for module in classifier.modules()):
-        raise InputError("the classifier is in training mode; call classifier.freeze() first, so that its features stay the same")
+    check_frozen(classifier)
     if isinstance(clips, str):
         clips = open_clips(demo(task), clips, num_frames=DEMO_FRAMES, size=classifier.architecture.size, lazy=True)
     check_fit(classifier, clips)
     place = named("action", action, ACTIONS)(grid, classifier.architecture.size, classifier.architecture.patch_size)
-    if bank is True and isinstance(clips, FreshClips):
-        raise InputError("bank=true keeps what is seen in the clips, and these are drawn anew in every epoch (views=fresh); set bank=false")
-    if not isinstance(bank, bool):
-        return check_bank(bank, classifier, clips, place, video_div)
-    return (FeatureBank if bank else LiveFeatures)(classifier, clips, place, video_div=video_div)
+    if isinstance(bank, bool | str | Path):
+        return _make_bank(bank, classifier, clips, place, video_div, bank_dtype, bank_gib)
+    return check_bank(bank, classifier, clips, place, video_div)
+
+
+def _make_bank(
+    bank: Path | str | bool, classifier: Classifier, clips: ClipSource, action: Action, video_div: int | None, dtype: str, gib: float | None
+) -> Features:
+    """Features as ``bank`` says, which is no bank yet; see `build_features`."""
+    if bank is False or (bank == "auto" and isinstance(clips, FreshClips)):
+        return LiveFeatures(classifier, clips, action, video_div=video_div)
+    if isinstance(clips, FreshClips):
+        kept = "true" if bank is True else bank
+        raise InputError(
+            f"bank={kept} keeps what is seen in the clips, and these are drawn anew in every epoch (views=fresh); set bank=false"
+        )
+    if bank is not True and bank != "auto":
+        return _in_folder(FolderBank(classifier, clips, action, bank, video_div=video_div, dtype=dtype), gib)
+    if gib is not None and not gib > 0:
+        raise InputError(f"bank_gib={gib} is no size; choose a number above 0, or leave it out to keep all clips")
+    max_bytes = None if gib is None else int(gib * 2**30)
+    try:
+        return FeatureBank(classifier, clips, action, video_div=video_div, dtype=dtype, max_bytes=max_bytes)
+    except RoomError as problem:
+        if bank is True:
+            raise
+        _log.warning("%s. They are computed live now: slower, with the same results", problem)
+        return LiveFeatures(classifier, clips, action, video_div=video_div)
+
+
+def _in_folder(bank: FolderBank, gib: float | None) -> FolderBank:
+    if gib is not None:
+        raise InputError(f"bank_gib={gib} bounds a bank in memory, and this one is kept in {bank.folder.parent}; leave bank_gib out")
+    check_room(bank.folder, bank.missing_bytes(), bank.about)
+    _log.info("%s", bank.about)
+    return bank
 
 
 def arguments_of(features: Features) -> dict[str, Any]:

@@ -87,7 +87,8 @@ class Dynamics:
         space = self.action.space
         self.baseline: NDArray[Any] = np.zeros((num_clips, self.num_steps, self._sampled, *(space.shape or ())), space.dtype)
         self.state: Tensor = features.classifier.initial_state(num_clips)
-        self._confidence = self.state.new_zeros(num_clips)
+        self._confidence = np.zeros(num_clips, np.float32)
+        self._every = np.arange(num_clips)
         cost = classifier_cost(features.classifier)
         glances, frames = features.clips.settings.num_glance_frames, features.clips.num_frames
         self.step_cost = (glances * cost.glance + frames * (cost.focus + cost.head)) // self.num_steps
@@ -110,18 +111,16 @@ class Dynamics:
 
     def start(self, rows: Indices, episodes: list[Episode]) -> None:
         """Begins ``episodes`` in the given rows; the other rows go on."""
-        self.clip, self.step_number, self.running = self.clip.copy(), self.step_number.copy(), self.running.copy()
         self.started[rows] = True
-        self.clip[rows] = [episode.clip for episode in episodes]
-        self.baseline[rows] = np.stack([episode.baseline for episode in episodes])
-        self.step_number[rows], self.running[rows] = 0, True
-        index = torch.from_numpy(rows).to(self.state.device)
-        self.state = self.state.index_fill(0, index, 0.0)
-        self._confidence = self._confidence.index_fill(0, index, 0.0)
+        self.clip = _replaced(self.clip, rows, [episode.clip for episode in episodes])
+        self.baseline[rows] = [episode.baseline for episode in episodes]
+        self.step_number, self.running = _replaced(self.step_number, rows, 0), _replaced(self.running, rows, True)
+        self.state = self.state.index_fill(0, self._on_device(rows), 0.0)
+        self._confidence = _replaced(self._confidence, rows, 0.0)
 
     def restart(self, clips: Indices, baseline: NDArray[Any]) -> None:
         """Begins the episodes (clips (N,), baseline (N, D, k, *action space)) in all rows."""
-        self.start(np.arange(self.num_clips), [Episode(int(clip), drawn) for clip, drawn in zip(clips, baseline, strict=True)])
+        self.start(self._every, [Episode(int(clip), drawn) for clip, drawn in zip(clips, baseline, strict=True)])
 
     @torch.no_grad()
     def step(self, actions: NDArray[Any] | Sequence[Any], rows: Indices | None = None) -> Outcome:
@@ -131,64 +130,73 @@ class Dynamics:
             ActionError: an action lies outside the space; nothing has changed.
             ResetNeeded: a row has no episode running.
         """
-        rows = np.arange(self.num_clips) if rows is None else rows
+        index = None if rows is None or len(rows) == self.num_clips else self._on_device(rows)
+        rows = self._every if rows is None else rows
         checked = self.action.check(actions, len(rows))
         if not self.running[rows].all():
             raise ResetNeeded(f"clip {rows[~self.running[rows]][0]} has no episode running; call reset before step")
         clips, steps = self.clip[rows], self.step_number[rows]
+        state = self.state if index is None else self.state[index]
         patches = self._patches(checked, rows, steps)
-        probabilities, states = self._look(clips, steps, patches, self.state[rows], padding=self.reward.baseline == "zeros")
-        confidence, baseline = self._confidences(probabilities, clips)
+        probabilities, states = self._look(clips, steps, patches, state, padding=self.reward.baseline == "zeros")
+        confidence, baseline, prediction = self._measure(probabilities, clips)
         reward = self.reward.value(confidence, self._confidence[rows], baseline)
-        whole = len(rows) == self.num_clips
-        self.state = states if whole else self.state.index_copy(0, torch.from_numpy(rows).to(states.device), states)
-        self._confidence = self._confidence.clone()
-        self._confidence[rows] = confidence
-        terminated = self._advance(rows)
-        numbers = torch.stack([reward, confidence, baseline, probabilities[:, 0].argmax(-1).float()]).cpu().numpy()
-        return Outcome(numbers[0], numbers[1], numbers[2], numbers[3].astype(np.int64), boxes_of(self.action, checked), terminated)
+        terminated = steps == self.num_steps - 1  # the step number stays at the last one, so that the last observation repeats it
+        self.state = states if index is None else self.state.index_copy(0, index, states)
+        self._confidence = _replaced(self._confidence, rows, confidence)
+        self.step_number = _replaced(self.step_number, rows, steps + ~terminated)
+        self.running = _replaced(self.running, rows, ~terminated)
+        return Outcome(reward, confidence, baseline, prediction, boxes_of(self.action, checked), terminated)
 
     @torch.no_grad()
     def confidence_of_candidates(self) -> NDArray[np.float32]:
         """The true class's softmax score (N, M) if a clip looked at each of the action's candidates next; changes nothing."""
         probabilities, _ = self._look(self.clip, self.step_number, self._candidates(self.num_clips), self.state)
-        return probabilities[np.arange(self.num_clips), :, self._labels[self.clip]].cpu().numpy()
+        return self._true(probabilities, self.clip).T.cpu().numpy()
 
     def _patches(self, actions: NDArray[Any], rows: Indices, steps: Indices) -> NDArray[Any]:
-        """Actions (N, 1 + k, *action space): the chosen one, then those that the reward compares with."""
+        """Actions (1 + k, N, *action space): the chosen ones, then those that the reward compares with."""
         exact = self._exact and self.reward.baseline == "random patches"
-        others = self._candidates(len(rows)) if exact else self.baseline[rows, steps]
-        return np.concatenate([actions[:, None], others], axis=1)
+        others = self._candidates(len(rows)) if exact else self.baseline[rows, steps].swapaxes(0, 1)
+        return np.concatenate([actions[None], others])
 
     def _candidates(self, count: int) -> NDArray[Any]:
-        return np.repeat(self.action.candidates[None], count, axis=0)
+        every = self.action.candidates[:, None]
+        return np.broadcast_to(every, (len(every), count, *every.shape[2:]))
 
     def _look(
         self, clips: Indices, steps: Indices, actions: NDArray[Any], state: Tensor, *, padding: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Softmax scores (N, k, K) after each of ``actions`` (N, k, …), all from ``state``, and the state after the first.
+        """Softmax scores (k, N, K) after each of ``actions`` (k, N, …), all from ``state``, and the state after the first.
 
         With ``padding`` one more follows: zeros in place of a focus vector.
         """
-        foci = self.features.foci(clips[:, None], steps[:, None], actions)
+        foci = self.features.foci(clips, steps, actions)
         if padding:
-            foci = torch.cat([foci, torch.zeros_like(foci[:, :1])], dim=1)
-        count = foci.shape[1]
-        glances = self.features.vectors(clips, steps)[:, None].expand(-1, count, -1)
-        scores, states = self.features.classifier.classify(
-            glances.flatten(0, 1)[:, None], foci.flatten(0, 1)[:, None], state.repeat_interleave(count, 0)
-        )
-        return scores[:, 0].unflatten(0, (-1, count)).softmax(-1), states.unflatten(0, (-1, count))[:, 0]
+            foci = torch.cat([foci, torch.zeros_like(foci[:1])])
+        scores, states = self.features.classifier.compare(self.features.vectors(clips, steps), foci, state)
+        return scores.softmax(-1), states
 
-    def _confidences(self, probabilities: Tensor, clips: Indices) -> tuple[Tensor, Tensor]:
-        labels = torch.from_numpy(self._labels[clips]).to(probabilities.device)
-        scores = probabilities.gather(-1, labels[:, None, None].expand(-1, probabilities.shape[1], 1))[..., 0]
-        return scores[:, 0], scores[:, 1:].mean(1) if scores.shape[1] > 1 else torch.zeros_like(scores[:, 0])
+    def _measure(
+        self, probabilities: Tensor, clips: Indices
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+        """Confidence, baseline and prediction, (N,) each, of scores (k, N, K): all that leaves the device in a step, in one copy."""
+        prediction = probabilities[0].argmax(-1, keepdim=True).T.float()
+        numbers = torch.cat([self._true(probabilities, clips), prediction]).cpu().numpy()
+        baseline = numbers[1:-1].mean(0) if len(numbers) > 2 else np.zeros_like(numbers[0])
+        return numbers[0], baseline, numbers[-1].astype(np.int64)
 
-    def _advance(self, rows: Indices) -> NDArray[np.bool_]:
-        """Moves on by a step; the step number stays at the last one, so that the last observation repeats it."""
-        terminated = self.step_number[rows] == self.num_steps - 1
-        self.step_number, self.running = self.step_number.copy(), self.running.copy()
-        self.step_number[rows] += ~terminated
-        self.running[rows] = ~terminated
-        return terminated
+    def _true(self, probabilities: Tensor, clips: Indices) -> Tensor:
+        """Those of the true classes (k, N), of scores (k, N, K)."""
+        labels = self._on_device(self._labels[clips])
+        return probabilities.gather(-1, labels.expand(probabilities.shape[:2])[..., None])[..., 0]
+
+    def _on_device(self, numbers: Indices) -> Tensor:
+        return torch.from_numpy(numbers).to(self.state.device)
+
+
+def _replaced(values: NDArray[Any], rows: Indices, new: Any) -> NDArray[Any]:
+    """``values`` with those of ``rows`` replaced, as a new array."""
+    values = values.copy()
+    values[rows] = new
+    return values

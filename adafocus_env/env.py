@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -86,7 +87,10 @@ class AdaFocusEnv(gym.Env[NDArray[Any], Any]):
         action: "grid" or "continuous".
         grid: cells in each axis of the grid.
         video_div: decisions a video (1, 2 or 4) where the head averages the scores of frames; None elsewhere.
-        bank: keep the frozen networks' features in memory; or `Features` (such as a `FeatureBank`) to share.
+        bank: where the frozen networks' features are kept: "auto" (in memory where they fit, otherwise nowhere), True (in memory),
+            False (nowhere: they are computed live), a folder, or `Features` (such as a `FeatureBank`) to share.
+        bank_dtype: how a bank stores numbers: "float32", "float16" or "bfloat16".
+        bank_gib: bound on a bank in memory, in GiB; where not all clips have room, those last used are kept.
         device: "auto", "cpu", "cuda" or "cuda:N", for a classifier given by name.
         render_mode: None or "rgb_array".
 
@@ -108,7 +112,9 @@ class AdaFocusEnv(gym.Env[NDArray[Any], Any]):
         action: str = "grid",
         grid: int = 7,
         video_div: int | None = None,
-        bank: Features | bool = True,
+        bank: Features | Path | str | bool = "auto",
+        bank_dtype: str = "float32",
+        bank_gib: float | None = None,
         device: str = "auto",
         render_mode: str | None = None,
     ) -> None:
@@ -116,8 +122,9 @@ class AdaFocusEnv(gym.Env[NDArray[Any], Any]):
         self.metadata = {**self.metadata}  # Gymnasium's own vector environments write into it
         self._observation = named("observation", observation, OBSERVATIONS)
         features = build_features(
-            classifier, clips, task=task, action=action, grid=grid, video_div=video_div, bank=bank, device=device
-        )
+            classifier, clips, task=task, action=action, grid=grid, video_div=video_div,
+            bank=bank, bank_dtype=bank_dtype, bank_gib=bank_gib, device=device,
+        )  # fmt: skip
         self.dynamics = Dynamics(features, 1, reward=reward, baseline=baseline)
         self.observation_space = self._observation.space(features)
         self.action_space: spaces.Discrete | spaces.Box = self.dynamics.action.space

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -13,11 +14,13 @@ from torch import Tensor
 
 from adafocus_env.action import Action, crop_patches
 from adafocus_env.clips import ClipSource
+from adafocus_env.frozen import Watch, check_frozen
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 
 Indices = NDArray[np.int64]
 VIDEO_DIVS = (1, 2, 4)
+CALL_SIZES = {"cpu": 64, "cuda": 1024}  # patches in a call that fills a bank, at most: on CPUs larger calls are slower again
 
 
 class Features(Protocol):
@@ -39,6 +42,11 @@ class Features(Protocol):
     action: Action
     num_steps: int
     map_shape: tuple[int, int, int]
+
+    @property
+    def about(self) -> str:
+        """Where they come from and what they take, for people."""
+        ...
 
     def maps(self, clips: Indices, steps: Indices) -> Tensor:
         """Glance maps (…, C, h, w) of those steps, on the networks' device."""
@@ -64,32 +72,41 @@ class LiveFeatures:
         capacity: clips whose frames and glances are kept.
 
     Raises:
-        InputError: classifier, clips and ``video_div`` do not fit together.
+        InputError: the classifier is in training mode, or classifier, clips and ``video_div`` do not fit together.
     """
 
     def __init__(
         self, classifier: Classifier, clips: ClipSource, action: Action, *, video_div: int | None = None, capacity: int = 256
     ) -> None:
+        check_frozen(classifier)
+        self._watch = Watch(classifier)
         self.classifier, self.clips, self.action = classifier, clips, action
         self.num_steps = count_steps(classifier, clips, video_div)
         self._frames: Recent[int, Tensor] = Recent(capacity)
-        self._glances: Recent[tuple[int, int], tuple[Tensor, Tensor]] = Recent(capacity)
+        self._glances: Recent[int, tuple[Tensor, Tensor]] = Recent(capacity)
         size = classifier.architecture.size
         with torch.inference_mode():
             maps, _ = classifier.glance(torch.zeros(1, 3, size, size, device=classifier.device))
         glances = clips.settings.num_glance_frames // self.num_steps
         self.map_shape: tuple[int, int, int] = (glances * maps.shape[1], maps.shape[2], maps.shape[3])
 
+    @property
+    def about(self) -> str:
+        """Where they come from and what they take, for people."""
+        return "bank: none, features are computed live"
+
     def maps(self, clips: Indices, steps: Indices) -> Tensor:
         """Glance maps (…, C, h, w) of those steps."""
         clips, steps = np.broadcast_arrays(clips, steps)
-        maps = [self.glance(int(clip))[0][step] for clip, step in zip(clips.flat, steps.flat, strict=True)]
+        self._notice_changed_weights()
+        maps = [self._glance(clip)[0][step] for clip, step in zip(clips.ravel().tolist(), steps.ravel().tolist(), strict=True)]
         return torch.stack(maps).unflatten(0, clips.shape)
 
     def vectors(self, clips: Indices, steps: Indices) -> Tensor:
         """Glance vectors (…, C) of those steps."""
         clips, steps = np.broadcast_arrays(clips, steps)
-        vectors = [self.glance(int(clip))[1][step] for clip, step in zip(clips.flat, steps.flat, strict=True)]
+        self._notice_changed_weights()
+        vectors = [self._glance(clip)[1][step] for clip, step in zip(clips.ravel().tolist(), steps.ravel().tolist(), strict=True)]
         return torch.stack(vectors).unflatten(0, clips.shape)
 
     @torch.no_grad()
@@ -110,16 +127,42 @@ class LiveFeatures:
         """The clip's frames (T, 3, H, W), uint8, on the networks' device."""
         return self._frames.get(clip, lambda: self.clips.frames(clip).to(self.classifier.device, non_blocking=True))
 
-    @torch.no_grad()
     def glance(self, clip: int) -> tuple[Tensor, Tensor]:
         """Maps (D, C, h, w) and vectors (D, C) of all steps of one clip, from one call of the glancer."""
-        return self._glances.get((clip, self.classifier.version), lambda: self._glance(clip))
+        self._notice_changed_weights()
+        return self._glance(clip)
+
+    @torch.no_grad()
+    def cell_foci(self, clip: int, step: int) -> Tensor:
+        """Focus vectors (cells, F) of all cells of one step of one clip, in calls of the focuser that are always the same."""
+        frames = self.classifier.normalise(self._step_frames(clip, step))  # once, not once a patch: the cells overlap
+        patches = (crop_patches(frames, source, corners, self.action.patch_size) for source, corners in self._cell_calls)
+        foci = torch.cat([self.classifier.focus(each, num_frames=len(frames)) for each in patches])
+        return foci.unflatten(0, (-1, len(frames))).mean(1)
+
+    @cached_property
+    def _cell_calls(self) -> list[tuple[Tensor, Tensor]]:
+        """Frame and corner of every patch of a step, cell after cell, in parts as large as a call of the focuser may be."""
+        length = self.clips.num_frames // self.num_steps
+        cells = self.action.corners_of(self.action.candidates)
+        source, corners = np.tile(np.arange(length), len(cells)), cells.repeat(length, axis=0)
+        size = max(1, CALL_SIZES.get(self.classifier.device.type, CALL_SIZES["cpu"]) // length) * length
+        parts = [slice(start, start + size) for start in range(0, len(source), size)]
+        return [(self._on_device(source[part]), self._on_device(corners[part])) for part in parts]
 
     def _glance(self, clip: int) -> tuple[Tensor, Tensor]:
+        return self._glances.get(clip, lambda: self._run_glancer(clip))
+
+    @torch.no_grad()
+    def _run_glancer(self, clip: int) -> tuple[Tensor, Tensor]:
         separate = self.clips.settings.glance_frames > 0
         frames = self.clips.glancer_frames(clip).to(self.classifier.device) if separate else self.frames(clip)
         maps, vectors = self.classifier.glance(self.classifier.normalise(frames), num_frames=len(frames))
         return by_step(maps, self.num_steps).flatten(1, 2), by_step(vectors, self.num_steps).mean(1)
+
+    def _notice_changed_weights(self) -> None:
+        if self._watch.touched():
+            self._glances.clear()
 
     def _step_frames(self, clip: int, step: int) -> Tensor:
         return by_step(self.frames(clip), self.num_steps)[step]
@@ -185,3 +228,7 @@ class Recent(Generic[Key, Value]):
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
         return self._kept[key]
+
+    def clear(self) -> None:
+        """Keeps nothing any more."""
+        self._kept.clear()

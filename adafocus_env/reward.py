@@ -14,7 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Reward:
         baseline: which focus vectors the baseline confidence comes from.
     """
 
-    value: Callable[[Tensor, Tensor, Tensor], Tensor]
+    value: Callable[[Floats, Floats, Floats], Floats]
     baseline: Literal["random patches", "zeros", "none"] = "none"
 
 

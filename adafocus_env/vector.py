@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -58,7 +59,9 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         action: str = "grid",
         grid: int = 7,
         video_div: int | None = None,
-        bank: Features | bool = True,
+        bank: Features | Path | str | bool = "auto",
+        bank_dtype: str = "float32",
+        bank_gib: float | None = None,
         device: str = "auto",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         clip_order: Literal["independent", "epoch"] = "independent",
@@ -74,8 +77,9 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         self.metadata = {**AdaFocusEnv.metadata, "autoreset_mode": self.autoreset_mode}
         self._observation = named("observation", observation, OBSERVATIONS)
         features = build_features(
-            classifier, clips, task=task, action=action, grid=grid, video_div=video_div, bank=bank, device=device
-        )
+            classifier, clips, task=task, action=action, grid=grid, video_div=video_div,
+            bank=bank, bank_dtype=bank_dtype, bank_gib=bank_gib, device=device,
+        )  # fmt: skip
         self.dynamics = Dynamics(features, num_envs, reward=reward, baseline=baseline)
         self.num_envs, self.render_mode, self.clip_order = num_envs, render_mode, clip_order
         self.single_observation_space = self._observation.space(features)
@@ -85,6 +89,7 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         self._rngs: list[np.random.Generator] = [seeding.np_random()[0] for _ in range(num_envs)]
         self._queue: list[int] = []
         self._epoch = 0
+        self._every = np.arange(num_envs)
         self._ended = np.zeros(num_envs, bool)  # rows that the next step resets, in the mode NEXT_STEP
         self._outcome: Outcome | None = None
 
@@ -105,15 +110,17 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             ActionError: an action lies outside the space; nothing has changed.
             ResetNeeded: a row has no episode running.
         """
-        actions = self.dynamics.action.check(actions, self.num_envs)
-        resetting = np.flatnonzero(self._ended)
-        if len(resetting) == self.num_envs:
-            return self._reset_step(resetting)
-        rows = np.flatnonzero(~self._ended)
-        outcome = self.dynamics.step(actions[rows], rows)
-        if len(resetting):
+        resetting, rows = np.flatnonzero(self._ended), self._every
+        if not len(resetting):
+            outcome = self.dynamics.step(actions)
+        else:
+            actions = self.dynamics.action.check(actions, self.num_envs)
+            if len(resetting) == self.num_envs:
+                return self._reset_step(resetting)
+            rows = np.flatnonzero(~self._ended)
+            outcome = _spread(self.dynamics.step(actions[rows], rows), rows, self.num_envs)
             self._start(resetting)
-        self._outcome = outcome = _spread(outcome, rows, self.num_envs) if len(resetting) else outcome
+        self._outcome = outcome
         info = self._step_info(outcome, rows)
         if self.autoreset_mode is AutoresetMode.SAME_STEP and outcome.terminated.any():
             return self._same_step(outcome, info)
@@ -182,7 +189,7 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
 
     def _masked_rows(self, mask: object) -> Indices:
         if mask is None:
-            return np.arange(self.num_envs)
+            return self._every
         mask = np.asarray(mask)
         if mask.dtype != np.bool_ or mask.shape != (self.num_envs,) or not mask.any():
             raise InputError(
@@ -211,7 +218,7 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         masked |= {f"_{key}": outcome.terminated.copy() for key in ended}
         self._start(rows)
         going_on = np.flatnonzero(~outcome.terminated)
-        info = {**(self._step_info(outcome, going_on) if len(going_on) else {}), **self._clip_info(np.arange(self.num_envs))}
+        info = {**(self._step_info(outcome, going_on) if len(going_on) else {}), **self._clip_info(self._every)}
         info |= {"final_obs": final_obs, "final_info": masked}
         info |= {"_final_obs": outcome.terminated.copy(), "_final_info": outcome.terminated.copy()}
         return self._observe(), outcome.reward.astype(np.float64), outcome.terminated, np.zeros(self.num_envs, bool), info
@@ -234,7 +241,7 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             "box": outcome.boxes,
             "multiply_adds": np.full(self.num_envs, self.dynamics.step_cost),
         }
-        return {**self._clip_info(np.arange(self.num_envs)), **self._info(rows, **values)}
+        return {**self._clip_info(self._every), **self._info(rows, **values)}
 
     def _info(self, rows: Indices, **values: NDArray[Any]) -> dict[str, Any]:
         """Values and masks of the rows that have them, as Gymnasium's vector environments give them."""

@@ -25,6 +25,7 @@ from agents.progress import Display
 from classifiers import checkpoint
 from classifiers.classifier import Architecture, Classifier
 from classifiers.errors import InputError, named
+from classifiers.execution import choose_execution, executed
 from classifiers.registry import ARCHITECTURES, SHIPPED
 
 DATA_SETS: dict[str, Callable[[DataConfig], DataSet]] = {
@@ -120,12 +121,21 @@ def choose_classifier(name: str, data: DataSet, device: torch.device, patch_size
             f"patch_size={patch_size} is not that of classifier={name}, which was trained with patches of "
             f"{classifier.architecture.patch_size} pixels; leave patch_size out, or take the checkpoint for {patch_size}"
         )
+    check_classes(classifier, data, name)
+    return classifier
+
+
+def check_classes(classifier: Classifier, data: DataSet, name: str) -> None:
+    """Checks that the classifier of that name knows the classes of a data set, in their order.
+
+    Raises:
+        InputError: it knows others (says where they differ and what to do).
+    """
     if classifier.classes != data.classes:
         raise InputError(
             f"classifier={name} was trained on {_listed(classifier.classes)}; the data set {data.name} has {_listed(data.classes)}. "
             + _difference(classifier.classes, data.classes)
         )
-    return classifier
 
 
 def trained_classifier(
@@ -158,9 +168,23 @@ def trained_classifier(
     return checkpoint.load(place, device)
 
 
+def run_as(classifier: Classifier, env: EnvConfig) -> Classifier:
+    """The frozen classifier, its networks run in the precision that is asked for, compiled or not.
+
+    Raises:
+        InputError: the device lacks that precision, or there is nothing to compile with.
+    """
+    if env.precision == "float32" and not env.compile:
+        return classifier
+    return executed(classifier, choose_execution(classifier, env.precision, env.compile))
+
+
 def features_of(classifier: Classifier, clips: ClipSource, env: EnvConfig) -> Features:
     """What the frozen classifier sees in the clips, kept in a bank or live."""
-    return build_features(classifier, clips, action=env.action, grid=env.grid, video_div=env.video_div, bank=env.bank)
+    return build_features(
+        classifier, clips, action=env.action, grid=env.grid, video_div=env.video_div,
+        bank=env.bank, bank_dtype=env.bank_dtype, bank_gib=env.bank_gib,
+    )  # fmt: skip
 
 
 def _root(config: DataConfig) -> str:

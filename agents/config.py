@@ -43,7 +43,16 @@ class DataConfig:
 
 @dataclass
 class EnvConfig:
-    """The environment that the policy learns in; see `adafocus_env.env.AdaFocusEnv`."""
+    """The environment that the policy learns in; see `adafocus_env.env.AdaFocusEnv`.
+
+    Attributes:
+        bank: where the frozen networks' features are kept: auto (in memory where they fit, otherwise nowhere), true (in memory), false
+            (nowhere: they are computed live), or a folder.
+        bank_dtype: how a bank stores numbers: float32, float16 or bfloat16.
+        bank_gib: bound on a bank in memory, in GiB.
+        precision: what the frozen glancer and focuser compute in: float32, bfloat16 or float16.
+        compile: compile them first, which takes a minute or two.
+    """
 
     num_envs: int = 64
     action: str = "grid"
@@ -51,7 +60,11 @@ class EnvConfig:
     video_div: int | None = None
     reward: str = "random"
     baseline: int | str = "all"
-    bank: bool = True
+    bank: bool | str = "auto"
+    bank_dtype: str = "float32"
+    bank_gib: float | None = None
+    precision: str = "float32"
+    compile: bool = False
 
 
 @dataclass
@@ -214,7 +227,11 @@ class Evaluate:
         grid: G, cells in each axis, where there is no policy that says it.
         video_div: decisions a video, where there is no policy and the classifier averages the scores of frames.
         seed: of the random baselines.
-        bank: keep the frozen networks' features in memory; without, nothing is kept and the greedy oracle is left out.
+        bank: where the frozen networks' features are kept, as in `EnvConfig`; with false the greedy oracle is left out.
+        bank_dtype: as in `EnvConfig`.
+        bank_gib: as in `EnvConfig`.
+        precision: as in `EnvConfig`.
+        compile: as in `EnvConfig`.
         device: auto, cpu, cuda or cuda:N.
         out: folder for result.json and the pictures; empty: the table is only shown.
     """
@@ -225,7 +242,11 @@ class Evaluate:
     data: DataConfig = field(default_factory=DataConfig)
     grid: int = 7
     video_div: int | None = None
-    bank: bool = True
+    bank: bool | str = "auto"
+    bank_dtype: str = "float32"
+    bank_gib: float | None = None
+    precision: str = "float32"
+    compile: bool = False
     seed: int = 0
     device: str = "auto"
     out: str = ""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def main(config: Evaluate) -> None:
     """Repeats the table of a run, or makes one for a classifier and a policy."""
     from adafocus_env.build import choose_device
-    from agents.builders import build_data, features_of, part
+    from agents.builders import build_data, check_classes, features_of, part, run_as
     from agents.policy_files import load_policy
     from agents.progress import Display
     from agents.records import to_json
@@ -37,7 +37,10 @@ def main(config: Evaluate) -> None:
     check_seed(config.seed)
     deterministic()
     device = choose_device(config.device)
-    env = EnvConfig(grid=config.grid, video_div=config.video_div, bank=config.bank)
+    env = EnvConfig(
+        grid=config.grid, video_div=config.video_div, bank=config.bank, bank_dtype=config.bank_dtype, bank_gib=config.bank_gib,
+        precision=config.precision, compile=config.compile,
+    )
     if config.run:
         run = RunFolder(config.run)
         if not run.finished:
@@ -53,10 +56,10 @@ def main(config: Evaluate) -> None:
             config.classifier = data.name
         classifier = checkpoint.load(config.classifier, device)
         policy = load_policy(config.policy, device) if config.policy else None
-        if classifier.classes != data.classes:
-            raise InputError(f"classifier={config.classifier} was trained on other classes than those of data={data.name}")
+        check_classes(classifier, data, config.classifier)
         clips = part(data, "test", config.data, classifier.architecture.size, display)
-        features = features_of(classifier, clips, env_of(policy, classifier, clips, env) if policy else env)
+        env = env_of(policy, classifier, clips, env) if policy else env
+        features = features_of(run_as(classifier, env), clips, env)
         out = Path(config.out) if config.out else None
         result = report(features, policy, out, display, seed=config.seed, data=data.name, metric=data.metric)
         if out is not None:

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adafocus_env.action import Action, GridAction
-from adafocus_env.bank import FeatureBank
 from adafocus_env.build import arguments_of
-from adafocus_env.features import Features, Indices, by_step
+from adafocus_env.features import Features, Indices, LiveFeatures, by_step
 from adafocus_env.vector import AdaFocusVectorEnv
 from agents.baselines import CentrePatch, GaussianPatch, GreedyOracle, LearnedPolicy, Oracle, Predictor, RandomPatch
 from agents.inference import policy_cost, video_cost
@@ -231,7 +230,7 @@ def _choosers(features: Features, policy: GlancePolicy | None, seed: int) -> dic
     if features.clips.has_truth:
         policies["oracle"] = Oracle(features)
     choosers = {name: by_reference(features, each) for name, each in policies.items()}
-    if isinstance(features, FeatureBank) and action.num_cells is not None:
+    if not isinstance(features, LiveFeatures) and action.num_cells is not None:
         choosers["greedy_oracle"] = interactively(features, lambda env: GreedyOracle(env.dynamics))
     return choosers
 

@@ -1,17 +1,24 @@
-"""One pass through videos: all actions first, then one focuser batch, then the head."""
+"""One pass through videos: all actions first, then one focuser batch, then the head. The next videos are read meanwhile."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from adafocus_env.action import ContinuousAction, GridAction, crop_patches
+from adafocus_env.clips import ClipSource
 from agents.policies import GlancePolicy
 from classifiers.classifier import Classifier
 from classifiers.cost import classifier_cost, multiply_adds, on_cpu
 from classifiers.errors import InputError
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -52,9 +59,10 @@ def infer(classifier: Classifier, policy: GlancePolicy, frames: Tensor, glance_f
     (count, length), glances = frames.shape[:2], glance_frames.shape[1]
     if len(glance_frames) != count:
         raise InputError(f"glance_frames are of {len(glance_frames)} videos, frames of {count}; give the same videos in the same order")
+    maps, vectors = classifier.glance(glance_frames.flatten(0, 1), num_frames=glances)
+    _check_stacked(policy, tuple(maps.shape[1:]))
     steps = decisions(classifier, policy, length, glances)
-    maps, vectors = glance_at(classifier, glance_frames, steps)
-    check_maps(policy, tuple(maps.shape[2:]))
+    maps, vectors = _by_decision(maps, vectors, count, steps)
     actions = policy.act(maps)
     corners = corners_of(policy, classifier, actions)
     logits = focus_at(classifier, frames, vectors, corners)
@@ -69,11 +77,46 @@ def infer(classifier: Classifier, policy: GlancePolicy, frames: Tensor, glance_f
     )
 
 
+def infer_clips(classifier: Classifier, policy: GlancePolicy, clips: ClipSource, *, batch_size: int = 8) -> Iterator[Inference]:
+    """Classifies all clips of a store in their order; while the networks look at a batch, the next one is read.
+
+    Args:
+        classifier: frozen.
+        policy: for its glance maps.
+        clips: decoded or not: a store that is `lazy` decodes 64 clips at a time.
+        batch_size: clips in a batch.
+
+    Raises:
+        InputError: the batch size is below 1, or as `infer`.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size} is too small; choose 1 or more clips in a batch")
+    return infer_batches(classifier, policy, _read(clips, batch_size, pin=classifier.device.type == "cuda"))
+
+
+def infer_batches(classifier: Classifier, policy: GlancePolicy, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Inference]:
+    """Classifies batch after batch; the next one is asked for in a thread meanwhile.
+
+    Args:
+        classifier: frozen.
+        policy: for its glance maps.
+        batches: the focuser's frames (N, T, 3, H, W) uint8 and the glancer's (N, G, 3, H, W), the same tensor where they are the same.
+
+    Raises:
+        InputError: as `infer`, when the batch's turn comes. What ``batches`` raises comes through, too.
+    """
+    for frames, glance_frames in _ahead(batches):
+        seen = classifier.normalise(frames.to(classifier.device, non_blocking=True))
+        glanced = None
+        if glance_frames is not frames:
+            glanced = classifier.normalise(glance_frames.to(classifier.device, non_blocking=True))
+        yield infer(classifier, policy, seen, glanced)
+
+
 def glance_at(classifier: Classifier, glance_frames: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Normalised frames (N, G, 3, H, W) → glance maps (N, D, G/D·C, h, w), stacked, and mean vectors (N, D, C) of the decisions."""
     count, glances = glance_frames.shape[:2]
-    maps, vectors = classifier.glance(glance_frames.flatten(0, 1), num_frames=glances)
-    return maps.unflatten(0, (count, steps, -1)).flatten(2, 3), vectors.unflatten(0, (count, steps, -1)).mean(2)
+    return _by_decision(*classifier.glance(glance_frames.flatten(0, 1), num_frames=glances), count, steps)
 
 
 def focus_at(classifier: Classifier, frames: Tensor, vectors: Tensor, corners: Tensor) -> Tensor:
@@ -133,9 +176,14 @@ def video_cost(classifier: Classifier, frames: int, glances: int) -> int:
 
 
 def policy_cost(policy: GlancePolicy) -> int:
-    """Multiply-adds of the policy for one decision."""
-    model = on_cpu(policy)
-    return multiply_adds(lambda: model(torch.zeros(1, 1, *policy.network.map_shape)))
+    """Multiply-adds of the policy for one decision, counted once."""
+    if policy not in _COUNTED:
+        model = on_cpu(policy)
+        _COUNTED[policy] = multiply_adds(lambda: model(torch.zeros(1, 1, *policy.network.map_shape)))
+    return _COUNTED[policy]
+
+
+_COUNTED: WeakKeyDictionary[GlancePolicy, int] = WeakKeyDictionary()
 
 
 def check_maps(policy: GlancePolicy, map_shape: tuple[int, ...]) -> None:
@@ -149,6 +197,40 @@ def check_maps(policy: GlancePolicy, map_shape: tuple[int, ...]) -> None:
             f"the policy reads glance maps of shape {policy.network.map_shape}, the classifier's glancer makes {map_shape}; "
             "use the policy that was trained with this classifier"
         )
+
+
+def _read(clips: ClipSource, batch_size: int, *, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of `infer_batches`; pinned memory is copied to a GPU while it computes."""
+
+    def stacked(read: Callable[[int], Tensor], numbers: Iterable[int]) -> Tensor:
+        frames = torch.stack([read(number) for number in numbers])
+        return frames.pin_memory() if pin else frames
+
+    for start in range(0, len(clips), batch_size):
+        numbers = range(start, min(start + batch_size, len(clips)))
+        frames = stacked(clips.frames, numbers)
+        yield frames, stacked(clips.glancer_frames, numbers) if clips.settings.glance_frames else frames
+
+
+def _ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """The items, each asked for in a thread while the one before it is worked on."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1, "read-ahead") as reader:
+        coming = reader.submit(next, iterator, end)
+        while (item := coming.result()) is not end:
+            coming = reader.submit(next, iterator, end)
+            yield item  # type: ignore[misc]
+
+
+def _by_decision(maps: Tensor, vectors: Tensor, count: int, steps: int) -> tuple[Tensor, Tensor]:
+    return maps.unflatten(0, (count, steps, -1)).flatten(2, 3), vectors.unflatten(0, (count, steps, -1)).mean(2)
+
+
+def _check_stacked(policy: GlancePolicy, map_shape: tuple[int, ...]) -> None:
+    """Checks that the policy reads one glance map of this shape or several, stacked."""
+    channels, *place = policy.network.map_shape
+    if channels % map_shape[0] or tuple(place) != map_shape[1:]:
+        check_maps(policy, map_shape)
 
 
 def _check_frames(name: str, frames: Tensor, classifier: Classifier) -> None:

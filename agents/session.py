@@ -13,9 +13,10 @@ import torch
 from stable_baselines3.common.utils import set_random_seed
 
 from adafocus_env.build import choose_device
+from adafocus_env.clips import ClipSource
 from adafocus_env.features import Features
 from agents.baselines import check_policy
-from agents.builders import Clips, build_clips, build_data, choose_classifier, features_of, trained_classifier
+from agents.builders import Clips, build_clips, build_data, choose_classifier, features_of, run_as, trained_classifier
 from agents.config import TrainPPO
 from agents.policies import GlancePolicy
 from agents.policy_files import load_policy
@@ -43,6 +44,7 @@ class Session:
         self.seconds: dict[str, float] = {}
         self._open = ExitStack()
         self.wanted: Classifier | Architecture | None = None
+        self._running: tuple[Classifier, Classifier] | None = None
 
     @classmethod
     def open(cls, folder: str | Path, config: TrainPPO) -> Session:
@@ -107,17 +109,23 @@ class Session:
             self.wanted, clips, self.config.stages, self.device, self.display, video_div=self.config.env.video_div
         )
 
+    def features(self, classifier: Classifier, clips: ClipSource) -> Features:
+        """What the frozen classifier sees in the clips, as the config wants it run and kept."""
+        if self._running is None or self._running[0] is not classifier:
+            self._running = classifier, run_as(classifier, self.config.env)  # once, since it may be compiled
+        return features_of(self._running[1], clips, self.config.env)
+
     def train_policy(self, classifier: Classifier, clips: Clips) -> GlancePolicy:
         """Stage 2: PPO on the frozen classifier; the policy that did best on the validation part."""
-        env = self.config.env
-        features = features_of(classifier, clips.train, env)
+        features = self.features(classifier, clips.train)
+        self.display.say(features.about)
         start = self.given_policy(features)
         return train_policy(
             features,
-            features_of(classifier, clips.val, env) if clips.val else None,
+            self.features(classifier, clips.val) if clips.val else None,
             self.run,
             self.display,
-            env=env,
+            env=self.config.env,
             ppo=self.config.ppo,
             network=self.config.network,
             seed=self.config.seed,
@@ -153,7 +161,7 @@ class Session:
         self.seconds["train"] = time.perf_counter() - since
         checkpoint.save(classifier, self.run.checkpoints / "classifier", data=clips.data.name, **about)
         start = time.perf_counter()
-        features = features_of(classifier, clips.test, self.config.env)
+        features = self.features(classifier, clips.test)
         about = {"data": clips.data.name, "metric": clips.data.metric}
         result = report(features, policy, self.run.root, self.display, seed=self.config.seed, **about)
         self.seconds["evaluate"] = time.perf_counter() - start

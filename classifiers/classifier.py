@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from classifiers.backbones import BACKBONES
 from classifiers.errors import InputError, named
 from classifiers.heads import HEADS
-from classifiers.protocols import Focuser, Glancer, Head
+from classifiers.protocols import ComparingHead, Focuser, Glancer, Head
 from classifiers.temporal_shift import check_shift
 
 
@@ -104,7 +104,8 @@ class Classifier(nn.Module):
         """Frames uint8 (…, 3, H, W) → float32 of the same shape, as the networks expect them."""
         mean = frames.new_tensor(self.architecture.mean, dtype=torch.float32).view(3, 1, 1)
         std = frames.new_tensor(self.architecture.std, dtype=torch.float32).view(3, 1, 1)
-        return (frames.float() / 255 - mean) / std
+        pixels = frames.to(torch.float32, copy=True)  # one large tensor, changed in place: each further one would cost as much as a layer
+        return pixels.div_(255).sub_(mean).div_(std)
 
     def glance(self, frames: Tensor, num_frames: int = 1) -> tuple[Tensor, Tensor]:
         """Normalised frames, resized to the glance size → glance maps and vectors.
@@ -119,10 +120,14 @@ class Classifier(nn.Module):
         Raises:
             InputError: the number of frames is no multiple of t.
         """
+        return self.glancer(self.to_glance_size(frames), num_frames)
+
+    def to_glance_size(self, frames: Tensor) -> Tensor:
+        """Frames (M, 3, H, W) → what the glancer sees of them (M, 3, glance_size, glance_size)."""
         size = self.architecture.glance_size
-        if frames.shape[-1] != size:
-            frames = F.interpolate(frames, (size, size), mode="bilinear", align_corners=False, antialias=True)
-        return self.glancer(frames, num_frames)
+        if frames.shape[-1] == size:
+            return frames
+        return F.interpolate(frames, (size, size), mode="bilinear", align_corners=False, antialias=True)
 
     def focus(self, patches: Tensor, num_frames: int = 1) -> Tensor:
         """Normalised patches (M·f, 3, P, P) → focus vectors (M·f, F).
@@ -141,6 +146,23 @@ class Classifier(nn.Module):
         seen = glances if self.head.glance_part == "vector" else self.glancer.scores(glances)
         return self.head(torch.cat([seen, foci], dim=-1), state)
 
+    def compare(self, glances: Tensor, foci: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The next step of N clips with each of k focus vectors, all from the same state.
+
+        Args:
+            glances: glance vectors (N, C).
+            foci: focus vectors (k, N, F).
+            state: (N, S) before the step.
+
+        Returns:
+            Scores (k, N, K), and the state (N, S) after the first of the k.
+        """
+        if isinstance(self.head, ComparingHead):
+            return self.head.compare(glances, foci, state)
+        seen, states = (each.expand(len(foci), -1, -1).flatten(0, 1) for each in (glances, state))
+        scores, states = self.classify(seen[:, None], foci.flatten(0, 1)[:, None], states)
+        return scores.unflatten(0, foci.shape[:2])[:, :, 0], states[: len(state)]
+
     def initial_state(self, num_clips: int) -> Tensor:
         """The head's state (num_clips, S) before the first step: zeros."""
         return torch.zeros(num_clips, self.head.state_size, device=self.device)
@@ -153,14 +175,6 @@ class Classifier(nn.Module):
     def device(self) -> torch.device:
         """Where the networks live."""
         return next(self.parameters()).device
-
-    @property
-    def version(self) -> int:
-        """A number that changes when a parameter or buffer is changed in place or takes other memory: a cheap hint to look again.
-
-        Writing through ``tensor.data`` (``weight.data.mul_(2)``) escapes it, as it escapes PyTorch's own records.
-        """
-        return hash(tuple((tensor.data_ptr(), tensor._version) for tensor in [*self.parameters(), *self.buffers()]))
 
     def fingerprint(self) -> str:
         """Hash (64 hex digits) of all parameters and buffers: equal if and only if the weights are."""

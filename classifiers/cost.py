@@ -6,12 +6,13 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from classifiers.classifier import Classifier
+from classifiers.classifier import Architecture, Classifier
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -32,8 +33,16 @@ class Cost:
 def classifier_cost(classifier: Classifier) -> Cost:
     """Counts the parts of ``classifier``: a glance, a patch, a whole frame through the focuser, a step of the head.
 
-    The temporal shift moves values and costs nothing here: an image costs the same alone and among others.
+    The temporal shift moves values and costs nothing here: an image costs the same alone and among others. It is counted once
+    for a classifier and its architecture, since counting copies the networks.
     """
+    known = _COUNTED.get(classifier)
+    if known is None or known[0] != classifier.architecture:
+        known = _COUNTED[classifier] = classifier.architecture, _count(classifier)
+    return known[1]
+
+
+def _count(classifier: Classifier) -> Cost:
     model = on_cpu(classifier)
     a = classifier.architecture
     glance, focus = torch.zeros(1, 1, model.glancer.vector_size), torch.zeros(1, 1, model.focuser.vector_size)
@@ -57,3 +66,5 @@ def on_cpu(module: Module) -> Module:
     """A copy on the CPU in float32 and eval mode, so that every device and precision reports the same cost."""
     return copy.deepcopy(module).float().cpu().eval()
 
+
+_COUNTED: WeakKeyDictionary[Classifier, tuple[Architecture, Cost]] = WeakKeyDictionary()

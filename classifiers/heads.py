@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class GRUHead(nn.Module):
@@ -29,8 +30,20 @@ class GRUHead(nn.Module):
 
     def forward(self, features: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Features (N, T, feature_size), state (N, S) or None → scores (N, T, K) and the state (N, S) after them."""
-        hidden, last = self.gru(features, None if state is None else state.unsqueeze(0))
+        hidden, last = self.gru(in_order_of_steps(features), None if state is None else state.unsqueeze(0))
         return self.fc(self.dropout(hidden)), last.squeeze(0)
+
+    def compare(self, glances: Tensor, foci: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One step with each of several focus vectors; what does not depend on them is multiplied once (see `Classifier.compare`)."""
+        of_input, of_state, input_bias, state_bias = (self.gru.get_parameter(name) for name in _GRU)
+        size = self.state_size
+        shared = F.linear(glances, of_input[:, : glances.shape[1]], input_bias)
+        before = F.linear(state, of_state, state_bias)
+        inputs = F.linear(foci, of_input[:, glances.shape[1] :])
+        reset, keep = (inputs[..., : 2 * size] + (shared + before)[:, : 2 * size]).sigmoid().chunk(2, -1)
+        new = (inputs[..., 2 * size :] + shared[:, 2 * size :]).addcmul(reset, before[:, 2 * size :].expand_as(reset)).tanh()
+        states = new.lerp(state.expand_as(new), keep)
+        return self.fc(self.dropout(states)), states[0]
 
 
 class LinearHead(nn.Module):
@@ -90,7 +103,16 @@ class MeanHead(nn.Module):
         return _means_so_far(scores, state)
 
 
+_GRU = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 HEADS: dict[str, type[GRUHead] | type[LinearHead] | type[MeanHead]] = {"gru": GRUHead, "linear": LinearHead, "mean": MeanHead}
+
+
+def in_order_of_steps(features: Tensor) -> Tensor:
+    """Features (N, T, F), the same but in memory step after step: a GRU on a CPU is twice as fast on them, or more.
+
+    It reads them so, and otherwise multiplies matrices whose rows lie apart.
+    """
+    return features.transpose(0, 1).contiguous().transpose(0, 1)
 
 
 def _means_so_far(values: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:

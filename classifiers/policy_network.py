@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from classifiers.checkpoint import save_tensors
 from classifiers.errors import InputError
 from classifiers.files import write_text
+from classifiers.heads import in_order_of_steps
 
 WEIGHTS = "policy.safetensors"
 CARD = "policy.json"
@@ -72,7 +73,7 @@ class GlanceEncoder(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Glance maps (N, D, C, h, w) → the GRU's output after every decision (N, D, hidden)."""
-        return self.gru(self.frame(maps.flatten(0, 1)).unflatten(0, maps.shape[:2]))[0]
+        return self.gru(in_order_of_steps(self.frame(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])))[0]
 
 
 class GlanceActorCritic(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -57,4 +57,13 @@ class Head(Protocol):
 
     def __call__(self, features: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Features (N, T, C + F or K + F) and the state (N, S) before them (None: the start) → scores (N, T, K), state (N, S)."""
+        ...
+
+
+@runtime_checkable
+class ComparingHead(Protocol):
+    """A head that takes one step with several focus vectors faster than one by one; see `classifiers.classifier.Classifier.compare`."""
+
+    def compare(self, glances: Tensor, foci: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Glance vectors (N, C), focus vectors (k, N, F), state (N, S) → scores (k, N, K), and the state (N, S) after the first."""
         ...

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -7,10 +8,14 @@ from conftest import TASK, TINY, random_classifier
 
 from adafocus_env import bank as bank_module
 from adafocus_env.action import GridAction
-from adafocus_env.bank import FeatureBank, check_bank
+from adafocus_env.bank import DTYPES, FeatureBank, check_bank
 from adafocus_env.build import build_features, choose_device, open_clips
 from adafocus_env.demo import demo
+from adafocus_env.env import AdaFocusEnv
 from adafocus_env.features import LiveFeatures
+from adafocus_env.vector import AdaFocusVectorEnv
+from agents.command import compose_config
+from agents.config import Evaluate, TrainPPO
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 
@@ -147,9 +152,132 @@ def test_a_bank_that_is_too_large_for_the_memory(classifier, clips, monkeypatch)
     monkeypatch.setattr(bank_module.os, "sysconf", memory.__getitem__)
     FeatureBank(classifier, clips, GRID)
     memory["SC_PHYS_PAGES"] -= 1
-    message = r"bank: the features of all clips take 0\.0 GiB, more than half of this machine's 0\.0 GiB; use bank=false \(env\.bank=false"
+    message = (
+        r"bank: the features of 12 clips take 165\.0 KiB, more than half of the 330\.0 KiB of memory there is; keep them on disk "
+        r"\(bank=FOLDER\), keep those of the clips last used \(bank_gib=N\), or compute them live \(bank=false\)"
+    )
     with pytest.raises(InputError, match=message):
         FeatureBank(classifier, clips, GRID)
+
+
+# How numbers are stored
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_value_is_always_what_was_stored(classifier, clips, dtype):
+    exact = requests(FeatureBank(classifier, clips, GRID))
+    bank = FeatureBank(classifier, clips, GRID, dtype=dtype)
+    miss, hit = requests(bank), requests(bank)
+    assert equal(miss, hit) and equal(miss, [values.to(DTYPES[dtype]).float() for values in exact])
+    assert not equal(miss, exact) and bank.num_bytes == FeatureBank(classifier, clips, GRID).num_bytes // 2
+
+
+def test_numbers_that_float16_cannot_hold(clips):
+    classifier = random_classifier()
+    classifier.focuser.features[1][1].weight.data.fill_(1e7)
+    classifier.focuser.features[1][2] = torch.nn.ReLU().eval()
+    for dtype in ("float32", "bfloat16"):
+        assert requests(FeatureBank(classifier, clips, GRID, dtype=dtype))[2].isfinite().all()
+    with pytest.raises(InputError, match=r"bank_dtype=float16 cannot hold what the networks say: .* choose bfloat16 or float32"):
+        requests(FeatureBank(classifier, clips, GRID, dtype="float16"))
+
+
+def test_dtypes_that_are_not_known(classifier, clips):
+    with pytest.raises(InputError, match="bank_dtype='float61' is not known; did you mean 'float16'"):
+        build_features(classifier, clips, bank=True, bank_dtype="float61")
+
+
+def test_many_cells_are_computed_in_calls_that_are_always_the_same(classifier, clips, monkeypatch):
+    sizes, focus = [], Classifier.focus
+    monkeypatch.setattr(Classifier, "focus", lambda *arguments, **named: sizes.append(len(arguments[1])) or focus(*arguments, **named))
+    fine = GridAction(9, 96, 24)
+    bank = FeatureBank(classifier, clips, fine)
+    assert bank.foci(CLIPS, STEPS, np.array([0, 80, 3, 4])).shape == (4, 32)
+    assert sizes == [64, 17] * 4
+    assert torch.allclose(
+        bank.foci(CLIPS, STEPS, np.array([80] * 4)), LiveFeatures(classifier, clips, fine).foci(CLIPS, STEPS, np.array([80] * 4)), atol=1e-6
+    )
+
+
+# A bounded bank
+
+
+def bounded(classifier, clips, capacity):
+    whole = FeatureBank(classifier, clips, GRID)
+    bank = FeatureBank(classifier, clips, GRID, max_bytes=capacity * whole.layout.clip_bytes + 1)
+    assert bank.num_bytes == capacity * whole.layout.clip_bytes
+    return whole, bank
+
+
+@pytest.mark.parametrize("capacity", [1, 3, 11])
+def test_a_bounded_bank_answers_what_an_unbounded_one_does(classifier, clips, capacity):
+    whole, bank = bounded(classifier, clips, capacity)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        shape = tuple(rng.integers(1, 5, size=2))
+        index = rng.integers(12, size=shape), rng.integers(4, size=(shape[0], 1)), rng.integers(9, size=shape)
+        for name, count in (("maps", 2), ("vectors", 2), ("foci", 3)):
+            assert torch.equal(getattr(bank, name)(*index[:count]), getattr(whole, name)(*index[:count]))
+    every = np.arange(12)
+    assert torch.equal(bank.vectors(every[:, None], np.arange(4)), whole.vectors(every[:, None], np.arange(4)))
+
+
+def test_the_clip_not_asked_for_the_longest_goes(classifier, clips, monkeypatch):
+    _, bank = bounded(classifier, clips, 3)
+    computed, glance = [], LiveFeatures.glance
+    monkeypatch.setattr(LiveFeatures, "glance", lambda features, clip: computed.append(clip) or glance(features, clip))
+    for clip in (5, 6, 7, 5, 8, 5, 7, 6):
+        bank.vectors(np.array([clip]), np.array([0]))
+    assert computed == [5, 6, 7, 8, 6]
+
+
+def test_a_changed_weight_empties_a_bounded_bank(clips):
+    classifier = random_classifier()
+    _, bank = bounded(classifier, clips, 2)
+    requests(bank)
+    in_place(classifier)
+    assert equal(requests(bank), requests(FeatureBank(classifier, clips, GRID)))
+
+
+def test_bounds_that_hold_no_clip(classifier, clips):
+    for gib, message in (
+        (1e-6, r"the bank may take 1\.0 KiB, and the features of one clip take 13\.8 KiB; choose a larger bank_gib, or bank=false"),
+        (0, "bank_gib=0 is no size; choose a number above 0"),
+        (float("nan"), "bank_gib=nan is no size; choose a number above 0"),
+    ):
+        for bank in (True, "auto"):
+            with pytest.raises(InputError, match=message):
+                build_features(classifier, clips, grid=3, bank=bank, bank_gib=gib)
+
+
+# Where a bank is only the default
+
+
+def test_what_does_not_fit_is_computed_live_unless_a_bank_was_asked_for(classifier, clips, monkeypatch, caplog):
+    monkeypatch.setattr(bank_module.os, "sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 100_000}.__getitem__)
+    assert isinstance(AdaFocusEnv(classifier, clips).dynamics.features, LiveFeatures)
+    assert re.fullmatch(
+        r"bank: the features of 12 clips take .*, more than half of the 97\.7 KiB of memory there is; .* They are computed live now: "
+        "slower, with the same results",
+        caplog.messages[0],
+    )
+    with pytest.raises(InputError, match=r"more than half of the 97\.7 KiB of memory"):
+        AdaFocusEnv(classifier, clips, bank=True)
+    with pytest.raises(InputError, match=r"more than half of the 97\.7 KiB of memory"):
+        AdaFocusVectorEnv(2, classifier, clips, bank=True)
+    assert isinstance(AdaFocusEnv(classifier, clips, grid=3, bank=True, bank_gib=2**-16).dynamics.features, FeatureBank)
+
+
+def test_what_fits_is_kept_by_default(classifier, clips):
+    assert isinstance(AdaFocusEnv(classifier, clips).dynamics.features, FeatureBank)
+    assert isinstance(AdaFocusVectorEnv(2, classifier, clips).dynamics.features, FeatureBank)
+
+
+@pytest.mark.parametrize(("typed", "value"), [("true", True), ("false", False), ("auto", "auto"), ("banks/a", "banks/a")])
+def test_the_command_line_takes_a_folder_or_a_truth_value(typed, value):
+    config = compose_config(TrainPPO, "train_ppo", [f"env.bank={typed}", "env.bank_dtype=bfloat16", "env.bank_gib=1.5"])
+    assert (config.env.bank, config.env.bank_dtype, config.env.bank_gib) == (value, "bfloat16", 1.5)
+    assert compose_config(TrainPPO, "train_ppo").env.bank == compose_config(Evaluate, "evaluate").bank == "auto"
 
 
 # What goes together
@@ -158,6 +286,14 @@ def test_a_bank_that_is_too_large_for_the_memory(classifier, clips, monkeypatch)
 def test_a_classifier_in_training_mode_is_refused(clips):
     with pytest.raises(InputError, match=r"the classifier is in training mode; call classifier\.freeze\(\) first"):
         build_features(random_classifier().train(), clips, grid=7, bank=True, device="cpu")
+
+
+@pytest.mark.parametrize("make", [FeatureBank, LiveFeatures])
+def test_features_refuse_a_classifier_of_which_a_part_is_in_training_mode(clips, make):
+    classifier = random_classifier()
+    classifier.focuser.features[1][1].train()
+    with pytest.raises(InputError, match=r"the classifier is in training mode; call classifier\.freeze\(\) first"):
+        make(classifier, clips, GRID)
 
 
 def test_clips_of_another_size_are_refused(classifier):

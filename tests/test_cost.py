@@ -1,7 +1,5 @@
 """The paper's cost figures, counted on the real modules. A GFLOP here is 10⁹ multiply-adds, as in the paper."""
 
-import dataclasses
-
 import pytest
 import torch
 
@@ -10,9 +8,8 @@ from agents.policies import GlancePolicy, PolicyNetwork
 from classifiers.classifier import Classifier
 from classifiers.cost import classifier_cost, multiply_adds, on_cpu
 from classifiers.policy_network import GlanceActorCritic
+from classifiers.published_cost import FAMILIES, parts
 from classifiers.registry import ARCHITECTURES
-
-FRAMES = 16
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +19,12 @@ def classifier():
     return empty.to_empty(device="cpu")  # costs do not depend on weights, and random ones take seconds
 
 
-@pytest.mark.parametrize(("patch_size", "published"), [(96, 17.2), (128, 26.6), (160, 38.6), (192, 53.3)])
-def test_published_cost_of_a_video(classifier, patch_size, published):
-    classifier.architecture = dataclasses.replace(classifier.architecture, patch_size=patch_size)
-    cost = classifier_cost(classifier)
-    policy = policy_cost(GlancePolicy(PolicyNetwork((1280, 7, 7)), 7))
-    assert FRAMES * (cost.glance + policy + cost.focus + cost.head) / 1e9 == pytest.approx(published, rel=0.02)
+@pytest.mark.parametrize(
+    ("family", "patch_size"), [(name, patch_size) for name, family in FAMILIES.items() for patch_size in family.published]
+)
+def test_published_cost_of_a_video(family, patch_size):
+    published = FAMILIES[family].published[patch_size]
+    assert sum(parts(FAMILIES[family], patch_size).values()) / 1e9 == pytest.approx(published, rel=0.005)
 
 
 def test_the_parts(classifier):
@@ -58,13 +55,6 @@ def continuous_policy():
         policy = GlanceActorCritic(PolicyNetwork((8 * 1280, 7, 7), channels=64, batch_norm=True), None)
     model = on_cpu(policy.to_empty(device="cpu"))
     return multiply_adds(lambda: model(torch.zeros(1, 1, 8 * 1280, 7, 7)))
-
-
-@pytest.mark.parametrize(("patch_size", "published"), [(144, 23.5), (160, 27.5), (176, 33.7)])
-def test_published_cost_of_a_video_with_temporal_shift(shifted, continuous_policy, patch_size, published):
-    shifted.architecture = dataclasses.replace(shifted.architecture, patch_size=patch_size)
-    cost = classifier_cost(shifted)
-    assert (8 * cost.glance + continuous_policy + 12 * cost.focus + cost.head) / 1e9 == pytest.approx(published, rel=0.02)
 
 
 def test_the_shift_is_free_and_the_mean_of_scores_counts_both_linear_layers(classifier, shifted, continuous_policy):

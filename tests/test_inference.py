@@ -1,4 +1,5 @@
 import inspect
+import threading
 
 import numpy as np
 import pytest
@@ -7,9 +8,11 @@ from conftest import TINY_COST
 
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.features import LiveFeatures
+from agents import inference
 from agents.baselines import LearnedPolicy
-from agents.inference import infer, policy_cost
+from agents.inference import infer, infer_batches, infer_clips, policy_cost
 from agents.policies import GlancePolicy, PolicyNetwork
+from classifiers import cost
 from classifiers.errors import InputError
 
 NETWORK = PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8)
@@ -92,3 +95,38 @@ def test_a_policy_for_another_glancer_is_refused(classifier, bank, frames):
         infer(classifier, other, frames)
     with pytest.raises(InputError, match=message):
         LearnedPolicy(other, bank)
+
+
+def test_a_store_is_classified_batch_by_batch(classifier, clips, policy):
+    whole = infer(classifier, policy, classifier.normalise(torch.stack([clips.frames(clip) for clip in range(len(clips))])))
+    parts = list(infer_clips(classifier, policy, clips, batch_size=5))
+    assert [len(part.actions) for part in parts] == [5, 5, 2]
+    assert torch.equal(torch.cat([part.actions for part in parts]), whole.actions)
+    assert torch.allclose(torch.cat([part.logits for part in parts]), whole.logits, atol=1e-5)
+    with pytest.raises(InputError, match="batch_size=0 is too small; choose 1 or more clips in a batch"):
+        infer_clips(classifier, policy, clips, batch_size=0)
+
+
+def test_the_next_batch_is_read_while_one_is_looked_at(classifier, clips, policy):
+    frames, asked = clips.frames(0)[None], threading.Semaphore(0)
+
+    def batches():
+        for number in range(3):
+            asked.release()
+            if number == 2:
+                raise InputError("video 2 cannot be read")
+            yield frames, frames
+
+    found = infer_batches(classifier, policy, batches())
+    next(found)
+    assert asked.acquire(timeout=60) and asked.acquire(timeout=60)  # the second was asked for before anybody wanted it
+    next(found)
+    with pytest.raises(InputError, match="video 2 cannot be read"):
+        next(found)
+
+
+def test_a_network_is_counted_once(classifier, policy, frames, monkeypatch):
+    infer(classifier, policy, frames)
+    for module in (cost, inference):
+        monkeypatch.setattr(module, "on_cpu", lambda network: pytest.fail("counted again"))
+    assert infer(classifier, policy, frames).macs.tolist() == [4 * (TINY_COST + POLICY_COST)] * 4

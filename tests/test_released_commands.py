@@ -14,6 +14,7 @@ from agents.config import Evaluate, TrainPPO, TrainStages
 from agents.policy_files import load_policy
 from agents.run_folder import RunFolder
 from classifiers import checkpoint
+from classifiers.errors import InputError
 from classifiers.import_released import Arguments, import_released
 
 # Few frames: the networks are those of the paper, and slow.
@@ -24,7 +25,10 @@ DATA = {"activitynet": "actnet", "something": "sthv2"}
 def content_of(family):
     """A checkpoint for two classes."""
     content = released_weights.released(family)
-    cut = {"activitynet": [("fc", "fc."), ("glancer", "net.classifier.1."), ("focuser", "net.fc.")], "something": [("fc", ""), ("glancer", "net.classifier.")]}
+    cut = {
+        "activitynet": [("fc", "fc."), ("glancer", "net.classifier.1."), ("focuser", "net.fc.")],
+        "something": [("fc", ""), ("glancer", "net.classifier.")],
+    }
     for part, start in cut[family]:
         for name in ("weight", "bias"):
             content[part][start + name] = content[part][start + name][:2].clone()
@@ -54,7 +58,8 @@ def test_import_evaluate_and_go_on(tmp_path, family):
     before, after = load_policy(kept).state_dict(), load_policy(tmp_path / "ppo" / "checkpoints" / "best").state_dict()
     moved = [name for name, tensor in before.items() if not torch.equal(tensor, after[name])]
     assert "actor.weight" in moved and "encoder.gru.weight_ih_l0" in moved
-    assert all(torch.allclose(before[name], after[name], atol=0.01) for name in moved if "running" not in name and "num_batches" not in name)
+    learned = [name for name in moved if "running" not in name and "num_batches" not in name]
+    assert all(torch.allclose(before[name], after[name], atol=0.01) for name in learned), "it goes on from the imported policy"
 
     last = ["first=3", "stages.finetune.epochs=1", f"run={tmp_path / 'stage3'}"]
     train_stages.main(compose_config(TrainStages, "train_stages", [*experiment, *few, *last]))
@@ -68,7 +73,7 @@ def test_a_patch_size_that_is_not_the_checkpoints_is_refused(tmp_path):
     root = make_videos(make_lists(tmp_path / "data", "actnet"), "actnet")
     torch.save({**content_of("activitynet"), "policy": None}, tmp_path / "released.pth")
     kept = tmp_path / "imported"
-    content = Arguments(str(tmp_path / "released.pth"), str(kept), classes=str(root / "classInd.txt"), patch_size=128)
-    import_released(content)
-    with pytest.raises(Exception, match="patch_size=96 is not that of classifier=.*, which was trained with patches of 128 pixels"):
-        train_ppo.main(compose_config(TrainPPO, "train_ppo", ["experiment=actnet_96", f"data.root={root}", f"classifier={kept}", f"run={tmp_path / 'r'}"]))
+    import_released(Arguments(str(tmp_path / "released.pth"), str(kept), classes=str(root / "classInd.txt"), patch_size=128))
+    asked = ["experiment=actnet_96", f"data.root={root}", f"classifier={kept}", f"run={tmp_path / 'run'}"]
+    with pytest.raises(InputError, match=r"patch_size=96 is not that of classifier=.*, which was trained with patches of 128 pixels"):
+        train_ppo.main(compose_config(TrainPPO, "train_ppo", asked))

@@ -23,6 +23,7 @@ from agents.policy_files import load_policy, save_policy
 from agents.run_folder import RunFolder
 from classifiers import checkpoint
 from classifiers.errors import InputError
+from classifiers.execution import check_precision
 
 POLICIES = {"learned", "random", "centre", "gaussian", "glance_only", "full_frame", "greedy_oracle"}
 
@@ -210,7 +211,7 @@ def test_evaluate_takes_a_classifier_and_a_policy(tmp_path, first, root, capsys)
 def test_evaluate_refuses_a_run_that_is_not_finished_and_other_classes(stopped, root):
     with pytest.raises(InputError, match="holds no finished run; start its command again to finish it"):
         evaluate.main(compose_config(Evaluate, "evaluate", [f"run={stopped}"]))
-    with pytest.raises(InputError, match="classifier=demo was trained on other classes than those of data=folder"):
+    with pytest.raises(InputError, match=r"classifier=demo was trained on 10 classes .*; the data set folder has 2 classes"):
         evaluate.main(compose_config(Evaluate, "evaluate", ["classifier=demo", "data=folder", f"data.root={root}"]))
     with pytest.raises(InputError, match="classifier=auto: none is shipped for data=folder; give classifier=DIR"):
         evaluate.main(compose_config(Evaluate, "evaluate", ["data=folder", f"data.root={root}"]))
@@ -522,7 +523,7 @@ def test_clips_can_be_drawn_anew_in_every_epoch(tmp_path, root, trained):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data.views=fresh"], "bank=true keeps what is seen in the clips, and these are drawn anew in every epoch"),
+        (["data.views=fresh", "env.bank=true"], "bank=true keeps what is seen in the clips, and these are drawn anew in every epoch"),
         (["data.views=0"], "views=0 is not possible; choose a number from 1 on, or fresh"),
         (["data.views=often"], "views=often is not possible"),
         (["ppo.epochs=0"], r"ppo\.epochs=0 is too small; choose 1 or more"),
@@ -534,6 +535,27 @@ def test_clips_can_be_drawn_anew_in_every_epoch(tmp_path, root, trained):
 def test_settings_that_exclude_each_other_are_refused(tmp_path, root, trained, overrides, message):
     with pytest.raises(InputError, match=message):
         stages(f"run={tmp_path}", f"data.root={root}", "first=2", trained[0], *overrides)
+
+
+def test_frozen_networks_can_run_in_another_precision(tmp_path, root, first):
+    kept = first[0] / "checkpoints"
+    parts = [f"classifier={kept / 'classifier'}", f"policy={kept / 'best'}", "data=folder", f"data.root={root}", "data.num_frames=4"]
+    for precision in ("float32", "bfloat16"):
+        try:
+            check_precision(precision, torch.device("cpu"))
+        except InputError:
+            pytest.skip("this processor has no bfloat16")
+        out = f"out={tmp_path / precision}"
+        evaluate.main(compose_config(Evaluate, "evaluate", [*parts, out, "device=cpu", f"precision={precision}", "data.val=0.25"]))
+    one, other = (result(tmp_path / precision) for precision in ("float32", "bfloat16"))
+    assert one["classifier"] == other["classifier"], "the weights are the same"
+    told, rounded = (found["policies"]["random"]["confidence"] for found in (one, other))
+    assert told != rounded == pytest.approx(told, abs=0.05)
+
+
+def test_a_precision_that_is_not_known_is_refused(tmp_path, root, trained):
+    with pytest.raises(InputError, match=r"precision='float8' is not known; .*choose one of"):
+        stages(f"run={tmp_path}", f"data.root={root}", "first=2", trained[0], "env.precision=float8")
 
 
 # What comes with the package

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from agents.builders import Clips, features_of
+from agents.builders import Clips
 from agents.config import TrainStages
 from agents.make_classifier import make_classifier, show_epochs
 from agents.policies import GlancePolicy
@@ -55,7 +55,7 @@ def run_stages(session: Session, clips: Clips, config: TrainStages) -> Model:
 
 
 def _given_policy(session: Session, classifier: Classifier, clips: Clips) -> GlancePolicy:
-    policy = session.given_policy(features_of(classifier, clips.train, session.config.env))
+    policy = session.given_policy(session.features(classifier, clips.train))
     assert policy is not None, "check_stages asks for it"
     save_policy(policy, session.run.checkpoints / "best", {"classifier": classifier.fingerprint()})
     return policy

@@ -1,0 +1,5 @@
+"""`python -m benchmarks`: all of them."""
+
+from benchmarks.command import NAMES, main
+
+main(NAMES)
