@@ -22,7 +22,6 @@ from classifiers.classifier import Classifier
 from classifiers.errors import named
 from classifiers.registry import ARCHITECTURES, SHIPPED
 
-
 PARTS: tuple[Split, Split] = ("train", "val")
 
 

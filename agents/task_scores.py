@@ -34,7 +34,8 @@ class TaskScores:
     out: str = "docs/task_scores.json"
     ids: list[str] = field(
         default_factory=lambda: [
-            "AdaFocusEasy-v0", "AdaFocusEasyContinuous-v0", "AdaFocusNormal-v0", "AdaFocusHard-v0", "AdaFocusSparse-v0", "AdaFocusMemory-v0",
+            "AdaFocusEasy-v0", "AdaFocusEasyContinuous-v0", "AdaFocusNormal-v0", "AdaFocusHard-v0",
+            "AdaFocusSparse-v0", "AdaFocusMemory-v0",
         ]
     )  # fmt: skip
     device: str = "auto"

@@ -190,8 +190,9 @@ def quiet(task, videos, **looks):
 def redness(frames, centre, reach=8):
     """The highest red, above the other colours, of each frame around its centre."""
     y, x = centre.round().astype(int).T
-    around = [frame[max(0, b - reach) : b + reach, max(0, a - reach) : a + reach].astype(int) for frame, b, a in zip(frames, y, x, strict=True)]
-    return np.array([(part[..., 0] - part[..., 1:].max(-1)).max() for part in around])
+    red = frames[..., 0].astype(int) - frames[..., 1:].max(-1)
+    corners = zip(red, np.maximum(0, y - reach), np.maximum(0, x - reach), strict=True)
+    return np.array([frame[top : top + 2 * reach, left : left + 2 * reach].max() for frame, top, left in corners])
 
 
 def test_sparse_shows_the_target_in_a_third_of_the_frames_which_follow_one_another():
