@@ -110,12 +110,18 @@ class PPOConfig:
 
 @dataclass
 class NetworkConfig:
-    """The policy network; see `classifiers.policy_network`. ``std`` is of a continuous policy (env.action=continuous)."""
+    """The policy network; see `classifiers.policy_network`.
+
+    Attributes:
+        memory: false: the policy forgets after every frame.
+        std: of a continuous policy (env.action=continuous).
+    """
 
     channels: int = 16
     features: int = 128
     hidden: int = 128
     batch_norm: bool = False
+    memory: bool = True
     std: float = 0.25
 
 

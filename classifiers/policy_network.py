@@ -31,6 +31,7 @@ class PolicyNetwork:
         features: length of a frame's encoding.
         hidden: length of the GRU's state.
         batch_norm: normalise after the convolution and after the linear layer (the paper's on Something-Something).
+        memory: False: the GRU forgets after every decision, and the policy knows the current glance alone; to compare with.
 
     Raises:
         InputError: a size is less than 1.
@@ -41,6 +42,7 @@ class PolicyNetwork:
     features: int = 1024
     hidden: int = 1024
     batch_norm: bool = False
+    memory: bool = True
 
     def __post_init__(self) -> None:
         for name in ("channels", "features", "hidden"):
@@ -59,6 +61,7 @@ class GlanceEncoder(nn.Module):
 
     def __init__(self, network: PolicyNetwork) -> None:
         super().__init__()
+        self.memory = network.memory
         channels, height, width = network.map_shape
         self.frame = nn.Sequential(
             nn.Conv2d(channels, network.channels, 1, bias=False),
@@ -73,7 +76,10 @@ class GlanceEncoder(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Glance maps (N, D, C, h, w) → the GRU's output after every decision (N, D, hidden)."""
-        return self.gru(in_order_of_steps(self.frame(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])))[0]
+        frames = self.frame(maps.flatten(0, 1))
+        if not self.memory:  # sequences of one decision each
+            return self.gru(frames.unsqueeze(1))[0].squeeze(1).unflatten(0, maps.shape[:2])
+        return self.gru(in_order_of_steps(frames.unflatten(0, maps.shape[:2])))[0]
 
 
 class GlanceActorCritic(nn.Module):

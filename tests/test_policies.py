@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pickle
 import subprocess
@@ -112,6 +113,17 @@ def test_a_step_of_the_recurrence_depends_on_earlier_glances_only(policy, maps):
     before, after = policy(maps), policy(changed)
     assert torch.equal(before[:, :2], after[:, :2])
     assert (before[:, 2:] != after[:, 2:]).any(-1).all()
+
+
+def test_without_memory_a_step_depends_on_its_own_glance_only(maps, tmp_path):
+    policy = GlancePolicy(dataclasses.replace(NETWORK, memory=False), 7).eval().requires_grad_(False)
+    changed = maps.clone()
+    changed[:, 2] += 1
+    before, after = policy(maps), policy(changed)
+    assert torch.equal(before[:, [0, 1, 3]], after[:, [0, 1, 3]]) and (before[:, 2] != after[:, 2]).any(-1).all()
+    assert torch.allclose(before[:, :1], policy(maps[:, :1])) and torch.allclose(before[:, 3:], policy(maps[:, 3:]), atol=1e-6)
+    save_policy(policy, tmp_path, {})
+    assert torch.equal(load_policy(tmp_path)(maps), before)
 
 
 def test_in_the_steps_of_a_rollout_the_gru_runs_once(ppo):
@@ -238,9 +250,11 @@ def test_a_policy_comes_back_as_it_was_saved(saved, policy, maps):
     assert not loaded.training and not any(parameter.requires_grad for parameter in loaded.parameters())
     assert torch.equal(loaded(maps), policy(maps))
     assert json.loads((saved / CARD).read_text()) == {
-        "network": {"map_shape": [16, 6, 6], "channels": 4, "features": 10, "hidden": 8, "batch_norm": False, "grid": 7, "std": 0.25},
+        "network": {
+            "map_shape": [16, 6, 6], "channels": 4, "features": 10, "hidden": 8, "batch_norm": False, "memory": True, "grid": 7, "std": 0.25,
+        },
         "steps": 7,
-    }
+    }  # fmt: skip
 
 
 def test_cards_that_know_neither_batch_norm_nor_std_still_load(saved, policy, maps):

@@ -121,7 +121,7 @@ def new_network(map_shape: tuple[int, int, int], config: NetworkConfig) -> Polic
     Raises:
         InputError: a size is less than 1.
     """
-    return PolicyNetwork(map_shape, config.channels, config.features, config.hidden, config.batch_norm)
+    return PolicyNetwork(map_shape, config.channels, config.features, config.hidden, config.batch_norm, config.memory)
 
 
 def new_ppo(env: VecEnv, features: Features, config: PPOConfig, network: PolicyNetwork, seed: int, std: float = 0.25) -> PPO:
