@@ -171,8 +171,15 @@ def test_the_videos_of_the_tasks_are_fixed():
         "memory": "83d767d683c5",
     }
     assert TASKS["normal"] == DemoTask() and demo().name == demo("normal").name == "demo" and demo("hard").name == "demo-hard"
-    _, centres = draw(scene_of(demo().train[0], DemoTask()))
-    np.testing.assert_allclose(centres[[0, -1]], [[14.37, 37.53], [32.74, 29.62]], atol=0.01)
+    drawn = {name: draw(scene_of(demo(name).train[0], task)) for name, task in TASKS.items()}
+    seen = {name: (centres[[0, -1]].round(2).tolist(), pytest.approx(frames.mean(), abs=0.3)) for name, (frames, centres) in drawn.items()}
+    assert seen == {
+        "easy": ([[11.07, 42.7], [30.0, 29.33]], 48.7),
+        "normal": ([[14.37, 37.53], [32.74, 29.62]], 48.2),
+        "hard": ([[72.93, 38.54], [48.37, 22.62]], 52.4),
+        "sparse": ([[59.2, 21.95], [76.68, 84.33]], 46.4),
+        "memory": ([[47.12, 47.69], [50.21, 47.66]], 48.0),
+    }
 
 
 def test_patch_size_and_numbers_of_videos_leave_the_videos_alone():

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import inspect
 import io
 import json
@@ -15,11 +16,12 @@ from conftest import TINY
 from tiny_training import tiny_networks
 
 from adafocus_env import tasks
-from adafocus_env.demo import TASKS, data_name
+from adafocus_env.build import DEMO_FRAMES
+from adafocus_env.demo import RENDERER_VERSION, TASKS, data_name, demo
 from adafocus_env.env import AdaFocusEnv
-from agents import builders, shipped, task_scores, train_ppo
+from agents import builders, evaluate, shipped, task_scores, train_ppo
 from agents.command import compose_config
-from agents.config import DataConfig, TrainPPO
+from agents.config import DataConfig, Evaluate, TrainPPO
 from agents.shipped import Shipped
 from agents.task_scores import TaskScores
 from classifiers import checkpoint
@@ -94,6 +96,30 @@ def test_shipped_classifiers_belong_to_their_tasks_and_are_small():
     assert size < 3e6
 
 
+def parameters(name):
+    """Everything that the scores on an id depend on."""
+    task = gym.spec(name).kwargs["task"]
+    signature = inspect.signature(AdaFocusEnv).parameters
+    return {
+        "renderer": RENDERER_VERSION, "videos": dataclasses.asdict(TASKS[task]), "frames": DEMO_FRAMES,
+        "val": inspect.signature(demo).parameters["val"].default, "classifier": checkpoint.read_card(data_name(task)).fingerprint,
+        **{key: signature[key].default for key in ("grid", "reward")}, **gym.spec(name).kwargs,
+    }  # fmt: skip
+
+
+def test_the_parameters_of_a_version_are_fixed():
+    """Where they change, so does the version of the id, and its scores are measured anew."""
+    hashes = {name: hashlib.sha256(json.dumps(parameters(name), sort_keys=True).encode()).hexdigest()[:12] for name in IDS}
+    assert hashes == {
+        "AdaFocusEasy-v0": "5af947c472df",
+        "AdaFocusEasyContinuous-v0": "89c85bc2f383",
+        "AdaFocusNormal-v0": "9577e9717310",
+        "AdaFocusHard-v0": "eca8e43d5b2a",
+        "AdaFocusSparse-v0": "41fd4ac93f80",
+        "AdaFocusMemory-v0": "6b7c04040da0",
+    }
+
+
 @pytest.mark.parametrize("name", IDS)
 def test_an_id_plays_its_own_videos_with_its_own_classifier(few, name):
     task = gym.spec(name).kwargs["task"]
@@ -164,9 +190,14 @@ def test_scores_are_measured_on_every_test_clip(few, tmp_path):
     assert oracle["top1"] in (0, 0.25, 0.5, 0.75, 1) and oracle["return"] > random["return"]
 
 
-def test_train_ppo_on_a_task(few, tmp_path):
-    settings = ["data.task=hard", "data.val=0.3", "device=cpu", f"run={tmp_path / 'run'}", "env.num_envs=4", "ppo.total_steps=64"]
+def test_train_ppo_and_evaluate_on_a_task(few, tmp_path):
+    run = tmp_path / "run"
+    settings = ["data.task=memory", "data.val=0.3", "device=cpu", f"run={run}", "env.num_envs=4", "env.grid=3", "ppo.total_steps=64"]
     with contextlib.redirect_stdout(io.StringIO()):
-        train_ppo.main(compose_config(TrainPPO, "train_ppo", [*settings, "ppo.n_steps=8", "ppo.batch_size=16", "ppo.validate_every=1"]))
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["data"] == "demo-hard" and result["classifier"] == checkpoint.read_card("demo-hard").fingerprint
+        train_ppo.main(compose_config(TrainPPO, "train_ppo", [*settings, "ppo.n_steps=8", "ppo.batch_size=16", "network.memory=false"]))
+        evaluate.main(compose_config(Evaluate, "evaluate", ["data.task=memory", "grid=3", f"out={tmp_path / 'shipped'}", "device=cpu"]))
+    result, shipped_alone = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("run", "shipped"))
+    assert result["data"] == "demo-memory" and result["classifier"] == checkpoint.read_card("demo-memory").fingerprint
+    assert not json.loads((run / "checkpoints" / "best" / "policy.json").read_text())["network"]["memory"]
+    learned = result["policies"].pop("learned")
+    assert shipped_alone["policies"] == result["policies"] and 0 <= learned["top1"] <= 1
