@@ -1,8 +1,7 @@
 """The demo videos: real H.264 files with one marked handwritten digit among moving clutter.
 
-The class of a video is that of its one reddish digit, which drifts over the whole frame. At glance size its place can
-be told (by colour) but its class cannot; at patch size it can. The digits are scikit-learn's (UCI, 8x8 pixels); no
-digit image occurs in both train and test. The renderer writes the true track of the target beside each video.
+The class of a video is that of its one reddish digit, which drifts over the whole frame; see `drawing`. The digits are scikit-learn's
+(UCI, 8x8 pixels); no digit image occurs in both train and test. The renderer writes the true track of the target beside each video.
 
 `TASKS` are the fixed benchmark tasks. In two of them time matters: in `sparse` the target is shown in a third of the frames
 only; in `memory` a disc shows its place in the first frames, and later the target stands among look-alikes of other classes.
@@ -10,95 +9,23 @@ only; in `memory` a disc shows its place in the first frames, and later the targ
 
 from __future__ import annotations
 
-import colorsys
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from adafocus_env.cache import cache_folder
 from adafocus_env.datasets import DataSet, Video, hold_out
 from adafocus_env.decoding import Failure, run_in_workers
+from adafocus_env.drawing import DemoTask, Scene, draw
 from classifiers.errors import InputError, named
 from classifiers.files import replacing, write_text
 
-RENDERER_VERSION = 1
 CLASSES = tuple("0123456789")
-TARGET_HUES = (-0.04, 0.04)  # reddish, in turns of the colour circle
-DISTRACTOR_HUES = (0.14, 0.86)
-PLACES = 3  # still digits stand in different squares of a PLACES×PLACES board: a patch on one shows nothing of the others
-JITTER = 3.0  # pixels that they may stand off the middle of their square
-OUTWARD = 0.25  # how much rarer places in the middle are: patches there overlap more of the frame, and must not pay for it
-
-
-@dataclass(frozen=True)
-class DemoTask:
-    """What the demo videos look like. Lengths are in pixels, speeds in pixels a frame.
-
-    Attributes:
-        train_videos: training videos, the validation part included.
-        test_videos: test videos.
-        size: height and width of the frames.
-        length: frames in a video.
-        target: side of the target digit.
-        distractor: side of a distractor digit.
-        clutter: number of distractors.
-        speed: mean speed of the target.
-        noise: standard deviation of the pixel noise, of 255.
-        visible: share of the frames that show the target; they follow one another, from a random frame on.
-        cue: first frames in which a disc marks the place of the target, and no marked digit is shown; after them the scene
-            changes, and the target stands still. 0: there is no cue, and the target moves.
-        lookalikes: digits of other classes, all different, that look like the target and stand as still. They need a cue.
-        patch_size: side of the patches of the task's classifier. The videos do not depend on it.
-
-    Raises:
-        InputError: a value cannot be (says which).
-    """
-
-    train_videos: int = 1500
-    test_videos: int = 500
-    size: int = 96
-    length: int = 16
-    target: int = 14
-    distractor: int = 9
-    clutter: int = 10
-    speed: float = 4.0
-    noise: float = 10.0
-    visible: float = 1.0
-    cue: int = 0
-    lookalikes: int = 0
-    patch_size: int = 24
-
-    def __post_init__(self) -> None:
-        if not 0 < self.visible <= 1:
-            raise InputError(f"visible={self.visible} is no share of the frames; choose one above 0 and up to 1")
-        if not 0 <= self.cue < self.length:
-            raise InputError(f"cue={self.cue} does not leave frames to look at; choose 0 to {self.length - 1}, fewer than length")
-        if not 0 <= self.lookalikes < PLACES**2 or (self.lookalikes and not self.cue):
-            raise InputError(
-                f"lookalikes={self.lookalikes} with cue={self.cue} is not possible; choose 0 to {PLACES**2 - 1}, and a cue with any"
-            )
-
-    @property
-    def key(self) -> str:
-        """Names everything that the pixels of a video depend on."""
-        looks = {k: v for k, v in asdict(self).items() if k not in ("train_videos", "test_videos", "patch_size")}
-        for field in fields(self):  # what was added later counts where it is used: older videos keep their names
-            if field.name in ("visible", "cue", "lookalikes") and looks[field.name] == field.default:
-                del looks[field.name]
-        return hashlib.sha256(json.dumps([RENDERER_VERSION, looks], sort_keys=True).encode()).hexdigest()[:12]
-
-    @property
-    def lesson(self) -> DemoTask:
-        """The videos that the task's classifier learns to read from: always a target, and no look-alikes. Their labels tell the digit."""
-        return replace(self, visible=1.0, lookalikes=0)
-
 
 TASKS: dict[str, DemoTask] = {
     "easy": DemoTask(clutter=4, speed=2.0, patch_size=28),
@@ -160,86 +87,6 @@ def render(
             progress(1)
 
 
-@dataclass(frozen=True)
-class Scene:
-    """Everything that `render_video` needs to draw one video, in any process."""
-
-    path: Path
-    track: Path
-    task: DemoTask
-    digits: npt.NDArray[np.uint8]  # (1 + lookalikes + clutter, 8, 8): the target first, then its look-alikes
-    label: int
-    seed: int
-
-
-def render_video(scene: Scene) -> None:
-    """Draws one video and writes its MP4 file and its track, each whole or not at all."""
-    frames, centres = draw(scene)
-    write_text(scene.track, json.dumps({"centre": np.round(centres, 2).tolist(), "label": scene.label}))
-    with replacing(scene.path) as temporary:
-        _encode(frames, temporary)
-
-
-def draw(scene: Scene) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
-    """Draws the frames (length, size, size, 3) and the target's centres (length, 2) as (y, x), (0, 0) being the middle of a pixel."""
-    task, rng = scene.task, np.random.default_rng(scene.seed)
-    sprites, colours = _looks(scene, rng)
-    marked = 1 + task.lookalikes
-    paths = _stand(task, marked, rng) if task.cue else [_walk(task, len(sprites[0]), rng)]
-    paths += [_walk(task, len(sprite), rng) for sprite in sprites[marked:]]
-    frames = _background(task, rng)
-    shown = _shown(task, rng)
-    for number in reversed(range(len(sprites))):  # the target last: nothing covers it
-        when = shown if number < marked else slice(None)
-        _paste(frames[when], sprites[number], colours[number], paths[number][when])
-    if task.cue:
-        _paste(frames[: task.cue], _disc(task.target), _colour(TARGET_HUES, rng), paths[0][: task.cue])
-    frames += task.noise * rng.standard_normal(frames.shape, dtype=np.float32)
-    return frames.clip(0, 255).astype(np.uint8), paths[0] + (len(sprites[0]) - 1) / 2
-
-
-def _looks(scene: Scene, rng: np.random.Generator) -> tuple[list[npt.NDArray[np.float32]], list[npt.NDArray[np.float64]]]:
-    """Opacity and colour of every digit."""
-    task = scene.task
-    sprites, colours = [], []
-    for number, digit in enumerate(scene.digits):
-        marked = number <= task.lookalikes
-        sprites.append(_sprite(digit, task.target if marked else task.distractor, rng.uniform(-15, 15)))
-        colours.append(_colour(TARGET_HUES if marked else DISTRACTOR_HUES, rng))
-    return sprites, colours
-
-
-def _colour(hues: tuple[float, float], rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    return 255 * np.array(colorsys.hsv_to_rgb(rng.uniform(*hues) % 1, rng.uniform(0.7, 0.9), rng.uniform(0.8, 1.0)))
-
-
-def _shown(task: DemoTask, rng: np.random.Generator) -> slice:
-    """The frames that show the marked digits."""
-    if task.visible == 1:
-        return slice(task.cue, task.length)
-    count = max(1, round(task.visible * (task.length - task.cue)))
-    first = int(rng.integers(task.cue, task.length - count + 1))
-    return slice(first, first + count)
-
-
-def _scenes(task: DemoTask) -> list[int]:
-    """Numbers of frames of the scenes that make a video: everything is drawn anew where the cue ends, so that only its place is told."""
-    return [task.cue, task.length - task.cue] if task.cue else [task.length]
-
-
-def _walk(task: DemoTask, side: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """The path (length, 2) of the top-left corner of a digit that moves."""
-    return np.concatenate([_drift(length, task.size - side, task.speed, rng) for length in _scenes(task)])
-
-
-def _stand(task: DemoTask, count: int, rng: np.random.Generator) -> list[npt.NDArray[np.float64]]:
-    """The paths (length, 2) of digits that stand still, each in a square of its own, a little elsewhere in each scene."""
-    side = task.size / PLACES
-    squares = np.stack(np.divmod(rng.permutation(PLACES**2)[:count], PLACES), axis=1) * side + (side - task.target) / 2
-    places = squares + rng.uniform(-JITTER, JITTER, (len(_scenes(task)), count, 2))
-    return list(np.repeat(places, _scenes(task), axis=0).swapaxes(0, 1))
-
-
 def _videos(root: Path, split: str, count: int) -> tuple[Video, ...]:
     """The name of a video starts with the task's key: clips of different tasks are never taken for one another."""
     stems = [f"{split}/{CLASSES[i % len(CLASSES)]}/{i:05d}" for i in range(count)]
@@ -274,48 +121,12 @@ def _digits(split: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     return data.images[chosen].astype(np.uint8), data.target[chosen]
 
 
-def _sprite(digit: npt.NDArray[np.uint8], side: int, degrees: float) -> npt.NDArray[np.float32]:
-    """The opacity (side, side), 0-1, of a digit."""
-    image = Image.fromarray((digit.astype(np.float32) * (255 / 16)).astype(np.uint8))
-    image = image.resize((side, side), Image.Resampling.BICUBIC).rotate(degrees, Image.Resampling.BILINEAR)
-    return np.asarray(image, dtype=np.float32) / np.float32(255)
-
-
-def _disc(side: int) -> npt.NDArray[np.float32]:
-    """The opacity (side, side) of a disc: it tells a place and no class."""
-    axis = np.arange(side) - (side - 1) / 2
-    return (np.hypot(*np.meshgrid(axis, axis)) <= side / 2).astype(np.float32)
-
-
-def _drift(length: int, span: int, speed: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """A smooth path (length, 2) of top-left corners that turns slowly and bounces off the borders of [0, span]."""
-    heading = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.12, length))
-    steps = speed * rng.uniform(0.6, 1.4) * np.stack([np.sin(heading), np.cos(heading)], axis=1)
-    free = rng.uniform(0, span, 2) + np.cumsum(steps, axis=0)
-    even = 1 - np.abs(free / span % 2 - 1)
-    return span * (even - OUTWARD * np.sin(2 * np.pi * even) / (2 * np.pi))
-
-
-def _background(task: DemoTask, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Dim smooth texture (length, size, size, 3) that slides under the digits."""
-    return np.concatenate([_sliding(task.size, length, rng) for length in _scenes(task)])
-
-
-def _sliding(size: int, length: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    margin = 2 * length
-    coarse = rng.integers(0, 90, (9, 9, 3), dtype=np.uint8)
-    texture = np.asarray(Image.fromarray(coarse).resize((size + margin, size + margin), Image.Resampling.BICUBIC))
-    corners = _drift(length, margin, 1.0, rng).astype(int)
-    return np.stack([texture[y : y + size, x : x + size] for y, x in corners]).astype(np.float32)
-
-
-def _paste(
-    frames: npt.NDArray[np.float32], sprite: npt.NDArray[np.float32], colour: npt.NDArray[np.float64], path: npt.NDArray[np.float64]
-) -> None:
-    opacity = sprite[..., None]
-    for frame, (top, left) in zip(frames, path.round().astype(int), strict=True):
-        under = frame[top : top + len(sprite), left : left + len(sprite)]
-        under += opacity * (colour.astype(np.float32) - under)
+def render_video(scene: Scene) -> None:
+    """Draws one video and writes its MP4 file and its track, each whole or not at all."""
+    frames, centres = draw(scene)
+    write_text(scene.track, json.dumps({"centre": np.round(centres, 2).tolist(), "label": scene.label}))
+    with replacing(scene.path) as temporary:
+        _encode(frames, temporary)
 
 
 def _encode(frames: npt.NDArray[np.uint8], path: Path) -> None:

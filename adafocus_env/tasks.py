@@ -172,9 +172,11 @@ class AdaFocusMemoryEnv(AdaFocusEnv):
     video is that of the digit whose square the disc has marked. Ground, clutter, colours and the exact places are drawn anew for the
     second scene: nothing in it tells the target from its four look-alikes.
 
-    A policy without memory, which sees the glance of one frame at a time, is therefore right in at most 1 of 5 videos (20 %), whatever
-    it looks at: given all that it has seen in the second scene, each of the five digits is the target with the same probability. This
-    holds for any classifier that does not know where its patches come from, as ours does not. A policy with memory can be the oracle.
+    A policy without memory, which sees the glance of one frame at a time, is therefore right in about 1 of 5 videos (20 %) at best,
+    whatever it looks at: given all that it sees in the second scene, each of the five digits is the target with the same probability,
+    and the classifier, which was trained without look-alikes, does not tell them apart for it. A policy with memory can be the oracle.
+    The bound is one of policies that see the current frame alone: an observation that tells the clip, or the state of the
+    classifier's head, is a memory of a kind.
 
     ## Action Space
     `AdaFocusMemory-v0`: `Discrete(49)`, the cells of a 7×7 grid of patches of 24 pixels in frames of 96. A patch on one digit shows

@@ -17,7 +17,8 @@ from adafocus_env.build import Split, choose_device, open_clips
 from adafocus_env.cache import cache_folder
 from adafocus_env.clips import ClipSource
 from adafocus_env.datasets import DataSet, Video
-from adafocus_env.demo import DemoTask, demo
+from adafocus_env.demo import demo
+from adafocus_env.drawing import DemoTask
 from agents.policies import GlancePolicy, PolicyNetwork
 from agents.system import system_information
 from benchmarks.command import Settings

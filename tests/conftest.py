@@ -10,7 +10,8 @@ from adafocus_env.action import GridAction
 from adafocus_env.bank import FeatureBank
 from adafocus_env.build import open_clips
 from adafocus_env.clips import ClipStore
-from adafocus_env.demo import CLASSES, DemoTask, demo
+from adafocus_env.demo import CLASSES, demo
+from adafocus_env.drawing import DemoTask
 from classifiers.backbones import BACKBONES, Backbone
 from classifiers.classifier import Architecture, Classifier
 

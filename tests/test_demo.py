@@ -7,9 +7,10 @@ import pytest
 from conftest import TASK
 from PIL import Image
 
-from adafocus_env.demo import CLASSES, JITTER, PLACES, TASKS, DemoTask, demo, draw, render, render_video
+from adafocus_env.demo import CLASSES, TASKS, demo, render, render_video
 from adafocus_env.demo import _digits as digits_of
 from adafocus_env.demo import _scene as scene_of
+from adafocus_env.drawing import JITTER, PLACES, DemoTask, draw
 from classifiers.errors import InputError
 
 FEW = DemoTask(train_videos=3, test_videos=2, length=6)

@@ -17,7 +17,8 @@ from tiny_training import tiny_networks
 
 from adafocus_env import tasks
 from adafocus_env.build import DEMO_FRAMES
-from adafocus_env.demo import RENDERER_VERSION, TASKS, data_name, demo
+from adafocus_env.demo import TASKS, data_name, demo
+from adafocus_env.drawing import RENDERER_VERSION
 from adafocus_env.env import AdaFocusEnv
 from agents import builders, evaluate, shipped, task_scores, train_ppo
 from agents.command import compose_config
