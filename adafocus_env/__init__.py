@@ -8,21 +8,26 @@
 `dynamics` plays it for N clips at once; `env`, `vector` and `sb3` are its faces.
 """
 
+from typing import Any
+
 from gymnasium.envs.registration import register
 
-for name, entry, task, action in (
-    ("AdaFocus-v0", "env:AdaFocusEnv", "normal", "grid"),
-    ("AdaFocusContinuous-v0", "env:AdaFocusEnv", "normal", "continuous"),
-    ("AdaFocusEasy-v0", "tasks:AdaFocusEasyEnv", "easy", "grid"),
-    ("AdaFocusEasyContinuous-v0", "tasks:AdaFocusEasyEnv", "easy", "continuous"),
-    ("AdaFocusNormal-v0", "tasks:AdaFocusNormalEnv", "normal", "grid"),
-    ("AdaFocusHard-v0", "tasks:AdaFocusHardEnv", "hard", "grid"),
-    ("AdaFocusSparse-v0", "tasks:AdaFocusSparseEnv", "sparse", "grid"),
-    ("AdaFocusMemory-v0", "tasks:AdaFocusMemoryEnv", "memory", "grid"),
-):
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "AdaFocus-v0": {"action": "grid"},
+    "AdaFocusContinuous-v0": {"action": "continuous"},
+    "AdaFocusEasy-v0": {"task": "easy", "action": "grid"},
+    "AdaFocusEasyContinuous-v0": {"task": "easy", "action": "continuous"},
+    "AdaFocusNormal-v0": {"task": "normal", "action": "grid"},
+    "AdaFocusHard-v0": {"task": "hard", "action": "grid"},
+    "AdaFocusSparse-v0": {"task": "sparse", "action": "grid"},
+    "AdaFocusMemory-v0": {"task": "memory", "action": "grid"},
+}
+"""What each registered id sets; see `adafocus_env.env.AdaFocusEnv`, and `adafocus_env.tasks` for those of a benchmark task."""
+
+for name, arguments in ARGUMENTS.items():
     register(
         id=name,
-        entry_point=f"adafocus_env.{entry}",
+        entry_point=f"adafocus_env.tasks:AdaFocus{arguments['task'].title()}Env" if "task" in arguments else "adafocus_env.env:AdaFocusEnv",
         vector_entry_point="adafocus_env.vector:AdaFocusVectorEnv",
-        kwargs={"task": task, "action": action},
+        kwargs=arguments,
     )
