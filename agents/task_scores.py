@@ -10,13 +10,16 @@ from typing import cast
 import gymnasium as gym
 import numpy as np
 
+from adafocus_env import ARGUMENTS
 from adafocus_env.demo import TASKS
 from adafocus_env.vector import AdaFocusVectorEnv
 from agents.baselines import Oracle, Predictor, RandomPatch
 from agents.command import run_command
 from agents.progress import Display
+from classifiers.errors import named
 from classifiers.files import write_text
 
+IDS = {name: arguments for name, arguments in ARGUMENTS.items() if "task" in arguments}
 SEEDS = 5  # of the random policy
 PATCHES = 16  # that stand for the expectation in the reward, where actions are continuous
 
@@ -32,17 +35,14 @@ class TaskScores:
     """
 
     out: str = "docs/task_scores.json"
-    ids: list[str] = field(
-        default_factory=lambda: [
-            "AdaFocusEasy-v0", "AdaFocusEasyContinuous-v0", "AdaFocusNormal-v0", "AdaFocusHard-v0",
-            "AdaFocusSparse-v0", "AdaFocusMemory-v0",
-        ]
-    )  # fmt: skip
+    ids: list[str] = field(default_factory=lambda: list(IDS))
     device: str = "auto"
 
 
 def main(config: TaskScores) -> None:
     """Plays every test clip of every id, and writes the scores."""
+    for name in config.ids:
+        named("ids", name, IDS)
     out = Path(config.out)
     scores = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
     with Display() as display:
@@ -56,13 +56,13 @@ def measure(name: str, device: str = "auto") -> dict[str, dict[str, float]]:
     """Top-1 and mean return of random and of the oracle on the test clips of an id.
 
     Args:
-        name: a registered id.
+        name: the id of a benchmark task.
         device: where the networks work.
     """
-    kwargs = gym.spec(name).kwargs
+    arguments = IDS[name]
     made = gym.make_vec(
-        name, num_envs=TASKS[kwargs["task"]].test_videos, vectorization_mode="vector_entry_point", clips="test",
-        observation="reference", baseline="all" if kwargs["action"] == "grid" else PATCHES, autoreset_mode="DISABLED", device=device,
+        name, num_envs=TASKS[arguments["task"]].test_videos, vectorization_mode="vector_entry_point", clips="test",
+        observation="reference", baseline="all" if arguments["action"] == "grid" else PATCHES, autoreset_mode="DISABLED", device=device,
     )  # fmt: skip
     env = cast(AdaFocusVectorEnv, made)
     features = env.dynamics.features

@@ -24,13 +24,12 @@ from agents import builders, evaluate, shipped, task_scores, train_ppo
 from agents.command import compose_config
 from agents.config import DataConfig, Evaluate, TrainPPO
 from agents.shipped import Shipped
-from agents.task_scores import TaskScores
+from agents.task_scores import IDS, TaskScores
 from classifiers import checkpoint
 from classifiers.errors import InputError
 from classifiers.registry import SHIPPED
 
 SCORES = json.loads((Path(__file__).parents[1] / "docs" / "task_scores.json").read_text(encoding="utf-8"))
-IDS = TaskScores().ids
 HEADINGS = [
     "Description", "Action Space", "Observation Space", "Rewards", "Starting State", "Episode End", "Arguments", "Version History",
 ]  # fmt: skip
@@ -189,6 +188,8 @@ def test_scores_are_measured_on_every_test_clip(few, tmp_path):
     assert scores["other"] == 1
     random, oracle = (scores["AdaFocusEasyContinuous-v0"][policy] for policy in ("random", "oracle"))
     assert oracle["top1"] in (0, 0.25, 0.5, 0.75, 1) and oracle["return"] > random["return"]
+    with pytest.raises(InputError, match=r"ids='AdaFocusHard-v1' is not known; did you mean 'AdaFocusHard-v0'"):
+        task_scores.main(TaskScores(ids=["AdaFocusHard-v1"]))
 
 
 def test_train_ppo_and_evaluate_on_a_task(few, tmp_path):
