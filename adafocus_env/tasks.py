@@ -129,7 +129,7 @@ class AdaFocusSparseEnv(AdaFocusEnv):
 
     ## Description
     As `AdaFocusEnv`, on demo videos of 24 frames of which 8, one after the other from a random one on, show the target. The clutter is
-    there all the time, and so is the hidden target's way. Of a clip's 8 frames, 2 or 3 are worth a look, in most videos none of the
+    there all the time, and so is the hidden target's way. Of a clip's 8 frames, 2 to 4 are worth a look, in most videos none of the
     first two: who stops early has seen nothing, and who knows which frames to skip loses nothing.
 
     ## Action Space

@@ -29,7 +29,8 @@ from classifiers import checkpoint
 from classifiers.errors import InputError
 from classifiers.registry import SHIPPED
 
-SCORES = json.loads((Path(__file__).parents[1] / "docs" / "task_scores.json").read_text(encoding="utf-8"))
+DOCS = Path(__file__).parents[1] / "docs"
+SCORES = json.loads((DOCS / "task_scores.json").read_text(encoding="utf-8"))
 HEADINGS = [
     "Description", "Action Space", "Observation Space", "Rewards", "Starting State", "Episode End", "Arguments", "Version History",
 ]  # fmt: skip
@@ -62,11 +63,12 @@ def test_every_id_has_both_faces_and_a_page_with_all_headings():
 
 
 @pytest.mark.parametrize("name", IDS)
-def test_the_scores_of_a_docstring_are_those_measured(name):
-    told = {policy: (top1, total) for id_, policy, top1, total in ROW.findall(entry(name).__doc__) if id_ == name}
-    assert told == {
+def test_the_scores_of_docstring_and_page_are_those_measured(name):
+    measured = {
         policy: (f"{100 * score['top1']:.1f}", f"{score['return']:.2f}".replace("-", "−")) for policy, score in SCORES[name].items()
     }
+    for text in (entry(name).__doc__, (DOCS / "tasks.md").read_text(encoding="utf-8")):
+        assert {policy: (top1, total) for id_, policy, top1, total in ROW.findall(text) if id_ == name} == measured
 
 
 def test_the_tasks_are_worth_learning():
