@@ -50,7 +50,7 @@ def measure(settings: Settings) -> Iterator[Section]:
     times["bare: distinct patches"] = _sum(times, *shared, "bare: distinct patches alone")
     times["bare: all cells"] = _sum(times, *shared, "bare: all cells alone")
     share = needs["distinct"] / needs["cells"]
-    note = f"A bank fills all cells of a step at once, and the job looks at {share:.0%} of them. Bare times are those of some calls, scaled up."
+    note = f"A bank fills all cells of a step at once; the job looks at {share:.0%} of them. Bare times are of some calls, scaled up."
     section = Section("Main job, demo, warm cache", note)
     section.times = times
     aim = None if settings.quick else at_most(1.5)
