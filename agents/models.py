@@ -13,7 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from adafocus_env.features import Features
 from agents.algorithms import class_of
 from agents.model_checkpoint import check_signed
-from agents.policies import bound
+from agents.policies import bind
 from agents.trust import sign
 from classifiers.checkpoint import read_json
 from classifiers.errors import InputError
@@ -23,7 +23,7 @@ ZIP, CARD = "model.zip", "model.json"
 
 
 class TrainedModel:
-    """A model, and what it has to be shown.
+    """A model that is no longer trained, and what it has to be shown.
 
     Args:
         model: of Stable-Baselines3 or in its manner.
@@ -34,26 +34,25 @@ class TrainedModel:
         self.model, self.observation = model, observation
 
     def on(self, features: Features) -> ModelPolicy:
-        """The model as a policy for the clips of ``features``."""
-        return ModelPolicy(self, features)
+        """The model as a policy for the clips of ``features``, until it is asked for those of others."""
+        bind(self.model.policy, features, remember=True)
+        return ModelPolicy(self.model, self.observation)
 
 
 class ModelPolicy:
-    """Chooses as the model does when it is deterministic, its extractors reading the glances of these clips.
+    """Chooses as a model does, and says what it has to be shown.
 
     Args:
-        trained: the model.
-        features: of the clips that are being played.
+        model: of Stable-Baselines3 or in its manner.
+        observation: a name in `adafocus_env.observation.OBSERVATIONS`.
     """
 
-    def __init__(self, trained: TrainedModel, features: Features) -> None:
-        self.observation = trained.observation
-        self._model, self._features = trained.model, features
+    def __init__(self, model: BaseAlgorithm, observation: str) -> None:
+        self._model, self.observation = model, observation
 
-    def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True) -> tuple[Any, Any]:
+    def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False) -> tuple[Any, Any]:
         """Actions and the next recurrent state, as the model's own `predict`."""
-        with bound(self._model.policy, self._features), torch.no_grad():
-            return self._model.predict(observation, state, episode_start, deterministic)
+        return self._model.predict(observation, state, episode_start, deterministic)
 
 
 def save_model(model: BaseAlgorithm, folder: Path, about: Mapping[str, Any]) -> None:

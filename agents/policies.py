@@ -66,18 +66,12 @@ class _Place:
         return self
 
 
-@contextmanager
-def bound(policy: nn.Module, source: Features) -> Iterator[None]:
-    """Within it, everything in ``policy`` that reads glances reads them there; afterwards where it read them before."""
-    readers = [module for module in policy.modules() if isinstance(module, ByReference)]
-    before = [reader.source for reader in readers]
-    for reader in readers:
-        reader.bind(source)
-    try:
-        yield
-    finally:
-        for reader, place in zip(readers, before, strict=True):
-            reader.bind(place)
+def bind(policy: nn.Module, source: Features, *, remember: bool) -> None:
+    """Says to everything in ``policy`` that reads glances where they are, and whether its weights stay as they are; see `remembering`."""
+    for module in policy.modules():
+        if isinstance(module, ByReference):
+            module.bind(source)
+    remembering(policy, remember)
 
 
 class MapsByReference(ByReference):

@@ -25,7 +25,7 @@ from classifiers import checkpoint
 from classifiers.errors import InputError
 from classifiers.execution import check_precision
 
-POLICIES = {"learned", "random", "centre", "gaussian", "glance_only", "full_frame", "greedy_oracle"}
+POLICIES = {"learned", "random", "centre", "gaussian", "saliency", "glance_only", "full_frame", "greedy_oracle"}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -21,7 +21,7 @@ from agents.evaluation import play
 from agents.interrupts import StopRequest
 from agents.model_checkpoint import load_checkpoint, save_checkpoint
 from agents.models import TrainedModel, load_model, save_model
-from agents.policies import ByReference, remembering
+from agents.policies import bind, remembering
 from agents.progress import Display
 from agents.run_folder import RunFolder
 from agents.stages.policy import STAGE, Stopped, make_environment
@@ -69,10 +69,8 @@ def train_model(
     model, progress = resumed or (new_model(tally, features, algo, network, seed), {"best": None, "lines": before})
     run.truncate(progress.pop("lines"))
     tally.restore(progress.pop("episodes", []))
-    for module in model.policy.modules():
-        if isinstance(module, ByReference):
-            module.bind(features)
-    recorder = Recorder(run, display, algo, TrainedModel(model, algo.observation), tally, val, fingerprint, progress["best"])
+    bind(model.policy, features, remember=False)
+    recorder = Recorder(run, display, algo, features, val, tally, progress["best"])
     model.set_logger(configure(str(run.path("tensorboard")), ["tensorboard"]))
     if resumed is not None:
         display.say(f"going on after {model.num_timesteps} steps")
@@ -142,10 +140,9 @@ class Recorder(BaseCallback):
         run: where it all goes.
         display: where progress is shown.
         algo: when to validate and save.
-        trained: the model, and what it sees.
+        features: of the training clips.
+        val: of the validation clips.
         tally: the training environment.
-        val: features of the validation clips.
-        fingerprint: of the classifier.
         best: (top-1, confidence) of the best model so far.
     """
 
@@ -154,18 +151,18 @@ class Recorder(BaseCallback):
         run: RunFolder,
         display: Display,
         algo: AlgoConfig,
-        trained: TrainedModel,
-        tally: Tally,
+        features: Features,
         val: Features | None,
-        fingerprint: str,
+        tally: Tally,
         best: list[float] | None,
     ) -> None:
         super().__init__()
         self.stop: StopRequest | None = None
         self.stopped = False
-        self._run, self._display, self._algo, self._trained, self._tally, self._val = run, display, algo, trained, tally, val
-        self._fingerprint, self._best = fingerprint, best
-        self._resumes = algorithm_of(type(trained.model), algo.name).resumes
+        self._run, self._display, self._algo, self._tally = run, display, algo, tally
+        self._features, self._val, self._best = features, val, best
+        self._fingerprint = features.classifier.fingerprint()
+        self._resumes = algorithm_of(class_of(algo.name), algo.name).resumes
 
     def _on_training_start(self) -> None:
         self._bar = self._display.bar(f"stage 2: {self._algo.name}", self._algo.total_steps, self.num_timesteps)
@@ -226,7 +223,9 @@ class Recorder(BaseCallback):
         if self._val is None:
             self._keep({})
             return {}
-        played = play(self._val, self._trained.on(self._val), self._trained.observation)
+        player = TrainedModel(self.model, self._algo.observation).on(self._val)
+        played = play(self._val, player, player.observation)
+        bind(self.model.policy, self._features, remember=False)
         score = [float(played.correct.mean()), float(played.confidence.mean())]
         measured = {"val_top1": score[0], "val_confidence": score[1]}
         if self._best is None or score >= self._best:
