@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
@@ -25,12 +25,33 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from adafocus_env.features import Features
 from agents.config import AlgoConfig, NetworkConfig
-from agents.policies import GlanceByReference, GlancesByReference, PolicyNetwork
+from agents.policies import GlanceByReference, GlancesByReference
 from agents.replay import ClipReplayBuffer
+from agents.stages.policy import new_network
 from classifiers.errors import InputError, named
 from classifiers.policy_network import check_std
 
 DISCRETE, CONTINUOUS = "discrete", "continuous"
+
+
+def _clip_extractor(features: Features, network: NetworkConfig) -> dict[str, Any]:
+    """The extractor that is recurrent over the glances of a clip, as PPO's."""
+    told = {"network": new_network(features.map_shape, network), "remember": False}
+    return {"features_extractor_class": GlancesByReference, "features_extractor_kwargs": told}
+
+
+def _glance_extractor(features: Features, network: NetworkConfig) -> dict[str, Any]:
+    """The same without memory, for policies that have their own."""
+    told = {"network": new_network(features.map_shape, network)}
+    return {"features_extractor_class": GlanceByReference, "features_extractor_kwargs": told}
+
+
+def _clip_policy(features: Features, network: NetworkConfig) -> dict[str, Any]:
+    return {**_clip_extractor(features, network), "std": check_std(network.std)}
+
+
+def _spot_policy(features: Features, network: NetworkConfig) -> dict[str, Any]:
+    return {"map_shape": features.map_shape, "patch_share": features.action.patch_size / features.action.size}
 
 
 @dataclass(frozen=True)
@@ -42,7 +63,7 @@ class Algorithm:
         actions: the kinds of action that it learns.
         why: the reason, where it does not learn both kinds.
         policy: a name that the class knows, or the dotted path of a policy class.
-        sizes: what the policy is told besides its extractor: of ``std``, ``map`` and ``patch``.
+        policy_kwargs: (features, network) → what the policy is told where it reads glances by reference.
         learn: further arguments of the class's `learn`.
         resumes: whether a run can go on where it was stopped.
     """
@@ -51,7 +72,7 @@ class Algorithm:
     actions: tuple[str, ...] = (DISCRETE, CONTINUOUS)
     why: str = ""
     policy: str = "MlpPolicy"
-    sizes: tuple[str, ...] = ()
+    policy_kwargs: Callable[[Features, NetworkConfig], dict[str, Any]] = _clip_extractor
     learn: Mapping[str, Any] = field(default_factory=dict)
     resumes: bool = True
 
@@ -69,21 +90,21 @@ CLIP_POLICY, LSTM_POLICY, SPOT_POLICY = (
 )  # fmt: skip
 
 ALGORITHMS: dict[str, Algorithm] = {
-    "ppo": Algorithm("stable_baselines3.PPO", policy=CLIP_POLICY, sizes=("std",)),
-    "a2c": Algorithm("stable_baselines3.A2C", policy=CLIP_POLICY, sizes=("std",)),
+    "ppo": Algorithm("stable_baselines3.PPO", policy=CLIP_POLICY, policy_kwargs=_clip_policy),
+    "a2c": Algorithm("stable_baselines3.A2C", policy=CLIP_POLICY, policy_kwargs=_clip_policy),
     "dqn": _values("stable_baselines3.DQN"),
     "sac": _gradients("stable_baselines3.SAC"),
     "td3": _gradients("stable_baselines3.TD3"),
     "ddpg": _gradients("stable_baselines3.DDPG"),
-    "recurrent_ppo": Algorithm("sb3_contrib.RecurrentPPO", policy=LSTM_POLICY),
-    "trpo": Algorithm("sb3_contrib.TRPO", policy=CLIP_POLICY, sizes=("std",)),
+    "recurrent_ppo": Algorithm("sb3_contrib.RecurrentPPO", policy=LSTM_POLICY, policy_kwargs=_glance_extractor),
+    "trpo": Algorithm("sb3_contrib.TRPO", policy=CLIP_POLICY, policy_kwargs=_clip_policy),
     "qrdqn": _values("sb3_contrib.QRDQN"),
     "tqc": _gradients("sb3_contrib.TQC"),
     "crossq": _gradients("sb3_contrib.CrossQ"),
     "maskable_ppo": Algorithm(
         "sb3_contrib.MaskablePPO", (DISCRETE,), "masks rule out single actions, and places cannot be counted", learn={"use_masking": False}
     ),
-    "ars": Algorithm("sb3_contrib.ARS", policy=SPOT_POLICY, sizes=("map", "patch"), resumes=False),
+    "ars": Algorithm("sb3_contrib.ARS", policy=SPOT_POLICY, policy_kwargs=_spot_policy, resumes=False),
 }
 
 
@@ -118,7 +139,7 @@ def nearest_name(kind: type[BaseAlgorithm]) -> str | None:
 
 def learns_as_ppo(config: AlgoConfig) -> bool:
     """Whether this is the PPO case, which `agents.train_ppo` is: whole clips, the paper's policy, settings in ``ppo``."""
-    return issubclass(class_of(config.name), PPO) and config.observation == "reference" and config.memory
+    return issubclass(class_of(config.name), PPO) and config.observation == "reference"
 
 
 def check_fits(config: AlgoConfig, action: str, space: spaces.Space) -> None:
@@ -213,23 +234,9 @@ def _policy(
     """The policy, by name or as a class, and its arguments."""
     if config.observation != "reference":
         return "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy", {}
-    sizes = PolicyNetwork(features.map_shape, network.channels, network.features, network.hidden)
-    known: dict[str, dict[str, Any]] = {
-        "std": {"std": check_std(network.std)},
-        "map": {"map_shape": features.map_shape},
-        "patch": {"patch_share": features.action.patch_size / features.action.size},
-    }
-    arguments = {key: value for each in algorithm.sizes for key, value in known[each].items()}
-    policy: str | type = algorithm.policy
-    if "." in algorithm.policy:
-        module, _, attribute = algorithm.policy.rpartition(".")
-        policy = getattr(importlib.import_module(module), attribute)
-    if "map" in algorithm.sizes:  # it has an extractor of its own
-        return policy, arguments
-    if config.memory:
-        extractor: dict[str, Any] = {"network": sizes, "remember": False}
-        return policy, {"features_extractor_class": GlancesByReference, "features_extractor_kwargs": extractor, **arguments}
-    return policy, {"features_extractor_class": GlanceByReference, "features_extractor_kwargs": {"network": sizes}, **arguments}
+    module, _, name = algorithm.policy.rpartition(".")
+    policy = getattr(importlib.import_module(module), name) if module else name
+    return policy, algorithm.policy_kwargs(features, network)
 
 
 def _constructed(settings: Mapping[str, Any], steps: int, env: VecEnv) -> dict[str, Any]:

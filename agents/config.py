@@ -110,7 +110,6 @@ class AlgoConfig:
         name: one of `agents.algorithms.ALGORITHMS`, or the dotted path of a class in the manner of Stable-Baselines3's.
         total_steps: environment steps in all. PPO's is ppo.total_steps, like all that it has in common with `PPOConfig`.
         observation: what the policy sees: reference (its extractor reads the glances in place), or any other of the environment's.
-        memory: the extractor is recurrent over the glances of a clip; false: it sees one glance at a time.
         settings: arguments of the class's constructor. n_steps, train_freq and batch_size may be null: one clip of each environment.
             action_noise is the standard deviation of Gaussian noise, in halves of the range of places.
         validate_every: environment steps between two lines of metrics, each with a look at the validation part.
@@ -120,7 +119,6 @@ class AlgoConfig:
     name: str = "ppo"
     total_steps: int = 100_000
     observation: str = "reference"
-    memory: bool = True
     settings: dict[str, Any] = field(default_factory=dict)
     validate_every: int = 5_000
     save_every: int = 10_000
