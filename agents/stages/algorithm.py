@@ -86,8 +86,6 @@ def _learn(model: BaseAlgorithm, algo: AlgoConfig, recorder: Recorder, display: 
     further = algorithm_of(type(model), algo.name).learn
     with StopRequest(display.console) as recorder.stop:
         model.learn(left, callback=recorder, reset_num_timesteps=False, log_interval=None, **further)  # type: ignore[arg-type]
-    if recorder.stopped:
-        raise Stopped
 
 
 class Tally(VecEnvWrapper):
@@ -158,7 +156,6 @@ class Recorder(BaseCallback):
     ) -> None:
         super().__init__()
         self.stop: StopRequest | None = None
-        self.stopped = False
         self._run, self._display, self._algo, self._tally = run, display, algo, tally
         self._features, self._val, self._best = features, val, best
         self._fingerprint = features.classifier.fingerprint()
@@ -171,7 +168,7 @@ class Recorder(BaseCallback):
         self._next_save = _next(self.num_timesteps, self._algo.save_every)
 
     def _on_step(self) -> bool:
-        return not self.stopped
+        return True
 
     def _on_rollout_start(self) -> None:
         """Runs between updates: the weights are new."""
@@ -185,8 +182,7 @@ class Recorder(BaseCallback):
 
     def _on_training_end(self) -> None:
         remembering(self.model.policy, False)
-        if not self.stopped:
-            self._update_ended(last=True)
+        self._update_ended(last=True)
 
     def _update_ended(self, *, last: bool) -> None:
         if last or self.num_timesteps >= self._next_line:
@@ -198,7 +194,8 @@ class Recorder(BaseCallback):
             progress = {"best": self._best, "lines": len(self._run.metrics()), "episodes": self._tally.ended()}
             save_checkpoint(self.model, self._run.checkpoints, progress)
             self._next_save = _next(self.num_timesteps, self._algo.save_every)
-        self.stopped = asked and not last and (saves or not self._resumes)
+        if asked and not last and (saves or not self._resumes):
+            raise Stopped  # not every algorithm heeds what `_on_step` answers
 
     def _log(self) -> None:
         line = {"stage": STAGE, "steps": self.num_timesteps, **self._tally.take(), **self._figures(), **self._validate()}
