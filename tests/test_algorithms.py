@@ -22,6 +22,7 @@ from adafocus_env.bank import FeatureBank
 from adafocus_env.observation import OBSERVATIONS
 from agents import evaluate, train, train_ppo, trust
 from agents.algorithms import ALGORITHMS, CONTINUOUS, DISCRETE, check_fits, class_of, fitting, nearest_name
+from agents.baselines import RandomPatch
 from agents.command import compose_config
 from agents.config import EnvConfig, Evaluate, NetworkConfig, Train, TrainPPO
 from agents.evaluation import play
@@ -123,12 +124,8 @@ def test_another_seed_learns_otherwise(tmp_path, bank):
 
 def test_values_are_learned(tmp_path, bank):
     """With confidence as reward and one clip's best patches to find, a greedy policy comes to see more than a random one."""
-    algo = replace(settings("dqn", gradient_steps=16, batch_size=16, buffer_size=4000, exploration_fraction=0.9), total_steps=3000)
-    trained = learn(tmp_path, bank, replace(algo, validate_every=3000, save_every=10**6))
-    lines = RunFolder(tmp_path).metrics()
-    assert lines[-1]["n_updates"] > 1000
-    from agents.baselines import RandomPatch
-
+    more = {"gradient_steps": 8, "batch_size": 16, "buffer_size": 4000, "exploration_fraction": 0.9, "learning_rate": 1e-2}
+    trained = learn(tmp_path, bank, replace(settings("dqn", **more), total_steps=1500, validate_every=500, save_every=10**6))
     random = np.mean([play(bank, RandomPatch(bank.action, seed)).confidence.mean() for seed in range(5)])
     assert play(bank, trained.on(bank)).confidence.mean() > random + 0.05
 
@@ -296,7 +293,7 @@ def test_ppo_is_the_case_that_train_ppo_is(tmp_path, root):
     [
         (["algo=sac"], r"algo=sac learns continuous actions only, and env\.action=grid has discrete ones"),
         (["algo=dqm"], "algo=dqm: did you mean 'dqn'"),
-        (["algo=custom"], r"algo\.name is missing: add algo\.name=VALUE"),
+        (["algo=custom"], r"algo\.name is empty: algo=custom needs algo\.name=PACKAGE\.CLASS"),
         (["algo=dqn", "algo.settings.gama=0.5"], r"algo\.settings\.gama: dqn has no such argument; did you mean 'gamma'\?"),
         (["algo=dqn", "algo.settings.seed=3"], r"algo\.settings\.seed is not for you to set: set seed"),
         (["algo=dqn", "algo.settings.learning_rate=fast"], r"algo=dqn does not take its settings .*fast"),
