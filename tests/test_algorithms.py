@@ -15,6 +15,7 @@ from gymnasium import spaces
 from rich.console import Console
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnvWrapper
 from tiny_training import SETTINGS, make_folder, tiny_networks
 
 from adafocus_env.action import ContinuousAction
@@ -22,7 +23,6 @@ from adafocus_env.bank import FeatureBank
 from adafocus_env.observation import OBSERVATIONS
 from agents import evaluate, train, train_ppo, trust
 from agents.algorithms import ALGORITHMS, CONTINUOUS, DISCRETE, check_fits, class_of, fitting, nearest_name
-from agents.baselines import RandomPatch
 from agents.command import compose_config
 from agents.config import EnvConfig, Evaluate, NetworkConfig, Train, TrainPPO
 from agents.evaluation import play
@@ -30,6 +30,7 @@ from agents.models import load_model
 from agents.policies import GlancesByReference
 from agents.progress import Display
 from agents.run_folder import RunFolder
+from agents.stages import algorithm
 from agents.stages.algorithm import train_model
 from agents.stages.policy import Stopped
 from classifiers.errors import InputError
@@ -122,12 +123,41 @@ def test_another_seed_learns_otherwise(tmp_path, bank):
     assert metrics(tmp_path / "0") != metrics(tmp_path / "1")
 
 
-def test_values_are_learned(tmp_path, bank):
-    """With confidence as reward and one clip's best patches to find, a greedy policy comes to see more than a random one."""
-    more = {"gradient_steps": 8, "batch_size": 16, "buffer_size": 4000, "exploration_fraction": 0.9, "learning_rate": 1e-2}
-    trained = learn(tmp_path, bank, replace(settings("dqn", **more), total_steps=1500, validate_every=500, save_every=10**6))
-    random = np.mean([play(bank, RandomPatch(bank.action, seed)).confidence.mean() for seed in range(5)])
-    assert play(bank, trained.on(bank)).confidence.mean() > random + 0.05
+class Wanted(VecEnvWrapper):
+    """One patch is worth 1, all others less: the reward has a known optimum."""
+
+    def __init__(self, venv, worth):
+        super().__init__(venv)
+        self.worth = worth
+
+    def reset(self):
+        return self.venv.reset()
+
+    def step_async(self, actions):
+        self.rewards = np.array([self.worth(action) for action in actions], np.float32)
+        super().step_async(actions)
+
+    def step_wait(self):
+        observations, _, dones, infos = self.venv.step_wait()
+        return observations, self.rewards, dones, infos
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "worth", "steps"),
+    [
+        ("dqn", DISCRETE, lambda action: float(action == 5), 1200),
+        ("sac", CONTINUOUS, lambda action: 1 - np.abs(action - (0.2, 0.8)).sum(), 800),
+    ],
+)
+def test_the_best_patch_of_a_tiny_task_is_found(tmp_path, bank, places, monkeypatch, name, kind, worth, steps):
+    make = algorithm.make_environment
+    monkeypatch.setattr(algorithm, "make_environment", lambda *args, **how: Wanted(make(*args, **how), worth))
+    features = bank if kind == DISCRETE else places
+    algo = replace(settings(name, gradient_steps=4, buffer_size=2000, batch_size=32, learning_rate=1e-2), total_steps=steps)
+    learn(tmp_path, features, replace(algo, settings={**algo.settings, "learning_starts": 400}, validate_every=steps), kind)
+    trained = load_model(tmp_path / "checkpoints" / "best", "cpu")
+    chosen = play(features, trained.on(features)).actions
+    assert np.mean([worth(action) for action in chosen.reshape(48, -1).squeeze()]) > 0.8
 
 
 def test_a_target_network_that_moved_is_looked_at_anew(bank):
