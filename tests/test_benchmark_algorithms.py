@@ -8,7 +8,7 @@ from tiny_training import SETTINGS, tiny_networks
 
 from adafocus_env.demo import demo
 from agents import benchmark_algorithms, builders, train
-from agents.benchmark_algorithms import check_runs, interval, overrides_of
+from agents.benchmark_algorithms import algorithms_of, check_runs, interval, overrides_of
 from agents.command import compose_config
 from agents.config import BenchmarkAlgorithms
 from classifiers.errors import InputError
@@ -63,9 +63,10 @@ def test_an_id_is_the_problem_of_its_environment(tmp_path):
     assert (found["sac"][0].algo.total_steps, found["ppo"][0].ppo.total_steps) == (500, 500)
 
 
-def test_without_a_list_there_are_all_that_fit(tmp_path):
-    assert set(runs(tmp_path, "id=AdaFocus-v0")) == {"a2c", "ars", "dqn", "maskable_ppo", "ppo", "qrdqn", "recurrent_ppo", "trpo"}
-    assert {"sac", "td3", "ddpg", "tqc", "crossq"} <= set(runs(tmp_path, "id=AdaFocusContinuous-v0"))
+def test_without_a_list_there_are_all_that_fit():
+    cells = {"a2c", "ars", "dqn", "maskable_ppo", "ppo", "qrdqn", "recurrent_ppo", "trpo"}
+    assert set(algorithms_of(BenchmarkAlgorithms(id="AdaFocus-v0"))) == cells
+    assert {"sac", "td3", "ddpg", "tqc", "crossq"} <= set(algorithms_of(BenchmarkAlgorithms(id="AdaFocusContinuous-v0")))
 
 
 @pytest.mark.parametrize(
