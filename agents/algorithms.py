@@ -266,7 +266,7 @@ def _defaults(kind: type[BaseAlgorithm], name: str) -> dict[str, Any]:
         return {}
     config = OmegaConf.to_container(OmegaConf.create((files("configs") / "algo" / f"{nearest}.yaml").read_text(encoding="utf-8")))
     assert isinstance(config, dict)
-    return config.get("settings") or {}
+    return config.get("algo", config).get("settings") or {}  # a file that sets more than the algorithm has it one level down
 
 
 def _attribute(name: str, module: str, attribute: str) -> object:
