@@ -62,6 +62,14 @@ class Dynamics:
         reward: a name in `adafocus_env.reward.REWARDS`.
         baseline: k, random patches that stand for the expectation in the reward `random`, or "all" cells of a grid: the exact one.
 
+    Attributes:
+        clip: (N,), the clips that are played.
+        step_number: (N,), the steps they are at; after an episode's last step it stays there.
+        running: (N,), whether an episode is running.
+        state: (N, S), of the head.
+        scores: (N, K), softmax scores after the last step; nothing of worth before the first.
+        boxes: (N, 4), the last step's patches as (top, left, bottom, right) in pixels; nothing of worth before the first.
+
     Raises:
         InputError: an argument is out of its range.
     """
@@ -87,6 +95,8 @@ class Dynamics:
         space = self.action.space
         self.baseline: NDArray[Any] = np.zeros((num_clips, self.num_steps, self._sampled, *(space.shape or ())), space.dtype)
         self.state: Tensor = features.classifier.initial_state(num_clips)
+        self.scores: Tensor = torch.zeros(num_clips, len(features.classifier.classes), device=self.state.device)
+        self.boxes: NDArray[np.int64] = np.zeros((num_clips, 4), np.int64)
         self._confidence = np.zeros(num_clips, np.float32)
         self._every = np.arange(num_clips)
         cost = classifier_cost(features.classifier)
@@ -142,11 +152,14 @@ class Dynamics:
         confidence, baseline, prediction = self._measure(probabilities, clips)
         reward = self.reward.value(confidence, self._confidence[rows], baseline)
         terminated = steps == self.num_steps - 1  # the step number stays at the last one, so that the last observation repeats it
+        boxes = boxes_of(self.action, checked)
         self.state = states if index is None else self.state.index_copy(0, index, states)
+        self.scores = probabilities[0] if index is None else self.scores.index_copy(0, index, probabilities[0])
+        self.boxes = _replaced(self.boxes, rows, boxes)
         self._confidence = _replaced(self._confidence, rows, confidence)
         self.step_number = _replaced(self.step_number, rows, steps + ~terminated)
         self.running = _replaced(self.running, rows, ~terminated)
-        return Outcome(reward, confidence, baseline, prediction, boxes_of(self.action, checked), terminated)
+        return Outcome(reward, confidence, baseline, prediction, boxes, terminated)
 
     @torch.no_grad()
     def confidence_of_candidates(self) -> NDArray[np.float32]:
