@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from adafocus_env.action import boxes_of
 from adafocus_env.features import Features, Indices
-from adafocus_env.reward import REWARDS
+from adafocus_env.reward import REWARDS, Reward
 from classifiers.cost import classifier_cost
 from classifiers.errors import InputError, named
 
@@ -59,7 +60,7 @@ class Dynamics:
     Args:
         features: glances and foci of the clips that episodes are made of.
         num_clips: N.
-        reward: a name in `adafocus_env.reward.REWARDS`.
+        reward: a name in `adafocus_env.reward.REWARDS`, or a reward of one's own.
         baseline: k, random patches that stand for the expectation in the reward `random`, or "all" cells of a grid: the exact one.
 
     Attributes:
@@ -75,7 +76,7 @@ class Dynamics:
     """
 
     def __init__(
-        self, features: Features, num_clips: int, *, reward: str = "random", baseline: int | Literal["all"] = 1
+        self, features: Features, num_clips: int, *, reward: str | Reward = "random", baseline: int | Literal["all"] = 1
     ) -> None:
         if num_clips < 1:
             raise InputError(f"num_envs={num_clips} is too small; choose 1 or more")
@@ -84,7 +85,7 @@ class Dynamics:
         if baseline == "all" and features.action.num_cells is None:
             raise InputError("baseline='all' needs a grid: continuous actions have no end of patches; choose a number, such as baseline=1")
         self.features, self.action, self.num_clips = features, features.action, num_clips
-        self.reward = named("reward", reward, REWARDS)
+        self.reward = reward if isinstance(reward, Reward) else named("reward", reward, REWARDS)
         self._exact = baseline == "all"
         self._sampled = 0 if baseline == "all" or self.reward.baseline != "random patches" else int(baseline)
         self._labels = features.clips.labels
@@ -102,6 +103,13 @@ class Dynamics:
         cost = classifier_cost(features.classifier)
         glances, frames = features.clips.settings.num_glance_frames, features.clips.num_frames
         self.step_cost = (glances * cost.glance + frames * (cost.focus + cost.head)) // self.num_steps
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Dynamics:
+        """A copy that plays on by itself. Features are shared with it: they are frozen, and may be gigabytes."""
+        memo[id(self.features)] = self.features
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
 
     @property
     def num_steps(self) -> int:

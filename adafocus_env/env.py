@@ -9,6 +9,8 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.error import ClosedEnvironmentError
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from adafocus_env.build import Split, build_features
@@ -17,6 +19,7 @@ from adafocus_env.dynamics import Dynamics, Outcome
 from adafocus_env.features import Features
 from adafocus_env.observation import Observation, find_observation, row_of, to_numpy
 from adafocus_env.render import draw_step
+from adafocus_env.reward import Reward
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 
@@ -105,6 +108,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
         InputError: an argument is out of its range, or classifier and clips do not fit together.
     """
 
+    closed = False
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
 
     def __init__(
@@ -113,7 +117,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
         clips: ClipSource | Split = "train",
         *,
         observation: str | Callable[[Features], Observation] = "map",
-        reward: str = "random",
+        reward: str | Reward = "random",
         baseline: int | Literal["all"] = 1,
         action: str = "grid",
         grid: int = 7,
@@ -139,7 +143,13 @@ class AdaFocusEnv(gym.Env[Any, Any]):
         self._outcome: Outcome | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begins an episode; ``options={"clip": i}`` chooses the clip."""
+        """Begins an episode; ``options={"clip": i}`` chooses the clip.
+
+        Raises:
+            ClosedEnvironmentError: the environment is closed.
+            InputError: an option is not known, or there is no such clip.
+        """
+        check_open(self)
         super().reset(seed=seed)
         chosen = check_options(options, {"clip"}).get("clip")
         self.dynamics.start(START, [self.dynamics.draw(self.np_random, chosen)])
@@ -152,7 +162,9 @@ class AdaFocusEnv(gym.Env[Any, Any]):
         Raises:
             ActionError: the action lies outside the space; the episode goes on where it was.
             ResetNeeded: no episode is running.
+            ClosedEnvironmentError: the environment is closed.
         """
+        check_open(self)
         self._outcome = outcome = self.dynamics.step([action])
         info = {**clip_info(self.dynamics, 0), **step_info(self.dynamics, outcome, 0)}
         return self._observe(), float(outcome.reward[0]), bool(outcome.terminated[0]), False, info
@@ -160,6 +172,10 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
         """The frame with the patch last looked at, the predicted class and its confidence: (h, w, 3) uint8."""
         return None if self.render_mode is None else picture(self.dynamics, self._outcome, 0)
+
+    def close(self) -> None:
+        """Ends the environment: it can be neither reset nor stepped from now on. A bank that it shares stays as it is."""
+        self.closed = True
 
     def _observe(self) -> Any:
         return row_of(to_numpy(self._observation.observe(self.dynamics)), 0)
@@ -210,6 +226,16 @@ def check_options(options: dict[str, Any] | None, known: set[str]) -> dict[str, 
     if unknown := sorted(set(options or {}) - known):
         raise InputError(f"reset options {unknown} are not known; choose from {sorted(known)}")
     return options or {}
+
+
+def check_open(env: AdaFocusEnv | VectorEnv[Any, Any, Any]) -> None:
+    """Checks that an environment is not closed.
+
+    Raises:
+        ClosedEnvironmentError: it is.
+    """
+    if env.closed:
+        raise ClosedEnvironmentError(f"{type(env).__name__} has been closed: it can be neither reset nor stepped; make a new one")
 
 
 def check_render_mode(mode: str | None, known: list[str]) -> None:

@@ -18,10 +18,11 @@ from torch import Tensor
 from adafocus_env.build import Split, build_features
 from adafocus_env.clips import ClipSource
 from adafocus_env.dynamics import Dynamics, Outcome
-from adafocus_env.env import AdaFocusEnv, check_options, check_render_mode, picture
+from adafocus_env.env import AdaFocusEnv, check_open, check_options, check_render_mode, picture
 from adafocus_env.features import Features, Indices
 from adafocus_env.fresh import FreshClips
 from adafocus_env.observation import Observation, find_observation, row_of, to_numpy
+from adafocus_env.reward import Reward
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 
@@ -59,7 +60,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         clips: ClipSource | Split = "train",
         *,
         observation: str | Callable[[Features], Observation] = "map",
-        reward: str = "random",
+        reward: str | Reward = "random",
         baseline: int | Literal["all"] = 1,
         action: str = "grid",
         grid: int = 7,
@@ -105,7 +106,13 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begins an episode in every row, or in those of ``options["reset_mask"]``."""
+        """Begins an episode in every row, or in those of ``options["reset_mask"]``.
+
+        Raises:
+            ClosedEnvironmentError: the environment is closed.
+            InputError: an option or seed cannot be used.
+        """
+        check_open(self)
         options = check_options(options, {"clips", "reset_mask"})
         rows = self._masked_rows(options.get("reset_mask"))
         self._seed(seed, rows)
@@ -118,7 +125,9 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         Raises:
             ActionError: an action lies outside the space; nothing has changed.
             ResetNeeded: a row has no episode running.
+            ClosedEnvironmentError: the environment is closed.
         """
+        check_open(self)
         actions = actions.detach().cpu().numpy() if isinstance(actions, Tensor) else actions
         resetting, rows = np.flatnonzero(self._ended), self._every
         if not len(resetting):

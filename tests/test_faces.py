@@ -1,16 +1,22 @@
 """What Gymnasium and Stable-Baselines3 expect of every registered id: their checkers, wrappers, copies, processes, tensors."""
 
+import copy
+import pickle
 import warnings
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.error import ClosedEnvironmentError
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
+from adafocus_env import clips as clips_module
 from adafocus_env.observation import OBSERVATIONS, to_numpy
+from adafocus_env.sb3 import AdaFocusVecEnv
 from classifiers.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -149,6 +155,100 @@ def test_continuous_actions_may_be_tensors_that_need_a_gradient(make):
     env.reset(seed=SEED)
     place = torch.full((N, 2), 0.5, requires_grad=True)
     assert env.step(place)[4]["box"].tolist() == [[36, 36, 60, 60]] * N
+
+
+# Copies, processes and ends
+
+
+BANKS = {"bank": True, "live": False, "folder": "folder"}
+
+
+def one_of(face, arguments, bank, tmp_path, **more):
+    """An environment of one face with features of its own, three steps into an episode."""
+    given = {**arguments, "bank": tmp_path / "bank" if bank == "folder" else BANKS[bank], "grid": 3, "baseline": 2, **more}
+    env = gym.make("AdaFocus-v0", **given).unwrapped if face == "single" else gym.make_vec("AdaFocus-v0", N, "vector_entry_point", **given)
+    env.reset(seed=SEED)
+    play(env, range(3))
+    return env
+
+
+def play(env, steps):
+    """What those steps return, and a reset at an end."""
+    returned = []
+    for step in steps:
+        actions = np.random.default_rng(step).integers(9, size=getattr(env, "num_envs", 1))
+        returned.append(env.step(actions if hasattr(env, "num_envs") else actions[0]))
+        if np.all(returned[-1][2]) and not hasattr(env, "num_envs"):
+            returned.append(env.reset())
+    return tuple(returned)
+
+
+@pytest.mark.parametrize("observation", ["dict", "pixels"])
+@pytest.mark.parametrize("bank", BANKS)
+@pytest.mark.parametrize("face", ["single", "vector"])
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))], ids=["copy", "pickle"])
+def test_a_copy_plays_on_where_the_environment_was(arguments, tmp_path, face, bank, how, observation):
+    env = one_of(face, arguments, bank, tmp_path, observation=observation)
+    twin = how(env)
+    expected = play(env, range(3, 12))
+    assert_equal(play(twin, range(3, 12)), expected)
+    assert_equal(twin.reset(seed=1), env.reset(seed=1))
+
+
+def test_a_copy_shares_features_and_a_pickle_leaves_them_behind(arguments, tmp_path):
+    env = one_of("vector", arguments, "bank", tmp_path)
+    assert copy.deepcopy(env).dynamics.features is env.dynamics.features
+    bank = env.dynamics.features
+    assert len(pickle.dumps(env)) < len(pickle.dumps(bank.classifier)) + len(pickle.dumps(bank.clips)) + 2**16 < bank.num_bytes
+
+
+def test_environments_of_a_shipped_classifier_by_name_can_be_pickled():
+    env = gym.make("AdaFocus-v0", clips="test")
+    again = pickle.loads(pickle.dumps(env))
+    assert again.spec == env.spec and again.observation_space == env.observation_space
+
+
+def test_spawned_processes_play_the_same(arguments):
+    """Gymnasium's own vector environments, in other processes and in this one, of classifiers and clips that are given."""
+    arguments = {**arguments, "observation": "dict", "grid": 3}
+    makers = [partial(gym.make, "adafocus_env:AdaFocus-v0", **arguments)]  # one: what takes long is the start of a process
+    spawned, here = gym.vector.AsyncVectorEnv(makers, context="spawn"), gym.vector.SyncVectorEnv(makers)
+    try:
+        assert_equal(spawned.reset(seed=SEED), here.reset(seed=SEED))
+        for step in range(6):
+            actions = np.random.default_rng(step).integers(9, size=1)
+            assert_equal(spawned.step(actions), here.step(actions))
+    finally:
+        spawned.close()
+
+
+def test_processes_that_are_forked_decode_the_clips_that_they_need(tmp_path, monkeypatch):
+    """Their parent has decoded nothing; workers of `AsyncVectorEnv` are daemons, which may not have children of their own kind."""
+    monkeypatch.setenv("ADAFOCUS_CACHE", str(tmp_path))
+    monkeypatch.setattr(clips_module, "SHARD_SIZE", 2)
+    env = gym.make_vec("AdaFocus-v0", 1, "async", vector_kwargs={"context": "fork"}, observation="vector")
+    try:
+        assert env.reset(seed=SEED)[0].any() and len(list(tmp_path.rglob("*.mp4"))) == 2
+    finally:
+        env.close()
+
+
+@pytest.mark.parametrize("name", PLAIN_IDS)
+@pytest.mark.parametrize("face", ["single", "vector", "sb3"])
+def test_what_is_closed_can_be_neither_reset_nor_stepped(arguments, make, name, face):
+    if face == "single":
+        env = gym.make(name, **arguments).unwrapped
+    else:
+        env = make(name, autoreset_mode="SAME_STEP")
+        env = AdaFocusVecEnv(env) if face == "sb3" else env
+    env.reset()
+    action = env.action_space.sample() if face != "sb3" else np.stack([env.action_space.sample()] * N)
+    env.close()
+    env.close()
+    with pytest.raises(ClosedEnvironmentError, match=r"AdaFocus(Vector)?Env has been closed: it can be neither reset nor stepped"):
+        env.step(action)
+    with pytest.raises(ClosedEnvironmentError, match="make a new one"):
+        env.reset()
 
 
 def test_an_unknown_output(make):
