@@ -47,6 +47,8 @@ class Focuser(FrameNetwork, Protocol):
 class Head(Protocol):
     """f_C: classifies after every step. The state is explicit: one tensor in, one tensor out.
 
+    It may have a method ``state_bounds(num_steps)``: lowest and highest number that a state can hold after so many steps, or before.
+
     Attributes:
         glance_part: what it gets of a glance: its vector (length C), or the scores (K) that the glancer gives it.
         state_size: S, length of the state of one clip.
@@ -57,15 +59,6 @@ class Head(Protocol):
 
     def __call__(self, features: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Features (N, T, C + F or K + F) and the state (N, S) before them (None: the start) → scores (N, T, K), state (N, S)."""
-        ...
-
-
-@runtime_checkable
-class BoundedHead(Protocol):
-    """A head whose states lie between two known numbers."""
-
-    def state_bounds(self, num_steps: int) -> tuple[float, float]:
-        """Lowest and highest number that a state can hold after so many steps, or before."""
         ...
 
 
