@@ -250,11 +250,10 @@ class Dynamics:
     def _measure(
         self, probabilities: Tensor, clips: Indices
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
-        """Confidence, baseline and prediction, (N,) each, of scores (k, N, K): all that leaves the device in a step, in one copy."""
-        prediction = probabilities[0].argmax(-1, keepdim=True).T.float()
-        numbers = torch.cat([self._true(probabilities, clips), prediction]).cpu().numpy()
-        baseline = numbers[1:-1].mean(0) if len(numbers) > 2 else np.zeros_like(numbers[0])
-        return numbers[0], baseline, numbers[-1].astype(np.int64)
+        """Confidence, baseline and prediction, (N,) each, of scores (k, N, K): all that leaves the device in a step."""
+        true = self._true(probabilities, clips).cpu().numpy()
+        baseline = true[1:].sum(0) / np.float32(max(1, len(true) - 1))
+        return true[0], baseline, probabilities[0].argmax(-1).cpu().numpy()
 
     def _true(self, probabilities: Tensor, clips: Indices) -> Tensor:
         """Those of the true classes (k, N), of scores (k, N, K)."""

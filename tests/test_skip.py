@@ -3,11 +3,11 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+import test_vector
 import torch
 from conftest import TINY_COST
 from test_vector import FACES, N, assert_equal_values, assert_same, play_single
 
-import test_vector
 from adafocus_env.action import ActionError, GridAction, SkipAction, boxes_of
 from adafocus_env.build import build_features
 from adafocus_env.dynamics import Dynamics
