@@ -76,9 +76,9 @@ class Action(Protocol):
 
 def boxes_of(action: Action, actions: NDArray[Any]) -> NDArray[np.int64]:
     """Actions → boxes (…, 4) of their patches as (top, left, bottom, right) in pixels of the frame; zeros where there is none."""
-    kept = action.kept(actions)[..., None]
     corners = action.corners_of(actions)
-    return np.concatenate([corners, corners + action.patch_size], axis=-1) * kept
+    boxes = np.concatenate([corners, corners + action.patch_size], axis=-1)
+    return boxes if action.looking is action else boxes * action.kept(actions)[..., None]
 
 
 class GridAction:

@@ -15,10 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adafocus_env.action import Action, boxes_of
-from adafocus_env.features import Features, Indices
+from adafocus_env.features import Features, Indices, LiveFeatures
 from adafocus_env.reward import REWARDS, Reward
 from classifiers.cost import classifier_cost
 from classifiers.errors import InputError, named
+
+# Clips in a step of the head, at least, where features are stored and a CPU computes: with fewer, its products of matrices sum up in
+# another order, and an episode would differ in the last digits from the same one among many.
+FEWEST = 8
 
 
 @dataclass(frozen=True)
@@ -121,10 +125,14 @@ class Dynamics:
         self.boxes: NDArray[np.int64] = np.zeros((num_clips, 4), np.int64)
         self._confidence = np.zeros(num_clips, np.float32)
         self._every = np.arange(num_clips)
+        stored = not isinstance(features, LiveFeatures) and features.action.num_cells is not None
+        self._fewest = FEWEST if stored and self.state.device.type == "cpu" else 1
+        self._again = np.arange(self._fewest)
         cost = classifier_cost(features.classifier)
         glances, frames = features.clips.settings.num_glance_frames, features.clips.num_frames
         self.step_cost = (glances * cost.glance + frames * (cost.focus + cost.head)) // self.num_steps
-        self.skip_cost = (glances * cost.glance + frames * cost.head) // self.num_steps
+        self._costs = np.array([(glances * cost.glance + frames * cost.head) // self.num_steps, self.step_cost])
+        self._prices = (self.price * self._costs / self.step_cost).astype(np.float32)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Dynamics:
         """A copy that plays on by itself. Features are shared with it: they are frozen, and may be gigabytes."""
@@ -179,22 +187,20 @@ class Dynamics:
         clips, steps = self.clip[rows], self.step_number[rows]
         state = self.state if index is None else self.state[index]
         patches = self._patches(checked, rows, steps)
-        probabilities, states = self._look(clips, steps, patches, state, padding=self.reward.baseline == "zeros")
-        confidence, baseline, prediction = self._measure(probabilities, clips)
+        confidence, baseline, prediction, probabilities, states = self._measured(clips, steps, patches, state)
         kept, previous = self.action.kept(checked), self._confidence[rows]
-        multiply_adds = np.where(kept, self.step_cost, self.skip_cost)
-        price = (self.price * multiply_adds / self.step_cost).astype(np.float32)
+        costs = kept.view(np.int8)  # 1 where the step looks at a patch
+        price = self._prices[costs]
         reward = self.reward.value(confidence, previous, baseline) - price
         terminated = steps == self.num_steps - 1  # the step number stays at the last one, so that the last observation repeats it
-        boxes = boxes_of(self.action, checked)
+        boxes, looked = boxes_of(self.action, checked), self.looked[rows] | kept
         self.state = states if index is None else self.state.index_copy(0, index, states)
-        self.scores = probabilities[0] if index is None else self.scores.index_copy(0, index, probabilities[0])
-        self.boxes = _replaced(self.boxes, rows, boxes)
-        self._confidence = _replaced(self._confidence, rows, confidence)
-        self.looked = _replaced(self.looked, rows, self.looked[rows] | kept)
-        self.step_number = _replaced(self.step_number, rows, steps + ~terminated)
-        self.running = _replaced(self.running, rows, ~terminated)
-        return Outcome(reward, confidence, baseline, prediction, boxes, terminated, previous, price, multiply_adds)
+        self.scores = probabilities if index is None else self.scores.index_copy(0, index, probabilities)
+        self._confidence, self.looked = self._updated(self._confidence, rows, confidence), self._updated(self.looked, rows, looked)
+        self.step_number = self._updated(self.step_number, rows, steps + ~terminated)
+        self.running = self._updated(self.running, rows, ~terminated)
+        self.boxes = self._updated(self.boxes, rows, boxes.copy())  # the outcome's are the caller's
+        return Outcome(reward, confidence, baseline, prediction, boxes, terminated, previous, price, self._costs[costs])
 
     @torch.no_grad()
     def confidence_of_candidates(self) -> NDArray[np.float32]:
@@ -223,6 +229,21 @@ class Dynamics:
         others = _for_each(self.action.looking.candidates, len(rows)) if exact else self.baseline[rows, steps].swapaxes(0, 1)
         return np.concatenate([actions[None], others])
 
+    def _measured(
+        self, clips: Indices, steps: Indices, patches: NDArray[Any], state: Tensor
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], Tensor, Tensor]:
+        """Confidence, baseline and prediction (N,), scores (N, K) and state (N, S) after the first of ``patches`` (1 + k, N, …).
+
+        Of few clips some are taken several times: see `FEWEST`.
+        """
+        count, zeros = len(clips), self.reward.baseline == "zeros"
+        if count < self._fewest:
+            again = self._again % count
+            clips, steps, patches, state = clips[again], steps[again], patches[:, again], state.index_select(0, self._on_device(again))
+        probabilities, states = self._look(clips, steps, patches, state, padding=zeros)
+        confidence, baseline, prediction = self._measure(probabilities, clips)
+        return confidence[:count], baseline[:count], prediction[:count], probabilities[0, :count], states[:count]
+
     def _look(
         self, clips: Indices, steps: Indices, actions: NDArray[Any], state: Tensor, *, padding: bool = False
     ) -> tuple[Tensor, Tensor]:
@@ -238,8 +259,7 @@ class Dynamics:
 
     def _foci(self, clips: Indices, steps: Indices, actions: NDArray[Any]) -> Tensor:
         """Focus vectors (k, N, F) of ``actions`` (k, N, …), zeros where they skip; the patches of the others are one packed call."""
-        kept = self.action.kept(actions)
-        if kept.all():
+        if self.action.looking is self.action or (kept := self.action.kept(actions)).all():
             return self.features.foci(clips, steps, actions)
         foci = self.state.new_zeros(*kept.shape, self.features.classifier.focuser.vector_size)
         if kept.any():
@@ -259,6 +279,10 @@ class Dynamics:
         """Those of the true classes (k, N), of scores (k, N, K)."""
         labels = self._on_device(self._labels[clips])
         return probabilities.gather(-1, labels.expand(probabilities.shape[:2])[..., None])[..., 0]
+
+    def _updated(self, values: NDArray[Any], rows: Indices, new: NDArray[Any]) -> NDArray[Any]:
+        """``values`` with ``new`` ones in the given rows; ``new`` itself where those are all rows."""
+        return new if len(rows) == self.num_clips else _replaced(values, rows, new)
 
     def _on_device(self, numbers: NDArray[Any]) -> Tensor:
         return torch.from_numpy(numbers).to(self.state.device)
