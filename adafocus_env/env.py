@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.error import ClosedEnvironmentError
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from adafocus_env.build import Split, build_features
+from adafocus_env.action import Action
+from adafocus_env.build import Split, build_features, make_action
 from adafocus_env.clips import ClipSource
 from adafocus_env.dynamics import Dynamics, Outcome
 from adafocus_env.features import Features
-from adafocus_env.observation import OBSERVATIONS
+from adafocus_env.observation import Observation, find_observation, row_of, to_numpy
 from adafocus_env.render import draw_step
+from adafocus_env.reward import Reward
 from classifiers.classifier import Classifier
-from classifiers.errors import InputError, named
+from classifiers.errors import InputError
 
 START = np.zeros(1, np.int64)
 
 
-class AdaFocusEnv(gym.Env[NDArray[Any], Any]):
+class AdaFocusEnv(gym.Env[Any, Any]):
     """Where to look in a video.
 
     ## Description
@@ -39,12 +44,23 @@ class AdaFocusEnv(gym.Env[NDArray[Any], Any]):
     `AdaFocusContinuous-v0` (``action="continuous"``): `Box(0, 1, (2,), float32)`, a place a as (row, column). The top left
     corner of the patch is floor(a · (H − P)).
 
+    `AdaFocusSkip-v0` (``action="skip"``, ``price=0.05``): `Discrete(grid² + 1)`, the same cells; the last action skips: the
+    glancer sees the frame, the focuser does not, and the head gets zeros in place of the focus vector. ``action_masks()``
+    tells MaskablePPO which actions make sense: all, but skipping in the last step where no patch has been looked at.
+
     ## Observation Space
     | observation | space | content |
     |---|---|---|
     | `map` | `Box((C, h, w), float32)` | the glance map of the frame, or those of the decision's frames, stacked |
     | `vector` | `Box((C,), float32)` | the pooled glance map, its mean over the decision's frames |
+    | `dict` | `Dict` of float32 `Box`es | the next five; `patch` and `head` are zeros before the first step |
+    | – `map` | `Box((C, h, w))` | as above |
+    | – `step` | `Box(0, 1, (1,))` | the share of the episode that is done |
+    | – `patch` | `Box(0, 1, (2,))` | the last step's patch: (row, column) of its corner in shares of H − P |
+    | – `head` | `Box(0, 1, (2,))` | the highest class score after the last step, the scores' entropy in shares of ln K |
+    | – `state` | `Box((S,))` | the head's state, within −1 and 1 for a GRU |
     | `reference` | `Box((2,), int64)` | which clip, which step: for features extractors that read the glances in place |
+    | `pixels` | `Box(0, 255, (3·g, h, w), uint8)` | the decision's g frames as the glancer gets them |
 
     No observation holds or depends on the label.
 
@@ -58,6 +74,9 @@ class AdaFocusEnv(gym.Env[NDArray[Any], Any]):
     | `confidence` | p_t |
     | `padding` | p_t − p_t with zeros in place of the focus vector |
 
+    Less ``price`` · the step's share of the multiply-adds that a step with a patch takes: 1, or less where the step skips (0.32
+    with the demo classifier). The expectation of `random` is over patches alone, whatever the step did.
+
     ## Starting State
     A clip drawn uniformly, at its first frame; `reset(options={"clip": i})` chooses it.
 
@@ -66,9 +85,20 @@ class AdaFocusEnv(gym.Env[NDArray[Any], Any]):
     observation is repeated. Episodes are never truncated.
 
     ## Info
-    After `reset`: `clip` (number) and `name` (of its video). After `step` also: `confidence`, `baseline` (confidence that
-    the reward compares with), `prediction` (class number), `correct`, `box` (top, left, bottom, right in pixels),
-    `multiply_adds` (of the step).
+    | key | type | content |
+    |---|---|---|
+    | `clip` | int | its number |
+    | `name` | str | that of its video |
+    | `confidence` | float | p_t |
+    | `previous` | float | p_{t−1} |
+    | `baseline` | float | the confidence that the rewards `random` and `padding` compare with; 0 with the others |
+    | `price` | float | what was paid for the step: the reward is that of the table above less this |
+    | `prediction` | int | the class with the highest score |
+    | `correct` | bool | whether it is the true class |
+    | `box` | (4,) int64 | the patch as (top, left, bottom, right) in pixels of the frame; zeros where the step skipped |
+    | `multiply_adds` | int | of the step: glance, focus, head |
+
+    After `reset` there are `clip` and `name` alone.
 
     ## Arguments
     See below; `gymnasium.make("AdaFocus-v0", reward="previous")` passes them on. With none, the clips are those of the demo
@@ -81,10 +111,11 @@ class AdaFocusEnv(gym.Env[NDArray[Any], Any]):
         classifier: a name or folder for `classifiers.load`, a frozen `Classifier`, or "auto": the one that is shipped for the task.
         clips: a part of the demo videos, or a `ClipStore`.
         task: which demo videos, a name in `adafocus_env.demo.TASKS`; see `adafocus_env.tasks`.
-        observation: see above.
-        reward: see above.
+        observation: see above, or a class of one's own (see `adafocus_env.observation`).
+        reward: see above, or an `adafocus_env.reward.Reward` of one's own.
         baseline: random patches that stand for the expectation in the reward `random`, or "all" cells of the grid: the exact one.
-        action: "grid" or "continuous".
+        price: λ, what a step that looks at a patch costs, in units of the reward.
+        action: "grid", "continuous" or "skip", or a class of one's own (see `adafocus_env.action`).
         grid: cells in each axis of the grid.
         video_div: decisions a video (1, 2 or 4) where the head averages the scores of frames; None elsewhere.
         bank: where the frozen networks' features are kept: "auto" (in memory where they fit, otherwise nowhere), True (in memory),
@@ -98,6 +129,7 @@ class AdaFocusEnv(gym.Env[NDArray[Any], Any]):
         InputError: an argument is out of its range, or classifier and clips do not fit together.
     """
 
+    closed = False
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
 
     def __init__(
@@ -106,10 +138,11 @@ class AdaFocusEnv(gym.Env[NDArray[Any], Any]):
         clips: ClipSource | Split = "train",
         *,
         task: str = "normal",
-        observation: str = "map",
-        reward: str = "random",
+        observation: str | Callable[[Features], Observation] = "map",
+        reward: str | Reward = "random",
         baseline: int | Literal["all"] = 1,
-        action: str = "grid",
+        price: float = 0.0,
+        action: str | Callable[[int, int, int], Action] = "grid",
         grid: int = 7,
         video_div: int | None = None,
         bank: Features | Path | str | bool = "auto",
@@ -120,32 +153,42 @@ class AdaFocusEnv(gym.Env[NDArray[Any], Any]):
     ) -> None:
         check_render_mode(render_mode, self.metadata["render_modes"])
         self.metadata = {**self.metadata}  # Gymnasium's own vector environments write into it
-        self._observation = named("observation", observation, OBSERVATIONS)
+        kind = find_observation(observation)
         features = build_features(
             classifier, clips, task=task, action=action, grid=grid, video_div=video_div,
             bank=bank, bank_dtype=bank_dtype, bank_gib=bank_gib, device=device,
         )  # fmt: skip
-        self.dynamics = Dynamics(features, 1, reward=reward, baseline=baseline)
-        self.observation_space = self._observation.space(features)
+        chosen = make_action(action, grid, features.classifier)
+        self.dynamics = Dynamics(features, 1, reward=reward, baseline=baseline, action=chosen, price=price)
+        self._observation = kind(features)
+        self.observation_space: spaces.Space[Any] = self._observation.space
         self.action_space: spaces.Discrete | spaces.Box = self.dynamics.action.space
         self.render_mode = render_mode
         self._outcome: Outcome | None = None
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Begins an episode; ``options={"clip": i}`` chooses the clip."""
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begins an episode; ``options={"clip": i}`` chooses the clip.
+
+        Raises:
+            ClosedEnvironmentError: the environment is closed.
+            InputError: an option is not known, or there is no such clip.
+        """
+        check_open(self)
         super().reset(seed=seed)
         chosen = check_options(options, {"clip"}).get("clip")
         self.dynamics.start(START, [self.dynamics.draw(self.np_random, chosen)])
         self._outcome = None
         return self._observe(), clip_info(self.dynamics, 0)
 
-    def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Looks at the patch that ``action`` picks in the current frame (in all frames of the current decision).
 
         Raises:
             ActionError: the action lies outside the space; the episode goes on where it was.
             ResetNeeded: no episode is running.
+            ClosedEnvironmentError: the environment is closed.
         """
+        check_open(self)
         self._outcome = outcome = self.dynamics.step([action])
         info = {**clip_info(self.dynamics, 0), **step_info(self.dynamics, outcome, 0)}
         return self._observe(), float(outcome.reward[0]), bool(outcome.terminated[0]), False, info
@@ -154,8 +197,16 @@ class AdaFocusEnv(gym.Env[NDArray[Any], Any]):
         """The frame with the patch last looked at, the predicted class and its confidence: (h, w, 3) uint8."""
         return None if self.render_mode is None else picture(self.dynamics, self._outcome, 0)
 
-    def _observe(self) -> NDArray[Any]:
-        return self._observation.observe(self.dynamics.features, self.dynamics.clip, self.dynamics.step_number)[0].cpu().numpy()
+    def action_masks(self) -> NDArray[np.bool_]:
+        """What `sb3_contrib.MaskablePPO` asks for: see `adafocus_env.dynamics.Dynamics.action_masks`, (actions,)."""
+        return self.dynamics.action_masks()[0]
+
+    def close(self) -> None:
+        """Ends the environment: it can be neither reset nor stepped from now on. A bank that it shares stays as it is."""
+        self.closed = True
+
+    def _observe(self) -> Any:
+        return row_of(to_numpy(self._observation.observe(self.dynamics)), 0)
 
 
 def clip_info(dynamics: Dynamics, row: int) -> dict[str, Any]:
@@ -172,7 +223,9 @@ def step_info(dynamics: Dynamics, outcome: Outcome, row: int) -> dict[str, Any]:
         "prediction": int(outcome.prediction[row]),
         "correct": bool(outcome.prediction[row] == dynamics.features.clips.labels[dynamics.clip[row]]),
         "box": outcome.boxes[row],
-        "multiply_adds": dynamics.step_cost,
+        "multiply_adds": int(outcome.multiply_adds[row]),
+        "previous": float(outcome.previous[row]),
+        "price": float(outcome.price[row]),
     }
 
 
@@ -187,11 +240,12 @@ def picture(dynamics: Dynamics, outcome: Outcome | None, row: int) -> NDArray[np
     seen = step - int(dynamics.running[row])  # it moves on with every step but the last
     right = "right" if outcome.prediction[row] == clips.labels[clip] else f"true: {classes[clips.labels[clip]]}"
     unit = "frame" if frames == 1 else "decision"
+    box = outcome.boxes[row].tolist() if outcome.boxes[row].any() else None
     lines = (
         f"{unit} {seen + 1} of {dynamics.num_steps}: {classes[outcome.prediction[row]]} ({right})",
-        f"confidence in the true class {outcome.confidence[row]:.0%}",
+        f"confidence in the true class {outcome.confidence[row]:.0%}" + ("" if box else ", skipped"),
     )
-    return draw_step(clips.frames(clip)[seen * frames + frames // 2].permute(1, 2, 0).numpy(), outcome.boxes[row].tolist(), lines)
+    return draw_step(clips.frames(clip)[seen * frames + frames // 2].permute(1, 2, 0).numpy(), box, lines)
 
 
 def check_options(options: dict[str, Any] | None, known: set[str]) -> dict[str, Any]:
@@ -203,6 +257,16 @@ def check_options(options: dict[str, Any] | None, known: set[str]) -> dict[str, 
     if unknown := sorted(set(options or {}) - known):
         raise InputError(f"reset options {unknown} are not known; choose from {sorted(known)}")
     return options or {}
+
+
+def check_open(env: AdaFocusEnv | VectorEnv[Any, Any, Any]) -> None:
+    """Checks that an environment is not closed.
+
+    Raises:
+        ClosedEnvironmentError: it is.
+    """
+    if env.closed:
+        raise ClosedEnvironmentError(f"{type(env).__name__} has been closed: it can be neither reset nor stepped; make a new one")
 
 
 def check_render_mode(mode: str | None, known: list[str]) -> None:

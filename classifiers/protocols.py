@@ -48,7 +48,8 @@ class Head(Protocol):
     """f_C: classifies after every step. The state is explicit: one tensor in, one tensor out.
 
     It may have a method ``compare``, like `classifiers.classifier.Classifier.compare`, that takes one step with each of several focus
-    vectors faster than one by one.
+    vectors faster than one by one, and a method ``state_bounds(num_steps)``: the lowest and the highest number that a state can hold
+    after so many steps, or before.
 
     Attributes:
         glance_part: what it gets of a glance: its vector (length C), or the scores (K) that the glancer gives it.
