@@ -24,6 +24,7 @@ from classifiers.execution import execution_of
 
 LIVE_CLIPS = 256  # whose frames are kept for foci that are computed live
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_STORED = ("_maps", "_vectors", "_foci", "_glanced", "_focused", "_slots")
 _log = logging.getLogger("adafocus_env")
 
 
@@ -123,15 +124,27 @@ class FeatureBank:
         self.num_bytes = self._capacity * self.layout.clip_bytes
         _check_memory(self.num_bytes, len(clips), classifier.device)
         _log.info("%s", self.about)
+        self._watch = Watch(classifier)
+        self.fingerprint = classifier.fingerprint()
+        self._store_nothing()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in _STORED}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A pickled or copied bank comes back empty, since what is stored is large and can be computed again."""
+        self.__dict__.update(state)
+        self._store_nothing()
+
+    def _store_nothing(self) -> None:
+        """Makes room for the features of all steps, none of them there yet."""
         cells, steps = self.layout.foci[1], self._capacity * self.num_steps
         self._maps, self._vectors, self._foci = (
-            torch.empty(shape, dtype=self.layout.dtype, device=classifier.device)
+            torch.empty(shape, dtype=self.layout.dtype, device=self.classifier.device)
             for shape in ((steps, *self.map_shape), (steps, *self.layout.vectors[1:]), (steps * cells, *self.layout.foci[2:]))
         )
         self._glanced, self._focused = np.zeros(self._capacity, dtype=bool), np.zeros(steps, dtype=bool)
-        self._slots = Slots(len(clips), self._capacity)
-        self._watch = Watch(classifier)
-        self.fingerprint = classifier.fingerprint()
+        self._slots = Slots(len(self.clips), self._capacity)
 
     @property
     def about(self) -> str:

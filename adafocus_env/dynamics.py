@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from adafocus_env.action import boxes_of
 from adafocus_env.features import Features, Indices
-from adafocus_env.reward import REWARDS
+from adafocus_env.reward import REWARDS, Reward
 from classifiers.cost import classifier_cost
 from classifiers.errors import InputError, named
 
@@ -59,15 +60,23 @@ class Dynamics:
     Args:
         features: glances and foci of the clips that episodes are made of.
         num_clips: N.
-        reward: a name in `adafocus_env.reward.REWARDS`.
+        reward: a name in `adafocus_env.reward.REWARDS`, or a reward of one's own.
         baseline: k, random patches that stand for the expectation in the reward `random`, or "all" cells of a grid: the exact one.
+
+    Attributes:
+        clip: (N,), the clips that are played.
+        step_number: (N,), the steps they are at; after an episode's last step it stays there.
+        running: (N,), whether an episode is running.
+        state: (N, S), of the head.
+        scores: (N, K), softmax scores after the last step; nothing of worth before the first.
+        boxes: (N, 4), the last step's patches as (top, left, bottom, right) in pixels; nothing of worth before the first.
 
     Raises:
         InputError: an argument is out of its range.
     """
 
     def __init__(
-        self, features: Features, num_clips: int, *, reward: str = "random", baseline: int | Literal["all"] = 1
+        self, features: Features, num_clips: int, *, reward: str | Reward = "random", baseline: int | Literal["all"] = 1
     ) -> None:
         if num_clips < 1:
             raise InputError(f"num_envs={num_clips} is too small; choose 1 or more")
@@ -76,7 +85,7 @@ class Dynamics:
         if baseline == "all" and features.action.num_cells is None:
             raise InputError("baseline='all' needs a grid: continuous actions have no end of patches; choose a number, such as baseline=1")
         self.features, self.action, self.num_clips = features, features.action, num_clips
-        self.reward = named("reward", reward, REWARDS)
+        self.reward = reward if isinstance(reward, Reward) else named("reward", reward, REWARDS)
         self._exact = baseline == "all"
         self._sampled = 0 if baseline == "all" or self.reward.baseline != "random patches" else int(baseline)
         self._labels = features.clips.labels
@@ -87,11 +96,20 @@ class Dynamics:
         space = self.action.space
         self.baseline: NDArray[Any] = np.zeros((num_clips, self.num_steps, self._sampled, *(space.shape or ())), space.dtype)
         self.state: Tensor = features.classifier.initial_state(num_clips)
+        self.scores: Tensor = torch.zeros(num_clips, len(features.classifier.classes), device=self.state.device)
+        self.boxes: NDArray[np.int64] = np.zeros((num_clips, 4), np.int64)
         self._confidence = np.zeros(num_clips, np.float32)
         self._every = np.arange(num_clips)
         cost = classifier_cost(features.classifier)
         glances, frames = features.clips.settings.num_glance_frames, features.clips.num_frames
         self.step_cost = (glances * cost.glance + frames * (cost.focus + cost.head)) // self.num_steps
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Dynamics:
+        """A copy that plays on by itself. Features are shared with it: they are frozen, and may be gigabytes."""
+        memo[id(self.features)] = self.features
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
 
     @property
     def num_steps(self) -> int:
@@ -142,11 +160,14 @@ class Dynamics:
         confidence, baseline, prediction = self._measure(probabilities, clips)
         reward = self.reward.value(confidence, self._confidence[rows], baseline)
         terminated = steps == self.num_steps - 1  # the step number stays at the last one, so that the last observation repeats it
+        boxes = boxes_of(self.action, checked)
         self.state = states if index is None else self.state.index_copy(0, index, states)
+        self.scores = probabilities[0] if index is None else self.scores.index_copy(0, index, probabilities[0])
+        self.boxes = _replaced(self.boxes, rows, boxes)
         self._confidence = _replaced(self._confidence, rows, confidence)
         self.step_number = _replaced(self.step_number, rows, steps + ~terminated)
         self.running = _replaced(self.running, rows, ~terminated)
-        return Outcome(reward, confidence, baseline, prediction, boxes_of(self.action, checked), terminated)
+        return Outcome(reward, confidence, baseline, prediction, boxes, terminated)
 
     @torch.no_grad()
     def confidence_of_candidates(self) -> NDArray[np.float32]:

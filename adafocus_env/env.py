@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.error import ClosedEnvironmentError
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from adafocus_env.build import Split, build_features
 from adafocus_env.clips import ClipSource
 from adafocus_env.dynamics import Dynamics, Outcome
 from adafocus_env.features import Features
-from adafocus_env.observation import OBSERVATIONS
+from adafocus_env.observation import Observation, find_observation, row_of, to_numpy
 from adafocus_env.render import draw_step
+from adafocus_env.reward import Reward
 from classifiers.classifier import Classifier
-from classifiers.errors import InputError, named
+from classifiers.errors import InputError
 
 START = np.zeros(1, np.int64)
 
 
-class AdaFocusEnv(gym.Env[NDArray[Any], Any]):
+class AdaFocusEnv(gym.Env[Any, Any]):
     """Where to look in a video.
 
     ## Description
@@ -44,7 +48,14 @@ class AdaFocusEnv(gym.Env[NDArray[Any], Any]):
     |---|---|---|
     | `map` | `Box((C, h, w), float32)` | the glance map of the frame, or those of the decision's frames, stacked |
     | `vector` | `Box((C,), float32)` | the pooled glance map, its mean over the decision's frames |
+    | `dict` | `Dict` of float32 `Box`es | the next five; `patch` and `head` are zeros before the first step |
+    | – `map` | `Box((C, h, w))` | as above |
+    | – `step` | `Box(0, 1, (1,))` | the share of the episode that is done |
+    | – `patch` | `Box(0, 1, (2,))` | the last step's patch: (row, column) of its corner in shares of H − P |
+    | – `head` | `Box(0, 1, (2,))` | the highest class score after the last step, the scores' entropy in shares of ln K |
+    | – `state` | `Box((S,))` | the head's state, within −1 and 1 for a GRU |
     | `reference` | `Box((2,), int64)` | which clip, which step: for features extractors that read the glances in place |
+    | `pixels` | `Box(0, 255, (3·g, h, w), uint8)` | the decision's g frames as the glancer gets them |
 
     No observation holds or depends on the label.
 
@@ -97,6 +108,7 @@ class AdaFocusEnv(gym.Env[NDArray[Any], Any]):
         InputError: an argument is out of its range, or classifier and clips do not fit together.
     """
 
+    closed = False
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
 
     def __init__(
@@ -104,8 +116,8 @@ class AdaFocusEnv(gym.Env[NDArray[Any], Any]):
         classifier: Classifier | str = "demo",
         clips: ClipSource | Split = "train",
         *,
-        observation: str = "map",
-        reward: str = "random",
+        observation: str | Callable[[Features], Observation] = "map",
+        reward: str | Reward = "random",
         baseline: int | Literal["all"] = 1,
         action: str = "grid",
         grid: int = 7,
@@ -118,32 +130,41 @@ class AdaFocusEnv(gym.Env[NDArray[Any], Any]):
     ) -> None:
         check_render_mode(render_mode, self.metadata["render_modes"])
         self.metadata = {**self.metadata}  # Gymnasium's own vector environments write into it
-        self._observation = named("observation", observation, OBSERVATIONS)
+        kind = find_observation(observation)
         features = build_features(
             classifier, clips, action=action, grid=grid, video_div=video_div,
             bank=bank, bank_dtype=bank_dtype, bank_gib=bank_gib, device=device,
         )  # fmt: skip
         self.dynamics = Dynamics(features, 1, reward=reward, baseline=baseline)
-        self.observation_space = self._observation.space(features)
+        self._observation = kind(features)
+        self.observation_space: spaces.Space[Any] = self._observation.space
         self.action_space: spaces.Discrete | spaces.Box = self.dynamics.action.space
         self.render_mode = render_mode
         self._outcome: Outcome | None = None
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Begins an episode; ``options={"clip": i}`` chooses the clip."""
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begins an episode; ``options={"clip": i}`` chooses the clip.
+
+        Raises:
+            ClosedEnvironmentError: the environment is closed.
+            InputError: an option is not known, or there is no such clip.
+        """
+        check_open(self)
         super().reset(seed=seed)
         chosen = check_options(options, {"clip"}).get("clip")
         self.dynamics.start(START, [self.dynamics.draw(self.np_random, chosen)])
         self._outcome = None
         return self._observe(), clip_info(self.dynamics, 0)
 
-    def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Looks at the patch that ``action`` picks in the current frame (in all frames of the current decision).
 
         Raises:
             ActionError: the action lies outside the space; the episode goes on where it was.
             ResetNeeded: no episode is running.
+            ClosedEnvironmentError: the environment is closed.
         """
+        check_open(self)
         self._outcome = outcome = self.dynamics.step([action])
         info = {**clip_info(self.dynamics, 0), **step_info(self.dynamics, outcome, 0)}
         return self._observe(), float(outcome.reward[0]), bool(outcome.terminated[0]), False, info
@@ -152,8 +173,12 @@ class AdaFocusEnv(gym.Env[NDArray[Any], Any]):
         """The frame with the patch last looked at, the predicted class and its confidence: (h, w, 3) uint8."""
         return None if self.render_mode is None else picture(self.dynamics, self._outcome, 0)
 
-    def _observe(self) -> NDArray[Any]:
-        return self._observation.observe(self.dynamics.features, self.dynamics.clip, self.dynamics.step_number)[0].cpu().numpy()
+    def close(self) -> None:
+        """Ends the environment: it can be neither reset nor stepped from now on. A bank that it shares stays as it is."""
+        self.closed = True
+
+    def _observe(self) -> Any:
+        return row_of(to_numpy(self._observation.observe(self.dynamics)), 0)
 
 
 def clip_info(dynamics: Dynamics, row: int) -> dict[str, Any]:
@@ -201,6 +226,16 @@ def check_options(options: dict[str, Any] | None, known: set[str]) -> dict[str, 
     if unknown := sorted(set(options or {}) - known):
         raise InputError(f"reset options {unknown} are not known; choose from {sorted(known)}")
     return options or {}
+
+
+def check_open(env: AdaFocusEnv | VectorEnv[Any, Any, Any]) -> None:
+    """Checks that an environment is not closed.
+
+    Raises:
+        ClosedEnvironmentError: it is.
+    """
+    if env.closed:
+        raise ClosedEnvironmentError(f"{type(env).__name__} has been closed: it can be neither reset nor stepped; make a new one")
 
 
 def check_render_mode(mode: str | None, known: list[str]) -> None:

@@ -232,3 +232,6 @@ class Recent(Generic[Key, Value]):
     def clear(self) -> None:
         """Keeps nothing any more."""
         self._kept.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": OrderedDict()}  # copies and pickles make their own

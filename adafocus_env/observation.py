@@ -1,59 +1,199 @@
-"""What an agent sees of a glance, and the space of it.
+"""What an agent sees, and the space of it.
 
 | name | shape, dtype | content |
 |---|---|---|
 | `map` | (C, h, w) float32 | the glance map of the frame, or those of the decision's frames, stacked |
 | `vector` | (C,) float32 | the pooled glance map |
+| `dict` | see `DictObservation` | the glance map, and what the agent's last patch did |
 | `reference` | (2,) int64 | which clip, which step: for features extractors that read the glances in place |
+| `pixels` | (3·g, h, w) uint8 | the decision's g frames as the glancer gets them: for agents that learn a glancer of their own |
+
+A further one is a class with `space` and `observe`, made from the features of the clips: an entry of `OBSERVATIONS`, or the argument
+``observation`` of an environment.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from torch import Tensor
 
-from adafocus_env.features import Features, Indices
-from classifiers.errors import InputError
+from adafocus_env.dynamics import Dynamics
+from adafocus_env.features import Features, Recent, by_step
+from classifiers.errors import InputError, named
+from classifiers.protocols import BoundedHead
 
 MAX_CLIPS = 2**24  # Stable-Baselines3 casts references to float32, which holds whole numbers exactly up to here
+PIXEL_BYTES = 2**28  # of the glance frames that are kept
+
+Observed = Tensor | dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class Observation:
-    """One kind of observation.
+class Observation(Protocol):
+    """One kind of observation, made for the clips of some features.
 
     Attributes:
-        space: features → the space of one observation.
-        observe: (features, clips (N,), steps (N,)) → observations (N, …) as a tensor.
+        space: of one observation, a `Box` or a `Dict` of them.
     """
 
-    space: Callable[[Features], spaces.Box]
-    observe: Callable[[Features, Indices, Indices], Tensor]
+    space: spaces.Space[Any]
+
+    def observe(self, dynamics: Dynamics) -> Observed:
+        """The observations (N, …) of all rows now, on the networks' device; nothing in them is written to afterwards.
+
+        Args:
+            dynamics: of N clips, each at a step of its own. It must not be changed, and labels are not to be read.
+        """
+        ...
 
 
-def _map_space(features: Features) -> spaces.Box:
-    low, high = features.classifier.glancer.map_bounds
-    return spaces.Box(low, high, features.map_shape, np.float32)
+class MapObservation:
+    """Glance maps; see the top of this file."""
+
+    def __init__(self, features: Features) -> None:
+        low, high = features.classifier.glancer.map_bounds
+        self.space: spaces.Space[Any] = spaces.Box(low, high, features.map_shape, np.float32)
+
+    def observe(self, dynamics: Dynamics) -> Tensor:
+        """Maps (N, C, h, w)."""
+        return dynamics.features.maps(dynamics.clip, dynamics.step_number)
 
 
-def _vector_space(features: Features) -> spaces.Box:
-    low, high = features.classifier.glancer.map_bounds
-    return spaces.Box(low, high, (features.classifier.glancer.vector_size,), np.float32)
+class VectorObservation:
+    """Pooled glance maps; see the top of this file."""
+
+    def __init__(self, features: Features) -> None:
+        low, high = features.classifier.glancer.map_bounds
+        self.space: spaces.Space[Any] = spaces.Box(low, high, (features.classifier.glancer.vector_size,), np.float32)
+
+    def observe(self, dynamics: Dynamics) -> Tensor:
+        """Vectors (N, C)."""
+        return dynamics.features.vectors(dynamics.clip, dynamics.step_number)
 
 
-def _reference_space(features: Features) -> spaces.Box:
-    if len(features.clips) > MAX_CLIPS:
-        raise InputError(f"observation='reference' can tell {MAX_CLIPS} clips apart, not {len(features.clips)}; use 'map' or 'vector'")
-    return spaces.Box(np.zeros(2, np.int64), np.array([len(features.clips) - 1, features.num_steps - 1]), dtype=np.int64)
+class ReferenceObservation:
+    """Clip and step.
+
+    Raises:
+        InputError: there are more clips than references can tell apart.
+    """
+
+    def __init__(self, features: Features) -> None:
+        if len(features.clips) > MAX_CLIPS:
+            raise InputError(f"observation='reference' can tell {MAX_CLIPS} clips apart, not {len(features.clips)}; use 'map' or 'vector'")
+        highest = np.array([len(features.clips) - 1, features.num_steps - 1])
+        self.space: spaces.Space[Any] = spaces.Box(np.zeros(2, np.int64), highest, dtype=np.int64)
+
+    def observe(self, dynamics: Dynamics) -> Tensor:
+        """References (N, 2)."""
+        return torch.from_numpy(np.stack([dynamics.clip, dynamics.step_number], axis=-1)).to(dynamics.state.device)
 
 
-OBSERVATIONS: dict[str, Observation] = {
-    "map": Observation(_map_space, lambda features, clips, steps: features.maps(clips, steps)),
-    "vector": Observation(_vector_space, lambda features, clips, steps: features.vectors(clips, steps)),
-    "reference": Observation(_reference_space, lambda features, clips, steps: torch.from_numpy(np.stack([clips, steps], axis=-1))),
+class DictObservation:
+    """The glance map and the agent's own traces, all float32.
+
+    | key | shape | content |
+    |---|---|---|
+    | `map` | (C, h, w) | as the observation `map` |
+    | `step` | (1,) | the share of the episode that is done |
+    | `patch` | (2,) | the last step's patch: (row, column) of its corner in shares of H − P |
+    | `head` | (2,) | of the scores after the last step: the highest probability, and their entropy in shares of ln K |
+    | `state` | (S,) | the head's state |
+
+    `patch` and `head` are zeros before the first step, `patch` also where the last step looked at none.
+    """
+
+    def __init__(self, features: Features) -> None:
+        self._map = MapObservation(features)
+        head = features.classifier.head
+        low, high = head.state_bounds(features.num_steps) if isinstance(head, BoundedHead) else (-math.inf, math.inf)
+        self.space: spaces.Space[Any] = spaces.Dict({
+            "map": self._map.space,
+            "step": spaces.Box(0, 1, (1,), np.float32),
+            "patch": spaces.Box(0, 1, (2,), np.float32),
+            "head": spaces.Box(0, 1, (2,), np.float32),
+            "state": spaces.Box(low, high, (head.state_size,), np.float32),
+        })  # fmt: skip
+
+    def observe(self, dynamics: Dynamics) -> dict[str, Tensor]:
+        """The same keys, of (N, …)."""
+        begun = (dynamics.running & (dynamics.step_number == 0))[:, None]
+        done = (dynamics.step_number + ~dynamics.running)[:, None] / dynamics.num_steps
+        places = dynamics.boxes[:, :2] / max(1, dynamics.action.size - dynamics.action.patch_size)
+        return {
+            "map": self._map.observe(dynamics),
+            "step": _on(dynamics, done),
+            "patch": _on(dynamics, np.where(begun, 0, places)),
+            "head": _certainty(dynamics.scores) * _on(dynamics, ~begun),
+            "state": dynamics.state.clone(),
+        }
+
+
+class PixelObservation:
+    """Glance frames as the glancer gets them, before they are normalised; those of the clips last used are kept."""
+
+    def __init__(self, features: Features) -> None:
+        side, settings = features.classifier.architecture.glance_size, features.clips.settings
+        shape = (3 * settings.num_glance_frames // features.num_steps, side, side)
+        self.space: spaces.Space[Any] = spaces.Box(0, 255, shape, np.uint8)
+        self._kept: Recent[int, Tensor] = Recent(max(1, PIXEL_BYTES // (features.num_steps * math.prod(shape))))
+
+    def observe(self, dynamics: Dynamics) -> Tensor:
+        """Frames (N, 3·g, h, w)."""
+        rows = zip(dynamics.clip.tolist(), dynamics.step_number.tolist(), strict=True)
+        return torch.stack([self._of(dynamics.features, clip)[step] for clip, step in rows])
+
+    def _of(self, features: Features, clip: int) -> Tensor:
+        return self._kept.get(clip, lambda: glance_frames(features, clip))
+
+
+def glance_frames(features: Features, clip: int) -> Tensor:
+    """The glancer's frames of all steps of a clip, at its size: (D, 3·g, h, w) uint8 on the networks' device."""
+    frames = features.clips.glancer_frames(clip).to(features.classifier.device)
+    small = features.classifier.to_glance_size(frames.float()).round().clamp(0, 255).to(torch.uint8)
+    return by_step(small, features.num_steps).flatten(1, 2)
+
+
+OBSERVATIONS: dict[str, Callable[[Features], Observation]] = {
+    "map": MapObservation,
+    "vector": VectorObservation,
+    "dict": DictObservation,
+    "reference": ReferenceObservation,
+    "pixels": PixelObservation,
 }
+"""Features of the clips → the kind of observation of that name."""
+
+
+def find_observation(observation: str | Callable[[Features], Observation]) -> Callable[[Features], Observation]:
+    """The kind of observation of that name; one that is given as a class is returned.
+
+    Raises:
+        InputError: no such name (suggests the nearest).
+    """
+    return observation if callable(observation) else named("observation", observation, OBSERVATIONS)
+
+
+def to_numpy(observed: Observed) -> Any:
+    """Tensors → arrays, in dictionaries too."""
+    return {key: each.cpu().numpy() for key, each in observed.items()} if isinstance(observed, dict) else observed.cpu().numpy()
+
+
+def row_of(observed: Any, row: int) -> Any:
+    """One row of observations, whether arrays or tensors, in dictionaries too."""
+    return {key: each[row] for key, each in observed.items()} if isinstance(observed, dict) else observed[row]
+
+
+def _on(dynamics: Dynamics, numbers: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(numbers.astype(np.float32)).to(dynamics.state.device)
+
+
+def _certainty(scores: Tensor) -> Tensor:
+    """Softmax scores (N, K) → highest score, and entropy in shares of the largest there is, (N, 2)."""
+    entropy = torch.special.entr(scores).sum(-1) / math.log(scores.shape[-1])
+    return torch.stack([scores.amax(-1), entropy.clamp(0, 1)], -1)

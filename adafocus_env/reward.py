@@ -6,6 +6,9 @@
 | `previous` | p_t − p_{t−1}, with p_{−1} = 0 |
 | `confidence` | p_t |
 | `padding` | p_t − p_t(zeros in place of the focus vector), from the same state |
+
+A further one is a `Reward`: an entry of `REWARDS`, or the argument ``reward`` of an environment. Its function belongs at the top of a
+module (no lambda), or environments with it cannot be pickled.
 """
 
 from __future__ import annotations
@@ -33,9 +36,24 @@ class Reward:
     baseline: Literal["random patches", "zeros", "none"] = "none"
 
 
+def above_baseline(now: Floats, previous: Floats, baseline: Floats) -> Floats:
+    """What is gained over other patches, or none."""
+    return now - baseline
+
+
+def above_previous(now: Floats, previous: Floats, baseline: Floats) -> Floats:
+    """What is gained over the step before."""
+    return now - previous
+
+
+def itself(now: Floats, previous: Floats, baseline: Floats) -> Floats:
+    """The confidence."""
+    return now
+
+
 REWARDS: dict[str, Reward] = {
-    "random": Reward(lambda now, previous, baseline: now - baseline, "random patches"),
-    "previous": Reward(lambda now, previous, baseline: now - previous),
-    "confidence": Reward(lambda now, previous, baseline: now),
-    "padding": Reward(lambda now, previous, baseline: now - baseline, "zeros"),
+    "random": Reward(above_baseline, "random patches"),
+    "previous": Reward(above_previous),
+    "confidence": Reward(itself),
+    "padding": Reward(above_baseline, "zeros"),
 }

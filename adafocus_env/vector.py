@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
+from torch import Tensor
 
 from adafocus_env.build import Split, build_features
 from adafocus_env.clips import ClipSource
 from adafocus_env.dynamics import Dynamics, Outcome
-from adafocus_env.env import AdaFocusEnv, check_options, check_render_mode, picture
+from adafocus_env.env import AdaFocusEnv, check_open, check_options, check_render_mode, picture
 from adafocus_env.features import Features, Indices
 from adafocus_env.fresh import FreshClips
-from adafocus_env.observation import OBSERVATIONS
+from adafocus_env.observation import Observation, find_observation, row_of, to_numpy
+from adafocus_env.reward import Reward
 from classifiers.classifier import Classifier
-from classifiers.errors import InputError, named
+from classifiers.errors import InputError
 
-Step = tuple[NDArray[Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
+Step = tuple[Any, Any, Any, Any, dict[str, Any]]
+"""Observations (N, …), rewards (N,), terminated (N,), truncated (N,), all arrays or all tensors, and infos."""
 
 
-class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
+class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
     """N environments of `AdaFocusEnv`, stepped together.
 
-    Sub-environment i is the single environment reset with seed + i, step for step. All arrays that are returned are new.
+    Sub-environment i is the single environment reset with seed + i, step for step. All arrays and tensors that are returned are new:
+    nothing is written to them afterwards.
 
     Args:
         num_envs: N.
@@ -39,6 +44,8 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             ``reset(options={"reset_mask": mask})`` begins new episodes in some rows.
         clip_order: "independent": each sub-environment draws clips from its own generator; "epoch": every clip once in
             random order, dealt to the sub-environments as they reset, then all again.
+        output: "numpy", or "torch": observations, rewards (float32) and flags are tensors on the networks' device, also in
+            ``final_obs``; the rest of the infos are arrays. Actions may be tensors with either. Gymnasium's wrappers want "numpy".
 
     `reset(options={"clips": [...]})` chooses the clips of the rows that are reset.
 
@@ -52,8 +59,8 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         classifier: Classifier | str = "demo",
         clips: ClipSource | Split = "train",
         *,
-        observation: str = "map",
-        reward: str = "random",
+        observation: str | Callable[[Features], Observation] = "map",
+        reward: str | Reward = "random",
         baseline: int | Literal["all"] = 1,
         action: str = "grid",
         grid: int = 7,
@@ -64,24 +71,28 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         device: str = "auto",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         clip_order: Literal["independent", "epoch"] = "independent",
+        output: Literal["numpy", "torch"] = "numpy",
         render_mode: str | None = None,
     ) -> None:
         super().__init__()
         check_render_mode(render_mode, AdaFocusEnv.metadata["render_modes"])
         if clip_order not in ("independent", "epoch"):
             raise InputError(f"clip_order={clip_order!r} is not known; choose 'independent' or 'epoch'")
+        if output not in ("numpy", "torch"):
+            raise InputError(f"output={output!r} is not known; choose 'numpy' or 'torch'")
         if clip_order == "independent" and isinstance(clips, FreshClips):
             raise InputError("clip_order='independent' asks for clips in no order, and fresh clips are decoded in theirs; choose 'epoch'")
         self.autoreset_mode = _mode(autoreset_mode)
         self.metadata = {**AdaFocusEnv.metadata, "autoreset_mode": self.autoreset_mode}
-        self._observation = named("observation", observation, OBSERVATIONS)
+        kind = find_observation(observation)
         features = build_features(
             classifier, clips, action=action, grid=grid, video_div=video_div,
             bank=bank, bank_dtype=bank_dtype, bank_gib=bank_gib, device=device,
         )  # fmt: skip
         self.dynamics = Dynamics(features, num_envs, reward=reward, baseline=baseline)
-        self.num_envs, self.render_mode, self.clip_order = num_envs, render_mode, clip_order
-        self.single_observation_space = self._observation.space(features)
+        self.num_envs, self.render_mode, self.clip_order, self.output = num_envs, render_mode, clip_order, output
+        self._observation = kind(features)
+        self.single_observation_space = self._observation.space
         self.single_action_space = self.dynamics.action.space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -94,21 +105,30 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Begins an episode in every row, or in those of ``options["reset_mask"]``."""
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begins an episode in every row, or in those of ``options["reset_mask"]``.
+
+        Raises:
+            ClosedEnvironmentError: the environment is closed.
+            InputError: an option or seed cannot be used.
+        """
+        check_open(self)
         options = check_options(options, {"clips", "reset_mask"})
         rows = self._masked_rows(options.get("reset_mask"))
         self._seed(seed, rows)
         self._start(rows, options.get("clips"))
         return self._observe(), self._clip_info(rows)
 
-    def step(self, actions: NDArray[Any]) -> Step:
-        """Looks at the patches that ``actions`` (N, *action space) pick.
+    def step(self, actions: Any) -> Step:
+        """Looks at the patches that ``actions`` (N, *action space), an array or a tensor, pick.
 
         Raises:
             ActionError: an action lies outside the space; nothing has changed.
             ResetNeeded: a row has no episode running.
+            ClosedEnvironmentError: the environment is closed.
         """
+        check_open(self)
+        actions = actions.detach().cpu().numpy() if isinstance(actions, Tensor) else actions
         resetting, rows = np.flatnonzero(self._ended), self._every
         if not len(resetting):
             outcome = self.dynamics.step(actions)
@@ -125,7 +145,7 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             return self._same_step(outcome, info)
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:
             self._ended = outcome.terminated.copy()
-        return self._observe(), outcome.reward.astype(np.float64), outcome.terminated, np.zeros(self.num_envs, bool), info
+        return self._observe(), *self._numbers(outcome.reward, outcome.terminated), info
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:  # type: ignore[override]
         """One picture (h, w, 3) for each row; see `AdaFocusEnv.render`."""
@@ -202,16 +222,16 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
     def _reset_step(self, rows: Indices) -> Step:
         """The step of the mode NEXT_STEP in which all rows do nothing but reset."""
         self._start(rows)
-        none = np.zeros(self.num_envs, bool)
-        return self._observe(), np.zeros(self.num_envs), none, none.copy(), self._clip_info(rows)
+        nothing = self._numbers(np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool))
+        return self._observe(), *nothing, self._clip_info(rows)
 
     def _same_step(self, outcome: Outcome, info: dict[str, Any]) -> Step:
         """Begins new episodes where one has ended, and hands the ended ones over as Gymnasium defines."""
         final = self._observe()
         rows = np.flatnonzero(outcome.terminated)
         final_obs = np.full(self.num_envs, None, dtype=object)
-        for row in rows:
-            final_obs[row] = final[row]
+        for row in rows.tolist():
+            final_obs[row] = row_of(final, row)
         ended = {key: value for key, value in info.items() if not key.startswith("_")}
         masked: dict[str, Any] = {key: _only(outcome.terminated, value) for key, value in ended.items()}
         masked |= {f"_{key}": outcome.terminated.copy() for key in ended}
@@ -220,10 +240,19 @@ class AdaFocusVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         info = {**(self._step_info(outcome, going_on) if len(going_on) else {}), **self._clip_info(self._every)}
         info |= {"final_obs": final_obs, "final_info": masked}
         info |= {"_final_obs": outcome.terminated.copy(), "_final_info": outcome.terminated.copy()}
-        return self._observe(), outcome.reward.astype(np.float64), outcome.terminated, np.zeros(self.num_envs, bool), info
+        return self._observe(), *self._numbers(outcome.reward, outcome.terminated), info
 
-    def _observe(self) -> NDArray[Any]:
-        return self._observation.observe(self.dynamics.features, self.dynamics.clip, self.dynamics.step_number).cpu().numpy()
+    def _observe(self) -> Any:
+        observed = self._observation.observe(self.dynamics)
+        return to_numpy(observed) if self.output == "numpy" else observed
+
+    def _numbers(self, reward: NDArray[np.float32], terminated: NDArray[np.bool_]) -> tuple[Any, Any, Any]:
+        """Rewards, terminated, truncated (N,), as they are returned."""
+        truncated = np.zeros(self.num_envs, bool)
+        if self.output == "numpy":
+            return reward.astype(np.float64), terminated, truncated
+        device = self.dynamics.state.device
+        return torch.from_numpy(reward).to(device), torch.from_numpy(terminated).to(device), torch.from_numpy(truncated).to(device)
 
     def _clip_info(self, rows: Indices) -> dict[str, Any]:
         names = self.dynamics.features.clips.names

@@ -28,6 +28,10 @@ class GRUHead(nn.Module):
         self.fc = nn.Linear(hidden_size, num_classes)
         self.state_size = hidden_size
 
+    def state_bounds(self, num_steps: int) -> tuple[float, float]:
+        """Lowest and highest number that a state can hold after so many steps, or before: it is an average of hyperbolic tangents."""
+        return -1.0, 1.0
+
     def forward(self, features: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Features (N, T, feature_size), state (N, S) or None → scores (N, T, K) and the state (N, S) after them."""
         hidden, last = self.gru(in_order_of_steps(features), None if state is None else state.unsqueeze(0))
@@ -66,6 +70,10 @@ class LinearHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(feature_size, num_classes)
         self.state_size = num_classes + 1
+
+    def state_bounds(self, num_steps: int) -> tuple[float, float]:
+        """Lowest and highest number that a state can hold after so many steps, or before: it sums probabilities, and counts."""
+        return 0.0, float(num_steps)
 
     def forward(self, features: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Features (N, T, feature_size), state (N, K + 1) or None → scores (N, T, K) and the state (N, K + 1) after them."""

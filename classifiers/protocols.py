@@ -61,6 +61,15 @@ class Head(Protocol):
 
 
 @runtime_checkable
+class BoundedHead(Protocol):
+    """A head whose states lie between two known numbers."""
+
+    def state_bounds(self, num_steps: int) -> tuple[float, float]:
+        """Lowest and highest number that a state can hold after so many steps, or before."""
+        ...
+
+
+@runtime_checkable
 class ComparingHead(Protocol):
     """A head that takes one step with several focus vectors faster than one by one; see `classifiers.classifier.Classifier.compare`."""
 

