@@ -1,11 +1,16 @@
-"""Policies that learn nothing, with Stable-Baselines3's `predict` on the observation `reference`."""
+"""Policies that learn nothing, with Stable-Baselines3's `predict` on the observation `reference`.
+
+They play wherever a trained model does: in `agents.evaluation`, and in Stable-Baselines3's `evaluate_policy`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.nn.functional import avg_pool2d
 
 from adafocus_env.action import Action, GridAction
 from adafocus_env.dynamics import Dynamics
@@ -20,38 +25,78 @@ Prediction = tuple[Actions, None]
 
 
 class Predictor(Protocol):
-    """Anything that chooses patches: references (N, 2) as (clip, step) → actions (N, *action space) and a recurrent state."""
+    """Anything that chooses patches, as Stable-Baselines3's models do: observations (N, …) → actions (N, *action space) and a state."""
 
     def predict(
-        self, observation: References, state: Any = None, episode_start: Any = None, deterministic: bool = True
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
     ) -> tuple[Actions, Any]:
         """As `stable_baselines3.common.base_class.BaseAlgorithm.predict`."""
         ...
 
 
-class RandomPatch:
+class Baseline:
+    """A policy that learns nothing: `choose` looks at references alone, and `predict` is Stable-Baselines3's."""
+
+    observation = "reference"
+
+    def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False) -> Prediction:
+        """References (N, 2), or one (2,) → actions (N, *action space), or one; the state is None.
+
+        Raises:
+            InputError: the observations are no references.
+        """
+        references = np.asarray(observation)
+        if references.ndim not in (1, 2) or references.shape[-1] != 2 or not np.issubdtype(references.dtype, np.integer):
+            raise InputError(
+                f"a baseline was given observations of shape {references.shape} and dtype {references.dtype}; it reads references "
+                "(clip, step): make the environment with observation='reference'"
+            )
+        actions = self.choose(references.reshape(-1, 2))
+        return (actions if references.ndim == 2 else actions[0]), None
+
+    def choose(self, references: References) -> Actions:
+        """References (N, 2) as (clip, step) → actions (N, *action space)."""
+        raise NotImplementedError
+
+
+class RandomPatch(Baseline):
     """A uniformly random patch in every step."""
 
     def __init__(self, action: Action, seed: int) -> None:
         self._action, self._rng = action, np.random.default_rng(seed)
 
-    def predict(self, observation: References, state: Any = None, episode_start: Any = None, deterministic: bool = True) -> Prediction:
+    def choose(self, references: References) -> Actions:
         """Actions (N, …)."""
-        return self._action.draw(self._rng, (len(observation),)), None
+        return self._action.draw(self._rng, (len(references),))
 
 
-class CentrePatch:
+class FixedPatch(Baseline):
+    """The same patch in every step.
+
+    Args:
+        action: what can be looked at.
+        where: a cell of a grid, or a place (row, column) in [0, 1]².
+
+    Raises:
+        ActionError: there is no such patch.
+    """
+
+    def __init__(self, action: Action, where: int | Sequence[float] | NDArray[Any]) -> None:
+        self._chosen = action.check(np.asarray(where)[None], 1)
+
+    def choose(self, references: References) -> Actions:
+        """Actions (N, …)."""
+        return np.repeat(self._chosen, len(references), axis=0)
+
+
+class CentrePatch(FixedPatch):
     """The patch in the middle of the frame."""
 
     def __init__(self, action: Action) -> None:
-        self._middle = action.nearest(np.full(2, (action.size - 1) / 2))
-
-    def predict(self, observation: References, state: Any = None, episode_start: Any = None, deterministic: bool = True) -> Prediction:
-        """Actions (N, …)."""
-        return np.repeat(self._middle[None], len(observation), axis=0), None
+        super().__init__(action, action.nearest(np.full(2, (action.size - 1) / 2)))
 
 
-class GaussianPatch:
+class GaussianPatch(Baseline):
     """The patch nearest to a point drawn around the middle of the frame.
 
     Args:
@@ -63,14 +108,36 @@ class GaussianPatch:
     def __init__(self, action: Action, seed: int, *, spread: float = 0.2) -> None:
         self._action, self._rng, self._spread = action, np.random.default_rng(seed), spread
 
-    def predict(self, observation: References, state: Any = None, episode_start: Any = None, deterministic: bool = True) -> Prediction:
+    def choose(self, references: References) -> Actions:
         """Actions (N, …)."""
         size = self._action.size
-        points = (size - 1) / 2 + self._spread * size * self._rng.standard_normal((len(observation), 2))
-        return self._action.nearest(points), None
+        points = (size - 1) / 2 + self._spread * size * self._rng.standard_normal((len(references), 2))
+        return self._action.nearest(points)
 
 
-class Oracle:
+class SaliencyPatch(Baseline):
+    """The patch around the place of the glance map that is least like the rest of it.
+
+    A place stands out by its squared distance to the mean over the map, in the glancer's features, averaged over 3×3 places.
+
+    Args:
+        features: glances of the clips that are being played.
+    """
+
+    def __init__(self, features: Features) -> None:
+        self._features = features
+
+    def choose(self, references: References) -> Actions:
+        """Actions (N, …)."""
+        maps = self._features.maps(*references.T).float()
+        distance = (maps - maps.mean((2, 3), keepdim=True)).square().sum(1, keepdim=True)
+        smooth = avg_pool2d(distance, 3, 1, 1, count_include_pad=False)[:, 0]
+        row, column = np.unravel_index(smooth.flatten(1).argmax(1).cpu().numpy(), smooth.shape[1:])
+        pixels = np.array(self._features.action.size) / smooth.shape[1:]  # of the frame, a place of the map
+        return self._features.action.nearest((np.stack([row, column], 1) + 0.5) * pixels - 0.5)
+
+
+class Oracle(Baseline):
     """The patch that lies nearest to the target, or to its mean place over the frames of the step, from the ground truth.
 
     Args:
@@ -86,9 +153,9 @@ class Oracle:
         self._features = features
         self._planned: dict[int, Actions] = {}
 
-    def predict(self, observation: References, state: Any = None, episode_start: Any = None, deterministic: bool = True) -> Prediction:
+    def choose(self, references: References) -> Actions:
         """Actions (N, …)."""
-        return np.stack([self._track(int(clip))[step] for clip, step in observation]), None
+        return np.stack([self._track(int(clip))[step] for clip, step in references])
 
     def _track(self, clip: int) -> Actions:
         if clip not in self._planned:
@@ -98,7 +165,7 @@ class Oracle:
         return self._planned[clip]
 
 
-class GreedyOracle:
+class GreedyOracle(Baseline):
     """The patch with the highest score of the true class after the next step. It knows the label, and looks everywhere.
 
     Args:
@@ -108,12 +175,12 @@ class GreedyOracle:
     def __init__(self, dynamics: Dynamics) -> None:
         self._dynamics = dynamics
 
-    def predict(self, observation: References, state: Any = None, episode_start: Any = None, deterministic: bool = True) -> Prediction:
+    def choose(self, references: References) -> Actions:
         """Actions (N, …)."""
-        return self._dynamics.action.candidates[self._dynamics.confidence_of_candidates().argmax(1)], None
+        return self._dynamics.action.candidates[self._dynamics.confidence_of_candidates().argmax(1)]
 
 
-class LearnedPolicy:
+class LearnedPolicy(Baseline):
     """A trained policy: the most likely patch of every step, for whole clips at once.
 
     Args:
@@ -129,13 +196,13 @@ class LearnedPolicy:
         self._policy, self._features = policy, features
         self._planned: tuple[bytes, Actions] = (b"", np.zeros(0))
 
-    def predict(self, observation: References, state: Any = None, episode_start: Any = None, deterministic: bool = True) -> Prediction:
+    def choose(self, references: References) -> Actions:
         """Actions (N, …)."""
-        clips, steps = observation.T
+        clips, steps = references.T
         if self._planned[0] != clips.tobytes():
             maps = self._features.maps(clips[:, None], np.arange(self._features.num_steps)[None])
             self._planned = clips.tobytes(), self._policy.act(maps).cpu().numpy()
-        return self._planned[1][np.arange(len(clips)), steps], None
+        return self._planned[1][np.arange(len(clips)), steps]
 
 
 def check_policy(policy: GlancePolicy, features: Features) -> None:

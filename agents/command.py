@@ -39,6 +39,9 @@ from classifiers.errors import InputError
 PATH_KEYS = frozenset({"run", "data.root", "file", "out", "video", "classifier", "policy"})
 """Keys whose value is taken as it was typed, whatever characters it holds."""
 
+BY_PATH = frozenset({"algo"})
+"""Groups that also take the dotted path of a class: ``algo=package.Class`` means ``algo=custom algo.name=package.Class``."""
+
 C = TypeVar("C")
 
 
@@ -183,7 +186,9 @@ def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         if not equals:
             raise InputError(f"{argument!r} has no '='; arguments are written key=value (--help lists the keys)")
         name = key.lstrip("+")
-        if name not in PATH_KEYS:
+        if name in BY_PATH and re.fullmatch(r"\w+(\.\w+)+", value):
+            overrides += [f"{key}=custom", f"{key}.name={value}"]
+        elif name not in PATH_KEYS:
             overrides.append(argument)
         elif value == "???":
             raise InputError(f"{argument}: ??? alone stands for a missing value; write ./??? for a file of that name")

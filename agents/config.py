@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -102,6 +103,28 @@ class PPOConfig:
 
 
 @dataclass
+class AlgoConfig:
+    """An algorithm and its settings; see `agents.algorithms`. `algo=dqn` takes those of configs/algo/dqn.yaml.
+
+    Attributes:
+        name: one of `agents.algorithms.ALGORITHMS`, or the dotted path of a class in the manner of Stable-Baselines3's.
+        total_steps: environment steps in all. PPO's is ppo.total_steps, like all that it has in common with `PPOConfig`.
+        observation: what the policy sees: reference (its extractor reads the glances in place), or any other of the environment's.
+        settings: arguments of the class's constructor. n_steps, train_freq and batch_size may be null: one clip of each environment.
+            action_noise is the standard deviation of Gaussian noise, in halves of the range of places.
+        validate_every: environment steps between two lines of metrics, each with a look at the validation part.
+        save_every: environment steps between two checkpoints.
+    """
+
+    name: str = "ppo"
+    total_steps: int = 100_000
+    observation: str = "reference"
+    settings: dict[str, Any] = field(default_factory=dict)
+    validate_every: int = 5_000
+    save_every: int = 10_000
+
+
+@dataclass
 class NetworkConfig:
     """The policy network; see `classifiers.policy_network`. ``std`` is of a continuous policy (env.action=continuous)."""
 
@@ -196,6 +219,17 @@ class TrainPPO:
 
 
 @dataclass
+class Train(TrainPPO):
+    """`python -m agents.train`; the keys of `TrainPPO`, and the algorithm.
+
+    Attributes:
+        algo: which one, and its settings; those of PPO are the keys of ``ppo``.
+    """
+
+    algo: AlgoConfig = field(default_factory=AlgoConfig)
+
+
+@dataclass
 class TrainStages(TrainPPO):
     """`python -m agents.train_stages`; the keys of `TrainPPO`, and which stages to run.
 
@@ -216,6 +250,7 @@ class Evaluate:
         run: a finished run folder; or, without it:
         classifier: a shipped name or the folder of a checkpoint.
         policy: folder of a policy.
+        trust: read a model of Stable-Baselines3 that was not written on this machine (it is unpickled).
         data: which videos.
         grid: G, cells in each axis, where there is no policy that says it.
         video_div: decisions a video, where there is no policy and the classifier averages the scores of frames.
@@ -232,6 +267,7 @@ class Evaluate:
     run: str = ""
     classifier: str = "demo"
     policy: str = ""
+    trust: bool = False
     data: DataConfig = field(default_factory=DataConfig)
     grid: int = 7
     video_div: int | None = None

@@ -23,6 +23,7 @@ def main(config: Evaluate) -> None:
     """Repeats the table of a run, or makes one for a classifier and a policy."""
     from adafocus_env.build import choose_device
     from agents.builders import build_data, check_classes, features_of, part, run_as
+    from agents.models import CARD, load_model
     from agents.policy_files import load_policy
     from agents.progress import Display
     from agents.records import to_json
@@ -47,16 +48,19 @@ def main(config: Evaluate) -> None:
         kept, best = run.config(), run.checkpoints / "best"
         config.data, config.seed, env = DataConfig(**kept["data"]), kept["seed"], EnvConfig(**kept["env"])
         config.classifier, config.policy = str(run.checkpoints / "classifier"), str(best) if best.exists() else ""
+    model = Path(config.policy) if config.policy and (Path(config.policy) / CARD).is_file() else None
     with Display() as display:
         classifier = checkpoint.load(config.classifier, device)
-        policy = load_policy(config.policy, device) if config.policy else None
+        trained = load_model(model, device, trust=config.trust) if model else None
+        policy = load_policy(config.policy, device) if config.policy and not trained else None
         data = build_data(config.data)
         check_classes(classifier, data, config.classifier)
         clips = part(data, "test", config.data, classifier.architecture.size, display)
         env = env_of(policy, classifier, clips, env) if policy else env
         features = features_of(run_as(classifier, env), clips, env)
         out = Path(config.out) if config.out else None
-        result = report(features, policy, out, display, seed=config.seed, data=data.name, metric=data.metric)
+        player = trained.on(features) if trained else policy
+        result = report(features, player, out, display, seed=config.seed, data=data.name, metric=data.metric)
         if out is not None:
             write_text(out / RESULT, to_json(result, indent=2, sort_keys=True) + "\n")
 

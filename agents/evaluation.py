@@ -15,11 +15,11 @@ from adafocus_env.action import Action, GridAction
 from adafocus_env.build import arguments_of
 from adafocus_env.features import Features, Indices, LiveFeatures, by_step
 from adafocus_env.vector import AdaFocusVectorEnv
-from agents.baselines import CentrePatch, GaussianPatch, GreedyOracle, LearnedPolicy, Oracle, Predictor, RandomPatch
+from agents.baselines import CentrePatch, GaussianPatch, GreedyOracle, LearnedPolicy, Oracle, Predictor, RandomPatch, SaliencyPatch
 from agents.inference import policy_cost, video_cost
 from agents.metrics import LabelSets, Scores, after_every_step, confidence, hits
 from agents.policies import GlancePolicy
-from classifiers.cost import classifier_cost
+from classifiers.cost import classifier_cost, multiply_adds
 
 CLIPS_AT_ONCE = 250  # of which a policy chooses the patches
 PATCHES_AT_ONCE = 256  # that the focuser sees, where there is no bank
@@ -44,14 +44,15 @@ class Played:
     confidence: NDArray[np.float32]
 
 
-def play(features: Features, policy: Predictor) -> Played:
+def play(features: Features, policy: Predictor, observation: str = "reference") -> Played:
     """Plays every clip once, in order.
 
     Args:
         features: what the frozen networks see in the clips; a bank saves most of the work.
-        policy: one that sees only the observation `reference`.
+        policy: any object with `predict`, recurrent or not; it is asked to be deterministic.
+        observation: what it has to be shown, a name in `adafocus_env.observation.OBSERVATIONS`.
     """
-    return _played(features, *actions_and_scores(features, by_reference(features, policy)))
+    return _played(features, *actions_and_scores(features, chooser(features, policy, observation)))
 
 
 def play_learned(features: Features, policy: GlancePolicy) -> Played:
@@ -59,34 +60,48 @@ def play_learned(features: Features, policy: GlancePolicy) -> Played:
     return play(features, LearnedPolicy(policy, features))
 
 
+def chooser(features: Features, policy: Predictor, observation: str) -> Chooser:
+    """Lets a policy choose by what it sees."""
+    return by_reference(features, policy) if observation == "reference" else interactively(features, lambda env: policy, observation)
+
+
 def by_reference(features: Features, policy: Predictor) -> Chooser:
     """Lets a policy choose from (clip, step) alone: no step of an environment is made, no patch is looked at."""
 
     def choose(clips: Indices) -> Actions:
-        return np.stack([policy.predict(np.stack([clips, np.full_like(clips, step)], 1))[0] for step in _steps(features)], axis=1)
+        actions, state = [], None
+        for step in _steps(features):
+            references = np.stack([clips, np.full_like(clips, step)], 1)
+            chosen, state = policy.predict(references, state=state, episode_start=np.full(len(clips), step == 0), deterministic=True)
+            actions.append(chosen)
+        return np.stack(actions, axis=1)
 
     return choose
 
 
-def interactively(features: Features, make: Callable[[AdaFocusVectorEnv], Predictor]) -> Chooser:
+def interactively(
+    features: Features, make: Callable[[AdaFocusVectorEnv], Predictor], observation: str = "reference"
+) -> Chooser:
     """Lets a policy choose in an environment, where it can ask what its last patch did.
 
     Args:
         features: of the clips.
         make: environment → the policy that plays it.
+        observation: what it sees.
     """
     env = AdaFocusVectorEnv(
         min(len(features.clips), CLIPS_AT_ONCE), features.classifier, features.clips,
-        observation="reference", reward="confidence", bank=features, autoreset_mode="DISABLED", **arguments_of(features),
+        observation=observation, reward="confidence", bank=features, autoreset_mode="DISABLED", **arguments_of(features),
     )  # fmt: skip
     policy = make(env)
 
     def choose(clips: Indices) -> Actions:
-        observation, _ = env.reset(seed=0, options={"clips": np.resize(clips, env.num_envs).tolist()})  # repeats them until it is full
-        actions = []
-        for _ in _steps(features):
-            actions.append(policy.predict(observation)[0])
-            observation = env.step(actions[-1])[0]
+        seen, _ = env.reset(seed=0, options={"clips": np.resize(clips, env.num_envs).tolist()})  # repeats them until it is full
+        actions, state = [], None
+        for step in _steps(features):
+            chosen, state = policy.predict(seen, state=state, episode_start=np.full(env.num_envs, step == 0), deterministic=True)
+            actions.append(chosen)
+            seen = env.step(chosen)[0]
         return np.stack(actions, axis=1)[: len(clips)]
 
     return choose
@@ -121,13 +136,14 @@ def scores_after_steps(features: Features, clips: Indices, foci: Foci) -> Scores
 
 
 def evaluate(
-    features: Features, policy: GlancePolicy | None, *, seed: int, progress: Callable[[str], None] = lambda name: None
+    features: Features, policy: GlancePolicy | Predictor | None, *, seed: int, progress: Callable[[str], None] = lambda name: None
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Played]]:
     """Measures the learned policy and all baselines.
 
     Args:
         features: what the frozen networks see in the clips.
-        policy: what was learned, if anything.
+        policy: what was learned, if anything: any object with `predict` will do. If it sees anything but references, its attribute
+            ``observation`` is the name of what it sees.
         seed: of the random baselines.
         progress: called with the name of each policy before it plays.
 
@@ -149,7 +165,7 @@ def evaluate(
     for name, choose in _choosers(features, policy, seed).items():
         progress(name)
         actions, scores = actions_and_scores(features, choose)
-        macs = looking + (features.num_steps * policy_cost(policy) if name == "learned" and policy is not None else 0)
+        macs = looking + (_cost_of(features, policy, choose) if name == "learned" and policy is not None else 0)
         plays[name] = _played(features, actions, scores)
         measures[name] = {
             **_measured(scores, sets, macs),
@@ -223,16 +239,28 @@ def _whole_frames(features: Features) -> Foci:
 # How the parts come together
 
 
-def _choosers(features: Features, policy: GlancePolicy | None, seed: int) -> dict[str, Chooser]:
+def _choosers(features: Features, policy: GlancePolicy | Predictor | None, seed: int) -> dict[str, Chooser]:
     action = features.action
-    policies: dict[str, Predictor] = {} if policy is None else {"learned": LearnedPolicy(policy, features)}
-    policies |= {"random": RandomPatch(action, seed), "centre": CentrePatch(action), "gaussian": GaussianPatch(action, seed)}
+    choosers: dict[str, Chooser] = {}
+    if policy is not None:
+        learned = LearnedPolicy(policy, features) if isinstance(policy, GlancePolicy) else policy
+        choosers["learned"] = chooser(features, learned, getattr(learned, "observation", "reference"))
+    policies: dict[str, Predictor] = {"random": RandomPatch(action, seed), "centre": CentrePatch(action)}
+    policies |= {"gaussian": GaussianPatch(action, seed), "saliency": SaliencyPatch(features)}
     if features.clips.has_truth:
         policies["oracle"] = Oracle(features)
-    choosers = {name: by_reference(features, each) for name, each in policies.items()}
+    choosers |= {name: by_reference(features, each) for name, each in policies.items()}
     if not isinstance(features, LiveFeatures) and action.num_cells is not None:
         choosers["greedy_oracle"] = interactively(features, lambda env: GreedyOracle(env.dynamics))
     return choosers
+
+
+def _cost_of(features: Features, policy: GlancePolicy | Predictor, choose: Chooser) -> int:
+    """Multiply-adds of a policy for a video. Of one that is no network of ours: those of PyTorch while it plays the first clip."""
+    if isinstance(policy, GlancePolicy):
+        return features.num_steps * policy_cost(policy)
+    with torch.backends.cudnn.flags(enabled=False):  # the counter does not see into its recurrent networks
+        return multiply_adds(lambda: choose(np.zeros(1, np.int64)))
 
 
 def _played(features: Features, actions: Actions, scores: Scores) -> Played:

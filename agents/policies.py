@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,90 @@ from classifiers.policy_network import GlanceActorCritic, GlanceEncoder, PolicyN
 __all__ = ["ClipPolicy", "GlanceEncoder", "GlancePolicy", "GlancesByReference", "PolicyNetwork", "extractor_of", "grid_of"]
 
 
-class GlancesByReference(BaseFeaturesExtractor):
+class ByReference(BaseFeaturesExtractor):
+    """Reads glances in place: of the observation `reference` comes what was seen there, and buffers hold a few bytes a step.
+
+    Args:
+        observation_space: that of the observation `reference`.
+        features_dim: length of what comes out.
+    """
+
+    def __init__(self, observation_space: spaces.Space, features_dim: int) -> None:
+        super().__init__(observation_space, features_dim)
+        self._place = _Place()
+
+    @property
+    def source(self) -> Features | None:
+        """Where the glances are; None: nobody has said it yet."""
+        return self._place.source
+
+    def bind(self, source: Features | None) -> None:
+        """Says where the glances are. Not an argument of the constructor: Stable-Baselines3 would save it with the policy."""
+        self._place = _Place(source)
+
+    def maps(self, clips: np.ndarray, steps: np.ndarray) -> Tensor:
+        """Glance maps (…, C, h, w) of those steps.
+
+        Raises:
+            RuntimeError: nobody has said where the glances are.
+        """
+        if self.source is None:
+            raise RuntimeError("the extractor does not know where the glances are: call bind(features) first")
+        return self.source.maps(clips, steps)
+
+
+class _Place:
+    """Holds the source of the glances, such that copies of a policy share it: it may be gigabytes large."""
+
+    def __init__(self, source: Features | None = None) -> None:
+        self.source = source
+
+    def __deepcopy__(self, memo: object) -> _Place:
+        return self
+
+
+def bind(policy: nn.Module, source: Features, *, remember: bool) -> None:
+    """Says to everything in ``policy`` that reads glances where they are, and whether its weights stay as they are; see `remembering`."""
+    for module in policy.modules():
+        if isinstance(module, ByReference):
+            module.bind(source)
+    remembering(policy, remember)
+
+
+class MapsByReference(ByReference):
+    """The glance map of the step (C, h, w), flattened: for policies that bring their own network.
+
+    Args:
+        observation_space: that of the observation `reference`.
+        map_shape: (C, h, w) of a glance map.
+    """
+
+    def __init__(self, observation_space: spaces.Space, map_shape: tuple[int, int, int]) -> None:
+        super().__init__(observation_space, math.prod(map_shape))
+
+    def forward(self, references: Tensor) -> Tensor:
+        """References (B, 2) as (clip, step) → maps (B, C·h·w)."""
+        return self.maps(*references.long().cpu().numpy().T).flatten(1)
+
+
+class GlanceByReference(ByReference):
+    """The glance of the step alone, encoded as `GlancesByReference` does before its GRU: for policies without memory or with their own.
+
+    Args:
+        observation_space: that of the observation `reference`.
+        network: the sizes.
+    """
+
+    def __init__(self, observation_space: spaces.Space, network: PolicyNetwork) -> None:
+        super().__init__(observation_space, network.features)
+        self.frame = GlanceEncoder(network).frame
+
+    def forward(self, references: Tensor) -> Tensor:
+        """References (B, 2) as (clip, step) → encodings (B, features)."""
+        return self.frame(self.maps(*references.long().cpu().numpy().T))
+
+
+class GlancesByReference(ByReference):
     """Reads glances in place: observations (clip, step) → the hidden state of a GRU over the glances up to that step.
 
     Observations do not depend on earlier actions, so the GRU may run over a whole clip at once: no recurrent state is kept
@@ -40,20 +123,24 @@ class GlancesByReference(BaseFeaturesExtractor):
         observation_space: that of the observation `reference`.
         network: the sizes.
         batch_statistics: what batch norm normalises with while the policy collects and learns.
+        remember: keep the output for the clips that were seen last, where no gradient is asked for. PPO may always do so. Where target
+            networks are moved behind PyTorch's back, `remembering` says when it is safe.
     """
 
-    def __init__(self, observation_space: spaces.Box, network: PolicyNetwork, batch_statistics: bool = False) -> None:
+    def __init__(
+        self, observation_space: spaces.Box, network: PolicyNetwork, batch_statistics: bool = False, remember: bool = True
+    ) -> None:
         super().__init__(observation_space, network.hidden)
-        self.network, self.batch_statistics = network, batch_statistics
+        self.network, self.batch_statistics, self.remember = network, batch_statistics, remember
         self.encoder = GlanceEncoder(network)
-        self._source: Features | None = None
         self._kept: tuple[tuple[int, bytes, bool], Tensor] | None = None
         self._collecting = False
         self._outdated = network.batch_norm and not batch_statistics  # the running statistics, since the weights last changed
 
-    def bind(self, source: Features) -> None:
-        """Says where the glances are. Not an argument of the constructor: Stable-Baselines3 would save it with the policy."""
-        self._source, self._kept = source, None
+    def bind(self, source: Features | None) -> None:
+        """Says where the glances are."""
+        super().bind(source)
+        self._kept = None
 
     def train(self, mode: bool = True) -> GlancesByReference:
         """Sets the mode; batch norm is in training mode only if it is to use the statistics of the batch."""
@@ -78,15 +165,13 @@ class GlancesByReference(BaseFeaturesExtractor):
         return self._encoded(clips)[torch.from_numpy(inverse.ravel()), torch.from_numpy(step)]
 
     def _encoded(self, clips: np.ndarray) -> Tensor:
-        if self._source is None:
-            raise RuntimeError("the extractor does not know where the glances are: call bind(features) first")
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or not self.remember:
             self._kept = None  # an update follows, and fused optimisers change weights without a new version
             self._outdated = self.network.batch_norm and not self.batch_statistics
-            return self.encoder(self._maps(self._source, clips))
+            return self.encoder(self._clip_maps(clips))
         key = (sum(parameter._version for parameter in self.parameters()), clips.tobytes(), self._collecting)
         if self._kept is None or self._kept[0] != key:
-            maps = self._maps(self._source, clips)
+            maps = self._clip_maps(clips)
             self._kept = key, self._collected(maps) if self._collecting else self.encoder(maps)
         return self._kept[1]
 
@@ -99,12 +184,28 @@ class GlancesByReference(BaseFeaturesExtractor):
             self._outdated = False
         return self.encoder(maps)
 
-    @staticmethod
-    def _maps(source: Features, clips: np.ndarray) -> Tensor:
-        return source.maps(clips[:, None], np.arange(source.num_steps)[None])
+    def _clip_maps(self, clips: np.ndarray) -> Tensor:
+        steps = 0 if self.source is None else self.source.num_steps
+        return self.maps(clips[:, None], np.arange(steps)[None])
 
 
-class ClipPolicy(ActorCriticPolicy):
+def remembering(policy: nn.Module, remember: bool) -> None:
+    """Lets the recurrent extractors in ``policy`` keep their output: while its weights stay as they are, as in a rollout."""
+    for module in policy.modules():
+        if isinstance(module, GlancesByReference):
+            module.remember = remember
+
+
+class PlacesFromSigmoid(ActorCriticPolicy):
+    """Where places are continuous, the middle of the Gaussian is the sigmoid of the actor's output: it never leaves the range."""
+
+    def _get_action_dist_from_latent(self, latent_pi: Tensor, *args: Any) -> Distribution:
+        if not isinstance(self.action_dist, DiagGaussianDistribution):
+            return super()._get_action_dist_from_latent(latent_pi, *args)
+        return self.action_dist.proba_distribution(self.action_net(latent_pi).sigmoid(), self.log_std)
+
+
+class ClipPolicy(PlacesFromSigmoid):
     """The paper's policy as Stable-Baselines3's actor and critic: `GlancesByReference`, and a linear layer for either.
 
     On a grid it draws a cell from the softmax. Where places are continuous it draws from a Gaussian around the sigmoid of the actor's
@@ -115,7 +216,8 @@ class ClipPolicy(ActorCriticPolicy):
         observation_space: that of the observation `reference`.
         action_space: of the environment, cells or places.
         lr_schedule: of Stable-Baselines3.
-        std: standard deviation of the Gaussian in each axis, in units of the range of places; not learned.
+        std: standard deviation of the Gaussian in each axis, in units of the range of places.
+        learn_std: begin with it and learn it, which the paper does not.
         kwargs: those of `ActorCriticPolicy`, without an architecture.
 
     Raises:
@@ -123,27 +225,30 @@ class ClipPolicy(ActorCriticPolicy):
     """
 
     def __init__(
-        self, observation_space: spaces.Space, action_space: spaces.Space, lr_schedule: Schedule, std: float = 0.25, **kwargs: Any
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        std: float = 0.25,
+        learn_std: bool = False,
+        **kwargs: Any,
     ) -> None:
         grid = grid_of(action_space)
         super().__init__(observation_space, action_space, lr_schedule, net_arch=[], log_std_init=math.log(check_std(std)), **kwargs)
-        self.grid, self.std = grid, std
-        if grid is None:
+        self.grid, self.std, self.learn_std = grid, std, learn_std
+        if grid is None and not learn_std:
             self.log_std.requires_grad_(False)
 
     def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """What Stable-Baselines3 calls in a rollout: actions, values and log-probabilities."""
-        with extractor_of(self).collecting():
+        extractor = self.features_extractor
+        with extractor.collecting() if isinstance(extractor, GlancesByReference) else nullcontext():
             return super().forward(obs, deterministic)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         fixed = ("net_arch", "log_std_init")
-        return {"std": self.std, **{key: value for key, value in super()._get_constructor_parameters().items() if key not in fixed}}
-
-    def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Distribution:
-        if not isinstance(self.action_dist, DiagGaussianDistribution):
-            return super()._get_action_dist_from_latent(latent_pi)
-        return self.action_dist.proba_distribution(self.action_net(latent_pi).sigmoid(), self.log_std)
+        given = super()._get_constructor_parameters().items()
+        return {"std": self.std, "learn_std": self.learn_std, **{key: value for key, value in given if key not in fixed}}
 
 
 def extractor_of(policy: ActorCriticPolicy) -> GlancesByReference:

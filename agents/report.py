@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from adafocus_env.features import Features
+from agents.baselines import Predictor
 from agents.evaluation import evaluate
 from agents.metrics import METRICS
 from agents.pictures import save_comparison, save_contact_sheet
@@ -16,12 +17,12 @@ from agents.policies import GlancePolicy
 from agents.progress import Display
 from classifiers.errors import named
 
-ORDER = ("learned", "random", "centre", "gaussian", "glance_only", "full_frame", "oracle", "greedy_oracle")
+ORDER = ("learned", "random", "centre", "gaussian", "saliency", "glance_only", "full_frame", "oracle", "greedy_oracle")
 
 
 def report(
     features: Features,
-    policy: GlancePolicy | None,
+    policy: GlancePolicy | Predictor | None,
     folder: Path | None,
     display: Display,
     *,
@@ -33,7 +34,7 @@ def report(
 
     Args:
         features: what the frozen networks see in the test clips.
-        policy: what was learned, if anything.
+        policy: what was learned, if anything; see `evaluate`.
         folder: for the pictures `result.png` and `contact_sheet.png`; None: none are made.
         display: where the table is shown.
         seed: of the random baselines.

@@ -10,23 +10,29 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.utils import set_random_seed
 
+from adafocus_env.action import ACTIONS
 from adafocus_env.build import choose_device
 from adafocus_env.clips import ClipSource
 from adafocus_env.features import Features
+from adafocus_env.observation import OBSERVATIONS
+from agents.algorithms import check_fits, check_settings, class_of, learns_as_ppo
 from agents.baselines import check_policy
 from agents.builders import Clips, build_clips, build_data, choose_classifier, features_of, run_as, trained_classifier
-from agents.config import TrainPPO
+from agents.config import AlgoConfig, PPOConfig, Train, TrainPPO
+from agents.models import TrainedModel
 from agents.policies import GlancePolicy
 from agents.policy_files import load_policy
 from agents.progress import Display
 from agents.report import report, table
 from agents.run_folder import RunFolder
+from agents.stages.algorithm import train_model
 from agents.stages.policy import Stopped, check_ppo, train_policy
 from classifiers import checkpoint
 from classifiers.classifier import Architecture, Classifier
-from classifiers.errors import InputError
+from classifiers.errors import InputError, named
 
 
 class Session:
@@ -96,11 +102,21 @@ class Session:
         self.wanted = choose_classifier(config.classifier, data, self.device, patch_size=config.patch_size)
         architecture = self.wanted if isinstance(self.wanted, Architecture) else self.wanted.architecture
         if for_policy:
-            steps = config.env.video_div or 1 if architecture.head == "mean" else config.data.num_frames
-            check_ppo(config.ppo, config.env, steps, config.network)
+            self._check(architecture)
         clips = build_clips(data, config.data, architecture.size, self.display)
         self.seconds["render"] = time.perf_counter() - start
         return clips
+
+    def _check(self, architecture: Architecture) -> None:
+        """Checks the settings of the algorithm before anything is rendered; see `check_algo` and `check_ppo`."""
+        config = self.config
+        if isinstance(config, Train):
+            action = named("action", config.env.action, ACTIONS)(config.env.grid, architecture.size, architecture.patch_size)
+            check_algo(config, action.space)
+            if not learns_as_ppo(config.algo):
+                return
+        steps = config.env.video_div or 1 if architecture.head == "mean" else config.data.num_frames
+        check_ppo(config.ppo, config.env, steps, config.network)
 
     def classifier(self, clips: Clips) -> Classifier:
         """The classifier for these clips: a given one, the kept one, or one that is trained now."""
@@ -115,23 +131,19 @@ class Session:
             self._running = classifier, run_as(classifier, self.config.env)  # once, since it may be compiled
         return features_of(self._running[1], clips, self.config.env)
 
-    def train_policy(self, classifier: Classifier, clips: Clips) -> GlancePolicy:
-        """Stage 2: PPO on the frozen classifier; the policy that did best on the validation part."""
+    def train_policy(self, classifier: Classifier, clips: Clips) -> GlancePolicy | TrainedModel:
+        """Stage 2 on the frozen classifier; the policy that did best on the validation part."""
         features = self.features(classifier, clips.train)
         self.display.say(features.about)
+        val = self.features(classifier, clips.val) if clips.val else None
+        config = self.config
+        common: dict[str, Any] = {"env": config.env, "network": config.network, "seed": config.seed, "trust": config.trust}
+        if isinstance(config, Train) and not learns_as_ppo(config.algo):
+            return train_model(features, val, self.run, self.display, algo=config.algo, **common)
         start = self.given_policy(features)
-        return train_policy(
-            features,
-            self.features(classifier, clips.val) if clips.val else None,
-            self.run,
-            self.display,
-            env=self.config.env,
-            ppo=self.config.ppo,
-            network=self.config.network,
-            seed=self.config.seed,
-            start=start,
-            trust=self.config.trust,
-        )
+        if isinstance(config, Train):
+            common |= {"kind": class_of(config.algo.name), "further": config.algo.settings}
+        return train_policy(features, val, self.run, self.display, ppo=config.ppo, start=start, **common)
 
     def given_policy(self, features: Features) -> GlancePolicy | None:
         """The policy that the user wants to start from, if any.
@@ -148,7 +160,7 @@ class Session:
             raise InputError(f"policy={self.config.policy}: {problem}") from problem
         return policy
 
-    def finish(self, classifier: Classifier, policy: GlancePolicy | None, clips: Clips, since: float, **about: Any) -> None:
+    def finish(self, classifier: Classifier, policy: GlancePolicy | TrainedModel | None, clips: Clips, since: float, **about: Any) -> None:
         """Saves the classifier and reads the test clips, once: table, `result.json` and pictures.
 
         Args:
@@ -163,10 +175,40 @@ class Session:
         start = time.perf_counter()
         features = self.features(classifier, clips.test)
         about = {"data": clips.data.name, "metric": clips.data.metric}
-        result = report(features, policy, self.run.root, self.display, seed=self.config.seed, **about)
+        player = policy.on(features) if isinstance(policy, TrainedModel) else policy
+        result = report(features, player, self.run.root, self.display, seed=self.config.seed, **about)
         self.seconds["evaluate"] = time.perf_counter() - start
         self.run.write_result({**result, "seconds": {key: round(value, 1) for key, value in self.seconds.items()}})
         self.display.say(f"saved to {self.run.root}: result.json, result.png, contact_sheet.png, checkpoints/")
+
+
+def check_algo(config: Train, space: spaces.Space) -> None:
+    """Checks that algorithm, settings and environment go together; PPO's own settings are `check_ppo`'s business.
+
+    Raises:
+        InputError: the algorithm does not learn such actions, or a setting is unknown or has no effect (says what to set instead).
+    """
+    algo = config.algo
+    check_fits(algo, config.env.action, space)
+    check_settings(algo)
+    named("algo.observation", algo.observation, OBSERVATIONS)
+    if learns_as_ppo(algo):
+        for key in PPO_KEYS:
+            if getattr(algo, key) != getattr(AlgoConfig(), key):
+                raise InputError(f"algo.{key}={getattr(algo, key)} has no effect with PPO: set the keys of ppo (--help lists them)")
+        for key in algo.settings:
+            if key in asdict(config.ppo):
+                raise InputError(f"algo.settings.{key}: with PPO, set ppo.{key}")
+        return
+    for key, value in asdict(config.ppo).items():
+        if value != getattr(PPOConfig(), key):
+            raise InputError(f"ppo.{key}={value} has no effect with algo={algo.name}: set algo.total_steps, algo.settings.*")
+    for key, value in {"policy": config.policy, "network.batch_norm": config.network.batch_norm}.items():
+        if value:
+            raise InputError(f"{key}={value} is for algo=ppo alone; leave it out with algo={algo.name}")
+
+
+PPO_KEYS = ("total_steps", "validate_every", "save_every")
 
 
 def check_seed(seed: int) -> None:

@@ -32,7 +32,7 @@ from classifiers.errors import InputError
 
 FIGURE = pictures.Figure
 GRID = GridAction(7, 96, 24)
-MOVING = {"learned", "random", "centre", "gaussian", "oracle", "greedy_oracle"}
+MOVING = {"learned", "random", "centre", "gaussian", "saliency", "oracle", "greedy_oracle"}
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,7 @@ def test_the_labels_are_looked_up_and_never_seen_by_a_policy(bank, clips, policy
     before = evaluate(bank, policy, seed=0)[1]
     monkeypatch.setattr(clips, "labels", np.roll(clips.labels, 1))
     after = evaluate(bank, policy, seed=0)[1]
-    for name in ("learned", "random", "centre", "gaussian", "oracle"):
+    for name in ("learned", "random", "centre", "gaussian", "saliency", "oracle"):
         assert np.array_equal(before[name].actions, after[name].actions), name
     assert not np.array_equal(before["greedy_oracle"].actions, after["greedy_oracle"].actions)
 

@@ -13,9 +13,9 @@ from adafocus_env.action import ContinuousAction
 from adafocus_env.bank import FeatureBank
 from agents import batch_norm
 from agents.config import EnvConfig, NetworkConfig, PPOConfig
+from agents.model_checkpoint import load_checkpoint, save_checkpoint
 from agents.policies import ClipPolicy, GlancePolicy, PolicyNetwork
 from agents.policy_files import CARD, WEIGHTS, load_policy, save_policy
-from agents.ppo_checkpoint import load_checkpoint, save_checkpoint
 from agents.stages.policy import check_ppo, in_steps, make_environment, new_ppo
 from classifiers.errors import InputError
 
@@ -208,7 +208,7 @@ zipped, folder, maps = sys.argv[1:]
 maps = torch.load(maps, weights_only=True)
 model = PPO.load(zipped, device="cpu")
 policies = [load_policy(folder), GlancePolicy.of(model.policy)]
-print(json.dumps([model.policy.features_extractor._source is None, *(policy.act(maps).tolist() for policy in policies)]))
+print(json.dumps([model.policy.features_extractor.source is None, *(policy.act(maps).tolist() for policy in policies)]))
 """
 
 

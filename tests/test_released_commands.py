@@ -49,7 +49,7 @@ def test_import_evaluate_and_go_on(tmp_path, family):
     evaluate.main(compose_config(Evaluate, "evaluate", [*data, *given, "bank=false", f"out={out}"]))
     found = json.loads((out / "result.json").read_text())
     assert found["classes"] == ["left turn", "right turn"] and found["metric"] == PUBLISHED[DATA[family]].metric
-    assert set(found["policies"]) == {"learned", "random", "centre", "gaussian", "glance_only", "full_frame"}
+    assert set(found["policies"]) == {"learned", "random", "centre", "gaussian", "saliency", "glance_only", "full_frame"}
     assert len(found["policies"]["learned"]["steps"]["map"]) == (2 if family == "activitynet" else 1)
 
     experiment = [f"experiment={DATA[family]}_{96 if family == 'activitynet' else 144}", *data[1:], *given]

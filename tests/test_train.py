@@ -16,7 +16,7 @@ from tiny_training import make_folder, tiny_networks, train
 
 from adafocus_env.datasets import folder
 from adafocus_env.demo import demo
-from agents import builders, evaluate, ppo_checkpoint, session, train_stages, trust
+from agents import builders, evaluate, model_checkpoint, session, train_stages, trust
 from agents.command import compose_config
 from agents.config import Evaluate, TrainStages
 from agents.policy_files import load_policy, save_policy
@@ -25,7 +25,7 @@ from classifiers import checkpoint
 from classifiers.errors import InputError
 from classifiers.execution import check_precision
 
-POLICIES = {"learned", "random", "centre", "gaussian", "glance_only", "full_frame", "greedy_oracle"}
+POLICIES = {"learned", "random", "centre", "gaussian", "saliency", "glance_only", "full_frame", "greedy_oracle"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -249,8 +249,8 @@ def crash(*args, **kwargs):
 @pytest.mark.parametrize(
     ("place", "what"),
     [
-        ("agents.ppo_checkpoint.save_checkpoint", "before the first checkpoint"),
-        ("agents.ppo_checkpoint.write_text", "between the zip and the file that points to it"),
+        ("agents.model_checkpoint.save_checkpoint", "before the first checkpoint"),
+        ("agents.model_checkpoint.write_text", "between the zip and the file that points to it"),
         ("classifiers.policy_network.write_text", "between the weights and the card of the best policy"),
         ("agents.session.report", "before the result"),
     ],
@@ -299,7 +299,7 @@ def test_a_checkpoint_that_was_changed_is_refused(tmp_path, stopped, root):
 def test_a_checkpoint_from_another_machine_is_loaded_only_if_it_is_trusted(tmp_path, stopped, root, first, monkeypatch):
     folder = shutil.copytree(stopped, tmp_path / "run")
     monkeypatch.setattr(trust, "_key", lambda: b"another machine's")
-    monkeypatch.setattr(ppo_checkpoint.PPO, "load", lambda *args, **kwargs: pytest.fail("it was unpickled"))
+    monkeypatch.setattr(model_checkpoint.PPO, "load", lambda *args, **kwargs: pytest.fail("it was unpickled"))
     with pytest.raises(InputError, match="trust=true loads it all the same, force=true starts the run over"):
         train(f"run={folder}", f"data.root={root}")
     monkeypatch.undo()

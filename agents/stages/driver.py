@@ -43,6 +43,7 @@ def run_stages(session: Session, clips: Clips, config: TrainStages) -> Model:
     if config.last < 2:
         return classifier, None, None
     policy = session.train_policy(classifier, clips) if config.first < 3 else _given_policy(session, classifier, clips)
+    assert isinstance(policy, GlancePolicy), "stages learn by PPO"
     if config.last < 3:
         return classifier, policy, None
     parent = classifier.fingerprint()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,9 +22,9 @@ from adafocus_env.vector import AdaFocusVectorEnv
 from agents.config import EnvConfig, NetworkConfig, PPOConfig
 from agents.evaluation import play_learned
 from agents.interrupts import StopRequest
+from agents.model_checkpoint import load_checkpoint, save_checkpoint
 from agents.policies import ClipPolicy, GlancePolicy, GlancesByReference, PolicyNetwork, extractor_of
 from agents.policy_files import load_policy, save_policy
-from agents.ppo_checkpoint import load_checkpoint, save_checkpoint
 from agents.progress import Display
 from agents.rollout import ClipRolloutBuffer, NormalisedReturnsBuffer
 from agents.run_folder import RunFolder
@@ -49,6 +51,8 @@ def train_policy(
     seed: int,
     start: GlancePolicy | None = None,
     trust: bool = False,
+    kind: type[PPO] = PPO,
+    further: Mapping[str, Any] = MappingProxyType({}),
 ) -> GlancePolicy:
     """Trains a policy, or goes on where the run was stopped; returns the one that did best on the validation part.
 
@@ -63,6 +67,8 @@ def train_policy(
         seed: of everything random.
         start: a policy to start from.
         trust: unpickle a checkpoint that was not written on this machine.
+        kind: PPO, or a class that is made from it.
+        further: arguments of that class which ``ppo`` does not know.
 
     Raises:
         InputError: a setting does not fit (says which).
@@ -72,9 +78,11 @@ def train_policy(
     fingerprint = features.classifier.fingerprint()
     policy_network, std = (start.network, start.std) if start else (new_network(features.map_shape, network), network.std)
     environment = make_environment(features, env)
-    resumed = load_checkpoint(run.checkpoints, environment, device=str(features.classifier.device), trust=trust)
+    resumed = load_checkpoint(run.checkpoints, environment, device=str(features.classifier.device), trust=trust, kind=kind)
     before = sum(line["stage"] < STAGE for line in run.metrics())
-    model, progress = resumed or (new_ppo(environment, features, ppo, policy_network, seed, std), {"best": None, "lines": before})
+    model, progress = resumed or (
+        new_ppo(environment, features, ppo, policy_network, seed, std, kind=kind, further=further), {"best": None, "lines": before}
+    )  # fmt: skip
     run.truncate(progress["lines"])
     extractor_of(model.policy).bind(features)
     if resumed is None and start is not None:
@@ -100,11 +108,11 @@ def in_steps(config: PPOConfig, features: Features) -> PPOConfig:
     return replace(config, total_steps=config.epochs * features.clips.epoch_size * features.num_steps, epochs=None)
 
 
-def make_environment(features: Features, config: EnvConfig) -> VecEnv:
-    """The training environment: observations by reference, every clip once an epoch."""
+def make_environment(features: Features, config: EnvConfig, observation: str = "reference") -> VecEnv:
+    """The training environment: every clip once an epoch, by default with observations by reference."""
     vector = AdaFocusVectorEnv(
         config.num_envs, features.classifier, features.clips,
-        observation="reference", reward=config.reward, baseline=samples(config.baseline), action=config.action, grid=config.grid,
+        observation=observation, reward=config.reward, baseline=samples(config.baseline), action=config.action, grid=config.grid,
         video_div=config.video_div, bank=features, autoreset_mode="SAME_STEP", clip_order="epoch",
     )  # fmt: skip
     return VecMonitor(AdaFocusVecEnv(vector))
@@ -124,7 +132,17 @@ def new_network(map_shape: tuple[int, int, int], config: NetworkConfig) -> Polic
     return PolicyNetwork(map_shape, config.channels, config.features, config.hidden, config.batch_norm)
 
 
-def new_ppo(env: VecEnv, features: Features, config: PPOConfig, network: PolicyNetwork, seed: int, std: float = 0.25) -> PPO:
+def new_ppo(
+    env: VecEnv,
+    features: Features,
+    config: PPOConfig,
+    network: PolicyNetwork,
+    seed: int,
+    std: float = 0.25,
+    *,
+    kind: type[PPO] = PPO,
+    further: Mapping[str, Any] = MappingProxyType({}),
+) -> PPO:
     """Stable-Baselines3's PPO on whole clips, its policy recurrent over glances.
 
     Args:
@@ -134,6 +152,8 @@ def new_ppo(env: VecEnv, features: Features, config: PPOConfig, network: PolicyN
         network: of the policy.
         seed: of everything random.
         std: of the policy, where places are continuous.
+        kind: PPO, or a class that is made from it.
+        further: arguments of that class which the config does not know.
 
     Raises:
         InputError: see `check_ppo`, and `ClipPolicy`.
@@ -141,7 +161,7 @@ def new_ppo(env: VecEnv, features: Features, config: PPOConfig, network: PolicyN
     check_ppo(config, env, features.num_steps, network)
     if network.batch_norm and features.clips.epoch_size * features.num_steps < 2:
         raise InputError("network.batch_norm=true needs more than a single glance to learn from; give more videos")
-    return PPO(
+    return kind(
         ClipPolicy,
         env,
         learning_rate=config.learning_rate,
@@ -166,6 +186,7 @@ def new_ppo(env: VecEnv, features: Features, config: PPOConfig, network: PolicyN
         },
         seed=seed,
         device=str(features.classifier.device),
+        **further,
     )
 
 

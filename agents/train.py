@@ -1,0 +1,32 @@
+"""Any algorithm of Stable-Baselines3 and sb3-contrib, or your own, learns where to look in videos, over frozen classifier networks.
+
+    python -m agents.train algo=dqn                                              actions are the cells of a grid
+    python -m agents.train algo=sac env.action=continuous env.baseline=1         actions are places
+    python -m agents.train algo=mypackage.MyDQN algo.settings.learning_rate=3e-4  a class of your own
+    python -m agents.train                                                       PPO, as python -m agents.train_ppo
+"""
+
+from __future__ import annotations
+
+import time
+
+from agents.command import run_command
+from agents.config import Train
+
+
+def main(config: Train) -> None:
+    """Trains a policy and reports what it is worth on the test clips."""
+    from agents.session import Session  # here, so that --help answers without PyTorch
+
+    with Session.open(config.run or f"runs/train-{config.algo.name}-{config.data.name}-{config.seed}", config) as session:
+        if session.show_if_finished():
+            return
+        clips = session.clips()
+        classifier = session.classifier(clips)
+        prepared = time.perf_counter()
+        policy = session.train_policy(classifier, clips)
+        session.finish(classifier, policy, clips, prepared)
+
+
+if __name__ == "__main__":
+    run_command(main, Train, "train")
