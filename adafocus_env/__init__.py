@@ -8,12 +8,21 @@
 `dynamics` plays it for N clips at once; `env`, `vector` and `sb3` are its faces.
 """
 
+from typing import Any
+
 from gymnasium.envs.registration import register
 
-for name, action in {"AdaFocus-v0": "grid", "AdaFocusContinuous-v0": "continuous"}.items():
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "AdaFocus-v0": {"action": "grid"},
+    "AdaFocusContinuous-v0": {"action": "continuous"},
+    "AdaFocusSkip-v0": {"action": "skip", "price": 0.05},
+}
+"""What each registered id sets; see `adafocus_env.env.AdaFocusEnv`."""
+
+for name, arguments in ARGUMENTS.items():
     register(
         id=name,
         entry_point="adafocus_env.env:AdaFocusEnv",
         vector_entry_point="adafocus_env.vector:AdaFocusVectorEnv",
-        kwargs={"action": action},
+        kwargs=arguments,
     )

@@ -1,4 +1,4 @@
-"""What an agent does → the corner of a patch: a cell of a grid, or a place in [0,1]²."""
+"""What an agent does → the corner of a patch: a cell of a grid, or a place in [0,1]², or no patch at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gymnasium.error import InvalidAction
 from numpy.typing import NDArray
 from torch import Tensor
 
-from classifiers.errors import InputError
+from classifiers.errors import InputError, named
 
 
 class ActionError(InputError, InvalidAction):
@@ -21,7 +21,10 @@ class ActionError(InputError, InvalidAction):
 class Action(Protocol):
     """A kind of action: its space, and the patches that it stands for. Arrays of actions are (…, *space.shape).
 
+    A further one is a class made from (grid, size, patch_size): an entry of `ACTIONS`, or the argument ``action`` of an environment.
+
     Attributes:
+        looking: the kind of action that always looks at a patch: itself, or what it is without skipping. Features are made for it.
         size: height and width of the frame in pixels.
         patch_size: P, height and width of a patch in pixels.
         candidates: actions that a search for the best one tries: all of them, or some that cover the frame.
@@ -30,6 +33,11 @@ class Action(Protocol):
     size: int
     patch_size: int
     candidates: NDArray[Any]
+
+    @property
+    def looking(self) -> Action:
+        """See above."""
+        ...
 
     @property
     def space(self) -> spaces.Discrete | spaces.Box:
@@ -49,8 +57,12 @@ class Action(Protocol):
         """
         ...
 
+    def kept(self, actions: NDArray[Any]) -> NDArray[np.bool_]:
+        """Actions → whether they look at a patch (…)."""
+        ...
+
     def corners_of(self, actions: NDArray[Any]) -> NDArray[np.int64]:
-        """Actions → corners (…, 2) of their patches as (top, left) in pixels."""
+        """Actions → corners (…, 2) of their patches as (top, left) in pixels; of those that look at one."""
         ...
 
     def nearest(self, points: NDArray[np.floating]) -> NDArray[Any]:
@@ -63,9 +75,10 @@ class Action(Protocol):
 
 
 def boxes_of(action: Action, actions: NDArray[Any]) -> NDArray[np.int64]:
-    """Actions → boxes (…, 4) of their patches as (top, left, bottom, right) in pixels of the frame."""
+    """Actions → boxes (…, 4) of their patches as (top, left, bottom, right) in pixels of the frame; zeros where there is none."""
+    kept = action.kept(actions)[..., None]
     corners = action.corners_of(actions)
-    return np.concatenate([corners, corners + action.patch_size], axis=-1)
+    return np.concatenate([corners, corners + action.patch_size], axis=-1) * kept
 
 
 class GridAction:
@@ -93,26 +106,23 @@ class GridAction:
         offsets = np.arange(grid) * (size - patch_size) // (grid - 1)  # whole numbers: exact for every size
         self.corners: NDArray[np.int64] = np.stack(np.meshgrid(offsets, offsets, indexing="ij"), axis=-1).reshape(-1, 2)
 
+    @property
+    def looking(self) -> GridAction:
+        """Itself: every action looks at a patch."""
+        return self
+
+    def kept(self, actions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """True for each action."""
+        return np.ones(actions.shape, bool)
+
     def check(self, actions: object, count: int) -> NDArray[np.int64]:
         """The actions as an int64 array (count,).
 
         Raises:
             ActionError: not one whole number in 0 … G²−1 for each clip (names the first bad one).
         """
-        try:
-            array = np.asarray(actions)
-        except ValueError as problem:
-            raise ActionError(f"actions are no array ({problem}); give one cell for each of the {count} clips") from problem
-        if array.shape != (count,):
-            raise ActionError(f"actions have shape {array.shape}; give one cell for each of the {count} clips: shape ({count},)")
-        if not np.issubdtype(array.dtype, np.integer):
-            raise ActionError(f"actions have dtype {array.dtype}; cells are whole numbers from 0 to {self.num_cells - 1}")
-        if (bad := np.flatnonzero((array < 0) | (array >= self.num_cells))).size:
-            raise ActionError(
-                f"action {array[bad[0]]} (clip {bad[0]}) is outside the space; choose a cell from 0 to {self.num_cells - 1}, "
-                f"row-major on a {self.grid}×{self.grid} grid"
-            )
-        return array.astype(np.int64)
+        choices = f"a cell from 0 to {self.num_cells - 1}, row-major on a {self.grid}×{self.grid} grid"
+        return _check_numbers(actions, count, self.num_cells, choices)
 
     def corners_of(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Cells (…) → corners (…, 2) as (top, left) in pixels."""
@@ -147,6 +157,15 @@ class ContinuousAction:
         self.size, self.patch_size = size, patch_size
         self.space = spaces.Box(0.0, 1.0, (2,), np.float32)
         self.candidates = self._at(GridAction(7, size, patch_size).corners)
+
+    @property
+    def looking(self) -> ContinuousAction:
+        """Itself: every action looks at a patch."""
+        return self
+
+    def kept(self, actions: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """True for each action."""
+        return np.ones(actions.shape[:-1], bool)
 
     def check(self, actions: object, count: int) -> NDArray[np.float32]:
         """The actions as a float32 array (count, 2).
@@ -183,11 +202,86 @@ class ContinuousAction:
         return np.minimum((corners + 0.5) / max(1, self.size - self.patch_size), 1).astype(np.float32)
 
 
-ACTIONS: dict[str, Callable[[int, int, int], GridAction | ContinuousAction]] = {
-    "grid": GridAction,
-    "continuous": lambda grid, size, patch_size: ContinuousAction(size, patch_size),
-}
+class SkipAction:
+    """The cells of a grid, and one action more, the last: look at no patch of this frame. The glancer sees it all the same.
+
+    Args:
+        looking: the grid.
+    """
+
+    def __init__(self, looking: GridAction) -> None:
+        self.looking = looking
+        self.size, self.patch_size = looking.size, looking.patch_size
+        self.skip = looking.num_cells
+        self.num_cells = looking.num_cells + 1
+        self.space = spaces.Discrete(self.num_cells)
+        self.candidates: NDArray[np.int64] = np.arange(self.num_cells)
+
+    def check(self, actions: object, count: int) -> NDArray[np.int64]:
+        """The actions as an int64 array (count,).
+
+        Raises:
+            ActionError: not one whole number in 0 … G² for each clip (names the first bad one).
+        """
+        return _check_numbers(actions, count, self.num_cells, f"a cell from 0 to {self.skip - 1}, or {self.skip} to skip")
+
+    def kept(self, actions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether they are cells (…)."""
+        return actions != self.skip
+
+    def corners_of(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Actions (…) → corners (…, 2) as (top, left) in pixels; those of the first cell where they skip."""
+        return self.looking.corners_of(np.where(self.kept(actions), actions, 0))
+
+    def nearest(self, points: NDArray[np.floating]) -> NDArray[np.int64]:
+        """Points (…, 2) as (y, x), (0, 0) being the middle of a pixel → the cell whose patch has its centre nearest (…)."""
+        return self.looking.nearest(points)
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.int64]:
+        """Uniformly random cells (*shape): what patches are worth is measured on patches."""
+        return self.looking.draw(rng, shape)
+
+
+def continuous(grid: int, size: int, patch_size: int) -> ContinuousAction:
+    """Any place; there is no grid."""
+    return ContinuousAction(size, patch_size)
+
+
+def skip(grid: int, size: int, patch_size: int) -> SkipAction:
+    """The cells of a grid, or none."""
+    return SkipAction(GridAction(grid, size, patch_size))
+
+
+ACTIONS: dict[str, Callable[[int, int, int], Action]] = {"grid": GridAction, "continuous": continuous, "skip": skip}
 """(grid, size, patch_size) → the kind of action of that name."""
+
+
+def find_action(action: str | Callable[[int, int, int], Action]) -> Callable[[int, int, int], Action]:
+    """The kind of action of that name; one that is given as a class is returned.
+
+    Raises:
+        InputError: no such name (suggests the nearest).
+    """
+    return action if callable(action) else named("action", action, ACTIONS)
+
+
+def _check_numbers(actions: object, count: int, num_cells: int, choices: str) -> NDArray[np.int64]:
+    """Whole numbers from 0 to ``num_cells`` − 1 as an int64 array (count,).
+
+    Raises:
+        ActionError: not one for each clip (names the first bad one).
+    """
+    try:
+        array = np.asarray(actions)
+    except ValueError as problem:
+        raise ActionError(f"actions are no array ({problem}); give one cell for each of the {count} clips") from problem
+    if array.shape != (count,):
+        raise ActionError(f"actions have shape {array.shape}; give one cell for each of the {count} clips: shape ({count},)")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ActionError(f"actions have dtype {array.dtype}; cells are whole numbers from 0 to {num_cells - 1}")
+    if (bad := np.flatnonzero((array < 0) | (array >= num_cells))).size:
+        raise ActionError(f"action {array[bad[0]]} (clip {bad[0]}) is outside the space; choose {choices}")
+    return array.astype(np.int64)
 
 
 def _check_patch(size: int, patch_size: int) -> None:

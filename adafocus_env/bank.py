@@ -282,7 +282,9 @@ def check_bank(bank: Features, classifier: Classifier, clips: ClipSource, action
 
 def geometry(action: Action) -> tuple[object, ...]:
     """Everything that the patches of an action depend on."""
-    return type(action).__name__, action.size, action.patch_size, action.grid if isinstance(action, GridAction) else None
+    if isinstance(action, GridAction) or action.num_cells is None:
+        return type(action).__name__, action.size, action.patch_size, action.grid if isinstance(action, GridAction) else None
+    return type(action).__name__, action.size, action.patch_size, action.corners_of(action.candidates).tolist()
 
 
 def size_text(num_bytes: float) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from adafocus_env.action import ACTIONS, Action, GridAction
+from adafocus_env.action import Action, GridAction, find_action
 from adafocus_env.bank import FeatureBank, RoomError, check_bank
 from adafocus_env.bank_folder import FolderBank, check_room
 from adafocus_env.cache import cache_folder
@@ -22,7 +22,7 @@ from adafocus_env.fresh import FreshClips
 from adafocus_env.frozen import check_frozen
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
-from classifiers.errors import InputError, named
+from classifiers.errors import InputError
 
 Split = Literal["train", "val", "test"]
 DEMO_FRAMES = 8
@@ -102,7 +102,7 @@ def build_features(
     classifier: Classifier | str,
     clips: ClipSource | Split,
     *,
-    action: str = "grid",
+    action: str | Callable[[int, int, int], Action] = "grid",
     grid: int = 7,
     video_div: int | None = None,
     bank: Features | Path | str | bool,
@@ -115,7 +115,7 @@ def build_features(
     Args:
         classifier: a frozen classifier, or what `classifiers.load` takes. One that is given as an object stays on its device.
         clips: a clip store, or a part of the demo videos.
-        action: a name in `adafocus_env.action.ACTIONS`.
+        action: a name in `adafocus_env.action.ACTIONS`, or a class of one's own. Features are those of its patches.
         grid: G, places for a patch in each axis of a grid.
         video_div: decisions a video, where the classifier averages the scores of frames; see `adafocus_env.features.count_steps`.
         bank: True: keep features in memory; "auto": the same where they fit, otherwise compute them live; False: compute them live;
@@ -133,10 +133,19 @@ def build_features(
     if isinstance(clips, str):
         clips = open_clips(demo(), clips, num_frames=DEMO_FRAMES, size=classifier.architecture.size, lazy=True)
     check_fit(classifier, clips)
-    place = named("action", action, ACTIONS)(grid, classifier.architecture.size, classifier.architecture.patch_size)
+    place = make_action(action, grid, classifier).looking
     if isinstance(bank, bool | str | Path):
         return _make_bank(bank, classifier, clips, place, video_div, bank_dtype, bank_gib)
     return check_bank(bank, classifier, clips, place, video_div)
+
+
+def make_action(action: str | Callable[[int, int, int], Action], grid: int, classifier: Classifier) -> Action:
+    """The kind of action of that name, for the frames and patches of a classifier.
+
+    Raises:
+        InputError: no such name, or a grid that is too small.
+    """
+    return find_action(action)(grid, classifier.architecture.size, classifier.architecture.patch_size)
 
 
 def _make_bank(

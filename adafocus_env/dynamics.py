@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adafocus_env.action import boxes_of
+from adafocus_env.action import Action, boxes_of
 from adafocus_env.features import Features, Indices
 from adafocus_env.reward import REWARDS, Reward
 from classifiers.cost import classifier_cost
@@ -42,8 +43,11 @@ class Outcome:
         confidence: (N,) float32, softmax score of the true class.
         baseline: (N,) float32, that of the patches which the reward compares with; 0 where it compares with none.
         prediction: (N,) int64, the class with the highest score.
-        boxes: (N, 4) int64, the patches as (top, left, bottom, right) in pixels.
+        boxes: (N, 4) int64, the patches as (top, left, bottom, right) in pixels; zeros where there was none.
         terminated: (N,) bool.
+        previous: (N,) float32, confidence after the step before; 0 in the first.
+        price: (N,) float32, what was paid for the step, already taken off the reward.
+        multiply_adds: (N,) int64, of the step.
     """
 
     reward: NDArray[np.float32]
@@ -52,6 +56,9 @@ class Outcome:
     prediction: NDArray[np.int64]
     boxes: NDArray[np.int64]
     terminated: NDArray[np.bool_]
+    previous: NDArray[np.float32]
+    price: NDArray[np.float32]
+    multiply_adds: NDArray[np.int64]
 
 
 class Dynamics:
@@ -62,11 +69,14 @@ class Dynamics:
         num_clips: N.
         reward: a name in `adafocus_env.reward.REWARDS`, or a reward of one's own.
         baseline: k, random patches that stand for the expectation in the reward `random`, or "all" cells of a grid: the exact one.
+        action: what is chosen; that of ``features`` if None. Its ``looking`` is the features' own.
+        price: λ, what a step that looks at a patch costs, in units of the reward. One that skips costs so much less as its networks do.
 
     Attributes:
         clip: (N,), the clips that are played.
         step_number: (N,), the steps they are at; after an episode's last step it stays there.
         running: (N,), whether an episode is running.
+        looked: (N,), whether the episode has looked at a patch yet.
         state: (N, S), of the head.
         scores: (N, K), softmax scores after the last step; nothing of worth before the first.
         boxes: (N, 4), the last step's patches as (top, left, bottom, right) in pixels; nothing of worth before the first.
@@ -76,7 +86,14 @@ class Dynamics:
     """
 
     def __init__(
-        self, features: Features, num_clips: int, *, reward: str | Reward = "random", baseline: int | Literal["all"] = 1
+        self,
+        features: Features,
+        num_clips: int,
+        *,
+        reward: str | Reward = "random",
+        baseline: int | Literal["all"] = 1,
+        action: Action | None = None,
+        price: float = 0.0,
     ) -> None:
         if num_clips < 1:
             raise InputError(f"num_envs={num_clips} is too small; choose 1 or more")
@@ -84,7 +101,10 @@ class Dynamics:
             raise InputError(f"baseline={baseline!r} is not a number of random patches; choose 1 or more, or 'all'")
         if baseline == "all" and features.action.num_cells is None:
             raise InputError("baseline='all' needs a grid: continuous actions have no end of patches; choose a number, such as baseline=1")
-        self.features, self.action, self.num_clips = features, features.action, num_clips
+        if isinstance(price, bool) or not isinstance(price, int | float) or not 0 <= price < math.inf:
+            raise InputError(f"price={price!r} is no price of a step; choose a number from 0 on, in units of the reward")
+        self.features, self.num_clips, self.price = features, num_clips, float(price)
+        self.action: Action = features.action if action is None else action
         self.reward = reward if isinstance(reward, Reward) else named("reward", reward, REWARDS)
         self._exact = baseline == "all"
         self._sampled = 0 if baseline == "all" or self.reward.baseline != "random patches" else int(baseline)
@@ -93,6 +113,7 @@ class Dynamics:
         self.step_number: Indices = np.zeros(num_clips, np.int64)
         self.running: NDArray[np.bool_] = np.zeros(num_clips, bool)
         self.started: NDArray[np.bool_] = np.zeros(num_clips, bool)
+        self.looked: NDArray[np.bool_] = np.zeros(num_clips, bool)
         space = self.action.space
         self.baseline: NDArray[Any] = np.zeros((num_clips, self.num_steps, self._sampled, *(space.shape or ())), space.dtype)
         self.state: Tensor = features.classifier.initial_state(num_clips)
@@ -103,6 +124,7 @@ class Dynamics:
         cost = classifier_cost(features.classifier)
         glances, frames = features.clips.settings.num_glance_frames, features.clips.num_frames
         self.step_cost = (glances * cost.glance + frames * (cost.focus + cost.head)) // self.num_steps
+        self.skip_cost = (glances * cost.glance + frames * cost.head) // self.num_steps
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Dynamics:
         """A copy that plays on by itself. Features are shared with it: they are frozen, and may be gigabytes."""
@@ -135,6 +157,7 @@ class Dynamics:
         self.step_number, self.running = _replaced(self.step_number, rows, 0), _replaced(self.running, rows, True)
         self.state = self.state.index_fill(0, self._on_device(rows), 0.0)
         self._confidence = _replaced(self._confidence, rows, 0.0)
+        self.looked = _replaced(self.looked, rows, False)
 
     def restart(self, clips: Indices, baseline: NDArray[Any]) -> None:
         """Begins the episodes (clips (N,), baseline (N, D, k, *action space)) in all rows."""
@@ -158,32 +181,47 @@ class Dynamics:
         patches = self._patches(checked, rows, steps)
         probabilities, states = self._look(clips, steps, patches, state, padding=self.reward.baseline == "zeros")
         confidence, baseline, prediction = self._measure(probabilities, clips)
-        reward = self.reward.value(confidence, self._confidence[rows], baseline)
+        kept, previous = self.action.kept(checked), self._confidence[rows]
+        multiply_adds = np.where(kept, self.step_cost, self.skip_cost)
+        price = (self.price * multiply_adds / self.step_cost).astype(np.float32)
+        reward = self.reward.value(confidence, previous, baseline) - price
         terminated = steps == self.num_steps - 1  # the step number stays at the last one, so that the last observation repeats it
         boxes = boxes_of(self.action, checked)
         self.state = states if index is None else self.state.index_copy(0, index, states)
         self.scores = probabilities[0] if index is None else self.scores.index_copy(0, index, probabilities[0])
         self.boxes = _replaced(self.boxes, rows, boxes)
         self._confidence = _replaced(self._confidence, rows, confidence)
+        self.looked = _replaced(self.looked, rows, self.looked[rows] | kept)
         self.step_number = _replaced(self.step_number, rows, steps + ~terminated)
         self.running = _replaced(self.running, rows, ~terminated)
-        return Outcome(reward, confidence, baseline, prediction, boxes, terminated)
+        return Outcome(reward, confidence, baseline, prediction, boxes, terminated, previous, price, multiply_adds)
 
     @torch.no_grad()
     def confidence_of_candidates(self) -> NDArray[np.float32]:
         """The true class's softmax score (N, M) if a clip looked at each of the action's candidates next; changes nothing."""
-        probabilities, _ = self._look(self.clip, self.step_number, self._candidates(self.num_clips), self.state)
+        probabilities, _ = self._look(self.clip, self.step_number, _for_each(self.action.candidates, self.num_clips), self.state)
         return self._true(probabilities, self.clip).T.cpu().numpy()
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which of the actions make sense next (N, actions): all, but skipping the last step where no patch was looked at yet.
+
+        It is advice to policies that know masks (MaskablePPO): a step may skip all the same.
+
+        Raises:
+            InputError: actions are continuous.
+        """
+        if self.action.num_cells is None:
+            raise InputError("action_masks: continuous actions have no masks; use action='grid' or action='skip'")
+        masks = np.ones((self.num_clips, self.action.num_cells), bool)
+        last = self.running & (self.step_number == self.num_steps - 1) & ~self.looked
+        masks[last] = self.action.kept(self.action.candidates)
+        return masks
 
     def _patches(self, actions: NDArray[Any], rows: Indices, steps: Indices) -> NDArray[Any]:
         """Actions (1 + k, N, *action space): the chosen ones, then those that the reward compares with."""
         exact = self._exact and self.reward.baseline == "random patches"
-        others = self._candidates(len(rows)) if exact else self.baseline[rows, steps].swapaxes(0, 1)
+        others = _for_each(self.action.looking.candidates, len(rows)) if exact else self.baseline[rows, steps].swapaxes(0, 1)
         return np.concatenate([actions[None], others])
-
-    def _candidates(self, count: int) -> NDArray[Any]:
-        every = self.action.candidates[:, None]
-        return np.broadcast_to(every, (len(every), count, *every.shape[2:]))
 
     def _look(
         self, clips: Indices, steps: Indices, actions: NDArray[Any], state: Tensor, *, padding: bool = False
@@ -192,27 +230,37 @@ class Dynamics:
 
         With ``padding`` one more follows: zeros in place of a focus vector.
         """
-        foci = self.features.foci(clips, steps, actions)
+        foci = self._foci(clips, steps, actions)
         if padding:
             foci = torch.cat([foci, torch.zeros_like(foci[:1])])
         scores, states = self.features.classifier.compare(self.features.vectors(clips, steps), foci, state)
         return scores.softmax(-1), states
 
+    def _foci(self, clips: Indices, steps: Indices, actions: NDArray[Any]) -> Tensor:
+        """Focus vectors (k, N, F) of ``actions`` (k, N, …), zeros where they skip; the patches of the others are one packed call."""
+        kept = self.action.kept(actions)
+        if kept.all():
+            return self.features.foci(clips, steps, actions)
+        foci = self.state.new_zeros(*kept.shape, self.features.classifier.focuser.vector_size)
+        if kept.any():
+            clips, steps = (np.broadcast_to(each, kept.shape)[kept] for each in (clips, steps))
+            foci[self._on_device(kept)] = self.features.foci(clips, steps, actions[kept])
+        return foci
+
     def _measure(
         self, probabilities: Tensor, clips: Indices
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
-        """Confidence, baseline and prediction, (N,) each, of scores (k, N, K): all that leaves the device in a step, in one copy."""
-        prediction = probabilities[0].argmax(-1, keepdim=True).T.float()
-        numbers = torch.cat([self._true(probabilities, clips), prediction]).cpu().numpy()
-        baseline = numbers[1:-1].mean(0) if len(numbers) > 2 else np.zeros_like(numbers[0])
-        return numbers[0], baseline, numbers[-1].astype(np.int64)
+        """Confidence, baseline and prediction, (N,) each, of scores (k, N, K): all that leaves the device in a step."""
+        true = self._true(probabilities, clips).cpu().numpy()
+        baseline = true[1:].sum(0) / np.float32(max(1, len(true) - 1))
+        return true[0], baseline, probabilities[0].argmax(-1).cpu().numpy()
 
     def _true(self, probabilities: Tensor, clips: Indices) -> Tensor:
         """Those of the true classes (k, N), of scores (k, N, K)."""
         labels = self._on_device(self._labels[clips])
         return probabilities.gather(-1, labels.expand(probabilities.shape[:2])[..., None])[..., 0]
 
-    def _on_device(self, numbers: Indices) -> Tensor:
+    def _on_device(self, numbers: NDArray[Any]) -> Tensor:
         return torch.from_numpy(numbers).to(self.state.device)
 
 
@@ -221,3 +269,8 @@ def _replaced(values: NDArray[Any], rows: Indices, new: Any) -> NDArray[Any]:
     values = values.copy()
     values[rows] = new
     return values
+
+
+def _for_each(candidates: NDArray[Any], count: int) -> NDArray[Any]:
+    """Candidates (M, *action space), the same for each of some clips: (M, count, *action space)."""
+    return np.broadcast_to(candidates[:, None], (len(candidates), count, *candidates.shape[1:]))

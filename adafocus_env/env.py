@@ -13,7 +13,8 @@ from gymnasium.error import ClosedEnvironmentError
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from adafocus_env.build import Split, build_features
+from adafocus_env.action import Action
+from adafocus_env.build import Split, build_features, make_action
 from adafocus_env.clips import ClipSource
 from adafocus_env.dynamics import Dynamics, Outcome
 from adafocus_env.features import Features
@@ -43,6 +44,10 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     `AdaFocusContinuous-v0` (``action="continuous"``): `Box(0, 1, (2,), float32)`, a place a as (row, column). The top left
     corner of the patch is floor(a · (H − P)).
 
+    `AdaFocusSkip-v0` (``action="skip"``, ``price=0.05``): `Discrete(grid² + 1)`, the same cells; the last action skips: the
+    glancer sees the frame, the focuser does not, and the head gets zeros in place of the focus vector. ``action_masks()``
+    tells MaskablePPO which actions make sense: all, but skipping in the last step where no patch has been looked at.
+
     ## Observation Space
     | observation | space | content |
     |---|---|---|
@@ -69,6 +74,9 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     | `confidence` | p_t |
     | `padding` | p_t − p_t with zeros in place of the focus vector |
 
+    Less ``price`` · the step's share of the multiply-adds that a step with a patch takes: 1, or less where the step skips (0.32
+    with the demo classifier). The expectation of `random` is over patches alone, whatever the step did.
+
     ## Starting State
     A clip drawn uniformly, at its first frame; `reset(options={"clip": i})` chooses it.
 
@@ -77,9 +85,20 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     observation is repeated. Episodes are never truncated.
 
     ## Info
-    After `reset`: `clip` (number) and `name` (of its video). After `step` also: `confidence`, `baseline` (confidence that
-    the reward compares with), `prediction` (class number), `correct`, `box` (top, left, bottom, right in pixels),
-    `multiply_adds` (of the step).
+    | key | type | content |
+    |---|---|---|
+    | `clip` | int | its number |
+    | `name` | str | that of its video |
+    | `confidence` | float | p_t |
+    | `previous` | float | p_{t−1} |
+    | `baseline` | float | the confidence that the rewards `random` and `padding` compare with; 0 with the others |
+    | `price` | float | what was paid for the step: the reward is that of the table above less this |
+    | `prediction` | int | the class with the highest score |
+    | `correct` | bool | whether it is the true class |
+    | `box` | (4,) int64 | the patch as (top, left, bottom, right) in pixels of the frame; zeros where the step skipped |
+    | `multiply_adds` | int | of the step: glance, focus, head |
+
+    After `reset` there are `clip` and `name` alone.
 
     ## Arguments
     See below; `gymnasium.make("AdaFocus-v0", reward="previous")` passes them on. With none, the clips are those of the demo
@@ -91,10 +110,11 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     Args:
         classifier: a name or folder for `classifiers.load`, or a frozen `Classifier`.
         clips: a part of the demo videos, or a `ClipStore`.
-        observation: see above.
-        reward: see above.
+        observation: see above, or a class of one's own (see `adafocus_env.observation`).
+        reward: see above, or an `adafocus_env.reward.Reward` of one's own.
         baseline: random patches that stand for the expectation in the reward `random`, or "all" cells of the grid: the exact one.
-        action: "grid" or "continuous".
+        price: λ, what a step that looks at a patch costs, in units of the reward.
+        action: "grid", "continuous" or "skip", or a class of one's own (see `adafocus_env.action`).
         grid: cells in each axis of the grid.
         video_div: decisions a video (1, 2 or 4) where the head averages the scores of frames; None elsewhere.
         bank: where the frozen networks' features are kept: "auto" (in memory where they fit, otherwise nowhere), True (in memory),
@@ -119,7 +139,8 @@ class AdaFocusEnv(gym.Env[Any, Any]):
         observation: str | Callable[[Features], Observation] = "map",
         reward: str | Reward = "random",
         baseline: int | Literal["all"] = 1,
-        action: str = "grid",
+        price: float = 0.0,
+        action: str | Callable[[int, int, int], Action] = "grid",
         grid: int = 7,
         video_div: int | None = None,
         bank: Features | Path | str | bool = "auto",
@@ -135,7 +156,8 @@ class AdaFocusEnv(gym.Env[Any, Any]):
             classifier, clips, action=action, grid=grid, video_div=video_div,
             bank=bank, bank_dtype=bank_dtype, bank_gib=bank_gib, device=device,
         )  # fmt: skip
-        self.dynamics = Dynamics(features, 1, reward=reward, baseline=baseline)
+        chosen = make_action(action, grid, features.classifier)
+        self.dynamics = Dynamics(features, 1, reward=reward, baseline=baseline, action=chosen, price=price)
         self._observation = kind(features)
         self.observation_space: spaces.Space[Any] = self._observation.space
         self.action_space: spaces.Discrete | spaces.Box = self.dynamics.action.space
@@ -173,6 +195,10 @@ class AdaFocusEnv(gym.Env[Any, Any]):
         """The frame with the patch last looked at, the predicted class and its confidence: (h, w, 3) uint8."""
         return None if self.render_mode is None else picture(self.dynamics, self._outcome, 0)
 
+    def action_masks(self) -> NDArray[np.bool_]:
+        """What `sb3_contrib.MaskablePPO` asks for: see `adafocus_env.dynamics.Dynamics.action_masks`, (actions,)."""
+        return self.dynamics.action_masks()[0]
+
     def close(self) -> None:
         """Ends the environment: it can be neither reset nor stepped from now on. A bank that it shares stays as it is."""
         self.closed = True
@@ -195,7 +221,9 @@ def step_info(dynamics: Dynamics, outcome: Outcome, row: int) -> dict[str, Any]:
         "prediction": int(outcome.prediction[row]),
         "correct": bool(outcome.prediction[row] == dynamics.features.clips.labels[dynamics.clip[row]]),
         "box": outcome.boxes[row],
-        "multiply_adds": dynamics.step_cost,
+        "multiply_adds": int(outcome.multiply_adds[row]),
+        "previous": float(outcome.previous[row]),
+        "price": float(outcome.price[row]),
     }
 
 
@@ -210,11 +238,12 @@ def picture(dynamics: Dynamics, outcome: Outcome | None, row: int) -> NDArray[np
     seen = step - int(dynamics.running[row])  # it moves on with every step but the last
     right = "right" if outcome.prediction[row] == clips.labels[clip] else f"true: {classes[clips.labels[clip]]}"
     unit = "frame" if frames == 1 else "decision"
+    box = outcome.boxes[row].tolist() if outcome.boxes[row].any() else None
     lines = (
         f"{unit} {seen + 1} of {dynamics.num_steps}: {classes[outcome.prediction[row]]} ({right})",
-        f"confidence in the true class {outcome.confidence[row]:.0%}",
+        f"confidence in the true class {outcome.confidence[row]:.0%}" + ("" if box else ", skipped"),
     )
-    return draw_step(clips.frames(clip)[seen * frames + frames // 2].permute(1, 2, 0).numpy(), outcome.boxes[row].tolist(), lines)
+    return draw_step(clips.frames(clip)[seen * frames + frames // 2].permute(1, 2, 0).numpy(), box, lines)
 
 
 def check_options(options: dict[str, Any] | None, known: set[str]) -> dict[str, Any]:

@@ -27,7 +27,6 @@ from torch import Tensor
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.features import Features, Recent, by_step
 from classifiers.errors import InputError, named
-from classifiers.protocols import BoundedHead
 
 MAX_CLIPS = 2**24  # Stable-Baselines3 casts references to float32, which holds whole numbers exactly up to here
 PIXEL_BYTES = 2**28  # of the glance frames that are kept
@@ -112,7 +111,8 @@ class DictObservation:
     def __init__(self, features: Features) -> None:
         self._map = MapObservation(features)
         head = features.classifier.head
-        low, high = head.state_bounds(features.num_steps) if isinstance(head, BoundedHead) else (-math.inf, math.inf)
+        bounds = getattr(head, "state_bounds", None)
+        low, high = bounds(features.num_steps) if bounds else (-math.inf, math.inf)
         self.space: spaces.Space[Any] = spaces.Dict({
             "map": self._map.space,
             "step": spaces.Box(0, 1, (1,), np.float32),

@@ -76,9 +76,12 @@ class AdaFocusVecEnv(VecEnv):
         setattr(self.vector, attr_name, value)
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
-        """Calls a method of the vector environment once and returns its result for each of the rows asked for."""
+        """Calls a method of the vector environment once and returns its result for each of the rows asked for.
+
+        What ``action_masks`` returns is shared out among the rows, as `sb3_contrib.MaskablePPO` expects.
+        """
         result = getattr(self.vector, method_name)(*args, **kwargs)
-        return [result for _ in self._get_indices(indices)]
+        return [result[row] if method_name == "action_masks" else result for row in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
         """No row is wrapped: they are one environment."""

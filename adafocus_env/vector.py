@@ -15,7 +15,8 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adafocus_env.build import Split, build_features
+from adafocus_env.action import Action
+from adafocus_env.build import Split, build_features, make_action
 from adafocus_env.clips import ClipSource
 from adafocus_env.dynamics import Dynamics, Outcome
 from adafocus_env.env import AdaFocusEnv, check_open, check_options, check_render_mode, picture
@@ -62,7 +63,8 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         observation: str | Callable[[Features], Observation] = "map",
         reward: str | Reward = "random",
         baseline: int | Literal["all"] = 1,
-        action: str = "grid",
+        price: float = 0.0,
+        action: str | Callable[[int, int, int], Action] = "grid",
         grid: int = 7,
         video_div: int | None = None,
         bank: Features | Path | str | bool = "auto",
@@ -89,7 +91,8 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
             classifier, clips, action=action, grid=grid, video_div=video_div,
             bank=bank, bank_dtype=bank_dtype, bank_gib=bank_gib, device=device,
         )  # fmt: skip
-        self.dynamics = Dynamics(features, num_envs, reward=reward, baseline=baseline)
+        chosen = make_action(action, grid, features.classifier)
+        self.dynamics = Dynamics(features, num_envs, reward=reward, baseline=baseline, action=chosen, price=price)
         self.num_envs, self.render_mode, self.clip_order, self.output = num_envs, render_mode, clip_order, output
         self._observation = kind(features)
         self.single_observation_space = self._observation.space
@@ -152,6 +155,10 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         if self.render_mode is None:
             return None
         return tuple(picture(self.dynamics, self._outcome, row) for row in range(self.num_envs))
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """See `adafocus_env.dynamics.Dynamics.action_masks`, (N, actions)."""
+        return self.dynamics.action_masks()
 
     def random_state(self) -> dict[str, Any]:
         """Everything that later episodes depend on: generators, clips dealt, and the episodes that have just begun."""
@@ -267,7 +274,9 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
             "prediction": outcome.prediction,
             "correct": correct,
             "box": outcome.boxes,
-            "multiply_adds": np.full(self.num_envs, self.dynamics.step_cost),
+            "multiply_adds": outcome.multiply_adds,
+            "previous": outcome.previous.astype(np.float64),
+            "price": outcome.price.astype(np.float64),
         }
         return {**self._clip_info(self._every), **self._info(rows, **values)}
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from classifiers.backbones import BACKBONES
 from classifiers.errors import InputError, named
 from classifiers.heads import HEADS
-from classifiers.protocols import ComparingHead, Focuser, Glancer, Head
+from classifiers.protocols import Focuser, Glancer, Head
 from classifiers.temporal_shift import check_shift
 
 
@@ -157,8 +157,8 @@ class Classifier(nn.Module):
         Returns:
             Scores (k, N, K), and the state (N, S) after the first of the k.
         """
-        if isinstance(self.head, ComparingHead):
-            return self.head.compare(glances, foci, state)
+        if compare := getattr(self.head, "compare", None):
+            return compare(glances, foci, state)
         seen, states = (each.expand(len(foci), -1, -1).flatten(0, 1) for each in (glances, state))
         scores, states = self.classify(seen[:, None], foci.flatten(0, 1)[:, None], states)
         return scores.unflatten(0, foci.shape[:2])[:, :, 0], states[: len(state)]

@@ -38,16 +38,14 @@ class GRUHead(nn.Module):
         return self.fc(self.dropout(hidden)), last.squeeze(0)
 
     def compare(self, glances: Tensor, foci: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One step with each of several focus vectors; what does not depend on them is multiplied once (see `Classifier.compare`)."""
-        of_input, of_state, input_bias, state_bias = (self.gru.get_parameter(name) for name in _GRU)
-        size = self.state_size
-        shared = F.linear(glances, of_input[:, : glances.shape[1]], input_bias)
-        before = F.linear(state, of_state, state_bias)
-        inputs = F.linear(foci, of_input[:, glances.shape[1] :])
-        reset, keep = (inputs[..., : 2 * size] + (shared + before)[:, : 2 * size]).sigmoid().chunk(2, -1)
-        new = (inputs[..., 2 * size :] + shared[:, 2 * size :]).addcmul(reset, before[:, 2 * size :].expand_as(reset)).tanh()
-        states = new.lerp(state.expand_as(new), keep)
-        return self.fc(self.dropout(states)), states[0]
+        """One step with each of several focus vectors, without dropout; what they share is multiplied once (see `Classifier.compare`)."""
+        of_input, of_state, input_bias, state_bias = self.gru.all_weights[0]
+        of_glance, of_focus = of_input.tensor_split((glances.shape[1],), dim=1)
+        inputs = F.linear(foci, of_focus).add_(F.linear(glances, of_glance, input_bias)).chunk(3, -1)
+        before = F.linear(state, of_state, state_bias).chunk(3, -1)
+        reset, keep = ((now + then).sigmoid_() for now, then in zip(inputs[:2], before[:2], strict=True))
+        states = inputs[2].addcmul(reset, before[2]).tanh_().lerp_(state, keep)
+        return F.linear(states, self.fc.weight, self.fc.bias), states[0]
 
 
 class LinearHead(nn.Module):
@@ -111,7 +109,6 @@ class MeanHead(nn.Module):
         return _means_so_far(scores, state)
 
 
-_GRU = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 HEADS: dict[str, type[GRUHead] | type[LinearHead] | type[MeanHead]] = {"gru": GRUHead, "linear": LinearHead, "mean": MeanHead}
 
 

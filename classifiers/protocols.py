@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol
 
 from torch import Tensor
 
@@ -47,6 +47,10 @@ class Focuser(FrameNetwork, Protocol):
 class Head(Protocol):
     """f_C: classifies after every step. The state is explicit: one tensor in, one tensor out.
 
+    It may have a method ``compare``, like `classifiers.classifier.Classifier.compare`, that takes one step with each of several focus
+    vectors faster than one by one, and a method ``state_bounds(num_steps)``: the lowest and the highest number that a state can hold
+    after so many steps, or before.
+
     Attributes:
         glance_part: what it gets of a glance: its vector (length C), or the scores (K) that the glancer gives it.
         state_size: S, length of the state of one clip.
@@ -57,22 +61,4 @@ class Head(Protocol):
 
     def __call__(self, features: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Features (N, T, C + F or K + F) and the state (N, S) before them (None: the start) → scores (N, T, K), state (N, S)."""
-        ...
-
-
-@runtime_checkable
-class BoundedHead(Protocol):
-    """A head whose states lie between two known numbers."""
-
-    def state_bounds(self, num_steps: int) -> tuple[float, float]:
-        """Lowest and highest number that a state can hold after so many steps, or before."""
-        ...
-
-
-@runtime_checkable
-class ComparingHead(Protocol):
-    """A head that takes one step with several focus vectors faster than one by one; see `classifiers.classifier.Classifier.compare`."""
-
-    def compare(self, glances: Tensor, foci: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Glance vectors (N, C), focus vectors (k, N, F), state (N, S) → scores (k, N, K), and the state (N, S) after the first."""
         ...

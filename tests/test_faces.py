@@ -5,6 +5,7 @@ import pickle
 import warnings
 from functools import partial
 
+import av
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from gymnasium.error import ClosedEnvironmentError
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
+from stable_baselines3.common.vec_env import VecMonitor, VecVideoRecorder
 
 from adafocus_env import clips as clips_module
 from adafocus_env.observation import OBSERVATIONS, to_numpy
@@ -254,3 +256,59 @@ def test_what_is_closed_can_be_neither_reset_nor_stepped(arguments, make, name, 
 def test_an_unknown_output(make):
     with pytest.raises(InputError, match="output='jax' is not known; choose 'numpy' or 'torch'"):
         make(output="jax")
+
+
+# Wrappers
+
+
+def played_to_the_end(env, steps):
+    env.reset(seed=SEED)
+    env.action_space.seed(SEED)
+    return [env.step(env.action_space.sample()) for _ in range(steps)]
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_episodes_are_counted(arguments, make, name):
+    single = gym.wrappers.RecordEpisodeStatistics(gym.make(name, **arguments))
+    steps = played_to_the_end(single, 4)
+    assert steps[-1][4]["episode"]["l"] == 4
+    assert steps[-1][4]["episode"]["r"] == pytest.approx(sum(step[1] for step in steps), abs=1e-5)
+    for mode in ("NEXT_STEP", "SAME_STEP"):
+        vector = gym.wrappers.vector.RecordEpisodeStatistics(make(name, autoreset_mode=mode))
+        steps = played_to_the_end(vector, 4)
+        assert steps[-1][4]["episode"]["l"].tolist() == [4] * N
+        assert np.allclose(steps[-1][4]["episode"]["r"], sum(step[1] for step in steps), atol=1e-5)
+    rows = VecMonitor(AdaFocusVecEnv(make(name, autoreset_mode="SAME_STEP")), info_keywords=("name", "correct", "price"))
+    rows.reset()
+    infos = [rows.step(np.stack([rows.action_space.sample() for _ in range(N)]))[3] for _ in range(4)][-1]
+    assert all(info["episode"].keys() == {"r", "l", "t", "name", "correct", "price"} and info["episode"]["l"] == 4 for info in infos)
+
+
+def frames_of(folder):
+    """Pictures of the only video in a folder: (frames, height, width, 3)."""
+    (path,) = folder.glob("*.mp4")
+    with av.open(path) as video:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])
+
+
+@pytest.mark.parametrize("face", ["single", "vector", "sb3"])
+def test_videos_are_recorded(arguments, make, tmp_path, face):
+    folder = tmp_path / "videos"  # made by the wrappers, which warn of one that is there
+    pytest.importorskip("moviepy", reason="recording videos needs moviepy: pip install '.[video]'")
+    if face == "single":
+        env = gym.wrappers.RecordVideo(gym.make("AdaFocusSkip-v0", render_mode="rgb_array", **arguments), str(folder))
+        played_to_the_end(env, 4)
+    elif face == "vector":
+        env = make(render_mode="rgb_array")
+        env = gym.wrappers.vector.RecordVideo(env, str(folder), step_trigger=lambda step: step == 0, video_length=4)
+        played_to_the_end(env, 5)
+    else:
+        rows = AdaFocusVecEnv(make(render_mode="rgb_array", autoreset_mode="SAME_STEP"))
+        env = VecVideoRecorder(rows, str(folder), lambda step: step == 0, video_length=4)
+        env.reset()
+        for _ in range(5):
+            env.step(np.zeros(N, np.int64))
+    env.close()
+    frames = frames_of(folder)
+    assert 4 <= len(frames) <= 6 and frames.shape[1] % 324 == 0 and frames.shape[2] % 288 == 0
+    assert not np.array_equal(frames[0], frames[3])

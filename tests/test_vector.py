@@ -140,7 +140,7 @@ def assert_same(record, expected, tolerance=0.0):
             continue
         assert ours[5].keys() == theirs[5].keys(), number
         for key, value in ours[5].items():
-            if key in ("confidence", "baseline"):
+            if key in ("confidence", "previous", "baseline"):
                 assert value == pytest.approx(theirs[5][key], abs=tolerance, rel=0), (number, key)
             else:
                 assert np.array_equal(value, theirs[5][key]), (number, key)

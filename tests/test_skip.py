@@ -1,0 +1,240 @@
+"""The action that looks at no patch, in the dynamics and in every face."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import test_vector
+import torch
+from conftest import TINY_COST
+from test_vector import FACES, N, assert_equal_values, assert_same, play_single
+
+from adafocus_env.action import ActionError, GridAction, SkipAction, boxes_of
+from adafocus_env.build import build_features
+from adafocus_env.dynamics import Dynamics
+from adafocus_env.env import AdaFocusEnv
+from adafocus_env.features import LiveFeatures
+from adafocus_env.reward import REWARDS
+from adafocus_env.sb3 import AdaFocusVecEnv
+from adafocus_env.vector import AdaFocusVectorEnv
+from classifiers.errors import InputError
+
+pytestmark = pytest.mark.filterwarnings("error")
+SKIP = 49
+FOCUS_COST = 12**2 * 3 * 9 * 8 + 6**2 * 8 * 9 * 32
+CLIPS = np.array([0, 5, 11])
+
+
+@pytest.fixture(params=["live", "bank"])
+def features(request, classifier, clips, bank):
+    return bank if request.param == "bank" else LiveFeatures(classifier, clips, bank.action)
+
+
+def dynamics_on(features, **arguments):
+    """Three clips at their beginning, with the baseline patches 7 and 30 in every step."""
+    dynamics = Dynamics(features, 3, action=SkipAction(features.action), **{"baseline": 2, **arguments})
+    patches = np.broadcast_to([7, 30], dynamics.baseline.shape) if dynamics.baseline.size else dynamics.baseline
+    dynamics.restart(CLIPS, patches)
+    return dynamics
+
+
+@torch.no_grad()
+def confidences(features, actions):
+    """Softmax scores of the true class after each step (3, T) of actions (3, T), by the head on whole sequences."""
+    steps = np.arange(actions.shape[1])
+    foci = features.foci(CLIPS[:, None], steps, np.where(actions == SKIP, 0, actions))
+    foci[torch.from_numpy(actions == SKIP)] = 0
+    scores, _ = features.classifier.classify(features.vectors(CLIPS[:, None], steps), foci)
+    return scores.softmax(-1)[torch.arange(3), :, torch.from_numpy(features.clips.labels[CLIPS])].numpy()
+
+
+ACTIONS = np.array([[SKIP, 3, SKIP, 20], [5, SKIP, SKIP, 48], [SKIP, SKIP, SKIP, SKIP]])
+
+
+def test_the_head_gets_zeros_in_place_of_the_focus_vector(features):
+    dynamics, expected = dynamics_on(features), confidences(features, ACTIONS)
+    for t in range(4):
+        outcome = dynamics.step(ACTIONS[:, t])
+        assert np.allclose(outcome.confidence, expected[:, t], atol=1e-6, rtol=0)
+        assert np.array_equal(outcome.boxes.any(1), ACTIONS[:, t] != SKIP)
+    assert outcome.terminated.all()
+
+
+def test_the_baseline_of_random_is_over_patches_alone_from_the_same_state(features):
+    for baseline, patches in ((2, [7, 30]), ("all", range(49))):
+        dynamics = dynamics_on(features, baseline=baseline, price=0.1)
+        for t in range(4):
+            outcome = dynamics.step(ACTIONS[:, t])
+            others = [confidences(features, np.column_stack([ACTIONS[:, :t], np.full(3, patch)]))[:, -1] for patch in patches]
+            assert np.allclose(outcome.baseline, np.mean(others, axis=0), atol=1e-6, rtol=0)
+            assert np.allclose(outcome.reward, outcome.confidence - outcome.baseline - outcome.price, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("reward", REWARDS)
+def test_a_step_that_skips_is_paid_for_by_what_it_costs(bank, reward):
+    free, paid = (dynamics_on(bank, reward=reward, price=price) for price in (0, 0.3))
+    for t in range(4):
+        one, other = free.step(ACTIONS[:, t]), paid.step(ACTIONS[:, t])
+        skipped = ACTIONS[:, t] == SKIP
+        assert other.multiply_adds.tolist() == np.where(skipped, TINY_COST - FOCUS_COST, TINY_COST).tolist()
+        assert np.allclose(other.price, 0.3 * other.multiply_adds / TINY_COST, rtol=1e-6, atol=0) and not one.price.any()
+        assert np.allclose(one.reward - other.reward, other.price, atol=1e-6, rtol=0)
+
+
+def test_only_the_patches_that_are_kept_reach_the_focuser(classifier, clips):
+    live = LiveFeatures(classifier, clips, GridAction(7, 96, 24))
+    dynamics, calls = dynamics_on(live, reward="confidence"), []
+    handle = classifier.focuser.register_forward_pre_hook(lambda module, inputs: calls.append(len(inputs[0])))
+    try:
+        for t in range(4):
+            dynamics.step(ACTIONS[:, t])
+    finally:
+        handle.remove()
+    assert calls == [1, 1, 2]  # one call for all that look, none where all skip
+
+
+def test_a_search_for_the_best_action_may_skip(features):
+    dynamics = dynamics_on(features)
+    for t in range(4):
+        every = dynamics.confidence_of_candidates()
+        assert every.shape == (3, 50)
+        assert np.allclose(every[:, SKIP], confidences(features, np.column_stack([ACTIONS[:, :t], np.full(3, SKIP)]))[:, -1], atol=1e-6)
+        dynamics.step(ACTIONS[:, t])
+
+
+def test_skipping_is_an_action_that_has_no_patch():
+    action = SkipAction(GridAction(7, 96, 24))
+    assert action.space == gym.spaces.Discrete(50) and action.looking.num_cells == 49
+    assert boxes_of(action, np.array([48, SKIP])).tolist() == [[72, 72, 96, 96], [0, 0, 0, 0]]
+    assert action.check([0, SKIP], 2).tolist() == [0, SKIP]
+    assert action.draw(np.random.default_rng(0), (5000,)).max() == 48
+    assert action.nearest(np.array([95.0, 95.0])) == 48
+    with pytest.raises(ActionError, match=r"action 50 \(clip 1\) is outside the space; choose a cell from 0 to 48, or 49 to skip"):
+        action.check([0, 50], 2)
+
+
+# The faces
+
+
+@pytest.fixture
+def make(classifier, clips, bank):
+    def make(num_envs=N, **arguments):
+        return AdaFocusVectorEnv(num_envs, classifier, clips, **{"bank": bank, "observation": "dict", "action": "skip", **arguments})
+
+    return make
+
+
+@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("live", [False, True])
+def test_every_face_skips_alike(make, classifier, clips, bank, monkeypatch, face, live):
+    def actions_at(step):
+        drawn = np.random.default_rng(step).integers(49, size=N)
+        return np.where(np.random.default_rng(-step % 1000).random(N) < 0.5, SKIP, drawn)
+
+    monkeypatch.setattr(test_vector, "actions_at", actions_at)
+    arguments = {"observation": "dict", "price": 0.2, "baseline": 2, "bank": not live and bank}
+    records = FACES[face](make, **arguments)
+    for row in range(N):
+        expected = play_single(classifier, clips, row, action="skip", **arguments)
+        assert {True, False} == {bool(step[5]["box"].any()) for step in expected if step[5] and "box" in step[5]}
+        assert_same(records[row], expected, tolerance=1e-6)
+
+
+def test_a_bank_of_the_grid_serves_the_id_that_skips(classifier, clips, bank):
+    env = gym.make_vec("AdaFocusSkip-v0", 2, "vector_entry_point", classifier=classifier, clips=clips, bank=bank)
+    assert env.dynamics.features is bank and env.dynamics.price == 0.05 and env.single_action_space == gym.spaces.Discrete(50)
+    env.reset(seed=0)
+    assert env.step(np.array([SKIP, 3]))[4]["box"].any(1).tolist() == [False, True]
+
+
+def test_pictures_say_that_a_frame_was_skipped(classifier, clips, bank):
+    env = AdaFocusEnv(classifier, clips, bank=bank, action="skip", render_mode="rgb_array")
+    env.reset(options={"clip": 2})
+    begun = env.render()
+    env.step(SKIP)
+    assert np.array_equal(env.render()[:288], begun[:288]) and not np.array_equal(env.render()[288:], begun[288:])
+
+
+def test_masks_keep_one_frame(make):
+    env = make(autoreset_mode="SAME_STEP")
+    env.reset(seed=0)
+    for step in range(4):
+        masks = env.action_masks()
+        assert masks.shape == (N, 50) and masks[:, :SKIP].all()
+        assert masks[:, SKIP].tolist() == ([True, True, False] if step == 3 else [True] * N)
+        env.step(np.array([5 if step == 1 else SKIP, 7 if step == 2 else SKIP, SKIP]))
+    assert env.action_masks().all()
+
+
+def test_every_face_has_masks(make, classifier, clips, bank):
+    rows = AdaFocusVecEnv(make(autoreset_mode="SAME_STEP"))
+    rows.reset()
+    assert [mask.shape for mask in rows.env_method("action_masks")] == [(50,)] * N
+    assert len(rows.env_method("action_masks", indices=[0, 2])) == 2 and rows.has_attr("action_masks")
+    assert AdaFocusEnv(classifier, clips, bank=bank).action_masks().tolist() == [True] * 49
+    with pytest.raises(InputError, match="action_masks: continuous actions have no masks; use action='grid' or action='skip'"):
+        AdaFocusEnv(classifier, clips, action="continuous", bank=False).action_masks()
+
+
+def test_maskable_ppo_learns_with_them(make):
+    contrib = pytest.importorskip("sb3_contrib")
+    env = AdaFocusVecEnv(make(autoreset_mode="SAME_STEP", observation="vector"))
+    model = contrib.MaskablePPO("MlpPolicy", env, n_steps=8, batch_size=8, n_epochs=1, seed=0, device="cpu")
+    model.learn(24)
+    assert model.num_timesteps == 24
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("price", [-0.1, float("nan"), float("inf"), "0.1", True])
+def test_prices_that_are_none(make, price):
+    with pytest.raises(InputError, match=f"price={price!r} is no price of a step; choose a number from 0 on, in units of the reward"):
+        make(price=price)
+
+
+def test_skipping_on_an_id_without_it(classifier, clips, bank):
+    env = AdaFocusEnv(classifier, clips, bank=bank)
+    env.reset(seed=0)
+    with pytest.raises(ActionError, match=r"action 49 \(clip 0\) is outside the space; choose a cell from 0 to 48, row-major"):
+        env.step(SKIP)
+
+
+def test_an_unknown_kind_of_action(classifier, clips):
+    with pytest.raises(InputError, match=r"action='skipp' is not known; did you mean 'skip'\?"):
+        build_features(classifier, clips, action="skipp", bank=False)
+
+
+# A kind of action of a user's own
+
+
+class Corners:
+    """Only the four corners of the frame."""
+
+    def __init__(self, grid, size, patch_size):
+        self.size, self.patch_size, self.num_cells = size, patch_size, 4
+        self.space, self.candidates, self.looking = gym.spaces.Discrete(4), np.arange(4), self
+
+    def check(self, actions, count):
+        return np.asarray(actions).reshape(count)
+
+    def kept(self, actions):
+        return np.ones(actions.shape, bool)
+
+    def corners_of(self, actions):
+        return np.stack([actions // 2, actions % 2], -1) * (self.size - self.patch_size)
+
+    def nearest(self, points):
+        return np.rint(points / self.size).astype(np.int64) @ [2, 1]
+
+    def draw(self, rng, shape):
+        return rng.integers(4, size=shape)
+
+
+def test_a_class_of_ones_own_is_an_action(classifier, clips):
+    env = AdaFocusVectorEnv(2, classifier, clips, action=Corners, bank=True, baseline="all")
+    env.reset(seed=0)
+    outcome = env.step(np.array([1, 3]))
+    assert outcome[4]["box"].tolist() == [[0, 72, 24, 96], [72, 72, 96, 96]]
+    live = AdaFocusVectorEnv(2, classifier, clips, action=Corners, bank=False, baseline="all")
+    live.reset(seed=0)
+    assert_equal_values(outcome, live.step(np.array([1, 3])))
