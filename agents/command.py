@@ -35,6 +35,7 @@ from rich.console import Console
 
 from agents.config_keys import check_choice, check_key, explain, field_types
 from classifiers.errors import InputError
+from classifiers.plugin import import_plugin
 
 PATH_KEYS = frozenset({"run", "data.root", "file", "out", "video", "classifier", "policy"})
 """Keys whose value is taken as it was typed, whatever characters it holds."""
@@ -60,7 +61,7 @@ def run_command(
 
     Args:
         main: does the work.
-        schema: a dataclass whose fields are all the keys there are.
+        schema: a dataclass whose fields are all the keys there are; the module that its ``plugin`` names, if it has one, is imported first.
         config_name: the primary YAML file, without ``.yaml``.
         config_package: the importable package that holds the YAML files.
         arguments: the command line; by default that of the process.
@@ -75,7 +76,7 @@ def run_command(
         elif flags.multirun:
             _run_jobs(main, command.jobs(flags.overrides))
         else:
-            main(command.config(flags.overrides))
+            _run(main, command.config(flags.overrides))
     except InputError as problem:
         _say(str(problem))
         sys.exit(2)
@@ -213,7 +214,12 @@ def _folder_name(name: str) -> str:
 def _run_jobs(main: Callable[[C], None], jobs: Sequence[tuple[str, C]]) -> None:
     for number, (name, config) in enumerate(jobs, start=1):
         _say(f"job {number} of {len(jobs)}: {name}")
-        main(config)
+        _run(main, config)
+
+
+def _run(main: Callable[[C], None], config: C) -> None:
+    import_plugin(getattr(config, "plugin", ""))
+    main(config)
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:
