@@ -142,18 +142,18 @@ def learns_as_ppo(config: AlgoConfig) -> bool:
     return issubclass(class_of(config.name), PPO) and config.observation == "reference"
 
 
-def check_fits(config: AlgoConfig, action: str, space: spaces.Space) -> None:
+def check_fits(name: str, where: str, space: spaces.Space) -> None:
     """Checks that the algorithm learns this kind of action.
 
     Args:
-        config: names the algorithm.
-        action: the name of the kind of action (``env.action``).
+        name: of the algorithm.
+        where: what the user set that asks for these actions, for the message.
         space: of one action.
 
     Raises:
         InputError: it does not (says why, which algorithms do, and on which ids it does).
     """
-    algorithm = algorithm_of(class_of(config.name), config.name)
+    algorithm = algorithm_of(class_of(name), name)
     kind = CONTINUOUS if isinstance(space, spaces.Box) else DISCRETE
     if kind in algorithm.actions:
         return
@@ -164,7 +164,7 @@ def check_fits(config: AlgoConfig, action: str, space: spaces.Space) -> None:
         else "env.action=grid (ids: AdaFocus-v0, AdaFocusEasy-v0 and all others without Continuous)"
     )
     raise InputError(
-        f"algo={config.name} learns {wanted} actions only, and env.action={action} is {kind}: {algorithm.why}. "
+        f"algo={name} learns {wanted} actions only, and {where} has {kind} ones: {algorithm.why}. "
         f"Set {instead}, or choose one of {', '.join(fitting(kind))}"
     )
 

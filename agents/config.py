@@ -232,6 +232,29 @@ class Train(TrainPPO):
 
 
 @dataclass
+class BenchmarkAlgorithms:
+    """`python -m agents.benchmark_algorithms`.
+
+    Attributes:
+        id: a registered id.
+        algos: names in `agents.algorithms.ALGORITHMS`, or dotted paths of classes; none: all that learn such actions.
+        seeds: of the runs of each.
+        total_steps: environment steps of each run; null: those of each algorithm's config.
+        overrides: further arguments of `agents.train`, for all runs.
+        run: the folder of the runs, the table and the picture; empty: one named after the id.
+        device: auto, cpu, cuda or cuda:N.
+    """
+
+    id: str = "AdaFocusEasy-v0"
+    algos: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    total_steps: int | None = None
+    overrides: list[str] = field(default_factory=list)
+    run: str = ""
+    device: str = "auto"
+
+
+@dataclass
 class TrainStages(TrainPPO):
     """`python -m agents.train_stages`; the keys of `TrainPPO`, and which stages to run.
 

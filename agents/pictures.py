@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from adafocus_env.action import boxes_of
@@ -22,6 +24,25 @@ COLOURS = {"learned": "#c0392b", "oracle": "#2c3e50", "greedy_oracle": "#2c3e50"
 CURVES = ("learned", "random", "oracle")
 ROW_LABEL = 150  # pixels left of the frames of a clip
 GAP = 4
+
+
+@dataclass(frozen=True)
+class Curve:
+    """An accuracy that grows, over the runs of one algorithm, and a confidence interval of its mean. Arrays of one length.
+
+    Attributes:
+        steps: environment steps.
+        minutes: CPU minutes, the mean over the runs.
+        mean: shares in 0-1.
+        low: lower end of the interval; the mean, where there is one run.
+        high: upper end.
+    """
+
+    steps: NDArray[np.float64]
+    minutes: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
 
 
 def save_comparison(measures: Mapping[str, Mapping[str, Any]], title: str, path: Path, *, metric: str, num_frames: int) -> None:
@@ -74,6 +95,36 @@ def _draw_curves(figure: SubFigure, measures: Mapping[str, Mapping[str, Any]], m
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(CURVES), frameon=False)  # above: it never hides a curve
+
+
+def save_learning_curves(curves: Mapping[str, Curve], title: str, path: Path, levels: Mapping[str, float]) -> None:
+    """Draws how the accuracy on the validation part grows, against environment steps and against CPU minutes.
+
+    Args:
+        curves: of each algorithm, by name.
+        title: stands above.
+        path: of the PNG file.
+        levels: accuracies (shares in 0-1) that are drawn as horizontal lines, by name.
+    """
+    figure = Figure(figsize=(13, 5), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for number, (name, curve) in enumerate(sorted(curves.items())):
+        style = {"color": f"C{number % 10}", "linestyle": ("-", "--")[number // 10 % 2]}
+        for axes, along in ((left, curve.steps), (right, curve.minutes)):
+            axes.plot(along, 100 * curve.mean, label=name, **style)
+            axes.fill_between(along, 100 * curve.low, 100 * curve.high, color=style["color"], alpha=0.15, linewidth=0)
+    for axes, label in ((left, "environment steps"), (right, "CPU minutes")):
+        for name, level in levels.items():
+            axes.axhline(100 * level, color="#7f8c8d", linestyle=":", linewidth=1)
+            axes.annotate(name, (0.995, 100 * level), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="#7f8c8d")
+        axes.set_xlabel(label)
+        axes.set_xlim(left=0)
+        axes.spines[["top", "right"]].set_visible(False)
+    left.set_ylabel("top-1 on the validation part, %")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    figure.suptitle(title)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 def save_contact_sheet(features: Features, played: Played, path: Path, *, rows: int = 8) -> None:

@@ -35,7 +35,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.root = Path(path)
-        self._logged = time.perf_counter()
+        self._logged = time.perf_counter(), time.process_time()
         self._lock = FileLock(self.root / ".lock", timeout=0, thread_local=False)
 
     @classmethod
@@ -103,16 +103,21 @@ class RunFolder:
     def log(self, metrics: Mapping[str, object]) -> None:
         """Appends a line to ``metrics.jsonl``, and to ``timing.jsonl`` the seconds since the line before or the start.
 
-        Both are on the disk when this returns.
+        Those are the seconds that passed, and those that this process had of a CPU. Both lines are on the disk when this returns.
         """
         append_line(self.path(METRICS), metrics)
-        now = time.perf_counter()
-        append_line(self.path(TIMING), {"seconds": round(now - self._logged, 3)})
+        now = time.perf_counter(), time.process_time()
+        passed, worked = (round(after - before, 3) for after, before in zip(now, self._logged, strict=True))
+        append_line(self.path(TIMING), {"seconds": passed, "cpu_seconds": worked})
         self._logged = now
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``."""
         return [json.loads(line) for line in whole_lines(self.path(METRICS))]
+
+    def timing(self) -> list[dict[str, float]]:
+        """The lines of ``timing.jsonl``, one for each of the metrics."""
+        return [json.loads(line) for line in whole_lines(self.path(TIMING))]
 
     def truncate(self, lines: int) -> None:
         """Keeps the first ``lines`` lines of metrics and timing: what a run logged after the checkpoint it goes on from.

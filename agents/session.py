@@ -189,7 +189,7 @@ def check_algo(config: Train, space: spaces.Space) -> None:
         InputError: the algorithm does not learn such actions, or a setting is unknown or has no effect (says what to set instead).
     """
     algo = config.algo
-    check_fits(algo, config.env.action, space)
+    check_fits(algo.name, f"env.action={config.env.action}", space)
     check_settings(algo)
     named("algo.observation", algo.observation, OBSERVATIONS)
     if learns_as_ppo(algo):

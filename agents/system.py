@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "torchvision", "gymnasium", "stable_baselines3", "numpy", "decord")
+PACKAGES = ("torch", "torchvision", "gymnasium", "stable_baselines3", "sb3_contrib", "numpy", "decord")
 
 
 def system_information() -> dict[str, Any]:
