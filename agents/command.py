@@ -33,7 +33,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from agents.config_keys import check_choice, check_key, explain, field_types
+from agents.config_keys import check_choice, check_key, explain, field_types, is_free_form
 from classifiers.errors import InputError
 from classifiers.plugin import import_plugin
 
@@ -151,10 +151,14 @@ class _Command(Generic[C]):
     def _compose(self, arguments: Sequence[str]) -> DictConfig:
         paths, overrides = _split(arguments)
         self._check(paths, overrides)
-        config = compose(self.config_name, list(overrides), return_hydra_config=True)
+        config = compose(self.config_name, [self._added(override) for override in overrides], return_hydra_config=True)
         for key, value in paths.items():
             OmegaConf.update(config, key, plain_text(value))
         return config
+
+    def _added(self, override: str) -> str:
+        """The override; one of a key in a dictionary that takes any marked such that the YAML files need not have it."""
+        return f"++{override}" if is_free_form(override.partition("=")[0], field_types(self.schema)) else override
 
     def _check(self, paths: Mapping[str, str], overrides: Sequence[str]) -> None:
         types = field_types(self.schema)
