@@ -145,12 +145,12 @@ def train(settings: Settings) -> Policy:
     return policy
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Trains a policy and says what it is worth."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in vars(Settings()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
-    settings = Settings(**vars(parser.parse_args()))
+    settings = Settings(**vars(parser.parse_args(arguments)))
     policy, seen = train(settings).cpu(), list[Tensor]()
 
     @torch.no_grad()

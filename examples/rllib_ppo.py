@@ -30,7 +30,7 @@ def config(env_runners: int = 2, seed: int = 0) -> PPOConfig:
     """PPO with a small network on flattened glance maps."""
     return (
         PPOConfig()
-        .environment(ID, env_config={"observation": "map"})
+        .environment(ID, env_config={"observation": "map", "baseline": "all"})
         .env_runners(
             num_env_runners=env_runners,
             num_envs_per_env_runner=32,

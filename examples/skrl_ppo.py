@@ -1,10 +1,10 @@
-"""skrl: its PPO on places anywhere in the frame, from the glance maps.
+"""skrl: its PPO on the glance maps.
 
     pip install 'adafocus-env[skrl]'
     python examples/skrl_ppo.py                         # 60,000 steps on the demo videos
 
-skrl takes a vector environment that begins new episodes in the step in which the old ones end, ``autoreset_mode="SameStep"``. The
-id is the continuous one: actions are places (row, column) in [0, 1]², drawn from a Gaussian whose width is learned.
+skrl takes a vector environment that begins new episodes in the step in which the old ones end, ``autoreset_mode="SameStep"``. Its
+wrapper flattens observations and turns everything into tensors.
 """
 
 from __future__ import annotations
@@ -19,20 +19,22 @@ from skrl.agents.torch import ExperimentCfg
 from skrl.agents.torch.ppo import PPO, PPO_CFG
 from skrl.envs.wrappers.torch import Wrapper, wrap_env
 from skrl.memories.torch import RandomMemory
-from skrl.models.torch import DeterministicMixin, GaussianMixin, Model
+from skrl.models.torch import CategoricalMixin, DeterministicMixin, Model
 from skrl.trainers.torch import SequentialTrainer, SequentialTrainerCfg
 from skrl.utils import set_seed
 from torch import Tensor, nn
 
 import adafocus_env  # noqa: F401  (registers the ids)
 
-ID = "AdaFocusContinuous-v0"
+ID = "AdaFocus-v0"
 ENVS, STEPS_PER_UPDATE = 64, 16
 
 
 def make(num_envs: int = ENVS) -> Wrapper:
     """The environment for skrl."""
-    envs = gym.make_vec(ID, num_envs=num_envs, vectorization_mode="vector_entry_point", observation="map", autoreset_mode="SameStep")
+    envs = gym.make_vec(
+        ID, num_envs=num_envs, vectorization_mode="vector_entry_point", observation="map", baseline="all", autoreset_mode="SameStep"
+    )
     return wrap_env(envs, wrapper="gymnasium")
 
 
@@ -41,18 +43,17 @@ def network(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, outputs))
 
 
-class Policy(GaussianMixin, Model):
-    """Where to look: a Gaussian around the sigmoid of what the network says."""
+class Policy(CategoricalMixin, Model):
+    """Where to look: one cell of the grid."""
 
     def __init__(self, env: Wrapper) -> None:
         Model.__init__(self, observation_space=env.observation_space, action_space=env.action_space, device=env.device)
-        GaussianMixin.__init__(self, clip_actions=True, min_log_std=-3.0)
+        CategoricalMixin.__init__(self)
         self.net = network(self.num_observations, self.num_actions)
-        self.log_std = nn.Parameter(torch.full((self.num_actions,), -1.4))
 
     def compute(self, inputs: dict[str, Tensor], role: str) -> tuple[Tensor, dict[str, Tensor]]:
-        """Observations → the mean of the place, and how far around it is looked."""
-        return self.net(inputs["observations"]).sigmoid(), {"log_std": self.log_std}
+        """Observations → logits of the cells."""
+        return self.net(inputs["observations"]), {}
 
 
 class Value(DeterministicMixin, Model):
@@ -75,7 +76,7 @@ def train(steps: int, seed: int) -> Policy:
     models = {"policy": Policy(env), "value": Value(env)}
     settings = PPO_CFG(
         rollouts=STEPS_PER_UPDATE, learning_epochs=4, mini_batches=4, discount_factor=0.7, gae_lambda=0.95, learning_rate=1e-3,
-        grad_norm_clip=0.5, ratio_clip=0.2, entropy_loss_scale=0.001, value_loss_scale=0.5,
+        grad_norm_clip=0.5, ratio_clip=0.2, entropy_loss_scale=0.01, value_loss_scale=0.5,
         experiment=ExperimentCfg(write_interval=0, checkpoint_interval=0),
     )  # fmt: skip
     agent = PPO(
@@ -99,9 +100,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     @torch.no_grad()
     def choose(maps: np.ndarray) -> np.ndarray:
-        """The middle of the Gaussian."""
-        inputs = torch.from_numpy(maps).to(policy.device).flatten(1)
-        return policy.compute({"observations": inputs}, "policy")[0].cpu().numpy()
+        """The most likely cells."""
+        logits, _ = policy.compute({"observations": torch.from_numpy(maps).to(policy.device).flatten(1)}, "policy")
+        return logits.argmax(-1).cpu().numpy()
 
     compare(ID, "map", choose, given.test_clips)
 
