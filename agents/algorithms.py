@@ -66,6 +66,7 @@ class Algorithm:
         policy_kwargs: (features, network) → what the policy is told where it reads glances by reference.
         learn: further arguments of the class's `learn`.
         resumes: whether a run can go on where it was stopped.
+        counts_rows: its `num_timesteps` counts a step of N environments N times (for each of them).
     """
 
     path: str
@@ -75,6 +76,7 @@ class Algorithm:
     policy_kwargs: Callable[[Features, NetworkConfig], dict[str, Any]] = _clip_extractor
     learn: Mapping[str, Any] = field(default_factory=dict)
     resumes: bool = True
+    counts_rows: bool = False
 
 
 def _values(path: str) -> Algorithm:
@@ -104,7 +106,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "maskable_ppo": Algorithm(
         "sb3_contrib.MaskablePPO", (DISCRETE,), "masks rule out single actions, and places cannot be counted", learn={"use_masking": False}
     ),
-    "ars": Algorithm("sb3_contrib.ARS", policy=SPOT_POLICY, policy_kwargs=_spot_policy, resumes=False),
+    "ars": Algorithm("sb3_contrib.ARS", policy=SPOT_POLICY, policy_kwargs=_spot_policy, resumes=False, counts_rows=True),
 }
 
 
@@ -114,6 +116,8 @@ def class_of(name: str) -> type[BaseAlgorithm]:
     Raises:
         InputError: no such name, module or class, or it is no algorithm in the manner of Stable-Baselines3.
     """
+    if not name:
+        raise InputError("algo.name is empty: algo=custom needs algo.name=PACKAGE.CLASS, and algo=PACKAGE.CLASS is short for both")
     path = name if "." in name else named("algo.name", name, ALGORITHMS).path
     module, _, attribute = path.rpartition(".")
     found = _attribute(name, module, attribute)

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import conv2d, pad
 
 from adafocus_env.action import Action, GridAction
 from adafocus_env.dynamics import Dynamics
@@ -115,10 +116,13 @@ class GaussianPatch(Baseline):
         return self._action.nearest(points)
 
 
+BINOMIAL = torch.tensor([1.0, 2.0, 1.0]).outer(torch.tensor([1.0, 2.0, 1.0]))[None, None] / 16
+
+
 class SaliencyPatch(Baseline):
     """The patch around the place of the glance map that is least like the rest of it.
 
-    A place stands out by its squared distance to the mean over the map, in the glancer's features, averaged over 3×3 places.
+    A place stands out by its squared distance to the mean over the map, in the glancer's features, smoothed over 3×3 places.
 
     Args:
         features: glances of the clips that are being played.
@@ -131,7 +135,7 @@ class SaliencyPatch(Baseline):
         """Actions (N, …)."""
         maps = self._features.maps(*references.T).float()
         distance = (maps - maps.mean((2, 3), keepdim=True)).square().sum(1, keepdim=True)
-        smooth = avg_pool2d(distance, 3, 1, 1, count_include_pad=False)[:, 0]
+        smooth = conv2d(pad(distance, (1, 1, 1, 1), mode="replicate"), BINOMIAL.to(maps.device))[:, 0]
         row, column = np.unravel_index(smooth.flatten(1).argmax(1).cpu().numpy(), smooth.shape[1:])
         pixels = np.array(self._features.action.size) / smooth.shape[1:]  # of the frame, a place of the map
         return self._features.action.nearest((np.stack([row, column], 1) + 0.5) * pixels - 0.5)

@@ -10,7 +10,7 @@ Every run has a folder of its own, as `agents.train` makes it. Runs that are fin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +78,22 @@ def check_runs(config: BenchmarkAlgorithms, root: Path) -> dict[str, list[Train]
     Raises:
         InputError: there is no such id or algorithm, or one does not learn such actions, or a list names something twice or nothing.
     """
+    runs = {}
+    for algo in algorithms_of(config):
+        train = _run(config, algo)
+        runs[algo] = [replace(train, seed=seed, run=str(root / f"{algo}-{seed}")) for seed in config.seeds]
+    return runs
+
+
+def algorithms_of(config: BenchmarkAlgorithms) -> list[str]:
+    """The algorithms that the config names, or all that learn the actions of its id.
+
+    Raises:
+        InputError: as `check_runs`.
+    """
     from agents.algorithms import CONTINUOUS, DISCRETE, check_fits, fitting  # here, so that --help answers without PyTorch
 
-    arguments = overrides_of(config.id)
+    overrides_of(config.id)
     space = ACTIONS[_action(config.id)](7, 96, 24).space
     algos = config.algos or fitting(CONTINUOUS if space.shape else DISCRETE)
     for key, values in (("algos", algos), ("seeds", config.seeds)):
@@ -88,7 +101,7 @@ def check_runs(config: BenchmarkAlgorithms, root: Path) -> dict[str, list[Train]
             raise InputError(f"{key}={values}: give each once, and one at least")
     for algo in algos:
         check_fits(algo, f"id={config.id}", space)
-    return {algo: [_run(config, algo, seed, arguments, root) for seed in config.seeds] for algo in algos}
+    return algos
 
 
 def overrides_of(name: str) -> list[str]:
@@ -111,11 +124,11 @@ def _action(name: str) -> str:
     return str(gym.spec(name).kwargs.get("action", "grid"))
 
 
-def _run(config: BenchmarkAlgorithms, algo: str, seed: int, arguments: Sequence[str], root: Path) -> Train:
+def _run(config: BenchmarkAlgorithms, algo: str) -> Train:
     from agents.algorithms import learns_as_ppo
 
-    place = [f"seed={seed}", f"device={config.device}", f"run={root / f'{algo}-{seed}'}"]
-    train = compose_config(Train, "train", [f"algo={algo}", *arguments, *config.overrides, *place])
+    given = [f"algo={algo}", *overrides_of(config.id), *config.overrides, f"device={config.device}"]
+    train = compose_config(Train, "train", given)
     if config.total_steps is not None:
         (train.ppo if learns_as_ppo(train.algo) else train.algo).total_steps = config.total_steps
     return train

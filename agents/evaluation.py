@@ -165,7 +165,7 @@ def evaluate(
     for name, choose in _choosers(features, policy, seed).items():
         progress(name)
         actions, scores = actions_and_scores(features, choose)
-        macs = looking + (_cost_of(features, policy, choose) if name == "learned" and policy is not None else 0)
+        macs = looking + (_cost_of(features, policy) if name == "learned" and policy is not None else 0)
         plays[name] = _played(features, actions, scores)
         measures[name] = {
             **_measured(scores, sets, macs),
@@ -244,7 +244,7 @@ def _choosers(features: Features, policy: GlancePolicy | Predictor | None, seed:
     choosers: dict[str, Chooser] = {}
     if policy is not None:
         learned = LearnedPolicy(policy, features) if isinstance(policy, GlancePolicy) else policy
-        choosers["learned"] = chooser(features, learned, getattr(learned, "observation", "reference"))
+        choosers["learned"] = chooser(features, learned, _observation_of(learned))
     policies: dict[str, Predictor] = {"random": RandomPatch(action, seed), "centre": CentrePatch(action)}
     policies |= {"gaussian": GaussianPatch(action, seed), "saliency": SaliencyPatch(features)}
     if features.clips.has_truth:
@@ -255,12 +255,33 @@ def _choosers(features: Features, policy: GlancePolicy | Predictor | None, seed:
     return choosers
 
 
-def _cost_of(features: Features, policy: GlancePolicy | Predictor, choose: Chooser) -> int:
+def _cost_of(features: Features, policy: GlancePolicy | Predictor) -> int:
     """Multiply-adds of a policy for a video. Of one that is no network of ours: those of PyTorch while it plays the first clip."""
     if isinstance(policy, GlancePolicy):
         return features.num_steps * policy_cost(policy)
-    with torch.backends.cudnn.flags(enabled=False):  # the counter does not see into its recurrent networks
-        return multiply_adds(lambda: choose(np.zeros(1, np.int64)))
+    first, counted = np.zeros(1, np.int64), _Counted(policy)
+    features.maps(first, _steps(features))  # so that no glance is counted as the policy's
+    chooser(features, counted, _observation_of(policy))(first)
+    return counted.multiply_adds
+
+
+class _Counted:
+    """A policy, and the multiply-adds of its choices for one video."""
+
+    def __init__(self, policy: Predictor) -> None:
+        self._policy, self.multiply_adds = policy, 0
+
+    def predict(self, *args: Any, **kwargs: Any) -> tuple[Actions, Any]:
+        """Lets the policy choose, and counts."""
+        chosen: list[tuple[Actions, Any]] = []
+        with torch.backends.cudnn.flags(enabled=False):  # the counter does not see into its recurrent networks
+            macs = multiply_adds(lambda: chosen.append(self._policy.predict(*args, **kwargs)))
+        self.multiply_adds += macs // len(chosen[0][0])
+        return chosen[0]
+
+
+def _observation_of(policy: Predictor) -> str:
+    return getattr(policy, "observation", "reference")
 
 
 def _played(features: Features, actions: Actions, scores: Scores) -> Played:

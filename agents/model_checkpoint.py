@@ -40,6 +40,7 @@ def save_checkpoint(model: BaseAlgorithm, folder: Path, progress: dict[str, Any]
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "env": model.env.env_method("random_state", indices=[0])[0],
+        "actions": model.action_space.np_random.bit_generator.state,  # which values are explored with
     }
     path = folder / f"{_prefix(type(model))}-{model.num_timesteps}.zip"
     with replacing(path) as temporary, temporary.open("wb") as file:
@@ -88,6 +89,7 @@ def load_checkpoint(
         model.load_replay_buffer(path.with_suffix(REPLAY))
     states = model.random_states  # type: ignore[attr-defined]
     env.env_method("restore_random_state", states["env"], indices=[0])
+    model.action_space.np_random.bit_generator.state = states["actions"]
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])  # noqa: NPY002
     torch.set_rng_state(states["torch"])

@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_classifier
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecMonitor
 
-from adafocus_env.action import GridAction
+from adafocus_env.action import ActionError, ContinuousAction, GridAction
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.features import LiveFeatures
-from agents.baselines import CentrePatch, GaussianPatch, GreedyOracle, LearnedPolicy, Oracle, RandomPatch
+from adafocus_env.sb3 import AdaFocusVecEnv
+from adafocus_env.vector import AdaFocusVectorEnv
+from agents.baselines import CentrePatch, FixedPatch, GaussianPatch, GreedyOracle, LearnedPolicy, Oracle, RandomPatch, SaliencyPatch
 from agents.policies import GlancePolicy, PolicyNetwork
 from classifiers.errors import InputError
 
@@ -95,3 +99,48 @@ def test_a_learned_policy_plays_the_most_likely_cells_of_any_rows(bank):
 def test_a_policy_for_another_grid_is_refused(bank):
     with pytest.raises(InputError, match=r"chooses cells of a 5×5 grid \(env\.grid=5\), the environment offers cells of a 7×7 grid"):
         LearnedPolicy(GlancePolicy(PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8), 5), bank)
+
+
+def test_a_fixed_patch_is_the_one_that_was_asked_for():
+    assert (cells_of(FixedPatch(GRID, 17)) == 17).all()
+    places, _ = FixedPatch(ContinuousAction(96, 24), (0.25, 0.75)).predict(MANY[:3])
+    assert places.tolist() == [[0.25, 0.75]] * 3
+    with pytest.raises(ActionError, match=r"action 49 .* is outside the space; choose a cell from 0 to 48"):
+        FixedPatch(GRID, 49)
+
+
+@pytest.mark.parametrize(("place", "wanted"), [((0, 0), (0, 0)), ((3, 5), (56, 88)), ((5, 2), (88, 40))])
+def test_saliency_looks_at_the_place_that_is_unlike_the_rest(place, wanted):
+    """Maps of 6×6 places, 16 pixels each; the middle of the one that stands out is where the patch has its centre."""
+    maps = torch.full((1, 3, 6, 6), 0.5)
+    maps[0, 1, place[0], place[1]] = 4.0
+    grid = GridAction(25, 96, 24)  # 3 pixels from cell to cell
+    features = SimpleNamespace(action=grid, maps=lambda clips, steps: maps.expand(len(clips), -1, -1, -1))
+    centre = grid.corners[cells_of(SaliencyPatch(features), MANY[:2])] + 11.5
+    assert np.all(np.abs(centre - np.clip(np.array(wanted) - 0.5, 11.5, 83.5)) <= 16), "within the smoothing"
+
+
+def test_one_observation_gives_one_action_as_in_stable_baselines3():
+    cell, state = CentrePatch(GRID).predict(np.array([3, 1]))
+    assert cell == 24 and np.shape(cell) == () and state is None
+
+
+@pytest.mark.parametrize("observation", [np.zeros((4, 16, 6, 6), np.float32), np.zeros((4, 2), np.float32), np.zeros((4, 3), np.int64)])
+def test_observations_that_are_no_references_are_refused(observation):
+    with pytest.raises(InputError, match=r"it reads references \(clip, step\): make the environment with observation='reference'"):
+        RandomPatch(GRID, 0).predict(observation)
+
+
+def test_stable_baselines3_evaluates_every_baseline(bank):
+    """The oracle's place among them is that of its definition: none sees more of the true class than the greedy one."""
+    vector = AdaFocusVectorEnv(
+        12, bank.classifier, bank.clips, observation="reference", reward="confidence", bank=bank, autoreset_mode="SAME_STEP",
+        clip_order="epoch",
+    )  # fmt: skip
+    env = VecMonitor(AdaFocusVecEnv(vector))
+    policies = {
+        "random": RandomPatch(GRID, 0), "centre": CentrePatch(GRID), "gaussian": GaussianPatch(GRID, 0), "fixed": FixedPatch(GRID, 0),
+        "saliency": SaliencyPatch(bank), "oracle": Oracle(bank), "greedy": GreedyOracle(vector.dynamics),
+    }  # fmt: skip
+    returns = {name: evaluate_policy(policy, env, n_eval_episodes=12)[0] for name, policy in policies.items()}
+    assert max(returns, key=returns.get) == "greedy" and len(set(returns.values())) == len(returns)

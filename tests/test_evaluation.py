@@ -255,3 +255,25 @@ def test_the_picture_shows_the_metric_against_the_frames_looked_at(evaluated, tm
     for name, points in lines.items():
         assert points[:, 0].tolist() == [2, 4, 6, 8]
         assert points[:, 1] == pytest.approx(100 * np.array(evaluated[0][name]["steps"][metric]))
+
+
+class Counting:
+    """Any object with `predict`: looks at cell 1 in the first step, at cell 2 in the next, by what it remembers of an episode."""
+
+    def __init__(self, observation):
+        self.observation, self.seen = observation, []
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        assert deterministic and (state is None) == episode_start.all()
+        self.seen.append(observation.shape[1:])
+        count = np.zeros(len(observation), np.int64) if state is None else state
+        return count + 1, count + 1
+
+
+@pytest.mark.parametrize(("observation", "shape"), [("reference", (2,)), ("vector", (16,)), ("map", (16, 6, 6))])
+def test_any_object_with_predict_is_evaluated_and_keeps_its_state(bank, observation, shape):
+    policy = Counting(observation)
+    measures, plays = evaluate(bank, policy, seed=0)
+    assert plays["learned"].actions.tolist() == [[1, 2, 3, 4]] * 12
+    assert set(policy.seen) == {shape}
+    assert measures["learned"]["gflops"] == measures["random"]["gflops"], "it runs no network"

@@ -49,7 +49,7 @@ def test_an_episode_that_goes_on_is_not_drawn():
 
 def test_the_size_is_rounded_down_to_whole_episodes():
     assert buffer(2 * ENVS * LENGTH + 11).buffer_size == 2 * LENGTH
-    with pytest.raises(InputError, match="buffer_size=11 has no room for an episode of 4 steps in each of 3 environments; choose 12 or more"):
+    with pytest.raises(InputError, match="buffer_size=11 has no room for an episode of 4 steps in each of 3 environments; choose 12"):
         buffer(11)
 
 

@@ -68,30 +68,29 @@ def train_model(
         )
     model, progress = resumed or (new_model(tally, features, algo, network, seed), {"best": None, "lines": before})
     run.truncate(progress.pop("lines"))
-    tally.restore(progress.pop("episodes", []))
+    tally.restore(progress.pop("tally", {"steps": 0, "ended": []}))
     bind(model.policy, features, remember=False)
     recorder = Recorder(run, display, algo, features, val, tally, progress["best"])
     model.set_logger(configure(str(run.path("tensorboard")), ["tensorboard"]))
     if resumed is not None:
-        display.say(f"going on after {model.num_timesteps} steps")
-    _learn(model, algo, recorder, display)
+        display.say(f"going on after {tally.steps} steps")
+    _learn(model, algo, recorder, tally, display)
     if features.classifier.fingerprint() != fingerprint:
         raise RuntimeError("the classifier changed while the policy was trained on it: it is not frozen")
     return load_model(run.checkpoints / "best", features.classifier.device, trust=trust)
 
 
-def _learn(model: BaseAlgorithm, algo: AlgoConfig, recorder: Recorder, display: Display) -> None:
-    if (left := algo.total_steps - model.num_timesteps) <= 0:
+def _learn(model: BaseAlgorithm, algo: AlgoConfig, recorder: Recorder, tally: Tally, display: Display) -> None:
+    if (left := algo.total_steps - tally.steps) <= 0:
         return
-    further = algorithm_of(type(model), algo.name).learn
+    algorithm = algorithm_of(type(model), algo.name)
+    counted = left * tally.num_envs if algorithm.counts_rows else left
     with StopRequest(display.console) as recorder.stop:
-        model.learn(left, callback=recorder, reset_num_timesteps=False, log_interval=None, **further)  # type: ignore[arg-type]
-    if recorder.stopped:
-        raise Stopped
+        model.learn(counted, callback=recorder, reset_num_timesteps=False, log_interval=None, **algorithm.learn)  # type: ignore[arg-type]
 
 
 class Tally(VecEnvWrapper):
-    """Counts the episodes that end: their returns, and whether the answer was right.
+    """Counts the steps, and the episodes that end: their returns, and whether the answer was right.
 
     Args:
         venv: the training environment.
@@ -99,6 +98,7 @@ class Tally(VecEnvWrapper):
 
     def __init__(self, venv: VecEnv) -> None:
         super().__init__(venv)
+        self.steps = 0
         self._ended: list[tuple[float, bool]] = []
 
     def reset(self) -> Any:
@@ -108,6 +108,7 @@ class Tally(VecEnvWrapper):
     def step_wait(self) -> VecEnvStepReturn:
         """Steps all rows and counts what ends."""
         observations, rewards, dones, infos = self.venv.step_wait()
+        self.steps += self.num_envs
         self._ended += [(float(infos[row]["episode"]["r"]), bool(infos[row]["correct"])) for row in np.flatnonzero(dones)]
         return observations, rewards, dones, infos
 
@@ -116,13 +117,13 @@ class Tally(VecEnvWrapper):
         steps: NDArray[np.int64] = self.venv.get_attr("dynamics", 0)[0].step_number
         return not steps.any()
 
-    def restore(self, ended: list[tuple[float, bool]]) -> None:
-        """Goes on with the episodes that `ended` told."""
-        self._ended = [(value, right) for value, right in ended]
+    def restore(self, counted: dict[str, Any]) -> None:
+        """Goes on with what `counted` told."""
+        self.steps, self._ended = counted["steps"], [(value, right) for value, right in counted["ended"]]
 
-    def ended(self) -> list[tuple[float, bool]]:
-        """Return and rightness of the episodes since `take`."""
-        return list(self._ended)
+    def counted(self) -> dict[str, Any]:
+        """All steps, and return and rightness of the episodes since `take`: plain values."""
+        return {"steps": self.steps, "ended": list(self._ended)}
 
     def take(self) -> dict[str, float]:
         """Mean return and share of right answers since the last call; nothing if no episode has ended."""
@@ -158,20 +159,19 @@ class Recorder(BaseCallback):
     ) -> None:
         super().__init__()
         self.stop: StopRequest | None = None
-        self.stopped = False
         self._run, self._display, self._algo, self._tally = run, display, algo, tally
         self._features, self._val, self._best = features, val, best
         self._fingerprint = features.classifier.fingerprint()
         self._resumes = algorithm_of(class_of(algo.name), algo.name).resumes
 
     def _on_training_start(self) -> None:
-        self._bar = self._display.bar(f"stage 2: {self._algo.name}", self._algo.total_steps, self.num_timesteps)
-        self._then, self._steps_then, self._fresh = time.perf_counter(), self.num_timesteps, True
-        self._next_line = _next(self.num_timesteps, self._algo.validate_every)
-        self._next_save = _next(self.num_timesteps, self._algo.save_every)
+        self._bar = self._display.bar(f"stage 2: {self._algo.name}", self._algo.total_steps, self._tally.steps)
+        self._then, self._steps_then, self._fresh = time.perf_counter(), self._tally.steps, True
+        self._next_line = _next(self._tally.steps, self._algo.validate_every)
+        self._next_save = _next(self._tally.steps, self._algo.save_every)
 
     def _on_step(self) -> bool:
-        return not self.stopped
+        return True
 
     def _on_rollout_start(self) -> None:
         """Runs between updates: the weights are new."""
@@ -185,32 +185,32 @@ class Recorder(BaseCallback):
 
     def _on_training_end(self) -> None:
         remembering(self.model.policy, False)
-        if not self.stopped:
-            self._update_ended(last=True)
+        self._update_ended(last=True)
 
     def _update_ended(self, *, last: bool) -> None:
-        if last or self.num_timesteps >= self._next_line:
+        if last or self._tally.steps >= self._next_line:
             self._log()
-            self._next_line = _next(self.num_timesteps, self._algo.validate_every)
+            self._next_line = _next(self._tally.steps, self._algo.validate_every)
         asked = self.stop is not None and self.stop.requested
         saves = self._resumes and self._tally.at_beginning()
-        if saves and (last or asked or self.num_timesteps >= self._next_save):
-            progress = {"best": self._best, "lines": len(self._run.metrics()), "episodes": self._tally.ended()}
+        if saves and (last or asked or self._tally.steps >= self._next_save):
+            progress = {"best": self._best, "lines": len(self._run.metrics()), "tally": self._tally.counted()}
             save_checkpoint(self.model, self._run.checkpoints, progress)
-            self._next_save = _next(self.num_timesteps, self._algo.save_every)
-        self.stopped = asked and not last and (saves or not self._resumes)
+            self._next_save = _next(self._tally.steps, self._algo.save_every)
+        if asked and not last and (saves or not self._resumes):
+            raise Stopped  # not every algorithm heeds what `_on_step` answers
 
     def _log(self) -> None:
-        line = {"stage": STAGE, "steps": self.num_timesteps, **self._tally.take(), **self._figures(), **self._validate()}
+        line = {"stage": STAGE, "steps": self._tally.steps, **self._tally.take(), **self._figures(), **self._validate()}
         self._run.log(line)
         now = time.perf_counter()
-        rate = (self.num_timesteps - self._steps_then) / (now - self._then)
-        self._then, self._steps_then = now, self.num_timesteps
+        rate = (self._tally.steps - self._steps_then) / (now - self._then)
+        self._then, self._steps_then = now, self._tally.steps
         told = [f"{name} {line[key]:{form}}" for name, key, form in SHOWN if key in line]
-        self._bar.at(min(self.num_timesteps, self._algo.total_steps), " ".join([*told, f"{rate:.0f}/s"]))
+        self._bar.at(min(self._tally.steps, self._algo.total_steps), " ".join([*told, f"{rate:.0f}/s"]))
         for key, value in line.items():
             self.logger.record(f"policy/{key}", value)
-        self.logger.dump(self.num_timesteps)
+        self.logger.dump(self._tally.steps)
 
     def _figures(self) -> dict[str, float]:
         """What the algorithm itself says of its last update: losses and the like."""
@@ -235,7 +235,7 @@ class Recorder(BaseCallback):
 
     def _keep(self, metrics: dict[str, float]) -> None:
         about = {"algo": self._algo.name, "observation": self._algo.observation, "classifier": self._fingerprint}
-        save_model(self.model, self._run.checkpoints / "best", {**about, "metrics": metrics, "steps": self.num_timesteps})
+        save_model(self.model, self._run.checkpoints / "best", {**about, "metrics": metrics, "steps": self._tally.steps})
 
 
 SHOWN = (("return", "return", ".2f"), ("top-1", "accuracy", ".0%"), ("validation", "val_top1", ".0%"))
