@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adafocus_env.cache import exclusive
+from adafocus_env.cache import exclusive, writing_to
 from adafocus_env.datasets import Video
 from adafocus_env.decoding import Failure, run_in_workers
 from adafocus_env.draws import ClipSettings, all_labels, content_key, fingerprint, fixed_crop, random_crop, request, truth_of
-from adafocus_env.readers import DecodedClip
+from adafocus_env.packing import PackedClip, PackRequest
 from adafocus_env.shards import SHARD_SIZE, Shard, ShardWriter, open_shard, remove_leftovers
 from adafocus_env.transforms import Crop, apply_crop, map_points
 from classifiers.errors import InputError
@@ -237,19 +237,17 @@ class ClipStore:
         if self._prepare is not None:
             self._prepare(list(dict.fromkeys(self._drawn[slot][0] for slot in slots)))
         done = sum(len(shard.clips) for shard in self._shards.values())
+        writers = {number: ShardWriter(self._path(number), self._names(number)) for number in numbers}
         results = run_in_workers(
-            "adafocus_env.readers:decode_clip",
-            [request(self.settings, *self._drawn[slot]) for slot in slots],
+            "adafocus_env.packing:pack_clip",
+            [PackRequest(request(self.settings, *self._drawn[slot]), writers[slot // SHARD_SIZE].file) for slot in slots],
             num_workers=self._num_workers,
             time_limit=self._time_limit,
         )
-        writers: dict[int, ShardWriter] = {}
         try:
             for task, result in results:
                 number, position = divmod(slots[task], SHARD_SIZE)
-                if number not in writers:
-                    writers[number] = ShardWriter(self._path(number), self._names(number))
-                _write(writers[number], position, self._drawn[slots[task]][0], result, self.num_frames)
+                _add(writers[number], position, self._drawn[slots[task]][0], result, self.num_frames)
                 if writers[number].complete:
                     self._shards[number] = writers[number].finish()
                     del writers[number]
@@ -288,14 +286,17 @@ class ClipStore:
         return self._folder / f"{number:05d}"
 
 
-def _write(writer: ShardWriter, position: int, video: Video, result: object, num_frames: int) -> None:
+def _add(writer: ShardWriter, position: int, video: Video, result: object, num_frames: int) -> None:
     if isinstance(result, Failure):
         writer.fail(position, result.reason)
         return
-    assert isinstance(result, DecodedClip)
+    if isinstance(result, OSError):
+        with writing_to(writer.file.parent.parent):
+            raise result
+    assert isinstance(result, PackedClip)
     try:
         truth = truth_of(video, result, num_frames)
     except InputError as problem:
         writer.fail(position, str(problem))
     else:
-        writer.add(position, result.frames, result.indices, truth)
+        writer.add(position, result, truth)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adafocus_env.datasets import Video
+from adafocus_env.packing import PackedClip
 from adafocus_env.readers import DecodedClip, DecodeRequest, file_reader
 from adafocus_env.sampling import SAMPLING
 from adafocus_env.shards import FORMAT
@@ -92,12 +93,12 @@ def random_crop(settings: ClipSettings, shape: Sequence[int], rng: np.random.Gen
     return draw_crop(shape[2], shape[3], settings.size, rng, scales=settings.scales, flip=settings.flip)
 
 
-def truth_of(video: Video, clip: DecodedClip, num_frames: int) -> NDArray[np.float64] | None:
+def truth_of(video: Video, clip: DecodedClip | PackedClip, num_frames: int) -> NDArray[np.float64] | None:
     """Where the track says the target is, in pixels of the decoded frames; None where there is no track.
 
     Args:
         video: the video that was decoded.
-        clip: its frames.
+        clip: what was decoded of it.
         num_frames: T; the first T frames are the focuser's.
 
     Returns:
@@ -116,8 +117,7 @@ def truth_of(video: Video, clip: DecodedClip, num_frames: int) -> NDArray[np.flo
         raise InputError(
             f"its track {video.track} must hold one point (y, x) for each of the {clip.num_frames} frames, got {points.shape}"
         )
-    height, width = clip.frames.shape[1:3]
-    return rescale_points(points[clip.indices[:num_frames]], clip.size, (height, width))
+    return rescale_points(points[clip.indices[:num_frames]], clip.size, clip.resized)
 
 
 def all_labels(video: Video) -> tuple[int, ...]:

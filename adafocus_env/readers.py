@@ -367,6 +367,11 @@ class DecodedClip:
     fps: float | None
     size: tuple[int, int]
 
+    @property
+    def resized(self) -> tuple[int, int]:
+        """(height, width) of the frames in pixels."""
+        return self.frames.shape[1], self.frames.shape[2]
+
 
 def decode_clip(request: DecodeRequest) -> DecodedClip:
     """Opens the video, samples its frames and decodes them; the same request always gives the same clip.

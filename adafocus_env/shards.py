@@ -6,7 +6,6 @@ where each clip starts and what it is. It is written under another name, waited 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adafocus_env.cache import writing_to
+from adafocus_env.packing import PackedClip, lock_of
 from classifiers.files import sync
 
 SHARD_SIZE = 64
@@ -73,7 +73,8 @@ def open_shard(path: Path, names: list[str]) -> Shard | None:
     try:
         index = json.loads((path / "index.json").read_text(encoding="utf-8"))
         clips = tuple(_stored_clip(entry) for entry in index["clips"])
-        whole = (path / "frames.bin").stat().st_size == index["bytes"] == sum(int(np.prod(clip.shape)) for clip in clips if clip.shape)
+        held = max((clip.offset + int(np.prod(clip.shape)) for clip in clips if clip.shape), default=0)
+        whole = held <= (path / "frames.bin").stat().st_size == index["bytes"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return Shard(path, clips, index["bytes"]) if whole and [clip.name for clip in clips] == names else None
@@ -92,31 +93,31 @@ def _stored_clip(entry: dict) -> StoredClip:
 
 
 class ShardWriter:
-    """Writes one shard; nothing can be seen under its name before `finish`."""
+    """Writes one shard; nothing can be seen under its name before `finish`.
+
+    Attributes:
+        file: to which the clips are written, by other processes.
+    """
 
     def __init__(self, path: Path, names: list[str]) -> None:
         self._path, self._names = path, names
         self._part = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
+        self.file = self._part / "frames.bin"
         self._clips: dict[int, StoredClip] = {}
-        self._bytes = 0
         with writing_to(path.parent):
             shutil.rmtree(self._part, ignore_errors=True)
             self._part.mkdir(parents=True)
-            self._file = (self._part / "frames.bin").open("wb")
+            self.file.touch()
 
     @property
     def complete(self) -> bool:
         """Whether every clip is there, or known to be unreadable."""
         return len(self._clips) == len(self._names)
 
-    def add(self, position: int, frames: NDArray[np.uint8], indices: NDArray[np.int64], truth: NDArray[np.float64] | None) -> None:
-        """Adds the frames (T, H, W, 3) of a clip, their numbers (T,) and the target's centres (T, 2); clips may come in any order."""
-        planes = np.ascontiguousarray(frames.transpose(0, 3, 1, 2))
-        with writing_to(self._path.parent):
-            self._file.write(planes.data)
+    def add(self, position: int, packed: PackedClip, truth: NDArray[np.float64] | None) -> None:
+        """Adds a clip that has been written to `file`, and the target's centres (T, 2); clips may come in any order."""
         points = None if truth is None else tuple((float(y), float(x)) for y, x in truth)
-        self._clips[position] = StoredClip(self._names[position], self._bytes, planes.shape, tuple(map(int, indices)), points)
-        self._bytes += planes.nbytes
+        self._clips[position] = StoredClip(self._names[position], packed.offset, packed.shape, tuple(map(int, packed.indices)), points)
 
     def fail(self, position: int, reason: str) -> None:
         """Notes that a clip has no frames, and why."""
@@ -125,21 +126,20 @@ class ShardWriter:
     def finish(self) -> Shard:
         """Puts the shard under its name, in one step; whatever was there before has to be broken and is removed."""
         clips = tuple(self._clips[position] for position in range(len(self._names)))
-        index = {"bytes": self._bytes, "clips": [asdict(clip) for clip in clips]}
         with writing_to(self._path.parent):
-            self._file.close()
+            num_bytes = self.file.stat().st_size
+            index = {"bytes": num_bytes, "clips": [asdict(clip) for clip in clips]}
+            lock_of(self.file).unlink(missing_ok=True)
             (self._part / "index.json").write_text(json.dumps(index), encoding="utf-8")
-            sync(self._part / "frames.bin")
+            sync(self.file)
             sync(self._part / "index.json")
             if self._path.exists():
                 shutil.rmtree(self._path)
             self._part.rename(self._path)
-        return Shard(self._path, clips, self._bytes)
+        return Shard(self._path, clips, num_bytes)
 
     def discard(self) -> None:
         """Removes what was written, if it was not finished."""
-        with contextlib.suppress(OSError):  # the disk is full: what could not be written is thrown away here
-            self._file.close()
         shutil.rmtree(self._part, ignore_errors=True)
 
 

@@ -253,11 +253,15 @@ def test_a_reader_that_hangs_is_reported(tmp_path, monkeypatch, videos):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
 
     run = clips.run_in_workers
-    monkeypatch.setattr(clips, "run_in_workers", lambda function, *tasks, **limits: run("worker_tasks:decode_or_hang", *tasks, **limits))
+    monkeypatch.setattr(clips, "run_in_workers", lambda function, *tasks, **limits: run("worker_tasks:pack_or_hang", *tasks, **limits))
     hang = make_video(tmp_path / "v", "hang.mp4")
-    store = ClipStore([*videos, hang], TEST, folder=tmp_path / "cache", time_limit=4)
+    store = ClipStore([hang, *videos], TEST, folder=tmp_path / "cache", time_limit=4)
     assert store.failures == [("hang.mp4", "it was not finished after 4 s and was stopped")]
     assert len(store) == len(videos)
+    again = ClipStore([hang, *videos], TEST, folder=tmp_path / "cache")
+    undisturbed = ClipStore(videos, TEST, folder=tmp_path / "other")
+    for clip in range(len(videos)):  # what the killed worker has written is no part of any clip
+        assert torch.equal(store.frames(clip), undisturbed.frames(clip)) and torch.equal(again.frames(clip), undisturbed.frames(clip))
 
 
 def test_no_readable_video_is_an_error_and_is_tried_again(tmp_path):

@@ -182,7 +182,7 @@ def new_ppo(
             "features_extractor_kwargs": {"network": network, "batch_statistics": config.batch_statistics},
             "std": std,
             "ortho_init": config.ortho_init,
-            "optimizer_kwargs": {"eps": config.adam_eps},
+            "optimizer_kwargs": {"eps": config.adam_eps, "fused": True},  # a tenth of an iteration on a CPU otherwise
         },
         seed=seed,
         device=str(features.classifier.device),
