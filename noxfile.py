@@ -1,8 +1,9 @@
 """The environment beside other libraries, which do not all take the same Gymnasium: each session has an environment of its own.
 
-    nox                  both sessions
+    nox                  the first two
     nox -s newest        the newest Gymnasium, with TorchRL and skrl
     nox -s rllib         RLlib, with the Gymnasium that it pins
+    nox -s oldest        the oldest Gymnasium that is supported, alone
 
 Where the Python that runs nox has a package already, in a version that fits, a session takes it from there: PyTorch is several GB.
 """
@@ -16,6 +17,7 @@ import nox
 
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_external_run = True
+nox.options.sessions = ["newest", "rllib"]
 
 TESTS = sorted(
     str(path)
@@ -27,7 +29,7 @@ TESTS = sorted(
 @nox.session
 def newest(session: nox.Session) -> None:
     """The newest Gymnasium."""
-    _test(session, "torchrl,skrl", "gymnasium")
+    _test(session, "video,torchrl,skrl", "gymnasium")
 
 
 @nox.session
@@ -36,9 +38,16 @@ def rllib(session: nox.Session) -> None:
     _test(session, "rllib")
 
 
+@nox.session
+def oldest(session: nox.Session) -> None:
+    """The oldest Gymnasium that is supported."""
+    _test(session, "video", "gymnasium==1.1.*")
+
+
 def _test(session: nox.Session, extras: str, *packages: str) -> None:
     _lie_over_this_python(session)
     session.install("--quiet", "--upgrade", f".[dev,{extras}]", *packages)
+    session.env["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray would tell its makers
     session.run("python", "-c", "import gymnasium; print('gymnasium', gymnasium.__version__)")
     session.run("python", "-m", "pytest", "-r", "s", *TESTS, *session.posargs)
 
