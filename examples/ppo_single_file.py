@@ -30,7 +30,7 @@ class Settings:
     """Everything that can be set on the command line, as ``--name value``."""
 
     steps: int = 100_000
-    envs: int = 64
+    envs: int = 128
     seed: int = 0
     id: str = "AdaFocus-v0"
     test_clips: int = 500
