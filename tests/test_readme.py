@@ -26,5 +26,4 @@ def script():
 def test_the_first_script_runs(script, monkeypatch, clips, capsys):
     monkeypatch.setattr(build, "demo", partial(demo, TASK, val=0.0))
     exec(compile(script, "README.md", "exec"), {"__name__": "__main__"})
-    assert capsys.readouterr().out.strip()
-    assert "import adafocus_env" in script and "gym" in script
+    assert "gym" in script and capsys.readouterr().out.strip()
