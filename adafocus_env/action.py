@@ -292,6 +292,8 @@ def _check_patch(size: int, patch_size: int) -> None:
 def crop_patches(frames: Tensor, source: Tensor, corners: Tensor, patch_size: int) -> Tensor:
     """Cuts patches out of frames in one gather, without a loop or a device synchronisation.
 
+    They come as (height, width, channels) in memory, ``torch.channels_last``, in which convolutions on a CPU are faster.
+
     Args:
         frames: (M, 3, H, W), any dtype.
         source: (N,) int64, the frame that each patch is cut from.
@@ -301,5 +303,5 @@ def crop_patches(frames: Tensor, source: Tensor, corners: Tensor, patch_size: in
     Returns:
         (N, 3, P, P) of the same dtype.
     """
-    windows = frames.unfold(2, patch_size, 1).unfold(3, patch_size, 1)  # (M, 3, rows, columns, P, P), a view
-    return windows[source, :, corners[:, 0], corners[:, 1]]
+    windows = frames.permute(0, 2, 3, 1).unfold(1, patch_size, 1).unfold(2, patch_size, 1).permute(0, 1, 2, 4, 5, 3)
+    return windows[source, corners[:, 0], corners[:, 1]].permute(0, 3, 1, 2)  # of a view (M, rows, columns, P, P, 3)

@@ -22,7 +22,6 @@ from classifiers.classifier import Classifier
 from classifiers.errors import InputError, named
 from classifiers.execution import execution_of
 
-LIVE_CLIPS = 256  # whose frames are kept for foci that are computed live
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _STORED = ("_maps", "_vectors", "_foci", "_glanced", "_focused", "_slots")
 _log = logging.getLogger("adafocus_env")
@@ -117,7 +116,7 @@ class FeatureBank:
         max_bytes: int | None = None,
     ) -> None:
         self.classifier, self.clips, self.action = classifier, clips, action
-        self._live = LiveFeatures(classifier, clips, action, video_div=video_div, capacity=LIVE_CLIPS if action.num_cells is None else 1)
+        self._live = LiveFeatures(classifier, clips, action, video_div=video_div, capacity=1)
         self.map_shape, self.num_steps = self._live.map_shape, self._live.num_steps
         self.layout = Layout.of(self._live, dtype)
         self._capacity = _clips_in(max_bytes, self.layout, len(clips))
@@ -192,14 +191,16 @@ class FeatureBank:
         return slots * self.num_steps + steps
 
     def _focus_rows(self, clips: Indices, steps: Indices, cells: Indices) -> Indices:
-        """Rows of the stored foci of those cells, once all cells of their steps are stored."""
+        """Rows of the stored foci of those cells, once all cells of their groups of steps are stored."""
         every = self.layout.foci[1]
         rows = self._slots_of(clips) * self.num_steps + steps
         missing = ~self._focused[rows]
         if missing.any():
-            for clip, step, row in _distinct(missing, clips, steps, rows):
-                self._foci[row * every : (row + 1) * every] = self.layout.rounded(self._live.cell_foci(clip, step))
-                self._focused[row] = True
+            groups = self._live.groups
+            for clip, first, number in _distinct(missing, clips, rows - steps, steps // len(groups[0])):
+                stored = slice(first + groups[number].start, first + groups[number].stop)
+                self._foci.unflatten(0, (-1, every))[stored] = self.layout.rounded(self._live.cell_foci(clip, groups[number]))
+                self._focused[stored] = True
         return rows * every + cells
 
     def _slots_of(self, clips: Indices) -> Indices:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adafocus_env.action import Action
-from adafocus_env.bank import LIVE_CLIPS, Layout, RoomError, geometry, size_text
+from adafocus_env.bank import Layout, RoomError, geometry, size_text
 from adafocus_env.cache import exclusive
 from adafocus_env.clips import ClipSource
 from adafocus_env.features import Indices, LiveFeatures
@@ -34,7 +34,7 @@ from classifiers.files import replacing, write_text
 
 SHARD_SIZE = 8  # clips in a file; what is lost when a process that fills is killed
 CARD = "card.json"  # says what the features were computed from
-FORMAT = 1  # of the files; another number is another key, so that old files are left alone
+FORMAT = 2  # of the files; another number is another key, so that old files are left alone
 _DIGEST = hashlib.sha256().digest_size
 _BITS = {2: np.int16, 4: np.int32}  # NumPy knows no bfloat16: it only moves the bits
 _log = logging.getLogger("adafocus_env")
@@ -79,7 +79,7 @@ class FolderBank:
         dtype: str = "float32",
     ) -> None:
         self.classifier, self.clips, self.action = classifier, clips, action
-        self._live = LiveFeatures(classifier, clips, action, video_div=video_div, capacity=LIVE_CLIPS if action.num_cells is None else 1)
+        self._live = LiveFeatures(classifier, clips, action, video_div=video_div, capacity=1)
         self.map_shape, self.num_steps = self._live.map_shape, self._live.num_steps
         self.layout = Layout.of(self._live, dtype)
         self.num_shards = -(-len(clips) // SHARD_SIZE)
@@ -196,7 +196,7 @@ class FolderBank:
             maps.append(seen[0])
             vectors.append(seen[1])
             if self.action.num_cells is not None:
-                foci.append(torch.stack([self._live.cell_foci(clip, step) for step in range(self.num_steps)]))
+                foci.append(torch.cat([self._live.cell_foci(clip, steps) for steps in self._live.groups]))
         return torch.stack(maps), torch.stack(vectors), torch.stack(foci) if foci else torch.empty(0)
 
     def _clips_of(self, number: int) -> range:

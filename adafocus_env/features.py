@@ -20,7 +20,9 @@ from classifiers.errors import InputError
 
 Indices = NDArray[np.int64]
 VIDEO_DIVS = (1, 2, 4)
-CALL_SIZES = {"cpu": 64, "cuda": 1024}  # patches in a call that fills a bank, at most: on CPUs larger calls are slower again
+# Pixels in a call that fills a bank, at most: so many patches of the paper's size. On CPUs larger calls are slower again.
+CALL_PIXELS = {"cpu": 64 * 96**2, "cuda": 1024 * 96**2}
+FRAME_BYTES = 2**29  # of the clips last used, whose frames are kept
 
 
 class Features(Protocol):
@@ -69,7 +71,7 @@ class LiveFeatures:
         clips: the clips, by number.
         action: what can be looked at.
         video_div: see `count_steps`.
-        capacity: clips whose frames and glances are kept.
+        capacity: clips whose glances are kept. Frames are kept of as many as `FRAME_BYTES` have room for.
 
     Raises:
         InputError: the classifier is in training mode, or classifier, clips and ``video_div`` do not fit together.
@@ -82,7 +84,8 @@ class LiveFeatures:
         self._watch = Watch(classifier)
         self.classifier, self.clips, self.action = classifier, clips, action
         self.num_steps = count_steps(classifier, clips, video_div)
-        self._frames: Recent[int, Tensor] = Recent(capacity)
+        self._frames: Recent[int, Tensor] = Recent(max(1, FRAME_BYTES // (3 * clips.num_frames * clips.size**2)))
+        self._calls: dict[int, list[tuple[Tensor, Tensor]]] = {}
         self._glances: Recent[int, tuple[Tensor, Tensor]] = Recent(capacity)
         size = classifier.architecture.size
         with torch.inference_mode():
@@ -124,8 +127,10 @@ class LiveFeatures:
         return foci.unflatten(0, (-1, length)).mean(1).unflatten(0, clips.shape)
 
     def frames(self, clip: int) -> Tensor:
-        """The clip's frames (T, 3, H, W), uint8, on the networks' device."""
-        return self._frames.get(clip, lambda: self.clips.frames(clip).to(self.classifier.device, non_blocking=True))
+        """The clip's frames (T, 3, H, W), uint8, on the networks' device, (height, width, channels) in memory."""
+        return self._frames.get(
+            clip, lambda: self.clips.frames(clip).to(self.classifier.device, non_blocking=True, memory_format=torch.channels_last)
+        )
 
     def glance(self, clip: int) -> tuple[Tensor, Tensor]:
         """Maps (D, C, h, w) and vectors (D, C) of all steps of one clip, from one call of the glancer."""
@@ -133,22 +138,35 @@ class LiveFeatures:
         return self._glance(clip)
 
     @torch.no_grad()
-    def cell_foci(self, clip: int, step: int) -> Tensor:
-        """Focus vectors (cells, F) of all cells of one step of one clip, in calls of the focuser that are always the same."""
-        frames = self.classifier.normalise(self._step_frames(clip, step))  # once, not once a patch: the cells overlap
-        patches = (crop_patches(frames, source, corners, self.action.patch_size) for source, corners in self._cell_calls)
-        foci = torch.cat([self.classifier.focus(each, num_frames=len(frames)) for each in patches])
-        return foci.unflatten(0, (-1, len(frames))).mean(1)
+    def cell_foci(self, clip: int, steps: range) -> Tensor:
+        """Focus vectors (steps, cells, F) of all cells of one of the `groups` of a clip, in calls of the focuser that are always the same."""
+        frames = self.classifier.normalise(by_step(self.frames(clip), self.num_steps)[steps.start : steps.stop])  # once: the cells overlap
+        length = frames.shape[1]
+        patches = (crop_patches(frames.flatten(0, 1), *call, self.action.patch_size) for call in self._cell_calls(len(steps), length))
+        foci = torch.cat([self.classifier.focus(each, num_frames=length) for each in patches])
+        return foci.unflatten(0, (len(steps), -1, length)).mean(2)
 
     @cached_property
-    def _cell_calls(self) -> list[tuple[Tensor, Tensor]]:
-        """Frame and corner of every patch of a step, cell after cell, in parts as large as a call of the focuser may be."""
-        length = self.clips.num_frames // self.num_steps
-        cells = self.action.corners_of(self.action.candidates)
-        source, corners = np.tile(np.arange(length), len(cells)), cells.repeat(length, axis=0)
-        size = max(1, CALL_SIZES.get(self.classifier.device.type, CALL_SIZES["cpu"]) // length) * length
-        parts = [slice(start, start + size) for start in range(0, len(source), size)]
-        return [(self._on_device(source[part]), self._on_device(corners[part])) for part in parts]
+    def groups(self) -> list[range]:
+        """Steps whose foci are computed together: as many as one call of the focuser has room for, at least one."""
+        patches = max(1, self.action.num_cells or 0) * (self.clips.num_frames // self.num_steps)
+        count = max(1, self._call_size // patches)
+        return [range(start, min(start + count, self.num_steps)) for start in range(0, self.num_steps, count)]
+
+    def _cell_calls(self, steps: int, length: int) -> list[tuple[Tensor, Tensor]]:
+        """Frame and corner of every patch of so many steps of ``length`` frames, cell after cell, in parts as large as a call may be."""
+        if steps not in self._calls:
+            cells = self.action.corners_of(self.action.candidates)
+            source = np.arange(steps * length).reshape(steps, 1, length).repeat(len(cells), axis=1).ravel()
+            corners = np.tile(cells.repeat(length, axis=0), (steps, 1))
+            size = max(1, self._call_size // length) * length
+            parts = [slice(start, start + size) for start in range(0, len(source), size)]
+            self._calls[steps] = [(self._on_device(source[part]), self._on_device(corners[part])) for part in parts]
+        return self._calls[steps]
+
+    @property
+    def _call_size(self) -> int:
+        return max(1, CALL_PIXELS.get(self.classifier.device.type, CALL_PIXELS["cpu"]) // self.action.patch_size**2)
 
     def _glance(self, clip: int) -> tuple[Tensor, Tensor]:
         return self._glances.get(clip, lambda: self._run_glancer(clip))

@@ -33,6 +33,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from agents.allocator import keep_freed_memory
 from agents.config_keys import check_choice, check_key, explain, field_types, is_free_form
 from classifiers.errors import InputError
 from classifiers.plugin import import_plugin
@@ -69,6 +70,7 @@ def run_command(
         config_package: the importable package that holds the YAML files.
         arguments: the command line; by default that of the process.
     """
+    keep_freed_memory()
     flags = _flag_parser().parse_intermixed_args(arguments)
     command = _Command(schema, config_name, config_package)
     try:

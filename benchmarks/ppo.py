@@ -36,7 +36,7 @@ def measure(settings: Settings) -> Iterator[Section]:
     assert isinstance(extractor, GlancesByReference)
     extractor.bind(bank)
     maps = bank.maps(np.arange(rows)[:, None], np.arange(length)[None])
-    collecting, updating = _collect_bare(template, maps, bare_head(network, PATCHES * rows)), _update_bare(template, maps, config.n_epochs)
+    collecting, updating = _collect_bare(template, maps, bare_head(network, PATCHES * rows)), update_bare(template, maps, config.n_epochs)
     parts: dict[str, list[Time]] = {"collection": [], "update": []}
     acts: dict[str, Callable[[], object]] = {
         "iteration": _iterations(model, parts),
@@ -84,13 +84,13 @@ def _collect_bare(policy: GlancePolicy, maps: torch.Tensor, head_step: Callable[
     return act
 
 
-def _update_bare(policy: GlancePolicy, maps: torch.Tensor, epochs: int) -> Callable[[], object]:
+def update_bare(policy: GlancePolicy, maps: torch.Tensor, epochs: int, minibatches: int = MINIBATCHES) -> Callable[[], object]:
     """An act: forward and backward of every minibatch of every epoch, whole clips at a time."""
     policy.train().requires_grad_(True)
 
     def act() -> None:
         for _ in range(epochs):
-            for part in maps.chunk(MINIBATCHES):
+            for part in maps.chunk(minibatches):
                 policy.zero_grad()
                 hidden = policy.encoder(part)
                 (policy.actor(hidden).logsumexp(-1).mean() + policy.critic(hidden).mean()).backward()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import shutil
@@ -16,7 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo import config as dynamo
 from torch._inductor import config as inductor
+from torch.fx.experimental.optimization import fuse
+from torch.fx.proxy import TraceError
 
+from classifiers.backbones import Backbone
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError, named
 from classifiers.protocols import FrameNetwork
@@ -233,7 +237,7 @@ class Run:
         """What is called with images of the right precision and layout, made anew if a weight has changed or has moved."""
         key = self._tensors[0].device, self._tensors[0].data_ptr(), sum(tensor._version for tensor in self._tensors)
         if self._made is None or self._made[0] != key:
-            network: nn.Module = copy.deepcopy(self._network).to(dtype=self._dtype)
+            network = _folded(copy.deepcopy(self._network)).to(dtype=self._dtype)
             network = network.to(memory_format=self._form)
             self._made = key, _compiled(network, key[0]) if self._execution.compile else network
         return self._made[1]
@@ -245,6 +249,14 @@ class Run:
     @property
     def _form(self) -> torch.memory_format:
         return torch.channels_last if self._execution.channels_last else torch.contiguous_format
+
+
+def _folded(network: nn.Module) -> nn.Module:
+    """Batch norms of the trunk folded into the convolutions before them, where it can be traced: half as many roundings, and faster."""
+    if isinstance(network, Backbone) and network.shift is None:  # the shift's hooks depend on numbers that a trace would fix
+        with contextlib.suppress(TraceError):
+            network.features = fuse(network.features)
+    return network
 
 
 def _compiled(network: nn.Module, device: torch.device) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ import torch
 from conftest import TASK, TINY, random_classifier
 
 from adafocus_env import bank as bank_module
+from adafocus_env import features
 from adafocus_env.action import GridAction
 from adafocus_env.bank import DTYPES, FeatureBank, check_bank
 from adafocus_env.build import build_features, choose_device, open_clips
@@ -187,13 +188,16 @@ def test_dtypes_that_are_not_known(classifier, clips):
         build_features(classifier, clips, bank=True, bank_dtype="float61")
 
 
-def test_many_cells_are_computed_in_calls_that_are_always_the_same(classifier, clips, monkeypatch):
+@pytest.mark.parametrize(("patches", "calls"), [(64, [64, 17] * 4), (100, [81] * 4), (1000, [324] * 3)])
+def test_cells_are_computed_in_calls_that_are_always_the_same(classifier, clips, monkeypatch, patches, calls):
+    """A step's cells in several calls, in one, or those of all four steps of a clip in one."""
+    monkeypatch.setitem(features.CALL_PIXELS, "cpu", patches * 24**2)
     sizes, focus = [], Classifier.focus
     monkeypatch.setattr(Classifier, "focus", lambda *arguments, **named: sizes.append(len(arguments[1])) or focus(*arguments, **named))
     fine = GridAction(9, 96, 24)
     bank = FeatureBank(classifier, clips, fine)
     assert bank.foci(CLIPS, STEPS, np.array([0, 80, 3, 4])).shape == (4, 32)
-    assert sizes == [64, 17] * 4
+    assert sizes == calls
     assert torch.allclose(
         bank.foci(CLIPS, STEPS, np.array([80] * 4)), LiveFeatures(classifier, clips, fine).foci(CLIPS, STEPS, np.array([80] * 4)), atol=1e-6
     )
