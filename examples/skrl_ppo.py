@@ -84,8 +84,11 @@ def train(steps: int, seed: int) -> Policy:
         observation_space=env.observation_space, action_space=env.action_space,
     )  # fmt: skip
     updates = max(1, steps // (ENVS * STEPS_PER_UPDATE))
-    trainer = SequentialTrainerCfg(timesteps=updates * STEPS_PER_UPDATE, headless=True, disable_progressbar=None)
+    trainer = SequentialTrainerCfg(
+        timesteps=updates * STEPS_PER_UPDATE, headless=True, disable_progressbar=None, close_environment_at_exit=False
+    )
     SequentialTrainer(env=env, agents=agent, cfg=trainer).train()
+    env.close()
     return models["policy"]
 
 
