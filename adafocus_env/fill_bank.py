@@ -21,6 +21,7 @@ bank_dtype          how numbers are stored: float32, float16 or bfloat16
 shard               I/N: this process's share of the work, the I-th of N, from 0
 device              auto, cpu, cuda or cuda:N
 workers             processes that render and decode
+plugin              a module of yours that is imported first (docs/extend.md)
 
 All that tells clips and features apart must be what the training command uses, and is by default. A start that was stopped goes on
 where it was; several may run at once. The size is told before anything is computed.
@@ -74,6 +75,7 @@ class Arguments:
     shard: str = "0/1"
     device: str = "auto"
     workers: int = key("workers", 2, of="processes")
+    plugin: str = ""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

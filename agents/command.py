@@ -34,8 +34,9 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from agents.allocator import keep_freed_memory
-from agents.config_keys import check_choice, check_key, explain, field_types
+from agents.config_keys import check_choice, check_key, explain, field_types, is_free_form
 from classifiers.errors import InputError
+from classifiers.plugin import import_plugin
 
 PATH_KEYS = frozenset({"run", "data.root", "file", "out", "video", "classifier", "policy"})
 """Keys whose value is taken as it was typed, whatever characters it holds."""
@@ -64,7 +65,7 @@ def run_command(
 
     Args:
         main: does the work.
-        schema: a dataclass whose fields are all the keys there are.
+        schema: a dataclass whose fields are all the keys there are; the module that its ``plugin`` names, if it has one, is imported first.
         config_name: the primary YAML file, without ``.yaml``.
         config_package: the importable package that holds the YAML files.
         arguments: the command line; by default that of the process.
@@ -80,7 +81,7 @@ def run_command(
         elif flags.multirun:
             _run_jobs(main, command.jobs(flags.overrides))
         else:
-            main(command.config(flags.overrides))
+            _run(main, command.config(flags.overrides))
     except InputError as problem:
         _say(str(problem))
         sys.exit(2)
@@ -155,10 +156,14 @@ class _Command(Generic[C]):
     def _compose(self, arguments: Sequence[str]) -> DictConfig:
         paths, overrides = _split(arguments)
         self._check(paths, overrides)
-        config = compose(self.config_name, list(overrides), return_hydra_config=True)
+        config = compose(self.config_name, [self._added(override) for override in overrides], return_hydra_config=True)
         for key, value in paths.items():
             OmegaConf.update(config, key, plain_text(value))
         return config
+
+    def _added(self, override: str) -> str:
+        """The override; one of a key in a dictionary that takes any marked such that the YAML files need not have it."""
+        return f"++{override}" if is_free_form(override.partition("=")[0], field_types(self.schema)) else override
 
     def _check(self, paths: Mapping[str, str], overrides: Sequence[str]) -> None:
         types = field_types(self.schema)
@@ -220,7 +225,12 @@ def _folder_name(name: str) -> str:
 def _run_jobs(main: Callable[[C], None], jobs: Sequence[tuple[str, C]]) -> None:
     for number, (name, config) in enumerate(jobs, start=1):
         _say(f"job {number} of {len(jobs)}: {name}")
-        main(config)
+        _run(main, config)
+
+
+def _run(main: Callable[[C], None], config: C) -> None:
+    import_plugin(getattr(config, "plugin", ""))
+    main(config)
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:

@@ -206,6 +206,7 @@ class TrainPPO:
         device: auto, cpu, cuda or cuda:N.
         force: start over in a run folder that exists.
         trust: resume from a checkpoint that was not written on this machine (it is unpickled).
+        plugin: a module of yours that is imported first, for what it adds to the tables (docs/extend.md).
         data: which videos.
         classifier: auto, a name (a shipped classifier or an architecture) or the folder of a checkpoint.
         patch_size: P, height and width of the patches in pixels; 0: the architecture's. A checkpoint's cannot be changed.
@@ -221,6 +222,7 @@ class TrainPPO:
     device: str = "auto"
     force: bool = False
     trust: bool = False
+    plugin: str = ""
     data: DataConfig = field(default_factory=DataConfig)
     classifier: str = "auto"
     patch_size: int = 0
@@ -287,6 +289,7 @@ class Evaluate:
         classifier: auto (the shipped one for the demo videos), a shipped name or the folder of a checkpoint.
         policy: folder of a policy.
         trust: read a model of Stable-Baselines3 that was not written on this machine (it is unpickled).
+        plugin: a module of yours that is imported first; that of the run, which is not imported unless you name it.
         data: which videos.
         grid: G, cells in each axis, where there is no policy that says it.
         video_div: decisions a video, where there is no policy and the classifier averages the scores of frames.
@@ -304,6 +307,7 @@ class Evaluate:
     classifier: str = "auto"
     policy: str = ""
     trust: bool = False
+    plugin: str = ""
     data: DataConfig = field(default_factory=DataConfig)
     grid: int = 7
     video_div: int | None = None

@@ -30,11 +30,18 @@ def field_types(schema: type, prefix: str = "") -> dict[str, Any]:
 def check_key(key: str, known: Mapping[str, Any], groups: Iterable[str]) -> None:
     """Raises `InputError` for a key that is neither a field, nor below a free-form field, nor a config group."""
     groups = list(groups)
-    if key in known or key in groups or _is_free_form(key, known):
+    if key in known or key in groups or is_free_form(key, known):
         return
     if key.split(".")[0].split("/")[0] == "hydra":
         raise InputError(f"{key}: Hydra only composes the config here, so its own settings have no effect; use run=DIR for the folder")
     raise InputError(f"there is no key {key!r}; {_nearest(key, [*known, *groups]) or _siblings(key, known)}")
+
+
+def is_free_form(key: str, known: Mapping[str, Any]) -> bool:
+    """Whether the key lies in a dictionary or list, whose keys the dataclass does not fix."""
+    parents = _parents(key)
+    owner = next((parent for parent in parents if parent in known), None)
+    return owner is not None and any(each is Any or get_origin(each) or each in (dict, list) for each in _alternatives(known[owner]))
 
 
 def check_choice(group: str, choice: str, choices: Sequence[str]) -> None:
@@ -60,13 +67,6 @@ def explain(problem: Exception, arguments: Sequence[str], known: Mapping[str, An
 
 def _alternatives(kind: Any) -> tuple[Any, ...]:
     return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-
-
-def _is_free_form(key: str, known: Mapping[str, Any]) -> bool:
-    """Whether the key lies in a dictionary or list, whose keys the dataclass does not fix."""
-    parents = _parents(key)
-    owner = next((parent for parent in parents if parent in known), None)
-    return owner is not None and any(each is Any or get_origin(each) or each in (dict, list) for each in _alternatives(known[owner]))
 
 
 def _parents(key: str) -> list[str]:

@@ -47,6 +47,8 @@ def main(config: Evaluate) -> None:
         if not run.finished:
             raise InputError(f"run={config.run} holds no finished run; start its command again to finish it")
         kept, best = run.config(), run.checkpoints / "best"
+        if (plugin := kept.get("plugin")) and not config.plugin:
+            raise InputError(f"run={config.run} was made with plugin={plugin}, which is imported only if you say so: add plugin={plugin}")
         config.data, config.seed, env = DataConfig(**kept["data"]), kept["seed"], EnvConfig(**kept["env"])
         config.classifier, config.policy = str(run.checkpoints / "classifier"), str(best) if best.exists() else ""
     model = Path(config.policy) if config.policy and (Path(config.policy) / CARD).is_file() else None

@@ -13,6 +13,7 @@ from dataclasses import MISSING, Field, field, fields
 from typing import Any, TypeVar, get_type_hints
 
 from classifiers.errors import InputError
+from classifiers.plugin import import_plugin
 
 A = TypeVar("A")
 
@@ -29,7 +30,7 @@ def run_command(action: Callable[[A], int], schema: type[A], about: str | None, 
 
     Args:
         action: does the work.
-        schema: a dataclass whose fields are all the keys there are.
+        schema: a dataclass whose fields are all the keys there are; the module that its ``plugin`` names, if it has one, is imported first.
         about: what ``--help`` shows.
         arguments: the command line; by default that of the process.
     """
@@ -38,7 +39,9 @@ def run_command(action: Callable[[A], int], schema: type[A], about: str | None, 
         sys.stdout.write(f"{(about or '').strip()}\n")
         return
     try:
-        status = action(parse(schema, arguments))
+        given = parse(schema, arguments)
+        import_plugin(getattr(given, "plugin", ""))
+        status = action(given)
     except InputError as problem:
         sys.stderr.write(f"{problem}\n")
         sys.exit(2)

@@ -37,7 +37,7 @@ def test_values_come_from_the_dataclass_the_file_the_group_and_the_arguments_in_
 
 
 def test_a_dictionary_takes_new_keys():
-    assert compose("+ppo.kwargs.x=1").ppo.kwargs == {"x": 1}
+    assert compose("ppo.kwargs.x=1").ppo.kwargs == compose("+ppo.kwargs.x=1").ppo.kwargs == {"x": 1}
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

@@ -1,0 +1,61 @@
+"""The environment beside other libraries, which do not all take the same Gymnasium: each session has an environment of its own.
+
+    nox                  the first two
+    nox -s newest        the newest Gymnasium, with TorchRL and skrl
+    nox -s rllib         RLlib, with the Gymnasium that it pins
+    nox -s oldest        the oldest Gymnasium that is supported, alone
+
+Where the Python that runs nox has a package already, in a version that fits, a session takes it from there: PyTorch is several GB.
+"""
+
+from __future__ import annotations
+
+import sysconfig
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+nox.options.error_on_external_run = True
+nox.options.sessions = ["newest", "rllib"]
+
+TESTS = sorted(
+    str(path)
+    for name in ("action", "dynamics", "env", "examples", "faces", "libraries", "observation", "skip", "tasks", "vector")
+    for path in Path("tests").glob(f"test_{name}.py")
+)
+
+
+@nox.session
+def newest(session: nox.Session) -> None:
+    """The newest Gymnasium."""
+    _test(session, "video,torchrl,skrl", "gymnasium")
+
+
+@nox.session
+def rllib(session: nox.Session) -> None:
+    """The Gymnasium that RLlib pins."""
+    _test(session, "rllib")
+
+
+@nox.session
+def oldest(session: nox.Session) -> None:
+    """The oldest Gymnasium that is supported."""
+    _test(session, "video", "gymnasium==1.1.*")
+
+
+def _test(session: nox.Session, extras: str, *packages: str) -> None:
+    _lie_over_this_python(session)
+    session.install("--quiet", "--upgrade", f".[dev,{extras}]", *packages)
+    session.env["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray would tell its makers
+    session.run("python", "-c", "import gymnasium; print('gymnasium', gymnasium.__version__)")
+    session.run("python", "-m", "pytest", "-r", "s", *TESTS, *session.posargs)
+
+
+def _lie_over_this_python(session: nox.Session) -> None:
+    """Lets the session see the packages of the Python that runs nox, behind its own; pip counts them as installed."""
+    inside = session.run_install(
+        "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", silent=True, log=False
+    )
+    if isinstance(inside, str):
+        Path(inside.strip(), "outer.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")

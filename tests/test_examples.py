@@ -1,0 +1,110 @@
+"""The examples are run as scripts, on a dozen videos and for a few steps; what they learn in minutes is measured in docs/libraries.md."""
+
+import importlib
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TASK
+
+from adafocus_env import build
+from adafocus_env.demo import demo
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def example(monkeypatch, clips):
+    """Imports an example; the demo videos are a dozen, and those of the tests."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.setattr(build, "demo", partial(demo, TASK, val=0.0))
+    yield importlib.import_module
+    for path in EXAMPLES.glob("*.py"):
+        sys.modules.pop(path.stem, None)
+
+
+def test_all_of_them_are_explained():
+    page = (EXAMPLES.parent / "docs" / "libraries.md").read_text(encoding="utf-8")
+    for path in EXAMPLES.glob("*_*.py"):
+        assert f"../examples/{path.name}" in page and f"python examples/{path.name}" in path.read_text(encoding="utf-8")
+
+
+# The single file
+
+
+@pytest.fixture
+def single(example):
+    return example("ppo_single_file")
+
+
+def test_the_single_file_learns_and_measures(single, capsys):
+    single.main(["--steps", "256", "--envs", "8", "--test-clips", "4", "--clips-per-batch", "4"])
+    printed = capsys.readouterr().out
+    assert "    256 steps  return" in printed and "top-1 on 4 test clips: learned" in printed
+
+
+def test_a_step_depends_on_the_glances_up_to_it(single):
+    torch.manual_seed(0)
+    policy, maps = single.Policy((3, 4, 4), 9), torch.rand(5, 2, 3, 4, 4)
+    whole, values = policy(maps)
+    for step in range(5):
+        logits, value = policy(maps[: step + 1])
+        assert torch.allclose(logits[-1], whole[step], atol=1e-6) and torch.allclose(value[-1], values[step], atol=1e-6)
+
+
+def test_the_advantages_are_generalised_ones(single):
+    rewards, values = torch.tensor([[1.0], [2.0]]), torch.tensor([[0.5], [0.25]])
+    rollout = single.Rollout(None, None, None, values, rewards)
+    last = 2.0 - 0.25
+    first = 1.0 + 0.5 * 0.25 - 0.5 + 0.5 * 0.8 * last
+    found = single.advantages(rollout, single.Settings(gamma=0.5, gae_lambda=0.8))
+    assert found.ravel().tolist() == pytest.approx([first, last])
+
+
+def test_the_loss_grows_the_probability_of_what_paid(single):
+    torch.manual_seed(0)
+    policy, maps = single.Policy((3, 4, 4), 9), torch.rand(2, 4, 3, 4, 4)
+    with torch.no_grad():
+        logits, values = policy(maps)
+    actions = torch.zeros(2, 4, dtype=torch.int64)
+    actions[:, 2:] = 5
+    before = torch.distributions.Categorical(logits=logits).log_prob(actions)
+    rollout, paid = single.Rollout(maps, actions, before, values, values), torch.tensor([1.0, 1, -1, -1]).expand(2, 4)
+    optimizer = torch.optim.SGD(policy.parameters(), 0.01)
+    single.loss(policy, rollout, paid, torch.arange(4), single.Settings(value=0.0, entropy=0.0)).backward()
+    optimizer.step()
+    after = torch.distributions.Categorical(logits=policy(maps)[0]).log_prob(actions)
+    assert ((after - before) * paid).mean() > 0
+
+
+# Other libraries
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "extra", "more"),
+    [
+        ("torchrl_ppo", "torchrl", "torchrl", []),
+        ("skrl_ppo", "skrl", "skrl", []),
+        ("rllib_ppo", "ray.rllib", "rllib", ["--env-runners", "0"]),
+    ],
+)
+def test_an_example_learns_and_measures(example, capsys, name, module, extra, more):
+    pytest.importorskip(module, reason=f"{module} is not installed (pip install 'adafocus-env[{extra}]')")
+    example(name).main(["--steps", "1", "--test-clips", "4", *more])  # one update
+    assert "top-1 on 4 test clips: learned" in capsys.readouterr().out
+
+
+def test_rllib_with_two_workers(example):
+    pytest.importorskip("ray.rllib", reason="RLlib is not installed (pip install 'adafocus-env[rllib]')")
+    import ray
+
+    ray.init(num_cpus=3, include_dashboard=False)
+    algorithm = example("rllib_ppo").config(env_runners=2).build_algo()
+    measured = algorithm.train()
+    algorithm.stop()
+    ray.shutdown()
+    assert measured["env_runners"]["num_env_steps_sampled"] >= 1024
+    assert np.isfinite(measured["env_runners"]["episode_return_mean"])
