@@ -99,6 +99,8 @@ class Dynamics:
         action: Action | None = None,
         price: float = 0.0,
     ) -> None:
+        if not isinstance(num_clips, int | np.integer) or isinstance(num_clips, bool):
+            raise InputError(f"num_envs={num_clips!r} is no whole number; choose 1 or more")
         if num_clips < 1:
             raise InputError(f"num_envs={num_clips} is too small; choose 1 or more")
         if baseline != "all" and (not isinstance(baseline, int) or isinstance(baseline, bool) or baseline < 1):

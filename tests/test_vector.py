@@ -434,6 +434,8 @@ def test_seeds_for_each_row(make):
     [
         ({"num_envs": 0}, "num_envs=0 is too small; choose 1 or more"),
         ({"num_envs": -2}, "num_envs=-2 is too small"),
+        ({"num_envs": 2.5}, "num_envs=2.5 is no whole number; choose 1 or more"),
+        ({"output": "jax"}, "output='jax' is not known; choose 'numpy' or 'torch'"),
         ({"autoreset_mode": "LAST"}, r"autoreset_mode='LAST' is not known; choose one of \['NEXT_STEP', 'SAME_STEP', 'DISABLED'\]"),
         ({"clip_order": "random"}, "clip_order='random' is not known; choose 'independent' or 'epoch'"),
         ({"observation": "mp"}, r"observation='mp' is not known; did you mean 'map'\?"),
