@@ -139,8 +139,8 @@ class LiveFeatures:
 
     @torch.no_grad()
     def cell_foci(self, clip: int, steps: range) -> Tensor:
-        """Focus vectors (steps, cells, F) of all cells of one of the `groups` of a clip, in calls of the focuser that are always the same."""
-        frames = self.classifier.normalise(by_step(self.frames(clip), self.num_steps)[steps.start : steps.stop])  # once: the cells overlap
+        """Focus vectors (steps, cells, F) of all cells of one of the `groups` of steps, in calls that are always the same."""
+        frames = self.classifier.normalise(by_step(self.frames(clip), self.num_steps)[steps.start : steps.stop])  # once: cells overlap
         length = frames.shape[1]
         patches = (crop_patches(frames.flatten(0, 1), *call, self.action.patch_size) for call in self._cell_calls(len(steps), length))
         foci = torch.cat([self.classifier.focus(each, num_frames=length) for each in patches])

@@ -6,7 +6,6 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
-from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ def measure(settings: Settings) -> Iterator[Section]:
     times["bare: distinct patches"] = _sum(times, *shared, "bare: distinct patches alone")
     times["bare: all cells"] = _sum(times, *shared, "bare: all cells alone")
     share = needs["distinct"] / needs["cells"]
-    note = f"A bank fills all cells of a step at once; the job looks at {share:.0%} of them. Bare times are those of some calls, times their number."
+    note = f"A bank fills all cells of a step at once; the job looks at {share:.0%} of them. Bare times are of some calls, scaled up."
     section = Section("Main job, demo, warm cache", note)
     section.times = times
     aim = None if settings.quick else at_most(1.5)
@@ -113,7 +112,7 @@ def _bare(config: TrainPPO, needs: dict[str, int], settings: Settings) -> dict[s
     frames, length = config.data.num_frames, config.ppo.batch_size or 256
     with torch.no_grad():
         maps, _ = network.glance(torch.zeros(length, 3, *[network.architecture.glance_size] * 2, device=device))
-    policy = GlancePolicy(new_network(tuple(maps.shape[1:]), config.network), config.env.grid).to(device)
+    policy = GlancePolicy(new_network((maps.shape[1], maps.shape[2], maps.shape[3]), config.network), config.env.grid).to(device)
     update = update_bare(policy, maps.unflatten(0, (-1, frames)), epochs=10, minibatches=1)
     focus = bare_focus(network, PATCHES)
     return {
@@ -125,7 +124,8 @@ def _bare(config: TrainPPO, needs: dict[str, int], settings: Settings) -> dict[s
 
 
 def _sum(times: Times, *names: str) -> list[Time]:
-    return [Time(sum(each.wall for each in some), sum(each.cpu for each in some)) for some in zip(*(times[name] for name in names), strict=True)]
+    rounds = zip(*(times[name] for name in names), strict=True)
+    return [Time(sum(each.wall for each in some), sum(each.cpu for each in some)) for some in rounds]
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="there is nothing to tell to another C library")
 def test_blocks_are_not_given_back_to_the_system():
     kept, given_back = (_faults(word) for word in ("keep", "leave"))

@@ -7,13 +7,12 @@ import torch
 from conftest import TASK, TINY, random_classifier
 
 from adafocus_env import bank as bank_module
-from adafocus_env import features
 from adafocus_env.action import GridAction
 from adafocus_env.bank import DTYPES, FeatureBank, check_bank
 from adafocus_env.build import build_features, choose_device, open_clips
 from adafocus_env.demo import demo
 from adafocus_env.env import AdaFocusEnv
-from adafocus_env.features import LiveFeatures
+from adafocus_env.features import CALL_PIXELS, LiveFeatures
 from adafocus_env.vector import AdaFocusVectorEnv
 from agents.command import compose_config
 from agents.config import Evaluate, TrainPPO
@@ -191,7 +190,7 @@ def test_dtypes_that_are_not_known(classifier, clips):
 @pytest.mark.parametrize(("patches", "calls"), [(64, [64, 17] * 4), (100, [81] * 4), (1000, [324] * 3)])
 def test_cells_are_computed_in_calls_that_are_always_the_same(classifier, clips, monkeypatch, patches, calls):
     """A step's cells in several calls, in one, or those of all four steps of a clip in one."""
-    monkeypatch.setitem(features.CALL_PIXELS, "cpu", patches * 24**2)
+    monkeypatch.setitem(CALL_PIXELS, "cpu", patches * 24**2)
     sizes, focus = [], Classifier.focus
     monkeypatch.setattr(Classifier, "focus", lambda *arguments, **named: sizes.append(len(arguments[1])) or focus(*arguments, **named))
     fine = GridAction(9, 96, 24)
