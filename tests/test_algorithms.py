@@ -164,7 +164,7 @@ def test_a_target_network_that_moved_is_looked_at_anew(bank):
     """Stable-Baselines3 moves target networks through ``data``, which PyTorch's version counters do not see."""
     from agents.stages.policy import new_network
 
-    space = OBSERVATIONS["reference"].space(bank)
+    space = OBSERVATIONS["reference"](bank).space
     extractor = GlancesByReference(space, new_network(bank.map_shape, NETWORK), remember=False)
     extractor.bind(bank)
     references = torch.tensor([[0, 1], [3, 2]])
@@ -180,7 +180,7 @@ def test_plain_observations_need_no_extractor(tmp_path, bank, observation):
     algo = replace(settings("dqn"), observation=observation)
     trained = learn(tmp_path, bank, algo)
     assert trained.observation == observation
-    assert trained.model.observation_space.shape == OBSERVATIONS[observation].space(bank).shape
+    assert trained.model.observation_space.shape == OBSERVATIONS[observation](bank).space.shape
     played = play(bank, trained.on(bank), observation)
     assert played.actions.shape == (12, 4)
 

@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 def example(monkeypatch, clips):
     """Imports an example; the demo videos are a dozen, and those of the tests."""
     monkeypatch.syspath_prepend(EXAMPLES)
-    monkeypatch.setattr(build, "demo", partial(demo, TASK, val=0.0))
+    monkeypatch.setattr(build, "demo", lambda task: demo(TASK, val=0.0))
     yield importlib.import_module
     for path in EXAMPLES.glob("*.py"):
         sys.modules.pop(path.stem, None)

@@ -5,7 +5,6 @@ import json
 import re
 import shlex
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +48,7 @@ def place(tmp_path, monkeypatch, clips):
     before = [set(table) for table in TABLES]
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(build, "demo", partial(demo, TASK, val=0.0))
+    monkeypatch.setattr(build, "demo", lambda task: demo(TASK, val=0.0))
     make_folder(tmp_path / "videos")
     yield tmp_path
     for table, names in zip(TABLES, before, strict=True):
