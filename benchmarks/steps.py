@@ -37,7 +37,7 @@ def measure(settings: Settings) -> Iterator[Section]:
     yield _section(settings, demo, "k = 1, tensors out", tensors)
     exact: Variants = {name: {"observation": name, "baseline": "all"} for name in ("reference", "map")}
     yield _section(settings, demo, "all cells", exact, rows=1 + workload.GRID**2)
-    yield beside_ap_gym(settings, demo)
+    yield of_ap_gym(settings)
 
 
 class Demo:
@@ -80,9 +80,9 @@ def _section(settings: Settings, demo: Demo, what: str, variants: Variants, *, r
     return section
 
 
-def beside_ap_gym(settings: Settings, demo: Demo) -> Section:
-    """The same number of environments of ap_gym; without figures where it cannot be imported."""
-    section = Section(f"Steps a second, beside ap_gym's {OTHER}")
+def of_ap_gym(settings: Settings) -> Section:
+    """The same numbers of environments of ap_gym; no figures where it cannot be imported."""
+    section = Section(f"Steps a second, ap_gym's {OTHER}")
     try:
         ap_gym: Any = importlib.import_module("ap_gym")
     except ImportError as problem:
@@ -90,14 +90,10 @@ def beside_ap_gym(settings: Settings, demo: Demo) -> Section:
         return section
     section.note = f"Version {ap_gym.__version__}, images of 28×28 pixels, its own vector environment; calls that only reset do not count."
     numbers = (1, 4) if settings.quick else tuple(AIMS)
-    acts: dict[str, Callable[[], object]] = {}
-    for number in numbers:
-        acts[f"ap_gym, N = {number}"] = _ap_gym_episode(ap_gym, number)
-        acts[f"reference, N = {number}"] = demo.stepping(number)
+    acts = {f"ap_gym, N = {number}": _ap_gym_episode(ap_gym, number) for number in numbers}
     section.times = interleaved(acts, 1 if settings.quick else settings.rounds)
     for number in numbers:
         section.rate(f"ap_gym, N = {number}", OTHER_STEPS * number, "steps/s")
-        section.rate(f"reference, N = {number}", EPISODES * DEMO_FRAMES * number, "steps/s")
     return section
 
 

@@ -50,7 +50,7 @@ def test_rates_are_those_of_the_rounds():
 
 def test_what_is_not_installed_is_left_out_with_the_reason(monkeypatch):
     monkeypatch.setitem(sys.modules, "ap_gym", None)
-    section = steps.beside_ap_gym(QUICK, None)
+    section = steps.of_ap_gym(QUICK)
     assert not section.rows and section.note.startswith("Left out: import of ap_gym halted")
 
 
