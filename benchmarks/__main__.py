@@ -1,5 +1,5 @@
 """`python -m benchmarks`: all of them."""
 
-from benchmarks.command import NAMES, main
+from benchmarks.command import run_all
 
-main(NAMES)
+run_all()

@@ -16,7 +16,7 @@ from agents.inference import infer
 from benchmarks import workload
 from benchmarks.clock import Spread, interleaved
 from benchmarks.command import Settings, main
-from benchmarks.env_steps import bank_of, stepping
+from benchmarks.env_steps import bank_of, repeated, stepping
 from benchmarks.memory import added_by_inference
 from benchmarks.sections import Section, at_most
 from classifiers.classifier import Classifier
@@ -96,7 +96,7 @@ def _by_bank(settings: Settings, sizes: tuple[int, ...]) -> Acts:
     acts: Acts = {}
     for size in sizes:
         bank, asked = bank_of(network, workload.clips(settings, size, 2)), rng.integers(size, size=64)
-        acts[size] = partial(_read, bank, asked, rng.integers(2, size=64), rng.integers(workload.GRID**2, size=64))
+        acts[size] = repeated(100, partial(_read, bank, asked, rng.integers(2, size=64), rng.integers(workload.GRID**2, size=64)))
     return acts
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 import resource
 import sys
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import torch
 
@@ -56,6 +58,7 @@ def _run(pipe: Connection, settings: Settings, name: str, count: int, length: in
     if name.startswith("parallel, "):
         how = workload.executions(settings, classifier)[name.removeprefix("parallel, ")]
         act, classifier = infer, executed(classifier, how)
+    _forget_peak()
     before = _peak()
     act(classifier, policy, frames)
     device = torch.cuda.max_memory_allocated() / 1e6 if classifier.device.type == "cuda" else 0.0
@@ -63,8 +66,19 @@ def _run(pipe: Connection, settings: Settings, name: str, count: int, length: in
 
 
 def _peak() -> float:
-    """The most memory that this process has held so far, in MB."""
+    """The most memory that this process has held since `_forget_peak`, in MB."""
+    if _STATUS.exists():
+        return int(re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text())[1]) / 1e3  # type: ignore[index]  # always there
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def _forget_peak() -> None:
+    """Has Linux count anew: a process begins with the peak of the one that it was started from."""
+    if _STATUS.exists():
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+_STATUS = Path("/proc/self/status")
 
 
 if __name__ == "__main__":
