@@ -115,6 +115,11 @@ class Section:
         self.rows.append(Row(name, Spread(value, value, value), unit, over, aim=aim))
         return self
 
+    def rate(self, what: str, count: int, unit: str, *, aim: Aim | None = None) -> Section:
+        """Adds how many of ``count`` things, which ``what`` did in every round, it did in a second."""
+        self.rows.append(Row(what, Spread.of([count / time.wall for time in self.times[what]]), unit, aim=aim))
+        return self
+
     def table(self) -> Table:
         """For the terminal."""
         table = Table(title=self.title, caption=self.note, title_justify="left", caption_justify="left")

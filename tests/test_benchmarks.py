@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import command, workload
+from benchmarks import command, steps, workload
 from benchmarks.clock import Spread, Time, interleaved, ratio
 from benchmarks.command import NAMES, Settings, main
 from benchmarks.released import step_by_step
@@ -43,6 +43,17 @@ def test_results_are_written_read_and_shown(tmp_path):
     assert "| a | b | 2× | 1× | ≤ 1.5 | no |" in text and "| memory |  | 12 MB |  |  |  |" in text
 
 
+def test_rates_are_those_of_the_rounds():
+    section = Section("Steps", "", {"a": [Time(2, 1), Time(4, 1), Time(8, 1)]}).rate("a", 16, "steps/s", aim=at_least(3))
+    assert section.rows[0].value == Spread(4, 3, 6) and section.rows[0].verdict == "yes"
+
+
+def test_what_is_not_installed_is_left_out_with_the_reason(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ap_gym", None)
+    section = steps.of_ap_gym(QUICK)
+    assert not section.rows and section.note.startswith("Left out: import of ap_gym halted")
+
+
 def test_the_released_scheme_finds_what_one_pass_finds():
     from agents.inference import infer
 
@@ -59,7 +70,7 @@ def test_every_name_is_a_benchmark():
         assert callable(importlib.import_module(f"benchmarks.{name}").measure)
 
 
-@pytest.mark.parametrize("name", ["inference", "env_steps", "bank_filling", "ppo", "stages", "decode", "transforms", "growth"])
+@pytest.mark.parametrize("name", ["inference", "env_steps", "steps", "bank_filling", "ppo", "stages", "decode", "transforms", "growth"])
 def test_it_runs_at_tiny_sizes(name, tmp_path, monkeypatch):
     growth = importlib.import_module("benchmarks.growth")
     monkeypatch.setattr(growth, "added_by_inference", lambda settings, clips, length: 1.0)  # processes of their own take seconds
@@ -68,7 +79,8 @@ def test_it_runs_at_tiny_sizes(name, tmp_path, monkeypatch):
     found = json.loads((tmp_path / "results" / f"{name}.json").read_text(encoding="utf-8"))
     assert found["settings"]["quick"] and found["machine"]["cores"]
     for section in found["sections"]:
-        assert section["rows"] and all(row["value"]["median"] == row["value"]["median"] for row in section["rows"])
+        assert section["rows"] or section["note"].startswith("Left out")
+        assert all(row["value"]["median"] == row["value"]["median"] for row in section["rows"])
     assert f"## {name}" in (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
     assert (tmp_path / "results" / "growth.png").exists() is (name == "growth")
 
