@@ -182,6 +182,22 @@ class Session:
         self.display.say(f"saved to {self.run.root}: result.json, result.png, contact_sheet.png, checkpoints/")
 
 
+def learn(folder: str | Path, config: TrainPPO) -> None:
+    """Trains a policy in the run folder ``folder`` and reports what it is worth on the test clips; goes on with a run that was stopped.
+
+    Raises:
+        InputError: a setting, the data or the folder cannot be used.
+    """
+    with Session.open(folder, config) as session:
+        if session.show_if_finished():
+            return
+        clips = session.clips()
+        classifier = session.classifier(clips)
+        prepared = time.perf_counter()
+        policy = session.train_policy(classifier, clips)
+        session.finish(classifier, policy, clips, prepared)
+
+
 def check_algo(config: Train, space: spaces.Space) -> None:
     """Checks that algorithm, settings and environment go together; PPO's own settings are `check_ppo`'s business.
 
