@@ -44,9 +44,6 @@ PATH_KEYS = frozenset({"run", "data.root", "file", "out", "video", "classifier",
 BY_PATH = frozenset({"algo"})
 """Groups that also take the dotted path of a class: ``algo=package.Class`` means ``algo=custom algo.name=package.Class``."""
 
-FREE_FORM = ("algo.settings.",)
-"""Beginnings of keys that no dataclass fixes: whoever reads them checks them."""
-
 C = TypeVar("C")
 
 
@@ -198,8 +195,6 @@ def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         name = key.lstrip("+")
         if name in BY_PATH and re.fullmatch(r"\w+(\.\w+)+", value):
             overrides += [f"{key}=custom", f"{key}.name={value}"]
-        elif name.startswith(FREE_FORM):
-            overrides.append(f"++{name}={value}")  # there or not: Hydra alone would ask for a plus where it is not
         elif name not in PATH_KEYS:
             overrides.append(argument)
         elif value == "???":
