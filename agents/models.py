@@ -33,26 +33,14 @@ class TrainedModel:
     def __init__(self, model: BaseAlgorithm, observation: str) -> None:
         self.model, self.observation = model, observation
 
-    def on(self, features: Features) -> ModelPolicy:
-        """The model as a policy for the clips of ``features``, until it is asked for those of others."""
+    def on(self, features: Features) -> TrainedModel:
+        """Itself, as a policy for the clips of ``features``, until it is asked for those of others."""
         bind(self.model.policy, features, remember=True)
-        return ModelPolicy(self.model, self.observation)
-
-
-class ModelPolicy:
-    """Chooses as a model does, and says what it has to be shown.
-
-    Args:
-        model: of Stable-Baselines3 or in its manner.
-        observation: a name in `adafocus_env.observation.OBSERVATIONS`.
-    """
-
-    def __init__(self, model: BaseAlgorithm, observation: str) -> None:
-        self._model, self.observation = model, observation
+        return self
 
     def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False) -> tuple[Any, Any]:
         """Actions and the next recurrent state, as the model's own `predict`."""
-        return self._model.predict(observation, state, episode_start, deterministic)
+        return self.model.predict(observation, state, episode_start, deterministic)
 
 
 def save_model(model: BaseAlgorithm, folder: Path, about: Mapping[str, Any]) -> None:
