@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ from agents.algorithms import check_fits, check_settings, class_of, learns_as_pp
 from agents.baselines import check_policy
 from agents.builders import Clips, build_clips, build_data, choose_classifier, features_of, run_as, trained_classifier
 from agents.config import AlgoConfig, PPOConfig, Train, TrainPPO
+from agents.curves import Curves, check_log
 from agents.models import TrainedModel
 from agents.policies import GlancePolicy
 from agents.policy_files import load_policy
@@ -57,12 +58,15 @@ class Session:
         """Opens the run folder and fixes the seeds.
 
         Raises:
-            InputError: the folder belongs to another run, or seed or device cannot be used.
+            InputError: the folder belongs to another run, or seed, device or log cannot be used.
         """
         check_seed(config.seed)
+        check_log(config.log)
         deterministic()
         session = cls(RunFolder.open(folder, asdict(config), force=config.force), config, Display())
         session._open.enter_context(session.run)
+        curves = session._open.enter_context(closing(Curves(session.run, config.log)))
+        session.run.watch(curves)
         session._open.enter_context(session.display)
         session.display.say(f"run folder: {session.run.root}")
         set_random_seed(config.seed)

@@ -71,7 +71,7 @@ def train_model(
     tally.restore(progress.pop("tally", {"steps": 0, "ended": []}))
     bind(model.policy, features, remember=False)
     recorder = Recorder(run, display, algo, features, val, tally, progress["best"])
-    model.set_logger(configure(str(run.path("tensorboard")), ["tensorboard"]))
+    model.set_logger(configure(None, []))  # the run folder keeps what is measured
     if resumed is not None:
         display.say(f"going on after {tally.steps} steps")
     _learn(model, algo, recorder, tally, display)
@@ -208,9 +208,7 @@ class Recorder(BaseCallback):
         self._then, self._steps_then = now, self._tally.steps
         told = [f"{name} {line[key]:{form}}" for name, key, form in SHOWN if key in line]
         self._bar.at(min(self._tally.steps, self._algo.total_steps), " ".join([*told, f"{rate:.0f}/s"]))
-        for key, value in line.items():
-            self.logger.record(f"policy/{key}", value)
-        self.logger.dump(self._tally.steps)
+        self.logger.dump(self._tally.steps)  # which forgets the figures that are logged now
 
     def _figures(self) -> dict[str, float]:
         """What the algorithm itself says of its last update: losses and the like."""

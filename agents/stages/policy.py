@@ -88,7 +88,7 @@ def train_policy(
     if resumed is None and start is not None:
         start.write_to(model.policy)
     recorder = Recorder(run, display, ppo, features, val, progress["best"])
-    model.set_logger(configure(str(run.path("tensorboard")), ["tensorboard"]))
+    model.set_logger(configure(None, []))  # the run folder keeps what is measured
     if resumed is not None:
         display.say(f"going on after {model.num_timesteps} steps")
     if (left := ppo.total_steps - model.num_timesteps) > 0:
@@ -304,8 +304,6 @@ class Recorder(BaseCallback):
             min(self.num_timesteps, self._config.total_steps),
             f"return {line['return']:.2f} top-1 {line['accuracy']:.0%} entropy {line['entropy']:.1f} {rate:.0f}/s",
         )
-        for key, value in line.items():
-            self.logger.record(f"policy/{key}", value)
         self._then = now
         asked = self.stop is not None and self.stop.requested
         if last or asked or update % self._config.save_every == 0:
