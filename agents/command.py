@@ -37,7 +37,7 @@ from agents.config_keys import check_choice, check_key, explain, field_types, is
 from agents.launch import PACKAGES, Job, run_jobs, run_main, say
 from classifiers.errors import InputError
 
-PATH_KEYS = frozenset({"run", "data.root", "file", "out", "video", "classifier", "policy"})
+PATH_KEYS = frozenset({"run", "root", "data.root", "file", "out", "video", "classifier", "policy"})
 """Keys whose value is taken as it was typed, whatever characters it holds."""
 
 BY_PATH = frozenset({"algo"})
@@ -134,12 +134,13 @@ class _Command(Generic[C]):
             quoted = [f"{key}={value}" for key, value in paths.items()] + [each for each in overrides if _is_launcher(each)]
             overrides = [each for each in overrides if not _is_launcher(each)]
             options = [_options(override) for override in OverridesParser.create(_hydra().config_loader).parse_overrides(overrides)]
-            jobs, launcher = [], {}
+            jobs: list[Job] = []
+            launcher: dict[str, Any] = {}
             for combination in itertools.product(*options):
                 swept = [text for text, choices in zip(combination, options, strict=True) if len(choices) > 1]
                 name = ",".join(swept or combination)
                 config = self._compose([*quoted, *combination], sweeping=True)
-                launcher = launcher or OmegaConf.to_container(config.hydra.launcher)
+                launcher = dict(OmegaConf.to_container(config.hydra.launcher))  # type: ignore[arg-type]
                 if name and "run" in field_types(self.schema):
                     config.run = plain_text(str(Path(config.run or f"runs/{self.config_name}") / _folder_name(name)))
                 jobs.append(Job(name, self._object(config)))

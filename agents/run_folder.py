@@ -221,7 +221,7 @@ def _holds_run(folder: Path) -> bool:
 
 
 def _compare(root: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    before, after = _flat(old), _flat(new)
+    before, after = flat(old), flat(new)
     keys = sorted((before.keys() | after.keys()) - PASSING_KEYS)
     differing = [f"  {key}: {_shown(before, key)} → {_shown(after, key)}" for key in keys if _shown(before, key) != _shown(after, key)]
     if differing:
@@ -229,14 +229,15 @@ def _compare(root: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None
         raise InputError("\n".join([f"{root} holds a run with another config ({remedy}):", *differing]))
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A config by dotted keys."""
+    found: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def _shown(flat: Mapping[str, Any], key: str) -> str:

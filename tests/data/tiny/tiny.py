@@ -39,6 +39,7 @@ class PPO:
 @dataclass
 class Tiny:
     run: str = ""
+    root: str = ""
     seed: int = 0
     force: bool = False
     act: Act = Act.show
