@@ -39,12 +39,12 @@ class PPO:
 @dataclass
 class Tiny:
     run: str = ""
-    root: str = ""
     seed: int = 0
     force: bool = False
     act: Act = Act.show
     data: Data = field(default_factory=Data)
     ppo: PPO = field(default_factory=PPO)
+    root: str = ""
     file: str = ""
     out: str = "${run}/out"
     video: str = ""
