@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +19,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
 from adafocus_env.clips import ClipSource
 from agents.config import SupervisedConfig
+from agents.epoch_checkpoint import EpochCheckpoint
+from agents.random_states import random_states, restore_random_states
+from classifiers.checkpoint import tensor_faults
 from classifiers.errors import InputError, named
 
 OPTIMIZERS: dict[str, Callable[[list[dict], SupervisedConfig], Optimizer]] = {
@@ -70,41 +76,172 @@ def train_epochs(
     *,
     seed: int,
     device: torch.device,
+    saved: EpochCheckpoint | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Trains ``parts`` by cross-entropy and yields the mean loss and accuracy of every epoch.
+    """Trains ``parts`` by cross-entropy and yields the mean loss and accuracy of every epoch, and its last learning rate.
 
-    Only the parts are in training mode; everything else stays as it is. Draws depend on ``seed`` and the epoch alone.
+    Only the parts are in training mode; everything else stays as it is. Draws depend on ``seed`` and the epoch alone, but for those of
+    PyTorch's dropout.
 
     Args:
-        parts: what learns.
+        parts: what learns; the learning rate is that of the first.
         clips: the training clips; each epoch draws a new crop and flip of their stored frames, or all anew where they are fresh.
         scores: a batch → scores (M, K) and labels (M,).
         config: epochs, optimiser, schedule, dropout.
         seed: of the order, the crops and what ``scores`` draws.
         device: where the networks live.
+        saved: where it is saved, after every epoch once the caller asks for the next, and within epochs. Where something is saved
+            already, training goes on from it, bit for bit as if it had not been interrupted, and yields the epochs that are left.
 
     Raises:
-        InputError: a setting is not known or out of its range, or the loss is no longer a number (names the epoch and the clips).
+        InputError: a setting is not known or out of its range, the loss or a weight is no longer a number (names the epoch and the clips),
+            or the checkpoint is of another training or cannot be written.
+        Stopped: the user asked to stop; everything is saved.
     """
-    make_optimizer, make_schedule = named("optimizer", config.optimizer, OPTIMIZERS), named("schedule", config.schedule, SCHEDULES)
-    _check(config)
-    groups = [{"params": part.module.parameters(), "lr": part.learning_rate} for part in parts]
-    optimizer = make_optimizer(groups, config)
-    schedule = make_schedule(optimizer, config, -(-clips.epoch_size // config.batch_size))
-    for epoch in range(config.epochs):
-        losses, correct, count = 0.0, 0, 0
-        with _training(parts, config.dropout):
-            for batch in _batches(clips, config.batch_size, epoch, np.random.default_rng((seed, epoch)), device):
-                predicted, labels = scores(batch)
-                loss = nn.functional.cross_entropy(predicted, labels)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                losses += _number(loss, epoch, batch, clips) * len(labels)
-                correct += int((predicted.argmax(-1) == labels).sum())
-                count += len(labels)
-        yield {"loss": losses / count, "accuracy": correct / count}
+    training = _Training(parts, clips, scores, config, seed, device, saved)
+    while training.epochs_left:
+        yield training.finish_epoch()
+        training.save_epoch()
+
+
+@dataclass
+class _Position:
+    """How far a training is.
+
+    Attributes:
+        epoch: the one that is worked on, from 0.
+        batches: of it that are done.
+        losses: sum over their scores, as for ``correct`` and ``count``.
+        correct: scores that are right.
+        count: all of them.
+        rng: what is drawn next for this epoch; None: it begins.
+        rate: learning rate of the last step, of the first part.
+    """
+
+    epoch: int = 0
+    batches: int = 0
+    losses: float = 0.0
+    correct: int = 0
+    count: int = 0
+    rng: Mapping[str, Any] | None = None
+    rate: float = 0.0
+
+
+class _Training:
+    """One call of `train_epochs`, whose arguments these are."""
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        clips: ClipSource,
+        scores: Callable[[Batch], tuple[Tensor, Tensor]],
+        config: SupervisedConfig,
+        seed: int,
+        device: torch.device,
+        saved: EpochCheckpoint | None,
+    ) -> None:
+        make_optimizer, make_schedule = named("optimizer", config.optimizer, OPTIMIZERS), named("schedule", config.schedule, SCHEDULES)
+        _check(config)
+        self._parts, self._clips, self._scores, self._config = parts, clips, scores, config
+        self._seed, self._device, self._saved = seed, device, saved
+        self._batches = -(-clips.epoch_size // config.batch_size)
+        self._optimizer = make_optimizer([{"params": part.module.parameters(), "lr": part.learning_rate} for part in parts], config)
+        self._schedule = make_schedule(self._optimizer, config, self._batches)
+        self._at = _Position()
+        self.identity = {**asdict(config), "seed": seed, "clips": _digest(clips)}
+        if saved is not None:
+            saved.begin(self)
+
+    @property
+    def epochs_left(self) -> int:
+        """How many are still to be finished."""
+        return self._config.epochs - self._at.epoch
+
+    def finish_epoch(self) -> dict[str, float]:
+        """Trains to the end of the epoch and returns what is yielded of it; raises as `train_epochs`."""
+        rng = np.random.default_rng((self._seed, self._at.epoch))
+        order = np.array_split(self._clips.epoch(self._at.epoch, rng), self._batches)
+        if self._at.rng is not None:
+            rng.bit_generator.state = self._at.rng
+        with _training(self._parts, self._config.dropout):
+            for drawn in order[self._at.batches :]:
+                if len(chosen := self._clips.readable(drawn)):
+                    self._learn(_load(self._clips, chosen, rng, self._device))
+                self._at.batches, self._at.rng = self._at.batches + 1, rng.bit_generator.state
+                if self._saved is not None and self._at.batches < self._batches:
+                    self._saved.between_batches()
+        at, self._at = self._at, _Position(self._at.epoch + 1)
+        return {"loss": at.losses / at.count, "accuracy": at.correct / at.count, "learning_rate": at.rate}
+
+    def save_epoch(self) -> None:
+        """Saves, if anything is saved, between two epochs."""
+        if self._saved is not None:
+            self._saved.between_epochs()
+
+    @property
+    def name(self) -> str:
+        """Of a checkpoint: epochs and batches that are done, later ones later in the alphabet."""
+        return f"{self._at.epoch:05d}-{self._at.batches:07d}"
+
+    def state(self) -> dict[str, Any]:
+        """All that the rest of the training depends on: tensors and plain values.
+
+        Raises:
+            InputError: a weight is no longer a number, so that nobody could go on from there.
+        """
+        weights = [part.module.state_dict() for part in self._parts]
+        for name, tensor in ((name, tensor) for each in weights for name, tensor in each.items()):
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise InputError(self._lost(f"{name} holds values that are no numbers"))
+        return {
+            "position": asdict(self._at), "weights": weights, "random": random_states(),
+            "optimizer": self._optimizer.state_dict(), "schedule": self._schedule.state_dict(),
+        }  # fmt: skip
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a `state`.
+
+        Raises:
+            InputError: it is of other networks.
+        """
+        modules, weights = [part.module for part in self._parts], state["weights"]
+        if len(weights) != len(modules):
+            raise InputError(f"it is of {len(weights)} networks, not of {len(modules)}")
+        if faults := [fault for module, each in zip(modules, weights, strict=True) for fault in tensor_faults(module.state_dict(), each)]:
+            raise InputError(f"it is of another network: {'; '.join(faults)}")
+        for module, each in zip(modules, weights, strict=True):
+            module.load_state_dict(each)
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._at = _Position(**state["position"])
+        restore_random_states(state["random"])
+
+    def _learn(self, batch: Batch) -> None:
+        """One step of optimiser and schedule."""
+        self._last = self._at.epoch + 1, batch.clips
+        predicted, labels = self._scores(batch)
+        loss = nn.functional.cross_entropy(predicted, labels)
+        value = loss.item()
+        if not math.isfinite(value):  # before the step: the weights are still those that were good
+            raise InputError(self._lost(f"the loss is {value}"))
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._at.rate = self._optimizer.param_groups[0]["lr"]
+        self._optimizer.step()
+        self._schedule.step()
+        self._at.losses += value * len(labels)
+        self._at.correct += int((predicted.argmax(-1) == labels).sum())
+        self._at.count += len(labels)
+
+    def _lost(self, what: str) -> str:
+        """The message when training cannot go on after a batch."""
+        epoch, clips = self._last
+        names = ", ".join(self._clips.names[clip] for clip in clips)
+        kept = f"; the last good checkpoint is kept in {self._saved.folder}" if self._saved is not None and self._saved.any else ""
+        return (
+            f"{what} in epoch {epoch}, with the clips {names}; choose a lower learning_rate or head_learning_rate, "
+            f"or look whether these videos are what they should be{kept}"
+        )
 
 
 def _check(config: SupervisedConfig) -> None:
@@ -142,23 +279,16 @@ def _training(parts: Sequence[Part], dropout: float | None) -> Iterator[None]:
             part.module.eval().requires_grad_(False)
 
 
-def _batches(clips: ClipSource, size: int, epoch: int, rng: np.random.Generator, device: torch.device) -> Iterator[Batch]:
-    for drawn in np.array_split(clips.epoch(epoch, rng), -(-clips.epoch_size // size)):
-        if not len(chosen := clips.readable(drawn)):
-            continue
-        both = [clips.fresh(int(clip), rng) for clip in chosen]
-        frames = torch.stack([frames for frames, _ in both]).to(device, non_blocking=True)
-        separate = clips.settings.glance_frames > 0
-        glance_frames = torch.stack([glanced for _, glanced in both]).to(device, non_blocking=True) if separate else frames
-        yield Batch(frames, glance_frames, torch.from_numpy(clips.labels[chosen]).to(device), chosen, rng)
+def _load(clips: ClipSource, chosen: NDArray[np.int64], rng: np.random.Generator, device: torch.device) -> Batch:
+    """Clips with new crops and flips, on the device."""
+    both = [clips.fresh(int(clip), rng) for clip in chosen]
+    frames = torch.stack([frames for frames, _ in both]).to(device, non_blocking=True)
+    separate = clips.settings.glance_frames > 0
+    glance_frames = torch.stack([glanced for _, glanced in both]).to(device, non_blocking=True) if separate else frames
+    return Batch(frames, glance_frames, torch.from_numpy(clips.labels[chosen]).to(device), chosen, rng)
 
 
-def _number(loss: Tensor, epoch: int, batch: Batch, clips: ClipSource) -> float:
-    value = loss.item()
-    if not math.isfinite(value):
-        names = ", ".join(clips.names[clip] for clip in batch.clips)
-        raise InputError(
-            f"the loss is {value} in epoch {epoch + 1}, with the clips {names}; "
-            "choose a lower learning_rate or head_learning_rate, or look whether these videos are what they should be"
-        )
-    return value
+def _digest(clips: ClipSource) -> str:
+    """Hash of the clips of an epoch, wherever their files lie: names and labels."""
+    known = [[clips.names[clip], int(clips.labels[clip])] for clip in range(clips.epoch_size)]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]

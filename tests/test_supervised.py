@@ -58,7 +58,7 @@ def test_a_stage_changes_what_it_trains_and_nothing_else(clips, stage):
     assert changed == {name for name in before if name.startswith(LEARNING[stage])}  # batch-norm statistics are among them
     assert not any(module.training for module in classifier.modules())
     assert not any(parameter.requires_grad for parameter in classifier.parameters())
-    assert [set(epoch) for epoch in measured] == [{"loss", "accuracy"}] * 2
+    assert [set(epoch) for epoch in measured] == [{"loss", "accuracy", "learning_rate"}] * 2
     assert all(0 <= epoch["accuracy"] <= 1 and epoch["loss"] > 0 for epoch in measured)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from adafocus_env.clips import ClipSource
 from agents.config import SupervisedConfig
+from agents.epoch_checkpoint import EpochCheckpoint
 from agents.inference import corners_of, decisions
 from agents.policies import GlancePolicy
 from agents.stages.random_patches import classify_patches
@@ -17,9 +18,15 @@ from classifiers.classifier import Classifier
 
 
 def finetune(
-    classifier: Classifier, policy: GlancePolicy, clips: ClipSource, config: SupervisedConfig, *, seed: int
+    classifier: Classifier,
+    policy: GlancePolicy,
+    clips: ClipSource,
+    config: SupervisedConfig,
+    *,
+    seed: int,
+    saved: EpochCheckpoint | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Trains on the most likely patches; yields the mean loss and accuracy, over all steps, of every epoch.
+    """Trains on the most likely patches; yields the mean loss and accuracy, over all steps, of every epoch; ``saved`` as `train_epochs`.
 
     The head learns with ``config.head_learning_rate``. The focuser learns with ``config.learning_rate`` where that is above 0
     (paper, section 3.3); with 0 it stays frozen, in eval mode, as in the released ActivityNet code.
@@ -32,4 +39,4 @@ def finetune(
     parts = [Part(cast(nn.Module, classifier.head), config.head_learning_rate)]
     if config.learning_rate > 0:
         parts.append(Part(cast(nn.Module, classifier.focuser), config.learning_rate))
-    return train_epochs(parts, clips, scores, config, seed=seed, device=classifier.device)
+    return train_epochs(parts, clips, scores, config, seed=seed, device=classifier.device, saved=saved)

@@ -21,7 +21,7 @@ from adafocus_env.sb3 import AdaFocusVecEnv
 from adafocus_env.vector import AdaFocusVectorEnv
 from agents.config import EnvConfig, NetworkConfig, PPOConfig
 from agents.evaluation import play_learned
-from agents.interrupts import StopRequest
+from agents.interrupts import Stopped, StopRequest
 from agents.model_checkpoint import load_checkpoint, save_checkpoint
 from agents.policies import ClipPolicy, GlancePolicy, GlancesByReference, PolicyNetwork, extractor_of
 from agents.policy_files import load_policy, save_policy
@@ -33,10 +33,6 @@ from classifiers.policy_network import check_std
 
 STAGE = 2
 LOGGED = ("entropy_loss", "policy_gradient_loss", "value_loss", "approx_kl", "clip_fraction", "explained_variance")
-
-
-class Stopped(Exception):
-    """The user asked to stop; everything is saved."""
 
 
 def train_policy(

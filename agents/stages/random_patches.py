@@ -11,13 +11,20 @@ from torch import Tensor, nn
 from adafocus_env.clips import ClipSource
 from adafocus_env.features import count_steps
 from agents.config import SupervisedConfig
+from agents.epoch_checkpoint import EpochCheckpoint
 from agents.inference import focus_at, glance_at
 from agents.supervised import Batch, Part, train_epochs
 from classifiers.classifier import Classifier
 
 
 def train_on_random_patches(
-    classifier: Classifier, clips: ClipSource, config: SupervisedConfig, *, seed: int, video_div: int | None = None
+    classifier: Classifier,
+    clips: ClipSource,
+    config: SupervisedConfig,
+    *,
+    seed: int,
+    video_div: int | None = None,
+    saved: EpochCheckpoint | None = None,
 ) -> Iterator[dict[str, float]]:
     """Trains focuser and head; yields the mean loss and accuracy, over all steps, of every epoch."""
     highest = classifier.architecture.size - classifier.architecture.patch_size
@@ -29,7 +36,7 @@ def train_on_random_patches(
 
     focuser, head = cast(nn.Module, classifier.focuser), cast(nn.Module, classifier.head)
     parts = [Part(focuser, config.learning_rate), Part(head, config.head_learning_rate)]
-    return train_epochs(parts, clips, scores, config, seed=seed, device=classifier.device)
+    return train_epochs(parts, clips, scores, config, seed=seed, device=classifier.device, saved=saved)
 
 
 def classify_patches(classifier: Classifier, batch: Batch, steps: int, choose: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:

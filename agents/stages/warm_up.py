@@ -11,14 +11,21 @@ from torch import Tensor, nn
 
 from adafocus_env.clips import ClipSource
 from agents.config import SupervisedConfig
+from agents.epoch_checkpoint import EpochCheckpoint
 from agents.supervised import Batch, Part, train_epochs
 from classifiers.classifier import Classifier
 
 
 def warm_up(
-    classifier: Classifier, part: Literal["glancer", "focuser"], clips: ClipSource, config: SupervisedConfig, *, seed: int
+    classifier: Classifier,
+    part: Literal["glancer", "focuser"],
+    clips: ClipSource,
+    config: SupervisedConfig,
+    *,
+    seed: int,
+    saved: EpochCheckpoint | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Trains one backbone on whole frames; yields the mean loss and accuracy of every epoch.
+    """Trains one backbone on whole frames; yields the mean loss and accuracy of every epoch; ``saved`` as `train_epochs`.
 
     A backbone with temporal shift sees all frames of a clip in their order, any other a random choice of ``config.frames``.
     """
@@ -33,7 +40,7 @@ def warm_up(
         return network.scores(vectors).unflatten(0, (len(frames), -1)).mean(1), batch.labels
 
     parts = [Part(cast(nn.Module, network), config.learning_rate)]
-    return train_epochs(parts, clips, scores, config, seed=seed, device=classifier.device)
+    return train_epochs(parts, clips, scores, config, seed=seed, device=classifier.device, saved=saved)
 
 
 def _some(frames: Tensor, number: int, rng: np.random.Generator) -> Tensor:
