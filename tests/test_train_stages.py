@@ -35,13 +35,6 @@ def root(tmp_path_factory, clips):
     return make_folder(tmp_path_factory.mktemp("videos"))
 
 
-@pytest.fixture(scope="module")
-def first(tmp_path_factory, root):
-    """A finished run of `agents.train_ppo`."""
-    folder = tmp_path_factory.mktemp("runs") / "first"
-    return folder, train(f"run={folder}", f"data.root={root}")
-
-
 def stages(*overrides):
     return train(*overrides, command=train_stages, schema=TrainStages, name="train_stages")
 
@@ -197,7 +190,7 @@ def trained(all_stages):
 def test_the_last_stage_alone_goes_on_with_what_was_trained(tmp_path, root, all_stages, trained):
     stages(f"run={tmp_path}", f"data.root={root}", "first=3", "stages.finetune.epochs=2", *trained)
     assert [line["stage"] for line in RunFolder(tmp_path).metrics()] == [3, 3]
-    kept = [checkpoint.load(folder / "checkpoints" / "classifier").fingerprint() for folder in (tmp_path, all_stages[0])]
+    kept = [checkpoint.load(folder / "checkpoints" / "stage3" / "best").fingerprint() for folder in (tmp_path, all_stages[0])]
     assert kept[0] == kept[1], "the same stage 3 on the same classifier and policy"
     assert "learned" in result(tmp_path)["policies"]
     evaluate.main(compose_config(Evaluate, "evaluate", [f"run={tmp_path}", f"out={tmp_path / 'out'}", "device=cpu"]))
@@ -219,8 +212,8 @@ def test_stages_end_where_they_are_told_to(tmp_path, root, trained):
     ("overrides", "message"),
     [
         ([], "is trained already: add first=1, 2 or 3 to go on with it, or start from an architecture"),
-        (["first=2", "classifier=small"], r"first=2 needs a trained classifier: classifier=DIR, one that python -m agents\.train_stages last=1"),
-        (["first=3", "policy="], r"first=3 needs a trained policy: add policy=DIR, one that python -m agents\.train_ppo has made"),
+        (["first=2", "classifier=small"], r"first=2 needs a trained classifier: classifier=DIR, one that python -m agents\.train_stages"),
+        (["first=3", "policy="], r"first=3 needs a trained policy: add policy=DIR, one that python -m agents\.train_ppo"),
         (["rounds=-1"], r"rounds=-1 is too small; choose 0 \(the single pass alone\) or more"),
         (["rounds=1", "first=1", "last=2"], "rounds=1 begin after stage 3, and last=2; leave last out, or set rounds=0"),
         (["joint.patience=0"], r"joint\.patience=0 is too small; choose 1 or more rounds"),
@@ -263,8 +256,8 @@ def test_settings_that_exclude_each_other_are_refused(tmp_path, root, trained, o
         stages(f"run={tmp_path}", f"data.root={root}", "first=2", trained[0], *overrides)
 
 
-def test_frozen_networks_can_run_in_another_precision(tmp_path, root, first):
-    kept = first[0] / "checkpoints"
+def test_frozen_networks_can_run_in_another_precision(tmp_path, root, all_stages):
+    kept = all_stages[0] / "checkpoints"
     parts = [f"classifier={kept / 'classifier'}", f"policy={kept / 'best'}", "data=folder", f"data.root={root}", "data.num_frames=4"]
     for precision in ("float32", "bfloat16"):
         try:

@@ -32,7 +32,7 @@ def ablation(
         Rows with `after` (what was trained last), `round`, `patches` (random, or the policy's), `top1` and `confidence` on these clips,
         `val_top1` where there is a validation part, and `chosen`.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for milestone in milestones:
         if milestone.leg.stage == 0:
             continue
