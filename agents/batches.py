@@ -73,8 +73,8 @@ def load_batch(clips: ClipSource, drawn: NDArray[np.int64], rng: np.random.Gener
     separate = clips.settings.glance_frames > 0
     glance_frames = torch.stack([glanced for _, glanced in both]).to(device, non_blocking=True) if separate else frames
     labels = clips.labels[chosen] if len(chosen) else np.zeros(1, np.int64)
-    batch = Batch(frames, glance_frames, torch.from_numpy(labels).to(device), chosen, sum(counts[:mine]), sum(counts), rng)
-    return batch, counts
+    first = sum(counts[:mine]) if len(chosen) else 0
+    return Batch(frames, glance_frames, torch.from_numpy(labels).to(device), chosen, first, sum(counts), rng), counts
 
 
 def _empty(clips: ClipSource) -> tuple[Tensor, Tensor]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from agents.batches import Batch
 from agents.config import SupervisedConfig
@@ -19,11 +20,26 @@ from classifiers.global_batch_norm import GlobalBatchNorm
 Scores = Callable[[Batch], tuple[Tensor, Tensor]]
 
 
+@dataclass(frozen=True)
+class Part:
+    """Parameters that learn, and how fast.
+
+    Attributes:
+        module: they are its own.
+        learning_rate: the highest one.
+        partly: some of them have no part in the scores.
+    """
+
+    module: nn.Module
+    learning_rate: float
+    partly: bool = False
+
+
 class Running:
     """Runs what a stage trains.
 
     Args:
-        learning: networks that learn.
+        learning: what learns.
         frozen: others that are looked with.
         scores: a batch → scores (M, K) and labels (M,).
         config: precision, channels_last, compile.
@@ -34,12 +50,12 @@ class Running:
     """
 
     def __init__(
-        self, learning: Sequence[nn.Module], frozen: Sequence[nn.Module], scores: Scores, config: SupervisedConfig, device: torch.device
+        self, learning: Sequence[Part], frozen: Sequence[nn.Module], scores: Scores, config: SupervisedConfig, device: torch.device
     ) -> None:
-        self._networks, self._config = [*learning, *frozen], config
-        self._module = _Module(learning, scores, device, config.precision)
-        self._norms = GlobalBatchNorm()
-        self.look: nn.Module = self._module
+        modules = [part.module for part in learning]
+        self._networks, self._config, self._partly = [*modules, *frozen], config, any(part.partly for part in learning)
+        self._module = _Module(modules, scores, device, config.precision)
+        self.look: Any = self._module
 
     @contextmanager
     def epoch(self) -> Iterator[None]:
@@ -54,24 +70,20 @@ class Running:
                     network.compile()
                     undo.callback(setattr, network, "_compiled_call_impl", None)
             if distributed.world_size() > 1:
-                # The last layer of the focuser has no part in stages 1 and 3.
-                self.look = DistributedDataParallel(self._module, broadcast_buffers=False, find_unused_parameters=True)
+                self.look = distributed.together(self._module, partly=self._partly)
                 undo.callback(setattr, self, "look", self._module)
-                undo.enter_context(self._norms)
             yield
 
     @contextmanager
     def part(self, *, last: bool, counts: bool) -> Iterator[None]:
-        """Around forward and backward of a part of a step.
+        """Goes around forward and backward of a part of a step.
 
         Args:
             last: the processes bring their gradients together now.
             counts: this process's clips are some of the step's.
         """
-        self._norms.counts = counts
-        with ExitStack() as undo:
-            if isinstance(self.look, DistributedDataParallel) and not last:
-                undo.enter_context(self.look.no_sync())
+        self._module.norms.counts = counts
+        with nullcontext() if last or self.look is self._module else self.look.no_sync():
             yield
 
     def _lay_out(self, form: torch.memory_format) -> None:
@@ -84,10 +96,11 @@ class _Module(nn.Module):
 
     def __init__(self, learning: Sequence[nn.Module], scores: Scores, device: torch.device, precision: str) -> None:
         super().__init__()
-        self.learning, self._scores = nn.ModuleList(learning), scores
+        self.learning, self._scores, self.norms = nn.ModuleList(learning), scores, GlobalBatchNorm()
         self._device, self._precision = device, precision
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        with torch.autocast(self._device.type, PRECISIONS[self._precision], enabled=self._precision != "float32"):
+        mixed = torch.autocast(self._device.type, PRECISIONS[self._precision], enabled=self._precision != "float32")
+        with mixed, self.norms if distributed.world_size() > 1 else nullcontext():
             scores, labels = self._scores(batch)
         return scores.float(), labels

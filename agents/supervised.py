@@ -22,7 +22,7 @@ from agents.batches import Batch, load_batch
 from agents.config import SupervisedConfig
 from agents.epoch_checkpoint import EpochCheckpoint
 from agents.random_states import random_states, restore_random_states
-from agents.running import Running
+from agents.running import Part, Running, Scores
 from classifiers import distributed
 from classifiers.checkpoint import tensor_faults
 from classifiers.errors import InputError, named
@@ -45,18 +45,10 @@ SCHEDULES: dict[str, Callable[[Optimizer, SupervisedConfig, int], LRScheduler]] 
 }
 
 
-@dataclass(frozen=True)
-class Part:
-    """Parameters that learn, and how fast."""
-
-    module: nn.Module
-    learning_rate: float
-
-
 def train_epochs(
     parts: Sequence[Part],
     clips: ClipSource,
-    scores: Callable[[Batch], tuple[Tensor, Tensor]],
+    scores: Scores,
     config: SupervisedConfig,
     *,
     seed: int,
@@ -122,7 +114,7 @@ class _Training:
         self,
         parts: Sequence[Part],
         clips: ClipSource,
-        scores: Callable[[Batch], tuple[Tensor, Tensor]],
+        scores: Scores,
         config: SupervisedConfig,
         seed: int,
         device: torch.device,
@@ -132,7 +124,7 @@ class _Training:
         make_optimizer, make_schedule = named("optimizer", config.optimizer, OPTIMIZERS), named("schedule", config.schedule, SCHEDULES)
         _check(config, device)
         self._parts, self._clips, self._config, self._seed, self._saved = parts, clips, config, seed, saved
-        self._running = Running([part.module for part in parts], frozen, scores, config, device)
+        self._running = Running(parts, frozen, scores, config, device)
         self._device, self._scaler = device, torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
         self._batches = -(-clips.epoch_size // config.batch_size)
         self._optimizer = make_optimizer([{"params": part.module.parameters(), "lr": part.learning_rate} for part in parts], config)

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import atexit
 import os
+import warnings
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 Value = TypeVar("Value")
 PATIENCE = timedelta(days=30)
@@ -82,6 +84,21 @@ def counts(count: int) -> list[int]:
 def shares(items: NDArray[Any]) -> list[NDArray[Any]]:
     """The items shared out to the processes in their order, as equally as can be."""
     return np.array_split(items, world_size())
+
+
+def together(module: nn.Module, *, partly: bool) -> DistributedDataParallel:
+    """The module as the processes train it together: after a backward pass each has the mean of their gradients.
+
+    Buffers are left to `classifiers.global_batch_norm`.
+
+    Args:
+        module: with the same weights in each process.
+        partly: some of its parameters have no part in what it computes.
+    """
+    _join()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)  # PyTorch 2.8 does not know the new name yet
+        return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=partly)
 
 
 def _join() -> None:

@@ -13,8 +13,9 @@ from agents.config import SupervisedConfig
 from agents.epoch_checkpoint import EpochCheckpoint
 from agents.inference import corners_of, decisions
 from agents.policies import GlancePolicy
+from agents.running import Part
 from agents.stages.random_patches import classify_patches
-from agents.supervised import Part, train_epochs
+from agents.supervised import train_epochs
 from classifiers.classifier import Classifier
 
 
@@ -38,6 +39,6 @@ def finetune(
         return classify_patches(classifier, batch, steps, lambda maps: corners_of(policy, classifier, policy.act(maps)))
 
     glancer, focuser, head = (cast(nn.Module, each) for each in (classifier.glancer, classifier.focuser, classifier.head))
-    learning = [Part(head, config.head_learning_rate), Part(focuser, config.learning_rate)]
+    learning = [Part(head, config.head_learning_rate), Part(focuser, config.learning_rate, partly=True)]
     parts, frozen = (learning, [glancer]) if config.learning_rate > 0 else (learning[:1], [glancer, focuser])
     return train_epochs(parts, clips, scores, config, seed=seed, device=classifier.device, frozen=frozen, saved=saved)

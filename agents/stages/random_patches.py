@@ -14,7 +14,8 @@ from agents.batches import Batch
 from agents.config import SupervisedConfig
 from agents.epoch_checkpoint import EpochCheckpoint
 from agents.inference import focus_at, glance_at
-from agents.supervised import Part, train_epochs
+from agents.running import Part
+from agents.supervised import train_epochs
 from classifiers.classifier import Classifier
 
 
@@ -36,7 +37,8 @@ def train_on_random_patches(
         return classify_patches(classifier, batch, steps, lambda maps: torch.from_numpy(corners).to(maps.device))
 
     focuser, head = cast(nn.Module, classifier.focuser), cast(nn.Module, classifier.head)
-    parts, frozen = [Part(focuser, config.learning_rate), Part(head, config.head_learning_rate)], [cast(nn.Module, classifier.glancer)]
+    parts = [Part(focuser, config.learning_rate, partly=True), Part(head, config.head_learning_rate)]  # the focuser's last layer is left
+    frozen = [cast(nn.Module, classifier.glancer)]
     return train_epochs(parts, clips, scores, config, seed=seed, device=classifier.device, frozen=frozen, saved=saved)
 
 

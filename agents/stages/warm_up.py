@@ -12,7 +12,8 @@ from adafocus_env.clips import ClipSource
 from agents.batches import Batch
 from agents.config import SupervisedConfig
 from agents.epoch_checkpoint import EpochCheckpoint
-from agents.supervised import Part, train_epochs
+from agents.running import Part
+from agents.supervised import train_epochs
 from classifiers.classifier import Classifier
 
 
