@@ -164,6 +164,11 @@ class SupervisedConfig:
         weight_decay: of all parameters.
         frames: frames of each clip that a step sees (stage 0 only).
         dropout: of what is trained, while it is trained; null: the architecture's.
+        accumulate: parts into which the clips of a step are cut (those of each process, where there are several), to need less memory;
+            the gradient is that of the whole step, but batch norm sees the parts.
+        precision: what the networks compute in: float32, or mixed with bfloat16 or float16. The weights are float32.
+        channels_last: keep images and activations as (height, width, channels) in memory.
+        compile: compile the networks first, which takes a minute or two.
     """
 
     epochs: int = 10
@@ -177,6 +182,10 @@ class SupervisedConfig:
     weight_decay: float = 1e-4
     frames: int = 8
     dropout: float | None = None
+    accumulate: int = 1
+    precision: str = "float32"
+    channels_last: bool = False
+    compile: bool = False
 
 
 @dataclass

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from agents.interrupts import Stopped, StopRequest
+from classifiers import distributed
 from classifiers.errors import InputError
 from classifiers.files import replacing
 
@@ -39,7 +40,8 @@ class Savable(Protocol):
 class EpochCheckpoint:
     """The checkpoints of one supervised stage, in a folder of their own.
 
-    A file is whole or absent, whatever kills the process; the last ``keep`` stay. Reading one runs no code that it holds.
+    A file is whole or absent, whatever kills the process; the last ``keep`` stay. Reading one runs no code that it holds. Of several
+    processes only the main one reads and writes files.
 
     Args:
         folder: made when something is saved.
@@ -63,7 +65,7 @@ class EpochCheckpoint:
             raise InputError(f"keep={keep} would leave no checkpoint to go on from; choose 1 or more")
         self.folder, self._lines, self._stop = folder, lines, stop
         self._keep, self._seconds, self._saved_at = keep, save_every_seconds, time.monotonic()
-        self._found = self._newest()
+        self._found = distributed.broadcast_object(self._newest() if distributed.is_main() else None)
         self.resumed_lines: int | None = None if self._found is None else self._found["lines"]
         self.extra: dict[str, Any] = {} if self._found is None else self._found["extra"]
 
@@ -97,28 +99,30 @@ class EpochCheckpoint:
             Stopped: the user asked to; everything is saved.
             InputError: it cannot be saved.
         """
-        if self._asked or time.monotonic() - self._saved_at >= self._seconds:
+        asked, due = self._asked(), time.monotonic() - self._saved_at >= self._seconds
+        if distributed.all_sum(torch.tensor([asked or due], dtype=torch.int64)).item():
             self.between_epochs()
 
     def between_epochs(self) -> None:
         """Saves; raises as `between_batches`."""
         self._save()
-        if self._asked:
+        if distributed.all_sum(torch.tensor([self._asked()], dtype=torch.int64)).item():
             raise Stopped
 
-    @property
     def _asked(self) -> bool:
         return self._stop is not None and self._stop.requested
 
     def _save(self) -> None:
         """Writes a checkpoint beside those that are there, and removes all but the last ones."""
-        training, packed = self._training, io.BytesIO()
-        torch.save({"identity": training.identity, "lines": self._lines(), "extra": self.extra, "state": training.state()}, packed)
+        training, packed, state = self._training, io.BytesIO(), self._training.state()
+        self._saved_at = time.monotonic()
+        if not distributed.is_main():
+            return
+        torch.save({"identity": training.identity, "lines": self._lines(), "extra": self.extra, "state": state}, packed)
         with replacing(self.folder / (training.name + SUFFIX)) as temporary:
             temporary.write_bytes(packed.getbuffer())
         for old in self._files()[: -self._keep]:
             old.unlink()
-        self._saved_at = time.monotonic()
 
     def _files(self) -> list[Path]:
         return sorted(file for file in self.folder.glob("*" + SUFFIX) if not file.name.startswith("."))

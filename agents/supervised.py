@@ -18,11 +18,15 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
 
 from adafocus_env.clips import ClipSource
+from agents.batches import Batch, load_batch
 from agents.config import SupervisedConfig
 from agents.epoch_checkpoint import EpochCheckpoint
 from agents.random_states import random_states, restore_random_states
+from agents.running import Part, Running, Scores
+from classifiers import distributed
 from classifiers.checkpoint import tensor_faults
 from classifiers.errors import InputError, named
+from classifiers.execution import check_compiler, check_precision
 
 OPTIMIZERS: dict[str, Callable[[list[dict], SupervisedConfig], Optimizer]] = {
     "adamw": lambda groups, config: AdamW(groups, config.learning_rate, weight_decay=config.weight_decay),
@@ -41,64 +45,40 @@ SCHEDULES: dict[str, Callable[[Optimizer, SupervisedConfig, int], LRScheduler]] 
 }
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Clips of one step, with crops and flips of their own.
-
-    Attributes:
-        frames: (B, T, 3, H, W) uint8 on the device: the focuser's.
-        glance_frames: (B, g, 3, H, W) uint8 on the device: the glancer's, with the same crops; ``frames`` itself where they are the same.
-        labels: (B,) int64 on the device.
-        clips: (B,) their numbers.
-        rng: for further draws.
-    """
-
-    frames: Tensor
-    glance_frames: Tensor
-    labels: Tensor
-    clips: NDArray[np.int64]
-    rng: np.random.Generator
-
-
-@dataclass(frozen=True)
-class Part:
-    """Parameters that learn, and how fast."""
-
-    module: nn.Module
-    learning_rate: float
-
-
 def train_epochs(
     parts: Sequence[Part],
     clips: ClipSource,
-    scores: Callable[[Batch], tuple[Tensor, Tensor]],
+    scores: Scores,
     config: SupervisedConfig,
     *,
     seed: int,
     device: torch.device,
+    frozen: Sequence[nn.Module] = (),
     saved: EpochCheckpoint | None = None,
 ) -> Iterator[dict[str, float]]:
     """Trains ``parts`` by cross-entropy and yields the mean loss and accuracy of every epoch, and its last learning rate.
 
     Only the parts are in training mode; everything else stays as it is. Draws depend on ``seed`` and the epoch alone, but for those of
-    PyTorch's dropout.
+    PyTorch's dropout. Several processes (`classifiers.distributed`) share the clips of every step and end with the same weights and
+    figures as one alone, up to the rounding of sums; their dropout differs.
 
     Args:
         parts: what learns; the learning rate is that of the first.
         clips: the training clips; each epoch draws a new crop and flip of their stored frames, or all anew where they are fresh.
         scores: a batch → scores (M, K) and labels (M,).
-        config: epochs, optimiser, schedule, dropout.
+        config: epochs, optimiser, schedule, dropout, and how the networks are run.
         seed: of the order, the crops and what ``scores`` draws.
         device: where the networks live.
+        frozen: further networks that ``scores`` looks with.
         saved: where it is saved, after every epoch once the caller asks for the next, and within epochs. Where something is saved
             already, training goes on from it, bit for bit as if it had not been interrupted, and yields the epochs that are left.
 
     Raises:
         InputError: a setting is not known or out of its range, the loss or a weight is no longer a number (names the epoch and the clips),
-            or the checkpoint is of another training or cannot be written.
+            the processes cannot share the batches, or the checkpoint is of another training or cannot be written.
         Stopped: the user asked to stop; everything is saved.
     """
-    training = _Training(parts, clips, scores, config, seed, device, saved)
+    training = _Training(parts, clips, scores, config, seed, device, frozen, saved)
     while training.epochs_left:
         yield training.finish_epoch()
         training.save_epoch()
@@ -134,21 +114,25 @@ class _Training:
         self,
         parts: Sequence[Part],
         clips: ClipSource,
-        scores: Callable[[Batch], tuple[Tensor, Tensor]],
+        scores: Scores,
         config: SupervisedConfig,
         seed: int,
         device: torch.device,
+        frozen: Sequence[nn.Module],
         saved: EpochCheckpoint | None,
     ) -> None:
         make_optimizer, make_schedule = named("optimizer", config.optimizer, OPTIMIZERS), named("schedule", config.schedule, SCHEDULES)
-        _check(config)
-        self._parts, self._clips, self._scores, self._config = parts, clips, scores, config
-        self._seed, self._device, self._saved = seed, device, saved
+        _check(config, device)
+        self._parts, self._clips, self._config, self._seed, self._saved = parts, clips, config, seed, saved
+        self._running = Running(parts, frozen, scores, config, device)
+        self._device, self._scaler = device, torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
         self._batches = -(-clips.epoch_size // config.batch_size)
         self._optimizer = make_optimizer([{"params": part.module.parameters(), "lr": part.learning_rate} for part in parts], config)
         self._schedule = make_schedule(self._optimizer, config, self._batches)
         self._at = _Position()
         self.identity = {**asdict(config), "seed": seed, "clips": _digest(clips)}
+        if distributed.rank():  # the others draw other dropout
+            torch.manual_seed(int(np.random.SeedSequence((seed, distributed.rank())).generate_state(1)[0]))
         if saved is not None:
             saved.begin(self)
 
@@ -163,10 +147,13 @@ class _Training:
         order = np.array_split(self._clips.epoch(self._at.epoch, rng), self._batches)
         if self._at.rng is not None:
             rng.bit_generator.state = self._at.rng
-        with _training(self._parts, self._config.dropout):
-            for drawn in order[self._at.batches :]:
-                if len(chosen := self._clips.readable(drawn)):
-                    self._learn(_load(self._clips, chosen, rng, self._device))
+        left = order[self._at.batches :]
+        mine = np.concatenate([distributed.shares(drawn)[distributed.rank()] for drawn in left])
+        if len(mine) < self._clips.epoch_size:
+            self._clips.expect(mine)
+        with _training(self._parts, self._config.dropout), self._running.epoch():
+            for drawn in left:
+                self._learn(drawn, rng)
                 self._at.batches, self._at.rng = self._at.batches + 1, rng.bit_generator.state
                 if self._saved is not None and self._at.batches < self._batches:
                     self._saved.between_batches()
@@ -194,8 +181,8 @@ class _Training:
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise InputError(self._lost(f"{name} holds values that are no numbers"))
         return {
-            "position": asdict(self._at), "weights": weights, "random": random_states(),
-            "optimizer": self._optimizer.state_dict(), "schedule": self._schedule.state_dict(),
+            "position": asdict(self._at), "weights": weights, "random": distributed.gather_objects(random_states()),
+            "optimizer": self._optimizer.state_dict(), "schedule": self._schedule.state_dict(), "scaler": self._scaler.state_dict(),
         }  # fmt: skip
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -213,25 +200,42 @@ class _Training:
             module.load_state_dict(each)
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
+        self._scaler.load_state_dict(state["scaler"])
         self._at = _Position(**state["position"])
-        restore_random_states(state["random"])
+        if distributed.rank() < len(state["random"]):  # of processes that were not there then, dropout begins anew
+            restore_random_states(state["random"][distributed.rank()])
 
-    def _learn(self, batch: Batch) -> None:
-        """One step of optimiser and schedule."""
-        self._last = self._at.epoch + 1, batch.clips
-        predicted, labels = self._scores(batch)
-        loss = nn.functional.cross_entropy(predicted, labels)
-        value = loss.item()
-        if not math.isfinite(value):  # before the step: the weights are still those that were good
-            raise InputError(self._lost(f"the loss is {value}"))
+    def _learn(self, drawn: NDArray[np.int64], rng: np.random.Generator) -> None:
+        """One step of optimiser and schedule, on what can be read of the clips ``drawn``."""
+        batch, counts = load_batch(self._clips, drawn, rng, self._device)
+        if not batch.total:
+            return
+        self._last = self._at.epoch + 1, batch.clips if len(counts) == 1 else drawn
         self._optimizer.zero_grad()
-        loss.backward()
+        losses, correct, count = distributed.all_sum(self._backward(batch, max(1, min(self._config.accumulate, *counts)))).tolist()
+        if not math.isfinite(losses):  # before the step: the weights are still those that were good
+            raise InputError(self._lost(f"the loss is {losses / count}"))
         self._at.rate = self._optimizer.param_groups[0]["lr"]
-        self._optimizer.step()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
         self._schedule.step()
-        self._at.losses += value * len(labels)
-        self._at.correct += int((predicted.argmax(-1) == labels).sum())
-        self._at.count += len(labels)
+        self._at.losses += losses
+        self._at.correct += int(correct)
+        self._at.count += int(count)
+
+    def _backward(self, batch: Batch, parts: int) -> Tensor:
+        """Gradients of the mean loss over all clips of the step; sum of the losses, right scores and number of them (3,) float64."""
+        sums, before = np.zeros(3), batch.rng.bit_generator.state
+        for number, part in enumerate(batch.split(parts)):
+            batch.rng.bit_generator.state = before  # each part makes the draws of the whole and takes its rows
+            with self._running.part(last=number == parts - 1, counts=len(part.clips) > 0):
+                predicted, labels = self._running.look(part)
+                loss = nn.functional.cross_entropy(predicted, labels)
+                # Processes take the mean of their gradients.
+                self._scaler.scale(loss * (len(part.clips) / part.total * distributed.world_size())).backward()
+            if len(part.clips):
+                sums += loss.item() * len(labels), int((predicted.argmax(-1) == labels).sum()), len(labels)
+        return torch.from_numpy(sums)
 
     def _lost(self, what: str) -> str:
         """The message when training cannot go on after a batch."""
@@ -244,19 +248,30 @@ class _Training:
         )
 
 
-def _check(config: SupervisedConfig) -> None:
-    for key in ("batch_size", "frames"):
+def _check(config: SupervisedConfig, device: torch.device) -> None:
+    for key in ("batch_size", "frames", "accumulate"):
         if getattr(config, key) < 1:
             raise InputError(f"{key}={getattr(config, key)} is too small; choose 1 or more")
     for key, value in (("momentum", config.momentum), ("dropout", config.dropout)):
         if value is not None and not 0 <= value < 1:
             raise InputError(f"{key}={value} is out of its range; choose a share from 0 up to but not including 1")
+    _check_run(config, device)
     given = list(config.milestones)
     if given != sorted(set(given)) or any(epoch < 1 for epoch in given):
         raise InputError(f"milestones={given} are no rising epochs from 1 on; give some like [20, 40]")
     if bool(given) != (config.schedule == "step"):
         advice = "give some like [20, 40]" if not given else "only schedule=step has milestones; leave them out"
         raise InputError(f"milestones={given} do not go with schedule={config.schedule}; {advice}")
+
+
+def _check_run(config: SupervisedConfig, device: torch.device) -> None:
+    check_precision(config.precision, device)
+    if config.compile:
+        check_compiler()
+    if config.batch_size % (processes := distributed.world_size()):
+        lower, higher = (config.batch_size // processes + more for more in (0, 1))
+        advice = " or ".join(f"{each * processes}" for each in (lower, higher) if each)
+        raise InputError(f"batch_size={config.batch_size} cannot be shared out equally by {processes} processes; set it to {advice}")
 
 
 @contextmanager
@@ -277,15 +292,6 @@ def _training(parts: Sequence[Part], dropout: float | None) -> Iterator[None]:
             module.p = share
         for part in parts:
             part.module.eval().requires_grad_(False)
-
-
-def _load(clips: ClipSource, chosen: NDArray[np.int64], rng: np.random.Generator, device: torch.device) -> Batch:
-    """Clips with new crops and flips, on the device."""
-    both = [clips.fresh(int(clip), rng) for clip in chosen]
-    frames = torch.stack([frames for frames, _ in both]).to(device, non_blocking=True)
-    separate = clips.settings.glance_frames > 0
-    glance_frames = torch.stack([glanced for _, glanced in both]).to(device, non_blocking=True) if separate else frames
-    return Batch(frames, glance_frames, torch.from_numpy(clips.labels[chosen]).to(device), chosen, rng)
 
 
 def _digest(clips: ClipSource) -> str:

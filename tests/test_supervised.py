@@ -15,10 +15,11 @@ from adafocus_env.fresh import FreshClips
 from agents import supervised
 from agents.config import SupervisedConfig
 from agents.policies import GlancePolicy, PolicyNetwork
+from agents.running import Part
 from agents.stages.finetune import finetune
 from agents.stages.random_patches import train_on_random_patches
 from agents.stages.warm_up import warm_up
-from agents.supervised import Part, train_epochs
+from agents.supervised import train_epochs
 from classifiers.errors import InputError
 
 CONFIG = SupervisedConfig(epochs=2, batch_size=5, learning_rate=0.01, head_learning_rate=0.01, frames=2)
