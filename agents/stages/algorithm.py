@@ -18,13 +18,13 @@ from adafocus_env.features import Features
 from agents.algorithms import algorithm_of, class_of, new_model
 from agents.config import AlgoConfig, EnvConfig, NetworkConfig
 from agents.evaluation import play
-from agents.interrupts import StopRequest
+from agents.interrupts import Stopped, StopRequest
 from agents.model_checkpoint import load_checkpoint, save_checkpoint
 from agents.models import TrainedModel, load_model, save_model
 from agents.policies import bind, remembering
 from agents.progress import Display
 from agents.run_folder import RunFolder
-from agents.stages.policy import STAGE, Stopped, make_environment
+from agents.stages.policy import STAGE, make_environment
 from classifiers.errors import InputError
 
 

@@ -21,7 +21,7 @@ from adafocus_env.sb3 import AdaFocusVecEnv
 from adafocus_env.vector import AdaFocusVectorEnv
 from agents.config import EnvConfig, NetworkConfig, PPOConfig
 from agents.evaluation import play_learned
-from agents.interrupts import StopRequest
+from agents.interrupts import Stopped, StopRequest
 from agents.model_checkpoint import load_checkpoint, save_checkpoint
 from agents.policies import ClipPolicy, GlancePolicy, GlancesByReference, PolicyNetwork, extractor_of
 from agents.policy_files import load_policy, save_policy
@@ -33,10 +33,6 @@ from classifiers.policy_network import check_std
 
 STAGE = 2
 LOGGED = ("entropy_loss", "policy_gradient_loss", "value_loss", "approx_kl", "clip_fraction", "explained_variance")
-
-
-class Stopped(Exception):
-    """The user asked to stop; everything is saved."""
 
 
 def train_policy(
@@ -87,6 +83,8 @@ def train_policy(
     extractor_of(model.policy).bind(features)
     if resumed is None and start is not None:
         start.write_to(model.policy)
+    if resumed is None and start is not None and val is not None:
+        progress["best"] = _keep_start(start, val, run, fingerprint)
     recorder = Recorder(run, display, ppo, features, val, progress["best"])
     model.set_logger(configure(None, []))  # the run folder keeps what is measured
     if resumed is not None:
@@ -99,6 +97,15 @@ def train_policy(
     if features.classifier.fingerprint() != fingerprint:
         raise RuntimeError("the classifier changed while the policy was trained on it: it is not frozen")
     return load_policy(run.checkpoints / "best", features.classifier.device)
+
+
+def _keep_start(start: GlancePolicy, val: Features, run: RunFolder, fingerprint: str) -> list[float]:
+    """Saves the policy to start from as the best so far: learning on may turn out not to help."""
+    played = play_learned(val, start)
+    score = [float(played.correct.mean()), float(played.confidence.mean())]
+    about = {"classifier": fingerprint, "metrics": {"val_top1": score[0], "val_confidence": score[1]}, "steps": 0}
+    save_policy(start, run.checkpoints / "best", about)
+    return score
 
 
 def in_steps(config: PPOConfig, features: Features) -> PPOConfig:
@@ -308,7 +315,7 @@ class Recorder(BaseCallback):
         asked = self.stop is not None and self.stop.requested
         if last or asked or update % self._config.save_every == 0:
             save_checkpoint(self.model, self._run.checkpoints, {"best": self._best, "lines": len(self._run.metrics())})  # type: ignore[arg-type]
-        self.stopped = asked and not last
+        self.stopped = asked
 
     def _measured(self) -> dict[str, float]:
         """Of the rollout that has been learned from: mean return and share of right answers, and PPO's own figures."""
