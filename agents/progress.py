@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,8 +38,8 @@ class Leg:
     """A part of a run that is known before it begins.
 
     Attributes:
-        name: the description of its bar; what stands after a comma (a round's number) makes no other kind of work of it.
-        units: the total of its bar.
+        name: "stage 2: policy" or "round 1, stage 2: policy": a round makes no other kind of work of it.
+        units: the total of its bar: epochs, for one.
         weight: what a unit costs, in any measure that the legs of a run share: frames that pass the networks, for one.
     """
 
@@ -49,7 +50,11 @@ class Leg:
     @property
     def kind(self) -> str:
         """What legs that take the same time for a unit have in common."""
-        return self.name.partition(",")[0]
+        return _kind(self.name)
+
+
+def _kind(name: str) -> str:
+    return re.sub(r"^round \d+, ", "", name)
 
 
 class Display:
@@ -63,7 +68,8 @@ class Display:
     measured ("about"); any other by its weight and the mean seconds that a unit of weight took ("roughly"). Work outside the plan
     does not count.
 
-        display.plan([("stage 0: glancer", 10, 8 * 1800), ("stage 2: policy", 100_000, 1), ("stage 2: policy, round 1", 20_000, 1)])
+        display.plan([("stage 0: glancer", 10, 8 * 1800), ("stage 2: policy", 100_000, 1), ("round 1, stage 2: policy", 20_000, 1)])
+        display.leg("stage 0: glancer")
         bar = display.bar("stage 0: glancer", 10, unit="epoch", clips=1800)
         bar.at(1, figures({"loss": 0.7, "accuracy": 0.5}))
 
@@ -96,11 +102,12 @@ class Display:
         self.console.print(text, highlight=False)
 
     def plan(self, legs: Sequence[tuple[str, float, float]]) -> None:
-        """Tells what the whole run will be: (description of the bar, its units, what a unit costs) of every leg in order.
-
-        A leg is under way from when its bar is made, and those before it count as done. A later call begins a new plan.
-        """
+        """Tells what the whole run will be: (name, units, what a unit costs) of every leg in order; see `Leg`."""
         self._plan = Plan([Leg(*leg) for leg in legs])
+
+    def leg(self, name: str) -> None:
+        """The leg of the plan that is under way from now on. Those before it are over; a bar of its kind is that of the leg."""
+        self._plan.begin(name)
 
     def bar(self, description: str, total: float, done: float = 0, *, unit: str = "", clips: float = 0) -> Bar:
         """A new bar.
@@ -113,7 +120,7 @@ class Display:
             clips: that pass the networks in a unit; 0: no clips a second are shown.
         """
         bar = Bar(self, description, total, done, unit, clips)
-        self._plan.begin(bar)
+        self._plan.take(bar)
         if done < total:
             self._bars.append(bar)
         return bar
@@ -235,13 +242,14 @@ class Plan:
         self._at = -1
         self._bars: dict[int, Bar] = {}
 
-    def begin(self, bar: Bar) -> None:
-        """The bar is that of the next leg of its name, if there is one."""
-        ahead = range(self._at + 1, len(self._legs))
-        number = next((number for number in ahead if self._legs[number].name == bar.description), None)
-        if number is not None:
-            self._at = number
-            self._bars[number] = bar
+    def begin(self, name: str) -> None:
+        """The leg of that name is under way."""
+        self._at = [leg.name for leg in self._legs].index(name)
+
+    def take(self, bar: Bar) -> None:
+        """The bar is that of the leg under way, if it is of its kind."""
+        if self._at >= 0 and _kind(bar.description) == self._legs[self._at].kind:
+            self._bars[self._at] = bar
 
     def seconds_left(self) -> tuple[float, bool] | None:
         """Seconds until the end, and whether all that is left is of a kind that has been measured; None before any has."""
@@ -254,11 +262,11 @@ class Plan:
         for kind in {leg.kind for leg, _, _ in measured}:
             same = [(units, seconds) for leg, units, seconds in measured if leg.kind == kind]
             known[kind] = sum(seconds for _, seconds in same) / sum(units for units, _ in same)
-        bar = self._bars[self._at]
-        now = bar.seconds_left()
+        bar, leg = self._bars.get(self._at), self._legs[self._at]
+        now = bar.seconds_left() if bar else None
         ahead = [(leg, leg.units) for leg in self._legs[self._at + 1 :]]
         if now is None:  # its first unit is not done yet
-            ahead.append((self._legs[self._at], bar.total - bar.done))
+            ahead.append((leg, bar.total - bar.done if bar else leg.units))
         seconds = sum(units * known.get(leg.kind, leg.weight * mean) for leg, units in ahead)
         return (now or 0.0) + seconds, all(leg.kind in known for leg, _ in ahead)
 
