@@ -1,6 +1,6 @@
 """Trains the tiny networks of the tests, alone or as one of the processes of torchrun; the main one prints what came out.
 
-    torchrun --nproc_per_node=2 distributed_training.py FOLDER '[[STAGE, VIDEOS, {SETTING: VALUE, …}], …]'
+    torchrun --nproc_per_node=2 distributed_training.py FOLDER '[{"stage": STAGE, "videos": NUMBER, "stops": false, "settings": {…}}, …]'
 """
 
 from __future__ import annotations
@@ -18,22 +18,47 @@ from test_supervised import STAGES
 from adafocus_env.build import open_clips
 from adafocus_env.demo import demo
 from agents.config import SupervisedConfig
+from agents.epoch_checkpoint import EpochCheckpoint
+from agents.interrupts import Stopped, StopRequest
+from agents.stages.random_patches import train_on_random_patches
 from classifiers import distributed
 from classifiers.checkpoint import save_tensors
 
 SETTINGS: dict[str, Any] = {"epochs": 3, "batch_size": 6, "learning_rate": 0.01, "head_learning_rate": 0.01, "frames": 3, "dropout": 0.0}
 
 
-def train(folder: Path, runs: list[tuple[str, int, dict[str, Any]]]) -> list[list[dict[str, float]]]:
-    """The measures of each stage from the same beginning; the weights go to ``folder``."""
+def train(folder: Path, runs: list[dict[str, Any]]) -> list[list[dict[str, float]]]:
+    """The measures of each run from the same beginning; its weights go to ``folder``."""
     measured = []
-    for number, (stage, videos, settings) in enumerate(runs):
-        clips = open_clips(demo(replace(TASK, train_videos=videos), val=0.0), "train", num_frames=4, size=96)
+    for number, run in enumerate(runs):
+        torch.manual_seed(3)
+        clips = open_clips(demo(replace(TASK, train_videos=run["videos"]), val=0.0), "train", num_frames=4, size=96)
+        config = SupervisedConfig(**{**SETTINGS, **run["settings"]})
         classifier = random_classifier()
-        measured.append(list(STAGES[stage](classifier, clips, SupervisedConfig(**{**SETTINGS, **settings}), 0)))
+        if run["stops"]:
+            classifier, lines = stopped_after_every_batch(clips, config, folder / f"{number}")
+        else:
+            lines = list(STAGES[run["stage"]](classifier, clips, config, 0))
+        measured.append(lines)
         if distributed.is_main():
             save_tensors(classifier, folder / f"{number}.safetensors")
     return measured
+
+
+def stopped_after_every_batch(clips, config, folder):
+    """Stage 1; the last of the processes is the one that is asked."""
+    lines = []
+    while True:
+        classifier, stop = random_classifier(), StopRequest()
+        stop.requested = distributed.rank() == distributed.world_size() - 1
+        saved = EpochCheckpoint(folder, lambda: len(lines), stop)
+        try:
+            for epoch in train_on_random_patches(classifier, clips, config, seed=0, saved=saved):
+                lines.append(epoch)
+        except Stopped:
+            torch.manual_seed(99)
+        else:
+            return classifier, lines
 
 
 if __name__ == "__main__":
