@@ -216,9 +216,11 @@ class _Training:
         if not math.isfinite(losses):  # before the step: the weights are still those that were good
             raise InputError(self._lost(f"the loss is {losses / count}"))
         self._at.rate = self._optimizer.param_groups[0]["lr"]
+        scale = self._scaler.get_scale()
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        self._schedule.step()
+        if self._scaler.get_scale() >= scale:  # otherwise a gradient was too large for float16, and no step was made
+            self._schedule.step()
         self._at.losses += losses
         self._at.correct += int(correct)
         self._at.count += int(count)
