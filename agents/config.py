@@ -277,16 +277,41 @@ class BenchmarkAlgorithms:
 
 
 @dataclass
+class JointConfig:
+    """The joint rounds of `python -m agents.train_stages`. Null means: as in the single pass.
+
+    Attributes:
+        patience: so many rounds that are no better than the best before, on the validation part, end the training.
+        total_steps: environment steps of stage 2 in a round.
+        policy_learning_rate: of stage 2.
+        epochs: of stage 3 in a round.
+        learning_rate: of the focuser in stage 3; 0: it stays as it is.
+        head_learning_rate: of the head in stage 3.
+    """
+
+    patience: int = 1
+    total_steps: int | None = None
+    policy_learning_rate: float | None = None
+    epochs: int | None = None
+    learning_rate: float | None = None
+    head_learning_rate: float | None = None
+
+
+@dataclass
 class TrainStages(TrainPPO):
     """`python -m agents.train_stages`; the keys of `TrainPPO`, and which stages to run.
 
     Attributes:
         first: the first stage to run; those from 1 on need a trained ``classifier``, stage 3 a trained ``policy`` too.
         last: the last one.
+        rounds: so often at most the stages 2 and 3 are run once more after it, each from what the one before it made.
+        joint: settings of these rounds.
     """
 
     first: int = 0
     last: int = 3
+    rounds: int = 0
+    joint: JointConfig = field(default_factory=JointConfig)
 
 
 @dataclass

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import torch
@@ -51,6 +52,7 @@ class Session:
         self._open = ExitStack()
         self.wanted: Classifier | Architecture | None = None
         self._running: tuple[Classifier, Classifier] | None = None
+        self._features: dict[str, Features] = {}
 
     @classmethod
     def open(cls, folder: str | Path, config: TrainPPO) -> Session:
@@ -126,24 +128,44 @@ class Session:
         )
 
     def features(self, classifier: Classifier, clips: ClipSource) -> Features:
-        """What the frozen classifier sees in the clips, as the config wants it run and kept."""
+        """What the frozen classifier sees in the clips, as the config wants it run and kept; the same bank until `finish`."""
         if self._running is None or self._running[0] is not classifier:
             self._running = classifier, run_as(classifier, self.config.env)  # once, since it may be compiled
-        return features_of(self._running[1], clips, self.config.env)
+            self._features = {}
+        if clips.fingerprint not in self._features:
+            self._features[clips.fingerprint] = features_of(self._running[1], clips, self.config.env)
+        return self._features[clips.fingerprint]
 
-    def train_policy(self, classifier: Classifier, clips: Clips) -> GlancePolicy | TrainedModel:
-        """Stage 2 on the frozen classifier; the policy that did best on the validation part."""
+    def train_policy(
+        self,
+        classifier: Classifier,
+        clips: Clips,
+        *,
+        run: RunFolder | None = None,
+        ppo: PPOConfig | None = None,
+        start: GlancePolicy | None = None,
+    ) -> GlancePolicy | TrainedModel:
+        """Stage 2 on the frozen classifier; the policy that did best on the validation part.
+
+        Args:
+            classifier: judges the patches.
+            clips: of all parts.
+            run: where metrics and checkpoints go; None: the folder of the whole run.
+            ppo: how it learns; None: as the config says.
+            start: the policy to start from; None: the one that the config names, or a new one.
+        """
+        run, ppo = run or self.run, ppo or self.config.ppo
         features = self.features(classifier, clips.train)
         self.display.say(features.about)
         val = self.features(classifier, clips.val) if clips.val else None
         config = self.config
         common: dict[str, Any] = {"env": config.env, "network": config.network, "seed": config.seed, "trust": config.trust}
         if isinstance(config, Train) and not learns_as_ppo(config.algo):
-            return train_model(features, val, self.run, self.display, algo=config.algo, **common)
-        start = self.given_policy(features)
+            return train_model(features, val, run, self.display, algo=config.algo, **common)
+        start = start or self.given_policy(features)
         if isinstance(config, Train):
             common |= {"kind": class_of(config.algo.name), "further": config.algo.settings}
-        return train_policy(features, val, self.run, self.display, ppo=config.ppo, start=start, **common)
+        return train_policy(features, val, run, self.display, ppo=ppo, start=start, **common)
 
     def given_policy(self, features: Features) -> GlancePolicy | None:
         """The policy that the user wants to start from, if any.
@@ -160,7 +182,15 @@ class Session:
             raise InputError(f"policy={self.config.policy}: {problem}") from problem
         return policy
 
-    def finish(self, classifier: Classifier, policy: GlancePolicy | TrainedModel | None, clips: Clips, since: float, **about: Any) -> None:
+    def finish(
+        self,
+        classifier: Classifier,
+        policy: GlancePolicy | TrainedModel | None,
+        clips: Clips,
+        since: float,
+        further: Mapping[str, Any] = MappingProxyType({}),
+        **about: Any,
+    ) -> None:
         """Saves the classifier and reads the test clips, once: table, `result.json` and pictures.
 
         Args:
@@ -168,17 +198,19 @@ class Session:
             policy: what was learned, if anything.
             clips: of all parts.
             since: `time.perf_counter` when training began.
+            further: entries of `result.json`.
             about: fields of the classifier's card.
         """
         self.seconds["train"] = time.perf_counter() - since
         checkpoint.save(classifier, self.run.checkpoints / "classifier", data=clips.data.name, **about)
         start = time.perf_counter()
+        self._features = {}  # makes room
         features = self.features(classifier, clips.test)
         about = {"data": clips.data.name, "metric": clips.data.metric}
         player = policy.on(features) if isinstance(policy, TrainedModel) else policy
         result = report(features, player, self.run.root, self.display, seed=self.config.seed, **about)
         self.seconds["evaluate"] = time.perf_counter() - start
-        self.run.write_result({**result, "seconds": {key: round(value, 1) for key, value in self.seconds.items()}})
+        self.run.write_result({**result, **further, "seconds": {key: round(value, 1) for key, value in self.seconds.items()}})
         self.display.say(f"saved to {self.run.root}: result.json, result.png, contact_sheet.png, checkpoints/")
 
 

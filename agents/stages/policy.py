@@ -83,6 +83,8 @@ def train_policy(
     extractor_of(model.policy).bind(features)
     if resumed is None and start is not None:
         start.write_to(model.policy)
+    if resumed is None and start is not None and val is not None:
+        progress["best"] = _keep_start(start, val, run, fingerprint)
     recorder = Recorder(run, display, ppo, features, val, progress["best"])
     model.set_logger(configure(str(run.path("tensorboard")), ["tensorboard"]))
     if resumed is not None:
@@ -95,6 +97,15 @@ def train_policy(
     if features.classifier.fingerprint() != fingerprint:
         raise RuntimeError("the classifier changed while the policy was trained on it: it is not frozen")
     return load_policy(run.checkpoints / "best", features.classifier.device)
+
+
+def _keep_start(start: GlancePolicy, val: Features, run: RunFolder, fingerprint: str) -> list[float]:
+    """Saves the policy to start from as the best so far: learning on may turn out not to help."""
+    played = play_learned(val, start)
+    score = [float(played.correct.mean()), float(played.confidence.mean())]
+    about = {"classifier": fingerprint, "metrics": {"val_top1": score[0], "val_confidence": score[1]}, "steps": 0}
+    save_policy(start, run.checkpoints / "best", about)
+    return score
 
 
 def in_steps(config: PPOConfig, features: Features) -> PPOConfig:
@@ -306,7 +317,7 @@ class Recorder(BaseCallback):
         asked = self.stop is not None and self.stop.requested
         if last or asked or update % self._config.save_every == 0:
             save_checkpoint(self.model, self._run.checkpoints, {"best": self._best, "lines": len(self._run.metrics())})  # type: ignore[arg-type]
-        self.stopped = asked and not last
+        self.stopped = asked
 
     def _measured(self) -> dict[str, float]:
         """Of the rollout that has been learned from: mean return and share of right answers, and PPO's own figures."""
