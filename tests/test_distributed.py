@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_classifier
-from distributed_training import train
+from distributed_training import train, train_all
 from safetensors.torch import load_file
 from test_clips import TRAIN, make_videos
 from test_supervised import CONFIG, STAGES
+from tiny_training import make_folder
 from torch import nn
 
 from adafocus_env import fill_bank
@@ -20,6 +21,7 @@ from adafocus_env.build import choose_device
 from adafocus_env.clips import ClipStore
 from adafocus_env.fresh import FreshClips
 from agents.batches import Batch
+from agents.run_folder import RunFolder
 from classifiers import distributed
 from classifiers.errors import InputError
 from classifiers.global_batch_norm import GlobalBatchNorm
@@ -43,13 +45,19 @@ RUNS = [
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory, cache):
-    """What two processes make of `RUNS`: their measures, and the folder of their weights."""
+def root(tmp_path_factory, clips):
+    """A folder of videos; ``clips`` has rendered them."""
+    return make_folder(tmp_path_factory.mktemp("videos"))
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, root):
+    """What two processes make of `RUNS`: their measures, and the folder of their weights and of a whole training."""
     folder = tmp_path_factory.mktemp("two")
     path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     result = subprocess.run(
-        [*command, str(TESTS / "distributed_training.py"), str(folder), json.dumps(RUNS)],
+        [*command, str(TESTS / "distributed_training.py"), str(folder), str(root), json.dumps(RUNS)],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=250,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -57,9 +65,10 @@ def two(tmp_path_factory, cache):
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory):
+def one(tmp_path_factory, root):
     """The same of one process."""
     folder = tmp_path_factory.mktemp("one")
+    train_all(folder / "run", root)
     return train(folder, RUNS[:5]), folder
 
 
@@ -81,6 +90,18 @@ def test_two_processes_that_are_stopped_again_and_again_end_as_if_they_had_not_b
     assert measured[5] == measured[6]
     weights, others = (load_file(folder / f"{number}.safetensors") for number in (5, 6))
     assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def test_two_processes_go_through_all_stages_as_one_does(one, two):
+    alone, together = (RunFolder(found[1] / "run") for found in (one, two))
+    assert len(alone.metrics()) == len(together.metrics()) == 10
+    for line, other in zip(alone.metrics(), together.metrics(), strict=True):
+        assert line == pytest.approx(other, abs=1e-3)
+    assert [line["stage"] for line in together.metrics()] == [0, 0, 1, 1, 2, 2, 3, 3, 2, 3]
+    results = [run.result()["policies"]["learned"] for run in (alone, together)]
+    assert results[0].pop("steps").keys() == results[1].pop("steps").keys()
+    assert results[0] == pytest.approx(results[1], abs=1e-3)
+    assert len(together.timing()) == 10, "one process alone writes to the run folder"
 
 
 class Activated(nn.BatchNorm2d):
