@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
+from rich.console import Console
 from stable_baselines3.common.utils import set_random_seed
 
 from adafocus_env.action import ACTIONS
@@ -31,7 +32,7 @@ from agents.report import report, table
 from agents.run_folder import RunFolder
 from agents.stages.algorithm import train_model
 from agents.stages.policy import Stopped, check_ppo, train_policy
-from classifiers import checkpoint
+from classifiers import checkpoint, distributed
 from classifiers.classifier import Architecture, Classifier
 from classifiers.errors import InputError, named
 
@@ -56,14 +57,16 @@ class Session:
 
     @classmethod
     def open(cls, folder: str | Path, config: TrainPPO) -> Session:
-        """Opens the run folder and fixes the seeds.
+        """Opens the run folder and fixes the seeds. Of several processes the main one alone writes to it and shows what goes on.
 
         Raises:
             InputError: the folder belongs to another run, or seed or device cannot be used.
         """
         check_seed(config.seed)
         deterministic()
-        session = cls(RunFolder.open(folder, asdict(config), force=config.force), config, Display())
+        with distributed.main_first():  # the others only read
+            run = RunFolder.open(folder, asdict(config), force=config.force) if distributed.is_main() else RunFolder(folder)
+        session = cls(run, config, Display(None if distributed.is_main() else Console(quiet=True)))
         session._open.enter_context(session.run)
         session._open.enter_context(session.display)
         session.display.say(f"run folder: {session.run.root}")
@@ -74,7 +77,7 @@ class Session:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
-        if isinstance(problem, InputError):
+        if isinstance(problem, InputError) and distributed.is_main():
             self.run.forget()
         self._open.close()
         if isinstance(problem, Stopped):
@@ -83,7 +86,7 @@ class Session:
 
     def show_if_finished(self) -> bool:
         """Prints the table of a run that is finished; False if it is not."""
-        if not self.run.finished:
+        if not distributed.broadcast_object(self.run.finished):
             return False
         result = self.run.result()
         title = f"{result['data']}: finished before (force=true starts over)"
@@ -105,7 +108,8 @@ class Session:
         architecture = self.wanted if isinstance(self.wanted, Architecture) else self.wanted.architecture
         if for_policy:
             self._check(architecture)
-        clips = build_clips(data, config.data, architecture.size, self.display)
+        with distributed.main_first():
+            clips = build_clips(data, config.data, architecture.size, self.display)
         self.seconds["render"] = time.perf_counter() - start
         return clips
 
