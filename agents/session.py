@@ -20,7 +20,7 @@ from adafocus_env.build import choose_device
 from adafocus_env.clips import ClipSource
 from adafocus_env.features import Features
 from adafocus_env.observation import OBSERVATIONS
-from agents.algorithms import check_fits, check_settings, class_of, learns_as_ppo
+from agents.algorithms import check_fits, check_network, check_settings, class_of, learns_as_ppo
 from agents.baselines import check_policy
 from agents.builders import Clips, build_clips, build_data, choose_classifier, features_of, run_as, trained_classifier
 from agents.config import AlgoConfig, PPOConfig, Train, TrainPPO
@@ -259,9 +259,9 @@ def check_algo(config: Train, space: spaces.Space) -> None:
     for key, value in asdict(config.ppo).items():
         if value != getattr(PPOConfig(), key):
             raise InputError(f"ppo.{key}={value} has no effect with algo={algo.name}: set algo.total_steps, algo.settings.*")
-    for key, value in {"policy": config.policy, "network.batch_norm": config.network.batch_norm}.items():
-        if value:
-            raise InputError(f"{key}={value} is for algo=ppo alone; leave it out with algo={algo.name}")
+    if config.policy:
+        raise InputError(f"policy={config.policy} is for algo=ppo alone; leave it out with algo={algo.name}")
+    check_network(algo, config.network)
 
 
 PPO_KEYS = ("total_steps", "validate_every", "save_every")
