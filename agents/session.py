@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
+from rich.console import Console
 from stable_baselines3.common.utils import set_random_seed
 
 from adafocus_env.action import ACTIONS
@@ -19,7 +20,7 @@ from adafocus_env.build import choose_device
 from adafocus_env.clips import ClipSource
 from adafocus_env.features import Features
 from adafocus_env.observation import OBSERVATIONS
-from agents.algorithms import check_fits, check_settings, class_of, learns_as_ppo
+from agents.algorithms import check_fits, check_network, check_settings, class_of, learns_as_ppo
 from agents.baselines import check_policy
 from agents.builders import Clips, build_clips, build_data, choose_classifier, features_of, run_as, trained_classifier
 from agents.config import AlgoConfig, PPOConfig, Train, TrainPPO
@@ -32,7 +33,7 @@ from agents.report import report, table
 from agents.run_folder import RunFolder
 from agents.stages.algorithm import train_model
 from agents.stages.policy import Stopped, check_ppo, train_policy
-from classifiers import checkpoint
+from classifiers import checkpoint, distributed
 from classifiers.classifier import Architecture, Classifier
 from classifiers.errors import InputError, named
 
@@ -57,7 +58,7 @@ class Session:
 
     @classmethod
     def open(cls, folder: str | Path, config: TrainPPO) -> Session:
-        """Opens the run folder and fixes the seeds.
+        """Opens the run folder and fixes the seeds. Of several processes the main one alone writes to it and shows what goes on.
 
         Raises:
             InputError: the folder belongs to another run, or seed, device or log cannot be used.
@@ -65,7 +66,9 @@ class Session:
         check_seed(config.seed)
         check_log(config.log)
         deterministic()
-        session = cls(RunFolder.open(folder, asdict(config), force=config.force), config, Display())
+        with distributed.main_first():  # the others only read
+            run = RunFolder.open(folder, asdict(config), force=config.force) if distributed.is_main() else RunFolder(folder)
+        session = cls(run, config, Display(None if distributed.is_main() else Console(quiet=True)))
         session._open.enter_context(session.run)
         curves = session._open.enter_context(closing(Curves(session.run, config.log)))
         session.run.watch(curves)
@@ -78,7 +81,7 @@ class Session:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
-        if isinstance(problem, InputError):
+        if isinstance(problem, InputError) and distributed.is_main():
             self.run.forget()
         self._open.close()
         if isinstance(problem, Stopped):
@@ -87,7 +90,7 @@ class Session:
 
     def show_if_finished(self) -> bool:
         """Prints the table of a run that is finished; False if it is not."""
-        if not self.run.finished:
+        if not distributed.broadcast_object(self.run.finished):
             return False
         result = self.run.result()
         title = f"{result['data']}: finished before (force=true starts over)"
@@ -109,7 +112,8 @@ class Session:
         architecture = self.wanted if isinstance(self.wanted, Architecture) else self.wanted.architecture
         if for_policy:
             self._check(architecture)
-        clips = build_clips(data, config.data, architecture.size, self.display)
+        with distributed.main_first():
+            clips = build_clips(data, config.data, architecture.size, self.display)
         self.seconds["render"] = time.perf_counter() - start
         return clips
 
@@ -255,9 +259,9 @@ def check_algo(config: Train, space: spaces.Space) -> None:
     for key, value in asdict(config.ppo).items():
         if value != getattr(PPOConfig(), key):
             raise InputError(f"ppo.{key}={value} has no effect with algo={algo.name}: set algo.total_steps, algo.settings.*")
-    for key, value in {"policy": config.policy, "network.batch_norm": config.network.batch_norm}.items():
-        if value:
-            raise InputError(f"{key}={value} is for algo=ppo alone; leave it out with algo={algo.name}")
+    if config.policy:
+        raise InputError(f"policy={config.policy} is for algo=ppo alone; leave it out with algo={algo.name}")
+    check_network(algo, config.network)
 
 
 PPO_KEYS = ("total_steps", "validate_every", "save_every")

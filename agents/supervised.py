@@ -56,7 +56,7 @@ def train_epochs(
     frozen: Sequence[nn.Module] = (),
     saved: EpochCheckpoint | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Trains ``parts`` by cross-entropy and yields the mean loss and accuracy of every epoch, and its last learning rate.
+    """Trains ``parts`` by cross-entropy and yields the mean loss and accuracy of every epoch, and its highest learning rate.
 
     Only the parts are in training mode; everything else stays as it is. Draws depend on ``seed`` and the epoch alone, but for those of
     PyTorch's dropout. Several processes (`classifiers.distributed`) share the clips of every step and end with the same weights and
@@ -95,7 +95,7 @@ class _Position:
         correct: scores that are right.
         count: all of them.
         rng: what is drawn next for this epoch; None: it begins.
-        rate: learning rate of the last step, of the first part.
+        rate: the highest learning rate of its steps, of the first part.
     """
 
     epoch: int = 0
@@ -215,10 +215,12 @@ class _Training:
         losses, correct, count = distributed.all_sum(self._backward(batch, max(1, min(self._config.accumulate, *counts)))).tolist()
         if not math.isfinite(losses):  # before the step: the weights are still those that were good
             raise InputError(self._lost(f"the loss is {losses / count}"))
-        self._at.rate = self._optimizer.param_groups[0]["lr"]
+        self._at.rate = max(self._at.rate, self._optimizer.param_groups[0]["lr"])
+        scale = self._scaler.get_scale()
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        self._schedule.step()
+        if self._scaler.get_scale() >= scale:  # otherwise a gradient was too large for float16, and no step was made
+            self._schedule.step()
         self._at.losses += losses
         self._at.correct += int(correct)
         self._at.count += int(count)

@@ -7,6 +7,8 @@
 0 trains glancer and focuser on whole frames, 1 focuser and head on random patches, 2 the policy by PPO, 3 the head (and the focuser,
 where stages.finetune.learning_rate is above 0) on the patches that the policy picks. Each begins with the best checkpoint of the one
 before. What is finished is not run again: after Ctrl-C, a kill or a crash the same command goes on.
+
+    torchrun --nproc_per_node=8 -m agents.train_stages …                on eight GPUs: they share the clips of every step of 0, 1 and 3
 """
 
 from __future__ import annotations
@@ -36,11 +38,13 @@ def _train(session: Session, config: TrainStages) -> None:
     from agents.policy_files import save_policy
     from agents.stages.ablation import ablation, ablation_table
     from agents.stages.driver import BEST, COMMAND, Driver
-    from classifiers import checkpoint
+    from classifiers import checkpoint, distributed
 
     clips, start = session.clips(for_policy=config.first <= 2 <= config.last), time.perf_counter()
     driver = Driver(session, clips, config)
     best = driver.run()
+    if not distributed.is_main():
+        return
     if driver.policy is not None:
         save_policy(driver.policy, session.run.checkpoints / BEST, {"classifier": driver.classifier.fingerprint()})
     rows = ablation(driver.milestones, best, clips.test, config, session.device)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import atexit
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -46,6 +48,16 @@ def is_main() -> bool:
 def barrier() -> None:
     """Waits until all are here."""
     all_sum(torch.zeros(1))
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """The main process goes through the body first; the others then find what it has made."""
+    if not is_main():
+        barrier()
+    yield
+    if is_main():
+        barrier()
 
 
 def broadcast_object(value: Value) -> Value:

@@ -8,6 +8,7 @@ that was stopped and one that was not end with the same metrics.
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from agents.stages.policy import in_steps
 from agents.stages.random_patches import train_on_random_patches
 from agents.stages.validation import Score, frame_score, patch_score
 from agents.stages.warm_up import warm_up
-from classifiers import checkpoint
+from classifiers import checkpoint, distributed
 from classifiers.classifier import Architecture, Classifier
 from classifiers.errors import InputError
 from classifiers.files import write_text
@@ -95,7 +96,7 @@ class Driver:
         self.milestones: list[Milestone] = []
         self._lines = 0
         self.classifier = self._first_classifier()
-        if any(leg.stage == 2 for leg in single_pass(config)):
+        if distributed.is_main() and any(leg.stage == 2 for leg in single_pass(config)):
             session.features(self.classifier, clips.train)  # what does not fit together is refused now, not hours later
         self.policy = self._first_policy()
         self._classifier_at, self._policy_at = self._given_at()
@@ -161,21 +162,23 @@ class Driver:
         given = self._session.run.checkpoints / GIVEN
         if isinstance(self._session.wanted, Architecture):
             return None, None
-        checkpoint.save(self.classifier, given / "classifier", data=self._clips.data.name)
-        if self.policy is None:
-            return given / "classifier", None
-        save_policy(self.policy, given / "policy", {"classifier": self.classifier.fingerprint()})
-        return given / "classifier", given / "policy"
+        if distributed.is_main():
+            checkpoint.save(self.classifier, given / "classifier", data=self._clips.data.name)
+            if self.policy is not None:
+                save_policy(self.policy, given / "policy", {"classifier": self.classifier.fingerprint()})
+        return given / "classifier", None if self.policy is None else given / "policy"
 
     def _run(self, leg: Leg) -> None:
         """Runs a leg, unless it is finished, and takes over what it made."""
         part = RunPart(self._session.run, leg.name, self._lines, leg.about)
-        if not (part.checkpoints / DONE).is_file():
+        if not distributed.broadcast_object((part.checkpoints / DONE).is_file()):
             self._session.display.leg(leg.title)
             set_random_seed(self._config.seed)
             score = self._learn_policy(leg.settings, part) if isinstance(leg.settings, PPOConfig) else self._learn(leg, leg.settings, part)
-            done = Finished(self._began, score, self._lines + len(part.metrics()))
-            write_text(part.checkpoints / DONE, json.dumps(asdict(done)) + "\n")
+            if distributed.is_main():
+                done = Finished(self._began, score, self._lines + len(part.metrics()))
+                write_text(part.checkpoints / DONE, json.dumps(asdict(done)) + "\n")
+            distributed.barrier()  # the others take over what the main process has saved
         done = _read_done(part.checkpoints / DONE)
         if done.began != self._began:
             raise InputError(f"{part.checkpoints} began with another classifier than the one before it now; force=true starts the run over")
@@ -194,15 +197,20 @@ class Driver:
         self._classifier_at, self._policy_at = classifier, policy
 
     def _learn_policy(self, ppo: PPOConfig, part: RunPart) -> Score | None:
-        """Stage 2."""
+        """Stage 2, which is the main process's."""
+        if not distributed.is_main():
+            return None
         policy = self._session.train_policy(self.classifier, self._clips, run=part, ppo=ppo, start=self.policy)
         assert isinstance(policy, GlancePolicy), "stages learn by PPO"
         return self._score(policy)
 
     def _learn(self, leg: Leg, settings: SupervisedConfig, part: RunPart) -> Score | None:
-        """Stage 0, 1 or 3: the epochs that are missing. The best classifier is kept in `BEST`, and its score returned."""
+        """Stage 0, 1 or 3: the epochs that are missing. The main process keeps the best classifier in `BEST`, and returns its score."""
         with StopRequest(self._session.display.console) as stop:
             saved = EpochCheckpoint(part.checkpoints / LAST, lambda: len(part.metrics()), stop)
+            if not distributed.is_main():
+                deque(self._epochs(leg, settings, saved), maxlen=0)
+                return None
             part.truncate(saved.resumed_lines or 0)
             if leg.stage == 3 and "best" not in saved.extra:
                 self._keep(self._score(self.policy), saved, part)  # finetuning may turn out not to help
