@@ -216,6 +216,7 @@ class TrainPPO:
         force: start over in a run folder that exists.
         trust: resume from a checkpoint that was not written on this machine (it is unpickled).
         plugin: a module of yours that is imported first, for what it adds to the tables (docs/extend.md).
+        log: where curves are drawn besides metrics.jsonl: tensorboard, wandb; see `agents.curves`.
         data: which videos.
         classifier: auto, a name (a shipped classifier or an architecture) or the folder of a checkpoint.
         patch_size: P, height and width of the patches in pixels; 0: the architecture's. A checkpoint's cannot be changed.
@@ -232,6 +233,7 @@ class TrainPPO:
     force: bool = False
     trust: bool = False
     plugin: str = ""
+    log: list[str] = field(default_factory=lambda: ["tensorboard"])
     data: DataConfig = field(default_factory=DataConfig)
     classifier: str = "auto"
     patch_size: int = 0

@@ -53,6 +53,7 @@ class EpochCheckpoint:
     Attributes:
         resumed_lines: lines of metrics when the checkpoint that training goes on from was saved; None: it begins.
         extra: plain values of the caller, saved and restored with everything else.
+        progress: called between batches with the epochs that are done, and the share of the one that is worked on.
 
     Raises:
         InputError: the last checkpoint is broken (names it, says what to do), or ``keep`` is less than 1.
@@ -67,6 +68,7 @@ class EpochCheckpoint:
         self._keep, self._seconds, self._saved_at = keep, save_every_seconds, time.monotonic()
         self._found = distributed.broadcast_object(self._newest() if distributed.is_main() else None)
         self.resumed_lines: int | None = None if self._found is None else self._found["lines"]
+        self.progress: Callable[[float], object] = lambda epochs: None
         self.extra: dict[str, Any] = {} if self._found is None else self._found["extra"]
 
     @property
@@ -92,13 +94,14 @@ class EpochCheckpoint:
             raise InputError(f"{self._files()[-1]} was saved by another training: {problem}; force=true starts over") from problem
         self._found = None  # its memory is free again
 
-    def between_batches(self) -> None:
-        """Saves if it is time, or if the user asks to stop.
+    def between_batches(self, epochs: float) -> None:
+        """Tells how many ``epochs`` are done; saves if it is time, or if the user asks to stop.
 
         Raises:
             Stopped: the user asked to; everything is saved.
             InputError: it cannot be saved.
         """
+        self.progress(epochs)
         asked, due = self._asked(), time.monotonic() - self._saved_at >= self._seconds
         if distributed.all_sum(torch.tensor([asked or due], dtype=torch.int64)).item():
             self.between_epochs()

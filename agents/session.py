@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -20,10 +20,11 @@ from adafocus_env.build import choose_device
 from adafocus_env.clips import ClipSource
 from adafocus_env.features import Features
 from adafocus_env.observation import OBSERVATIONS
-from agents.algorithms import check_fits, check_settings, class_of, learns_as_ppo
+from agents.algorithms import check_fits, check_network, check_settings, class_of, learns_as_ppo
 from agents.baselines import check_policy
 from agents.builders import Clips, build_clips, build_data, choose_classifier, features_of, run_as, trained_classifier
 from agents.config import AlgoConfig, PPOConfig, Train, TrainPPO
+from agents.curves import Curves, check_log
 from agents.models import TrainedModel
 from agents.policies import GlancePolicy
 from agents.policy_files import load_policy
@@ -60,14 +61,17 @@ class Session:
         """Opens the run folder and fixes the seeds. Of several processes the main one alone writes to it and shows what goes on.
 
         Raises:
-            InputError: the folder belongs to another run, or seed or device cannot be used.
+            InputError: the folder belongs to another run, or seed, device or log cannot be used.
         """
         check_seed(config.seed)
+        check_log(config.log)
         deterministic()
         with distributed.main_first():  # the others only read
             run = RunFolder.open(folder, asdict(config), force=config.force) if distributed.is_main() else RunFolder(folder)
         session = cls(run, config, Display(None if distributed.is_main() else Console(quiet=True)))
         session._open.enter_context(session.run)
+        curves = session._open.enter_context(closing(Curves(session.run, config.log)))
+        session.run.watch(curves)
         session._open.enter_context(session.display)
         session.display.say(f"run folder: {session.run.root}")
         set_random_seed(config.seed)
@@ -255,9 +259,9 @@ def check_algo(config: Train, space: spaces.Space) -> None:
     for key, value in asdict(config.ppo).items():
         if value != getattr(PPOConfig(), key):
             raise InputError(f"ppo.{key}={value} has no effect with algo={algo.name}: set algo.total_steps, algo.settings.*")
-    for key, value in {"policy": config.policy, "network.batch_norm": config.network.batch_norm}.items():
-        if value:
-            raise InputError(f"{key}={value} is for algo=ppo alone; leave it out with algo={algo.name}")
+    if config.policy:
+        raise InputError(f"policy={config.policy} is for algo=ppo alone; leave it out with algo={algo.name}")
+    check_network(algo, config.network)
 
 
 PPO_KEYS = ("total_steps", "validate_every", "save_every")

@@ -156,7 +156,7 @@ class _Training:
                 self._learn(drawn, rng)
                 self._at.batches, self._at.rng = self._at.batches + 1, rng.bit_generator.state
                 if self._saved is not None and self._at.batches < self._batches:
-                    self._saved.between_batches()
+                    self._saved.between_batches(self._at.epoch + self._at.batches / self._batches)
         at, self._at = self._at, _Position(self._at.epoch + 1)
         return {"loss": at.losses / at.count, "accuracy": at.correct / at.count, "learning_rate": at.rate}
 

@@ -22,10 +22,12 @@ from agents.epoch_checkpoint import EpochCheckpoint
 from agents.interrupts import Stopped, StopRequest
 from agents.policies import GlancePolicy
 from agents.policy_files import load_policy, save_policy
+from agents.progress import figures
 from agents.run_part import RunPart
 from agents.session import Session
 from agents.stages.finetune import finetune
 from agents.stages.legs import Leg, joint_round, single_pass
+from agents.stages.policy import in_steps
 from agents.stages.random_patches import train_on_random_patches
 from agents.stages.validation import Score, frame_score, patch_score
 from agents.stages.warm_up import warm_up
@@ -102,6 +104,7 @@ class Driver:
 
     def run(self) -> Milestone:
         """Runs the single pass and the joint rounds; returns the one among their ends that did best on the validation part."""
+        self._session.display.plan(self._plan())
         for leg in single_pass(self._config):
             self._run(leg)
         best, waited = self.milestones[-1], 0
@@ -115,6 +118,19 @@ class Driver:
                 break
         self._take(best.classifier, best.policy)
         return best
+
+    def _plan(self) -> list[tuple[str, float, float]]:
+        """For `Display.plan`: epochs or steps of every leg, and how many frames pass the networks in one."""
+        clips, config = self._clips.train, self._config
+        rounds = [leg for number in range(1, config.rounds + 1) for leg in joint_round(config, number)]
+        plan: list[tuple[str, float, float]] = []
+        for leg in [*single_pass(config), *rounds]:
+            if isinstance(leg.settings, PPOConfig):
+                steps = in_steps(leg.settings, self._session.features(self.classifier, clips)).total_steps
+                plan.append((leg.title, steps, 1))
+            else:
+                plan.append((leg.title, leg.settings.epochs, clips.epoch_size * clips.num_frames))
+        return plan
 
     def _first_classifier(self) -> Classifier:
         """The classifier that the first leg begins with: the user's, or a new one."""
@@ -156,6 +172,7 @@ class Driver:
         """Runs a leg, unless it is finished, and takes over what it made."""
         part = RunPart(self._session.run, leg.name, self._lines, leg.about)
         if not distributed.broadcast_object((part.checkpoints / DONE).is_file()):
+            self._session.display.leg(leg.title)
             set_random_seed(self._config.seed)
             score = self._learn_policy(leg.settings, part) if isinstance(leg.settings, PPOConfig) else self._learn(leg, leg.settings, part)
             if distributed.is_main():
@@ -197,13 +214,15 @@ class Driver:
             part.truncate(saved.resumed_lines or 0)
             if leg.stage == 3 and "best" not in saved.extra:
                 self._keep(self._score(self.policy), saved, part)  # finetuning may turn out not to help
-            bar = self._session.display.bar(leg.title, settings.epochs, len(part.metrics()))
+            done, clips = len(part.metrics()), self._clips.train.epoch_size
+            bar = self._session.display.bar(leg.title, settings.epochs, done, unit="epoch", clips=clips)
+            saved.progress = bar.at
             for measured in self._epochs(leg, settings, saved):
                 score, epoch = self._scored(leg), len(part.metrics()) + 1
                 part.log({"stage": leg.stage, "part": leg.part, "epoch": epoch, **measured, **_told(score)})
                 if _no_worse(score, saved.extra.get("best")):
                     self._keep(score, saved, part)
-                bar.at(epoch, f"loss {measured['loss']:.3f} accuracy {measured['accuracy']:.1%}")
+                bar.at(epoch, figures({**measured, **_told(score)}))
             if stop.requested:  # after the last batch
                 raise Stopped
         return saved.extra["best"]

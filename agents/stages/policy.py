@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,14 +24,14 @@ from agents.interrupts import Stopped, StopRequest
 from agents.model_checkpoint import load_checkpoint, save_checkpoint
 from agents.policies import ClipPolicy, GlancePolicy, GlancesByReference, PolicyNetwork, extractor_of
 from agents.policy_files import load_policy, save_policy
-from agents.progress import Display
+from agents.progress import Display, figures
 from agents.rollout import ClipRolloutBuffer, NormalisedReturnsBuffer
 from agents.run_folder import RunFolder
 from classifiers.errors import InputError
 from classifiers.policy_network import check_std
 
 STAGE = 2
-LOGGED = ("entropy_loss", "policy_gradient_loss", "value_loss", "approx_kl", "clip_fraction", "explained_variance")
+LOGGED = ("entropy_loss", "policy_gradient_loss", "value_loss", "approx_kl", "clip_fraction", "explained_variance", "learning_rate")
 
 
 def train_policy(
@@ -86,7 +85,7 @@ def train_policy(
     if resumed is None and start is not None and val is not None:
         progress["best"] = _keep_start(start, val, run, fingerprint)
     recorder = Recorder(run, display, ppo, features, val, progress["best"])
-    model.set_logger(configure(str(run.path("tensorboard")), ["tensorboard"]))
+    model.set_logger(configure(None, []))  # the run folder keeps what is measured
     if resumed is not None:
         display.say(f"going on after {model.num_timesteps} steps")
     if (left := ppo.total_steps - model.num_timesteps) > 0:
@@ -271,15 +270,16 @@ class Recorder(BaseCallback):
         self.stopped = False
         self._run, self._display, self._config = run, display, config
         self._val, self._best = val, best
-        self._fingerprint = features.classifier.fingerprint()
+        self._fingerprint, self._steps = features.classifier.fingerprint(), features.num_steps
         self._returns: list[float] = []
         self._correct: list[bool] = []
 
     def _on_training_start(self) -> None:
-        self._bar = self._display.bar("stage 2: policy", self._config.total_steps, self.num_timesteps)
+        self._bar = self._display.bar(
+            "stage 2: policy", self._config.total_steps, self.num_timesteps, unit="step", clips=1 / self._steps
+        )
         assert isinstance(self.model, PPO) and self.model.env is not None
         self._steps_per_update = self.model.n_steps * self.model.env.num_envs
-        self._then = time.perf_counter()
         self._fresh = True
 
     def _on_step(self) -> bool:
@@ -305,15 +305,7 @@ class Recorder(BaseCallback):
         if last or update % self._config.validate_every == 0:
             line |= self._validate()
         self._run.log(line)
-        now = time.perf_counter()
-        rate = self._steps_per_update / (now - self._then)
-        self._bar.at(
-            min(self.num_timesteps, self._config.total_steps),
-            f"return {line['return']:.2f} top-1 {line['accuracy']:.0%} entropy {line['entropy']:.1f} {rate:.0f}/s",
-        )
-        for key, value in line.items():
-            self.logger.record(f"policy/{key}", value)
-        self._then = now
+        self._bar.at(min(self.num_timesteps, self._config.total_steps), figures(line))
         asked = self.stop is not None and self.stop.requested
         if last or asked or update % self._config.save_every == 0:
             save_checkpoint(self.model, self._run.checkpoints, {"best": self._best, "lines": len(self._run.metrics())})  # type: ignore[arg-type]
@@ -324,8 +316,8 @@ class Recorder(BaseCallback):
         values = self.logger.name_to_value
         measured = {"return": float(np.mean(self._returns)), "accuracy": float(np.mean(self._correct))}
         self._returns, self._correct = [], []
-        figures = {name: float(values[f"train/{name}"]) for name in LOGGED}
-        return {**measured, "entropy": -figures.pop("entropy_loss"), **figures}
+        found = {name: float(values[f"train/{name}"]) for name in LOGGED}
+        return {**measured, "entropy": -found.pop("entropy_loss"), **found}
 
     def _validate(self) -> dict[str, float]:
         """Measures the policy on the validation part and keeps it if none was better."""
