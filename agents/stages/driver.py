@@ -104,7 +104,8 @@ class Driver:
 
     def run(self) -> Milestone:
         """Runs the single pass and the joint rounds; returns the one among their ends that did best on the validation part."""
-        self._session.display.plan(self._plan())
+        if distributed.is_main():
+            self._session.display.plan(self._plan())
         for leg in single_pass(self._config):
             self._run(leg)
         best, waited = self.milestones[-1], 0
