@@ -278,7 +278,10 @@ def _check_run(config: SupervisedConfig, device: torch.device) -> None:
     check_precision(config.precision, device)
     if config.compile:
         check_compiler()
-    if config.batch_size % (processes := distributed.world_size()):
+    processes = distributed.world_size()
+    if config.compile and processes > 1:  # what is compiled cannot wait for other processes in the middle, as batch norm has to
+        raise InputError(f"compile=true is for one process, and there are {processes}; leave it out, or start without torchrun")
+    if config.batch_size % processes:
         lower, higher = (config.batch_size // processes + more for more in (0, 1))
         advice = " or ".join(f"{each * processes}" for each in (lower, higher) if each)
         raise InputError(f"batch_size={config.batch_size} cannot be shared out equally by {processes} processes; set it to {advice}")

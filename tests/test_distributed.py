@@ -170,6 +170,13 @@ def test_a_batch_that_cannot_be_shared_out(size, advice, clips, monkeypatch):
         next(STAGES["glancer"](random_classifier(), clips, replace(CONFIG, batch_size=size), 0))
 
 
+def test_compiling_is_for_one_process(clips, monkeypatch):
+    as_one_of(monkeypatch, 2)
+    monkeypatch.setattr("agents.supervised.check_compiler", lambda: None)
+    with pytest.raises(InputError, match=r"compile=true is for one process, and there are 2; leave it out, or start without torchrun"):
+        next(STAGES["glancer"](random_classifier(), clips, replace(CONFIG, batch_size=4, compile=True), 0))
+
+
 def test_all_stages_are_checked_before_the_first_begins(monkeypatch):
     as_one_of(monkeypatch, 4)
     config = TrainStages(stages=ClassifierConfig(finetune=SupervisedConfig(batch_size=30)))
