@@ -173,7 +173,8 @@ class Driver:
         """Runs a leg, unless it is finished, and takes over what it made."""
         part = RunPart(self._session.run, leg.name, self._lines, leg.about)
         if not distributed.broadcast_object((part.checkpoints / DONE).is_file()):
-            self._session.display.leg(leg.title)
+            if distributed.is_main():
+                self._session.display.leg(leg.title)
             set_random_seed(self._config.seed)
             score = self._learn_policy(leg.settings, part) if isinstance(leg.settings, PPOConfig) else self._learn(leg, leg.settings, part)
             if distributed.is_main():
