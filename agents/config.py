@@ -168,7 +168,7 @@ class SupervisedConfig:
             the gradient is that of the whole step, but batch norm sees the parts.
         precision: what the networks compute in: float32, or mixed with bfloat16 or float16. The weights are float32.
         channels_last: keep images and activations as (height, width, channels) in memory.
-        compile: compile the networks first, which takes a minute or two.
+        compile: compile the networks first, which takes a minute or two; not with several processes.
     """
 
     epochs: int = 10

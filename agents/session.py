@@ -70,8 +70,8 @@ class Session:
             run = RunFolder.open(folder, asdict(config), force=config.force) if distributed.is_main() else RunFolder(folder)
         session = cls(run, config, Display(None if distributed.is_main() else Console(quiet=True)))
         session._open.enter_context(session.run)
-        curves = session._open.enter_context(closing(Curves(session.run, config.log)))
-        session.run.watch(curves)
+        if distributed.is_main():
+            session.run.watch(session._open.enter_context(closing(Curves(session.run, config.log))))
         session._open.enter_context(session.display)
         session.display.say(f"run folder: {session.run.root}")
         set_random_seed(config.seed)

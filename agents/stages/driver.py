@@ -104,7 +104,8 @@ class Driver:
 
     def run(self) -> Milestone:
         """Runs the single pass and the joint rounds; returns the one among their ends that did best on the validation part."""
-        self._session.display.plan(self._plan())
+        if distributed.is_main():
+            self._session.display.plan(self._plan())
         for leg in single_pass(self._config):
             self._run(leg)
         best, waited = self.milestones[-1], 0
@@ -172,7 +173,8 @@ class Driver:
         """Runs a leg, unless it is finished, and takes over what it made."""
         part = RunPart(self._session.run, leg.name, self._lines, leg.about)
         if not distributed.broadcast_object((part.checkpoints / DONE).is_file()):
-            self._session.display.leg(leg.title)
+            if distributed.is_main():
+                self._session.display.leg(leg.title)
             set_random_seed(self._config.seed)
             score = self._learn_policy(leg.settings, part) if isinstance(leg.settings, PPOConfig) else self._learn(leg, leg.settings, part)
             if distributed.is_main():
