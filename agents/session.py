@@ -151,6 +151,7 @@ class Session:
         *,
         run: RunFolder | None = None,
         ppo: PPOConfig | None = None,
+        seed: int | None = None,
         start: GlancePolicy | None = None,
     ) -> GlancePolicy | TrainedModel:
         """Stage 2 on the frozen classifier; the policy that did best on the validation part.
@@ -160,6 +161,7 @@ class Session:
             clips: of all parts.
             run: where metrics and checkpoints go; None: the folder of the whole run.
             ppo: how it learns; None: as the config says.
+            seed: of everything random; None: the config's.
             start: the policy to start from; None: the one that the config names, or a new one.
         """
         run, ppo = run or self.run, ppo or self.config.ppo
@@ -167,7 +169,8 @@ class Session:
         self.display.say(features.about)
         val = self.features(classifier, clips.val) if clips.val else None
         config = self.config
-        common: dict[str, Any] = {"env": config.env, "network": config.network, "seed": config.seed, "trust": config.trust}
+        seed = config.seed if seed is None else seed
+        common: dict[str, Any] = {"env": config.env, "network": config.network, "seed": seed, "trust": config.trust}
         if isinstance(config, Train) and not learns_as_ppo(config.algo):
             return train_model(features, val, run, self.display, algo=config.algo, **common)
         start = start or self.given_policy(features)

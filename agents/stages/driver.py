@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, cast
 
+import numpy as np
 from stable_baselines3.common.utils import set_random_seed
 
 from agents.builders import Clips
@@ -112,8 +113,9 @@ class Driver:
         for number in range(1, self._config.rounds + 1):
             for leg in joint_round(self._config, number):
                 self._run(leg)
-            helped = _no_worse(self.milestones[-1].score, best.score)
-            best, waited = (self.milestones[-1], 0) if helped else (best, waited + 1)
+            reached = self.milestones[-1]
+            waited = waited + 1 if _no_worse(best.score, reached.score) and reached.score is not None else 0
+            best = reached if _no_worse(reached.score, best.score) else best
             if waited == self._config.joint.patience:
                 self._session.display.say(f"round {number} was no better on the validation part than {best.leg.title}: no further round")
                 break
@@ -169,14 +171,19 @@ class Driver:
                 save_policy(self.policy, given / "policy", {"classifier": self.classifier.fingerprint()})
         return given / "classifier", None if self.policy is None else given / "policy"
 
+    def _seed(self, leg: Leg) -> int:
+        """Each round draws anew."""
+        seed = self._config.seed
+        return int(np.random.SeedSequence((seed, leg.round)).generate_state(1)[0]) if leg.round else seed
+
     def _run(self, leg: Leg) -> None:
         """Runs a leg, unless it is finished, and takes over what it made."""
         part = RunPart(self._session.run, leg.name, self._lines, leg.about)
         if not distributed.broadcast_object((part.checkpoints / DONE).is_file()):
             if distributed.is_main():
                 self._session.display.leg(leg.title)
-            set_random_seed(self._config.seed)
-            score = self._learn_policy(leg.settings, part) if isinstance(leg.settings, PPOConfig) else self._learn(leg, leg.settings, part)
+            set_random_seed(self._seed(leg))
+            score = self._learn_policy(leg, leg.settings, part) if isinstance(leg.settings, PPOConfig) else self._learn(leg, leg.settings, part)
             if distributed.is_main():
                 done = Finished(self._began, score, self._lines + len(part.metrics()))
                 write_text(part.checkpoints / DONE, json.dumps(asdict(done)) + "\n")
@@ -198,11 +205,11 @@ class Driver:
         self.policy = None if policy is None else load_policy(policy, self._session.device)
         self._classifier_at, self._policy_at = classifier, policy
 
-    def _learn_policy(self, ppo: PPOConfig, part: RunPart) -> Score | None:
+    def _learn_policy(self, leg: Leg, ppo: PPOConfig, part: RunPart) -> Score | None:
         """Stage 2, which is the main process's."""
         if not distributed.is_main():
             return None
-        policy = self._session.train_policy(self.classifier, self._clips, run=part, ppo=ppo, start=self.policy)
+        policy = self._session.train_policy(self.classifier, self._clips, run=part, ppo=ppo, seed=self._seed(leg), start=self.policy)
         assert isinstance(policy, GlancePolicy), "stages learn by PPO"
         return self._score(policy)
 
@@ -230,7 +237,7 @@ class Driver:
         return saved.extra["best"]
 
     def _epochs(self, leg: Leg, settings: SupervisedConfig, saved: EpochCheckpoint) -> Iterator[dict[str, float]]:
-        clips, seed = self._clips.train, self._config.seed
+        clips, seed = self._clips.train, self._seed(leg)
         if leg.stage == 0:
             return warm_up(self.classifier, cast(Backbone, leg.part), clips, settings, seed=seed, saved=saved)
         if leg.stage == 1:
