@@ -14,6 +14,7 @@ from agents.stages.finetune import finetune
 from classifiers import checkpoint
 from classifiers.classifier import Architecture, Classifier
 from classifiers.errors import InputError
+from classifiers.pretrained import new_classifier
 
 Model = tuple[Classifier, GlancePolicy | None, str | None]
 
@@ -78,7 +79,7 @@ def _classifier(session: Session, clips: Clips, config: TrainStages) -> Classifi
     if not (kept / checkpoint.CARD).exists():
         session.run.truncate(0)
         torch.manual_seed(config.seed)
-        classifier = Classifier(wanted, clips.data.classes).to(session.device) if isinstance(wanted, Architecture) else wanted
+        classifier = new_classifier(wanted, clips.data.classes).to(session.device) if isinstance(wanted, Architecture) else wanted
         assert classifier is not None
         make_classifier(
             classifier, clips.train, clips.val, config.stages, seed=config.seed, display=session.display, log=session.run.log,
