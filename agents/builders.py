@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -111,9 +112,9 @@ def choose_classifier(
     """
     if name == "auto":
         name = data.name if data.name in SHIPPED else "small"
-    wanted = {field: value for field, value in asdict(changes or ArchitectureConfig()).items() if value is not None}
+    wanted: dict[str, Any] = {field: value for field, value in asdict(changes or ArchitectureConfig()).items() if value is not None}
     if name in ARCHITECTURES:
-        return prepared(replace(ARCHITECTURES[name], **wanted, **({"patch_size": patch_size} if patch_size else {})))
+        return prepared(replace(ARCHITECTURES[name], **wanted | ({"patch_size": patch_size} if patch_size else {})))
     if name not in SHIPPED and not Path(name).exists():
         known = ["auto", *sorted({*ARCHITECTURES, *SHIPPED})]
         near = difflib.get_close_matches(name, known, n=1)

@@ -17,7 +17,6 @@ from classifiers.library_backbones import build_backbone, check_name
 from classifiers.protocols import Focuser, Glancer, Head
 from classifiers.temporal_shift import check_shift
 
-
 WEIGHTS = {"none": False, "default": True}
 """What the backbones of a new classifier start from: random weights, or those that come with their names."""
 

@@ -1,6 +1,7 @@
-"""Backbones by name: those of `BACKBONES`, and ``torchvision/NAME`` and ``timm/NAME``, any image classifier that makes a map on its way.
+"""Backbones by name: those of `BACKBONES`, ``torchvision/NAME`` and ``timm/NAME``: any image classifier that makes a map on its way.
 
-What is known of another library's model is measured, not listed: it is run on PyTorch's meta device, where tensors have shapes and no numbers.
+What is known of another library's model is measured, not listed: it is run on PyTorch's meta device, where tensors have shapes and no
+numbers.
 """
 
 from __future__ import annotations

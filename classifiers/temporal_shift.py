@@ -76,7 +76,7 @@ def put_into(trunk: nn.Module, fraction: float, place: str) -> TemporalShift:
     if not targets and _before_blocks(trunk):
         raise InputError(f"shift_place={place!r}: the network has no residual blocks to shift in; choose shift_place='block'")
     if not targets:
-        raise InputError(f"shift={fraction}: no place for it is known in this network; choose a ResNet, MobileNetV2 or an own one, or shift=0")
+        raise InputError(f"shift={fraction}: no place for it is known in this network; choose a ResNet or MobileNetV2, or shift=0")
     shift = TemporalShift(fraction)
     for target in targets:
         target.register_forward_pre_hook(shift)
