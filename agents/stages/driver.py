@@ -36,6 +36,7 @@ from classifiers import checkpoint, distributed
 from classifiers.classifier import Architecture, Classifier
 from classifiers.errors import InputError
 from classifiers.files import write_text
+from classifiers.pretrained import new_classifier
 
 BEST, LAST, DONE, GIVEN = "best", "last", "done.json", "given"
 COMMAND = "python -m agents.train_stages"
@@ -141,7 +142,7 @@ class Driver:
         if config.first == 0 and isinstance(wanted, Classifier):
             raise InputError(
                 f"classifier={config.classifier} is trained already: add first=1, 2 or 3 to go on with it, or start from an architecture "
-                "(small, paper or paper_tsm)"
+                "(small, efficientnet_lite, paper or paper_tsm)"
             )
         if isinstance(wanted, Classifier):
             return wanted
@@ -152,7 +153,7 @@ class Driver:
             )
         assert isinstance(wanted, Architecture)
         set_random_seed(config.seed)
-        return Classifier(wanted, self._clips.data.classes).to(self._session.device).freeze()
+        return new_classifier(wanted, self._clips.data.classes).to(self._session.device).freeze()
 
     def _first_policy(self) -> GlancePolicy | None:
         """The user's policy, if there is one."""
