@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
 import adafocus_env
 from adafocus_env.action import ACTIONS
 from agents.command import compose_config, run_command
 from agents.config import BenchmarkAlgorithms, Train
+from agents.intervals import interval
 from agents.pictures import Curve, save_learning_curves
 from agents.records import to_json
 from agents.run_folder import RunFolder
@@ -172,15 +172,6 @@ def _minutes(run: RunFolder) -> dict[int, float]:
     """CPU minutes of the run, from its start to the line of each number of steps."""
     worked = np.cumsum([each["cpu_seconds"] for each in run.timing()]) / 60
     return {line["steps"]: float(minutes) for line, minutes in zip(run.metrics(), worked, strict=True) if "steps" in line}
-
-
-def interval(values: NDArray[np.float64], level: float = 0.95) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Student's confidence interval of the mean over the first axis (runs, …): lower and upper ends. Of one run, its value twice."""
-    mean = values.mean(0)
-    if len(values) == 1:
-        return mean, mean
-    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(0, ddof=1) / np.sqrt(len(values))
-    return mean - half, mean + half
 
 
 # The table

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,22 +20,18 @@ from adafocus_env.sb3 import AdaFocusVecEnv
 from adafocus_env.vector import AdaFocusVectorEnv
 from agents.config import EnvConfig, NetworkConfig, PPOConfig
 from agents.evaluation import play_learned
-from agents.interrupts import StopRequest
+from agents.interrupts import Stopped, StopRequest
 from agents.model_checkpoint import load_checkpoint, save_checkpoint
 from agents.policies import ClipPolicy, GlancePolicy, GlancesByReference, PolicyNetwork, extractor_of
 from agents.policy_files import load_policy, save_policy
-from agents.progress import Display
+from agents.progress import Display, figures
 from agents.rollout import ClipRolloutBuffer, NormalisedReturnsBuffer
 from agents.run_folder import RunFolder
 from classifiers.errors import InputError
 from classifiers.policy_network import check_std
 
 STAGE = 2
-LOGGED = ("entropy_loss", "policy_gradient_loss", "value_loss", "approx_kl", "clip_fraction", "explained_variance")
-
-
-class Stopped(Exception):
-    """The user asked to stop; everything is saved."""
+LOGGED = ("entropy_loss", "policy_gradient_loss", "value_loss", "approx_kl", "clip_fraction", "explained_variance", "learning_rate")
 
 
 def train_policy(
@@ -87,8 +82,10 @@ def train_policy(
     extractor_of(model.policy).bind(features)
     if resumed is None and start is not None:
         start.write_to(model.policy)
+    if resumed is None and start is not None and val is not None:
+        progress["best"] = _keep_start(start, val, run, fingerprint)
     recorder = Recorder(run, display, ppo, features, val, progress["best"])
-    model.set_logger(configure(str(run.path("tensorboard")), ["tensorboard"]))
+    model.set_logger(configure(None, []))  # the run folder keeps what is measured
     if resumed is not None:
         display.say(f"going on after {model.num_timesteps} steps")
     if (left := ppo.total_steps - model.num_timesteps) > 0:
@@ -99,6 +96,15 @@ def train_policy(
     if features.classifier.fingerprint() != fingerprint:
         raise RuntimeError("the classifier changed while the policy was trained on it: it is not frozen")
     return load_policy(run.checkpoints / "best", features.classifier.device)
+
+
+def _keep_start(start: GlancePolicy, val: Features, run: RunFolder, fingerprint: str) -> list[float]:
+    """Saves the policy to start from as the best so far: learning on may turn out not to help."""
+    played = play_learned(val, start)
+    score = [float(played.correct.mean()), float(played.confidence.mean())]
+    about = {"classifier": fingerprint, "metrics": {"val_top1": score[0], "val_confidence": score[1]}, "steps": 0}
+    save_policy(start, run.checkpoints / "best", about)
+    return score
 
 
 def in_steps(config: PPOConfig, features: Features) -> PPOConfig:
@@ -264,15 +270,16 @@ class Recorder(BaseCallback):
         self.stopped = False
         self._run, self._display, self._config = run, display, config
         self._val, self._best = val, best
-        self._fingerprint = features.classifier.fingerprint()
+        self._fingerprint, self._steps = features.classifier.fingerprint(), features.num_steps
         self._returns: list[float] = []
         self._correct: list[bool] = []
 
     def _on_training_start(self) -> None:
-        self._bar = self._display.bar("stage 2: policy", self._config.total_steps, self.num_timesteps)
+        self._bar = self._display.bar(
+            "stage 2: policy", self._config.total_steps, self.num_timesteps, unit="step", clips=1 / self._steps
+        )
         assert isinstance(self.model, PPO) and self.model.env is not None
         self._steps_per_update = self.model.n_steps * self.model.env.num_envs
-        self._then = time.perf_counter()
         self._fresh = True
 
     def _on_step(self) -> bool:
@@ -298,27 +305,19 @@ class Recorder(BaseCallback):
         if last or update % self._config.validate_every == 0:
             line |= self._validate()
         self._run.log(line)
-        now = time.perf_counter()
-        rate = self._steps_per_update / (now - self._then)
-        self._bar.at(
-            min(self.num_timesteps, self._config.total_steps),
-            f"return {line['return']:.2f} top-1 {line['accuracy']:.0%} entropy {line['entropy']:.1f} {rate:.0f}/s",
-        )
-        for key, value in line.items():
-            self.logger.record(f"policy/{key}", value)
-        self._then = now
+        self._bar.at(min(self.num_timesteps, self._config.total_steps), figures(line))
         asked = self.stop is not None and self.stop.requested
         if last or asked or update % self._config.save_every == 0:
             save_checkpoint(self.model, self._run.checkpoints, {"best": self._best, "lines": len(self._run.metrics())})  # type: ignore[arg-type]
-        self.stopped = asked and not last
+        self.stopped = asked
 
     def _measured(self) -> dict[str, float]:
         """Of the rollout that has been learned from: mean return and share of right answers, and PPO's own figures."""
         values = self.logger.name_to_value
         measured = {"return": float(np.mean(self._returns)), "accuracy": float(np.mean(self._correct))}
         self._returns, self._correct = [], []
-        figures = {name: float(values[f"train/{name}"]) for name in LOGGED}
-        return {**measured, "entropy": -figures.pop("entropy_loss"), **figures}
+        found = {name: float(values[f"train/{name}"]) for name in LOGGED}
+        return {**measured, "entropy": -found.pop("entropy_loss"), **found}
 
     def _validate(self) -> dict[str, float]:
         """Measures the policy on the validation part and keeps it if none was better."""
