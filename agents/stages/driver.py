@@ -184,7 +184,8 @@ class Driver:
             if distributed.is_main():
                 self._session.display.leg(leg.title)
             set_random_seed(self._seed(leg))
-            score = self._learn_policy(leg, leg.settings, part) if isinstance(leg.settings, PPOConfig) else self._learn(leg, leg.settings, part)
+            learn = self._learn_policy if leg.stage == 2 else self._learn
+            score = learn(leg, part)
             if distributed.is_main():
                 done = Finished(self._began, score, self._lines + len(part.metrics()))
                 write_text(part.checkpoints / DONE, json.dumps(asdict(done)) + "\n")
@@ -206,16 +207,18 @@ class Driver:
         self.policy = None if policy is None else load_policy(policy, self._session.device)
         self._classifier_at, self._policy_at = classifier, policy
 
-    def _learn_policy(self, leg: Leg, ppo: PPOConfig, part: RunPart) -> Score | None:
+    def _learn_policy(self, leg: Leg, part: RunPart) -> Score | None:
         """Stage 2, which is the main process's."""
         if not distributed.is_main():
             return None
-        policy = self._session.train_policy(self.classifier, self._clips, run=part, ppo=ppo, seed=self._seed(leg), start=self.policy)
+        ppo, seed = cast(PPOConfig, leg.settings), self._seed(leg)
+        policy = self._session.train_policy(self.classifier, self._clips, run=part, ppo=ppo, seed=seed, start=self.policy)
         assert isinstance(policy, GlancePolicy), "stages learn by PPO"
         return self._score(policy)
 
-    def _learn(self, leg: Leg, settings: SupervisedConfig, part: RunPart) -> Score | None:
+    def _learn(self, leg: Leg, part: RunPart) -> Score | None:
         """Stage 0, 1 or 3: the epochs that are missing. The main process keeps the best classifier in `BEST`, and returns its score."""
+        settings = cast(SupervisedConfig, leg.settings)
         with StopRequest(self._session.display.console) as stop:
             saved = EpochCheckpoint(part.checkpoints / LAST, lambda: len(part.metrics()), stop)
             if not distributed.is_main():
