@@ -45,8 +45,21 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     corner of the patch is floor(a · (H − P)).
 
     `AdaFocusSkip-v0` (``action="skip"``, ``price=0.05``): `Discrete(grid² + 1)`, the same cells; the last action skips: the
-    glancer sees the frame, the focuser does not, and the head gets zeros in place of the focus vector. ``action_masks()``
-    tells MaskablePPO which actions make sense: all, but skipping in the last step where no patch has been looked at.
+    glancer sees the frame, the focuser does not. ``action_masks()`` tells MaskablePPO which actions make sense: all, but
+    skipping in the last step where no patch has been looked at.
+
+    ``action="continuous_skip"``: `Box(0, 1, (3,), float32)`, a place and a third coordinate; from 0.5 on the step skips.
+
+    What the head gets on a step that skips:
+
+    | skipped | the head |
+    |---|---|
+    | `zeros` | gets zeros in place of the focus vector |
+    | `last` | gets the last focus vector again; zeros before the first |
+    | `none` | takes no step; before its first step all classes are as likely |
+
+    Where every step of an episode skips, the last one answers from the glance vectors, with zeros in place of the focus vectors,
+    whatever ``skipped`` is.
 
     ## Observation Space
     | observation | space | content |
@@ -75,7 +88,8 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     | `padding` | p_t − p_t with zeros in place of the focus vector |
 
     Less ``price`` · the step's share of the multiply-adds that a step with a patch takes: 1, or less where the step skips (0.32
-    with the demo classifier). The expectation of `random` is over patches alone, whatever the step did.
+    with the demo classifier). The expectation of `random` is over patches alone, whatever the step did. Where the head takes no
+    step (``skipped="none"``), p_t is p_{t−1}, or 1/K before its first one.
 
     ## Starting State
     A clip drawn uniformly, at its first frame; `reset(options={"clip": i})` chooses it.
@@ -115,7 +129,8 @@ class AdaFocusEnv(gym.Env[Any, Any]):
         reward: see above, or an `adafocus_env.reward.Reward` of one's own.
         baseline: random patches that stand for the expectation in the reward `random`, or "all" cells of the grid: the exact one.
         price: λ, what a step that looks at a patch costs, in units of the reward.
-        action: "grid", "continuous" or "skip", or a class of one's own (see `adafocus_env.action`).
+        skipped: "zeros", "last" or "none": what the head gets on a step that skips.
+        action: "grid", "continuous", "skip" or "continuous_skip", or a class of one's own (see `adafocus_env.action`).
         grid: cells in each axis of the grid.
         video_div: decisions a video (1, 2 or 4) where the head averages the scores of frames; None elsewhere.
         bank: where the frozen networks' features are kept: "auto" (in memory where they fit, otherwise nowhere), True (in memory),
@@ -142,6 +157,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
         reward: str | Reward = "random",
         baseline: int | Literal["all"] = 1,
         price: float = 0.0,
+        skipped: str = "zeros",
         action: str | Callable[[int, int, int], Action] = "grid",
         grid: int = 7,
         video_div: int | None = None,
@@ -159,7 +175,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
             bank=bank, bank_dtype=bank_dtype, bank_gib=bank_gib, device=device,
         )  # fmt: skip
         chosen = make_action(action, grid, features.classifier)
-        self.dynamics = Dynamics(features, 1, reward=reward, baseline=baseline, action=chosen, price=price)
+        self.dynamics = Dynamics(features, 1, reward=reward, baseline=baseline, action=chosen, price=price, skipped=skipped)
         self._observation = kind(features)
         self.observation_space: spaces.Space[Any] = self._observation.space
         self.action_space: spaces.Discrete | spaces.Box = self.dynamics.action.space

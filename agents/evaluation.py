@@ -14,6 +14,7 @@ from torch import Tensor
 from adafocus_env.action import Action, GridAction
 from adafocus_env.build import arguments_of
 from adafocus_env.features import Features, Indices, LiveFeatures, by_step
+from adafocus_env.skipped import classify_kept, find_skipped
 from adafocus_env.vector import AdaFocusVectorEnv
 from agents.baselines import CentrePatch, GaussianPatch, GreedyOracle, LearnedPolicy, Oracle, Predictor, RandomPatch, SaliencyPatch
 from agents.inference import policy_cost, video_cost
@@ -132,6 +133,38 @@ def scores_after_steps(features: Features, clips: Indices, foci: Foci) -> Scores
         features.classifier.classify(features.vectors(some[:, None], steps[None]), foci(some))[0].cpu().numpy()
         for some in _batches(clips, max(1, PATCHES_AT_ONCE // features.clips.num_frames))
     ]
+    return np.concatenate(scores)
+
+
+@torch.no_grad()
+def scores_of(
+    features: Features, places: Actions, kept: NDArray[np.bool_], skipped: str = "zeros", clips: Indices | None = None
+) -> Scores:
+    """The class scores of clips after every step, (n, D, K), where some frames are skipped; the focuser sees the others alone.
+
+    After a step that the head does not take, and before any, scores are those that `adafocus_env.skipped` tells.
+
+    Args:
+        features: glances and foci of the clips.
+        places: where the kept steps look, (n, D, *action space) of ``features.action``; the others' are not read.
+        kept: (n, D), whether a step looks.
+        skipped: what the head gets where it does not, a name in `adafocus_env.skipped.SKIPPED`.
+        clips: (n,), which ones; all of them in their order if None.
+
+    Raises:
+        InputError: there is no such option.
+    """
+    option, steps = find_skipped(skipped), _steps(features)
+    clips = np.arange(len(features.clips)) if clips is None else clips
+    scores = []
+    for some in _batches(np.arange(len(clips)), max(1, PATCHES_AT_ONCE // features.clips.num_frames)):
+        rows, columns = np.nonzero(kept[some])
+        glances = features.vectors(clips[some][:, None], steps[None])
+        foci = glances.new_zeros(0, features.classifier.focuser.vector_size)
+        if len(rows):
+            foci = features.foci(clips[some][rows], columns, places[some][rows, columns])
+        looked = torch.from_numpy(kept[some]).to(glances.device)
+        scores.append(classify_kept(features.classifier, glances, foci, looked, option).cpu().numpy())
     return np.concatenate(scores)
 
 
