@@ -66,9 +66,10 @@ def play_learned(features: Features, policy: GlancePolicy, skipped: str = "zeros
 
 
 def action_of(policy: object, features: Features) -> Action:
-    """The kind of action of a policy that plays on these features: with skipping, if the action space that the policy tells has it."""
+    """The kind of action of a policy that plays on these features: with skipping, if it says so itself or by its action space."""
     with_skips = skipping(features.action)
-    return with_skips if getattr(policy, "action_space", None) == with_skips.space else features.action
+    skips = policy.skips if isinstance(policy, GlancePolicy) else getattr(policy, "action_space", None) == with_skips.space
+    return with_skips if skips else features.action
 
 
 def chooser(features: Features, policy: Predictor, observation: str, skipped: str = "zeros") -> Chooser:
@@ -145,7 +146,7 @@ def actions_and_scores(
     """
     action = features.action if action is None else action
     parts = []
-    for clips in _batches(np.arange(len(features.clips)), CLIPS_AT_ONCE):
+    for clips in batches(np.arange(len(features.clips)), CLIPS_AT_ONCE):
         chosen = choose(clips)
         kept = action.kept(chosen)
         places = chosen if action.looking is action else action.patches(chosen)
@@ -166,7 +167,7 @@ def scores_after_steps(features: Features, clips: Indices, foci: Foci) -> Scores
     steps = _steps(features)
     scores = [
         features.classifier.classify(features.vectors(some[:, None], steps[None]), foci(some))[0].cpu().numpy()
-        for some in _batches(clips, max(1, PATCHES_AT_ONCE // features.clips.num_frames))
+        for some in batches(clips, max(1, PATCHES_AT_ONCE // features.clips.num_frames))
     ]
     return np.concatenate(scores)
 
@@ -192,7 +193,7 @@ def scores_of(
     option, steps = find_skipped(skipped), _steps(features)
     clips = np.arange(len(features.clips)) if clips is None else clips
     scores = []
-    for some in _batches(np.arange(len(clips)), max(1, PATCHES_AT_ONCE // features.clips.num_frames)):
+    for some in batches(np.arange(len(clips)), max(1, PATCHES_AT_ONCE // features.clips.num_frames)):
         rows, columns = np.nonzero(kept[some])
         glances = features.vectors(clips[some][:, None], steps[None])
         foci = glances.new_zeros(0, features.classifier.focuser.vector_size)
@@ -385,5 +386,6 @@ def _measured(scores: Scores, sets: LabelSets, multiply_adds: float) -> dict[str
     }
 
 
-def _batches(clips: Indices, size: int) -> list[Indices]:
+def batches(clips: Indices, size: int) -> list[Indices]:
+    """The clips in parts of that size."""
     return [clips[start : start + size] for start in range(0, len(clips), size)]

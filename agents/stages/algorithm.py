@@ -22,6 +22,7 @@ from agents.interrupts import StopRequest
 from agents.model_checkpoint import load_checkpoint, save_checkpoint
 from agents.models import TrainedModel, load_model, save_model
 from agents.policies import bind, remembering
+from agents.price import check_price
 from agents.progress import Display
 from agents.run_folder import RunFolder
 from agents.stages.policy import STAGE, Stopped, make_environment
@@ -57,6 +58,10 @@ def train_model(
         InputError: a setting does not fit, or the algorithm cannot go on where it was stopped.
         Stopped: the user asked to stop; the next call goes on.
     """
+    check_price(env)
+    for key in ("target_keep", "target_gflops"):
+        if (target := getattr(env, key)) is not None:
+            raise InputError(f"env.{key}={target} is for PPO alone; set env.price with algo={algo.name}")
     kind, device = class_of(algo.name), str(features.classifier.device)
     fingerprint = features.classifier.fingerprint()
     tally = Tally(make_environment(features, env, observation=algo.observation))

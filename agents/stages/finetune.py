@@ -32,8 +32,8 @@ def finetune(
     The head learns with ``config.head_learning_rate``. The focuser learns with ``config.learning_rate`` where that is above 0
     (paper, section 3.3); with 0 it stays frozen, in eval mode, as in the released ActivityNet code.
 
-    A policy that skips shows the focuser what it keeps: frames of which skipping is not the most likely action or, with
-    ``keep_threshold``, those with a lower P(skip). In the others the head gets what ``skipped`` says (`adafocus_env.skipped`).
+    A policy that skips shows the focuser what it keeps: the frames with P(skip) below ``keep_threshold``, or its own threshold. In the
+    others the head gets what ``skipped`` says (`adafocus_env.skipped`).
 
     Raises:
         InputError: there is no such option, or a threshold for a policy that cannot skip.

@@ -20,13 +20,13 @@ from adafocus_env.dynamics import Dynamics
 from adafocus_env.features import Features
 from adafocus_env.sb3 import AdaFocusVecEnv
 from adafocus_env.vector import AdaFocusVectorEnv
-from agents.budgets import VideoCost
+from agents.budgets import VideoCost, solve_threshold
 from agents.config import EnvConfig, NetworkConfig, PPOConfig
-from agents.evaluation import Played, mean_cost, play_learned
+from agents.evaluation import CLIPS_AT_ONCE, Played, batches, mean_cost, play_learned
 from agents.inference import policy_cost
 from agents.interrupts import StopRequest
 from agents.model_checkpoint import load_checkpoint, save_checkpoint
-from agents.policies import ClipPolicy, GlancePolicy, GlancesByReference, PolicyNetwork, extractor_of
+from agents.policies import ClipPolicy, GlancePolicy, GlancesByReference, PolicyNetwork, extractor_of, kind_of
 from agents.policy_files import load_policy, save_policy
 from agents.price import DrivenPrice, check_price, driven_price
 from agents.progress import Display
@@ -84,6 +84,7 @@ def train_policy(
     fingerprint = features.classifier.fingerprint()
     policy_network, std = (start.network, start.std) if start else (new_network(features.map_shape, network), network.std)
     environment = make_environment(features, env)
+    price = _driven_price(env, environment, features, policy_network)  # before random states are set or restored: it draws weights
     resumed = load_checkpoint(run.checkpoints, environment, device=str(features.classifier.device), trust=trust, kind=kind)
     before = sum(line["stage"] < STAGE for line in run.metrics())
     model, progress = resumed or (
@@ -93,7 +94,6 @@ def train_policy(
     extractor_of(model.policy).bind(features)
     if resumed is None and start is not None:
         start.write_to(model.policy)
-    price = driven_price(env, video_cost_of(features, GlancePolicy.of(model.policy), env.skipped))
     if price is not None and "price" in progress:
         price.summed = progress["price"]["summed"]
         environment.get_attr("dynamics", 0)[0].set_price(progress["price"]["now"])
@@ -116,6 +116,21 @@ def in_steps(config: PPOConfig, features: Features) -> PPOConfig:
     if config.epochs is None:
         return config
     return replace(config, total_steps=config.epochs * features.clips.epoch_size * features.num_steps, epochs=None)
+
+
+def _driven_price(env: EnvConfig, environment: VecEnv, features: Features, network: PolicyNetwork) -> DrivenPrice | None:
+    """The price that a target asks for; None where there is none."""
+    if env.target_keep is None and env.target_gflops is None:
+        return None
+    grid, skips = kind_of(environment.action_space)
+    return driven_price(env, video_cost_of(features, GlancePolicy(network, grid, skips=skips), env.skipped))
+
+
+def threshold_for(policy: GlancePolicy, features: Features, keep: float) -> float:
+    """The threshold on P(skip) with which the policy keeps that share of the decisions in the clips of ``features``."""
+    steps, clips = np.arange(features.num_steps)[None], np.arange(len(features.clips))
+    skip = [policy.choose(features.maps(some[:, None], steps))[1].cpu().numpy() for some in batches(clips, CLIPS_AT_ONCE)]
+    return solve_threshold(np.concatenate(skip), keep)
 
 
 def video_cost_of(features: Features, policy: GlancePolicy, skipped: str) -> VideoCost:
@@ -380,6 +395,8 @@ class Recorder(BaseCallback):
         if self._val is None:
             self._keep(policy, {})
             return {}
+        if self._price is not None:
+            policy.keep_threshold = threshold_for(policy, self._val, self._price.target)
         played = play_learned(self._val, policy, self._skipped)
         measured = {"val_top1": float(played.correct.mean()), "val_confidence": float(played.confidence.mean())}
         score = list(measured.values())
