@@ -61,6 +61,10 @@ class Action(Protocol):
         """Actions → whether they look at a patch (…)."""
         ...
 
+    def patches(self, actions: NDArray[Any]) -> NDArray[Any]:
+        """Actions → those of ``looking`` for the same patches; any where they skip. Asked only where ``looking`` is another kind."""
+        ...
+
     def corners_of(self, actions: NDArray[Any]) -> NDArray[np.int64]:
         """Actions → corners (…, 2) of their patches as (top, left) in pixels; of those that look at one."""
         ...
@@ -115,6 +119,10 @@ class GridAction:
         """True for each action."""
         return np.ones(actions.shape, bool)
 
+    def patches(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The actions themselves."""
+        return actions
+
     def check(self, actions: object, count: int) -> NDArray[np.int64]:
         """The actions as an int64 array (count,).
 
@@ -167,23 +175,17 @@ class ContinuousAction:
         """True for each action."""
         return np.ones(actions.shape[:-1], bool)
 
+    def patches(self, actions: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The actions themselves."""
+        return actions
+
     def check(self, actions: object, count: int) -> NDArray[np.float32]:
         """The actions as a float32 array (count, 2).
 
         Raises:
             ActionError: not one place (row, column) in [0,1]² for each clip (names the first bad one).
         """
-        try:
-            array = np.asarray(actions, np.float32)
-        except (ValueError, TypeError) as problem:
-            raise ActionError(f"actions are no array of numbers ({problem}); give one place for each of the {count} clips") from problem
-        if array.shape != (count, 2):
-            raise ActionError(
-                f"actions have shape {array.shape}; give one place (row, column) for each of the {count} clips: shape ({count}, 2)"
-            )
-        if (bad := np.flatnonzero(~((array >= 0) & (array <= 1)).all(1))).size:  # NaN is no number in it either
-            raise ActionError(f"action {array[bad[0]]} (clip {bad[0]}) is outside the space; both coordinates lie in [0, 1]")
-        return array
+        return _check_places(actions, count, 2, "place (row, column)")
 
     def corners_of(self, actions: NDArray[np.float32]) -> NDArray[np.int64]:
         """Places (…, 2) → corners (…, 2) as (top, left) in pixels."""
@@ -229,9 +231,13 @@ class SkipAction:
         """Whether they are cells (…)."""
         return actions != self.skip
 
+    def patches(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Actions (…) → their cells (…); the first cell where they skip."""
+        return np.where(self.kept(actions), actions, 0)
+
     def corners_of(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Actions (…) → corners (…, 2) as (top, left) in pixels; those of the first cell where they skip."""
-        return self.looking.corners_of(np.where(self.kept(actions), actions, 0))
+        return self.looking.corners_of(self.patches(actions))
 
     def nearest(self, points: NDArray[np.floating]) -> NDArray[np.int64]:
         """Points (…, 2) as (y, x), (0, 0) being the middle of a pixel → the cell whose patch has its centre nearest (…)."""
@@ -240,6 +246,50 @@ class SkipAction:
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.int64]:
         """Uniformly random cells (*shape): what patches are worth is measured on patches."""
         return self.looking.draw(rng, shape)
+
+
+class ContinuousSkipAction:
+    """Any place for a patch, and a third coordinate: from 0.5 on the step skips, and looks at no patch of this frame.
+
+    Args:
+        looking: the places.
+    """
+
+    num_cells = None
+
+    def __init__(self, looking: ContinuousAction) -> None:
+        self.looking = looking
+        self.size, self.patch_size = looking.size, looking.patch_size
+        self.space = spaces.Box(0.0, 1.0, (3,), np.float32)
+        self.candidates: NDArray[np.float32] = np.concatenate([_with(looking.candidates, 0), np.array([[0.5, 0.5, 1]], np.float32)])
+
+    def check(self, actions: object, count: int) -> NDArray[np.float32]:
+        """The actions as a float32 array (count, 3).
+
+        Raises:
+            ActionError: not (row, column, skip) in [0,1]³ for each clip (names the first bad one).
+        """
+        return _check_places(actions, count, 3, "place and whether to skip it (row, column, skip)")
+
+    def kept(self, actions: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Whether the third coordinate is below 0.5 (…)."""
+        return actions[..., 2] < 0.5
+
+    def patches(self, actions: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Actions (…, 3) → their places (…, 2), which those that skip have, too."""
+        return actions[..., :2]
+
+    def corners_of(self, actions: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Actions (…, 3) → corners (…, 2) as (top, left) in pixels."""
+        return self.looking.corners_of(self.patches(actions))
+
+    def nearest(self, points: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Points (…, 2) as (y, x), (0, 0) being the middle of a pixel → the action that looks there (…, 3)."""
+        return _with(self.looking.nearest(points), 0)
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Actions (*shape, 3) that look at uniformly random patches: what patches are worth is measured on patches."""
+        return _with(self.looking.draw(rng, shape), 0)
 
 
 def continuous(grid: int, size: int, patch_size: int) -> ContinuousAction:
@@ -252,8 +302,22 @@ def skip(grid: int, size: int, patch_size: int) -> SkipAction:
     return SkipAction(GridAction(grid, size, patch_size))
 
 
-ACTIONS: dict[str, Callable[[int, int, int], Action]] = {"grid": GridAction, "continuous": continuous, "skip": skip}
+def continuous_skip(grid: int, size: int, patch_size: int) -> ContinuousSkipAction:
+    """Any place, or none; there is no grid."""
+    return ContinuousSkipAction(ContinuousAction(size, patch_size))
+
+
+ACTIONS: dict[str, Callable[[int, int, int], Action]] = {
+    "grid": GridAction, "continuous": continuous, "skip": skip, "continuous_skip": continuous_skip
+}  # fmt: skip
 """(grid, size, patch_size) → the kind of action of that name."""
+
+
+def skipping(looking: Action) -> Action:
+    """The same kind of action with skipping; itself where there is none, as of a class of one's own."""
+    if isinstance(looking, GridAction):
+        return SkipAction(looking)
+    return ContinuousSkipAction(looking) if isinstance(looking, ContinuousAction) else looking
 
 
 def find_action(action: str | Callable[[int, int, int], Action]) -> Callable[[int, int, int], Action]:
@@ -263,6 +327,11 @@ def find_action(action: str | Callable[[int, int, int], Action]) -> Callable[[in
         InputError: no such name (suggests the nearest).
     """
     return action if callable(action) else named("action", action, ACTIONS)
+
+
+def _with(places: NDArray[np.float32], third: float) -> NDArray[np.float32]:
+    """Places (…, 2) → actions (…, 3) with that third coordinate."""
+    return np.concatenate([places, np.full_like(places[..., :1], third)], axis=-1)
 
 
 def _check_numbers(actions: object, count: int, num_cells: int, choices: str) -> NDArray[np.int64]:
@@ -282,6 +351,25 @@ def _check_numbers(actions: object, count: int, num_cells: int, choices: str) ->
     if (bad := np.flatnonzero((array < 0) | (array >= num_cells))).size:
         raise ActionError(f"action {array[bad[0]]} (clip {bad[0]}) is outside the space; choose {choices}")
     return array.astype(np.int64)
+
+
+def _check_places(actions: object, count: int, length: int, each: str) -> NDArray[np.float32]:
+    """Numbers in [0, 1] as a float32 array (count, length).
+
+    Raises:
+        ActionError: not so many for each clip (names the first bad one).
+    """
+    try:
+        array = np.asarray(actions, np.float32)
+    except (ValueError, TypeError) as problem:
+        raise ActionError(f"actions are no array of numbers ({problem}); give one place for each of the {count} clips") from problem
+    if array.shape != (count, length):
+        raise ActionError(
+            f"actions have shape {array.shape}; give one {each} for each of the {count} clips: shape ({count}, {length})"
+        )
+    if (bad := np.flatnonzero(~((array >= 0) & (array <= 1)).all(1))).size:  # NaN is no number in it either
+        raise ActionError(f"action {array[bad[0]]} (clip {bad[0]}) is outside the space; all coordinates lie in [0, 1]")
+    return array
 
 
 def _check_patch(size: int, patch_size: int) -> None:

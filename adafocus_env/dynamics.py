@@ -17,6 +17,7 @@ from torch import Tensor
 from adafocus_env.action import Action, boxes_of
 from adafocus_env.features import Features, Indices, LiveFeatures
 from adafocus_env.reward import REWARDS, Reward
+from adafocus_env.skipped import answer_unseen, find_skipped
 from classifiers.cost import classifier_cost
 from classifiers.errors import InputError, named
 
@@ -36,6 +37,27 @@ class Episode:
 
     clip: int
     baseline: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What n clips look like with each of k choices, all from the same state: before a step is taken.
+
+    Attributes:
+        probabilities: (k, n, K), softmax scores.
+        states: (n, S), of the head, with the first choice.
+        foci: (n, F), what the head got with it.
+    """
+
+    probabilities: Tensor
+    states: Tensor
+    foci: Tensor
+
+    def of_first(self, count: int) -> _Seen:
+        """The same of the first clips alone."""
+        if count == len(self.states):
+            return self
+        return _Seen(self.probabilities[:, :count], self.states[:count], self.foci[:count])
 
 
 @dataclass(frozen=True)
@@ -75,6 +97,7 @@ class Dynamics:
         baseline: k, random patches that stand for the expectation in the reward `random`, or "all" cells of a grid: the exact one.
         action: what is chosen; that of ``features`` if None. Its ``looking`` is the features' own.
         price: λ, what a step that looks at a patch costs, in units of the reward. One that skips costs so much less as its networks do.
+        skipped: what the head gets on a step that skips, a name in `adafocus_env.skipped.SKIPPED`.
 
     Attributes:
         clip: (N,), the clips that are played.
@@ -83,6 +106,7 @@ class Dynamics:
         looked: (N,), whether the episode has looked at a patch yet.
         state: (N, S), of the head.
         scores: (N, K), softmax scores after the last step; nothing of worth before the first.
+        focus: (N, F), the focus vectors that the head got last, where skipped steps repeat them (``skipped="last"``).
         boxes: (N, 4), the last step's patches as (top, left, bottom, right) in pixels; nothing of worth before the first.
 
     Raises:
@@ -98,6 +122,7 @@ class Dynamics:
         baseline: int | Literal["all"] = 1,
         action: Action | None = None,
         price: float = 0.0,
+        skipped: str = "zeros",
     ) -> None:
         if not isinstance(num_clips, int | np.integer) or isinstance(num_clips, bool):
             raise InputError(f"num_envs={num_clips!r} is no whole number; choose 1 or more")
@@ -107,9 +132,7 @@ class Dynamics:
             raise InputError(f"baseline={baseline!r} is not a number of random patches; choose 1 or more, or 'all'")
         if baseline == "all" and features.action.num_cells is None:
             raise InputError("baseline='all' needs a grid: continuous actions have no end of patches; choose a number, such as baseline=1")
-        if isinstance(price, bool) or not isinstance(price, int | float) or not 0 <= price < math.inf:
-            raise InputError(f"price={price!r} is no price of a step; choose a number from 0 on, in units of the reward")
-        self.features, self.num_clips, self.price = features, num_clips, float(price)
+        self.features, self.num_clips, self.skipped = features, num_clips, find_skipped(skipped)
         self.action: Action = features.action if action is None else action
         self.reward = reward if isinstance(reward, Reward) else named("reward", reward, REWARDS)
         self._exact = baseline == "all"
@@ -123,18 +146,17 @@ class Dynamics:
         space = self.action.space
         self.baseline: NDArray[Any] = np.zeros((num_clips, self.num_steps, self._sampled, *(space.shape or ())), space.dtype)
         self.state: Tensor = features.classifier.initial_state(num_clips)
-        self.scores: Tensor = torch.zeros(num_clips, len(features.classifier.classes), device=self.state.device)
+        self._num_classes, self._focus_size = len(features.classifier.classes), features.classifier.focuser.vector_size
+        self.scores: Tensor = self.state.new_full((num_clips, self._num_classes), 1 / self._num_classes)
+        self.focus: Tensor = self.state.new_zeros(num_clips, self._focus_size)
         self.boxes: NDArray[np.int64] = np.zeros((num_clips, 4), np.int64)
         self._confidence = np.zeros(num_clips, np.float32)
         self._every = np.arange(num_clips)
         stored = not isinstance(features, LiveFeatures) and features.action.num_cells is not None
         self._fewest = FEWEST if stored and self.state.device.type == "cpu" else 1
         self._again = np.arange(self._fewest)
-        cost = classifier_cost(features.classifier)
-        glances, frames = features.clips.settings.num_glance_frames, features.clips.num_frames
-        self.step_cost = (glances * cost.glance + frames * (cost.focus + cost.head)) // self.num_steps
-        self._costs = np.array([(glances * cost.glance + frames * cost.head) // self.num_steps, self.step_cost])
-        self._prices = (self.price * self._costs / self.step_cost).astype(np.float32)
+        self.step_cost, self._costs = self._count_costs()
+        self.set_price(price)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Dynamics:
         """A copy that plays on by itself. Features are shared with it: they are frozen, and may be gigabytes."""
@@ -147,6 +169,17 @@ class Dynamics:
     def num_steps(self) -> int:
         """D, steps of an episode: the decisions that are taken in a clip."""
         return self.features.num_steps
+
+    def set_price(self, price: float) -> None:
+        """Sets λ, from the next step on.
+
+        Raises:
+            InputError: it is no number from 0 on.
+        """
+        if isinstance(price, bool) or not isinstance(price, int | float) or not 0 <= price < math.inf:
+            raise InputError(f"price={price!r} is no price of a step; choose a number from 0 on, in units of the reward")
+        self.price = float(price)
+        self._prices = (self.price * self._costs / self.step_cost).astype(np.float32)
 
     def draw(self, rng: np.random.Generator, clip: int | None = None) -> Episode:
         """Draws an episode: its clip (unless one is given) and its random patches."""
@@ -168,6 +201,10 @@ class Dynamics:
         self.state = self.state.index_fill(0, self._on_device(rows), 0.0)
         self._confidence = _replaced(self._confidence, rows, 0.0)
         self.looked = _replaced(self.looked, rows, False)
+        if self._skips and self.skipped == "none":
+            self.scores = self.scores.index_fill(0, self._on_device(rows), 1 / self._num_classes)
+        if self._skips and self.skipped == "last":
+            self.focus = self.focus.index_fill(0, self._on_device(rows), 0.0)
 
     def restart(self, clips: Indices, baseline: NDArray[Any]) -> None:
         """Begins the episodes (clips (N,), baseline (N, D, k, *action space)) in all rows."""
@@ -181,23 +218,20 @@ class Dynamics:
             ActionError: an action lies outside the space; nothing has changed.
             ResetNeeded: a row has no episode running.
         """
-        index = None if rows is None or len(rows) == self.num_clips else self._on_device(rows)
-        rows = self._every if rows is None else rows
+        rows = self._every if rows is None or len(rows) == self.num_clips else rows
         checked = self.action.check(actions, len(rows))
         if not self.running[rows].all():
             raise ResetNeeded(f"clip {rows[~self.running[rows]][0]} has no episode running; call reset before step")
-        clips, steps = self.clip[rows], self.step_number[rows]
-        state = self.state if index is None else self.state[index]
-        patches = self._patches(checked, rows, steps)
-        confidence, baseline, prediction, probabilities, states = self._measured(clips, steps, patches, state)
-        kept, previous = self.action.kept(checked), self._confidence[rows]
-        costs = kept.view(np.int8)  # 1 where the step looks at a patch
+        steps, previous = self.step_number[rows], self._confidence[rows]
+        confidence, baseline, prediction, after = self._measured(rows, self._patches(checked, rows, steps))
+        terminated = steps == self.num_steps - 1  # the step number stays at the last one, so that the last observation repeats it
+        kept = self.action.kept(checked)
+        looked = self.looked[rows] | kept
+        costs = np.where(terminated & ~looked, 2, kept)
         price = self._prices[costs]
         reward = self.reward.value(confidence, previous, baseline) - price
-        terminated = steps == self.num_steps - 1  # the step number stays at the last one, so that the last observation repeats it
-        boxes, looked = boxes_of(self.action, checked), self.looked[rows] | kept
-        self.state = states if index is None else self.state.index_copy(0, index, states)
-        self.scores = probabilities if index is None else self.scores.index_copy(0, index, probabilities)
+        boxes = boxes_of(self.action, checked)
+        self._move_on(rows, after)
         self._confidence, self.looked = self._updated(self._confidence, rows, confidence), self._updated(self.looked, rows, looked)
         self.step_number = self._updated(self.step_number, rows, steps + ~terminated)
         self.running = self._updated(self.running, rows, ~terminated)
@@ -207,8 +241,8 @@ class Dynamics:
     @torch.no_grad()
     def confidence_of_candidates(self) -> NDArray[np.float32]:
         """The true class's softmax score (N, M) if a clip looked at each of the action's candidates next; changes nothing."""
-        probabilities, _ = self._look(self.clip, self.step_number, _for_each(self.action.candidates, self.num_clips), self.state)
-        return self._true(probabilities, self.clip).T.cpu().numpy()
+        seen = self._look(self._every, _for_each(self.action.candidates, self.num_clips))
+        return self._true(seen.probabilities, self.clip).T.cpu().numpy()
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Which of the actions make sense next (N, actions): all, but skipping the last step where no patch was looked at yet.
@@ -232,42 +266,83 @@ class Dynamics:
         return np.concatenate([actions[None], others])
 
     def _measured(
-        self, clips: Indices, steps: Indices, patches: NDArray[Any], state: Tensor
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], Tensor, Tensor]:
-        """Confidence, baseline and prediction (N,), scores (N, K) and state (N, S) after the first of ``patches`` (1 + k, N, …).
+        self, rows: Indices, patches: NDArray[Any]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], _Seen]:
+        """Confidence, baseline and prediction (N,) of the rows, and what was seen, after the first of ``patches`` (1 + k, N, …).
 
         Of few clips some are taken several times: see `FEWEST`.
         """
-        count, zeros = len(clips), self.reward.baseline == "zeros"
+        count, zeros = len(rows), self.reward.baseline == "zeros"
         if count < self._fewest:
             again = self._again % count
-            clips, steps, patches, state = clips[again], steps[again], patches[:, again], state.index_select(0, self._on_device(again))
-        probabilities, states = self._look(clips, steps, patches, state, padding=zeros)
-        confidence, baseline, prediction = self._measure(probabilities, clips)
-        return confidence[:count], baseline[:count], prediction[:count], probabilities[0, :count], states[:count]
+            rows, patches = rows[again], patches[:, again]
+        seen = self._look(rows, patches, padding=zeros)
+        confidence, baseline, prediction = self._measure(seen.probabilities, self.clip[rows])
+        return confidence[:count], baseline[:count], prediction[:count], seen.of_first(count)
 
-    def _look(
-        self, clips: Indices, steps: Indices, actions: NDArray[Any], state: Tensor, *, padding: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """Softmax scores (k, N, K) after each of ``actions`` (k, N, …), all from ``state``, and the state after the first.
+    def _look(self, rows: Indices, actions: NDArray[Any], *, padding: bool = False) -> _Seen:
+        """What is seen of the clips of ``rows`` (n,) with each of ``actions`` (k, n, …), all from the state that they are in.
 
         With ``padding`` one more follows: zeros in place of a focus vector.
         """
-        foci = self._foci(clips, steps, actions)
+        clips, steps, state = self.clip[rows], self.step_number[rows], self._of(self.state, rows)
+        skips = ~self.action.kept(actions) if self._skips else None
+        skips = None if skips is None or not skips.any() else skips
+        foci = self.features.foci(clips, steps, actions) if skips is None else self._kept_foci(rows, actions, ~skips)
         if padding:
             foci = torch.cat([foci, torch.zeros_like(foci[:1])])
         scores, states = self.features.classifier.compare(self.features.vectors(clips, steps), foci, state)
-        return scores.softmax(-1), states
+        probabilities = scores.softmax(-1)
+        if skips is not None and self.skipped == "none":
+            none, before = self._on_device(skips)[..., None], self._before(rows, np.asarray(skips.any(0)))
+            probabilities = torch.cat([before.where(none, probabilities[: len(skips)]), probabilities[len(skips) :]])
+            states = state.where(none[0], states)
+        return _Seen(probabilities, states, foci[0])
 
-    def _foci(self, clips: Indices, steps: Indices, actions: NDArray[Any]) -> Tensor:
-        """Focus vectors (k, N, F) of ``actions`` (k, N, …), zeros where they skip; the patches of the others are one packed call."""
-        if self.action.looking is self.action or (kept := self.action.kept(actions)).all():
-            return self.features.foci(clips, steps, actions)
-        foci = self.state.new_zeros(*kept.shape, self.features.classifier.focuser.vector_size)
+    def _kept_foci(self, rows: Indices, actions: NDArray[Any], kept: NDArray[np.bool_]) -> Tensor:
+        """Focus vectors (k, n, F) of ``actions`` (k, n, …); the patches that are kept are one packed call."""
+        foci = self._of(self.focus, rows).expand(len(kept), -1, -1).clone()  # zeros, or those last seen
         if kept.any():
-            clips, steps = (np.broadcast_to(each, kept.shape)[kept] for each in (clips, steps))
-            foci[self._on_device(kept)] = self.features.foci(clips, steps, actions[kept])
+            clips, steps = (np.broadcast_to(each[rows], kept.shape)[kept] for each in (self.clip, self.step_number))
+            foci[self._on_device(kept)] = self.features.foci(clips, steps, self.action.patches(actions[kept]))
         return foci
+
+    def _before(self, rows: Indices, skips: NDArray[np.bool_]) -> Tensor:
+        """Scores (n, K) that stand where the head takes no step: those before it, or, of a clip that ends without a patch, its answer."""
+        before = self._of(self.scores, rows)
+        unseen = skips & (self.step_number[rows] == self.num_steps - 1) & ~self.looked[rows]
+        if unseen.any():
+            glances = self.features.vectors(self.clip[rows][unseen][:, None], np.arange(self.num_steps)[None])
+            index = self._on_device(np.flatnonzero(unseen))
+            before = before.index_copy(0, index, answer_unseen(self.features.classifier, glances).softmax(-1))
+        return before
+
+    def _move_on(self, rows: Indices, seen: _Seen) -> None:
+        """State and scores become those after the step; the focus vectors too, where they are to be repeated."""
+        pairs = {"state": seen.states, "scores": seen.probabilities[0]}
+        if self._skips and self.skipped == "last":
+            pairs["focus"] = seen.foci
+        index = None if rows is self._every else self._on_device(rows)
+        for name, new in pairs.items():
+            setattr(self, name, new if index is None else getattr(self, name).index_copy(0, index, new))
+
+    def _of(self, values: Tensor, rows: Indices) -> Tensor:
+        """Those of the given rows; ``values`` itself where those are all rows."""
+        return values if rows is self._every else values.index_select(0, self._on_device(rows))
+
+    @property
+    def _skips(self) -> bool:
+        """Whether an action may look at no patch."""
+        return self.action.looking is not self.action
+
+    def _count_costs(self) -> tuple[int, NDArray[np.int64]]:
+        """Multiply-adds of a step that looks; and those of one that skips, one that looks, and one that ends a clip without a patch."""
+        cost, settings, steps = classifier_cost(self.features.classifier), self.features.clips.settings, self.num_steps
+        glance, focus, head = settings.num_glance_frames * cost.glance, settings.num_frames * cost.focus, settings.num_frames * cost.head
+        skipping = glance if self.skipped == "none" else glance + head
+        unseen = glance + head * (steps if self.skipped == "none" else 1)
+        counted = np.array([skipping, glance + head + focus, unseen]) // steps
+        return int(counted[1]), counted
 
     def _measure(
         self, probabilities: Tensor, clips: Indices

@@ -65,6 +65,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         reward: str | Reward = "random",
         baseline: int | Literal["all"] = 1,
         price: float = 0.0,
+        skipped: str = "zeros",
         action: str | Callable[[int, int, int], Action] = "grid",
         grid: int = 7,
         video_div: int | None = None,
@@ -93,7 +94,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
             bank=bank, bank_dtype=bank_dtype, bank_gib=bank_gib, device=device,
         )  # fmt: skip
         chosen = make_action(action, grid, features.classifier)
-        self.dynamics = Dynamics(features, num_envs, reward=reward, baseline=baseline, action=chosen, price=price)
+        self.dynamics = Dynamics(features, num_envs, reward=reward, baseline=baseline, action=chosen, price=price, skipped=skipped)
         self.num_envs, self.render_mode, self.clip_order, self.output = num_envs, render_mode, clip_order, output
         self._observation = kind(features)
         self.single_observation_space = self._observation.space

@@ -248,7 +248,7 @@ def test_random_places_reach_every_corner_alike():
 @pytest.mark.parametrize(
     ("actions", "message"),
     [
-        ([[0.5, 1.01]], r"action \[0.5 +1.01\] \(clip 0\) is outside the space; both coordinates lie in \[0, 1\]"),
+        ([[0.5, 1.01]], r"action \[0.5 +1.01\] \(clip 0\) is outside the space; all coordinates lie in \[0, 1\]"),
         ([[float("nan"), 0.5]], "is outside the space"),
         ([[-1e-6, 0.5]], "is outside the space"),
         ([0.5, 0.5], r"actions have shape \(2,\); give one place \(row, column\) for each of the 1 clips"),

@@ -383,7 +383,7 @@ def test_a_policy_for_a_grid_is_not_written_into_a_continuous_one(places):
 
 @pytest.mark.parametrize(
     "space",
-    [spaces.Discrete(50), spaces.Discrete(49, start=1), spaces.Box(-1, 1, (2,)), spaces.Box(0, 1, (3,)), spaces.MultiDiscrete([7, 7])],
+    [spaces.Discrete(51), spaces.Discrete(49, start=1), spaces.Box(-1, 1, (2,)), spaces.Box(0, 1, (4,)), spaces.MultiDiscrete([7, 7])],
 )
 def test_action_spaces_that_are_no_environments(bank, space):
     observations = make_environment(bank, EnvConfig(num_envs=1)).observation_space

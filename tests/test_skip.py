@@ -8,14 +8,17 @@ import torch
 from conftest import TINY_COST
 from test_vector import FACES, N, assert_equal_values, assert_same, play_single
 
-from adafocus_env.action import ActionError, GridAction, SkipAction, boxes_of
+from adafocus_env.action import ActionError, ContinuousAction, ContinuousSkipAction, GridAction, SkipAction, boxes_of
 from adafocus_env.build import build_features
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.env import AdaFocusEnv
 from adafocus_env.features import LiveFeatures
 from adafocus_env.reward import REWARDS
 from adafocus_env.sb3 import AdaFocusVecEnv
+from adafocus_env.skipped import SKIPPED
 from adafocus_env.vector import AdaFocusVectorEnv
+from agents.evaluation import scores_of
+from classifiers.cost import classifier_cost
 from classifiers.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -31,51 +34,105 @@ def features(request, classifier, clips, bank):
 
 def dynamics_on(features, **arguments):
     """Three clips at their beginning, with the baseline patches 7 and 30 in every step."""
-    dynamics = Dynamics(features, 3, action=SkipAction(features.action), **{"baseline": 2, **arguments})
+    skipping = {"baseline": 2} if "action" in arguments else {"baseline": 2, "action": SkipAction(features.action)}
+    dynamics = Dynamics(features, 3, **{**skipping, **arguments})
     patches = np.broadcast_to([7, 30], dynamics.baseline.shape) if dynamics.baseline.size else dynamics.baseline
     dynamics.restart(CLIPS, patches)
     return dynamics
 
 
 @torch.no_grad()
-def confidences(features, actions):
-    """Softmax scores of the true class after each step (3, T) of actions (3, T), by the head on whole sequences."""
-    steps = np.arange(actions.shape[1])
-    foci = features.foci(CLIPS[:, None], steps, np.where(actions == SKIP, 0, actions))
-    foci[torch.from_numpy(actions == SKIP)] = 0
-    scores, _ = features.classifier.classify(features.vectors(CLIPS[:, None], steps), foci)
-    return scores.softmax(-1)[torch.arange(3), :, torch.from_numpy(features.clips.labels[CLIPS])].numpy()
+def confidences(features, actions, skipped="zeros"):
+    """Softmax scores of the true class after each step (3, T) of actions (3, T), clip by clip and step by step, by the head alone."""
+    classifier, found = features.classifier, torch.zeros(actions.shape)
+    for row, clip in enumerate(CLIPS):
+        state, focus, scores = None, torch.zeros(1, 1, 32), torch.zeros(len(classifier.classes))
+        for step, action in enumerate(actions[row]):
+            if action != SKIP:
+                focus = features.foci(np.array([[clip]]), np.array([[step]]), np.array([[action]]))
+            elif skipped == "zeros":
+                focus = torch.zeros(1, 1, 32)
+            if action != SKIP or skipped != "none":
+                logits, state = classifier.classify(features.vectors(np.array([[clip]]), np.array([[step]])), focus, state)
+                scores = logits[0, 0]
+            found[row, step] = scores.softmax(-1)[features.clips.labels[clip]]
+        if (actions[row] == SKIP).all() and len(actions[row]) == 4:  # a whole video that was skipped
+            logits, _ = classifier.classify(features.vectors(np.array([[clip]]), np.arange(4)[None]), torch.zeros(1, 4, 32))
+            found[row, -1] = logits[0, -1].softmax(-1)[features.clips.labels[clip]]
+    return found.numpy()
 
 
 ACTIONS = np.array([[SKIP, 3, SKIP, 20], [5, SKIP, SKIP, 48], [SKIP, SKIP, SKIP, SKIP]])
 
 
-def test_the_head_gets_zeros_in_place_of_the_focus_vector(features):
-    dynamics, expected = dynamics_on(features), confidences(features, ACTIONS)
+@pytest.mark.parametrize("skipped", SKIPPED)
+def test_the_head_gets_what_the_option_says(features, skipped):
+    dynamics, expected = dynamics_on(features, skipped=skipped), confidences(features, ACTIONS, skipped)
     for t in range(4):
         outcome = dynamics.step(ACTIONS[:, t])
         assert np.allclose(outcome.confidence, expected[:, t], atol=1e-6, rtol=0)
         assert np.array_equal(outcome.boxes.any(1), ACTIONS[:, t] != SKIP)
+        assert np.array_equal(outcome.prediction, dynamics.scores.argmax(-1))
     assert outcome.terminated.all()
+
+
+def test_the_options_differ_where_a_frame_is_skipped_and_agree_where_all_are(bank):
+    every = {name: confidences(bank, ACTIONS, name) for name in SKIPPED}
+    for one, other in (("zeros", "last"), ("last", "none"), ("none", "zeros")):
+        assert (np.abs(every[one] - every[other])[:2, 2] > 1e-4).all()
+        assert np.allclose(every[one][2, -1], every[other][2, -1], atol=1e-6)
+
+
+@pytest.mark.parametrize("skipped", SKIPPED)
+def test_rows_that_run_by_themselves_skip_alike(bank, skipped):
+    together, alone = dynamics_on(bank, skipped=skipped), dynamics_on(bank, skipped=skipped)
+    for t in range(4):
+        expected = together.step(ACTIONS[:, t])
+        for rows in (np.array([1]), np.array([2, 0])):
+            outcome = alone.step(ACTIONS[rows, t], rows)
+            assert np.allclose(outcome.confidence, expected.confidence[rows], atol=1e-6)
+            assert outcome.multiply_adds.tolist() == expected.multiply_adds[rows].tolist()
+    together.restart(CLIPS, together.baseline)
+    fresh = dynamics_on(bank, skipped=skipped)
+    assert np.array_equal(together.step(ACTIONS[:, 0]).confidence, fresh.step(ACTIONS[:, 0]).confidence)  # nothing is left over
+
+
+@pytest.mark.parametrize("skipped", SKIPPED)
+def test_scores_of_whole_clips_are_those_of_the_steps(features, skipped):
+    expected, labels = confidences(features, ACTIONS, skipped), features.clips.labels[CLIPS]
+    scores = scores_of(features, np.where(ACTIONS == SKIP, 0, ACTIONS), ACTIONS != SKIP, skipped, CLIPS)
+    assert np.allclose(torch.from_numpy(scores).softmax(-1)[np.arange(3), :, labels], expected, atol=1e-6)
+    every = np.full((len(features.clips), 4), 3)
+    assert scores_of(features, every, every > 0, skipped).shape == (len(features.clips), 4, 10)
 
 
 def test_the_baseline_of_random_is_over_patches_alone_from_the_same_state(features):
     for baseline, patches in ((2, [7, 30]), ("all", range(49))):
-        dynamics = dynamics_on(features, baseline=baseline, price=0.1)
-        for t in range(4):
-            outcome = dynamics.step(ACTIONS[:, t])
-            others = [confidences(features, np.column_stack([ACTIONS[:, :t], np.full(3, patch)]))[:, -1] for patch in patches]
-            assert np.allclose(outcome.baseline, np.mean(others, axis=0), atol=1e-6, rtol=0)
-            assert np.allclose(outcome.reward, outcome.confidence - outcome.baseline - outcome.price, atol=1e-6, rtol=0)
+        for skipped in SKIPPED if baseline == 2 else ["none"]:
+            dynamics = dynamics_on(features, baseline=baseline, price=0.1, skipped=skipped)
+            for t in range(4):
+                outcome = dynamics.step(ACTIONS[:, t])
+                tracks = (np.column_stack([ACTIONS[:, :t], np.full(3, patch)]) for patch in patches)
+                others = [confidences(features, track, skipped)[:, -1] for track in tracks]
+                assert np.allclose(outcome.baseline, np.mean(others, axis=0), atol=1e-6, rtol=0)
+                assert np.allclose(outcome.reward, outcome.confidence - outcome.baseline - outcome.price, atol=1e-6, rtol=0)
 
 
+def test_before_any_head_step_all_classes_are_as_likely(bank):
+    outcome = dynamics_on(bank, skipped="none", reward="previous").step(ACTIONS[:, 0])
+    assert outcome.confidence[[0, 2]].tolist() == pytest.approx([0.1, 0.1]) and not outcome.previous.any()
+
+
+@pytest.mark.parametrize("skipped", SKIPPED)
 @pytest.mark.parametrize("reward", REWARDS)
-def test_a_step_that_skips_is_paid_for_by_what_it_costs(bank, reward):
-    free, paid = (dynamics_on(bank, reward=reward, price=price) for price in (0, 0.3))
+def test_a_step_that_skips_is_paid_for_by_what_it_costs(bank, reward, skipped):
+    free, paid = (dynamics_on(bank, reward=reward, price=price, skipped=skipped) for price in (0, 0.3))
+    head = classifier_cost(bank.classifier).head
     for t in range(4):
         one, other = free.step(ACTIONS[:, t]), paid.step(ACTIONS[:, t])
-        skipped = ACTIONS[:, t] == SKIP
-        assert other.multiply_adds.tolist() == np.where(skipped, TINY_COST - FOCUS_COST, TINY_COST).tolist()
+        costs = np.where(ACTIONS[:, t] == SKIP, TINY_COST - FOCUS_COST - (head if skipped == "none" else 0), TINY_COST)
+        costs[2] += 4 * head if skipped == "none" and t == 3 else 0  # the head answers from the glances of all four frames
+        assert other.multiply_adds.tolist() == costs.tolist()
         assert np.allclose(other.price, 0.3 * other.multiply_adds / TINY_COST, rtol=1e-6, atol=0) and not one.price.any()
         assert np.allclose(one.reward - other.reward, other.price, atol=1e-6, rtol=0)
 
@@ -92,12 +149,13 @@ def test_only_the_patches_that_are_kept_reach_the_focuser(classifier, clips):
     assert calls == [1, 1, 2]  # one call for all that look, none where all skip
 
 
-def test_a_search_for_the_best_action_may_skip(features):
-    dynamics = dynamics_on(features)
+@pytest.mark.parametrize("skipped", SKIPPED)
+def test_a_search_for_the_best_action_may_skip(features, skipped):
+    dynamics = dynamics_on(features, skipped=skipped)
     for t in range(4):
-        every = dynamics.confidence_of_candidates()
+        every, track = dynamics.confidence_of_candidates(), np.column_stack([ACTIONS[:, :t], np.full(3, SKIP)])
         assert every.shape == (3, 50)
-        assert np.allclose(every[:, SKIP], confidences(features, np.column_stack([ACTIONS[:, :t], np.full(3, SKIP)]))[:, -1], atol=1e-6)
+        assert np.allclose(every[:, SKIP], confidences(features, track, skipped)[:, -1], atol=1e-6)
         dynamics.step(ACTIONS[:, t])
 
 
@@ -112,6 +170,32 @@ def test_skipping_is_an_action_that_has_no_patch():
         action.check([0, 50], 2)
 
 
+def test_a_third_coordinate_skips():
+    action = ContinuousSkipAction(ContinuousAction(96, 24))
+    assert action.space == gym.spaces.Box(0, 1, (3,), np.float32) and action.num_cells is None
+    assert action.kept(np.array([[0, 0, 0.49], [0, 0, 0.5]], np.float32)).tolist() == [True, False]
+    assert boxes_of(action, np.array([[1, 1, 0], [1, 1, 1]], np.float32)).tolist() == [[72, 72, 96, 96], [0, 0, 0, 0]]
+    drawn = action.draw(np.random.default_rng(0), (50, 2))
+    assert drawn.shape == (50, 2, 3) and drawn.dtype == np.float32 and action.kept(drawn).all() and drawn[..., :2].std() > 0.2
+    assert action.kept(action.candidates).tolist() == [True] * 49 + [False]
+    with pytest.raises(ActionError, match=r"shape \(1, 2\); give one place and whether to skip it \(row, column, skip\) .* \(1, 3\)"):
+        action.check([[0.5, 0.5]], 1)
+    with pytest.raises(ActionError, match=r"action \[0\.5 0\.5 1\.5\] \(clip 0\) is outside the space; all coordinates lie in \[0, 1\]"):
+        action.check([[0.5, 0.5, 1.5]], 1)
+
+
+@pytest.mark.parametrize("skipped", SKIPPED)
+def test_places_and_cells_that_are_the_same_patches_skip_alike(classifier, clips, bank, skipped):
+    live = LiveFeatures(classifier, clips, ContinuousAction(96, 24))
+    cells = dynamics_on(bank, skipped=skipped, reward="confidence")
+    places = dynamics_on(live, skipped=skipped, reward="confidence", action=ContinuousSkipAction(live.action))
+    for t in range(4):
+        corners = bank.action.corners_of(np.where(ACTIONS[:, t] == SKIP, 0, ACTIONS[:, t])) + 0.5
+        actions = np.column_stack([corners / 72, ACTIONS[:, t] == SKIP]).astype(np.float32).clip(0, 1)
+        one, other = cells.step(ACTIONS[:, t]), places.step(actions)
+        assert np.allclose(one.confidence, other.confidence, atol=1e-5) and one.boxes.tolist() == other.boxes.tolist()
+
+
 # The faces
 
 
@@ -124,14 +208,14 @@ def make(classifier, clips, bank):
 
 
 @pytest.mark.parametrize("face", FACES)
-@pytest.mark.parametrize("live", [False, True])
-def test_every_face_skips_alike(make, classifier, clips, bank, monkeypatch, face, live):
+@pytest.mark.parametrize(("live", "skipped"), [(False, "zeros"), (True, "zeros"), (False, "last"), (False, "none")])
+def test_every_face_skips_alike(make, classifier, clips, bank, monkeypatch, face, live, skipped):
     def actions_at(step):
         drawn = np.random.default_rng(step).integers(49, size=N)
         return np.where(np.random.default_rng(-step % 1000).random(N) < 0.5, SKIP, drawn)
 
     monkeypatch.setattr(test_vector, "actions_at", actions_at)
-    arguments = {"observation": "dict", "price": 0.2, "baseline": 2, "bank": not live and bank}
+    arguments = {"observation": "dict", "price": 0.2, "baseline": 2, "bank": not live and bank, "skipped": skipped}
     records = FACES[face](make, **arguments)
     for row in range(N):
         expected = play_single(classifier, clips, row, action="skip", **arguments)
@@ -190,6 +274,13 @@ def test_maskable_ppo_learns_with_them(make):
 def test_prices_that_are_none(make, price):
     with pytest.raises(InputError, match=f"price={price!r} is no price of a step; choose a number from 0 on, in units of the reward"):
         make(price=price)
+
+
+def test_an_option_that_is_none(make, bank):
+    with pytest.raises(InputError, match=r"skipped='zero' is not known; did you mean 'zeros'\?"):
+        make(skipped="zero")
+    with pytest.raises(InputError, match="skipped='repeat' is not known"):
+        scores_of(bank, np.zeros((len(bank.clips), 4), int), np.ones((len(bank.clips), 4), bool), "repeat")
 
 
 def test_skipping_on_an_id_without_it(classifier, clips, bank):

@@ -21,6 +21,7 @@ from agents.interrupts import Stopped, StopRequest
 from agents.model_checkpoint import load_checkpoint, save_checkpoint
 from agents.models import TrainedModel, load_model, save_model
 from agents.policies import bind, remembering
+from agents.price import check_price
 from agents.progress import Display, figures
 from agents.run_folder import RunFolder
 from agents.stages.policy import STAGE, make_environment
@@ -56,6 +57,10 @@ def train_model(
         InputError: a setting does not fit, or the algorithm cannot go on where it was stopped.
         Stopped: the user asked to stop; the next call goes on.
     """
+    check_price(env)
+    for key in ("target_keep", "target_gflops"):
+        if (target := getattr(env, key)) is not None:
+            raise InputError(f"env.{key}={target} is for PPO alone; set env.price with algo={algo.name}")
     kind, device = class_of(algo.name), str(features.classifier.device)
     fingerprint = features.classifier.fingerprint()
     tally = Tally(make_environment(features, env, observation=algo.observation))
@@ -69,7 +74,7 @@ def train_model(
     run.truncate(progress.pop("lines"))
     tally.restore(progress.pop("tally", {"steps": 0, "ended": []}))
     bind(model.policy, features, remember=False)
-    recorder = Recorder(run, display, algo, features, val, tally, progress["best"])
+    recorder = Recorder(run, display, algo, features, val, tally, progress["best"], env.skipped)
     model.set_logger(configure(None, []))  # the run folder keeps what is measured
     if resumed is not None:
         display.say(f"going on after {tally.steps} steps")
@@ -144,6 +149,7 @@ class Recorder(BaseCallback):
         val: of the validation clips.
         tally: the training environment.
         best: (top-1, confidence) of the best model so far.
+        skipped: what the head gets where the model skips.
     """
 
     def __init__(
@@ -155,11 +161,12 @@ class Recorder(BaseCallback):
         val: Features | None,
         tally: Tally,
         best: list[float] | None,
+        skipped: str,
     ) -> None:
         super().__init__()
         self.stop: StopRequest | None = None
         self._run, self._display, self._algo, self._tally = run, display, algo, tally
-        self._features, self._val, self._best = features, val, best
+        self._features, self._val, self._best, self._skipped = features, val, best, skipped
         self._fingerprint = features.classifier.fingerprint()
         self._resumes = algorithm_of(class_of(algo.name), algo.name).resumes
 
@@ -219,7 +226,7 @@ class Recorder(BaseCallback):
             self._keep({})
             return {}
         player = TrainedModel(self.model, self._algo.observation).on(self._val)
-        played = play(self._val, player, player.observation)
+        played = play(self._val, player, player.observation, self._skipped)
         bind(self.model.policy, self._features, remember=False)
         score = [float(played.correct.mean()), float(played.confidence.mean())]
         measured = {"val_top1": score[0], "val_confidence": score[1]}

@@ -248,7 +248,7 @@ class Driver:
             video_div = self._config.env.video_div
             return train_on_random_patches(self.classifier, clips, settings, seed=seed, video_div=video_div, saved=saved)
         assert self.policy is not None
-        return finetune(self.classifier, self.policy, clips, settings, seed=seed, saved=saved)
+        return finetune(self.classifier, self.policy, clips, settings, seed=seed, skipped=self._config.env.skipped, saved=saved)
 
     def _scored(self, leg: Leg) -> Score | None:
         """The classifier as it is now, by what the leg is there for."""

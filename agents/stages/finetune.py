@@ -8,10 +8,11 @@ from typing import cast
 from torch import Tensor, nn
 
 from adafocus_env.clips import ClipSource
+from adafocus_env.skipped import find_skipped
 from agents.batches import Batch
 from agents.config import SupervisedConfig
 from agents.epoch_checkpoint import EpochCheckpoint
-from agents.inference import corners_of, decisions
+from agents.inference import decisions, patches_of
 from agents.policies import GlancePolicy
 from agents.running import Part
 from agents.stages.random_patches import classify_patches
@@ -27,16 +28,28 @@ def finetune(
     *,
     seed: int,
     saved: EpochCheckpoint | None = None,
+    skipped: str = "zeros",
+    keep_threshold: float | None = None,
 ) -> Iterator[dict[str, float]]:
     """Trains on the most likely patches; yields the mean loss and accuracy, over all steps, of every epoch; ``saved`` as `train_epochs`.
 
     The head learns with ``config.head_learning_rate``. The focuser learns with ``config.learning_rate`` where that is above 0
     (paper, section 3.3); with 0 it stays frozen, in eval mode, as in the released ActivityNet code.
+
+    A policy that skips shows the focuser what it keeps: the frames with P(skip) below ``keep_threshold``, or its own threshold. In the
+    others the head gets what ``skipped`` says (`adafocus_env.skipped`).
+
+    Raises:
+        InputError: there is no such option, or a threshold for a policy that cannot skip.
     """
+    option = find_skipped(skipped)
     steps = decisions(classifier, policy, clips.num_frames, clips.settings.num_glance_frames)
 
+    def choose(maps: Tensor) -> tuple[Tensor, Tensor]:
+        return patches_of(policy, classifier, policy.act(maps, keep_threshold))
+
     def scores(batch: Batch) -> tuple[Tensor, Tensor]:
-        return classify_patches(classifier, batch, steps, lambda maps: corners_of(policy, classifier, policy.act(maps)))
+        return classify_patches(classifier, batch, steps, choose, option)
 
     glancer, focuser, head = (cast(nn.Module, each) for each in (classifier.glancer, classifier.focuser, classifier.head))
     learning = [Part(head, config.head_learning_rate), Part(focuser, config.learning_rate, partly=True)]

@@ -15,18 +15,23 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
+from adafocus_env.dynamics import Dynamics
 from adafocus_env.features import Features
 from adafocus_env.sb3 import AdaFocusVecEnv
 from adafocus_env.vector import AdaFocusVectorEnv
+from agents.budgets import VideoCost, solve_threshold
 from agents.config import EnvConfig, NetworkConfig, PPOConfig
-from agents.evaluation import play_learned
+from agents.evaluation import CLIPS_AT_ONCE, batches, mean_cost, play_learned
+from agents.inference import policy_cost
 from agents.interrupts import Stopped, StopRequest
 from agents.model_checkpoint import load_checkpoint, save_checkpoint
-from agents.policies import ClipPolicy, GlancePolicy, GlancesByReference, PolicyNetwork, extractor_of
+from agents.policies import ClipPolicy, GlancePolicy, GlancesByReference, PolicyNetwork, extractor_of, kind_of
 from agents.policy_files import load_policy, save_policy
+from agents.price import DrivenPrice, check_price, driven_price
 from agents.progress import Display, figures
 from agents.rollout import ClipRolloutBuffer, NormalisedReturnsBuffer
 from agents.run_folder import RunFolder
+from classifiers.cost import classifier_cost
 from classifiers.errors import InputError
 from classifiers.policy_network import check_std
 
@@ -70,9 +75,11 @@ def train_policy(
         Stopped: the user asked to stop; the next call goes on.
     """
     ppo = in_steps(ppo, features)
+    check_price(env)
     fingerprint = features.classifier.fingerprint()
     policy_network, std = (start.network, start.std) if start else (new_network(features.map_shape, network), network.std)
     environment = make_environment(features, env)
+    price = _driven_price(env, environment, features, policy_network)  # before random states are set or restored: it draws weights
     resumed = load_checkpoint(run.checkpoints, environment, device=str(features.classifier.device), trust=trust, kind=kind)
     before = sum(line["stage"] < STAGE for line in run.metrics())
     model, progress = resumed or (
@@ -82,9 +89,13 @@ def train_policy(
     extractor_of(model.policy).bind(features)
     if resumed is None and start is not None:
         start.write_to(model.policy)
+    dynamics: Dynamics = environment.get_attr("dynamics", 0)[0]
+    if price is not None and "price" in progress:
+        price.summed = progress["price"]["summed"]
+        dynamics.set_price(progress["price"]["now"])
     if resumed is None and start is not None and val is not None:
-        progress["best"] = _keep_start(start, val, run, fingerprint)
-    recorder = Recorder(run, display, ppo, features, val, progress["best"])
+        progress["best"] = _keep_start(start, val, run, fingerprint, dynamics)
+    recorder = Recorder(run, display, ppo, features, val, progress["best"], dynamics, price)
     model.set_logger(configure(None, []))  # the run folder keeps what is measured
     if resumed is not None:
         display.say(f"going on after {model.num_timesteps} steps")
@@ -98,13 +109,21 @@ def train_policy(
     return load_policy(run.checkpoints / "best", features.classifier.device)
 
 
-def _keep_start(start: GlancePolicy, val: Features, run: RunFolder, fingerprint: str) -> list[float]:
+def _keep_start(start: GlancePolicy, val: Features, run: RunFolder, fingerprint: str, dynamics: Dynamics) -> list[float]:
     """Saves the policy to start from as the best so far: learning on may turn out not to help."""
-    played = play_learned(val, start)
-    score = [float(played.correct.mean()), float(played.confidence.mean())]
-    about = {"classifier": fingerprint, "metrics": {"val_top1": score[0], "val_confidence": score[1]}, "steps": 0}
-    save_policy(start, run.checkpoints / "best", about)
+    score, measured = _valued(start, val, dynamics)
+    save_policy(start, run.checkpoints / "best", {"classifier": fingerprint, "metrics": measured, "steps": 0})
     return score
+
+
+def _valued(policy: GlancePolicy, val: Features, dynamics: Dynamics) -> tuple[list[float], dict[str, float]]:
+    """What a policy is worth on the validation part, higher being better, and its figures. One that skips pays the price of its steps."""
+    played = play_learned(val, policy, dynamics.skipped)
+    measured = {"val_top1": float(played.correct.mean()), "val_confidence": float(played.confidence.mean())}
+    if not policy.skips:
+        return list(measured.values()), measured
+    paid = dynamics.price * mean_cost(val, played.kept, dynamics.skipped) / dynamics.step_cost
+    return [measured["val_confidence"] - paid, measured["val_top1"]], {**measured, "val_kept": float(played.kept.mean())}
 
 
 def in_steps(config: PPOConfig, features: Features) -> PPOConfig:
@@ -114,12 +133,38 @@ def in_steps(config: PPOConfig, features: Features) -> PPOConfig:
     return replace(config, total_steps=config.epochs * features.clips.epoch_size * features.num_steps, epochs=None)
 
 
+def _driven_price(env: EnvConfig, environment: VecEnv, features: Features, network: PolicyNetwork) -> DrivenPrice | None:
+    """The price that a target asks for; None where there is none."""
+    if env.target_keep is None and env.target_gflops is None:
+        return None
+    grid, skips = kind_of(environment.action_space)
+    return driven_price(env, video_cost_of(features, GlancePolicy(network, grid, skips=skips), env.skipped))
+
+
+def threshold_for(policy: GlancePolicy, features: Features, keep: float) -> float:
+    """The threshold on P(skip) with which the policy keeps that share of the decisions in the clips of ``features``."""
+    steps, clips = np.arange(features.num_steps)[None], np.arange(len(features.clips))
+    skip = [policy.choose(features.maps(some[:, None], steps))[1].cpu().numpy() for some in batches(clips, CLIPS_AT_ONCE)]
+    return solve_threshold(np.concatenate(skip), keep)
+
+
+def video_cost_of(features: Features, policy: GlancePolicy, skipped: str) -> VideoCost:
+    """What a video of ``features`` costs with ``policy``, by decision."""
+    cost, settings, steps = classifier_cost(features.classifier), features.clips.settings, features.num_steps
+    head, looks = settings.num_frames * cost.head, settings.num_frames * cost.focus
+    alone = settings.num_glance_frames * cost.glance + steps * policy_cost(policy)
+    if skipped == "none":  # which videos are skipped as a whole, and take all steps of the head at their end, is not told by a share
+        return VideoCost(steps, alone // steps, (looks + head) // steps)
+    return VideoCost(steps, (alone + head) // steps, looks // steps)
+
+
 def make_environment(features: Features, config: EnvConfig, observation: str = "reference") -> VecEnv:
     """The training environment: every clip once an epoch, by default with observations by reference."""
     vector = AdaFocusVectorEnv(
         config.num_envs, features.classifier, features.clips,
         observation=observation, reward=config.reward, baseline=samples(config.baseline), action=config.action, grid=config.grid,
-        video_div=config.video_div, bank=features, autoreset_mode="SAME_STEP", clip_order="epoch",
+        price=config.price, skipped=config.skipped, video_div=config.video_div, bank=features,
+        autoreset_mode="SAME_STEP", clip_order="epoch",
     )  # fmt: skip
     return VecMonitor(AdaFocusVecEnv(vector))
 
@@ -216,6 +261,8 @@ def check_ppo(config: PPOConfig, env: EnvConfig | VecEnv, steps: int, network: N
     if isinstance(network, NetworkConfig):
         new_network((1, 1, 1), network)
         check_std(network.std)
+    if isinstance(env, EnvConfig):
+        check_price(env)
     _check_numbers(config)
     for key in ("n_steps", "batch_size"):
         if (value := getattr(config, key)) is not None and value % steps:
@@ -259,18 +306,29 @@ class Recorder(BaseCallback):
         config: when to validate and save.
         features: of the training clips.
         val: of the validation clips.
-        best: (top-1, confidence) of the best policy so far.
+        best: (top-1, confidence) of the best policy so far; where it skips (confidence less what its looks cost, top-1).
+        dynamics: of the environment; it knows the price of a look.
+        price: what drives that price, if anything.
     """
 
     def __init__(
-        self, run: RunFolder, display: Display, config: PPOConfig, features: Features, val: Features | None, best: list[float] | None
+        self,
+        run: RunFolder,
+        display: Display,
+        config: PPOConfig,
+        features: Features,
+        val: Features | None,
+        best: list[float] | None,
+        dynamics: Dynamics,
+        price: DrivenPrice | None,
     ) -> None:
         super().__init__()
         self.stop: StopRequest | None = None
         self.stopped = False
         self._run, self._display, self._config = run, display, config
-        self._val, self._best = val, best
+        self._val, self._best, self._dynamics, self._price = val, best, dynamics, price
         self._fingerprint, self._steps = features.classifier.fingerprint(), features.num_steps
+        self._skipping: dict[str, float] = {}
         self._returns: list[float] = []
         self._correct: list[bool] = []
 
@@ -295,21 +353,40 @@ class Recorder(BaseCallback):
             self._update_ended(last=False)
         self._fresh = False
 
+    def _on_rollout_end(self) -> None:
+        """What the rollout kept, and what it paid for a look; the next one pays another price, where it is driven."""
+        dynamics = self._dynamics
+        if dynamics.action.looking is dynamics.action:
+            return
+        assert isinstance(self.model, PPO)
+        buffer = self.model.rollout_buffer
+        actions = buffer.actions.reshape(*buffer.rewards.shape, *(dynamics.action.space.shape or ()))
+        self._skipping = {"kept": float(dynamics.action.kept(actions).mean()), "price": dynamics.price}
+        if self._price is not None:
+            dynamics.set_price(self._price.after(self._skipping["kept"]))
+
     def _on_training_end(self) -> None:
         if not self.stopped:
             self._update_ended(last=True)
 
     def _update_ended(self, *, last: bool) -> None:
         update = self.num_timesteps // self._steps_per_update
-        line = {"stage": STAGE, "update": update, "steps": self.num_timesteps, **self._measured()}
+        line = {"stage": STAGE, "update": update, "steps": self.num_timesteps, **self._measured(), **self._skipping}
         if last or update % self._config.validate_every == 0:
             line |= self._validate()
         self._run.log(line)
         self._bar.at(min(self.num_timesteps, self._config.total_steps), figures(line))
         asked = self.stop is not None and self.stop.requested
         if last or asked or update % self._config.save_every == 0:
-            save_checkpoint(self.model, self._run.checkpoints, {"best": self._best, "lines": len(self._run.metrics())})  # type: ignore[arg-type]
+            save_checkpoint(self.model, self._run.checkpoints, self._progress())  # type: ignore[arg-type]
         self.stopped = asked
+
+    def _progress(self) -> dict[str, Any]:
+        """What the next start needs to know, as plain values."""
+        progress = {"best": self._best, "lines": len(self._run.metrics())}
+        if self._price is None:
+            return progress
+        return {**progress, "price": {"summed": self._price.summed, "now": self._dynamics.price}}
 
     def _measured(self) -> dict[str, float]:
         """Of the rollout that has been learned from: mean return and share of right answers, and PPO's own figures."""
@@ -325,10 +402,10 @@ class Recorder(BaseCallback):
         if self._val is None:
             self._keep(policy, {})
             return {}
-        played = play_learned(self._val, policy)
-        score = [float(played.correct.mean()), float(played.confidence.mean())]
-        measured = {"val_top1": score[0], "val_confidence": score[1]}
-        if self._best is None or score >= self._best:
+        if self._price is not None:
+            policy.keep_threshold = threshold_for(policy, self._val, self._price.target)
+        score, measured = _valued(policy, self._val, self._dynamics)
+        if self._best is None or self._price is not None or score >= self._best:  # where the price is driven, the last is the one wanted
             self._best = score
             self._keep(policy, measured)
         return measured

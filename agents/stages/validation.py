@@ -25,7 +25,7 @@ def patch_score(classifier: Classifier, policy: GlancePolicy | None, clips: Clip
     """The answers after the last step, with the policy's patches; with random ones, always the same, where there is no policy."""
     features = features_of(classifier, clips, replace(env, bank=False))
     player: Predictor = LearnedPolicy(policy, features) if policy else RandomPatch(features.action, seed)
-    played = play(features, player)
+    played = play(features, player, skipped=env.skipped)
     return float(played.correct.mean()), float(played.confidence.mean())
 
 
