@@ -103,7 +103,7 @@ def choose_classifier(
             architecture, or the folder of a checkpoint.
         data: what it shall classify.
         device: where to put it.
-        patch_size: P in pixels; 0: the architecture's or the checkpoint's.
+        patch_size: P in pixels; 0: the checkpoint's, or that of the architecture (of `small` with demo videos: of their task).
         changes: what an architecture shall have instead of its own.
 
     Raises:
@@ -114,7 +114,9 @@ def choose_classifier(
         name = data.name if data.name in SHIPPED else "small"
     wanted: dict[str, Any] = {field: value for field, value in asdict(changes or ArchitectureConfig()).items() if value is not None}
     if name in ARCHITECTURES:
-        return prepared(replace(ARCHITECTURES[name], **wanted | ({"patch_size": patch_size} if patch_size else {})))
+        suiting = data.patch_size if name == "small" else None
+        patches = patch_size or suiting or ARCHITECTURES[name].patch_size
+        return prepared(replace(ARCHITECTURES[name], **wanted | {"patch_size": patches}))
     if name not in SHIPPED and not Path(name).exists():
         known = ["auto", *sorted({*ARCHITECTURES, *SHIPPED})]
         near = difflib.get_close_matches(name, known, n=1)
