@@ -201,7 +201,8 @@ def test_places_and_cells_that_are_the_same_patches_skip_alike(classifier, clips
 def test_who_never_skips_plays_the_environment_without_skipping(classifier, clips, bank, kind):
     features = bank if kind == "skip" else LiveFeatures(classifier, clips, ContinuousAction(96, 24))
     drawn = features.action.draw(np.random.default_rng(0), (4, 3))
-    plain, skipping = (dynamics_on(features, action=each, reward="confidence") for each in (features.action, ACTIONS_OF[kind](features.action)))
+    actions = features.action, ACTIONS_OF[kind](features.action)
+    plain, skipping = (dynamics_on(features, action=each, reward="confidence") for each in actions)
     for chosen in drawn:
         looking = chosen if kind == "skip" else np.concatenate([chosen, np.zeros((3, 1), np.float32)], axis=1)
         one, other = plain.step(chosen), skipping.step(looking)
