@@ -443,7 +443,7 @@ def test_cards_that_do_not_fit(saved, change, message):
     ("field", "value", "message"),
     [
         ("patch_size", 97, r"patch_size=97 does not fit frames of 96"),
-        ("head", "lstm", r"head='lstm' is not known; choose one of \['gru', 'linear', 'mean'\]"),
+        ("head", "lstm", r"head='lstm' is not known; choose one of \['gru', 'linear', 'max', 'mean'\]"),
         ("patch_size", "24", r"patch_size='24' is not of type int; train or copy"),
         ("size", True, r"size=True is not of type int"),
         ("head", None, r"head=None is not of type str"),
