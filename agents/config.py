@@ -268,6 +268,27 @@ class BenchmarkAlgorithms:
 
 
 @dataclass
+class SkipCurve:
+    """`python -m agents.skip_curve`.
+
+    Attributes:
+        tasks: of the demo videos; see docs/tasks.md.
+        seeds: of the runs on each.
+        keeps: shares of the frames to keep.
+        overrides: further arguments of `agents.train_ppo`, for all runs.
+        run: the folder of the runs, the table and the picture.
+        device: auto, cpu, cuda or cuda:N.
+    """
+
+    tasks: list[str] = field(default_factory=lambda: ["normal", "hard", "sparse"])
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    keeps: list[float] = field(default_factory=lambda: [0.25, 0.47, 0.67, 0.89])
+    overrides: list[str] = field(default_factory=list)
+    run: str = "runs/skip_curve"
+    device: str = "auto"
+
+
+@dataclass
 class TrainStages(TrainPPO):
     """`python -m agents.train_stages`; the keys of `TrainPPO`, and which stages to run.
 

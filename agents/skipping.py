@@ -147,7 +147,7 @@ class SkipAndExit:
     """A threshold on the skip probability, and those of an exit on what is kept.
 
     Attributes:
-        skip: kept are the decisions whose P(skip) is not above it.
+        skip: kept are the decisions whose P(skip) is below it.
         exits: (D,), of the head's certainty.
     """
 
