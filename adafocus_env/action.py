@@ -62,7 +62,7 @@ class Action(Protocol):
         ...
 
     def patches(self, actions: NDArray[Any]) -> NDArray[Any]:
-        """Actions → those of ``looking`` that pick the same patches; any of them where they skip. Asked only where ``looking`` is another."""
+        """Actions → those of ``looking`` that pick the same patches; any of them where they skip. Not needed where ``looking`` is itself."""
         ...
 
     def corners_of(self, actions: NDArray[Any]) -> NDArray[np.int64]:
@@ -319,6 +319,13 @@ ACTIONS: dict[str, Callable[[int, int, int], Action]] = {
     "grid": GridAction, "continuous": continuous, "skip": skip, "continuous_skip": continuous_skip
 }  # fmt: skip
 """(grid, size, patch_size) → the kind of action of that name."""
+
+
+def skipping(looking: Action) -> Action:
+    """The same kind of action with skipping; itself where there is none, as of a class of one's own."""
+    if isinstance(looking, GridAction):
+        return SkipAction(looking)
+    return ContinuousSkipAction(looking) if isinstance(looking, ContinuousAction) else looking
 
 
 def find_action(action: str | Callable[[int, int, int], Action]) -> Callable[[int, int, int], Action]:

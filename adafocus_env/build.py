@@ -185,13 +185,18 @@ def _in_folder(bank: FolderBank, gib: float | None) -> FolderBank:
     return bank
 
 
-def arguments_of(features: Features) -> dict[str, Any]:
-    """The arguments of an environment on these features that tell its actions and decisions."""
+def arguments_of(features: Features, *, skips: bool = False) -> dict[str, Any]:
+    """The arguments of an environment on these features that tell its actions and decisions.
+
+    Args:
+        features: of the environment.
+        skips: whether an action may look at no patch.
+    """
     averaging = features.classifier.architecture.head == "mean"
     video_div = features.num_steps if averaging else None
     if isinstance(features.action, GridAction):
-        return {"action": "grid", "grid": features.action.grid, "video_div": video_div}
-    return {"action": "continuous", "video_div": video_div}
+        return {"action": "skip" if skips else "grid", "grid": features.action.grid, "video_div": video_div}
+    return {"action": "continuous_skip" if skips else "continuous", "video_div": video_div}
 
 
 def check_fit(classifier: Classifier, clips: ClipSource) -> None:

@@ -294,7 +294,7 @@ class Dynamics:
         scores, states = self.features.classifier.compare(self.features.vectors(clips, steps), foci, state)
         probabilities = scores.softmax(-1)
         if skips is not None and self.skipped == "none":
-            none, before = self._on_device(skips)[..., None], self._before(rows, skips.any(0))
+            none, before = self._on_device(skips)[..., None], self._before(rows, np.asarray(skips.any(0)))
             probabilities = torch.cat([before.where(none, probabilities[: len(skips)]), probabilities[len(skips) :]])
             states = state.where(none[0], states)
         return _Seen(probabilities, states, foci[0])

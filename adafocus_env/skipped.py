@@ -33,7 +33,9 @@ def find_skipped(skipped: str) -> Skipped:
     return named("skipped", skipped, SKIPPED)
 
 
-def classify_kept(classifier: Classifier, glances: Tensor, foci: Tensor, kept: Tensor, skipped: Skipped) -> Tensor:
+def classify_kept(
+    classifier: Classifier, glances: Tensor, foci: Tensor, kept: Tensor, skipped: Skipped, *, num_frames: int = 1
+) -> Tensor:
     """Class scores (N, T, K) after every step of clips that look at some of their frames only.
 
     Args:
@@ -42,13 +44,14 @@ def classify_kept(classifier: Classifier, glances: Tensor, foci: Tensor, kept: T
         foci: focus vectors (M, F) of the M frames that are kept, clip after clip.
         kept: (N, T) bool.
         skipped: what the head gets in the others.
+        num_frames: frames of a decision, which are kept or skipped together: the last focus vector is the mean over them.
     """
     spread = foci.new_zeros(*kept.shape, foci.shape[-1])
     spread[kept] = foci
     if skipped == "none":
         return _kept_steps_alone(classifier, glances, spread, kept)
     if skipped == "last":
-        spread = _last_of(spread, kept)
+        spread = _last_of(spread, kept, num_frames)
     return classifier.classify(glances, spread)[0]
 
 
@@ -58,11 +61,14 @@ def answer_unseen(classifier: Classifier, glances: Tensor) -> Tensor:
     return classifier.classify(glances, nothing)[0][:, -1]
 
 
-def _last_of(foci: Tensor, kept: Tensor) -> Tensor:
-    """Focus vectors (N, T, F), zeros where skipped → those last seen, still zeros before the first."""
-    steps = torch.arange(kept.shape[1], device=kept.device)
-    last = torch.where(kept, steps, 0).cummax(1).values  # step 0 where none was kept, which holds zeros then
-    return foci.gather(1, last[..., None].expand_as(foci))
+def _last_of(foci: Tensor, kept: Tensor, num_frames: int) -> Tensor:
+    """Focus vectors (N, T, F), zeros where skipped → those of the decision last looked at in their place, still zeros before the first."""
+    looked = kept[:, ::num_frames]
+    means = foci.unflatten(1, (-1, num_frames)).mean(2)
+    steps = torch.arange(looked.shape[1], device=kept.device)
+    last = torch.where(looked, steps, 0).cummax(1).values  # step 0 where none was kept, which holds zeros then
+    repeated = means.gather(1, last[..., None].expand_as(means)).repeat_interleave(num_frames, dim=1)
+    return foci.where(kept[..., None], repeated)
 
 
 def _kept_steps_alone(classifier: Classifier, glances: Tensor, foci: Tensor, kept: Tensor) -> Tensor:

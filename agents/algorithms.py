@@ -104,7 +104,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "tqc": _gradients("sb3_contrib.TQC"),
     "crossq": _gradients("sb3_contrib.CrossQ"),
     "maskable_ppo": Algorithm(
-        "sb3_contrib.MaskablePPO", (DISCRETE,), "masks rule out single actions, and places cannot be counted", learn={"use_masking": False}
+        "sb3_contrib.MaskablePPO", (DISCRETE,), "masks rule out single actions, and places cannot be counted"
     ),
     "ars": Algorithm("sb3_contrib.ARS", policy=SPOT_POLICY, policy_kwargs=_spot_policy, resumes=False, counts_rows=True),
 }

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from adafocus_env.action import Action, ContinuousSkipAction, GridAction, SkipAction
+from adafocus_env.action import Action, ContinuousSkipAction, GridAction, SkipAction, skipping
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.features import Features
 from agents.inference import check_maps
@@ -212,7 +212,7 @@ class Skipping(Baseline):
 
 
 class LearnedPolicy(Baseline):
-    """A trained policy: the most likely patch of every step, for whole clips at once.
+    """A trained policy: the most likely action of every step, for whole clips at once.
 
     Args:
         policy: what was learned.
@@ -225,6 +225,7 @@ class LearnedPolicy(Baseline):
     def __init__(self, policy: GlancePolicy, features: Features) -> None:
         check_policy(policy, features)
         self._policy, self._features = policy, features
+        self.action_space = (skipping(features.action) if policy.skips else features.action).space
         self._planned: tuple[bytes, Actions] = (b"", np.zeros(0))
 
     def choose(self, references: References) -> Actions:

@@ -47,6 +47,12 @@ class EnvConfig:
     """The environment that the policy learns in; see `adafocus_env.env.AdaFocusEnv`.
 
     Attributes:
+        action: grid, continuous, skip (the grid and an action that looks at no patch) or continuous_skip.
+        price: what a step that looks at a patch costs, in units of the reward; where a target is set, what it costs at first.
+        target_keep: the share of steps that shall look at a patch; the price is driven to it, once an update (PPO only).
+        target_gflops: the same told in GFLOPs a video with the policy's own, multiply-adds counted as one.
+        price_rate: how fast the price is driven, in prices for an error of 1 in the share.
+        skipped: what the head gets where a frame is skipped: zeros, last or none; see `adafocus_env.skipped`.
         bank: where the frozen networks' features are kept: auto (in memory where they fit, otherwise nowhere), true (in memory), false
             (nowhere: they are computed live), or a folder.
         bank_dtype: how a bank stores numbers: float32, float16 or bfloat16.
@@ -61,6 +67,11 @@ class EnvConfig:
     video_div: int | None = None
     reward: str = "random"
     baseline: int | str = "all"
+    price: float = 0.0
+    target_keep: float | None = None
+    target_gflops: float | None = None
+    price_rate: float = 0.05
+    skipped: str = "zeros"
     bank: bool | str = "auto"
     bank_dtype: str = "float32"
     bank_gib: float | None = None
@@ -314,6 +325,7 @@ class Evaluate:
         data: which videos.
         grid: G, cells in each axis, where there is no policy that says it.
         video_div: decisions a video, where there is no policy and the classifier averages the scores of frames.
+        skipped: what the head gets where the policy skips a frame, as in `EnvConfig`, where no run tells it.
         seed: of the random baselines.
         bank: where the frozen networks' features are kept, as in `EnvConfig`; with false the greedy oracle is left out.
         bank_dtype: as in `EnvConfig`.
@@ -332,6 +344,7 @@ class Evaluate:
     data: DataConfig = field(default_factory=DataConfig)
     grid: int = 7
     video_div: int | None = None
+    skipped: str = "zeros"
     bank: bool | str = "auto"
     bank_dtype: str = "float32"
     bank_gib: float | None = None

@@ -12,7 +12,8 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
-from agents.policies import MapsByReference, PlacesFromSigmoid, grid_of
+from agents.policies import MapsByReference, PlacesFromSigmoid, kind_of
+from classifiers.errors import InputError
 
 
 class LstmPolicy(PlacesFromSigmoid, RecurrentActorCriticPolicy):
@@ -54,7 +55,9 @@ class SpotPolicy(BasePolicy):
         self.map_shape, self.patch_share, self.sharpness = map_shape, patch_share, sharpness
         self.features_extractor = self.make_features_extractor()
         self.weights = nn.Conv2d(map_shape[0], 1, 1, bias=False)
-        grid = grid_of(action_space)
+        grid, skips = kind_of(action_space)
+        if skips:
+            raise InputError("a SpotPolicy looks at the brightest spot of every frame and cannot skip; set env.action=grid or continuous")
         self.register_buffer("centres", None if grid is None else _centres(grid, patch_share), persistent=False)
         self.register_buffer("pixels", _pixels(map_shape[1:]), persistent=False)
 

@@ -40,7 +40,7 @@ def main(config: Evaluate) -> None:
     device = choose_device(config.device)
     env = EnvConfig(
         grid=config.grid, video_div=config.video_div, bank=config.bank, bank_dtype=config.bank_dtype, bank_gib=config.bank_gib,
-        precision=config.precision, compile=config.compile,
+        precision=config.precision, compile=config.compile, skipped=config.skipped,
     )
     if config.run:
         run = RunFolder(config.run)
@@ -67,7 +67,7 @@ def main(config: Evaluate) -> None:
         features = features_of(run_as(classifier, env), clips, env)
         out = Path(config.out) if config.out else None
         player = trained.on(features) if trained else policy
-        result = report(features, player, out, display, seed=config.seed, data=data.name, metric=data.metric)
+        result = report(features, player, out, display, seed=config.seed, data=data.name, metric=data.metric, skipped=env.skipped)
         if out is not None:
             write_text(out / RESULT, to_json(result, indent=2, sort_keys=True) + "\n")
 
@@ -79,7 +79,8 @@ def env_of(policy: GlancePolicy, classifier: Classifier, clips: ClipSource, env:
     video_div = env.video_div
     if classifier.architecture.head == "mean":
         video_div = decisions(classifier, policy, clips.num_frames, clips.settings.num_glance_frames)
-    action = "continuous" if policy.grid is None else "grid"
+    looking, skipping = ("continuous", "continuous_skip") if policy.grid is None else ("grid", "skip")
+    action = skipping if policy.skips else looking
     return replace(env, action=action, grid=policy.grid or env.grid, video_div=video_div)
 
 

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adafocus_env.action import Action, GridAction
+from adafocus_env.action import Action, GridAction, skipping
 from adafocus_env.build import arguments_of
 from adafocus_env.features import Features, Indices, LiveFeatures, by_step
 from adafocus_env.skipped import classify_kept, find_skipped
 from adafocus_env.vector import AdaFocusVectorEnv
 from agents.baselines import CentrePatch, GaussianPatch, GreedyOracle, LearnedPolicy, Oracle, Predictor, RandomPatch, SaliencyPatch
-from agents.inference import policy_cost, video_cost
+from agents.inference import policy_cost, video_cost, video_costs
 from agents.metrics import LabelSets, Scores, after_every_step, confidence, hits
 from agents.policies import GlancePolicy
 from classifiers.cost import classifier_cost, multiply_adds
@@ -35,35 +35,49 @@ class Played:
     """What a policy did on all clips of a store.
 
     Attributes:
-        actions: (clips, D, *action space), where it looked.
+        actions: (clips, D, *action space of the features), where it looked; nothing of worth where it skipped.
+        kept: (clips, D) bool, where it did not skip.
         correct: (clips,) bool, whether the answer after the last step is right.
         confidence: (clips,), softmax score of the true class after the last step.
     """
 
     actions: Actions
+    kept: NDArray[np.bool_]
     correct: NDArray[np.bool_]
     confidence: NDArray[np.float32]
 
 
-def play(features: Features, policy: Predictor, observation: str = "reference") -> Played:
+def play(features: Features, policy: Predictor, observation: str = "reference", skipped: str = "zeros") -> Played:
     """Plays every clip once, in order.
 
     Args:
         features: what the frozen networks see in the clips; a bank saves most of the work.
         policy: any object with `predict`, recurrent or not; it is asked to be deterministic.
         observation: what it has to be shown, a name in `adafocus_env.observation.OBSERVATIONS`.
+        skipped: what the head gets where it skips, a name in `adafocus_env.skipped.SKIPPED`.
     """
-    return _played(features, *actions_and_scores(features, chooser(features, policy, observation)))
+    choose = chooser(features, policy, observation, skipped)
+    return _played(features, *actions_and_scores(features, choose, action_of(policy, features), skipped))
 
 
-def play_learned(features: Features, policy: GlancePolicy) -> Played:
+def play_learned(features: Features, policy: GlancePolicy, skipped: str = "zeros") -> Played:
     """Plays every clip once with a trained policy."""
-    return play(features, LearnedPolicy(policy, features))
+    return play(features, LearnedPolicy(policy, features), skipped=skipped)
 
 
-def chooser(features: Features, policy: Predictor, observation: str) -> Chooser:
+def action_of(policy: object, features: Features) -> Action:
+    """The kind of action of a policy that plays on these features: with skipping, if it says so itself or by its action space."""
+    with_skips = skipping(features.action)
+    skips = policy.skips if isinstance(policy, GlancePolicy) else getattr(policy, "action_space", None) == with_skips.space
+    return with_skips if skips else features.action
+
+
+def chooser(features: Features, policy: Predictor, observation: str, skipped: str = "zeros") -> Chooser:
     """Lets a policy choose by what it sees."""
-    return by_reference(features, policy) if observation == "reference" else interactively(features, lambda env: policy, observation)
+    if observation == "reference":
+        return by_reference(features, policy)
+    skips = action_of(policy, features) is not features.action
+    return interactively(features, lambda env: policy, observation, skips=skips, skipped=skipped)
 
 
 def by_reference(features: Features, policy: Predictor) -> Chooser:
@@ -81,7 +95,12 @@ def by_reference(features: Features, policy: Predictor) -> Chooser:
 
 
 def interactively(
-    features: Features, make: Callable[[AdaFocusVectorEnv], Predictor], observation: str = "reference"
+    features: Features,
+    make: Callable[[AdaFocusVectorEnv], Predictor],
+    observation: str = "reference",
+    *,
+    skips: bool = False,
+    skipped: str = "zeros",
 ) -> Chooser:
     """Lets a policy choose in an environment, where it can ask what its last patch did.
 
@@ -89,10 +108,13 @@ def interactively(
         features: of the clips.
         make: environment → the policy that plays it.
         observation: what it sees.
+        skips: whether it may look at no patch.
+        skipped: what the head gets then.
     """
     env = AdaFocusVectorEnv(
         min(len(features.clips), CLIPS_AT_ONCE), features.classifier, features.clips,
-        observation=observation, reward="confidence", bank=features, autoreset_mode="DISABLED", **arguments_of(features),
+        observation=observation, reward="confidence", bank=features, autoreset_mode="DISABLED", skipped=skipped,
+        **arguments_of(features, skips=skips),
     )  # fmt: skip
     policy = make(env)
 
@@ -108,15 +130,29 @@ def interactively(
     return choose
 
 
-def actions_and_scores(features: Features, choose: Chooser) -> tuple[Actions, Scores]:
-    """The actions of a policy on all clips (clips, D, …), and the class scores after every step (clips, D, K)."""
-    actions, scores = [], []
+def actions_and_scores(
+    features: Features, choose: Chooser, action: Action | None = None, skipped: str = "zeros"
+) -> tuple[Actions, NDArray[np.bool_], Scores]:
+    """What a policy does on all clips: where it looks, which steps it keeps, and the class scores after every step.
+
+    Args:
+        features: what the frozen networks see in the clips.
+        choose: the policy.
+        action: its kind of action; that of the features if None.
+        skipped: what the head gets where it skips, a name in `adafocus_env.skipped.SKIPPED`.
+
+    Returns:
+        Places (clips, D, …), of the features' kind of action; kept (clips, D) bool; scores (clips, D, K).
+    """
+    action = features.action if action is None else action
+    parts = []
     for clips in _batches(np.arange(len(features.clips)), CLIPS_AT_ONCE):
         chosen = choose(clips)
-        foci = _foci_of(features, clips, chosen)
-        actions.append(chosen)
-        scores.append(scores_after_steps(features, clips, foci))
-    return np.concatenate(actions), np.concatenate(scores)
+        kept = action.kept(chosen)
+        places = chosen if action.looking is action else action.patches(chosen)
+        parts.append((places, kept, scores_of(features, places, kept, skipped, clips)))
+    places, kept, scores = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return places, kept, scores
 
 
 @torch.no_grad()
@@ -169,7 +205,12 @@ def scores_of(
 
 
 def evaluate(
-    features: Features, policy: GlancePolicy | Predictor | None, *, seed: int, progress: Callable[[str], None] = lambda name: None
+    features: Features,
+    policy: GlancePolicy | Predictor | None,
+    *,
+    seed: int,
+    progress: Callable[[str], None] = lambda name: None,
+    skipped: str = "zeros",
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Played]]:
     """Measures the learned policy and all baselines.
 
@@ -179,12 +220,14 @@ def evaluate(
             ``observation`` is the name of what it sees.
         seed: of the random baselines.
         progress: called with the name of each policy before it plays.
+        skipped: what the head gets where the learned policy skips, a name in `adafocus_env.skipped.SKIPPED`.
 
     Returns:
         The measures of each policy, by name, and what each did. After the last step: `top1`, `top5` (where there are more than five
-        classes), `map` and `confidence` in the true class, all in 0-1; `gflops` a video with a multiply-add as one; of those that
-        choose patches `location_entropy` in nats and `movement` in fractions of H − P. `steps` holds `top1`, `top5` and `map`
-        after every step, each a list of length D. The greedy oracle is among them where a bank keeps the foci of all cells.
+        classes), `map` and `confidence` in the true class, all in 0-1; `gflops` a video with a multiply-add as one, the mean over videos
+        where frames are skipped; of those that choose patches `kept`, the share of steps that look at one, `location_entropy` in nats and
+        `movement` in fractions of H − P. `steps` holds `top1`, `top5` and `map` after every step, each a list of length D. The greedy
+        oracle is among them where a bank keeps the foci of all cells.
 
     Raises:
         InputError: policy and features do not fit, or the scores are not finite.
@@ -195,15 +238,17 @@ def evaluate(
     sets = features.clips.label_sets
     measures: dict[str, dict[str, Any]] = {}
     plays: dict[str, Played] = {}
-    for name, choose in _choosers(features, policy, seed).items():
+    for name, choose in _choosers(features, policy, seed, skipped).items():
         progress(name)
-        actions, scores = actions_and_scores(features, choose)
-        macs = looking + (_cost_of(features, policy) if name == "learned" and policy is not None else 0)
-        plays[name] = _played(features, actions, scores)
+        learned = name == "learned" and policy is not None
+        actions, kept, scores = actions_and_scores(features, choose, action_of(policy, features) if learned else action, skipped)
+        macs = mean_cost(features, kept, skipped) + (_cost_of(features, policy) if learned and policy is not None else 0)
+        plays[name] = _played(features, actions, kept, scores)
         measures[name] = {
             **_measured(scores, sets, macs),
-            "location_entropy": location_entropy(*cells(actions, action)),
-            "movement": movement(places(actions, action)),
+            "kept": float(kept.mean()),
+            "location_entropy": location_entropy(*cells(actions[kept], action)),
+            "movement": movement(places(actions, action), kept),
         }
     everything, cost = np.arange(len(features.clips)), classifier_cost(features.classifier)
     for name, foci, macs in (
@@ -217,13 +262,19 @@ def evaluate(
 
 def location_entropy(cells: Indices, num_cells: int) -> float:
     """Entropy in nats of the cells chosen over all clips and steps; at most ln G²."""
-    shares = np.bincount(cells.ravel(), minlength=num_cells) / cells.size
+    shares = np.bincount(cells.ravel(), minlength=num_cells) / max(1, cells.size)
     return float(np.sum(shares[shares > 0] * -np.log(shares[shares > 0]))) + 0.0  # no -0.0
 
 
-def movement(places: NDArray[np.floating]) -> float:
-    """Mean distance between the places (clips, T, 2) of consecutive steps, in fractions of H − P; 0 for clips of one step."""
-    moves = np.linalg.norm(np.diff(places, axis=1), axis=-1)
+def movement(places: NDArray[np.floating], kept: NDArray[np.bool_] | None = None) -> float:
+    """Mean distance between the places (clips, T, 2) of consecutive steps, in fractions of H − P; 0 for clips of one step.
+
+    Args:
+        places: see above.
+        kept: (clips, T), steps that looked; the others are left out.
+    """
+    tracks = places if kept is None else (track[looked] for track, looked in zip(places, kept, strict=True))
+    moves = np.concatenate([np.linalg.norm(np.diff(track, axis=0), axis=-1) for track in tracks])
     return float(moves.mean()) if moves.size else 0.0
 
 
@@ -231,7 +282,7 @@ def movement(places: NDArray[np.floating]) -> float:
 
 
 def cells(actions: Actions, action: Action) -> tuple[Indices, int]:
-    """Actions → the cells (clips, D) that their entropy is measured on, and how many there are: a 7×7 grid's where it has none."""
+    """Actions → the cells (…) that their entropy is measured on, and how many there are: a 7×7 grid's where it has none."""
     if action.num_cells is not None:
         return actions, action.num_cells
     grid = GridAction(7, action.size, action.patch_size)
@@ -246,11 +297,6 @@ def places(actions: Actions, action: Action) -> NDArray[np.float64]:
 def _steps(features: Features) -> Indices:
     """The numbers of the steps of an episode."""
     return np.arange(features.num_steps)
-
-
-def _foci_of(features: Features, clips: Indices, actions: Actions) -> Foci:
-    """Clips → focus vectors of the patches at ``actions`` (n, T), which belong to ``clips`` (n,) in ascending order."""
-    return lambda some: features.foci(some[:, None], _steps(features)[None], actions[np.searchsorted(clips, some)])
 
 
 def _no_focus(features: Features) -> Foci:
@@ -272,12 +318,12 @@ def _whole_frames(features: Features) -> Foci:
 # How the parts come together
 
 
-def _choosers(features: Features, policy: GlancePolicy | Predictor | None, seed: int) -> dict[str, Chooser]:
+def _choosers(features: Features, policy: GlancePolicy | Predictor | None, seed: int, skipped: str) -> dict[str, Chooser]:
     action = features.action
     choosers: dict[str, Chooser] = {}
     if policy is not None:
         learned = LearnedPolicy(policy, features) if isinstance(policy, GlancePolicy) else policy
-        choosers["learned"] = chooser(features, learned, _observation_of(learned))
+        choosers["learned"] = chooser(features, learned, _observation_of(learned), skipped)
     policies: dict[str, Predictor] = {"random": RandomPatch(action, seed), "centre": CentrePatch(action)}
     policies |= {"gaussian": GaussianPatch(action, seed), "saliency": SaliencyPatch(features)}
     if features.clips.has_truth:
@@ -317,12 +363,19 @@ def _observation_of(policy: Predictor) -> str:
     return getattr(policy, "observation", "reference")
 
 
-def _played(features: Features, actions: Actions, scores: Scores) -> Played:
+def mean_cost(features: Features, kept: NDArray[np.bool_], skipped: str) -> float:
+    """Multiply-adds of a video without the policy, the mean over videos in which it looked at ``kept`` (clips, D)."""
+    settings = features.clips.settings
+    frames = torch.from_numpy(kept).repeat_interleave(settings.num_frames // features.num_steps, dim=1)
+    return float(video_costs(features.classifier, frames, settings.num_glance_frames, find_skipped(skipped)).double().mean())
+
+
+def _played(features: Features, actions: Actions, kept: NDArray[np.bool_], scores: Scores) -> Played:
     last, labels = scores[:, -1:], features.clips.labels
-    return Played(actions, hits(last, labels, 1)[:, 0], confidence(last, labels)[:, 0])
+    return Played(actions, kept, hits(last, labels, 1)[:, 0], confidence(last, labels)[:, 0])
 
 
-def _measured(scores: Scores, sets: LabelSets, multiply_adds: int) -> dict[str, Any]:
+def _measured(scores: Scores, sets: LabelSets, multiply_adds: float) -> dict[str, Any]:
     steps = after_every_step(scores, sets)
     first = np.array([labels[0] for labels in sets])
     return {

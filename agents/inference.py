@@ -11,8 +11,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from adafocus_env.action import ContinuousAction, GridAction, crop_patches
+from adafocus_env.action import Action, ContinuousAction, GridAction, crop_patches, skipping
 from adafocus_env.clips import ClipSource
+from adafocus_env.skipped import Skipped, classify_kept, find_skipped
 from agents.policies import GlancePolicy
 from classifiers.classifier import Classifier
 from classifiers.cost import classifier_cost, multiply_adds, on_cpu
@@ -26,8 +27,9 @@ class Inference:
     """What a pass found. N videos, T frames of the focuser, D decisions (T, but for the Something-Something family), K classes.
 
     Attributes:
-        actions: (N, D) int64, cells of the grid, or (N, D, 2) float32, places.
-        boxes: (N, T, 4) int64, patches as (top, left, bottom, right) in pixels.
+        actions: (N, D) int64, cells of the grid, or (N, D, 2) float32, places; of a policy that skips G² is a skip, and places have a
+            third coordinate.
+        boxes: (N, T, 4) int64, patches as (top, left, bottom, right) in pixels; zeros where the frame was skipped.
         kept: (N, T) bool, frames that the focuser saw.
         logits: (N, T, K), class scores after every frame; the last is the answer.
         macs: (N,) int64, multiply-adds of each video.
@@ -41,18 +43,29 @@ class Inference:
 
 
 @torch.inference_mode()
-def infer(classifier: Classifier, policy: GlancePolicy, frames: Tensor, glance_frames: Tensor | None = None) -> Inference:
-    """Classifies videos. The policy needs glances only, so all patches go through the focuser in one batch.
+def infer(
+    classifier: Classifier,
+    policy: GlancePolicy,
+    frames: Tensor,
+    glance_frames: Tensor | None = None,
+    *,
+    skipped: str = "zeros",
+    keep_threshold: float | None = None,
+) -> Inference:
+    """Classifies videos. The policy needs glances only, so all patches that are kept go through the focuser in one batch.
 
     Args:
         classifier: frozen.
         policy: for the glance maps of this classifier.
         frames: normalised, (N, T, 3, H, W), on the classifier's device: what the focuser crops.
         glance_frames: the glancer's, (N, G, 3, H, W), where they are sampled separately.
+        skipped: what the head gets where a frame is skipped, a name in `adafocus_env.skipped.SKIPPED`.
+        keep_threshold: skip where P(skip) is so much or more; None: where that is the most likely action.
 
     Raises:
-        InputError: the frames or the policy do not fit the classifier.
+        InputError: the frames or the policy do not fit the classifier, or there is no such option.
     """
+    option = find_skipped(skipped)
     glance_frames = frames if glance_frames is None else glance_frames
     for name, given in (("frames", frames), ("glance_frames", glance_frames)):
         _check_frames(name, given, classifier)
@@ -63,21 +76,28 @@ def infer(classifier: Classifier, policy: GlancePolicy, frames: Tensor, glance_f
     _check_stacked(policy, tuple(maps.shape[1:]))
     steps = decisions(classifier, policy, length, glances)
     maps, vectors = _by_decision(maps, vectors, count, steps)
-    actions = policy.act(maps)
-    corners = corners_of(policy, classifier, actions)
-    logits = focus_at(classifier, frames, vectors, corners)
-    corners = corners.repeat_interleave(length // steps, dim=1)
-    macs = video_cost(classifier, length, glances) + steps * policy_cost(policy)
+    actions = policy.act(maps, keep_threshold)
+    corners, kept = patches_of(policy, classifier, actions)
+    logits = focus_at(classifier, frames, vectors, corners, kept, option)
+    corners, kept = (each.repeat_interleave(length // steps, dim=1) for each in (corners, kept))
     return Inference(
         actions=actions,
-        boxes=torch.cat([corners, corners + classifier.architecture.patch_size], dim=-1),
-        kept=torch.ones(count, length, dtype=torch.bool, device=frames.device),
+        boxes=torch.cat([corners, corners + classifier.architecture.patch_size], dim=-1) * kept[..., None],
+        kept=kept,
         logits=logits,
-        macs=torch.full((count,), macs, device=frames.device),
+        macs=video_costs(classifier, kept, glances, option) + steps * policy_cost(policy),
     )
 
 
-def infer_clips(classifier: Classifier, policy: GlancePolicy, clips: ClipSource, *, batch_size: int = 8) -> Iterator[Inference]:
+def infer_clips(
+    classifier: Classifier,
+    policy: GlancePolicy,
+    clips: ClipSource,
+    *,
+    batch_size: int = 8,
+    skipped: str = "zeros",
+    keep_threshold: float | None = None,
+) -> Iterator[Inference]:
     """Classifies all clips of a store in their order; while the networks look at a batch, the next one is read.
 
     Args:
@@ -85,22 +105,34 @@ def infer_clips(classifier: Classifier, policy: GlancePolicy, clips: ClipSource,
         policy: for its glance maps.
         clips: decoded or not: a store that is `lazy` decodes 64 clips at a time.
         batch_size: clips in a batch.
+        skipped: as `infer`.
+        keep_threshold: as `infer`.
 
     Raises:
         InputError: the batch size is below 1, or as `infer`.
     """
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size} is too small; choose 1 or more clips in a batch")
-    return infer_batches(classifier, policy, _read(clips, batch_size, pin=classifier.device.type == "cuda"))
+    batches = _read(clips, batch_size, pin=classifier.device.type == "cuda")
+    return infer_batches(classifier, policy, batches, skipped=skipped, keep_threshold=keep_threshold)
 
 
-def infer_batches(classifier: Classifier, policy: GlancePolicy, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Inference]:
+def infer_batches(
+    classifier: Classifier,
+    policy: GlancePolicy,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    skipped: str = "zeros",
+    keep_threshold: float | None = None,
+) -> Iterator[Inference]:
     """Classifies batch after batch; the next one is asked for in a thread meanwhile.
 
     Args:
         classifier: frozen.
         policy: for its glance maps.
         batches: the focuser's frames (N, T, 3, H, W) uint8 and the glancer's (N, G, 3, H, W), the same tensor where they are the same.
+        skipped: as `infer`.
+        keep_threshold: as `infer`.
 
     Raises:
         InputError: as `infer`, when the batch's turn comes. What ``batches`` raises comes through, too.
@@ -110,7 +142,7 @@ def infer_batches(classifier: Classifier, policy: GlancePolicy, batches: Iterabl
         glanced = None
         if glance_frames is not frames:
             glanced = classifier.normalise(glance_frames.to(classifier.device, non_blocking=True))
-        yield infer(classifier, policy, seen, glanced)
+        yield infer(classifier, policy, seen, glanced, skipped=skipped, keep_threshold=keep_threshold)
 
 
 def glance_at(classifier: Classifier, glance_frames: Tensor, steps: int) -> tuple[Tensor, Tensor]:
@@ -119,7 +151,9 @@ def glance_at(classifier: Classifier, glance_frames: Tensor, steps: int) -> tupl
     return _by_decision(*classifier.glance(glance_frames.flatten(0, 1), num_frames=glances), count, steps)
 
 
-def focus_at(classifier: Classifier, frames: Tensor, vectors: Tensor, corners: Tensor) -> Tensor:
+def focus_at(
+    classifier: Classifier, frames: Tensor, vectors: Tensor, corners: Tensor, kept: Tensor | None = None, skipped: Skipped = "zeros"
+) -> Tensor:
     """Class scores (N, T, K) after every frame, all patches in one call of the focuser.
 
     Args:
@@ -127,21 +161,35 @@ def focus_at(classifier: Classifier, frames: Tensor, vectors: Tensor, corners: T
         frames: normalised, (N, T, 3, H, W).
         vectors: glance vectors (N, D, C) of the decisions.
         corners: (N, D, 2) as (top, left) in pixels; the frames of a decision share one.
+        kept: (N, D) bool, decisions whose frames the focuser sees; None: all.
+        skipped: what the head gets in the others.
     """
     count, length = frames.shape[:2]
     each = length // corners.shape[1]
-    source = torch.arange(count * length, device=frames.device)
-    places = corners.repeat_interleave(each, dim=1).flatten(0, 1)
-    patches = crop_patches(frames.flatten(0, 1), source, places, classifier.architecture.patch_size)
-    foci = classifier.focus(patches, num_frames=each).unflatten(0, (count, length))
-    return classifier.classify(vectors.repeat_interleave(each, dim=1), foci)[0]
+    places, glances = corners.repeat_interleave(each, dim=1).flatten(0, 1), vectors.repeat_interleave(each, dim=1)
+    if kept is None or kept.all():
+        source = torch.arange(count * length, device=frames.device)
+    else:
+        source = kept.repeat_interleave(each, dim=1).flatten().nonzero()[:, 0]
+        places = places[source]
+    foci = frames.new_zeros(0, classifier.focuser.vector_size)
+    if len(source):
+        patches = crop_patches(frames.flatten(0, 1), source, places, classifier.architecture.patch_size)
+        foci = classifier.focus(patches, num_frames=each)
+    if len(source) == count * length:
+        return classifier.classify(glances, foci.unflatten(0, (count, length)))[0]
+    assert kept is not None
+    return classify_kept(classifier, glances, foci, kept.repeat_interleave(each, dim=1), skipped, num_frames=each)
 
 
-def corners_of(policy: GlancePolicy, classifier: Classifier, actions: Tensor) -> Tensor:
-    """The policy's actions → corners (…, 2) of their patches in the frames of the classifier, as (top, left) in pixels."""
+def patches_of(policy: GlancePolicy, classifier: Classifier, actions: Tensor) -> tuple[Tensor, Tensor]:
+    """The policy's actions → corners (…, 2) of their patches in the frames of the classifier, as (top, left) in pixels; and whether each
+    looks at one (…)."""
     size, patch_size = classifier.architecture.size, classifier.architecture.patch_size
-    action = ContinuousAction(size, patch_size) if policy.grid is None else GridAction(policy.grid, size, patch_size)
-    return torch.from_numpy(action.corners_of(actions.cpu().numpy())).to(actions.device)
+    action: Action = ContinuousAction(size, patch_size) if policy.grid is None else GridAction(policy.grid, size, patch_size)
+    action, chosen = skipping(action) if policy.skips else action, actions.cpu().numpy()
+    corners, kept = (torch.from_numpy(each).to(actions.device) for each in (action.corners_of(chosen), action.kept(chosen)))
+    return corners, kept
 
 
 def decisions(classifier: Classifier, policy: GlancePolicy, frames: int, glances: int) -> int:
@@ -173,6 +221,17 @@ def video_cost(classifier: Classifier, frames: int, glances: int) -> int:
     """Multiply-adds of a video without the policy: ``glances`` glances, ``frames`` patches and as many steps of the head."""
     cost = classifier_cost(classifier)
     return glances * cost.glance + frames * (cost.focus + cost.head)
+
+
+def video_costs(classifier: Classifier, kept: Tensor, glances: int, skipped: Skipped) -> Tensor:
+    """Multiply-adds (N,) int64 of videos without the policy, where the focuser saw the frames ``kept`` (N, T) alone.
+
+    The head takes a step a frame; where it takes none for skipped ones, only for those kept, or for all that answer a video without any.
+    """
+    cost, frames = classifier_cost(classifier), kept.shape[1]
+    seen = kept.sum(1)
+    steps = torch.where(seen > 0, seen, frames) if skipped == "none" else frames
+    return glances * cost.glance + seen * cost.focus + steps * cost.head
 
 
 def policy_cost(policy: GlancePolicy) -> int:

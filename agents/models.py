@@ -31,7 +31,7 @@ class TrainedModel:
     """
 
     def __init__(self, model: BaseAlgorithm, observation: str) -> None:
-        self.model, self.observation = model, observation
+        self.model, self.observation, self.action_space = model, observation, model.action_space
 
     def on(self, features: Features) -> TrainedModel:
         """Itself, as a policy for the clips of ``features``, until it is asked for those of others."""

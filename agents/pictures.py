@@ -191,7 +191,8 @@ def save_contact_sheet(features: Features, played: Played, path: Path, *, rows: 
 
 def _clip_row(features: Features, played: Played, clip: int, scale: int) -> Image.Image:
     frames = features.clips.frames(clip).permute(0, 2, 3, 1).numpy()
-    boxes = boxes_of(features.action, played.actions[clip]).repeat(len(frames) // features.num_steps, axis=0)
+    each = len(frames) // features.num_steps
+    boxes, kept = (every.repeat(each, axis=0) for every in (boxes_of(features.action, played.actions[clip]), played.kept[clip]))
     side = frames.shape[1] * scale
     row = Image.new("RGB", (ROW_LABEL + len(frames) * (side + GAP), side), "white")
     name = features.classifier.classes[features.clips.labels[clip]]
@@ -199,5 +200,5 @@ def _clip_row(features: Features, played: Played, clip: int, scale: int) -> Imag
     lines = [f"clip {clip}", f"class {name[:18]}", answer, f"confidence {played.confidence[clip]:.0%}"]
     ImageDraw.Draw(row).text((6, 6), "\n".join(lines), fill="black", font=ImageFont.load_default(13))
     for number, (frame, box) in enumerate(zip(frames, boxes, strict=True)):
-        row.paste(draw_patch(frame, box.tolist(), scale=scale), (ROW_LABEL + number * (side + GAP), 0))
+        row.paste(draw_patch(frame, box.tolist() if kept[number] else None, scale=scale), (ROW_LABEL + number * (side + GAP), 0))
     return row

@@ -21,7 +21,7 @@ from agents import batch_norm
 from classifiers.errors import InputError
 from classifiers.policy_network import GlanceActorCritic, GlanceEncoder, PolicyNetwork, check_std
 
-__all__ = ["ClipPolicy", "GlanceEncoder", "GlancePolicy", "GlancesByReference", "PolicyNetwork", "extractor_of", "grid_of"]
+__all__ = ["ClipPolicy", "GlanceEncoder", "GlancePolicy", "GlancesByReference", "PolicyNetwork", "extractor_of", "kind_of"]
 
 
 class ByReference(BaseFeaturesExtractor):
@@ -209,7 +209,8 @@ class ClipPolicy(PlacesFromSigmoid):
     """The paper's policy as Stable-Baselines3's actor and critic: `GlancesByReference`, and a linear layer for either.
 
     On a grid it draws a cell from the softmax. Where places are continuous it draws from a Gaussian around the sigmoid of the actor's
-    output, whose standard deviation is fixed. Log-probabilities are those of the place drawn: Stable-Baselines3 moves to the edge of
+    output, whose standard deviation is fixed. To skip is one logit more, which begins at ln G², or a third coordinate, which begins in
+    the middle: half of the steps skip at first. Log-probabilities are those of the place drawn: Stable-Baselines3 moves to the edge of
     the range only what it sends to the environment. (The released code tells the log-probability of the moved place.)
 
     Args:
@@ -233,9 +234,11 @@ class ClipPolicy(PlacesFromSigmoid):
         learn_std: bool = False,
         **kwargs: Any,
     ) -> None:
-        grid = grid_of(action_space)
+        grid, skips = kind_of(action_space)
         super().__init__(observation_space, action_space, lr_schedule, net_arch=[], log_std_init=math.log(check_std(std)), **kwargs)
-        self.grid, self.std, self.learn_std = grid, std, learn_std
+        self.grid, self.skips, self.std, self.learn_std = grid, skips, std, learn_std
+        if grid is not None and skips:
+            nn.init.constant_(self.action_net.bias[-1:], math.log(grid * grid))  # type: ignore[index, arg-type]
         if grid is None and not learn_std:
             self.log_std.requires_grad_(False)
 
@@ -257,17 +260,24 @@ def extractor_of(policy: ActorCriticPolicy) -> GlancesByReference:
     return policy.features_extractor
 
 
-def grid_of(space: spaces.Space) -> int | None:
-    """G of an action space of G² cells; None: it is the continuous one, places in [0, 1]².
+def kind_of(space: spaces.Space) -> tuple[int | None, bool]:
+    """G of an action space (None: the places are continuous), and whether it has an action that skips.
+
+    There is no doubt which it is: G² + 1 is no square. The spaces are those of `adafocus_env.action.ACTIONS`.
 
     Raises:
-        InputError: it is neither.
+        InputError: it is none of them.
     """
-    if isinstance(space, spaces.Discrete) and math.isqrt(int(space.n)) ** 2 == space.n and space.start == 0:
-        return math.isqrt(int(space.n))
-    if isinstance(space, spaces.Box) and space.shape == (2,) and (space.low == 0).all() and (space.high == 1).all():
-        return None
-    raise InputError(f"the action space is {space}; a policy needs Discrete(G²), the cells of a grid, or Box(0, 1, (2,)), places")
+    if isinstance(space, spaces.Discrete) and space.start == 0:
+        for skips in (False, True):
+            if space.n > 1 and math.isqrt(cells := int(space.n) - skips) ** 2 == cells:
+                return math.isqrt(cells), skips
+    if isinstance(space, spaces.Box) and space.shape in ((2,), (3,)) and (space.low == 0).all() and (space.high == 1).all():
+        return None, space.shape == (3,)
+    raise InputError(
+        f"the action space is {space}; a policy needs Discrete(G²), the cells of a grid, or Box(0, 1, (2,)), places; "
+        "with skipping, Discrete(G² + 1) or Box(0, 1, (3,))"
+    )
 
 
 class GlancePolicy(GlanceActorCritic):
@@ -277,13 +287,14 @@ class GlancePolicy(GlanceActorCritic):
         network: the sizes.
         grid: G, cells in each axis; None: a continuous policy.
         std: of a continuous policy.
+        skips: whether it may look at no patch of a frame.
     """
 
     @classmethod
     def of(cls, policy: ActorCriticPolicy) -> GlancePolicy:
         """Copies the weights of a `ClipPolicy`; frozen, in eval mode."""
         assert isinstance(policy, ClipPolicy)
-        copied = cls(extractor_of(policy).network, policy.grid, policy.std)
+        copied = cls(extractor_of(policy).network, policy.grid, policy.std, skips=policy.skips)
         for ours, theirs in copied.parts(policy):
             ours.load_state_dict(theirs.state_dict())
         return copied.to(policy.device).eval().requires_grad_(False)
@@ -294,8 +305,12 @@ class GlancePolicy(GlanceActorCritic):
         Raises:
             InputError: it is for other actions.
         """
-        if (theirs := grid_of(policy.action_space)) != self.grid:
-            raise InputError(f"the policy to start from has grid={self.grid}, the environment grid={theirs} (None: continuous places)")
+        grid, skips = kind_of(policy.action_space)
+        if grid != self.grid:
+            raise InputError(f"the policy to start from has grid={self.grid}, the environment grid={grid} (None: continuous places)")
+        if skips != self.skips:
+            told = {True: "skips frames", False: "cannot skip"}
+            raise InputError(f"the policy to start from {told[self.skips]}, the environment's {told[skips]}; set env.action accordingly")
         for mine, other in self.parts(policy):
             other.load_state_dict(mine.state_dict())
 

@@ -29,6 +29,7 @@ def report(
     seed: int,
     data: str,
     metric: str = "top1",
+    skipped: str = "zeros",
 ) -> dict[str, Any]:
     """Measures all policies on the test clips, shows the table and saves the pictures.
 
@@ -40,6 +41,7 @@ def report(
         seed: of the random baselines.
         data: name of the data set.
         metric: what the data set is measured by first, a name in `agents.metrics.METRICS`.
+        skipped: what the head gets where the policy skips a frame, a name in `adafocus_env.skipped.SKIPPED`.
 
     Returns:
         The content of `result.json`, without the times.
@@ -49,7 +51,9 @@ def report(
     """
     named("metric", metric, METRICS)
     bar = display.bar("evaluate", len(ORDER))
-    measures, plays = evaluate(features, policy, seed=seed, progress=lambda name: bar.advance(1, name.replace("_", " ")))
+    measures, plays = evaluate(
+        features, policy, seed=seed, progress=lambda name: bar.advance(1, name.replace("_", " ")), skipped=skipped
+    )
     bar.at(len(ORDER), "")
     title = f"{data}: {len(features.clips)} test clips"
     display.console.print(table(measures, title, metric))
@@ -72,6 +76,8 @@ def report(
 def table(measures: Mapping[str, Mapping[str, Any]], title: str, metric: str = "top1") -> Table:
     """The measures of all policies after the last step, in 80 columns; what each name means is in the README.
 
+    The share of steps that look at a patch is shown where a policy skips some.
+
     Args:
         measures: of each policy, as `evaluate` returns them.
         title: stands above.
@@ -80,7 +86,8 @@ def table(measures: Mapping[str, Mapping[str, Any]], title: str, metric: str = "
     accuracies = ["top1"] if metric == "top1" else ["top1", metric]
     shown = Table(title=title, caption="GFLOPs a video, multiply-adds count as one; entropy in nats; movement in H − P")
     shown.add_column("policy", no_wrap=True)
-    for heading in (*(METRICS[name] for name in accuracies), "GFLOPs", "location entropy", "movement"):
+    some_skip = any(measured.get("kept", 1) < 1 for measured in measures.values())
+    for heading in (*(METRICS[name] for name in accuracies), *(["kept"] if some_skip else []), "GFLOPs", "location entropy", "movement"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for name in ORDER:
         if name in measures:
@@ -88,5 +95,6 @@ def table(measures: Mapping[str, Mapping[str, Any]], title: str, metric: str = "
             places = [f"{measured[key]:.2f}" if key in measured else "–" for key in ("location_entropy", "movement")]
             style = "bold" if name == "learned" else None
             shares = [f"{measured[each]:.1%}" for each in accuracies]
+            shares += [f"{measured['kept']:.1%}" if "kept" in measured else "–"] if some_skip else []
             shown.add_row(name, *shares, f"{measured['gflops']:.4f}", *places, style=style)
     return shown

@@ -176,7 +176,7 @@ class Session:
         features = self.features(classifier, clips.test)
         about = {"data": clips.data.name, "metric": clips.data.metric}
         player = policy.on(features) if isinstance(policy, TrainedModel) else policy
-        result = report(features, player, self.run.root, self.display, seed=self.config.seed, **about)
+        result = report(features, player, self.run.root, self.display, seed=self.config.seed, skipped=self.config.env.skipped, **about)
         self.seconds["evaluate"] = time.perf_counter() - start
         self.run.write_result({**result, "seconds": {key: round(value, 1) for key, value in self.seconds.items()}})
         self.display.say(f"saved to {self.run.root}: result.json, result.png, contact_sheet.png, checkpoints/")

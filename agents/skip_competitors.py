@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from adafocus_env.action import ContinuousAction, ContinuousSkipAction, SkipAction
+from adafocus_env.action import skipping
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.features import Features
 from agents.baselines import Actions, GreedyOracle, saliency
@@ -185,8 +185,7 @@ def _play_oracle(part: Part, price: float) -> Answers:
 
 
 def _oracle_on(part: Part, clips: NDArray[np.int64], price: float) -> Answers:
-    looking = part.features.action
-    action = ContinuousSkipAction(looking) if isinstance(looking, ContinuousAction) else SkipAction(looking)  # type: ignore[arg-type]
+    action = skipping(part.features.action)
     dynamics = Dynamics(part.features, len(clips), reward="confidence", action=action, skipped=part.skipped)
     dynamics.restart(clips, dynamics.baseline)
     oracle, looks = GreedyOracle(dynamics, price), np.zeros(len(clips), np.int64)

@@ -101,7 +101,7 @@ def _train(config: TrainPPO) -> None:
 
 
 def measure(run: RunFolder, config: SkipCurve) -> dict[str, list[Single]]:
-    """Every way on the test clips of a finished run, for every share: the share itself, top-1, GFLOPs a video, share of the frames that was looked at.
+    """Every way on the test clips of a finished run, for every share; see `Point`.
 
     Raises:
         InputError: the run has no validation part.

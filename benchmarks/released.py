@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from adafocus_env.action import crop_patches
-from agents.inference import corners_of
+from agents.inference import patches_of
 from agents.policies import GlancePolicy
 from classifiers.classifier import Classifier
 
@@ -33,7 +33,7 @@ def step_by_step(classifier: Classifier, policy: GlancePolicy, frames: Tensor) -
         encoded = policy.encoder.frame(maps[:, step]).unsqueeze(1)
         output, hidden = policy.encoder.gru(encoded, hidden)
         action = policy.actor(output[:, 0]).argmax(-1)
-        patches = crop_patches(frames[:, step], rows, corners_of(policy, classifier, action), classifier.architecture.patch_size)
+        patches = crop_patches(frames[:, step], rows, patches_of(policy, classifier, action)[0], classifier.architecture.patch_size)
         score, state = classifier.classify(vectors[:, step, None], classifier.focus(patches)[:, None], state)
         actions.append(action)
         scores.append(score[:, 0])

@@ -85,38 +85,80 @@ class GlanceEncoder(nn.Module):
 class GlanceActorCritic(nn.Module):
     """Encoder, actor and critic: glance maps → logits of the cells or the place, and the value.
 
+    One that skips has a logit more, or a third coordinate: from 0.5 on the frame is skipped.
+
     Args:
         network: the sizes.
         grid: G, cells in each axis; None: the policy is continuous, a Gaussian around the place that the actor tells.
         std: standard deviation of that Gaussian in each axis, in units of the range of places; fixed, not learned.
+        skips: whether it may look at no patch of a frame.
 
     Raises:
-        InputError: ``grid`` or ``std`` cannot be.
+        InputError: ``grid``, ``std`` or ``skips`` cannot be.
     """
 
-    def __init__(self, network: PolicyNetwork, grid: int | None, std: float = 0.25) -> None:
+    def __init__(self, network: PolicyNetwork, grid: int | None, std: float = 0.25, *, skips: bool = False) -> None:
         super().__init__()
         if grid is not None and (isinstance(grid, bool) or not isinstance(grid, int) or grid < 1):
             raise InputError(f"grid={grid!r} is no number of cells; choose a whole number from 1 on, or None for a continuous policy")
-        self.network, self.grid, self.std = network, grid, check_std(std)
+        if not isinstance(skips, bool):
+            raise InputError(f"skips={skips!r} is neither True nor False; say whether the policy may skip frames")
+        self.network, self.grid, self.std, self.skips = network, grid, check_std(std), skips
         self.encoder = GlanceEncoder(network)
-        self.actor = nn.Linear(network.hidden, 2 if grid is None else grid * grid)
+        self.actor = nn.Linear(network.hidden, (2 if grid is None else grid * grid) + skips)
         self.critic = nn.Linear(network.hidden, 1)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Glance maps (N, D, C, h, w) → logits (N, D, G²) of the cells, or places (N, D, 2) in [0, 1] as (row, column)."""
+        """Glance maps (N, D, C, h, w) → logits (N, D, G²) of the cells, or places (N, D, 2) in [0, 1] as (row, column); one more each
+        where the policy skips: the last."""
         output = self.actor(self.encoder(maps))
         return output.sigmoid() if self.grid is None else output
 
     @torch.no_grad()
-    def act(self, maps: Tensor) -> Tensor:
-        """Glance maps (N, D, C, h, w) → the most likely cells (N, D) int64 or places (N, D, 2) float32."""
+    def act(self, maps: Tensor, keep_threshold: float | None = None) -> Tensor:
+        """The most likely actions.
+
+        Args:
+            maps: glance maps (N, D, C, h, w).
+            keep_threshold: skip where P(skip) is so much or more, and take the most likely place elsewhere; None: skip where that is the
+                most likely action of all.
+
+        Returns:
+            Cells (N, D) int64, G² where the frame is skipped; or places (N, D, 2) float32, with a third coordinate where the policy skips.
+
+        Raises:
+            InputError: a threshold, and the policy cannot skip.
+        """
+        if keep_threshold is None:
+            output = self(maps)
+            return output if self.grid is None else output.argmax(-1)
+        if not self.skips:
+            raise InputError(f"keep_threshold={keep_threshold} is for policies that skip; train one with env.action=skip")
+        places, skip = self.choose(maps)
+        skips = skip >= keep_threshold
+        if self.grid is None:
+            return torch.cat([places, skips[..., None].to(places)], dim=-1)
+        return torch.where(skips, self.grid * self.grid, places)
+
+    @torch.no_grad()
+    def choose(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Glance maps (N, D, C, h, w) → the most likely places and P(skip), each by itself.
+
+        Returns:
+            Cells (N, D) int64 or places (N, D, 2) float32; and probabilities (N, D) float32, zeros where the policy cannot skip. That of a
+            continuous policy is the Gaussian's that its third coordinate is 0.5 or more.
+        """
         output = self(maps)
-        return output if self.grid is None else output.argmax(-1)
+        nothing = output.new_zeros(output.shape[:2])
+        if self.grid is None:
+            skip = torch.special.ndtr((output[..., 2] - 0.5) / self.std) if self.skips else nothing
+            return output[..., :2], skip
+        cells = self.grid * self.grid
+        return output[..., :cells].argmax(-1), output.softmax(-1)[..., -1] if self.skips else nothing
 
     def card(self) -> dict[str, object]:
         """What must be known to build it again."""
-        return {**asdict(self.network), "grid": self.grid, "std": self.std}
+        return {**asdict(self.network), "grid": self.grid, "std": self.std, "skips": self.skips}
 
 
 def check_std(std: float) -> float:

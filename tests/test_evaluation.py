@@ -55,7 +55,7 @@ def test_every_clip_is_played_once_whatever_is_played_at_once(bank, policy, clip
     def found():
         learned = play_learned(bank, policy)
         return [
-            (learned.actions, learned.confidence),
+            (learned.actions, learned.kept, learned.confidence),
             actions_and_scores(bank, by_reference(bank, Oracle(bank))),
             actions_and_scores(bank, interactively(bank, lambda env: GreedyOracle(env.dynamics))),
         ]
@@ -63,8 +63,8 @@ def test_every_clip_is_played_once_whatever_is_played_at_once(bank, policy, clip
     whole = found()
     monkeypatch.setattr(evaluation, "CLIPS_AT_ONCE", clips_at_once)
     monkeypatch.setattr(evaluation, "PATCHES_AT_ONCE", patches_at_once)
-    for (actions, scores), (same, near) in zip(whole, found(), strict=True):
-        assert actions.shape == (12, 4) and len(scores) == 12
+    for (actions, kept, scores), (same, _, near) in zip(whole, found(), strict=True):
+        assert actions.shape == (12, 4) and len(scores) == 12 and kept.all()
         assert np.array_equal(actions, same) and scores == pytest.approx(near, abs=1e-5)
 
 
@@ -79,7 +79,7 @@ def test_what_was_played_is_what_the_classifier_says(bank, classifier, clips):
 
 
 def test_the_scores_are_those_of_the_environment_at_every_step(bank, clips):
-    actions, scores = actions_and_scores(bank, by_reference(bank, RandomPatch(bank.action, 0)))
+    actions, _, scores = actions_and_scores(bank, by_reference(bank, RandomPatch(bank.action, 0)))
     env = AdaFocusVectorEnv(12, bank.classifier, clips, reward="confidence", grid=7, bank=bank, autoreset_mode="DISABLED")
     env.reset(seed=0, options={"clips": list(range(12))})
     for step in range(4):
@@ -99,10 +99,10 @@ def test_without_a_bank_the_scores_are_the_same_and_every_patch_is_seen_once(ban
     seen = []
     live, focus = LiveFeatures(classifier, clips, bank.action), classifier.focus
     monkeypatch.setattr(classifier, "focus", lambda patches, num_frames=1: (seen.append(len(patches)), focus(patches))[1])
-    scores = actions_and_scores(live, by_reference(live, RandomPatch(bank.action, 0)))[1]
+    scores = actions_and_scores(live, by_reference(live, RandomPatch(bank.action, 0)))[2]
     assert sum(seen) == 12 * 4
     monkeypatch.undo()
-    assert scores == pytest.approx(actions_and_scores(bank, by_reference(bank, RandomPatch(bank.action, 0)))[1], abs=1e-4)
+    assert scores == pytest.approx(actions_and_scores(bank, by_reference(bank, RandomPatch(bank.action, 0)))[2], abs=1e-4)
 
 
 # Measures by hand
@@ -133,7 +133,7 @@ def test_every_policy_is_measured(evaluated, policy):
     measures, plays = evaluated
     assert set(measures) == set(ORDER) and set(plays) == MOVING
     for name, measured in measures.items():
-        moving = {"location_entropy", "movement"} if name in MOVING else set()
+        moving = {"kept", "location_entropy", "movement"} if name in MOVING else set()
         assert set(measured) == {"top1", "top5", "map", "confidence", "gflops", "steps"} | moving, name
         assert set(measured["steps"]) == {"top1", "top5", "map"}
         for each, values in measured["steps"].items():

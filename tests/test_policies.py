@@ -252,7 +252,7 @@ def test_a_policy_comes_back_as_it_was_saved(saved, policy, maps):
     assert json.loads((saved / CARD).read_text()) == {
         "network": {
             "map_shape": [16, 6, 6], "channels": 4, "features": 10, "hidden": 8, "batch_norm": False, "memory": True,
-            "grid": 7, "std": 0.25,
+            "grid": 7, "std": 0.25, "skips": False,
         },
         "steps": 7,
     }  # fmt: skip
@@ -383,7 +383,7 @@ def test_a_policy_for_a_grid_is_not_written_into_a_continuous_one(places):
 
 @pytest.mark.parametrize(
     "space",
-    [spaces.Discrete(50), spaces.Discrete(49, start=1), spaces.Box(-1, 1, (2,)), spaces.Box(0, 1, (3,)), spaces.MultiDiscrete([7, 7])],
+    [spaces.Discrete(51), spaces.Discrete(49, start=1), spaces.Box(-1, 1, (2,)), spaces.Box(0, 1, (4,)), spaces.MultiDiscrete([7, 7])],
 )
 def test_action_spaces_that_are_no_environments(bank, space):
     observations = make_environment(bank, EnvConfig(num_envs=1)).observation_space

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from agents.skipping import (
-    answered, at_random, certainty, evenly, exit_steps, right_and_sure, solve_both, solve_exit,
+    answered,
+    at_random,
+    certainty,
+    evenly,
+    exit_steps,
+    right_and_sure,
+    solve_both,
+    solve_exit,
 )  # fmt: skip
 from classifiers.errors import InputError
 

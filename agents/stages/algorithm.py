@@ -70,7 +70,7 @@ def train_model(
     run.truncate(progress.pop("lines"))
     tally.restore(progress.pop("tally", {"steps": 0, "ended": []}))
     bind(model.policy, features, remember=False)
-    recorder = Recorder(run, display, algo, features, val, tally, progress["best"])
+    recorder = Recorder(run, display, algo, features, val, tally, progress["best"], env.skipped)
     model.set_logger(configure(str(run.path("tensorboard")), ["tensorboard"]))
     if resumed is not None:
         display.say(f"going on after {tally.steps} steps")
@@ -145,6 +145,7 @@ class Recorder(BaseCallback):
         val: of the validation clips.
         tally: the training environment.
         best: (top-1, confidence) of the best model so far.
+        skipped: what the head gets where the model skips.
     """
 
     def __init__(
@@ -156,11 +157,12 @@ class Recorder(BaseCallback):
         val: Features | None,
         tally: Tally,
         best: list[float] | None,
+        skipped: str,
     ) -> None:
         super().__init__()
         self.stop: StopRequest | None = None
         self._run, self._display, self._algo, self._tally = run, display, algo, tally
-        self._features, self._val, self._best = features, val, best
+        self._features, self._val, self._best, self._skipped = features, val, best, skipped
         self._fingerprint = features.classifier.fingerprint()
         self._resumes = algorithm_of(class_of(algo.name), algo.name).resumes
 
@@ -224,7 +226,7 @@ class Recorder(BaseCallback):
             self._keep({})
             return {}
         player = TrainedModel(self.model, self._algo.observation).on(self._val)
-        played = play(self._val, player, player.observation)
+        played = play(self._val, player, player.observation, self._skipped)
         bind(self.model.policy, self._features, remember=False)
         score = [float(played.correct.mean()), float(played.confidence.mean())]
         measured = {"val_top1": score[0], "val_confidence": score[1]}

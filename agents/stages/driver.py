@@ -50,7 +50,7 @@ def run_stages(session: Session, clips: Clips, config: TrainStages) -> Model:
     torch.manual_seed(config.seed)
     settings = config.stages.finetune
     learning = "focuser, head" if settings.learning_rate > 0 else "head"
-    epochs = finetune(classifier, policy, clips.train, settings, seed=config.seed)
+    epochs = finetune(classifier, policy, clips.train, settings, seed=config.seed, skipped=config.env.skipped)
     show_epochs(epochs, 3, learning, settings.epochs, session.display, session.run.log)
     return classifier, policy, parent
 

@@ -16,15 +16,18 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
+from adafocus_env.dynamics import Dynamics
 from adafocus_env.features import Features
 from adafocus_env.sb3 import AdaFocusVecEnv
 from adafocus_env.vector import AdaFocusVectorEnv
+from agents.budgets import cost_of
 from agents.config import EnvConfig, NetworkConfig, PPOConfig
-from agents.evaluation import play_learned
+from agents.evaluation import Played, mean_cost, play_learned
 from agents.interrupts import StopRequest
 from agents.model_checkpoint import load_checkpoint, save_checkpoint
 from agents.policies import ClipPolicy, GlancePolicy, GlancesByReference, PolicyNetwork, extractor_of
 from agents.policy_files import load_policy, save_policy
+from agents.price import DrivenPrice, check_price, driven_price
 from agents.progress import Display
 from agents.rollout import ClipRolloutBuffer, NormalisedReturnsBuffer
 from agents.run_folder import RunFolder
@@ -75,6 +78,7 @@ def train_policy(
         Stopped: the user asked to stop; the next call goes on.
     """
     ppo = in_steps(ppo, features)
+    check_price(env)
     fingerprint = features.classifier.fingerprint()
     policy_network, std = (start.network, start.std) if start else (new_network(features.map_shape, network), network.std)
     environment = make_environment(features, env)
@@ -87,7 +91,11 @@ def train_policy(
     extractor_of(model.policy).bind(features)
     if resumed is None and start is not None:
         start.write_to(model.policy)
-    recorder = Recorder(run, display, ppo, features, val, progress["best"])
+    price = driven_price(env, cost_of(features, GlancePolicy.of(model.policy), env.skipped))
+    if price is not None and "price" in progress:
+        price.summed = progress["price"]["summed"]
+        environment.get_attr("dynamics", 0)[0].set_price(progress["price"]["now"])
+    recorder = Recorder(run, display, ppo, features, val, progress["best"], env.skipped, price)
     model.set_logger(configure(str(run.path("tensorboard")), ["tensorboard"]))
     if resumed is not None:
         display.say(f"going on after {model.num_timesteps} steps")
@@ -113,7 +121,8 @@ def make_environment(features: Features, config: EnvConfig, observation: str = "
     vector = AdaFocusVectorEnv(
         config.num_envs, features.classifier, features.clips,
         observation=observation, reward=config.reward, baseline=samples(config.baseline), action=config.action, grid=config.grid,
-        video_div=config.video_div, bank=features, autoreset_mode="SAME_STEP", clip_order="epoch",
+        price=config.price, skipped=config.skipped, video_div=config.video_div, bank=features,
+        autoreset_mode="SAME_STEP", clip_order="epoch",
     )  # fmt: skip
     return VecMonitor(AdaFocusVecEnv(vector))
 
@@ -210,6 +219,8 @@ def check_ppo(config: PPOConfig, env: EnvConfig | VecEnv, steps: int, network: N
     if isinstance(network, NetworkConfig):
         new_network((1, 1, 1), network)
         check_std(network.std)
+    if isinstance(env, EnvConfig):
+        check_price(env)
     _check_numbers(config)
     for key in ("n_steps", "batch_size"):
         if (value := getattr(config, key)) is not None and value % steps:
@@ -253,18 +264,29 @@ class Recorder(BaseCallback):
         config: when to validate and save.
         features: of the training clips.
         val: of the validation clips.
-        best: (top-1, confidence) of the best policy so far.
+        best: (top-1, confidence) of the best policy so far; where it skips (confidence less what its looks cost, top-1).
+        skipped: what the head gets where the policy skips.
+        price: of a look, where it is driven to a target.
     """
 
     def __init__(
-        self, run: RunFolder, display: Display, config: PPOConfig, features: Features, val: Features | None, best: list[float] | None
+        self,
+        run: RunFolder,
+        display: Display,
+        config: PPOConfig,
+        features: Features,
+        val: Features | None,
+        best: list[float] | None,
+        skipped: str,
+        price: DrivenPrice | None,
     ) -> None:
         super().__init__()
         self.stop: StopRequest | None = None
         self.stopped = False
         self._run, self._display, self._config = run, display, config
-        self._val, self._best = val, best
+        self._val, self._best, self._skipped, self._price = val, best, skipped, price
         self._fingerprint = features.classifier.fingerprint()
+        self._skipping: dict[str, float] = {}
         self._returns: list[float] = []
         self._correct: list[bool] = []
 
@@ -288,13 +310,25 @@ class Recorder(BaseCallback):
             self._update_ended(last=False)
         self._fresh = False
 
+    def _on_rollout_end(self) -> None:
+        """What the rollout kept, and what it paid for a look; the next one pays another price, where it is driven."""
+        assert isinstance(self.model, PPO) and self.model.env is not None
+        dynamics: Dynamics = self.model.env.get_attr("dynamics", 0)[0]
+        if dynamics.action.looking is dynamics.action:
+            return
+        buffer = self.model.rollout_buffer
+        actions = buffer.actions.reshape(*buffer.rewards.shape, *(dynamics.action.space.shape or ()))
+        self._skipping = {"kept": float(dynamics.action.kept(actions).mean()), "price": dynamics.price}
+        if self._price is not None:
+            dynamics.set_price(self._price.after(self._skipping["kept"]))
+
     def _on_training_end(self) -> None:
         if not self.stopped:
             self._update_ended(last=True)
 
     def _update_ended(self, *, last: bool) -> None:
         update = self.num_timesteps // self._steps_per_update
-        line = {"stage": STAGE, "update": update, "steps": self.num_timesteps, **self._measured()}
+        line = {"stage": STAGE, "update": update, "steps": self.num_timesteps, **self._measured(), **self._skipping}
         if last or update % self._config.validate_every == 0:
             line |= self._validate()
         self._run.log(line)
@@ -309,8 +343,16 @@ class Recorder(BaseCallback):
         self._then = now
         asked = self.stop is not None and self.stop.requested
         if last or asked or update % self._config.save_every == 0:
-            save_checkpoint(self.model, self._run.checkpoints, {"best": self._best, "lines": len(self._run.metrics())})  # type: ignore[arg-type]
+            save_checkpoint(self.model, self._run.checkpoints, self._progress())  # type: ignore[arg-type]
         self.stopped = asked and not last
+
+    def _progress(self) -> dict[str, Any]:
+        """What the next start needs to know, as plain values."""
+        progress = {"best": self._best, "lines": len(self._run.metrics())}
+        if self._price is None:
+            return progress
+        assert self.model.env is not None
+        return {**progress, "price": {"summed": self._price.summed, "now": self.model.env.get_attr("dynamics", 0)[0].price}}
 
     def _measured(self) -> dict[str, float]:
         """Of the rollout that has been learned from: mean return and share of right answers, and PPO's own figures."""
@@ -326,13 +368,22 @@ class Recorder(BaseCallback):
         if self._val is None:
             self._keep(policy, {})
             return {}
-        played = play_learned(self._val, policy)
-        score = [float(played.correct.mean()), float(played.confidence.mean())]
-        measured = {"val_top1": score[0], "val_confidence": score[1]}
-        if self._best is None or score >= self._best:
+        played = play_learned(self._val, policy, self._skipped)
+        measured = {"val_top1": float(played.correct.mean()), "val_confidence": float(played.confidence.mean())}
+        score = list(measured.values())
+        if policy.skips:
+            measured["val_kept"] = float(played.kept.mean())
+            score = [measured["val_confidence"] - self._paid(played), measured["val_top1"]]
+        if self._best is None or self._price is not None or score >= self._best:  # where the price is driven, the last one is at the target
             self._best = score
             self._keep(policy, measured)
         return measured
+
+    def _paid(self, played: Played) -> float:
+        """The price of all steps of a validation clip, the mean."""
+        assert self._val is not None and self.model.env is not None
+        dynamics: Dynamics = self.model.env.get_attr("dynamics", 0)[0]
+        return dynamics.price * mean_cost(self._val, played.kept, self._skipped) / dynamics.step_cost
 
     def policy_now(self) -> GlancePolicy:
         """The policy as it is, without Stable-Baselines3."""

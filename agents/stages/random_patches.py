@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from adafocus_env.clips import ClipSource
 from adafocus_env.features import count_steps
+from adafocus_env.skipped import Skipped
 from agents.config import SupervisedConfig
 from agents.inference import focus_at, glance_at
 from agents.supervised import Batch, Part, train_epochs
@@ -25,19 +26,29 @@ def train_on_random_patches(
 
     def scores(batch: Batch) -> tuple[Tensor, Tensor]:
         corners = batch.rng.integers(highest + 1, size=(len(batch.frames), steps, 2))
-        return classify_patches(classifier, batch, steps, lambda maps: torch.from_numpy(corners).to(maps.device))
+        return classify_patches(classifier, batch, steps, lambda maps: (torch.from_numpy(corners).to(maps.device), None))
 
     focuser, head = cast(nn.Module, classifier.focuser), cast(nn.Module, classifier.head)
     parts = [Part(focuser, config.learning_rate), Part(head, config.head_learning_rate)]
     return train_epochs(parts, clips, scores, config, seed=seed, device=classifier.device)
 
 
-def classify_patches(classifier: Classifier, batch: Batch, steps: int, choose: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Scores (B·D, K) after every decision with patches at ``choose(glance maps (B, D, …))`` (B, D, 2), and the labels (B·D,)."""
+def classify_patches(
+    classifier: Classifier, batch: Batch, steps: int, choose: Callable[[Tensor], tuple[Tensor, Tensor | None]], skipped: Skipped = "zeros"
+) -> tuple[Tensor, Tensor]:
+    """Scores (B·D, K) after every decision, and the labels (B·D,).
+
+    Args:
+        classifier: its networks.
+        batch: B clips.
+        steps: D.
+        choose: glance maps (B, D, …) → the corners of the patches (B, D, 2), and which of them are looked at (B, D); None: all.
+        skipped: what the head gets in the others.
+    """
     frames = classifier.normalise(batch.frames)
     with torch.no_grad():
         separate = batch.glance_frames is not batch.frames
         maps, vectors = glance_at(classifier, classifier.normalise(batch.glance_frames) if separate else frames, steps)
-        corners = choose(maps)
-    scores = focus_at(classifier, frames, vectors, corners).unflatten(1, (steps, -1))[:, :, -1]
+        corners, kept = choose(maps)
+    scores = focus_at(classifier, frames, vectors, corners, kept, skipped).unflatten(1, (steps, -1))[:, :, -1]
     return scores.flatten(0, 1), batch.labels.repeat_interleave(steps)
