@@ -326,6 +326,8 @@ class Evaluate:
         grid: G, cells in each axis, where there is no policy that says it.
         video_div: decisions a video, where there is no policy and the classifier averages the scores of frames.
         skipped: what the head gets where the policy skips a frame, as in `EnvConfig`, where no run tells it.
+        budget: GFLOPs a video that a policy which skips shall cost; the threshold on P(skip) is solved on the validation part.
+        keep: the same told as the share of frames to keep.
         seed: of the random baselines.
         bank: where the frozen networks' features are kept, as in `EnvConfig`; with false the greedy oracle is left out.
         bank_dtype: as in `EnvConfig`.
@@ -345,6 +347,8 @@ class Evaluate:
     grid: int = 7
     video_div: int | None = None
     skipped: str = "zeros"
+    budget: float | None = None
+    keep: float | None = None
     bank: bool | str = "auto"
     bank_dtype: str = "float32"
     bank_gib: float | None = None

@@ -211,6 +211,7 @@ def evaluate(
     seed: int,
     progress: Callable[[str], None] = lambda name: None,
     skipped: str = "zeros",
+    keep_threshold: float | None = None,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Played]]:
     """Measures the learned policy and all baselines.
 
@@ -221,6 +222,7 @@ def evaluate(
         seed: of the random baselines.
         progress: called with the name of each policy before it plays.
         skipped: what the head gets where the learned policy skips, a name in `adafocus_env.skipped.SKIPPED`.
+        keep_threshold: where the learned policy skips, see `GlancePolicy.act`.
 
     Returns:
         The measures of each policy, by name, and what each did. After the last step: `top1`, `top5` (where there are more than five
@@ -238,7 +240,7 @@ def evaluate(
     sets = features.clips.label_sets
     measures: dict[str, dict[str, Any]] = {}
     plays: dict[str, Played] = {}
-    for name, choose in _choosers(features, policy, seed, skipped).items():
+    for name, choose in _choosers(features, policy, seed, skipped, keep_threshold).items():
         progress(name)
         learned = name == "learned" and policy is not None
         actions, kept, scores = actions_and_scores(features, choose, action_of(policy, features) if learned else action, skipped)
@@ -318,11 +320,13 @@ def _whole_frames(features: Features) -> Foci:
 # How the parts come together
 
 
-def _choosers(features: Features, policy: GlancePolicy | Predictor | None, seed: int, skipped: str) -> dict[str, Chooser]:
+def _choosers(
+    features: Features, policy: GlancePolicy | Predictor | None, seed: int, skipped: str, keep_threshold: float | None
+) -> dict[str, Chooser]:
     action = features.action
     choosers: dict[str, Chooser] = {}
     if policy is not None:
-        learned = LearnedPolicy(policy, features) if isinstance(policy, GlancePolicy) else policy
+        learned = LearnedPolicy(policy, features, keep_threshold) if isinstance(policy, GlancePolicy) else policy
         choosers["learned"] = chooser(features, learned, _observation_of(learned), skipped)
     policies: dict[str, Predictor] = {"random": RandomPatch(action, seed), "centre": CentrePatch(action)}
     policies |= {"gaussian": GaussianPatch(action, seed), "saliency": SaliencyPatch(features)}

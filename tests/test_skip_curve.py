@@ -13,11 +13,11 @@ from tiny_training import SETTINGS, tiny_networks
 from adafocus_env.action import SkipAction
 from adafocus_env.demo import demo
 from adafocus_env.vector import AdaFocusVectorEnv
-from agents import builders, skip_curve, train_ppo
+from agents import builders, evaluate, skip_curve, train_ppo
 from agents.baselines import CentrePatch, Skipping
 from agents.budgets import cost_of
 from agents.command import compose_config
-from agents.config import SkipCurve
+from agents.config import Evaluate, SkipCurve
 from agents.inference import infer
 from agents.policies import GlancePolicy, PolicyNetwork
 from agents.skip_competitors import WAYS, Part, Task, every_frame
@@ -120,8 +120,40 @@ def test_the_command_makes_a_table_and_a_picture_and_repeats_nothing(tmp_path, m
         assert picture.width > 500 and len(np.unique(np.asarray(picture.convert("L")))) > 20
     monkeypatch.setattr(train_ppo, "main", lambda config: pytest.fail("more than what is missing"))
     curve(tmp_path, seeds=[1], keeps=[0.5])
+    assert_evaluate_meets_budgets(tmp_path, told)
     with pytest.raises(pytest.fail.Exception):
         curve(tmp_path, seeds=[2])
+
+
+def assert_evaluate_meets_budgets(root, told):
+    """`agents.evaluate` solves the same thresholds, from a share or from GFLOPs."""
+    least, most = (told[name][0]["gflops"][0] for name in ("learned", "every frame"))
+
+    def evaluated(**settings):
+        evaluate.main(Evaluate(run=str(root / "normal-0"), device="cpu", out=str(root / "again"), **settings))
+        return json.loads((root / "again" / "result.json").read_text())["policies"]["learned"]
+
+    by_share, by_cost = evaluated(keep=0.75), evaluated(budget=most)
+    point = told["learned"][1]
+    assert (by_share["kept"], by_share["top1"]) == (point["kept"][0], point["top1"][0])
+    assert by_share["gflops"] == pytest.approx(point["gflops"][0]) and least < by_share["gflops"] < most
+    assert by_cost["kept"] == 1 and by_cost["gflops"] == pytest.approx(most)
+    for settings, message in (
+        ({"budget": 1.0}, r"budget=1\.0 GFLOPs a video cannot be met: glances alone cost"),
+        ({"keep": 0.5, "budget": 1.0}, r"budget=1\.0, keep=0\.5: give one of them"),
+        ({"keep": 1.5}, r"keep=1\.5 is no share of frames to keep"),
+    ):
+        with pytest.raises(InputError, match=message):
+            evaluated(**settings)
+
+
+def test_a_budget_needs_a_policy_that_skips_and_a_validation_part(policy):
+    data = SimpleNamespace(val=())
+    for player in (None, GlancePolicy(policy.network, 7)):
+        with pytest.raises(InputError, match=r"keep=0\.5 is for policies that skip frames; train one with ppo=skip"):
+            evaluate.check_solvable(Evaluate(keep=0.5), data, player)
+    with pytest.raises(InputError, match=r"budget=19\.6 is solved on the validation part, which is empty: set data\.val"):
+        evaluate.check_solvable(Evaluate(budget=19.6), data, policy)
 
 
 @pytest.mark.parametrize(
