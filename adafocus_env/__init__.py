@@ -26,9 +26,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 """What each registered id sets; see `adafocus_env.env.AdaFocusEnv`, and `adafocus_env.tasks` for those of a benchmark task."""
 
 for name, arguments in ARGUMENTS.items():
+    of_task = f"adafocus_env.tasks:AdaFocus{arguments['task'].title()}" if "task" in arguments else None
     register(
         id=name,
-        entry_point=f"adafocus_env.tasks:AdaFocus{arguments['task'].title()}Env" if "task" in arguments else "adafocus_env.env:AdaFocusEnv",
-        vector_entry_point="adafocus_env.vector:AdaFocusVectorEnv",
+        entry_point=f"{of_task}Env" if of_task else "adafocus_env.env:AdaFocusEnv",
+        vector_entry_point=f"{of_task}VectorEnv" if of_task else "adafocus_env.vector:AdaFocusVectorEnv",
         kwargs=arguments,
     )

@@ -62,7 +62,7 @@ class Action(Protocol):
         ...
 
     def patches(self, actions: NDArray[Any]) -> NDArray[Any]:
-        """Actions → those of ``looking`` that pick the same patches; any of them where they skip. Not needed where ``looking`` is itself."""
+        """Actions → those of ``looking`` for the same patches; any where they skip. Asked only where ``looking`` is another kind."""
         ...
 
     def corners_of(self, actions: NDArray[Any]) -> NDArray[np.int64]:

@@ -23,6 +23,7 @@ from classifiers.errors import InputError, named
 from classifiers.execution import execution_of
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+NETWORKS = ("glancer", "focuser")  # what the features depend on: a head may learn, and the bank is as good as before
 _STORED = ("_maps", "_vectors", "_foci", "_glanced", "_focused", "_slots")
 _log = logging.getLogger("adafocus_env")
 
@@ -85,8 +86,8 @@ class FeatureBank:
 
     A value never depends on who asked for it: glances are computed for all frames of a clip together, foci for all cells
     of a step together, so membership and size of every network call are fixed, and what is answered is what was stored. A changed
-    weight empties the bank. Where actions are continuous there is no end of places: their foci are computed live, and only glances
-    are kept.
+    weight of glancer or focuser empties the bank; the head's make no difference. Where actions are continuous there is no end of
+    places: their foci are computed live, and only glances are kept.
 
     Args:
         classifier: frozen; its device is where the bank lives.
@@ -124,7 +125,7 @@ class FeatureBank:
         _check_memory(self.num_bytes, len(clips), classifier.device)
         _log.info("%s", self.about)
         self._watch = Watch(classifier)
-        self.fingerprint = classifier.fingerprint()
+        self.fingerprint = classifier.fingerprint(NETWORKS)
         self._store_nothing()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -216,7 +217,7 @@ class FeatureBank:
 
     def _notice_changed_weights(self) -> None:
         """Empties the bank if weights are others than those it was filled with."""
-        if (fingerprint := self.classifier.fingerprint()) != self.fingerprint:
+        if (fingerprint := self.classifier.fingerprint(NETWORKS)) != self.fingerprint:
             self.fingerprint = fingerprint
             self._glanced[:] = False
             self._focused[:] = False

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adafocus_env.action import Action
-from adafocus_env.bank import Layout, RoomError, geometry, size_text
+from adafocus_env.bank import NETWORKS, Layout, RoomError, geometry, size_text
 from adafocus_env.cache import exclusive
 from adafocus_env.clips import ClipSource
 from adafocus_env.features import Indices, LiveFeatures
@@ -34,7 +34,7 @@ from classifiers.files import replacing, write_text
 
 SHARD_SIZE = 8  # clips in a file; what is lost when a process that fills is killed
 CARD = "card.json"  # says what the features were computed from
-FORMAT = 2  # of the files; another number is another key, so that old files are left alone
+FORMAT = 3  # of the files; another number is another key, so that old files are left alone
 _DIGEST = hashlib.sha256().digest_size
 _BITS = {2: np.int16, 4: np.int32}  # NumPy knows no bfloat16: it only moves the bits
 _log = logging.getLogger("adafocus_env")
@@ -141,10 +141,10 @@ class FolderBank:
         return {**self.__dict__, "_shards": {}}
 
     def _open(self) -> None:
-        self.fingerprint = self.classifier.fingerprint()
+        self.fingerprint = self.classifier.fingerprint(NETWORKS)
         content = {
             "format": [FORMAT, SHARD_SIZE], "dtype": str(self.layout.dtype), "steps": self.num_steps, "action": geometry(self.action),
-            "clips": self.clips.fingerprint, "classifier": self.fingerprint, "architecture": asdict(self.classifier.architecture),
+            "clips": self.clips.fingerprint, "networks": self.fingerprint, "architecture": asdict(self.classifier.architecture),
             "execution": asdict(execution_of(self.classifier)),
         }  # fmt: skip
         self._card = json.dumps(content, indent=2) + "\n"
@@ -153,7 +153,7 @@ class FolderBank:
 
     def _read(self, which: int, clips: Indices, *others: Indices) -> Tensor:
         """Gathers rows of the maps, vectors or foci, numbered by (clips, *others)."""
-        if self._watch.touched() and self.classifier.fingerprint() != self.fingerprint:
+        if self._watch.touched() and self.classifier.fingerprint(NETWORKS) != self.fingerprint:
             self._open()
         index = np.broadcast_arrays(clips, *others)
         shape = self.layout.shapes[which][len(others) :]

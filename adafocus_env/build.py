@@ -20,7 +20,7 @@ from adafocus_env.draws import ClipSettings
 from adafocus_env.features import Features, LiveFeatures
 from adafocus_env.fresh import FreshClips
 from adafocus_env.frozen import check_frozen
-from classifiers import checkpoint
+from classifiers import checkpoint, distributed
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError, named
 
@@ -82,13 +82,19 @@ def open_clips(
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" is the GPU where there is one.
+    """The device of that name; "auto" is the GPU where there is one, and of several processes each has a GPU of its own.
 
     Raises:
-        InputError: PyTorch does not know the device or cannot use it here.
+        InputError: PyTorch does not know the device or cannot use it here, or there are fewer GPUs than processes.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu" or distributed.world_size() == 1:
+            return torch.device(name)
+    if name == "cuda" and distributed.world_size() > 1:
+        if (number := distributed.local_rank()) >= (gpus := torch.cuda.device_count()):
+            raise InputError(f"process {number} of this machine has no GPU, there are {gpus}: start torchrun with --nproc_per_node={gpus}")
+        name = f"cuda:{number}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

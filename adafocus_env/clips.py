@@ -65,6 +65,12 @@ class ClipSource(Protocol):
     def fresh(self, clip: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Both, with a new crop for training; the same tensor twice where they are the same."""
 
+    def pass_over(self, clips: NDArray[np.int64], rng: np.random.Generator) -> None:
+        """Draws from ``rng`` what `fresh` would for each of them: another process has them."""
+
+    def expect(self, clips: NDArray[np.int64]) -> None:
+        """Tells which clips will be asked for next, in which order."""
+
     def truth(self, clip: int) -> NDArray[np.float32] | None:
         """Where the target is in `frames`: (T, 2) as (y, x) in pixels."""
 
@@ -174,6 +180,15 @@ class ClipStore:
         crop = random_crop(self.settings, stored.shape, rng)
         frames = apply_crop(stored[: self.num_frames], crop, self.size)
         return frames, apply_crop(stored[self.settings.glanced], crop, self.size) if self.settings.glance_frames else frames
+
+    def pass_over(self, clips: NDArray[np.int64], rng: np.random.Generator) -> None:
+        """Draws from ``rng`` what `fresh` would for each of them: another process has them."""
+        for clip in clips.tolist():
+            shard, position = self._locate(clip)
+            random_crop(self.settings, shard.clips[position].shape, rng)
+
+    def expect(self, clips: NDArray[np.int64]) -> None:
+        """Tells which clips will be asked for next; here they are all there."""
 
     def truth(self, clip: int) -> NDArray[np.float32] | None:
         """Where the target is in `frames`: (T, 2) as (y, x) in pixels, maybe outside the crop; None where the video has no track."""

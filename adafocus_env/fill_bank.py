@@ -18,13 +18,17 @@ action              grid or continuous (then only glances are kept)
 grid                G, places for a patch in each axis of the grid
 video_div           decisions a video (1, 2 or 4), where the classifier averages the scores of frames
 bank_dtype          how numbers are stored: float32, float16 or bfloat16
-shard               I/N: this process's share of the work, the I-th of N, from 0
+shard               I/N: the share of the work that is done now, the I-th of N, from 0
 device              auto, cpu, cuda or cuda:N
 workers             processes that render and decode
 plugin              a module of yours that is imported first (docs/extend.md)
 
 All that tells clips and features apart must be what the training command uses, and is by default. A start that was stopped goes on
-where it was; several may run at once. The size is told before anything is computed.
+where it was; several may run at once. The size is told before anything is computed. On a machine with eight GPUs
+
+    torchrun --nproc_per_node=8 -m adafocus_env.fill_bank …
+
+shares the work among them; the bar is that of the first.
 """
 
 from __future__ import annotations
@@ -87,16 +91,16 @@ def _command(given: Arguments) -> int:
     from rich.console import Console  # here, so that --help and mistyped keys are answered at once
 
     from adafocus_env.build import choose_device
-    from classifiers import checkpoint
+    from classifiers import checkpoint, distributed
 
-    part, parts = _share(given.shard)
+    part, parts = _of_process(*_share(given.shard))
     splits = named("split", given.split, SPLITS)
     data = named("data", given.data, DATA_SETS)(given)
     classifier = checkpoint.load(given.classifier, choose_device(given.device))
     if classifier.classes != data.classes:
         raise InputError(f"classifier={given.classifier} was trained on other classes than those of data={given.data}")
     banks = {split: _bank(given, classifier, data, split) for split in splits if getattr(data, split) or split == given.split}
-    fill(banks, Console(highlight=False), part, parts)
+    fill(banks, Console(highlight=False, quiet=not distributed.is_main()), part, parts)
     return 0
 
 
@@ -177,6 +181,13 @@ def _share(shard: str) -> tuple[int, int]:
     if not (slash and part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
         raise InputError(f"shard={shard} is no share of the work; give I/N, the I-th of N from 0: shard=0/4, …, shard=3/4")
     return int(part), int(parts)
+
+
+def _of_process(part: int, parts: int) -> tuple[int, int]:
+    """What is this process's of that share of the work."""
+    from classifiers import distributed
+
+    return part + parts * distributed.rank(), parts * distributed.world_size()
 
 
 def _root(given: Arguments) -> str:

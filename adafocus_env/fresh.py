@@ -113,7 +113,7 @@ class FreshClips:
         Videos that are known to be unreadable are among them, so that the order does not depend on what is known; see `readable`.
         """
         clips = number % self.settings.views * self.epoch_size + rng.permutation(self.epoch_size)
-        self._decoder.start([clip for clip in clips.tolist() if self.names[clip] not in self._failed])
+        self.expect(clips)
         return clips
 
     def readable(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -142,6 +142,13 @@ class FreshClips:
         """`frames` and `glancer_frames`, the same tensor twice where they are the same; nothing is drawn from ``rng``, the clip is new."""
         frames = self.frames(clip)
         return frames, self.glancer_frames(clip) if self.settings.glance_frames else frames
+
+    def pass_over(self, clips: NDArray[np.int64], rng: np.random.Generator) -> None:
+        """Nothing is drawn from ``rng``; see `fresh`."""
+
+    def expect(self, clips: NDArray[np.int64]) -> None:
+        """Tells which clips will be asked for next, in which order: the workers begin with the first, and leave out all others."""
+        self._decoder.start([clip for clip in clips.tolist() if self.names[clip] not in self._failed])
 
     def truth(self, clip: int) -> NDArray[np.float32] | None:
         """Where the target is in `frames`: (T, 2) as (y, x) in pixels, maybe outside the crop; None where the video has no track."""

@@ -4,13 +4,39 @@ What the videos look like is fixed by `adafocus_env.demo.TASKS`, and with the sh
 scores are those of ``python -m agents.task_scores``, on the 500 test clips: top-1 after the last step, and the mean sum of the rewards
 of an episode (reward `random`; the expectation over all cells, or over 16 random patches where actions are continuous). Random is the
 mean of five seeds; the oracle looks at the target by the renderer's ground truth.
+
+No argument changes the task of an id. Those that say what is seen and what is paid (observation, reward, baseline, bank, …) are
+free; with another classifier, action, grid or price it is another problem, and its scores do not belong beside these.
 """
 
 from __future__ import annotations
 
-from functools import partialmethod
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
 from adafocus_env.env import AdaFocusEnv
+from adafocus_env.vector import AdaFocusVectorEnv
+from classifiers.errors import InputError
+
+
+def _fixed(made: Callable[..., None], task: str) -> Callable[..., None]:
+    """A constructor for one task: scores are compared under the name of an id, so that no argument may make it another problem."""
+
+    @wraps(made)
+    def of_task(self: Any, *args: Any, **arguments: Any) -> None:
+        if (given := arguments.setdefault("task", task)) != task:
+            raise InputError(
+                f"task={given!r}: this id is the task {task!r}, and its scores are compared under that name; "
+                f"leave task out, or make AdaFocus-v0 with task={given!r}"
+            )
+        made(self, *args, **arguments)
+
+    signature = inspect.signature(made)
+    with_task = [each.replace(default=task) if name == "task" else each for name, each in signature.parameters.items()]
+    of_task.__signature__ = signature.replace(parameters=with_task)  # type: ignore[attr-defined]
+    return of_task
 
 
 class AdaFocusEasyEnv(AdaFocusEnv):
@@ -43,13 +69,14 @@ class AdaFocusEasyEnv(AdaFocusEnv):
     As `AdaFocusEnv`: terminated after 8 steps.
 
     ## Arguments
-    As `AdaFocusEnv`, with ``task="easy"``. The classifier is `demo-easy`; ``python -m agents.shipped task=easy out=DIR`` rebuilds it.
+    As `AdaFocusEnv`, but for ``task``, which is "easy".
+    The classifier is `demo-easy`; ``python -m agents.shipped task=easy out=DIR`` rebuilds it.
 
     ## Version History
     * v0: first version.
     """
 
-    __init__ = partialmethod(AdaFocusEnv.__init__, task="easy")  # type: ignore[assignment]
+    __init__ = _fixed(AdaFocusEnv.__init__, "easy")  # type: ignore[assignment]
 
 
 class AdaFocusNormalEnv(AdaFocusEnv):
@@ -80,11 +107,14 @@ class AdaFocusNormalEnv(AdaFocusEnv):
     As `AdaFocusEnv`: terminated after 8 steps.
 
     ## Arguments
-    As `AdaFocusEnv`. The classifier is `demo`; ``python -m agents.shipped task=normal out=DIR`` rebuilds it.
+    As `AdaFocusEnv`, but for ``task``, which is "normal".
+    The classifier is `demo`; ``python -m agents.shipped task=normal out=DIR`` rebuilds it.
 
     ## Version History
     * v0: first version.
     """
+
+    __init__ = _fixed(AdaFocusEnv.__init__, "normal")  # type: ignore[assignment]
 
 
 class AdaFocusHardEnv(AdaFocusEnv):
@@ -115,13 +145,14 @@ class AdaFocusHardEnv(AdaFocusEnv):
     As `AdaFocusEnv`: terminated after 8 steps.
 
     ## Arguments
-    As `AdaFocusEnv`, with ``task="hard"``. The classifier is `demo-hard`; ``python -m agents.shipped task=hard out=DIR`` rebuilds it.
+    As `AdaFocusEnv`, but for ``task``, which is "hard".
+    The classifier is `demo-hard`; ``python -m agents.shipped task=hard out=DIR`` rebuilds it.
 
     ## Version History
     * v0: first version.
     """
 
-    __init__ = partialmethod(AdaFocusEnv.__init__, task="hard")  # type: ignore[assignment]
+    __init__ = _fixed(AdaFocusEnv.__init__, "hard")  # type: ignore[assignment]
 
 
 class AdaFocusSparseEnv(AdaFocusEnv):
@@ -153,14 +184,15 @@ class AdaFocusSparseEnv(AdaFocusEnv):
     As `AdaFocusEnv`: terminated after 8 steps.
 
     ## Arguments
-    As `AdaFocusEnv`, with ``task="sparse"``. The classifier is `demo-sparse`; ``python -m agents.shipped task=sparse out=DIR`` rebuilds
-    it, from the same videos with the target in every frame.
+    As `AdaFocusEnv`, but for ``task``, which is "sparse".
+    The classifier is `demo-sparse`; ``python -m agents.shipped task=sparse out=DIR`` rebuilds it, from the same videos with the target
+    in every frame.
 
     ## Version History
     * v0: first version.
     """
 
-    __init__ = partialmethod(AdaFocusEnv.__init__, task="sparse")  # type: ignore[assignment]
+    __init__ = _fixed(AdaFocusEnv.__init__, "sparse")  # type: ignore[assignment]
 
 
 class AdaFocusMemoryEnv(AdaFocusEnv):
@@ -200,11 +232,42 @@ class AdaFocusMemoryEnv(AdaFocusEnv):
     As `AdaFocusEnv`: terminated after 8 steps.
 
     ## Arguments
-    As `AdaFocusEnv`, with ``task="memory"``. The classifier is `demo-memory`; ``python -m agents.shipped task=memory out=DIR`` rebuilds
-    it, from the same videos without look-alikes.
+    As `AdaFocusEnv`, but for ``task``, which is "memory".
+    The classifier is `demo-memory`; ``python -m agents.shipped task=memory out=DIR`` rebuilds it, from the same videos without
+    look-alikes.
 
     ## Version History
     * v0: first version.
     """
 
-    __init__ = partialmethod(AdaFocusEnv.__init__, task="memory")  # type: ignore[assignment]
+    __init__ = _fixed(AdaFocusEnv.__init__, "memory")  # type: ignore[assignment]
+
+
+class AdaFocusEasyVectorEnv(AdaFocusVectorEnv):
+    """N of `AdaFocusEasyEnv`, stepped together; see `AdaFocusVectorEnv`."""
+
+    __init__ = _fixed(AdaFocusVectorEnv.__init__, "easy")  # type: ignore[assignment]
+
+
+class AdaFocusNormalVectorEnv(AdaFocusVectorEnv):
+    """N of `AdaFocusNormalEnv`, stepped together; see `AdaFocusVectorEnv`."""
+
+    __init__ = _fixed(AdaFocusVectorEnv.__init__, "normal")  # type: ignore[assignment]
+
+
+class AdaFocusHardVectorEnv(AdaFocusVectorEnv):
+    """N of `AdaFocusHardEnv`, stepped together; see `AdaFocusVectorEnv`."""
+
+    __init__ = _fixed(AdaFocusVectorEnv.__init__, "hard")  # type: ignore[assignment]
+
+
+class AdaFocusSparseVectorEnv(AdaFocusVectorEnv):
+    """N of `AdaFocusSparseEnv`, stepped together; see `AdaFocusVectorEnv`."""
+
+    __init__ = _fixed(AdaFocusVectorEnv.__init__, "sparse")  # type: ignore[assignment]
+
+
+class AdaFocusMemoryVectorEnv(AdaFocusVectorEnv):
+    """N of `AdaFocusMemoryEnv`, stepped together; see `AdaFocusVectorEnv`."""
+
+    __init__ = _fixed(AdaFocusVectorEnv.__init__, "memory")  # type: ignore[assignment]

@@ -10,7 +10,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from typing import Any
 
@@ -32,6 +32,7 @@ from classifiers.errors import InputError, named
 from classifiers.policy_network import check_std
 
 DISCRETE, CONTINUOUS = "discrete", "continuous"
+SIZES = ("channels", "features", "hidden", "memory")  # what the extractor that is recurrent over a clip is told
 
 
 def _clip_extractor(features: Features, network: NetworkConfig) -> dict[str, Any]:
@@ -64,6 +65,7 @@ class Algorithm:
         why: the reason, where it does not learn both kinds.
         policy: a name that the class knows, or the dotted path of a policy class.
         policy_kwargs: (features, network) → what the policy is told where it reads glances by reference.
+        network: the keys of `agents.config.NetworkConfig` that it reads; batch norm and its statistics are PPO's alone.
         learn: further arguments of the class's `learn`.
         resumes: whether a run can go on where it was stopped.
         counts_rows: its `num_timesteps` counts a step of N environments N times (for each of them).
@@ -74,6 +76,7 @@ class Algorithm:
     why: str = ""
     policy: str = "MlpPolicy"
     policy_kwargs: Callable[[Features, NetworkConfig], dict[str, Any]] = _clip_extractor
+    network: tuple[str, ...] = SIZES
     learn: Mapping[str, Any] = field(default_factory=dict)
     resumes: bool = True
     counts_rows: bool = False
@@ -92,21 +95,25 @@ CLIP_POLICY, LSTM_POLICY, SPOT_POLICY = (
 )  # fmt: skip
 
 ALGORITHMS: dict[str, Algorithm] = {
-    "ppo": Algorithm("stable_baselines3.PPO", policy=CLIP_POLICY, policy_kwargs=_clip_policy),
-    "a2c": Algorithm("stable_baselines3.A2C", policy=CLIP_POLICY, policy_kwargs=_clip_policy),
+    "ppo": Algorithm("stable_baselines3.PPO", policy=CLIP_POLICY, policy_kwargs=_clip_policy, network=(*SIZES, "std", "batch_norm")),
+    "a2c": Algorithm("stable_baselines3.A2C", policy=CLIP_POLICY, policy_kwargs=_clip_policy, network=(*SIZES, "std")),
     "dqn": _values("stable_baselines3.DQN"),
     "sac": _gradients("stable_baselines3.SAC"),
     "td3": _gradients("stable_baselines3.TD3"),
     "ddpg": _gradients("stable_baselines3.DDPG"),
-    "recurrent_ppo": Algorithm("sb3_contrib.RecurrentPPO", policy=LSTM_POLICY, policy_kwargs=_glance_extractor),
-    "trpo": Algorithm("sb3_contrib.TRPO", policy=CLIP_POLICY, policy_kwargs=_clip_policy),
+    "recurrent_ppo": Algorithm(
+        "sb3_contrib.RecurrentPPO", policy=LSTM_POLICY, policy_kwargs=_glance_extractor, network=("channels", "features")
+    ),
+    "trpo": Algorithm("sb3_contrib.TRPO", policy=CLIP_POLICY, policy_kwargs=_clip_policy, network=(*SIZES, "std")),
     "qrdqn": _values("sb3_contrib.QRDQN"),
     "tqc": _gradients("sb3_contrib.TQC"),
     "crossq": _gradients("sb3_contrib.CrossQ"),
     "maskable_ppo": Algorithm(
         "sb3_contrib.MaskablePPO", (DISCRETE,), "masks rule out single actions, and places cannot be counted"
     ),
-    "ars": Algorithm("sb3_contrib.ARS", policy=SPOT_POLICY, policy_kwargs=_spot_policy, resumes=False, counts_rows=True),
+    "ars": Algorithm(
+        "sb3_contrib.ARS", policy=SPOT_POLICY, policy_kwargs=_spot_policy, network=(), resumes=False, counts_rows=True
+    ),
 }
 
 
@@ -203,6 +210,21 @@ def check_settings(config: AlgoConfig) -> None:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise InputError(f"algo.settings.{key}: {config.name} has no such argument; {hint}choose one of {', '.join(known)}")
+
+
+def check_network(config: AlgoConfig, network: NetworkConfig) -> None:
+    """Checks that the policy reads whatever is set of its network.
+
+    Raises:
+        InputError: it does not (names the key, and what it does read).
+    """
+    read = algorithm_of(class_of(config.name), config.name).network if config.observation == "reference" else ()
+    for key, value in asdict(network).items():
+        if key not in read and value != getattr(NetworkConfig(), key):
+            known = f"it reads {', '.join(f'network.{each}' for each in read)}" if read else "its policy is not this network"
+            raise InputError(
+                f"network.{key}={value} has no effect with algo={config.name} algo.observation={config.observation}: {known}; leave it out"
+            )
 
 
 def new_model(env: VecEnv, features: Features, config: AlgoConfig, network: NetworkConfig, seed: int) -> BaseAlgorithm:

@@ -217,15 +217,14 @@ class LearnedPolicy(Baseline):
     Args:
         policy: what was learned.
         features: glances of the clips that are being played.
-        keep_threshold: skip where P(skip) is so much or more; None: where that is the most likely action.
 
     Raises:
         InputError: policy and environment do not fit.
     """
 
-    def __init__(self, policy: GlancePolicy, features: Features, keep_threshold: float | None = None) -> None:
+    def __init__(self, policy: GlancePolicy, features: Features) -> None:
         check_policy(policy, features)
-        self._policy, self._features, self._keep_threshold = policy, features, keep_threshold
+        self._policy, self._features = policy, features
         self.action_space = (skipping(features.action) if policy.skips else features.action).space
         self._planned: tuple[bytes, Actions] = (b"", np.zeros(0))
 
@@ -234,7 +233,7 @@ class LearnedPolicy(Baseline):
         clips, steps = references.T
         if self._planned[0] != clips.tobytes():
             maps = self._features.maps(clips[:, None], np.arange(self._features.num_steps)[None])
-            self._planned = clips.tobytes(), self._policy.act(maps, self._keep_threshold).cpu().numpy()
+            self._planned = clips.tobytes(), self._policy.act(maps).cpu().numpy()
         return self._planned[1][np.arange(len(clips)), steps]
 
 

@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
 import adafocus_env
 from adafocus_env.action import ACTIONS
 from agents.command import compose_config, run_command
 from agents.config import BenchmarkAlgorithms, Train
+from agents.intervals import interval
 from agents.pictures import Curve, save_learning_curves
 from agents.records import to_json
 from agents.run_folder import RunFolder
@@ -76,11 +76,15 @@ def check_runs(config: BenchmarkAlgorithms, root: Path) -> dict[str, list[Train]
     """The config of every run, by algorithm; all are checked before any begins.
 
     Raises:
-        InputError: there is no such id or algorithm, or one does not learn such actions, or a list names something twice or nothing.
+        InputError: there is no such id or algorithm, one does not learn such actions or has no use for what ``overrides`` sets, or a list
+            names something twice or nothing.
     """
+    from agents.session import check_algo  # here, so that --help answers without PyTorch
+
     runs = {}
     for algo in algorithms_of(config):
         train = _run(config, algo)
+        check_algo(train, _space(config.id))
         runs[algo] = [replace(train, seed=seed, run=str(root / f"{algo}-{seed}")) for seed in config.seeds]
     return runs
 
@@ -94,7 +98,7 @@ def algorithms_of(config: BenchmarkAlgorithms) -> list[str]:
     from agents.algorithms import CONTINUOUS, DISCRETE, check_fits, fitting  # here, so that --help answers without PyTorch
 
     overrides_of(config.id)
-    space = ACTIONS[_action(config.id)](7, 96, 24).space
+    space = _space(config.id)
     algos = config.algos or fitting(CONTINUOUS if space.shape else DISCRETE)
     for key, values in (("algos", algos), ("seeds", config.seeds)):
         if len(set(values)) != len(values) or not values:
@@ -122,6 +126,10 @@ def overrides_of(name: str) -> list[str]:
 
 def _action(name: str) -> str:
     return str(gym.spec(name).kwargs.get("action", "grid"))
+
+
+def _space(name: str) -> gym.Space[Any]:
+    return ACTIONS[_action(name)](7, 96, 24).space
 
 
 def _run(config: BenchmarkAlgorithms, algo: str) -> Train:
@@ -164,15 +172,6 @@ def _minutes(run: RunFolder) -> dict[int, float]:
     """CPU minutes of the run, from its start to the line of each number of steps."""
     worked = np.cumsum([each["cpu_seconds"] for each in run.timing()]) / 60
     return {line["steps"]: float(minutes) for line, minutes in zip(run.metrics(), worked, strict=True) if "steps" in line}
-
-
-def interval(values: NDArray[np.float64], level: float = 0.95) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Student's confidence interval of the mean over the first axis (runs, …): lower and upper ends. Of one run, its value twice."""
-    mean = values.mean(0)
-    if len(values) == 1:
-        return mean, mean
-    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(0, ddof=1) / np.sqrt(len(values))
-    return mean - half, mean + half
 
 
 # The table

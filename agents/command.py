@@ -31,14 +31,13 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
 from agents.allocator import keep_freed_memory
 from agents.config_keys import check_choice, check_key, explain, field_types, is_free_form
+from agents.launch import PACKAGES, Job, run_jobs, run_main, say
 from classifiers.errors import InputError
-from classifiers.plugin import import_plugin
 
-PATH_KEYS = frozenset({"run", "data.root", "file", "out", "video", "classifier", "policy"})
+PATH_KEYS = frozenset({"run", "root", "data.root", "file", "out", "video", "classifier", "policy"})
 """Keys whose value is taken as it was typed, whatever characters it holds."""
 
 BY_PATH = frozenset({"algo"})
@@ -58,7 +57,7 @@ def run_command(
     """Runs ``main`` with the config that the command line asks for, once, or under ``-m`` once for every combination.
 
     A mistake that the user can mend ends the process with its message alone on stderr and status 2, Ctrl-C with status 130.
-    Any other exception is a bug and keeps its traceback.
+    Any other exception is a bug and keeps its traceback. Under ``-m`` a job that fails does not stop the others; see `agents.launch`.
 
     Args:
         main: does the work.
@@ -76,11 +75,12 @@ def run_command(
         elif flags.cfg:
             sys.stdout.write(command.yaml(flags.overrides, resolve=flags.resolve))
         elif flags.multirun:
-            _run_jobs(main, command.jobs(flags.overrides))
+            jobs, launcher = command.jobs(flags.overrides)
+            run_jobs(main, jobs, launcher)
         else:
-            _run(main, command.config(flags.overrides))
+            run_main(main, command.config(flags.overrides))
     except InputError as problem:
-        _say(str(problem))
+        say(str(problem))
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -121,24 +121,30 @@ class _Command(Generic[C]):
             page = config.hydra.help
             # The page is a string.Template inside an OmegaConf string: a dollar of the docstring must pass both.
             page.header = plain_text((header or self.config_name).strip().replace("$", "$$")) + "\n"
-            page.footer = "Several values, as in -m seed=1,2,3, run one after the other. Powered by Hydra (https://hydra.cc)"
+            page.footer = (
+                "Several values, as in -m seed=1,2,3, run one after the other; add hydra/launcher=joblib hydra.launcher.n_jobs=2 to run "
+                "two at a time. Powered by Hydra (https://hydra.cc)"
+            )
             return _hydra().get_help(page, _without_hydra(config), _flag_parser(), resolve=False)
 
-    def jobs(self, arguments: Sequence[str]) -> list[tuple[str, C]]:
-        """A name and a config for every combination of the swept values; all are checked before any can run."""
+    def jobs(self, arguments: Sequence[str]) -> tuple[list[Job], dict[str, Any]]:
+        """Every combination of the swept values, all checked before any can run; and Hydra's config of what shall run them."""
         with self._session(arguments):
             paths, overrides = _split(arguments)
-            quoted = [f"{key}={value}" for key, value in paths.items()]
+            quoted = [f"{key}={value}" for key, value in paths.items()] + [each for each in overrides if _is_launcher(each)]
+            overrides = [each for each in overrides if not _is_launcher(each)]
             options = [_options(override) for override in OverridesParser.create(_hydra().config_loader).parse_overrides(overrides)]
-            jobs = []
+            jobs: list[Job] = []
+            launcher: dict[str, Any] = {}
             for combination in itertools.product(*options):
                 swept = [text for text, choices in zip(combination, options, strict=True) if len(choices) > 1]
                 name = ",".join(swept or combination)
-                config = self._compose([*quoted, *combination])
+                config = self._compose([*quoted, *combination], sweeping=True)
+                launcher = dict(OmegaConf.to_container(config.hydra.launcher))  # type: ignore[arg-type]
                 if name and "run" in field_types(self.schema):
                     config.run = plain_text(str(Path(config.run or f"runs/{self.config_name}") / _folder_name(name)))
-                jobs.append((name, self._object(config)))
-            return jobs
+                jobs.append(Job(name, self._object(config)))
+            return jobs, launcher
 
     @contextmanager
     def _session(self, arguments: Sequence[str]) -> Iterator[None]:
@@ -150,9 +156,13 @@ class _Command(Generic[C]):
         except (HydraException, OmegaConfBaseException) as problem:
             raise InputError(explain(problem, arguments, field_types(self.schema))) from problem
 
-    def _compose(self, arguments: Sequence[str]) -> DictConfig:
+    def _compose(self, arguments: Sequence[str], *, sweeping: bool = False) -> DictConfig:
         paths, overrides = _split(arguments)
-        self._check(paths, overrides)
+        launching = [each for each in overrides if _is_launcher(each)]
+        if launching and not sweeping:
+            raise InputError(f"{launching[0]} is for several jobs: add --multirun, or leave it out")
+        self._check(paths, [each for each in overrides if each not in launching])
+        _check_launcher(launching)
         config = compose(self.config_name, [self._added(override) for override in overrides], return_hydra_config=True)
         for key, value in paths.items():
             OmegaConf.update(config, key, plain_text(value))
@@ -217,15 +227,20 @@ def _folder_name(name: str) -> str:
     return safe if safe == name else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
-def _run_jobs(main: Callable[[C], None], jobs: Sequence[tuple[str, C]]) -> None:
-    for number, (name, config) in enumerate(jobs, start=1):
-        _say(f"job {number} of {len(jobs)}: {name}")
-        _run(main, config)
+def _is_launcher(override: str) -> bool:
+    """Whether it says what runs the jobs of a sweep: the one thing beside the config that Hydra is asked."""
+    return override.startswith(("hydra/launcher=", "hydra.launcher."))
 
 
-def _run(main: Callable[[C], None], config: C) -> None:
-    import_plugin(getattr(config, "plugin", ""))
-    main(config)
+def _check_launcher(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        key, _, name = override.partition("=")
+        if key != "hydra/launcher":
+            continue
+        there = _hydra().config_loader.get_group_options(key)
+        check_choice(key, name, sorted({*there, *PACKAGES}))
+        if name not in there:
+            raise InputError(f"{override} needs a package more: pip install {PACKAGES[name]}, or leave it out")
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:
@@ -243,11 +258,6 @@ def _groups() -> list[str]:
 
 def _hydra() -> Any:
     return GlobalHydra.instance().hydra
-
-
-def _say(message: str) -> None:
-    """On stderr, as it is: no markup, no colours, and no line breaks that a terminal's width would put into a path."""
-    Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True, emoji=False)
 
 
 def _flag_parser() -> argparse.ArgumentParser:

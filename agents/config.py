@@ -175,6 +175,11 @@ class SupervisedConfig:
         weight_decay: of all parameters.
         frames: frames of each clip that a step sees (stage 0 only).
         dropout: of what is trained, while it is trained; null: the architecture's.
+        accumulate: parts into which the clips of a step are cut (those of each process, where there are several), to need less memory;
+            the gradient is that of the whole step, but batch norm sees the parts.
+        precision: what the networks compute in: float32, or mixed with bfloat16 or float16. The weights are float32.
+        channels_last: keep images and activations as (height, width, channels) in memory.
+        compile: compile the networks first, which takes a minute or two.
     """
 
     epochs: int = 10
@@ -188,6 +193,10 @@ class SupervisedConfig:
     weight_decay: float = 1e-4
     frames: int = 8
     dropout: float | None = None
+    accumulate: int = 1
+    precision: str = "float32"
+    channels_last: bool = False
+    compile: bool = False
 
 
 @dataclass
@@ -218,6 +227,7 @@ class TrainPPO:
         force: start over in a run folder that exists.
         trust: resume from a checkpoint that was not written on this machine (it is unpickled).
         plugin: a module of yours that is imported first, for what it adds to the tables (docs/extend.md).
+        log: where curves are drawn besides metrics.jsonl: tensorboard, wandb; see `agents.curves`.
         data: which videos.
         classifier: auto, a name (a shipped classifier or an architecture) or the folder of a checkpoint.
         patch_size: P, height and width of the patches in pixels; 0: the architecture's. A checkpoint's cannot be changed.
@@ -234,6 +244,7 @@ class TrainPPO:
     force: bool = False
     trust: bool = False
     plugin: str = ""
+    log: list[str] = field(default_factory=lambda: ["tensorboard"])
     data: DataConfig = field(default_factory=DataConfig)
     classifier: str = "auto"
     patch_size: int = 0
@@ -300,16 +311,41 @@ class SkipCurve:
 
 
 @dataclass
+class JointConfig:
+    """The joint rounds of `python -m agents.train_stages`. Null means: as in the single pass.
+
+    Attributes:
+        patience: so many rounds that are no better than the best before, on the validation part, end the training.
+        total_steps: environment steps of stage 2 in a round.
+        policy_learning_rate: of stage 2.
+        epochs: of stage 3 in a round.
+        learning_rate: of the focuser in stage 3; 0: it stays as it is.
+        head_learning_rate: of the head in stage 3.
+    """
+
+    patience: int = 1
+    total_steps: int | None = None
+    policy_learning_rate: float | None = None
+    epochs: int | None = None
+    learning_rate: float | None = None
+    head_learning_rate: float | None = None
+
+
+@dataclass
 class TrainStages(TrainPPO):
     """`python -m agents.train_stages`; the keys of `TrainPPO`, and which stages to run.
 
     Attributes:
         first: the first stage to run; those from 1 on need a trained ``classifier``, stage 3 a trained ``policy`` too.
         last: the last one.
+        rounds: so often at most the stages 2 and 3 are run once more after it, each from what the one before it made.
+        joint: settings of these rounds.
     """
 
     first: int = 0
     last: int = 3
+    rounds: int = 0
+    joint: JointConfig = field(default_factory=JointConfig)
 
 
 @dataclass

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def main(config: Evaluate) -> None:
     """Repeats the table of a run, or makes one for a classifier and a policy."""
     from adafocus_env.build import choose_device
-    from agents.budgets import asked_share, cost_of, solve_threshold
+    from agents.budgets import asked_share, cost_of
     from agents.builders import build_data, check_classes, features_of, part, run_as
     from agents.models import CARD, load_model
     from agents.policy_files import load_policy
@@ -33,7 +33,7 @@ def main(config: Evaluate) -> None:
     from agents.report import report
     from agents.run_folder import RESULT, RunFolder
     from agents.session import check_seed, deterministic
-    from agents.skip_competitors import Part
+    from agents.stages.policy import threshold_for
     from classifiers import checkpoint
     from classifiers.errors import InputError
     from classifiers.files import write_text
@@ -69,20 +69,16 @@ def main(config: Evaluate) -> None:
         clips = part(data, "test", config.data, classifier.architecture.size, display)
         env = env_of(policy, classifier, clips, env) if policy else env
         features = features_of(run_as(classifier, env), clips, env)
-        threshold = None
         if config.budget is not None or config.keep is not None:
             check_solvable(config, data, policy)
             assert policy is not None
             val = features_of(features.classifier, part(data, "val", config.data, classifier.architecture.size, display), env)
             share = asked_share(config.budget, config.keep, cost_of(features, policy, env.skipped))
-            threshold = solve_threshold(Part.of(val, policy, env.skipped).skip, share)
-            display.say(f"keeping {share:.1%} of the frames of the validation part: skip where P(skip) is {threshold:.4g} or more")
+            policy.keep_threshold = threshold_for(policy, val, share)
+            display.say(f"{share:.1%} of the frames are kept: skipping where P(skip) is {policy.keep_threshold:.4g} or more")
         out = Path(config.out) if config.out else None
         player = trained.on(features) if trained else policy
-        result = report(
-            features, player, out, display, seed=config.seed, data=data.name, metric=data.metric, skipped=env.skipped,
-            keep_threshold=threshold,
-        )  # fmt: skip
+        result = report(features, player, out, display, seed=config.seed, data=data.name, metric=data.metric, skipped=env.skipped)
         if out is not None:
             write_text(out / RESULT, to_json(result, indent=2, sort_keys=True) + "\n")
 

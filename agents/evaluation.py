@@ -146,7 +146,7 @@ def actions_and_scores(
     """
     action = features.action if action is None else action
     parts = []
-    for clips in _batches(np.arange(len(features.clips)), CLIPS_AT_ONCE):
+    for clips in batches(np.arange(len(features.clips)), CLIPS_AT_ONCE):
         chosen = choose(clips)
         kept = action.kept(chosen)
         places = chosen if action.looking is action else action.patches(chosen)
@@ -167,7 +167,7 @@ def scores_after_steps(features: Features, clips: Indices, foci: Foci) -> Scores
     steps = _steps(features)
     scores = [
         features.classifier.classify(features.vectors(some[:, None], steps[None]), foci(some))[0].cpu().numpy()
-        for some in _batches(clips, max(1, PATCHES_AT_ONCE // features.clips.num_frames))
+        for some in batches(clips, max(1, PATCHES_AT_ONCE // features.clips.num_frames))
     ]
     return np.concatenate(scores)
 
@@ -193,7 +193,7 @@ def scores_of(
     option, steps = find_skipped(skipped), _steps(features)
     clips = np.arange(len(features.clips)) if clips is None else clips
     scores = []
-    for some in _batches(np.arange(len(clips)), max(1, PATCHES_AT_ONCE // features.clips.num_frames)):
+    for some in batches(np.arange(len(clips)), max(1, PATCHES_AT_ONCE // features.clips.num_frames)):
         rows, columns = np.nonzero(kept[some])
         glances = features.vectors(clips[some][:, None], steps[None])
         foci = glances.new_zeros(0, features.classifier.focuser.vector_size)
@@ -211,7 +211,6 @@ def evaluate(
     seed: int,
     progress: Callable[[str], None] = lambda name: None,
     skipped: str = "zeros",
-    keep_threshold: float | None = None,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Played]]:
     """Measures the learned policy and all baselines.
 
@@ -222,7 +221,6 @@ def evaluate(
         seed: of the random baselines.
         progress: called with the name of each policy before it plays.
         skipped: what the head gets where the learned policy skips, a name in `adafocus_env.skipped.SKIPPED`.
-        keep_threshold: where the learned policy skips, see `GlancePolicy.act`.
 
     Returns:
         The measures of each policy, by name, and what each did. After the last step: `top1`, `top5` (where there are more than five
@@ -240,7 +238,7 @@ def evaluate(
     sets = features.clips.label_sets
     measures: dict[str, dict[str, Any]] = {}
     plays: dict[str, Played] = {}
-    for name, choose in _choosers(features, policy, seed, skipped, keep_threshold).items():
+    for name, choose in _choosers(features, policy, seed, skipped).items():
         progress(name)
         learned = name == "learned" and policy is not None
         actions, kept, scores = actions_and_scores(features, choose, action_of(policy, features) if learned else action, skipped)
@@ -320,13 +318,11 @@ def _whole_frames(features: Features) -> Foci:
 # How the parts come together
 
 
-def _choosers(
-    features: Features, policy: GlancePolicy | Predictor | None, seed: int, skipped: str, keep_threshold: float | None
-) -> dict[str, Chooser]:
+def _choosers(features: Features, policy: GlancePolicy | Predictor | None, seed: int, skipped: str) -> dict[str, Chooser]:
     action = features.action
     choosers: dict[str, Chooser] = {}
     if policy is not None:
-        learned = LearnedPolicy(policy, features, keep_threshold) if isinstance(policy, GlancePolicy) else policy
+        learned = LearnedPolicy(policy, features) if isinstance(policy, GlancePolicy) else policy
         choosers["learned"] = chooser(features, learned, _observation_of(learned), skipped)
     policies: dict[str, Predictor] = {"random": RandomPatch(action, seed), "centre": CentrePatch(action)}
     policies |= {"gaussian": GaussianPatch(action, seed), "saliency": SaliencyPatch(features)}
@@ -390,5 +386,6 @@ def _measured(scores: Scores, sets: LabelSets, multiply_adds: float) -> dict[str
     }
 
 
-def _batches(clips: Indices, size: int) -> list[Indices]:
+def batches(clips: Indices, size: int) -> list[Indices]:
+    """The clips in parts of that size."""
     return [clips[start : start + size] for start in range(0, len(clips), size)]

@@ -60,7 +60,7 @@ def infer(
         frames: normalised, (N, T, 3, H, W), on the classifier's device: what the focuser crops.
         glance_frames: the glancer's, (N, G, 3, H, W), where they are sampled separately.
         skipped: what the head gets where a frame is skipped, a name in `adafocus_env.skipped.SKIPPED`.
-        keep_threshold: skip where P(skip) is so much or more; None: where that is the most likely action.
+        keep_threshold: skip where P(skip) is so much or more; None: the policy's own threshold.
 
     Raises:
         InputError: the frames or the policy do not fit the classifier, or there is no such option.

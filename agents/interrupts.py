@@ -13,6 +13,10 @@ from rich.console import Console
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class Stopped(Exception):
+    """The user asked to stop; everything is saved."""
+
+
 class StopRequest:
     """While it is active, the first SIGINT or SIGTERM only sets ``requested``; a SIGINT after that raises `KeyboardInterrupt`.
 

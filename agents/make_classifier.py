@@ -11,7 +11,7 @@ from adafocus_env.clips import ClipSource
 from agents.baselines import RandomPatch
 from agents.config import ClassifierConfig
 from agents.evaluation import play
-from agents.progress import Display
+from agents.progress import Display, figures
 from agents.stages.random_patches import train_on_random_patches
 from agents.stages.warm_up import warm_up
 from classifiers.classifier import Classifier
@@ -56,20 +56,15 @@ def make_classifier(
     ]  # fmt: skip
     for stage, name, epochs, run in plan:
         if stage in stages:
-            show_epochs(run(), stage, name, epochs, display, log)
+            bar = display.bar(f"stage {stage}: {name}", epochs, unit="epoch", clips=train.epoch_size)
+            for number, measured in enumerate(run(), 1):
+                log({"stage": stage, "part": name, "epoch": number, **measured})
+                bar.at(number, figures(measured))
     if val is None:
         return None
     right = random_accuracy(classifier, val, seed, video_div)
     display.say(f"stage {max(stages)} ended: {right:.1%} of the validation clips right with random patches")
     return right
-
-
-def show_epochs(epochs: Iterator[dict[str, float]], stage: int, name: str, count: int, display: Display, log: Log) -> None:
-    """Runs the epochs of a stage under a progress bar, and logs a line for each."""
-    bar = display.bar(f"stage {stage}: {name}", count)
-    for number, measured in enumerate(epochs, 1):
-        log({"stage": stage, "part": name, "epoch": number, **measured})
-        bar.at(number, f"loss {measured['loss']:.3f} accuracy {measured['accuracy']:.1%}")
 
 
 def random_accuracy(classifier: Classifier, clips: ClipSource, seed: int, video_div: int | None = None) -> float:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.random_states import random_states, restore_random_states
 from agents.trust import sign, signed_here
 from classifiers.errors import InputError
 from classifiers.files import replacing, write_text
@@ -35,10 +33,7 @@ def save_checkpoint(model: BaseAlgorithm, folder: Path, progress: dict[str, Any]
     """
     assert model.env is not None
     model.random_states = {  # type: ignore[attr-defined]  # saved with the model's other attributes
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),  # noqa: NPY002 (the source that Stable-Baselines3 draws from)
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        **random_states(),
         "env": model.env.env_method("random_state", indices=[0])[0],
         "actions": model.action_space.np_random.bit_generator.state,  # which values are explored with
     }
@@ -90,11 +85,7 @@ def load_checkpoint(
     states = model.random_states  # type: ignore[attr-defined]
     env.env_method("restore_random_state", states["env"], indices=[0])
     model.action_space.np_random.bit_generator.state = states["actions"]
-    random.setstate(states["python"])
-    np.random.set_state(states["numpy"])  # noqa: NPY002
-    torch.set_rng_state(states["torch"])
-    if states["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
+    restore_random_states(states)
     return model, progress
 
 

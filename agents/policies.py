@@ -288,6 +288,7 @@ class GlancePolicy(GlanceActorCritic):
         grid: G, cells in each axis; None: a continuous policy.
         std: of a continuous policy.
         skips: whether it may look at no patch of a frame.
+        keep_threshold: P(skip) from which on it skips.
     """
 
     @classmethod

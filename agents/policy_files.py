@@ -25,7 +25,7 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu") -> Glanc
     sizes: Any = read_json(folder, CARD, f"policy={folder}").get("network")
     try:
         network = {**sizes, "map_shape": tuple(sizes["map_shape"])}
-        about = {"grid": network.pop("grid"), **{key: network.pop(key) for key in ("std", "skips") if key in network}}
+        about = {"grid": network.pop("grid"), **{key: network.pop(key) for key in ("std", "skips", "keep_threshold") if key in network}}
         policy = GlancePolicy(PolicyNetwork(**network), **about)
     except (TypeError, KeyError, ValueError, RuntimeError) as problem:
         raise InputError(f"{folder / CARD}: network={sizes!r} does not describe a policy ({problem})") from problem

@@ -30,7 +30,6 @@ def report(
     data: str,
     metric: str = "top1",
     skipped: str = "zeros",
-    keep_threshold: float | None = None,
 ) -> dict[str, Any]:
     """Measures all policies on the test clips, shows the table and saves the pictures.
 
@@ -43,7 +42,6 @@ def report(
         data: name of the data set.
         metric: what the data set is measured by first, a name in `agents.metrics.METRICS`.
         skipped: what the head gets where the policy skips a frame, a name in `adafocus_env.skipped.SKIPPED`.
-        keep_threshold: where the learned policy skips; None: where that is its most likely action.
 
     Returns:
         The content of `result.json`, without the times.
@@ -54,9 +52,8 @@ def report(
     named("metric", metric, METRICS)
     bar = display.bar("evaluate", len(ORDER))
     measures, plays = evaluate(
-        features, policy, seed=seed, progress=lambda name: bar.advance(1, name.replace("_", " ")), skipped=skipped,
-        keep_threshold=keep_threshold,
-    )  # fmt: skip
+        features, policy, seed=seed, progress=lambda name: bar.advance(1, name.replace("_", " ")), skipped=skipped
+    )
     bar.at(len(ORDER), "")
     title = f"{data}: {len(features.clips)} test clips"
     display.console.print(table(measures, title, metric))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,10 +19,11 @@ from agents.system import system_information
 from classifiers.errors import InputError
 from classifiers.files import write_text
 
-PASSING_KEYS = frozenset({"run", "force", "trust", "device", "data.workers"})
+PASSING_KEYS = frozenset({"run", "force", "trust", "device", "data.workers", "log"})
 """Keys that may change between two starts of one run: they say where and how it works, not what it computes."""
 
 METRICS, TIMING, RESULT, CONFIG, SYSTEM = "metrics.jsonl", "timing.jsonl", "result.json", "config.yaml", "system.json"
+LOCK = ".lock"
 
 
 class RunFolder:
@@ -36,7 +37,8 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.root = Path(path)
         self._logged = time.perf_counter(), time.process_time()
-        self._lock = FileLock(self.root / ".lock", timeout=0, thread_local=False)
+        self._lock = FileLock(self.root / LOCK, timeout=0, thread_local=False)
+        self._watchers: list[Callable[[Mapping[str, object] | None], object]] = []
 
     @classmethod
     def open(cls, path: str | Path, config: Mapping[str, Any], *, force: bool) -> RunFolder:
@@ -100,6 +102,23 @@ class RunFolder:
         except Exception as problem:  # OmegaConf, PyYAML and the decoder each have their own
             raise InputError(f"{file} cannot be read ({problem}); mend it or choose another run=DIR") from problem
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a process holds the folder. To find out, it is held for a moment if nobody does."""
+        if not self.path(LOCK).is_file():
+            return False
+        try:
+            with FileLock(self.path(LOCK), timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # of somebody else, who does not let us lock it
+            return False
+
+    def watch(self, watcher: Callable[[Mapping[str, object] | None], object]) -> None:
+        """Has ``watcher`` called with every line once it is logged, and with None when lines have been taken back."""
+        self._watchers.append(watcher)
+
     def log(self, metrics: Mapping[str, object]) -> None:
         """Appends a line to ``metrics.jsonl``, and to ``timing.jsonl`` the seconds since the line before or the start.
 
@@ -110,6 +129,8 @@ class RunFolder:
         passed, worked = (round(after - before, 3) for after, before in zip(now, self._logged, strict=True))
         append_line(self.path(TIMING), {"seconds": passed, "cpu_seconds": worked})
         self._logged = now
+        for watcher in self._watchers:
+            watcher(metrics)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``."""
@@ -131,6 +152,9 @@ class RunFolder:
         for file in (self.path(METRICS), self.path(TIMING)):
             if file.exists():
                 write_text(file, "".join(whole_lines(file)[:lines]))
+        if found > lines:
+            for watcher in self._watchers:
+                watcher(None)
 
     def forget(self) -> None:
         """Lets any config have the folder, if nothing has been measured or saved: a mistyped value needs no ``force``."""
@@ -197,7 +221,7 @@ def _holds_run(folder: Path) -> bool:
 
 
 def _compare(root: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    before, after = _flat(old), _flat(new)
+    before, after = flat(old), flat(new)
     keys = sorted((before.keys() | after.keys()) - PASSING_KEYS)
     differing = [f"  {key}: {_shown(before, key)} → {_shown(after, key)}" for key in keys if _shown(before, key) != _shown(after, key)]
     if differing:
@@ -205,14 +229,15 @@ def _compare(root: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None
         raise InputError("\n".join([f"{root} holds a run with another config ({remedy}):", *differing]))
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A config by dotted keys."""
+    found: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def _shown(flat: Mapping[str, Any], key: str) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import torch
 from gymnasium import spaces
+from rich.console import Console
 from stable_baselines3.common.utils import set_random_seed
 
 from adafocus_env.action import ACTIONS
@@ -18,10 +20,11 @@ from adafocus_env.build import choose_device
 from adafocus_env.clips import ClipSource
 from adafocus_env.features import Features
 from adafocus_env.observation import OBSERVATIONS
-from agents.algorithms import check_fits, check_settings, class_of, learns_as_ppo
+from agents.algorithms import check_fits, check_network, check_settings, class_of, learns_as_ppo
 from agents.baselines import check_policy
 from agents.builders import Clips, build_clips, build_data, choose_classifier, features_of, run_as, trained_classifier
 from agents.config import AlgoConfig, PPOConfig, Train, TrainPPO
+from agents.curves import Curves, check_log
 from agents.models import TrainedModel
 from agents.policies import GlancePolicy
 from agents.policy_files import load_policy
@@ -30,7 +33,7 @@ from agents.report import report, table
 from agents.run_folder import RunFolder
 from agents.stages.algorithm import train_model
 from agents.stages.policy import Stopped, check_ppo, train_policy
-from classifiers import checkpoint
+from classifiers import checkpoint, distributed
 from classifiers.classifier import Architecture, Classifier
 from classifiers.errors import InputError, named
 
@@ -51,18 +54,24 @@ class Session:
         self._open = ExitStack()
         self.wanted: Classifier | Architecture | None = None
         self._running: tuple[Classifier, Classifier] | None = None
+        self._features: dict[str, Features] = {}
 
     @classmethod
     def open(cls, folder: str | Path, config: TrainPPO) -> Session:
-        """Opens the run folder and fixes the seeds.
+        """Opens the run folder and fixes the seeds. Of several processes the main one alone writes to it and shows what goes on.
 
         Raises:
-            InputError: the folder belongs to another run, or seed or device cannot be used.
+            InputError: the folder belongs to another run, or seed, device or log cannot be used.
         """
         check_seed(config.seed)
+        check_log(config.log)
         deterministic()
-        session = cls(RunFolder.open(folder, asdict(config), force=config.force), config, Display())
+        with distributed.main_first():  # the others only read
+            run = RunFolder.open(folder, asdict(config), force=config.force) if distributed.is_main() else RunFolder(folder)
+        session = cls(run, config, Display(None if distributed.is_main() else Console(quiet=True)))
         session._open.enter_context(session.run)
+        curves = session._open.enter_context(closing(Curves(session.run, config.log)))
+        session.run.watch(curves)
         session._open.enter_context(session.display)
         session.display.say(f"run folder: {session.run.root}")
         set_random_seed(config.seed)
@@ -72,7 +81,7 @@ class Session:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
-        if isinstance(problem, InputError):
+        if isinstance(problem, InputError) and distributed.is_main():
             self.run.forget()
         self._open.close()
         if isinstance(problem, Stopped):
@@ -81,7 +90,7 @@ class Session:
 
     def show_if_finished(self) -> bool:
         """Prints the table of a run that is finished; False if it is not."""
-        if not self.run.finished:
+        if not distributed.broadcast_object(self.run.finished):
             return False
         result = self.run.result()
         title = f"{result['data']}: finished before (force=true starts over)"
@@ -103,7 +112,8 @@ class Session:
         architecture = self.wanted if isinstance(self.wanted, Architecture) else self.wanted.architecture
         if for_policy:
             self._check(architecture)
-        clips = build_clips(data, config.data, architecture.size, self.display)
+        with distributed.main_first():
+            clips = build_clips(data, config.data, architecture.size, self.display)
         self.seconds["render"] = time.perf_counter() - start
         return clips
 
@@ -126,24 +136,44 @@ class Session:
         )
 
     def features(self, classifier: Classifier, clips: ClipSource) -> Features:
-        """What the frozen classifier sees in the clips, as the config wants it run and kept."""
+        """What the frozen classifier sees in the clips, as the config wants it run and kept; the same bank until `finish`."""
         if self._running is None or self._running[0] is not classifier:
             self._running = classifier, run_as(classifier, self.config.env)  # once, since it may be compiled
-        return features_of(self._running[1], clips, self.config.env)
+            self._features = {}
+        if clips.fingerprint not in self._features:
+            self._features[clips.fingerprint] = features_of(self._running[1], clips, self.config.env)
+        return self._features[clips.fingerprint]
 
-    def train_policy(self, classifier: Classifier, clips: Clips) -> GlancePolicy | TrainedModel:
-        """Stage 2 on the frozen classifier; the policy that did best on the validation part."""
+    def train_policy(
+        self,
+        classifier: Classifier,
+        clips: Clips,
+        *,
+        run: RunFolder | None = None,
+        ppo: PPOConfig | None = None,
+        start: GlancePolicy | None = None,
+    ) -> GlancePolicy | TrainedModel:
+        """Stage 2 on the frozen classifier; the policy that did best on the validation part.
+
+        Args:
+            classifier: judges the patches.
+            clips: of all parts.
+            run: where metrics and checkpoints go; None: the folder of the whole run.
+            ppo: how it learns; None: as the config says.
+            start: the policy to start from; None: the one that the config names, or a new one.
+        """
+        run, ppo = run or self.run, ppo or self.config.ppo
         features = self.features(classifier, clips.train)
         self.display.say(features.about)
         val = self.features(classifier, clips.val) if clips.val else None
         config = self.config
         common: dict[str, Any] = {"env": config.env, "network": config.network, "seed": config.seed, "trust": config.trust}
         if isinstance(config, Train) and not learns_as_ppo(config.algo):
-            return train_model(features, val, self.run, self.display, algo=config.algo, **common)
-        start = self.given_policy(features)
+            return train_model(features, val, run, self.display, algo=config.algo, **common)
+        start = start or self.given_policy(features)
         if isinstance(config, Train):
             common |= {"kind": class_of(config.algo.name), "further": config.algo.settings}
-        return train_policy(features, val, self.run, self.display, ppo=config.ppo, start=start, **common)
+        return train_policy(features, val, run, self.display, ppo=ppo, start=start, **common)
 
     def given_policy(self, features: Features) -> GlancePolicy | None:
         """The policy that the user wants to start from, if any.
@@ -160,7 +190,15 @@ class Session:
             raise InputError(f"policy={self.config.policy}: {problem}") from problem
         return policy
 
-    def finish(self, classifier: Classifier, policy: GlancePolicy | TrainedModel | None, clips: Clips, since: float, **about: Any) -> None:
+    def finish(
+        self,
+        classifier: Classifier,
+        policy: GlancePolicy | TrainedModel | None,
+        clips: Clips,
+        since: float,
+        further: Mapping[str, Any] = MappingProxyType({}),
+        **about: Any,
+    ) -> None:
         """Saves the classifier and reads the test clips, once: table, `result.json` and pictures.
 
         Args:
@@ -168,17 +206,19 @@ class Session:
             policy: what was learned, if anything.
             clips: of all parts.
             since: `time.perf_counter` when training began.
+            further: entries of `result.json`.
             about: fields of the classifier's card.
         """
         self.seconds["train"] = time.perf_counter() - since
         checkpoint.save(classifier, self.run.checkpoints / "classifier", data=clips.data.name, **about)
         start = time.perf_counter()
+        self._features = {}  # makes room
         features = self.features(classifier, clips.test)
         about = {"data": clips.data.name, "metric": clips.data.metric}
         player = policy.on(features) if isinstance(policy, TrainedModel) else policy
         result = report(features, player, self.run.root, self.display, seed=self.config.seed, skipped=self.config.env.skipped, **about)
         self.seconds["evaluate"] = time.perf_counter() - start
-        self.run.write_result({**result, "seconds": {key: round(value, 1) for key, value in self.seconds.items()}})
+        self.run.write_result({**result, **further, "seconds": {key: round(value, 1) for key, value in self.seconds.items()}})
         self.display.say(f"saved to {self.run.root}: result.json, result.png, contact_sheet.png, checkpoints/")
 
 
@@ -219,9 +259,9 @@ def check_algo(config: Train, space: spaces.Space) -> None:
     for key, value in asdict(config.ppo).items():
         if value != getattr(PPOConfig(), key):
             raise InputError(f"ppo.{key}={value} has no effect with algo={algo.name}: set algo.total_steps, algo.settings.*")
-    for key, value in {"policy": config.policy, "network.batch_norm": config.network.batch_norm}.items():
-        if value:
-            raise InputError(f"{key}={value} is for algo=ppo alone; leave it out with algo={algo.name}")
+    if config.policy:
+        raise InputError(f"policy={config.policy} is for algo=ppo alone; leave it out with algo={algo.name}")
+    check_network(algo, config.network)
 
 
 PPO_KEYS = ("total_steps", "validate_every", "save_every")

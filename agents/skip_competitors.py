@@ -14,7 +14,7 @@ from adafocus_env.dynamics import Dynamics
 from adafocus_env.features import Features
 from agents.baselines import Actions, GreedyOracle, saliency
 from agents.budgets import Kept, Shares, VideoCost, check_validation, kept_at, solve_threshold
-from agents.evaluation import CLIPS_AT_ONCE, scores_of
+from agents.evaluation import CLIPS_AT_ONCE, batches, scores_of
 from agents.metrics import Scores
 from agents.policies import GlancePolicy
 from agents.skipping import Answers, answered, at_random, certainty, evenly, exit_steps, solve_both, solve_exit
@@ -40,7 +40,7 @@ class Part:
     def of(cls, features: Features, policy: GlancePolicy, skipped: str) -> Part:
         """Asks the policy about all clips."""
         places, skip = [], []
-        for clips in _batches(len(features.clips)):
+        for clips in batches(np.arange(len(features.clips)), CLIPS_AT_ONCE):
             maps = features.maps(clips[:, None], np.arange(features.num_steps)[None])
             where, chance = policy.choose(maps)
             places.append(where.cpu().numpy())
@@ -75,7 +75,7 @@ class Part:
     def saliency(self) -> NDArray[np.float32]:
         """How much the place of each glance stands out that does so the most (N, D)."""
         steps = np.arange(self.size[1])[None]
-        maps = (self.features.maps(clips[:, None], steps) for clips in _batches(self.size[0]))
+        maps = (self.features.maps(clips[:, None], steps) for clips in batches(np.arange(self.size[0]), CLIPS_AT_ONCE))
         return np.concatenate([saliency(each.flatten(0, 1)).amax((1, 2)).unflatten(0, each.shape[:2]).cpu().numpy() for each in maps])
 
 
@@ -180,7 +180,7 @@ def _stopped(task: Task, spent: Callable[[NDArray[np.int64]], NDArray[np.floatin
 
 
 def _play_oracle(part: Part, price: float) -> Answers:
-    found = [_oracle_on(part, clips, price) for clips in _batches(part.size[0])]
+    found = [_oracle_on(part, clips, price) for clips in batches(np.arange(part.size[0]), CLIPS_AT_ONCE)]
     return Answers(*(np.concatenate(each) for each in zip(*((one.scores, one.looks, one.seen) for one in found), strict=True)))
 
 
@@ -194,7 +194,3 @@ def _oracle_on(part: Part, clips: NDArray[np.int64], price: float) -> Answers:
         dynamics.step(chosen)
         looks += action.kept(chosen)
     return Answers(dynamics.scores.cpu().numpy(), looks, np.full(len(clips), dynamics.num_steps))
-
-
-def _batches(count: int) -> list[NDArray[np.int64]]:
-    return [np.arange(start, min(start + CLIPS_AT_ONCE, count)) for start in range(0, count, CLIPS_AT_ONCE)]

@@ -1,32 +1,56 @@
-"""From random weights to a finished model: stages 0, 1, 2 and 3.
+"""From random weights to a finished model: stages 0, 1, 2 and 3, then joint rounds of 2 and 3.
 
     python -m agents.train_stages
+    python -m agents.train_stages rounds=2                              classifier and policy finetuned in turns
     python -m agents.train_stages first=3 classifier=DIR policy=DIR     goes on with what is trained already
 
-0 trains glancer and focuser on whole frames, 1 focuser and head on random patches, 2 the policy by PPO, 3 the head on the
-patches that the policy picks. A stage that is finished is not run again.
+0 trains glancer and focuser on whole frames, 1 focuser and head on random patches, 2 the policy by PPO, 3 the head (and the focuser,
+where stages.finetune.learning_rate is above 0) on the patches that the policy picks. Each begins with the best checkpoint of the one
+before. What is finished is not run again: after Ctrl-C, a kill or a crash the same command goes on.
+
+    torchrun --nproc_per_node=8 -m agents.train_stages …                on eight GPUs: they share the clips of every step of 0, 1 and 3
 """
 
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from agents.command import run_command
 from agents.config import TrainStages
+
+if TYPE_CHECKING:
+    from agents.session import Session
 
 
 def main(config: TrainStages) -> None:
     """Runs the stages that are not finished, and reports what the model is worth on the test clips."""
     from agents.session import Session
-    from agents.stages.driver import check_stages, run_stages
+    from agents.stages.legs import check_stages
 
     check_stages(config)
     with Session.open(config.run or f"runs/train_stages-{config.data.label}-{config.seed}", config) as session:
-        if session.show_if_finished():
-            return
-        clips, start = session.clips(for_policy=config.first <= 2 <= config.last), time.perf_counter()
-        classifier, policy, parent = run_stages(session, clips, config)
-        session.finish(classifier, policy, clips, start, parent=parent, command="python -m agents.train_stages")
+        if not session.show_if_finished():
+            _train(session, config)
+
+
+def _train(session: Session, config: TrainStages) -> None:
+    from agents.policy_files import save_policy
+    from agents.stages.ablation import ablation, ablation_table
+    from agents.stages.driver import BEST, COMMAND, Driver
+    from classifiers import checkpoint, distributed
+
+    clips, start = session.clips(for_policy=config.first <= 2 <= config.last), time.perf_counter()
+    driver = Driver(session, clips, config)
+    best = driver.run()
+    if not distributed.is_main():
+        return
+    if driver.policy is not None:
+        save_policy(driver.policy, session.run.checkpoints / BEST, {"classifier": driver.classifier.fingerprint()})
+    rows = ablation(driver.milestones, best, clips.test, config, session.device)
+    session.display.console.print(ablation_table(rows))
+    parent = checkpoint.read_card(best.classifier).parent
+    session.finish(driver.classifier, driver.policy, clips, start, {"ablation": rows}, parent=parent, command=COMMAND)
 
 
 if __name__ == "__main__":

@@ -66,10 +66,10 @@ def flat_classifier(settings: Settings) -> Classifier:
     return classifier(settings, glancer="flat_glancer", focuser="flat_focuser")
 
 
-def policy(settings: Settings, seed: int = 0) -> GlancePolicy:
-    """One with random weights, so strong that cells differ from frame to frame."""
+def policy(settings: Settings, seed: int = 0, *, skips: bool = False) -> GlancePolicy:
+    """One with random weights, so strong that cells, and whether it skips, differ from frame to frame."""
     torch.manual_seed(seed)
-    made = GlancePolicy(SMALL if settings.quick else PolicyNetwork((1280, 7, 7)), GRID)
+    made = GlancePolicy(SMALL if settings.quick else PolicyNetwork((1280, 7, 7)), GRID, skips=skips)
     with torch.no_grad():
         made.actor.weight.mul_(30)
     return made.to(choose_device(settings.device)).eval().requires_grad_(False)

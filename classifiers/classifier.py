@@ -176,10 +176,12 @@ class Classifier(nn.Module):
         """Where the networks live."""
         return next(self.parameters()).device
 
-    def fingerprint(self) -> str:
-        """Hash (64 hex digits) of all parameters and buffers: equal if and only if the weights are."""
+    def fingerprint(self, parts: Sequence[str] = ("focuser", "glancer", "head")) -> str:
+        """Hash (64 hex digits) of all parameters and buffers of these parts: equal if and only if the weights are."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.state_dict().items()):
+            if name.partition(".")[0] not in parts:
+                continue
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()

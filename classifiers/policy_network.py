@@ -92,18 +92,22 @@ class GlanceActorCritic(nn.Module):
         grid: G, cells in each axis; None: the policy is continuous, a Gaussian around the place that the actor tells.
         std: standard deviation of that Gaussian in each axis, in units of the range of places; fixed, not learned.
         skips: whether it may look at no patch of a frame.
+        keep_threshold: P(skip) from which on it skips when it does what is most likely.
 
     Raises:
-        InputError: ``grid``, ``std`` or ``skips`` cannot be.
+        InputError: ``grid``, ``std``, ``skips`` or ``keep_threshold`` cannot be.
     """
 
-    def __init__(self, network: PolicyNetwork, grid: int | None, std: float = 0.25, *, skips: bool = False) -> None:
+    def __init__(
+        self, network: PolicyNetwork, grid: int | None, std: float = 0.25, *, skips: bool = False, keep_threshold: float = 0.5
+    ) -> None:
         super().__init__()
         if grid is not None and (isinstance(grid, bool) or not isinstance(grid, int) or grid < 1):
             raise InputError(f"grid={grid!r} is no number of cells; choose a whole number from 1 on, or None for a continuous policy")
         if not isinstance(skips, bool):
             raise InputError(f"skips={skips!r} is neither True nor False; say whether the policy may skip frames")
         self.network, self.grid, self.std, self.skips = network, grid, check_std(std), skips
+        self.keep_threshold = check_threshold(keep_threshold)
         self.encoder = GlanceEncoder(network)
         self.actor = nn.Linear(network.hidden, (2 if grid is None else grid * grid) + skips)
         self.critic = nn.Linear(network.hidden, 1)
@@ -116,26 +120,25 @@ class GlanceActorCritic(nn.Module):
 
     @torch.no_grad()
     def act(self, maps: Tensor, keep_threshold: float | None = None) -> Tensor:
-        """The most likely actions.
+        """What is most likely: first whether to skip, then the place.
 
         Args:
             maps: glance maps (N, D, C, h, w).
-            keep_threshold: skip where P(skip) is so much or more, and take the most likely place elsewhere; None: skip where that is the
-                most likely action of all.
+            keep_threshold: skip where P(skip) is so much or more; None: the policy's own.
 
         Returns:
-            Cells (N, D) int64, G² where the frame is skipped; or places (N, D, 2) float32, with a third coordinate where the policy skips.
+            Cells (N, D) int64, G² where the frame is skipped; or places (N, D, 2) float32, with a third coordinate (1 where it is skipped,
+            otherwise 0) where the policy can.
 
         Raises:
-            InputError: a threshold, and the policy cannot skip.
+            InputError: a threshold, and the policy cannot skip, or it is no number.
         """
-        if keep_threshold is None:
-            output = self(maps)
-            return output if self.grid is None else output.argmax(-1)
-        if not self.skips:
+        if keep_threshold is not None and not self.skips:
             raise InputError(f"keep_threshold={keep_threshold} is for policies that skip; train one with env.action=skip")
         places, skip = self.choose(maps)
-        skips = skip >= keep_threshold
+        if not self.skips:
+            return places
+        skips = skip >= (self.keep_threshold if keep_threshold is None else check_threshold(keep_threshold))
         if self.grid is None:
             return torch.cat([places, skips[..., None].to(places)], dim=-1)
         return torch.where(skips, self.grid * self.grid, places)
@@ -149,16 +152,16 @@ class GlanceActorCritic(nn.Module):
             continuous policy is the Gaussian's that its third coordinate is 0.5 or more.
         """
         output = self(maps)
-        nothing = output.new_zeros(output.shape[:2])
+        skip = output.new_zeros(output.shape[:2])
         if self.grid is None:
-            skip = torch.special.ndtr((output[..., 2] - 0.5) / self.std) if self.skips else nothing
-            return output[..., :2], skip
-        cells = self.grid * self.grid
-        return output[..., :cells].argmax(-1), output.softmax(-1)[..., -1] if self.skips else nothing
+            return output[..., :2], torch.special.ndtr((output[..., 2] - 0.5) / self.std) if self.skips else skip
+        places = output[..., : self.grid * self.grid].argmax(-1)
+        return places, output.softmax(-1)[..., -1] if self.skips else skip
 
     def card(self) -> dict[str, object]:
         """What must be known to build it again."""
-        return {**asdict(self.network), "grid": self.grid, "std": self.std, "skips": self.skips}
+        skipping = {"skips": True, "keep_threshold": self.keep_threshold} if self.skips else {}
+        return {**asdict(self.network), "grid": self.grid, "std": self.std, **skipping}
 
 
 def check_std(std: float) -> float:
@@ -170,6 +173,17 @@ def check_std(std: float) -> float:
     if isinstance(std, bool) or not isinstance(std, int | float) or not 0 < std < math.inf:
         raise InputError(f"std={std!r} is no standard deviation; choose a positive number, such as the paper's 0.25")
     return std
+
+
+def check_threshold(threshold: float) -> float:
+    """Returns a threshold on a probability; one beyond 0-1 skips all frames, or none.
+
+    Raises:
+        InputError: it is no number.
+    """
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or math.isnan(threshold):
+        raise InputError(f"keep_threshold={threshold!r} is no number; choose a probability to skip, such as 0.5")
+    return threshold
 
 
 def save_policy(policy: GlanceActorCritic, folder: Path | str, about: Mapping[str, Any]) -> None:

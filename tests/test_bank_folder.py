@@ -14,7 +14,7 @@ from conftest import TASK, TINY, random_classifier
 
 from adafocus_env import bank_folder
 from adafocus_env.action import ContinuousAction, GridAction
-from adafocus_env.bank import DTYPES, FeatureBank, RoomError
+from adafocus_env.bank import DTYPES, NETWORKS, FeatureBank, RoomError
 from adafocus_env.bank_folder import CARD, FolderBank, check_room
 from adafocus_env.build import build_features, open_clips
 from adafocus_env.demo import CLASSES, demo
@@ -82,7 +82,7 @@ def test_everything_that_features_depend_on_has_its_own_place(classifier, clips,
     ]
     assert len({bank.folder for bank in banks}) == len(banks)
     banks[0].vectors(np.array([0]), np.array([0]))
-    assert json.loads((banks[0].folder / CARD).read_text())["classifier"] == classifier.fingerprint()
+    assert json.loads((banks[0].folder / CARD).read_text())["networks"] == classifier.fingerprint(NETWORKS)
 
 
 def test_a_changed_weight_moves_on_to_another_bank(clips, tmp_path):

@@ -77,6 +77,7 @@ def test_without_a_list_there_are_all_that_fit():
         (["id=AdaFocus-v1"], r"id='AdaFocus-v1' is not known; did you mean 'AdaFocus-v0'\?"),
         (["id=CartPole-v1"], r"id='CartPole-v1' is not known; .*choose one of \['AdaFocus"),
         (["algos=[pppo]", "id=AdaFocus-v0"], r"algo\.name='pppo' is not known; did you mean 'ppo'"),
+        (["id=AdaFocus-v0", "algos=[a2c,ars]", "overrides=['network.memory=false']"], r"network\.memory=False has no effect with algo=ars"),
         (["seeds=[]", "id=AdaFocus-v0"], r"seeds=\[\]: give each once, and one at least"),
         (["seeds=[1,1]", "id=AdaFocus-v0"], r"seeds=\[1, 1\]: give each once"),
     ],

@@ -1,10 +1,14 @@
 import json
+import os
+import signal
 import sys
+import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tiny_process import TINY, finished
+from tiny_process import TINY, finished, running
 
 from agents import command
 from classifiers.errors import InputError
@@ -23,6 +27,11 @@ def compose(*overrides: str) -> tiny.Tiny:
 
 def call(*arguments: str) -> None:
     command.run_command(tiny.main, tiny.Tiny, "tiny", config_package="tiny_configs", arguments=arguments)
+
+
+def wait_for(happens: Callable[[], bool]) -> None:
+    while not happens():
+        time.sleep(0.05)
 
 
 def shown(text: str) -> list[dict]:
@@ -147,7 +156,85 @@ def test_a_mistake_in_a_job_is_an_error_of_the_whole(capsys):
     with pytest.raises(SystemExit) as stop:
         call("-m", "seed=1,2", "act=mistake")
     assert stop.value.code == 2
-    assert capsys.readouterr().err.endswith("no[/bold] such thing; choose another\n")
+    mistake = "file: [bold]no[/bold] such thing; choose another\n"
+    assert capsys.readouterr().err == (
+        f"job 1 of 2: seed=1\n{mistake}job 2 of 2: seed=2\n{mistake}2 of 2 jobs failed or were stopped: seed=1, seed=2\n"
+    )
+
+
+def test_a_job_that_fails_does_not_stop_those_after_it_and_a_bug_keeps_its_traceback(capsys):
+    with pytest.raises(SystemExit) as stop:
+        call("-m", "act=bug,mistake,show")
+    assert stop.value.code == 1
+    output = capsys.readouterr()
+    assert [job["act"] for job in shown(output.out)] == ["Act.bug", "Act.mistake", "Act.show"]
+    assert "Traceback" in output.err and "RuntimeError: a bug" in output.err
+    assert output.err.endswith("2 of 3 jobs failed or were stopped: act=bug, act=mistake\n")
+
+
+def test_ctrl_c_ends_all_jobs(capsys):
+    with pytest.raises(SystemExit) as stop:
+        call("-m", "act=show,interrupt,mistake")
+    assert stop.value.code == 130
+    output = capsys.readouterr()
+    assert [job["act"] for job in shown(output.out)] == ["Act.show", "Act.interrupt"]
+    assert output.err.endswith("2 of 3 jobs failed or were stopped: act=interrupt, act=mistake\n")
+
+
+LAUNCHERS = {"joblib": "hydra_plugins.hydra_joblib_launcher", "submitit_local": "hydra_plugins.hydra_submitit_launcher"}
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_a_launcher_runs_every_job_and_says_which_failed(name, tmp_path):
+    pytest.importorskip(LAUNCHERS[name])
+    size = ["hydra.launcher.n_jobs=2"] if name == "joblib" else ["hydra.launcher.timeout_min=5"]
+    status, errors = finished("-m", "act=show,mistake,bug", "run=runs/x", f"hydra/launcher={name}", *size, cwd=tmp_path)
+    assert status == 1
+    assert "act=show: done\n" in errors
+    assert "act=mistake: file: [bold]no[/bold] such thing; choose another\n" in errors
+    assert "act=bug: Traceback" in errors and "RuntimeError: a bug" in errors
+    assert errors.endswith("2 of 3 jobs failed or were stopped: act=mistake, act=bug\n")
+    logs = [tmp_path / "runs" / "x" / "act=show.log"] if name == "joblib" else tmp_path.glob("runs/x/.submitit/*/*_0_log.out")
+    written = [json.loads(line) for log in logs for line in log.read_text().splitlines() if line.startswith('{"run"')]
+    assert "runs/x/act=show" in [job["run"] for job in written]
+
+
+def test_ctrl_c_reaches_all_jobs_of_joblib_and_none_begins_after_it(tmp_path):
+    pytest.importorskip(LAUNCHERS["joblib"])
+    arguments = ["-m", "act=work", "seed=1,2,3", "run=x", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    with running(*arguments, cwd=tmp_path, start_new_session=True) as process:
+        logs = [tmp_path / "x" / f"seed={seed}.log" for seed in (1, 2, 3)]
+        wait_for(lambda: all(log.exists() and "working" in log.read_text() for log in logs[:2]))
+        os.killpg(process.pid, signal.SIGINT)
+        errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert all("saved" in log.read_text() for log in logs[:2]) and not logs[2].exists()
+    assert errors.endswith("1 of 3 jobs failed or were stopped: seed=3\n")
+
+
+def test_a_launcher_that_is_not_installed_says_what_to_install(monkeypatch, capsys):
+    assert command.PACKAGES["joblib"] == "hydra-joblib-launcher"
+    monkeypatch.setitem(command.PACKAGES, "rocket", "hydra-rocket-launcher")
+    with pytest.raises(SystemExit) as stop:
+        call("-m", "seed=1,2", "hydra/launcher=rocket")
+    assert stop.value.code == 2
+    needs = "hydra/launcher=rocket needs a package more: pip install hydra-rocket-launcher, or leave it out\n"
+    assert capsys.readouterr() == ("", needs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-m", "hydra/launcher=jobib"], "hydra/launcher=jobib: did you mean 'joblib'? hydra/launcher is one of basic, joblib, sub"),
+        (["hydra/launcher=joblib"], "hydra/launcher=joblib is for several jobs: add --multirun, or leave it out"),
+        (["-m", "hydra.launcher.n_jobs=2"], "Key 'n_jobs' not in"),
+    ],
+)
+def test_a_mistake_about_the_launcher_is_named(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        call("seed=1", *arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_help_shows_the_docstring_the_groups_and_the_config(capsys):
@@ -183,8 +270,6 @@ def test_process_prints_a_mistake_alone_and_leaves_no_folder(tmp_path):
 def test_a_bug_is_not_caught():
     with pytest.raises(RuntimeError, match="a bug"):
         call("act=bug")
-    with pytest.raises(RuntimeError, match="a bug"):
-        call("act=bug", "-m")
 
 
 def test_ctrl_c_has_its_status_and_no_traceback(capsys):

@@ -65,7 +65,8 @@ def run_small(command):
     main, schema, name = COMMANDS[module]
     sizes = [] if schema is Evaluate else [*SETTINGS, "data.root=videos"]
     if schema is Train:
-        sizes = [each for each in sizes if not each.startswith("ppo.")] + ["algo.total_steps=128", "algo.settings.n_steps=4"]
+        left = ("ppo.", "network.") if any("algo.observation" in each for each in printed) else ("ppo.",)
+        sizes = [each for each in sizes if not each.startswith(left)] + ["algo.total_steps=128", "algo.settings.n_steps=4"]
     run_command(main, schema, name, arguments=[*printed, *sizes])
 
 

@@ -4,9 +4,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from adafocus_env import ARGUMENTS
 from adafocus_env.observation import OBSERVATIONS
 
-IDS = [name for name, spec in gym.registry.items() if spec.vector_entry_point == "adafocus_env.vector:AdaFocusVectorEnv"]
+IDS = list(ARGUMENTS)
 N, T, SEED, EPISODES = 3, 4, 5, 2
 
 

@@ -53,7 +53,7 @@ def test_import_evaluate_and_go_on(tmp_path, family):
     assert len(found["policies"]["learned"]["steps"]["map"]) == (2 if family == "activitynet" else 1)
 
     experiment = [f"experiment={DATA[family]}_{96 if family == 'activitynet' else 144}", *data[1:], *given]
-    few = ["data.views=1", "ppo.epochs=1", "env.num_envs=3", "ppo.validate_every=100"]
+    few = ["data.views=1", "data.val=0", "ppo.epochs=1", "env.num_envs=3", "ppo.validate_every=100"]  # no choice: the last counts
     train_ppo.main(compose_config(TrainPPO, "train_ppo", [*experiment, *few, f"run={tmp_path / 'ppo'}"]))
     before, after = load_policy(kept).state_dict(), load_policy(tmp_path / "ppo" / "checkpoints" / "best").state_dict()
     moved = [name for name, tensor in before.items() if not torch.equal(tensor, after[name])]

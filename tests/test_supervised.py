@@ -15,10 +15,11 @@ from adafocus_env.fresh import FreshClips
 from agents import supervised
 from agents.config import SupervisedConfig
 from agents.policies import GlancePolicy, PolicyNetwork
+from agents.running import Part
 from agents.stages.finetune import finetune
 from agents.stages.random_patches import train_on_random_patches
 from agents.stages.warm_up import warm_up
-from agents.supervised import Part, train_epochs
+from agents.supervised import train_epochs
 from classifiers.errors import InputError
 
 CONFIG = SupervisedConfig(epochs=2, batch_size=5, learning_rate=0.01, head_learning_rate=0.01, frames=2)
@@ -58,7 +59,7 @@ def test_a_stage_changes_what_it_trains_and_nothing_else(clips, stage):
     assert changed == {name for name in before if name.startswith(LEARNING[stage])}  # batch-norm statistics are among them
     assert not any(module.training for module in classifier.modules())
     assert not any(parameter.requires_grad for parameter in classifier.parameters())
-    assert [set(epoch) for epoch in measured] == [{"loss", "accuracy"}] * 2
+    assert [set(epoch) for epoch in measured] == [{"loss", "accuracy", "learning_rate"}] * 2
     assert all(0 <= epoch["accuracy"] <= 1 and epoch["loss"] > 0 for epoch in measured)
 
 

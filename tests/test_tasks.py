@@ -7,6 +7,7 @@ import inspect
 import io
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import gymnasium as gym
@@ -55,7 +56,7 @@ def test_every_id_has_both_faces_and_a_page_with_all_headings():
     assert of_tasks == set(IDS)
     for name in IDS:
         spec, page = gym.spec(name), inspect.getdoc(entry(name))
-        assert spec.vector_entry_point == "adafocus_env.vector:AdaFocusVectorEnv"
+        assert spec.vector_entry_point == spec.entry_point.removesuffix("Env") + "VectorEnv"
         assert re.findall(r"^## (.*)$", page, re.M) == HEADINGS
         task = spec.kwargs["task"]
         for said in (name, f"`{data_name(task)}`", f"python -m agents.shipped task={task} out=DIR"):
@@ -105,7 +106,7 @@ def parameters(name):
     return {
         "renderer": RENDERER_VERSION, "videos": dataclasses.asdict(TASKS[task]), "frames": DEMO_FRAMES,
         "val": inspect.signature(demo).parameters["val"].default, "classifier": checkpoint.read_card(data_name(task)).fingerprint,
-        **{key: signature[key].default for key in ("grid", "reward")}, **gym.spec(name).kwargs,
+        **{key: signature[key].default for key in ("grid", "reward", "price")}, **gym.spec(name).kwargs,
     }  # fmt: skip
 
 
@@ -113,12 +114,12 @@ def test_the_parameters_of_a_version_are_fixed():
     """Where they change, so does the version of the id, and its scores are measured anew."""
     hashes = {name: hashlib.sha256(json.dumps(parameters(name), sort_keys=True).encode()).hexdigest()[:12] for name in IDS}
     assert hashes == {
-        "AdaFocusEasy-v0": "5af947c472df",
-        "AdaFocusEasyContinuous-v0": "89c85bc2f383",
-        "AdaFocusNormal-v0": "9577e9717310",
-        "AdaFocusHard-v0": "eca8e43d5b2a",
-        "AdaFocusSparse-v0": "41fd4ac93f80",
-        "AdaFocusMemory-v0": "6b7c04040da0",
+        "AdaFocusEasy-v0": "202aca03905a",
+        "AdaFocusEasyContinuous-v0": "8fa73a398426",
+        "AdaFocusNormal-v0": "469792cb4ffb",
+        "AdaFocusHard-v0": "b4893eac7e97",
+        "AdaFocusSparse-v0": "5e2d7c584d10",
+        "AdaFocusMemory-v0": "143ac9e73e77",
     }
 
 
@@ -141,8 +142,22 @@ def test_an_id_plays_its_own_videos_with_its_own_classifier(few, name):
 
 def test_the_classes_alone_are_their_tasks(few):
     assert inspect.signature(tasks.AdaFocusHardEnv).parameters["task"].default == "hard"
+    assert inspect.signature(tasks.AdaFocusHardVectorEnv).parameters["task"].default == "hard"
     env = tasks.AdaFocusHardEnv(clips="test", device="cpu")
     assert isinstance(env, AdaFocusEnv) and env.dynamics.features.clips.names[0].startswith(f"demo-{TASKS['hard'].key}/test/")
+
+
+@pytest.mark.parametrize("make", [gym.make, partial(gym.make_vec, num_envs=2, vectorization_mode="vector_entry_point")])
+def test_the_task_of_an_id_cannot_be_changed(few, make):
+    """Gymnasium lets an argument override what is registered, and here it would put another task's scores under this one's name."""
+    message = r"task='easy': this id is the task 'hard', .* leave task out, or make AdaFocus-v0 with task='easy'"
+    with pytest.raises(InputError, match=message):
+        make("AdaFocusHard-v0", task="easy")
+    for name in IDS:
+        other = "hard" if gym.spec(name).kwargs["task"] != "hard" else "easy"
+        with pytest.raises(InputError, match=f"task='{other}': this id is the task '{gym.spec(name).kwargs['task']}'"):
+            make(name, task=other)
+    make("AdaFocusHard-v0", task="hard", device="cpu").close()
 
 
 def test_a_task_can_be_named_in_the_general_id(few):

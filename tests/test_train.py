@@ -12,20 +12,16 @@ import pytest
 import tiny_training
 import torch
 from conftest import TASK
-from tiny_training import make_folder, tiny_networks, train
+from tiny_training import POLICIES, Crash, assert_same, crash, make_folder, result, tiny_networks, train
 
-from adafocus_env.datasets import folder
 from adafocus_env.demo import demo
-from agents import builders, evaluate, model_checkpoint, session, train_stages, trust
+from agents import builders, evaluate, model_checkpoint, session, trust
 from agents.command import compose_config
-from agents.config import Evaluate, TrainStages
+from agents.config import Evaluate
 from agents.policy_files import load_policy, save_policy
 from agents.run_folder import RunFolder
 from classifiers import checkpoint
 from classifiers.errors import InputError
-from classifiers.execution import check_precision
-
-POLICIES = {"learned", "random", "centre", "gaussian", "saliency", "glance_only", "full_frame", "greedy_oracle"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,18 +60,6 @@ def stopped(tmp_path_factory, root, first):
 def run(tmp_path, root):
     """The arguments of a run in a folder of its own."""
     return f"run={tmp_path / 'run'}", f"data.root={root}"
-
-
-def result(folder):
-    return {key: value for key, value in json.loads((folder / "result.json").read_text()).items() if key != "seconds"}
-
-
-def assert_same(folder, first):
-    """Both runs measured, decided and found the same."""
-    assert (folder / "metrics.jsonl").read_bytes() == (first / "metrics.jsonl").read_bytes()
-    assert result(folder) == result(first)
-    chosen = Path("checkpoints", "best", "policy.safetensors")
-    assert (folder / chosen).read_bytes() == (first / chosen).read_bytes()
 
 
 # From videos to a result
@@ -240,14 +224,6 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path, run, first)
     assert_same(tmp_path / "run", first[0])
 
 
-class Crash(BaseException):
-    pass
-
-
-def crash(*args, **kwargs):
-    raise Crash
-
-
 @pytest.mark.parametrize(
     ("place", "what"),
     [
@@ -410,152 +386,6 @@ def test_the_smallest_run_there_can_be(tmp_path, root):
     assert result(tmp_path)["policies"]["learned"]["movement"] == 0
     evaluate.main(compose_config(Evaluate, "evaluate", [f"run={tmp_path}", f"out={tmp_path / 'out'}", "device=cpu"]))
     assert result(tmp_path / "out") == result(tmp_path)
-
-
-# All stages
-
-
-def train_all(folder, root):
-    overrides = [f"run={folder}", f"data.root={root}", "ppo.total_steps=64", "stages.finetune.epochs=2"]
-    return train(*overrides, command=train_stages, schema=TrainStages, name="train_stages")
-
-
-@pytest.fixture(scope="module")
-def all_stages(tmp_path_factory, root):
-    folder = tmp_path_factory.mktemp("runs") / "stages"
-    return folder, train_all(folder, root)
-
-
-def test_all_stages_run_from_random_weights(all_stages):
-    folder, printed = all_stages
-    lines = RunFolder(folder).metrics()
-    wanted = [(0, "glancer"), (0, "focuser"), (1, "random patches"), (1, "random patches"), (2, None), (2, None)]
-    finetuned = "head"
-    assert [(line["stage"], line.get("part")) for line in lines] == [*wanted, (3, finetuned), (3, finetuned)]
-    assert "stage 3: head" in printed
-    found = json.loads((folder / "result.json").read_text())
-    assert set(found["policies"]) == POLICIES
-    card, parent = (checkpoint.read_card(folder / "checkpoints" / name) for name in ("classifier", "stage1"))
-    assert found["classifier"] == card.fingerprint != parent.fingerprint == card.parent
-    before, after = (checkpoint.load(folder / "checkpoints" / name).state_dict() for name in ("stage1", "classifier"))
-    assert {name for name in before if not torch.equal(before[name], after[name])} == {name for name in before if name.startswith("head.")}
-
-
-def test_finished_stages_are_not_run_again(tmp_path, root, all_stages, monkeypatch):
-    """Crashes in stage 1, 2 and 3, one after the other: each start goes on with the stage that was not finished."""
-
-    def again(*args, **kwargs):
-        pytest.fail("a finished stage is run again")
-
-    for crashing, finished in (
-        ("agents.make_classifier.train_on_random_patches", []),
-        ("agents.stages.policy.save_checkpoint", []),
-        ("agents.stages.driver.finetune", ["agents.stages.driver.make_classifier"]),
-        ("agents.session.report", ["agents.stages.driver.make_classifier", "agents.stages.policy.PPO.learn"]),
-    ):
-        with monkeypatch.context() as patch, pytest.raises(Crash):
-            patch.setattr(crashing, crash)
-            for name in finished:
-                patch.setattr(name, again)
-            train_all(tmp_path, root)
-    train_all(tmp_path, root)
-    assert_same(tmp_path, all_stages[0])
-
-
-def stages(*overrides):
-    return train(*overrides, command=train_stages, schema=TrainStages, name="train_stages")
-
-
-@pytest.fixture(scope="module")
-def trained(all_stages):
-    """Arguments that name a trained classifier and its policy."""
-    kept = all_stages[0] / "checkpoints"
-    return f"classifier={kept / 'stage1'}", f"policy={kept / 'best'}"
-
-
-def test_the_last_stage_alone_goes_on_with_what_was_trained(tmp_path, root, all_stages, trained):
-    stages(f"run={tmp_path}", f"data.root={root}", "first=3", "stages.finetune.epochs=2", *trained)
-    assert [line["stage"] for line in RunFolder(tmp_path).metrics()] == [3, 3]
-    kept = [checkpoint.load(folder / "checkpoints" / "classifier").fingerprint() for folder in (tmp_path, all_stages[0])]
-    assert kept[0] == kept[1], "the same stage 3 on the same classifier and policy"
-    assert "learned" in result(tmp_path)["policies"]
-    evaluate.main(compose_config(Evaluate, "evaluate", [f"run={tmp_path}", f"out={tmp_path / 'out'}", "device=cpu"]))
-    assert result(tmp_path / "out")["policies"] == result(tmp_path)["policies"]
-
-
-def test_stages_end_where_they_are_told_to(tmp_path, root, trained):
-    stages(f"run={tmp_path}", f"data.root={root}", "last=1")
-    assert {line["stage"] for line in RunFolder(tmp_path).metrics()} == {0, 1}
-    assert "learned" not in result(tmp_path)["policies"] and "random" in result(tmp_path)["policies"]
-    evaluate.main(compose_config(Evaluate, "evaluate", [f"run={tmp_path}", f"out={tmp_path / 'out'}", "device=cpu"]))
-    assert result(tmp_path / "out")["policies"] == result(tmp_path)["policies"]
-    classifier = f"classifier={tmp_path / 'checkpoints' / 'classifier'}"
-    stages(f"run={tmp_path / 'on'}", f"data.root={root}", "first=1", "last=2", "ppo.total_steps=64", classifier)
-    assert {line["stage"] for line in RunFolder(tmp_path / "on").metrics()} == {1, 2}
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ([], "is trained already: add first=1, 2 or 3 to go on with it, or start from an architecture"),
-        (["first=2", "classifier=small"], "first=2 needs a trained classifier: classifier=DIR, or first=0 to train one"),
-        (["first=3", "policy="], "first=3 needs a trained policy: add policy=DIR, or first=2 to train one"),
-        (["first=4"], "first=4 is no stage; choose 0, 1, 2 or 3"),
-        (["first=2", "last=1"], "first=2 comes after last=1; choose stages in their order"),
-        (["first=2", "patch_size=32"], "patch_size=32 is not that of classifier=.*, which was trained with patches of 24 pixels"),
-    ],
-)
-def test_stages_that_lack_something_are_refused(tmp_path, root, trained, overrides, message):
-    with pytest.raises(InputError, match=message):
-        stages(f"run={tmp_path}", f"data.root={root}", *trained, *overrides)
-
-
-def test_clips_can_be_drawn_anew_in_every_epoch(tmp_path, root, trained):
-    stages(
-        f"run={tmp_path}", f"data.root={root}", "first=2", *trained, "data.views=fresh", "env.bank=false", "env.baseline=1", "ppo.epochs=2"
-    )
-    lines = RunFolder(tmp_path).metrics()
-    clips = len(folder(root, val=0.25).train)
-    assert lines[-1]["stage"] == 3 and max(line.get("steps", 0) for line in lines) >= 2 * clips * 4
-    assert "greedy_oracle" not in result(tmp_path)["policies"]
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["data.views=fresh", "env.bank=true"], "bank=true keeps what is seen in the clips, and these are drawn anew in every epoch"),
-        (["data.views=0"], "views=0 is not possible; choose a number from 1 on, or fresh"),
-        (["data.views=often"], "views=often is not possible"),
-        (["ppo.epochs=0"], r"ppo\.epochs=0 is too small; choose 1 or more"),
-        (["env.action=polar"], "action='polar' is not known"),
-        (["env.video_div=2"], "video_div=2 needs a classifier with the head 'mean', this one has 'gru'"),
-        (["env.action=continuous"], "baseline='all' needs a grid"),
-    ],
-)
-def test_settings_that_exclude_each_other_are_refused(tmp_path, root, trained, overrides, message):
-    with pytest.raises(InputError, match=message):
-        stages(f"run={tmp_path}", f"data.root={root}", "first=2", trained[0], *overrides)
-
-
-def test_frozen_networks_can_run_in_another_precision(tmp_path, root, first):
-    kept = first[0] / "checkpoints"
-    parts = [f"classifier={kept / 'classifier'}", f"policy={kept / 'best'}", "data=folder", f"data.root={root}", "data.num_frames=4"]
-    for precision in ("float32", "bfloat16"):
-        try:
-            check_precision(precision, torch.device("cpu"))
-        except InputError:
-            pytest.skip("this processor has no bfloat16")
-        out = f"out={tmp_path / precision}"
-        evaluate.main(compose_config(Evaluate, "evaluate", [*parts, out, "device=cpu", f"precision={precision}", "data.val=0.25"]))
-    one, other = (result(tmp_path / precision) for precision in ("float32", "bfloat16"))
-    assert one["classifier"] == other["classifier"], "the weights are the same"
-    told, rounded = (found["policies"]["random"]["confidence"] for found in (one, other))
-    assert told != rounded == pytest.approx(told, abs=0.05)
-
-
-def test_a_precision_that_is_not_known_is_refused(tmp_path, root, trained):
-    with pytest.raises(InputError, match=r"precision='float8' is not known; .*choose one of"):
-        stages(f"run={tmp_path}", f"data.root={root}", "first=2", trained[0], "env.precision=float8")
 
 
 # What comes with the package

@@ -11,11 +11,12 @@ TINY = Path(__file__).parent / "data" / "tiny"
 
 
 @contextmanager
-def running(*arguments: str, cwd: Path | None = None) -> Iterator[subprocess.Popen]:
+def running(*arguments: str, cwd: Path | None = None, **options: bool) -> Iterator[subprocess.Popen]:
     path = os.pathsep.join([str(TINY), str(TINY.parents[2])])
     command = [sys.executable, "-m", "tiny", *arguments]
     environment = {**os.environ, "PYTHONPATH": path}
-    with subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=cwd, env=environment, **pipes, **options) as process:
         try:
             yield process
         finally:

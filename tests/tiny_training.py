@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import shutil
 import signal
@@ -32,6 +33,7 @@ SETTINGS = [
     "stages.glancer.epochs=1", "stages.focuser.epochs=1", "stages.random_patches.epochs=2",
 ]  # fmt: skip
 CLASSES = ("even", "odd")
+POLICIES = {"learned", "random", "centre", "gaussian", "saliency", "glance_only", "full_frame", "greedy_oracle"}
 
 
 @contextlib.contextmanager
@@ -59,6 +61,26 @@ def train(*overrides: str, command=train_ppo, schema: type = TrainPPO, name: str
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         command.main(config)
     return " ".join(printed.getvalue().split())
+
+
+def result(folder):
+    return {key: value for key, value in json.loads((folder / "result.json").read_text()).items() if key != "seconds"}
+
+
+def assert_same(folder, first):
+    """Both runs measured, decided and found the same."""
+    assert (folder / "metrics.jsonl").read_bytes() == (first / "metrics.jsonl").read_bytes()
+    assert result(folder) == result(first)
+    chosen = Path("checkpoints", "best", "policy.safetensors")
+    assert (folder / chosen).read_bytes() == (first / chosen).read_bytes()
+
+
+class Crash(BaseException):
+    pass
+
+
+def crash(*args, **kwargs):
+    raise Crash
 
 
 def at_update(number: int, act) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,14 @@ from adafocus_env.features import Features
 from agents.algorithms import algorithm_of, class_of, new_model
 from agents.config import AlgoConfig, EnvConfig, NetworkConfig
 from agents.evaluation import play
-from agents.interrupts import StopRequest
+from agents.interrupts import Stopped, StopRequest
 from agents.model_checkpoint import load_checkpoint, save_checkpoint
 from agents.models import TrainedModel, load_model, save_model
 from agents.policies import bind, remembering
-from agents.progress import Display
+from agents.price import check_price
+from agents.progress import Display, figures
 from agents.run_folder import RunFolder
-from agents.stages.policy import STAGE, Stopped, make_environment
+from agents.stages.policy import STAGE, make_environment
 from classifiers.errors import InputError
 
 
@@ -57,6 +57,10 @@ def train_model(
         InputError: a setting does not fit, or the algorithm cannot go on where it was stopped.
         Stopped: the user asked to stop; the next call goes on.
     """
+    check_price(env)
+    for key in ("target_keep", "target_gflops"):
+        if (target := getattr(env, key)) is not None:
+            raise InputError(f"env.{key}={target} is for PPO alone; set env.price with algo={algo.name}")
     kind, device = class_of(algo.name), str(features.classifier.device)
     fingerprint = features.classifier.fingerprint()
     tally = Tally(make_environment(features, env, observation=algo.observation))
@@ -71,7 +75,7 @@ def train_model(
     tally.restore(progress.pop("tally", {"steps": 0, "ended": []}))
     bind(model.policy, features, remember=False)
     recorder = Recorder(run, display, algo, features, val, tally, progress["best"], env.skipped)
-    model.set_logger(configure(str(run.path("tensorboard")), ["tensorboard"]))
+    model.set_logger(configure(None, []))  # the run folder keeps what is measured
     if resumed is not None:
         display.say(f"going on after {tally.steps} steps")
     _learn(model, algo, recorder, tally, display)
@@ -167,8 +171,10 @@ class Recorder(BaseCallback):
         self._resumes = algorithm_of(class_of(algo.name), algo.name).resumes
 
     def _on_training_start(self) -> None:
-        self._bar = self._display.bar(f"stage 2: {self._algo.name}", self._algo.total_steps, self._tally.steps)
-        self._then, self._steps_then, self._fresh = time.perf_counter(), self._tally.steps, True
+        self._bar = self._display.bar(
+            f"stage 2: {self._algo.name}", self._algo.total_steps, self._tally.steps, unit="step", clips=1 / self._features.num_steps
+        )
+        self._fresh = True
         self._next_line = _next(self._tally.steps, self._algo.validate_every)
         self._next_save = _next(self._tally.steps, self._algo.save_every)
 
@@ -205,14 +211,8 @@ class Recorder(BaseCallback):
     def _log(self) -> None:
         line = {"stage": STAGE, "steps": self._tally.steps, **self._tally.take(), **self._figures(), **self._validate()}
         self._run.log(line)
-        now = time.perf_counter()
-        rate = (self._tally.steps - self._steps_then) / (now - self._then)
-        self._then, self._steps_then = now, self._tally.steps
-        told = [f"{name} {line[key]:{form}}" for name, key, form in SHOWN if key in line]
-        self._bar.at(min(self._tally.steps, self._algo.total_steps), " ".join([*told, f"{rate:.0f}/s"]))
-        for key, value in line.items():
-            self.logger.record(f"policy/{key}", value)
-        self.logger.dump(self._tally.steps)
+        self._bar.at(min(self._tally.steps, self._algo.total_steps), figures(line))
+        self.logger.dump(self._tally.steps)  # which forgets the figures that are logged now
 
     def _figures(self) -> dict[str, float]:
         """What the algorithm itself says of its last update: losses and the like."""
@@ -238,9 +238,6 @@ class Recorder(BaseCallback):
     def _keep(self, metrics: dict[str, float]) -> None:
         about = {"algo": self._algo.name, "observation": self._algo.observation, "classifier": self._fingerprint}
         save_model(self.model, self._run.checkpoints / "best", {**about, "metrics": metrics, "steps": self._tally.steps})
-
-
-SHOWN = (("return", "return", ".2f"), ("top-1", "accuracy", ".0%"), ("validation", "val_top1", ".0%"))
 
 
 def _next(steps: int, every: int) -> int:

@@ -1,88 +1,270 @@
-"""The stages in their order, each from what the one before it made."""
+"""The legs of a training in their order, each from the best checkpoint of the one before, and each only once.
+
+A leg that is finished has a `DONE` in its folder, written last. It tells what the leg began with, so that a checkpoint of something
+else is noticed. A leg that was cut short goes on from its own last checkpoint. Random states are set anew when a leg begins: a run
+that was stopped and one that was not end with the same metrics.
+"""
 
 from __future__ import annotations
 
-import torch
+import json
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from stable_baselines3.common.utils import set_random_seed
 
 from agents.builders import Clips
-from agents.config import TrainStages
-from agents.make_classifier import make_classifier, show_epochs
+from agents.config import PPOConfig, SupervisedConfig, TrainStages
+from agents.epoch_checkpoint import EpochCheckpoint
+from agents.interrupts import Stopped, StopRequest
 from agents.policies import GlancePolicy
-from agents.policy_files import save_policy
+from agents.policy_files import load_policy, save_policy
+from agents.progress import figures
+from agents.run_part import RunPart
 from agents.session import Session
 from agents.stages.finetune import finetune
-from classifiers import checkpoint
+from agents.stages.legs import Leg, joint_round, single_pass
+from agents.stages.policy import in_steps
+from agents.stages.random_patches import train_on_random_patches
+from agents.stages.validation import Score, frame_score, patch_score
+from agents.stages.warm_up import warm_up
+from classifiers import checkpoint, distributed
 from classifiers.classifier import Architecture, Classifier
 from classifiers.errors import InputError
+from classifiers.files import write_text
 
-Model = tuple[Classifier, GlancePolicy | None, str | None]
+BEST, LAST, DONE, GIVEN = "best", "last", "done.json", "given"
+COMMAND = "python -m agents.train_stages"
+
+Backbone = Literal["glancer", "focuser"]
 
 
-def check_stages(config: TrainStages) -> None:
-    """Checks that the stages asked for can be run one after the other.
+@dataclass(frozen=True)
+class Finished:
+    """How a leg ended, as its `DONE` tells.
+
+    Attributes:
+        began: fingerprint of the classifier that it began with, or None if that was a new one.
+        score: of what it made, on the validation part, if there is one.
+        lines: lines of metrics when it had ended.
+    """
+
+    began: str | None
+    score: Score | None
+    lines: int
+
+
+@dataclass(frozen=True)
+class Milestone:
+    """The model after a leg, as folders of checkpoints.
+
+    Attributes:
+        leg: that leg.
+        classifier: its folder.
+        policy: its folder; None before stage 2.
+        score: on the validation part, if there is one.
+    """
+
+    leg: Leg
+    classifier: Path
+    policy: Path | None
+    score: Score | None
+
+
+class Driver:
+    """Runs all legs that are not finished.
+
+    Args:
+        session: run folder, display and config.
+        clips: of all parts.
+        config: which legs, and how they learn.
+
+    Attributes:
+        classifier: as the last leg left it; the same object all the time, so that banks notice by themselves what has changed.
+        policy: as the last leg left it, or the user's; None before stage 2.
+        milestones: the model after each leg.
 
     Raises:
-        InputError: there are no such stages, or stage 3 has no policy to look with.
+        InputError: the first leg lacks what it starts from.
     """
-    for key in ("first", "last"):
-        if not 0 <= getattr(config, key) <= 3:
-            raise InputError(f"{key}={getattr(config, key)} is no stage; choose 0, 1, 2 or 3")
-    if config.first > config.last:
-        raise InputError(f"first={config.first} comes after last={config.last}; choose stages in their order")
-    if config.first == 3 and not config.policy:
-        raise InputError("first=3 needs a trained policy: add policy=DIR, or first=2 to train one")
+
+    def __init__(self, session: Session, clips: Clips, config: TrainStages) -> None:
+        self._session, self._clips, self._config = session, clips, config
+        self.milestones: list[Milestone] = []
+        self._lines = 0
+        self.classifier = self._first_classifier()
+        if distributed.is_main() and any(leg.stage == 2 for leg in single_pass(config)):
+            session.features(self.classifier, clips.train)  # what does not fit together is refused now, not hours later
+        self.policy = self._first_policy()
+        self._classifier_at, self._policy_at = self._given_at()
+        self._began = None if self._classifier_at is None else self.classifier.fingerprint()
+
+    def run(self) -> Milestone:
+        """Runs the single pass and the joint rounds; returns the one among their ends that did best on the validation part."""
+        self._session.display.plan(self._plan())
+        for leg in single_pass(self._config):
+            self._run(leg)
+        best, waited = self.milestones[-1], 0
+        for number in range(1, self._config.rounds + 1):
+            for leg in joint_round(self._config, number):
+                self._run(leg)
+            helped = _no_worse(self.milestones[-1].score, best.score)
+            best, waited = (self.milestones[-1], 0) if helped else (best, waited + 1)
+            if waited == self._config.joint.patience:
+                self._session.display.say(f"round {number} was no better on the validation part than {best.leg.title}: no further round")
+                break
+        self._take(best.classifier, best.policy)
+        return best
+
+    def _plan(self) -> list[tuple[str, float, float]]:
+        """For `Display.plan`: epochs or steps of every leg, and how many frames pass the networks in one."""
+        clips, config = self._clips.train, self._config
+        rounds = [leg for number in range(1, config.rounds + 1) for leg in joint_round(config, number)]
+        plan: list[tuple[str, float, float]] = []
+        for leg in [*single_pass(config), *rounds]:
+            if isinstance(leg.settings, PPOConfig):
+                steps = in_steps(leg.settings, self._session.features(self.classifier, clips)).total_steps
+                plan.append((leg.title, steps, 1))
+            else:
+                plan.append((leg.title, leg.settings.epochs, clips.epoch_size * clips.num_frames))
+        return plan
+
+    def _first_classifier(self) -> Classifier:
+        """The classifier that the first leg begins with: the user's, or a new one."""
+        wanted, config = self._session.wanted, self._config
+        if config.first == 0 and isinstance(wanted, Classifier):
+            raise InputError(
+                f"classifier={config.classifier} is trained already: add first=1, 2 or 3 to go on with it, or start from an architecture "
+                "(small, paper or paper_tsm)"
+            )
+        if isinstance(wanted, Classifier):
+            return wanted
+        if config.first > 0:
+            raise InputError(
+                f"first={config.first} needs a trained classifier: classifier=DIR, one that python -m agents.train_stages "
+                f"last={config.first - 1} has made (RUN/checkpoints/classifier), or first=0 to train one"
+            )
+        assert isinstance(wanted, Architecture)
+        set_random_seed(config.seed)
+        return Classifier(wanted, self._clips.data.classes).to(self._session.device).freeze()
+
+    def _first_policy(self) -> GlancePolicy | None:
+        """The user's policy, if there is one."""
+        if not self._config.policy or self._config.last < 2:
+            return None
+        return self._session.given_policy(self._session.features(self.classifier, self._clips.train))
+
+    def _given_at(self) -> tuple[Path | None, Path | None]:
+        """Where copies of the user's classifier and policy are kept: a run folder has all that its result came from."""
+        given = self._session.run.checkpoints / GIVEN
+        if isinstance(self._session.wanted, Architecture):
+            return None, None
+        if distributed.is_main():
+            checkpoint.save(self.classifier, given / "classifier", data=self._clips.data.name)
+            if self.policy is not None:
+                save_policy(self.policy, given / "policy", {"classifier": self.classifier.fingerprint()})
+        return given / "classifier", None if self.policy is None else given / "policy"
+
+    def _run(self, leg: Leg) -> None:
+        """Runs a leg, unless it is finished, and takes over what it made."""
+        part = RunPart(self._session.run, leg.name, self._lines, leg.about)
+        if not distributed.broadcast_object((part.checkpoints / DONE).is_file()):
+            self._session.display.leg(leg.title)
+            set_random_seed(self._config.seed)
+            score = self._learn_policy(leg.settings, part) if isinstance(leg.settings, PPOConfig) else self._learn(leg, leg.settings, part)
+            if distributed.is_main():
+                done = Finished(self._began, score, self._lines + len(part.metrics()))
+                write_text(part.checkpoints / DONE, json.dumps(asdict(done)) + "\n")
+            distributed.barrier()  # the others take over what the main process has saved
+        done = _read_done(part.checkpoints / DONE)
+        if done.began != self._began:
+            raise InputError(f"{part.checkpoints} began with another classifier than the one before it now; force=true starts the run over")
+        best = part.checkpoints / BEST
+        self._take(*((self._classifier_at, best) if leg.stage == 2 else (best, self._policy_at)))
+        self._lines = done.lines
+        assert self._classifier_at is not None
+        self.milestones.append(Milestone(leg, self._classifier_at, self._policy_at, done.score))
+
+    def _take(self, classifier: Path | None, policy: Path | None) -> None:
+        """Goes on with what is in these folders; the classifier stays the same object, so that banks notice what has changed."""
+        if classifier is not None:
+            self.classifier.load_state_dict(checkpoint.load(classifier, self._session.device).state_dict())
+            self._began = self.classifier.fingerprint()
+        self.policy = None if policy is None else load_policy(policy, self._session.device)
+        self._classifier_at, self._policy_at = classifier, policy
+
+    def _learn_policy(self, ppo: PPOConfig, part: RunPart) -> Score | None:
+        """Stage 2, which is the main process's."""
+        if not distributed.is_main():
+            return None
+        policy = self._session.train_policy(self.classifier, self._clips, run=part, ppo=ppo, start=self.policy)
+        assert isinstance(policy, GlancePolicy), "stages learn by PPO"
+        return self._score(policy)
+
+    def _learn(self, leg: Leg, settings: SupervisedConfig, part: RunPart) -> Score | None:
+        """Stage 0, 1 or 3: the epochs that are missing. The main process keeps the best classifier in `BEST`, and returns its score."""
+        with StopRequest(self._session.display.console) as stop:
+            saved = EpochCheckpoint(part.checkpoints / LAST, lambda: len(part.metrics()), stop)
+            if not distributed.is_main():
+                deque(self._epochs(leg, settings, saved), maxlen=0)
+                return None
+            part.truncate(saved.resumed_lines or 0)
+            if leg.stage == 3 and "best" not in saved.extra:
+                self._keep(self._score(self.policy), saved, part)  # finetuning may turn out not to help
+            done, clips = len(part.metrics()), self._clips.train.epoch_size
+            bar = self._session.display.bar(leg.title, settings.epochs, done, unit="epoch", clips=clips)
+            saved.progress = bar.at
+            for measured in self._epochs(leg, settings, saved):
+                score, epoch = self._scored(leg), len(part.metrics()) + 1
+                part.log({"stage": leg.stage, "part": leg.part, "epoch": epoch, **measured, **_told(score)})
+                if _no_worse(score, saved.extra.get("best")):
+                    self._keep(score, saved, part)
+                bar.at(epoch, figures({**measured, **_told(score)}))
+            if stop.requested:  # after the last batch
+                raise Stopped
+        return saved.extra["best"]
+
+    def _epochs(self, leg: Leg, settings: SupervisedConfig, saved: EpochCheckpoint) -> Iterator[dict[str, float]]:
+        clips, seed = self._clips.train, self._config.seed
+        if leg.stage == 0:
+            return warm_up(self.classifier, cast(Backbone, leg.part), clips, settings, seed=seed, saved=saved)
+        if leg.stage == 1:
+            video_div = self._config.env.video_div
+            return train_on_random_patches(self.classifier, clips, settings, seed=seed, video_div=video_div, saved=saved)
+        assert self.policy is not None
+        return finetune(self.classifier, self.policy, clips, settings, seed=seed, skipped=self._config.env.skipped, saved=saved)
+
+    def _scored(self, leg: Leg) -> Score | None:
+        """The classifier as it is now, by what the leg is there for."""
+        if leg.stage == 0 and self._clips.val is not None:
+            return frame_score(self.classifier, cast(Backbone, leg.part), self._clips.val)
+        return self._score(self.policy if leg.stage == 3 else None)
+
+    def _score(self, policy: GlancePolicy | None) -> Score | None:
+        if self._clips.val is None:
+            return None
+        return patch_score(self.classifier, policy, self._clips.val, self._config.env, self._config.seed)
+
+    def _keep(self, score: Score | None, saved: EpochCheckpoint, part: RunPart) -> None:
+        about = {"data": self._clips.data.name, "metrics": _told(score), "parent": self._began, "command": COMMAND}
+        checkpoint.save(self.classifier, part.checkpoints / BEST, **about)
+        saved.extra["best"] = score
 
 
-def run_stages(session: Session, clips: Clips, config: TrainStages) -> Model:
-    """Runs stages ``config.first`` to ``config.last``; returns classifier, policy and the fingerprint of the classifier before the last.
-
-    Raises:
-        InputError: a stage lacks what it starts from.
-    """
-    classifier = _classifier(session, clips, config)
-    if config.last < 2:
-        return classifier, None, None
-    policy = session.train_policy(classifier, clips) if config.first < 3 else _given_policy(session, classifier, clips)
-    assert isinstance(policy, GlancePolicy), "stages learn by PPO"
-    if config.last < 3:
-        return classifier, policy, None
-    parent = classifier.fingerprint()
-    torch.manual_seed(config.seed)
-    settings = config.stages.finetune
-    learning = "focuser, head" if settings.learning_rate > 0 else "head"
-    epochs = finetune(classifier, policy, clips.train, settings, seed=config.seed, skipped=config.env.skipped)
-    show_epochs(epochs, 3, learning, settings.epochs, session.display, session.run.log)
-    return classifier, policy, parent
+def _told(score: Score | None) -> dict[str, float]:
+    return {} if score is None else dict(zip(("val_top1", "val_confidence"), score, strict=True))
 
 
-def _given_policy(session: Session, classifier: Classifier, clips: Clips) -> GlancePolicy:
-    policy = session.given_policy(session.features(classifier, clips.train))
-    assert policy is not None, "check_stages asks for it"
-    save_policy(policy, session.run.checkpoints / "best", {"classifier": classifier.fingerprint()})
-    return policy
+def _no_worse(score: Score | None, best: Score | None) -> bool:
+    return score is None or best is None or list(score) >= list(best)
 
 
-def _classifier(session: Session, clips: Clips, config: TrainStages) -> Classifier:
-    """What the stages 0 and 1 make, or made before, or what the user gave to go on with."""
-    wanted, kept = session.wanted, session.run.checkpoints / "stage1"
-    if config.first == 0 and isinstance(wanted, Classifier):
-        raise InputError(
-            f"classifier={config.classifier} is trained already: add first=1, 2 or 3 to go on with it, or start from an architecture "
-            "(small, paper or paper_tsm)"
-        )
-    if config.first > 0 and not isinstance(wanted, Classifier):
-        raise InputError(f"first={config.first} needs a trained classifier: classifier=DIR, or first=0 to train one")
-    if config.first > 1:
-        assert isinstance(wanted, Classifier)
-        return wanted
-    if not (kept / checkpoint.CARD).exists():
-        session.run.truncate(0)
-        torch.manual_seed(config.seed)
-        classifier = Classifier(wanted, clips.data.classes).to(session.device) if isinstance(wanted, Architecture) else wanted
-        assert classifier is not None
-        make_classifier(
-            classifier, clips.train, clips.val, config.stages, seed=config.seed, display=session.display, log=session.run.log,
-            video_div=config.env.video_div, stages=range(config.first, min(config.last, 1) + 1),
-        )  # fmt: skip
-        checkpoint.save(classifier, kept, data=clips.data.name, command="python -m agents.train_stages")
-    return checkpoint.load(kept, session.device)
+def _read_done(file: Path) -> Finished:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        return Finished(values["began"], values["score"] and (values["score"][0], values["score"][1]), int(values["lines"]))
+    except (ValueError, KeyError, TypeError, IndexError) as problem:
+        raise InputError(f"{file} cannot be read ({problem!r}); force=true starts the run over") from problem

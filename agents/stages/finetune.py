@@ -9,11 +9,14 @@ from torch import Tensor, nn
 
 from adafocus_env.clips import ClipSource
 from adafocus_env.skipped import find_skipped
+from agents.batches import Batch
 from agents.config import SupervisedConfig
+from agents.epoch_checkpoint import EpochCheckpoint
 from agents.inference import decisions, patches_of
 from agents.policies import GlancePolicy
+from agents.running import Part
 from agents.stages.random_patches import classify_patches
-from agents.supervised import Batch, Part, train_epochs
+from agents.supervised import train_epochs
 from classifiers.classifier import Classifier
 
 
@@ -24,16 +27,17 @@ def finetune(
     config: SupervisedConfig,
     *,
     seed: int,
+    saved: EpochCheckpoint | None = None,
     skipped: str = "zeros",
     keep_threshold: float | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Trains on the most likely patches; yields the mean loss and accuracy, over all steps, of every epoch.
+    """Trains on the most likely patches; yields the mean loss and accuracy, over all steps, of every epoch; ``saved`` as `train_epochs`.
 
     The head learns with ``config.head_learning_rate``. The focuser learns with ``config.learning_rate`` where that is above 0
     (paper, section 3.3); with 0 it stays frozen, in eval mode, as in the released ActivityNet code.
 
-    A policy that skips shows the focuser what it keeps: frames of which skipping is not the most likely action or, with
-    ``keep_threshold``, those with a lower P(skip). In the others the head gets what ``skipped`` says (`adafocus_env.skipped`).
+    A policy that skips shows the focuser what it keeps: the frames with P(skip) below ``keep_threshold``, or its own threshold. In the
+    others the head gets what ``skipped`` says (`adafocus_env.skipped`).
 
     Raises:
         InputError: there is no such option, or a threshold for a policy that cannot skip.
@@ -47,7 +51,7 @@ def finetune(
     def scores(batch: Batch) -> tuple[Tensor, Tensor]:
         return classify_patches(classifier, batch, steps, choose, option)
 
-    parts = [Part(cast(nn.Module, classifier.head), config.head_learning_rate)]
-    if config.learning_rate > 0:
-        parts.append(Part(cast(nn.Module, classifier.focuser), config.learning_rate))
-    return train_epochs(parts, clips, scores, config, seed=seed, device=classifier.device)
+    glancer, focuser, head = (cast(nn.Module, each) for each in (classifier.glancer, classifier.focuser, classifier.head))
+    learning = [Part(head, config.head_learning_rate), Part(focuser, config.learning_rate, partly=True)]
+    parts, frozen = (learning, [glancer]) if config.learning_rate > 0 else (learning[:1], [glancer, focuser])
+    return train_epochs(parts, clips, scores, config, seed=seed, device=classifier.device, frozen=frozen, saved=saved)

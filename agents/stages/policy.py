@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,26 +19,22 @@ from adafocus_env.dynamics import Dynamics
 from adafocus_env.features import Features
 from adafocus_env.sb3 import AdaFocusVecEnv
 from adafocus_env.vector import AdaFocusVectorEnv
-from agents.budgets import cost_of
+from agents.budgets import cost_of, solve_threshold
 from agents.config import EnvConfig, NetworkConfig, PPOConfig
-from agents.evaluation import Played, mean_cost, play_learned
-from agents.interrupts import StopRequest
+from agents.evaluation import CLIPS_AT_ONCE, batches, mean_cost, play_learned
+from agents.interrupts import Stopped, StopRequest
 from agents.model_checkpoint import load_checkpoint, save_checkpoint
-from agents.policies import ClipPolicy, GlancePolicy, GlancesByReference, PolicyNetwork, extractor_of
+from agents.policies import ClipPolicy, GlancePolicy, GlancesByReference, PolicyNetwork, extractor_of, kind_of
 from agents.policy_files import load_policy, save_policy
 from agents.price import DrivenPrice, check_price, driven_price
-from agents.progress import Display
+from agents.progress import Display, figures
 from agents.rollout import ClipRolloutBuffer, NormalisedReturnsBuffer
 from agents.run_folder import RunFolder
 from classifiers.errors import InputError
 from classifiers.policy_network import check_std
 
 STAGE = 2
-LOGGED = ("entropy_loss", "policy_gradient_loss", "value_loss", "approx_kl", "clip_fraction", "explained_variance")
-
-
-class Stopped(Exception):
-    """The user asked to stop; everything is saved."""
+LOGGED = ("entropy_loss", "policy_gradient_loss", "value_loss", "approx_kl", "clip_fraction", "explained_variance", "learning_rate")
 
 
 def train_policy(
@@ -82,6 +77,7 @@ def train_policy(
     fingerprint = features.classifier.fingerprint()
     policy_network, std = (start.network, start.std) if start else (new_network(features.map_shape, network), network.std)
     environment = make_environment(features, env)
+    price = _driven_price(env, environment, features, policy_network)  # before random states are set or restored: it draws weights
     resumed = load_checkpoint(run.checkpoints, environment, device=str(features.classifier.device), trust=trust, kind=kind)
     before = sum(line["stage"] < STAGE for line in run.metrics())
     model, progress = resumed or (
@@ -91,12 +87,14 @@ def train_policy(
     extractor_of(model.policy).bind(features)
     if resumed is None and start is not None:
         start.write_to(model.policy)
-    price = driven_price(env, cost_of(features, GlancePolicy.of(model.policy), env.skipped))
+    dynamics: Dynamics = environment.get_attr("dynamics", 0)[0]
     if price is not None and "price" in progress:
         price.summed = progress["price"]["summed"]
-        environment.get_attr("dynamics", 0)[0].set_price(progress["price"]["now"])
-    recorder = Recorder(run, display, ppo, features, val, progress["best"], env.skipped, price)
-    model.set_logger(configure(str(run.path("tensorboard")), ["tensorboard"]))
+        dynamics.set_price(progress["price"]["now"])
+    if resumed is None and start is not None and val is not None:
+        progress["best"] = _keep_start(start, val, run, fingerprint, dynamics)
+    recorder = Recorder(run, display, ppo, features, val, progress["best"], dynamics, price)
+    model.set_logger(configure(None, []))  # the run folder keeps what is measured
     if resumed is not None:
         display.say(f"going on after {model.num_timesteps} steps")
     if (left := ppo.total_steps - model.num_timesteps) > 0:
@@ -109,11 +107,43 @@ def train_policy(
     return load_policy(run.checkpoints / "best", features.classifier.device)
 
 
+def _keep_start(start: GlancePolicy, val: Features, run: RunFolder, fingerprint: str, dynamics: Dynamics) -> list[float]:
+    """Saves the policy to start from as the best so far: learning on may turn out not to help."""
+    score, measured = _valued(start, val, dynamics)
+    save_policy(start, run.checkpoints / "best", {"classifier": fingerprint, "metrics": measured, "steps": 0})
+    return score
+
+
+def _valued(policy: GlancePolicy, val: Features, dynamics: Dynamics) -> tuple[list[float], dict[str, float]]:
+    """What a policy is worth on the validation part, higher being better, and its figures. One that skips pays the price of its steps."""
+    played = play_learned(val, policy, dynamics.skipped)
+    measured = {"val_top1": float(played.correct.mean()), "val_confidence": float(played.confidence.mean())}
+    if not policy.skips:
+        return list(measured.values()), measured
+    paid = dynamics.price * mean_cost(val, played.kept, dynamics.skipped) / dynamics.step_cost
+    return [measured["val_confidence"] - paid, measured["val_top1"]], {**measured, "val_kept": float(played.kept.mean())}
+
+
 def in_steps(config: PPOConfig, features: Features) -> PPOConfig:
     """The same with the length of training in steps, where it is told in epochs."""
     if config.epochs is None:
         return config
     return replace(config, total_steps=config.epochs * features.clips.epoch_size * features.num_steps, epochs=None)
+
+
+def _driven_price(env: EnvConfig, environment: VecEnv, features: Features, network: PolicyNetwork) -> DrivenPrice | None:
+    """The price that a target asks for; None where there is none."""
+    if env.target_keep is None and env.target_gflops is None:
+        return None
+    grid, skips = kind_of(environment.action_space)
+    return driven_price(env, cost_of(features, GlancePolicy(network, grid, skips=skips), env.skipped))
+
+
+def threshold_for(policy: GlancePolicy, features: Features, keep: float) -> float:
+    """The threshold on P(skip) with which the policy keeps that share of the decisions in the clips of ``features``."""
+    steps, clips = np.arange(features.num_steps)[None], np.arange(len(features.clips))
+    skip = [policy.choose(features.maps(some[:, None], steps))[1].cpu().numpy() for some in batches(clips, CLIPS_AT_ONCE)]
+    return solve_threshold(np.concatenate(skip), keep)
 
 
 def make_environment(features: Features, config: EnvConfig, observation: str = "reference") -> VecEnv:
@@ -265,8 +295,8 @@ class Recorder(BaseCallback):
         features: of the training clips.
         val: of the validation clips.
         best: (top-1, confidence) of the best policy so far; where it skips (confidence less what its looks cost, top-1).
-        skipped: what the head gets where the policy skips.
-        price: of a look, where it is driven to a target.
+        dynamics: of the environment; it knows the price of a look.
+        price: what drives that price, if anything.
     """
 
     def __init__(
@@ -277,24 +307,25 @@ class Recorder(BaseCallback):
         features: Features,
         val: Features | None,
         best: list[float] | None,
-        skipped: str,
+        dynamics: Dynamics,
         price: DrivenPrice | None,
     ) -> None:
         super().__init__()
         self.stop: StopRequest | None = None
         self.stopped = False
         self._run, self._display, self._config = run, display, config
-        self._val, self._best, self._skipped, self._price = val, best, skipped, price
-        self._fingerprint = features.classifier.fingerprint()
+        self._val, self._best, self._dynamics, self._price = val, best, dynamics, price
+        self._fingerprint, self._steps = features.classifier.fingerprint(), features.num_steps
         self._skipping: dict[str, float] = {}
         self._returns: list[float] = []
         self._correct: list[bool] = []
 
     def _on_training_start(self) -> None:
-        self._bar = self._display.bar("stage 2: policy", self._config.total_steps, self.num_timesteps)
+        self._bar = self._display.bar(
+            "stage 2: policy", self._config.total_steps, self.num_timesteps, unit="step", clips=1 / self._steps
+        )
         assert isinstance(self.model, PPO) and self.model.env is not None
         self._steps_per_update = self.model.n_steps * self.model.env.num_envs
-        self._then = time.perf_counter()
         self._fresh = True
 
     def _on_step(self) -> bool:
@@ -312,10 +343,10 @@ class Recorder(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         """What the rollout kept, and what it paid for a look; the next one pays another price, where it is driven."""
-        assert isinstance(self.model, PPO) and self.model.env is not None
-        dynamics: Dynamics = self.model.env.get_attr("dynamics", 0)[0]
+        dynamics = self._dynamics
         if dynamics.action.looking is dynamics.action:
             return
+        assert isinstance(self.model, PPO)
         buffer = self.model.rollout_buffer
         actions = buffer.actions.reshape(*buffer.rewards.shape, *(dynamics.action.space.shape or ()))
         self._skipping = {"kept": float(dynamics.action.kept(actions).mean()), "price": dynamics.price}
@@ -332,35 +363,26 @@ class Recorder(BaseCallback):
         if last or update % self._config.validate_every == 0:
             line |= self._validate()
         self._run.log(line)
-        now = time.perf_counter()
-        rate = self._steps_per_update / (now - self._then)
-        self._bar.at(
-            min(self.num_timesteps, self._config.total_steps),
-            f"return {line['return']:.2f} top-1 {line['accuracy']:.0%} entropy {line['entropy']:.1f} {rate:.0f}/s",
-        )
-        for key, value in line.items():
-            self.logger.record(f"policy/{key}", value)
-        self._then = now
+        self._bar.at(min(self.num_timesteps, self._config.total_steps), figures(line))
         asked = self.stop is not None and self.stop.requested
         if last or asked or update % self._config.save_every == 0:
             save_checkpoint(self.model, self._run.checkpoints, self._progress())  # type: ignore[arg-type]
-        self.stopped = asked and not last
+        self.stopped = asked
 
     def _progress(self) -> dict[str, Any]:
         """What the next start needs to know, as plain values."""
         progress = {"best": self._best, "lines": len(self._run.metrics())}
         if self._price is None:
             return progress
-        assert self.model.env is not None
-        return {**progress, "price": {"summed": self._price.summed, "now": self.model.env.get_attr("dynamics", 0)[0].price}}
+        return {**progress, "price": {"summed": self._price.summed, "now": self._dynamics.price}}
 
     def _measured(self) -> dict[str, float]:
         """Of the rollout that has been learned from: mean return and share of right answers, and PPO's own figures."""
         values = self.logger.name_to_value
         measured = {"return": float(np.mean(self._returns)), "accuracy": float(np.mean(self._correct))}
         self._returns, self._correct = [], []
-        figures = {name: float(values[f"train/{name}"]) for name in LOGGED}
-        return {**measured, "entropy": -figures.pop("entropy_loss"), **figures}
+        found = {name: float(values[f"train/{name}"]) for name in LOGGED}
+        return {**measured, "entropy": -found.pop("entropy_loss"), **found}
 
     def _validate(self) -> dict[str, float]:
         """Measures the policy on the validation part and keeps it if none was better."""
@@ -368,22 +390,13 @@ class Recorder(BaseCallback):
         if self._val is None:
             self._keep(policy, {})
             return {}
-        played = play_learned(self._val, policy, self._skipped)
-        measured = {"val_top1": float(played.correct.mean()), "val_confidence": float(played.confidence.mean())}
-        score = list(measured.values())
-        if policy.skips:
-            measured["val_kept"] = float(played.kept.mean())
-            score = [measured["val_confidence"] - self._paid(played), measured["val_top1"]]
-        if self._best is None or self._price is not None or score >= self._best:  # where the price is driven, the last one is at the target
+        if self._price is not None:
+            policy.keep_threshold = threshold_for(policy, self._val, self._price.target)
+        score, measured = _valued(policy, self._val, self._dynamics)
+        if self._best is None or self._price is not None or score >= self._best:  # where the price is driven, the last is the one wanted
             self._best = score
             self._keep(policy, measured)
         return measured
-
-    def _paid(self, played: Played) -> float:
-        """The price of all steps of a validation clip, the mean."""
-        assert self._val is not None and self.model.env is not None
-        dynamics: Dynamics = self.model.env.get_attr("dynamics", 0)[0]
-        return dynamics.price * mean_cost(self._val, played.kept, self._skipped) / dynamics.step_cost
 
     def policy_now(self) -> GlancePolicy:
         """The policy as it is, without Stable-Baselines3."""

@@ -11,26 +11,36 @@ from torch import Tensor, nn
 from adafocus_env.clips import ClipSource
 from adafocus_env.features import count_steps
 from adafocus_env.skipped import Skipped
+from agents.batches import Batch
 from agents.config import SupervisedConfig
+from agents.epoch_checkpoint import EpochCheckpoint
 from agents.inference import focus_at, glance_at
-from agents.supervised import Batch, Part, train_epochs
+from agents.running import Part
+from agents.supervised import train_epochs
 from classifiers.classifier import Classifier
 
 
 def train_on_random_patches(
-    classifier: Classifier, clips: ClipSource, config: SupervisedConfig, *, seed: int, video_div: int | None = None
+    classifier: Classifier,
+    clips: ClipSource,
+    config: SupervisedConfig,
+    *,
+    seed: int,
+    video_div: int | None = None,
+    saved: EpochCheckpoint | None = None,
 ) -> Iterator[dict[str, float]]:
     """Trains focuser and head; yields the mean loss and accuracy, over all steps, of every epoch."""
     highest = classifier.architecture.size - classifier.architecture.patch_size
     steps = count_steps(classifier, clips, video_div)
 
     def scores(batch: Batch) -> tuple[Tensor, Tensor]:
-        corners = batch.rng.integers(highest + 1, size=(len(batch.frames), steps, 2))
+        corners = batch.draw(lambda rng, total: rng.integers(highest + 1, size=(total, steps, 2)))
         return classify_patches(classifier, batch, steps, lambda maps: (torch.from_numpy(corners).to(maps.device), None))
 
     focuser, head = cast(nn.Module, classifier.focuser), cast(nn.Module, classifier.head)
-    parts = [Part(focuser, config.learning_rate), Part(head, config.head_learning_rate)]
-    return train_epochs(parts, clips, scores, config, seed=seed, device=classifier.device)
+    parts = [Part(focuser, config.learning_rate, partly=True), Part(head, config.head_learning_rate)]  # the focuser's last layer is left
+    frozen = [cast(nn.Module, classifier.glancer)]
+    return train_epochs(parts, clips, scores, config, seed=seed, device=classifier.device, frozen=frozen, saved=saved)
 
 
 def classify_patches(
@@ -49,6 +59,7 @@ def classify_patches(
     with torch.no_grad():
         separate = batch.glance_frames is not batch.frames
         maps, vectors = glance_at(classifier, classifier.normalise(batch.glance_frames) if separate else frames, steps)
-        corners, kept = choose(maps)
+        with torch.autocast(maps.device.type, enabled=False):  # who chooses computes as ever
+            corners, kept = choose(maps.float())
     scores = focus_at(classifier, frames, vectors, corners, kept, skipped).unflatten(1, (steps, -1))[:, :, -1]
     return scores.flatten(0, 1), batch.labels.repeat_interleave(steps)

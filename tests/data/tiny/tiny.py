@@ -44,6 +44,7 @@ class Tiny:
     act: Act = Act.show
     data: Data = field(default_factory=Data)
     ppo: PPO = field(default_factory=PPO)
+    root: str = ""
     file: str = ""
     out: str = "${run}/out"
     video: str = ""

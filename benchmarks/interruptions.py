@@ -1,0 +1,100 @@
+"""Trainings that are killed again and again against one that is not: they must end with the same metrics.
+
+    python -m benchmarks.interruptions
+    python -m benchmarks.interruptions --kills 20 --seed 1 --keep DIR
+
+A small training of all stages and a joint round runs once to its end. The same command is then killed at random moments, at least once
+in each stage, by SIGKILL, SIGTERM and SIGINT in turns, and started again each time. Both must leave the same `metrics.jsonl`, byte for
+byte, and the same result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+TRAINING = (
+    "data.task=easy", "device=cpu", "patch_size=32", "stages.glancer.epochs=2", "stages.focuser.epochs=3", "stages.random_patches.epochs=4",
+    "ppo.total_steps=8192", "stages.finetune.epochs=3", "joint.total_steps=4096", "rounds=1",
+)  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs both trainings and compares them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--keep", type=Path, help="a folder for both runs; by default they are removed")
+    asked = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as place:
+        same = compare(asked.keep or Path(place), asked.kills, np.random.default_rng(asked.seed))
+    sys.exit(0 if same else 1)
+
+
+def compare(place: Path, kills: int, rng: np.random.Generator) -> bool:
+    """Runs both trainings below ``place`` and shows where they were killed; whether they ended alike."""
+    whole, pieces, console = place / "whole", place / "pieces", Console()
+    _start(whole).wait()
+    lines = _lines(whole)
+    table = Table("kill", "signal", "at line", "stage", "seconds after it", title=f"{kills} kills in {len(lines)} lines of metrics")
+    for number, line in enumerate(_moments(lines, kills, rng)):
+        number_of_signal, delay = SIGNALS[number % len(SIGNALS)], rng.uniform(0, 3)
+        found = _kill(_start(pieces), pieces, line, delay, number_of_signal)
+        table.add_row(str(number + 1), number_of_signal.name, str(found), str(lines[min(found, len(lines) - 1)]["stage"]), f"{delay:.1f}")
+    _start(pieces).wait()
+    same = _file(whole) == _file(pieces) and _result(whole) == _result(pieces)
+    console.print(table)
+    console.print(f"metrics.jsonl and result.json: {'equal' if same else 'NOT equal'}")
+    return same
+
+
+def _moments(lines: Sequence[dict[str, object]], kills: int, rng: np.random.Generator) -> list[int]:
+    """Lines after which to kill, in their order: one of each stage first, the others anywhere."""
+    stages = np.array([line["stage"] for line in lines])
+    chosen = [int(rng.choice(np.flatnonzero(stages == stage))) for stage in np.unique(stages)]
+    return sorted([*chosen, *rng.integers(len(lines), size=max(0, kills - len(chosen))).tolist()])
+
+
+def _start(run: Path) -> subprocess.Popen[bytes]:
+    with (run.parent / f"{run.name}.log").open("ab") as log:
+        return subprocess.Popen([sys.executable, "-m", "agents.train_stages", f"run={run}", *TRAINING], stdout=log, stderr=log)
+
+
+def _kill(process: subprocess.Popen[bytes], run: Path, line: int, delay: float, number: signal.Signals) -> int:
+    """Kills the training a while after it has written that many lines; returns how many there are then."""
+    while len(_lines(run)) < line and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(delay)
+    process.send_signal(number)
+    process.wait()
+    return len(_lines(run))
+
+
+def _file(run: Path) -> bytes:
+    file = run / "metrics.jsonl"
+    return file.read_bytes() if file.exists() else b""
+
+
+def _lines(run: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in _file(run).split(b"\n")[:-1]]
+
+
+def _result(run: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    return {key: value for key, value in found.items() if key != "seconds"}
+
+
+if __name__ == "__main__":
+    main()

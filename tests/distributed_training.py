@@ -1,0 +1,82 @@
+"""Trains the tiny networks of the tests, alone or as one of the processes of torchrun; the main one prints what came out.
+
+    torchrun --nproc_per_node=2 distributed_training.py FOLDER VIDEOS '[{"stage": STAGE, "videos": 12, "stops": false, "settings": {…}}, …]'
+
+First single stages, then all that `python -m agents.train_stages` does with a folder of videos.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from conftest import TASK, random_classifier
+from test_supervised import STAGES
+from tiny_training import tiny_networks
+from tiny_training import train as run_command
+
+from adafocus_env.build import open_clips
+from adafocus_env.demo import demo
+from agents import train_stages
+from agents.config import SupervisedConfig, TrainStages
+from agents.epoch_checkpoint import EpochCheckpoint
+from agents.interrupts import Stopped, StopRequest
+from agents.stages.random_patches import train_on_random_patches
+from classifiers import distributed
+from classifiers.checkpoint import save_tensors
+
+SETTINGS: dict[str, Any] = {"epochs": 3, "batch_size": 6, "learning_rate": 0.01, "head_learning_rate": 0.01, "frames": 3, "dropout": 0.0}
+
+
+def train(folder: Path, runs: list[dict[str, Any]]) -> list[list[dict[str, float]]]:
+    """The measures of each run from the same beginning; its weights go to ``folder``."""
+    measured = []
+    for number, run in enumerate(runs):
+        torch.manual_seed(3)
+        clips = open_clips(demo(replace(TASK, train_videos=run["videos"]), val=0.0), "train", num_frames=4, size=96)
+        config = SupervisedConfig(**{**SETTINGS, **run["settings"]})
+        classifier = random_classifier()
+        if run["stops"]:
+            classifier, lines = stopped_after_every_batch(clips, config, folder / f"{number}")
+        else:
+            lines = list(STAGES[run["stage"]](classifier, clips, config, 0))
+        measured.append(lines)
+        if distributed.is_main():
+            save_tensors(classifier, folder / f"{number}.safetensors")
+    return measured
+
+
+def stopped_after_every_batch(clips, config, folder):
+    """Stage 1; the last of the processes is the one that is asked."""
+    lines = []
+    while True:
+        classifier, stop = random_classifier(), StopRequest()
+        stop.requested = distributed.rank() == distributed.world_size() - 1
+        saved = EpochCheckpoint(folder, lambda: len(lines), stop)
+        try:
+            for epoch in train_on_random_patches(classifier, clips, config, seed=0, saved=saved):
+                lines.append(epoch)
+        except Stopped:
+            torch.manual_seed(99)
+        else:
+            return classifier, lines
+
+
+def train_all(folder: Path, root: str | Path) -> None:
+    """All stages and a joint round, in the run folder ``folder``."""
+    stages = ("glancer", "focuser", "random_patches", "finetune")
+    few = [f"stages.{stage}.{value}" for stage in stages for value in ("batch_size=4", "dropout=0", "learning_rate=0.01")]
+    few += ["ppo.total_steps=64", "stages.finetune.epochs=2", "rounds=1", "joint.total_steps=32", "joint.epochs=1"]
+    with tiny_networks():
+        run_command(f"run={folder}", f"data.root={root}", *few, command=train_stages, schema=TrainStages, name="train_stages")
+
+
+if __name__ == "__main__":
+    found = train(Path(sys.argv[1]), json.loads(sys.argv[3]))
+    train_all(Path(sys.argv[1]) / "run", sys.argv[2])
+    if distributed.is_main():
+        sys.stdout.write(json.dumps(found) + "\n")
