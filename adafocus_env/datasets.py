@@ -57,6 +57,7 @@ class DataSet:
         margin: shorter side of the stored frames as a multiple of the crop's side (the paper stores 256 for crops of 224).
         prepare: makes the missing files of the given videos; None where the files are the user's.
         metric: what accuracy means: ``top1``, or ``map`` (mean average precision), where a video may have several labels.
+        patch_size: side in pixels of the patches that its task is made for, with the architecture `small`; None: there is no such thing.
     """
 
     name: str
@@ -69,6 +70,7 @@ class DataSet:
     margin: float = 256 / 224
     prepare: Callable[[Sequence[Video]], None] | None = None
     metric: Literal["top1", "map"] = "top1"
+    patch_size: int | None = None
 
 
 def hold_out(videos: Sequence[Video], share: float) -> tuple[tuple[Video, ...], tuple[Video, ...]]:

@@ -61,6 +61,7 @@ def demo(task: DemoTask | str = "normal", *, val: float = 0.1, num_workers: int 
         scales=(1.0,),
         margin=1.0,
         prepare=partial(render, task=task, num_workers=num_workers),
+        patch_size=task.patch_size,
     )
 
 

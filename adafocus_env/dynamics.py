@@ -287,8 +287,11 @@ class Dynamics:
         """
         clips, steps, state = self.clip[rows], self.step_number[rows], self._of(self.state, rows)
         skips = ~self.action.kept(actions) if self._skips else None
-        skips = None if skips is None or not skips.any() else skips
-        foci = self.features.foci(clips, steps, actions) if skips is None else self._kept_foci(rows, actions, ~skips)
+        if skips is None or not skips.any():
+            foci = self.features.foci(clips, steps, self.action.patches(actions) if self._skips else actions)
+            skips = None
+        else:
+            foci = self._kept_foci(rows, actions, ~skips)
         if padding:
             foci = torch.cat([foci, torch.zeros_like(foci[:1])])
         scores, states = self.features.classifier.compare(self.features.vectors(clips, steps), foci, state)

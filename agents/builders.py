@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,13 +20,14 @@ from adafocus_env.demo import demo
 from adafocus_env.features import Features
 from adafocus_env.fresh import FreshClips
 from adafocus_env.published import PUBLISHED, published
-from agents.config import ClassifierConfig, DataConfig, EnvConfig
+from agents.config import ArchitectureConfig, ClassifierConfig, DataConfig, EnvConfig
 from agents.make_classifier import make_classifier
 from agents.progress import Display
 from classifiers import checkpoint
 from classifiers.classifier import Architecture, Classifier
 from classifiers.errors import InputError, named
 from classifiers.execution import choose_execution, executed
+from classifiers.pretrained import new_classifier, prepared
 from classifiers.registry import ARCHITECTURES, SHIPPED
 
 DATA_SETS: dict[str, Callable[[DataConfig], DataSet]] = {
@@ -91,7 +93,9 @@ def part(data: DataSet, split: Split, config: DataConfig, size: int, display: Di
     return clips
 
 
-def choose_classifier(name: str, data: DataSet, device: torch.device, patch_size: int = 0) -> Classifier | Architecture:
+def choose_classifier(
+    name: str, data: DataSet, device: torch.device, patch_size: int = 0, changes: ArchitectureConfig | None = None
+) -> Classifier | Architecture:
     """The classifier that ``name`` means for a data set, or the architecture of one that is still to be trained.
 
     Args:
@@ -99,15 +103,20 @@ def choose_classifier(name: str, data: DataSet, device: torch.device, patch_size
             architecture, or the folder of a checkpoint.
         data: what it shall classify.
         device: where to put it.
-        patch_size: P in pixels; 0: the architecture's or the checkpoint's.
+        patch_size: P in pixels; 0: the checkpoint's, or that of the architecture (of `small` with demo videos: of their task).
+        changes: what an architecture shall have instead of its own.
 
     Raises:
-        InputError: there is no such classifier, its classes are not those of the data set, or its patch size is another.
+        InputError: there is no such classifier, its classes are not those of the data set, it has other parts than is asked for, or an
+            architecture cannot be built (see `classifiers.pretrained.prepared`).
     """
     if name == "auto":
         name = data.name if data.name in SHIPPED else "small"
+    wanted: dict[str, Any] = {field: value for field, value in asdict(changes or ArchitectureConfig()).items() if value is not None}
     if name in ARCHITECTURES:
-        return replace(ARCHITECTURES[name], patch_size=patch_size) if patch_size else ARCHITECTURES[name]
+        suiting = data.patch_size if name == "small" else None
+        patches = patch_size or suiting or ARCHITECTURES[name].patch_size
+        return prepared(replace(ARCHITECTURES[name], **wanted | {"patch_size": patches}))
     if name not in SHIPPED and not Path(name).exists():
         known = ["auto", *sorted({*ARCHITECTURES, *SHIPPED})]
         near = difflib.get_close_matches(name, known, n=1)
@@ -121,6 +130,12 @@ def choose_classifier(name: str, data: DataSet, device: torch.device, patch_size
             f"patch_size={patch_size} is not that of classifier={name}, which was trained with patches of "
             f"{classifier.architecture.patch_size} pixels; leave patch_size out, or take the checkpoint for {patch_size}"
         )
+    for field, value in wanted.items():
+        if value != getattr(classifier.architecture, field):
+            raise InputError(
+                f"architecture.{field}={value} is not what classifier={name} has ({getattr(classifier.architecture, field)}), and it is "
+                f"trained already; leave it out, or start from an architecture ({', '.join(sorted(ARCHITECTURES))})"
+            )
     check_classes(classifier, data, name)
     return classifier
 
@@ -162,7 +177,7 @@ def trained_classifier(
         else:
             display.say("classifier: none fits this data set; stages 0 and 1 train one now, and it is kept for the next run")
             torch.manual_seed(0)  # whatever the run's seed: the next run finds the same classifier
-            classifier = Classifier(wanted, clips.data.classes).to(device)
+            classifier = new_classifier(wanted, clips.data.classes).to(device)
             make_classifier(classifier, clips.train, clips.val, stages, seed=0, display=display, video_div=video_div)
             checkpoint.save(classifier, place, data=clips.data.name)
     return checkpoint.load(place, device)

@@ -160,6 +160,35 @@ class NetworkConfig:
 
 
 @dataclass
+class ArchitectureConfig:
+    """What an architecture (`classifier`) shall have instead of its own; null leaves it. See docs/backbones.md.
+
+    Attributes:
+        glancer: a backbone: one of the package's own, torchvision/NAME or timm/NAME.
+        focuser: the same.
+        head: gru, linear, mean or max.
+        hidden_size: length of the head's state.
+        dropout: of the head, in training.
+        size: height and width of a frame in pixels.
+        glance_size: height and width in pixels of what the glancer sees.
+        shift: share of the channels that the temporal shift moves each way.
+        shift_place: blockres or block.
+        weights: what new backbones start from: none (random weights) or default (the library's own, of ImageNet).
+    """
+
+    glancer: str | None = None
+    focuser: str | None = None
+    head: str | None = None
+    hidden_size: int | None = None
+    dropout: float | None = None
+    size: int | None = None
+    glance_size: int | None = None
+    shift: float | None = None
+    shift_place: str | None = None
+    weights: str | None = None
+
+
+@dataclass
 class SupervisedConfig:
     """How one stage trains a part of the classifier.
 
@@ -179,7 +208,7 @@ class SupervisedConfig:
             the gradient is that of the whole step, but batch norm sees the parts.
         precision: what the networks compute in: float32, or mixed with bfloat16 or float16. The weights are float32.
         channels_last: keep images and activations as (height, width, channels) in memory.
-        compile: compile the networks first, which takes a minute or two.
+        compile: compile the networks first, which takes a minute or two; not with several processes.
     """
 
     epochs: int = 10
@@ -231,6 +260,7 @@ class TrainPPO:
         data: which videos.
         classifier: auto, a name (a shipped classifier or an architecture) or the folder of a checkpoint.
         patch_size: P, height and width of the patches in pixels; 0: the architecture's. A checkpoint's cannot be changed.
+        architecture: further things that an architecture shall have instead of its own.
         policy: folder of a policy to start from; empty: a new one.
         env: the environment.
         ppo: the algorithm.
@@ -248,6 +278,7 @@ class TrainPPO:
     data: DataConfig = field(default_factory=DataConfig)
     classifier: str = "auto"
     patch_size: int = 0
+    architecture: ArchitectureConfig = field(default_factory=ArchitectureConfig)
     policy: str = ""
     env: EnvConfig = field(default_factory=EnvConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)

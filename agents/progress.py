@@ -139,7 +139,7 @@ class Display:
 
     def _end(self, bar: Bar) -> None:
         if bar.unit or bar.seconds >= 1:  # what was done before ends at once, and is not worth a line
-            self._say(f"{bar.description}: {bar.count()} in {_shown(bar.seconds)} {bar.text}".rstrip())
+            self._say(f"{bar.description}: {bar.count()} in {_shown(bar.seconds)} {bar.text if bar.unit else ''}".rstrip())
 
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -271,10 +271,12 @@ class Plan:
         return (now or 0.0) + seconds, all(leg.kind in known for leg, _ in ahead)
 
     def text(self) -> str:
-        """For the user; empty where there is no plan or nothing of it has begun."""
+        """For the user; empty where there is no plan, nothing of it has begun, or all of it is done."""
         if self._at < 0 or len(self._legs) < 2:
             return ""
         left = self.seconds_left()
+        if left is not None and not left[0] and self._at == len(self._legs) - 1:
+            return ""
         when = "time left not known yet" if left is None else f"{'about' if left[1] else 'roughly'} {_shown(left[0])} left"
         return f"whole run: part {self._at + 1} of {len(self._legs)}, {when}"
 

@@ -70,8 +70,8 @@ class Session:
             run = RunFolder.open(folder, asdict(config), force=config.force) if distributed.is_main() else RunFolder(folder)
         session = cls(run, config, Display(None if distributed.is_main() else Console(quiet=True)))
         session._open.enter_context(session.run)
-        curves = session._open.enter_context(closing(Curves(session.run, config.log)))
-        session.run.watch(curves)
+        if distributed.is_main():
+            session.run.watch(session._open.enter_context(closing(Curves(session.run, config.log))))
         session._open.enter_context(session.display)
         session.display.say(f"run folder: {session.run.root}")
         set_random_seed(config.seed)
@@ -108,7 +108,7 @@ class Session:
         """
         start, config = time.perf_counter(), self.config
         data = build_data(config.data)
-        self.wanted = choose_classifier(config.classifier, data, self.device, patch_size=config.patch_size)
+        self.wanted = choose_classifier(config.classifier, data, self.device, config.patch_size, config.architecture)
         architecture = self.wanted if isinstance(self.wanted, Architecture) else self.wanted.architecture
         if for_policy:
             self._check(architecture)
@@ -151,6 +151,7 @@ class Session:
         *,
         run: RunFolder | None = None,
         ppo: PPOConfig | None = None,
+        seed: int | None = None,
         start: GlancePolicy | None = None,
     ) -> GlancePolicy | TrainedModel:
         """Stage 2 on the frozen classifier; the policy that did best on the validation part.
@@ -160,6 +161,7 @@ class Session:
             clips: of all parts.
             run: where metrics and checkpoints go; None: the folder of the whole run.
             ppo: how it learns; None: as the config says.
+            seed: of everything random; None: the config's.
             start: the policy to start from; None: the one that the config names, or a new one.
         """
         run, ppo = run or self.run, ppo or self.config.ppo
@@ -167,7 +169,8 @@ class Session:
         self.display.say(features.about)
         val = self.features(classifier, clips.val) if clips.val else None
         config = self.config
-        common: dict[str, Any] = {"env": config.env, "network": config.network, "seed": config.seed, "trust": config.trust}
+        seed = config.seed if seed is None else seed
+        common: dict[str, Any] = {"env": config.env, "network": config.network, "seed": seed, "trust": config.trust}
         if isinstance(config, Train) and not learns_as_ppo(config.algo):
             return train_model(features, val, run, self.display, algo=config.algo, **common)
         start = start or self.given_policy(features)

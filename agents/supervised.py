@@ -121,14 +121,14 @@ class _Training:
         frozen: Sequence[nn.Module],
         saved: EpochCheckpoint | None,
     ) -> None:
-        make_optimizer, make_schedule = named("optimizer", config.optimizer, OPTIMIZERS), named("schedule", config.schedule, SCHEDULES)
-        _check(config, device)
+        check_settings(config, device)
         self._parts, self._clips, self._config, self._seed, self._saved = parts, clips, config, seed, saved
         self._running = Running(parts, frozen, scores, config, device)
         self._device, self._scaler = device, torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
         self._batches = -(-clips.epoch_size // config.batch_size)
-        self._optimizer = make_optimizer([{"params": part.module.parameters(), "lr": part.learning_rate} for part in parts], config)
-        self._schedule = make_schedule(self._optimizer, config, self._batches)
+        groups = [{"params": part.module.parameters(), "lr": part.learning_rate} for part in parts]
+        self._optimizer = OPTIMIZERS[config.optimizer](groups, config)
+        self._schedule = SCHEDULES[config.schedule](self._optimizer, config, self._batches)
         self._at = _Position()
         self.identity = {**asdict(config), "seed": seed, "clips": _digest(clips)}
         if distributed.rank():  # the others draw other dropout
@@ -250,7 +250,15 @@ class _Training:
         )
 
 
-def _check(config: SupervisedConfig, device: torch.device) -> None:
+def check_settings(config: SupervisedConfig, device: torch.device) -> None:
+    """Checks how something shall learn; no clip and no network has to be there for that.
+
+    Raises:
+        InputError: a setting is not known or out of its range, the device lacks the precision, nothing can compile, or the processes
+            cannot share the batches.
+    """
+    named("optimizer", config.optimizer, OPTIMIZERS)
+    named("schedule", config.schedule, SCHEDULES)
     for key in ("batch_size", "frames", "accumulate"):
         if getattr(config, key) < 1:
             raise InputError(f"{key}={getattr(config, key)} is too small; choose 1 or more")
@@ -270,7 +278,10 @@ def _check_run(config: SupervisedConfig, device: torch.device) -> None:
     check_precision(config.precision, device)
     if config.compile:
         check_compiler()
-    if config.batch_size % (processes := distributed.world_size()):
+    processes = distributed.world_size()
+    if config.compile and processes > 1:  # what is compiled cannot wait for other processes in the middle, as batch norm has to
+        raise InputError(f"compile=true is for one process, and there are {processes}; leave it out, or start without torchrun")
+    if config.batch_size % processes:
         lower, higher = (config.batch_size // processes + more for more in (0, 1))
         advice = " or ".join(f"{each * processes}" for each in (lower, higher) if each)
         raise InputError(f"batch_size={config.batch_size} cannot be shared out equally by {processes} processes; set it to {advice}")

@@ -38,8 +38,10 @@ def _train(session: Session, config: TrainStages) -> None:
     from agents.policy_files import save_policy
     from agents.stages.ablation import ablation, ablation_table
     from agents.stages.driver import BEST, COMMAND, Driver
+    from agents.stages.legs import check_learning
     from classifiers import checkpoint, distributed
 
+    check_learning(config, session.device)
     clips, start = session.clips(for_policy=config.first <= 2 <= config.last), time.perf_counter()
     driver = Driver(session, clips, config)
     best = driver.run()

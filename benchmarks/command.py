@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NAMES = (
-    "main_job", "inference", "skipping", "env_steps", "steps", "bank_filling", "ppo", "stages", "decode", "transforms", "memory", "growth",
+    "main_job", "inference", "skipping", "env_steps", "steps", "bank_filling", "ppo", "stages", "driver", "decode", "transforms",
+    "memory", "growth",
 )  # fmt: skip
 TUNED = {name: str(1 << 30) for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")}
 

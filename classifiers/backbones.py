@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torchvision import models
 
+from classifiers.efficientnet_lite import lite_trunk
 from classifiers.errors import InputError
 from classifiers.temporal_shift import TemporalShift, put_into
 
@@ -82,6 +83,16 @@ def resnet50(num_classes: int) -> Backbone:
     return Backbone(trunk, 2048, num_classes, map_bounds=(0.0, math.inf))
 
 
+def efficientnet_lite0(num_classes: int) -> Backbone:
+    """EfficientNet-Lite0: maps (1280, 7, 7) at 224 pixels, within [0, 6]."""
+    return Backbone(lite_trunk(1.0, 1.0), 1280, num_classes, map_bounds=(0.0, 6.0))
+
+
+def efficientnet_lite2(num_classes: int) -> Backbone:
+    """EfficientNet-Lite2: a tenth wider and a fifth deeper, with vectors of the same length."""
+    return Backbone(lite_trunk(1.1, 1.2), 1280, num_classes, map_bounds=(0.0, 6.0))
+
+
 def small_glancer(num_classes: int) -> Backbone:
     """Two layers for glances of about 32 pixels: maps (32, 8, 8) within [0, 6].
 
@@ -100,6 +111,8 @@ def small_focuser(num_classes: int) -> Backbone:
 BACKBONES: dict[str, Callable[[int], Backbone]] = {
     "mobilenet_v2": mobilenet_v2,
     "resnet50": resnet50,
+    "efficientnet_lite0": efficientnet_lite0,
+    "efficientnet_lite2": efficientnet_lite2,
     "small_glancer": small_glancer,
     "small_focuser": small_focuser,
 }

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from classifiers.backbones import BACKBONES
 from classifiers.errors import InputError, named
 from classifiers.heads import HEADS
+from classifiers.library_backbones import build_backbone, check_name
 from classifiers.protocols import Focuser, Glancer, Head
 from classifiers.temporal_shift import check_shift
+
+WEIGHTS = {"none": False, "default": True}
+"""What the backbones of a new classifier start from: random weights, or those that come with their names."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Architecture:
     """What a classifier is made of, and the pixels that it expects. Lengths are in pixels.
 
     Attributes:
-        glancer: name in `classifiers.backbones.BACKBONES`.
+        glancer: name in `classifiers.backbones.BACKBONES`, or of another library's model: torchvision/NAME, timm/NAME.
         focuser: the same.
         head: name in `classifiers.heads.HEADS`.
         hidden_size: length of the head's state.
@@ -35,6 +38,7 @@ class Architecture:
         std: of each channel, by which they are divided.
         shift: share of the channels that the temporal shift moves each way, in both backbones; 0 is no shift.
         shift_place: where it is, a name in `classifiers.temporal_shift.PLACES`.
+        weights: what the backbones of a new classifier start from, a name in `WEIGHTS`; see `classifiers.pretrained`.
 
     Raises:
         InputError: a name is not known, or a number is out of range (names the field).
@@ -52,10 +56,13 @@ class Architecture:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     shift: float = 0.0
     shift_place: str = "blockres"
+    weights: str = "none"
 
     def __post_init__(self) -> None:
-        for field, known in (("glancer", BACKBONES), ("focuser", BACKBONES), ("head", HEADS)):
-            named(field, getattr(self, field), known)
+        for field in ("glancer", "focuser"):
+            check_name(field, getattr(self, field))
+        named("head", self.head, HEADS)
+        named("weights", self.weights, WEIGHTS)
         for field in ("hidden_size", "size", "glance_size"):
             if getattr(self, field) < 1:
                 raise InputError(f"{field}={getattr(self, field)} is too small; choose 1 or more")
@@ -69,22 +76,22 @@ class Architecture:
 
 
 class Classifier(nn.Module):
-    """f_G, f_L and f_C of AdaFocus (paper, section 3).
+    """f_G, f_L and f_C of AdaFocus (paper, section 3), with random weights; see `classifiers.pretrained` for others.
 
     Args:
         architecture: what it is made of.
         classes: names of the K classes, in the order of the scores.
 
     Raises:
-        InputError: the networks have no place for the temporal shift.
+        InputError: a library's model cannot be a backbone, or the networks have no place for the temporal shift.
     """
 
     def __init__(self, architecture: Architecture, classes: Sequence[str]) -> None:
         super().__init__()
         self.architecture = architecture
         self.classes = tuple(classes)
-        glancer = BACKBONES[architecture.glancer](len(self.classes))
-        focuser = BACKBONES[architecture.focuser](len(self.classes))
+        glancer = build_backbone(architecture.glancer, len(self.classes))
+        focuser = build_backbone(architecture.focuser, len(self.classes))
         if architecture.shift:
             glancer.insert_shift(architecture.shift, architecture.shift_place)
             focuser.insert_shift(architecture.shift, architecture.shift_place)

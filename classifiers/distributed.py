@@ -115,5 +115,7 @@ def together(module: nn.Module, *, partly: bool) -> DistributedDataParallel:
 
 def _join() -> None:
     if not dist.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(local_rank() % torch.cuda.device_count())
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
         atexit.register(dist.destroy_process_group)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -109,7 +110,44 @@ class MeanHead(nn.Module):
         return _means_so_far(scores, state)
 
 
-HEADS: dict[str, type[GRUHead] | type[LinearHead] | type[MeanHead]] = {"gru": GRUHead, "linear": LinearHead, "mean": MeanHead}
+class MaxHead(nn.Module):
+    """Max-pooling over the steps so far, as AdaFocusV2 classifies (arXiv 2112.14238; before it FrameExit, arXiv 2104.13400).
+
+    A linear layer and a ReLU make S numbers of the [glance vector, focus vector] of every step. The state is the highest that each of
+    them has been; a linear layer scores it. As nothing is below zero, zeros are the start. The published head has a batch norm before
+    the ReLU and a linear layer for each step; here every step has the same, so that clips may have any number of steps.
+
+    Args:
+        feature_size: length of the features of one step.
+        num_classes: K.
+        hidden_size: S, length of the state.
+        dropout: share of the state that is dropped in training, before it is scored.
+    """
+
+    glance_part: Literal["vector", "scores"] = "vector"
+
+    def __init__(self, feature_size: int, num_classes: int, *, hidden_size: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(feature_size, hidden_size)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(hidden_size, num_classes)
+        self.state_size = hidden_size
+
+    def state_bounds(self, num_steps: int) -> tuple[float, float]:
+        """Lowest and highest number that a state can hold after so many steps, or before."""
+        return 0.0, math.inf
+
+    def forward(self, features: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Features (N, T, feature_size), state (N, S) or None → scores (N, T, K) and the state (N, S) after them."""
+        highest = self.hidden(features).relu().cummax(1).values
+        if state is not None:
+            highest = torch.maximum(highest, state.unsqueeze(1))
+        return self.fc(self.dropout(highest)), highest[:, -1]
+
+
+HEADS: dict[str, type[GRUHead] | type[LinearHead] | type[MeanHead] | type[MaxHead]] = {
+    "gru": GRUHead, "linear": LinearHead, "mean": MeanHead, "max": MaxHead
+}  # fmt: skip
 
 
 def in_order_of_steps(features: Tensor) -> Tensor:

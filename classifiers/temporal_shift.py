@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.mobilenetv2 import InvertedResidual
-from torchvision.models.resnet import Bottleneck
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from classifiers.efficientnet_lite import LiteBlock
 from classifiers.errors import InputError, named
 
 
@@ -72,8 +73,10 @@ def put_into(trunk: nn.Module, fraction: float, place: str) -> TemporalShift:
     """
     check_shift(fraction, place)
     targets = PLACES[place](trunk)
-    if not targets:
+    if not targets and _before_blocks(trunk):
         raise InputError(f"shift_place={place!r}: the network has no residual blocks to shift in; choose shift_place='block'")
+    if not targets:
+        raise InputError(f"shift={fraction}: no place for it is known in this network; choose a ResNet or MobileNetV2, or shift=0")
     shift = TemporalShift(fraction)
     for target in targets:
         target.register_forward_pre_hook(shift)
@@ -95,16 +98,18 @@ def check_shift(fraction: float, place: str) -> None:
 def _inside_residual_blocks(trunk: nn.Module) -> list[nn.Module]:
     """The first convolution of every residual block, beside which the shortcut keeps what the frame itself has.
 
-    In MobileNetV2 these are the blocks with a shortcut and an expansion, in ResNet-50 all blocks: as released.
+    In MobileNetV2 these are the blocks with a shortcut and an expansion, in ResNet-50 all blocks: as released. EfficientNet-Lite is
+    treated as MobileNetV2 is.
     """
     expanded = [m.conv[0] for m in trunk.modules() if isinstance(m, InvertedResidual) and m.use_res_connect and len(m.conv) > 3]
-    return [layer[0] for layer in expanded] + [m.conv1 for m in trunk.modules() if isinstance(m, Bottleneck)]
+    expanded += [m.layers[0] for m in trunk.modules() if isinstance(m, LiteBlock) and m.shortcut and len(m.layers) > 2]
+    return [layer[0] for layer in expanded] + [m.conv1 for m in trunk.modules() if isinstance(m, BasicBlock | Bottleneck)]
 
 
 def _before_blocks(trunk: nn.Module) -> list[nn.Module]:
-    """Every block, shortcut included; in a trunk without residual blocks every layer but the first, which sees the image."""
-    blocks = [module for module in trunk.modules() if isinstance(module, InvertedResidual | Bottleneck)]
-    return blocks or list(trunk.children())[1:]
+    """Every block, shortcut included; in a sequence without residual blocks every layer but the first, which sees the image."""
+    blocks = [module for module in trunk.modules() if isinstance(module, InvertedResidual | LiteBlock | BasicBlock | Bottleneck)]
+    return blocks or (list(trunk.children())[1:] if isinstance(trunk, nn.Sequential) else [])
 
 
 PLACES: dict[str, Callable[[nn.Module], list[nn.Module]]] = {"blockres": _inside_residual_blocks, "block": _before_blocks}

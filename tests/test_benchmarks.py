@@ -70,7 +70,10 @@ def test_every_name_is_a_benchmark():
         assert callable(importlib.import_module(f"benchmarks.{name}").measure)
 
 
-@pytest.mark.parametrize("name", ["inference", "skipping", "env_steps", "steps", "bank_filling", "ppo", "stages", "decode", "transforms", "growth"])
+SHORT = ["inference", "skipping", "env_steps", "steps", "bank_filling", "ppo", "stages", "driver", "decode", "transforms", "growth"]
+
+
+@pytest.mark.parametrize("name", SHORT)
 def test_it_runs_at_tiny_sizes(name, tmp_path, monkeypatch):
     growth = importlib.import_module("benchmarks.growth")
     monkeypatch.setattr(growth, "added_by_inference", lambda settings, clips, length: 1.0)  # processes of their own take seconds

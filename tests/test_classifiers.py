@@ -19,7 +19,7 @@ from classifiers.checkpoint import CARD, WEIGHTS, read_card
 from classifiers.classifier import Classifier
 from classifiers.cost import classifier_cost
 from classifiers.errors import InputError, named
-from classifiers.heads import LinearHead, MeanHead
+from classifiers.heads import LinearHead, MaxHead, MeanHead
 from classifiers.registry import ARCHITECTURES
 from classifiers.temporal_shift import shift_channels
 
@@ -155,6 +155,25 @@ def test_the_mean_head_drops_focus_vectors_alone_in_training():
     torch.nn.init.ones_(head.fc.weight)
     dropped = head(torch.cat([torch.zeros(1, 1, 3), foci], -1))[0] - head.fc.bias
     assert (dropped % 2 == 0).all() and 0 < dropped.max() < 800
+
+
+def test_the_max_head_scores_the_highest_that_each_number_has_been():
+    head = MaxHead(6, 3, hidden_size=5, dropout=0.5).eval()
+    features = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))
+    each = head.hidden(features).relu()
+    whole, last = head(features)
+    for t in range(4):
+        assert torch.allclose(whole[:, t], head.fc(each[:, : t + 1].amax(1)), atol=1e-6)
+    assert torch.equal(last, each.amax(1)) and (last >= 0).all()
+    _, state = head(features[:, :2], torch.zeros(2, head.state_size))
+    scores, state = head(features[:, 2:], state)
+    assert torch.allclose(scores, whole[:, 2:], atol=1e-6) and torch.equal(state, last)
+
+
+def test_the_order_of_steps_makes_no_difference_to_the_max_head():
+    head = MaxHead(6, 3, hidden_size=5).eval()
+    features = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(head(features)[0][:, -1], head(features.flip(1))[0][:, -1], atol=1e-6)
 
 
 # Temporal shift
@@ -424,7 +443,7 @@ def test_cards_that_do_not_fit(saved, change, message):
     ("field", "value", "message"),
     [
         ("patch_size", 97, r"patch_size=97 does not fit frames of 96"),
-        ("head", "lstm", r"head='lstm' is not known; choose one of \['gru', 'linear', 'mean'\]"),
+        ("head", "lstm", r"head='lstm' is not known; choose one of \['gru', 'linear', 'max', 'mean'\]"),
         ("patch_size", "24", r"patch_size='24' is not of type int; train or copy"),
         ("size", True, r"size=True is not of type int"),
         ("head", None, r"head=None is not of type str"),
@@ -499,7 +518,7 @@ def test_unknown_networks_are_refused_with_those_that_are_known():
 
 def test_unknown_architectures_suggest_the_nearest():
     assert named("classifier", "paper", ARCHITECTURES) is ARCHITECTURES["paper"]
-    message = r"classifier='papr' is not known; did you mean 'paper'\? choose one of \['paper', 'paper_tsm', 'small'\]"
+    message = r"classifier='papr' is not known; did you mean 'paper'\? choose one of \['efficientnet_lite', 'paper', 'paper_tsm', 'small'\]"
     with pytest.raises(InputError, match=message):
         named("classifier", "papr", ARCHITECTURES)
     with pytest.raises(InputError, match="classifier='zzz' is not known; choose one of"):
@@ -533,7 +552,7 @@ def test_counting_changes_nothing_and_does_not_depend_on_precision():
     assert classifier_cost(random_classifier().half()) == cost
 
 
-@pytest.mark.parametrize("head", ["gru", "linear", "mean"])
+@pytest.mark.parametrize("head", ["gru", "linear", "mean", "max"])
 def test_comparing_focus_vectors_equals_one_step_with_each(head):
     torch.manual_seed(0)
     classifier = Classifier(dataclasses.replace(TINY, head=head), CLASSES).freeze()

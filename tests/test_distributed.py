@@ -21,7 +21,9 @@ from adafocus_env.build import choose_device
 from adafocus_env.clips import ClipStore
 from adafocus_env.fresh import FreshClips
 from agents.batches import Batch
+from agents.config import ClassifierConfig, SupervisedConfig, TrainStages
 from agents.run_folder import RunFolder
+from agents.stages.legs import check_learning
 from classifiers import distributed
 from classifiers.errors import InputError
 from classifiers.global_batch_norm import GlobalBatchNorm
@@ -166,6 +168,20 @@ def test_a_batch_that_cannot_be_shared_out(size, advice, clips, monkeypatch):
     as_one_of(monkeypatch, 2)
     with pytest.raises(InputError, match=rf"batch_size={size} cannot be shared out equally by 2 processes; set it to {advice}$"):
         next(STAGES["glancer"](random_classifier(), clips, replace(CONFIG, batch_size=size), 0))
+
+
+def test_compiling_is_for_one_process(clips, monkeypatch):
+    as_one_of(monkeypatch, 2)
+    monkeypatch.setattr("agents.supervised.check_compiler", lambda: None)
+    with pytest.raises(InputError, match=r"compile=true is for one process, and there are 2; leave it out, or start without torchrun"):
+        next(STAGES["glancer"](random_classifier(), clips, replace(CONFIG, batch_size=4, compile=True), 0))
+
+
+def test_all_stages_are_checked_before_the_first_begins(monkeypatch):
+    as_one_of(monkeypatch, 4)
+    config = TrainStages(stages=ClassifierConfig(finetune=SupervisedConfig(batch_size=30)))
+    with pytest.raises(InputError, match=r"stage 3: focuser, head: batch_size=30 cannot be shared .* 4 processes; set it to 28 or 32"):
+        check_learning(config, torch.device("cpu"))
 
 
 def test_each_process_has_a_gpu_of_its_own(monkeypatch):

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import TASK
+from videos import square_frames, write_video
 
 from adafocus_env import build
+from adafocus_env.datasets import folder
 from adafocus_env.demo import demo
+from adafocus_env.readers import open_reader
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -26,7 +29,8 @@ def example(monkeypatch, clips):
 
 
 def test_all_of_them_are_explained():
-    page = (EXAMPLES.parent / "docs" / "libraries.md").read_text(encoding="utf-8")
+    docs = EXAMPLES.parent / "docs"
+    page = "".join((docs / name).read_text(encoding="utf-8") for name in ("libraries.md", "backbones.md"))
     for path in EXAMPLES.glob("*_*.py"):
         assert f"../examples/{path.name}" in page and f"python examples/{path.name}" in path.read_text(encoding="utf-8")
 
@@ -107,3 +111,30 @@ def test_rllib_with_two_workers(example):
     ray.shutdown()
     assert measured["env_runners"]["num_env_steps_sampled"] >= 1024
     assert np.isfinite(measured["env_runners"]["episode_return_mean"])
+
+
+# Real clips
+
+
+def test_clips_are_cut_and_their_parts_share_no_frame(example, tmp_path, capsys):
+    """The ground of the videos of the tests gets brighter from frame to frame, so that a clip tells its frames."""
+    module = example("real_clips")
+    for name in ("one", "two"):
+        write_video(tmp_path / f"{name}.mp4", square_frames(24))
+    given = [str(tmp_path / "clips"), str(tmp_path / "one.mp4"), str(tmp_path / "two.mp4")]
+    module.main([*given, "--seconds", "0.16", "--train", "3", "--test", "2", "--side", "48"])
+    assert "one.mp4: 5 clips of 0.16 s from 1 s" in capsys.readouterr().out
+    data = folder(tmp_path / "clips", val=0.0)
+    assert data.classes == ("one", "two") and len(data.train) == 6 and len(data.test) == 4
+    shades = {}
+    for part in ("train", "test"):
+        readers = [open_reader(video.path) for video in getattr(data, part)]
+        assert all(len(reader) == 4 for reader in readers)
+        shades[part] = [reader.get_frames([0, 3])[:, 2, 2].mean(-1) for reader in readers]
+    assert max(last for _, last in shades["train"]) + 8 < min(first for first, _ in shades["test"])
+
+
+def test_a_video_that_is_too_short_for_clips_is_refused(example, tmp_path):
+    write_video(tmp_path / "short.mp4", square_frames(8))
+    with pytest.raises(SystemExit, match=r"short has 8 frames: too few for clips of 20 frames in its part for train; lower --seconds"):
+        example("real_clips").main([str(tmp_path / "clips"), str(tmp_path / "short.mp4")])

@@ -99,7 +99,7 @@ def test_the_frames_of_a_decision_are_stacked(clips, observation):
         assert np.array_equal(seen, np.concatenate([first, second])) and not np.array_equal(first, second)
 
 
-@pytest.mark.parametrize(("head", "bounds"), [("gru", (-1, 1)), ("linear", (0, 4)), ("mean", (-np.inf, np.inf))])
+@pytest.mark.parametrize(("head", "bounds"), [("gru", (-1, 1)), ("linear", (0, 4)), ("mean", (-np.inf, np.inf)), ("max", (0, np.inf))])
 def test_states_have_the_bounds_of_their_head(clips, head, bounds):
     env = AdaFocusEnv(averaging(head), clips, observation="dict", bank=False)
     state = env.observation_space["state"]

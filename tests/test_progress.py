@@ -98,6 +98,8 @@ def test_legs_that_were_passed_over_count_as_done(clock):
     clock.now = 5
     bar.at(1)
     assert picture(display)[-1] == "whole run: part 3 of 3, about 0:00:05 left"
+    bar.at(2)
+    assert len(picture(display)) == 1  # the evaluation; of the plan nothing is left
 
 
 def test_a_file_gets_a_line_for_every_tenth_or_when_long_nothing_was_said(clock):

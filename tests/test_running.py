@@ -123,9 +123,9 @@ def test_parts_of_a_step_are_drawn_as_the_whole(clips, monkeypatch):
     """The same patches, in the same order, whatever the parts; the last batch has fewer clips."""
     seen = {1: [], 3: []}
 
-    def focus(classifier, frames, vectors, corners):
+    def focus(classifier, frames, vectors, corners, *skips):
         seen[accumulate].append(corners.numpy())
-        return focus_at(classifier, frames, vectors, corners)
+        return focus_at(classifier, frames, vectors, corners, *skips)
 
     monkeypatch.setattr("agents.stages.random_patches.focus_at", focus)
     for accumulate in seen:

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 SKIP = 49
 FOCUS_COST = 12**2 * 3 * 9 * 8 + 6**2 * 8 * 9 * 32
 CLIPS = np.array([0, 5, 11])
+ACTIONS_OF = {"skip": SkipAction, "continuous_skip": ContinuousSkipAction}
 
 
 @pytest.fixture(params=["live", "bank"])
@@ -194,6 +195,19 @@ def test_places_and_cells_that_are_the_same_patches_skip_alike(classifier, clips
         actions = np.column_stack([corners / 72, ACTIONS[:, t] == SKIP]).astype(np.float32).clip(0, 1)
         one, other = cells.step(ACTIONS[:, t]), places.step(actions)
         assert np.allclose(one.confidence, other.confidence, atol=1e-5) and one.boxes.tolist() == other.boxes.tolist()
+
+
+@pytest.mark.parametrize("kind", ["skip", "continuous_skip"])
+def test_who_never_skips_plays_the_environment_without_skipping(classifier, clips, bank, kind):
+    features = bank if kind == "skip" else LiveFeatures(classifier, clips, ContinuousAction(96, 24))
+    drawn = features.action.draw(np.random.default_rng(0), (4, 3))
+    actions = features.action, ACTIONS_OF[kind](features.action)
+    plain, skipping = (dynamics_on(features, action=each, reward="confidence") for each in actions)
+    for chosen in drawn:
+        looking = chosen if kind == "skip" else np.concatenate([chosen, np.zeros((3, 1), np.float32)], axis=1)
+        one, other = plain.step(chosen), skipping.step(looking)
+        assert np.array_equal(one.confidence, other.confidence) and one.boxes.tolist() == other.boxes.tolist()
+        assert one.multiply_adds.tolist() == other.multiply_adds.tolist()
 
 
 # The faces

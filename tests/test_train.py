@@ -37,8 +37,9 @@ def root(tmp_path_factory, clips):
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory, root):
-    """The first run of all, on an empty cache and never stopped: its folder and what it printed."""
+def first(tmp_path_factory, root, cache):
+    """The first run of all, on a cache without classifiers and never stopped: its folder and what it printed."""
+    shutil.rmtree(cache / "classifiers", ignore_errors=True)  # other tests may have left one
     folder = tmp_path_factory.mktemp("runs") / "first"
     return folder, train(f"run={folder}", f"data.root={root}")
 

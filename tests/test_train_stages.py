@@ -10,8 +10,9 @@ from tiny_training import POLICIES, Crash, assert_same, crash, make_folder, resu
 
 from adafocus_env.bank import FeatureBank
 from adafocus_env.datasets import folder
+from adafocus_env.demo import demo
 from adafocus_env.features import LiveFeatures
-from agents import evaluate, train_stages
+from agents import builders, evaluate, train_stages
 from agents.command import compose_config
 from agents.config import Evaluate, TrainStages
 from agents.run_folder import RunFolder
@@ -275,3 +276,8 @@ def test_frozen_networks_can_run_in_another_precision(tmp_path, root, all_stages
 def test_a_precision_that_is_not_known_is_refused(tmp_path, root, trained):
     with pytest.raises(InputError, match=r"precision='float8' is not known; .*choose one of"):
         stages(f"run={tmp_path}", f"data.root={root}", "first=2", trained[0], "env.precision=float8")
+
+
+@pytest.mark.parametrize(("task", "name", "asked", "size"), [("hard", "small", 0, 20), ("hard", "small", 24, 24), ("hard", "paper", 0, 96)])
+def test_a_new_classifier_has_the_patches_of_its_task(task, name, asked, size):
+    assert builders.choose_classifier(name, demo(task), torch.device("cpu"), patch_size=asked).patch_size == size

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, cast
 
+import numpy as np
 from stable_baselines3.common.utils import set_random_seed
 
 from agents.builders import Clips
@@ -35,6 +36,7 @@ from classifiers import checkpoint, distributed
 from classifiers.classifier import Architecture, Classifier
 from classifiers.errors import InputError
 from classifiers.files import write_text
+from classifiers.pretrained import new_classifier
 
 BEST, LAST, DONE, GIVEN = "best", "last", "done.json", "given"
 COMMAND = "python -m agents.train_stages"
@@ -104,15 +106,17 @@ class Driver:
 
     def run(self) -> Milestone:
         """Runs the single pass and the joint rounds; returns the one among their ends that did best on the validation part."""
-        self._session.display.plan(self._plan())
+        if distributed.is_main():
+            self._session.display.plan(self._plan())
         for leg in single_pass(self._config):
             self._run(leg)
         best, waited = self.milestones[-1], 0
         for number in range(1, self._config.rounds + 1):
             for leg in joint_round(self._config, number):
                 self._run(leg)
-            helped = _no_worse(self.milestones[-1].score, best.score)
-            best, waited = (self.milestones[-1], 0) if helped else (best, waited + 1)
+            reached = self.milestones[-1]
+            waited = waited + 1 if _no_worse(best.score, reached.score) and reached.score is not None else 0
+            best = reached if _no_worse(reached.score, best.score) else best
             if waited == self._config.joint.patience:
                 self._session.display.say(f"round {number} was no better on the validation part than {best.leg.title}: no further round")
                 break
@@ -138,7 +142,7 @@ class Driver:
         if config.first == 0 and isinstance(wanted, Classifier):
             raise InputError(
                 f"classifier={config.classifier} is trained already: add first=1, 2 or 3 to go on with it, or start from an architecture "
-                "(small, paper or paper_tsm)"
+                "(small, efficientnet_lite, paper or paper_tsm)"
             )
         if isinstance(wanted, Classifier):
             return wanted
@@ -149,7 +153,7 @@ class Driver:
             )
         assert isinstance(wanted, Architecture)
         set_random_seed(config.seed)
-        return Classifier(wanted, self._clips.data.classes).to(self._session.device).freeze()
+        return new_classifier(wanted, self._clips.data.classes).to(self._session.device).freeze()
 
     def _first_policy(self) -> GlancePolicy | None:
         """The user's policy, if there is one."""
@@ -168,13 +172,20 @@ class Driver:
                 save_policy(self.policy, given / "policy", {"classifier": self.classifier.fingerprint()})
         return given / "classifier", None if self.policy is None else given / "policy"
 
+    def _seed(self, leg: Leg) -> int:
+        """Each round draws anew."""
+        seed = self._config.seed
+        return int(np.random.SeedSequence((seed, leg.round)).generate_state(1)[0]) if leg.round else seed
+
     def _run(self, leg: Leg) -> None:
         """Runs a leg, unless it is finished, and takes over what it made."""
         part = RunPart(self._session.run, leg.name, self._lines, leg.about)
         if not distributed.broadcast_object((part.checkpoints / DONE).is_file()):
-            self._session.display.leg(leg.title)
-            set_random_seed(self._config.seed)
-            score = self._learn_policy(leg.settings, part) if isinstance(leg.settings, PPOConfig) else self._learn(leg, leg.settings, part)
+            if distributed.is_main():
+                self._session.display.leg(leg.title)
+            set_random_seed(self._seed(leg))
+            learn = self._learn_policy if leg.stage == 2 else self._learn
+            score = learn(leg, part)
             if distributed.is_main():
                 done = Finished(self._began, score, self._lines + len(part.metrics()))
                 write_text(part.checkpoints / DONE, json.dumps(asdict(done)) + "\n")
@@ -196,16 +207,18 @@ class Driver:
         self.policy = None if policy is None else load_policy(policy, self._session.device)
         self._classifier_at, self._policy_at = classifier, policy
 
-    def _learn_policy(self, ppo: PPOConfig, part: RunPart) -> Score | None:
+    def _learn_policy(self, leg: Leg, part: RunPart) -> Score | None:
         """Stage 2, which is the main process's."""
         if not distributed.is_main():
             return None
-        policy = self._session.train_policy(self.classifier, self._clips, run=part, ppo=ppo, start=self.policy)
+        ppo, seed = cast(PPOConfig, leg.settings), self._seed(leg)
+        policy = self._session.train_policy(self.classifier, self._clips, run=part, ppo=ppo, seed=seed, start=self.policy)
         assert isinstance(policy, GlancePolicy), "stages learn by PPO"
         return self._score(policy)
 
-    def _learn(self, leg: Leg, settings: SupervisedConfig, part: RunPart) -> Score | None:
+    def _learn(self, leg: Leg, part: RunPart) -> Score | None:
         """Stage 0, 1 or 3: the epochs that are missing. The main process keeps the best classifier in `BEST`, and returns its score."""
+        settings = cast(SupervisedConfig, leg.settings)
         with StopRequest(self._session.display.console) as stop:
             saved = EpochCheckpoint(part.checkpoints / LAST, lambda: len(part.metrics()), stop)
             if not distributed.is_main():
@@ -228,7 +241,7 @@ class Driver:
         return saved.extra["best"]
 
     def _epochs(self, leg: Leg, settings: SupervisedConfig, saved: EpochCheckpoint) -> Iterator[dict[str, float]]:
-        clips, seed = self._clips.train, self._config.seed
+        clips, seed = self._clips.train, self._seed(leg)
         if leg.stage == 0:
             return warm_up(self.classifier, cast(Backbone, leg.part), clips, settings, seed=seed, saved=saved)
         if leg.stage == 1:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from agents.config import JointConfig, PPOConfig, SupervisedConfig, TrainStages
+from agents.supervised import check_settings
 from classifiers.errors import InputError
 
 
@@ -85,6 +88,20 @@ def check_stages(config: TrainStages) -> None:
             "or first=2 to train one"
         )
     _check_rounds(config, config.joint)
+
+
+def check_learning(config: TrainStages, device: torch.device) -> None:
+    """Checks how stages 0, 1 and 3 learn, also those that come hours later; see `check_settings`.
+
+    Raises:
+        InputError: a setting cannot be used (names the stage).
+    """
+    for leg in single_pass(config):
+        if isinstance(leg.settings, SupervisedConfig):
+            try:
+                check_settings(leg.settings, device)
+            except InputError as problem:
+                raise InputError(f"{leg.title}: {problem}") from problem
 
 
 def _check_rounds(config: TrainStages, joint: JointConfig) -> None:
