@@ -173,7 +173,7 @@ def _at(part: Part, kept: Kept) -> Answers:
     return answered(part.scores(kept), kept)
 
 
-def _stopped(task: Task, spent: Callable[[NDArray[np.int64]], NDArray[np.floating]], budget: float) -> Answers:
+def _stopped(task: Task, spent: Callable[[NDArray[np.int64]], NDArray[np.int64]], budget: float) -> Answers:
     """Every frame up to an exit that is solved for the budget; ``spent`` tells it from the number of steps (N, D)."""
     thresholds = solve_exit(certainty(task.val.all_scores), spent(task.val.every.cumsum(1)), budget)
     return answered(task.test.all_scores, task.test.every, exit_steps(certainty(task.test.all_scores), thresholds))

@@ -124,7 +124,8 @@ def measure(run: RunFolder, config: SkipCurve) -> dict[str, list[Single]]:
     with Display() as display:
         clips = {split: part(videos, split, data, classifier.architecture.size, display) for split in ("val", "test")}
         val, test = (Part.of(features_of(classifier, clips[each], env), policy, env.skipped) for each in ("val", "test"))
-        cost, steps, found = cost_of(test.features, policy, env.skipped), test.size[1], {}
+        cost, steps = cost_of(test.features, policy, env.skipped), test.size[1]
+        found: dict[str, list[Single]] = {}
         for name, way in (*WAYS.items(), (EVERY, lambda task: every_frame(task.test))):
             found[name] = []
             for keep in config.keeps if name != EVERY else [1.0]:
