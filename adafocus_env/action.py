@@ -235,6 +235,10 @@ class SkipAction:
         """Actions (…) → their cells (…); the first cell where they skip."""
         return np.where(self.kept(actions), actions, 0)
 
+    def skipping(self, places: NDArray[np.int64], kept: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Cells (…) → the actions (…) that look there where ``kept`` (…) says so, and skip elsewhere."""
+        return np.where(kept, places, self.skip)
+
     def corners_of(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Actions (…) → corners (…, 2) as (top, left) in pixels; those of the first cell where they skip."""
         return self.looking.corners_of(self.patches(actions))
@@ -278,6 +282,10 @@ class ContinuousSkipAction:
     def patches(self, actions: NDArray[np.float32]) -> NDArray[np.float32]:
         """Actions (…, 3) → their places (…, 2), which those that skip have, too."""
         return actions[..., :2]
+
+    def skipping(self, places: NDArray[np.float32], kept: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Places (…, 2) → the actions (…, 3) that look there where ``kept`` (…) says so, and skip elsewhere."""
+        return np.concatenate([places, ~kept[..., None]], axis=-1).astype(np.float32)
 
     def corners_of(self, actions: NDArray[np.float32]) -> NDArray[np.int64]:
         """Actions (…, 3) → corners (…, 2) as (top, left) in pixels."""

@@ -11,9 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from adafocus_env.action import Action, GridAction, skipping
+from adafocus_env.action import Action, ContinuousSkipAction, GridAction, SkipAction, skipping
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.features import Features
 from agents.inference import check_maps
@@ -133,12 +134,17 @@ class SaliencyPatch(Baseline):
 
     def choose(self, references: References) -> Actions:
         """Actions (N, …)."""
-        maps = self._features.maps(*references.T).float()
-        distance = (maps - maps.mean((2, 3), keepdim=True)).square().sum(1, keepdim=True)
-        smooth = conv2d(pad(distance, (1, 1, 1, 1), mode="replicate"), BINOMIAL.to(maps.device))[:, 0]
-        row, column = np.unravel_index(smooth.flatten(1).argmax(1).cpu().numpy(), smooth.shape[1:])
-        pixels = np.array(self._features.action.size) / smooth.shape[1:]  # of the frame, a place of the map
+        salient = saliency(self._features.maps(*references.T))
+        row, column = np.unravel_index(salient.flatten(1).argmax(1).cpu().numpy(), salient.shape[1:])
+        pixels = np.array(self._features.action.size) / salient.shape[1:]  # of the frame, a place of the map
         return self._features.action.nearest((np.stack([row, column], 1) + 0.5) * pixels - 0.5)
+
+
+def saliency(maps: Tensor) -> Tensor:
+    """Glance maps (N, C, h, w) → how much each of their places stands out (N, h, w); see `SaliencyPatch`."""
+    maps = maps.float()
+    distance = (maps - maps.mean((2, 3), keepdim=True)).square().sum(1, keepdim=True)
+    return conv2d(pad(distance, (1, 1, 1, 1), mode="replicate"), BINOMIAL.to(maps.device))[:, 0]
 
 
 class Oracle(Baseline):
@@ -172,16 +178,37 @@ class Oracle(Baseline):
 class GreedyOracle(Baseline):
     """The patch with the highest score of the true class after the next step. It knows the label, and looks everywhere.
 
+    Where frames may be skipped it does so unless the best patch adds more to that score than ``price``.
+
     Args:
         dynamics: of the environment that is being played.
+        price: of a look, in units of the score.
     """
 
-    def __init__(self, dynamics: Dynamics) -> None:
+    def __init__(self, dynamics: Dynamics, price: float = 0.0) -> None:
         self._dynamics = dynamics
+        self._prices = price * dynamics.action.kept(dynamics.action.candidates).astype(np.float32)
 
     def choose(self, references: References) -> Actions:
         """Actions (N, …)."""
-        return self._dynamics.action.candidates[self._dynamics.confidence_of_candidates().argmax(1)]
+        return self._dynamics.action.candidates[(self._dynamics.confidence_of_candidates() - self._prices).argmax(1)]
+
+
+class Skipping(Baseline):
+    """Looks where another policy looks, in the decisions that are kept, and skips the others.
+
+    Args:
+        look: chooses the patches.
+        action: what can be done: look at a patch, or skip.
+        kept: (clips, D) bool, by number of the clip.
+    """
+
+    def __init__(self, look: Baseline, action: SkipAction | ContinuousSkipAction, kept: NDArray[np.bool_]) -> None:
+        self._look, self._action, self._kept = look, action, kept
+
+    def choose(self, references: References) -> Actions:
+        """Actions (N, …)."""
+        return self._action.skipping(self._look.choose(references), self._kept[tuple(references.T)])
 
 
 class LearnedPolicy(Baseline):

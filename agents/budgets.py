@@ -7,6 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from adafocus_env.features import Features
+from adafocus_env.skipped import find_skipped
+from agents.inference import policy_cost
+from agents.policies import GlancePolicy
+from classifiers.cost import classifier_cost
 from classifiers.errors import InputError
 
 Kept = NDArray[np.bool_]
@@ -19,27 +24,28 @@ class VideoCost:
 
     Attributes:
         steps: D, decisions in a video.
-        seen: of each decision: the glancer, the policy and the head.
-        look: on top, where its frames are looked at: the focuser.
+        seen: of each decision: the glancer and the policy, and the head if it takes a step where frames are skipped.
+        look: on top, where its frames are looked at: the focuser, and the head if it takes a step there alone.
+        unseen: on top, of a video that ends without a look, where its answer needs steps of the head that were not taken.
     """
 
     steps: int
     seen: int
     look: int
+    unseen: int = 0
 
-    def __call__(self, looks: float, seen: float | None = None) -> float:
-        """Multiply-adds of a video (of many, as arrays).
+    def of(self, looks: NDArray[np.int64], seen: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Multiply-adds of videos with so many decisions that look, and so many before they were answered."""
+        return seen * self.seen + looks * self.look + (looks == 0) * (seen == self.steps) * self.unseen
 
-        Args:
-            looks: decisions whose frames are looked at.
-            seen: decisions before the video is stopped; None: all.
-        """
-        return (self.steps if seen is None else seen) * self.seen + looks * self.look
+    def at(self, keep: float) -> float:
+        """Multiply-adds of a video of which this share of the frames is looked at."""
+        return self.steps * (self.seen + keep * self.look)
 
     @property
     def range(self) -> tuple[float, float]:
         """GFLOPs of a video of which nothing is looked at, and of one of which all is."""
-        return self(0) / 1e9, self(self.steps) / 1e9
+        return self.at(0) / 1e9, self.at(1) / 1e9
 
     def keep_for(self, budget: float) -> float:
         """The share of frames that can be kept for so many GFLOPs a video.
@@ -54,6 +60,27 @@ class VideoCost:
                 f"choose a budget from {least:.4g} to {most:.4g}"
             )
         return (budget - least) / (most - least)
+
+
+def cost_of(features: Features, policy: GlancePolicy, skipped: str) -> VideoCost:
+    """What videos cost with this classifier and this policy.
+
+    Args:
+        features: of clips, which tell how many frames they have.
+        policy: what chooses.
+        skipped: what the head gets on a skipped step, a name in `adafocus_env.skipped.SKIPPED`.
+    """
+    cost, settings, steps = classifier_cost(features.classifier), features.clips.settings, features.num_steps
+    glance, focus, head = (
+        count * each // steps
+        for count, each in (
+            (settings.num_glance_frames, cost.glance), (settings.num_frames, cost.focus), (settings.num_frames, cost.head)
+        )
+    )  # fmt: skip
+    seen = glance + policy_cost(policy)
+    if find_skipped(skipped) == "none":
+        return VideoCost(steps, seen, focus + head, unseen=steps * head)
+    return VideoCost(steps, seen + head, focus)
 
 
 def asked_share(budget: float | None, keep: float | None, cost: VideoCost) -> float:
@@ -84,7 +111,7 @@ def check_keep(keep: float | None) -> float:
 
 
 def solve_threshold(skip: Shares, keep: float) -> float:
-    """The threshold that keeps a share of the decisions: those whose value is not above it.
+    """The threshold that keeps a share of the decisions: those whose value is below it.
 
     It lies half-way between the last value that is kept and the first that is not.
 
@@ -114,5 +141,5 @@ def check_validation(values: Shares) -> Shares:
 
 
 def kept_at(skip: Shares, threshold: float) -> Kept:
-    """Which decisions are kept at a threshold: those whose value is not above it."""
-    return skip <= threshold
+    """Which decisions are kept at a threshold: those whose value is below it, as in `GlancePolicy.act`."""
+    return skip < threshold

@@ -321,6 +321,27 @@ class BenchmarkAlgorithms:
 
 
 @dataclass
+class SkipCurve:
+    """`python -m agents.skip_curve`.
+
+    Attributes:
+        tasks: of the demo videos; see docs/tasks.md.
+        seeds: of the runs on each.
+        keeps: shares of the frames to keep.
+        overrides: further arguments of `agents.train_ppo`, for all runs.
+        run: the folder of the runs, the table and the picture.
+        device: auto, cpu, cuda or cuda:N.
+    """
+
+    tasks: list[str] = field(default_factory=lambda: ["normal", "hard", "sparse"])
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    keeps: list[float] = field(default_factory=lambda: [0.25, 0.47, 0.67, 0.89])
+    overrides: list[str] = field(default_factory=list)
+    run: str = "runs/skip_curve"
+    device: str = "auto"
+
+
+@dataclass
 class JointConfig:
     """The joint rounds of `python -m agents.train_stages`. Null means: as in the single pass.
 
@@ -372,6 +393,8 @@ class Evaluate:
         grid: G, cells in each axis, where there is no policy that says it.
         video_div: decisions a video, where there is no policy and the classifier averages the scores of frames.
         skipped: what the head gets where the policy skips a frame, as in `EnvConfig`, where no run tells it.
+        budget: GFLOPs a video that a policy which skips shall cost; the threshold on P(skip) is solved on the validation part.
+        keep: the same told as the share of frames to keep.
         seed: of the random baselines.
         bank: where the frozen networks' features are kept, as in `EnvConfig`; with false the greedy oracle is left out.
         bank_dtype: as in `EnvConfig`.
@@ -391,6 +414,8 @@ class Evaluate:
     grid: int = 7
     video_div: int | None = None
     skipped: str = "zeros"
+    budget: float | None = None
+    keep: float | None = None
     bank: bool | str = "auto"
     bank_dtype: str = "float32"
     bank_gib: float | None = None

@@ -1,6 +1,7 @@
 """Accuracy against cost on the test clips, for a policy and every baseline.
 
     python -m agents.evaluate run=DIR                            a finished run
+    python -m agents.evaluate run=DIR keep=0.47                  the same with 47 % of the frames, where the policy skips
     python -m agents.evaluate classifier=DIR policy=DIR data=demo
 """
 
@@ -15,6 +16,7 @@ from agents.config import DataConfig, EnvConfig, Evaluate
 
 if TYPE_CHECKING:
     from adafocus_env.clips import ClipSource
+    from adafocus_env.datasets import DataSet
     from agents.policies import GlancePolicy
     from classifiers.classifier import Classifier
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 def main(config: Evaluate) -> None:
     """Repeats the table of a run, or makes one for a classifier and a policy."""
     from adafocus_env.build import choose_device
+    from agents.budgets import asked_share, cost_of
     from agents.builders import build_data, check_classes, features_of, part, run_as
     from agents.models import CARD, load_model
     from agents.policy_files import load_policy
@@ -30,6 +33,7 @@ def main(config: Evaluate) -> None:
     from agents.report import report
     from agents.run_folder import RESULT, RunFolder
     from agents.session import check_seed, deterministic
+    from agents.stages.policy import threshold_for
     from classifiers import checkpoint
     from classifiers.errors import InputError
     from classifiers.files import write_text
@@ -65,11 +69,33 @@ def main(config: Evaluate) -> None:
         clips = part(data, "test", config.data, classifier.architecture.size, display)
         env = env_of(policy, classifier, clips, env) if policy else env
         features = features_of(run_as(classifier, env), clips, env)
+        if config.budget is not None or config.keep is not None:
+            check_solvable(config, data, policy)
+            assert policy is not None
+            val = features_of(features.classifier, part(data, "val", config.data, classifier.architecture.size, display), env)
+            share = asked_share(config.budget, config.keep, cost_of(features, policy, env.skipped))
+            policy.keep_threshold = threshold_for(policy, val, share)
+            display.say(f"{share:.1%} of the frames are kept: skipping where P(skip) is {policy.keep_threshold:.4g} or more")
         out = Path(config.out) if config.out else None
         player = trained.on(features) if trained else policy
         result = report(features, player, out, display, seed=config.seed, data=data.name, metric=data.metric, skipped=env.skipped)
         if out is not None:
             write_text(out / RESULT, to_json(result, indent=2, sort_keys=True) + "\n")
+
+
+def check_solvable(config: Evaluate, data: DataSet, policy: GlancePolicy | None) -> None:
+    """Checks that there is something to meet a budget with, and something to solve it on.
+
+    Raises:
+        InputError: the policy does not skip, or the validation part is empty.
+    """
+    from classifiers.errors import InputError
+
+    asked = f"budget={config.budget}" if config.budget is not None else f"keep={config.keep}"
+    if policy is None or not policy.skips:
+        raise InputError(f"{asked} is for policies that skip frames; train one with ppo=skip, or leave it out")
+    if not data.val:
+        raise InputError(f"{asked} is solved on the validation part, which is empty: set data.val to a share of the training videos")
 
 
 def env_of(policy: GlancePolicy, classifier: Classifier, clips: ClipSource, env: EnvConfig) -> EnvConfig:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -125,6 +126,55 @@ def save_learning_curves(curves: Mapping[str, Curve], title: str, path: Path, le
     figure.suptitle(title)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """Accuracy against cost at some budgets, over runs, and a confidence interval of its mean. Arrays of one length.
+
+    Attributes:
+        gflops: of a video, the mean over the runs.
+        mean: shares in 0-1.
+        low: lower end of the interval; the mean, where there is one run.
+        high: upper end.
+    """
+
+    gflops: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
+def save_tradeoffs(tasks: Mapping[str, Mapping[str, Tradeoff]], title: str, path: Path) -> None:
+    """Draws accuracy against GFLOPs a video, one chart for each task.
+
+    Args:
+        tasks: by name, every way to save work by name; one of a single budget is drawn as a line across.
+        title: stands above.
+        path: of the PNG file.
+    """
+    figure = Figure(figsize=(5 * len(tasks) + 2, 5), layout="constrained")
+    charts = figure.subplots(1, len(tasks), squeeze=False)[0]
+    for axes, (task, ways) in zip(charts, tasks.items(), strict=True):
+        for number, (name, each) in enumerate(ways.items()):
+            _draw_tradeoff(axes, name, each, number)
+        axes.set_title(task)
+        axes.set_xlabel("GFLOPs a video (a multiply-add as one)")
+        axes.spines[["top", "right"]].set_visible(False)
+    charts[0].set_ylabel("top-1 on the test clips, %")
+    figure.legend(*charts[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    figure.suptitle(title)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def _draw_tradeoff(axes: Axes, name: str, each: Tradeoff, number: int) -> None:
+    if len(each.mean) == 1:
+        axes.axhline(100 * each.mean[0], color="#7f8c8d", linestyle=":", linewidth=1, label=name)
+        return
+    colour = COLOURS.get(name, f"C{number}")
+    axes.plot(each.gflops, 100 * each.mean, marker="o", markersize=4, color=colour, label=name, linewidth=2 if name == "learned" else 1.2)
+    axes.fill_between(each.gflops, 100 * each.low, 100 * each.high, color=colour, alpha=0.12, linewidth=0)
 
 
 def save_contact_sheet(features: Features, played: Played, path: Path, *, rows: int = 8) -> None:

@@ -85,7 +85,7 @@ def exit_steps(certain: NDArray[np.float64], thresholds: Thresholds) -> NDArray[
     return (certain >= thresholds).argmax(1)
 
 
-def solve_exit(certain: NDArray[np.float64], spent: NDArray[np.floating], budget: float) -> Thresholds:
+def solve_exit(certain: NDArray[np.float64], spent: NDArray[np.int64], budget: float) -> Thresholds:
     """The thresholds (D,) with which clips cost ``budget`` on average, found as in AdaFocusV2 and, before it, in MSDNet.
 
     The shares of clips that are answered after each step t are in proportion to qᵗ; those are taken whose certainty is highest. q is
@@ -147,7 +147,7 @@ class SkipAndExit:
     """A threshold on the skip probability, and those of an exit on what is kept.
 
     Attributes:
-        skip: kept are the decisions whose P(skip) is not above it.
+        skip: kept are the decisions whose P(skip) is below it.
         exits: (D,), of the head's certainty.
     """
 
@@ -156,7 +156,7 @@ class SkipAndExit:
 
 
 def solve_both(
-    skip: Shares, scores_of: ScoresOf, labels: NDArray[np.int64], keep: float, spent: Callable[[Kept], NDArray[np.floating]], budget: float
+    skip: Shares, scores_of: ScoresOf, labels: NDArray[np.int64], keep: float, spent: Callable[[Kept], NDArray[np.int64]], budget: float
 ) -> SkipAndExit:
     """Of all pairs of thresholds that meet the budget on the validation part, the one with which most clips are right.
 

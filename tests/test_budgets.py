@@ -1,5 +1,7 @@
 """Budgets and the thresholds that meet them, on small arrays."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,15 +12,16 @@ COST = VideoCost(steps=16, seen=330_000_000, look=1_340_000_000)
 
 
 def test_a_video_costs_what_is_seen_and_what_is_looked_at():
-    assert COST(0) == 16 * 330e6 and COST(16) == pytest.approx(16 * 1670e6)
-    assert COST(3, seen=5) == 5 * 330e6 + 3 * 1340e6
-    assert COST(np.array([0, 2]), np.array([1, 16])).tolist() == [330e6, 16 * 330e6 + 2 * 1340e6]
+    looks, seen = np.array([0, 2, 0]), np.array([1, 16, 16])
+    assert COST.of(looks, seen).tolist() == [330e6, 16 * 330e6 + 2 * 1340e6, 16 * 330e6]
+    assert replace(COST, unseen=7).of(looks, seen).tolist() == [330e6, 16 * 330e6 + 2 * 1340e6, 16 * 330e6 + 7]
+    assert COST.at(0.25) == 16 * 330e6 + 4 * 1340e6
     assert COST.range == pytest.approx((5.28, 26.72))
 
 
 def test_a_budget_is_a_share_of_frames():
     assert COST.keep_for(5.28) == pytest.approx(0) and COST.keep_for(26.72) == pytest.approx(1)
-    assert COST.keep_for(COST(16 * 0.47) / 1e9) == pytest.approx(0.47)
+    assert COST.keep_for(COST.at(0.47) / 1e9) == pytest.approx(0.47)
     assert asked_share(19.6, None, COST) == pytest.approx(0.668, abs=1e-3)
     assert asked_share(None, 0.67, COST) == 0.67
 

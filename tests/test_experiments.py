@@ -9,9 +9,11 @@ import torch
 
 from adafocus_env.features import count_steps
 from adafocus_env.published import PUBLISHED
+from agents.budgets import VideoCost
 from agents.command import compose_config
 from agents.config import TrainPPO, TrainStages
 from agents.stages.policy import check_ppo
+from classifiers import published_cost
 from classifiers.classifier import Classifier
 from classifiers.policy_network import GlanceActorCritic, PolicyNetwork
 from classifiers.registry import ARCHITECTURES
@@ -19,11 +21,33 @@ from classifiers.registry import ARCHITECTURES
 FOLDER = files("configs") / "experiment"
 NAMES = sorted(entry.name.removesuffix(".yaml") for entry in FOLDER.iterdir() if entry.name.endswith(".yaml"))
 SIZES = dict.fromkeys(("actnet", "fcvid", "minik"), (96, 128, 160, 192)) | dict.fromkeys(("sthv1", "sthv2"), (144, 160, 176))
+SKIPPING = {
+    128: {47: (73.3, 15.3), 67: (74.2, 19.6), 89: (74.8, 24.4)},
+    160: {47: (74.9, 20.3), 67: (75.5, 27.2), 89: (75.9, 34.6)},
+    192: {47: (75.8, 27.8), 67: (76.6, 37.4), 89: (76.9, 47.8)},
+}  # patch size → per cent of the frames kept → mAP and GFLOPs a video on ActivityNet
 
 
 def test_there_is_one_for_every_published_row():
-    assert sorted(f"{data}_{size}" for data, sizes in SIZES.items() for size in sizes) == NAMES
+    skipping = [f"actnet_{size}_skip{keep}" for size, points in SKIPPING.items() for keep in points]
+    assert sorted([f"{data}_{size}" for data, sizes in SIZES.items() for size in sizes] + skipping) == NAMES
     assert set(SIZES) == set(PUBLISHED)
+
+
+@pytest.mark.parametrize(("size", "keep"), [(size, keep) for size, points in SKIPPING.items() for keep in points])
+def test_a_point_with_skipped_frames_is_a_share_of_frames(size, keep):
+    config = compose_config(TrainStages, "train_stages", [f"experiment=actnet_{size}_skip{keep}", "data.root=DIR"])
+    accuracy, gflops = SKIPPING[size][keep]
+    assert (config.env.action, config.env.target_gflops, config.env.target_keep) == ("skip", gflops, None)
+    parts = {name: value // 16 for name, value in published_cost.parts(published_cost.FAMILIES["ActivityNet"], size).items()}
+    cost = VideoCost(16, parts["glancer"] + parts["policy"], parts["focuser"] + parts["head"])
+    assert cost.keep_for(gflops) == pytest.approx(keep / 100, abs=0.02)
+    told = (FOLDER / f"actnet_{size}_skip{keep}.yaml").read_text()
+    assert f"some {keep} % of the frames; published (AdaFocus+): mAP {accuracy} at {gflops} GFLOPs" in told
+    plain = compose_config(TrainStages, "train_stages", [f"experiment=actnet_{size}", "data.root=DIR"])
+    changed = ("action", "target_gflops", "skipped", "price_rate")
+    alike = replace(config, env=replace(config.env, **{key: getattr(plain.env, key) for key in changed}))
+    assert alike == plain, "nothing else differs"
 
 
 class Lengths:
@@ -37,7 +61,7 @@ class Lengths:
 @pytest.mark.parametrize("name", NAMES)
 def test_it_loads_and_its_networks_can_be_built(name):
     config = compose_config(TrainStages, "train_stages", [f"experiment={name}", "data.root=DIR"])
-    data, size = name.split("_")
+    data, size, *skipping = name.split("_")
     published, something = PUBLISHED[data], data.startswith("sth")
     assert (config.data.name, config.patch_size, config.data.num_frames) == (data, int(size), published.num_frames)
     assert config.data.views == "fresh" and not config.env.bank
@@ -49,7 +73,8 @@ def test_it_loads_and_its_networks_can_be_built(name):
         maps = 1280 * (config.data.glance_frames or config.data.num_frames) // steps
         sizes = config.network.channels, config.network.features, config.network.hidden, config.network.batch_norm
         network = PolicyNetwork((maps, 7, 7), *sizes)
-        policy = GlanceActorCritic(network, None if config.env.action == "continuous" else config.env.grid, config.network.std)
+        grid = None if config.env.action == "continuous" else config.env.grid
+        policy = GlanceActorCritic(network, grid, config.network.std, skips=bool(skipping))
     assert steps == (1 if something else 16) and policy.grid == (None if something else 7)
     assert sum(parameter.numel() for parameter in policy.parameters()) > 7e6
     check_ppo(config.ppo, config.env, steps, config.network)

@@ -15,7 +15,7 @@ from adafocus_env.dynamics import Dynamics
 from adafocus_env.features import LiveFeatures
 from adafocus_env.skipped import SKIPPED
 from agents.baselines import LearnedPolicy
-from agents.budgets import VideoCost
+from agents.budgets import VideoCost, cost_of
 from agents.config import AlgoConfig, EnvConfig, NetworkConfig, PPOConfig, SupervisedConfig
 from agents.contrib_policies import SpotPolicy
 from agents.evaluation import evaluate, play_learned
@@ -28,7 +28,7 @@ from agents.report import table
 from agents.run_folder import RunFolder
 from agents.stages.algorithm import train_model
 from agents.stages.finetune import finetune
-from agents.stages.policy import check_ppo, make_environment, new_ppo, train_policy, video_cost_of
+from agents.stages.policy import check_ppo, make_environment, new_ppo, train_policy
 from classifiers.errors import InputError
 
 NETWORK = PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8)
@@ -263,7 +263,7 @@ def test_a_driven_price_settles_where_the_target_is_met():
 
 def test_gflops_are_a_share(bank):
     policy = GlancePolicy(NETWORK, 7, skips=True)
-    cost = video_cost_of(bank, policy, "zeros")
+    cost = cost_of(bank, policy, "zeros")
     least, most = cost.range
     price = driven_price(EnvConfig(action="skip", target_gflops=least + 0.3 * (most - least)), cost)
     assert price.target == pytest.approx(0.3)

@@ -112,7 +112,7 @@ def test_skipping_and_exit_together_do_what_is_best_on_the_validation_part():
         return kept.cumsum(1)
 
     solved = solve_both(skip, scores_of, labels, 0.25, spent, 1.5)
-    kept = skip <= solved.skip
+    kept = skip < solved.skip
     scores = scores_of(kept)
     steps = exit_steps(certainty(scores), solved.exits)
     given = answered(scores, kept, steps)

@@ -19,10 +19,9 @@ from adafocus_env.dynamics import Dynamics
 from adafocus_env.features import Features
 from adafocus_env.sb3 import AdaFocusVecEnv
 from adafocus_env.vector import AdaFocusVectorEnv
-from agents.budgets import VideoCost, solve_threshold
+from agents.budgets import cost_of, solve_threshold
 from agents.config import EnvConfig, NetworkConfig, PPOConfig
 from agents.evaluation import CLIPS_AT_ONCE, batches, mean_cost, play_learned
-from agents.inference import policy_cost
 from agents.interrupts import Stopped, StopRequest
 from agents.model_checkpoint import load_checkpoint, save_checkpoint
 from agents.policies import ClipPolicy, GlancePolicy, GlancesByReference, PolicyNetwork, extractor_of, kind_of
@@ -31,7 +30,6 @@ from agents.price import DrivenPrice, check_price, driven_price
 from agents.progress import Display, figures
 from agents.rollout import ClipRolloutBuffer, NormalisedReturnsBuffer
 from agents.run_folder import RunFolder
-from classifiers.cost import classifier_cost
 from classifiers.errors import InputError
 from classifiers.policy_network import check_std
 
@@ -138,7 +136,7 @@ def _driven_price(env: EnvConfig, environment: VecEnv, features: Features, netwo
     if env.target_keep is None and env.target_gflops is None:
         return None
     grid, skips = kind_of(environment.action_space)
-    return driven_price(env, video_cost_of(features, GlancePolicy(network, grid, skips=skips), env.skipped))
+    return driven_price(env, cost_of(features, GlancePolicy(network, grid, skips=skips), env.skipped))
 
 
 def threshold_for(policy: GlancePolicy, features: Features, keep: float) -> float:
@@ -146,16 +144,6 @@ def threshold_for(policy: GlancePolicy, features: Features, keep: float) -> floa
     steps, clips = np.arange(features.num_steps)[None], np.arange(len(features.clips))
     skip = [policy.choose(features.maps(some[:, None], steps))[1].cpu().numpy() for some in batches(clips, CLIPS_AT_ONCE)]
     return solve_threshold(np.concatenate(skip), keep)
-
-
-def video_cost_of(features: Features, policy: GlancePolicy, skipped: str) -> VideoCost:
-    """What a video of ``features`` costs with ``policy``, by decision."""
-    cost, settings, steps = classifier_cost(features.classifier), features.clips.settings, features.num_steps
-    head, looks = settings.num_frames * cost.head, settings.num_frames * cost.focus
-    alone = settings.num_glance_frames * cost.glance + steps * policy_cost(policy)
-    if skipped == "none":  # which videos are skipped as a whole, and take all steps of the head at their end, is not told by a share
-        return VideoCost(steps, alone // steps, (looks + head) // steps)
-    return VideoCost(steps, (alone + head) // steps, looks // steps)
 
 
 def make_environment(features: Features, config: EnvConfig, observation: str = "reference") -> VecEnv:
