@@ -60,9 +60,9 @@ class AdaFocusEnv(gym.Env[Any, Any]):
 
     `zeros` is the default: with the shipped classifiers, which never saw a skipped frame, it and `none` are equally right and `last` is
     a little less so, and `zeros` is the most confident in 8 of the 9 cells. Validation clips of `normal`, `hard` and `sparse`,
-    patches at the targets, frames kept at random (20 draws), top-1 in % at kept shares of 25, 47 and 67 %: `zeros` 85.2 93.9 94.5, 81.3 89.5 89.7, 51.5 76.1 88.8;
-    `last` 84.5 93.2 93.6, 80.0 88.7 89.7, 52.1 76.2 88.7; `none` 85.2 93.9 94.2, 82.4 90.5 90.6, 51.1 75.6 88.3. All frames kept:
-    94.2, 90.4, 94.7.
+    patches at the targets, frames kept at random (20 draws), top-1 in % at kept shares of 25, 47 and 67 %: `zeros` 85.2 93.9 94.5,
+    81.3 89.5 89.7, 51.5 76.1 88.8; `last` 84.5 93.2 93.6, 80.0 88.7 89.7, 52.1 76.2 88.7; `none` 85.2 93.9 94.2, 82.4 90.5 90.6,
+    51.1 75.6 88.3. All frames kept: 94.2, 90.4, 94.7.
 
     Where every step of an episode skips, the last one answers from the glance vectors, with zeros in place of the focus vectors,
     whatever ``skipped`` is.
