@@ -172,7 +172,7 @@ def _draw_tradeoff(axes: Axes, name: str, each: Tradeoff, number: int) -> None:
     if len(each.mean) == 1:
         axes.axhline(100 * each.mean[0], color="#7f8c8d", linestyle=":", linewidth=1, label=name)
         return
-    colour = COLOURS.get(name, f"C{number}")
+    colour = COLOURS.get(name, f"C{number + (number >= 3)}")  # C3 is red, as "learned" is
     axes.plot(each.gflops, 100 * each.mean, marker="o", markersize=4, color=colour, label=name, linewidth=2 if name == "learned" else 1.2)
     axes.fill_between(each.gflops, 100 * each.low, 100 * each.high, color=colour, alpha=0.12, linewidth=0)
 
