@@ -122,12 +122,12 @@ class RunFolder:
     def log(self, metrics: Mapping[str, object]) -> None:
         """Appends a line to ``metrics.jsonl``, and to ``timing.jsonl`` the seconds since the line before or the start.
 
-        Those are the seconds that passed, and those that this process had of a CPU. Both lines are on the disk when this returns.
+        Those are the seconds that passed, and those that this process had of a CPU. The metrics are on the disk when this returns.
         """
         append_line(self.path(METRICS), metrics)
         now = time.perf_counter(), time.process_time()
         passed, worked = (round(after - before, 3) for after, before in zip(now, self._logged, strict=True))
-        append_line(self.path(TIMING), {"seconds": passed, "cpu_seconds": worked})
+        append_line(self.path(TIMING), {"seconds": passed, "cpu_seconds": worked}, sync=False)
         self._logged = now
         for watcher in self._watchers:
             watcher(metrics)
