@@ -13,7 +13,7 @@ from tiny_training import SETTINGS, tiny_networks
 from adafocus_env.action import SkipAction
 from adafocus_env.demo import demo
 from adafocus_env.vector import AdaFocusVectorEnv
-from agents import builders, evaluate, skip_curve, train_ppo
+from agents import builders, evaluate, measured_again, skip_curve, train_ppo
 from agents.baselines import CentrePatch, Skipping
 from agents.budgets import cost_of
 from agents.command import compose_config
@@ -151,9 +151,9 @@ def test_a_budget_needs_a_policy_that_skips_and_a_validation_part(policy):
     data = SimpleNamespace(val=())
     for player in (None, GlancePolicy(policy.network, 7)):
         with pytest.raises(InputError, match=r"keep=0\.5 is for policies that skip frames; train one with ppo=skip"):
-            evaluate.check_solvable(Evaluate(keep=0.5), data, player)
+            measured_again.check_solvable(Evaluate(keep=0.5), data, player)
     with pytest.raises(InputError, match=r"budget=19\.6 is solved on the validation part, which is empty: set data\.val"):
-        evaluate.check_solvable(Evaluate(budget=19.6), data, policy)
+        measured_again.check_solvable(Evaluate(budget=19.6), data, policy)
 
 
 @pytest.mark.parametrize(
