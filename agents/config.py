@@ -70,7 +70,7 @@ class EnvConfig:
     price: float = 0.0
     target_keep: float | None = None
     target_gflops: float | None = None
-    price_rate: float = 0.05
+    price_rate: float = 0.15
     skipped: str = "zeros"
     bank: bool | str = "auto"
     bank_dtype: str = "float32"
