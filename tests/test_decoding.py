@@ -101,8 +101,9 @@ def test_closing_early_and_errors_of_the_caller_kill_the_workers():
 
 
 PARENT = """
-import sys
+import signal, sys
 from adafocus_env.decoding import run_in_workers
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 for _, pid in run_in_workers("worker_tasks:pid_or_hang", ["pid", {second!r}], num_workers=1, time_limit=600):
     print(pid, flush=True)
     {then}
@@ -126,7 +127,7 @@ def test_workers_die_with_their_parent_even_when_they_hang():
 
 
 def test_ctrl_c_reaches_the_parent_alone_and_leaves_no_worker():
-    with start_parent("pid", then="import signal; signal.pause()") as parent:
+    with start_parent("pid", then="signal.pause()") as parent:
         pid = int(parent.stdout.readline())
         os.killpg(parent.pid, signal.SIGINT)
         assert parent.wait(20) == -signal.SIGINT
