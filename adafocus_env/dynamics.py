@@ -103,7 +103,7 @@ class Dynamics:
         clip: (N,), the clips that are played.
         step_number: (N,), the steps they are at; after an episode's last step it stays there.
         running: (N,), whether an episode is running.
-        looked: (N,), whether the episode has looked at a patch yet.
+        looks: (N,), steps of the episode that have looked at a patch.
         state: (N, S), of the head.
         scores: (N, K), softmax scores after the last step; nothing of worth before the first.
         focus: (N, F), the focus vectors that the head got last, where skipped steps repeat them (``skipped="last"``).
@@ -142,7 +142,7 @@ class Dynamics:
         self.step_number: Indices = np.zeros(num_clips, np.int64)
         self.running: NDArray[np.bool_] = np.zeros(num_clips, bool)
         self.started: NDArray[np.bool_] = np.zeros(num_clips, bool)
-        self.looked: NDArray[np.bool_] = np.zeros(num_clips, bool)
+        self.looks: Indices = np.zeros(num_clips, np.int64)
         space = self.action.space
         self.baseline: NDArray[Any] = np.zeros((num_clips, self.num_steps, self._sampled, *(space.shape or ())), space.dtype)
         self.state: Tensor = features.classifier.initial_state(num_clips)
@@ -200,7 +200,7 @@ class Dynamics:
         self.step_number, self.running = _replaced(self.step_number, rows, 0), _replaced(self.running, rows, True)
         self.state = self.state.index_fill(0, self._on_device(rows), 0.0)
         self._confidence = _replaced(self._confidence, rows, 0.0)
-        self.looked = _replaced(self.looked, rows, False)
+        self.looks = _replaced(self.looks, rows, 0)
         if self._skips and self.skipped == "none":
             self.scores = self.scores.index_fill(0, self._on_device(rows), 1 / self._num_classes)
         if self._skips and self.skipped == "last":
@@ -226,13 +226,13 @@ class Dynamics:
         confidence, baseline, prediction, after = self._measured(rows, self._patches(checked, rows, steps))
         terminated = steps == self.num_steps - 1  # the step number stays at the last one, so that the last observation repeats it
         kept = self.action.kept(checked)
-        looked = self.looked[rows] | kept
-        costs = np.where(terminated & ~looked, 2, kept)
+        looks = self.looks[rows] + kept
+        costs = np.where(terminated & (looks == 0), 2, kept)
         price = self._prices[costs]
         reward = self.reward.value(confidence, previous, baseline) - price
         boxes = boxes_of(self.action, checked)
         self._move_on(rows, after)
-        self._confidence, self.looked = self._updated(self._confidence, rows, confidence), self._updated(self.looked, rows, looked)
+        self._confidence, self.looks = self._updated(self._confidence, rows, confidence), self._updated(self.looks, rows, looks)
         self.step_number = self._updated(self.step_number, rows, steps + ~terminated)
         self.running = self._updated(self.running, rows, ~terminated)
         self.boxes = self._updated(self.boxes, rows, boxes.copy())  # the outcome's are the caller's
@@ -255,7 +255,7 @@ class Dynamics:
         if self.action.num_cells is None:
             raise InputError("action_masks: continuous actions have no masks; use action='grid' or action='skip'")
         masks = np.ones((self.num_clips, self.action.num_cells), bool)
-        last = self.running & (self.step_number == self.num_steps - 1) & ~self.looked
+        last = self.running & (self.step_number == self.num_steps - 1) & (self.looks == 0)
         masks[last] = self.action.kept(self.action.candidates)
         return masks
 
@@ -313,7 +313,7 @@ class Dynamics:
     def _before(self, rows: Indices, skips: NDArray[np.bool_]) -> Tensor:
         """Scores (n, K) that stand where the head takes no step: those before it, or, of a clip that ends without a patch, its answer."""
         before = self._of(self.scores, rows)
-        unseen = skips & (self.step_number[rows] == self.num_steps - 1) & ~self.looked[rows]
+        unseen = skips & (self.step_number[rows] == self.num_steps - 1) & (self.looks[rows] == 0)
         if unseen.any():
             glances = self.features.vectors(self.clip[rows][unseen][:, None], np.arange(self.num_steps)[None])
             index = self._on_device(np.flatnonzero(unseen))

@@ -79,6 +79,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     | – `head` | `Box(0, 1, (2,))` | the highest class score after the last step, the scores' entropy in shares of ln K |
     | – `state` | `Box((S,))` | the head's state, within −1 and 1 for a GRU |
     | `reference` | `Box((2,), int64)` | which clip, which step: for features extractors that read the glances in place |
+    | `reference_looks` | `Box((3,), int64)` | the same, and how many steps of the episode have looked at a patch |
     | `pixels` | `Box(0, 255, (3·g, h, w), uint8)` | the decision's g frames as the glancer gets them |
 
     No observation holds or depends on the label.
@@ -102,7 +103,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
 
     ## Episode End
     After the last frame (the last decision) the episode is *terminated*: the steps are the task, not a time limit. The last
-    observation is repeated. Episodes are never truncated.
+    observation is repeated (`reference_looks` counts the last look). Episodes are never truncated.
 
     ## Info
     | key | type | content |

@@ -6,6 +6,7 @@
 | `vector` | (C,) float32 | the pooled glance map |
 | `dict` | see `DictObservation` | the glance map, and what the agent's last patch did |
 | `reference` | (2,) int64 | which clip, which step: for features extractors that read the glances in place |
+| `reference_looks` | (3,) int64 | the same, and how many steps of the episode have looked: for policies that skip frames |
 | `pixels` | (3·g, h, w) uint8 | the decision's g frames as the glancer gets them: for agents that learn a glancer of their own |
 
 A further one is a class with `space` and `observe`, made from the features of the clips: an entry of `OBSERVATIONS`, or the argument
@@ -94,6 +95,20 @@ class ReferenceObservation:
         return torch.from_numpy(np.stack([dynamics.clip, dynamics.step_number], axis=-1)).to(dynamics.state.device)
 
 
+class ReferenceLooksObservation(ReferenceObservation):
+    """Clip, step, and the number of steps that have looked at a patch."""
+
+    def __init__(self, features: Features) -> None:
+        super().__init__(features)
+        assert isinstance(self.space, spaces.Box)
+        self.space = spaces.Box(np.zeros(3, np.int64), np.append(self.space.high, features.num_steps), dtype=np.int64)
+
+    def observe(self, dynamics: Dynamics) -> Tensor:
+        """References (N, 3)."""
+        looks = torch.from_numpy(dynamics.looks).to(dynamics.state.device)
+        return torch.cat([super().observe(dynamics), looks[:, None]], dim=-1)
+
+
 class DictObservation:
     """The glance map and the agent's own traces, all float32.
 
@@ -165,6 +180,7 @@ OBSERVATIONS: dict[str, Callable[[Features], Observation]] = {
     "vector": VectorObservation,
     "dict": DictObservation,
     "reference": ReferenceObservation,
+    "reference_looks": ReferenceLooksObservation,
     "pixels": PixelObservation,
 }
 """Features of the clips → the kind of observation of that name."""

@@ -32,6 +32,7 @@ from classifiers.errors import InputError, named
 from classifiers.policy_network import check_std
 
 DISCRETE, CONTINUOUS = "discrete", "continuous"
+BY_REFERENCE = ("reference", "reference_looks")  # observations of which an extractor reads the glances in place
 SIZES = ("channels", "features", "hidden", "memory")  # what the extractor that is recurrent over a clip is told
 
 
@@ -218,7 +219,7 @@ def check_network(config: AlgoConfig, network: NetworkConfig) -> None:
     Raises:
         InputError: it does not (names the key, and what it does read).
     """
-    read = algorithm_of(class_of(config.name), config.name).network if config.observation == "reference" else ()
+    read = algorithm_of(class_of(config.name), config.name).network if config.observation in BY_REFERENCE else ()
     for key, value in asdict(network).items():
         if key not in read and value != getattr(NetworkConfig(), key):
             known = f"it reads {', '.join(f'network.{each}' for each in read)}" if read else "its policy is not this network"
@@ -246,7 +247,7 @@ def new_model(env: VecEnv, features: Features, config: AlgoConfig, network: Netw
     policy, policy_kwargs = _policy(algorithm, env, features, config, network)
     given = _constructed(settings, features.num_steps, env)
     given["policy_kwargs"] = {**policy_kwargs, **(settings.get("policy_kwargs") or {})}
-    if issubclass(kind, OffPolicyAlgorithm) and config.observation == "reference" and "replay_buffer_class" not in settings:
+    if issubclass(kind, OffPolicyAlgorithm) and config.observation in BY_REFERENCE and "replay_buffer_class" not in settings:
         given |= {"replay_buffer_class": ClipReplayBuffer, "replay_buffer_kwargs": {"clip_length": features.num_steps}}
     try:
         return kind(policy, env, seed=seed, device=str(features.classifier.device), **given)
@@ -258,7 +259,7 @@ def _policy(
     algorithm: Algorithm, env: VecEnv, features: Features, config: AlgoConfig, network: NetworkConfig
 ) -> tuple[str | type, dict[str, Any]]:
     """The policy, by name or as a class, and its arguments."""
-    if config.observation != "reference":
+    if config.observation not in BY_REFERENCE:
         return "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy", {}
     module, _, name = algorithm.policy.rpartition(".")
     policy = getattr(importlib.import_module(module), name) if module else name

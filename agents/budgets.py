@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from adafocus_env.features import Features
@@ -13,6 +16,7 @@ from agents.inference import policy_cost
 from agents.policies import GlancePolicy
 from classifiers.cost import classifier_cost
 from classifiers.errors import InputError
+from classifiers.policy_network import kept_below
 
 Kept = NDArray[np.bool_]
 Shares = NDArray[np.floating]
@@ -116,17 +120,22 @@ def solve_threshold(skip: Shares, keep: float) -> float:
     It lies half-way between the last value that is kept and the first that is not.
 
     Args:
-        skip: P(skip), or any other number that is high where a look is worth little, (N, D) of the validation part.
+        skip: P(skip), or any other number that is high where a look is worth little, (N, D) of the validation part; or (N, D, D), see
+            `kept_at`.
         keep: the share.
 
     Raises:
         InputError: there is no validation part, or ``keep`` is no share.
     """
-    count = round(check_keep(keep) * check_validation(skip).size)
-    rising = np.append(np.sort(skip, axis=None), np.inf)
-    if count == 0:
-        return float(-np.inf)
-    return float(rising[count - 1] + rising[count]) / 2
+    wanted = check_keep(keep) * check_validation(skip).shape[0] * skip.shape[1]
+    rising = np.unique(skip).astype(np.float64)
+    between = np.concatenate([[rising[0] - 1], (rising[:-1] + rising[1:]) / 2, [rising[-1] + 1]])
+
+    def kept(place: int) -> int:
+        return int(kept_at(skip, between[place]).sum())
+
+    enough = bisect_left(range(len(between)), math.ceil(wanted), key=kept)  # the higher the threshold, the more are kept
+    return float(between[min((enough, max(enough - 1, 0)), key=lambda place: abs(kept(place) - wanted))])
 
 
 def check_validation(values: Shares) -> Shares:
@@ -141,5 +150,5 @@ def check_validation(values: Shares) -> Shares:
 
 
 def kept_at(skip: Shares, threshold: float) -> Kept:
-    """Which decisions are kept at a threshold: those whose value is below it, as in `GlancePolicy.act`."""
-    return skip < threshold
+    """Which decisions (N, D) are kept at a threshold: those whose value is below it, as in `GlancePolicy.act`; see `kept_below`."""
+    return kept_below(torch.from_numpy(skip), threshold).numpy()

@@ -349,6 +349,7 @@ class _Counted:
 
     def __init__(self, policy: Predictor) -> None:
         self._policy, self.multiply_adds = policy, 0
+        self.action_space = getattr(policy, "action_space", None)  # which says whether it skips
 
     def predict(self, *args: Any, **kwargs: Any) -> tuple[Actions, Any]:
         """Lets the policy choose, and counts."""

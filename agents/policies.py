@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from adafocus_env.features import Features
 from agents import batch_norm
 from classifiers.errors import InputError
-from classifiers.policy_network import GlanceActorCritic, GlanceEncoder, PolicyNetwork, check_std
+from classifiers.policy_network import GlanceActorCritic, GlanceEncoder, PolicyNetwork, SkippingActor, check_std
 
 __all__ = ["ClipPolicy", "GlanceEncoder", "GlancePolicy", "GlancesByReference", "PolicyNetwork", "extractor_of", "kind_of"]
 
@@ -29,7 +29,7 @@ class ByReference(BaseFeaturesExtractor):
 
     Args:
         observation_space: that of the observation `reference`.
-        features_dim: length of what comes out.
+        features_dim: length of what comes out of the glances.
     """
 
     def __init__(self, observation_space: spaces.Space, features_dim: int) -> None:
@@ -87,7 +87,7 @@ class MapsByReference(ByReference):
 
     def forward(self, references: Tensor) -> Tensor:
         """References (B, 2) as (clip, step) → maps (B, C·h·w)."""
-        return self.maps(*references.long().cpu().numpy().T).flatten(1)
+        return self.maps(*references[:, :2].long().cpu().numpy().T).flatten(1)
 
 
 class GlanceByReference(ByReference):
@@ -104,14 +104,15 @@ class GlanceByReference(ByReference):
 
     def forward(self, references: Tensor) -> Tensor:
         """References (B, 2) as (clip, step) → encodings (B, features)."""
-        return self.frame(self.maps(*references.long().cpu().numpy().T))
+        return self.frame(self.maps(*references[:, :2].long().cpu().numpy().T))
 
 
 class GlancesByReference(ByReference):
     """Reads glances in place: observations (clip, step) → the hidden state of a GRU over the glances up to that step.
 
-    Observations do not depend on earlier actions, so the GRU may run over a whole clip at once: no recurrent state is kept
-    between steps, and a rollout holds references of a few bytes. While weights and clips stay the same, as in the steps of
+    Glances do not depend on earlier actions, so the GRU may run over a whole clip at once: no recurrent state is kept
+    between steps, and a rollout holds references of a few bytes. Of the observation `reference_looks` the number of looks, which does,
+    follows behind the hidden state. While weights and clips stay the same, as in the steps of
     a rollout, the GRU's output is computed once a clip.
 
     Batch norm, where the network has it, does the same in a rollout and in the update that learns from it, so that the first
@@ -120,7 +121,7 @@ class GlancesByReference(ByReference):
     does, and the running ones take in every batch that is learned from. Evaluation always uses the running statistics.
 
     Args:
-        observation_space: that of the observation `reference`.
+        observation_space: that of the observation `reference`, or of `reference_looks`.
         network: the sizes.
         batch_statistics: what batch norm normalises with while the policy collects and learns.
         remember: keep the output for the clips that were seen last, where no gradient is asked for. PPO may always do so. Where target
@@ -130,7 +131,7 @@ class GlancesByReference(ByReference):
     def __init__(
         self, observation_space: spaces.Box, network: PolicyNetwork, batch_statistics: bool = False, remember: bool = True
     ) -> None:
-        super().__init__(observation_space, network.hidden)
+        super().__init__(observation_space, network.hidden + tells_looks(observation_space))
         self.network, self.batch_statistics, self.remember = network, batch_statistics, remember
         self.encoder = GlanceEncoder(network)
         self._kept: tuple[tuple[int, bytes, bool], Tensor] | None = None
@@ -159,10 +160,11 @@ class GlancesByReference(ByReference):
             self._collecting = False
 
     def forward(self, references: Tensor) -> Tensor:
-        """References (B, 2) as (clip, step) → hidden states (B, hidden)."""
-        clip, step = references.long().cpu().numpy().T
+        """References (B, 2) as (clip, step) → hidden states (B, hidden); or (B, 3), with looks → (B, hidden + 1)."""
+        clip, step = references[:, :2].long().cpu().numpy().T
         clips, inverse = np.unique(clip, return_inverse=True)
-        return self._encoded(clips)[torch.from_numpy(inverse.ravel()), torch.from_numpy(step)]
+        states = self._encoded(clips)[torch.from_numpy(inverse.ravel()), torch.from_numpy(step)]
+        return torch.cat([states, references[:, 2:].to(states)], dim=1) if tells_looks(self._observation_space) else states
 
     def _encoded(self, clips: np.ndarray) -> Tensor:
         if torch.is_grad_enabled() or not self.remember:
@@ -189,6 +191,11 @@ class GlancesByReference(ByReference):
         return self.maps(clips[:, None], np.arange(steps)[None])
 
 
+def tells_looks(space: spaces.Space) -> bool:
+    """Whether observations are those of `reference_looks`, not of `reference`."""
+    return space.shape == (3,)
+
+
 def remembering(policy: nn.Module, remember: bool) -> None:
     """Lets the recurrent extractors in ``policy`` keep their output: while its weights stay as they are, as in a rollout."""
     for module in policy.modules():
@@ -210,11 +217,12 @@ class ClipPolicy(PlacesFromSigmoid):
 
     On a grid it draws a cell from the softmax. Where places are continuous it draws from a Gaussian around the sigmoid of the actor's
     output, whose standard deviation is fixed. To skip is one logit more, which begins at ln G², or a third coordinate, which begins in
-    the middle: half of the steps skip at first. Log-probabilities are those of the place drawn: Stable-Baselines3 moves to the edge of
-    the range only what it sends to the environment. (The released code tells the log-probability of the moved place.)
+    the middle: half of the steps skip at first. With the observation `reference_looks` that output is `SkippingActor`'s.
+    Log-probabilities are those of the place drawn: Stable-Baselines3 moves to the edge of the range only what it sends to the
+    environment. (The released code tells the log-probability of the moved place.)
 
     Args:
-        observation_space: that of the observation `reference`.
+        observation_space: that of the observation `reference`, or of `reference_looks` where actions skip.
         action_space: of the environment, cells or places.
         lr_schedule: of Stable-Baselines3.
         std: standard deviation of the Gaussian in each axis, in units of the range of places.
@@ -241,6 +249,18 @@ class ClipPolicy(PlacesFromSigmoid):
             nn.init.constant_(self.action_net.bias[-1:], math.log(grid * grid))  # type: ignore[index, arg-type]
         if grid is None and not learn_std:
             self.log_std.requires_grad_(False)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        """Stable-Baselines3's way to make the networks and the optimiser."""
+        super()._build(lr_schedule)
+        if not tells_looks(self.observation_space) or not kind_of(self.action_space)[1]:
+            return
+        simple = self.action_net
+        assert isinstance(simple, nn.Linear)
+        self.action_net = SkippingActor(simple.in_features - 1, simple.out_features).to(simple.weight.device)
+        if self.ortho_init:
+            self.init_weights(self.action_net, gain=0.01)
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """What Stable-Baselines3 calls in a rollout: actions, values and log-probabilities."""

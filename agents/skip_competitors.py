@@ -27,7 +27,7 @@ class Part:
     Attributes:
         features: what the frozen networks see.
         places: (N, D, …), where it looks if it looks.
-        skip: (N, D), P(skip).
+        skip: (N, D, D), P(skip) by the number of looks before.
         skipped: what the head gets on a skipped step, a name in `adafocus_env.skipped.SKIPPED`.
     """
 

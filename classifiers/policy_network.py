@@ -82,10 +82,39 @@ class GlanceEncoder(nn.Module):
         return self.gru(in_order_of_steps(frames.unflatten(0, maps.shape[:2])))[0]
 
 
+class SkippingActor(nn.Linear):
+    """A linear layer for the cells or the place, and one output more, the last, for skipping the frame.
+
+    What another look is worth depends on how many there were, so that output is a + b · [n > 0] + c · ln(1 + n) after n looks, and a,
+    b and c come from the layer. Where to look does not depend on n.
+
+    Args:
+        hidden: length of the GRU's output.
+        outputs: G² + 1, or 3.
+    """
+
+    def __init__(self, hidden: int, outputs: int) -> None:
+        super().__init__(hidden, outputs + 2)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """The GRU's output and n behind it (…, hidden + 1) → outputs (…, G² + 1) or (…, 3)."""
+        return self._after(states[..., -1], super().forward(states[..., :-1]))
+
+    def after_any(self, states: Tensor) -> Tensor:
+        """The GRU's output (N, D, hidden) → outputs (N, D, D, …) after 0, 1, … D − 1 looks."""
+        return self._after(torch.arange(states.shape[1]).to(states), super().forward(states)[:, :, None])
+
+    def _after(self, looks: Tensor, numbers: Tensor) -> Tensor:
+        places, (b, c, a) = numbers[..., :-3], numbers[..., -3:].unbind(-1)
+        skip = (a + b * (looks > 0) + c * looks.log1p())[..., None]
+        return torch.cat([places.expand(*skip.shape[:-1], -1), skip], dim=-1)
+
+
 class GlanceActorCritic(nn.Module):
     """Encoder, actor and critic: glance maps → logits of the cells or the place, and the value.
 
-    One that skips has a logit more, or a third coordinate: from 0.5 on the frame is skipped.
+    One that skips has a logit more, or a third coordinate: from 0.5 on the frame is skipped. Both it and the value depend on the
+    number of looks before; see `SkippingActor`.
 
     Args:
         network: the sizes.
@@ -109,13 +138,17 @@ class GlanceActorCritic(nn.Module):
         self.network, self.grid, self.std, self.skips = network, grid, check_std(std), skips
         self.keep_threshold = check_threshold(keep_threshold)
         self.encoder = GlanceEncoder(network)
-        self.actor = nn.Linear(network.hidden, (2 if grid is None else grid * grid) + skips)
-        self.critic = nn.Linear(network.hidden, 1)
+        outputs = 2 if grid is None else grid * grid
+        self.actor = SkippingActor(network.hidden, outputs + 1) if skips else nn.Linear(network.hidden, outputs)
+        self.critic = nn.Linear(network.hidden + skips, 1)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Glance maps (N, D, C, h, w) → logits (N, D, G²) of the cells, or places (N, D, 2) in [0, 1] as (row, column); one more each
-        where the policy skips: the last."""
-        output = self.actor(self.encoder(maps))
+        """Glance maps (N, D, C, h, w) → logits (N, D, G²) of the cells, or places (N, D, 2) in [0, 1] as (row, column).
+
+        Where the policy skips, one more each, the last, for every number of looks that a clip may have had: (N, D, D, …).
+        """
+        states = self.encoder(maps)
+        output = self.actor.after_any(states) if isinstance(self.actor, SkippingActor) else self.actor(states)
         return output.sigmoid() if self.grid is None else output
 
     @torch.no_grad()
@@ -138,7 +171,7 @@ class GlanceActorCritic(nn.Module):
         places, skip = self.choose(maps)
         if not self.skips:
             return places
-        skips = skip >= (self.keep_threshold if keep_threshold is None else check_threshold(keep_threshold))
+        skips = ~kept_below(skip, self.keep_threshold if keep_threshold is None else check_threshold(keep_threshold))
         if self.grid is None:
             return torch.cat([places, skips[..., None].to(places)], dim=-1)
         return torch.where(skips, self.grid * self.grid, places)
@@ -147,21 +180,46 @@ class GlanceActorCritic(nn.Module):
     def choose(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Glance maps (N, D, C, h, w) → the most likely places and P(skip), each by itself.
 
+        On a grid P(skip) is the probability of skipping where the choice is between that and the most likely cell: from ½ on, skipping is
+        the most likely action. So a frame is skipped rather where the policy does not know where to look.
+
         Returns:
-            Cells (N, D) int64 or places (N, D, 2) float32; and probabilities (N, D) float32, zeros where the policy cannot skip. That of a
-            continuous policy is the Gaussian's that its third coordinate is 0.5 or more.
+            Cells (N, D) int64 or places (N, D, 2) float32; and probabilities (N, D, D) float32 after 0, 1, … D − 1 looks: see `kept_below`.
+            Where the policy cannot skip they are zeros (N, D). That of a continuous policy is the Gaussian's that its third coordinate is
+            0.5 or more.
         """
         output = self(maps)
-        skip = output.new_zeros(output.shape[:2])
+        first = output[:, :, 0] if self.skips else output
+        places = first[..., :2] if self.grid is None else first[..., : self.grid * self.grid].argmax(-1)
+        if not self.skips:
+            return places, output.new_zeros(output.shape[:2])
         if self.grid is None:
-            return output[..., :2], torch.special.ndtr((output[..., 2] - 0.5) / self.std) if self.skips else skip
-        places = output[..., : self.grid * self.grid].argmax(-1)
-        return places, output.softmax(-1)[..., -1] if self.skips else skip
+            return places, torch.special.ndtr((output[..., 2] - 0.5) / self.std)
+        return places, (output[..., -1] - output[..., :-1].amax(-1)).sigmoid()
 
     def card(self) -> dict[str, object]:
         """What must be known to build it again."""
         skipping = {"skips": True, "keep_threshold": self.keep_threshold} if self.skips else {}
         return {**asdict(self.network), "grid": self.grid, "std": self.std, **skipping}
+
+
+def kept_below(skip: Tensor, threshold: float) -> Tensor:
+    """Which decisions (N, D) of clips are kept at a threshold: those whose P(skip) is below it.
+
+    A higher threshold keeps as many decisions of a clip or more. (Of two clips with the same glances, the one with fewer looks so far may
+    catch up with the other, and never overtakes it: with as many looks, the one with the higher threshold keeps what the other keeps.)
+
+    Args:
+        skip: P(skip) (N, D), or (N, D, D) where it depends on the number of looks before: the last axis.
+        threshold: see above.
+    """
+    if skip.ndim == 2:
+        return skip < threshold
+    looks, kept = torch.zeros(len(skip), 1, dtype=torch.int64, device=skip.device), []
+    for step in range(skip.shape[1]):
+        kept.append(skip[:, step].gather(1, looks) < threshold)
+        looks = looks + kept[-1]
+    return torch.cat(kept, dim=1) if kept else skip.new_zeros(len(skip), 0, dtype=torch.bool)
 
 
 def check_std(std: float) -> float:

@@ -32,6 +32,18 @@ def test_the_threshold_keeps_the_share_that_is_asked_for(keep, wanted):
     assert np.count_nonzero(kept_at(skip, solve_threshold(skip, keep))) == wanted
 
 
+def test_more_is_kept_the_higher_the_threshold_whatever_the_looks_before_change():
+    skip = np.random.default_rng(2).random((25, 8, 8)).astype(np.float32)
+    counts = [np.count_nonzero(kept_at(skip, threshold)) for threshold in np.linspace(0, 1, 50)]
+    assert counts == sorted(counts) and counts[0] == 0 and counts[-1] == 200
+    for keep in (0.02, 0.25, 0.47, 0.67, 1):
+        assert abs(np.count_nonzero(kept_at(skip, solve_threshold(skip, keep))) - 200 * keep) <= 1
+
+
+def test_all_frames_are_kept_at_a_finite_threshold():
+    assert np.isfinite(solve_threshold(np.full((3, 8), 0.5), 1)) and solve_threshold(np.full((3, 8), 0.5), 1) > 0.5
+
+
 def test_the_threshold_lies_between_what_is_kept_and_what_is_not():
     assert solve_threshold(np.array([[0.1, 0.9], [0.2, 0.4]]), 0.5) == pytest.approx(0.3)
     assert kept_at(np.array([[0.29, 0.31]]), 0.3).tolist() == [[True, False]]

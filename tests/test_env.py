@@ -58,6 +58,9 @@ def test_observations_lie_in_the_space_and_the_last_one_repeats(make, observatio
     observations = [returned[0] for returned in rollout(env, seed=0)]
     assert all(env.observation_space.contains(seen) for seen in observations)
     glances = [seen["map"] if observation == "dict" else seen for seen in observations]
+    if observation == "reference_looks":
+        assert [int(seen[2]) for seen in glances] == [0, 1, 2, 3, 4]
+        glances = [seen[:2] for seen in glances]
     assert all(type(seen) is np.ndarray for seen in glances)
     assert not any(np.array_equal(a, b) for a, b in itertools.pairwise(glances[:4]))
     assert np.array_equal(glances[3], glances[4])
@@ -68,6 +71,7 @@ def test_spaces_are_exact(make):
     assert spaces["map"] == gym.spaces.Box(0, 6, (16, 6, 6), np.float32)
     assert spaces["vector"] == gym.spaces.Box(0, 6, (16,), np.float32)
     assert spaces["reference"] == gym.spaces.Box(np.array([0, 0]), np.array([11, 3]), dtype=np.int64)
+    assert spaces["reference_looks"] == gym.spaces.Box(np.zeros(3), np.array([11, 3, 4]), dtype=np.int64)
     assert spaces["pixels"] == gym.spaces.Box(0, 255, (3, 24, 24), np.uint8)
     assert spaces["dict"] == gym.spaces.Dict(
         map=spaces["map"],

@@ -1,10 +1,12 @@
 """Which algorithms learn to skip: all that fit, by the settings that they come with; and what each kept is measured."""
 
+from dataclasses import replace
+
 import pytest
 from rich.console import Console
 from test_algorithms import NETWORK, PAIRS, places, settings  # noqa: F401  the fixture is asked for by its name
 
-from agents.algorithms import DISCRETE
+from agents.algorithms import CONTINUOUS, DISCRETE
 from agents.config import EnvConfig
 from agents.evaluation import evaluate
 from agents.progress import Display
@@ -13,10 +15,10 @@ from agents.stages.algorithm import train_model
 from classifiers.errors import InputError
 
 
-def learn(folder, features, name, kind):
+def learn(folder, features, name, kind, observation="reference"):
     env = EnvConfig(num_envs=4, action="skip" if kind == DISCRETE else "continuous_skip", baseline=1, price=0.05, skipped="last")
     with RunFolder.open(folder, {}, force=False) as run, Display(Console(quiet=True)) as display:
-        return train_model(features, features, run, display, env=env, algo=settings(name), network=NETWORK, seed=0)
+        return train_model(features, features, run, display, env=env, algo=replace(settings(name), observation=observation), network=NETWORK, seed=0)
 
 
 @pytest.mark.parametrize(("name", "kind"), [pair for pair in PAIRS if pair[0] != "ars"])
@@ -26,6 +28,18 @@ def test_every_algorithm_learns_to_skip(tmp_path, bank, places, name, kind):  # 
     measures, plays = evaluate(features, player, seed=0, skipped="last")
     assert measures["learned"]["kept"] == plays["learned"].kept.mean() and plays["learned"].kept.shape == (12, 4)
     assert measures["random"]["kept"] == 1
+
+
+@pytest.mark.parametrize("kind", [DISCRETE, CONTINUOUS])
+@pytest.mark.parametrize("name", ["a2c", "trpo", "crossq"])
+def test_the_number_of_looks_can_be_told(tmp_path, bank, places, name, kind):  # noqa: F811
+    if (name, kind) not in PAIRS:
+        pytest.skip(f"{name} has no {kind} actions")
+    features = bank if kind == DISCRETE else places
+    player = learn(tmp_path, features, name, kind, "reference_looks").on(features)
+    assert player.observation == "reference_looks" and player.model.observation_space.shape == (3,)
+    _, plays = evaluate(features, player, seed=0, skipped="last")
+    assert plays["learned"].kept.shape == (12, 4)
 
 
 def test_a_spot_policy_says_that_it_cannot(tmp_path, bank):

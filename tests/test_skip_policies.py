@@ -30,6 +30,7 @@ from agents.stages.algorithm import train_model
 from agents.stages.finetune import finetune
 from agents.stages.policy import check_ppo, make_environment, new_ppo, train_policy
 from classifiers.errors import InputError
+from classifiers.policy_network import kept_below
 
 NETWORK = PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8)
 CHOSEN = np.array([0, 5, 7, 11])
@@ -44,8 +45,7 @@ def skipping_policy(grid):
     for parameter in policy.encoder.frame.parameters():
         parameter.mul_(10)
     policy.actor.weight.mul_(10)
-    if grid:
-        policy.actor.bias[-1] += 6
+    policy.actor.bias[-1] += 4 if grid else -2
     return policy
 
 
@@ -98,27 +98,51 @@ def test_no_grid_is_taken_for_another_with_skipping():
 def test_places_and_the_probability_to_skip_come_apart(policy, maps):
     places, skip = policy.choose(maps)
     output = policy(maps)
-    assert skip.shape == (12, 4) and skip.dtype == torch.float32 and 0 < skip.min() < skip.max() < 1
+    assert skip.shape == (12, 4, 4) and skip.dtype == torch.float32 and 0 < skip.min() < skip.max() < 1
     if policy.grid:
-        assert torch.allclose(skip, output.softmax(-1)[..., 49]) and torch.equal(places, output[..., :49].argmax(-1))
+        best, cell = output[..., :49].max(-1)
+        assert torch.equal(skip >= 0.5, output[..., 49] >= best) and torch.equal(places[..., None].expand(-1, -1, 4), cell)
+        chances = output.softmax(-1)
+        assert torch.allclose(skip, chances[..., 49] / (chances[..., 49] + chances[..., :49].amax(-1)), atol=1e-5)
         return
-    assert torch.equal(places, output[..., :2])
+    assert torch.equal(places[:, :, None].expand(-1, -1, 4, -1), output[..., :2])
     drawn = torch.distributions.Normal(output[..., 2], policy.std).sample((4000,))
     assert torch.allclose((drawn >= 0.5).float().mean(0), skip, atol=0.04)
+
+
+def test_what_a_look_is_worth_depends_on_how_many_there_were(policy, maps):
+    states, actor = policy.encoder(maps), policy.actor
+    output, last = actor.after_any(states), torch.nn.functional.linear(states, actor.weight, actor.bias)[..., -3:]
+    for looks in range(4):
+        assert torch.allclose(output[:, :, looks], actor(torch.cat([states, torch.full((12, 4, 1), looks)], dim=-1)), atol=1e-5)
+        expected = last[..., 2] + last[..., 0] * (looks > 0) + last[..., 1] * np.log(1 + looks)
+        assert torch.allclose(output[:, :, looks, -1], expected, atol=1e-5)
+    assert policy.choose(maps)[1].std(dim=2).min() > 0
+
+
+def one_by_one(skip, threshold):
+    """What is kept, clip by clip and step by step."""
+    kept = torch.zeros(skip.shape[:2], dtype=torch.bool)
+    for clip in range(len(skip)):
+        for step in range(skip.shape[1]):
+            kept[clip, step] = skip[clip, step, int(kept[clip].sum())] < threshold
+    return kept
 
 
 def test_a_threshold_says_what_is_kept(policy, maps, kind):
     action, (places, skip) = ACTIONS[kind](7, 96, 24), policy.choose(maps)
     half = float(skip.median())
-    for threshold, expected in ((half, skip < half), (np.inf, skip < 2), (-np.inf, skip < 0)):
+    for threshold in (half, np.inf, -np.inf):
+        expected = one_by_one(skip, threshold)
+        assert torch.equal(kept_below(skip, threshold), expected) and (threshold == half or bool(expected.all()) == (threshold > 0))
         acted = policy.act(maps, threshold).numpy()
         assert np.array_equal(action.kept(acted), expected.numpy())
         assert np.array_equal(action.patches(acted)[expected.numpy()], places.numpy()[expected.numpy()])
         assert action.check(acted.reshape(48, *action.space.shape), 48).dtype == action.space.dtype
     likely = policy.act(maps).numpy()
-    assert 0 < action.kept(likely).mean() < 1 and np.array_equal(action.kept(likely), skip.numpy() < 0.5)
+    assert 0 < action.kept(likely).mean() < 1 and np.array_equal(action.kept(likely), one_by_one(skip, 0.5).numpy())
     policy.keep_threshold = half
-    assert np.array_equal(action.kept(policy.act(maps).numpy()), skip.numpy() < half)
+    assert np.array_equal(action.kept(policy.act(maps).numpy()), one_by_one(skip, half).numpy())
     with pytest.raises(InputError, match=r"keep_threshold=nan is no number; choose a probability to skip, such as 0\.5"):
         policy.act(maps, float("nan"))
 
@@ -148,22 +172,24 @@ def test_a_policy_that_skips_comes_back_as_it_was_saved(policy, maps, tmp_path):
 
 
 def test_half_of_the_steps_skip_at_first(features, kind, maps):
-    policy = GlancePolicy.of(ppo_on(features, kind).policy)
-    assert policy.skips and 0.3 < policy.choose(maps)[1].mean() < 0.7
+    model = ppo_on(features, kind)
+    references = torch.tensor([[clip, step, looks] for clip in range(12) for step in range(4) for looks in range(step + 1)])
+    drawn, action = model.policy(references)[0].detach().numpy(), ACTIONS[kind](7, 96, 24)
+    assert 0.3 < action.kept(drawn).mean() < 0.7
 
 
 def test_what_ppo_predicts_is_what_the_policy_does(features, kind, policy, maps):
     model = ppo_on(features, kind)
     policy.write_to(model.policy)
-    references = np.stack(np.meshgrid(np.arange(12), np.arange(4), indexing="ij"), -1).reshape(-1, 2)
-    predicted = model.predict(references, deterministic=True)[0].reshape(12, 4, *model.action_space.shape)
     acted, action = GlancePolicy.of(model.policy).act(maps).numpy(), ACTIONS[kind](7, 96, 24)
-    both = action.kept(predicted) & action.kept(acted)  # a cell may be likelier than to skip, and all cells together not
-    assert both.mean() > 0.1 and np.allclose(action.patches(predicted)[both], action.patches(acted)[both], atol=1e-5)
-    obs = torch.from_numpy(references)
-    chances = model.policy.get_distribution(obs).distribution
-    skip = chances.probs[:, 49] if kind == "skip" else 1 - chances.cdf(torch.full((48, 3), 0.5))[:, 2]
-    assert torch.allclose(skip.reshape(12, 4), policy.choose(maps)[1], atol=1e-5)
+    looks = np.zeros(12, np.int64)
+    for step in range(4):
+        predicted, _ = model.predict(np.stack([np.arange(12), np.full(12, step), looks], 1), deterministic=True)
+        kept = action.kept(predicted)
+        assert np.array_equal(kept, action.kept(acted[:, step]))
+        assert np.allclose(action.patches(predicted[kept]), action.patches(acted[kept, step]), atol=1e-5)
+        looks += kept
+    assert 0 < looks.mean() < 4
     model.learn(16)
     assert model.num_timesteps == 16
 
@@ -211,7 +237,7 @@ def test_the_focuser_sees_the_kept_patches_of_all_videos_in_one_call(classifier,
         found = [infer(classifier, policy, frames, skipped=skipped, keep_threshold=each) for each in (None, np.inf, -np.inf)]
     finally:
         handle.remove()
-    assert calls == [int(found[0].kept.sum()), 16]  # and none where all is skipped
+    assert calls == [int(found[0].kept.sum()), 16] and calls[0] < 16  # and none where all is skipped
     nothing = classifier.classify(classifier.glance(frames.flatten(0, 1))[1].unflatten(0, (4, 4)), torch.zeros(4, 4, 32))[0]
     assert torch.allclose(found[2].logits[:, -1], nothing[:, -1], atol=1e-5)
     assert not found[2].boxes.any() and found[1].macs.tolist() == [int(found[1].macs[0])] * 4
@@ -360,7 +386,7 @@ def test_maskable_ppo_never_skips_a_whole_clip(tmp_path, bank, monkeypatch):
     def watched(self, actions, rows=None):
         outcome = step(self, actions, rows)
         if outcome.terminated.all():
-            ended.append(self.looked.copy())
+            ended.append(self.looks > 0)
         return outcome
 
     monkeypatch.setattr(Dynamics, "step", watched)

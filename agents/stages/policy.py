@@ -26,7 +26,7 @@ from agents.interrupts import Stopped, StopRequest
 from agents.model_checkpoint import load_checkpoint, save_checkpoint
 from agents.policies import ClipPolicy, GlancePolicy, GlancesByReference, PolicyNetwork, extractor_of, kind_of
 from agents.policy_files import load_policy, save_policy
-from agents.price import DrivenPrice, check_price, driven_price
+from agents.price import SKIPPING, DrivenPrice, check_price, driven_price
 from agents.progress import Display, figures
 from agents.rollout import ClipRolloutBuffer, NormalisedReturnsBuffer
 from agents.run_folder import RunFolder
@@ -146,8 +146,9 @@ def threshold_for(policy: GlancePolicy, features: Features, keep: float) -> floa
     return solve_threshold(np.concatenate(skip), keep)
 
 
-def make_environment(features: Features, config: EnvConfig, observation: str = "reference") -> VecEnv:
+def make_environment(features: Features, config: EnvConfig, observation: str | None = None) -> VecEnv:
     """The training environment: every clip once an epoch, by default with observations by reference."""
+    observation = observation or ("reference_looks" if config.action in SKIPPING else "reference")
     vector = AdaFocusVectorEnv(
         config.num_envs, features.classifier, features.clips,
         observation=observation, reward=config.reward, baseline=samples(config.baseline), action=config.action, grid=config.grid,
