@@ -34,7 +34,7 @@ from benchmarks.sections import Section, at_most
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
 
-EPOCHS, ROWS = 2, 64
+EPOCHS, ROWS = 4, 64
 LIMIT = 1.03
 
 STAGES = {
@@ -48,7 +48,7 @@ STAGES = {
 
 def measure(settings: Settings) -> Iterator[Section]:
     """Every stage by itself, on the clips of the demo, with its bank on the disk and warm."""
-    rounds, frames, updates = (1, 4, 1) if settings.quick else (settings.rounds, 8, 20)
+    rounds, frames, updates = (1, 4, 1) if settings.quick else (settings.rounds, 8, 50)
     clips = workload.demo_clips(settings, "train", frames)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(settings, clips, updates, Path(folder))

@@ -18,7 +18,8 @@ from classifiers.errors import InputError
 def learn(folder, features, name, kind, observation="reference"):
     env = EnvConfig(num_envs=4, action="skip" if kind == DISCRETE else "continuous_skip", baseline=1, price=0.05, skipped="last")
     with RunFolder.open(folder, {}, force=False) as run, Display(Console(quiet=True)) as display:
-        return train_model(features, features, run, display, env=env, algo=replace(settings(name), observation=observation), network=NETWORK, seed=0)
+        algo = replace(settings(name), observation=observation)
+        return train_model(features, features, run, display, env=env, algo=algo, network=NETWORK, seed=0)
 
 
 @pytest.mark.parametrize(("name", "kind"), [pair for pair in PAIRS if pair[0] != "ars"])
