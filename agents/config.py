@@ -117,7 +117,7 @@ class PPOConfig:
     normalize_returns: bool = False
     batch_statistics: bool = False
     validate_every: int = 5
-    save_every: int = 10
+    save_every: int = 20
 
 
 @dataclass

@@ -204,7 +204,8 @@ class Driver:
         if classifier is not None:
             self.classifier.load_state_dict(checkpoint.load(classifier, self._session.device).state_dict())
             self._began = self.classifier.fingerprint()
-        self.policy = None if policy is None else load_policy(policy, self._session.device)
+        if policy != self._policy_at:
+            self.policy = None if policy is None else load_policy(policy, self._session.device)
         self._classifier_at, self._policy_at = classifier, policy
 
     def _learn_policy(self, leg: Leg, part: RunPart) -> Score | None:
