@@ -313,8 +313,14 @@ class GlancePolicy(GlanceActorCritic):
 
     @classmethod
     def of(cls, policy: ActorCriticPolicy) -> GlancePolicy:
-        """Copies the weights of a `ClipPolicy`; frozen, in eval mode."""
+        """Copies the weights of a `ClipPolicy`; frozen, in eval mode.
+
+        Raises:
+            InputError: it skips, and does not know how many looks there were.
+        """
         assert isinstance(policy, ClipPolicy)
+        if policy.skips and not tells_looks(policy.observation_space):
+            raise InputError("a policy that skips was trained without the number of looks: make its environment with 'reference_looks'")
         copied = cls(extractor_of(policy).network, policy.grid, policy.std, skips=policy.skips)
         for ours, theirs in copied.parts(policy):
             ours.load_state_dict(theirs.state_dict())

@@ -202,6 +202,13 @@ def test_a_policy_that_skips_and_one_that_cannot_are_not_mixed_up(bank, skips):
         GlancePolicy(NETWORK, 7, skips=skips).write_to(model.policy)
 
 
+def test_a_policy_that_was_not_told_the_looks_is_not_taken_for_one_that_was(bank):
+    env = make_environment(bank, EnvConfig(num_envs=4, action="skip"), "reference")
+    model = new_ppo(env, bank, PPOConfig(n_steps=4, batch_size=8), NETWORK, 5)
+    with pytest.raises(InputError, match="without the number of looks: make its environment with 'reference_looks'"):
+        GlancePolicy.of(model.policy)
+
+
 def test_a_spot_policy_cannot_skip():
     space = spaces.Box(0, 100, (2,), np.int64)
     with pytest.raises(InputError, match=r"a SpotPolicy .* cannot skip; set env\.action=grid or continuous"):
