@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from agents.budgets import solve_threshold
 from agents.inference import Inference, glance_at, infer
 from agents.policies import GlancePolicy
 from benchmarks import workload
@@ -37,8 +38,7 @@ def _thresholds(network: Classifier, policy: GlancePolicy, frames: Tensor) -> di
     """P(skip) from which on a frame is skipped, by the share of the frames that is to be kept."""
     with torch.inference_mode():
         _, skip = policy.choose(glance_at(network, frames, frames.shape[1])[0])
-    rising = skip.flatten().sort().values
-    return {share: rising[round(share * len(rising))].item() for share in KEPT}
+    return {share: solve_threshold(skip.numpy(force=True), share) for share in KEPT}
 
 
 def _measured(section: Section, look: Callable[..., Inference], thresholds: dict[float, float], rounds: int) -> Section:

@@ -72,6 +72,9 @@ def policy(settings: Settings, seed: int = 0, *, skips: bool = False) -> GlanceP
     made = GlancePolicy(SMALL if settings.quick else PolicyNetwork((1280, 7, 7)), GRID, skips=skips)
     with torch.no_grad():
         made.actor.weight.mul_(30)
+        if skips:  # with P(skip) the same whatever was looked at before, any share can be kept
+            for part in (made.actor.weight, made.actor.bias):
+                part[-3:-1] = 0
     return made.to(choose_device(settings.device)).eval().requires_grad_(False)
 
 
