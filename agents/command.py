@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import hashlib
+import importlib
 import itertools
 import re
 import sys
@@ -174,7 +176,7 @@ class _Command(Generic[C]):
 
     def _check(self, paths: Mapping[str, str], overrides: Sequence[str]) -> None:
         types = field_types(self.schema)
-        groups = _groups()
+        groups = _groups(self.config_package)
         for key in paths:
             check_key(key, types, groups)
         for override in OverridesParser.create().parse_overrides(list(overrides)):
@@ -184,7 +186,7 @@ class _Command(Generic[C]):
                 raise InputError(f"{override.input_line}: a key cannot be taken away; leave it out or give it another value")
             choice = override.value()
             if group in groups and isinstance(choice, str | int | float):
-                check_choice(group, str(choice), _hydra().config_loader.get_group_options(group))
+                check_choice(group, str(choice), groups[group])
 
     def _object(self, config: DictConfig) -> C:
         result = OmegaConf.to_object(_without_hydra(config))
@@ -250,10 +252,17 @@ def _without_hydra(config: DictConfig) -> DictConfig:
     return job
 
 
-def _groups() -> list[str]:
-    """The config groups of the package. Hydra's own are passed over: to list them takes longer than all the rest."""
-    top = [group for group in _hydra().config_loader.list_groups("") if group != "hydra" and not group.startswith("_")]
-    return top + [below for group in top for below in _hydra().list_all_config_groups(group)]
+@functools.cache
+def _groups(package: str) -> dict[str, list[str]]:
+    """Return the choices of every config group of a package. Its folders are read directly: Hydra takes ten times as long to list them."""
+    groups: dict[str, list[str]] = {}
+    for root in map(Path, importlib.import_module(package).__path__):
+        for file in sorted(each.relative_to(root) for each in root.rglob("*.yaml")):
+            for folder in file.parents[:-1]:
+                groups.setdefault(folder.as_posix(), [])
+            if len(file.parts) > 1:
+                groups[file.parent.as_posix()].append(file.stem)
+    return groups
 
 
 def _hydra() -> Any:
