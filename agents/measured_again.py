@@ -22,6 +22,7 @@ from agents.report import report
 from agents.run_folder import RESULT, RunFolder
 from agents.session import check_seed, deterministic
 from agents.stages.policy import threshold_for
+from agents.threads import limit_threads
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
@@ -41,6 +42,7 @@ def measure_again(config: Evaluate) -> None:
     with Display() as display:
         data = build_data(config.data)
         classifier = _classifier(config, data)
+        limit_threads(classifier, data.classes, classifier.device)
         policy = _policy(config)
         clips = part(data, "test", config.data, classifier.architecture.size, display)
         env = _env_of(policy, classifier, clips, env) if isinstance(policy, GlancePolicy) else env

@@ -33,6 +33,7 @@ from agents.report import report, table
 from agents.run_folder import RunFolder
 from agents.stages.algorithm import train_model
 from agents.stages.policy import Stopped, check_ppo, train_policy
+from agents.threads import limit_threads
 from classifiers import checkpoint, distributed
 from classifiers.classifier import Architecture, Classifier
 from classifiers.errors import InputError, named
@@ -109,6 +110,7 @@ class Session:
         start, config = time.perf_counter(), self.config
         data = build_data(config.data)
         self.wanted = choose_classifier(config.classifier, data, self.device, config.patch_size, config.architecture)
+        limit_threads(self.wanted, data.classes, self.device)
         architecture = self.wanted if isinstance(self.wanted, Architecture) else self.wanted.architecture
         if for_policy:
             self._check(architecture)
