@@ -17,10 +17,10 @@ from torch import Tensor
 from adafocus_env.action import Action, GridAction
 from adafocus_env.clips import ClipSource
 from adafocus_env.features import Features, Indices, LiveFeatures, count_steps
-from adafocus_env.frozen import Watch
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError, named
-from classifiers.execution import execution_of
+from classifiers.execution import execution_of, optimized
+from classifiers.frozen import Watch
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 NETWORKS = ("glancer", "focuser")  # what the features depend on: a head may learn, and the bank is as good as before
@@ -116,8 +116,8 @@ class FeatureBank:
         dtype: str = "float32",
         max_bytes: int | None = None,
     ) -> None:
-        self.classifier, self.clips, self.action = classifier, clips, action
         self._live = LiveFeatures(classifier, clips, action, video_div=video_div, capacity=1)
+        self.classifier, self.clips, self.action = self._live.classifier, clips, action
         self.map_shape, self.num_steps = self._live.map_shape, self._live.num_steps
         self.layout = Layout.of(self._live, dtype)
         self._capacity = _clips_in(max_bytes, self.layout, len(clips))
@@ -297,7 +297,7 @@ def size_text(num_bytes: float) -> str:
 
 def _identity(classifier: Classifier) -> tuple[object, ...]:
     """Weights and what else the features depend on: the same weights see something else with another mean, glance size or precision."""
-    return classifier.fingerprint(), classifier.architecture, execution_of(classifier)
+    return classifier.fingerprint(), classifier.architecture, execution_of(optimized(classifier))
 
 
 def _clips_in(max_bytes: int | None, layout: Layout, count: int) -> int:

@@ -26,11 +26,11 @@ from adafocus_env.bank import NETWORKS, Layout, RoomError, geometry, size_text
 from adafocus_env.cache import exclusive
 from adafocus_env.clips import ClipSource
 from adafocus_env.features import Indices, LiveFeatures
-from adafocus_env.frozen import Watch
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 from classifiers.execution import execution_of
 from classifiers.files import replacing, write_text
+from classifiers.frozen import Watch
 
 SHARD_SIZE = 8  # clips in a file; what is lost when a process that fills is killed
 CARD = "card.json"  # says what the features were computed from
@@ -78,8 +78,8 @@ class FolderBank:
         video_div: int | None = None,
         dtype: str = "float32",
     ) -> None:
-        self.classifier, self.clips, self.action = classifier, clips, action
         self._live = LiveFeatures(classifier, clips, action, video_div=video_div, capacity=1)
+        self.classifier, self.clips, self.action = self._live.classifier, clips, action
         self.map_shape, self.num_steps = self._live.map_shape, self._live.num_steps
         self.layout = Layout.of(self._live, dtype)
         self.num_shards = -(-len(clips) // SHARD_SIZE)
@@ -145,7 +145,7 @@ class FolderBank:
         content = {
             "format": [FORMAT, SHARD_SIZE], "dtype": str(self.layout.dtype), "steps": self.num_steps, "action": geometry(self.action),
             "clips": self.clips.fingerprint, "networks": self.fingerprint, "architecture": asdict(self.classifier.architecture),
-            "execution": asdict(execution_of(self.classifier)),
+            "precision": execution_of(self.classifier).precision,  # not the rest: a bank that one machine filled serves another
         }  # fmt: skip
         self._card = json.dumps(content, indent=2) + "\n"
         self.folder = self._root / hashlib.sha256(self._card.encode()).hexdigest()[:32]

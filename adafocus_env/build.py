@@ -19,10 +19,10 @@ from adafocus_env.demo import TASKS, data_name, demo
 from adafocus_env.draws import ClipSettings
 from adafocus_env.features import Features, LiveFeatures
 from adafocus_env.fresh import FreshClips
-from adafocus_env.frozen import check_frozen
 from classifiers import checkpoint, distributed
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError, named
+from classifiers.frozen import check_frozen
 
 Split = Literal["train", "val", "test"]
 DEMO_FRAMES = 8

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from adafocus_env.action import Action, crop_patches
 from adafocus_env.clips import ClipSource
-from adafocus_env.frozen import Watch, check_frozen
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
+from classifiers.execution import optimized
+from classifiers.frozen import Watch, check_frozen
 
 Indices = NDArray[np.int64]
 VIDEO_DIVS = (1, 2, 4)
@@ -67,7 +68,8 @@ class LiveFeatures:
     """Runs the networks whenever it is asked; keeps the frames and glances of the clips last used.
 
     Args:
-        classifier: frozen; its device is where everything lives.
+        classifier: Frozen; its device is where everything lives. Without an execution of its own it runs as
+            `classifiers.execution.optimized` says.
         clips: the clips, by number.
         action: what can be looked at.
         video_div: see `count_steps`.
@@ -81,6 +83,7 @@ class LiveFeatures:
         self, classifier: Classifier, clips: ClipSource, action: Action, *, video_div: int | None = None, capacity: int = 256
     ) -> None:
         check_frozen(classifier)
+        classifier = optimized(classifier)
         self._watch = Watch(classifier)
         self.classifier, self.clips, self.action = classifier, clips, action
         self.num_steps = count_steps(classifier, clips, video_div)

@@ -189,8 +189,6 @@ def run_as(classifier: Classifier, env: EnvConfig) -> Classifier:
     Raises:
         InputError: the device lacks that precision, or there is nothing to compile with.
     """
-    if env.precision == "float32" and not env.compile:
-        return classifier
     return executed(classifier, choose_execution(classifier, env.precision, env.compile))
 
 

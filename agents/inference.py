@@ -18,6 +18,7 @@ from agents.policies import GlancePolicy
 from classifiers.classifier import Classifier
 from classifiers.cost import classifier_cost, multiply_adds, on_cpu
 from classifiers.errors import InputError
+from classifiers.execution import optimized
 
 Item = TypeVar("Item")
 
@@ -55,7 +56,7 @@ def infer(
     """Classifies videos. The policy needs glances only, so all patches that are kept go through the focuser in one batch.
 
     Args:
-        classifier: frozen.
+        classifier: Frozen. Without an execution of its own it runs as `classifiers.execution.optimized` says.
         policy: for the glance maps of this classifier.
         frames: normalised, (N, T, 3, H, W), on the classifier's device: what the focuser crops.
         glance_frames: the glancer's, (N, G, 3, H, W), where they are sampled separately.
@@ -65,7 +66,7 @@ def infer(
     Raises:
         InputError: the frames or the policy do not fit the classifier, or there is no such option.
     """
-    option = find_skipped(skipped)
+    option, classifier = find_skipped(skipped), optimized(classifier)
     glance_frames = frames if glance_frames is None else glance_frames
     for name, given in (("frames", frames), ("glance_frames", glance_frames)):
         _check_frames(name, given, classifier)

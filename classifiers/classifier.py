@@ -82,9 +82,14 @@ class Classifier(nn.Module):
         architecture: what it is made of.
         classes: names of the K classes, in the order of the scores.
 
+    Attributes:
+        mode_changes: Number of calls of ``train``, ``eval`` and ``freeze``; cached copies of the networks depend on it.
+
     Raises:
         InputError: a library's model cannot be a backbone, or the networks have no place for the temporal shift.
     """
+
+    mode_changes: int = 0
 
     def __init__(self, architecture: Architecture, classes: Sequence[str]) -> None:
         super().__init__()
@@ -173,6 +178,11 @@ class Classifier(nn.Module):
     def initial_state(self, num_clips: int) -> Tensor:
         """The head's state (num_clips, S) before the first step: zeros."""
         return torch.zeros(num_clips, self.head.state_size, device=self.device)
+
+    def train(self, mode: bool = True) -> Classifier:
+        """Set training or evaluation mode, and count it in ``mode_changes``: the weights may be others afterwards."""
+        self.mode_changes += 1
+        return super().train(mode)
 
     def freeze(self) -> Classifier:
         """Puts all parts into eval mode and stops their gradients; returns itself."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from torch.fx.experimental.optimization import fuse
 from classifiers.backbones import Backbone
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError, named
+from classifiers.frozen import Watch
 from classifiers.protocols import FrameNetwork
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -86,8 +88,33 @@ def choose_execution(classifier: Classifier, precision: str = "float32", compile
 
 
 def execution_of(classifier: Classifier) -> Execution:
-    """How the networks of ``classifier`` are run: what its features depend on beside weights and architecture."""
+    """Return how the networks of ``classifier`` are run."""
     return classifier.execution if isinstance(classifier, ExecutedClassifier) else PLAIN
+
+
+def optimized(classifier: Classifier) -> Classifier:
+    """Return ``classifier`` with the execution that measured best for float32 (`choose_execution`); what inference and banks use.
+
+    A classifier that has an execution already is returned as it is, so ``executed(classifier, PLAIN)`` runs the networks unchanged.
+    The result is cached: it holds a copy of the weights. The copy follows changes of weights that PyTorch counts; after a fused
+    optimizer step, which PyTorch does not count, a call of ``train()``, ``eval()`` or ``freeze()`` renews it.
+
+    Args:
+        classifier: Frozen.
+
+    Raises:
+        InputError: The classifier is in training mode.
+    """
+    if isinstance(classifier, ExecutedClassifier):
+        return classifier
+    made_from = classifier.device, classifier.mode_changes, classifier.glancer, classifier.focuser, classifier.head
+    cached = _OPTIMIZED.get(classifier)
+    if cached is None or cached[0] != made_from:
+        cached = _OPTIMIZED[classifier] = made_from, executed(classifier, choose_execution(classifier))
+    return cached[1]
+
+
+_OPTIMIZED: WeakKeyDictionary[Classifier, tuple[tuple[object, ...], Classifier]] = WeakKeyDictionary()
 
 
 def executed(classifier: Classifier, execution: Execution) -> Classifier:
@@ -190,8 +217,8 @@ class Run:
     def __init__(self, network: FrameNetwork, execution: Execution, call: int, *, shifted: bool, outputs: tuple[int, ...]) -> None:
         assert isinstance(network, nn.Module)
         self._network, self._execution, self._call, self._shifted, self._outputs = network, execution, call, shifted, outputs
-        self._tensors = [*network.parameters(), *network.buffers()]
-        self._made: tuple[object, Callable[..., Any]] | None = None
+        self._watch = Watch(network)
+        self._made: Callable[..., Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_made": None}  # copies and pickles make their own
@@ -234,12 +261,11 @@ class Run:
 
     def network(self) -> Callable[..., Any]:
         """What is called with images of the right precision and layout, made anew if a weight has changed or has moved."""
-        key = self._tensors[0].device, self._tensors[0].data_ptr(), sum(tensor._version for tensor in self._tensors)
-        if self._made is None or self._made[0] != key:
-            network = _folded(copy.deepcopy(self._network)).to(dtype=self._dtype)
+        if self._watch.touched() or self._made is None:
+            network = _folded(copy.deepcopy(self._network).double()).to(dtype=self._dtype)
             network = network.to(memory_format=self._form)
-            self._made = key, _compiled(network, key[0]) if self._execution.compile else network
-        return self._made[1]
+            self._made = _compiled(network, next(network.parameters()).device) if self._execution.compile else network
+        return self._made
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -251,7 +277,10 @@ class Run:
 
 
 def _folded(network: nn.Module) -> nn.Module:
-    """Batch norms of the trunk folded into the convolutions before them, where it can be traced: half as many roundings, and faster."""
+    """Fold the batch norms of the trunk into the convolutions before them, where it can be traced: faster, with fewer roundings.
+
+    The network is in float64, so that the folded weights are rounded once.
+    """
     if isinstance(network, Backbone) and network.shift is None:  # the shift's hooks depend on numbers that a trace would fix
         with contextlib.suppress(Exception):  # a trace runs a network on stand-ins for tensors, which can fail in any way
             network.features = fuse(network.features)

@@ -18,6 +18,7 @@ from agents.command import compose_config
 from agents.config import Evaluate, TrainPPO
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
+from classifiers.execution import ExecutedClassifier
 
 pytestmark = pytest.mark.filterwarnings("error")
 GRID = GridAction(3, 96, 24)
@@ -191,8 +192,8 @@ def test_dtypes_that_are_not_known(classifier, clips):
 def test_cells_are_computed_in_calls_that_are_always_the_same(classifier, clips, monkeypatch, patches, calls):
     """A step's cells in several calls, in one, or those of all four steps of a clip in one."""
     monkeypatch.setitem(CALL_PIXELS, "cpu", patches * 24**2)
-    sizes, focus = [], Classifier.focus
-    monkeypatch.setattr(Classifier, "focus", lambda *arguments, **named: sizes.append(len(arguments[1])) or focus(*arguments, **named))
+    sizes, focus = [], ExecutedClassifier.focus
+    monkeypatch.setattr(ExecutedClassifier, "focus", lambda *given, **named: sizes.append(len(given[1])) or focus(*given, **named))
     fine = GridAction(9, 96, 24)
     bank = FeatureBank(classifier, clips, fine)
     assert bank.foci(CLIPS, STEPS, np.array([0, 80, 3, 4])).shape == (4, 32)

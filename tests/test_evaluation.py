@@ -97,8 +97,9 @@ def test_a_policy_chooses_the_same_in_the_environment_as_from_references(bank, c
 
 def test_without_a_bank_the_scores_are_the_same_and_every_patch_is_seen_once(bank, classifier, clips, monkeypatch):
     seen = []
-    live, focus = LiveFeatures(classifier, clips, bank.action), classifier.focus
-    monkeypatch.setattr(classifier, "focus", lambda patches, num_frames=1: (seen.append(len(patches)), focus(patches))[1])
+    live = LiveFeatures(classifier, clips, bank.action)
+    focus = live.classifier.focus
+    monkeypatch.setattr(live.classifier, "focus", lambda patches, num_frames=1: (seen.append(len(patches)), focus(patches))[1])
     scores = actions_and_scores(live, by_reference(live, RandomPatch(bank.action, 0)))[2]
     assert sum(seen) == 12 * 4
     monkeypatch.undo()

@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import sys
+import weakref
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from classifiers import execution
 from classifiers.classifier import Classifier
 from classifiers.cost import classifier_cost
 from classifiers.errors import InputError
-from classifiers.execution import PLAIN, Execution, check_precision, choose_execution, executed, execution_of
+from classifiers.execution import PLAIN, Execution, check_precision, choose_execution, executed, execution_of, optimized
 
 CPU = torch.device("cpu")
 LOW = [name for name in ("bfloat16", "float16") if execution._works(name, CPU)]
@@ -117,6 +118,29 @@ def test_a_copy_runs_on_its_own_weights(images):
     assert torch.equal(looked(other, images)[2], before[2]) and not torch.allclose(looked(copied, images)[2], before[2])
 
 
+def test_a_classifier_is_optimized_once_and_anew_when_it_may_have_learned(images):
+    classifier = random_classifier()
+    first = optimized(classifier)
+    assert execution_of(first) == choose_execution(classifier) and optimized(classifier) is first is optimized(first)
+    assert_close(looked(first, images), looked(classifier, images), 1e-5)
+    as_it_is = executed(classifier, PLAIN)
+    assert optimized(as_it_is) is as_it_is
+    classifier.train()
+    with pytest.raises(InputError, match="the classifier is in training mode"):
+        optimized(classifier)
+    for parameter in classifier.focuser.parameters():
+        parameter.data.mul_(2)  # not counted by PyTorch, like a step of a fused optimizer
+    classifier.freeze()
+    assert_close(looked(optimized(classifier), images), looked(classifier, images), 1e-5)
+
+
+def test_optimized_copies_go_with_their_classifier():
+    classifier = random_classifier()
+    gone = weakref.ref(optimized(classifier))
+    del classifier
+    assert gone() is None
+
+
 def test_execution_is_told(classifier):
     wanted = Execution(channels_last=True)
     assert execution_of(classifier) == PLAIN and execution_of(executed(classifier, wanted)) == wanted
@@ -131,13 +155,28 @@ def test_calls_hold_as_many_pixels_whatever_the_size_of_an_image(classifier):
     assert (small.glance_call, small.focus_call) == (2 * 224**2 // 24**2, 32 * 96**2 // 24**2)
 
 
+@pytest.mark.slow
 def test_the_compiled_networks_see_the_same(images):
-    """The one test that compiles: full calls, what is left over, another classifier, and weights that have changed."""
+    """The one test that compiles with PyTorch's own compiler."""
     try:
         execution.check_compiler()
     except InputError as missing:
         pytest.skip(str(missing))
-    how, patches = Execution(channels_last=True, compile=True, focus_call=8), images[1]
+    assert_compiled_alike(images[1])
+
+
+def test_the_traced_networks_see_the_same(images, monkeypatch):
+    """The fast form: what is traced is run as it is, and not made into C++."""
+    compile_network, traced = torch.compile, []
+    monkeypatch.setattr(torch, "compile", lambda call, **how: traced.append(call) or compile_network(call, **{**how, "backend": "eager"}))
+    monkeypatch.setattr(execution, "check_compiler", lambda: None)
+    assert_compiled_alike(images[1])
+    assert len(traced) == 4, "two classifiers, and two copies more of the first"
+
+
+def assert_compiled_alike(patches):
+    """Full calls, what is left over, another classifier, and weights that have changed."""
+    how = Execution(channels_last=True, compile=True, focus_call=8)
     first, second = random_classifier(0), random_classifier(1)
     for classifier, count in ((first, 11), (second, 8)):
         assert_close([executed(classifier, how).focus(patches[:count])], [classifier.focus(patches[:count])], 1e-5)
