@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch is loaded, for the processes that tests start, too
+
 import pytest
 import torch
 from torch import nn
@@ -40,6 +45,14 @@ TINY_COST = (
     + (12**2 * 3 * 9 * 8 + 6**2 * 8 * 9 * 32)  # focus
     + (3 * 20 * ((16 + 32) + 20) + 20 * 10)  # head
 )
+
+
+def slow_except(quick: Iterable[object], cases: Iterable[object]) -> list[object]:
+    """The parameters of a test, all but the quick ones marked as slow: the default suite has a fast form, CI runs all."""
+    quick, cases = list(quick), list(cases)
+    assert all(case in cases for case in quick), f"quick={quick} must be among {cases}"
+    values = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [pytest.param(*each, marks=() if case in quick else pytest.mark.slow) for case, each in zip(cases, values, strict=True)]
 
 
 @pytest.fixture(scope="session", autouse=True)

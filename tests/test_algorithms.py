@@ -10,7 +10,7 @@ import pytest
 import sb3_contrib
 import stable_baselines3
 import torch
-from conftest import random_classifier
+from conftest import random_classifier, slow_except
 from gymnasium import spaces
 from rich.console import Console
 from stable_baselines3 import DQN, PPO
@@ -86,7 +86,7 @@ def test_the_table_has_all_algorithms_of_both_libraries():
     assert all(algorithm.why for algorithm in ALGORITHMS.values() if len(algorithm.actions) == 1)
 
 
-@pytest.mark.parametrize(("name", "kind"), PAIRS)
+@pytest.mark.parametrize(("name", "kind"), slow_except([("dqn", DISCRETE), ("sac", CONTINUOUS)], PAIRS))
 def test_every_algorithm_learns_stops_and_goes_on(tmp_path, bank, places, name, kind):
     """Stopped after its first line, it ends as if it had not been; what cannot go on says so."""
     features, algo, signalled = (bank if kind == DISCRETE else places), settings(name), []
@@ -142,6 +142,7 @@ class Wanted(VecEnvWrapper):
         return observations, self.rewards, dones, infos
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind", "worth", "steps"),
     [
@@ -309,6 +310,7 @@ def test_a_model_from_elsewhere_is_read_only_if_it_is_trusted(dqn, tmp_path, mon
         load_model(copied, "cpu")
 
 
+@pytest.mark.slow
 def test_ppo_is_the_case_that_train_ppo_is(tmp_path, root):
     run(*SETTINGS, f"data.root={root}", f"run={tmp_path / 'ppo'}", command=train_ppo, schema=TrainPPO, name="train_ppo")
     run(*SETTINGS, f"data.root={root}", f"run={tmp_path / 'general'}")

@@ -166,6 +166,7 @@ def fill_elsewhere(folder, stop):
     bank.fill()
 
 
+@pytest.mark.slow
 def test_a_killed_process_and_two_at_once_leave_a_whole_bank(classifier, clips, tmp_path, networks_rest):
     spawn = multiprocessing.get_context("spawn")
     for group in ([True], [False, False]):

@@ -30,6 +30,7 @@ def bench(folder, **settings):
     benchmark_algorithms.main(BenchmarkAlgorithms(**{**given, **settings}))
 
 
+@pytest.mark.slow
 def test_a_benchmark_makes_a_table_and_a_picture_and_repeats_nothing(tmp_path, capsys, monkeypatch):
     bench(tmp_path, algos=["a2c", "trpo"], seeds=[0, 1])
     rows = (tmp_path / "table.md").read_text().splitlines()

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from conftest import slow_except
 
 from benchmarks import command, steps, workload
 from benchmarks.clock import Spread, Time, interleaved, ratio
@@ -73,7 +74,7 @@ def test_every_name_is_a_benchmark():
 SHORT = ["inference", "skipping", "env_steps", "steps", "bank_filling", "ppo", "stages", "driver", "decode", "transforms", "growth"]
 
 
-@pytest.mark.parametrize("name", SHORT)
+@pytest.mark.parametrize("name", slow_except([name for name in SHORT if name != "driver"], SHORT))
 def test_it_runs_at_tiny_sizes(name, tmp_path, monkeypatch):
     growth = importlib.import_module("benchmarks.growth")
     monkeypatch.setattr(growth, "added_by_inference", lambda settings, clips, length: 1.0)  # processes of their own take seconds

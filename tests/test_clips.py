@@ -366,6 +366,7 @@ def start_packing(root, cache, n, slow=0.0):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_a_kill_while_packing_leaves_nothing_half_done_and_the_next_one_takes_over(tmp_path):
     videos, cache = make_videos(tmp_path / "v"), tmp_path / "cache"
     killed = start_packing(tmp_path / "v", cache, 5, slow=100)
@@ -382,6 +383,7 @@ def test_a_kill_while_packing_leaves_nothing_half_done_and_the_next_one_takes_ov
     assert not list(cache.glob("*/.0*.part"))
 
 
+@pytest.mark.slow
 def test_two_processes_on_an_empty_cache_decode_once(tmp_path):
     make_videos(tmp_path / "v")
     both = [start_packing(tmp_path / "v", tmp_path / "cache", 5, slow=0.1) for _ in range(2)]

@@ -1,5 +1,7 @@
 import json
+import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -74,8 +76,41 @@ def one(tmp_path_factory, root):
     return train(folder, RUNS[:5]), folder
 
 
+def as_process(rank, port, folder, run):
+    """Train as one of two processes; the first writes what it measured."""
+    there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "x"}
+    os.environ.update({name: str(value) for name, value in {**there, "WORLD_SIZE": 2, "RANK": rank, "LOCAL_RANK": rank}.items()})
+    measured = train(folder, [run])
+    if rank == 0:
+        (folder / "measured.json").write_text(json.dumps(measured))
+
+
+def test_two_forked_processes_do_what_one_does(tmp_path):
+    """The fast form: processes that are forked have everything imported already."""
+    folders = [tmp_path / name for name in ("one", "two")]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [multiprocessing.get_context("fork").Process(target=as_process, args=(rank, port, folders[1], RUNS[2])) for rank in (0, 1)]
+    for folder in folders:
+        folder.mkdir()
+    for process in processes:
+        process.start()
+    alone = train(folders[0], [RUNS[2]])
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert_alike((alone, folders[0]), (json.loads((folders[1] / "measured.json").read_text()), folders[1]), 0)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(5))
 def test_two_processes_do_what_one_does(number, one, two):
+    assert_alike(one, two, number)
+
+
+def assert_alike(one, two, number):
+    """Both measured the same in the run of that number, and ended with the same weights."""
     alone, together = (found[0][number] for found in (one, two))
     assert np.allclose([epoch["loss"] for epoch in alone], [epoch["loss"] for epoch in together], atol=1e-4, rtol=0)
     for key in ("accuracy", "learning_rate"):
@@ -87,6 +122,7 @@ def test_two_processes_do_what_one_does(number, one, two):
     assert moved > 0.01, "far more than they may differ"
 
 
+@pytest.mark.slow
 def test_two_processes_that_are_stopped_again_and_again_end_as_if_they_had_not_been(two):
     measured, folder = two
     assert measured[5] == measured[6]
@@ -94,6 +130,7 @@ def test_two_processes_that_are_stopped_again_and_again_end_as_if_they_had_not_b
     assert all(torch.equal(weights[name], others[name]) for name in weights)
 
 
+@pytest.mark.slow
 def test_two_processes_go_through_all_stages_as_one_does(one, two):
     alone, together = (RunFolder(found[1] / "run") for found in (one, two))
     assert len(alone.metrics()) == len(together.metrics()) == 10

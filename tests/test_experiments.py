@@ -1,11 +1,13 @@
 """The published rows as configs: each loads, builds its networks, and says what was published."""
 
+import functools
 import re
 from dataclasses import replace
 from importlib.resources import files
 
 import pytest
 import torch
+from conftest import slow_except
 
 from adafocus_env.features import count_steps
 from adafocus_env.published import PUBLISHED
@@ -28,6 +30,18 @@ SKIPPING = {
 }  # patch size → per cent of the frames kept → mAP and GFLOPs a video on ActivityNet
 
 
+@functools.cache
+def experiment(name):
+    """The stages of one, composed once: nobody changes it."""
+    return compose_config(TrainStages, "train_stages", [f"experiment={name}", "data.root=DIR"])
+
+
+@functools.cache
+def parts_at(size):
+    """Multiply-adds of the parts of ActivityNet's networks for a frame of 16."""
+    return {name: value // 16 for name, value in published_cost.parts(published_cost.FAMILIES["ActivityNet"], size).items()}
+
+
 def test_there_is_one_for_every_published_row():
     skipping = [f"actnet_{size}_skip{keep}" for size, points in SKIPPING.items() for keep in points]
     assert sorted([f"{data}_{size}" for data, sizes in SIZES.items() for size in sizes] + skipping) == NAMES
@@ -36,15 +50,15 @@ def test_there_is_one_for_every_published_row():
 
 @pytest.mark.parametrize(("size", "keep"), [(size, keep) for size, points in SKIPPING.items() for keep in points])
 def test_a_point_with_skipped_frames_is_a_share_of_frames(size, keep):
-    config = compose_config(TrainStages, "train_stages", [f"experiment=actnet_{size}_skip{keep}", "data.root=DIR"])
+    config = experiment(f"actnet_{size}_skip{keep}")
     accuracy, gflops = SKIPPING[size][keep]
     assert (config.env.action, config.env.target_gflops, config.env.target_keep) == ("skip", gflops, None)
-    parts = {name: value // 16 for name, value in published_cost.parts(published_cost.FAMILIES["ActivityNet"], size).items()}
+    parts = parts_at(size)
     cost = VideoCost(16, parts["glancer"] + parts["policy"], parts["focuser"] + parts["head"])
     assert cost.keep_for(gflops) == pytest.approx(keep / 100, abs=0.02)
     told = (FOLDER / f"actnet_{size}_skip{keep}.yaml").read_text()
     assert f"some {keep} % of the frames; published (AdaFocus+): mAP {accuracy} at {gflops} GFLOPs" in told
-    plain = compose_config(TrainStages, "train_stages", [f"experiment=actnet_{size}", "data.root=DIR"])
+    plain = experiment(f"actnet_{size}")
     changed = ("action", "target_gflops", "skipped", "price_rate")
     alike = replace(config, env=replace(config.env, **{key: getattr(plain.env, key) for key in changed}))
     assert alike == plain, "nothing else differs"
@@ -60,7 +74,7 @@ class Lengths:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_loads_and_its_networks_can_be_built(name):
-    config = compose_config(TrainStages, "train_stages", [f"experiment={name}", "data.root=DIR"])
+    config = experiment(name)
     data, size, *skipping = name.split("_")
     published, something = PUBLISHED[data], data.startswith("sth")
     assert (config.data.name, config.patch_size, config.data.num_frames) == (data, int(size), published.num_frames)
@@ -85,11 +99,16 @@ def test_it_opens_with_its_command_and_its_published_figures(name):
     lines = (FOLDER / f"{name}.yaml").read_text().splitlines()
     assert lines[:2] == ["# @package _global_", f"# python -m agents.train_stages experiment={name} data.root=DIR"]
     assert re.match(rf"# .*patches of {name.split('_')[1]} pixels", lines[2])
-    compose_config(TrainPPO, "train_ppo", [f"experiment={name}", "data.root=DIR", "classifier=DIR"])  # stage 2 alone
+
+
+@pytest.mark.parametrize("name", slow_except(["actnet_128_skip47", "sthv1_144"], NAMES))
+def test_it_loads_for_stage_2_alone(name):
+    config = compose_config(TrainPPO, "train_ppo", [f"experiment={name}", "data.root=DIR", "classifier=DIR"])
+    assert (config.env, config.ppo, config.network) == (experiment(name).env, experiment(name).ppo, experiment(name).network)
 
 
 def test_the_published_hyper_parameters():
-    actnet = compose_config(TrainStages, "train_stages", ["experiment=actnet_128", "data.root=DIR"])
+    actnet = experiment("actnet_128")
     stages = actnet.stages
     rates = [(stage.epochs, stage.learning_rate, stage.head_learning_rate) for stage in (stages.random_patches, stages.finetune)]
     assert rates == [(50, 5e-4, 0.05), (10, 0, 5e-3)]
@@ -99,7 +118,7 @@ def test_the_published_hyper_parameters():
     assert (actnet.ppo.epochs, actnet.ppo.learning_rate, actnet.ppo.gamma, actnet.ppo.n_epochs) == (50, 3e-4, 0.7, 1)
     assert (actnet.ppo.clip_range, actnet.ppo.vf_coef, actnet.ppo.ent_coef, actnet.env.num_envs) == (0.2, 0.5, 0.01, 64)
     assert ARCHITECTURES["paper"].dropout == 0.8
-    something = compose_config(TrainStages, "train_stages", ["experiment=sthv2_144", "data.root=DIR"])
+    something = experiment("sthv2_144")
     stages = something.stages
     for stage in (stages.glancer, stages.focuser):
         assert (stage.epochs, stage.schedule, stage.milestones, stage.dropout) == (50, "step", [20, 40], 0.5)

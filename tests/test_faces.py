@@ -211,6 +211,7 @@ def test_environments_of_a_shipped_classifier_by_name_can_be_pickled():
     assert again.spec == env.spec and again.observation_space == env.observation_space
 
 
+@pytest.mark.slow
 def test_spawned_processes_play_the_same(arguments):
     """Gymnasium's own vector environments, in other processes and in this one, of classifiers and clips that are given."""
     arguments = {**arguments, "observation": "dict", "grid": 3}

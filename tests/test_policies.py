@@ -224,6 +224,7 @@ print(json.dumps([model.policy.features_extractor.source is None, *(policy.act(m
 """
 
 
+@pytest.mark.slow
 def test_saved_policies_need_no_glance_source_and_run_on_maps_of_any_video_in_a_fresh_process(ppo, bank, tmp_path):
     ppo.save(tmp_path / "ppo.zip")
     held = sum(tensor.numel() for tensor in bank.maps(np.arange(12)[:, None], np.arange(4)[None])) * 4

@@ -35,6 +35,7 @@ def content_of(family):
     return content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["activitynet", "something"])
 def test_import_evaluate_and_go_on(tmp_path, family):
     root = make_videos(make_lists(tmp_path / "data", DATA[family]), DATA[family])

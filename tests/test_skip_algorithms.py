@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from conftest import slow_except
 from rich.console import Console
 from test_algorithms import NETWORK, PAIRS, places, settings  # noqa: F401  the fixture is asked for by its name
 
@@ -14,6 +15,8 @@ from agents.run_folder import RunFolder
 from agents.stages.algorithm import train_model
 from classifiers.errors import InputError
 
+SKIPPING = [pair for pair in PAIRS if pair[0] != "ars"]
+
 
 def learn(folder, features, name, kind, observation="reference"):
     env = EnvConfig(num_envs=4, action="skip" if kind == DISCRETE else "continuous_skip", baseline=1, price=0.05, skipped="last")
@@ -22,7 +25,7 @@ def learn(folder, features, name, kind, observation="reference"):
         return train_model(features, features, run, display, env=env, algo=algo, network=NETWORK, seed=0)
 
 
-@pytest.mark.parametrize(("name", "kind"), [pair for pair in PAIRS if pair[0] != "ars"])
+@pytest.mark.parametrize(("name", "kind"), slow_except([("dqn", DISCRETE), ("sac", CONTINUOUS)], SKIPPING))
 def test_every_algorithm_learns_to_skip(tmp_path, bank, places, name, kind):  # noqa: F811
     features = bank if kind == DISCRETE else places
     player = learn(tmp_path, features, name, kind).on(features)
@@ -31,11 +34,10 @@ def test_every_algorithm_learns_to_skip(tmp_path, bank, places, name, kind):  # 
     assert measures["random"]["kept"] == 1
 
 
-@pytest.mark.parametrize("kind", [DISCRETE, CONTINUOUS])
-@pytest.mark.parametrize("name", ["a2c", "trpo", "crossq"])
+@pytest.mark.parametrize(
+    ("name", "kind"), slow_except([("a2c", DISCRETE)], [pair for pair in PAIRS if pair[0] in ("a2c", "trpo", "crossq")])
+)
 def test_the_number_of_looks_can_be_told(tmp_path, bank, places, name, kind):  # noqa: F811
-    if (name, kind) not in PAIRS:
-        pytest.skip(f"{name} has no {kind} actions")
     features = bank if kind == DISCRETE else places
     player = learn(tmp_path, features, name, kind, "reference_looks").on(features)
     assert player.observation == "reference_looks" and player.model.observation_space.shape == (3,)

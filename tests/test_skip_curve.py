@@ -108,6 +108,7 @@ def curve(folder, **settings):
     skip_curve.main(SkipCurve(**{**given, **settings}))
 
 
+@pytest.mark.slow
 def test_the_command_makes_a_table_and_a_picture_and_repeats_nothing(tmp_path, monkeypatch, networks):
     curve(tmp_path)
     table = (tmp_path / "table.md").read_text()

@@ -13,7 +13,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, slow_except
 from tiny_training import tiny_networks
 
 from adafocus_env import tasks
@@ -123,7 +123,7 @@ def test_the_parameters_of_a_version_are_fixed():
     }
 
 
-@pytest.mark.parametrize("name", IDS)
+@pytest.mark.parametrize("name", slow_except(["AdaFocusHard-v0"], IDS))
 def test_an_id_plays_its_own_videos_with_its_own_classifier(few, name):
     task = gym.spec(name).kwargs["task"]
     env = gym.make(name, device="cpu")
@@ -183,6 +183,7 @@ def test_a_task_of_another_data_set():
         builders.build_data(DataConfig(task="hrad"))
 
 
+@pytest.mark.slow
 def test_shipped_trains_on_the_lesson_and_is_measured_on_the_task(few, tmp_path):
     """In memory the two differ: the classifier learns from videos without look-alikes."""
     settings = ["stages.glancer.epochs=1", "stages.focuser.epochs=1", "stages.random_patches.epochs=1", "device=cpu"]
@@ -209,6 +210,7 @@ def test_scores_are_measured_on_every_test_clip(few, tmp_path):
         task_scores.main(TaskScores(ids=["AdaFocusHard-v1"]))
 
 
+@pytest.mark.slow
 def test_train_ppo_and_evaluate_on_a_task(few, tmp_path):
     run = tmp_path / "run"
     settings = ["data.task=memory", "data.val=0.3", "device=cpu", f"run={run}", "env.num_envs=4", "env.grid=3", "ppo.total_steps=64"]

@@ -134,6 +134,7 @@ def test_a_classifier_that_changes_in_stage_2_is_noticed(run, first, monkeypatch
     assert not (Path(run[0].partition("=")[2]) / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_the_demo_videos_have_an_oracle(tmp_path, monkeypatch):
     monkeypatch.setitem(builders.DATA_SETS, "demo", lambda config: demo(TASK, val=config.val))
     train(f"run={tmp_path}", "data.name=demo", "classifier=small", "ppo.total_steps=32")
@@ -151,6 +152,7 @@ def test_the_next_run_uses_the_kept_classifier_and_the_same_seed_gives_the_same(
     assert_same(tmp_path / "run", first[0])
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_policy_on_the_same_classifier(tmp_path, run, first):
     train(*run, "seed=1")
     assert result(tmp_path / "run")["classifier"] == result(first[0])["classifier"]
@@ -213,6 +215,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, stopped,
     assert len((folder / "timing.jsonl").read_text().splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path, run, first):
     """The third update is on record, the last checkpoint is of the second one."""
     command = [sys.executable, tiny_training.__file__, "3", *run]
@@ -228,10 +231,10 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path, run, first)
 @pytest.mark.parametrize(
     ("place", "what"),
     [
-        ("agents.model_checkpoint.save_checkpoint", "before the first checkpoint"),
+        pytest.param("agents.model_checkpoint.save_checkpoint", "before the first checkpoint", marks=pytest.mark.slow),
         ("agents.model_checkpoint.write_text", "between the zip and the file that points to it"),
-        ("classifiers.policy_network.write_text", "between the weights and the card of the best policy"),
-        ("agents.session.report", "before the result"),
+        pytest.param("classifiers.policy_network.write_text", "between the weights and the card of the policy", marks=pytest.mark.slow),
+        pytest.param("agents.session.report", "before the result", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_that_crashed_anywhere_ends_as_if_it_had_not(tmp_path, run, first, place, what):

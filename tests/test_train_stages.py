@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import torch
+from conftest import slow_except
 from tiny_training import POLICIES, Crash, assert_same, crash, make_folder, result, tiny_networks, train
 
 from adafocus_env.bank import FeatureBank
@@ -103,6 +104,7 @@ def at_line(number, act):
     return log, logged
 
 
+@pytest.mark.slow
 def test_a_training_that_crashed_after_every_line_ends_as_if_it_had_not(tmp_path, root, all_stages, monkeypatch):
     for number in range(1, len(RunFolder(all_stages[0]).metrics()) + 1):
         with monkeypatch.context() as patch, pytest.raises(Crash):
@@ -112,7 +114,7 @@ def test_a_training_that_crashed_after_every_line_ends_as_if_it_had_not(tmp_path
     assert_same(tmp_path, all_stages[0])
 
 
-@pytest.mark.parametrize("number", [1, 3, 6, 9])
+@pytest.mark.parametrize("number", slow_except([6], [1, 3, 6, 9]))
 def test_a_training_that_was_asked_to_stop_goes_on_from_there(tmp_path, root, all_stages, number, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
         patch.setattr(RunFolder, "log", at_line(number, lambda: signal.raise_signal(signal.SIGTERM))[1])
@@ -148,7 +150,10 @@ def test_a_leg_whose_end_cannot_be_read_is_refused(tmp_path, root, all_stages):
         train_all(folder, root)
 
 
-@pytest.mark.parametrize(("confidences", "rounds", "best"), [([0.5, 0.4, 0.9], 1, 0), ([0.5, 0.6, 0.6], 2, 2), ([0.5, 0.6, 0.5], 2, 1)])
+@pytest.mark.parametrize(
+    ("confidences", "rounds", "best"),
+    slow_except([([0.5, 0.4, 0.9], 1, 0)], [([0.5, 0.4, 0.9], 1, 0), ([0.5, 0.6, 0.6], 2, 2), ([0.5, 0.6, 0.5], 2, 1)]),
+)
 def test_rounds_end_when_one_no_longer_helps(tmp_path, root, trained, monkeypatch, confidences, rounds, best):
     """The scores after the single pass and after each round decide; with equal ones the later counts."""
     ends = [Finished(None, None, 0)]
@@ -188,6 +193,7 @@ def trained(all_stages):
     return f"classifier={kept / 'stage1' / 'best'}", f"policy={kept / 'stage2' / 'best'}"
 
 
+@pytest.mark.slow
 def test_the_last_stage_alone_goes_on_with_what_was_trained(tmp_path, root, all_stages, trained):
     stages(f"run={tmp_path}", f"data.root={root}", "first=3", "stages.finetune.epochs=2", *trained)
     assert [line["stage"] for line in RunFolder(tmp_path).metrics()] == [3, 3]
@@ -198,6 +204,7 @@ def test_the_last_stage_alone_goes_on_with_what_was_trained(tmp_path, root, all_
     assert result(tmp_path / "out")["policies"] == result(tmp_path)["policies"]
 
 
+@pytest.mark.slow
 def test_stages_end_where_they_are_told_to(tmp_path, root, trained):
     stages(f"run={tmp_path}", f"data.root={root}", "last=1")
     assert {line["stage"] for line in RunFolder(tmp_path).metrics()} == {0, 1}
