@@ -34,7 +34,7 @@ def data_rules(name: Callable[[Any], str], root: Callable[[Any], str]) -> tuple[
         Unread(
             "data.test",
             lambda c: name(c) == "folder" and has_splits(root(c)),
-            "the folder has a train/ or test/ of its own; leave it out, or put the class folders directly in data.root",
+            "the folder has a train/ or test/ subfolder, which decides; leave it out, or put the class folders directly in data.root",
         ),
     )
 

@@ -69,7 +69,10 @@ def run_command(
         arguments: the command line; by default that of the process.
     """
     keep_freed_memory()
-    flags = _flag_parser().parse_intermixed_args(arguments)
+    parser = _flag_parser()
+    flags = parser.parse_intermixed_args(arguments)
+    if flags.resolve and not flags.cfg:
+        parser.error("--resolve is for --cfg; add --cfg job, or leave it out")
     command = _Command(schema, config_name, config_package)
     try:
         if flags.help:

@@ -91,11 +91,11 @@ def _of_run(config: Evaluate) -> tuple[Evaluate, EnvConfig]:
     if (plugin := kept.get("plugin")) and not config.plugin:
         raise InputError(f"run={config.run} was made with plugin={plugin}, which is imported only if you say so: add plugin={plugin}")
     best, env = run.checkpoints / "best", replace(EnvConfig(**kept["env"]), **_shared(config, config.typed))
-    told = replace(
+    complete = replace(
         config, run="", data=_data_of(kept["data"], config), seed=config.seed if "seed" in config.typed else kept["seed"],
         classifier=str(run.checkpoints / "classifier"), policy=str(best) if best.exists() else "", **_shared(env),
     )  # fmt: skip
-    return told, env
+    return complete, env
 
 
 def _kept(config: Evaluate) -> dict[str, Any]:

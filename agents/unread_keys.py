@@ -79,6 +79,13 @@ def runs_stage_2(config: TrainPPO) -> bool:
     return not isinstance(config, TrainStages) or config.first <= 2 <= config.last or config.rounds > 0
 
 
+def trains(config: TrainPPO | Shipped, stage: str) -> bool:
+    """Whether a supervised stage has epochs, in the single pass or in joint rounds."""
+    if stage == "finetune" and isinstance(config, TrainStages) and config.rounds and config.joint.epochs is not None:
+        return True
+    return getattr(config.stages, stage).epochs != 0
+
+
 def has_no_target(config: TrainPPO) -> bool:
     """Whether the price of a patch stays as it is."""
     return config.env.target_keep is None and config.env.target_gflops is None
@@ -109,7 +116,7 @@ def _not_read(name: str) -> When:
 
 
 def _replaced(key: str) -> When:
-    """Whether stage 2 is run in joint rounds alone, and these have a value of their own."""
+    """Whether stage 2 is run in joint rounds alone, with a value for these."""
     return lambda c: c.first == 3 and getattr(c.joint, key) is not None
 
 
@@ -125,13 +132,14 @@ def stage_rules(stage: str) -> tuple[Unread, ...]:
     """The keys of one supervised stage."""
     key = f"stages.{stage}"
 
-    def when(condition: Callable[[SupervisedConfig], object]) -> When:
-        return lambda c: condition(getattr(c.stages, stage))
-
     others = " ".join(f"{key}.{name}" for name in vars(SupervisedConfig()) if name != "epochs")
     rules = (
-        Unread(others, when(lambda s: s.epochs == 0), f"with {key}.epochs=0 nothing is trained; leave it out, or set {key}.epochs"),
-        Unread(f"{key}.momentum", when(lambda s: s.optimizer == "adamw"), f"adamw has its own; set {key}.optimizer=sgd, or leave it out"),
+        Unread(others, lambda c: not trains(c, stage), f"with {key}.epochs=0 nothing is trained; leave it out, or set {key}.epochs"),
+        Unread(
+            f"{key}.momentum",
+            lambda c: getattr(c.stages, stage).optimizer == "adamw",
+            f"adamw has its own; set {key}.optimizer=sgd, or leave it out",
+        ),
     )
     if stage in ("glancer", "focuser"):
         return (
@@ -220,7 +228,11 @@ GIVEN_CLASSIFIER = (
 )
 
 ALGORITHM = (
-    Unread("ppo", lambda c: not learns_by_ppo(c), "algo={c.algo.name} is not PPO: set algo.total_steps, algo.settings.*"),
+    Unread(
+        "ppo",
+        lambda c: not learns_by_ppo(c),
+        "algo={c.algo.name} algo.observation={c.algo.observation} learns by other keys; set algo.total_steps, algo.settings.*",
+    ),
     Unread(
         "algo.total_steps algo.validate_every algo.save_every",
         learns_by_ppo,

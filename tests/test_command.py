@@ -276,11 +276,14 @@ def test_cfg_shows_the_config_with_the_arguments_applied(capsys):
     assert "hydra" not in text
 
 
-def test_an_unknown_flag_is_refused(capsys):
+@pytest.mark.parametrize(
+    ("flag", "message"), [("--seed=1", "unrecognized arguments: --seed=1"), ("--resolve", "--resolve is for --cfg; add --cfg job")]
+)
+def test_a_flag_that_is_not_known_or_has_no_effect_is_refused(capsys, flag, message):
     with pytest.raises(SystemExit) as stop:
-        call("--seed=1")
+        call(flag)
     assert stop.value.code == 2
-    assert "unrecognized arguments: --seed=1" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_process_prints_a_mistake_alone_and_leaves_no_folder(tmp_path):

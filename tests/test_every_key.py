@@ -71,8 +71,6 @@ COMMANDS = {
 
 def field_of(config: Any, key: str) -> tuple[Any, str]:
     """The object that holds a key, and the name of its field there."""
-    if not key.startswith(("stages.", "env.", "ppo.", "network.", "architecture.", "algo.", "joint.")) and not hasattr(config, "data"):
-        return config, next((f.name for f in fields(config) if arguments._key(f) == key), key)
     named = next((f.name for f in fields(config) if arguments._key(f) == key), None)
     if named is not None:
         return config, named
@@ -380,7 +378,7 @@ def imports(module: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """A folder with parts of its own, one without, and one that stands for a trained classifier."""
+    """A folder with a test/ subfolder, one without, and one that stands for a trained classifier."""
     root = tmp_path_factory.mktemp("places")
     for name in ("split/test", "plain/cat", "trained"):
         (root / name).mkdir(parents=True)
@@ -394,7 +392,7 @@ UNREAD = [
     (PPO, "data.source", "data.name=folder", r"only published data sets \(data=actnet, .*\) have two sources; leave it out"),
     (PPO, "data.task", "data.name=folder", "it is for the demo videos; leave it out, or add data=demo"),
     (PPO, "data.test", "", "the data set has a test split; leave it out"),
-    (PPO, "data.test", "data.name=folder data.root={places}/split", "the folder has a train/ or test/ of its own; leave it out"),
+    (PPO, "data.test", "data.name=folder data.root={places}/split", "the folder has a train/ or test/ subfolder, which decides; leave it out"),
     (PPO, "env.grid", "env.action=continuous_skip", "env.action=continuous_skip has no cells; leave it out, or set env.action=grid"),
     (PPO, "env.baseline", "env.reward=confidence", "env.reward=confidence compares with no random patches; leave it out"),
     (PPO, "env.price_rate", "", "the price stays as it is; set env.target_keep or env.target_gflops"),
@@ -427,15 +425,15 @@ UNREAD = [
     ),
     (ALL, "stages.random_patches.frames", "", r"it is for stage 0 alone \(glancer, focuser\)"),
     (ALL, "stages.finetune.frames", "", r"it is for stage 0 alone \(glancer, focuser\)"),
-    (ALGO, "ppo.gamma", "algo.name=dqn", r"algo=dqn is not PPO: set algo\.total_steps, algo\.settings"),
-    (ALGO, "ppo", "algo.name=dqn", "algo=dqn is not PPO"),
+    (ALGO, "ppo.gamma", "algo.name=dqn", r"algo=dqn .* learns by other keys; set algo\.total_steps, algo\.settings"),
+    (ALGO, "ppo", "algo.observation=map", r"algo=ppo algo\.observation=map learns by other keys"),
     (ALGO, "algo.total_steps", "", "with PPO, set the keys of ppo"),
     (ALGO, "algo.save_every", "algo.name=ars", "algo=ars has no state to save between its updates; leave it out"),
     *(
         (ALGO, f"network.{key}", f"algo.name={name} algo.observation={seen}", f"the policy of algo={name} algo.observation={seen} lacks it")
         for key, name, seen in (
             ("channels", "ars", "reference"), ("features", "dqn", "map"), ("hidden", "recurrent_ppo", "reference"),
-            ("batch_norm", "dqn", "reference"), ("memory", "dqn", "reference"), ("std", "dqn", "reference"),
+            ("batch_norm", "dqn", "reference"), ("memory", "recurrent_ppo", "reference"), ("std", "dqn", "reference"),
         )
     ),
     (ALL, "stages", "first=2 last=2", "stage 2 alone is run"),
@@ -457,7 +455,7 @@ UNREAD = [
     (SEEN, "data.source", "", "only published data sets"),
     (SEEN, "data.task", "data.name=folder", "it is for the demo videos"),
     (SEEN, "data.test", "", "the data set has a test split"),
-    (SEEN, "data.test", "data.name=folder data.root={places}/split", "the folder has a train/ or test/ of its own"),
+    (SEEN, "data.test", "data.name=folder data.root={places}/split", "the folder has a train/ or test/ subfolder"),
     (SEEN, "data.views", "", "it is about training clips, and none is read; leave it out"),
     (SEEN, "data.val", "", "nothing is chosen on the validation split without keep or budget; leave it out"),
     (SEEN, "bank_gib", "bank=False", "with bank=false features are kept nowhere; leave it out, or set bank=true"),
@@ -465,7 +463,7 @@ UNREAD = [
     (BANKS, "data.root", "data=demo", "the data set is demo, .*; add data=folder"),
     (BANKS, "data.source", "data=folder", "only published data sets"),
     (BANKS, "data.test", "data=actnet", "the data set has a test split"),
-    (BANKS, "data.test", "data=folder data.root={places}/split", "the folder has a train/ or test/ of its own"),
+    (BANKS, "data.test", "data=folder data.root={places}/split", "the folder has a train/ or test/ subfolder"),
     (BANKS, "data.val", "split=test", "split=test has none of the training videos; leave it out"),
     (BANKS, "data.sampling", "split=val", "it is about training clips, and split=val has none; leave it out"),
     (BANKS, "grid", "action=continuous", "action=continuous has no cells; leave it out"),
@@ -501,6 +499,11 @@ def test_a_plain_folder_is_split_by_data_test(places):
 def test_defaults_and_presets_may_have_no_effect(places):
     config = COMMANDS[PPO].config("env.bank=False env.bank_dtype=float16 ppo.epochs=3 ppo.total_steps=5")
     check_read(config, {"env.bank": "env.bank=false", "ppo.epochs": "ppo.epochs=3"}, COMMANDS[PPO].rules)
+
+
+def test_stage_3_of_joint_rounds_alone_is_trained():
+    config = COMMANDS[ALL].config("rounds=1 joint.epochs=2 stages.finetune.epochs=0")
+    check_read(config, {"stages.finetune.batch_size": "stages.finetune.batch_size=4"}, COMMANDS[ALL].rules)
 
 
 def test_all_keys_without_an_effect_are_named_at_once():
