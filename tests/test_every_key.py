@@ -392,7 +392,7 @@ UNREAD = [
     (PPO, "data.source", "data.name=folder", r"only published data sets \(data=actnet, .*\) have two sources; leave it out"),
     (PPO, "data.task", "data.name=folder", "it is for the demo videos; leave it out, or add data=demo"),
     (PPO, "data.test", "", "the data set has a test split; leave it out"),
-    (PPO, "data.test", "data.name=folder data.root={places}/split", "the folder has a train/ or test/ subfolder, which decides; leave it out"),
+    (PPO, "data.test", "data.name=folder data.root={places}/split", "the folder has a train/ or test/ subfolder"),
     (PPO, "env.grid", "env.action=continuous_skip", "env.action=continuous_skip has no cells; leave it out, or set env.action=grid"),
     (PPO, "env.baseline", "env.reward=confidence", "env.reward=confidence compares with no random patches; leave it out"),
     (PPO, "env.price_rate", "", "the price stays as it is; set env.target_keep or env.target_gflops"),
