@@ -40,7 +40,7 @@ class Command:
             return [key for key in types if not any(other.startswith(f"{key}.") for other in types)]
         return [arguments._key(field) for field in fields(self.schema)]
 
-    def config(self, state: str) -> Any:
+    def config(self, state: str = "") -> Any:
         """The schema's defaults, with what ``state`` sets, as ``key=value`` separated by blanks."""
         needed = [field.name for field in fields(self.schema) if field.name in ("classifier", "out", "data", "file")]
         config = self.schema() if self.module.startswith("agents.") else self.schema(**dict.fromkeys(needed, "x"))
