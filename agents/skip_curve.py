@@ -85,7 +85,10 @@ def check_runs(config: SkipCurve, root: Path) -> dict[str, list[TrainPPO]]:
     for task in config.tasks:
         named("tasks", task, TASKS)
     check_overrides(config.overrides, ["data", "data.name", "data.task", "seed", "run", "device"])
-    runs = {task: [_run(config, task, seed, root) for seed in config.seeds] for task in config.tasks}
+    runs = {}
+    for task in config.tasks:
+        train = _run(config, task)
+        runs[task] = [replace(train, seed=seed, run=str(root / f"{task}-{seed}")) for seed in config.seeds]
     least = 1 / runs[config.tasks[0]][0].data.num_frames
     for keep in config.keeps:
         if check_keep(keep) < least:
@@ -93,12 +96,12 @@ def check_runs(config: SkipCurve, root: Path) -> dict[str, list[TrainPPO]]:
     return runs
 
 
-def _run(config: SkipCurve, task: str, seed: int, root: Path) -> TrainPPO:
+def _run(config: SkipCurve, task: str) -> TrainPPO:
     from agents.unread_keys import check_config
 
     train = compose_config(TrainPPO, "train_ppo", ["ppo=skip", f"data.task={task}", f"device={config.device}", *config.overrides])
     check_config(train, typed_keys(config.overrides))
-    return replace(train, seed=seed, run=str(root / f"{task}-{seed}"))
+    return train
 
 
 def _train(config: TrainPPO) -> None:

@@ -152,8 +152,7 @@ def test_a_budget_needs_a_policy_that_skips_and_a_validation_part(policy):
     for player in (None, GlancePolicy(policy.network, 7)):
         with pytest.raises(InputError, match=r"keep=0\.5 is for policies that skip frames; train one with ppo=skip"):
             measured_again.check_solvable(Evaluate(keep=0.5), data, player)
-    for videos, advice in (((), "there are no training videos to take it from"), ((1, 2), "set data.val to a share of the training videos")):
-        data.train = videos
+    for data.train, advice in (((), "there are no training videos to take it from"), (("a",), "set data.val to a share of the training")):
         with pytest.raises(InputError, match=rf"budget=19\.6 is solved on the validation part, which is empty: {advice}"):
             measured_again.check_solvable(Evaluate(budget=19.6), data, policy)
 
