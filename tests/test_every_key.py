@@ -510,3 +510,17 @@ def test_all_keys_without_an_effect_are_named_at_once():
     typed = {"data.root": "data.root=DIR", "env.grid": "env.grid=5", "env.price_rate": "env.price_rate=1"}
     with pytest.raises(InputError, match=r"^data\.root=DIR has no effect: [^\n]*\nenv\.price_rate=1 has no effect: [^\n]*$"):
         check_read(COMMANDS[PPO].config(""), typed, COMMANDS[PPO].rules)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        (published_cost, ["seed=1"], "there is no key 'seed'; the command has none\n"),
+        (check_data, ["data=demo", "data.root=DIR"], "data.root=DIR has no effect: the data set is demo, "),
+        (fill_bank, ["classifier=demo", "out=DIR", "split=test", "data.val=0.3"], "data.val=0.3 has no effect: split=test has none of"),
+    ],
+)
+def test_a_small_command_ends_with_the_message_and_status_2(capsys, command, arguments, message):
+    with pytest.raises(SystemExit) as ended:
+        command.main(arguments)
+    assert ended.value.code == 2 and capsys.readouterr().err.startswith(message)
