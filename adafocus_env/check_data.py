@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from adafocus_env.data_keys import data_rules
 from adafocus_env.data_report import KINDS, PARTS, Finding, Report
 from adafocus_env.datasets import DataSet, Video, folder
 from adafocus_env.decoding import Failure, run_in_workers
@@ -52,9 +53,12 @@ class Arguments:
     out: str = ""
 
 
+UNREAD = data_rules(lambda c: c.data, lambda c: c.root)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; see the module's docstring."""
-    run_command(_command, Arguments, __doc__, arguments)
+    run_command(_command, Arguments, __doc__, arguments, unread=UNREAD)
 
 
 def _command(given: Arguments) -> int:

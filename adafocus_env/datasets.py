@@ -7,7 +7,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -103,8 +103,9 @@ def folder(root: str | Path, *, val: float = 0.1, test: float = 0.2) -> DataSet:
     """The data set in a folder with one subfolder of videos for each class.
 
     Either ``ROOT/train/CLASS/*`` and ``ROOT/test/CLASS/*``, or ``ROOT/CLASS/*``, which is split by a fixed hash of the names so
-    that every class keeps a training video and, where it has two or more, a test video. A video is a file with a video's suffix or a
-    folder of images. Classes are sorted by name; hidden files and files of other kinds are left out.
+    that every class keeps a training video and, where it has two or more, a test video. With ``ROOT/test/CLASS/*`` alone there is
+    nothing to learn from, but a classifier can be evaluated. A video is a file with a video's suffix or a folder of images. Classes
+    are sorted by name; hidden files and files of other kinds are left out.
 
     Args:
         root: the folder.
@@ -119,9 +120,11 @@ def folder(root: str | Path, *, val: float = 0.1, test: float = 0.2) -> DataSet:
     if not 0 < test < 1:
         raise InputError(f"data.test: must be a share between 0 and 1, got {test}")
     parts = [part for part in ("train", "test") if (root / part).is_dir()]
-    if len(parts) == 1:
-        missing = "test" if parts == ["train"] else "train"
-        raise InputError(f"data.root: {root} has {parts[0]}/ but no {missing}/; add it, or put the class folders directly in {root}")
+    if parts == ["train"]:
+        raise InputError(f"data.root: {root} has train/ but no test/; add it, or put the class folders directly in {root}")
+    if parts == ["test"]:
+        classes = _classes(root / "test", root, least=1)
+        return DataSet("folder", tuple(classes), (), (), _tested(root, classes))
     if parts:
         classes = _classes(root / "train", root)
         learned, tested = _videos(root, root / "train", classes), _tested(root, classes)
@@ -130,6 +133,35 @@ def folder(root: str | Path, *, val: float = 0.1, test: float = 0.2) -> DataSet:
         learned, tested = _split(root, _videos(root, root, classes), test)
     train, held_out = hold_out(learned, val)
     return DataSet("folder", tuple(classes), train, held_out, tested)
+
+
+def check_train_split(data: DataSet, root: str) -> None:
+    """Checks that there is something to learn from.
+
+    Args:
+        data: the data set.
+        root: the folder that it is read from, for the message.
+
+    Raises:
+        InputError: there is no training video.
+    """
+    if not data.train:
+        raise InputError(
+            f"data.root: {root} has test/ but no train/, which is enough for python -m agents.evaluate, but not to train; add it, or put "
+            f"the class folders directly in {root}"
+        )
+
+
+def with_classes(data: DataSet, classes: tuple[str, ...]) -> DataSet:
+    """The data set with a classifier's classes, if it is a folder whose class folders are all among them; otherwise as it is.
+
+    The numbers of a folder's classes are the order of their names, so that a folder that lacks some numbers the others anew.
+    """
+    if data.name != "folder" or not set(data.classes) <= set(classes):
+        return data
+    labels = [classes.index(name) for name in data.classes]
+    train, val, test = (tuple(replace(v, label=labels[v.label]) for v in part) for part in (data.train, data.val, data.test))
+    return replace(data, classes=classes, train=train, val=val, test=test)
 
 
 def check_folder(root: Path, advice: str) -> None:
@@ -142,7 +174,7 @@ def check_folder(root: Path, advice: str) -> None:
         raise InputError(f"data.root: {root} is empty; {advice}")
 
 
-def _classes(folder: Path, root: Path) -> list[str]:
+def _classes(folder: Path, root: Path, least: int = 2) -> list[str]:
     folders = [entry for entry in _visible(folder) if entry.is_dir()]
     classes = [entry.name for entry in folders if _videos_in(entry)]
     if not classes:
@@ -150,7 +182,7 @@ def _classes(folder: Path, root: Path) -> list[str]:
             f"data.root: {root} holds no videos that can be learned from: none of the {len(folders)} class folders in {folder} "
             f"has a file of a known kind ({', '.join(VIDEO_SUFFIXES)}) or a folder of images"
         )
-    if len(classes) == 1:
+    if len(classes) < least:
         raise InputError(f"data.root: {folder} has only one class, {classes[0]!r}; at least two are needed to tell apart")
     for entry in folders:
         if entry.name not in classes:

@@ -130,11 +130,11 @@ class Dynamics:
             raise InputError(f"num_envs={num_clips} is too small; choose 1 or more")
         if baseline != "all" and (not isinstance(baseline, int) or isinstance(baseline, bool) or baseline < 1):
             raise InputError(f"baseline={baseline!r} is not a number of random patches; choose 1 or more, or 'all'")
-        if baseline == "all" and features.action.num_cells is None:
-            raise InputError("baseline='all' needs a grid: continuous actions have no end of patches; choose a number, such as baseline=1")
         self.features, self.num_clips, self.skipped = features, num_clips, find_skipped(skipped)
         self.action: Action = features.action if action is None else action
         self.reward = reward if isinstance(reward, Reward) else named("reward", reward, REWARDS)
+        if baseline == "all" and features.action.num_cells is None and self.reward.baseline == "random patches":
+            raise InputError("baseline='all' needs a grid: continuous actions have no end of patches; choose a number, such as baseline=1")
         self._exact = baseline == "all"
         self._sampled = 0 if baseline == "all" or self.reward.baseline != "random patches" else int(baseline)
         self._labels = features.clips.labels

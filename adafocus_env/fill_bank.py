@@ -39,9 +39,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adafocus_env.data_keys import data_rules
 from adafocus_env.published import PUBLISHED
 from classifiers.arguments import key, run_command
 from classifiers.errors import InputError, named
+from classifiers.unread_keys import Unread
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -82,21 +84,35 @@ class Arguments:
     plugin: str = ""
 
 
+UNREAD = (
+    *data_rules(lambda c: c.data, lambda c: c.root),
+    Unread("data.val", lambda c: c.split == "test", "split=test has none of the training videos; leave it out"),
+    Unread(
+        "data.views data.sampling",
+        lambda c: c.split in ("val", "test"),
+        "it is about training clips, and split={c.split} has none; leave it out",
+    ),
+    Unread("grid", lambda c: c.action in ("continuous", "continuous_skip"), "action={c.action} has no cells; leave it out"),
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; see the module's docstring."""
-    run_command(_command, Arguments, __doc__, arguments)
+    run_command(_command, Arguments, __doc__, arguments, unread=UNREAD)
 
 
 def _command(given: Arguments) -> int:
     from rich.console import Console  # here, so that --help and mistyped keys are answered at once
 
     from adafocus_env.build import choose_device
+    from adafocus_env.datasets import with_classes
     from classifiers import checkpoint, distributed
 
     part, parts = _of_process(*_share(given.shard))
     splits = named("split", given.split, SPLITS)
     data = named("data", given.data, DATA_SETS)(given)
     classifier = checkpoint.load(given.classifier, choose_device(given.device))
+    data = with_classes(data, classifier.classes)
     if classifier.classes != data.classes:
         raise InputError(f"classifier={given.classifier} was trained on other classes than those of data={given.data}")
     banks = {split: _bank(given, classifier, data, split) for split in splits if getattr(data, split) or split == given.split}

@@ -10,7 +10,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
@@ -211,21 +211,6 @@ def check_settings(config: AlgoConfig) -> None:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise InputError(f"algo.settings.{key}: {config.name} has no such argument; {hint}choose one of {', '.join(known)}")
-
-
-def check_network(config: AlgoConfig, network: NetworkConfig) -> None:
-    """Checks that the policy reads whatever is set of its network.
-
-    Raises:
-        InputError: it does not (names the key, and what it does read).
-    """
-    read = algorithm_of(class_of(config.name), config.name).network if config.observation in BY_REFERENCE else ()
-    for key, value in asdict(network).items():
-        if key not in read and value != getattr(NetworkConfig(), key):
-            known = f"it reads {', '.join(f'network.{each}' for each in read)}" if read else "its policy is not this network"
-            raise InputError(
-                f"network.{key}={value} has no effect with algo={config.name} algo.observation={config.observation}: {known}; leave it out"
-            )
 
 
 def new_model(env: VecEnv, features: Features, config: AlgoConfig, network: NetworkConfig, seed: int) -> BaseAlgorithm:

@@ -22,7 +22,7 @@ from rich.table import Table
 
 import adafocus_env
 from adafocus_env.action import ACTIONS
-from agents.command import compose_config, run_command
+from agents.command import compose_config, run_command, typed_keys
 from agents.config import BenchmarkAlgorithms, Train
 from agents.intervals import interval
 from agents.pictures import Curve, save_learning_curves
@@ -31,6 +31,10 @@ from agents.run_folder import RunFolder
 from classifiers.errors import InputError, named
 from classifiers.files import write_text
 
+SET_HERE = ("algo", "algo.name", "seed", "run", "device", "force", "env.action", "data", "data.name", "data.task")
+"""Keys of `agents.train` that follow from those of this command."""
+STEPS = ("ppo.total_steps", "ppo.epochs", "algo.total_steps")
+"""Those that follow from ``total_steps``, where it is given."""
 ENTRY = f"{adafocus_env.__name__}."
 
 
@@ -62,7 +66,7 @@ def main(config: BenchmarkAlgorithms) -> None:
             console.rule(f"run {number + 1} of {sum(map(len, runs.values()))}: {train.run}")
             _train(train)
     measured = {name: _measured([RunFolder(train.run) for train in configs]) for name, configs in runs.items()}
-    title = f"{config.id}, seeds {', '.join(map(str, config.seeds))}"
+    title = f"{config.id}, test split, seeds {', '.join(map(str, config.seeds))}"
     console.print(_shown(measured, title))
     write_text(root / "table.md", _markdown(measured))
     write_text(root / "table.json", to_json({name: _plain(each) for name, each in measured.items()}, indent=2) + "\n")
@@ -76,14 +80,18 @@ def check_runs(config: BenchmarkAlgorithms, root: Path) -> dict[str, list[Train]
     """The config of every run, by algorithm; all are checked before any begins.
 
     Raises:
-        InputError: there is no such id or algorithm, one does not learn such actions or has no use for what ``overrides`` sets, or a list
-            names something twice or nothing.
+        InputError: there is no such id or algorithm, one does not learn such actions or has no use for what ``overrides`` sets,
+            ``overrides`` sets what the command does, or a list names something twice or nothing.
     """
     from agents.session import check_algo  # here, so that --help answers without PyTorch
+    from agents.unread_keys import check_config, check_overrides
 
+    algos = algorithms_of(config)
+    check_overrides(config.overrides, (*SET_HERE, *([] if config.total_steps is None else STEPS)))
     runs = {}
-    for algo in algorithms_of(config):
+    for algo in algos:
         train = _run(config, algo)
+        check_config(train, typed_keys(config.overrides))
         check_algo(train, _space(config.id))
         runs[algo] = [replace(train, seed=seed, run=str(root / f"{algo}-{seed}")) for seed in config.seeds]
     return runs
@@ -197,7 +205,7 @@ def _with_interval(values: NDArray[np.float64]) -> str:
 
 
 def _shown(measured: dict[str, Measured], title: str) -> Table:
-    shown = Table(title=title, caption="on the test clips; ± is half the width of a 95 % confidence interval of the mean over seeds")
+    shown = Table(title=title, caption="± is half the width of a 95 % confidence interval of the mean over seeds")
     for heading in HEADINGS:
         shown.add_column(heading, justify="left" if heading == "algorithm" else "right")
     for row in _rows(measured):

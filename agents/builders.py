@@ -56,8 +56,6 @@ def build_data(config: DataConfig) -> DataSet:
     Raises:
         InputError: no such name or task, or its folder cannot be used.
     """
-    if config.task != "normal" and config.name != "demo":
-        raise InputError(f"data.task={config.task} is a task of the demo videos, and the data set is {config.name}; leave data.task out")
     return named("data.name", config.name, DATA_SETS)(config)
 
 
@@ -209,8 +207,10 @@ def _root(config: DataConfig) -> str:
 
 def _difference(trained: tuple[str, ...], wanted: tuple[str, ...]) -> str:
     """Where two lists of classes differ, and what to do about it. Tool kits number the classes of one data set differently."""
+    unknown = [name for name in wanted if name not in trained]
+    lead = f"It does not know {', '.join(map(repr, unknown[:10]))}{', …' if len(unknown) > 10 else ''}. " if unknown else ""
     if len(trained) != len(wanted):
-        return "Use classifier=auto to train one for this data set"
+        return f"{lead}Use classifier=auto to train one for this data set"
     if trained == tuple(map(str, range(len(trained)))):
         return (
             "Its classes have no names; if it was imported, import it again with classes=FILE, the names in the order that it was trained "
@@ -219,8 +219,8 @@ def _difference(trained: tuple[str, ...], wanted: tuple[str, ...]) -> str:
     place = next(place for place, (ours, theirs) in enumerate(zip(trained, wanted, strict=True)) if ours != theirs)
     order = "the same names in another order" if set(trained) == set(wanted) else "not the same names"
     return (
-        f"They are {order}: the first that differs is class {place}, {trained[place]!r} for the classifier and {wanted[place]!r} in the "
-        "data set. Give the data set the class list and labels that it was trained with, or use classifier=auto to train one"
+        f"{lead}They are {order}: the first that differs is class {place}, {trained[place]!r} for the classifier and {wanted[place]!r} in "
+        "the data set. Give the data set the class list and labels that it was trained with, or use classifier=auto to train one"
     )
 
 

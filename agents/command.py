@@ -35,9 +35,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from agents.allocator import keep_freed_memory
-from agents.config_keys import check_choice, check_key, explain, field_types, is_free_form
+from agents.config_keys import check_choice, check_key, explain, field_types, flat, is_free_form
 from agents.launch import PACKAGES, Job, run_jobs, run_main, say
 from classifiers.errors import InputError
+from classifiers.plugin import import_plugin
 
 PATH_KEYS = frozenset({"run", "root", "data.root", "file", "out", "video", "classifier", "policy"})
 """Keys whose value is taken as it was typed, whatever characters it holds."""
@@ -63,13 +64,17 @@ def run_command(
 
     Args:
         main: does the work.
-        schema: a dataclass whose fields are all the keys there are; the module that its ``plugin`` names, if it has one, is imported first.
+        schema: a dataclass whose fields are all the keys there are; the module that its ``plugin`` names, if it has one, is imported
+            first. A field ``typed`` that OmegaConf ignores gets the arguments that were typed, by key.
         config_name: the primary YAML file, without ``.yaml``.
         config_package: the importable package that holds the YAML files.
         arguments: the command line; by default that of the process.
     """
     keep_freed_memory()
-    flags = _flag_parser().parse_intermixed_args(arguments)
+    parser = _flag_parser()
+    flags = parser.parse_intermixed_args(arguments)
+    if flags.resolve and not flags.cfg:
+        parser.error("--resolve is for --cfg; add --cfg job, or leave it out")
     command = _Command(schema, config_name, config_package)
     try:
         if flags.help:
@@ -80,7 +85,7 @@ def run_command(
             jobs, launcher = command.jobs(flags.overrides)
             run_jobs(main, jobs, launcher)
         else:
-            run_main(main, command.config(flags.overrides))
+            run_main(main, command.checked_config(flags.overrides))
     except InputError as problem:
         say(str(problem))
         sys.exit(2)
@@ -91,10 +96,30 @@ def run_command(
 def compose_config(schema: type[C], config_name: str, overrides: Sequence[str] = (), *, config_package: str = "configs") -> C:
     """The config object that a command called with these ``key=value`` arguments would get.
 
+    Whether each of them has an effect is for the caller to check, if it matters; see `typed_keys`.
+
     Raises:
         InputError: an argument has no ``=``, an unknown key, a value of the wrong type or an unknown choice.
     """
     return _Command(schema, config_name, config_package).config(overrides)
+
+
+def typed_keys(arguments: Sequence[str]) -> dict[str, str]:
+    """The ``key=value`` arguments by key, for `agents.unread_keys.check_config`; of one with a dictionary every key in it.
+
+    Raises:
+        InputError: one cannot be parsed.
+    """
+    paths, overrides = _split(arguments)
+    typed = {key: f"{key}={value}" for key, value in paths.items()}
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except HydraException as problem:
+        raise InputError(str(problem)) from problem
+    for override in parsed:
+        value, key, argument = override.value(), override.key_or_group, str(override.input_line).lstrip("+")
+        typed |= dict.fromkeys([f"{key}.{each}" for each in flat(value)] if isinstance(value, dict) else [key], argument)
+    return typed
 
 
 def plain_text(text: str) -> str:
@@ -110,7 +135,10 @@ class _Command(Generic[C]):
 
     def config(self, arguments: Sequence[str]) -> C:
         with self._session(arguments):
-            return self._object(self._compose(arguments))
+            return self._object(self._compose(arguments), typed_keys(arguments))
+
+    def checked_config(self, arguments: Sequence[str]) -> C:
+        return self._checked(self.config(arguments), typed_keys(arguments))
 
     def yaml(self, arguments: Sequence[str], *, resolve: bool) -> str:
         with self._session(arguments):
@@ -145,7 +173,8 @@ class _Command(Generic[C]):
                 launcher = dict(OmegaConf.to_container(config.hydra.launcher))  # type: ignore[arg-type]
                 if name and "run" in field_types(self.schema):
                     config.run = plain_text(str(Path(config.run or f"runs/{self.config_name}") / _folder_name(name)))
-                jobs.append(Job(name, self._object(config)))
+                typed = typed_keys([*quoted, *combination])
+                jobs.append(Job(name, self._checked(self._object(config, typed), typed)))
             return jobs, launcher
 
     @contextmanager
@@ -188,10 +217,20 @@ class _Command(Generic[C]):
             if group in groups and isinstance(choice, str | int | float):
                 check_choice(group, str(choice), groups[group])
 
-    def _object(self, config: DictConfig) -> C:
+    def _object(self, config: DictConfig, typed: Mapping[str, str]) -> C:
         result = OmegaConf.to_object(_without_hydra(config))
         assert isinstance(result, self.schema), f"{self.config_name}.yaml must begin its defaults with {self.config_name}_schema"
+        if hasattr(result, "typed"):
+            result.typed = dict(typed)
         return result
+
+    def _checked(self, config: C, typed: Mapping[str, str]) -> C:
+        """The config, if every key that was typed has an effect in it. The user's plugin may add to what there is."""
+        from agents.unread_keys import check_config  # here, so that --help answers at once
+
+        import_plugin(getattr(config, "plugin", ""))
+        check_config(config, typed)
+        return config
 
 
 def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +41,11 @@ class DataConfig:
     def label(self) -> str:
         """What runs on these videos are called after: the data set, and the task of demo videos where it is not the normal one."""
         return self.name if self.task == "normal" else f"{self.name}-{self.task}"
+
+    @property
+    def title(self) -> str:
+        """What stands above a table of results: the label, and the folder of the videos where there is one."""
+        return f"{self.label} ({self.root})" if self.root else self.label
 
 
 @dataclass
@@ -384,7 +390,7 @@ class Evaluate:
     """`python -m agents.evaluate`.
 
     Attributes:
-        run: a finished run folder; or, without it:
+        run: a finished run folder. What else is typed counts instead of what the run was made with; or, without it:
         classifier: auto (the shipped one for the demo videos), a shipped name or the folder of a checkpoint.
         policy: folder of a policy.
         trust: read a model of Stable-Baselines3 that was not written on this machine (it is unpickled).
@@ -403,6 +409,7 @@ class Evaluate:
         compile: as in `EnvConfig`.
         device: auto, cpu, cuda or cuda:N.
         out: folder for result.json and the pictures; empty: the table is only shown.
+        typed: no key: the arguments that were typed, by key; see `agents.command.typed_keys`.
     """
 
     run: str = ""
@@ -424,3 +431,25 @@ class Evaluate:
     seed: int = 0
     device: str = "auto"
     out: str = ""
+    typed: Mapping[str, str] = field(default_factory=dict, metadata={"omegaconf_ignore": True}, repr=False, compare=False)
+
+
+@dataclass
+class Shipped:
+    """`python -m agents.shipped`.
+
+    Attributes:
+        task: what the classifier is for, a name in `adafocus_env.demo.TASKS`.
+        out: where it goes; empty: into the package.
+        seed: of everything random.
+        device: auto, cpu, cuda or cuda:N.
+        workers: processes that render and decode.
+        stages: how it is trained.
+    """
+
+    task: str = "normal"
+    out: str = ""
+    seed: int = 0
+    device: str = "auto"
+    workers: int = 2
+    stages: ClassifierConfig = field(default_factory=ClassifierConfig)

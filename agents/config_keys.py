@@ -19,11 +19,24 @@ def field_types(schema: type, prefix: str = "") -> dict[str, Any]:
     hints = get_type_hints(schema)
     found: dict[str, Any] = {}
     for field in dataclasses.fields(schema):
+        if field.metadata.get("omegaconf_ignore"):  # no key
+            continue
         key, kind = prefix + field.name, hints[field.name]
         found[key] = kind
         nested = next((each for each in _alternatives(kind) if isinstance(each, type) and dataclasses.is_dataclass(each)), None)
         if nested is not None:
             found |= field_types(nested, f"{key}.")
+    return found
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A config by dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
     return found
 
 

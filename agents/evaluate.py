@@ -2,6 +2,7 @@
 
     python -m agents.evaluate run=DIR                            a finished run
     python -m agents.evaluate run=DIR keep=0.47                  the same with 47 % of the frames, where the policy skips
+    python -m agents.evaluate run=DIR data=folder data.root=DIR  its classifier and policy on other videos
     python -m agents.evaluate classifier=DIR policy=DIR data=demo
 """
 
@@ -12,7 +13,7 @@ from agents.config import Evaluate
 
 
 def main(config: Evaluate) -> None:
-    """Repeats the table of a run, or makes one for a classifier and a policy."""
+    """Repeats the table of a run, also on other videos, or makes one for a classifier and a policy."""
     from agents.measured_again import measure_again
 
     measure_again(config)

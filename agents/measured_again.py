@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from adafocus_env.build import choose_device
 from adafocus_env.clips import ClipSource
-from adafocus_env.datasets import DataSet
+from adafocus_env.datasets import DataSet, with_classes
 from adafocus_env.features import Features
 from agents.budgets import asked_share, cost_of
 from agents.builders import build_data, check_classes, features_of, part, run_as
@@ -16,6 +18,7 @@ from agents.inference import decisions
 from agents.models import CARD, TrainedModel, load_model
 from agents.policies import GlancePolicy
 from agents.policy_files import load_policy
+from agents.price import SKIPPING
 from agents.progress import Display
 from agents.records import to_json
 from agents.report import report
@@ -23,27 +26,34 @@ from agents.run_folder import RESULT, RunFolder
 from agents.session import check_seed, deterministic
 from agents.stages.policy import threshold_for
 from agents.threads import limit_threads
+from agents.unread_keys import check_config
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 from classifiers.files import write_text
 from classifiers.registry import SHIPPED
+from classifiers.unread_keys import Unread, check_read
+
+OF_ONE_SET = ("task", "root", "source", "test")
+"""Keys of the data that say which videos of one data set, and mean nothing to another."""
 
 
 def measure_again(config: Evaluate) -> None:
     """Shows the table of all policies; writes it, and the pictures, to ``config.out`` if that is given.
 
     Raises:
-        InputError: the run is not finished, or what is to be measured is missing or does not fit together.
+        InputError: the run is not finished, what is to be measured is missing or does not fit together, or a key has no effect.
     """
     check_seed(config.seed)
     deterministic()
     config, env = _of_run(config) if config.run else (config, _environment(config))
+    check_config(config, config.typed)
     with Display() as display:
         data = build_data(config.data)
-        classifier = _classifier(config, data)
+        classifier, data = _classifier(config, data)
         limit_threads(classifier, data.classes, classifier.device)
         policy = _policy(config)
+        _check_read_by(policy, config, env)
         clips = part(data, "test", config.data, classifier.architecture.size, display)
         env = _env_of(policy, classifier, clips, env) if isinstance(policy, GlancePolicy) else env
         features = features_of(run_as(classifier, env), clips, env)
@@ -51,7 +61,8 @@ def measure_again(config: Evaluate) -> None:
             _meet_budget(config, data, policy, features, env, display)
         out = Path(config.out) if config.out else None
         player = policy.on(features) if isinstance(policy, TrainedModel) else policy
-        result = report(features, player, out, display, seed=config.seed, data=data.name, metric=data.metric, skipped=env.skipped)
+        about = {"data": data.name, "title": config.data.title, "metric": data.metric}
+        result = report(features, player, out, display, seed=config.seed, skipped=env.skipped, **about)
         if out is not None:
             write_text(out / RESULT, to_json(result, indent=2, sort_keys=True) + "\n")
 
@@ -66,39 +77,89 @@ def check_solvable(config: Evaluate, data: DataSet, policy: GlancePolicy | Train
     if not isinstance(policy, GlancePolicy) or not policy.skips:
         raise InputError(f"{asked} is for policies that skip frames; train one with ppo=skip, or leave it out")
     if not data.val:
-        raise InputError(f"{asked} is solved on the validation part, which is empty: set data.val to a share of the training videos")
+        advice = "set data.val to a share of the training videos" if data.train else "there are no training videos to take it from"
+        raise InputError(f"{asked} is solved on the validation part, which is empty: {advice}")
     return policy
 
 
 def _of_run(config: Evaluate) -> tuple[Evaluate, EnvConfig]:
-    """The config with what a finished run kept, and the environment of that run."""
-    run = RunFolder(config.run)
-    if not run.finished:
-        raise InputError(f"run={config.run} holds no finished run; start its command again to finish it")
-    kept, best = run.config(), run.checkpoints / "best"
+    """The config with what a finished run kept, as if it had been typed without ``run``, and the environment of that run.
+
+    Raises:
+        InputError: there is no such run or it is not finished, its plugin is not named, or a key contradicts it.
+    """
+    check_config(config, config.typed)
+    kept, run = _kept(config), RunFolder(config.run)
     if (plugin := kept.get("plugin")) and not config.plugin:
         raise InputError(f"run={config.run} was made with plugin={plugin}, which is imported only if you say so: add plugin={plugin}")
-    classifier, policy = str(run.checkpoints / "classifier"), str(best) if best.exists() else ""
-    told = replace(config, data=DataConfig(**kept["data"]), seed=kept["seed"], classifier=classifier, policy=policy)
-    return told, EnvConfig(**kept["env"])
+    best, env = run.checkpoints / "best", replace(EnvConfig(**kept["env"]), **_shared(config, config.typed))
+    complete = replace(
+        config, run="", data=_data_of(kept["data"], config), seed=config.seed if "seed" in config.typed else kept["seed"],
+        classifier=str(run.checkpoints / "classifier"), policy=str(best) if best.exists() else "", **_shared(env),
+    )  # fmt: skip
+    return complete, env
+
+
+def _kept(config: Evaluate) -> dict[str, Any]:
+    """The config of the finished run."""
+    run = RunFolder(config.run)
+    if not run.root.exists():
+        raise InputError(f"run={config.run} does not exist; give the folder of a finished run (python -m agents.runs lists them)")
+    if not run.finished:
+        raise InputError(f"run={config.run} holds no finished run; start its command again to finish it")
+    return run.config()
+
+
+def _data_of(kept: Mapping[str, Any], config: Evaluate) -> DataConfig:
+    """The data of a run, with what was typed in its place. Another data set is not told what the run's own was."""
+    typed = {key.removeprefix("data.") for key in config.typed if key.startswith("data.")} | ({"name"} if "data" in config.typed else set())
+    of_run = DataConfig(**kept)
+    if "name" in typed and config.data.name != of_run.name:
+        of_run = replace(of_run, **{key: getattr(DataConfig(), key) for key in OF_ONE_SET})
+    return replace(of_run, **{key: getattr(config.data, key) for key in typed})
+
+
+def _check_read_by(policy: GlancePolicy | TrainedModel | None, config: Evaluate, env: EnvConfig) -> None:
+    """Checks the keys that only some policies have a use for.
+
+    Raises:
+        InputError: one was typed, and the policy has none (names it).
+    """
+    rules = []
+    if isinstance(policy, GlancePolicy):
+        chooses = "places" if policy.grid is None else f"cells of a {policy.grid}×{policy.grid} grid"
+        rules = [
+            Unread("grid", lambda c: c.grid != policy.grid, f"the policy chooses {chooses}; leave it out"),
+            Unread("video_div", lambda c: True, "the policy's glance maps say how many decisions there are; leave it out"),
+        ]
+    skips = policy.skips if isinstance(policy, GlancePolicy) else policy is not None and env.action in SKIPPING
+    rules.append(Unread("skipped", lambda c: not skips, "there is no policy that skips frames; leave it out"))
+    check_read(config, config.typed, rules)
+
+
+SHARED = ("bank", "bank_dtype", "bank_gib", "precision", "compile", "skipped")
+"""Keys that are called the same here and in `EnvConfig`."""
+
+
+def _shared(settings: Evaluate | EnvConfig, keys: Collection[str] = SHARED) -> dict[str, Any]:
+    return {key: getattr(settings, key) for key in SHARED if key in keys}
 
 
 def _environment(config: Evaluate) -> EnvConfig:
-    return EnvConfig(
-        grid=config.grid, video_div=config.video_div, bank=config.bank, bank_dtype=config.bank_dtype, bank_gib=config.bank_gib,
-        precision=config.precision, compile=config.compile, skipped=config.skipped,
-    )  # fmt: skip
+    return EnvConfig(grid=config.grid, video_div=config.video_div, **_shared(config))
 
 
-def _classifier(config: Evaluate, data: DataSet) -> Classifier:
+def _classifier(config: Evaluate, data: DataSet) -> tuple[Classifier, DataSet]:
+    """The classifier, and the data set with its classes."""
     name = config.classifier
     if name == "auto":
         if data.name not in SHIPPED:
             raise InputError(f"classifier=auto: none is shipped for data={data.name}; give classifier=DIR, the folder of a checkpoint")
         name = data.name
     classifier = checkpoint.load(name, choose_device(config.device))
+    data = with_classes(data, classifier.classes)
     check_classes(classifier, data, name)
-    return classifier
+    return classifier, data
 
 
 def _policy(config: Evaluate) -> GlancePolicy | TrainedModel | None:

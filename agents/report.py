@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from adafocus_env.features import Features
@@ -28,6 +29,7 @@ def report(
     *,
     seed: int,
     data: str,
+    title: str = "",
     metric: str = "top1",
     skipped: str = "zeros",
 ) -> dict[str, Any]:
@@ -40,6 +42,7 @@ def report(
         display: where the table is shown.
         seed: of the random baselines.
         data: name of the data set.
+        title: the same for people, as `DataConfig.title`; empty: the name.
         metric: what the data set is measured by first, a name in `agents.metrics.METRICS`.
         skipped: what the head gets where the policy skips a frame, a name in `adafocus_env.skipped.SKIPPED`.
 
@@ -55,10 +58,11 @@ def report(
         features, policy, seed=seed, progress=lambda name: bar.advance(1, name.replace("_", " ")), skipped=skipped
     )
     bar.at(len(ORDER), "")
-    title = f"{data}: {len(features.clips)} test clips"
-    display.console.print(table(measures, title, metric))
+    clips = len(features.clips)
+    display.console.print(table(measures, split_title(title or data, "test", clips), metric))
     if folder is not None:
-        save_comparison(measures, title, folder / "result.png", metric=metric, num_frames=features.clips.num_frames)
+        plain = split_title(data, "test", clips)
+        save_comparison(measures, plain, folder / "result.png", metric=metric, num_frames=features.clips.num_frames)
         shown = "learned" if "learned" in plays else "random"
         save_contact_sheet(features, plays[shown], folder / "contact_sheet.png")
     return {
@@ -67,10 +71,15 @@ def report(
         "seed": seed,
         "data": data,
         "split": "test",
-        "clips": len(features.clips),
+        "clips": clips,
         "classes": list(features.classifier.classes),
         "classifier": features.classifier.fingerprint(),
     }
+
+
+def split_title(data: str, split: str, clips: int) -> str:
+    """What stands above a table of results: the data set, the split and the number of its clips."""
+    return f"{data}, {split} split, {clips} clips"
 
 
 def table(measures: Mapping[str, Mapping[str, Any]], title: str, metric: str = "top1") -> Table:
@@ -84,7 +93,7 @@ def table(measures: Mapping[str, Mapping[str, Any]], title: str, metric: str = "
         metric: the data set's; one that is not top-1 stands beside it.
     """
     accuracies = ["top1"] if metric == "top1" else ["top1", metric]
-    shown = Table(title=title, caption="GFLOPs a video, multiply-adds count as one; entropy in nats; movement in H − P")
+    shown = Table(title=escape(title), caption="GFLOPs a video, multiply-adds count as one; entropy in nats; movement in H − P")
     shown.add_column("policy", no_wrap=True)
     some_skip = any(measured.get("kept", 1) < 1 for measured in measures.values())
     for heading in (*(METRICS[name] for name in accuracies), *(["kept"] if some_skip else []), "GFLOPs", "location entropy", "movement"):

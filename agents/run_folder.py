@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from agents.command import plain_text
+from agents.config_keys import flat
 from agents.records import append_line, drop_half_line, to_json, whole_lines
 from agents.system import system_information
 from classifiers.errors import InputError
@@ -227,17 +228,6 @@ def _compare(root: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None
     if differing:
         remedy = "force=true starts over, another run=DIR keeps both"
         raise InputError("\n".join([f"{root} holds a run with another config ({remedy}):", *differing]))
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A config by dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
 
 
 def _shown(flat: Mapping[str, Any], key: str) -> str:

@@ -19,11 +19,13 @@ from typing import Any
 import numpy as np
 from rich import box
 from rich.console import Console, JustifyMethod
+from rich.markup import escape
 from rich.table import Table
 
 from agents.command import run_command
+from agents.config_keys import flat
 from agents.records import to_json
-from agents.run_folder import CONFIG, METRICS, PASSING_KEYS, RESULT, SYSTEM, RunFolder, flat
+from agents.run_folder import CONFIG, METRICS, PASSING_KEYS, RESULT, SYSTEM, RunFolder
 from classifiers.errors import InputError, named
 
 
@@ -49,7 +51,7 @@ class Run:
     Attributes:
         run: the folder, below the one that was asked for.
         command: that made it, and its algorithm.
-        data: the data set, and what it is measured by if not by top-1.
+        data: the data set with its task or folder, and what it is measured by if not by top-1.
         seed: of the run.
         state: finished, running or stopped, and where.
         broken: why the folder cannot be read; empty if it can.
@@ -141,6 +143,7 @@ def _asked(config: dict[str, Any]) -> dict[str, Any]:
     task = data.get("task", "normal")
     setting = {key: value for key, value in flat(config).items() if key not in PASSING_KEYS | {"seed"}}
     label = data["name"] if task == "normal" else f"{data['name']}-{task}"
+    label = f"{label} ({data['root']})" if data.get("root") else label
     return {"command": command, "data": label, "seed": config["seed"], "setting": setting}
 
 
@@ -190,7 +193,8 @@ ORDERS: dict[str, Callable[[Run], Any]] = {
 
 def table(data: str, runs: Iterable[Run]) -> Table:
     """A row a run on one data set. A narrow terminal folds names and states over several lines."""
-    shown = _empty(data, "run", "command", "seed", "state", "learned", "random", "oracle", "gap", "GFLOPs", "time", "written")
+    headings = ("run", "command", "seed", "state", "learned", "random", "oracle", "gap", "GFLOPs", "time", "written")
+    shown = _empty(f"{data}, test split", *headings)
     for run in runs:
         accuracies = [_share(value) for value in (run.learned, run.random, run.oracle, run.gap)]
         gflops = "–" if run.gflops is None else f"{run.gflops:.3g}"
@@ -218,6 +222,7 @@ def summary(runs: Iterable[Run]) -> Table | None:
 
 
 def _empty(title: str, *headings: str) -> Table:
+    title = escape(title)
     shown = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in headings:
         folds = heading in ("run", "runs", "state", "data", "seeds")

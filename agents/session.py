@@ -18,18 +18,19 @@ from stable_baselines3.common.utils import set_random_seed
 from adafocus_env.action import ACTIONS
 from adafocus_env.build import choose_device
 from adafocus_env.clips import ClipSource
+from adafocus_env.datasets import check_train_split
 from adafocus_env.features import Features
 from adafocus_env.observation import OBSERVATIONS
-from agents.algorithms import check_fits, check_network, check_settings, class_of, learns_as_ppo
+from agents.algorithms import check_fits, check_settings, class_of, learns_as_ppo
 from agents.baselines import check_policy
 from agents.builders import Clips, build_clips, build_data, choose_classifier, features_of, run_as, trained_classifier
-from agents.config import AlgoConfig, PPOConfig, Train, TrainPPO
+from agents.config import PPOConfig, Train, TrainPPO
 from agents.curves import Curves, check_log
 from agents.models import TrainedModel
 from agents.policies import GlancePolicy
 from agents.policy_files import load_policy
 from agents.progress import Display
-from agents.report import report, table
+from agents.report import report, split_title, table
 from agents.run_folder import RunFolder
 from agents.stages.algorithm import train_model
 from agents.stages.policy import Stopped, check_ppo, train_policy
@@ -94,7 +95,7 @@ class Session:
         if not distributed.broadcast_object(self.run.finished):
             return False
         result = self.run.result()
-        title = f"{result['data']}: finished before (force=true starts over)"
+        title = f"{split_title(self.config.data.title, result['split'], result['clips'])}: finished before (force=true starts over)"
         self.display.console.print(table(result["policies"], title, result.get("metric", "top1")))
         return True
 
@@ -109,6 +110,7 @@ class Session:
         """
         start, config = time.perf_counter(), self.config
         data = build_data(config.data)
+        check_train_split(data, config.data.root)
         self.wanted = choose_classifier(config.classifier, data, self.device, config.patch_size, config.architecture)
         limit_threads(self.wanted, data.classes, self.device)
         architecture = self.wanted if isinstance(self.wanted, Architecture) else self.wanted.architecture
@@ -219,7 +221,7 @@ class Session:
         start = time.perf_counter()
         self._features = {}  # makes room
         features = self.features(classifier, clips.test)
-        about = {"data": clips.data.name, "metric": clips.data.metric}
+        about = {"data": clips.data.name, "title": self.config.data.title, "metric": clips.data.metric}
         player = policy.on(features) if isinstance(policy, TrainedModel) else policy
         result = report(features, player, self.run.root, self.display, seed=self.config.seed, skipped=self.config.env.skipped, **about)
         self.seconds["evaluate"] = time.perf_counter() - start
@@ -247,29 +249,18 @@ def check_algo(config: Train, space: spaces.Space) -> None:
     """Checks that algorithm, settings and environment go together; PPO's own settings are `check_ppo`'s business.
 
     Raises:
-        InputError: the algorithm does not learn such actions, or a setting is unknown or has no effect (says what to set instead).
+        InputError: the algorithm does not learn such actions, or a setting is unknown or to be set elsewhere.
     """
     algo = config.algo
     check_fits(algo.name, f"env.action={config.env.action}", space)
     check_settings(algo)
     named("algo.observation", algo.observation, OBSERVATIONS)
     if learns_as_ppo(algo):
-        for key in PPO_KEYS:
-            if getattr(algo, key) != getattr(AlgoConfig(), key):
-                raise InputError(f"algo.{key}={getattr(algo, key)} has no effect with PPO: set the keys of ppo (--help lists them)")
         for key in algo.settings:
             if key in asdict(config.ppo):
                 raise InputError(f"algo.settings.{key}: with PPO, set ppo.{key}")
-        return
-    for key, value in asdict(config.ppo).items():
-        if value != getattr(PPOConfig(), key):
-            raise InputError(f"ppo.{key}={value} has no effect with algo={algo.name}: set algo.total_steps, algo.settings.*")
-    if config.policy:
+    elif config.policy:
         raise InputError(f"policy={config.policy} is for algo=ppo alone; leave it out with algo={algo.name}")
-    check_network(algo, config.network)
-
-
-PPO_KEYS = ("total_steps", "validate_every", "save_every")
 
 
 def check_seed(seed: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from adafocus_env.demo import TASKS, data_name, demo
 from agents.baselines import Oracle, Predictor, RandomPatch
 from agents.builders import part
 from agents.command import run_command
-from agents.config import ClassifierConfig, DataConfig
+from agents.config import DataConfig, Shipped
 from agents.evaluation import play
 from agents.make_classifier import make_classifier
 from agents.progress import Display
@@ -23,27 +23,6 @@ from classifiers.errors import named
 from classifiers.registry import ARCHITECTURES, SHIPPED
 
 PARTS: tuple[Split, Split] = ("train", "val")
-
-
-@dataclass
-class Shipped:
-    """`python -m agents.shipped`.
-
-    Attributes:
-        task: what the classifier is for, a name in `adafocus_env.demo.TASKS`.
-        out: where it goes; empty: into the package.
-        seed: of everything random.
-        device: auto, cpu, cuda or cuda:N.
-        workers: processes that render and decode.
-        stages: how it is trained.
-    """
-
-    task: str = "normal"
-    out: str = ""
-    seed: int = 0
-    device: str = "auto"
-    workers: int = 2
-    stages: ClassifierConfig = field(default_factory=ClassifierConfig)
 
 
 def main(config: Shipped) -> None:

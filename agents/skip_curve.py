@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from agents.command import compose_config, run_command
+from agents.command import compose_config, run_command, typed_keys
 from agents.config import DataConfig, EnvConfig, SkipCurve, TrainPPO
 from agents.pictures import Tradeoff, save_tradeoffs
 from agents.records import to_json
@@ -57,7 +57,8 @@ def main(config: SkipCurve) -> None:
             console.rule(train.run)
             _train(train)
     measured = {task: _over_seeds([measure(RunFolder(each.run), config) for each in trains]) for task, trains in runs.items()}
-    text = "\n".join(f"**{task}**\n\n{markdown(points, config.keeps)}" for task, points in measured.items())
+    sections = (f"**{DataConfig(task=task).label}, test split**\n\n{markdown(each, config.keeps)}" for task, each in measured.items())
+    text = "\n".join(sections)
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     write_text(root / "table.md", text)
     write_text(root / "table.json", to_json({task: _plain(points) for task, points in measured.items()}, indent=2) + "\n")
@@ -70,10 +71,12 @@ def check_runs(config: SkipCurve, root: Path) -> dict[str, list[TrainPPO]]:
     """The config of every run, by task; all are checked before any begins.
 
     Raises:
-        InputError: a list names something twice or nothing, a task is not known, or a share cannot be kept.
+        InputError: a list names something twice or nothing, a task is not known, a share cannot be kept, or ``overrides`` sets what
+            the command does or what has no effect.
     """
     from adafocus_env.demo import TASKS  # here, so that --help answers without PyTorch
     from agents.budgets import check_keep
+    from agents.unread_keys import check_overrides
     from classifiers.errors import named
 
     for key, values in (("tasks", config.tasks), ("seeds", config.seeds), ("keeps", config.keeps)):
@@ -81,7 +84,11 @@ def check_runs(config: SkipCurve, root: Path) -> dict[str, list[TrainPPO]]:
             raise InputError(f"{key}={values}: give each once, and one at least")
     for task in config.tasks:
         named("tasks", task, TASKS)
-    runs = {task: [_run(config, task, seed, root) for seed in config.seeds] for task in config.tasks}
+    check_overrides(config.overrides, ["data", "data.name", "data.task", "seed", "run", "device"])
+    runs = {}
+    for task in config.tasks:
+        train = _run(config, task)
+        runs[task] = [replace(train, seed=seed, run=str(root / f"{task}-{seed}")) for seed in config.seeds]
     least = 1 / runs[config.tasks[0]][0].data.num_frames
     for keep in config.keeps:
         if check_keep(keep) < least:
@@ -89,9 +96,12 @@ def check_runs(config: SkipCurve, root: Path) -> dict[str, list[TrainPPO]]:
     return runs
 
 
-def _run(config: SkipCurve, task: str, seed: int, root: Path) -> TrainPPO:
+def _run(config: SkipCurve, task: str) -> TrainPPO:
+    from agents.unread_keys import check_config
+
     train = compose_config(TrainPPO, "train_ppo", ["ppo=skip", f"data.task={task}", f"device={config.device}", *config.overrides])
-    return replace(train, seed=seed, run=str(root / f"{task}-{seed}"))
+    check_config(train, typed_keys(config.overrides))
+    return train
 
 
 def _train(config: TrainPPO) -> None:

@@ -36,6 +36,7 @@ def main(config: TrainStages) -> None:
 
 def _train(session: Session, config: TrainStages) -> None:
     from agents.policy_files import save_policy
+    from agents.report import split_title
     from agents.stages.ablation import ablation, ablation_table
     from agents.stages.driver import BEST, COMMAND, Driver
     from agents.stages.legs import check_learning
@@ -50,7 +51,7 @@ def _train(session: Session, config: TrainStages) -> None:
     if driver.policy is not None:
         save_policy(driver.policy, session.run.checkpoints / BEST, {"classifier": driver.classifier.fingerprint()})
     rows = ablation(driver.milestones, best, clips.test, config, session.device)
-    session.display.console.print(ablation_table(rows))
+    session.display.console.print(ablation_table(rows, split_title(config.data.title, "test", len(clips.test))))
     parent = checkpoint.read_card(best.classifier).parent
     session.finish(driver.classifier, driver.policy, clips, start, {"ablation": rows}, parent=parent, command=COMMAND)
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, Field, field, fields
 from typing import Any, TypeVar, get_type_hints
 
 from classifiers.errors import InputError
 from classifiers.plugin import import_plugin
+from classifiers.unread_keys import Unread, check_read
 
 A = TypeVar("A")
 
@@ -23,7 +24,14 @@ def key(name: str, default: Any = MISSING, of: str = "") -> Any:
     return field(default=default, metadata={"key": name, "of": of})
 
 
-def run_command(action: Callable[[A], int], schema: type[A], about: str | None, arguments: Sequence[str] | None = None) -> None:
+def run_command(
+    action: Callable[[A], int],
+    schema: type[A],
+    about: str | None,
+    arguments: Sequence[str] | None = None,
+    *,
+    unread: Iterable[Unread] = (),
+) -> None:
     """Runs ``action`` with the typed arguments; what it returns is the exit status.
 
     A mistake that the user can mend ends the process with its message alone on stderr and status 2, Ctrl-C with status 130.
@@ -33,6 +41,7 @@ def run_command(action: Callable[[A], int], schema: type[A], about: str | None, 
         schema: a dataclass whose fields are all the keys there are; the module that its ``plugin`` names, if it has one, is imported first.
         about: what ``--help`` shows.
         arguments: the command line; by default that of the process.
+        unread: keys that have no effect in some states; one of them that is typed then is an error.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if {"--help", "-h"} & set(arguments):
@@ -41,6 +50,7 @@ def run_command(action: Callable[[A], int], schema: type[A], about: str | None, 
     try:
         given = parse(schema, arguments)
         import_plugin(getattr(given, "plugin", ""))
+        check_read(given, {argument.partition("=")[0]: argument for argument in arguments}, unread)
         status = action(given)
     except InputError as problem:
         sys.stderr.write(f"{problem}\n")
@@ -67,7 +77,8 @@ def parse(schema: type[A], arguments: Sequence[str]) -> A:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise InputError(f"there is no key {name!r}; {hint}the keys are {', '.join(known)}")
+            keys = f"the keys are {', '.join(known)}" if known else "the command has none"
+            raise InputError(f"there is no key {name!r}; {hint}{keys}")
         given[known[name].name] = _whole(known[name], value) if types[known[name].name] in (int, int | None) else value
     for name, each in known.items():
         if each.default is MISSING and not given.get(each.name):

@@ -7,6 +7,7 @@ Counted on the real modules. A multiply-add counts as one, as in the publication
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,10 +15,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from classifiers.arguments import run_command
 from classifiers.classifier import Classifier
 from classifiers.cost import classifier_cost, multiply_adds
 from classifiers.policy_network import GlanceActorCritic, PolicyNetwork
 from classifiers.registry import ARCHITECTURES
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The command has no keys."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,12 @@ def parts(family: Family, patch_size: int) -> dict[str, int]:
     }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command; see the module's docstring."""
+    run_command(_command, Arguments, __doc__, arguments)
+
+
+def _command(given: Arguments) -> int:
     """Prints the table."""
     table = Table(title="GFLOPs a video (a multiply-add as one)", box=box.SIMPLE, pad_edge=False, collapse_padding=True)
     for heading in ("family", "P"):
@@ -86,6 +98,7 @@ def main() -> None:
             figures = [f"{value / 1e9:.2f}" for value in counted.values()]
             table.add_row(name, str(patch_size), *figures, f"{total:.2f}", f"{published:.1f}", f"{total / published - 1:+.1%}")
     Console().print(table)
+    return 0
 
 
 if __name__ == "__main__":

@@ -331,13 +331,6 @@ def test_ppo_is_the_case_that_train_ppo_is(tmp_path, root):
         (["algo=dqn", "algo.settings.learning_rate=fast"], r"algo=dqn does not take its settings .*fast"),
         (["algo=dqn", "algo.total_steps=0"], r"algo\.total_steps=0 is too small; choose 1 or more"),
         (["algo=dqn", "algo.observation=glance"], r"algo\.observation='glance' is not known"),
-        (["algo=dqn", "ppo.gamma=0.5"], r"ppo\.gamma=0\.5 has no effect with algo=dqn: set algo\.total_steps, algo\.settings"),
-        (["algo=dqn", "network.batch_norm=true"], r"network\.batch_norm=True has no effect with algo=dqn .*it reads network\.channels, "),
-        (["algo=dqn", "network.std=0.1"], r"network\.std=0\.1 has no effect with algo=dqn"),
-        (["algo=recurrent_ppo", "network.hidden=128", "network.memory=false"], r"network\.memory=False has no effect with algo=rec"),
-        (["algo=ars"], r"network\.channels=4 has no effect with algo=ars .*its policy is not this network; leave it out"),
-        (["algo=dqn", "algo.observation=map"], r"network\.channels=4 has no effect with algo=dqn algo\.observation=map"),
-        (["algo=ppo", "algo.total_steps=10"], r"algo\.total_steps=10 has no effect with PPO: set the keys of ppo"),
         (["algo=ppo", "algo.settings.gamma=0.5"], r"algo\.settings\.gamma: with PPO, set ppo\.gamma"),
     ],
 )

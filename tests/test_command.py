@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tiny_process import TINY, finished, running
 
 from agents import command
+from agents.config import TrainPPO
 from classifiers.errors import InputError
 
 sys.path.insert(0, str(TINY))
@@ -237,6 +238,27 @@ def test_a_mistake_about_the_launcher_is_named(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "typed"),
+    [
+        (["seed=1", "+run=a=b"], {"seed": "seed=1", "run": "run=a=b"}),
+        (["ppo={n_steps: 3, kwargs: {x: 1}}"], dict.fromkeys(["ppo.n_steps", "ppo.kwargs.x"], "ppo={n_steps: 3, kwargs: {x: 1}}")),
+        (["algo=my.Class"], {"algo": "algo=custom", "algo.name": "algo.name=my.Class"}),
+        (["++ppo.kwargs.x=1"], {"ppo.kwargs.x": "ppo.kwargs.x=1"}),
+    ],
+)
+def test_what_was_typed_is_known_by_key(arguments, typed):
+    assert command.typed_keys(arguments) == typed
+
+
+def test_a_key_without_an_effect_ends_the_command_and_every_sweep_before_it_begins(capsys):
+    for arguments in (["env.price_rate=1"], ["-m", "env.price_rate=1,2", "seed=1"]):
+        with pytest.raises(SystemExit) as stop:
+            command.run_command(lambda config: pytest.fail("it runs"), TrainPPO, "train_ppo", arguments=arguments)
+        assert stop.value.code == 2
+        assert capsys.readouterr().err.startswith("env.price_rate=1 has no effect: the price stays as it is")
+
+
 def test_help_shows_the_docstring_the_groups_and_the_config(capsys):
     call("--help")
     page = capsys.readouterr().out
@@ -254,11 +276,14 @@ def test_cfg_shows_the_config_with_the_arguments_applied(capsys):
     assert "hydra" not in text
 
 
-def test_an_unknown_flag_is_refused(capsys):
+@pytest.mark.parametrize(
+    ("flag", "message"), [("--seed=1", "unrecognized arguments: --seed=1"), ("--resolve", "--resolve is for --cfg; add --cfg job")]
+)
+def test_a_flag_that_is_not_known_or_has_no_effect_is_refused(capsys, flag, message):
     with pytest.raises(SystemExit) as stop:
-        call("--seed=1")
+        call(flag)
     assert stop.value.code == 2
-    assert "unrecognized arguments: --seed=1" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_process_prints_a_mistake_alone_and_leaves_no_folder(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adafocus_env.datasets import Video, folder, hold_out
+from adafocus_env.datasets import Video, check_train_split, folder, hold_out, with_classes
 from classifiers.errors import InputError
 
 
@@ -122,8 +122,6 @@ def build(root, case):
         touch(root, "dog/a.mp4", "cat/b.mp4")
     elif case == "train alone":
         touch(root, "train/dog/a.mp4", "train/cat/b.mp4")
-    elif case == "test alone":
-        touch(root, "test/dog/a.mp4", "test/cat/b.mp4")
     elif case == "unknown test class":
         touch(root, "train/dog/a.mp4", "train/cat/b.mp4", "test/cow/c.mp4")
     elif case == "empty test":
@@ -142,7 +140,6 @@ def build(root, case):
         ("videos without classes", "none of the 0 class folders"),
         ("one video each", "every class in .*set has only one video"),
         ("train alone", "has train/ but no test/; add it"),
-        ("test alone", "has test/ but no train/; add it"),
         ("unknown test class", "has classes that .*train has no videos of: cow"),
         ("empty test", "test holds no videos"),
     ],
@@ -150,6 +147,24 @@ def build(root, case):
 def test_unusable_folders_are_named_with_what_to_do(tmp_path, case, message):
     with pytest.raises(InputError, match=f"^data.root: .*{message}"):
         folder(build(tmp_path / "set", case))
+
+
+def test_a_folder_with_a_test_part_alone_is_for_evaluation(tmp_path):
+    data = folder(touch(tmp_path, "test/dog/a.mp4", "test/dog/b.mp4"))
+    assert (data.classes, data.train, data.val, len(data.test)) == (("dog",), (), (), 2)
+    message = r"^data\.root: DIR has test/ but no train/, which is enough for python -m agents\.evaluate, but not to train; add it, or put"
+    with pytest.raises(InputError, match=message):
+        check_train_split(data, "DIR")
+    check_train_split(folder(touch(tmp_path, "train/dog/c.mp4", "train/cat/d.mp4")), "DIR")
+
+
+def test_classes_of_a_folder_are_numbered_as_a_classifier_does(tmp_path):
+    data = folder(touch(tmp_path, "test/dog/a.mp4", "test/cat/b.mp4"))
+    wanted = ("pig", "dog", "cow", "cat")
+    renumbered = with_classes(data, wanted)
+    assert renumbered.classes == wanted
+    assert {video.name: wanted[video.label] for video in renumbered.test} == {"test/dog/a.mp4": "dog", "test/cat/b.mp4": "cat"}
+    assert with_classes(data, ("dog", "cow")) is data, "a class that the classifier does not know is for the caller to refuse"
 
 
 def test_a_name_that_is_not_utf8_is_told(tmp_path):

@@ -55,6 +55,13 @@ def test_without_ground_truth_the_greedy_oracle_stands_and_a_metric_has_its_name
     assert (found["b"].oracle, found["b"].gap) == (None, None)
 
 
+def test_every_table_says_on_what_it_was_measured(tmp_path):
+    make(tmp_path / "a", 0.6, config=compose_config(TrainPPO, "train_ppo", ["data=folder", "data.root=my [videos]"]))
+    make(tmp_path / "b", 0.7)
+    titles = [line for line in printed(tmp_path).splitlines() if "split" in line]
+    assert [title.strip() for title in titles] == ["demo-hard, test split", "folder (my [videos]), test split"]
+
+
 def test_every_training_command_is_known_by_its_config(tmp_path):
     make(tmp_path / "a", config=compose_config(Train, "train", ["algo=dqn"]))
     make(tmp_path / "b", config=compose_config(TrainStages, "train_stages"))

@@ -112,7 +112,7 @@ def curve(folder, **settings):
 def test_the_command_makes_a_table_and_a_picture_and_repeats_nothing(tmp_path, monkeypatch, networks):
     curve(tmp_path)
     table = (tmp_path / "table.md").read_text()
-    assert "**normal**" in table and "| 50% kept | 75% kept |" in table and all(f"| {name} |" in table for name in WAYS)
+    assert "**demo, test split**" in table and "| 50% kept | 75% kept |" in table and all(f"| {name} |" in table for name in WAYS)
     told = json.loads((tmp_path / "table.json").read_text())["normal"]
     assert [point["keep"] for point in told["learned"]] == [0.5, 0.75] and len(told["learned"][0]["top1"]) == 2
     results = [json.loads((tmp_path / f"normal-{seed}" / "result.json").read_text()) for seed in (0, 1)]
@@ -153,8 +153,9 @@ def test_a_budget_needs_a_policy_that_skips_and_a_validation_part(policy):
     for player in (None, GlancePolicy(policy.network, 7)):
         with pytest.raises(InputError, match=r"keep=0\.5 is for policies that skip frames; train one with ppo=skip"):
             measured_again.check_solvable(Evaluate(keep=0.5), data, player)
-    with pytest.raises(InputError, match=r"budget=19\.6 is solved on the validation part, which is empty: set data\.val"):
-        measured_again.check_solvable(Evaluate(budget=19.6), data, policy)
+    for data.train, advice in (((), "there are no training videos to take it from"), (("a",), "set data.val to a share of the training")):
+        with pytest.raises(InputError, match=rf"budget=19\.6 is solved on the validation part, which is empty: {advice}"):
+            measured_again.check_solvable(Evaluate(budget=19.6), data, policy)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +164,8 @@ def test_a_budget_needs_a_policy_that_skips_and_a_validation_part(policy):
         (["tasks=[normal,harder]"], r"tasks='harder' is not known; did you mean 'hard'\?"),
         (["seeds=[]"], r"seeds=\[\]: give each once, and one at least"),
         (["keeps=[0.5,0.5]"], r"keeps=\[0\.5, 0\.5\]: give each once"),
+        (["overrides=['data.task=hard']"], r"^overrides: the command itself sets data\.task=hard in every run; leave it out"),
+        (["overrides=['network.std=1']"], r"^network\.std=1 has no effect: env\.action=skip has cells"),
         (["keeps=[1.2]"], r"keep=1\.2 is no share of frames to keep"),
         (["keeps=[0.1]"], r"keeps=0\.1 is less than one frame of a clip, .*; choose 0\.125 or more"),
     ],

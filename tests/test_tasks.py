@@ -176,9 +176,7 @@ def test_data_task_chooses_videos_classifier_and_name_of_the_run():
     assert (config.data.label, DataConfig().label) == ("demo-hard", "demo")
 
 
-def test_a_task_of_another_data_set():
-    with pytest.raises(InputError, match=r"data.task=hard is a task of the demo videos, and the data set is folder; leave data.task out"):
-        builders.build_data(DataConfig(name="folder", task="hard", root="."))
+def test_a_task_that_there_is_not():
     with pytest.raises(InputError, match=r"task='hrad' is not known; did you mean 'hard'"):
         builders.build_data(DataConfig(task="hrad"))
 

@@ -14,10 +14,12 @@ import torch
 from conftest import TASK
 from tiny_training import POLICIES, Crash, assert_same, crash, make_folder, result, tiny_networks, train
 
+from adafocus_env.build import open_clips
 from adafocus_env.demo import demo
 from agents import builders, evaluate, model_checkpoint, session, trust
 from agents.command import compose_config
-from agents.config import Evaluate
+from agents.config import DataConfig, EnvConfig, Evaluate
+from agents.evaluation import play_learned
 from agents.policy_files import load_policy, save_policy
 from agents.run_folder import RunFolder
 from classifiers import checkpoint
@@ -159,11 +161,16 @@ def test_another_seed_gives_another_policy_on_the_same_classifier(tmp_path, run,
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() != (first[0] / "metrics.jsonl").read_bytes()
 
 
+def stands_above(title, printed):
+    """Whether a table has that title, however it is folded."""
+    return "".join(title.split()) in "".join(printed.split())
+
+
 def test_a_finished_run_shows_its_table_and_does_nothing(first, root, monkeypatch):
     monkeypatch.setattr(session.Session, "clips", lambda self: pytest.fail("it works again"))
     before = {path: path.read_bytes() for path in first[0].rglob("*") if path.is_file()}
     printed = train(f"run={first[0]}", f"data.root={root}")
-    assert "folder: finished before (force=true starts over)" in printed
+    assert stands_above(f"folder ({root}), test split, 4 clips: finished before (force=true starts over)", printed)
     assert all(name in printed for name in POLICIES)
     assert {path: path.read_bytes() for path in first[0].rglob("*") if path.is_file()} == before
 
@@ -179,9 +186,13 @@ def test_the_test_labels_decide_nothing(tmp_path, first):
     assert all(mine[name]["top1"] == pytest.approx(1 - theirs[name]["top1"]) for name in POLICIES - {"greedy_oracle"})  # two classes
 
 
+def evaluated(*arguments):
+    evaluate.main(compose_config(Evaluate, "evaluate", arguments))
+
+
 def test_evaluate_repeats_the_table(tmp_path, first):
     before = {path: path.read_bytes() for path in first[0].rglob("*") if path.is_file()}
-    evaluate.main(compose_config(Evaluate, "evaluate", [f"run={first[0]}", f"out={tmp_path}", "device=cpu"]))
+    evaluated(f"run={first[0]}", f"out={tmp_path}", "device=cpu")
     assert result(tmp_path) == result(first[0])
     assert (tmp_path / "contact_sheet.png").read_bytes() == before[first[0] / "contact_sheet.png"]
     assert {path: path.read_bytes() for path in first[0].rglob("*") if path.is_file()} == before
@@ -189,19 +200,92 @@ def test_evaluate_repeats_the_table(tmp_path, first):
 
 def test_evaluate_takes_a_classifier_and_a_policy(tmp_path, first, root, capsys):
     parts = [f"{name}={first[0] / 'checkpoints' / folder}" for name, folder in (("classifier", "classifier"), ("policy", "best"))]
-    data = ["data=folder", f"data.root={root}", "data.num_frames=4", "data.val=0.25", "device=cpu"]
-    evaluate.main(compose_config(Evaluate, "evaluate", [*parts, *data, f"out={tmp_path}"]))
+    data = ["data=folder", f"data.root={root}", "data.num_frames=4", "device=cpu"]
+    evaluated(*parts, *data, f"out={tmp_path}")
     assert result(tmp_path) == result(first[0])
-    assert "learned" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "learned" in printed and stands_above(f"folder ({root}), test split, 4 clips", printed)
+    with pytest.raises(InputError, match=r"^grid=5 has no effect: the policy chooses cells of a 3×3 grid; leave it out$"):
+        evaluated(*parts, *data, "grid=5")
+    with pytest.raises(InputError, match=r"^video_div=2 has no effect: the policy's glance maps say how many decisions there are"):
+        evaluated(*parts, *data, "video_div=2")
+    with pytest.raises(InputError, match=r"^skipped=last has no effect: there is no policy that skips frames; leave it out$"):
+        evaluated(*parts, *data, "skipped=last")
 
 
 def test_evaluate_refuses_a_run_that_is_not_finished_and_other_classes(stopped, root):
     with pytest.raises(InputError, match="holds no finished run; start its command again to finish it"):
-        evaluate.main(compose_config(Evaluate, "evaluate", [f"run={stopped}"]))
-    with pytest.raises(InputError, match=r"classifier=demo was trained on 10 classes .*; the data set folder has 2 classes"):
-        evaluate.main(compose_config(Evaluate, "evaluate", ["classifier=demo", "data=folder", f"data.root={root}"]))
+        evaluated(f"run={stopped}")
+    with pytest.raises(InputError, match=r"^run=.*none does not exist; give the folder of a finished run \(python -m"):
+        evaluated(f"run={stopped / 'none'}")
+    message = r"classifier=demo was trained on 10 classes .*; the data set folder has 2 classes .* It does not know 'even', 'odd'\."
+    with pytest.raises(InputError, match=message):
+        evaluated("classifier=demo", "data=folder", f"data.root={root}")
     with pytest.raises(InputError, match="classifier=auto: none is shipped for data=folder; give classifier=DIR"):
-        evaluate.main(compose_config(Evaluate, "evaluate", ["data=folder", f"data.root={root}"]))
+        evaluated("data=folder", f"data.root={root}")
+
+
+@pytest.fixture
+def tests_alone(tmp_path, root):
+    """A folder with the test videos of one class, and nothing to train on."""
+    shutil.copytree(root / "test" / "odd", tmp_path / "videos" / "test" / "odd")
+    return tmp_path / "videos"
+
+
+def test_a_run_is_measured_on_the_videos_that_are_typed(tmp_path, first, tests_alone, capsys):
+    evaluated(f"run={first[0]}", "data=folder", f"data.root={tests_alone}", f"out={tmp_path / 'out'}", "device=cpu", "bank=false", "seed=3")
+    found, whole = result(tmp_path / "out"), result(first[0])
+    assert stands_above(f"folder ({tests_alone}), test split, 2 clips", capsys.readouterr().out)
+    assert (found["data"], found["split"], found["clips"], found["seed"]) == ("folder", "test", 2, 3)
+    assert found["classes"] == ["even", "odd"] and "greedy_oracle" not in found["policies"]
+    assert found["classifier"] == whole["classifier"], "and its frames are 4, as the run's"
+    assert len(found["policies"]["learned"]["steps"]["top1"]) == 4
+    assert found["policies"]["learned"]["top1"] == right_answers(first[0], label=1), "odd is class 1 here too"
+
+
+def right_answers(folder, label):
+    """Share of right answers of a run's policy on the test videos of a class."""
+    data = builders.build_data(DataConfig(**RunFolder(folder).config()["data"]))
+    classifier = checkpoint.load(folder / "checkpoints" / "classifier")
+    clips = open_clips(data, "test", num_frames=4, size=96)
+    features = builders.features_of(classifier, clips, EnvConfig(grid=3))
+    played = play_learned(features, load_policy(folder / "checkpoints" / "best"))
+    return played.correct[clips.labels == label].mean()
+
+
+def test_a_demo_run_takes_no_folder_in_silence(tmp_path, first):
+    """What the run was made with counts: this one read a folder."""
+    with pytest.raises(InputError, match=rf"^data\.root: {tmp_path / 'none'} does not exist"):
+        evaluated(f"run={first[0]}", f"data.root={tmp_path / 'none'}")
+    with pytest.raises(InputError, match=r"^data\.root=x has no effect: the data set is demo"):
+        evaluated(f"run={first[0]}", "data=demo", "data.root=x")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("classifier=demo", r"^classifier=demo has no effect: run=.* has a classifier and a policy; leave it out"),
+        ("policy=DIR", r"^policy=DIR has no effect: run=.* has a classifier and a policy"),
+        ("grid=5", r"^grid=5 has no effect: run=.* was made with another one or the same"),
+        ("data.views=2", r"^data\.views=2 has no effect: it is about training clips"),
+        ("skipped=last", r"^skipped=last has no effect: there is no policy that skips frames"),
+        ("data.num_frames=0", "num_frames: must be at least 1, got 0"),
+        ("precision=float8", "precision='float8' is not known"),
+        ("bank=true bank_gib=-1", r"bank_gib=-1\.0 is no size"),
+        ("keep=0.5", r"keep=0\.5 is for policies that skip frames"),
+    ],
+)
+def test_each_key_beside_a_run_counts_or_is_refused(first, argument, message):
+    with pytest.raises(InputError, match=message):
+        evaluated(f"run={first[0]}", "device=cpu", *argument.split())
+
+
+def test_a_folder_of_tests_alone_is_for_evaluation(run, tests_alone, first):
+    with pytest.raises(InputError, match=rf"^data\.root: {tests_alone} has test/ but no train/, which is enough for"):
+        train(run[0], f"data.root={tests_alone}")
+    (tests_alone / "test" / "odd").rename(tests_alone / "test" / "strange")
+    with pytest.raises(InputError, match=r"the data set folder has 1 classes \(strange\)\. It does not know 'strange'"):
+        evaluated(f"run={first[0]}", f"data.root={tests_alone}")
 
 
 # Stopped, killed, crashed
@@ -349,7 +433,7 @@ def test_a_seed_that_cannot_be_is_refused(run, seed):
     with pytest.raises(InputError, match=f"seed={seed} is outside the seeds there are; choose one from 0 to 4294967295"):
         train(*run, f"seed={seed}")
     with pytest.raises(InputError, match=f"seed={seed} is outside"):
-        evaluate.main(compose_config(Evaluate, "evaluate", [f"seed={seed}"]))
+        evaluated(f"seed={seed}")
 
 
 def test_an_unknown_data_set_is_refused(run):
@@ -388,7 +472,7 @@ def test_the_smallest_run_there_can_be(tmp_path, root):
     (line,) = RunFolder(tmp_path).metrics()
     assert (line["update"], line["steps"]) == (1, 20) and "val_top1" not in line
     assert result(tmp_path)["policies"]["learned"]["movement"] == 0
-    evaluate.main(compose_config(Evaluate, "evaluate", [f"run={tmp_path}", f"out={tmp_path / 'out'}", "device=cpu"]))
+    evaluated(f"run={tmp_path}", f"out={tmp_path / 'out'}", "device=cpu")
     assert result(tmp_path / "out") == result(tmp_path)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from rich.markup import escape
 from rich.table import Table
 
 from adafocus_env.clips import ClipSource
@@ -48,9 +49,9 @@ def ablation(
     return rows
 
 
-def ablation_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """The rows for people, in 80 columns."""
-    table = Table(title="what each stage adds")
+def ablation_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
+    """The rows for people, in 80 columns; ``title`` names what they were measured on."""
+    table = Table(title=escape(f"what each stage adds: {title}"))
     table.add_column("after", no_wrap=True)
     table.add_column("patches")
     for name in ("top-1", "confidence", "validation"):
