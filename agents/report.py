@@ -9,12 +9,13 @@ from typing import Any
 from rich.table import Table
 
 from adafocus_env.features import Features
-from agents.baselines import Predictor
 from agents.evaluation import evaluate
 from agents.metrics import METRICS
 from agents.pictures import save_comparison, save_contact_sheet
 from agents.policies import GlancePolicy
+from agents.predictor import Predictor
 from agents.progress import Display
+from agents.run_folder import COMPARISON, CONTACT_SHEET
 from classifiers.errors import named
 
 ORDER = ("learned", "random", "centre", "gaussian", "saliency", "glance_only", "full_frame", "oracle", "greedy_oracle")
@@ -58,9 +59,9 @@ def report(
     title = f"{data}: {len(features.clips)} test clips"
     display.console.print(table(measures, title, metric))
     if folder is not None:
-        save_comparison(measures, title, folder / "result.png", metric=metric, num_frames=features.clips.num_frames)
+        save_comparison(measures, title, folder / COMPARISON, metric=metric, num_frames=features.clips.num_frames)
         shown = "learned" if "learned" in plays else "random"
-        save_contact_sheet(features, plays[shown], folder / "contact_sheet.png")
+        save_contact_sheet(features, plays[shown], folder / CONTACT_SHEET)
     return {
         "policies": measures,
         "metric": metric,
