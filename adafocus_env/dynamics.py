@@ -252,8 +252,6 @@ class Dynamics:
         Raises:
             InputError: actions are continuous.
         """
-        if self.action.num_cells is None:
-            raise InputError("action_masks: continuous actions have no masks; use action='grid' or action='skip'")
         return masks_of(self.action, self.running & (self.step_number == self.num_steps - 1) & (self.looks == 0))
 
     def _patches(self, actions: NDArray[Any], rows: Indices, steps: Indices) -> NDArray[Any]:
@@ -366,8 +364,14 @@ class Dynamics:
 
 
 def masks_of(action: Action, unseen: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which of the actions make sense next (N, actions): all, but in clips that would end ``unseen`` (N,) only those that look."""
-    masks = np.ones((len(unseen), len(action.candidates)), bool)
+    """Which of the actions make sense next (N, actions): all, but in clips that would end ``unseen`` (N,) only those that look.
+
+    Raises:
+        InputError: actions are continuous.
+    """
+    if action.num_cells is None:
+        raise InputError("action_masks: continuous actions have no masks; use action='grid' or action='skip'")
+    masks = np.ones((len(unseen), action.num_cells), bool)
     masks[unseen] = action.kept(action.candidates)
     return masks
 
