@@ -32,7 +32,8 @@ WRITTEN = (
     RESULT,  # first: without it, a run that was cut short here is an unfinished one
     METRICS, TIMING, COMPARISON, CONTACT_SHEET, TENSORBOARD, WANDB, WANDB_ID,
     *(f"{CHECKPOINTS}/{name}" for name in ("last.json", "*-[0-9]*.zip", "*-[0-9]*.replay", ".*.part")),  # of `agents.model_checkpoint`
-    *(f"{CHECKPOINTS}/{name}" for name in ("best", "classifier", "given", "stage[0-3]*", "round*-stage[0-3]*")),
+    *(f"{CHECKPOINTS}/{name}" for name in ("best", "classifier", "given")),
+    *(f"{CHECKPOINTS}/{name}" for name in ("stage0-glancer", "stage0-focuser", "stage[1-3]", "round*-stage[23]")),  # `agents.stages.legs`
 )  # fmt: skip
 """Patterns of the files and folders that a run writes, all but `CONFIG`, `SYSTEM` and `LOCK`: those that ``force`` removes."""
 

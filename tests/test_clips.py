@@ -204,9 +204,9 @@ def test_the_settings_of_the_command_line_reach_the_clips():
 def test_fresh_clips_depend_on_the_seed_and_stored_ones_do_not():
     data = demo(TASK, val=0.0)
     fresh, again, other = (part(data, "train", DataConfig(num_frames=4, views="fresh"), 96, Display(), seed=seed) for seed in (3, 3, 4))
-    numbers = [[clips.indices(clip).tolist() for clip in clips.readable(np.arange(3))] for clips in (fresh, again, other)]
-    assert numbers[0] == numbers[1] != numbers[2]
     assert fresh.fingerprint == again.fingerprint != other.fingerprint
+    numbers = [[clips.indices(clip).tolist() for clip in clips.readable(np.arange(3))] for clips in (fresh, other)]
+    assert numbers[0] != numbers[1]
     stored = {part(data, "train", DataConfig(num_frames=4), 96, Display(), seed=seed).fingerprint for seed in (3, 4)}
     assert stored == {open_clips(data, "train", num_frames=4, size=96).fingerprint}
 
