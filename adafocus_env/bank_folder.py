@@ -29,7 +29,7 @@ from adafocus_env.features import Indices, LiveFeatures
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 from classifiers.execution import execution_of
-from classifiers.files import replacing, write_text
+from classifiers.files import removed, replacing, write_text
 from classifiers.frozen import Watch
 
 SHARD_SIZE = 8  # clips in a file; what is lost when a process that fills is killed
@@ -185,8 +185,8 @@ class FolderBank:
             for leftover in self.folder.glob(f".{path.name}.*"):  # of a process that was killed; nobody else writes here now
                 leftover.unlink()
             write_shard(path, [self.layout.rounded(values).cpu() for values in self._computed(self._clips_of(number))])
-        shard = read_shard(path, self.layout, count)
-        assert shard is not None, f"{path} has just been written"
+        if (shard := read_shard(path, self.layout, count)) is None:  # and it was written whole
+            raise removed(path)
         return shard
 
     def _computed(self, clips: range) -> tuple[Tensor, Tensor, Tensor]:
@@ -229,7 +229,7 @@ def read_shard(path: Path, layout: Layout, count: int) -> Shard | None:
             return None
         # A private mapping: nothing that is done to it reaches the file. torch's mapping keeps no file open, numpy's does.
         data = torch.from_file(str(path), shared=False, size=size + _DIGEST, dtype=torch.uint8).numpy()
-    except OSError:
+    except (OSError, RuntimeError):  # torch's, where the file was removed at this moment
         return None
     if hashlib.sha256(data[:size].data).digest() != data[size:].tobytes():
         return None

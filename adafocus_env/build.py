@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +39,7 @@ def open_clips(
     views: int | str = 1,
     glance_frames: int = 0,
     sampling: str = "segments",
+    seed: int = ClipSettings.seed,
     lazy: bool = False,
     num_workers: int = 2,
     progress: Callable[[int], None] | None = None,
@@ -52,6 +54,7 @@ def open_clips(
         views: clips drawn from each training video, or "fresh": new ones in every epoch, kept nowhere.
         glance_frames: the glancer's frames, where it has frames of its own.
         sampling: how the frames of training clips are drawn.
+        seed: of the draws of fresh clips. Those of stored clips do not depend on it: runs with different seeds share them.
         lazy: decode 64 clips at a time, when first asked for.
         num_workers: processes that decode.
         progress: called with the number of clips that are ready.
@@ -69,7 +72,7 @@ def open_clips(
         flip=data.flip, scales=data.scales, glance_frames=glance_frames, sampling=sampling,
     )  # fmt: skip
     if training and views == "fresh":
-        return FreshClips(data.train, settings, prepare=data.prepare, num_workers=num_workers)
+        return FreshClips(data.train, replace(settings, seed=seed), prepare=data.prepare, num_workers=num_workers)
     return ClipStore(
         getattr(data, split),
         settings,

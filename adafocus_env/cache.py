@@ -13,6 +13,7 @@ import filelock
 import platformdirs
 
 from classifiers.errors import InputError
+from classifiers.files import removed
 
 _log = logging.getLogger("adafocus_env")
 
@@ -24,23 +25,46 @@ def cache_folder() -> Path:
         InputError: the folder cannot be made or written.
     """
     folder = Path(os.environ.get("ADAFOCUS_CACHE") or platformdirs.user_cache_dir("adafocus-env")).expanduser()
-    with writing_to(folder):
+    try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+    except OSError as problem:
+        raise _not_writable(folder, problem) from problem
     return folder
 
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Turns whatever the system says against writing to ``folder``, a full disk included, into an `InputError`."""
+    """Turns any error of the system while writing to ``folder``, below the cache folder, into an `InputError`.
+
+    Raises:
+        InputError: the disk is full, the folder cannot be written, or it was removed meanwhile.
+    """
     try:
         yield
+    except FileNotFoundError as problem:
+        raise removed(problem.filename or folder) from problem
     except OSError as problem:
-        raise InputError(
-            f"cannot write to the cache folder {folder}: {problem.strerror or problem}; "
-            "free some space, or set the environment variable ADAFOCUS_CACHE, which moves it, to another folder"
-        ) from problem
+        raise _not_writable(folder, problem) from problem
+
+
+def check_there(*files: Path | None) -> None:
+    """Checks that files which this process has made or found still exist.
+
+    Raises:
+        InputError: one was removed meanwhile.
+    """
+    for file in files:
+        if file is not None and not file.exists():
+            raise removed(file)
+
+
+def _not_writable(folder: Path, problem: OSError) -> InputError:
+    return InputError(
+        f"cannot write to the cache folder {folder}: {problem.strerror or problem}; "
+        "free some space, or set the environment variable ADAFOCUS_CACHE, which moves it, to another folder"
+    )
 
 
 @contextmanager

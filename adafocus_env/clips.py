@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adafocus_env.cache import exclusive, writing_to
+from adafocus_env.cache import check_there, exclusive, writing_to
 from adafocus_env.datasets import Video
 from adafocus_env.decoding import Failure, run_in_workers
 from adafocus_env.draws import ClipSettings, all_labels, content_key, fingerprint, fixed_crop, random_crop, request, truth_of
@@ -262,7 +262,8 @@ class ClipStore:
         try:
             for task, result in results:
                 number, position = divmod(slots[task], SHARD_SIZE)
-                _add(writers[number], position, self._drawn[slots[task]][0], result, self.num_frames)
+                video, prepared = self._drawn[slots[task]][0], self._prepare is not None
+                _add(writers[number], position, video, result, self.num_frames, prepared=prepared)
                 if writers[number].complete:
                     self._shards[number] = writers[number].finish()
                     del writers[number]
@@ -301,17 +302,21 @@ class ClipStore:
         return self._folder / f"{number:05d}"
 
 
-def _add(writer: ShardWriter, position: int, video: Video, result: object, num_frames: int) -> None:
-    if isinstance(result, Failure):
-        writer.fail(position, result.reason)
-        return
+def _add(writer: ShardWriter, position: int, video: Video, result: object, num_frames: int, *, prepared: bool) -> None:
+    """Adds a clip to its shard, or why there is none.
+
+    Raises:
+        InputError: the shard cannot be written, or a prepared file is gone: the video must not count as unreadable.
+    """
     if isinstance(result, OSError):
         with writing_to(writer.file.parent.parent):
             raise result
-    assert isinstance(result, PackedClip)
     try:
-        truth = truth_of(video, result, num_frames)
+        if isinstance(result, Failure):
+            raise InputError(result.reason)
+        assert isinstance(result, PackedClip)
+        writer.add(position, result, truth_of(video, result, num_frames))
     except InputError as problem:
+        if prepared:
+            check_there(video.path, video.track)
         writer.fail(position, str(problem))
-    else:
-        writer.add(position, result, truth)

@@ -252,12 +252,7 @@ class Dynamics:
         Raises:
             InputError: actions are continuous.
         """
-        if self.action.num_cells is None:
-            raise InputError("action_masks: continuous actions have no masks; use action='grid' or action='skip'")
-        masks = np.ones((self.num_clips, self.action.num_cells), bool)
-        last = self.running & (self.step_number == self.num_steps - 1) & (self.looks == 0)
-        masks[last] = self.action.kept(self.action.candidates)
-        return masks
+        return masks_of(self.action, self.running & (self.step_number == self.num_steps - 1) & (self.looks == 0))
 
     def _patches(self, actions: NDArray[Any], rows: Indices, steps: Indices) -> NDArray[Any]:
         """Actions (1 + k, N, *action space): the chosen ones, then those that the reward compares with."""
@@ -366,6 +361,19 @@ class Dynamics:
 
     def _on_device(self, numbers: NDArray[Any]) -> Tensor:
         return torch.from_numpy(numbers).to(self.state.device)
+
+
+def masks_of(action: Action, unseen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which of the actions make sense next (N, actions): all, but in clips that would end ``unseen`` (N,) only those that look.
+
+    Raises:
+        InputError: actions are continuous.
+    """
+    if action.num_cells is None:
+        raise InputError("action_masks: continuous actions have no masks; use action='grid' or action='skip'")
+    masks = np.ones((len(unseen), action.num_cells), bool)
+    masks[unseen] = action.kept(action.candidates)
+    return masks
 
 
 def _replaced(values: NDArray[Any], rows: Indices, new: Any) -> NDArray[Any]:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from adafocus_env.cache import check_there
 from adafocus_env.datasets import Video
 from adafocus_env.decoding import Failure
 from adafocus_env.draws import ClipSettings, all_labels, content_key, fingerprint, fixed_crop, request, truth_of
@@ -46,7 +47,7 @@ class FreshClips:
         memory: bytes of decoded clips that are kept.
 
     Raises:
-        InputError: there are no videos, or ``train`` is not set.
+        InputError: there are no videos, or ``train`` is not set. Later, when a clip is asked for: a file that ``prepare`` made is gone.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class FreshClips:
             raise InputError("train=False: fresh clips are for training; make a ClipStore of clips to validate or test on")
         if prepare is not None:
             prepare(videos)
+        self._prepared = prepare is not None
         epochs = max(1, min(EPOCHS, REFERENCES // len(videos)))
         self.settings = replace(settings, views=epochs)
         self._source = _Source(tuple(videos), self.settings)
@@ -78,7 +80,7 @@ class FreshClips:
         self.label_sets: Sequence[tuple[int, ...]] = Repeated([all_labels(video) for video in videos], epochs)
         self.names: Sequence[str] = Repeated([video.name for video in videos], epochs)
         self.has_truth = all(video.track is not None for video in videos)
-        key = content_key(videos, self.settings, prepared=prepare is not None)
+        key = content_key(videos, self.settings, prepared=self._prepared)
         self.fingerprint = "fresh-" + fingerprint(key, videos, self.settings)
 
     def __len__(self) -> int:
@@ -124,6 +126,7 @@ class FreshClips:
         """
         wanted = [clip for clip in clips.tolist() if self.names[clip] not in self._failed]
         drawn = dict(zip(wanted, self._decoder.get(wanted), strict=True))
+        self._check_prepared([clip for clip in wanted if isinstance(drawn[clip], Failure)])
         self._current = {clip: result for clip, result in drawn.items() if not isinstance(result, Failure)}
         for clip, result in drawn.items():
             if isinstance(result, Failure):
@@ -168,6 +171,7 @@ class FreshClips:
             return self._current[clip]
         (result,) = self._decoder.get([clip])
         if isinstance(result, Failure):
+            self._check_prepared([clip])
             raise InputError(f"{self.names[clip]} has no clip: {result.reason}")
         return result
 
@@ -177,6 +181,12 @@ class FreshClips:
             listed = "\n".join(f"  {name}: {reason}" for name, reason in self.failures[:20])
             raise InputError(f"none of the {self.epoch_size} videos can be read:\n{listed}")
         _log.warning("%s cannot be read and is left out from now on: %s", name, reason)
+
+    def _check_prepared(self, failed: Sequence[int]) -> None:
+        """Checks that the files of these clips, if they were prepared, still exist: otherwise the videos must not count as unreadable."""
+        for clip in failed if self._prepared else ():
+            video = self._source.videos[clip % self.epoch_size]
+            check_there(video.path, video.track)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,8 @@ def pack_clip(request: PackRequest) -> PackedClip | OSError:
     planes = np.ascontiguousarray(clip.frames.transpose(0, 3, 1, 2))
     try:
         # Other workers write to the same file. One that is killed at it leaves some bytes that no clip lays claim to.
-        with filelock.FileLock(lock_of(request.file)).acquire(poll_interval=0.001), request.file.open("ab") as file:
+        # The file is not made here: a new one in place of one that was removed would lack the clips before.
+        with filelock.FileLock(lock_of(request.file)).acquire(poll_interval=0.001), request.file.open("r+b") as file:
             offset = file.seek(0, os.SEEK_END)
             file.write(planes.data)
     except OSError as problem:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from adafocus_env.cache import writing_to
 from adafocus_env.packing import PackedClip, lock_of
-from classifiers.files import sync
+from classifiers.files import removed, sync
 
 SHARD_SIZE = 64
 FORMAT = 1  # of the files; another number is another key, so that old files are left alone
@@ -57,12 +57,24 @@ class Shard:
     _mapped: Tensor | None = field(default=None, repr=False)
 
     def frames(self, position: int) -> Tensor:
-        """The stored frames of a clip: a view (T, 3, H, W) uint8 of the mapped file."""
+        """The stored frames of a clip: a view (T, 3, H, W) uint8 of the mapped file.
+
+        Raises:
+            InputError: the file was removed since the shard was opened.
+        """
         clip = self.clips[position]
         if self._mapped is None:
-            # A private mapping: nothing that is done to the tensor reaches the file. torch's mapping keeps no file open, numpy's does.
-            self._mapped = torch.from_file(str(self.path / "frames.bin"), shared=False, size=self.num_bytes, dtype=torch.uint8)
+            self._mapped = self._map(self.path / "frames.bin")
         return self._mapped[clip.offset : clip.offset + int(np.prod(clip.shape))].view(clip.shape)
+
+    def _map(self, file: Path) -> Tensor:
+        try:
+            # A private mapping: nothing that is done to the tensor reaches the file. torch's mapping keeps no file open, numpy's does.
+            return torch.from_file(str(file), shared=False, size=self.num_bytes, dtype=torch.uint8)
+        except RuntimeError as problem:  # torch's way to say that a file cannot be opened
+            if file.exists():
+                raise
+            raise removed(file) from problem
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_mapped": None}

@@ -6,7 +6,7 @@ They play wherever a trained model does: in `agents.evaluation`, and in Stable-B
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,21 +19,11 @@ from adafocus_env.dynamics import Dynamics
 from adafocus_env.features import Features
 from agents.inference import check_maps
 from agents.policies import GlancePolicy
+from agents.predictor import Actions
 from classifiers.errors import InputError
 
 References = NDArray[np.int64]
-Actions = NDArray[Any]
 Prediction = tuple[Actions, None]
-
-
-class Predictor(Protocol):
-    """Anything that chooses patches, as Stable-Baselines3's models do: observations (N, …) → actions (N, *action space) and a state."""
-
-    def predict(
-        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
-    ) -> tuple[Actions, Any]:
-        """As `stable_baselines3.common.base_class.BaseAlgorithm.predict`."""
-        ...
 
 
 class Baseline:

@@ -17,6 +17,7 @@ from adafocus_env.cache import cache_folder, exclusive
 from adafocus_env.clips import ClipSource
 from adafocus_env.datasets import DataSet, folder
 from adafocus_env.demo import demo
+from adafocus_env.draws import ClipSettings
 from adafocus_env.features import Features
 from adafocus_env.fresh import FreshClips
 from adafocus_env.published import PUBLISHED, published
@@ -59,7 +60,7 @@ def build_data(config: DataConfig) -> DataSet:
     return named("data.name", config.name, DATA_SETS)(config)
 
 
-def build_clips(data: DataSet, config: DataConfig, size: int, display: Display) -> Clips:
+def build_clips(data: DataSet, config: DataConfig, size: int, display: Display, *, seed: int) -> Clips:
     """Renders and decodes what is missing, under a progress bar.
 
     Args:
@@ -67,25 +68,28 @@ def build_clips(data: DataSet, config: DataConfig, size: int, display: Display) 
         config: how clips are drawn from them.
         size: side of the frames in pixels.
         display: where progress is shown.
+        seed: of the draws of training clips that are fresh in every epoch.
 
     Raises:
         InputError: a part has no video that can be read.
     """
     return Clips(
         data,
-        part(data, "train", config, size, display),
+        part(data, "train", config, size, display, seed=seed),
         part(data, "val", config, size, display) if data.val else None,
         part(data, "test", config, size, display),
     )
 
 
-def part(data: DataSet, split: Split, config: DataConfig, size: int, display: Display) -> ClipSource:
+def part(
+    data: DataSet, split: Split, config: DataConfig, size: int, display: Display, *, seed: int = ClipSettings.seed
+) -> ClipSource:
     """The clips of one part of a data set; see `build_clips`."""
     count = len(getattr(data, split)) * (config.views if split == "train" and isinstance(config.views, int) else 1)
     bar = display.bar(f"decode {split}", count)
     clips = open_clips(
         data, split, num_frames=config.num_frames, size=size, views=config.views, glance_frames=config.glance_frames,
-        sampling=config.sampling, num_workers=config.workers, progress=bar.at,
+        sampling=config.sampling, seed=seed, num_workers=config.workers, progress=bar.at,
     )  # fmt: skip
     bar.at(count)
     return clips

@@ -12,7 +12,7 @@ from typing import Any
 
 from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
 
-from agents.run_folder import RunFolder
+from agents.run_folder import TENSORBOARD, WANDB_ID, RunFolder
 from classifiers.errors import InputError, named
 from classifiers.files import write_text
 
@@ -21,8 +21,6 @@ STEPS = ("steps", "epoch")
 
 NAMES = frozenset({"stage", "part", "round", "update", *STEPS})
 """Keys that say what a line is about; the others are measurements."""
-
-TENSORBOARD, WANDB_ID = "tensorboard", "wandb_id"
 
 
 def check_log(to: Sequence[str]) -> None:

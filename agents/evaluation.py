@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial, wraps
 from typing import Any
 
 import numpy as np
@@ -13,19 +14,20 @@ from torch import Tensor
 
 from adafocus_env.action import Action, GridAction, skipping
 from adafocus_env.build import arguments_of
+from adafocus_env.dynamics import masks_of
 from adafocus_env.features import Features, Indices, LiveFeatures, by_step
 from adafocus_env.skipped import classify_kept, find_skipped
 from adafocus_env.vector import AdaFocusVectorEnv
-from agents.baselines import CentrePatch, GaussianPatch, GreedyOracle, LearnedPolicy, Oracle, Predictor, RandomPatch, SaliencyPatch
+from agents.baselines import CentrePatch, GaussianPatch, GreedyOracle, LearnedPolicy, Oracle, RandomPatch, SaliencyPatch
 from agents.inference import policy_cost, video_cost, video_costs
 from agents.metrics import LabelSets, Scores, after_every_step, confidence, hits
 from agents.policies import GlancePolicy
+from agents.predictor import Actions, Predictor, choose_step
 from classifiers.cost import classifier_cost, multiply_adds
 
 CLIPS_AT_ONCE = 250  # of which a policy chooses the patches
 PATCHES_AT_ONCE = 256  # that the focuser sees, where there is no bank
 
-Actions = NDArray[Any]
 Chooser = Callable[[Indices], Actions]
 Foci = Callable[[Indices], Tensor]
 
@@ -52,7 +54,7 @@ def play(features: Features, policy: Predictor, observation: str = "reference", 
 
     Args:
         features: what the frozen networks see in the clips; a bank saves most of the work.
-        policy: any object with `predict`, recurrent or not; it is asked to be deterministic.
+        policy: any object with `predict`, recurrent or not; it is asked to be deterministic, and given masks if it takes them.
         observation: what it has to be shown, a name in `adafocus_env.observation.OBSERVATIONS`.
         skipped: what the head gets where it skips, a name in `adafocus_env.skipped.SKIPPED`.
     """
@@ -82,13 +84,16 @@ def chooser(features: Features, policy: Predictor, observation: str, skipped: st
 
 def by_reference(features: Features, policy: Predictor) -> Chooser:
     """Lets a policy choose from (clip, step) alone: no step of an environment is made, no patch is looked at."""
+    action = action_of(policy, features)
 
     def choose(clips: Indices) -> Actions:
-        actions, state = [], None
+        actions, state, looked = [], None, np.zeros(len(clips), bool)
         for step in _steps(features):
             references = np.stack([clips, np.full_like(clips, step)], 1)
-            chosen, state = policy.predict(references, state=state, episode_start=np.full(len(clips), step == 0), deterministic=True)
+            masks = partial(masks_of, action, ~looked & (step == features.num_steps - 1))
+            chosen, state = choose_step(policy, references, state, np.full(len(clips), step == 0), masks)
             actions.append(chosen)
+            looked |= action.kept(chosen)
         return np.stack(actions, axis=1)
 
     return choose
@@ -122,7 +127,7 @@ def interactively(
         seen, _ = env.reset(seed=0, options={"clips": np.resize(clips, env.num_envs).tolist()})  # repeats them until it is full
         actions, state = [], None
         for step in _steps(features):
-            chosen, state = policy.predict(seen, state=state, episode_start=np.full(env.num_envs, step == 0), deterministic=True)
+            chosen, state = choose_step(policy, seen, state, np.full(env.num_envs, step == 0), env.action_masks)
             actions.append(chosen)
             seen = env.step(chosen)[0]
         return np.stack(actions, axis=1)[: len(clips)]
@@ -348,14 +353,14 @@ class _Counted:
     """A policy, and the multiply-adds of its choices for one video."""
 
     def __init__(self, policy: Predictor) -> None:
-        self._policy, self.multiply_adds = policy, 0
-        self.action_space = getattr(policy, "action_space", None)  # which says whether it skips
+        self.multiply_adds, self.action_space = 0, getattr(policy, "action_space", None)  # a space says whether it skips
+        self.predict = wraps(policy.predict)(partial(self._predict, policy.predict))  # with its parameters: see `choose_step`
 
-    def predict(self, *args: Any, **kwargs: Any) -> tuple[Actions, Any]:
+    def _predict(self, predict: Callable[..., tuple[Actions, Any]], *args: Any, **kwargs: Any) -> tuple[Actions, Any]:
         """Lets the policy choose, and counts."""
         chosen: list[tuple[Actions, Any]] = []
         with torch.backends.cudnn.flags(enabled=False):  # the counter does not see into its recurrent networks
-            macs = multiply_adds(lambda: chosen.append(self._policy.predict(*args, **kwargs)))
+            macs = multiply_adds(lambda: chosen.append(predict(*args, **kwargs)))
         self.multiply_adds += macs // len(chosen[0][0])
         return chosen[0]
 

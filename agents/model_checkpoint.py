@@ -99,7 +99,8 @@ def check_signed(path: Path, signature: str, *, trust: bool) -> None:
         raise InputError(f"{path} is missing; force=true starts the run over")
     if not trust and not signed_here(path, signature):
         raise InputError(
-            f"{path} was not written by you on this machine, or was changed since. Loading it can run any code that it holds: "
+            f"{path} was not written by you on this machine, or was changed since, or the cache folder was removed, which holds the key "
+            "that it is signed with. Loading it can run any code that it holds: "
             "trust=true loads it all the same, force=true starts the run over"
         )
 

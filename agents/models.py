@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,10 @@ class TrainedModel:
         bind(self.model.policy, features, remember=True)
         return self
 
-    def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False) -> tuple[Any, Any]:
-        """Actions and the next recurrent state, as the model's own `predict`."""
-        return self.model.predict(observation, state, episode_start, deterministic)
+    @property
+    def predict(self) -> Callable[..., tuple[Any, Any]]:
+        """The model's own: actions and the next recurrent state. That of MaskablePPO takes ``action_masks`` too."""
+        return self.model.predict
 
 
 def save_model(model: BaseAlgorithm, folder: Path, about: Mapping[str, Any]) -> None:

@@ -10,12 +10,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from adafocus_env.features import Features
-from agents.baselines import Predictor
 from agents.evaluation import evaluate
 from agents.metrics import METRICS
 from agents.pictures import save_comparison, save_contact_sheet
 from agents.policies import GlancePolicy
+from agents.predictor import Predictor
 from agents.progress import Display
+from agents.run_folder import COMPARISON, CONTACT_SHEET
 from classifiers.errors import named
 
 ORDER = ("learned", "random", "centre", "gaussian", "saliency", "glance_only", "full_frame", "oracle", "greedy_oracle")
@@ -62,9 +63,9 @@ def report(
     display.console.print(table(measures, split_title(title or data, "test", clips), metric))
     if folder is not None:
         plain = split_title(data, "test", clips)
-        save_comparison(measures, plain, folder / "result.png", metric=metric, num_frames=features.clips.num_frames)
+        save_comparison(measures, plain, folder / COMPARISON, metric=metric, num_frames=features.clips.num_frames)
         shown = "learned" if "learned" in plays else "random"
-        save_contact_sheet(features, plays[shown], folder / "contact_sheet.png")
+        save_contact_sheet(features, plays[shown], folder / CONTACT_SHEET)
     return {
         "policies": measures,
         "metric": metric,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -24,7 +25,18 @@ PASSING_KEYS = frozenset({"run", "force", "trust", "device", "data.workers", "lo
 """Keys that may change between two starts of one run: they say where and how it works, not what it computes."""
 
 METRICS, TIMING, RESULT, CONFIG, SYSTEM = "metrics.jsonl", "timing.jsonl", "result.json", "config.yaml", "system.json"
+COMPARISON, CONTACT_SHEET = "result.png", "contact_sheet.png"
+CHECKPOINTS, TENSORBOARD, WANDB, WANDB_ID = "checkpoints", "tensorboard", "wandb", "wandb_id"
 LOCK = ".lock"
+
+WRITTEN = (
+    RESULT,  # first: without it, a run that was cut short here is an unfinished one
+    METRICS, TIMING, COMPARISON, CONTACT_SHEET, TENSORBOARD, WANDB, WANDB_ID,
+    *(f"{CHECKPOINTS}/{name}" for name in ("last.json", "*-[0-9]*.zip", "*-[0-9]*.replay", ".*.part")),  # of `agents.model_checkpoint`
+    *(f"{CHECKPOINTS}/{name}" for name in ("best", "classifier", "given")),
+    *(f"{CHECKPOINTS}/{name}" for name in ("stage0-glancer", "stage0-focuser", "stage[1-3]", "round*-stage[23]")),  # `agents.stages.legs`
+)  # fmt: skip
+"""Patterns of the files and folders that a run writes, all but `CONFIG`, `SYSTEM` and `LOCK`: those that ``force`` removes."""
 
 
 class RunFolder:
@@ -50,7 +62,7 @@ class RunFolder:
         Args:
             path: the folder.
             config: the resolved config, nested dictionaries of plain values.
-            force: removes what an earlier run wrote, and starts over. Hidden files and run folders below this one stay.
+            force: removes what an earlier run wrote (`WRITTEN`), and starts over. Everything else in the folder stays.
 
         Raises:
             InputError: the folder belongs to a run with another config (names the keys), is in use, holds something that
@@ -83,7 +95,7 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         """The folder for checkpoints. It is made by what is saved there."""
-        return self.path("checkpoints")
+        return self.path(CHECKPOINTS)
 
     def path(self, name: str) -> Path:
         """Where a file of the run is or will be."""
@@ -205,20 +217,15 @@ class RunFolder:
         return [entry for entry in self.root.iterdir() if not entry.name.startswith(".")]
 
     def _clear(self) -> None:
-        """The result goes first, the config stays to be replaced: cut short, this leaves an unfinished run."""
-        self.path(RESULT).unlink(missing_ok=True)
-        for entry in self._entries():
-            if entry.name in (CONFIG, SYSTEM) or _holds_run(entry):
-                continue
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
-
-
-def _holds_run(folder: Path) -> bool:
-    """Whether the folder, or one below it, is that of another run: under -m every job has its own below ``run``."""
-    return not folder.is_symlink() and any(file.with_name(SYSTEM).is_file() for file in folder.rglob(CONFIG))
+        """Removes what runs write; the config stays, to be replaced."""
+        for pattern in WRITTEN:
+            for path in sorted(self.root.glob(pattern)):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+        with contextlib.suppress(OSError):  # it is missing, or holds files of others
+            self.checkpoints.rmdir()
 
 
 def _compare(root: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -117,7 +117,7 @@ class Session:
         if for_policy:
             self._check(architecture)
         with distributed.main_first():
-            clips = build_clips(data, config.data, architecture.size, self.display)
+            clips = build_clips(data, config.data, architecture.size, self.display, seed=config.seed)
         self.seconds["render"] = time.perf_counter() - start
         return clips
 

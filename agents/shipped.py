@@ -10,12 +10,13 @@ import torch
 from adafocus_env.build import Split, build_features, choose_device
 from adafocus_env.clips import ClipSource
 from adafocus_env.demo import TASKS, data_name, demo
-from agents.baselines import Oracle, Predictor, RandomPatch
+from agents.baselines import Oracle, RandomPatch
 from agents.builders import part
 from agents.command import run_command
 from agents.config import DataConfig, Shipped
 from agents.evaluation import play
 from agents.make_classifier import make_classifier
+from agents.predictor import Predictor
 from agents.progress import Display
 from classifiers import checkpoint
 from classifiers.classifier import Classifier

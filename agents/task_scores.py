@@ -13,8 +13,9 @@ import numpy as np
 from adafocus_env import ARGUMENTS
 from adafocus_env.demo import TASKS
 from adafocus_env.vector import AdaFocusVectorEnv
-from agents.baselines import Oracle, Predictor, RandomPatch
+from agents.baselines import Oracle, RandomPatch
 from agents.command import run_command
+from agents.predictor import Predictor
 from agents.progress import Display
 from classifiers.errors import named
 from classifiers.files import write_text

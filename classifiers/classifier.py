@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -112,8 +114,18 @@ class Classifier(nn.Module):
         self.focuser: Focuser = cast(Focuser, focuser)
         self.head: Head = cast(Head, head)
 
-    def normalise(self, frames: Tensor) -> Tensor:
-        """Frames uint8 (…, 3, H, W) → float32 of the same shape, as the networks expect them."""
+    def normalise(self, frames: Tensor | NDArray[np.uint8]) -> Tensor:
+        """Frames uint8 (…, 3, H, W) → float32 of the same shape, as the networks expect them.
+
+        Args:
+            frames: pixels from 0 to 255. A tensor stays on its device; a NumPy array goes to that of the classifier.
+
+        Raises:
+            InputError: they are not uint8, or the channels do not come before height and width.
+        """
+        _check_pixels(frames)
+        if isinstance(frames, np.ndarray):  # copied, since PyTorch takes neither read-only arrays nor negative strides
+            frames = torch.from_numpy(frames.copy(order="K")).to(self.device)
         mean = frames.new_tensor(self.architecture.mean, dtype=torch.float32).view(3, 1, 1)
         std = frames.new_tensor(self.architecture.std, dtype=torch.float32).view(3, 1, 1)
         pixels = frames.to(torch.float32, copy=True)  # one large tensor, changed in place: each further one would cost as much as a layer
@@ -202,3 +214,15 @@ class Classifier(nn.Module):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+def _check_pixels(frames: Tensor | NDArray[np.uint8]) -> None:
+    """Checks what `Classifier.normalise` is given by its shape and dtype alone, so that no device has to be waited for."""
+    shape, dtype = tuple(frames.shape), str(frames.dtype).removeprefix("torch.")
+    if dtype != "uint8":
+        hint = "; floats may lie in 0-1 or in 0-255, so convert them yourself" if dtype.startswith(("float", "bfloat")) else ""
+        raise InputError(f"frames must be uint8, pixels from 0 to 255, got {dtype}{hint}")
+    if len(shape) < 3 or shape[-3] != 3:
+        move = "np.moveaxis(frames, -1, -3)" if isinstance(frames, np.ndarray) else "frames.movedim(-1, -3)"
+        hint = f"; bring the channels before height and width: {move}" if len(shape) >= 3 and shape[-1] == 3 else ""
+        raise InputError(f"frames must have the shape (…, 3, H, W), got {shape}{hint}")

@@ -12,14 +12,18 @@ from classifiers.errors import InputError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
     """Gives a temporary path beside ``path`` to write to; on success it takes the place of ``path`` in one step.
 
     A reader sees the old file or the new one, whole, whatever happens in between. If the body raises, the old file
     stays and the temporary one is removed.
 
+    Args:
+        path: the file.
+        private: whether only the user may read it, also while it is written; otherwise its mode follows the umask.
+
     Raises:
-        InputError: the disk is full or the folder cannot be written (names the path; the old file is untouched).
+        InputError: the disk is full, the folder cannot be written or was removed meanwhile (names the path; an old file is untouched).
     """
     temporary = None
     try:
@@ -29,13 +33,21 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary = Path(name)
         yield temporary
         sync(temporary)
-        temporary.chmod(0o666 & ~_umask())
+        if not private:  # as which it was made
+            temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as problem:
+        if temporary is not None and not temporary.exists():
+            raise removed(path.parent) from problem
         raise InputError(f"cannot write {path}: {problem.strerror or problem}; free some space or choose another folder") from problem
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def removed(path: Path | str) -> InputError:
+    """The error to raise where ``path``, which this process has made or found, is gone."""
+    return InputError(f"{path} was removed while this command was using it; start the same command again: it makes what is missing")
 
 
 def write_text(path: Path, text: str) -> None:

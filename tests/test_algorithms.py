@@ -16,7 +16,7 @@ from rich.console import Console
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnvWrapper
-from tiny_training import SETTINGS, make_folder, tiny_networks
+from tiny_training import NEW, SETTINGS, left_by_force, make_folder, tiny_networks
 
 from adafocus_env.action import ContinuousAction
 from adafocus_env.bank import FeatureBank
@@ -297,6 +297,10 @@ def test_the_cost_of_a_policy_is_counted_once_for_each_glance(dqn, bank):
 def test_evaluate_repeats_the_table_of_a_run(dqn, tmp_path):
     run(f"run={dqn}", f"out={tmp_path}", "device=cpu", command=evaluate, schema=Evaluate, name="evaluate")
     assert policies(tmp_path) == policies(dqn)
+
+
+def test_force_leaves_nothing_of_a_run_with_a_replay_buffer(dqn, tmp_path):
+    assert list((dqn / "checkpoints").glob("dqn-*.replay")) and left_by_force(dqn, tmp_path / "copy") == NEW
 
 
 def test_a_model_from_elsewhere_is_read_only_if_it_is_trusted(dqn, tmp_path, monkeypatch):

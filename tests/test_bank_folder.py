@@ -128,6 +128,13 @@ def test_a_damaged_shard_is_computed_anew_and_said_so(classifier, clips, tmp_pat
     assert equal(answers(FolderBank(classifier, clips, GRID, tmp_path)), expected) and not caplog.messages
 
 
+def test_a_shard_that_is_removed_as_soon_as_it_is_written_is_named(classifier, clips, tmp_path, monkeypatch):
+    bank = FolderBank(classifier, clips, GRID, tmp_path)
+    monkeypatch.setattr(bank_folder, "write_shard", lambda path, arrays: shutil.rmtree(tmp_path))
+    with pytest.raises(InputError, match=r"000000\.bin was removed while this command was using it; start the same command again"):
+        bank.fill()
+
+
 def test_a_filling_that_was_cut_short_goes_on(classifier, clips, tmp_path, monkeypatch):
     bank = FolderBank(classifier, clips, GRID, tmp_path)
     glance = LiveFeatures.glance

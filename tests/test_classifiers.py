@@ -7,6 +7,7 @@ import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY, TINY_COST, random_classifier
@@ -99,6 +100,37 @@ def test_normalise_uses_the_mean_and_deviation_of_the_architecture(classifier):
     assert normal.shape == frames.shape and normal.dtype == torch.float32
     for channel, (mean, std) in enumerate(zip(TINY.mean, TINY.std, strict=True)):
         assert torch.allclose(normal[:, :, channel], (frames[:, :, channel].float() / 255 - mean) / std)
+
+
+def test_normalise_takes_numpy_arrays_and_keeps_the_memory_layout(classifier):
+    frames = torch.randint(0, 256, (2, 3, 5, 6), dtype=torch.uint8)
+    normal = classifier.normalise(frames)
+    array = frames.numpy()
+    array.setflags(write=False)
+    assert torch.equal(classifier.normalise(array), normal)
+    assert torch.equal(classifier.normalise(array[..., ::-1]), normal.flip(-1))
+    images = frames.contiguous(memory_format=torch.channels_last)
+    for given in (images, np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)):
+        found = classifier.normalise(given)
+        assert torch.equal(found, normal) and found.is_contiguous(memory_format=torch.channels_last)
+    assert classifier.normalise(frames.to("meta")).device.type == "meta", "it stays where it is, and no value is looked at"
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        (torch.zeros(2, 4, 8, 8, 3, dtype=torch.uint8), r"have the shape .…, 3, H, W., got .2, 4, 8, 8, 3.; .*: frames\.movedim.-1, -3."),
+        (np.zeros((8, 8, 3), np.uint8), r"must have the shape .…, 3, H, W., got .8, 8, 3.; .*: np\.moveaxis.frames, -1, -3."),
+        (np.zeros((4, 1, 8, 8), np.uint8), r"must have the shape .…, 3, H, W., got .4, 1, 8, 8.$"),
+        (np.zeros((3, 8), np.uint8), r"must have the shape .…, 3, H, W., got .3, 8.$"),
+        (torch.zeros(4, 3, 8, 8), "must be uint8, pixels from 0 to 255, got float32; floats may lie in 0-1 or in 0-255"),
+        (np.zeros((4, 3, 8, 8)), "must be uint8, pixels from 0 to 255, got float64; floats"),
+        (np.zeros((4, 3, 8, 8), np.int64), "must be uint8, pixels from 0 to 255, got int64$"),
+    ],
+)
+def test_normalise_refuses_other_axes_and_types(classifier, frames, message):
+    with pytest.raises(InputError, match=message):
+        classifier.normalise(frames)
 
 
 def test_the_head_step_by_step_equals_the_whole_sequence(classifier):

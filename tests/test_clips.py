@@ -2,6 +2,7 @@ import json
 import os
 import pickle
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,10 +21,12 @@ from adafocus_env.cache import cache_folder
 from adafocus_env.clips import ClipSettings, ClipStore
 from adafocus_env.datasets import Video
 from adafocus_env.demo import demo
+from adafocus_env.fresh import FreshClips
 from agents.builders import part
 from agents.config import DataConfig
 from agents.progress import Display
 from classifiers.errors import InputError
+from classifiers.files import replacing
 
 TEST = ClipSettings(num_frames=4, size=48, short_side=48, train=False)
 TRAIN = ClipSettings(num_frames=4, size=32, short_side=48, train=True, views=2)
@@ -196,6 +199,16 @@ def test_the_settings_of_the_command_line_reach_the_clips():
     assert open_clips(data, "test", num_frames=4, size=96, glance_frames=2, lazy=True).settings.glance_frames == 2
     built = part(data, "train", DataConfig(num_frames=4, sampling="released"), 96, Display())
     assert built.settings.sampling == "released" and len(built) == 12
+
+
+def test_fresh_clips_depend_on_the_seed_and_stored_ones_do_not():
+    data = demo(TASK, val=0.0)
+    fresh, again, other = (part(data, "train", DataConfig(num_frames=4, views="fresh"), 96, Display(), seed=seed) for seed in (3, 3, 4))
+    assert fresh.fingerprint == again.fingerprint != other.fingerprint
+    numbers = [[clips.indices(clip).tolist() for clip in clips.readable(np.arange(3))] for clips in (fresh, other)]
+    assert numbers[0] != numbers[1]
+    stored = {part(data, "train", DataConfig(num_frames=4), 96, Display(), seed=seed).fingerprint for seed in (3, 4)}
+    assert stored == {open_clips(data, "train", num_frames=4, size=96).fingerprint}
 
 
 def test_results_do_not_share_memory_with_the_store(tmp_path, videos):
@@ -404,6 +417,45 @@ def test_a_full_disk_is_named_with_the_way_out(tmp_path, videos):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.glob("*/0*")) and not list(tmp_path.glob("*/.0*"))
     assert len(ClipStore(videos, TEST, folder=tmp_path)) == 5
+
+
+REMOVED = "was removed while this command was using it; start the same command again: it makes what is missing"
+
+
+def test_a_store_that_is_removed_before_its_first_use_is_named(tmp_path, videos):
+    store = ClipStore(videos, TEST, folder=tmp_path)
+    shutil.rmtree(tmp_path)
+    with pytest.raises(InputError, match=f"{tmp_path}/.*/00000/frames.bin {REMOVED}"):
+        store.frames(0)
+
+
+def test_a_store_that_is_removed_while_it_is_used_goes_on(tmp_path, videos):
+    store = ClipStore(videos, TEST, folder=tmp_path)
+    before = store.frames(0)
+    shutil.rmtree(tmp_path)
+    assert torch.equal(store.frames(0), before)
+
+
+def test_a_store_that_is_removed_while_it_is_decoded_is_named(tmp_path, videos):
+    with pytest.raises(InputError, match=f"{tmp_path}/.*/.*frames.bin {REMOVED}"):
+        ClipStore(videos, TEST, folder=tmp_path, num_workers=1, progress=lambda done: shutil.rmtree(tmp_path, ignore_errors=True))
+    assert len(ClipStore(videos, TEST, folder=tmp_path)) == 5
+
+
+@pytest.mark.parametrize("lost", ["path", "track"])
+@pytest.mark.parametrize("kind", [ClipStore, FreshClips])
+def test_prepared_videos_that_are_removed_are_no_unreadable_ones(tmp_path, kind, lost):
+    videos = make_videos(tmp_path / "videos", 2, tracks=True)
+    folder = {} if kind is FreshClips else {"folder": tmp_path / "clips"}
+    with pytest.raises(InputError, match=f"{getattr(videos[1], lost)} {REMOVED}"):
+        clips = kind(videos, TRAIN, prepare=lambda videos: getattr(videos[1], lost).unlink(), **folder)
+        clips.readable(clips.epoch(0, np.random.default_rng(0)))
+    assert not list(tmp_path.glob("clips/*/0*")), "and it is not kept that they could not be read"
+
+
+def test_a_folder_that_is_removed_while_a_file_is_written_is_named(tmp_path):
+    with pytest.raises(InputError, match=f"{tmp_path / 'cache'} {REMOVED}"), replacing(tmp_path / "cache" / "card.json"):
+        shutil.rmtree(tmp_path / "cache")
 
 
 def test_a_cache_folder_that_cannot_be_written_names_the_variable(tmp_path, videos, monkeypatch):

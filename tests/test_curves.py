@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_training import NEW, left_by_force
 
 from agents import curves
 from agents.curves import Curves, check_log
@@ -111,6 +112,7 @@ def test_wandb_gets_every_line_of_a_start(tmp_path):
     sent = [sent_lines(file) for file in sorted((folder / "wandb").glob(f"offline-run-*-{identity}/run-{identity}.wandb"))]
     assert sent == [[(1, 64.0, 0.64), (2, 128.0, 1.28)], [(3, 192.0, 1.92)]]
     assert drawn(folder)["stage 2/return"] == [(64, 0.64), (128, 1.28), (192, 1.92)]
+    assert left_by_force(folder, tmp_path / "copy") == NEW
 
 
 def sent_lines(file: Path) -> list[tuple[int, float, float]]:

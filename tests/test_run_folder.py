@@ -63,20 +63,25 @@ def test_another_config_is_refused_by_its_keys(tmp_path):
     assert str(problem.value).splitlines()[1:] == ["  ppo.clip: (absent) → 0.2", "  ppo.nets: [3, 4] → (absent)", "  seed: 1 → 2"]
 
 
-def test_force_starts_over_but_keeps_hidden_files_and_the_runs_below(tmp_path):
+def test_force_starts_over_but_keeps_what_no_run_wrote(tmp_path):
     with opened(tmp_path) as folder:
         folder.log({"step": 1})
         folder.write_result({})
-        folder.checkpoints.mkdir()
-        (folder.checkpoints / "1.zip").touch()
+    saved = ["last.json", "ppo-64.zip", "dqn-64.replay", "best/policy.json", "stage0-glancer/done.json", "round1-stage2/best/policy.json"]
+    ours = ["result.png", "contact_sheet.png", "tensorboard/events", "wandb/run/files", "wandb_id"]
+    ours += [f"checkpoints/{name}" for name in saved]
+    theirs = ["notes.txt", ".notes", "plots/result.png", "checkpoints/notes.txt", "checkpoints/stage2-mine/policy.json"]
+    for name in (*ours, *theirs):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("kept")
     opened(tmp_path / "seed=3").close()
-    (tmp_path / ".notes").touch()
     with opened(tmp_path, with_value(seed=2), force=True) as folder:
         assert not folder.finished
         assert folder.metrics() == []
-        assert not folder.checkpoints.exists()
         assert folder.config()["seed"] == 2
-    assert (tmp_path / ".notes").exists()
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {*theirs, ".lock", "config.yaml", "system.json", *(f"seed=3/{name}" for name in (".lock", "config.yaml", "system.json"))}
+    assert all((tmp_path / name).read_text() == "kept" for name in theirs)
     assert RunFolder(tmp_path / "seed=3").config()["seed"] == 1
 
 
@@ -84,10 +89,11 @@ def test_force_does_not_follow_links(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "video.mp4").touch()
     opened(tmp_path / "run").close()
-    (tmp_path / "run" / "link").symlink_to(tmp_path / "mine")
+    for name in ("tensorboard", "mine"):
+        (tmp_path / "run" / name).symlink_to(tmp_path / "mine")
     opened(tmp_path / "run", force=True).close()
-    assert not (tmp_path / "run" / "link").exists()
-    assert (tmp_path / "mine" / "video.mp4").exists()
+    assert not (tmp_path / "run" / "tensorboard").exists()
+    assert (tmp_path / "run" / "mine" / "video.mp4").exists()
 
 
 @pytest.mark.parametrize("force", [False, True])

@@ -3,15 +3,17 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from conftest import slow_except
 from rich.console import Console
 from test_algorithms import NETWORK, PAIRS, places, settings  # noqa: F401  the fixture is asked for by its name
 
-from agents.algorithms import CONTINUOUS, DISCRETE
+from agents.algorithms import CONTINUOUS, DISCRETE, new_model
 from agents.config import EnvConfig
-from agents.evaluation import evaluate
+from agents.evaluation import evaluate, play
 from agents.progress import Display
 from agents.run_folder import RunFolder
+from agents.stages import algorithm
 from agents.stages.algorithm import train_model
 from classifiers.errors import InputError
 
@@ -32,6 +34,26 @@ def test_every_algorithm_learns_to_skip(tmp_path, bank, places, name, kind):  # 
     measures, plays = evaluate(features, player, seed=0, skipped="last")
     assert measures["learned"]["kept"] == plays["learned"].kept.mean() and plays["learned"].kept.shape == (12, 4)
     assert measures["random"]["kept"] == 1
+
+
+@pytest.mark.parametrize("observation", ["reference", "reference_looks"])
+def test_masks_apply_in_training_validation_and_the_table(tmp_path, bank, monkeypatch, observation):
+    """A policy that skips whenever it may looks at the last frame alone, which by its masks it has to."""
+    validated = []
+
+    def lazy(*about):
+        model = new_model(*about)
+        with torch.no_grad():
+            model.policy.action_net.bias[-1] = 1000.0
+        return model
+
+    monkeypatch.setattr(algorithm, "new_model", lazy)
+    monkeypatch.setattr(algorithm, "play", lambda *about: validated.append(play(*about)) or validated[-1])
+    player = learn(tmp_path, bank, "maskable_ppo", DISCRETE, observation).on(bank)
+    measures, plays = evaluate(bank, player, seed=0, skipped="last")
+    for played in (*validated, plays["learned"]):
+        assert (played.kept == [False, False, False, True]).all()
+    assert len(validated) == 3 and measures["learned"]["kept"] == 0.25
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 import tiny_training
 import torch
 from conftest import TASK
-from tiny_training import POLICIES, Crash, assert_same, crash, make_folder, result, tiny_networks, train
+from tiny_training import NEW, POLICIES, Crash, assert_same, crash, left_by_force, make_folder, result, tiny_networks, train
 
 from adafocus_env.build import open_clips
 from adafocus_env.demo import demo
@@ -173,6 +173,10 @@ def test_a_finished_run_shows_its_table_and_does_nothing(first, root, monkeypatc
     assert stands_above(f"folder ({root}), test split, 4 clips: finished before (force=true starts over)", printed)
     assert all(name in printed for name in POLICIES)
     assert {path: path.read_bytes() for path in first[0].rglob("*") if path.is_file()} == before
+
+
+def test_force_leaves_nothing_of_a_run_finished_or_not(tmp_path, first, stopped):
+    assert left_by_force(first[0], tmp_path / "finished") == left_by_force(stopped, tmp_path / "stopped") == NEW
 
 
 def test_the_test_labels_decide_nothing(tmp_path, first):

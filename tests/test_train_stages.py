@@ -7,13 +7,13 @@ import signal
 import pytest
 import torch
 from conftest import slow_except
-from tiny_training import POLICIES, Crash, assert_same, crash, make_folder, result, tiny_networks, train
+from tiny_training import NEW, POLICIES, Crash, assert_same, crash, left_by_force, make_folder, result, tiny_networks, train
 
 from adafocus_env.bank import FeatureBank
 from adafocus_env.datasets import folder
 from adafocus_env.demo import demo
 from adafocus_env.features import LiveFeatures
-from agents import builders, evaluate, train_stages
+from agents import builders, evaluate, session, train_stages
 from agents.command import compose_config
 from agents.config import Evaluate, TrainStages
 from agents.run_folder import RunFolder
@@ -134,6 +134,10 @@ def test_finished_legs_are_not_run_again(tmp_path, root, all_stages, monkeypatch
     assert_same(folder, all_stages[0])
 
 
+def test_force_leaves_nothing_of_the_stages(tmp_path, all_stages):
+    assert left_by_force(all_stages[0], tmp_path / "copy") == NEW
+
+
 def test_a_leg_that_began_with_something_else_is_refused(tmp_path, root, all_stages):
     folder = shutil.copytree(all_stages[0], tmp_path / "run")
     (folder / "result.json").unlink()
@@ -237,10 +241,12 @@ def test_stages_that_lack_something_are_refused(tmp_path, root, trained, overrid
         stages(f"run={tmp_path}", f"data.root={root}", *trained, *overrides)
 
 
-def test_clips_can_be_drawn_anew_in_every_epoch(tmp_path, root, trained):
-    stages(
-        f"run={tmp_path}", f"data.root={root}", "first=2", *trained, "data.views=fresh", "env.bank=false", "env.baseline=1", "ppo.epochs=2"
-    )
+def test_clips_can_be_drawn_anew_in_every_epoch(tmp_path, root, trained, monkeypatch):
+    built, build_clips = [], session.build_clips
+    monkeypatch.setattr(session, "build_clips", lambda *what, **how: built.append(build_clips(*what, **how)) or built[-1])
+    settings = ["data.views=fresh", "env.bank=false", "env.baseline=1", "ppo.epochs=2", "seed=3"]
+    stages(f"run={tmp_path}", f"data.root={root}", "first=2", *trained, *settings)
+    assert [each.settings.seed for each in (built[0].train, built[0].val, built[0].test)] == [3, 0, 0]
     lines = RunFolder(tmp_path).metrics()
     clips = len(folder(root, val=0.25).train)
     assert lines[-1]["stage"] == 3 and max(line.get("steps", 0) for line in lines) >= 2 * clips * 4

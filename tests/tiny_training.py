@@ -75,6 +75,16 @@ def assert_same(folder, first):
     assert (folder / chosen).read_bytes() == (first / chosen).read_bytes()
 
 
+def left_by_force(folder: Path, copy: Path) -> set[str]:
+    """What ``force`` leaves of a copy of a run folder."""
+    shutil.copytree(folder, copy)
+    RunFolder.open(copy, {}, force=True).close()
+    return {entry.name for entry in copy.iterdir()}
+
+
+NEW = {".lock", "config.yaml", "system.json"}  # what a run folder holds when it is new
+
+
 class Crash(BaseException):
     pass
 

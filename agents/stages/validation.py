@@ -8,11 +8,12 @@ from typing import Literal
 import torch
 
 from adafocus_env.clips import ClipSource
-from agents.baselines import LearnedPolicy, Predictor, RandomPatch
+from agents.baselines import LearnedPolicy, RandomPatch
 from agents.builders import features_of
 from agents.config import EnvConfig
 from agents.evaluation import play
 from agents.policies import GlancePolicy
+from agents.predictor import Predictor
 from classifiers.classifier import Classifier
 
 CLIPS_AT_ONCE = 16
