@@ -264,7 +264,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         """Rewards, terminated, truncated (N,), as they are returned."""
         truncated = np.zeros(self.num_envs, bool)
         if self.output == "numpy":
-            return reward.astype(np.float64), terminated, truncated
+            return _doubles(reward), terminated, truncated
         device = self.dynamics.state.device
         rewards = reward if isinstance(reward, Tensor) else to_device(reward, device)
         return rewards, to_device(terminated, device), to_device(truncated, device)
