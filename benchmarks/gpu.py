@@ -41,7 +41,8 @@ from benchmarks.released import step_by_step
 from benchmarks.sections import Section, at_most
 from classifiers.classifier import Classifier
 from classifiers.cost import classifier_cost
-from classifiers.execution import choose_execution, executed
+from classifiers.errors import InputError
+from classifiers.execution import check_precision, choose_execution, executed
 
 ROOT = Path(__file__).parent.parent
 TESTS, TESTS_SECONDS = ROOT / "tests" / "test_cuda.py", 120
@@ -107,7 +108,7 @@ def stage_1(card: Card) -> Section:
     clips, cost = RandomClips(count, length, plain.architecture.size), classifier_cost(plain)
     note = f"Steps of {count} clips of {length} frames, SGD. Counted: a glance, and a patch three times (forward and backward)."
     section = Section("Stage 1", note)
-    for precision in ("float32", card.settings.precision):
+    for precision in _precisions(card):
         config = SupervisedConfig(
             EPOCHS, count, "sgd", learning_rate=1e-4, head_learning_rate=1e-4, precision=precision, channels_last=precision != "float32"
         )
@@ -225,10 +226,19 @@ def episode(bank: FeatureBank, number: int, **arguments: Any) -> Callable[[], No
     return act
 
 
+def _precisions(card: Card) -> list[str]:
+    """float32, and the low precision where the device computes in it: some CPUs do not."""
+    try:
+        check_precision(card.settings.precision, card.device)
+    except InputError:
+        return ["float32"]
+    return ["float32", card.settings.precision]
+
+
 def _networks(card: Card, plain: Classifier) -> dict[str, Classifier]:
     """As it is, and in the low precision with the settings that are chosen for it; by precision."""
-    low = card.settings.precision
-    return {"float32": plain, low: executed(plain, choose_execution(plain, low))}
+    low = _precisions(card)[1:]
+    return {"float32": plain, **{name: executed(plain, choose_execution(plain, name)) for name in low}}
 
 
 def _inference(
