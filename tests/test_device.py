@@ -109,6 +109,19 @@ def test_a_session_asks_for_products_of_matrices_that_are_the_same_twice(monkeyp
         torch.use_deterministic_algorithms(before, warn_only=True)
 
 
+def bits(now, previous, baseline):
+    return np.log2(now) - np.log2(baseline)
+
+
+def test_a_reward_that_only_takes_arrays_gets_them(bank):
+    envs = [make(bank, reward=Reward(bits, "random patches"), output=output) for output in ("torch", "numpy")]
+    for env in envs:
+        env.reset(seed=0)
+    for _ in range(T):
+        ours, theirs = (env.step(np.arange(N))[1] for env in envs)
+        assert ours.dtype == torch.float32 and np.array_equal(ours.double().numpy(), theirs) and theirs.any()
+
+
 def test_devices_are_not_mixed_unnoticed(full):
     with pytest.raises(RuntimeError, match="at least two devices"):
         full.foci(np.zeros(N, np.int64), np.zeros(N, np.int64), torch.zeros(N, dtype=torch.int64))
