@@ -6,16 +6,14 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from gymnasium import spaces
-from gymnasium.error import InvalidAction
 from numpy.typing import NDArray
 from torch import Tensor
 
+from adafocus_env.action_checks import ActionError as ActionError
+from adafocus_env.action_checks import check_form, check_numbers, check_patch, check_places
 from classifiers.errors import InputError, named
-
-
-class ActionError(InputError, InvalidAction):
-    """An action that lies outside the action space."""
 
 
 class Action(Protocol):
@@ -102,7 +100,7 @@ class GridAction:
     def __init__(self, grid: int, size: int, patch_size: int) -> None:
         if grid < 2:
             raise InputError(f"grid={grid} is too small; choose 2 or more cells an axis (the paper uses 7)")
-        _check_patch(size, patch_size)
+        check_patch(size, patch_size)
         self.grid, self.size, self.patch_size = grid, size, patch_size
         self.num_cells = grid * grid
         self.space = spaces.Discrete(self.num_cells)
@@ -130,7 +128,21 @@ class GridAction:
             ActionError: not one whole number in 0 … G²−1 for each clip (names the first bad one).
         """
         choices = f"a cell from 0 to {self.num_cells - 1}, row-major on a {self.grid}×{self.grid} grid"
-        return _check_numbers(actions, count, self.num_cells, choices)
+        return check_numbers(actions, count, self.num_cells, choices)
+
+    def check_tensor(self, cells: Tensor, count: int) -> Tensor:
+        """The same for a tensor, which stays on its device, without the host waiting for a GPU.
+
+        Raises:
+            ActionError: as `check`. A GPU finds a number outside the grid later, by a device-side assertion, which ends the process.
+        """
+        check_form(cells, count, self.num_cells, whole=not (cells.is_floating_point() or cells.is_complex() or cells.dtype == torch.bool))
+        inside = ((cells >= 0) & (cells < self.num_cells)).all()
+        try:
+            torch._assert_async(inside, f"an action is outside the space; choose a cell from 0 to {self.num_cells - 1}")
+        except RuntimeError:  # a CPU finds it at once, and can say which one it is
+            self.check(cells.numpy(), count)
+        return cells.to(torch.int64)
 
     def corners_of(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Cells (…) → corners (…, 2) as (top, left) in pixels."""
@@ -161,7 +173,7 @@ class ContinuousAction:
     num_cells = None
 
     def __init__(self, size: int, patch_size: int) -> None:
-        _check_patch(size, patch_size)
+        check_patch(size, patch_size)
         self.size, self.patch_size = size, patch_size
         self.space = spaces.Box(0.0, 1.0, (2,), np.float32)
         self.candidates = self._at(GridAction(7, size, patch_size).corners)
@@ -185,7 +197,7 @@ class ContinuousAction:
         Raises:
             ActionError: not one place (row, column) in [0,1]² for each clip (names the first bad one).
         """
-        return _check_places(actions, count, 2, "place (row, column)")
+        return check_places(actions, count, 2, "place (row, column)")
 
     def corners_of(self, actions: NDArray[np.float32]) -> NDArray[np.int64]:
         """Places (…, 2) → corners (…, 2) as (top, left) in pixels."""
@@ -225,7 +237,7 @@ class SkipAction:
         Raises:
             ActionError: not one whole number in 0 … G² for each clip (names the first bad one).
         """
-        return _check_numbers(actions, count, self.num_cells, f"a cell from 0 to {self.skip - 1}, or {self.skip} to skip")
+        return check_numbers(actions, count, self.num_cells, f"a cell from 0 to {self.skip - 1}, or {self.skip} to skip")
 
     def kept(self, actions: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether they are cells (…)."""
@@ -273,7 +285,7 @@ class ContinuousSkipAction:
         Raises:
             ActionError: not (row, column, skip) in [0,1]³ for each clip (names the first bad one).
         """
-        return _check_places(actions, count, 3, "place and whether to skip it (row, column, skip)")
+        return check_places(actions, count, 3, "place and whether to skip it (row, column, skip)")
 
     def kept(self, actions: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Whether the third coordinate is below 0.5 (…)."""
@@ -340,49 +352,6 @@ def find_action(action: str | Callable[[int, int, int], Action]) -> Callable[[in
 def _with(places: NDArray[np.float32], third: float) -> NDArray[np.float32]:
     """Places (…, 2) → actions (…, 3) with that third coordinate."""
     return np.concatenate([places, np.full_like(places[..., :1], third)], axis=-1)
-
-
-def _check_numbers(actions: object, count: int, num_cells: int, choices: str) -> NDArray[np.int64]:
-    """Whole numbers from 0 to ``num_cells`` − 1 as an int64 array (count,).
-
-    Raises:
-        ActionError: not one for each clip (names the first bad one).
-    """
-    try:
-        array = np.asarray(actions)
-    except ValueError as problem:
-        raise ActionError(f"actions are no array ({problem}); give one cell for each of the {count} clips") from problem
-    if array.shape != (count,):
-        raise ActionError(f"actions have shape {array.shape}; give one cell for each of the {count} clips: shape ({count},)")
-    if not np.issubdtype(array.dtype, np.integer):
-        raise ActionError(f"actions have dtype {array.dtype}; cells are whole numbers from 0 to {num_cells - 1}")
-    if (bad := np.flatnonzero((array < 0) | (array >= num_cells))).size:
-        raise ActionError(f"action {array[bad[0]]} (clip {bad[0]}) is outside the space; choose {choices}")
-    return array.astype(np.int64)
-
-
-def _check_places(actions: object, count: int, length: int, each: str) -> NDArray[np.float32]:
-    """Numbers in [0, 1] as a float32 array (count, length).
-
-    Raises:
-        ActionError: not so many for each clip (names the first bad one).
-    """
-    try:
-        array = np.asarray(actions, np.float32)
-    except (ValueError, TypeError) as problem:
-        raise ActionError(f"actions are no array of numbers ({problem}); give one place for each of the {count} clips") from problem
-    if array.shape != (count, length):
-        raise ActionError(
-            f"actions have shape {array.shape}; give one {each} for each of the {count} clips: shape ({count}, {length})"
-        )
-    if (bad := np.flatnonzero(~((array >= 0) & (array <= 1)).all(1))).size:  # NaN is no number in it either
-        raise ActionError(f"action {array[bad[0]]} (clip {bad[0]}) is outside the space; all coordinates lie in [0, 1]")
-    return array
-
-
-def _check_patch(size: int, patch_size: int) -> None:
-    if not 0 < patch_size <= size:
-        raise InputError(f"patch_size={patch_size} does not fit frames of {size} pixels; choose a patch_size from 1 to {size}")
 
 
 def crop_patches(frames: Tensor, source: Tensor, corners: Tensor, patch_size: int) -> Tensor:

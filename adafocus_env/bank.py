@@ -17,6 +17,7 @@ from torch import Tensor
 from adafocus_env.action import Action, GridAction
 from adafocus_env.clips import ClipSource
 from adafocus_env.features import Features, Indices, LiveFeatures, count_steps
+from adafocus_env.transfers import Values, to_array, to_device
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError, named
 from classifiers.execution import execution_of, optimized
@@ -159,13 +160,15 @@ class FeatureBank:
         """Glance vectors (…, C) of those steps."""
         return self._in_parts(lambda *index: self._pick(self._vectors, self._glance_rows(*index)), clips, steps)
 
-    def foci(self, clips: Indices, steps: Indices, actions: NDArray[Any]) -> Tensor:
-        """Focus vectors (…, F) of the patches that ``actions`` pick in those steps."""
+    def foci(self, clips: Indices, steps: Indices, actions: Values) -> Tensor:
+        """Focus vectors (…, F) of the patches that ``actions`` pick in those steps; a tensor of cells is not copied to the host."""
         if self.action.num_cells is None:
             return self._live.foci(clips, steps, actions)
+        if not self._slots.enough(clips):  # read in parts, which are picked on the host
+            actions = to_array(actions)
         return self._in_parts(lambda *index: self._pick(self._foci, self._focus_rows(*index)), clips, steps, actions)
 
-    def _in_parts(self, read: Callable[..., Tensor], clips: Indices, *others: Indices) -> Tensor:
+    def _in_parts(self, read: Callable[..., Tensor], clips: Indices, *others: Values) -> Tensor:
         """Reads what was asked for: for as many clips at a time as have room in the bank."""
         if self._watch.touched():
             self._notice_changed_weights()
@@ -191,7 +194,7 @@ class FeatureBank:
                 self._glanced[slot] = True
         return slots * self.num_steps + steps
 
-    def _focus_rows(self, clips: Indices, steps: Indices, cells: Indices) -> Indices:
+    def _focus_rows(self, clips: Indices, steps: Indices, cells: Values) -> Values:
         """Rows of the stored foci of those cells, once all cells of their groups of steps are stored."""
         every = self.layout.foci[1]
         rows = self._slots_of(clips) * self.num_steps + steps
@@ -202,7 +205,7 @@ class FeatureBank:
                 stored = slice(first + groups[number].start, first + groups[number].stop)
                 self._foci.unflatten(0, (-1, every))[stored] = self.layout.rounded(self._live.cell_foci(clip, groups[number]))
                 self._focused[stored] = True
-        return rows * every + cells
+        return rows * every + cells if isinstance(cells, np.ndarray) else to_device(rows * every, cells.device) + cells
 
     def _slots_of(self, clips: Indices) -> Indices:
         slots, renewed = self._slots.of(clips)
@@ -211,8 +214,8 @@ class FeatureBank:
             self._focused.reshape(self._capacity, -1)[renewed] = False
         return slots
 
-    def _pick(self, stored: Tensor, rows: Indices) -> Tensor:
-        index = torch.from_numpy(np.ascontiguousarray(rows).reshape(-1)).to(stored.device, non_blocking=True)
+    def _pick(self, stored: Tensor, rows: Values) -> Tensor:
+        index = to_device(rows.reshape(-1), stored.device) if isinstance(rows, np.ndarray) else rows.flatten()
         return stored.index_select(0, index).view(*rows.shape, *stored.shape[1:]).float()
 
     def _notice_changed_weights(self) -> None:

@@ -26,6 +26,7 @@ from adafocus_env.bank import NETWORKS, Layout, RoomError, geometry, size_text
 from adafocus_env.cache import exclusive
 from adafocus_env.clips import ClipSource
 from adafocus_env.features import Indices, LiveFeatures
+from adafocus_env.transfers import Values, to_array
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 from classifiers.execution import execution_of
@@ -103,11 +104,11 @@ class FolderBank:
         """Glance vectors (…, C) of those steps."""
         return self._read(1, clips, steps)
 
-    def foci(self, clips: Indices, steps: Indices, actions: NDArray[Any]) -> Tensor:
+    def foci(self, clips: Indices, steps: Indices, actions: Values) -> Tensor:
         """Focus vectors (…, F) of the patches that ``actions`` pick in those steps."""
         if self.action.num_cells is None:
             return self._live.foci(clips, steps, actions)
-        return self._read(2, clips, steps, actions)
+        return self._read(2, clips, steps, to_array(actions))
 
     def num_clips(self, part: int = 0, parts: int = 1) -> int:
         """How many clips each ``parts``-th shard from number ``part`` on hold together."""

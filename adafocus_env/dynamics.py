@@ -14,10 +14,12 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adafocus_env.action import Action, boxes_of
+from adafocus_env.action import Action, GridAction, boxes_of
 from adafocus_env.features import Features, Indices, LiveFeatures
+from adafocus_env.outcome import Outcome
 from adafocus_env.reward import REWARDS, Reward
 from adafocus_env.skipped import answer_unseen, find_skipped
+from adafocus_env.transfers import Values, rows_of, to_array, to_device, with_rows
 from classifiers.cost import classifier_cost
 from classifiers.errors import InputError, named
 
@@ -60,33 +62,6 @@ class _Seen:
         return _Seen(self.probabilities[:, :count], self.states[:count], self.foci[:count])
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What one step did to N clips. Arrays are new at every step and never written to afterwards.
-
-    Attributes:
-        reward: (N,) float32.
-        confidence: (N,) float32, softmax score of the true class.
-        baseline: (N,) float32, that of the patches which the reward compares with; 0 where it compares with none.
-        prediction: (N,) int64, the class with the highest score.
-        boxes: (N, 4) int64, the patches as (top, left, bottom, right) in pixels; zeros where there was none.
-        terminated: (N,) bool.
-        previous: (N,) float32, confidence after the step before; 0 in the first.
-        price: (N,) float32, what was paid for the step, already taken off the reward.
-        multiply_adds: (N,) int64, of the step.
-    """
-
-    reward: NDArray[np.float32]
-    confidence: NDArray[np.float32]
-    baseline: NDArray[np.float32]
-    prediction: NDArray[np.int64]
-    boxes: NDArray[np.int64]
-    terminated: NDArray[np.bool_]
-    previous: NDArray[np.float32]
-    price: NDArray[np.float32]
-    multiply_adds: NDArray[np.int64]
-
-
 class Dynamics:
     """The decision problem for N clips at once, each at a step of its own.
 
@@ -98,6 +73,8 @@ class Dynamics:
         action: what is chosen; that of ``features`` if None. Its ``looking`` is the features' own.
         price: λ, what a step that looks at a patch costs, in units of the reward. One that skips costs so much less as its networks do.
         skipped: what the head gets on a step that skips, a name in `adafocus_env.skipped.SKIPPED`.
+        tensors: outcomes hold tensors, and a step on the cells of a grid copies nothing to the host: what depends on actions or scores
+            stays on the device. Which clips are played, at which steps, and how long, is known without them.
 
     Attributes:
         clip: (N,), the clips that are played.
@@ -107,7 +84,7 @@ class Dynamics:
         state: (N, S), of the head.
         scores: (N, K), softmax scores after the last step; nothing of worth before the first.
         focus: (N, F), the focus vectors that the head got last, where skipped steps repeat them (``skipped="last"``).
-        boxes: (N, 4), the last step's patches as (top, left, bottom, right) in pixels; nothing of worth before the first.
+        boxes: (N, 4), the last step's patches as (top, left, bottom, right) in pixels, as outcomes hold them; zeros before the first.
 
     Raises:
         InputError: an argument is out of its range.
@@ -123,6 +100,7 @@ class Dynamics:
         action: Action | None = None,
         price: float = 0.0,
         skipped: str = "zeros",
+        tensors: bool = False,
     ) -> None:
         if not isinstance(num_clips, int | np.integer) or isinstance(num_clips, bool):
             raise InputError(f"num_envs={num_clips!r} is no whole number; choose 1 or more")
@@ -149,8 +127,10 @@ class Dynamics:
         self._num_classes, self._focus_size = len(features.classifier.classes), features.classifier.focuser.vector_size
         self.scores: Tensor = self.state.new_full((num_clips, self._num_classes), 1 / self._num_classes)
         self.focus: Tensor = self.state.new_zeros(num_clips, self._focus_size)
-        self.boxes: NDArray[np.int64] = np.zeros((num_clips, 4), np.int64)
-        self._confidence = np.zeros(num_clips, np.float32)
+        self._tensors = tensors
+        self._cell_boxes = self._on_device(boxes_of(self.action, self.action.candidates)) if self._takes_tensors else None
+        self.boxes: Values = self._held(np.zeros((num_clips, 4), np.int64))
+        self._confidence: Values = self._held(np.zeros(num_clips, np.float32))
         self._every = np.arange(num_clips)
         stored = not isinstance(features, LiveFeatures) and features.action.num_cells is not None
         self._fewest = FEWEST if stored and self.state.device.type == "cpu" else 1
@@ -195,54 +175,67 @@ class Dynamics:
     def start(self, rows: Indices, episodes: list[Episode]) -> None:
         """Begins ``episodes`` in the given rows; the other rows go on."""
         self.started[rows] = True
-        self.clip = _replaced(self.clip, rows, [episode.clip for episode in episodes])
+        self.clip = with_rows(self.clip, rows, [episode.clip for episode in episodes])
         self.baseline[rows] = [episode.baseline for episode in episodes]
-        self.step_number, self.running = _replaced(self.step_number, rows, 0), _replaced(self.running, rows, True)
-        self.state = self.state.index_fill(0, self._on_device(rows), 0.0)
-        self._confidence = _replaced(self._confidence, rows, 0.0)
-        self.looks = _replaced(self.looks, rows, 0)
+        self.step_number, self.running = with_rows(self.step_number, rows, 0), with_rows(self.running, rows, True)
+        index = self._on_device(rows)
+        self.state = self.state.index_fill(0, index, 0.0)
+        self._confidence = with_rows(self._confidence, rows, self._held(np.zeros(len(rows), np.float32)))
+        self.looks = with_rows(self.looks, rows, 0)
         if self._skips and self.skipped == "none":
-            self.scores = self.scores.index_fill(0, self._on_device(rows), 1 / self._num_classes)
+            self.scores = self.scores.index_fill(0, index, 1 / self._num_classes)
         if self._skips and self.skipped == "last":
-            self.focus = self.focus.index_fill(0, self._on_device(rows), 0.0)
+            self.focus = self.focus.index_fill(0, index, 0.0)
 
     def restart(self, clips: Indices, baseline: NDArray[Any]) -> None:
         """Begins the episodes (clips (N,), baseline (N, D, k, *action space)) in all rows."""
         self.start(self._every, [Episode(int(clip), drawn) for clip, drawn in zip(clips, baseline, strict=True)])
 
+    def check(self, actions: Values | Sequence[Any], count: int) -> Values:
+        """The actions of ``count`` clips: a tensor where they are cells of a grid and outcomes hold tensors, otherwise an array.
+
+        Raises:
+            ActionError: one lies outside the space. Of a tensor on a GPU: see `adafocus_env.action.GridAction.check_tensor`.
+        """
+        if self._cell_boxes is not None and isinstance(actions, Tensor) and actions.device == self.state.device:
+            assert isinstance(self.action, GridAction)
+            return self.action.check_tensor(actions, count)
+        checked = self.action.check(to_array(actions) if isinstance(actions, Tensor) else actions, count)
+        return checked if self._cell_boxes is None else self._on_device(checked)
+
     @torch.no_grad()
-    def step(self, actions: NDArray[Any] | Sequence[Any], rows: Indices | None = None) -> Outcome:
+    def step(self, actions: Values | Sequence[Any], rows: Indices | None = None) -> Outcome:
         """Looks at the patches ``actions`` in the given rows (all of them by default) and moves on by a step.
 
         Raises:
-            ActionError: an action lies outside the space; nothing has changed.
+            ActionError: an action lies outside the space; nothing has changed. See `check`.
             ResetNeeded: a row has no episode running.
         """
         rows = self._every if rows is None or len(rows) == self.num_clips else rows
-        checked = self.action.check(actions, len(rows))
+        checked = self.check(actions, len(rows))
         if not self.running[rows].all():
             raise ResetNeeded(f"clip {rows[~self.running[rows]][0]} has no episode running; call reset before step")
-        steps, previous = self.step_number[rows], self._confidence[rows]
-        confidence, baseline, prediction, after = self._measured(rows, self._patches(checked, rows, steps))
+        steps, previous = self.step_number[rows], rows_of(self._confidence, rows)
+        (confidence, baseline, prediction, correct), after = self._measured(rows, self._patches(checked, rows, steps))
         terminated = steps == self.num_steps - 1  # the step number stays at the last one, so that the last observation repeats it
-        kept = self.action.kept(checked)
+        kept = np.ones(len(rows), bool) if isinstance(checked, Tensor) else self.action.kept(checked)
         looks = self.looks[rows] + kept
         costs = np.where(terminated & (looks == 0), 2, kept)
         price = self._prices[costs]
-        reward = self.reward.value(confidence, previous, baseline) - price
-        boxes = boxes_of(self.action, checked)
+        reward = self._rewards(confidence, previous, baseline) - self._held(price)
+        boxes = self._boxes(checked)
         self._move_on(rows, after)
         self._confidence, self.looks = self._updated(self._confidence, rows, confidence), self._updated(self.looks, rows, looks)
         self.step_number = self._updated(self.step_number, rows, steps + ~terminated)
         self.running = self._updated(self.running, rows, ~terminated)
-        self.boxes = self._updated(self.boxes, rows, boxes.copy())  # the outcome's are the caller's
-        return Outcome(reward, confidence, baseline, prediction, boxes, terminated, previous, price, self._costs[costs])
+        self.boxes = self._updated(self.boxes, rows, boxes.clone() if isinstance(boxes, Tensor) else boxes.copy())  # the caller gets others
+        return Outcome(reward, confidence, baseline, prediction, correct, previous, boxes, terminated, price, self._costs[costs])
 
     @torch.no_grad()
     def confidence_of_candidates(self) -> NDArray[np.float32]:
         """The true class's softmax score (N, M) if a clip looked at each of the action's candidates next; changes nothing."""
         seen = self._look(self._every, _for_each(self.action.candidates, self.num_clips))
-        return self._true(seen.probabilities, self.clip).T.cpu().numpy()
+        return to_array(self._true(seen.probabilities, self._on_device(self._labels[self.clip])).T)
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Which of the actions make sense next (N, actions): all, but skipping the last step where no patch was looked at yet.
@@ -254,16 +247,29 @@ class Dynamics:
         """
         return masks_of(self.action, self.running & (self.step_number == self.num_steps - 1) & (self.looks == 0))
 
-    def _patches(self, actions: NDArray[Any], rows: Indices, steps: Indices) -> NDArray[Any]:
+    def _patches(self, actions: Values, rows: Indices, steps: Indices) -> Values:
         """Actions (1 + k, N, *action space): the chosen ones, then those that the reward compares with."""
         exact = self._exact and self.reward.baseline == "random patches"
         others = _for_each(self.action.looking.candidates, len(rows)) if exact else self.baseline[rows, steps].swapaxes(0, 1)
+        if isinstance(actions, Tensor):
+            return torch.cat([actions[None], self._on_device(others)])
         return np.concatenate([actions[None], others])
 
-    def _measured(
-        self, rows: Indices, patches: NDArray[Any]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], _Seen]:
-        """Confidence, baseline and prediction (N,) of the rows, and what was seen, after the first of ``patches`` (1 + k, N, …).
+    def _boxes(self, actions: Values) -> Values:
+        """See `adafocus_env.action.boxes_of`, as outcomes hold them."""
+        if isinstance(actions, Tensor):
+            assert self._cell_boxes is not None
+            return self._cell_boxes.index_select(0, actions)
+        return self._held(boxes_of(self.action, actions))
+
+    def _rewards(self, *measured: Values) -> Any:
+        """The reward's value of confidence, the previous one and the baseline."""
+        if self._tensors and not self.reward.on_tensors:
+            return self._on_device(self.reward.value(*map(to_array, measured)))
+        return self.reward.value(*measured)
+
+    def _measured(self, rows: Indices, patches: Values) -> tuple[list[Values], _Seen]:
+        """Confidence, baseline, prediction and whether it is right (N,), and what was seen, after the first of ``patches`` (1 + k, N, …).
 
         Of few clips some are taken several times: see `FEWEST`.
         """
@@ -272,21 +278,21 @@ class Dynamics:
             again = self._again % count
             rows, patches = rows[again], patches[:, again]
         seen = self._look(rows, patches, padding=zeros)
-        confidence, baseline, prediction = self._measure(seen.probabilities, self.clip[rows])
-        return confidence[:count], baseline[:count], prediction[:count], seen.of_first(count)
+        return [each[:count] for each in self._measure(seen.probabilities, self.clip[rows])], seen.of_first(count)
 
-    def _look(self, rows: Indices, actions: NDArray[Any], *, padding: bool = False) -> _Seen:
+    def _look(self, rows: Indices, actions: Values, *, padding: bool = False) -> _Seen:
         """What is seen of the clips of ``rows`` (n,) with each of ``actions`` (k, n, …), all from the state that they are in.
 
         With ``padding`` one more follows: zeros in place of a focus vector.
         """
         clips, steps, state = self.clip[rows], self.step_number[rows], self._of(self.state, rows)
-        skips = ~self.action.kept(actions) if self._skips else None
-        if skips is None or not skips.any():
-            foci = self.features.foci(clips, steps, self.action.patches(actions) if self._skips else actions)
-            skips = None
+        skips = None
+        if isinstance(actions, Tensor) or not self._skips:
+            foci = self.features.foci(clips, steps, actions)
+        elif (kept := self.action.kept(actions)).all():
+            foci = self.features.foci(clips, steps, self.action.patches(actions))
         else:
-            foci = self._kept_foci(rows, actions, ~skips)
+            foci, skips = self._kept_foci(rows, actions, kept), ~kept
         if padding:
             foci = torch.cat([foci, torch.zeros_like(foci[:1])])
         scores, states = self.features.classifier.compare(self.features.vectors(clips, steps), foci, state)
@@ -342,25 +348,35 @@ class Dynamics:
         counted = np.array([skipping, glance + head + focus, unseen]) // steps
         return int(counted[1]), counted
 
-    def _measure(
-        self, probabilities: Tensor, clips: Indices
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
-        """Confidence, baseline and prediction, (N,) each, of scores (k, N, K): all that leaves the device in a step."""
-        true = self._true(probabilities, clips).cpu().numpy()
-        baseline = true[1:].sum(0) / np.float32(max(1, len(true) - 1))
-        return true[0], baseline, probabilities[0].argmax(-1).cpu().numpy()
+    def _measure(self, probabilities: Tensor, clips: Indices) -> tuple[Values, Values, Values, Values]:
+        """Confidence, baseline, prediction and whether it is right, (N,) each, of scores (k, N, K): all that may leave the device."""
+        labels = self._labels[clips]
+        there = self._on_device(labels)
+        true, prediction = self._true(probabilities, there), probabilities[0].argmax(-1)
+        if self._tensors:
+            return true[0], true[1:].sum(0) / max(1, len(true) - 1), prediction, prediction == there
+        confidences, predicted = to_array(true), to_array(prediction)
+        return confidences[0], confidences[1:].sum(0) / np.float32(max(1, len(true) - 1)), predicted, predicted == labels
 
-    def _true(self, probabilities: Tensor, clips: Indices) -> Tensor:
+    def _true(self, probabilities: Tensor, labels: Tensor) -> Tensor:
         """Those of the true classes (k, N), of scores (k, N, K)."""
-        labels = self._on_device(self._labels[clips])
         return probabilities.gather(-1, labels.expand(probabilities.shape[:2])[..., None])[..., 0]
 
-    def _updated(self, values: NDArray[Any], rows: Indices, new: NDArray[Any]) -> NDArray[Any]:
+    def _updated(self, values: Any, rows: Indices, new: Any) -> Any:
         """``values`` with ``new`` ones in the given rows; ``new`` itself where those are all rows."""
-        return new if len(rows) == self.num_clips else _replaced(values, rows, new)
+        return new if len(rows) == self.num_clips else with_rows(values, rows, new)
+
+    @property
+    def _takes_tensors(self) -> bool:
+        """Whether actions may stay on the device."""
+        return self._tensors and isinstance(self.action, GridAction)
+
+    def _held(self, numbers: NDArray[Any]) -> Values:
+        """The same as outcomes hold it."""
+        return self._on_device(numbers) if self._tensors else numbers
 
     def _on_device(self, numbers: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(numbers).to(self.state.device)
+        return to_device(numbers, self.state.device)
 
 
 def masks_of(action: Action, unseen: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -374,13 +390,6 @@ def masks_of(action: Action, unseen: NDArray[np.bool_]) -> NDArray[np.bool_]:
     masks = np.ones((len(unseen), action.num_cells), bool)
     masks[unseen] = action.kept(action.candidates)
     return masks
-
-
-def _replaced(values: NDArray[Any], rows: Indices, new: Any) -> NDArray[Any]:
-    """``values`` with those of ``rows`` replaced, as a new array."""
-    values = values.copy()
-    values[rows] = new
-    return values
 
 
 def _for_each(candidates: NDArray[Any], count: int) -> NDArray[Any]:

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from adafocus_env.action import Action
 from adafocus_env.build import Split, build_features, make_action
 from adafocus_env.clips import ClipSource
-from adafocus_env.dynamics import Dynamics, Outcome
+from adafocus_env.dynamics import Dynamics
 from adafocus_env.features import Features
 from adafocus_env.observation import Observation, find_observation, row_of, to_numpy
+from adafocus_env.outcome import Outcome
 from adafocus_env.render import draw_step
 from adafocus_env.reward import Reward
 from classifiers.classifier import Classifier
@@ -244,7 +245,7 @@ def step_info(dynamics: Dynamics, outcome: Outcome, row: int) -> dict[str, Any]:
         "confidence": float(outcome.confidence[row]),
         "baseline": float(outcome.baseline[row]),
         "prediction": int(outcome.prediction[row]),
-        "correct": bool(outcome.prediction[row] == dynamics.features.clips.labels[dynamics.clip[row]]),
+        "correct": bool(outcome.correct[row]),
         "box": outcome.boxes[row],
         "multiply_adds": int(outcome.multiply_adds[row]),
         "previous": float(outcome.previous[row]),
@@ -261,7 +262,7 @@ def picture(dynamics: Dynamics, outcome: Outcome | None, row: int) -> NDArray[np
         lines = (f"{clips.names[clip]}", f"frame 1 of {clips.num_frames}: no patch yet")
         return draw_step(clips.frames(clip)[0].permute(1, 2, 0).numpy(), None, lines)
     seen = step - int(dynamics.running[row])  # it moves on with every step but the last
-    right = "right" if outcome.prediction[row] == clips.labels[clip] else f"true: {classes[clips.labels[clip]]}"
+    right = "right" if outcome.correct[row] else f"true: {classes[clips.labels[clip]]}"
     unit = "frame" if frames == 1 else "decision"
     box = outcome.boxes[row].tolist() if outcome.boxes[row].any() else None
     lines = (

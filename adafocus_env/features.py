@@ -14,6 +14,7 @@ from torch import Tensor
 
 from adafocus_env.action import Action, crop_patches
 from adafocus_env.clips import ClipSource
+from adafocus_env.transfers import Values, to_array, to_device
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 from classifiers.execution import optimized
@@ -30,7 +31,8 @@ class Features(Protocol):
     """Glances and foci of clips, computed anew (`LiveFeatures`) or once (`FeatureBank`).
 
     ``clips`` and ``steps`` are index arrays that broadcast against each other, and against ``actions`` (…, *action space), to one
-    shape (…). A step is a decision: usually one frame, or several where one decision stands for all of them.
+    shape (…). Cells of a grid may also be a tensor on the networks' device. A step is a decision: usually one frame, or several where one
+    decision stands for all of them.
 
     Attributes:
         classifier: frozen.
@@ -59,7 +61,7 @@ class Features(Protocol):
         """Glance vectors (…, C) of those steps, the mean over their frames."""
         ...
 
-    def foci(self, clips: Indices, steps: Indices, actions: NDArray[Any]) -> Tensor:
+    def foci(self, clips: Indices, steps: Indices, actions: Values) -> Tensor:
         """Focus vectors (…, F) of the patches that ``actions`` pick in those steps, the mean over their frames."""
         ...
 
@@ -116,9 +118,9 @@ class LiveFeatures:
         return torch.stack(vectors).unflatten(0, clips.shape)
 
     @torch.no_grad()
-    def foci(self, clips: Indices, steps: Indices, actions: NDArray[Any]) -> Tensor:
+    def foci(self, clips: Indices, steps: Indices, actions: Values) -> Tensor:
         """Focus vectors (…, F) of patches, in one call of the focuser."""
-        corners = self.action.corners_of(actions)
+        corners = self.action.corners_of(to_array(actions))
         clips, steps, _ = np.broadcast_arrays(clips, steps, corners[..., 0])
         wanted, inverse = np.unique(np.stack([clips.ravel(), steps.ravel()]), axis=1, return_inverse=True)
         frames = torch.cat([self._step_frames(int(clip), int(step)) for clip, step in wanted.T])
@@ -189,7 +191,7 @@ class LiveFeatures:
         return by_step(self.frames(clip), self.num_steps)[step]
 
     def _on_device(self, numbers: Indices) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.classifier.device)
+        return to_device(numbers, self.classifier.device)
 
 
 def by_step(frames: Tensor, num_steps: int) -> Tensor:

@@ -22,11 +22,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from gymnasium import spaces
-from numpy.typing import NDArray
 from torch import Tensor
 
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.features import Features, Recent, by_step
+from adafocus_env.transfers import Values, to_array, to_device
 from classifiers.errors import InputError, named
 
 MAX_CLIPS = 2**24  # Stable-Baselines3 casts references to float32, which holds whole numbers exactly up to here
@@ -92,7 +92,7 @@ class ReferenceObservation:
 
     def observe(self, dynamics: Dynamics) -> Tensor:
         """References (N, 2)."""
-        return torch.from_numpy(np.stack([dynamics.clip, dynamics.step_number], axis=-1)).to(dynamics.state.device)
+        return to_device(np.stack([dynamics.clip, dynamics.step_number], axis=-1), dynamics.state.device)
 
 
 class ReferenceLooksObservation(ReferenceObservation):
@@ -105,7 +105,7 @@ class ReferenceLooksObservation(ReferenceObservation):
 
     def observe(self, dynamics: Dynamics) -> Tensor:
         """References (N, 3)."""
-        looks = torch.from_numpy(dynamics.looks).to(dynamics.state.device)
+        looks = to_device(dynamics.looks, dynamics.state.device)
         return torch.cat([super().observe(dynamics), looks[:, None]], dim=-1)
 
 
@@ -138,14 +138,14 @@ class DictObservation:
 
     def observe(self, dynamics: Dynamics) -> dict[str, Tensor]:
         """The same keys, of (N, …)."""
-        begun = (dynamics.running & (dynamics.step_number == 0))[:, None]
+        going_on = _on(dynamics, ~(dynamics.running & (dynamics.step_number == 0))[:, None])
         done = (dynamics.step_number + ~dynamics.running)[:, None] / dynamics.num_steps
         places = dynamics.boxes[:, :2] / max(1, dynamics.action.size - dynamics.action.patch_size)
         return {
             "map": self._map.observe(dynamics),
             "step": _on(dynamics, done),
-            "patch": _on(dynamics, np.where(begun, 0, places)),
-            "head": _certainty(dynamics.scores) * _on(dynamics, ~begun),
+            "patch": _on(dynamics, places) * going_on,
+            "head": _certainty(dynamics.scores) * going_on,
             "state": dynamics.state.clone(),
         }
 
@@ -197,7 +197,7 @@ def find_observation(observation: str | Callable[[Features], Observation]) -> Ca
 
 def to_numpy(observed: Observed) -> Any:
     """Tensors → arrays, in dictionaries too."""
-    return {key: each.cpu().numpy() for key, each in observed.items()} if isinstance(observed, dict) else observed.cpu().numpy()
+    return {key: to_array(each) for key, each in observed.items()} if isinstance(observed, dict) else to_array(observed)
 
 
 def row_of(observed: Any, row: int) -> Any:
@@ -205,8 +205,8 @@ def row_of(observed: Any, row: int) -> Any:
     return {key: each[row] for key, each in observed.items()} if isinstance(observed, dict) else observed[row]
 
 
-def _on(dynamics: Dynamics, numbers: NDArray[Any]) -> Tensor:
-    return torch.from_numpy(numbers.astype(np.float32)).to(dynamics.state.device)
+def _on(dynamics: Dynamics, numbers: Values) -> Tensor:
+    return numbers.float() if isinstance(numbers, Tensor) else to_device(numbers.astype(np.float32), dynamics.state.device)
 
 
 def _certainty(scores: Tensor) -> Tensor:

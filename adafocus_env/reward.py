@@ -15,12 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
-
-import numpy as np
-from numpy.typing import NDArray
-
-Floats = NDArray[np.float32]
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -28,32 +23,35 @@ class Reward:
     """A reward and what it is measured against.
 
     Attributes:
-        value: (confidence (N,), previous confidence (N,), baseline confidence (N,)) → reward (N,).
+        value: (confidence (N,), previous confidence (N,), baseline confidence (N,)) → reward (N,), float32 arrays.
         baseline: which focus vectors the baseline confidence comes from.
+        on_tensors: whether ``value`` works on tensors as well as on arrays, so that an environment with ``output="torch"`` need not copy
+            them to the host and back.
     """
 
-    value: Callable[[Floats, Floats, Floats], Floats]
+    value: Callable[[Any, Any, Any], Any]
     baseline: Literal["random patches", "zeros", "none"] = "none"
+    on_tensors: bool = False
 
 
-def above_baseline(now: Floats, previous: Floats, baseline: Floats) -> Floats:
+def above_baseline(now: Any, previous: Any, baseline: Any) -> Any:
     """What is gained over other patches, or none."""
     return now - baseline
 
 
-def above_previous(now: Floats, previous: Floats, baseline: Floats) -> Floats:
+def above_previous(now: Any, previous: Any, baseline: Any) -> Any:
     """What is gained over the step before."""
     return now - previous
 
 
-def itself(now: Floats, previous: Floats, baseline: Floats) -> Floats:
+def itself(now: Any, previous: Any, baseline: Any) -> Any:
     """The confidence."""
     return now
 
 
 REWARDS: dict[str, Reward] = {
-    "random": Reward(above_baseline, "random patches"),
-    "previous": Reward(above_previous),
-    "confidence": Reward(itself),
-    "padding": Reward(above_baseline, "zeros"),
+    "random": Reward(above_baseline, "random patches", on_tensors=True),
+    "previous": Reward(above_previous, on_tensors=True),
+    "confidence": Reward(itself, on_tensors=True),
+    "padding": Reward(above_baseline, "zeros", on_tensors=True),
 }

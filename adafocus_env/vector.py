@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -18,12 +17,14 @@ from torch import Tensor
 from adafocus_env.action import Action
 from adafocus_env.build import Split, build_features, make_action
 from adafocus_env.clips import ClipSource
-from adafocus_env.dynamics import Dynamics, Outcome
+from adafocus_env.dynamics import Dynamics
 from adafocus_env.env import AdaFocusEnv, check_open, check_options, check_render_mode, picture
 from adafocus_env.features import Features, Indices
 from adafocus_env.fresh import FreshClips
 from adafocus_env.observation import Observation, find_observation, row_of, to_numpy
+from adafocus_env.outcome import Outcome
 from adafocus_env.reward import Reward
+from adafocus_env.transfers import Values, rows_of, to_device
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 
@@ -46,7 +47,10 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         clip_order: "independent": each sub-environment draws clips from its own generator; "epoch": every clip once in
             random order, dealt to the sub-environments as they reset, then all again.
         output: "numpy", or "torch": observations, rewards (float32) and flags are tensors on the networks' device, also in
-            ``final_obs``; the rest of the infos are arrays. Actions may be tensors with either. Gymnasium's wrappers want "numpy".
+            ``final_obs``, and so are those infos that depend on actions or scores: confidence, previous, baseline, prediction, correct,
+            box. On the cells of a grid, with all features in a `FeatureBank`, a step then copies nothing to the host, and does not wait
+            for a GPU; an action outside the space is found by the GPU and ends the process. Actions may be tensors with either output.
+            Gymnasium's wrappers want "numpy".
 
     `reset(options={"clips": [...]})` chooses the clips of the rows that are reset.
 
@@ -94,7 +98,9 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
             bank=bank, bank_dtype=bank_dtype, bank_gib=bank_gib, device=device,
         )  # fmt: skip
         chosen = make_action(action, grid, features.classifier)
-        self.dynamics = Dynamics(features, num_envs, reward=reward, baseline=baseline, action=chosen, price=price, skipped=skipped)
+        self.dynamics = Dynamics(
+            features, num_envs, reward=reward, baseline=baseline, action=chosen, price=price, skipped=skipped, tensors=output == "torch"
+        )
         self.num_envs, self.render_mode, self.clip_order, self.output = num_envs, render_mode, clip_order, output
         self._observation = kind(features)
         self.single_observation_space = self._observation.space
@@ -128,21 +134,20 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         """Looks at the patches that ``actions`` (N, *action space), an array or a tensor, pick.
 
         Raises:
-            ActionError: an action lies outside the space; nothing has changed.
+            ActionError: an action lies outside the space; nothing has changed. See ``output`` for tensors on a GPU.
             ResetNeeded: a row has no episode running.
             ClosedEnvironmentError: the environment is closed.
         """
         check_open(self)
-        actions = actions.detach().cpu().numpy() if isinstance(actions, Tensor) else actions
         resetting, rows = np.flatnonzero(self._ended), self._every
         if not len(resetting):
             outcome = self.dynamics.step(actions)
         else:
-            actions = self.dynamics.action.check(actions, self.num_envs)
+            actions = self.dynamics.check(actions, self.num_envs)
             if len(resetting) == self.num_envs:
                 return self._reset_step(resetting)
             rows = np.flatnonzero(~self._ended)
-            outcome = _spread(self.dynamics.step(actions[rows], rows), rows, self.num_envs)
+            outcome = self.dynamics.step(rows_of(actions, rows), rows).among(rows, self.num_envs)
             self._start(resetting)
         self._outcome = outcome
         info = self._step_info(outcome, rows)
@@ -255,13 +260,14 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         observed = self._observation.observe(self.dynamics)
         return to_numpy(observed) if self.output == "numpy" else observed
 
-    def _numbers(self, reward: NDArray[np.float32], terminated: NDArray[np.bool_]) -> tuple[Any, Any, Any]:
+    def _numbers(self, reward: Values, terminated: NDArray[np.bool_]) -> tuple[Any, Any, Any]:
         """Rewards, terminated, truncated (N,), as they are returned."""
         truncated = np.zeros(self.num_envs, bool)
         if self.output == "numpy":
-            return reward.astype(np.float64), terminated, truncated
+            return _doubles(reward), terminated, truncated
         device = self.dynamics.state.device
-        return torch.from_numpy(reward).to(device), torch.from_numpy(terminated).to(device), torch.from_numpy(truncated).to(device)
+        rewards = reward if isinstance(reward, Tensor) else to_device(reward, device)
+        return rewards, to_device(terminated, device), to_device(truncated, device)
 
     def _clip_info(self, rows: Indices) -> dict[str, Any]:
         names = self.dynamics.features.clips.names
@@ -269,20 +275,19 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         return self._info(rows, clip=self.dynamics.clip.copy(), name=name)
 
     def _step_info(self, outcome: Outcome, rows: Indices) -> dict[str, Any]:
-        correct = outcome.prediction == self.dynamics.features.clips.labels[self.dynamics.clip]
-        values: dict[str, NDArray[Any]] = {
-            "confidence": outcome.confidence.astype(np.float64),
-            "baseline": outcome.baseline.astype(np.float64),
+        values: dict[str, Values] = {
+            "confidence": _doubles(outcome.confidence),
+            "baseline": _doubles(outcome.baseline),
             "prediction": outcome.prediction,
-            "correct": correct,
+            "correct": outcome.correct,
             "box": outcome.boxes,
             "multiply_adds": outcome.multiply_adds,
-            "previous": outcome.previous.astype(np.float64),
-            "price": outcome.price.astype(np.float64),
+            "previous": _doubles(outcome.previous),
+            "price": _doubles(outcome.price),
         }
         return {**self._clip_info(self._every), **self._info(rows, **values)}
 
-    def _info(self, rows: Indices, **values: NDArray[Any]) -> dict[str, Any]:
+    def _info(self, rows: Indices, **values: Values) -> dict[str, Any]:
         """Values and masks of the rows that have them, as Gymnasium's vector environments give them."""
         mask = np.zeros(self.num_envs, bool)
         mask[rows] = True
@@ -298,19 +303,15 @@ def _mode(mode: AutoresetMode | str) -> AutoresetMode:
     raise InputError(f"autoreset_mode={mode!r} is not known; choose one of {[known.name for known in AutoresetMode]}")
 
 
-def _spread(outcome: Outcome, rows: Indices, count: int) -> Outcome:
-    """The outcome of some rows among all: zeros in the rest."""
-
-    def spread(values: NDArray[Any]) -> NDArray[Any]:
-        whole = np.zeros((count, *values.shape[1:]), values.dtype)
-        whole[rows] = values
-        return whole
-
-    return Outcome(*(spread(getattr(outcome, name)) for name in Outcome.__dataclass_fields__))
+def _doubles(values: Values) -> Values:
+    """A copy as float64."""
+    return values.double() if isinstance(values, Tensor) else values.astype(np.float64)
 
 
-def _only(mask: NDArray[np.bool_], values: NDArray[Any]) -> NDArray[Any]:
+def _only(mask: NDArray[np.bool_], values: Values) -> Values:
     """The values of the rows in the mask; zeros (None for objects) in the rest."""
+    if isinstance(values, Tensor):
+        return values.masked_fill(to_device(~mask, values.device).view(-1, *[1] * (values.ndim - 1)), 0)
     kept = np.full(values.shape, None, dtype=object) if values.dtype == object else np.zeros_like(values)
     kept[mask] = values[mask]
     return kept

@@ -17,6 +17,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
 from adafocus_env.features import Features
+from adafocus_env.transfers import to_device
 from agents import batch_norm
 from classifiers.errors import InputError
 from classifiers.policy_network import GlanceActorCritic, GlanceEncoder, PolicyNetwork, SkippingActor, check_std
@@ -163,7 +164,8 @@ class GlancesByReference(ByReference):
         """References (B, 2) as (clip, step) → hidden states (B, hidden); or (B, 3), with looks → (B, hidden + 1)."""
         clip, step = references[:, :2].long().cpu().numpy().T
         clips, inverse = np.unique(clip, return_inverse=True)
-        states = self._encoded(clips)[torch.from_numpy(inverse.ravel()), torch.from_numpy(step)]
+        states = self._encoded(clips)
+        states = states[to_device(inverse.ravel(), states.device), to_device(step, states.device)]
         return torch.cat([states, references[:, 2:].to(states)], dim=1) if tells_looks(self._observation_space) else states
 
     def _encoded(self, clips: np.ndarray) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
@@ -271,5 +272,6 @@ def check_seed(seed: int) -> None:
 
 def deterministic() -> None:
     """Makes PyTorch choose algorithms that give the same bits twice, where it has them."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product of matrices on a GPU
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a bank is large and filled anyway

@@ -14,7 +14,7 @@ from pathlib import Path
 
 NAMES = (
     "main_job", "inference", "skipping", "env_steps", "steps", "bank_filling", "ppo", "stages", "driver", "decode", "transforms",
-    "memory", "growth",
+    "memory", "growth", "gpu",
 )  # fmt: skip
 TUNED = {name: str(1 << 30) for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")}
 
@@ -67,12 +67,13 @@ def main(names: Sequence[str], arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(names: Sequence[str], settings: Settings, out: Path | None) -> None:
+    """Exits with status 1 after the last section where one could not be measured."""
     from rich.console import Console
 
     from benchmarks.sections import Result, write_markdown
     from benchmarks.workload import machine, prepare
 
-    console = Console()
+    console, failed = Console(), list[str]()
     prepare(settings)
     if settings.quick:
         console.print("quick: tiny sizes, so that the figures mean nothing")
@@ -82,7 +83,10 @@ def _run(names: Sequence[str], settings: Settings, out: Path | None) -> None:
         module = importlib.import_module(f"benchmarks.{name}")
         for section in module.measure(settings):
             console.print(section.table())
+            if section.failure:
+                console.print(section.failure, style="red", markup=False, highlight=False)
             result.sections.append(section)
+            failed += [section.title] if section.failure else []
             if out is not None:
                 result.write(out / "results")  # after each section: a run that is stopped has not been for nothing
         if out is not None and hasattr(module, "draw"):
@@ -91,6 +95,8 @@ def _run(names: Sequence[str], settings: Settings, out: Path | None) -> None:
         found = [out / "results" / f"{name}.json" for name in NAMES]
         write_markdown([Result.read(path) for path in found if path.exists()], out / "RESULTS.md")
         console.print(f"written to {out / 'RESULTS.md'} and {out / 'results'}")
+    if failed:
+        sys.exit(f"could not be measured: {', '.join(failed)}")
 
 
 def _with_allocator(name: str) -> None:

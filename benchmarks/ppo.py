@@ -10,8 +10,9 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import configure
 
+from adafocus_env.bank import FeatureBank
 from agents.config import EnvConfig, PPOConfig
-from agents.policies import GlancePolicy, GlancesByReference
+from agents.policies import GlancePolicy, PolicyNetwork, extractor_of
 from agents.stages.policy import make_environment, new_ppo
 from benchmarks import workload
 from benchmarks.clock import Time, interleaved, timed
@@ -29,17 +30,12 @@ def measure(settings: Settings) -> Iterator[Section]:
     clips = workload.clips(settings, rows, length)
     config = PPOConfig(n_steps=length, batch_size=rows // MINIBATCHES * length)
     bank = bank_of(network, clips)
-    environment = make_environment(bank, EnvConfig(num_envs=rows, grid=workload.GRID, reward="random", baseline=1))
-    model = new_ppo(environment, bank, config, template.network, seed=0)
-    model.set_logger(configure(None, []))
-    extractor = model.policy.features_extractor
-    assert isinstance(extractor, GlancesByReference)
-    extractor.bind(bank)
+    model = learner(bank, config, rows, template.network)
     maps = bank.maps(np.arange(rows)[:, None], np.arange(length)[None])
     collecting, updating = _collect_bare(template, maps, bare_head(network, PATCHES * rows)), update_bare(template, maps, config.n_epochs)
     parts: dict[str, list[Time]] = {"collection": [], "update": []}
     acts: dict[str, Callable[[], object]] = {
-        "iteration": _iterations(model, parts),
+        "iteration": iterations(model, parts),
         "bare: collection": collecting,
         "bare: update": updating,
     }
@@ -57,7 +53,16 @@ def measure(settings: Settings) -> Iterator[Section]:
     yield section.figure("the rollout's memory", held, "MB", over="257 MB of copied maps at full size", aim=at_most(5))
 
 
-def _iterations(model: PPO, parts: dict[str, list[Time]]) -> Callable[[], object]:
+def learner(bank: FeatureBank, config: PPOConfig, rows: int, network: PolicyNetwork) -> PPO:
+    """PPO on so many environments, whose features are in ``bank``."""
+    environment = make_environment(bank, EnvConfig(num_envs=rows, grid=workload.GRID, reward="random", baseline=1))
+    model = new_ppo(environment, bank, config, network, seed=0)
+    model.set_logger(configure(None, []))
+    extractor_of(model.policy).bind(bank)
+    return model
+
+
+def iterations(model: PPO, parts: dict[str, list[Time]]) -> Callable[[], object]:
     """An act: what `PPO.learn` does once, part by part."""
     _, callback = model._setup_learn(10**9, None, reset_num_timesteps=False)
     callback.on_training_start({}, {})

@@ -91,6 +91,7 @@ class Section:
         times: seconds of every act and round.
         rows: the figures.
         points: series for a picture, as (size, value).
+        failure: the traceback of what could not be measured.
     """
 
     title: str
@@ -98,11 +99,12 @@ class Section:
     times: Times = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     points: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    failure: str = ""
 
     @classmethod
     def of(cls, data: dict[str, Any]) -> Section:
         """From JSON, without the single times."""
-        return cls(data["title"], data["note"], {}, [Row.of(row) for row in data["rows"]])
+        return cls(data["title"], data["note"], {}, [Row.of(row) for row in data["rows"]], failure=data.get("failure", ""))
 
     def ratio(self, what: str, against: str, *, name: str = "", over: str = "", aim: Aim | None = None) -> Section:
         """Adds how long ``what`` took in units of ``against``, by these names or by others."""
@@ -132,7 +134,10 @@ class Section:
 
     def markdown(self) -> str:
         """For RESULTS.md."""
-        lines = [f"### {self.title}", "", *([self.note, ""] if self.note else []), _line(HEADINGS), _line(["---"] * len(HEADINGS))]
+        lines = [f"### {self.title}", "", *([self.note, ""] if self.note else [])]
+        if self.failure:
+            lines += ["```", self.failure.strip(), "```", ""]
+        lines += [_line(HEADINGS), _line(["---"] * len(HEADINGS))]
         return "\n".join([*lines, *(_line(row.cells()) for row in self.rows), ""])
 
 

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -141,6 +140,8 @@ def _moving(rng: np.random.Generator, length: int, height: int, width: int) -> N
 
 
 def _write(path: Path, pictures: NDArray[np.uint8]) -> None:
+    import av
+
     partial = path.with_suffix(".part.mp4")
     with av.open(str(partial), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"preset": "veryfast"})

@@ -71,7 +71,7 @@ def test_every_name_is_a_benchmark():
         assert callable(importlib.import_module(f"benchmarks.{name}").measure)
 
 
-SHORT = ["inference", "skipping", "env_steps", "steps", "bank_filling", "ppo", "stages", "driver", "decode", "transforms", "growth"]
+SHORT = ["inference", "skipping", "env_steps", "steps", "bank_filling", "ppo", "stages", "driver", "decode", "transforms", "growth", "gpu"]
 
 
 @pytest.mark.parametrize("name", slow_except([name for name in SHORT if name != "driver"], SHORT))

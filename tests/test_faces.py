@@ -143,14 +143,14 @@ def test_tensors_are_never_written_to_and_whoever_writes_to_them_changes_nothing
     assert len(kept) > 30 and all(torch.equal(*pair) for pair in kept)
 
 
-def test_a_glance_never_leaves_the_device(make, bank, monkeypatch):
-    """Observations of the output torch are not copied into arrays and back."""
+def test_nothing_leaves_the_device(make, bank, monkeypatch):
+    """With the output torch no tensor becomes an array; see also tests/test_device.py."""
     env = make(output="torch", observation="dict", bank=bank)
     env.reset(seed=SEED)
     copied = []
     monkeypatch.setattr(torch.Tensor, "numpy", lambda self, original=torch.Tensor.numpy: copied.append(self.shape) or original(self))
     env.step(np.zeros(N, np.int64))
-    assert copied and max(len(shape) for shape in copied) <= 2 and max(shape.numel() for shape in copied) <= 16
+    assert not copied
 
 
 def test_continuous_actions_may_be_tensors_that_need_a_gradient(make):
