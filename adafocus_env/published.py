@@ -144,7 +144,7 @@ def what_is_usable(name: str, root: str | Path, *, source: str = "auto", val: fl
     found = find(place, [*train.entries, *test.entries], about)
     learned, tested = (tuple(found[entry.path] for entry in each.entries) for each in (train, test))
     parts = hold_out(learned, val)
-    data = DataSet(name, classes, *parts, tested, flip=about.flip, metric=about.metric)
+    data = DataSet(name, classes, *parts, tested, flip=about.flip, metric=about.metric, root=root)
     faults = [*train.faults, *test.faults, *shared_videos(train, test)]
     return Usable(data, place, faults, _notes(root, about, len(classes), [train, test]))
 

@@ -108,6 +108,7 @@ class Session:
         """
         start, config = time.perf_counter(), self.config
         data = build_data(config.data)
+        self.display.say(data.summary)
         self.wanted = choose_classifier(config.classifier, data, self.device, config.patch_size, config.architecture)
         architecture = self.wanted if isinstance(self.wanted, Architecture) else self.wanted.architecture
         if for_policy:

@@ -32,8 +32,10 @@ def networks():
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, clips):
-    """The folder of videos; ``clips`` has rendered them."""
-    return make_folder(tmp_path_factory.mktemp("videos"))
+    """The folder of videos, and a file that is none; ``clips`` has rendered them."""
+    folder = make_folder(tmp_path_factory.mktemp("videos"))
+    (folder / "train" / "[notes].txt").touch()
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,11 @@ def run(tmp_path, root):
 
 
 # From videos to a result
+
+
+def test_the_data_set_is_summed_up_once(first, root):
+    summary = f"data: folder in {root}: 2 classes; 6 train, 2 val, 4 test videos; 1 file or folder not used: train/[notes].txt "
+    assert first[1].count(summary) == first[1].count("data: ") == 1
 
 
 def test_a_folder_without_a_classifier_gets_one_in_the_same_command(first):
@@ -190,7 +197,8 @@ def test_evaluate_takes_a_classifier_and_a_policy(tmp_path, first, root, capsys)
     data = ["data=folder", f"data.root={root}", "data.num_frames=4", "data.val=0.25", "device=cpu"]
     evaluate.main(compose_config(Evaluate, "evaluate", [*parts, *data, f"out={tmp_path}"]))
     assert result(tmp_path) == result(first[0])
-    assert "learned" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "learned" in printed and printed.count("; 1 file or folder not used: train/[notes].txt\n") == 1
 
 
 def test_evaluate_refuses_a_run_that_is_not_finished_and_other_classes(stopped, root):
