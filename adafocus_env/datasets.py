@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from adafocus_env.readers import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from adafocus_env.containers import VIDEO_SUFFIXES
+from adafocus_env.readers import IMAGE_SUFFIXES
 from classifiers.errors import InputError
 
 _NAMED_UNUSED = 5  # in the summary; `DataSet.unused` has them all

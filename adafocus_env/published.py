@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from adafocus_env.containers import VIDEO_SUFFIXES
 from adafocus_env.datasets import DataSet, Video, check_folder, hold_out
 from adafocus_env.lists import SHORTEST, Entry, Fault, ListFile, ListFormat, describe, read_list, shared_videos
-from adafocus_env.readers import VIDEO_SUFFIXES
 from classifiers.class_names import read_class_names
 from classifiers.errors import InputError, named
 

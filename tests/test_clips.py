@@ -161,6 +161,8 @@ def test_clips_without_anything_new_keep_their_place_in_the_cache(tmp_path, monk
 
     assert hashes(TEST) == ("f4817dca06fc30a1", "0890e35a04ebebb8")  # of version 0.1.0
     assert hashes(TRAIN) == ("37faf9a1ed2e081a", "c3dad9e2d0ebf108")
+    avi = [replace(v, path=v.path.with_suffix(".AVI")) for v in videos]
+    assert hashes(TEST, avi) != hashes(TEST), "decord read it then, and PyAV reads it now"
     one_label = [Video(v.name, v.path, v.label, labels=()) for v in videos]
     assert hashes(TRAIN, one_label) == hashes(TRAIN)
     several, stated = [replace(v, labels=(v.label, 7)) for v in videos], [replace(v, num_frames=9, frame_name="%05d.jpg") for v in videos]

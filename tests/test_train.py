@@ -69,7 +69,7 @@ def run(tmp_path, root):
 
 
 def test_the_data_set_is_summed_up_once(first, root):
-    summary = f"data: folder in {root}: 2 classes; 6 train, 2 val, 4 test videos; 1 file or folder not used: train/[notes].txt "
+    summary = f"data: folder in {root}: 2 classes; 2 train, 6 val, 4 test videos; 1 file or folder not used: train/[notes].txt "
     assert first[1].count(summary) == first[1].count("data: ") == 1
 
 

@@ -14,8 +14,9 @@ def test_one_warning_names_the_first_videos_and_the_number_of_the_others(caplog)
         unreadable.add([(f"b/{i}.mp4", "it is empty") for i in range(4)], Path("/cache/test"))
         assert not caplog.records
     (message,) = messages(caplog)
-    assert message.startswith("12 videos cannot be read and are left out:\n  a/0.mp4: it is cut\n") and "\n  b/1.mp4: it is empty\n" in message
-    assert "b/2.mp4" not in message and "\n  and 2 more; python -m adafocus_env.check_data names all of them\n" in message
+    assert message.startswith("12 videos cannot be read and are left out:\n  a/0.mp4: it is cut\n")
+    assert "\n  b/1.mp4: it is empty\n" in message and "b/2.mp4" not in message
+    assert "\n  and 2 more; python -m adafocus_env.check_data names all of them\n" in message
     assert message.endswith("\nto try them again, change them or remove /cache/train, /cache/test")
 
 
