@@ -20,6 +20,7 @@ from adafocus_env.demo import TASKS, data_name, demo
 from adafocus_env.draws import ClipSettings
 from adafocus_env.features import Features, LiveFeatures
 from adafocus_env.fresh import FreshClips
+from adafocus_env.unreadable import Unreadable
 from classifiers import checkpoint, distributed
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError, named
@@ -43,6 +44,7 @@ def open_clips(
     lazy: bool = False,
     num_workers: int = 2,
     progress: Callable[[int], None] | None = None,
+    unreadable: Unreadable | None = None,
 ) -> ClipSource:
     """The clips of one part of a data set: decoded once into the cache folder (`ClipStore`), or anew in every epoch (`FreshClips`).
 
@@ -58,6 +60,7 @@ def open_clips(
         lazy: decode 64 clips at a time, when first asked for.
         num_workers: processes that decode.
         progress: called with the number of clips that are ready.
+        unreadable: collects the videos that cannot be read, so that the caller warns about those of several parts at once.
 
     Raises:
         InputError: no such part or views, no videos in the part, or none that can be read.
@@ -72,7 +75,8 @@ def open_clips(
         flip=data.flip, scales=data.scales, glance_frames=glance_frames, sampling=sampling,
     )  # fmt: skip
     if training and views == "fresh":
-        return FreshClips(data.train, replace(settings, seed=seed), prepare=data.prepare, num_workers=num_workers)
+        settings = replace(settings, seed=seed)
+        return FreshClips(data.train, settings, prepare=data.prepare, num_workers=num_workers, unreadable=unreadable)
     return ClipStore(
         getattr(data, split),
         settings,
@@ -81,6 +85,7 @@ def open_clips(
         lazy=lazy,
         num_workers=num_workers,
         progress=progress,
+        unreadable=unreadable,
     )
 
 

@@ -10,10 +10,10 @@ workers          processes that decode; by default one for each processor
 out              a file for everything that was found, as JSON
 
 It tells videos that are missing, cannot be read, are labelled otherwise than the class folder in their path, or have fewer than T frames;
-lines that make no sense; frame rates and sizes.
+lines that make no sense; frame rates and sizes; with data=folder also the files and folders that are not used.
 
 Exit status: 0 where every video can be used as it is listed, 1 where one cannot, 2 for a mistake in the arguments or a file that cannot be
-read. Short videos can be used (their last frame is repeated): they are told, and do not count.
+read. Short videos can be used (their last frame is repeated): they are told, and do not count, nor do files that are not used.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def check_data(usable: Usable, *, num_frames: int, workers: int, console: Consol
     data = usable.data
     parts = {part: getattr(data, part) for part in PARTS}
     counts = {part: len(videos) for part, videos in parts.items()}
-    report = Report(data.name, num_frames, usable.place, counts, notes=[*usable.notes])
+    report = Report(data.name, num_frames, usable.place, counts, notes=[*usable.notes], unused=data.unused)
     if data.prepare is not None:
         data.prepare([video for videos in parts.values() for video in videos])
     report.findings += [_bad_line(fault, data) for fault in usable.faults]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -19,10 +19,8 @@ from adafocus_env.draws import ClipSettings, all_labels, content_key, fingerprin
 from adafocus_env.packing import PackedClip, PackRequest
 from adafocus_env.shards import SHARD_SIZE, Shard, ShardWriter, open_shard, remove_leftovers
 from adafocus_env.transforms import Crop, apply_crop, map_points
+from adafocus_env.unreadable import Unreadable, listed
 from classifiers.errors import InputError
-
-_log = logging.getLogger("adafocus_env")
-_NAMED_FAILURES = 20  # in a log message; the list has them all
 
 
 class ClipSource(Protocol):
@@ -34,6 +32,10 @@ class ClipSource(Protocol):
     names: Sequence[str]
     has_truth: bool
     fingerprint: str
+
+    @property
+    def failures(self) -> Sequence[tuple[str, str]]:
+        """Names of the videos that could not be read, and why."""
 
     def __len__(self) -> int:
         """How many numbers there are."""
@@ -55,6 +57,9 @@ class ClipSource(Protocol):
 
     def readable(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those of ``clips`` that have frames."""
+
+    def leave_out(self, failures: Iterable[tuple[str, str]]) -> None:
+        """Leaves out videos that another process could not read: their names, and why."""
 
     def frames(self, clip: int) -> Tensor:
         """The focuser's frames (T, 3, size, size) uint8."""
@@ -98,6 +103,7 @@ class ClipStore:
         num_workers: processes that decode, at most.
         time_limit: seconds that reading one video may take.
         progress: called with the number of clips that are ready, now and then, while everything is decoded.
+        unreadable: collects the videos that cannot be read, and the caller warns about them; None: a warning at once.
 
     Raises:
         InputError: there are no videos, none can be read, or the folder cannot be written.
@@ -114,6 +120,7 @@ class ClipStore:
         num_workers: int = 2,
         time_limit: float = 30.0,
         progress: Callable[[int], None] | None = None,
+        unreadable: Unreadable | None = None,
     ) -> None:
         if not videos:
             raise InputError("a clip store needs at least one video, got none")
@@ -128,6 +135,8 @@ class ClipStore:
         if not lazy:
             self._make(range(-(-len(self._drawn) // SHARD_SIZE)), progress)
             self._leave_out_failures()
+            with Unreadable() if unreadable is None else nullcontext(unreadable) as collector:
+                collector.add(self.failures, self._folder)
         kept = [self._drawn[slot][0] for slot in self._kept]
         self.labels: NDArray[np.int64] = np.array([video.label for video in kept], np.int64)
         self.label_sets: Sequence[tuple[int, ...]] = [all_labels(video) for video in kept]
@@ -160,6 +169,9 @@ class ClipStore:
     def readable(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those of ``clips`` that have frames: all of them, since videos that cannot be read were left out at the start."""
         return clips
+
+    def leave_out(self, failures: Iterable[tuple[str, str]]) -> None:
+        """Leaves out nothing: every process has left out the same videos at the start."""
 
     def frames(self, clip: int) -> Tensor:
         """The focuser's frames of the clip with its fixed crop and flip: (T, 3, size, size) uint8."""
@@ -279,18 +291,10 @@ class ClipStore:
         stored = [clip for number in sorted(self._shards) for clip in self._shards[number].clips]
         self.failures = list({clip.name: (clip.name, clip.failure) for clip in stored if clip.failure is not None}.values())
         self._kept = [slot for slot, clip in enumerate(stored) if clip.failure is None]
-        if not self.failures:
-            return
-        listed = "\n".join(f"  {name}: {reason}" for name, reason in self.failures[:_NAMED_FAILURES])
-        more = f"\n  and {len(self.failures) - _NAMED_FAILURES} more" if len(self.failures) > _NAMED_FAILURES else ""
         if not self._kept:
             for number in self._shards:
                 shutil.rmtree(self._path(number), ignore_errors=True)
-            raise InputError(f"none of the {len(self.failures)} videos can be read:\n{listed}{more}")
-        _log.warning(
-            "%d videos cannot be read and are left out (to try them again, change them or remove %s):\n%s%s",
-            len(self.failures), self._folder, listed, more,
-        )  # fmt: skip
+            raise InputError(f"none of the {len(self.failures)} videos can be read:\n{listed(self.failures)}")
 
     def _slots(self, number: int) -> range:
         return range(number * SHARD_SIZE, min((number + 1) * SHARD_SIZE, len(self._drawn)))

@@ -1,4 +1,4 @@
-"""How long a video file says it is.
+"""The containers of video: their suffixes, and how long a file says it is.
 
 Decoders read a file that was cut short as a shorter video, most of them without a word. The containers state their own length, which
 a few bytes tell. Only lengths that are stated plainly count: where a writer left them open, nothing is said.
@@ -9,6 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import BinaryIO
 
+DECORD_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".3gp")
+# From these decord gives other frames than those asked for, without an error, where the video has B frames; some it cannot open.
+PYAV_SUFFIXES = (".avi", ".mpg", ".mpeg", ".flv", ".wmv", ".ts", ".mts", ".m2ts", ".vob", ".ogv", ".gif")
+VIDEO_SUFFIXES = DECORD_SUFFIXES + PYAV_SUFFIXES
 _ISO_BRANDS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 _ISO_NEEDED = (b"moov", b"mdat", b"moof")
 

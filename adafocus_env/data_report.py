@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PARTS = ("train", "val", "test")
 KINDS = ("missing", "unreadable", "mislabelled", "bad line", "short")
-_LISTED = 10  # findings of a kind on the terminal
+_LISTED = 10  # of each kind on the terminal
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Report:
         fps: number of videos, by frames a second; folders of frames are not in it.
         short_sides: number of videos, by the shorter side of their frames in pixels.
         notes: what else is good to know.
+        unused: see `adafocus_env.datasets.DataSet`.
     """
 
     data: str
@@ -56,6 +57,7 @@ class Report:
     fps: Counter[float] = field(default_factory=Counter)
     short_sides: Counter[int] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
+    unused: Sequence[str] = ()
 
     @property
     def num_faults(self) -> int:
@@ -95,6 +97,7 @@ class Report:
             "fps": dict(sorted(self.fps.items())),
             "short_sides": dict(sorted(self.short_sides.items())),
             "notes": self.notes,
+            "unused": list(self.unused),
             "findings": [asdict(finding) for finding in self.findings],
         }
         write_text(path, json.dumps(content, indent=1) + "\n")
@@ -110,17 +113,22 @@ class Report:
 
     def _found(self) -> Iterator[str]:
         for kind in KINDS:
-            of_kind = [finding for finding in self.findings if finding.kind == kind]
-            if of_kind:
-                yield f"{kind}:"
-                yield from (f"  {finding}" for finding in of_kind[:_LISTED])
-            if len(of_kind) > _LISTED:
-                yield f"  and {len(of_kind) - _LISTED} more"
+            yield from _first(f"{kind}:", [str(finding) for finding in self.findings if finding.kind == kind])
+        yield from _first(f"not used ({len(self.unused)}):", self.unused)
 
     def _ending(self, out: Path | None) -> str:
-        if not self.findings:
+        if not self.findings and not self.unused:
             return "nothing was found"
         return f"all of it is in {out}" if out else "out=FILE writes all of it to a file"
+
+
+def _first(heading: str, entries: Sequence[str]) -> Iterator[str]:
+    """The heading, the first entries and how many more there are; nothing where there are none."""
+    if entries:
+        yield heading
+        yield from (f"  {entry}" for entry in entries[:_LISTED])
+    if len(entries) > _LISTED:
+        yield f"  and {len(entries) - _LISTED} more"
 
 
 def _spread(counts: Counter[float] | Counter[int], unit: str) -> str:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from adafocus_env.readers import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from adafocus_env.containers import VIDEO_SUFFIXES
+from adafocus_env.readers import IMAGE_SUFFIXES
 from classifiers.errors import InputError
 
-_log = logging.getLogger("adafocus_env")
+_NAMED_UNUSED = 5  # in the summary; `DataSet.unused` has them all
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class DataSet:
         prepare: makes the missing files of the given videos; None where the files are the user's.
         metric: what accuracy means: ``top1``, or ``map`` (mean average precision), where a video may have several labels.
         patch_size: side in pixels of the patches that its task is made for, with the architecture `small`; None: there is no such thing.
+        root: the folder that it was read from; None where there is none.
+        unused: what a folder of class folders holds that is not part of the data set, by path relative to ``root``: see `folder`.
     """
 
     name: str
@@ -71,6 +73,19 @@ class DataSet:
     prepare: Callable[[Sequence[Video]], None] | None = None
     metric: Literal["top1", "map"] = "top1"
     patch_size: int | None = None
+    root: Path | None = None
+    unused: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """One line: the number of classes, the videos of each split, and what the folder holds that is not used."""
+        source = self.name if self.root is None else f"{self.name} in {self.root}"
+        counts = f"{len(self.classes)} classes; {len(self.train)} train, {len(self.val)} val, {len(self.test)} test videos"
+        if not self.unused:
+            return f"data: {source}: {counts}"
+        what = "file or folder" if len(self.unused) == 1 else "files or folders"
+        more = f" … and {len(self.unused) - _NAMED_UNUSED} more" if len(self.unused) > _NAMED_UNUSED else ""
+        return f"data: {source}: {counts}; {len(self.unused)} {what} not used: {', '.join(self.unused[:_NAMED_UNUSED])}{more}"
 
 
 def hold_out(videos: Sequence[Video], share: float) -> tuple[tuple[Video, ...], tuple[Video, ...]]:
@@ -105,7 +120,8 @@ def folder(root: str | Path, *, val: float = 0.1, test: float = 0.2) -> DataSet:
     Either ``ROOT/train/CLASS/*`` and ``ROOT/test/CLASS/*``, or ``ROOT/CLASS/*``, which is split by a fixed hash of the names so
     that every class keeps a training video and, where it has two or more, a test video. With ``ROOT/test/CLASS/*`` alone there is
     nothing to learn from, but a classifier can be evaluated. A video is a file with a video's suffix or a folder of images. Classes
-    are sorted by name; hidden files and files of other kinds are left out.
+    are sorted by name. Anything else is listed in `DataSet.unused`: other files, folders without images, class folders without videos.
+    Hidden files are ignored.
 
     Args:
         root: the folder.
@@ -132,7 +148,8 @@ def folder(root: str | Path, *, val: float = 0.1, test: float = 0.2) -> DataSet:
         classes = _classes(root, root)
         learned, tested = _split(root, _videos(root, root, classes), test)
     train, held_out = hold_out(learned, val)
-    return DataSet("folder", tuple(classes), train, held_out, tested)
+    unused = _unused(root, parts, {video.path for video in (*learned, *tested)})
+    return DataSet("folder", tuple(classes), train, held_out, tested, root=root, unused=tuple(unused))
 
 
 def check_train_split(data: DataSet, root: str) -> None:
@@ -184,9 +201,6 @@ def _classes(folder: Path, root: Path, least: int = 2) -> list[str]:
         )
     if len(classes) < least:
         raise InputError(f"data.root: {folder} has only one class, {classes[0]!r}; at least two are needed to tell apart")
-    for entry in folders:
-        if entry.name not in classes:
-            _log.warning("data.root: %s holds no videos and is left out", entry)
     return classes
 
 
@@ -236,6 +250,25 @@ def _videos(root: Path, folder: Path, classes: list[str]) -> tuple[Video, ...]:
         if (folder / name).is_dir()
         for path in _videos_in(folder / name)
     )
+
+
+def _unused(root: Path, parts: Sequence[str], videos: Collection[Path]) -> Iterator[str]:
+    """What ``root`` holds beside ``videos``, by path relative to it; a class folder without videos counts once, whatever is in it."""
+    if parts:
+        yield from (_named(root, entry, f"not {' or '.join(parts)}") for entry in _visible(root) if entry.name not in parts)
+    for class_folder in (entry for part in parts or [""] for entry in _visible(root / part)):
+        inside = _visible(class_folder) if class_folder.is_dir() else []
+        unused = [entry for entry in inside if entry not in videos]
+        if len(unused) == len(inside):
+            yield _named(root, class_folder, "no videos")
+        else:
+            yield from (_named(root, entry, "no images") for entry in unused)
+
+
+def _named(root: Path, path: Path, why_not: str) -> str:
+    """The path relative to ``root``; for a folder with the reason why it is not used."""
+    name = path.relative_to(root).as_posix()
+    return f"{name}/ ({why_not})" if path.is_dir() else name
 
 
 def _videos_in(folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from adafocus_env.containers import PYAV_SUFFIXES
 from adafocus_env.datasets import Video
 from adafocus_env.packing import PackedClip
 from adafocus_env.readers import DecodedClip, DecodeRequest, file_reader
@@ -136,6 +137,8 @@ def content_key(videos: Sequence[Video], settings: ClipSettings, *, prepared: bo
     described: list[list[object]] = []
     for video in videos:
         stated = [video.num_frames, video.frame_name] if video.frame_name else []  # nothing for the rest, whose key stays as it was
+        if file_reader() == "decord" and video.path.suffix.lower() in PYAV_SUFFIXES:  # which decord read in version 0.1.0
+            stated.append("av")
         described.append([video.name, None if prepared else [_stamp(video.path), _stamp(video.track)], *stated])
     seed = settings.seed if settings.train else None
     content = [FORMAT, file_reader(), settings.num_frames, settings.short_side, settings.views, seed, described]

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from adafocus_env.bank_folder import FolderBank
     from adafocus_env.build import Split
     from adafocus_env.datasets import DataSet
+    from adafocus_env.unreadable import Unreadable
     from classifiers.classifier import Classifier
 
 GLANCE_FRAMES = {"sthv1": 8, "sthv2": 8}  # as published, where the glancer has frames of its own
@@ -106,6 +107,7 @@ def _command(given: Arguments) -> int:
 
     from adafocus_env.build import choose_device
     from adafocus_env.datasets import with_classes
+    from adafocus_env.unreadable import Unreadable
     from classifiers import checkpoint, distributed
 
     part, parts = _of_process(*_share(given.shard))
@@ -115,8 +117,12 @@ def _command(given: Arguments) -> int:
     data = with_classes(data, classifier.classes)
     if classifier.classes != data.classes:
         raise InputError(f"classifier={given.classifier} was trained on other classes than those of data={given.data}")
-    banks = {split: _bank(given, classifier, data, split) for split in splits if getattr(data, split) or split == given.split}
-    fill(banks, Console(highlight=False, quiet=not distributed.is_main()), part, parts)
+    console = Console(highlight=False, quiet=not distributed.is_main())
+    console.print(data.summary, markup=False, soft_wrap=True)
+    there = [split for split in splits if getattr(data, split) or split == given.split]
+    with Unreadable() as unreadable:
+        banks = {split: _bank(given, classifier, data, split, unreadable) for split in there}
+    fill(banks, console, part, parts)
     return 0
 
 
@@ -152,7 +158,7 @@ def _show(progress: Progress, task: TaskID, done: int) -> None:
     progress.update(task, completed=done, speed="" if speed is None else f"{speed:.1f} clips/s")
 
 
-def _bank(given: Arguments, classifier: Classifier, data: DataSet, split: Split) -> FolderBank:
+def _bank(given: Arguments, classifier: Classifier, data: DataSet, split: Split, unreadable: Unreadable) -> FolderBank:
     from adafocus_env.action import ACTIONS
     from adafocus_env.bank import DTYPES
     from adafocus_env.bank_folder import FolderBank, check_folder
@@ -164,7 +170,7 @@ def _bank(given: Arguments, classifier: Classifier, data: DataSet, split: Split)
     check_folder(Path(given.out).expanduser())
     clips = open_clips(
         data, split, num_frames=_num_frames(given), size=expected.size, views=given.views, glance_frames=_glance_frames(given),
-        sampling=given.sampling, num_workers=given.workers,
+        sampling=given.sampling, num_workers=given.workers, unreadable=unreadable,
     )  # fmt: skip
     check_fit(classifier, clips)
     return FolderBank(classifier, clips, action, given.out, video_div=given.video_div or None, dtype=given.bank_dtype)

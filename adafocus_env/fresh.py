@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar, overload
@@ -21,11 +20,11 @@ from adafocus_env.draws import ClipSettings, all_labels, content_key, fingerprin
 from adafocus_env.prefetch import Prefetcher
 from adafocus_env.readers import DecodedClip, DecodeRequest
 from adafocus_env.transforms import apply_crop, map_points
+from adafocus_env.unreadable import Unreadable, listed
 from classifiers.errors import InputError
 
 REFERENCES = 2**24  # clips have lower numbers, which float32 holds exactly: Stable-Baselines3 casts observations to it
 EPOCHS = 1000  # whose draws differ, at most; then they come again
-_log = logging.getLogger("adafocus_env")
 
 
 class FreshClips:
@@ -33,8 +32,8 @@ class FreshClips:
 
     A number always means the same draw, made from (seed, video's name, epoch) alone, so that a run that is resumed sees what it would
     have seen. Clips are decoded in worker processes: those of an epoch in its order and ahead of their use, others when asked for,
-    which is slow. The last ones are kept in memory. A video that turns out to be unreadable is warned about, listed in `failures`, and
-    left out from then on.
+    which is slow. The last ones are kept in memory. A video that turns out to be unreadable is listed in `failures` and left out from
+    then on; one warning names all of an epoch, when the next one begins or the clips are no longer used.
 
     There are as many epochs as references have room for (2²⁴ clips), at most 1000; later epochs begin again with the draws of the first.
 
@@ -45,6 +44,7 @@ class FreshClips:
         num_workers: processes that decode, at most.
         time_limit: seconds that reading one video may take.
         memory: bytes of decoded clips that are kept.
+        unreadable: collects the videos that cannot be read; None: a collector of these clips alone.
 
     Raises:
         InputError: there are no videos, or ``train`` is not set. Later, when a clip is asked for: a file that ``prepare`` made is gone.
@@ -59,6 +59,7 @@ class FreshClips:
         num_workers: int = 2,
         time_limit: float = 30.0,
         memory: int = 2**30,
+        unreadable: Unreadable | None = None,
     ) -> None:
         if not videos:
             raise InputError("a clip store needs at least one video, got none")
@@ -74,6 +75,8 @@ class FreshClips:
         # What the thread holds must not hold this object, so that it ends with it.
         self._decoder: Prefetcher[_Drawn] = Prefetcher(self._source.request, self._source.finish, **self._options)
         weakref.finalize(self, self._decoder.close)
+        self._unreadable = unreadable or Unreadable()
+        weakref.finalize(self, self._unreadable.warn)
         self._current: dict[int, _Drawn] = {}
         self._failed: dict[str, str] = {}
         self.labels: NDArray[np.int64] = np.tile(np.array([video.label for video in videos], np.int64), epochs)
@@ -114,12 +117,13 @@ class FreshClips:
 
         Videos that are known to be unreadable are among them, so that the order does not depend on what is known; see `readable`.
         """
+        self._unreadable.warn()
         clips = number % self.settings.views * self.epoch_size + rng.permutation(self.epoch_size)
         self.expect(clips)
         return clips
 
     def readable(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Those of ``clips`` that have frames, now decoded; the others are warned about and left out from now on.
+        """Those of ``clips`` that have frames, now decoded; the others are left out from now on.
 
         Raises:
             InputError: no video is left.
@@ -128,10 +132,20 @@ class FreshClips:
         drawn = dict(zip(wanted, self._decoder.get(wanted), strict=True))
         self._check_prepared([clip for clip in wanted if isinstance(drawn[clip], Failure)])
         self._current = {clip: result for clip, result in drawn.items() if not isinstance(result, Failure)}
-        for clip, result in drawn.items():
-            if isinstance(result, Failure):
-                self._leave_out(self.names[clip], result.reason)
+        self.leave_out([(self.names[clip], result.reason) for clip, result in drawn.items() if isinstance(result, Failure)])
         return np.array([clip for clip in wanted if clip in self._current], np.int64)
+
+    def leave_out(self, failures: Iterable[tuple[str, str]]) -> None:
+        """Leaves out these videos from now on: their names, and why; those that are left out already do not count.
+
+        Raises:
+            InputError: no video is left.
+        """
+        new = {name: reason for name, reason in failures if name not in self._failed}
+        self._failed.update(new)
+        if len(self._failed) == self.epoch_size:
+            raise InputError(f"none of the {self.epoch_size} videos can be read:\n{listed(self.failures)}")
+        self._unreadable.add(new.items())
 
     def frames(self, clip: int) -> Tensor:
         """The focuser's frames of the clip with its own crop and flip: (T, 3, size, size) uint8."""
@@ -174,13 +188,6 @@ class FreshClips:
             self._check_prepared([clip])
             raise InputError(f"{self.names[clip]} has no clip: {result.reason}")
         return result
-
-    def _leave_out(self, name: str, reason: str) -> None:
-        self._failed[name] = reason
-        if len(self._failed) == self.epoch_size:
-            listed = "\n".join(f"  {name}: {reason}" for name, reason in self.failures[:20])
-            raise InputError(f"none of the {self.epoch_size} videos can be read:\n{listed}")
-        _log.warning("%s cannot be read and is left out from now on: %s", name, reason)
 
     def _check_prepared(self, failed: Sequence[int]) -> None:
         """Checks that the files of these clips, if they were prepared, still exist: otherwise the videos must not count as unreadable."""

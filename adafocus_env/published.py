@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from adafocus_env.containers import VIDEO_SUFFIXES
 from adafocus_env.datasets import DataSet, Video, check_folder, hold_out
 from adafocus_env.lists import SHORTEST, Entry, Fault, ListFile, ListFormat, describe, read_list, shared_videos
-from adafocus_env.readers import VIDEO_SUFFIXES
 from classifiers.class_names import read_class_names
 from classifiers.errors import InputError, named
 
@@ -144,7 +144,7 @@ def what_is_usable(name: str, root: str | Path, *, source: str = "auto", val: fl
     found = find(place, [*train.entries, *test.entries], about)
     learned, tested = (tuple(found[entry.path] for entry in each.entries) for each in (train, test))
     parts = hold_out(learned, val)
-    data = DataSet(name, classes, *parts, tested, flip=about.flip, metric=about.metric)
+    data = DataSet(name, classes, *parts, tested, flip=about.flip, metric=about.metric, root=root)
     faults = [*train.faults, *test.faults, *shared_videos(train, test)]
     return Usable(data, place, faults, _notes(root, about, len(classes), [train, test]))
 

@@ -18,11 +18,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from adafocus_env.containers import stated_size
+from adafocus_env.containers import PYAV_SUFFIXES, stated_size
 from adafocus_env.sampling import segment_indices
 from classifiers.errors import InputError
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".flv", ".wmv", ".3gp", ".ts")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
@@ -68,7 +67,7 @@ class FrameReader(Protocol):
 
 
 def open_reader(path: Path, frame_name: str = "", num_frames: int | None = None) -> FrameReader:
-    """The reader for ``path``: a folder of images, or a file for decord, or for PyAV where decord is not installed or cannot read it.
+    """The reader for ``path``: a folder of images, or a file for decord, or for PyAV where decord is not installed or cannot be relied on.
 
     Args:
         path: the file or folder.
@@ -86,10 +85,9 @@ def open_reader(path: Path, frame_name: str = "", num_frames: int | None = None)
     size = path.stat().st_size
     if size == 0:
         raise DecodeError(path, "the file is empty (zero bytes)")
-    wanted = stated_size(path)
-    if wanted is not None and wanted > size:
+    if (wanted := stated_size(path) or 0) > size:
         raise DecodeError(path, f"it is truncated: {size} of its {wanted} bytes are there")
-    if file_reader() == "decord":
+    if file_reader() == "decord" and path.suffix.lower() not in PYAV_SUFFIXES:
         with contextlib.suppress(DecodeError):  # PyAV reads some files that decord cannot, and knows a broken one as well
             reader = DecordReader(path)
             if not reader.turned:
@@ -98,7 +96,7 @@ def open_reader(path: Path, frame_name: str = "", num_frames: int | None = None)
 
 
 def file_reader() -> str:
-    """The package that reads video files on this machine: ``decord`` or ``av``."""
+    """The package that reads video files on this machine, but for those with `PYAV_SUFFIXES`: ``decord`` or ``av``."""
     return "decord" if importlib.util.find_spec("decord") else "av"
 
 
@@ -181,11 +179,12 @@ class PyAVReader:
         self._path = Path(path)
         with self._open() as container:
             stream = container.streams.video[0]
-            self._fps = float(stream.average_rate) if stream.average_rate else None
-            # Packets are counted: many files do not state their length, and truncated ones state a wrong one.
-            self._length = self._read(lambda: sum(packet.size > 0 for packet in container.demux(stream)))
-        if self._length < 1:
+            rate = stream.average_rate or stream.guessed_rate
+            self._fps = float(rate) if rate else None
+            first = self._read(lambda: next(container.decode(stream), None))
+        if first is None:
             raise DecodeError(self._path, "it has no frames")
+        self._length = self._read(lambda: self._count(interlaced=first.interlaced_frame))
         self._size = self.get_frames([0]).shape[1:3]
 
     def __len__(self) -> int:
@@ -206,6 +205,13 @@ class PyAVReader:
         numbers = [int(i) for i in indices]
         return self._read(lambda: self._frames(numbers, short_side))
 
+    def _count(self, *, interlaced: bool) -> int:
+        """Frames of the stream, counted: many files do not state their length, and truncated ones state a wrong one."""
+        with self._open() as container:
+            if interlaced:  # a packet may hold half a frame, as camcorders write them
+                return sum(1 for _ in container.decode(video=0))
+            return sum(packet.size > 0 for packet in container.demux(video=0))
+
     def _frames(self, numbers: list[int], short_side: int | None) -> NDArray[np.uint8]:
         found: dict[int, NDArray[np.uint8]] = {}
         wanted, last = set(numbers), max(numbers)
@@ -217,8 +223,7 @@ class PyAVReader:
                     found[number] = np.rot90(image, round(getattr(frame, "rotation", 0) / 90))  # as the file says it is to be shown
                 if number >= last:
                     break
-        missing = [number for number in numbers if number not in found]
-        if missing:
+        if missing := [number for number in numbers if number not in found]:
             raise DecodeError(self._path, f"frame {missing[0]} of {self._length} cannot be read; is it truncated?")
         return np.stack([found[number] for number in numbers])
 
@@ -322,8 +327,7 @@ def numbered_frames(folder: Path, frame_name: str) -> list[Path]:
         raise DecodeError(folder, f"the folder holds no frame that is named like {frame_name % 1}")
     if 0 in numbers:
         raise DecodeError(folder, f"its frames begin at {frame_name % 0}, and have to begin at {frame_name % 1}; rename them")
-    missing = [number for number in range(1, max(numbers)) if number not in numbers]
-    if missing:
+    if missing := [number for number in range(1, max(numbers)) if number not in numbers]:
         more = f" and {len(missing) - 1} more are" if len(missing) > 1 else " is"
         raise DecodeError(folder, f"the frame {frame_name % missing[0]}{more} missing before the last, {frame_name % max(numbers)}")
     return [folder / (frame_name % number) for number in range(1, max(numbers) + 1)]

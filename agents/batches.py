@@ -64,6 +64,9 @@ def load_batch(clips: ClipSource, drawn: NDArray[np.int64], rng: np.random.Gener
     shares, mine = distributed.shares(drawn), distributed.rank()
     chosen = clips.readable(shares[mine])
     counts = distributed.counts(len(chosen))
+    if sum(counts) < len(drawn):  # what one process could not read, none tries again
+        for failures in distributed.gather_objects(clips.failures):
+            clips.leave_out(failures)
     for share in shares[:mine]:
         clips.pass_over(share, rng)
     both = [clips.fresh(int(clip), rng) for clip in chosen] or [_empty(clips)]

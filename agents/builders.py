@@ -21,6 +21,7 @@ from adafocus_env.draws import ClipSettings
 from adafocus_env.features import Features
 from adafocus_env.fresh import FreshClips
 from adafocus_env.published import PUBLISHED, published
+from adafocus_env.unreadable import Unreadable
 from agents.config import ArchitectureConfig, ClassifierConfig, DataConfig, EnvConfig
 from agents.make_classifier import make_classifier
 from agents.progress import Display
@@ -61,7 +62,7 @@ def build_data(config: DataConfig) -> DataSet:
 
 
 def build_clips(data: DataSet, config: DataConfig, size: int, display: Display, *, seed: int) -> Clips:
-    """Renders and decodes what is missing, under a progress bar.
+    """Renders and decodes what is missing, under a progress bar; one warning names the videos of all parts that cannot be read.
 
     Args:
         data: the videos.
@@ -73,23 +74,31 @@ def build_clips(data: DataSet, config: DataConfig, size: int, display: Display, 
     Raises:
         InputError: a part has no video that can be read.
     """
-    return Clips(
-        data,
-        part(data, "train", config, size, display, seed=seed),
-        part(data, "val", config, size, display) if data.val else None,
-        part(data, "test", config, size, display),
-    )
+    with Unreadable() as unreadable:
+        return Clips(
+            data,
+            part(data, "train", config, size, display, unreadable, seed=seed),
+            part(data, "val", config, size, display, unreadable) if data.val else None,
+            part(data, "test", config, size, display, unreadable),
+        )
 
 
 def part(
-    data: DataSet, split: Split, config: DataConfig, size: int, display: Display, *, seed: int = ClipSettings.seed
+    data: DataSet,
+    split: Split,
+    config: DataConfig,
+    size: int,
+    display: Display,
+    unreadable: Unreadable | None = None,
+    *,
+    seed: int = ClipSettings.seed,
 ) -> ClipSource:
-    """The clips of one part of a data set; see `build_clips`."""
+    """The clips of one part of a data set; see `build_clips` and `open_clips`."""
     count = len(getattr(data, split)) * (config.views if split == "train" and isinstance(config.views, int) else 1)
     bar = display.bar(f"decode {split}", count)
     clips = open_clips(
         data, split, num_frames=config.num_frames, size=size, views=config.views, glance_frames=config.glance_frames,
-        sampling=config.sampling, seed=seed, num_workers=config.workers, progress=bar.at,
+        sampling=config.sampling, seed=seed, num_workers=config.workers, progress=bar.at, unreadable=unreadable,
     )  # fmt: skip
     bar.at(count)
     return clips

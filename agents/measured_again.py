@@ -11,6 +11,7 @@ from adafocus_env.build import choose_device
 from adafocus_env.clips import ClipSource
 from adafocus_env.datasets import DataSet, with_classes
 from adafocus_env.features import Features
+from adafocus_env.unreadable import Unreadable
 from agents.budgets import asked_share, cost_of
 from agents.builders import build_data, check_classes, features_of, part, run_as
 from agents.config import DataConfig, EnvConfig, Evaluate
@@ -48,17 +49,18 @@ def measure_again(config: Evaluate) -> None:
     deterministic()
     config, env = _of_run(config) if config.run else (config, _environment(config))
     check_config(config, config.typed)
-    with Display() as display:
+    with Display() as display, Unreadable() as unreadable:
         data = build_data(config.data)
+        display.say(data.summary)
         classifier, data = _classifier(config, data)
         limit_threads(classifier, data.classes, classifier.device)
         policy = _policy(config)
         _check_read_by(policy, config, env)
-        clips = part(data, "test", config.data, classifier.architecture.size, display)
+        clips = part(data, "test", config.data, classifier.architecture.size, display, unreadable)
         env = _env_of(policy, classifier, clips, env) if isinstance(policy, GlancePolicy) else env
         features = features_of(run_as(classifier, env), clips, env)
         if config.budget is not None or config.keep is not None:
-            _meet_budget(config, data, policy, features, env, display)
+            _meet_budget(config, data, policy, features, env, display, unreadable)
         out = Path(config.out) if config.out else None
         player = policy.on(features) if isinstance(policy, TrainedModel) else policy
         about = {"data": data.name, "title": config.data.title, "metric": data.metric}
@@ -180,11 +182,17 @@ def _env_of(policy: GlancePolicy, classifier: Classifier, clips: ClipSource, env
 
 
 def _meet_budget(
-    config: Evaluate, data: DataSet, policy: GlancePolicy | TrainedModel | None, features: Features, env: EnvConfig, display: Display
+    config: Evaluate,
+    data: DataSet,
+    policy: GlancePolicy | TrainedModel | None,
+    features: Features,
+    env: EnvConfig,
+    display: Display,
+    unreadable: Unreadable,
 ) -> None:
     """Sets the policy's threshold, solved on the validation part for what is asked."""
     skipping = check_solvable(config, data, policy)
-    clips = part(data, "val", config.data, features.classifier.architecture.size, display)
+    clips = part(data, "val", config.data, features.classifier.architecture.size, display, unreadable)
     share = asked_share(config.budget, config.keep, cost_of(features, skipping, env.skipped))
     skipping.keep_threshold = threshold_for(skipping, features_of(features.classifier, clips, env), share)
     display.say(f"{share:.1%} of the frames are kept: skipping where P(skip) is {skipping.keep_threshold:.4g} or more")

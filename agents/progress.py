@@ -94,12 +94,12 @@ class Display:
         self._live.stop()
         for bar in self._bars:  # what an exception has cut short
             if bar.done > bar.began:
-                self._say(bar.line())
+                self.say(bar.line())
         self._bars = []
 
     def say(self, text: str) -> None:
         """Prints a line above the bars."""
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def plan(self, legs: Sequence[tuple[str, float, float]]) -> None:
         """Tells what the whole run will be: (name, units, what a unit costs) of every leg in order; see `Leg`."""
@@ -135,14 +135,11 @@ class Display:
                 self._end(bar)
         elif not self.console.is_terminal and bar.is_due():
             left = self._plan.text()
-            self._say(f"{bar.line()}; {left}" if left else bar.line())
+            self.say(f"{bar.line()}; {left}" if left else bar.line())
 
     def _end(self, bar: Bar) -> None:
         if bar.unit or bar.seconds >= 1:  # what was done before ends at once, and is not worth a line
-            self._say(f"{bar.description}: {bar.count()} in {_shown(bar.seconds)} {bar.text if bar.unit else ''}".rstrip())
-
-    def _say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self.say(f"{bar.description}: {bar.count()} in {_shown(bar.seconds)} {bar.text if bar.unit else ''}".rstrip())
 
     def _shown(self) -> RenderableType:
         rows = [row for bar in list(self._bars) for row in bar.rows()]

@@ -112,6 +112,7 @@ class Session:
         start, config = time.perf_counter(), self.config
         data = build_data(config.data)
         check_train_split(data, config.data.root)
+        self.display.say(data.summary)
         self.wanted = choose_classifier(config.classifier, data, self.device, config.patch_size, config.architecture)
         limit_threads(self.wanted, data.classes, self.device)
         architecture = self.wanted if isinstance(self.wanted, Architecture) else self.wanted.architecture

@@ -117,6 +117,7 @@ def measure(run: RunFolder, config: SkipCurve) -> dict[str, list[Single]]:
         InputError: the run has no validation part.
     """
     from adafocus_env.build import choose_device
+    from adafocus_env.unreadable import Unreadable
     from agents.budgets import cost_of
     from agents.builders import build_data, features_of, part
     from agents.policy_files import load_policy
@@ -131,8 +132,9 @@ def measure(run: RunFolder, config: SkipCurve) -> dict[str, list[Single]]:
     classifier = checkpoint.load(run.checkpoints / "classifier", device)
     policy = load_policy(run.checkpoints / "best", device)
     videos = build_data(data)
-    with Display() as display:
-        clips = {split: part(videos, split, data, classifier.architecture.size, display) for split in ("val", "test")}
+    with Display() as display, Unreadable() as unreadable:
+        display.say(videos.summary)
+        clips = {split: part(videos, split, data, classifier.architecture.size, display, unreadable) for split in ("val", "test")}
         val, test = (Part.of(features_of(classifier, clips[each], env), policy, env.skipped) for each in ("val", "test"))
         cost, steps = cost_of(test.features, policy, env.skipped), test.size[1]
         found: dict[str, list[Single]] = {}

@@ -1,5 +1,6 @@
 """The command that looks through a data set, on small real videos and frames."""
 
+import io
 import json
 import os
 import subprocess
@@ -9,9 +10,11 @@ from pathlib import Path
 import pytest
 from conftest import TASK
 from published_sets import make_frames, make_lists, make_videos, paths
+from rich.console import Console
 from videos import cut_in_half, square_frames, write_video
 
 from adafocus_env import check_data, demo
+from adafocus_env.data_report import PARTS, Report
 
 HERE = Path(__file__).parent
 
@@ -124,12 +127,24 @@ def test_a_folder_of_videos_and_the_demo(tmp_path, capsys, monkeypatch, clips):
         for i in range(3):
             write_video(tmp_path / label / f"{i}.mp4", square_frames(20))
     cut_in_half(tmp_path / "dog" / "1.mp4")
-    status, shown, _ = call(capsys, "data=folder", f"data.root={tmp_path}")
+    (tmp_path / "dog" / "notes.txt").touch()
+    report = tmp_path / ".report.json"
+    status, shown, _ = call(capsys, "data=folder", f"data.root={tmp_path}", f"out={report}")
+    assert "not used (1):\n  dog/notes.txt\n" in shown and json.loads(report.read_text())["unused"] == ["dog/notes.txt"]
     assert status == 1 and "dog/1.mp4: it is truncated" in shown and "folder: clips of 8 frames" in shown
     everything = demo.demo
     monkeypatch.setattr(demo, "demo", lambda num_workers: everything(TASK, num_workers=num_workers))
     status, shown, _ = call(capsys, "data=demo")
     assert status == 0 and "frame rate: 8 fps" in shown
+
+
+def test_files_that_are_not_used_are_no_faults_and_cut_on_the_terminal():
+    report = Report("folder", 8, None, dict.fromkeys(PARTS, 3), unused=[f"cat/{i}.txt" for i in range(12)])
+    console = Console(file=io.StringIO(), width=80)
+    report.show(console, None)
+    shown = console.file.getvalue()
+    assert "not used (12):\n  cat/0.txt\n" in shown and "cat/9.txt\n  and 2 more\nout=FILE writes all of it to a file" in shown
+    assert report.num_faults == 0
 
 
 @pytest.mark.parametrize(

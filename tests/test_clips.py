@@ -19,10 +19,10 @@ from adafocus_env import clips, draws
 from adafocus_env.build import open_clips
 from adafocus_env.cache import cache_folder
 from adafocus_env.clips import ClipSettings, ClipStore
-from adafocus_env.datasets import Video
+from adafocus_env.datasets import DataSet, Video
 from adafocus_env.demo import demo
 from adafocus_env.fresh import FreshClips
-from agents.builders import part
+from agents.builders import build_clips, part
 from agents.config import DataConfig
 from agents.progress import Display
 from classifiers.errors import InputError
@@ -164,6 +164,8 @@ def test_clips_without_anything_new_keep_their_place_in_the_cache(tmp_path, monk
 
     assert hashes(TEST) == ("f4817dca06fc30a1", "0890e35a04ebebb8")  # of version 0.1.0
     assert hashes(TRAIN) == ("37faf9a1ed2e081a", "c3dad9e2d0ebf108")
+    avi = [replace(v, path=v.path.with_suffix(".AVI")) for v in videos]
+    assert hashes(TEST, avi) != hashes(TEST), "decord read it then, and PyAV reads it now"
     one_label = [Video(v.name, v.path, v.label, labels=()) for v in videos]
     assert hashes(TRAIN, one_label) == hashes(TRAIN)
     several, stated = [replace(v, labels=(v.label, 7)) for v in videos], [replace(v, num_frames=9, frame_name="%05d.jpg") for v in videos]
@@ -260,6 +262,18 @@ def test_broken_videos_are_left_out_and_named(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(clips, "run_in_workers", None)  # nothing is decoded again, broken ones included
     again = ClipStore(videos, TRAIN, folder=tmp_path / "cache")
     assert again.failures == store.failures and again.fingerprint == store.fingerprint
+
+
+def test_one_warning_names_the_unreadable_videos_of_all_splits(tmp_path, caplog):
+    videos = make_videos(tmp_path / "v", 6)
+    for video in videos[1::2]:
+        cut_in_half(video.path)
+    data = DataSet("folder", ("a", "b"), *(tuple(videos[first : first + 2]) for first in (0, 2, 4)))
+    built = build_clips(data, DataConfig(num_frames=4), 48, Display())
+    (warning,) = (record.getMessage() for record in caplog.records)
+    assert warning.startswith("3 videos cannot be read and are left out:\n  c1/v1.mp4: cannot read the video")
+    assert all(name in warning for part in (built.train, built.val, built.test) for name, _ in part.failures)
+    assert warning.count(str(cache_folder() / "clips")) == 3, "where it is stored that they failed"
 
 
 def test_a_reader_that_hangs_is_reported(tmp_path, monkeypatch, videos):
@@ -362,7 +376,7 @@ PACK = """
 import json, sys, time
 from pathlib import Path
 from adafocus_env.clips import ClipSettings, ClipStore
-from adafocus_env.datasets import Video
+from adafocus_env.datasets import DataSet, Video
 root, cache, n, slow = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
 videos = [Video(f"c{i % 2}/v{i}.mp4", root / f"c{i % 2}/v{i}.mp4", i % 2) for i in range(n)]
 def progress(done):

@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -98,11 +99,30 @@ def test_folders_of_images_are_videos(tmp_path):
     assert names(data.train) | names(data.test) == {f"{label}/clip{i}" for label in "ab" for i in range(3)}
 
 
-def test_a_class_without_videos_is_left_out_with_a_warning(tmp_path, caplog):
-    two_classes(tmp_path)
+def test_what_is_not_used_is_listed_and_counted_in_the_summary(tmp_path):
+    two_classes(tmp_path, 5)
+    touch(tmp_path, "cat/notes.txt", "cat/poster.webp", "dog/more/a.mp4", "loose.mp4", ".DS_Store", "cat/.cache/x")
     (tmp_path / "empty").mkdir()
-    assert folder(tmp_path).classes == ("cat", "dog")
-    assert "empty holds no videos and is left out" in caplog.text
+    data = folder(tmp_path)
+    assert data.classes == ("cat", "dog") and len(data.train) + len(data.val) + len(data.test) == 10
+    assert data.unused == ("cat/notes.txt", "cat/poster.webp", "dog/more/ (no images)", "empty/ (no videos)", "loose.mp4")
+    counts = f"2 classes; {len(data.train)} train, {len(data.val)} val, {len(data.test)} test videos"
+    assert data.summary == f"data: folder in {tmp_path}: {counts}; 5 files or folders not used: {', '.join(data.unused)}"
+    touch(tmp_path, "sheep/a.txt", "sheep/b.txt", "wolf")
+    assert folder(tmp_path).summary.endswith("empty/ (no videos), loose.mp4 … and 2 more")
+
+
+def test_what_is_not_used_beside_given_parts_is_listed(tmp_path):
+    touch(tmp_path, "train/cat/a.mp4", "train/dog/b.mp4", "test/cat/c.mp4")
+    assert folder(tmp_path).unused == ()
+    assert folder(tmp_path).summary == f"data: folder in {tmp_path}: 2 classes; 1 train, 1 val, 1 test videos"
+    touch(tmp_path, "labels.csv", "valid/cat/d.mp4", "train/e.mp4", "test/dog/f.txt", "train/cat/g/image_00001.jpg")
+    data = folder(tmp_path)
+    assert data.unused == ("labels.csv", "valid/ (not train or test)", "train/e.mp4", "test/dog/ (no videos)")
+    (tmp_path / "labels.csv").unlink()
+    shutil.rmtree(tmp_path / "valid")
+    (tmp_path / "test/dog/f.txt").rename(tmp_path / "test/dog/f.mp4")
+    assert folder(tmp_path).summary.endswith("; 1 file or folder not used: train/e.mp4")
 
 
 def build(root, case):

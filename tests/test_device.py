@@ -8,7 +8,6 @@ import os
 import numpy as np
 import pytest
 import torch
-from adafocus_env.frozen import Watch
 from conftest import TINY
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -23,6 +22,7 @@ from adafocus_env.vector import AdaFocusVectorEnv
 from agents.session import deterministic
 from classifiers.classifier import Classifier
 from classifiers.cost import classifier_cost
+from classifiers.frozen import Watch
 
 N, T = 3, 4
 

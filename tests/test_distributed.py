@@ -22,7 +22,7 @@ from adafocus_env import fill_bank
 from adafocus_env.build import choose_device
 from adafocus_env.clips import ClipStore
 from adafocus_env.fresh import FreshClips
-from agents.batches import Batch
+from agents.batches import Batch, load_batch
 from agents.config import ClassifierConfig, SupervisedConfig, TrainStages
 from agents.run_folder import RunFolder
 from agents.stages.legs import check_learning
@@ -181,6 +181,16 @@ def test_passing_over_clips_draws_what_loading_them_draws(kind, tmp_path):
         store.fresh(int(clip), rngs[0])
     store.pass_over(clips, rngs[1])
     assert rngs[0].random() == rngs[1].random()
+
+
+def test_what_one_process_cannot_read_the_others_leave_out(tmp_path, monkeypatch):
+    clips = FreshClips(make_videos(tmp_path / "v", 4), replace(TRAIN, views=1))
+    monkeypatch.setattr(distributed, "shares", lambda drawn: np.array_split(drawn, 2))
+    monkeypatch.setattr(distributed, "counts", lambda count: [count, 1])
+    monkeypatch.setattr(distributed, "gather_objects", lambda failures: [failures, [("c0/v2.mp4", "it is cut")]])
+    batch, counts = load_batch(clips, np.arange(4), np.random.default_rng(0), torch.device("cpu"))
+    assert batch.clips.tolist() == [0, 1] and (counts, batch.total) == ([2, 1], 3)
+    assert clips.failures == [("c0/v2.mp4", "it is cut")]
 
 
 def test_a_part_of_a_batch_gets_its_rows_of_what_is_drawn_for_the_whole():

@@ -44,6 +44,7 @@ def banks(saved, out, data):
 def test_what_was_filled_ahead_is_found_by_training(saved, tmp_path, small_demo, capsys, monkeypatch):
     fill_bank.main(typed(saved, tmp_path / "out"))
     out = capsys.readouterr().out
+    assert out.count("data: demo: 10 classes; ") == 1
     for split, bank in banks(saved, tmp_path / "out", small_demo(val=0.3)):
         assert bank.missing_bytes() == 0
         assert f"{split}: bank: {len(bank.clips)} clips in {bank.folder}, " in out and f"fill {split}" in out

@@ -170,15 +170,37 @@ def test_an_unreadable_video_is_named_once_and_left_out(tmp_path, caplog):
     videos = make_videos(tmp_path / "v", 4)
     cut_in_half(videos[1].path)
     clips = FreshClips(videos, TRAIN)
-    first, second = run_epoch(clips, 0), run_epoch(clips, 1)
+    first = run_epoch(clips, 0)
+    assert not caplog.records, "the epoch is not over"
+    second = run_epoch(clips, 1)
     assert sorted(first) == [0, 2, 3] and sorted(second) == [4, 6, 7]
     warnings = [record.getMessage() for record in caplog.records]
-    assert len(warnings) == 1 and "c1/v1.mp4 cannot be read and is left out from now on: cannot read" in warnings[0]
+    assert len(warnings) == 1 and "1 video cannot be read and is left out:\n  c1/v1.mp4: cannot read" in warnings[0]
     assert [name for name, _ in clips.failures] == ["c1/v1.mp4"] and "truncated" in clips.failures[0][1]
     with pytest.raises(InputError, match=r"c1/v1.mp4 has no clip: cannot read .*truncated"):
         clips.frames(1)
     resumed = FreshClips(videos, TRAIN)
     assert list(run_epoch(resumed, 1)) == list(second), "the order does not depend on what is known"
+
+
+def test_videos_that_the_last_epoch_could_not_read_are_named_in_the_end(tmp_path, caplog):
+    videos = make_videos(tmp_path / "v", 2)
+    cut_in_half(videos[1].path)
+    clips = FreshClips(videos, TRAIN)
+    run_epoch(clips, 0)
+    del clips
+    gc.collect()
+    assert "1 video cannot be read and is left out:\n  c1/v1.mp4: " in caplog.text
+
+
+def test_what_another_process_could_not_read_is_not_tried_again(tmp_path, videos, monkeypatch):
+    clips = FreshClips(videos, TRAIN)
+    clips.leave_out([("c1/v1.mp4", "it is cut"), ("c1/v1.mp4", "it is cut")])
+    given = count_decoded(monkeypatch)
+    assert sorted(run_epoch(clips, 0)) == [0, 2, 3, 4] and [len(tasks) for tasks in given if tasks] == [4]
+    assert clips.failures == [("c1/v1.mp4", "it is cut")]
+    with pytest.raises(InputError, match=r"(?s)none of the 5 videos can be read:.*c1/v1.mp4: it is cut"):
+        clips.leave_out([(name, "gone") for name in clips.names[:5]])
 
 
 def test_a_video_that_hangs_is_left_out(tmp_path, videos, monkeypatch):

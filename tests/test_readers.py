@@ -46,6 +46,37 @@ def test_file_readers_give_the_frames_asked_for(tmp_path, reader_class):
     assert (read[0] == read[3]).all()
 
 
+X264 = {"codec": "libx264", "crf": "10", "g": "12"}  # with B frames, as for the others where bf is set
+MPEG2 = {"codec": "mpeg2video", "b": "4000000", "bf": "2"}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "settings"),
+    [
+        (".ts", X264), (".mts", X264), (".m2ts", X264 | {"x264-params": "tff=1"}), (".M2TS", MPEG2), (".vob", MPEG2), (".mpg", MPEG2),
+        (".mpeg", MPEG2), (".avi", X264), (".avi", MPEG2 | {"codec": "mpeg4"}), (".flv", X264), (".wmv", {"codec": "wmv2", "b": "4000000"}),
+        (".ogv", {"codec": "libvpx", "b": "4000000"}), (".gif", {"codec": "gif", "pix_fmt": "gray"}), (".mp4", X264), (".mkv", X264),
+        (".webm", {"codec": "libvpx-vp9", "b": "4000000"}),
+    ],
+)  # fmt: skip
+def test_every_container_gives_the_frames_asked_for(tmp_path, suffix, settings):
+    frames = square_frames(40, colour=(220, 220, 220))
+    path = write_video(tmp_path / f"a{suffix}", frames, **settings)
+    reader = open_reader(path)
+    assert (len(reader), reader.fps, reader.size) == (40, 25.0, (48, 64))
+    for indices in ([2, 7, 12, 17, 22, 27, 32, 37], [39, 0, 19, 19, 5, 38], [25]):
+        assert np.abs(reader.get_frames(indices).astype(int) - frames[indices]).mean((1, 2, 3)).max() < 4, "neighbours differ by 8"
+    assert decode_clip(DecodeRequest(path, 4, short_side=24)).frames.shape == (4, 24, 32, 3)
+
+
+@pytest.mark.parametrize("suffix", [".vob", ".gif"])
+def test_a_file_that_pyav_alone_reads_names_it_where_it_fails(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.write_text("this is no video\n" * 200)
+    with pytest.raises(DecodeError, match=rf"a{suffix}: it is truncated or no video at all \(PyAV cannot open it\)"):
+        open_reader(path)
+
+
 def test_colours_are_red_green_blue(tmp_path, reader_class):
     frames = np.zeros((4, 32, 32, 3), np.uint8)
     frames[..., 0] = 200

@@ -34,8 +34,10 @@ def networks():
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, clips):
-    """The folder of videos; ``clips`` has rendered them."""
-    return make_folder(tmp_path_factory.mktemp("videos"))
+    """The folder of videos, and a file that is none; ``clips`` has rendered them."""
+    folder = make_folder(tmp_path_factory.mktemp("videos"))
+    (folder / "train" / "[notes].txt").touch()
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,11 @@ def run(tmp_path, root):
 
 
 # From videos to a result
+
+
+def test_the_data_set_is_summed_up_once(first, root):
+    summary = f"data: folder in {root}: 2 classes; 2 train, 6 val, 4 test videos; 1 file or folder not used: train/[notes].txt "
+    assert first[1].count(summary) == first[1].count("data: ") == 1
 
 
 def test_a_folder_without_a_classifier_gets_one_in_the_same_command(first):
@@ -209,6 +216,7 @@ def test_evaluate_takes_a_classifier_and_a_policy(tmp_path, first, root, capsys)
     assert result(tmp_path) == result(first[0])
     printed = capsys.readouterr().out
     assert "learned" in printed and stands_above(f"folder ({root}), test split, 4 clips", printed)
+    assert printed.count("; 1 file or folder not used: train/[notes].txt\n") == 1
     with pytest.raises(InputError, match=r"^grid=5 has no effect: the policy chooses cells of a 3×3 grid; leave it out$"):
         evaluated(*parts, *data, "grid=5")
     with pytest.raises(InputError, match=r"^video_div=2 has no effect: the policy's glance maps say how many decisions there are"):

@@ -1,4 +1,4 @@
-"""Writes real little H.264 videos for the tests: a bright square that wanders over a plain ground."""
+"""Writes real little videos for the tests: a bright square that wanders over a plain ground."""
 
 from __future__ import annotations
 
@@ -22,15 +22,23 @@ def square_centres(num_frames: int = 12, height: int = 48, width: int = 64) -> n
     return np.stack([np.full(num_frames, height // 2), np.linspace(6, width - 7, num_frames).astype(int)], axis=1)
 
 
-def write_video(path: Path, frames: np.ndarray | None = None, *, fps: int = 25, faststart: bool = False) -> Path:
-    """Encodes ``frames`` (n,H,W,3), by default the moving square, as H.264 and gives back ``path``."""
+def write_video(
+    path: Path,
+    frames: np.ndarray | None = None,
+    *,
+    fps: int = 25,
+    faststart: bool = False,
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    **options: str,
+) -> Path:
+    """Encodes ``frames`` (n,H,W,3), by default the moving square, and gives back ``path``; ``options`` are the codec's."""
     frames = square_frames() if frames is None else frames
     path.parent.mkdir(parents=True, exist_ok=True)
-    options = {"movflags": "faststart"} if faststart else {}
-    with av.open(str(path), "w", options=options) as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "10", "preset": "ultrafast"})
+    with av.open(str(path), "w", options={"movflags": "faststart"} if faststart else {}) as container:
+        stream = container.add_stream(codec, rate=fps, options=options or {"crf": "10", "preset": "ultrafast"})
         stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv444p" if frames.shape[1] % 2 or frames.shape[2] % 2 else "yuv420p"
+        stream.pix_fmt = "yuv444p" if frames.shape[1] % 2 or frames.shape[2] % 2 else pix_fmt
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
