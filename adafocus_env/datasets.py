@@ -253,7 +253,7 @@ def _videos(root: Path, folder: Path, classes: list[str]) -> tuple[Video, ...]:
 
 
 def _unused(root: Path, parts: Sequence[str], videos: Collection[Path]) -> Iterator[str]:
-    """What ``root`` holds beside ``videos``, by path relative to it; a class folder without videos counts once, whatever is in it."""
+    """What ``root`` holds beside ``videos``, by path relative to it; a class folder without videos is one entry."""
     if parts:
         yield from (_named(root, entry, f"not {' or '.join(parts)}") for entry in _visible(root) if entry.name not in parts)
     for class_folder in (entry for part in parts or [""] for entry in _visible(root / part)):
