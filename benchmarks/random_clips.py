@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ class RandomClips:
     """
 
     has_truth = False
+    failures: Sequence[tuple[str, str]] = ()
 
     def __init__(self, count: int, num_frames: int, size: int) -> None:
         self.settings = ClipSettings(num_frames, size, size, train=True)
@@ -43,6 +44,9 @@ class RandomClips:
     def readable(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
         """All of them."""
         return clips
+
+    def leave_out(self, failures: Iterable[tuple[str, str]]) -> None:
+        """Nothing can be unreadable."""
 
     def frames(self, clip: int) -> Tensor:
         """(T, 3, size, size) uint8."""

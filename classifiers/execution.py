@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -59,6 +59,7 @@ class Execution:
 
 
 PLAIN = Execution()
+"""The networks as they are: all images in one call, batch norms not folded, no copy."""
 # Images in a call of MobileNetV2 and of ResNet-50 on a CPU, and their side in pixels, where they measured best; by `compile`.
 _CPU_CALLS = {False: ((2, 224), (32, 96)), True: ((8, 224), (16, 96))}
 _SIZES = 64  # for which one network is compiled; beyond them PyTorch would run it uncompiled
@@ -97,7 +98,8 @@ def optimized(classifier: Classifier) -> Classifier:
 
     A classifier that has an execution already is returned as it is, so ``executed(classifier, PLAIN)`` runs the networks unchanged.
     The result is cached: it holds a copy of the weights. The copy follows changes of weights that PyTorch counts; after a fused
-    optimizer step, which PyTorch does not count, a call of ``train()``, ``eval()`` or ``freeze()`` renews it.
+    optimizer step, which PyTorch does not count, a call of ``train()``, ``eval()`` or ``freeze()`` renews it. Forward hooks of the
+    networks are called with ``executed(classifier, PLAIN)`` only.
 
     Args:
         classifier: Frozen.
@@ -120,8 +122,8 @@ _OPTIMIZED: WeakKeyDictionary[Classifier, tuple[tuple[object, ...], Classifier]]
 def executed(classifier: Classifier, execution: Execution) -> Classifier:
     """A classifier with the same weights, fingerprint and tensors whose glancer and focuser run as ``execution`` says.
 
-    The networks that run are copies, made when first used and made again after a weight of ``classifier`` has changed. Maps, vectors
-    and scores are float32. An image does not depend on those beside it but for rounding.
+    The networks that run are copies, made when first used and made again after a weight of ``classifier`` has changed; with `PLAIN`
+    they are those of ``classifier``. Maps, vectors and scores are float32. An image does not depend on those beside it but for rounding.
 
     Args:
         classifier: frozen; itself executed or not.
@@ -261,6 +263,8 @@ class Run:
 
     def network(self) -> Callable[..., Any]:
         """What is called with images of the right precision and layout, made anew if a weight has changed or has moved."""
+        if self._execution == PLAIN:
+            return cast(Callable[..., Any], self._network)
         if self._watch.touched() or self._made is None:
             network = _folded(copy.deepcopy(self._network).double()).to(dtype=self._dtype)
             network = network.to(memory_format=self._form)

@@ -124,7 +124,7 @@ def test_a_classifier_is_optimized_once_and_anew_when_it_may_have_learned(images
     assert execution_of(first) == choose_execution(classifier) and optimized(classifier) is first is optimized(first)
     assert_close(looked(first, images), looked(classifier, images), 1e-5)
     as_it_is = executed(classifier, PLAIN)
-    assert optimized(as_it_is) is as_it_is
+    assert optimized(as_it_is) is as_it_is and as_it_is.look.network() is classifier.glancer
     classifier.train()
     with pytest.raises(InputError, match="the classifier is in training mode"):
         optimized(classifier)

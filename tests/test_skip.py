@@ -20,6 +20,7 @@ from adafocus_env.vector import AdaFocusVectorEnv
 from agents.evaluation import scores_of
 from classifiers.cost import classifier_cost
 from classifiers.errors import InputError
+from classifiers.execution import PLAIN, executed
 
 pytestmark = pytest.mark.filterwarnings("error")
 SKIP = 49
@@ -139,7 +140,7 @@ def test_a_step_that_skips_is_paid_for_by_what_it_costs(bank, reward, skipped):
 
 
 def test_only_the_patches_that_are_kept_reach_the_focuser(classifier, clips):
-    live = LiveFeatures(classifier, clips, GridAction(7, 96, 24))
+    live = LiveFeatures(executed(classifier, PLAIN), clips, GridAction(7, 96, 24))
     dynamics, calls = dynamics_on(live, reward="confidence"), []
     handle = classifier.focuser.register_forward_pre_hook(lambda module, inputs: calls.append(len(inputs[0])))
     try:

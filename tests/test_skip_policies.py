@@ -30,6 +30,7 @@ from agents.stages.algorithm import train_model
 from agents.stages.finetune import finetune
 from agents.stages.policy import check_ppo, make_environment, new_ppo, train_policy
 from classifiers.errors import InputError
+from classifiers.execution import PLAIN, executed
 from classifiers.policy_network import kept_below
 
 NETWORK = PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8)
@@ -241,7 +242,8 @@ def test_the_focuser_sees_the_kept_patches_of_all_videos_in_one_call(classifier,
     calls = []
     handle = classifier.focuser.register_forward_pre_hook(lambda module, inputs: calls.append(len(inputs[0])))
     try:
-        found = [infer(classifier, policy, frames, skipped=skipped, keep_threshold=each) for each in (None, np.inf, -np.inf)]
+        plain = executed(classifier, PLAIN)
+        found = [infer(plain, policy, frames, skipped=skipped, keep_threshold=each) for each in (None, np.inf, -np.inf)]
     finally:
         handle.remove()
     assert calls == [int(found[0].kept.sum()), 16] and calls[0] < 16  # and none where all is skipped
