@@ -147,8 +147,8 @@ def check_precision(precision: str, device: torch.device) -> None:
         InputError: no such precision, or the device lacks it (says what works).
     """
     named("precision", precision, PRECISIONS)
-    working = [name for name in PRECISIONS if _works(name, device)]
-    if precision not in working:
+    if not _works(precision, device):
+        working = [name for name in PRECISIONS if _works(name, device)]
         raise InputError(f"precision={precision} is not something that {device.type} here can compute with; choose one of {working}")
 
 

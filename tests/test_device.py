@@ -22,6 +22,7 @@ from adafocus_env.vector import AdaFocusVectorEnv
 from agents.session import deterministic
 from classifiers.classifier import Classifier
 from classifiers.cost import classifier_cost
+from classifiers.execution import PLAIN, executed
 from classifiers.frozen import Watch
 
 N, T = 3, 4
@@ -48,7 +49,7 @@ def pretended(monkeypatch, cost):
 def full(pretended, clips):
     """A bank on that GPU that has everything."""
     with pretended:
-        classifier = Classifier(TINY, CLASSES).freeze()
+        classifier = executed(Classifier(TINY, CLASSES).freeze(), PLAIN)
     bank = FeatureBank(classifier, clips, GridAction(7, 96, 24))
     bank._glanced[:] = bank._focused[:] = True
     return bank
