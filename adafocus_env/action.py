@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from typing import Any, Protocol
 
 import numpy as np
@@ -138,11 +139,10 @@ class GridAction:
         """
         check_form(cells, count, self.num_cells, whole=not (cells.is_floating_point() or cells.is_complex() or cells.dtype == torch.bool))
         inside = ((cells >= 0) & (cells < self.num_cells)).all()
-        try:
+        with suppress(RuntimeError) if cells.device.type == "cpu" else nullcontext():
             torch._assert_async(inside, f"an action is outside the space; choose a cell from 0 to {self.num_cells - 1}")
-        except RuntimeError:  # a CPU finds it at once, and can say which one it is
-            self.check(cells.numpy(), count)
-        return cells.to(torch.int64)
+            return cells.to(torch.int64)
+        return torch.from_numpy(self.check(cells.numpy(), count))  # raises: a CPU finds it at once, and can say which one it is
 
     def corners_of(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Cells (…) → corners (…, 2) as (top, left) in pixels."""
