@@ -118,9 +118,13 @@ def check_precision(precision: str, device: torch.device) -> None:
         InputError: no such precision, or the device lacks it (says what works).
     """
     named("precision", precision, PRECISIONS)
-    working = [name for name in PRECISIONS if _works(name, device)]
-    if precision not in working:
+    if precision not in (working := supported_precisions(device)):
         raise InputError(f"precision={precision} is not something that {device.type} here can compute with; choose one of {working}")
+
+
+def supported_precisions(device: torch.device) -> list[str]:
+    """Return the names of the precisions that a device has instructions for; float32 is always among them."""
+    return [name for name in PRECISIONS if _works(name, device)]
 
 
 def check_compiler() -> None:

@@ -14,6 +14,7 @@ from adafocus_env.demo import CLASSES, demo
 from adafocus_env.drawing import DemoTask
 from classifiers.backbones import BACKBONES, Backbone
 from classifiers.classifier import Architecture, Classifier
+from classifiers.execution import supported_precisions
 
 TASK = DemoTask(train_videos=12, test_videos=4, length=8)
 
@@ -40,6 +41,11 @@ TINY_COST = (
     + (12**2 * 3 * 9 * 8 + 6**2 * 8 * 9 * 32)  # focus
     + (3 * 20 * ((16 + 32) + 20) + 20 * 10)  # head
 )
+
+
+def needs(precision: str) -> pytest.MarkDecorator:
+    """Skips a test where the processor has no instructions for a precision."""
+    return pytest.mark.skipif(precision not in supported_precisions(torch.device("cpu")), reason=f"this processor has no {precision}")
 
 
 @pytest.fixture(scope="session", autouse=True)
