@@ -21,7 +21,7 @@ from agents.evaluation import scores_of
 from classifiers.cost import classifier_cost
 from classifiers.errors import InputError
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = [pytest.mark.numerical, pytest.mark.filterwarnings("error")]
 SKIP = 49
 FOCUS_COST = 12**2 * 3 * 9 * 8 + 6**2 * 8 * 9 * 32
 CLIPS = np.array([0, 5, 11])

@@ -32,6 +32,8 @@ from agents.stages.policy import check_ppo, make_environment, new_ppo, train_pol
 from classifiers.errors import InputError
 from classifiers.policy_network import kept_below
 
+pytestmark = pytest.mark.numerical
+
 NETWORK = PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8)
 CHOSEN = np.array([0, 5, 7, 11])
 KINDS = {"skip": 7, "continuous_skip": None}
