@@ -9,8 +9,10 @@ import platform
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from classifiers.errors import InputError
 
 NAMES = (
     "main_job", "inference", "skipping", "env_steps", "steps", "bank_filling", "ppo", "stages", "driver", "decode", "transforms",
@@ -28,7 +30,7 @@ class Settings:
         rounds: of every comparison.
         threads: of PyTorch on the CPU; 0: as many as it likes.
         device: auto, cpu or cuda.
-        precision: the low one that is measured beside float32.
+        precision: measured beside float32, unless it is float32; auto: bfloat16 where the device supports it, otherwise float32.
         compile: compile the networks where that is measured.
         allocator: tuned: glibc keeps big blocks of memory instead of giving them back to the system; default: as it comes.
     """
@@ -58,12 +60,16 @@ def main(names: Sequence[str], arguments: Sequence[str] | None = None) -> None:
         names: see `NAMES`.
         arguments: of the command line; None: those of this process, which starts itself anew with the allocator asked for.
     """
-    parsed = _parser(names).parse_args(arguments)
+    parser = _parser(names)
+    parsed = parser.parse_args(arguments)
     settings = Settings(**{key: value for key, value in vars(parsed).items() if key != "out"})
     if arguments is None:
         _with_allocator(settings.allocator)
     out = Path(parsed.out) if parsed.out else None if settings.quick else Path(__file__).parent
-    _run(names, settings, out)
+    try:
+        _run(names, settings, out)
+    except InputError as problem:
+        parser.error(str(problem))
 
 
 def _run(names: Sequence[str], settings: Settings, out: Path | None) -> None:
@@ -71,9 +77,12 @@ def _run(names: Sequence[str], settings: Settings, out: Path | None) -> None:
     from rich.console import Console
 
     from benchmarks.sections import Result, write_markdown
-    from benchmarks.workload import machine, prepare
+    from benchmarks.workload import choose_precision, machine, prepare
 
-    console, failed = Console(), list[str]()
+    console, failed, asked = Console(), list[str](), settings
+    settings = replace(asked, precision=choose_precision(asked))
+    if (asked.precision, settings.precision) == ("auto", "float32"):
+        console.print("the device has no instructions for bfloat16: measured in float32 only")
     prepare(settings)
     if settings.quick:
         console.print("quick: tiny sizes, so that the figures mean nothing")
@@ -117,7 +126,8 @@ def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=7, help="of every comparison (7)")
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch on the CPU (0: its own choice)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--precision", default="bfloat16", choices=["bfloat16", "float16"], help="measured beside float32 (bfloat16)")
+    precisions = ["auto", "bfloat16", "float16", "float32"]
+    parser.add_argument("--precision", default="auto", choices=precisions, help="measured beside float32 (auto: bfloat16 if supported)")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave compiled networks out")
     parser.add_argument("--allocator", default="tuned", choices=["tuned", "default"], help="what glibc does with big blocks (tuned)")
     parser.add_argument("--out", default="", help="folder for results/*.json and RESULTS.md (benchmarks; with --quick nothing is written)")

@@ -42,7 +42,8 @@ def measure(settings: Settings) -> Iterator[Section]:
     if sys.platform == "linux" and not settings.quick:
         yield _with_default_allocator(settings)
     yield _agreement(settings)
-    yield _precision_on_the_demo(settings)
+    if settings.precision != "float32":
+        yield _precision_on_the_demo(settings)
 
 
 def _schemes(settings: Settings) -> Section:

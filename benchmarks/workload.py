@@ -23,12 +23,25 @@ from agents.system import system_information
 from benchmarks.command import Settings
 from classifiers.backbones import BACKBONES, Backbone
 from classifiers.classifier import Architecture, Classifier
-from classifiers.execution import PLAIN, Execution, choose_execution, executed
+from classifiers.execution import PLAIN, Execution, check_precision, choose_execution, executed, supported_precisions
 from classifiers.registry import ARCHITECTURES
 
 GRID = 7
 SHAPE = {False: (48, 256, 340), True: (12, 112, 120)}  # frames, height and width of a video, at full size and quick
 SMALL = PolicyNetwork((32, 8, 8), channels=4, features=16, hidden=16)
+
+
+def choose_precision(settings: Settings) -> str:
+    """Return the precision that is asked for; "auto" is bfloat16 where the device supports it, otherwise float32.
+
+    Raises:
+        InputError: the device does not support the one that is asked for, or cannot be used.
+    """
+    device = choose_device(settings.device)
+    if settings.precision == "auto":
+        return "bfloat16" if "bfloat16" in supported_precisions(device) else "float32"
+    check_precision(settings.precision, device)
+    return settings.precision
 
 
 def prepare(settings: Settings) -> None:
@@ -79,12 +92,12 @@ def policy(settings: Settings, seed: int = 0, *, skips: bool = False) -> GlanceP
 
 def executions(settings: Settings, network: Classifier) -> dict[str, Execution]:
     """The ways to run the networks that are compared: as they are, and the best measured ones of each precision."""
-    low = settings.precision
-    named = {"float32": PLAIN, "float32, tuned calls": choose_execution(network), low: choose_execution(network, low)}
-    if not settings.compile:
-        return named
-    compiled = {f"{name}, compiled": choose_execution(network, name, compile=True) for name in ("float32", low)}
-    return {**named, **compiled}
+    low = [] if settings.precision == "float32" else [settings.precision]
+    named = {"float32": PLAIN, "float32, tuned calls": choose_execution(network)}
+    named |= {name: choose_execution(network, name) for name in low}
+    if settings.compile:
+        named |= {f"{name}, compiled": choose_execution(network, name, compile=True) for name in ("float32", *low)}
+    return named
 
 
 def fastest_of(settings: Settings, network: Classifier) -> tuple[str, Classifier]:

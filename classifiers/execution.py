@@ -148,8 +148,13 @@ def check_precision(precision: str, device: torch.device) -> None:
     """
     named("precision", precision, PRECISIONS)
     if not _works(precision, device):
-        working = [name for name in PRECISIONS if _works(name, device)]
+        working = supported_precisions(device)
         raise InputError(f"precision={precision} is not something that {device.type} here can compute with; choose one of {working}")
+
+
+def supported_precisions(device: torch.device) -> list[str]:
+    """Return the names of the precisions that a device has instructions for; float32 is always among them."""
+    return [name for name in PRECISIONS if _works(name, device)]
 
 
 def check_compiler() -> None:

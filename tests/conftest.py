@@ -19,6 +19,7 @@ from adafocus_env.demo import CLASSES, demo
 from adafocus_env.drawing import DemoTask
 from classifiers.backbones import BACKBONES, Backbone
 from classifiers.classifier import Architecture, Classifier
+from classifiers.execution import supported_precisions
 
 TASK = DemoTask(train_videos=12, test_videos=4, length=8)
 
@@ -53,6 +54,11 @@ def slow_except(quick: Iterable[object], cases: Iterable[object]) -> list[object
     assert all(case in cases for case in quick), f"quick={quick} must be among {cases}"
     values = [case if isinstance(case, tuple) else (case,) for case in cases]
     return [pytest.param(*each, marks=() if case in quick else pytest.mark.slow) for case, each in zip(cases, values, strict=True)]
+
+
+def needs(precision: str) -> pytest.MarkDecorator:
+    """Skips a test where the processor has no instructions for a precision."""
+    return pytest.mark.skipif(precision not in supported_precisions(torch.device("cpu")), reason=f"this processor has no {precision}")
 
 
 @pytest.fixture(scope="session", autouse=True)

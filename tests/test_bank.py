@@ -20,7 +20,7 @@ from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 from classifiers.execution import ExecutedClassifier
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = [pytest.mark.numerical, pytest.mark.filterwarnings("error")]
 GRID = GridAction(3, 96, 24)
 CLIPS, STEPS = np.array([3, 0, 3, 11]), np.array([2, 0, 0, 3])
 CELLS = np.array([[0, 8], [4, 4], [1, 7], [5, 6]])

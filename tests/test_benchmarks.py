@@ -1,17 +1,19 @@
 import dataclasses
 import importlib
 import json
+import re
 import sys
 
 import pytest
 import torch
-from conftest import slow_except
 
 from benchmarks import command, steps, workload
 from benchmarks.clock import Spread, Time, interleaved, ratio
 from benchmarks.command import NAMES, Settings, main
 from benchmarks.released import step_by_step
 from benchmarks.sections import Result, Section, at_least, at_most, write_markdown
+from classifiers import execution
+from classifiers.errors import InputError
 
 QUICK = Settings(quick=True, rounds=1, threads=1, device="cpu", precision="bfloat16", compile=False, allocator="tuned")
 
@@ -55,6 +57,7 @@ def test_what_is_not_installed_is_left_out_with_the_reason(monkeypatch):
     assert not section.rows and section.note.startswith("Left out: import of ap_gym halted")
 
 
+@pytest.mark.numerical
 def test_the_released_scheme_finds_what_one_pass_finds():
     from agents.inference import infer
 
@@ -74,7 +77,11 @@ def test_every_name_is_a_benchmark():
 SHORT = ["inference", "skipping", "env_steps", "steps", "bank_filling", "ppo", "stages", "driver", "decode", "transforms", "growth", "gpu"]
 
 
-@pytest.mark.parametrize("name", slow_except([name for name in SHORT if name != "driver"], SHORT))
+COMPARING = {"inference", "skipping", "env_steps", "bank_filling"}  # networks in several precisions
+MARKS = dict.fromkeys(COMPARING, pytest.mark.numerical) | {"driver": pytest.mark.slow}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, ())) for name in SHORT])
 def test_it_runs_at_tiny_sizes(name, tmp_path, monkeypatch):
     growth = importlib.import_module("benchmarks.growth")
     monkeypatch.setattr(growth, "added_by_inference", lambda settings, clips, length: 1.0)  # processes of their own take seconds
@@ -110,4 +117,41 @@ def test_the_process_begins_anew_with_the_allocator_asked_for(monkeypatch):
 def test_settings_come_from_the_command_line():
     parsed = vars(command._parser(NAMES).parse_args(["--quick", "--rounds", "3", "--no-compile"]))
     parsed.pop("out")
-    assert Settings(**parsed) == dataclasses.replace(QUICK, rounds=3, threads=0, device="auto")
+    assert Settings(**parsed) == dataclasses.replace(QUICK, rounds=3, threads=0, device="auto", precision="auto")
+
+
+LACKS = "precision=bfloat16 is not something that cpu here can compute with; choose one of ['float32', 'float16']"
+
+
+def test_the_precision_is_what_the_device_supports(monkeypatch):
+    def chosen(asked):
+        return workload.choose_precision(dataclasses.replace(QUICK, precision=asked))
+
+    monkeypatch.setattr(execution, "_works", lambda name, device: True)
+    assert [chosen(asked) for asked in ("auto", "bfloat16", "float16", "float32")] == ["bfloat16", "bfloat16", "float16", "float32"]
+    monkeypatch.setattr(execution, "_works", lambda name, device: name != "bfloat16")
+    assert [chosen(asked) for asked in ("auto", "float16")] == ["float32", "float16"]
+    with pytest.raises(InputError, match=re.escape(LACKS)):
+        chosen("bfloat16")
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_without_another_precision_float32_is_measured_once(compiled):
+    settings = dataclasses.replace(QUICK, compile=compiled)
+    network = workload.classifier(settings)
+    both, alone = (list(workload.executions(dataclasses.replace(settings, precision=name), network)) for name in ("bfloat16", "float32"))
+    assert both[:3] == ["float32", "float32, tuned calls", "bfloat16"]
+    assert alone == [name for name in both if name.startswith("float32")]
+    assert both[3:] == (["float32, compiled", "bfloat16, compiled"] if compiled else [])
+
+
+def test_a_benchmark_says_that_the_device_lacks_bfloat16(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(execution, "_works", lambda name, device: name != "bfloat16")
+    monkeypatch.setattr(workload, "prepare", lambda settings: None)
+    monkeypatch.setattr("benchmarks.transforms.measure", lambda settings: [Section("Nothing")])
+    main(["transforms"], ["--quick", f"--out={tmp_path}"])
+    assert "the device has no instructions for bfloat16: measured in float32 only" in capsys.readouterr().out
+    assert Result.read(tmp_path / "results" / "transforms.json").settings["precision"] == "float32"
+    with pytest.raises(SystemExit) as caught:
+        main(["transforms"], ["--quick", "--precision=bfloat16"])
+    assert caught.value.code == 2 and f"error: {LACKS}" in capsys.readouterr().err

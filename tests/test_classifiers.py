@@ -24,6 +24,8 @@ from classifiers.heads import LinearHead, MaxHead, MeanHead
 from classifiers.registry import ARCHITECTURES
 from classifiers.temporal_shift import shift_channels
 
+pytestmark = pytest.mark.numerical
+
 SMALL = ARCHITECTURES["small"]
 RESNET50 = [(4, 3), (5, 4), (6, 6), (7, 3)]
 """The layers that have blocks, by their place in the trunk, and how many."""

@@ -28,6 +28,8 @@ from agents.policies import GlancePolicy, PolicyNetwork
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.numerical
+
 FRAMES, GLANCES = 8, 4
 PLACES = np.array([[0.0, 1.0], [0.31, 0.77], [0.5, 0.5], [0.999, 0.01]], np.float32)
 

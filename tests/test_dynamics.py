@@ -13,7 +13,7 @@ from adafocus_env.features import LiveFeatures
 from adafocus_env.reward import REWARDS
 from classifiers.errors import InputError
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = [pytest.mark.numerical, pytest.mark.filterwarnings("error")]
 ACTIONS = np.array([[0, 24, 48, 6], [13, 13, 40, 2], [30, 7, 21, 47]])  # of three clips, in four steps
 ROWS = np.arange(3)
 

@@ -68,6 +68,7 @@ def test_every_clip_is_played_once_whatever_is_played_at_once(bank, policy, clip
         assert np.array_equal(actions, same) and scores == pytest.approx(near, abs=1e-5)
 
 
+@pytest.mark.numerical
 def test_what_was_played_is_what_the_classifier_says(bank, classifier, clips):
     played = play(bank, RandomPatch(bank.action, 0))
     for clip in range(12):
@@ -78,6 +79,7 @@ def test_what_was_played_is_what_the_classifier_says(bank, classifier, clips):
         assert played.correct[clip] == (int(probabilities.argmax()) == clips.labels[clip])
 
 
+@pytest.mark.numerical
 def test_the_scores_are_those_of_the_environment_at_every_step(bank, clips):
     actions, _, scores = actions_and_scores(bank, by_reference(bank, RandomPatch(bank.action, 0)))
     env = AdaFocusVectorEnv(12, bank.classifier, clips, reward="confidence", grid=7, bank=bank, autoreset_mode="DISABLED")
@@ -89,12 +91,14 @@ def test_the_scores_are_those_of_the_environment_at_every_step(bank, clips):
         assert info["confidence"] == pytest.approx(probabilities[np.arange(12), clips.labels].numpy(), abs=1e-5)
 
 
+@pytest.mark.numerical
 def test_a_policy_chooses_the_same_in_the_environment_as_from_references(bank, clips):
     asked = actions_and_scores(bank, interactively(bank, lambda env: Oracle(bank)))
     for one, other in zip(asked, actions_and_scores(bank, by_reference(bank, Oracle(bank))), strict=True):
         assert np.array_equal(one, other)
 
 
+@pytest.mark.numerical
 def test_without_a_bank_the_scores_are_the_same_and_every_patch_is_seen_once(bank, classifier, clips, monkeypatch):
     seen = []
     live = LiveFeatures(classifier, clips, bank.action)

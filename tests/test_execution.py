@@ -5,17 +5,25 @@ import weakref
 
 import pytest
 import torch
-from conftest import TINY, random_classifier
+from conftest import TINY, needs, random_classifier
 
 from adafocus_env.demo import CLASSES
 from classifiers import execution
 from classifiers.classifier import Classifier
 from classifiers.cost import classifier_cost
 from classifiers.errors import InputError
-from classifiers.execution import PLAIN, Execution, check_precision, choose_execution, executed, execution_of, optimized
+from classifiers.execution import (
+    PLAIN,
+    Execution,
+    check_precision,
+    choose_execution,
+    executed,
+    execution_of,
+    optimized,
+    supported_precisions,
+)  # fmt: skip
 
 CPU = torch.device("cpu")
-LOW = [name for name in ("bfloat16", "float16") if execution._works(name, CPU)]
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +43,7 @@ def assert_close(found, wanted, tolerance):
         assert (one - other).abs().max() <= tolerance * other.abs().max()
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("call", [0, 1, 4, 64])
 def test_layout_and_size_of_calls_change_nothing_but_rounding(classifier, images, channels_last, call):
@@ -57,7 +66,8 @@ def test_calls_have_the_size_asked_for(images):
     assert sizes == [4, 3, 3, 3, 3, 2]
 
 
-@pytest.mark.parametrize("precision", LOW)
+@pytest.mark.numerical
+@pytest.mark.parametrize("precision", [pytest.param(name, marks=needs(name)) for name in ("bfloat16", "float16")])
 def test_a_low_precision_comes_close_and_comes_out_as_float32(classifier, images, precision):
     other = executed(classifier, Execution(precision))
     found, wanted = looked(other, images), looked(classifier, images)
@@ -70,7 +80,7 @@ def test_a_low_precision_comes_close_and_comes_out_as_float32(classifier, images
 def test_weights_fingerprint_and_cost_stay_those_of_the_classifier(images):
     classifier = random_classifier()
     before, names = classifier.fingerprint(), list(classifier.state_dict())
-    other = executed(classifier, Execution(LOW[0] if LOW else "float32", channels_last=True, glance_call=2))
+    other = executed(classifier, Execution(supported_precisions(CPU)[-1], channels_last=True, glance_call=2))
     looked(other, images)
     assert classifier.fingerprint() == other.fingerprint() == before
     assert list(other.state_dict()) == names
@@ -78,6 +88,7 @@ def test_weights_fingerprint_and_cost_stay_those_of_the_classifier(images):
     assert all(parameter.dtype == torch.float32 and parameter.is_contiguous() for parameter in other.parameters())
 
 
+@pytest.mark.numerical
 def test_a_changed_weight_is_noticed(images):
     classifier = random_classifier()
     other = executed(classifier, Execution(channels_last=True))
@@ -89,6 +100,7 @@ def test_a_changed_weight_is_noticed(images):
     assert_close(after, looked(classifier, images), 1e-5)
 
 
+@pytest.mark.numerical
 def test_images_of_a_clip_stay_together_where_they_are_mixed(images):
     shifted = dataclasses.replace(TINY, shift=0.25, shift_place="block", head="mean")
     classifier = Classifier(shifted, CLASSES).freeze()
@@ -109,6 +121,7 @@ def test_a_head_can_learn_from_what_comes_out(classifier, images):
     assert weight.grad.abs().sum() > 0
 
 
+@pytest.mark.numerical
 def test_a_copy_runs_on_its_own_weights(images):
     other = executed(random_classifier(), Execution(channels_last=True))
     before = looked(other, images)

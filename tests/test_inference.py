@@ -15,6 +15,8 @@ from agents.policies import GlancePolicy, PolicyNetwork
 from classifiers import cost
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.numerical
+
 NETWORK = PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8)
 POLICY_COST = 6 * 6 * 16 * 4 + 6 * 6 * 4 * 10 + 3 * 8 * (10 + 8) + 8 * 49
 CHOSEN = np.array([0, 5, 7, 11])

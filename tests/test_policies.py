@@ -20,6 +20,8 @@ from agents.policy_files import CARD, WEIGHTS, load_policy, save_policy
 from agents.stages.policy import check_ppo, in_steps, make_environment, new_ppo
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.numerical
+
 NETWORK = PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8)
 WITH_NORM = PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8, batch_norm=True)
 REFERENCES = torch.tensor([[3, 0], [7, 1], [3, 2], [3, 3], [0, 0], [7, 1], [11, 3]])  # clips and steps in any order, some twice

@@ -1,5 +1,6 @@
 """The authors' checkpoints, ActivityNet family: equal weights and frames give the results of the authors' code; bad files are refused."""
 
+import copy
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import released_weights
 import torch
-from released_weights import assert_near, parallel, save
+from released_weights import ROUNDING, assert_near, parallel, same_pixels, save
 
 from adafocus_env.action import GridAction, crop_patches
 from adafocus_env.reward import REWARDS
@@ -63,9 +64,9 @@ def classifier(imported):
 
 @pytest.fixture(scope="module")
 def glances(classifier, frames):
-    """Glance maps (B·T, 1280, 7, 7) and vectors (B·T, 1280)."""
+    """Glance maps (B·T, 1280, 7, 7) and vectors (B·T, 1280), in float64."""
     with torch.no_grad():
-        return classifier.glance(frames.flatten(0, 1))
+        return copy.deepcopy(classifier).double().glance(frames.flatten(0, 1).double())
 
 
 # The authors' results
@@ -85,6 +86,7 @@ def test_every_tensor_of_the_file_is_in_the_checkpoint_and_nothing_else(imported
     assert sums([load_policy(imported).state_dict()]) == sums([content["policy"]])
 
 
+@pytest.mark.numerical
 def test_glances(glances, stored):
     maps, vectors = (part.unflatten(0, (CLIPS, T)) for part in glances)
     assert_near(maps.flatten()[None, :64], stored["global_feat_map.first64"][None], "glance map")
@@ -93,11 +95,15 @@ def test_glances(glances, stored):
     assert_near(vectors.norm(dim=-1), stored["global_feat.norm_per_bt"], "norms of glance vectors")
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("patch_size", [96, 128])
 def test_policy(imported, glances, stored, patch_size):
-    """The fixtures of both patch sizes hold the same policy on the same glances."""
+    """The fixtures of both patch sizes hold the same policy on the same glances.
+
+    Values are compared with the largest of all steps: those of a step can all be near zero, sums in which large terms cancel.
+    """
     theirs = {name.split(".", 1)[1]: value for name, value in stored.items() if name.startswith(f"p{patch_size}.")}
-    policy = load_policy(imported)
+    policy = load_policy(imported).double()
     maps = glances[0].unflatten(0, (CLIPS, T))
     cells = policy.act(maps).T
     assert np.array_equal(cells, theirs["greedy_action"])
@@ -107,13 +113,14 @@ def test_policy(imported, glances, stored, patch_size):
     assert_near(chances.probs, theirs["probs"], "action probabilities")
     assert_near(chances.log_prob(cells), theirs["evaluate_logprob"], "log-probability")
     assert_near(chances.entropy(), theirs["evaluate_entropy"], "entropy")
-    assert_near(policy.critic(hidden).squeeze(-1), theirs["evaluate_value"], "value")
+    assert_near(policy.critic(hidden).view(1, T, CLIPS), theirs["evaluate_value"][None], "value")
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("patch_size", [96, 128])
 def test_classifier_and_rewards(classifier, frames, glances, stored, patch_size):
     theirs = {name.split(".", 1)[1]: value for name, value in stored.items() if name.startswith(f"p{patch_size}.")}
-    seen = glances[1].unflatten(0, (CLIPS, T)).transpose(0, 1)
+    seen = glances[1].float().unflatten(0, (CLIPS, T)).transpose(0, 1)
     by_step = frames.transpose(0, 1).flatten(0, 1)
 
     def focus(corners):
@@ -123,8 +130,8 @@ def test_classifier_and_rewards(classifier, frames, glances, stored, patch_size)
 
     chosen, random = focus(theirs["coords_chosen"]), focus(theirs["coords_random"])
     for foci, name in ((chosen, "local_feat"), (random, "random_local_feat")):
-        assert_near(foci[..., :64], theirs[f"{name}.first64_per_tb"], name)
-        assert_near(foci.norm(dim=-1), theirs[f"{name}.norm_per_tb"], f"norms of {name}")
+        assert_near(foci[..., :64], theirs[f"{name}.first64_per_tb"], name, ROUNDING)
+        assert_near(foci.norm(dim=-1), theirs[f"{name}.norm_per_tb"], f"norms of {name}", ROUNDING)
 
     state, found = classifier.initial_state(CLIPS), {"logits": [], "baseline_random_logits": [], "baseline_zero_logits": []}
     for glance, patch, other in zip(seen, chosen, random, strict=True):
@@ -134,7 +141,7 @@ def test_classifier_and_rewards(classifier, frames, glances, stored, patch_size)
         found["logits"].append(scores)
     logits = {name: torch.stack(steps).squeeze(2) for name, steps in found.items()}
     for name, values in logits.items():
-        assert_near(values, theirs[name], name)
+        assert_near(values, theirs[name], name, ROUNDING)
 
     labels = torch.from_numpy(stored["labels"].astype(np.int64)).expand(T, CLIPS)[..., None]
     now, baseline = (logits[name].softmax(-1).gather(-1, labels)[..., 0] for name in ("logits", "baseline_random_logits"))
@@ -145,6 +152,7 @@ def test_classifier_and_rewards(classifier, frames, glances, stored, patch_size)
         assert_near(REWARDS[ours].value(now, previous, baseline)[None], theirs[name][None], name)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("patch_size", [96, 128])
 def test_patches(frames, patch_size):
     """The first frame of both clips, cropped at five places in [0, 1]² that are no cells of a grid."""
@@ -153,10 +161,11 @@ def test_patches(frames, patch_size):
     assert np.array_equal(np.floor(stored["get_patch.actions"] * (224 - patch_size)), theirs["coords"])
     corners = torch.from_numpy(theirs["coords"].astype(np.int64)).repeat_interleave(CLIPS, 0)
     patches = crop_patches(frames[:, 0], torch.arange(CLIPS).repeat(5), corners, patch_size).unflatten(0, (5, CLIPS))
-    assert np.array_equal(patches[:, 0].flatten(1)[:, :8], theirs["first8"])
-    assert_near(patches.double().flatten(1).norm(dim=1), theirs["norms"], "norms of patches")
+    assert same_pixels(patches[:, 0].flatten(1)[:, :8], theirs["first8"])
+    assert_near(patches.double().flatten(1).norm(dim=1), theirs["norms"], "norms of patches", ROUNDING)
 
 
+@pytest.mark.numerical
 def test_the_whole_pass(imported, classifier, frames, stored):
     found = infer(classifier, load_policy(imported), frames)
     assert np.array_equal(found.actions.T, stored["p96.greedy_action"])

@@ -7,6 +7,8 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from agents.rollout import ClipRolloutBuffer, NormalisedReturnsBuffer
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.numerical
+
 STEPS, ENVS, LENGTH = 12, 5, 4  # three episodes in each of five environments
 SPACES = spaces.Box(0, 100, (2,), np.int64), spaces.Discrete(9)
 

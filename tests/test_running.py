@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import random_classifier
+from conftest import needs, random_classifier
 from test_supervised import CONFIG, STAGES, trained
 
 from adafocus_env.clips import ClipStore
@@ -15,7 +15,8 @@ from agents.interrupts import Stopped, StopRequest
 from agents.stages.random_patches import train_on_random_patches
 from classifiers import execution
 from classifiers.errors import InputError
-from classifiers.execution import check_precision
+
+pytestmark = pytest.mark.numerical
 
 PLAIN = replace(CONFIG, dropout=None, frames=3)
 
@@ -25,23 +26,15 @@ def losses(stage, clips, **settings):
     return [epoch["loss"] for epoch in trained(stage, clips, replace(PLAIN, **settings))[1]]
 
 
-def needs(precision):
-    try:
-        check_precision(precision, torch.device("cpu"))
-    except InputError:
-        pytest.skip(f"this processor has no {precision}")
-
-
+@needs("bfloat16")
 @pytest.mark.parametrize("stage", STAGES)
 def test_bfloat16_learns_as_float32_does(stage, clips):
-    needs("bfloat16")
     plain, mixed = losses(stage, clips), losses(stage, clips, precision="bfloat16")
     assert mixed != plain and mixed == pytest.approx(plain, rel=0.02)
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("precision", [pytest.param(name, marks=needs(name)) for name in ("bfloat16", "float16")])
 def test_weights_stay_float32_and_what_chooses_the_patches_computes_as_ever(precision, clips):
-    needs(precision)
     classifier, seen = random_classifier(), set()
     classifier.focuser.features.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
     list(STAGES["finetune both"](classifier, clips, replace(PLAIN, precision=precision), 0))
@@ -49,8 +42,8 @@ def test_weights_stay_float32_and_what_chooses_the_patches_computes_as_ever(prec
     assert {tensor.dtype for tensor in classifier.state_dict().values()} == {torch.float32, torch.int64}
 
 
+@needs("float16")
 def test_gradients_that_are_too_large_for_float16_change_nothing_until_the_scale_fits(clips, monkeypatch):
-    needs("float16")
     steps, schedules, scales = [], [], []
     step = torch.optim.AdamW.step
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *args: (steps.append(1), step(self, *args))[1])
@@ -64,8 +57,8 @@ def test_gradients_that_are_too_large_for_float16_change_nothing_until_the_scale
     assert len(schedules) == len(steps) + 1  # it takes its first step when it is made
 
 
+@needs("float16")
 def test_the_scale_of_float16_is_saved(clips, tmp_path):
-    needs("float16")
     config, results = replace(PLAIN, precision="float16", epochs=3), []
     for stops in (False, True):
         torch.manual_seed(1)

@@ -22,7 +22,7 @@ from classifiers.cost import classifier_cost
 from classifiers.errors import InputError
 from classifiers.execution import PLAIN, executed
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = [pytest.mark.numerical, pytest.mark.filterwarnings("error")]
 SKIP = 49
 FOCUS_COST = 12**2 * 3 * 9 * 8 + 6**2 * 8 * 9 * 32
 CLIPS = np.array([0, 5, 11])

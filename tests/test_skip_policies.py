@@ -33,6 +33,8 @@ from classifiers.errors import InputError
 from classifiers.execution import PLAIN, executed
 from classifiers.policy_network import kept_below
 
+pytestmark = pytest.mark.numerical
+
 NETWORK = PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8)
 CHOSEN = np.array([0, 5, 7, 11])
 KINDS = {"skip": 7, "continuous_skip": None}

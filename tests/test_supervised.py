@@ -22,6 +22,8 @@ from agents.stages.warm_up import warm_up
 from agents.supervised import train_epochs
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.numerical
+
 CONFIG = SupervisedConfig(epochs=2, batch_size=5, learning_rate=0.01, head_learning_rate=0.01, frames=2)
 
 

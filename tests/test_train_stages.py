@@ -6,7 +6,7 @@ import signal
 
 import pytest
 import torch
-from conftest import slow_except
+from conftest import needs, slow_except
 from tiny_training import NEW, POLICIES, Crash, assert_same, crash, left_by_force, make_folder, result, tiny_networks, train
 
 from adafocus_env.bank import FeatureBank
@@ -22,7 +22,6 @@ from agents.stages import driver
 from agents.stages.driver import Finished
 from classifiers import checkpoint
 from classifiers.errors import InputError
-from classifiers.execution import check_precision
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -270,14 +269,11 @@ def test_settings_that_exclude_each_other_are_refused(tmp_path, root, trained, o
         stages(f"run={tmp_path}", f"data.root={root}", "first=2", trained[0], *overrides)
 
 
+@needs("bfloat16")
 def test_frozen_networks_can_run_in_another_precision(tmp_path, root, all_stages):
     kept = all_stages[0] / "checkpoints"
     parts = [f"classifier={kept / 'classifier'}", f"policy={kept / 'best'}", "data=folder", f"data.root={root}", "data.num_frames=4"]
     for precision in ("float32", "bfloat16"):
-        try:
-            check_precision(precision, torch.device("cpu"))
-        except InputError:
-            pytest.skip("this processor has no bfloat16")
         out = f"out={tmp_path / precision}"
         evaluate.main(compose_config(Evaluate, "evaluate", [*parts, out, "device=cpu", f"precision={precision}"]))
     one, other = (result(tmp_path / precision) for precision in ("float32", "bfloat16"))

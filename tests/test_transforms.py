@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from adafocus_env.transforms import Crop, apply_crop, centre_crop, draw_crop, map_points, rescale_points
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.numerical
+
 
 def random_frames(t=2, height=20, width=30):
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (t, 3, height, width), np.uint8))

@@ -15,7 +15,7 @@ from adafocus_env.sb3 import AdaFocusVecEnv
 from adafocus_env.vector import AdaFocusVectorEnv
 from classifiers.errors import InputError
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = [pytest.mark.numerical, pytest.mark.filterwarnings("error")]
 N, T, EPISODES, SEED = 3, 4, 4, 11
 MODES = list(AutoresetMode)
 
