@@ -28,6 +28,7 @@ from classifiers.registry import ARCHITECTURES
 
 GRID = 7
 SHAPE = {False: (48, 256, 340), True: (12, 112, 120)}  # frames, height and width of a video, at full size and quick
+DEFAULT = "float32, default settings"
 SMALL = PolicyNetwork((32, 8, 8), channels=4, features=16, hidden=16)
 
 
@@ -93,7 +94,7 @@ def policy(settings: Settings, seed: int = 0, *, skips: bool = False) -> GlanceP
 def executions(settings: Settings, network: Classifier) -> dict[str, Execution]:
     """The ways to run the networks that are compared: as they are, and the best measured ones of each precision."""
     low = [] if settings.precision == "float32" else [settings.precision]
-    named = {"float32": PLAIN, "float32, tuned calls": choose_execution(network)}
+    named = {"float32": PLAIN, DEFAULT: choose_execution(network)}
     named |= {name: choose_execution(network, name) for name in low}
     if settings.compile:
         named |= {f"{name}, compiled": choose_execution(network, name, compile=True) for name in ("float32", *low)}

@@ -140,7 +140,7 @@ def test_without_another_precision_float32_is_measured_once(compiled):
     settings = dataclasses.replace(QUICK, compile=compiled)
     network = workload.classifier(settings)
     both, alone = (list(workload.executions(dataclasses.replace(settings, precision=name), network)) for name in ("bfloat16", "float32"))
-    assert both[:3] == ["float32", "float32, tuned calls", "bfloat16"]
+    assert both[:3] == ["float32", workload.DEFAULT, "bfloat16"]
     assert alone == [name for name in both if name.startswith("float32")]
     assert both[3:] == (["float32, compiled", "bfloat16, compiled"] if compiled else [])
 

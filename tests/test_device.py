@@ -88,7 +88,9 @@ def test_no_reward_waits_for_a_gpu(full, arguments):
         assert infos["final_info"][key].device.type == "cuda" and len(infos["final_info"][key]) == N, key
 
 
-@pytest.mark.parametrize("arguments", [{"output": "numpy"}, {"action": "skip"}, {"reward": Reward(itself)}], ids=["numpy", "skip", "arrays only"])
+@pytest.mark.parametrize(
+    "arguments", [{"output": "numpy"}, {"action": "skip"}, {"reward": Reward(itself)}], ids=["numpy", "skip", "arrays only"]
+)
 def test_what_waits_is_found(full, arguments):
     """Otherwise the tests above could not fail."""
     with pytest.raises(RuntimeError, match=r"\.numpy\(\) is not supported"):
