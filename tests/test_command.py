@@ -50,7 +50,7 @@ def test_a_dictionary_takes_new_keys():
     assert compose("ppo.kwargs.x=1").ppo.kwargs == compose("+ppo.kwargs.x=1").ppo.kwargs == {"x": 1}
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(any_text, st.sampled_from(sorted(command.PATH_KEYS)))
 @example("${x}", "run")
 @example("\\${x}", "run")

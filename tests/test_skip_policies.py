@@ -241,10 +241,10 @@ def test_one_pass_equals_the_environment_step_by_step(classifier, clips, feature
 
 @pytest.mark.parametrize("skipped", SKIPPED)
 def test_the_focuser_sees_the_kept_patches_of_all_videos_in_one_call(classifier, policy, frames, skipped):
-    calls = []
+    calls, plain = [], executed(classifier, PLAIN)
+    infer(plain, policy, frames, skipped=skipped)  # whose costs are counted, which takes calls of copies
     handle = classifier.focuser.register_forward_pre_hook(lambda module, inputs: calls.append(len(inputs[0])))
     try:
-        plain = executed(classifier, PLAIN)
         found = [infer(plain, policy, frames, skipped=skipped, keep_threshold=each) for each in (None, np.inf, -np.inf)]
     finally:
         handle.remove()
