@@ -1,6 +1,7 @@
 """What Gymnasium and Stable-Baselines3 expect of every registered id: their checkers, wrappers, copies, processes, tensors."""
 
 import copy
+import itertools
 import pickle
 import warnings
 from functools import partial
@@ -10,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from conftest import slow_except
 from gymnasium.error import ClosedEnvironmentError
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
@@ -53,8 +55,12 @@ TAKEN_FOR_IMAGES = [  # Stable-Baselines3 takes every box with three axes for an
 NOT_SYMMETRIC = "We recommend you to use a symmetric and normalized Box action space"  # places lie in [0, 1]², as the paper has them
 
 
-@pytest.mark.parametrize("observation", OBSERVATIONS)
-@pytest.mark.parametrize("name", ARGUMENTS)
+CHECKED = list(itertools.product(ARGUMENTS, OBSERVATIONS))
+
+
+@pytest.mark.parametrize(
+    ("name", "observation"), slow_except([case for case in CHECKED if "AdaFocus-v0" in case or "map" in case], CHECKED)
+)
 def test_the_checkers_find_nothing(arguments, name, observation):
     env = gym.make(name, **arguments, observation=observation, render_mode="rgb_array")
     check_env(env.unwrapped)

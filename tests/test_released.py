@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import released_weights
 import torch
+from conftest import slow_except
 from released_weights import ROUNDING, assert_near, parallel, same_pixels, save
 
 from adafocus_env.action import GridAction, crop_patches
@@ -117,7 +118,7 @@ def test_policy(imported, glances, stored, patch_size):
 
 
 @pytest.mark.numerical
-@pytest.mark.parametrize("patch_size", [96, 128])
+@pytest.mark.parametrize("patch_size", slow_except([96], [96, 128]))
 def test_classifier_and_rewards(classifier, frames, glances, stored, patch_size):
     theirs = {name.split(".", 1)[1]: value for name, value in stored.items() if name.startswith(f"p{patch_size}.")}
     seen = glances[1].float().unflatten(0, (CLIPS, T)).transpose(0, 1)

@@ -70,6 +70,7 @@ def test_import_evaluate_and_go_on(tmp_path, family):
     assert checkpoint.read_card(tmp_path / "stage3" / "checkpoints" / "classifier").parent == checkpoint.read_card(kept).fingerprint
 
 
+@pytest.mark.slow
 def test_a_patch_size_that_is_not_the_checkpoints_is_refused(tmp_path):
     root = make_videos(make_lists(tmp_path / "data", "actnet"), "actnet")
     torch.save({**content_of("activitynet"), "policy": None}, tmp_path / "released.pth")

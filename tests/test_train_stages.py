@@ -240,6 +240,7 @@ def test_stages_that_lack_something_are_refused(tmp_path, root, trained, overrid
         stages(f"run={tmp_path}", f"data.root={root}", *trained, *overrides)
 
 
+@pytest.mark.slow
 def test_clips_can_be_drawn_anew_in_every_epoch(tmp_path, root, trained, monkeypatch):
     built, build_clips = [], session.build_clips
     monkeypatch.setattr(session, "build_clips", lambda *what, **how: built.append(build_clips(*what, **how)) or built[-1])
