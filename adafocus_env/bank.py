@@ -201,9 +201,11 @@ class FeatureBank:
         missing = ~self._focused[rows]
         if missing.any():
             groups = self._live.groups
-            for clip, first, number in _distinct(missing, clips, rows - steps, steps // len(groups[0])):
+            wanted = _distinct(missing, clips, rows - steps, steps // len(groups[0]))
+            computed = self._live.cell_foci_of((clip, groups[number]) for clip, _, number in wanted)
+            for (_, first, number), foci in zip(wanted, computed, strict=True):
                 stored = slice(first + groups[number].start, first + groups[number].stop)
-                self._foci.unflatten(0, (-1, every))[stored] = self.layout.rounded(self._live.cell_foci(clip, groups[number]))
+                self._foci.unflatten(0, (-1, every))[stored] = self.layout.rounded(foci)
                 self._focused[stored] = True
         return rows * every + cells if isinstance(cells, np.ndarray) else to_device(rows * every, cells.device) + cells
 

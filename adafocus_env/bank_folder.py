@@ -197,7 +197,7 @@ class FolderBank:
             maps.append(seen[0])
             vectors.append(seen[1])
             if self.action.num_cells is not None:
-                foci.append(torch.cat([self._live.cell_foci(clip, steps) for steps in self._live.groups]))
+                foci.append(torch.cat(list(self._live.cell_foci_of((clip, steps) for steps in self._live.groups))))
         return torch.stack(maps), torch.stack(vectors), torch.stack(foci) if foci else torch.empty(0)
 
     def _clips_of(self, number: int) -> range:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from adafocus_env.action import Action, crop_patches
 from adafocus_env.clips import ClipSource
+from adafocus_env.parallel import idle_workers, map_parallel
 from adafocus_env.transfers import Values, to_array, to_device
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
@@ -142,14 +143,23 @@ class LiveFeatures:
         self._notice_changed_weights()
         return self._glance(clip)
 
+    def cell_foci_of(self, groups: Iterable[tuple[int, range]]) -> Iterator[Tensor]:
+        """Yield `cell_foci` of each (clip, steps), several at the same time where cores are idle: the values are the same."""
+        frames = (by_step(self.frames(clip), self.num_steps)[steps.start : steps.stop] for clip, steps in groups)
+        return map_parallel(self.cell_foci, frames, idle_workers(self.classifier.device))
+
     @torch.no_grad()
-    def cell_foci(self, clip: int, steps: range) -> Tensor:
-        """Focus vectors (steps, cells, F) of all cells of one of the `groups` of steps, in calls that are always the same."""
-        frames = self.classifier.normalise(by_step(self.frames(clip), self.num_steps)[steps.start : steps.stop])  # once: cells overlap
+    def cell_foci(self, frames: Tensor) -> Tensor:
+        """Focus vectors (steps, cells, F) of all cells of one of the `groups` of steps, in calls that are always the same.
+
+        Args:
+            frames: of these steps, (steps, T/D, 3, H, W) uint8.
+        """
+        frames = self.classifier.normalise(frames)  # once: cells overlap
         length = frames.shape[1]
-        patches = (crop_patches(frames.flatten(0, 1), *call, self.action.patch_size) for call in self._cell_calls(len(steps), length))
+        patches = (crop_patches(frames.flatten(0, 1), *call, self.action.patch_size) for call in self._cell_calls(len(frames), length))
         foci = torch.cat([self.classifier.focus(each, num_frames=length) for each in patches])
-        return foci.unflatten(0, (len(steps), -1, length)).mean(2)
+        return foci.unflatten(0, (len(frames), -1, length)).mean(2)
 
     @cached_property
     def groups(self) -> list[range]:

@@ -95,6 +95,7 @@ def _needs(config: TrainPPO) -> dict[str, int]:
 
     kept: list[FeatureBank] = []  # so that no two have the same id
     with (
+        mock.patch("adafocus_env.features.idle_workers", lambda device: 1),  # so that no count is lost
         mock.patch.object(FeatureBank, "foci", counted_foci),
         mock.patch.object(LiveFeatures, "glance", counted("frames", glance, lambda seen: len(seen[0]))),
         mock.patch.object(LiveFeatures, "cell_foci", counted("cells", cells, lambda seen: seen.shape[0] * seen.shape[1])),

@@ -1,5 +1,6 @@
 import dataclasses
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import torch
 from conftest import TASK, TINY, random_classifier
 
 from adafocus_env import bank as bank_module
+from adafocus_env import features
 from adafocus_env.action import GridAction
 from adafocus_env.bank import DTYPES, FeatureBank, check_bank
 from adafocus_env.build import build_features, choose_device, open_clips
@@ -201,6 +203,23 @@ def test_cells_are_computed_in_calls_that_are_always_the_same(classifier, clips,
     assert torch.allclose(
         bank.foci(CLIPS, STEPS, np.array([80] * 4)), LiveFeatures(classifier, clips, fine).foci(CLIPS, STEPS, np.array([80] * 4)), atol=1e-6
     )
+
+
+def test_several_threads_fill_a_bank_as_one_does(classifier, clips, monkeypatch):
+    """The same values, bit for bit; every group of cells is computed once."""
+    used, compute = [], LiveFeatures.cell_foci
+    monkeypatch.setattr(LiveFeatures, "cell_foci", lambda *given: used.append(threading.get_ident()) or compute(*given))
+
+    def filled(workers):
+        used.clear()
+        monkeypatch.setattr(features, "idle_workers", lambda device: workers)
+        foci = FeatureBank(classifier, clips, GRID).foci(np.arange(12)[:, None, None], np.arange(4)[:, None], np.arange(GRID.num_cells))
+        assert len(used) == 12 * len(LiveFeatures(classifier, clips, GRID).groups)
+        return foci
+
+    alone = filled(1)
+    assert set(used) == {threading.get_ident()}
+    assert torch.equal(filled(3), alone) and len(set(used)) > 1
 
 
 # A bounded bank
