@@ -8,7 +8,7 @@ import torch
 from conftest import TASK, TINY, random_classifier
 
 from adafocus_env import bank as bank_module
-from adafocus_env import features
+from adafocus_env import features as features_module
 from adafocus_env.action import GridAction
 from adafocus_env.bank import DTYPES, FeatureBank, check_bank
 from adafocus_env.build import build_features, choose_device, open_clips
@@ -212,7 +212,7 @@ def test_several_threads_fill_a_bank_as_one_does(classifier, clips, monkeypatch)
 
     def filled(workers):
         used.clear()
-        monkeypatch.setattr(features, "idle_workers", lambda device: workers)
+        monkeypatch.setattr(features_module, "idle_workers", lambda device: workers)
         foci = FeatureBank(classifier, clips, GRID).foci(np.arange(12)[:, None, None], np.arange(4)[:, None], np.arange(GRID.num_cells))
         assert len(used) == 12 * len(LiveFeatures(classifier, clips, GRID).groups)
         return foci
