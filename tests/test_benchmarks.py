@@ -78,7 +78,8 @@ SHORT = ["inference", "skipping", "env_steps", "steps", "bank_filling", "ppo", "
 
 
 COMPARING = {"inference", "skipping", "env_steps", "bank_filling"}  # networks in several precisions
-MARKS = dict.fromkeys(COMPARING, pytest.mark.numerical) | dict.fromkeys(("decode", "driver", "growth", "gpu"), pytest.mark.slow)
+SLOW = {"decode", "driver", "growth", "gpu", "ppo", "stages", "steps"}
+MARKS = dict.fromkeys(COMPARING, pytest.mark.numerical) | dict.fromkeys(SLOW, pytest.mark.slow)
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, ())) for name in SHORT])

@@ -107,6 +107,7 @@ def test_an_observation(place, capsys):
     assert capsys.readouterr().out.endswith("(4, 64)\n")
 
 
+@pytest.mark.slow
 def test_a_backbone(place, monkeypatch):
     play("A backbone")
     card = json.loads((place / "runs/light/checkpoints/classifier/card.json").read_text())

@@ -158,6 +158,7 @@ def test_a_batch_that_does_not_fit_in_memory_is_there_all_the_same(videos, monke
     assert sum(map(len, given)) == 5, "every clip is decoded once"
 
 
+@pytest.mark.slow
 def test_clips_that_nobody_took_do_not_stop_the_next_epoch(videos):
     clips = FreshClips(videos, TRAIN, memory=2 * CLIP_BYTES)
     for number in range(3):

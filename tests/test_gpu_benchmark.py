@@ -84,6 +84,7 @@ def test_without_a_gpu_there_is_nothing_to_measure():
     assert section.note.startswith("Left out: there is no GPU here") and not section.rows
 
 
+@pytest.mark.slow
 def test_tests_that_fail_are_no_success(tmp_path, monkeypatch):
     failing = tmp_path / "test_failing.py"
     failing.write_text("import pytest\n\n\n@pytest.mark.cuda\ndef test_it():\n    assert 1 == 2\n")

@@ -33,7 +33,7 @@ def data_config(*overrides):
     return compose_config(TrainPPO, "train_ppo", overrides).data
 
 
-@pytest.mark.parametrize("name", slow_except(["actnet", "sthv1"], PUBLISHED))
+@pytest.mark.parametrize("name", slow_except(["sthv1"], PUBLISHED))
 def test_a_set_is_the_same_from_frames_and_from_videos(tmp_path, name):
     root = make_frames(make_videos(make_lists(tmp_path, name), name), name)
     frames, videos = (build_data(data_config(f"data={name}", f"data.root={root}", f"data.source={s}")) for s in ("frames", "videos"))
