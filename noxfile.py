@@ -49,7 +49,7 @@ def _test(session: nox.Session, extras: str, *packages: str) -> None:
     session.install("--quiet", "--upgrade", f".[dev,{extras}]", *packages)
     session.env["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray would tell its makers
     session.run("python", "-c", "import gymnasium; print('gymnasium', gymnasium.__version__)")
-    session.run("python", "-m", "pytest", "-r", "s", *TESTS, *session.posargs)
+    session.run("python", "-m", "pytest", "-r", "s", "-m", "", *TESTS, *session.posargs)  # the slow ones, too
 
 
 def _lie_over_this_python(session: nox.Session) -> None:
