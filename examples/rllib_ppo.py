@@ -36,6 +36,7 @@ def config(env_runners: int = 2, seed: int = 0) -> PPOConfig:
             num_envs_per_env_runner=32,
             gym_env_vectorize_mode="vector_entry_point",
             env_to_module_connector=lambda env, spaces, device: FlattenObservations(),
+            sample_timeout_s=600,  # the first samples wait for videos to be decoded
         )
         .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[128], fcnet_activation="relu"))
         .training(
