@@ -96,7 +96,7 @@ def _run(names: Sequence[str], settings: Settings, out: Path | None) -> None:
                 console.print(section.failure, style="red", markup=False, highlight=False)
             result.sections.append(section)
             failed += [section.title] if section.failure else []
-            if out is not None:
+            if out is not None and any(each.rows or each.failure for each in result.sections):  # else an earlier table stays
                 result.write(out / "results")  # after each section: a run that is stopped has not been for nothing
         if out is not None and hasattr(module, "draw"):
             module.draw(result.sections, out / "results" / f"{name}.png")

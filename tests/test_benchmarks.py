@@ -149,7 +149,7 @@ def test_without_another_precision_float32_is_measured_once(compiled):
 def test_a_benchmark_says_that_the_device_lacks_bfloat16(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(execution, "_works", lambda name, device: name != "bfloat16")
     monkeypatch.setattr(workload, "prepare", lambda settings: None)
-    monkeypatch.setattr("benchmarks.transforms.measure", lambda settings: [Section("Nothing")])
+    monkeypatch.setattr("benchmarks.transforms.measure", lambda settings: [Section("One").figure("one", 1.0, "")])
     main(["transforms"], ["--quick", f"--out={tmp_path}"])
     assert "the device has no instructions for bfloat16: measured in float32 only" in capsys.readouterr().out
     assert Result.read(tmp_path / "results" / "transforms.json").settings["precision"] == "float32"

@@ -11,7 +11,7 @@ from benchmarks import gpu
 from benchmarks.card import Card
 from benchmarks.command import main
 from benchmarks.crossings import crossings
-from benchmarks.sections import Section
+from benchmarks.sections import Result, Section
 
 N = 3
 SCALAR = {"aten::item": 1, "aten::_local_scalar_dense": 1}
@@ -105,3 +105,10 @@ def test_shares_are_those_of_the_peak():
     card.share(section, "a", 50.0, "float32")  # 50 multiply-adds are 100 FLOP, in 2 seconds
     card.share(section, "a", 50.0, "bfloat16")  # whose peak is not known
     assert [(row.name, row.value.median) for row in section.rows] == [("a: share of the peak", 50.0)]
+
+
+def test_where_there_is_no_gpu_an_earlier_table_stays(monkeypatch, tmp_path):
+    monkeypatch.setattr("benchmarks.workload.prepare", lambda settings: None)
+    Result("gpu", {}, {}, [Section("A card").figure("peak", 1.0, "TFLOP/s")]).write(tmp_path / "results")
+    main(["gpu"], ["--device=cpu", f"--out={tmp_path}"])
+    assert [section.title for section in Result.read(tmp_path / "results" / "gpu.json").sections] == ["A card"]
