@@ -19,11 +19,7 @@ nox.options.default_venv_backend = "venv"
 nox.options.error_on_external_run = True
 nox.options.sessions = ["newest", "rllib"]
 
-TESTS = sorted(
-    str(path)
-    for name in ("action", "dynamics", "env", "examples", "faces", "libraries", "observation", "skip", "tasks", "vector")
-    for path in Path("tests").glob(f"test_{name}.py")
-)
+TESTS = ["tests/test_examples.py", *sorted(str(path) for path in Path("tests/adafocus_env").glob("test_*.py"))]
 
 
 @nox.session

@@ -30,6 +30,6 @@ for name, arguments in ARGUMENTS.items():
     register(
         id=name,
         entry_point=f"{of_task}Env" if of_task else "adafocus_env.env:AdaFocusEnv",
-        vector_entry_point=f"{of_task}VectorEnv" if of_task else "adafocus_env.vector:AdaFocusVectorEnv",
+        vector_entry_point=f"{of_task}VectorEnv" if of_task else "adafocus_env.vector_env:AdaFocusVectorEnv",
         kwargs=arguments,
     )

@@ -10,21 +10,22 @@ from typing import Any, Literal
 
 import torch
 
+from adafocus_env import distributed
 from adafocus_env.action import Action, GridAction, find_action
-from adafocus_env.bank import FeatureBank, RoomError, check_bank
-from adafocus_env.bank_folder import FolderBank, check_room
-from adafocus_env.cache import cache_folder
-from adafocus_env.clips import ClipSource, ClipStore
-from adafocus_env.datasets import DataSet
-from adafocus_env.demo import TASKS, data_name, demo
-from adafocus_env.draws import ClipSettings
-from adafocus_env.features import Features, LiveFeatures
-from adafocus_env.fresh import FreshClips
-from adafocus_env.unreadable import Unreadable
-from classifiers import checkpoint, distributed
+from adafocus_env.cache_dir import cache_folder
+from adafocus_env.clips.clip_spec import ClipSettings
+from adafocus_env.clips.store import ClipSource, ClipStore
+from adafocus_env.clips.stream import FreshClips
+from adafocus_env.demo.videos import TASKS, data_name, demo
+from adafocus_env.features.disk_bank import FolderBank, check_room
+from adafocus_env.features.live import Features, LiveFeatures
+from adafocus_env.features.memory_bank import FeatureBank, RoomError, check_bank
+from adafocus_env.videos.datasets import DataSet
+from adafocus_env.videos.unreadable import Unreadable
+from classifiers import checkpoint
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError, named
-from classifiers.frozen import check_frozen
+from classifiers.weight_monitor import check_frozen
 
 Split = Literal["train", "val", "test"]
 DEMO_FRAMES = 8
@@ -131,13 +132,13 @@ def build_features(
         classifier: a frozen classifier, what `classifiers.load` takes, or "auto": the one that is shipped for the task. One that is
             given as an object stays on its device.
         clips: a clip store, or a part of the demo videos.
-        task: which demo videos, a name in `adafocus_env.demo.TASKS`.
+        task: which demo videos, a name in `adafocus_env.demo.videos.TASKS`.
         action: a name in `adafocus_env.action.ACTIONS`, or a class of one's own. Features are those of its patches.
         grid: G, places for a patch in each axis of a grid.
-        video_div: decisions a video, where the classifier averages the scores of frames; see `adafocus_env.features.count_steps`.
+        video_div: decisions a video, where the classifier averages the scores of frames; see `adafocus_env.features.live.count_steps`.
         bank: True: keep features in memory; "auto": the same where they fit, otherwise compute them live; False: compute them live;
             a folder: keep them there; or a bank that was made for the same classifier, clips and grid.
-        bank_dtype: how a bank stores numbers, a name in `adafocus_env.bank.DTYPES`.
+        bank_dtype: how a bank stores numbers, a name in `adafocus_env.features.memory_bank.DTYPES`.
         bank_gib: size of a bank in memory in GiB; where not all clips have room, those last used are kept.
         device: for a classifier that is loaded here.
 

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adafocus_env.action import Action, GridAction, boxes_of
-from adafocus_env.features import Features, Indices, LiveFeatures
+from adafocus_env.features.live import Features, Indices, LiveFeatures
 from adafocus_env.outcome import Outcome
 from adafocus_env.reward import REWARDS, Reward
 from adafocus_env.skipped import answer_unseen, find_skipped
 from adafocus_env.transfers import Values, rows_of, to_array, to_device, with_rows
-from classifiers.cost import classifier_cost
 from classifiers.errors import InputError, named
+from classifiers.flops import classifier_cost
 
 # Clips in a step of the head, at least, where features are stored and a CPU computes: with fewer, its products of matrices sum up in
 # another order, and an episode would differ in the last digits from the same one among many.

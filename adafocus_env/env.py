@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from adafocus_env.action import Action
 from adafocus_env.build import Split, build_features, make_action
-from adafocus_env.clips import ClipSource
+from adafocus_env.clips.store import ClipSource
 from adafocus_env.dynamics import Dynamics
-from adafocus_env.features import Features
+from adafocus_env.features.live import Features
 from adafocus_env.observation import Observation, find_observation, row_of, to_numpy
 from adafocus_env.outcome import Outcome
 from adafocus_env.render import draw_step
@@ -132,7 +132,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     Args:
         classifier: a name or folder for `classifiers.load`, a frozen `Classifier`, or "auto": the one that is shipped for the task.
         clips: a part of the demo videos, or a `ClipStore`.
-        task: which demo videos, a name in `adafocus_env.demo.TASKS`; see `adafocus_env.tasks`.
+        task: which demo videos, a name in `adafocus_env.demo.videos.TASKS`; see `adafocus_env.tasks`.
         observation: see above, or a class of one's own (see `adafocus_env.observation`).
         reward: see above, or an `adafocus_env.reward.Reward` of one's own.
         baseline: random patches that stand for the expectation in the reward `random`, or "all" cells of the grid: the exact one.

@@ -25,7 +25,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from adafocus_env.dynamics import Dynamics
-from adafocus_env.features import Features, Recent, by_step
+from adafocus_env.features.live import Features, Recent, by_step
 from adafocus_env.transfers import Values, to_array, to_device
 from classifiers.errors import InputError, named
 

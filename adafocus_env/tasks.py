@@ -1,7 +1,7 @@
 """The fixed benchmark tasks on the demo videos, one class for each: what is named here differs, all else is as in `AdaFocusEnv`.
 
-What the videos look like is fixed by `adafocus_env.demo.TASKS`, and with the shipped classifier it makes the version of an id. The
-scores are those of ``python -m agents.task_scores``, on the 500 test clips: top-1 after the last step, and the mean sum of the rewards
+What the videos look like is fixed by `adafocus_env.demo.videos.TASKS`, and with the shipped classifier it makes the version of an id. The
+scores are those of ``python -m benchmarks.task_scores``, on the 500 test clips: top-1 after the last step, and the mean sum of the rewards
 of an episode (reward `random`; the expectation over all cells, or over 16 random patches where actions are continuous). Random is the
 mean of five seeds; the oracle looks at the target by the renderer's ground truth.
 
@@ -17,7 +17,7 @@ from functools import wraps
 from typing import Any
 
 from adafocus_env.env import AdaFocusEnv
-from adafocus_env.vector import AdaFocusVectorEnv
+from adafocus_env.vector_env import AdaFocusVectorEnv
 from classifiers.errors import InputError
 
 
@@ -70,7 +70,7 @@ class AdaFocusEasyEnv(AdaFocusEnv):
 
     ## Arguments
     As `AdaFocusEnv`, but for ``task``, which is "easy".
-    The classifier is `demo-easy`; ``python -m agents.shipped task=easy out=DIR`` rebuilds it.
+    The classifier is `demo-easy`; ``python -m benchmarks.rebuild_bundled task=easy out=DIR`` rebuilds it.
 
     ## Version History
     * v0: first version.
@@ -108,7 +108,7 @@ class AdaFocusNormalEnv(AdaFocusEnv):
 
     ## Arguments
     As `AdaFocusEnv`, but for ``task``, which is "normal".
-    The classifier is `demo`; ``python -m agents.shipped task=normal out=DIR`` rebuilds it.
+    The classifier is `demo`; ``python -m benchmarks.rebuild_bundled task=normal out=DIR`` rebuilds it.
 
     ## Version History
     * v0: first version.
@@ -146,7 +146,7 @@ class AdaFocusHardEnv(AdaFocusEnv):
 
     ## Arguments
     As `AdaFocusEnv`, but for ``task``, which is "hard".
-    The classifier is `demo-hard`; ``python -m agents.shipped task=hard out=DIR`` rebuilds it.
+    The classifier is `demo-hard`; ``python -m benchmarks.rebuild_bundled task=hard out=DIR`` rebuilds it.
 
     ## Version History
     * v0: first version.
@@ -185,8 +185,8 @@ class AdaFocusSparseEnv(AdaFocusEnv):
 
     ## Arguments
     As `AdaFocusEnv`, but for ``task``, which is "sparse".
-    The classifier is `demo-sparse`; ``python -m agents.shipped task=sparse out=DIR`` rebuilds it, from the same videos with the target
-    in every frame.
+    The classifier is `demo-sparse`; ``python -m benchmarks.rebuild_bundled task=sparse out=DIR`` rebuilds it, from the same videos with
+    the target in every frame.
 
     ## Version History
     * v0: first version.
@@ -233,7 +233,7 @@ class AdaFocusMemoryEnv(AdaFocusEnv):
 
     ## Arguments
     As `AdaFocusEnv`, but for ``task``, which is "memory".
-    The classifier is `demo-memory`; ``python -m agents.shipped task=memory out=DIR`` rebuilds it, from the same videos without
+    The classifier is `demo-memory`; ``python -m benchmarks.rebuild_bundled task=memory out=DIR`` rebuilds it, from the same videos without
     look-alikes.
 
     ## Version History

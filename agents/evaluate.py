@@ -8,13 +8,13 @@
 
 from __future__ import annotations
 
-from agents.command import run_command
-from agents.config import Evaluate
+from agents.config.command import run_command
+from agents.config.settings import Evaluate
 
 
 def main(config: Evaluate) -> None:
     """Repeats the table of a run, also on other videos, or makes one for a classifier and a policy."""
-    from agents.measured_again import measure_again
+    from agents.pipeline.evaluate_saved import measure_again
 
     measure_again(config)
 

@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
-from agents.command import run_command
-from agents.config import TrainPPO
+from agents.config.command import run_command
+from agents.config.settings import TrainPPO
 
 
 def main(config: TrainPPO) -> None:
     """Trains a policy and reports what it is worth on the test clips."""
-    from agents.session import learn  # here, so that --help answers without PyTorch
+    from agents.pipeline.session import learn  # here, so that --help answers without PyTorch
 
     learn(config.run or f"runs/train_ppo-{config.data.name}-{config.seed}", config)
 

@@ -16,17 +16,17 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from agents.command import run_command
-from agents.config import TrainStages
+from agents.config.command import run_command
+from agents.config.settings import TrainStages
 
 if TYPE_CHECKING:
-    from agents.session import Session
+    from agents.pipeline.session import Session
 
 
 def main(config: TrainStages) -> None:
     """Runs the stages that are not finished, and reports what the model is worth on the test clips."""
-    from agents.session import Session
-    from agents.stages.legs import check_stages
+    from agents.pipeline.session import Session
+    from agents.pipeline.stages import check_stages
 
     check_stages(config)
     with Session.open(config.run or f"runs/train_stages-{config.data.label}-{config.seed}", config) as session:
@@ -35,12 +35,13 @@ def main(config: TrainStages) -> None:
 
 
 def _train(session: Session, config: TrainStages) -> None:
-    from agents.policy_files import save_policy
-    from agents.report import split_title
-    from agents.stages.ablation import ablation, ablation_table
-    from agents.stages.driver import BEST, COMMAND, Driver
-    from agents.stages.legs import check_learning
-    from classifiers import checkpoint, distributed
+    from adafocus_env import distributed
+    from agents.pipeline.ablation import ablation, ablation_table
+    from agents.pipeline.driver import BEST, COMMAND, Driver
+    from agents.pipeline.stages import check_learning
+    from agents.policies.checkpoint import save_policy
+    from agents.runs.report import split_title
+    from classifiers import checkpoint
 
     check_learning(config, session.device)
     clips, start = session.clips(for_policy=config.first <= 2 <= config.last), time.perf_counter()

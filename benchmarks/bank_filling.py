@@ -7,8 +7,8 @@ from functools import partial
 
 import numpy as np
 
-from adafocus_env.bank import FeatureBank
-from adafocus_env.features import Indices
+from adafocus_env.features.live import Indices
+from adafocus_env.features.memory_bank import FeatureBank
 from benchmarks import workload
 from benchmarks.bare import bare_focus, bare_glance
 from benchmarks.clock import interleaved

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from classifiers.classifier import Classifier
-from classifiers.execution import PRECISIONS, ExecutedClassifier, Run, execution_of
+from classifiers.optimize import PRECISIONS, ExecutedClassifier, Run, execution_of
 
 
 def bare_focus(classifier: Classifier, count: int) -> Callable[[], object]:

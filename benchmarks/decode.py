@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from adafocus_env.clips import ClipSettings, ClipStore
+from adafocus_env.clips.store import ClipSettings, ClipStore
 from benchmarks import workload
 from benchmarks.clock import Time, Times, timed
 from benchmarks.command import Settings, main
 from benchmarks.sections import Section, at_least
-from classifiers.registry import ARCHITECTURES
+from classifiers.model_zoo import ARCHITECTURES
 
 WORKERS = 2
 

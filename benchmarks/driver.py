@@ -13,20 +13,20 @@ from rich.console import Console
 from stable_baselines3.common.logger import configure
 
 from adafocus_env.build import choose_device
-from adafocus_env.clips import ClipSource
-from adafocus_env.demo import demo
-from agents.builders import Clips, features_of
-from agents.command import compose_config
-from agents.config import TrainStages
-from agents.policies import GlancePolicy, GlancesByReference, PolicyNetwork
-from agents.policy_files import save_policy
-from agents.progress import Display
-from agents.session import Session
-from agents.stages.driver import Driver
-from agents.stages.finetune import finetune
-from agents.stages.policy import make_environment, new_network, new_ppo
-from agents.stages.random_patches import train_on_random_patches
-from agents.stages.warm_up import warm_up
+from adafocus_env.clips.store import ClipSource
+from adafocus_env.demo.videos import demo
+from agents.config.command import compose_config
+from agents.config.settings import TrainStages
+from agents.pipeline.builders import Clips, features_of
+from agents.pipeline.driver import Driver
+from agents.pipeline.session import Session
+from agents.policies.checkpoint import save_policy
+from agents.policies.sb3 import GlancePolicy, GlancesByReference, PolicyNetwork
+from agents.rl.ppo import make_environment, new_network, new_ppo
+from agents.runs.progress import Display
+from agents.supervised.finetune import finetune
+from agents.supervised.random_patches import train_on_random_patches
+from agents.supervised.warm_up import warm_up
 from benchmarks import workload
 from benchmarks.clock import interleaved
 from benchmarks.command import Settings, main

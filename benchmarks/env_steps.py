@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from adafocus_env.bank import FeatureBank
 from adafocus_env.build import DEMO_FRAMES, choose_device
-from adafocus_env.clips import ClipSource
+from adafocus_env.clips.store import ClipSource
 from adafocus_env.env import AdaFocusEnv
-from adafocus_env.features import Features
-from adafocus_env.sb3 import AdaFocusVecEnv
-from adafocus_env.vector import AdaFocusVectorEnv
+from adafocus_env.features.live import Features
+from adafocus_env.features.memory_bank import FeatureBank
+from adafocus_env.sb3_env import AdaFocusVecEnv
+from adafocus_env.vector_env import AdaFocusVectorEnv
 from benchmarks import workload
 from benchmarks.bare import bare_focus
 from benchmarks.clock import interleaved

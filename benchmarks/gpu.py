@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adafocus_env.bank import FeatureBank
-from adafocus_env.vector import AdaFocusVectorEnv
-from agents.config import PPOConfig, SupervisedConfig
-from agents.inference import infer, policy_cost, video_cost
-from agents.stages.random_patches import train_on_random_patches
+from adafocus_env.features.memory_bank import FeatureBank
+from adafocus_env.vector_env import AdaFocusVectorEnv
+from agents.config.settings import PPOConfig, SupervisedConfig
+from agents.evaluation.inference import infer, policy_cost, video_cost
+from agents.supervised.random_patches import train_on_random_patches
 from benchmarks import workload
 from benchmarks.card import Card, matrix_peak
 from benchmarks.clock import Act, Time
@@ -40,12 +40,12 @@ from benchmarks.random_clips import RandomClips
 from benchmarks.released import step_by_step
 from benchmarks.sections import Section, at_most
 from classifiers.classifier import Classifier
-from classifiers.cost import classifier_cost
 from classifiers.errors import InputError
-from classifiers.execution import check_precision, choose_execution, executed
+from classifiers.flops import classifier_cost
+from classifiers.optimize import check_precision, choose_execution, executed
 
 ROOT = Path(__file__).parent.parent
-TESTS, TESTS_SECONDS = ROOT / "tests" / "test_cuda.py", 120
+TESTS, TESTS_SECONDS = ROOT / "tests" / "adafocus_env" / "test_cuda.py", 120
 COMPILING = 90.0  # seconds that have to be left for compiled networks: what compiles cannot be stopped
 LENGTH = {False: 16, True: 4}  # frames of a clip
 EPOCHS = 10**6  # more than are asked for

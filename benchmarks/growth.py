@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from adafocus_env.bank import FeatureBank
-from adafocus_env.features import Indices
-from agents.inference import infer
+from adafocus_env.features.live import Indices
+from adafocus_env.features.memory_bank import FeatureBank
+from agents.evaluation.inference import infer
 from benchmarks import workload
 from benchmarks.clock import Spread, interleaved
 from benchmarks.command import Settings, main

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from adafocus_env.action import GridAction
 from adafocus_env.build import DEMO_FRAMES
-from adafocus_env.clips import ClipSource
-from agents.inference import focus_at, glance_at, infer, infer_clips
-from agents.policies import GlancePolicy
+from adafocus_env.clips.store import ClipSource
+from agents.evaluation.inference import focus_at, glance_at, infer, infer_clips
+from agents.policies.sb3 import GlancePolicy
 from benchmarks import workload
 from benchmarks.bare import bare_focus, bare_glance
 from benchmarks.clock import Act, Time, interleaved
@@ -28,7 +28,7 @@ from benchmarks.released import step_by_step
 from benchmarks.sections import Section, at_least, at_most
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
-from classifiers.execution import Execution, executed
+from classifiers.optimize import Execution, executed
 
 SEQUENTIAL = "step by step, float32"
 DRAWS = 4  # of random patches: predictions differ where a classifier is in doubt, and 500 clips are few for that

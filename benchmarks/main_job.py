@@ -14,13 +14,13 @@ from unittest import mock
 import numpy as np
 import torch
 
-from adafocus_env.bank import FeatureBank
 from adafocus_env.build import choose_device
-from adafocus_env.features import LiveFeatures
-from agents.command import compose_config
-from agents.config import TrainPPO
-from agents.policies import GlancePolicy
-from agents.stages.policy import new_network
+from adafocus_env.features.live import LiveFeatures
+from adafocus_env.features.memory_bank import FeatureBank
+from agents.config.command import compose_config
+from agents.config.settings import TrainPPO
+from agents.policies.sb3 import GlancePolicy
+from agents.rl.ppo import new_network
 from agents.train_ppo import main as train_ppo
 from benchmarks.bare import bare_focus, bare_glance
 from benchmarks.clock import Time, Times, timed
@@ -95,7 +95,7 @@ def _needs(config: TrainPPO) -> dict[str, int]:
 
     kept: list[FeatureBank] = []  # so that no two have the same id
     with (
-        mock.patch("adafocus_env.features.idle_workers", lambda device: 1),  # so that no count is lost
+        mock.patch("adafocus_env.features.live.idle_workers", lambda device: 1),  # so that no count is lost
         mock.patch.object(FeatureBank, "foci", counted_foci),
         mock.patch.object(LiveFeatures, "glance", counted("frames", glance, lambda seen: len(seen[0]))),
         mock.patch.object(LiveFeatures, "cell_foci", counted("cells", cells, lambda seen: seen.shape[0] * seen.shape[1])),

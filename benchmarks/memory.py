@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from agents.inference import infer
+from agents.evaluation.inference import infer
 from benchmarks import workload
 from benchmarks.command import Settings, main
 from benchmarks.released import step_by_step
 from benchmarks.sections import Section
-from classifiers.execution import executed
+from classifiers.optimize import executed
 
 
 def measure(settings: Settings) -> Iterator[Section]:

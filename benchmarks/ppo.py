@@ -10,10 +10,10 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import configure
 
-from adafocus_env.bank import FeatureBank
-from agents.config import EnvConfig, PPOConfig
-from agents.policies import GlancePolicy, PolicyNetwork, extractor_of
-from agents.stages.policy import make_environment, new_ppo
+from adafocus_env.features.memory_bank import FeatureBank
+from agents.config.settings import EnvConfig, PPOConfig
+from agents.policies.sb3 import GlancePolicy, PolicyNetwork, extractor_of
+from agents.rl.ppo import make_environment, new_ppo
 from benchmarks import workload
 from benchmarks.clock import Time, interleaved, timed
 from benchmarks.command import Settings, main

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adafocus_env.draws import ClipSettings
+from adafocus_env.clips.clip_spec import ClipSettings
 
 
 class RandomClips:
-    """A `adafocus_env.clips.ClipSource` of random frames.
+    """A `adafocus_env.clips.store.ClipSource` of random frames.
 
     Args:
         count: clips.

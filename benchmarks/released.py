@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from adafocus_env.action import crop_patches
-from agents.inference import patches_of
-from agents.policies import GlancePolicy
+from agents.evaluation.inference import patches_of
+from agents.policies.sb3 import GlancePolicy
 from classifiers.classifier import Classifier
 
 

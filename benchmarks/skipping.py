@@ -8,15 +8,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from agents.budgets import solve_threshold
-from agents.inference import Inference, glance_at, infer
-from agents.policies import GlancePolicy
+from agents.evaluation.budgets import solve_threshold
+from agents.evaluation.inference import Inference, glance_at, infer
+from agents.policies.sb3 import GlancePolicy
 from benchmarks import workload
 from benchmarks.clock import Act, interleaved
 from benchmarks.command import Settings, main
 from benchmarks.sections import Section, at_most
 from classifiers.classifier import Classifier
-from classifiers.execution import choose_execution, executed
+from classifiers.optimize import choose_execution, executed
 
 KEPT = (0.25, 0.47, 0.67)
 PATCHES = {"patch_size": 128}  # the paper's largest: the focuser bounds the time

@@ -9,11 +9,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from adafocus_env.clips import ClipSource
-from agents.config import SupervisedConfig
-from agents.stages.finetune import finetune
-from agents.stages.random_patches import train_on_random_patches
-from agents.stages.warm_up import warm_up
+from adafocus_env.clips.store import ClipSource
+from agents.config.settings import SupervisedConfig
+from agents.supervised.finetune import finetune
+from agents.supervised.random_patches import train_on_random_patches
+from agents.supervised.warm_up import warm_up
 from benchmarks import workload
 from benchmarks.clock import interleaved
 from benchmarks.command import Settings, main

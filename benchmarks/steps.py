@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from adafocus_env.build import DEMO_FRAMES, choose_device
-from adafocus_env.vector import AdaFocusVectorEnv
+from adafocus_env.vector_env import AdaFocusVectorEnv
 from benchmarks import workload
 from benchmarks.clock import interleaved
 from benchmarks.command import Settings, main

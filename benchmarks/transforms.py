@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from adafocus_env.action import crop_patches
-from adafocus_env.transforms import Crop, apply_crop
+from adafocus_env.clips.transforms import Crop, apply_crop
 from benchmarks import workload
 from benchmarks.clock import interleaved
 from benchmarks.command import Settings, main

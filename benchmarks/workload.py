@@ -13,18 +13,18 @@ from torch import Tensor, nn
 
 from adafocus_env.action import ACTIONS, Action
 from adafocus_env.build import Split, choose_device, open_clips
-from adafocus_env.cache import cache_folder
-from adafocus_env.clips import ClipSource
-from adafocus_env.datasets import DataSet, Video
-from adafocus_env.demo import demo
-from adafocus_env.drawing import DemoTask
-from agents.policies import GlancePolicy, PolicyNetwork
-from agents.system import system_information
+from adafocus_env.cache_dir import cache_folder
+from adafocus_env.clips.store import ClipSource
+from adafocus_env.demo.renderer import DemoTask
+from adafocus_env.demo.videos import demo
+from adafocus_env.videos.datasets import DataSet, Video
+from agents.policies.sb3 import GlancePolicy, PolicyNetwork
+from agents.runs.system import system_information
 from benchmarks.command import Settings
-from classifiers.backbones import BACKBONES, Backbone
+from classifiers.backbones.backbone import BACKBONES, Backbone
 from classifiers.classifier import Architecture, Classifier
-from classifiers.execution import PLAIN, Execution, check_precision, choose_execution, executed, supported_precisions
-from classifiers.registry import ARCHITECTURES
+from classifiers.model_zoo import ARCHITECTURES
+from classifiers.optimize import PLAIN, Execution, check_precision, choose_execution, executed, supported_precisions
 
 GRID = 7
 SHAPE = {False: (48, 256, 340), True: (12, 112, 120)}  # frames, height and width of a video, at full size and quick

@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from classifiers.atomic_files import replacing, sync
 from classifiers.classifier import Architecture, Classifier
 from classifiers.errors import InputError
-from classifiers.files import replacing, sync
-from classifiers.registry import SHIPPED
+from classifiers.model_zoo import SHIPPED
 
 WEIGHTS = "classifier.safetensors"
 CARD = "card.json"

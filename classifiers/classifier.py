@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from classifiers.backbones.library import build_backbone, check_name
+from classifiers.backbones.temporal_shift import check_shift
 from classifiers.errors import InputError, named
 from classifiers.heads import HEADS
-from classifiers.library_backbones import build_backbone, check_name
 from classifiers.protocols import Focuser, Glancer, Head
-from classifiers.temporal_shift import check_shift
 
 WEIGHTS = {"none": False, "default": True}
 """What the backbones of a new classifier start from: random weights, or those that come with their names."""
@@ -28,7 +28,7 @@ class Architecture:
     """What a classifier is made of, and the pixels that it expects. Lengths are in pixels.
 
     Attributes:
-        glancer: name in `classifiers.backbones.BACKBONES`, or of another library's model: torchvision/NAME, timm/NAME.
+        glancer: name in `classifiers.backbones.backbone.BACKBONES`, or of another library's model: torchvision/NAME, timm/NAME.
         focuser: the same.
         head: name in `classifiers.heads.HEADS`.
         hidden_size: length of the head's state.
@@ -39,8 +39,8 @@ class Architecture:
         mean: of each channel (RGB), taken off pixels in 0-1.
         std: of each channel, by which they are divided.
         shift: share of the channels that the temporal shift moves each way, in both backbones; 0 is no shift.
-        shift_place: where it is, a name in `classifiers.temporal_shift.PLACES`.
-        weights: what the backbones of a new classifier start from, a name in `WEIGHTS`; see `classifiers.pretrained`.
+        shift_place: where it is, a name in `classifiers.backbones.temporal_shift.PLACES`.
+        weights: what the backbones of a new classifier start from, a name in `WEIGHTS`; see `classifiers.backbones.imagenet`.
 
     Raises:
         InputError: a name is not known, or a number is out of range (names the field).
@@ -78,7 +78,7 @@ class Architecture:
 
 
 class Classifier(nn.Module):
-    """f_G, f_L and f_C of AdaFocus (paper, section 3), with random weights; see `classifiers.pretrained` for others.
+    """f_G, f_L and f_C of AdaFocus (paper, section 3), with random weights; see `classifiers.backbones.imagenet` for others.
 
     Args:
         architecture: what it is made of.

@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 from adafocus_env.action import GridAction
-from adafocus_env.bank import FeatureBank
 from adafocus_env.build import open_clips
-from adafocus_env.clips import ClipStore
-from adafocus_env.demo import CLASSES, demo
-from adafocus_env.drawing import DemoTask
-from classifiers.backbones import BACKBONES, Backbone
+from adafocus_env.clips.store import ClipStore
+from adafocus_env.demo.renderer import DemoTask
+from adafocus_env.demo.videos import CLASSES, demo
+from adafocus_env.features.memory_bank import FeatureBank
+from classifiers.backbones.backbone import BACKBONES, Backbone
 from classifiers.classifier import Architecture, Classifier
-from classifiers.execution import supported_precisions
+from classifiers.optimize import supported_precisions
 
 TASK = DemoTask(train_videos=12, test_videos=4, length=8)
 

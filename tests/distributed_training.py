@@ -15,18 +15,18 @@ from typing import Any
 
 import torch
 from conftest import TASK, random_classifier
-from test_supervised import STAGES
+from supervised_stages import STAGES
 from tiny_training import tiny_networks
 from tiny_training import train as run_command
 
+from adafocus_env import distributed
 from adafocus_env.build import open_clips
-from adafocus_env.demo import demo
+from adafocus_env.demo.videos import demo
 from agents import train_stages
-from agents.config import SupervisedConfig, TrainStages
-from agents.epoch_checkpoint import EpochCheckpoint
-from agents.interrupts import Stopped, StopRequest
-from agents.stages.random_patches import train_on_random_patches
-from classifiers import distributed
+from agents.config.settings import SupervisedConfig, TrainStages
+from agents.runs.interrupts import Stopped, StopRequest
+from agents.supervised.checkpoint import EpochCheckpoint
+from agents.supervised.random_patches import train_on_random_patches
 from classifiers.checkpoint import save_tensors
 
 SETTINGS: dict[str, Any] = {"epochs": 3, "batch_size": 6, "learning_rate": 0.01, "head_learning_rate": 0.01, "frames": 3, "dropout": 0.0}

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from videos import square_frames, write_video
 
-from adafocus_env.published import PUBLISHED
+from adafocus_env.videos.published import PUBLISHED
 
 LINES = {
     "actnet": (["a,20,0,0,0", "b,20,1", "c,20,1,0", "d,20,0", "short,2,1"], ["e,20,0", "f,20,1,0,1"]),

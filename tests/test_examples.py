@@ -11,9 +11,9 @@ from conftest import TASK
 from videos import square_frames, write_video
 
 from adafocus_env import build
-from adafocus_env.datasets import folder
-from adafocus_env.demo import demo
-from adafocus_env.readers import open_reader
+from adafocus_env.demo.videos import demo
+from adafocus_env.videos.datasets import folder
+from adafocus_env.videos.readers import open_reader
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -13,16 +13,16 @@ from conftest import TASK
 from tiny_training import SETTINGS, make_folder
 
 from adafocus_env import build
-from adafocus_env.demo import demo
+from adafocus_env.demo.videos import demo
 from adafocus_env.observation import OBSERVATIONS
 from adafocus_env.reward import REWARDS
 from agents import evaluate, train, train_ppo, train_stages
-from agents.command import compose_config, run_command
-from agents.config import Evaluate, Train, TrainPPO, TrainStages
+from agents.config.command import compose_config, run_command
+from agents.config.settings import Evaluate, Train, TrainPPO, TrainStages
 from classifiers import checkpoint
-from classifiers.backbones import BACKBONES
+from classifiers.backbones.backbone import BACKBONES
 from classifiers.errors import InputError
-from classifiers.registry import ARCHITECTURES
+from classifiers.model_zoo import ARCHITECTURES
 
 PAGE = Path(__file__).parents[1] / "docs" / "extend.md"
 SECTIONS = dict(re.findall(r"^## (An? .*?)\n(.*?)(?=^## )", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE))

@@ -29,8 +29,9 @@ def test_imports_run_one_way(package):
 
 
 def test_workers_that_decode_and_render_start_without_torch():
-    modules = "adafocus_env, adafocus_env.readers, adafocus_env.decoding, adafocus_env.datasets, adafocus_env.demo"
-    code = f"import sys, {modules}, classifiers; print(sorted({{'torch', 'torchvision', 'stable_baselines3'}} & set(sys.modules)))"
+    videos = ", ".join(f"adafocus_env.videos.{name}" for name in ("readers", "decoding", "datasets"))
+    modules = f"adafocus_env, {videos}, adafocus_env.demo.videos, classifiers"
+    code = f"import sys, {modules}; print(sorted({{'torch', 'torchvision', 'stable_baselines3'}} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

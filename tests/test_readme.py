@@ -7,7 +7,7 @@ import pytest
 from conftest import TASK
 
 from adafocus_env import build
-from adafocus_env.demo import demo
+from adafocus_env.demo.videos import demo
 
 README = Path(__file__).parents[1] / "README.md"
 SMALL = {r"learn\([\d_]+\)": "learn(64)", r"num_envs=\d+": "num_envs=4", r"range\(500\)": "range(4)"}

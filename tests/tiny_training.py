@@ -19,12 +19,12 @@ import pytest
 import torch
 from conftest import TASK, TINY
 
-from adafocus_env.demo import demo
+from adafocus_env.demo.videos import demo
 from agents import train_ppo
-from agents.command import compose_config
-from agents.config import TrainPPO
-from agents.run_folder import RunFolder
-from classifiers.registry import ARCHITECTURES
+from agents.config.command import compose_config
+from agents.config.settings import TrainPPO
+from agents.runs.run_dir import RunFolder
+from classifiers.model_zoo import ARCHITECTURES
 
 SETTINGS = [
     "data=folder", "data.num_frames=4", "data.val=0.25", "device=cpu", "env.num_envs=4", "env.grid=3",

@@ -50,19 +50,19 @@ def pid_or_hang(task):
 
 
 def has_loaded_torch(task):
-    import adafocus_env.readers  # noqa: F401
+    import adafocus_env.videos.readers  # noqa: F401
 
     return "torch" in sys.modules
 
 
 def decode_or_hang(request):
-    from adafocus_env.readers import decode_clip
+    from adafocus_env.videos.readers import decode_clip
 
     return hang("spin") if request.path.name == "hang.mp4" else decode_clip(request)
 
 
 def pack_or_hang(request):
-    from adafocus_env.packing import pack_clip
+    from adafocus_env.clips.packing import pack_clip
 
     if request.decode.path.name != "hang.mp4":
         return pack_clip(request)

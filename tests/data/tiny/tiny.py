@@ -9,8 +9,8 @@ from enum import Enum
 
 from omegaconf import MISSING
 
-from agents.command import run_command
-from agents.interrupts import StopRequest
+from agents.config.command import run_command
+from agents.runs.interrupts import StopRequest
 from classifiers.errors import InputError
 
 

@@ -1,0 +1,175 @@
+"""What a clip is: one fixed draw of frames, crop and flip from a video, (video, view)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adafocus_env.clips.packing import PackedClip
+from adafocus_env.clips.shards import FORMAT
+from adafocus_env.clips.transforms import SCALES, Crop, centre_crop, draw_crop, rescale_points
+from adafocus_env.videos.containers import PYAV_SUFFIXES
+from adafocus_env.videos.datasets import Video
+from adafocus_env.videos.frame_sampling import SAMPLING
+from adafocus_env.videos.readers import DecodedClip, DecodeRequest, file_reader
+from classifiers.errors import InputError, named
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """What a clip is. A clip is one fixed draw of frames, crop and flip from a video.
+
+    Attributes:
+        num_frames: frames in a clip, T: those that the focuser's patches are cut from.
+        size: side of the cropped frames in pixels.
+        short_side: shorter side of the stored frames in pixels, at least ``size``.
+        train: random frames, crop and flip, drawn from (seed, video's name, view) alone; otherwise middle frames and centre crop.
+        views: clips drawn from each video.
+        flip: whether crops for training may be mirrored.
+        scales: sides of crops for training as shares of ``short_side``.
+        seed: of all draws, at least 0.
+        glance_frames: the glancer's frames, where it has frames of its own (Something-Something: 8 to 12 of the focuser's), drawn
+            independently of the others; 0 where they are the same.
+        sampling: how random frames are drawn; see `adafocus_env.videos.frame_sampling.SAMPLING`.
+    """
+
+    num_frames: int
+    size: int
+    short_side: int
+    train: bool
+    views: int = 1
+    flip: bool = True
+    scales: tuple[float, ...] = SCALES
+    seed: int = 0
+    glance_frames: int = 0
+    sampling: str = "segments"
+
+    @property
+    def num_glance_frames(self) -> int:
+        """Frames of a clip that the glancer looks at: its own, or the T that the focuser has too."""
+        return self.glance_frames or self.num_frames
+
+    @property
+    def glanced(self) -> slice:
+        """Which of a clip's frames the glancer sees: the focuser's come first, then its own."""
+        return slice(self.num_frames, None) if self.glance_frames else slice(self.num_frames)
+
+    def __post_init__(self) -> None:
+        for field in ("num_frames", "size", "views"):
+            if getattr(self, field) < 1:
+                raise InputError(f"{field}: must be at least 1, got {getattr(self, field)}")
+        if self.short_side < self.size:
+            raise InputError(f"short_side: must be at least size = {self.size}, got {self.short_side}")
+        for field in ("seed", "glance_frames"):
+            if getattr(self, field) < 0:
+                raise InputError(f"{field}: must be at least 0, got {getattr(self, field)}")
+        named("sampling", self.sampling, SAMPLING)
+        if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
+            raise InputError(f"scales: must be shares above 0 and up to 1, got {self.scales}")
+
+
+def request(settings: ClipSettings, video: Video, view: int) -> DecodeRequest:
+    """What a worker is asked for."""
+    seed = (*_seed(settings, video, view), 0) if settings.train else None
+    counts = settings.num_frames, settings.glance_frames
+    stated = video.num_frames, video.frame_name
+    return DecodeRequest(video.path, counts[0], settings.short_side, seed, counts[1], settings.sampling, *stated)
+
+
+def fixed_crop(settings: ClipSettings, shape: Sequence[int], video: Video, view: int) -> Crop:
+    """The crop of a clip whose frames are stored with ``shape`` (T, 3, H, W): in the centre, or drawn for this view."""
+    if not settings.train:
+        return centre_crop(shape[2], shape[3], settings.size)
+    return random_crop(settings, shape, np.random.default_rng((*_seed(settings, video, view), 1)))
+
+
+def random_crop(settings: ClipSettings, shape: Sequence[int], rng: np.random.Generator) -> Crop:
+    """A crop for training of frames of ``shape`` (T, 3, H, W)."""
+    return draw_crop(shape[2], shape[3], settings.size, rng, scales=settings.scales, flip=settings.flip)
+
+
+def truth_of(video: Video, clip: DecodedClip | PackedClip, num_frames: int) -> NDArray[np.float64] | None:
+    """Where the track says the target is, in pixels of the decoded frames; None where there is no track.
+
+    Args:
+        video: the video that was decoded.
+        clip: what was decoded of it.
+        num_frames: T; the first T frames are the focuser's.
+
+    Returns:
+        (T, 2) as (y, x).
+
+    Raises:
+        InputError: the track cannot be read, or is not one of this video.
+    """
+    if video.track is None:
+        return None
+    try:
+        points = np.array(json.loads(video.track.read_text(encoding="utf-8"))["centre"], np.float64)
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise InputError(f"its track {video.track} cannot be read: {problem}") from problem
+    if points.shape != (clip.num_frames, 2):
+        raise InputError(
+            f"its track {video.track} must hold one point (y, x) for each of the {clip.num_frames} frames, got {points.shape}"
+        )
+    return rescale_points(points[clip.indices[:num_frames]], clip.size, clip.resized)
+
+
+def all_labels(video: Video) -> tuple[int, ...]:
+    """The numbers of all its classes, the one that is trained on first."""
+    return tuple(dict.fromkeys((video.label, *video.labels)))
+
+
+def content_key(videos: Sequence[Video], settings: ClipSettings, *, prepared: bool) -> str:
+    """Hash of everything that the decoded bytes depend on.
+
+    Args:
+        videos: all of them, in order.
+        settings: what a clip is.
+        prepared: whether names stand for the videos' content; otherwise the files' size and time of change do.
+    """
+    described: list[list[object]] = []
+    for video in videos:
+        stated = [video.num_frames, video.frame_name] if video.frame_name else []  # nothing for the rest, whose key stays as it was
+        if file_reader() == "decord" and video.path.suffix.lower() in PYAV_SUFFIXES:  # which decord read in version 0.1.0
+            stated.append("av")
+        described.append([video.name, None if prepared else [_stamp(video.path), _stamp(video.track)], *stated])
+    seed = settings.seed if settings.train else None
+    content = [FORMAT, file_reader(), settings.num_frames, settings.short_side, settings.views, seed, described]
+    if settings.glance_frames:  # what is new comes last and only where it is used, so that the keys of clips without it stay
+        content.append({"glance_frames": settings.glance_frames})
+    if settings.train and settings.sampling != "segments":
+        content.append({"sampling": settings.sampling})
+    return _hash(content)
+
+
+def fingerprint(key: str, videos: Sequence[Video], settings: ClipSettings) -> str:
+    """Hash of everything that the frames and labels of clips depend on: of ``videos``, decoded with the ``key``."""
+    crops = [settings.seed, settings.flip, list(settings.scales)] if settings.train else None
+    content = [key, [video.name for video in videos], [video.label for video in videos], settings.size, crops]
+    if any(video.labels for video in videos):
+        content.append([all_labels(video) for video in videos])
+    return _hash(content)
+
+
+def _seed(settings: ClipSettings, video: Video, view: int) -> tuple[int, int, int]:
+    return settings.seed, int.from_bytes(hashlib.sha256(video.name.encode()).digest()[:8], "big"), view
+
+
+def _stamp(path: Path | None) -> list[int] | None:
+    """Size and time of change; for a folder of frames its own, which tells added and removed files but not rewritten ones."""
+    try:
+        status = path.stat() if path is not None else None
+    except OSError:
+        return None
+    return None if status is None else [status.st_size, status.st_mtime_ns]
+
+
+def _hash(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

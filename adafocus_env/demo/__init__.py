@@ -1,0 +1,1 @@
+"""The benchmark tasks and the renderer of their videos."""

@@ -1,0 +1,144 @@
+"""The demo videos: real H.264 files with one marked handwritten digit among moving clutter.
+
+The class of a video is that of its one reddish digit, which drifts over the whole frame; see `drawing`. The digits are scikit-learn's
+(UCI, 8x8 pixels); no digit image occurs in both train and test. The renderer writes the true track of the target beside each video.
+
+`TASKS` are the fixed benchmark tasks. In two of them time matters: in `sparse` the target is shown in a third of the frames
+only; in `memory` a disc shows its place in the first frames, and later the target stands among look-alikes of other classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from adafocus_env.cache_dir import cache_folder
+from adafocus_env.demo.renderer import DemoTask, Scene, draw
+from adafocus_env.videos.datasets import DataSet, Video, hold_out
+from adafocus_env.videos.decoding import Failure, run_in_workers
+from classifiers.atomic_files import replacing, write_text
+from classifiers.errors import InputError, named
+
+CLASSES = tuple("0123456789")
+
+TASKS: dict[str, DemoTask] = {
+    "easy": DemoTask(clutter=4, speed=2.0, patch_size=28),
+    "normal": DemoTask(),
+    "hard": DemoTask(clutter=20, speed=7.0, patch_size=20),
+    "sparse": DemoTask(length=24, visible=1 / 3),
+    "memory": DemoTask(target=16, clutter=4, cue=4, lookalikes=4),
+}
+
+
+def demo(task: DemoTask | str = "normal", *, val: float = 0.1, num_workers: int = 2) -> DataSet:
+    """The demo data set: its videos are rendered when `DataSet.prepare` asks for them.
+
+    Args:
+        task: a name in `TASKS`, or what the videos look like.
+        val: share of the training videos that is held out for validation.
+        num_workers: processes that render.
+
+    Raises:
+        InputError: there is no task of that name.
+    """
+    name = data_name(task) if isinstance(task, str) else "demo"
+    task = named("task", task, TASKS) if isinstance(task, str) else task
+    root = cache_folder() / "videos" / f"demo-{task.key}"
+    train, held_out = hold_out(_videos(root, "train", task.train_videos), val)
+    return DataSet(
+        name=name,
+        classes=CLASSES,
+        train=train,
+        val=held_out,
+        test=_videos(root, "test", task.test_videos),
+        flip=False,  # a mirrored digit is another sign
+        scales=(1.0,),
+        margin=1.0,
+        prepare=partial(render, task=task, num_workers=num_workers),
+        patch_size=task.patch_size,
+    )
+
+
+def data_name(task: str) -> str:
+    """The name of a task's data set, which is also that of its shipped classifier."""
+    return "demo" if task == "normal" else f"demo-{task}"
+
+
+def render(
+    videos: Sequence[Video], task: DemoTask, *, num_workers: int = 2, progress: Callable[[int], None] | None = None
+) -> None:
+    """Renders those of ``videos`` whose file or track is missing.
+
+    Raises:
+        InputError: a video could not be written (names it and the reason).
+    """
+    missing = [video for video in videos if not (video.path.exists() and video.track and video.track.exists())]
+    for index, outcome in run_in_workers(
+        "adafocus_env.demo.videos:render_video", [_scene(video, task) for video in missing], num_workers=num_workers, time_limit=60.0
+    ):
+        if isinstance(outcome, Failure):
+            raise InputError(f"demo video {missing[index].path} could not be rendered: {outcome.reason}")
+        if progress is not None:
+            progress(1)
+
+
+def _videos(root: Path, split: str, count: int) -> tuple[Video, ...]:
+    """The name of a video starts with the task's key: clips of different tasks are never taken for one another."""
+    stems = [f"{split}/{CLASSES[i % len(CLASSES)]}/{i:05d}" for i in range(count)]
+    return tuple(
+        Video(f"{root.name}/{stem}.mp4", root / f"{stem}.mp4", i % len(CLASSES), root / f"{stem}.json") for i, stem in enumerate(stems)
+    )
+
+
+def _scene(video: Video, task: DemoTask) -> Scene:
+    seed = int.from_bytes(hashlib.sha256(video.name.encode()).digest()[:8], "big")
+    rng = np.random.default_rng(seed)
+    images, labels = _digits(video.name.split("/")[1])
+    target = rng.choice(np.flatnonzero(labels == video.label))
+    others = rng.integers(len(images), size=task.clutter)
+    alike = [rng.choice(np.flatnonzero(labels == label)) for label in _other_classes(video.label, task.lookalikes, rng)]
+    assert video.track is not None
+    return Scene(video.path, video.track, task, images[[target, *alike, *others]], video.label, seed)
+
+
+def _other_classes(label: int, count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    return rng.permutation(np.delete(np.arange(len(CLASSES)), label))[:count]
+
+
+@lru_cache(maxsize=2)
+def _digits(split: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """The digit images (n, 8, 8), 0-16, and labels (n,) of one part: three quarters of them are for training."""
+    from sklearn.datasets import load_digits  # here, because the rendering processes need none of it
+
+    data = load_digits()
+    training = np.random.default_rng(0).permutation(len(data.images)) % 4 != 0
+    chosen = training if split == "train" else ~training
+    return data.images[chosen].astype(np.uint8), data.target[chosen]
+
+
+def render_video(scene: Scene) -> None:
+    """Draws one video and writes its MP4 file and its track, each whole or not at all."""
+    frames, centres = draw(scene)
+    write_text(scene.track, json.dumps({"centre": np.round(centres, 2).tolist(), "label": scene.label}))
+    with replacing(scene.path) as temporary:
+        _encode(frames, temporary)
+
+
+def _encode(frames: npt.NDArray[np.uint8], path: Path) -> None:
+    import av
+
+    # Without mbtree=0 x264 writes another file each time: its rate control by macroblock trees is not deterministic.
+    options = {"crf": "18", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=8, options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())

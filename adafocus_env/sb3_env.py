@@ -1,0 +1,101 @@
+"""The face for Stable-Baselines3: its `VecEnv`, an adapter on the vector environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
+
+from adafocus_env.vector_env import AdaFocusVectorEnv
+from classifiers.errors import InputError
+
+
+class AdaFocusVecEnv(VecEnv):
+    """Makes an `AdaFocusVectorEnv` with the autoreset mode SAME_STEP usable by Stable-Baselines3.
+
+    Args:
+        env: the vector environment; closed with this one.
+
+    Raises:
+        InputError: it has another autoreset mode.
+    """
+
+    def __init__(self, env: AdaFocusVectorEnv) -> None:
+        if env.autoreset_mode is not AutoresetMode.SAME_STEP:
+            raise InputError(f"autoreset_mode={env.autoreset_mode.name} does not suit Stable-Baselines3; choose SAME_STEP")
+        self.vector = env
+        self._actions: NDArray[np.int64] = np.zeros(0, np.int64)
+        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+        self.metadata = env.metadata
+
+    def reset(self) -> NDArray[Any]:
+        """Begins an episode in every row, with the seeds and options set before."""
+        chosen = self._options[0] if any(self._options) else None
+        observations, infos = self.vector.reset(seed=self._seeds if any(s is not None for s in self._seeds) else None, options=chosen)
+        self.reset_infos = _rows(infos, self.num_envs)
+        self._reset_seeds()
+        self._reset_options()
+        return observations
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        """Keeps the actions for `step_wait`."""
+        self._actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Steps all rows; where an episode ended, its info is that of the ended episode, with ``terminal_observation``."""
+        observations, rewards, terminated, _, infos = self.vector.step(self._actions)
+        rows = _rows(infos, self.num_envs)
+        if terminated.any():
+            ended = _rows(infos["final_info"], self.num_envs)
+            for row in np.flatnonzero(terminated):
+                rows[row] = {**ended[row], "terminal_observation": infos["final_obs"][row], "TimeLimit.truncated": False}
+        return observations, rewards.astype(np.float32), terminated, rows
+
+    def close(self) -> None:
+        """Closes the vector environment."""
+        self.vector.close()
+
+    def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
+        """One picture a row."""
+        return self.vector.render() or [None] * self.num_envs
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """The attribute of the vector environment, once for each of the rows asked for."""
+        return [getattr(self.vector, attr_name) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Sets an attribute of the vector environment, for all rows."""
+        if len(list(self._get_indices(indices))) != self.num_envs:
+            raise InputError(f"{attr_name} is shared by all rows; set it for all of them (indices=None)")
+        setattr(self.vector, attr_name, value)
+
+    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
+        """Calls a method of the vector environment once and returns its result for each of the rows asked for.
+
+        What ``action_masks`` returns is shared out among the rows, as `sb3_contrib.MaskablePPO` expects.
+        """
+        result = getattr(self.vector, method_name)(*args, **kwargs)
+        return [result[row] if method_name == "action_masks" else result for row in self._get_indices(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
+        """No row is wrapped: they are one environment."""
+        return [False for _ in self._get_indices(indices)]
+
+
+def _rows(infos: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """Gymnasium's dictionary of arrays → one dictionary a row, with the keys that the row has."""
+    rows: list[dict[str, Any]] = [{} for _ in range(count)]
+    for key, values in infos.items():
+        if key.startswith(("_", "final_")):
+            continue
+        listed = values if values.ndim > 1 else values.tolist()
+        for row, value, present in zip(rows, listed, infos[f"_{key}"], strict=True):
+            if present:
+                row[key] = value
+    return rows

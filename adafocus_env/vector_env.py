@@ -1,0 +1,317 @@
+"""The vector environment: `gymnasium.vector.VectorEnv`, N clips in one step of the networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from gymnasium.error import ResetNeeded
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+from torch import Tensor
+
+from adafocus_env.action import Action
+from adafocus_env.build import Split, build_features, make_action
+from adafocus_env.clips.store import ClipSource
+from adafocus_env.clips.stream import FreshClips
+from adafocus_env.dynamics import Dynamics
+from adafocus_env.env import AdaFocusEnv, check_open, check_options, check_render_mode, picture
+from adafocus_env.features.live import Features, Indices
+from adafocus_env.observation import Observation, find_observation, row_of, to_numpy
+from adafocus_env.outcome import Outcome
+from adafocus_env.reward import Reward
+from adafocus_env.transfers import Values, rows_of, to_device
+from classifiers.classifier import Classifier
+from classifiers.errors import InputError
+
+Step = tuple[Any, Any, Any, Any, dict[str, Any]]
+"""Observations (N, …), rewards (N,), terminated (N,), truncated (N,), all arrays or all tensors, and infos."""
+
+
+class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
+    """N environments of `AdaFocusEnv`, stepped together.
+
+    Sub-environment i is the single environment reset with seed + i, step for step. All arrays and tensors that are returned are new:
+    nothing is written to them afterwards.
+
+    Args:
+        num_envs: N.
+        classifier: as in `AdaFocusEnv`, like all arguments that are not listed here.
+        clips: the same.
+        autoreset_mode: a `gymnasium.vector.AutoresetMode` or its name or value; declared in ``metadata``. With DISABLED,
+            ``reset(options={"reset_mask": mask})`` begins new episodes in some rows.
+        clip_order: "independent": each sub-environment draws clips from its own generator; "epoch": every clip once in
+            random order, dealt to the sub-environments as they reset, then all again.
+        output: "numpy", or "torch": observations, rewards (float32) and flags are tensors on the networks' device, also in
+            ``final_obs``, and so are those infos that depend on actions or scores: confidence, previous, baseline, prediction, correct,
+            box. On the cells of a grid, with all features in a `FeatureBank`, a step then copies nothing to the host, and does not wait
+            for a GPU; an action outside the space is found by the GPU and ends the process. Actions may be tensors with either output.
+            Gymnasium's wrappers want "numpy".
+
+    `reset(options={"clips": [...]})` chooses the clips of the rows that are reset.
+
+    Raises:
+        InputError: an argument is out of its range, or classifier and clips do not fit together.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        classifier: Classifier | str = "auto",
+        clips: ClipSource | Split = "train",
+        *,
+        task: str = "normal",
+        observation: str | Callable[[Features], Observation] = "map",
+        reward: str | Reward = "random",
+        baseline: int | Literal["all"] = 1,
+        price: float = 0.0,
+        skipped: str = "zeros",
+        action: str | Callable[[int, int, int], Action] = "grid",
+        grid: int = 7,
+        video_div: int | None = None,
+        bank: Features | Path | str | bool = "auto",
+        bank_dtype: str = "float32",
+        bank_gib: float | None = None,
+        device: str = "auto",
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        clip_order: Literal["independent", "epoch"] = "independent",
+        output: Literal["numpy", "torch"] = "numpy",
+        render_mode: str | None = None,
+    ) -> None:
+        super().__init__()
+        check_render_mode(render_mode, AdaFocusEnv.metadata["render_modes"])
+        if clip_order not in ("independent", "epoch"):
+            raise InputError(f"clip_order={clip_order!r} is not known; choose 'independent' or 'epoch'")
+        if output not in ("numpy", "torch"):
+            raise InputError(f"output={output!r} is not known; choose 'numpy' or 'torch'")
+        if clip_order == "independent" and isinstance(clips, FreshClips):
+            raise InputError("clip_order='independent' asks for clips in no order, and fresh clips are decoded in theirs; choose 'epoch'")
+        self.autoreset_mode = _mode(autoreset_mode)
+        self.metadata = {**AdaFocusEnv.metadata, "autoreset_mode": self.autoreset_mode}
+        kind = find_observation(observation)
+        features = build_features(
+            classifier, clips, task=task, action=action, grid=grid, video_div=video_div,
+            bank=bank, bank_dtype=bank_dtype, bank_gib=bank_gib, device=device,
+        )  # fmt: skip
+        chosen = make_action(action, grid, features.classifier)
+        self.dynamics = Dynamics(
+            features, num_envs, reward=reward, baseline=baseline, action=chosen, price=price, skipped=skipped, tensors=output == "torch"
+        )
+        self.num_envs, self.render_mode, self.clip_order, self.output = num_envs, render_mode, clip_order, output
+        self._observation = kind(features)
+        self.single_observation_space = self._observation.space
+        self.single_action_space = self.dynamics.action.space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._rngs: list[np.random.Generator] = [seeding.np_random()[0] for _ in range(num_envs)]
+        self._queue: list[int] = []
+        self._epoch = 0
+        self._every = np.arange(num_envs)
+        self._ended = np.zeros(num_envs, bool)  # rows that the next step resets, in the mode NEXT_STEP
+        self._outcome: Outcome | None = None
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begins an episode in every row, or in those of ``options["reset_mask"]``.
+
+        Raises:
+            ClosedEnvironmentError: the environment is closed.
+            InputError: an option or seed cannot be used.
+        """
+        check_open(self)
+        options = check_options(options, {"clips", "reset_mask"})
+        rows = self._masked_rows(options.get("reset_mask"))
+        self._seed(seed, rows)
+        self._start(rows, options.get("clips"))
+        return self._observe(), self._clip_info(rows)
+
+    def step(self, actions: Any) -> Step:
+        """Looks at the patches that ``actions`` (N, *action space), an array or a tensor, pick.
+
+        Raises:
+            ActionError: an action lies outside the space; nothing has changed. See ``output`` for tensors on a GPU.
+            ResetNeeded: a row has no episode running.
+            ClosedEnvironmentError: the environment is closed.
+        """
+        check_open(self)
+        resetting, rows = np.flatnonzero(self._ended), self._every
+        if not len(resetting):
+            outcome = self.dynamics.step(actions)
+        else:
+            actions = self.dynamics.check(actions, self.num_envs)
+            if len(resetting) == self.num_envs:
+                return self._reset_step(resetting)
+            rows = np.flatnonzero(~self._ended)
+            outcome = self.dynamics.step(rows_of(actions, rows), rows).among(rows, self.num_envs)
+            self._start(resetting)
+        self._outcome = outcome
+        info = self._step_info(outcome, rows)
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and outcome.terminated.any():
+            return self._same_step(outcome, info)
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
+            self._ended = outcome.terminated.copy()
+        return self._observe(), *self._numbers(outcome.reward, outcome.terminated), info
+
+    def render(self) -> tuple[NDArray[np.uint8], ...] | None:  # type: ignore[override]
+        """One picture (h, w, 3) for each row; see `AdaFocusEnv.render`."""
+        if self.render_mode is None:
+            return None
+        return tuple(picture(self.dynamics, self._outcome, row) for row in range(self.num_envs))
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """See `adafocus_env.dynamics.Dynamics.action_masks`, (N, actions)."""
+        return self.dynamics.action_masks()
+
+    def random_state(self) -> dict[str, Any]:
+        """Everything that later episodes depend on: generators, clips dealt, and the episodes that have just begun."""
+        return {
+            "rngs": [rng.bit_generator.state for rng in self._rngs],
+            "vector_rng": self.np_random.bit_generator.state,
+            "queue": list(self._queue),
+            "epoch": self._epoch,
+            "clip": self.dynamics.clip.copy(),
+            "baseline": self.dynamics.baseline.copy(),
+        }
+
+    def restore_random_state(self, state: dict[str, Any]) -> None:
+        """Goes back to a `random_state` that was taken when all episodes were at their beginning."""
+        for rng, saved in zip(self._rngs, state["rngs"], strict=True):
+            rng.bit_generator.state = saved
+        self.np_random.bit_generator.state = state["vector_rng"]
+        self._queue, self._epoch = list(state["queue"]), state["epoch"]
+        self.dynamics.restart(state["clip"], state["baseline"])
+        self._ended = np.zeros(self.num_envs, bool)
+
+    def _start(self, rows: Indices, clips: Sequence[int] | None = None) -> None:
+        if clips is not None and len(clips) != len(rows):
+            raise InputError(f"options['clips'] has {len(clips)} entries; give one clip for each of the {len(rows)} rows that are reset")
+        chosen = clips if clips is not None else self._deal(len(rows)) if self.clip_order == "epoch" else [None] * len(rows)
+        episodes = [self.dynamics.draw(self._rngs[row], clip) for row, clip in zip(rows, chosen, strict=True)]
+        self.dynamics.start(rows, episodes)
+        self._ended = self._ended.copy()
+        self._ended[rows] = False
+
+    def _deal(self, count: int) -> list[int]:
+        """The next clips of the current epoch, and of the next one when it is used up."""
+        clips, dealt = self.dynamics.features.clips, list[int]()
+        while (missing := count - len(dealt)) > 0:
+            if not self._queue:
+                self._queue = clips.epoch(self._epoch, self.np_random).tolist()
+                self._epoch += 1
+            taken, self._queue = self._queue[:missing], self._queue[missing:]
+            dealt += clips.readable(np.array(taken)).tolist()
+        return dealt
+
+    def _seed(self, seed: int | Sequence[int | None] | None, rows: Indices) -> None:
+        if seed is None:
+            return
+        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int | np.integer) else list(seed)
+        if len(seeds) != self.num_envs:
+            raise InputError(f"seed has {len(seeds)} entries; give one number, or one for each of the {self.num_envs} sub-environments")
+        for row in rows:
+            if seeds[row] is not None:
+                self._rngs[row] = seeding.np_random(int(seeds[row]))[0]
+        if len(rows) == self.num_envs and seeds[0] is not None:
+            self._np_random, self._np_random_seed = seeding.np_random(int(seeds[0]))
+            self._queue, self._epoch = [], 0
+
+    def _masked_rows(self, mask: object) -> Indices:
+        if mask is None:
+            return self._every
+        mask = np.asarray(mask)
+        if mask.dtype != np.bool_ or mask.shape != (self.num_envs,) or not mask.any():
+            raise InputError(
+                f"options['reset_mask'] has dtype {mask.dtype}, shape {mask.shape} and {int(np.count_nonzero(mask))} rows set; "
+                f"give a bool array of shape ({self.num_envs},) with at least one row set"
+            )
+        if not self.dynamics.started[~mask].all():
+            raise ResetNeeded("the first reset begins an episode in every row; call reset without reset_mask first")
+        return np.flatnonzero(mask)
+
+    def _reset_step(self, rows: Indices) -> Step:
+        """The step of the mode NEXT_STEP in which all rows do nothing but reset."""
+        self._start(rows)
+        nothing = self._numbers(np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool))
+        return self._observe(), *nothing, self._clip_info(rows)
+
+    def _same_step(self, outcome: Outcome, info: dict[str, Any]) -> Step:
+        """Begins new episodes where one has ended, and hands the ended ones over as Gymnasium defines."""
+        final = self._observe()
+        rows = np.flatnonzero(outcome.terminated)
+        final_obs = np.full(self.num_envs, None, dtype=object)
+        for row in rows.tolist():
+            final_obs[row] = row_of(final, row)
+        ended = {key: value for key, value in info.items() if not key.startswith("_")}
+        masked: dict[str, Any] = {key: _only(outcome.terminated, value) for key, value in ended.items()}
+        masked |= {f"_{key}": outcome.terminated.copy() for key in ended}
+        self._start(rows)
+        going_on = np.flatnonzero(~outcome.terminated)
+        info = {**(self._step_info(outcome, going_on) if len(going_on) else {}), **self._clip_info(self._every)}
+        info |= {"final_obs": final_obs, "final_info": masked}
+        info |= {"_final_obs": outcome.terminated.copy(), "_final_info": outcome.terminated.copy()}
+        return self._observe(), *self._numbers(outcome.reward, outcome.terminated), info
+
+    def _observe(self) -> Any:
+        observed = self._observation.observe(self.dynamics)
+        return to_numpy(observed) if self.output == "numpy" else observed
+
+    def _numbers(self, reward: Values, terminated: NDArray[np.bool_]) -> tuple[Any, Any, Any]:
+        """Rewards, terminated, truncated (N,), as they are returned."""
+        truncated = np.zeros(self.num_envs, bool)
+        if self.output == "numpy":
+            return _doubles(reward), terminated, truncated
+        device = self.dynamics.state.device
+        rewards = reward if isinstance(reward, Tensor) else to_device(reward, device)
+        return rewards, to_device(terminated, device), to_device(truncated, device)
+
+    def _clip_info(self, rows: Indices) -> dict[str, Any]:
+        names = self.dynamics.features.clips.names
+        name = np.array([names[clip] for clip in self.dynamics.clip.tolist()], dtype=object)
+        return self._info(rows, clip=self.dynamics.clip.copy(), name=name)
+
+    def _step_info(self, outcome: Outcome, rows: Indices) -> dict[str, Any]:
+        values: dict[str, Values] = {
+            "confidence": _doubles(outcome.confidence),
+            "baseline": _doubles(outcome.baseline),
+            "prediction": outcome.prediction,
+            "correct": outcome.correct,
+            "box": outcome.boxes,
+            "multiply_adds": outcome.multiply_adds,
+            "previous": _doubles(outcome.previous),
+            "price": _doubles(outcome.price),
+        }
+        return {**self._clip_info(self._every), **self._info(rows, **values)}
+
+    def _info(self, rows: Indices, **values: Values) -> dict[str, Any]:
+        """Values and masks of the rows that have them, as Gymnasium's vector environments give them."""
+        mask = np.zeros(self.num_envs, bool)
+        mask[rows] = True
+        if not mask.all():
+            values = {key: _only(mask, value) for key, value in values.items()}
+        return {**values, **{f"_{key}": mask.copy() for key in values}}
+
+
+def _mode(mode: AutoresetMode | str) -> AutoresetMode:
+    for known in AutoresetMode:
+        if mode in (known, known.name, known.value):
+            return known
+    raise InputError(f"autoreset_mode={mode!r} is not known; choose one of {[known.name for known in AutoresetMode]}")
+
+
+def _doubles(values: Values) -> Values:
+    """A copy as float64."""
+    return values.double() if isinstance(values, Tensor) else values.astype(np.float64)
+
+
+def _only(mask: NDArray[np.bool_], values: Values) -> Values:
+    """The values of the rows in the mask; zeros (None for objects) in the rest."""
+    if isinstance(values, Tensor):
+        return values.masked_fill(to_device(~mask, values.device).view(-1, *[1] * (values.ndim - 1)), 0)
+    kept = np.full(values.shape, None, dtype=object) if values.dtype == object else np.zeros_like(values)
+    kept[mask] = values[mask]
+    return kept

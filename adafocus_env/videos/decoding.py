@@ -1,0 +1,219 @@
+"""Runs a function in worker processes that can be killed, because video decoders hang and crash.
+
+decord has open bugs where a call never returns and holds Python's global lock, so that neither a thread nor a signal handler can
+end it: only killing the process does. Workers are started as plain child processes, not through `multiprocessing`: its *spawn* runs
+the user's main script again, and its *fork* copies locks that other threads hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import deque
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe, wait
+
+START_LIMIT = 120.0  # seconds a worker may take to start; a guard against waiting for ever, not a target
+
+# Our packages load torch when they are imported, which takes seconds and hundreds of megabytes that no worker has a use for. So a worker
+# puts empty packages in their place, and imports the modules that it needs out of them.
+_START = """
+import importlib.util, sys, types
+for name in ("classifiers", "adafocus_env"):
+    package = types.ModuleType(name)
+    package.__path__ = importlib.util.find_spec(name).submodule_search_locations
+    sys.modules[name] = package
+from adafocus_env.videos.decoding import serve
+serve({descriptor}, {function!r})
+"""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a task has no result."""
+
+    reason: str
+
+
+def run_in_workers(
+    function: str, tasks: Sequence[object], *, num_workers: int, time_limit: float
+) -> Generator[tuple[int, object | Failure], None, None]:
+    """Calls a function for every task in worker processes, and gives the results as they come, in any order.
+
+    A call that raises, takes longer than ``time_limit`` or takes its worker down gives a `Failure`, and the others go on in a new
+    worker. Closing the iterator early, or an exception around it, kills the workers.
+
+    Args:
+        function: ``module:name`` of a function of one argument. Its module should be light: every worker imports it.
+        tasks: the arguments; they and the results are pickled.
+        num_workers: how many processes work at the same time, at most.
+        time_limit: seconds that one call may take. The start of a worker does not count.
+
+    Yields:
+        (number of the task, result or `Failure`).
+
+    Raises:
+        RuntimeError: a worker could not start at all; the message holds what it wrote.
+    """
+    waiting = deque(enumerate(tasks))
+    workers: list[_Worker] = []
+    try:
+        workers.extend(_Worker(function) for _ in range(min(max(num_workers, 1), len(waiting))))
+        while workers:
+            for worker in _ready(workers):
+                finished = worker.finished(time_limit)
+                if not worker.alive:
+                    workers.remove(worker)
+                    if waiting:
+                        workers.append(_Worker(function))
+                elif worker.idle and waiting:
+                    worker.assign(*waiting.popleft(), time_limit)
+                elif worker.idle:
+                    worker.stop()
+                    workers.remove(worker)
+                if finished is not None:  # last, so that the worker is busy again while the caller works on this result
+                    yield finished
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+class _Worker:
+    """One child process, and the task that it works on."""
+
+    def __init__(self, function: str) -> None:
+        self.connection, theirs = Pipe()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the worker
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _START.format(descriptor=theirs.fileno(), function=function)],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=self._output,
+                env=_environment(),
+            )
+        self.alive = True
+        self._started = False
+        self._task: int | None = None
+        self.deadline = time.monotonic() + START_LIMIT
+
+    @property
+    def idle(self) -> bool:
+        return self._started and self._task is None
+
+    def assign(self, number: int, task: object, time_limit: float) -> None:
+        self._task, self.deadline = number, time.monotonic() + time_limit
+        with contextlib.suppress(OSError):  # a worker that died meanwhile is seen when its answer is read
+            self.connection.send(task)
+
+    def finished(self, time_limit: float) -> tuple[int, object | Failure] | None:
+        """The result of the task, or None when the worker has only just started; afterwards it is idle or not alive."""
+        number, self._task = self._task, None
+        try:
+            if not self.connection.poll(0):
+                return self._timed_out(number, time_limit)
+            answer = self.connection.recv()
+        except (EOFError, OSError):
+            return self._died(number)
+        if number is None:
+            self._started = True
+            return None
+        return number, answer
+
+    def stop(self) -> None:
+        self.alive = False
+        self.connection.close()
+        self._process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a process stuck in the kernel (a dead network disk) cannot be waited for
+            self._process.wait(timeout=5)
+        self._output.close()
+
+    def _timed_out(self, number: int | None, time_limit: float) -> tuple[int, Failure]:
+        written = self._written()
+        self.stop()
+        if number is None:
+            raise RuntimeError(f"a worker process did not start within {START_LIMIT:g} s\n{written}")
+        return number, Failure(f"it was not finished after {time_limit:g} s and was stopped")
+
+    def _died(self, number: int | None) -> tuple[int, Failure]:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5)
+        code, written = self._process.returncode, self._written()
+        self.stop()
+        if number is None:
+            raise RuntimeError(f"a worker process could not start: {_ending(code)}\n{written}")
+        last_words = f": {written.splitlines()[-1]}" if code and code > 0 and written else ""
+        return number, Failure(f"the process that worked on it died ({_ending(code)}{last_words})")
+
+    def _written(self) -> str:
+        self._output.seek(0)
+        return self._output.read().decode(errors="replace")[-4000:].strip()
+
+
+def _ready(workers: list[_Worker]) -> list[_Worker]:
+    """The workers with an answer, or without one when their time is over; waits until there is one."""
+    until = min(worker.deadline for worker in workers)
+    answered = wait([worker.connection for worker in workers], max(0.0, until - time.monotonic()))
+    now = time.monotonic()
+    return [worker for worker in workers if worker.connection in answered or worker.deadline <= now]
+
+
+def _ending(code: int | None) -> str:
+    if code is None:
+        return "without an exit code"
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"
+
+
+def _environment() -> dict[str, str]:
+    """The parent's environment, with its import path (an installation or a checkout) and one thread for each library."""
+    path = os.pathsep.join(entry or os.curdir for entry in sys.path)
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return {**os.environ, **threads, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+
+
+def serve(descriptor: int, function: str) -> None:
+    """The worker: answers tasks on the connection ``descriptor`` until its other end is closed.
+
+    Args:
+        descriptor: file descriptor of an inherited duplex connection.
+        function: ``module:name``, called with every task.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the whole group; only the parent should act on it
+    _die_with_parent()
+    module, _, name = function.partition(":")
+    call = getattr(importlib.import_module(module), name)
+    with Connection(descriptor) as connection, contextlib.suppress(EOFError, OSError):
+        connection.send(None)
+        while True:
+            _answer(connection, call, connection.recv())
+
+
+def _answer(connection: Connection, call, task: object) -> None:  # type: ignore[no-untyped-def]
+    try:
+        result = call(task)
+    except ValueError as problem:  # includes InputError, whose message is complete
+        result = Failure(str(problem))
+    except Exception as problem:
+        result = Failure("".join(traceback.format_exception_only(problem)).strip())
+    connection.send(result)
+
+
+def _die_with_parent() -> None:
+    """Has Linux kill this process when its parent dies: one that hangs would never see that the connection is closed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 = PR_SET_PDEATHSIG

@@ -1,0 +1,189 @@
+"""List files: one video a line, with its number of frames and its labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from adafocus_env.videos.text_lines import listed, read_lines
+
+SHORTEST = 3  # frames; lines that state fewer are dropped, as in the published results
+NO_LABEL = -1  # fills up the labels of a video in some lists
+
+
+@dataclass(frozen=True)
+class ListFormat:
+    """How a line is written: ``path, frames, label…``.
+
+    Attributes:
+        separator: a comma, or a space: then paths may hold spaces, and frames and label are the last two fields.
+        max_labels: labels of one video. A label that is repeated (once for each time it is seen in the video) counts once.
+    """
+
+    separator: str = " "
+    max_labels: int = 1
+
+    @property
+    def example(self) -> str:
+        """A line."""
+        return self.separator.join(["path", "frames", "label"])
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line: the video's path below the folder of videos or frames, its frames, its labels in the order of the line."""
+
+    path: str
+    num_frames: int
+    labels: tuple[int, ...]
+    line: int
+
+
+class Fault(Exception):
+    """What is wrong with one line of a file.
+
+    Args:
+        reason: says it, without file and line.
+        mislabelled: whether its labels are what is wrong.
+    """
+
+    def __init__(self, reason: str, *, mislabelled: bool = False) -> None:
+        super().__init__(reason)
+        self.reason, self.mislabelled = reason, mislabelled
+        self.file, self.line, self.path = Path(), 0, ""
+
+    def at(self, file: Path, line: int, path: str) -> Fault:
+        """Notes where it was found, and of which video."""
+        self.file, self.line, self.path = file, line, path
+        return self
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class ListFile:
+    """A list as read: what can be used, what is wrong, and how many lines were dropped, being too short or a repetition."""
+
+    file: Path
+    entries: list[Entry]
+    faults: list[Fault]
+    too_short: int
+    repeated: int
+
+
+def read_list(file: Path, form: ListFormat, num_classes: int) -> ListFile:
+    """Reads a list; what is wrong with its lines is collected, not raised. Empty lines are passed over.
+
+    Args:
+        file: the list, UTF-8.
+        form: how its lines are written.
+        num_classes: labels are below it.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    entries: dict[str, Entry] = {}
+    faults: list[Fault] = []
+    too_short = repeated = 0
+    for line, text in enumerate(read_lines(file, f"the list {file}"), 1):
+        if text == "":
+            continue
+        try:
+            entry = _entry(text, line, form, num_classes)
+            known = entries.setdefault(entry.path, entry) if entry.num_frames >= SHORTEST else None
+            if known is not None and known.labels != entry.labels:
+                raise Fault(f"{entry.path} has other labels than in line {known.line}", mislabelled=True)
+        except Fault as fault:
+            faults.append(fault.at(file, line, _named_video(text, form)))
+        else:
+            too_short += known is None
+            repeated += known not in (None, entry)
+    return ListFile(file, list(entries.values()), faults, too_short, repeated)
+
+
+def shared_videos(train: ListFile, test: ListFile) -> list[Fault]:
+    """The lines of ``test`` whose videos are in ``train`` as well."""
+    lines = {entry.path: entry.line for entry in train.entries}
+    return [
+        Fault(f"{entry.path} is in {train.file.name} as well (line {lines[entry.path]}); leave it in one").at(
+            test.file, entry.line, entry.path
+        )
+        for entry in test.entries
+        if entry.path in lines
+    ]
+
+
+def describe(faults: Sequence[Fault]) -> str:
+    """All faults by file, the first twenty of each with their lines."""
+    files = dict.fromkeys(fault.file for fault in faults)
+    return "\n".join(_of_file(file, [str(fault) for fault in faults if fault.file == file]) for file in files)
+
+
+def _of_file(file: Path, faults: list[str]) -> str:
+    lines = "1 line" if len(faults) == 1 else f"{len(faults)} lines"
+    indent = "\n  "
+    return f"{file} has {lines} that cannot be used:{indent}{listed(faults, separator=indent)}"
+
+
+def _entry(text: str | None, line: int, form: ListFormat, num_classes: int) -> Entry:
+    """What the line says; a `Fault` where it makes no sense."""
+    if text is None:
+        raise Fault("it is not valid UTF-8; save the list as UTF-8")
+    fields = _fields(text, form)
+    if len(fields) < 3:
+        raise Fault(f"{len(fields)} of the 3 fields {form.example!r} in {text!r}{_other_separator(text, form)}")
+    if not _is_number(fields[1]):
+        hint = _other_separator(text, form)
+        raise Fault(f"the number of frames {fields[1]!r} is no whole number of 0 or more in {text!r}{hint}")
+    return Entry(_path(fields[0]), int(fields[1]), _labels(fields[2:], form, num_classes), line)
+
+
+def _fields(text: str, form: ListFormat) -> list[str]:
+    if form.separator == " ":
+        return text.rsplit(None, 2)
+    return [part.strip() for part in text.split(form.separator)]
+
+
+def _labels(fields: list[str], form: ListFormat, num_classes: int) -> tuple[int, ...]:
+    """The different labels, in their order."""
+    for text in fields:
+        if not _is_number(text.removeprefix("-")):
+            raise Fault(f"the label {text!r} is no whole number", mislabelled=True)
+    numbers = [int(text) for text in fields]
+    labels = tuple(dict.fromkeys(numbers[:1] + [number for number in numbers[1:] if number != NO_LABEL]))
+    if min(labels) < 0:
+        raise Fault(f"the label {min(labels)} is negative; labels begin at 0", mislabelled=True)
+    if max(labels) >= num_classes:
+        raise Fault(f"the label {max(labels)} is beyond the {num_classes} classes of the class file", mislabelled=True)
+    if len(labels) > form.max_labels:
+        raise Fault(f"{len(labels)} different labels, where a video has at most {form.max_labels}", mislabelled=True)
+    return labels
+
+
+def _path(text: str) -> str:
+    path = PurePosixPath(text)
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in text:
+        raise Fault(f"the path {text!r} does not lead to a place below the folder of videos or frames")
+    return str(path)
+
+
+def _named_video(text: str | None, form: ListFormat) -> str:
+    """The path in a line that is faulty elsewhere; empty where it cannot be told."""
+    fields = _fields(text or "", form)
+    return fields[0] if len(fields) > 2 else ""
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _other_separator(text: str, form: ListFormat) -> str:
+    """A hint, where the line would make sense with another separator."""
+    names = {",": "commas", ";": "semicolons", "\t": "tabs", " ": "spaces"}
+    for separator, name in names.items():
+        numbers = [part.strip().removeprefix("-") for part in text.rsplit(separator, 2)][1:]
+        if separator != form.separator and len(numbers) == 2 and all(map(_is_number, numbers)):
+            return f"; its fields seem to be separated by {name}, those of this list are by {names[form.separator]}"
+    return ""

@@ -1,0 +1,213 @@
+"""The five data sets of the publication, from their published list files."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from adafocus_env.videos.class_names import read_class_names
+from adafocus_env.videos.containers import VIDEO_SUFFIXES
+from adafocus_env.videos.datasets import DataSet, Video, check_folder, hold_out
+from adafocus_env.videos.list_files import SHORTEST, Entry, Fault, ListFile, ListFormat, describe, read_list, shared_videos
+from classifiers.errors import InputError, named
+
+_log = logging.getLogger("adafocus_env")
+VIDEOS = "videos"
+
+
+@dataclass(frozen=True)
+class PublishedSet:
+    """What is published of a data set; paths are below its root.
+
+    Attributes:
+        title: its name in print.
+        num_classes: published; a class file may say otherwise.
+        class_file: names of the classes.
+        train_list: what is learned from, a part of it held out for validation.
+        test_list: published as validation list; read once, at the end.
+        form: how the lines of the lists are written.
+        frames: folder of the folders of extracted frames.
+        frame_name: how the frames are named, counted from 1.
+        num_frames: frames of a clip, T.
+        flip: whether a mirrored video keeps its class.
+        metric: see `DataSet`.
+        short_side: shorter side of the extracted frames in pixels; None where it is not published.
+    """
+
+    title: str
+    num_classes: int
+    class_file: str
+    train_list: str
+    test_list: str
+    form: ListFormat
+    frames: str = "frames"
+    frame_name: str = "image_%05d.jpg"
+    num_frames: int = 16
+    flip: bool = True
+    metric: Literal["top1", "map"] = "top1"
+    short_side: int | None = 360
+
+
+def _something(version: int, frames: str, frame_name: str) -> PublishedSet:
+    folder = f"something-something-v{version}"
+    return PublishedSet(
+        title=f"Something-Something V{version}",
+        num_classes=174,
+        class_file=f"{folder}/category.txt",
+        train_list=f"{folder}/train_videofolder.txt",
+        test_list=f"{folder}/val_videofolder.txt",
+        form=ListFormat(),
+        frames=f"{folder}/{frames}",
+        frame_name=frame_name,
+        num_frames=12,
+        flip=False,
+        short_side=None,
+    )
+
+
+_SEVERAL = ListFormat(",", max_labels=3)
+PUBLISHED: Mapping[str, PublishedSet] = {
+    "actnet": PublishedSet(
+        "ActivityNet", 200, "classInd.txt", "actnet_train_split.txt", "actnet_val_split.txt", _SEVERAL, metric="map"
+    ),
+    "fcvid": PublishedSet("FCVID", 239, "classInd.txt", "fcvid_train_split.txt", "fcvid_val_split.txt", _SEVERAL, metric="map"),
+    "minik": PublishedSet(
+        "Mini-Kinetics", 200, "minik_classInd.txt", "mini_train_videofolder.txt", "mini_val_videofolder.txt", ListFormat()
+    ),
+    "sthv1": _something(1, "20bn-something-something-v1", "%05d.jpg"),
+    "sthv2": _something(2, "20bn-something-something-v2-frames", "%06d.jpg"),
+}
+
+
+@dataclass(frozen=True)
+class Usable:
+    """What can be used of a data set, what cannot, and what its user should know.
+
+    Attributes:
+        data: the videos of all lines that make sense.
+        place: the folder of frames or videos that they are read from; None where the data set is none of the published ones.
+        faults: the lines that make none.
+        notes: what was dropped, and what is not as published.
+    """
+
+    data: DataSet
+    place: Path | None
+    faults: list[Fault]
+    notes: list[str]
+
+
+def published(name: str, root: str | Path, *, source: str = "auto", val: float = 0.1) -> DataSet:
+    """The data set ``name`` of the publication: its train list, less the part held out for validation, and its val list for testing.
+
+    A video is called by its path in the list, wherever it is read from, so that the parts are the same from frames and from videos.
+
+    Args:
+        name: a key of `PUBLISHED`.
+        root: the folder with class file and lists.
+        source: ``frames`` (extracted, in numbered files), ``videos`` (files in ``ROOT/videos``, whose own lengths count) or ``auto``:
+            frames where their folder is there.
+        val: share of the training videos that is held out for validation.
+
+    Raises:
+        InputError: a file or folder is missing or cannot be read, or a line makes no sense (names file and lines).
+    """
+    usable = what_is_usable(name, root, source=source, val=val)
+    for note in usable.notes:
+        _log.warning("%s", note)
+    if usable.faults:
+        raise InputError(describe(usable.faults))
+    for part, listed in (("train", PUBLISHED[name].train_list), ("test", PUBLISHED[name].test_list)):
+        if not getattr(usable.data, part):
+            raise InputError(f"the list {Path(root) / listed} holds no video; give the published one")
+    return usable.data
+
+
+def what_is_usable(name: str, root: str | Path, *, source: str = "auto", val: float = 0.1) -> Usable:
+    """As `published`, but lines that make no sense are told, not raised.
+
+    Raises:
+        InputError: a file or folder is missing or cannot be read.
+    """
+    about = named("data", name, PUBLISHED)
+    root = Path(root).expanduser()
+    check_folder(root, f"give the folder with {about.class_file} and the lists of {about.title}")
+    classes = read_class_names(root / about.class_file, f"the class file {root / about.class_file}")
+    if len(classes) < 2:
+        raise InputError(f"the class file {root / about.class_file} has {len(classes)} classes; at least two are needed to tell apart")
+    train, test = (read_list(root / each, about.form, len(classes)) for each in (about.train_list, about.test_list))
+    place = _place(root, source, about)
+    find = _frame_folders if place == root / about.frames else _video_files
+    found = find(place, [*train.entries, *test.entries], about)
+    learned, tested = (tuple(found[entry.path] for entry in each.entries) for each in (train, test))
+    parts = hold_out(learned, val)
+    data = DataSet(name, classes, *parts, tested, flip=about.flip, metric=about.metric, root=root)
+    faults = [*train.faults, *test.faults, *shared_videos(train, test)]
+    return Usable(data, place, faults, _notes(root, about, len(classes), [train, test]))
+
+
+def _place(root: Path, source: str, about: PublishedSet) -> Path:
+    """The folder that videos are read from."""
+    places = {"frames": root / about.frames, "videos": root / VIDEOS}
+    if source == "auto":
+        there = [place for place in places.values() if place.is_dir()]
+        if there:
+            return there[0]
+        raise InputError(f"data.root: {root} has neither {about.frames}/ with a folder of frames for each video nor {VIDEOS}/ with videos")
+    place = named("data.source", source, {"auto": root, **places})
+    if not place.is_dir():
+        raise InputError(f"data.source={source}: {place} is no folder; put the {source} there, or use data.source=auto")
+    return place
+
+
+def _frame_folders(place: Path, entries: Sequence[Entry], about: PublishedSet) -> dict[str, Video]:
+    if entries and not any((place / entry.path).is_dir() for entry in entries):
+        raise _none_of_them(place, entries, "a folder of frames", next(place.iterdir(), None))
+    return {
+        entry.path: Video(entry.path, place / entry.path, entry.labels[0], None, entry.labels, entry.num_frames, about.frame_name)
+        for entry in entries
+    }
+
+
+def _video_files(place: Path, entries: Sequence[Entry], about: PublishedSet) -> dict[str, Video]:
+    files = _index(place)
+    paths = {entry.path: files.get(_without_suffix(entry.path)) for entry in entries}
+    if entries and not any(paths.values()):
+        raise _none_of_them(place, entries, f"a video ({', '.join(VIDEO_SUFFIXES)})", next(iter(files.values()), None))
+    return {
+        entry.path: Video(entry.path, paths[entry.path] or place / entry.path, entry.labels[0], labels=entry.labels) for entry in entries
+    }
+
+
+def _none_of_them(place: Path, entries: Sequence[Entry], what: str, example: Path | None) -> InputError:
+    there = "which is empty" if example is None else f"where there is {example.relative_to(place).as_posix()!r}"
+    return InputError(f"none of the {len(entries)} videos of the lists, as {entries[0].path!r}, has {what} in {place}, {there}")
+
+
+def _index(folder: Path) -> dict[str, Path]:
+    """All video files below ``folder`` by their path without suffix; of several with one name the first of `VIDEO_SUFFIXES`."""
+    found: dict[str, Path] = {}
+    for place, _, names in os.walk(folder, followlinks=True):
+        files = [Path(place, name) for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES]
+        for file in sorted(files, key=lambda file: VIDEO_SUFFIXES.index(file.suffix.lower())):
+            found.setdefault(_without_suffix(file.relative_to(folder).as_posix()), file)
+    return found
+
+
+def _without_suffix(path: str) -> str:
+    return str(PurePosixPath(path).with_suffix("")) if PurePosixPath(path).suffix.lower() in VIDEO_SUFFIXES else path
+
+
+def _notes(root: Path, about: PublishedSet, num_classes: int, lists: Sequence[ListFile]) -> list[str]:
+    notes = []
+    if num_classes != about.num_classes:
+        notes.append(f"{root / about.class_file} has {num_classes} classes; {about.title} was published with {about.num_classes}")
+    for each in lists:
+        if each.too_short:
+            notes.append(f"{each.file}: lines with fewer than {SHORTEST} frames, which are dropped: {each.too_short}")
+        if each.repeated:
+            notes.append(f"{each.file}: lines that repeat another one, which are dropped: {each.repeated}")
+    return notes

@@ -1,0 +1,141 @@
+"""What was found in a data set, as a table for the terminal and as JSON."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from classifiers.atomic_files import write_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PARTS = ("train", "val", "test")
+KINDS = ("missing", "unreadable", "mislabelled", "bad line", "short")
+_LISTED = 10  # of each kind on the terminal
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found: its kind (of `KINDS`), the part, the video's name, and what it is."""
+
+    kind: str
+    part: str
+    video: str
+    reason: str
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (self.part, self.video, self.reason)))
+
+
+@dataclass
+class Report:
+    """What was found.
+
+    Attributes:
+        data: name of the data set.
+        num_frames: T.
+        place: where the videos or frames of a published set are; None elsewhere.
+        videos: number of videos, by part.
+        findings: in the order that they were found.
+        fps: number of videos, by frames a second; folders of frames are not in it.
+        short_sides: number of videos, by the shorter side of their frames in pixels.
+        notes: what else is good to know.
+        unused: see `adafocus_env.videos.datasets.DataSet`.
+    """
+
+    data: str
+    num_frames: int
+    place: Path | None
+    videos: Mapping[str, int]
+    findings: list[Finding] = field(default_factory=list)
+    fps: Counter[float] = field(default_factory=Counter)
+    short_sides: Counter[int] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+    unused: Sequence[str] = ()
+
+    @property
+    def num_faults(self) -> int:
+        """Number of findings that keep a video from being used as it is listed: all but the short ones."""
+        return sum(finding.kind != "short" for finding in self.findings)
+
+    def count(self, part: str, kind: str) -> int:
+        """Number of findings of a kind in a part."""
+        return sum((finding.part, finding.kind) == (part, kind) for finding in self.findings)
+
+    def show(self, console: Console, out: Path | None) -> None:
+        """Prints the table, rates and sizes, notes and the first findings; ``out`` is where all of them are."""
+        from rich.table import Table
+
+        table = Table(title=f"{self.data}: clips of {self.num_frames} frames")
+        table.add_column("part")
+        for heading in ("videos", *KINDS):
+            table.add_column(heading, justify="right")
+        for part in PARTS:
+            table.add_row(part, str(self.videos[part]), *(str(self.count(part, kind) or "–") for kind in KINDS))
+        console.print(table)
+        for line in [*self._summary(), *self._found(), self._ending(out)]:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def write(self, path: Path) -> None:
+        """Writes everything as JSON.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        content = {
+            "data": self.data,
+            "num_frames": self.num_frames,
+            "place": None if self.place is None else str(self.place),
+            "videos": dict(self.videos),
+            "counts": {part: {kind: self.count(part, kind) for kind in KINDS} for part in PARTS},
+            "fps": dict(sorted(self.fps.items())),
+            "short_sides": dict(sorted(self.short_sides.items())),
+            "notes": self.notes,
+            "unused": list(self.unused),
+            "findings": [asdict(finding) for finding in self.findings],
+        }
+        write_text(path, json.dumps(content, indent=1) + "\n")
+
+    def _summary(self) -> Iterator[str]:
+        if self.place is not None:
+            yield f"read from: {self.place}"
+        if self.fps:
+            yield f"frame rate: {_spread(self.fps, 'fps')}"
+        if self.short_sides:
+            yield f"shorter side: {_spread(self.short_sides, 'pixels')}"
+        yield from self.notes
+
+    def _found(self) -> Iterator[str]:
+        for kind in KINDS:
+            yield from _first(f"{kind}:", [str(finding) for finding in self.findings if finding.kind == kind])
+        yield from _first(f"not used ({len(self.unused)}):", self.unused)
+
+    def _ending(self, out: Path | None) -> str:
+        if not self.findings and not self.unused:
+            return "nothing was found"
+        return f"all of it is in {out}" if out else "out=FILE writes all of it to a file"
+
+
+def _first(heading: str, entries: Sequence[str]) -> Iterator[str]:
+    """The heading, the first entries and how many more there are; nothing where there are none."""
+    if entries:
+        yield heading
+        yield from (f"  {entry}" for entry in entries[:_LISTED])
+    if len(entries) > _LISTED:
+        yield f"  and {len(entries) - _LISTED} more"
+
+
+def _spread(counts: Counter[float] | Counter[int], unit: str) -> str:
+    """The median, and the values that differ from it."""
+    median = statistics.median_low(counts.elements())
+    others = [(value, number) for value, number in counts.most_common() if value != median]
+    if not others:
+        return f"{median:g} {unit}"
+    named = ", ".join(f"{value:g} in {number}" for value, number in others[:5]) + (", …" if len(others) > 5 else "")
+    return f"{median:g} {unit} (median); {sum(number for _, number in others)} of {counts.total()} videos differ: {named}"

@@ -1,0 +1,1 @@
+"""Evaluation, inference, metrics and budgets."""

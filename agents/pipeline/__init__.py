@@ -1,0 +1,1 @@
+"""Which stage runs when, resuming, and the best checkpoint of each."""

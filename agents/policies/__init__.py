@@ -1,0 +1,1 @@
+"""Policies: networks, Stable-Baselines3 policies, checkpoints and baselines."""

@@ -1,0 +1,159 @@
+"""The two families of the authors' checkpoints: how each names the tensors of our networks, and what its tensors tell of their sizes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from torch import Tensor
+from torchvision.models.mobilenetv2 import InvertedResidual
+
+from agents.policies.networks import PolicyNetwork
+from classifiers.backbones.backbone import Backbone
+from classifiers.classifier import Architecture, Classifier
+from classifiers.errors import InputError
+from classifiers.model_zoo import ARCHITECTURES
+
+Tensors = Mapping[str, Tensor]
+"""The tensors of a file by part and name, such as ``fc.gru.bias_ih_l0``."""
+MAP_SHAPE = (1280, 7, 7)
+POLICY_NAMES = {
+    "encoder.frame.": "policy.state_encoder.",
+    "encoder.gru.": "policy.gru.",
+    "actor.": "policy.actor.0.",
+    "critic.": "policy.critic.0.",
+}
+"""How our names begin → how the same tensors' names begin in the file. The first that fits counts."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the files of one family have in common.
+
+    Attributes:
+        name: of the data sets that it is for.
+        signs: how the names begin that no file of the other family has.
+        rows: tensors that have one row a class; the first that is there counts.
+        architecture: the file's tensors → what they belong to; its patch size is the smallest published one.
+        names: an (empty) classifier → its part of the names, as `POLICY_NAMES` has the policy's.
+        policy: the file's tensors → the sizes of its policy, and G, the cells in each axis (None: continuous).
+        copies_of_the_policy: where the focuser holds the policy again.
+    """
+
+    name: str
+    signs: tuple[str, ...]
+    rows: tuple[str, ...]
+    architecture: Callable[[Tensors], Architecture]
+    names: Callable[[Classifier], dict[str, str]]
+    policy: Callable[[Tensors], tuple[PolicyNetwork, int | None]]
+    copies_of_the_policy: tuple[str, ...] = ()
+
+
+def family_of(found: Tensors) -> Family:
+    """The family that most of the file's names belong to."""
+    return max(FAMILIES.values(), key=lambda family: sum(name.startswith(family.signs) for name in found))
+
+
+def has(found: Tensors, start: str) -> bool:
+    """Whether a name begins so."""
+    return any(name.startswith(start) for name in found)
+
+
+def shape_of(found: Tensors, name: str) -> tuple[int, ...]:
+    """The shape of a tensor; () if it is missing."""
+    return tuple(found[name].shape) if name in found else ()
+
+
+def _activitynet(found: Tensors) -> Architecture:
+    paper = ARCHITECTURES["paper"]
+    linear = not has(found, "fc.gru.") and shape_of(found, "fc.fc.weight")[1:] not in ((), (paper.hidden_size,))
+    return replace(paper, head="linear") if linear else paper
+
+
+def _activitynet_names(_: Classifier) -> dict[str, str]:
+    return {
+        "glancer.features.": "glancer.net.features.",
+        "glancer.fc.": "glancer.net.classifier.1.",
+        "focuser.features.0.": "focuser.net.conv1.",
+        "focuser.features.1.": "focuser.net.bn1.",
+        "focuser.features.4.": "focuser.net.layer1.",
+        "focuser.features.5.": "focuser.net.layer2.",
+        "focuser.features.6.": "focuser.net.layer3.",
+        "focuser.features.7.": "focuser.net.layer4.",
+        "focuser.fc.": "focuser.net.fc.",
+        "head.": "fc.",
+    }
+
+
+def _activitynet_policy(found: Tensors) -> tuple[PolicyNetwork, int]:
+    """With the paper's 49 cells where the tensor that tells is missing, which is reported with all others."""
+    bias = found.get("policy.actor.0.bias", torch.zeros(49))
+    grid = math.isqrt(bias.numel())
+    if grid < 2 or bias.shape != (grid * grid,):
+        raise InputError(f"policy.actor.0.bias has shape {tuple(bias.shape)}, but a grid has 16, 25, 36, 49 or 64 cells")
+    return PolicyNetwork(MAP_SHAPE), grid
+
+
+def _something_names(classifier: Classifier) -> dict[str, str]:
+    """The file has the layers of a block of MobileNetV2 in one row, and a ``net.`` where the shift wraps a convolution.
+
+    Its focuser is no frame classifier. The head's linear layer was trained on the very vectors that a frame classifier
+    would get, so that ours, which nothing but stage 0 uses, is a copy of it and not random.
+    """
+    glancer, focuser = cast(Backbone, classifier.glancer), cast(Backbone, classifier.focuser)
+    glancer_names = _flat_names(glancer)
+    for place in glancer.shift.places if glancer.shift else ():
+        glancer_names[f"glancer.features.{place}."] += "net."
+    shifted = focuser.shift.places if focuser.shift else ()
+    return {
+        **glancer_names,
+        "glancer.features.": "glancer.net.features.",
+        "glancer.fc.": "glancer.net.classifier.",
+        **{f"focuser.features.{place}.": f"focuser.net.base_model.{place}.net." for place in shifted},
+        "focuser.features.": "focuser.net.base_model.",
+        "focuser.fc.": "fc.",
+        "head.fc.": "fc.",
+    }
+
+
+def _flat_names(mobilenet: Backbone) -> dict[str, str]:
+    """Each layer of a block by its number among all layers of the block, activations included."""
+    names: dict[str, str] = {}
+    for block, module in mobilenet.features.named_children():
+        if isinstance(module, InvertedResidual):
+            layers = [name for name, layer in module.conv.named_modules() if not list(layer.children())]
+            start = f"features.{block}.conv."
+            names |= {f"glancer.{start}{name}.": f"glancer.net.{start}{index}." for index, name in enumerate(layers)}
+    return names
+
+
+def _something_policy(found: Tensors) -> tuple[PolicyNetwork, None]:
+    """For as many stacked glance maps as its convolution takes: 8 where the tensor that tells is missing, as published."""
+    channels, height, width = MAP_SHAPE
+    shape = shape_of(found, "policy.state_encoder.0.weight") or (64, 8 * channels, 1, 1)
+    if len(shape) != 4 or shape[1] < channels or shape[1] % channels:
+        raise InputError(f"policy.state_encoder.0.weight has shape {shape}, but takes a whole number of glance maps of {channels} channels")
+    return PolicyNetwork((shape[1], height, width), channels=64, batch_norm=True), None
+
+
+ACTIVITYNET = Family(
+    name="ActivityNet",
+    signs=("focuser.net.conv1.", "focuser.net.layer", "focuser.net.fc.", "glancer.net.classifier.1.", "fc.fc.", "fc.gru."),
+    rows=("fc.fc.weight", "glancer.net.classifier.1.weight"),
+    architecture=_activitynet,
+    names=_activitynet_names,
+    policy=_activitynet_policy,
+    copies_of_the_policy=("focuser.policy.policy.", "focuser.policy.policy_old."),  # the second one acts
+)
+SOMETHING_SOMETHING = Family(
+    name="Something-Something",
+    signs=("focuser.net.base_model.", "glancer.net.classifier.weight", "glancer.net.classifier.bias", "fc.weight", "fc.bias"),
+    rows=("fc.weight", "glancer.net.classifier.weight"),
+    architecture=lambda _: ARCHITECTURES["paper_tsm"],
+    names=_something_names,
+    policy=_something_policy,
+)
+FAMILIES = {family.name: family for family in (ACTIVITYNET, SOMETHING_SOMETHING)}

@@ -1,0 +1,75 @@
+"""The price λ of a look, driven so that a share of the frames is kept: dual ascent on the constraint, damped."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from classifiers.errors import InputError
+
+if TYPE_CHECKING:
+    from agents.config.settings import EnvConfig
+    from agents.evaluation.budgets import VideoCost
+
+SKIPPING = ("skip", "continuous_skip")
+DAMPING = 4.0
+
+
+class DrivenPrice:
+    """λ for a target, moved once an update by how far the share of kept frames is off it.
+
+    A sum of the errors alone swings around the target, since a policy needs some updates to follow; the present error is added to it
+    with a larger weight, which damps it (proportional-integral control of a multiplier: arXiv:2007.03964, section 5).
+
+    Args:
+        target: share of the steps that shall look at a patch.
+        rate: prices for an error of 1, in the sum.
+        summed: the sum of the errors so far, in prices; what λ begins at.
+    """
+
+    def __init__(self, target: float, rate: float, summed: float) -> None:
+        self.target, self.rate, self.summed = target, rate, summed
+
+    def after(self, kept: float) -> float:
+        """The price of the next update, when this one kept that share."""
+        error = self.rate * (kept - self.target)
+        self.summed = max(0.0, self.summed + error)
+        return max(0.0, self.summed + DAMPING * error)
+
+
+def check_price(env: EnvConfig) -> None:
+    """Checks price and target; the price itself is the environment's to check.
+
+    Raises:
+        InputError: both targets are given, one is out of its range, or actions cannot skip.
+    """
+    targets = {key: value for key in ("target_keep", "target_gflops") if (value := getattr(env, key)) is not None}
+    if len(targets) == 2:
+        raise InputError(f"env.target_keep={env.target_keep} and env.target_gflops={env.target_gflops} are two targets; give one of them")
+    for key, value in targets.items():
+        if env.action not in SKIPPING:
+            raise InputError(f"env.{key}={value} needs actions that can skip: set env.action=skip or env.action=continuous_skip")
+        if not 0 < value < math.inf:
+            raise InputError(f"env.{key}={value} is no target; choose a number above 0")
+    if env.target_keep is not None and env.target_keep > 1:
+        raise InputError(f"env.target_keep={env.target_keep} is no share of frames to keep; choose one above 0 and up to 1, such as 0.47")
+    if not 0 < env.price_rate < math.inf:
+        raise InputError(f"env.price_rate={env.price_rate} is not possible; choose a positive number")
+
+
+def driven_price(env: EnvConfig, cost: VideoCost) -> DrivenPrice | None:
+    """The price that a target asks for; None where there is none.
+
+    Args:
+        env: the environment's settings.
+        cost: of a video, the policy's own with it.
+
+    Raises:
+        InputError: the GFLOPs asked for are out of the range of what a video can cost (says the range).
+    """
+    if env.target_gflops is not None:
+        try:
+            return DrivenPrice(cost.keep_for(env.target_gflops), env.price_rate, env.price)
+        except InputError as problem:
+            raise InputError(f"env.target_gflops={env.target_gflops}: {problem}") from problem
+    return None if env.target_keep is None else DrivenPrice(env.target_keep, env.price_rate, env.price)

@@ -1,0 +1,1 @@
+"""A run: its directory, loggers, progress, plots and report."""

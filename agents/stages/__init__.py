@@ -1,1 +1,0 @@
-"""The four stages of the paper: what each one trains, and on what."""

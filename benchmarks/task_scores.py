@@ -1,0 +1,86 @@
+"""Measures random and the oracle on every benchmark id: ``python -m benchmarks.task_scores`` writes docs/task_scores.json (minutes)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import gymnasium as gym
+import numpy as np
+
+from adafocus_env import ARGUMENTS
+from adafocus_env.demo.videos import TASKS
+from adafocus_env.vector_env import AdaFocusVectorEnv
+from agents.config.command import run_command
+from agents.policies.baselines import Oracle, RandomPatch
+from agents.policies.predictor import Predictor
+from agents.runs.progress import Display
+from classifiers.atomic_files import write_text
+from classifiers.errors import named
+
+IDS = {name: arguments for name, arguments in ARGUMENTS.items() if "task" in arguments}
+SEEDS = 5  # of the random policy
+PATCHES = 16  # that stand for the expectation in the reward, where actions are continuous
+
+
+@dataclass
+class TaskScores:
+    """`python -m benchmarks.task_scores`.
+
+    Attributes:
+        out: the JSON file; those of other ids stay in it.
+        ids: what to measure.
+        device: auto, cpu, cuda or cuda:N.
+    """
+
+    out: str = "docs/task_scores.json"
+    ids: list[str] = field(default_factory=lambda: list(IDS))
+    device: str = "auto"
+
+
+def main(config: TaskScores) -> None:
+    """Plays every test clip of every id, and writes the scores."""
+    for name in config.ids:
+        named("ids", name, IDS)
+    out = Path(config.out)
+    scores = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    with Display() as display:
+        for name in config.ids:
+            scores[name] = measure(name, config.device)
+            display.say(f"{name}: {scores[name]}")
+            write_text(out, json.dumps(scores, indent=2) + "\n")
+
+
+def measure(name: str, device: str = "auto") -> dict[str, dict[str, float]]:
+    """Top-1 and mean return of random and of the oracle on the test clips of an id.
+
+    Args:
+        name: the id of a benchmark task.
+        device: where the networks work.
+    """
+    arguments = IDS[name]
+    made = gym.make_vec(
+        name, num_envs=TASKS[arguments["task"]].test_videos, vectorization_mode="vector_entry_point", clips="test",
+        observation="reference", baseline="all" if arguments["action"] == "grid" else PATCHES, autoreset_mode="DISABLED", device=device,
+    )  # fmt: skip
+    env = cast(AdaFocusVectorEnv, made)
+    features = env.dynamics.features
+    random = [_play(env, RandomPatch(features.action, seed), seed) for seed in range(SEEDS)]
+    measured = {"random": np.mean(random, axis=0), "oracle": _play(env, Oracle(features), 0)}
+    return {policy: {"top1": round(float(top1), 4), "return": round(float(total), 3)} for policy, (top1, total) in measured.items()}
+
+
+def _play(env: AdaFocusVectorEnv, policy: Predictor, seed: int) -> tuple[float, float]:
+    """Top-1 and mean return of one episode in every row, row i playing clip i."""
+    observation, info = env.reset(seed=seed, options={"clips": range(env.num_envs)})
+    total = np.zeros(env.num_envs)
+    for _ in range(env.dynamics.num_steps):
+        observation, reward, _, _, info = env.step(policy.predict(observation)[0])
+        total += reward
+    return float(info["correct"].mean()), float(total.mean())
+
+
+if __name__ == "__main__":
+    run_command(main, TaskScores, "task_scores")

@@ -1,0 +1,124 @@
+"""Backbones: image → (feature map, pooled vector), each with the linear layer that makes it a frame classifier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+from torch import Tensor, nn
+from torchvision import models
+
+from classifiers.backbones.efficientnet_lite import lite_trunk
+from classifiers.backbones.temporal_shift import TemporalShift, put_into
+from classifiers.errors import InputError
+
+
+class Backbone(nn.Module):
+    """A convolutional trunk, global pooling and a linear frame classifier.
+
+    Args:
+        features: images (N, 3, H, W) → maps (N, channels, h, w).
+        channels: channels of the maps, and the length of the pooled vector.
+        num_classes: K, number of classes of the frame classifier.
+        pool: how a map becomes a vector.
+        map_bounds: lowest and highest value of a map.
+
+    Attributes:
+        shift: the temporal shift in the trunk, if any.
+    """
+
+    def __init__(
+        self,
+        features: nn.Module,
+        channels: int,
+        num_classes: int,
+        *,
+        pool: Literal["mean", "max"] = "mean",
+        map_bounds: tuple[float, float] = (-math.inf, math.inf),
+    ) -> None:
+        super().__init__()
+        self.features = features
+        self.dropout = nn.Dropout(0.0)  # of the frame classifier; a stage may set it while it trains
+        self.fc = nn.Linear(channels, num_classes)
+        self.pool = pool
+        self.map_channels = self.vector_size = channels
+        self.map_bounds = map_bounds
+        self.shift: TemporalShift | None = None
+
+    def insert_shift(self, fraction: float, place: str) -> None:
+        """Shifts features in time from now on; see `classifiers.backbones.temporal_shift.put_into`."""
+        self.shift = put_into(self.features, fraction, place)
+
+    def forward(self, images: Tensor, num_frames: int = 1) -> tuple[Tensor, Tensor]:
+        """Normalised images (N, 3, H, W) → maps (N, C, h, w) and pooled vectors (N, C).
+
+        Args:
+            images: N images; those of a clip one after the other.
+            num_frames: images of a clip, over which a temporal shift runs. Without one it makes no difference.
+
+        Raises:
+            InputError: N is no multiple of ``num_frames``.
+        """
+        if num_frames < 1 or len(images) % num_frames:
+            raise InputError(f"num_frames={num_frames} does not divide {len(images)} images; give whole clips of num_frames images each")
+        if self.shift is not None:
+            self.shift.num_frames = num_frames
+        maps = self.features(images)
+        return maps, maps.mean((2, 3)) if self.pool == "mean" else maps.amax((2, 3))
+
+    def scores(self, vectors: Tensor) -> Tensor:
+        """Pooled vectors (N, C) → class scores (N, K)."""
+        return self.fc(self.dropout(vectors))
+
+
+def mobilenet_v2(num_classes: int) -> Backbone:
+    """MobileNetV2, the paper's glancer: maps (1280, 7, 7) at 224 pixels, within [0, 6] by its last ReLU6."""
+    return Backbone(models.mobilenet_v2(weights=None).features, 1280, num_classes, map_bounds=(0.0, 6.0))
+
+
+def resnet50(num_classes: int) -> Backbone:
+    """ResNet-50, the paper's focuser: vectors of length 2048, never negative by its last ReLU."""
+    trunk = nn.Sequential(*list(models.resnet50(weights=None).children())[:-2])
+    return Backbone(trunk, 2048, num_classes, map_bounds=(0.0, math.inf))
+
+
+def efficientnet_lite0(num_classes: int) -> Backbone:
+    """EfficientNet-Lite0: maps (1280, 7, 7) at 224 pixels, within [0, 6]."""
+    return Backbone(lite_trunk(1.0, 1.0), 1280, num_classes, map_bounds=(0.0, 6.0))
+
+
+def efficientnet_lite2(num_classes: int) -> Backbone:
+    """EfficientNet-Lite2: a tenth wider and a fifth deeper, with vectors of the same length."""
+    return Backbone(lite_trunk(1.1, 1.2), 1280, num_classes, map_bounds=(0.0, 6.0))
+
+
+def small_glancer(num_classes: int) -> Backbone:
+    """Two layers for glances of about 32 pixels: maps (32, 8, 8) within [0, 6].
+
+    Max-pooled, so that learning the classes makes it sensitive to what marks a small target.
+    """
+    trunk = nn.Sequential(_layer(3, 16, stride=2), _layer(16, 32, stride=2))
+    return Backbone(trunk, 32, num_classes, pool="max", map_bounds=(0.0, 6.0))
+
+
+def small_focuser(num_classes: int) -> Backbone:
+    """Three layers for patches of about 24 pixels; max-pooled, so that clutter around a target does not thin it out."""
+    trunk = nn.Sequential(_layer(3, 24, kernel=5, stride=2), _layer(24, 48, stride=2), _layer(48, 96, stride=2))
+    return Backbone(trunk, 96, num_classes, pool="max", map_bounds=(0.0, 6.0))
+
+
+BACKBONES: dict[str, Callable[[int], Backbone]] = {
+    "mobilenet_v2": mobilenet_v2,
+    "resnet50": resnet50,
+    "efficientnet_lite0": efficientnet_lite0,
+    "efficientnet_lite2": efficientnet_lite2,
+    "small_glancer": small_glancer,
+    "small_focuser": small_focuser,
+}
+
+
+def _layer(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU6(inplace=True)
+    )

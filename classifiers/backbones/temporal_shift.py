@@ -1,0 +1,115 @@
+"""Temporal shift (TSM, arXiv 1811.08383): some channels of a frame's features take the values of its neighbours in time.
+
+It lets an image network see motion, without a multiply-add and without a weight. Put into a trunk it adds no module there,
+so that the trunk's tensors keep their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.mobilenetv2 import InvertedResidual
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from classifiers.backbones.efficientnet_lite import LiteBlock
+from classifiers.errors import InputError, named
+
+
+def shift_channels(features: Tensor, num_frames: int, fraction: float) -> Tensor:
+    """Moves channels between the frames of a clip, never across clips.
+
+    Of C channels the first ⌊C · fraction⌋ take the values of the next frame and as many after them those of the previous
+    one, zeros where there is none. The others stay.
+
+    Args:
+        features: (clips · num_frames, C, h, w), the frames of a clip one after the other.
+        num_frames: frames of a clip.
+        fraction: share of the channels that moves each way, from 0 to 1/2.
+
+    Returns:
+        Features of the same shape.
+    """
+    moved = int(features.shape[1] * fraction)
+    clips = features.unflatten(0, (-1, num_frames))
+    of_next = F.pad(clips[:, 1:, :moved], (0, 0, 0, 0, 0, 0, 0, 1))
+    of_previous = F.pad(clips[:, :-1, moved : 2 * moved], (0, 0, 0, 0, 0, 0, 1, 0))
+    return torch.cat([of_next, of_previous, clips[:, :, 2 * moved :]], dim=2).flatten(0, 1)
+
+
+class TemporalShift:
+    """Shifts what goes into the modules that it is hooked to; one for a whole backbone, which sets the number of frames.
+
+    Args:
+        fraction: share of the channels that moves each way.
+
+    Attributes:
+        num_frames: frames of a clip in the call that is under way.
+        places: the names, below the trunk, of the modules before which it shifts.
+    """
+
+    def __init__(self, fraction: float) -> None:
+        self.fraction = fraction
+        self.num_frames = 1
+        self.places: tuple[str, ...] = ()
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        """The hook: features (clips · num_frames, C, h, w) → the same, shifted."""
+        return (shift_channels(inputs[0], self.num_frames, self.fraction),)
+
+
+def put_into(trunk: nn.Module, fraction: float, place: str) -> TemporalShift:
+    """Shifts from now on before the modules of ``trunk`` that ``place`` stands for.
+
+    Args:
+        trunk: a torchvision trunk, or any sequence of layers.
+        fraction: share of the channels that moves each way.
+        place: name in `PLACES`.
+
+    Raises:
+        InputError: the fraction is out of range, there is no such place, or none in this trunk (names the field).
+    """
+    check_shift(fraction, place)
+    targets = PLACES[place](trunk)
+    if not targets and _before_blocks(trunk):
+        raise InputError(f"shift_place={place!r}: the network has no residual blocks to shift in; choose shift_place='block'")
+    if not targets:
+        raise InputError(f"shift={fraction}: no place for it is known in this network; choose a ResNet or MobileNetV2, or shift=0")
+    shift = TemporalShift(fraction)
+    for target in targets:
+        target.register_forward_pre_hook(shift)
+    shift.places = tuple(name for name, module in trunk.named_modules() if any(module is target for target in targets))
+    return shift
+
+
+def check_shift(fraction: float, place: str) -> None:
+    """Checks the settings of the shift.
+
+    Raises:
+        InputError: the fraction is out of range, or there is no such place.
+    """
+    if not 0 <= fraction <= 0.5:
+        raise InputError(f"shift={fraction} is out of range; choose a share of the channels from 0 to 0.5 (the paper's is 1/8, 0 is none)")
+    named("shift_place", place, PLACES)
+
+
+def _inside_residual_blocks(trunk: nn.Module) -> list[nn.Module]:
+    """The first convolution of every residual block, beside which the shortcut keeps what the frame itself has.
+
+    In MobileNetV2 these are the blocks with a shortcut and an expansion, in ResNet-50 all blocks: as released. EfficientNet-Lite is
+    treated as MobileNetV2 is.
+    """
+    expanded = [m.conv[0] for m in trunk.modules() if isinstance(m, InvertedResidual) and m.use_res_connect and len(m.conv) > 3]
+    expanded += [m.layers[0] for m in trunk.modules() if isinstance(m, LiteBlock) and m.shortcut and len(m.layers) > 2]
+    return [layer[0] for layer in expanded] + [m.conv1 for m in trunk.modules() if isinstance(m, BasicBlock | Bottleneck)]
+
+
+def _before_blocks(trunk: nn.Module) -> list[nn.Module]:
+    """Every block, shortcut included; in a sequence without residual blocks every layer but the first, which sees the image."""
+    blocks = [module for module in trunk.modules() if isinstance(module, InvertedResidual | LiteBlock | BasicBlock | Bottleneck)]
+    return blocks or (list(trunk.children())[1:] if isinstance(trunk, nn.Sequential) else [])
+
+
+PLACES: dict[str, Callable[[nn.Module], list[nn.Module]]] = {"blockres": _inside_residual_blocks, "block": _before_blocks}

@@ -1,0 +1,59 @@
+"""Names of architectures and of classifiers that come with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from classifiers.classifier import Architecture
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "small": Architecture(
+        glancer="small_glancer",
+        focuser="small_focuser",
+        head="gru",
+        hidden_size=96,
+        dropout=0.1,
+        size=96,
+        glance_size=32,
+        patch_size=24,
+    ),
+    "paper": Architecture(
+        glancer="mobilenet_v2",
+        focuser="resnet50",
+        head="gru",
+        hidden_size=1024,
+        dropout=0.8,
+        size=224,
+        glance_size=224,
+        patch_size=96,
+    ),
+    "efficientnet_lite": Architecture(
+        glancer="efficientnet_lite0",
+        focuser="efficientnet_lite2",
+        head="gru",
+        hidden_size=512,
+        dropout=0.5,
+        size=224,
+        glance_size=224,
+        patch_size=96,
+        mean=(127 / 255, 127 / 255, 127 / 255),
+        std=(128 / 255, 128 / 255, 128 / 255),
+        weights="default",
+    ),
+    "paper_tsm": Architecture(
+        glancer="mobilenet_v2",
+        focuser="resnet50",
+        head="mean",
+        hidden_size=1024,  # not used by this head
+        dropout=0.5,
+        size=224,
+        glance_size=224,
+        patch_size=144,
+        shift=1 / 8,
+        shift_place="blockres",
+    ),
+}
+
+SHIPPED: dict[str, Path] = {
+    name: Path(__file__).parent / "bundled" / name for name in ("demo", "demo-easy", "demo-hard", "demo-sparse", "demo-memory")
+}

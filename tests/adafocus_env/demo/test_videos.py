@@ -1,0 +1,269 @@
+import dataclasses
+import json
+
+import av
+import numpy as np
+import pytest
+from conftest import TASK
+from PIL import Image
+
+from adafocus_env.demo.renderer import JITTER, PLACES, DemoTask, draw
+from adafocus_env.demo.videos import CLASSES, TASKS, demo, render, render_video
+from adafocus_env.demo.videos import _digits as digits_of
+from adafocus_env.demo.videos import _scene as scene_of
+from classifiers.errors import InputError
+
+FEW = DemoTask(train_videos=3, test_videos=2, length=6)
+RED = 105  # above the other colours: the ground is never that red, a marked digit is
+
+
+@pytest.fixture
+def rendered(tmp_path, monkeypatch):
+    """The data set of a few videos, rendered in a cache folder of its own."""
+    monkeypatch.setenv("ADAFOCUS_CACHE", str(tmp_path / "one"))
+    data = demo(FEW, val=0.0)
+    render([*data.train, *data.test], FEW)
+    return data
+
+
+def decoded(path):
+    with av.open(str(path)) as container:
+        return container.streams.video[0], np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def centre_of_red(frame):
+    """The middle (y, x) of the square of 16 pixels that holds the most red (the middle of all such squares)."""
+    frame = frame.astype(np.float32)
+    redness = (frame[..., 0] - frame[..., 1:].max(-1) - 60).clip(0)  # the ground is seldom that red
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(redness, 8), (16, 16)).sum((-1, -2))
+    return np.argwhere(windows >= windows.max() * 0.999).mean(0) - 0.5
+
+
+def test_videos_are_h264_files_of_the_right_length_and_size(rendered):
+    for video in [*rendered.train, *rendered.test]:
+        stream, frames = decoded(video.path)
+        assert stream.codec_context.name == "h264" and frames.shape == (6, 96, 96, 3)
+        assert frames.std() > 20 and np.abs(np.diff(frames.astype(int), axis=0)).mean() > 1
+
+
+def test_the_track_is_where_the_reddish_digit_is(rendered):
+    errors = []
+    for video in [*rendered.train, *rendered.test]:
+        track = json.loads(video.track.read_text())
+        assert track.keys() == {"centre", "label"} and track["label"] == video.label
+        _, frames = decoded(video.path)
+        errors += [np.abs(centre_of_red(frame) - centre).max() for frame, centre in zip(frames, track["centre"], strict=True)]
+    assert np.median(errors) < 2 and np.mean(np.array(errors) < 5) > 0.9
+
+
+def test_targets_move_smoothly_over_the_whole_frame(tmp_path, monkeypatch):
+    monkeypatch.setenv("ADAFOCUS_CACHE", str(tmp_path))
+    task = DemoTask(train_videos=40, clutter=0)
+    centres = np.stack([draw(scene_of(video, task))[1] for video in demo(task, val=0.0).train])
+    steps = np.linalg.norm(np.diff(centres, axis=1), axis=-1)
+    assert 2.5 < steps.mean() < 5 and steps.max() < 2 * task.speed
+    assert centres.min() >= 6.5 and centres.max() <= 95 - 6.5
+    for axis in range(2):
+        assert centres[..., axis].min() < 12 and centres[..., axis].max() > 83
+
+
+def test_the_clips_carry_the_track(clips):
+    assert clips.has_truth
+    errors = []
+    for clip in range(len(clips)):
+        frames = clips.frames(clip).permute(0, 2, 3, 1).numpy()
+        errors += [np.abs(centre_of_red(frame) - centre).max() for frame, centre in zip(frames, clips.truth(clip), strict=True)]
+    assert np.median(errors) < 2 and np.mean(np.array(errors) < 5) > 0.9
+
+
+def test_a_target_shows_its_class_at_patch_size():
+    """The digit that is drawn is the one of the label: it resembles its own class most."""
+    images, labels = digits_of("train")
+    means = np.stack([images[labels == label].mean(0).ravel() for label in range(10)])
+    hits = 0
+    for video in demo(TASK, val=0.0).train:
+        target = scene_of(video, TASK).digits[0].ravel().astype(float)
+        hits += int(np.linalg.norm(means - target, axis=1).argmin() == video.label)
+    assert hits >= 10
+
+
+def test_no_digit_is_used_in_both_parts():
+    train, test = (digits_of(part)[0] for part in ("train", "test"))
+    assert len(train) + len(test) == 1797 and len(test) > 400
+    assert not {image.tobytes() for image in train} & {image.tobytes() for image in test}
+    data = demo(TASK, val=0.0)
+    for videos, images in ((data.train, train), (data.test, test)):
+        known = {image.tobytes() for image in images}
+        assert all(digit.tobytes() in known for video in videos for digit in scene_of(video, TASK).digits)
+
+
+def test_the_same_video_is_the_same_file_wherever_it_is_rendered(rendered, tmp_path, monkeypatch):
+    monkeypatch.setenv("ADAFOCUS_CACHE", str(tmp_path / "two"))
+    again = demo(FEW, val=0.0)
+    for video, other in zip(rendered.train, again.train, strict=True):
+        for _ in range(5):  # x264 can be lucky
+            render_video(scene_of(other, FEW))
+            assert video.path != other.path and video.name == other.name
+            assert other.path.read_bytes() == video.path.read_bytes() and other.track.read_bytes() == video.track.read_bytes()
+    assert len({video.path.read_bytes() for video in [*rendered.train, *rendered.test]}) == 5
+
+
+def test_only_what_is_missing_is_rendered(rendered):
+    videos = rendered.train
+    before = [(video.path.read_bytes(), video.path.stat().st_mtime_ns) for video in videos]
+    seen = []
+    rendered.prepare(videos, progress=seen.append)
+    assert seen == [] and [video.path.stat().st_mtime_ns for video in videos] == [time for _, time in before]
+    videos[0].path.unlink()
+    videos[1].track.unlink()
+    rendered.prepare(videos, progress=seen.append)
+    assert seen == [1, 1] and [video.path.read_bytes() for video in videos] == [content for content, _ in before]
+    assert all(video.track.exists() for video in videos) and videos[2].path.stat().st_mtime_ns == before[2][1]
+    left = {path.suffix for path in videos[0].path.parents[2].rglob("*") if path.is_file()}
+    assert left == {".mp4", ".json"}, "unfinished files are left"
+
+
+def test_classes_are_balanced():
+    data = demo()
+    assert (len(data.train) + len(data.val), len(data.test)) == (1500, 500) and data.classes == CLASSES
+    assert np.bincount([video.label for video in [*data.train, *data.val]]).tolist() == [150] * 10
+    assert np.bincount([video.label for video in data.test]).tolist() == [50] * 10
+    assert 100 < len(data.val) < 200
+    names = [video.name for video in [*data.train, *data.val, *data.test]]
+    assert len(set(names)) == 2000
+
+
+def test_the_number_of_videos_does_not_change_their_content_but_their_looks_do():
+    small, large = demo(TASK, val=0.0), demo(dataclasses.replace(TASK, train_videos=20), val=0.0)
+    assert [video.name for video in large.train[:12]] == [video.name for video in small.train]
+    other = demo(dataclasses.replace(TASK, noise=3.0), val=0.0)
+    assert not {video.name for video in other.train} & {video.name for video in small.train}
+
+
+def test_a_video_that_cannot_be_rendered_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("ADAFOCUS_CACHE", str(tmp_path))
+    data = demo(FEW, val=0.0)
+    data.train[0].path.parents[1].mkdir(parents=True)
+    data.train[0].path.parent.write_text("in the way")
+    with pytest.raises(InputError, match=rf"demo video {data.train[0].path} could not be rendered: .*cannot write"):
+        render(data.train[:1], FEW, num_workers=1)
+
+
+def test_at_glance_size_the_place_of_a_target_can_be_told_by_its_colour(rendered):
+    """The reddest pixel of a frame at 24 pixels lies within a patch's half side of the target."""
+    near = []
+    for video in [*rendered.train, *rendered.test]:
+        centres = json.loads(video.track.read_text())["centre"]
+        for frame, centre in zip(decoded(video.path)[1], centres, strict=True):
+            small = np.asarray(Image.fromarray(frame).resize((24, 24), Image.Resampling.BILINEAR)).astype(float)
+            redness = small[..., 0] - small[..., 1:].max(-1)
+            y, x = np.unravel_index(redness.argmax(), redness.shape)
+            near.append(np.abs(np.array([y, x]) * 4 + 1.5 - centre).max() < 12)
+    assert np.mean(near) > 0.9
+
+
+def test_the_videos_of_the_tasks_are_fixed():
+    """A change of these keys is another version of the ids: no score measured before can be compared with one measured after."""
+    assert {name: task.key for name, task in TASKS.items()} == {
+        "easy": "823f5c0be57f",
+        "normal": "f518f8d811d4",
+        "hard": "d436d9b3b030",
+        "sparse": "7ba330f0fdbb",
+        "memory": "83d767d683c5",
+    }
+    assert TASKS["normal"] == DemoTask() and demo().name == demo("normal").name == "demo" and demo("hard").name == "demo-hard"
+    drawn = {name: draw(scene_of(demo(name).train[0], task)) for name, task in TASKS.items()}
+    seen = {name: (centres[[0, -1]].round(2).tolist(), pytest.approx(frames.mean(), abs=0.3)) for name, (frames, centres) in drawn.items()}
+    assert seen == {
+        "easy": ([[11.07, 42.7], [30.0, 29.33]], 48.7),
+        "normal": ([[14.37, 37.53], [32.74, 29.62]], 48.2),
+        "hard": ([[72.93, 38.54], [48.37, 22.62]], 52.4),
+        "sparse": ([[59.2, 21.95], [76.68, 84.33]], 46.4),
+        "memory": ([[47.12, 47.69], [50.21, 47.66]], 48.0),
+    }
+
+
+def test_patch_size_and_numbers_of_videos_leave_the_videos_alone():
+    assert dataclasses.replace(DemoTask(), patch_size=20, train_videos=3, test_videos=2).key == DemoTask().key
+    assert DemoTask(visible=0.5).key != DemoTask().key != DemoTask(cue=2).key
+
+
+def quiet(task, videos, **looks):
+    """Frames and centres of videos without clutter and noise, and what was drawn."""
+    task = dataclasses.replace(task, train_videos=videos, clutter=0, noise=0.0, **looks)
+    scenes = [scene_of(video, task) for video in demo(task, val=0.0).train]
+    return [(*draw(scene), scene) for scene in scenes]
+
+
+def redness(frames, centre, reach=8):
+    """The highest red, above the other colours, of each frame around its centre."""
+    y, x = centre.round().astype(int).T
+    red = frames[..., 0].astype(int) - frames[..., 1:].max(-1)
+    corners = zip(red, np.maximum(0, y - reach), np.maximum(0, x - reach), strict=True)
+    return np.array([frame[top : top + 2 * reach, left : left + 2 * reach].max() for frame, top, left in corners])
+
+
+def test_sparse_shows_the_target_in_a_third_of_the_frames_which_follow_one_another():
+    firsts = []
+    for frames, centres, _ in quiet(TASKS["sparse"], 24):
+        shown = np.flatnonzero(redness(frames, centres) > RED)
+        assert len(shown) == 8 and np.ptp(shown) == 7
+        firsts.append(shown[0])
+    assert min(firsts) < 4 and max(firsts) > 12 and len(set(firsts)) > 8
+
+
+def test_memory_shows_a_cue_then_the_target_among_still_look_alikes_of_other_classes():
+    squares = set()
+    for frames, centres, scene in quiet(TASKS["memory"], 24):
+        cue, rest = centres[:4], centres[4:]
+        assert (cue == cue[0]).all() and (rest == rest[0]).all(), "nothing moves within a scene"
+        assert np.abs(cue[0] - rest[0]).max() <= 2 * JITTER and (cue[0] != rest[0]).all()
+        row, column = (rest[0] // 32).astype(int)
+        squares.add((row, column))
+        red = frames[..., 0].astype(int) - frames[..., 1:].max(-1) > RED
+        marked = red.reshape(len(frames), 3, 32, 3, 32).any((2, 4))
+        assert (marked[:4].sum((1, 2)) == 1).all(), "the cue is the only mark in its frames"
+        assert (marked[4:].sum((1, 2)) == 5).all() and marked[:, row, column].all()
+        assert len(scene.digits) == 5
+    assert len(squares) >= 7
+
+
+def test_look_alikes_are_digits_of_other_classes_all_different():
+    images, labels = digits_of("train")
+    known = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
+    for video in demo(dataclasses.replace(TASKS["memory"], train_videos=30), val=0.0).train:
+        classes = [known[digit.tobytes()] for digit in scene_of(video, TASKS["memory"]).digits[:5]]
+        assert classes[0] == video.label and len(set(classes)) == 5
+
+
+def test_a_patch_on_one_still_digit_shows_nothing_of_another():
+    task = TASKS["memory"]
+    between = task.size / PLACES - 2 * JITTER  # centres of two digits, in one axis at least
+    off = (task.size - task.patch_size) / 6 / 2  # of the nearest of 7 cells
+    assert between - task.target / 2 >= task.patch_size / 2 + off
+
+
+def test_the_lesson_of_a_task_has_its_target_in_every_frame_and_no_look_alikes():
+    assert TASKS["memory"].lesson == DemoTask(target=16, clutter=4, cue=4) and TASKS["sparse"].lesson == DemoTask(length=24)
+    assert all(TASKS[name].lesson == TASKS[name] for name in ("easy", "normal", "hard"))
+
+
+@pytest.mark.parametrize(
+    ("looks", "message"),
+    [
+        ({"visible": 0.0}, r"visible=0.0 is no share of the frames; choose one above 0 and up to 1"),
+        ({"visible": 1.5}, r"visible=1.5 is no share"),
+        ({"cue": 16}, r"cue=16 does not leave frames to look at; choose 0 to 15"),
+        ({"cue": -1}, r"cue=-1 does not leave"),
+        ({"lookalikes": 3}, r"lookalikes=3 with cue=0 is not possible; choose 0 to 8, and a cue with any"),
+        ({"cue": 4, "lookalikes": 9}, r"lookalikes=9 with cue=4 is not possible"),
+    ],
+)
+def test_looks_that_cannot_be(looks, message):
+    with pytest.raises(InputError, match=message):
+        DemoTask(**looks)
+
+
+def test_an_unknown_task():
+    with pytest.raises(InputError, match=r"task='hrad' is not known; did you mean 'hard'\? choose one of \['easy', "):
+        demo("hrad")

@@ -1,0 +1,157 @@
+"""What a GPU would find, on a machine without one: PyTorch's fake tensors know their device and have no values.
+
+So whatever copies numbers to the host, branches on them, or mixes devices raises here as it would wait or fail there.
+"""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from adafocus_env import dynamics as dynamics_module
+from adafocus_env.action import ActionError, GridAction
+from adafocus_env.demo.videos import CLASSES
+from adafocus_env.features import memory_bank as bank_module
+from adafocus_env.features.memory_bank import FeatureBank
+from adafocus_env.observation import OBSERVATIONS
+from adafocus_env.reward import REWARDS, Reward, itself
+from adafocus_env.vector_env import AdaFocusVectorEnv
+from agents.pipeline.session import deterministic
+from classifiers.classifier import Classifier
+from classifiers.flops import classifier_cost
+from classifiers.optimize import PLAIN, executed
+from classifiers.weight_monitor import Watch
+
+N, T = 3, 4
+
+
+@pytest.fixture(scope="module")
+def cost(classifier):
+    return classifier_cost(classifier)
+
+
+@pytest.fixture
+def pretended(monkeypatch, cost):
+    """A GPU that is not there: within it tensors are on ``cuda:0`` and hold nothing."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    monkeypatch.setattr(Watch, "touched", lambda watch: False)
+    monkeypatch.setattr(Classifier, "fingerprint", lambda classifier, parts=(): "0" * 64)
+    monkeypatch.setattr(bank_module, "_check_memory", lambda size, count, device: None)
+    monkeypatch.setattr(dynamics_module, "classifier_cost", lambda classifier: cost)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield torch.device("cuda")
+
+
+@pytest.fixture
+def full(pretended, clips):
+    """A bank on that GPU that has everything."""
+    with pretended:
+        classifier = executed(Classifier(TINY, CLASSES).freeze(), PLAIN)
+    bank = FeatureBank(classifier, clips, GridAction(7, 96, 24))
+    bank._glanced[:] = bank._focused[:] = True
+    return bank
+
+
+def make(bank, **arguments):
+    given = {"observation": "vector", "autoreset_mode": "SAME_STEP", "output": "torch", "bank": bank, **arguments}
+    return AdaFocusVectorEnv(N, bank.classifier, bank.clips, **given)
+
+
+def cells():
+    return torch.zeros(N, dtype=torch.int64, device="cuda")
+
+
+@pytest.mark.parametrize("mode", ["SAME_STEP", "NEXT_STEP"])
+@pytest.mark.parametrize("observation", ["map", "vector", "dict", "reference", "reference_looks"])
+def test_no_step_waits_for_a_gpu(full, observation, mode):
+    env = make(full, observation=observation, autoreset_mode=mode)
+    env.reset(seed=0)
+    for step in range(2 * T):
+        if mode == "NEXT_STEP" and step == 2:  # from here on not all rows end together
+            env.reset(options={"reset_mask": np.arange(N) == 1})
+        seen, *numbers, infos = env.step(cells())
+        on_device = [*(seen.values() if isinstance(seen, dict) else [seen]), *numbers]
+        assert {each.device.type for each in on_device} == {"cuda"}
+    assert len(OBSERVATIONS) == 6, "add the new observation above; pixels hold frames, which no bank does"
+    assert isinstance(infos["clip"], np.ndarray)
+
+
+@pytest.mark.parametrize("arguments", [*({"reward": reward} for reward in REWARDS), {"baseline": "all"}, {"price": 0.1}], ids=str)
+def test_no_reward_waits_for_a_gpu(full, arguments):
+    env = make(full, **arguments)
+    env.reset(seed=0)
+    *_, infos = [env.step(cells()) for _ in range(T)][-1]
+    for key in ("confidence", "previous", "baseline", "prediction", "correct", "box"):
+        assert infos["final_info"][key].device.type == "cuda" and len(infos["final_info"][key]) == N, key
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"output": "numpy"}, {"action": "skip"}, {"reward": Reward(itself)}], ids=["numpy", "skip", "arrays only"]
+)
+def test_what_waits_is_found(full, arguments):
+    """Otherwise the tests above could not fail."""
+    with pytest.raises(RuntimeError, match=r"\.numpy\(\) is not supported"):
+        env = make(full, **arguments)
+        env.reset(seed=0)
+        env.step(cells())
+
+
+def test_a_session_asks_for_products_of_matrices_that_are_the_same_twice(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        deterministic()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+        deterministic()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=True)
+
+
+def bits(now, previous, baseline):
+    return np.log2(now) - np.log2(baseline)
+
+
+def test_a_reward_that_only_takes_arrays_gets_them(bank):
+    envs = [make(bank, reward=Reward(bits, "random patches"), output=output) for output in ("torch", "numpy")]
+    for env in envs:
+        env.reset(seed=0)
+    for _ in range(T):
+        ours, theirs = (env.step(np.arange(N))[1] for env in envs)
+        assert ours.dtype == torch.float32 and np.array_equal(ours.double().numpy(), theirs) and theirs.any()
+
+
+def test_devices_are_not_mixed_unnoticed(full):
+    with pytest.raises(RuntimeError, match="at least two devices"):
+        full.foci(np.zeros(N, np.int64), np.zeros(N, np.int64), torch.zeros(N, dtype=torch.int64))
+
+
+def test_actions_on_the_host_are_sent_to_the_device(full):
+    env = make(full)
+    env.reset(seed=0)
+    assert env.step(np.zeros(N, np.int64))[4]["box"].device.type == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (torch.zeros(2, dtype=torch.int64), r"actions have shape \(2,\); give one cell for each of the 3 clips: shape \(3,\)"),
+        (torch.zeros(3), "actions have dtype torch.float32; cells are whole numbers from 0 to 48"),
+        (torch.zeros(3, dtype=torch.bool), "actions have dtype torch.bool"),
+        (torch.tensor([0, 1, 49]), r"action 49 \(clip 2\) is outside the space; choose a cell from 0 to 48"),
+        (torch.tensor([0, -1, 3]), r"action -1 \(clip 1\) is outside the space"),
+    ],
+)
+def test_tensors_outside_the_space_change_nothing(bank, wrong, message):
+    """On a CPU; tests/adafocus_env/test_cuda.py has what a GPU does."""
+    env, undisturbed = make(bank), make(bank)
+    for each in (env, undisturbed):
+        each.reset(seed=0)
+    with pytest.raises(ActionError, match=message):
+        env.step(wrong)
+    given = torch.tensor([0, 24, 48], dtype=torch.int32)
+    assert torch.equal(env.step(given)[0], undisturbed.step(given.numpy())[0])

@@ -1,0 +1,234 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_COST
+from gymnasium.error import ResetNeeded
+from torch.nn import functional as F
+
+from adafocus_env.action import ActionError, GridAction
+from adafocus_env.dynamics import Dynamics, Episode
+from adafocus_env.features.live import LiveFeatures
+from adafocus_env.reward import REWARDS
+from classifiers.errors import InputError
+
+pytestmark = [pytest.mark.numerical, pytest.mark.filterwarnings("error")]
+ACTIONS = np.array([[0, 24, 48, 6], [13, 13, 40, 2], [30, 7, 21, 47]])  # of three clips, in four steps
+ROWS = np.arange(3)
+
+
+@pytest.fixture(params=["live", "bank"])
+def features(request, classifier, clips, bank):
+    return bank if request.param == "bank" else LiveFeatures(classifier, clips, bank.action)
+
+
+@dataclass
+class Step:
+    """What one step of one clip comes to, computed by hand; all are softmax scores of the true class."""
+
+    chosen: float
+    cells: list[float]
+    zeros: float
+    prediction: int
+
+
+def play_by_hand(classifier, clips, clip, actions):
+    """One episode, patch by patch, on the bare modules: nothing of the environment is used but the clip's pixels."""
+    a, label = classifier.architecture, clips.labels[clip]
+    frames = (clips.frames(clip) / 255 - torch.tensor(a.mean).view(3, 1, 1)) / torch.tensor(a.std).view(3, 1, 1)
+    hidden, steps = torch.zeros(1, 1, a.hidden_size), []
+    for frame, action in zip(frames, actions, strict=True):
+        small = F.interpolate(frame[None], (a.glance_size, a.glance_size), mode="bilinear", align_corners=False, antialias=True)
+        glance = classifier.glancer.features(small).mean((2, 3))
+
+        def look(focus, glance=glance, hidden=hidden):
+            output, after = classifier.head.gru(torch.cat([glance, focus], dim=1)[:, None], hidden)
+            return torch.softmax(classifier.head.fc(output[0, 0]), dim=0), after
+
+        foci = []
+        for cell in range(49):
+            top, left = (cell // 7) * 72 // 6, (cell % 7) * 72 // 6
+            foci.append(classifier.focuser.features(frame[None, :, top : top + 24, left : left + 24]).amax((2, 3)))
+        probabilities, hidden_after = look(foci[action])
+        steps.append(
+            Step(
+                chosen=probabilities[label].item(),
+                cells=[look(focus)[0][label].item() for focus in foci],
+                zeros=look(torch.zeros_like(foci[0]))[0][label].item(),
+                prediction=int(probabilities.argmax()),
+            )
+        )
+        hidden = hidden_after
+    return steps
+
+
+@pytest.fixture(scope="module")
+def by_hand(classifier, clips):
+    """Steps [clip][t] of the clips 0, 5 and 11."""
+    with torch.no_grad():
+        return [play_by_hand(classifier, clips, clip, actions) for clip, actions in zip((0, 5, 11), ACTIONS, strict=True)]
+
+
+def play(dynamics, baseline=None):
+    """The outcomes of the three clips with `ACTIONS`."""
+    cells = np.zeros(dynamics.baseline.shape, np.int64) if baseline is None else baseline
+    dynamics.restart(np.array([0, 5, 11]), cells)
+    return [dynamics.step(ACTIONS[:, t]) for t in range(4)]
+
+
+def values(by_hand, t, of):
+    return np.array([of(steps[t]) for steps in by_hand])
+
+
+def test_the_episodes_by_hand_are_worth_comparing_with(by_hand):
+    chosen = np.array([[step.chosen for step in steps] for steps in by_hand])
+    assert np.ptp(chosen) > 0.05, "confidences hardly differ"
+    assert max(np.ptp(step.cells) for steps in by_hand for step in steps) > 0.01, "patches hardly matter"
+
+
+def test_confidence_prediction_and_box_equal_those_by_hand(features, by_hand):
+    for t, outcome in enumerate(play(Dynamics(features, 3, reward="confidence"))):
+        assert np.allclose(outcome.confidence, values(by_hand, t, lambda step: step.chosen), atol=1e-6, rtol=0)
+        assert outcome.prediction.tolist() == [steps[t].prediction for steps in by_hand]
+        corners = np.stack([ACTIONS[:, t] // 7, ACTIONS[:, t] % 7], axis=1) * 12
+        assert np.array_equal(outcome.boxes, np.concatenate([corners, corners + 24], axis=1))
+        assert outcome.terminated.tolist() == [t == 3] * 3
+
+
+@pytest.mark.parametrize("reward", REWARDS)
+def test_rewards_equal_those_by_hand(features, by_hand, reward):
+    drawn = np.random.default_rng(1).integers(49, size=(3, 4, 5))
+    dynamics = Dynamics(features, 3, reward=reward, baseline=5)
+    for t, outcome in enumerate(play(dynamics, drawn if reward == "random" else None)):
+        now = values(by_hand, t, lambda step: step.chosen)
+        before = values(by_hand, t - 1, lambda step: step.chosen) if t else np.zeros(3)
+        random = np.array([np.mean([steps[t].cells[cell] for cell in drawn[row, t]]) for row, steps in enumerate(by_hand)])
+        zeros = values(by_hand, t, lambda step: step.zeros)
+        expected = {"random": now - random, "previous": now - before, "confidence": now, "padding": now - zeros}[reward]
+        baseline = {"random": random, "padding": zeros}.get(reward, np.zeros(3))
+        assert np.allclose(outcome.reward, expected, atol=1e-6, rtol=0)
+        assert np.allclose(outcome.baseline, baseline, atol=1e-6, rtol=0)
+        assert outcome.reward.dtype == np.float32
+
+
+def test_random_with_all_cells_is_the_mean_over_all_cells(features, by_hand):
+    for t, outcome in enumerate(play(Dynamics(features, 3, reward="random", baseline="all"))):
+        expected = values(by_hand, t, lambda step: step.chosen - np.mean(step.cells))
+        assert np.allclose(outcome.reward, expected, atol=1e-6, rtol=0)
+
+
+def test_random_with_many_patches_approaches_all_cells(bank, by_hand):
+    count = 1000
+    exact = Dynamics(bank, 3, reward="random", baseline="all")
+    sampled = Dynamics(bank, 3, reward="random", baseline=count)
+    drawn = np.random.default_rng(0).integers(49, size=(3, 4, count))
+    for t, (a, b) in enumerate(zip(play(exact), play(sampled, drawn), strict=True)):
+        deviation = values(by_hand, t, lambda step: np.std(step.cells))
+        assert np.all(np.abs(a.reward - b.reward) < 4 * deviation / count**0.5 + 1e-6)
+
+
+def test_baseline_patches_do_not_change_the_episode(bank):
+    one, all_cells = play(Dynamics(bank, 3, baseline=1)), play(Dynamics(bank, 3, baseline="all"))
+    for a, b in zip(one, all_cells, strict=True):
+        assert np.allclose(a.confidence, b.confidence, atol=1e-6, rtol=0) and np.array_equal(a.prediction, b.prediction)
+
+
+def test_confidence_of_candidates_equals_that_by_hand_and_changes_nothing(features, by_hand):
+    dynamics, undisturbed = Dynamics(features, 3), play(Dynamics(features, 3))
+    dynamics.restart(np.array([0, 5, 11]), np.zeros((3, 4, 1), np.int64))
+    for t, expected in enumerate(undisturbed):
+        every = dynamics.confidence_of_candidates()
+        assert every.shape == (3, 49)
+        assert np.allclose(every, [steps[t].cells for steps in by_hand], atol=1e-6, rtol=0)
+        outcome = dynamics.step(ACTIONS[:, t])
+        assert np.array_equal(outcome.confidence, expected.confidence) and np.array_equal(outcome.reward, expected.reward)
+
+
+def test_rows_can_be_stepped_and_started_apart(bank):
+    together = play(Dynamics(bank, 3))
+    dynamics = Dynamics(bank, 3)
+    baseline = np.zeros((4, 1), np.int64)
+    dynamics.start(np.array([2]), [Episode(11, baseline)])
+    late = [dynamics.step(ACTIONS[[2], t], np.array([2])) for t in range(2)]
+    dynamics.start(np.array([0, 1]), [Episode(0, baseline), Episode(5, baseline)])
+    early = [dynamics.step(ACTIONS[:2, t], np.array([0, 1])) for t in range(4)]
+    late += [dynamics.step(ACTIONS[[2], t], np.array([2])) for t in range(2, 4)]
+    for t in range(4):
+        for name in ("reward", "confidence", "prediction", "boxes", "terminated"):
+            apart = np.concatenate([getattr(early[t], name), getattr(late[t], name)])
+            assert np.allclose(apart, getattr(together[t], name), atol=1e-6, rtol=0), name
+
+
+def test_the_cost_of_a_step_is_a_glance_a_focus_and_the_head(bank):
+    assert Dynamics(bank, 3).step_cost == TINY_COST
+
+
+def test_a_step_before_the_first_reset_and_after_the_end(bank):
+    dynamics = Dynamics(bank, 3)
+    with pytest.raises(ResetNeeded, match="clip 0 has no episode running; call reset before step"):
+        dynamics.step(ACTIONS[:, 0])
+    play(dynamics)
+    dynamics.start(np.array([0]), [Episode(0, np.zeros((4, 1), np.int64))])
+    with pytest.raises(ResetNeeded, match="clip 1 has no episode running; call reset before step"):
+        dynamics.step(ACTIONS[:, 0])
+
+
+def test_an_action_outside_the_space_changes_nothing(bank):
+    expected = play(Dynamics(bank, 3))
+    dynamics = Dynamics(bank, 3)
+    dynamics.restart(np.array([0, 5, 11]), np.zeros((3, 4, 1), np.int64))
+    for t in range(4):
+        with pytest.raises(ActionError, match=r"action 49 \(clip 2\) is outside the space"):
+            dynamics.step(np.array([0, 1, 49]))
+        assert np.array_equal(dynamics.step(ACTIONS[:, t]).reward, expected[t].reward)
+
+
+def test_draws_cover_all_clips_and_cells_and_follow_the_generator(bank):
+    dynamics = Dynamics(bank, 1, baseline=7)
+    rng = np.random.default_rng(0)
+    episodes = [dynamics.draw(rng) for _ in range(200)]
+    assert {episode.clip for episode in episodes} == set(range(12))
+    assert set(np.concatenate([episode.baseline.ravel() for episode in episodes]).tolist()) == set(range(49))
+    assert episodes[0].baseline.shape == (4, 7)
+    again = dynamics.draw(np.random.default_rng(0))
+    assert again.clip == episodes[0].clip and np.array_equal(again.baseline, episodes[0].baseline)
+    assert dynamics.draw(rng, np.int64(3)).clip == 3
+
+
+@pytest.mark.parametrize("clip", [-1, 12])
+def test_clips_that_do_not_exist(bank, clip):
+    with pytest.raises(InputError, match=f"clip {clip} does not exist; choose one from 0 to 11"):
+        Dynamics(bank, 1).draw(np.random.default_rng(0), clip)
+
+
+@pytest.mark.parametrize("clip", [1.5, "1", True])
+def test_clips_are_whole_numbers(bank, clip):
+    with pytest.raises(InputError, match=f"clip {clip!r} is no whole number; choose one from 0 to 11"):
+        Dynamics(bank, 1).draw(np.random.default_rng(0), clip)
+
+
+@pytest.mark.parametrize("baseline", [0, -1, 1.5, True, "every", None])
+def test_baselines_that_are_no_number_of_patches(bank, baseline):
+    with pytest.raises(InputError, match=f"baseline={baseline!r} is not a number of random patches; choose 1 or more, or 'all'"):
+        Dynamics(bank, 1, baseline=baseline)
+
+
+def test_no_clips_at_all(bank):
+    with pytest.raises(InputError, match="num_envs=0 is too small; choose 1 or more"):
+        Dynamics(bank, 0)
+
+
+def test_unknown_rewards_suggest_the_nearest(bank):
+    with pytest.raises(InputError, match=r"reward='randm' is not known; did you mean 'random'\? choose one of \['confidence', "):
+        Dynamics(bank, 1, reward="randm")
+    with pytest.raises(InputError, match=r"reward='xyz' is not known; choose one of"):
+        Dynamics(bank, 1, reward="xyz")
+
+
+def test_a_patch_geometry_of_another_grid(classifier, clips):
+    features = LiveFeatures(classifier, clips, GridAction(3, 96, 24))
+    dynamics = Dynamics(features, 1, baseline="all")
+    dynamics.restart(np.array([4]), np.zeros((1, 4, 0), np.int64))
+    assert dynamics.step(np.array([5])).boxes.tolist() == [[36, 72, 60, 96]]
+    assert dynamics.confidence_of_candidates().shape == (1, 9)

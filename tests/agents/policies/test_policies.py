@@ -1,0 +1,606 @@
+import dataclasses
+import json
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3 import PPO
+
+from adafocus_env.action import ContinuousAction
+from adafocus_env.features.memory_bank import FeatureBank
+from agents.config.settings import EnvConfig, NetworkConfig, PPOConfig
+from agents.policies.checkpoint import CARD, WEIGHTS, load_policy, save_policy
+from agents.policies.sb3 import ClipPolicy, GlancePolicy, PolicyNetwork, batch_norm
+from agents.rl.ppo import check_ppo, in_steps, make_environment, new_ppo
+from agents.rl.training_state import load_checkpoint, save_checkpoint
+from classifiers.errors import InputError
+
+pytestmark = pytest.mark.numerical
+
+NETWORK = PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8)
+WITH_NORM = PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8, batch_norm=True)
+REFERENCES = torch.tensor([[3, 0], [7, 1], [3, 2], [3, 3], [0, 0], [7, 1], [11, 3]])  # clips and steps in any order, some twice
+
+
+def tiny_ppo(bank, seed=5):
+    config = PPOConfig(n_steps=4, batch_size=8)
+    return new_ppo(make_environment(bank, EnvConfig(num_envs=4)), bank, config, NETWORK, seed)
+
+
+@pytest.fixture
+def ppo(bank):
+    model = tiny_ppo(bank)
+    model.policy.features_extractor.bind(bank)
+    return model
+
+
+def continuous_ppo(places, network=NETWORK, *, seed=5, std=0.25, **changes):
+    """On continuous places, four environments, bound."""
+    config = PPOConfig(**{"n_steps": 4, "batch_size": 8, **changes})
+    model = new_ppo(make_environment(places, EnvConfig(num_envs=4, action="continuous", baseline=1)), places, config, network, seed, std)
+    model.policy.features_extractor.bind(places)
+    return model
+
+
+def after_every_update(model, look):
+    """What ``look`` finds after each update from now on, in a list that grows."""
+    found, train = [], model.train
+    model.train = lambda: (train(), found.append(look()))
+    return found
+
+
+def statistics(model):
+    """Copies of the running statistics of a model's policy, the count of batches last."""
+    return [tensor.clone() for tensor in model.policy.features_extractor.encoder.buffers()]
+
+
+@pytest.fixture(scope="module")
+def places(classifier, clips):
+    """What is seen in the clips of ``bank``, for continuous places."""
+    return FeatureBank(classifier, clips, ContinuousAction(96, 24))
+
+
+@pytest.fixture
+def policy():
+    torch.manual_seed(0)
+    return GlancePolicy(NETWORK, 7).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def maps(bank):
+    """The glance maps of all clips (12, 4, 16, 6, 6)."""
+    return bank.maps(np.arange(12)[:, None], np.arange(4)[None])
+
+
+def hidden_by_hand(extractor, maps):
+    """What the extractor should give: its own GRU run over every clip alone, read at the steps."""
+    with torch.no_grad():
+        return torch.stack([extractor.encoder(maps[clip][None])[0, step] for clip, step in REFERENCES])
+
+
+# By reference
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_references_give_the_hidden_states_of_the_clips_glances(ppo, maps, grad):
+    extractor = ppo.policy.features_extractor
+    with torch.set_grad_enabled(grad):
+        hidden = extractor(REFERENCES.float())  # as Stable-Baselines3 hands them over
+    assert hidden.shape == (7, 8) and hidden.requires_grad is grad
+    assert torch.allclose(hidden, hidden_by_hand(extractor, maps), atol=1e-6)
+    assert torch.equal(hidden[1], hidden[5])
+
+
+def test_the_policy_in_stable_baselines3_equals_the_one_on_maps(ppo, maps):
+    ours = GlancePolicy.of(ppo.policy)
+    clip, step = REFERENCES.T
+    logits = torch.log_softmax(ours(maps)[clip, step], -1)
+    with torch.no_grad():
+        theirs = ppo.policy.get_distribution(REFERENCES).distribution.logits
+        values = ppo.policy.predict_values(REFERENCES)
+    assert torch.allclose(theirs, logits, atol=1e-6)
+    assert torch.allclose(values, ours.critic(ours.encoder(maps))[clip, step], atol=1e-6)
+    actions, _ = ppo.predict(REFERENCES.numpy(), deterministic=True)
+    assert actions.tolist() == ours.act(maps)[clip, step].tolist()
+
+
+def test_a_step_of_the_recurrence_depends_on_earlier_glances_only(policy, maps):
+    changed = maps.clone()
+    changed[:, 2] += 1
+    before, after = policy(maps), policy(changed)
+    assert torch.equal(before[:, :2], after[:, :2])
+    assert (before[:, 2:] != after[:, 2:]).any(-1).all()
+
+
+def test_without_memory_a_step_depends_on_its_own_glance_only(maps, tmp_path):
+    policy = GlancePolicy(dataclasses.replace(NETWORK, memory=False), 7).eval().requires_grad_(False)
+    changed = maps.clone()
+    changed[:, 2] += 1
+    before, after = policy(maps), policy(changed)
+    assert torch.equal(before[:, [0, 1, 3]], after[:, [0, 1, 3]]) and (before[:, 2] != after[:, 2]).any(-1).all()
+    assert torch.allclose(before[:, :1], policy(maps[:, :1])) and torch.allclose(before[:, 3:], policy(maps[:, 3:]), atol=1e-6)
+    save_policy(policy, tmp_path, {})
+    assert torch.equal(load_policy(tmp_path)(maps), before)
+
+
+def test_in_the_steps_of_a_rollout_the_gru_runs_once(ppo):
+    extractor, calls = ppo.policy.features_extractor, []
+    extractor.encoder.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
+    clips = torch.tensor([4, 2, 4])
+    with torch.no_grad():
+        for step in range(4):
+            extractor(torch.stack([clips, torch.full((3,), step)], 1))
+        assert calls == [2]  # clip 4 is in two rows
+        extractor(torch.tensor([[4, 0], [5, 0]]))
+    assert calls == [2, 2]
+
+
+UPDATES = {
+    "adam": lambda p: torch.optim.Adam(p, 0.1, foreach=False),
+    "adam, all at once": lambda p: torch.optim.Adam(p, 0.1, foreach=True),
+    "adam, fused": lambda p: torch.optim.Adam(p, 0.1, fused=True),
+    "sgd, all at once": lambda p: torch.optim.SGD(p, 0.1, foreach=True),
+}
+
+
+@pytest.mark.parametrize("make", UPDATES.values(), ids=UPDATES)
+def test_what_was_kept_dies_with_an_update_of_the_weights(ppo, maps, make):
+    extractor = ppo.policy.features_extractor
+    optimizer = make(extractor.parameters())
+    with torch.no_grad():
+        before = extractor(REFERENCES)
+    extractor(REFERENCES).square().sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        after = extractor(REFERENCES)
+    assert not torch.allclose(before, after, atol=1e-4)
+    assert torch.allclose(after, hidden_by_hand(extractor, maps), atol=1e-6)
+
+
+def test_what_was_kept_dies_with_loaded_weights(ppo, bank, maps):
+    extractor = ppo.policy.features_extractor
+    with torch.no_grad():
+        before = extractor(REFERENCES)
+        ppo.policy.load_state_dict(tiny_ppo(bank, seed=6).policy.state_dict())
+        after = extractor(REFERENCES)
+    assert not torch.allclose(before, after, atol=1e-4)
+    assert torch.allclose(after, hidden_by_hand(extractor, maps), atol=1e-6)
+
+
+def test_what_was_kept_is_never_learned_from(ppo):
+    extractor = ppo.policy.features_extractor
+    with torch.no_grad():
+        extractor(REFERENCES)
+    extractor(REFERENCES).sum().backward()
+    assert all(parameter.grad is not None for parameter in extractor.parameters())
+
+
+def test_gradients_are_those_of_the_network_on_maps(ppo, maps):
+    extractor = ppo.policy.features_extractor
+    parameters = list(extractor.parameters())
+    ours = torch.autograd.grad(extractor(REFERENCES).square().sum(), parameters)
+    clip, step = REFERENCES.T
+    direct = torch.autograd.grad(extractor.encoder(maps)[clip, step].square().sum(), parameters)
+    for mine, wanted in zip(ours, direct, strict=True):
+        assert wanted.abs().max() > 0
+        assert torch.allclose(mine, wanted, atol=1e-5)
+
+
+def test_an_extractor_without_glances_says_so(bank):
+    with pytest.raises(RuntimeError, match=r"does not know where the glances are: call bind\(features\) first"):
+        tiny_ppo(bank).predict(np.zeros((3, 2), np.int64))
+
+
+# Weights in and out
+
+
+def test_weights_go_from_one_policy_to_the_other_and_back(ppo, bank, maps):
+    ours = GlancePolicy.of(ppo.policy)
+    assert not ours.training and not any(parameter.requires_grad for parameter in ours.parameters())
+    other = tiny_ppo(bank, seed=6)
+    assert not torch.equal(GlancePolicy.of(other.policy)(maps), ours(maps))
+    ours.write_to(other.policy)
+    assert torch.equal(GlancePolicy.of(other.policy)(maps), ours(maps))
+    with torch.no_grad():
+        ppo.policy.action_net.weight.zero_()
+    assert ours.actor.weight.abs().min() > 0  # a copy
+
+
+FRESH_PROCESS = """
+import json, sys
+import torch
+from stable_baselines3 import PPO
+from agents import load_policy
+from agents.policies.sb3 import GlancePolicy
+
+zipped, folder, maps = sys.argv[1:]
+maps = torch.load(maps, weights_only=True)
+model = PPO.load(zipped, device="cpu")
+policies = [load_policy(folder), GlancePolicy.of(model.policy)]
+print(json.dumps([model.policy.features_extractor.source is None, *(policy.act(maps).tolist() for policy in policies)]))
+"""
+
+
+@pytest.mark.slow
+def test_saved_policies_need_no_glance_source_and_run_on_maps_of_any_video_in_a_fresh_process(ppo, bank, tmp_path):
+    ppo.save(tmp_path / "ppo.zip")
+    held = sum(tensor.numel() for tensor in bank.maps(np.arange(12)[:, None], np.arange(4)[None])) * 4
+    assert (tmp_path / "ppo.zip").stat().st_size < 90_000 < held
+    policy = GlancePolicy.of(ppo.policy)
+    save_policy(policy, tmp_path / "policy", {"classifier": "0" * 64})
+    assert sorted(path.name for path in (tmp_path / "policy").iterdir()) == [CARD, WEIGHTS]
+    maps = 6 * torch.rand(2, 5, 16, 6, 6, generator=torch.Generator().manual_seed(0))  # five frames: no clip of the store
+    torch.save(maps, tmp_path / "maps.pt")
+    paths = [str(tmp_path / name) for name in ("ppo.zip", "policy", "maps.pt")]
+    result = subprocess.run([sys.executable, "-c", FRESH_PROCESS, *paths], capture_output=True, text=True, check=True)
+    assert json.loads(result.stdout) == [True, policy.act(maps).tolist(), policy.act(maps).tolist()]
+
+
+@pytest.fixture
+def saved(policy, tmp_path):
+    save_policy(policy, tmp_path / "policy", {"steps": 7})
+    return tmp_path / "policy"
+
+
+def test_a_policy_comes_back_as_it_was_saved(saved, policy, maps):
+    loaded = load_policy(saved)
+    assert (loaded.network, loaded.grid) == (NETWORK, 7)
+    assert not loaded.training and not any(parameter.requires_grad for parameter in loaded.parameters())
+    assert torch.equal(loaded(maps), policy(maps))
+    assert json.loads((saved / CARD).read_text()) == {
+        "network": {
+            "map_shape": [16, 6, 6], "channels": 4, "features": 10, "hidden": 8, "batch_norm": False, "memory": True,
+            "grid": 7, "std": 0.25,
+        },
+        "steps": 7,
+    }  # fmt: skip
+
+
+def test_cards_that_know_neither_batch_norm_nor_std_still_load(saved, policy, maps):
+    (saved / CARD).write_text(json.dumps({"network": SIZES}))
+    loaded = load_policy(saved)
+    assert (loaded.network, loaded.grid, loaded.std) == (NETWORK, 7, 0.25)
+    assert torch.equal(loaded(maps), policy(maps))
+
+
+def test_a_continuous_policy_with_batch_norm_comes_back_as_it_was_saved(maps, tmp_path):
+    torch.manual_seed(0)
+    policy = GlancePolicy(PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8, batch_norm=True), None, 0.5)
+    policy(maps)  # in training mode: the running statistics move
+    policy.eval().requires_grad_(False)
+    save_policy(policy, tmp_path, {})
+    loaded = load_policy(tmp_path)
+    assert (loaded.network, loaded.grid, loaded.std) == (policy.network, None, 0.5)
+    assert loaded.encoder.frame[1].running_mean.abs().min() > 0
+    assert torch.equal(loaded.act(maps), policy.act(maps))
+
+
+def test_a_continuous_policy_acts_by_the_places_that_it_tells(maps):
+    policy = GlancePolicy(NETWORK, None)
+    places = policy.act(maps)
+    assert places.shape == (12, 4, 2) and places.dtype == torch.float32
+    assert torch.equal(places, policy(maps)) and places.min() >= 0 and places.max() <= 1
+    with torch.no_grad():
+        policy.actor.weight.zero_()
+        policy.actor.bias.copy_(torch.tensor([50.0, -50.0]))
+    assert policy.act(maps)[0, 0].tolist() == pytest.approx([1, 0])
+
+
+@pytest.mark.parametrize("std", [0, -0.25, float("nan"), float("inf"), "0.25", True])
+def test_standard_deviations_that_are_none(std):
+    with pytest.raises(InputError, match=r"std=.+ is no standard deviation; choose a positive number"):
+        GlancePolicy(NETWORK, None, std)
+
+
+@pytest.mark.parametrize("grid", [0, -1, 2.5, "7", True])
+def test_grids_that_are_none(grid):
+    with pytest.raises(InputError, match=r"grid=.+ is no number of cells; choose a whole number from 1 on, or None"):
+        GlancePolicy(NETWORK, grid)
+
+
+@pytest.mark.parametrize("size", ["channels", "features", "hidden"])
+def test_policy_networks_without_size(size):
+    with pytest.raises(InputError, match=f"{size}=0 of the policy network is too small; choose 1 or more"):
+        PolicyNetwork((16, 6, 6), **{size: 0})
+
+
+def test_a_policy_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match=rf"policy={tmp_path / 'none'} holds no policy\.json"):
+        load_policy(tmp_path / "none")
+
+
+@pytest.mark.parametrize("keep", [0, 8, 500, -1])
+def test_truncated_weights_of_a_policy_are_refused(saved, keep):
+    (saved / WEIGHTS).write_bytes((saved / WEIGHTS).read_bytes()[:keep])
+    with pytest.raises(InputError, match=r"policy\.safetensors is not a readable safetensors file \(.+\); train or copy"):
+        load_policy(saved)
+
+
+def test_missing_weights_of_a_policy_are_refused(saved):
+    (saved / WEIGHTS).unlink()
+    with pytest.raises(InputError, match=r"policy\.safetensors is not a readable safetensors file"):
+        load_policy(saved)
+
+
+class Trap:
+    def __reduce__(self):
+        return pytest.fail, ("a pickle was run",)
+
+
+def test_a_pickle_or_a_zip_in_place_of_a_policy_is_refused_and_never_run(saved, ppo, tmp_path):
+    (tmp_path / "policy.pkl").write_bytes(pickle.dumps(Trap()))
+    ppo.save(tmp_path / "ppo.zip")
+    for name in ("policy.pkl", "ppo.zip"):
+        with pytest.raises(InputError, match=rf"{name} is a file; a checkpoint is a folder with policy\.json .*\(pickles are not read\)"):
+            load_policy(tmp_path / name)
+        (saved / WEIGHTS).write_bytes((tmp_path / name).read_bytes())
+        with pytest.raises(InputError, match=r"policy\.safetensors is not a readable safetensors file"):
+            load_policy(saved)
+
+
+SIZES = {"map_shape": [16, 6, 6], "channels": 4, "features": 10, "hidden": 8, "grid": 7}
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        ({"network": {**SIZES, "hidden": 9}}, r"actor\.weight has shape \(49, 8\) instead of \(49, 9\)"),
+        ({"network": {**SIZES, "grid": 5}}, r"actor\.bias has shape \(49,\) instead of \(25,\)"),
+        ({"network": {**SIZES, "map_shape": [16, 6]}}, r"policy\.json: network=.* does not describe a policy"),
+        ({"network": {**SIZES, "features": -1}}, r"policy\.json: network=.* does not describe a policy"),
+        ({"network": {**SIZES, "grid": None}}, r"actor\.bias has shape \(49,\) instead of \(2,\)"),
+        ({"network": {**SIZES, "std": 0}}, r"policy\.json: network=.* does not describe a policy \(std=0 is no standard deviation"),
+        ({"network": {**SIZES, "batch_norm": True}}, r"missing.*encoder\.frame\.1\.bias"),
+        ({"network": {**SIZES, "depth": 2}}, r"policy\.json: network=.* does not describe a policy .*'depth'"),
+        ({"network": {"grid": 7}}, r"policy\.json: network=.* does not describe a policy .*'map_shape'"),
+        ({}, r"policy\.json: network=None does not describe a policy"),
+    ],
+)
+def test_cards_that_do_not_fit_the_weights_of_a_policy(saved, card, message):
+    (saved / CARD).write_text(json.dumps(card))
+    with pytest.raises(InputError, match=message):
+        load_policy(saved)
+
+
+def test_a_policy_of_other_sizes_is_not_written_into_stable_baselines3(ppo):
+    other = GlancePolicy(PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=9), 7)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        other.write_to(ppo.policy)
+
+
+@pytest.mark.parametrize("grid", [5, None])
+def test_a_policy_for_other_actions_is_not_written_into_stable_baselines3(ppo, grid):
+    with pytest.raises(InputError, match=rf"start from has grid={grid}, the environment grid=7 \(None: continuous places\)"):
+        GlancePolicy(NETWORK, grid).write_to(ppo.policy)
+
+
+def test_a_policy_for_a_grid_is_not_written_into_a_continuous_one(places):
+    with pytest.raises(InputError, match=r"start from has grid=7, the environment grid=None \(None: continuous places\)"):
+        GlancePolicy(NETWORK, 7).write_to(continuous_ppo(places).policy)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [spaces.Discrete(51), spaces.Discrete(49, start=1), spaces.Box(-1, 1, (2,)), spaces.Box(0, 1, (4,)), spaces.MultiDiscrete([7, 7])],
+)
+def test_action_spaces_that_are_no_environments(bank, space):
+    observations = make_environment(bank, EnvConfig(num_envs=1)).observation_space
+    with pytest.raises(InputError, match=r"the action space is .*; a policy needs Discrete\(G²\), the cells of a grid, or Box\(0, 1"):
+        ClipPolicy(observations, space, lambda _: 1e-3)
+
+
+@pytest.mark.parametrize("std", [0.0, -1.0, float("nan")])
+def test_a_standard_deviation_that_is_not_positive_is_refused_in_a_command_too(places, std):
+    with pytest.raises(InputError, match=rf"std={std} is no standard deviation"):
+        continuous_ppo(places, std=std)
+
+
+# Continuous places, in Stable-Baselines3
+
+
+def test_places_are_drawn_around_the_sigmoid_with_a_fixed_deviation(places, maps):
+    model = continuous_ppo(places, std=0.4)
+    ours, (clip, step) = GlancePolicy.of(model.policy), REFERENCES.T
+    assert (ours.grid, ours.std) == (None, 0.4)
+    with torch.no_grad():
+        normal = model.policy.get_distribution(REFERENCES).distribution
+    assert torch.allclose(normal.mean, ours(maps)[clip, step], atol=1e-6)
+    assert torch.allclose(normal.stddev, torch.tensor(0.4))
+    chosen, _ = model.predict(REFERENCES.numpy(), deterministic=True)
+    assert np.allclose(chosen, ours.act(maps)[clip, step], atol=1e-6)
+
+
+def test_log_probabilities_are_those_of_the_places_drawn_and_only_the_environment_sees_them_clipped(places):
+    model = continuous_ppo(places, std=2.0)
+    sent, send = [], model.env.step_async
+    model.env.step_async = lambda actions: (sent.append(actions), send(actions))
+    model.learn(16)
+    kept = model.rollout_buffer
+    drawn = torch.from_numpy(kept.actions).reshape(-1, 2)  # flattened by the update, clip by clip
+    assert drawn.min() < 0 and drawn.max() > 1
+    assert np.stack(sent).min() == 0 and np.stack(sent).max() == 1
+    told, by_hand = torch.from_numpy(kept.log_probs).ravel(), continuous_ppo(places, std=2.0)
+    _, log_probs, entropy = by_hand.policy.evaluate_actions(torch.from_numpy(kept.observations), drawn)
+    assert torch.allclose(told, log_probs, atol=1e-5)
+    assert entropy.tolist() == pytest.approx([2 * (0.5 * np.log(2 * np.pi * np.e) + np.log(2))] * 16)
+
+
+def test_the_deviation_is_not_learned(places):
+    model = continuous_ppo(places)
+    before = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
+    model.learn(32)
+    same = [name for name, tensor in model.policy.state_dict().items() if torch.equal(tensor, before[name])]
+    assert same == ["log_std"]
+
+
+def test_a_continuous_ppo_comes_back_from_its_file(places, maps, tmp_path):
+    model = continuous_ppo(places, std=0.4)
+    model.learn(16)
+    model.save(tmp_path / "ppo.zip")
+    model.policy.save(tmp_path / "policy.pth")
+    for loaded in (PPO.load(tmp_path / "ppo.zip").policy, ClipPolicy.load(tmp_path / "policy.pth")):
+        assert loaded.std == 0.4 and not loaded.log_std.requires_grad
+        assert torch.equal(GlancePolicy.of(loaded)(maps), GlancePolicy.of(model.policy)(maps))
+
+
+# Batch norm
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_the_first_ratio_of_an_update_is_one(places, batch):
+    model = continuous_ppo(places, WITH_NORM, n_steps=None, batch_size=None, n_epochs=1, batch_statistics=batch, ortho_init=False)
+    seen = after_every_update(model, lambda: [model.logger.name_to_value[f"train/{key}"] for key in ("approx_kl", "clip_fraction")])
+    model.learn(5 * 16)
+    assert np.allclose(seen, 0, atol=1e-7) and len(seen) == 5
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_rollout_is_played_with_the_statistics_that_the_update_uses(places, batch):
+    model = continuous_ppo(places, WITH_NORM, n_steps=None, batch_size=None, n_epochs=1, batch_statistics=batch)
+    model.learn(16)
+    extractor = model.policy.features_extractor
+    with torch.no_grad():
+        model.policy.set_training_mode(False)
+        with extractor.collecting():
+            played = extractor(REFERENCES)
+        evaluated = extractor(REFERENCES)
+    model.policy.set_training_mode(True)
+    assert torch.allclose(played, extractor(REFERENCES), atol=1e-6)
+    assert torch.allclose(played, evaluated, atol=1e-3) is not batch
+
+
+def test_running_statistics_take_in_the_clips_to_be_played_once_after_every_update(places):
+    model = continuous_ppo(places, WITH_NORM, n_steps=8, batch_size=16, n_epochs=2)
+    taken = after_every_update(model, lambda: statistics(model))
+    model.learn(3 * 32)
+    assert [int(each[-1]) for each in taken] == [1, 2, 3]
+    model.predict(REFERENCES.numpy())
+    model.policy.set_training_mode(True)
+    model.policy.evaluate_actions(REFERENCES, torch.full((len(REFERENCES), 2), 0.5))
+    assert all(torch.equal(a, b) for a, b in zip(statistics(model), taken[-1], strict=True))
+
+
+def test_a_first_rollout_is_normalised_by_its_own_statistics(places):
+    model = continuous_ppo(places, WITH_NORM, n_steps=4, batch_size=16, learning_rate=1e-9)
+    model.learn(16)
+    clips = np.unique(model.rollout_buffer.observations[..., 0].astype(int))
+    encoder = model.policy.features_extractor.encoder
+    inputs = encoder.frame[0](places.maps(clips[:, None], np.arange(4)[None]).flatten(0, 1))
+    assert torch.allclose(encoder.frame[1].running_mean, inputs.mean((0, 2, 3)), atol=1e-5)
+
+
+def test_with_batch_statistics_only_what_is_learned_from_moves_the_running_ones(places):
+    model = continuous_ppo(places, WITH_NORM, n_steps=None, batch_size=None, n_epochs=1, batch_statistics=True)
+    counts = after_every_update(model, lambda: int(statistics(model)[-1]))
+    model.learn(3 * 16)
+    model.predict(REFERENCES.numpy())
+    assert counts == [1, 2, 3] and int(statistics(model)[-1]) == 3
+
+
+def test_statistics_travel_with_the_weights(places, maps):
+    model = continuous_ppo(places, WITH_NORM)
+    model.learn(16)
+    ours, other = GlancePolicy.of(model.policy), continuous_ppo(places, WITH_NORM, seed=6)
+    ours.write_to(other.policy)
+    for ours_now, theirs in zip(statistics(model), statistics(other), strict=True):
+        assert torch.equal(ours_now, theirs)
+    chosen, _ = model.predict(REFERENCES.numpy(), deterministic=True)
+    clip, step = REFERENCES.T
+    assert np.allclose(chosen, ours.act(maps)[clip, step], atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_stopped_ppo_with_batch_norm_goes_on_as_if_it_had_not_been(places, maps, tmp_path, batch):
+    settings = {"n_steps": None, "batch_size": None, "batch_statistics": batch}
+    stopped = continuous_ppo(places, WITH_NORM, **settings)
+    stopped.learn(16)
+    save_checkpoint(stopped, tmp_path, {})
+    resumed, _ = load_checkpoint(tmp_path, continuous_ppo(places).env, device="cpu", trust=False)
+    resumed.policy.features_extractor.bind(places)
+    resumed.learn(32, reset_num_timesteps=False)
+    through = continuous_ppo(places, WITH_NORM, **settings)
+    through.learn(48)
+    assert torch.equal(GlancePolicy.of(resumed.policy)(maps), GlancePolicy.of(through.policy)(maps))
+
+
+def test_the_mean_over_the_first_batches_then_over_the_last():
+    norm, generator = torch.nn.BatchNorm1d(3), torch.Generator().manual_seed(0)
+    batches = [5 + torch.randn(20, 3, generator=generator) for _ in range(12)]
+    for batch in batches[:10]:
+        batch_norm.take_in(norm, batch)
+    assert torch.allclose(norm.running_mean, torch.stack(batches[:10]).mean((0, 1)), atol=1e-5)
+    assert torch.allclose(norm.running_var, torch.stack([batch.var(0) for batch in batches[:10]]).mean(0), atol=1e-5)
+    before = norm.running_mean.clone()
+    batch_norm.take_in(norm, batches[10])
+    assert torch.allclose(norm.running_mean, 0.9 * before + 0.1 * batches[10].mean(0), atol=1e-6)
+    assert norm.training and norm.momentum == 0.1
+
+
+# The settings of PPO
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_steps": 6}, r"ppo\.n_steps=6 is not a multiple of the 4 steps of an episode; choose one that is"),
+        ({"batch_size": 10}, r"ppo\.batch_size=10 is not a multiple of the 4 steps of an episode"),
+        *[({key: 0}, rf"ppo\.{key}=0 is too small; choose 1 or more") for key in ("total_steps", "n_steps", "n_epochs", "save_every")],
+        ({"validate_every": -1}, r"ppo\.validate_every=-1 is too small; choose 1 or more"),
+        ({"n_steps": 4, "batch_size": 6}, r"ppo\.batch_size=6 is not a multiple of the 4 steps"),
+        ({"batch_size": 1}, r"ppo\.batch_size=1 is too small; choose 2 or more"),
+        ({"epochs": 0}, r"ppo\.epochs=0 is too small; choose 1 or more"),
+        *[
+            ({key: value}, rf"ppo\.{key}={value} is not possible; choose a positive number")
+            for key in ("learning_rate", "clip_range", "max_grad_norm", "adam_eps")
+            for value in (0.0, -1.0, float("nan"))
+        ],
+        *[({key: 1.5}, rf"ppo\.{key}=1\.5 is not possible; choose a number from 0 to 1") for key in ("gamma", "gae_lambda")],
+        ({"normalize_returns": True}, r"normalize_returns=true needs returns without values in them: set ppo\.gae_lambda=0\.95 to 1"),
+        ({"batch_statistics": True}, r"ppo\.batch_statistics=true is for policies with batch norm; set network\.batch_norm=true"),
+    ],
+)
+def test_settings_of_ppo_that_cannot_be(bank, change, message):
+    config = PPOConfig(**{"n_steps": 8, "batch_size": 8, **change})
+    with pytest.raises(InputError, match=message):
+        new_ppo(make_environment(bank, EnvConfig(num_envs=4)), bank, config, NETWORK, 0)
+
+
+@pytest.mark.parametrize("n_steps", [1, None])
+def test_an_update_of_a_single_step_is_refused(n_steps):
+    with pytest.raises(InputError, match=r"ppo\.n_steps=1 with env\.num_envs=1 is an update of a single step"):
+        check_ppo(PPOConfig(n_steps=n_steps, batch_size=2), EnvConfig(num_envs=1), 1, NetworkConfig())
+
+
+@pytest.mark.parametrize("change", [{"n_steps": 8}, {"batch_size": 8}])
+def test_statistics_of_a_batch_need_rollout_and_batch_to_be_the_same_clips(change):
+    config = PPOConfig(**{"n_steps": None, "batch_size": None, "batch_statistics": True, **change})
+    with pytest.raises(InputError, match=r"played together: set ppo\.n_steps=null and ppo\.batch_size=null"):
+        check_ppo(config, EnvConfig(num_envs=4), 4, NetworkConfig(batch_norm=True))
+
+
+def test_batch_norm_needs_several_glances():
+    with pytest.raises(InputError, match=r"env\.num_envs=2 is too small for network\.batch_norm=true and one decision a clip; choose 3"):
+        check_ppo(PPOConfig(), EnvConfig(num_envs=2), 1, NetworkConfig(batch_norm=True))
+    check_ppo(PPOConfig(), EnvConfig(num_envs=2), 2, NetworkConfig(batch_norm=True))
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [({"hidden": 0}, "hidden=0 of the policy network is too small"), ({"std": -0.5}, r"std=-0\.5 is no standard deviation")],
+)
+def test_networks_are_checked_with_the_settings(network, message):
+    with pytest.raises(InputError, match=message):
+        check_ppo(PPOConfig(), EnvConfig(), 4, NetworkConfig(**network))
+
+
+def test_epochs_are_told_in_steps(bank):
+    assert in_steps(PPOConfig(epochs=3), bank).total_steps == 3 * 12 * 4
+    assert in_steps(PPOConfig(), bank) == PPOConfig()
+
+
+def test_one_decision_a_clip_leaves_any_number_of_steps():
+    check_ppo(PPOConfig(n_steps=7, batch_size=3), EnvConfig(num_envs=4), 1, NetworkConfig())

@@ -1,0 +1,415 @@
+"""Policies that skip frames: learned, saved, at a threshold, and in one pass over whole videos."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_classifier
+from gymnasium import spaces
+from rich.console import Console
+
+from adafocus_env.action import ACTIONS, ContinuousAction, skipping
+from adafocus_env.dynamics import Dynamics
+from adafocus_env.features.live import LiveFeatures
+from adafocus_env.skipped import SKIPPED
+from agents.config.settings import AlgoConfig, EnvConfig, NetworkConfig, PPOConfig, SupervisedConfig
+from agents.evaluation.budgets import VideoCost, cost_of
+from agents.evaluation.evaluate import evaluate, play_learned
+from agents.evaluation.inference import infer, infer_clips, policy_cost
+from agents.policies.baselines import LearnedPolicy
+from agents.policies.checkpoint import load_policy, save_policy
+from agents.policies.contrib import SpotPolicy
+from agents.policies.networks import kept_below
+from agents.policies.sb3 import GlancePolicy, PolicyNetwork, kind_of
+from agents.rl.lagrangian import DrivenPrice, driven_price
+from agents.rl.ppo import check_ppo, make_environment, new_ppo, train_policy
+from agents.rl.trainer import train_model
+from agents.runs.progress import Display
+from agents.runs.report import table
+from agents.runs.run_dir import RunFolder
+from agents.supervised.finetune import finetune
+from classifiers.errors import InputError
+from classifiers.optimize import PLAIN, executed
+
+pytestmark = pytest.mark.numerical
+
+NETWORK = PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8)
+CHOSEN = np.array([0, 5, 7, 11])
+KINDS = {"skip": 7, "continuous_skip": None}
+
+
+def skipping_policy(grid):
+    """Random weights, so strong that actions differ from clip to clip and step to step, and some skip."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        policy = GlancePolicy(NETWORK, grid, skips=True).eval().requires_grad_(False)
+    for parameter in policy.encoder.frame.parameters():
+        parameter.mul_(10)
+    policy.actor.weight.mul_(10)
+    policy.actor.bias[-1] += 4 if grid else -2
+    return policy
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def policy(kind):
+    return skipping_policy(KINDS[kind])
+
+
+@pytest.fixture
+def features(kind, bank, classifier, clips):
+    return bank if kind == "skip" else LiveFeatures(classifier, clips, ContinuousAction(96, 24))
+
+
+@pytest.fixture(scope="module")
+def frames(classifier, clips):
+    return classifier.normalise(torch.stack([clips.frames(int(clip)) for clip in CHOSEN]))
+
+
+@pytest.fixture
+def maps(bank):
+    return bank.maps(np.arange(12)[:, None], np.arange(4)[None])
+
+
+def ppo_on(features, kind, **env):
+    config = EnvConfig(num_envs=4, action=kind, baseline=1, **env)
+    model = new_ppo(make_environment(features, config), features, PPOConfig(n_steps=4, batch_size=8), NETWORK, 5)
+    model.policy.features_extractor.bind(features)
+    return model
+
+
+# The network
+
+
+@pytest.mark.parametrize(("name", "expected"), {"grid": (7, False), "skip": (7, True), "continuous": (None, False),
+                                                "continuous_skip": (None, True)}.items())  # fmt: skip
+def test_an_action_space_tells_its_kind(name, expected):
+    assert kind_of(ACTIONS[name](7, 96, 24).space) == expected
+
+
+def test_no_grid_is_taken_for_another_with_skipping():
+    for grid in range(2, 60):
+        assert kind_of(spaces.Discrete(grid**2)) == (grid, False) and kind_of(spaces.Discrete(grid**2 + 1)) == (grid, True)
+
+
+def test_places_and_the_probability_to_skip_come_apart(policy, maps):
+    places, skip = policy.choose(maps)
+    output = policy(maps)
+    assert skip.shape == (12, 4, 4) and skip.dtype == torch.float32 and 0 < skip.min() < skip.max() < 1
+    if policy.grid:
+        best, cell = output[..., :49].max(-1)
+        assert torch.equal(skip >= 0.5, output[..., 49] >= best) and torch.equal(places[..., None].expand(-1, -1, 4), cell)
+        chances = output.softmax(-1)
+        assert torch.allclose(skip, chances[..., 49] / (chances[..., 49] + chances[..., :49].amax(-1)), atol=1e-5)
+        return
+    assert torch.equal(places[:, :, None].expand(-1, -1, 4, -1), output[..., :2])
+    drawn = torch.distributions.Normal(output[..., 2], policy.std).sample((4000,))
+    assert torch.allclose((drawn >= 0.5).float().mean(0), skip, atol=0.04)
+
+
+def test_what_a_look_is_worth_depends_on_how_many_there_were(policy, maps):
+    states, actor = policy.encoder(maps), policy.actor
+    output, last = actor.after_any(states), torch.nn.functional.linear(states, actor.weight, actor.bias)[..., -3:]
+    for looks in range(4):
+        assert torch.allclose(output[:, :, looks], actor(torch.cat([states, torch.full((12, 4, 1), looks)], dim=-1)), atol=1e-5)
+        expected = last[..., 2] + last[..., 0] * (looks > 0) + last[..., 1] * np.log(1 + looks)
+        assert torch.allclose(output[:, :, looks, -1], expected, atol=1e-5)
+    assert policy.choose(maps)[1].std(dim=2).min() > 0
+
+
+def one_by_one(skip, threshold):
+    """What is kept, clip by clip and step by step."""
+    kept = torch.zeros(skip.shape[:2], dtype=torch.bool)
+    for clip in range(len(skip)):
+        for step in range(skip.shape[1]):
+            kept[clip, step] = skip[clip, step, int(kept[clip].sum())] < threshold
+    return kept
+
+
+def test_a_threshold_says_what_is_kept(policy, maps, kind):
+    action, (places, skip) = ACTIONS[kind](7, 96, 24), policy.choose(maps)
+    half = float(skip.median())
+    for threshold in (half, np.inf, -np.inf):
+        expected = one_by_one(skip, threshold)
+        assert torch.equal(kept_below(skip, threshold), expected) and (threshold == half or bool(expected.all()) == (threshold > 0))
+        acted = policy.act(maps, threshold).numpy()
+        assert np.array_equal(action.kept(acted), expected.numpy())
+        assert np.array_equal(action.patches(acted)[expected.numpy()], places.numpy()[expected.numpy()])
+        assert action.check(acted.reshape(48, *action.space.shape), 48).dtype == action.space.dtype
+    likely = policy.act(maps).numpy()
+    assert 0 < action.kept(likely).mean() < 1 and np.array_equal(action.kept(likely), one_by_one(skip, 0.5).numpy())
+    policy.keep_threshold = half
+    assert np.array_equal(action.kept(policy.act(maps).numpy()), one_by_one(skip, half).numpy())
+    with pytest.raises(InputError, match=r"keep_threshold=nan is no number; choose a probability to skip, such as 0\.5"):
+        policy.act(maps, float("nan"))
+
+
+def test_policies_that_cannot_skip_have_no_threshold(maps):
+    policy = GlancePolicy(NETWORK, 7)
+    assert not policy.choose(maps)[1].any()
+    with pytest.raises(InputError, match=r"keep_threshold=0\.5 is for policies that skip; train one with env\.action=skip"):
+        policy.act(maps, 0.5)
+    with pytest.raises(InputError, match="skips=1 is neither True nor False"):
+        GlancePolicy(NETWORK, 7, skips=1)
+
+
+def test_a_policy_that_skips_comes_back_as_it_was_saved(policy, maps, tmp_path):
+    policy.keep_threshold = 0.3
+    save_policy(policy, tmp_path, {})
+    loaded = load_policy(tmp_path)
+    assert loaded.skips and loaded.keep_threshold == 0.3 and loaded.grid == policy.grid and torch.equal(loaded.act(maps), policy.act(maps))
+    card = json.loads((tmp_path / "policy.json").read_text())
+    del card["network"]["skips"], card["network"]["keep_threshold"]
+    (tmp_path / "policy.json").write_text(json.dumps(card))
+    with pytest.raises(InputError, match=r"actor\.bias has shape"):
+        load_policy(tmp_path)
+
+
+# Learning
+
+
+def test_half_of_the_steps_skip_at_first(features, kind, maps):
+    model = ppo_on(features, kind)
+    references = torch.tensor([[clip, step, looks] for clip in range(12) for step in range(4) for looks in range(step + 1)])
+    drawn, action = model.policy(references)[0].detach().numpy(), ACTIONS[kind](7, 96, 24)
+    assert 0.3 < action.kept(drawn).mean() < 0.7
+
+
+def test_what_ppo_predicts_is_what_the_policy_does(features, kind, policy, maps):
+    model = ppo_on(features, kind)
+    policy.write_to(model.policy)
+    acted, action = GlancePolicy.of(model.policy).act(maps).numpy(), ACTIONS[kind](7, 96, 24)
+    looks = np.zeros(12, np.int64)
+    for step in range(4):
+        predicted, _ = model.predict(np.stack([np.arange(12), np.full(12, step), looks], 1), deterministic=True)
+        kept = action.kept(predicted)
+        assert np.array_equal(kept, action.kept(acted[:, step]))
+        assert np.allclose(action.patches(predicted[kept]), action.patches(acted[kept, step]), atol=1e-5)
+        looks += kept
+    assert 0 < looks.mean() < 4
+    model.learn(16)
+    assert model.num_timesteps == 16
+
+
+@pytest.mark.parametrize("skips", [True, False])
+def test_a_policy_that_skips_and_one_that_cannot_are_not_mixed_up(bank, skips):
+    model = ppo_on(bank, "grid" if skips else "skip")
+    told = "skips frames, the environment's cannot skip" if skips else "cannot skip, the environment's skips frames"
+    with pytest.raises(InputError, match=f"the policy to start from {told}; set env.action accordingly"):
+        GlancePolicy(NETWORK, 7, skips=skips).write_to(model.policy)
+
+
+def test_a_policy_that_was_not_told_the_looks_is_not_taken_for_one_that_was(bank):
+    env = make_environment(bank, EnvConfig(num_envs=4, action="skip"), "reference")
+    model = new_ppo(env, bank, PPOConfig(n_steps=4, batch_size=8), NETWORK, 5)
+    with pytest.raises(InputError, match="without the number of looks: make its environment with 'reference_looks'"):
+        GlancePolicy.of(model.policy)
+
+
+def test_a_spot_policy_cannot_skip():
+    space = spaces.Box(0, 100, (2,), np.int64)
+    with pytest.raises(InputError, match=r"a SpotPolicy .* cannot skip; set env\.action=grid or continuous"):
+        SpotPolicy(space, spaces.Discrete(50), map_shape=(16, 6, 6), patch_share=0.25)
+
+
+# One pass
+
+
+@pytest.mark.parametrize("skipped", SKIPPED)
+def test_one_pass_equals_the_environment_step_by_step(classifier, clips, features, policy, frames, skipped):
+    found = infer(classifier, policy, frames, skipped=skipped)
+    assert 0 < found.kept.float().mean() < 1
+    dynamics = Dynamics(features, 4, reward="confidence", action=skipping(features.action), skipped=skipped)
+    dynamics.restart(CHOSEN, np.zeros((4, 4, 0, *dynamics.action.space.shape)))
+    player, spent = LearnedPolicy(policy, features), np.zeros(4, np.int64)
+    for step in range(4):
+        actions, _ = player.predict(np.stack([CHOSEN, np.full(4, step)], 1))
+        outcome = dynamics.step(actions)
+        assert np.allclose(actions, found.actions[:, step], atol=1e-6)
+        assert outcome.boxes.tolist() == found.boxes[:, step].tolist()
+        assert dynamics.action.kept(actions).tolist() == found.kept[:, step].tolist()
+        assert torch.allclose(found.logits[:, step].softmax(-1), dynamics.scores, atol=1e-5)
+        spent += outcome.multiply_adds
+    assert found.macs.tolist() == (spent + 4 * policy_cost(policy)).tolist()
+
+
+@pytest.mark.parametrize("skipped", SKIPPED)
+def test_the_focuser_sees_the_kept_patches_of_all_videos_in_one_call(classifier, policy, frames, skipped):
+    calls, plain = [], executed(classifier, PLAIN)
+    infer(plain, policy, frames, skipped=skipped)  # whose costs are counted, which takes calls of copies
+    handle = classifier.focuser.register_forward_pre_hook(lambda module, inputs: calls.append(len(inputs[0])))
+    try:
+        found = [infer(plain, policy, frames, skipped=skipped, keep_threshold=each) for each in (None, np.inf, -np.inf)]
+    finally:
+        handle.remove()
+    assert calls == [int(found[0].kept.sum()), 16] and calls[0] < 16  # and none where all is skipped
+    nothing = classifier.classify(classifier.glance(frames.flatten(0, 1))[1].unflatten(0, (4, 4)), torch.zeros(4, 4, 32))[0]
+    assert torch.allclose(found[2].logits[:, -1], nothing[:, -1], atol=1e-5)
+    assert not found[2].boxes.any() and found[1].macs.tolist() == [int(found[1].macs[0])] * 4
+
+
+def test_a_video_does_not_depend_on_those_beside_it(classifier, policy, frames):
+    for skipped in SKIPPED:
+        together, alone = infer(classifier, policy, frames, skipped=skipped), infer(classifier, policy, frames[2:3], skipped=skipped)
+        assert torch.allclose(together.logits[2:3], alone.logits, atol=1e-5) and together.macs[2] == alone.macs[0]
+
+
+def test_whole_stores_are_read_with_the_same_options(classifier, policy, clips, frames):
+    (found,) = infer_clips(classifier, policy, clips, batch_size=12, skipped="last", keep_threshold=0.4)
+    one = infer(classifier, policy, frames, skipped="last", keep_threshold=0.4)
+    assert torch.equal(found.kept[CHOSEN], one.kept) and torch.allclose(found.logits[CHOSEN], one.logits, atol=1e-5)
+
+
+def test_an_option_of_inference_that_is_none(classifier, policy, frames):
+    with pytest.raises(InputError, match=r"skipped='lost' is not known; did you mean 'last'\?"):
+        infer(classifier, policy, frames, skipped="lost")
+
+
+# Evaluation
+
+
+def test_a_policy_that_skips_is_measured_by_what_it_keeps(features, policy, classifier, clips):
+    measures, plays = evaluate(features, policy, seed=0, skipped="none")
+    every = infer(classifier, policy, classifier.normalise(torch.stack([clips.frames(clip) for clip in range(12)])), skipped="none")
+    assert measures["learned"]["kept"] == pytest.approx(float(every.kept.float().mean())) and measures["random"]["kept"] == 1
+    assert measures["learned"]["gflops"] == pytest.approx(float(every.macs.double().mean()) / 1e9)
+    right = (every.logits[:, -1].argmax(-1).numpy() == clips.labels)
+    assert plays["learned"].correct.tolist() == right.tolist() and plays["learned"].kept.tolist() == every.kept.tolist()
+    assert measures["learned"]["movement"] > 0 and measures["learned"]["location_entropy"] > 0
+    assert "kept" in [column.header for column in table(measures, "").columns]
+    assert "kept" not in [column.header for column in table({"random": measures["random"]}, "").columns]
+
+
+# The price
+
+
+def test_a_driven_price_settles_where_the_target_is_met():
+    price, kept, now = DrivenPrice(0.47, 0.05, 0.0), 0.5, 0.0
+    for _ in range(100):
+        kept += 0.3 * (0.95 / (1 + np.exp(20 * (now - 0.1))) - kept)  # a policy that needs some updates to follow
+        now = price.after(kept)
+    assert abs(kept - 0.47) < 0.005 and now > 0
+    assert DrivenPrice(0.9, 0.05, 0.0).after(0.1) == 0  # a price is never negative
+
+
+def test_gflops_are_a_share(bank):
+    policy = GlancePolicy(NETWORK, 7, skips=True)
+    cost = cost_of(bank, policy, "zeros")
+    least, most = cost.range
+    price = driven_price(EnvConfig(action="skip", target_gflops=least + 0.3 * (most - least)), cost)
+    assert price.target == pytest.approx(0.3)
+    assert most * 1e9 == pytest.approx(infer(bank.classifier, policy, torch.zeros(1, 4, 3, 96, 96), keep_threshold=np.inf).macs.item())
+    assert least * 1e9 == pytest.approx(infer(bank.classifier, policy, torch.zeros(1, 4, 3, 96, 96), keep_threshold=-np.inf).macs.item())
+    assert driven_price(EnvConfig(action="skip"), cost) is None
+    with pytest.raises(InputError, match=r"env\.target_gflops=100: .*choose a budget from 0\.00\d+ to 0\.00\d+"):
+        driven_price(EnvConfig(action="skip", target_gflops=100), VideoCost(4, 10**6, 10**6))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target_keep": 0.4, "target_gflops": 1.0}, r"env\.target_keep=0\.4 and env\.target_gflops=1\.0 are two targets; give one"),
+        ({"target_keep": 0.4, "action": "grid"}, r"env\.target_keep=0\.4 needs actions that can skip: set env\.action=skip or"),
+        ({"target_keep": 47}, r"env\.target_keep=47 is no share of frames to keep; choose one above 0 and up to 1, such as 0\.47"),
+        ({"target_keep": 0}, r"env\.target_keep=0 is no target; choose a number above 0"),
+        ({"target_gflops": float("nan")}, r"env\.target_gflops=nan is no target; choose a number above 0"),
+        ({"target_keep": 0.4, "price_rate": 0}, r"env\.price_rate=0 is not possible; choose a positive number"),
+    ],
+)
+def test_targets_that_are_none(changes, message):
+    with pytest.raises(InputError, match=message):
+        check_ppo(PPOConfig(), EnvConfig(**{"action": "skip", **changes}), 4, NetworkConfig())
+
+
+# Stage 3
+
+
+@pytest.mark.parametrize("skipped", SKIPPED)
+def test_stage_3_looks_at_what_the_policy_keeps(clips, kind, policy, maps, skipped):
+    classifier, seen = random_classifier(), []
+    classifier.focuser.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    before, config = classifier.fingerprint(), SupervisedConfig(epochs=4, batch_size=12, learning_rate=0.0, head_learning_rate=0.03)
+    losses = [epoch["loss"] for epoch in finetune(classifier, policy, clips, config, seed=0, skipped=skipped)]
+    assert classifier.fingerprint() != before and losses[-1] < losses[0]
+    assert len(seen) == 4 and all(0 < count < 48 for count in seen)
+    list(finetune(classifier, policy, clips, dataclasses.replace(config, epochs=1), seed=0, skipped=skipped, keep_threshold=np.inf))
+    assert seen[-1] == 48
+
+
+def test_stage_3_without_such_an_option(clips, policy):
+    with pytest.raises(InputError, match="skipped='drop' is not known"):
+        finetune(random_classifier(), policy, clips, SupervisedConfig(), seed=0, skipped="drop")
+
+
+# Runs
+
+
+SETTINGS = EnvConfig(num_envs=4, action="skip", skipped="last", target_keep=0.4, price_rate=0.1)
+SIZES = NetworkConfig(channels=4, features=8, hidden=8)
+DISPLAY = Display(Console(quiet=True))
+
+
+def learn(folder, bank, env=SETTINGS):
+    config = PPOConfig(total_steps=128, n_steps=8, batch_size=16, n_epochs=1, validate_every=1, save_every=1)
+    with RunFolder.open(folder, {}, force=False) as run:
+        return train_policy(bank, bank, run, DISPLAY, env=env, ppo=config, network=SIZES, seed=0)
+
+
+def test_a_run_with_a_target_goes_on_as_if_it_had_not_been_stopped(tmp_path, bank, monkeypatch):
+    policy, log = learn(tmp_path / "whole", bank), RunFolder.log
+
+    def logged(self, metrics):
+        if metrics["update"] == 3:
+            raise KeyboardInterrupt  # the last checkpoint is of the second update
+        log(self, metrics)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RunFolder, "log", logged)
+        learn(tmp_path / "cut", bank)
+    learn(tmp_path / "cut", bank)
+    lines = (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+    assert (tmp_path / "cut" / "metrics.jsonl").read_bytes() == lines
+    updates = list(map(json.loads, lines.splitlines()))
+    price, kept = DrivenPrice(0.4, 0.1, 0.0), [line["kept"] for line in updates]
+    assert [line["price"] for line in updates] == [0.0, *(price.after(share) for share in kept[:-1])] and price.summed != 0
+    assert [line["val_kept"] for line in updates] == pytest.approx([0.4] * 4, abs=0.02)  # by the threshold that is saved with the policy
+    assert play_learned(bank, policy, "last").kept.mean() == pytest.approx(0.4, abs=0.02) and policy.keep_threshold != 0.5
+
+
+def test_with_a_price_the_best_policy_is_the_one_that_is_worth_its_looks(tmp_path, bank):
+    learn(tmp_path, bank, dataclasses.replace(SETTINGS, target_keep=None, price=100.0))
+    updates = RunFolder(tmp_path).metrics()
+    assert {line["price"] for line in updates} == {100.0}
+    card = json.loads((tmp_path / "checkpoints" / "best" / "policy.json").read_text())
+    assert card["metrics"]["val_kept"] == min(line["val_kept"] for line in updates)
+
+
+def test_maskable_ppo_never_skips_a_whole_clip(tmp_path, bank, monkeypatch):
+    pytest.importorskip("sb3_contrib")
+    ended, step = [], Dynamics.step
+
+    def watched(self, actions, rows=None):
+        outcome = step(self, actions, rows)
+        if outcome.terminated.all():
+            ended.append(self.looks > 0)
+        return outcome
+
+    monkeypatch.setattr(Dynamics, "step", watched)
+    settings = {"n_steps": 4, "batch_size": None, "n_epochs": 1, "policy_kwargs": {"net_arch": []}}
+    algo = AlgoConfig("maskable_ppo", total_steps=160, settings=settings)
+    with RunFolder.open(tmp_path, {}, force=False) as run:
+        env = EnvConfig(num_envs=4, action="skip", grid=7, price=100.0)
+        train_model(bank, None, run, DISPLAY, env=env, algo=algo, network=SIZES, seed=0)
+    assert len(ended) == 10 and np.stack(ended).all()
+
+
+def test_a_target_is_for_ppo(tmp_path, bank):
+    algo = AlgoConfig("a2c")
+    with pytest.raises(InputError, match=r"env\.target_keep=0\.4 is for PPO alone; set env\.price with algo=a2c"):
+        train_model(bank, None, RunFolder(tmp_path), DISPLAY, env=SETTINGS, algo=algo, network=SIZES, seed=0)

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+
+from agents.rl.rollout_buffer import ClipRolloutBuffer, NormalisedReturnsBuffer
+from classifiers.errors import InputError
+
+pytestmark = pytest.mark.numerical
+
+STEPS, ENVS, LENGTH = 12, 5, 4  # three episodes in each of five environments
+SPACES = spaces.Box(0, 100, (2,), np.int64), spaces.Discrete(9)
+
+
+def filled(buffer):
+    """The observation of a step is (environment, step); everything else about it is random but the same in every buffer."""
+    rng = np.random.default_rng(0)
+    for step in range(STEPS):
+        observations = np.stack([np.arange(ENVS), np.full(ENVS, step)], 1)
+        starts = np.full(ENVS, step % LENGTH == 0)
+        value, log_prob = torch.from_numpy(rng.standard_normal((2, ENVS)).astype(np.float32))
+        buffer.add(observations, rng.integers(9, size=(ENVS, 1)), rng.standard_normal(ENVS), starts, value, log_prob)
+    buffer.compute_returns_and_advantage(torch.from_numpy(rng.standard_normal(ENVS).astype(np.float32)), np.ones(ENVS))
+    return buffer
+
+
+def clip_buffer(length=LENGTH, steps=STEPS):
+    return ClipRolloutBuffer(steps, *SPACES, "cpu", n_envs=ENVS, gae_lambda=0.95, gamma=0.7, clip_length=length)
+
+
+def test_minibatches_are_whole_episodes_and_every_step_comes_once():
+    seen = []
+    for batch in filled(clip_buffer()).get(8):
+        assert len(batch.observations) in (8, 4)  # 60 steps: the last has one episode
+        for episode in batch.observations.long().unflatten(0, (-1, LENGTH)):
+            assert len(episode[:, 0].unique()) == 1
+            first = int(episode[0, 1])
+            assert first % LENGTH == 0 and episode[:, 1].tolist() == list(range(first, first + LENGTH))
+        seen += [tuple(reference) for reference in batch.observations.long().tolist()]
+    assert sorted(seen) == [(env, step) for env in range(ENVS) for step in range(STEPS)]
+
+
+def test_the_order_of_the_episodes_is_drawn_anew_each_time():
+    buffer = filled(clip_buffer())
+    np.random.seed(0)  # noqa: NPY002 (the source that Stable-Baselines3 draws from)
+    orders = [[tuple(o) for batch in buffer.get(8) for o in batch.observations.long().tolist()] for _ in range(2)]
+    np.random.seed(0)  # noqa: NPY002
+    again = [tuple(o) for batch in buffer.get(8) for o in batch.observations.long().tolist()]
+    assert orders[0] != orders[1] and orders[0] == again
+
+
+@pytest.mark.parametrize("batch_size", [8, None])
+def test_the_order_touches_nothing_that_belongs_to_a_step(batch_size):
+    kinds = ("actions", "old_values", "old_log_prob", "advantages", "returns")
+
+    def table(batches):
+        return {
+            tuple(reference): [float(getattr(batch, kind).ravel()[row]) for kind in kinds]
+            for batch in batches
+            for row, reference in enumerate(batch.observations.long().tolist())
+        }
+
+    plain = filled(RolloutBuffer(STEPS, *SPACES, "cpu", n_envs=ENVS, gae_lambda=0.95, gamma=0.7))
+    assert table(filled(clip_buffer()).get(batch_size)) == table(plain.get(7))
+
+
+def test_rollouts_and_minibatches_must_hold_whole_episodes():
+    with pytest.raises(InputError, match="n_steps=12 is not a multiple of the 5 steps of an episode; choose one that is"):
+        clip_buffer(length=5)
+    with pytest.raises(InputError, match="batch_size=6 is not a multiple of the 4 steps of an episode; choose one that is"):
+        next(filled(clip_buffer()).get(6))
+
+
+def normalised_buffer(steps, envs, length):
+    return NormalisedReturnsBuffer(steps, *SPACES, "cpu", n_envs=envs, gae_lambda=1.0, gamma=0.7, clip_length=length)
+
+
+def test_returns_are_sums_of_discounted_rewards_of_an_episode_normalised_over_the_rollout():
+    buffer = filled(normalised_buffer(STEPS, ENVS, LENGTH))
+    by_hand = [
+        sum(0.7**later * buffer.rewards[step + later] for later in range(LENGTH - step % LENGTH)) for step in range(STEPS)
+    ]
+    assert np.allclose(buffer.monte_carlo_returns(), by_hand, atol=1e-6)
+    expected = (np.stack(by_hand) - np.mean(by_hand)) / (np.std(by_hand, ddof=1) + 1e-5)
+    assert np.allclose(buffer.returns, expected, atol=1e-5) and buffer.returns.dtype == np.float32
+    assert np.array_equal(buffer.advantages, buffer.returns - buffer.values)
+
+
+def test_returns_far_smaller_than_values_keep_their_digits():
+    buffer = normalised_buffer(2, 1, 2)
+    for start, reward in ((True, 3e-6), (False, 1e-6)):
+        buffer.add(np.zeros((1, 2)), np.zeros((1, 1)), np.array([reward]), np.array([start]), torch.tensor([100.0]), torch.zeros(1))
+    assert buffer.monte_carlo_returns().ravel().tolist() == pytest.approx([3.7e-6, 1e-6], rel=1e-6)
+
+
+def test_a_single_return_is_normalised_to_nought():
+    buffer = normalised_buffer(1, 1, 1)
+    buffer.add(np.zeros((1, 2)), np.zeros((1, 1)), np.array([0.3]), np.array([True]), torch.tensor([0.5]), torch.zeros(1))
+    buffer.compute_returns_and_advantage(torch.zeros(1), np.ones(1))
+    assert buffer.returns.tolist() == [[0.0]] and buffer.advantages.tolist() == [[-0.5]]

@@ -1,0 +1,72 @@
+"""Which algorithms learn to skip: all that fit, by the settings that they come with; and what each kept is measured."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import slow_except
+from rich.console import Console
+from test_algorithms import NETWORK, PAIRS, places, settings  # noqa: F401  the fixture is asked for by its name
+
+from agents.config.settings import EnvConfig
+from agents.evaluation.evaluate import evaluate, play
+from agents.rl import trainer as algorithm
+from agents.rl.algorithms import CONTINUOUS, DISCRETE, new_model
+from agents.rl.trainer import train_model
+from agents.runs.progress import Display
+from agents.runs.run_dir import RunFolder
+from classifiers.errors import InputError
+
+SKIPPING = [pair for pair in PAIRS if pair[0] != "ars"]
+
+
+def learn(folder, features, name, kind, observation="reference"):
+    env = EnvConfig(num_envs=4, action="skip" if kind == DISCRETE else "continuous_skip", baseline=1, price=0.05, skipped="last")
+    with RunFolder.open(folder, {}, force=False) as run, Display(Console(quiet=True)) as display:
+        algo = replace(settings(name), observation=observation)
+        return train_model(features, features, run, display, env=env, algo=algo, network=NETWORK, seed=0)
+
+
+@pytest.mark.parametrize(("name", "kind"), slow_except([("dqn", DISCRETE), ("sac", CONTINUOUS)], SKIPPING))
+def test_every_algorithm_learns_to_skip(tmp_path, bank, places, name, kind):  # noqa: F811
+    features = bank if kind == DISCRETE else places
+    player = learn(tmp_path, features, name, kind).on(features)
+    measures, plays = evaluate(features, player, seed=0, skipped="last")
+    assert measures["learned"]["kept"] == plays["learned"].kept.mean() and plays["learned"].kept.shape == (12, 4)
+    assert measures["random"]["kept"] == 1
+
+
+@pytest.mark.parametrize("observation", ["reference", "reference_looks"])
+def test_masks_apply_in_training_validation_and_the_table(tmp_path, bank, monkeypatch, observation):
+    """A policy that skips whenever it may looks at the last frame alone, which by its masks it has to."""
+    validated = []
+
+    def lazy(*about):
+        model = new_model(*about)
+        with torch.no_grad():
+            model.policy.action_net.bias[-1] = 1000.0
+        return model
+
+    monkeypatch.setattr(algorithm, "new_model", lazy)
+    monkeypatch.setattr(algorithm, "play", lambda *about: validated.append(play(*about)) or validated[-1])
+    player = learn(tmp_path, bank, "maskable_ppo", DISCRETE, observation).on(bank)
+    measures, plays = evaluate(bank, player, seed=0, skipped="last")
+    for played in (*validated, plays["learned"]):
+        assert (played.kept == [False, False, False, True]).all()
+    assert len(validated) == 3 and measures["learned"]["kept"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), slow_except([("a2c", DISCRETE)], [pair for pair in PAIRS if pair[0] in ("a2c", "trpo", "crossq")])
+)
+def test_the_number_of_looks_can_be_told(tmp_path, bank, places, name, kind):  # noqa: F811
+    features = bank if kind == DISCRETE else places
+    player = learn(tmp_path, features, name, kind, "reference_looks").on(features)
+    assert player.observation == "reference_looks" and player.model.observation_space.shape == (3,)
+    _, plays = evaluate(features, player, seed=0, skipped="last")
+    assert plays["learned"].kept.shape == (12, 4)
+
+
+def test_a_spot_policy_says_that_it_cannot(tmp_path, bank):
+    with pytest.raises(InputError, match="cannot skip"):
+        learn(tmp_path, bank, "ars", DISCRETE)

@@ -1,0 +1,158 @@
+import dataclasses
+import importlib
+import json
+import re
+import sys
+
+import pytest
+import torch
+
+from benchmarks import command, steps, workload
+from benchmarks.clock import Spread, Time, interleaved, ratio
+from benchmarks.command import NAMES, Settings, main
+from benchmarks.released import step_by_step
+from benchmarks.sections import Result, Section, at_least, at_most, write_markdown
+from classifiers import optimize as execution
+from classifiers.errors import InputError
+
+QUICK = Settings(quick=True, rounds=1, threads=1, device="cpu", precision="bfloat16", compile=False, allocator="tuned")
+
+
+def test_acts_run_in_turn_and_backwards_in_every_second_round():
+    ran = []
+    times = interleaved({"a": lambda: ran.append("a"), "b": lambda: ran.append("b")}, rounds=3)
+    assert "".join(ran) == "ab" + "ab" + "ba" + "ab"
+    assert {name: len(some) for name, some in times.items()} == {"a": 3, "b": 3}
+
+
+def test_ratios_are_those_of_the_rounds():
+    times = {"a": [Time(2, 1), Time(30, 3), Time(4, 8)], "b": [Time(1, 1), Time(10, 1), Time(1, 2)]}
+    assert ratio(times, "a", "b") == Spread(3, 2.5, 3.5) and ratio(times, "a", "b", "cpu") == Spread(3, 2, 3.5)
+    assert Spread.of([7.0]) == Spread(7, 7, 7)
+
+
+def test_results_are_written_read_and_shown(tmp_path):
+    section = Section("Steps", "A note.", {"a": [Time(2, 1)], "b": [Time(1, 1)]})
+    section.ratio("a", "b", aim=at_most(1.5)).ratio("b", "a", name="b again", aim=at_least(0.4)).figure("memory", 12.0, "MB")
+    assert [row.verdict for row in section.rows] == ["no", "yes", ""]
+    result = Result("env_steps", {"rounds": 1}, {"cores": 2}, [section])
+    result.write(tmp_path)
+    assert json.loads((tmp_path / "env_steps.json").read_text())["sections"][0]["times"]["a"] == [{"wall": 2, "cpu": 1}]
+    read = Result.read(tmp_path / "env_steps.json")
+    assert read.sections[0].rows == section.rows and read.sections[0].times == {}
+    write_markdown([read], tmp_path / "RESULTS.md")
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "`python -m benchmarks.env_steps` (cores 2, rounds 1)" in text
+    assert "| a | b | 2× | 1× | ≤ 1.5 | no |" in text and "| memory |  | 12 MB |  |  |  |" in text
+
+
+def test_rates_are_those_of_the_rounds():
+    section = Section("Steps", "", {"a": [Time(2, 1), Time(4, 1), Time(8, 1)]}).rate("a", 16, "steps/s", aim=at_least(3))
+    assert section.rows[0].value == Spread(4, 3, 6) and section.rows[0].verdict == "yes"
+
+
+def test_what_is_not_installed_is_left_out_with_the_reason(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ap_gym", None)
+    section = steps.of_ap_gym(QUICK)
+    assert not section.rows and section.note.startswith("Left out: import of ap_gym halted")
+
+
+@pytest.mark.numerical
+def test_the_released_scheme_finds_what_one_pass_finds():
+    from agents.evaluation.inference import infer
+
+    network, policy = workload.classifier(QUICK), workload.policy(QUICK)
+    frames = workload.frames(QUICK, 2, 4, network)
+    actions, scores = step_by_step(network, policy, frames)
+    found = infer(network, policy, frames)
+    assert torch.equal(actions, found.actions) and len(actions.unique()) > 1
+    assert torch.allclose(scores, found.logits, atol=1e-5)
+
+
+def test_every_name_is_a_benchmark():
+    for name in NAMES:
+        assert callable(importlib.import_module(f"benchmarks.{name}").measure)
+
+
+SHORT = ["inference", "skipping", "env_steps", "steps", "bank_filling", "ppo", "stages", "driver", "decode", "transforms", "growth", "gpu"]
+
+
+COMPARING = {"inference", "skipping", "env_steps", "bank_filling"}  # networks in several precisions
+SLOW = {"decode", "driver", "growth", "gpu", "ppo", "stages", "steps"}
+MARKS = dict.fromkeys(COMPARING, pytest.mark.numerical) | dict.fromkeys(SLOW, pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, ())) for name in SHORT])
+def test_it_runs_at_tiny_sizes(name, tmp_path, monkeypatch):
+    growth = importlib.import_module("benchmarks.growth")
+    monkeypatch.setattr(growth, "added_by_inference", lambda settings, clips, length: 1.0)  # processes of their own take seconds
+    monkeypatch.setattr(workload, "prepare", lambda settings: None)
+    main([name], ["--quick", "--no-compile", "--rounds=1", f"--out={tmp_path}"])
+    found = json.loads((tmp_path / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    assert found["settings"]["quick"] and found["machine"]["cores"]
+    for section in found["sections"]:
+        assert section["rows"] or section["note"].startswith("Left out")
+        assert all(row["value"]["median"] == row["value"]["median"] for row in section["rows"])
+    assert f"## {name}" in (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    assert (tmp_path / "results" / "growth.png").exists() is (name == "growth")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other allocators")
+def test_the_process_begins_anew_with_the_allocator_asked_for(monkeypatch):
+    started = []
+    monkeypatch.setattr(command.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setattr(command.os, "execve", lambda *arguments: started.append(arguments))
+    for name in command.TUNED:
+        monkeypatch.delenv(name, raising=False)
+    command._with_allocator("default")
+    assert not started
+    command._with_allocator("tuned")
+    ((program, arguments, environment),) = started
+    assert program == arguments[0] == sys.executable and environment.items() >= command.TUNED.items()
+    for name, value in command.TUNED.items():
+        monkeypatch.setenv(name, value)
+    command._with_allocator("tuned")
+    assert len(started) == 1
+
+
+def test_settings_come_from_the_command_line():
+    parsed = vars(command._parser(NAMES).parse_args(["--quick", "--rounds", "3", "--no-compile"]))
+    parsed.pop("out")
+    assert Settings(**parsed) == dataclasses.replace(QUICK, rounds=3, threads=0, device="auto", precision="auto")
+
+
+LACKS = "precision=bfloat16 is not something that cpu here can compute with; choose one of ['float32', 'float16']"
+
+
+def test_the_precision_is_what_the_device_supports(monkeypatch):
+    def chosen(asked):
+        return workload.choose_precision(dataclasses.replace(QUICK, precision=asked))
+
+    monkeypatch.setattr(execution, "_works", lambda name, device: True)
+    assert [chosen(asked) for asked in ("auto", "bfloat16", "float16", "float32")] == ["bfloat16", "bfloat16", "float16", "float32"]
+    monkeypatch.setattr(execution, "_works", lambda name, device: name != "bfloat16")
+    assert [chosen(asked) for asked in ("auto", "float16")] == ["float32", "float16"]
+    with pytest.raises(InputError, match=re.escape(LACKS)):
+        chosen("bfloat16")
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_without_another_precision_float32_is_measured_once(compiled):
+    settings = dataclasses.replace(QUICK, compile=compiled)
+    network = workload.classifier(settings)
+    both, alone = (list(workload.executions(dataclasses.replace(settings, precision=name), network)) for name in ("bfloat16", "float32"))
+    assert both[:3] == ["float32", workload.DEFAULT, "bfloat16"]
+    assert alone == [name for name in both if name.startswith("float32")]
+    assert both[3:] == (["float32, compiled", "bfloat16, compiled"] if compiled else [])
+
+
+def test_a_benchmark_says_that_the_device_lacks_bfloat16(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(execution, "_works", lambda name, device: name != "bfloat16")
+    monkeypatch.setattr(workload, "prepare", lambda settings: None)
+    monkeypatch.setattr("benchmarks.transforms.measure", lambda settings: [Section("One").figure("one", 1.0, "")])
+    main(["transforms"], ["--quick", f"--out={tmp_path}"])
+    assert "the device has no instructions for bfloat16: measured in float32 only" in capsys.readouterr().out
+    assert Result.read(tmp_path / "results" / "transforms.json").settings["precision"] == "float32"
+    with pytest.raises(SystemExit) as caught:
+        main(["transforms"], ["--quick", "--precision=bfloat16"])
+    assert caught.value.code == 2 and f"error: {LACKS}" in capsys.readouterr().err

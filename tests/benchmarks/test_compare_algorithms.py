@@ -1,0 +1,101 @@
+import json
+
+import numpy as np
+import pytest
+from conftest import TASK
+from PIL import Image
+from tiny_training import SETTINGS, tiny_networks
+
+from adafocus_env.demo.videos import demo
+from agents import train
+from agents.config.command import compose_config
+from agents.config.settings import BenchmarkAlgorithms
+from agents.pipeline import builders
+from benchmarks import compare_algorithms as benchmark_algorithms
+from benchmarks.compare_algorithms import algorithms_of, check_runs, interval, overrides_of
+from classifiers.errors import InputError
+
+TINY = [setting for setting in SETTINGS if setting.partition("=")[0] not in ("data", "data.val", "device", "ppo.total_steps")]
+DATA = ["classifier=small", "data.val=0.25", "algo.validate_every=32"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def networks():
+    with tiny_networks(), pytest.MonkeyPatch.context() as patch:
+        patch.setitem(builders.DATA_SETS, "demo", lambda config: demo(TASK, val=config.val))
+        yield
+
+
+def bench(folder, **settings):
+    plain = [setting for setting in TINY if not setting.startswith("ppo.")]
+    given = {"id": "AdaFocus-v0", "total_steps": 64, "overrides": [*plain, *DATA], "device": "cpu", "run": str(folder)}
+    benchmark_algorithms.main(BenchmarkAlgorithms(**{**given, **settings}))
+
+
+@pytest.mark.slow
+def test_a_benchmark_makes_a_table_and_a_picture_and_repeats_nothing(tmp_path, capsys, monkeypatch):
+    bench(tmp_path, algos=["a2c", "trpo"], seeds=[0, 1])
+    rows = (tmp_path / "table.md").read_text().splitlines()
+    assert rows[0].startswith("| algorithm | top-1 | gap closed |") and {row.split()[1] for row in rows[2:]} == {"a2c", "trpo"}
+    told = json.loads((tmp_path / "table.json").read_text())
+    for name, each in told.items():
+        results = [json.loads((tmp_path / f"{name}-{seed}" / "result.json").read_text())["policies"] for seed in (0, 1)]
+        assert each["top1"] == [result["learned"]["top1"] for result in results] and each["steps"] >= 64 and each["cpu_minutes"] > 0
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.width > 1000 and len(np.unique(np.asarray(picture.convert("L")))) > 20
+    again = []
+    monkeypatch.setattr(train, "main", lambda config: again.append(config.run) or pytest.fail("more than what is missing"))
+    bench(tmp_path, algos=["a2c", "trpo"], seeds=[0, 1])
+    assert not again
+    with pytest.raises(pytest.fail.Exception):
+        bench(tmp_path, algos=["a2c"], seeds=[0, 1, 2])
+    assert again == [str(tmp_path / "a2c-2")]
+
+
+def runs(tmp_path, *arguments):
+    return check_runs(compose_config(BenchmarkAlgorithms, "benchmark_algorithms", list(arguments)), tmp_path)
+
+
+def test_an_id_is_the_problem_of_its_environment(tmp_path):
+    assert overrides_of("AdaFocus-v0")[0] == "env.action=grid"
+    assert overrides_of("AdaFocusContinuous-v0")[:2] == ["env.action=continuous", "env.baseline=1"]
+    found = runs(tmp_path, "id=AdaFocusContinuous-v0", "algos=[sac,ppo]", "seeds=[3]", "total_steps=500")
+    assert [(name, config.env.action, config.env.baseline, config.seed) for name, (config,) in found.items()] == [
+        ("sac", "continuous", 1, 3), ("ppo", "continuous", 1, 3)
+    ]  # fmt: skip
+    assert (found["sac"][0].algo.total_steps, found["ppo"][0].ppo.total_steps) == (500, 500)
+
+
+def test_without_a_list_there_are_all_that_fit():
+    cells = {"a2c", "ars", "dqn", "maskable_ppo", "ppo", "qrdqn", "recurrent_ppo", "trpo"}
+    assert set(algorithms_of(BenchmarkAlgorithms(id="AdaFocus-v0"))) == cells
+    assert {"sac", "td3", "ddpg", "tqc", "crossq"} <= set(algorithms_of(BenchmarkAlgorithms(id="AdaFocusContinuous-v0")))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["id=AdaFocus-v0", "algos=[ppo,sac]"], r"algo=sac learns continuous actions only, and id=AdaFocus-v0 has discrete ones: .*ids"),
+        (["id=AdaFocusContinuous-v0", "algos=[dqn]"], r"algo=dqn learns discrete actions only, and id=AdaFocusContinuous-v0 has"),
+        (["id=AdaFocus-v1"], r"id='AdaFocus-v1' is not known; did you mean 'AdaFocus-v0'\?"),
+        (["id=CartPole-v1"], r"id='CartPole-v1' is not known; .*choose one of \['AdaFocus"),
+        (["algos=[pppo]", "id=AdaFocus-v0"], r"algo\.name='pppo' is not known; did you mean 'ppo'"),
+        (["id=AdaFocus-v0", "algos=[a2c,ars]", "overrides=['network.memory=false']"], r"^network\.memory=false has no effect: .* algo=ars"),
+        (["id=AdaFocus-v0", "overrides=['seed=3']"], r"^overrides: the command itself sets seed=3 in every run; leave it out"),
+        (["id=AdaFocus-v0", "overrides=['device=cpu','data.task=hard']"], r"^overrides: the command .* sets device=cpu, data\.task=hard"),
+        (["id=AdaFocus-v0", "total_steps=5", "overrides=['ppo.epochs=3']"], r"^overrides: the command itself sets ppo\.epochs=3"),
+        (["id=AdaFocus-v0", "overrides=['env.price_rate=1']"], r"^env\.price_rate=1 has no effect: the price stays as it is"),
+        (["seeds=[]", "id=AdaFocus-v0"], r"seeds=\[\]: give each once, and one at least"),
+        (["seeds=[1,1]", "id=AdaFocus-v0"], r"seeds=\[1, 1\]: give each once"),
+    ],
+)
+def test_what_cannot_be_benchmarked_is_refused_before_anything_runs(tmp_path, arguments, message):
+    with pytest.raises(InputError, match=message):
+        runs(tmp_path, *arguments)
+
+
+def test_the_interval_is_students():
+    low, high = interval(np.array([0.8, 0.9, 1.0]))
+    assert (low + high) / 2 == pytest.approx(0.9)
+    assert (high - low) / 2 == pytest.approx(4.302653 * 0.1 / np.sqrt(3))
+    assert interval(np.array([0.7])) == (0.7, 0.7)
