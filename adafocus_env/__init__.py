@@ -15,7 +15,7 @@ from gymnasium.envs.registration import register
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "AdaFocus-v0": {"action": "grid"},
     "AdaFocusContinuous-v0": {"action": "continuous"},
-    "AdaFocusSkip-v0": {"action": "skip", "price": 0.05},
+    "AdaFocusSkip-v0": {"action": "skip", "cost_weight": 0.05},
     "AdaFocusEasy-v0": {"task": "easy", "action": "grid"},
     "AdaFocusEasyContinuous-v0": {"task": "easy", "action": "continuous"},
     "AdaFocusNormal-v0": {"task": "normal", "action": "grid"},

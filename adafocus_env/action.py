@@ -14,7 +14,7 @@ from torch import Tensor
 
 from adafocus_env.action_checks import ActionError as ActionError
 from adafocus_env.action_checks import check_form, check_numbers, check_patch, check_places
-from classifiers.errors import InputError, named
+from classifiers.errors import InputError, lookup
 
 
 class Action(Protocol):
@@ -23,7 +23,7 @@ class Action(Protocol):
     A further one is a class made from (grid, size, patch_size): an entry of `ACTIONS`, or the argument ``action`` of an environment.
 
     Attributes:
-        looking: the kind of action that always looks at a patch: itself, or what it is without skipping. Features are made for it.
+        patch_action: the kind of action that always looks at a patch: itself, or what it is without skipping. Features are made for it.
         size: height and width of the frame in pixels.
         patch_size: P, height and width of a patch in pixels.
         candidates: actions that a search for the best one tries: all of them, or some that cover the frame.
@@ -34,7 +34,7 @@ class Action(Protocol):
     candidates: NDArray[Any]
 
     @property
-    def looking(self) -> Action:
+    def patch_action(self) -> Action:
         """See above."""
         ...
 
@@ -56,12 +56,12 @@ class Action(Protocol):
         """
         ...
 
-    def kept(self, actions: NDArray[Any]) -> NDArray[np.bool_]:
+    def patch_mask(self, actions: NDArray[Any]) -> NDArray[np.bool_]:
         """Actions → whether they look at a patch (…)."""
         ...
 
     def patches(self, actions: NDArray[Any]) -> NDArray[Any]:
-        """Actions → those of ``looking`` for the same patches; any where they skip. Asked only where ``looking`` is another kind."""
+        """Convert actions to those of ``patch_action`` with the same patches; where they skip, any. Only called where the two differ."""
         ...
 
     def corners_of(self, actions: NDArray[Any]) -> NDArray[np.int64]:
@@ -81,7 +81,7 @@ def boxes_of(action: Action, actions: NDArray[Any]) -> NDArray[np.int64]:
     """Actions → boxes (…, 4) of their patches as (top, left, bottom, right) in pixels of the frame; zeros where there is none."""
     corners = action.corners_of(actions)
     boxes = np.concatenate([corners, corners + action.patch_size], axis=-1)
-    return boxes if action.looking is action else boxes * action.kept(actions)[..., None]
+    return boxes if action.patch_action is action else boxes * action.patch_mask(actions)[..., None]
 
 
 class GridAction:
@@ -110,11 +110,11 @@ class GridAction:
         self.corners: NDArray[np.int64] = np.stack(np.meshgrid(offsets, offsets, indexing="ij"), axis=-1).reshape(-1, 2)
 
     @property
-    def looking(self) -> GridAction:
+    def patch_action(self) -> GridAction:
         """Itself: every action looks at a patch."""
         return self
 
-    def kept(self, actions: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def patch_mask(self, actions: NDArray[np.int64]) -> NDArray[np.bool_]:
         """True for each action."""
         return np.ones(actions.shape, bool)
 
@@ -179,11 +179,11 @@ class ContinuousAction:
         self.candidates = self._at(GridAction(7, size, patch_size).corners)
 
     @property
-    def looking(self) -> ContinuousAction:
+    def patch_action(self) -> ContinuousAction:
         """Itself: every action looks at a patch."""
         return self
 
-    def kept(self, actions: NDArray[np.float32]) -> NDArray[np.bool_]:
+    def patch_mask(self, actions: NDArray[np.float32]) -> NDArray[np.bool_]:
         """True for each action."""
         return np.ones(actions.shape[:-1], bool)
 
@@ -220,14 +220,14 @@ class SkipAction:
     """The cells of a grid, and one action more, the last: look at no patch of this frame. The glancer sees it all the same.
 
     Args:
-        looking: the grid.
+        patch_action: the grid.
     """
 
-    def __init__(self, looking: GridAction) -> None:
-        self.looking = looking
-        self.size, self.patch_size = looking.size, looking.patch_size
-        self.skip = looking.num_cells
-        self.num_cells = looking.num_cells + 1
+    def __init__(self, patch_action: GridAction) -> None:
+        self.patch_action = patch_action
+        self.size, self.patch_size = patch_action.size, patch_action.patch_size
+        self.skip = patch_action.num_cells
+        self.num_cells = patch_action.num_cells + 1
         self.space = spaces.Discrete(self.num_cells)
         self.candidates: NDArray[np.int64] = np.arange(self.num_cells)
 
@@ -239,45 +239,45 @@ class SkipAction:
         """
         return check_numbers(actions, count, self.num_cells, f"a cell from 0 to {self.skip - 1}, or {self.skip} to skip")
 
-    def kept(self, actions: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def patch_mask(self, actions: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether they are cells (…)."""
         return actions != self.skip
 
     def patches(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Actions (…) → their cells (…); the first cell where they skip."""
-        return np.where(self.kept(actions), actions, 0)
+        return np.where(self.patch_mask(actions), actions, 0)
 
-    def skipping(self, places: NDArray[np.int64], kept: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Cells (…) → the actions (…) that look there where ``kept`` (…) says so, and skip elsewhere."""
-        return np.where(kept, places, self.skip)
+    def skipping(self, places: NDArray[np.int64], patch_mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Cells (…) → the actions (…) that look there where ``patch_mask`` (…) says so, and skip elsewhere."""
+        return np.where(patch_mask, places, self.skip)
 
     def corners_of(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Actions (…) → corners (…, 2) as (top, left) in pixels; those of the first cell where they skip."""
-        return self.looking.corners_of(self.patches(actions))
+        return self.patch_action.corners_of(self.patches(actions))
 
     def nearest(self, points: NDArray[np.floating]) -> NDArray[np.int64]:
         """Points (…, 2) as (y, x), (0, 0) being the middle of a pixel → the cell whose patch has its centre nearest (…)."""
-        return self.looking.nearest(points)
+        return self.patch_action.nearest(points)
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.int64]:
         """Uniformly random cells (*shape): what patches are worth is measured on patches."""
-        return self.looking.draw(rng, shape)
+        return self.patch_action.draw(rng, shape)
 
 
 class ContinuousSkipAction:
     """Any place for a patch, and a third coordinate: from 0.5 on the step skips, and looks at no patch of this frame.
 
     Args:
-        looking: the places.
+        patch_action: the places.
     """
 
     num_cells = None
 
-    def __init__(self, looking: ContinuousAction) -> None:
-        self.looking = looking
-        self.size, self.patch_size = looking.size, looking.patch_size
+    def __init__(self, patch_action: ContinuousAction) -> None:
+        self.patch_action = patch_action
+        self.size, self.patch_size = patch_action.size, patch_action.patch_size
         self.space = spaces.Box(0.0, 1.0, (3,), np.float32)
-        self.candidates: NDArray[np.float32] = np.concatenate([_with(looking.candidates, 0), np.array([[0.5, 0.5, 1]], np.float32)])
+        self.candidates: NDArray[np.float32] = np.concatenate([_with(patch_action.candidates, 0), np.array([[0.5, 0.5, 1]], np.float32)])
 
     def check(self, actions: object, count: int) -> NDArray[np.float32]:
         """The actions as a float32 array (count, 3).
@@ -287,7 +287,7 @@ class ContinuousSkipAction:
         """
         return check_places(actions, count, 3, "place and whether to skip it (row, column, skip)")
 
-    def kept(self, actions: NDArray[np.float32]) -> NDArray[np.bool_]:
+    def patch_mask(self, actions: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Whether the third coordinate is below 0.5 (…)."""
         return actions[..., 2] < 0.5
 
@@ -295,21 +295,21 @@ class ContinuousSkipAction:
         """Actions (…, 3) → their places (…, 2), which those that skip have, too."""
         return actions[..., :2]
 
-    def skipping(self, places: NDArray[np.float32], kept: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Places (…, 2) → the actions (…, 3) that look there where ``kept`` (…) says so, and skip elsewhere."""
-        return np.concatenate([places, ~kept[..., None]], axis=-1).astype(np.float32)
+    def skipping(self, places: NDArray[np.float32], patch_mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Places (…, 2) → the actions (…, 3) that look there where ``patch_mask`` (…) says so, and skip elsewhere."""
+        return np.concatenate([places, ~patch_mask[..., None]], axis=-1).astype(np.float32)
 
     def corners_of(self, actions: NDArray[np.float32]) -> NDArray[np.int64]:
         """Actions (…, 3) → corners (…, 2) as (top, left) in pixels."""
-        return self.looking.corners_of(self.patches(actions))
+        return self.patch_action.corners_of(self.patches(actions))
 
     def nearest(self, points: NDArray[np.floating]) -> NDArray[np.float32]:
         """Points (…, 2) as (y, x), (0, 0) being the middle of a pixel → the action that looks there (…, 3)."""
-        return _with(self.looking.nearest(points), 0)
+        return _with(self.patch_action.nearest(points), 0)
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Actions (*shape, 3) that look at uniformly random patches: what patches are worth is measured on patches."""
-        return _with(self.looking.draw(rng, shape), 0)
+        return _with(self.patch_action.draw(rng, shape), 0)
 
 
 def continuous(grid: int, size: int, patch_size: int) -> ContinuousAction:
@@ -333,11 +333,11 @@ ACTIONS: dict[str, Callable[[int, int, int], Action]] = {
 """(grid, size, patch_size) → the kind of action of that name."""
 
 
-def skipping(looking: Action) -> Action:
+def skipping(patch_action: Action) -> Action:
     """The same kind of action with skipping; itself where there is none, as of a class of one's own."""
-    if isinstance(looking, GridAction):
-        return SkipAction(looking)
-    return ContinuousSkipAction(looking) if isinstance(looking, ContinuousAction) else looking
+    if isinstance(patch_action, GridAction):
+        return SkipAction(patch_action)
+    return ContinuousSkipAction(patch_action) if isinstance(patch_action, ContinuousAction) else patch_action
 
 
 def find_action(action: str | Callable[[int, int, int], Action]) -> Callable[[int, int, int], Action]:
@@ -346,7 +346,7 @@ def find_action(action: str | Callable[[int, int, int], Action]) -> Callable[[in
     Raises:
         InputError: no such name (suggests the nearest).
     """
-    return action if callable(action) else named("action", action, ACTIONS)
+    return action if callable(action) else lookup("action", action, ACTIONS)
 
 
 def _with(places: NDArray[np.float32], third: float) -> NDArray[np.float32]:

@@ -13,18 +13,18 @@ import torch
 from adafocus_env import distributed
 from adafocus_env.action import Action, GridAction, find_action
 from adafocus_env.cache_dir import cache_folder
-from adafocus_env.clips.clip_spec import ClipSettings
+from adafocus_env.clips.clip_spec import ClipSpec
 from adafocus_env.clips.store import ClipSource, ClipStore
-from adafocus_env.clips.stream import FreshClips
+from adafocus_env.clips.stream import StreamingClips
 from adafocus_env.demo.videos import TASKS, data_name, demo
-from adafocus_env.features.disk_bank import FolderBank, check_room
+from adafocus_env.features.disk_bank import DiskBank, check_room
 from adafocus_env.features.live import Features, LiveFeatures
-from adafocus_env.features.memory_bank import FeatureBank, RoomError, check_bank
+from adafocus_env.features.memory_bank import MemoryBank, RoomError, check_bank
 from adafocus_env.videos.datasets import DataSet
 from adafocus_env.videos.unreadable import Unreadable
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
-from classifiers.errors import InputError, named
+from classifiers.errors import InputError, lookup
 from classifiers.weight_monitor import check_frozen
 
 Split = Literal["train", "val", "test"]
@@ -41,13 +41,13 @@ def open_clips(
     views: int | str = 1,
     glance_frames: int = 0,
     sampling: str = "segments",
-    seed: int = ClipSettings.seed,
+    seed: int = ClipSpec.seed,
     lazy: bool = False,
     num_workers: int = 2,
     progress: Callable[[int], None] | None = None,
     unreadable: Unreadable | None = None,
 ) -> ClipSource:
-    """The clips of one part of a data set: decoded once into the cache folder (`ClipStore`), or anew in every epoch (`FreshClips`).
+    """The clips of one part of a data set: decoded once into the cache folder (`ClipStore`), or anew in every epoch (`StreamingClips`).
 
     Args:
         data: the data set.
@@ -71,13 +71,13 @@ def open_clips(
     if views != "fresh" and (isinstance(views, str) or views < 1):
         raise InputError(f"views={views} is not possible; choose a number from 1 on, or fresh: everything drawn anew in every epoch")
     training = split == "train"
-    settings = ClipSettings(
+    settings = ClipSpec(
         num_frames, size, round(size * data.margin), training, int(views) if training and views != "fresh" else 1,
         flip=data.flip, scales=data.scales, glance_frames=glance_frames, sampling=sampling,
     )  # fmt: skip
     if training and views == "fresh":
         settings = replace(settings, seed=seed)
-        return FreshClips(data.train, settings, prepare=data.prepare, num_workers=num_workers, unreadable=unreadable)
+        return StreamingClips(data.train, settings, prepare=data.prepare, num_workers=num_workers, unreadable=unreadable)
     return ClipStore(
         getattr(data, split),
         settings,
@@ -129,7 +129,7 @@ def build_features(
     """Brings classifier, clips and patch geometry together.
 
     Args:
-        classifier: a frozen classifier, what `classifiers.load` takes, or "auto": the one that is shipped for the task. One that is
+        classifier: a frozen classifier, what `classifiers.load` takes, or "auto": the one that is bundled for the task. One that is
             given as an object stays on its device.
         clips: a clip store, or a part of the demo videos.
         task: which demo videos, a name in `adafocus_env.demo.videos.TASKS`.
@@ -145,14 +145,14 @@ def build_features(
     Raises:
         InputError: they do not fit together (says which and why).
     """
-    named("task", task, TASKS)
+    lookup("task", task, TASKS)
     if isinstance(classifier, str):
         classifier = checkpoint.load(data_name(task) if classifier == "auto" else classifier, choose_device(device))
     check_frozen(classifier)
     if isinstance(clips, str):
         clips = open_clips(demo(task), clips, num_frames=DEMO_FRAMES, size=classifier.architecture.size, lazy=True)
     check_fit(classifier, clips)
-    place = make_action(action, grid, classifier).looking
+    place = make_action(action, grid, classifier).patch_action
     if isinstance(bank, bool | str | Path):
         return _make_bank(bank, classifier, clips, place, video_div, bank_dtype, bank_gib)
     return check_bank(bank, classifier, clips, place, video_div)
@@ -171,20 +171,20 @@ def _make_bank(
     bank: Path | str | bool, classifier: Classifier, clips: ClipSource, action: Action, video_div: int | None, dtype: str, gib: float | None
 ) -> Features:
     """Features as ``bank`` says, which is no bank yet; see `build_features`."""
-    if bank is False or (bank == "auto" and isinstance(clips, FreshClips)):
+    if bank is False or (bank == "auto" and isinstance(clips, StreamingClips)):
         return LiveFeatures(classifier, clips, action, video_div=video_div)
-    if isinstance(clips, FreshClips):
+    if isinstance(clips, StreamingClips):
         kept = "true" if bank is True else bank
         raise InputError(
             f"bank={kept} keeps what is seen in the clips, and these are drawn anew in every epoch (views=fresh); set bank=false"
         )
     if bank is not True and bank != "auto":
-        return _in_folder(FolderBank(classifier, clips, action, bank, video_div=video_div, dtype=dtype), gib)
+        return _in_folder(DiskBank(classifier, clips, action, bank, video_div=video_div, dtype=dtype), gib)
     if gib is not None and not gib > 0:
         raise InputError(f"bank_gib={gib} is no size; choose a number above 0, or leave it out to keep all clips")
     max_bytes = None if gib is None else int(gib * 2**30)
     try:
-        return FeatureBank(classifier, clips, action, video_div=video_div, dtype=dtype, max_bytes=max_bytes)
+        return MemoryBank(classifier, clips, action, video_div=video_div, dtype=dtype, max_bytes=max_bytes)
     except RoomError as problem:
         if bank is True:
             raise
@@ -192,7 +192,7 @@ def _make_bank(
         return LiveFeatures(classifier, clips, action, video_div=video_div)
 
 
-def _in_folder(bank: FolderBank, gib: float | None) -> FolderBank:
+def _in_folder(bank: DiskBank, gib: float | None) -> DiskBank:
     if gib is not None:
         raise InputError(f"bank_gib={gib} bounds a bank in memory, and this one is kept in {bank.folder.parent}; leave bank_gib out")
     check_room(bank.folder, bank.missing_bytes(), bank.about)

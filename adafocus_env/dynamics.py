@@ -20,12 +20,12 @@ from adafocus_env.outcome import Outcome
 from adafocus_env.reward import REWARDS, Reward
 from adafocus_env.skipped import answer_unseen, find_skipped
 from adafocus_env.transfers import Values, rows_of, to_array, to_device, with_rows
-from classifiers.errors import InputError, named
+from classifiers.errors import InputError, lookup
 from classifiers.flops import classifier_cost
 
 # Clips in a step of the head, at least, where features are stored and a CPU computes: with fewer, its products of matrices sum up in
 # another order, and an episode would differ in the last digits from the same one among many.
-FEWEST = 8
+MIN_HEAD_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -48,30 +48,30 @@ class _Seen:
     Attributes:
         probabilities: (k, n, K), softmax scores.
         states: (n, S), of the head, with the first choice.
-        foci: (n, F), what the head got with it.
+        focus vectors: (n, F), what the head got with it.
     """
 
     probabilities: Tensor
     states: Tensor
-    foci: Tensor
+    focus_vectors: Tensor
 
     def of_first(self, count: int) -> _Seen:
         """The same of the first clips alone."""
         if count == len(self.states):
             return self
-        return _Seen(self.probabilities[:, :count], self.states[:count], self.foci[:count])
+        return _Seen(self.probabilities[:, :count], self.states[:count], self.focus_vectors[:count])
 
 
 class Dynamics:
     """The decision problem for N clips at once, each at a step of its own.
 
     Args:
-        features: glances and foci of the clips that episodes are made of.
+        features: glances and focus vectors of the clips that episodes are made of.
         num_clips: N.
         reward: a name in `adafocus_env.reward.REWARDS`, or a reward of one's own.
         baseline: k, random patches that stand for the expectation in the reward `random`, or "all" cells of a grid: the exact one.
-        action: what is chosen; that of ``features`` if None. Its ``looking`` is the features' own.
-        price: λ, what a step that looks at a patch costs, in units of the reward. One that skips costs so much less as its networks do.
+        action: what is chosen; that of ``features`` if None. Its ``patch_action`` is the features' own.
+        cost_weight: λ, the cost of a step with a patch in units of the reward. A step that skips costs less, by its share of multiply-adds.
         skipped: what the head gets on a step that skips, a name in `adafocus_env.skipped.SKIPPED`.
         tensors: outcomes hold tensors, and a step on the cells of a grid copies nothing to the host: what depends on actions or scores
             stays on the device. Which clips are played, at which steps, and how long, is known without them.
@@ -80,7 +80,7 @@ class Dynamics:
         clip: (N,), the clips that are played.
         step_number: (N,), the steps they are at; after an episode's last step it stays there.
         running: (N,), whether an episode is running.
-        looks: (N,), steps of the episode that have looked at a patch.
+        num_patches: (N,), steps of the episode that have looked at a patch.
         state: (N, S), of the head.
         scores: (N, K), softmax scores after the last step; nothing of worth before the first.
         focus: (N, F), the focus vectors that the head got last, where skipped steps repeat them (``skipped="last"``).
@@ -98,7 +98,7 @@ class Dynamics:
         reward: str | Reward = "random",
         baseline: int | Literal["all"] = 1,
         action: Action | None = None,
-        price: float = 0.0,
+        cost_weight: float = 0.0,
         skipped: str = "zeros",
         tensors: bool = False,
     ) -> None:
@@ -110,7 +110,7 @@ class Dynamics:
             raise InputError(f"baseline={baseline!r} is not a number of random patches; choose 1 or more, or 'all'")
         self.features, self.num_clips, self.skipped = features, num_clips, find_skipped(skipped)
         self.action: Action = features.action if action is None else action
-        self.reward = reward if isinstance(reward, Reward) else named("reward", reward, REWARDS)
+        self.reward = reward if isinstance(reward, Reward) else lookup("reward", reward, REWARDS)
         if baseline == "all" and features.action.num_cells is None and self.reward.baseline == "random patches":
             raise InputError("baseline='all' needs a grid: continuous actions have no end of patches; choose a number, such as baseline=1")
         self._exact = baseline == "all"
@@ -120,7 +120,7 @@ class Dynamics:
         self.step_number: Indices = np.zeros(num_clips, np.int64)
         self.running: NDArray[np.bool_] = np.zeros(num_clips, bool)
         self.started: NDArray[np.bool_] = np.zeros(num_clips, bool)
-        self.looks: Indices = np.zeros(num_clips, np.int64)
+        self.num_patches: Indices = np.zeros(num_clips, np.int64)
         space = self.action.space
         self.baseline: NDArray[Any] = np.zeros((num_clips, self.num_steps, self._sampled, *(space.shape or ())), space.dtype)
         self.state: Tensor = features.classifier.initial_state(num_clips)
@@ -133,10 +133,10 @@ class Dynamics:
         self._confidence: Values = self._held(np.zeros(num_clips, np.float32))
         self._every = np.arange(num_clips)
         stored = not isinstance(features, LiveFeatures) and features.action.num_cells is not None
-        self._fewest = FEWEST if stored and self.state.device.type == "cpu" else 1
+        self._fewest = MIN_HEAD_BATCH if stored and self.state.device.type == "cpu" else 1
         self._again = np.arange(self._fewest)
         self.step_cost, self._costs = self._count_costs()
-        self.set_price(price)
+        self.set_cost_weight(cost_weight)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Dynamics:
         """A copy that plays on by itself. Features are shared with it: they are frozen, and may be gigabytes."""
@@ -150,16 +150,16 @@ class Dynamics:
         """D, steps of an episode: the decisions that are taken in a clip."""
         return self.features.num_steps
 
-    def set_price(self, price: float) -> None:
+    def set_cost_weight(self, cost_weight: float) -> None:
         """Sets λ, from the next step on.
 
         Raises:
             InputError: it is no number from 0 on.
         """
-        if isinstance(price, bool) or not isinstance(price, int | float) or not 0 <= price < math.inf:
-            raise InputError(f"price={price!r} is no price of a step; choose a number from 0 on, in units of the reward")
-        self.price = float(price)
-        self._prices = (self.price * self._costs / self.step_cost).astype(np.float32)
+        if isinstance(cost_weight, bool) or not isinstance(cost_weight, int | float) or not 0 <= cost_weight < math.inf:
+            raise InputError(f"cost_weight={cost_weight!r} is no price of a step; choose a number from 0 on, in units of the reward")
+        self.cost_weight = float(cost_weight)
+        self._cost_weights = (self.cost_weight * self._costs / self.step_cost).astype(np.float32)
 
     def draw(self, rng: np.random.Generator, clip: int | None = None) -> Episode:
         """Draws an episode: its clip (unless one is given) and its random patches."""
@@ -181,7 +181,7 @@ class Dynamics:
         index = self._on_device(rows)
         self.state = self.state.index_fill(0, index, 0.0)
         self._confidence = with_rows(self._confidence, rows, self._held(np.zeros(len(rows), np.float32)))
-        self.looks = with_rows(self.looks, rows, 0)
+        self.num_patches = with_rows(self.num_patches, rows, 0)
         if self._skips and self.skipped == "none":
             self.scores = self.scores.index_fill(0, index, 1 / self._num_classes)
         if self._skips and self.skipped == "last":
@@ -218,18 +218,21 @@ class Dynamics:
         steps, previous = self.step_number[rows], rows_of(self._confidence, rows)
         (confidence, baseline, prediction, correct), after = self._measured(rows, self._patches(checked, rows, steps))
         terminated = steps == self.num_steps - 1  # the step number stays at the last one, so that the last observation repeats it
-        kept = np.ones(len(rows), bool) if isinstance(checked, Tensor) else self.action.kept(checked)
-        looks = self.looks[rows] + kept
-        costs = np.where(terminated & (looks == 0), 2, kept)
-        price = self._prices[costs]
-        reward = self._rewards(confidence, previous, baseline) - self._held(price)
+        patch_mask = np.ones(len(rows), bool) if isinstance(checked, Tensor) else self.action.patch_mask(checked)
+        num_patches = self.num_patches[rows] + patch_mask
+        costs = np.where(terminated & (num_patches == 0), 2, patch_mask)
+        cost_weight = self._cost_weights[costs]
+        reward = self._rewards(confidence, previous, baseline) - self._held(cost_weight)
         boxes = self._boxes(checked)
         self._move_on(rows, after)
-        self._confidence, self.looks = self._updated(self._confidence, rows, confidence), self._updated(self.looks, rows, looks)
+        self._confidence, self.num_patches = (
+            self._updated(self._confidence, rows, confidence),
+            self._updated(self.num_patches, rows, num_patches),
+        )
         self.step_number = self._updated(self.step_number, rows, steps + ~terminated)
         self.running = self._updated(self.running, rows, ~terminated)
         self.boxes = self._updated(self.boxes, rows, boxes.clone() if isinstance(boxes, Tensor) else boxes.copy())  # the caller gets others
-        return Outcome(reward, confidence, baseline, prediction, correct, previous, boxes, terminated, price, self._costs[costs])
+        return Outcome(reward, confidence, baseline, prediction, correct, previous, boxes, terminated, cost_weight, self._costs[costs])
 
     @torch.no_grad()
     def confidence_of_candidates(self) -> NDArray[np.float32]:
@@ -245,12 +248,12 @@ class Dynamics:
         Raises:
             InputError: actions are continuous.
         """
-        return masks_of(self.action, self.running & (self.step_number == self.num_steps - 1) & (self.looks == 0))
+        return masks_of(self.action, self.running & (self.step_number == self.num_steps - 1) & (self.num_patches == 0))
 
     def _patches(self, actions: Values, rows: Indices, steps: Indices) -> Values:
         """Actions (1 + k, N, *action space): the chosen ones, then those that the reward compares with."""
         exact = self._exact and self.reward.baseline == "random patches"
-        others = _for_each(self.action.looking.candidates, len(rows)) if exact else self.baseline[rows, steps].swapaxes(0, 1)
+        others = _for_each(self.action.patch_action.candidates, len(rows)) if exact else self.baseline[rows, steps].swapaxes(0, 1)
         if isinstance(actions, Tensor):
             return torch.cat([actions[None], self._on_device(others)])
         return np.concatenate([actions[None], others])
@@ -271,7 +274,7 @@ class Dynamics:
     def _measured(self, rows: Indices, patches: Values) -> tuple[list[Values], _Seen]:
         """Confidence, baseline, prediction and whether it is right (N,), and what was seen, after the first of ``patches`` (1 + k, N, …).
 
-        Of few clips some are taken several times: see `FEWEST`.
+        Of few clips some are taken several times: see `MIN_HEAD_BATCH`.
         """
         count, zeros = len(rows), self.reward.baseline == "zeros"
         if count < self._fewest:
@@ -288,33 +291,33 @@ class Dynamics:
         clips, steps, state = self.clip[rows], self.step_number[rows], self._of(self.state, rows)
         skips = None
         if isinstance(actions, Tensor) or not self._skips:
-            foci = self.features.foci(clips, steps, actions)
-        elif (kept := self.action.kept(actions)).all():
-            foci = self.features.foci(clips, steps, self.action.patches(actions))
+            focus_vectors = self.features.focus_vectors(clips, steps, actions)
+        elif (patch_mask := self.action.patch_mask(actions)).all():
+            focus_vectors = self.features.focus_vectors(clips, steps, self.action.patches(actions))
         else:
-            foci, skips = self._kept_foci(rows, actions, kept), ~kept
+            focus_vectors, skips = self._kept_focus_vectors(rows, actions, patch_mask), ~patch_mask
         if padding:
-            foci = torch.cat([foci, torch.zeros_like(foci[:1])])
-        scores, states = self.features.classifier.compare(self.features.vectors(clips, steps), foci, state)
+            focus_vectors = torch.cat([focus_vectors, torch.zeros_like(focus_vectors[:1])])
+        scores, states = self.features.classifier.compare(self.features.vectors(clips, steps), focus_vectors, state)
         probabilities = scores.softmax(-1)
         if skips is not None and self.skipped == "none":
             none, before = self._on_device(skips)[..., None], self._before(rows, np.asarray(skips.any(0)))
             probabilities = torch.cat([before.where(none, probabilities[: len(skips)]), probabilities[len(skips) :]])
             states = state.where(none[0], states)
-        return _Seen(probabilities, states, foci[0])
+        return _Seen(probabilities, states, focus_vectors[0])
 
-    def _kept_foci(self, rows: Indices, actions: NDArray[Any], kept: NDArray[np.bool_]) -> Tensor:
+    def _kept_focus_vectors(self, rows: Indices, actions: NDArray[Any], patch_mask: NDArray[np.bool_]) -> Tensor:
         """Focus vectors (k, n, F) of ``actions`` (k, n, …); the patches that are kept are one packed call."""
-        foci = self._of(self.focus, rows).expand(len(kept), -1, -1).clone()  # zeros, or those last seen
-        if kept.any():
-            clips, steps = (np.broadcast_to(each[rows], kept.shape)[kept] for each in (self.clip, self.step_number))
-            foci[self._on_device(kept)] = self.features.foci(clips, steps, self.action.patches(actions[kept]))
-        return foci
+        focus_vectors = self._of(self.focus, rows).expand(len(patch_mask), -1, -1).clone()  # zeros, or those last seen
+        if patch_mask.any():
+            clips, steps = (np.broadcast_to(each[rows], patch_mask.shape)[patch_mask] for each in (self.clip, self.step_number))
+            focus_vectors[self._on_device(patch_mask)] = self.features.focus_vectors(clips, steps, self.action.patches(actions[patch_mask]))
+        return focus_vectors
 
     def _before(self, rows: Indices, skips: NDArray[np.bool_]) -> Tensor:
         """Scores (n, K) that stand where the head takes no step: those before it, or, of a clip that ends without a patch, its answer."""
         before = self._of(self.scores, rows)
-        unseen = skips & (self.step_number[rows] == self.num_steps - 1) & (self.looks[rows] == 0)
+        unseen = skips & (self.step_number[rows] == self.num_steps - 1) & (self.num_patches[rows] == 0)
         if unseen.any():
             glances = self.features.vectors(self.clip[rows][unseen][:, None], np.arange(self.num_steps)[None])
             index = self._on_device(np.flatnonzero(unseen))
@@ -325,7 +328,7 @@ class Dynamics:
         """State and scores become those after the step; the focus vectors too, where they are to be repeated."""
         pairs = {"state": seen.states, "scores": seen.probabilities[0]}
         if self._skips and self.skipped == "last":
-            pairs["focus"] = seen.foci
+            pairs["focus"] = seen.focus_vectors
         index = None if rows is self._every else self._on_device(rows)
         for name, new in pairs.items():
             setattr(self, name, new if index is None else getattr(self, name).index_copy(0, index, new))
@@ -337,7 +340,7 @@ class Dynamics:
     @property
     def _skips(self) -> bool:
         """Whether an action may look at no patch."""
-        return self.action.looking is not self.action
+        return self.action.patch_action is not self.action
 
     def _count_costs(self) -> tuple[int, NDArray[np.int64]]:
         """Multiply-adds of a step that looks; and those of one that skips, one that looks, and one that ends a clip without a patch."""
@@ -388,7 +391,7 @@ def masks_of(action: Action, unseen: NDArray[np.bool_]) -> NDArray[np.bool_]:
     if action.num_cells is None:
         raise InputError("action_masks: continuous actions have no masks; use action='grid' or action='skip'")
     masks = np.ones((len(unseen), action.num_cells), bool)
-    masks[unseen] = action.kept(action.candidates)
+    masks[unseen] = action.patch_mask(action.candidates)
     return masks
 
 

@@ -45,7 +45,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     `AdaFocusContinuous-v0` (``action="continuous"``): `Box(0, 1, (2,), float32)`, a place a as (row, column). The top left
     corner of the patch is floor(a · (H − P)).
 
-    `AdaFocusSkip-v0` (``action="skip"``, ``price=0.05``): `Discrete(grid² + 1)`, the same cells; the last action skips: the
+    `AdaFocusSkip-v0` (``action="skip"``, ``cost_weight=0.05``): `Discrete(grid² + 1)`, the same cells; the last action skips: the
     glancer sees the frame, the focuser does not. ``action_masks()`` tells MaskablePPO which actions make sense: all, but
     skipping in the last step where no patch has been looked at.
 
@@ -59,7 +59,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     | `last` | gets the last focus vector again; zeros before the first |
     | `none` | takes no step; before its first step all classes are as likely |
 
-    `zeros` is the default: with the shipped classifiers, which never saw a skipped frame, it and `none` are equally right and `last` is
+    `zeros` is the default: with the bundled classifiers, which never saw a skipped frame, it and `none` are equally right and `last` is
     a little less so, and `zeros` is the most confident in 8 of the 9 cells. Validation clips of `normal`, `hard` and `sparse`,
     patches at the targets, frames kept at random (20 draws), top-1 in % at kept shares of 25, 47 and 67 %: `zeros` 85.2 93.9 94.5,
     81.3 89.5 89.7, 51.5 76.1 88.8; `last` 84.5 93.2 93.6, 80.0 88.7 89.7, 52.1 76.2 88.7; `none` 85.2 93.9 94.2, 82.4 90.5 90.6,
@@ -95,7 +95,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     | `confidence` | p_t |
     | `padding` | p_t − p_t with zeros in place of the focus vector |
 
-    Less ``price`` · the step's share of the multiply-adds that a step with a patch takes: 1, or less where the step skips (0.32
+    Less ``cost_weight`` · the step's share of the multiply-adds that a step with a patch takes: 1, or less where the step skips (0.32
     with the demo classifier). The expectation of `random` is over patches alone, whatever the step did. Where the head takes no
     step (``skipped="none"``), p_t is p_{t−1}, or 1/K before its first one.
 
@@ -114,7 +114,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     | `confidence` | float | p_t |
     | `previous` | float | p_{t−1} |
     | `baseline` | float | the confidence that the rewards `random` and `padding` compare with; 0 with the others |
-    | `price` | float | what was paid for the step: the reward is that of the table above less this |
+    | `cost_weight` | float | what was paid for the step: the reward is that of the table above less this |
     | `prediction` | int | the class with the highest score |
     | `correct` | bool | whether it is the true class |
     | `box` | (4,) int64 | the patch as (top, left, bottom, right) in pixels of the frame; zeros where the step skipped |
@@ -130,19 +130,19 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     * v0: first version. ``skipped`` came later; its default is what `AdaFocusSkip-v0` did before.
 
     Args:
-        classifier: a name or folder for `classifiers.load`, a frozen `Classifier`, or "auto": the one that is shipped for the task.
+        classifier: a name or folder for `classifiers.load`, a frozen `Classifier`, or "auto": the one that is bundled for the task.
         clips: a part of the demo videos, or a `ClipStore`.
         task: which demo videos, a name in `adafocus_env.demo.videos.TASKS`; see `adafocus_env.tasks`.
         observation: see above, or a class of one's own (see `adafocus_env.observation`).
         reward: see above, or an `adafocus_env.reward.Reward` of one's own.
         baseline: random patches that stand for the expectation in the reward `random`, or "all" cells of the grid: the exact one.
-        price: λ, what a step that looks at a patch costs, in units of the reward.
+        cost_weight: λ, what a step that looks at a patch costs, in units of the reward.
         skipped: "zeros", "last" or "none": what the head gets on a step that skips.
         action: "grid", "continuous", "skip" or "continuous_skip", or a class of one's own (see `adafocus_env.action`).
         grid: cells in each axis of the grid.
         video_div: decisions a video (1, 2 or 4) where the head averages the scores of frames; None elsewhere.
         bank: where the frozen networks' features are kept: "auto" (in memory where they fit, otherwise nowhere), True (in memory),
-            False (nowhere: they are computed live), a folder, or `Features` (such as a `FeatureBank`) to share.
+            False (nowhere: they are computed live), a folder, or `Features` (such as a `MemoryBank`) to share.
         bank_dtype: how a bank stores numbers: "float32", "float16" or "bfloat16".
         bank_gib: bound on a bank in memory, in GiB; where not all clips have room, those last used are kept.
         device: "auto", "cpu", "cuda" or "cuda:N", for a classifier given by name.
@@ -164,7 +164,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
         observation: str | Callable[[Features], Observation] = "map",
         reward: str | Reward = "random",
         baseline: int | Literal["all"] = 1,
-        price: float = 0.0,
+        cost_weight: float = 0.0,
         skipped: str = "zeros",
         action: str | Callable[[int, int, int], Action] = "grid",
         grid: int = 7,
@@ -183,7 +183,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
             bank=bank, bank_dtype=bank_dtype, bank_gib=bank_gib, device=device,
         )  # fmt: skip
         chosen = make_action(action, grid, features.classifier)
-        self.dynamics = Dynamics(features, 1, reward=reward, baseline=baseline, action=chosen, price=price, skipped=skipped)
+        self.dynamics = Dynamics(features, 1, reward=reward, baseline=baseline, action=chosen, cost_weight=cost_weight, skipped=skipped)
         self._observation = kind(features)
         self.observation_space: spaces.Space[Any] = self._observation.space
         self.action_space: spaces.Discrete | spaces.Box = self.dynamics.action.space
@@ -249,7 +249,7 @@ def step_info(dynamics: Dynamics, outcome: Outcome, row: int) -> dict[str, Any]:
         "box": outcome.boxes[row],
         "multiply_adds": int(outcome.multiply_adds[row]),
         "previous": float(outcome.previous[row]),
-        "price": float(outcome.price[row]),
+        "cost_weight": float(outcome.cost_weight[row]),
     }
 
 

@@ -25,9 +25,9 @@ from gymnasium import spaces
 from torch import Tensor
 
 from adafocus_env.dynamics import Dynamics
-from adafocus_env.features.live import Features, Recent, by_step
+from adafocus_env.features.live import Features, LRUCache, by_step
 from adafocus_env.transfers import Values, to_array, to_device
-from classifiers.errors import InputError, named
+from classifiers.errors import InputError, lookup
 
 MAX_CLIPS = 2**24  # Stable-Baselines3 casts references to float32, which holds whole numbers exactly up to here
 PIXEL_BYTES = 2**28  # of the glance frames that are kept
@@ -105,8 +105,8 @@ class ReferenceLooksObservation(ReferenceObservation):
 
     def observe(self, dynamics: Dynamics) -> Tensor:
         """References (N, 3)."""
-        looks = to_device(dynamics.looks, dynamics.state.device)
-        return torch.cat([super().observe(dynamics), looks[:, None]], dim=-1)
+        num_patches = to_device(dynamics.num_patches, dynamics.state.device)
+        return torch.cat([super().observe(dynamics), num_patches[:, None]], dim=-1)
 
 
 class DictObservation:
@@ -157,7 +157,7 @@ class PixelObservation:
         side, settings = features.classifier.architecture.glance_size, features.clips.settings
         shape = (3 * settings.num_glance_frames // features.num_steps, side, side)
         self.space: spaces.Space[Any] = spaces.Box(0, 255, shape, np.uint8)
-        self._kept: Recent[int, Tensor] = Recent(max(1, PIXEL_BYTES // (features.num_steps * math.prod(shape))))
+        self._kept: LRUCache[int, Tensor] = LRUCache(max(1, PIXEL_BYTES // (features.num_steps * math.prod(shape))))
 
     def observe(self, dynamics: Dynamics) -> Tensor:
         """Frames (N, 3·g, h, w)."""
@@ -192,7 +192,7 @@ def find_observation(observation: str | Callable[[Features], Observation]) -> Ca
     Raises:
         InputError: no such name (suggests the nearest).
     """
-    return observation if callable(observation) else named("observation", observation, OBSERVATIONS)
+    return observation if callable(observation) else lookup("observation", observation, OBSERVATIONS)
 
 
 def to_numpy(observed: Observed) -> Any:

@@ -27,7 +27,7 @@ class Outcome:
         previous: (N,) float32, confidence after the step before; 0 in the first.
         boxes: (N, 4) int64, the patches as (top, left, bottom, right) in pixels; zeros where there was none.
         terminated: (N,) bool.
-        price: (N,) float32, what was paid for the step, already taken off the reward.
+        cost_weight: (N,) float32, what was paid for the step, already taken off the reward.
         multiply_adds: (N,) int64, of the step.
     """
 
@@ -39,7 +39,7 @@ class Outcome:
     previous: Values
     boxes: Values
     terminated: NDArray[np.bool_]
-    price: NDArray[np.float32]
+    cost_weight: NDArray[np.float32]
     multiply_adds: NDArray[np.int64]
 
     def among(self, rows: NDArray[np.int64], count: int) -> Outcome:

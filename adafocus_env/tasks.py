@@ -1,6 +1,6 @@
 """The fixed benchmark tasks on the demo videos, one class for each: what is named here differs, all else is as in `AdaFocusEnv`.
 
-What the videos look like is fixed by `adafocus_env.demo.videos.TASKS`, and with the shipped classifier it makes the version of an id. The
+What the videos look like is fixed by `adafocus_env.demo.videos.TASKS`, and with the bundled classifier it makes the version of an id. The
 scores are those of ``python -m benchmarks.task_scores``, on the 500 test clips: top-1 after the last step, and the mean sum of the rewards
 of an episode (reward `random`; the expectation over all cells, or over 16 random patches where actions are continuous). Random is the
 mean of five seeds; the oracle looks at the target by the renderer's ground truth.

@@ -17,7 +17,7 @@ from torch import Tensor
 from adafocus_env.action import Action
 from adafocus_env.build import Split, build_features, make_action
 from adafocus_env.clips.store import ClipSource
-from adafocus_env.clips.stream import FreshClips
+from adafocus_env.clips.stream import StreamingClips
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.env import AdaFocusEnv, check_open, check_options, check_render_mode, picture
 from adafocus_env.features.live import Features, Indices
@@ -48,7 +48,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
             random order, dealt to the sub-environments as they reset, then all again.
         output: "numpy", or "torch": observations, rewards (float32) and flags are tensors on the networks' device, also in
             ``final_obs``, and so are those infos that depend on actions or scores: confidence, previous, baseline, prediction, correct,
-            box. On the cells of a grid, with all features in a `FeatureBank`, a step then copies nothing to the host, and does not wait
+            box. On the cells of a grid, with all features in a `MemoryBank`, a step then copies nothing to the host, and does not wait
             for a GPU; an action outside the space is found by the GPU and ends the process. Actions may be tensors with either output.
             Gymnasium's wrappers want "numpy".
 
@@ -68,7 +68,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         observation: str | Callable[[Features], Observation] = "map",
         reward: str | Reward = "random",
         baseline: int | Literal["all"] = 1,
-        price: float = 0.0,
+        cost_weight: float = 0.0,
         skipped: str = "zeros",
         action: str | Callable[[int, int, int], Action] = "grid",
         grid: int = 7,
@@ -88,7 +88,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
             raise InputError(f"clip_order={clip_order!r} is not known; choose 'independent' or 'epoch'")
         if output not in ("numpy", "torch"):
             raise InputError(f"output={output!r} is not known; choose 'numpy' or 'torch'")
-        if clip_order == "independent" and isinstance(clips, FreshClips):
+        if clip_order == "independent" and isinstance(clips, StreamingClips):
             raise InputError("clip_order='independent' asks for clips in no order, and fresh clips are decoded in theirs; choose 'epoch'")
         self.autoreset_mode = _mode(autoreset_mode)
         self.metadata = {**AdaFocusEnv.metadata, "autoreset_mode": self.autoreset_mode}
@@ -99,7 +99,14 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         )  # fmt: skip
         chosen = make_action(action, grid, features.classifier)
         self.dynamics = Dynamics(
-            features, num_envs, reward=reward, baseline=baseline, action=chosen, price=price, skipped=skipped, tensors=output == "torch"
+            features,
+            num_envs,
+            reward=reward,
+            baseline=baseline,
+            action=chosen,
+            cost_weight=cost_weight,
+            skipped=skipped,
+            tensors=output == "torch",
         )
         self.num_envs, self.render_mode, self.clip_order, self.output = num_envs, render_mode, clip_order, output
         self._observation = kind(features)
@@ -114,9 +121,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         self._ended = np.zeros(num_envs, bool)  # rows that the next step resets, in the mode NEXT_STEP
         self._outcome: Outcome | None = None
 
-    def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begins an episode in every row, or in those of ``options["reset_mask"]``.
 
         Raises:
@@ -204,7 +209,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
                 self._queue = clips.epoch(self._epoch, self.np_random).tolist()
                 self._epoch += 1
             taken, self._queue = self._queue[:missing], self._queue[missing:]
-            dealt += clips.readable(np.array(taken)).tolist()
+            dealt += clips.readable_clips(np.array(taken)).tolist()
         return dealt
 
     def _seed(self, seed: int | Sequence[int | None] | None, rows: Indices) -> None:
@@ -283,7 +288,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
             "box": outcome.boxes,
             "multiply_adds": outcome.multiply_adds,
             "previous": _doubles(outcome.previous),
-            "price": _doubles(outcome.price),
+            "cost_weight": _doubles(outcome.cost_weight),
         }
         return {**self._clip_info(self._every), **self._info(rows, **values)}
 
@@ -312,6 +317,6 @@ def _only(mask: NDArray[np.bool_], values: Values) -> Values:
     """The values of the rows in the mask; zeros (None for objects) in the rest."""
     if isinstance(values, Tensor):
         return values.masked_fill(to_device(~mask, values.device).view(-1, *[1] * (values.ndim - 1)), 0)
-    kept = np.full(values.shape, None, dtype=object) if values.dtype == object else np.zeros_like(values)
-    kept[mask] = values[mask]
-    return kept
+    patch_mask = np.full(values.shape, None, dtype=object) if values.dtype == object else np.zeros_like(values)
+    patch_mask[mask] = values[mask]
+    return patch_mask

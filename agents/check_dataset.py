@@ -32,7 +32,7 @@ from adafocus_env.videos.readers import DecodedClip, DecodeRequest
 from adafocus_env.videos.validation_report import KINDS, PARTS, Finding, Report
 from agents.config.arguments import key, run_command
 from agents.config.data_keys import data_rules
-from classifiers.errors import InputError, named
+from classifiers.errors import InputError, lookup
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,7 +67,7 @@ def _command(given: Arguments) -> int:
     out = _writable(given.out)
     if given.workers < 1:
         raise InputError(f"workers={given.workers}: at least 1 process is needed")
-    usable = named("data", given.data, DATA_SETS)(given)
+    usable = lookup("data", given.data, DATA_SETS)(given)
     report = check_data(usable, num_frames=_num_frames(given), workers=given.workers, console=Console(stderr=True))
     report.show(Console(), out)
     if out is not None:

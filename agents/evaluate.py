@@ -14,9 +14,9 @@ from agents.config.settings import Evaluate
 
 def main(config: Evaluate) -> None:
     """Repeats the table of a run, also on other videos, or makes one for a classifier and a policy."""
-    from agents.pipeline.evaluate_saved import measure_again
+    from agents.pipeline.evaluate_saved import evaluate_saved
 
-    measure_again(config)
+    evaluate_saved(config)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m agents.fill_feature_bank classifier=demo out=DIR [data=demo] [data.root=DIR] [split=all] [shard=0/4]
 
-classifier          a shipped name or the folder of a checkpoint
+classifier          a bundled name or the folder of a checkpoint
 out                 the folder: give it to the other commands as env.bank=DIR (agents.evaluate: bank=DIR)
 data                actnet, fcvid, minik, sthv1, sthv2, folder or demo
 data.root           the folder of videos, or of the lists of a published set
@@ -43,14 +43,14 @@ from adafocus_env.videos.published import PUBLISHED
 from agents.config.arguments import key, run_command
 from agents.config.data_keys import data_rules
 from agents.config.unread import Unread
-from classifiers.errors import InputError, named
+from classifiers.errors import InputError, lookup
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
     from adafocus_env.build import Split
-    from adafocus_env.features.disk_bank import FolderBank
+    from adafocus_env.features.disk_bank import DiskBank
     from adafocus_env.videos.datasets import DataSet
     from adafocus_env.videos.unreadable import Unreadable
     from classifiers.classifier import Classifier
@@ -112,8 +112,8 @@ def _command(given: Arguments) -> int:
     from classifiers import checkpoint
 
     part, parts = _of_process(*_share(given.shard))
-    splits = named("split", given.split, SPLITS)
-    data = named("data", given.data, DATA_SETS)(given)
+    splits = lookup("split", given.split, SPLITS)
+    data = lookup("data", given.data, DATA_SETS)(given)
     classifier = checkpoint.load(given.classifier, choose_device(given.device))
     data = with_classes(data, classifier.classes)
     if classifier.classes != data.classes:
@@ -127,13 +127,13 @@ def _command(given: Arguments) -> int:
     return 0
 
 
-def fill(banks: Mapping[Split, FolderBank], console: Console, part: int = 0, parts: int = 1) -> None:
+def fill(banks: Mapping[Split, DiskBank], console: Console, part: int = 0, parts: int = 1) -> None:
     """Fills banks one after the other under a progress bar.
 
     Args:
         banks: by the name of their clips.
         console: where the bar is shown.
-        part: see `FolderBank.fill`, as for ``parts``.
+        part: see `DiskBank.fill`, as for ``parts``.
         parts: the same.
 
     Raises:
@@ -159,22 +159,22 @@ def _show(progress: Progress, task: TaskID, done: int) -> None:
     progress.update(task, completed=done, speed="" if speed is None else f"{speed:.1f} clips/s")
 
 
-def _bank(given: Arguments, classifier: Classifier, data: DataSet, split: Split, unreadable: Unreadable) -> FolderBank:
+def _bank(given: Arguments, classifier: Classifier, data: DataSet, split: Split, unreadable: Unreadable) -> DiskBank:
     from adafocus_env.action import ACTIONS
     from adafocus_env.build import check_fit, open_clips
-    from adafocus_env.features.disk_bank import FolderBank, check_folder
+    from adafocus_env.features.disk_bank import DiskBank, check_folder
     from adafocus_env.features.memory_bank import DTYPES
 
     expected = classifier.architecture
-    named("bank_dtype", given.bank_dtype, DTYPES)  # what can be checked without the clips, which may take long
-    action = named("action", given.action, ACTIONS)(given.grid, expected.size, expected.patch_size)
+    lookup("bank_dtype", given.bank_dtype, DTYPES)  # what can be checked without the clips, which may take long
+    action = lookup("action", given.action, ACTIONS)(given.grid, expected.size, expected.patch_size)
     check_folder(Path(given.out).expanduser())
     clips = open_clips(
         data, split, num_frames=_num_frames(given), size=expected.size, views=given.views, glance_frames=_glance_frames(given),
         sampling=given.sampling, num_workers=given.workers, unreadable=unreadable,
     )  # fmt: skip
     check_fit(classifier, clips)
-    return FolderBank(classifier, clips, action, given.out, video_div=given.video_div or None, dtype=given.bank_dtype)
+    return DiskBank(classifier, clips, action, given.out, video_div=given.video_div or None, dtype=given.bank_dtype)
 
 
 def _published(given: Arguments) -> DataSet:

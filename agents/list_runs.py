@@ -25,8 +25,8 @@ from rich.table import Table
 from agents.config.command import run_command
 from agents.config.keys import flat
 from agents.runs.jsonl import to_json
-from agents.runs.run_dir import CONFIG, METRICS, PASSING_KEYS, RESULT, SYSTEM, RunFolder
-from classifiers.errors import InputError, named
+from agents.runs.run_dir import CONFIG, METRICS, PASSING_KEYS, RESULT, SYSTEM, RunDir
+from classifiers.errors import InputError, lookup
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Run:
 
 def main(config: Runs) -> None:
     """Prints the list."""
-    order = named("sort", config.sort, ORDERS)
+    order = lookup("sort", config.sort, ORDERS)
     found = sorted(list_runs(Path(config.root)), key=order)
     if config.json:
         sys.stdout.write(to_json([asdict(run) for run in found], indent=2) + "\n")
@@ -125,7 +125,7 @@ def read(folder: Path, name: str) -> Run:
     """What is known of one folder; a broken one says what is wrong."""
     known: dict[str, Any] = {field.name: None for field in fields(Run)} | {"run": name, "broken": ""}
     try:
-        run = RunFolder(folder)
+        run = RunDir(folder)
         config = run.config()
         known |= _asked(config) | {"date": _date(folder)}
         known["state"] = _state(run)
@@ -147,7 +147,7 @@ def _asked(config: dict[str, Any]) -> dict[str, Any]:
     return {"command": command, "data": label, "seed": config["seed"], "setting": setting}
 
 
-def _state(run: RunFolder) -> str:
+def _state(run: RunDir) -> str:
     if run.finished:
         return "finished"
     lines, running = run.metrics(), run.in_use

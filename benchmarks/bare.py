@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from classifiers.classifier import Classifier
-from classifiers.optimize import PRECISIONS, ExecutedClassifier, Run, execution_of
+from classifiers.optimize import PRECISIONS, InferenceClassifier, NetworkRunner, execution_of
 
 
 def bare_focus(classifier: Classifier, count: int) -> Callable[[], object]:
@@ -25,10 +25,10 @@ def bare_glance(classifier: Classifier, count: int) -> Callable[[], object]:
 
 def _bare(classifier: Classifier, which: str, images: Tensor) -> Callable[[], object]:
     images = images.to(classifier.device)
-    if not isinstance(classifier, ExecutedClassifier):
+    if not isinstance(classifier, InferenceClassifier):
         network = classifier.glancer if which == "look" else classifier.focuser
         return lambda: _called(network, [images])
-    run: Run = getattr(classifier, which)
+    run: NetworkRunner = getattr(classifier, which)
     how = execution_of(classifier)
     call = how.glance_call if which == "look" else how.focus_call
     layout = torch.channels_last if how.channels_last else torch.contiguous_format

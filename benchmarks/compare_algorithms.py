@@ -27,9 +27,9 @@ from agents.config.settings import BenchmarkAlgorithms, Train
 from agents.runs.intervals import interval
 from agents.runs.jsonl import to_json
 from agents.runs.plots import Curve, save_learning_curves
-from agents.runs.run_dir import RunFolder
+from agents.runs.run_dir import RunDir
 from classifiers.atomic_files import write_text
-from classifiers.errors import InputError, named
+from classifiers.errors import InputError, lookup
 
 SET_HERE = ("algo", "algo.name", "seed", "run", "device", "force", "env.action", "data", "data.name", "data.task")
 """Keys of `agents.train` that follow from those of this command."""
@@ -62,10 +62,10 @@ def main(config: BenchmarkAlgorithms) -> None:
     root, console = Path(config.run or f"runs/benchmark-{config.id}"), Console()
     runs = check_runs(config, root)
     for number, train in enumerate(each for configs in runs.values() for each in configs):
-        if not RunFolder(train.run).finished:
+        if not RunDir(train.run).finished:
             console.rule(f"run {number + 1} of {sum(map(len, runs.values()))}: {train.run}")
             _train(train)
-    measured = {name: _measured([RunFolder(train.run) for train in configs]) for name, configs in runs.items()}
+    measured = {name: _measured([RunDir(train.run) for train in configs]) for name, configs in runs.items()}
     title = f"{config.id}, test split, seeds {', '.join(map(str, config.seeds))}"
     console.print(_shown(measured, title))
     write_text(root / "table.md", _markdown(measured))
@@ -123,7 +123,7 @@ def overrides_of(name: str) -> list[str]:
         InputError: there is no such id (suggests the nearest).
     """
     known = {spec.id: spec for spec in gym.registry.values() if str(spec.entry_point).startswith(ENTRY)}
-    given = named("id", name, known).kwargs
+    given = lookup("id", name, known).kwargs
     arguments = [f"env.action={_action(name)}"]
     if _action(name) == "continuous":
         arguments.append("env.baseline=1")  # of places there is no end, and so no exact expectation
@@ -159,13 +159,13 @@ def _train(config: Train) -> None:
     train.main(config)
 
 
-def _measured(runs: Sequence[RunFolder]) -> Measured:
+def _measured(runs: Sequence[RunDir]) -> Measured:
     results = [run.result()["policies"] for run in runs]
     top1, random, oracle = (np.array([each[name]["top1"] for each in results]) for name in ("learned", "random", "oracle"))
     return Measured(top1, (top1 - random) / (oracle - random), random, oracle, _curve(runs))
 
 
-def _curve(runs: Sequence[RunFolder]) -> Curve:
+def _curve(runs: Sequence[RunDir]) -> Curve:
     """The validation top-1 over all runs, at the steps that they have in common."""
     lines = [{line["steps"]: line["val_top1"] for line in run.metrics() if "val_top1" in line} for run in runs]
     minutes = [_minutes(run) for run in runs]
@@ -176,7 +176,7 @@ def _curve(runs: Sequence[RunFolder]) -> Curve:
     return Curve(np.array(steps, float), worked, values.mean(0), np.clip(low, 0, 1), np.clip(high, 0, 1))
 
 
-def _minutes(run: RunFolder) -> dict[int, float]:
+def _minutes(run: RunDir) -> dict[int, float]:
     """CPU minutes of the run, from its start to the line of each number of steps."""
     worked = np.cumsum([each["cpu_seconds"] for each in run.timing()]) / 60
     return {line["steps"]: float(minutes) for line, minutes in zip(run.metrics(), worked, strict=True) if "steps" in line}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adafocus_env.clips.store import ClipSettings, ClipStore
+from adafocus_env.clips.store import ClipSpec, ClipStore
 from benchmarks import workload
 from benchmarks.clock import Time, Times, timed
 from benchmarks.command import Settings, main
@@ -42,7 +42,7 @@ def measure(settings: Settings) -> Iterator[Section]:
     count, frames = (4, 4) if settings.quick else (64, 16)
     size = ARCHITECTURES["small" if settings.quick else "paper"].size
     videos = workload.make_videos(settings, count)
-    wanted = ClipSettings(frames, size, round(size * 256 / 224), train=False)
+    wanted = ClipSpec(frames, size, round(size * 256 / 224), train=False)
     with tempfile.TemporaryDirectory() as place:
         store = ClipStore(videos, wanted, folder=Path(place) / "first", num_workers=WORKERS)
         asked = [f"{video.path}:{','.join(map(str, store.indices(number)))}" for number, video in enumerate(videos)]
@@ -65,7 +65,7 @@ def measure(settings: Settings) -> Iterator[Section]:
     yield section.ratio("crop from the store", "copy", name="reading all clips back, cropped, over a copy of as many bytes")
 
 
-def _decord(wanted: ClipSettings, asked: list[str], folder: Path | None = None) -> None:
+def _decord(wanted: ClipSpec, asked: list[str], folder: Path | None = None) -> None:
     """Reads the frames asked for in `WORKERS` processes; with a folder each writes them to a file there."""
     files = ["" if folder is None else str(folder / f"{worker}.raw") for worker in range(WORKERS)]
     start = [sys.executable, "-c", _DECODER, str(wanted.short_side)]

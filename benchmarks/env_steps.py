@@ -11,7 +11,7 @@ from adafocus_env.build import DEMO_FRAMES, choose_device
 from adafocus_env.clips.store import ClipSource
 from adafocus_env.env import AdaFocusEnv
 from adafocus_env.features.live import Features
-from adafocus_env.features.memory_bank import FeatureBank
+from adafocus_env.features.memory_bank import MemoryBank
 from adafocus_env.sb3_env import AdaFocusVecEnv
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from benchmarks import workload
@@ -87,7 +87,7 @@ def _cold(settings: Settings) -> Section:
     cells, action = workload.GRID**2, workload.grid_action(network)
 
     def fresh() -> Callable[[], object]:
-        bank = FeatureBank(network, clips, action)
+        bank = MemoryBank(network, clips, action)
         bank.vectors(np.arange(number), np.zeros(number, np.int64))
         return stepping(number, network, clips, bank=bank)
 
@@ -167,22 +167,22 @@ def bare_head(network: Classifier, rows: int) -> Callable[[], object]:
     """An act: one step of the head for so many rows."""
     device = network.device
     glances = torch.rand(rows, 1, network.glancer.vector_size, device=device)
-    foci, state = torch.rand(rows, 1, network.focuser.vector_size, device=device), network.initial_state(rows)
+    focus_vectors, state = torch.rand(rows, 1, network.focuser.vector_size, device=device), network.initial_state(rows)
 
     @torch.no_grad()
     def act() -> None:
-        network.classify(glances, foci, state)
+        network.classify(glances, focus_vectors, state)
 
     return act
 
 
-def bank_of(network: Classifier, clips: ClipSource) -> FeatureBank:
+def bank_of(network: Classifier, clips: ClipSource) -> MemoryBank:
     """A full bank."""
-    bank = FeatureBank(network, clips, workload.grid_action(network))
+    bank = MemoryBank(network, clips, workload.grid_action(network))
     every, steps = np.arange(len(clips))[:, None], np.arange(clips.num_frames)[None]
     bank.vectors(every, steps)
     for clip in every:
-        bank.foci(clip[:, None], steps, np.zeros((1, clips.num_frames), np.int64))
+        bank.focus_vectors(clip[:, None], steps, np.zeros((1, clips.num_frames), np.int64))
     return bank
 
 

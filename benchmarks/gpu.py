@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adafocus_env.features.memory_bank import FeatureBank
+from adafocus_env.features.memory_bank import MemoryBank
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.config.settings import PPOConfig, SupervisedConfig
 from agents.evaluation.inference import infer, policy_cost, video_cost
@@ -42,7 +42,7 @@ from benchmarks.sections import Section, at_most
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 from classifiers.flops import classifier_cost
-from classifiers.optimize import check_precision, choose_execution, executed
+from classifiers.optimize import check_precision, choose_execution, with_execution
 
 ROOT = Path(__file__).parent.parent
 TESTS, TESTS_SECONDS = ROOT / "tests" / "adafocus_env" / "test_cuda.py", 120
@@ -160,7 +160,7 @@ def compiled_inference(card: Card) -> Section:
             continue
         if not networks:
             plain = workload.classifier(card.settings)
-            networks = {card.settings.precision: executed(plain, choose_execution(plain, card.settings.precision, compile=True))}
+            networks = {card.settings.precision: with_execution(plain, choose_execution(plain, card.settings.precision, compile=True))}
         _inference(card, section, networks, f"P = 96, batch {batch}", batch, one_by_one=False)
     return section
 
@@ -211,7 +211,7 @@ PARTS: tuple[Callable[[Card], Section], ...] = (
 """In the order of what is worth most where time runs out."""
 
 
-def episode(bank: FeatureBank, number: int, **arguments: Any) -> Callable[[], None]:
+def episode(bank: MemoryBank, number: int, **arguments: Any) -> Callable[[], None]:
     """An act: an episode of ``number`` environments, its actions, which were drawn before, on the device."""
     given = {"observation": "reference", "output": "torch", "autoreset_mode": "SAME_STEP", "clip_order": "epoch", "grid": workload.GRID}
     env = AdaFocusVectorEnv(number, bank.classifier, bank.clips, bank=bank, **{**given, **arguments})
@@ -238,7 +238,7 @@ def _precisions(card: Card) -> list[str]:
 def _networks(card: Card, plain: Classifier) -> dict[str, Classifier]:
     """As it is, and in the low precision with the settings that are chosen for it; by precision."""
     low = _precisions(card)[1:]
-    return {"float32": plain, **{name: executed(plain, choose_execution(plain, name)) for name in low}}
+    return {"float32": plain, **{name: with_execution(plain, choose_execution(plain, name)) for name in low}}
 
 
 def _inference(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from adafocus_env.features.live import Indices
-from adafocus_env.features.memory_bank import FeatureBank
+from adafocus_env.features.memory_bank import MemoryBank
 from agents.evaluation.inference import infer
 from benchmarks import workload
 from benchmarks.clock import Spread, interleaved
@@ -91,7 +91,7 @@ def _by_pixels(network: Classifier, sides: tuple[int, ...]) -> Acts:
 
 
 def _by_bank(settings: Settings, sizes: tuple[int, ...]) -> Acts:
-    """Vectors and foci of as many steps out of ever larger banks."""
+    """Vectors and focus vectors of as many steps out of ever larger banks."""
     network, rng = workload.flat_classifier(settings), np.random.default_rng(0)
     acts: Acts = {}
     for size in sizes:
@@ -100,9 +100,9 @@ def _by_bank(settings: Settings, sizes: tuple[int, ...]) -> Acts:
     return acts
 
 
-def _read(bank: FeatureBank, clips: Indices, steps: Indices, actions: Indices) -> None:
+def _read(bank: MemoryBank, clips: Indices, steps: Indices, actions: Indices) -> None:
     bank.vectors(clips, steps)
-    bank.foci(clips, steps, actions)
+    bank.focus_vectors(clips, steps, actions)
 
 
 def _memory(settings: Settings) -> Section:

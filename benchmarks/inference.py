@@ -28,7 +28,7 @@ from benchmarks.released import step_by_step
 from benchmarks.sections import Section, at_least, at_most
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
-from classifiers.optimize import Execution, executed
+from classifiers.optimize import Execution, with_execution
 
 SEQUENTIAL = "step by step, float32"
 DRAWS = 4  # of random patches: predictions differ where a classifier is in doubt, and 500 clips are few for that
@@ -50,7 +50,7 @@ def _schemes(settings: Settings) -> Section:
     plain, policy = workload.classifier(settings), workload.policy(settings)
     count, length = (2, 4) if settings.quick else (8, 16)
     frames = workload.frames(settings, count, length, plain)
-    networks = {name: executed(plain, how) for name, how in workload.executions(settings, plain).items()}
+    networks = {name: with_execution(plain, how) for name, how in workload.executions(settings, plain).items()}
     best = list(networks)[-1]
     acts: dict[str, Act] = {SEQUENTIAL: partial(step_by_step, plain, policy, frames)}
     acts |= {f"parallel, {name}": partial(infer, network, policy, frames) for name, network in networks.items()}
@@ -78,12 +78,12 @@ def _recurrent(network: Classifier, policy: GlancePolicy, count: int, length: in
     """An act: the policy and the head alone, on tensors that are there."""
     maps = torch.rand(count, length, *policy.network.map_shape, device=network.device)
     glances = torch.rand(count, length, network.glancer.vector_size, device=network.device)
-    foci = torch.rand(count, length, network.focuser.vector_size, device=network.device)
+    focus_vectors = torch.rand(count, length, network.focuser.vector_size, device=network.device)
 
     @torch.inference_mode()
     def act() -> None:
         policy.act(maps)
-        network.classify(glances, foci)
+        network.classify(glances, focus_vectors)
 
     return act
 
@@ -105,7 +105,7 @@ def _agreement(settings: Settings) -> Section:
     actions, scores = step_by_step(plain, policy, frames)
     section = Section("The same results: against step by step, float32, networks with random weights")
     for name, how in workload.executions(settings, plain).items():
-        found = infer(executed(plain, how), policy, frames)
+        found = infer(with_execution(plain, how), policy, frames)
         same = (found.actions == actions).float().mean().item()
         differing = ((found.logits - scores).abs().max() / scores.abs().max()).item()
         low = not name.startswith("float32")
@@ -117,7 +117,7 @@ def _agreement(settings: Settings) -> Section:
 def _precision_on_the_demo(settings: Settings) -> Section:
     """Top-1 and predictions of the demo classifier in the low precision, patches at the targets and at random (several draws)."""
     plain = checkpoint.load("demo", torch.device("cpu"))
-    low = executed(plain, Execution(settings.precision, channels_last=True))
+    low = with_execution(plain, Execution(settings.precision, channels_last=True))
     clips = workload.demo_clips(settings, "test", DEMO_FRAMES)
     chosen = range(len(clips))
     action, rng = GridAction(workload.GRID, plain.architecture.size, plain.architecture.patch_size), np.random.default_rng(0)

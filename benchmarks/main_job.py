@@ -16,7 +16,7 @@ import torch
 
 from adafocus_env.build import choose_device
 from adafocus_env.features.live import LiveFeatures
-from adafocus_env.features.memory_bank import FeatureBank
+from adafocus_env.features.memory_bank import MemoryBank
 from agents.config.command import compose_config
 from agents.config.settings import TrainPPO
 from agents.policies.sb3 import GlancePolicy
@@ -77,28 +77,33 @@ def _needs(config: TrainPPO) -> dict[str, int]:
     """Runs the job once and counts: frames glanced at, cells focused, distinct ones that were asked for, minibatches."""
     asked: dict[int, list[np.ndarray]] = {}
     needs = {"frames": 0, "cells": 0, "distinct": 0, "minibatches": 0}
-    foci, glance, cells, backward = FeatureBank.foci, LiveFeatures.glance, LiveFeatures.cell_foci, torch.Tensor.backward
+    focus_vectors, glance, cells, backward = (
+        MemoryBank.focus_vectors,
+        LiveFeatures.glance,
+        LiveFeatures.cell_focus_vectors,
+        torch.Tensor.backward,
+    )
 
-    def counted_foci(bank: FeatureBank, clips: Any, steps: Any, actions: Any) -> torch.Tensor:
+    def counted_focus_vectors(bank: MemoryBank, clips: Any, steps: Any, actions: Any) -> torch.Tensor:
         numbers = np.broadcast_arrays(clips, steps, actions)
-        asked.setdefault(id(bank), []).append(np.unique(np.ravel_multi_index(numbers, (len(bank.clips), *bank.layout.foci[:2]))))
+        asked.setdefault(id(bank), []).append(np.unique(np.ravel_multi_index(numbers, (len(bank.clips), *bank.layout.focus_vectors[:2]))))
         kept.append(bank)
-        return foci(bank, clips, steps, actions)
+        return focus_vectors(bank, clips, steps, actions)
 
     def counted(name: str, act: Callable[..., Any], size: Callable[[Any], int]) -> Callable[..., Any]:
-        def called(*arguments: Any, **named: Any) -> Any:
-            result = act(*arguments, **named)
+        def called(*arguments: Any, **lookup: Any) -> Any:
+            result = act(*arguments, **lookup)
             needs[name] += size(result)
             return result
 
         return called
 
-    kept: list[FeatureBank] = []  # so that no two have the same id
+    kept: list[MemoryBank] = []  # so that no two have the same id
     with (
         mock.patch("adafocus_env.features.live.idle_workers", lambda device: 1),  # so that no count is lost
-        mock.patch.object(FeatureBank, "foci", counted_foci),
+        mock.patch.object(MemoryBank, "focus_vectors", counted_focus_vectors),
         mock.patch.object(LiveFeatures, "glance", counted("frames", glance, lambda seen: len(seen[0]))),
-        mock.patch.object(LiveFeatures, "cell_foci", counted("cells", cells, lambda seen: seen.shape[0] * seen.shape[1])),
+        mock.patch.object(LiveFeatures, "cell_focus_vectors", counted("cells", cells, lambda seen: seen.shape[0] * seen.shape[1])),
         mock.patch.object(torch.Tensor, "backward", counted("minibatches", backward, lambda _: 1)),
     ):
         _job(config)

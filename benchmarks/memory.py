@@ -17,7 +17,7 @@ from benchmarks import workload
 from benchmarks.command import Settings, main
 from benchmarks.released import step_by_step
 from benchmarks.sections import Section
-from classifiers.optimize import executed
+from classifiers.optimize import with_execution
 
 
 def measure(settings: Settings) -> Iterator[Section]:
@@ -57,7 +57,7 @@ def _run(pipe: Connection, settings: Settings, name: str, count: int, length: in
     act: Callable[..., object] = step_by_step
     if name.startswith("parallel, "):
         how = workload.executions(settings, classifier)[name.removeprefix("parallel, ")]
-        act, classifier = infer, executed(classifier, how)
+        act, classifier = infer, with_execution(classifier, how)
     _forget_peak()
     before = _peak()
     act(classifier, policy, frames)

@@ -10,9 +10,9 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import configure
 
-from adafocus_env.features.memory_bank import FeatureBank
+from adafocus_env.features.memory_bank import MemoryBank
 from agents.config.settings import EnvConfig, PPOConfig
-from agents.policies.sb3 import GlancePolicy, PolicyNetwork, extractor_of
+from agents.policies.sb3 import GlancePolicy, PolicyArchitecture, extractor_of
 from agents.rl.ppo import make_environment, new_ppo
 from benchmarks import workload
 from benchmarks.clock import Time, interleaved, timed
@@ -32,11 +32,11 @@ def measure(settings: Settings) -> Iterator[Section]:
     bank = bank_of(network, clips)
     model = learner(bank, config, rows, template.network)
     maps = bank.maps(np.arange(rows)[:, None], np.arange(length)[None])
-    collecting, updating = _collect_bare(template, maps, bare_head(network, PATCHES * rows)), update_bare(template, maps, config.n_epochs)
+    rollout_mode, updating = _collect_bare(template, maps, bare_head(network, PATCHES * rows)), update_bare(template, maps, config.n_epochs)
     parts: dict[str, list[Time]] = {"collection": [], "update": []}
     acts: dict[str, Callable[[], object]] = {
         "iteration": iterations(model, parts),
-        "bare: collection": collecting,
+        "bare: collection": rollout_mode,
         "bare: update": updating,
     }
     note = f"{config.n_epochs} epochs of {MINIBATCHES} minibatches; head steps of {PATCHES} rows a clip."
@@ -53,7 +53,7 @@ def measure(settings: Settings) -> Iterator[Section]:
     yield section.figure("the rollout's memory", held, "MB", over="257 MB of copied maps at full size", aim=at_most(5))
 
 
-def learner(bank: FeatureBank, config: PPOConfig, rows: int, network: PolicyNetwork) -> PPO:
+def learner(bank: MemoryBank, config: PPOConfig, rows: int, network: PolicyArchitecture) -> PPO:
     """PPO on so many environments, whose features are in ``bank``."""
     environment = make_environment(bank, EnvConfig(num_envs=rows, grid=workload.GRID, reward="random", baseline=1))
     model = new_ppo(environment, bank, config, network, seed=0)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.config.arguments import run_command
-from agents.policies.networks import GlanceActorCritic, PolicyNetwork
+from agents.policies.networks import GlanceActorCritic, PolicyArchitecture
 from classifiers.classifier import Classifier
 from classifiers.flops import classifier_cost, multiply_adds
 from classifiers.model_zoo import ARCHITECTURES
@@ -47,17 +47,17 @@ class Family:
     glances: int
     patches: int
     decisions: int
-    policy: PolicyNetwork
+    policy: PolicyArchitecture
     grid: int | None
     published: dict[int, float]
 
 
 FAMILIES = {
     "ActivityNet": Family(
-        "paper", 200, 16, 16, 16, PolicyNetwork((1280, 7, 7)), 7, {96: 17.2, 128: 26.6, 160: 38.6, 192: 53.3}
+        "paper", 200, 16, 16, 16, PolicyArchitecture((1280, 7, 7)), 7, {96: 17.2, 128: 26.6, 160: 38.6, 192: 53.3}
     ),
     "Something": Family(
-        "paper_tsm", 174, 8, 12, 1, PolicyNetwork((10240, 7, 7), channels=64, batch_norm=True), None, {144: 23.5, 160: 27.5, 176: 33.7}
+        "paper_tsm", 174, 8, 12, 1, PolicyArchitecture((10240, 7, 7), channels=64, batch_norm=True), None, {144: 23.5, 160: 27.5, 176: 33.7}
     ),
 }
 

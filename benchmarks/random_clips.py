@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adafocus_env.clips.clip_spec import ClipSettings
+from adafocus_env.clips.clip_spec import ClipSpec
 
 
 class RandomClips:
@@ -25,7 +25,7 @@ class RandomClips:
     failures: Sequence[tuple[str, str]] = ()
 
     def __init__(self, count: int, num_frames: int, size: int) -> None:
-        self.settings = ClipSettings(num_frames, size, size, train=True)
+        self.settings = ClipSpec(num_frames, size, size, train=True)
         self.num_frames, self.size, self.epoch_size = num_frames, size, count
         self.labels: NDArray[np.int64] = np.arange(count) % 10
         self.label_sets: Sequence[tuple[int, ...]] = [(int(label),) for label in self.labels]
@@ -41,7 +41,7 @@ class RandomClips:
         """All clips in an order drawn from ``rng``."""
         return rng.permutation(self.epoch_size)
 
-    def readable(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
+    def readable_clips(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
         """All of them."""
         return clips
 
@@ -60,7 +60,7 @@ class RandomClips:
         """The same, twice: no other crop is drawn."""
         return self._frames[clip], self._frames[clip]
 
-    def pass_over(self, clips: NDArray[np.int64], rng: np.random.Generator) -> None:
+    def skip_rng(self, clips: NDArray[np.int64], rng: np.random.Generator) -> None:
         """Nothing is drawn."""
 
     def expect(self, clips: NDArray[np.int64]) -> None:

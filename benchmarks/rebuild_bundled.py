@@ -11,7 +11,7 @@ from adafocus_env.build import Split, build_features, choose_device
 from adafocus_env.clips.store import ClipSource
 from adafocus_env.demo.videos import TASKS, data_name, demo
 from agents.config.command import run_command
-from agents.config.settings import DataConfig, Shipped
+from agents.config.settings import DataConfig, RebuildBundled
 from agents.evaluation.evaluate import play
 from agents.pipeline.builders import part
 from agents.pipeline.make_classifier import make_classifier
@@ -20,23 +20,23 @@ from agents.policies.predictor import Predictor
 from agents.runs.progress import Display
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
-from classifiers.errors import named
-from classifiers.model_zoo import ARCHITECTURES, SHIPPED
+from classifiers.errors import lookup
+from classifiers.model_zoo import ARCHITECTURES, BUNDLED
 
 PARTS: tuple[Split, Split] = ("train", "val")
 
 
-def main(config: Shipped) -> None:
+def main(config: RebuildBundled) -> None:
     """Trains the classifier of a task in stages 0 and 1, measures it on the validation part and saves it."""
-    task, name = named("task", config.task, TASKS), data_name(config.task)
-    out = Path(config.out) if config.out else SHIPPED[name]
+    task, name = lookup("task", config.task, TASKS), data_name(config.task)
+    out = Path(config.out) if config.out else BUNDLED[name]
     with Display() as display:
         network = replace(ARCHITECTURES["small"], patch_size=task.patch_size)
         data = DataConfig(workers=config.workers)
-        lesson = demo(task.lesson, num_workers=config.workers)
-        train, held_out = (part(lesson, split, data, network.size, display) for split in PARTS)
+        classifier_training_task = demo(task.classifier_training_task, num_workers=config.workers)
+        train, held_out = (part(classifier_training_task, split, data, network.size, display) for split in PARTS)
         torch.manual_seed(config.seed)
-        classifier = Classifier(network, lesson.classes).to(choose_device(config.device))
+        classifier = Classifier(network, classifier_training_task.classes).to(choose_device(config.device))
         make_classifier(classifier, train, held_out, config.stages, seed=config.seed, display=display)
         metrics = measured(classifier, part(demo(task, num_workers=config.workers), "val", data, network.size, display), config.seed)
         checkpoint.save(classifier, out, data=name, metrics=metrics, command=f"python -m benchmarks.rebuild_bundled task={config.task}")
@@ -51,4 +51,4 @@ def measured(classifier: Classifier, clips: ClipSource, seed: int) -> dict[str, 
 
 
 if __name__ == "__main__":
-    run_command(main, Shipped, "shipped")
+    run_command(main, RebuildBundled, "shipped")

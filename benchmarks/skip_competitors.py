@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from adafocus_env.action import skipping
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.features.live import Features
-from agents.evaluation.budgets import Kept, Shares, VideoCost, check_validation, kept_at, solve_threshold
+from agents.evaluation.budgets import PatchMask, Shares, VideoCost, check_validation, patch_mask_at, solve_threshold
 from agents.evaluation.evaluate import CLIPS_AT_ONCE, batches, scores_of
 from agents.evaluation.metrics import Scores
 from agents.evaluation.skipping import Answers, answered, at_random, certainty, evenly, exit_steps, solve_both, solve_exit
@@ -57,12 +57,12 @@ class Part:
         """N and D."""
         return self.skip.shape[0], self.skip.shape[1]
 
-    def scores(self, kept: Kept) -> Scores:
-        """Class scores (N, D, K) after every step, when ``kept`` (N, D) frames are looked at."""
-        return scores_of(self.features, self.places, kept, self.skipped)
+    def scores(self, patch_mask: PatchMask) -> Scores:
+        """Class scores (N, D, K) after every step, when ``patch_mask`` (N, D) frames are looked at."""
+        return scores_of(self.features, self.places, patch_mask, self.skipped)
 
     @cached_property
-    def every(self) -> Kept:
+    def every(self) -> PatchMask:
         """All frames (N, D)."""
         return np.ones(self.size, bool)
 
@@ -100,7 +100,7 @@ class Task:
 
 def learned(task: Task) -> Answers:
     """The frames whose P(skip) is below a threshold."""
-    return _at(task.test, kept_at(task.test.skip, solve_threshold(task.val.skip, task.keep)))
+    return _at(task.test, patch_mask_at(task.test.skip, solve_threshold(task.val.skip, task.keep)))
 
 
 def uniform(task: Task) -> Answers:
@@ -115,7 +115,7 @@ def random(task: Task) -> Answers:
 
 def by_saliency(task: Task) -> Answers:
     """The frames whose glances have a place that stands out."""
-    return _at(task.test, kept_at(-task.test.saliency, solve_threshold(-task.val.saliency, task.keep)))
+    return _at(task.test, patch_mask_at(-task.test.saliency, solve_threshold(-task.val.saliency, task.keep)))
 
 
 def conditional_exit(task: Task) -> Answers:
@@ -131,11 +131,11 @@ def exit_at_equal_cost(task: Task) -> Answers:
 def learned_and_exit(task: Task) -> Answers:
     """The frames whose P(skip) is below a threshold, until the head is sure."""
     val, test = task.val, task.test
-    looks = task.keep * val.size[1]
-    solved = solve_both(val.skip, val.scores, val.labels, task.keep, lambda kept: kept.cumsum(1), looks)
-    kept = kept_at(test.skip, solved.skip)
-    scores = test.scores(kept)
-    return answered(scores, kept, exit_steps(certainty(scores), solved.exits))
+    num_patches = task.keep * val.size[1]
+    solved = solve_both(val.skip, val.scores, val.labels, task.keep, lambda patch_mask: patch_mask.cumsum(1), num_patches)
+    patch_mask = patch_mask_at(test.skip, solved.skip)
+    scores = test.scores(patch_mask)
+    return answered(scores, patch_mask, exit_steps(certainty(scores), solved.exits))
 
 
 def greedy_oracle(task: Task) -> Answers:
@@ -144,7 +144,7 @@ def greedy_oracle(task: Task) -> Answers:
     low, high = 0.0, 1.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        share = _play_oracle(task.val, middle).looks.mean() / task.val.size[1]
+        share = _play_oracle(task.val, middle).num_patches.mean() / task.val.size[1]
         low, high = (middle, high) if share > task.keep else (low, middle)
     return _play_oracle(task.test, high)
 
@@ -169,8 +169,8 @@ def every_frame(part: Part) -> Answers:
     return _at(part, part.every)
 
 
-def _at(part: Part, kept: Kept) -> Answers:
-    return answered(part.scores(kept), kept)
+def _at(part: Part, patch_mask: PatchMask) -> Answers:
+    return answered(part.scores(patch_mask), patch_mask)
 
 
 def _stopped(task: Task, spent: Callable[[NDArray[np.int64]], NDArray[np.int64]], budget: float) -> Answers:
@@ -179,18 +179,18 @@ def _stopped(task: Task, spent: Callable[[NDArray[np.int64]], NDArray[np.int64]]
     return answered(task.test.all_scores, task.test.every, exit_steps(certainty(task.test.all_scores), thresholds))
 
 
-def _play_oracle(part: Part, price: float) -> Answers:
-    found = [_oracle_on(part, clips, price) for clips in batches(np.arange(part.size[0]), CLIPS_AT_ONCE)]
-    return Answers(*(np.concatenate(each) for each in zip(*((one.scores, one.looks, one.seen) for one in found), strict=True)))
+def _play_oracle(part: Part, cost_weight: float) -> Answers:
+    found = [_oracle_on(part, clips, cost_weight) for clips in batches(np.arange(part.size[0]), CLIPS_AT_ONCE)]
+    return Answers(*(np.concatenate(each) for each in zip(*((one.scores, one.num_patches, one.seen) for one in found), strict=True)))
 
 
-def _oracle_on(part: Part, clips: NDArray[np.int64], price: float) -> Answers:
+def _oracle_on(part: Part, clips: NDArray[np.int64], cost_weight: float) -> Answers:
     action = skipping(part.features.action)
     dynamics = Dynamics(part.features, len(clips), reward="confidence", action=action, skipped=part.skipped)
     dynamics.restart(clips, dynamics.baseline)
-    oracle, looks = GreedyOracle(dynamics, price), np.zeros(len(clips), np.int64)
+    oracle, num_patches = GreedyOracle(dynamics, cost_weight), np.zeros(len(clips), np.int64)
     for step in range(dynamics.num_steps):
         chosen = oracle.choose(np.stack([clips, np.full_like(clips, step)], 1))
         dynamics.step(chosen)
-        looks += action.kept(chosen)
-    return Answers(dynamics.scores.cpu().numpy(), looks, np.full(len(clips), dynamics.num_steps))
+        num_patches += action.patch_mask(chosen)
+    return Answers(dynamics.scores.cpu().numpy(), num_patches, np.full(len(clips), dynamics.num_steps))

@@ -16,7 +16,7 @@ from benchmarks.clock import Act, interleaved
 from benchmarks.command import Settings, main
 from benchmarks.sections import Section, at_most
 from classifiers.classifier import Classifier
-from classifiers.optimize import choose_execution, executed
+from classifiers.optimize import choose_execution, with_execution
 
 KEPT = (0.25, 0.47, 0.67)
 PATCHES = {"patch_size": 128}  # the paper's largest: the focuser bounds the time
@@ -30,7 +30,7 @@ def measure(settings: Settings) -> Iterator[Section]:
     for compile in (False, True) if settings.compile else (False,):
         how = "compiled" if compile else "eager"
         section = Section(f"Skipped frames, {count} clips of {length} frames, float32, {how}")
-        look = partial(infer, executed(network, choose_execution(network, compile=compile)), policy, frames)
+        look = partial(infer, with_execution(network, choose_execution(network, compile=compile)), policy, frames)
         yield _measured(section, look, _thresholds(network, policy, frames), 1 if settings.quick else settings.rounds)
 
 
@@ -48,7 +48,7 @@ def _measured(section: Section, look: Callable[..., Inference], thresholds: dict
     for share, threshold in thresholds.items():
         section.ratio(f"{share:.0%} kept", "every frame", aim=at_most(0.65) if share == 0.47 else None)
         found = look(keep_threshold=threshold)
-        section.figure(f"{share:.0%} kept: the share that is", 100 * found.kept.float().mean().item(), "%")
+        section.figure(f"{share:.0%} kept: the share that is", 100 * found.patch_mask.float().mean().item(), "%")
         section.figure(f"{share:.0%} kept: multiply-adds", float(found.macs.sum() / whole().macs.sum()), "×", over="every frame")
     return section
 

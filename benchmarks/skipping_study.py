@@ -20,7 +20,7 @@ from agents.config.command import compose_config, run_command, typed_keys
 from agents.config.settings import DataConfig, EnvConfig, SkipCurve, TrainPPO
 from agents.runs.jsonl import to_json
 from agents.runs.plots import Tradeoff, save_tradeoffs
-from agents.runs.run_dir import RunFolder
+from agents.runs.run_dir import RunDir
 from classifiers.atomic_files import write_text
 from classifiers.errors import InputError
 
@@ -35,13 +35,13 @@ class Point:
         keep: the share of the frames that was asked for.
         top1: (seeds,), on the test clips.
         gflops: (seeds,), of a video.
-        kept: (seeds,), share of the frames that was looked at.
+        patch_mask: (seeds,), share of the frames that was looked at.
     """
 
     keep: float
     top1: NDArray[np.float64]
     gflops: NDArray[np.float64]
-    kept: NDArray[np.float64]
+    patch_mask: NDArray[np.float64]
 
 
 Points = dict[str, list[Point]]  # of every way by its name, for every share
@@ -53,10 +53,10 @@ def main(config: SkipCurve) -> None:
     root, console = Path(config.run), Console()
     runs = check_runs(config, root)
     for train in (each for task in runs.values() for each in task):
-        if not RunFolder(train.run).finished:
+        if not RunDir(train.run).finished:
             console.rule(train.run)
             _train(train)
-    measured = {task: _over_seeds([measure(RunFolder(each.run), config) for each in trains]) for task, trains in runs.items()}
+    measured = {task: _over_seeds([measure(RunDir(each.run), config) for each in trains]) for task, trains in runs.items()}
     sections = (f"**{DataConfig(task=task).label}, test split**\n\n{markdown(each, config.keeps)}" for task, each in measured.items())
     text = "\n".join(sections)
     console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -77,13 +77,13 @@ def check_runs(config: SkipCurve, root: Path) -> dict[str, list[TrainPPO]]:
     from adafocus_env.demo.videos import TASKS  # here, so that --help answers without PyTorch
     from agents.config.unread_keys import check_overrides
     from agents.evaluation.budgets import check_keep
-    from classifiers.errors import named
+    from classifiers.errors import lookup
 
     for key, values in (("tasks", config.tasks), ("seeds", config.seeds), ("keeps", config.keeps)):
         if len(set(values)) != len(values) or not values:  # type: ignore[arg-type]
             raise InputError(f"{key}={values}: give each once, and one at least")
     for task in config.tasks:
-        named("tasks", task, TASKS)
+        lookup("tasks", task, TASKS)
     check_overrides(config.overrides, ["data", "data.name", "data.task", "seed", "run", "device"])
     runs = {}
     for task in config.tasks:
@@ -110,7 +110,7 @@ def _train(config: TrainPPO) -> None:
     train_ppo.main(config)
 
 
-def measure(run: RunFolder, config: SkipCurve) -> dict[str, list[Single]]:
+def measure(run: RunDir, config: SkipCurve) -> dict[str, list[Single]]:
     """Every way on the test clips of a finished run, for every share; see `Point`.
 
     Raises:
@@ -125,8 +125,8 @@ def measure(run: RunFolder, config: SkipCurve) -> dict[str, list[Single]]:
     from benchmarks.skip_competitors import WAYS, Part, Task, every_frame
     from classifiers import checkpoint
 
-    kept, device = run.config(), choose_device(config.device)
-    data, env = DataConfig(**kept["data"]), EnvConfig(**kept["env"])
+    patch_mask, device = run.config(), choose_device(config.device)
+    data, env = DataConfig(**patch_mask["data"]), EnvConfig(**patch_mask["env"])
     if not data.val:
         raise InputError(f"run={run.root} has no validation part to solve budgets on: set data.val to a share of the training videos")
     classifier = checkpoint.load(run.checkpoints / "classifier", device)
@@ -141,9 +141,9 @@ def measure(run: RunFolder, config: SkipCurve) -> dict[str, list[Single]]:
         for name, way in (*WAYS.items(), (EVERY, lambda task: every_frame(task.test))):
             found[name] = []
             for keep in config.keeps if name != EVERY else [1.0]:
-                each = way(Task(val, test, keep, cost, kept["seed"]))
-                top1, gflops = (each.scores.argmax(-1) == test.labels).mean(), cost.of(each.looks, each.seen).mean() / 1e9
-                found[name].append((keep, float(top1), float(gflops), float(each.looks.mean()) / steps))
+                each = way(Task(val, test, keep, cost, patch_mask["seed"]))
+                top1, gflops = (each.scores.argmax(-1) == test.labels).mean(), cost.of(each.num_patches, each.seen).mean() / 1e9
+                found[name].append((keep, float(top1), float(gflops), float(each.num_patches.mean()) / steps))
     return found
 
 
@@ -178,7 +178,7 @@ def _cell(point: Point) -> str:
 
     low, high = interval(point.top1)
     spread = f" ± {50 * (high - low):.1f}" if len(point.top1) > 1 else ""
-    return f"{100 * point.top1.mean():.1f}{spread} % @ {1000 * point.gflops.mean():.1f} M, {point.kept.mean():.1%}"
+    return f"{100 * point.top1.mean():.1f}{spread} % @ {1000 * point.gflops.mean():.1f} M, {point.patch_mask.mean():.1%}"
 
 
 def _plain(points: Points) -> dict[str, object]:

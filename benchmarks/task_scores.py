@@ -18,7 +18,7 @@ from agents.policies.baselines import Oracle, RandomPatch
 from agents.policies.predictor import Predictor
 from agents.runs.progress import Display
 from classifiers.atomic_files import write_text
-from classifiers.errors import named
+from classifiers.errors import lookup
 
 IDS = {name: arguments for name, arguments in ARGUMENTS.items() if "task" in arguments}
 SEEDS = 5  # of the random policy
@@ -43,7 +43,7 @@ class TaskScores:
 def main(config: TaskScores) -> None:
     """Plays every test clip of every id, and writes the scores."""
     for name in config.ids:
-        named("ids", name, IDS)
+        lookup("ids", name, IDS)
     out = Path(config.out)
     scores = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
     with Display() as display:

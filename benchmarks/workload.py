@@ -18,18 +18,18 @@ from adafocus_env.clips.store import ClipSource
 from adafocus_env.demo.renderer import DemoTask
 from adafocus_env.demo.videos import demo
 from adafocus_env.videos.datasets import DataSet, Video
-from agents.policies.sb3 import GlancePolicy, PolicyNetwork
+from agents.policies.sb3 import GlancePolicy, PolicyArchitecture
 from agents.runs.system import system_information
 from benchmarks.command import Settings
 from classifiers.backbones.backbone import BACKBONES, Backbone
 from classifiers.classifier import Architecture, Classifier
 from classifiers.model_zoo import ARCHITECTURES
-from classifiers.optimize import PLAIN, Execution, check_precision, choose_execution, executed, supported_precisions
+from classifiers.optimize import PLAIN, Execution, check_precision, choose_execution, supported_precisions, with_execution
 
 GRID = 7
 SHAPE = {False: (48, 256, 340), True: (12, 112, 120)}  # frames, height and width of a video, at full size and quick
 DEFAULT = "float32, default settings"
-SMALL = PolicyNetwork((32, 8, 8), channels=4, features=16, hidden=16)
+SMALL = PolicyArchitecture((32, 8, 8), channels=4, features=16, hidden=16)
 
 
 def choose_precision(settings: Settings) -> str:
@@ -82,7 +82,7 @@ def flat_classifier(settings: Settings) -> Classifier:
 def policy(settings: Settings, seed: int = 0, *, skips: bool = False) -> GlancePolicy:
     """One with random weights, so strong that cells, and whether it skips, differ from frame to frame."""
     torch.manual_seed(seed)
-    made = GlancePolicy(SMALL if settings.quick else PolicyNetwork((1280, 7, 7)), GRID, skips=skips)
+    made = GlancePolicy(SMALL if settings.quick else PolicyArchitecture((1280, 7, 7)), GRID, skips=skips)
     with torch.no_grad():
         made.actor.weight.mul_(30)
         if skips:  # with P(skip) the same whatever was looked at before, any share can be kept
@@ -94,17 +94,17 @@ def policy(settings: Settings, seed: int = 0, *, skips: bool = False) -> GlanceP
 def executions(settings: Settings, network: Classifier) -> dict[str, Execution]:
     """The ways to run the networks that are compared: as they are, and the best measured ones of each precision."""
     low = [] if settings.precision == "float32" else [settings.precision]
-    named = {"float32": PLAIN, DEFAULT: choose_execution(network)}
-    named |= {name: choose_execution(network, name) for name in low}
+    lookup = {"float32": PLAIN, DEFAULT: choose_execution(network)}
+    lookup |= {name: choose_execution(network, name) for name in low}
     if settings.compile:
-        named |= {f"{name}, compiled": choose_execution(network, name, compile=True) for name in ("float32", *low)}
-    return named
+        lookup |= {f"{name}, compiled": choose_execution(network, name, compile=True) for name in ("float32", *low)}
+    return lookup
 
 
 def fastest_of(settings: Settings, network: Classifier) -> tuple[str, Classifier]:
     """The last, and fastest, of `executions`: its name, and the classifier that runs so."""
     name, how = list(executions(settings, network).items())[-1]
-    return name, executed(network, how)
+    return name, with_execution(network, how)
 
 
 def clips(settings: Settings, count: int, num_frames: int, *, train: bool = True) -> ClipSource:

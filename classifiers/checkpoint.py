@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from classifiers.atomic_files import replacing, sync
 from classifiers.classifier import Architecture, Classifier
 from classifiers.errors import InputError
-from classifiers.model_zoo import SHIPPED
+from classifiers.model_zoo import BUNDLED
 
 WEIGHTS = "classifier.safetensors"
 CARD = "card.json"
@@ -77,7 +77,7 @@ def load(source: Path | str, device: torch.device | str = "cpu") -> Classifier:
     Raises:
         InputError: the folder is no checkpoint, or its card, weights or fingerprint do not fit together.
     """
-    folder = SHIPPED.get(str(source), Path(source))
+    folder = BUNDLED.get(str(source), Path(source))
     card = read_card(folder)
     classifier = Classifier(card.architecture, card.classes)
     load_tensors(classifier, folder / WEIGHTS)
@@ -88,16 +88,16 @@ def load(source: Path | str, device: torch.device | str = "cpu") -> Classifier:
 
 def list_classifiers() -> list[str]:
     """Names of the classifiers that come with the package, for `load`."""
-    return sorted(SHIPPED)
+    return sorted(BUNDLED)
 
 
 def read_card(folder: Path | str) -> Card:
-    """The card of the checkpoint in ``folder`` (or of a shipped name).
+    """The card of the checkpoint in ``folder`` (or of a bundled name).
 
     Raises:
         InputError: there is none, or it cannot be used (names the field).
     """
-    folder = SHIPPED.get(str(folder), Path(folder))
+    folder = BUNDLED.get(str(folder), Path(folder))
     values = read_json(folder, CARD, f"classifier={folder}")
     values["architecture"] = from_fields(Architecture, values.get("architecture", {}), folder / CARD)
     card = from_fields(Card, values, folder / CARD)
@@ -111,7 +111,7 @@ def read_json(folder: Path, name: str, what: str) -> dict[str, Any]:
     if folder.is_file():
         raise InputError(f"{what} is a file; a checkpoint is a folder with {name} and a .safetensors file (pickles are not read)")
     if not (folder / name).is_file():
-        raise InputError(f"{what} holds no {name}; give the folder of a checkpoint (shipped classifiers: {list_classifiers()})")
+        raise InputError(f"{what} holds no {name}; give the folder of a checkpoint (bundled classifiers: {list_classifiers()})")
     try:
         values = json.loads((folder / name).read_text(encoding="utf-8"))
     except ValueError as problem:

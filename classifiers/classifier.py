@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from classifiers.backbones.library import build_backbone, check_name
 from classifiers.backbones.temporal_shift import check_shift
-from classifiers.errors import InputError, named
+from classifiers.errors import InputError, lookup
 from classifiers.heads import HEADS
 from classifiers.protocols import Focuser, Glancer, Head
 
@@ -63,8 +63,8 @@ class Architecture:
     def __post_init__(self) -> None:
         for field in ("glancer", "focuser"):
             check_name(field, getattr(self, field))
-        named("head", self.head, HEADS)
-        named("weights", self.weights, WEIGHTS)
+        lookup("head", self.head, HEADS)
+        lookup("weights", self.weights, WEIGHTS)
         for field in ("hidden_size", "size", "glance_size"):
             if getattr(self, field) < 1:
                 raise InputError(f"{field}={getattr(self, field)} is too small; choose 1 or more")
@@ -165,27 +165,27 @@ class Classifier(nn.Module):
         """
         return self.focuser(patches, num_frames)[1]
 
-    def classify(self, glances: Tensor, foci: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def classify(self, glances: Tensor, focus_vectors: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Glance vectors (N, T, C), focus vectors (N, T, F), state (N, S) → scores (N, T, K) and the new state (N, S)."""
         seen = glances if self.head.glance_part == "vector" else self.glancer.scores(glances)
-        return self.head(torch.cat([seen, foci], dim=-1), state)
+        return self.head(torch.cat([seen, focus_vectors], dim=-1), state)
 
-    def compare(self, glances: Tensor, foci: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def compare(self, glances: Tensor, focus_vectors: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """The next step of N clips with each of k focus vectors, all from the same state.
 
         Args:
             glances: glance vectors (N, C).
-            foci: focus vectors (k, N, F).
+            focus vectors: focus vectors (k, N, F).
             state: (N, S) before the step.
 
         Returns:
             Scores (k, N, K), and the state (N, S) after the first of the k.
         """
         if compare := getattr(self.head, "compare", None):
-            return compare(glances, foci, state)
-        seen, states = (each.expand(len(foci), -1, -1).flatten(0, 1) for each in (glances, state))
-        scores, states = self.classify(seen[:, None], foci.flatten(0, 1)[:, None], states)
-        return scores.unflatten(0, foci.shape[:2])[:, :, 0], states[: len(state)]
+            return compare(glances, focus_vectors, state)
+        seen, states = (each.expand(len(focus_vectors), -1, -1).flatten(0, 1) for each in (glances, state))
+        scores, states = self.classify(seen[:, None], focus_vectors.flatten(0, 1)[:, None], states)
+        return scores.unflatten(0, focus_vectors.shape[:2])[:, :, 0], states[: len(state)]
 
     def initial_state(self, num_clips: int) -> Tensor:
         """The head's state (num_clips, S) before the first step: zeros."""

@@ -17,7 +17,7 @@ class InputError(ValueError):
     """
 
 
-def named(field: str, name: str, known: Mapping[str, Value]) -> Value:
+def lookup(field: str, name: str, known: Mapping[str, Value]) -> Value:
     """The value of that name.
 
     Raises:

@@ -38,11 +38,11 @@ class GRUHead(nn.Module):
         hidden, last = self.gru(in_order_of_steps(features), None if state is None else state.unsqueeze(0))
         return self.fc(self.dropout(hidden)), last.squeeze(0)
 
-    def compare(self, glances: Tensor, foci: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def compare(self, glances: Tensor, focus_vectors: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One step with each of several focus vectors, without dropout; what they share is multiplied once (see `Classifier.compare`)."""
         of_input, of_state, input_bias, state_bias = self.gru.all_weights[0]
         of_glance, of_focus = of_input.tensor_split((glances.shape[1],), dim=1)
-        inputs = F.linear(foci, of_focus).add_(F.linear(glances, of_glance, input_bias)).chunk(3, -1)
+        inputs = F.linear(focus_vectors, of_focus).add_(F.linear(glances, of_glance, input_bias)).chunk(3, -1)
         before = F.linear(state, of_state, state_bias).chunk(3, -1)
         reset, keep = ((now + then).sigmoid_() for now, then in zip(inputs[:2], before[:2], strict=True))
         states = inputs[2].addcmul(reset, before[2]).tanh_().lerp_(state, keep)
@@ -105,8 +105,8 @@ class MeanHead(nn.Module):
 
     def forward(self, features: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Features (N, T, K + F), state (N, K + 1) or None → scores (N, T, K) and the state (N, K + 1) after them."""
-        glanced, foci = features.tensor_split((self.num_classes,), dim=-1)
-        scores = glanced + self.fc(self.dropout(foci))
+        glanced, focus_vectors = features.tensor_split((self.num_classes,), dim=-1)
+        scores = glanced + self.fc(self.dropout(focus_vectors))
         return _means_so_far(scores, state)
 
 

@@ -54,6 +54,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
 }
 
-SHIPPED: dict[str, Path] = {
+BUNDLED: dict[str, Path] = {
     name: Path(__file__).parent / "bundled" / name for name in ("demo", "demo-easy", "demo-hard", "demo-sparse", "demo-memory")
 }

@@ -22,9 +22,9 @@ from torch.fx.experimental.optimization import fuse
 
 from classifiers.backbones.backbone import Backbone
 from classifiers.classifier import Classifier
-from classifiers.errors import InputError, named
+from classifiers.errors import InputError, lookup
 from classifiers.protocols import FrameNetwork
-from classifiers.weight_monitor import Watch
+from classifiers.weight_monitor import WeightMonitor
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -52,7 +52,7 @@ class Execution:
     focus_call: int = 0
 
     def __post_init__(self) -> None:
-        named("precision", self.precision, PRECISIONS)
+        lookup("precision", self.precision, PRECISIONS)
         for field in ("glance_call", "focus_call"):
             if getattr(self, field) < 0:
                 raise InputError(f"{field}={getattr(self, field)} is no number of images; choose 1 or more, or 0 for as many as come")
@@ -90,16 +90,16 @@ def choose_execution(classifier: Classifier, precision: str = "float32", compile
 
 def execution_of(classifier: Classifier) -> Execution:
     """Return how the networks of ``classifier`` are run."""
-    return classifier.execution if isinstance(classifier, ExecutedClassifier) else PLAIN
+    return classifier.execution if isinstance(classifier, InferenceClassifier) else PLAIN
 
 
 def optimized(classifier: Classifier) -> Classifier:
     """Return ``classifier`` with the execution that measured best for float32 (`choose_execution`); what inference and banks use.
 
-    A classifier that has an execution already is returned as it is, so ``executed(classifier, PLAIN)`` runs the networks unchanged.
+    A classifier that has an execution already is returned as it is, so ``with_execution(classifier, PLAIN)`` runs the networks unchanged.
     The result is cached: it holds a copy of the weights. The copy follows changes of weights that PyTorch counts; after a fused
     optimizer step, which PyTorch does not count, a call of ``train()``, ``eval()`` or ``freeze()`` renews it. Forward hooks of the
-    networks are called with ``executed(classifier, PLAIN)`` only.
+    networks are called with ``with_execution(classifier, PLAIN)`` only.
 
     Args:
         classifier: Frozen.
@@ -107,19 +107,19 @@ def optimized(classifier: Classifier) -> Classifier:
     Raises:
         InputError: The classifier is in training mode.
     """
-    if isinstance(classifier, ExecutedClassifier):
+    if isinstance(classifier, InferenceClassifier):
         return classifier
     made_from = classifier.device, classifier.mode_changes, classifier.glancer, classifier.focuser, classifier.head
     cached = _OPTIMIZED.get(classifier)
     if cached is None or cached[0] != made_from:
-        cached = _OPTIMIZED[classifier] = made_from, executed(classifier, choose_execution(classifier))
+        cached = _OPTIMIZED[classifier] = made_from, with_execution(classifier, choose_execution(classifier))
     return cached[1]
 
 
 _OPTIMIZED: WeakKeyDictionary[Classifier, tuple[tuple[object, ...], Classifier]] = WeakKeyDictionary()
 
 
-def executed(classifier: Classifier, execution: Execution) -> Classifier:
+def with_execution(classifier: Classifier, execution: Execution) -> Classifier:
     """A classifier with the same weights, fingerprint and tensors whose glancer and focuser run as ``execution`` says.
 
     The networks that run are copies, made when first used and made again after a weight of ``classifier`` has changed; with `PLAIN`
@@ -137,7 +137,7 @@ def executed(classifier: Classifier, execution: Execution) -> Classifier:
     check_precision(execution.precision, classifier.device)
     if execution.compile:
         check_compiler()
-    return ExecutedClassifier(classifier, execution)
+    return InferenceClassifier(classifier, execution)
 
 
 def check_precision(precision: str, device: torch.device) -> None:
@@ -146,7 +146,7 @@ def check_precision(precision: str, device: torch.device) -> None:
     Raises:
         InputError: no such precision, or the device lacks it (says what works).
     """
-    named("precision", precision, PRECISIONS)
+    lookup("precision", precision, PRECISIONS)
     if not _works(precision, device):
         working = supported_precisions(device)
         raise InputError(f"precision={precision} is not something that {device.type} here can compute with; choose one of {working}")
@@ -179,8 +179,8 @@ def _works(precision: str, device: torch.device) -> bool:
     return device.type == "cpu" and bool(getattr(torch.ops.mkldnn, query)())
 
 
-class ExecutedClassifier(Classifier):
-    """See `executed`; the parts are those of the classifier that it was made from.
+class InferenceClassifier(Classifier):
+    """See `with_execution`; the parts are those of the classifier that it was made from.
 
     Args:
         classifier: frozen.
@@ -196,8 +196,8 @@ class ExecutedClassifier(Classifier):
         self.architecture, self.classes, self.execution = classifier.architecture, classifier.classes, execution
         self.glancer, self.focuser, self.head = classifier.glancer, classifier.focuser, classifier.head
         shifted = classifier.architecture.shift > 0
-        self.look = Run(classifier.glancer, execution, execution.glance_call, shifted=shifted, outputs=(0, 1))
-        self.look_closely = Run(classifier.focuser, execution, execution.focus_call, shifted=shifted, outputs=(1,))
+        self.look = NetworkRunner(classifier.glancer, execution, execution.glance_call, shifted=shifted, outputs=(0, 1))
+        self.look_closely = NetworkRunner(classifier.focuser, execution, execution.focus_call, shifted=shifted, outputs=(1,))
         self.eval()
 
     def glance(self, frames: Tensor, num_frames: int = 1) -> tuple[Tensor, Tensor]:
@@ -210,7 +210,7 @@ class ExecutedClassifier(Classifier):
         return self.look_closely(patches, num_frames)[0]
 
 
-class Run:
+class NetworkRunner:
     """Runs one network.
 
     Args:
@@ -224,7 +224,7 @@ class Run:
     def __init__(self, network: FrameNetwork, execution: Execution, call: int, *, shifted: bool, outputs: tuple[int, ...]) -> None:
         assert isinstance(network, nn.Module)
         self._network, self._execution, self._call, self._shifted, self._outputs = network, execution, call, shifted, outputs
-        self._watch = Watch(network)
+        self._watch = WeightMonitor(network)
         self._made: Callable[..., Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -270,7 +270,7 @@ class Run:
         """What is called with images of the right precision and layout, made anew if a weight has changed or has moved."""
         if self._execution == PLAIN:
             return cast(Callable[..., Any], self._network)
-        if self._watch.touched() or self._made is None:
+        if self._watch.changed() or self._made is None:
             network = _folded(copy.deepcopy(self._network).double()).to(dtype=self._dtype)
             network = network.to(memory_format=self._form)
             self._made = _compiled(network, next(network.parameters()).device) if self._execution.compile else network

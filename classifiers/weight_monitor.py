@@ -21,7 +21,7 @@ def check_frozen(network: nn.Module) -> None:
         raise InputError("the classifier is in training mode; call classifier.freeze() first, so that its features stay the same")
 
 
-class Watch:
+class WeightMonitor:
     """Notices cheaply that a network may have changed: a hint to look again.
 
     It looks at the identity, the memory and PyTorch's count of writes of every parameter and buffer, and at the identity of every
@@ -37,7 +37,7 @@ class Watch:
         self._network = network
         self._remember()
 
-    def touched(self) -> bool:
+    def changed(self) -> bool:
         """Whether anything was touched since this was last asked."""
         held = self._entries()
         if len(held) == len(self._held) and all(map(is_, held, self._held)) and self._writes() == self._seen:

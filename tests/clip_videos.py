@@ -5,10 +5,10 @@ import json
 import torch
 from videos import square_centres, square_frames, write_video
 
-from adafocus_env.clips.clip_spec import ClipSettings
+from adafocus_env.clips.clip_spec import ClipSpec
 from adafocus_env.videos.datasets import Video
 
-TRAIN = ClipSettings(num_frames=4, size=32, short_side=48, train=True, views=2)
+TRAIN = ClipSpec(num_frames=4, size=32, short_side=48, train=True, views=2)
 
 
 def make_videos(root, n=5, tracks=False):

@@ -16,7 +16,7 @@ from adafocus_env.build import open_clips
 from adafocus_env.clips.store import ClipStore
 from adafocus_env.demo.renderer import DemoTask
 from adafocus_env.demo.videos import CLASSES, demo
-from adafocus_env.features.memory_bank import FeatureBank
+from adafocus_env.features.memory_bank import MemoryBank
 from classifiers.backbones.backbone import BACKBONES, Backbone
 from classifiers.classifier import Architecture, Classifier
 from classifiers.optimize import supported_precisions
@@ -94,6 +94,6 @@ def classifier() -> Classifier:
 
 
 @pytest.fixture(scope="session")
-def bank(classifier, clips) -> FeatureBank:
+def bank(classifier, clips) -> MemoryBank:
     """A bank on a 7×7 grid that is shared by all tests."""
-    return FeatureBank(classifier, clips, GridAction(7, 96, 24))
+    return MemoryBank(classifier, clips, GridAction(7, 96, 24))

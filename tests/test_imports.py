@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
-MAY_IMPORT = {"classifiers": set(), "adafocus_env": {"classifiers"}, "agents": {"classifiers", "adafocus_env", "configs"}}
+MAY_IMPORT = {
+    "classifiers": set(),
+    "adafocus_env": {"classifiers"},
+    "agents": {"classifiers", "adafocus_env", "configs"},
+    "benchmarks": {"classifiers", "adafocus_env", "agents", "configs"},
+}
 
 
 def imported_packages(path):

@@ -23,7 +23,7 @@ from adafocus_env.demo.videos import demo
 from agents import train_ppo
 from agents.config.command import compose_config
 from agents.config.settings import TrainPPO
-from agents.runs.run_dir import RunFolder
+from agents.runs.run_dir import RunDir
 from classifiers.model_zoo import ARCHITECTURES
 
 SETTINGS = [
@@ -78,7 +78,7 @@ def assert_same(folder, first):
 def left_by_force(folder: Path, copy: Path) -> set[str]:
     """What ``force`` leaves of a copy of a run folder."""
     shutil.copytree(folder, copy)
-    RunFolder.open(copy, {}, force=True).close()
+    RunDir.open(copy, {}, force=True).close()
     return {entry.name for entry in copy.iterdir()}
 
 
@@ -95,14 +95,14 @@ def crash(*args, **kwargs):
 
 def at_update(number: int, act) -> None:
     """Calls ``act`` when the line of that update of stage 2 has been written."""
-    log = RunFolder.log
+    log = RunDir.log
 
     def logged(self, metrics):
         log(self, metrics)
         if metrics.get("update") == number:
             act()
 
-    RunFolder.log = logged
+    RunDir.log = logged
 
 
 if __name__ == "__main__":

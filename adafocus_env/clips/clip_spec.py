@@ -18,11 +18,11 @@ from adafocus_env.videos.containers import PYAV_SUFFIXES
 from adafocus_env.videos.datasets import Video
 from adafocus_env.videos.frame_sampling import SAMPLING
 from adafocus_env.videos.readers import DecodedClip, DecodeRequest, file_reader
-from classifiers.errors import InputError, named
+from classifiers.errors import InputError, lookup
 
 
 @dataclass(frozen=True)
-class ClipSettings:
+class ClipSpec:
     """What a clip is. A clip is one fixed draw of frames, crop and flip from a video.
 
     Attributes:
@@ -69,12 +69,12 @@ class ClipSettings:
         for field in ("seed", "glance_frames"):
             if getattr(self, field) < 0:
                 raise InputError(f"{field}: must be at least 0, got {getattr(self, field)}")
-        named("sampling", self.sampling, SAMPLING)
+        lookup("sampling", self.sampling, SAMPLING)
         if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
             raise InputError(f"scales: must be shares above 0 and up to 1, got {self.scales}")
 
 
-def request(settings: ClipSettings, video: Video, view: int) -> DecodeRequest:
+def request(settings: ClipSpec, video: Video, view: int) -> DecodeRequest:
     """What a worker is asked for."""
     seed = (*_seed(settings, video, view), 0) if settings.train else None
     counts = settings.num_frames, settings.glance_frames
@@ -82,14 +82,14 @@ def request(settings: ClipSettings, video: Video, view: int) -> DecodeRequest:
     return DecodeRequest(video.path, counts[0], settings.short_side, seed, counts[1], settings.sampling, *stated)
 
 
-def fixed_crop(settings: ClipSettings, shape: Sequence[int], video: Video, view: int) -> Crop:
+def fixed_crop(settings: ClipSpec, shape: Sequence[int], video: Video, view: int) -> Crop:
     """The crop of a clip whose frames are stored with ``shape`` (T, 3, H, W): in the centre, or drawn for this view."""
     if not settings.train:
         return centre_crop(shape[2], shape[3], settings.size)
     return random_crop(settings, shape, np.random.default_rng((*_seed(settings, video, view), 1)))
 
 
-def random_crop(settings: ClipSettings, shape: Sequence[int], rng: np.random.Generator) -> Crop:
+def random_crop(settings: ClipSpec, shape: Sequence[int], rng: np.random.Generator) -> Crop:
     """A crop for training of frames of ``shape`` (T, 3, H, W)."""
     return draw_crop(shape[2], shape[3], settings.size, rng, scales=settings.scales, flip=settings.flip)
 
@@ -126,7 +126,7 @@ def all_labels(video: Video) -> tuple[int, ...]:
     return tuple(dict.fromkeys((video.label, *video.labels)))
 
 
-def content_key(videos: Sequence[Video], settings: ClipSettings, *, prepared: bool) -> str:
+def content_key(videos: Sequence[Video], settings: ClipSpec, *, prepared: bool) -> str:
     """Hash of everything that the decoded bytes depend on.
 
     Args:
@@ -149,7 +149,7 @@ def content_key(videos: Sequence[Video], settings: ClipSettings, *, prepared: bo
     return _hash(content)
 
 
-def fingerprint(key: str, videos: Sequence[Video], settings: ClipSettings) -> str:
+def fingerprint(key: str, videos: Sequence[Video], settings: ClipSpec) -> str:
     """Hash of everything that the frames and labels of clips depend on: of ``videos``, decoded with the ``key``."""
     crops = [settings.seed, settings.flip, list(settings.scales)] if settings.train else None
     content = [key, [video.name for video in videos], [video.label for video in videos], settings.size, crops]
@@ -158,7 +158,7 @@ def fingerprint(key: str, videos: Sequence[Video], settings: ClipSettings) -> st
     return _hash(content)
 
 
-def _seed(settings: ClipSettings, video: Video, view: int) -> tuple[int, int, int]:
+def _seed(settings: ClipSpec, video: Video, view: int) -> tuple[int, int, int]:
     return settings.seed, int.from_bytes(hashlib.sha256(video.name.encode()).digest()[:8], "big"), view
 
 

@@ -12,7 +12,7 @@ from adafocus_env.videos.decoding import Failure, run_in_workers
 from adafocus_env.videos.readers import DecodedClip, DecodeRequest
 
 
-class Kept(Protocol):
+class CachedClip(Protocol):
     """Whatever is kept of a decoded clip."""
 
     @property
@@ -20,7 +20,7 @@ class Kept(Protocol):
         """What it takes of the memory."""
 
 
-Value = TypeVar("Value", bound=Kept)
+Value = TypeVar("Value", bound=CachedClip)
 
 
 class Prefetcher(Generic[Value]):
@@ -159,5 +159,5 @@ class Prefetcher(Generic[Value]):
             self._bytes -= _size(self._kept.pop(clip))
 
 
-def _size(kept: Kept | Failure) -> int:
+def _size(kept: CachedClip | Failure) -> int:
     return 0 if isinstance(kept, Failure) else kept.nbytes

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adafocus_env.cache_dir import check_there, exclusive, writing_to
-from adafocus_env.clips.clip_spec import ClipSettings, all_labels, content_key, fingerprint, fixed_crop, random_crop, request, truth_of
+from adafocus_env.clips.clip_spec import ClipSpec, all_labels, content_key, fingerprint, fixed_crop, random_crop, request, truth_of
 from adafocus_env.clips.packing import PackedClip, PackRequest
 from adafocus_env.clips.shards import SHARD_SIZE, Shard, ShardWriter, open_shard, remove_leftovers
 from adafocus_env.clips.transforms import Crop, apply_crop, map_points
@@ -24,9 +24,9 @@ from classifiers.errors import InputError
 
 
 class ClipSource(Protocol):
-    """Clips by number, wherever they come from: `ClipStore`, or `adafocus_env.clips.stream.FreshClips`."""
+    """Clips by number, wherever they come from: `ClipStore`, or `adafocus_env.clips.stream.StreamingClips`."""
 
-    settings: ClipSettings
+    settings: ClipSpec
     labels: NDArray[np.int64]
     label_sets: Sequence[tuple[int, ...]]
     names: Sequence[str]
@@ -55,7 +55,7 @@ class ClipSource(Protocol):
     def epoch(self, number: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """The clips of epoch ``number``, in an order drawn from ``rng``."""
 
-    def readable(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
+    def readable_clips(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those of ``clips`` that have frames."""
 
     def leave_out(self, failures: Iterable[tuple[str, str]]) -> None:
@@ -70,7 +70,7 @@ class ClipSource(Protocol):
     def fresh(self, clip: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Both, with a new crop for training; the same tensor twice where they are the same."""
 
-    def pass_over(self, clips: NDArray[np.int64], rng: np.random.Generator) -> None:
+    def skip_rng(self, clips: NDArray[np.int64], rng: np.random.Generator) -> None:
         """Draws from ``rng`` what `fresh` would for each of them: another process has them."""
 
     def expect(self, clips: NDArray[np.int64]) -> None:
@@ -112,7 +112,7 @@ class ClipStore:
     def __init__(
         self,
         videos: Sequence[Video],
-        settings: ClipSettings,
+        settings: ClipSpec,
         *,
         folder: Path,
         prepare: Callable[[Sequence[Video]], None] | None = None,
@@ -166,7 +166,7 @@ class ClipStore:
         """The clips of epoch ``number``, in an order drawn from ``rng``; here the same clips in every epoch."""
         return rng.permutation(len(self))
 
-    def readable(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
+    def readable_clips(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those of ``clips`` that have frames: all of them, since videos that cannot be read were left out at the start."""
         return clips
 
@@ -193,7 +193,7 @@ class ClipStore:
         frames = apply_crop(stored[: self.num_frames], crop, self.size)
         return frames, apply_crop(stored[self.settings.glanced], crop, self.size) if self.settings.glance_frames else frames
 
-    def pass_over(self, clips: NDArray[np.int64], rng: np.random.Generator) -> None:
+    def skip_rng(self, clips: NDArray[np.int64], rng: np.random.Generator) -> None:
         """Draws from ``rng`` what `fresh` would for each of them: another process has them."""
         for clip in clips.tolist():
             shard, position = self._locate(clip)

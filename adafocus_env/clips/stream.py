@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adafocus_env.cache_dir import check_there
-from adafocus_env.clips.clip_spec import ClipSettings, all_labels, content_key, fingerprint, fixed_crop, request, truth_of
+from adafocus_env.clips.clip_spec import ClipSpec, all_labels, content_key, fingerprint, fixed_crop, request, truth_of
 from adafocus_env.clips.prefetch import Prefetcher
 from adafocus_env.clips.transforms import apply_crop, map_points
 from adafocus_env.videos.datasets import Video
@@ -27,7 +27,7 @@ REFERENCES = 2**24  # clips have lower numbers, which float32 holds exactly: Sta
 EPOCHS = 1000  # whose draws differ, at most; then they come again
 
 
-class FreshClips:
+class StreamingClips:
     """Clips by number, with the interface of `ClipStore`: clip e·V + i is the draw of epoch e from video i of V.
 
     A number always means the same draw, made from (seed, video's name, epoch) alone, so that a run that is resumed sees what it would
@@ -53,7 +53,7 @@ class FreshClips:
     def __init__(
         self,
         videos: Sequence[Video],
-        settings: ClipSettings,
+        settings: ClipSpec,
         *,
         prepare: Callable[[Sequence[Video]], None] | None = None,
         num_workers: int = 2,
@@ -89,8 +89,8 @@ class FreshClips:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __reduce__(self) -> tuple[Callable[..., FreshClips], tuple[object, ...]]:
-        return partial(FreshClips, **self._options), (self._source.videos, self.settings)
+    def __reduce__(self) -> tuple[Callable[..., StreamingClips], tuple[object, ...]]:
+        return partial(StreamingClips, **self._options), (self._source.videos, self.settings)
 
     @property
     def num_frames(self) -> int:
@@ -115,14 +115,14 @@ class FreshClips:
     def epoch(self, number: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """The clips of epoch ``number``, in an order drawn from ``rng``; the workers begin with the first.
 
-        Videos that are known to be unreadable are among them, so that the order does not depend on what is known; see `readable`.
+        Videos that are known to be unreadable are among them, so that the order does not depend on what is known; see `readable_clips`.
         """
         self._unreadable.warn()
         clips = number % self.settings.views * self.epoch_size + rng.permutation(self.epoch_size)
         self.expect(clips)
         return clips
 
-    def readable(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
+    def readable_clips(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those of ``clips`` that have frames, now decoded; the others are left out from now on.
 
         Raises:
@@ -160,7 +160,7 @@ class FreshClips:
         frames = self.frames(clip)
         return frames, self.glancer_frames(clip) if self.settings.glance_frames else frames
 
-    def pass_over(self, clips: NDArray[np.int64], rng: np.random.Generator) -> None:
+    def skip_rng(self, clips: NDArray[np.int64], rng: np.random.Generator) -> None:
         """Nothing is drawn from ``rng``; see `fresh`."""
 
     def expect(self, clips: NDArray[np.int64]) -> None:
@@ -214,7 +214,7 @@ class _Source:
     """Which draw a number means."""
 
     videos: tuple[Video, ...]
-    settings: ClipSettings
+    settings: ClipSpec
 
     def request(self, clip: int) -> DecodeRequest:
         return request(self.settings, *self._draw(clip))

@@ -77,14 +77,14 @@ class DemoTask:
     @property
     def key(self) -> str:
         """Names everything that the pixels of a video depend on."""
-        looks = {k: v for k, v in asdict(self).items() if k not in ("train_videos", "test_videos", "patch_size")}
+        appearance = {k: v for k, v in asdict(self).items() if k not in ("train_videos", "test_videos", "patch_size")}
         for field in fields(self):  # what was added later counts where it is used: older videos keep their names
-            if field.name in ("visible", "cue", "lookalikes") and looks[field.name] == field.default:
-                del looks[field.name]
-        return hashlib.sha256(json.dumps([RENDERER_VERSION, looks], sort_keys=True).encode()).hexdigest()[:12]
+            if field.name in ("visible", "cue", "lookalikes") and appearance[field.name] == field.default:
+                del appearance[field.name]
+        return hashlib.sha256(json.dumps([RENDERER_VERSION, appearance], sort_keys=True).encode()).hexdigest()[:12]
 
     @property
-    def lesson(self) -> DemoTask:
+    def classifier_training_task(self) -> DemoTask:
         """The videos that the task's classifier learns to read from: always a target, and no look-alikes. Their labels tell the digit."""
         return replace(self, visible=1.0, lookalikes=0)
 

@@ -23,7 +23,7 @@ from adafocus_env.demo.renderer import DemoTask, Scene, draw
 from adafocus_env.videos.datasets import DataSet, Video, hold_out
 from adafocus_env.videos.decoding import Failure, run_in_workers
 from classifiers.atomic_files import replacing, write_text
-from classifiers.errors import InputError, named
+from classifiers.errors import InputError, lookup
 
 CLASSES = tuple("0123456789")
 
@@ -48,7 +48,7 @@ def demo(task: DemoTask | str = "normal", *, val: float = 0.1, num_workers: int 
         InputError: there is no task of that name.
     """
     name = data_name(task) if isinstance(task, str) else "demo"
-    task = named("task", task, TASKS) if isinstance(task, str) else task
+    task = lookup("task", task, TASKS) if isinstance(task, str) else task
     root = cache_folder() / "videos" / f"demo-{task.key}"
     train, held_out = hold_out(_videos(root, "train", task.train_videos), val)
     return DataSet(
@@ -66,7 +66,7 @@ def demo(task: DemoTask | str = "normal", *, val: float = 0.1, num_workers: int 
 
 
 def data_name(task: str) -> str:
-    """The name of a task's data set, which is also that of its shipped classifier."""
+    """The name of a task's data set, which is also that of its bundled classifier."""
     return "demo" if task == "normal" else f"demo-{task}"
 
 

@@ -31,7 +31,7 @@ from classifiers.atomic_files import removed, replacing, write_text
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 from classifiers.optimize import execution_of
-from classifiers.weight_monitor import Watch
+from classifiers.weight_monitor import WeightMonitor
 
 SHARD_SIZE = 8  # clips in a file; what is lost when a process that fills is killed
 CARD = "card.json"  # says what the features were computed from
@@ -41,15 +41,15 @@ _BITS = {2: np.int16, 4: np.int32}  # NumPy knows no bfloat16: it only moves the
 _log = logging.getLogger("adafocus_env")
 
 Shard = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
-"""Bits of the maps, vectors and foci of a shard's clips, each (clips, *shape in the layout)."""
+"""Bits of the maps, vectors and focus vectors of a shard's clips, each (clips, *shape in the layout)."""
 
 
-class FolderBank:
+class DiskBank:
     """Keeps the glance and focus vectors of a clip store in files, those of 8 clips computed together when one is first asked for.
 
     A file (a shard) is there whole or not at all, whenever a process is killed; its checksum is verified when it is opened, and one
     that fails is computed anew, with a warning. Any number of processes may read and fill the same bank. Values depend on nobody who
-    asks, as in `adafocus_env.features.memory_bank.FeatureBank`.
+    asks, as in `adafocus_env.features.memory_bank.MemoryBank`.
 
     Args:
         classifier: frozen; answers are on its device.
@@ -86,7 +86,7 @@ class FolderBank:
         self.num_shards = -(-len(clips) // SHARD_SIZE)
         self.num_bytes = len(clips) * self.layout.clip_bytes + self.num_shards * _DIGEST
         self._root = Path(folder).expanduser()
-        self._watch = Watch(classifier)
+        self._watch = WeightMonitor(classifier)
         self._open()
 
     @property
@@ -104,10 +104,10 @@ class FolderBank:
         """Glance vectors (…, C) of those steps."""
         return self._read(1, clips, steps)
 
-    def foci(self, clips: Indices, steps: Indices, actions: Values) -> Tensor:
+    def focus_vectors(self, clips: Indices, steps: Indices, actions: Values) -> Tensor:
         """Focus vectors (…, F) of the patches that ``actions`` pick in those steps."""
         if self.action.num_cells is None:
-            return self._live.foci(clips, steps, actions)
+            return self._live.focus_vectors(clips, steps, actions)
         return self._read(2, clips, steps, to_array(actions))
 
     def num_clips(self, part: int = 0, parts: int = 1) -> int:
@@ -153,8 +153,8 @@ class FolderBank:
         self._shards: dict[int, Shard] = {}
 
     def _read(self, which: int, clips: Indices, *others: Indices) -> Tensor:
-        """Gathers rows of the maps, vectors or foci, numbered by (clips, *others)."""
-        if self._watch.touched() and self.classifier.fingerprint(NETWORKS) != self.fingerprint:
+        """Gathers rows of the maps, vectors or focus vectors, numbered by (clips, *others)."""
+        if self._watch.changed() and self.classifier.fingerprint(NETWORKS) != self.fingerprint:
             self._open()
         index = np.broadcast_arrays(clips, *others)
         shape = self.layout.shapes[which][len(others) :]
@@ -191,14 +191,14 @@ class FolderBank:
         return shard
 
     def _computed(self, clips: range) -> tuple[Tensor, Tensor, Tensor]:
-        maps, vectors, foci = [], [], []
+        maps, vectors, focus_vectors = [], [], []
         for clip in clips:
             seen = self._live.glance(clip)
             maps.append(seen[0])
             vectors.append(seen[1])
             if self.action.num_cells is not None:
-                foci.append(torch.cat(list(self._live.cell_foci_of((clip, steps) for steps in self._live.groups))))
-        return torch.stack(maps), torch.stack(vectors), torch.stack(foci) if foci else torch.empty(0)
+                focus_vectors.append(torch.cat(list(self._live.cell_focus_vectors_of((clip, steps) for steps in self._live.groups))))
+        return torch.stack(maps), torch.stack(vectors), torch.stack(focus_vectors) if focus_vectors else torch.empty(0)
 
     def _clips_of(self, number: int) -> range:
         return range(number * SHARD_SIZE, min((number + 1) * SHARD_SIZE, len(self.clips)))
@@ -236,8 +236,10 @@ def read_shard(path: Path, layout: Layout, count: int) -> Shard | None:
         return None
     bits = data[:size].view(_BITS[layout.dtype.itemsize])
     ends = np.cumsum([count * int(np.prod(shape)) for shape in layout.shapes])
-    maps, vectors, foci = (part.reshape(count, *shape) for part, shape in zip(np.split(bits, ends[:-1]), layout.shapes, strict=True))
-    return maps, vectors, foci
+    maps, vectors, focus_vectors = (
+        part.reshape(count, *shape) for part, shape in zip(np.split(bits, ends[:-1]), layout.shapes, strict=True)
+    )
+    return maps, vectors, focus_vectors
 
 
 def check_folder(folder: Path) -> None:

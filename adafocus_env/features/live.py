@@ -1,4 +1,4 @@
-"""What the frozen networks see in the clips of a store: glances of whole frames, foci of patches."""
+"""What the frozen networks see in the clips of a store: glances of whole frames, focus vectors of patches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from adafocus_env.transfers import Values, to_array, to_device
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 from classifiers.optimize import optimized
-from classifiers.weight_monitor import Watch, check_frozen
+from classifiers.weight_monitor import WeightMonitor, check_frozen
 
 Indices = NDArray[np.int64]
 VIDEO_DIVS = (1, 2, 4)
@@ -29,7 +29,7 @@ FRAME_BYTES = 2**29  # of the clips last used, whose frames are kept
 
 
 class Features(Protocol):
-    """Glances and foci of clips, computed anew (`LiveFeatures`) or once (`FeatureBank`).
+    """Glances and focus vectors of clips, computed anew (`LiveFeatures`) or once (`MemoryBank`).
 
     ``clips`` and ``steps`` are index arrays that broadcast against each other, and against ``actions`` (…, *action space), to one
     shape (…). Cells of a grid may also be a tensor on the networks' device. A step is a decision: usually one frame, or several where one
@@ -62,7 +62,7 @@ class Features(Protocol):
         """Glance vectors (…, C) of those steps, the mean over their frames."""
         ...
 
-    def foci(self, clips: Indices, steps: Indices, actions: Values) -> Tensor:
+    def focus_vectors(self, clips: Indices, steps: Indices, actions: Values) -> Tensor:
         """Focus vectors (…, F) of the patches that ``actions`` pick in those steps, the mean over their frames."""
         ...
 
@@ -87,12 +87,12 @@ class LiveFeatures:
     ) -> None:
         check_frozen(classifier)
         classifier = optimized(classifier)
-        self._watch = Watch(classifier)
+        self._watch = WeightMonitor(classifier)
         self.classifier, self.clips, self.action = classifier, clips, action
         self.num_steps = count_steps(classifier, clips, video_div)
-        self._frames: Recent[int, Tensor] = Recent(max(1, FRAME_BYTES // (3 * clips.num_frames * clips.size**2)))
+        self._frames: LRUCache[int, Tensor] = LRUCache(max(1, FRAME_BYTES // (3 * clips.num_frames * clips.size**2)))
         self._calls: dict[int, list[tuple[Tensor, Tensor]]] = {}
-        self._glances: Recent[int, tuple[Tensor, Tensor]] = Recent(capacity)
+        self._glances: LRUCache[int, tuple[Tensor, Tensor]] = LRUCache(capacity)
         size = classifier.architecture.size
         with torch.inference_mode():
             maps, _ = classifier.glance(torch.zeros(1, 3, size, size, device=classifier.device))
@@ -119,7 +119,7 @@ class LiveFeatures:
         return torch.stack(vectors).unflatten(0, clips.shape)
 
     @torch.no_grad()
-    def foci(self, clips: Indices, steps: Indices, actions: Values) -> Tensor:
+    def focus_vectors(self, clips: Indices, steps: Indices, actions: Values) -> Tensor:
         """Focus vectors (…, F) of patches, in one call of the focuser."""
         corners = self.action.corners_of(to_array(actions))
         clips, steps, _ = np.broadcast_arrays(clips, steps, corners[..., 0])
@@ -129,8 +129,8 @@ class LiveFeatures:
         source = inverse.ravel()[:, None] * length + np.arange(length)
         places = np.broadcast_to(corners, (*clips.shape, 2)).reshape(-1, 1, 2).repeat(length, axis=1)
         patches = crop_patches(frames, self._on_device(source.ravel()), self._on_device(places.reshape(-1, 2)), self.action.patch_size)
-        foci = self.classifier.focus(self.classifier.normalise(patches), num_frames=length)
-        return foci.unflatten(0, (-1, length)).mean(1).unflatten(0, clips.shape)
+        focus_vectors = self.classifier.focus(self.classifier.normalise(patches), num_frames=length)
+        return focus_vectors.unflatten(0, (-1, length)).mean(1).unflatten(0, clips.shape)
 
     def frames(self, clip: int) -> Tensor:
         """The clip's frames (T, 3, H, W), uint8, on the networks' device, (height, width, channels) in memory."""
@@ -143,13 +143,13 @@ class LiveFeatures:
         self._notice_changed_weights()
         return self._glance(clip)
 
-    def cell_foci_of(self, groups: Iterable[tuple[int, range]]) -> Iterator[Tensor]:
-        """Yield `cell_foci` of each (clip, steps), several at the same time where cores are idle: the values are the same."""
+    def cell_focus_vectors_of(self, groups: Iterable[tuple[int, range]]) -> Iterator[Tensor]:
+        """Yield `cell_focus_vectors` of each (clip, steps), several at the same time where cores are idle: the values are the same."""
         frames = (by_step(self.frames(clip), self.num_steps)[steps.start : steps.stop] for clip, steps in groups)
-        return map_parallel(self.cell_foci, frames, idle_workers(self.classifier.device))
+        return map_parallel(self.cell_focus_vectors, frames, idle_workers(self.classifier.device))
 
     @torch.no_grad()
-    def cell_foci(self, frames: Tensor) -> Tensor:
+    def cell_focus_vectors(self, frames: Tensor) -> Tensor:
         """Focus vectors (steps, cells, F) of all cells of one of the `groups` of steps, in calls that are always the same.
 
         Args:
@@ -158,12 +158,12 @@ class LiveFeatures:
         frames = self.classifier.normalise(frames)  # once: cells overlap
         length = frames.shape[1]
         patches = (crop_patches(frames.flatten(0, 1), *call, self.action.patch_size) for call in self._cell_calls(len(frames), length))
-        foci = torch.cat([self.classifier.focus(each, num_frames=length) for each in patches])
-        return foci.unflatten(0, (len(frames), -1, length)).mean(2)
+        focus_vectors = torch.cat([self.classifier.focus(each, num_frames=length) for each in patches])
+        return focus_vectors.unflatten(0, (len(frames), -1, length)).mean(2)
 
     @cached_property
     def groups(self) -> list[range]:
-        """Steps whose foci are computed together: as many as one call of the focuser has room for, at least one."""
+        """Steps whose focus vectors are computed together: as many as one call of the focuser has room for, at least one."""
         patches = max(1, self.action.num_cells or 0) * (self.clips.num_frames // self.num_steps)
         count = max(1, self._call_size // patches)
         return [range(start, min(start + count, self.num_steps)) for start in range(0, self.num_steps, count)]
@@ -194,7 +194,7 @@ class LiveFeatures:
         return by_step(maps, self.num_steps).flatten(1, 2), by_step(vectors, self.num_steps).mean(1)
 
     def _notice_changed_weights(self) -> None:
-        if self._watch.touched():
+        if self._watch.changed():
             self._glances.clear()
 
     def _step_frames(self, clip: int, step: int) -> Tensor:
@@ -246,7 +246,7 @@ Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
-class Recent(Generic[Key, Value]):
+class LRUCache(Generic[Key, Value]):
     """The values of the keys last asked for, at most ``capacity`` of them."""
 
     def __init__(self, capacity: int) -> None:

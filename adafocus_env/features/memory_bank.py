@@ -19,13 +19,13 @@ from adafocus_env.clips.store import ClipSource
 from adafocus_env.features.live import Features, Indices, LiveFeatures, count_steps
 from adafocus_env.transfers import Values, to_array, to_device
 from classifiers.classifier import Classifier
-from classifiers.errors import InputError, named
+from classifiers.errors import InputError, lookup
 from classifiers.optimize import execution_of, optimized
-from classifiers.weight_monitor import Watch
+from classifiers.weight_monitor import WeightMonitor
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 NETWORKS = ("glancer", "focuser")  # what the features depend on: a head may learn, and the bank is as good as before
-_STORED = ("_maps", "_vectors", "_foci", "_glanced", "_focused", "_slots")
+_STORED = ("_maps", "_vectors", "_focus_vectors", "_glanced", "_focused", "_slots")
 _log = logging.getLogger("adafocus_env")
 
 
@@ -40,13 +40,13 @@ class Layout:
     Attributes:
         maps: (D, C, h, w).
         vectors: (D, C).
-        foci: (D, cells, F); no cells where actions are continuous.
+        focus vectors: (D, cells, F); no cells where actions are continuous.
         dtype: of the stored numbers.
     """
 
     maps: tuple[int, ...]
     vectors: tuple[int, ...]
-    foci: tuple[int, ...]
+    focus_vectors: tuple[int, ...]
     dtype: torch.dtype
 
     @classmethod
@@ -57,13 +57,13 @@ class Layout:
             InputError: there is no such dtype.
         """
         steps, networks = features.num_steps, features.classifier
-        foci = (steps, features.action.num_cells or 0, networks.focuser.vector_size)
-        return cls((steps, *features.map_shape), (steps, networks.glancer.vector_size), foci, named("bank_dtype", dtype, DTYPES))
+        focus_vectors = (steps, features.action.num_cells or 0, networks.focuser.vector_size)
+        return cls((steps, *features.map_shape), (steps, networks.glancer.vector_size), focus_vectors, lookup("bank_dtype", dtype, DTYPES))
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of maps, vectors and foci."""
-        return self.maps, self.vectors, self.foci
+        """Of maps, vectors and focus vectors."""
+        return self.maps, self.vectors, self.focus_vectors
 
     @property
     def clip_bytes(self) -> int:
@@ -82,13 +82,13 @@ class Layout:
         return stored
 
 
-class FeatureBank:
+class MemoryBank:
     """Keeps the glance and focus vectors of a clip store in memory, each computed when first asked for.
 
-    A value never depends on who asked for it: glances are computed for all frames of a clip together, foci for all cells
+    A value never depends on who asked for it: glances are computed for all frames of a clip together, focus vectors for all cells
     of a step together, so membership and size of every network call are fixed, and what is answered is what was stored. A changed
     weight of glancer or focuser empties the bank; the head's make no difference. Where actions are continuous there is no end of
-    places: their foci are computed live, and only glances are kept.
+    places: their focus vectors are computed live, and only glances are kept.
 
     Args:
         classifier: frozen; its device is where the bank lives.
@@ -125,7 +125,7 @@ class FeatureBank:
         self.num_bytes = self._capacity * self.layout.clip_bytes
         _check_memory(self.num_bytes, len(clips), classifier.device)
         _log.info("%s", self.about)
-        self._watch = Watch(classifier)
+        self._watch = WeightMonitor(classifier)
         self.fingerprint = classifier.fingerprint(NETWORKS)
         self._store_nothing()
 
@@ -139,10 +139,10 @@ class FeatureBank:
 
     def _store_nothing(self) -> None:
         """Makes room for the features of all steps, none of them there yet."""
-        cells, steps = self.layout.foci[1], self._capacity * self.num_steps
-        self._maps, self._vectors, self._foci = (
+        cells, steps = self.layout.focus_vectors[1], self._capacity * self.num_steps
+        self._maps, self._vectors, self._focus_vectors = (
             torch.empty(shape, dtype=self.layout.dtype, device=self.classifier.device)
-            for shape in ((steps, *self.map_shape), (steps, *self.layout.vectors[1:]), (steps * cells, *self.layout.foci[2:]))
+            for shape in ((steps, *self.map_shape), (steps, *self.layout.vectors[1:]), (steps * cells, *self.layout.focus_vectors[2:]))
         )
         self._glanced, self._focused = np.zeros(self._capacity, dtype=bool), np.zeros(steps, dtype=bool)
         self._slots = Slots(len(self.clips), self._capacity)
@@ -160,17 +160,17 @@ class FeatureBank:
         """Glance vectors (…, C) of those steps."""
         return self._in_parts(lambda *index: self._pick(self._vectors, self._glance_rows(*index)), clips, steps)
 
-    def foci(self, clips: Indices, steps: Indices, actions: Values) -> Tensor:
+    def focus_vectors(self, clips: Indices, steps: Indices, actions: Values) -> Tensor:
         """Focus vectors (…, F) of the patches that ``actions`` pick in those steps; a tensor of cells is not copied to the host."""
         if self.action.num_cells is None:
-            return self._live.foci(clips, steps, actions)
+            return self._live.focus_vectors(clips, steps, actions)
         if not self._slots.enough(clips):  # read in parts, which are picked on the host
             actions = to_array(actions)
-        return self._in_parts(lambda *index: self._pick(self._foci, self._focus_rows(*index)), clips, steps, actions)
+        return self._in_parts(lambda *index: self._pick(self._focus_vectors, self._focus_rows(*index)), clips, steps, actions)
 
     def _in_parts(self, read: Callable[..., Tensor], clips: Indices, *others: Values) -> Tensor:
         """Reads what was asked for: for as many clips at a time as have room in the bank."""
-        if self._watch.touched():
+        if self._watch.changed():
             self._notice_changed_weights()
         if self._slots.enough(clips):
             return read(clips, *others)
@@ -195,17 +195,17 @@ class FeatureBank:
         return slots * self.num_steps + steps
 
     def _focus_rows(self, clips: Indices, steps: Indices, cells: Values) -> Values:
-        """Rows of the stored foci of those cells, once all cells of their groups of steps are stored."""
-        every = self.layout.foci[1]
+        """Rows of the stored focus vectors of those cells, once all cells of their groups of steps are stored."""
+        every = self.layout.focus_vectors[1]
         rows = self._slots_of(clips) * self.num_steps + steps
         missing = ~self._focused[rows]
         if missing.any():
             groups = self._live.groups
             wanted = _distinct(missing, clips, rows - steps, steps // len(groups[0]))
-            computed = self._live.cell_foci_of((clip, groups[number]) for clip, _, number in wanted)
-            for (_, first, number), foci in zip(wanted, computed, strict=True):
+            computed = self._live.cell_focus_vectors_of((clip, groups[number]) for clip, _, number in wanted)
+            for (_, first, number), focus_vectors in zip(wanted, computed, strict=True):
                 stored = slice(first + groups[number].start, first + groups[number].stop)
-                self._foci.unflatten(0, (-1, every))[stored] = self.layout.rounded(foci)
+                self._focus_vectors.unflatten(0, (-1, every))[stored] = self.layout.rounded(focus_vectors)
                 self._focused[stored] = True
         return rows * every + cells if isinstance(cells, np.ndarray) else to_device(rows * every, cells.device) + cells
 
@@ -283,7 +283,7 @@ def check_bank(bank: Features, classifier: Classifier, clips: ClipSource, action
     ]
     if differing:
         others = " and another ".join(differing)
-        raise InputError(f"the bank belongs to another {others}; make a FeatureBank for this one, or pass bank=True")
+        raise InputError(f"the bank belongs to another {others}; make a MemoryBank for this one, or pass bank=True")
     return bank
 
 

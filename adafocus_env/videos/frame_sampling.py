@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from classifiers.errors import InputError, named
+from classifiers.errors import InputError, lookup
 
 
 def segment_indices(
@@ -38,7 +38,7 @@ def segment_indices(
         raise InputError(f"a video needs at least 1 frame to sample from, this one has {num_frames}; replace or remove it")
     if num_segments < 1:
         raise InputError(f"num_frames: a clip needs at least 1 frame, got {num_segments}")
-    draw = named("sampling", sampling, SAMPLING)
+    draw = lookup("sampling", sampling, SAMPLING)
     segments = np.arange(num_segments)
     if num_frames <= num_segments:
         return np.minimum(segments, num_frames - 1).astype(np.int64)

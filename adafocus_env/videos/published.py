@@ -13,7 +13,7 @@ from adafocus_env.videos.class_names import read_class_names
 from adafocus_env.videos.containers import VIDEO_SUFFIXES
 from adafocus_env.videos.datasets import DataSet, Video, check_folder, hold_out
 from adafocus_env.videos.list_files import SHORTEST, Entry, Fault, ListFile, ListFormat, describe, read_list, shared_videos
-from classifiers.errors import InputError, named
+from classifiers.errors import InputError, lookup
 
 _log = logging.getLogger("adafocus_env")
 VIDEOS = "videos"
@@ -132,7 +132,7 @@ def what_is_usable(name: str, root: str | Path, *, source: str = "auto", val: fl
     Raises:
         InputError: a file or folder is missing or cannot be read.
     """
-    about = named("data", name, PUBLISHED)
+    about = lookup("data", name, PUBLISHED)
     root = Path(root).expanduser()
     check_folder(root, f"give the folder with {about.class_file} and the lists of {about.title}")
     classes = read_class_names(root / about.class_file, f"the class file {root / about.class_file}")
@@ -157,7 +157,7 @@ def _place(root: Path, source: str, about: PublishedSet) -> Path:
         if there:
             return there[0]
         raise InputError(f"data.root: {root} has neither {about.frames}/ with a folder of frames for each video nor {VIDEOS}/ with videos")
-    place = named("data.source", source, {"auto": root, **places})
+    place = lookup("data.source", source, {"auto": root, **places})
     if not place.is_dir():
         raise InputError(f"data.source={source}: {place} is no folder; put the {source} there, or use data.source=auto")
     return place

@@ -137,5 +137,5 @@ def _spread(counts: Counter[float] | Counter[int], unit: str) -> str:
     others = [(value, number) for value, number in counts.most_common() if value != median]
     if not others:
         return f"{median:g} {unit}"
-    named = ", ".join(f"{value:g} in {number}" for value, number in others[:5]) + (", …" if len(others) > 5 else "")
-    return f"{median:g} {unit} (median); {sum(number for _, number in others)} of {counts.total()} videos differ: {named}"
+    lookup = ", ".join(f"{value:g} in {number}" for value, number in others[:5]) + (", …" if len(others) > 5 else "")
+    return f"{median:g} {unit} (median); {sum(number for _, number in others)} of {counts.total()} videos differ: {lookup}"

@@ -54,10 +54,10 @@ class EnvConfig:
 
     Attributes:
         action: grid, continuous, skip (the grid and an action that looks at no patch) or continuous_skip.
-        price: what a step that looks at a patch costs, in units of the reward; where a target is set, what it costs at first.
+        cost_weight: what a step that looks at a patch costs, in units of the reward; where a target is set, what it costs at first.
         target_keep: the share of steps that shall look at a patch; the price is driven to it, once an update (PPO only).
         target_gflops: the same told in GFLOPs a video with the policy's own, multiply-adds counted as one.
-        price_rate: how fast the price is driven, in prices for an error of 1 in the share.
+        cost_weight_rate: how fast the price is driven, in prices for an error of 1 in the share.
         skipped: what the head gets where a frame is skipped: zeros, last or none; see `adafocus_env.skipped`.
         bank: where the frozen networks' features are kept: auto (in memory where they fit, otherwise nowhere), true (in memory), false
             (nowhere: they are computed live), or a folder.
@@ -73,10 +73,10 @@ class EnvConfig:
     video_div: int | None = None
     reward: str = "random"
     baseline: int | str = "all"
-    price: float = 0.0
+    cost_weight: float = 0.0
     target_keep: float | None = None
     target_gflops: float | None = None
-    price_rate: float = 0.15
+    cost_weight_rate: float = 0.15
     skipped: str = "zeros"
     bank: bool | str = "auto"
     bank_dtype: str = "float32"
@@ -264,7 +264,7 @@ class TrainPPO:
         plugin: a module of yours that is imported first, for what it adds to the tables (docs/extend.md).
         log: where curves are drawn besides metrics.jsonl: tensorboard, wandb; see `agents.runs.loggers`.
         data: which videos.
-        classifier: auto, a name (a shipped classifier or an architecture) or the folder of a checkpoint.
+        classifier: auto, a name (a bundled classifier or an architecture) or the folder of a checkpoint.
         patch_size: P, height and width of the patches in pixels; 0: the architecture's. A checkpoint's cannot be changed.
         architecture: further things that an architecture shall have instead of its own.
         policy: folder of a policy to start from; empty: a new one.
@@ -391,7 +391,7 @@ class Evaluate:
 
     Attributes:
         run: a finished run folder. What else is typed counts instead of what the run was made with; or, without it:
-        classifier: auto (the shipped one for the demo videos), a shipped name or the folder of a checkpoint.
+        classifier: auto (the bundled one for the demo videos), a bundled name or the folder of a checkpoint.
         policy: folder of a policy.
         trust: read a model of Stable-Baselines3 that was not written on this machine (it is unpickled).
         plugin: a module of yours that is imported first; that of the run, which is not imported unless you name it.
@@ -435,7 +435,7 @@ class Evaluate:
 
 
 @dataclass
-class Shipped:
+class RebuildBundled:
     """`python -m benchmarks.rebuild_bundled`.
 
     Attributes:

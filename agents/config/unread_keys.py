@@ -9,12 +9,12 @@ from typing import Any
 from adafocus_env.reward import REWARDS
 from agents.config.command import typed_keys
 from agents.config.data_keys import data_rules
-from agents.config.settings import Evaluate, NetworkConfig, Shipped, SupervisedConfig, Train, TrainPPO, TrainStages
+from agents.config.settings import Evaluate, NetworkConfig, RebuildBundled, SupervisedConfig, Train, TrainPPO, TrainStages
 from agents.config.unread import Unread, check_read
 from classifiers.errors import InputError
 
 STAGES = ("glancer", "focuser", "random_patches", "finetune")
-TRAINING = "env.num_envs env.reward env.baseline env.price env.price_rate env.target_keep env.target_gflops"
+TRAINING = "env.num_envs env.reward env.baseline env.cost_weight env.cost_weight_rate env.target_keep env.target_gflops"
 """Keys of the environment that a policy learns from, and nobody else."""
 
 When = Callable[[Any], object]
@@ -50,9 +50,9 @@ def architecture_of(config: TrainPPO) -> Any:
     """The architecture that a classifier is made of, with what is changed in it; None where it is trained already or not known."""
     from dataclasses import asdict, replace
 
-    from classifiers.model_zoo import ARCHITECTURES, SHIPPED
+    from classifiers.model_zoo import ARCHITECTURES, BUNDLED
 
-    name = "small" if config.classifier == "auto" and config.data.label not in SHIPPED else config.classifier
+    name = "small" if config.classifier == "auto" and config.data.label not in BUNDLED else config.classifier
     if name not in ARCHITECTURES:
         return None
     changes = {key: value for key, value in asdict(config.architecture).items() if value is not None}
@@ -61,10 +61,10 @@ def architecture_of(config: TrainPPO) -> Any:
 
 def is_trained(config: TrainPPO) -> bool:
     """Whether the classifier is one that is trained already."""
-    from classifiers.model_zoo import ARCHITECTURES, SHIPPED
+    from classifiers.model_zoo import ARCHITECTURES, BUNDLED
 
     name = config.data.label if config.classifier == "auto" else config.classifier
-    return name in SHIPPED or (config.classifier != "auto" and name not in ARCHITECTURES and Path(name).exists())
+    return name in BUNDLED or (config.classifier != "auto" and name not in ARCHITECTURES and Path(name).exists())
 
 
 def learns_by_ppo(config: TrainPPO) -> bool:
@@ -79,7 +79,7 @@ def runs_stage_2(config: TrainPPO) -> bool:
     return not isinstance(config, TrainStages) or config.first <= 2 <= config.last or config.rounds > 0
 
 
-def trains(config: TrainPPO | Shipped, stage: str) -> bool:
+def trains(config: TrainPPO | RebuildBundled, stage: str) -> bool:
     """Whether a supervised stage has epochs, in the single pass or in joint rounds."""
     if stage == "finetune" and isinstance(config, TrainStages) and config.rounds and config.joint.epochs is not None:
         return True
@@ -165,7 +165,7 @@ ENVIRONMENT = (
         "env.action={c.env.action} has no cells; leave it out, or set env.action=grid",
     ),
     Unread("env.baseline", compares_with_none, "env.reward={c.env.reward} compares with no random patches; leave it out"),
-    Unread("env.price_rate", has_no_target, "the price stays as it is; set env.target_keep or env.target_gflops, or leave it out"),
+    Unread("env.cost_weight_rate", has_no_target, "the price stays as it is; set env.target_keep or env.target_gflops, or leave it out"),
     Unread(
         "env.skipped",
         lambda c: c.env.action in ("grid", "continuous"),
@@ -316,8 +316,8 @@ RULES: dict[type, tuple[Unread, ...]] = {
     Train: (*ALGORITHM, *SHARED, *GIVEN_CLASSIFIER),
     TrainStages: (*WHICH_STAGES, *SHARED),
     Evaluate: MEASURED,
-    Shipped: (
-        Unread("stages.finetune", lambda c: True, "a shipped classifier is made by stages 0 and 1; leave it out"),
+    RebuildBundled: (
+        Unread("stages.finetune", lambda c: True, "a bundled classifier is made by stages 0 and 1; leave it out"),
         *SUPERVISED,
     ),
 }

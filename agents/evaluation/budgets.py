@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from adafocus_env.features.live import Features
 from adafocus_env.skipped import find_skipped
 from agents.evaluation.inference import policy_cost
-from agents.policies.networks import kept_below
+from agents.policies.networks import patch_mask_below
 from agents.policies.sb3 import GlancePolicy
 from classifiers.errors import InputError
 from classifiers.flops import classifier_cost
 
-Kept = NDArray[np.bool_]
+PatchMask = NDArray[np.bool_]
 Shares = NDArray[np.floating]
 
 
@@ -38,9 +38,9 @@ class VideoCost:
     look: int
     unseen: int = 0
 
-    def of(self, looks: NDArray[np.int64], seen: NDArray[np.int64]) -> NDArray[np.int64]:
+    def of(self, num_patches: NDArray[np.int64], seen: NDArray[np.int64]) -> NDArray[np.int64]:
         """Multiply-adds of videos with so many decisions that look, and so many before they were answered."""
-        return seen * self.seen + looks * self.look + (looks == 0) * (seen == self.steps) * self.unseen
+        return seen * self.seen + num_patches * self.look + (num_patches == 0) * (seen == self.steps) * self.unseen
 
     def at(self, keep: float) -> float:
         """Multiply-adds of a video of which this share of the frames is looked at."""
@@ -121,7 +121,7 @@ def solve_threshold(skip: Shares, keep: float) -> float:
 
     Args:
         skip: P(skip), or any other number that is high where a look is worth little, (N, D) of the validation part; or (N, D, D), see
-            `kept_at`.
+            `patch_mask_at`.
         keep: the share.
 
     Raises:
@@ -131,11 +131,11 @@ def solve_threshold(skip: Shares, keep: float) -> float:
     rising = np.unique(skip).astype(np.float64)
     between = np.concatenate([[rising[0] - 1], (rising[:-1] + rising[1:]) / 2, [rising[-1] + 1]])
 
-    def kept(place: int) -> int:
-        return int(kept_at(skip, between[place]).sum())
+    def patch_mask(place: int) -> int:
+        return int(patch_mask_at(skip, between[place]).sum())
 
-    enough = bisect_left(range(len(between)), math.ceil(wanted), key=kept)  # the higher the threshold, the more are kept
-    return float(between[min((enough, max(enough - 1, 0)), key=lambda place: abs(kept(place) - wanted))])
+    enough = bisect_left(range(len(between)), math.ceil(wanted), key=patch_mask)  # the higher the threshold, the more are kept
+    return float(between[min((enough, max(enough - 1, 0)), key=lambda place: abs(patch_mask(place) - wanted))])
 
 
 def check_validation(values: Shares) -> Shares:
@@ -149,6 +149,6 @@ def check_validation(values: Shares) -> Shares:
     return values
 
 
-def kept_at(skip: Shares, threshold: float) -> Kept:
-    """Which decisions (N, D) are kept at a threshold: those whose value is below it, as in `GlancePolicy.act`; see `kept_below`."""
-    return kept_below(torch.from_numpy(skip), threshold).numpy()
+def patch_mask_at(skip: Shares, threshold: float) -> PatchMask:
+    """Which decisions (N, D) are kept at a threshold: those whose value is below it, as in `GlancePolicy.act`; see `patch_mask_below`."""
+    return patch_mask_below(torch.from_numpy(skip), threshold).numpy()

@@ -16,7 +16,7 @@ from adafocus_env.action import Action, GridAction, skipping
 from adafocus_env.build import arguments_of
 from adafocus_env.dynamics import masks_of
 from adafocus_env.features.live import Features, Indices, LiveFeatures, by_step
-from adafocus_env.skipped import classify_kept, find_skipped
+from adafocus_env.skipped import classify_focused, find_skipped
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.evaluation.inference import policy_cost, video_cost, video_costs
 from agents.evaluation.metrics import LabelSets, Scores, after_every_step, confidence, hits
@@ -38,13 +38,13 @@ class Played:
 
     Attributes:
         actions: (clips, D, *action space of the features), where it looked; nothing of worth where it skipped.
-        kept: (clips, D) bool, where it did not skip.
+        patch_mask: (clips, D) bool, where it did not skip.
         correct: (clips,) bool, whether the answer after the last step is right.
         confidence: (clips,), softmax score of the true class after the last step.
     """
 
     actions: Actions
-    kept: NDArray[np.bool_]
+    patch_mask: NDArray[np.bool_]
     correct: NDArray[np.bool_]
     confidence: NDArray[np.float32]
 
@@ -93,7 +93,7 @@ def by_reference(features: Features, policy: Predictor) -> Chooser:
             masks = partial(masks_of, action, ~looked & (step == features.num_steps - 1))
             chosen, state = choose_step(policy, references, state, np.full(len(clips), step == 0), masks)
             actions.append(chosen)
-            looked |= action.kept(chosen)
+            looked |= action.patch_mask(chosen)
         return np.stack(actions, axis=1)
 
     return choose
@@ -153,25 +153,25 @@ def actions_and_scores(
     parts = []
     for clips in batches(np.arange(len(features.clips)), CLIPS_AT_ONCE):
         chosen = choose(clips)
-        kept = action.kept(chosen)
-        places = chosen if action.looking is action else action.patches(chosen)
-        parts.append((places, kept, scores_of(features, places, kept, skipped, clips)))
-    places, kept, scores = (np.concatenate(each) for each in zip(*parts, strict=True))
-    return places, kept, scores
+        patch_mask = action.patch_mask(chosen)
+        places = chosen if action.patch_action is action else action.patches(chosen)
+        parts.append((places, patch_mask, scores_of(features, places, patch_mask, skipped, clips)))
+    places, patch_mask, scores = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return places, patch_mask, scores
 
 
 @torch.no_grad()
-def scores_after_steps(features: Features, clips: Indices, foci: Foci) -> Scores:
+def scores_after_steps(features: Features, clips: Indices, focus_vectors: Foci) -> Scores:
     """The class scores of some clips after every step, (n, D, K): what all measures of all policies come from.
 
     Args:
         features: glances of the clips.
         clips: (n,), which ones.
-        foci: clips (m,) → focus vectors (m, D, F).
+        focus vectors: clips (m,) → focus vectors (m, D, F).
     """
     steps = _steps(features)
     scores = [
-        features.classifier.classify(features.vectors(some[:, None], steps[None]), foci(some))[0].cpu().numpy()
+        features.classifier.classify(features.vectors(some[:, None], steps[None]), focus_vectors(some))[0].cpu().numpy()
         for some in batches(clips, max(1, PATCHES_AT_ONCE // features.clips.num_frames))
     ]
     return np.concatenate(scores)
@@ -179,16 +179,16 @@ def scores_after_steps(features: Features, clips: Indices, foci: Foci) -> Scores
 
 @torch.no_grad()
 def scores_of(
-    features: Features, places: Actions, kept: NDArray[np.bool_], skipped: str = "zeros", clips: Indices | None = None
+    features: Features, places: Actions, patch_mask: NDArray[np.bool_], skipped: str = "zeros", clips: Indices | None = None
 ) -> Scores:
     """The class scores of clips after every step, (n, D, K), where some frames are skipped; the focuser sees the others alone.
 
     After a step that the head does not take, and before any, scores are those that `adafocus_env.skipped` tells.
 
     Args:
-        features: glances and foci of the clips.
+        features: glances and focus vectors of the clips.
         places: where the kept steps look, (n, D, *action space) of ``features.action``; the others' are not read.
-        kept: (n, D), whether a step looks.
+        patch_mask: (n, D), whether a step looks.
         skipped: what the head gets where it does not, a name in `adafocus_env.skipped.SKIPPED`.
         clips: (n,), which ones; all of them in their order if None.
 
@@ -199,13 +199,13 @@ def scores_of(
     clips = np.arange(len(features.clips)) if clips is None else clips
     scores = []
     for some in batches(np.arange(len(clips)), max(1, PATCHES_AT_ONCE // features.clips.num_frames)):
-        rows, columns = np.nonzero(kept[some])
+        rows, columns = np.nonzero(patch_mask[some])
         glances = features.vectors(clips[some][:, None], steps[None])
-        foci = glances.new_zeros(0, features.classifier.focuser.vector_size)
+        focus_vectors = glances.new_zeros(0, features.classifier.focuser.vector_size)
         if len(rows):
-            foci = features.foci(clips[some][rows], columns, places[some][rows, columns])
-        looked = torch.from_numpy(kept[some]).to(glances.device)
-        scores.append(classify_kept(features.classifier, glances, foci, looked, option).cpu().numpy())
+            focus_vectors = features.focus_vectors(clips[some][rows], columns, places[some][rows, columns])
+        looked = torch.from_numpy(patch_mask[some]).to(glances.device)
+        scores.append(classify_focused(features.classifier, glances, focus_vectors, looked, option).cpu().numpy())
     return np.concatenate(scores)
 
 
@@ -232,36 +232,36 @@ def evaluate(
         classes), `map` and `confidence` in the true class, all in 0-1; `gflops` a video with a multiply-add as one, the mean over videos
         where frames are skipped; of those that choose patches `kept`, the share of steps that look at one, `location_entropy` in nats and
         `movement` in fractions of H − P. `steps` holds `top1`, `top5` and `map` after every step, each a list of length D. The greedy
-        oracle is among them where a bank keeps the foci of all cells.
+        oracle is among them where a bank keeps the focus vectors of all cells.
 
     Raises:
         InputError: policy and features do not fit, or the scores are not finite.
     """
     settings, action = features.clips.settings, features.action
     frames, glances = settings.num_frames, settings.num_glance_frames
-    looking = video_cost(features.classifier, frames, glances)
+    patch_action = video_cost(features.classifier, frames, glances)
     sets = features.clips.label_sets
     measures: dict[str, dict[str, Any]] = {}
     plays: dict[str, Played] = {}
     for name, choose in _choosers(features, policy, seed, skipped).items():
         progress(name)
         learned = name == "learned" and policy is not None
-        actions, kept, scores = actions_and_scores(features, choose, action_of(policy, features) if learned else action, skipped)
-        macs = mean_cost(features, kept, skipped) + (_cost_of(features, policy) if learned and policy is not None else 0)
-        plays[name] = _played(features, actions, kept, scores)
+        actions, patch_mask, scores = actions_and_scores(features, choose, action_of(policy, features) if learned else action, skipped)
+        macs = mean_cost(features, patch_mask, skipped) + (_cost_of(features, policy) if learned and policy is not None else 0)
+        plays[name] = _played(features, actions, patch_mask, scores)
         measures[name] = {
             **_measured(scores, sets, macs),
-            "kept": float(kept.mean()),
-            "location_entropy": location_entropy(*cells(actions[kept], action)),
-            "movement": movement(places(actions, action), kept),
+            "kept": float(patch_mask.mean()),
+            "location_entropy": location_entropy(*cells(actions[patch_mask], action)),
+            "movement": movement(places(actions, action), patch_mask),
         }
     everything, cost = np.arange(len(features.clips)), classifier_cost(features.classifier)
-    for name, foci, macs in (
-        ("glance_only", _no_focus, looking - frames * cost.focus),
-        ("full_frame", _whole_frames, looking + frames * (cost.focus_frame - cost.focus)),
+    for name, focus_vectors, macs in (
+        ("glance_only", _no_focus, patch_action - frames * cost.focus),
+        ("full_frame", _whole_frames, patch_action + frames * (cost.focus_frame - cost.focus)),
     ):
         progress(name)
-        measures[name] = _measured(scores_after_steps(features, everything, foci(features)), sets, macs)
+        measures[name] = _measured(scores_after_steps(features, everything, focus_vectors(features)), sets, macs)
     return measures, plays
 
 
@@ -271,14 +271,14 @@ def location_entropy(cells: Indices, num_cells: int) -> float:
     return float(np.sum(shares[shares > 0] * -np.log(shares[shares > 0]))) + 0.0  # no -0.0
 
 
-def movement(places: NDArray[np.floating], kept: NDArray[np.bool_] | None = None) -> float:
+def movement(places: NDArray[np.floating], patch_mask: NDArray[np.bool_] | None = None) -> float:
     """Mean distance between the places (clips, T, 2) of consecutive steps, in fractions of H − P; 0 for clips of one step.
 
     Args:
         places: see above.
-        kept: (clips, T), steps that looked; the others are left out.
+        patch_mask: (clips, T), steps that looked; the others are left out.
     """
-    tracks = places if kept is None else (track[looked] for track, looked in zip(places, kept, strict=True))
+    tracks = places if patch_mask is None else (track[looked] for track, looked in zip(places, patch_mask, strict=True))
     moves = np.concatenate([np.linalg.norm(np.diff(track, axis=0), axis=-1) for track in tracks])
     return float(moves.mean()) if moves.size else 0.0
 
@@ -312,12 +312,12 @@ def _no_focus(features: Features) -> Foci:
 def _whole_frames(features: Features) -> Foci:
     classifier = features.classifier
 
-    def foci(clips: Indices) -> Tensor:
+    def focus_vectors(clips: Indices) -> Tensor:
         frames = (features.clips.frames(int(clip)).to(classifier.device) for clip in clips)
         seen = (classifier.focus(classifier.normalise(each), num_frames=len(each) // features.num_steps) for each in frames)
         return torch.stack([by_step(each, features.num_steps).mean(1) for each in seen])
 
-    return foci
+    return focus_vectors
 
 
 # How the parts come together
@@ -369,16 +369,16 @@ def _observation_of(policy: Predictor) -> str:
     return getattr(policy, "observation", "reference")
 
 
-def mean_cost(features: Features, kept: NDArray[np.bool_], skipped: str) -> float:
-    """Multiply-adds of a video without the policy, the mean over videos in which it looked at ``kept`` (clips, D)."""
+def mean_cost(features: Features, patch_mask: NDArray[np.bool_], skipped: str) -> float:
+    """Multiply-adds of a video without the policy, the mean over videos in which it looked at ``patch_mask`` (clips, D)."""
     settings = features.clips.settings
-    frames = torch.from_numpy(kept).repeat_interleave(settings.num_frames // features.num_steps, dim=1)
+    frames = torch.from_numpy(patch_mask).repeat_interleave(settings.num_frames // features.num_steps, dim=1)
     return float(video_costs(features.classifier, frames, settings.num_glance_frames, find_skipped(skipped)).double().mean())
 
 
-def _played(features: Features, actions: Actions, kept: NDArray[np.bool_], scores: Scores) -> Played:
+def _played(features: Features, actions: Actions, patch_mask: NDArray[np.bool_], scores: Scores) -> Played:
     last, labels = scores[:, -1:], features.clips.labels
-    return Played(actions, kept, hits(last, labels, 1)[:, 0], confidence(last, labels)[:, 0])
+    return Played(actions, patch_mask, hits(last, labels, 1)[:, 0], confidence(last, labels)[:, 0])
 
 
 def _measured(scores: Scores, sets: LabelSets, multiply_adds: float) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from adafocus_env.action import Action, ContinuousAction, GridAction, crop_patches, skipping
 from adafocus_env.clips.store import ClipSource
-from adafocus_env.skipped import Skipped, classify_kept, find_skipped
+from adafocus_env.skipped import Skipped, classify_focused, find_skipped
 from agents.policies.sb3 import GlancePolicy
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
@@ -31,14 +31,14 @@ class Inference:
         actions: (N, D) int64, cells of the grid, or (N, D, 2) float32, places; of a policy that skips G² is a skip, and places have a
             third coordinate.
         boxes: (N, T, 4) int64, patches as (top, left, bottom, right) in pixels; zeros where the frame was skipped.
-        kept: (N, T) bool, frames that the focuser saw.
+        patch_mask: (N, T) bool, frames that the focuser saw.
         logits: (N, T, K), class scores after every frame; the last is the answer.
         macs: (N,) int64, multiply-adds of each video.
     """
 
     actions: Tensor
     boxes: Tensor
-    kept: Tensor
+    patch_mask: Tensor
     logits: Tensor
     macs: Tensor
 
@@ -78,15 +78,15 @@ def infer(
     steps = decisions(classifier, policy, length, glances)
     maps, vectors = _by_decision(maps, vectors, count, steps)
     actions = policy.act(maps, keep_threshold)
-    corners, kept = patches_of(policy, classifier, actions)
-    logits = focus_at(classifier, frames, vectors, corners, kept, option)
-    corners, kept = (each.repeat_interleave(length // steps, dim=1) for each in (corners, kept))
+    corners, patch_mask = patches_of(policy, classifier, actions)
+    logits = focus_at(classifier, frames, vectors, corners, patch_mask, option)
+    corners, patch_mask = (each.repeat_interleave(length // steps, dim=1) for each in (corners, patch_mask))
     return Inference(
         actions=actions,
-        boxes=torch.cat([corners, corners + classifier.architecture.patch_size], dim=-1) * kept[..., None],
-        kept=kept,
+        boxes=torch.cat([corners, corners + classifier.architecture.patch_size], dim=-1) * patch_mask[..., None],
+        patch_mask=patch_mask,
         logits=logits,
-        macs=video_costs(classifier, kept, glances, option) + steps * policy_cost(policy),
+        macs=video_costs(classifier, patch_mask, glances, option) + steps * policy_cost(policy),
     )
 
 
@@ -153,7 +153,7 @@ def glance_at(classifier: Classifier, glance_frames: Tensor, steps: int) -> tupl
 
 
 def focus_at(
-    classifier: Classifier, frames: Tensor, vectors: Tensor, corners: Tensor, kept: Tensor | None = None, skipped: Skipped = "zeros"
+    classifier: Classifier, frames: Tensor, vectors: Tensor, corners: Tensor, patch_mask: Tensor | None = None, skipped: Skipped = "zeros"
 ) -> Tensor:
     """Class scores (N, T, K) after every frame, all patches in one call of the focuser.
 
@@ -162,25 +162,25 @@ def focus_at(
         frames: normalised, (N, T, 3, H, W).
         vectors: glance vectors (N, D, C) of the decisions.
         corners: (N, D, 2) as (top, left) in pixels; the frames of a decision share one.
-        kept: (N, D) bool, decisions whose frames the focuser sees; None: all.
+        patch_mask: (N, D) bool, decisions whose frames the focuser sees; None: all.
         skipped: what the head gets in the others.
     """
     count, length = frames.shape[:2]
     each = length // corners.shape[1]
     places, glances = corners.repeat_interleave(each, dim=1).flatten(0, 1), vectors.repeat_interleave(each, dim=1)
-    if kept is None or kept.all():
+    if patch_mask is None or patch_mask.all():
         source = torch.arange(count * length, device=frames.device)
     else:
-        source = kept.repeat_interleave(each, dim=1).flatten().nonzero()[:, 0]
+        source = patch_mask.repeat_interleave(each, dim=1).flatten().nonzero()[:, 0]
         places = places[source]
-    foci = frames.new_zeros(0, classifier.focuser.vector_size)
+    focus_vectors = frames.new_zeros(0, classifier.focuser.vector_size)
     if len(source):
         patches = crop_patches(frames.flatten(0, 1), source, places, classifier.architecture.patch_size)
-        foci = classifier.focus(patches, num_frames=each)
+        focus_vectors = classifier.focus(patches, num_frames=each)
     if len(source) == count * length:
-        return classifier.classify(glances, foci.unflatten(0, (count, length)))[0]
-    assert kept is not None
-    return classify_kept(classifier, glances, foci, kept.repeat_interleave(each, dim=1), skipped, num_frames=each)
+        return classifier.classify(glances, focus_vectors.unflatten(0, (count, length)))[0]
+    assert patch_mask is not None
+    return classify_focused(classifier, glances, focus_vectors, patch_mask.repeat_interleave(each, dim=1), skipped, num_frames=each)
 
 
 def patches_of(policy: GlancePolicy, classifier: Classifier, actions: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,8 +189,8 @@ def patches_of(policy: GlancePolicy, classifier: Classifier, actions: Tensor) ->
     size, patch_size = classifier.architecture.size, classifier.architecture.patch_size
     action: Action = ContinuousAction(size, patch_size) if policy.grid is None else GridAction(policy.grid, size, patch_size)
     action, chosen = skipping(action) if policy.skips else action, actions.cpu().numpy()
-    corners, kept = (torch.from_numpy(each).to(actions.device) for each in (action.corners_of(chosen), action.kept(chosen)))
-    return corners, kept
+    corners, patch_mask = (torch.from_numpy(each).to(actions.device) for each in (action.corners_of(chosen), action.patch_mask(chosen)))
+    return corners, patch_mask
 
 
 def decisions(classifier: Classifier, policy: GlancePolicy, frames: int, glances: int) -> int:
@@ -224,13 +224,13 @@ def video_cost(classifier: Classifier, frames: int, glances: int) -> int:
     return glances * cost.glance + frames * (cost.focus + cost.head)
 
 
-def video_costs(classifier: Classifier, kept: Tensor, glances: int, skipped: Skipped) -> Tensor:
-    """Multiply-adds (N,) int64 of videos without the policy, where the focuser saw the frames ``kept`` (N, T) alone.
+def video_costs(classifier: Classifier, patch_mask: Tensor, glances: int, skipped: Skipped) -> Tensor:
+    """Multiply-adds (N,) int64 of videos without the policy, where the focuser saw the frames ``patch_mask`` (N, T) alone.
 
     The head takes a step a frame; where it takes none for skipped ones, only for those kept, or for all that answer a video without any.
     """
-    cost, frames = classifier_cost(classifier), kept.shape[1]
-    seen = kept.sum(1)
+    cost, frames = classifier_cost(classifier), patch_mask.shape[1]
+    seen = patch_mask.sum(1)
     steps = torch.where(seen > 0, seen, frames) if skipped == "none" else frames
     return glances * cost.glance + seen * cost.focus + steps * cost.head
 

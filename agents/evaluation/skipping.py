@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.evaluation.budgets import Kept, Shares, check_keep, check_validation, kept_at, solve_threshold
+from agents.evaluation.budgets import PatchMask, Shares, check_keep, check_validation, patch_mask_at, solve_threshold
 from agents.evaluation.metrics import Scores
 from classifiers.errors import InputError
 
-ScoresOf = Callable[[Kept], Scores]
+ScoresOf = Callable[[PatchMask], Scores]
 Thresholds = NDArray[np.float64]
 
 
@@ -25,32 +25,32 @@ class Answers:
 
     Attributes:
         scores: (N, K), class scores when a clip was answered.
-        looks: (N,), decisions whose frames were looked at.
+        num_patches: (N,), decisions whose frames were looked at.
         seen: (N,), decisions before the clip was answered: D, or fewer where it was stopped.
     """
 
     scores: Scores
-    looks: NDArray[np.int64]
+    num_patches: NDArray[np.int64]
     seen: NDArray[np.int64]
 
 
-def answered(scores: Scores, kept: Kept, stopped: NDArray[np.int64] | None = None) -> Answers:
+def answered(scores: Scores, patch_mask: PatchMask, stopped: NDArray[np.int64] | None = None) -> Answers:
     """The answers of clips, from the class scores (N, D, K) after every step.
 
     Args:
-        scores: when the frames of ``kept`` (N, D) are looked at.
-        kept: see above.
+        scores: when the frames of ``patch_mask`` (N, D) are looked at.
+        patch_mask: see above.
         stopped: (N,), the step after which each clip is answered; None: the last.
     """
     rows = np.arange(len(scores))
-    last = np.full(len(scores), kept.shape[1] - 1) if stopped is None else stopped
-    return Answers(scores[rows, last], kept.cumsum(1)[rows, last], last + 1)
+    last = np.full(len(scores), patch_mask.shape[1] - 1) if stopped is None else stopped
+    return Answers(scores[rows, last], patch_mask.cumsum(1)[rows, last], last + 1)
 
 
 # Frames that are chosen without learning
 
 
-def evenly(count: int, steps: int, keep: float, seed: int) -> Kept:
+def evenly(count: int, steps: int, keep: float, seed: int) -> PatchMask:
     """Keeps decisions (count, steps) at equal distances, from a place on that is drawn for each clip: on average a share ``keep``.
 
     Args:
@@ -64,7 +64,7 @@ def evenly(count: int, steps: int, keep: float, seed: int) -> Kept:
     return np.diff(reached, axis=1) > 0
 
 
-def at_random(count: int, steps: int, keep: float, seed: int) -> Kept:
+def at_random(count: int, steps: int, keep: float, seed: int) -> PatchMask:
     """Keeps random decisions of each clip, in number as `evenly` does: on average a share ``keep``."""
     rng = np.random.default_rng(seed)
     number = np.floor(steps * check_keep(keep) + rng.random((count, 1)))
@@ -156,7 +156,12 @@ class SkipAndExit:
 
 
 def solve_both(
-    skip: Shares, scores_of: ScoresOf, labels: NDArray[np.int64], keep: float, spent: Callable[[Kept], NDArray[np.int64]], budget: float
+    skip: Shares,
+    scores_of: ScoresOf,
+    labels: NDArray[np.int64],
+    keep: float,
+    spent: Callable[[PatchMask], NDArray[np.int64]],
+    budget: float,
 ) -> SkipAndExit:
     """Of all pairs of thresholds that meet the budget on the validation part, the one with which most clips are right.
 
@@ -174,11 +179,11 @@ def solve_both(
     best: tuple[tuple[float, float], SkipAndExit] | None = None
     for share in np.linspace(check_keep(keep), 1, SHARES):
         threshold = solve_threshold(skip, float(share))
-        kept = kept_at(skip, threshold)
-        scores = scores_of(kept)
+        patch_mask = patch_mask_at(skip, threshold)
+        scores = scores_of(patch_mask)
         certain = certainty(scores)
-        pair = SkipAndExit(threshold, solve_exit(certain, spent(kept), min(budget, float(spent(kept)[:, -1].mean()))))
-        value = right_and_sure(answered(scores, kept, exit_steps(certain, pair.exits)).scores, labels)
+        pair = SkipAndExit(threshold, solve_exit(certain, spent(patch_mask), min(budget, float(spent(patch_mask)[:, -1].mean()))))
+        value = right_and_sure(answered(scores, patch_mask, exit_steps(certain, pair.exits)).scores, labels)
         if best is None or value > best[0]:
             best = value, pair
     assert best is not None

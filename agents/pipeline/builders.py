@@ -14,9 +14,9 @@ import torch
 
 from adafocus_env.build import Split, build_features, open_clips
 from adafocus_env.cache_dir import cache_folder, exclusive
-from adafocus_env.clips.clip_spec import ClipSettings
+from adafocus_env.clips.clip_spec import ClipSpec
 from adafocus_env.clips.store import ClipSource
-from adafocus_env.clips.stream import FreshClips
+from adafocus_env.clips.stream import StreamingClips
 from adafocus_env.demo.videos import demo
 from adafocus_env.features.live import Features
 from adafocus_env.videos.datasets import DataSet, folder
@@ -28,9 +28,9 @@ from agents.runs.progress import Display
 from classifiers import checkpoint
 from classifiers.backbones.imagenet import new_classifier, prepared
 from classifiers.classifier import Architecture, Classifier
-from classifiers.errors import InputError, named
-from classifiers.model_zoo import ARCHITECTURES, SHIPPED
-from classifiers.optimize import choose_execution, executed
+from classifiers.errors import InputError, lookup
+from classifiers.model_zoo import ARCHITECTURES, BUNDLED
+from classifiers.optimize import choose_execution, with_execution
 
 DATA_SETS: dict[str, Callable[[DataConfig], DataSet]] = {
     "demo": lambda config: demo(config.task, val=config.val, num_workers=config.workers),
@@ -58,7 +58,7 @@ def build_data(config: DataConfig) -> DataSet:
     Raises:
         InputError: no such name or task, or its folder cannot be used.
     """
-    return named("data.name", config.name, DATA_SETS)(config)
+    return lookup("data.name", config.name, DATA_SETS)(config)
 
 
 def build_clips(data: DataSet, config: DataConfig, size: int, display: Display, *, seed: int) -> Clips:
@@ -91,7 +91,7 @@ def part(
     display: Display,
     unreadable: Unreadable | None = None,
     *,
-    seed: int = ClipSettings.seed,
+    seed: int = ClipSpec.seed,
 ) -> ClipSource:
     """The clips of one part of a data set; see `build_clips` and `open_clips`."""
     count = len(getattr(data, split)) * (config.views if split == "train" and isinstance(config.views, int) else 1)
@@ -110,7 +110,7 @@ def choose_classifier(
     """The classifier that ``name`` means for a data set, or the architecture of one that is still to be trained.
 
     Args:
-        name: "auto" (the shipped classifier for the demo videos, the small architecture elsewhere), a shipped name, an
+        name: "auto" (the bundled classifier for the demo videos, the small architecture elsewhere), a bundled name, an
             architecture, or the folder of a checkpoint.
         data: what it shall classify.
         device: where to put it.
@@ -122,14 +122,14 @@ def choose_classifier(
             architecture cannot be built (see `classifiers.backbones.imagenet.prepared`).
     """
     if name == "auto":
-        name = data.name if data.name in SHIPPED else "small"
+        name = data.name if data.name in BUNDLED else "small"
     wanted: dict[str, Any] = {field: value for field, value in asdict(changes or ArchitectureConfig()).items() if value is not None}
     if name in ARCHITECTURES:
         suiting = data.patch_size if name == "small" else None
         patches = patch_size or suiting or ARCHITECTURES[name].patch_size
         return prepared(replace(ARCHITECTURES[name], **wanted | {"patch_size": patches}))
-    if name not in SHIPPED and not Path(name).exists():
-        known = ["auto", *sorted({*ARCHITECTURES, *SHIPPED})]
+    if name not in BUNDLED and not Path(name).exists():
+        known = ["auto", *sorted({*ARCHITECTURES, *BUNDLED})]
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise InputError(
@@ -175,7 +175,7 @@ def trained_classifier(
     """``wanted``, or a classifier of that architecture for these clips: the kept one, or one that stages 0 and 1 make now."""
     if isinstance(wanted, Classifier):
         return wanted
-    if isinstance(clips.train, FreshClips):
+    if isinstance(clips.train, StreamingClips):
         raise InputError(
             "data.views=fresh needs a trained classifier: train one with python -m agents.train_stages, and give it as classifier=DIR"
         )
@@ -200,7 +200,7 @@ def run_as(classifier: Classifier, env: EnvConfig) -> Classifier:
     Raises:
         InputError: the device lacks that precision, or there is nothing to compile with.
     """
-    return executed(classifier, choose_execution(classifier, env.precision, env.compile))
+    return with_execution(classifier, choose_execution(classifier, env.precision, env.compile))
 
 
 def features_of(classifier: Classifier, clips: ClipSource, env: EnvConfig) -> Features:

@@ -21,7 +21,7 @@ from adafocus_env import distributed
 from agents.config.settings import PPOConfig, SupervisedConfig, TrainStages
 from agents.pipeline.builders import Clips
 from agents.pipeline.session import Session
-from agents.pipeline.stage_dir import RunPart
+from agents.pipeline.stage_dir import StageDir
 from agents.pipeline.stages import Leg, joint_round, single_pass
 from agents.pipeline.validation import Score, frame_score, patch_score
 from agents.policies.checkpoint import load_policy, save_policy
@@ -180,7 +180,7 @@ class Driver:
 
     def _run(self, leg: Leg) -> None:
         """Runs a leg, unless it is finished, and takes over what it made."""
-        part = RunPart(self._session.run, leg.name, self._lines, leg.about)
+        part = StageDir(self._session.run, leg.name, self._lines, leg.about)
         if not distributed.broadcast_object((part.checkpoints / DONE).is_file()):
             if distributed.is_main():
                 self._session.display.leg(leg.title)
@@ -209,7 +209,7 @@ class Driver:
             self.policy = None if policy is None else load_policy(policy, self._session.device)
         self._classifier_at, self._policy_at = classifier, policy
 
-    def _learn_policy(self, leg: Leg, part: RunPart) -> Score | None:
+    def _learn_policy(self, leg: Leg, part: StageDir) -> Score | None:
         """Stage 2, which is the main process's."""
         if not distributed.is_main():
             return None
@@ -218,7 +218,7 @@ class Driver:
         assert isinstance(policy, GlancePolicy), "stages learn by PPO"
         return self._score(policy)
 
-    def _learn(self, leg: Leg, part: RunPart) -> Score | None:
+    def _learn(self, leg: Leg, part: StageDir) -> Score | None:
         """Stage 0, 1 or 3: the epochs that are missing. The main process keeps the best classifier in `BEST`, and returns its score."""
         settings = cast(SupervisedConfig, leg.settings)
         with StopRequest(self._session.display.console) as stop:
@@ -263,7 +263,7 @@ class Driver:
             return None
         return patch_score(self.classifier, policy, self._clips.val, self._config.env, self._config.seed)
 
-    def _keep(self, score: Score | None, saved: EpochCheckpoint, part: RunPart) -> None:
+    def _keep(self, score: Score | None, saved: EpochCheckpoint, part: StageDir) -> None:
         about = {"data": self._clips.data.name, "metrics": _told(score), "parent": self._began, "command": COMMAND}
         checkpoint.save(self.classifier, part.checkpoints / BEST, **about)
         saved.extra["best"] = score

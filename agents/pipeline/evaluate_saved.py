@@ -27,19 +27,19 @@ from agents.rl.saved_model import CARD, TrainedModel, load_model
 from agents.runs.jsonl import to_json
 from agents.runs.progress import Display
 from agents.runs.report import report
-from agents.runs.run_dir import RESULT, RunFolder
+from agents.runs.run_dir import RESULT, RunDir
 from agents.runs.threads import limit_threads
 from classifiers import checkpoint
 from classifiers.atomic_files import write_text
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
-from classifiers.model_zoo import SHIPPED
+from classifiers.model_zoo import BUNDLED
 
 OF_ONE_SET = ("task", "root", "source", "test")
 """Keys of the data that say which videos of one data set, and mean nothing to another."""
 
 
-def measure_again(config: Evaluate) -> None:
+def evaluate_saved(config: Evaluate) -> None:
     """Shows the table of all policies; writes it, and the pictures, to ``config.out`` if that is given.
 
     Raises:
@@ -91,7 +91,7 @@ def _of_run(config: Evaluate) -> tuple[Evaluate, EnvConfig]:
         InputError: there is no such run or it is not finished, its plugin is not named, or a key contradicts it.
     """
     check_config(config, config.typed)
-    kept, run = _kept(config), RunFolder(config.run)
+    kept, run = _kept(config), RunDir(config.run)
     if (plugin := kept.get("plugin")) and not config.plugin:
         raise InputError(f"run={config.run} was made with plugin={plugin}, which is imported only if you say so: add plugin={plugin}")
     best, env = run.checkpoints / "best", replace(EnvConfig(**kept["env"]), **_shared(config, config.typed))
@@ -104,7 +104,7 @@ def _of_run(config: Evaluate) -> tuple[Evaluate, EnvConfig]:
 
 def _kept(config: Evaluate) -> dict[str, Any]:
     """The config of the finished run."""
-    run = RunFolder(config.run)
+    run = RunDir(config.run)
     if not run.root.exists():
         raise InputError(f"run={config.run} does not exist; give the folder of a finished run (python -m agents.list_runs lists them)")
     if not run.finished:
@@ -155,8 +155,8 @@ def _classifier(config: Evaluate, data: DataSet) -> tuple[Classifier, DataSet]:
     """The classifier, and the data set with its classes."""
     name = config.classifier
     if name == "auto":
-        if data.name not in SHIPPED:
-            raise InputError(f"classifier=auto: none is shipped for data={data.name}; give classifier=DIR, the folder of a checkpoint")
+        if data.name not in BUNDLED:
+            raise InputError(f"classifier=auto: none is bundled for data={data.name}; give classifier=DIR, the folder of a checkpoint")
         name = data.name
     classifier = checkpoint.load(name, choose_device(config.device))
     data = with_classes(data, classifier.classes)
@@ -176,8 +176,8 @@ def _env_of(policy: GlancePolicy, classifier: Classifier, clips: ClipSource, env
     video_div = env.video_div
     if classifier.architecture.head == "mean":
         video_div = decisions(classifier, policy, clips.num_frames, clips.settings.num_glance_frames)
-    looking, skipping = ("continuous", "continuous_skip") if policy.grid is None else ("grid", "skip")
-    action = skipping if policy.skips else looking
+    patch_action, skipping = ("continuous", "continuous_skip") if policy.grid is None else ("grid", "skip")
+    action = skipping if policy.skips else patch_action
     return replace(env, action=action, grid=policy.grid or env.grid, video_div=video_div)
 
 

@@ -35,11 +35,11 @@ from agents.rl.trainer import train_model
 from agents.runs.loggers import Curves, check_log
 from agents.runs.progress import Display
 from agents.runs.report import report, split_title, table
-from agents.runs.run_dir import RunFolder
+from agents.runs.run_dir import RunDir
 from agents.runs.threads import limit_threads
 from classifiers import checkpoint
 from classifiers.classifier import Architecture, Classifier
-from classifiers.errors import InputError, named
+from classifiers.errors import InputError, lookup
 
 
 class Session:
@@ -51,7 +51,7 @@ class Session:
         display: where progress is shown.
     """
 
-    def __init__(self, run: RunFolder, config: TrainPPO, display: Display) -> None:
+    def __init__(self, run: RunDir, config: TrainPPO, display: Display) -> None:
         self.run, self.config, self.display = run, config, display
         self.device = choose_device(config.device)
         self.seconds: dict[str, float] = {}
@@ -71,7 +71,7 @@ class Session:
         check_log(config.log)
         deterministic()
         with distributed.main_first():  # the others only read
-            run = RunFolder.open(folder, asdict(config), force=config.force) if distributed.is_main() else RunFolder(folder)
+            run = RunDir.open(folder, asdict(config), force=config.force) if distributed.is_main() else RunDir(folder)
         session = cls(run, config, Display(None if distributed.is_main() else Console(quiet=True)))
         session._open.enter_context(session.run)
         if distributed.is_main():
@@ -128,7 +128,7 @@ class Session:
         """Checks the settings of the algorithm before anything is rendered; see `check_algo` and `check_ppo`."""
         config = self.config
         if isinstance(config, Train):
-            action = named("action", config.env.action, ACTIONS)(config.env.grid, architecture.size, architecture.patch_size)
+            action = lookup("action", config.env.action, ACTIONS)(config.env.grid, architecture.size, architecture.patch_size)
             check_algo(config, action.space)
             if not learns_as_ppo(config.algo):
                 return
@@ -156,7 +156,7 @@ class Session:
         classifier: Classifier,
         clips: Clips,
         *,
-        run: RunFolder | None = None,
+        run: RunDir | None = None,
         ppo: PPOConfig | None = None,
         seed: int | None = None,
         start: GlancePolicy | None = None,
@@ -257,7 +257,7 @@ def check_algo(config: Train, space: spaces.Space) -> None:
     algo = config.algo
     check_fits(algo.name, f"env.action={config.env.action}", space)
     check_settings(algo)
-    named("algo.observation", algo.observation, OBSERVATIONS)
+    lookup("algo.observation", algo.observation, OBSERVATIONS)
     if learns_as_ppo(algo):
         for key in algo.settings:
             if key in asdict(config.ppo):

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agents.runs.run_dir import RunFolder
+from agents.runs.run_dir import RunDir
 
 
-class RunPart(RunFolder):
+class StageDir(RunDir):
     """A run folder as one stage sees it: checkpoints of its own, and of the metrics the lines from a certain one on.
 
     Args:
@@ -19,7 +19,7 @@ class RunPart(RunFolder):
         about: values that stand at the beginning of each of its lines.
     """
 
-    def __init__(self, run: RunFolder, name: str, first: int, about: Mapping[str, object]) -> None:
+    def __init__(self, run: RunDir, name: str, first: int, about: Mapping[str, object]) -> None:
         super().__init__(run.root)
         self._run, self._name, self._first, self._about = run, name, first, dict(about)
 
@@ -29,7 +29,7 @@ class RunPart(RunFolder):
         return self._run.checkpoints / self._name
 
     def log(self, metrics: Mapping[str, object]) -> None:
-        """Appends a line; see `RunFolder.log`."""
+        """Appends a line; see `RunDir.log`."""
         self._run.log({**self._about, **metrics})
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -37,5 +37,5 @@ class RunPart(RunFolder):
         return self._run.metrics()[self._first :]
 
     def truncate(self, lines: int) -> None:
-        """Keeps the first ``lines`` lines of this stage, and none of a later one; see `RunFolder.truncate`."""
+        """Keeps the first ``lines`` lines of this stage, and none of a later one; see `RunDir.truncate`."""
         self._run.truncate(self._first + lines)

@@ -168,20 +168,20 @@ class Oracle(Baseline):
 class GreedyOracle(Baseline):
     """The patch with the highest score of the true class after the next step. It knows the label, and looks everywhere.
 
-    Where frames may be skipped it does so unless the best patch adds more to that score than ``price``.
+    Where frames may be skipped it does so unless the best patch adds more to that score than ``cost_weight``.
 
     Args:
         dynamics: of the environment that is being played.
-        price: of a look, in units of the score.
+        cost_weight: of a look, in units of the score.
     """
 
-    def __init__(self, dynamics: Dynamics, price: float = 0.0) -> None:
+    def __init__(self, dynamics: Dynamics, cost_weight: float = 0.0) -> None:
         self._dynamics = dynamics
-        self._prices = price * dynamics.action.kept(dynamics.action.candidates).astype(np.float32)
+        self._cost_weights = cost_weight * dynamics.action.patch_mask(dynamics.action.candidates).astype(np.float32)
 
     def choose(self, references: References) -> Actions:
         """Actions (N, …)."""
-        return self._dynamics.action.candidates[(self._dynamics.confidence_of_candidates() - self._prices).argmax(1)]
+        return self._dynamics.action.candidates[(self._dynamics.confidence_of_candidates() - self._cost_weights).argmax(1)]
 
 
 class Skipping(Baseline):
@@ -190,11 +190,11 @@ class Skipping(Baseline):
     Args:
         look: chooses the patches.
         action: what can be done: look at a patch, or skip.
-        kept: (clips, D) bool, by number of the clip.
+        patch_mask: (clips, D) bool, by number of the clip.
     """
 
-    def __init__(self, look: Baseline, action: SkipAction | ContinuousSkipAction, kept: NDArray[np.bool_]) -> None:
-        self._look, self._action, self._kept = look, action, kept
+    def __init__(self, look: Baseline, action: SkipAction | ContinuousSkipAction, patch_mask: NDArray[np.bool_]) -> None:
+        self._look, self._action, self._kept = look, action, patch_mask
 
     def choose(self, references: References) -> Actions:
         """Actions (N, …)."""

@@ -33,7 +33,7 @@ def batch_statistics(module: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def take_in(module: nn.Module, inputs: Tensor) -> None:
+def update_running_stats(module: nn.Module, inputs: Tensor) -> None:
     """Moves the running statistics of the batch norms towards those of a batch; no weight changes.
 
     Until `1 / MOMENTUM` batches have been taken in, the running statistics are the mean over all of them: nothing is left of the

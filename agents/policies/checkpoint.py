@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from agents.policies.networks import CARD, WEIGHTS, save_policy
-from agents.policies.sb3 import GlancePolicy, PolicyNetwork
+from agents.policies.sb3 import GlancePolicy, PolicyArchitecture
 from classifiers.checkpoint import load_tensors, read_json
 from classifiers.errors import InputError
 
@@ -26,7 +26,7 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu") -> Glanc
     try:
         network = {**sizes, "map_shape": tuple(sizes["map_shape"])}
         about = {"grid": network.pop("grid"), **{key: network.pop(key) for key in ("std", "skips", "keep_threshold") if key in network}}
-        policy = GlancePolicy(PolicyNetwork(**network), **about)
+        policy = GlancePolicy(PolicyArchitecture(**network), **about)
     except (TypeError, KeyError, ValueError, RuntimeError) as problem:
         raise InputError(f"{folder / CARD}: network={sizes!r} does not describe a policy ({problem})") from problem
     load_tensors(policy, folder / WEIGHTS)

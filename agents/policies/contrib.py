@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
-from agents.policies.sb3 import MapsByReference, PlacesFromSigmoid, kind_of
+from agents.policies.sb3 import MapReferenceExtractor, PlacesFromSigmoid, kind_of
 from classifiers.errors import InputError
 
 
@@ -50,7 +50,7 @@ class SpotPolicy(BasePolicy):
     ) -> None:
         super().__init__(
             observation_space, action_space,
-            features_extractor_class=MapsByReference, features_extractor_kwargs={"map_shape": map_shape},
+            features_extractor_class=MapReferenceExtractor, features_extractor_kwargs={"map_shape": map_shape},
         )  # fmt: skip
         self.map_shape, self.patch_share, self.sharpness = map_shape, patch_share, sharpness
         self.features_extractor = self.make_features_extractor()

@@ -22,7 +22,7 @@ CARD = "policy.json"
 
 
 @dataclass(frozen=True)
-class PolicyNetwork:
+class PolicyArchitecture:
     """Sizes of the policy network; the defaults are the paper's.
 
     Attributes:
@@ -59,7 +59,7 @@ class GlanceEncoder(nn.Module):
         network: the sizes.
     """
 
-    def __init__(self, network: PolicyNetwork) -> None:
+    def __init__(self, network: PolicyArchitecture) -> None:
         super().__init__()
         self.memory = network.memory
         channels, height, width = network.map_shape
@@ -104,9 +104,9 @@ class SkippingActor(nn.Linear):
         """The GRU's output (N, D, hidden) → outputs (N, D, D, …) after 0, 1, … D − 1 looks."""
         return self._after(torch.arange(states.shape[1]).to(states), super().forward(states)[:, :, None])
 
-    def _after(self, looks: Tensor, numbers: Tensor) -> Tensor:
+    def _after(self, num_patches: Tensor, numbers: Tensor) -> Tensor:
         places, (b, c, a) = numbers[..., :-3], numbers[..., -3:].unbind(-1)
-        skip = (a + b * (looks > 0) + c * looks.log1p())[..., None]
+        skip = (a + b * (num_patches > 0) + c * num_patches.log1p())[..., None]
         return torch.cat([places.expand(*skip.shape[:-1], -1), skip], dim=-1)
 
 
@@ -128,7 +128,7 @@ class GlanceActorCritic(nn.Module):
     """
 
     def __init__(
-        self, network: PolicyNetwork, grid: int | None, std: float = 0.25, *, skips: bool = False, keep_threshold: float = 0.5
+        self, network: PolicyArchitecture, grid: int | None, std: float = 0.25, *, skips: bool = False, keep_threshold: float = 0.5
     ) -> None:
         super().__init__()
         if grid is not None and (isinstance(grid, bool) or not isinstance(grid, int) or grid < 1):
@@ -171,7 +171,7 @@ class GlanceActorCritic(nn.Module):
         places, skip = self.choose(maps)
         if not self.skips:
             return places
-        skips = ~kept_below(skip, self.keep_threshold if keep_threshold is None else check_threshold(keep_threshold))
+        skips = ~patch_mask_below(skip, self.keep_threshold if keep_threshold is None else check_threshold(keep_threshold))
         if self.grid is None:
             return torch.cat([places, skips[..., None].to(places)], dim=-1)
         return torch.where(skips, self.grid * self.grid, places)
@@ -184,7 +184,7 @@ class GlanceActorCritic(nn.Module):
         the most likely action. So a frame is skipped rather where the policy does not know where to look.
 
         Returns:
-            Cells (N, D) int64 or places (N, D, 2) float32; and probabilities (N, D, D) float32 after 0, 1, … D − 1 looks: see `kept_below`.
+            Cells (N, D) int64 or locations (N, D, 2) float32; P(skip) (N, D, D) after 0, 1, … D − 1 patches, see `patch_mask_below`.
             Where the policy cannot skip they are zeros (N, D). That of a continuous policy is the Gaussian's that its third coordinate is
             0.5 or more.
         """
@@ -203,7 +203,7 @@ class GlanceActorCritic(nn.Module):
         return {**asdict(self.network), "grid": self.grid, "std": self.std, **skipping}
 
 
-def kept_below(skip: Tensor, threshold: float) -> Tensor:
+def patch_mask_below(skip: Tensor, threshold: float) -> Tensor:
     """Which decisions (N, D) of clips are kept at a threshold: those whose P(skip) is below it.
 
     A higher threshold keeps as many decisions of a clip or more. (Of two clips with the same glances, the one with fewer looks so far may
@@ -215,11 +215,11 @@ def kept_below(skip: Tensor, threshold: float) -> Tensor:
     """
     if skip.ndim == 2:
         return skip < threshold
-    looks, kept = torch.zeros(len(skip), 1, dtype=torch.int64, device=skip.device), []
+    num_patches, patch_mask = torch.zeros(len(skip), 1, dtype=torch.int64, device=skip.device), []
     for step in range(skip.shape[1]):
-        kept.append(skip[:, step].gather(1, looks) < threshold)
-        looks = looks + kept[-1]
-    return torch.cat(kept, dim=1) if kept else skip.new_zeros(len(skip), 0, dtype=torch.bool)
+        patch_mask.append(skip[:, step].gather(1, num_patches) < threshold)
+        num_patches = num_patches + patch_mask[-1]
+    return torch.cat(patch_mask, dim=1) if patch_mask else skip.new_zeros(len(skip), 0, dtype=torch.bool)
 
 
 def check_std(std: float) -> float:

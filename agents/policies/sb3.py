@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from adafocus_env.features.live import Features
 from adafocus_env.transfers import to_device
 from agents.policies import batch_norm
-from agents.policies.networks import GlanceActorCritic, GlanceEncoder, PolicyNetwork, SkippingActor, check_std
+from agents.policies.networks import GlanceActorCritic, GlanceEncoder, PolicyArchitecture, SkippingActor, check_std
 from classifiers.errors import InputError
 
-__all__ = ["ClipPolicy", "GlanceEncoder", "GlancePolicy", "GlancesByReference", "PolicyNetwork", "extractor_of", "kind_of"]
+__all__ = ["ClipPolicy", "ClipReferenceExtractor", "GlanceEncoder", "GlancePolicy", "PolicyArchitecture", "extractor_of", "kind_of"]
 
 
 class ByReference(BaseFeaturesExtractor):
@@ -68,14 +68,14 @@ class _Place:
 
 
 def bind(policy: nn.Module, source: Features, *, remember: bool) -> None:
-    """Says to everything in ``policy`` that reads glances where they are, and whether its weights stay as they are; see `remembering`."""
+    """Says to everything in ``policy`` that reads glances where they are, and whether its weights stay as they are; see `cache_outputs`."""
     for module in policy.modules():
         if isinstance(module, ByReference):
             module.bind(source)
-    remembering(policy, remember)
+    cache_outputs(policy, remember)
 
 
-class MapsByReference(ByReference):
+class MapReferenceExtractor(ByReference):
     """The glance map of the step (C, h, w), flattened: for policies that bring their own network.
 
     Args:
@@ -91,15 +91,15 @@ class MapsByReference(ByReference):
         return self.maps(*references[:, :2].long().cpu().numpy().T).flatten(1)
 
 
-class GlanceByReference(ByReference):
-    """The glance of the step alone, encoded as `GlancesByReference` does before its GRU: for policies without memory or with their own.
+class GlanceReferenceExtractor(ByReference):
+    """The glance of the step alone, encoded as `ClipReferenceExtractor` does before its GRU: for policies without memory or with their own.
 
     Args:
         observation_space: that of the observation `reference`.
         network: the sizes.
     """
 
-    def __init__(self, observation_space: spaces.Space, network: PolicyNetwork) -> None:
+    def __init__(self, observation_space: spaces.Space, network: PolicyArchitecture) -> None:
         super().__init__(observation_space, network.features)
         self.frame = GlanceEncoder(network).frame
 
@@ -108,7 +108,7 @@ class GlanceByReference(ByReference):
         return self.frame(self.maps(*references[:, :2].long().cpu().numpy().T))
 
 
-class GlancesByReference(ByReference):
+class ClipReferenceExtractor(ByReference):
     """Reads glances in place: observations (clip, step) → the hidden state of a GRU over the glances up to that step.
 
     Glances do not depend on earlier actions, so the GRU may run over a whole clip at once: no recurrent state is kept
@@ -126,11 +126,11 @@ class GlancesByReference(ByReference):
         network: the sizes.
         batch_statistics: what batch norm normalises with while the policy collects and learns.
         remember: keep the output for the clips that were seen last, where no gradient is asked for. PPO may always do so. Where target
-            networks are moved behind PyTorch's back, `remembering` says when it is safe.
+            networks are moved behind PyTorch's back, `cache_outputs` says when it is safe.
     """
 
     def __init__(
-        self, observation_space: spaces.Box, network: PolicyNetwork, batch_statistics: bool = False, remember: bool = True
+        self, observation_space: spaces.Box, network: PolicyArchitecture, batch_statistics: bool = False, remember: bool = True
     ) -> None:
         super().__init__(observation_space, network.hidden + tells_looks(observation_space))
         self.network, self.batch_statistics, self.remember = network, batch_statistics, remember
@@ -144,7 +144,7 @@ class GlancesByReference(ByReference):
         super().bind(source)
         self._kept = None
 
-    def train(self, mode: bool = True) -> GlancesByReference:
+    def train(self, mode: bool = True) -> ClipReferenceExtractor:
         """Sets the mode; batch norm is in training mode only if it is to use the statistics of the batch."""
         super().train(mode)
         for norm in batch_norm.norms(self):
@@ -152,7 +152,7 @@ class GlancesByReference(ByReference):
         return self
 
     @contextmanager
-    def collecting(self) -> Iterator[None]:
+    def rollout_mode(self) -> Iterator[None]:
         """Within it, the policy plays to learn from it: hidden states are those that the next update will see."""
         self._collecting = True
         try:
@@ -184,7 +184,7 @@ class GlancesByReference(ByReference):
             with batch_norm.batch_statistics(self.encoder):
                 return self.encoder(maps)
         if self._outdated:
-            batch_norm.take_in(self.encoder.frame, maps.flatten(0, 1))
+            batch_norm.update_running_stats(self.encoder.frame, maps.flatten(0, 1))
             self._outdated = False
         return self.encoder(maps)
 
@@ -198,10 +198,10 @@ def tells_looks(space: spaces.Space) -> bool:
     return space.shape == (3,)
 
 
-def remembering(policy: nn.Module, remember: bool) -> None:
+def cache_outputs(policy: nn.Module, remember: bool) -> None:
     """Lets the recurrent extractors in ``policy`` keep their output: while its weights stay as they are, as in a rollout."""
     for module in policy.modules():
-        if isinstance(module, GlancesByReference):
+        if isinstance(module, ClipReferenceExtractor):
             module.remember = remember
 
 
@@ -215,7 +215,7 @@ class PlacesFromSigmoid(ActorCriticPolicy):
 
 
 class ClipPolicy(PlacesFromSigmoid):
-    """The paper's policy as Stable-Baselines3's actor and critic: `GlancesByReference`, and a linear layer for either.
+    """The paper's policy as Stable-Baselines3's actor and critic: `ClipReferenceExtractor`, and a linear layer for either.
 
     On a grid it draws a cell from the softmax. Where places are continuous it draws from a Gaussian around the sigmoid of the actor's
     output, whose standard deviation is fixed. To skip is one logit more, which begins at ln G², or a third coordinate, which begins in
@@ -267,7 +267,7 @@ class ClipPolicy(PlacesFromSigmoid):
     def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """What Stable-Baselines3 calls in a rollout: actions, values and log-probabilities."""
         extractor = self.features_extractor
-        with extractor.collecting() if isinstance(extractor, GlancesByReference) else nullcontext():
+        with extractor.rollout_mode() if isinstance(extractor, ClipReferenceExtractor) else nullcontext():
             return super().forward(obs, deterministic)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -276,9 +276,9 @@ class ClipPolicy(PlacesFromSigmoid):
         return {"std": self.std, "learn_std": self.learn_std, **{key: value for key, value in given if key not in fixed}}
 
 
-def extractor_of(policy: ActorCriticPolicy) -> GlancesByReference:
+def extractor_of(policy: ActorCriticPolicy) -> ClipReferenceExtractor:
     """The features extractor of a `ClipPolicy`, by its type."""
-    assert isinstance(policy.features_extractor, GlancesByReference)
+    assert isinstance(policy.features_extractor, ClipReferenceExtractor)
     return policy.features_extractor
 
 

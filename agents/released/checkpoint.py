@@ -17,7 +17,7 @@ from agents.policies.networks import GlanceActorCritic
 from agents.released.families import FAMILIES, POLICY_NAMES, Family, Tensors, family_of, has, shape_of
 from classifiers.checkpoint import tensor_faults
 from classifiers.classifier import Classifier
-from classifiers.errors import InputError, named
+from classifiers.errors import InputError, lookup
 
 PARTS = ("glancer", "focuser", "fc")
 
@@ -122,7 +122,7 @@ def _tensors(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
 def _family(found: Tensors, demanded: str | None, path: Path) -> Family:
     """The family of the file, which must be the one demanded, if any."""
     kind = family_of(found)
-    if demanded is not None and named("family", demanded, FAMILIES) is not kind:
+    if demanded is not None and lookup("family", demanded, FAMILIES) is not kind:
         raise InputError(f"file={path} is of the {kind.name} family, not of family={demanded}; give another file, or leave family out")
     return kind
 

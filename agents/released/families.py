@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.models.mobilenetv2 import InvertedResidual
 
-from agents.policies.networks import PolicyNetwork
+from agents.policies.networks import PolicyArchitecture
 from classifiers.backbones.backbone import Backbone
 from classifiers.classifier import Architecture, Classifier
 from classifiers.errors import InputError
@@ -48,7 +48,7 @@ class Family:
     rows: tuple[str, ...]
     architecture: Callable[[Tensors], Architecture]
     names: Callable[[Classifier], dict[str, str]]
-    policy: Callable[[Tensors], tuple[PolicyNetwork, int | None]]
+    policy: Callable[[Tensors], tuple[PolicyArchitecture, int | None]]
     copies_of_the_policy: tuple[str, ...] = ()
 
 
@@ -88,13 +88,13 @@ def _activitynet_names(_: Classifier) -> dict[str, str]:
     }
 
 
-def _activitynet_policy(found: Tensors) -> tuple[PolicyNetwork, int]:
+def _activitynet_policy(found: Tensors) -> tuple[PolicyArchitecture, int]:
     """With the paper's 49 cells where the tensor that tells is missing, which is reported with all others."""
     bias = found.get("policy.actor.0.bias", torch.zeros(49))
     grid = math.isqrt(bias.numel())
     if grid < 2 or bias.shape != (grid * grid,):
         raise InputError(f"policy.actor.0.bias has shape {tuple(bias.shape)}, but a grid has 16, 25, 36, 49 or 64 cells")
-    return PolicyNetwork(MAP_SHAPE), grid
+    return PolicyArchitecture(MAP_SHAPE), grid
 
 
 def _something_names(classifier: Classifier) -> dict[str, str]:
@@ -130,13 +130,13 @@ def _flat_names(mobilenet: Backbone) -> dict[str, str]:
     return names
 
 
-def _something_policy(found: Tensors) -> tuple[PolicyNetwork, None]:
+def _something_policy(found: Tensors) -> tuple[PolicyArchitecture, None]:
     """For as many stacked glance maps as its convolution takes: 8 where the tensor that tells is missing, as published."""
     channels, height, width = MAP_SHAPE
     shape = shape_of(found, "policy.state_encoder.0.weight") or (64, 8 * channels, 1, 1)
     if len(shape) != 4 or shape[1] < channels or shape[1] % channels:
         raise InputError(f"policy.state_encoder.0.weight has shape {shape}, but takes a whole number of glance maps of {channels} channels")
-    return PolicyNetwork((shape[1], height, width), channels=64, batch_norm=True), None
+    return PolicyArchitecture((shape[1], height, width), channels=64, batch_norm=True), None
 
 
 ACTIVITYNET = Family(

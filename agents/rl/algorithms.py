@@ -26,10 +26,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from adafocus_env.features.live import Features
 from agents.config.settings import AlgoConfig, NetworkConfig
 from agents.policies.networks import check_std
-from agents.policies.sb3 import GlanceByReference, GlancesByReference
+from agents.policies.sb3 import ClipReferenceExtractor, GlanceReferenceExtractor
 from agents.rl.ppo import new_network
 from agents.rl.replay_buffer import ClipReplayBuffer
-from classifiers.errors import InputError, named
+from classifiers.errors import InputError, lookup
 
 DISCRETE, CONTINUOUS = "discrete", "continuous"
 BY_REFERENCE = ("reference", "reference_looks")  # observations of which an extractor reads the glances in place
@@ -39,13 +39,13 @@ SIZES = ("channels", "features", "hidden", "memory")  # what the extractor that 
 def _clip_extractor(features: Features, network: NetworkConfig) -> dict[str, Any]:
     """The extractor that is recurrent over the glances of a clip, as PPO's."""
     told = {"network": new_network(features.map_shape, network), "remember": False}
-    return {"features_extractor_class": GlancesByReference, "features_extractor_kwargs": told}
+    return {"features_extractor_class": ClipReferenceExtractor, "features_extractor_kwargs": told}
 
 
 def _glance_extractor(features: Features, network: NetworkConfig) -> dict[str, Any]:
     """The same without memory, for policies that have their own."""
     told = {"network": new_network(features.map_shape, network)}
-    return {"features_extractor_class": GlanceByReference, "features_extractor_kwargs": told}
+    return {"features_extractor_class": GlanceReferenceExtractor, "features_extractor_kwargs": told}
 
 
 def _clip_policy(features: Features, network: NetworkConfig) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def class_of(name: str) -> type[BaseAlgorithm]:
     """
     if not name:
         raise InputError("algo.name is empty: algo=custom needs algo.name=PACKAGE.CLASS, and algo=PACKAGE.CLASS is short for both")
-    path = name if "." in name else named("algo.name", name, ALGORITHMS).path
+    path = name if "." in name else lookup("algo.name", name, ALGORITHMS).path
     module, _, attribute = path.rpartition(".")
     found = _attribute(name, module, attribute)
     if not (isinstance(found, type) and issubclass(found, BaseAlgorithm)):

@@ -15,7 +15,7 @@ SKIPPING = ("skip", "continuous_skip")
 DAMPING = 4.0
 
 
-class DrivenPrice:
+class PIDLagrangian:
     """λ for a target, moved once an update by how far the share of kept frames is off it.
 
     A sum of the errors alone swings around the target, since a policy needs some updates to follow; the present error is added to it
@@ -30,14 +30,14 @@ class DrivenPrice:
     def __init__(self, target: float, rate: float, summed: float) -> None:
         self.target, self.rate, self.summed = target, rate, summed
 
-    def after(self, kept: float) -> float:
+    def after(self, patch_mask: float) -> float:
         """The price of the next update, when this one kept that share."""
-        error = self.rate * (kept - self.target)
+        error = self.rate * (patch_mask - self.target)
         self.summed = max(0.0, self.summed + error)
         return max(0.0, self.summed + DAMPING * error)
 
 
-def check_price(env: EnvConfig) -> None:
+def check_cost_weight(env: EnvConfig) -> None:
     """Checks price and target; the price itself is the environment's to check.
 
     Raises:
@@ -53,11 +53,11 @@ def check_price(env: EnvConfig) -> None:
             raise InputError(f"env.{key}={value} is no target; choose a number above 0")
     if env.target_keep is not None and env.target_keep > 1:
         raise InputError(f"env.target_keep={env.target_keep} is no share of frames to keep; choose one above 0 and up to 1, such as 0.47")
-    if not 0 < env.price_rate < math.inf:
-        raise InputError(f"env.price_rate={env.price_rate} is not possible; choose a positive number")
+    if not 0 < env.cost_weight_rate < math.inf:
+        raise InputError(f"env.cost_weight_rate={env.cost_weight_rate} is not possible; choose a positive number")
 
 
-def driven_price(env: EnvConfig, cost: VideoCost) -> DrivenPrice | None:
+def pid_lagrangian(env: EnvConfig, cost: VideoCost) -> PIDLagrangian | None:
     """The price that a target asks for; None where there is none.
 
     Args:
@@ -69,7 +69,7 @@ def driven_price(env: EnvConfig, cost: VideoCost) -> DrivenPrice | None:
     """
     if env.target_gflops is not None:
         try:
-            return DrivenPrice(cost.keep_for(env.target_gflops), env.price_rate, env.price)
+            return PIDLagrangian(cost.keep_for(env.target_gflops), env.cost_weight_rate, env.cost_weight)
         except InputError as problem:
             raise InputError(f"env.target_gflops={env.target_gflops}: {problem}") from problem
-    return None if env.target_keep is None else DrivenPrice(env.target_keep, env.price_rate, env.price)
+    return None if env.target_keep is None else PIDLagrangian(env.target_keep, env.cost_weight_rate, env.cost_weight)

@@ -24,13 +24,13 @@ from agents.evaluation.budgets import cost_of, solve_threshold
 from agents.evaluation.evaluate import CLIPS_AT_ONCE, batches, mean_cost, play_learned
 from agents.policies.checkpoint import load_policy, save_policy
 from agents.policies.networks import check_std
-from agents.policies.sb3 import ClipPolicy, GlancePolicy, GlancesByReference, PolicyNetwork, extractor_of, kind_of
-from agents.rl.lagrangian import SKIPPING, DrivenPrice, check_price, driven_price
+from agents.policies.sb3 import ClipPolicy, ClipReferenceExtractor, GlancePolicy, PolicyArchitecture, extractor_of, kind_of
+from agents.rl.lagrangian import SKIPPING, PIDLagrangian, check_cost_weight, pid_lagrangian
 from agents.rl.rollout_buffer import ClipRolloutBuffer, NormalisedReturnsBuffer
 from agents.rl.training_state import load_checkpoint, save_checkpoint
 from agents.runs.interrupts import Stopped, StopRequest
 from agents.runs.progress import Display, figures
-from agents.runs.run_dir import RunFolder
+from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
 STAGE = 2
@@ -40,7 +40,7 @@ LOGGED = ("entropy_loss", "policy_gradient_loss", "value_loss", "approx_kl", "cl
 def train_policy(
     features: Features,
     val: Features | None,
-    run: RunFolder,
+    run: RunDir,
     display: Display,
     *,
     env: EnvConfig,
@@ -73,11 +73,11 @@ def train_policy(
         Stopped: the user asked to stop; the next call goes on.
     """
     ppo = in_steps(ppo, features)
-    check_price(env)
+    check_cost_weight(env)
     fingerprint = features.classifier.fingerprint()
     policy_network, std = (start.network, start.std) if start else (new_network(features.map_shape, network), network.std)
     environment = make_environment(features, env)
-    price = _driven_price(env, environment, features, policy_network)  # before random states are set or restored: it draws weights
+    cost_weight = _pid_lagrangian(env, environment, features, policy_network)  # before random states are set or restored: it draws weights
     resumed = load_checkpoint(run.checkpoints, environment, device=str(features.classifier.device), trust=trust, kind=kind)
     before = sum(line["stage"] < STAGE for line in run.metrics())
     model, progress = resumed or (
@@ -88,12 +88,12 @@ def train_policy(
     if resumed is None and start is not None:
         start.write_to(model.policy)
     dynamics: Dynamics = environment.get_attr("dynamics", 0)[0]
-    if price is not None and "price" in progress:
-        price.summed = progress["price"]["summed"]
-        dynamics.set_price(progress["price"]["now"])
+    if cost_weight is not None and "cost_weight" in progress:
+        cost_weight.summed = progress["cost_weight"]["summed"]
+        dynamics.set_cost_weight(progress["cost_weight"]["now"])
     if resumed is None and start is not None and val is not None:
         progress["best"] = _keep_start(start, val, run, fingerprint, dynamics)
-    recorder = Recorder(run, display, ppo, features, val, progress["best"], dynamics, price)
+    recorder = Recorder(run, display, ppo, features, val, progress["best"], dynamics, cost_weight)
     model.set_logger(configure(None, []))  # the run folder keeps what is measured
     if resumed is not None:
         display.say(f"going on after {model.num_timesteps} steps")
@@ -107,7 +107,7 @@ def train_policy(
     return load_policy(run.checkpoints / "best", features.classifier.device)
 
 
-def _keep_start(start: GlancePolicy, val: Features, run: RunFolder, fingerprint: str, dynamics: Dynamics) -> list[float]:
+def _keep_start(start: GlancePolicy, val: Features, run: RunDir, fingerprint: str, dynamics: Dynamics) -> list[float]:
     """Saves the policy to start from as the best so far: learning on may turn out not to help."""
     score, measured = _valued(start, val, dynamics)
     save_policy(start, run.checkpoints / "best", {"classifier": fingerprint, "metrics": measured, "steps": 0})
@@ -120,8 +120,8 @@ def _valued(policy: GlancePolicy, val: Features, dynamics: Dynamics) -> tuple[li
     measured = {"val_top1": float(played.correct.mean()), "val_confidence": float(played.confidence.mean())}
     if not policy.skips:
         return list(measured.values()), measured
-    paid = dynamics.price * mean_cost(val, played.kept, dynamics.skipped) / dynamics.step_cost
-    return [measured["val_confidence"] - paid, measured["val_top1"]], {**measured, "val_kept": float(played.kept.mean())}
+    paid = dynamics.cost_weight * mean_cost(val, played.patch_mask, dynamics.skipped) / dynamics.step_cost
+    return [measured["val_confidence"] - paid, measured["val_top1"]], {**measured, "val_kept": float(played.patch_mask.mean())}
 
 
 def in_steps(config: PPOConfig, features: Features) -> PPOConfig:
@@ -131,12 +131,12 @@ def in_steps(config: PPOConfig, features: Features) -> PPOConfig:
     return replace(config, total_steps=config.epochs * features.clips.epoch_size * features.num_steps, epochs=None)
 
 
-def _driven_price(env: EnvConfig, environment: VecEnv, features: Features, network: PolicyNetwork) -> DrivenPrice | None:
+def _pid_lagrangian(env: EnvConfig, environment: VecEnv, features: Features, network: PolicyArchitecture) -> PIDLagrangian | None:
     """The price that a target asks for; None where there is none."""
     if env.target_keep is None and env.target_gflops is None:
         return None
     grid, skips = kind_of(environment.action_space)
-    return driven_price(env, cost_of(features, GlancePolicy(network, grid, skips=skips), env.skipped))
+    return pid_lagrangian(env, cost_of(features, GlancePolicy(network, grid, skips=skips), env.skipped))
 
 
 def threshold_for(policy: GlancePolicy, features: Features, keep: float) -> float:
@@ -152,7 +152,7 @@ def make_environment(features: Features, config: EnvConfig, observation: str | N
     vector = AdaFocusVectorEnv(
         config.num_envs, features.classifier, features.clips,
         observation=observation, reward=config.reward, baseline=samples(config.baseline), action=config.action, grid=config.grid,
-        price=config.price, skipped=config.skipped, video_div=config.video_div, bank=features,
+        cost_weight=config.cost_weight, skipped=config.skipped, video_div=config.video_div, bank=features,
         autoreset_mode="SAME_STEP", clip_order="epoch",
     )  # fmt: skip
     return VecMonitor(AdaFocusVecEnv(vector))
@@ -163,20 +163,20 @@ def samples(value: int | str) -> Any:
     return value if value == "all" or isinstance(value, int) else int(value) if value.isdigit() else value
 
 
-def new_network(map_shape: tuple[int, int, int], config: NetworkConfig) -> PolicyNetwork:
+def new_network(map_shape: tuple[int, int, int], config: NetworkConfig) -> PolicyArchitecture:
     """The network of a new policy, for glance maps of that shape.
 
     Raises:
         InputError: a size is less than 1.
     """
-    return PolicyNetwork(map_shape, config.channels, config.features, config.hidden, config.batch_norm, config.memory)
+    return PolicyArchitecture(map_shape, config.channels, config.features, config.hidden, config.batch_norm, config.memory)
 
 
 def new_ppo(
     env: VecEnv,
     features: Features,
     config: PPOConfig,
-    network: PolicyNetwork,
+    network: PolicyArchitecture,
     seed: int,
     std: float = 0.25,
     *,
@@ -218,7 +218,7 @@ def new_ppo(
         rollout_buffer_class=NormalisedReturnsBuffer if config.normalize_returns else ClipRolloutBuffer,
         rollout_buffer_kwargs={"clip_length": features.num_steps},
         policy_kwargs={
-            "features_extractor_class": GlancesByReference,
+            "features_extractor_class": ClipReferenceExtractor,
             "features_extractor_kwargs": {"network": network, "batch_statistics": config.batch_statistics},
             "std": std,
             "ortho_init": config.ortho_init,
@@ -235,7 +235,7 @@ POSITIVE = ("learning_rate", "clip_range", "max_grad_norm", "adam_eps")
 SHARES = ("gamma", "gae_lambda")
 
 
-def check_ppo(config: PPOConfig, env: EnvConfig | VecEnv, steps: int, network: NetworkConfig | PolicyNetwork) -> None:
+def check_ppo(config: PPOConfig, env: EnvConfig | VecEnv, steps: int, network: NetworkConfig | PolicyArchitecture) -> None:
     """Checks settings; nothing else has to be there for that.
 
     Args:
@@ -251,7 +251,7 @@ def check_ppo(config: PPOConfig, env: EnvConfig | VecEnv, steps: int, network: N
         new_network((1, 1, 1), network)
         check_std(network.std)
     if isinstance(env, EnvConfig):
-        check_price(env)
+        check_cost_weight(env)
     _check_numbers(config)
     for key in ("n_steps", "batch_size"):
         if (value := getattr(config, key)) is not None and value % steps:
@@ -297,25 +297,25 @@ class Recorder(BaseCallback):
         val: of the validation clips.
         best: (top-1, confidence) of the best policy so far; where it skips (confidence less what its looks cost, top-1).
         dynamics: of the environment; it knows the price of a look.
-        price: what drives that price, if anything.
+        cost_weight: what drives that price, if anything.
     """
 
     def __init__(
         self,
-        run: RunFolder,
+        run: RunDir,
         display: Display,
         config: PPOConfig,
         features: Features,
         val: Features | None,
         best: list[float] | None,
         dynamics: Dynamics,
-        price: DrivenPrice | None,
+        cost_weight: PIDLagrangian | None,
     ) -> None:
         super().__init__()
         self.stop: StopRequest | None = None
         self.stopped = False
         self._run, self._display, self._config = run, display, config
-        self._val, self._best, self._dynamics, self._price = val, best, dynamics, price
+        self._val, self._best, self._dynamics, self._price = val, best, dynamics, cost_weight
         self._fingerprint, self._steps = features.classifier.fingerprint(), features.num_steps
         self._skipping: dict[str, float] = {}
         self._returns: list[float] = []
@@ -345,14 +345,14 @@ class Recorder(BaseCallback):
     def _on_rollout_end(self) -> None:
         """What the rollout kept, and what it paid for a look; the next one pays another price, where it is driven."""
         dynamics = self._dynamics
-        if dynamics.action.looking is dynamics.action:
+        if dynamics.action.patch_action is dynamics.action:
             return
         assert isinstance(self.model, PPO)
         buffer = self.model.rollout_buffer
         actions = buffer.actions.reshape(*buffer.rewards.shape, *(dynamics.action.space.shape or ()))
-        self._skipping = {"kept": float(dynamics.action.kept(actions).mean()), "price": dynamics.price}
+        self._skipping = {"kept": float(dynamics.action.patch_mask(actions).mean()), "cost_weight": dynamics.cost_weight}
         if self._price is not None:
-            dynamics.set_price(self._price.after(self._skipping["kept"]))
+            dynamics.set_cost_weight(self._price.after(self._skipping["kept"]))
 
     def _on_training_end(self) -> None:
         if not self.stopped:
@@ -375,7 +375,7 @@ class Recorder(BaseCallback):
         progress = {"best": self._best, "lines": len(self._run.metrics())}
         if self._price is None:
             return progress
-        return {**progress, "price": {"summed": self._price.summed, "now": self._dynamics.price}}
+        return {**progress, "cost_weight": {"summed": self._price.summed, "now": self._dynamics.cost_weight}}
 
     def _measured(self) -> dict[str, float]:
         """Of the rollout that has been learned from: mean return and share of right answers, and PPO's own figures."""

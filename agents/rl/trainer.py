@@ -16,22 +16,22 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from adafocus_env.features.live import Features
 from agents.config.settings import AlgoConfig, EnvConfig, NetworkConfig
 from agents.evaluation.evaluate import play
-from agents.policies.sb3 import bind, remembering
+from agents.policies.sb3 import bind, cache_outputs
 from agents.rl.algorithms import algorithm_of, class_of, new_model
-from agents.rl.lagrangian import check_price
+from agents.rl.lagrangian import check_cost_weight
 from agents.rl.ppo import STAGE, make_environment
 from agents.rl.saved_model import TrainedModel, load_model, save_model
 from agents.rl.training_state import load_checkpoint, save_checkpoint
 from agents.runs.interrupts import Stopped, StopRequest
 from agents.runs.progress import Display, figures
-from agents.runs.run_dir import RunFolder
+from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
 
 def train_model(
     features: Features,
     val: Features | None,
-    run: RunFolder,
+    run: RunDir,
     display: Display,
     *,
     env: EnvConfig,
@@ -57,10 +57,10 @@ def train_model(
         InputError: a setting does not fit, or the algorithm cannot go on where it was stopped.
         Stopped: the user asked to stop; the next call goes on.
     """
-    check_price(env)
+    check_cost_weight(env)
     for key in ("target_keep", "target_gflops"):
         if (target := getattr(env, key)) is not None:
-            raise InputError(f"env.{key}={target} is for PPO alone; set env.price with algo={algo.name}")
+            raise InputError(f"env.{key}={target} is for PPO alone; set env.cost_weight with algo={algo.name}")
     kind, device = class_of(algo.name), str(features.classifier.device)
     fingerprint = features.classifier.fingerprint()
     tally = Tally(make_environment(features, env, observation=algo.observation))
@@ -154,7 +154,7 @@ class Recorder(BaseCallback):
 
     def __init__(
         self,
-        run: RunFolder,
+        run: RunDir,
         display: Display,
         algo: AlgoConfig,
         features: Features,
@@ -186,13 +186,13 @@ class Recorder(BaseCallback):
         if not self._fresh:
             self._update_ended(last=False)
         self._fresh = False
-        remembering(self.model.policy, True)
+        cache_outputs(self.model.policy, True)
 
     def _on_rollout_end(self) -> None:
-        remembering(self.model.policy, False)
+        cache_outputs(self.model.policy, False)
 
     def _on_training_end(self) -> None:
-        remembering(self.model.policy, False)
+        cache_outputs(self.model.policy, False)
         self._update_ended(last=True)
 
     def _update_ended(self, *, last: bool) -> None:

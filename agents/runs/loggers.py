@@ -12,9 +12,9 @@ from typing import Any
 
 from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
 
-from agents.runs.run_dir import TENSORBOARD, WANDB_ID, RunFolder
+from agents.runs.run_dir import TENSORBOARD, WANDB_ID, RunDir
 from classifiers.atomic_files import write_text
-from classifiers.errors import InputError, named
+from classifiers.errors import InputError, lookup
 
 STEPS = ("steps", "epoch")
 """Keys of a line of metrics that say how far its stage has come; the first that is there counts."""
@@ -30,13 +30,13 @@ def check_log(to: Sequence[str]) -> None:
         InputError: there is no such writer, or its package is not installed.
     """
     for name in to:
-        named("log", name, WRITERS)
+        lookup("log", name, WRITERS)
     if "wandb" in to and find_spec("wandb") is None:
         raise InputError(f"log={list(to)} needs the package wandb: pip install wandb, or leave it out: log=[tensorboard]")
 
 
 class Curves:
-    """Draws every line that a run logs; give it to `RunFolder.watch`.
+    """Draws every line that a run logs; give it to `RunDir.watch`.
 
     A curve is called after its stage and part: ``stage 1 random patches/loss``, ``stage 2/return``. Its steps are the epochs or
     environment steps of that stage since the beginning of the run: those of a later round go on where those of the round
@@ -50,7 +50,7 @@ class Curves:
         to: names in `WRITERS`; see `check_log`.
     """
 
-    def __init__(self, run: RunFolder, to: Sequence[str]) -> None:
+    def __init__(self, run: RunDir, to: Sequence[str]) -> None:
         self._run, self._to = run, tuple(to)
         self._logger: Logger | None = None
         self._clear()
@@ -111,7 +111,7 @@ class Curves:
         return int(self._ends[curve])
 
 
-def _tensorboard(run: RunFolder) -> KVWriter:
+def _tensorboard(run: RunDir) -> KVWriter:
     folder = run.path(TENSORBOARD)
     shutil.rmtree(folder, ignore_errors=True)
     return TensorBoardOutputFormat(str(folder))
@@ -127,7 +127,7 @@ class WandbOutputFormat(KVWriter):
         run: whose lines they are.
     """
 
-    def __init__(self, run: RunFolder) -> None:
+    def __init__(self, run: RunDir) -> None:
         os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")  # it takes our package `agents` for somebody else's, and says so
         import wandb
 
@@ -157,4 +157,4 @@ class WandbOutputFormat(KVWriter):
         self._run.finish()
 
 
-WRITERS: dict[str, Callable[[RunFolder], KVWriter]] = {TENSORBOARD: _tensorboard, "wandb": WandbOutputFormat}
+WRITERS: dict[str, Callable[[RunDir], KVWriter]] = {TENSORBOARD: _tensorboard, "wandb": WandbOutputFormat}

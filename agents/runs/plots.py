@@ -192,7 +192,7 @@ def save_contact_sheet(features: Features, played: Played, path: Path, *, rows: 
 def _clip_row(features: Features, played: Played, clip: int, scale: int) -> Image.Image:
     frames = features.clips.frames(clip).permute(0, 2, 3, 1).numpy()
     each = len(frames) // features.num_steps
-    boxes, kept = (every.repeat(each, axis=0) for every in (boxes_of(features.action, played.actions[clip]), played.kept[clip]))
+    boxes, kept = (every.repeat(each, axis=0) for every in (boxes_of(features.action, played.actions[clip]), played.patch_mask[clip]))
     side = frames.shape[1] * scale
     row = Image.new("RGB", (ROW_LABEL + len(frames) * (side + GAP), side), "white")
     name = features.classifier.classes[features.clips.labels[clip]]

@@ -17,7 +17,7 @@ from agents.policies.sb3 import GlancePolicy
 from agents.runs.plots import save_comparison, save_contact_sheet
 from agents.runs.progress import Display
 from agents.runs.run_dir import COMPARISON, CONTACT_SHEET
-from classifiers.errors import named
+from classifiers.errors import lookup
 
 ORDER = ("learned", "random", "centre", "gaussian", "saliency", "glance_only", "full_frame", "oracle", "greedy_oracle")
 
@@ -53,7 +53,7 @@ def report(
     Raises:
         InputError: no such metric, or something that `evaluate` raises.
     """
-    named("metric", metric, METRICS)
+    lookup("metric", metric, METRICS)
     bar = display.bar("evaluate", len(ORDER))
     measures, plays = evaluate(
         features, policy, seed=seed, progress=lambda name: bar.advance(1, name.replace("_", " ")), skipped=skipped

@@ -34,12 +34,13 @@ WRITTEN = (
     METRICS, TIMING, COMPARISON, CONTACT_SHEET, TENSORBOARD, WANDB, WANDB_ID,
     *(f"{CHECKPOINTS}/{name}" for name in ("last.json", "*-[0-9]*.zip", "*-[0-9]*.replay", ".*.part")),  # of `agents.rl.training_state`
     *(f"{CHECKPOINTS}/{name}" for name in ("best", "classifier", "given")),
-    *(f"{CHECKPOINTS}/{name}" for name in ("stage0-glancer", "stage0-focuser", "stage[1-3]", "round*-stage[23]")),  # `agents.pipeline.stages`
+    # of `agents.pipeline.stages`:
+    *(f"{CHECKPOINTS}/{name}" for name in ("stage0-glancer", "stage0-focuser", "stage[1-3]", "round*-stage[23]")),
 )  # fmt: skip
 """Patterns of the files and folders that a run writes, all but `CONFIG`, `SYSTEM` and `LOCK`: those that ``force`` removes."""
 
 
-class RunFolder:
+class RunDir:
     """The files of a run. `open` gives one to write to, which no other process can have; the constructor one to read.
 
     ``config.yaml`` and ``system.json`` are written when it is opened, ``metrics.jsonl`` and ``timing.jsonl`` get a line for
@@ -54,7 +55,7 @@ class RunFolder:
         self._watchers: list[Callable[[Mapping[str, object] | None], object]] = []
 
     @classmethod
-    def open(cls, path: str | Path, config: Mapping[str, Any], *, force: bool) -> RunFolder:
+    def open(cls, path: str | Path, config: Mapping[str, Any], *, force: bool) -> RunDir:
         """Makes the folder, or goes on in one that a run with the same config left.
 
         Use it in a ``with``, or `close` it: until then, or until the process dies, nobody else can open the folder.
@@ -81,7 +82,7 @@ class RunFolder:
         """Lets others open the folder."""
         self._lock.release()
 
-    def __enter__(self) -> RunFolder:
+    def __enter__(self) -> RunDir:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:

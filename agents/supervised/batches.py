@@ -62,16 +62,16 @@ def load_batch(clips: ClipSource, drawn: NDArray[np.int64], rng: np.random.Gener
     Every process draws what one alone would draw from ``rng``. Videos that cannot be read are left out.
     """
     shares, mine = distributed.shares(drawn), distributed.rank()
-    chosen = clips.readable(shares[mine])
+    chosen = clips.readable_clips(shares[mine])
     counts = distributed.counts(len(chosen))
     if sum(counts) < len(drawn):  # what one process could not read, none tries again
         for failures in distributed.gather_objects(clips.failures):
             clips.leave_out(failures)
     for share in shares[:mine]:
-        clips.pass_over(share, rng)
+        clips.skip_rng(share, rng)
     both = [clips.fresh(int(clip), rng) for clip in chosen] or [_empty(clips)]
     for share in shares[mine + 1 :]:
-        clips.pass_over(share, rng)
+        clips.skip_rng(share, rng)
     frames = torch.stack([frames for frames, _ in both]).to(device, non_blocking=True)
     separate = clips.settings.glance_frames > 0
     glance_frames = torch.stack([glanced for _, glanced in both]).to(device, non_blocking=True) if separate else frames

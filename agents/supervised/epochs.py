@@ -25,7 +25,7 @@ from agents.supervised.batches import Batch, load_batch
 from agents.supervised.checkpoint import EpochCheckpoint
 from agents.supervised.stage_model import Part, Running, Scores
 from classifiers.checkpoint import tensor_faults
-from classifiers.errors import InputError, named
+from classifiers.errors import InputError, lookup
 from classifiers.optimize import check_compiler, check_precision
 
 OPTIMIZERS: dict[str, Callable[[list[dict], SupervisedConfig], Optimizer]] = {
@@ -243,10 +243,10 @@ class _Training:
         """The message when training cannot go on after a batch."""
         epoch, clips = self._last
         names = ", ".join(self._clips.names[clip] for clip in clips)
-        kept = f"; the last good checkpoint is kept in {self._saved.folder}" if self._saved is not None and self._saved.any else ""
+        patch_mask = f"; the last good checkpoint is kept in {self._saved.folder}" if self._saved is not None and self._saved.any else ""
         return (
             f"{what} in epoch {epoch}, with the clips {names}; choose a lower learning_rate or head_learning_rate, "
-            f"or look whether these videos are what they should be{kept}"
+            f"or look whether these videos are what they should be{patch_mask}"
         )
 
 
@@ -257,8 +257,8 @@ def check_settings(config: SupervisedConfig, device: torch.device) -> None:
         InputError: a setting is not known or out of its range, the device lacks the precision, nothing can compile, or the processes
             cannot share the batches.
     """
-    named("optimizer", config.optimizer, OPTIMIZERS)
-    named("schedule", config.schedule, SCHEDULES)
+    lookup("optimizer", config.optimizer, OPTIMIZERS)
+    lookup("schedule", config.schedule, SCHEDULES)
     for key in ("batch_size", "frames", "accumulate"):
         if getattr(config, key) < 1:
             raise InputError(f"{key}={getattr(config, key)} is too small; choose 1 or more")

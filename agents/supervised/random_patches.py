@@ -60,6 +60,6 @@ def classify_patches(
         separate = batch.glance_frames is not batch.frames
         maps, vectors = glance_at(classifier, classifier.normalise(batch.glance_frames) if separate else frames, steps)
         with torch.autocast(maps.device.type, enabled=False):  # who chooses computes as ever
-            corners, kept = choose(maps.float())
-    scores = focus_at(classifier, frames, vectors, corners, kept, skipped).unflatten(1, (steps, -1))[:, :, -1]
+            corners, patch_mask = choose(maps.float())
+    scores = focus_at(classifier, frames, vectors, corners, patch_mask, skipped).unflatten(1, (steps, -1))[:, :, -1]
     return scores.flatten(0, 1), batch.labels.repeat_interleave(steps)

@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 from torchvision import models
 
 from classifiers.backbones.backbone import BACKBONES, Backbone
-from classifiers.errors import InputError, named
+from classifiers.errors import InputError, lookup
 
 SIZES = (224, 320)  # pixels; a map is what has more rows and columns for the larger image
 _REFUSED = (
@@ -61,7 +61,7 @@ def build_backbone(name: str, num_classes: int) -> Backbone:
         InputError: there is no such model, or it makes no map.
     """
     if "/" not in name:
-        return named("backbone", name, BACKBONES)(num_classes)
+        return lookup("backbone", name, BACKBONES)(num_classes)
     measured = measure(name)
     return Backbone(trunk(name), measured.channels, num_classes, map_bounds=measured.bounds)
 
@@ -76,7 +76,7 @@ def check_name(field: str, name: str) -> None:
     if not slash and name not in BACKBONES and name in LIBRARIES["torchvision"].names():
         raise InputError(f"{field}={name!r} is not known; did you mean 'torchvision/{name}'?")
     if not slash:
-        named(field, name, BACKBONES)
+        lookup(field, name, BACKBONES)
         return
     if library not in LIBRARIES:
         near = difflib.get_close_matches(library, LIBRARIES, n=1)

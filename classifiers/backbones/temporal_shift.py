@@ -15,7 +15,7 @@ from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from classifiers.backbones.efficientnet_lite import LiteBlock
-from classifiers.errors import InputError, named
+from classifiers.errors import InputError, lookup
 
 
 def shift_channels(features: Tensor, num_frames: int, fraction: float) -> Tensor:
@@ -92,7 +92,7 @@ def check_shift(fraction: float, place: str) -> None:
     """
     if not 0 <= fraction <= 0.5:
         raise InputError(f"shift={fraction} is out of range; choose a share of the channels from 0 to 0.5 (the paper's is 1/8, 0 is none)")
-    named("shift_place", place, PLACES)
+    lookup("shift_place", place, PLACES)
 
 
 def _inside_residual_blocks(trunk: nn.Module) -> list[nn.Module]:

@@ -135,18 +135,18 @@ def tensors_in(returned):
 def test_tensors_are_never_written_to_and_whoever_writes_to_them_changes_nothing(make, bank, observation, live):
     shared = {"output": "torch", "autoreset_mode": "SAME_STEP", "observation": observation, "bank": not live and bank}
     env, undisturbed = make(**shared), make(**shared)
-    kept = []
+    patch_mask = []
     env.reset(seed=SEED)
     for tensor in tensors_in(undisturbed.reset(seed=SEED)):
         tensor.fill_(1)
     for step in range(9):
         actions = np.random.default_rng(step).integers(49, size=N)
         returned, disturbed = env.step(actions), undisturbed.step(actions)
-        kept += [(tensor, tensor.clone()) for tensor in tensors_in(returned)]
+        patch_mask += [(tensor, tensor.clone()) for tensor in tensors_in(returned)]
         assert_equal(numpy_of(disturbed), numpy_of(returned))
         for tensor in tensors_in(disturbed):
             tensor.fill_(1)
-    assert len(kept) > 30 and all(torch.equal(*pair) for pair in kept)
+    assert len(patch_mask) > 30 and all(torch.equal(*pair) for pair in patch_mask)
 
 
 def test_nothing_leaves_the_device(make, bank, monkeypatch):
@@ -286,10 +286,10 @@ def test_episodes_are_counted(arguments, make, name):
         steps = played_to_the_end(vector, 4)
         assert steps[-1][4]["episode"]["l"].tolist() == [4] * N
         assert np.allclose(steps[-1][4]["episode"]["r"], sum(step[1] for step in steps), atol=1e-5)
-    rows = VecMonitor(AdaFocusVecEnv(make(name, autoreset_mode="SAME_STEP")), info_keywords=("name", "correct", "price"))
+    rows = VecMonitor(AdaFocusVecEnv(make(name, autoreset_mode="SAME_STEP")), info_keywords=("name", "correct", "cost_weight"))
     rows.reset()
     infos = [rows.step(np.stack([rows.action_space.sample() for _ in range(N)]))[3] for _ in range(4)][-1]
-    assert all(info["episode"].keys() == {"r", "l", "t", "name", "correct", "price"} and info["episode"]["l"] == 4 for info in infos)
+    assert all(info["episode"].keys() == {"r", "l", "t", "name", "correct", "cost_weight"} and info["episode"]["l"] == 4 for info in infos)
 
 
 def frames_of(folder):

@@ -15,24 +15,24 @@ from conftest import random_classifier
 
 from adafocus_env.action import GridAction
 from adafocus_env.features.live import LiveFeatures
-from adafocus_env.features.memory_bank import FeatureBank
+from adafocus_env.features.memory_bank import MemoryBank
 from adafocus_env.observation import OBSERVATIONS, to_numpy
 from adafocus_env.transfers import to_device
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.config.settings import PPOConfig, SupervisedConfig
 from agents.evaluation.inference import infer, infer_clips
-from agents.policies.sb3 import GlancePolicy, PolicyNetwork
+from agents.policies.sb3 import GlancePolicy, PolicyArchitecture
 from agents.supervised.checkpoint import EpochCheckpoint
 from agents.supervised.random_patches import train_on_random_patches
 from benchmarks.ppo import learner
 from benchmarks.random_clips import RandomClips
 from classifiers import checkpoint
 from classifiers.errors import InputError
-from classifiers.optimize import Execution, check_compiler, executed
+from classifiers.optimize import Execution, check_compiler, with_execution
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 N, T = 16, 4
-NETWORK = PolicyNetwork((16, 6, 6), channels=4, features=8, hidden=8)
+NETWORK = PolicyArchitecture((16, 6, 6), channels=4, features=8, hidden=8)
 
 
 @pytest.fixture(autouse=True)
@@ -55,10 +55,10 @@ def networks():
 @pytest.fixture(scope="module")
 def banks(networks, clips):
     """A full bank of each."""
-    banks = {name: FeatureBank(network, clips, GridAction(7, 96, 24)) for name, network in networks.items()}
+    banks = {name: MemoryBank(network, clips, GridAction(7, 96, 24)) for name, network in networks.items()}
     for bank in banks.values():
         for clip in range(N):
-            bank.foci(np.full((1, T), clip), np.arange(T)[None], np.zeros((1, T), np.int64))
+            bank.focus_vectors(np.full((1, T), clip), np.arange(T)[None], np.zeros((1, T), np.int64))
         bank.vectors(np.arange(N)[:, None], np.arange(T)[None])
     return banks
 
@@ -90,7 +90,7 @@ def test_a_step_is_that_of_the_cpu(banks, observation):
         pair = [each.values() if isinstance(each, dict) else [each] for each in (found, expected)]
         close(*pair, tolerance)
         close(numbers, others)
-        for key in ("confidence", "baseline", "previous", "box", "price"):
+        for key in ("confidence", "baseline", "previous", "box", "cost_weight"):
             close([infos[key]], [their_infos[key]])
 
 
@@ -134,8 +134,8 @@ def test_a_bank_holds_what_is_computed_live(banks, networks, clips):
     cells = np.random.default_rng(0).integers(49, size=(N, T))
     bank = banks["cuda"]
     close([bank.maps(every, steps), bank.vectors(every, steps)], [live.maps(every, steps), live.vectors(every, steps)])
-    close([bank.foci(every, steps, cells)], [live.foci(every, steps, cells)])
-    assert torch.equal(bank.foci(every, steps, torch.from_numpy(cells).cuda()), bank.foci(every, steps, cells))
+    close([bank.focus_vectors(every, steps, cells)], [live.focus_vectors(every, steps, cells)])
+    assert torch.equal(bank.focus_vectors(every, steps, torch.from_numpy(cells).cuda()), bank.focus_vectors(every, steps, cells))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_an_execution_comes_close(networks, precision, compile, tolerance):
             check_compiler()
         except InputError as problem:
             pytest.skip(str(problem))
-    other = executed(networks["cuda"], Execution(precision, channels_last=True, compile=compile, focus_call=8))
+    other = with_execution(networks["cuda"], Execution(precision, channels_last=True, compile=compile, focus_call=8))
     patches = [torch.randn(13, 3, 24, 24, device="cuda", generator=torch.Generator("cuda").manual_seed(n)) for n in range(4)]
     found = [other.focus(each) for each in patches]
     close(found, [networks["cuda"].focus(each) for each in patches], tolerance)

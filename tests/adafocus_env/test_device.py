@@ -15,15 +15,15 @@ from adafocus_env import dynamics as dynamics_module
 from adafocus_env.action import ActionError, GridAction
 from adafocus_env.demo.videos import CLASSES
 from adafocus_env.features import memory_bank as bank_module
-from adafocus_env.features.memory_bank import FeatureBank
+from adafocus_env.features.memory_bank import MemoryBank
 from adafocus_env.observation import OBSERVATIONS
 from adafocus_env.reward import REWARDS, Reward, itself
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.pipeline.session import deterministic
 from classifiers.classifier import Classifier
 from classifiers.flops import classifier_cost
-from classifiers.optimize import PLAIN, executed
-from classifiers.weight_monitor import Watch
+from classifiers.optimize import PLAIN, with_execution
+from classifiers.weight_monitor import WeightMonitor
 
 N, T = 3, 4
 
@@ -37,7 +37,7 @@ def cost(classifier):
 def pretended(monkeypatch, cost):
     """A GPU that is not there: within it tensors are on ``cuda:0`` and hold nothing."""
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
-    monkeypatch.setattr(Watch, "touched", lambda watch: False)
+    monkeypatch.setattr(WeightMonitor, "changed", lambda watch: False)
     monkeypatch.setattr(Classifier, "fingerprint", lambda classifier, parts=(): "0" * 64)
     monkeypatch.setattr(bank_module, "_check_memory", lambda size, count, device: None)
     monkeypatch.setattr(dynamics_module, "classifier_cost", lambda classifier: cost)
@@ -49,8 +49,8 @@ def pretended(monkeypatch, cost):
 def full(pretended, clips):
     """A bank on that GPU that has everything."""
     with pretended:
-        classifier = executed(Classifier(TINY, CLASSES).freeze(), PLAIN)
-    bank = FeatureBank(classifier, clips, GridAction(7, 96, 24))
+        classifier = with_execution(Classifier(TINY, CLASSES).freeze(), PLAIN)
+    bank = MemoryBank(classifier, clips, GridAction(7, 96, 24))
     bank._glanced[:] = bank._focused[:] = True
     return bank
 
@@ -79,7 +79,7 @@ def test_no_step_waits_for_a_gpu(full, observation, mode):
     assert isinstance(infos["clip"], np.ndarray)
 
 
-@pytest.mark.parametrize("arguments", [*({"reward": reward} for reward in REWARDS), {"baseline": "all"}, {"price": 0.1}], ids=str)
+@pytest.mark.parametrize("arguments", [*({"reward": reward} for reward in REWARDS), {"baseline": "all"}, {"cost_weight": 0.1}], ids=str)
 def test_no_reward_waits_for_a_gpu(full, arguments):
     env = make(full, **arguments)
     env.reset(seed=0)
@@ -127,7 +127,7 @@ def test_a_reward_that_only_takes_arrays_gets_them(bank):
 
 def test_devices_are_not_mixed_unnoticed(full):
     with pytest.raises(RuntimeError, match="at least two devices"):
-        full.foci(np.zeros(N, np.int64), np.zeros(N, np.int64), torch.zeros(N, dtype=torch.int64))
+        full.focus_vectors(np.zeros(N, np.int64), np.zeros(N, np.int64), torch.zeros(N, dtype=torch.int64))
 
 
 def test_actions_on_the_host_are_sent_to_the_device(full):

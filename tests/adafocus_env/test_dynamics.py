@@ -46,16 +46,16 @@ def play_by_hand(classifier, clips, clip, actions):
             output, after = classifier.head.gru(torch.cat([glance, focus], dim=1)[:, None], hidden)
             return torch.softmax(classifier.head.fc(output[0, 0]), dim=0), after
 
-        foci = []
+        focus_vectors = []
         for cell in range(49):
             top, left = (cell // 7) * 72 // 6, (cell % 7) * 72 // 6
-            foci.append(classifier.focuser.features(frame[None, :, top : top + 24, left : left + 24]).amax((2, 3)))
-        probabilities, hidden_after = look(foci[action])
+            focus_vectors.append(classifier.focuser.features(frame[None, :, top : top + 24, left : left + 24]).amax((2, 3)))
+        probabilities, hidden_after = look(focus_vectors[action])
         steps.append(
             Step(
                 chosen=probabilities[label].item(),
-                cells=[look(focus)[0][label].item() for focus in foci],
-                zeros=look(torch.zeros_like(foci[0]))[0][label].item(),
+                cells=[look(focus)[0][label].item() for focus in focus_vectors],
+                zeros=look(torch.zeros_like(focus_vectors[0]))[0][label].item(),
                 prediction=int(probabilities.argmax()),
             )
         )

@@ -139,15 +139,15 @@ def test_an_episode_terminates_after_its_last_frame(make):
 
 
 def test_info_tells_what_happened(make, clips):
-    (_, started), *steps = rollout(make(reward="random", baseline="all", price=0.25), options={"clip": 5})
+    (_, started), *steps = rollout(make(reward="random", baseline="all", cost_weight=0.25), options={"clip": 5})
     before = [0.0, *(step[4]["confidence"] for step in steps)]
     assert started == {"clip": 5, "name": clips.names[5]}
     for (_, reward, _, _, info), box in zip(steps, [(0, 36), (72, 72), (36, 36), (0, 0)], strict=True):
-        told = {"confidence", "previous", "baseline", "price", "prediction", "correct", "box", "multiply_adds"}
+        told = {"confidence", "previous", "baseline", "cost_weight", "prediction", "correct", "box", "multiply_adds"}
         assert info.keys() == {"clip", "name"} | told
         assert info["clip"] == 5 and info["name"] == clips.names[5]
         assert reward == pytest.approx(info["confidence"] - info["baseline"] - 0.25, abs=1e-6) and 0 < info["confidence"] < 1
-        assert info["price"] == 0.25 and info["previous"] == before.pop(0)
+        assert info["cost_weight"] == 0.25 and info["previous"] == before.pop(0)
         assert info["correct"] is bool(info["prediction"] == clips.labels[5])
         assert info["box"].tolist() == [*box, box[0] + 24, box[1] + 24]
         assert info["multiply_adds"] == TINY_COST
@@ -292,7 +292,7 @@ def test_videos_can_be_recorded_and_episodes_counted(make):
 
 def test_make_without_arguments_renders_only_the_clips_that_are_asked_for(classifier, tmp_path, monkeypatch):
     checkpoint.save(classifier, tmp_path / "classifier")
-    monkeypatch.setitem(checkpoint.SHIPPED, "demo", tmp_path / "classifier")  # quicker than the one that is shipped
+    monkeypatch.setitem(checkpoint.BUNDLED, "demo", tmp_path / "classifier")  # quicker than the one that is bundled
     monkeypatch.setenv("ADAFOCUS_CACHE", str(tmp_path))
     monkeypatch.setattr(clips_module, "SHARD_SIZE", 3)
     env = gym.make("AdaFocus-v0")

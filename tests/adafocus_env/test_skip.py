@@ -20,7 +20,7 @@ from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.evaluation.evaluate import scores_of
 from classifiers.errors import InputError
 from classifiers.flops import classifier_cost
-from classifiers.optimize import PLAIN, executed
+from classifiers.optimize import PLAIN, with_execution
 
 pytestmark = [pytest.mark.numerical, pytest.mark.filterwarnings("error")]
 SKIP = 49
@@ -51,7 +51,7 @@ def confidences(features, actions, skipped="zeros"):
         state, focus, scores = None, torch.zeros(1, 1, 32), torch.zeros(len(classifier.classes))
         for step, action in enumerate(actions[row]):
             if action != SKIP:
-                focus = features.foci(np.array([[clip]]), np.array([[step]]), np.array([[action]]))
+                focus = features.focus_vectors(np.array([[clip]]), np.array([[step]]), np.array([[action]]))
             elif skipped == "zeros":
                 focus = torch.zeros(1, 1, 32)
             if action != SKIP or skipped != "none":
@@ -111,13 +111,13 @@ def test_scores_of_whole_clips_are_those_of_the_steps(features, skipped):
 def test_the_baseline_of_random_is_over_patches_alone_from_the_same_state(features):
     for baseline, patches in ((2, [7, 30]), ("all", range(49))):
         for skipped in SKIPPED if baseline == 2 else ["none"]:
-            dynamics = dynamics_on(features, baseline=baseline, price=0.1, skipped=skipped)
+            dynamics = dynamics_on(features, baseline=baseline, cost_weight=0.1, skipped=skipped)
             for t in range(4):
                 outcome = dynamics.step(ACTIONS[:, t])
                 tracks = (np.column_stack([ACTIONS[:, :t], np.full(3, patch)]) for patch in patches)
                 others = [confidences(features, track, skipped)[:, -1] for track in tracks]
                 assert np.allclose(outcome.baseline, np.mean(others, axis=0), atol=1e-6, rtol=0)
-                assert np.allclose(outcome.reward, outcome.confidence - outcome.baseline - outcome.price, atol=1e-6, rtol=0)
+                assert np.allclose(outcome.reward, outcome.confidence - outcome.baseline - outcome.cost_weight, atol=1e-6, rtol=0)
 
 
 def test_before_any_head_step_all_classes_are_as_likely(bank):
@@ -128,19 +128,19 @@ def test_before_any_head_step_all_classes_are_as_likely(bank):
 @pytest.mark.parametrize("skipped", SKIPPED)
 @pytest.mark.parametrize("reward", REWARDS)
 def test_a_step_that_skips_is_paid_for_by_what_it_costs(bank, reward, skipped):
-    free, paid = (dynamics_on(bank, reward=reward, price=price, skipped=skipped) for price in (0, 0.3))
+    free, paid = (dynamics_on(bank, reward=reward, cost_weight=cost_weight, skipped=skipped) for cost_weight in (0, 0.3))
     head = classifier_cost(bank.classifier).head
     for t in range(4):
         one, other = free.step(ACTIONS[:, t]), paid.step(ACTIONS[:, t])
         costs = np.where(ACTIONS[:, t] == SKIP, TINY_COST - FOCUS_COST - (head if skipped == "none" else 0), TINY_COST)
         costs[2] += 4 * head if skipped == "none" and t == 3 else 0  # the head answers from the glances of all four frames
         assert other.multiply_adds.tolist() == costs.tolist()
-        assert np.allclose(other.price, 0.3 * other.multiply_adds / TINY_COST, rtol=1e-6, atol=0) and not one.price.any()
-        assert np.allclose(one.reward - other.reward, other.price, atol=1e-6, rtol=0)
+        assert np.allclose(other.cost_weight, 0.3 * other.multiply_adds / TINY_COST, rtol=1e-6, atol=0) and not one.cost_weight.any()
+        assert np.allclose(one.reward - other.reward, other.cost_weight, atol=1e-6, rtol=0)
 
 
 def test_only_the_patches_that_are_kept_reach_the_focuser(classifier, clips):
-    live = LiveFeatures(executed(classifier, PLAIN), clips, GridAction(7, 96, 24))
+    live = LiveFeatures(with_execution(classifier, PLAIN), clips, GridAction(7, 96, 24))
     dynamics, calls = dynamics_on(live, reward="confidence"), []
     handle = classifier.focuser.register_forward_pre_hook(lambda module, inputs: calls.append(len(inputs[0])))
     try:
@@ -163,7 +163,7 @@ def test_a_search_for_the_best_action_may_skip(features, skipped):
 
 def test_skipping_is_an_action_that_has_no_patch():
     action = SkipAction(GridAction(7, 96, 24))
-    assert action.space == gym.spaces.Discrete(50) and action.looking.num_cells == 49
+    assert action.space == gym.spaces.Discrete(50) and action.patch_action.num_cells == 49
     assert boxes_of(action, np.array([48, SKIP])).tolist() == [[72, 72, 96, 96], [0, 0, 0, 0]]
     assert action.check([0, SKIP], 2).tolist() == [0, SKIP]
     assert action.draw(np.random.default_rng(0), (5000,)).max() == 48
@@ -175,11 +175,11 @@ def test_skipping_is_an_action_that_has_no_patch():
 def test_a_third_coordinate_skips():
     action = ContinuousSkipAction(ContinuousAction(96, 24))
     assert action.space == gym.spaces.Box(0, 1, (3,), np.float32) and action.num_cells is None
-    assert action.kept(np.array([[0, 0, 0.49], [0, 0, 0.5]], np.float32)).tolist() == [True, False]
+    assert action.patch_mask(np.array([[0, 0, 0.49], [0, 0, 0.5]], np.float32)).tolist() == [True, False]
     assert boxes_of(action, np.array([[1, 1, 0], [1, 1, 1]], np.float32)).tolist() == [[72, 72, 96, 96], [0, 0, 0, 0]]
     drawn = action.draw(np.random.default_rng(0), (50, 2))
-    assert drawn.shape == (50, 2, 3) and drawn.dtype == np.float32 and action.kept(drawn).all() and drawn[..., :2].std() > 0.2
-    assert action.kept(action.candidates).tolist() == [True] * 49 + [False]
+    assert drawn.shape == (50, 2, 3) and drawn.dtype == np.float32 and action.patch_mask(drawn).all() and drawn[..., :2].std() > 0.2
+    assert action.patch_mask(action.candidates).tolist() == [True] * 49 + [False]
     with pytest.raises(ActionError, match=r"shape \(1, 2\); give one place and whether to skip it \(row, column, skip\) .* \(1, 3\)"):
         action.check([[0.5, 0.5]], 1)
     with pytest.raises(ActionError, match=r"action \[0\.5 0\.5 1\.5\] \(clip 0\) is outside the space; all coordinates lie in \[0, 1\]"):
@@ -205,8 +205,8 @@ def test_who_never_skips_plays_the_environment_without_skipping(classifier, clip
     actions = features.action, ACTIONS_OF[kind](features.action)
     plain, skipping = (dynamics_on(features, action=each, reward="confidence") for each in actions)
     for chosen in drawn:
-        looking = chosen if kind == "skip" else np.concatenate([chosen, np.zeros((3, 1), np.float32)], axis=1)
-        one, other = plain.step(chosen), skipping.step(looking)
+        patch_action = chosen if kind == "skip" else np.concatenate([chosen, np.zeros((3, 1), np.float32)], axis=1)
+        one, other = plain.step(chosen), skipping.step(patch_action)
         assert np.array_equal(one.confidence, other.confidence) and one.boxes.tolist() == other.boxes.tolist()
         assert one.multiply_adds.tolist() == other.multiply_adds.tolist()
 
@@ -230,7 +230,7 @@ def test_every_face_skips_alike(make, classifier, clips, bank, monkeypatch, face
         return np.where(np.random.default_rng(-step % 1000).random(N) < 0.5, SKIP, drawn)
 
     monkeypatch.setattr(test_vector, "actions_at", actions_at)
-    arguments = {"observation": "dict", "price": 0.2, "baseline": 2, "bank": not live and bank, "skipped": skipped}
+    arguments = {"observation": "dict", "cost_weight": 0.2, "baseline": 2, "bank": not live and bank, "skipped": skipped}
     records = FACES[face](make, **arguments)
     for row in range(N):
         expected = play_single(classifier, clips, row, action="skip", **arguments)
@@ -240,7 +240,7 @@ def test_every_face_skips_alike(make, classifier, clips, bank, monkeypatch, face
 
 def test_a_bank_of_the_grid_serves_the_id_that_skips(classifier, clips, bank):
     env = gym.make_vec("AdaFocusSkip-v0", 2, "vector_entry_point", classifier=classifier, clips=clips, bank=bank)
-    assert env.dynamics.features is bank and env.dynamics.price == 0.05 and env.single_action_space == gym.spaces.Discrete(50)
+    assert env.dynamics.features is bank and env.dynamics.cost_weight == 0.05 and env.single_action_space == gym.spaces.Discrete(50)
     env.reset(seed=0)
     assert env.step(np.array([SKIP, 3]))[4]["box"].any(1).tolist() == [False, True]
 
@@ -285,10 +285,12 @@ def test_maskable_ppo_learns_with_them(make):
 # Bad input
 
 
-@pytest.mark.parametrize("price", [-0.1, float("nan"), float("inf"), "0.1", True])
-def test_prices_that_are_none(make, price):
-    with pytest.raises(InputError, match=f"price={price!r} is no price of a step; choose a number from 0 on, in units of the reward"):
-        make(price=price)
+@pytest.mark.parametrize("cost_weight", [-0.1, float("nan"), float("inf"), "0.1", True])
+def test_prices_that_are_none(make, cost_weight):
+    with pytest.raises(
+        InputError, match=f"cost_weight={cost_weight!r} is no price of a step; choose a number from 0 on, in units of the reward"
+    ):
+        make(cost_weight=cost_weight)
 
 
 def test_an_option_that_is_none(make, bank):
@@ -318,12 +320,12 @@ class Corners:
 
     def __init__(self, grid, size, patch_size):
         self.size, self.patch_size, self.num_cells = size, patch_size, 4
-        self.space, self.candidates, self.looking = gym.spaces.Discrete(4), np.arange(4), self
+        self.space, self.candidates, self.patch_action = gym.spaces.Discrete(4), np.arange(4), self
 
     def check(self, actions, count):
         return np.asarray(actions).reshape(count)
 
-    def kept(self, actions):
+    def patch_mask(self, actions):
         return np.ones(actions.shape, bool)
 
     def corners_of(self, actions):

@@ -27,11 +27,11 @@ from agents.config.settings import DataConfig, Evaluate, TrainPPO
 from agents.pipeline import builders
 from benchmarks import rebuild_bundled as shipped
 from benchmarks import task_scores
-from benchmarks.rebuild_bundled import Shipped
+from benchmarks.rebuild_bundled import RebuildBundled
 from benchmarks.task_scores import IDS, TaskScores
 from classifiers import checkpoint
 from classifiers.errors import InputError
-from classifiers.model_zoo import SHIPPED
+from classifiers.model_zoo import BUNDLED
 
 DOCS = Path(__file__).parents[2] / "docs"
 SCORES = json.loads((DOCS / "task_scores.json").read_text(encoding="utf-8"))
@@ -85,7 +85,7 @@ def test_the_tasks_are_worth_learning():
 
 def test_shipped_classifiers_belong_to_their_tasks_and_are_small():
     """Their fingerprints are part of a task's version: another classifier gives other scores."""
-    cards = {name: checkpoint.read_card(name) for name in SHIPPED}
+    cards = {name: checkpoint.read_card(name) for name in BUNDLED}
     assert cards.keys() == {data_name(task) for task in TASKS}
     for task in TASKS:
         card = cards[data_name(task)]
@@ -98,7 +98,7 @@ def test_shipped_classifiers_belong_to_their_tasks_and_are_small():
         "demo-sparse": "eb24b52d3a5d",
         "demo-memory": "e694526fa68e",
     }
-    size = sum(file.stat().st_size for folder in SHIPPED.values() for file in folder.iterdir())
+    size = sum(file.stat().st_size for folder in BUNDLED.values() for file in folder.iterdir())
     assert size < 3e6
 
 
@@ -109,7 +109,7 @@ def parameters(name):
     return {
         "renderer": RENDERER_VERSION, "videos": dataclasses.asdict(TASKS[task]), "frames": DEMO_FRAMES,
         "val": inspect.signature(demo).parameters["val"].default, "classifier": checkpoint.read_card(data_name(task)).fingerprint,
-        **{key: signature[key].default for key in ("grid", "reward", "price")}, **gym.spec(name).kwargs,
+        **{key: signature[key].default for key in ("grid", "reward", "cost_weight")}, **gym.spec(name).kwargs,
     }  # fmt: skip
 
 
@@ -117,12 +117,12 @@ def test_the_parameters_of_a_version_are_fixed():
     """Where they change, so does the version of the id, and its scores are measured anew."""
     hashes = {name: hashlib.sha256(json.dumps(parameters(name), sort_keys=True).encode()).hexdigest()[:12] for name in IDS}
     assert hashes == {
-        "AdaFocusEasy-v0": "202aca03905a",
-        "AdaFocusEasyContinuous-v0": "8fa73a398426",
-        "AdaFocusNormal-v0": "469792cb4ffb",
-        "AdaFocusHard-v0": "b4893eac7e97",
-        "AdaFocusSparse-v0": "5e2d7c584d10",
-        "AdaFocusMemory-v0": "143ac9e73e77",
+        "AdaFocusEasy-v0": "09c9dad4f91c",
+        "AdaFocusEasyContinuous-v0": "ced9d7160341",
+        "AdaFocusNormal-v0": "1942aaec1ecc",
+        "AdaFocusHard-v0": "7e8437dd2b12",
+        "AdaFocusSparse-v0": "248e5c88aeec",
+        "AdaFocusMemory-v0": "6ec13a556a91",
     }
 
 
@@ -189,13 +189,13 @@ def test_shipped_trains_on_the_lesson_and_is_measured_on_the_task(few, tmp_path)
     """In memory the two differ: the classifier learns from videos without look-alikes."""
     settings = ["stages.glancer.epochs=1", "stages.focuser.epochs=1", "stages.random_patches.epochs=1", "device=cpu"]
     with tiny_networks(), contextlib.redirect_stdout(io.StringIO()):
-        shipped.main(compose_config(Shipped, "shipped", ["task=memory", f"out={tmp_path}", *settings]))
+        shipped.main(compose_config(RebuildBundled, "shipped", ["task=memory", f"out={tmp_path}", *settings]))
     card = checkpoint.read_card(tmp_path)
     assert card.metrics.keys() == {"val_top1_random", "val_top1_oracle"} and card.data == "demo-memory"
     assert card.command == "python -m benchmarks.rebuild_bundled task=memory"
     assert card.architecture == dataclasses.replace(TINY, patch_size=TASKS["memory"].patch_size)
     with pytest.raises(InputError, match=r"task='memry' is not known; did you mean 'memory'"):
-        shipped.main(Shipped(task="memry"))
+        shipped.main(RebuildBundled(task="memry"))
 
 
 def test_scores_are_measured_on_every_test_clip(few, tmp_path):
@@ -217,7 +217,7 @@ def test_train_ppo_and_evaluate_on_a_task(few, tmp_path):
     settings = ["data.task=memory", "data.val=0.3", "device=cpu", f"run={run}", "env.num_envs=4", "env.grid=3", "ppo.total_steps=64"]
     with contextlib.redirect_stdout(io.StringIO()):
         train_ppo.main(compose_config(TrainPPO, "train_ppo", [*settings, "ppo.n_steps=8", "ppo.batch_size=16", "network.memory=false"]))
-        evaluate.main(compose_config(Evaluate, "evaluate", ["data.task=memory", "grid=3", f"out={tmp_path / 'shipped'}", "device=cpu"]))
+        evaluate.main(compose_config(Evaluate, "evaluate", ["data.task=memory", "grid=3", f"out={tmp_path / 'bundled'}", "device=cpu"]))
     result, shipped_alone = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("run", "shipped"))
     assert result["data"] == "demo-memory" and result["classifier"] == checkpoint.read_card("demo-memory").fingerprint
     assert not json.loads((run / "checkpoints" / "best" / "policy.json").read_text())["network"]["memory"]

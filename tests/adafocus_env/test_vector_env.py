@@ -523,12 +523,12 @@ def arrays_in(returned):
 @pytest.mark.parametrize("mode", MODES)
 def test_returned_arrays_are_never_written_to_afterwards(make, mode, observation):
     env = make(autoreset_mode=mode, observation=observation)
-    kept = []
+    patch_mask = []
     for _ in range(2):
         for returned in (env.reset(seed=SEED), *(env.step(actions_at(step)) for step in range(T))):
-            kept += [(array, array.copy()) for array in arrays_in(returned)]
-    assert len(kept) > 100
-    for array, copy in kept:
+            patch_mask += [(array, array.copy()) for array in arrays_in(returned)]
+    assert len(patch_mask) > 100
+    for array, copy in patch_mask:
         if array.dtype == object:  # its elements are compared by themselves
             assert all(ours is theirs for ours, theirs in zip(array, copy, strict=True))
         else:

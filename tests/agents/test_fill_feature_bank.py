@@ -11,7 +11,7 @@ import configs
 from adafocus_env.build import build_features, open_clips
 from adafocus_env.demo import videos as demo_module
 from adafocus_env.features import disk_bank as bank_folder
-from adafocus_env.features.disk_bank import SHARD_SIZE, FolderBank
+from adafocus_env.features.disk_bank import SHARD_SIZE, DiskBank
 from adafocus_env.features.live import LiveFeatures
 from agents import fill_feature_bank as fill_bank
 from classifiers import checkpoint
@@ -38,7 +38,7 @@ def banks(saved, out, data):
     for split in ("train", "val", "test"):
         clips = open_clips(data, split, num_frames=4, size=96)
         bank = build_features(classifier, clips, grid=3, bank=out)
-        assert isinstance(bank, FolderBank)
+        assert isinstance(bank, DiskBank)
         yield split, bank
 
 

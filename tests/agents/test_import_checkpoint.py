@@ -13,7 +13,7 @@ from agents.config.command import compose_config
 from agents.config.settings import Evaluate, TrainPPO, TrainStages
 from agents.import_checkpoint import Arguments, import_released
 from agents.policies.checkpoint import load_policy
-from agents.runs.run_dir import RunFolder
+from agents.runs.run_dir import RunDir
 from classifiers import checkpoint
 from classifiers.errors import InputError
 
@@ -64,7 +64,7 @@ def test_import_evaluate_and_go_on(tmp_path, family):
 
     last = ["first=3", "stages.finetune.epochs=1", f"run={tmp_path / 'stage3'}"]
     train_stages.main(compose_config(TrainStages, "train_stages", [*experiment, *few, *last]))
-    assert [line["stage"] for line in RunFolder(tmp_path / "stage3").metrics()] == [3]
+    assert [line["stage"] for line in RunDir(tmp_path / "stage3").metrics()] == [3]
     old, new = checkpoint.load(kept).state_dict(), checkpoint.load(tmp_path / "stage3" / "checkpoints" / "classifier").state_dict()
     assert {name.split(".")[0] for name in old if not torch.equal(old[name], new[name])} == {"head"}
     assert checkpoint.read_card(tmp_path / "stage3" / "checkpoints" / "classifier").parent == checkpoint.read_card(kept).fingerprint

@@ -10,7 +10,7 @@ from agents import list_runs as runs
 from agents.config.command import compose_config
 from agents.config.settings import Train, TrainPPO, TrainStages
 from agents.list_runs import Runs, list_runs
-from agents.runs.run_dir import RunFolder
+from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
 PPO = compose_config(TrainPPO, "train_ppo", ["data.task=hard"])
@@ -18,7 +18,7 @@ PPO = compose_config(TrainPPO, "train_ppo", ["data.task=hard"])
 
 def make(folder, learned=None, *, seed=0, config=PPO, metric="top1", lines=(), **others):
     """A run folder as a training leaves it; finished where something was ``learned``."""
-    with RunFolder.open(folder, asdict(replace(config, seed=seed, run=str(folder))), force=False) as run:
+    with RunDir.open(folder, asdict(replace(config, seed=seed, run=str(folder))), force=False) as run:
         for line in lines:
             run.log(line)
         if learned is not None:
@@ -79,7 +79,7 @@ def test_a_run_that_goes_on_is_told_from_one_that_was_stopped(tmp_path):
         "rounds": "stopped at stage 3, round 2, head, epoch 4",
         "stopped": "stopped at stage 2, 10,240 steps",
     }
-    with RunFolder.open(tmp_path / "new", RunFolder(tmp_path / "new").config(), force=False) as run:
+    with RunDir.open(tmp_path / "new", RunDir(tmp_path / "new").config(), force=False) as run:
         assert listed(tmp_path)["new"].state == "running, nothing measured yet"
         run.log(line)
         assert listed(tmp_path)["new"].state == "running: stage 3, round 2, head, epoch 4"

@@ -24,7 +24,7 @@ from agents.pipeline import builders, session
 from agents.policies.checkpoint import load_policy, save_policy
 from agents.rl import training_state as model_checkpoint
 from agents.rl import trust
-from agents.runs.run_dir import RunFolder
+from agents.runs.run_dir import RunDir
 from classifiers import checkpoint
 from classifiers.errors import InputError
 
@@ -56,7 +56,7 @@ def stopped(tmp_path_factory, root, first):
     """A run that Ctrl-C ended after its second update of four."""
     folder = tmp_path_factory.mktemp("runs") / "stopped"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunFolder, "log", RunFolder.log)
+        patch.setattr(RunDir, "log", RunDir.log)
         tiny_training.at_update(2, lambda: signal.raise_signal(signal.SIGINT))
         with pytest.raises(SystemExit) as ended:
             train(f"run={folder}", f"data.root={root}")
@@ -89,7 +89,7 @@ def test_a_folder_without_a_classifier_gets_one_in_the_same_command(first):
 
 
 def test_the_metrics_have_a_line_an_update(first):
-    lines = RunFolder(first[0]).metrics()
+    lines = RunDir(first[0]).metrics()
     assert [(line["stage"], line["update"], line["steps"]) for line in lines] == [(2, n, 32 * n) for n in (1, 2, 3, 4)]
     assert all({"return", "accuracy", "entropy", "value_loss", "val_top1", "val_confidence"} <= set(line) for line in lines)
     assert not any("second" in key or "time" in key for line in lines for key in line)
@@ -110,7 +110,7 @@ def test_the_result_has_the_form_of_the_design(first):
 
 def test_the_best_policy_is_the_last_of_the_best_on_the_validation_part(first):
     card = json.loads((first[0] / "checkpoints" / "best" / "policy.json").read_text())
-    lines = RunFolder(first[0]).metrics()
+    lines = RunDir(first[0]).metrics()
     best = max(lines, key=lambda line: (line["val_top1"], line["val_confidence"], line["update"]))
     assert card["steps"] == best["steps"] and card["metrics"] == {key: best[key] for key in ("val_top1", "val_confidence")}
     assert load_policy(first[0] / "checkpoints" / "best").grid == 3
@@ -236,7 +236,7 @@ def test_evaluate_refuses_a_run_that_is_not_finished_and_other_classes(stopped, 
     message = r"classifier=demo was trained on 10 classes .*; the data set folder has 2 classes .* It does not know 'even', 'odd'\."
     with pytest.raises(InputError, match=message):
         evaluated("classifier=demo", "data=folder", f"data.root={root}")
-    with pytest.raises(InputError, match="classifier=auto: none is shipped for data=folder; give classifier=DIR"):
+    with pytest.raises(InputError, match="classifier=auto: none is bundled for data=folder; give classifier=DIR"):
         evaluated("data=folder", f"data.root={root}")
 
 
@@ -260,7 +260,7 @@ def test_a_run_is_measured_on_the_videos_that_are_typed(tmp_path, first, tests_a
 
 def right_answers(folder, label):
     """Share of right answers of a run's policy on the test videos of a class."""
-    data = builders.build_data(DataConfig(**RunFolder(folder).config()["data"]))
+    data = builders.build_data(DataConfig(**RunDir(folder).config()["data"]))
     classifier = checkpoint.load(folder / "checkpoints" / "classifier")
     clips = open_clips(data, "test", num_frames=4, size=96)
     features = builders.features_of(classifier, clips, EnvConfig(grid=3))
@@ -307,7 +307,7 @@ def test_a_folder_of_tests_alone_is_for_evaluation(run, tests_alone, first):
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, stopped, root, first):
-    assert len(RunFolder(stopped).metrics()) == 2 and not (stopped / "result.json").exists()
+    assert len(RunDir(stopped).metrics()) == 2 and not (stopped / "result.json").exists()
     folder = shutil.copytree(stopped, tmp_path / "run")
     assert "going on after 64 steps" in train(f"run={folder}", f"data.root={root}")
     assert_same(folder, first[0])
@@ -322,7 +322,7 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path, run, first)
     path = os.pathsep.join([str(root), str(root / "tests")])
     process = subprocess.run(command, env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert process.returncode == -signal.SIGKILL, process.stderr
-    assert len(RunFolder(tmp_path / "run").metrics()) == 3
+    assert len(RunDir(tmp_path / "run").metrics()) == 3
     assert "going on after 64 steps" in train(*run)
     assert_same(tmp_path / "run", first[0])
 
@@ -441,7 +441,7 @@ def test_a_run_that_measured_something_keeps_its_folder(tmp_path, stopped, root)
     folder = shutil.copytree(stopped, tmp_path / "run")
     with pytest.raises(InputError, match="holds a run with another config"):
         train(f"run={folder}", f"data.root={root}", "seed=3")
-    assert RunFolder(folder).config()["seed"] == 0
+    assert RunDir(folder).config()["seed"] == 0
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
@@ -485,7 +485,7 @@ def test_the_smallest_run_there_can_be(tmp_path, root):
     """One frame a clip, fewer clips than environments, fewer steps than a rollout, nothing held out, no bank."""
     rollout = ["env.num_envs=20", "ppo.total_steps=1", "ppo.n_steps=1", "ppo.batch_size=10"]
     train(f"run={tmp_path}", f"data.root={root}", "data.num_frames=1", "data.val=0", "env.bank=false", *rollout)
-    (line,) = RunFolder(tmp_path).metrics()
+    (line,) = RunDir(tmp_path).metrics()
     assert (line["update"], line["steps"]) == (1, 20) and "val_top1" not in line
     assert result(tmp_path)["policies"]["learned"]["movement"] == 0
     evaluated(f"run={tmp_path}", f"out={tmp_path / 'out'}", "device=cpu")
@@ -498,7 +498,7 @@ def test_the_smallest_run_there_can_be(tmp_path, root):
 def test_every_classifier_that_comes_with_the_package_loads():
     for name in checkpoint.list_classifiers():
         classifier = checkpoint.load(name)
-        folder = checkpoint.SHIPPED[name]
+        folder = checkpoint.BUNDLED[name]
         assert sum(path.stat().st_size for path in folder.iterdir()) < 1_000_000
         assert classifier.classes == tuple("0123456789") and not classifier.training
         assert classifier.fingerprint() == checkpoint.read_card(name).fingerprint

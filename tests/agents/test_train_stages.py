@@ -11,7 +11,7 @@ from tiny_training import NEW, POLICIES, Crash, assert_same, crash, left_by_forc
 
 from adafocus_env.demo.videos import demo
 from adafocus_env.features.live import LiveFeatures
-from adafocus_env.features.memory_bank import FeatureBank
+from adafocus_env.features.memory_bank import MemoryBank
 from adafocus_env.videos.datasets import folder
 from agents import evaluate, train_stages
 from agents.config.command import compose_config
@@ -19,7 +19,7 @@ from agents.config.settings import Evaluate, TrainStages
 from agents.pipeline import builders, driver, session
 from agents.pipeline.driver import Finished
 from agents.pipeline.session import Session
-from agents.runs.run_dir import RunFolder
+from agents.runs.run_dir import RunDir
 from classifiers import checkpoint
 from classifiers.errors import InputError
 
@@ -56,7 +56,7 @@ LEGS = ("stage0-glancer", "stage0-focuser", "stage1", "stage2", "stage3", "round
 
 def test_all_stages_and_a_round_run_from_random_weights(all_stages):
     folder, printed = all_stages
-    lines = RunFolder(folder).metrics()
+    lines = RunDir(folder).metrics()
     wanted = [(0, "glancer"), (0, "focuser"), (1, "random patches"), (1, "random patches"), (2, None), (2, None), (3, "head"), (3, "head")]
     assert [(line["stage"], line.get("part")) for line in lines] == [*wanted, (2, None), (3, "head")]
     assert [line.get("round") for line in lines] == [None] * 8 + [1, 1]
@@ -93,11 +93,11 @@ def test_what_each_stage_adds_is_told(all_stages):
 
 def at_line(number, act):
     """Calls ``act`` when the metrics have so many lines."""
-    log = RunFolder.log
+    log = RunDir.log
 
     def logged(self, metrics):
         log(self, metrics)
-        if type(self) is RunFolder and len(self.metrics()) == number:
+        if type(self) is RunDir and len(self.metrics()) == number:
             act()
 
     return log, logged
@@ -105,9 +105,9 @@ def at_line(number, act):
 
 @pytest.mark.slow
 def test_a_training_that_crashed_after_every_line_ends_as_if_it_had_not(tmp_path, root, all_stages, monkeypatch):
-    for number in range(1, len(RunFolder(all_stages[0]).metrics()) + 1):
+    for number in range(1, len(RunDir(all_stages[0]).metrics()) + 1):
         with monkeypatch.context() as patch, pytest.raises(Crash):
-            patch.setattr(RunFolder, "log", at_line(number, crash)[1])
+            patch.setattr(RunDir, "log", at_line(number, crash)[1])
             train_all(tmp_path, root)
     train_all(tmp_path, root)
     assert_same(tmp_path, all_stages[0])
@@ -116,7 +116,7 @@ def test_a_training_that_crashed_after_every_line_ends_as_if_it_had_not(tmp_path
 @pytest.mark.parametrize("number", slow_except([6], [1, 3, 6, 9]))
 def test_a_training_that_was_asked_to_stop_goes_on_from_there(tmp_path, root, all_stages, number, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(RunFolder, "log", at_line(number, lambda: signal.raise_signal(signal.SIGTERM))[1])
+        patch.setattr(RunDir, "log", at_line(number, lambda: signal.raise_signal(signal.SIGTERM))[1])
         train_all(tmp_path, root)
     assert ended.value.code == 130
     train_all(tmp_path, root)
@@ -171,7 +171,7 @@ def test_rounds_end_when_one_no_longer_helps(tmp_path, root, trained, monkeypatc
     monkeypatch.setattr(driver, "write_text", scripted)
     few = ["first=2", "ppo.total_steps=32", "stages.finetune.epochs=1", "rounds=2"]
     stages(f"run={tmp_path}", f"data.root={root}", *few, trained[0])
-    assert max(line.get("round", 0) for line in RunFolder(tmp_path).metrics()) == rounds
+    assert max(line.get("round", 0) for line in RunDir(tmp_path).metrics()) == rounds
     rows = [row for row in result(tmp_path)["ablation"] if "stage 3" in row["after"]]
     assert [row["chosen"] for row in rows].index(True) == best
 
@@ -180,8 +180,8 @@ def test_the_bank_stays_while_only_the_head_learns(tmp_path, root, trained, monk
     glanced = []
     glance = LiveFeatures.glance
     monkeypatch.setattr(LiveFeatures, "glance", lambda self, clip: (glanced.append((id(self), clip)), glance(self, clip))[1])
-    banks, make = [], FeatureBank.__init__
-    monkeypatch.setattr(FeatureBank, "__init__", lambda self, *args, **kwargs: (make(self, *args, **kwargs), banks.append(self._live))[0])
+    banks, make = [], MemoryBank.__init__
+    monkeypatch.setattr(MemoryBank, "__init__", lambda self, *args, **kwargs: (make(self, *args, **kwargs), banks.append(self._live))[0])
     few = ["first=2", "ppo.total_steps=64", "stages.finetune.epochs=1", "rounds=1"]
     stages(f"run={tmp_path}", f"data.root={root}", *few, trained[0])
     through_banks = [each for each in glanced if each[0] in {id(live) for live in banks}]
@@ -199,7 +199,7 @@ def trained(all_stages):
 @pytest.mark.slow
 def test_the_last_stage_alone_goes_on_with_what_was_trained(tmp_path, root, all_stages, trained):
     stages(f"run={tmp_path}", f"data.root={root}", "first=3", "stages.finetune.epochs=2", *trained)
-    assert [line["stage"] for line in RunFolder(tmp_path).metrics()] == [3, 3]
+    assert [line["stage"] for line in RunDir(tmp_path).metrics()] == [3, 3]
     kept = [checkpoint.load(folder / "checkpoints" / "stage3" / "best").fingerprint() for folder in (tmp_path, all_stages[0])]
     assert kept[0] == kept[1], "the same stage 3 on the same classifier and policy"
     assert "learned" in result(tmp_path)["policies"]
@@ -210,13 +210,13 @@ def test_the_last_stage_alone_goes_on_with_what_was_trained(tmp_path, root, all_
 @pytest.mark.slow
 def test_stages_end_where_they_are_told_to(tmp_path, root, trained):
     stages(f"run={tmp_path}", f"data.root={root}", "last=1")
-    assert {line["stage"] for line in RunFolder(tmp_path).metrics()} == {0, 1}
+    assert {line["stage"] for line in RunDir(tmp_path).metrics()} == {0, 1}
     assert "learned" not in result(tmp_path)["policies"] and "random" in result(tmp_path)["policies"]
     evaluate.main(compose_config(Evaluate, "evaluate", [f"run={tmp_path}", f"out={tmp_path / 'out'}", "device=cpu"]))
     assert result(tmp_path / "out")["policies"] == result(tmp_path)["policies"]
     classifier = f"classifier={tmp_path / 'checkpoints' / 'classifier'}"
     stages(f"run={tmp_path / 'on'}", f"data.root={root}", "first=1", "last=2", "ppo.total_steps=64", classifier)
-    assert {line["stage"] for line in RunFolder(tmp_path / "on").metrics()} == {1, 2}
+    assert {line["stage"] for line in RunDir(tmp_path / "on").metrics()} == {1, 2}
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_clips_can_be_drawn_anew_in_every_epoch(tmp_path, root, trained, monkeyp
     settings = ["data.views=fresh", "env.bank=false", "env.baseline=1", "ppo.epochs=2", "seed=3"]
     stages(f"run={tmp_path}", f"data.root={root}", "first=2", *trained, *settings)
     assert [each.settings.seed for each in (built[0].train, built[0].val, built[0].test)] == [3, 0, 0]
-    lines = RunFolder(tmp_path).metrics()
+    lines = RunDir(tmp_path).metrics()
     clips = len(folder(root, val=0.25).train)
     assert lines[-1]["stage"] == 3 and max(line.get("steps", 0) for line in lines) >= 2 * clips * 4
     assert "greedy_oracle" not in result(tmp_path)["policies"]

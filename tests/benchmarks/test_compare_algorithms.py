@@ -84,7 +84,7 @@ def test_without_a_list_there_are_all_that_fit():
         (["id=AdaFocus-v0", "overrides=['seed=3']"], r"^overrides: the command itself sets seed=3 in every run; leave it out"),
         (["id=AdaFocus-v0", "overrides=['device=cpu','data.task=hard']"], r"^overrides: the command .* sets device=cpu, data\.task=hard"),
         (["id=AdaFocus-v0", "total_steps=5", "overrides=['ppo.epochs=3']"], r"^overrides: the command itself sets ppo\.epochs=3"),
-        (["id=AdaFocus-v0", "overrides=['env.price_rate=1']"], r"^env\.price_rate=1 has no effect: the price stays as it is"),
+        (["id=AdaFocus-v0", "overrides=['env.cost_weight_rate=1']"], r"^env\.cost_weight_rate=1 has no effect: the price stays as it is"),
         (["seeds=[]", "id=AdaFocus-v0"], r"seeds=\[\]: give each once, and one at least"),
         (["seeds=[1,1]", "id=AdaFocus-v0"], r"seeds=\[1, 1\]: give each once"),
     ],

@@ -16,12 +16,12 @@ from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents import evaluate, train_ppo
 from agents.config.command import compose_config
 from agents.config.settings import Evaluate, SkipCurve
-from agents.evaluation.budgets import cost_of, kept_at
+from agents.evaluation.budgets import cost_of, patch_mask_at
 from agents.evaluation.inference import infer
 from agents.pipeline import builders
 from agents.pipeline import evaluate_saved as measured_again
 from agents.policies.baselines import CentrePatch, Skipping
-from agents.policies.sb3 import GlancePolicy, PolicyNetwork
+from agents.policies.sb3 import GlancePolicy, PolicyArchitecture
 from benchmarks import skipping_study as skip_curve
 from benchmarks.skip_competitors import WAYS, Part, Task, every_frame
 from classifiers.errors import InputError
@@ -32,7 +32,7 @@ OPTIONS = ("zeros", "last", "none")
 @pytest.fixture(scope="module")
 def policy():
     torch.manual_seed(3)
-    policy = GlancePolicy(PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8), 7, skips=True).eval()
+    policy = GlancePolicy(PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=8), 7, skips=True).eval()
     with torch.no_grad():
         policy.actor.weight.mul_(20)
         policy.actor.bias[-1] = 3.9
@@ -51,8 +51,8 @@ def test_all_ways_keep_to_the_budget(bank, policy, skipped):
         spent = {}
         for name, way in WAYS.items():
             answers = way(task)
-            assert answers.scores.shape == (12, 10) and answers.looks.max() <= 4 and answers.seen.min() >= 1
-            spent[name] = answers.looks.mean() / 4, task.cost.of(answers.looks, answers.seen).mean()
+            assert answers.scores.shape == (12, 10) and answers.num_patches.max() <= 4 and answers.seen.min() >= 1
+            spent[name] = answers.num_patches.mean() / 4, task.cost.of(answers.num_patches, answers.seen).mean()
         for name in ("learned", "saliency"):
             assert spent[name][0] == keep
         for name in ("uniform", "random"):
@@ -67,28 +67,28 @@ def test_all_ways_keep_to_the_budget(bank, policy, skipped):
 def test_costs_and_answers_are_those_of_inference(bank, policy, skipped):
     part = Part.of(bank, policy, skipped)
     threshold = float(np.quantile(part.skip[..., 0], 0.15))
-    kept = kept_at(part.skip, threshold)
+    patch_mask = patch_mask_at(part.skip, threshold)
     frames = bank.classifier.normalise(torch.stack([bank.clips.frames(clip) for clip in range(12)]))
     found = infer(bank.classifier, policy, frames, skipped=skipped, keep_threshold=threshold)
-    assert np.array_equal(found.kept.numpy(), kept) and kept.any() and (kept.sum(1) == 0).any()
-    assert np.allclose(part.scores(kept)[:, -1], found.logits[:, -1], atol=1e-4)
+    assert np.array_equal(found.patch_mask.numpy(), patch_mask) and patch_mask.any() and (patch_mask.sum(1) == 0).any()
+    assert np.allclose(part.scores(patch_mask)[:, -1], found.logits[:, -1], atol=1e-4)
     cost = cost_of(bank, policy, skipped)
-    assert cost.of(kept.sum(1), np.full(12, 4)).tolist() == found.macs.tolist()
-    assert every_frame(part).looks.tolist() == [4] * 12
+    assert cost.of(patch_mask.sum(1), np.full(12, 4)).tolist() == found.macs.tolist()
+    assert every_frame(part).num_patches.tolist() == [4] * 12
 
 
 def test_a_baseline_skips_in_an_environment(bank, classifier, clips):
-    kept = np.random.default_rng(0).random((12, 4)) < 0.5
+    patch_mask = np.random.default_rng(0).random((12, 4)) < 0.5
     env = AdaFocusVectorEnv(12, classifier, clips, bank=bank, observation="reference", action="skip", autoreset_mode="DISABLED")
-    player = Skipping(CentrePatch(bank.action), SkipAction(bank.action), kept)
+    player = Skipping(CentrePatch(bank.action), SkipAction(bank.action), patch_mask)
     seen, _ = env.reset(seed=0, options={"clips": list(range(12))})
     for step in range(4):
         seen, *_, info = env.step(player.predict(seen)[0])
-        assert info["box"].any(1).tolist() == kept[:, step].tolist()
+        assert info["box"].any(1).tolist() == patch_mask[:, step].tolist()
 
 
 def test_the_greedy_oracle_skips_more_for_a_higher_price(bank, policy):
-    shares = [WAYS["greedy oracle"](task_of(bank, policy, keep)).looks.sum() for keep in (0.25, 0.5, 1)]
+    shares = [WAYS["greedy oracle"](task_of(bank, policy, keep)).num_patches.sum() for keep in (0.25, 0.5, 1)]
     assert shares == sorted(shares) and shares[0] < shares[-1]
 
 

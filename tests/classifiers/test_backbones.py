@@ -19,7 +19,7 @@ from adafocus_env.action import GridAction
 from adafocus_env.demo.videos import CLASSES, demo
 from adafocus_env.env import AdaFocusEnv
 from adafocus_env.features.live import LiveFeatures
-from adafocus_env.features.memory_bank import FeatureBank
+from adafocus_env.features.memory_bank import MemoryBank
 from agents.config.command import compose_config
 from agents.config.settings import ArchitectureConfig, TrainPPO
 from agents.pipeline.builders import choose_classifier
@@ -32,7 +32,7 @@ from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 from classifiers.flops import classifier_cost, multiply_adds
 from classifiers.model_zoo import ARCHITECTURES
-from classifiers.optimize import Execution, executed
+from classifiers.optimize import Execution, with_execution
 
 CPU = torch.device("cpu")
 BORROWED = dataclasses.replace(
@@ -123,7 +123,7 @@ def test_a_checkpoint_is_read_without_fetching_anything(borrowed, tmp_path, monk
 
 
 def test_it_is_folded_and_counted_as_others_are(borrowed):
-    other = executed(borrowed, Execution(channels_last=True))
+    other = with_execution(borrowed, Execution(channels_last=True))
     x = images(3, 64)
     assert torch.allclose(other.focus(x), borrowed.focus(x), atol=1e-5, rtol=1e-4)
     run = other.look_closely.network()
@@ -135,7 +135,7 @@ def test_it_is_folded_and_counted_as_others_are(borrowed):
 
 def test_the_environment_plays_with_them(borrowed, clips):
     grid = GridAction(3, 96, 32)
-    bank, live = FeatureBank(borrowed, clips, grid), LiveFeatures(borrowed, clips, grid)
+    bank, live = MemoryBank(borrowed, clips, grid), LiveFeatures(borrowed, clips, grid)
     assert torch.allclose(bank.maps(np.array([2]), np.array([1])), live.maps(np.array([2]), np.array([1])), atol=1e-4)
     env = AdaFocusEnv(borrowed, clips, bank=bank, grid=3, observation="dict", reward="confidence")
     observation, _ = env.reset(seed=0)

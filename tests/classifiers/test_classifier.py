@@ -19,7 +19,7 @@ from classifiers.backbones.backbone import BACKBONES
 from classifiers.backbones.temporal_shift import shift_channels
 from classifiers.checkpoint import CARD, WEIGHTS, read_card
 from classifiers.classifier import Classifier
-from classifiers.errors import InputError, named
+from classifiers.errors import InputError, lookup
 from classifiers.flops import classifier_cost
 from classifiers.heads import LinearHead, MaxHead, MeanHead
 from classifiers.model_zoo import ARCHITECTURES
@@ -58,20 +58,20 @@ def test_shapes(architecture):
     maps, vectors = classifier.glance(torch.zeros(5, 3, 96, 96))
     assert maps.shape[:2] == (5, glancer.map_channels) and maps.shape[2] == maps.shape[3] > 1
     assert vectors.shape == (5, glancer.vector_size)
-    foci = classifier.focus(torch.zeros(5, 3, 24, 24))
-    assert foci.shape == (5, focuser.vector_size)
-    scores, state = classifier.classify(vectors[None], foci[None], classifier.initial_state(1))
+    focus_vectors = classifier.focus(torch.zeros(5, 3, 24, 24))
+    assert focus_vectors.shape == (5, focuser.vector_size)
+    scores, state = classifier.classify(vectors[None], focus_vectors[None], classifier.initial_state(1))
     assert scores.shape == (1, 5, 10) and state.shape == (1, state_size) == (1, architecture.hidden_size)
-    assert glancer.scores(vectors).shape == focuser.scores(foci).shape == (5, 10)
+    assert glancer.scores(vectors).shape == focuser.scores(focus_vectors).shape == (5, 10)
 
 
 def test_the_papers_pair_at_its_sizes(paper):
     assert (paper.architecture.size, paper.architecture.patch_size) == (224, 96)
     with torch.no_grad():
         maps, vectors = paper.glance(torch.randn(1, 3, 224, 224))
-        foci = paper.focus(torch.randn(1, 3, 96, 96))
-        scores, state = paper.classify(vectors[None], foci[None])
-    assert maps.shape == (1, 1280, 7, 7) and vectors.shape == (1, 1280) and foci.shape == (1, 2048)
+        focus_vectors = paper.focus(torch.randn(1, 3, 96, 96))
+        scores, state = paper.classify(vectors[None], focus_vectors[None])
+    assert maps.shape == (1, 1280, 7, 7) and vectors.shape == (1, 1280) and focus_vectors.shape == (1, 2048)
     assert torch.allclose(vectors, maps.mean((2, 3)), atol=1e-6)
     assert scores.shape == (1, 1, 200) and state.shape == (1, 1024)
     assert (paper.head.gru.input_size, paper.head.gru.hidden_size, paper.head.gru.num_layers) == (3328, 1024, 1)
@@ -137,12 +137,12 @@ def test_normalise_refuses_other_axes_and_types(classifier, frames, message):
 
 def test_the_head_step_by_step_equals_the_whole_sequence(classifier):
     generator = torch.Generator().manual_seed(0)
-    glances, foci = torch.randn(3, 6, 16, generator=generator), torch.randn(3, 6, 32, generator=generator)
-    whole, last = classifier.classify(glances, foci)
+    glances, focus_vectors = torch.randn(3, 6, 16, generator=generator), torch.randn(3, 6, 32, generator=generator)
+    whole, last = classifier.classify(glances, focus_vectors)
     state = classifier.initial_state(3)
     assert state.shape == (3, 20) and not state.any()
     for t in range(6):
-        scores, state = classifier.classify(glances[:, t : t + 1], foci[:, t : t + 1], state)
+        scores, state = classifier.classify(glances[:, t : t + 1], focus_vectors[:, t : t + 1], state)
         assert torch.allclose(scores[:, 0], whole[:, t], atol=1e-4, rtol=1e-5)
     assert torch.allclose(state, last, atol=1e-6)
 
@@ -162,32 +162,32 @@ def test_the_linear_head_averages_the_probabilities_of_the_steps_so_far():
 def test_the_mean_head_adds_the_mean_scores_of_patches_and_of_the_glancer():
     classifier = shifted(head="mean", shift=0.0)
     generator = torch.Generator().manual_seed(0)
-    glances, foci = torch.randn(3, 6, 16, generator=generator), torch.randn(3, 6, 32, generator=generator)
-    patch_scores, glance_scores = classifier.head.fc(foci), classifier.glancer.scores(glances)
-    whole, last = classifier.classify(glances, foci)
+    glances, focus_vectors = torch.randn(3, 6, 16, generator=generator), torch.randn(3, 6, 32, generator=generator)
+    patch_scores, glance_scores = classifier.head.fc(focus_vectors), classifier.glancer.scores(glances)
+    whole, last = classifier.classify(glances, focus_vectors)
     for t in range(6):
         assert torch.allclose(whole[:, t], patch_scores[:, : t + 1].mean(1) + glance_scores[:, : t + 1].mean(1), atol=1e-6)
-    _, state = classifier.classify(glances[:, :2], foci[:, :2], classifier.initial_state(3))
-    scores, state = classifier.classify(glances[:, 2:], foci[:, 2:], state)
+    _, state = classifier.classify(glances[:, :2], focus_vectors[:, :2], classifier.initial_state(3))
+    scores, state = classifier.classify(glances[:, 2:], focus_vectors[:, 2:], state)
     assert torch.allclose(scores, whole[:, 2:], atol=1e-6) and torch.allclose(state, last)
 
 
 def test_decisions_of_equal_length_end_at_the_mean_over_all_frames():
     """As published: 12 patches and 8 glances a video, here in 4 decisions of 3 and 2."""
     classifier = shifted(head="mean", shift=0.0)
-    glances, foci = torch.randn(1, 8, 16), torch.randn(1, 12, 32)
-    scores, _ = classifier.classify(glances.unflatten(1, (4, 2)).mean(2), foci.unflatten(1, (4, 3)).mean(2))
-    published = classifier.head.fc(foci).mean(1) + classifier.glancer.scores(glances).mean(1)
+    glances, focus_vectors = torch.randn(1, 8, 16), torch.randn(1, 12, 32)
+    scores, _ = classifier.classify(glances.unflatten(1, (4, 2)).mean(2), focus_vectors.unflatten(1, (4, 3)).mean(2))
+    published = classifier.head.fc(focus_vectors).mean(1) + classifier.glancer.scores(glances).mean(1)
     assert torch.allclose(scores[:, -1], published, atol=1e-6)
 
 
 def test_the_mean_head_drops_focus_vectors_alone_in_training():
     head = MeanHead(3 + 400, 3, dropout=0.5)
-    glanced, foci = torch.randn(1, 1, 3), torch.ones(1, 1, 400)
+    glanced, focus_vectors = torch.randn(1, 1, 3), torch.ones(1, 1, 400)
     torch.nn.init.zeros_(head.fc.weight)
-    assert torch.allclose(head(torch.cat([glanced, foci], -1))[0], glanced + head.fc.bias)
+    assert torch.allclose(head(torch.cat([glanced, focus_vectors], -1))[0], glanced + head.fc.bias)
     torch.nn.init.ones_(head.fc.weight)
-    dropped = head(torch.cat([torch.zeros(1, 1, 3), foci], -1))[0] - head.fc.bias
+    dropped = head(torch.cat([torch.zeros(1, 1, 3), focus_vectors], -1))[0] - head.fc.bias
     assert (dropped % 2 == 0).all() and 0 < dropped.max() < 800
 
 
@@ -376,7 +376,7 @@ def test_the_card_tells_what_the_weights_are(saved, classifier):
 
 
 def test_shipped_classifiers_are_found_by_name(saved, monkeypatch):
-    monkeypatch.setitem(checkpoint.SHIPPED, "other", saved)
+    monkeypatch.setitem(checkpoint.BUNDLED, "other", saved)
     assert {"demo", "other"} <= set(checkpoint.list_classifiers())
     assert checkpoint.load("other").fingerprint() == read_card("other").fingerprint
 
@@ -439,7 +439,7 @@ def test_pickles_are_refused_and_never_run(saved, write, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, rf"holds no {CARD}; give the folder of a checkpoint \(shipped classifiers: \['demo'.*\]\)"),
+        (None, rf"holds no {CARD}; give the folder of a checkpoint \(bundled classifiers: \['demo'.*\]\)"),
         ("{", rf"{CARD} is not valid JSON \(.+\); train or copy the checkpoint again"),
         (b"\xff\xfe\x00", rf"{CARD} is not valid JSON"),
         ("[]", rf"{CARD} holds a list, not an object"),
@@ -551,12 +551,12 @@ def test_unknown_networks_are_refused_with_those_that_are_known():
 
 
 def test_unknown_architectures_suggest_the_nearest():
-    assert named("classifier", "paper", ARCHITECTURES) is ARCHITECTURES["paper"]
+    assert lookup("classifier", "paper", ARCHITECTURES) is ARCHITECTURES["paper"]
     message = r"classifier='papr' is not known; did you mean 'paper'\? choose one of \['efficientnet_lite', 'paper', 'paper_tsm', 'small'\]"
     with pytest.raises(InputError, match=message):
-        named("classifier", "papr", ARCHITECTURES)
+        lookup("classifier", "papr", ARCHITECTURES)
     with pytest.raises(InputError, match="classifier='zzz' is not known; choose one of"):
-        named("classifier", "zzz", ARCHITECTURES)
+        lookup("classifier", "zzz", ARCHITECTURES)
 
 
 # Cost
@@ -591,9 +591,9 @@ def test_comparing_focus_vectors_equals_one_step_with_each(head):
     torch.manual_seed(0)
     classifier = Classifier(dataclasses.replace(TINY, head=head), CLASSES).freeze()
     state = classifier.classify(torch.randn(5, 2, 16), torch.randn(5, 2, 32))[1]
-    glances, foci = torch.randn(5, 16), torch.randn(3, 5, 32)
-    scores, after = classifier.compare(glances, foci, state)
-    for number, focus in enumerate(foci):
+    glances, focus_vectors = torch.randn(5, 16), torch.randn(3, 5, 32)
+    scores, after = classifier.compare(glances, focus_vectors, state)
+    for number, focus in enumerate(focus_vectors):
         wanted, states = classifier.classify(glances[:, None], focus[:, None], state)
         torch.testing.assert_close(scores[number], wanted[:, 0])
         if number == 0:

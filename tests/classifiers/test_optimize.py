@@ -17,10 +17,10 @@ from classifiers.optimize import (
     Execution,
     check_precision,
     choose_execution,
-    executed,
     execution_of,
     optimized,
     supported_precisions,
+    with_execution,
 )  # fmt: skip
 
 CPU = torch.device("cpu")
@@ -47,18 +47,18 @@ def assert_close(found, wanted, tolerance):
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("call", [0, 1, 4, 64])
 def test_layout_and_size_of_calls_change_nothing_but_rounding(classifier, images, channels_last, call):
-    other = executed(classifier, Execution(channels_last=channels_last, glance_call=call, focus_call=call))
+    other = with_execution(classifier, Execution(channels_last=channels_last, glance_call=call, focus_call=call))
     assert_close(looked(other, images), looked(classifier, images), 1e-5)
 
 
 def test_no_images_are_no_trouble(classifier):
-    maps, vectors = executed(classifier, Execution(channels_last=True, glance_call=4)).glance(torch.zeros(0, 3, 96, 96))
+    maps, vectors = with_execution(classifier, Execution(channels_last=True, glance_call=4)).glance(torch.zeros(0, 3, 96, 96))
     assert maps.shape == (0, 16, 6, 6) and vectors.shape == (0, 16)
 
 
 def test_calls_have_the_size_asked_for(images):
     classifier, sizes = random_classifier(), []
-    other = executed(classifier, Execution(glance_call=4, focus_call=3))
+    other = with_execution(classifier, Execution(glance_call=4, focus_call=3))
     for run in (other.look, other.look_closely):
         network = run.network()
         network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
@@ -69,7 +69,7 @@ def test_calls_have_the_size_asked_for(images):
 @pytest.mark.numerical
 @pytest.mark.parametrize("precision", [pytest.param(name, marks=needs(name)) for name in ("bfloat16", "float16")])
 def test_a_low_precision_comes_close_and_comes_out_as_float32(classifier, images, precision):
-    other = executed(classifier, Execution(precision))
+    other = with_execution(classifier, Execution(precision))
     found, wanted = looked(other, images), looked(classifier, images)
     assert_close(found, wanted, 0.02)
     assert not torch.equal(found[2], wanted[2])
@@ -80,7 +80,7 @@ def test_a_low_precision_comes_close_and_comes_out_as_float32(classifier, images
 def test_weights_fingerprint_and_cost_stay_those_of_the_classifier(images):
     classifier = random_classifier()
     before, names = classifier.fingerprint(), list(classifier.state_dict())
-    other = executed(classifier, Execution(supported_precisions(CPU)[-1], channels_last=True, glance_call=2))
+    other = with_execution(classifier, Execution(supported_precisions(CPU)[-1], channels_last=True, glance_call=2))
     looked(other, images)
     assert classifier.fingerprint() == other.fingerprint() == before
     assert list(other.state_dict()) == names
@@ -91,7 +91,7 @@ def test_weights_fingerprint_and_cost_stay_those_of_the_classifier(images):
 @pytest.mark.numerical
 def test_a_changed_weight_is_noticed(images):
     classifier = random_classifier()
-    other = executed(classifier, Execution(channels_last=True))
+    other = with_execution(classifier, Execution(channels_last=True))
     before = looked(other, images)
     with torch.no_grad():
         classifier.focuser.features[0][0].weight.mul_(2)
@@ -104,7 +104,7 @@ def test_a_changed_weight_is_noticed(images):
 def test_images_of_a_clip_stay_together_where_they_are_mixed(images):
     shifted = dataclasses.replace(TINY, shift=0.25, shift_place="block", head="mean")
     classifier = Classifier(shifted, CLASSES).freeze()
-    other = executed(classifier, Execution(channels_last=True, glance_call=4, focus_call=3))
+    other = with_execution(classifier, Execution(channels_last=True, glance_call=4, focus_call=3))
     frames, patches = images[0][:6], images[1][:8]
     assert_close(other.glance(frames, num_frames=3), classifier.glance(frames, num_frames=3), 1e-5)
     assert_close([other.focus(patches, num_frames=4)], [classifier.focus(patches, num_frames=4)], 1e-5)
@@ -113,7 +113,7 @@ def test_images_of_a_clip_stay_together_where_they_are_mixed(images):
 
 
 def test_a_head_can_learn_from_what_comes_out(classifier, images):
-    other = executed(classifier, Execution(channels_last=True))
+    other = with_execution(classifier, Execution(channels_last=True))
     weight = torch.zeros(16, requires_grad=True)
     with torch.inference_mode():
         _, vectors = other.glance(images[0])
@@ -123,7 +123,7 @@ def test_a_head_can_learn_from_what_comes_out(classifier, images):
 
 @pytest.mark.numerical
 def test_a_copy_runs_on_its_own_weights(images):
-    other = executed(random_classifier(), Execution(channels_last=True))
+    other = with_execution(random_classifier(), Execution(channels_last=True))
     before = looked(other, images)
     copied = copy.deepcopy(other)
     with torch.no_grad():
@@ -136,7 +136,7 @@ def test_a_classifier_is_optimized_once_and_anew_when_it_may_have_learned(images
     first = optimized(classifier)
     assert execution_of(first) == choose_execution(classifier) and optimized(classifier) is first is optimized(first)
     assert_close(looked(first, images), looked(classifier, images), 1e-5)
-    as_it_is = executed(classifier, PLAIN)
+    as_it_is = with_execution(classifier, PLAIN)
     assert optimized(as_it_is) is as_it_is and as_it_is.look.network() is classifier.glancer
     classifier.train()
     with pytest.raises(InputError, match="the classifier is in training mode"):
@@ -156,8 +156,8 @@ def test_optimized_copies_go_with_their_classifier():
 
 def test_execution_is_told(classifier):
     wanted = Execution(channels_last=True)
-    assert execution_of(classifier) == PLAIN and execution_of(executed(classifier, wanted)) == wanted
-    assert execution_of(executed(executed(classifier, wanted), PLAIN)) == PLAIN
+    assert execution_of(classifier) == PLAIN and execution_of(with_execution(classifier, wanted)) == wanted
+    assert execution_of(with_execution(with_execution(classifier, wanted), PLAIN)) == PLAIN
 
 
 def test_calls_hold_as_many_pixels_whatever_the_size_of_an_image(classifier):
@@ -192,8 +192,8 @@ def assert_compiled_alike(patches):
     how = Execution(channels_last=True, compile=True, focus_call=8)
     first, second = random_classifier(0), random_classifier(1)
     for classifier, count in ((first, 11), (second, 8)):
-        assert_close([executed(classifier, how).focus(patches[:count])], [classifier.focus(patches[:count])], 1e-5)
-    other = executed(first, how)
+        assert_close([with_execution(classifier, how).focus(patches[:count])], [classifier.focus(patches[:count])], 1e-5)
+    other = with_execution(first, how)
     other.focus(patches[:8])
     with torch.no_grad():
         first.focuser.features[0][0].weight.mul_(2)
@@ -206,10 +206,10 @@ def assert_compiled_alike(patches):
 
 def test_a_classifier_that_learns_is_refused(images):
     classifier = random_classifier()
-    other = executed(classifier, PLAIN)
+    other = with_execution(classifier, PLAIN)
     classifier.focuser.train()
     with pytest.raises(InputError, match=r"the classifier is in training mode; call classifier\.freeze\(\) first"):
-        executed(classifier, PLAIN)
+        with_execution(classifier, PLAIN)
     with pytest.raises(InputError, match="is frozen and cannot learn; train the one that it was made from"):
         other.focus(images[1])
 
@@ -227,14 +227,14 @@ def test_a_precision_that_the_device_lacks_is_refused(classifier, monkeypatch):
     with pytest.raises(InputError, match=message):
         check_precision("float16", CPU)
     with pytest.raises(InputError, match=message):
-        executed(classifier, Execution("float16"))
+        with_execution(classifier, Execution("float16"))
 
 
 def test_compiling_without_a_compiler_is_refused(classifier, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(InputError, match=r"compile=true needs a C\+\+ compiler, and there is no no-such-compiler; install g\+\+"):
-        executed(classifier, Execution(compile=True))
+        with_execution(classifier, Execution(compile=True))
     monkeypatch.setenv("CXX", sys.executable)
     monkeypatch.setattr(execution.sysconfig, "get_path", lambda name: "/nowhere")
     with pytest.raises(InputError, match=r"compile=true needs Python's headers, and there is no .nowhere.Python\.h; install python3-dev"):
-        executed(classifier, Execution(compile=True))
+        with_execution(classifier, Execution(compile=True))

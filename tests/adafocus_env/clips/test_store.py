@@ -20,8 +20,8 @@ from adafocus_env.build import open_clips
 from adafocus_env.cache_dir import cache_folder
 from adafocus_env.clips import clip_spec as draws
 from adafocus_env.clips import store as clips
-from adafocus_env.clips.store import ClipSettings, ClipStore
-from adafocus_env.clips.stream import FreshClips
+from adafocus_env.clips.store import ClipSpec, ClipStore
+from adafocus_env.clips.stream import StreamingClips
 from adafocus_env.demo.videos import demo
 from adafocus_env.videos.datasets import DataSet, Video
 from agents.config.settings import DataConfig
@@ -30,7 +30,7 @@ from agents.runs.progress import Display
 from classifiers.atomic_files import replacing
 from classifiers.errors import InputError
 
-TEST = ClipSettings(num_frames=4, size=48, short_side=48, train=False)
+TEST = ClipSpec(num_frames=4, size=48, short_side=48, train=False)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_truth_follows_the_frames_and_the_crop(tmp_path, videos):
 
 
 def test_truth_is_scaled_with_the_stored_frames(tmp_path, videos):
-    store = ClipStore(videos[:1], ClipSettings(num_frames=4, size=24, short_side=24, train=False), folder=tmp_path)
+    store = ClipStore(videos[:1], ClipSpec(num_frames=4, size=24, short_side=24, train=False), folder=tmp_path)
     expected = (square_centres(10)[[1, 3, 6, 8]] + 0.5) / 2 - 0.5 - [0, 4]
     assert np.allclose(store.truth(0), expected)
 
@@ -95,7 +95,7 @@ def test_draws_depend_on_seed_name_and_view_alone(tmp_path, videos):
     fewer = all_frames(ClipStore(videos[2:4], TRAIN, folder=tmp_path / "c"))
     assert same(fewer, {key: frames for key, frames in all_frames(store).items() if key in fewer})
     assert not torch.equal(store.frames(0), store.frames(1)), "two views are two draws"
-    other = ClipStore(videos, ClipSettings(**{**vars(TRAIN), "seed": 1}), folder=tmp_path / "a")
+    other = ClipStore(videos, ClipSpec(**{**vars(TRAIN), "seed": 1}), folder=tmp_path / "a")
     assert not same(all_frames(store), all_frames(other))
 
 
@@ -108,7 +108,7 @@ def test_fresh_draws_a_new_crop_of_the_same_frames(tmp_path, videos):
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
 
 
-SEPARATE = ClipSettings(num_frames=6, size=48, short_side=48, train=False, glance_frames=4)
+SEPARATE = ClipSpec(num_frames=6, size=48, short_side=48, train=False, glance_frames=4)
 
 
 def test_the_glancer_may_have_frames_of_its_own(tmp_path, videos):
@@ -116,15 +116,15 @@ def test_the_glancer_may_have_frames_of_its_own(tmp_path, videos):
     assert store.num_frames == 6 and store.indices(0).tolist() == [0, 2, 4, 5, 7, 9] and store.glancer_indices(0).tolist() == [1, 3, 6, 8]
     assert store.frames(0).shape == (6, 3, 48, 48) and store.glancer_frames(0).shape == (4, 3, 48, 48)
     assert store.truth(0).shape == (6, 2) and np.array_equal(store.truth(0), square_centres(10)[store.indices(0)] - [0, 8])
-    shared = ClipStore(videos, ClipSettings(**{**vars(SEPARATE), "num_frames": 4, "glance_frames": 0}), folder=tmp_path)
+    shared = ClipStore(videos, ClipSpec(**{**vars(SEPARATE), "num_frames": 4, "glance_frames": 0}), folder=tmp_path)
     assert torch.equal(store.glancer_frames(0), shared.frames(0)) and torch.equal(shared.glancer_frames(0), shared.frames(0))
     assert shared.glancer_indices(0).tolist() == shared.indices(0).tolist() == [1, 3, 6, 8]
 
 
 def test_the_glancers_own_frames_are_drawn_by_themselves_and_share_the_crop(tmp_path, videos):
     once = {**vars(TRAIN), "views": 1}
-    separate = ClipStore(videos, ClipSettings(**{**once, "glance_frames": 4}), folder=tmp_path)
-    shared = ClipStore(videos, ClipSettings(**once), folder=tmp_path)
+    separate = ClipStore(videos, ClipSpec(**{**once, "glance_frames": 4}), folder=tmp_path)
+    shared = ClipStore(videos, ClipSpec(**once), folder=tmp_path)
     assert same(all_frames(separate), all_frames(shared)), "what the focuser sees does not depend on it"
     assert any(separate.indices(i).tolist() != separate.glancer_indices(i).tolist() for i in range(5))
     seen = 0
@@ -153,15 +153,15 @@ def test_clips_without_anything_new_keep_their_place_in_the_cache(tmp_path, monk
     one_label = [Video(v.name, v.path, v.label, labels=()) for v in videos]
     assert hashes(TRAIN, one_label) == hashes(TRAIN)
     several, stated = [replace(v, labels=(v.label, 7)) for v in videos], [replace(v, num_frames=9, frame_name="%05d.jpg") for v in videos]
-    released = ClipSettings(**{**vars(TRAIN), "sampling": "released"})
-    changed = [hashes(ClipSettings(**{**vars(TRAIN), "glance_frames": 4})), hashes(released), hashes(TRAIN, stated)]
+    released = ClipSpec(**{**vars(TRAIN), "sampling": "released"})
+    changed = [hashes(ClipSpec(**{**vars(TRAIN), "glance_frames": 4})), hashes(released), hashes(TRAIN, stated)]
     assert len({key for key, _ in [hashes(TRAIN), *changed]}) == 4
     assert hashes(TRAIN, several)[0] == hashes(TRAIN)[0] and hashes(TRAIN, several)[1] != hashes(TRAIN)[1]
 
 
 def test_all_labels_of_a_clip_the_one_in_labels_first(tmp_path, videos):
     labelled = [replace(videos[0], label=3, labels=(3, 1, 3)), videos[1], replace(videos[2], label=2, labels=(0, 2))]
-    store = ClipStore(labelled, ClipSettings(**{**vars(TRAIN), "views": 1}), folder=tmp_path)
+    store = ClipStore(labelled, ClipSpec(**{**vars(TRAIN), "views": 1}), folder=tmp_path)
     assert store.labels.tolist() == [3, 1, 2] and store.label_sets == [(3, 1), (1,), (2, 0)]
 
 
@@ -175,7 +175,7 @@ def test_an_epoch_is_a_permutation_of_all_clips(tmp_path, videos):
     first = store.epoch(0, np.random.default_rng(0))
     assert sorted(first) == list(range(10)) and store.epoch_size == 10
     assert np.array_equal(first, np.random.default_rng(0).permutation(10))
-    assert np.array_equal(store.readable(first), first)
+    assert np.array_equal(store.readable_clips(first), first)
 
 
 def test_the_settings_of_the_command_line_reach_the_clips():
@@ -191,7 +191,7 @@ def test_fresh_clips_depend_on_the_seed_and_stored_ones_do_not():
     data = demo(TASK, val=0.0)
     fresh, again, other = (part(data, "train", DataConfig(num_frames=4, views="fresh"), 96, Display(), seed=seed) for seed in (3, 3, 4))
     assert fresh.fingerprint == again.fingerprint != other.fingerprint
-    numbers = [[clips.indices(clip).tolist() for clip in clips.readable(np.arange(3))] for clips in (fresh, other)]
+    numbers = [[clips.indices(clip).tolist() for clip in clips.readable_clips(np.arange(3))] for clips in (fresh, other)]
     assert numbers[0] != numbers[1]
     stored = {part(data, "train", DataConfig(num_frames=4), 96, Display(), seed=seed).fingerprint for seed in (3, 4)}
     assert stored == {open_clips(data, "train", num_frames=4, size=96).fingerprint}
@@ -206,7 +206,7 @@ def test_results_do_not_share_memory_with_the_store(tmp_path, videos):
 
 def test_the_fingerprint_tells_apart_what_differs(tmp_path, videos):
     def fingerprint(videos=videos, **changed):
-        return ClipStore(videos, ClipSettings(**{**vars(TRAIN), **changed}), folder=tmp_path, lazy=True).fingerprint
+        return ClipStore(videos, ClipSpec(**{**vars(TRAIN), **changed}), folder=tmp_path, lazy=True).fingerprint
 
     relabelled = [Video(v.name, v.path, 1 - v.label, v.track) for v in videos]
     variants = [fingerprint(), fingerprint(seed=1), fingerprint(size=24), fingerprint(flip=False), fingerprint(views=1)]
@@ -359,14 +359,14 @@ def test_a_broken_shard_is_made_again_and_leftovers_are_removed(tmp_path, videos
 PACK = """
 import json, sys, time
 from pathlib import Path
-from adafocus_env.clips.store import ClipSettings, ClipStore
+from adafocus_env.clips.store import ClipSpec, ClipStore
 from adafocus_env.videos.datasets import DataSet, Video
 root, cache, n, slow = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
 videos = [Video(f"c{i % 2}/v{i}.mp4", root / f"c{i % 2}/v{i}.mp4", i % 2) for i in range(n)]
 def progress(done):
     print("done", done, flush=True)
     time.sleep(slow)
-store = ClipStore(videos, ClipSettings(num_frames=4, size=48, short_side=48, train=False), folder=cache, progress=progress)
+store = ClipStore(videos, ClipSpec(num_frames=4, size=48, short_side=48, train=False), folder=cache, progress=progress)
 print("sum", int(sum(store.frames(i).sum() for i in range(len(store)))), flush=True)
 """
 
@@ -441,13 +441,13 @@ def test_a_store_that_is_removed_while_it_is_decoded_is_named(tmp_path, videos):
 
 
 @pytest.mark.parametrize("lost", ["path", "track"])
-@pytest.mark.parametrize("kind", [ClipStore, FreshClips])
+@pytest.mark.parametrize("kind", [ClipStore, StreamingClips])
 def test_prepared_videos_that_are_removed_are_no_unreadable_ones(tmp_path, kind, lost):
     videos = make_videos(tmp_path / "videos", 2, tracks=True)
-    folder = {} if kind is FreshClips else {"folder": tmp_path / "clips"}
+    folder = {} if kind is StreamingClips else {"folder": tmp_path / "clips"}
     with pytest.raises(InputError, match=f"{getattr(videos[1], lost)} {REMOVED}"):
         clips = kind(videos, TRAIN, prepare=lambda videos: getattr(videos[1], lost).unlink(), **folder)
-        clips.readable(clips.epoch(0, np.random.default_rng(0)))
+        clips.readable_clips(clips.epoch(0, np.random.default_rng(0)))
     assert not list(tmp_path.glob("clips/*/0*")), "and it is not kept that they could not be read"
 
 
@@ -489,4 +489,4 @@ def test_the_cache_folder_is_where_the_variable_says(tmp_path, monkeypatch):
 )
 def test_settings_are_checked(changed, message):
     with pytest.raises(InputError, match=message):
-        ClipSettings(**{**vars(TRAIN), **changed})
+        ClipSpec(**{**vars(TRAIN), **changed})

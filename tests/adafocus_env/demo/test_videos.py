@@ -188,9 +188,9 @@ def test_patch_size_and_numbers_of_videos_leave_the_videos_alone():
     assert DemoTask(visible=0.5).key != DemoTask().key != DemoTask(cue=2).key
 
 
-def quiet(task, videos, **looks):
+def quiet(task, videos, **appearance):
     """Frames and centres of videos without clutter and noise, and what was drawn."""
-    task = dataclasses.replace(task, train_videos=videos, clutter=0, noise=0.0, **looks)
+    task = dataclasses.replace(task, train_videos=videos, clutter=0, noise=0.0, **appearance)
     scenes = [scene_of(video, task) for video in demo(task, val=0.0).train]
     return [(*draw(scene), scene) for scene in scenes]
 
@@ -244,12 +244,14 @@ def test_a_patch_on_one_still_digit_shows_nothing_of_another():
 
 
 def test_the_lesson_of_a_task_has_its_target_in_every_frame_and_no_look_alikes():
-    assert TASKS["memory"].lesson == DemoTask(target=16, clutter=4, cue=4) and TASKS["sparse"].lesson == DemoTask(length=24)
-    assert all(TASKS[name].lesson == TASKS[name] for name in ("easy", "normal", "hard"))
+    assert TASKS["memory"].classifier_training_task == DemoTask(target=16, clutter=4, cue=4) and TASKS[
+        "sparse"
+    ].classifier_training_task == DemoTask(length=24)
+    assert all(TASKS[name].classifier_training_task == TASKS[name] for name in ("easy", "normal", "hard"))
 
 
 @pytest.mark.parametrize(
-    ("looks", "message"),
+    ("appearance", "message"),
     [
         ({"visible": 0.0}, r"visible=0.0 is no share of the frames; choose one above 0 and up to 1"),
         ({"visible": 1.5}, r"visible=1.5 is no share"),
@@ -259,9 +261,9 @@ def test_the_lesson_of_a_task_has_its_target_in_every_frame_and_no_look_alikes()
         ({"cue": 4, "lookalikes": 9}, r"lookalikes=9 with cue=4 is not possible"),
     ],
 )
-def test_looks_that_cannot_be(looks, message):
+def test_settings_that_cannot_be_drawn(appearance, message):
     with pytest.raises(InputError, match=message):
-        DemoTask(**looks)
+        DemoTask(**appearance)
 
 
 def test_an_unknown_task():

@@ -16,9 +16,9 @@ from adafocus_env.action import ContinuousAction, GridAction
 from adafocus_env.build import build_features, open_clips
 from adafocus_env.demo.videos import CLASSES, demo
 from adafocus_env.features import disk_bank as bank_folder
-from adafocus_env.features.disk_bank import CARD, FolderBank, check_room
+from adafocus_env.features.disk_bank import CARD, DiskBank, check_room
 from adafocus_env.features.live import LiveFeatures
-from adafocus_env.features.memory_bank import DTYPES, NETWORKS, FeatureBank, RoomError
+from adafocus_env.features.memory_bank import DTYPES, NETWORKS, MemoryBank, RoomError
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
@@ -29,7 +29,7 @@ EVERY = (np.arange(12)[:, None, None], np.arange(4)[:, None], np.arange(9))
 
 def answers(bank):
     clips, steps, cells = EVERY
-    return bank.maps(clips[:, 0], steps[:, 0]), bank.vectors(clips[:, 0], steps[:, 0]), bank.foci(clips, steps, cells)
+    return bank.maps(clips[:, 0], steps[:, 0]), bank.vectors(clips[:, 0], steps[:, 0]), bank.focus_vectors(clips, steps, cells)
 
 
 def equal(one, other):
@@ -46,25 +46,25 @@ def networks_rest(monkeypatch):
 
     def rest():
         monkeypatch.setattr(LiveFeatures, "glance", None)
-        monkeypatch.setattr(LiveFeatures, "foci", None)
+        monkeypatch.setattr(LiveFeatures, "focus_vectors", None)
 
     return rest
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_bank_on_disk_answers_what_one_in_memory_does_and_is_found_again(classifier, clips, tmp_path, dtype, networks_rest):
-    expected = answers(FeatureBank(classifier, clips, GRID, dtype=dtype))
-    first = FolderBank(classifier, clips, GRID, tmp_path, dtype=dtype)
+    expected = answers(MemoryBank(classifier, clips, GRID, dtype=dtype))
+    first = DiskBank(classifier, clips, GRID, tmp_path, dtype=dtype)
     assert first.missing_bytes() == first.num_bytes
     assert equal(answers(first), expected) and all(each.dtype == torch.float32 for each in expected)
     networks_rest()
-    again = FolderBank(classifier, clips, GRID, tmp_path, dtype=dtype)
+    again = DiskBank(classifier, clips, GRID, tmp_path, dtype=dtype)
     assert equal(answers(again), expected)
     assert again.missing_bytes() == 0 and sum((again.folder / name).stat().st_size for name in files(again)) == again.num_bytes
 
 
 def test_shards_are_made_when_one_of_their_clips_is_asked_for(classifier, clips, tmp_path):
-    bank = FolderBank(classifier, clips, GRID, tmp_path)
+    bank = DiskBank(classifier, clips, GRID, tmp_path)
     bank.vectors(np.array([11]), np.array([0]))
     assert files(bank) == ["000001.bin"] and bank.missing_bytes() == 8 * bank.layout.clip_bytes + 32
     assert answers(bank)[2].shape == (12, 4, 9, 32) and files(bank) == ["000000.bin", "000001.bin"]
@@ -73,12 +73,12 @@ def test_shards_are_made_when_one_of_their_clips_is_asked_for(classifier, clips,
 def test_everything_that_features_depend_on_has_its_own_place(classifier, clips, tmp_path):
     others = open_clips(demo(TASK, val=0.0), "test", num_frames=4, size=96)
     banks = [
-        FolderBank(classifier, clips, GRID, tmp_path),
-        FolderBank(random_classifier(3), clips, GRID, tmp_path),
-        FolderBank(classifier, others, GRID, tmp_path),
-        FolderBank(classifier, clips, GridAction(5, 96, 24), tmp_path),
-        FolderBank(classifier, clips, ContinuousAction(96, 24), tmp_path),
-        FolderBank(classifier, clips, GRID, tmp_path, dtype="float16"),
+        DiskBank(classifier, clips, GRID, tmp_path),
+        DiskBank(random_classifier(3), clips, GRID, tmp_path),
+        DiskBank(classifier, others, GRID, tmp_path),
+        DiskBank(classifier, clips, GridAction(5, 96, 24), tmp_path),
+        DiskBank(classifier, clips, ContinuousAction(96, 24), tmp_path),
+        DiskBank(classifier, clips, GRID, tmp_path, dtype="float16"),
     ]
     assert len({bank.folder for bank in banks}) == len(banks)
     banks[0].vectors(np.array([0]), np.array([0]))
@@ -87,14 +87,14 @@ def test_everything_that_features_depend_on_has_its_own_place(classifier, clips,
 
 def test_a_changed_weight_moves_on_to_another_bank(clips, tmp_path):
     classifier = random_classifier()
-    bank = FolderBank(classifier, clips, GRID, tmp_path)
+    bank = DiskBank(classifier, clips, GRID, tmp_path)
     before, folder = answers(bank), bank.folder
     with torch.no_grad():
         classifier.focuser.features[0][0].weight.mul_(1.5)
         classifier.glancer.features[0][0].weight.mul_(1.5)
     after = answers(bank)
     assert bank.folder != folder and not any(torch.equal(a, b) for a, b in zip(after, before, strict=True))
-    assert equal(after, answers(FeatureBank(classifier, clips, GRID)))
+    assert equal(after, answers(MemoryBank(classifier, clips, GRID)))
     classifier.load_state_dict(random_classifier().state_dict())
     assert equal(answers(bank), before) and bank.folder == folder
 
@@ -117,26 +117,26 @@ def empty(path):
 
 @pytest.mark.parametrize("damage", [flip, cut, empty])
 def test_a_damaged_shard_is_computed_anew_and_said_so(classifier, clips, tmp_path, damage, caplog):
-    bank = FolderBank(classifier, clips, GRID, tmp_path)
+    bank = DiskBank(classifier, clips, GRID, tmp_path)
     expected = answers(bank)
     path = bank.folder / "000000.bin"
     damage(path)
-    again = FolderBank(classifier, clips, GRID, tmp_path)
+    again = DiskBank(classifier, clips, GRID, tmp_path)
     assert equal(answers(again), expected)
     assert caplog.messages == [f"bank: {path} is damaged (its checksum is wrong) and is computed anew"]
     caplog.clear()
-    assert equal(answers(FolderBank(classifier, clips, GRID, tmp_path)), expected) and not caplog.messages
+    assert equal(answers(DiskBank(classifier, clips, GRID, tmp_path)), expected) and not caplog.messages
 
 
 def test_a_shard_that_is_removed_as_soon_as_it_is_written_is_named(classifier, clips, tmp_path, monkeypatch):
-    bank = FolderBank(classifier, clips, GRID, tmp_path)
+    bank = DiskBank(classifier, clips, GRID, tmp_path)
     monkeypatch.setattr(bank_folder, "write_shard", lambda path, arrays: shutil.rmtree(tmp_path))
     with pytest.raises(InputError, match=r"000000\.bin was removed while this command was using it; start the same command again"):
         bank.fill()
 
 
 def test_a_filling_that_was_cut_short_goes_on(classifier, clips, tmp_path, monkeypatch):
-    bank = FolderBank(classifier, clips, GRID, tmp_path)
+    bank = DiskBank(classifier, clips, GRID, tmp_path)
     glance = LiveFeatures.glance
 
     def fails(features, clip):
@@ -151,7 +151,7 @@ def test_a_filling_that_was_cut_short_goes_on(classifier, clips, tmp_path, monke
     computed, done = [], []
     monkeypatch.setattr(LiveFeatures, "glance", lambda features, clip: computed.append(clip) or glance(features, clip))
     (bank.folder / ".000001.bin.x.part").write_bytes(b"what a killed process left")
-    FolderBank(classifier, clips, GRID, tmp_path).fill(progress=done.append)
+    DiskBank(classifier, clips, GRID, tmp_path).fill(progress=done.append)
     assert computed == [8, 9, 10, 11] and done == [8, 12]
     assert not list(bank.folder.glob(".*.part"))
 
@@ -160,7 +160,7 @@ def fill_elsewhere(folder, stop):
     """What another process does; with ``stop`` it is killed when it has computed ten of twelve clips."""
     torch.set_num_threads(1)
     clips = open_clips(demo(TASK, val=0.0), "train", num_frames=4, size=96)
-    bank = FolderBank(random_classifier(), clips, GRID, folder)
+    bank = DiskBank(random_classifier(), clips, GRID, folder)
     if stop:
         glance = LiveFeatures.glance
 
@@ -183,16 +183,16 @@ def test_a_killed_process_and_two_at_once_leave_a_whole_bank(classifier, clips, 
         for process in processes:
             process.join()
             assert process.exitcode == (-signal.SIGKILL if group == [True] else 0)
-        assert files(FolderBank(classifier, clips, GRID, tmp_path)) == ["000000.bin", "000001.bin"][: len(group)]
-    expected = answers(FeatureBank(classifier, clips, GRID))
+        assert files(DiskBank(classifier, clips, GRID, tmp_path)) == ["000000.bin", "000001.bin"][: len(group)]
+    expected = answers(MemoryBank(classifier, clips, GRID))
     networks_rest()
-    bank = FolderBank(classifier, clips, GRID, tmp_path)
+    bank = DiskBank(classifier, clips, GRID, tmp_path)
     for one, other in zip(answers(bank), expected, strict=True):
         assert torch.allclose(one, other, atol=1e-6, rtol=0)
 
 
 def test_shares_of_the_work_make_a_whole_bank(classifier, clips, tmp_path, networks_rest):
-    first, second = FolderBank(classifier, clips, GRID, tmp_path / "a"), FolderBank(classifier, clips, GRID, tmp_path / "b")
+    first, second = DiskBank(classifier, clips, GRID, tmp_path / "a"), DiskBank(classifier, clips, GRID, tmp_path / "b")
     first.fill(0, 2)
     second.fill(1, 2)
     assert (first.num_clips(0, 2), second.num_clips(1, 2)) == (8, 4) and first.missing_bytes(0, 2) == second.missing_bytes(1, 2) == 0
@@ -209,15 +209,18 @@ def test_decisions_and_continuous_actions(clips, tmp_path, decisions):
     for action, actions in ((GRID, np.array([4, 8])), (ContinuousAction(96, 24), np.array([[0.2, 1.0], [0.5, 0.0]], np.float32))):
         index = np.array([11, 3]), np.array([0, decisions - 1])
         disk, live = (
-            make(averaging, clips, action, *where, video_div=decisions) for make, where in ((FolderBank, [tmp_path]), (LiveFeatures, []))
+            make(averaging, clips, action, *where, video_div=decisions) for make, where in ((DiskBank, [tmp_path]), (LiveFeatures, []))
         )
         assert disk.num_steps == decisions and disk.map_shape == live.map_shape
-        for one, other in ((disk.maps(*index), live.maps(*index)), (disk.foci(*index, actions), live.foci(*index, actions))):
+        for one, other in (
+            (disk.maps(*index), live.maps(*index)),
+            (disk.focus_vectors(*index, actions), live.focus_vectors(*index, actions)),
+        ):
             assert one.shape == other.shape and torch.allclose(one, other, atol=1e-5)
 
 
 def test_a_bank_travels_to_another_process(classifier, clips, tmp_path):
-    bank = FolderBank(classifier, clips, GRID, tmp_path)
+    bank = DiskBank(classifier, clips, GRID, tmp_path)
     expected = answers(bank)
     assert equal(answers(pickle.loads(pickle.dumps(bank))), expected)
 
@@ -238,7 +241,7 @@ def test_environments_take_a_folder(classifier, clips, tmp_path, networks_rest):
 
 
 def test_no_room_is_told_before_anything_is_computed(classifier, clips, tmp_path, monkeypatch):
-    bank = FolderBank(classifier, clips, GRID, tmp_path)
+    bank = DiskBank(classifier, clips, GRID, tmp_path)
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(bank_folder.shutil, "disk_usage", lambda path: usage(bank.num_bytes - 1))
     message = (
@@ -263,7 +266,7 @@ def test_room_is_looked_for_where_the_folder_will_be(tmp_path, monkeypatch):
 
 def test_folders_that_cannot_be_used(classifier, clips, tmp_path):
     (tmp_path / "file").write_text("")
-    bank = FolderBank(classifier, clips, GRID, tmp_path / "file")
+    bank = DiskBank(classifier, clips, GRID, tmp_path / "file")
     with pytest.raises(InputError, match=r"bank: cannot write to the folder .*file/[0-9a-f]{32}: .*; choose another one"):
         answers(bank)
 

@@ -14,13 +14,13 @@ from adafocus_env.env import AdaFocusEnv
 from adafocus_env.features import live as features_module
 from adafocus_env.features import memory_bank as bank_module
 from adafocus_env.features.live import CALL_PIXELS, LiveFeatures
-from adafocus_env.features.memory_bank import DTYPES, FeatureBank, check_bank
+from adafocus_env.features.memory_bank import DTYPES, MemoryBank, check_bank
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.config.command import compose_config
 from agents.config.settings import Evaluate, TrainPPO
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
-from classifiers.optimize import ExecutedClassifier
+from classifiers.optimize import InferenceClassifier
 
 pytestmark = [pytest.mark.numerical, pytest.mark.filterwarnings("error")]
 GRID = GridAction(3, 96, 24)
@@ -29,7 +29,7 @@ CELLS = np.array([[0, 8], [4, 4], [1, 7], [5, 6]])
 
 
 def requests(features, clips=CLIPS, steps=STEPS, cells=CELLS):
-    return features.maps(clips, steps), features.vectors(clips, steps), features.foci(clips[:, None], steps[:, None], cells)
+    return features.maps(clips, steps), features.vectors(clips, steps), features.focus_vectors(clips[:, None], steps[:, None], cells)
 
 
 def equal(one, other):
@@ -37,7 +37,7 @@ def equal(one, other):
 
 
 def test_the_bank_holds_what_the_networks_say(classifier, clips):
-    live, bank = requests(LiveFeatures(classifier, clips, GRID)), requests(FeatureBank(classifier, clips, GRID))
+    live, bank = requests(LiveFeatures(classifier, clips, GRID)), requests(MemoryBank(classifier, clips, GRID))
     for a, b, shape in zip(live, bank, [(4, 16, 6, 6), (4, 16), (4, 2, 32)], strict=True):
         assert a.shape == b.shape == shape and a.dtype == b.dtype == torch.float32
         assert torch.allclose(a, b, atol=1e-6, rtol=0)
@@ -45,24 +45,26 @@ def test_the_bank_holds_what_the_networks_say(classifier, clips):
 
 
 def test_index_arrays_broadcast(classifier, clips):
-    bank, live = FeatureBank(classifier, clips, GRID), LiveFeatures(classifier, clips, GRID)
+    bank, live = MemoryBank(classifier, clips, GRID), LiveFeatures(classifier, clips, GRID)
     every = np.arange(9)
     for features in (live, bank):
         assert features.vectors(np.array([[3], [0]]), np.arange(4)).shape == (2, 4, 16)
         assert features.maps(np.array([[3], [0]]), np.arange(4)).shape == (2, 4, 16, 6, 6)
-        foci = features.foci(np.array([[[3]], [[0]]]), np.arange(4)[:, None], every)
-        assert foci.shape == (2, 4, 9, 32)
-        assert torch.allclose(foci[1, 2, 7], features.foci(np.array([0]), np.array([2]), np.array([7]))[0], atol=1e-6, rtol=0)
+        focus_vectors = features.focus_vectors(np.array([[[3]], [[0]]]), np.arange(4)[:, None], every)
+        assert focus_vectors.shape == (2, 4, 9, 32)
+        assert torch.allclose(
+            focus_vectors[1, 2, 7], features.focus_vectors(np.array([0]), np.array([2]), np.array([7]))[0], atol=1e-6, rtol=0
+        )
 
 
 def test_values_do_not_depend_on_the_order_or_the_company_of_requests(classifier, clips):
-    together = requests(FeatureBank(classifier, clips, GRID))
-    backwards = FeatureBank(classifier, clips, GRID)
+    together = requests(MemoryBank(classifier, clips, GRID))
+    backwards = MemoryBank(classifier, clips, GRID)
     for cell in reversed(range(9)):
         for clip in reversed(range(12)):
-            backwards.foci(np.array([clip]), np.array([clip % 4]), np.array([cell]))
+            backwards.focus_vectors(np.array([clip]), np.array([clip % 4]), np.array([cell]))
     assert equal(requests(backwards), together)
-    alone = FeatureBank(classifier, clips, GRID)
+    alone = MemoryBank(classifier, clips, GRID)
     for row in reversed(range(4)):
         one = slice(row, row + 1)
         assert equal(requests(alone, CLIPS[one], STEPS[one], CELLS[one]), [values[one] for values in together])
@@ -70,10 +72,10 @@ def test_values_do_not_depend_on_the_order_or_the_company_of_requests(classifier
 
 
 def test_each_value_is_computed_once(classifier, clips, monkeypatch):
-    bank = FeatureBank(classifier, clips, GRID)
+    bank = MemoryBank(classifier, clips, GRID)
     first = requests(bank)
     monkeypatch.setattr(LiveFeatures, "glance", None)
-    monkeypatch.setattr(LiveFeatures, "foci", None)
+    monkeypatch.setattr(LiveFeatures, "focus_vectors", None)
     assert equal(requests(bank), first)
 
 
@@ -102,7 +104,7 @@ def new_data(classifier):
         network.features[0][0].weight.data = network.features[0][0].weight.data * 1.5
 
 
-@pytest.mark.parametrize("make", [FeatureBank, LiveFeatures])
+@pytest.mark.parametrize("make", [MemoryBank, LiveFeatures])
 @pytest.mark.parametrize("change", [in_place, other_weights, statistics, new_parameters, new_data])
 def test_a_changed_weight_is_never_answered_with_old_values(clips, change, make):
     classifier = random_classifier()
@@ -116,7 +118,7 @@ def test_a_changed_weight_is_never_answered_with_old_values(clips, change, make)
 
 def test_weights_that_were_written_again_unchanged_keep_the_bank(clips, monkeypatch):
     classifier = random_classifier()
-    bank = FeatureBank(classifier, clips, GRID)
+    bank = MemoryBank(classifier, clips, GRID)
     before = requests(bank)
     classifier.load_state_dict(random_classifier().state_dict())
     monkeypatch.setattr(LiveFeatures, "glance", None)
@@ -130,7 +132,7 @@ def test_a_bank_is_shared_by_equal_classifiers_clips_and_grids(bank, clips):
 
 def test_banks_of_something_else_are_refused(classifier, clips, bank):
     others = open_clips(demo(TASK, val=0.0), "test", num_frames=4, size=96)
-    refused = "the bank belongs to another {}; make a FeatureBank for this one, or pass bank=True"
+    refused = "the bank belongs to another {}; make a MemoryBank for this one, or pass bank=True"
     with pytest.raises(InputError, match=refused.format("classifier")):
         check_bank(bank, random_classifier(3), clips, bank.action)
     with pytest.raises(InputError, match=refused.format("clips")):
@@ -153,14 +155,14 @@ def test_a_bank_that_is_too_large_for_the_memory(classifier, clips, monkeypatch)
     need = 4 * 12 * 4 * (16 * 6 * 6 + 16 + 9 * 32)
     memory = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 2 * need}
     monkeypatch.setattr(bank_module.os, "sysconf", memory.__getitem__)
-    FeatureBank(classifier, clips, GRID)
+    MemoryBank(classifier, clips, GRID)
     memory["SC_PHYS_PAGES"] -= 1
     message = (
         r"bank: the features of 12 clips take 165\.0 KiB, more than half of the 330\.0 KiB of memory there is; keep them on disk "
         r"\(bank=FOLDER\), keep those of the clips last used \(bank_gib=N\), or compute them live \(bank=false\)"
     )
     with pytest.raises(InputError, match=message):
-        FeatureBank(classifier, clips, GRID)
+        MemoryBank(classifier, clips, GRID)
 
 
 # How numbers are stored
@@ -168,11 +170,11 @@ def test_a_bank_that_is_too_large_for_the_memory(classifier, clips, monkeypatch)
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_value_is_always_what_was_stored(classifier, clips, dtype):
-    exact = requests(FeatureBank(classifier, clips, GRID))
-    bank = FeatureBank(classifier, clips, GRID, dtype=dtype)
+    exact = requests(MemoryBank(classifier, clips, GRID))
+    bank = MemoryBank(classifier, clips, GRID, dtype=dtype)
     miss, hit = requests(bank), requests(bank)
     assert equal(miss, hit) and equal(miss, [values.to(DTYPES[dtype]).float() for values in exact])
-    assert not equal(miss, exact) and bank.num_bytes == FeatureBank(classifier, clips, GRID).num_bytes // 2
+    assert not equal(miss, exact) and bank.num_bytes == MemoryBank(classifier, clips, GRID).num_bytes // 2
 
 
 def test_numbers_that_float16_cannot_hold(clips):
@@ -180,9 +182,9 @@ def test_numbers_that_float16_cannot_hold(clips):
     classifier.focuser.features[1][1].weight.data.fill_(1e7)
     classifier.focuser.features[1][2] = torch.nn.ReLU().eval()
     for dtype in ("float32", "bfloat16"):
-        assert requests(FeatureBank(classifier, clips, GRID, dtype=dtype))[2].isfinite().all()
+        assert requests(MemoryBank(classifier, clips, GRID, dtype=dtype))[2].isfinite().all()
     with pytest.raises(InputError, match=r"bank_dtype=float16 cannot hold what the networks say: .* choose bfloat16 or float32"):
-        requests(FeatureBank(classifier, clips, GRID, dtype="float16"))
+        requests(MemoryBank(classifier, clips, GRID, dtype="float16"))
 
 
 def test_dtypes_that_are_not_known(classifier, clips):
@@ -194,28 +196,32 @@ def test_dtypes_that_are_not_known(classifier, clips):
 def test_cells_are_computed_in_calls_that_are_always_the_same(classifier, clips, monkeypatch, patches, calls):
     """A step's cells in several calls, in one, or those of all four steps of a clip in one."""
     monkeypatch.setitem(CALL_PIXELS, "cpu", patches * 24**2)
-    sizes, focus = [], ExecutedClassifier.focus
-    monkeypatch.setattr(ExecutedClassifier, "focus", lambda *given, **named: sizes.append(len(given[1])) or focus(*given, **named))
+    sizes, focus = [], InferenceClassifier.focus
+    monkeypatch.setattr(InferenceClassifier, "focus", lambda *given, **lookup: sizes.append(len(given[1])) or focus(*given, **lookup))
     fine = GridAction(9, 96, 24)
-    bank = FeatureBank(classifier, clips, fine)
-    assert bank.foci(CLIPS, STEPS, np.array([0, 80, 3, 4])).shape == (4, 32)
+    bank = MemoryBank(classifier, clips, fine)
+    assert bank.focus_vectors(CLIPS, STEPS, np.array([0, 80, 3, 4])).shape == (4, 32)
     assert sizes == calls
     assert torch.allclose(
-        bank.foci(CLIPS, STEPS, np.array([80] * 4)), LiveFeatures(classifier, clips, fine).foci(CLIPS, STEPS, np.array([80] * 4)), atol=1e-6
+        bank.focus_vectors(CLIPS, STEPS, np.array([80] * 4)),
+        LiveFeatures(classifier, clips, fine).focus_vectors(CLIPS, STEPS, np.array([80] * 4)),
+        atol=1e-6,
     )
 
 
 def test_several_threads_fill_a_bank_as_one_does(classifier, clips, monkeypatch):
     """The same values, bit for bit; every group of cells is computed once."""
-    used, compute = [], LiveFeatures.cell_foci
-    monkeypatch.setattr(LiveFeatures, "cell_foci", lambda *given: used.append(threading.get_ident()) or compute(*given))
+    used, compute = [], LiveFeatures.cell_focus_vectors
+    monkeypatch.setattr(LiveFeatures, "cell_focus_vectors", lambda *given: used.append(threading.get_ident()) or compute(*given))
 
     def filled(workers):
         used.clear()
         monkeypatch.setattr(features_module, "idle_workers", lambda device: workers)
-        foci = FeatureBank(classifier, clips, GRID).foci(np.arange(12)[:, None, None], np.arange(4)[:, None], np.arange(GRID.num_cells))
+        focus_vectors = MemoryBank(classifier, clips, GRID).focus_vectors(
+            np.arange(12)[:, None, None], np.arange(4)[:, None], np.arange(GRID.num_cells)
+        )
         assert len(used) == 12 * len(LiveFeatures(classifier, clips, GRID).groups)
-        return foci
+        return focus_vectors
 
     alone = filled(1)
     assert set(used) == {threading.get_ident()}
@@ -226,8 +232,8 @@ def test_several_threads_fill_a_bank_as_one_does(classifier, clips, monkeypatch)
 
 
 def bounded(classifier, clips, capacity):
-    whole = FeatureBank(classifier, clips, GRID)
-    bank = FeatureBank(classifier, clips, GRID, max_bytes=capacity * whole.layout.clip_bytes + 1)
+    whole = MemoryBank(classifier, clips, GRID)
+    bank = MemoryBank(classifier, clips, GRID, max_bytes=capacity * whole.layout.clip_bytes + 1)
     assert bank.num_bytes == capacity * whole.layout.clip_bytes
     return whole, bank
 
@@ -239,7 +245,7 @@ def test_a_bounded_bank_answers_what_an_unbounded_one_does(classifier, clips, ca
     for _ in range(20):
         shape = tuple(rng.integers(1, 5, size=2))
         index = rng.integers(12, size=shape), rng.integers(4, size=(shape[0], 1)), rng.integers(9, size=shape)
-        for name, count in (("maps", 2), ("vectors", 2), ("foci", 3)):
+        for name, count in (("maps", 2), ("vectors", 2), ("focus_vectors", 3)):
             assert torch.equal(getattr(bank, name)(*index[:count]), getattr(whole, name)(*index[:count]))
     every = np.arange(12)
     assert torch.equal(bank.vectors(every[:, None], np.arange(4)), whole.vectors(every[:, None], np.arange(4)))
@@ -259,7 +265,7 @@ def test_a_changed_weight_empties_a_bounded_bank(clips):
     _, bank = bounded(classifier, clips, 2)
     requests(bank)
     in_place(classifier)
-    assert equal(requests(bank), requests(FeatureBank(classifier, clips, GRID)))
+    assert equal(requests(bank), requests(MemoryBank(classifier, clips, GRID)))
 
 
 def test_bounds_that_hold_no_clip(classifier, clips):
@@ -288,12 +294,12 @@ def test_what_does_not_fit_is_computed_live_unless_a_bank_was_asked_for(classifi
         AdaFocusEnv(classifier, clips, bank=True)
     with pytest.raises(InputError, match=r"more than half of the 97\.7 KiB of memory"):
         AdaFocusVectorEnv(2, classifier, clips, bank=True)
-    assert isinstance(AdaFocusEnv(classifier, clips, grid=3, bank=True, bank_gib=2**-16).dynamics.features, FeatureBank)
+    assert isinstance(AdaFocusEnv(classifier, clips, grid=3, bank=True, bank_gib=2**-16).dynamics.features, MemoryBank)
 
 
 def test_what_fits_is_kept_by_default(classifier, clips):
-    assert isinstance(AdaFocusEnv(classifier, clips).dynamics.features, FeatureBank)
-    assert isinstance(AdaFocusVectorEnv(2, classifier, clips).dynamics.features, FeatureBank)
+    assert isinstance(AdaFocusEnv(classifier, clips).dynamics.features, MemoryBank)
+    assert isinstance(AdaFocusVectorEnv(2, classifier, clips).dynamics.features, MemoryBank)
 
 
 @pytest.mark.parametrize(("typed", "value"), [("true", True), ("false", False), ("auto", "auto"), ("banks/a", "banks/a")])
@@ -311,7 +317,7 @@ def test_a_classifier_in_training_mode_is_refused(clips):
         build_features(random_classifier().train(), clips, grid=7, bank=True, device="cpu")
 
 
-@pytest.mark.parametrize("make", [FeatureBank, LiveFeatures])
+@pytest.mark.parametrize("make", [MemoryBank, LiveFeatures])
 def test_features_refuse_a_classifier_of_which_a_part_is_in_training_mode(clips, make):
     classifier = random_classifier()
     classifier.focuser.features[1][1].train()

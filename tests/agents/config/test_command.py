@@ -252,11 +252,11 @@ def test_what_was_typed_is_known_by_key(arguments, typed):
 
 
 def test_a_key_without_an_effect_ends_the_command_and_every_sweep_before_it_begins(capsys):
-    for arguments in (["env.price_rate=1"], ["-m", "env.price_rate=1,2", "seed=1"]):
+    for arguments in (["env.cost_weight_rate=1"], ["-m", "env.cost_weight_rate=1,2", "seed=1"]):
         with pytest.raises(SystemExit) as stop:
             command.run_command(lambda config: pytest.fail("it runs"), TrainPPO, "train_ppo", arguments=arguments)
         assert stop.value.code == 2
-        assert capsys.readouterr().err.startswith("env.price_rate=1 has no effect: the price stays as it is")
+        assert capsys.readouterr().err.startswith("env.cost_weight_rate=1 has no effect: the price stays as it is")
 
 
 def test_help_shows_the_docstring_the_groups_and_the_config(capsys):

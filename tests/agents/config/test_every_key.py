@@ -21,7 +21,7 @@ from agents import import_checkpoint as import_released
 from agents import list_runs as runs
 from agents.config import arguments
 from agents.config.keys import field_types
-from agents.config.settings import BenchmarkAlgorithms, Evaluate, Shipped, SkipCurve, Train, TrainPPO, TrainStages
+from agents.config.settings import BenchmarkAlgorithms, Evaluate, RebuildBundled, SkipCurve, Train, TrainPPO, TrainStages
 from agents.config.unread import check_read
 from agents.config.unread_keys import RULES, STAGES
 from benchmarks import published_flops as published_cost
@@ -39,7 +39,7 @@ class Command:
 
     def all_keys(self) -> list[str]:
         """All that can be typed: no groups, which are set by the keys below them."""
-        if self.module.startswith("agents."):
+        if self.module not in SMALL:
             types = field_types(self.schema)
             return [key for key in types if not any(other.startswith(f"{key}.") for other in types)]
         return [arguments._key(field) for field in fields(self.schema)]
@@ -47,22 +47,25 @@ class Command:
     def config(self, state: str = "") -> Any:
         """The schema's defaults, with what ``state`` sets, as ``key=value`` separated by blanks."""
         needed = [field.name for field in fields(self.schema) if field.name in ("classifier", "out", "data", "file")]
-        config = self.schema() if self.module.startswith("agents.") else self.schema(**dict.fromkeys(needed, "x"))
+        config = self.schema() if self.module not in SMALL else self.schema(**dict.fromkeys(needed, "x"))
         for each in state.split():
             key, _, value = each.partition("=")
             set_key(config, key, ast.literal_eval(value) if value[:1] in "-0123456789[{TFN" else value)
         return config
 
 
+SMALL = ("agents.fill_feature_bank", "agents.check_dataset", "agents.import_checkpoint", "benchmarks.published_flops")
+
 COMMANDS = {
     command.module: command
     for command in (
         *(
-            Command(f"agents.{name}", schema, RULES.get(schema, ()))
+            Command(name, schema, RULES.get(schema, ()))
             for name, schema in (
-                ("train_ppo", TrainPPO), ("train", Train), ("train_stages", TrainStages), ("evaluate", Evaluate), ("shipped", Shipped),
-                ("benchmark_algorithms", BenchmarkAlgorithms), ("skip_curve", SkipCurve), ("runs", runs.Runs),
-                ("task_scores", task_scores.TaskScores),
+                ("agents.train_ppo", TrainPPO), ("agents.train", Train), ("agents.train_stages", TrainStages),
+                ("agents.evaluate", Evaluate), ("agents.list_runs", runs.Runs),
+                ("benchmarks.rebuild_bundled", RebuildBundled), ("benchmarks.compare_algorithms", BenchmarkAlgorithms),
+                ("benchmarks.skipping_study", SkipCurve), ("benchmarks.task_scores", task_scores.TaskScores),
             )
         ),
         Command("agents.fill_feature_bank", fill_bank.Arguments, fill_bank.UNREAD),
@@ -75,9 +78,9 @@ COMMANDS = {
 
 def field_of(config: Any, key: str) -> tuple[Any, str]:
     """The object that holds a key, and the name of its field there."""
-    named = next((f.name for f in fields(config) if arguments._key(f) == key), None)
-    if named is not None:
-        return config, named
+    lookup = next((f.name for f in fields(config) if arguments._key(f) == key), None)
+    if lookup is not None:
+        return config, lookup
     *groups, name = key.split(".")
     for group in groups:
         config = getattr(config, group)
@@ -170,12 +173,12 @@ TRAINING = {
         f"env.{name}": (value, f"{POLICY}:make_environment config.{name}", *state)
         for name, (value, *state) in {
             "num_envs": (3,), "action": ("skip",), "grid": (5,), "video_div": (2,), "reward": ("previous",), "baseline": (2,),
-            "price": (0.1,), "skipped": ("none", "env.action=skip"),
+            "cost_weight": (0.1,), "skipped": ("none", "env.action=skip"),
         }.items()
     },
-    "env.target_keep": (0.4, "agents.rl.lagrangian:driven_price env.target_keep", "env.action=skip"),
-    "env.target_gflops": (0.4, "agents.rl.lagrangian:driven_price env.target_gflops", "env.action=skip"),
-    "env.price_rate": (0.1, "agents.rl.lagrangian:driven_price env.price_rate", "env.action=skip env.target_keep=0.4"),
+    "env.target_keep": (0.4, "agents.rl.lagrangian:pid_lagrangian env.target_keep", "env.action=skip"),
+    "env.target_gflops": (0.4, "agents.rl.lagrangian:pid_lagrangian env.target_gflops", "env.action=skip"),
+    "env.cost_weight_rate": (0.1, "agents.rl.lagrangian:pid_lagrangian env.cost_weight_rate", "env.action=skip env.target_keep=0.4"),
     **{f"env.{name}": entry for name, entry in BANK.items()},
     "ppo.total_steps": (5, f"{POLICY}:train_policy ppo.total_steps"),
     "ppo.epochs": (5, f"{POLICY}:in_steps config.epochs"),
@@ -228,10 +231,10 @@ MEASURED = {
     "budget": (0.1, "agents.pipeline.evaluate_saved:_meet_budget config.budget"),
     "keep": (0.5, "agents.pipeline.evaluate_saved:_meet_budget config.keep"),
     **BANK,
-    "skipped": ("none", "agents.pipeline.evaluate_saved:measure_again skipped=env.skipped"),
-    "seed": (1, "agents.pipeline.evaluate_saved:measure_again config.seed"),
+    "skipped": ("none", "agents.pipeline.evaluate_saved:evaluate_saved skipped=env.skipped"),
+    "seed": (1, "agents.pipeline.evaluate_saved:evaluate_saved config.seed"),
     "device": ("cpu", "agents.pipeline.evaluate_saved:_classifier config.device"),
-    "out": ("DIR", "agents.pipeline.evaluate_saved:measure_again config.out"),
+    "out": ("DIR", "agents.pipeline.evaluate_saved:evaluate_saved config.out"),
 }
 SMALL_DATA = {
     "data": ("actnet", "{module}:_command given.data"),
@@ -356,7 +359,7 @@ def imported_by(module: str) -> frozenset[str]:
     """The project's modules that a module imports anywhere, and those that these import."""
     found, left = set(), [module]
     while left:
-        if (each := left.pop()) in found or each.split(".")[0] not in ("classifiers", "adafocus_env", "agents"):
+        if (each := left.pop()) in found or each.split(".")[0] not in ("classifiers", "adafocus_env", "agents", "benchmarks"):
             continue
         found.add(each)
         left += imports(each)
@@ -399,7 +402,7 @@ UNREAD = [
     (PPO, "data.test", "data.name=folder data.root={places}/split", "the folder has a train/ or test/ subfolder"),
     (PPO, "env.grid", "env.action=continuous_skip", "env.action=continuous_skip has no cells; leave it out, or set env.action=grid"),
     (PPO, "env.baseline", "env.reward=confidence", "env.reward=confidence compares with no random patches; leave it out"),
-    (PPO, "env.price_rate", "", "the price stays as it is; set env.target_keep or env.target_gflops"),
+    (PPO, "env.cost_weight_rate", "", "the price stays as it is; set env.target_keep or env.target_gflops"),
     (PPO, "env.skipped", "", "env.action=grid skips no frame; set env.action=skip"),
     (PPO, "env.bank_dtype", "env.bank=False", "with env.bank=false features are kept nowhere; leave it out, or set env.bank=true"),
     (PPO, "network.hidden", "policy=DIR", "policy=DIR has its network already; leave one of them out"),
@@ -463,7 +466,7 @@ UNREAD = [
     (SEEN, "data.views", "", "it is about training clips, and none is read; leave it out"),
     (SEEN, "data.val", "", "nothing is chosen on the validation split without keep or budget; leave it out"),
     (SEEN, "bank_gib", "bank=False", "with bank=false features are kept nowhere; leave it out, or set bank=true"),
-    (SHIP, "stages.finetune.epochs", "", "a shipped classifier is made by stages 0 and 1; leave it out"),
+    (SHIP, "stages.finetune.epochs", "", "a bundled classifier is made by stages 0 and 1; leave it out"),
     (BANKS, "data.root", "data=demo", "the data set is demo, .*; add data=folder"),
     (BANKS, "data.source", "data=folder", "only published data sets"),
     (BANKS, "data.test", "data=actnet", "the data set has a test split"),
@@ -511,8 +514,8 @@ def test_stage_3_of_joint_rounds_alone_is_trained():
 
 
 def test_all_keys_without_an_effect_are_named_at_once():
-    typed = {"data.root": "data.root=DIR", "env.grid": "env.grid=5", "env.price_rate": "env.price_rate=1"}
-    with pytest.raises(InputError, match=r"^data\.root=DIR has no effect: [^\n]*\nenv\.price_rate=1 has no effect: [^\n]*$"):
+    typed = {"data.root": "data.root=DIR", "env.grid": "env.grid=5", "env.cost_weight_rate": "env.cost_weight_rate=1"}
+    with pytest.raises(InputError, match=r"^data\.root=DIR has no effect: [^\n]*\nenv\.cost_weight_rate=1 has no effect: [^\n]*$"):
         check_read(COMMANDS[PPO].config(""), typed, COMMANDS[PPO].rules)
 
 

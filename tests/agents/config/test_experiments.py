@@ -14,7 +14,7 @@ from adafocus_env.videos.published import PUBLISHED
 from agents.config.command import compose_config
 from agents.config.settings import TrainPPO, TrainStages
 from agents.evaluation.budgets import VideoCost
-from agents.policies.networks import GlanceActorCritic, PolicyNetwork
+from agents.policies.networks import GlanceActorCritic, PolicyArchitecture
 from agents.rl.ppo import check_ppo
 from benchmarks import published_flops as published_cost
 from classifiers.classifier import Classifier
@@ -59,7 +59,7 @@ def test_a_point_with_skipped_frames_is_a_share_of_frames(size, keep):
     told = (FOLDER / f"actnet_{size}_skip{keep}.yaml").read_text()
     assert f"some {keep} % of the frames; published (AdaFocus+): mAP {accuracy} at {gflops} GFLOPs" in told
     plain = experiment(f"actnet_{size}")
-    changed = ("action", "target_gflops", "skipped", "price_rate")
+    changed = ("action", "target_gflops", "skipped", "cost_weight_rate")
     alike = replace(config, env=replace(config.env, **{key: getattr(plain.env, key) for key in changed}))
     assert alike == plain, "nothing else differs"
 
@@ -86,7 +86,7 @@ def test_it_loads_and_its_networks_can_be_built(name):
         steps = count_steps(classifier, Lengths(config.data), config.env.video_div)
         maps = 1280 * (config.data.glance_frames or config.data.num_frames) // steps
         sizes = config.network.channels, config.network.features, config.network.hidden, config.network.batch_norm
-        network = PolicyNetwork((maps, 7, 7), *sizes)
+        network = PolicyArchitecture((maps, 7, 7), *sizes)
         grid = None if config.env.action == "continuous" else config.env.grid
         policy = GlanceActorCritic(network, grid, config.network.std, skips=bool(skipping))
     assert steps == (1 if something else 16) and policy.grid == (None if something else 7)

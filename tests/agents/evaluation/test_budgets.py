@@ -5,16 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agents.evaluation.budgets import VideoCost, asked_share, kept_at, solve_threshold
+from agents.evaluation.budgets import VideoCost, asked_share, patch_mask_at, solve_threshold
 from classifiers.errors import InputError
 
 COST = VideoCost(steps=16, seen=330_000_000, look=1_340_000_000)
 
 
 def test_a_video_costs_what_is_seen_and_what_is_looked_at():
-    looks, seen = np.array([0, 2, 0]), np.array([1, 16, 16])
-    assert COST.of(looks, seen).tolist() == [330e6, 16 * 330e6 + 2 * 1340e6, 16 * 330e6]
-    assert replace(COST, unseen=7).of(looks, seen).tolist() == [330e6, 16 * 330e6 + 2 * 1340e6, 16 * 330e6 + 7]
+    num_patches, seen = np.array([0, 2, 0]), np.array([1, 16, 16])
+    assert COST.of(num_patches, seen).tolist() == [330e6, 16 * 330e6 + 2 * 1340e6, 16 * 330e6]
+    assert replace(COST, unseen=7).of(num_patches, seen).tolist() == [330e6, 16 * 330e6 + 2 * 1340e6, 16 * 330e6 + 7]
     assert COST.at(0.25) == 16 * 330e6 + 4 * 1340e6
     assert COST.range == pytest.approx((5.28, 26.72))
 
@@ -29,15 +29,15 @@ def test_a_budget_is_a_share_of_frames():
 @pytest.mark.parametrize(("keep", "wanted"), [(0.25, 50), (0.47, 94), (0.6649, 133), (1, 200), (0.001, 0)])
 def test_the_threshold_keeps_the_share_that_is_asked_for(keep, wanted):
     skip = np.random.default_rng(0).random((25, 8)).astype(np.float32)
-    assert np.count_nonzero(kept_at(skip, solve_threshold(skip, keep))) == wanted
+    assert np.count_nonzero(patch_mask_at(skip, solve_threshold(skip, keep))) == wanted
 
 
 def test_more_is_kept_the_higher_the_threshold_whatever_the_looks_before_change():
     skip = np.random.default_rng(2).random((25, 8, 8)).astype(np.float32)
-    counts = [np.count_nonzero(kept_at(skip, threshold)) for threshold in np.linspace(0, 1, 50)]
+    counts = [np.count_nonzero(patch_mask_at(skip, threshold)) for threshold in np.linspace(0, 1, 50)]
     assert counts == sorted(counts) and counts[0] == 0 and counts[-1] == 200
     for keep in (0.02, 0.25, 0.47, 0.67, 1):
-        assert abs(np.count_nonzero(kept_at(skip, solve_threshold(skip, keep))) - 200 * keep) <= 1
+        assert abs(np.count_nonzero(patch_mask_at(skip, solve_threshold(skip, keep))) - 200 * keep) <= 1
 
 
 def test_all_frames_are_kept_at_a_finite_threshold():
@@ -46,13 +46,13 @@ def test_all_frames_are_kept_at_a_finite_threshold():
 
 def test_the_threshold_lies_between_what_is_kept_and_what_is_not():
     assert solve_threshold(np.array([[0.1, 0.9], [0.2, 0.4]]), 0.5) == pytest.approx(0.3)
-    assert kept_at(np.array([[0.29, 0.31]]), 0.3).tolist() == [[True, False]]
+    assert patch_mask_at(np.array([[0.29, 0.31]]), 0.3).tolist() == [[True, False]]
 
 
 def test_a_threshold_of_one_part_is_good_for_another_of_its_kind():
     draws = np.random.default_rng(1)
     threshold = solve_threshold(draws.beta(0.3, 0.3, (150, 8)), 0.47)
-    assert kept_at(draws.beta(0.3, 0.3, (500, 8)), threshold).mean() == pytest.approx(0.47, abs=0.03)
+    assert patch_mask_at(draws.beta(0.3, 0.3, (500, 8)), threshold).mean() == pytest.approx(0.47, abs=0.03)
 
 
 @pytest.mark.parametrize("budget", [5.2, 26.8, float("nan")])

@@ -19,12 +19,12 @@ from adafocus_env.demo.videos import CLASSES, demo
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.env import AdaFocusEnv
 from adafocus_env.features.live import LiveFeatures
-from adafocus_env.features.memory_bank import FeatureBank, check_bank
+from adafocus_env.features.memory_bank import MemoryBank, check_bank
 from adafocus_env.sb3_env import AdaFocusVecEnv
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.evaluation.inference import infer, policy_cost, video_cost
 from agents.policies.baselines import CentrePatch, GaussianPatch, GreedyOracle, LearnedPolicy, Oracle, RandomPatch
-from agents.policies.sb3 import GlancePolicy, PolicyNetwork
+from agents.policies.sb3 import GlancePolicy, PolicyArchitecture
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 
@@ -93,7 +93,7 @@ def decisions(request):
 @pytest.mark.parametrize("continuous", [False, True])
 def test_every_decision_equals_that_by_hand(averaging, clips, decisions, kind, continuous):
     action = ContinuousAction(96, 24) if continuous else GridAction(5, 96, 24)
-    features = (FeatureBank if kind == "bank" else LiveFeatures)(averaging, clips, action, video_div=decisions)
+    features = (MemoryBank if kind == "bank" else LiveFeatures)(averaging, clips, action, video_div=decisions)
     chosen = PLACES[:decisions] if continuous else np.array([0, 24, 7, 13])[:decisions]
     with torch.no_grad():
         scores, maps, vectors = by_hand(averaging, clips, 5, corners(action, chosen))
@@ -186,7 +186,7 @@ def test_pictures_show_a_frame_of_the_decision(averaging, clips):
 def make_policy(continuous, decisions):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = PolicyNetwork((16 * GLANCES // decisions, 6, 6), channels=4, features=10, hidden=8, batch_norm=continuous)
+        network = PolicyArchitecture((16 * GLANCES // decisions, 6, 6), channels=4, features=10, hidden=8, batch_norm=continuous)
         return GlancePolicy(network, None if continuous else 5).eval().requires_grad_(False)
 
 
@@ -199,7 +199,7 @@ def test_one_pass_equals_the_environment_step_by_step(averaging, clips, decision
     frames, seen = (averaging.normalise(torch.stack([take(int(c)) for c in chosen])) for take in (clips.frames, clips.glancer_frames))
     found = infer(averaging, policy, frames, seen)
     assert found.actions.shape == (3, decisions, *action.space.shape) and found.boxes.shape == (3, FRAMES, 4)
-    assert found.logits.shape == (3, FRAMES, 10) and found.kept.all()
+    assert found.logits.shape == (3, FRAMES, 10) and found.patch_mask.all()
     assert found.macs.tolist() == [video_cost(averaging, FRAMES, GLANCES) + decisions * policy_cost(policy)] * 3
     dynamics, player = Dynamics(features, 3, reward="confidence"), LearnedPolicy(policy, features)
     dynamics.restart(chosen, np.zeros((3, decisions, 0, *action.space.shape)))
@@ -282,7 +282,7 @@ def test_what_does_not_fit_together_is_refused(averaging, classifier, clips):
         AdaFocusEnv(averaging, clips, action="continuous", baseline="all")
     with pytest.raises(InputError, match="action='polar' is not known"):
         AdaFocusEnv(averaging, clips, action="polar")
-    bank = FeatureBank(averaging, clips, action, video_div=2)
+    bank = MemoryBank(averaging, clips, action, video_div=2)
     with pytest.raises(InputError, match="the bank belongs to another patch geometry and another video_div"):
         check_bank(bank, averaging, clips, GridAction(7, 96, 24), 4)
     with pytest.raises(InputError, match=r"the policy chooses cells of a 5×5 grid .*, the environment offers continuous places"):

@@ -24,7 +24,7 @@ from agents.evaluation.evaluate import (
 )
 from agents.evaluation.metrics import after_every_step
 from agents.policies.baselines import CentrePatch, GreedyOracle, Oracle, RandomPatch
-from agents.policies.sb3 import GlancePolicy, PolicyNetwork
+from agents.policies.sb3 import GlancePolicy, PolicyArchitecture
 from agents.runs import plots as pictures
 from agents.runs.plots import save_comparison
 from agents.runs.progress import Display
@@ -40,7 +40,7 @@ MOVING = {"learned", "random", "centre", "gaussian", "saliency", "oracle", "gree
 def policy():
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        return GlancePolicy(PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8), 7).eval().requires_grad_(False)
+        return GlancePolicy(PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=8), 7).eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_every_clip_is_played_once_whatever_is_played_at_once(bank, policy, clip
     def found():
         learned = play_learned(bank, policy)
         return [
-            (learned.actions, learned.kept, learned.confidence),
+            (learned.actions, learned.patch_mask, learned.confidence),
             actions_and_scores(bank, by_reference(bank, Oracle(bank))),
             actions_and_scores(bank, interactively(bank, lambda env: GreedyOracle(env.dynamics))),
         ]
@@ -64,8 +64,8 @@ def test_every_clip_is_played_once_whatever_is_played_at_once(bank, policy, clip
     whole = found()
     monkeypatch.setattr(evaluation, "CLIPS_AT_ONCE", clips_at_once)
     monkeypatch.setattr(evaluation, "PATCHES_AT_ONCE", patches_at_once)
-    for (actions, kept, scores), (same, _, near) in zip(whole, found(), strict=True):
-        assert actions.shape == (12, 4) and len(scores) == 12 and kept.all()
+    for (actions, patch_mask, scores), (same, _, near) in zip(whole, found(), strict=True):
+        assert actions.shape == (12, 4) and len(scores) == 12 and patch_mask.all()
         assert np.array_equal(actions, same) and scores == pytest.approx(near, abs=1e-5)
 
 
@@ -74,7 +74,7 @@ def test_what_was_played_is_what_the_classifier_says(bank, classifier, clips):
     played = play(bank, RandomPatch(bank.action, 0))
     for clip in range(12):
         glances = bank.vectors(np.array(clip), np.arange(4))
-        scores, _ = classifier.classify(glances[None], bank.foci(np.array(clip), np.arange(4), played.actions[clip])[None])
+        scores, _ = classifier.classify(glances[None], bank.focus_vectors(np.array(clip), np.arange(4), played.actions[clip])[None])
         probabilities = scores[0, -1].softmax(-1)
         assert played.confidence[clip] == pytest.approx(float(probabilities[clips.labels[clip]]), abs=1e-5)
         assert played.correct[clip] == (int(probabilities.argmax()) == clips.labels[clip])
@@ -169,8 +169,8 @@ def test_glance_only_and_full_frame_by_hand(evaluated, classifier, clips):
     with torch.no_grad():
         glances = classifier.glance(frames.flatten(0, 1))[1].unflatten(0, (12, 4))
         whole = classifier.focus(frames.flatten(0, 1)).unflatten(0, (12, 4))
-        for name, foci in (("glance_only", torch.zeros_like(whole)), ("full_frame", whole)):
-            scores = classifier.classify(glances, foci)[0].numpy()
+        for name, focus_vectors in (("glance_only", torch.zeros_like(whole)), ("full_frame", whole)):
+            scores = classifier.classify(glances, focus_vectors)[0].numpy()
             assert evaluated[0][name]["top1"] == (scores[:, -1].argmax(-1) == clips.labels).mean()
             assert evaluated[0][name]["steps"] == after_every_step(scores, [(label,) for label in clips.labels])
 

@@ -11,13 +11,13 @@ from adafocus_env.features.live import LiveFeatures
 from agents.evaluation import inference
 from agents.evaluation.inference import infer, infer_batches, infer_clips, policy_cost
 from agents.policies.baselines import LearnedPolicy
-from agents.policies.sb3 import GlancePolicy, PolicyNetwork
+from agents.policies.sb3 import GlancePolicy, PolicyArchitecture
 from classifiers import flops as cost
 from classifiers.errors import InputError
 
 pytestmark = pytest.mark.numerical
 
-NETWORK = PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8)
+NETWORK = PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=8)
 POLICY_COST = 6 * 6 * 16 * 4 + 6 * 6 * 4 * 10 + 3 * 8 * (10 + 8) + 8 * 49
 CHOSEN = np.array([0, 5, 7, 11])
 
@@ -53,13 +53,13 @@ def test_one_pass_equals_the_environment_step_by_step(classifier, clips, bank, p
         assert actions.tolist() == found.actions[:, step].tolist()
         outcome = dynamics.step(actions)
         assert outcome.boxes.tolist() == found.boxes[:, step].tolist()
-        glances, foci = features.vectors(CHOSEN, np.array(step)), features.foci(CHOSEN, np.array(step), actions)
-        logits, state = classifier.classify(glances[:, None], foci[:, None], state)
+        glances, focus_vectors = features.vectors(CHOSEN, np.array(step)), features.focus_vectors(CHOSEN, np.array(step), actions)
+        logits, state = classifier.classify(glances[:, None], focus_vectors[:, None], state)
         assert torch.allclose(logits[:, 0], found.logits[:, step], atol=1e-5)
         assert outcome.prediction.tolist() == found.logits[:, step].argmax(-1).tolist()
         scores = found.logits[:, step].softmax(-1)[torch.arange(4), torch.from_numpy(clips.labels[CHOSEN])]
         assert np.allclose(outcome.confidence, scores, atol=1e-5)
-    assert found.kept.dtype == torch.bool and found.kept.shape == (4, 4) and found.kept.all()
+    assert found.patch_mask.dtype == torch.bool and found.patch_mask.shape == (4, 4) and found.patch_mask.all()
 
 
 def test_a_video_does_not_depend_on_those_beside_it(classifier, policy, frames):
@@ -91,7 +91,7 @@ def test_frames_that_are_still_bytes_are_refused(classifier, policy):
 
 
 def test_a_policy_for_another_glancer_is_refused(classifier, bank, frames):
-    other = GlancePolicy(PolicyNetwork((32, 8, 8), channels=4, features=10, hidden=8), 7)
+    other = GlancePolicy(PolicyArchitecture((32, 8, 8), channels=4, features=10, hidden=8), 7)
     message = r"the policy reads glance maps of shape \(32, 8, 8\), the classifier's glancer makes \(16, 6, 6\); use the policy"
     with pytest.raises(InputError, match=message):
         infer(classifier, other, frames)

@@ -21,11 +21,13 @@ DRAWS = np.random.default_rng(0)
 @pytest.mark.parametrize("way", [evenly, at_random])
 @pytest.mark.parametrize("keep", [0.25, 0.47, 0.89, 1])
 def test_every_clip_keeps_its_share(way, keep):
-    kept = way(2000, 8, keep, seed=0)
-    numbers = kept.sum(1)
+    patch_mask = way(2000, 8, keep, seed=0)
+    numbers = patch_mask.sum(1)
     assert set(numbers) <= {int(8 * keep), -int(-8 * keep // 1)} and numbers.mean() == pytest.approx(8 * keep, abs=0.05)
-    assert np.allclose(kept.mean(0), keep, atol=0.05), "no step is preferred"
-    assert np.array_equal(kept, way(2000, 8, keep, seed=0)) and (keep == 1 or not np.array_equal(kept, way(2000, 8, keep, seed=1)))
+    assert np.allclose(patch_mask.mean(0), keep, atol=0.05), "no step is preferred"
+    assert np.array_equal(patch_mask, way(2000, 8, keep, seed=0)) and (
+        keep == 1 or not np.array_equal(patch_mask, way(2000, 8, keep, seed=1))
+    )
 
 
 def test_frames_at_equal_distances_are_at_equal_distances():
@@ -38,11 +40,11 @@ def test_frames_at_equal_distances_are_at_equal_distances():
 
 def test_an_answer_is_paid_for_up_to_where_it_is_given():
     scores = DRAWS.random((2, 4, 3))
-    kept = np.array([[True, False, True, True], [False, True, True, False]])
-    last = answered(scores, kept)
-    assert np.array_equal(last.scores, scores[:, 3]) and last.looks.tolist() == [3, 2] and last.seen.tolist() == [4, 4]
-    early = answered(scores, kept, np.array([1, 2]))
-    assert np.array_equal(early.scores, scores[[0, 1], [1, 2]]) and early.looks.tolist() == [1, 2] and early.seen.tolist() == [2, 3]
+    patch_mask = np.array([[True, False, True, True], [False, True, True, False]])
+    last = answered(scores, patch_mask)
+    assert np.array_equal(last.scores, scores[:, 3]) and last.num_patches.tolist() == [3, 2] and last.seen.tolist() == [4, 4]
+    early = answered(scores, patch_mask, np.array([1, 2]))
+    assert np.array_equal(early.scores, scores[[0, 1], [1, 2]]) and early.num_patches.tolist() == [1, 2] and early.seen.tolist() == [2, 3]
 
 
 def test_certainty_is_the_highest_softmax_score():
@@ -101,22 +103,22 @@ def test_skipping_and_exit_together_do_what_is_best_on_the_validation_part():
     skip = DRAWS.random((60, 6)) * 0.1 + 0.5
     skip[np.arange(60), good] = 0.1
 
-    def scores_of(kept):
+    def scores_of(patch_mask):
         scores = np.zeros((60, 6, 3), np.float32)
         scores[:, :, 0] = 1
-        seen = (kept & (np.arange(6) == good[:, None])).cumsum(1) > 0
+        seen = (patch_mask & (np.arange(6) == good[:, None])).cumsum(1) > 0
         scores[np.arange(60)[:, None], np.arange(6), labels[:, None]] += 5 * seen
         return scores
 
-    def spent(kept):
-        return kept.cumsum(1)
+    def spent(patch_mask):
+        return patch_mask.cumsum(1)
 
     solved = solve_both(skip, scores_of, labels, 0.25, spent, 1.5)
-    kept = skip < solved.skip
-    scores = scores_of(kept)
+    patch_mask = skip < solved.skip
+    scores = scores_of(patch_mask)
     steps = exit_steps(certainty(scores), solved.exits)
-    given = answered(scores, kept, steps)
-    assert given.looks.mean() <= 1.6 and right_and_sure(given.scores, labels)[0] >= 0.9
-    alone = scores_of(np.ones_like(kept))
-    steps = exit_steps(certainty(alone), solve_exit(certainty(alone), spent(np.ones_like(kept)), 1.5))
-    assert right_and_sure(answered(alone, np.ones_like(kept), steps).scores, labels)[0] < 0.8
+    given = answered(scores, patch_mask, steps)
+    assert given.num_patches.mean() <= 1.6 and right_and_sure(given.scores, labels)[0] >= 0.9
+    alone = scores_of(np.ones_like(patch_mask))
+    steps = exit_steps(certainty(alone), solve_exit(certainty(alone), spent(np.ones_like(patch_mask)), 1.5))
+    assert right_and_sure(answered(alone, np.ones_like(patch_mask), steps).scores, labels)[0] < 0.8

@@ -11,18 +11,18 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 
 from adafocus_env.action import ContinuousAction
-from adafocus_env.features.memory_bank import FeatureBank
+from adafocus_env.features.memory_bank import MemoryBank
 from agents.config.settings import EnvConfig, NetworkConfig, PPOConfig
 from agents.policies.checkpoint import CARD, WEIGHTS, load_policy, save_policy
-from agents.policies.sb3 import ClipPolicy, GlancePolicy, PolicyNetwork, batch_norm
+from agents.policies.sb3 import ClipPolicy, GlancePolicy, PolicyArchitecture, batch_norm
 from agents.rl.ppo import check_ppo, in_steps, make_environment, new_ppo
 from agents.rl.training_state import load_checkpoint, save_checkpoint
 from classifiers.errors import InputError
 
 pytestmark = pytest.mark.numerical
 
-NETWORK = PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8)
-WITH_NORM = PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8, batch_norm=True)
+NETWORK = PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=8)
+WITH_NORM = PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=8, batch_norm=True)
 REFERENCES = torch.tensor([[3, 0], [7, 1], [3, 2], [3, 3], [0, 0], [7, 1], [11, 3]])  # clips and steps in any order, some twice
 
 
@@ -61,7 +61,7 @@ def statistics(model):
 @pytest.fixture(scope="module")
 def places(classifier, clips):
     """What is seen in the clips of ``bank``, for continuous places."""
-    return FeatureBank(classifier, clips, ContinuousAction(96, 24))
+    return MemoryBank(classifier, clips, ContinuousAction(96, 24))
 
 
 @pytest.fixture
@@ -269,7 +269,7 @@ def test_cards_that_know_neither_batch_norm_nor_std_still_load(saved, policy, ma
 
 def test_a_continuous_policy_with_batch_norm_comes_back_as_it_was_saved(maps, tmp_path):
     torch.manual_seed(0)
-    policy = GlancePolicy(PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8, batch_norm=True), None, 0.5)
+    policy = GlancePolicy(PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=8, batch_norm=True), None, 0.5)
     policy(maps)  # in training mode: the running statistics move
     policy.eval().requires_grad_(False)
     save_policy(policy, tmp_path, {})
@@ -305,7 +305,7 @@ def test_grids_that_are_none(grid):
 @pytest.mark.parametrize("size", ["channels", "features", "hidden"])
 def test_policy_networks_without_size(size):
     with pytest.raises(InputError, match=f"{size}=0 of the policy network is too small; choose 1 or more"):
-        PolicyNetwork((16, 6, 6), **{size: 0})
+        PolicyArchitecture((16, 6, 6), **{size: 0})
 
 
 def test_a_policy_that_is_not_there(tmp_path):
@@ -367,7 +367,7 @@ def test_cards_that_do_not_fit_the_weights_of_a_policy(saved, card, message):
 
 
 def test_a_policy_of_other_sizes_is_not_written_into_stable_baselines3(ppo):
-    other = GlancePolicy(PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=9), 7)
+    other = GlancePolicy(PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=9), 7)
     with pytest.raises(RuntimeError, match="size mismatch"):
         other.write_to(ppo.policy)
 
@@ -419,12 +419,12 @@ def test_log_probabilities_are_those_of_the_places_drawn_and_only_the_environmen
     sent, send = [], model.env.step_async
     model.env.step_async = lambda actions: (sent.append(actions), send(actions))
     model.learn(16)
-    kept = model.rollout_buffer
-    drawn = torch.from_numpy(kept.actions).reshape(-1, 2)  # flattened by the update, clip by clip
+    patch_mask = model.rollout_buffer
+    drawn = torch.from_numpy(patch_mask.actions).reshape(-1, 2)  # flattened by the update, clip by clip
     assert drawn.min() < 0 and drawn.max() > 1
     assert np.stack(sent).min() == 0 and np.stack(sent).max() == 1
-    told, by_hand = torch.from_numpy(kept.log_probs).ravel(), continuous_ppo(places, std=2.0)
-    _, log_probs, entropy = by_hand.policy.evaluate_actions(torch.from_numpy(kept.observations), drawn)
+    told, by_hand = torch.from_numpy(patch_mask.log_probs).ravel(), continuous_ppo(places, std=2.0)
+    _, log_probs, entropy = by_hand.policy.evaluate_actions(torch.from_numpy(patch_mask.observations), drawn)
     assert torch.allclose(told, log_probs, atol=1e-5)
     assert entropy.tolist() == pytest.approx([2 * (0.5 * np.log(2 * np.pi * np.e) + np.log(2))] * 16)
 
@@ -465,7 +465,7 @@ def test_a_rollout_is_played_with_the_statistics_that_the_update_uses(places, ba
     extractor = model.policy.features_extractor
     with torch.no_grad():
         model.policy.set_training_mode(False)
-        with extractor.collecting():
+        with extractor.rollout_mode():
             played = extractor(REFERENCES)
         evaluated = extractor(REFERENCES)
     model.policy.set_training_mode(True)
@@ -531,11 +531,11 @@ def test_the_mean_over_the_first_batches_then_over_the_last():
     norm, generator = torch.nn.BatchNorm1d(3), torch.Generator().manual_seed(0)
     batches = [5 + torch.randn(20, 3, generator=generator) for _ in range(12)]
     for batch in batches[:10]:
-        batch_norm.take_in(norm, batch)
+        batch_norm.update_running_stats(norm, batch)
     assert torch.allclose(norm.running_mean, torch.stack(batches[:10]).mean((0, 1)), atol=1e-5)
     assert torch.allclose(norm.running_var, torch.stack([batch.var(0) for batch in batches[:10]]).mean(0), atol=1e-5)
     before = norm.running_mean.clone()
-    batch_norm.take_in(norm, batches[10])
+    batch_norm.update_running_stats(norm, batches[10])
     assert torch.allclose(norm.running_mean, 0.9 * before + 0.1 * batches[10].mean(0), atol=1e-6)
     assert norm.training and norm.momentum == 0.1
 

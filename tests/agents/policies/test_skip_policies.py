@@ -21,21 +21,21 @@ from agents.evaluation.inference import infer, infer_clips, policy_cost
 from agents.policies.baselines import LearnedPolicy
 from agents.policies.checkpoint import load_policy, save_policy
 from agents.policies.contrib import SpotPolicy
-from agents.policies.networks import kept_below
-from agents.policies.sb3 import GlancePolicy, PolicyNetwork, kind_of
-from agents.rl.lagrangian import DrivenPrice, driven_price
+from agents.policies.networks import patch_mask_below
+from agents.policies.sb3 import GlancePolicy, PolicyArchitecture, kind_of
+from agents.rl.lagrangian import PIDLagrangian, pid_lagrangian
 from agents.rl.ppo import check_ppo, make_environment, new_ppo, train_policy
 from agents.rl.trainer import train_model
 from agents.runs.progress import Display
 from agents.runs.report import table
-from agents.runs.run_dir import RunFolder
+from agents.runs.run_dir import RunDir
 from agents.supervised.finetune import finetune
 from classifiers.errors import InputError
-from classifiers.optimize import PLAIN, executed
+from classifiers.optimize import PLAIN, with_execution
 
 pytestmark = pytest.mark.numerical
 
-NETWORK = PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8)
+NETWORK = PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=8)
 CHOSEN = np.array([0, 5, 7, 11])
 KINDS = {"skip": 7, "continuous_skip": None}
 
@@ -116,20 +116,20 @@ def test_places_and_the_probability_to_skip_come_apart(policy, maps):
 def test_what_a_look_is_worth_depends_on_how_many_there_were(policy, maps):
     states, actor = policy.encoder(maps), policy.actor
     output, last = actor.after_any(states), torch.nn.functional.linear(states, actor.weight, actor.bias)[..., -3:]
-    for looks in range(4):
-        assert torch.allclose(output[:, :, looks], actor(torch.cat([states, torch.full((12, 4, 1), looks)], dim=-1)), atol=1e-5)
-        expected = last[..., 2] + last[..., 0] * (looks > 0) + last[..., 1] * np.log(1 + looks)
-        assert torch.allclose(output[:, :, looks, -1], expected, atol=1e-5)
+    for num_patches in range(4):
+        assert torch.allclose(output[:, :, num_patches], actor(torch.cat([states, torch.full((12, 4, 1), num_patches)], dim=-1)), atol=1e-5)
+        expected = last[..., 2] + last[..., 0] * (num_patches > 0) + last[..., 1] * np.log(1 + num_patches)
+        assert torch.allclose(output[:, :, num_patches, -1], expected, atol=1e-5)
     assert policy.choose(maps)[1].std(dim=2).min() > 0
 
 
 def one_by_one(skip, threshold):
     """What is kept, clip by clip and step by step."""
-    kept = torch.zeros(skip.shape[:2], dtype=torch.bool)
+    patch_mask = torch.zeros(skip.shape[:2], dtype=torch.bool)
     for clip in range(len(skip)):
         for step in range(skip.shape[1]):
-            kept[clip, step] = skip[clip, step, int(kept[clip].sum())] < threshold
-    return kept
+            patch_mask[clip, step] = skip[clip, step, int(patch_mask[clip].sum())] < threshold
+    return patch_mask
 
 
 def test_a_threshold_says_what_is_kept(policy, maps, kind):
@@ -137,15 +137,15 @@ def test_a_threshold_says_what_is_kept(policy, maps, kind):
     half = float(skip.median())
     for threshold in (half, np.inf, -np.inf):
         expected = one_by_one(skip, threshold)
-        assert torch.equal(kept_below(skip, threshold), expected) and (threshold == half or bool(expected.all()) == (threshold > 0))
+        assert torch.equal(patch_mask_below(skip, threshold), expected) and (threshold == half or bool(expected.all()) == (threshold > 0))
         acted = policy.act(maps, threshold).numpy()
-        assert np.array_equal(action.kept(acted), expected.numpy())
+        assert np.array_equal(action.patch_mask(acted), expected.numpy())
         assert np.array_equal(action.patches(acted)[expected.numpy()], places.numpy()[expected.numpy()])
         assert action.check(acted.reshape(48, *action.space.shape), 48).dtype == action.space.dtype
     likely = policy.act(maps).numpy()
-    assert 0 < action.kept(likely).mean() < 1 and np.array_equal(action.kept(likely), one_by_one(skip, 0.5).numpy())
+    assert 0 < action.patch_mask(likely).mean() < 1 and np.array_equal(action.patch_mask(likely), one_by_one(skip, 0.5).numpy())
     policy.keep_threshold = half
-    assert np.array_equal(action.kept(policy.act(maps).numpy()), one_by_one(skip, half).numpy())
+    assert np.array_equal(action.patch_mask(policy.act(maps).numpy()), one_by_one(skip, half).numpy())
     with pytest.raises(InputError, match=r"keep_threshold=nan is no number; choose a probability to skip, such as 0\.5"):
         policy.act(maps, float("nan"))
 
@@ -176,23 +176,23 @@ def test_a_policy_that_skips_comes_back_as_it_was_saved(policy, maps, tmp_path):
 
 def test_half_of_the_steps_skip_at_first(features, kind, maps):
     model = ppo_on(features, kind)
-    references = torch.tensor([[clip, step, looks] for clip in range(12) for step in range(4) for looks in range(step + 1)])
+    references = torch.tensor([[clip, step, num_patches] for clip in range(12) for step in range(4) for num_patches in range(step + 1)])
     drawn, action = model.policy(references)[0].detach().numpy(), ACTIONS[kind](7, 96, 24)
-    assert 0.3 < action.kept(drawn).mean() < 0.7
+    assert 0.3 < action.patch_mask(drawn).mean() < 0.7
 
 
 def test_what_ppo_predicts_is_what_the_policy_does(features, kind, policy, maps):
     model = ppo_on(features, kind)
     policy.write_to(model.policy)
     acted, action = GlancePolicy.of(model.policy).act(maps).numpy(), ACTIONS[kind](7, 96, 24)
-    looks = np.zeros(12, np.int64)
+    num_patches = np.zeros(12, np.int64)
     for step in range(4):
-        predicted, _ = model.predict(np.stack([np.arange(12), np.full(12, step), looks], 1), deterministic=True)
-        kept = action.kept(predicted)
-        assert np.array_equal(kept, action.kept(acted[:, step]))
-        assert np.allclose(action.patches(predicted[kept]), action.patches(acted[kept, step]), atol=1e-5)
-        looks += kept
-    assert 0 < looks.mean() < 4
+        predicted, _ = model.predict(np.stack([np.arange(12), np.full(12, step), num_patches], 1), deterministic=True)
+        patch_mask = action.patch_mask(predicted)
+        assert np.array_equal(patch_mask, action.patch_mask(acted[:, step]))
+        assert np.allclose(action.patches(predicted[patch_mask]), action.patches(acted[patch_mask, step]), atol=1e-5)
+        num_patches += patch_mask
+    assert 0 < num_patches.mean() < 4
     model.learn(16)
     assert model.num_timesteps == 16
 
@@ -224,7 +224,7 @@ def test_a_spot_policy_cannot_skip():
 @pytest.mark.parametrize("skipped", SKIPPED)
 def test_one_pass_equals_the_environment_step_by_step(classifier, clips, features, policy, frames, skipped):
     found = infer(classifier, policy, frames, skipped=skipped)
-    assert 0 < found.kept.float().mean() < 1
+    assert 0 < found.patch_mask.float().mean() < 1
     dynamics = Dynamics(features, 4, reward="confidence", action=skipping(features.action), skipped=skipped)
     dynamics.restart(CHOSEN, np.zeros((4, 4, 0, *dynamics.action.space.shape)))
     player, spent = LearnedPolicy(policy, features), np.zeros(4, np.int64)
@@ -233,7 +233,7 @@ def test_one_pass_equals_the_environment_step_by_step(classifier, clips, feature
         outcome = dynamics.step(actions)
         assert np.allclose(actions, found.actions[:, step], atol=1e-6)
         assert outcome.boxes.tolist() == found.boxes[:, step].tolist()
-        assert dynamics.action.kept(actions).tolist() == found.kept[:, step].tolist()
+        assert dynamics.action.patch_mask(actions).tolist() == found.patch_mask[:, step].tolist()
         assert torch.allclose(found.logits[:, step].softmax(-1), dynamics.scores, atol=1e-5)
         spent += outcome.multiply_adds
     assert found.macs.tolist() == (spent + 4 * policy_cost(policy)).tolist()
@@ -241,14 +241,14 @@ def test_one_pass_equals_the_environment_step_by_step(classifier, clips, feature
 
 @pytest.mark.parametrize("skipped", SKIPPED)
 def test_the_focuser_sees_the_kept_patches_of_all_videos_in_one_call(classifier, policy, frames, skipped):
-    calls, plain = [], executed(classifier, PLAIN)
+    calls, plain = [], with_execution(classifier, PLAIN)
     infer(plain, policy, frames, skipped=skipped)  # whose costs are counted, which takes calls of copies
     handle = classifier.focuser.register_forward_pre_hook(lambda module, inputs: calls.append(len(inputs[0])))
     try:
         found = [infer(plain, policy, frames, skipped=skipped, keep_threshold=each) for each in (None, np.inf, -np.inf)]
     finally:
         handle.remove()
-    assert calls == [int(found[0].kept.sum()), 16] and calls[0] < 16  # and none where all is skipped
+    assert calls == [int(found[0].patch_mask.sum()), 16] and calls[0] < 16  # and none where all is skipped
     nothing = classifier.classify(classifier.glance(frames.flatten(0, 1))[1].unflatten(0, (4, 4)), torch.zeros(4, 4, 32))[0]
     assert torch.allclose(found[2].logits[:, -1], nothing[:, -1], atol=1e-5)
     assert not found[2].boxes.any() and found[1].macs.tolist() == [int(found[1].macs[0])] * 4
@@ -263,7 +263,7 @@ def test_a_video_does_not_depend_on_those_beside_it(classifier, policy, frames):
 def test_whole_stores_are_read_with_the_same_options(classifier, policy, clips, frames):
     (found,) = infer_clips(classifier, policy, clips, batch_size=12, skipped="last", keep_threshold=0.4)
     one = infer(classifier, policy, frames, skipped="last", keep_threshold=0.4)
-    assert torch.equal(found.kept[CHOSEN], one.kept) and torch.allclose(found.logits[CHOSEN], one.logits, atol=1e-5)
+    assert torch.equal(found.patch_mask[CHOSEN], one.patch_mask) and torch.allclose(found.logits[CHOSEN], one.logits, atol=1e-5)
 
 
 def test_an_option_of_inference_that_is_none(classifier, policy, frames):
@@ -277,10 +277,10 @@ def test_an_option_of_inference_that_is_none(classifier, policy, frames):
 def test_a_policy_that_skips_is_measured_by_what_it_keeps(features, policy, classifier, clips):
     measures, plays = evaluate(features, policy, seed=0, skipped="none")
     every = infer(classifier, policy, classifier.normalise(torch.stack([clips.frames(clip) for clip in range(12)])), skipped="none")
-    assert measures["learned"]["kept"] == pytest.approx(float(every.kept.float().mean())) and measures["random"]["kept"] == 1
+    assert measures["learned"]["kept"] == pytest.approx(float(every.patch_mask.float().mean())) and measures["random"]["kept"] == 1
     assert measures["learned"]["gflops"] == pytest.approx(float(every.macs.double().mean()) / 1e9)
-    right = (every.logits[:, -1].argmax(-1).numpy() == clips.labels)
-    assert plays["learned"].correct.tolist() == right.tolist() and plays["learned"].kept.tolist() == every.kept.tolist()
+    right = every.logits[:, -1].argmax(-1).numpy() == clips.labels
+    assert plays["learned"].correct.tolist() == right.tolist() and plays["learned"].patch_mask.tolist() == every.patch_mask.tolist()
     assert measures["learned"]["movement"] > 0 and measures["learned"]["location_entropy"] > 0
     assert "kept" in [column.header for column in table(measures, "").columns]
     assert "kept" not in [column.header for column in table({"random": measures["random"]}, "").columns]
@@ -290,25 +290,25 @@ def test_a_policy_that_skips_is_measured_by_what_it_keeps(features, policy, clas
 
 
 def test_a_driven_price_settles_where_the_target_is_met():
-    price, kept, now = DrivenPrice(0.47, 0.05, 0.0), 0.5, 0.0
+    cost_weight, patch_mask, now = PIDLagrangian(0.47, 0.05, 0.0), 0.5, 0.0
     for _ in range(100):
-        kept += 0.3 * (0.95 / (1 + np.exp(20 * (now - 0.1))) - kept)  # a policy that needs some updates to follow
-        now = price.after(kept)
-    assert abs(kept - 0.47) < 0.005 and now > 0
-    assert DrivenPrice(0.9, 0.05, 0.0).after(0.1) == 0  # a price is never negative
+        patch_mask += 0.3 * (0.95 / (1 + np.exp(20 * (now - 0.1))) - patch_mask)  # a policy that needs some updates to follow
+        now = cost_weight.after(patch_mask)
+    assert abs(patch_mask - 0.47) < 0.005 and now > 0
+    assert PIDLagrangian(0.9, 0.05, 0.0).after(0.1) == 0  # a price is never negative
 
 
 def test_gflops_are_a_share(bank):
     policy = GlancePolicy(NETWORK, 7, skips=True)
     cost = cost_of(bank, policy, "zeros")
     least, most = cost.range
-    price = driven_price(EnvConfig(action="skip", target_gflops=least + 0.3 * (most - least)), cost)
-    assert price.target == pytest.approx(0.3)
+    cost_weight = pid_lagrangian(EnvConfig(action="skip", target_gflops=least + 0.3 * (most - least)), cost)
+    assert cost_weight.target == pytest.approx(0.3)
     assert most * 1e9 == pytest.approx(infer(bank.classifier, policy, torch.zeros(1, 4, 3, 96, 96), keep_threshold=np.inf).macs.item())
     assert least * 1e9 == pytest.approx(infer(bank.classifier, policy, torch.zeros(1, 4, 3, 96, 96), keep_threshold=-np.inf).macs.item())
-    assert driven_price(EnvConfig(action="skip"), cost) is None
+    assert pid_lagrangian(EnvConfig(action="skip"), cost) is None
     with pytest.raises(InputError, match=r"env\.target_gflops=100: .*choose a budget from 0\.00\d+ to 0\.00\d+"):
-        driven_price(EnvConfig(action="skip", target_gflops=100), VideoCost(4, 10**6, 10**6))
+        pid_lagrangian(EnvConfig(action="skip", target_gflops=100), VideoCost(4, 10**6, 10**6))
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_gflops_are_a_share(bank):
         ({"target_keep": 47}, r"env\.target_keep=47 is no share of frames to keep; choose one above 0 and up to 1, such as 0\.47"),
         ({"target_keep": 0}, r"env\.target_keep=0 is no target; choose a number above 0"),
         ({"target_gflops": float("nan")}, r"env\.target_gflops=nan is no target; choose a number above 0"),
-        ({"target_keep": 0.4, "price_rate": 0}, r"env\.price_rate=0 is not possible; choose a positive number"),
+        ({"target_keep": 0.4, "cost_weight_rate": 0}, r"env\.cost_weight_rate=0 is not possible; choose a positive number"),
     ],
 )
 def test_targets_that_are_none(changes, message):
@@ -350,19 +350,19 @@ def test_stage_3_without_such_an_option(clips, policy):
 # Runs
 
 
-SETTINGS = EnvConfig(num_envs=4, action="skip", skipped="last", target_keep=0.4, price_rate=0.1)
+SETTINGS = EnvConfig(num_envs=4, action="skip", skipped="last", target_keep=0.4, cost_weight_rate=0.1)
 SIZES = NetworkConfig(channels=4, features=8, hidden=8)
 DISPLAY = Display(Console(quiet=True))
 
 
 def learn(folder, bank, env=SETTINGS):
     config = PPOConfig(total_steps=128, n_steps=8, batch_size=16, n_epochs=1, validate_every=1, save_every=1)
-    with RunFolder.open(folder, {}, force=False) as run:
+    with RunDir.open(folder, {}, force=False) as run:
         return train_policy(bank, bank, run, DISPLAY, env=env, ppo=config, network=SIZES, seed=0)
 
 
 def test_a_run_with_a_target_goes_on_as_if_it_had_not_been_stopped(tmp_path, bank, monkeypatch):
-    policy, log = learn(tmp_path / "whole", bank), RunFolder.log
+    policy, log = learn(tmp_path / "whole", bank), RunDir.log
 
     def logged(self, metrics):
         if metrics["update"] == 3:
@@ -370,22 +370,25 @@ def test_a_run_with_a_target_goes_on_as_if_it_had_not_been_stopped(tmp_path, ban
         log(self, metrics)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(RunFolder, "log", logged)
+        patch.setattr(RunDir, "log", logged)
         learn(tmp_path / "cut", bank)
     learn(tmp_path / "cut", bank)
     lines = (tmp_path / "whole" / "metrics.jsonl").read_bytes()
     assert (tmp_path / "cut" / "metrics.jsonl").read_bytes() == lines
     updates = list(map(json.loads, lines.splitlines()))
-    price, kept = DrivenPrice(0.4, 0.1, 0.0), [line["kept"] for line in updates]
-    assert [line["price"] for line in updates] == [0.0, *(price.after(share) for share in kept[:-1])] and price.summed != 0
+    cost_weight, patch_mask = PIDLagrangian(0.4, 0.1, 0.0), [line["kept"] for line in updates]
+    assert [line["cost_weight"] for line in updates] == [
+        0.0,
+        *(cost_weight.after(share) for share in patch_mask[:-1]),
+    ] and cost_weight.summed != 0
     assert [line["val_kept"] for line in updates] == pytest.approx([0.4] * 4, abs=0.02)  # by the threshold that is saved with the policy
-    assert play_learned(bank, policy, "last").kept.mean() == pytest.approx(0.4, abs=0.02) and policy.keep_threshold != 0.5
+    assert play_learned(bank, policy, "last").patch_mask.mean() == pytest.approx(0.4, abs=0.02) and policy.keep_threshold != 0.5
 
 
 def test_with_a_price_the_best_policy_is_the_one_that_is_worth_its_looks(tmp_path, bank):
-    learn(tmp_path, bank, dataclasses.replace(SETTINGS, target_keep=None, price=100.0))
-    updates = RunFolder(tmp_path).metrics()
-    assert {line["price"] for line in updates} == {100.0}
+    learn(tmp_path, bank, dataclasses.replace(SETTINGS, target_keep=None, cost_weight=100.0))
+    updates = RunDir(tmp_path).metrics()
+    assert {line["cost_weight"] for line in updates} == {100.0}
     card = json.loads((tmp_path / "checkpoints" / "best" / "policy.json").read_text())
     assert card["metrics"]["val_kept"] == min(line["val_kept"] for line in updates)
 
@@ -397,19 +400,19 @@ def test_maskable_ppo_never_skips_a_whole_clip(tmp_path, bank, monkeypatch):
     def watched(self, actions, rows=None):
         outcome = step(self, actions, rows)
         if outcome.terminated.all():
-            ended.append(self.looks > 0)
+            ended.append(self.num_patches > 0)
         return outcome
 
     monkeypatch.setattr(Dynamics, "step", watched)
     settings = {"n_steps": 4, "batch_size": None, "n_epochs": 1, "policy_kwargs": {"net_arch": []}}
     algo = AlgoConfig("maskable_ppo", total_steps=160, settings=settings)
-    with RunFolder.open(tmp_path, {}, force=False) as run:
-        env = EnvConfig(num_envs=4, action="skip", grid=7, price=100.0)
+    with RunDir.open(tmp_path, {}, force=False) as run:
+        env = EnvConfig(num_envs=4, action="skip", grid=7, cost_weight=100.0)
         train_model(bank, None, run, DISPLAY, env=env, algo=algo, network=SIZES, seed=0)
     assert len(ended) == 10 and np.stack(ended).all()
 
 
 def test_a_target_is_for_ppo(tmp_path, bank):
     algo = AlgoConfig("a2c")
-    with pytest.raises(InputError, match=r"env\.target_keep=0\.4 is for PPO alone; set env\.price with algo=a2c"):
-        train_model(bank, None, RunFolder(tmp_path), DISPLAY, env=SETTINGS, algo=algo, network=SIZES, seed=0)
+    with pytest.raises(InputError, match=r"env\.target_keep=0\.4 is for PPO alone; set env\.cost_weight with algo=a2c"):
+        train_model(bank, None, RunDir(tmp_path), DISPLAY, env=SETTINGS, algo=algo, network=SIZES, seed=0)

@@ -130,9 +130,9 @@ def test_classifier_and_rewards(classifier, frames, glances, stored, patch_size)
             return classifier.focus(crop_patches(by_step, torch.arange(T * CLIPS), corners, patch_size)).unflatten(0, (T, CLIPS))
 
     chosen, random = focus(theirs["coords_chosen"]), focus(theirs["coords_random"])
-    for foci, name in ((chosen, "local_feat"), (random, "random_local_feat")):
-        assert_near(foci[..., :64], theirs[f"{name}.first64_per_tb"], name, ROUNDING)
-        assert_near(foci.norm(dim=-1), theirs[f"{name}.norm_per_tb"], f"norms of {name}", ROUNDING)
+    for focus_vectors, name in ((chosen, "local_feat"), (random, "random_local_feat")):
+        assert_near(focus_vectors[..., :64], theirs[f"{name}.first64_per_tb"], name, ROUNDING)
+        assert_near(focus_vectors.norm(dim=-1), theirs[f"{name}.norm_per_tb"], f"norms of {name}", ROUNDING)
 
     state, found = classifier.initial_state(CLIPS), {"logits": [], "baseline_random_logits": [], "baseline_zero_logits": []}
     for glance, patch, other in zip(seen, chosen, random, strict=True):

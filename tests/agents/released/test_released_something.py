@@ -13,7 +13,7 @@ from adafocus_env.reward import REWARDS
 from agents import load_policy
 from agents.evaluation.inference import infer
 from agents.import_checkpoint import Arguments, import_released
-from agents.policies.networks import PolicyNetwork
+from agents.policies.networks import PolicyArchitecture
 from agents.released.checkpoint import read_released
 from classifiers import checkpoint
 from classifiers.backbones.temporal_shift import shift_channels
@@ -75,7 +75,7 @@ def patches(frames):
 
 
 @pytest.fixture(scope="module")
-def foci(read, patches, stored):
+def focus_vectors(read, patches, stored):
     """Focus vectors (B·12, 2048) at the places chosen, and at the random ones."""
     with torch.no_grad():
         return tuple(read.classifier.focus(patches(stored[f"coords_{which}"]), FRAMES) for which in ("chosen", "random"))
@@ -125,22 +125,22 @@ def test_policy(read, glances, stored):
 
 
 @pytest.mark.numerical
-def test_patches_and_focus_vectors(patches, foci, stored):
+def test_patches_and_focus_vectors(patches, focus_vectors, stored):
     chosen = patches(stored["coords_chosen"])
     assert same_pixels(chosen.flatten()[:64], stored["patches_chosen.first64"])
     assert chosen.double().norm().item() == pytest.approx(stored["patches_chosen.norm"].item(), rel=1e-6)
-    for found, name in zip(foci, ("local_feat", "random_local_feat"), strict=True):
+    for found, name in zip(focus_vectors, ("local_feat", "random_local_feat"), strict=True):
         assert_near(found[:, :64], stored[f"{name}.first64_per_frame"], name, ROUNDING)
         assert_near(found.norm(dim=-1), stored[f"{name}.norm_per_frame"], f"norms of {name}", ROUNDING)
 
 
 @pytest.mark.numerical
-def test_scores_and_reward(read, glances, foci, stored):
+def test_scores_and_reward(read, glances, focus_vectors, stored):
     """One decision a video: the head gets the mean of 8 glance vectors and the mean of 12 focus vectors."""
     classifier, seen = read.classifier, glances[1].float().mean(1, keepdim=True)
     chosen, random = (
         classifier.classify(seen, part.unflatten(0, (CLIPS, FRAMES)).mean(1, keepdim=True), classifier.initial_state(CLIPS))[0][:, 0]
-        for part in foci
+        for part in focus_vectors
     )
     assert_near(chosen, stored["logits"], "logits", ROUNDING)
     assert_near(chosen, stored["stage3_logits"], "logits of stage 3", ROUNDING)
@@ -183,7 +183,7 @@ def test_the_whole_pass_from_the_folder(imported, frames, glance_frames, stored)
 
 
 def test_the_policy_reads_the_glances_of_one_decision(content, read, tmp_path):
-    assert read.policy.grid is None and read.policy.network == PolicyNetwork(MAPS, channels=64, batch_norm=True)
+    assert read.policy.grid is None and read.policy.network == PolicyArchitecture(MAPS, channels=64, batch_norm=True)
     half = {"state_encoder.0.weight": torch.zeros(64, 4 * 1280, 1, 1)}
     two_decisions = read_released(save(content, tmp_path, policy=half), patch_size=176)
     assert two_decisions.policy.network.map_shape == (4 * 1280, 7, 7) and two_decisions.classifier.architecture.patch_size == 176

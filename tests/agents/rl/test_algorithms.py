@@ -19,13 +19,13 @@ from stable_baselines3.common.vec_env import VecEnvWrapper
 from tiny_training import NEW, SETTINGS, left_by_force, make_folder, tiny_networks
 
 from adafocus_env.action import ContinuousAction
-from adafocus_env.features.memory_bank import FeatureBank
+from adafocus_env.features.memory_bank import MemoryBank
 from adafocus_env.observation import OBSERVATIONS
 from agents import evaluate, train, train_ppo
 from agents.config.command import compose_config
 from agents.config.settings import EnvConfig, Evaluate, NetworkConfig, Train, TrainPPO
 from agents.evaluation.evaluate import play
-from agents.policies.sb3 import GlancesByReference
+from agents.policies.sb3 import ClipReferenceExtractor
 from agents.rl import trainer as algorithm
 from agents.rl import trust
 from agents.rl.algorithms import ALGORITHMS, CONTINUOUS, DISCRETE, check_fits, class_of, fitting, nearest_name
@@ -33,7 +33,7 @@ from agents.rl.ppo import Stopped
 from agents.rl.saved_model import load_model
 from agents.rl.trainer import train_model
 from agents.runs.progress import Display
-from agents.runs.run_dir import RunFolder
+from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
 NETWORK = NetworkConfig(channels=4, features=8, hidden=8)
@@ -55,7 +55,7 @@ class MyPPO(PPO):
 @pytest.fixture(scope="module")
 def places(clips):
     """A bank for continuous places."""
-    return FeatureBank(random_classifier(), clips, ContinuousAction(96, 24))
+    return MemoryBank(random_classifier(), clips, ContinuousAction(96, 24))
 
 
 def settings(name, **more):
@@ -67,7 +67,7 @@ def settings(name, **more):
 
 def learn(folder, features, algo, kind=DISCRETE, *, force=False, seed=0):
     env = EnvConfig(num_envs=4, action="grid" if kind == DISCRETE else "continuous", baseline="all" if kind == DISCRETE else 1)
-    with RunFolder.open(folder, {}, force=force) as run, Display(Console(quiet=True)) as display:
+    with RunDir.open(folder, {}, force=force) as run, Display(Console(quiet=True)) as display:
         return train_model(features, features, run, display, env=env, algo=algo, network=NETWORK, seed=seed)
 
 
@@ -92,14 +92,14 @@ def test_every_algorithm_learns_stops_and_goes_on(tmp_path, bank, places, name, 
     """Stopped after its first line, it ends as if it had not been; what cannot go on says so."""
     features, algo, signalled = (bank if kind == DISCRETE else places), settings(name), []
     trained = learn(tmp_path / "whole", features, algo, kind)
-    lines = RunFolder(tmp_path / "whole").metrics()
+    lines = RunDir(tmp_path / "whole").metrics()
     assert [line["steps"] for line in lines][-1] >= 96 and len(lines) >= 2
     assert all({"return", "accuracy", "val_top1", "val_confidence"} <= set(line) for line in lines)
     played = play(features, trained.on(features))
     best = max(lines, key=lambda line: (line["val_top1"], line["val_confidence"], line["steps"]))
     assert played.confidence.mean() == pytest.approx(best["val_confidence"], abs=1e-6), "what comes back is the best model"
 
-    log = RunFolder.log
+    log = RunDir.log
 
     def stop(self, line):
         log(self, line)
@@ -107,9 +107,9 @@ def test_every_algorithm_learns_stops_and_goes_on(tmp_path, bank, places, name, 
             signalled.append(signal.raise_signal(signal.SIGINT))
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(RunFolder, "log", stop)
+        patch.setattr(RunDir, "log", stop)
         learn(tmp_path / "stopped", features, algo, kind)
-    assert len(RunFolder(tmp_path / "stopped").metrics()) == 1
+    assert len(RunDir(tmp_path / "stopped").metrics()) == 1
     if ALGORITHMS[name].resumes:
         learn(tmp_path / "stopped", features, algo, kind)
         assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
@@ -167,7 +167,7 @@ def test_a_target_network_that_moved_is_looked_at_anew(bank):
     from agents.rl.ppo import new_network
 
     space = OBSERVATIONS["reference"](bank).space
-    extractor = GlancesByReference(space, new_network(bank.map_shape, NETWORK), remember=False)
+    extractor = ClipReferenceExtractor(space, new_network(bank.map_shape, NETWORK), remember=False)
     extractor.bind(bank)
     references = torch.tensor([[0, 1], [3, 2]])
     with torch.no_grad():

@@ -22,7 +22,7 @@ from adafocus_env.build import build_features
 from adafocus_env.demo.videos import CLASSES
 from agents.config.command import compose_config
 from agents.config.settings import EnvConfig, NetworkConfig, PPOConfig, TrainPPO
-from agents.policies.sb3 import GlancePolicy, PolicyNetwork, extractor_of
+from agents.policies.sb3 import GlancePolicy, PolicyArchitecture, extractor_of
 from agents.rl.ppo import make_environment, new_network, new_ppo
 from agents.rl.rollout_buffer import NormalisedReturnsBuffer
 from classifiers.backbones.backbone import BACKBONES
@@ -31,7 +31,7 @@ from classifiers.errors import InputError
 
 pytestmark = pytest.mark.numerical
 
-SMALL = PolicyNetwork((16, 6, 6), channels=4, features=10, hidden=8)
+SMALL = PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=8)
 
 
 def recipe(*overrides):
@@ -99,7 +99,7 @@ def fill(model, buffer, actions, rewards):
     model.policy.set_training_mode(False)
     for step, (action, reward) in enumerate(zip(actions, rewards, strict=True)):
         observations = references(step, len(reward))
-        with extractor_of(model.policy).collecting():
+        with extractor_of(model.policy).rollout_mode():
             values, log_probs, _ = model.policy.evaluate_actions(torch.from_numpy(observations), torch.from_numpy(action))
         buffer.add(observations, action.reshape(len(reward), -1), reward, np.full(len(reward), step == 0), values, log_probs)
     buffer.compute_returns_and_advantage(torch.zeros(len(reward)), np.ones(len(reward)))
@@ -137,14 +137,14 @@ def test_one_update_of_the_discrete_policy(frame_maps, stored, patch_size):
     theirs = {name.removeprefix(start): value for name, value in stored.items() if name.startswith(start)}
     config = recipe("ppo=released")
     network = new_network((1280, 7, 7), config.network)
-    assert network == PolicyNetwork((1280, 7, 7))  # the paper's
+    assert network == PolicyArchitecture((1280, 7, 7))  # the paper's
     model = authors_ppo(frame_maps, GridAction(7, 224, patch_size), authors_policy("activitynet", network, 7), config)
 
-    kept = fill(model, model.rollout_buffer, theirs["actions"], theirs["rewards"])
-    assert_near(kept.monte_carlo_returns(), theirs["returns"], "returns")
-    for ours, name in ((kept.returns, "returns_normalised"), (kept.log_probs, "logprob_before")):
+    patch_mask = fill(model, model.rollout_buffer, theirs["actions"], theirs["rewards"])
+    assert_near(patch_mask.monte_carlo_returns(), theirs["returns"], "returns")
+    for ours, name in ((patch_mask.returns, "returns_normalised"), (patch_mask.log_probs, "logprob_before")):
         assert_near(ours, theirs[name], name)
-    assert_near(kept.values[None], theirs["value_before"][None], "value before")  # those of a step can all be near zero
+    assert_near(patch_mask.values[None], theirs["value_before"][None], "value before")  # those of a step can all be near zero
     assert_near(judged(model, theirs["actions"])[2], theirs["entropy_before"], "entropy before")
 
     before = [parameter.detach().clone() for parameter in learned(model)]
@@ -171,8 +171,8 @@ def assert_one_update(model, theirs):
     ours = np.array([np.linalg.norm(gradient) for gradient in gradients])
     assert_near(ours[real], norms[real], "norms of the gradients")
     assert (ours[~real] <= 1e-5 * norms.max()).all()
-    for gradient, norm, wanted, kept in zip(gradients, norms, first, real, strict=True):
-        if kept:
+    for gradient, norm, wanted, patch_mask in zip(gradients, norms, first, real, strict=True):
+        if patch_mask:
             assert np.abs(gradient.ravel()[:8] - wanted[: gradient.size]).max() <= NEAR * norm
 
 
@@ -195,7 +195,7 @@ def stacked_maps(stored):
 def continuous(stacked_maps):
     config = recipe("ppo=released_continuous")
     network = new_network((10240, 7, 7), config.network)
-    assert network == PolicyNetwork((10240, 7, 7), channels=64, batch_norm=True)
+    assert network == PolicyArchitecture((10240, 7, 7), channels=64, batch_norm=True)
     model = authors_ppo(stacked_maps, ContinuousAction(224, 144), authors_policy("something", network, None), config)
     extractor_of(model.policy).encoder.frame[2].register_forward_pre_hook(let_pass)
     return model
@@ -223,9 +223,9 @@ def test_the_continuous_policy_as_it_is_evaluated(continuous, stored):
 def test_one_update_of_the_continuous_policy(continuous, stored):
     theirs = {name.removeprefix("something.ppo."): value for name, value in stored.items() if name.startswith("something.ppo.")}
     actions = stored["something.evaluate.actions"]
-    kept = fill(continuous, continuous.rollout_buffer, actions, theirs["rewards"])
-    assert_near(kept.log_probs, theirs["logprob_before_trainbn"], "log-probability")
-    assert_near(kept.values, theirs["value_before_trainbn"], "value")
+    patch_mask = fill(continuous, continuous.rollout_buffer, actions, theirs["rewards"])
+    assert_near(patch_mask.log_probs, theirs["logprob_before_trainbn"], "log-probability")
+    assert_near(patch_mask.values, theirs["value_before_trainbn"], "value")
     continuous.train()
     assert_one_update(continuous, theirs)
     log_probs, values, _ = judged(continuous, actions)

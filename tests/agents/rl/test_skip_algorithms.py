@@ -14,15 +14,15 @@ from agents.rl import trainer as algorithm
 from agents.rl.algorithms import CONTINUOUS, DISCRETE, new_model
 from agents.rl.trainer import train_model
 from agents.runs.progress import Display
-from agents.runs.run_dir import RunFolder
+from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
 SKIPPING = [pair for pair in PAIRS if pair[0] != "ars"]
 
 
 def learn(folder, features, name, kind, observation="reference"):
-    env = EnvConfig(num_envs=4, action="skip" if kind == DISCRETE else "continuous_skip", baseline=1, price=0.05, skipped="last")
-    with RunFolder.open(folder, {}, force=False) as run, Display(Console(quiet=True)) as display:
+    env = EnvConfig(num_envs=4, action="skip" if kind == DISCRETE else "continuous_skip", baseline=1, cost_weight=0.05, skipped="last")
+    with RunDir.open(folder, {}, force=False) as run, Display(Console(quiet=True)) as display:
         algo = replace(settings(name), observation=observation)
         return train_model(features, features, run, display, env=env, algo=algo, network=NETWORK, seed=0)
 
@@ -32,7 +32,7 @@ def test_every_algorithm_learns_to_skip(tmp_path, bank, places, name, kind):  # 
     features = bank if kind == DISCRETE else places
     player = learn(tmp_path, features, name, kind).on(features)
     measures, plays = evaluate(features, player, seed=0, skipped="last")
-    assert measures["learned"]["kept"] == plays["learned"].kept.mean() and plays["learned"].kept.shape == (12, 4)
+    assert measures["learned"]["kept"] == plays["learned"].patch_mask.mean() and plays["learned"].patch_mask.shape == (12, 4)
     assert measures["random"]["kept"] == 1
 
 
@@ -52,7 +52,7 @@ def test_masks_apply_in_training_validation_and_the_table(tmp_path, bank, monkey
     player = learn(tmp_path, bank, "maskable_ppo", DISCRETE, observation).on(bank)
     measures, plays = evaluate(bank, player, seed=0, skipped="last")
     for played in (*validated, plays["learned"]):
-        assert (played.kept == [False, False, False, True]).all()
+        assert (played.patch_mask == [False, False, False, True]).all()
     assert len(validated) == 3 and measures["learned"]["kept"] == 0.25
 
 
@@ -64,7 +64,7 @@ def test_the_number_of_looks_can_be_told(tmp_path, bank, places, name, kind):  #
     player = learn(tmp_path, features, name, kind, "reference_looks").on(features)
     assert player.observation == "reference_looks" and player.model.observation_space.shape == (3,)
     _, plays = evaluate(features, player, seed=0, skipped="last")
-    assert plays["learned"].kept.shape == (12, 4)
+    assert plays["learned"].patch_mask.shape == (12, 4)
 
 
 def test_a_spot_policy_says_that_it_cannot(tmp_path, bank):

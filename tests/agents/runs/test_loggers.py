@@ -11,7 +11,7 @@ from tiny_training import NEW, left_by_force
 
 from agents.runs import loggers as curves
 from agents.runs.loggers import Curves, check_log
-from agents.runs.run_dir import RunFolder
+from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
 LINES = [
@@ -31,7 +31,7 @@ def drawn(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def start(folder: Path, lines: list[dict], keep: int | None = None) -> None:
     """One start of a run: takes back what came after ``keep`` lines, and logs some."""
-    with RunFolder.open(folder, {"seed": 0}, force=False) as run:
+    with RunDir.open(folder, {"seed": 0}, force=False) as run:
         shown = Curves(run, ["tensorboard"])
         run.watch(shown)
         if keep is not None:
@@ -60,7 +60,7 @@ def test_a_run_that_goes_on_draws_every_point_once(kept, tmp_path):
 
 
 def test_lines_that_are_taken_back_disappear_while_the_run_goes_on(tmp_path):
-    with RunFolder.open(tmp_path, {"seed": 0}, force=False) as run:
+    with RunDir.open(tmp_path, {"seed": 0}, force=False) as run:
         shown = Curves(run, ["tensorboard"])
         run.watch(shown)
         for line in LINES[:3]:
@@ -73,7 +73,7 @@ def test_lines_that_are_taken_back_disappear_while_the_run_goes_on(tmp_path):
 
 
 def test_nothing_is_drawn_where_nothing_is_asked_for(tmp_path):
-    with RunFolder.open(tmp_path, {"seed": 0}, force=False) as run:
+    with RunDir.open(tmp_path, {"seed": 0}, force=False) as run:
         run.watch(Curves(run, []))
         run.log(LINES[0])
     assert not (tmp_path / "tensorboard").exists()
@@ -91,9 +91,9 @@ def test_a_writer_that_is_not_there_is_named(monkeypatch):
 WANDB = """
 import sys
 from agents.runs.loggers import Curves
-from agents.runs.run_dir import RunFolder
+from agents.runs.run_dir import RunDir
 
-with RunFolder.open(sys.argv[1], {"seed": 7}, force=False) as run:
+with RunDir.open(sys.argv[1], {"seed": 7}, force=False) as run:
     curves = Curves(run, ["tensorboard", "wandb"])
     run.watch(curves)
     for steps in map(int, sys.argv[2:]):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.runs.run_dir import RunFolder
+from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
 CONFIG = {
@@ -21,8 +21,8 @@ CONFIG = {
 }
 
 
-def opened(path: Path, config: dict = CONFIG, force: bool = False) -> RunFolder:
-    return RunFolder.open(path, config, force=force)
+def opened(path: Path, config: dict = CONFIG, force: bool = False) -> RunDir:
+    return RunDir.open(path, config, force=force)
 
 
 def with_value(**changes: object) -> dict:
@@ -33,7 +33,7 @@ def test_a_new_folder_holds_the_config_and_the_system(tmp_path):
     with opened(tmp_path / "a" / "b") as folder:
         assert not folder.finished
         assert folder.metrics() == []
-    assert RunFolder(tmp_path / "a" / "b").config() == with_value(ppo={"lr": 1e-5, "nets": [3, 4]})
+    assert RunDir(tmp_path / "a" / "b").config() == with_value(ppo={"lr": 1e-5, "nets": [3, 4]})
     system = json.loads((tmp_path / "a" / "b" / "system.json").read_text())
     assert system["packages"]["numpy"] == np.__version__
     assert system["cpu_count"] >= 1
@@ -82,7 +82,7 @@ def test_force_starts_over_but_keeps_what_no_run_wrote(tmp_path):
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {*theirs, ".lock", "config.yaml", "system.json", *(f"seed=3/{name}" for name in (".lock", "config.yaml", "system.json"))}
     assert all((tmp_path / name).read_text() == "kept" for name in theirs)
-    assert RunFolder(tmp_path / "seed=3").config()["seed"] == 1
+    assert RunDir(tmp_path / "seed=3").config()["seed"] == 1
 
 
 def test_force_does_not_follow_links(tmp_path):
@@ -124,7 +124,7 @@ def test_a_broken_config_is_named(tmp_path):
     with pytest.raises(InputError, match=r"config.yaml cannot be read"):
         opened(tmp_path)
     with pytest.raises(InputError, match=r"is no run folder: it has no config.yaml"):
-        RunFolder(tmp_path / "nowhere").config()
+        RunDir(tmp_path / "nowhere").config()
 
 
 def test_metrics_keep_their_order_and_have_no_nan(tmp_path):
@@ -143,7 +143,7 @@ def test_half_a_line_is_dropped_when_the_run_goes_on(tmp_path):
         folder.log({"step": 1})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 2, "ret')
-    assert RunFolder(tmp_path).metrics() == [{"step": 1}]
+    assert RunDir(tmp_path).metrics() == [{"step": 1}]
     with opened(tmp_path) as folder:
         folder.log({"step": 2})
         assert folder.metrics() == [{"step": 1}, {"step": 2}]

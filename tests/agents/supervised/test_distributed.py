@@ -21,11 +21,11 @@ from torch import nn
 from adafocus_env import distributed
 from adafocus_env.build import choose_device
 from adafocus_env.clips.store import ClipStore
-from adafocus_env.clips.stream import FreshClips
+from adafocus_env.clips.stream import StreamingClips
 from agents import fill_feature_bank as fill_bank
 from agents.config.settings import ClassifierConfig, SupervisedConfig, TrainStages
 from agents.pipeline.stages import check_learning
-from agents.runs.run_dir import RunFolder
+from agents.runs.run_dir import RunDir
 from agents.supervised.batches import Batch, load_batch
 from agents.supervised.global_batch_norm import GlobalBatchNorm
 from classifiers.errors import InputError
@@ -132,7 +132,7 @@ def test_two_processes_that_are_stopped_again_and_again_end_as_if_they_had_not_b
 
 @pytest.mark.slow
 def test_two_processes_go_through_all_stages_as_one_does(one, two):
-    alone, together = (RunFolder(found[1] / "run") for found in (one, two))
+    alone, together = (RunDir(found[1] / "run") for found in (one, two))
     assert len(alone.metrics()) == len(together.metrics()) == 10
     for line, other in zip(alone.metrics(), together.metrics(), strict=True):
         assert line == pytest.approx(other, abs=1e-3)
@@ -174,17 +174,17 @@ def test_the_batch_norm_of_several_processes_is_that_of_one_where_there_is_one(m
 def test_passing_over_clips_draws_what_loading_them_draws(kind, tmp_path):
     videos = make_videos(tmp_path / "v", 4)
     settings = replace(TRAIN, views=1)
-    store = ClipStore(videos, settings, folder=tmp_path / "cache") if kind == "stored" else FreshClips(videos, settings)
+    store = ClipStore(videos, settings, folder=tmp_path / "cache") if kind == "stored" else StreamingClips(videos, settings)
     rngs = [np.random.default_rng(1) for _ in range(2)]
-    clips = store.readable(store.epoch(0, np.random.default_rng(0)))
+    clips = store.readable_clips(store.epoch(0, np.random.default_rng(0)))
     for clip in clips:
         store.fresh(int(clip), rngs[0])
-    store.pass_over(clips, rngs[1])
+    store.skip_rng(clips, rngs[1])
     assert rngs[0].random() == rngs[1].random()
 
 
 def test_what_one_process_cannot_read_the_others_leave_out(tmp_path, monkeypatch):
-    clips = FreshClips(make_videos(tmp_path / "v", 4), replace(TRAIN, views=1))
+    clips = StreamingClips(make_videos(tmp_path / "v", 4), replace(TRAIN, views=1))
     monkeypatch.setattr(distributed, "shares", lambda drawn: np.array_split(drawn, 2))
     monkeypatch.setattr(distributed, "counts", lambda count: [count, 1])
     monkeypatch.setattr(distributed, "gather_objects", lambda failures: [failures, [("c0/v2.mp4", "it is cut")]])

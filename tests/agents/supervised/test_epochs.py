@@ -12,7 +12,7 @@ from supervised_stages import CONFIG, LEARNING, STAGES, trained
 from videos import cut_in_half
 
 from adafocus_env.clips.store import ClipStore
-from adafocus_env.clips.stream import FreshClips
+from adafocus_env.clips.stream import StreamingClips
 from agents.config.settings import SupervisedConfig
 from agents.supervised import epochs as supervised
 from agents.supervised.epochs import train_epochs
@@ -162,7 +162,7 @@ def test_fresh_clips_are_new_in_every_epoch_and_unreadable_ones_left_out(tmp_pat
     videos = make_videos(tmp_path, 7)
     for i in (1, 4):
         cut_in_half(videos[i].path)
-    store = FreshClips(videos, TRAIN)
+    store = StreamingClips(videos, TRAIN)
     seen = batches_of(store, epochs=2, batch_size=2)
     shown = {int(clip): frames for batch in seen for clip, frames in zip(batch.clips, batch.frames, strict=True)}
     assert sorted(shown) == [0, 2, 3, 5, 6, 7, 9, 10, 12, 13]
