@@ -45,7 +45,7 @@ def paths(name: str) -> list[str]:
 
 
 def make_frames(root: Path, name: str, num_frames: int = 20) -> Path:
-    """A folder of JPEG frames for every video, each video in a shade of its own."""
+    """A folder of JPEG frames for every video, each video in a different shade."""
     about = PUBLISHED[name]
     for number, path in enumerate(paths(name)):
         folder = root / about.frames / path

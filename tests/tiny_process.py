@@ -1,4 +1,4 @@
-"""Starts the tiny command of the tests as a process of its own."""
+"""Starts the tiny command of the tests as a separate process."""
 
 import os
 import subprocess
