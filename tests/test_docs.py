@@ -1,0 +1,45 @@
+"""Names in the documentation exist."""
+
+import importlib
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PACKAGES = "adafocus_env|agents|benchmarks|classifiers"
+
+
+def resolve(name):
+    """Return what a dotted name stands for."""
+    parts = name.split(".")
+    found = importlib.import_module(parts[0])
+    for number, part in enumerate(parts[1:], 2):
+        if not hasattr(found, part):
+            importlib.import_module(".".join(parts[:number]))
+        found = getattr(found, part)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_dotted_name_exists(page):
+    names = re.findall(rf"`((?:{PACKAGES})(?:\.\w+)+)", page.read_text(encoding="utf-8"))
+    for name in names:
+        resolve(name)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_exists(page):
+    commands = re.findall(rf"python -m ((?:{PACKAGES})(?:\.[a-z_]+)*)(?!\.?\w)", page.read_text(encoding="utf-8"))
+    for command in commands:
+        assert importlib.util.find_spec(command) is not None, command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_path_exists(page):
+    text = page.read_text(encoding="utf-8")
+    paths = re.findall(rf"(?<![\w/])((?:{PACKAGES}|configs|docs|examples|tests)/[a-z\d_/.-]*[a-z\d_]\.(?:py|yaml|md|png|json))", text)
+    for path in paths:
+        assert (ROOT / path).is_file(), path
