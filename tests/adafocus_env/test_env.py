@@ -86,7 +86,7 @@ def test_spaces_are_exact(make):
 def test_references_name_clip_and_step_and_the_others_are_what_they_refer_to(make, bank):
     reference = [returned[0].tolist() for returned in rollout(make(observation="reference"), options={"clip": 5})]
     assert reference == [[5, 0], [5, 1], [5, 2], [5, 3], [5, 3]]
-    for observation, read in (("map", bank.maps), ("vector", bank.vectors)):
+    for observation, read in (("map", bank.glance_maps), ("vector", bank.glance_vectors)):
         for (seen, *_), (clip, step) in zip(rollout(make(observation=observation), options={"clip": 5}), reference, strict=True):
             assert np.array_equal(seen, read(np.array([clip]), np.array([step]))[0])
 

@@ -55,11 +55,11 @@ def confidences(features, actions, skipped="zeros"):
             elif skipped == "zeros":
                 focus = torch.zeros(1, 1, 32)
             if action != SKIP or skipped != "none":
-                logits, state = classifier.classify(features.vectors(np.array([[clip]]), np.array([[step]])), focus, state)
+                logits, state = classifier.classify(features.glance_vectors(np.array([[clip]]), np.array([[step]])), focus, state)
                 scores = logits[0, 0]
             found[row, step] = scores.softmax(-1)[features.clips.labels[clip]]
         if (actions[row] == SKIP).all() and len(actions[row]) == 4:  # a whole video that was skipped
-            logits, _ = classifier.classify(features.vectors(np.array([[clip]]), np.arange(4)[None]), torch.zeros(1, 4, 32))
+            logits, _ = classifier.classify(features.glance_vectors(np.array([[clip]]), np.arange(4)[None]), torch.zeros(1, 4, 32))
             found[row, -1] = logits[0, -1].softmax(-1)[features.clips.labels[clip]]
     return found.numpy()
 

@@ -115,7 +115,7 @@ def test_the_environment_sees_the_draw_that_a_reference_means(tmp_path, videos, 
     clips.readable_clips(clips.epoch(2, np.random.default_rng(0)))
     live, stored = env.dynamics.features, AdaFocusVectorEnv(3, classifier, store, bank=False).dynamics.features
     for clip in chosen:
-        assert torch.equal(live.maps(clip, np.arange(4)), stored.maps(2 * (clip - 5) + 1, np.arange(4)))
+        assert torch.equal(live.glance_maps(clip, np.arange(4)), stored.glance_maps(2 * (clip - 5) + 1, np.arange(4)))
 
 
 def test_an_epoch_is_decoded_by_one_set_of_workers_ahead_of_its_use(videos, monkeypatch):

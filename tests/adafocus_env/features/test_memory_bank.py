@@ -29,7 +29,11 @@ CELLS = np.array([[0, 8], [4, 4], [1, 7], [5, 6]])
 
 
 def requests(features, clips=CLIPS, steps=STEPS, cells=CELLS):
-    return features.maps(clips, steps), features.vectors(clips, steps), features.focus_vectors(clips[:, None], steps[:, None], cells)
+    return (
+        features.glance_maps(clips, steps),
+        features.glance_vectors(clips, steps),
+        features.focus_vectors(clips[:, None], steps[:, None], cells),
+    )
 
 
 def equal(one, other):
@@ -48,8 +52,8 @@ def test_index_arrays_broadcast(classifier, clips):
     bank, live = MemoryBank(classifier, clips, GRID), LiveFeatures(classifier, clips, GRID)
     every = np.arange(9)
     for features in (live, bank):
-        assert features.vectors(np.array([[3], [0]]), np.arange(4)).shape == (2, 4, 16)
-        assert features.maps(np.array([[3], [0]]), np.arange(4)).shape == (2, 4, 16, 6, 6)
+        assert features.glance_vectors(np.array([[3], [0]]), np.arange(4)).shape == (2, 4, 16)
+        assert features.glance_maps(np.array([[3], [0]]), np.arange(4)).shape == (2, 4, 16, 6, 6)
         focus_vectors = features.focus_vectors(np.array([[[3]], [[0]]]), np.arange(4)[:, None], every)
         assert focus_vectors.shape == (2, 4, 9, 32)
         assert torch.allclose(
@@ -245,10 +249,10 @@ def test_a_bounded_bank_answers_what_an_unbounded_one_does(classifier, clips, ca
     for _ in range(20):
         shape = tuple(rng.integers(1, 5, size=2))
         index = rng.integers(12, size=shape), rng.integers(4, size=(shape[0], 1)), rng.integers(9, size=shape)
-        for name, count in (("maps", 2), ("vectors", 2), ("focus_vectors", 3)):
+        for name, count in (("glance_maps", 2), ("glance_vectors", 2), ("focus_vectors", 3)):
             assert torch.equal(getattr(bank, name)(*index[:count]), getattr(whole, name)(*index[:count]))
     every = np.arange(12)
-    assert torch.equal(bank.vectors(every[:, None], np.arange(4)), whole.vectors(every[:, None], np.arange(4)))
+    assert torch.equal(bank.glance_vectors(every[:, None], np.arange(4)), whole.glance_vectors(every[:, None], np.arange(4)))
 
 
 def test_the_clip_not_asked_for_the_longest_goes(classifier, clips, monkeypatch):
@@ -256,7 +260,7 @@ def test_the_clip_not_asked_for_the_longest_goes(classifier, clips, monkeypatch)
     computed, glance = [], LiveFeatures.glance
     monkeypatch.setattr(LiveFeatures, "glance", lambda features, clip: computed.append(clip) or glance(features, clip))
     for clip in (5, 6, 7, 5, 8, 5, 7, 6):
-        bank.vectors(np.array([clip]), np.array([0]))
+        bank.glance_vectors(np.array([clip]), np.array([0]))
     assert computed == [5, 6, 7, 8, 6]
 
 
