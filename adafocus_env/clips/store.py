@@ -67,13 +67,13 @@ class ClipSource(Protocol):
     def glancer_frames(self, clip: int) -> Tensor:
         """The glancer's frames (glance_frames, 3, size, size) uint8; `frames` where they are the same."""
 
-    def fresh(self, clip: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def resampled(self, clip: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Both, with a new crop for training; the same tensor twice where they are the same."""
 
     def skip_rng(self, clips: NDArray[np.int64], rng: np.random.Generator) -> None:
         """Draws from ``rng`` what `fresh` would for each of them: another process has them."""
 
-    def expect(self, clips: NDArray[np.int64]) -> None:
+    def prefetch(self, clips: NDArray[np.int64]) -> None:
         """Tells which clips will be asked for next, in which order."""
 
     def truth(self, clip: int) -> NDArray[np.float32] | None:
@@ -181,7 +181,7 @@ class ClipStore:
         """The glancer's frames with the same crop and flip: (glance_frames, 3, size, size) uint8, or `frames` where they are the same."""
         return apply_crop(self._stored(clip)[self.settings.glanced], self._crop(clip), self.size)
 
-    def fresh(self, clip: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def resampled(self, clip: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """The clip's stored frames with a new crop and flip for training, drawn from ``rng``.
 
         Returns:
@@ -199,7 +199,7 @@ class ClipStore:
             shard, position = self._locate(clip)
             random_crop(self.settings, shard.clips[position].shape, rng)
 
-    def expect(self, clips: NDArray[np.int64]) -> None:
+    def prefetch(self, clips: NDArray[np.int64]) -> None:
         """Tells which clips will be asked for next; here they are all there."""
 
     def truth(self, clip: int) -> NDArray[np.float32] | None:

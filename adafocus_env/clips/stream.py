@@ -119,7 +119,7 @@ class StreamingClips:
         """
         self._unreadable.warn()
         clips = number % self.settings.views * self.epoch_size + rng.permutation(self.epoch_size)
-        self.expect(clips)
+        self.prefetch(clips)
         return clips
 
     def readable_clips(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -155,7 +155,7 @@ class StreamingClips:
         """The glancer's frames with the same crop and flip: (glance_frames, 3, size, size) uint8, or `frames` where they are the same."""
         return self._drawn(clip).frames[self.settings.glanced].clone()
 
-    def fresh(self, clip: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def resampled(self, clip: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """`frames` and `glancer_frames`, the same tensor twice where they are the same; nothing is drawn from ``rng``, the clip is new."""
         frames = self.frames(clip)
         return frames, self.glancer_frames(clip) if self.settings.glance_frames else frames
@@ -163,7 +163,7 @@ class StreamingClips:
     def skip_rng(self, clips: NDArray[np.int64], rng: np.random.Generator) -> None:
         """Nothing is drawn from ``rng``; see `fresh`."""
 
-    def expect(self, clips: NDArray[np.int64]) -> None:
+    def prefetch(self, clips: NDArray[np.int64]) -> None:
         """Tells which clips will be asked for next, in which order: the workers begin with the first, and leave out all others."""
         self._decoder.start([clip for clip in clips.tolist() if self.names[clip] not in self._failed])
 

@@ -177,7 +177,7 @@ def trained_classifier(
         return wanted
     if isinstance(clips.train, StreamingClips):
         raise InputError(
-            "data.views=fresh needs a trained classifier: train one with python -m agents.train_stages, and give it as classifier=DIR"
+            "data.views=resample needs a trained classifier: train one with python -m agents.train_stages, and give it as classifier=DIR"
         )
     settings = {stage: how for stage, how in asdict(stages).items() if stage != "finetune"}
     made_from = [asdict(wanted), clips.data.classes, clips.train.fingerprint, settings, video_div]

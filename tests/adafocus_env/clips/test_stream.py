@@ -85,10 +85,10 @@ def test_a_resumed_run_sees_what_it_would_have_seen(videos):
 def test_the_glancers_own_frames_come_with_the_same_crop(tmp_path, videos):
     settings = ClipSpec(**{**vars(TRAIN), "glance_frames": 3})
     clips, store = StreamingClips(videos, settings), ClipStore(videos, settings, folder=tmp_path)
-    frames, glanced = clips.fresh(6, np.random.default_rng(0))
+    frames, glanced = clips.resampled(6, np.random.default_rng(0))
     assert torch.equal(frames, store.frames(3)) and torch.equal(glanced, store.glancer_frames(3)) and len(glanced) == 3
     assert torch.equal(clips.glancer_frames(6), glanced) and clips.glancer_indices(6).tolist() == store.glancer_indices(3).tolist()
-    frames, glanced = StreamingClips(videos, TRAIN).fresh(6, np.random.default_rng(0))
+    frames, glanced = StreamingClips(videos, TRAIN).resampled(6, np.random.default_rng(0))
     assert frames is glanced
 
 

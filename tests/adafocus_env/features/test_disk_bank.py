@@ -276,5 +276,5 @@ def test_folders_that_cannot_be_used(classifier, clips, tmp_path):
 
 
 def test_a_bound_in_memory_is_refused_for_a_folder(classifier, clips, tmp_path):
-    with pytest.raises(InputError, match=r"bank_gib=1 bounds a bank in memory, and this one is kept in .*; leave bank_gib out"):
+    with pytest.raises(InputError, match=r"bank_gib=1.0 limits a bank in memory, but this bank is stored in .*; leave bank_gib out"):
         build_features(classifier, clips, bank=tmp_path, bank_gib=1)
