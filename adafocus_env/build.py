@@ -21,7 +21,7 @@ from adafocus_env.features.disk_bank import DiskBank, check_room
 from adafocus_env.features.live import Features, LiveFeatures
 from adafocus_env.features.memory_bank import MemoryBank, RoomError, check_bank
 from adafocus_env.settings import EnvSettings, validate
-from adafocus_env.videos.datasets import DataSet
+from adafocus_env.videos.dataset import DataSet
 from adafocus_env.videos.unreadable import Unreadable
 from classifiers import checkpoint
 from classifiers.classifier import Classifier

@@ -19,7 +19,8 @@ from adafocus_env.clips.store import ClipSource
 from adafocus_env.clips.stream import StreamingClips
 from adafocus_env.demo.videos import demo
 from adafocus_env.features.live import Features
-from adafocus_env.videos.datasets import DataSet, folder
+from adafocus_env.videos.class_folders import folder
+from adafocus_env.videos.dataset import DataSet
 from adafocus_env.videos.published import PUBLISHED, published
 from adafocus_env.videos.unreadable import Unreadable
 from agents.config.settings import ArchitectureConfig, ClassifierConfig, DataConfig, EnvConfig

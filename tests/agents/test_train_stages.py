@@ -12,7 +12,7 @@ from tiny_training import NEW, POLICIES, Crash, assert_same, crash, left_by_forc
 from adafocus_env.demo.videos import demo
 from adafocus_env.features.live import LiveFeatures
 from adafocus_env.features.memory_bank import MemoryBank
-from adafocus_env.videos.datasets import folder
+from adafocus_env.videos.class_folders import folder
 from agents import evaluate, train_stages
 from agents.config.command import compose_config
 from agents.config.settings import Evaluate, TrainStages

@@ -23,7 +23,7 @@ from adafocus_env.clips import store as clips
 from adafocus_env.clips.store import ClipSpec, ClipStore
 from adafocus_env.clips.stream import StreamingClips
 from adafocus_env.demo.videos import demo
-from adafocus_env.videos.datasets import DataSet, Video
+from adafocus_env.videos.dataset import DataSet, Video
 from agents.config.settings import DataConfig
 from agents.pipeline.builders import build_clips, part
 from agents.runs.progress import Display
@@ -264,14 +264,14 @@ def test_a_reader_that_hangs_is_reported(tmp_path, monkeypatch, videos):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
 
     run = clips.run_in_workers
-    monkeypatch.setattr(clips, "run_in_workers", lambda function, *tasks, **limits: run("worker_tasks:pack_or_hang", *tasks, **limits))
+    monkeypatch.setattr(clips, "run_in_workers", lambda function, *tasks, **limits: run("worker_tasks:decode_or_hang", *tasks, **limits))
     hang = make_video(tmp_path / "v", "hang.mp4")
     store = ClipStore([hang, *videos], TEST, folder=tmp_path / "cache", time_limit=4)
     assert store.failures == [("hang.mp4", "it was not finished after 4 s and was stopped")]
     assert len(store) == len(videos)
     again = ClipStore([hang, *videos], TEST, folder=tmp_path / "cache")
     undisturbed = ClipStore(videos, TEST, folder=tmp_path / "other")
-    for clip in range(len(videos)):  # what the killed worker has written is no part of any clip
+    for clip in range(len(videos)):
         assert torch.equal(store.frames(clip), undisturbed.frames(clip)) and torch.equal(again.frames(clip), undisturbed.frames(clip))
 
 
@@ -360,7 +360,7 @@ PACK = """
 import json, sys, time
 from pathlib import Path
 from adafocus_env.clips.store import ClipSpec, ClipStore
-from adafocus_env.videos.datasets import DataSet, Video
+from adafocus_env.videos.dataset import DataSet, Video
 root, cache, n, slow = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
 videos = [Video(f"c{i % 2}/v{i}.mp4", root / f"c{i % 2}/v{i}.mp4", i % 2) for i in range(n)]
 def progress(done):

@@ -13,12 +13,12 @@ from PIL import Image
 from videos import cut_in_half, square_frames
 
 from adafocus_env.clips import prefetch
-from adafocus_env.clips import stream as fresh
+from adafocus_env.clips import stream as stream_module
 from adafocus_env.clips.clip_spec import ClipSpec
 from adafocus_env.clips.store import ClipStore
 from adafocus_env.clips.stream import StreamingClips
 from adafocus_env.vector_env import AdaFocusVectorEnv
-from adafocus_env.videos.datasets import Video
+from adafocus_env.videos.dataset import Video
 from classifiers.errors import InputError
 
 CLIP_BYTES = 4 * 3 * 32 * 32
@@ -62,7 +62,7 @@ def test_the_draws_are_those_of_a_store_with_as_many_views(tmp_path, videos):
 
 def test_every_epoch_draws_new_frames_and_crops_of_all_videos_in_a_new_order(videos):
     clips = StreamingClips(videos, TRAIN)
-    assert len(clips) == 5 * fresh.EPOCHS and clips.epoch_size == 5 and clips.num_frames == 4 and clips.size == 32
+    assert len(clips) == 5 * stream_module.EPOCHS and clips.epoch_size == 5 and clips.num_frames == 4 and clips.size == 32
     first, second = run_epoch(clips, 0), run_epoch(clips, 1)
     assert sorted(first) == [0, 1, 2, 3, 4] and sorted(second) == [5, 6, 7, 8, 9]
     assert [clip % 5 for clip in first] != [clip % 5 for clip in second]
@@ -241,7 +241,7 @@ def test_no_readable_video_is_an_error(tmp_path):
 def test_settings_that_cannot_be(videos):
     with pytest.raises(InputError, match="at least one video, got none"):
         StreamingClips([], TRAIN)
-    with pytest.raises(InputError, match="train=False: fresh clips are for training"):
+    with pytest.raises(InputError, match="train must be true for resampled clips, got false; make a ClipStore"):
         StreamingClips(videos, ClipSpec(**{**vars(TRAIN), "train": False}))
 
 
@@ -252,7 +252,7 @@ def test_missing_files_are_prepared_at_once(tmp_path, videos):
 
 
 def test_numbers_stay_below_what_references_can_hold(videos, monkeypatch):
-    monkeypatch.setattr(fresh, "REFERENCES", 13)
+    monkeypatch.setattr(stream_module, "REFERENCES", 13)
     clips = StreamingClips(videos, TRAIN)
     assert len(clips) == 10 and len(clips.labels) == len(clips.names) == 10
     first, third = run_epoch(clips, 0), run_epoch(clips, 2)
