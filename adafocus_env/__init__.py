@@ -1,11 +1,15 @@
 """Where to look in a video, as a reinforcement-learning problem. Importing this registers the environments.
 
-    video ──readers, decoding──> clip ──features (glance)──> observation ──agent──> action ──> patch
-      ▲ datasets, demo             ▲ clips, transforms         ▲ observation          ▲ action    │
-                                                                                                  ▼
-    reward <──reward── confidence <──dynamics (head)── focus <──features, bank──────────────── focuser
+    FILES      videos/     data set, split → reader, decoded in a worker process → frames
+      ▼        demo/       or rendered: the benchmark tasks
+    CLIPS      clips/      clip specification → T frames, cropped and flipped; stored once or resampled every epoch
+      ▼
+    FEATURES   features/   glancer → glance map and vector of a frame; focuser → focus vector of a patch; computed live or stored in a bank
+      ▼
+    STEP       observation → agent → action → patch → focus vector → head → confidence → reward
+               dynamics does this for N clips at once; vector_env, env and sb3_env are its APIs; settings declares their arguments
 
-`dynamics` plays it for N clips at once; `env`, `vector` and `sb3` are its faces.
+Every module imports only from the levels above it.
 """
 
 from typing import Any
@@ -23,7 +27,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "AdaFocusSparse-v0": {"task": "sparse", "action": "grid"},
     "AdaFocusMemory-v0": {"task": "memory", "action": "grid"},
 }
-"""What each registered id sets; see `adafocus_env.env.AdaFocusEnv`, and `adafocus_env.tasks` for those of a benchmark task."""
+"""The arguments of each registered id; see `adafocus_env.env.AdaFocusEnv`. A task that is named here is fixed: see `adafocus_env.tasks`."""
 
 for name, arguments in ARGUMENTS.items():
     of_task = f"adafocus_env.tasks:AdaFocus{arguments['task'].title()}" if "task" in arguments else None

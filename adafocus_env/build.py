@@ -20,7 +20,8 @@ from adafocus_env.demo.videos import TASKS, data_name, demo
 from adafocus_env.features.disk_bank import DiskBank, check_room
 from adafocus_env.features.live import Features, LiveFeatures
 from adafocus_env.features.memory_bank import MemoryBank, RoomError, check_bank
-from adafocus_env.videos.datasets import DataSet
+from adafocus_env.settings import EnvSettings, validate
+from adafocus_env.videos.dataset import DataSet
 from adafocus_env.videos.unreadable import Unreadable
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
@@ -68,14 +69,15 @@ def open_clips(
     """
     if split not in ("train", "val", "test"):
         raise InputError(f"clips={split!r} is no part of a data set; choose 'train', 'val' or 'test', or pass a ClipStore")
-    if views != "fresh" and (isinstance(views, str) or views < 1):
-        raise InputError(f"views={views} is not possible; choose a number from 1 on, or fresh: everything drawn anew in every epoch")
+    if views != "resample" and (isinstance(views, str) or views < 1):
+        hint = "; fresh is now called resample" if views == "fresh" else ""
+        raise InputError(f"views must be an integer of at least 1 or resample, got {views}{hint}")
     training = split == "train"
     settings = ClipSpec(
-        num_frames, size, round(size * data.margin), training, int(views) if training and views != "fresh" else 1,
+        num_frames, size, round(size * data.margin), training, int(views) if training and views != "resample" else 1,
         flip=data.flip, scales=data.scales, glance_frames=glance_frames, sampling=sampling,
     )  # fmt: skip
-    if training and views == "fresh":
+    if training and views == "resample":
         settings = replace(settings, seed=seed)
         return StreamingClips(data.train, settings, prepare=data.prepare, num_workers=num_workers, unreadable=unreadable)
     return ClipStore(
@@ -114,37 +116,23 @@ def choose_device(name: str) -> torch.device:
 
 
 def build_features(
-    classifier: Classifier | str,
-    clips: ClipSource | Split,
-    *,
-    task: str = "normal",
-    action: str | Callable[[int, int, int], Action] = "grid",
-    grid: int = 7,
-    video_div: int | None = None,
-    bank: Features | Path | str | bool,
-    bank_dtype: str = "float32",
-    bank_gib: float | None = None,
-    device: str = "auto",
+    classifier: Classifier | str, clips: ClipSource | Split, *, task: str = "normal", device: str = "auto", **settings: Any
 ) -> Features:
-    """Brings classifier, clips and patch geometry together.
+    """Combine classifier, clips and patch geometry.
 
     Args:
-        classifier: a frozen classifier, what `classifiers.load` takes, or "auto": the one that is bundled for the task. One that is
-            given as an object stays on its device.
-        clips: a clip store, or a part of the demo videos.
+        classifier: a frozen classifier, what `classifiers.load` takes, or "auto": the bundled classifier of the task. A classifier
+            object stays on its device.
+        clips: a clip store, or a split of the demo videos.
         task: which demo videos, a name in `adafocus_env.demo.videos.TASKS`.
-        action: a name in `adafocus_env.action.ACTIONS`, or a class of one's own. Features are those of its patches.
-        grid: G, places for a patch in each axis of a grid.
-        video_div: decisions a video, where the classifier averages the scores of frames; see `adafocus_env.features.live.count_steps`.
-        bank: True: keep features in memory; "auto": the same where they fit, otherwise compute them live; False: compute them live;
-            a folder: keep them there; or a bank that was made for the same classifier, clips and grid.
-        bank_dtype: how a bank stores numbers, a name in `adafocus_env.features.memory_bank.DTYPES`.
-        bank_gib: size of a bank in memory in GiB; where not all clips have room, those last used are kept.
         device: for a classifier that is loaded here.
+        settings: those of `adafocus_env.settings.EnvSettings` by name; ``bank`` may also be a bank for the same classifier, clips and
+            action, which is then returned.
 
     Raises:
-        InputError: they do not fit together (says which and why).
+        InputError: they do not fit together (names which and why), or a setting is unknown or out of its range.
     """
+    chosen = validate(EnvSettings, settings)
     lookup("task", task, TASKS)
     if isinstance(classifier, str):
         classifier = checkpoint.load(data_name(task) if classifier == "auto" else classifier, choose_device(device))
@@ -152,10 +140,10 @@ def build_features(
     if isinstance(clips, str):
         clips = open_clips(demo(task), clips, num_frames=DEMO_FRAMES, size=classifier.architecture.size, lazy=True)
     check_fit(classifier, clips)
-    place = make_action(action, grid, classifier).patch_action
-    if isinstance(bank, bool | str | Path):
-        return _make_bank(bank, classifier, clips, place, video_div, bank_dtype, bank_gib)
-    return check_bank(bank, classifier, clips, place, video_div)
+    patches = make_action(chosen.action, chosen.grid, classifier).patch_action
+    if isinstance(chosen.bank, bool | str | Path):
+        return _make_bank(chosen, classifier, clips, patches)
+    return check_bank(chosen.bank, classifier, clips, patches, chosen.video_div)
 
 
 def make_action(action: str | Callable[[int, int, int], Action], grid: int, classifier: Classifier) -> Action:
@@ -167,34 +155,32 @@ def make_action(action: str | Callable[[int, int, int], Action], grid: int, clas
     return find_action(action)(grid, classifier.architecture.size, classifier.architecture.patch_size)
 
 
-def _make_bank(
-    bank: Path | str | bool, classifier: Classifier, clips: ClipSource, action: Action, video_div: int | None, dtype: str, gib: float | None
-) -> Features:
-    """Features as ``bank`` says, which is no bank yet; see `build_features`."""
+def _make_bank(settings: EnvSettings, classifier: Classifier, clips: ClipSource, action: Action) -> Features:
+    """Return features stored as ``settings.bank`` names it; see `build_features`."""
+    bank, video_div, dtype, gib = settings.bank, settings.video_div, settings.bank_dtype, settings.bank_gib
     if bank is False or (bank == "auto" and isinstance(clips, StreamingClips)):
         return LiveFeatures(classifier, clips, action, video_div=video_div)
     if isinstance(clips, StreamingClips):
-        kept = "true" if bank is True else bank
         raise InputError(
-            f"bank={kept} keeps what is seen in the clips, and these are drawn anew in every epoch (views=fresh); set bank=false"
+            f"bank={'true' if bank is True else bank} stores the features of fixed clips, but these are resampled in every epoch "
+            "(views=resample); set bank=false"
         )
     if bank is not True and bank != "auto":
-        return _in_folder(DiskBank(classifier, clips, action, bank, video_div=video_div, dtype=dtype), gib)
-    if gib is not None and not gib > 0:
-        raise InputError(f"bank_gib={gib} is no size; choose a number above 0, or leave it out to keep all clips")
-    max_bytes = None if gib is None else int(gib * 2**30)
+        return _disk_bank(DiskBank(classifier, clips, action, bank, video_div=video_div, dtype=dtype), gib)
     try:
-        return MemoryBank(classifier, clips, action, video_div=video_div, dtype=dtype, max_bytes=max_bytes)
+        return MemoryBank(
+            classifier, clips, action, video_div=video_div, dtype=dtype, max_bytes=None if gib is None else int(gib * 2**30)
+        )  # fmt: skip
     except RoomError as problem:
         if bank is True:
             raise
-        _log.warning("%s. They are computed live now: slower, with the same results", problem)
+        _log.warning("%s. Features are computed live instead: slower, with the same results", problem)
         return LiveFeatures(classifier, clips, action, video_div=video_div)
 
 
-def _in_folder(bank: DiskBank, gib: float | None) -> DiskBank:
+def _disk_bank(bank: DiskBank, gib: float | None) -> DiskBank:
     if gib is not None:
-        raise InputError(f"bank_gib={gib} bounds a bank in memory, and this one is kept in {bank.folder.parent}; leave bank_gib out")
+        raise InputError(f"bank_gib={gib} limits a bank in memory, but this bank is stored in {bank.folder.parent}; leave bank_gib out")
     check_room(bank.folder, bank.missing_bytes(), bank.about)
     _log.info("%s", bank.about)
     return bank

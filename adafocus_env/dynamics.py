@@ -298,7 +298,7 @@ class Dynamics:
             focus_vectors, skips = self._kept_focus_vectors(rows, actions, patch_mask), ~patch_mask
         if padding:
             focus_vectors = torch.cat([focus_vectors, torch.zeros_like(focus_vectors[:1])])
-        scores, states = self.features.classifier.compare(self.features.vectors(clips, steps), focus_vectors, state)
+        scores, states = self.features.classifier.compare(self.features.glance_vectors(clips, steps), focus_vectors, state)
         probabilities = scores.softmax(-1)
         if skips is not None and self.skipped == "none":
             none, before = self._on_device(skips)[..., None], self._before(rows, np.asarray(skips.any(0)))
@@ -319,7 +319,7 @@ class Dynamics:
         before = self._of(self.scores, rows)
         unseen = skips & (self.step_number[rows] == self.num_steps - 1) & (self.num_patches[rows] == 0)
         if unseen.any():
-            glances = self.features.vectors(self.clip[rows][unseen][:, None], np.arange(self.num_steps)[None])
+            glances = self.features.glance_vectors(self.clip[rows][unseen][:, None], np.arange(self.num_steps)[None])
             index = self._on_device(np.flatnonzero(unseen))
             before = before.index_copy(0, index, answer_unseen(self.features.classifier, glances).softmax(-1))
         return before

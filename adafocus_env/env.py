@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.error import ClosedEnvironmentError
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from adafocus_env.action import Action
-from adafocus_env.build import Split, build_features, make_action
+from adafocus_env.build import Split
 from adafocus_env.clips.store import ClipSource
-from adafocus_env.dynamics import Dynamics
 from adafocus_env.features.live import Features
-from adafocus_env.observation import Observation, find_observation, row_of, to_numpy
-from adafocus_env.outcome import Outcome
-from adafocus_env.render import draw_step
-from adafocus_env.reward import Reward
+from adafocus_env.observation import Observation, row_of
+from adafocus_env.vector_env import METADATA, AdaFocusVectorEnv, check_open, check_options, infos_of_rows
 from classifiers.classifier import Classifier
-from classifiers.errors import InputError
-
-START = np.zeros(1, np.int64)
 
 
 class AdaFocusEnv(gym.Env[Any, Any]):
@@ -153,7 +144,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     """
 
     closed = False
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
+    metadata = METADATA
 
     def __init__(
         self,
@@ -162,36 +153,21 @@ class AdaFocusEnv(gym.Env[Any, Any]):
         *,
         task: str = "normal",
         observation: str | Callable[[Features], Observation] = "map",
-        reward: str | Reward = "random",
-        baseline: int | Literal["all"] = 1,
-        cost_weight: float = 0.0,
-        skipped: str = "zeros",
-        action: str | Callable[[int, int, int], Action] = "grid",
-        grid: int = 7,
-        video_div: int | None = None,
-        bank: Features | Path | str | bool = "auto",
-        bank_dtype: str = "float32",
-        bank_gib: float | None = None,
         device: str = "auto",
         render_mode: str | None = None,
+        **settings: Any,
     ) -> None:
-        check_render_mode(render_mode, self.metadata["render_modes"])
-        self.metadata = {**self.metadata}  # Gymnasium's own vector environments write into it
-        kind = find_observation(observation)
-        features = build_features(
-            classifier, clips, task=task, action=action, grid=grid, video_div=video_div,
-            bank=bank, bank_dtype=bank_dtype, bank_gib=bank_gib, device=device,
+        self.metadata = {**METADATA}  # Gymnasium's own vector environments write into it
+        self._one = AdaFocusVectorEnv(
+            1, classifier, clips, task=task, observation=observation, device=device, render_mode=render_mode,
+            autoreset_mode=AutoresetMode.DISABLED, **settings,
         )  # fmt: skip
-        chosen = make_action(action, grid, features.classifier)
-        self.dynamics = Dynamics(features, 1, reward=reward, baseline=baseline, action=chosen, cost_weight=cost_weight, skipped=skipped)
-        self._observation = kind(features)
-        self.observation_space: spaces.Space[Any] = self._observation.space
+        self.dynamics, self.render_mode = self._one.dynamics, render_mode
+        self.observation_space: spaces.Space[Any] = self._one.single_observation_space
         self.action_space: spaces.Discrete | spaces.Box = self.dynamics.action.space
-        self.render_mode = render_mode
-        self._outcome: Outcome | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begins an episode; ``options={"clip": i}`` chooses the clip.
+        """Begin an episode; ``options={"clip": i}`` chooses the clip.
 
         Raises:
             ClosedEnvironmentError: the environment is closed.
@@ -199,105 +175,31 @@ class AdaFocusEnv(gym.Env[Any, Any]):
         """
         check_open(self)
         super().reset(seed=seed)
-        chosen = check_options(options, {"clip"}).get("clip")
-        self.dynamics.start(START, [self.dynamics.draw(self.np_random, chosen)])
-        self._outcome = None
-        return self._observe(), clip_info(self.dynamics, 0)
+        self._one.rngs[0] = self.np_random
+        observed, infos = self._one.reset(options={"clips": [check_options(options, {"clip"}).get("clip")]})
+        return row_of(observed, 0), infos_of_rows(infos, 1)[0]
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Looks at the patch that ``action`` picks in the current frame (in all frames of the current decision).
+        """Focus on the patch that ``action`` selects in the current frame (in all frames of the current decision).
 
         Raises:
-            ActionError: the action lies outside the space; the episode goes on where it was.
+            ActionError: the action lies outside the space; the episode is unchanged.
             ResetNeeded: no episode is running.
             ClosedEnvironmentError: the environment is closed.
         """
         check_open(self)
-        self._outcome = outcome = self.dynamics.step([action])
-        info = {**clip_info(self.dynamics, 0), **step_info(self.dynamics, outcome, 0)}
-        return self._observe(), float(outcome.reward[0]), bool(outcome.terminated[0]), False, info
+        observed, reward, terminated, _, infos = self._one.step([action])
+        return row_of(observed, 0), float(reward[0]), bool(terminated[0]), False, infos_of_rows(infos, 1)[0]
 
     def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
-        """The frame with the patch last looked at, the predicted class and its confidence: (h, w, 3) uint8."""
-        return None if self.render_mode is None else picture(self.dynamics, self._outcome, 0)
+        """Return the frame with the last patch, the predicted class and its confidence, (h, w, 3) uint8; None without a render mode."""
+        pictures = self._one.render()
+        return pictures and pictures[0]
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """What `sb3_contrib.MaskablePPO` asks for: see `adafocus_env.dynamics.Dynamics.action_masks`, (actions,)."""
+        """Return the action mask (actions,) for `sb3_contrib.MaskablePPO`; see `adafocus_env.dynamics.Dynamics.action_masks`."""
         return self.dynamics.action_masks()[0]
 
     def close(self) -> None:
-        """Ends the environment: it can be neither reset nor stepped from now on. A bank that it shares stays as it is."""
+        """Close the environment: it can be neither reset nor stepped any more. A shared bank stays as it is."""
         self.closed = True
-
-    def _observe(self) -> Any:
-        return row_of(to_numpy(self._observation.observe(self.dynamics)), 0)
-
-
-def clip_info(dynamics: Dynamics, row: int) -> dict[str, Any]:
-    """The part of `info` that tells which clip is played."""
-    clip = int(dynamics.clip[row])
-    return {"clip": clip, "name": dynamics.features.clips.names[clip]}
-
-
-def step_info(dynamics: Dynamics, outcome: Outcome, row: int) -> dict[str, Any]:
-    """The part of `info` that tells what a step did."""
-    return {
-        "confidence": float(outcome.confidence[row]),
-        "baseline": float(outcome.baseline[row]),
-        "prediction": int(outcome.prediction[row]),
-        "correct": bool(outcome.correct[row]),
-        "box": outcome.boxes[row],
-        "multiply_adds": int(outcome.multiply_adds[row]),
-        "previous": float(outcome.previous[row]),
-        "cost_weight": float(outcome.cost_weight[row]),
-    }
-
-
-def picture(dynamics: Dynamics, outcome: Outcome | None, row: int) -> NDArray[np.uint8]:
-    """What `render` shows of one row: the frame last looked at, or the first frame after a reset."""
-    clips, classes = dynamics.features.clips, dynamics.features.classifier.classes
-    clip, step = int(dynamics.clip[row]), int(dynamics.step_number[row])
-    frames = clips.num_frames // dynamics.num_steps
-    if outcome is None or (step == 0 and dynamics.running[row]):  # the row's episode has just begun, maybe without the others
-        lines = (f"{clips.names[clip]}", f"frame 1 of {clips.num_frames}: no patch yet")
-        return draw_step(clips.frames(clip)[0].permute(1, 2, 0).numpy(), None, lines)
-    seen = step - int(dynamics.running[row])  # it moves on with every step but the last
-    right = "right" if outcome.correct[row] else f"true: {classes[clips.labels[clip]]}"
-    unit = "frame" if frames == 1 else "decision"
-    box = outcome.boxes[row].tolist() if outcome.boxes[row].any() else None
-    lines = (
-        f"{unit} {seen + 1} of {dynamics.num_steps}: {classes[outcome.prediction[row]]} ({right})",
-        f"confidence in the true class {outcome.confidence[row]:.0%}" + ("" if box else ", skipped"),
-    )
-    return draw_step(clips.frames(clip)[seen * frames + frames // 2].permute(1, 2, 0).numpy(), box, lines)
-
-
-def check_options(options: dict[str, Any] | None, known: set[str]) -> dict[str, Any]:
-    """The options of a reset, none if None.
-
-    Raises:
-        InputError: one is not known.
-    """
-    if unknown := sorted(set(options or {}) - known):
-        raise InputError(f"reset options {unknown} are not known; choose from {sorted(known)}")
-    return options or {}
-
-
-def check_open(env: AdaFocusEnv | VectorEnv[Any, Any, Any]) -> None:
-    """Checks that an environment is not closed.
-
-    Raises:
-        ClosedEnvironmentError: it is.
-    """
-    if env.closed:
-        raise ClosedEnvironmentError(f"{type(env).__name__} has been closed: it can be neither reset nor stepped; make a new one")
-
-
-def check_render_mode(mode: str | None, known: list[str]) -> None:
-    """Checks a render mode.
-
-    Raises:
-        InputError: it is not known.
-    """
-    if mode is not None and mode not in known:
-        raise InputError(f"render_mode={mode!r} is not known; choose None or one of {known}")

@@ -62,7 +62,7 @@ class MapObservation:
 
     def observe(self, dynamics: Dynamics) -> Tensor:
         """Maps (N, C, h, w)."""
-        return dynamics.features.maps(dynamics.clip, dynamics.step_number)
+        return dynamics.features.glance_maps(dynamics.clip, dynamics.step_number)
 
 
 class VectorObservation:
@@ -74,7 +74,7 @@ class VectorObservation:
 
     def observe(self, dynamics: Dynamics) -> Tensor:
         """Vectors (N, C)."""
-        return dynamics.features.vectors(dynamics.clip, dynamics.step_number)
+        return dynamics.features.glance_vectors(dynamics.clip, dynamics.step_number)
 
 
 class ReferenceObservation:

@@ -8,6 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from adafocus_env.dynamics import Dynamics
+from adafocus_env.outcome import Outcome
+
 PATCH_COLOUR = (255, 255, 255)
 MIN_SIDE = 288  # pixels; small frames are enlarged by a whole number to at least this
 CAPTION = 36  # pixels under the frame
@@ -32,3 +35,22 @@ def draw_step(frame: NDArray[np.uint8], box: Sequence[int] | None, lines: tuple[
     for number, line in enumerate(lines):
         draw.text((6, picture.height + 2 + 16 * number), line, fill="white", font=ImageFont.load_default(12))
     return np.asarray(canvas)
+
+
+def picture(dynamics: Dynamics, outcome: Outcome | None, row: int) -> NDArray[np.uint8]:
+    """What `render` shows of one row: the frame last looked at, or the first frame after a reset."""
+    clips, classes = dynamics.features.clips, dynamics.features.classifier.classes
+    clip, step = int(dynamics.clip[row]), int(dynamics.step_number[row])
+    frames = clips.num_frames // dynamics.num_steps
+    if outcome is None or (step == 0 and dynamics.running[row]):  # the row's episode has just begun, maybe without the others
+        lines = (f"{clips.names[clip]}", f"frame 1 of {clips.num_frames}: no patch yet")
+        return draw_step(clips.frames(clip)[0].permute(1, 2, 0).numpy(), None, lines)
+    seen = step - int(dynamics.running[row])  # it moves on with every step but the last
+    right = "right" if outcome.correct[row] else f"true: {classes[clips.labels[clip]]}"
+    unit = "frame" if frames == 1 else "decision"
+    box = outcome.boxes[row].tolist() if outcome.boxes[row].any() else None
+    lines = (
+        f"{unit} {seen + 1} of {dynamics.num_steps}: {classes[outcome.prediction[row]]} ({right})",
+        f"confidence in the true class {outcome.confidence[row]:.0%}" + ("" if box else ", skipped"),
+    )
+    return draw_step(clips.frames(clip)[seen * frames + frames // 2].permute(1, 2, 0).numpy(), box, lines)

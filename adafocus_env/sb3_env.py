@@ -1,4 +1,4 @@
-"""The face for Stable-Baselines3: its `VecEnv`, an adapter on the vector environment."""
+"""The API for Stable-Baselines3: its `VecEnv`, an adapter on the vector environment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
-from adafocus_env.vector_env import AdaFocusVectorEnv
+from adafocus_env.vector_env import AdaFocusVectorEnv, infos_of_rows
 from classifiers.errors import InputError
 
 
@@ -38,7 +38,7 @@ class AdaFocusVecEnv(VecEnv):
         """Begins an episode in every row, with the seeds and options set before."""
         chosen = self._options[0] if any(self._options) else None
         observations, infos = self.vector.reset(seed=self._seeds if any(s is not None for s in self._seeds) else None, options=chosen)
-        self.reset_infos = _rows(infos, self.num_envs)
+        self.reset_infos = infos_of_rows(infos, self.num_envs)
         self._reset_seeds()
         self._reset_options()
         return observations
@@ -50,9 +50,9 @@ class AdaFocusVecEnv(VecEnv):
     def step_wait(self) -> VecEnvStepReturn:
         """Steps all rows; where an episode ended, its info is that of the ended episode, with ``terminal_observation``."""
         observations, rewards, terminated, _, infos = self.vector.step(self._actions)
-        rows = _rows(infos, self.num_envs)
+        rows = infos_of_rows(infos, self.num_envs)
         if terminated.any():
-            ended = _rows(infos["final_info"], self.num_envs)
+            ended = infos_of_rows(infos["final_info"], self.num_envs)
             for row in np.flatnonzero(terminated):
                 rows[row] = {**ended[row], "terminal_observation": infos["final_obs"][row], "TimeLimit.truncated": False}
         return observations, rewards.astype(np.float32), terminated, rows
@@ -86,16 +86,3 @@ class AdaFocusVecEnv(VecEnv):
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
         """No row is wrapped: they are one environment."""
         return [False for _ in self._get_indices(indices)]
-
-
-def _rows(infos: dict[str, Any], count: int) -> list[dict[str, Any]]:
-    """Gymnasium's dictionary of arrays → one dictionary a row, with the keys that the row has."""
-    rows: list[dict[str, Any]] = [{} for _ in range(count)]
-    for key, values in infos.items():
-        if key.startswith(("_", "final_")):
-            continue
-        listed = values if values.ndim > 1 else values.tolist()
-        for row, value, present in zip(rows, listed, infos[f"_{key}"], strict=True):
-            if present:
-                row[key] = value
-    return rows

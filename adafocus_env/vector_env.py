@@ -3,54 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
+import gymnasium as gym
 import numpy as np
-from gymnasium.error import ResetNeeded
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adafocus_env.action import Action
 from adafocus_env.build import Split, build_features, make_action
 from adafocus_env.clips.store import ClipSource
 from adafocus_env.clips.stream import StreamingClips
 from adafocus_env.dynamics import Dynamics
-from adafocus_env.env import AdaFocusEnv, check_open, check_options, check_render_mode, picture
 from adafocus_env.features.live import Features, Indices
 from adafocus_env.observation import Observation, find_observation, row_of, to_numpy
 from adafocus_env.outcome import Outcome
-from adafocus_env.reward import Reward
+from adafocus_env.render import picture
+from adafocus_env.settings import EnvSettings, validate
 from adafocus_env.transfers import Values, rows_of, to_device
 from classifiers.classifier import Classifier
-from classifiers.errors import InputError
+from classifiers.errors import InputError, lookup
+
+METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}
+MODES = {name: mode for mode in AutoresetMode for name in (mode.name, mode.value)}
 
 Step = tuple[Any, Any, Any, Any, dict[str, Any]]
 """Observations (N, …), rewards (N,), terminated (N,), truncated (N,), all arrays or all tensors, and infos."""
 
 
 class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
-    """N environments of `AdaFocusEnv`, stepped together.
+    """N environments of `adafocus_env.env.AdaFocusEnv`, stepped together.
 
-    Sub-environment i is the single environment reset with seed + i, step for step. All arrays and tensors that are returned are new:
+    Sub-environment i equals the single environment reset with seed + i, step for step. All returned arrays and tensors are new:
     nothing is written to them afterwards.
 
     Args:
         num_envs: N.
-        classifier: as in `AdaFocusEnv`, like all arguments that are not listed here.
-        clips: the same.
+        classifier: as in `adafocus_env.env.AdaFocusEnv`, like all arguments that are not listed here.
+        clips: see there.
         autoreset_mode: a `gymnasium.vector.AutoresetMode` or its name or value; declared in ``metadata``. With DISABLED,
             ``reset(options={"reset_mask": mask})`` begins new episodes in some rows.
-        clip_order: "independent": each sub-environment draws clips from its own generator; "epoch": every clip once in
+        clip_order: "independent": each sub-environment samples clips from its own generator; "epoch": every clip once in
             random order, dealt to the sub-environments as they reset, then all again.
         output: "numpy", or "torch": observations, rewards (float32) and flags are tensors on the networks' device, also in
             ``final_obs``, and so are those infos that depend on actions or scores: confidence, previous, baseline, prediction, correct,
             box. On the cells of a grid, with all features in a `MemoryBank`, a step then copies nothing to the host, and does not wait
             for a GPU; an action outside the space is found by the GPU and ends the process. Actions may be tensors with either output.
-            Gymnasium's wrappers want "numpy".
+            Gymnasium's wrappers require "numpy".
+        settings: those of `adafocus_env.settings.EnvSettings`, by name.
+
+    Attributes:
+        rngs: the generators of the sub-environments.
 
     `reset(options={"clips": [...]})` chooses the clips of the rows that are reset.
 
@@ -66,55 +72,36 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         *,
         task: str = "normal",
         observation: str | Callable[[Features], Observation] = "map",
-        reward: str | Reward = "random",
-        baseline: int | Literal["all"] = 1,
-        cost_weight: float = 0.0,
-        skipped: str = "zeros",
-        action: str | Callable[[int, int, int], Action] = "grid",
-        grid: int = 7,
-        video_div: int | None = None,
-        bank: Features | Path | str | bool = "auto",
-        bank_dtype: str = "float32",
-        bank_gib: float | None = None,
         device: str = "auto",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         clip_order: Literal["independent", "epoch"] = "independent",
         output: Literal["numpy", "torch"] = "numpy",
         render_mode: str | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__()
-        check_render_mode(render_mode, AdaFocusEnv.metadata["render_modes"])
-        if clip_order not in ("independent", "epoch"):
-            raise InputError(f"clip_order={clip_order!r} is not known; choose 'independent' or 'epoch'")
-        if output not in ("numpy", "torch"):
-            raise InputError(f"output={output!r} is not known; choose 'numpy' or 'torch'")
+        if render_mode is not None:
+            lookup("render_mode", render_mode, dict.fromkeys(METADATA["render_modes"]))
+        lookup("clip_order", clip_order, dict.fromkeys(("independent", "epoch")))
+        lookup("output", output, dict.fromkeys(("numpy", "torch")))
         if clip_order == "independent" and isinstance(clips, StreamingClips):
-            raise InputError("clip_order='independent' asks for clips in no order, and fresh clips are decoded in theirs; choose 'epoch'")
-        self.autoreset_mode = _mode(autoreset_mode)
-        self.metadata = {**AdaFocusEnv.metadata, "autoreset_mode": self.autoreset_mode}
-        kind = find_observation(observation)
-        features = build_features(
-            classifier, clips, task=task, action=action, grid=grid, video_div=video_div,
-            bank=bank, bank_dtype=bank_dtype, bank_gib=bank_gib, device=device,
-        )  # fmt: skip
-        chosen = make_action(action, grid, features.classifier)
+            raise InputError("clip_order='independent' samples clips at random, but resampled clips are decoded in order; choose 'epoch'")
+        mode = autoreset_mode if isinstance(autoreset_mode, AutoresetMode) else lookup("autoreset_mode", autoreset_mode, MODES)
+        chosen, kind = validate(EnvSettings, settings), find_observation(observation)
+        features = build_features(classifier, clips, task=task, device=device, **settings)
         self.dynamics = Dynamics(
-            features,
-            num_envs,
-            reward=reward,
-            baseline=baseline,
-            action=chosen,
-            cost_weight=cost_weight,
-            skipped=skipped,
-            tensors=output == "torch",
-        )
+            features, num_envs, reward=chosen.reward, baseline=chosen.baseline, cost_weight=chosen.cost_weight, skipped=chosen.skipped,
+            action=make_action(chosen.action, chosen.grid, features.classifier), tensors=output == "torch",
+        )  # fmt: skip
+        self.autoreset_mode: AutoresetMode = mode
+        self.metadata = {**METADATA, "autoreset_mode": mode}
         self.num_envs, self.render_mode, self.clip_order, self.output = num_envs, render_mode, clip_order, output
         self._observation = kind(features)
         self.single_observation_space = self._observation.space
         self.single_action_space = self.dynamics.action.space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._rngs: list[np.random.Generator] = [seeding.np_random()[0] for _ in range(num_envs)]
+        self.rngs: list[np.random.Generator] = [seeding.np_random()[0] for _ in range(num_envs)]
         self._queue: list[int] = []
         self._epoch = 0
         self._every = np.arange(num_envs)
@@ -175,7 +162,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
     def random_state(self) -> dict[str, Any]:
         """Everything that later episodes depend on: generators, clips dealt, and the episodes that have just begun."""
         return {
-            "rngs": [rng.bit_generator.state for rng in self._rngs],
+            "rngs": [rng.bit_generator.state for rng in self.rngs],
             "vector_rng": self.np_random.bit_generator.state,
             "queue": list(self._queue),
             "epoch": self._epoch,
@@ -185,7 +172,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
 
     def restore_random_state(self, state: dict[str, Any]) -> None:
         """Goes back to a `random_state` that was taken when all episodes were at their beginning."""
-        for rng, saved in zip(self._rngs, state["rngs"], strict=True):
+        for rng, saved in zip(self.rngs, state["rngs"], strict=True):
             rng.bit_generator.state = saved
         self.np_random.bit_generator.state = state["vector_rng"]
         self._queue, self._epoch = list(state["queue"]), state["epoch"]
@@ -196,7 +183,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         if clips is not None and len(clips) != len(rows):
             raise InputError(f"options['clips'] has {len(clips)} entries; give one clip for each of the {len(rows)} rows that are reset")
         chosen = clips if clips is not None else self._deal(len(rows)) if self.clip_order == "epoch" else [None] * len(rows)
-        episodes = [self.dynamics.draw(self._rngs[row], clip) for row, clip in zip(rows, chosen, strict=True)]
+        episodes = [self.dynamics.draw(self.rngs[row], clip) for row, clip in zip(rows, chosen, strict=True)]
         self.dynamics.start(rows, episodes)
         self._ended = self._ended.copy()
         self._ended[rows] = False
@@ -220,7 +207,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
             raise InputError(f"seed has {len(seeds)} entries; give one number, or one for each of the {self.num_envs} sub-environments")
         for row in rows:
             if seeds[row] is not None:
-                self._rngs[row] = seeding.np_random(int(seeds[row]))[0]
+                self.rngs[row] = seeding.np_random(int(seeds[row]))[0]
         if len(rows) == self.num_envs and seeds[0] is not None:
             self._np_random, self._np_random_seed = seeding.np_random(int(seeds[0]))
             self._queue, self._epoch = [], 0
@@ -301,11 +288,38 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         return {**values, **{f"_{key}": mask.copy() for key in values}}
 
 
-def _mode(mode: AutoresetMode | str) -> AutoresetMode:
-    for known in AutoresetMode:
-        if mode in (known, known.name, known.value):
-            return known
-    raise InputError(f"autoreset_mode={mode!r} is not known; choose one of {[known.name for known in AutoresetMode]}")
+def infos_of_rows(infos: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """Convert Gymnasium's dictionary of arrays and masks to one dictionary per row, with the keys that the row has."""
+    rows: list[dict[str, Any]] = [{} for _ in range(count)]
+    for key, values in infos.items():
+        if key.startswith(("_", "final_")):
+            continue
+        listed = values if values.ndim > 1 else values.tolist()
+        for row, value, present in zip(rows, listed, infos[f"_{key}"], strict=True):
+            if present:
+                row[key] = value
+    return rows
+
+
+def check_options(options: dict[str, Any] | None, known: set[str]) -> dict[str, Any]:
+    """Return the options of a reset; an empty dictionary if None.
+
+    Raises:
+        InputError: one is not known.
+    """
+    if unknown := sorted(set(options or {}) - known):
+        raise InputError(f"reset options {unknown} are not known; choose from {sorted(known)}")
+    return options or {}
+
+
+def check_open(env: gym.Env[Any, Any] | AdaFocusVectorEnv) -> None:
+    """Check that an environment is not closed.
+
+    Raises:
+        ClosedEnvironmentError: it is.
+    """
+    if env.closed:  # type: ignore[union-attr]
+        raise ClosedEnvironmentError(f"{type(env).__name__} has been closed: it can be neither reset nor stepped; make a new one")
 
 
 def _doubles(values: Values) -> Values:

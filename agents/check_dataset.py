@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from adafocus_env.videos.datasets import DataSet, Video, folder
+from adafocus_env.videos.class_folders import folder
+from adafocus_env.videos.dataset import DataSet, Video
 from adafocus_env.videos.decoding import Failure, run_in_workers
 from adafocus_env.videos.list_files import Fault
 from adafocus_env.videos.published import PUBLISHED, Usable, what_is_usable

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
     from adafocus_env.build import Split
     from adafocus_env.features.disk_bank import DiskBank
-    from adafocus_env.videos.datasets import DataSet
+    from adafocus_env.videos.dataset import DataSet
     from adafocus_env.videos.unreadable import Unreadable
     from classifiers.classifier import Classifier
 
@@ -107,7 +107,7 @@ def _command(given: Arguments) -> int:
 
     from adafocus_env import distributed
     from adafocus_env.build import choose_device
-    from adafocus_env.videos.datasets import with_classes
+    from adafocus_env.videos.dataset import with_classes
     from adafocus_env.videos.unreadable import Unreadable
     from classifiers import checkpoint
 
@@ -184,7 +184,7 @@ def _published(given: Arguments) -> DataSet:
 
 
 def _folder(given: Arguments) -> DataSet:
-    from adafocus_env.videos.datasets import folder
+    from adafocus_env.videos.class_folders import folder
 
     return folder(_root(given), val=_number("data.val", given.val), test=_number("data.test", given.test))
 

@@ -49,7 +49,7 @@ def _focus_vectors(banks: Iterator[MemoryBank], clips: Indices, steps: Indices) 
 
 
 def _glances(banks: Iterator[MemoryBank], clips: Indices, steps: Indices) -> None:
-    next(banks).vectors(clips, steps)
+    next(banks).glance_vectors(clips, steps)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def _cold(settings: Settings) -> Section:
 
     def fresh() -> Callable[[], object]:
         bank = MemoryBank(network, clips, action)
-        bank.vectors(np.arange(number), np.zeros(number, np.int64))
+        bank.glance_vectors(np.arange(number), np.zeros(number, np.int64))
         return stepping(number, network, clips, bank=bank)
 
     rounds = 1 if settings.quick else settings.rounds
@@ -134,7 +134,7 @@ def stepping(number: int, network: Classifier, clips: ClipSource, bank: Features
     env, rng = environment(number, network, clips, bank), np.random.default_rng(0)
     env.reset(seed=0)
     features = env.dynamics.features
-    features.vectors(np.arange(len(clips)), np.zeros(len(clips), np.int64))
+    features.glance_vectors(np.arange(len(clips)), np.zeros(len(clips), np.int64))
     return lambda: env.step(rng.integers(workload.GRID**2, size=number))
 
 
@@ -180,7 +180,7 @@ def bank_of(network: Classifier, clips: ClipSource) -> MemoryBank:
     """A full bank."""
     bank = MemoryBank(network, clips, workload.grid_action(network))
     every, steps = np.arange(len(clips))[:, None], np.arange(clips.num_frames)[None]
-    bank.vectors(every, steps)
+    bank.glance_vectors(every, steps)
     for clip in every:
         bank.focus_vectors(clip[:, None], steps, np.zeros((1, clips.num_frames), np.int64))
     return bank

@@ -101,7 +101,7 @@ def _by_bank(settings: Settings, sizes: tuple[int, ...]) -> Acts:
 
 
 def _read(bank: MemoryBank, clips: Indices, steps: Indices, actions: Indices) -> None:
-    bank.vectors(clips, steps)
+    bank.glance_vectors(clips, steps)
     bank.focus_vectors(clips, steps, actions)
 
 

@@ -31,7 +31,7 @@ def measure(settings: Settings) -> Iterator[Section]:
     config = PPOConfig(n_steps=length, batch_size=rows // MINIBATCHES * length)
     bank = bank_of(network, clips)
     model = learner(bank, config, rows, template.network)
-    maps = bank.maps(np.arange(rows)[:, None], np.arange(length)[None])
+    maps = bank.glance_maps(np.arange(rows)[:, None], np.arange(length)[None])
     rollout_mode, updating = _collect_bare(template, maps, bare_head(network, PATCHES * rows)), update_bare(template, maps, config.n_epochs)
     parts: dict[str, list[Time]] = {"collection": [], "update": []}
     acts: dict[str, Callable[[], object]] = {

@@ -41,7 +41,7 @@ class Part:
         """Asks the policy about all clips."""
         places, skip = [], []
         for clips in batches(np.arange(len(features.clips)), CLIPS_AT_ONCE):
-            maps = features.maps(clips[:, None], np.arange(features.num_steps)[None])
+            maps = features.glance_maps(clips[:, None], np.arange(features.num_steps)[None])
             where, chance = policy.choose(maps)
             places.append(where.cpu().numpy())
             skip.append(chance.cpu().numpy())
@@ -75,7 +75,7 @@ class Part:
     def saliency(self) -> NDArray[np.float32]:
         """How much the place of each glance stands out that does so the most (N, D)."""
         steps = np.arange(self.size[1])[None]
-        maps = (self.features.maps(clips[:, None], steps) for clips in batches(np.arange(self.size[0]), CLIPS_AT_ONCE))
+        maps = (self.features.glance_maps(clips[:, None], steps) for clips in batches(np.arange(self.size[0]), CLIPS_AT_ONCE))
         return np.concatenate([saliency(each.flatten(0, 1)).amax((1, 2)).unflatten(0, each.shape[:2]).cpu().numpy() for each in maps])
 
 

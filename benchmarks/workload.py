@@ -17,7 +17,7 @@ from adafocus_env.cache_dir import cache_folder
 from adafocus_env.clips.store import ClipSource
 from adafocus_env.demo.renderer import DemoTask
 from adafocus_env.demo.videos import demo
-from adafocus_env.videos.datasets import DataSet, Video
+from adafocus_env.videos.dataset import DataSet, Video
 from agents.policies.sb3 import GlancePolicy, PolicyArchitecture
 from agents.runs.system import system_information
 from benchmarks.command import Settings

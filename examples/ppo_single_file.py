@@ -78,7 +78,7 @@ class Rollout:
 def glances(envs: gym.vector.VectorEnv, clips: Tensor) -> Tensor:
     """The glance maps (D, N, C, h, w) of clips (N,), read where the environment keeps them."""
     features = envs.unwrapped.dynamics.features
-    return features.maps(clips.cpu().numpy()[None], np.arange(features.num_steps)[:, None])
+    return features.glance_maps(clips.cpu().numpy()[None], np.arange(features.num_steps)[:, None])
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import torch
 from videos import square_centres, square_frames, write_video
 
 from adafocus_env.clips.clip_spec import ClipSpec
-from adafocus_env.videos.datasets import Video
+from adafocus_env.videos.dataset import Video
 
 TRAIN = ClipSpec(num_frames=4, size=32, short_side=48, train=True, views=2)
 

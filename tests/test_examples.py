@@ -12,7 +12,7 @@ from videos import square_frames, write_video
 
 from adafocus_env import build
 from adafocus_env.demo.videos import demo
-from adafocus_env.videos.datasets import folder
+from adafocus_env.videos.class_folders import folder
 from adafocus_env.videos.readers import open_reader
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

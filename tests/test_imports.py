@@ -34,7 +34,7 @@ def test_imports_run_one_way(package):
 
 
 def test_workers_that_decode_and_render_start_without_torch():
-    videos = ", ".join(f"adafocus_env.videos.{name}" for name in ("readers", "decoding", "datasets"))
+    videos = ", ".join(f"adafocus_env.videos.{name}" for name in ("readers", "decoding", "class_folders"))
     modules = f"adafocus_env, {videos}, adafocus_env.demo.videos, classifiers"
     code = f"import sys, {modules}; print(sorted({{'torch', 'torchvision', 'stable_baselines3'}} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

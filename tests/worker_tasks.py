@@ -59,13 +59,3 @@ def decode_or_hang(request):
     from adafocus_env.videos.readers import decode_clip
 
     return hang("spin") if request.path.name == "hang.mp4" else decode_clip(request)
-
-
-def pack_or_hang(request):
-    from adafocus_env.clips.packing import pack_clip
-
-    if request.decode.path.name != "hang.mp4":
-        return pack_clip(request)
-    with request.file.open("ab") as file:  # some bytes of a clip that is never finished
-        file.write(bytes(1000))
-    return hang("spin")

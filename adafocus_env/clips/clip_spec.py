@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from adafocus_env.clips.packing import PackedClip
 from adafocus_env.clips.shards import FORMAT
 from adafocus_env.clips.transforms import SCALES, Crop, centre_crop, draw_crop, rescale_points
 from adafocus_env.videos.containers import PYAV_SUFFIXES
-from adafocus_env.videos.datasets import Video
+from adafocus_env.videos.dataset import Video
 from adafocus_env.videos.frame_sampling import SAMPLING
 from adafocus_env.videos.readers import DecodedClip, DecodeRequest, file_reader
 from classifiers.errors import InputError, lookup
@@ -94,7 +93,7 @@ def random_crop(settings: ClipSpec, shape: Sequence[int], rng: np.random.Generat
     return draw_crop(shape[2], shape[3], settings.size, rng, scales=settings.scales, flip=settings.flip)
 
 
-def truth_of(video: Video, clip: DecodedClip | PackedClip, num_frames: int) -> NDArray[np.float64] | None:
+def truth_of(video: Video, clip: DecodedClip, num_frames: int) -> NDArray[np.float64] | None:
     """Where the track says the target is, in pixels of the decoded frames; None where there is no track.
 
     Args:

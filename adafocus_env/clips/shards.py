@@ -1,14 +1,16 @@
-"""Files of decoded clips: 64 to a folder, which is there whole or not at all.
+"""Files of decoded clips, 64 in a folder; a folder is complete or missing.
 
-A shard is a folder with ``frames.bin``, the bytes of its clips one after the other, each (T, 3, H, W), and ``index.json``, which says
-where each clip starts and what it is. It is written under another name, waited for until it is on the disk, and renamed.
+A shard is a folder with ``frames.bin``, the bytes of its clips one after the other, (T, 3, H, W), and ``index.json`` with the
+offset and description of every clip. It is written under another name, synchronised with the disk, and renamed.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,38 +20,38 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adafocus_env.cache_dir import writing_to
-from adafocus_env.clips.packing import PackedClip, lock_of
+from adafocus_env.videos.readers import DecodedClip
 from classifiers.atomic_files import removed, sync
 
 SHARD_SIZE = 64
 FORMAT = 1  # of the files; another number is another key, so that old files are left alone
-_PART = ".part"
+_UNFINISHED = ".part"
 
 
 @dataclass(frozen=True)
 class StoredClip:
-    """What the index says of one clip: where its bytes start, its shape, its frames and its truth, or why there is none.
+    """The index entry of one clip.
 
     Attributes:
         name: of the video.
         offset: of its first byte.
         shape: (T, 3, H, W).
         indices: numbers (T,) of its frames in the video.
-        truth: (T, 2) centres of the target as (y, x) in pixels of the stored frames, where known.
+        truth: (T, 2) centres of the target as (y, x) in pixels of the stored frames, if known.
         failure: why the video could not be read; then there are no frames.
     """
 
     name: str
     offset: int = 0
-    shape: tuple[int, ...] = ()
-    indices: tuple[int, ...] = ()
-    truth: tuple[tuple[float, float], ...] | None = None
+    shape: Sequence[int] = ()
+    indices: Sequence[int] = ()
+    truth: Sequence[Sequence[float]] | None = None
     failure: str | None = None
 
 
 @dataclass
 class Shard:
-    """A finished shard, opened for reading; its file is mapped into memory when the first clip is asked for."""
+    """A finished shard, opened for reading; its file is mapped into memory when the first clip is requested."""
 
     path: Path
     clips: tuple[StoredClip, ...]
@@ -57,105 +59,95 @@ class Shard:
     _mapped: Tensor | None = field(default=None, repr=False)
 
     def frames(self, position: int) -> Tensor:
-        """The stored frames of a clip: a view (T, 3, H, W) uint8 of the mapped file.
+        """Return the stored frames of a clip: a view (T, 3, H, W) uint8 of the mapped file.
 
         Raises:
             InputError: the file was removed since the shard was opened.
         """
-        clip = self.clips[position]
+        clip, file = self.clips[position], self.path / "frames.bin"
         if self._mapped is None:
-            self._mapped = self._map(self.path / "frames.bin")
-        return self._mapped[clip.offset : clip.offset + int(np.prod(clip.shape))].view(clip.shape)
-
-    def _map(self, file: Path) -> Tensor:
-        try:
-            # A private mapping: nothing that is done to the tensor reaches the file. torch's mapping keeps no file open, numpy's does.
-            return torch.from_file(str(file), shared=False, size=self.num_bytes, dtype=torch.uint8)
-        except RuntimeError as problem:  # torch's way to say that a file cannot be opened
-            if file.exists():
-                raise
-            raise removed(file) from problem
+            try:
+                # A private mapping: no change of the tensor reaches the file. torch's mapping keeps no file open, numpy's does.
+                self._mapped = torch.from_file(str(file), shared=False, size=self.num_bytes, dtype=torch.uint8)
+            except RuntimeError as problem:  # torch's error for a file that cannot be opened
+                if file.exists():
+                    raise
+                raise removed(file) from problem
+        return self._mapped[clip.offset : clip.offset + math.prod(clip.shape)].view(*clip.shape)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_mapped": None}
 
 
 def open_shard(path: Path, names: list[str]) -> Shard | None:
-    """The shard at ``path``; None where it is missing, broken, or does not hold the clips of the videos ``names``."""
+    """Return the shard at ``path``; None if it is missing, broken, or does not hold the clips of the videos ``names``."""
     try:
         index = json.loads((path / "index.json").read_text(encoding="utf-8"))
-        clips = tuple(_stored_clip(entry) for entry in index["clips"])
-        held = max((clip.offset + int(np.prod(clip.shape)) for clip in clips if clip.shape), default=0)
-        whole = held <= (path / "frames.bin").stat().st_size == index["bytes"]
+        clips = tuple(StoredClip(**entry) for entry in index["clips"])
+        used = max((clip.offset + math.prod(clip.shape) for clip in clips if clip.shape), default=0)
+        whole = used <= (path / "frames.bin").stat().st_size == index["bytes"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return Shard(path, clips, index["bytes"]) if whole and [clip.name for clip in clips] == names else None
 
 
-def _stored_clip(entry: dict) -> StoredClip:
-    truth = entry["truth"]
-    return StoredClip(
-        **{
-            **entry,
-            "shape": tuple(entry["shape"]),
-            "indices": tuple(entry["indices"]),
-            "truth": None if truth is None else tuple((y, x) for y, x in truth),
-        }
-    )
-
-
 class ShardWriter:
-    """Writes one shard; nothing can be seen under its name before `finish`.
-
-    Attributes:
-        file: to which the clips are written, by other processes.
-    """
+    """Writes one shard; nothing is visible under its name before `finish`."""
 
     def __init__(self, path: Path, names: list[str]) -> None:
         self._path, self._names = path, names
-        self._part = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
-        self.file = self._part / "frames.bin"
+        self._unfinished = path.with_name(f".{path.name}.{os.getpid()}{_UNFINISHED}")
         self._clips: dict[int, StoredClip] = {}
+        self._num_bytes = 0
         with writing_to(path.parent):
-            shutil.rmtree(self._part, ignore_errors=True)
-            self._part.mkdir(parents=True)
-            self.file.touch()
+            shutil.rmtree(self._unfinished, ignore_errors=True)
+            self._unfinished.mkdir(parents=True)
+            self._frames.touch()
 
     @property
     def complete(self) -> bool:
-        """Whether every clip is there, or known to be unreadable."""
+        """Whether every clip is written, or known to be unreadable."""
         return len(self._clips) == len(self._names)
 
-    def add(self, position: int, packed: PackedClip, truth: NDArray[np.float64] | None) -> None:
-        """Adds a clip that has been written to `file`, and the target's centres (T, 2); clips may come in any order."""
+    def add(self, position: int, clip: DecodedClip, truth: NDArray[np.float64] | None) -> None:
+        """Write a clip, with the target's centres (T, 2); clips may come in any order.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        planes = np.ascontiguousarray(clip.frames.transpose(0, 3, 1, 2))
+        with writing_to(self._path.parent), self._frames.open("r+b") as file:  # not "ab", which would make a removed file again
+            file.seek(self._num_bytes)
+            file.write(planes.data)
         points = None if truth is None else tuple((float(y), float(x)) for y, x in truth)
-        self._clips[position] = StoredClip(self._names[position], packed.offset, packed.shape, tuple(map(int, packed.indices)), points)
+        self._clips[position] = StoredClip(self._names[position], self._num_bytes, planes.shape, tuple(map(int, clip.indices)), points)
+        self._num_bytes += planes.nbytes
 
     def fail(self, position: int, reason: str) -> None:
-        """Notes that a clip has no frames, and why."""
+        """Note that a clip has no frames, and why."""
         self._clips[position] = StoredClip(self._names[position], failure=reason)
 
     def finish(self) -> Shard:
-        """Puts the shard under its name, in one step; whatever was there before has to be broken and is removed."""
-        clips = tuple(self._clips[position] for position in range(len(self._names)))
+        """Rename the shard to its final name, in one step; anything that exists there must be broken and is removed."""
+        clips, index = tuple(self._clips[position] for position in range(len(self._names))), self._unfinished / "index.json"
         with writing_to(self._path.parent):
-            num_bytes = self.file.stat().st_size
-            index = {"bytes": num_bytes, "clips": [asdict(clip) for clip in clips]}
-            lock_of(self.file).unlink(missing_ok=True)
-            (self._part / "index.json").write_text(json.dumps(index), encoding="utf-8")
-            sync(self.file)
-            sync(self._part / "index.json")
-            if self._path.exists():
-                shutil.rmtree(self._path)
-            self._part.rename(self._path)
-        return Shard(self._path, clips, num_bytes)
+            index.write_text(json.dumps({"bytes": self._num_bytes, "clips": [asdict(clip) for clip in clips]}), encoding="utf-8")
+            sync(self._frames)
+            sync(index)
+            shutil.rmtree(self._path, ignore_errors=True)
+            self._unfinished.rename(self._path)
+        return Shard(self._path, clips, self._num_bytes)
 
     def discard(self) -> None:
-        """Removes what was written, if it was not finished."""
-        shutil.rmtree(self._part, ignore_errors=True)
+        """Remove what was written, if it was not finished."""
+        shutil.rmtree(self._unfinished, ignore_errors=True)
+
+    @property
+    def _frames(self) -> Path:
+        return self._unfinished / "frames.bin"
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what killed processes left unfinished; only for the one that holds the folder's lock."""
-    for part in folder.glob(f".*{_PART}"):
-        shutil.rmtree(part, ignore_errors=True)
+    """Remove what killed processes left unfinished; the caller must hold the folder's lock."""
+    for unfinished in folder.glob(f".*{_UNFINISHED}"):
+        shutil.rmtree(unfinished, ignore_errors=True)

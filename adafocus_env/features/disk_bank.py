@@ -96,11 +96,11 @@ class DiskBank:
         there = f", {size_text(missing)} of them still to be computed" if missing else ", all computed"
         return f"bank: {len(self.clips)} clips in {self.folder}, {size_text(self.num_bytes)}{there}"
 
-    def maps(self, clips: Indices, steps: Indices) -> Tensor:
+    def glance_maps(self, clips: Indices, steps: Indices) -> Tensor:
         """Glance maps (…, C, h, w) of those steps."""
         return self._read(0, clips, steps)
 
-    def vectors(self, clips: Indices, steps: Indices) -> Tensor:
+    def glance_vectors(self, clips: Indices, steps: Indices) -> Tensor:
         """Glance vectors (…, C) of those steps."""
         return self._read(1, clips, steps)
 

@@ -54,11 +54,11 @@ class Features(Protocol):
         """Where they come from and what they take, for people."""
         ...
 
-    def maps(self, clips: Indices, steps: Indices) -> Tensor:
+    def glance_maps(self, clips: Indices, steps: Indices) -> Tensor:
         """Glance maps (…, C, h, w) of those steps, on the networks' device."""
         ...
 
-    def vectors(self, clips: Indices, steps: Indices) -> Tensor:
+    def glance_vectors(self, clips: Indices, steps: Indices) -> Tensor:
         """Glance vectors (…, C) of those steps, the mean over their frames."""
         ...
 
@@ -104,14 +104,14 @@ class LiveFeatures:
         """Where they come from and what they take, for people."""
         return "bank: none, features are computed live"
 
-    def maps(self, clips: Indices, steps: Indices) -> Tensor:
+    def glance_maps(self, clips: Indices, steps: Indices) -> Tensor:
         """Glance maps (…, C, h, w) of those steps."""
         clips, steps = np.broadcast_arrays(clips, steps)
         self._notice_changed_weights()
         maps = [self._glance(clip)[0][step] for clip, step in zip(clips.ravel().tolist(), steps.ravel().tolist(), strict=True)]
         return torch.stack(maps).unflatten(0, clips.shape)
 
-    def vectors(self, clips: Indices, steps: Indices) -> Tensor:
+    def glance_vectors(self, clips: Indices, steps: Indices) -> Tensor:
         """Glance vectors (…, C) of those steps."""
         clips, steps = np.broadcast_arrays(clips, steps)
         self._notice_changed_weights()

@@ -152,11 +152,11 @@ class MemoryBank:
         """Where features come from and what they take, for people."""
         return f"bank: {self._capacity} of {len(self.clips)} clips in memory, {size_text(self.num_bytes)}"
 
-    def maps(self, clips: Indices, steps: Indices) -> Tensor:
+    def glance_maps(self, clips: Indices, steps: Indices) -> Tensor:
         """Glance maps (…, C, h, w) of those steps."""
         return self._in_parts(lambda *index: self._pick(self._maps, self._glance_rows(*index)), clips, steps)
 
-    def vectors(self, clips: Indices, steps: Indices) -> Tensor:
+    def glance_vectors(self, clips: Indices, steps: Indices) -> Tensor:
         """Glance vectors (…, C) of those steps."""
         return self._in_parts(lambda *index: self._pick(self._vectors, self._glance_rows(*index)), clips, steps)
 

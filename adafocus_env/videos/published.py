@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from adafocus_env.videos.class_folders import check_folder
 from adafocus_env.videos.class_names import read_class_names
 from adafocus_env.videos.containers import VIDEO_SUFFIXES
-from adafocus_env.videos.datasets import DataSet, Video, check_folder, hold_out
+from adafocus_env.videos.dataset import DataSet, Video
 from adafocus_env.videos.list_files import SHORTEST, Entry, Fault, ListFile, ListFormat, describe, read_list, shared_videos
+from adafocus_env.videos.splits import hold_out
 from classifiers.errors import InputError, lookup
 
 _log = logging.getLogger("adafocus_env")

@@ -46,7 +46,7 @@ class Report:
         fps: number of videos, by frames a second; folders of frames are not in it.
         short_sides: number of videos, by the shorter side of their frames in pixels.
         notes: what else is good to know.
-        unused: see `adafocus_env.videos.datasets.DataSet`.
+        unused: see `adafocus_env.videos.dataset.DataSet`.
     """
 
     data: str

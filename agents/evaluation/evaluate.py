@@ -171,7 +171,7 @@ def scores_after_steps(features: Features, clips: Indices, focus_vectors: Foci) 
     """
     steps = _steps(features)
     scores = [
-        features.classifier.classify(features.vectors(some[:, None], steps[None]), focus_vectors(some))[0].cpu().numpy()
+        features.classifier.classify(features.glance_vectors(some[:, None], steps[None]), focus_vectors(some))[0].cpu().numpy()
         for some in batches(clips, max(1, PATCHES_AT_ONCE // features.clips.num_frames))
     ]
     return np.concatenate(scores)
@@ -200,7 +200,7 @@ def scores_of(
     scores = []
     for some in batches(np.arange(len(clips)), max(1, PATCHES_AT_ONCE // features.clips.num_frames)):
         rows, columns = np.nonzero(patch_mask[some])
-        glances = features.vectors(clips[some][:, None], steps[None])
+        glances = features.glance_vectors(clips[some][:, None], steps[None])
         focus_vectors = glances.new_zeros(0, features.classifier.focuser.vector_size)
         if len(rows):
             focus_vectors = features.focus_vectors(clips[some][rows], columns, places[some][rows, columns])
@@ -344,7 +344,7 @@ def _cost_of(features: Features, policy: GlancePolicy | Predictor) -> int:
     if isinstance(policy, GlancePolicy):
         return features.num_steps * policy_cost(policy)
     first, counted = np.zeros(1, np.int64), _Counted(policy)
-    features.maps(first, _steps(features))  # so that no glance is counted as the policy's
+    features.glance_maps(first, _steps(features))  # so that no glance is counted as the policy's
     chooser(features, counted, _observation_of(policy))(first)
     return counted.multiply_adds
 

@@ -19,7 +19,8 @@ from adafocus_env.clips.store import ClipSource
 from adafocus_env.clips.stream import StreamingClips
 from adafocus_env.demo.videos import demo
 from adafocus_env.features.live import Features
-from adafocus_env.videos.datasets import DataSet, folder
+from adafocus_env.videos.class_folders import folder
+from adafocus_env.videos.dataset import DataSet
 from adafocus_env.videos.published import PUBLISHED, published
 from adafocus_env.videos.unreadable import Unreadable
 from agents.config.settings import ArchitectureConfig, ClassifierConfig, DataConfig, EnvConfig
@@ -177,7 +178,7 @@ def trained_classifier(
         return wanted
     if isinstance(clips.train, StreamingClips):
         raise InputError(
-            "data.views=fresh needs a trained classifier: train one with python -m agents.train_stages, and give it as classifier=DIR"
+            "data.views=resample needs a trained classifier: train one with python -m agents.train_stages, and give it as classifier=DIR"
         )
     settings = {stage: how for stage, how in asdict(stages).items() if stage != "finetune"}
     made_from = [asdict(wanted), clips.data.classes, clips.train.fingerprint, settings, video_div]

@@ -10,7 +10,7 @@ from typing import Any
 from adafocus_env.build import choose_device
 from adafocus_env.clips.store import ClipSource
 from adafocus_env.features.live import Features
-from adafocus_env.videos.datasets import DataSet, with_classes
+from adafocus_env.videos.dataset import DataSet, with_classes
 from adafocus_env.videos.unreadable import Unreadable
 from agents.config.settings import DataConfig, EnvConfig, Evaluate
 from agents.config.unread import Unread, check_read

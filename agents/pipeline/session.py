@@ -22,7 +22,7 @@ from adafocus_env.build import choose_device
 from adafocus_env.clips.store import ClipSource
 from adafocus_env.features.live import Features
 from adafocus_env.observation import OBSERVATIONS
-from adafocus_env.videos.datasets import check_train_split
+from adafocus_env.videos.dataset import check_train_split
 from agents.config.settings import PPOConfig, Train, TrainPPO
 from agents.pipeline.builders import Clips, build_clips, build_data, choose_classifier, features_of, run_as, trained_classifier
 from agents.policies.baselines import check_policy

@@ -124,7 +124,7 @@ class SaliencyPatch(Baseline):
 
     def choose(self, references: References) -> Actions:
         """Actions (N, …)."""
-        salient = saliency(self._features.maps(*references.T))
+        salient = saliency(self._features.glance_maps(*references.T))
         row, column = np.unravel_index(salient.flatten(1).argmax(1).cpu().numpy(), salient.shape[1:])
         pixels = np.array(self._features.action.size) / salient.shape[1:]  # of the frame, a place of the map
         return self._features.action.nearest((np.stack([row, column], 1) + 0.5) * pixels - 0.5)
@@ -222,7 +222,7 @@ class LearnedPolicy(Baseline):
         """Actions (N, …)."""
         clips, steps = references.T
         if self._planned[0] != clips.tobytes():
-            maps = self._features.maps(clips[:, None], np.arange(self._features.num_steps)[None])
+            maps = self._features.glance_maps(clips[:, None], np.arange(self._features.num_steps)[None])
             self._planned = clips.tobytes(), self._policy.act(maps).cpu().numpy()
         return self._planned[1][np.arange(len(clips)), steps]
 

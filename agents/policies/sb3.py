@@ -54,7 +54,7 @@ class ByReference(BaseFeaturesExtractor):
         """
         if self.source is None:
             raise RuntimeError("the extractor does not know where the glances are: call bind(features) first")
-        return self.source.maps(clips, steps)
+        return self.source.glance_maps(clips, steps)
 
 
 class _Place:

@@ -142,7 +142,7 @@ def _pid_lagrangian(env: EnvConfig, environment: VecEnv, features: Features, net
 def threshold_for(policy: GlancePolicy, features: Features, keep: float) -> float:
     """The threshold on P(skip) with which the policy keeps that share of the decisions in the clips of ``features``."""
     steps, clips = np.arange(features.num_steps)[None], np.arange(len(features.clips))
-    skip = [policy.choose(features.maps(some[:, None], steps))[1].cpu().numpy() for some in batches(clips, CLIPS_AT_ONCE)]
+    skip = [policy.choose(features.glance_maps(some[:, None], steps))[1].cpu().numpy() for some in batches(clips, CLIPS_AT_ONCE)]
     return solve_threshold(np.concatenate(skip), keep)
 
 

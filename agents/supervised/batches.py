@@ -69,7 +69,7 @@ def load_batch(clips: ClipSource, drawn: NDArray[np.int64], rng: np.random.Gener
             clips.leave_out(failures)
     for share in shares[:mine]:
         clips.skip_rng(share, rng)
-    both = [clips.fresh(int(clip), rng) for clip in chosen] or [_empty(clips)]
+    both = [clips.resampled(int(clip), rng) for clip in chosen] or [_empty(clips)]
     for share in shares[mine + 1 :]:
         clips.skip_rng(share, rng)
     frames = torch.stack([frames for frames, _ in both]).to(device, non_blocking=True)

@@ -150,7 +150,7 @@ class _Training:
         left = order[self._at.batches :]
         mine = np.concatenate([distributed.shares(drawn)[distributed.rank()] for drawn in left])
         if len(mine) < self._clips.epoch_size:
-            self._clips.expect(mine)
+            self._clips.prefetch(mine)
         with _training(self._parts, self._config.dropout), self._running.epoch():
             for drawn in left:
                 self._learn(drawn, rng)

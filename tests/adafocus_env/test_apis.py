@@ -262,7 +262,7 @@ def test_what_is_closed_can_be_neither_reset_nor_stepped(arguments, make, name, 
 
 
 def test_an_unknown_output(make):
-    with pytest.raises(InputError, match="output='jax' is not known; choose 'numpy' or 'torch'"):
+    with pytest.raises(InputError, match=r"output='jax' is not known; choose one of \['numpy', 'torch'\]"):
         make(output="jax")
 
 

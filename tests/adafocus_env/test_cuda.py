@@ -59,7 +59,7 @@ def banks(networks, clips):
     for bank in banks.values():
         for clip in range(N):
             bank.focus_vectors(np.full((1, T), clip), np.arange(T)[None], np.zeros((1, T), np.int64))
-        bank.vectors(np.arange(N)[:, None], np.arange(T)[None])
+        bank.glance_vectors(np.arange(N)[:, None], np.arange(T)[None])
     return banks
 
 
@@ -133,7 +133,10 @@ def test_a_bank_holds_what_is_computed_live(banks, networks, clips):
     every, steps = np.arange(N)[:, None], np.arange(T)[None]
     cells = np.random.default_rng(0).integers(49, size=(N, T))
     bank = banks["cuda"]
-    close([bank.maps(every, steps), bank.vectors(every, steps)], [live.maps(every, steps), live.vectors(every, steps)])
+    close(
+        [bank.glance_maps(every, steps), bank.glance_vectors(every, steps)],
+        [live.glance_maps(every, steps), live.glance_vectors(every, steps)],
+    )
     close([bank.focus_vectors(every, steps, cells)], [live.focus_vectors(every, steps, cells)])
     assert torch.equal(bank.focus_vectors(every, steps, torch.from_numpy(cells).cuda()), bank.focus_vectors(every, steps, cells))
 

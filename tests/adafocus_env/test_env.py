@@ -1,5 +1,6 @@
 import copy
 import itertools
+import re
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from adafocus_env.clips import store as clips_module
 from adafocus_env.env import AdaFocusEnv
 from adafocus_env.observation import OBSERVATIONS
 from adafocus_env.render import CAPTION
+from adafocus_env.vector_env import AdaFocusVectorEnv
 from classifiers import checkpoint
 from classifiers.errors import InputError
 
@@ -86,7 +88,7 @@ def test_spaces_are_exact(make):
 def test_references_name_clip_and_step_and_the_others_are_what_they_refer_to(make, bank):
     reference = [returned[0].tolist() for returned in rollout(make(observation="reference"), options={"clip": 5})]
     assert reference == [[5, 0], [5, 1], [5, 2], [5, 3], [5, 3]]
-    for observation, read in (("map", bank.maps), ("vector", bank.vectors)):
+    for observation, read in (("map", bank.glance_maps), ("vector", bank.glance_vectors)):
         for (seen, *_), (clip, step) in zip(rollout(make(observation=observation), options={"clip": 5}), reference, strict=True):
             assert np.array_equal(seen, read(np.array([clip]), np.array([step]))[0])
 
@@ -223,10 +225,19 @@ def test_unknown_names_suggest_the_nearest(make):
 
 
 def test_arguments_out_of_their_range(make, classifier):
-    with pytest.raises(InputError, match=r"render_mode='human' is not known; choose None or one of \['rgb_array'\]"):
+    with pytest.raises(InputError, match=r"render_mode='human' is not known; choose one of \['rgb_array'\]"):
         make(render_mode="human")
-    with pytest.raises(InputError, match="baseline=0 is not a number of random patches"):
-        make(baseline=0)
+    for arguments, message in (
+        ({"grid": 0}, "grid must be an integer of at least 1, got 0"),
+        ({"baseline": 0}, "baseline must be an integer of at least 1 or 'all', got 0"),
+        ({"cost_weight": -0.5}, "cost_weight must be a number of at least 0, got -0.5"),
+        ({"skipped": "lst"}, "skipped must be 'zeros' or 'last' or 'none', got 'lst'"),
+        ({"gird": 5}, "gird is not a setting; did you mean 'grid'?"),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)):
+            make(**arguments)
+        with pytest.raises(InputError, match=re.escape(message)):
+            AdaFocusVectorEnv(2, classifier, **arguments)
     with pytest.raises(InputError, match="grid=1 is too small"):
         make(grid=1)
     with pytest.raises(InputError, match="clips='tset' is no part of a data set"):

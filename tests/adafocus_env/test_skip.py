@@ -55,11 +55,11 @@ def confidences(features, actions, skipped="zeros"):
             elif skipped == "zeros":
                 focus = torch.zeros(1, 1, 32)
             if action != SKIP or skipped != "none":
-                logits, state = classifier.classify(features.vectors(np.array([[clip]]), np.array([[step]])), focus, state)
+                logits, state = classifier.classify(features.glance_vectors(np.array([[clip]]), np.array([[step]])), focus, state)
                 scores = logits[0, 0]
             found[row, step] = scores.softmax(-1)[features.clips.labels[clip]]
         if (actions[row] == SKIP).all() and len(actions[row]) == 4:  # a whole video that was skipped
-            logits, _ = classifier.classify(features.vectors(np.array([[clip]]), np.arange(4)[None]), torch.zeros(1, 4, 32))
+            logits, _ = classifier.classify(features.glance_vectors(np.array([[clip]]), np.arange(4)[None]), torch.zeros(1, 4, 32))
             found[row, -1] = logits[0, -1].softmax(-1)[features.clips.labels[clip]]
     return found.numpy()
 
@@ -287,14 +287,17 @@ def test_maskable_ppo_learns_with_them(make):
 
 @pytest.mark.parametrize("cost_weight", [-0.1, float("nan"), float("inf"), "0.1", True])
 def test_prices_that_are_none(make, cost_weight):
+    env = make()
     with pytest.raises(
         InputError, match=f"cost_weight={cost_weight!r} is no price of a step; choose a number from 0 on, in units of the reward"
     ):
+        env.dynamics.set_cost_weight(cost_weight)
+    with pytest.raises(InputError, match=f"cost_weight must be a number of at least 0, got {cost_weight!r}"):
         make(cost_weight=cost_weight)
 
 
 def test_an_option_that_is_none(make, bank):
-    with pytest.raises(InputError, match=r"skipped='zero' is not known; did you mean 'zeros'\?"):
+    with pytest.raises(InputError, match=r"skipped must be 'zeros' or 'last' or 'none', got 'zero'; did you mean 'zeros'\?"):
         make(skipped="zero")
     with pytest.raises(InputError, match="skipped='repeat' is not known"):
         scores_of(bank, np.zeros((len(bank.clips), 4), int), np.ones((len(bank.clips), 4), bool), "repeat")
@@ -308,7 +311,7 @@ def test_skipping_on_an_id_without_it(classifier, clips, bank):
 
 
 def test_an_unknown_kind_of_action(classifier, clips):
-    with pytest.raises(InputError, match=r"action='skipp' is not known; did you mean 'skip'\?"):
+    with pytest.raises(InputError, match=r"action must be 'grid' or .*, got 'skipp'; did you mean 'skip'\?"):
         build_features(classifier, clips, action="skipp", bank=False)
 
 

@@ -12,7 +12,7 @@ from tiny_training import NEW, POLICIES, Crash, assert_same, crash, left_by_forc
 from adafocus_env.demo.videos import demo
 from adafocus_env.features.live import LiveFeatures
 from adafocus_env.features.memory_bank import MemoryBank
-from adafocus_env.videos.datasets import folder
+from adafocus_env.videos.class_folders import folder
 from agents import evaluate, train_stages
 from agents.config.command import compose_config
 from agents.config.settings import Evaluate, TrainStages
@@ -244,7 +244,7 @@ def test_stages_that_lack_something_are_refused(tmp_path, root, trained, overrid
 def test_clips_can_be_drawn_anew_in_every_epoch(tmp_path, root, trained, monkeypatch):
     built, build_clips = [], session.build_clips
     monkeypatch.setattr(session, "build_clips", lambda *what, **how: built.append(build_clips(*what, **how)) or built[-1])
-    settings = ["data.views=fresh", "env.bank=false", "env.baseline=1", "ppo.epochs=2", "seed=3"]
+    settings = ["data.views=resample", "env.bank=false", "env.baseline=1", "ppo.epochs=2", "seed=3"]
     stages(f"run={tmp_path}", f"data.root={root}", "first=2", *trained, *settings)
     assert [each.settings.seed for each in (built[0].train, built[0].val, built[0].test)] == [3, 0, 0]
     lines = RunDir(tmp_path).metrics()
@@ -256,11 +256,11 @@ def test_clips_can_be_drawn_anew_in_every_epoch(tmp_path, root, trained, monkeyp
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data.views=fresh", "env.bank=true"], "bank=true keeps what is seen in the clips, and these are drawn anew in every epoch"),
-        (["data.views=0"], "views=0 is not possible; choose a number from 1 on, or fresh"),
-        (["data.views=often"], "views=often is not possible"),
+        (["data.views=resample", "env.bank=true"], "bank=true stores the features of fixed clips, but these are resampled in every epoch"),
+        (["data.views=0"], "views must be an integer of at least 1 or resample, got 0"),
+        (["data.views=often"], "views must be an integer of at least 1 or resample, got often"),
         (["ppo.epochs=0"], r"ppo\.epochs=0 is too small; choose 1 or more"),
-        (["env.action=polar"], "action='polar' is not known"),
+        (["env.action=polar"], "action must be 'grid' or .*, got 'polar'"),
         (["env.video_div=2"], "video_div=2 needs a classifier with the head 'mean', this one has 'gru'"),
         (["env.action=continuous"], "baseline='all' needs a grid"),
     ],

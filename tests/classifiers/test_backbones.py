@@ -136,7 +136,7 @@ def test_it_is_folded_and_counted_as_others_are(borrowed):
 def test_the_environment_plays_with_them(borrowed, clips):
     grid = GridAction(3, 96, 32)
     bank, live = MemoryBank(borrowed, clips, grid), LiveFeatures(borrowed, clips, grid)
-    assert torch.allclose(bank.maps(np.array([2]), np.array([1])), live.maps(np.array([2]), np.array([1])), atol=1e-4)
+    assert torch.allclose(bank.glance_maps(np.array([2]), np.array([1])), live.glance_maps(np.array([2]), np.array([1])), atol=1e-4)
     env = AdaFocusEnv(borrowed, clips, bank=bank, grid=3, observation="dict", reward="confidence")
     observation, _ = env.reset(seed=0)
     for _ in range(4):

@@ -23,7 +23,7 @@ from adafocus_env.clips import store as clips
 from adafocus_env.clips.store import ClipSpec, ClipStore
 from adafocus_env.clips.stream import StreamingClips
 from adafocus_env.demo.videos import demo
-from adafocus_env.videos.datasets import DataSet, Video
+from adafocus_env.videos.dataset import DataSet, Video
 from agents.config.settings import DataConfig
 from agents.pipeline.builders import build_clips, part
 from agents.runs.progress import Display
@@ -101,7 +101,7 @@ def test_draws_depend_on_seed_name_and_view_alone(tmp_path, videos):
 
 def test_fresh_draws_a_new_crop_of_the_same_frames(tmp_path, videos):
     store = ClipStore(videos, TRAIN, folder=tmp_path)
-    both = [store.fresh(0, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    both = [store.resampled(0, np.random.default_rng(seed)) for seed in (0, 0, 1)]
     assert all(frames is glanced for frames, glanced in both), "the glancer has no frames of its own here"
     drawn = [frames for frames, _ in both]
     assert drawn[0].shape == (4, 3, 32, 32)
@@ -131,7 +131,7 @@ def test_the_glancers_own_frames_are_drawn_by_themselves_and_share_the_crop(tmp_
     for i in range(5):
         where = dict(zip(separate.indices(i).tolist(), separate.frames(i), strict=True))
         again = dict(zip(separate.glancer_indices(i).tolist(), separate.glancer_frames(i), strict=True))
-        fresh = [dict(zip(n, f, strict=True)) for n, f in zip((where, again), separate.fresh(i, np.random.default_rng(3)), strict=True)]
+        fresh = [dict(zip(n, f, strict=True)) for n, f in zip((where, again), separate.resampled(i, np.random.default_rng(3)), strict=True)]
         for frame in where.keys() & again.keys():
             seen += 1
             assert torch.equal(where[frame], again[frame]) and torch.equal(fresh[0][frame], fresh[1][frame])
@@ -189,7 +189,7 @@ def test_the_settings_of_the_command_line_reach_the_clips():
 
 def test_fresh_clips_depend_on_the_seed_and_stored_ones_do_not():
     data = demo(TASK, val=0.0)
-    fresh, again, other = (part(data, "train", DataConfig(num_frames=4, views="fresh"), 96, Display(), seed=seed) for seed in (3, 3, 4))
+    fresh, again, other = (part(data, "train", DataConfig(num_frames=4, views="resample"), 96, Display(), seed=seed) for seed in (3, 3, 4))
     assert fresh.fingerprint == again.fingerprint != other.fingerprint
     numbers = [[clips.indices(clip).tolist() for clip in clips.readable_clips(np.arange(3))] for clips in (fresh, other)]
     assert numbers[0] != numbers[1]
@@ -264,14 +264,14 @@ def test_a_reader_that_hangs_is_reported(tmp_path, monkeypatch, videos):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
 
     run = clips.run_in_workers
-    monkeypatch.setattr(clips, "run_in_workers", lambda function, *tasks, **limits: run("worker_tasks:pack_or_hang", *tasks, **limits))
+    monkeypatch.setattr(clips, "run_in_workers", lambda function, *tasks, **limits: run("worker_tasks:decode_or_hang", *tasks, **limits))
     hang = make_video(tmp_path / "v", "hang.mp4")
     store = ClipStore([hang, *videos], TEST, folder=tmp_path / "cache", time_limit=4)
     assert store.failures == [("hang.mp4", "it was not finished after 4 s and was stopped")]
     assert len(store) == len(videos)
     again = ClipStore([hang, *videos], TEST, folder=tmp_path / "cache")
     undisturbed = ClipStore(videos, TEST, folder=tmp_path / "other")
-    for clip in range(len(videos)):  # what the killed worker has written is no part of any clip
+    for clip in range(len(videos)):
         assert torch.equal(store.frames(clip), undisturbed.frames(clip)) and torch.equal(again.frames(clip), undisturbed.frames(clip))
 
 
@@ -360,7 +360,7 @@ PACK = """
 import json, sys, time
 from pathlib import Path
 from adafocus_env.clips.store import ClipSpec, ClipStore
-from adafocus_env.videos.datasets import DataSet, Video
+from adafocus_env.videos.dataset import DataSet, Video
 root, cache, n, slow = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
 videos = [Video(f"c{i % 2}/v{i}.mp4", root / f"c{i % 2}/v{i}.mp4", i % 2) for i in range(n)]
 def progress(done):

@@ -13,12 +13,12 @@ from PIL import Image
 from videos import cut_in_half, square_frames
 
 from adafocus_env.clips import prefetch
-from adafocus_env.clips import stream as fresh
+from adafocus_env.clips import stream as stream_module
 from adafocus_env.clips.clip_spec import ClipSpec
 from adafocus_env.clips.store import ClipStore
 from adafocus_env.clips.stream import StreamingClips
 from adafocus_env.vector_env import AdaFocusVectorEnv
-from adafocus_env.videos.datasets import Video
+from adafocus_env.videos.dataset import Video
 from classifiers.errors import InputError
 
 CLIP_BYTES = 4 * 3 * 32 * 32
@@ -62,7 +62,7 @@ def test_the_draws_are_those_of_a_store_with_as_many_views(tmp_path, videos):
 
 def test_every_epoch_draws_new_frames_and_crops_of_all_videos_in_a_new_order(videos):
     clips = StreamingClips(videos, TRAIN)
-    assert len(clips) == 5 * fresh.EPOCHS and clips.epoch_size == 5 and clips.num_frames == 4 and clips.size == 32
+    assert len(clips) == 5 * stream_module.EPOCHS and clips.epoch_size == 5 and clips.num_frames == 4 and clips.size == 32
     first, second = run_epoch(clips, 0), run_epoch(clips, 1)
     assert sorted(first) == [0, 1, 2, 3, 4] and sorted(second) == [5, 6, 7, 8, 9]
     assert [clip % 5 for clip in first] != [clip % 5 for clip in second]
@@ -85,10 +85,10 @@ def test_a_resumed_run_sees_what_it_would_have_seen(videos):
 def test_the_glancers_own_frames_come_with_the_same_crop(tmp_path, videos):
     settings = ClipSpec(**{**vars(TRAIN), "glance_frames": 3})
     clips, store = StreamingClips(videos, settings), ClipStore(videos, settings, folder=tmp_path)
-    frames, glanced = clips.fresh(6, np.random.default_rng(0))
+    frames, glanced = clips.resampled(6, np.random.default_rng(0))
     assert torch.equal(frames, store.frames(3)) and torch.equal(glanced, store.glancer_frames(3)) and len(glanced) == 3
     assert torch.equal(clips.glancer_frames(6), glanced) and clips.glancer_indices(6).tolist() == store.glancer_indices(3).tolist()
-    frames, glanced = StreamingClips(videos, TRAIN).fresh(6, np.random.default_rng(0))
+    frames, glanced = StreamingClips(videos, TRAIN).resampled(6, np.random.default_rng(0))
     assert frames is glanced
 
 
@@ -115,7 +115,7 @@ def test_the_environment_sees_the_draw_that_a_reference_means(tmp_path, videos, 
     clips.readable_clips(clips.epoch(2, np.random.default_rng(0)))
     live, stored = env.dynamics.features, AdaFocusVectorEnv(3, classifier, store, bank=False).dynamics.features
     for clip in chosen:
-        assert torch.equal(live.maps(clip, np.arange(4)), stored.maps(2 * (clip - 5) + 1, np.arange(4)))
+        assert torch.equal(live.glance_maps(clip, np.arange(4)), stored.glance_maps(2 * (clip - 5) + 1, np.arange(4)))
 
 
 def test_an_epoch_is_decoded_by_one_set_of_workers_ahead_of_its_use(videos, monkeypatch):
@@ -241,7 +241,7 @@ def test_no_readable_video_is_an_error(tmp_path):
 def test_settings_that_cannot_be(videos):
     with pytest.raises(InputError, match="at least one video, got none"):
         StreamingClips([], TRAIN)
-    with pytest.raises(InputError, match="train=False: fresh clips are for training"):
+    with pytest.raises(InputError, match="train must be true for resampled clips, got false; make a ClipStore"):
         StreamingClips(videos, ClipSpec(**{**vars(TRAIN), "train": False}))
 
 
@@ -252,7 +252,7 @@ def test_missing_files_are_prepared_at_once(tmp_path, videos):
 
 
 def test_numbers_stay_below_what_references_can_hold(videos, monkeypatch):
-    monkeypatch.setattr(fresh, "REFERENCES", 13)
+    monkeypatch.setattr(stream_module, "REFERENCES", 13)
     clips = StreamingClips(videos, TRAIN)
     assert len(clips) == 10 and len(clips.labels) == len(clips.names) == 10
     first, third = run_epoch(clips, 0), run_epoch(clips, 2)

@@ -29,7 +29,11 @@ EVERY = (np.arange(12)[:, None, None], np.arange(4)[:, None], np.arange(9))
 
 def answers(bank):
     clips, steps, cells = EVERY
-    return bank.maps(clips[:, 0], steps[:, 0]), bank.vectors(clips[:, 0], steps[:, 0]), bank.focus_vectors(clips, steps, cells)
+    return (
+        bank.glance_maps(clips[:, 0], steps[:, 0]),
+        bank.glance_vectors(clips[:, 0], steps[:, 0]),
+        bank.focus_vectors(clips, steps, cells),
+    )
 
 
 def equal(one, other):
@@ -65,7 +69,7 @@ def test_a_bank_on_disk_answers_what_one_in_memory_does_and_is_found_again(class
 
 def test_shards_are_made_when_one_of_their_clips_is_asked_for(classifier, clips, tmp_path):
     bank = DiskBank(classifier, clips, GRID, tmp_path)
-    bank.vectors(np.array([11]), np.array([0]))
+    bank.glance_vectors(np.array([11]), np.array([0]))
     assert files(bank) == ["000001.bin"] and bank.missing_bytes() == 8 * bank.layout.clip_bytes + 32
     assert answers(bank)[2].shape == (12, 4, 9, 32) and files(bank) == ["000000.bin", "000001.bin"]
 
@@ -81,7 +85,7 @@ def test_everything_that_features_depend_on_has_its_own_place(classifier, clips,
         DiskBank(classifier, clips, GRID, tmp_path, dtype="float16"),
     ]
     assert len({bank.folder for bank in banks}) == len(banks)
-    banks[0].vectors(np.array([0]), np.array([0]))
+    banks[0].glance_vectors(np.array([0]), np.array([0]))
     assert json.loads((banks[0].folder / CARD).read_text())["networks"] == classifier.fingerprint(NETWORKS)
 
 
@@ -213,7 +217,7 @@ def test_decisions_and_continuous_actions(clips, tmp_path, decisions):
         )
         assert disk.num_steps == decisions and disk.map_shape == live.map_shape
         for one, other in (
-            (disk.maps(*index), live.maps(*index)),
+            (disk.glance_maps(*index), live.glance_maps(*index)),
             (disk.focus_vectors(*index, actions), live.focus_vectors(*index, actions)),
         ):
             assert one.shape == other.shape and torch.allclose(one, other, atol=1e-5)
@@ -272,5 +276,5 @@ def test_folders_that_cannot_be_used(classifier, clips, tmp_path):
 
 
 def test_a_bound_in_memory_is_refused_for_a_folder(classifier, clips, tmp_path):
-    with pytest.raises(InputError, match=r"bank_gib=1 bounds a bank in memory, and this one is kept in .*; leave bank_gib out"):
+    with pytest.raises(InputError, match=r"bank_gib=1.0 limits a bank in memory, but this bank is stored in .*; leave bank_gib out"):
         build_features(classifier, clips, bank=tmp_path, bank_gib=1)

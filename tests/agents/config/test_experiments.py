@@ -78,7 +78,7 @@ def test_it_loads_and_its_networks_can_be_built(name):
     data, size, *skipping = name.split("_")
     published, something = PUBLISHED[data], data.startswith("sth")
     assert (config.data.name, config.patch_size, config.data.num_frames) == (data, int(size), published.num_frames)
-    assert config.data.views == "fresh" and not config.env.bank
+    assert config.data.views == "resample" and not config.env.bank
     with torch.device("meta"):
         classifier = Classifier(
             replace(ARCHITECTURES[config.classifier], patch_size=config.patch_size), [str(each) for each in range(published.num_classes)]

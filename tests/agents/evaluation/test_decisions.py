@@ -101,8 +101,8 @@ def test_every_decision_equals_that_by_hand(averaging, clips, decisions, kind, c
     dynamics = Dynamics(features, 2, reward="confidence")
     dynamics.restart(np.array([5, 0]), np.zeros((2, decisions, 0, *action.space.shape)))
     for step in range(decisions):
-        torch.testing.assert_close(features.maps(np.array([5]), np.array([step]))[0], maps[step])
-        torch.testing.assert_close(features.vectors(np.array([5]), np.array([step]))[0], vectors[step])
+        torch.testing.assert_close(features.glance_maps(np.array([5]), np.array([step]))[0], maps[step])
+        torch.testing.assert_close(features.glance_vectors(np.array([5]), np.array([step]))[0], vectors[step])
         outcome = dynamics.step(np.stack([chosen[step]] * 2))
         assert outcome.confidence[0] == pytest.approx(scores[step].softmax(-1)[clips.labels[5]].item(), abs=1e-5)
         assert outcome.prediction[0] == scores[step].argmax()

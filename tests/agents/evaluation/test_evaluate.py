@@ -73,7 +73,7 @@ def test_every_clip_is_played_once_whatever_is_played_at_once(bank, policy, clip
 def test_what_was_played_is_what_the_classifier_says(bank, classifier, clips):
     played = play(bank, RandomPatch(bank.action, 0))
     for clip in range(12):
-        glances = bank.vectors(np.array(clip), np.arange(4))
+        glances = bank.glance_vectors(np.array(clip), np.arange(4))
         scores, _ = classifier.classify(glances[None], bank.focus_vectors(np.array(clip), np.arange(4), played.actions[clip])[None])
         probabilities = scores[0, -1].softmax(-1)
         assert played.confidence[clip] == pytest.approx(float(probabilities[clips.labels[clip]]), abs=1e-5)

@@ -53,7 +53,7 @@ def test_one_pass_equals_the_environment_step_by_step(classifier, clips, bank, p
         assert actions.tolist() == found.actions[:, step].tolist()
         outcome = dynamics.step(actions)
         assert outcome.boxes.tolist() == found.boxes[:, step].tolist()
-        glances, focus_vectors = features.vectors(CHOSEN, np.array(step)), features.focus_vectors(CHOSEN, np.array(step), actions)
+        glances, focus_vectors = features.glance_vectors(CHOSEN, np.array(step)), features.focus_vectors(CHOSEN, np.array(step), actions)
         logits, state = classifier.classify(glances[:, None], focus_vectors[:, None], state)
         assert torch.allclose(logits[:, 0], found.logits[:, step], atol=1e-5)
         assert outcome.prediction.tolist() == found.logits[:, step].argmax(-1).tolist()

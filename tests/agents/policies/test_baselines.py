@@ -98,7 +98,7 @@ def test_no_choice_beats_the_greedy_oracle_at_any_step(bank):
 def test_a_learned_policy_plays_the_most_likely_cells_of_any_rows(bank):
     torch.manual_seed(1)
     policy = GlancePolicy(PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=8), 7).eval()
-    wanted = policy.act(bank.maps(np.arange(12)[:, None], np.arange(4)[None])).numpy()
+    wanted = policy.act(bank.glance_maps(np.arange(12)[:, None], np.arange(4)[None])).numpy()
     player = LearnedPolicy(policy, bank)
     for references in ([[3, 0], [9, 0]], [[3, 1], [9, 1]], [[9, 1], [3, 2]], [[0, 3], [0, 1]]):
         references = np.array(references)
@@ -124,7 +124,7 @@ def test_saliency_looks_at_the_place_that_is_unlike_the_rest(place, wanted):
     maps = torch.full((1, 3, 6, 6), 0.5)
     maps[0, 1, place[0], place[1]] = 4.0
     grid = GridAction(25, 96, 24)  # 3 pixels from cell to cell
-    features = SimpleNamespace(action=grid, maps=lambda clips, steps: maps.expand(len(clips), -1, -1, -1))
+    features = SimpleNamespace(action=grid, glance_maps=lambda clips, steps: maps.expand(len(clips), -1, -1, -1))
     centre = grid.corners[cells_of(SaliencyPatch(features), MANY[:2])] + 11.5
     assert np.all(np.abs(centre - np.clip(np.array(wanted) - 0.5, 11.5, 83.5)) <= 16), "within the smoothing"
 

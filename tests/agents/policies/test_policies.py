@@ -73,7 +73,7 @@ def policy():
 @pytest.fixture
 def maps(bank):
     """The glance maps of all clips (12, 4, 16, 6, 6)."""
-    return bank.maps(np.arange(12)[:, None], np.arange(4)[None])
+    return bank.glance_maps(np.arange(12)[:, None], np.arange(4)[None])
 
 
 def hidden_by_hand(extractor, maps):
@@ -228,7 +228,7 @@ print(json.dumps([model.policy.features_extractor.source is None, *(policy.act(m
 @pytest.mark.slow
 def test_saved_policies_need_no_glance_source_and_run_on_maps_of_any_video_in_a_fresh_process(ppo, bank, tmp_path):
     ppo.save(tmp_path / "ppo.zip")
-    held = sum(tensor.numel() for tensor in bank.maps(np.arange(12)[:, None], np.arange(4)[None])) * 4
+    held = sum(tensor.numel() for tensor in bank.glance_maps(np.arange(12)[:, None], np.arange(4)[None])) * 4
     assert (tmp_path / "ppo.zip").stat().st_size < 90_000 < held
     policy = GlancePolicy.of(ppo.policy)
     save_policy(policy, tmp_path / "policy", {"classifier": "0" * 64})
@@ -489,7 +489,7 @@ def test_a_first_rollout_is_normalised_by_its_own_statistics(places):
     model.learn(16)
     clips = np.unique(model.rollout_buffer.observations[..., 0].astype(int))
     encoder = model.policy.features_extractor.encoder
-    inputs = encoder.frame[0](places.maps(clips[:, None], np.arange(4)[None]).flatten(0, 1))
+    inputs = encoder.frame[0](places.glance_maps(clips[:, None], np.arange(4)[None]).flatten(0, 1))
     assert torch.allclose(encoder.frame[1].running_mean, inputs.mean((0, 2, 3)), atol=1e-5)
 
 

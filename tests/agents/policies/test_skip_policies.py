@@ -74,7 +74,7 @@ def frames(classifier, clips):
 
 @pytest.fixture
 def maps(bank):
-    return bank.maps(np.arange(12)[:, None], np.arange(4)[None])
+    return bank.glance_maps(np.arange(12)[:, None], np.arange(4)[None])
 
 
 def ppo_on(features, kind, **env):

@@ -79,7 +79,7 @@ def authors_ppo(maps, action, policy, config):
     clips, steps = maps.shape[:2]
     features = SimpleNamespace(
         num_steps=steps, clips=SimpleNamespace(epoch_size=clips), classifier=SimpleNamespace(device="cpu"),
-        maps=lambda clip, step: maps[clip, step],
+        glance_maps=lambda clip, step: maps[clip, step],
     )  # fmt: skip
     model = new_ppo(DummyVecEnv([lambda: Faces(action)] * clips), features, config.ppo, policy.network, seed=0)
     extractor_of(model.policy).bind(features)
@@ -309,7 +309,7 @@ def test_the_recipe_learns_the_place_that_is_paid_in_every_decision(averaging, c
     ratios, train = [], model.train
     model.train = lambda: (train(), ratios.append(model.logger.name_to_value["train/approx_kl"]))
     model.learn(80 * 12 * video_div)
-    places = GlancePolicy.of(model.policy).act(features.maps(np.arange(12)[:, None], np.arange(video_div)[None]))
+    places = GlancePolicy.of(model.policy).act(features.glance_maps(np.arange(12)[:, None], np.arange(video_div)[None]))
     assert places.shape == (12, video_div, 2)
     assert (places - torch.tensor([0.8, 0.3])).abs().mean() < 0.15  # 0.25 before it learns
     assert len(ratios) == 80 and np.allclose(ratios, 0, atol=1e-6)

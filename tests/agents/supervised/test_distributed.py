@@ -178,7 +178,7 @@ def test_passing_over_clips_draws_what_loading_them_draws(kind, tmp_path):
     rngs = [np.random.default_rng(1) for _ in range(2)]
     clips = store.readable_clips(store.epoch(0, np.random.default_rng(0)))
     for clip in clips:
-        store.fresh(int(clip), rngs[0])
+        store.resampled(int(clip), rngs[0])
     store.skip_rng(clips, rngs[1])
     assert rngs[0].random() == rngs[1].random()
 

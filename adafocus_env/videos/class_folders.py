@@ -1,0 +1,132 @@
+"""The data set in a folder with one subfolder of videos for each class."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from adafocus_env.videos.containers import VIDEO_SUFFIXES
+from adafocus_env.videos.dataset import DataSet, Video
+from adafocus_env.videos.readers import IMAGE_SUFFIXES
+from adafocus_env.videos.splits import hold_out, split_test
+from classifiers.errors import InputError
+
+
+def folder(root: str | Path, *, val: float = 0.1, test: float = 0.2) -> DataSet:
+    """Return the data set in a folder with one subfolder of videos for each class.
+
+    Either ``ROOT/train/CLASS/*`` and ``ROOT/test/CLASS/*``, or ``ROOT/CLASS/*``, which is split by a fixed hash of the names so
+    that every class has a training video and, with two videos or more, a test video. ``ROOT/test/CLASS/*`` alone is enough to evaluate
+    a classifier. A video is a file with a video's suffix or a folder of images. Classes are sorted by name. Anything else is listed in
+    `DataSet.unused`: other files, folders without images, class folders without videos. Hidden files are ignored.
+
+    Args:
+        root: the folder.
+        val: share of the training videos that is held out for validation.
+        test: share of the videos to test on, if the folder has no test/.
+
+    Raises:
+        InputError: the folder is missing, empty, has one class or no videos, a name in it is not UTF-8, or its splits do not fit together.
+    """
+    root = Path(root).expanduser()
+    check_folder(root, "give a folder with one subfolder of videos for each class")
+    if not 0 < test < 1:
+        raise InputError(f"data.test: must be a share between 0 and 1, got {test}")
+    splits = [split for split in ("train", "test") if (root / split).is_dir()]
+    if splits == ["train"]:
+        raise InputError(f"data.root: {root} has train/ but no test/; add it, or put the class folders directly in {root}")
+    if splits == ["test"]:
+        classes = _classes(root / "test", root, least=1)
+        return DataSet("folder", tuple(classes), (), (), _test_videos(root, classes))
+    if splits:
+        classes = _classes(root / "train", root)
+        train, tested = _videos(root, root / "train", classes), _test_videos(root, classes)
+    else:
+        classes = _classes(root, root)
+        train, tested = split_test(_videos(root, root, classes), test)
+        if not tested:
+            raise InputError(f"data.root: every class in {root} has only one video, which leaves none to test on; add videos")
+    unused = _unused(root, splits, {video.path for video in (*train, *tested)})
+    return DataSet("folder", tuple(classes), *hold_out(train, val), tested, root=root, unused=tuple(unused))
+
+
+def check_folder(root: Path, advice: str) -> None:
+    """Check that ``root`` is a folder with content.
+
+    Raises:
+        InputError: it is not; ``advice`` says what to give.
+    """
+    if not root.exists():
+        raise InputError(f"data.root: {root} does not exist; {advice}")
+    if not root.is_dir():
+        raise InputError(f"data.root: {root} is not a folder; {advice}")
+    if not _visible(root):
+        raise InputError(f"data.root: {root} is empty; {advice}")
+
+
+def _classes(folder: Path, root: Path, least: int = 2) -> list[str]:
+    folders = [entry for entry in _visible(folder) if entry.is_dir()]
+    classes = [entry.name for entry in folders if _videos_in(entry)]
+    if not classes:
+        raise InputError(
+            f"data.root: {root} holds no videos that can be learned from: none of the {len(folders)} class folders in {folder} "
+            f"has a file of a known kind ({', '.join(VIDEO_SUFFIXES)}) or a folder of images"
+        )
+    if len(classes) < least:
+        raise InputError(f"data.root: {folder} has only one class, {classes[0]!r}; at least two are needed to tell apart")
+    return classes
+
+
+def _test_videos(root: Path, classes: list[str]) -> tuple[Video, ...]:
+    unknown = sorted({entry.name for entry in _visible(root / "test") if entry.is_dir() and _videos_in(entry)} - set(classes))
+    if unknown:
+        raise InputError(f"data.root: {root / 'test'} has classes that {root / 'train'} has no videos of: {', '.join(unknown)}")
+    videos = _videos(root, root / "test", classes)
+    if not videos:
+        raise InputError(f"data.root: {root / 'test'} holds no videos; add some, in one subfolder for each class")
+    return videos
+
+
+def _videos(root: Path, folder: Path, classes: list[str]) -> tuple[Video, ...]:
+    return tuple(
+        Video(path.relative_to(root).as_posix(), path, label)
+        for label, name in enumerate(classes)
+        if (folder / name).is_dir()
+        for path in _videos_in(folder / name)
+    )
+
+
+def _unused(root: Path, splits: Sequence[str], videos: Collection[Path]) -> Iterator[str]:
+    """Yield what ``root`` holds beside ``videos`` by relative path, folders with a reason; a class folder without videos is one entry."""
+
+    def described(path: Path, reason: str) -> str:
+        return path.relative_to(root).as_posix() + (f"/ ({reason})" if path.is_dir() else "")
+
+    if splits:
+        yield from (described(entry, f"not {' or '.join(splits)}") for entry in _visible(root) if entry.name not in splits)
+    for class_folder in (entry for split in splits or [""] for entry in _visible(root / split)):
+        inside = _visible(class_folder) if class_folder.is_dir() else []
+        unused = [entry for entry in inside if entry not in videos]
+        if len(unused) == len(inside):
+            yield described(class_folder, "no videos")
+        else:
+            yield from (described(entry, "no images") for entry in unused)
+
+
+def _videos_in(folder: Path) -> list[Path]:
+    return [entry for entry in _visible(folder) if _is_video(entry)]
+
+
+def _is_video(path: Path) -> bool:
+    if path.is_dir():
+        return any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in path.iterdir())
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _visible(folder: Path) -> list[Path]:
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    for entry in entries:
+        if not entry.name.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in entry.name):
+            raise InputError(f"data.root: the name {os.fsencode(entry.name)!r} in {folder} is not valid UTF-8; rename it")
+    return entries
