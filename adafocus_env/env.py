@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from adafocus_env.action import Action
 from adafocus_env.build import Split, build_features, make_action
 from adafocus_env.clips.store import ClipSource
-from adafocus_env.dynamics import Dynamics
+from adafocus_env.dynamics import Dynamics, Outcome
 from adafocus_env.features.live import Features
 from adafocus_env.observation import Observation, find_observation, row_of, to_numpy
-from adafocus_env.outcome import Outcome
 from adafocus_env.render import draw_step
 from adafocus_env.reward import Reward
 from classifiers.classifier import Classifier
@@ -114,7 +113,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     | `confidence` | float | p_t |
     | `previous` | float | p_{t−1} |
     | `baseline` | float | the confidence that the rewards `random` and `padding` compare with; 0 with the others |
-    | `cost_weight` | float | what was paid for the step: the reward is that of the table above less this |
+    | `penalty` | float | cost of the step, already subtracted from the reward |
     | `prediction` | int | the class with the highest score |
     | `correct` | bool | whether it is the true class |
     | `box` | (4,) int64 | the patch as (top, left, bottom, right) in pixels of the frame; zeros where the step skipped |
@@ -200,7 +199,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
         check_open(self)
         super().reset(seed=seed)
         chosen = check_options(options, {"clip"}).get("clip")
-        self.dynamics.start(START, [self.dynamics.draw(self.np_random, chosen)])
+        self.dynamics.start(START, [self.dynamics.sample_episode(self.np_random, chosen)])
         self._outcome = None
         return self._observe(), clip_info(self.dynamics, 0)
 
@@ -249,7 +248,7 @@ def step_info(dynamics: Dynamics, outcome: Outcome, row: int) -> dict[str, Any]:
         "box": outcome.boxes[row],
         "multiply_adds": int(outcome.multiply_adds[row]),
         "previous": float(outcome.previous[row]),
-        "cost_weight": float(outcome.cost_weight[row]),
+        "penalty": float(outcome.penalty[row]),
     }
 
 

@@ -18,11 +18,10 @@ from adafocus_env.action import Action
 from adafocus_env.build import Split, build_features, make_action
 from adafocus_env.clips.store import ClipSource
 from adafocus_env.clips.stream import StreamingClips
-from adafocus_env.dynamics import Dynamics
+from adafocus_env.dynamics import Dynamics, Outcome
 from adafocus_env.env import AdaFocusEnv, check_open, check_options, check_render_mode, picture
 from adafocus_env.features.live import Features, Indices
 from adafocus_env.observation import Observation, find_observation, row_of, to_numpy
-from adafocus_env.outcome import Outcome
 from adafocus_env.reward import Reward
 from adafocus_env.transfers import Values, rows_of, to_device
 from classifiers.classifier import Classifier
@@ -196,7 +195,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         if clips is not None and len(clips) != len(rows):
             raise InputError(f"options['clips'] has {len(clips)} entries; give one clip for each of the {len(rows)} rows that are reset")
         chosen = clips if clips is not None else self._deal(len(rows)) if self.clip_order == "epoch" else [None] * len(rows)
-        episodes = [self.dynamics.draw(self._rngs[row], clip) for row, clip in zip(rows, chosen, strict=True)]
+        episodes = [self.dynamics.sample_episode(self._rngs[row], clip) for row, clip in zip(rows, chosen, strict=True)]
         self.dynamics.start(rows, episodes)
         self._ended = self._ended.copy()
         self._ended[rows] = False
@@ -288,7 +287,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
             "box": outcome.boxes,
             "multiply_adds": outcome.multiply_adds,
             "previous": _doubles(outcome.previous),
-            "cost_weight": _doubles(outcome.cost_weight),
+            "penalty": _doubles(outcome.penalty),
         }
         return {**self._clip_info(self._every), **self._info(rows, **values)}
 

@@ -12,7 +12,7 @@ from adafocus_env.clips.store import ClipSource
 from adafocus_env.demo.videos import TASKS, data_name, demo
 from agents.config.command import run_command
 from agents.config.settings import DataConfig, RebuildBundled
-from agents.evaluation.evaluate import play
+from agents.evaluation.evaluate import evaluate_policy
 from agents.pipeline.builders import part
 from agents.pipeline.make_classifier import make_classifier
 from agents.policies.baselines import Oracle, RandomPatch
@@ -47,7 +47,7 @@ def measured(classifier: Classifier, clips: ClipSource, seed: int) -> dict[str, 
     """Top-1 on validation clips with random patches, and with those that the ground truth chooses."""
     features = build_features(classifier, clips, bank=False)
     policies: dict[str, Predictor] = {"random": RandomPatch(features.action, seed), "oracle": Oracle(features)}
-    return {f"val_top1_{name}": float(play(features, policy).correct.mean()) for name, policy in policies.items()}
+    return {f"val_top1_{name}": float(evaluate_policy(features, policy).correct.mean()) for name, policy in policies.items()}
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ class Part:
         features: what the frozen networks see.
         places: (N, D, …), where it looks if it looks.
         skip: (N, D, D), P(skip) by the number of looks before.
-        skipped: what the head gets on a skipped step, a name in `adafocus_env.skipped.SKIPPED`.
+        skipped: what the head gets on a skipped step, a name in `adafocus_env.classify.SKIPPED`.
     """
 
     features: Features

@@ -58,7 +58,7 @@ class EnvConfig:
         target_keep: the share of steps that shall look at a patch; the price is driven to it, once an update (PPO only).
         target_gflops: the same told in GFLOPs a video with the policy's own, multiply-adds counted as one.
         cost_weight_rate: how fast the price is driven, in prices for an error of 1 in the share.
-        skipped: what the head gets where a frame is skipped: zeros, last or none; see `adafocus_env.skipped`.
+        skipped: what the head gets where a frame is skipped: zeros, last or none; see `adafocus_env.classify`.
         bank: where the frozen networks' features are kept: auto (in memory where they fit, otherwise nowhere), true (in memory), false
             (nowhere: they are computed live), or a folder.
         bank_dtype: how a bank stores numbers: float32, float16 or bfloat16.

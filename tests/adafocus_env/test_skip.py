@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import test_vector_env as test_vector
 import torch
+from adafocus_env.skipped import SKIPPED
 from conftest import TINY_COST
 from test_vector_env import FACES, N, assert_equal_values, assert_same, play_single
 
@@ -15,7 +16,6 @@ from adafocus_env.env import AdaFocusEnv
 from adafocus_env.features.live import LiveFeatures
 from adafocus_env.reward import REWARDS
 from adafocus_env.sb3_env import AdaFocusVecEnv
-from adafocus_env.skipped import SKIPPED
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.evaluation.evaluate import scores_of
 from classifiers.errors import InputError

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from adafocus_env.skipped import SKIPPED
 from conftest import random_classifier
 from gymnasium import spaces
 from rich.console import Console
@@ -13,7 +14,6 @@ from rich.console import Console
 from adafocus_env.action import ACTIONS, ContinuousAction, skipping
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.features.live import LiveFeatures
-from adafocus_env.skipped import SKIPPED
 from agents.config.settings import AlgoConfig, EnvConfig, NetworkConfig, PPOConfig, SupervisedConfig
 from agents.evaluation.budgets import VideoCost, cost_of
 from agents.evaluation.evaluate import evaluate, play_learned
