@@ -252,7 +252,8 @@ class Dynamics:
         self.num_patches = self._updated(self.num_patches, rows, num_patches)
         self.step_number = self._updated(self.step_number, rows, steps + ~terminated)
         self.running = self._updated(self.running, rows, ~terminated)
-        self.boxes = self._updated(self.boxes, rows, boxes.clone() if isinstance(boxes, Tensor) else boxes.copy())  # the caller's may change
+        # A copy: the outcome belongs to the caller.
+        self.boxes = self._updated(self.boxes, rows, boxes.clone() if isinstance(boxes, Tensor) else boxes.copy())
         return Outcome(reward, confidence, baseline, prediction, correct, previous, boxes, terminated, penalty, self._costs[kinds])
 
     @torch.no_grad()
@@ -310,7 +311,7 @@ class Dynamics:
         else:
             focus_vectors = self._masked_focus_vectors(rows, actions, patch_mask)
             if self.skipped == "none":
-                skip, before = self._on_device(~patch_mask), self._scores_without_step(rows, ~patch_mask.all(0))
+                skip, before = self._on_device(~patch_mask), self._scores_without_step(rows, (~patch_mask).any(0))
         if zeros:
             focus_vectors = torch.cat([focus_vectors, torch.zeros_like(focus_vectors[:1])])
         glances = self.features.glance_vectors(clips, steps)
@@ -326,7 +327,7 @@ class Dynamics:
         return focus_vectors
 
     def _scores_without_step(self, rows: Indices, skips: NDArray[np.bool_]) -> Tensor:
-        """Return scores (n, K) where the head takes no step: the current ones, or those of the glances at the end of a clip without a patch."""
+        """Return scores (n, K) where the head takes no step: the current ones, or those of the glances if a clip ends without a patch."""
         before = self._of(self.scores, rows)
         ends = skips & (self.step_number[rows] == self.num_steps - 1) & (self.num_patches[rows] == 0)
         if ends.any():

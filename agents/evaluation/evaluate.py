@@ -103,7 +103,7 @@ def _evaluate(features: Features, act: ClipPolicy, action: Action, skipped: str)
         results.append((patches, patch_mask, classify_actions(features, patches, patch_mask, skipped, clips)))
     patches, patch_mask, scores = (np.concatenate(values) for values in zip(*results, strict=True))
     macs = float(flops_of(features, skipped).total(patch_mask.sum(1)).mean())
-    return PolicyEvaluation(scores, features.clips.label_sets, macs, patches, patch_mask, features.action)
+    return PolicyEvaluation(scores, features.clips.label_sets, macs, patch_mask, patches, features.action)
 
 
 def classify_actions(
@@ -149,7 +149,7 @@ def _classify(
 
 
 def _clip_policy(features: Features, policy: Predictor, observation: str | None = None, skipped: str = "zeros") -> ClipPolicy:
-    observation = observation or getattr(policy, "observation", "reference")
+    observation = observation or str(getattr(policy, "observation", "reference"))
     return _from_references(features, policy) if observation == "reference" else _in_environment(features, policy, observation, skipped)
 
 
@@ -189,7 +189,7 @@ def _in_environment(features: Features, policy: Predictor, observation: str, ski
     return act
 
 
-def greedy_oracle(
+def greedy_oracle_actions(
     features: Features, clips: Indices, action: Action | None = None, skipped: str = "zeros", cost_weight: float = 0.0
 ) -> Actions:
     """Return the actions (n, D, *action space) of `GreedyOracle` in clips (n,), each from the state after its earlier actions."""
@@ -210,15 +210,16 @@ def _baselines(features: Features, seed: int) -> dict[str, ClipPolicy]:
         policies["oracle"] = Oracle(features)
     baselines: dict[str, ClipPolicy] = {name: _from_references(features, policy) for name, policy in policies.items()}
     if not isinstance(features, LiveFeatures) and action.num_cells is not None:
-        baselines["greedy_oracle"] = partial(greedy_oracle, features)
+        baselines["greedy_oracle"] = partial(greedy_oracle_actions, features)
     return baselines
 
 
 def _glance_only(features: Features) -> PolicyEvaluation:
     """Classify the glances alone, with zeros as focus vectors."""
     clips, flops = np.arange(len(features.clips)), flops_of(features)
-    scores = _classify(features, clips, lambda rows: _no_focus_vectors(features), np.zeros((len(clips), features.num_steps), bool))
-    return PolicyEvaluation(scores, features.clips.label_sets, flops.glancer + flops.head)
+    patch_mask = np.zeros((len(clips), features.num_steps), bool)
+    scores = _classify(features, clips, lambda rows: _no_focus_vectors(features), patch_mask)
+    return PolicyEvaluation(scores, features.clips.label_sets, flops.glancer + flops.head, patch_mask)
 
 
 def _full_frame(features: Features) -> PolicyEvaluation:
@@ -232,8 +233,8 @@ def _full_frame(features: Features) -> PolicyEvaluation:
 
     flops = flops_of(features)
     macs = flops.glancer + flops.head + features.clips.num_frames * classifier_flops(classifier).focus_frame
-    scores = _classify(features, clips, focus_vectors, np.ones((len(clips), features.num_steps), bool))
-    return PolicyEvaluation(scores, features.clips.label_sets, macs)
+    patch_mask = np.ones((len(clips), features.num_steps), bool)
+    return PolicyEvaluation(_classify(features, clips, focus_vectors, patch_mask), features.clips.label_sets, macs, patch_mask)
 
 
 def _no_focus_vectors(features: Features) -> Tensor:

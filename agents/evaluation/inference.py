@@ -202,7 +202,7 @@ def count_decisions(classifier: Classifier, policy: GlancePolicy, num_frames: in
     steps = num_glances // stacked
     if steps == 0 or steps * stacked != num_glances or num_frames % steps:
         raise InputError(
-            f"the policy reads {stacked} glances per decision: {num_glances} glances and {num_frames} frames cannot be divided among decisions"
+            f"the policy reads {stacked} glances per decision: {num_glances} glances and {num_frames} frames are not divisible by decisions"
         )
     return steps
 

@@ -27,16 +27,16 @@ class PolicyEvaluation:
         scores: (N, D, K), class scores after every step, before the softmax.
         label_sets: All labels of each clip; the first is the one that counts for accuracy and confidence.
         macs: Multiply-adds per video, the mean over videos.
-        actions: (N, D, …), actions with a patch; undefined where the step was skipped. None: the policy selects no patches.
-        patch_mask: (N, D) bool, the steps with a patch.
+        patch_mask: (N, D) bool, the steps with a patch or, without ``actions``, with the whole frame.
+        actions: (N, D, …), the patches; undefined where the step was skipped. None: the policy selects no patches.
         action: Kind of ``actions``.
     """
 
     scores: Scores
     label_sets: LabelSets
     macs: float
+    patch_mask: NDArray[np.bool_]
     actions: Actions | None = None
-    patch_mask: NDArray[np.bool_] | None = None
     action: Action | None = None
 
     @property
@@ -157,7 +157,7 @@ def check(scores: Scores, labels: LabelSets) -> None:
         if not given:
             raise InputError(f"labels of clip {clip} are empty; give each clip one label or more")
         if not 0 <= min(given) <= max(given) < classes:
-            raise InputError(f"labels of clip {clip} are {tuple(given)}; with {classes} classes they must be integers from 0 to {classes - 1}")
+            raise InputError(f"labels of clip {clip} are {tuple(given)}; they must be integers from 0 to {classes - 1}")
     if (bad := np.argwhere(~np.isfinite(scores))).size:
         clip, step, number = bad[0]
         raise InputError(
@@ -233,7 +233,7 @@ def location_entropy(evaluation: PolicyEvaluation) -> float | None:
 
 def movement(evaluation: PolicyEvaluation) -> float | None:
     """Return the mean distance between the patches of consecutive steps with a patch, in fractions of H − P; 0 for clips of one step."""
-    if evaluation.actions is None or evaluation.patch_mask is None or evaluation.action is None:
+    if evaluation.actions is None or evaluation.action is None:
         return None
     action = evaluation.action
     corners = action.corners_of(evaluation.actions) / max(1, action.size - action.patch_size)  # zeros where the patch is the frame
@@ -254,7 +254,7 @@ STEP_METRICS: dict[str, StepMetric] = {
 
 METRICS: dict[str, Metric] = {
     "confidence": Metric(lambda e: float(e.confidence.mean())),
-    "kept": Metric(lambda e: None if e.patch_mask is None else float(e.patch_mask.mean()), Column("kept", ".1%", optional=True)),
+    "kept": Metric(lambda e: None if e.actions is None else float(e.patch_mask.mean()), Column("kept", ".1%", optional=True)),
     "gflops": Metric(lambda e: e.macs / 1e9, Column("GFLOPs", ".4f")),
     "location_entropy": Metric(location_entropy, Column("location entropy", ".2f")),
     "movement": Metric(movement, Column("movement", ".2f")),

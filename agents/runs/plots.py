@@ -190,9 +190,9 @@ def save_contact_sheet(features: Features, played: PolicyEvaluation, path: Path,
 
 def _clip_row(features: Features, played: PolicyEvaluation, clip: int, scale: int) -> Image.Image:
     frames = features.clips.frames(clip).permute(0, 2, 3, 1).numpy()
-    each, actions, patch_mask = len(frames) // features.num_steps, played.actions, played.patch_mask
-    assert actions is not None and patch_mask is not None
-    boxes, kept = (every.repeat(each, axis=0) for every in (boxes_of(features.action, actions[clip]), patch_mask[clip]))
+    each, actions = len(frames) // features.num_steps, played.actions
+    assert actions is not None
+    boxes, kept = (every.repeat(each, axis=0) for every in (boxes_of(features.action, actions[clip]), played.patch_mask[clip]))
     side = frames.shape[1] * scale
     row = Image.new("RGB", (ROW_LABEL + len(frames) * (side + GAP), side), "white")
     name = features.classifier.classes[features.clips.labels[clip]]

@@ -30,7 +30,7 @@ from classifiers.backbones.imagenet import new_classifier, normalisation, prepar
 from classifiers.backbones.library import build_backbone, measure
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
-from classifiers.flops import classifier_cost, multiply_adds
+from classifiers.flops import classifier_flops, multiply_adds
 from classifiers.model_zoo import ARCHITECTURES
 from classifiers.optimize import Execution, with_execution
 
@@ -130,7 +130,7 @@ def test_it_is_folded_and_counted_as_others_are(borrowed):
     assert not any(isinstance(module, nn.BatchNorm2d) for module in run.modules())
     resnet = build_backbone("torchvision/resnet18", 3).eval()
     assert multiply_adds(lambda: resnet(torch.zeros(1, 3, 224, 224))) == pytest.approx(1.814e9, rel=1e-3)  # torchvision's own figure
-    assert 0 < classifier_cost(borrowed).focus < classifier_cost(borrowed).glance
+    assert 0 < classifier_flops(borrowed).focus < classifier_flops(borrowed).glance
 
 
 def test_the_environment_plays_with_them(borrowed, clips):

@@ -11,7 +11,7 @@ from adafocus_env.demo.videos import CLASSES
 from classifiers import optimize as execution
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
-from classifiers.flops import classifier_cost
+from classifiers.flops import classifier_flops
 from classifiers.optimize import (
     PLAIN,
     Execution,
@@ -84,7 +84,7 @@ def test_weights_fingerprint_and_cost_stay_those_of_the_classifier(images):
     looked(other, images)
     assert classifier.fingerprint() == other.fingerprint() == before
     assert list(other.state_dict()) == names
-    assert classifier_cost(other) == classifier_cost(classifier)
+    assert classifier_flops(other) == classifier_flops(classifier)
     assert all(parameter.dtype == torch.float32 and parameter.is_contiguous() for parameter in other.parameters())
 
 

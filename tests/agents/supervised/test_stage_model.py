@@ -9,7 +9,7 @@ from conftest import needs, random_classifier
 from supervised_stages import CONFIG, STAGES, trained
 
 from adafocus_env.clips.store import ClipStore
-from agents.evaluation.inference import focus_at
+from agents.evaluation.inference import classify_crops
 from agents.runs.interrupts import Stopped, StopRequest
 from agents.supervised.checkpoint import EpochCheckpoint
 from agents.supervised.random_patches import train_on_random_patches
@@ -118,9 +118,9 @@ def test_parts_of_a_step_are_drawn_as_the_whole(clips, monkeypatch):
 
     def focus(classifier, frames, vectors, corners, *skips):
         seen[accumulate].append(corners.numpy())
-        return focus_at(classifier, frames, vectors, corners, *skips)
+        return classify_crops(classifier, frames, vectors, corners, *skips)
 
-    monkeypatch.setattr("agents.supervised.random_patches.focus_at", focus)
+    monkeypatch.setattr("agents.supervised.random_patches.classify_crops", focus)
     for accumulate in seen:
         list(STAGES["random patches"](random_classifier(), clips, replace(PLAIN, batch_size=7, accumulate=accumulate), 0))
     assert len(seen[3]) == 3 * len(seen[1])
