@@ -40,17 +40,14 @@ class Action(Protocol):
     @property
     def patch_action(self) -> Action:
         """See the attribute of this name."""
-        ...
 
     @property
     def space(self) -> spaces.Discrete | spaces.Box:
         """Space of one action."""
-        ...
 
     @property
     def num_cells(self) -> int | None:
         """Number of different actions; None where they are continuous."""
-        ...
 
     def check(self, actions: object, count: int) -> NDArray[Any]:
         """Return the actions of ``count`` clips as an array.
@@ -58,27 +55,21 @@ class Action(Protocol):
         Raises:
             ActionError: One lies outside the space (names the first).
         """
-        ...
 
     def patch_mask(self, actions: NDArray[Any]) -> NDArray[np.bool_]:
         """Return whether actions have a patch (…)."""
-        ...
 
     def to_patch_action(self, actions: NDArray[Any]) -> NDArray[Any]:
         """Convert actions to those of ``patch_action`` with the same patches, any where they skip. Called only where the two differ."""
-        ...
 
     def corners_of(self, actions: NDArray[Any]) -> NDArray[np.int64]:
         """Return the corners (…, 2) of the patches as (top, left) in pixels; undefined for actions that skip."""
-        ...
 
     def nearest(self, points: NDArray[np.floating]) -> NDArray[Any]:
         """Points (…, 2) as (y, x), with (0, 0) the centre of a pixel → the actions with the nearest patch centres."""
-        ...
 
     def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
         """Sample uniformly random patches, as actions (*shape, *space.shape)."""
-        ...
 
 
 def boxes_of(action: Action, actions: NDArray[Any]) -> NDArray[np.int64]:
@@ -329,7 +320,7 @@ def find_action(action: str | Callable[[int, int, int], Action]) -> Callable[[in
     """Return the kind of action of that name; a class is returned unchanged.
 
     Raises:
-        InputError: There is no such name (suggests the nearest).
+        InputError: The name is unknown (suggests the nearest).
     """
     return action if callable(action) else lookup("action", action, ACTIONS)
 

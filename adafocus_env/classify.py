@@ -29,7 +29,7 @@ def find_skipped(skipped: str) -> Skipped:
     """Return the option of that name.
 
     Raises:
-        InputError: There is no such option (suggests the nearest).
+        InputError: The option is unknown (suggests the nearest).
     """
     return lookup("skipped", skipped, SKIPPED)
 
@@ -57,7 +57,7 @@ def classify_clips(
         num_frames: Frames of a decision, which are all skipped or none; the last focus vector is the mean over them.
 
     Raises:
-        InputError: There is no such option.
+        InputError: The option is unknown.
     """
     option = find_skipped(skipped)
     if patch_mask is None:

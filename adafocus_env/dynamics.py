@@ -188,7 +188,7 @@ class Dynamics:
         """Sample an episode: its clip, unless it is given, and its random patches.
 
         Raises:
-            InputError: There is no such clip.
+            InputError: The clip does not exist.
         """
         count = len(self.features.clips)
         if clip is None:

@@ -51,7 +51,6 @@ class Observation(Protocol):
         Args:
             dynamics: Of N clips. It must not be changed, and its labels must not be read.
         """
-        ...
 
 
 class MapObservation:
@@ -189,7 +188,7 @@ def find_observation(observation: str | Callable[[Features], Observation]) -> Ca
     """Return the kind of observation of that name; a class is returned unchanged.
 
     Raises:
-        InputError: There is no such name (suggests the nearest).
+        InputError: The name is unknown (suggests the nearest).
     """
     return observation if callable(observation) else lookup("observation", observation, OBSERVATIONS)
 

@@ -44,10 +44,11 @@ def test_a_clip_costs_its_steps_until_it_ends():
     last = apply_exit(scores, patch_mask)
     assert np.array_equal(last.scores, scores[:, 3]) and last.num_patches.tolist() == [3, 2] and last.num_steps.tolist() == [4, 4]
     early = apply_exit(scores, patch_mask, np.array([1, 2]))
-    assert np.array_equal(early.scores, scores[[0, 1], [1, 2]]) and early.num_patches.tolist() == [1, 2] and early.num_steps.tolist() == [2, 3]
+    assert np.array_equal(early.scores, scores[[0, 1], [1, 2]])
+    assert early.num_patches.tolist() == [1, 2] and early.num_steps.tolist() == [2, 3]
 
 
-def test_certainty_is_the_highest_softmax_score():
+def test_max_softmax_is_the_highest_softmax_score():
     scores = np.log([[[0.2, 0.7, 0.1]], [[0.25, 0.25, 0.5]]]).astype(np.float32) + 3
     assert np.allclose(max_softmax(scores), [[0.7], [0.5]])
     assert accuracy_and_confidence(scores[:, 0], np.array([1, 0])) == pytest.approx((0.5, (0.7 + 0.25) / 2))

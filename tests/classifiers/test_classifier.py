@@ -285,7 +285,7 @@ def test_where_the_shift_is(name, place, places):
         backbone = BACKBONES[name](10)
         names = list(backbone.state_dict())
         backbone.insert_shift(1 / 8, place)
-    assert list(backbone.shift.places) == places and list(backbone.state_dict()) == names
+    assert list(backbone.shift.modules) == places and list(backbone.state_dict()) == names
 
 
 def test_a_shift_inside_residual_blocks_needs_some():

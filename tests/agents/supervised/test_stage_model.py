@@ -154,11 +154,11 @@ def test_settings_that_cannot_be(change, message, clips):
 
 def test_a_precision_that_the_device_lacks_is_refused(clips, monkeypatch):
     monkeypatch.setattr(execution, "_works", lambda name, device: name == "float32")
-    with pytest.raises(InputError, match=r"precision=bfloat16 is not something that cpu here can compute with; choose"):
+    with pytest.raises(InputError, match=r"precision=bfloat16 is not supported by this cpu; choose"):
         trained("glancer", clips, replace(PLAIN, precision="bfloat16"))
 
 
 def test_compiling_without_a_compiler_is_refused(clips, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(InputError, match=r"compile=true needs a C\+\+ compiler, and there is no no-such-compiler"):
+    with pytest.raises(InputError, match=r"compile=true needs a C\+\+ compiler, but no-such-compiler was not found"):
         trained("glancer", clips, replace(PLAIN, compile=True))
