@@ -1,4 +1,4 @@
-"""What an agent does → the corner of a patch: a cell of a grid, or a place in [0,1]², or no patch at all."""
+"""Kinds of action: a cell of a grid, or a location in [0, 1]²; each also in a form that can skip the patch."""
 
 from __future__ import annotations
 
@@ -9,24 +9,28 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.error import InvalidAction
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adafocus_env.action_checks import ActionError as ActionError
-from adafocus_env.action_checks import check_form, check_numbers, check_patch, check_places
+from adafocus_env.transfers import Values
 from classifiers.errors import InputError, lookup
 
 
-class Action(Protocol):
-    """A kind of action: its space, and the patches that it stands for. Arrays of actions are (…, *space.shape).
+class ActionError(InputError, InvalidAction):
+    """An action that lies outside the action space."""
 
-    A further one is a class made from (grid, size, patch_size): an entry of `ACTIONS`, or the argument ``action`` of an environment.
+
+class Action(Protocol):
+    """A kind of action: its space, and the patches that actions select. Arrays of actions are (…, *space.shape).
+
+    A custom kind is a class made from (grid, size, patch_size): an entry of `ACTIONS`, or the argument ``action`` of an environment.
 
     Attributes:
-        patch_action: the kind of action that always looks at a patch: itself, or what it is without skipping. Features are made for it.
-        size: height and width of the frame in pixels.
+        patch_action: The kind of action without skipping; itself where every action has a patch. Features are computed for it.
+        size: Height and width of the frame in pixels.
         patch_size: P, height and width of a patch in pixels.
-        candidates: actions that a search for the best one tries: all of them, or some that cover the frame.
+        candidates: Actions that a search for the best one tries: all of them, or some that cover the frame.
     """
 
     size: int
@@ -35,139 +39,130 @@ class Action(Protocol):
 
     @property
     def patch_action(self) -> Action:
-        """See above."""
-        ...
+        """See the attribute of this name."""
 
     @property
     def space(self) -> spaces.Discrete | spaces.Box:
-        """Of one action."""
-        ...
+        """Space of one action."""
 
     @property
     def num_cells(self) -> int | None:
-        """How many different actions there are; None where they are not counted."""
-        ...
+        """Number of different actions; None where they are continuous."""
 
     def check(self, actions: object, count: int) -> NDArray[Any]:
-        """The actions of ``count`` clips as an array.
+        """Return the actions of ``count`` clips as an array.
 
         Raises:
-            ActionError: one lies outside the space (names the first).
+            ActionError: One lies outside the space (names the first).
         """
-        ...
 
     def patch_mask(self, actions: NDArray[Any]) -> NDArray[np.bool_]:
-        """Actions → whether they look at a patch (…)."""
-        ...
+        """Return whether actions have a patch (…)."""
 
-    def patches(self, actions: NDArray[Any]) -> NDArray[Any]:
-        """Convert actions to those of ``patch_action`` with the same patches; where they skip, any. Only called where the two differ."""
-        ...
+    def to_patch_action(self, actions: NDArray[Any]) -> NDArray[Any]:
+        """Convert actions to those of ``patch_action`` with the same patches, any where they skip. Called only where the two differ."""
 
     def corners_of(self, actions: NDArray[Any]) -> NDArray[np.int64]:
-        """Actions → corners (…, 2) of their patches as (top, left) in pixels; of those that look at one."""
-        ...
+        """Return the corners (…, 2) of the patches as (top, left) in pixels; undefined for actions that skip."""
 
     def nearest(self, points: NDArray[np.floating]) -> NDArray[Any]:
-        """Points (…, 2) as (y, x), (0, 0) being the middle of a pixel → the actions whose patches have their centres nearest."""
-        ...
+        """Points (…, 2) as (y, x), with (0, 0) the centre of a pixel → the actions with the nearest patch centres."""
 
-    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
-        """Uniformly random patches, as actions (*shape, *space.shape)."""
-        ...
+    def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
+        """Sample uniformly random patches, as actions (*shape, *space.shape)."""
 
 
 def boxes_of(action: Action, actions: NDArray[Any]) -> NDArray[np.int64]:
-    """Actions → boxes (…, 4) of their patches as (top, left, bottom, right) in pixels of the frame; zeros where there is none."""
+    """Return the boxes (…, 4) of the patches as (top, left, bottom, right) in pixels of the frame; zeros for actions that skip."""
     corners = action.corners_of(actions)
     boxes = np.concatenate([corners, corners + action.patch_size], axis=-1)
     return boxes if action.patch_action is action else boxes * action.patch_mask(actions)[..., None]
 
 
 class GridAction:
-    """G×G places for a patch, row-major, their corners evenly spaced from one border of the frame to the other.
+    """One of G × G patches, row by row, with corners evenly spaced from one border of the frame to the other.
 
     The corner of a cell at a in [0,1]² is floor(a · (size − patch_size)), first coordinate = row (paper, section 3.2).
 
     Args:
         grid: G, cells in each axis.
-        size: height and width of the frame in pixels.
+        size: Height and width of the frame in pixels.
         patch_size: P, height and width of a patch in pixels.
 
     Raises:
-        InputError: the grid has fewer than two cells an axis, or the patch does not fit the frame.
+        InputError: The grid has fewer than two cells per axis, or the patch does not fit the frame.
     """
 
     def __init__(self, grid: int, size: int, patch_size: int) -> None:
         if grid < 2:
-            raise InputError(f"grid={grid} is too small; choose 2 or more cells an axis (the paper uses 7)")
+            raise InputError(f"grid={grid} is too small; choose 2 or more cells per axis (the paper uses 7)")
         check_patch(size, patch_size)
         self.grid, self.size, self.patch_size = grid, size, patch_size
         self.num_cells = grid * grid
         self.space = spaces.Discrete(self.num_cells)
         self.candidates: NDArray[np.int64] = np.arange(self.num_cells)
-        offsets = np.arange(grid) * (size - patch_size) // (grid - 1)  # whole numbers: exact for every size
+        offsets = np.arange(grid) * (size - patch_size) // (grid - 1)  # integers: exact for every size
         self.corners: NDArray[np.int64] = np.stack(np.meshgrid(offsets, offsets, indexing="ij"), axis=-1).reshape(-1, 2)
 
     @property
     def patch_action(self) -> GridAction:
-        """Itself: every action looks at a patch."""
+        """Itself."""
         return self
 
     def patch_mask(self, actions: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """True for each action."""
+        """Return True for every action."""
         return np.ones(actions.shape, bool)
 
-    def patches(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The actions themselves."""
+    def to_patch_action(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the actions."""
         return actions
 
     def check(self, actions: object, count: int) -> NDArray[np.int64]:
-        """The actions as an int64 array (count,).
+        """Return the actions as an int64 array (count,).
 
         Raises:
-            ActionError: not one whole number in 0 … G²−1 for each clip (names the first bad one).
+            ActionError: They are not one integer from 0 to G² − 1 per clip (names the first bad one).
         """
         choices = f"a cell from 0 to {self.num_cells - 1}, row-major on a {self.grid}×{self.grid} grid"
-        return check_numbers(actions, count, self.num_cells, choices)
+        return _check_cells(actions, count, self.num_cells, choices)
 
     def check_tensor(self, cells: Tensor, count: int) -> Tensor:
-        """The same for a tensor, which stays on its device, without the host waiting for a GPU.
+        """Return the checked cells (count,) as an int64 tensor on their device; the host does not wait for a GPU.
 
         Raises:
-            ActionError: as `check`. A GPU finds a number outside the grid later, by a device-side assertion, which ends the process.
+            ActionError: As `check`. A GPU finds a cell outside the grid later, with a device-side assertion, which ends the process.
         """
-        check_form(cells, count, self.num_cells, whole=not (cells.is_floating_point() or cells.is_complex() or cells.dtype == torch.bool))
+        _check_form(cells, count, self.num_cells, whole=not (cells.is_floating_point() or cells.is_complex() or cells.dtype == torch.bool))
         inside = ((cells >= 0) & (cells < self.num_cells)).all()
         with suppress(RuntimeError) if cells.device.type == "cpu" else nullcontext():
             torch._assert_async(inside, f"an action is outside the space; choose a cell from 0 to {self.num_cells - 1}")
             return cells.to(torch.int64)
-        return torch.from_numpy(self.check(cells.numpy(), count))  # raises: a CPU finds it at once, and can say which one it is
+        return torch.from_numpy(self.check(cells.numpy(), count))  # raises: a CPU finds it at once, and can name the clip
 
     def corners_of(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Cells (…) → corners (…, 2) as (top, left) in pixels."""
         return self.corners[actions]
 
     def nearest(self, points: NDArray[np.floating]) -> NDArray[np.int64]:
-        """Points (…, 2) as (y, x), (0, 0) being the middle of a pixel → the cell whose patch has its centre nearest (…)."""
+        """Points (…, 2) as (y, x) → the cells (…) with the nearest patch centres."""
         axis = self.corners[: self.grid, 1] + (self.patch_size - 1) / 2
         row, column = np.moveaxis(np.abs(points[..., None] - axis).argmin(-1), -1, 0)
         return row * self.grid + column
 
-    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.int64]:
-        """Uniformly random cells (*shape)."""
+    def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.int64]:
+        """Sample uniformly random cells (*shape)."""
         return rng.integers(self.num_cells, size=shape)
 
 
 class ContinuousAction:
-    """Any place for a patch: a in [0,1]² → the corner floor(a · (size − patch_size)), first coordinate = row (paper, section 3.2).
+    """A location a in [0,1]² → the patch with the corner floor(a · (size − patch_size)), first coordinate = row (paper, section 3.2).
 
     Args:
-        size: height and width of the frame in pixels.
+        size: Height and width of the frame in pixels.
         patch_size: P, height and width of a patch in pixels.
 
     Raises:
-        InputError: the patch does not fit the frame.
+        InputError: The patch does not fit the frame.
     """
 
     num_cells = None
@@ -180,47 +175,47 @@ class ContinuousAction:
 
     @property
     def patch_action(self) -> ContinuousAction:
-        """Itself: every action looks at a patch."""
+        """Itself."""
         return self
 
     def patch_mask(self, actions: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """True for each action."""
+        """Return True for every action."""
         return np.ones(actions.shape[:-1], bool)
 
-    def patches(self, actions: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The actions themselves."""
+    def to_patch_action(self, actions: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the actions."""
         return actions
 
     def check(self, actions: object, count: int) -> NDArray[np.float32]:
-        """The actions as a float32 array (count, 2).
+        """Return the actions as a float32 array (count, 2).
 
         Raises:
-            ActionError: not one place (row, column) in [0,1]² for each clip (names the first bad one).
+            ActionError: They are not one location (row, column) in [0,1]² per clip (names the first bad one).
         """
-        return check_places(actions, count, 2, "place (row, column)")
+        return _check_coordinates(actions, count, 2, "location (row, column)")
 
     def corners_of(self, actions: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Places (…, 2) → corners (…, 2) as (top, left) in pixels."""
+        """Locations (…, 2) → corners (…, 2) as (top, left) in pixels."""
         return np.floor(actions.astype(np.float32) * np.float32(self.size - self.patch_size)).astype(np.int64)
 
     def nearest(self, points: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Points (…, 2) as (y, x), (0, 0) being the middle of a pixel → the place whose patch has its centre nearest (…, 2)."""
+        """Points (…, 2) as (y, x) → the locations (…, 2) with the nearest patch centres."""
         return self._at(np.clip(np.rint(points - (self.patch_size - 1) / 2), 0, self.size - self.patch_size))
 
-    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Places (*shape, 2) of uniformly random patches. Every corner is as likely, the last one too."""
+    def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Sample locations (*shape, 2) of uniformly random patches: every corner has the same probability, also the last."""
         return self._at(rng.integers(self.size - self.patch_size + 1, size=(*shape, 2)))
 
     def _at(self, corners: NDArray[Any]) -> NDArray[np.float32]:
-        """Places of the corners: half a pixel off the lower bound, which rounding could fall short of."""
+        """Return the locations of corners, half a pixel above the lower bound, so that rounding cannot fall below it."""
         return np.minimum((corners + 0.5) / max(1, self.size - self.patch_size), 1).astype(np.float32)
 
 
 class SkipAction:
-    """The cells of a grid, and one action more, the last: look at no patch of this frame. The glancer sees it all the same.
+    """The cells of a grid and one more action, the last: no patch of this frame. The glancer sees the frame in any case.
 
     Args:
-        patch_action: the grid.
+        patch_action: The grid.
     """
 
     def __init__(self, patch_action: GridAction) -> None:
@@ -230,45 +225,38 @@ class SkipAction:
         self.num_cells = patch_action.num_cells + 1
         self.space = spaces.Discrete(self.num_cells)
         self.candidates: NDArray[np.int64] = np.arange(self.num_cells)
+        self.nearest, self.sample = patch_action.nearest, patch_action.sample  # always a patch: random skips are worth no comparison
 
     def check(self, actions: object, count: int) -> NDArray[np.int64]:
-        """The actions as an int64 array (count,).
+        """Return the actions as an int64 array (count,).
 
         Raises:
-            ActionError: not one whole number in 0 … G² for each clip (names the first bad one).
+            ActionError: They are not one integer from 0 to G² per clip (names the first bad one).
         """
-        return check_numbers(actions, count, self.num_cells, f"a cell from 0 to {self.skip - 1}, or {self.skip} to skip")
+        return _check_cells(actions, count, self.num_cells, f"a cell from 0 to {self.skip - 1}, or {self.skip} to skip")
 
     def patch_mask(self, actions: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether they are cells (…)."""
+        """Return whether actions are cells (…)."""
         return actions != self.skip
 
-    def patches(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Actions (…) → their cells (…); the first cell where they skip."""
+    def to_patch_action(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Actions (…) → their cells (…); cell 0 where they skip."""
         return np.where(self.patch_mask(actions), actions, 0)
 
-    def skipping(self, places: NDArray[np.int64], patch_mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Cells (…) → the actions (…) that look there where ``patch_mask`` (…) says so, and skip elsewhere."""
-        return np.where(patch_mask, places, self.skip)
+    def with_skips(self, cells: NDArray[np.int64], patch_mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Cells (…) → the same actions (…) where ``patch_mask`` (…) is set, skips elsewhere."""
+        return np.where(patch_mask, cells, self.skip)
 
     def corners_of(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Actions (…) → corners (…, 2) as (top, left) in pixels; those of the first cell where they skip."""
-        return self.patch_action.corners_of(self.patches(actions))
-
-    def nearest(self, points: NDArray[np.floating]) -> NDArray[np.int64]:
-        """Points (…, 2) as (y, x), (0, 0) being the middle of a pixel → the cell whose patch has its centre nearest (…)."""
-        return self.patch_action.nearest(points)
-
-    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.int64]:
-        """Uniformly random cells (*shape): what patches are worth is measured on patches."""
-        return self.patch_action.draw(rng, shape)
+        """Actions (…) → corners (…, 2) as (top, left) in pixels; those of cell 0 where they skip."""
+        return self.patch_action.corners_of(self.to_patch_action(actions))
 
 
 class ContinuousSkipAction:
-    """Any place for a patch, and a third coordinate: from 0.5 on the step skips, and looks at no patch of this frame.
+    """A location and a third coordinate: from 0.5 on the step has no patch.
 
     Args:
-        patch_action: the places.
+        patch_action: The locations.
     """
 
     num_cells = None
@@ -277,91 +265,84 @@ class ContinuousSkipAction:
         self.patch_action = patch_action
         self.size, self.patch_size = patch_action.size, patch_action.patch_size
         self.space = spaces.Box(0.0, 1.0, (3,), np.float32)
-        self.candidates: NDArray[np.float32] = np.concatenate([_with(patch_action.candidates, 0), np.array([[0.5, 0.5, 1]], np.float32)])
+        self.candidates: NDArray[np.float32] = np.concatenate([_append(patch_action.candidates, 0), np.array([[0.5, 0.5, 1]], np.float32)])
 
     def check(self, actions: object, count: int) -> NDArray[np.float32]:
-        """The actions as a float32 array (count, 3).
+        """Return the actions as a float32 array (count, 3).
 
         Raises:
-            ActionError: not (row, column, skip) in [0,1]³ for each clip (names the first bad one).
+            ActionError: They are not (row, column, skip) in [0,1]³ per clip (names the first bad one).
         """
-        return check_places(actions, count, 3, "place and whether to skip it (row, column, skip)")
+        return _check_coordinates(actions, count, 3, "location and whether to skip it (row, column, skip)")
 
     def patch_mask(self, actions: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Whether the third coordinate is below 0.5 (…)."""
+        """Return whether the third coordinate is below 0.5 (…)."""
         return actions[..., 2] < 0.5
 
-    def patches(self, actions: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Actions (…, 3) → their places (…, 2), which those that skip have, too."""
+    def to_patch_action(self, actions: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Actions (…, 3) → their locations (…, 2), which those that skip have, too."""
         return actions[..., :2]
 
-    def skipping(self, places: NDArray[np.float32], patch_mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Places (…, 2) → the actions (…, 3) that look there where ``patch_mask`` (…) says so, and skip elsewhere."""
-        return np.concatenate([places, ~patch_mask[..., None]], axis=-1).astype(np.float32)
+    def with_skips(self, locations: NDArray[np.float32], patch_mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Locations (…, 2) → the same actions (…, 3) where ``patch_mask`` (…) is set, skips elsewhere."""
+        return np.concatenate([locations, ~patch_mask[..., None]], axis=-1).astype(np.float32)
 
     def corners_of(self, actions: NDArray[np.float32]) -> NDArray[np.int64]:
         """Actions (…, 3) → corners (…, 2) as (top, left) in pixels."""
-        return self.patch_action.corners_of(self.patches(actions))
+        return self.patch_action.corners_of(self.to_patch_action(actions))
 
     def nearest(self, points: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Points (…, 2) as (y, x), (0, 0) being the middle of a pixel → the action that looks there (…, 3)."""
-        return _with(self.patch_action.nearest(points), 0)
+        """Points (…, 2) as (y, x) → the actions (…, 3) with the nearest patch centres."""
+        return _append(self.patch_action.nearest(points), 0)
 
-    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Actions (*shape, 3) that look at uniformly random patches: what patches are worth is measured on patches."""
-        return _with(self.patch_action.draw(rng, shape), 0)
-
-
-def continuous(grid: int, size: int, patch_size: int) -> ContinuousAction:
-    """Any place; there is no grid."""
-    return ContinuousAction(size, patch_size)
-
-
-def skip(grid: int, size: int, patch_size: int) -> SkipAction:
-    """The cells of a grid, or none."""
-    return SkipAction(GridAction(grid, size, patch_size))
-
-
-def continuous_skip(grid: int, size: int, patch_size: int) -> ContinuousSkipAction:
-    """Any place, or none; there is no grid."""
-    return ContinuousSkipAction(ContinuousAction(size, patch_size))
+    def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Sample actions (*shape, 3) with uniformly random patches."""
+        return _append(self.patch_action.sample(rng, shape), 0)
 
 
 ACTIONS: dict[str, Callable[[int, int, int], Action]] = {
-    "grid": GridAction, "continuous": continuous, "skip": skip, "continuous_skip": continuous_skip
-}  # fmt: skip
-"""(grid, size, patch_size) → the kind of action of that name."""
+    "grid": GridAction,
+    "continuous": lambda grid, size, patch_size: ContinuousAction(size, patch_size),
+    "skip": lambda grid, size, patch_size: SkipAction(GridAction(grid, size, patch_size)),
+    "continuous_skip": lambda grid, size, patch_size: ContinuousSkipAction(ContinuousAction(size, patch_size)),
+}
+"""Kinds of action by name, made from (grid, size, patch_size)."""
 
 
-def skipping(patch_action: Action) -> Action:
-    """The same kind of action with skipping; itself where there is none, as of a class of one's own."""
+def with_skipping(patch_action: Action) -> Action:
+    """Return the same kind of action with skipping; a custom kind itself."""
     if isinstance(patch_action, GridAction):
         return SkipAction(patch_action)
     return ContinuousSkipAction(patch_action) if isinstance(patch_action, ContinuousAction) else patch_action
 
 
 def find_action(action: str | Callable[[int, int, int], Action]) -> Callable[[int, int, int], Action]:
-    """The kind of action of that name; one that is given as a class is returned.
+    """Return the kind of action of that name; a class is returned unchanged.
 
     Raises:
-        InputError: no such name (suggests the nearest).
+        InputError: The name is unknown (suggests the nearest).
     """
     return action if callable(action) else lookup("action", action, ACTIONS)
 
 
-def _with(places: NDArray[np.float32], third: float) -> NDArray[np.float32]:
-    """Places (…, 2) → actions (…, 3) with that third coordinate."""
-    return np.concatenate([places, np.full_like(places[..., :1], third)], axis=-1)
+def check_patch(size: int, patch_size: int) -> None:
+    """Check that a patch fits the frame.
+
+    Raises:
+        InputError: It does not.
+    """
+    if not 0 < patch_size <= size:
+        raise InputError(f"patch_size={patch_size} does not fit frames of {size} pixels; choose a patch_size from 1 to {size}")
 
 
 def crop_patches(frames: Tensor, source: Tensor, corners: Tensor, patch_size: int) -> Tensor:
-    """Cuts patches out of frames in one gather, without a loop or a device synchronisation.
+    """Crop patches out of frames in one gather, without a loop or a device synchronisation.
 
-    They come as (height, width, channels) in memory, ``torch.channels_last``, in which convolutions on a CPU are faster.
+    The memory layout of the result is ``torch.channels_last``, with which convolutions on a CPU are faster.
 
     Args:
         frames: (M, 3, H, W), any dtype.
-        source: (N,) int64, the frame that each patch is cut from.
+        source: (N,) int64, the frame of each patch.
         corners: (N, 2) int64, (top, left) of each patch in pixels.
         patch_size: P in pixels.
 
@@ -370,3 +351,41 @@ def crop_patches(frames: Tensor, source: Tensor, corners: Tensor, patch_size: in
     """
     windows = frames.permute(0, 2, 3, 1).unfold(1, patch_size, 1).unfold(2, patch_size, 1).permute(0, 1, 2, 4, 5, 3)
     return windows[source, corners[:, 0], corners[:, 1]].permute(0, 3, 1, 2)  # of a view (M, rows, columns, P, P, 3)
+
+
+def _append(locations: NDArray[np.float32], third: float) -> NDArray[np.float32]:
+    """Locations (…, 2) → actions (…, 3) with that third coordinate."""
+    return np.concatenate([locations, np.full_like(locations[..., :1], third)], axis=-1)
+
+
+def _check_cells(actions: object, count: int, num_cells: int, choices: str) -> NDArray[np.int64]:
+    """Return integers from 0 to ``num_cells`` − 1 as an int64 array (count,)."""
+    try:
+        array = np.asarray(actions)
+    except ValueError as problem:
+        raise ActionError(f"actions must be an array ({problem}); give one cell for each of the {count} clips") from problem
+    _check_form(array, count, num_cells, whole=np.issubdtype(array.dtype, np.integer))
+    if (bad := np.flatnonzero((array < 0) | (array >= num_cells))).size:
+        raise ActionError(f"action {array[bad[0]]} (clip {bad[0]}) is outside the space; choose {choices}")
+    return array.astype(np.int64)
+
+
+def _check_form(cells: Values, count: int, num_cells: int, *, whole: bool) -> None:
+    """Check shape and dtype of cells; ``whole``: whether the dtype is an integer."""
+    if cells.shape != (count,):
+        raise ActionError(f"actions have shape {tuple(cells.shape)}; give one cell for each of the {count} clips: shape ({count},)")
+    if not whole:
+        raise ActionError(f"actions have dtype {cells.dtype}; cells must be integers from 0 to {num_cells - 1}")
+
+
+def _check_coordinates(actions: object, count: int, length: int, what: str) -> NDArray[np.float32]:
+    """Return numbers in [0, 1] as a float32 array (count, length)."""
+    try:
+        array = np.asarray(actions, np.float32)
+    except (ValueError, TypeError) as problem:
+        raise ActionError(f"actions must be an array of numbers ({problem}); give one {what} for each of the {count} clips") from problem
+    if array.shape != (count, length):
+        raise ActionError(f"actions have shape {array.shape}; give one {what} for each of the {count} clips: shape ({count}, {length})")
+    if (bad := np.flatnonzero(~((array >= 0) & (array <= 1)).all(1))).size:  # also NaN
+        raise ActionError(f"action {array[bad[0]]} (clip {bad[0]}) is outside the space; all coordinates must lie in [0, 1]")
+    return array

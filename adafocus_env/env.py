@@ -105,7 +105,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     | `confidence` | float | p_t |
     | `previous` | float | p_{t−1} |
     | `baseline` | float | the confidence that the rewards `random` and `padding` compare with; 0 with the others |
-    | `cost_weight` | float | what was paid for the step: the reward is that of the table above less this |
+    | `penalty` | float | cost of the step, already subtracted from the reward |
     | `prediction` | int | the class with the highest score |
     | `correct` | bool | whether it is the true class |
     | `box` | (4,) int64 | the patch as (top, left, bottom, right) in pixels of the frame; zeros where the step skipped |

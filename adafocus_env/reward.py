@@ -1,4 +1,4 @@
-"""Confidence → reward. p is the softmax score of the true class, at the step before (previous), now, and with other patches.
+"""Rewards: confidence p, the softmax score of the true class, → reward of step t.
 
 | name | reward of step t |
 |---|---|
@@ -7,8 +7,8 @@
 | `confidence` | p_t |
 | `padding` | p_t − p_t(zeros in place of the focus vector), from the same state |
 
-A further one is a `Reward`: an entry of `REWARDS`, or the argument ``reward`` of an environment. Its function belongs at the top of a
-module (no lambda), or environments with it cannot be pickled.
+A custom reward is a `Reward`: an entry of `REWARDS`, or the argument ``reward`` of an environment. Its function must be defined at the
+top of a module (not a lambda), otherwise environments with it cannot be pickled.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Reward:
-    """A reward and what it is measured against.
+    """A reward and its baseline.
 
     Attributes:
         value: (confidence (N,), previous confidence (N,), baseline confidence (N,)) → reward (N,), float32 arrays.
-        baseline: which focus vectors the baseline confidence comes from.
-        on_tensors: whether ``value`` works on tensors as well as on arrays, so that an environment with ``output="torch"`` need not copy
-            them to the host and back.
+        baseline: The focus vectors that the baseline confidence comes from.
+        on_tensors: Whether ``value`` also takes tensors; otherwise an environment with ``output="torch"`` copies them to the host and back.
     """
 
     value: Callable[[Any, Any, Any], Any]
@@ -35,17 +34,17 @@ class Reward:
 
 
 def above_baseline(now: Any, previous: Any, baseline: Any) -> Any:
-    """What is gained over other patches, or none."""
+    """Return the confidence minus that of the baseline."""
     return now - baseline
 
 
 def above_previous(now: Any, previous: Any, baseline: Any) -> Any:
-    """What is gained over the step before."""
+    """Return the confidence minus that of the previous step."""
     return now - previous
 
 
 def itself(now: Any, previous: Any, baseline: Any) -> Any:
-    """The confidence."""
+    """Return the confidence."""
     return now
 
 

@@ -17,10 +17,9 @@ from torch import Tensor
 from adafocus_env.build import Split, build_features, make_action
 from adafocus_env.clips.store import ClipSource
 from adafocus_env.clips.stream import StreamingClips
-from adafocus_env.dynamics import Dynamics
+from adafocus_env.dynamics import Dynamics, Outcome
 from adafocus_env.features.live import Features, Indices
 from adafocus_env.observation import Observation, find_observation, row_of, to_numpy
-from adafocus_env.outcome import Outcome
 from adafocus_env.render import picture
 from adafocus_env.settings import EnvSettings, validate
 from adafocus_env.transfers import Values, rows_of, to_device
@@ -183,7 +182,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         if clips is not None and len(clips) != len(rows):
             raise InputError(f"options['clips'] has {len(clips)} entries; give one clip for each of the {len(rows)} rows that are reset")
         chosen = clips if clips is not None else self._deal(len(rows)) if self.clip_order == "epoch" else [None] * len(rows)
-        episodes = [self.dynamics.draw(self.rngs[row], clip) for row, clip in zip(rows, chosen, strict=True)]
+        episodes = [self.dynamics.sample_episode(self.rngs[row], clip) for row, clip in zip(rows, chosen, strict=True)]
         self.dynamics.start(rows, episodes)
         self._ended = self._ended.copy()
         self._ended[rows] = False
@@ -275,7 +274,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
             "box": outcome.boxes,
             "multiply_adds": outcome.multiply_adds,
             "previous": _doubles(outcome.previous),
-            "cost_weight": _doubles(outcome.cost_weight),
+            "penalty": _doubles(outcome.penalty),
         }
         return {**self._clip_info(self._every), **self._info(rows, **values)}
 

@@ -24,6 +24,7 @@ from rich.table import Table
 
 from agents.config.command import run_command
 from agents.config.keys import flat
+from agents.runs.confidence import mean_text
 from agents.runs.jsonl import to_json
 from agents.runs.run_dir import CONFIG, METRICS, PASSING_KEYS, RESULT, SYSTEM, RunDir
 from classifiers.errors import InputError, lookup
@@ -241,11 +242,7 @@ def _common(names: list[str]) -> str:
 def _mean(values: list[float | None]) -> str:
     if None in values:
         return "–"
-    from agents.runs.intervals import interval  # here: SciPy takes a second, and most lists have no sweeps
-
-    numbers = np.array(values, float)
-    low, high = interval(numbers)
-    return f"{_share(float(numbers.mean()))} ± {_share(float(high - low) / 2)}"
+    return mean_text(100 * np.array(values, float), ".1f")
 
 
 def _share(value: float | None) -> str:

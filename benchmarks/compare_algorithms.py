@@ -1,16 +1,16 @@
-"""Runs algorithms × seeds on one registered id, one after the other, and writes one table and one picture of learning curves.
+"""Trains algorithms × seeds on one registered id, one run after the other, and writes a table and a plot of learning curves.
 
-    python -m benchmarks.compare_algorithms id=AdaFocusEasy-v0                           all that learn cells, seeds 0, 1 and 2
+    python -m benchmarks.compare_algorithms id=AdaFocusEasy-v0                           all algorithms with discrete actions, seeds 0, 1, 2
     python -m benchmarks.compare_algorithms id=AdaFocusEasy-v0 algos=[ppo,dqn] seeds=[0]
-    python -m benchmarks.compare_algorithms id=AdaFocusEasyContinuous-v0                 all that learn places
+    python -m benchmarks.compare_algorithms id=AdaFocusEasyContinuous-v0                 all algorithms with continuous actions
 
-Every run has a folder of its own, as `agents.train` makes it. Runs that are finished are not repeated: the same command goes on.
+Every run has its own run directory, as `agents.train` makes it. Finished runs are not repeated: the same command resumes the study.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,113 +22,153 @@ from rich.table import Table
 
 import adafocus_env
 from adafocus_env.action import ACTIONS
+from agents import train
 from agents.config.command import compose_config, run_command, typed_keys
-from agents.config.settings import BenchmarkAlgorithms, Train
-from agents.runs.intervals import interval
-from agents.runs.jsonl import to_json
-from agents.runs.plots import Curve, save_learning_curves
+from agents.config.settings import Train
+from agents.config.unread_keys import check_config, check_overrides
+from agents.pipeline.session import check_algo
+from agents.rl.algorithms import CONTINUOUS, DISCRETE, algorithm_of, check_fits, class_of, fitting, learns_as_ppo
+from agents.runs.confidence import mean_text
 from agents.runs.run_dir import RunDir
-from classifiers.atomic_files import write_text
-from classifiers.errors import InputError, lookup
+from benchmarks.study import Curve, Panel, check_lists, markdown, runs_of, save_panels, save_tables, train_missing
+from classifiers.errors import lookup
 
 SET_HERE = ("algo", "algo.name", "seed", "run", "device", "force", "env.action", "data", "data.name", "data.task")
-"""Keys of `agents.train` that follow from those of this command."""
+"""Keys of `agents.train` that follow from the keys of this command."""
 STEPS = ("ppo.total_steps", "ppo.epochs", "algo.total_steps")
-"""Those that follow from ``total_steps``, where it is given."""
+"""Keys of `agents.train` that follow from ``total_steps`` if it is set."""
 ENTRY = f"{adafocus_env.__name__}."
+HEADINGS = ("algorithm", "top-1", "gap closed", "half of it in all seeds", "steps", "CPU minutes")
+
+
+@dataclass
+class CompareAlgorithms:
+    """`python -m benchmarks.compare_algorithms`.
+
+    Attributes:
+        id: A registered id.
+        algos: Names in `agents.rl.algorithms.ALGORITHMS`, or dotted paths of classes; empty: all that learn such actions.
+        seeds: Seeds of the runs of every algorithm.
+        total_steps: Environment steps of every run; null: as in the config of the algorithm.
+        overrides: Further arguments of `agents.train`, for all runs.
+        run: Directory of the runs, the table and the plot; empty: named after the id.
+        device: auto, cpu, cuda or cuda:N.
+    """
+
+    id: str = "AdaFocusEasy-v0"
+    algos: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    total_steps: int | None = None
+    overrides: list[str] = field(default_factory=list)
+    run: str = ""
+    device: str = "auto"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one algorithm did, over its seeds.
+    """Results of one algorithm over its seeds.
 
     Attributes:
         top1: (seeds,), on the test clips.
-        closed: (seeds,), shares of the gap from random to the oracle that it closed.
+        closed: (seeds,), share of the gap between random patches and the oracle that is closed.
         random: (seeds,), top-1 of random patches.
         oracle: (seeds,), top-1 of the oracle.
-        curve: how it learned.
+        steps: (points,), environment steps of the learning curve.
+        cpu_minutes: (points,), mean over the seeds.
+        validation: (seeds, points), top-1 on the validation split.
     """
 
     top1: NDArray[np.float64]
     closed: NDArray[np.float64]
     random: NDArray[np.float64]
     oracle: NDArray[np.float64]
-    curve: Curve
+    steps: NDArray[np.float64]
+    cpu_minutes: NDArray[np.float64]
+    validation: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, runs: Sequence[RunDir]) -> Measured:
+        """Read finished runs; the learning curve has the steps that all of them validated at."""
+        results = [run.result()["policies"] for run in runs]
+        top1, random, oracle = (np.array([each[name]["top1"] for each in results]) for name in ("learned", "random", "oracle"))
+        curves = [{line["steps"]: line["val_top1"] for line in run.metrics() if "val_top1" in line} for run in runs]
+        steps = sorted(set.intersection(*(set(curve) for curve in curves)))
+        minutes, validation = (
+            np.array([[by_step[step] for step in steps] for by_step in some]) for some in (list(map(_minutes, runs)), curves)
+        )
+        return cls(top1, (top1 - random) / (oracle - random), random, oracle, np.array(steps, float), minutes.mean(0), validation)
+
+    def row(self, name: str) -> tuple[str, ...]:
+        """Return the cells of the table."""
+        accuracies = mean_text(self.top1, ".1%"), mean_text(self.closed, ".1%"), "yes" if (self.closed >= 0.5).all() else "no"
+        return name, *accuracies, f"{self.steps[-1]:,.0f}", f"{self.cpu_minutes[-1]:.1f}"
+
+    def summary(self) -> dict[str, Any]:
+        """Return the content of ``table.json``."""
+        values = {name: getattr(self, name) for name in ("top1", "closed", "random", "oracle")}
+        return {**values, "steps": self.steps[-1], "cpu_minutes": self.cpu_minutes[-1]}
 
 
-def main(config: BenchmarkAlgorithms) -> None:
-    """Makes the runs that are missing, and then table.md, table.json and curves.png."""
+def main(config: CompareAlgorithms) -> None:
+    """Train the missing runs, then write table.md, table.json and curves.png."""
     root, console = Path(config.run or f"runs/benchmark-{config.id}"), Console()
     runs = check_runs(config, root)
-    for number, train in enumerate(each for configs in runs.values() for each in configs):
-        if not RunDir(train.run).finished:
-            console.rule(f"run {number + 1} of {sum(map(len, runs.values()))}: {train.run}")
-            _train(train)
-    measured = {name: _measured([RunDir(train.run) for train in configs]) for name, configs in runs.items()}
+    train_missing(runs, _train, console)
+    measured = {name: Measured.of([RunDir(each.run) for each in configs]) for name, configs in runs.items()}
     title = f"{config.id}, test split, seeds {', '.join(map(str, config.seeds))}"
-    console.print(_shown(measured, title))
-    write_text(root / "table.md", _markdown(measured))
-    write_text(root / "table.json", to_json({name: _plain(each) for name, each in measured.items()}, indent=2) + "\n")
-    levels = {name: float(np.mean([getattr(each, name) for each in measured.values()])) for name in ("random", "oracle")}
-    curves = {name: each.curve for name, each in measured.items()}
-    save_learning_curves(curves, title, root / "curves.png", {f"{name} (test clips)": level for name, level in levels.items()})
+    rows = [each.row(name) for name, each in sorted(measured.items(), key=lambda item: -item[1].top1.mean())]
+    console.print(_table(rows, title))
+    save_tables(root, markdown(HEADINGS, rows), {name: each.summary() for name, each in measured.items()})
+    save_panels(_panels(measured), title, "top-1 on the validation split, %", root / "curves.png")
     console.print(f"saved to {root}: table.md, table.json, curves.png", highlight=False, soft_wrap=True)
 
 
-def check_runs(config: BenchmarkAlgorithms, root: Path) -> dict[str, list[Train]]:
-    """The config of every run, by algorithm; all are checked before any begins.
+def check_runs(config: CompareAlgorithms, root: Path) -> dict[str, list[Train]]:
+    """Return the config of every run, by algorithm; all are checked before the first is trained.
 
     Raises:
-        InputError: there is no such id or algorithm, one does not learn such actions or has no use for what ``overrides`` sets,
-            ``overrides`` sets what the command does, or a list names something twice or nothing.
+        InputError: the id or an algorithm is unknown, an algorithm does not learn such actions or does not read what ``overrides``
+            sets, ``overrides`` sets what the command sets itself, or a list is empty or names something twice.
     """
-    from agents.config.unread_keys import check_config, check_overrides
-    from agents.pipeline.session import check_algo  # here, so that --help answers without PyTorch
-
     algos = algorithms_of(config)
     check_overrides(config.overrides, (*SET_HERE, *([] if config.total_steps is None else STEPS)))
     runs = {}
     for algo in algos:
-        train = _run(config, algo)
-        check_config(train, typed_keys(config.overrides))
-        check_algo(train, _space(config.id))
-        runs[algo] = [replace(train, seed=seed, run=str(root / f"{algo}-{seed}")) for seed in config.seeds]
+        template = _config(config, algo)
+        check_config(template, typed_keys(config.overrides))
+        check_algo(template, _space(config.id))
+        runs[algo] = runs_of(template, algo, config.seeds, root)
     return runs
 
 
-def algorithms_of(config: BenchmarkAlgorithms) -> list[str]:
-    """The algorithms that the config names, or all that learn the actions of its id.
+def algorithms_of(config: CompareAlgorithms) -> list[str]:
+    """Return the algorithms that the config names, or all that learn the actions of its id.
 
     Raises:
         InputError: as `check_runs`.
     """
-    from agents.rl.algorithms import CONTINUOUS, DISCRETE, check_fits, fitting  # here, so that --help answers without PyTorch
-
     overrides_of(config.id)
     space = _space(config.id)
     algos = config.algos or fitting(CONTINUOUS if space.shape else DISCRETE)
-    for key, values in (("algos", algos), ("seeds", config.seeds)):
-        if len(set(values)) != len(values) or not values:
-            raise InputError(f"{key}={values}: give each once, and one at least")
+    check_lists(algos=algos, seeds=config.seeds)
     for algo in algos:
         check_fits(algo, f"id={config.id}", space)
     return algos
 
 
 def overrides_of(name: str) -> list[str]:
-    """The arguments of `agents.train` that make the problem of a registered id.
+    """Return the arguments of `agents.train` that make the problem of a registered id.
 
     Raises:
-        InputError: there is no such id (suggests the nearest).
+        InputError: the id is unknown (suggests the nearest).
     """
     known = {spec.id: spec for spec in gym.registry.values() if str(spec.entry_point).startswith(ENTRY)}
-    given = lookup("id", name, known).kwargs
+    kwargs = lookup("id", name, known).kwargs
     arguments = [f"env.action={_action(name)}"]
     if _action(name) == "continuous":
-        arguments.append("env.baseline=1")  # of places there is no end, and so no exact expectation
-    if "task" in given:
-        arguments.append(f"data.task={given['task']}")
+        arguments.append("env.baseline=1")  # an exact expectation needs a finite number of patches
+    if "task" in kwargs:
+        arguments.append(f"data.task={kwargs['task']}")
     return arguments
 
 
@@ -140,89 +180,45 @@ def _space(name: str) -> gym.Space[Any]:
     return ACTIONS[_action(name)](7, 96, 24).space
 
 
-def _run(config: BenchmarkAlgorithms, algo: str) -> Train:
-    from agents.rl.algorithms import learns_as_ppo
-
-    given = [f"algo={algo}", *overrides_of(config.id), *config.overrides, f"device={config.device}"]
-    train = compose_config(Train, "train", given)
+def _config(config: CompareAlgorithms, algo: str) -> Train:
+    overrides = [f"algo={algo}", *overrides_of(config.id), *config.overrides, f"device={config.device}"]
+    template = compose_config(Train, "train", overrides)
     if config.total_steps is not None:
-        (train.ppo if learns_as_ppo(train.algo) else train.algo).total_steps = config.total_steps
-    return train
+        (template.ppo if learns_as_ppo(template.algo) else template.algo).total_steps = config.total_steps
+    return template
 
 
 def _train(config: Train) -> None:
-    from agents import train
-    from agents.rl.algorithms import algorithm_of, class_of
-
     name = config.algo.name
-    config.force = not algorithm_of(class_of(name), name).resumes  # what cannot go on begins anew
+    config.force = not algorithm_of(class_of(name), name).resumes  # what cannot be resumed starts over
     train.main(config)
 
 
-def _measured(runs: Sequence[RunDir]) -> Measured:
-    results = [run.result()["policies"] for run in runs]
-    top1, random, oracle = (np.array([each[name]["top1"] for each in results]) for name in ("learned", "random", "oracle"))
-    return Measured(top1, (top1 - random) / (oracle - random), random, oracle, _curve(runs))
-
-
-def _curve(runs: Sequence[RunDir]) -> Curve:
-    """The validation top-1 over all runs, at the steps that they have in common."""
-    lines = [{line["steps"]: line["val_top1"] for line in run.metrics() if "val_top1" in line} for run in runs]
-    minutes = [_minutes(run) for run in runs]
-    steps = sorted(set.intersection(*(set(each) for each in lines)))
-    values = np.array([[each[step] for step in steps] for each in lines])
-    low, high = interval(values)
-    worked = np.mean([[each[step] for step in steps] for each in minutes], axis=0)
-    return Curve(np.array(steps, float), worked, values.mean(0), np.clip(low, 0, 1), np.clip(high, 0, 1))
-
-
 def _minutes(run: RunDir) -> dict[int, float]:
-    """CPU minutes of the run, from its start to the line of each number of steps."""
-    worked = np.cumsum([each["cpu_seconds"] for each in run.timing()]) / 60
-    return {line["steps"]: float(minutes) for line, minutes in zip(run.metrics(), worked, strict=True) if "steps" in line}
+    """Return the CPU minutes from the start of the run to every logged number of steps."""
+    minutes = np.cumsum([line["cpu_seconds"] for line in run.timing()]) / 60
+    return {line["steps"]: float(passed) for line, passed in zip(run.metrics(), minutes, strict=True) if "steps" in line}
 
 
-# The table
+def _panels(measured: Mapping[str, Measured]) -> list[Panel]:
+    """Return the learning curves against steps and against CPU minutes, with random patches and the oracle as horizontal lines."""
+    levels = {
+        f"{name} (test clips)": Curve(np.zeros(1), np.mean([getattr(each, name) for each in measured.values()], axis=0)[:, None])
+        for name in ("random", "oracle")
+    }
+    by_steps = {name: Curve(each.steps, each.validation) for name, each in sorted(measured.items())}
+    by_minutes = {name: Curve(each.cpu_minutes, each.validation) for name, each in sorted(measured.items())}
+    return [Panel("", "environment steps", {**by_steps, **levels}), Panel("", "CPU minutes", {**by_minutes, **levels})]
 
 
-HEADINGS = ("algorithm", "top-1", "gap closed", "half of it in all seeds", "steps", "CPU minutes")
-
-
-def _rows(measured: dict[str, Measured]) -> list[tuple[str, ...]]:
-    """What the table says, the best first."""
-    return [
-        (
-            name, _with_interval(each.top1), _with_interval(each.closed), "yes" if (each.closed >= 0.5).all() else "no",
-            f"{each.curve.steps[-1]:,.0f}", f"{each.curve.minutes[-1]:.1f}",
-        )
-        for name, each in sorted(measured.items(), key=lambda item: -item[1].top1.mean())
-    ]  # fmt: skip
-
-
-def _with_interval(values: NDArray[np.float64]) -> str:
-    low, high = interval(values)
-    return f"{values.mean():.1%}" + (f" ± {(high - low) / 2:.1%}" if len(values) > 1 else "")
-
-
-def _shown(measured: dict[str, Measured], title: str) -> Table:
-    shown = Table(title=title, caption="± is half the width of a 95 % confidence interval of the mean over seeds")
+def _table(rows: Iterable[tuple[str, ...]], title: str) -> Table:
+    table = Table(title=title, caption="± is half the width of a 95 % confidence interval of the mean over seeds")
     for heading in HEADINGS:
-        shown.add_column(heading, justify="left" if heading == "algorithm" else "right")
-    for row in _rows(measured):
-        shown.add_row(*row)
-    return shown
-
-
-def _markdown(measured: dict[str, Measured]) -> str:
-    lines = [HEADINGS, ("---",) * len(HEADINGS), *_rows(measured)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _plain(measured: Measured) -> dict[str, Any]:
-    """For JSON."""
-    values = {name: getattr(measured, name) for name in ("top1", "closed", "random", "oracle")}
-    return {**values, "steps": measured.curve.steps[-1], "cpu_minutes": measured.curve.minutes[-1]}
+        table.add_column(heading, justify="left" if heading == "algorithm" else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 if __name__ == "__main__":
-    run_command(main, BenchmarkAlgorithms, "benchmark_algorithms")
+    run_command(main, CompareAlgorithms, "compare_algorithms", config_package="benchmarks.configs")

@@ -27,7 +27,7 @@ from torch import Tensor
 from adafocus_env.features.memory_bank import MemoryBank
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.config.settings import PPOConfig, SupervisedConfig
-from agents.evaluation.inference import infer, policy_cost, video_cost
+from agents.evaluation.inference import infer, policy_flops
 from agents.supervised.random_patches import train_on_random_patches
 from benchmarks import workload
 from benchmarks.card import Card, matrix_peak
@@ -41,7 +41,7 @@ from benchmarks.released import step_by_step
 from benchmarks.sections import Section, at_most
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
-from classifiers.flops import classifier_cost
+from classifiers.flops import classifier_flops, video_flops
 from classifiers.optimize import check_precision, choose_execution, with_execution
 
 ROOT = Path(__file__).parent.parent
@@ -90,7 +90,7 @@ def bank_filling(card: Card) -> Section:
     """Glances of all frames, and focus vectors of all their cells, into a bank that is new each time."""
     count, length = (1, 2) if card.settings.quick else (8, LENGTH[False])
     plain = workload.classifier(card.settings)
-    clips, cost = RandomClips(count, length, plain.architecture.size), classifier_cost(plain)
+    clips, cost = RandomClips(count, length, plain.architecture.size), classifier_flops(plain)
     multiply_adds = count * length * (cost.glance + workload.GRID**2 * cost.focus)
     note = f"{count} clips of {length} frames, {workload.GRID**2} cells in each; frames come from the host's memory."
     section = Section("Bank filling", note)
@@ -105,7 +105,7 @@ def stage_1(card: Card) -> Section:
     """Steps of training on random patches."""
     count, length = (2, 2) if card.settings.quick else (32, LENGTH[False])
     plain = workload.classifier(card.settings)
-    clips, cost = RandomClips(count, length, plain.architecture.size), classifier_cost(plain)
+    clips, cost = RandomClips(count, length, plain.architecture.size), classifier_flops(plain)
     note = f"Steps of {count} clips of {length} frames, SGD. Counted: a glance, and a patch three times (forward and backward)."
     section = Section("Stage 1", note)
     for precision in _precisions(card):
@@ -248,7 +248,7 @@ def _inference(
     frames: Tensor | None = None
     for precision, network in networks.items():
         frames = workload.frames(card.settings, batch, length, network) if frames is None else frames
-        multiply_adds = batch * (video_cost(network, length, length) + length * policy_cost(policy))
+        multiply_adds = batch * video_flops(network, length, length, policy_step=policy_flops(policy)).total()
         parallel, sequential = f"{where}, {precision}, parallel", f"{where}, {precision}, step by step"
         acts: dict[str, Act] = {parallel: partial(infer, network, policy, frames)}
         if one_by_one:

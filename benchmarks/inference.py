@@ -18,7 +18,7 @@ from torch import Tensor
 from adafocus_env.action import GridAction
 from adafocus_env.build import DEMO_FRAMES
 from adafocus_env.clips.store import ClipSource
-from agents.evaluation.inference import focus_at, glance_at, infer, infer_clips
+from agents.evaluation.inference import classify_crops, glance_at, infer, infer_clips
 from agents.policies.sb3 import GlancePolicy
 from benchmarks import workload
 from benchmarks.bare import bare_focus, bare_glance
@@ -123,7 +123,7 @@ def _precision_on_the_demo(settings: Settings) -> Section:
     action, rng = GridAction(workload.GRID, plain.architecture.size, plain.architecture.patch_size), np.random.default_rng(0)
     places = {
         "at the targets": [np.stack([action.nearest(np.asarray(clips.truth(clip))) for clip in chosen])],
-        "at random": [action.draw(rng, (len(chosen), clips.num_frames)) for _ in range(DRAWS)],
+        "at random": [action.sample(rng, (len(chosen), clips.num_frames)) for _ in range(DRAWS)],
     }
     section = Section(f"What {settings.precision} costs: the demo classifier on {len(chosen)} demo clips")
     for name, draws in places.items():
@@ -144,7 +144,7 @@ def _predictions(network: Classifier, clips: ClipSource, chosen: range, action: 
     for start in range(0, len(chosen), 64):
         frames = network.normalise(torch.stack([clips.frames(clip) for clip in chosen[start : start + 64]]))
         _, vectors = glance_at(network, frames, frames.shape[1])
-        found.append(focus_at(network, frames, vectors, corners[start : start + 64])[:, -1].argmax(-1))
+        found.append(classify_crops(network, frames, vectors, corners[start : start + 64])[:, -1].argmax(-1))
     return torch.cat(found)
 
 

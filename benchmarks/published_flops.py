@@ -18,7 +18,7 @@ from rich.table import Table
 from agents.config.arguments import run_command
 from agents.policies.networks import GlanceActorCritic, PolicyArchitecture
 from classifiers.classifier import Classifier
-from classifiers.flops import classifier_cost, multiply_adds
+from classifiers.flops import VideoFlops, network_flops, video_flops
 from classifiers.model_zoo import ARCHITECTURES
 
 
@@ -62,21 +62,15 @@ FAMILIES = {
 }
 
 
-def parts(family: Family, patch_size: int) -> dict[str, int]:
-    """Multiply-adds of one video: glancer, policy, focuser and head."""
+def flops_of(family: Family, patch_size: int) -> VideoFlops:
+    """Count the multiply-adds of one video."""
     architecture = replace(ARCHITECTURES[family.architecture], patch_size=patch_size)
-    with torch.device("meta"):  # costs do not depend on weights, and random ones take seconds
+    with torch.device("meta"):  # counts do not depend on weights, and random ones take seconds
         classifier = Classifier(architecture, [str(number) for number in range(family.classes)])
         policy = GlanceActorCritic(family.policy, family.grid)
-    cost = classifier_cost(classifier.to_empty(device="cpu"))
-    policy = policy.to_empty(device="cpu").eval()
-    one = multiply_adds(lambda: policy(torch.zeros(1, 1, *family.policy.map_shape)))
-    return {
-        "glancer": family.glances * cost.glance,
-        "policy": family.decisions * one,
-        "focuser": family.patches * cost.focus,
-        "head": family.patches * cost.head,
-    }
+    classifier, policy = classifier.to_empty(device="cpu"), policy.to_empty(device="cpu")
+    policy_step = network_flops(policy, 1, 1, *family.policy.map_shape)
+    return video_flops(classifier, family.patches, family.glances, family.decisions, policy_step=policy_step)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -93,9 +87,9 @@ def _command(given: Arguments) -> int:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, family in FAMILIES.items():
         for patch_size, published in family.published.items():
-            counted = parts(family, patch_size)
-            total = sum(counted.values()) / 1e9
-            figures = [f"{value / 1e9:.2f}" for value in counted.values()]
+            flops = flops_of(family, patch_size)
+            total = flops.total() / 1e9
+            figures = [f"{value / 1e9:.2f}" for value in (flops.glancer, flops.policy, flops.focuser, flops.head)]
             table.add_row(name, str(patch_size), *figures, f"{total:.2f}", f"{published:.1f}", f"{total / published - 1:+.1%}")
     Console().print(table)
     return 0

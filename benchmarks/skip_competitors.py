@@ -1,4 +1,4 @@
-"""Every way to skip frames, for the same budget, on the same clips, with the same classifier and the same places."""
+"""The methods of skipping frames that are compared: same budget, same clips, same classifier and same patch locations."""
 
 from __future__ import annotations
 
@@ -9,47 +9,52 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from adafocus_env.action import skipping
-from adafocus_env.dynamics import Dynamics
+from adafocus_env.action import with_skipping
 from adafocus_env.features.live import Features
-from agents.evaluation.budgets import PatchMask, Shares, VideoCost, check_validation, patch_mask_at, solve_threshold
-from agents.evaluation.evaluate import CLIPS_AT_ONCE, batches, scores_of
+from agents.evaluation.budgets import PatchMask, Shares, check_validation, patch_mask_at, skip_probabilities, solve_threshold
+from agents.evaluation.evaluate import CLIPS_AT_ONCE, batches, classify_actions, greedy_oracle_actions
 from agents.evaluation.metrics import Scores
-from agents.evaluation.skipping import Answers, answered, at_random, certainty, evenly, exit_steps, solve_both, solve_exit
-from agents.policies.baselines import Actions, GreedyOracle, saliency
+from agents.policies.baselines import Actions, saliency
 from agents.policies.sb3 import GlancePolicy
+from benchmarks.skipping_methods import (
+    ExitResult,
+    apply_exit,
+    exit_steps,
+    max_softmax,
+    random_mask,
+    solve_exit,
+    solve_skip_and_exit,
+    uniform_mask,
+)
+from classifiers.flops import VideoFlops
+
+HALVINGS = 10  # of the interval of the greedy oracle's cost weight
 
 
 @dataclass(frozen=True)
-class Part:
-    """The clips of one part, and what a skipping policy says about them.
+class PolicyOutputs:
+    """The clips of one split, and the outputs of a skipping policy on them.
 
     Attributes:
-        features: what the frozen networks see.
-        places: (N, D, …), where it looks if it looks.
-        skip: (N, D, D), P(skip) by the number of looks before.
-        skipped: what the head gets on a skipped step, a name in `adafocus_env.skipped.SKIPPED`.
+        features: Features of the frozen networks.
+        actions: (N, D, …), the patch action of every step.
+        skip: (N, D, D), P(skip) by the number of patches so far.
+        skipped: Input of the head on a skipped step, a name in `adafocus_env.classify.SKIPPED`.
     """
 
     features: Features
-    places: Actions
+    actions: Actions
     skip: Shares
     skipped: str
 
     @classmethod
-    def of(cls, features: Features, policy: GlancePolicy, skipped: str) -> Part:
-        """Asks the policy about all clips."""
-        places, skip = [], []
-        for clips in batches(np.arange(len(features.clips)), CLIPS_AT_ONCE):
-            maps = features.glance_maps(clips[:, None], np.arange(features.num_steps)[None])
-            where, chance = policy.choose(maps)
-            places.append(where.cpu().numpy())
-            skip.append(chance.cpu().numpy())
-        return cls(features, np.concatenate(places), np.concatenate(skip), skipped)
+    def of(cls, features: Features, policy: GlancePolicy, skipped: str) -> PolicyOutputs:
+        """Run the policy on all clips."""
+        return cls(features, *skip_probabilities(policy, features), skipped)
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """Of the clips (N,)."""
+        """Labels (N,) of the clips."""
         return self.features.clips.labels
 
     @property
@@ -57,101 +62,103 @@ class Part:
         """N and D."""
         return self.skip.shape[0], self.skip.shape[1]
 
-    def scores(self, patch_mask: PatchMask) -> Scores:
-        """Class scores (N, D, K) after every step, when ``patch_mask`` (N, D) frames are looked at."""
-        return scores_of(self.features, self.places, patch_mask, self.skipped)
-
-    @cached_property
+    @property
     def every(self) -> PatchMask:
-        """All frames (N, D)."""
+        """The patch mask (N, D) that focuses every frame."""
         return np.ones(self.size, bool)
+
+    def scores(self, patch_mask: PatchMask) -> Scores:
+        """Return the class scores (N, D, K) after every step for a patch mask (N, D)."""
+        return classify_actions(self.features, self.actions, patch_mask, self.skipped)
 
     @cached_property
     def all_scores(self) -> Scores:
-        """Class scores (N, D, K) when all frames are looked at."""
+        """Class scores (N, D, K) when every frame is focused."""
         return self.scores(self.every)
 
     @cached_property
     def saliency(self) -> NDArray[np.float32]:
-        """How much the place of each glance stands out that does so the most (N, D)."""
+        """Highest saliency of every glance map (N, D)."""
         steps = np.arange(self.size[1])[None]
-        maps = (self.features.glance_maps(clips[:, None], steps) for clips in batches(np.arange(self.size[0]), CLIPS_AT_ONCE))
+        maps = (self.features.glance_maps(clips[:, None], steps) for clips in _batches(self.features))
         return np.concatenate([saliency(each.flatten(0, 1)).amax((1, 2)).unflatten(0, each.shape[:2]).cpu().numpy() for each in maps])
 
 
 @dataclass(frozen=True)
-class Task:
-    """What every way is asked for.
+class Problem:
+    """What every method has to solve.
 
     Attributes:
-        val: the validation part, on which thresholds are solved.
-        test: the clips to answer.
-        keep: share of the frames that may be looked at.
-        cost: of a video.
-        seed: of what is drawn.
+        val: The validation split, on which thresholds are solved.
+        test: The clips to classify.
+        keep: Share of the frames that may be focused.
+        flops: Multiply-adds of a video.
+        seed: Seed of random choices.
     """
 
-    val: Part
-    test: Part
+    val: PolicyOutputs
+    test: PolicyOutputs
     keep: float
-    cost: VideoCost
+    flops: VideoFlops
     seed: int
 
 
-def learned(task: Task) -> Answers:
-    """The frames whose P(skip) is below a threshold."""
-    return _at(task.test, patch_mask_at(task.test.skip, solve_threshold(task.val.skip, task.keep)))
+def learned(problem: Problem) -> ExitResult:
+    """Focus the frames whose P(skip) is below a threshold."""
+    return _focus(problem.test, patch_mask_at(problem.test.skip, solve_threshold(problem.val.skip, problem.keep)))
 
 
-def uniform(task: Task) -> Answers:
-    """Frames at equal distances."""
-    return _at(task.test, evenly(*task.test.size, task.keep, task.seed))
+def uniform(problem: Problem) -> ExitResult:
+    """Focus frames at equal distances."""
+    return _focus(problem.test, uniform_mask(*problem.test.size, problem.keep, problem.seed))
 
 
-def random(task: Task) -> Answers:
-    """Random frames."""
-    return _at(task.test, at_random(*task.test.size, task.keep, task.seed))
+def random(problem: Problem) -> ExitResult:
+    """Focus random frames."""
+    return _focus(problem.test, random_mask(*problem.test.size, problem.keep, problem.seed))
 
 
-def by_saliency(task: Task) -> Answers:
-    """The frames whose glances have a place that stands out."""
-    return _at(task.test, patch_mask_at(-task.test.saliency, solve_threshold(-task.val.saliency, task.keep)))
+def by_saliency(problem: Problem) -> ExitResult:
+    """Focus the frames whose glance map has a salient location."""
+    threshold = solve_threshold(-problem.val.saliency, problem.keep)
+    return _focus(problem.test, patch_mask_at(-problem.test.saliency, threshold))
 
 
-def conditional_exit(task: Task) -> Answers:
-    """Every frame until the head is sure. Where a video is stopped, neither the glancer nor the focuser sees the rest of it."""
-    return _stopped(task, lambda seen: seen, task.keep * task.val.size[1])
+def conditional_exit(problem: Problem) -> ExitResult:
+    """Focus every frame until the head is certain. Neither glancer nor focuser runs on the rest of a video that is stopped."""
+    return _stop(problem, lambda steps: steps, problem.keep * problem.val.size[1])
 
 
-def exit_at_equal_cost(task: Task) -> Answers:
-    """The same, but it may cost as much as skipping that share of the frames does, whose glancer sees all of every video."""
-    return _stopped(task, lambda seen: task.cost.of(seen, seen), min(task.cost.at(task.keep), task.cost.at(1)))
+def exit_at_equal_cost(problem: Problem) -> ExitResult:
+    """Exit at the cost of skipping that share of the frames, with the glances of all frames."""
+    flops = problem.flops
+    return _stop(problem, lambda steps: flops.total(steps, steps), min(flops.at(problem.keep), flops.at(1)))
 
 
-def learned_and_exit(task: Task) -> Answers:
-    """The frames whose P(skip) is below a threshold, until the head is sure."""
-    val, test = task.val, task.test
-    num_patches = task.keep * val.size[1]
-    solved = solve_both(val.skip, val.scores, val.labels, task.keep, lambda patch_mask: patch_mask.cumsum(1), num_patches)
-    patch_mask = patch_mask_at(test.skip, solved.skip)
+def learned_and_exit(problem: Problem) -> ExitResult:
+    """Focus the frames whose P(skip) is below a threshold, until the head is certain."""
+    val, test = problem.val, problem.test
+    num_patches = problem.keep * val.size[1]
+    threshold, exits = solve_skip_and_exit(
+        val.skip, val.scores, val.labels, problem.keep, lambda patch_mask: patch_mask.cumsum(1), num_patches
+    )
+    patch_mask = patch_mask_at(test.skip, threshold)
     scores = test.scores(patch_mask)
-    return answered(scores, patch_mask, exit_steps(certainty(scores), solved.exits))
+    return apply_exit(scores, patch_mask, exit_steps(max_softmax(scores), exits))
 
 
-def greedy_oracle(task: Task) -> Answers:
-    """The best patch of those frames where it adds more to the true class's score than a price. It knows the label."""
-    check_validation(task.val.skip)
+def greedy_oracle(problem: Problem) -> ExitResult:
+    """Focus the best patch of the frames where it raises the true class's score by more than a cost weight. It knows the label."""
+    check_validation(problem.val.skip)
     low, high = 0.0, 1.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        share = _play_oracle(task.val, middle).num_patches.mean() / task.val.size[1]
-        low, high = (middle, high) if share > task.keep else (low, middle)
-    return _play_oracle(task.test, high)
+        share = _run_oracle(problem.val, middle).num_patches.mean() / problem.val.size[1]
+        low, high = (middle, high) if share > problem.keep else (low, middle)
+    return _run_oracle(problem.test, high)
 
 
-HALVINGS = 10
-
-WAYS: dict[str, Callable[[Task], Answers]] = {
+METHODS: dict[str, Callable[[Problem], ExitResult]] = {
     "learned": learned,
     "learned + exit": learned_and_exit,
     "exit": conditional_exit,
@@ -161,36 +168,32 @@ WAYS: dict[str, Callable[[Task], Answers]] = {
     "saliency": by_saliency,
     "greedy oracle": greedy_oracle,
 }
-"""All take the learned places, but for the greedy oracle, which finds its own."""
+"""All use the learned patch actions, except the greedy oracle, which searches for the best patch."""
 
 
-def every_frame(part: Part) -> Answers:
-    """All frames are looked at."""
-    return _at(part, part.every)
+def every_frame(split: PolicyOutputs) -> ExitResult:
+    """Focus every frame."""
+    return _focus(split, split.every)
 
 
-def _at(part: Part, patch_mask: PatchMask) -> Answers:
-    return answered(part.scores(patch_mask), patch_mask)
+def _focus(split: PolicyOutputs, patch_mask: PatchMask) -> ExitResult:
+    return apply_exit(split.scores(patch_mask), patch_mask)
 
 
-def _stopped(task: Task, spent: Callable[[NDArray[np.int64]], NDArray[np.int64]], budget: float) -> Answers:
-    """Every frame up to an exit that is solved for the budget; ``spent`` tells it from the number of steps (N, D)."""
-    thresholds = solve_exit(certainty(task.val.all_scores), spent(task.val.every.cumsum(1)), budget)
-    return answered(task.test.all_scores, task.test.every, exit_steps(certainty(task.test.all_scores), thresholds))
+def _stop(problem: Problem, cost: Callable[[NDArray[np.int64]], NDArray[np.int64]], budget: float) -> ExitResult:
+    """Focus every frame up to an exit solved for the budget; ``cost`` maps the number of steps (N, D) to units of the budget."""
+    val, test = problem.val, problem.test
+    thresholds = solve_exit(max_softmax(val.all_scores), cost(val.every.cumsum(1)), budget)
+    return apply_exit(test.all_scores, test.every, exit_steps(max_softmax(test.all_scores), thresholds))
 
 
-def _play_oracle(part: Part, cost_weight: float) -> Answers:
-    found = [_oracle_on(part, clips, cost_weight) for clips in batches(np.arange(part.size[0]), CLIPS_AT_ONCE)]
-    return Answers(*(np.concatenate(each) for each in zip(*((one.scores, one.num_patches, one.seen) for one in found), strict=True)))
+def _run_oracle(split: PolicyOutputs, cost_weight: float) -> ExitResult:
+    features, action = split.features, with_skipping(split.features.action)
+    batched = (greedy_oracle_actions(features, clips, action, split.skipped, cost_weight) for clips in _batches(features))
+    actions = np.concatenate(list(batched))
+    patch_mask = action.patch_mask(actions)
+    return apply_exit(classify_actions(features, action.to_patch_action(actions), patch_mask, split.skipped), patch_mask)
 
 
-def _oracle_on(part: Part, clips: NDArray[np.int64], cost_weight: float) -> Answers:
-    action = skipping(part.features.action)
-    dynamics = Dynamics(part.features, len(clips), reward="confidence", action=action, skipped=part.skipped)
-    dynamics.restart(clips, dynamics.baseline)
-    oracle, num_patches = GreedyOracle(dynamics, cost_weight), np.zeros(len(clips), np.int64)
-    for step in range(dynamics.num_steps):
-        chosen = oracle.choose(np.stack([clips, np.full_like(clips, step)], 1))
-        dynamics.step(chosen)
-        num_patches += action.patch_mask(chosen)
-    return Answers(dynamics.scores.cpu().numpy(), num_patches, np.full(len(clips), dynamics.num_steps))
+def _batches(features: Features) -> list[NDArray[np.int64]]:
+    return batches(np.arange(len(features.clips)), CLIPS_AT_ONCE)

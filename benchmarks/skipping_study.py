@@ -1,190 +1,164 @@
-"""Accuracy against cost where frames are skipped: the learned way and its competitors, on demo tasks, one table and one picture.
+"""Accuracy against cost with skipped frames: the learned policy and its competitors, on demo tasks, as a table and a plot.
 
     python -m benchmarks.skipping_study                                       normal, hard and sparse, seeds 0, 1 and 2
     python -m benchmarks.skipping_study tasks=[sparse] seeds=[0] keeps=[0.25]
 
-Every policy is a run of `agents.train_ppo` with ppo=skip, in a folder of its own. Runs that are finished are not repeated: the same
-command goes on. All thresholds are solved on the validation part.
+Every policy is a run of `agents.train_ppo` with ppo=skip, in its own run directory. Finished runs are not repeated: the same command
+resumes the study. All thresholds are solved on the validation split.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from adafocus_env.build import choose_device
+from adafocus_env.demo.videos import TASKS
+from adafocus_env.videos.unreadable import Unreadable
+from agents import train_ppo
 from agents.config.command import compose_config, run_command, typed_keys
-from agents.config.settings import DataConfig, EnvConfig, SkipCurve, TrainPPO
-from agents.runs.jsonl import to_json
-from agents.runs.plots import Tradeoff, save_tradeoffs
+from agents.config.settings import DataConfig, EnvConfig, TrainPPO
+from agents.config.unread_keys import check_config, check_overrides
+from agents.evaluation.budgets import check_keep
+from agents.evaluation.evaluate import flops_of
+from agents.evaluation.inference import policy_flops
+from agents.pipeline.builders import build_data, features_of, part
+from agents.policies.checkpoint import load_policy
+from agents.runs.confidence import mean_text
+from agents.runs.progress import Display
 from agents.runs.run_dir import RunDir
-from classifiers.atomic_files import write_text
-from classifiers.errors import InputError
+from benchmarks.skip_competitors import METHODS, PolicyOutputs, Problem, every_frame
+from benchmarks.study import Curve, Panel, check_lists, markdown, runs_of, save_panels, save_tables, train_missing
+from classifiers import checkpoint
+from classifiers.errors import InputError, lookup
 
-EVERY = "every frame"
+EVERY_FRAME = "every frame"
+
+Results = dict[str, NDArray[np.float64]]
+"""Method → (seeds, budgets, 3): top-1 on the test clips, GFLOPs per video, share of the frames that are focused."""
 
 
-@dataclass(frozen=True)
-class Point:
-    """What one way to skip did for one budget, over the seeds.
+@dataclass
+class SkippingStudy:
+    """`python -m benchmarks.skipping_study`.
 
     Attributes:
-        keep: the share of the frames that was asked for.
-        top1: (seeds,), on the test clips.
-        gflops: (seeds,), of a video.
-        patch_mask: (seeds,), share of the frames that was looked at.
+        tasks: Tasks of the demo videos; see docs/tasks.md.
+        seeds: Seeds of the runs on every task.
+        keeps: Budgets: shares of the frames to focus.
+        overrides: Further arguments of `agents.train_ppo`, for all runs.
+        run: Directory of the runs, the table and the plot.
+        device: auto, cpu, cuda or cuda:N.
     """
 
-    keep: float
-    top1: NDArray[np.float64]
-    gflops: NDArray[np.float64]
-    patch_mask: NDArray[np.float64]
+    tasks: list[str] = field(default_factory=lambda: ["normal", "hard", "sparse"])
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    keeps: list[float] = field(default_factory=lambda: [0.25, 0.47, 0.67, 0.89])
+    overrides: list[str] = field(default_factory=list)
+    run: str = "runs/skip_curve"
+    device: str = "auto"
 
 
-Points = dict[str, list[Point]]  # of every way by its name, for every share
-Single = tuple[float, float, float, float]  # the same of one seed
-
-
-def main(config: SkipCurve) -> None:
-    """Makes the runs that are missing, and then table.md, table.json and curve.png."""
+def main(config: SkippingStudy) -> None:
+    """Train the missing runs, then write table.md, table.json and curve.png."""
     root, console = Path(config.run), Console()
     runs = check_runs(config, root)
-    for train in (each for task in runs.values() for each in task):
-        if not RunDir(train.run).finished:
-            console.rule(train.run)
-            _train(train)
-    measured = {task: _over_seeds([measure(RunDir(each.run), config) for each in trains]) for task, trains in runs.items()}
-    sections = (f"**{DataConfig(task=task).label}, test split**\n\n{markdown(each, config.keeps)}" for task, each in measured.items())
-    text = "\n".join(sections)
+    train_missing(runs, lambda each: train_ppo.main(each), console)
+    results = {task: _over_seeds([measure(RunDir(each.run), config) for each in configs]) for task, configs in runs.items()}
+    text = "\n".join(f"**{DataConfig(task=task).label}, test split**\n\n{table(each, config.keeps)}" for task, each in results.items())
     console.print(text, markup=False, highlight=False, soft_wrap=True)
-    write_text(root / "table.md", text)
-    write_text(root / "table.json", to_json({task: _plain(points) for task, points in measured.items()}, indent=2) + "\n")
-    curves = {task: {name: _tradeoff(each) for name, each in points.items()} for task, points in measured.items()}
-    save_tradeoffs(curves, f"frames skipped, seeds {', '.join(map(str, config.seeds))}", root / "curve.png")
+    save_tables(root, text, {task: _summary(each, config.keeps) for task, each in results.items()})
+    panels = [Panel(task, "GFLOPs per video (a multiply-add as one)", _curves(each)) for task, each in results.items()]
+    title = f"frames skipped, seeds {', '.join(map(str, config.seeds))}"
+    save_panels(panels, title, "top-1 on the test clips, %", root / "curve.png")
     console.print(f"saved to {root}: table.md, table.json, curve.png", highlight=False, soft_wrap=True)
 
 
-def check_runs(config: SkipCurve, root: Path) -> dict[str, list[TrainPPO]]:
-    """The config of every run, by task; all are checked before any begins.
+def check_runs(config: SkippingStudy, root: Path) -> dict[str, list[TrainPPO]]:
+    """Return the config of every run, by task; all are checked before the first is trained.
 
     Raises:
-        InputError: a list names something twice or nothing, a task is not known, a share cannot be kept, or ``overrides`` sets what
-            the command does or what has no effect.
+        InputError: a list is empty or names something twice, a task is unknown, a share is out of range, or ``overrides`` sets what
+            the command sets itself or what has no effect.
     """
-    from adafocus_env.demo.videos import TASKS  # here, so that --help answers without PyTorch
-    from agents.config.unread_keys import check_overrides
-    from agents.evaluation.budgets import check_keep
-    from classifiers.errors import lookup
-
-    for key, values in (("tasks", config.tasks), ("seeds", config.seeds), ("keeps", config.keeps)):
-        if len(set(values)) != len(values) or not values:  # type: ignore[arg-type]
-            raise InputError(f"{key}={values}: give each once, and one at least")
+    check_lists(tasks=config.tasks, seeds=config.seeds, keeps=config.keeps)
     for task in config.tasks:
         lookup("tasks", task, TASKS)
     check_overrides(config.overrides, ["data", "data.name", "data.task", "seed", "run", "device"])
     runs = {}
     for task in config.tasks:
-        train = _run(config, task)
-        runs[task] = [replace(train, seed=seed, run=str(root / f"{task}-{seed}")) for seed in config.seeds]
+        template = compose_config(TrainPPO, "train_ppo", ["ppo=skip", f"data.task={task}", f"device={config.device}", *config.overrides])
+        check_config(template, typed_keys(config.overrides))
+        runs[task] = runs_of(template, task, config.seeds, root)
     least = 1 / runs[config.tasks[0]][0].data.num_frames
     for keep in config.keeps:
         if check_keep(keep) < least:
-            raise InputError(f"keeps={keep} is less than one frame of a clip, which an exit cannot do without; choose {least} or more")
+            raise InputError(f"keeps must be at least {least}, got {keep}; an exit needs one frame of every clip")
     return runs
 
 
-def _run(config: SkipCurve, task: str) -> TrainPPO:
-    from agents.config.unread_keys import check_config
-
-    train = compose_config(TrainPPO, "train_ppo", ["ppo=skip", f"data.task={task}", f"device={config.device}", *config.overrides])
-    check_config(train, typed_keys(config.overrides))
-    return train
-
-
-def _train(config: TrainPPO) -> None:
-    from agents import train_ppo
-
-    train_ppo.main(config)
-
-
-def measure(run: RunDir, config: SkipCurve) -> dict[str, list[Single]]:
-    """Every way on the test clips of a finished run, for every share; see `Point`.
+def measure(run: RunDir, config: SkippingStudy) -> dict[str, list[tuple[float, float, float]]]:
+    """Return the results of every method on the test clips of a finished run, one per budget; see `Results`.
 
     Raises:
-        InputError: the run has no validation part.
+        InputError: the run has no validation split.
     """
-    from adafocus_env.build import choose_device
-    from adafocus_env.videos.unreadable import Unreadable
-    from agents.evaluation.budgets import cost_of
-    from agents.pipeline.builders import build_data, features_of, part
-    from agents.policies.checkpoint import load_policy
-    from agents.runs.progress import Display
-    from benchmarks.skip_competitors import WAYS, Part, Task, every_frame
-    from classifiers import checkpoint
-
-    patch_mask, device = run.config(), choose_device(config.device)
-    data, env = DataConfig(**patch_mask["data"]), EnvConfig(**patch_mask["env"])
+    settings, device = run.config(), choose_device(config.device)
+    data, env = DataConfig(**settings["data"]), EnvConfig(**settings["env"])
     if not data.val:
-        raise InputError(f"run={run.root} has no validation part to solve budgets on: set data.val to a share of the training videos")
+        raise InputError(f"run={run.root} has no validation split to solve budgets on: set data.val to a share of the training videos")
     classifier = checkpoint.load(run.checkpoints / "classifier", device)
     policy = load_policy(run.checkpoints / "best", device)
     videos = build_data(data)
     with Display() as display, Unreadable() as unreadable:
         display.say(videos.summary)
-        clips = {split: part(videos, split, data, classifier.architecture.size, display, unreadable) for split in ("val", "test")}
-        val, test = (Part.of(features_of(classifier, clips[each], env), policy, env.skipped) for each in ("val", "test"))
-        cost, steps = cost_of(test.features, policy, env.skipped), test.size[1]
-        found: dict[str, list[Single]] = {}
-        for name, way in (*WAYS.items(), (EVERY, lambda task: every_frame(task.test))):
-            found[name] = []
-            for keep in config.keeps if name != EVERY else [1.0]:
-                each = way(Task(val, test, keep, cost, patch_mask["seed"]))
-                top1, gflops = (each.scores.argmax(-1) == test.labels).mean(), cost.of(each.num_patches, each.seen).mean() / 1e9
-                found[name].append((keep, float(top1), float(gflops), float(each.num_patches.mean()) / steps))
-    return found
+        clips = [part(videos, split, data, classifier.architecture.size, display, unreadable) for split in ("val", "test")]
+        val, test = (PolicyOutputs.of(features_of(classifier, each, env), policy, env.skipped) for each in clips)
+        flops = flops_of(test.features, env.skipped, policy_flops(policy))
+        results: dict[str, list[tuple[float, float, float]]] = {}
+        for name, method in (*METHODS.items(), (EVERY_FRAME, lambda problem: every_frame(problem.test))):
+            results[name] = []
+            for keep in config.keeps if name != EVERY_FRAME else [1.0]:
+                result = method(Problem(val, test, keep, flops, settings["seed"]))
+                top1 = (result.scores.argmax(-1) == test.labels).mean()
+                gflops = flops.total(result.num_patches, result.num_steps).mean() / 1e9
+                results[name].append((float(top1), float(gflops), float(result.num_patches.mean()) / test.size[1]))
+    return results
 
 
-def _over_seeds(runs: list[dict[str, list[Single]]]) -> Points:
-    """The same with the seeds in arrays."""
-    points: Points = {}
-    for name, first in runs[0].items():
-        values = np.array([run[name] for run in runs])  # (seeds, shares, 4)
-        points[name] = [Point(single[0], *values[:, place, 1:].T) for place, single in enumerate(first)]
-    return points
+def table(results: Results, keeps: Sequence[float]) -> str:
+    """Return the Markdown table of a task: top-1 with its interval, millions of multiply-adds per video and the share of the frames."""
+    rows = []
+    for name, values in results.items():
+        columns = values.transpose(1, 2, 0)  # (budgets, 3, seeds)
+        cells = [f"{mean_text(100 * top1, '.1f')} % @ {1000 * gflops.mean():.1f} M, {share.mean():.1%}" for top1, gflops, share in columns]
+        rows.append([name, *cells, *[""] * (len(keeps) - len(cells))])
+    return markdown(["", *(f"{keep:.0%} kept" for keep in keeps)], rows)
 
 
-def _tradeoff(points: list[Point]) -> Tradeoff:
-    from benchmarks.compare_algorithms import interval
-
-    values = np.stack([each.top1 for each in points], axis=1)
-    low, high = interval(values)
-    gflops = np.array([each.gflops.mean() for each in points])
-    return Tradeoff(gflops, values.mean(0), np.clip(low, 0, 1), np.clip(high, 0, 1))
+def _over_seeds(runs: Sequence[dict[str, list[tuple[float, float, float]]]]) -> Results:
+    return {name: np.array([run[name] for run in runs]) for name in runs[0]}
 
 
-def markdown(points: Points, keeps: list[float]) -> str:
-    """The table of a task: top-1, its interval, GFLOPs a video and the share of the frames that was looked at."""
-    lines = [("", *(f"{keep:.0%} kept" for keep in keeps)), ("---",) * (len(keeps) + 1)]
-    for name, each in points.items():
-        lines.append((name, *map(_cell, each), *[""] * (len(keeps) - len(each))))
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def _curves(results: Results) -> dict[str, Curve]:
+    return {name: Curve(values[..., 1].mean(0), values[..., 0]) for name, values in results.items()}
 
 
-def _cell(point: Point) -> str:
-    from benchmarks.compare_algorithms import interval
-
-    low, high = interval(point.top1)
-    spread = f" ± {50 * (high - low):.1f}" if len(point.top1) > 1 else ""
-    return f"{100 * point.top1.mean():.1f}{spread} % @ {1000 * point.gflops.mean():.1f} M, {point.patch_mask.mean():.1%}"
-
-
-def _plain(points: Points) -> dict[str, object]:
-    """For JSON."""
-    return {name: [vars(point) for point in each] for name, each in points.items()}
+def _summary(results: Results, keeps: Sequence[float]) -> dict[str, list[dict[str, object]]]:
+    """Return the content of ``table.json`` for a task."""
+    return {
+        name: [
+            {"keep": keep, "top1": values[:, budget, 0], "gflops": values[:, budget, 1], "kept": values[:, budget, 2]}
+            for budget, keep in enumerate(keeps if name != EVERY_FRAME else [1.0])
+        ]
+        for name, values in results.items()
+    }
 
 
 if __name__ == "__main__":
-    run_command(main, SkipCurve, "skip_curve")
+    run_command(main, SkippingStudy, "skipping_study", config_package="benchmarks.configs")

@@ -1,11 +1,10 @@
-"""Measures random and the oracle on every benchmark id: ``python -m benchmarks.task_scores`` writes docs/task_scores.json (minutes)."""
+"""Measures random patches and the oracle on every benchmark id: ``python -m benchmarks.task_scores`` writes docs/task_scores.json."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 import gymnasium as gym
 import numpy as np
@@ -22,7 +21,7 @@ from classifiers.errors import lookup
 
 IDS = {name: arguments for name, arguments in ARGUMENTS.items() if "task" in arguments}
 SEEDS = 5  # of the random policy
-PATCHES = 16  # that stand for the expectation in the reward, where actions are continuous
+PATCHES = 16  # random patches that estimate the baseline of the reward where actions are continuous
 
 
 @dataclass
@@ -30,8 +29,8 @@ class TaskScores:
     """`python -m benchmarks.task_scores`.
 
     Attributes:
-        out: the JSON file; those of other ids stay in it.
-        ids: what to measure.
+        out: The JSON file; it keeps the scores of other ids.
+        ids: Ids to measure.
         device: auto, cpu, cuda or cuda:N.
     """
 
@@ -41,7 +40,7 @@ class TaskScores:
 
 
 def main(config: TaskScores) -> None:
-    """Plays every test clip of every id, and writes the scores."""
+    """Measure the ids on their test clips and write the scores."""
     for name in config.ids:
         lookup("ids", name, IDS)
     out = Path(config.out)
@@ -54,26 +53,25 @@ def main(config: TaskScores) -> None:
 
 
 def measure(name: str, device: str = "auto") -> dict[str, dict[str, float]]:
-    """Top-1 and mean return of random and of the oracle on the test clips of an id.
+    """Return top-1 and mean return of random patches and of the oracle on the test clips of an id.
 
     Args:
-        name: the id of a benchmark task.
-        device: where the networks work.
+        name: The id of a benchmark task.
+        device: The device of the networks.
     """
     arguments = IDS[name]
-    made = gym.make_vec(
+    env: AdaFocusVectorEnv = gym.make_vec(  # type: ignore[assignment]
         name, num_envs=TASKS[arguments["task"]].test_videos, vectorization_mode="vector_entry_point", clips="test",
         observation="reference", baseline="all" if arguments["action"] == "grid" else PATCHES, autoreset_mode="DISABLED", device=device,
     )  # fmt: skip
-    env = cast(AdaFocusVectorEnv, made)
     features = env.dynamics.features
-    random = [_play(env, RandomPatch(features.action, seed), seed) for seed in range(SEEDS)]
-    measured = {"random": np.mean(random, axis=0), "oracle": _play(env, Oracle(features), 0)}
+    random = [_run(env, RandomPatch(features.action, seed), seed) for seed in range(SEEDS)]
+    measured = {"random": np.mean(random, axis=0), "oracle": _run(env, Oracle(features), 0)}
     return {policy: {"top1": round(float(top1), 4), "return": round(float(total), 3)} for policy, (top1, total) in measured.items()}
 
 
-def _play(env: AdaFocusVectorEnv, policy: Predictor, seed: int) -> tuple[float, float]:
-    """Top-1 and mean return of one episode in every row, row i playing clip i."""
+def _run(env: AdaFocusVectorEnv, policy: Predictor, seed: int) -> tuple[float, float]:
+    """Return top-1 and mean return of one episode per environment, environment i on clip i."""
     observation, info = env.reset(seed=seed, options={"clips": range(env.num_envs)})
     total = np.zeros(env.num_envs)
     for _ in range(env.dynamics.num_steps):
@@ -83,4 +81,4 @@ def _play(env: AdaFocusVectorEnv, policy: Predictor, seed: int) -> tuple[float, 
 
 
 if __name__ == "__main__":
-    run_command(main, TaskScores, "task_scores")
+    run_command(main, TaskScores, "task_scores", config_package="benchmarks.configs")

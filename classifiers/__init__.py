@@ -1,4 +1,4 @@
-"""The networks: glancer, focuser and temporal head, their checkpoints and their cost. Plain PyTorch."""
+"""The networks: glancer, focuser and temporal head, their checkpoints and multiply-adds. Plain PyTorch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Imports PyTorch only when a name is used: worker processes that decode videos start without it."""
+    """Import PyTorch only when a name is used: worker processes that decode videos start without it."""
     if name not in _HOMES:
         raise AttributeError(f"module 'classifiers' has no attribute {name!r}")
     return getattr(importlib.import_module(f"classifiers.{_HOMES[name]}"), name)

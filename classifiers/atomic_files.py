@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Atomic writes: a file is either complete or absent."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from classifiers.errors import InputError
 
 @contextmanager
 def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
-    """Gives a temporary path beside ``path`` to write to; on success it takes the place of ``path`` in one step.
+    """Yield a temporary path beside ``path`` to write to; on success it replaces ``path`` in one step.
 
-    A reader sees the old file or the new one, whole, whatever happens in between. If the body raises, the old file
-    stays and the temporary one is removed.
+    A reader sees the complete old file or the complete new one. If the body raises, the old file stays and the temporary one is removed.
 
     Args:
-        path: the file.
-        private: whether only the user may read it, also while it is written; otherwise its mode follows the umask.
+        path: The file.
+        private: Whether only the user may read it, also while it is written; otherwise its mode follows the umask.
 
     Raises:
-        InputError: the disk is full, the folder cannot be written or was removed meanwhile (names the path; an old file is untouched).
+        InputError: The disk is full, the folder cannot be written or was removed meanwhile (names the path; an old file is unchanged).
     """
     temporary = None
     try:
@@ -33,7 +32,7 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
         temporary = Path(name)
         yield temporary
         sync(temporary)
-        if not private:  # as which it was made
+        if not private:  # the mode of mkstemp
             temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as problem:
@@ -46,18 +45,18 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
 
 
 def removed(path: Path | str) -> InputError:
-    """The error to raise where ``path``, which this process has made or found, is gone."""
+    """Return the error to raise where ``path``, which this process created or found, no longer exists."""
     return InputError(f"{path} was removed while this command was using it; start the same command again: it makes what is missing")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces the content of ``path`` by ``text`` (UTF-8) in one step; see `replacing`."""
+    """Replace the content of ``path`` by ``text`` (UTF-8) in one step; see `replacing`."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def sync(path: Path) -> None:
-    """Waits until the file's content is on the disk, so that a rename after it can never expose an empty file."""
+    """Wait until the file's content is on the disk, so that a later rename never exposes an empty file."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 

@@ -1,4 +1,4 @@
-"""A classifier on disk: a folder with `classifier.safetensors` and a JSON card. No pickle is written or read."""
+"""Classifier checkpoints: a folder with `classifier.safetensors` and a JSON card. No pickle is written or read."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -25,16 +25,16 @@ CARD = "card.json"
 
 @dataclass(frozen=True)
 class Card:
-    """What travels with the weights of a classifier.
+    """Metadata of a classifier.
 
     Attributes:
-        architecture: what it is made of, and the pixels that it expects.
-        classes: names of the classes, in the order of the scores.
-        fingerprint: of the weights.
-        parent: fingerprint of the classifier that this one was trained from, if any.
-        data: name of the data set that it was trained on.
-        metrics: what was measured of it.
-        command: the command that made it.
+        architecture: Its networks and preprocessing.
+        classes: Names of the classes, in the order of the scores.
+        fingerprint: Of the weights.
+        parent: Fingerprint of the classifier that training started from, if any.
+        data: Name of the training data set.
+        metrics: Metrics by name.
+        command: The command that wrote the checkpoint.
     """
 
     architecture: Architecture
@@ -47,35 +47,35 @@ class Card:
 
 
 def save(classifier: Classifier, folder: Path | str, **about: Any) -> Card:
-    """Writes weights and card; returns the card. Both are written whole before they take the places of the old ones.
+    """Write weights and card, and return the card. Both are complete before they replace the old ones.
 
     Args:
-        classifier: what to save.
-        folder: where; made if missing.
-        about: the fields `parent`, `data`, `metrics` and `command` of the card.
+        classifier: The classifier.
+        folder: Its folder; created if missing.
+        about: Fields `parent`, `data`, `metrics` and `command` of the card.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: The folder cannot be written.
     """
     folder = Path(folder)
     card = Card(classifier.architecture, classifier.classes, classifier.fingerprint(), **about)
     text = json.dumps(asdict(card), indent=2) + "\n"
-    with replacing(folder / CARD) as described, replacing(folder / WEIGHTS) as weights:  # the card takes its place last:
-        described.write_text(text, encoding="utf-8")  # a folder that has one is a whole checkpoint
+    with replacing(folder / CARD) as described, replacing(folder / WEIGHTS) as weights:  # the card is replaced last:
+        described.write_text(text, encoding="utf-8")  # a folder with a card is a complete checkpoint
         sync(described)
         _write_tensors(classifier, weights)
     return card
 
 
 def load(source: Path | str, device: torch.device | str = "cpu") -> Classifier:
-    """The classifier of that name or folder, frozen and in eval mode.
+    """Return the classifier of that name or folder, frozen and in eval mode.
 
     Args:
-        source: a name of `list_classifiers()` or a folder that `save` wrote.
-        device: where to put it.
+        source: A name of `list_classifiers()` or a folder that `save` wrote.
+        device: Its device.
 
     Raises:
-        InputError: the folder is no checkpoint, or its card, weights or fingerprint do not fit together.
+        InputError: The folder is not a checkpoint, or its card, weights or fingerprint do not fit together.
     """
     folder = BUNDLED.get(str(source), Path(source))
     card = read_card(folder)
@@ -87,15 +87,15 @@ def load(source: Path | str, device: torch.device | str = "cpu") -> Classifier:
 
 
 def list_classifiers() -> list[str]:
-    """Names of the classifiers that come with the package, for `load`."""
+    """Return the names of the bundled classifiers, for `load`."""
     return sorted(BUNDLED)
 
 
 def read_card(folder: Path | str) -> Card:
-    """The card of the checkpoint in ``folder`` (or of a bundled name).
+    """Return the card of the checkpoint in ``folder`` (or of a bundled name).
 
     Raises:
-        InputError: there is none, or it cannot be used (names the field).
+        InputError: It is missing or invalid (names the field).
     """
     folder = BUNDLED.get(str(folder), Path(folder))
     values = read_json(folder, CARD, f"classifier={folder}")
@@ -107,7 +107,11 @@ def read_card(folder: Path | str) -> Card:
 
 
 def read_json(folder: Path, name: str, what: str) -> dict[str, Any]:
-    """The JSON object in ``folder/name``, or an InputError that says what was looked for and what is there."""
+    """Return the JSON object in ``folder/name``.
+
+    Raises:
+        InputError: It is missing or invalid (names ``what`` and the file).
+    """
     if folder.is_file():
         raise InputError(f"{what} is a file; a checkpoint is a folder with {name} and a .safetensors file (pickles are not read)")
     if not (folder / name).is_file():
@@ -122,10 +126,10 @@ def read_json(folder: Path, name: str, what: str) -> dict[str, Any]:
 
 
 def from_fields(kind: type[Any], values: object, path: Path) -> Any:
-    """Builds the dataclass ``kind`` from a JSON object; lists become tuples.
+    """Return the dataclass ``kind`` with the values of a JSON object; lists become tuples.
 
     Raises:
-        InputError: it is no object, or a field is missing, unknown or of another type (names it and the file).
+        InputError: It is not an object, or a field is missing, unknown or of another type (names it and the file).
     """
     if not isinstance(values, Mapping):
         raise InputError(f"{path}: {kind.__name__.lower()} is a {type(values).__name__}, not an object; train or copy the checkpoint again")
@@ -136,31 +140,25 @@ def from_fields(kind: type[Any], values: object, path: Path) -> Any:
     types = get_type_hints(kind)
     for name, value in values.items():
         if not _is_a(value, types[name]):
-            wanted = types[name] if get_args(types[name]) else types[name].__name__
-            raise InputError(f"{path}: {name}={value!r} is not of type {wanted}; train or copy the checkpoint again")
+            expected = types[name] if get_args(types[name]) else types[name].__name__
+            raise InputError(f"{path}: {name}={value!r} is not of type {expected}; train or copy the checkpoint again")
     try:
         return kind(**values)
-    except TypeError as problem:
-        raise InputError(f"{path}: {problem}") from problem
-    except InputError as problem:
+    except (TypeError, InputError) as problem:
         raise InputError(f"{path}: {problem}") from problem
 
 
 def _is_a(value: object, kind: Any) -> bool:
-    """Whether a value is what the annotation of its field says. Whole numbers are floats too; truth values are no numbers."""
-    outer, inner = get_origin(kind), get_args(kind)
-    if outer is tuple and isinstance(value, tuple):
-        inner = inner[:1] * len(value) if inner[1:] == (...,) else inner
-        return len(value) == len(inner) and all(map(_is_a, value, inner))
-    if outer in (Union, UnionType):
-        return any(_is_a(value, one) for one in inner)
-    if kind in (int, float):
-        return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
-    return isinstance(value, outer or kind)
+    """Return whether a value matches the annotation of its field; integers are valid floats, truth values are not."""
+    try:
+        TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
 def save_tensors(module: nn.Module, path: Path) -> None:
-    """Writes all parameters and buffers of ``module`` to a safetensors file, in one step."""
+    """Write all parameters and buffers of ``module`` to a safetensors file, in one step."""
     with replacing(path) as temporary:
         _write_tensors(module, temporary)
 
@@ -173,10 +171,10 @@ def _write_tensors(module: nn.Module, path: Path) -> None:
 
 
 def load_tensors(module: nn.Module, path: Path) -> None:
-    """Fills ``module`` from a safetensors file, strictly.
+    """Load the tensors of ``module`` from a safetensors file, strictly.
 
     Raises:
-        InputError: the file is missing, truncated, a pickle, or does not fit (lists the tensors).
+        InputError: The file is missing, truncated, a pickle, or does not fit (lists the tensors).
     """
     try:
         tensors = load_file(path)
@@ -187,13 +185,13 @@ def load_tensors(module: nn.Module, path: Path) -> None:
     module.load_state_dict(tensors)
 
 
-def tensor_faults(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """What is missing in ``found``, what is in it unexpectedly, and what has another shape than in ``wanted``."""
-    faults = [f"missing {name}" for name in wanted if name not in found]
-    faults += [f"unexpected {name}" for name in found if name not in wanted]
+def tensor_faults(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of tensors that are missing or unexpected in ``found``, or have another shape than in ``expected``."""
+    faults = [f"missing {name}" for name in expected if name not in found]
+    faults += [f"unexpected {name}" for name in found if name not in expected]
     faults += [
         f"{name} has shape {tuple(found[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in wanted.items()
+        for name, tensor in expected.items()
         if name in found and found[name].shape != tensor.shape
     ]
     return faults

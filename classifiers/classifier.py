@@ -1,4 +1,4 @@
-"""The classifier: glancer, focuser and head together, with what must be known to use them."""
+"""The classifier: glancer, focuser and head, with their preprocessing."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from classifiers.heads import HEADS
 from classifiers.protocols import Focuser, Glancer, Head
 
 WEIGHTS = {"none": False, "default": True}
-"""What the backbones of a new classifier start from: random weights, or those that come with their names."""
+"""Initial weights of the backbones of a new classifier: random, or the pretrained ones of their names."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a classifier is made of, and the pixels that it expects. Lengths are in pixels.
+    """The networks of a classifier and its preprocessing. Lengths are in pixels.
 
     Attributes:
-        glancer: name in `classifiers.backbones.backbone.BACKBONES`, or of another library's model: torchvision/NAME, timm/NAME.
-        focuser: the same.
-        head: name in `classifiers.heads.HEADS`.
-        hidden_size: length of the head's state.
-        dropout: of the head, in training.
-        size: height and width of a frame.
-        glance_size: height and width to which the glancer's frames are resized.
+        glancer: Name in `classifiers.backbones.backbone.BACKBONES`, or torchvision/NAME, timm/NAME.
+        focuser: Likewise.
+        head: Name in `classifiers.heads.HEADS`.
+        hidden_size: Length of the head's state.
+        dropout: Of the head, in training.
+        size: Height and width of a frame.
+        glance_size: Height and width to which the glancer's frames are resized.
         patch_size: P, height and width of a patch.
-        mean: of each channel (RGB), taken off pixels in 0-1.
-        std: of each channel, by which they are divided.
-        shift: share of the channels that the temporal shift moves each way, in both backbones; 0 is no shift.
-        shift_place: where it is, a name in `classifiers.backbones.temporal_shift.PLACES`.
-        weights: what the backbones of a new classifier start from, a name in `WEIGHTS`; see `classifiers.backbones.imagenet`.
+        mean: Of each channel (RGB), subtracted from pixels in 0-1.
+        std: Of each channel, the divisor.
+        shift: Share of the channels that the temporal shift moves each way, in both backbones; 0: no shift.
+        shift_place: Its location in the blocks, a name in `classifiers.backbones.temporal_shift.PLACES`.
+        weights: Initial weights of the backbones of a new classifier, a name in `WEIGHTS`; see `classifiers.backbones.imagenet`.
 
     Raises:
-        InputError: a name is not known, or a number is out of range (names the field).
+        InputError: A name is unknown, or a number is out of range (names the field).
     """
 
     glancer: str
@@ -81,14 +81,14 @@ class Classifier(nn.Module):
     """f_G, f_L and f_C of AdaFocus (paper, section 3), with random weights; see `classifiers.backbones.imagenet` for others.
 
     Args:
-        architecture: what it is made of.
-        classes: names of the K classes, in the order of the scores.
+        architecture: The networks.
+        classes: Names of the K classes, in the order of the scores.
 
     Attributes:
         mode_changes: Number of calls of ``train``, ``eval`` and ``freeze``; cached copies of the networks depend on it.
 
     Raises:
-        InputError: a library's model cannot be a backbone, or the networks have no place for the temporal shift.
+        InputError: A library's model cannot be a backbone, or the networks have no blocks for the temporal shift.
     """
 
     mode_changes: int = 0
@@ -118,36 +118,36 @@ class Classifier(nn.Module):
         """Frames uint8 (…, 3, H, W) → float32 of the same shape, as the networks expect them.
 
         Args:
-            frames: pixels from 0 to 255. A tensor stays on its device; a NumPy array goes to that of the classifier.
+            frames: Pixels from 0 to 255. A tensor stays on its device; a NumPy array moves to that of the classifier.
 
         Raises:
-            InputError: they are not uint8, or the channels do not come before height and width.
+            InputError: They are not uint8, or the channels are not before height and width.
         """
         _check_pixels(frames)
-        if isinstance(frames, np.ndarray):  # copied, since PyTorch takes neither read-only arrays nor negative strides
+        if isinstance(frames, np.ndarray):  # a copy: PyTorch supports neither read-only arrays nor negative strides
             frames = torch.from_numpy(frames.copy(order="K")).to(self.device)
         mean = frames.new_tensor(self.architecture.mean, dtype=torch.float32).view(3, 1, 1)
         std = frames.new_tensor(self.architecture.std, dtype=torch.float32).view(3, 1, 1)
-        pixels = frames.to(torch.float32, copy=True)  # one large tensor, changed in place: each further one would cost as much as a layer
+        pixels = frames.to(torch.float32, copy=True)  # in place from here on: another large tensor would cost as much as a layer
         return pixels.div_(255).sub_(mean).div_(std)
 
     def glance(self, frames: Tensor, num_frames: int = 1) -> tuple[Tensor, Tensor]:
         """Normalised frames, resized to the glance size → glance maps and vectors.
 
         Args:
-            frames: (M·t, 3, H, W), those of a clip one after the other.
-            num_frames: t, all glancer frames of a clip: the temporal shift runs over them. Without one it makes no difference.
+            frames: (M·t, 3, H, W), clip by clip.
+            num_frames: t, glancer frames per clip, for the temporal shift; not used without one.
 
         Returns:
             Maps (M·t, C, h, w) and vectors (M·t, C).
 
         Raises:
-            InputError: the number of frames is no multiple of t.
+            InputError: The number of frames is not a multiple of t.
         """
         return self.glancer(self.to_glance_size(frames), num_frames)
 
     def to_glance_size(self, frames: Tensor) -> Tensor:
-        """Frames (M, 3, H, W) → what the glancer sees of them (M, 3, glance_size, glance_size)."""
+        """Resize frames (M, 3, H, W) to the input of the glancer (M, 3, glance_size, glance_size)."""
         size = self.architecture.glance_size
         if frames.shape[-1] == size:
             return frames
@@ -157,25 +157,25 @@ class Classifier(nn.Module):
         """Normalised patches (M·f, 3, P, P) → focus vectors (M·f, F).
 
         Args:
-            patches: those of a decision one after the other.
-            num_frames: f, patches of a decision: the temporal shift runs over them. Without one it makes no difference.
+            patches: Decision by decision.
+            num_frames: f, patches per decision, for the temporal shift; not used without one.
 
         Raises:
-            InputError: the number of patches is no multiple of f.
+            InputError: The number of patches is not a multiple of f.
         """
         return self.focuser(patches, num_frames)[1]
 
     def classify(self, glances: Tensor, focus_vectors: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Glance vectors (N, T, C), focus vectors (N, T, F), state (N, S) → scores (N, T, K) and the new state (N, S)."""
-        seen = glances if self.head.glance_part == "vector" else self.glancer.scores(glances)
-        return self.head(torch.cat([seen, focus_vectors], dim=-1), state)
+        inputs = glances if self.head.glance_part == "vector" else self.glancer.scores(glances)
+        return self.head(torch.cat([inputs, focus_vectors], dim=-1), state)
 
     def compare(self, glances: Tensor, focus_vectors: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The next step of N clips with each of k focus vectors, all from the same state.
+        """Take the next step of N clips with each of k focus vectors, all from the same state.
 
         Args:
-            glances: glance vectors (N, C).
-            focus vectors: focus vectors (k, N, F).
+            glances: Glance vectors (N, C).
+            focus_vectors: (k, N, F).
             state: (N, S) before the step.
 
         Returns:
@@ -183,30 +183,30 @@ class Classifier(nn.Module):
         """
         if compare := getattr(self.head, "compare", None):
             return compare(glances, focus_vectors, state)
-        seen, states = (each.expand(len(focus_vectors), -1, -1).flatten(0, 1) for each in (glances, state))
-        scores, states = self.classify(seen[:, None], focus_vectors.flatten(0, 1)[:, None], states)
+        glances, states = (each.expand(len(focus_vectors), -1, -1).flatten(0, 1) for each in (glances, state))
+        scores, states = self.classify(glances[:, None], focus_vectors.flatten(0, 1)[:, None], states)
         return scores.unflatten(0, focus_vectors.shape[:2])[:, :, 0], states[: len(state)]
 
     def initial_state(self, num_clips: int) -> Tensor:
-        """The head's state (num_clips, S) before the first step: zeros."""
+        """Return the head's state (num_clips, S) before the first step: zeros."""
         return torch.zeros(num_clips, self.head.state_size, device=self.device)
 
     def train(self, mode: bool = True) -> Classifier:
-        """Set training or evaluation mode, and count it in ``mode_changes``: the weights may be others afterwards."""
+        """Set training or evaluation mode, and count it in ``mode_changes``: the weights may change afterwards."""
         self.mode_changes += 1
         return super().train(mode)
 
     def freeze(self) -> Classifier:
-        """Puts all parts into eval mode and stops their gradients; returns itself."""
+        """Set all networks to eval mode without gradients, and return the classifier."""
         return self.eval().requires_grad_(False)
 
     @property
     def device(self) -> torch.device:
-        """Where the networks live."""
+        """Device of the networks."""
         return next(self.parameters()).device
 
     def fingerprint(self, parts: Sequence[str] = ("focuser", "glancer", "head")) -> str:
-        """Hash (64 hex digits) of all parameters and buffers of these parts: equal if and only if the weights are."""
+        """Return the hash (64 hex digits) of all parameters and buffers of these networks: equal if and only if the weights are."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.state_dict().items()):
             if name.partition(".")[0] not in parts:
@@ -217,7 +217,7 @@ class Classifier(nn.Module):
 
 
 def _check_pixels(frames: Tensor | NDArray[np.uint8]) -> None:
-    """Checks what `Classifier.normalise` is given by its shape and dtype alone, so that no device has to be waited for."""
+    """Check frames by shape and dtype alone, without waiting for a device."""
     shape, dtype = tuple(frames.shape), str(frames.dtype).removeprefix("torch.")
     if dtype != "uint8":
         hint = "; floats may lie in 0-1 or in 0-255, so convert them yourself" if dtype.startswith(("float", "bfloat")) else ""

@@ -1,30 +1,34 @@
-"""The error that a person can mend."""
+"""The error for a value that the user can fix, and the look-up that raises it."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 Value = TypeVar("Value")
 
 
 class InputError(ValueError):
-    """A value that the user gave cannot be used.
+    """An invalid value from the user.
 
-    The message names the field, the value that came, the values allowed and what to do. Commands print it alone,
-    without a traceback, and exit with status 2; anything else that is raised is a bug of ours and keeps its traceback.
+    The message names the field, the value, the values allowed and what to do. Commands print it without a traceback and exit with
+    status 2; any other exception is a bug and keeps its traceback.
     """
 
 
 def lookup(field: str, name: str, known: Mapping[str, Value]) -> Value:
-    """The value of that name.
+    """Return the value of that name.
 
     Raises:
-        InputError: no such name (names the field, suggests the nearest, lists them all).
+        InputError: The name is unknown (names the field, suggests the nearest, lists all).
     """
     if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"{field}={name!r} is not known; {hint}choose one of {sorted(known)}")
+        raise InputError(f"{field}={name!r} is not known; {suggestion(name, known)}choose one of {sorted(known)}")
     return known[name]
+
+
+def suggestion(name: object, known: Iterable[str], prefix: str = "", suffix: str = "") -> str:
+    """Return "did you mean 'NEAREST'? " for a misspelt name, or an empty text where none is near."""
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f"did you mean {prefix + near[0] + suffix!r}? " if near else ""

@@ -14,10 +14,10 @@ class GRUHead(nn.Module):
     """The paper's f_C: a GRU over [glance vector, focus vector], dropout, a linear layer.
 
     Args:
-        feature_size: length of the features of one step.
+        feature_size: Length of the features of one step.
         num_classes: K.
         hidden_size: S, length of the GRU's state.
-        dropout: share of the GRU's output that is dropped in training.
+        dropout: Share of the GRU's output that is dropped in training.
     """
 
     glance_part: Literal["vector", "scores"] = "vector"
@@ -30,7 +30,7 @@ class GRUHead(nn.Module):
         self.state_size = hidden_size
 
     def state_bounds(self, num_steps: int) -> tuple[float, float]:
-        """Lowest and highest number that a state can hold after so many steps, or before: it is an average of hyperbolic tangents."""
+        """Return the lowest and highest value of a state up to that step: it is an average of hyperbolic tangents."""
         return -1.0, 1.0
 
     def forward(self, features: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -39,7 +39,7 @@ class GRUHead(nn.Module):
         return self.fc(self.dropout(hidden)), last.squeeze(0)
 
     def compare(self, glances: Tensor, focus_vectors: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One step with each of several focus vectors, without dropout; what they share is multiplied once (see `Classifier.compare`)."""
+        """Take one step with each of several focus vectors, without dropout; shared products are computed once; see `Classifier`."""
         of_input, of_state, input_bias, state_bias = self.gru.all_weights[0]
         of_glance, of_focus = of_input.tensor_split((glances.shape[1],), dim=1)
         inputs = F.linear(focus_vectors, of_focus).add_(F.linear(glances, of_glance, input_bias)).chunk(3, -1)
@@ -50,16 +50,16 @@ class GRUHead(nn.Module):
 
 
 class LinearHead(nn.Module):
-    """The linear alternative: class probabilities of every step by itself, averaged over the steps so far.
+    """The linear alternative: class probabilities of every single step, averaged over the steps so far.
 
     The scores are the logarithm of that average, so that their softmax is the average. The state holds the sum of the
     probabilities and the number of steps.
 
     Args:
-        feature_size: length of the features of one step.
+        feature_size: Length of the features of one step.
         num_classes: K.
-        hidden_size: not used; there so that all heads are built alike.
-        dropout: share of the features that is dropped in training.
+        hidden_size: Not used; all heads have the same arguments.
+        dropout: Share of the features that is dropped in training.
     """
 
     glance_part: Literal["vector", "scores"] = "vector"
@@ -71,7 +71,7 @@ class LinearHead(nn.Module):
         self.state_size = num_classes + 1
 
     def state_bounds(self, num_steps: int) -> tuple[float, float]:
-        """Lowest and highest number that a state can hold after so many steps, or before: it sums probabilities, and counts."""
+        """Return the lowest and highest value of a state up to that step: sums of probabilities, and a count."""
         return 0.0, float(num_steps)
 
     def forward(self, features: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -84,14 +84,14 @@ class LinearHead(nn.Module):
 class MeanHead(nn.Module):
     """The mean of scores, f_C of the Something-Something family: a linear layer scores every focus vector.
 
-    The mean of its scores and the mean of the glancer's own, both over the steps so far, are added. The state holds the
-    sum of all scores and the number of steps.
+    The mean of its scores and the mean of the glancer's scores over the steps so far are added. The state holds the sum of all scores
+    and the number of steps.
 
     Args:
         feature_size: K + F, the glancer's scores and the focus vector of one step.
         num_classes: K.
-        hidden_size: not used; there so that all heads are built alike.
-        dropout: share of the focus vectors that is dropped in training.
+        hidden_size: Not used; all heads have the same arguments.
+        dropout: Share of the focus vectors that is dropped in training.
     """
 
     glance_part: Literal["vector", "scores"] = "scores"
@@ -113,15 +113,15 @@ class MeanHead(nn.Module):
 class MaxHead(nn.Module):
     """Max-pooling over the steps so far, as AdaFocusV2 classifies (arXiv 2112.14238; before it FrameExit, arXiv 2104.13400).
 
-    A linear layer and a ReLU make S numbers of the [glance vector, focus vector] of every step. The state is the highest that each of
-    them has been; a linear layer scores it. As nothing is below zero, zeros are the start. The published head has a batch norm before
-    the ReLU and a linear layer for each step; here every step has the same, so that clips may have any number of steps.
+    A linear layer and a ReLU map [glance vector, focus vector] of every step to S numbers. The state is their maximum so far, initially
+    zeros; a linear layer scores it. The published head has a batch norm before the ReLU and a linear layer per step; here all steps
+    share one, so that clips may have any number of steps.
 
     Args:
-        feature_size: length of the features of one step.
+        feature_size: Length of the features of one step.
         num_classes: K.
         hidden_size: S, length of the state.
-        dropout: share of the state that is dropped in training, before it is scored.
+        dropout: Share of the state that is dropped in training, before it is scored.
     """
 
     glance_part: Literal["vector", "scores"] = "vector"
@@ -134,7 +134,7 @@ class MaxHead(nn.Module):
         self.state_size = hidden_size
 
     def state_bounds(self, num_steps: int) -> tuple[float, float]:
-        """Lowest and highest number that a state can hold after so many steps, or before."""
+        """Return the lowest and highest value of a state."""
         return 0.0, math.inf
 
     def forward(self, features: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -151,10 +151,7 @@ HEADS: dict[str, type[GRUHead] | type[LinearHead] | type[MeanHead] | type[MaxHea
 
 
 def in_order_of_steps(features: Tensor) -> Tensor:
-    """Features (N, T, F), the same but in memory step after step: a GRU on a CPU is twice as fast on them, or more.
-
-    It reads them so, and otherwise multiplies matrices whose rows lie apart.
-    """
+    """Return features (N, T, F) with memory ordered step by step: a GRU on a CPU is at least twice as fast on contiguous steps."""
     return features.transpose(0, 1).contiguous().transpose(0, 1)
 
 

@@ -1,4 +1,4 @@
-"""Names of architectures and of classifiers that come with the package."""
+"""Named architectures, and the bundled classifiers with their folders."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         shift_place="blockres",
     ),
 }
+"""Architectures by name: of the demo task, of the paper (ActivityNet and Something-Something), and with EfficientNet-Lite backbones."""
 
 BUNDLED: dict[str, Path] = {
     name: Path(__file__).parent / "bundled" / name for name in ("demo", "demo-easy", "demo-hard", "demo-sparse", "demo-memory")
 }
+"""Folders of the classifiers for the demo tasks, by name."""

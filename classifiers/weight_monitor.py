@@ -1,4 +1,4 @@
-"""Frozen networks: refused where they still train, and watched for changes."""
+"""Checks of frozen networks: not in training mode, no changed weights."""
 
 from __future__ import annotations
 
@@ -12,44 +12,44 @@ from classifiers.errors import InputError
 
 
 def check_frozen(network: nn.Module) -> None:
-    """Checks that no part of ``network`` is in training mode, in which what it sees would depend on the batch and on chance.
+    """Check that no module of ``network`` is in training mode, in which features depend on the batch and on random numbers.
 
     Raises:
-        InputError: one is.
+        InputError: One is.
     """
     if any(module.training for module in network.modules()):
         raise InputError("the classifier is in training mode; call classifier.freeze() first, so that its features stay the same")
 
 
 class WeightMonitor:
-    """Notices cheaply that a network may have changed: a hint to look again.
+    """Detects cheaply that the weights of a network may have changed.
 
-    It looks at the identity, the memory and PyTorch's count of writes of every parameter and buffer, and at the identity of every
-    module. That takes about 0.1 microseconds a tensor, since the tables that hold them are found only once. What escapes it is what
-    escapes PyTorch's own count: a write through ``tensor.data`` (``weight.data.mul_(2)``) or through a NumPy view, a step of a fused
-    optimiser; and settings that are no tensors, such as the ``eps`` of a batch norm.
+    It compares identity, memory address and PyTorch's version counter of every parameter and buffer, and the identity of every module,
+    in about 0.1 microseconds per tensor. It does not detect what PyTorch does not count: writes through ``tensor.data``
+    (``weight.data.mul_(2)``) or a NumPy view, a step of a fused optimizer, and settings other than tensors, such as the ``eps`` of a
+    batch norm.
 
     Args:
-        network: what to watch.
+        network: The network.
     """
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
-        self._remember()
+        self._record()
 
     def changed(self) -> bool:
-        """Whether anything was touched since this was last asked."""
+        """Return whether anything changed since the last call."""
         held = self._entries()
         if len(held) == len(self._held) and all(map(is_, held, self._held)) and self._writes() == self._seen:
             return False
-        self._remember()
+        self._record()
         return True
 
-    def _remember(self) -> None:
+    def _record(self) -> None:
         tables = [(module._modules, module._parameters, module._buffers) for module in self._network.modules()]
         self._tables: list[dict[str, Any]] = [table for three in tables for table in three if table]
-        self._held = self._entries()  # kept alive: nothing new can take their place in memory unnoticed
-        self._tensors = [each for each in self._held if isinstance(each, Tensor)]
+        self._held = self._entries()  # references, so that no new tensor can reuse their memory
+        self._tensors = [entry for entry in self._held if isinstance(entry, Tensor)]
         self._seen = self._writes()
 
     def _entries(self) -> list[object]:

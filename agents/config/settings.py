@@ -58,7 +58,7 @@ class EnvConfig:
         target_keep: the share of steps that shall look at a patch; the price is driven to it, once an update (PPO only).
         target_gflops: the same told in GFLOPs a video with the policy's own, multiply-adds counted as one.
         cost_weight_rate: how fast the price is driven, in prices for an error of 1 in the share.
-        skipped: what the head gets where a frame is skipped: zeros, last or none; see `adafocus_env.skipped`.
+        skipped: what the head gets where a frame is skipped: zeros, last or none; see `adafocus_env.classify`.
         bank: where the frozen networks' features are kept: auto (in memory where they fit, otherwise nowhere), true (in memory), false
             (nowhere: they are computed live), or a folder.
         bank_dtype: how a bank stores numbers: float32, float16 or bfloat16.
@@ -304,50 +304,6 @@ class Train(TrainPPO):
 
 
 @dataclass
-class BenchmarkAlgorithms:
-    """`python -m benchmarks.compare_algorithms`.
-
-    Attributes:
-        id: a registered id.
-        algos: names in `agents.rl.algorithms.ALGORITHMS`, or dotted paths of classes; none: all that learn such actions.
-        seeds: of the runs of each.
-        total_steps: environment steps of each run; null: those of each algorithm's config.
-        overrides: further arguments of `agents.train`, for all runs.
-        run: the folder of the runs, the table and the picture; empty: one named after the id.
-        device: auto, cpu, cuda or cuda:N.
-    """
-
-    id: str = "AdaFocusEasy-v0"
-    algos: list[str] = field(default_factory=list)
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    total_steps: int | None = None
-    overrides: list[str] = field(default_factory=list)
-    run: str = ""
-    device: str = "auto"
-
-
-@dataclass
-class SkipCurve:
-    """`python -m benchmarks.skipping_study`.
-
-    Attributes:
-        tasks: of the demo videos; see docs/tasks.md.
-        seeds: of the runs on each.
-        keeps: shares of the frames to keep.
-        overrides: further arguments of `agents.train_ppo`, for all runs.
-        run: the folder of the runs, the table and the picture.
-        device: auto, cpu, cuda or cuda:N.
-    """
-
-    tasks: list[str] = field(default_factory=lambda: ["normal", "hard", "sparse"])
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    keeps: list[float] = field(default_factory=lambda: [0.25, 0.47, 0.67, 0.89])
-    overrides: list[str] = field(default_factory=list)
-    run: str = "runs/skip_curve"
-    device: str = "auto"
-
-
-@dataclass
 class JointConfig:
     """The joint rounds of `python -m agents.train_stages`. Null means: as in the single pass.
 
@@ -432,24 +388,3 @@ class Evaluate:
     device: str = "auto"
     out: str = ""
     typed: Mapping[str, str] = field(default_factory=dict, metadata={"omegaconf_ignore": True}, repr=False, compare=False)
-
-
-@dataclass
-class RebuildBundled:
-    """`python -m benchmarks.rebuild_bundled`.
-
-    Attributes:
-        task: what the classifier is for, a name in `adafocus_env.demo.videos.TASKS`.
-        out: where it goes; empty: into the package.
-        seed: of everything random.
-        device: auto, cpu, cuda or cuda:N.
-        workers: processes that render and decode.
-        stages: how it is trained.
-    """
-
-    task: str = "normal"
-    out: str = ""
-    seed: int = 0
-    device: str = "auto"
-    workers: int = 2
-    stages: ClassifierConfig = field(default_factory=ClassifierConfig)

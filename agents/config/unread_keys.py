@@ -9,7 +9,7 @@ from typing import Any
 from adafocus_env.reward import REWARDS
 from agents.config.command import typed_keys
 from agents.config.data_keys import data_rules
-from agents.config.settings import Evaluate, NetworkConfig, RebuildBundled, SupervisedConfig, Train, TrainPPO, TrainStages
+from agents.config.settings import Evaluate, NetworkConfig, SupervisedConfig, Train, TrainPPO, TrainStages
 from agents.config.unread import Unread, check_read
 from classifiers.errors import InputError
 
@@ -79,7 +79,7 @@ def runs_stage_2(config: TrainPPO) -> bool:
     return not isinstance(config, TrainStages) or config.first <= 2 <= config.last or config.rounds > 0
 
 
-def trains(config: TrainPPO | RebuildBundled, stage: str) -> bool:
+def trains(config: Any, stage: str) -> bool:
     """Whether a supervised stage has epochs, in the single pass or in joint rounds."""
     if stage == "finetune" and isinstance(config, TrainStages) and config.rounds and config.joint.epochs is not None:
         return True
@@ -316,9 +316,5 @@ RULES: dict[type, tuple[Unread, ...]] = {
     Train: (*ALGORITHM, *SHARED, *GIVEN_CLASSIFIER),
     TrainStages: (*WHICH_STAGES, *SHARED),
     Evaluate: MEASURED,
-    RebuildBundled: (
-        Unread("stages.finetune", lambda c: True, "a bundled classifier is made by stages 0 and 1; leave it out"),
-        *SUPERVISED,
-    ),
 }
 """Schema of a command → its rules, the first that applies to a key being the one that counts."""

@@ -1,23 +1,22 @@
-"""One pass through videos: all actions first, then one focuser batch, then the head. The next videos are read meanwhile."""
+"""Inference: all actions first, then all patches in one batch of the focuser, then the head. The next videos are read meanwhile."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from adafocus_env.action import Action, ContinuousAction, GridAction, crop_patches, skipping
+from adafocus_env.action import Action, ContinuousAction, GridAction, crop_patches, with_skipping
+from adafocus_env.classify import classify_clips
 from adafocus_env.clips.store import ClipSource
-from adafocus_env.skipped import Skipped, classify_focused, find_skipped
 from agents.policies.sb3 import GlancePolicy
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
-from classifiers.flops import classifier_cost, multiply_adds, on_cpu
+from classifiers.flops import network_flops, video_flops
 from classifiers.optimize import optimized
 
 Item = TypeVar("Item")
@@ -25,15 +24,15 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Inference:
-    """What a pass found. N videos, T frames of the focuser, D decisions (T, but for the Something-Something family), K classes.
+    """The result for N videos with T frames of the focuser, D decisions (T, except with the head `mean`) and K classes.
 
     Attributes:
-        actions: (N, D) int64, cells of the grid, or (N, D, 2) float32, places; of a policy that skips G² is a skip, and places have a
-            third coordinate.
+        actions: (N, D) int64, cells of the grid, or (N, D, 2) float32, locations. Policies that skip have one more cell, or a third
+            coordinate; see `adafocus_env.action`.
         boxes: (N, T, 4) int64, patches as (top, left, bottom, right) in pixels; zeros where the frame was skipped.
-        patch_mask: (N, T) bool, frames that the focuser saw.
-        logits: (N, T, K), class scores after every frame; the last is the answer.
-        macs: (N,) int64, multiply-adds of each video.
+        patch_mask: (N, T) bool, the frames with a patch.
+        logits: (N, T, K), class scores after every frame; the last are the final ones.
+        macs: (N,) int64, multiply-adds per video.
     """
 
     actions: Tensor
@@ -53,41 +52,37 @@ def infer(
     skipped: str = "zeros",
     keep_threshold: float | None = None,
 ) -> Inference:
-    """Classifies videos. The policy needs glances only, so all patches that are kept go through the focuser in one batch.
+    """Classify videos. The policy needs glances only, so all patches go through the focuser in one batch.
 
     Args:
-        classifier: Frozen. Without an execution of its own it runs as `classifiers.optimize.optimized` says.
-        policy: for the glance maps of this classifier.
-        frames: normalised, (N, T, 3, H, W), on the classifier's device: what the focuser crops.
-        glance_frames: the glancer's, (N, G, 3, H, W), where they are sampled separately.
-        skipped: what the head gets where a frame is skipped, a name in `adafocus_env.skipped.SKIPPED`.
-        keep_threshold: skip where P(skip) is so much or more; None: the policy's own threshold.
+        classifier: Frozen; optimized for inference (`classifiers.optimize.optimized`) unless it already is.
+        policy: Trained for the glance maps of this classifier.
+        frames: Normalised, (N, T, 3, H, W), on the classifier's device; the focuser's patches are cropped from them.
+        glance_frames: Frames of the glancer, (N, G, 3, H, W), where they are sampled separately.
+        skipped: Input of the head where a frame is skipped, a name in `adafocus_env.classify.SKIPPED`.
+        keep_threshold: Skip where P(skip) is at least this; None: the policy's threshold.
 
     Raises:
-        InputError: the frames or the policy do not fit the classifier, or there is no such option.
+        InputError: Frames or policy do not fit the classifier, or ``skipped`` is unknown.
     """
-    option, classifier = find_skipped(skipped), optimized(classifier)
-    glance_frames = frames if glance_frames is None else glance_frames
-    for name, given in (("frames", frames), ("glance_frames", glance_frames)):
-        _check_frames(name, given, classifier)
-    (count, length), glances = frames.shape[:2], glance_frames.shape[1]
+    classifier, glance_frames = optimized(classifier), frames if glance_frames is None else glance_frames
+    for name, tensor in (("frames", frames), ("glance_frames", glance_frames)):
+        _check_frames(name, tensor, classifier)
+    (count, length), num_glances = frames.shape[:2], glance_frames.shape[1]
     if len(glance_frames) != count:
         raise InputError(f"glance_frames are of {len(glance_frames)} videos, frames of {count}; give the same videos in the same order")
-    maps, vectors = classifier.glance(glance_frames.flatten(0, 1), num_frames=glances)
+    maps, vectors = classifier.glance(glance_frames.flatten(0, 1), num_frames=num_glances)
     _check_stacked(policy, tuple(maps.shape[1:]))
-    steps = decisions(classifier, policy, length, glances)
+    steps = count_decisions(classifier, policy, length, num_glances)
     maps, vectors = _by_decision(maps, vectors, count, steps)
     actions = policy.act(maps, keep_threshold)
     corners, patch_mask = patches_of(policy, classifier, actions)
-    logits = focus_at(classifier, frames, vectors, corners, patch_mask, option)
-    corners, patch_mask = (each.repeat_interleave(length // steps, dim=1) for each in (corners, patch_mask))
-    return Inference(
-        actions=actions,
-        boxes=torch.cat([corners, corners + classifier.architecture.patch_size], dim=-1) * patch_mask[..., None],
-        patch_mask=patch_mask,
-        logits=logits,
-        macs=video_costs(classifier, patch_mask, glances, option) + steps * policy_cost(policy),
-    )
+    logits = classify_crops(classifier, frames, vectors, corners, patch_mask, skipped)
+    flops = video_flops(classifier, length, num_glances, steps, skipped=skipped, policy_step=policy_flops(policy))
+    macs = flops.total(patch_mask.sum(1))
+    corners, patch_mask = (values.repeat_interleave(length // steps, dim=1) for values in (corners, patch_mask))
+    boxes = torch.cat([corners, corners + classifier.architecture.patch_size], dim=-1) * patch_mask[..., None]
+    return Inference(actions, boxes, patch_mask, logits, macs)
 
 
 def infer_clips(
@@ -99,22 +94,22 @@ def infer_clips(
     skipped: str = "zeros",
     keep_threshold: float | None = None,
 ) -> Iterator[Inference]:
-    """Classifies all clips of a store in their order; while the networks look at a batch, the next one is read.
+    """Classify all clips in their order; the next batch is read while the networks run.
 
     Args:
-        classifier: frozen.
-        policy: for its glance maps.
-        clips: decoded or not: a store that is `lazy` decodes 64 clips at a time.
-        batch_size: clips in a batch.
-        skipped: as `infer`.
-        keep_threshold: as `infer`.
+        classifier: Frozen.
+        policy: Trained for its glance maps.
+        clips: The clips; a `lazy` store decodes 64 at a time.
+        batch_size: Clips in a batch.
+        skipped: As `infer`.
+        keep_threshold: As `infer`.
 
     Raises:
-        InputError: the batch size is below 1, or as `infer`.
+        InputError: The batch size is below 1, or as `infer`.
     """
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size} is too small; choose 1 or more clips in a batch")
-    batches = _read(clips, batch_size, pin=classifier.device.type == "cuda")
+    batches = _read_batches(clips, batch_size, pin=classifier.device.type == "cuda")
     return infer_batches(classifier, policy, batches, skipped=skipped, keep_threshold=keep_threshold)
 
 
@@ -126,131 +121,102 @@ def infer_batches(
     skipped: str = "zeros",
     keep_threshold: float | None = None,
 ) -> Iterator[Inference]:
-    """Classifies batch after batch; the next one is asked for in a thread meanwhile.
+    """Classify batch after batch; a thread reads the next one meanwhile.
 
     Args:
-        classifier: frozen.
-        policy: for its glance maps.
-        batches: the focuser's frames (N, T, 3, H, W) uint8 and the glancer's (N, G, 3, H, W), the same tensor where they are the same.
-        skipped: as `infer`.
-        keep_threshold: as `infer`.
+        classifier: Frozen.
+        policy: Trained for its glance maps.
+        batches: Frames of the focuser (N, T, 3, H, W) uint8 and of the glancer (N, G, 3, H, W), the same tensor where they are the same.
+        skipped: As `infer`.
+        keep_threshold: As `infer`.
 
     Raises:
-        InputError: as `infer`, when the batch's turn comes. What ``batches`` raises comes through, too.
+        InputError: As `infer`, when it is the batch's turn. Errors of ``batches`` are passed on.
     """
-    for frames, glance_frames in _ahead(batches):
-        seen = classifier.normalise(frames.to(classifier.device, non_blocking=True))
-        glanced = None
-        if glance_frames is not frames:
-            glanced = classifier.normalise(glance_frames.to(classifier.device, non_blocking=True))
-        yield infer(classifier, policy, seen, glanced, skipped=skipped, keep_threshold=keep_threshold)
+
+    def normalise(frames: Tensor) -> Tensor:
+        return classifier.normalise(frames.to(classifier.device, non_blocking=True))
+
+    for frames, glance_frames in _read_ahead(batches):
+        separate = None if glance_frames is frames else normalise(glance_frames)
+        yield infer(classifier, policy, normalise(frames), separate, skipped=skipped, keep_threshold=keep_threshold)
 
 
 def glance_at(classifier: Classifier, glance_frames: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Normalised frames (N, G, 3, H, W) → glance maps (N, D, G/D·C, h, w), stacked, and mean vectors (N, D, C) of the decisions."""
-    count, glances = glance_frames.shape[:2]
-    return _by_decision(*classifier.glance(glance_frames.flatten(0, 1), num_frames=glances), count, steps)
+    """Normalised frames (N, G, 3, H, W) → stacked glance maps (N, D, G/D·C, h, w) and mean glance vectors (N, D, C) of the decisions."""
+    count, num_glances = glance_frames.shape[:2]
+    return _by_decision(*classifier.glance(glance_frames.flatten(0, 1), num_frames=num_glances), count, steps)
 
 
-def focus_at(
-    classifier: Classifier, frames: Tensor, vectors: Tensor, corners: Tensor, patch_mask: Tensor | None = None, skipped: Skipped = "zeros"
+def classify_crops(
+    classifier: Classifier, frames: Tensor, vectors: Tensor, corners: Tensor, patch_mask: Tensor | None = None, skipped: str = "zeros"
 ) -> Tensor:
-    """Class scores (N, T, K) after every frame, all patches in one call of the focuser.
+    """Return the class scores (N, T, K) after every frame, with all patches in one call of the focuser.
 
     Args:
-        classifier: its networks.
-        frames: normalised, (N, T, 3, H, W).
-        vectors: glance vectors (N, D, C) of the decisions.
-        corners: (N, D, 2) as (top, left) in pixels; the frames of a decision share one.
-        patch_mask: (N, D) bool, decisions whose frames the focuser sees; None: all.
-        skipped: what the head gets in the others.
+        classifier: Its networks.
+        frames: Normalised, (N, T, 3, H, W).
+        vectors: Glance vectors (N, D, C) of the decisions.
+        corners: (N, D, 2) as (top, left) in pixels, the same for all frames of a decision.
+        patch_mask: (N, D) bool, the decisions with a patch; None: all.
+        skipped: Input of the head in the others, see `adafocus_env.classify.classify_clips`.
     """
     count, length = frames.shape[:2]
-    each = length // corners.shape[1]
-    places, glances = corners.repeat_interleave(each, dim=1).flatten(0, 1), vectors.repeat_interleave(each, dim=1)
-    if patch_mask is None or patch_mask.all():
-        source = torch.arange(count * length, device=frames.device)
-    else:
-        source = patch_mask.repeat_interleave(each, dim=1).flatten().nonzero()[:, 0]
-        places = places[source]
+    repeats = length // corners.shape[1]
+    corners, vectors = (values.repeat_interleave(repeats, dim=1) for values in (corners, vectors))
+    patch_mask = None if patch_mask is None or patch_mask.all() else patch_mask.repeat_interleave(repeats, dim=1)
+    source = torch.arange(count * length, device=frames.device) if patch_mask is None else patch_mask.flatten().nonzero()[:, 0]
     focus_vectors = frames.new_zeros(0, classifier.focuser.vector_size)
     if len(source):
-        patches = crop_patches(frames.flatten(0, 1), source, places, classifier.architecture.patch_size)
-        focus_vectors = classifier.focus(patches, num_frames=each)
-    if len(source) == count * length:
-        return classifier.classify(glances, focus_vectors.unflatten(0, (count, length)))[0]
-    assert patch_mask is not None
-    return classify_focused(classifier, glances, focus_vectors, patch_mask.repeat_interleave(each, dim=1), skipped, num_frames=each)
+        patches = crop_patches(frames.flatten(0, 1), source, corners.flatten(0, 1)[source], classifier.architecture.patch_size)
+        focus_vectors = classifier.focus(patches, num_frames=repeats)
+    return classify_clips(classifier, vectors, focus_vectors, patch_mask, skipped, num_frames=repeats)
 
 
 def patches_of(policy: GlancePolicy, classifier: Classifier, actions: Tensor) -> tuple[Tensor, Tensor]:
-    """The policy's actions → corners (…, 2) of their patches in the frames of the classifier, as (top, left) in pixels; and whether each
-    looks at one (…)."""
+    """Actions of the policy (…) → corners (…, 2) of their patches as (top, left) in pixels, and whether they have a patch (…)."""
     size, patch_size = classifier.architecture.size, classifier.architecture.patch_size
     action: Action = ContinuousAction(size, patch_size) if policy.grid is None else GridAction(policy.grid, size, patch_size)
-    action, chosen = skipping(action) if policy.skips else action, actions.cpu().numpy()
-    corners, patch_mask = (torch.from_numpy(each).to(actions.device) for each in (action.corners_of(chosen), action.patch_mask(chosen)))
+    action, array = with_skipping(action) if policy.skips else action, actions.cpu().numpy()
+    corners, patch_mask = (torch.from_numpy(values).to(actions.device) for values in (action.corners_of(array), action.patch_mask(array)))
     return corners, patch_mask
 
 
-def decisions(classifier: Classifier, policy: GlancePolicy, frames: int, glances: int) -> int:
-    """D, the decisions of a video: as many as the policy can take from its glances.
+def count_decisions(classifier: Classifier, policy: GlancePolicy, num_frames: int, num_glances: int) -> int:
+    """Return D, the decisions that the policy takes in a video.
 
     Args:
-        classifier: what classifies the video.
-        policy: reads the stacked glance maps of one decision.
-        frames: T of the focuser.
-        glances: frames of the glancer.
+        classifier: Classifies the video.
+        policy: Reads the stacked glance maps of one decision.
+        num_frames: T, frames of the focuser.
+        num_glances: Frames of the glancer.
 
     Raises:
-        InputError: the frames cannot be shared out equally.
+        InputError: The frames cannot be divided equally among decisions.
     """
     if classifier.architecture.head != "mean":
-        if frames != glances:
-            raise InputError(f"{frames} frames come with {glances} glances; this classifier looks at the same frames with both networks")
-        return frames
+        if num_frames != num_glances:
+            raise InputError(f"this classifier needs the same frames for both networks, got {num_frames} frames and {num_glances} glances")
+        return num_frames
     stacked = max(1, policy.network.map_shape[0] // classifier.glancer.map_channels)
-    steps = glances // stacked
-    if steps == 0 or steps * stacked != glances or frames % steps:
+    steps = num_glances // stacked
+    if steps == 0 or steps * stacked != num_glances or num_frames % steps:
         raise InputError(
-            f"the policy reads {stacked} glances a decision: {glances} glances and {frames} frames cannot be shared out among its decisions"
+            f"the policy reads {stacked} glances per decision: {num_glances} glances and {num_frames} frames are not divisible by decisions"
         )
     return steps
 
 
-def video_cost(classifier: Classifier, frames: int, glances: int) -> int:
-    """Multiply-adds of a video without the policy: ``glances`` glances, ``frames`` patches and as many steps of the head."""
-    cost = classifier_cost(classifier)
-    return glances * cost.glance + frames * (cost.focus + cost.head)
-
-
-def video_costs(classifier: Classifier, patch_mask: Tensor, glances: int, skipped: Skipped) -> Tensor:
-    """Multiply-adds (N,) int64 of videos without the policy, where the focuser saw the frames ``patch_mask`` (N, T) alone.
-
-    The head takes a step a frame; where it takes none for skipped ones, only for those kept, or for all that answer a video without any.
-    """
-    cost, frames = classifier_cost(classifier), patch_mask.shape[1]
-    seen = patch_mask.sum(1)
-    steps = torch.where(seen > 0, seen, frames) if skipped == "none" else frames
-    return glances * cost.glance + seen * cost.focus + steps * cost.head
-
-
-def policy_cost(policy: GlancePolicy) -> int:
-    """Multiply-adds of the policy for one decision, counted once."""
-    if policy not in _COUNTED:
-        model = on_cpu(policy)
-        _COUNTED[policy] = multiply_adds(lambda: model(torch.zeros(1, 1, *policy.network.map_shape)))
-    return _COUNTED[policy]
-
-
-_COUNTED: WeakKeyDictionary[GlancePolicy, int] = WeakKeyDictionary()
+def policy_flops(policy: GlancePolicy) -> int:
+    """Return the multiply-adds of the policy in one decision."""
+    return network_flops(policy, 1, 1, *policy.network.map_shape)
 
 
 def check_maps(policy: GlancePolicy, map_shape: tuple[int, ...]) -> None:
-    """Checks that the policy reads glance maps of this shape.
+    """Check that the policy reads glance maps of this shape.
 
     Raises:
-        InputError: it reads others.
+        InputError: It reads others.
     """
     if policy.network.map_shape != map_shape:
         raise InputError(
@@ -259,21 +225,22 @@ def check_maps(policy: GlancePolicy, map_shape: tuple[int, ...]) -> None:
         )
 
 
-def _read(clips: ClipSource, batch_size: int, *, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of `infer_batches`; pinned memory is copied to a GPU while it computes."""
+def _read_batches(clips: ClipSource, batch_size: int, *, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield batches for `infer_batches`; pinned memory is copied to a GPU while it computes."""
 
-    def stacked(read: Callable[[int], Tensor], numbers: Iterable[int]) -> Tensor:
-        frames = torch.stack([read(number) for number in numbers])
-        return frames.pin_memory() if pin else frames
+    def pinned(frames: list[Tensor]) -> Tensor:
+        stacked = torch.stack(frames)
+        return stacked.pin_memory() if pin else stacked
 
     for start in range(0, len(clips), batch_size):
         numbers = range(start, min(start + batch_size, len(clips)))
-        frames = stacked(clips.frames, numbers)
-        yield frames, stacked(clips.glancer_frames, numbers) if clips.settings.glance_frames else frames
+        frames = pinned([clips.frames(number) for number in numbers])
+        separate = clips.settings.glance_frames > 0
+        yield frames, pinned([clips.glancer_frames(number) for number in numbers]) if separate else frames
 
 
-def _ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """The items, each asked for in a thread while the one before it is worked on."""
+def _read_ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """Yield the items; a thread asks for the next one while the caller works on the last."""
     iterator, end = iter(items), object()
     with ThreadPoolExecutor(1, "read-ahead") as reader:
         coming = reader.submit(next, iterator, end)
@@ -287,9 +254,9 @@ def _by_decision(maps: Tensor, vectors: Tensor, count: int, steps: int) -> tuple
 
 
 def _check_stacked(policy: GlancePolicy, map_shape: tuple[int, ...]) -> None:
-    """Checks that the policy reads one glance map of this shape or several, stacked."""
-    channels, *place = policy.network.map_shape
-    if channels % map_shape[0] or tuple(place) != map_shape[1:]:
+    """Check that the policy reads one glance map of this shape, or several stacked ones."""
+    channels, *size = policy.network.map_shape
+    if channels % map_shape[0] or tuple(size) != map_shape[1:]:
         check_maps(policy, map_shape)
 
 

@@ -1,118 +1,264 @@
-"""How good class scores are after every step: top-1, top-5, mean average precision. Everything is a share in 0-1."""
+"""Metrics of a policy: accuracy after every step, cost and movement. A new one is an entry of `STEP_METRICS` or `METRICS`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
+from adafocus_env.action import Action, GridAction
 from classifiers.errors import InputError
 
-Metric = Literal["top1", "map"]
+Actions = NDArray[Any]
 Scores = NDArray[np.float32]
 LabelSets = Sequence[tuple[int, ...]]
-METRICS: dict[str, str] = {"top1": "top-1", "map": "mAP"}
-TOP5 = 5
 
 
-def after_every_step(scores: Scores, labels: LabelSets) -> dict[str, list[float]]:
-    """All measures after every step.
+@dataclass(frozen=True)
+class PolicyEvaluation:
+    """What a policy did in N clips of D steps, and the resulting class scores.
+
+    Attributes:
+        scores: (N, D, K), class scores after every step, before the softmax.
+        label_sets: All labels of each clip; the first is the one that counts for accuracy and confidence.
+        macs: Multiply-adds per video, the mean over videos.
+        patch_mask: (N, D) bool, the steps with a patch or, without ``actions``, with the whole frame.
+        actions: (N, D, …), the patches; undefined where the step was skipped. None: the policy selects no patches.
+        action: Kind of ``actions``.
+    """
+
+    scores: Scores
+    label_sets: LabelSets
+    macs: float
+    patch_mask: NDArray[np.bool_]
+    actions: Actions | None = None
+    action: Action | None = None
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """First label of each clip (N,)."""
+        return _first(self.label_sets)
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether the prediction after the last step is right (N,)."""
+        return hits(self.scores[:, -1:], self.labels, 1)[:, 0]
+
+    @property
+    def confidence(self) -> NDArray[np.float32]:
+        """Softmax score of the label after the last step (N,)."""
+        return confidence(self.scores[:, -1:], self.labels)[:, 0]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table of results.
+
+    Attributes:
+        heading: Its title.
+        format: Format of a value, as in `format`.
+        optional: The column is left out where all values are 1.
+    """
+
+    heading: str
+    format: str
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that summarizes a policy.
+
+    Attributes:
+        value: Computes it; None where it is not defined.
+        column: In the table of results; None: not shown there.
+    """
+
+    value: Callable[[PolicyEvaluation], float | None]
+    column: Column | None = None
+
+
+@dataclass(frozen=True)
+class StepMetric:
+    """An accuracy after every step; a share in 0-1.
+
+    Attributes:
+        values: Scores (N, D, K), all labels of each clip → the accuracy after every step (D,).
+        column: Of the value after the last step; None: not shown there.
+        min_classes: Number of classes from which on it is computed.
+    """
+
+    values: Callable[[Scores, LabelSets], NDArray[np.float64]]
+    column: Column | None = None
+    min_classes: int = 0
+
+
+def summarize(evaluation: PolicyEvaluation) -> dict[str, Any]:
+    """Return all metrics of a policy by name; `steps` holds the lists (D,) of those that are computed after every step."""
+    steps = step_metrics(evaluation.scores, evaluation.label_sets)
+    values = {name: metric.value(evaluation) for name, metric in METRICS.items()}
+    defined = {name: value for name, value in values.items() if value is not None}
+    return {**{name: accuracy[-1] for name, accuracy in steps.items()}, **defined, "steps": steps}
+
+
+def step_metrics(scores: Scores, labels: LabelSets) -> dict[str, list[float]]:
+    """Return the metrics of `STEP_METRICS` after every step.
 
     Args:
         scores: (N, T, K), class scores of N clips after each of T steps, before the softmax.
-        labels: all labels of each clip; the first is the one that counts for top-1 and top-5.
+        labels: All labels of each clip; the first is the one that counts for top-1 and top-5.
 
     Returns:
-        Lists of length T: `top1`, `map`, and `top5` where there are more than five classes.
+        Lists of length T.
 
     Raises:
-        InputError: scores or labels cannot be measured (see `check`).
+        InputError: Scores or labels are invalid (see `check`).
     """
-    first = check(scores, labels)
-    measured = {"top1": top_k(scores, first, 1), "map": mean_average_precision(scores, labels)}
-    if scores.shape[2] > TOP5:
-        measured["top5"] = top_k(scores, first, TOP5)
-    return {name: values.tolist() for name, values in measured.items()}
+    check(scores, labels)
+    metrics = {name: metric for name, metric in STEP_METRICS.items() if scores.shape[2] >= metric.min_classes}
+    return {name: metric.values(scores, labels).tolist() for name, metric in metrics.items()}
 
 
-def check(scores: Scores, labels: LabelSets) -> NDArray[np.int64]:
-    """Returns the first label of each clip (N,), if scores and labels can be measured.
+def table_columns(results: Iterable[Mapping[str, Any]], metric: str) -> dict[str, Column]:
+    """Return the columns of the table of these results, in order.
+
+    Args:
+        results: Of each policy, as `summarize` returns them.
+        metric: The accuracy of the data set; one that is not top-1 stands beside it.
+    """
+    results = list(results)
+    columns = {name: STEP_METRICS[name].column for name in dict.fromkeys(("top1", metric))}
+    columns |= {name: entry.column for name, entry in METRICS.items()}
+    return {
+        name: column
+        for name, column in columns.items()
+        if column is not None and not (column.optional and all(result.get(name, 1) == 1 for result in results))
+    }
+
+
+def check(scores: Scores, labels: LabelSets) -> None:
+    """Check scores and labels.
 
     Raises:
-        InputError: the scores are not (N, T, K) of one clip or more, or not finite; the labels are not one set a clip, or a
-            set is empty or holds a label that is no class.
+        InputError: The scores are not (N, T, K) of at least one clip, or not finite; the labels are not one set per clip, or a set is
+            empty or holds a label that is not a class.
     """
     if scores.ndim != 3 or 0 in scores.shape:
         raise InputError(f"scores have shape {scores.shape}; give (N, T, K): classes after every step of one clip or more")
     if len(labels) != len(scores):
-        raise InputError(f"labels are those of {len(labels)} clips, scores of {len(scores)}; give one set of labels a clip")
+        raise InputError(f"labels are those of {len(labels)} clips, scores of {len(scores)}; give one set of labels per clip")
     classes = scores.shape[2]
-    for clip, found in enumerate(labels):
-        if not found:
+    for clip, given in enumerate(labels):
+        if not given:
             raise InputError(f"labels of clip {clip} are empty; give each clip one label or more")
-        if not 0 <= min(found) <= max(found) < classes:
-            raise InputError(f"labels of clip {clip} are {tuple(found)}; with {classes} classes they are numbers from 0 to {classes - 1}")
+        if not 0 <= min(given) <= max(given) < classes:
+            raise InputError(f"labels of clip {clip} are {tuple(given)}; they must be integers from 0 to {classes - 1}")
     if (bad := np.argwhere(~np.isfinite(scores))).size:
         clip, step, number = bad[0]
         raise InputError(
             f"scores of clip {clip} hold {scores[clip, step, number]} after step {step + 1}: the classifier's weights are broken; "
             "take another classifier, or train this one anew with a lower learning rate"
         )
-    return np.array([found[0] for found in labels], np.int64)
 
 
-def hits(scores: Scores, first: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
-    """Whether the label is among the k highest scores, (N, T); of equal scores the lower class counts as the higher one.
+def hits(scores: Scores, labels: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
+    """Return whether the label is among the k highest scores, (N, T); of equal scores the lower class ranks first, as with `argmax`.
 
-    That is how `argmax` answers. It is not scikit-learn's `top_k_accuracy_score`: that agrees where scores differ, but prefers the
-    higher class of equal ones, wants another shape for two classes and warns from k = K on, where every clip is a hit.
+    Unlike scikit-learn's `top_k_accuracy_score`, which ranks the higher class of equal scores first, needs another shape for two
+    classes and warns from k = K on.
 
     Args:
         scores: (N, T, K).
-        first: (N,), the label of each clip that counts.
-        k: how many answers a clip has.
+        labels: (N,), one label per clip.
+        k: Number of scores.
     """
-    own = np.take_along_axis(scores, first[:, None, None], axis=2)
-    before = np.arange(scores.shape[2]) < first[:, None, None]
-    return ((scores > own) | ((scores == own) & before)).sum(-1) < k
+    own = np.take_along_axis(scores, labels[:, None, None], axis=2)
+    lower = np.arange(scores.shape[2]) < labels[:, None, None]
+    return ((scores > own) | ((scores == own) & lower)).sum(-1) < k
 
 
-def top_k(scores: Scores, first: NDArray[np.int64], k: int) -> NDArray[np.float64]:
-    """Share of the clips with their label among the k highest scores, (T,); arguments as those of `hits`."""
-    return hits(scores, first, k).mean(0)
+def top_k(scores: Scores, labels: NDArray[np.int64], k: int) -> NDArray[np.float64]:
+    """Return the share of clips with their label among the k highest scores, (T,); arguments as those of `hits`."""
+    return hits(scores, labels, k).mean(0)
 
 
-def confidence(scores: Scores, first: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Softmax score of the label, (N, T); scores (N, T, K), labels (N,)."""
-    return np.take_along_axis(torch.from_numpy(scores).softmax(-1).numpy(), first[:, None, None], axis=2)[..., 0]
+def confidence(scores: Scores, labels: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the softmax score of the label, (N, T); scores (N, T, K), labels (N,)."""
+    return np.take_along_axis(torch.from_numpy(scores).softmax(-1).numpy(), labels[:, None, None], axis=2)[..., 0]
 
 
 def mean_average_precision(scores: Scores, labels: LabelSets) -> NDArray[np.float64]:
-    """Mean average precision after every step, (T,): the published measure of ActivityNet and FCVID, with one label a clip or more.
+    """Return the mean average precision after every step, (T,): the published metric of ActivityNet and FCVID.
 
-    Of each class: all clips in the order of its softmax score, and the mean of the precision at each clip that has the label. The
-    average is over all K classes; one that no clip has counts 0, as in scikit-learn. Where every class occurs this is what the
-    authors' code computes. Where one is absent it is not: that code then numbers the remaining classes anew and compares labels with
-    the scores of other classes (10.377 % instead of 10.458 % on the same scores and labels), which is not followed here. Clips with
-    equal scores are ranked as one; the authors' code ranks them in any order, and has more of them: a softmax in float32 makes
-    all sure answers equal, so its logarithm in float64 is ranked here.
+    For each class all clips are ranked by its softmax score; the average precision is the mean of the precision at each clip with that
+    label. The mean is over all K classes; a class without a clip counts 0, as in scikit-learn. Where every class occurs this equals the
+    authors' code. Where a class is absent it does not: that code renumbers the remaining classes and compares labels with the scores of
+    other classes (10.377 % instead of 10.458 % on the same scores and labels). Clips with equal scores are ranked as one. The authors'
+    code ranks them in any order and has more of them, because a softmax in float32 makes all certain predictions equal; here its
+    logarithm in float64 is ranked.
 
     Args:
-        scores: (N, T, K), before the softmax. It matters: it changes the order of clips within a class.
-        labels: all labels of each clip.
+        scores: (N, T, K), before the softmax, which changes the order of clips within a class.
+        labels: All labels of each clip.
     """
     truth = np.zeros((len(scores), scores.shape[2]), bool)
-    for clip, found in enumerate(labels):
-        truth[clip, list(found)] = True
+    for clip, classes in enumerate(labels):
+        truth[clip, list(classes)] = True
     return np.array([_mean_average_precision(scores[:, step], truth) for step in range(scores.shape[1])])
 
 
 def _mean_average_precision(scores: Scores, truth: NDArray[np.bool_]) -> float:
     """Of one step: scores (N, K), truth (N, K)."""
     ranked = torch.from_numpy(scores).double().log_softmax(-1).numpy()
-    present = np.flatnonzero(truth.any(0))  # scikit-learn warns about each of the others
-    return sum(average_precision_score(truth[:, each], ranked[:, each]) for each in present) / truth.shape[1]
+    present = np.flatnonzero(truth.any(0))  # scikit-learn warns about absent classes
+    return sum(average_precision_score(truth[:, label], ranked[:, label]) for label in present) / truth.shape[1]
+
+
+def location_entropy(evaluation: PolicyEvaluation) -> float | None:
+    """Return the entropy of the selected cells over all clips and steps in nats, at most ln G²; cells of a 7 × 7 grid without a grid."""
+    if evaluation.actions is None or evaluation.action is None:
+        return None
+    cells, action = evaluation.actions[evaluation.patch_mask], evaluation.action
+    if action.num_cells is None:
+        grid = GridAction(7, action.size, action.patch_size)
+        cells = grid.nearest(action.corners_of(cells) + (action.patch_size - 1) / 2)
+    shares = np.unique(cells, return_counts=True)[1] / max(1, cells.size)
+    return float(np.sum(shares * -np.log(shares))) + 0.0  # avoids -0.0
+
+
+def movement(evaluation: PolicyEvaluation) -> float | None:
+    """Return the mean distance between the patches of consecutive steps with a patch, in fractions of H − P; 0 for clips of one step."""
+    if evaluation.actions is None or evaluation.action is None:
+        return None
+    action = evaluation.action
+    corners = action.corners_of(evaluation.actions) / max(1, action.size - action.patch_size)  # zeros where the patch is the frame
+    tracks = (track[mask] for track, mask in zip(corners, evaluation.patch_mask, strict=True))
+    moves = np.concatenate([np.linalg.norm(np.diff(track, axis=0), axis=-1) for track in tracks])
+    return float(moves.mean()) if moves.size else 0.0
+
+
+def _first(labels: LabelSets) -> NDArray[np.int64]:
+    return np.array([given[0] for given in labels], np.int64)
+
+
+STEP_METRICS: dict[str, StepMetric] = {
+    "top1": StepMetric(lambda scores, labels: top_k(scores, _first(labels), 1), Column("top-1", ".1%")),
+    "map": StepMetric(mean_average_precision, Column("mAP", ".1%")),
+    "top5": StepMetric(lambda scores, labels: top_k(scores, _first(labels), 5), min_classes=6),
+}
+
+METRICS: dict[str, Metric] = {
+    "confidence": Metric(lambda e: float(e.confidence.mean())),
+    "kept": Metric(lambda e: None if e.actions is None else float(e.patch_mask.mean()), Column("kept", ".1%", optional=True)),
+    "gflops": Metric(lambda e: e.macs / 1e9, Column("GFLOPs", ".4f")),
+    "location_entropy": Metric(location_entropy, Column("location entropy", ".2f")),
+    "movement": Metric(movement, Column("movement", ".2f")),
+}
+
+ACCURACIES: dict[str, str] = {name: metric.column.heading for name, metric in STEP_METRICS.items() if metric.column}
+"""Headings of the accuracies that a data set may be measured by."""

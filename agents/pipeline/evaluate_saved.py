@@ -15,14 +15,14 @@ from adafocus_env.videos.unreadable import Unreadable
 from agents.config.settings import DataConfig, EnvConfig, Evaluate
 from agents.config.unread import Unread, check_read
 from agents.config.unread_keys import check_config
-from agents.evaluation.budgets import asked_share, cost_of
-from agents.evaluation.inference import decisions
+from agents.evaluation.budgets import requested_keep, threshold_for
+from agents.evaluation.evaluate import flops_of
+from agents.evaluation.inference import count_decisions, policy_flops
 from agents.pipeline.builders import build_data, check_classes, features_of, part, run_as
 from agents.pipeline.session import check_seed, deterministic
 from agents.policies.checkpoint import load_policy
 from agents.policies.sb3 import GlancePolicy
 from agents.rl.lagrangian import SKIPPING
-from agents.rl.ppo import threshold_for
 from agents.rl.saved_model import CARD, TrainedModel, load_model
 from agents.runs.jsonl import to_json
 from agents.runs.progress import Display
@@ -175,7 +175,7 @@ def _env_of(policy: GlancePolicy, classifier: Classifier, clips: ClipSource, env
     """The environment that the policy acts in: its kind of action, and as many decisions as its glances make."""
     video_div = env.video_div
     if classifier.architecture.head == "mean":
-        video_div = decisions(classifier, policy, clips.num_frames, clips.settings.num_glance_frames)
+        video_div = count_decisions(classifier, policy, clips.num_frames, clips.settings.num_glance_frames)
     patch_action, skipping = ("continuous", "continuous_skip") if policy.grid is None else ("grid", "skip")
     action = skipping if policy.skips else patch_action
     return replace(env, action=action, grid=policy.grid or env.grid, video_div=video_div)
@@ -193,6 +193,6 @@ def _meet_budget(
     """Sets the policy's threshold, solved on the validation part for what is asked."""
     skipping = check_solvable(config, data, policy)
     clips = part(data, "val", config.data, features.classifier.architecture.size, display, unreadable)
-    share = asked_share(config.budget, config.keep, cost_of(features, skipping, env.skipped))
+    share = requested_keep(config.budget, config.keep, flops_of(features, env.skipped, policy_flops(skipping)))
     skipping.keep_threshold = threshold_for(skipping, features_of(features.classifier, clips, env), share)
     display.say(f"{share:.1%} of the frames are kept: skipping where P(skip) is {skipping.keep_threshold:.4g} or more")

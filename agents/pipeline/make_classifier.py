@@ -9,7 +9,7 @@ import numpy as np
 from adafocus_env.build import build_features
 from adafocus_env.clips.store import ClipSource
 from agents.config.settings import ClassifierConfig
-from agents.evaluation.evaluate import play
+from agents.evaluation.evaluate import evaluate_policy
 from agents.policies.baselines import RandomPatch
 from agents.runs.progress import Display, figures
 from agents.supervised.random_patches import train_on_random_patches
@@ -70,4 +70,4 @@ def make_classifier(
 def random_accuracy(classifier: Classifier, clips: ClipSource, seed: int, video_div: int | None = None) -> float:
     """Share of the clips that are right after the last step with random patches."""
     features = build_features(classifier, clips, video_div=video_div, bank=False)
-    return float(np.mean(play(features, RandomPatch(features.action, seed)).correct))
+    return float(np.mean(evaluate_policy(features, RandomPatch(features.action, seed)).correct))

@@ -9,7 +9,7 @@ import torch
 
 from adafocus_env.clips.store import ClipSource
 from agents.config.settings import EnvConfig
-from agents.evaluation.evaluate import play
+from agents.evaluation.evaluate import evaluate_policy
 from agents.pipeline.builders import features_of
 from agents.policies.baselines import LearnedPolicy, RandomPatch
 from agents.policies.predictor import Predictor
@@ -26,7 +26,7 @@ def patch_score(classifier: Classifier, policy: GlancePolicy | None, clips: Clip
     """The answers after the last step, with the policy's patches; with random ones, always the same, where there is no policy."""
     features = features_of(classifier, clips, replace(env, bank=False))
     player: Predictor = LearnedPolicy(policy, features) if policy else RandomPatch(features.action, seed)
-    played = play(features, player, skipped=env.skipped)
+    played = evaluate_policy(features, player, skipped=env.skipped)
     return float(played.correct.mean()), float(played.confidence.mean())
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from adafocus_env.action import Action, ContinuousSkipAction, GridAction, SkipAction, skipping
+from adafocus_env.action import Action, ContinuousSkipAction, GridAction, SkipAction, with_skipping
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.features.live import Features
 from agents.evaluation.inference import check_maps
@@ -59,7 +59,7 @@ class RandomPatch(Baseline):
 
     def choose(self, references: References) -> Actions:
         """Actions (N, …)."""
-        return self._action.draw(self._rng, (len(references),))
+        return self._action.sample(self._rng, (len(references),))
 
 
 class FixedPatch(Baseline):
@@ -198,7 +198,7 @@ class Skipping(Baseline):
 
     def choose(self, references: References) -> Actions:
         """Actions (N, …)."""
-        return self._action.skipping(self._look.choose(references), self._kept[tuple(references.T)])
+        return self._action.with_skips(self._look.choose(references), self._kept[tuple(references.T)])
 
 
 class LearnedPolicy(Baseline):
@@ -215,7 +215,7 @@ class LearnedPolicy(Baseline):
     def __init__(self, policy: GlancePolicy, features: Features) -> None:
         check_policy(policy, features)
         self._policy, self._features = policy, features
-        self.action_space = (skipping(features.action) if policy.skips else features.action).space
+        self.action_space = (with_skipping(features.action) if policy.skips else features.action).space
         self._planned: tuple[bytes, Actions] = (b"", np.zeros(0))
 
     def choose(self, references: References) -> Actions:

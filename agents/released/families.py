@@ -105,9 +105,9 @@ def _something_names(classifier: Classifier) -> dict[str, str]:
     """
     glancer, focuser = cast(Backbone, classifier.glancer), cast(Backbone, classifier.focuser)
     glancer_names = _flat_names(glancer)
-    for place in glancer.shift.places if glancer.shift else ():
+    for place in glancer.shift.modules if glancer.shift else ():
         glancer_names[f"glancer.features.{place}."] += "net."
-    shifted = focuser.shift.places if focuser.shift else ()
+    shifted = focuser.shift.modules if focuser.shift else ()
     return {
         **glancer_names,
         "glancer.features.": "glancer.net.features.",

@@ -9,7 +9,7 @@ from classifiers.errors import InputError
 
 if TYPE_CHECKING:
     from agents.config.settings import EnvConfig
-    from agents.evaluation.budgets import VideoCost
+    from classifiers.flops import VideoFlops
 
 SKIPPING = ("skip", "continuous_skip")
 DAMPING = 4.0
@@ -57,19 +57,19 @@ def check_cost_weight(env: EnvConfig) -> None:
         raise InputError(f"env.cost_weight_rate={env.cost_weight_rate} is not possible; choose a positive number")
 
 
-def pid_lagrangian(env: EnvConfig, cost: VideoCost) -> PIDLagrangian | None:
+def pid_lagrangian(env: EnvConfig, flops: VideoFlops) -> PIDLagrangian | None:
     """The price that a target asks for; None where there is none.
 
     Args:
         env: the environment's settings.
-        cost: of a video, the policy's own with it.
+        flops: of a video, with those of the policy.
 
     Raises:
         InputError: the GFLOPs asked for are out of the range of what a video can cost (says the range).
     """
     if env.target_gflops is not None:
         try:
-            return PIDLagrangian(cost.keep_for(env.target_gflops), env.cost_weight_rate, env.cost_weight)
+            return PIDLagrangian(flops.keep_for(env.target_gflops), env.cost_weight_rate, env.cost_weight)
         except InputError as problem:
             raise InputError(f"env.target_gflops={env.target_gflops}: {problem}") from problem
     return None if env.target_keep is None else PIDLagrangian(env.target_keep, env.cost_weight_rate, env.cost_weight)

@@ -20,8 +20,9 @@ from adafocus_env.features.live import Features
 from adafocus_env.sb3_env import AdaFocusVecEnv
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.config.settings import EnvConfig, NetworkConfig, PPOConfig
-from agents.evaluation.budgets import cost_of, solve_threshold
-from agents.evaluation.evaluate import CLIPS_AT_ONCE, batches, mean_cost, play_learned
+from agents.evaluation.budgets import threshold_for
+from agents.evaluation.evaluate import evaluate_policy, flops_of
+from agents.evaluation.inference import policy_flops
 from agents.policies.checkpoint import load_policy, save_policy
 from agents.policies.networks import check_std
 from agents.policies.sb3 import ClipPolicy, ClipReferenceExtractor, GlancePolicy, PolicyArchitecture, extractor_of, kind_of
@@ -116,11 +117,11 @@ def _keep_start(start: GlancePolicy, val: Features, run: RunDir, fingerprint: st
 
 def _valued(policy: GlancePolicy, val: Features, dynamics: Dynamics) -> tuple[list[float], dict[str, float]]:
     """What a policy is worth on the validation part, higher being better, and its figures. One that skips pays the price of its steps."""
-    played = play_learned(val, policy, dynamics.skipped)
+    played = evaluate_policy(val, policy, skipped=dynamics.skipped)
     measured = {"val_top1": float(played.correct.mean()), "val_confidence": float(played.confidence.mean())}
     if not policy.skips:
         return list(measured.values()), measured
-    paid = dynamics.cost_weight * mean_cost(val, played.patch_mask, dynamics.skipped) / dynamics.step_cost
+    paid = dynamics.cost_weight * played.macs / dynamics.step_cost
     return [measured["val_confidence"] - paid, measured["val_top1"]], {**measured, "val_kept": float(played.patch_mask.mean())}
 
 
@@ -136,14 +137,7 @@ def _pid_lagrangian(env: EnvConfig, environment: VecEnv, features: Features, net
     if env.target_keep is None and env.target_gflops is None:
         return None
     grid, skips = kind_of(environment.action_space)
-    return pid_lagrangian(env, cost_of(features, GlancePolicy(network, grid, skips=skips), env.skipped))
-
-
-def threshold_for(policy: GlancePolicy, features: Features, keep: float) -> float:
-    """The threshold on P(skip) with which the policy keeps that share of the decisions in the clips of ``features``."""
-    steps, clips = np.arange(features.num_steps)[None], np.arange(len(features.clips))
-    skip = [policy.choose(features.glance_maps(some[:, None], steps))[1].cpu().numpy() for some in batches(clips, CLIPS_AT_ONCE)]
-    return solve_threshold(np.concatenate(skip), keep)
+    return pid_lagrangian(env, flops_of(features, env.skipped, policy_flops(GlancePolicy(network, grid, skips=skips))))
 
 
 def make_environment(features: Features, config: EnvConfig, observation: str | None = None) -> VecEnv:

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from adafocus_env.features.live import Features
 from agents.config.settings import AlgoConfig, EnvConfig, NetworkConfig
-from agents.evaluation.evaluate import play
+from agents.evaluation.evaluate import evaluate_policy
 from agents.policies.sb3 import bind, cache_outputs
 from agents.rl.algorithms import algorithm_of, class_of, new_model
 from agents.rl.lagrangian import check_cost_weight
@@ -226,7 +226,7 @@ class Recorder(BaseCallback):
             self._keep({})
             return {}
         player = TrainedModel(self.model, self._algo.observation).on(self._val)
-        played = play(self._val, player, player.observation, self._skipped)
+        played = evaluate_policy(self._val, player, player.observation, self._skipped)
         bind(self.model.policy, self._features, remember=False)
         score = [float(played.correct.mean()), float(played.confidence.mean())]
         measured = {"val_top1": score[0], "val_confidence": score[1]}

@@ -17,8 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from adafocus_env.action import boxes_of
 from adafocus_env.features.live import Features
 from adafocus_env.render import draw_patch
-from agents.evaluation.evaluate import Played
-from agents.evaluation.metrics import METRICS
+from agents.evaluation.metrics import ACCURACIES, PolicyEvaluation
 from classifiers.atomic_files import replacing
 
 COLOURS = {"learned": "#c0392b", "oracle": "#2c3e50", "greedy_oracle": "#2c3e50"}
@@ -53,7 +52,7 @@ def save_comparison(measures: Mapping[str, Mapping[str, Any]], title: str, path:
         measures: of each policy, as `agents.evaluation.evaluate.evaluate` returns them.
         title: stands above.
         path: of the PNG file.
-        metric: the accuracy that is drawn, a name in `agents.evaluation.metrics.METRICS`.
+        metric: the accuracy that is drawn, a name in `agents.evaluation.metrics.ACCURACIES`.
         num_frames: T, frames that have been looked at after the last step.
     """
     figure = Figure(figsize=(14, 0.5 * len(measures) + 1.4), layout="constrained")
@@ -71,7 +70,7 @@ def _draw_bars(figure: SubFigure, measures: Mapping[str, Mapping[str, Any]], met
     colours = [COLOURS.get(name, "#95a5a6") for name in names]
     accuracy, cost = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     for axes, values, form, label in (
-        (accuracy, [100 * measures[name][metric] for name in names], "{:.1f}", f"{METRICS[metric]} after the last frame, %"),
+        (accuracy, [100 * measures[name][metric] for name in names], "{:.1f}", f"{ACCURACIES[metric]} after the last frame, %"),
         (cost, [measures[name]["gflops"] for name in names], "{:.3g}", "GFLOPs a video (a multiply-add as one)"),
     ):
         bars = axes.barh([name.replace("_", " ") for name in names], values, color=colours)
@@ -90,7 +89,7 @@ def _draw_curves(figure: SubFigure, measures: Mapping[str, Mapping[str, Any]], m
         frames = np.arange(1, len(shares) + 1) * num_frames / len(shares)
         axes.plot(frames, 100 * shares, marker="o", markersize=4, label=name, color=COLOURS.get(name, "#95a5a6"))
     axes.set_xlabel("frames looked at")
-    axes.set_ylabel(f"{METRICS[metric]}, %")
+    axes.set_ylabel(f"{ACCURACIES[metric]}, %")
     axes.set_ylim(0, 102)  # whole markers at 100 %
     axes.set_xlim(0, num_frames * 1.03)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -177,7 +176,7 @@ def _draw_tradeoff(axes: Axes, name: str, each: Tradeoff, number: int) -> None:
     axes.fill_between(each.gflops, 100 * each.low, 100 * each.high, color=colour, alpha=0.12, linewidth=0)
 
 
-def save_contact_sheet(features: Features, played: Played, path: Path, *, rows: int = 8) -> None:
+def save_contact_sheet(features: Features, played: PolicyEvaluation, path: Path, *, rows: int = 8) -> None:
     """Draws one row of frames a clip with the patch that was looked at in each, evenly picked from all clips."""
     clips = np.unique(np.linspace(0, len(features.clips) - 1, rows).astype(int))
     scale = max(1, -(-120 // features.clips.size))
@@ -189,10 +188,11 @@ def save_contact_sheet(features: Features, played: Played, path: Path, *, rows: 
         sheet.save(temporary, format="PNG")
 
 
-def _clip_row(features: Features, played: Played, clip: int, scale: int) -> Image.Image:
+def _clip_row(features: Features, played: PolicyEvaluation, clip: int, scale: int) -> Image.Image:
     frames = features.clips.frames(clip).permute(0, 2, 3, 1).numpy()
-    each = len(frames) // features.num_steps
-    boxes, kept = (every.repeat(each, axis=0) for every in (boxes_of(features.action, played.actions[clip]), played.patch_mask[clip]))
+    each, actions = len(frames) // features.num_steps, played.actions
+    assert actions is not None
+    boxes, kept = (every.repeat(each, axis=0) for every in (boxes_of(features.action, actions[clip]), played.patch_mask[clip]))
     side = frames.shape[1] * scale
     row = Image.new("RGB", (ROW_LABEL + len(frames) * (side + GAP), side), "white")
     name = features.classifier.classes[features.clips.labels[clip]]

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from adafocus_env.features.live import Features
 from agents.evaluation.evaluate import evaluate
-from agents.evaluation.metrics import METRICS
+from agents.evaluation.metrics import ACCURACIES, table_columns
 from agents.policies.predictor import Predictor
 from agents.policies.sb3 import GlancePolicy
 from agents.runs.plots import save_comparison, save_contact_sheet
@@ -44,8 +44,8 @@ def report(
         seed: of the random baselines.
         data: name of the data set.
         title: the same for people, as `DataConfig.title`; empty: the name.
-        metric: what the data set is measured by first, a name in `agents.evaluation.metrics.METRICS`.
-        skipped: what the head gets where the policy skips a frame, a name in `adafocus_env.skipped.SKIPPED`.
+        metric: what the data set is measured by first, a name in `agents.evaluation.metrics.ACCURACIES`.
+        skipped: what the head gets where the policy skips a frame, a name in `adafocus_env.classify.SKIPPED`.
 
     Returns:
         The content of `result.json`, without the times.
@@ -53,7 +53,7 @@ def report(
     Raises:
         InputError: no such metric, or something that `evaluate` raises.
     """
-    lookup("metric", metric, METRICS)
+    lookup("metric", metric, ACCURACIES)
     bar = display.bar("evaluate", len(ORDER))
     measures, plays = evaluate(
         features, policy, seed=seed, progress=lambda name: bar.advance(1, name.replace("_", " ")), skipped=skipped
@@ -93,18 +93,13 @@ def table(measures: Mapping[str, Mapping[str, Any]], title: str, metric: str = "
         title: stands above.
         metric: the data set's; one that is not top-1 stands beside it.
     """
-    accuracies = ["top1"] if metric == "top1" else ["top1", metric]
-    shown = Table(title=escape(title), caption="GFLOPs a video, multiply-adds count as one; entropy in nats; movement in H − P")
+    columns = table_columns(measures.values(), metric)
+    shown = Table(title=escape(title), caption="GFLOPs per video, a multiply-add counts as one; entropy in nats; movement in H − P")
     shown.add_column("policy", no_wrap=True)
-    some_skip = any(measured.get("kept", 1) < 1 for measured in measures.values())
-    for heading in (*(METRICS[name] for name in accuracies), *(["kept"] if some_skip else []), "GFLOPs", "location entropy", "movement"):
-        shown.add_column(heading, justify="right", no_wrap=True)
+    for column in columns.values():
+        shown.add_column(column.heading, justify="right", no_wrap=True)
     for name in ORDER:
         if name in measures:
-            measured = measures[name]
-            places = [f"{measured[key]:.2f}" if key in measured else "–" for key in ("location_entropy", "movement")]
-            style = "bold" if name == "learned" else None
-            shares = [f"{measured[each]:.1%}" for each in accuracies]
-            shares += [f"{measured['kept']:.1%}" if "kept" in measured else "–"] if some_skip else []
-            shown.add_row(name, *shares, f"{measured['gflops']:.4f}", *places, style=style)
+            cells = [format(measures[name][key], column.format) if key in measures[name] else "–" for key, column in columns.items()]
+            shown.add_row(name, *cells, style="bold" if name == "learned" else None)
     return shown

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from classifiers.classifier import Architecture, Classifier
-from classifiers.flops import classifier_cost
+from classifiers.flops import classifier_flops
 
 SMALL = 20_000_000
 """Multiply-adds of a glance and a patch, below which networks are small: the demo's take 1.5 million, the paper's a billion."""
@@ -31,6 +31,6 @@ def limit_threads(classifier: Classifier | Architecture, classes: Sequence[str],
         with torch.device("meta"):
             empty = Classifier(classifier, classes)
         classifier = empty.to_empty(device="cpu")  # costs do not depend on weights, and random ones take seconds
-    cost = classifier_cost(classifier)
+    cost = classifier_flops(classifier)
     if cost.glance + cost.focus < SMALL:
         torch.set_num_threads(1)

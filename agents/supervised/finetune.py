@@ -7,10 +7,10 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from adafocus_env.classify import find_skipped
 from adafocus_env.clips.store import ClipSource
-from adafocus_env.skipped import find_skipped
 from agents.config.settings import SupervisedConfig
-from agents.evaluation.inference import decisions, patches_of
+from agents.evaluation.inference import count_decisions, patches_of
 from agents.policies.sb3 import GlancePolicy
 from agents.supervised.batches import Batch
 from agents.supervised.checkpoint import EpochCheckpoint
@@ -37,13 +37,13 @@ def finetune(
     (paper, section 3.3); with 0 it stays frozen, in eval mode, as in the released ActivityNet code.
 
     A policy that skips shows the focuser what it keeps: the frames with P(skip) below ``keep_threshold``, or its own threshold. In the
-    others the head gets what ``skipped`` says (`adafocus_env.skipped`).
+    others the head gets what ``skipped`` says (`adafocus_env.classify`).
 
     Raises:
         InputError: there is no such option, or a threshold for a policy that cannot skip.
     """
     option = find_skipped(skipped)
-    steps = decisions(classifier, policy, clips.num_frames, clips.settings.num_glance_frames)
+    steps = count_decisions(classifier, policy, clips.num_frames, clips.settings.num_glance_frames)
 
     def choose(maps: Tensor) -> tuple[Tensor, Tensor]:
         return patches_of(policy, classifier, policy.act(maps, keep_threshold))

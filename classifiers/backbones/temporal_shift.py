@@ -1,7 +1,7 @@
 """Temporal shift (TSM, arXiv 1811.08383): some channels of a frame's features take the values of its neighbours in time.
 
-It lets an image network see motion, without a multiply-add and without a weight. Put into a trunk it adds no module there,
-so that the trunk's tensors keep their names.
+It lets an image network see motion, without a multiply-add and without a weight. It adds no module to a trunk, so the trunk's tensors
+keep their names.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from classifiers.errors import InputError, lookup
 
 
 def shift_channels(features: Tensor, num_frames: int, fraction: float) -> Tensor:
-    """Moves channels between the frames of a clip, never across clips.
+    """Move channels between the frames of a clip, never across clips.
 
     Of C channels the first ⌊C · fraction⌋ take the values of the next frame and as many after them those of the previous
     one, zeros where there is none. The others stay.
 
     Args:
-        features: (clips · num_frames, C, h, w), the frames of a clip one after the other.
-        num_frames: frames of a clip.
-        fraction: share of the channels that moves each way, from 0 to 1/2.
+        features: (clips · num_frames, C, h, w), clip by clip.
+        num_frames: Frames per clip.
+        fraction: Share of the channels that moves each way, from 0 to 1/2.
 
     Returns:
         Features of the same shape.
@@ -40,36 +40,36 @@ def shift_channels(features: Tensor, num_frames: int, fraction: float) -> Tensor
 
 
 class TemporalShift:
-    """Shifts what goes into the modules that it is hooked to; one for a whole backbone, which sets the number of frames.
+    """A forward hook that shifts the input of modules; one for a whole backbone, which sets the number of frames.
 
     Args:
-        fraction: share of the channels that moves each way.
+        fraction: Share of the channels that moves each way.
 
     Attributes:
-        num_frames: frames of a clip in the call that is under way.
-        places: the names, below the trunk, of the modules before which it shifts.
+        num_frames: Frames per clip in the current call.
+        modules: Names, within the trunk, of the modules whose input is shifted.
     """
 
     def __init__(self, fraction: float) -> None:
         self.fraction = fraction
         self.num_frames = 1
-        self.places: tuple[str, ...] = ()
+        self.modules: tuple[str, ...] = ()
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        """The hook: features (clips · num_frames, C, h, w) → the same, shifted."""
+        """Return the shifted features (clips · num_frames, C, h, w)."""
         return (shift_channels(inputs[0], self.num_frames, self.fraction),)
 
 
 def put_into(trunk: nn.Module, fraction: float, place: str) -> TemporalShift:
-    """Shifts from now on before the modules of ``trunk`` that ``place`` stands for.
+    """Insert a shift before the modules of ``trunk`` that ``place`` selects.
 
     Args:
-        trunk: a torchvision trunk, or any sequence of layers.
-        fraction: share of the channels that moves each way.
-        place: name in `PLACES`.
+        trunk: A torchvision trunk, or any sequence of layers.
+        fraction: Share of the channels that moves each way.
+        place: Name in `PLACES`.
 
     Raises:
-        InputError: the fraction is out of range, there is no such place, or none in this trunk (names the field).
+        InputError: The fraction is out of range, the place is unknown, or the trunk has none (names the field).
     """
     check_shift(fraction, place)
     targets = PLACES[place](trunk)
@@ -80,15 +80,15 @@ def put_into(trunk: nn.Module, fraction: float, place: str) -> TemporalShift:
     shift = TemporalShift(fraction)
     for target in targets:
         target.register_forward_pre_hook(shift)
-    shift.places = tuple(name for name, module in trunk.named_modules() if any(module is target for target in targets))
+    shift.modules = tuple(name for name, module in trunk.named_modules() if any(module is target for target in targets))
     return shift
 
 
 def check_shift(fraction: float, place: str) -> None:
-    """Checks the settings of the shift.
+    """Check the settings of the shift.
 
     Raises:
-        InputError: the fraction is out of range, or there is no such place.
+        InputError: The fraction is out of range, or the place is unknown.
     """
     if not 0 <= fraction <= 0.5:
         raise InputError(f"shift={fraction} is out of range; choose a share of the channels from 0 to 0.5 (the paper's is 1/8, 0 is none)")
@@ -96,10 +96,10 @@ def check_shift(fraction: float, place: str) -> None:
 
 
 def _inside_residual_blocks(trunk: nn.Module) -> list[nn.Module]:
-    """The first convolution of every residual block, beside which the shortcut keeps what the frame itself has.
+    """Return the first convolution of every residual block, whose shortcut passes the frame's unshifted features on.
 
-    In MobileNetV2 these are the blocks with a shortcut and an expansion, in ResNet-50 all blocks: as released. EfficientNet-Lite is
-    treated as MobileNetV2 is.
+    As released: in MobileNetV2 the blocks with a shortcut and an expansion, in ResNet-50 all blocks. EfficientNet-Lite is treated like
+    MobileNetV2.
     """
     expanded = [m.conv[0] for m in trunk.modules() if isinstance(m, InvertedResidual) and m.use_res_connect and len(m.conv) > 3]
     expanded += [m.layers[0] for m in trunk.modules() if isinstance(m, LiteBlock) and m.shortcut and len(m.layers) > 2]
@@ -107,7 +107,7 @@ def _inside_residual_blocks(trunk: nn.Module) -> list[nn.Module]:
 
 
 def _before_blocks(trunk: nn.Module) -> list[nn.Module]:
-    """Every block, shortcut included; in a sequence without residual blocks every layer but the first, which sees the image."""
+    """Return every block, shortcut included; in a sequence without residual blocks every layer but the first."""
     blocks = [module for module in trunk.modules() if isinstance(module, InvertedResidual | LiteBlock | BasicBlock | Bottleneck)]
     return blocks or (list(trunk.children())[1:] if isinstance(trunk, nn.Sequential) else [])
 

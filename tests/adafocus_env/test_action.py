@@ -72,15 +72,15 @@ def test_whole_numbers_of_any_kind_are_actions(actions):
         ([3, 49], r"action 49 \(clip 1\) is outside the space; choose a cell from 0 to 48, row-major on a 7×7 grid"),
         ([-1, 49], r"action -1 \(clip 0\) is outside the space"),
         (np.array([0, 2**63], np.uint64), r"action 9223372036854775808 \(clip 1\) is outside the space"),
-        ([3.0, 4.0], "actions have dtype float64; cells are whole numbers from 0 to 48"),
-        ([np.nan, 4], "actions have dtype float64; cells are whole numbers"),
-        ([True, False], "actions have dtype bool; cells are whole numbers"),
-        (["3", "4"], "actions have dtype <U1; cells are whole numbers"),
-        ([None, 4], "actions have dtype object; cells are whole numbers"),
+        ([3.0, 4.0], "actions have dtype float64; cells must be integers from 0 to 48"),
+        ([np.nan, 4], "actions have dtype float64; cells must be integers"),
+        ([True, False], "actions have dtype bool; cells must be integers"),
+        (["3", "4"], "actions have dtype <U1; cells must be integers"),
+        ([None, 4], "actions have dtype object; cells must be integers"),
         ([3], r"actions have shape \(1,\); give one cell for each of the 2 clips: shape \(2,\)"),
         ([[3, 4]], r"actions have shape \(1, 2\)"),
         (3, r"actions have shape \(\)"),
-        ([[3], [4, 5]], "actions are no array .*give one cell for each of the 2 clips"),
+        ([[3], [4, 5]], "actions must be an array .*give one cell for each of the 2 clips"),
     ],
 )
 def test_actions_outside_the_space(actions, message):
@@ -91,7 +91,7 @@ def test_actions_outside_the_space(actions, message):
 
 @pytest.mark.parametrize("grid", [1, 0, -3])
 def test_a_grid_has_two_cells_or_more(grid):
-    with pytest.raises(InputError, match=rf"grid={grid} is too small; choose 2 or more cells an axis \(the paper uses 7\)"):
+    with pytest.raises(InputError, match=rf"grid={grid} is too small; choose 2 or more cells per axis \(the paper uses 7\)"):
         GridAction(grid, 96, 24)
 
 

@@ -286,10 +286,10 @@ def test_episodes_are_counted(arguments, make, name):
         steps = played_to_the_end(vector, 4)
         assert steps[-1][4]["episode"]["l"].tolist() == [4] * N
         assert np.allclose(steps[-1][4]["episode"]["r"], sum(step[1] for step in steps), atol=1e-5)
-    rows = VecMonitor(AdaFocusVecEnv(make(name, autoreset_mode="SAME_STEP")), info_keywords=("name", "correct", "cost_weight"))
+    rows = VecMonitor(AdaFocusVecEnv(make(name, autoreset_mode="SAME_STEP")), info_keywords=("name", "correct", "penalty"))
     rows.reset()
     infos = [rows.step(np.stack([rows.action_space.sample() for _ in range(N)]))[3] for _ in range(4)][-1]
-    assert all(info["episode"].keys() == {"r", "l", "t", "name", "correct", "cost_weight"} and info["episode"]["l"] == 4 for info in infos)
+    assert all(info["episode"].keys() == {"r", "l", "t", "name", "correct", "penalty"} and info["episode"]["l"] == 4 for info in infos)
 
 
 def frames_of(folder):

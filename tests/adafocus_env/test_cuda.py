@@ -90,7 +90,7 @@ def test_a_step_is_that_of_the_cpu(banks, observation):
         pair = [each.values() if isinstance(each, dict) else [each] for each in (found, expected)]
         close(*pair, tolerance)
         close(numbers, others)
-        for key in ("confidence", "baseline", "previous", "box", "cost_weight"):
+        for key in ("confidence", "baseline", "previous", "box", "penalty"):
             close([infos[key]], [their_infos[key]])
 
 

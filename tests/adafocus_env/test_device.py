@@ -11,7 +11,6 @@ import torch
 from conftest import TINY
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from adafocus_env import dynamics as dynamics_module
 from adafocus_env.action import ActionError, GridAction
 from adafocus_env.demo.videos import CLASSES
 from adafocus_env.features import memory_bank as bank_module
@@ -20,8 +19,9 @@ from adafocus_env.observation import OBSERVATIONS
 from adafocus_env.reward import REWARDS, Reward, itself
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.pipeline.session import deterministic
+from classifiers import flops as flops_module
 from classifiers.classifier import Classifier
-from classifiers.flops import classifier_cost
+from classifiers.flops import classifier_flops
 from classifiers.optimize import PLAIN, with_execution
 from classifiers.weight_monitor import WeightMonitor
 
@@ -30,7 +30,7 @@ N, T = 3, 4
 
 @pytest.fixture(scope="module")
 def cost(classifier):
-    return classifier_cost(classifier)
+    return classifier_flops(classifier)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def pretended(monkeypatch, cost):
     monkeypatch.setattr(WeightMonitor, "changed", lambda watch: False)
     monkeypatch.setattr(Classifier, "fingerprint", lambda classifier, parts=(): "0" * 64)
     monkeypatch.setattr(bank_module, "_check_memory", lambda size, count, device: None)
-    monkeypatch.setattr(dynamics_module, "classifier_cost", lambda classifier: cost)
+    monkeypatch.setattr(flops_module, "classifier_flops", lambda classifier: cost)
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield torch.device("cuda")
 
@@ -140,7 +140,7 @@ def test_actions_on_the_host_are_sent_to_the_device(full):
     ("wrong", "message"),
     [
         (torch.zeros(2, dtype=torch.int64), r"actions have shape \(2,\); give one cell for each of the 3 clips: shape \(3,\)"),
-        (torch.zeros(3), "actions have dtype torch.float32; cells are whole numbers from 0 to 48"),
+        (torch.zeros(3), "actions have dtype torch.float32; cells must be integers from 0 to 48"),
         (torch.zeros(3, dtype=torch.bool), "actions have dtype torch.bool"),
         (torch.tensor([0, 1, 49]), r"action 49 \(clip 2\) is outside the space; choose a cell from 0 to 48"),
         (torch.tensor([0, -1, 3]), r"action -1 \(clip 1\) is outside the space"),

@@ -187,35 +187,35 @@ def test_an_action_outside_the_space_changes_nothing(bank):
 def test_draws_cover_all_clips_and_cells_and_follow_the_generator(bank):
     dynamics = Dynamics(bank, 1, baseline=7)
     rng = np.random.default_rng(0)
-    episodes = [dynamics.draw(rng) for _ in range(200)]
+    episodes = [dynamics.sample_episode(rng) for _ in range(200)]
     assert {episode.clip for episode in episodes} == set(range(12))
     assert set(np.concatenate([episode.baseline.ravel() for episode in episodes]).tolist()) == set(range(49))
     assert episodes[0].baseline.shape == (4, 7)
-    again = dynamics.draw(np.random.default_rng(0))
+    again = dynamics.sample_episode(np.random.default_rng(0))
     assert again.clip == episodes[0].clip and np.array_equal(again.baseline, episodes[0].baseline)
-    assert dynamics.draw(rng, np.int64(3)).clip == 3
+    assert dynamics.sample_episode(rng, np.int64(3)).clip == 3
 
 
 @pytest.mark.parametrize("clip", [-1, 12])
 def test_clips_that_do_not_exist(bank, clip):
-    with pytest.raises(InputError, match=f"clip {clip} does not exist; choose one from 0 to 11"):
-        Dynamics(bank, 1).draw(np.random.default_rng(0), clip)
+    with pytest.raises(InputError, match=f"clip must be an integer from 0 to 11, got {clip}"):
+        Dynamics(bank, 1).sample_episode(np.random.default_rng(0), clip)
 
 
 @pytest.mark.parametrize("clip", [1.5, "1", True])
 def test_clips_are_whole_numbers(bank, clip):
-    with pytest.raises(InputError, match=f"clip {clip!r} is no whole number; choose one from 0 to 11"):
-        Dynamics(bank, 1).draw(np.random.default_rng(0), clip)
+    with pytest.raises(InputError, match=f"clip must be an integer from 0 to 11, got {clip!r}"):
+        Dynamics(bank, 1).sample_episode(np.random.default_rng(0), clip)
 
 
 @pytest.mark.parametrize("baseline", [0, -1, 1.5, True, "every", None])
 def test_baselines_that_are_no_number_of_patches(bank, baseline):
-    with pytest.raises(InputError, match=f"baseline={baseline!r} is not a number of random patches; choose 1 or more, or 'all'"):
+    with pytest.raises(InputError, match=f"baseline must be a number of random patches of at least 1, or 'all', got {baseline!r}"):
         Dynamics(bank, 1, baseline=baseline)
 
 
 def test_no_clips_at_all(bank):
-    with pytest.raises(InputError, match="num_envs=0 is too small; choose 1 or more"):
+    with pytest.raises(InputError, match="num_envs must be an integer of at least 1, got 0"):
         Dynamics(bank, 0)
 
 

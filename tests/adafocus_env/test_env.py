@@ -145,11 +145,11 @@ def test_info_tells_what_happened(make, clips):
     before = [0.0, *(step[4]["confidence"] for step in steps)]
     assert started == {"clip": 5, "name": clips.names[5]}
     for (_, reward, _, _, info), box in zip(steps, [(0, 36), (72, 72), (36, 36), (0, 0)], strict=True):
-        told = {"confidence", "previous", "baseline", "cost_weight", "prediction", "correct", "box", "multiply_adds"}
+        told = {"confidence", "previous", "baseline", "penalty", "prediction", "correct", "box", "multiply_adds"}
         assert info.keys() == {"clip", "name"} | told
         assert info["clip"] == 5 and info["name"] == clips.names[5]
         assert reward == pytest.approx(info["confidence"] - info["baseline"] - 0.25, abs=1e-6) and 0 < info["confidence"] < 1
-        assert info["cost_weight"] == 0.25 and info["previous"] == before.pop(0)
+        assert info["penalty"] == 0.25 and info["previous"] == before.pop(0)
         assert info["correct"] is bool(info["prediction"] == clips.labels[5])
         assert info["box"].tolist() == [*box, box[0] + 24, box[1] + 24]
         assert info["multiply_adds"] == TINY_COST
@@ -166,9 +166,9 @@ def test_resets_choose_clips_at_random_or_as_told(make):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"clip": 12}, "clip 12 does not exist; choose one from 0 to 11"),
-        ({"clip": -1}, "clip -1 does not exist"),
-        ({"clip": 1.0}, "clip 1.0 is no whole number; choose one from 0 to 11"),
+        ({"clip": 12}, "clip must be an integer from 0 to 11, got 12"),
+        ({"clip": -1}, "clip must be .* got -1"),
+        ({"clip": 1.0}, "clip must be an integer from 0 to 11, got 1.0"),
         ({"clips": [1]}, r"reset options \['clips'\] are not known; choose from \['clip'\]"),
     ],
 )
@@ -193,11 +193,11 @@ def test_step_before_reset_and_after_the_end(make):
     [
         (49, r"action 49 \(clip 0\) is outside the space; choose a cell from 0 to 48"),
         (-1, "action -1"),
-        (float("nan"), "actions have dtype float64; cells are whole numbers from 0 to 48"),
+        (float("nan"), "actions have dtype float64; cells must be integers from 0 to 48"),
         (2.0, "actions have dtype float64"),
         (np.array([3]), r"actions have shape \(1, 1\); give one cell for each of the 1 clips"),
         (None, "actions have dtype object"),
-        ([[1], [2, 3]], "actions are no array"),
+        ([[1], [2, 3]], "actions must be an array"),
     ],
 )
 def test_actions_outside_the_space_leave_the_episode_where_it_was(make, action, message):

@@ -10,16 +10,16 @@ from test_vector_env import FACES, N, assert_equal_values, assert_same, play_sin
 
 from adafocus_env.action import ActionError, ContinuousAction, ContinuousSkipAction, GridAction, SkipAction, boxes_of
 from adafocus_env.build import build_features
+from adafocus_env.classify import SKIPPED
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.env import AdaFocusEnv
 from adafocus_env.features.live import LiveFeatures
 from adafocus_env.reward import REWARDS
 from adafocus_env.sb3_env import AdaFocusVecEnv
-from adafocus_env.skipped import SKIPPED
 from adafocus_env.vector_env import AdaFocusVectorEnv
-from agents.evaluation.evaluate import scores_of
+from agents.evaluation.evaluate import classify_actions
 from classifiers.errors import InputError
-from classifiers.flops import classifier_cost
+from classifiers.flops import classifier_flops
 from classifiers.optimize import PLAIN, with_execution
 
 pytestmark = [pytest.mark.numerical, pytest.mark.filterwarnings("error")]
@@ -102,10 +102,10 @@ def test_rows_that_run_by_themselves_skip_alike(bank, skipped):
 @pytest.mark.parametrize("skipped", SKIPPED)
 def test_scores_of_whole_clips_are_those_of_the_steps(features, skipped):
     expected, labels = confidences(features, ACTIONS, skipped), features.clips.labels[CLIPS]
-    scores = scores_of(features, np.where(ACTIONS == SKIP, 0, ACTIONS), ACTIONS != SKIP, skipped, CLIPS)
+    scores = classify_actions(features, np.where(ACTIONS == SKIP, 0, ACTIONS), ACTIONS != SKIP, skipped, CLIPS)
     assert np.allclose(torch.from_numpy(scores).softmax(-1)[np.arange(3), :, labels], expected, atol=1e-6)
     every = np.full((len(features.clips), 4), 3)
-    assert scores_of(features, every, every > 0, skipped).shape == (len(features.clips), 4, 10)
+    assert classify_actions(features, every, every > 0, skipped).shape == (len(features.clips), 4, 10)
 
 
 def test_the_baseline_of_random_is_over_patches_alone_from_the_same_state(features):
@@ -117,7 +117,7 @@ def test_the_baseline_of_random_is_over_patches_alone_from_the_same_state(featur
                 tracks = (np.column_stack([ACTIONS[:, :t], np.full(3, patch)]) for patch in patches)
                 others = [confidences(features, track, skipped)[:, -1] for track in tracks]
                 assert np.allclose(outcome.baseline, np.mean(others, axis=0), atol=1e-6, rtol=0)
-                assert np.allclose(outcome.reward, outcome.confidence - outcome.baseline - outcome.cost_weight, atol=1e-6, rtol=0)
+                assert np.allclose(outcome.reward, outcome.confidence - outcome.baseline - outcome.penalty, atol=1e-6, rtol=0)
 
 
 def test_before_any_head_step_all_classes_are_as_likely(bank):
@@ -129,14 +129,14 @@ def test_before_any_head_step_all_classes_are_as_likely(bank):
 @pytest.mark.parametrize("reward", REWARDS)
 def test_a_step_that_skips_is_paid_for_by_what_it_costs(bank, reward, skipped):
     free, paid = (dynamics_on(bank, reward=reward, cost_weight=cost_weight, skipped=skipped) for cost_weight in (0, 0.3))
-    head = classifier_cost(bank.classifier).head
+    head = classifier_flops(bank.classifier).head
     for t in range(4):
         one, other = free.step(ACTIONS[:, t]), paid.step(ACTIONS[:, t])
         costs = np.where(ACTIONS[:, t] == SKIP, TINY_COST - FOCUS_COST - (head if skipped == "none" else 0), TINY_COST)
         costs[2] += 4 * head if skipped == "none" and t == 3 else 0  # the head answers from the glances of all four frames
         assert other.multiply_adds.tolist() == costs.tolist()
-        assert np.allclose(other.cost_weight, 0.3 * other.multiply_adds / TINY_COST, rtol=1e-6, atol=0) and not one.cost_weight.any()
-        assert np.allclose(one.reward - other.reward, other.cost_weight, atol=1e-6, rtol=0)
+        assert np.allclose(other.penalty, 0.3 * other.multiply_adds / TINY_COST, rtol=1e-6, atol=0) and not one.penalty.any()
+        assert np.allclose(one.reward - other.reward, other.penalty, atol=1e-6, rtol=0)
 
 
 def test_only_the_patches_that_are_kept_reach_the_focuser(classifier, clips):
@@ -166,7 +166,7 @@ def test_skipping_is_an_action_that_has_no_patch():
     assert action.space == gym.spaces.Discrete(50) and action.patch_action.num_cells == 49
     assert boxes_of(action, np.array([48, SKIP])).tolist() == [[72, 72, 96, 96], [0, 0, 0, 0]]
     assert action.check([0, SKIP], 2).tolist() == [0, SKIP]
-    assert action.draw(np.random.default_rng(0), (5000,)).max() == 48
+    assert action.sample(np.random.default_rng(0), (5000,)).max() == 48
     assert action.nearest(np.array([95.0, 95.0])) == 48
     with pytest.raises(ActionError, match=r"action 50 \(clip 1\) is outside the space; choose a cell from 0 to 48, or 49 to skip"):
         action.check([0, 50], 2)
@@ -177,12 +177,12 @@ def test_a_third_coordinate_skips():
     assert action.space == gym.spaces.Box(0, 1, (3,), np.float32) and action.num_cells is None
     assert action.patch_mask(np.array([[0, 0, 0.49], [0, 0, 0.5]], np.float32)).tolist() == [True, False]
     assert boxes_of(action, np.array([[1, 1, 0], [1, 1, 1]], np.float32)).tolist() == [[72, 72, 96, 96], [0, 0, 0, 0]]
-    drawn = action.draw(np.random.default_rng(0), (50, 2))
+    drawn = action.sample(np.random.default_rng(0), (50, 2))
     assert drawn.shape == (50, 2, 3) and drawn.dtype == np.float32 and action.patch_mask(drawn).all() and drawn[..., :2].std() > 0.2
     assert action.patch_mask(action.candidates).tolist() == [True] * 49 + [False]
-    with pytest.raises(ActionError, match=r"shape \(1, 2\); give one place and whether to skip it \(row, column, skip\) .* \(1, 3\)"):
+    with pytest.raises(ActionError, match=r"shape \(1, 2\); give one location and whether to skip it \(row, column, skip\) .* \(1, 3\)"):
         action.check([[0.5, 0.5]], 1)
-    with pytest.raises(ActionError, match=r"action \[0\.5 0\.5 1\.5\] \(clip 0\) is outside the space; all coordinates lie in \[0, 1\]"):
+    with pytest.raises(ActionError, match=r"action \[0\.5 0\.5 1\.5\] \(clip 0\) is outside the space; .* must lie in \[0, 1\]"):
         action.check([[0.5, 0.5, 1.5]], 1)
 
 
@@ -201,7 +201,7 @@ def test_places_and_cells_that_are_the_same_patches_skip_alike(classifier, clips
 @pytest.mark.parametrize("kind", ["skip", "continuous_skip"])
 def test_who_never_skips_plays_the_environment_without_skipping(classifier, clips, bank, kind):
     features = bank if kind == "skip" else LiveFeatures(classifier, clips, ContinuousAction(96, 24))
-    drawn = features.action.draw(np.random.default_rng(0), (4, 3))
+    drawn = features.action.sample(np.random.default_rng(0), (4, 3))
     actions = features.action, ACTIONS_OF[kind](features.action)
     plain, skipping = (dynamics_on(features, action=each, reward="confidence") for each in actions)
     for chosen in drawn:
@@ -289,7 +289,7 @@ def test_maskable_ppo_learns_with_them(make):
 def test_prices_that_are_none(make, cost_weight):
     env = make()
     with pytest.raises(
-        InputError, match=f"cost_weight={cost_weight!r} is no price of a step; choose a number from 0 on, in units of the reward"
+        InputError, match=f"cost_weight must be a number of at least 0, in units of the reward, got {cost_weight!r}"
     ):
         env.dynamics.set_cost_weight(cost_weight)
     with pytest.raises(InputError, match=f"cost_weight must be a number of at least 0, got {cost_weight!r}"):
@@ -300,7 +300,7 @@ def test_an_option_that_is_none(make, bank):
     with pytest.raises(InputError, match=r"skipped must be 'zeros' or 'last' or 'none', got 'zero'; did you mean 'zeros'\?"):
         make(skipped="zero")
     with pytest.raises(InputError, match="skipped='repeat' is not known"):
-        scores_of(bank, np.zeros((len(bank.clips), 4), int), np.ones((len(bank.clips), 4), bool), "repeat")
+        classify_actions(bank, np.zeros((len(bank.clips), 4), int), np.ones((len(bank.clips), 4), bool), "repeat")
 
 
 def test_skipping_on_an_id_without_it(classifier, clips, bank):
@@ -337,7 +337,7 @@ class Corners:
     def nearest(self, points):
         return np.rint(points / self.size).astype(np.int64) @ [2, 1]
 
-    def draw(self, rng, shape):
+    def sample(self, rng, shape):
         return rng.integers(4, size=shape)
 
 

@@ -26,8 +26,7 @@ from agents import evaluate, train_ppo
 from agents.config.command import compose_config
 from agents.config.settings import DataConfig, Evaluate, TrainPPO
 from agents.pipeline import builders
-from benchmarks import rebuild_bundled as shipped
-from benchmarks import task_scores
+from benchmarks import rebuild_bundled, task_scores
 from benchmarks.rebuild_bundled import RebuildBundled
 from benchmarks.task_scores import IDS, TaskScores
 from classifiers import checkpoint
@@ -184,17 +183,19 @@ def test_a_task_that_there_is_not():
 
 
 @pytest.mark.slow
-def test_shipped_trains_on_the_lesson_and_is_measured_on_the_task(few, tmp_path):
+def test_a_bundled_classifier_trains_on_its_training_task_and_is_measured_on_the_task(few, tmp_path):
     """In memory the two differ: the classifier learns from videos without look-alikes."""
     settings = ["stages.glancer.epochs=1", "stages.focuser.epochs=1", "stages.random_patches.epochs=1", "device=cpu"]
     with tiny_networks(), contextlib.redirect_stdout(io.StringIO()):
-        shipped.main(compose_config(RebuildBundled, "shipped", ["task=memory", f"out={tmp_path}", *settings]))
+        overrides = ["task=memory", f"out={tmp_path}", *settings]
+        config = compose_config(RebuildBundled, "rebuild_bundled", overrides, config_package="benchmarks.configs")
+        rebuild_bundled.main(config)
     card = checkpoint.read_card(tmp_path)
     assert card.metrics.keys() == {"val_top1_random", "val_top1_oracle"} and card.data == "demo-memory"
     assert card.command == "python -m benchmarks.rebuild_bundled task=memory"
     assert card.architecture == dataclasses.replace(TINY, patch_size=TASKS["memory"].patch_size)
     with pytest.raises(InputError, match=r"task='memry' is not known; did you mean 'memory'"):
-        shipped.main(RebuildBundled(task="memry"))
+        rebuild_bundled.main(RebuildBundled(task="memry"))
 
 
 def test_scores_are_measured_on_every_test_clip(few, tmp_path):

@@ -53,7 +53,7 @@ def test_import_evaluate_and_go_on(tmp_path, family):
     assert set(found["policies"]) == {"learned", "random", "centre", "gaussian", "saliency", "glance_only", "full_frame"}
     assert len(found["policies"]["learned"]["steps"]["map"]) == (2 if family == "activitynet" else 1)
 
-    experiment = [f"experiment={DATA[family]}_{96 if family == 'activitynet' else 144}", *data[1:], *given]
+    experiment = [f"experiment={DATA[family]}", *data[1:], *given]
     few = ["data.views=1", "data.val=0", "ppo.epochs=1", "env.num_envs=3", "ppo.validate_every=100"]  # no choice: the last counts
     train_ppo.main(compose_config(TrainPPO, "train_ppo", [*experiment, *few, f"run={tmp_path / 'ppo'}"]))
     before, after = load_policy(kept).state_dict(), load_policy(tmp_path / "ppo" / "checkpoints" / "best").state_dict()
@@ -76,6 +76,6 @@ def test_a_patch_size_that_is_not_the_checkpoints_is_refused(tmp_path):
     torch.save({**content_of("activitynet"), "policy": None}, tmp_path / "released.pth")
     kept = tmp_path / "imported"
     import_released(Arguments(str(tmp_path / "released.pth"), str(kept), classes=str(root / "classInd.txt"), patch_size=128))
-    asked = ["experiment=actnet_96", f"data.root={root}", f"classifier={kept}", f"run={tmp_path / 'run'}"]
+    asked = ["experiment=actnet", f"data.root={root}", f"classifier={kept}", f"run={tmp_path / 'run'}"]
     with pytest.raises(InputError, match=r"patch_size=96 is not that of classifier=.*, which was trained with patches of 128 pixels"):
         train_ppo.main(compose_config(TrainPPO, "train_ppo", asked))

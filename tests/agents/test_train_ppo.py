@@ -19,7 +19,7 @@ from adafocus_env.demo.videos import demo
 from agents import evaluate
 from agents.config.command import compose_config
 from agents.config.settings import DataConfig, EnvConfig, Evaluate
-from agents.evaluation.evaluate import play_learned
+from agents.evaluation.evaluate import evaluate_policy
 from agents.pipeline import builders, session
 from agents.policies.checkpoint import load_policy, save_policy
 from agents.rl import training_state as model_checkpoint
@@ -264,7 +264,7 @@ def right_answers(folder, label):
     classifier = checkpoint.load(folder / "checkpoints" / "classifier")
     clips = open_clips(data, "test", num_frames=4, size=96)
     features = builders.features_of(classifier, clips, EnvConfig(grid=3))
-    played = play_learned(features, load_policy(folder / "checkpoints" / "best"))
+    played = evaluate_policy(features, load_policy(folder / "checkpoints" / "best"))
     return played.correct[clips.labels == label].mean()
 
 

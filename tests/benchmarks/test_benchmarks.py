@@ -121,7 +121,7 @@ def test_settings_come_from_the_command_line():
     assert Settings(**parsed) == dataclasses.replace(QUICK, rounds=3, threads=0, device="auto", precision="auto")
 
 
-LACKS = "precision=bfloat16 is not something that cpu here can compute with; choose one of ['float32', 'float16']"
+LACKS = "precision=bfloat16 is not supported by this cpu; choose one of ['float32', 'float16']"
 
 
 def test_the_precision_is_what_the_device_supports(monkeypatch):

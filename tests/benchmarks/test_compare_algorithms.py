@@ -9,10 +9,9 @@ from tiny_training import SETTINGS, tiny_networks
 from adafocus_env.demo.videos import demo
 from agents import train
 from agents.config.command import compose_config
-from agents.config.settings import BenchmarkAlgorithms
 from agents.pipeline import builders
-from benchmarks import compare_algorithms as benchmark_algorithms
-from benchmarks.compare_algorithms import algorithms_of, check_runs, interval, overrides_of
+from benchmarks import compare_algorithms
+from benchmarks.compare_algorithms import CompareAlgorithms, algorithms_of, check_runs, overrides_of
 from classifiers.errors import InputError
 
 TINY = [setting for setting in SETTINGS if setting.partition("=")[0] not in ("data", "data.val", "device", "ppo.total_steps")]
@@ -29,16 +28,15 @@ def networks():
 def bench(folder, **settings):
     plain = [setting for setting in TINY if not setting.startswith("ppo.")]
     given = {"id": "AdaFocus-v0", "total_steps": 64, "overrides": [*plain, *DATA], "device": "cpu", "run": str(folder)}
-    benchmark_algorithms.main(BenchmarkAlgorithms(**{**given, **settings}))
+    compare_algorithms.main(CompareAlgorithms(**{**given, **settings}))
 
 
 @pytest.mark.slow
-def test_a_benchmark_makes_a_table_and_a_picture_and_repeats_nothing(tmp_path, capsys, monkeypatch):
+def test_a_study_makes_a_table_and_a_plot_and_repeats_nothing(tmp_path, capsys, monkeypatch):
     bench(tmp_path, algos=["a2c", "trpo"], seeds=[0, 1])
     rows = (tmp_path / "table.md").read_text().splitlines()
     assert rows[0].startswith("| algorithm | top-1 | gap closed |") and {row.split()[1] for row in rows[2:]} == {"a2c", "trpo"}
-    told = json.loads((tmp_path / "table.json").read_text())
-    for name, each in told.items():
+    for name, each in json.loads((tmp_path / "table.json").read_text()).items():
         results = [json.loads((tmp_path / f"{name}-{seed}" / "result.json").read_text())["policies"] for seed in (0, 1)]
         assert each["top1"] == [result["learned"]["top1"] for result in results] and each["steps"] >= 64 and each["cpu_minutes"] > 0
     with Image.open(tmp_path / "curves.png") as picture:
@@ -53,7 +51,8 @@ def test_a_benchmark_makes_a_table_and_a_picture_and_repeats_nothing(tmp_path, c
 
 
 def runs(tmp_path, *arguments):
-    return check_runs(compose_config(BenchmarkAlgorithms, "benchmark_algorithms", list(arguments)), tmp_path)
+    config = compose_config(CompareAlgorithms, "compare_algorithms", list(arguments), config_package="benchmarks.configs")
+    return check_runs(config, tmp_path)
 
 
 def test_an_id_is_the_problem_of_its_environment(tmp_path):
@@ -66,10 +65,10 @@ def test_an_id_is_the_problem_of_its_environment(tmp_path):
     assert (found["sac"][0].algo.total_steps, found["ppo"][0].ppo.total_steps) == (500, 500)
 
 
-def test_without_a_list_there_are_all_that_fit():
+def test_the_default_is_all_algorithms_that_fit():
     cells = {"a2c", "ars", "dqn", "maskable_ppo", "ppo", "qrdqn", "recurrent_ppo", "trpo"}
-    assert set(algorithms_of(BenchmarkAlgorithms(id="AdaFocus-v0"))) == cells
-    assert {"sac", "td3", "ddpg", "tqc", "crossq"} <= set(algorithms_of(BenchmarkAlgorithms(id="AdaFocusContinuous-v0")))
+    assert set(algorithms_of(CompareAlgorithms(id="AdaFocus-v0"))) == cells
+    assert {"sac", "td3", "ddpg", "tqc", "crossq"} <= set(algorithms_of(CompareAlgorithms(id="AdaFocusContinuous-v0")))
 
 
 @pytest.mark.parametrize(
@@ -85,17 +84,10 @@ def test_without_a_list_there_are_all_that_fit():
         (["id=AdaFocus-v0", "overrides=['device=cpu','data.task=hard']"], r"^overrides: the command .* sets device=cpu, data\.task=hard"),
         (["id=AdaFocus-v0", "total_steps=5", "overrides=['ppo.epochs=3']"], r"^overrides: the command itself sets ppo\.epochs=3"),
         (["id=AdaFocus-v0", "overrides=['env.cost_weight_rate=1']"], r"^env\.cost_weight_rate=1 has no effect: the price stays as it is"),
-        (["seeds=[]", "id=AdaFocus-v0"], r"seeds=\[\]: give each once, and one at least"),
-        (["seeds=[1,1]", "id=AdaFocus-v0"], r"seeds=\[1, 1\]: give each once"),
+        (["seeds=[]", "id=AdaFocus-v0"], r"seeds must hold at least one value and none twice, got \[\]"),
+        (["seeds=[1,1]", "id=AdaFocus-v0"], r"seeds must hold at least one value and none twice, got \[1, 1\]"),
     ],
 )
-def test_what_cannot_be_benchmarked_is_refused_before_anything_runs(tmp_path, arguments, message):
+def test_a_wrong_study_is_refused_before_anything_runs(tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
         runs(tmp_path, *arguments)
-
-
-def test_the_interval_is_students():
-    low, high = interval(np.array([0.8, 0.9, 1.0]))
-    assert (low + high) / 2 == pytest.approx(0.9)
-    assert (high - low) / 2 == pytest.approx(4.302653 * 0.1 / np.sqrt(3))
-    assert interval(np.array([0.7])) == (0.7, 0.7)

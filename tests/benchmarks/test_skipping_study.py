@@ -1,4 +1,4 @@
-"""The curve of all ways to skip: on policies of random weights, and as a command with the tiny networks."""
+"""The skipping study: its methods on policies with random weights, and the command with tiny networks."""
 
 import json
 from types import SimpleNamespace
@@ -15,15 +15,17 @@ from adafocus_env.demo.videos import demo
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents import evaluate, train_ppo
 from agents.config.command import compose_config
-from agents.config.settings import Evaluate, SkipCurve
-from agents.evaluation.budgets import cost_of, patch_mask_at
-from agents.evaluation.inference import infer
+from agents.config.settings import Evaluate
+from agents.evaluation.budgets import patch_mask_at
+from agents.evaluation.evaluate import flops_of
+from agents.evaluation.inference import infer, policy_flops
 from agents.pipeline import builders
 from agents.pipeline import evaluate_saved as measured_again
 from agents.policies.baselines import CentrePatch, Skipping
 from agents.policies.sb3 import GlancePolicy, PolicyArchitecture
-from benchmarks import skipping_study as skip_curve
-from benchmarks.skip_competitors import WAYS, Part, Task, every_frame
+from benchmarks import skipping_study
+from benchmarks.skip_competitors import METHODS, PolicyOutputs, Problem, every_frame
+from benchmarks.skipping_study import SkippingStudy
 from classifiers.errors import InputError
 
 OPTIONS = ("zeros", "last", "none")
@@ -39,42 +41,42 @@ def policy():
     return policy
 
 
-def task_of(bank, policy, keep, skipped="zeros"):
-    part = Part.of(bank, policy, skipped)
-    return Task(part, part, keep, cost_of(bank, policy, skipped), seed=0)
+def problem_of(bank, policy, keep, skipped="zeros"):
+    split = PolicyOutputs.of(bank, policy, skipped)
+    return Problem(split, split, keep, flops_of(bank, skipped, policy_flops(policy)), seed=0)
 
 
 @pytest.mark.parametrize("skipped", OPTIONS)
-def test_all_ways_keep_to_the_budget(bank, policy, skipped):
+def test_all_methods_meet_the_budget(bank, policy, skipped):
     for keep in (0.5, 0.75):
-        task = task_of(bank, policy, keep, skipped)
+        problem = problem_of(bank, policy, keep, skipped)
         spent = {}
-        for name, way in WAYS.items():
-            answers = way(task)
-            assert answers.scores.shape == (12, 10) and answers.num_patches.max() <= 4 and answers.seen.min() >= 1
-            spent[name] = answers.num_patches.mean() / 4, task.cost.of(answers.num_patches, answers.seen).mean()
+        for name, method in METHODS.items():
+            result = method(problem)
+            assert result.scores.shape == (12, 10) and result.num_patches.max() <= 4 and result.num_steps.min() >= 1
+            spent[name] = result.num_patches.mean() / 4, problem.flops.total(result.num_patches, result.num_steps).mean()
         for name in ("learned", "saliency"):
             assert spent[name][0] == keep
         for name in ("uniform", "random"):
             assert spent[name][0] == keep, "a whole number of frames"
         for name in ("exit", "greedy oracle", "learned + exit"):
             assert spent[name][0] <= keep + 0.15, name
-        assert spent["exit at equal GFLOPs"][1] == pytest.approx(task.cost.at(keep), rel=0.1)
+        assert spent["exit at equal GFLOPs"][1] == pytest.approx(problem.flops.at(keep), rel=0.1)
         assert spent["exit"][1] < spent["uniform"][1], "a video that is stopped is not glanced at to its end"
 
 
 @pytest.mark.parametrize("skipped", OPTIONS)
 def test_costs_and_answers_are_those_of_inference(bank, policy, skipped):
-    part = Part.of(bank, policy, skipped)
-    threshold = float(np.quantile(part.skip[..., 0], 0.15))
-    patch_mask = patch_mask_at(part.skip, threshold)
+    split = PolicyOutputs.of(bank, policy, skipped)
+    threshold = float(np.quantile(split.skip[..., 0], 0.15))
+    patch_mask = patch_mask_at(split.skip, threshold)
     frames = bank.classifier.normalise(torch.stack([bank.clips.frames(clip) for clip in range(12)]))
     found = infer(bank.classifier, policy, frames, skipped=skipped, keep_threshold=threshold)
     assert np.array_equal(found.patch_mask.numpy(), patch_mask) and patch_mask.any() and (patch_mask.sum(1) == 0).any()
-    assert np.allclose(part.scores(patch_mask)[:, -1], found.logits[:, -1], atol=1e-4)
-    cost = cost_of(bank, policy, skipped)
-    assert cost.of(patch_mask.sum(1), np.full(12, 4)).tolist() == found.macs.tolist()
-    assert every_frame(part).num_patches.tolist() == [4] * 12
+    assert np.allclose(split.scores(patch_mask)[:, -1], found.logits[:, -1], atol=1e-4)
+    flops = flops_of(bank, skipped, policy_flops(policy))
+    assert flops.total(patch_mask.sum(1), np.full(12, 4)).tolist() == found.macs.tolist()
+    assert every_frame(split).num_patches.tolist() == [4] * 12
 
 
 def test_a_baseline_skips_in_an_environment(bank, classifier, clips):
@@ -88,7 +90,7 @@ def test_a_baseline_skips_in_an_environment(bank, classifier, clips):
 
 
 def test_the_greedy_oracle_skips_more_for_a_higher_price(bank, policy):
-    shares = [WAYS["greedy oracle"](task_of(bank, policy, keep)).num_patches.sum() for keep in (0.25, 0.5, 1)]
+    shares = [METHODS["greedy oracle"](problem_of(bank, policy, keep)).num_patches.sum() for keep in (0.25, 0.5, 1)]
     assert shares == sorted(shares) and shares[0] < shares[-1]
 
 
@@ -106,46 +108,46 @@ PLAIN = [each for each in SETTINGS if each.split("=")[0] not in ("data", "device
 OVERRIDES = [*PLAIN, "classifier=small", "ppo.total_steps=64", "env.grid=3"]
 
 
-def curve(folder, **settings):
+def study(folder, **settings):
     given = {"tasks": ["normal"], "seeds": [0, 1], "keeps": [0.5, 0.75], "overrides": OVERRIDES, "run": str(folder), "device": "cpu"}
-    skip_curve.main(SkipCurve(**{**given, **settings}))
+    skipping_study.main(SkippingStudy(**{**given, **settings}))
 
 
 @pytest.mark.slow
-def test_the_command_makes_a_table_and_a_picture_and_repeats_nothing(tmp_path, monkeypatch, networks):
-    curve(tmp_path)
+def test_the_command_makes_a_table_and_a_plot_and_repeats_nothing(tmp_path, monkeypatch, networks):
+    study(tmp_path)
     table = (tmp_path / "table.md").read_text()
-    assert "**demo, test split**" in table and "| 50% kept | 75% kept |" in table and all(f"| {name} |" in table for name in WAYS)
-    told = json.loads((tmp_path / "table.json").read_text())["normal"]
-    assert [point["keep"] for point in told["learned"]] == [0.5, 0.75] and len(told["learned"][0]["top1"]) == 2
+    assert "**demo, test split**" in table and "| 50% kept | 75% kept |" in table and all(f"| {name} |" in table for name in METHODS)
+    table_json = json.loads((tmp_path / "table.json").read_text())["normal"]
+    assert [point["keep"] for point in table_json["learned"]] == [0.5, 0.75] and len(table_json["learned"][0]["top1"]) == 2
     results = [json.loads((tmp_path / f"normal-{seed}" / "result.json").read_text()) for seed in (0, 1)]
-    assert all(result["policies"]["learned"]["gflops"] <= told["every frame"][0]["gflops"][0] * 1.001 for result in results)
+    assert all(result["policies"]["learned"]["gflops"] <= table_json["every frame"][0]["gflops"][0] * 1.001 for result in results)
     with Image.open(tmp_path / "curve.png") as picture:
         assert picture.width > 500 and len(np.unique(np.asarray(picture.convert("L")))) > 20
     monkeypatch.setattr(train_ppo, "main", lambda config: pytest.fail("more than what is missing"))
-    curve(tmp_path, seeds=[1], keeps=[0.5])
-    assert_evaluate_meets_budgets(tmp_path, told)
+    study(tmp_path, seeds=[1], keeps=[0.5])
+    assert_evaluate_meets_budgets(tmp_path, table_json)
     with pytest.raises(pytest.fail.Exception):
-        curve(tmp_path, seeds=[2])
+        study(tmp_path, seeds=[2])
 
 
-def assert_evaluate_meets_budgets(root, told):
+def assert_evaluate_meets_budgets(root, table_json):
     """`agents.evaluate` solves the same thresholds, from a share or from GFLOPs."""
-    least, most = (told[name][0]["gflops"][0] for name in ("learned", "every frame"))
+    least, most = (table_json[name][0]["gflops"][0] for name in ("learned", "every frame"))
 
     def evaluated(**settings):
         evaluate.main(Evaluate(run=str(root / "normal-0"), device="cpu", out=str(root / "again"), **settings))
         return json.loads((root / "again" / "result.json").read_text())["policies"]["learned"]
 
     by_share, by_cost = evaluated(keep=0.75), evaluated(budget=most)
-    point = told["learned"][1]
+    point = table_json["learned"][1]
     assert (by_share["kept"], by_share["top1"]) == (point["kept"][0], point["top1"][0])
     assert by_share["gflops"] == pytest.approx(point["gflops"][0]) and least < by_share["gflops"] < most
     assert by_cost["kept"] == 1 and by_cost["gflops"] == pytest.approx(most)
     for settings, message in (
-        ({"budget": 1.0}, r"budget=1\.0 GFLOPs a video cannot be met: glances alone cost"),
+        ({"budget": 1.0}, r"budget must be from .* got 1\.0"),
         ({"keep": 0.5, "budget": 1.0}, r"budget=1\.0, keep=0\.5: give one of them"),
-        ({"keep": 1.5}, r"keep=1\.5 is no share of frames to keep"),
+        ({"keep": 1.5}, r"keep must be a share of frames above 0 and at most 1, such as 0\.47, got 1\.5"),
     ):
         with pytest.raises(InputError, match=message):
             evaluated(**settings)
@@ -165,20 +167,20 @@ def test_a_budget_needs_a_policy_that_skips_and_a_validation_part(policy):
     ("arguments", "message"),
     [
         (["tasks=[normal,harder]"], r"tasks='harder' is not known; did you mean 'hard'\?"),
-        (["seeds=[]"], r"seeds=\[\]: give each once, and one at least"),
-        (["keeps=[0.5,0.5]"], r"keeps=\[0\.5, 0\.5\]: give each once"),
+        (["seeds=[]"], r"seeds must hold at least one value and none twice, got \[\]"),
+        (["keeps=[0.5,0.5]"], r"keeps must hold at least one value and none twice, got \[0\.5, 0\.5\]"),
         (["overrides=['data.task=hard']"], r"^overrides: the command itself sets data\.task=hard in every run; leave it out"),
         (["overrides=['network.std=1']"], r"^network\.std=1 has no effect: env\.action=skip has cells"),
-        (["keeps=[1.2]"], r"keep=1\.2 is no share of frames to keep"),
-        (["keeps=[0.1]"], r"keeps=0\.1 is less than one frame of a clip, .*; choose 0\.125 or more"),
+        (["keeps=[1.2]"], r"keep must be a share of frames above 0 and at most 1, such as 0\.47, got 1\.2"),
+        (["keeps=[0.1]"], r"keeps must be at least 0\.125, got 0\.1; an exit needs one frame of every clip"),
     ],
 )
-def test_what_makes_no_curve_is_refused_before_anything_runs(tmp_path, arguments, message):
+def test_a_wrong_study_is_refused_before_anything_runs(tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
-        skip_curve.check_runs(compose_config(SkipCurve, "skip_curve", arguments), tmp_path)
+        skipping_study.check_runs(compose_config(SkippingStudy, "skipping_study", arguments, config_package="benchmarks.configs"), tmp_path)
 
 
-def test_a_run_without_a_validation_part_has_no_budget(tmp_path):
+def test_a_run_without_a_validation_split_has_no_budget(tmp_path):
     run = SimpleNamespace(root=tmp_path, config=lambda: {"data": {"val": 0.0}, "env": {}})
-    with pytest.raises(InputError, match=r"has no validation part to solve budgets on: set data\.val"):
-        skip_curve.measure(run, SkipCurve(device="cpu"))
+    with pytest.raises(InputError, match=r"has no validation split to solve budgets on: set data\.val"):
+        skipping_study.measure(run, SkippingStudy(device="cpu"))

@@ -30,7 +30,7 @@ from classifiers.backbones.imagenet import new_classifier, normalisation, prepar
 from classifiers.backbones.library import build_backbone, measure
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
-from classifiers.flops import classifier_cost, multiply_adds
+from classifiers.flops import classifier_flops, multiply_adds
 from classifiers.model_zoo import ARCHITECTURES
 from classifiers.optimize import Execution, with_execution
 
@@ -126,11 +126,11 @@ def test_it_is_folded_and_counted_as_others_are(borrowed):
     other = with_execution(borrowed, Execution(channels_last=True))
     x = images(3, 64)
     assert torch.allclose(other.focus(x), borrowed.focus(x), atol=1e-5, rtol=1e-4)
-    run = other.look_closely.network()
+    run = other.focuser_runner.network()
     assert not any(isinstance(module, nn.BatchNorm2d) for module in run.modules())
     resnet = build_backbone("torchvision/resnet18", 3).eval()
     assert multiply_adds(lambda: resnet(torch.zeros(1, 3, 224, 224))) == pytest.approx(1.814e9, rel=1e-3)  # torchvision's own figure
-    assert 0 < classifier_cost(borrowed).focus < classifier_cost(borrowed).glance
+    assert 0 < classifier_flops(borrowed).focus < classifier_flops(borrowed).glance
 
 
 def test_the_environment_plays_with_them(borrowed, clips):
@@ -153,7 +153,7 @@ def test_a_residual_network_of_torchvision_takes_the_shift():
     backbone = build_backbone("torchvision/resnet18", 3).eval()
     inside = copy.deepcopy(backbone)
     inside.insert_shift(1 / 8, "blockres")
-    assert list(inside.shift.places) == [f"{block}.conv1" for block in blocks]
+    assert list(inside.shift.modules) == [f"{block}.conv1" for block in blocks]
     frames = images(4, 64)
     changed = frames.clone()
     changed[1] += 1
@@ -161,13 +161,13 @@ def test_a_residual_network_of_torchvision_takes_the_shift():
         differs = (inside(frames, 2)[0] != inside(changed, 2)[0]).flatten(1).any(1)
         assert differs.tolist() == [True, True, False, False]
     backbone.insert_shift(1 / 8, "block")
-    assert list(backbone.shift.places) == blocks
+    assert list(backbone.shift.modules) == blocks
 
 
 def test_efficientnet_lite_takes_the_shift_as_mobilenet_does():
     backbone = BACKBONES["efficientnet_lite0"](3)
     backbone.insert_shift(1 / 8, "blockres")
-    assert list(backbone.shift.places) == [f"{block}.layers.0.0" for block in (3, 5, 7, 8, 10, 11, 13, 14, 15)]
+    assert list(backbone.shift.modules) == [f"{block}.layers.0.0" for block in (3, 5, 7, 8, 10, 11, 13, 14, 15)]
 
 
 @pytest.mark.parametrize("place", ["blockres", "block"])

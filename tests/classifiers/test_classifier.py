@@ -20,7 +20,7 @@ from classifiers.backbones.temporal_shift import shift_channels
 from classifiers.checkpoint import CARD, WEIGHTS, read_card
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError, lookup
-from classifiers.flops import classifier_cost
+from classifiers.flops import classifier_flops
 from classifiers.heads import LinearHead, MaxHead, MeanHead
 from classifiers.model_zoo import ARCHITECTURES
 
@@ -285,7 +285,7 @@ def test_where_the_shift_is(name, place, places):
         backbone = BACKBONES[name](10)
         names = list(backbone.state_dict())
         backbone.insert_shift(1 / 8, place)
-    assert list(backbone.shift.places) == places and list(backbone.state_dict()) == names
+    assert list(backbone.shift.modules) == places and list(backbone.state_dict()) == names
 
 
 def test_a_shift_inside_residual_blocks_needs_some():
@@ -563,7 +563,7 @@ def test_unknown_architectures_suggest_the_nearest():
 
 
 def test_cost_counted_by_hand(classifier):
-    cost = classifier_cost(classifier)
+    cost = classifier_flops(classifier)
     assert cost.glance == 12**2 * 3 * 3**2 * 8 + 6**2 * 8 * 3**2 * 16
     assert cost.focus == 12**2 * 3 * 3**2 * 8 + 6**2 * 8 * 3**2 * 32
     assert cost.focus_frame == 16 * cost.focus
@@ -572,7 +572,7 @@ def test_cost_counted_by_hand(classifier):
 
 
 def test_cost_of_the_papers_pair_is_the_published_one(paper):
-    cost = classifier_cost(paper)
+    cost = classifier_flops(paper)
     assert math.isclose(cost.glance, 0.3e9, rel_tol=0.01)
     assert math.isclose(cost.focus, 0.75e9, rel_tol=0.01)
     assert math.isclose(cost.focus_frame, 4.09e9, rel_tol=0.01)
@@ -581,9 +581,9 @@ def test_cost_of_the_papers_pair_is_the_published_one(paper):
 
 def test_counting_changes_nothing_and_does_not_depend_on_precision():
     classifier = random_classifier()
-    before, cost = classifier.fingerprint(), classifier_cost(classifier)
+    before, cost = classifier.fingerprint(), classifier_flops(classifier)
     assert classifier.fingerprint() == before
-    assert classifier_cost(random_classifier().half()) == cost
+    assert classifier_flops(random_classifier().half()) == cost
 
 
 @pytest.mark.parametrize("head", ["gru", "linear", "mean", "max"])

@@ -1,15 +1,18 @@
 """The paper's cost figures, counted on the real modules. A GFLOP here is 10⁹ multiply-adds, as in the paper."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from conftest import slow_except
 
-from agents.evaluation.inference import policy_cost
+from agents.evaluation.inference import policy_flops
 from agents.policies.networks import GlanceActorCritic
 from agents.policies.sb3 import GlancePolicy, PolicyArchitecture
-from benchmarks.published_flops import FAMILIES, parts
+from benchmarks.published_flops import FAMILIES, flops_of
 from classifiers.classifier import Classifier
-from classifiers.flops import classifier_cost, multiply_adds, on_cpu
+from classifiers.flops import VideoFlops, classifier_flops, multiply_adds, network_flops, video_flops
 from classifiers.model_zoo import ARCHITECTURES
 
 
@@ -29,19 +32,36 @@ def classifier():
 )
 def test_published_cost_of_a_video(family, patch_size):
     published = FAMILIES[family].published[patch_size]
-    assert sum(parts(FAMILIES[family], patch_size).values()) / 1e9 == pytest.approx(published, rel=0.005)
+    assert flops_of(FAMILIES[family], patch_size).total() / 1e9 == pytest.approx(published, rel=0.005)
 
 
 def test_the_parts(classifier):
     """Part by part: MobileNetV2 300 M a frame, GRUs 3·h·(i + h), ResNet-50 in proportion to the patch's area."""
-    cost = classifier_cost(classifier)
+    cost = classifier_flops(classifier)
     assert cost.glance / 1e6 == pytest.approx(300, rel=0.01)
     assert cost.focus_frame / 1e9 == pytest.approx(4.087, rel=0.01)
     size = classifier.architecture.patch_size
     assert cost.focus == pytest.approx(cost.focus_frame * (size / 224) ** 2, rel=1e-3)
     assert cost.head == 3 * 1024 * (3328 + 1024) + 1024 * 200
-    policy = policy_cost(GlancePolicy(PolicyArchitecture((1280, 7, 7)), 7))
+    policy = policy_flops(GlancePolicy(PolicyArchitecture((1280, 7, 7)), 7))
     assert policy == 1280 * 32 * 49 + 1568 * 1024 + 3 * 1024 * (1024 + 1024) + 1024 * 49
+
+
+def test_a_video_is_the_sum_of_its_steps_and_patches():
+    flops = VideoFlops(4, glancer=40, policy=8, focuser=400, head=80)
+    assert (flops.skipped_step, flops.patch, flops.no_patch) == (32, 100, 0) and flops.total() == 528
+    assert flops.total(0) == 128 and flops.total(1, 2) == 164 and flops.at(0.25) == 228
+    lazy = replace(flops, head_skips=True)
+    assert (lazy.skipped_step, lazy.patch, lazy.no_patch) == (12, 120, 80) and lazy.total() == 528
+    for kind in (np.array, torch.tensor):
+        assert lazy.total(kind([0, 1, 4])).tolist() == [48 + 80, 48 + 120, 528]
+        assert lazy.total(kind([0, 1]), kind([3, 4])).tolist() == [36, 168]
+
+
+def test_steps_that_do_not_divide_the_counts_are_counted_exactly(shifted):
+    flops, parts = video_flops(shifted, 12, 8, 4, policy_step=3), classifier_flops(shifted)
+    assert flops.total() == 8 * parts.glance + 12 * (parts.focus + parts.head) + 12
+    assert video_flops(shifted, 3, 3, skipped="none").total(0) == 3 * (parts.glance + parts.head)
 
 
 # Something-Something: 8 glances, one decision, 12 patches
@@ -58,12 +78,11 @@ def shifted():
 def continuous_policy():
     with torch.device("meta"):
         policy = GlanceActorCritic(PolicyArchitecture((8 * 1280, 7, 7), channels=64, batch_norm=True), None)
-    model = on_cpu(policy.to_empty(device="cpu"))
-    return multiply_adds(lambda: model(torch.zeros(1, 1, 8 * 1280, 7, 7)))
+    return network_flops(policy.to_empty(device="cpu"), 1, 1, 8 * 1280, 7, 7)
 
 
 def test_the_shift_is_free_and_the_mean_of_scores_counts_both_linear_layers(classifier, shifted, continuous_policy):
-    with_shift, without = classifier_cost(shifted), classifier_cost(classifier)
+    with_shift, without = classifier_flops(shifted), classifier_flops(classifier)
     assert (with_shift.glance, with_shift.focus_frame) == (without.glance, without.focus_frame)
     assert with_shift.head == (1280 + 2048) * 174
     assert continuous_policy == 8 * 1280 * 64 * 49 + 64 * 49 * 1024 + 3 * 1024 * (1024 + 1024) + 1024 * 2

@@ -11,7 +11,7 @@ from adafocus_env.demo.videos import CLASSES
 from classifiers import optimize as execution
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
-from classifiers.flops import classifier_cost
+from classifiers.flops import classifier_flops
 from classifiers.optimize import (
     PLAIN,
     Execution,
@@ -33,7 +33,7 @@ def images():
     return torch.randn(7, 3, 96, 96, generator=generator), torch.randn(11, 3, 24, 24, generator=generator)
 
 
-def looked(classifier, images):
+def features_of(classifier, images):
     return *classifier.glance(images[0]), classifier.focus(images[1])
 
 
@@ -48,10 +48,10 @@ def assert_close(found, wanted, tolerance):
 @pytest.mark.parametrize("call", [0, 1, 4, 64])
 def test_layout_and_size_of_calls_change_nothing_but_rounding(classifier, images, channels_last, call):
     other = with_execution(classifier, Execution(channels_last=channels_last, glance_call=call, focus_call=call))
-    assert_close(looked(other, images), looked(classifier, images), 1e-5)
+    assert_close(features_of(other, images), features_of(classifier, images), 1e-5)
 
 
-def test_no_images_are_no_trouble(classifier):
+def test_an_empty_batch(classifier):
     maps, vectors = with_execution(classifier, Execution(channels_last=True, glance_call=4)).glance(torch.zeros(0, 3, 96, 96))
     assert maps.shape == (0, 16, 6, 6) and vectors.shape == (0, 16)
 
@@ -59,18 +59,18 @@ def test_no_images_are_no_trouble(classifier):
 def test_calls_have_the_size_asked_for(images):
     classifier, sizes = random_classifier(), []
     other = with_execution(classifier, Execution(glance_call=4, focus_call=3))
-    for run in (other.look, other.look_closely):
+    for run in (other.glancer_runner, other.focuser_runner):
         network = run.network()
         network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
-    looked(other, images)
+    features_of(other, images)
     assert sizes == [4, 3, 3, 3, 3, 2]
 
 
 @pytest.mark.numerical
 @pytest.mark.parametrize("precision", [pytest.param(name, marks=needs(name)) for name in ("bfloat16", "float16")])
-def test_a_low_precision_comes_close_and_comes_out_as_float32(classifier, images, precision):
+def test_a_low_precision_is_close_and_returns_float32(classifier, images, precision):
     other = with_execution(classifier, Execution(precision))
-    found, wanted = looked(other, images), looked(classifier, images)
+    found, wanted = features_of(other, images), features_of(classifier, images)
     assert_close(found, wanted, 0.02)
     assert not torch.equal(found[2], wanted[2])
     scores, state = other.classify(found[1][None], found[2][None, :7])
@@ -81,23 +81,23 @@ def test_weights_fingerprint_and_cost_stay_those_of_the_classifier(images):
     classifier = random_classifier()
     before, names = classifier.fingerprint(), list(classifier.state_dict())
     other = with_execution(classifier, Execution(supported_precisions(CPU)[-1], channels_last=True, glance_call=2))
-    looked(other, images)
+    features_of(other, images)
     assert classifier.fingerprint() == other.fingerprint() == before
     assert list(other.state_dict()) == names
-    assert classifier_cost(other) == classifier_cost(classifier)
+    assert classifier_flops(other) == classifier_flops(classifier)
     assert all(parameter.dtype == torch.float32 and parameter.is_contiguous() for parameter in other.parameters())
 
 
 @pytest.mark.numerical
-def test_a_changed_weight_is_noticed(images):
+def test_a_changed_weight_renews_the_copy(images):
     classifier = random_classifier()
     other = with_execution(classifier, Execution(channels_last=True))
-    before = looked(other, images)
+    before = features_of(other, images)
     with torch.no_grad():
         classifier.focuser.features[0][0].weight.mul_(2)
-    after = looked(other, images)
+    after = features_of(other, images)
     assert torch.equal(before[0], after[0]) and not torch.allclose(before[2], after[2])
-    assert_close(after, looked(classifier, images), 1e-5)
+    assert_close(after, features_of(classifier, images), 1e-5)
 
 
 @pytest.mark.numerical
@@ -112,7 +112,7 @@ def test_images_of_a_clip_stay_together_where_they_are_mixed(images):
         other.glance(frames, num_frames=4)
 
 
-def test_a_head_can_learn_from_what_comes_out(classifier, images):
+def test_a_head_can_be_trained_on_the_features(classifier, images):
     other = with_execution(classifier, Execution(channels_last=True))
     weight = torch.zeros(16, requires_grad=True)
     with torch.inference_mode():
@@ -124,27 +124,27 @@ def test_a_head_can_learn_from_what_comes_out(classifier, images):
 @pytest.mark.numerical
 def test_a_copy_runs_on_its_own_weights(images):
     other = with_execution(random_classifier(), Execution(channels_last=True))
-    before = looked(other, images)
+    before = features_of(other, images)
     copied = copy.deepcopy(other)
     with torch.no_grad():
         copied.focuser.features[0][0].weight.mul_(2)
-    assert torch.equal(looked(other, images)[2], before[2]) and not torch.allclose(looked(copied, images)[2], before[2])
+    assert torch.equal(features_of(other, images)[2], before[2]) and not torch.allclose(features_of(copied, images)[2], before[2])
 
 
 def test_a_classifier_is_optimized_once_and_anew_when_it_may_have_learned(images):
     classifier = random_classifier()
     first = optimized(classifier)
     assert execution_of(first) == choose_execution(classifier) and optimized(classifier) is first is optimized(first)
-    assert_close(looked(first, images), looked(classifier, images), 1e-5)
+    assert_close(features_of(first, images), features_of(classifier, images), 1e-5)
     as_it_is = with_execution(classifier, PLAIN)
-    assert optimized(as_it_is) is as_it_is and as_it_is.look.network() is classifier.glancer
+    assert optimized(as_it_is) is as_it_is and as_it_is.glancer_runner.network() is classifier.glancer
     classifier.train()
     with pytest.raises(InputError, match="the classifier is in training mode"):
         optimized(classifier)
     for parameter in classifier.focuser.parameters():
         parameter.data.mul_(2)  # not counted by PyTorch, like a step of a fused optimizer
     classifier.freeze()
-    assert_close(looked(optimized(classifier), images), looked(classifier, images), 1e-5)
+    assert_close(features_of(optimized(classifier), images), features_of(classifier, images), 1e-5)
 
 
 def test_optimized_copies_go_with_their_classifier():
@@ -154,7 +154,7 @@ def test_optimized_copies_go_with_their_classifier():
     assert gone() is None
 
 
-def test_execution_is_told(classifier):
+def test_execution_of(classifier):
     wanted = Execution(channels_last=True)
     assert execution_of(classifier) == PLAIN and execution_of(with_execution(classifier, wanted)) == wanted
     assert execution_of(with_execution(with_execution(classifier, wanted), PLAIN)) == PLAIN
@@ -169,7 +169,7 @@ def test_calls_hold_as_many_pixels_whatever_the_size_of_an_image(classifier):
 
 
 @pytest.mark.slow
-def test_the_compiled_networks_see_the_same(images):
+def test_compiled_networks_return_the_same(images):
     """The one test that compiles with PyTorch's own compiler."""
     try:
         execution.check_compiler()
@@ -178,7 +178,7 @@ def test_the_compiled_networks_see_the_same(images):
     assert_compiled_alike(images[1])
 
 
-def test_the_traced_networks_see_the_same(images, monkeypatch):
+def test_traced_networks_return_the_same(images, monkeypatch):
     """The fast form: what is traced is run as it is, and not made into C++."""
     compile_network, traced = torch.compile, []
     monkeypatch.setattr(torch, "compile", lambda call, **how: traced.append(call) or compile_network(call, **{**how, "backend": "eager"}))
@@ -204,26 +204,26 @@ def assert_compiled_alike(patches):
 # Bad input
 
 
-def test_a_classifier_that_learns_is_refused(images):
+def test_a_classifier_in_training_mode_is_refused(images):
     classifier = random_classifier()
     other = with_execution(classifier, PLAIN)
     classifier.focuser.train()
     with pytest.raises(InputError, match=r"the classifier is in training mode; call classifier\.freeze\(\) first"):
         with_execution(classifier, PLAIN)
-    with pytest.raises(InputError, match="is frozen and cannot learn; train the one that it was made from"):
+    with pytest.raises(InputError, match="this is an inference-only copy; train the original classifier"):
         other.focus(images[1])
 
 
 def test_unknown_names_and_numbers_are_refused():
     with pytest.raises(InputError, match=r"precision='bf16' is not known; .*choose one of \['bfloat16', 'float16', 'float32'\]"):
         Execution("bf16")
-    with pytest.raises(InputError, match="focus_call=-1 is no number of images; choose 1 or more, or 0 for as many as come"):
+    with pytest.raises(InputError, match="focus_call must be a number of images of at least 1, or 0 for no limit, got -1"):
         Execution(focus_call=-1)
 
 
 def test_a_precision_that_the_device_lacks_is_refused(classifier, monkeypatch):
     monkeypatch.setattr(execution, "_works", lambda name, device: name != "float16")
-    message = r"precision=float16 is not something that cpu here can compute with; choose one of \['float32', 'bfloat16'\]"
+    message = r"precision=float16 is not supported by this cpu; choose one of \['float32', 'bfloat16'\]"
     with pytest.raises(InputError, match=message):
         check_precision("float16", CPU)
     with pytest.raises(InputError, match=message):
@@ -232,9 +232,9 @@ def test_a_precision_that_the_device_lacks_is_refused(classifier, monkeypatch):
 
 def test_compiling_without_a_compiler_is_refused(classifier, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(InputError, match=r"compile=true needs a C\+\+ compiler, and there is no no-such-compiler; install g\+\+"):
+    with pytest.raises(InputError, match=r"compile=true needs a C\+\+ compiler, but no-such-compiler was not found; install g\+\+"):
         with_execution(classifier, Execution(compile=True))
     monkeypatch.setenv("CXX", sys.executable)
     monkeypatch.setattr(execution.sysconfig, "get_path", lambda name: "/nowhere")
-    with pytest.raises(InputError, match=r"compile=true needs Python's headers, and there is no .nowhere.Python\.h; install python3-dev"):
+    with pytest.raises(InputError, match=r"compile=true needs Python's headers, but .nowhere.Python\.h was not found; install python3-dev"):
         with_execution(classifier, Execution(compile=True))

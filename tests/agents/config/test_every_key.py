@@ -21,11 +21,14 @@ from agents import import_checkpoint as import_released
 from agents import list_runs as runs
 from agents.config import arguments
 from agents.config.keys import field_types
-from agents.config.settings import BenchmarkAlgorithms, Evaluate, RebuildBundled, SkipCurve, Train, TrainPPO, TrainStages
+from agents.config.settings import Evaluate, Train, TrainPPO, TrainStages
 from agents.config.unread import check_read
 from agents.config.unread_keys import RULES, STAGES
 from benchmarks import published_flops as published_cost
 from benchmarks import task_scores
+from benchmarks.compare_algorithms import CompareAlgorithms
+from benchmarks.rebuild_bundled import RebuildBundled
+from benchmarks.skipping_study import SkippingStudy
 from classifiers.errors import InputError
 
 ROOT = Path(__file__).parents[3]
@@ -64,8 +67,8 @@ COMMANDS = {
             for name, schema in (
                 ("agents.train_ppo", TrainPPO), ("agents.train", Train), ("agents.train_stages", TrainStages),
                 ("agents.evaluate", Evaluate), ("agents.list_runs", runs.Runs),
-                ("benchmarks.rebuild_bundled", RebuildBundled), ("benchmarks.compare_algorithms", BenchmarkAlgorithms),
-                ("benchmarks.skipping_study", SkipCurve), ("benchmarks.task_scores", task_scores.TaskScores),
+                ("benchmarks.rebuild_bundled", RebuildBundled), ("benchmarks.compare_algorithms", CompareAlgorithms),
+                ("benchmarks.skipping_study", SkippingStudy), ("benchmarks.task_scores", task_scores.TaskScores),
             )
         ),
         Command("agents.fill_feature_bank", fill_bank.Arguments, fill_bank.UNREAD),
@@ -256,21 +259,21 @@ HONOURED: dict[str, dict[str, tuple]] = {
         **stage_table("", STAGES[:3]),
     },
     "benchmarks.compare_algorithms": {
-        "id": ("AdaFocus-v0", "benchmarks.compare_algorithms:_run config.id"),
+        "id": ("AdaFocus-v0", "benchmarks.compare_algorithms:_config config.id"),
         "algos": (["ppo"], "benchmarks.compare_algorithms:algorithms_of config.algos"),
         "seeds": ([1], "benchmarks.compare_algorithms:check_runs config.seeds"),
-        "total_steps": (5, "benchmarks.compare_algorithms:_run config.total_steps"),
-        "overrides": (["env.grid=3"], "benchmarks.compare_algorithms:_run config.overrides"),
+        "total_steps": (5, "benchmarks.compare_algorithms:_config config.total_steps"),
+        "overrides": (["env.grid=3"], "benchmarks.compare_algorithms:_config config.overrides"),
         "run": ("DIR", "benchmarks.compare_algorithms:main config.run"),
-        "device": ("cpu", "benchmarks.compare_algorithms:_run config.device"),
+        "device": ("cpu", "benchmarks.compare_algorithms:_config config.device"),
     },
     "benchmarks.skipping_study": {
         "tasks": (["easy"], "benchmarks.skipping_study:check_runs config.tasks"),
         "seeds": ([1], "benchmarks.skipping_study:check_runs config.seeds"),
         "keeps": ([0.5], "benchmarks.skipping_study:measure config.keeps"),
-        "overrides": (["env.grid=3"], "benchmarks.skipping_study:_run config.overrides"),
+        "overrides": (["env.grid=3"], "benchmarks.skipping_study:check_runs config.overrides"),
         "run": ("DIR", "benchmarks.skipping_study:main config.run"),
-        "device": ("cpu", "benchmarks.skipping_study:_run config.device"),
+        "device": ("cpu", "benchmarks.skipping_study:check_runs config.device"),
     },
     "agents.list_runs": {
         key: (value, f"agents.list_runs:main config.{key}") for key, value in {"root": "DIR", "sort": "date", "json": True}.items()

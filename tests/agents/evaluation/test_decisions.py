@@ -22,11 +22,12 @@ from adafocus_env.features.live import LiveFeatures
 from adafocus_env.features.memory_bank import MemoryBank, check_bank
 from adafocus_env.sb3_env import AdaFocusVecEnv
 from adafocus_env.vector_env import AdaFocusVectorEnv
-from agents.evaluation.inference import infer, policy_cost, video_cost
+from agents.evaluation.inference import infer, policy_flops
 from agents.policies.baselines import CentrePatch, GaussianPatch, GreedyOracle, LearnedPolicy, Oracle, RandomPatch
 from agents.policies.sb3 import GlancePolicy, PolicyArchitecture
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
+from classifiers.flops import video_flops
 
 pytestmark = pytest.mark.numerical
 
@@ -112,7 +113,7 @@ def test_every_decision_equals_that_by_hand(averaging, clips, decisions, kind, c
 def test_the_reward_compares_with_random_places_from_the_same_state(averaging, clips, decisions):
     action = ContinuousAction(96, 24)
     dynamics = Dynamics(LiveFeatures(averaging, clips, action, video_div=decisions), 1, reward="random", baseline=3)
-    episode = dynamics.draw(np.random.default_rng(0), 7)
+    episode = dynamics.sample_episode(np.random.default_rng(0), 7)
     assert episode.baseline.shape == (decisions, 3, 2) and episode.baseline.dtype == np.float32
     dynamics.start(np.zeros(1, np.int64), [episode])
     for step in range(decisions):
@@ -200,7 +201,7 @@ def test_one_pass_equals_the_environment_step_by_step(averaging, clips, decision
     found = infer(averaging, policy, frames, seen)
     assert found.actions.shape == (3, decisions, *action.space.shape) and found.boxes.shape == (3, FRAMES, 4)
     assert found.logits.shape == (3, FRAMES, 10) and found.patch_mask.all()
-    assert found.macs.tolist() == [video_cost(averaging, FRAMES, GLANCES) + decisions * policy_cost(policy)] * 3
+    assert found.macs.tolist() == [video_flops(averaging, FRAMES, GLANCES, decisions, policy_step=policy_flops(policy)).total()] * 3
     dynamics, player = Dynamics(features, 3, reward="confidence"), LearnedPolicy(policy, features)
     dynamics.restart(chosen, np.zeros((3, decisions, 0, *action.space.shape)))
     each = FRAMES // decisions
@@ -238,7 +239,7 @@ def dynamics_best(features):
 
 def test_random_places_reach_every_corner_alike():
     action = ContinuousAction(8, 6)
-    found, counts = np.unique(action.corners_of(action.draw(np.random.default_rng(0), (3000,)))[:, 0], return_counts=True)
+    found, counts = np.unique(action.corners_of(action.sample(np.random.default_rng(0), (3000,)))[:, 0], return_counts=True)
     assert found.tolist() == [0, 1, 2] and counts.min() > 900
     assert action.corners_of(np.array([1.0, 0.0], np.float32)).tolist() == [2, 0]
     for size, patch_size in [(224, 144), (224, 224), (96, 24), (97, 1)]:
@@ -250,11 +251,11 @@ def test_random_places_reach_every_corner_alike():
 @pytest.mark.parametrize(
     ("actions", "message"),
     [
-        ([[0.5, 1.01]], r"action \[0.5 +1.01\] \(clip 0\) is outside the space; all coordinates lie in \[0, 1\]"),
+        ([[0.5, 1.01]], r"action \[0.5 +1.01\] \(clip 0\) is outside the space; all coordinates must lie in \[0, 1\]"),
         ([[float("nan"), 0.5]], "is outside the space"),
         ([[-1e-6, 0.5]], "is outside the space"),
-        ([0.5, 0.5], r"actions have shape \(2,\); give one place \(row, column\) for each of the 1 clips"),
-        ([["x", 0.5]], "actions are no array of numbers"),
+        ([0.5, 0.5], r"actions have shape \(2,\); give one location \(row, column\) for each of the 1 clips"),
+        ([["x", 0.5]], "actions must be an array of numbers"),
     ],
 )
 def test_places_outside_the_space_are_refused(actions, message):
@@ -288,9 +289,9 @@ def test_what_does_not_fit_together_is_refused(averaging, classifier, clips):
     with pytest.raises(InputError, match=r"the policy chooses cells of a 5×5 grid .*, the environment offers continuous places"):
         LearnedPolicy(make_policy(False, 2), bank)
     frames = torch.zeros(1, FRAMES, 3, 96, 96)
-    with pytest.raises(InputError, match="the policy reads 2 glances a decision: 3 glances and 8 frames cannot be shared out"):
+    with pytest.raises(InputError, match="the policy reads 2 glances per decision: 3 glances and 8 frames are not divisible"):
         infer(averaging, make_policy(True, 2), frames, frames[:, :3])
     with pytest.raises(InputError, match="glance_frames are of 2 videos, frames of 1"):
         infer(averaging, make_policy(True, 2), frames, torch.zeros(2, GLANCES, 3, 96, 96))
-    with pytest.raises(InputError, match="8 frames come with 4 glances; this classifier looks at the same frames with both networks"):
+    with pytest.raises(InputError, match="this classifier needs the same frames for both networks, got 8 frames and 4 glances"):
         infer(classifier, make_policy(False, 4), frames, frames[:, :4])

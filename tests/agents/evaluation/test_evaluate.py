@@ -7,23 +7,13 @@ import torch
 from conftest import TINY_COST
 from rich.console import Console
 
-from adafocus_env.action import GridAction
+from adafocus_env.action import ContinuousAction, GridAction
 from adafocus_env.features.live import LiveFeatures
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.evaluation import evaluate as evaluation
-from agents.evaluation.evaluate import (
-    actions_and_scores,
-    by_reference,
-    evaluate,
-    interactively,
-    location_entropy,
-    movement,
-    places,
-    play,
-    play_learned,
-)
-from agents.evaluation.metrics import after_every_step
-from agents.policies.baselines import CentrePatch, GreedyOracle, Oracle, RandomPatch
+from agents.evaluation.evaluate import evaluate, evaluate_policy
+from agents.evaluation.metrics import METRICS, Column, Metric, PolicyEvaluation, location_entropy, movement, step_metrics
+from agents.policies.baselines import CentrePatch, Oracle, RandomPatch
 from agents.policies.sb3 import GlancePolicy, PolicyArchitecture
 from agents.runs import plots as pictures
 from agents.runs.plots import save_comparison
@@ -48,30 +38,26 @@ def evaluated(bank, policy):
     return evaluate(bank, policy, seed=0)
 
 
-# Playing
+# One policy
 
 
 @pytest.mark.parametrize(("clips_at_once", "patches_at_once"), [(1, 1), (5, 256), (11, 8)])
-def test_every_clip_is_played_once_whatever_is_played_at_once(bank, policy, clips, monkeypatch, clips_at_once, patches_at_once):
-    def found():
-        learned = play_learned(bank, policy)
-        return [
-            (learned.actions, learned.patch_mask, learned.confidence),
-            actions_and_scores(bank, by_reference(bank, Oracle(bank))),
-            actions_and_scores(bank, interactively(bank, lambda env: GreedyOracle(env.dynamics))),
-        ]
+def test_every_clip_is_evaluated_once_for_all_batch_sizes(bank, policy, clips, monkeypatch, clips_at_once, patches_at_once):
+    def results():
+        evaluations = evaluate(bank, policy, seed=0)[1]
+        return [evaluations[name] for name in ("learned", "oracle", "greedy_oracle")]
 
-    whole = found()
+    whole = results()
     monkeypatch.setattr(evaluation, "CLIPS_AT_ONCE", clips_at_once)
     monkeypatch.setattr(evaluation, "PATCHES_AT_ONCE", patches_at_once)
-    for (actions, patch_mask, scores), (same, _, near) in zip(whole, found(), strict=True):
-        assert actions.shape == (12, 4) and len(scores) == 12 and patch_mask.all()
-        assert np.array_equal(actions, same) and scores == pytest.approx(near, abs=1e-5)
+    for one, other in zip(whole, results(), strict=True):
+        assert one.actions.shape == (12, 4) and len(one.scores) == 12 and one.patch_mask.all()
+        assert np.array_equal(one.actions, other.actions) and one.scores == pytest.approx(other.scores, abs=1e-5)
 
 
 @pytest.mark.numerical
-def test_what_was_played_is_what_the_classifier_says(bank, classifier, clips):
-    played = play(bank, RandomPatch(bank.action, 0))
+def test_confidence_and_correctness_are_those_of_the_classifier(bank, classifier, clips):
+    played = evaluate_policy(bank, RandomPatch(bank.action, 0))
     for clip in range(12):
         glances = bank.glance_vectors(np.array(clip), np.arange(4))
         scores, _ = classifier.classify(glances[None], bank.focus_vectors(np.array(clip), np.arange(4), played.actions[clip])[None])
@@ -82,7 +68,8 @@ def test_what_was_played_is_what_the_classifier_says(bank, classifier, clips):
 
 @pytest.mark.numerical
 def test_the_scores_are_those_of_the_environment_at_every_step(bank, clips):
-    actions, _, scores = actions_and_scores(bank, by_reference(bank, RandomPatch(bank.action, 0)))
+    result = evaluate_policy(bank, RandomPatch(bank.action, 0))
+    actions, scores = result.actions, result.scores
     env = AdaFocusVectorEnv(12, bank.classifier, clips, reward="confidence", grid=7, bank=bank, autoreset_mode="DISABLED")
     env.reset(seed=0, options={"clips": list(range(12))})
     for step in range(4):
@@ -94,9 +81,8 @@ def test_the_scores_are_those_of_the_environment_at_every_step(bank, clips):
 
 @pytest.mark.numerical
 def test_a_policy_chooses_the_same_in_the_environment_as_from_references(bank, clips):
-    asked = actions_and_scores(bank, interactively(bank, lambda env: Oracle(bank)))
-    for one, other in zip(asked, actions_and_scores(bank, by_reference(bank, Oracle(bank))), strict=True):
-        assert np.array_equal(one, other)
+    stepped = evaluation._in_environment(bank, Oracle(bank), "reference", "zeros")(np.arange(12))
+    assert np.array_equal(stepped, evaluate_policy(bank, Oracle(bank)).actions)
 
 
 @pytest.mark.numerical
@@ -105,30 +91,45 @@ def test_without_a_bank_the_scores_are_the_same_and_every_patch_is_seen_once(ban
     live = LiveFeatures(classifier, clips, bank.action)
     focus = live.classifier.focus
     monkeypatch.setattr(live.classifier, "focus", lambda patches, num_frames=1: (seen.append(len(patches)), focus(patches))[1])
-    scores = actions_and_scores(live, by_reference(live, RandomPatch(bank.action, 0)))[2]
+    scores = evaluate_policy(live, RandomPatch(bank.action, 0)).scores
     assert sum(seen) == 12 * 4
     monkeypatch.undo()
-    assert scores == pytest.approx(actions_and_scores(bank, by_reference(bank, RandomPatch(bank.action, 0)))[2], abs=1e-4)
+    assert scores == pytest.approx(evaluate_policy(bank, RandomPatch(bank.action, 0)).scores, abs=1e-4)
 
 
 # Measures by hand
 
 
+def acting(actions, action=GRID, patch_mask=None):
+    """An evaluation with these actions; its scores are not read."""
+    actions = np.array(actions)
+    mask = np.ones(actions.shape[:2], bool) if patch_mask is None else np.array(patch_mask)
+    return PolicyEvaluation(np.zeros((len(actions), 1, 2), np.float32), [(0,)] * len(actions), 0, mask, actions, action)
+
+
 def test_location_entropy():
-    assert location_entropy(np.full((3, 4), 24), 49) == 0
-    assert location_entropy(np.arange(49).reshape(7, 7), 49) == pytest.approx(math.log(49))
-    assert location_entropy(np.array([[0, 0], [0, 48]]), 49) == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
+    assert location_entropy(acting(np.full((3, 4), 24))) == 0
+    assert location_entropy(acting(np.arange(49).reshape(7, 7))) == pytest.approx(math.log(49))
+    assert location_entropy(acting([[0, 0], [0, 48]])) == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
+    assert location_entropy(acting([[0, 9], [0, 48]], patch_mask=[[True, False], [True, True]])) == pytest.approx(
+        -2 / 3 * math.log(2 / 3) - 1 / 3 * math.log(1 / 3)
+    )
+    assert location_entropy(acting([[0, 1]], patch_mask=[[False, False]])) == 0
+    assert location_entropy(acting([[[0.5, 0.5], [0.51, 0.5], [0.99, 0.99]]], ContinuousAction(96, 24))) == pytest.approx(
+        -2 / 3 * math.log(2 / 3) - 1 / 3 * math.log(1 / 3)
+    )
 
 
 def test_movement_in_fractions_of_the_frame_less_the_patch():
     def of(cells, grid=GRID):
-        return movement(places(np.array(cells), grid))
+        return movement(acting(cells, grid))
 
     assert of(np.full((3, 4), 24)) == 0
     assert of([[0, 6]]) == 1  # from the left border to the right one
     assert of([[0, 48]]) == pytest.approx(math.sqrt(2))
     assert of([[0, 6, 6], [3, 3, 24]]) == pytest.approx((1 + 0 + 0 + 0.5) / 4)
-    assert of([[0], [48]]) == 0  # one frame a clip
+    assert of([[0], [48]]) == 0  # one frame per clip
+    assert movement(acting([[0, 3, 6]], patch_mask=[[True, False, True]])) == 1  # between patches
     assert of([[0, 3]], GridAction(2, 24, 24)) == 0  # the patch is the frame
 
 
@@ -147,8 +148,8 @@ def test_every_policy_is_measured(evaluated, policy):
         if moving:
             assert measured["top1"] == plays[name].correct.mean()
             assert measured["confidence"] == pytest.approx(plays[name].confidence.mean())
-            assert measured["location_entropy"] == location_entropy(plays[name].actions, 49)
-            assert measured["movement"] == movement(places(plays[name].actions, GRID))
+            assert measured["location_entropy"] == location_entropy(plays[name])
+            assert measured["movement"] == movement(plays[name])
     assert measures["centre"]["location_entropy"] == measures["centre"]["movement"] == 0
     assert measures["random"]["location_entropy"] > 2.5
 
@@ -172,7 +173,7 @@ def test_glance_only_and_full_frame_by_hand(evaluated, classifier, clips):
         for name, focus_vectors in (("glance_only", torch.zeros_like(whole)), ("full_frame", whole)):
             scores = classifier.classify(glances, focus_vectors)[0].numpy()
             assert evaluated[0][name]["top1"] == (scores[:, -1].argmax(-1) == clips.labels).mean()
-            assert evaluated[0][name]["steps"] == after_every_step(scores, [(label,) for label in clips.labels])
+            assert evaluated[0][name]["steps"] == step_metrics(scores, [(label,) for label in clips.labels])
 
 
 def test_the_first_label_counts_for_accuracy_and_all_labels_for_map(bank, clips, evaluated, monkeypatch):
@@ -190,9 +191,9 @@ def test_the_same_seed_gives_the_same_table(bank, policy, evaluated):
 
 def test_without_truth_there_is_no_oracle_and_without_a_policy_nothing_learned(bank, clips, monkeypatch):
     monkeypatch.setattr(clips, "has_truth", False)
-    told = []
-    measures, plays = evaluate(bank, None, seed=0, progress=told.append)
-    assert set(measures) == set(ORDER) - {"oracle", "learned"} == set(told)
+    names = []
+    measures, plays = evaluate(bank, None, seed=0, progress=names.append)
+    assert set(measures) == set(ORDER) - {"oracle", "learned"} == set(names)
     assert set(plays) == MOVING - {"oracle", "learned"}
 
 
@@ -245,6 +246,22 @@ def test_the_table_has_map_beside_top_1_where_that_is_the_metric(reported, evalu
     assert [column.header for column in table(evaluated[0], "").columns][1:3] == ["top-1", "GFLOPs"]
 
 
+def test_a_new_metric_is_one_entry(bank, policy, monkeypatch):
+    metric = Metric(lambda e: None if e.actions is None else float(e.actions[0, 0]), Column("first", ".0f"))
+    monkeypatch.setitem(METRICS, "first_cell", metric)
+    measures = evaluate(bank, policy, seed=0)[0]
+    assert measures["centre"]["first_cell"] == 24 and "first_cell" not in measures["glance_only"]
+    shown = table(measures, "")
+    assert shown.columns[-1].header == "first" and list(shown.columns[-1].cells)[1:3] == [f"{measures['random']['first_cell']:.0f}", "24"]
+
+
+def test_the_share_of_patches_is_a_column_where_a_policy_skips(evaluated):
+    skipping = {**evaluated[0], "learned": {**evaluated[0]["learned"], "kept": 0.25}}
+    assert "kept" not in [column.header for column in table(evaluated[0], "").columns]
+    (column,) = [column for column in table(skipping, "").columns if column.header == "kept"]
+    assert list(column.cells)[:2] == ["25.0%", "100.0%"] and "–" in list(column.cells)
+
+
 def test_a_metric_that_is_not_known_is_refused(bank):
     with pytest.raises(InputError, match=r"metric='mAP' is not known; choose one of \['map', 'top1'\]"):
         report(bank, None, None, Display(), seed=0, data="demo", metric="mAP")
@@ -254,7 +271,7 @@ def test_a_metric_that_is_not_known_is_refused(bank):
 def test_the_picture_shows_the_metric_against_the_frames_looked_at(evaluated, tmp_path, monkeypatch, metric):
     figures = []
     monkeypatch.setattr(pictures, "Figure", lambda **options: figures.append(figure := FIGURE(**options)) or figure)
-    save_comparison(evaluated[0], "", tmp_path / "result.png", metric=metric, num_frames=8)  # two frames a step
+    save_comparison(evaluated[0], "", tmp_path / "result.png", metric=metric, num_frames=8)  # two frames per step
     (figure,) = figures
     lines = {line.get_label(): line.get_xydata() for axes in figure.axes for line in axes.lines}
     assert set(lines) == {"learned", "random", "oracle"}

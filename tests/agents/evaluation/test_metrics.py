@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import top_k_accuracy_score
 
-from agents.evaluation.metrics import after_every_step, confidence, hits, mean_average_precision, top_k
+from agents.evaluation.metrics import confidence, hits, mean_average_precision, step_metrics, top_k
 from classifiers.errors import InputError
 
 RELEASED = json.loads((Path(__file__).parents[2] / "data" / "released_metrics.json").read_text(encoding="utf-8"))
@@ -51,7 +51,7 @@ def test_map_is_right_where_a_class_is_absent_and_the_authors_code_is_not(drawn)
 
 def test_accuracy_counts_the_first_label_only(drawn):
     scores, labels = drawn
-    measured = after_every_step(scores, labels)
+    measured = step_metrics(scores, labels)
     assert {name: 100 * measured[name][0] for name in ("top1", "top5")} == pytest.approx(RELEASED["accuracy_first_label"], rel=1e-6)
     assert top_k(scores, np.array([found[-1] for found in labels]), 5) != measured["top5"]
 
@@ -79,7 +79,7 @@ def test_map_ranks_the_softmax_and_not_the_scores(drawn):
     assert mean_average_precision(moved, labels) == pytest.approx(mean_average_precision(scores, labels), abs=1e-4)
 
 
-def test_map_tells_sure_answers_apart():
+def test_map_ranks_certain_predictions():
     """Softmax scores that are all 1 in float32."""
     scores = one_step([[20.0, 0.0], [22.0, 0.0], [24.0, 0.0]])
     assert mean_average_precision(scores, [(1,), (0,), (0,)]) == [1.0]
@@ -106,10 +106,10 @@ def test_confidence_is_the_softmax_score_of_the_label():
 def test_every_step_is_measured_on_its_own():
     scores = np.random.default_rng(3).normal(size=(30, 4, 7)).astype(np.float32)
     labels = [(clip % 7, (clip + 3) % 7) for clip in range(30)]
-    measured = after_every_step(scores, labels)
+    measured = step_metrics(scores, labels)
     assert set(measured) == {"top1", "top5", "map"} and all(len(values) == 4 for values in measured.values())
     for step in range(4):
-        assert {name: values[step : step + 1] for name, values in measured.items()} == after_every_step(scores[:, step : step + 1], labels)
+        assert {name: values[step : step + 1] for name, values in measured.items()} == step_metrics(scores[:, step : step + 1], labels)
         answers = scores[:, step].argmax(-1)
         assert measured["top1"][step] == np.mean(answers == np.arange(30) % 7)
 
@@ -117,14 +117,14 @@ def test_every_step_is_measured_on_its_own():
 @pytest.mark.parametrize(("classes", "names"), [(2, {"top1", "map"}), (5, {"top1", "map"}), (6, {"top1", "top5", "map"})])
 def test_top_5_says_something_from_six_classes_on(classes, names):
     scores = np.random.default_rng(0).normal(size=(20, 1, classes)).astype(np.float32)
-    assert set(after_every_step(scores, [(clip % classes,) for clip in range(20)])) == names
+    assert set(step_metrics(scores, [(clip % classes,) for clip in range(20)])) == names
     assert (top_k(scores, np.arange(20) % classes, 5)[0] == 1) == (classes <= 5)
 
 
-def test_the_least_there_can_be():
-    measured = after_every_step(one_step([[0.3, 0.1]]), [(0,)])
+def test_one_clip_with_two_classes():
+    measured = step_metrics(one_step([[0.3, 0.1]]), [(0,)])
     assert measured == {"top1": [1.0], "map": [0.5]}
-    assert after_every_step(one_step([[0.3, 0.1]]), [(0, 1)])["map"] == [1.0]
+    assert step_metrics(one_step([[0.3, 0.1]]), [(0, 1)])["map"] == [1.0]
 
 
 # What cannot be measured
@@ -138,13 +138,13 @@ BROKEN[1, 2, 0] = np.nan
     [
         (np.zeros((2, 4), np.float32), [(0,), (1,)], r"scores have shape \(2, 4\); give \(N, T, K\)"),
         (np.zeros((0, 3, 4), np.float32), [], r"scores have shape \(0, 3, 4\); .* of one clip or more"),
-        (np.zeros((2, 3, 4), np.float32), [(0,)], "labels are those of 1 clips, scores of 2; give one set of labels a clip"),
+        (np.zeros((2, 3, 4), np.float32), [(0,)], "labels are those of 1 clips, scores of 2; give one set of labels per clip"),
         (np.zeros((2, 3, 4), np.float32), [(0,), ()], "labels of clip 1 are empty; give each clip one label or more"),
-        (np.zeros((2, 3, 4), np.float32), [(0,), (1, 4)], r"labels of clip 1 are \(1, 4\); with 4 classes they are numbers from 0 to 3"),
-        (np.zeros((2, 3, 4), np.float32), [(-1,), (1,)], r"labels of clip 0 are \(-1,\); with 4 classes"),
+        (np.zeros((2, 3, 4), np.float32), [(0,), (1, 4)], r"labels of clip 1 are \(1, 4\); they must be integers from 0 to 3"),
+        (np.zeros((2, 3, 4), np.float32), [(-1,), (1,)], r"labels of clip 0 are \(-1,\); they must be integers"),
         (BROKEN, [(0,), (1,)], "scores of clip 1 hold nan after step 3: the classifier's weights are broken; take another"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(scores, labels, message):
     with pytest.raises(InputError, match=message):
-        after_every_step(scores, labels)
+        step_metrics(scores, labels)

@@ -10,14 +10,13 @@ from conftest import random_classifier
 from gymnasium import spaces
 from rich.console import Console
 
-from adafocus_env.action import ACTIONS, ContinuousAction, skipping
+from adafocus_env.action import ACTIONS, ContinuousAction, with_skipping
+from adafocus_env.classify import SKIPPED
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.features.live import LiveFeatures
-from adafocus_env.skipped import SKIPPED
 from agents.config.settings import AlgoConfig, EnvConfig, NetworkConfig, PPOConfig, SupervisedConfig
-from agents.evaluation.budgets import VideoCost, cost_of
-from agents.evaluation.evaluate import evaluate, play_learned
-from agents.evaluation.inference import infer, infer_clips, policy_cost
+from agents.evaluation.evaluate import evaluate, evaluate_policy, flops_of
+from agents.evaluation.inference import infer, infer_clips, policy_flops
 from agents.policies.baselines import LearnedPolicy
 from agents.policies.checkpoint import load_policy, save_policy
 from agents.policies.contrib import SpotPolicy
@@ -31,6 +30,7 @@ from agents.runs.report import table
 from agents.runs.run_dir import RunDir
 from agents.supervised.finetune import finetune
 from classifiers.errors import InputError
+from classifiers.flops import VideoFlops
 from classifiers.optimize import PLAIN, with_execution
 
 pytestmark = pytest.mark.numerical
@@ -140,7 +140,7 @@ def test_a_threshold_says_what_is_kept(policy, maps, kind):
         assert torch.equal(patch_mask_below(skip, threshold), expected) and (threshold == half or bool(expected.all()) == (threshold > 0))
         acted = policy.act(maps, threshold).numpy()
         assert np.array_equal(action.patch_mask(acted), expected.numpy())
-        assert np.array_equal(action.patches(acted)[expected.numpy()], places.numpy()[expected.numpy()])
+        assert np.array_equal(action.to_patch_action(acted)[expected.numpy()], places.numpy()[expected.numpy()])
         assert action.check(acted.reshape(48, *action.space.shape), 48).dtype == action.space.dtype
     likely = policy.act(maps).numpy()
     assert 0 < action.patch_mask(likely).mean() < 1 and np.array_equal(action.patch_mask(likely), one_by_one(skip, 0.5).numpy())
@@ -190,7 +190,7 @@ def test_what_ppo_predicts_is_what_the_policy_does(features, kind, policy, maps)
         predicted, _ = model.predict(np.stack([np.arange(12), np.full(12, step), num_patches], 1), deterministic=True)
         patch_mask = action.patch_mask(predicted)
         assert np.array_equal(patch_mask, action.patch_mask(acted[:, step]))
-        assert np.allclose(action.patches(predicted[patch_mask]), action.patches(acted[patch_mask, step]), atol=1e-5)
+        assert np.allclose(action.to_patch_action(predicted[patch_mask]), action.to_patch_action(acted[patch_mask, step]), atol=1e-5)
         num_patches += patch_mask
     assert 0 < num_patches.mean() < 4
     model.learn(16)
@@ -225,7 +225,7 @@ def test_a_spot_policy_cannot_skip():
 def test_one_pass_equals_the_environment_step_by_step(classifier, clips, features, policy, frames, skipped):
     found = infer(classifier, policy, frames, skipped=skipped)
     assert 0 < found.patch_mask.float().mean() < 1
-    dynamics = Dynamics(features, 4, reward="confidence", action=skipping(features.action), skipped=skipped)
+    dynamics = Dynamics(features, 4, reward="confidence", action=with_skipping(features.action), skipped=skipped)
     dynamics.restart(CHOSEN, np.zeros((4, 4, 0, *dynamics.action.space.shape)))
     player, spent = LearnedPolicy(policy, features), np.zeros(4, np.int64)
     for step in range(4):
@@ -236,7 +236,7 @@ def test_one_pass_equals_the_environment_step_by_step(classifier, clips, feature
         assert dynamics.action.patch_mask(actions).tolist() == found.patch_mask[:, step].tolist()
         assert torch.allclose(found.logits[:, step].softmax(-1), dynamics.scores, atol=1e-5)
         spent += outcome.multiply_adds
-    assert found.macs.tolist() == (spent + 4 * policy_cost(policy)).tolist()
+    assert found.macs.tolist() == (spent + 4 * policy_flops(policy)).tolist()
 
 
 @pytest.mark.parametrize("skipped", SKIPPED)
@@ -300,15 +300,15 @@ def test_a_driven_price_settles_where_the_target_is_met():
 
 def test_gflops_are_a_share(bank):
     policy = GlancePolicy(NETWORK, 7, skips=True)
-    cost = cost_of(bank, policy, "zeros")
-    least, most = cost.range
-    cost_weight = pid_lagrangian(EnvConfig(action="skip", target_gflops=least + 0.3 * (most - least)), cost)
+    flops = flops_of(bank, "zeros", policy_flops(policy))
+    least, most = flops.at(0) / 1e9, flops.at(1) / 1e9
+    cost_weight = pid_lagrangian(EnvConfig(action="skip", target_gflops=least + 0.3 * (most - least)), flops)
     assert cost_weight.target == pytest.approx(0.3)
     assert most * 1e9 == pytest.approx(infer(bank.classifier, policy, torch.zeros(1, 4, 3, 96, 96), keep_threshold=np.inf).macs.item())
     assert least * 1e9 == pytest.approx(infer(bank.classifier, policy, torch.zeros(1, 4, 3, 96, 96), keep_threshold=-np.inf).macs.item())
-    assert pid_lagrangian(EnvConfig(action="skip"), cost) is None
-    with pytest.raises(InputError, match=r"env\.target_gflops=100: .*choose a budget from 0\.00\d+ to 0\.00\d+"):
-        pid_lagrangian(EnvConfig(action="skip", target_gflops=100), VideoCost(4, 10**6, 10**6))
+    assert pid_lagrangian(EnvConfig(action="skip"), flops) is None
+    with pytest.raises(InputError, match=r"env\.target_gflops=100: budget must be from 0\.00\d+ .* to 0\.00\d+ "):
+        pid_lagrangian(EnvConfig(action="skip", target_gflops=100), VideoFlops(4, 4 * 10**6, 0, 4 * 10**6, 0))
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def test_a_run_with_a_target_goes_on_as_if_it_had_not_been_stopped(tmp_path, ban
         *(cost_weight.after(share) for share in patch_mask[:-1]),
     ] and cost_weight.summed != 0
     assert [line["val_kept"] for line in updates] == pytest.approx([0.4] * 4, abs=0.02)  # by the threshold that is saved with the policy
-    assert play_learned(bank, policy, "last").patch_mask.mean() == pytest.approx(0.4, abs=0.02) and policy.keep_threshold != 0.5
+    assert evaluate_policy(bank, policy, skipped="last").patch_mask.mean() == pytest.approx(0.4, abs=0.02) and policy.keep_threshold != 0.5
 
 
 def test_with_a_price_the_best_policy_is_the_one_that_is_worth_its_looks(tmp_path, bank):

@@ -24,7 +24,7 @@ from adafocus_env.observation import OBSERVATIONS
 from agents import evaluate, train, train_ppo
 from agents.config.command import compose_config
 from agents.config.settings import EnvConfig, Evaluate, NetworkConfig, Train, TrainPPO
-from agents.evaluation.evaluate import play
+from agents.evaluation.evaluate import evaluate_policy
 from agents.policies.sb3 import ClipReferenceExtractor
 from agents.rl import trainer as algorithm
 from agents.rl import trust
@@ -95,7 +95,7 @@ def test_every_algorithm_learns_stops_and_goes_on(tmp_path, bank, places, name, 
     lines = RunDir(tmp_path / "whole").metrics()
     assert [line["steps"] for line in lines][-1] >= 96 and len(lines) >= 2
     assert all({"return", "accuracy", "val_top1", "val_confidence"} <= set(line) for line in lines)
-    played = play(features, trained.on(features))
+    played = evaluate_policy(features, trained.on(features))
     best = max(lines, key=lambda line: (line["val_top1"], line["val_confidence"], line["steps"]))
     assert played.confidence.mean() == pytest.approx(best["val_confidence"], abs=1e-6), "what comes back is the best model"
 
@@ -158,7 +158,7 @@ def test_the_best_patch_of_a_tiny_task_is_found(tmp_path, bank, places, monkeypa
     algo = replace(settings(name, gradient_steps=4, buffer_size=2000, batch_size=32, learning_rate=1e-2), total_steps=steps)
     learn(tmp_path, features, replace(algo, settings={**algo.settings, "learning_starts": 400}, validate_every=steps), kind)
     trained = load_model(tmp_path / "checkpoints" / "best", "cpu")
-    chosen = play(features, trained.on(features)).actions
+    chosen = evaluate_policy(features, trained.on(features)).actions
     assert np.mean([worth(action) for action in chosen.reshape(48, -1).squeeze()]) > 0.8
 
 
@@ -183,7 +183,7 @@ def test_plain_observations_need_no_extractor(tmp_path, bank, observation):
     trained = learn(tmp_path, bank, algo)
     assert trained.observation == observation
     assert trained.model.observation_space.shape == OBSERVATIONS[observation](bank).space.shape
-    played = play(bank, trained.on(bank), observation)
+    played = evaluate_policy(bank, trained.on(bank), observation)
     assert played.actions.shape == (12, 4)
 
 

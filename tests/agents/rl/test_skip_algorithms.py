@@ -9,7 +9,7 @@ from rich.console import Console
 from test_algorithms import NETWORK, PAIRS, places, settings  # noqa: F401  the fixture is asked for by its name
 
 from agents.config.settings import EnvConfig
-from agents.evaluation.evaluate import evaluate, play
+from agents.evaluation.evaluate import evaluate, evaluate_policy
 from agents.rl import trainer as algorithm
 from agents.rl.algorithms import CONTINUOUS, DISCRETE, new_model
 from agents.rl.trainer import train_model
@@ -48,7 +48,7 @@ def test_masks_apply_in_training_validation_and_the_table(tmp_path, bank, monkey
         return model
 
     monkeypatch.setattr(algorithm, "new_model", lazy)
-    monkeypatch.setattr(algorithm, "play", lambda *about: validated.append(play(*about)) or validated[-1])
+    monkeypatch.setattr(algorithm, "evaluate_policy", lambda *about: validated.append(evaluate_policy(*about)) or validated[-1])
     player = learn(tmp_path, bank, "maskable_ppo", DISCRETE, observation).on(bank)
     measures, plays = evaluate(bank, player, seed=0, skipped="last")
     for played in (*validated, plays["learned"]):

@@ -9,7 +9,7 @@ from conftest import needs, random_classifier
 from supervised_stages import CONFIG, STAGES, trained
 
 from adafocus_env.clips.store import ClipStore
-from agents.evaluation.inference import focus_at
+from agents.evaluation.inference import classify_crops
 from agents.runs.interrupts import Stopped, StopRequest
 from agents.supervised.checkpoint import EpochCheckpoint
 from agents.supervised.random_patches import train_on_random_patches
@@ -118,9 +118,9 @@ def test_parts_of_a_step_are_drawn_as_the_whole(clips, monkeypatch):
 
     def focus(classifier, frames, vectors, corners, *skips):
         seen[accumulate].append(corners.numpy())
-        return focus_at(classifier, frames, vectors, corners, *skips)
+        return classify_crops(classifier, frames, vectors, corners, *skips)
 
-    monkeypatch.setattr("agents.supervised.random_patches.focus_at", focus)
+    monkeypatch.setattr("agents.supervised.random_patches.classify_crops", focus)
     for accumulate in seen:
         list(STAGES["random patches"](random_classifier(), clips, replace(PLAIN, batch_size=7, accumulate=accumulate), 0))
     assert len(seen[3]) == 3 * len(seen[1])
@@ -154,11 +154,11 @@ def test_settings_that_cannot_be(change, message, clips):
 
 def test_a_precision_that_the_device_lacks_is_refused(clips, monkeypatch):
     monkeypatch.setattr(execution, "_works", lambda name, device: name == "float32")
-    with pytest.raises(InputError, match=r"precision=bfloat16 is not something that cpu here can compute with; choose"):
+    with pytest.raises(InputError, match=r"precision=bfloat16 is not supported by this cpu; choose"):
         trained("glancer", clips, replace(PLAIN, precision="bfloat16"))
 
 
 def test_compiling_without_a_compiler_is_refused(clips, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(InputError, match=r"compile=true needs a C\+\+ compiler, and there is no no-such-compiler"):
+    with pytest.raises(InputError, match=r"compile=true needs a C\+\+ compiler, but no-such-compiler was not found"):
         trained("glancer", clips, replace(PLAIN, compile=True))

@@ -1,0 +1,126 @@
+"""From glance vectors, focus vectors and a patch mask to class scores: whole clips at once, or one step of the environment.
+
+Where a step is skipped (it has no patch), the head gets:
+
+| ``skipped`` | input of the head |
+|---|---|
+| `zeros` | zeros in place of the focus vector |
+| `last` | the focus vector of the last patch; zeros before the first |
+| `none` | no head step: state and scores stay the same; before the first head step all classes have the same score |
+
+A clip without any patch is classified from its glance vectors, with zeros in place of the focus vectors, for every option.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from classifiers.classifier import Classifier
+from classifiers.errors import lookup
+
+Skipped = Literal["zeros", "last", "none"]
+SKIPPED: dict[str, Skipped] = {"zeros": "zeros", "last": "last", "none": "none"}
+
+
+def find_skipped(skipped: str) -> Skipped:
+    """Return the option of that name.
+
+    Raises:
+        InputError: The option is unknown (suggests the nearest).
+    """
+    return lookup("skipped", skipped, SKIPPED)
+
+
+def classify_clips(
+    classifier: Classifier,
+    glances: Tensor,
+    focus_vectors: Tensor,
+    patch_mask: Tensor | None = None,
+    skipped: str = "zeros",
+    *,
+    num_frames: int = 1,
+) -> Tensor:
+    """Return the class scores (N, T, K) of N clips after every frame, or every step where the frames of a step are averaged.
+
+    Evaluation, inference and training differ in the source of the focus vectors only. The environment goes step by step (`classify_step`),
+    because its actions may depend on earlier scores; one call of the head for all steps is several times as fast.
+
+    Args:
+        classifier: Its head.
+        glances: Glance vectors (N, T, C) of all frames.
+        focus_vectors: Focus vectors (M, F) of the M frames with a patch, clip by clip.
+        patch_mask: (N, T) bool, the frames with a patch; None: all.
+        skipped: Input of the head in the others, see the table above.
+        num_frames: Frames of a decision, which are all skipped or none; the last focus vector is the mean over them.
+
+    Raises:
+        InputError: The option is unknown.
+    """
+    option = find_skipped(skipped)
+    if patch_mask is None:
+        return classifier.classify(glances, focus_vectors.unflatten(0, glances.shape[:2]))[0]
+    inputs = glances.new_zeros(*patch_mask.shape, classifier.focuser.vector_size)
+    inputs[patch_mask] = focus_vectors
+    if option == "none":
+        return _classify_patches_only(classifier, glances, inputs, patch_mask)
+    if option == "last":
+        inputs = _repeat_last(inputs, patch_mask, num_frames)
+    return classifier.classify(glances, inputs)[0]
+
+
+def classify_step(
+    classifier: Classifier, glances: Tensor, focus_vectors: Tensor, state: Tensor, skip: Tensor | None = None, before: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Take the next step of N clips with each of k inputs, all from the same state.
+
+    Args:
+        classifier: Its head.
+        glances: Glance vectors (N, C).
+        focus_vectors: (k, N, F), what the head gets: the focus vectors, or the substitute where the step is skipped.
+        state: (N, S), state of the head before the step.
+        skip: (m, N) bool with m ≤ k, where the head takes no step (``skipped="none"``); None: nowhere.
+        before: (N, K), softmax scores there.
+
+    Returns:
+        Softmax scores (k, N, K), and the state (N, S) after the first of the k.
+    """
+    scores, states = classifier.compare(glances, focus_vectors, state)
+    probabilities = scores.softmax(-1)
+    if skip is not None and before is not None:
+        no_step = skip[..., None]
+        probabilities = torch.cat([before.where(no_step, probabilities[: len(skip)]), probabilities[len(skip) :]])
+        states = state.where(no_step[0], states)
+    return probabilities, states
+
+
+def classify_glances(classifier: Classifier, glances: Tensor) -> Tensor:
+    """Return the class scores (N, K) of clips without any patch, from their glance vectors (N, T, C)."""
+    zeros = glances.new_zeros(*glances.shape[:2], classifier.focuser.vector_size)
+    return classifier.classify(glances, zeros)[0][:, -1]
+
+
+def _repeat_last(focus_vectors: Tensor, patch_mask: Tensor, num_frames: int) -> Tensor:
+    """Fill the skipped frames of (N, T, F) with the focus vector of the last decision with a patch, zeros before the first."""
+    focused = patch_mask[:, ::num_frames]
+    means = focus_vectors.unflatten(1, (-1, num_frames)).mean(2)
+    steps = torch.arange(focused.shape[1], device=patch_mask.device)
+    last = torch.where(focused, steps, 0).cummax(1).values  # step 0, which is zeros then, before the first patch
+    repeated = means.gather(1, last[..., None].expand_as(means)).repeat_interleave(num_frames, dim=1)
+    return focus_vectors.where(patch_mask[..., None], repeated)
+
+
+def _classify_patches_only(classifier: Classifier, glances: Tensor, focus_vectors: Tensor, patch_mask: Tensor) -> Tensor:
+    """Run the head over the frames with a patch only, packed to the left of each row."""
+    longest = max(1, int(patch_mask.sum(1).max()))
+    order = (~patch_mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest, None]
+    packed = (values.gather(1, order.expand(-1, -1, values.shape[-1])) for values in (glances, focus_vectors))
+    scores, _ = classifier.classify(*packed)
+    scores = torch.cat([torch.zeros_like(scores[:, :1]), scores], dim=1)  # equal scores before the first step
+    num_patches = patch_mask.cumsum(1)[..., None]
+    scores = scores.gather(1, num_patches.expand(-1, -1, scores.shape[-1]))
+    if (without := ~patch_mask.any(1)).any():
+        scores[without, -1] = classify_glances(classifier, glances[without])
+    return scores

@@ -1,0 +1,21 @@
+"""Means over the runs of several seeds, with confidence intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def half_width(values: NDArray[np.float64], level: float = 0.95) -> NDArray[np.float64]:
+    """Return half the width of Student's confidence interval of the mean over the first axis; zeros for a single run."""
+    from scipy import stats  # takes a second, which a list of single runs need not wait for
+
+    if len(values) == 1:
+        return np.zeros_like(values[0])
+    return stats.t.interval(level, len(values) - 1)[1] * stats.sem(values)
+
+
+def mean_text(values: NDArray[np.float64], form: str) -> str:
+    """Return the mean, and ± half the width of its interval where there are several runs, in a format such as ``.1%``."""
+    spread = f" ± {half_width(values):{form}}" if len(values) > 1 else ""
+    return f"{values.mean():{form}}{spread}"

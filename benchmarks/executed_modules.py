@@ -1,0 +1,83 @@
+"""The modules that one evaluation passes through: one demo video, the bundled classifier, a policy with random weights.
+
+    python -m benchmarks.executed_modules
+
+Counts the modules of the packages with a function that runs in this process, from opening the video to the metrics of all policies.
+Modules that are only imported are not counted, nor what the worker processes run that render and decode.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+from rich.console import Console
+
+import classifiers
+from adafocus_env.build import build_features, open_clips
+from adafocus_env.demo.renderer import DemoTask
+from adafocus_env.demo.videos import demo
+from agents.config.arguments import run_command
+from agents.evaluation.evaluate import evaluate
+from agents.policies.networks import PolicyArchitecture
+from agents.policies.sb3 import GlancePolicy
+
+PACKAGES = ("classifiers", "adafocus_env", "agents")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The command has no keys."""
+
+
+def executed_modules(call: Callable[[], object]) -> list[str]:
+    """Return the names of the modules of `PACKAGES` with a function that ``call`` runs, in any thread of this process, sorted."""
+    names: set[str] = set()
+
+    def profile(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call" and frame.f_code.co_flags & inspect.CO_OPTIMIZED:  # a function; not the body of a module or a class
+            names.add(frame.f_globals.get("__name__", ""))
+
+    threading.setprofile(profile)
+    sys.setprofile(profile)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)  # type: ignore[arg-type]
+    return sorted(name for name in names if name.partition(".")[0] in PACKAGES)
+
+
+def evaluate_one_video() -> None:
+    """Render, decode and evaluate one demo video, with a feature bank in memory."""
+    classifier = classifiers.load("demo")
+    clips = open_clips(demo(DemoTask(train_videos=10, test_videos=1)), "test", num_frames=8, size=classifier.architecture.size)
+    features = build_features(classifier, clips, bank=True)
+    torch.manual_seed(0)
+    evaluate(features, GlancePolicy(PolicyArchitecture(features.map_shape), 7).eval().requires_grad_(False), seed=0)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; see the module's docstring."""
+    run_command(_command, Arguments, __doc__, arguments)
+
+
+def _command(arguments: Arguments) -> int:
+    """Print the modules and their number."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["ADAFOCUS_CACHE"] = folder
+        names = executed_modules(evaluate_one_video)
+    Console(highlight=False).print("\n".join([*names, f"{len(names)} modules"]))
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""What the studies share: runs of several seeds that are trained once, and their tables and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from rich.console import Console
+
+from agents.config.settings import TrainPPO
+from agents.runs.confidence import half_width
+from agents.runs.jsonl import to_json
+from agents.runs.plots import COLOURS
+from agents.runs.run_dir import RunDir
+from classifiers.atomic_files import replacing, write_text
+from classifiers.errors import InputError
+
+CYCLE = tuple(f"C{number}" for number in (0, 1, 2, 4, 5, 6, 7, 8, 9))  # C3 is red, the colour of "learned"
+
+C = TypeVar("C", bound=TrainPPO)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Accuracy along an axis.
+
+    Attributes:
+        x: (points,); a curve of one point is drawn as a horizontal line.
+        accuracy: (runs, points), shares in 0-1.
+    """
+
+    x: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One chart of a plot: its title, the label of its x axis, and curves by name."""
+
+    title: str
+    label: str
+    curves: Mapping[str, Curve]
+
+
+def check_lists(**lists: Sequence[object]) -> None:
+    """Check lists that a grid of runs is made from.
+
+    Raises:
+        InputError: one is empty or holds a value twice.
+    """
+    for key, values in lists.items():
+        if len(set(values)) != len(values) or not values:
+            raise InputError(f"{key} must hold at least one value and none twice, got {values}")
+
+
+def runs_of(config: C, name: str, seeds: Iterable[int], root: Path) -> list[C]:
+    """Return the config of one run per seed, in the run directories ``root/NAME-SEED``."""
+    return [replace(config, seed=seed, run=str(root / f"{name}-{seed}")) for seed in seeds]
+
+
+def train_missing(runs: Mapping[str, Sequence[C]], train: Callable[[C], None], console: Console) -> None:
+    """Train the runs that are not finished yet, one after the other."""
+    configs = [config for group in runs.values() for config in group]
+    for number, config in enumerate(configs, start=1):
+        if not RunDir(config.run).finished:
+            console.rule(f"run {number} of {len(configs)}: {config.run}")
+            train(config)
+
+
+def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    return "".join(f"| {' | '.join(row)} |\n" for row in (headings, ["---"] * len(headings), *rows))
+
+
+def save_tables(root: Path, text: str, values: object) -> None:
+    """Write ``table.md`` and ``table.json``."""
+    write_text(root / "table.md", text)
+    write_text(root / "table.json", to_json(values, indent=2) + "\n")
+
+
+def save_panels(panels: Sequence[Panel], title: str, accuracy: str, path: Path) -> None:
+    """Draw charts side by side that share the names of their curves, with 95 % confidence intervals of the means over runs.
+
+    Args:
+        panels: The charts, from left to right.
+        title: Stands above all charts.
+        accuracy: Label of the y axis.
+        path: The PNG file.
+    """
+    figure = Figure(figsize=(5 * len(panels) + 2, 5), layout="constrained")
+    charts = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, panel in zip(charts, panels, strict=True):
+        for number, (name, curve) in enumerate(panel.curves.items()):
+            _draw(axes, name, curve, number)
+        axes.set(title=panel.title, xlabel=panel.label, xlim=(0, None))
+        axes.spines[["top", "right"]].set_visible(False)
+    charts[0].set_ylabel(accuracy)
+    figure.legend(*charts[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    figure.suptitle(title)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def _draw(axes: Axes, name: str, curve: Curve, number: int) -> None:
+    mean, half = 100 * curve.accuracy.mean(0), 100 * half_width(curve.accuracy)
+    if len(mean) == 1:
+        axes.axhline(mean[0], color="#7f8c8d", linestyle=(":", "-.")[number % 2], linewidth=1, label=name)
+        return
+    colour, style = COLOURS.get(name, CYCLE[number % len(CYCLE)]), ("-", "--")[number // len(CYCLE) % 2]
+    axes.plot(curve.x, mean, linestyle=style, marker="o", markersize=3, color=colour, label=name, linewidth=1 + (name == "learned"))
+    axes.fill_between(curve.x, (mean - half).clip(0, 100), (mean + half).clip(0, 100), color=colour, alpha=0.12, linewidth=0)
