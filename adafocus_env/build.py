@@ -1,4 +1,4 @@
-"""From the arguments of an environment to its dynamics: the parts that all faces share."""
+"""From the arguments of an environment to its clips, classifier and features: shared by all APIs."""
 
 from __future__ import annotations
 
@@ -48,27 +48,27 @@ def open_clips(
     progress: Callable[[int], None] | None = None,
     unreadable: Unreadable | None = None,
 ) -> ClipSource:
-    """The clips of one part of a data set: decoded once into the cache folder (`ClipStore`), or anew in every epoch (`StreamingClips`).
+    """Open the clips of one split of a data set: decoded once into the cache folder (`ClipStore`), or in every epoch (`StreamingClips`).
 
     Args:
         data: the data set.
-        split: which part. Training clips have random frames and crops, the others middle frames and centre crops.
+        split: training clips have random frames and crops, the others middle frames and centre crops.
         num_frames: T.
         size: side of the frames in pixels.
-        views: clips drawn from each training video, or "fresh": new ones in every epoch, kept nowhere.
-        glance_frames: the glancer's frames, where it has frames of its own.
-        sampling: how the frames of training clips are drawn.
-        seed: of the draws of fresh clips. Those of stored clips do not depend on it: runs with different seeds share them.
-        lazy: decode 64 clips at a time, when first asked for.
+        views: clips sampled from every training video, or "resample": new ones in every epoch, not stored.
+        glance_frames: the number of separate frames of the glancer; 0: both networks see the same frames.
+        sampling: how the frames of training clips are sampled.
+        seed: of resampled clips. Stored clips do not depend on it: runs with different seeds share them.
+        lazy: decode 64 clips at a time, when one is first requested.
         num_workers: processes that decode.
         progress: called with the number of clips that are ready.
-        unreadable: collects the videos that cannot be read, so that the caller warns about those of several parts at once.
+        unreadable: collects the videos that cannot be read, so that the caller warns about those of several splits at once.
 
     Raises:
-        InputError: no such part or views, no videos in the part, or none that can be read.
+        InputError: split or views are not known, the split has no videos, or none can be read.
     """
     if split not in ("train", "val", "test"):
-        raise InputError(f"clips={split!r} is no part of a data set; choose 'train', 'val' or 'test', or pass a ClipStore")
+        raise InputError(f"clips must be 'train', 'val', 'test' or a ClipStore, got {split!r}")
     if views != "resample" and (isinstance(views, str) or views < 1):
         hint = "; fresh is now called resample" if views == "fresh" else ""
         raise InputError(f"views must be an integer of at least 1 or resample, got {views}{hint}")
@@ -93,7 +93,7 @@ def open_clips(
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" is the GPU where there is one, and of several processes each has a GPU of its own.
+    """Return the device of that name; "auto" is a GPU if there is one. With several processes every process has a separate GPU.
 
     Raises:
         InputError: PyTorch does not know the device or cannot use it here, or there are fewer GPUs than processes.
@@ -147,10 +147,10 @@ def build_features(
 
 
 def make_action(action: str | Callable[[int, int, int], Action], grid: int, classifier: Classifier) -> Action:
-    """The kind of action of that name, for the frames and patches of a classifier.
+    """Return the kind of action of that name, for the frames and patches of a classifier.
 
     Raises:
-        InputError: no such name, or a grid that is too small.
+        InputError: the name is not known, or the grid is too small.
     """
     return find_action(action)(grid, classifier.architecture.size, classifier.architecture.patch_size)
 
@@ -187,11 +187,11 @@ def _disk_bank(bank: DiskBank, gib: float | None) -> DiskBank:
 
 
 def arguments_of(features: Features, *, skips: bool = False) -> dict[str, Any]:
-    """The arguments of an environment on these features that tell its actions and decisions.
+    """Return the arguments of an environment on these features that define its actions and decisions.
 
     Args:
         features: of the environment.
-        skips: whether an action may look at no patch.
+        skips: whether a step may skip its patch.
     """
     averaging = features.classifier.architecture.head == "mean"
     video_div = features.num_steps if averaging else None
@@ -201,7 +201,7 @@ def arguments_of(features: Features, *, skips: bool = False) -> dict[str, Any]:
 
 
 def check_fit(classifier: Classifier, clips: ClipSource) -> None:
-    """Checks that the classifier can classify the clips.
+    """Check that the classifier can classify the clips.
 
     Raises:
         InputError: another frame size, or labels beyond its classes.

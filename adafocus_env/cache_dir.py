@@ -1,4 +1,4 @@
-"""The cache folder, and one process at a time in it."""
+"""The cache folder, and locks for one process at a time in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _log = logging.getLogger("adafocus_env")
 
 
 def cache_folder() -> Path:
-    """The folder of everything that can be made again: ``$ADAFOCUS_CACHE``, or the user's cache folder; made if missing.
+    """Return the folder of everything that can be made again: ``$ADAFOCUS_CACHE``, or the user's cache folder; made if missing.
 
     Raises:
         InputError: the folder cannot be made or written.
@@ -36,7 +36,7 @@ def cache_folder() -> Path:
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Turns any error of the system while writing to ``folder``, below the cache folder, into an `InputError`.
+    """Turn any error of the system while writing to ``folder``, below the cache folder, into an `InputError`.
 
     Raises:
         InputError: the disk is full, the folder cannot be written, or it was removed meanwhile.
@@ -50,7 +50,7 @@ def writing_to(folder: Path) -> Iterator[None]:
 
 
 def check_there(*files: Path | None) -> None:
-    """Checks that files which this process has made or found still exist.
+    """Check that files which this process has made or found still exist.
 
     Raises:
         InputError: one was removed meanwhile.
@@ -69,7 +69,7 @@ def _not_writable(folder: Path, problem: OSError) -> InputError:
 
 @contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Holds the lock file ``path``; a process that comes second says what it waits for, and goes on when the first one is done.
+    """Hold the lock file ``path``; a second process logs what it waits for, and continues when the first one is done.
 
     The system frees the lock of a process that dies, so that the next one takes over.
 

@@ -1,4 +1,4 @@
-"""Several processes that work as one, as ``torchrun`` starts them. Without it there is one, and nothing here does anything.
+"""Several processes that work as one, started by ``torchrun``; a single process needs none of this.
 
 The processes find each other when one of them first needs the others: by gloo between CPUs, by NCCL between GPUs.
 """
@@ -26,33 +26,33 @@ PATIENCE = timedelta(days=30)
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """Return the number of processes."""
     return int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
 
 
 def rank() -> int:
-    """The number of this one among all, from 0."""
+    """Return the number of this process among all, from 0."""
     return int(os.environ["RANK"]) if dist.is_torchelastic_launched() else 0
 
 
 def local_rank() -> int:
-    """The number of this one among those on this machine, from 0: also that of its GPU."""
+    """Return the number of this process on this machine, from 0: also that of its GPU."""
     return int(os.environ["LOCAL_RANK"]) if dist.is_torchelastic_launched() else 0
 
 
 def is_main() -> bool:
-    """Whether this is the process that owns files and display."""
+    """Return whether this is the process that owns files and display."""
     return rank() == 0
 
 
 def barrier() -> None:
-    """Waits until all are here."""
+    """Wait for all processes."""
     all_sum(torch.zeros(1))
 
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """The main process goes through the body first; the others then find what it has made."""
+    """Let the main process run the body first; the others then find what it has made."""
     if not is_main():
         barrier()
     yield
@@ -61,7 +61,7 @@ def main_first() -> Iterator[None]:
 
 
 def broadcast_object(value: Value) -> Value:
-    """What the main process gives; the others' values do not matter. It is pickled on the way."""
+    """Return the main process's value in all processes; it is pickled."""
     if world_size() == 1:
         return value
     _join()
@@ -71,7 +71,7 @@ def broadcast_object(value: Value) -> Value:
 
 
 def gather_objects(value: Value) -> list[Value]:
-    """What each process gives, in the order of their numbers, to all of them."""
+    """Return the values of all processes, in the order of their numbers, in all of them."""
     if world_size() == 1:
         return [value]
     _join()
@@ -81,7 +81,7 @@ def gather_objects(value: Value) -> list[Value]:
 
 
 def all_sum(values: Tensor) -> Tensor:
-    """The sum of ``values`` over all processes, in place; the same bits for each of them."""
+    """Sum ``values`` over all processes, in place; every process has the same bits."""
     if world_size() > 1:
         _join()
         dist.all_reduce(values)
@@ -89,23 +89,23 @@ def all_sum(values: Tensor) -> Tensor:
 
 
 def counts(count: int) -> list[int]:
-    """The numbers that the processes give, in their order."""
+    """Return the numbers of all processes, in their order."""
     return [int(each) for each in all_sum(torch.tensor([count if rank() == other else 0 for other in range(world_size())]))]
 
 
 def shares(items: NDArray[Any]) -> list[NDArray[Any]]:
-    """The items shared out to the processes in their order, as equally as can be."""
+    """Split the items among the processes in their order, as equally as possible."""
     return np.array_split(items, world_size())
 
 
 def together(module: nn.Module, *, partly: bool) -> DistributedDataParallel:
-    """The module as the processes train it together: after a backward pass each has the mean of their gradients.
+    """Wrap the module for training in all processes: after a backward pass every process has the mean of their gradients.
 
     Buffers are left to `agents.supervised.global_batch_norm`.
 
     Args:
-        module: with the same weights in each process.
-        partly: some of its parameters have no part in what it computes.
+        module: with the same weights in all processes.
+        partly: some of its parameters are not used.
     """
     _join()
     with warnings.catch_warnings():

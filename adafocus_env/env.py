@@ -23,41 +23,41 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     """Where to look in a video.
 
     ## Description
-    A clip of T frames is classified by three frozen networks (AdaFocus, ICCV 2021). The *glancer* looks at every whole
-    frame cheaply. In each step the agent sees the glance of one frame and picks one small patch of it; the *focuser* looks
-    at that patch closely and a *head* updates the class scores. The agent is paid for the confidence in the true class that
-    its patch brought. Where the head averages the scores of frames (the Something-Something family) a step is one of
-    ``video_div`` decisions, each of which places the patches of an equal share of the frames.
+    A clip of T frames is classified by three frozen networks (AdaFocus, ICCV 2021). The *glancer* processes every whole frame
+    cheaply. In every step the agent sees the glance of one frame and selects one small patch of it; the *focuser* processes
+    that patch and a *head* updates the class scores. The reward is the confidence in the true class that the patch brought. If the
+    head averages the scores of frames (the Something-Something family), a step is one of ``video_div`` decisions, and each selects the
+    patches of an equal share of the frames.
 
     ## Action Space
     `AdaFocus-v0` (``action="grid"``): `Discrete(grid²)`, the cell of a grid, row-major. The patches of the first and the last
     cell of a row touch the borders.
 
-    `AdaFocusContinuous-v0` (``action="continuous"``): `Box(0, 1, (2,), float32)`, a place a as (row, column). The top left
+    `AdaFocusContinuous-v0` (``action="continuous"``): `Box(0, 1, (2,), float32)`, a location a as (row, column). The top left
     corner of the patch is floor(a · (H − P)).
 
     `AdaFocusSkip-v0` (``action="skip"``, ``cost_weight=0.05``): `Discrete(grid² + 1)`, the same cells; the last action skips: the
-    glancer sees the frame, the focuser does not. ``action_masks()`` tells MaskablePPO which actions make sense: all, but
-    skipping in the last step where no patch has been looked at.
+    glancer sees the frame, the focuser does not. ``action_masks()`` (for MaskablePPO) allows all actions except skipping in the
+    last step of an episode without any patch.
 
-    ``action="continuous_skip"``: `Box(0, 1, (3,), float32)`, a place and a third coordinate; from 0.5 on the step skips.
+    ``action="continuous_skip"``: `Box(0, 1, (3,), float32)`, a location and a third coordinate; from 0.5 on the step skips.
 
-    What the head gets on a step that skips:
+    The input of the head in a step that skips:
 
     | skipped | the head |
     |---|---|
-    | `zeros` | gets zeros in place of the focus vector |
-    | `last` | gets the last focus vector again; zeros before the first |
+    | `zeros` | receives zeros in place of the focus vector |
+    | `last` | receives the last focus vector again; zeros before the first |
     | `none` | takes no step; before its first step all classes are as likely |
 
-    `zeros` is the default: with the bundled classifiers, which never saw a skipped frame, it and `none` are equally right and `last` is
-    a little less so, and `zeros` is the most confident in 8 of the 9 cells. Validation clips of `normal`, `hard` and `sparse`,
-    patches at the targets, frames kept at random (20 draws), top-1 in % at kept shares of 25, 47 and 67 %: `zeros` 85.2 93.9 94.5,
+    `zeros` is the default: with the bundled classifiers, which never saw a skipped frame, it and `none` are equally accurate, `last` is
+    slightly worse, and `zeros` is the most confident in 8 of the 9 cells. Validation clips of `normal`, `hard` and `sparse`,
+    patches at the targets, frames focused at random (20 samples), top-1 in % at focused shares of 25, 47 and 67 %: `zeros` 85.2 93.9 94.5,
     81.3 89.5 89.7, 51.5 76.1 88.8; `last` 84.5 93.2 93.6, 80.0 88.7 89.7, 52.1 76.2 88.7; `none` 85.2 93.9 94.2, 82.4 90.5 90.6,
-    51.1 75.6 88.3. All frames kept: 94.2, 90.4, 94.7.
+    51.1 75.6 88.3. All frames focused: 94.2, 90.4, 94.7.
 
-    Where every step of an episode skips, the last one answers from the glance vectors, with zeros in place of the focus vectors,
-    whatever ``skipped`` is.
+    If every step of an episode skips, the last one classifies the glance vectors with zeros in place of the focus vectors, for any
+    value of ``skipped``.
 
     ## Observation Space
     | observation | space | content |
@@ -70,9 +70,9 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     | – `patch` | `Box(0, 1, (2,))` | the last step's patch: (row, column) of its corner in shares of H − P |
     | – `head` | `Box(0, 1, (2,))` | the highest class score after the last step, the scores' entropy in shares of ln K |
     | – `state` | `Box((S,))` | the head's state, within −1 and 1 for a GRU |
-    | `reference` | `Box((2,), int64)` | which clip, which step: for features extractors that read the glances in place |
-    | `reference_looks` | `Box((3,), int64)` | the same, and how many steps of the episode have looked at a patch |
-    | `pixels` | `Box(0, 255, (3·g, h, w), uint8)` | the decision's g frames as the glancer gets them |
+    | `reference` | `Box((2,), int64)` | clip and step: for features extractors that read the glances by reference |
+    | `reference_looks` | `Box((3,), int64)` | the same, and the number of the episode's patches |
+    | `pixels` | `Box(0, 255, (3·g, h, w), uint8)` | the decision's g frames as the glancer receives them |
 
     No observation holds or depends on the label.
 
@@ -86,58 +86,50 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     | `confidence` | p_t |
     | `padding` | p_t − p_t with zeros in place of the focus vector |
 
-    Less ``cost_weight`` · the step's share of the multiply-adds that a step with a patch takes: 1, or less where the step skips (0.32
-    with the demo classifier). The expectation of `random` is over patches alone, whatever the step did. Where the head takes no
-    step (``skipped="none"``), p_t is p_{t−1}, or 1/K before its first one.
+    Less ``cost_weight`` · the step's share of the multiply-adds of a step with a patch: 1, or less if the step skips (0.32
+    with the demo classifier). The expectation of `random` is over patches alone, also if the step skips. If the head takes no
+    step (``skipped="none"``), p_t is p_{t−1}, or 1/K before its first step.
 
     ## Starting State
-    A clip drawn uniformly, at its first frame; `reset(options={"clip": i})` chooses it.
+    A clip sampled uniformly, at its first frame; `reset(options={"clip": i})` chooses it.
 
     ## Episode End
     After the last frame (the last decision) the episode is *terminated*: the steps are the task, not a time limit. The last
-    observation is repeated (`reference_looks` counts the last look). Episodes are never truncated.
+    observation is repeated (`reference_looks` counts the last patch). Episodes are never truncated.
 
     ## Info
     | key | type | content |
     |---|---|---|
     | `clip` | int | its number |
-    | `name` | str | that of its video |
+    | `name` | str | the name of its video |
     | `confidence` | float | p_t |
     | `previous` | float | p_{t−1} |
     | `baseline` | float | the confidence that the rewards `random` and `padding` compare with; 0 with the others |
     | `penalty` | float | cost of the step, already subtracted from the reward |
     | `prediction` | int | the class with the highest score |
     | `correct` | bool | whether it is the true class |
-    | `box` | (4,) int64 | the patch as (top, left, bottom, right) in pixels of the frame; zeros where the step skipped |
+    | `box` | (4,) int64 | the patch as (top, left, bottom, right) in pixels of the frame; zeros if the step skipped |
     | `multiply_adds` | int | of the step: glance, focus, head |
 
-    After `reset` there are `clip` and `name` alone.
+    After `reset` there are only `clip` and `name`.
 
     ## Arguments
-    See below; `gymnasium.make("AdaFocus-v0", reward="previous")` passes them on. With none, the clips are those of the demo
-    videos, rendered and decoded 64 at a time when first asked for.
+    See below; `gymnasium.make("AdaFocus-v0", reward="previous")` passes them on. By default the clips are those of the demo
+    videos, rendered and decoded 64 at a time on the first request.
 
     ## Version History
     * v0: first version. ``skipped`` came later; its default is what `AdaFocusSkip-v0` did before.
 
     Args:
-        classifier: a name or folder for `classifiers.load`, a frozen `Classifier`, or "auto": the one that is bundled for the task.
-        clips: a part of the demo videos, or a `ClipStore`.
-        task: which demo videos, a name in `adafocus_env.demo.videos.TASKS`; see `adafocus_env.tasks`.
-        observation: see above, or a class of one's own (see `adafocus_env.observation`).
-        reward: see above, or an `adafocus_env.reward.Reward` of one's own.
-        baseline: random patches that stand for the expectation in the reward `random`, or "all" cells of the grid: the exact one.
-        cost_weight: λ, what a step that looks at a patch costs, in units of the reward.
-        skipped: "zeros", "last" or "none": what the head gets on a step that skips.
-        action: "grid", "continuous", "skip" or "continuous_skip", or a class of one's own (see `adafocus_env.action`).
-        grid: cells in each axis of the grid.
-        video_div: decisions a video (1, 2 or 4) where the head averages the scores of frames; None elsewhere.
-        bank: where the frozen networks' features are kept: "auto" (in memory where they fit, otherwise nowhere), True (in memory),
-            False (nowhere: they are computed live), a folder, or `Features` (such as a `MemoryBank`) to share.
-        bank_dtype: how a bank stores numbers: "float32", "float16" or "bfloat16".
-        bank_gib: bound on a bank in memory, in GiB; where not all clips have room, those last used are kept.
+        classifier: a name or folder for `classifiers.load`, a frozen `Classifier`, or "auto": the bundled classifier of the task.
+        clips: a split of the demo videos, or a `ClipStore`.
+        task: which demo videos, a name in `adafocus_env.demo.videos.TASKS`.
+        observation: see above, or a custom class (see `adafocus_env.observation`).
         device: "auto", "cpu", "cuda" or "cuda:N", for a classifier given by name.
         render_mode: None or "rgb_array".
+        settings: ``action``, ``grid``, ``video_div``, ``reward``, ``baseline``, ``cost_weight``, ``skipped``, ``bank``, ``bank_dtype`` and
+            ``bank_gib``; `adafocus_env.settings.EnvSettings` has their meaning, defaults and ranges. ``action`` and ``reward`` may also be
+            a custom class and an `adafocus_env.reward.Reward`, and ``bank`` may be `Features` (such as a `MemoryBank`) to share.
 
     Raises:
         InputError: an argument is out of its range, or classifier and clips do not fit together.

@@ -1,4 +1,4 @@
-"""Frame + patch + confidence → picture."""
+"""Pictures of a step: frame, patch and confidence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CAPTION = 36  # pixels under the frame
 
 
 def draw_patch(frame: NDArray[np.uint8], box: Sequence[int] | None, *, scale: int = 1) -> Image.Image:
-    """The frame (H, W, 3), enlarged ``scale`` times, with the outline of ``box`` (top, left, bottom, right), if any."""
+    """Return the frame (H, W, 3), enlarged ``scale`` times, with the outline of ``box`` (top, left, bottom, right), if any."""
     picture = Image.fromarray(frame).resize((frame.shape[1] * scale, frame.shape[0] * scale), Image.Resampling.NEAREST)
     if box is not None:
         top, left, bottom, right = (int(side) * scale for side in box)
@@ -26,7 +26,7 @@ def draw_patch(frame: NDArray[np.uint8], box: Sequence[int] | None, *, scale: in
 
 
 def draw_step(frame: NDArray[np.uint8], box: Sequence[int] | None, lines: tuple[str, str]) -> NDArray[np.uint8]:
-    """A picture (h, w, 3) of one step: the frame, the patch, and two lines of text below them."""
+    """Return a picture (h, w, 3) of one step: the frame, the patch, and two lines of text below them."""
     scale = max(1, -(-MIN_SIDE // min(frame.shape[:2])))
     picture = draw_patch(frame, box, scale=scale)
     canvas = Image.new("RGB", (picture.width, picture.height + CAPTION), "black")
@@ -38,14 +38,14 @@ def draw_step(frame: NDArray[np.uint8], box: Sequence[int] | None, lines: tuple[
 
 
 def picture(dynamics: Dynamics, outcome: Outcome | None, row: int) -> NDArray[np.uint8]:
-    """What `render` shows of one row: the frame last looked at, or the first frame after a reset."""
+    """Return the picture (h, w, 3) of one row: the frame of the last step, or the first frame after a reset."""
     clips, classes = dynamics.features.clips, dynamics.features.classifier.classes
     clip, step = int(dynamics.clip[row]), int(dynamics.step_number[row])
     frames = clips.num_frames // dynamics.num_steps
-    if outcome is None or (step == 0 and dynamics.running[row]):  # the row's episode has just begun, maybe without the others
+    if outcome is None or (step == 0 and dynamics.running[row]):  # the row's episode has just begun
         lines = (f"{clips.names[clip]}", f"frame 1 of {clips.num_frames}: no patch yet")
         return draw_step(clips.frames(clip)[0].permute(1, 2, 0).numpy(), None, lines)
-    seen = step - int(dynamics.running[row])  # it moves on with every step but the last
+    seen = step - int(dynamics.running[row])  # the number moves on with every step but the last
     right = "right" if outcome.correct[row] else f"true: {classes[clips.labels[clip]]}"
     unit = "frame" if frames == 1 else "decision"
     box = outcome.boxes[row].tolist() if outcome.boxes[row].any() else None

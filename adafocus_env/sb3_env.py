@@ -17,7 +17,7 @@ from classifiers.errors import InputError
 
 
 class AdaFocusVecEnv(VecEnv):
-    """Makes an `AdaFocusVectorEnv` with the autoreset mode SAME_STEP usable by Stable-Baselines3.
+    """Adapts an `AdaFocusVectorEnv` with the autoreset mode SAME_STEP to Stable-Baselines3.
 
     Args:
         env: the vector environment; closed with this one.
@@ -28,14 +28,14 @@ class AdaFocusVecEnv(VecEnv):
 
     def __init__(self, env: AdaFocusVectorEnv) -> None:
         if env.autoreset_mode is not AutoresetMode.SAME_STEP:
-            raise InputError(f"autoreset_mode={env.autoreset_mode.name} does not suit Stable-Baselines3; choose SAME_STEP")
+            raise InputError(f"autoreset_mode must be SAME_STEP for Stable-Baselines3, got {env.autoreset_mode.name}")
         self.vector = env
         self._actions: NDArray[np.int64] = np.zeros(0, np.int64)
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self.metadata = env.metadata
 
     def reset(self) -> NDArray[Any]:
-        """Begins an episode in every row, with the seeds and options set before."""
+        """Begin an episode in every row, with the seeds and options set before."""
         chosen = self._options[0] if any(self._options) else None
         observations, infos = self.vector.reset(seed=self._seeds if any(s is not None for s in self._seeds) else None, options=chosen)
         self.reset_infos = infos_of_rows(infos, self.num_envs)
@@ -44,11 +44,11 @@ class AdaFocusVecEnv(VecEnv):
         return observations
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Keeps the actions for `step_wait`."""
+        """Store the actions for `step_wait`."""
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Steps all rows; where an episode ended, its info is that of the ended episode, with ``terminal_observation``."""
+        """Step all rows; the info of a row whose episode ended is that of the ended episode, with ``terminal_observation``."""
         observations, rewards, terminated, _, infos = self.vector.step(self._actions)
         rows = infos_of_rows(infos, self.num_envs)
         if terminated.any():
@@ -58,31 +58,31 @@ class AdaFocusVecEnv(VecEnv):
         return observations, rewards.astype(np.float32), terminated, rows
 
     def close(self) -> None:
-        """Closes the vector environment."""
+        """Close the vector environment."""
         self.vector.close()
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
-        """One picture a row."""
+        """Return one picture per row."""
         return self.vector.render() or [None] * self.num_envs
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """The attribute of the vector environment, once for each of the rows asked for."""
+        """Return the attribute of the vector environment, once per requested row."""
         return [getattr(self.vector, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Sets an attribute of the vector environment, for all rows."""
+        """Set an attribute of the vector environment, for all rows."""
         if len(list(self._get_indices(indices))) != self.num_envs:
             raise InputError(f"{attr_name} is shared by all rows; set it for all of them (indices=None)")
         setattr(self.vector, attr_name, value)
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
-        """Calls a method of the vector environment once and returns its result for each of the rows asked for.
+        """Call a method of the vector environment once and return its result for every requested row.
 
-        What ``action_masks`` returns is shared out among the rows, as `sb3_contrib.MaskablePPO` expects.
+        The result of ``action_masks`` is split among the rows, as `sb3_contrib.MaskablePPO` expects.
         """
         result = getattr(self.vector, method_name)(*args, **kwargs)
         return [result[row] if method_name == "action_masks" else result for row in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """No row is wrapped: they are one environment."""
+        """Return False for every row: the rows are one environment."""
         return [False for _ in self._get_indices(indices)]

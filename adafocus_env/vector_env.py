@@ -108,7 +108,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         self._outcome: Outcome | None = None
 
     def reset(self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begins an episode in every row, or in those of ``options["reset_mask"]``.
+        """Begin an episode in every row, or in those of ``options["reset_mask"]``.
 
         Raises:
             ClosedEnvironmentError: the environment is closed.
@@ -122,7 +122,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         return self._observe(), self._clip_info(rows)
 
     def step(self, actions: Any) -> Step:
-        """Looks at the patches that ``actions`` (N, *action space), an array or a tensor, pick.
+        """Focus on the patches that ``actions`` (N, *action space), an array or a tensor, select.
 
         Raises:
             ActionError: an action lies outside the space; nothing has changed. See ``output`` for tensors on a GPU.
@@ -149,17 +149,17 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         return self._observe(), *self._numbers(outcome.reward, outcome.terminated), info
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:  # type: ignore[override]
-        """One picture (h, w, 3) for each row; see `AdaFocusEnv.render`."""
+        """Return one picture (h, w, 3) per row; see `adafocus_env.env.AdaFocusEnv.render`."""
         if self.render_mode is None:
             return None
         return tuple(picture(self.dynamics, self._outcome, row) for row in range(self.num_envs))
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """See `adafocus_env.dynamics.Dynamics.action_masks`, (N, actions)."""
+        """Return the action masks (N, actions); see `adafocus_env.dynamics.Dynamics.action_masks`."""
         return self.dynamics.action_masks()
 
     def random_state(self) -> dict[str, Any]:
-        """Everything that later episodes depend on: generators, clips dealt, and the episodes that have just begun."""
+        """Return everything that later episodes depend on: generators, the rest of the epoch, and the episodes that have just begun."""
         return {
             "rngs": [rng.bit_generator.state for rng in self.rngs],
             "vector_rng": self.np_random.bit_generator.state,
@@ -170,7 +170,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         }
 
     def restore_random_state(self, state: dict[str, Any]) -> None:
-        """Goes back to a `random_state` that was taken when all episodes were at their beginning."""
+        """Restore a `random_state` that was taken when all episodes were at their beginning."""
         for rng, saved in zip(self.rngs, state["rngs"], strict=True):
             rng.bit_generator.state = saved
         self.np_random.bit_generator.state = state["vector_rng"]
@@ -188,7 +188,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         self._ended[rows] = False
 
     def _deal(self, count: int) -> list[int]:
-        """The next clips of the current epoch, and of the next one when it is used up."""
+        """Return the next clips of the current epoch, and of the next one at its end."""
         clips, dealt = self.dynamics.features.clips, list[int]()
         while (missing := count - len(dealt)) > 0:
             if not self._queue:
@@ -225,13 +225,13 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         return np.flatnonzero(mask)
 
     def _reset_step(self, rows: Indices) -> Step:
-        """The step of the mode NEXT_STEP in which all rows do nothing but reset."""
+        """Step in the mode NEXT_STEP if all rows only reset."""
         self._start(rows)
         nothing = self._numbers(np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool))
         return self._observe(), *nothing, self._clip_info(rows)
 
     def _same_step(self, outcome: Outcome, info: dict[str, Any]) -> Step:
-        """Begins new episodes where one has ended, and hands the ended ones over as Gymnasium defines."""
+        """Begin new episodes in ended rows, and return the ended ones as Gymnasium defines."""
         final = self._observe()
         rows = np.flatnonzero(outcome.terminated)
         final_obs = np.full(self.num_envs, None, dtype=object)
@@ -252,7 +252,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         return to_numpy(observed) if self.output == "numpy" else observed
 
     def _numbers(self, reward: Values, terminated: NDArray[np.bool_]) -> tuple[Any, Any, Any]:
-        """Rewards, terminated, truncated (N,), as they are returned."""
+        """Return rewards, terminated, truncated (N,) in the type of ``output``."""
         truncated = np.zeros(self.num_envs, bool)
         if self.output == "numpy":
             return _doubles(reward), terminated, truncated
@@ -279,7 +279,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         return {**self._clip_info(self._every), **self._info(rows, **values)}
 
     def _info(self, rows: Indices, **values: Values) -> dict[str, Any]:
-        """Values and masks of the rows that have them, as Gymnasium's vector environments give them."""
+        """Return values and masks of the rows that have them, in the form of Gymnasium's vector environments."""
         mask = np.zeros(self.num_envs, bool)
         mask[rows] = True
         if not mask.all():
@@ -322,14 +322,14 @@ def check_open(env: gym.Env[Any, Any] | AdaFocusVectorEnv) -> None:
 
 
 def _doubles(values: Values) -> Values:
-    """A copy as float64."""
+    """Return a copy as float64."""
     return values.double() if isinstance(values, Tensor) else values.astype(np.float64)
 
 
 def _only(mask: NDArray[np.bool_], values: Values) -> Values:
-    """The values of the rows in the mask; zeros (None for objects) in the rest."""
+    """Return the values of the rows in the mask; zeros (None for objects) in the others."""
     if isinstance(values, Tensor):
         return values.masked_fill(to_device(~mask, values.device).view(-1, *[1] * (values.ndim - 1)), 0)
-    patch_mask = np.full(values.shape, None, dtype=object) if values.dtype == object else np.zeros_like(values)
-    patch_mask[mask] = values[mask]
-    return patch_mask
+    masked = np.full(values.shape, None, dtype=object) if values.dtype == object else np.zeros_like(values)
+    masked[mask] = values[mask]
+    return masked

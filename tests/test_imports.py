@@ -33,6 +33,44 @@ def test_imports_run_one_way(package):
         assert ours <= {package} | MAY_IMPORT[package], f"{path} imports {sorted(ours)}"
 
 
+LEVELS = ("cache_dir distributed transfers action action_checks", "videos", "demo", "clips", "features", "")
+"""The modules and folders of adafocus_env, from the lowest level on; the last level has all other modules."""
+
+
+def env_imports():
+    """Module of adafocus_env → the modules of adafocus_env that it imports, wherever the import stands."""
+    root = Path(importlib.import_module("adafocus_env").__file__).parent
+    names = {path: ".".join(("adafocus_env", *path.relative_to(root).with_suffix("").parts)) for path in root.rglob("*.py")}
+    modules = {name.removesuffix(".__init__"): path for path, name in names.items()}
+    imports = {}
+    for name, path in modules.items():
+        nodes = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)]
+        targets = {node.module for node in nodes} | {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
+        imports[name] = targets & set(modules) - {"adafocus_env"}
+    return imports
+
+
+def level_of(module):
+    parts = module.split(".")
+    return next((number for number, names in enumerate(LEVELS) if parts[1:] and parts[1] in names.split()), len(LEVELS) - 1)
+
+
+def test_folders_of_adafocus_env_import_from_lower_ones():
+    imports = env_imports()
+    assert {level_of(name) for name in imports} == set(range(len(LEVELS)))
+    upward = [(name, other) for name, others in imports.items() for other in others if level_of(other) > level_of(name)]
+    assert upward == []
+
+
+def test_modules_of_adafocus_env_do_not_import_in_circles():
+    imports = env_imports()
+    assert len(imports) > 30
+    while free := [name for name, others in imports.items() if not others & set(imports)]:
+        for name in free:
+            del imports[name]
+    assert not imports, f"these import each other: {sorted(imports)}"
+
+
 def test_workers_that_decode_and_render_start_without_torch():
     videos = ", ".join(f"adafocus_env.videos.{name}" for name in ("readers", "decoding", "class_folders"))
     modules = f"adafocus_env, {videos}, adafocus_env.demo.videos, classifiers"

@@ -16,7 +16,7 @@ def megabytes(n):
 
 def fussy(task):
     if task == "input":
-        raise ValueError("the file is no good")
+        raise ValueError("the file is bad")
     if task == "bug":
         1 / 0
     return task

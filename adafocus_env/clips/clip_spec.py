@@ -1,4 +1,4 @@
-"""What a clip is: one fixed draw of frames, crop and flip from a video, (video, view)."""
+"""The clip specification: how frames, crop and flip of a (video, view) are sampled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adafocus_env.clips.shards import FORMAT
-from adafocus_env.clips.transforms import SCALES, Crop, centre_crop, draw_crop, rescale_points
+from adafocus_env.clips.transforms import SCALES, Crop, centre_crop, rescale_points, sample_crop
 from adafocus_env.videos.containers import PYAV_SUFFIXES
 from adafocus_env.videos.dataset import Video
 from adafocus_env.videos.frame_sampling import SAMPLING
@@ -22,20 +22,20 @@ from classifiers.errors import InputError, lookup
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """What a clip is. A clip is one fixed draw of frames, crop and flip from a video.
+    """A clip is one fixed sample of frames, crop and flip from a video.
 
     Attributes:
         num_frames: frames in a clip, T: those that the focuser's patches are cut from.
         size: side of the cropped frames in pixels.
         short_side: shorter side of the stored frames in pixels, at least ``size``.
-        train: random frames, crop and flip, drawn from (seed, video's name, view) alone; otherwise middle frames and centre crop.
-        views: clips drawn from each video.
+        train: random frames, crop and flip, sampled from (seed, video's name, view) alone; otherwise middle frames and centre crop.
+        views: clips sampled from each video.
         flip: whether crops for training may be mirrored.
         scales: sides of crops for training as shares of ``short_side``.
-        seed: of all draws, at least 0.
-        glance_frames: the glancer's frames, where it has frames of its own (Something-Something: 8 to 12 of the focuser's), drawn
-            independently of the others; 0 where they are the same.
-        sampling: how random frames are drawn; see `adafocus_env.videos.frame_sampling.SAMPLING`.
+        seed: of all samples, at least 0.
+        glance_frames: separate frames of the glancer (Something-Something: 8 to 12 of the focuser's), sampled independently of the
+            others; 0: both see the same frames.
+        sampling: how random frames are sampled; see `adafocus_env.videos.frame_sampling.SAMPLING`.
     """
 
     num_frames: int
@@ -51,12 +51,12 @@ class ClipSpec:
 
     @property
     def num_glance_frames(self) -> int:
-        """Frames of a clip that the glancer looks at: its own, or the T that the focuser has too."""
+        """Frames of a clip that the glancer sees: separate ones, or the focuser's T."""
         return self.glance_frames or self.num_frames
 
     @property
     def glanced(self) -> slice:
-        """Which of a clip's frames the glancer sees: the focuser's come first, then its own."""
+        """Which of a clip's frames the glancer sees: the focuser's come first, then any separate ones."""
         return slice(self.num_frames, None) if self.glance_frames else slice(self.num_frames)
 
     def __post_init__(self) -> None:
@@ -74,7 +74,7 @@ class ClipSpec:
 
 
 def request(settings: ClipSpec, video: Video, view: int) -> DecodeRequest:
-    """What a worker is asked for."""
+    """Return the request to a worker process."""
     seed = (*_seed(settings, video, view), 0) if settings.train else None
     counts = settings.num_frames, settings.glance_frames
     stated = video.num_frames, video.frame_name
@@ -82,23 +82,23 @@ def request(settings: ClipSpec, video: Video, view: int) -> DecodeRequest:
 
 
 def fixed_crop(settings: ClipSpec, shape: Sequence[int], video: Video, view: int) -> Crop:
-    """The crop of a clip whose frames are stored with ``shape`` (T, 3, H, W): in the centre, or drawn for this view."""
+    """Return the crop of a clip whose frames are stored with ``shape`` (T, 3, H, W): in the centre, or sampled for this view."""
     if not settings.train:
         return centre_crop(shape[2], shape[3], settings.size)
     return random_crop(settings, shape, np.random.default_rng((*_seed(settings, video, view), 1)))
 
 
 def random_crop(settings: ClipSpec, shape: Sequence[int], rng: np.random.Generator) -> Crop:
-    """A crop for training of frames of ``shape`` (T, 3, H, W)."""
-    return draw_crop(shape[2], shape[3], settings.size, rng, scales=settings.scales, flip=settings.flip)
+    """Sample a crop for training from frames of ``shape`` (T, 3, H, W)."""
+    return sample_crop(shape[2], shape[3], settings.size, rng, scales=settings.scales, flip=settings.flip)
 
 
 def truth_of(video: Video, clip: DecodedClip, num_frames: int) -> NDArray[np.float64] | None:
-    """Where the track says the target is, in pixels of the decoded frames; None where there is no track.
+    """Return the target's centres according to the track, in pixels of the decoded frames; None without a track.
 
     Args:
         video: the video that was decoded.
-        clip: what was decoded of it.
+        clip: its decoded clip.
         num_frames: T; the first T frames are the focuser's.
 
     Returns:
@@ -121,27 +121,27 @@ def truth_of(video: Video, clip: DecodedClip, num_frames: int) -> NDArray[np.flo
 
 
 def all_labels(video: Video) -> tuple[int, ...]:
-    """The numbers of all its classes, the one that is trained on first."""
+    """Return the numbers of all its classes, the one that is trained on first."""
     return tuple(dict.fromkeys((video.label, *video.labels)))
 
 
 def content_key(videos: Sequence[Video], settings: ClipSpec, *, prepared: bool) -> str:
-    """Hash of everything that the decoded bytes depend on.
+    """Return a hash of everything that the decoded bytes depend on.
 
     Args:
         videos: all of them, in order.
-        settings: what a clip is.
+        settings: the clip specification.
         prepared: whether names stand for the videos' content; otherwise the files' size and time of change do.
     """
     described: list[list[object]] = []
     for video in videos:
-        stated = [video.num_frames, video.frame_name] if video.frame_name else []  # nothing for the rest, whose key stays as it was
+        stated = [video.num_frames, video.frame_name] if video.frame_name else []  # otherwise nothing, so that older keys stay valid
         if file_reader() == "decord" and video.path.suffix.lower() in PYAV_SUFFIXES:  # which decord read in version 0.1.0
             stated.append("av")
         described.append([video.name, None if prepared else [_stamp(video.path), _stamp(video.track)], *stated])
     seed = settings.seed if settings.train else None
     content = [FORMAT, file_reader(), settings.num_frames, settings.short_side, settings.views, seed, described]
-    if settings.glance_frames:  # what is new comes last and only where it is used, so that the keys of clips without it stay
+    if settings.glance_frames:  # added later: only if used, so that the keys of other clips stay valid
         content.append({"glance_frames": settings.glance_frames})
     if settings.train and settings.sampling != "segments":
         content.append({"sampling": settings.sampling})
@@ -149,7 +149,7 @@ def content_key(videos: Sequence[Video], settings: ClipSpec, *, prepared: bool) 
 
 
 def fingerprint(key: str, videos: Sequence[Video], settings: ClipSpec) -> str:
-    """Hash of everything that the frames and labels of clips depend on: of ``videos``, decoded with the ``key``."""
+    """Return a hash of everything that frames and labels of clips depend on: of ``videos``, decoded with the ``key``."""
     crops = [settings.seed, settings.flip, list(settings.scales)] if settings.train else None
     content = [key, [video.name for video in videos], [video.label for video in videos], settings.size, crops]
     if any(video.labels for video in videos):
@@ -162,7 +162,7 @@ def _seed(settings: ClipSpec, video: Video, view: int) -> tuple[int, int, int]:
 
 
 def _stamp(path: Path | None) -> list[int] | None:
-    """Size and time of change; for a folder of frames its own, which tells added and removed files but not rewritten ones."""
+    """Return size and time of change; those of a folder of frames change with added and removed files, not with rewritten ones."""
     try:
         status = path.stat() if path is not None else None
     except OSError:

@@ -1,4 +1,4 @@
-"""Crop and flip: drawn once, applied alike to all frames of a clip."""
+"""Crop and flip: sampled once, applied to all frames of a clip."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torchvision.transforms.v2.functional import resize
 from classifiers.errors import InputError
 
 SCALES = (1.0, 0.875, 0.75, 0.66)
-_SNAP = 3  # pixels: a crop that differs less from the wanted size is taken at that size, which spares the resampling
+_SNAP = 3  # pixels: a crop that differs less from the final size is taken at that size, which avoids the resampling
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A part of the frames in pixels, and whether it is mirrored left to right afterwards."""
+    """A rectangle of the frames in pixels, and whether it is mirrored left to right afterwards."""
 
     top: int
     left: int
@@ -29,7 +29,7 @@ class Crop:
 
 
 def centre_crop(height: int, width: int, size: int) -> Crop:
-    """The square of ``size`` pixels in the middle of frames of (height, width).
+    """Return the square of ``size`` pixels in the middle of frames of (height, width).
 
     Raises:
         InputError: the frames are smaller than the square.
@@ -39,10 +39,10 @@ def centre_crop(height: int, width: int, size: int) -> Crop:
     return Crop((height - size) // 2, (width - size) // 2, size, size)
 
 
-def draw_crop(
+def sample_crop(
     height: int, width: int, size: int, rng: np.random.Generator, *, scales: Sequence[float] = SCALES, flip: bool = True
 ) -> Crop:
-    """A random multi-scale crop: sides from ``scales`` of the shorter side, at any position, mirrored half of the time.
+    """Sample a multi-scale crop: sides from ``scales`` of the shorter side, at any position, mirrored half of the time.
 
     The two sides are at most one step of ``scales`` apart. Positions include the last row and column that fit.
 
@@ -50,7 +50,7 @@ def draw_crop(
         height: height of the frames in pixels.
         width: width of the frames in pixels.
         size: side in pixels that the crop will be resized to; crops nearly as large are taken at this size.
-        rng: where the crop is drawn from; the number of draws depends on ``flip`` only.
+        rng: source of the crop; the count of numbers depends on ``flip`` only.
         scales: shares of the shorter side, largest first.
         flip: whether the crop may be mirrored.
     """
@@ -64,26 +64,26 @@ def draw_crop(
 
 
 def apply_crop(frames: Tensor, crop: Crop, size: int) -> Tensor:
-    """Cuts ``crop`` out of all frames and resizes it to ``size``.
+    """Cut ``crop`` out of all frames and resize it to ``size``.
 
     A crop of that size is copied exactly, without resampling; others are resized bilinearly with antialiasing.
 
     Args:
         frames: (T, 3, H, W) uint8.
-        crop: the part to cut out.
+        crop: the rectangle to cut out.
         size: side of the result in pixels.
 
     Returns:
         (T, 3, size, size) uint8, always a new tensor.
     """
-    part = frames[..., crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    cut = frames[..., crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     if (crop.height, crop.width) != (size, size):
-        part = resize(part, [size, size], antialias=True)
-    return _copied(part, crop.flip)
+        cut = resize(cut, [size, size], antialias=True)
+    return _copied(cut, crop.flip)
 
 
 def map_points(points: NDArray[np.floating], crop: Crop, size: int) -> NDArray[np.float32]:
-    """Where points of the stored frames lie after `apply_crop`; points outside the crop lie outside the result.
+    """Map points of the stored frames through `apply_crop`; points outside the crop lie outside the result.
 
     Args:
         points: (..., 2) as (y, x) in pixels; (0, 0) is the centre of the top left pixel.
@@ -100,7 +100,7 @@ def map_points(points: NDArray[np.floating], crop: Crop, size: int) -> NDArray[n
 
 
 def rescale_points(points: NDArray[np.floating], old: tuple[int, int], new: tuple[int, int]) -> NDArray[np.float64]:
-    """Points (..., 2) as (y, x) in pixels of frames of ``old`` (height, width), after the frames are resized to ``new``."""
+    """Map points (..., 2), (y, x) in pixels of frames of ``old`` (height, width), to the frames resized to ``new``."""
     return (np.asarray(points, np.float64) + 0.5) * (np.array(new) / np.array(old)) - 0.5
 
 
@@ -109,8 +109,8 @@ def _side(shorter: int, scale: float, size: int) -> int:
     return size if abs(side - size) < _SNAP and size <= shorter else max(side, 1)
 
 
-def _copied(part: Tensor, flip: bool) -> Tensor:
-    if part.device.type == "cpu":  # torch splits even small copies over threads, and on a busy machine they wait for each other: up to 100×
-        pixels = part.numpy()
+def _copied(frames: Tensor, flip: bool) -> Tensor:
+    if frames.device.type == "cpu":  # torch splits even small copies over threads, which wait for each other on a busy machine: up to 100×
+        pixels = frames.numpy()
         return torch.from_numpy((pixels[..., ::-1] if flip else pixels).copy())
-    return part.flip(-1) if flip else part.clone(memory_format=torch.contiguous_format)
+    return frames.flip(-1) if flip else frames.clone(memory_format=torch.contiguous_format)

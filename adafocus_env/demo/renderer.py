@@ -1,7 +1,7 @@
-"""Draws the demo videos: one marked handwritten digit among moving clutter, and what makes that harder.
+"""Draws the demo videos: one marked handwritten digit among moving clutter.
 
-The class of a video is that of its one reddish digit. At glance size its place can be told (by colour) but its class cannot; at
-patch size it can.
+The class of a video is that of its one reddish digit. At glance size it can be located (by colour) but not classified; at patch size
+it can.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ TARGET_HUES = (-0.04, 0.04)  # reddish, in turns of the colour circle
 DISTRACTOR_HUES = (0.14, 0.86)
 PLACES = 3  # still digits stand in different squares of a PLACES×PLACES board: a patch on one shows nothing of the others
 JITTER = 3.0  # pixels that they may stand off the middle of their square
-OUTWARD = 0.25  # how much rarer places in the middle are: patches there overlap more of the frame, and must not pay for it
+OUTWARD = 0.25  # how much rarer positions in the middle are: a patch in the middle overlaps more targets
 
 
 @dataclass(frozen=True)
 class DemoTask:
-    """What the demo videos look like. Lengths are in pixels, speeds in pixels a frame.
+    """The appearance of the demo videos. Lengths are in pixels, speeds in pixels per frame.
 
     Attributes:
-        train_videos: training videos, the validation part included.
+        train_videos: training videos, including the validation split.
         test_videos: test videos.
         size: height and width of the frames.
         length: frames in a video.
@@ -40,14 +40,14 @@ class DemoTask:
         clutter: number of distractors.
         speed: mean speed of the target.
         noise: standard deviation of the pixel noise, of 255.
-        visible: share of the frames that show the target; they follow one another, from a random frame on.
-        cue: first frames in which a disc marks the place of the target, and no marked digit is shown; after them the scene
-            changes, and the target stands still. 0: there is no cue, and the target moves.
-        lookalikes: digits of other classes, all different, that look like the target and stand as still. They need a cue.
+        visible: share of the frames that show the target; they are consecutive and begin at a random frame.
+        cue: first frames in which a disc marks the location of the target, without marked digits; after them the scene
+            changes, and the target stands still. 0: no cue, and the target moves.
+        lookalikes: digits of other classes, all different, that are drawn like the target and stand still. They need a cue.
         patch_size: side of the patches of the task's classifier. The videos do not depend on it.
 
     Raises:
-        InputError: a value cannot be (says which).
+        InputError: a value is out of its range (names it).
     """
 
     train_videos: int = 1500
@@ -66,26 +66,26 @@ class DemoTask:
 
     def __post_init__(self) -> None:
         if not 0 < self.visible <= 1:
-            raise InputError(f"visible={self.visible} is no share of the frames; choose one above 0 and up to 1")
+            raise InputError(f"visible must be above 0 and at most 1, got {self.visible}")
         if not 0 <= self.cue < self.length:
-            raise InputError(f"cue={self.cue} does not leave frames to look at; choose 0 to {self.length - 1}, fewer than length")
+            raise InputError(f"cue must be from 0 to {self.length - 1}, fewer than length, got {self.cue}")
         if not 0 <= self.lookalikes < PLACES**2 or (self.lookalikes and not self.cue):
             raise InputError(
-                f"lookalikes={self.lookalikes} with cue={self.cue} is not possible; choose 0 to {PLACES**2 - 1}, and a cue with any"
+                f"lookalikes must be from 0 to {PLACES**2 - 1}, and 0 without a cue, got {self.lookalikes} with cue={self.cue}"
             )
 
     @property
     def key(self) -> str:
-        """Names everything that the pixels of a video depend on."""
+        """Hash of everything that the pixels of a video depend on."""
         appearance = {k: v for k, v in asdict(self).items() if k not in ("train_videos", "test_videos", "patch_size")}
-        for field in fields(self):  # what was added later counts where it is used: older videos keep their names
+        for field in fields(self):  # added later: only if used, so that older videos have the same names
             if field.name in ("visible", "cue", "lookalikes") and appearance[field.name] == field.default:
                 del appearance[field.name]
         return hashlib.sha256(json.dumps([RENDERER_VERSION, appearance], sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def classifier_training_task(self) -> DemoTask:
-        """The videos that the task's classifier learns to read from: always a target, and no look-alikes. Their labels tell the digit."""
+        """The videos that the task's classifier is trained on: always with a target, without look-alikes."""
         return replace(self, visible=1.0, lookalikes=0)
 
 
@@ -102,9 +102,9 @@ class Scene:
 
 
 def draw(scene: Scene) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
-    """Draws the frames (length, size, size, 3) and the target's centres (length, 2) as (y, x), (0, 0) being the middle of a pixel."""
+    """Draw the frames (length, size, size, 3); return them with the target's centres (length, 2) as (y, x), (0, 0) is a pixel's centre."""
     task, rng = scene.task, np.random.default_rng(scene.seed)
-    sprites, colours = _looks(scene, rng)
+    sprites, colours = _sprites(scene, rng)
     marked = 1 + task.lookalikes
     paths = _stand(task, marked, rng) if task.cue else [_walk(task, len(sprites[0]), rng)]
     paths += [_walk(task, len(sprite), rng) for sprite in sprites[marked:]]
@@ -119,7 +119,7 @@ def draw(scene: Scene) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
     return frames.clip(0, 255).astype(np.uint8), paths[0] + (len(sprites[0]) - 1) / 2
 
 
-def _looks(scene: Scene, rng: np.random.Generator) -> tuple[list[npt.NDArray[np.float32]], list[npt.NDArray[np.float64]]]:
+def _sprites(scene: Scene, rng: np.random.Generator) -> tuple[list[npt.NDArray[np.float32]], list[npt.NDArray[np.float64]]]:
     """Opacity and colour of every digit."""
     task = scene.task
     sprites, colours = [], []
@@ -144,7 +144,7 @@ def _shown(task: DemoTask, rng: np.random.Generator) -> slice:
 
 
 def _scenes(task: DemoTask) -> list[int]:
-    """Numbers of frames of the scenes that make a video: everything is drawn anew where the cue ends, so that only its place is told."""
+    """Return the numbers of frames of a video's scenes: everything but the location is sampled again after the cue."""
     return [task.cue, task.length - task.cue] if task.cue else [task.length]
 
 
@@ -154,11 +154,11 @@ def _walk(task: DemoTask, side: int, rng: np.random.Generator) -> npt.NDArray[np
 
 
 def _stand(task: DemoTask, count: int, rng: np.random.Generator) -> list[npt.NDArray[np.float64]]:
-    """The paths (length, 2) of digits that stand still, each in a square of its own, a little elsewhere in each scene."""
+    """The paths (length, 2) of digits that stand still, each in a separate square, with a small offset in every scene."""
     side = task.size / PLACES
     squares = np.stack(np.divmod(rng.permutation(PLACES**2)[:count], PLACES), axis=1) * side + (side - task.target) / 2
-    places = squares + rng.uniform(-JITTER, JITTER, (len(_scenes(task)), count, 2))
-    return list(np.repeat(places, _scenes(task), axis=0).swapaxes(0, 1))
+    positions = squares + rng.uniform(-JITTER, JITTER, (len(_scenes(task)), count, 2))
+    return list(np.repeat(positions, _scenes(task), axis=0).swapaxes(0, 1))
 
 
 def _sprite(digit: npt.NDArray[np.uint8], side: int, degrees: float) -> npt.NDArray[np.float32]:
@@ -169,7 +169,7 @@ def _sprite(digit: npt.NDArray[np.uint8], side: int, degrees: float) -> npt.NDAr
 
 
 def _disc(side: int) -> npt.NDArray[np.float32]:
-    """The opacity (side, side) of a disc: it tells a place and no class."""
+    """The opacity (side, side) of a disc, which marks a location without a class."""
     axis = np.arange(side) - (side - 1) / 2
     return (np.hypot(*np.meshgrid(axis, axis)) <= side / 2).astype(np.float32)
 

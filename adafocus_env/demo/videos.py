@@ -4,7 +4,7 @@ The class of a video is that of its one reddish digit, which drifts over the who
 (UCI, 8x8 pixels); no digit image occurs in both train and test. The renderer writes the true track of the target beside each video.
 
 `TASKS` are the fixed benchmark tasks. In two of them time matters: in `sparse` the target is shown in a third of the frames
-only; in `memory` a disc shows its place in the first frames, and later the target stands among look-alikes of other classes.
+only; in `memory` a disc shows its location in the first frames, and later the target stands among look-alikes of other classes.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ TASKS: dict[str, DemoTask] = {
 
 
 def demo(task: DemoTask | str = "normal", *, val: float = 0.1, num_workers: int = 2) -> DataSet:
-    """The demo data set: its videos are rendered when `DataSet.prepare` asks for them.
+    """Return the demo data set: its videos are rendered by `DataSet.prepare`.
 
     Args:
-        task: a name in `TASKS`, or what the videos look like.
+        task: a name in `TASKS`, or the appearance of the videos.
         val: share of the training videos that is held out for validation.
         num_workers: processes that render.
 
     Raises:
-        InputError: there is no task of that name.
+        InputError: the task is not known.
     """
     name = data_name(task) if isinstance(task, str) else "demo"
     task = lookup("task", task, TASKS) if isinstance(task, str) else task
@@ -58,7 +58,7 @@ def demo(task: DemoTask | str = "normal", *, val: float = 0.1, num_workers: int 
         train=train,
         val=held_out,
         test=_videos(root, "test", task.test_videos),
-        flip=False,  # a mirrored digit is another sign
+        flip=False,  # a mirrored digit has another meaning
         scales=(1.0,),
         margin=1.0,
         prepare=partial(render, task=task, num_workers=num_workers),
@@ -67,14 +67,14 @@ def demo(task: DemoTask | str = "normal", *, val: float = 0.1, num_workers: int 
 
 
 def data_name(task: str) -> str:
-    """The name of a task's data set, which is also that of its bundled classifier."""
+    """Return the name of a task's data set, which is also that of its bundled classifier."""
     return "demo" if task == "normal" else f"demo-{task}"
 
 
 def render(
     videos: Sequence[Video], task: DemoTask, *, num_workers: int = 2, progress: Callable[[int], None] | None = None
 ) -> None:
-    """Renders those of ``videos`` whose file or track is missing.
+    """Render those of ``videos`` whose file or track is missing.
 
     Raises:
         InputError: a video could not be written (names it and the reason).
@@ -90,7 +90,7 @@ def render(
 
 
 def _videos(root: Path, split: str, count: int) -> tuple[Video, ...]:
-    """The name of a video starts with the task's key: clips of different tasks are never taken for one another."""
+    """List the videos; their names start with the task's key, so that clips of different tasks are never confused."""
     stems = [f"{split}/{CLASSES[i % len(CLASSES)]}/{i:05d}" for i in range(count)]
     return tuple(
         Video(f"{root.name}/{stem}.mp4", root / f"{stem}.mp4", i % len(CLASSES), root / f"{stem}.json") for i, stem in enumerate(stems)
@@ -114,8 +114,8 @@ def _other_classes(label: int, count: int, rng: np.random.Generator) -> npt.NDAr
 
 @lru_cache(maxsize=2)
 def _digits(split: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """The digit images (n, 8, 8), 0-16, and labels (n,) of one part: three quarters of them are for training."""
-    from sklearn.datasets import load_digits  # here, because the rendering processes need none of it
+    """The digit images (n, 8, 8), 0-16, and labels (n,) of one split: three quarters of them are for training."""
+    from sklearn.datasets import load_digits  # here: the rendering processes do not need it
 
     data = load_digits()
     training = np.random.default_rng(0).permutation(len(data.images)) % 4 != 0
@@ -124,7 +124,7 @@ def _digits(split: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
 
 
 def render_video(scene: Scene) -> None:
-    """Draws one video and writes its MP4 file and its track, each whole or not at all."""
+    """Draw one video and write its MP4 file and its track, each in one step."""
     frames, centres = draw(scene)
     write_text(scene.track, json.dumps({"centre": np.round(centres, 2).tolist(), "label": scene.label}))
     with replacing(scene.path) as temporary:

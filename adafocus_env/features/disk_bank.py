@@ -1,7 +1,7 @@
-"""The feature bank on disk: files of a few clips each, mapped into memory, filled ahead or when first asked for.
+"""The feature bank on disk: files of a few clips, mapped into memory, filled ahead or on the first request.
 
-Below the folder that a user names, each bank has a folder of its own. Its name is made of everything that the features depend on, so
-that a changed weight can never read a stale one, and several banks can share a place.
+Every bank has a separate folder below the folder that a user names. Its name is a hash of everything that the features depend on, so
+that a changed weight can never read a stale feature, and several banks can share a folder.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from adafocus_env.action import Action
 from adafocus_env.cache_dir import exclusive
 from adafocus_env.clips.store import ClipSource
 from adafocus_env.features.live import Indices, LiveFeatures
-from adafocus_env.features.memory_bank import NETWORKS, Layout, RoomError, geometry, size_text
+from adafocus_env.features.memory_bank import NETWORKS, Layout, check_size, geometry, size_text
 from adafocus_env.transfers import Values, to_array
 from classifiers.atomic_files import removed, replacing, write_text
 from classifiers.classifier import Classifier
@@ -33,11 +33,11 @@ from classifiers.errors import InputError
 from classifiers.optimize import execution_of
 from classifiers.weight_monitor import WeightMonitor
 
-SHARD_SIZE = 8  # clips in a file; what is lost when a process that fills is killed
-CARD = "card.json"  # says what the features were computed from
+SHARD_SIZE = 8  # clips in a file; what is lost when a process is killed
+CARD = "card.json"  # what the features were computed from
 FORMAT = 3  # of the files; another number is another key, so that old files are left alone
 _DIGEST = hashlib.sha256().digest_size
-_BITS = {2: np.int16, 4: np.int32}  # NumPy knows no bfloat16: it only moves the bits
+_BITS = {2: np.int16, 4: np.int32}  # NumPy has no bfloat16: it only moves the bits
 _log = logging.getLogger("adafocus_env")
 
 Shard = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
@@ -45,27 +45,27 @@ Shard = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 
 
 class DiskBank:
-    """Keeps the glance and focus vectors of a clip store in files, those of 8 clips computed together when one is first asked for.
+    """Stores the glance and focus vectors of a clip store in files; those of 8 clips are computed together on the first request.
 
-    A file (a shard) is there whole or not at all, whenever a process is killed; its checksum is verified when it is opened, and one
-    that fails is computed anew, with a warning. Any number of processes may read and fill the same bank. Values depend on nobody who
-    asks, as in `adafocus_env.features.memory_bank.MemoryBank`.
+    A file (a shard) is complete or missing, whenever a process is killed; its checksum is verified when it is opened, and a damaged
+    file is computed again, with a warning. Any number of processes may read and fill the same bank. Values do not depend on the query
+    order, as in `adafocus_env.features.memory_bank.MemoryBank`.
 
     Args:
-        classifier: frozen; answers are on its device.
+        classifier: frozen; features are returned on its device.
         clips: the clips, by number.
-        action: what can be looked at.
-        folder: where banks are kept; made if missing. Nothing in it is ever removed.
+        action: the kind of action, which defines the patches.
+        folder: location of all banks; made if missing. Nothing in it is ever removed.
         video_div: see `adafocus_env.features.live.count_steps`.
-        dtype: a name in `adafocus_env.features.memory_bank.DTYPES`, how numbers are stored. They are computed and answered as float32.
+        dtype: a name in `adafocus_env.features.memory_bank.DTYPES`, the stored number format. Values are computed and returned as float32.
 
     Attributes:
         num_bytes: size of the whole bank.
-        num_shards: files that it is made of.
-        folder: that of this bank.
+        num_shards: number of its files.
+        folder: location of this bank.
 
     Raises:
-        InputError: the folder cannot be used, no such dtype, the classifier is in training mode, or classifier, clips and
+        InputError: the folder cannot be used, the dtype is not known, the classifier is in training mode, or classifier, clips and
             ``video_div`` do not fit together.
     """
 
@@ -91,42 +91,42 @@ class DiskBank:
 
     @property
     def about(self) -> str:
-        """Where features come from and what they take, for people."""
+        """Description of the source and its size."""
         missing = self.missing_bytes()
-        there = f", {size_text(missing)} of them still to be computed" if missing else ", all computed"
-        return f"bank: {len(self.clips)} clips in {self.folder}, {size_text(self.num_bytes)}{there}"
+        state = f", {size_text(missing)} of them still to be computed" if missing else ", all computed"
+        return f"bank: {len(self.clips)} clips in {self.folder}, {size_text(self.num_bytes)}{state}"
 
     def glance_maps(self, clips: Indices, steps: Indices) -> Tensor:
-        """Glance maps (…, C, h, w) of those steps."""
+        """See `Features.glance_maps`."""
         return self._read(0, clips, steps)
 
     def glance_vectors(self, clips: Indices, steps: Indices) -> Tensor:
-        """Glance vectors (…, C) of those steps."""
+        """See `Features.glance_vectors`."""
         return self._read(1, clips, steps)
 
     def focus_vectors(self, clips: Indices, steps: Indices, actions: Values) -> Tensor:
-        """Focus vectors (…, F) of the patches that ``actions`` pick in those steps."""
+        """See `Features.focus_vectors`."""
         if self.action.num_cells is None:
             return self._live.focus_vectors(clips, steps, actions)
         return self._read(2, clips, steps, to_array(actions))
 
     def num_clips(self, part: int = 0, parts: int = 1) -> int:
-        """How many clips each ``parts``-th shard from number ``part`` on hold together."""
+        """Return the number of clips in every ``parts``-th shard from number ``part`` on."""
         return sum(len(self._clips_of(number)) for number in range(part, self.num_shards, parts))
 
     def missing_bytes(self, part: int = 0, parts: int = 1) -> int:
-        """Size of the shards that are not there yet, among each ``parts``-th from number ``part`` on."""
-        there = {path.name for path in self.folder.glob("*.bin")}
-        missing = [number for number in range(part, self.num_shards, parts) if self._path(number).name not in there]
+        """Return the size of the missing shards among every ``parts``-th from number ``part`` on."""
+        stored = {path.name for path in self.folder.glob("*.bin")}
+        missing = [number for number in range(part, self.num_shards, parts) if self._path(number).name not in stored]
         return sum(len(self._clips_of(number)) * self.layout.clip_bytes + _DIGEST for number in missing)
 
     def fill(self, part: int = 0, parts: int = 1, progress: Callable[[int], None] | None = None) -> None:
-        """Verifies the shards that are there and computes the others.
+        """Verify the existing shards and compute the others.
 
         Args:
             part: number of the first shard.
-            parts: of so many shards, each ``parts``-th is this process's work: several machines may share it.
-            progress: called with the number of clips that are done.
+            parts: every ``parts``-th shard is this process's work: several machines may share the work.
+            progress: called with the number of finished clips.
 
         Raises:
             InputError: the disk is full, or a video cannot be read.
@@ -153,15 +153,14 @@ class DiskBank:
         self._shards: dict[int, Shard] = {}
 
     def _read(self, which: int, clips: Indices, *others: Indices) -> Tensor:
-        """Gathers rows of the maps, vectors or focus vectors, numbered by (clips, *others)."""
+        """Gather rows of the maps, vectors or focus vectors, numbered by (clips, *others)."""
         if self._watch.changed() and self.classifier.fingerprint(NETWORKS) != self.fingerprint:
             self._open()
         index = np.broadcast_arrays(clips, *others)
         shape = self.layout.shapes[which][len(others) :]
         rows = np.empty((index[0].size, *shape), _BITS[self.layout.dtype.itemsize])
-        for row, (clip, *place) in enumerate(zip(*(each.ravel().tolist() for each in index), strict=True)):
-            at = (clip % SHARD_SIZE, *place)
-            rows[row] = self._shard(clip // SHARD_SIZE)[which][at]
+        for row, (clip, *position) in enumerate(zip(*(numbers.ravel().tolist() for numbers in index), strict=True)):
+            rows[row] = self._shard(clip // SHARD_SIZE)[which][(clip % SHARD_SIZE, *position)]
         values = torch.from_numpy(rows).view(self.layout.dtype).to(self.classifier.device).float()
         return values.view(*index[0].shape, *shape)
 
@@ -172,7 +171,7 @@ class DiskBank:
         return self._shards[number]
 
     def _make(self, number: int) -> Shard:
-        """Computes a shard, unless another process has just done so."""
+        """Compute a shard, unless another process has just done so."""
         path, count = self._path(number), len(self._clips_of(number))
         check_folder(self.folder)
         if not (self.folder / CARD).exists():
@@ -182,23 +181,20 @@ class DiskBank:
             if shard is not None:
                 return shard
             if path.exists():
-                _log.warning("bank: %s is damaged (its checksum is wrong) and is computed anew", path)
+                _log.warning("bank: %s is damaged (its checksum is wrong) and is computed again", path)
             for leftover in self.folder.glob(f".{path.name}.*"):  # of a process that was killed; nobody else writes here now
                 leftover.unlink()
             write_shard(path, [self.layout.rounded(values).cpu() for values in self._computed(self._clips_of(number))])
-        if (shard := read_shard(path, self.layout, count)) is None:  # and it was written whole
+        if (shard := read_shard(path, self.layout, count)) is None:  # although it was just written
             raise removed(path)
         return shard
 
     def _computed(self, clips: range) -> tuple[Tensor, Tensor, Tensor]:
-        maps, vectors, focus_vectors = [], [], []
-        for clip in clips:
-            seen = self._live.glance(clip)
-            maps.append(seen[0])
-            vectors.append(seen[1])
-            if self.action.num_cells is not None:
-                focus_vectors.append(torch.cat(list(self._live.cell_focus_vectors_of((clip, steps) for steps in self._live.groups))))
-        return torch.stack(maps), torch.stack(vectors), torch.stack(focus_vectors) if focus_vectors else torch.empty(0)
+        maps, vectors = (torch.stack(values) for values in zip(*map(self._live.glance, clips), strict=True))
+        if self.action.num_cells is None:
+            return maps, vectors, torch.empty(0)
+        groups = [(clip, steps) for clip in clips for steps in self._live.groups]
+        return maps, vectors, torch.cat(list(self._live.cell_focus_vectors_of(groups))).unflatten(0, (len(clips), -1))
 
     def _clips_of(self, number: int) -> range:
         return range(number * SHARD_SIZE, min((number + 1) * SHARD_SIZE, len(self.clips)))
@@ -208,7 +204,7 @@ class DiskBank:
 
 
 def write_shard(path: Path, arrays: Sequence[Tensor]) -> None:
-    """Writes the numbers of ``arrays`` one after the other, and a checksum behind them; the file is there whole or not at all.
+    """Write the numbers of ``arrays`` one after the other, then a checksum; the file is complete or missing.
 
     Raises:
         InputError: the disk is full.
@@ -223,14 +219,14 @@ def write_shard(path: Path, arrays: Sequence[Tensor]) -> None:
 
 
 def read_shard(path: Path, layout: Layout, count: int) -> Shard | None:
-    """The shard of ``count`` clips at ``path``, mapped into memory; None where it is missing or damaged."""
+    """Return the shard of ``count`` clips at ``path``, mapped into memory; None if it is missing or damaged."""
     size = count * layout.clip_bytes
     try:
         if path.stat().st_size != size + _DIGEST:
             return None
-        # A private mapping: nothing that is done to it reaches the file. torch's mapping keeps no file open, numpy's does.
+        # A private mapping: no change of the tensor reaches the file. torch's mapping keeps no file open, numpy's does.
         data = torch.from_file(str(path), shared=False, size=size + _DIGEST, dtype=torch.uint8).numpy()
-    except (OSError, RuntimeError):  # torch's, where the file was removed at this moment
+    except (OSError, RuntimeError):  # torch's, if the file was removed at this moment
         return None
     if hashlib.sha256(data[:size].data).digest() != data[size:].tobytes():
         return None
@@ -243,10 +239,10 @@ def read_shard(path: Path, layout: Layout, count: int) -> Shard | None:
 
 
 def check_folder(folder: Path) -> None:
-    """Makes ``folder`` if it is missing, and tries to write there.
+    """Make ``folder`` if it is missing, and check that it can be written.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: it cannot.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -256,20 +252,10 @@ def check_folder(folder: Path) -> None:
         raise InputError(f"bank: cannot write to the folder {folder}: {problem.strerror or problem}; choose another one") from problem
 
 
-def check_room(folder: Path, need: int, about: str) -> None:
-    """Checks, before anything is computed, that there is room for ``need`` more bytes in ``folder``.
-
-    Args:
-        folder: where they shall be; it and those above it may be missing yet.
-        need: bytes.
-        about: what the bank is, for the message.
-
-    Raises:
-        RoomError: there is not (says the size needed and the size free).
-    """
-    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    if need > (free := shutil.disk_usage(there).free):
-        raise RoomError(
-            f"{about}: {size_text(need)} are needed and {size_text(free)} are free; free some space, choose another folder, store less "
-            "(bank_dtype=float16 or bfloat16), or compute the features live (bank=false)"
-        )
+def check_room(folder: Path, needed: int, about: str) -> None:
+    """Check that there is room for ``needed`` more bytes in ``folder``, which may be missing yet; see `check_size`."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    check_size(
+        about, needed, shutil.disk_usage(existing).free, "free on the disk",
+        "free some space, choose another folder, store less (bank_dtype=float16 or bfloat16), or compute the features live (bank=false)",
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the frozen networks see in the clips of a store: glances of whole frames, focus vectors of patches."""
+"""Features of frozen networks, computed live: glances of whole frames, focus vectors of patches."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from classifiers.weight_monitor import WeightMonitor, check_frozen
 
 Indices = NDArray[np.int64]
 VIDEO_DIVS = (1, 2, 4)
-# Pixels in a call that fills a bank, at most: so many patches of the paper's size. On CPUs larger calls are slower again.
+# Pixels of a call that fills a bank, at most: a number of patches of the paper's size. On CPUs larger calls are slower again.
 CALL_PIXELS = {"cpu": 64 * 96**2, "cuda": 1024 * 96**2}
-FRAME_BYTES = 2**29  # of the clips last used, whose frames are kept
+FRAME_BYTES = 2**29  # size of the cache of frames
 
 
 class Features(Protocol):
-    """Glances and focus vectors of clips, computed anew (`LiveFeatures`) or once (`MemoryBank`).
+    """Glances and focus vectors of clips, computed live (`LiveFeatures`) or once (`MemoryBank`, `DiskBank`).
 
     ``clips`` and ``steps`` are index arrays that broadcast against each other, and against ``actions`` (…, *action space), to one
     shape (…). Cells of a grid may also be a tensor on the networks' device. A step is a decision: usually one frame, or several where one
@@ -38,8 +38,8 @@ class Features(Protocol):
     Attributes:
         classifier: frozen.
         clips: the clips, by number.
-        action: what can be looked at.
-        num_steps: D, decisions in a clip.
+        action: the kind of action, which defines the patches.
+        num_steps: D, decisions per clip.
         map_shape: (C, h, w) of a step's glance map; the maps of several frames are stacked, frame after frame.
     """
 
@@ -51,32 +51,32 @@ class Features(Protocol):
 
     @property
     def about(self) -> str:
-        """Where they come from and what they take, for people."""
+        """Description of the source and its size."""
         ...
 
     def glance_maps(self, clips: Indices, steps: Indices) -> Tensor:
-        """Glance maps (…, C, h, w) of those steps, on the networks' device."""
+        """Return the glance maps (…, C, h, w) of those steps, on the networks' device."""
         ...
 
     def glance_vectors(self, clips: Indices, steps: Indices) -> Tensor:
-        """Glance vectors (…, C) of those steps, the mean over their frames."""
+        """Return the glance vectors (…, C) of those steps, the mean over their frames."""
         ...
 
     def focus_vectors(self, clips: Indices, steps: Indices, actions: Values) -> Tensor:
-        """Focus vectors (…, F) of the patches that ``actions`` pick in those steps, the mean over their frames."""
+        """Return the focus vectors (…, F) of the patches that ``actions`` select in those steps, the mean over their frames."""
         ...
 
 
 class LiveFeatures:
-    """Runs the networks whenever it is asked; keeps the frames and glances of the clips last used.
+    """Runs the networks on every request; caches the frames and glances of the clips last used.
 
     Args:
-        classifier: Frozen; its device is where everything lives. Without an execution of its own it runs as
-            `classifiers.optimize.optimized` says.
+        classifier: frozen; the features are on its device. It runs as `classifiers.optimize.optimized` says, unless it is optimised
+            already.
         clips: the clips, by number.
-        action: what can be looked at.
+        action: the kind of action, which defines the patches.
         video_div: see `count_steps`.
-        capacity: clips whose glances are kept. Frames are kept of as many as `FRAME_BYTES` have room for.
+        capacity: number of clips whose glances are cached. The cache of frames has `FRAME_BYTES`.
 
     Raises:
         InputError: the classifier is in training mode, or classifier, clips and ``video_div`` do not fit together.
@@ -101,47 +101,42 @@ class LiveFeatures:
 
     @property
     def about(self) -> str:
-        """Where they come from and what they take, for people."""
+        """Description of the source and its size."""
         return "bank: none, features are computed live"
 
     def glance_maps(self, clips: Indices, steps: Indices) -> Tensor:
-        """Glance maps (…, C, h, w) of those steps."""
-        clips, steps = np.broadcast_arrays(clips, steps)
-        self._notice_changed_weights()
-        maps = [self._glance(clip)[0][step] for clip, step in zip(clips.ravel().tolist(), steps.ravel().tolist(), strict=True)]
-        return torch.stack(maps).unflatten(0, clips.shape)
+        """See `Features.glance_maps`."""
+        return self._glances_of(0, clips, steps)
 
     def glance_vectors(self, clips: Indices, steps: Indices) -> Tensor:
-        """Glance vectors (…, C) of those steps."""
-        clips, steps = np.broadcast_arrays(clips, steps)
-        self._notice_changed_weights()
-        vectors = [self._glance(clip)[1][step] for clip, step in zip(clips.ravel().tolist(), steps.ravel().tolist(), strict=True)]
-        return torch.stack(vectors).unflatten(0, clips.shape)
+        """See `Features.glance_vectors`."""
+        return self._glances_of(1, clips, steps)
 
     @torch.no_grad()
     def focus_vectors(self, clips: Indices, steps: Indices, actions: Values) -> Tensor:
-        """Focus vectors (…, F) of patches, in one call of the focuser."""
+        """See `Features.focus_vectors`; computed in one call of the focuser."""
         corners = self.action.corners_of(to_array(actions))
         clips, steps, _ = np.broadcast_arrays(clips, steps, corners[..., 0])
-        wanted, inverse = np.unique(np.stack([clips.ravel(), steps.ravel()]), axis=1, return_inverse=True)
-        frames = torch.cat([self._step_frames(int(clip), int(step)) for clip, step in wanted.T])
-        length = len(frames) // wanted.shape[1]
+        requested, inverse = np.unique(np.stack([clips.ravel(), steps.ravel()]), axis=1, return_inverse=True)
+        frames = torch.cat([self._step_frames(int(clip), int(step)) for clip, step in requested.T])
+        length = len(frames) // requested.shape[1]
         source = inverse.ravel()[:, None] * length + np.arange(length)
-        places = np.broadcast_to(corners, (*clips.shape, 2)).reshape(-1, 1, 2).repeat(length, axis=1)
-        patches = crop_patches(frames, self._on_device(source.ravel()), self._on_device(places.reshape(-1, 2)), self.action.patch_size)
+        corners = np.broadcast_to(corners, (*clips.shape, 2)).reshape(-1, 1, 2).repeat(length, axis=1).reshape(-1, 2)
+        patches = crop_patches(frames, self._on_device(source.ravel()), self._on_device(corners), self.action.patch_size)
         focus_vectors = self.classifier.focus(self.classifier.normalise(patches), num_frames=length)
         return focus_vectors.unflatten(0, (-1, length)).mean(1).unflatten(0, clips.shape)
 
     def frames(self, clip: int) -> Tensor:
-        """The clip's frames (T, 3, H, W), uint8, on the networks' device, (height, width, channels) in memory."""
+        """Return the clip's frames (T, 3, H, W), uint8, on the networks' device, (height, width, channels) in memory."""
         return self._frames.get(
             clip, lambda: self.clips.frames(clip).to(self.classifier.device, non_blocking=True, memory_format=torch.channels_last)
         )
 
     def glance(self, clip: int) -> tuple[Tensor, Tensor]:
-        """Maps (D, C, h, w) and vectors (D, C) of all steps of one clip, from one call of the glancer."""
-        self._notice_changed_weights()
-        return self._glance(clip)
+        """Return the maps (D, C, h, w) and vectors (D, C) of all steps of one clip, from one call of the glancer."""
+        if self._watch.changed():
+            self._glances.clear()
+        return self._glances.get(clip, lambda: self._run_glancer(clip))
 
     def cell_focus_vectors_of(self, groups: Iterable[tuple[int, range]]) -> Iterator[Tensor]:
         """Yield `cell_focus_vectors` of each (clip, steps), several at the same time where cores are idle: the values are the same."""
@@ -150,41 +145,44 @@ class LiveFeatures:
 
     @torch.no_grad()
     def cell_focus_vectors(self, frames: Tensor) -> Tensor:
-        """Focus vectors (steps, cells, F) of all cells of one of the `groups` of steps, in calls that are always the same.
+        """Return the focus vectors (steps, cells, F) of all cells of one of the `groups` of steps, in calls of fixed size.
 
         Args:
             frames: of these steps, (steps, T/D, 3, H, W) uint8.
         """
         frames = self.classifier.normalise(frames)  # once: cells overlap
         length = frames.shape[1]
-        patches = (crop_patches(frames.flatten(0, 1), *call, self.action.patch_size) for call in self._cell_calls(len(frames), length))
-        focus_vectors = torch.cat([self.classifier.focus(each, num_frames=length) for each in patches])
+        calls = (crop_patches(frames.flatten(0, 1), *call, self.action.patch_size) for call in self._cell_calls(len(frames), length))
+        focus_vectors = torch.cat([self.classifier.focus(patches, num_frames=length) for patches in calls])
         return focus_vectors.unflatten(0, (len(frames), -1, length)).mean(2)
 
     @cached_property
     def groups(self) -> list[range]:
-        """Steps whose focus vectors are computed together: as many as one call of the focuser has room for, at least one."""
+        """Steps whose focus vectors are computed together: as many as fit in one call of the focuser, at least one."""
         patches = max(1, self.action.num_cells or 0) * (self.clips.num_frames // self.num_steps)
         count = max(1, self._call_size // patches)
         return [range(start, min(start + count, self.num_steps)) for start in range(0, self.num_steps, count)]
 
     def _cell_calls(self, steps: int, length: int) -> list[tuple[Tensor, Tensor]]:
-        """Frame and corner of every patch of so many steps of ``length`` frames, cell after cell, in parts as large as a call may be."""
+        """Return frame and corner of every patch of ``steps`` steps of ``length`` frames, cell after cell, one entry per call."""
         if steps not in self._calls:
             cells = self.action.corners_of(self.action.candidates)
             source = np.arange(steps * length).reshape(steps, 1, length).repeat(len(cells), axis=1).ravel()
             corners = np.tile(cells.repeat(length, axis=0), (steps, 1))
             size = max(1, self._call_size // length) * length
-            parts = [slice(start, start + size) for start in range(0, len(source), size)]
-            self._calls[steps] = [(self._on_device(source[part]), self._on_device(corners[part])) for part in parts]
+            calls = [slice(start, start + size) for start in range(0, len(source), size)]
+            self._calls[steps] = [(self._on_device(source[call]), self._on_device(corners[call])) for call in calls]
         return self._calls[steps]
 
     @property
     def _call_size(self) -> int:
         return max(1, CALL_PIXELS.get(self.classifier.device.type, CALL_PIXELS["cpu"]) // self.action.patch_size**2)
 
-    def _glance(self, clip: int) -> tuple[Tensor, Tensor]:
-        return self._glances.get(clip, lambda: self._run_glancer(clip))
+    def _glances_of(self, which: int, clips: Indices, steps: Indices) -> Tensor:
+        """Stack the maps (0) or vectors (1) of those steps."""
+        clips, steps = np.broadcast_arrays(clips, steps)
+        glances = [self.glance(clip)[which][step] for clip, step in zip(clips.ravel().tolist(), steps.ravel().tolist(), strict=True)]
+        return torch.stack(glances).unflatten(0, clips.shape)
 
     @torch.no_grad()
     def _run_glancer(self, clip: int) -> tuple[Tensor, Tensor]:
@@ -192,10 +190,6 @@ class LiveFeatures:
         frames = self.clips.glancer_frames(clip).to(self.classifier.device) if separate else self.frames(clip)
         maps, vectors = self.classifier.glance(self.classifier.normalise(frames), num_frames=len(frames))
         return by_step(maps, self.num_steps).flatten(1, 2), by_step(vectors, self.num_steps).mean(1)
-
-    def _notice_changed_weights(self) -> None:
-        if self._watch.changed():
-            self._glances.clear()
 
     def _step_frames(self, clip: int, step: int) -> Tensor:
         return by_step(self.frames(clip), self.num_steps)[step]
@@ -205,20 +199,20 @@ class LiveFeatures:
 
 
 def by_step(frames: Tensor, num_steps: int) -> Tensor:
-    """What belongs to the frames of a clip (T, …) → to the frames of its steps (D, T/D, …)."""
+    """Group what belongs to the frames of a clip (T, …) by step: (D, T/D, …)."""
     return frames.unflatten(0, (num_steps, -1))
 
 
 def count_steps(classifier: Classifier, clips: ClipSource, video_div: int | None) -> int:
-    """D, the decisions that a policy takes in a clip.
+    """Return D, the decisions that a policy takes in a clip.
 
-    A head that is recurrent takes one decision a frame. One that averages the scores of frames (the Something-Something family)
-    takes ``video_div`` decisions, each for an equal share of the frames; with 1, all frames of a video get the same place.
+    A recurrent head takes one decision per frame. A head that averages the scores of frames (the Something-Something family)
+    takes ``video_div`` decisions, each for an equal share of the frames; with 1, all frames of a video get the same location.
 
     Args:
         classifier: its head decides between the two.
-        clips: with as many frames as can be shared out.
-        video_div: 1 (the default), 2 or 4 where the head averages, and None elsewhere.
+        clips: their frames are divisible by D.
+        video_div: 1 (the default), 2 or 4 if the head averages, otherwise None.
 
     Raises:
         InputError: they do not fit together (says why).
@@ -235,7 +229,7 @@ def count_steps(classifier: Classifier, clips: ClipSource, video_div: int | None
         return clips.num_frames
     steps = 1 if video_div is None else video_div
     if steps not in VIDEO_DIVS:
-        raise InputError(f"video_div={video_div} is not possible; choose 1, 2 or 4 decisions a video")
+        raise InputError(f"video_div must be 1, 2 or 4 decisions per video, got {video_div}")
     for frames, name in ((clips.num_frames, "num_frames"), (glances, "glance_frames")):
         if frames % steps:
             raise InputError(f"video_div={steps} does not divide {name}={frames}; choose a number of frames that it divides")
@@ -247,24 +241,24 @@ Value = TypeVar("Value")
 
 
 class LRUCache(Generic[Key, Value]):
-    """The values of the keys last asked for, at most ``capacity`` of them."""
+    """The values of the keys last requested, at most ``capacity`` of them."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._kept: OrderedDict[Key, Value] = OrderedDict()
+        self._cached: OrderedDict[Key, Value] = OrderedDict()
 
     def get(self, key: Key, make: Callable[[], Value]) -> Value:
-        """The kept value of ``key``, or a new one; the one not asked for the longest goes if there are too many."""
-        if key not in self._kept:
-            self._kept[key] = make()
-            if len(self._kept) > self._capacity:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key]
+        """Return the cached value of ``key``, or a new one; the least recently used value is dropped if there are too many."""
+        if key not in self._cached:
+            self._cached[key] = make()
+            if len(self._cached) > self._capacity:
+                self._cached.popitem(last=False)
+        self._cached.move_to_end(key)
+        return self._cached[key]
 
     def clear(self) -> None:
-        """Keeps nothing any more."""
-        self._kept.clear()
+        """Drop all values."""
+        self._cached.clear()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": OrderedDict()}  # copies and pickles make their own
+        return {**self.__dict__, "_cached": OrderedDict()}  # copies and pickles start empty

@@ -12,7 +12,7 @@ _NUMBERED = re.compile(r"(\d+)(?:\s*[,;:]|\s)\s*(\S.*)")
 
 
 def read_class_names(path: Path | str, what: str | None = None) -> tuple[str, ...]:
-    """The names in a text file, one a line: as they are, or numbered (``0,Archery`` or ``1 Archery``) in every line.
+    """Return the names in a text file, one per line: plain, or numbered (``0,Archery`` or ``1 Archery``) in every line.
 
     Args:
         path: the file, UTF-8.
@@ -35,7 +35,7 @@ def read_class_names(path: Path | str, what: str | None = None) -> tuple[str, ..
 
 
 def _without_numbers(lines: list[str]) -> tuple[list[str], list[str]]:
-    """The names, and what is wrong with the numbers before them, if every line has one."""
+    """Return the names, and what is wrong with the numbers before them, if every line has one."""
     parts = [match.groups() for match in map(_NUMBERED.fullmatch, lines) if match]
     if not parts or len(parts) < len(lines):
         return lines, []

@@ -1,7 +1,7 @@
-"""The containers of video: their suffixes, and how long a file says it is.
+"""The containers of video: their suffixes, and the size that a file states.
 
-Decoders read a file that was cut short as a shorter video, most of them without a word. The containers state their own length, which
-a few bytes tell. Only lengths that are stated plainly count: where a writer left them open, nothing is said.
+Most decoders silently read a truncated file as a shorter video. The containers state their own length in a few bytes. Only
+explicit lengths count: a writer may leave them open.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 DECORD_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".3gp")
-# From these decord gives other frames than those asked for, without an error, where the video has B frames; some it cannot open.
+# From these decord silently returns wrong frames if the video has B frames; some it cannot open.
 PYAV_SUFFIXES = (".avi", ".mpg", ".mpeg", ".flv", ".wmv", ".ts", ".mts", ".m2ts", ".vob", ".ogv", ".gif")
 VIDEO_SUFFIXES = DECORD_SUFFIXES + PYAV_SUFFIXES
 _ISO_BRANDS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
@@ -18,7 +18,7 @@ _ISO_NEEDED = (b"moov", b"mdat", b"moof")
 
 
 def stated_size(path: Path) -> int | None:
-    """Bytes that the file must have by its own account (MP4, MOV, AVI, Matroska, WebM); None where it does not tell."""
+    """Return the bytes that the file must have according to its header (MP4, MOV, AVI, Matroska, WebM); None if unknown."""
     with path.open("rb") as file:
         start = file.read(12)
         if start[4:8] in _ISO_BRANDS:
@@ -32,7 +32,7 @@ def stated_size(path: Path) -> int | None:
 
 
 def _iso_size(file: BinaryIO, size: int) -> int | None:
-    """Where the last box ends that frames are read from; padding after it may be cut."""
+    """Return the end of the last box with frames; padding after it may be cut."""
     end, position = None, 0
     while position + 8 <= size:
         file.seek(position)
@@ -40,7 +40,7 @@ def _iso_size(file: BinaryIO, size: int) -> int | None:
         length, kind = int.from_bytes(header[:4], "big"), header[4:8]
         if length == 1:
             length = int.from_bytes(header[8:16], "big")
-        if length < 8:  # 0: up to the end of the file; anything else is no box
+        if length < 8:  # 0: up to the end of the file; otherwise not a box
             break
         position += length
         if kind in _ISO_NEEDED:
@@ -49,7 +49,7 @@ def _iso_size(file: BinaryIO, size: int) -> int | None:
 
 
 def _matroska_size(file: BinaryIO, size: int) -> int | None:
-    """Where the segment, the one element after the header, ends."""
+    """Return the end of the segment, the one element after the header."""
     file.seek(4)
     header = _matroska_length(file)
     if header is None or header > size:
@@ -62,7 +62,7 @@ def _matroska_size(file: BinaryIO, size: int) -> int | None:
 
 
 def _matroska_length(file: BinaryIO) -> int | None:
-    """A number of 1 to 8 bytes whose leading zero bits tell how many; all ones say that it is not known."""
+    """Return a number of 1 to 8 bytes whose leading zero bits give the count; None if all bits are ones (unknown)."""
     first = file.read(1)
     if not first or first[0] == 0:
         return None

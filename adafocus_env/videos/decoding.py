@@ -1,4 +1,4 @@
-"""Runs a function in worker processes that can be killed, because video decoders hang and crash.
+"""Run a function in worker processes that can be killed, because video decoders hang and crash.
 
 decord has open bugs where a call never returns and holds Python's global lock, so that neither a thread nor a signal handler can
 end it: only killing the process does. Workers are started as plain child processes, not through `multiprocessing`: its *spawn* runs
@@ -24,8 +24,8 @@ from multiprocessing.connection import Connection, Pipe, wait
 
 START_LIMIT = 120.0  # seconds a worker may take to start; a guard against waiting for ever, not a target
 
-# Our packages load torch when they are imported, which takes seconds and hundreds of megabytes that no worker has a use for. So a worker
-# puts empty packages in their place, and imports the modules that it needs out of them.
+# Importing our packages loads Gymnasium or torch, which takes seconds and hundreds of megabytes that no worker needs. A worker therefore
+# replaces them by empty packages, and imports only the modules that it needs.
 _START = """
 import importlib.util, sys, types
 for name in ("classifiers", "adafocus_env"):
@@ -39,7 +39,7 @@ serve({descriptor}, {function!r})
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a task has no result."""
+    """The reason why a task has no result."""
 
     reason: str
 
@@ -47,22 +47,22 @@ class Failure:
 def run_in_workers(
     function: str, tasks: Sequence[object], *, num_workers: int, time_limit: float
 ) -> Generator[tuple[int, object | Failure], None, None]:
-    """Calls a function for every task in worker processes, and gives the results as they come, in any order.
+    """Call a function for every task in worker processes, and yield the results as they come, in any order.
 
-    A call that raises, takes longer than ``time_limit`` or takes its worker down gives a `Failure`, and the others go on in a new
+    A call that raises, takes longer than ``time_limit`` or crashes its worker gives a `Failure`, and the other tasks continue in a new
     worker. Closing the iterator early, or an exception around it, kills the workers.
 
     Args:
         function: ``module:name`` of a function of one argument. Its module should be light: every worker imports it.
         tasks: the arguments; they and the results are pickled.
-        num_workers: how many processes work at the same time, at most.
+        num_workers: processes that work at the same time, at most.
         time_limit: seconds that one call may take. The start of a worker does not count.
 
     Yields:
         (number of the task, result or `Failure`).
 
     Raises:
-        RuntimeError: a worker could not start at all; the message holds what it wrote.
+        RuntimeError: a worker could not start at all; the message contains its output.
     """
     waiting = deque(enumerate(tasks))
     workers: list[_Worker] = []
@@ -117,7 +117,7 @@ class _Worker:
             self.connection.send(task)
 
     def finished(self, time_limit: float) -> tuple[int, object | Failure] | None:
-        """The result of the task, or None when the worker has only just started; afterwards it is idle or not alive."""
+        """Return the result of the task, or None if the worker has only just started; afterwards it is idle or not alive."""
         number, self._task = self._task, None
         try:
             if not self.connection.poll(0):
@@ -161,7 +161,7 @@ class _Worker:
 
 
 def _ready(workers: list[_Worker]) -> list[_Worker]:
-    """The workers with an answer, or without one when their time is over; waits until there is one."""
+    """Wait for a worker with an answer or without time left, and return all of them."""
     until = min(worker.deadline for worker in workers)
     answered = wait([worker.connection for worker in workers], max(0.0, until - time.monotonic()))
     now = time.monotonic()
@@ -180,14 +180,14 @@ def _ending(code: int | None) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """The parent's environment, with its import path (an installation or a checkout) and one thread for each library."""
+    """Return the parent's environment, with its import path (an installation or a checkout) and one thread per library."""
     path = os.pathsep.join(entry or os.curdir for entry in sys.path)
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     return {**os.environ, **threads, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 def serve(descriptor: int, function: str) -> None:
-    """The worker: answers tasks on the connection ``descriptor`` until its other end is closed.
+    """Run the worker: answer tasks on the connection ``descriptor`` until its other end is closed.
 
     Args:
         descriptor: file descriptor of an inherited duplex connection.
@@ -214,6 +214,6 @@ def _answer(connection: Connection, call, task: object) -> None:  # type: ignore
 
 
 def _die_with_parent() -> None:
-    """Has Linux kill this process when its parent dies: one that hangs would never see that the connection is closed."""
+    """Make Linux kill this process when its parent dies: a hanging process would not notice that the connection is closed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 = PR_SET_PDEATHSIG

@@ -1,4 +1,4 @@
-"""List files: one video a line, with its number of frames and its labels."""
+"""List files: one video per line, with its number of frames and its labels."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 
 from adafocus_env.videos.text_lines import listed, read_lines
 
-SHORTEST = 3  # frames; lines that state fewer are dropped, as in the published results
-NO_LABEL = -1  # fills up the labels of a video in some lists
+SHORTEST = 3  # frames; shorter videos are dropped, as in the published results
+NO_LABEL = -1  # pads the labels of a video in some lists
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class ListFormat:
     """How a line is written: ``path, frames, label…``.
 
     Attributes:
-        separator: a comma, or a space: then paths may hold spaces, and frames and label are the last two fields.
-        max_labels: labels of one video. A label that is repeated (once for each time it is seen in the video) counts once.
+        separator: a comma, or a space: then paths may contain spaces, and frames and label are the last two fields.
+        max_labels: of one video. A repeated label (once for every time it occurs in the video) counts once.
     """
 
     separator: str = " "
@@ -26,13 +26,13 @@ class ListFormat:
 
     @property
     def example(self) -> str:
-        """A line."""
+        """An example of a line."""
         return self.separator.join(["path", "frames", "label"])
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line: the video's path below the folder of videos or frames, its frames, its labels in the order of the line."""
+    """One line: the path below the folder of videos or frames, the number of frames, and the labels in the order of the line."""
 
     path: str
     num_frames: int
@@ -41,11 +41,11 @@ class Entry:
 
 
 class Fault(Exception):
-    """What is wrong with one line of a file.
+    """One malformed line of a file.
 
     Args:
-        reason: says it, without file and line.
-        mislabelled: whether its labels are what is wrong.
+        reason: what is wrong, without file and line.
+        mislabelled: whether the labels are wrong.
     """
 
     def __init__(self, reason: str, *, mislabelled: bool = False) -> None:
@@ -54,7 +54,7 @@ class Fault(Exception):
         self.file, self.line, self.path = Path(), 0, ""
 
     def at(self, file: Path, line: int, path: str) -> Fault:
-        """Notes where it was found, and of which video."""
+        """Note the location, and the video."""
         self.file, self.line, self.path = file, line, path
         return self
 
@@ -64,7 +64,7 @@ class Fault(Exception):
 
 @dataclass(frozen=True)
 class ListFile:
-    """A list as read: what can be used, what is wrong, and how many lines were dropped, being too short or a repetition."""
+    """A list as read: usable lines, malformed lines, and the numbers of dropped lines (short videos, repetitions)."""
 
     file: Path
     entries: list[Entry]
@@ -74,12 +74,12 @@ class ListFile:
 
 
 def read_list(file: Path, form: ListFormat, num_classes: int) -> ListFile:
-    """Reads a list; what is wrong with its lines is collected, not raised. Empty lines are passed over.
+    """Read a list; malformed lines are collected, not raised, and empty lines are skipped.
 
     Args:
         file: the list, UTF-8.
-        form: how its lines are written.
-        num_classes: labels are below it.
+        form: the format of its lines.
+        num_classes: the labels are smaller.
 
     Raises:
         InputError: the file cannot be read.
@@ -104,7 +104,7 @@ def read_list(file: Path, form: ListFormat, num_classes: int) -> ListFile:
 
 
 def shared_videos(train: ListFile, test: ListFile) -> list[Fault]:
-    """The lines of ``test`` whose videos are in ``train`` as well."""
+    """Return the lines of ``test`` whose videos are in ``train`` as well."""
     lines = {entry.path: entry.line for entry in train.entries}
     return [
         Fault(f"{entry.path} is in {train.file.name} as well (line {lines[entry.path]}); leave it in one").at(
@@ -116,7 +116,7 @@ def shared_videos(train: ListFile, test: ListFile) -> list[Fault]:
 
 
 def describe(faults: Sequence[Fault]) -> str:
-    """All faults by file, the first twenty of each with their lines."""
+    """Describe the malformed lines by file, the first twenty of every file."""
     files = dict.fromkeys(fault.file for fault in faults)
     return "\n".join(_of_file(file, [str(fault) for fault in faults if fault.file == file]) for file in files)
 
@@ -128,29 +128,28 @@ def _of_file(file: Path, faults: list[str]) -> str:
 
 
 def _entry(text: str | None, line: int, form: ListFormat, num_classes: int) -> Entry:
-    """What the line says; a `Fault` where it makes no sense."""
+    """Parse a line; raise `Fault` if it is malformed."""
     if text is None:
         raise Fault("it is not valid UTF-8; save the list as UTF-8")
     fields = _fields(text, form)
     if len(fields) < 3:
-        raise Fault(f"{len(fields)} of the 3 fields {form.example!r} in {text!r}{_other_separator(text, form)}")
+        raise Fault(f"{len(fields)} of the 3 fields {form.example!r} in {text!r}")
     if not _is_number(fields[1]):
-        hint = _other_separator(text, form)
-        raise Fault(f"the number of frames {fields[1]!r} is no whole number of 0 or more in {text!r}{hint}")
+        raise Fault(f"the number of frames must be an integer of at least 0, got {fields[1]!r} in {text!r}")
     return Entry(_path(fields[0]), int(fields[1]), _labels(fields[2:], form, num_classes), line)
 
 
 def _fields(text: str, form: ListFormat) -> list[str]:
     if form.separator == " ":
         return text.rsplit(None, 2)
-    return [part.strip() for part in text.split(form.separator)]
+    return [field.strip() for field in text.split(form.separator)]
 
 
 def _labels(fields: list[str], form: ListFormat, num_classes: int) -> tuple[int, ...]:
-    """The different labels, in their order."""
+    """Return the different labels, in their order."""
     for text in fields:
         if not _is_number(text.removeprefix("-")):
-            raise Fault(f"the label {text!r} is no whole number", mislabelled=True)
+            raise Fault(f"the label must be an integer, got {text!r}", mislabelled=True)
     numbers = [int(text) for text in fields]
     labels = tuple(dict.fromkeys(numbers[:1] + [number for number in numbers[1:] if number != NO_LABEL]))
     if min(labels) < 0:
@@ -165,25 +164,15 @@ def _labels(fields: list[str], form: ListFormat, num_classes: int) -> tuple[int,
 def _path(text: str) -> str:
     path = PurePosixPath(text)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in text:
-        raise Fault(f"the path {text!r} does not lead to a place below the folder of videos or frames")
+        raise Fault(f"the path must lie below the folder of videos or frames, got {text!r}")
     return str(path)
 
 
 def _named_video(text: str | None, form: ListFormat) -> str:
-    """The path in a line that is faulty elsewhere; empty where it cannot be told."""
+    """Return the path in a malformed line; empty if there is none."""
     fields = _fields(text or "", form)
     return fields[0] if len(fields) > 2 else ""
 
 
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
-
-
-def _other_separator(text: str, form: ListFormat) -> str:
-    """A hint, where the line would make sense with another separator."""
-    names = {",": "commas", ";": "semicolons", "\t": "tabs", " ": "spaces"}
-    for separator, name in names.items():
-        numbers = [part.strip().removeprefix("-") for part in text.rsplit(separator, 2)][1:]
-        if separator != form.separator and len(numbers) == 2 and all(map(_is_number, numbers)):
-            return f"; its fields seem to be separated by {name}, those of this list are by {names[form.separator]}"
-    return ""

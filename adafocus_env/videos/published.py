@@ -23,21 +23,21 @@ VIDEOS = "videos"
 
 @dataclass(frozen=True)
 class PublishedSet:
-    """What is published of a data set; paths are below its root.
+    """The published description of a data set; paths are below its root.
 
     Attributes:
         title: its name in print.
-        num_classes: published; a class file may say otherwise.
+        num_classes: as published; a class file may differ.
         class_file: names of the classes.
-        train_list: what is learned from, a part of it held out for validation.
+        train_list: training videos, a share of them held out for validation.
         test_list: published as validation list; read once, at the end.
-        form: how the lines of the lists are written.
+        form: the format of the lists' lines.
         frames: folder of the folders of extracted frames.
         frame_name: how the frames are named, counted from 1.
         num_frames: frames of a clip, T.
         flip: whether a mirrored video keeps its class.
         metric: see `DataSet`.
-        short_side: shorter side of the extracted frames in pixels; None where it is not published.
+        short_side: shorter side of the extracted frames in pixels; None if it is not published.
     """
 
     title: str
@@ -87,13 +87,13 @@ PUBLISHED: Mapping[str, PublishedSet] = {
 
 @dataclass(frozen=True)
 class Usable:
-    """What can be used of a data set, what cannot, and what its user should know.
+    """The usable videos of a data set, its malformed lines, and notes for its user.
 
     Attributes:
-        data: the videos of all lines that make sense.
-        place: the folder of frames or videos that they are read from; None where the data set is none of the published ones.
-        faults: the lines that make none.
-        notes: what was dropped, and what is not as published.
+        data: the videos of all well-formed lines.
+        place: the folder of frames or videos that they are read from; None for other data sets than the published ones.
+        faults: the malformed lines.
+        notes: what was dropped, and what differs from the publication.
     """
 
     data: DataSet
@@ -103,33 +103,33 @@ class Usable:
 
 
 def published(name: str, root: str | Path, *, source: str = "auto", val: float = 0.1) -> DataSet:
-    """The data set ``name`` of the publication: its train list, less the part held out for validation, and its val list for testing.
+    """Return the data set ``name`` of the publication: its train list, a share of it held out for validation, and its val list.
 
-    A video is called by its path in the list, wherever it is read from, so that the parts are the same from frames and from videos.
+    A video is named by its path in the list, so that the splits are the same from frames and from videos.
 
     Args:
         name: a key of `PUBLISHED`.
         root: the folder with class file and lists.
         source: ``frames`` (extracted, in numbered files), ``videos`` (files in ``ROOT/videos``, whose own lengths count) or ``auto``:
-            frames where their folder is there.
+            frames if their folder exists.
         val: share of the training videos that is held out for validation.
 
     Raises:
-        InputError: a file or folder is missing or cannot be read, or a line makes no sense (names file and lines).
+        InputError: a file or folder is missing or cannot be read, or a line is malformed (names file and lines).
     """
     usable = what_is_usable(name, root, source=source, val=val)
     for note in usable.notes:
         _log.warning("%s", note)
     if usable.faults:
         raise InputError(describe(usable.faults))
-    for part, listed in (("train", PUBLISHED[name].train_list), ("test", PUBLISHED[name].test_list)):
-        if not getattr(usable.data, part):
+    for split, listed in (("train", PUBLISHED[name].train_list), ("test", PUBLISHED[name].test_list)):
+        if not getattr(usable.data, split):
             raise InputError(f"the list {Path(root) / listed} holds no video; give the published one")
     return usable.data
 
 
 def what_is_usable(name: str, root: str | Path, *, source: str = "auto", val: float = 0.1) -> Usable:
-    """As `published`, but lines that make no sense are told, not raised.
+    """As `published`, but malformed lines are returned, not raised.
 
     Raises:
         InputError: a file or folder is missing or cannot be read.
@@ -140,19 +140,18 @@ def what_is_usable(name: str, root: str | Path, *, source: str = "auto", val: fl
     classes = read_class_names(root / about.class_file, f"the class file {root / about.class_file}")
     if len(classes) < 2:
         raise InputError(f"the class file {root / about.class_file} has {len(classes)} classes; at least two are needed to tell apart")
-    train, test = (read_list(root / each, about.form, len(classes)) for each in (about.train_list, about.test_list))
+    train, test = (read_list(root / listed, about.form, len(classes)) for listed in (about.train_list, about.test_list))
     place = _place(root, source, about)
     find = _frame_folders if place == root / about.frames else _video_files
     found = find(place, [*train.entries, *test.entries], about)
-    learned, tested = (tuple(found[entry.path] for entry in each.entries) for each in (train, test))
-    parts = hold_out(learned, val)
-    data = DataSet(name, classes, *parts, tested, flip=about.flip, metric=about.metric, root=root)
+    learned, tested = (tuple(found[entry.path] for entry in listed.entries) for listed in (train, test))
+    data = DataSet(name, classes, *hold_out(learned, val), tested, flip=about.flip, metric=about.metric, root=root)
     faults = [*train.faults, *test.faults, *shared_videos(train, test)]
     return Usable(data, place, faults, _notes(root, about, len(classes), [train, test]))
 
 
 def _place(root: Path, source: str, about: PublishedSet) -> Path:
-    """The folder that videos are read from."""
+    """Return the folder that videos are read from."""
     places = {"frames": root / about.frames, "videos": root / VIDEOS}
     if source == "auto":
         there = [place for place in places.values() if place.is_dir()]
@@ -161,7 +160,7 @@ def _place(root: Path, source: str, about: PublishedSet) -> Path:
         raise InputError(f"data.root: {root} has neither {about.frames}/ with a folder of frames for each video nor {VIDEOS}/ with videos")
     place = lookup("data.source", source, {"auto": root, **places})
     if not place.is_dir():
-        raise InputError(f"data.source={source}: {place} is no folder; put the {source} there, or use data.source=auto")
+        raise InputError(f"data.source={source}: {place} is not a folder; put the {source} there, or use data.source=auto")
     return place
 
 
@@ -190,7 +189,7 @@ def _none_of_them(place: Path, entries: Sequence[Entry], what: str, example: Pat
 
 
 def _index(folder: Path) -> dict[str, Path]:
-    """All video files below ``folder`` by their path without suffix; of several with one name the first of `VIDEO_SUFFIXES`."""
+    """Return all video files below ``folder`` by their path without suffix; of several with one name the first of `VIDEO_SUFFIXES`."""
     found: dict[str, Path] = {}
     for place, _, names in os.walk(folder, followlinks=True):
         files = [Path(place, name) for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES]

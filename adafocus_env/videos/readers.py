@@ -1,7 +1,7 @@
-"""Frames of a video by number: from an encoded file (decord, else PyAV) or from a folder of images.
+"""Readers: frames of a video by number, from an encoded file (decord, else PyAV) or from a folder of images.
 
 Readers can hang or crash the process on broken files, so the rest of the package calls them through `adafocus_env.videos.decoding`.
-Only NumPy is imported here at once: a worker process has to start fast.
+Only NumPy is imported at once: a worker process must start fast.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import importlib.util
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -38,25 +38,24 @@ class DecodeError(InputError):
 
 
 class FrameReader(Protocol):
-    """Any object that gives the frames of one video by number."""
+    """Any object that gives the frames of one video by number; `len` is the number of frames, at least 1.
 
-    def __len__(self) -> int:
-        """Number of frames, at least 1."""
+    Attributes:
+        fps: mean frames per second; None if unknown.
+        size: (height, width) of the video's frames in pixels, as shown.
+    """
 
-    @property
-    def fps(self) -> float | None:
-        """Frames a second; None where nothing tells it."""
+    fps: float | None
+    size: tuple[int, int]
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of the video's own frames in pixels."""
+    def __len__(self) -> int: ...
 
     def get_frames(self, indices: Sequence[int] | NDArray[np.int64], short_side: int | None = None) -> NDArray[np.uint8]:
-        """The frames ``indices`` (n,), from 0, in any order, repeated or not, as RGB.
+        """Return the frames ``indices`` (n,), from 0, in any order, repeated or not, as RGB.
 
         Args:
             indices: numbers of the frames.
-            short_side: length in pixels that the shorter side is resized to, the other one in proportion; None keeps the size.
+            short_side: length in pixels that the shorter side is resized to, with the other in proportion; None: no resizing.
 
         Returns:
             (n, H, W, 3) uint8.
@@ -67,15 +66,15 @@ class FrameReader(Protocol):
 
 
 def open_reader(path: Path, frame_name: str = "", num_frames: int | None = None) -> FrameReader:
-    """The reader for ``path``: a folder of images, or a file for decord, or for PyAV where decord is not installed or cannot be relied on.
+    """Return the reader for ``path``: a folder of images, or a file for decord, or for PyAV if decord is not installed or not reliable.
 
     Args:
         path: the file or folder.
         frame_name: how the images in a folder are named; see `FolderReader`.
-        num_frames: how many there have to be in a folder.
+        num_frames: the number of images that a folder must have; None: any.
 
     Raises:
-        DecodeError: the path is missing or empty, or is no video that can be read.
+        DecodeError: the path is missing or empty, or cannot be read as a video.
     """
     path = Path(path)
     if path.is_dir():
@@ -85,10 +84,10 @@ def open_reader(path: Path, frame_name: str = "", num_frames: int | None = None)
     size = path.stat().st_size
     if size == 0:
         raise DecodeError(path, "the file is empty (zero bytes)")
-    if (wanted := stated_size(path) or 0) > size:
-        raise DecodeError(path, f"it is truncated: {size} of its {wanted} bytes are there")
+    if (stated := stated_size(path) or 0) > size:
+        raise DecodeError(path, f"it is truncated: {size} of its {stated} bytes are there")
     if file_reader() == "decord" and path.suffix.lower() not in PYAV_SUFFIXES:
-        with contextlib.suppress(DecodeError):  # PyAV reads some files that decord cannot, and knows a broken one as well
+        with contextlib.suppress(DecodeError):  # PyAV reads some files that decord cannot, and rejects broken ones as well
             reader = DecordReader(path)
             if not reader.turned:
                 return reader
@@ -96,62 +95,68 @@ def open_reader(path: Path, frame_name: str = "", num_frames: int | None = None)
 
 
 def file_reader() -> str:
-    """The package that reads video files on this machine, but for those with `PYAV_SUFFIXES`: ``decord`` or ``av``."""
+    """Return the package that reads video files on this machine, except those with `PYAV_SUFFIXES`: ``decord`` or ``av``."""
     return "decord" if importlib.util.find_spec("decord") else "av"
 
 
 def resized(height: int, width: int, short_side: int | None) -> tuple[int, int]:
-    """(height, width) once the shorter side is ``short_side``, proportions kept and rounded to whole pixels."""
+    """Return (height, width) after the shorter side is resized to ``short_side``, in proportion, rounded to whole pixels."""
     if short_side is None or min(height, width) == short_side:
         return height, width
     scale = short_side / min(height, width)
     return max(round(height * scale), short_side), max(round(width * scale), short_side)
 
 
+@contextlib.contextmanager
+def _reading(path: Path, package: str) -> Iterator[None]:
+    """Turn the errors of a package into `DecodeError`."""
+    try:
+        yield
+    except DecodeError:
+        raise
+    except Exception as problem:
+        reason = str(problem).splitlines()[0].rpartition("Error: ")[2]
+        raise DecodeError(path, f"it opens, but its frames cannot be read; is it truncated? ({package}: {reason})") from problem
+
+
 class DecordReader:
-    """Reads a file with decord, which also resizes while it decodes."""
+    """Reads a file with decord, which also resizes while it decodes.
+
+    Attributes:
+        turned: whether the video must be turned for display, as phones write them: decord gives such frames four channels, and cannot
+            read them in batches.
+    """
 
     def __init__(self, path: Path, num_threads: int = 1) -> None:
         import decord
 
-        # decord's own messages go to the terminal, and everything they say is raised as well.
+        # decord's own messages go to the terminal, and all of them are raised as well.
         decord.logging.set_level(decord.logging.QUIET)
         self._path, self._num_threads = Path(path), num_threads
         self._video = self._open()
-        self._length = len(self._video)
-        if self._length < 1:
+        if len(self._video) < 1:
             raise DecodeError(self._path, "it has no frames")
-        height, width, channels = self._read(lambda: self._video[0].shape)
-        self._size = (int(height), int(width))
-        # Videos that are to be turned for display (phones make them) come with four channels, and in batches not at all: a bug of decord.
+        with _reading(self._path, "decord"):
+            height, width, channels = self._video[0].shape
+            self.fps: float | None = float(self._video.get_avg_fps()) or None
         self.turned = channels != 3
-        self._read_at = self._size
+        self.size = self._decoded_size = (int(height), int(width))
 
     def __len__(self) -> int:
-        return self._length
-
-    @property
-    def fps(self) -> float | None:
-        """Mean frames a second of the stream."""
-        return float(self._video.get_avg_fps()) or None
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
-        return self._size
+        return len(self._video)
 
     def get_frames(self, indices: Sequence[int] | NDArray[np.int64], short_side: int | None = None) -> NDArray[np.uint8]:
         """See `FrameReader.get_frames`."""
-        wanted = resized(*self._size, short_side)
+        size = resized(*self.size, short_side)
         try:
-            if wanted != self._read_at:
-                self._video = self._open(*wanted)
-                self._read_at = wanted
-            frames = self._read(lambda: self._video.get_batch([int(i) for i in indices]).asnumpy())
+            if size != self._decoded_size:
+                self._video, self._decoded_size = self._open(*size), size
+            with _reading(self._path, "decord"):
+                frames = self._video.get_batch([int(i) for i in indices]).asnumpy()
         except DecodeError:  # among others at 8, 12, 16, 24, 48 and 72 pixels of width: decord takes the padding of a row for pixels
             return PyAVReader(self._path).get_frames(indices, short_side)
-        if frames.shape[1:3] != wanted:
-            raise DecodeError(self._path, f"its frames come as {frames.shape[1:3]} pixels where {wanted} were expected")
+        if frames.shape[1:3] != size:
+            raise DecodeError(self._path, f"its frames come as {frames.shape[1:3]} pixels where {size} were expected")
         return frames
 
     def _open(self, height: int = -1, width: int = -1):  # type: ignore[no-untyped-def]  # decord has no types
@@ -162,70 +167,48 @@ class DecordReader:
         except Exception as problem:
             if "cannot find video stream" in str(problem):
                 raise DecodeError(self._path, "it has no video stream") from problem
-            raise DecodeError(self._path, "it is truncated or no video at all (decord cannot open it)") from problem
-
-    def _read(self, action):  # type: ignore[no-untyped-def]
-        try:
-            return action()
-        except Exception as problem:
-            reason = str(problem).splitlines()[0].rpartition("Error: ")[2]
-            raise DecodeError(self._path, f"it opens, but its frames cannot be read; is it truncated? (decord: {reason})") from problem
+            raise DecodeError(self._path, "it is truncated or not a video (decord cannot open it)") from problem
 
 
 class PyAVReader:
-    """Reads a file with PyAV, from its start up to the last frame asked for: slower than decord, and right for every codec."""
+    """Reads a file with PyAV, from its start up to the last requested frame: slower than decord, and right for every codec."""
 
     def __init__(self, path: Path) -> None:
         self._path = Path(path)
-        with self._open() as container:
-            stream = container.streams.video[0]
-            rate = stream.average_rate or stream.guessed_rate
-            self._fps = float(rate) if rate else None
-            first = self._read(lambda: next(container.decode(stream), None))
-        if first is None:
-            raise DecodeError(self._path, "it has no frames")
-        self._length = self._read(lambda: self._count(interlaced=first.interlaced_frame))
-        self._size = self.get_frames([0]).shape[1:3]
+        with _reading(self._path, "PyAV"):
+            with self._open() as container:
+                stream = container.streams.video[0]
+                rate = stream.average_rate or stream.guessed_rate
+                self.fps = float(rate) if rate else None
+                first = next(container.decode(stream), None)
+            if first is None:
+                raise DecodeError(self._path, "it has no frames")
+            self._length = self._count(interlaced=first.interlaced_frame)
+        height, width = self.get_frames([0]).shape[1:3]
+        self.size = height, width
 
     def __len__(self) -> int:
         return self._length
 
-    @property
-    def fps(self) -> float | None:
-        """Mean frames a second of the stream."""
-        return self._fps
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) in pixels, as shown."""
-        return self._size[0], self._size[1]
-
     def get_frames(self, indices: Sequence[int] | NDArray[np.int64], short_side: int | None = None) -> NDArray[np.uint8]:
         """See `FrameReader.get_frames`."""
-        numbers = [int(i) for i in indices]
-        return self._read(lambda: self._frames(numbers, short_side))
+        numbers, found = [int(i) for i in indices], dict[int, NDArray[np.uint8]]()
+        with _reading(self._path, "PyAV"), self._open() as container:
+            for number, frame in zip(range(max(numbers) + 1), container.decode(video=0), strict=False):
+                if number in numbers:
+                    height, width = resized(frame.height, frame.width, short_side)
+                    image = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
+                    found[number] = np.rot90(image, round(getattr(frame, "rotation", 0) / 90))  # for display
+        if missing := [number for number in numbers if number not in found]:
+            raise DecodeError(self._path, f"frame {missing[0]} of {self._length} cannot be read; is it truncated?")
+        return np.stack([found[number] for number in numbers])
 
     def _count(self, *, interlaced: bool) -> int:
-        """Frames of the stream, counted: many files do not state their length, and truncated ones state a wrong one."""
+        """Count the frames of the stream: many files do not state their length, and truncated ones state a wrong one."""
         with self._open() as container:
             if interlaced:  # a packet may hold half a frame, as camcorders write them
                 return sum(1 for _ in container.decode(video=0))
             return sum(packet.size > 0 for packet in container.demux(video=0))
-
-    def _frames(self, numbers: list[int], short_side: int | None) -> NDArray[np.uint8]:
-        found: dict[int, NDArray[np.uint8]] = {}
-        wanted, last = set(numbers), max(numbers)
-        with self._open() as container:
-            for number, frame in enumerate(container.decode(video=0)):
-                if number in wanted:
-                    height, width = resized(frame.height, frame.width, short_side)
-                    image = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
-                    found[number] = np.rot90(image, round(getattr(frame, "rotation", 0) / 90))  # as the file says it is to be shown
-                if number >= last:
-                    break
-        if missing := [number for number in numbers if number not in found]:
-            raise DecodeError(self._path, f"frame {missing[0]} of {self._length} cannot be read; is it truncated?")
-        return np.stack([found[number] for number in numbers])
 
     def _open(self):  # type: ignore[no-untyped-def]  # av's types change between the versions that are supported
         import av
@@ -233,34 +216,27 @@ class PyAVReader:
         try:
             container = av.open(str(self._path))
         except Exception as problem:
-            raise DecodeError(self._path, "it is truncated or no video at all (PyAV cannot open it)") from problem
+            raise DecodeError(self._path, "it is truncated or not a video (PyAV cannot open it)") from problem
         if not container.streams.video:
             container.close()
             raise DecodeError(self._path, "it has no video stream")
         return container
 
-    def _read(self, action):  # type: ignore[no-untyped-def]
-        try:
-            return action()
-        except DecodeError:
-            raise
-        except Exception as problem:
-            reason = str(problem).splitlines()[0]
-            raise DecodeError(self._path, f"it opens, but its frames cannot be read; is it truncated? (PyAV: {reason})") from problem
-
 
 class FolderReader:
-    """Reads a folder of image files, one a frame.
+    """Reads a folder of image files, one per frame.
 
     Args:
         path: the folder.
         frame_name: how the frames are named, as ``image_%05d.jpg``, counted from 1; other files in the folder do not matter. Empty: all
             images are frames, in the order of their names.
-        num_frames: how many there have to be; None: as many as there are.
+        num_frames: the number of frames that it must have; None: any.
 
     Raises:
-        DecodeError: there is no frame, one is missing, or there are more or fewer than there have to be.
+        DecodeError: there is no frame, one is missing, or there are more or fewer than there must be.
     """
+
+    fps: float | None = None
 
     def __init__(self, path: Path, frame_name: str = "", num_frames: int | None = None) -> None:
         self._path = Path(path)
@@ -270,23 +246,14 @@ class FolderReader:
         if num_frames is not None and len(self._files) != num_frames:
             reason = f"the list says {num_frames} frames, and the folder holds {len(self._files)} (the last is {self._files[-1].name})"
             raise DecodeError(self._path, f"{reason}; extract them again, or correct the list")
-        self._size = self._image(self._files[0], None).shape[:2]
+        height, width, _ = self._image(self._files[0], None).shape
+        self.size = height, width
 
     def __len__(self) -> int:
         return len(self._files)
 
-    @property
-    def fps(self) -> float | None:
-        """None: images do not tell it."""
-        return None
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of the first image in pixels."""
-        return self._size[0], self._size[1]
-
     def get_frames(self, indices: Sequence[int] | NDArray[np.int64], short_side: int | None = None) -> NDArray[np.uint8]:
-        """See `FrameReader.get_frames`; all images asked for have to be of one size."""
+        """See `FrameReader.get_frames`; all requested images must have the same size."""
         files = [self._files[int(i)] for i in indices]
         images = {file: self._image(file, short_side) for file in dict.fromkeys(files)}
         for file, image in images.items():
@@ -309,22 +276,22 @@ class FolderReader:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The images directly in ``folder``, sorted by name; hidden files are left out."""
+    """Return the images directly in ``folder``, sorted by name, without hidden files."""
     return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith("."))
 
 
 def numbered_frames(folder: Path, frame_name: str) -> list[Path]:
-    """The files in ``folder`` that are named by the pattern ``frame_name``, from number 1 on.
+    """Return the files in ``folder`` that are named by the pattern ``frame_name``, from number 1 on.
 
     Raises:
-        DecodeError: there is none, one in the middle is missing, or they begin at 0.
+        DecodeError: there is no such file, one in the middle is missing, or they begin at 0.
     """
     before, _, after = re.fullmatch(r"(.*)%0(\d)d(.*)", frame_name).groups()  # type: ignore[union-attr]  # a constant of ours
     with os.scandir(folder) as entries:  # by far the quickest way through thousands of names
         found = [re.fullmatch(f"{re.escape(before)}(\\d+){re.escape(after)}", entry.name) for entry in entries]
     numbers = {int(match[1]) for match in found if match and match[0] == frame_name % int(match[1])}
     if not numbers:
-        raise DecodeError(folder, f"the folder holds no frame that is named like {frame_name % 1}")
+        raise DecodeError(folder, f"the folder holds no frame named like {frame_name % 1}")
     if 0 in numbers:
         raise DecodeError(folder, f"its frames begin at {frame_name % 0}, and have to begin at {frame_name % 1}; rename them")
     if missing := [number for number in range(1, max(numbers)) if number not in numbers]:
@@ -335,16 +302,16 @@ def numbered_frames(folder: Path, frame_name: str) -> list[Path]:
 
 @dataclass(frozen=True)
 class DecodeRequest:
-    """What a worker needs to decode a clip.
+    """What a worker needs to decode one clip.
 
     Attributes:
         path: the file or folder.
         num_frames: T, the focuser's frames.
-        short_side: of the decoded frames, in pixels; None keeps their size.
-        seed: draws the frames as for training; None takes the middle ones.
+        short_side: of the decoded frames, in pixels; None: no resizing.
+        seed: of the random frames for training; None takes the middle ones.
         glance_frames: frames sampled separately for the glancer.
-        sampling: how frames are drawn; see `adafocus_env.videos.frame_sampling.SAMPLING`.
-        num_frames_stated: how many frames a folder has to have; None: as many as there are.
+        sampling: how random frames are sampled; see `adafocus_env.videos.frame_sampling.SAMPLING`.
+        num_frames_stated: the number of frames that a folder must have; None: any.
         frame_name: how the frames in a folder are named; see `FolderReader`.
     """
 
@@ -378,7 +345,7 @@ class DecodedClip:
 
 
 def decode_clip(request: DecodeRequest) -> DecodedClip:
-    """Opens the video, samples its frames and decodes them; the same request always gives the same clip.
+    """Open the video, sample its frames and decode them; the same request always gives the same clip.
 
     Raises:
         DecodeError: the video cannot be read.
@@ -390,7 +357,7 @@ def decode_clip(request: DecodeRequest) -> DecodedClip:
 
 
 def _indices(length: int, request: DecodeRequest) -> NDArray[np.int64]:
-    """The focuser's frames, then the glancer's; random ones are drawn independently of each other."""
+    """Return the focuser's frames, then the glancer's, sampled independently of each other."""
 
     def sample(count: int, *salt: int) -> NDArray[np.int64]:
         rng = None if request.seed is None else np.random.default_rng((*request.seed, *salt))

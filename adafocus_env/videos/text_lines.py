@@ -1,4 +1,4 @@
-"""Text files of one thing a line, and how to tell everything that is wrong with one of them at once."""
+"""Text files with one entry per line, and lists of everything that is wrong with one of them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _NAMED_FAULTS = 20
 
 
 def read_lines(path: Path | str, what: str) -> list[str | None]:
-    """The lines without surrounding blanks; None for one that is not UTF-8. Empty lines at the end are left out.
+    """Return the lines without surrounding blanks; None for one that is not UTF-8. Empty lines at the end are left out.
 
     Args:
-        path: the file; a byte order mark at its start is passed over.
+        path: the file; a byte order mark at its start is skipped.
         what: what the file is, for the message.
 
     Raises:
@@ -28,7 +28,7 @@ def read_lines(path: Path | str, what: str) -> list[str | None]:
 
 
 def listed(faults: Sequence[str], separator: str = "; ") -> str:
-    """The first twenty faults, and how many more there are."""
+    """Join the first twenty faults, and the number of the others."""
     more = len(faults) - _NAMED_FAULTS
     return separator.join([*faults[:_NAMED_FAULTS], *([f"and {more} more"] if more > 0 else [])])
 

@@ -13,7 +13,7 @@ _NAMED = 10  # in a message
 
 
 class Unreadable:
-    """Collects the videos that cannot be read, so that one warning names those of several splits; clips opened without one warn at once.
+    """Collects the videos that cannot be read, so that one warning names those of several splits; without it, every split warns at once.
 
         with Unreadable() as unreadable:
             train, test = (open_clips(data, split, num_frames=8, size=96, unreadable=unreadable) for split in ("train", "test"))
@@ -30,14 +30,14 @@ class Unreadable:
         self.warn()
 
     def add(self, failures: Iterable[tuple[str, str]], folder: Path | None = None) -> None:
-        """Collects the (name, reason) of videos; without ``folder``, where it is stored that they failed, they are tried again."""
+        """Collect the (name, reason) of videos; ``folder`` stores that they failed, without one they are tried again."""
         new = list(failures)
         self._new += new
         if new and folder is not None:
             self._folders.append(folder)
 
     def warn(self) -> None:
-        """Warns about the videos collected since the last call, if any. Of several processes only the main one does."""
+        """Warn about the videos collected since the last call, if any; of several processes only the main one does."""
         if self._new and distributed.is_main():
             how = "1 video cannot be read and is" if len(self._new) == 1 else f"{len(self._new)} videos cannot be read and are"
             again = f"\nto try them again, change them or remove {', '.join(map(str, self._folders))}" if self._folders else ""
@@ -46,7 +46,7 @@ class Unreadable:
 
 
 def listed(failures: Sequence[tuple[str, str]]) -> str:
-    """The first failures as lines of name and reason, and how many more there are."""
+    """Return the first failures as lines of name and reason, and the number of the others."""
     lines = [f"  {name}: {reason}" for name, reason in failures[:_NAMED]]
     more = len(failures) - _NAMED
     return "\n".join([*lines, *([f"  and {more} more; python -m agents.check_dataset names all of them"] if more > 0 else [])])

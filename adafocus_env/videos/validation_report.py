@@ -1,4 +1,4 @@
-"""What was found in a data set, as a table for the terminal and as JSON."""
+"""The report of a data set's validation, as a table for the terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LISTED = 10  # of each kind on the terminal
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found: its kind (of `KINDS`), the part, the video's name, and what it is."""
+    """One finding: its kind (of `KINDS`), the split, the video's name, and the reason."""
 
     kind: str
     part: str
@@ -35,17 +35,17 @@ class Finding:
 
 @dataclass
 class Report:
-    """What was found.
+    """All findings.
 
     Attributes:
         data: name of the data set.
         num_frames: T.
-        place: where the videos or frames of a published set are; None elsewhere.
-        videos: number of videos, by part.
+        place: the folder of videos or frames of a published set; None otherwise.
+        videos: number of videos, by split.
         findings: in the order that they were found.
-        fps: number of videos, by frames a second; folders of frames are not in it.
+        fps: number of videos, by frame rate; folders of frames have none.
         short_sides: number of videos, by the shorter side of their frames in pixels.
-        notes: what else is good to know.
+        notes: further remarks.
         unused: see `adafocus_env.videos.dataset.DataSet`.
     """
 
@@ -61,15 +61,15 @@ class Report:
 
     @property
     def num_faults(self) -> int:
-        """Number of findings that keep a video from being used as it is listed: all but the short ones."""
+        """Number of findings that prevent the use of a video as listed: all but the short ones."""
         return sum(finding.kind != "short" for finding in self.findings)
 
     def count(self, part: str, kind: str) -> int:
-        """Number of findings of a kind in a part."""
+        """Return the number of findings of a kind in a split."""
         return sum((finding.part, finding.kind) == (part, kind) for finding in self.findings)
 
     def show(self, console: Console, out: Path | None) -> None:
-        """Prints the table, rates and sizes, notes and the first findings; ``out`` is where all of them are."""
+        """Print the table, rates and sizes, notes and the first findings; ``out`` is the file with all of them."""
         from rich.table import Table
 
         table = Table(title=f"{self.data}: clips of {self.num_frames} frames")
@@ -83,7 +83,7 @@ class Report:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def write(self, path: Path) -> None:
-        """Writes everything as JSON.
+        """Write everything as JSON.
 
         Raises:
             InputError: the file cannot be written.
@@ -123,7 +123,7 @@ class Report:
 
 
 def _first(heading: str, entries: Sequence[str]) -> Iterator[str]:
-    """The heading, the first entries and how many more there are; nothing where there are none."""
+    """Yield the heading, the first entries and the number of the others; nothing without entries."""
     if entries:
         yield heading
         yield from (f"  {entry}" for entry in entries[:_LISTED])
@@ -132,7 +132,7 @@ def _first(heading: str, entries: Sequence[str]) -> Iterator[str]:
 
 
 def _spread(counts: Counter[float] | Counter[int], unit: str) -> str:
-    """The median, and the values that differ from it."""
+    """Describe the median, and the values that differ from it."""
     median = statistics.median_low(counts.elements())
     others = [(value, number) for value, number in counts.most_common() if value != median]
     if not others:

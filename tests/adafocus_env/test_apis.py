@@ -172,10 +172,10 @@ def test_continuous_actions_may_be_tensors_that_need_a_gradient(make):
 BANKS = {"bank": True, "live": False, "folder": "folder"}
 
 
-def one_of(face, arguments, bank, tmp_path, **more):
-    """An environment of one face with features of its own, three steps into an episode."""
+def one_of(api, arguments, bank, tmp_path, **more):
+    """An environment of one API with separate features, three steps into an episode."""
     given = {**arguments, "bank": tmp_path / "bank" if bank == "folder" else BANKS[bank], "grid": 3, "baseline": 2, **more}
-    env = gym.make("AdaFocus-v0", **given).unwrapped if face == "single" else gym.make_vec("AdaFocus-v0", N, "vector_entry_point", **given)
+    env = gym.make("AdaFocus-v0", **given).unwrapped if api == "single" else gym.make_vec("AdaFocus-v0", N, "vector_entry_point", **given)
     env.reset(seed=SEED)
     play(env, range(3))
     return env
@@ -194,10 +194,10 @@ def play(env, steps):
 
 @pytest.mark.parametrize("observation", ["dict", "pixels"])
 @pytest.mark.parametrize("bank", BANKS)
-@pytest.mark.parametrize("face", ["single", "vector"])
+@pytest.mark.parametrize("api", ["single", "vector"])
 @pytest.mark.parametrize("how", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))], ids=["copy", "pickle"])
-def test_a_copy_plays_on_where_the_environment_was(arguments, tmp_path, face, bank, how, observation):
-    env = one_of(face, arguments, bank, tmp_path, observation=observation)
+def test_a_copy_plays_on_where_the_environment_was(arguments, tmp_path, api, bank, how, observation):
+    env = one_of(api, arguments, bank, tmp_path, observation=observation)
     twin = how(env)
     expected = play(env, range(3, 12))
     assert_equal(play(twin, range(3, 12)), expected)
@@ -233,7 +233,7 @@ def test_spawned_processes_play_the_same(arguments):
 
 
 def test_processes_that_are_forked_decode_the_clips_that_they_need(tmp_path, monkeypatch):
-    """Their parent has decoded nothing; workers of `AsyncVectorEnv` are daemons, which may not have children of their own kind."""
+    """Their parent has decoded nothing; workers of `AsyncVectorEnv` are daemons, which must not have daemons as children."""
     monkeypatch.setenv("ADAFOCUS_CACHE", str(tmp_path))
     monkeypatch.setattr(clips_module, "SHARD_SIZE", 2)
     env = gym.make_vec("AdaFocus-v0", 1, "async", vector_kwargs={"context": "fork"}, observation="vector")
@@ -244,15 +244,15 @@ def test_processes_that_are_forked_decode_the_clips_that_they_need(tmp_path, mon
 
 
 @pytest.mark.parametrize("name", PLAIN_IDS)
-@pytest.mark.parametrize("face", ["single", "vector", "sb3"])
-def test_what_is_closed_can_be_neither_reset_nor_stepped(arguments, make, name, face):
-    if face == "single":
+@pytest.mark.parametrize("api", ["single", "vector", "sb3"])
+def test_what_is_closed_can_be_neither_reset_nor_stepped(arguments, make, name, api):
+    if api == "single":
         env = gym.make(name, **arguments).unwrapped
     else:
         env = make(name, autoreset_mode="SAME_STEP")
-        env = AdaFocusVecEnv(env) if face == "sb3" else env
+        env = AdaFocusVecEnv(env) if api == "sb3" else env
     env.reset()
-    action = env.action_space.sample() if face != "sb3" else np.stack([env.action_space.sample()] * N)
+    action = env.action_space.sample() if api != "sb3" else np.stack([env.action_space.sample()] * N)
     env.close()
     env.close()
     with pytest.raises(ClosedEnvironmentError, match=r"AdaFocus(Vector)?Env has been closed: it can be neither reset nor stepped"):
@@ -299,14 +299,14 @@ def frames_of(folder):
         return np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])
 
 
-@pytest.mark.parametrize("face", ["single", "vector", "sb3"])
-def test_videos_are_recorded(arguments, make, tmp_path, face):
-    folder = tmp_path / "videos"  # made by the wrappers, which warn of one that is there
+@pytest.mark.parametrize("api", ["single", "vector", "sb3"])
+def test_videos_are_recorded(arguments, make, tmp_path, api):
+    folder = tmp_path / "videos"  # made by the wrappers, which warn of an existing one
     pytest.importorskip("moviepy", reason="recording videos needs moviepy: pip install '.[video]'")
-    if face == "single":
+    if api == "single":
         env = gym.wrappers.RecordVideo(gym.make("AdaFocusSkip-v0", render_mode="rgb_array", **arguments), str(folder))
         played_to_the_end(env, 4)
-    elif face == "vector":
+    elif api == "vector":
         env = make(render_mode="rgb_array")
         env = gym.wrappers.vector.RecordVideo(env, str(folder), step_trigger=lambda step: step == 0, video_length=4)
         played_to_the_end(env, 5)

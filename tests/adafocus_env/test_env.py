@@ -145,8 +145,8 @@ def test_info_tells_what_happened(make, clips):
     before = [0.0, *(step[4]["confidence"] for step in steps)]
     assert started == {"clip": 5, "name": clips.names[5]}
     for (_, reward, _, _, info), box in zip(steps, [(0, 36), (72, 72), (36, 36), (0, 0)], strict=True):
-        told = {"confidence", "previous", "baseline", "penalty", "prediction", "correct", "box", "multiply_adds"}
-        assert info.keys() == {"clip", "name"} | told
+        keys = {"confidence", "previous", "baseline", "penalty", "prediction", "correct", "box", "multiply_adds"}
+        assert info.keys() == {"clip", "name"} | keys
         assert info["clip"] == 5 and info["name"] == clips.names[5]
         assert reward == pytest.approx(info["confidence"] - info["baseline"] - 0.25, abs=1e-6) and 0 < info["confidence"] < 1
         assert info["penalty"] == 0.25 and info["previous"] == before.pop(0)
@@ -240,7 +240,7 @@ def test_arguments_out_of_their_range(make, classifier):
             AdaFocusVectorEnv(2, classifier, **arguments)
     with pytest.raises(InputError, match="grid=1 is too small"):
         make(grid=1)
-    with pytest.raises(InputError, match="clips='tset' is no part of a data set"):
+    with pytest.raises(InputError, match="clips must be 'train', 'val', 'test' or a ClipStore, got 'tset'"):
         AdaFocusEnv(classifier, "tset")
 
 

@@ -1,4 +1,4 @@
-"""What other libraries expect of every registered id: their own checkers, and that their faces play what the single environment plays."""
+"""What other libraries expect of every registered id: their own checkers, and that their APIs play what the single environment plays."""
 
 import gymnasium as gym
 import numpy as np
@@ -23,13 +23,13 @@ def live(arguments):
 
 
 def actions_of(space, episode):
-    """Actions (T, N, …) that are the same in every face."""
+    """Actions (T, N, …) that are the same in every API."""
     space.seed(episode)
     return np.array([[space.sample() for _ in range(N)] for _ in range(T)])
 
 
 def played_singly(name, arguments):
-    """For each of N environments with seeds of their own: observations (E, T + 1, …), rewards and terminated (E, T)."""
+    """For each of N environments with separate seeds: observations (E, T + 1, …), rewards and terminated (E, T)."""
     record = []
     for row in range(N):
         env = gym.make(name, observation="vector", **arguments)

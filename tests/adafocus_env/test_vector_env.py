@@ -31,7 +31,7 @@ def make(classifier, clips, bank):
 
 
 def actions_at(step):
-    """One action for each row, at any step: the same in every face."""
+    """One action for each row, at any step: the same in every API."""
     return np.random.default_rng(step).integers(49, size=N)
 
 
@@ -51,7 +51,7 @@ def row_info(infos, row):
     return {key: infos[key][row] for key in keys if infos[f"_{key}"][row]}
 
 
-# The faces. Each gives, for each row, a list of (action, observation, reward, terminated, truncated, info); action None for a reset.
+# The APIs. Each gives, for each row, a list of (action, observation, reward, terminated, truncated, info); action None for a reset.
 
 
 def play_single(classifier, clips, row, **arguments):
@@ -132,11 +132,11 @@ def play_sb3(make, **arguments):
             truncated = info.pop("TimeLimit.truncated") if dones[row] else False
             records[row].append((actions[row], last, rewards[row], dones[row], truncated, info))
             if dones[row]:
-                records[row].append((None, row_of(observations, row), 0.0, False, False, None))  # its info is lost in this face
+                records[row].append((None, row_of(observations, row), 0.0, False, False, None))  # its info is lost in this API
     return [record[:-1] for record in records]
 
 
-FACES = {"next step": play_next_step, "same step": play_same_step, "disabled": play_disabled, "sb3": play_sb3}
+APIS = {"next step": play_next_step, "same step": play_same_step, "disabled": play_disabled, "sb3": play_sb3}
 
 
 def assert_same(record, expected, tolerance=0.0):
@@ -158,11 +158,11 @@ def assert_same(record, expected, tolerance=0.0):
 
 
 @pytest.mark.parametrize("observation", OBSERVATIONS)
-@pytest.mark.parametrize("face", FACES)
-def test_every_row_of_every_face_is_the_single_environment(make, classifier, clips, bank, face, observation):
-    """With a shared bank everything is exactly equal, whatever the size of the batch, or within 1e-6; see `rounding`."""
+@pytest.mark.parametrize("api", APIS)
+def test_every_row_of_every_api_is_the_single_environment(make, classifier, clips, bank, api, observation):
+    """With a shared bank everything is exactly equal for any batch size, or within 1e-6; see `rounding`."""
     arguments = {"observation": observation, "baseline": 3}
-    records = FACES[face](make, **arguments)
+    records = APIS[api](make, **arguments)
     for row in range(N):
         expected = play_single(classifier, clips, row, bank=bank, **arguments)
         assert [step[3] for step in expected] == [False, False, False, False, True] * EPISODES
@@ -186,16 +186,16 @@ def test_an_episode_is_the_same_among_any_number(make, arguments):
         assert_equal_values(episode(num_envs, row), expected, f"{num_envs}", rounding())
 
 
-@pytest.mark.parametrize("face", FACES)
-def test_every_face_is_the_single_environment_without_a_bank(make, classifier, clips, face):
+@pytest.mark.parametrize("api", APIS)
+def test_every_api_is_the_single_environment_without_a_bank(make, classifier, clips, api):
     arguments = {"observation": "vector", "reward": "padding", "bank": False}
-    for row, record in enumerate(FACES[face](make, **arguments)):
+    for row, record in enumerate(APIS[api](make, **arguments)):
         assert_same(record, play_single(classifier, clips, row, **arguments), tolerance=1e-6)
 
 
-@pytest.mark.parametrize("face", FACES)
-def test_faces_with_equally_many_rows_are_exactly_equal_with_a_shared_bank(make, face):
-    for record, expected in zip(FACES[face](make, baseline=3), play_next_step(make, baseline=3), strict=True):
+@pytest.mark.parametrize("api", APIS)
+def test_apis_with_equally_many_rows_are_exactly_equal_with_a_shared_bank(make, api):
+    for record, expected in zip(APIS[api](make, baseline=3), play_next_step(make, baseline=3), strict=True):
         assert_same(record, expected)
 
 
@@ -365,8 +365,8 @@ def test_rows_out_of_step_reset_themselves_in_same_step_mode(make):
     assert infos["final_info"]["confidence"][1] == 0 and infos["confidence"][1] > 0
 
 
-def test_the_sb3_face_wants_same_step(make):
-    with pytest.raises(InputError, match="autoreset_mode=NEXT_STEP does not suit Stable-Baselines3; choose SAME_STEP"):
+def test_the_sb3_api_wants_same_step(make):
+    with pytest.raises(InputError, match="autoreset_mode must be SAME_STEP for Stable-Baselines3, got NEXT_STEP"):
         AdaFocusVecEnv(make())
 
 
@@ -635,7 +635,7 @@ def test_vec_monitor_counts_episodes(make):
         assert info["episode"]["l"] == T and info["episode"]["r"] == pytest.approx(total[row], abs=1e-5)
 
 
-def test_the_sb3_face_takes_seeds_and_options_once(make):
+def test_the_sb3_api_takes_seeds_and_options_once(make):
     env = AdaFocusVecEnv(make(autoreset_mode="SAME_STEP", observation="reference"))
     env.set_options({"clips": [4, 5, 6]})
     assert env.reset()[:, 0].tolist() == [4, 5, 6]
@@ -648,7 +648,7 @@ def test_the_sb3_face_takes_seeds_and_options_once(make):
     assert np.array_equal(env.reset(), first)
 
 
-def test_the_sb3_face_has_what_sb3_asks_for(make):
+def test_the_sb3_api_has_what_sb3_asks_for(make):
     vector = make(autoreset_mode="SAME_STEP", render_mode="rgb_array")
     env = AdaFocusVecEnv(vector)
     env.reset()

@@ -117,7 +117,7 @@ def test_no_room_for_all_parts_together(saved, tmp_path, small_demo, capsys, mon
     monkeypatch.setattr(bank_folder.shutil, "disk_usage", lambda path: usage(200_000))  # train alone would fit
     with pytest.raises(SystemExit):
         fill_bank.main(typed(saved, tmp_path / "out"))
-    assert "are needed and 195.3 KiB are free" in capsys.readouterr().err
+    assert "must fit in 195.3 KiB (free on the disk), got" in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("*/*.bin"))
 
 

@@ -102,7 +102,7 @@ def test_draws_depend_on_seed_name_and_view_alone(tmp_path, videos):
 def test_fresh_draws_a_new_crop_of_the_same_frames(tmp_path, videos):
     store = ClipStore(videos, TRAIN, folder=tmp_path)
     both = [store.resampled(0, np.random.default_rng(seed)) for seed in (0, 0, 1)]
-    assert all(frames is glanced for frames, glanced in both), "the glancer has no frames of its own here"
+    assert all(frames is glanced for frames, glanced in both), "without separate frames for the glancer"
     drawn = [frames for frames, _ in both]
     assert drawn[0].shape == (4, 3, 32, 32)
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
@@ -236,7 +236,7 @@ def test_more_clips_than_a_shard_holds(tmp_path, videos, monkeypatch):
 def test_broken_videos_are_left_out_and_named(tmp_path, caplog, monkeypatch):
     videos = make_videos(tmp_path / "v", 4)
     cut_in_half(videos[1].path)
-    videos[2].path.write_text("this is no video")
+    videos[2].path.write_text("this is text")
     store = ClipStore(videos, TRAIN, folder=tmp_path / "cache")
     assert store.names == [videos[0].name] * 2 + [videos[3].name] * 2 and store.labels.tolist() == [0, 0, 1, 1]
     assert [name for name, _ in store.failures] == [videos[1].name, videos[2].name]

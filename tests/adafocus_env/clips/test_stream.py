@@ -135,13 +135,13 @@ def test_an_epoch_is_decoded_by_one_set_of_workers_ahead_of_its_use(videos, monk
 
 def test_no_more_memory_is_used_than_allowed(tmp_path, videos, monkeypatch):
     clips = StreamingClips(videos, TRAIN, memory=3 * CLIP_BYTES)
-    most, keep = [], prefetch.Prefetcher._keep
+    most, keep = [], prefetch.Prefetcher._store
 
     def watched(self, clip, result):
         keep(self, clip, result)
-        most.append(sum(kept.nbytes for kept in self._kept.values()))
+        most.append(sum(clip.nbytes for clip in self._cached.values()))
 
-    monkeypatch.setattr(prefetch.Prefetcher, "_keep", watched)
+    monkeypatch.setattr(prefetch.Prefetcher, "_store", watched)
     drawn = {**run_epoch(clips, 0), **run_epoch(clips, 1)}
     assert max(most) <= 3 * CLIP_BYTES
     assert same(drawn, run_epoch_pair(videos))

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adafocus_env.clips.transforms import Crop, apply_crop, centre_crop, draw_crop, map_points, rescale_points
+from adafocus_env.clips.transforms import Crop, apply_crop, centre_crop, map_points, rescale_points, sample_crop
 from classifiers.errors import InputError
 
 pytestmark = pytest.mark.numerical
@@ -26,7 +26,7 @@ def test_a_crop_larger_than_the_frame_is_an_error():
 
 @given(st.integers(16, 300), st.integers(16, 300), st.integers(8, 224), st.booleans(), st.integers(0, 1000))
 def test_drawn_crops_fit_in_the_frame_and_their_sides_are_a_step_apart(height, width, size, flip, seed):
-    crop = draw_crop(height, width, size, np.random.default_rng(seed), flip=flip)
+    crop = sample_crop(height, width, size, np.random.default_rng(seed), flip=flip)
     assert 0 <= crop.top <= height - crop.height and 0 <= crop.left <= width - crop.width
     sides = [min(height, width) * scale for scale in (1, 0.875, 0.75, 0.66)]
     steps = [{i for i, wanted in enumerate(sides) if abs(side - wanted) <= 4} for side in (crop.height, crop.width)]
@@ -36,7 +36,7 @@ def test_drawn_crops_fit_in_the_frame_and_their_sides_are_a_step_apart(height, w
 
 def test_every_position_is_drawn_the_last_one_included():
     rng = np.random.default_rng(0)
-    crops = [draw_crop(12, 14, 10, rng, scales=(10 / 12,)) for _ in range(500)]
+    crops = [sample_crop(12, 14, 10, rng, scales=(10 / 12,)) for _ in range(500)]
     assert {crop.top for crop in crops} == {0, 1, 2}
     assert {crop.left for crop in crops} == {0, 1, 2, 3, 4}
     assert {crop.flip for crop in crops} == {False, True}
@@ -44,17 +44,17 @@ def test_every_position_is_drawn_the_last_one_included():
 
 def test_all_scales_are_drawn_at_most_one_step_apart():
     rng = np.random.default_rng(0)
-    drawn = {(crop.height, crop.width) for crop in (draw_crop(100, 100, 50, rng) for _ in range(400))}
+    drawn = {(crop.height, crop.width) for crop in (sample_crop(100, 100, 50, rng) for _ in range(400))}
     sides = [100, 87, 75, 66]
     assert drawn == {(a, b) for i, a in enumerate(sides) for j, b in enumerate(sides) if abs(i - j) <= 1}
 
 
 def test_a_crop_nearly_of_the_size_is_taken_at_the_size():
-    assert draw_crop(256, 256, 223, np.random.default_rng(0), scales=(0.875,)).height == 223
+    assert sample_crop(256, 256, 223, np.random.default_rng(0), scales=(0.875,)).height == 223
 
 
 def test_drawing_depends_on_the_generator_alone():
-    assert draw_crop(99, 120, 64, np.random.default_rng(5)) == draw_crop(99, 120, 64, np.random.default_rng(5))
+    assert sample_crop(99, 120, 64, np.random.default_rng(5)) == sample_crop(99, 120, 64, np.random.default_rng(5))
 
 
 def test_a_crop_of_the_size_is_an_exact_copy():

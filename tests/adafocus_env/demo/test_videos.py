@@ -19,7 +19,7 @@ RED = 105  # above the other colours: the ground is never that red, a marked dig
 
 @pytest.fixture
 def rendered(tmp_path, monkeypatch):
-    """The data set of a few videos, rendered in a cache folder of its own."""
+    """The data set of a few videos, rendered in a separate cache folder."""
     monkeypatch.setenv("ADAFOCUS_CACHE", str(tmp_path / "one"))
     data = demo(FEW, val=0.0)
     render([*data.train, *data.test], FEW)
@@ -253,12 +253,12 @@ def test_the_lesson_of_a_task_has_its_target_in_every_frame_and_no_look_alikes()
 @pytest.mark.parametrize(
     ("appearance", "message"),
     [
-        ({"visible": 0.0}, r"visible=0.0 is no share of the frames; choose one above 0 and up to 1"),
-        ({"visible": 1.5}, r"visible=1.5 is no share"),
-        ({"cue": 16}, r"cue=16 does not leave frames to look at; choose 0 to 15"),
-        ({"cue": -1}, r"cue=-1 does not leave"),
-        ({"lookalikes": 3}, r"lookalikes=3 with cue=0 is not possible; choose 0 to 8, and a cue with any"),
-        ({"cue": 4, "lookalikes": 9}, r"lookalikes=9 with cue=4 is not possible"),
+        ({"visible": 0.0}, r"visible must be above 0 and at most 1, got 0.0"),
+        ({"visible": 1.5}, r"visible must be above 0 and at most 1, got 1.5"),
+        ({"cue": 16}, r"cue must be from 0 to 15, fewer than length, got 16"),
+        ({"cue": -1}, r"cue must be from 0 to 15, fewer than length, got -1"),
+        ({"lookalikes": 3}, r"lookalikes must be from 0 to 8, and 0 without a cue, got 3 with cue=0"),
+        ({"cue": 4, "lookalikes": 9}, r"lookalikes must be from 0 to 8, and 0 without a cue, got 9 with cue=4"),
     ],
 )
 def test_settings_that_cannot_be_drawn(appearance, message):

@@ -127,7 +127,7 @@ def test_a_damaged_shard_is_computed_anew_and_said_so(classifier, clips, tmp_pat
     damage(path)
     again = DiskBank(classifier, clips, GRID, tmp_path)
     assert equal(answers(again), expected)
-    assert caplog.messages == [f"bank: {path} is damaged (its checksum is wrong) and is computed anew"]
+    assert caplog.messages == [f"bank: {path} is damaged (its checksum is wrong) and is computed again"]
     caplog.clear()
     assert equal(answers(DiskBank(classifier, clips, GRID, tmp_path)), expected) and not caplog.messages
 
@@ -244,14 +244,14 @@ def test_environments_take_a_folder(classifier, clips, tmp_path, networks_rest):
 # Bad input
 
 
-def test_no_room_is_told_before_anything_is_computed(classifier, clips, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_anything_is_computed(classifier, clips, tmp_path, monkeypatch):
     bank = DiskBank(classifier, clips, GRID, tmp_path)
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(bank_folder.shutil, "disk_usage", lambda path: usage(bank.num_bytes - 1))
     message = (
-        r"bank: 12 clips in .*, 165\.1 KiB, 165\.1 KiB of them still to be computed: 165\.1 KiB are needed and 165\.1 KiB are free; "
-        r"free some space, choose another folder, store less \(bank_dtype=float16 or bfloat16\), or compute the features live "
-        r"\(bank=false\)"
+        r"bank: 12 clips in .*, 165\.1 KiB, 165\.1 KiB of them still to be computed must fit in 165\.1 KiB \(free on the disk\), "
+        r"got 165\.1 KiB; free some space, choose another folder, store less \(bank_dtype=float16 or bfloat16\), or compute the features "
+        r"live \(bank=false\)"
     )
     with pytest.raises(RoomError, match=message):
         build_features(classifier, clips, grid=3, bank=tmp_path)

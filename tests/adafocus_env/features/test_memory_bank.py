@@ -162,8 +162,8 @@ def test_a_bank_that_is_too_large_for_the_memory(classifier, clips, monkeypatch)
     MemoryBank(classifier, clips, GRID)
     memory["SC_PHYS_PAGES"] -= 1
     message = (
-        r"bank: the features of 12 clips take 165\.0 KiB, more than half of the 330\.0 KiB of memory there is; keep them on disk "
-        r"\(bank=FOLDER\), keep those of the clips last used \(bank_gib=N\), or compute them live \(bank=false\)"
+        r"bank: the features of 12 clips must fit in 165\.0 KiB \(half of the memory\), got 165\.0 KiB; store them on disk "
+        r"\(bank=FOLDER\), only those of the clips last used \(bank_gib=N\), or compute them live \(bank=false\)"
     )
     with pytest.raises(InputError, match=message):
         MemoryBank(classifier, clips, GRID)
@@ -187,7 +187,7 @@ def test_numbers_that_float16_cannot_hold(clips):
     classifier.focuser.features[1][2] = torch.nn.ReLU().eval()
     for dtype in ("float32", "bfloat16"):
         assert requests(MemoryBank(classifier, clips, GRID, dtype=dtype))[2].isfinite().all()
-    with pytest.raises(InputError, match=r"bank_dtype=float16 cannot hold what the networks say: .* choose bfloat16 or float32"):
+    with pytest.raises(InputError, match=r"bank_dtype=float16 cannot store features above 65504; choose bfloat16 or float32"):
         requests(MemoryBank(classifier, clips, GRID, dtype="float16"))
 
 
@@ -274,7 +274,7 @@ def test_a_changed_weight_empties_a_bounded_bank(clips):
 
 def test_bounds_that_hold_no_clip(classifier, clips):
     for gib, message in (
-        (1e-6, r"the bank may take 1\.0 KiB, and the features of one clip take 13\.8 KiB; choose a larger bank_gib, or bank=false"),
+        (1e-6, r"bank_gib must have room for one clip, 13\.8 KiB, got 1\.0 KiB; choose a larger bank_gib, or bank=false"),
         (0, "bank_gib must be a number above 0 or null, got 0"),
         (float("nan"), "bank_gib must be a number above 0 or null, got nan"),
     ):
@@ -290,13 +290,13 @@ def test_what_does_not_fit_is_computed_live_unless_a_bank_was_asked_for(classifi
     monkeypatch.setattr(bank_module.os, "sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 100_000}.__getitem__)
     assert isinstance(AdaFocusEnv(classifier, clips).dynamics.features, LiveFeatures)
     assert re.fullmatch(
-        r"bank: the features of 12 clips take .*, more than half of the 97\.7 KiB of memory there is; .* Features are computed live "
+        r"bank: the features of 12 clips must fit in 48\.8 KiB \(half of the memory\), got .*; .* Features are computed live "
         "instead: slower, with the same results",
         caplog.messages[0],
     )
-    with pytest.raises(InputError, match=r"more than half of the 97\.7 KiB of memory"):
+    with pytest.raises(InputError, match=r"must fit in 48\.8 KiB \(half of the memory\)"):
         AdaFocusEnv(classifier, clips, bank=True)
-    with pytest.raises(InputError, match=r"more than half of the 97\.7 KiB of memory"):
+    with pytest.raises(InputError, match=r"must fit in 48\.8 KiB \(half of the memory\)"):
         AdaFocusVectorEnv(2, classifier, clips, bank=True)
     assert isinstance(AdaFocusEnv(classifier, clips, grid=3, bank=True, bank_gib=2**-16).dynamics.features, MemoryBank)
 
@@ -349,5 +349,5 @@ def test_devices():
 
 
 def test_unknown_parts_of_a_data_set():
-    with pytest.raises(InputError, match="clips='tets' is no part of a data set; choose 'train', 'val' or 'test', or pass a ClipStore"):
+    with pytest.raises(InputError, match="clips must be 'train', 'val', 'test' or a ClipStore, got 'tets'"):
         open_clips(demo(TASK), "tets", num_frames=4, size=96)

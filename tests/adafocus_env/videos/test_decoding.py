@@ -53,7 +53,7 @@ def test_large_results_come_whole():
 
 def test_an_exception_is_a_failure_with_its_message():
     results = run("fussy", ["good", "input", "bug", "good"])
-    assert results == {0: "good", 1: Failure("the file is no good"), 2: Failure("ZeroDivisionError: division by zero"), 3: "good"}
+    assert results == {0: "good", 1: Failure("the file is bad"), 2: Failure("ZeroDivisionError: division by zero"), 3: "good"}
 
 
 @pytest.mark.parametrize("how", ["spin", "sleep holding the lock"])

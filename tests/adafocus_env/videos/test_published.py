@@ -134,7 +134,7 @@ def spoil(root, case):
         ("short test", "auto", r"the list .*actnet_val_split.txt holds no video"),
         ("other names", "auto", r"none of the 6 videos of the lists, as 'a', has a video \(.*\) in .*videos, where there is 'v_\w.mp4'"),
         ("nothing", "auto", r"has neither frames/ with a folder of frames for each video nor videos/"),
-        ("whole", "frames", r"^data.source=frames: .*frames is no folder; put the frames there, or use data.source=auto"),
+        ("whole", "frames", r"^data.source=frames: .*frames is not a folder; put the frames there, or use data.source=auto"),
         ("whole", "vidoes", r"^data.source='vidoes' is not known; did you mean 'videos'\?"),
     ],
 )
@@ -193,7 +193,7 @@ def test_other_files_in_a_folder_of_frames_do_not_matter(tmp_path, pattern):
         ([1, 2, 3, 4], 6, r"the list says 6 frames, and the folder holds 4 \(the last is image_00004.jpg\); extract them again"),
         ([1, 2, 3, 4, 5, 6, 7], 6, r"the list says 6 frames, and the folder holds 7"),
         ([0, 1, 2, 3], 4, r"its frames begin at image_00000.jpg, and have to begin at image_00001.jpg; rename them"),
-        ([], 4, r"the folder holds no frame that is named like image_00001.jpg"),
+        ([], 4, r"the folder holds no frame named like image_00001.jpg"),
     ],
 )
 def test_frames_that_do_not_fit_the_list(tmp_path, numbers, stated, reason):

@@ -72,8 +72,8 @@ def test_every_container_gives_the_frames_asked_for(tmp_path, suffix, settings):
 @pytest.mark.parametrize("suffix", [".vob", ".gif"])
 def test_a_file_that_pyav_alone_reads_names_it_where_it_fails(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
-    path.write_text("this is no video\n" * 200)
-    with pytest.raises(DecodeError, match=rf"a{suffix}: it is truncated or no video at all \(PyAV cannot open it\)"):
+    path.write_text("this is text\n" * 200)
+    with pytest.raises(DecodeError, match=rf"a{suffix}: it is truncated or not a video \(PyAV cannot open it\)"):
         open_reader(path)
 
 
@@ -149,7 +149,7 @@ def broken_file(path, kind):
     if kind == "zero bytes":
         path.touch()
     elif kind == "text":
-        path.write_text("this is no video\n" * 200)
+        path.write_text("this is text\n" * 200)
     elif kind == "truncated":
         cut_in_half(write_video(path, square_frames(60)))
     elif kind == "truncated, index first":
@@ -169,7 +169,7 @@ def broken_file(path, kind):
     [
         ("missing", "there is no such file"),
         ("zero bytes", r"the file is empty \(zero bytes\)"),
-        ("text", "truncated or no video at all"),
+        ("text", "truncated or not a video"),
         ("truncated", r"it is truncated: \d+ of its \d+ bytes are there"),
         ("truncated, index first", r"it is truncated: \d+ of its \d+ bytes are there"),
         ("audio only", "it has no video stream"),

@@ -265,7 +265,7 @@ def test_places_outside_the_space_are_refused(actions, message):
 
 @pytest.mark.parametrize("video_div", [0, 3, 8, -1])
 def test_other_numbers_of_decisions_are_refused(averaging, clips, video_div):
-    with pytest.raises(InputError, match=rf"video_div={video_div} is not possible; choose 1, 2 or 4 decisions a video"):
+    with pytest.raises(InputError, match=rf"video_div must be 1, 2 or 4 decisions per video, got {video_div}"):
         AdaFocusEnv(averaging, clips, video_div=video_div)
 
 
