@@ -311,7 +311,7 @@ class Dynamics:
         else:
             focus_vectors = self._masked_focus_vectors(rows, actions, patch_mask)
             if self.skipped == "none":
-                skip, before = self._on_device(~patch_mask), self._scores_without_step(rows, (~patch_mask).any(0))
+                skip, before = self._on_device(~patch_mask), self._scores_without_step(rows, np.asarray((~patch_mask).any(0)))
         if zeros:
             focus_vectors = torch.cat([focus_vectors, torch.zeros_like(focus_vectors[:1])])
         glances = self.features.glance_vectors(clips, steps)
