@@ -190,7 +190,7 @@ def test_a_third_coordinate_skips():
 def test_places_and_cells_that_are_the_same_patches_skip_alike(classifier, clips, bank, skipped):
     live = LiveFeatures(classifier, clips, ContinuousAction(96, 24))
     cells = dynamics_on(bank, skipped=skipped, reward="confidence")
-    places = dynamics_on(live, skipped=skipped, reward="confidence", action=ContinuousSkipAction(live.action))
+    locations = dynamics_on(live, skipped=skipped, reward="confidence", action=ContinuousSkipAction(live.action))
     for t in range(4):
         corners = bank.action.corners_of(np.where(ACTIONS[:, t] == SKIP, 0, ACTIONS[:, t])) + 0.5
         actions = np.column_stack([corners / 72, ACTIONS[:, t] == SKIP]).astype(np.float32).clip(0, 1)
