@@ -121,10 +121,7 @@ class Dynamics:
         skipped: str = "zeros",
         tensors: bool = False,
     ) -> None:
-        if not isinstance(num_clips, int | np.integer) or isinstance(num_clips, bool) or num_clips < 1:
-            raise InputError(f"num_envs must be an integer of at least 1, got {num_clips!r}")
-        if baseline != "all" and (not isinstance(baseline, int) or isinstance(baseline, bool) or baseline < 1):
-            raise InputError(f"baseline must be a number of random patches of at least 1, or 'all', got {baseline!r}")
+        _check_numbers(num_clips, baseline)
         self.features, self.num_clips, self.skipped = features, num_clips, find_skipped(skipped)
         self.action: Action = features.action if action is None else action
         self.reward = reward if isinstance(reward, Reward) else lookup("reward", reward, REWARDS)
@@ -136,11 +133,8 @@ class Dynamics:
         self._skips = self.action.patch_action is not self.action
         self._labels = features.clips.labels
         self._rows = np.arange(num_clips)
-        self.clip: Indices = np.zeros(num_clips, np.int64)
-        self.step_number: Indices = np.zeros(num_clips, np.int64)
-        self.running: NDArray[np.bool_] = np.zeros(num_clips, bool)
-        self.started: NDArray[np.bool_] = np.zeros(num_clips, bool)
-        self.num_patches: Indices = np.zeros(num_clips, np.int64)
+        self.clip, self.step_number, self.num_patches = (np.zeros(num_clips, np.int64) for _ in range(3))
+        self.running, self.started = np.zeros(num_clips, bool), np.zeros(num_clips, bool)
         space = self.action.space
         self.baseline: NDArray[Any] = np.zeros((num_clips, self.num_steps, self._num_sampled, *(space.shape or ())), space.dtype)
         self.state: Tensor = features.classifier.initial_state(num_clips)
@@ -148,14 +142,14 @@ class Dynamics:
         self.scores: Tensor = self.state.new_full((num_clips, self._num_classes), 1 / self._num_classes)
         self.focus: Tensor = self.state.new_zeros(num_clips, features.classifier.focuser.vector_size)
         self._tensors = tensors
-        on_device = tensors and isinstance(self.action, GridAction)  # actions may stay there
-        self._cell_boxes = self._on_device(boxes_of(self.action, self.action.candidates)) if on_device else None
+        stays = tensors and isinstance(self.action, GridAction)  # actions may stay on the device
+        self._cell_boxes = self._on_device(boxes_of(self.action, self.action.candidates)) if stays else None
         self.boxes: Values = self._as_output(np.zeros((num_clips, 4), np.int64))
         self._confidence: Values = self._as_output(np.zeros(num_clips, np.float32))
         stored = not isinstance(features, LiveFeatures) and features.action.num_cells is not None
         self._min_batch = MIN_HEAD_BATCH if stored and self.state.device.type == "cpu" else 1
-        settings = features.clips.settings
-        flops = video_flops(features.classifier, settings.num_frames, settings.num_glance_frames, self.num_steps, skipped=self.skipped)
+        spec = features.clips.settings
+        flops = video_flops(features.classifier, spec.num_frames, spec.num_glance_frames, self.num_steps, skipped=self.skipped)
         self.step_cost = flops.skipped_step + flops.patch
         # Of a skipped step, of a step with a patch, and of the last step of a clip without any patch.
         self._costs = np.array([flops.skipped_step, self.step_cost, flops.skipped_step + flops.no_patch])
@@ -311,7 +305,7 @@ class Dynamics:
         else:
             focus_vectors = self._masked_focus_vectors(rows, actions, patch_mask)
             if self.skipped == "none":
-                skip, before = self._on_device(~patch_mask), self._scores_without_step(rows, (~patch_mask).any(0))
+                skip, before = self._on_device(~patch_mask), self._scores_without_step(rows, np.asarray((~patch_mask).any(0)))
         if zeros:
             focus_vectors = torch.cat([focus_vectors, torch.zeros_like(focus_vectors[:1])])
         glances = self.features.glance_vectors(clips, steps)
@@ -387,6 +381,13 @@ def masks_of(action: Action, last_chance: NDArray[np.bool_]) -> NDArray[np.bool_
     masks = np.ones((len(last_chance), action.num_cells), bool)
     masks[last_chance] = action.patch_mask(action.candidates)
     return masks
+
+
+def _check_numbers(num_clips: object, baseline: object) -> None:
+    if not isinstance(num_clips, int | np.integer) or isinstance(num_clips, bool) or num_clips < 1:
+        raise InputError(f"num_envs must be an integer of at least 1, got {num_clips!r}")
+    if baseline != "all" and (not isinstance(baseline, int) or isinstance(baseline, bool) or baseline < 1):
+        raise InputError(f"baseline must be a number of random patches of at least 1, or 'all', got {baseline!r}")
 
 
 def _broadcast(candidates: NDArray[Any], count: int) -> NDArray[Any]:

@@ -1,8 +1,8 @@
-"""What a video costs in the published settings, part by part, beside the published figures.
+"""Multiply-adds of a video in the published settings, by network, beside the published figures.
 
     python -m benchmarks.published_flops
 
-Counted on the real modules. A multiply-add counts as one, as in the publication.
+Counted on the real modules; a multiply-add counts as one, as in the publication.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Family:
         decisions: D.
         policy: the policy's network; its maps are those of one decision, stacked.
         grid: of the policy; None: continuous.
-        published: patch size in pixels → GFLOPs a video.
+        published: patch size in pixels → GFLOPs per video.
     """
 
     architecture: str
@@ -74,13 +74,13 @@ def flops_of(family: Family, patch_size: int) -> VideoFlops:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command; see the module's docstring."""
+    """Run the command; see the module's docstring."""
     run_command(_command, Arguments, __doc__, arguments)
 
 
 def _command(given: Arguments) -> int:
-    """Prints the table."""
-    table = Table(title="GFLOPs a video (a multiply-add as one)", box=box.SIMPLE, pad_edge=False, collapse_padding=True)
+    """Print the table."""
+    table = Table(title="GFLOPs per video (a multiply-add counts as one)", box=box.SIMPLE, pad_edge=False, collapse_padding=True)
     for heading in ("family", "P"):
         table.add_column(heading, no_wrap=True)
     for heading in ("glancer", "policy", "focuser", "head", "sum", "published", "off by"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial, wraps
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -264,23 +265,17 @@ def _policy_flops(features: Features, policy: GlancePolicy | Predictor) -> int:
     """Count the multiply-adds of a policy per video; of a custom policy while it acts in the first clip."""
     if isinstance(policy, GlancePolicy):
         return features.num_steps * policy_flops(policy)
-    first, counted = np.zeros(1, np.int64), _CountedPolicy(policy)
+    first, macs = np.zeros(1, np.int64), []
     features.glance_maps(first, np.arange(features.num_steps))  # so that no glance is counted as the policy's
-    _clip_policy(features, counted)(first)
-    return counted.multiply_adds
 
-
-class _CountedPolicy:
-    """A policy that counts the multiply-adds of its decisions per video."""
-
-    def __init__(self, policy: Predictor) -> None:
-        self.multiply_adds, self.observation = 0, getattr(policy, "observation", "reference")
-        self.action_space = getattr(policy, "action_space", None)  # says whether it skips
-        self.predict = wraps(policy.predict)(partial(self._predict, policy.predict))  # with its parameters: see `choose_step`
-
-    def _predict(self, predict: Callable[..., tuple[Actions, Any]], *args: Any, **kwargs: Any) -> tuple[Actions, Any]:
+    @wraps(policy.predict)  # with its parameters: see `choose_step`
+    def predict(*args: Any, **kwargs: Any) -> tuple[Actions, Any]:
         results: list[tuple[Actions, Any]] = []
         with torch.backends.cudnn.flags(enabled=False):  # the counter does not see into its recurrent networks
-            macs = multiply_adds(lambda: results.append(predict(*args, **kwargs)))
-        self.multiply_adds += macs // len(results[0][0])
+            count = multiply_adds(lambda: results.append(policy.predict(*args, **kwargs)))
+        macs.append(count // len(results[0][0]))
         return results[0]
+
+    attributes = {name: getattr(policy, name) for name in ("observation", "action_space") if hasattr(policy, name)}
+    _clip_policy(features, SimpleNamespace(predict=predict, **attributes))(first)
+    return sum(macs)

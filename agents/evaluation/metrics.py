@@ -56,31 +56,20 @@ class PolicyEvaluation:
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column of the table of results.
-
-    Attributes:
-        heading: Its title.
-        format: Format of a value, as in `format`.
-        optional: The column is left out where all values are 1.
-    """
-
-    heading: str
-    format: str
-    optional: bool = False
-
-
-@dataclass(frozen=True)
 class Metric:
     """A number that summarizes a policy.
 
     Attributes:
         value: Computes it; None where it is not defined.
-        column: In the table of results; None: not shown there.
+        heading: Of its column in the table of results; empty: it is not shown there.
+        format: Of the column's values, as in `format`.
+        optional: The column is left out where all values are 1.
     """
 
     value: Callable[[PolicyEvaluation], float | None]
-    column: Column | None = None
+    heading: str = ""
+    format: str = ".2f"
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,13 +77,17 @@ class StepMetric:
     """An accuracy after every step; a share in 0-1.
 
     Attributes:
-        values: Scores (N, D, K), all labels of each clip → the accuracy after every step (D,).
-        column: Of the value after the last step; None: not shown there.
-        min_classes: Number of classes from which on it is computed.
+        value: Scores (N, D, K), all labels of each clip → the accuracy after every step (D,).
+        heading: Of the column with the value after the last step; empty: it is not shown.
+        format: Of the column's values.
+        optional: As in `Metric`.
+        min_classes: Smallest number of classes for which it is computed.
     """
 
-    values: Callable[[Scores, LabelSets], NDArray[np.float64]]
-    column: Column | None = None
+    value: Callable[[Scores, LabelSets], NDArray[np.float64]]
+    heading: str = ""
+    format: str = ".1%"
+    optional: bool = False
     min_classes: int = 0
 
 
@@ -121,24 +114,19 @@ def step_metrics(scores: Scores, labels: LabelSets) -> dict[str, list[float]]:
     """
     check(scores, labels)
     metrics = {name: metric for name, metric in STEP_METRICS.items() if scores.shape[2] >= metric.min_classes}
-    return {name: metric.values(scores, labels).tolist() for name, metric in metrics.items()}
+    return {name: metric.value(scores, labels).tolist() for name, metric in metrics.items()}
 
 
-def table_columns(results: Iterable[Mapping[str, Any]], metric: str) -> dict[str, Column]:
-    """Return the columns of the table of these results, in order.
+def table_columns(results: Iterable[Mapping[str, Any]], metric: str) -> dict[str, Metric | StepMetric]:
+    """Return the metrics with a column in the table of these results, in order.
 
     Args:
         results: Of each policy, as `summarize` returns them.
         metric: The accuracy of the data set; one that is not top-1 stands beside it.
     """
-    results = list(results)
-    columns = {name: STEP_METRICS[name].column for name in dict.fromkeys(("top1", metric))}
-    columns |= {name: entry.column for name, entry in METRICS.items()}
-    return {
-        name: column
-        for name, column in columns.items()
-        if column is not None and not (column.optional and all(result.get(name, 1) == 1 for result in results))
-    }
+    results, columns = list(results), {**{name: STEP_METRICS[name] for name in ("top1", metric)}, **METRICS}
+    constant = {name for name in columns if all(result.get(name, 1) == 1 for result in results)}
+    return {name: column for name, column in columns.items() if column.heading and not (column.optional and name in constant)}
 
 
 def check(scores: Scores, labels: LabelSets) -> None:
@@ -247,18 +235,18 @@ def _first(labels: LabelSets) -> NDArray[np.int64]:
 
 
 STEP_METRICS: dict[str, StepMetric] = {
-    "top1": StepMetric(lambda scores, labels: top_k(scores, _first(labels), 1), Column("top-1", ".1%")),
-    "map": StepMetric(mean_average_precision, Column("mAP", ".1%")),
+    "top1": StepMetric(lambda scores, labels: top_k(scores, _first(labels), 1), "top-1"),
+    "map": StepMetric(mean_average_precision, "mAP"),
     "top5": StepMetric(lambda scores, labels: top_k(scores, _first(labels), 5), min_classes=6),
 }
 
 METRICS: dict[str, Metric] = {
     "confidence": Metric(lambda e: float(e.confidence.mean())),
-    "kept": Metric(lambda e: None if e.actions is None else float(e.patch_mask.mean()), Column("kept", ".1%", optional=True)),
-    "gflops": Metric(lambda e: e.macs / 1e9, Column("GFLOPs", ".4f")),
-    "location_entropy": Metric(location_entropy, Column("location entropy", ".2f")),
-    "movement": Metric(movement, Column("movement", ".2f")),
+    "kept": Metric(lambda e: None if e.actions is None else float(e.patch_mask.mean()), "kept", ".1%", optional=True),
+    "gflops": Metric(lambda e: e.macs / 1e9, "GFLOPs", ".4f"),
+    "location_entropy": Metric(location_entropy, "location entropy"),
+    "movement": Metric(movement, "movement"),
 }
 
-ACCURACIES: dict[str, str] = {name: metric.column.heading for name, metric in STEP_METRICS.items() if metric.column}
+ACCURACIES: dict[str, str] = {name: metric.heading for name, metric in STEP_METRICS.items() if metric.heading}
 """Headings of the accuracies that a data set may be measured by."""

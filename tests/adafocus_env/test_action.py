@@ -27,7 +27,7 @@ def test_corners_are_the_floor_of_a_times_the_free_span(grid, size, patch_size):
     corners = GridAction(grid, size, patch_size).corners
     for cell, (top, left) in enumerate(corners.tolist()):
         row, column = divmod(cell, grid)
-        # floor(a · (size − P)) with a = i / (G − 1), in whole numbers
+        # floor(a · (size − P)) with a = i / (G − 1), in integers
         assert (top, left) == (row * (size - patch_size) // (grid - 1), column * (size - patch_size) // (grid - 1))
     assert corners[0].tolist() == [0, 0] and corners[-1].tolist() == [size - patch_size] * 2
 
@@ -61,7 +61,7 @@ def test_crop_patches_cuts_what_slicing_cuts(dtype):
 
 
 @pytest.mark.parametrize("actions", [[0, 48], np.array([0, 48], np.int32), np.array([0, 48], np.uint8), (np.int64(0), 48)])
-def test_whole_numbers_of_any_kind_are_actions(actions):
+def test_integers_of_any_kind_are_actions(actions):
     checked = GridAction(7, 96, 24).check(actions, 2)
     assert checked.dtype == np.int64 and checked.tolist() == [0, 48]
 

@@ -98,12 +98,12 @@ def test_confidence_prediction_and_box_equal_those_by_hand(features, by_hand):
 
 @pytest.mark.parametrize("reward", REWARDS)
 def test_rewards_equal_those_by_hand(features, by_hand, reward):
-    drawn = np.random.default_rng(1).integers(49, size=(3, 4, 5))
+    sampled_cells = np.random.default_rng(1).integers(49, size=(3, 4, 5))
     dynamics = Dynamics(features, 3, reward=reward, baseline=5)
-    for t, outcome in enumerate(play(dynamics, drawn if reward == "random" else None)):
+    for t, outcome in enumerate(play(dynamics, sampled_cells if reward == "random" else None)):
         now = values(by_hand, t, lambda step: step.chosen)
         before = values(by_hand, t - 1, lambda step: step.chosen) if t else np.zeros(3)
-        random = np.array([np.mean([steps[t].cells[cell] for cell in drawn[row, t]]) for row, steps in enumerate(by_hand)])
+        random = np.array([np.mean([steps[t].cells[cell] for cell in sampled_cells[row, t]]) for row, steps in enumerate(by_hand)])
         zeros = values(by_hand, t, lambda step: step.zeros)
         expected = {"random": now - random, "previous": now - before, "confidence": now, "padding": now - zeros}[reward]
         baseline = {"random": random, "padding": zeros}.get(reward, np.zeros(3))
@@ -122,8 +122,8 @@ def test_random_with_many_patches_approaches_all_cells(bank, by_hand):
     count = 1000
     exact = Dynamics(bank, 3, reward="random", baseline="all")
     sampled = Dynamics(bank, 3, reward="random", baseline=count)
-    drawn = np.random.default_rng(0).integers(49, size=(3, 4, count))
-    for t, (a, b) in enumerate(zip(play(exact), play(sampled, drawn), strict=True)):
+    sampled_cells = np.random.default_rng(0).integers(49, size=(3, 4, count))
+    for t, (a, b) in enumerate(zip(play(exact), play(sampled, sampled_cells), strict=True)):
         deviation = values(by_hand, t, lambda step: np.std(step.cells))
         assert np.all(np.abs(a.reward - b.reward) < 4 * deviation / count**0.5 + 1e-6)
 
@@ -184,7 +184,7 @@ def test_an_action_outside_the_space_changes_nothing(bank):
         assert np.array_equal(dynamics.step(ACTIONS[:, t]).reward, expected[t].reward)
 
 
-def test_draws_cover_all_clips_and_cells_and_follow_the_generator(bank):
+def test_samples_cover_all_clips_and_cells_and_follow_the_generator(bank):
     dynamics = Dynamics(bank, 1, baseline=7)
     rng = np.random.default_rng(0)
     episodes = [dynamics.sample_episode(rng) for _ in range(200)]
@@ -197,19 +197,19 @@ def test_draws_cover_all_clips_and_cells_and_follow_the_generator(bank):
 
 
 @pytest.mark.parametrize("clip", [-1, 12])
-def test_clips_that_do_not_exist(bank, clip):
+def test_clips_out_of_range(bank, clip):
     with pytest.raises(InputError, match=f"clip must be an integer from 0 to 11, got {clip}"):
         Dynamics(bank, 1).sample_episode(np.random.default_rng(0), clip)
 
 
 @pytest.mark.parametrize("clip", [1.5, "1", True])
-def test_clips_are_whole_numbers(bank, clip):
+def test_clips_are_integers(bank, clip):
     with pytest.raises(InputError, match=f"clip must be an integer from 0 to 11, got {clip!r}"):
         Dynamics(bank, 1).sample_episode(np.random.default_rng(0), clip)
 
 
 @pytest.mark.parametrize("baseline", [0, -1, 1.5, True, "every", None])
-def test_baselines_that_are_no_number_of_patches(bank, baseline):
+def test_invalid_baselines(bank, baseline):
     with pytest.raises(InputError, match=f"baseline must be a number of random patches of at least 1, or 'all', got {baseline!r}"):
         Dynamics(bank, 1, baseline=baseline)
 

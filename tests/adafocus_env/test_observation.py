@@ -111,7 +111,7 @@ def test_states_have_the_bounds_of_their_head(clips, head, bounds):
 
 
 class WhereAndWhen:
-    """An observation of a user's own: the last patch and the step."""
+    """A custom observation: the last patch and the step."""
 
     def __init__(self, features):
         self.space = spaces.Box(0, max(features.num_steps, features.action.size), (3,), np.float32)
@@ -120,7 +120,7 @@ class WhereAndWhen:
         return torch.from_numpy(np.column_stack([dynamics.boxes[:, :2], dynamics.step_number]).astype(np.float32))
 
 
-def test_a_class_of_ones_own_is_an_observation(make, classifier, clips, bank, monkeypatch):
+def test_a_custom_observation(make, classifier, clips, bank, monkeypatch):
     env = AdaFocusVecEnv(make(observation=WhereAndWhen, autoreset_mode="SAME_STEP"))
     env.reset()
     assert env.step(np.array([0, 8, 48]))[0].tolist() == [[0, 0, 1], [12, 12, 1], [72, 72, 1]]

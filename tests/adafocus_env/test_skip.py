@@ -1,4 +1,4 @@
-"""The action that looks at no patch, in the dynamics and in every face."""
+"""The action without a patch, in the dynamics and in every API."""
 
 import gymnasium as gym
 import numpy as np
@@ -120,14 +120,14 @@ def test_the_baseline_of_random_is_over_patches_alone_from_the_same_state(featur
                 assert np.allclose(outcome.reward, outcome.confidence - outcome.baseline - outcome.penalty, atol=1e-6, rtol=0)
 
 
-def test_before_any_head_step_all_classes_are_as_likely(bank):
+def test_before_any_head_step_all_classes_have_the_same_score(bank):
     outcome = dynamics_on(bank, skipped="none", reward="previous").step(ACTIONS[:, 0])
     assert outcome.confidence[[0, 2]].tolist() == pytest.approx([0.1, 0.1]) and not outcome.previous.any()
 
 
 @pytest.mark.parametrize("skipped", SKIPPED)
 @pytest.mark.parametrize("reward", REWARDS)
-def test_a_step_that_skips_is_paid_for_by_what_it_costs(bank, reward, skipped):
+def test_the_penalty_is_the_share_of_multiply_adds(bank, reward, skipped):
     free, paid = (dynamics_on(bank, reward=reward, cost_weight=cost_weight, skipped=skipped) for cost_weight in (0, 0.3))
     head = classifier_flops(bank.classifier).head
     for t in range(4):
@@ -139,7 +139,7 @@ def test_a_step_that_skips_is_paid_for_by_what_it_costs(bank, reward, skipped):
         assert np.allclose(one.reward - other.reward, other.penalty, atol=1e-6, rtol=0)
 
 
-def test_only_the_patches_that_are_kept_reach_the_focuser(classifier, clips):
+def test_only_patches_that_are_not_skipped_reach_the_focuser(classifier, clips):
     live = LiveFeatures(with_execution(classifier, PLAIN), clips, GridAction(7, 96, 24))
     dynamics, calls = dynamics_on(live, reward="confidence"), []
     handle = classifier.focuser.register_forward_pre_hook(lambda module, inputs: calls.append(len(inputs[0])))
@@ -177,8 +177,8 @@ def test_a_third_coordinate_skips():
     assert action.space == gym.spaces.Box(0, 1, (3,), np.float32) and action.num_cells is None
     assert action.patch_mask(np.array([[0, 0, 0.49], [0, 0, 0.5]], np.float32)).tolist() == [True, False]
     assert boxes_of(action, np.array([[1, 1, 0], [1, 1, 1]], np.float32)).tolist() == [[72, 72, 96, 96], [0, 0, 0, 0]]
-    drawn = action.sample(np.random.default_rng(0), (50, 2))
-    assert drawn.shape == (50, 2, 3) and drawn.dtype == np.float32 and action.patch_mask(drawn).all() and drawn[..., :2].std() > 0.2
+    sampled = action.sample(np.random.default_rng(0), (50, 2))
+    assert sampled.shape == (50, 2, 3) and sampled.dtype == np.float32 and action.patch_mask(sampled).all() and sampled[..., :2].std() > 0.2
     assert action.patch_mask(action.candidates).tolist() == [True] * 49 + [False]
     with pytest.raises(ActionError, match=r"shape \(1, 2\); give one location and whether to skip it \(row, column, skip\) .* \(1, 3\)"):
         action.check([[0.5, 0.5]], 1)
@@ -190,28 +190,28 @@ def test_a_third_coordinate_skips():
 def test_places_and_cells_that_are_the_same_patches_skip_alike(classifier, clips, bank, skipped):
     live = LiveFeatures(classifier, clips, ContinuousAction(96, 24))
     cells = dynamics_on(bank, skipped=skipped, reward="confidence")
-    places = dynamics_on(live, skipped=skipped, reward="confidence", action=ContinuousSkipAction(live.action))
+    locations = dynamics_on(live, skipped=skipped, reward="confidence", action=ContinuousSkipAction(live.action))
     for t in range(4):
         corners = bank.action.corners_of(np.where(ACTIONS[:, t] == SKIP, 0, ACTIONS[:, t])) + 0.5
         actions = np.column_stack([corners / 72, ACTIONS[:, t] == SKIP]).astype(np.float32).clip(0, 1)
-        one, other = cells.step(ACTIONS[:, t]), places.step(actions)
+        one, other = cells.step(ACTIONS[:, t]), locations.step(actions)
         assert np.allclose(one.confidence, other.confidence, atol=1e-5) and one.boxes.tolist() == other.boxes.tolist()
 
 
 @pytest.mark.parametrize("kind", ["skip", "continuous_skip"])
-def test_who_never_skips_plays_the_environment_without_skipping(classifier, clips, bank, kind):
+def test_without_skips_the_environment_equals_that_without_skipping(classifier, clips, bank, kind):
     features = bank if kind == "skip" else LiveFeatures(classifier, clips, ContinuousAction(96, 24))
-    drawn = features.action.sample(np.random.default_rng(0), (4, 3))
+    sampled = features.action.sample(np.random.default_rng(0), (4, 3))
     actions = features.action, ACTIONS_OF[kind](features.action)
     plain, skipping = (dynamics_on(features, action=each, reward="confidence") for each in actions)
-    for chosen in drawn:
+    for chosen in sampled:
         patch_action = chosen if kind == "skip" else np.concatenate([chosen, np.zeros((3, 1), np.float32)], axis=1)
         one, other = plain.step(chosen), skipping.step(patch_action)
         assert np.array_equal(one.confidence, other.confidence) and one.boxes.tolist() == other.boxes.tolist()
         assert one.multiply_adds.tolist() == other.multiply_adds.tolist()
 
 
-# The faces
+# The APIs
 
 
 @pytest.fixture
@@ -222,16 +222,16 @@ def make(classifier, clips, bank):
     return make
 
 
-@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("api", FACES)
 @pytest.mark.parametrize(("live", "skipped"), [(False, "zeros"), (True, "zeros"), (False, "last"), (False, "none")])
-def test_every_face_skips_alike(make, classifier, clips, bank, monkeypatch, face, live, skipped):
+def test_every_api_skips_alike(make, classifier, clips, bank, monkeypatch, api, live, skipped):
     def actions_at(step):
-        drawn = np.random.default_rng(step).integers(49, size=N)
-        return np.where(np.random.default_rng(-step % 1000).random(N) < 0.5, SKIP, drawn)
+        sampled = np.random.default_rng(step).integers(49, size=N)
+        return np.where(np.random.default_rng(-step % 1000).random(N) < 0.5, SKIP, sampled)
 
     monkeypatch.setattr(test_vector, "actions_at", actions_at)
     arguments = {"observation": "dict", "cost_weight": 0.2, "baseline": 2, "bank": not live and bank, "skipped": skipped}
-    records = FACES[face](make, **arguments)
+    records = FACES[api](make, **arguments)
     for row in range(N):
         expected = play_single(classifier, clips, row, action="skip", **arguments)
         assert {True, False} == {bool(step[5]["box"].any()) for step in expected if step[5] and "box" in step[5]}
@@ -264,7 +264,7 @@ def test_masks_keep_one_frame(make):
     assert env.action_masks().all()
 
 
-def test_every_face_has_masks(make, classifier, clips, bank):
+def test_every_api_has_masks(make, classifier, clips, bank):
     rows = AdaFocusVecEnv(make(autoreset_mode="SAME_STEP"))
     rows.reset()
     assert [mask.shape for mask in rows.env_method("action_masks")] == [(50,)] * N
@@ -286,7 +286,7 @@ def test_maskable_ppo_learns_with_them(make):
 
 
 @pytest.mark.parametrize("cost_weight", [-0.1, float("nan"), float("inf"), "0.1", True])
-def test_prices_that_are_none(make, cost_weight):
+def test_invalid_cost_weights(make, cost_weight):
     env = make()
     with pytest.raises(
         InputError, match=f"cost_weight must be a number of at least 0, in units of the reward, got {cost_weight!r}"
@@ -296,7 +296,7 @@ def test_prices_that_are_none(make, cost_weight):
         make(cost_weight=cost_weight)
 
 
-def test_an_option_that_is_none(make, bank):
+def test_an_unknown_option(make, bank):
     with pytest.raises(InputError, match=r"skipped must be 'zeros' or 'last' or 'none', got 'zero'; did you mean 'zeros'\?"):
         make(skipped="zero")
     with pytest.raises(InputError, match="skipped='repeat' is not known"):
@@ -315,7 +315,7 @@ def test_an_unknown_kind_of_action(classifier, clips):
         build_features(classifier, clips, action="skipp", bank=False)
 
 
-# A kind of action of a user's own
+# A custom kind of action
 
 
 class Corners:
@@ -341,7 +341,7 @@ class Corners:
         return rng.integers(4, size=shape)
 
 
-def test_a_class_of_ones_own_is_an_action(classifier, clips):
+def test_a_custom_kind_of_action(classifier, clips):
     env = AdaFocusVectorEnv(2, classifier, clips, action=Corners, bank=True, baseline="all")
     env.reset(seed=0)
     outcome = env.step(np.array([1, 3]))

@@ -12,7 +12,7 @@ from adafocus_env.features.live import LiveFeatures
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.evaluation import evaluate as evaluation
 from agents.evaluation.evaluate import evaluate, evaluate_policy
-from agents.evaluation.metrics import METRICS, Column, Metric, PolicyEvaluation, location_entropy, movement, step_metrics
+from agents.evaluation.metrics import METRICS, Metric, PolicyEvaluation, location_entropy, movement, step_metrics
 from agents.policies.baselines import CentrePatch, Oracle, RandomPatch
 from agents.policies.sb3 import GlancePolicy, PolicyArchitecture
 from agents.runs import plots as pictures
@@ -247,7 +247,7 @@ def test_the_table_has_map_beside_top_1_where_that_is_the_metric(reported, evalu
 
 
 def test_a_new_metric_is_one_entry(bank, policy, monkeypatch):
-    metric = Metric(lambda e: None if e.actions is None else float(e.actions[0, 0]), Column("first", ".0f"))
+    metric = Metric(lambda e: None if e.actions is None else float(e.actions[0, 0]), "first", ".0f")
     monkeypatch.setitem(METRICS, "first_cell", metric)
     measures = evaluate(bank, policy, seed=0)[0]
     assert measures["centre"]["first_cell"] == 24 and "first_cell" not in measures["glance_only"]
