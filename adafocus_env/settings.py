@@ -7,11 +7,11 @@ classes follow the same form; `validate` turns what a user gave into an object, 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
+from annotated_types import Ge
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
@@ -20,6 +20,10 @@ from typing_extensions import dataclass_transform
 from classifiers.errors import InputError
 
 T = TypeVar("T")
+Count = Annotated[int, Ge(1)]
+"""An integer of at least 1, where a setting takes other values too: limits of `setting` are for settings that are only numbers."""
+ActionName = Literal["grid", "continuous", "skip", "continuous_skip"]
+NumberFormat = Literal["float32", "float16", "bfloat16"]
 
 
 @dataclass_transform(field_specifiers=(Field,), kw_only_default=False)
@@ -28,17 +32,18 @@ def settings(kind: type[T]) -> type[T]:
     return dataclass(config=ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True))(kind)  # type: ignore[return-value]
 
 
-def setting(default: Any, help: str, *, unit: str = "", **limits: Any) -> Any:
+def setting(default: Any, help: str, *, unit: str = "", path: bool = False, **limits: Any) -> Any:
     """Declare one setting.
 
     Args:
-        default: its default; a callable without arguments makes a new one for each object.
+        default: its default; a callable without arguments makes a new one for each object, and ``...`` means that a value must be given.
         help: what it means, in a sentence.
         unit: of the value, where it has one.
+        path: a command takes the value exactly as typed, whatever characters it holds.
         limits: of the value: ``ge``, ``gt``, ``le``, ``lt``, and others that `pydantic.Field` takes.
     """
     given = {"default_factory": default} if callable(default) else {"default": default}
-    return Field(**given, description=help, json_schema_extra={"unit": unit} if unit else None, **limits)
+    return Field(**given, description=help, json_schema_extra={"unit": unit, "path": path}, **limits)
 
 
 def validate(kind: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
@@ -66,18 +71,28 @@ def validate(kind: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
 
 def allowed(field: FieldInfo) -> str:
     """Return the values that a setting takes, in words: ``an integer of at least 1``, ``'a' or 'b'``."""
-    limits = " and ".join(
-        f"{word} {getattr(limit, name):g}"
-        for limit in field.metadata
-        for name, word in (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below"))
-        if hasattr(limit, name)
-    )
-    return " or ".join(_words(each, limits) for each in _alternatives(field.annotation))
+    return " or ".join(_words(each, _limits(field.metadata)) for each in _alternatives(field.annotation))
 
 
 def fields_of(kind: type) -> dict[str, FieldInfo]:
     """Return the declarations of a settings class by name; see `allowed`, and the attributes of `pydantic.fields.FieldInfo`."""
-    return kind.__pydantic_fields__  # type: ignore[attr-defined,no-any-return]
+    return {name: field for name, field in kind.__pydantic_fields__.items() if field.init is not False}  # type: ignore[attr-defined]
+
+
+def declared_in(kind: type, name: str) -> Any:
+    """Return the declaration of a setting of another class, to declare it again with a narrower type or in another group."""
+    return fields_of(kind)[name]
+
+
+def extra(field: FieldInfo, name: str) -> Any:
+    """Return the ``unit`` of a declared setting, or whether it is a ``path``."""
+    return (field.json_schema_extra or {}).get(name)  # type: ignore[union-attr]
+
+
+def unknown(name: str, known: Iterable[str], prefix: str = "") -> InputError:
+    """Return the error for a name that is not among the known ones; it suggests the nearest."""
+    known = sorted(known)
+    return InputError(f"{prefix}{name} is not a setting; {_nearest(name, known)}choose one of {', '.join(known)}")
 
 
 def is_settings(kind: object) -> bool:
@@ -89,13 +104,20 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
 
 
-def _words(kind: Any, limits: str) -> str:
+def _limits(metadata: Iterable[Any]) -> str:
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    return " and ".join(f"{words[name]} {getattr(limit, name):.10g}" for limit in metadata for name in words if hasattr(limit, name))
+
+
+def _words(kind: Any, limits: str = "") -> str:
     names = {int: "an integer", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+    if get_origin(kind) is Annotated:
+        return _words(get_args(kind)[0], _limits(get_args(kind)[1:]))
     if get_origin(kind) is Literal:
         return " or ".join(repr(value) for value in get_args(kind))
     if get_origin(kind) is list:
-        return f"a list of {_words(get_args(kind)[0], '')}"
-    name = names.get(kind, getattr(kind, "__name__", str(kind)))
+        return f"a list, each {_words(get_args(kind)[0])}"
+    name = names.get(kind, "a dictionary" if is_settings(kind) or get_origin(kind) is dict else "a Python object")
     if kind not in (int, float) or not limits:
         return name
     return f"{name} of {limits}" if limits.startswith("at ") else f"{name} {limits}"
@@ -106,30 +128,34 @@ def _message(kind: type, problem: ValidationError, prefix: str) -> str:
     error = problem.errors()[0]
     if not error["loc"]:
         return f"{prefix or kind.__name__}: {error['msg']}"
-    name = str(error["loc"][0])
-    if name not in fields_of(kind):
-        return f"{prefix}{name} is not a setting; {_nearest(name, kind)}"
-    return f"{prefix}{name} must be {allowed(fields_of(kind)[name])}, got {error['input']!r}"
+    name, declared = str(error["loc"][0]), fields_of(kind)
+    if name not in declared:
+        return str(unknown(name, declared, prefix))
+    if error["type"] in ("missing", "string_too_short"):
+        return f"{prefix}{name} is missing: add {prefix}{name}=VALUE"
+    choices = [value for each in _alternatives(declared[name].annotation) if get_origin(each) is Literal for value in get_args(each)]
+    hint = _nearest(error["input"], choices) if isinstance(error["input"], str) else ""
+    return f"{prefix}{name} must be {allowed(declared[name])}, got {error['input']!r}{hint and f'; {hint.strip()}'}"
 
 
-def _nearest(name: str, owner: type) -> str:
-    known = sorted(field.name for field in fields(owner))  # type: ignore[arg-type]
+def _nearest(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}choose one of {', '.join(known)}"
+    return f"did you mean {near[0]!r}? " if near else ""
 
 
 @settings
 class EnvSettings:
     """The environment: what an agent chooses, what it is rewarded with, and where features are stored."""
 
-    action: str | Callable[..., Any] = setting("grid", "grid, continuous, skip (a grid and an action without a patch) or continuous_skip")
+    action: ActionName | Callable[..., Any] = setting(
+        "grid", "grid, continuous, skip (a grid and an action without a patch) or continuous_skip"
+    )
     grid: int = setting(7, "G: the patch lies on one of G × G cells", unit="cells per axis", ge=1)
     video_div: int | None = setting(None, "decisions per video, where the head averages the scores of frames", ge=1)
     reward: Any = setting("random", "random, previous, confidence or padding: what the confidence is compared with")
-    baseline: int | Literal["all"] = setting(1, "random patches that the reward 'random' averages; all: the exact mean over the grid", ge=1)
+    baseline: Count | Literal["all"] = setting(1, "random patches that the reward 'random' averages; all: the exact mean over the grid")
     cost_weight: float = setting(0.0, "λ, the cost of a step with a patch", unit="reward", ge=0, allow_inf_nan=False)
     skipped: Literal["zeros", "last", "none"] = setting("zeros", "what the head receives for a skipped frame")
     bank: Any = setting("auto", "where features are stored: true (memory), false (nowhere), auto (memory where they fit) or a folder")
-    bank_dtype: Literal["float32", "float16", "bfloat16"] = setting("float32", "number format of stored features")
+    bank_dtype: NumberFormat = setting("float32", "number format of stored features")
     bank_gib: float | None = setting(None, "largest size of a bank in memory; the least recently used clips are dropped", unit="GiB", gt=0)

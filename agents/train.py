@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from agents.config.command import run_command
 from agents.config.settings import Train
 
@@ -19,5 +21,12 @@ def main(config: Train) -> None:
     learn(config.run or f"runs/train-{config.algo.name}-{config.data.name}-{config.seed}", config)
 
 
+def without_effect(config: Train) -> Iterator[tuple[str, str]]:
+    """Yield the settings that the algorithm does not read; see `agents.config.effect`."""
+    from agents.rl import algorithms
+
+    yield from algorithms.without_effect(config)
+
+
 if __name__ == "__main__":
-    run_command(main, Train, "train")
+    run_command(main, Train, "train", without_effect=without_effect)

@@ -22,7 +22,9 @@ from rich.table import Table
 
 import adafocus_env
 from adafocus_env.action import ACTIONS
-from agents.config.command import compose_config, run_command, typed_keys
+from agents.config.command import compose_config, run_command
+from agents.config.compose import typed_keys
+from agents.config.effect import check_effect, check_overrides
 from agents.config.settings import BenchmarkAlgorithms, Train
 from agents.runs.intervals import interval
 from agents.runs.jsonl import to_json
@@ -83,15 +85,15 @@ def check_runs(config: BenchmarkAlgorithms, root: Path) -> dict[str, list[Train]
         InputError: there is no such id or algorithm, one does not learn such actions or has no use for what ``overrides`` sets,
             ``overrides`` sets what the command does, or a list names something twice or nothing.
     """
-    from agents.config.unread_keys import check_config, check_overrides
     from agents.pipeline.session import check_algo  # here, so that --help answers without PyTorch
+    from agents.rl.algorithms import without_effect
 
     algos = algorithms_of(config)
-    check_overrides(config.overrides, (*SET_HERE, *([] if config.total_steps is None else STEPS)))
+    check_overrides(typed_keys(config.overrides, Train), (*SET_HERE, *([] if config.total_steps is None else STEPS)))
     runs = {}
     for algo in algos:
         train = _run(config, algo)
-        check_config(train, typed_keys(config.overrides))
+        check_effect(train, typed_keys(config.overrides, Train), without_effect)
         check_algo(train, _space(config.id))
         runs[algo] = [replace(train, seed=seed, run=str(root / f"{algo}-{seed}")) for seed in config.seeds]
     return runs

@@ -7,7 +7,6 @@ Counted on the real modules. A multiply-add counts as one, as in the publication
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,15 +14,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from agents.config.arguments import run_command
+from adafocus_env.settings import settings
+from agents.config.command import run_command
 from agents.policies.networks import GlanceActorCritic, PolicyArchitecture
 from classifiers.classifier import Classifier
 from classifiers.flops import classifier_cost, multiply_adds
 from classifiers.model_zoo import ARCHITECTURES
 
 
-@dataclass(frozen=True)
-class Arguments:
+@settings
+class PublishedFlops:
     """The command has no keys."""
 
 
@@ -79,13 +79,8 @@ def parts(family: Family, patch_size: int) -> dict[str, int]:
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command; see the module's docstring."""
-    run_command(_command, Arguments, __doc__, arguments)
-
-
-def _command(given: Arguments) -> int:
-    """Prints the table."""
+def main(config: PublishedFlops) -> None:
+    """Print the table."""
     table = Table(title="GFLOPs a video (a multiply-add as one)", box=box.SIMPLE, pad_edge=False, collapse_padding=True)
     for heading in ("family", "P"):
         table.add_column(heading, no_wrap=True)
@@ -98,8 +93,7 @@ def _command(given: Arguments) -> int:
             figures = [f"{value / 1e9:.2f}" for value in counted.values()]
             table.add_row(name, str(patch_size), *figures, f"{total:.2f}", f"{published:.1f}", f"{total / published - 1:+.1%}")
     Console().print(table)
-    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, PublishedFlops, "published_flops")

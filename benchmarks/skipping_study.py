@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from agents.config.command import compose_config, run_command, typed_keys
+from agents.config.command import compose_config, run_command
+from agents.config.compose import typed_keys
+from agents.config.effect import check_effect, check_overrides
 from agents.config.settings import DataConfig, EnvConfig, SkipCurve, TrainPPO
 from agents.runs.jsonl import to_json
 from agents.runs.plots import Tradeoff, save_tradeoffs
@@ -71,20 +73,15 @@ def check_runs(config: SkipCurve, root: Path) -> dict[str, list[TrainPPO]]:
     """The config of every run, by task; all are checked before any begins.
 
     Raises:
-        InputError: a list names something twice or nothing, a task is not known, a share cannot be kept, or ``overrides`` sets what
-            the command does or what has no effect.
+        InputError: a list names something twice or nothing, a share cannot be kept, or ``overrides`` sets what the command does
+            or what has no effect.
     """
-    from adafocus_env.demo.videos import TASKS  # here, so that --help answers without PyTorch
-    from agents.config.unread_keys import check_overrides
     from agents.evaluation.budgets import check_keep
-    from classifiers.errors import lookup
 
     for key, values in (("tasks", config.tasks), ("seeds", config.seeds), ("keeps", config.keeps)):
         if len(set(values)) != len(values) or not values:  # type: ignore[arg-type]
             raise InputError(f"{key}={values}: give each once, and one at least")
-    for task in config.tasks:
-        lookup("tasks", task, TASKS)
-    check_overrides(config.overrides, ["data", "data.name", "data.task", "seed", "run", "device"])
+    check_overrides(typed_keys(config.overrides, TrainPPO), ["data", "data.name", "data.task", "seed", "run", "device"])
     runs = {}
     for task in config.tasks:
         train = _run(config, task)
@@ -97,10 +94,8 @@ def check_runs(config: SkipCurve, root: Path) -> dict[str, list[TrainPPO]]:
 
 
 def _run(config: SkipCurve, task: str) -> TrainPPO:
-    from agents.config.unread_keys import check_config
-
     train = compose_config(TrainPPO, "train_ppo", ["ppo=skip", f"data.task={task}", f"device={config.device}", *config.overrides])
-    check_config(train, typed_keys(config.overrides))
+    check_effect(train, typed_keys(config.overrides, TrainPPO))
     return train
 
 
@@ -117,9 +112,10 @@ def measure(run: RunDir, config: SkipCurve) -> dict[str, list[Single]]:
         InputError: the run has no validation part.
     """
     from adafocus_env.build import choose_device
+    from adafocus_env.datasets import build_data
     from adafocus_env.videos.unreadable import Unreadable
     from agents.evaluation.budgets import cost_of
-    from agents.pipeline.builders import build_data, features_of, part
+    from agents.pipeline.builders import features_of, part
     from agents.policies.checkpoint import load_policy
     from agents.runs.progress import Display
     from benchmarks.skip_competitors import WAYS, Part, Task, every_frame

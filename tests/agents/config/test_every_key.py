@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agents.config.keys import field_types
+from agents.config.unread import check_read
+from agents.config.unread_keys import RULES, STAGES
 
 from agents import check_dataset as check_data
 from agents import fill_feature_bank as fill_bank
 from agents import import_checkpoint as import_released
 from agents import list_runs as runs
 from agents.config import arguments
-from agents.config.keys import field_types
 from agents.config.settings import BenchmarkAlgorithms, Evaluate, RebuildBundled, SkipCurve, Train, TrainPPO, TrainStages
-from agents.config.unread import check_read
-from agents.config.unread_keys import RULES, STAGES
 from benchmarks import published_flops as published_cost
 from benchmarks import task_scores
 from classifiers.errors import InputError

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import released_weights
 import torch
+from agents.config.arguments import parse
 from conftest import slow_except
 from released_weights import ROUNDING, assert_near, parallel, same_pixels, save
 
 from adafocus_env.action import GridAction, crop_patches
 from adafocus_env.reward import REWARDS
 from agents import load_policy
-from agents.config.arguments import parse
 from agents.evaluation.inference import infer
 from agents.import_checkpoint import Arguments, import_released, main
 from agents.released.checkpoint import read_released

@@ -6,10 +6,10 @@ from dataclasses import asdict, replace
 import pytest
 from rich.console import Console
 
-from agents import list_runs as runs
 from agents.config.command import compose_config
-from agents.config.settings import Train, TrainPPO, TrainStages
-from agents.list_runs import Runs, list_runs
+from agents.config.settings import ListRuns, Train, TrainPPO, TrainStages
+from agents.runs import listing as runs
+from agents.runs.listing import list_runs
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
