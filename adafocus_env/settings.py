@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from annotated_types import Ge
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
@@ -20,7 +19,7 @@ from typing_extensions import dataclass_transform
 from classifiers.errors import InputError
 
 T = TypeVar("T")
-Count = Annotated[int, Ge(1)]
+Count = Annotated[int, Field(ge=1)]
 """An integer of at least 1, where a setting takes other values too: limits of `setting` are for settings that are only numbers."""
 ActionName = Literal["grid", "continuous", "skip", "continuous_skip"]
 NumberFormat = Literal["float32", "float16", "bfloat16"]
@@ -39,7 +38,7 @@ def setting(default: Any, help: str, *, unit: str = "", path: bool = False, **li
         default: its default; a callable without arguments makes a new one for each object, and ``...`` means that a value must be given.
         help: what it means, in a sentence.
         unit: of the value, where it has one.
-        path: a command takes the value exactly as typed, whatever characters it holds.
+        path: a command takes the value exactly as typed, also special characters.
         limits: of the value: ``ge``, ``gt``, ``le``, ``lt``, and others that `pydantic.Field` takes.
     """
     given = {"default_factory": default} if callable(default) else {"default": default}
@@ -112,7 +111,7 @@ def _limits(metadata: Iterable[Any]) -> str:
 def _words(kind: Any, limits: str = "") -> str:
     names = {int: "an integer", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
     if get_origin(kind) is Annotated:
-        return _words(get_args(kind)[0], _limits(get_args(kind)[1:]))
+        return _words(get_args(kind)[0], _limits(get_args(kind)[1].metadata))
     if get_origin(kind) is Literal:
         return " or ".join(repr(value) for value in get_args(kind))
     if get_origin(kind) is list:

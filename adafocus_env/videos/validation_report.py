@@ -43,7 +43,7 @@ class Report:
         place: where the videos or frames of a published set are; None elsewhere.
         videos: number of videos, by part.
         findings: in the order that they were found.
-        fps: number of videos, by frames a second; folders of frames are not in it.
+        fps: number of videos, by frames per second; folders of frames are not counted.
         short_sides: number of videos, by the shorter side of their frames in pixels.
         notes: what else is good to know.
         unused: see `adafocus_env.videos.datasets.DataSet`.

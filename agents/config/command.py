@@ -112,7 +112,7 @@ class _Command(Generic[C]):
         return OmegaConf.to_yaml({name: values[name] for name in fields_of(self.schema)})
 
     def jobs(self, arguments: Sequence[str]) -> Iterator[tuple[str, C]]:
-        """Yield the name and the settings of every job; each has a run folder of its own, if the command has one."""
+        """Yield the name and the settings of every job; each has a separate run folder, if the command has one."""
         for name, combination in sweep(self.schema, self.config_name, arguments, self.package):
             config: Any = self.checked(combination)
             if name and "run" in fields_of(self.schema):

@@ -57,10 +57,11 @@ def sweep(schema: type, config_name: str, arguments: Sequence[str], package: str
 
     paths, overrides = _split(schema, arguments)
     with _composing(config_name, package):
-        parsed = _parsed(overrides, GlobalHydra.instance().hydra.config_loader)  # type: ignore[union-attr]
+        loader = GlobalHydra.instance().hydra.config_loader  # type: ignore[union-attr]
         options = [
-            [f"{each.get_key_element()}={value}" for value in each.sweep_string_iterator()] if each.is_sweep_override() else [each.input_line]
-            for each in parsed
+            [f"{each.get_key_element()}={value}" for value in (each.sweep_string_iterator() if each.is_sweep_override() else ())]
+            or [each.input_line]
+            for each in _parsed(overrides, loader)
         ]
     for combination in itertools.product(*options):
         swept = [text for text, choices in zip(combination, options, strict=True) if len(choices) > 1]
@@ -93,7 +94,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def plain_text(text: str) -> str:
-    """Escape ``text`` such that OmegaConf resolves it to itself: ``${x}`` in it is no interpolation."""
+    """Escape ``text`` such that OmegaConf resolves it to itself: ``${x}`` in it is not interpolated."""
     return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Annotated, Literal
 
-from annotated_types import Gt, Le
+from pydantic import Field
 
 from adafocus_env.datasets import DataSettings as DataConfig
 from adafocus_env.datasets import TaskName
@@ -194,7 +194,7 @@ class CheckDataset:
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
         """Yield the settings that are not read in this state; see `agents.config.effect`."""
         yield "data.workers", "set workers"
-        yield "data.glance_frames data.views data.sampling", "a test clip of each video is decoded, whatever it is; leave it out"
+        yield "data.glance_frames data.views data.sampling", "one test clip of each video is decoded; leave it out"
 
 
 @settings
@@ -207,7 +207,7 @@ class ImportCheckpoint:
         None, "height and width of a patch, which the file does not hold; null: the smallest published", unit="pixels", ge=1
     )
     classes: str | None = setting(None, "a text file with the names of the classes, one a line; null: numbers", path=True)
-    family: str | None = setting(None, "ActivityNet or Something-Something: refuses files of the other; null: told from the file")
+    family: str | None = setting(None, "ActivityNet or Something-Something: refuses files of the other; null: either")
 
 
 @settings
@@ -238,7 +238,7 @@ class SkipCurve:
 
     tasks: list[TaskName] = setting(lambda: ["normal", "hard", "sparse"], "of the demo videos; see docs/tasks.md")
     seeds: list[int] = setting(lambda: [0, 1, 2], "of the runs on each task")
-    keeps: list[Annotated[float, Gt(0), Le(1)]] = setting(lambda: [0.25, 0.47, 0.67, 0.89], "shares of frames with a patch")
+    keeps: list[Annotated[float, Field(gt=0, le=1)]] = setting(lambda: [0.25, 0.47, 0.67, 0.89], "shares of frames with a patch")
     overrides: list[str] = setting(list, "further arguments of agents.train_ppo, for all runs")
     run: str = setting("runs/skip_curve", "the folder of the runs, the table and the plot", path=True)
     device: str = setting("auto", DEVICE)

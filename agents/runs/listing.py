@@ -38,7 +38,7 @@ class Run:
         random: the same of random patches.
         oracle: the same of the oracle: ground truth, or the greedy one where there is none.
         gap: share of the way from random to the oracle.
-        gflops: a video with the learned policy; multiply-adds count as one.
+        gflops: per video with the learned policy; a multiply-add counts once.
         seconds: of training, in all starts.
         date: when something was written last.
         setting: the config without seed and folder, by dotted keys; what the runs of one sweep have in common.
@@ -70,7 +70,7 @@ def print_runs(settings: ListRuns) -> None:
 
 
 def show(runs: Sequence[Run], console: Console) -> None:
-    """Prints a table for every data set, the means over seeds, and what is broken. None is cut where the console is no terminal."""
+    """Print a table for every data set, the means over seeds, and what is broken; not cut where the output is not a terminal."""
     whole = [run for run in runs if not run.broken]
     tables = [table(data, [run for run in whole if run.data == data]) for data in sorted({str(run.data) for run in whole})]
     if whole:
@@ -88,19 +88,19 @@ def show(runs: Sequence[Run], console: Console) -> None:
 
 
 def list_runs(root: Path) -> list[Run]:
-    """All run folders in ``root`` or below it, broken ones too.
+    """Return all run folders in ``root`` or below it, broken ones too.
 
     Raises:
-        InputError: there is no such folder.
+        InputError: ``root`` is not a folder.
     """
     if not root.is_dir():
-        raise InputError(f"root={root} is no folder; give the one that holds your run folders, root=runs for one")
+        raise InputError(f"root must be a folder that holds run folders, such as root=runs, got {root}")
     folders = {file.parent for file in root.rglob(CONFIG) if any((file.parent / name).is_file() for name in (SYSTEM, METRICS, RESULT))}
     return [read(folder, folder.relative_to(root).as_posix()) for folder in folders]
 
 
 def read(folder: Path, name: str) -> Run:
-    """What is known of one folder; a broken one says what is wrong."""
+    """Return what is known of one folder; of a broken one, what is wrong."""
     known: dict[str, Any] = {field.name: None for field in fields(Run)} | {"run": name, "broken": ""}
     try:
         run = RunDir(folder)
@@ -109,13 +109,13 @@ def read(folder: Path, name: str) -> Run:
         known["state"] = _state(run)
         known["seconds"] = sum(line["seconds"] for line in run.timing()) or None
         return Run(**(known | (_reached(run.result(), known["data"]) if run.finished else {})))
-    except Exception as problem:  # whatever is in such files: one of them must not hide the others
+    except Exception as problem:  # one bad file must not hide the other runs
         reason = " ".join(str(problem).split()) if isinstance(problem, InputError) else repr(problem)
         return Run(**(known | {"broken": reason}))
 
 
 def _asked(config: dict[str, Any]) -> dict[str, Any]:
-    """What the config says. Each command has a key that those before it lack."""
+    """Return what the config says. Each command has a key that those before it lack."""
     command = f"train {config['algo']['name']}" if "algo" in config else "train_stages" if "first" in config else "train_ppo"
     data = config["data"]
     task = data.get("task", "normal")
@@ -138,7 +138,7 @@ def _state(run: RunDir) -> str:
 
 
 def _reached(result: dict[str, Any], data: str) -> dict[str, Any]:
-    """What `agents.runs.report` has measured on the test clips."""
+    """Return what `agents.runs.report` has measured on the test clips."""
     metric, policies = result.get("metric", "top1"), result["policies"]
     best = next((name for name in ("oracle", "greedy_oracle") if name in policies), "")
     values = {name: policies.get(key, {}).get(metric) for name, key in (("learned", "learned"), ("random", "random"), ("oracle", best))}
@@ -155,7 +155,7 @@ def _date(folder: Path) -> str:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Puts seed=10 behind seed=9."""
+    """Sort seed=10 after seed=9."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
@@ -170,7 +170,7 @@ ORDERS: dict[str, Callable[[Run], Any]] = {
 
 
 def table(data: str, runs: Iterable[Run]) -> Table:
-    """A row a run on one data set. A narrow terminal folds names and states over several lines."""
+    """Return a table with one row per run on a data set. A narrow terminal folds names and states over several lines."""
     headings = ("run", "command", "seed", "state", "learned", "random", "oracle", "gap", "GFLOPs", "time", "written")
     shown = _empty(f"{data}, test split", *headings)
     for run in runs:
@@ -182,7 +182,7 @@ def table(data: str, runs: Iterable[Run]) -> Table:
 
 
 def summary(runs: Iterable[Run]) -> Table | None:
-    """A row for every setting that is finished with two seeds or more; None if there is none."""
+    """Return a row for every setting that is finished with two seeds or more; None if there are none."""
     settings: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         if run.learned is not None and run.setting is not None:
@@ -210,7 +210,7 @@ def _empty(title: str, *headings: str) -> Table:
 
 
 def _common(names: list[str]) -> str:
-    """What stands for runs that differ in one place: sweep/seed=* for sweep/seed=1 and sweep/seed=2."""
+    """Return a name for runs whose names differ in one position: sweep/seed=* for sweep/seed=1 and sweep/seed=2."""
     first, last = min(names), max(names)
     size = next((place for place, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
     return first[:size] + "*"
