@@ -33,6 +33,13 @@ def test_imports_run_one_way(package):
         assert ours <= {package} | MAY_IMPORT[package], f"{path} imports {sorted(ours)}"
 
 
+def test_the_settings_are_the_lowest_folder_of_agents():
+    for path in Path(importlib.import_module("agents.config").__file__).parent.glob("*.py"):
+        imported = [node.module for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)]
+        others = [name for name in imported if name.startswith("agents") and not name.startswith("agents.config")]
+        assert not others, f"{path} imports {others}"
+
+
 def test_workers_that_decode_and_render_start_without_torch():
     videos = ", ".join(f"adafocus_env.videos.{name}" for name in ("readers", "decoding", "datasets"))
     modules = f"adafocus_env, {videos}, adafocus_env.demo.videos, classifiers"

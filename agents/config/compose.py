@@ -16,7 +16,6 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def compose(schema: type, config_name: str, arguments: Sequence[str], package: s
 
     paths, overrides = _split(schema, arguments)
     with _composing(config_name, package):
-        groups = {name: choices_of(package)[name] for name in primary(config_name, package)[0]}
+        groups = {name: list(files_of(name, package)) for name in primary(config_name, package)[0]}
         added = [_checked(each, schema, groups) for each in _parsed(overrides)]
         config = hydra.compose(config_name, added)
         OmegaConf.set_struct(config, False)
@@ -98,26 +97,18 @@ def plain_text(text: str) -> str:
     return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
 
 
-@cache
-def choices_of(package: str) -> dict[str, list[str]]:
-    """Return the choices of every group of a package. Its folders are read directly: Hydra takes ten times as long to list them."""
-    groups: dict[str, list[str]] = {}
-    for root in map(Path, importlib.import_module(package).__path__):
-        for file in sorted(each.relative_to(root) for each in root.rglob("*.yaml")):
-            for folder in file.parents[:-1]:
-                groups.setdefault(folder.as_posix(), [])
-            if len(file.parts) > 1:
-                groups[file.parent.as_posix()].append(file.stem)
-    return groups
-
-
 def primary(config_name: str, package: str) -> tuple[dict[str, str | None], dict[str, Any]]:
     """Return the groups that the primary YAML file names, with their choices, and the values that it sets."""
     import yaml
 
-    file = Path(importlib.import_module(package).__path__[0]) / f"{config_name}.yaml"
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content = yaml.safe_load((_folder(package) / f"{config_name}.yaml").read_text(encoding="utf-8"))
     return {name: choice for each in content.pop("defaults") if isinstance(each, dict) for name, choice in each.items()}, content
+
+
+def files_of(group: str, package: str) -> dict[str, Path]:
+    """Return the YAML files of a group by the name of the choice: those of the package, or else those of `configs`."""
+    folders = [_folder(each) / group for each in (package, "configs")]
+    return {file.stem: file for file in sorted(next(each for each in folders if each.is_dir()).glob("*.yaml"))}
 
 
 def is_path(schema: type, key: str) -> bool:
@@ -195,3 +186,7 @@ def _checked(override: Any, schema: type, choices: Mapping[str, Sequence[str]]) 
     if isinstance(value, str | int | float):
         lookup(key, str(value), dict.fromkeys(choices[key]))
     return line
+
+
+def _folder(package: str) -> Path:
+    return Path(importlib.import_module(package).__path__[0])

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from adafocus_env.datasets import DATASETS
+from adafocus_env.datasets import DATASETS, DataSettings
 from adafocus_env.settings import allowed, extra, fields_of, is_settings
-from agents.config.compose import choices_of, primary
+from agents.config.compose import files_of, primary
 from classifiers.errors import lookup
 
 WIDTH = 100
@@ -33,6 +31,7 @@ def help_page(schema: type, config_name: str, package: str, about: str | None, g
 
     presets = _presets(config_name, package)
     groups = dict(_groups(schema, presets))
+    choices = {name: ", ".join(files_of(name, package)) for name in primary(config_name, package)[0]}
     console = Console(file=io.StringIO(), width=WIDTH, highlight=False, markup=False, emoji=False)
     if not group:
         console.print((about or config_name).strip(), soft_wrap=True)
@@ -41,13 +40,11 @@ def help_page(schema: type, config_name: str, package: str, about: str | None, g
     for name in groups if not group else [lookup("--help", group, {each: each for each in groups if each})]:
         console.print()
         _print_group(console, name, groups[name])
-        choices = choices_of(package).get(name)
-        if choices:
-            console.print(f"{name}=NAME sets several of them: {', '.join(choices)}")
-    others = sorted(set(presets) & set(choices_of(package)) - set(groups))
-    for name in others if not group else ():
-        console.print(f"\n{name}=NAME sets keys of several groups: {', '.join(choices_of(package)[name])}")
-    if group == "data":
+        if name in choices:
+            console.print(f"{name}=NAME sets several of them: {choices[name]}")
+    for name in sorted(choices.keys() - groups.keys()) if not group else ():
+        console.print(f"\n{name}=NAME sets keys of several groups: {choices[name]}")
+    if group and fields_of(schema)[group].annotation is DataSettings:
         for name, row in DATASETS.items():
             console.print(f"data={name}: {row.help}; reads {', '.join(f'data.{key}' for key in row.reads)}")
     return "".join(f"{line.rstrip()}\n" for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
@@ -119,7 +116,5 @@ def _presets(config_name: str, package: str) -> dict[str, Any]:
     import yaml
 
     groups, values = primary(config_name, package)
-    root = Path(importlib.import_module(package).__path__[0])
-    files = {group: root / group / f"{choice}.yaml" for group, choice in groups.items() if choice}
-    chosen = {group: yaml.safe_load(file.read_text(encoding="utf-8")) for group, file in files.items()}
-    return {**dict.fromkeys(groups), **chosen, **values}
+    chosen = {name: files_of(name, package)[choice].read_text(encoding="utf-8") if choice else "" for name, choice in groups.items()}
+    return {**{name: yaml.safe_load(text) for name, text in chosen.items()}, **values}

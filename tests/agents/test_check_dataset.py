@@ -152,7 +152,7 @@ def test_files_that_are_not_used_are_no_faults_and_cut_on_the_terminal():
     ("arguments", "message"),
     [
         (["data=actnett", "data.root=x"], "data='actnett' is not known; did you mean 'actnet'?"),
-        (["data.name=mine"], "data.name='mine' is not known; choose one of ['actnet', "),
+        (["data.name=mine"], "data.name='mine' is not known; did you mean 'minik'?"),
         (["data=actnet"], "data.root is missing: add data.root=DIR, the folder of data=actnet"),
         (["data=actnet", "data.root=/nowhere"], "data.root: /nowhere does not exist; give the folder with classInd.txt"),
         (["data=actnet", "data.rot=x"], "data.rot is not a setting; did you mean 'root'?"),
