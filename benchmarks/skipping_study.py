@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from adafocus_env.datasets import TaskName
 from agents.config.command import compose_config, run_command
 from agents.config.compose import typed_keys
 from agents.config.effect import check_effect, check_overrides
@@ -69,7 +70,7 @@ def main(config: SkipCurve) -> None:
     console.print(f"saved to {root}: table.md, table.json, curve.png", highlight=False, soft_wrap=True)
 
 
-def check_runs(config: SkipCurve, root: Path) -> dict[str, list[TrainPPO]]:
+def check_runs(config: SkipCurve, root: Path) -> dict[TaskName, list[TrainPPO]]:
     """The config of every run, by task; all are checked before any begins.
 
     Raises:
@@ -82,7 +83,7 @@ def check_runs(config: SkipCurve, root: Path) -> dict[str, list[TrainPPO]]:
         if len(set(values)) != len(values) or not values:  # type: ignore[arg-type]
             raise InputError(f"{key}={values}: give each once, and one at least")
     check_overrides(typed_keys(config.overrides, TrainPPO), ["data", "data.name", "data.task", "seed", "run", "device"])
-    runs = {}
+    runs: dict[TaskName, list[TrainPPO]] = {}
     for task in config.tasks:
         train = _run(config, task)
         runs[task] = [replace(train, seed=seed, run=str(root / f"{task}-{seed}")) for seed in config.seeds]
