@@ -275,7 +275,7 @@ def test_frozen_networks_can_run_in_another_precision(tmp_path, root, all_stages
 
 
 def test_a_precision_that_is_not_known_is_refused(tmp_path, root, trained):
-    with pytest.raises(InputError, match=r"precision='float8' is not known; .*choose one of"):
+    with pytest.raises(InputError, match=r"env\.precision must be 'float32' or .*, got 'float8'"):
         stages(f"run={tmp_path}", f"data.root={root}", "first=2", trained[0], "env.precision=float8")
 
 
