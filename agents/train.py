@@ -1,12 +1,14 @@
-"""Any algorithm of Stable-Baselines3 and sb3-contrib, or your own, learns where to look in videos, over frozen classifier networks.
+"""Any algorithm of Stable-Baselines3, sb3-contrib or a plugin learns where to look in videos, over frozen classifier networks.
 
     python -m agents.train algo=dqn                                              actions are the cells of a grid
     python -m agents.train algo=sac env.action=continuous env.baseline=1         actions are places
-    python -m agents.train algo=mypackage.MyDQN algo.settings.learning_rate=3e-4  a class of your own
+    python -m agents.train algo=mypackage.MyDQN algo.settings.learning_rate=3e-4  a user-defined class
     python -m agents.train                                                       PPO, as python -m agents.train_ppo
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from agents.config.command import run_command
 from agents.config.settings import Train
@@ -19,5 +21,12 @@ def main(config: Train) -> None:
     learn(config.run or f"runs/train-{config.algo.name}-{config.data.name}-{config.seed}", config)
 
 
+def without_effect(config: Train) -> Iterator[tuple[str, str]]:
+    """Yield the settings that the algorithm does not read; see `agents.config.effect`."""
+    from agents.rl import algorithms
+
+    yield from algorithms.without_effect(config)
+
+
 if __name__ == "__main__":
-    run_command(main, Train, "train")
+    run_command(main, Train, "train", without_effect=without_effect)

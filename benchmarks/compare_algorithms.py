@@ -10,7 +10,7 @@ Every run has its own run directory, as `agents.train` makes it. Finished runs a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ from rich.table import Table
 
 import adafocus_env
 from adafocus_env.action import ACTIONS
+from adafocus_env.settings import setting, settings
 from agents import train
-from agents.config.command import compose_config, run_command, typed_keys
-from agents.config.settings import Train
-from agents.config.unread_keys import check_config, check_overrides
+from agents.config.command import compose_config, run_command
+from agents.config.compose import typed_keys
+from agents.config.effect import check_effect, check_overrides
+from agents.config.settings import DEVICE, Train
 from agents.pipeline.session import check_algo
-from agents.rl.algorithms import CONTINUOUS, DISCRETE, algorithm_of, check_fits, class_of, fitting, learns_as_ppo
+from agents.rl.algorithms import CONTINUOUS, DISCRETE, algorithm_of, check_fits, class_of, fitting, learns_as_ppo, without_effect
 from agents.runs.confidence import mean_text
 from agents.runs.run_dir import RunDir
 from benchmarks.study import Curve, Panel, check_lists, markdown, runs_of, save_panels, save_tables, train_missing
@@ -41,27 +43,17 @@ ENTRY = f"{adafocus_env.__name__}."
 HEADINGS = ("algorithm", "top-1", "gap closed", "half of it in all seeds", "steps", "CPU minutes")
 
 
-@dataclass
+@settings
 class CompareAlgorithms:
-    """`python -m benchmarks.compare_algorithms`.
+    """`python -m benchmarks.compare_algorithms`."""
 
-    Attributes:
-        id: A registered id.
-        algos: Names in `agents.rl.algorithms.ALGORITHMS`, or dotted paths of classes; empty: all that learn such actions.
-        seeds: Seeds of the runs of every algorithm.
-        total_steps: Environment steps of every run; null: as in the config of the algorithm.
-        overrides: Further arguments of `agents.train`, for all runs.
-        run: Directory of the runs, the table and the plot; empty: named after the id.
-        device: auto, cpu, cuda or cuda:N.
-    """
-
-    id: str = "AdaFocusEasy-v0"
-    algos: list[str] = field(default_factory=list)
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    total_steps: int | None = None
-    overrides: list[str] = field(default_factory=list)
-    run: str = ""
-    device: str = "auto"
+    id: str = setting("AdaFocusEasy-v0", "a registered id")
+    algos: list[str] = setting(list, "names in `agents.rl.algorithms.ALGORITHMS`, or dotted paths; none: all that fit")
+    seeds: list[int] = setting(lambda: [0, 1, 2], "of the runs of each algorithm")
+    total_steps: int | None = setting(None, "environment steps of each run; null: those of each algorithm's preset", ge=1)
+    overrides: list[str] = setting(list, "further arguments of agents.train, for all runs")
+    run: str = setting("", "the folder of the runs, the table and the plot; empty: one named after the id", path=True)
+    device: str = setting("auto", DEVICE)
 
 
 @dataclass(frozen=True)
@@ -131,11 +123,11 @@ def check_runs(config: CompareAlgorithms, root: Path) -> dict[str, list[Train]]:
             sets, ``overrides`` sets what the command sets itself, or a list is empty or names something twice.
     """
     algos = algorithms_of(config)
-    check_overrides(config.overrides, (*SET_HERE, *([] if config.total_steps is None else STEPS)))
+    check_overrides(typed_keys(config.overrides, Train), (*SET_HERE, *([] if config.total_steps is None else STEPS)))
     runs = {}
     for algo in algos:
         template = _config(config, algo)
-        check_config(template, typed_keys(config.overrides))
+        check_effect(template, typed_keys(config.overrides, Train), without_effect)
         check_algo(template, _space(config.id))
         runs[algo] = runs_of(template, algo, config.seeds, root)
     return runs

@@ -13,8 +13,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -25,7 +24,8 @@ import classifiers
 from adafocus_env.build import build_features, open_clips
 from adafocus_env.demo.renderer import DemoTask
 from adafocus_env.demo.videos import demo
-from agents.config.arguments import run_command
+from adafocus_env.settings import settings
+from agents.config.command import run_command
 from agents.evaluation.evaluate import evaluate
 from agents.policies.networks import PolicyArchitecture
 from agents.policies.sb3 import GlancePolicy
@@ -33,8 +33,8 @@ from agents.policies.sb3 import GlancePolicy
 PACKAGES = ("classifiers", "adafocus_env", "agents")
 
 
-@dataclass(frozen=True)
-class Arguments:
+@settings
+class ExecutedModules:
     """The command has no keys."""
 
 
@@ -65,19 +65,13 @@ def evaluate_one_video() -> None:
     evaluate(features, GlancePolicy(PolicyArchitecture(features.map_shape), 7).eval().requires_grad_(False), seed=0)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; see the module's docstring."""
-    run_command(_command, Arguments, __doc__, arguments)
-
-
-def _command(arguments: Arguments) -> int:
+def main(config: ExecutedModules) -> None:
     """Print the modules and their number."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["ADAFOCUS_CACHE"] = folder
         names = executed_modules(evaluate_one_video)
     Console(highlight=False).print("\n".join([*names, f"{len(names)} modules"]))
-    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, ExecutedModules, "executed_modules", config_package="benchmarks.configs")

@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from adafocus_env.features.memory_bank import MemoryBank
+from adafocus_env.settings import NumberFormat
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.config.settings import PPOConfig, SupervisedConfig
 from agents.evaluation.inference import infer, policy_flops
@@ -110,8 +111,9 @@ def stage_1(card: Card) -> Section:
     section = Section("Stage 1", note)
     for precision in _precisions(card):
         config = SupervisedConfig(
-            EPOCHS, count, "sgd", learning_rate=1e-4, head_learning_rate=1e-4, precision=precision, channels_last=precision != "float32"
-        )
+            EPOCHS, count, "sgd", learning_rate=1e-4, head_learning_rate=1e-4,
+            precision=cast(NumberFormat, precision), channels_last=precision != "float32",
+        )  # fmt: skip
         training = train_on_random_patches(copy.deepcopy(plain), clips, config, seed=0)
         section.times[precision] = card.sampled(partial(next, training))
         section.rate(precision, count, "clips/s")

@@ -7,7 +7,6 @@ Counted on the real modules; a multiply-add counts as one, as in the publication
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,15 +14,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from agents.config.arguments import run_command
+from adafocus_env.settings import settings
+from agents.config.command import run_command
 from agents.policies.networks import GlanceActorCritic, PolicyArchitecture
 from classifiers.classifier import Classifier
 from classifiers.flops import VideoFlops, network_flops, video_flops
 from classifiers.model_zoo import ARCHITECTURES
 
 
-@dataclass(frozen=True)
-class Arguments:
+@settings
+class PublishedFlops:
     """The command has no keys."""
 
 
@@ -73,12 +73,7 @@ def flops_of(family: Family, patch_size: int) -> VideoFlops:
     return video_flops(classifier, family.patches, family.glances, family.decisions, policy_step=policy_step)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; see the module's docstring."""
-    run_command(_command, Arguments, __doc__, arguments)
-
-
-def _command(given: Arguments) -> int:
+def main(config: PublishedFlops) -> None:
     """Print the table."""
     table = Table(title="GFLOPs per video (a multiply-add counts as one)", box=box.SIMPLE, pad_edge=False, collapse_padding=True)
     for heading in ("family", "P"):
@@ -92,8 +87,7 @@ def _command(given: Arguments) -> int:
             figures = [f"{value / 1e9:.2f}" for value in (flops.glancer, flops.policy, flops.focuser, flops.head)]
             table.add_row(name, str(patch_size), *figures, f"{total:.2f}", f"{published:.1f}", f"{total / published - 1:+.1%}")
     Console().print(table)
-    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, PublishedFlops, "published_flops", config_package="benchmarks.configs")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from adafocus_env.build import build_features, choose_device
 from adafocus_env.clips.store import ClipSource
+from adafocus_env.datasets import TaskName
 from adafocus_env.demo.videos import TASKS, data_name, demo
+from adafocus_env.settings import setting, settings
 from agents.config.command import run_command
-from agents.config.settings import ClassifierConfig, DataConfig
-from agents.config.unread import Unread
-from agents.config.unread_keys import RULES, SUPERVISED
+from agents.config.settings import DEVICE, SEEDS, ClassifierConfig, DataConfig
 from agents.evaluation.evaluate import evaluate_policy
 from agents.pipeline.builders import part
 from agents.pipeline.make_classifier import make_classifier
@@ -22,40 +23,28 @@ from agents.policies.predictor import Predictor
 from agents.runs.progress import Display
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
-from classifiers.errors import lookup
 from classifiers.model_zoo import ARCHITECTURES, BUNDLED
 
 
-@dataclass
+@settings
 class RebuildBundled:
-    """`python -m benchmarks.rebuild_bundled`.
+    """`python -m benchmarks.rebuild_bundled`."""
 
-    Attributes:
-        task: Task of the classifier, a name in `adafocus_env.demo.videos.TASKS`.
-        out: Directory of the checkpoint; empty: into the package.
-        seed: Seed of everything random.
-        device: auto, cpu, cuda or cuda:N.
-        workers: Processes that render and decode.
-        stages: Settings of the stages 0 and 1.
-    """
+    task: TaskName = setting("normal", "which demo videos")
+    out: str = setting("", "where the classifier goes; empty: into the package", path=True)
+    seed: int = setting(0, "of everything random", ge=0, lt=SEEDS)
+    device: str = setting("auto", DEVICE)
+    workers: int = setting(2, "processes that render and decode", ge=1)
+    stages: ClassifierConfig = setting(ClassifierConfig, "how it is trained")
 
-    task: str = "normal"
-    out: str = ""
-    seed: int = 0
-    device: str = "auto"
-    workers: int = 2
-    stages: ClassifierConfig = field(default_factory=ClassifierConfig)
-
-
-RULES[RebuildBundled] = (
-    Unread("stages.finetune", lambda config: True, "a bundled classifier is made by stages 0 and 1; leave it out"),
-    *SUPERVISED,
-)
+    def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
+        """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        yield "stages.finetune", "a bundled classifier is made by stages 0 and 1; leave it out"
 
 
 def main(config: RebuildBundled) -> None:
     """Train the classifier of a task in stages 0 and 1, measure it on the validation split and save it."""
-    task, name = lookup("task", config.task, TASKS), data_name(config.task)
+    task, name = TASKS[config.task], data_name(config.task)
     out = Path(config.out) if config.out else BUNDLED[name]
     with Display() as display:
         network = replace(ARCHITECTURES["small"], patch_size=task.patch_size)

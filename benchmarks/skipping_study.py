@@ -10,24 +10,26 @@ resumes the study. All thresholds are solved on the validation split.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from rich.console import Console
 
 from adafocus_env.build import choose_device
-from adafocus_env.demo.videos import TASKS
+from adafocus_env.datasets import TaskName, build_data
+from adafocus_env.settings import setting, settings
 from adafocus_env.videos.unreadable import Unreadable
 from agents import train_ppo
-from agents.config.command import compose_config, run_command, typed_keys
-from agents.config.settings import DataConfig, EnvConfig, TrainPPO
-from agents.config.unread_keys import check_config, check_overrides
-from agents.evaluation.budgets import check_keep
+from agents.config.command import compose_config, run_command
+from agents.config.compose import typed_keys
+from agents.config.effect import check_effect, check_overrides
+from agents.config.settings import DEVICE, DataConfig, EnvConfig, TrainPPO
 from agents.evaluation.evaluate import flops_of
 from agents.evaluation.inference import policy_flops
-from agents.pipeline.builders import build_data, features_of, part
+from agents.pipeline.builders import features_of, part
 from agents.policies.checkpoint import load_policy
 from agents.runs.confidence import mean_text
 from agents.runs.progress import Display
@@ -35,7 +37,7 @@ from agents.runs.run_dir import RunDir
 from benchmarks.skip_competitors import METHODS, PolicyOutputs, Problem, every_frame
 from benchmarks.study import Curve, Panel, check_lists, markdown, runs_of, save_panels, save_tables, train_missing
 from classifiers import checkpoint
-from classifiers.errors import InputError, lookup
+from classifiers.errors import InputError
 
 EVERY_FRAME = "every frame"
 
@@ -43,25 +45,16 @@ Results = dict[str, NDArray[np.float64]]
 """Method → (seeds, budgets, 3): top-1 on the test clips, GFLOPs per video, share of the frames that are focused."""
 
 
-@dataclass
+@settings
 class SkippingStudy:
-    """`python -m benchmarks.skipping_study`.
+    """`python -m benchmarks.skipping_study`."""
 
-    Attributes:
-        tasks: Tasks of the demo videos; see docs/tasks.md.
-        seeds: Seeds of the runs on every task.
-        keeps: Budgets: shares of the frames to focus.
-        overrides: Further arguments of `agents.train_ppo`, for all runs.
-        run: Directory of the runs, the table and the plot.
-        device: auto, cpu, cuda or cuda:N.
-    """
-
-    tasks: list[str] = field(default_factory=lambda: ["normal", "hard", "sparse"])
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    keeps: list[float] = field(default_factory=lambda: [0.25, 0.47, 0.67, 0.89])
-    overrides: list[str] = field(default_factory=list)
-    run: str = "runs/skip_curve"
-    device: str = "auto"
+    tasks: list[TaskName] = setting(lambda: ["normal", "hard", "sparse"], "of the demo videos; see docs/tasks.md")
+    seeds: list[int] = setting(lambda: [0, 1, 2], "of the runs on each task")
+    keeps: list[Annotated[float, Field(gt=0, le=1)]] = setting(lambda: [0.25, 0.47, 0.67, 0.89], "shares of frames with a patch")
+    overrides: list[str] = setting(list, "further arguments of agents.train_ppo, for all runs")
+    run: str = setting("runs/skip_curve", "the folder of the runs, the table and the plot", path=True)
+    device: str = setting("auto", DEVICE)
 
 
 def main(config: SkippingStudy) -> None:
@@ -83,21 +76,19 @@ def check_runs(config: SkippingStudy, root: Path) -> dict[str, list[TrainPPO]]:
     """Return the config of every run, by task; all are checked before the first is trained.
 
     Raises:
-        InputError: a list is empty or names something twice, a task is unknown, a share is out of range, or ``overrides`` sets what
-            the command sets itself or what has no effect.
+        InputError: a list is empty or names something twice, a share is less than a frame, or ``overrides`` sets what the command
+            sets itself or what has no effect.
     """
     check_lists(tasks=config.tasks, seeds=config.seeds, keeps=config.keeps)
-    for task in config.tasks:
-        lookup("tasks", task, TASKS)
-    check_overrides(config.overrides, ["data", "data.name", "data.task", "seed", "run", "device"])
-    runs = {}
+    check_overrides(typed_keys(config.overrides, TrainPPO), ["data", "data.name", "data.task", "seed", "run", "device"])
+    runs: dict[str, list[TrainPPO]] = {}
     for task in config.tasks:
         template = compose_config(TrainPPO, "train_ppo", ["ppo=skip", f"data.task={task}", f"device={config.device}", *config.overrides])
-        check_config(template, typed_keys(config.overrides))
+        check_effect(template, typed_keys(config.overrides, TrainPPO))
         runs[task] = runs_of(template, task, config.seeds, root)
     least = 1 / runs[config.tasks[0]][0].data.num_frames
     for keep in config.keeps:
-        if check_keep(keep) < least:
+        if keep < least:
             raise InputError(f"keeps must be at least {least}, got {keep}; an exit needs one frame of every clip")
     return runs
 
@@ -108,8 +99,8 @@ def measure(run: RunDir, config: SkippingStudy) -> dict[str, list[tuple[float, f
     Raises:
         InputError: the run has no validation split.
     """
-    settings, device = run.config(), choose_device(config.device)
-    data, env = DataConfig(**settings["data"]), EnvConfig(**settings["env"])
+    run_settings, device = run.config(), choose_device(config.device)
+    data, env = DataConfig(**run_settings["data"]), EnvConfig(**run_settings["env"])
     if not data.val:
         raise InputError(f"run={run.root} has no validation split to solve budgets on: set data.val to a share of the training videos")
     classifier = checkpoint.load(run.checkpoints / "classifier", device)
@@ -124,7 +115,7 @@ def measure(run: RunDir, config: SkippingStudy) -> dict[str, list[tuple[float, f
         for name, method in (*METHODS.items(), (EVERY_FRAME, lambda problem: every_frame(problem.test))):
             results[name] = []
             for keep in config.keeps if name != EVERY_FRAME else [1.0]:
-                result = method(Problem(val, test, keep, flops, settings["seed"]))
+                result = method(Problem(val, test, keep, flops, run_settings["seed"]))
                 top1 = (result.scores.argmax(-1) == test.labels).mean()
                 gflops = flops.total(result.num_patches, result.num_steps).mean() / 1e9
                 results[name].append((float(top1), float(gflops), float(result.num_patches.mean()) / test.size[1]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import gymnasium as gym
@@ -11,6 +10,7 @@ import numpy as np
 
 from adafocus_env import ARGUMENTS
 from adafocus_env.demo.videos import TASKS
+from adafocus_env.settings import setting, settings
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.config.command import run_command
 from agents.policies.baselines import Oracle, RandomPatch
@@ -24,19 +24,13 @@ SEEDS = 5  # of the random policy
 PATCHES = 16  # random patches that estimate the baseline of the reward where actions are continuous
 
 
-@dataclass
+@settings
 class TaskScores:
-    """`python -m benchmarks.task_scores`.
+    """`python -m benchmarks.task_scores`."""
 
-    Attributes:
-        out: The JSON file; it keeps the scores of other ids.
-        ids: Ids to measure.
-        device: auto, cpu, cuda or cuda:N.
-    """
-
-    out: str = "docs/task_scores.json"
-    ids: list[str] = field(default_factory=lambda: list(IDS))
-    device: str = "auto"
+    out: str = setting("docs/task_scores.json", "the JSON file; scores of other ids stay in it", path=True)
+    ids: list[str] = setting(lambda: list(IDS), "registered ids to measure")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
 
 
 def main(config: TaskScores) -> None:

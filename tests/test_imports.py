@@ -71,6 +71,13 @@ def test_modules_of_adafocus_env_do_not_import_in_circles():
     assert not imports, f"these import each other: {sorted(imports)}"
 
 
+def test_the_settings_are_the_lowest_folder_of_agents():
+    for path in Path(importlib.import_module("agents.config").__file__).parent.glob("*.py"):
+        imported = [node.module for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)]
+        others = [name for name in imported if name.startswith("agents") and not name.startswith("agents.config")]
+        assert not others, f"{path} imports {others}"
+
+
 def test_workers_that_decode_and_render_start_without_torch():
     videos = ", ".join(f"adafocus_env.videos.{name}" for name in ("readers", "decoding", "class_folders"))
     modules = f"adafocus_env, {videos}, adafocus_env.demo.videos, classifiers"

@@ -13,12 +13,14 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import TASK, TINY
 
+from adafocus_env.datasets import DATASETS
 from adafocus_env.demo.videos import demo
 from agents import train_ppo
 from agents.config.command import compose_config
@@ -34,6 +36,11 @@ SETTINGS = [
 ]  # fmt: skip
 CLASSES = ("even", "odd")
 POLICIES = {"learned", "random", "centre", "gaussian", "saliency", "glance_only", "full_frame", "greedy_oracle"}
+
+
+def patch_demo(patch: pytest.MonkeyPatch) -> None:
+    """The data set `demo` are then the few videos of the tests."""
+    patch.setitem(DATASETS, "demo", replace(DATASETS["demo"], build=lambda data: demo(TASK, val=data.val)))
 
 
 @contextlib.contextmanager

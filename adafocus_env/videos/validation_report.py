@@ -43,7 +43,7 @@ class Report:
         place: the folder of videos or frames of a published set; None otherwise.
         videos: number of videos, by split.
         findings: in the order that they were found.
-        fps: number of videos, by frame rate; folders of frames have none.
+        fps: number of videos, by frames per second; folders of frames are not counted.
         short_sides: number of videos, by the shorter side of their frames in pixels.
         notes: further remarks.
         unused: see `adafocus_env.videos.dataset.DataSet`.

@@ -1,7 +1,7 @@
-"""A user's own module, imported before a command starts: what it adds to the tables is then known by name, as what comes with the package.
+"""A user's own module, imported before a command starts: what it adds to the tables is then known by name, like what the package has.
 
-The tables are plain dictionaries: `BACKBONES`, `HEADS`, `ARCHITECTURES`, `REWARDS`, `OBSERVATIONS`, `DATA_SETS`. Files that are read, such
-as a classifier's card, hold names only, so reading one never imports anything; what is imported is what the user typed.
+The tables are plain dictionaries: `BACKBONES`, `HEADS`, `ARCHITECTURES`, `REWARDS`, `OBSERVATIONS`, `DATASETS`. Files that are
+read, such as a classifier's card, hold names only, so reading one never imports anything: only what the user typed is imported.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from classifiers.errors import InputError
 
 
 def import_plugin(name: str) -> None:
-    """Imports the module; nothing is done for an empty name.
+    """Import the module; nothing is done for an empty name.
 
     Raises:
         InputError: there is no module of that name. What the module itself raises is passed on.
@@ -29,4 +29,4 @@ def import_plugin(name: str) -> None:
             "module as Python imports it, such as plugin=my_reward for my_reward.py"
         ) from problem
     except (TypeError, ValueError) as problem:
-        raise InputError(f"plugin={name} is no name of a module ({problem}); give one as Python imports it") from problem
+        raise InputError(f"plugin={name} is not the name of a module ({problem}); give one as Python imports it") from problem

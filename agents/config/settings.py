@@ -1,390 +1,216 @@
-"""What a user may set: one dataclass a command. `configs/` holds the values; an unknown key or a wrong type is an error."""
+"""Settings of the commands: one class a command, and (imported here) the groups of settings that they share.
+
+`configs/` holds what differs from the defaults. A command's key is the name of a setting, below that of its group: ``env.grid``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import field
+from typing import Literal
+
+from adafocus_env.datasets import DataSettings as DataConfig
+from adafocus_env.settings import ActionName, NumberFormat, declared_in, setting, settings
+from agents.config.classifier import ArchitectureConfig, ClassifierConfig, SupervisedConfig, is_trained
+from agents.config.policy import BANK_IS_OFF, CELLS, AlgoConfig, EnvConfig, NetworkConfig, PPOConfig
+
+__all__ = [
+    "AlgoConfig", "ArchitectureConfig", "CheckDataset", "ClassifierConfig", "DataConfig", "EnvConfig", "Evaluate",
+    "FillFeatureBank", "ImportCheckpoint", "JointConfig", "ListRuns", "NetworkConfig", "PPOConfig",
+    "SupervisedConfig", "Train", "TrainPPO", "TrainStages",
+]  # fmt: skip
+
+TRAINING = "env.num_envs env.reward env.baseline env.cost_weight env.cost_weight_rate env.target_keep env.target_gflops"
+"""Settings of the environment that only stage 2 reads."""
+SEEDS = 2**32  # seeds that NumPy takes
+DEVICE = "auto, cpu, cuda or cuda:N"
+PLUGIN = "a module of yours that is imported first (docs/extend.md)"
+TRUST = "read a file that was not written on this machine and that is unpickled"
 
 
-@dataclass
-class DataConfig:
-    """Which videos, and the clips that are drawn from them.
-
-    Attributes:
-        name: demo, folder, or a published set: actnet, fcvid, minik, sthv1, sthv2.
-        task: which demo videos: easy, normal, hard, sparse or memory; see docs/tasks.md.
-        root: the folder of videos, or of the lists of a published set.
-        source: frames (extracted), videos (raw) or auto, of a published set; see `adafocus_env.videos.published.published`.
-        val: share of the training videos that choices are made on.
-        test: share of the videos that is the test part, where the folder has no train and test parts of its own.
-        num_frames: T, frames of a clip.
-        glance_frames: the glancer's frames, where they are sampled separately (Something-Something); 0: the same as the focuser's.
-        views: clips drawn from each training video; fresh: new ones in every epoch, drawn with the run's seed and not stored.
-        sampling: how the frames of training clips are drawn: segments or released; see `adafocus_env.videos.frame_sampling`.
-        workers: processes that render and decode.
-    """
-
-    name: str = "demo"
-    task: str = "normal"
-    root: str = ""
-    source: str = "auto"
-    val: float = 0.1
-    test: float = 0.2
-    num_frames: int = 8
-    glance_frames: int = 0
-    views: int | str = 1
-    sampling: str = "segments"
-    workers: int = 2
-
-    @property
-    def label(self) -> str:
-        """What runs on these videos are called after: the data set, and the task of demo videos where it is not the normal one."""
-        return self.name if self.task == "normal" else f"{self.name}-{self.task}"
-
-    @property
-    def title(self) -> str:
-        """What stands above a table of results: the label, and the folder of the videos where there is one."""
-        return f"{self.label} ({self.root})" if self.root else self.label
-
-
-@dataclass
-class EnvConfig:
-    """The environment that the policy learns in; see `adafocus_env.env.AdaFocusEnv`.
-
-    Attributes:
-        action: grid, continuous, skip (the grid and an action that looks at no patch) or continuous_skip.
-        cost_weight: what a step that looks at a patch costs, in units of the reward; where a target is set, what it costs at first.
-        target_keep: the share of steps that shall look at a patch; the price is driven to it, once an update (PPO only).
-        target_gflops: the same told in GFLOPs a video with the policy's own, multiply-adds counted as one.
-        cost_weight_rate: how fast the price is driven, in prices for an error of 1 in the share.
-        skipped: what the head gets where a frame is skipped: zeros, last or none; see `adafocus_env.classify`.
-        bank: where the frozen networks' features are kept: auto (in memory where they fit, otherwise nowhere), true (in memory), false
-            (nowhere: they are computed live), or a folder.
-        bank_dtype: how a bank stores numbers: float32, float16 or bfloat16.
-        bank_gib: bound on a bank in memory, in GiB.
-        precision: what the frozen glancer and focuser compute in: float32, bfloat16 or float16.
-        compile: compile them first, which takes a minute or two.
-    """
-
-    num_envs: int = 64
-    action: str = "grid"
-    grid: int = 7
-    video_div: int | None = None
-    reward: str = "random"
-    baseline: int | str = "all"
-    cost_weight: float = 0.0
-    target_keep: float | None = None
-    target_gflops: float | None = None
-    cost_weight_rate: float = 0.15
-    skipped: str = "zeros"
-    bank: bool | str = "auto"
-    bank_dtype: str = "float32"
-    bank_gib: float | None = None
-    precision: str = "float32"
-    compile: bool = False
-
-
-@dataclass
-class PPOConfig:
-    """Stable-Baselines3's arguments of PPO, a few more, and when to validate and save. `ppo=released` sets the released code's.
-
-    Attributes:
-        total_steps: environment steps in all.
-        epochs: passes over the training clips, instead of a number of steps; null: total_steps counts.
-        n_steps: steps of each environment before an update; null: one clip.
-        batch_size: steps in a minibatch; null: all of an update.
-        max_grad_norm: null: gradients are not clipped.
-        adam_eps: Adam's epsilon.
-        ortho_init: begin from orthogonal weights, as Stable-Baselines3 does; false: from PyTorch's.
-        normalize_advantage: in each minibatch.
-        normalize_returns: over all of an update; needs gae_lambda=1.
-        batch_statistics: what batch norm (network.batch_norm) uses while the policy collects and learns: the batch's statistics, or
-            the running ones, which are brought up to date before each rollout.
-        validate_every: updates between two looks at the validation part.
-        save_every: updates between two checkpoints.
-    """
-
-    total_steps: int = 100_000
-    epochs: int | None = None
-    n_steps: int | None = 16
-    batch_size: int | None = 256
-    n_epochs: int = 4
-    learning_rate: float = 1e-3
-    gamma: float = 0.7
-    gae_lambda: float = 0.95
-    clip_range: float = 0.2
-    ent_coef: float = 0.01
-    vf_coef: float = 0.5
-    max_grad_norm: float | None = 0.5
-    adam_eps: float = 1e-5
-    ortho_init: bool = True
-    normalize_advantage: bool = True
-    normalize_returns: bool = False
-    batch_statistics: bool = False
-    validate_every: int = 5
-    save_every: int = 20
-
-
-@dataclass
-class AlgoConfig:
-    """An algorithm and its settings; see `agents.rl.algorithms`. `algo=dqn` takes those of configs/algo/dqn.yaml.
-
-    Attributes:
-        name: one of `agents.rl.algorithms.ALGORITHMS`, or the dotted path of a class in the manner of Stable-Baselines3's.
-        total_steps: environment steps in all. PPO's is ppo.total_steps, like all that it has in common with `PPOConfig`.
-        observation: what the policy sees: reference (its extractor reads the glances in place), or any other of the environment's.
-        settings: arguments of the class's constructor. n_steps, train_freq and batch_size may be null: one clip of each environment.
-            action_noise is the standard deviation of Gaussian noise, in halves of the range of places.
-        validate_every: environment steps between two lines of metrics, each with a look at the validation part.
-        save_every: environment steps between two checkpoints.
-    """
-
-    name: str = "ppo"
-    total_steps: int = 100_000
-    observation: str = "reference"
-    settings: dict[str, Any] = field(default_factory=dict)
-    validate_every: int = 5_000
-    save_every: int = 10_000
-
-
-@dataclass
-class NetworkConfig:
-    """The policy network; see `agents.policies.networks`.
-
-    Attributes:
-        memory: false: the policy forgets after every frame.
-        std: of a continuous policy (env.action=continuous).
-    """
-
-    channels: int = 16
-    features: int = 128
-    hidden: int = 128
-    batch_norm: bool = False
-    memory: bool = True
-    std: float = 0.25
-
-
-@dataclass
-class ArchitectureConfig:
-    """What an architecture (`classifier`) shall have instead of its own; null leaves it. See docs/backbones.md.
-
-    Attributes:
-        glancer: a backbone: one of the package's own, torchvision/NAME or timm/NAME.
-        focuser: the same.
-        head: gru, linear, mean or max.
-        hidden_size: length of the head's state.
-        dropout: of the head, in training.
-        size: height and width of a frame in pixels.
-        glance_size: height and width in pixels of what the glancer sees.
-        shift: share of the channels that the temporal shift moves each way.
-        shift_place: blockres or block.
-        weights: what new backbones start from: none (random weights) or default (the library's own, of ImageNet).
-    """
-
-    glancer: str | None = None
-    focuser: str | None = None
-    head: str | None = None
-    hidden_size: int | None = None
-    dropout: float | None = None
-    size: int | None = None
-    glance_size: int | None = None
-    shift: float | None = None
-    shift_place: str | None = None
-    weights: str | None = None
-
-
-@dataclass
-class SupervisedConfig:
-    """How one stage trains a part of the classifier.
-
-    Attributes:
-        epochs: passes over the training clips; 0 leaves the part as it is.
-        batch_size: clips in a step.
-        optimizer: adamw or sgd.
-        momentum: of sgd.
-        schedule: one_cycle, cosine or step.
-        milestones: epochs (the first is 0) from which on the rates of `step` are a tenth of those before.
-        learning_rate: the highest one, of the backbone.
-        head_learning_rate: the highest one, of the temporal head.
-        weight_decay: of all parameters.
-        frames: frames of each clip that a step sees (stage 0 only).
-        dropout: of what is trained, while it is trained; null: the architecture's.
-        accumulate: parts into which the clips of a step are cut (those of each process, where there are several), to need less memory;
-            the gradient is that of the whole step, but batch norm sees the parts.
-        precision: what the networks compute in: float32, or mixed with bfloat16 or float16. The weights are float32.
-        channels_last: keep images and activations as (height, width, channels) in memory.
-        compile: compile the networks first, which takes a minute or two; not with several processes.
-    """
-
-    epochs: int = 10
-    batch_size: int = 32
-    optimizer: str = "adamw"
-    momentum: float = 0.9
-    schedule: str = "one_cycle"
-    milestones: list[int] = field(default_factory=list)
-    learning_rate: float = 1e-3
-    head_learning_rate: float = 3e-3
-    weight_decay: float = 1e-4
-    frames: int = 8
-    dropout: float | None = None
-    accumulate: int = 1
-    precision: str = "float32"
-    channels_last: bool = False
-    compile: bool = False
-
-
-@dataclass
-class ClassifierConfig:
-    """How the stages 0, 1 and 3 train a classifier.
-
-    Attributes:
-        glancer: stage 0 of f_G.
-        focuser: stage 0 of f_L.
-        random_patches: stage 1, of f_L and f_C.
-        finetune: stage 3, of f_C (and f_L where its learning rate is above 0) on the policy's patches.
-    """
-
-    glancer: SupervisedConfig = field(default_factory=SupervisedConfig)
-    focuser: SupervisedConfig = field(default_factory=SupervisedConfig)
-    random_patches: SupervisedConfig = field(default_factory=SupervisedConfig)
-    finetune: SupervisedConfig = field(default_factory=SupervisedConfig)
-
-
-@dataclass
+@settings
 class TrainPPO:
-    """`python -m agents.train_ppo`.
+    """`python -m agents.train_ppo`."""
 
-    Attributes:
-        run: the run folder, made if missing; empty: one named after data and seed.
-        seed: of everything random.
-        device: auto, cpu, cuda or cuda:N.
-        force: start over in a run folder that exists.
-        trust: resume from a checkpoint that was not written on this machine (it is unpickled).
-        plugin: a module of yours that is imported first, for what it adds to the tables (docs/extend.md).
-        log: where curves are drawn besides metrics.jsonl: tensorboard, wandb; see `agents.runs.loggers`.
-        data: which videos.
-        classifier: auto, a name (a bundled classifier or an architecture) or the folder of a checkpoint.
-        patch_size: P, height and width of the patches in pixels; 0: the architecture's. A checkpoint's cannot be changed.
-        architecture: further things that an architecture shall have instead of its own.
-        policy: folder of a policy to start from; empty: a new one.
-        env: the environment.
-        ppo: the algorithm.
-        network: the policy network.
-        stages: how a classifier is made where there is none for this data set, and finetuned.
-    """
+    run: str = setting("", "the run folder; empty: one named after data and seed", path=True)
+    seed: int = setting(0, "of everything random", ge=0, lt=SEEDS)
+    device: str = setting("auto", DEVICE)
+    force: bool = setting(False, "start over in a run folder that exists")
+    trust: bool = setting(False, TRUST)
+    plugin: str = setting("", PLUGIN)
+    log: list[Literal["tensorboard", "wandb"]] = setting(lambda: ["tensorboard"], "where curves are drawn besides metrics.jsonl")
+    data: DataConfig = setting(DataConfig, "which videos, and the clips that are sampled from them")
+    classifier: str = setting("auto", "auto, a bundled classifier, an architecture, or the folder of a checkpoint", path=True)
+    patch_size: int = setting(0, "P, height and width of a patch; 0: the architecture's", unit="pixels", ge=0)
+    architecture: ArchitectureConfig = setting(ArchitectureConfig, "what differs from the architecture that classifier names")
+    policy: str = setting("", "folder of a policy to start from; empty: a new one", path=True)
+    env: EnvConfig = setting(EnvConfig, "the environment that the policy learns in")
+    ppo: PPOConfig = setting(PPOConfig, "the algorithm")
+    network: NetworkConfig = setting(NetworkConfig, "the policy network")
+    stages: ClassifierConfig = setting(ClassifierConfig, "how a classifier is trained where there is none for these videos")
 
-    run: str = ""
-    seed: int = 0
-    device: str = "auto"
-    force: bool = False
-    trust: bool = False
-    plugin: str = ""
-    log: list[str] = field(default_factory=lambda: ["tensorboard"])
-    data: DataConfig = field(default_factory=DataConfig)
-    classifier: str = "auto"
-    patch_size: int = 0
-    architecture: ArchitectureConfig = field(default_factory=ArchitectureConfig)
-    policy: str = ""
-    env: EnvConfig = field(default_factory=EnvConfig)
-    ppo: PPOConfig = field(default_factory=PPOConfig)
-    network: NetworkConfig = field(default_factory=NetworkConfig)
-    stages: ClassifierConfig = field(default_factory=ClassifierConfig)
+    def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
+        """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        yield "stages.finetune", "stage 3 is that of python -m agents.train_stages; leave it out, or use that command"
+        if is_trained(self):
+            advice = "leave it out, or start from an architecture (classifier=small, …)"
+            yield "stages", f"classifier={self.classifier} is trained already; {advice}"
 
 
-@dataclass
+@settings
 class Train(TrainPPO):
-    """`python -m agents.train`; the keys of `TrainPPO`, and the algorithm.
+    """`python -m agents.train`."""
 
-    Attributes:
-        algo: which one, and its settings; those of PPO are the keys of ``ppo``.
-    """
-
-    algo: AlgoConfig = field(default_factory=AlgoConfig)
+    algo: AlgoConfig = setting(AlgoConfig, "the algorithm; with PPO, the keys of ppo")
 
 
-@dataclass
+@settings
 class JointConfig:
-    """The joint rounds of `python -m agents.train_stages`. Null means: as in the single pass.
+    """The joint rounds of stages 2 and 3; null: as in the single pass."""
 
-    Attributes:
-        patience: so many rounds that are no better than the best before, on the validation part, end the training.
-        total_steps: environment steps of stage 2 in a round.
-        policy_learning_rate: of stage 2.
-        epochs: of stage 3 in a round.
-        learning_rate: of the focuser in stage 3; 0: it stays as it is.
-        head_learning_rate: of the head in stage 3.
-    """
-
-    patience: int = 1
-    total_steps: int | None = None
-    policy_learning_rate: float | None = None
-    epochs: int | None = None
-    learning_rate: float | None = None
-    head_learning_rate: float | None = None
+    patience: int = setting(1, "rounds without improvement on the validation split that end the training", unit="rounds", ge=1)
+    total_steps: int | None = setting(None, "environment steps of stage 2 in a round", ge=1)
+    policy_learning_rate: float | None = setting(None, "of stage 2", gt=0, allow_inf_nan=False)
+    epochs: int | None = setting(None, "of stage 3 in a round", ge=1)
+    learning_rate: float | None = setting(None, "of the focuser in stage 3; 0: it stays as it is", ge=0, allow_inf_nan=False)
+    head_learning_rate: float | None = setting(None, "of the head in stage 3", gt=0, allow_inf_nan=False)
 
 
-@dataclass
+@settings
 class TrainStages(TrainPPO):
-    """`python -m agents.train_stages`; the keys of `TrainPPO`, and which stages to run.
+    """`python -m agents.train_stages`."""
 
-    Attributes:
-        first: the first stage to run; those from 1 on need a trained ``classifier``, stage 3 a trained ``policy`` too.
-        last: the last one.
-        rounds: so often at most the stages 2 and 3 are run once more after it, each from what the one before it made.
-        joint: settings of these rounds.
-    """
+    first: int = setting(0, "the first stage to run; stages from 1 on need a trained classifier, stage 3 a trained policy", ge=0, le=3)
+    last: int = setting(3, "the last stage to run", ge=0, le=3)
+    rounds: int = setting(0, "rounds of stages 2 and 3 after the single pass, at most", ge=0)
+    joint: JointConfig = setting(JointConfig, "settings of these rounds")
 
-    first: int = 0
-    last: int = 3
-    rounds: int = 0
-    joint: JointConfig = field(default_factory=JointConfig)
+    def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
+        """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        stages = f"first={self.first} last={self.last}"
+        if self.first == self.last == 2:
+            yield "stages", f"stage 2 alone is run ({stages}); leave it out, or choose other stages"
+        if self.first > 0:
+            yield "stages.glancer stages.focuser", f"stage 0 is not run (first={self.first}); leave it out, or set first=0"
+        if not self.first <= 1 <= self.last:
+            yield "stages.random_patches", f"stage 1 is not run ({stages}); leave it out, or choose other stages"
+        if self.last < 3:
+            yield "stages.finetune", f"stage 3 is not run (last={self.last}); leave it out, or set last=3"
+        if not (self.first <= 2 <= self.last or self.rounds):
+            yield f"ppo network {TRAINING}", f"stage 2 is not run ({stages}); leave it out, or choose other stages"
+        if self.last < 2:
+            yield "policy", f"no stage from 0 to last={self.last} uses a policy; leave it out, or set last=3"
+        if not self.rounds:
+            yield "joint", "there are no joint rounds; set rounds, or leave it out"
+        if self.rounds == 1 or self.data.val == 0:
+            yield "joint.patience", "it compares rounds on the validation split; set rounds=2 or more and data.val, or leave it out"
+        for names, theirs in (("ppo.total_steps ppo.epochs", "total_steps"), ("ppo.learning_rate", "policy_learning_rate")):
+            if self.first == 3 and getattr(self.joint, theirs) is not None:
+                yield names, f"stage 2 is run in joint rounds alone (first=3), by joint.{theirs}; set that"
 
 
-@dataclass
+@settings
 class Evaluate:
-    """`python -m agents.evaluate`.
+    """`python -m agents.evaluate`."""
 
-    Attributes:
-        run: a finished run folder. What else is typed counts instead of what the run was made with; or, without it:
-        classifier: auto (the bundled one for the demo videos), a bundled name or the folder of a checkpoint.
-        policy: folder of a policy.
-        trust: read a model of Stable-Baselines3 that was not written on this machine (it is unpickled).
-        plugin: a module of yours that is imported first; that of the run, which is not imported unless you name it.
-        data: which videos.
-        grid: G, cells in each axis, where there is no policy that says it.
-        video_div: decisions a video, where there is no policy and the classifier averages the scores of frames.
-        skipped: what the head gets where the policy skips a frame, as in `EnvConfig`, where no run tells it.
-        budget: GFLOPs a video that a policy which skips shall cost; the threshold on P(skip) is solved on the validation part.
-        keep: the same told as the share of frames to keep.
-        seed: of the random baselines.
-        bank: where the frozen networks' features are kept, as in `EnvConfig`; with false the greedy oracle is left out.
-        bank_dtype: as in `EnvConfig`.
-        bank_gib: as in `EnvConfig`.
-        precision: as in `EnvConfig`.
-        compile: as in `EnvConfig`.
-        device: auto, cpu, cuda or cuda:N.
-        out: folder for result.json and the pictures; empty: the table is only shown.
-        typed: no key: the arguments that were typed, by key; see `agents.config.command.typed_keys`.
-    """
+    run: str = setting("", "a finished run folder; what else is given replaces what the run was made with", path=True)
+    classifier: str = setting("auto", "auto, a bundled name or the folder of a checkpoint, where there is no run", path=True)
+    policy: str = setting("", "folder of a policy, where there is no run", path=True)
+    trust: bool = setting(False, TRUST)
+    plugin: str = setting("", PLUGIN)
+    data: DataConfig = setting(DataConfig, "which videos; by default the run's")
+    grid: int = declared_in(EnvConfig, "grid")
+    video_div: int | None = declared_in(EnvConfig, "video_div")
+    skipped: Literal["zeros", "last", "none"] = declared_in(EnvConfig, "skipped")
+    budget: float | None = setting(None, "cost of a video that a policy which skips must meet", unit="GFLOPs", gt=0, allow_inf_nan=False)
+    keep: float | None = setting(None, "share of frames with a patch that a policy which skips must meet", gt=0, le=1)
+    bank: bool | str = declared_in(EnvConfig, "bank")
+    bank_dtype: NumberFormat = declared_in(EnvConfig, "bank_dtype")
+    bank_gib: float | None = declared_in(EnvConfig, "bank_gib")
+    precision: NumberFormat = declared_in(EnvConfig, "precision")
+    compile: bool = declared_in(EnvConfig, "compile")
+    seed: int = setting(0, "of the random baselines", ge=0, lt=SEEDS)
+    device: str = setting("auto", DEVICE)
+    out: str = setting("", "folder for result.json and the plots; empty: the table is only printed", path=True)
+    typed: Mapping[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)  # what was typed, by key: not a setting
 
-    run: str = ""
-    classifier: str = "auto"
-    policy: str = ""
-    trust: bool = False
-    plugin: str = ""
-    data: DataConfig = field(default_factory=DataConfig)
-    grid: int = 7
-    video_div: int | None = None
-    skipped: str = "zeros"
-    budget: float | None = None
-    keep: float | None = None
-    bank: bool | str = "auto"
-    bank_dtype: str = "float32"
-    bank_gib: float | None = None
-    precision: str = "float32"
-    compile: bool = False
-    seed: int = 0
-    device: str = "auto"
-    out: str = ""
-    typed: Mapping[str, str] = field(default_factory=dict, metadata={"omegaconf_ignore": True}, repr=False, compare=False)
+    @property
+    def complete(self) -> bool:
+        """Whether all settings are here; those of a run are read later."""
+        return not self.run
+
+    def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
+        """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        if self.run:
+            yield "classifier policy", f"run={self.run} has a classifier and a policy; leave it out, or leave run out and give both"
+            advice = "leave it out, or give classifier and policy instead of run"
+            yield "grid video_div", f"run={self.run} was made with another one or the same; {advice}"
+            return
+        yield "data.views data.sampling", "it is about training clips, and none is read; leave it out"
+        if self.keep is None and self.budget is None:
+            yield "data.val", "nothing is chosen on the validation split without keep or budget; leave it out"
+        if self.bank is False:
+            yield "bank_dtype bank_gib", BANK_IS_OFF
+
+
+@settings
+class FillFeatureBank:
+    """`python -m agents.fill_feature_bank`."""
+
+    classifier: str = setting(..., "a bundled name or the folder of a checkpoint", path=True)
+    out: str = setting(..., "the folder: give it to other commands as env.bank=DIR (agents.evaluate: bank=DIR)", path=True, min_length=1)
+    data: DataConfig = setting(DataConfig, "which videos")
+    split: Literal["train", "val", "test", "all"] = setting("all", "whose clips")
+    action: ActionName = setting("grid", "continuous ones store glances only")
+    grid: int = declared_in(EnvConfig, "grid")
+    video_div: int | None = declared_in(EnvConfig, "video_div")
+    bank_dtype: NumberFormat = declared_in(EnvConfig, "bank_dtype")
+    shard: str = setting("0/1", "I/N: the share of the work that is done now, the I-th of N, from 0")
+    device: str = setting("auto", DEVICE)
+    plugin: str = setting("", PLUGIN)
+
+    def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
+        """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        if self.split == "test":
+            yield "data.val", "split=test has none of the training videos; leave it out"
+        if self.split in ("val", "test"):
+            yield "data.views data.sampling", f"it is about training clips, and split={self.split} has none; leave it out"
+        if self.action not in CELLS:
+            yield "grid", f"action={self.action} has no cells; leave it out"
+
+
+@settings
+class CheckDataset:
+    """`python -m agents.check_dataset`."""
+
+    data: DataConfig = setting(DataConfig, "which videos")
+    workers: int | None = setting(None, "processes that decode; null: one for each processor", ge=1)
+    out: str = setting("", "a JSON file for everything that was found", path=True)
+    plugin: str = setting("", PLUGIN)
+
+    def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
+        """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        yield "data.workers", "set workers"
+        yield "data.glance_frames data.views data.sampling", "one test clip of each video is decoded; leave it out"
+
+
+@settings
+class ImportCheckpoint:
+    """`python -m agents.import_checkpoint`."""
+
+    file: str = setting(..., "the authors' checkpoint, of any stage and either family", path=True, min_length=1)
+    out: str = setting(..., "the folder to write: classifier=DIR and, from stage 2 on, policy=DIR", path=True, min_length=1)
+    patch_size: int | None = setting(
+        None, "height and width of a patch, which the file does not hold; null: the smallest published", unit="pixels", ge=1
+    )
+    classes: str | None = setting(None, "a text file with the names of the classes, one a line; null: numbers", path=True)
+    family: str | None = setting(None, "ActivityNet or Something-Something: refuses files of the other; null: either")
+
+
+@settings
+class ListRuns:
+    """`python -m agents.list_runs`."""
+
+    root: str = setting("runs", "the folder; run folders at any depth below it are found", path=True)
+    sort: Literal["run", "learned", "date"] = setting("run", "by folder, the best first, or the newest first")
+    json: bool = setting(False, "a list for programs instead of tables")

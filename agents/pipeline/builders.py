@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,8 @@ from adafocus_env.cache_dir import cache_folder, exclusive
 from adafocus_env.clips.clip_spec import ClipSpec
 from adafocus_env.clips.store import ClipSource
 from adafocus_env.clips.stream import StreamingClips
-from adafocus_env.demo.videos import demo
 from adafocus_env.features.live import Features
-from adafocus_env.videos.class_folders import folder
 from adafocus_env.videos.dataset import DataSet
-from adafocus_env.videos.published import PUBLISHED, published
 from adafocus_env.videos.unreadable import Unreadable
 from agents.config.settings import ArchitectureConfig, ClassifierConfig, DataConfig, EnvConfig
 from agents.pipeline.make_classifier import make_classifier
@@ -29,18 +25,9 @@ from agents.runs.progress import Display
 from classifiers import checkpoint
 from classifiers.backbones.imagenet import new_classifier, prepared
 from classifiers.classifier import Architecture, Classifier
-from classifiers.errors import InputError, lookup
+from classifiers.errors import InputError
 from classifiers.model_zoo import ARCHITECTURES, BUNDLED
 from classifiers.optimize import choose_execution, with_execution
-
-DATA_SETS: dict[str, Callable[[DataConfig], DataSet]] = {
-    "demo": lambda config: demo(config.task, val=config.val, num_workers=config.workers),
-    "folder": lambda config: folder(_root(config), val=config.val, test=config.test),
-    **{
-        name: lambda config: published(config.name, _root(config), source=config.source, val=config.val)
-        for name in PUBLISHED
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -51,15 +38,6 @@ class Clips:
     train: ClipSource
     val: ClipSource | None
     test: ClipSource
-
-
-def build_data(config: DataConfig) -> DataSet:
-    """The data set that ``config`` names.
-
-    Raises:
-        InputError: no such name or task, or its folder cannot be used.
-    """
-    return lookup("data.name", config.name, DATA_SETS)(config)
 
 
 def build_clips(data: DataSet, config: DataConfig, size: int, display: Display, *, seed: int) -> Clips:
@@ -210,13 +188,6 @@ def features_of(classifier: Classifier, clips: ClipSource, env: EnvConfig) -> Fe
         classifier, clips, action=env.action, grid=env.grid, video_div=env.video_div,
         bank=env.bank, bank_dtype=env.bank_dtype, bank_gib=env.bank_gib,
     )  # fmt: skip
-
-
-def _root(config: DataConfig) -> str:
-    if not config.root:
-        what = "one subfolder of videos for each class" if config.name == "folder" else "the published lists"
-        raise InputError(f"data.root is empty; data={config.name} needs data.root=DIR, a folder with {what}")
-    return config.root
 
 
 def _difference(trained: tuple[str, ...], wanted: tuple[str, ...]) -> str:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from adafocus_env.build import choose_device
 from adafocus_env.clips.store import ClipSource
+from adafocus_env.datasets import OF_ONE_SET, build_data
 from adafocus_env.features.live import Features
+from adafocus_env.settings import ActionName
 from adafocus_env.videos.dataset import DataSet, with_classes
 from adafocus_env.videos.unreadable import Unreadable
+from agents.config.effect import check_effect
 from agents.config.settings import DataConfig, EnvConfig, Evaluate
-from agents.config.unread import Unread, check_read
-from agents.config.unread_keys import check_config
 from agents.evaluation.budgets import requested_keep, threshold_for
 from agents.evaluation.evaluate import flops_of
 from agents.evaluation.inference import count_decisions, policy_flops
-from agents.pipeline.builders import build_data, check_classes, features_of, part, run_as
-from agents.pipeline.session import check_seed, deterministic
+from agents.pipeline.builders import check_classes, features_of, part, run_as
+from agents.pipeline.session import deterministic
 from agents.policies.checkpoint import load_policy
 from agents.policies.sb3 import GlancePolicy
 from agents.rl.lagrangian import SKIPPING
@@ -35,9 +36,6 @@ from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 from classifiers.model_zoo import BUNDLED
 
-OF_ONE_SET = ("task", "root", "source", "test")
-"""Keys of the data that say which videos of one data set, and mean nothing to another."""
-
 
 def evaluate_saved(config: Evaluate) -> None:
     """Shows the table of all policies; writes it, and the pictures, to ``config.out`` if that is given.
@@ -45,10 +43,9 @@ def evaluate_saved(config: Evaluate) -> None:
     Raises:
         InputError: the run is not finished, what is to be measured is missing or does not fit together, or a key has no effect.
     """
-    check_seed(config.seed)
     deterministic()
     config, env = _of_run(config) if config.run else (config, _environment(config))
-    check_config(config, config.typed)
+    check_effect(config, config.typed)
     with Display() as display, Unreadable() as unreadable:
         data = build_data(config.data)
         display.say(data.summary)
@@ -90,7 +87,7 @@ def _of_run(config: Evaluate) -> tuple[Evaluate, EnvConfig]:
     Raises:
         InputError: there is no such run or it is not finished, its plugin is not named, or a key contradicts it.
     """
-    check_config(config, config.typed)
+    check_effect(config, config.typed)
     kept, run = _kept(config), RunDir(config.run)
     if (plugin := kept.get("plugin")) and not config.plugin:
         raise InputError(f"run={config.run} was made with plugin={plugin}, which is imported only if you say so: add plugin={plugin}")
@@ -99,6 +96,7 @@ def _of_run(config: Evaluate) -> tuple[Evaluate, EnvConfig]:
         config, run="", data=_data_of(kept["data"], config), seed=config.seed if "seed" in config.typed else kept["seed"],
         classifier=str(run.checkpoints / "classifier"), policy=str(best) if best.exists() else "", **_shared(env),
     )  # fmt: skip
+    complete.typed = config.typed
     return complete, env
 
 
@@ -127,16 +125,18 @@ def _check_read_by(policy: GlancePolicy | TrainedModel | None, config: Evaluate,
     Raises:
         InputError: one was typed, and the policy has none (names it).
     """
-    rules = []
-    if isinstance(policy, GlancePolicy):
-        chooses = "places" if policy.grid is None else f"cells of a {policy.grid}×{policy.grid} grid"
-        rules = [
-            Unread("grid", lambda c: c.grid != policy.grid, f"the policy chooses {chooses}; leave it out"),
-            Unread("video_div", lambda c: True, "the policy's glance maps say how many decisions there are; leave it out"),
-        ]
-    skips = policy.skips if isinstance(policy, GlancePolicy) else policy is not None and env.action in SKIPPING
-    rules.append(Unread("skipped", lambda c: not skips, "there is no policy that skips frames; leave it out"))
-    check_read(config, config.typed, rules)
+
+    def reasons(config: Evaluate) -> Iterator[tuple[str, str]]:
+        if isinstance(policy, GlancePolicy):
+            chooses = "locations" if policy.grid is None else f"cells of a {policy.grid}×{policy.grid} grid"
+            if config.grid != policy.grid:
+                yield "grid", f"the policy chooses {chooses}; leave it out"
+            yield "video_div", "the policy's glance maps say how many decisions there are; leave it out"
+        skips = policy.skips if isinstance(policy, GlancePolicy) else policy is not None and env.action in SKIPPING
+        if not skips:
+            yield "skipped", "there is no policy that skips frames; leave it out"
+
+    check_effect(config, config.typed, reasons)
 
 
 SHARED = ("bank", "bank_dtype", "bank_gib", "precision", "compile", "skipped")
@@ -176,8 +176,9 @@ def _env_of(policy: GlancePolicy, classifier: Classifier, clips: ClipSource, env
     video_div = env.video_div
     if classifier.architecture.head == "mean":
         video_div = count_decisions(classifier, policy, clips.num_frames, clips.settings.num_glance_frames)
-    patch_action, skipping = ("continuous", "continuous_skip") if policy.grid is None else ("grid", "skip")
-    action = skipping if policy.skips else patch_action
+    action: ActionName = "continuous" if policy.grid is None else "grid"
+    if policy.skips:
+        action = "continuous_skip" if policy.grid is None else "skip"
     return replace(env, action=action, grid=policy.grid or env.grid, video_div=video_div)
 
 

@@ -20,11 +20,12 @@ from adafocus_env import distributed
 from adafocus_env.action import ACTIONS
 from adafocus_env.build import choose_device
 from adafocus_env.clips.store import ClipSource
+from adafocus_env.datasets import build_data
 from adafocus_env.features.live import Features
 from adafocus_env.observation import OBSERVATIONS
 from adafocus_env.videos.dataset import check_train_split
 from agents.config.settings import PPOConfig, Train, TrainPPO
-from agents.pipeline.builders import Clips, build_clips, build_data, choose_classifier, features_of, run_as, trained_classifier
+from agents.pipeline.builders import Clips, build_clips, choose_classifier, features_of, run_as, trained_classifier
 from agents.policies.baselines import check_policy
 from agents.policies.checkpoint import load_policy
 from agents.policies.sb3 import GlancePolicy
@@ -65,9 +66,8 @@ class Session:
         """Opens the run folder and fixes the seeds. Of several processes the main one alone writes to it and shows what goes on.
 
         Raises:
-            InputError: the folder belongs to another run, or seed, device or log cannot be used.
+            InputError: the folder belongs to another run, or device or log cannot be used.
         """
-        check_seed(config.seed)
         check_log(config.log)
         deterministic()
         with distributed.main_first():  # the others only read
@@ -264,12 +264,6 @@ def check_algo(config: Train, space: spaces.Space) -> None:
                 raise InputError(f"algo.settings.{key}: with PPO, set ppo.{key}")
     elif config.policy:
         raise InputError(f"policy={config.policy} is for algo=ppo alone; leave it out with algo={algo.name}")
-
-
-def check_seed(seed: int) -> None:
-    """Raises `InputError` for a seed that NumPy, which Stable-Baselines3 draws from, does not take."""
-    if not 0 <= seed < 2**32:
-        raise InputError(f"seed={seed} is outside the seeds there are; choose one from 0 to {2**32 - 1}")
 
 
 def deterministic() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from agents.config.settings import JointConfig, PPOConfig, SupervisedConfig, TrainStages
+from agents.config.settings import PPOConfig, SupervisedConfig, TrainStages
 from agents.supervised.epochs import check_settings
 from classifiers.errors import InputError
 
@@ -77,9 +77,6 @@ def check_stages(config: TrainStages) -> None:
     Raises:
         InputError: there are no such stages or rounds, or stage 3 has no policy to look with.
     """
-    for key in ("first", "last"):
-        if not 0 <= getattr(config, key) <= 3:
-            raise InputError(f"{key}={getattr(config, key)} is no stage; choose 0, 1, 2 or 3")
     if config.first > config.last:
         raise InputError(f"first={config.first} comes after last={config.last}; choose stages in their order")
     if config.first == 3 and not config.policy:
@@ -87,7 +84,8 @@ def check_stages(config: TrainStages) -> None:
             "first=3 needs a trained policy: add policy=DIR, one that python -m agents.train_ppo has made (RUN/checkpoints/best), "
             "or first=2 to train one"
         )
-    _check_rounds(config, config.joint)
+    if config.rounds and config.last < 3:
+        raise InputError(f"rounds={config.rounds} begin after stage 3, and last={config.last}; leave last out, or set rounds=0")
 
 
 def check_learning(config: TrainStages, device: torch.device) -> None:
@@ -102,22 +100,6 @@ def check_learning(config: TrainStages, device: torch.device) -> None:
                 check_settings(leg.settings, device)
             except InputError as problem:
                 raise InputError(f"{leg.title}: {problem}") from problem
-
-
-def _check_rounds(config: TrainStages, joint: JointConfig) -> None:
-    if config.rounds < 0:
-        raise InputError(f"rounds={config.rounds} is too small; choose 0 (the single pass alone) or more")
-    if config.rounds and config.last < 3:
-        raise InputError(f"rounds={config.rounds} begin after stage 3, and last={config.last}; leave last out, or set rounds=0")
-    if joint.patience < 1:
-        raise InputError(f"joint.patience={joint.patience} is too small; choose 1 or more rounds")
-    for key, least in (("total_steps", 1), ("epochs", 1)):
-        if (value := getattr(joint, key)) is not None and value < least:
-            raise InputError(f"joint.{key}={value} is too small; choose {least} or more, or null: as in the single pass")
-    for key in ("policy_learning_rate", "head_learning_rate", "learning_rate"):
-        value, zero = getattr(joint, key), key == "learning_rate"
-        if value is not None and not (value > 0 or (zero and value == 0)):
-            raise InputError(f"joint.{key}={value} is not possible; choose a positive number, or null: as in the single pass")
 
 
 def _finetuned(settings: SupervisedConfig) -> str:

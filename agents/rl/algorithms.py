@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
@@ -24,7 +24,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from adafocus_env.features.live import Features
-from agents.config.settings import AlgoConfig, NetworkConfig
+from agents.config.settings import AlgoConfig, NetworkConfig, Train
 from agents.policies.networks import check_std
 from agents.policies.sb3 import ClipReferenceExtractor, GlanceReferenceExtractor
 from agents.rl.ppo import new_network
@@ -186,6 +186,21 @@ def fitting(kind: str) -> list[str]:
     return sorted(name for name, algorithm in ALGORITHMS.items() if kind in algorithm.actions)
 
 
+def without_effect(config: Train) -> Iterator[tuple[str, str]]:
+    """Yield the settings that the algorithm of a command does not read; see `agents.config.effect`."""
+    algo, network = config.algo, vars(NetworkConfig())
+    if learns_as_ppo(algo):
+        yield "algo.total_steps algo.validate_every algo.save_every", "with PPO, set the keys of ppo (--help lists them)"
+        return
+    name = f"algo={algo.name} algo.observation={algo.observation}"
+    yield "ppo", f"{name} learns by other keys; set algo.total_steps, algo.settings.*"
+    row = algorithm_of(class_of(algo.name), algo.name)
+    if not row.resumes:
+        yield "algo.save_every", f"algo={algo.name} has no state to save between its updates; leave it out"
+    read = row.network if algo.observation in BY_REFERENCE else ()
+    yield " ".join(f"network.{key}" for key in network if key not in read), f"the policy of {name} lacks it"
+
+
 RESERVED = {
     "policy": "the policy comes with the algorithm; give policy_kwargs", "env": "the environment is set under env",
     "seed": "set seed", "device": "set device", "_init_setup_model": "leave it out",
@@ -194,14 +209,11 @@ RESERVED = {
 
 
 def check_settings(config: AlgoConfig) -> None:
-    """Checks the names of the settings, and the numbers that are ours.
+    """Check the names of the settings.
 
     Raises:
-        InputError: the class has no such argument (suggests the nearest), or it is set elsewhere, or a number is too small.
+        InputError: the class has no such argument (suggests the nearest), or it is set elsewhere.
     """
-    for key in ("total_steps", "validate_every", "save_every"):
-        if getattr(config, key) < 1:
-            raise InputError(f"algo.{key}={getattr(config, key)} is too small; choose 1 or more")
     arguments = inspect.signature(class_of(config.name).__init__).parameters
     for key in config.settings:
         if key in RESERVED:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from classifiers.errors import InputError
@@ -38,10 +37,10 @@ class PIDLagrangian:
 
 
 def check_cost_weight(env: EnvConfig) -> None:
-    """Checks price and target; the price itself is the environment's to check.
+    """Check the target of λ.
 
     Raises:
-        InputError: both targets are given, one is out of its range, or actions cannot skip.
+        InputError: both targets are given, or actions cannot skip.
     """
     targets = {key: value for key in ("target_keep", "target_gflops") if (value := getattr(env, key)) is not None}
     if len(targets) == 2:
@@ -49,12 +48,6 @@ def check_cost_weight(env: EnvConfig) -> None:
     for key, value in targets.items():
         if env.action not in SKIPPING:
             raise InputError(f"env.{key}={value} needs actions that can skip: set env.action=skip or env.action=continuous_skip")
-        if not 0 < value < math.inf:
-            raise InputError(f"env.{key}={value} is no target; choose a number above 0")
-    if env.target_keep is not None and env.target_keep > 1:
-        raise InputError(f"env.target_keep={env.target_keep} is no share of frames to keep; choose one above 0 and up to 1, such as 0.47")
-    if not 0 < env.cost_weight_rate < math.inf:
-        raise InputError(f"env.cost_weight_rate={env.cost_weight_rate} is not possible; choose a positive number")
 
 
 def pid_lagrangian(env: EnvConfig, flops: VideoFlops) -> PIDLagrangian | None:

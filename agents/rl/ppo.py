@@ -24,7 +24,6 @@ from agents.evaluation.budgets import threshold_for
 from agents.evaluation.evaluate import evaluate_policy, flops_of
 from agents.evaluation.inference import policy_flops
 from agents.policies.checkpoint import load_policy, save_policy
-from agents.policies.networks import check_std
 from agents.policies.sb3 import ClipPolicy, ClipReferenceExtractor, GlancePolicy, PolicyArchitecture, extractor_of, kind_of
 from agents.rl.lagrangian import SKIPPING, PIDLagrangian, check_cost_weight, pid_lagrangian
 from agents.rl.rollout_buffer import ClipRolloutBuffer, NormalisedReturnsBuffer
@@ -224,11 +223,6 @@ def new_ppo(
     )
 
 
-LEAST = {"total_steps": 1, "epochs": 1, "n_steps": 1, "batch_size": 2, "n_epochs": 1, "validate_every": 1, "save_every": 1}
-POSITIVE = ("learning_rate", "clip_range", "max_grad_norm", "adam_eps")
-SHARES = ("gamma", "gae_lambda")
-
-
 def check_ppo(config: PPOConfig, env: EnvConfig | VecEnv, steps: int, network: NetworkConfig | PolicyArchitecture) -> None:
     """Checks settings; nothing else has to be there for that.
 
@@ -239,14 +233,10 @@ def check_ppo(config: PPOConfig, env: EnvConfig | VecEnv, steps: int, network: N
         network: of the policy.
 
     Raises:
-        InputError: a number is out of its range, `n_steps` or `batch_size` is not a multiple of D, or two settings exclude each other.
+        InputError: `n_steps` or `batch_size` is not a multiple of D, or two settings exclude each other.
     """
-    if isinstance(network, NetworkConfig):
-        new_network((1, 1, 1), network)
-        check_std(network.std)
     if isinstance(env, EnvConfig):
         check_cost_weight(env)
-    _check_numbers(config)
     for key in ("n_steps", "batch_size"):
         if (value := getattr(config, key)) is not None and value % steps:
             raise InputError(f"ppo.{key}={value} is not a multiple of the {steps} steps of an episode; choose one that is")
@@ -255,18 +245,6 @@ def check_ppo(config: PPOConfig, env: EnvConfig | VecEnv, steps: int, network: N
     if config.normalize_returns and config.gae_lambda != 1:
         raise InputError(f"ppo.normalize_returns=true needs returns without values in them: set ppo.gae_lambda={config.gae_lambda} to 1")
     _check_batch_norm(config, env.num_envs, steps, batch_norm=network.batch_norm)
-
-
-def _check_numbers(config: PPOConfig) -> None:
-    for key, least in LEAST.items():
-        if (value := getattr(config, key)) is not None and value < least:
-            raise InputError(f"ppo.{key}={value} is too small; choose {least} or more")
-    for key in POSITIVE:
-        if (value := getattr(config, key)) is not None and not 0 < value < math.inf:
-            raise InputError(f"ppo.{key}={value} is not possible; choose a positive number")
-    for key in SHARES:
-        if not 0 <= (value := getattr(config, key)) <= 1:
-            raise InputError(f"ppo.{key}={value} is not possible; choose a number from 0 to 1")
 
 
 def _check_batch_norm(config: PPOConfig, num_envs: int, steps: int, *, batch_norm: bool) -> None:

@@ -14,8 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from agents.config.command import plain_text
-from agents.config.keys import flat
+from agents.config.compose import flat, plain_text
 from agents.runs.jsonl import append_line, drop_half_line, to_json, whole_lines
 from agents.runs.system import system_information
 from classifiers.atomic_files import write_text

@@ -25,7 +25,7 @@ from agents.supervised.batches import Batch, load_batch
 from agents.supervised.checkpoint import EpochCheckpoint
 from agents.supervised.stage_model import Part, Running, Scores
 from classifiers.checkpoint import tensor_faults
-from classifiers.errors import InputError, lookup
+from classifiers.errors import InputError
 from classifiers.optimize import check_compiler, check_precision
 
 OPTIMIZERS: dict[str, Callable[[list[dict], SupervisedConfig], Optimizer]] = {
@@ -254,17 +254,9 @@ def check_settings(config: SupervisedConfig, device: torch.device) -> None:
     """Checks how something shall learn; no clip and no network has to be there for that.
 
     Raises:
-        InputError: a setting is not known or out of its range, the device lacks the precision, nothing can compile, or the processes
+        InputError: milestones and schedule do not go together, the device lacks the precision, nothing can compile, or the processes
             cannot share the batches.
     """
-    lookup("optimizer", config.optimizer, OPTIMIZERS)
-    lookup("schedule", config.schedule, SCHEDULES)
-    for key in ("batch_size", "frames", "accumulate"):
-        if getattr(config, key) < 1:
-            raise InputError(f"{key}={getattr(config, key)} is too small; choose 1 or more")
-    for key, value in (("momentum", config.momentum), ("dropout", config.dropout)):
-        if value is not None and not 0 <= value < 1:
-            raise InputError(f"{key}={value} is out of its range; choose a share from 0 up to but not including 1")
     _check_run(config, device)
     given = list(config.milestones)
     if given != sorted(set(given)) or any(epoch < 1 for epoch in given):

@@ -9,6 +9,7 @@ import json
 import re
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import gymnasium as gym
 import numpy as np
@@ -18,6 +19,7 @@ from tiny_training import tiny_networks
 
 from adafocus_env import tasks
 from adafocus_env.build import DEMO_FRAMES
+from adafocus_env.datasets import TaskName, build_data
 from adafocus_env.demo.renderer import RENDERER_VERSION
 from adafocus_env.demo.videos import TASKS, data_name, demo
 from adafocus_env.env import AdaFocusEnv
@@ -170,7 +172,7 @@ def test_a_task_can_be_named_in_the_general_id(few):
 
 def test_data_task_chooses_videos_classifier_and_name_of_the_run():
     config = compose_config(TrainPPO, "train_ppo", ["data.task=hard"])
-    data = builders.build_data(config.data)
+    data = build_data(config.data)
     assert data.name == "demo-hard" and data.train[0].name.startswith(f"demo-{TASKS['hard'].key}/")
     classifier = builders.choose_classifier("auto", data, "cpu")
     assert classifier.fingerprint() == checkpoint.read_card("demo-hard").fingerprint
@@ -178,8 +180,9 @@ def test_data_task_chooses_videos_classifier_and_name_of_the_run():
 
 
 def test_a_task_that_there_is_not():
-    with pytest.raises(InputError, match=r"task='hrad' is not known; did you mean 'hard'"):
-        builders.build_data(DataConfig(task="hrad"))
+    with pytest.raises(InputError, match=r"data\.task must be 'easy' or .*, got 'hrad'; did you mean 'hard'"):
+        compose_config(TrainPPO, "train_ppo", ["data.task=hrad"])
+    assert set(get_args(TaskName)) == set(TASKS)
 
 
 @pytest.mark.slow

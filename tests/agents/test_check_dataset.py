@@ -8,14 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TASK
 from published_sets import make_frames, make_lists, make_videos, paths
 from rich.console import Console
+from tiny_training import patch_demo
 from videos import cut_in_half, square_frames, write_video
 
-from adafocus_env.demo import videos as demo
 from adafocus_env.videos.validation_report import PARTS, Report
-from agents import check_dataset as check_data
+from agents.check_dataset import main
+from agents.config.command import run_command
+from agents.config.settings import CheckDataset
 
 HERE = Path(__file__).parents[1]
 
@@ -24,7 +25,7 @@ def call(capsys, *arguments):
     """Runs the command in this process; gives its status, what it printed and what it said on stderr."""
     status = 0
     try:
-        check_data.main([*arguments, "workers=2"])
+        run_command(main, CheckDataset, "check_dataset", arguments=[*arguments, "workers=2"])
     except SystemExit as ended:
         status = ended.code
     return status, *capsys.readouterr()
@@ -133,8 +134,7 @@ def test_a_folder_of_videos_and_the_demo(tmp_path, capsys, monkeypatch, clips):
     status, shown, _ = call(capsys, "data=folder", f"data.root={tmp_path}", f"out={report}")
     assert "not used (1):\n  dog/notes.txt\n" in shown and json.loads(report.read_text())["unused"] == ["dog/notes.txt"]
     assert status == 1 and "dog/1.mp4: it is truncated" in shown and "folder: clips of 8 frames" in shown
-    everything = demo.demo
-    monkeypatch.setattr(demo, "demo", lambda num_workers: everything(TASK, num_workers=num_workers))
+    patch_demo(monkeypatch)
     status, shown, _ = call(capsys, "data=demo")
     assert status == 0 and "frame rate: 8 fps" in shown
 
@@ -151,26 +151,21 @@ def test_files_that_are_not_used_are_no_faults_and_cut_on_the_terminal():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "data is missing: add data=VALUE"),
         (["data=actnett", "data.root=x"], "data='actnett' is not known; did you mean 'actnet'?"),
+        (["data.name=mine"], "data.name='mine' is not known; did you mean 'minik'?"),
         (["data=actnet"], "data.root is missing: add data.root=DIR, the folder of data=actnet"),
         (["data=actnet", "data.root=/nowhere"], "data.root: /nowhere does not exist; give the folder with classInd.txt"),
-        (["data=actnet", "data.rot=x"], "there is no key 'data.rot'; did you mean 'data.root'?"),
-        (["data=demo", "data.num_frames=-1"], "data.num_frames=-1: a clip needs at least 1 frame"),
-        (["data=demo", "data.num_frames=few"], "data.num_frames=few: data.num_frames must be a whole number of frames"),
-        (["data=demo", "out=/nowhere/report.json"], "out=/nowhere/report.json cannot be written; give a file in a folder that is there"),
+        (["data=actnet", "data.rot=x"], "data.rot is not a setting; did you mean 'root'?"),
+        (["data.num_frames=0"], "data.num_frames must be an integer of at least 1, got 0"),
+        (["data.num_frames=few"], "data.num_frames must be an integer of at least 1, got 'few'"),
+        (["out=/nowhere/report.json"], "out=/nowhere/report.json cannot be written; give a file in a folder that exists"),
+        (["workers=0"], "workers must be an integer of at least 1 or null, got 0"),
     ],
 )
 def test_mistakes_end_with_a_message_and_status_2(capsys, arguments, message):
     with pytest.raises(SystemExit) as ended:
-        check_data.main(arguments)
+        run_command(main, CheckDataset, "check_dataset", arguments=arguments)
     assert ended.value.code == 2 and capsys.readouterr().err.startswith(message)
-
-
-def test_no_workers(capsys):
-    with pytest.raises(SystemExit) as ended:
-        check_data.main(["data=demo", "workers=0"])
-    assert ended.value.code == 2 and capsys.readouterr().err == "workers=0: at least 1 process is needed\n"
 
 
 def test_the_command_as_users_run_it(tmp_path, minik):
@@ -185,5 +180,5 @@ def test_the_command_as_users_run_it(tmp_path, minik):
 
 
 def test_the_help_page_comes_without_work(capsys):
-    check_data.main(["--help"])
+    run_command(main, CheckDataset, "check_dataset", arguments=["--help"])
     assert "python -m agents.check_dataset data=actnet data.root=DIR" in capsys.readouterr().out

@@ -1,26 +1,27 @@
 import shutil
 from collections import namedtuple
 from functools import partial
-from pathlib import Path
 
 import pytest
-import yaml
 from conftest import TASK, random_classifier
+from tiny_training import patch_demo
 
-import configs
 from adafocus_env.build import build_features, open_clips
-from adafocus_env.demo import videos as demo_module
+from adafocus_env.demo import videos
+from adafocus_env.demo.videos import demo
 from adafocus_env.features import disk_bank as bank_folder
 from adafocus_env.features.disk_bank import SHARD_SIZE, DiskBank
 from adafocus_env.features.live import LiveFeatures
-from agents import fill_feature_bank as fill_bank
+from agents.config.command import run_command
+from agents.config.settings import FillFeatureBank
+from agents.fill_feature_bank import main
 from classifiers import checkpoint
 
 
 @pytest.fixture
 def small_demo(monkeypatch):
-    monkeypatch.setattr(demo_module, "demo", partial(demo_module.demo, TASK))
-    return demo_module.demo
+    patch_demo(monkeypatch)
+    return partial(demo, TASK)
 
 
 @pytest.fixture
@@ -33,6 +34,10 @@ def typed(saved, out, *more):
     return [f"classifier={saved}", f"out={out}", "data.num_frames=4", "grid=3", "data.val=0.3", *more]
 
 
+def fill(*arguments):
+    run_command(main, FillFeatureBank, "fill_feature_bank", arguments=arguments)
+
+
 def banks(saved, out, data):
     classifier = checkpoint.load(saved)
     for split in ("train", "val", "test"):
@@ -43,7 +48,7 @@ def banks(saved, out, data):
 
 
 def test_what_was_filled_ahead_is_found_by_training(saved, tmp_path, small_demo, capsys, monkeypatch):
-    fill_bank.main(typed(saved, tmp_path / "out"))
+    fill(*typed(saved, tmp_path / "out"))
     out = capsys.readouterr().out
     assert out.count("data: demo: 10 classes; ") == 1
     for split, bank in banks(saved, tmp_path / "out", small_demo(val=0.3)):
@@ -51,14 +56,13 @@ def test_what_was_filled_ahead_is_found_by_training(saved, tmp_path, small_demo,
         assert f"{split}: bank: {len(bank.clips)} clips in {bank.folder}, " in out and f"fill {split}" in out
         assert f"{len(bank.clips)}/{len(bank.clips)}" in out and "still to be computed" in out
     monkeypatch.setattr(LiveFeatures, "glance", None)
-    fill_bank.main(typed(saved, tmp_path / "out"))
+    fill(*typed(saved, tmp_path / "out"))
     assert ", all computed" in capsys.readouterr().out
 
 
 def test_shares_are_filled_on_their_own(saved, tmp_path, small_demo, monkeypatch):
-    monkeypatch.setattr(fill_bank, "SPLITS", {"train": ("train",)})
     for share in (0, 1):
-        fill_bank.main(typed(saved, tmp_path / f"out{share}", f"shard={share}/2", "split=train"))
+        fill(*typed(saved, tmp_path / f"out{share}", f"shard={share}/2", "split=train"))
         _, bank = next(banks(saved, tmp_path / f"out{share}", small_demo(val=0.3)))
         assert [path.name for path in bank.folder.glob("*.bin")] == [f"{share:06d}.bin"] and len(bank.clips) > SHARD_SIZE
     shutil.copytree(tmp_path / "out0", tmp_path / "out1", dirs_exist_ok=True)
@@ -66,30 +70,23 @@ def test_shares_are_filled_on_their_own(saved, tmp_path, small_demo, monkeypatch
     assert bank.missing_bytes() == 0
 
 
-def test_the_defaults_are_those_of_the_commands_that_train():
-    for name in fill_bank.DATA_SETS:
-        expected = yaml.safe_load((Path(configs.__file__).parent / "data" / f"{name}.yaml").read_text(encoding="utf-8"))
-        given = fill_bank.Arguments("c", "o", data=name)
-        assert fill_bank._num_frames(given) == expected["num_frames"]
-        assert fill_bank._glance_frames(given) == expected.get("glance_frames", 0)
-
-
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("shard=2/2", "shard=2/2 is no share of the work; give I/N, the I-th of N from 0: shard=0/4, …, shard=3/4"),
-        ("shard=1", "shard=1 is no share of the work; give I/N"),
-        ("shard=a/b", "shard=a/b is no share of the work; give I/N"),
-        ("split=tets", "split='tets' is not known; did you mean 'test'"),
+        ("shard=2/2", "shard must be I/N, the I-th of N shares from 0 (shard=0/4, …, shard=3/4), got '2/2'"),
+        ("shard=1/", "got '1/'"),
+        ("shard=a/b", "got 'a/b'"),
+        ("split=tets", "split must be 'train' or 'val' or 'test' or 'all', got 'tets'; did you mean 'test'"),
         ("data=dmo", "data='dmo' is not known; did you mean 'demo'"),
         ("data=folder", "data.root is missing: add data.root=DIR, the folder of data=folder"),
         ("data=actnet", "data.root is missing: add data.root=DIR, the folder of data=actnet"),
-        ("data.val=much", "data.val=much: data.val must be a number"),
-        ("data.num_frames=-1", "data.num_frames=-1: a clip needs at least 1 frame"),
-        ("bank_dtype=int8", "bank_dtype='int8' is not known"),
-        ("action=grd", "action='grd' is not known; did you mean 'grid'"),
-        ("grdi=7", "there is no key 'grdi'; did you mean 'grid'?"),
-        ("grid=x", "grid=x: grid must be a whole number of cells"),
+        ("data.val=much", "data.val must be a number of at least 0 and below 1, got 'much'"),
+        ("data.num_frames=-1", "data.num_frames must be an integer of at least 1, got -1"),
+        ("data.views=fresh", "data.views=fresh has no stored clips"),
+        ("bank_dtype=int8", "bank_dtype must be 'float32' or 'float16' or 'bfloat16', got 'int8'"),
+        ("action=grd", "action must be 'grid' or 'continuous' or 'skip' or 'continuous_skip', got 'grd'; did you mean 'grid'?"),
+        ("grdi=7", "grdi is not a setting; did you mean 'grid'?"),
+        ("grid=x", "grid must be an integer of at least 1, got 'x'"),
         ("device=gpu", "device='gpu' cannot be used here"),
         ("video_div=2", "video_div=2 needs a classifier with the head 'mean'"),
         ("out=", "out is missing: add out=VALUE"),
@@ -97,7 +94,7 @@ def test_the_defaults_are_those_of_the_commands_that_train():
 )
 def test_mistakes_are_told_in_one_line(saved, tmp_path, small_demo, capsys, argument, message):
     with pytest.raises(SystemExit) as ended:
-        fill_bank.main(typed(saved, tmp_path / "out", argument))
+        fill(*typed(saved, tmp_path / "out", argument))
     shown = capsys.readouterr()
     assert ended.value.code == 2 and message in shown.err and shown.err.count("\n") == 1
     assert not list((tmp_path / "out").glob("*/*"))
@@ -108,7 +105,7 @@ def test_a_classifier_for_other_classes_is_refused(tmp_path, saved, small_demo, 
         (tmp_path / "videos" / place / "one").mkdir(parents=True)
         (tmp_path / "videos" / place / "one" / "0.png").write_bytes(b"")
     with pytest.raises(SystemExit):
-        fill_bank.main(typed(saved, tmp_path / "out", "data=folder", f"data.root={tmp_path / 'videos'}"))
+        fill(*typed(saved, tmp_path / "out", "data=folder", f"data.root={tmp_path / 'videos'}"))
     assert f"classifier={saved} was trained on other classes than those of data=folder" in capsys.readouterr().err
 
 
@@ -116,11 +113,17 @@ def test_no_room_for_all_parts_together(saved, tmp_path, small_demo, capsys, mon
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(bank_folder.shutil, "disk_usage", lambda path: usage(200_000))  # train alone would fit
     with pytest.raises(SystemExit):
-        fill_bank.main(typed(saved, tmp_path / "out"))
+        fill(*typed(saved, tmp_path / "out"))
     assert "must fit in 195.3 KiB (free on the disk), got" in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("*/*.bin"))
 
 
-def test_help_is_the_docstring(capsys):
-    fill_bank.main(["--help"])
+def test_help_begins_with_the_docstring(capsys):
+    fill("--help")
     assert capsys.readouterr().out.startswith("Fills a feature bank on disk ahead")
+
+
+def test_the_bank_of_any_task_is_filled(saved, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(videos, "TASKS", dict.fromkeys(videos.TASKS, TASK))
+    fill(f"classifier={saved}", f"out={tmp_path / 'out'}", "data.num_frames=4", "grid=3", "data.task=hard", "split=test")
+    assert "data: demo-hard: 10 classes; " in capsys.readouterr().out and list((tmp_path / "out").glob("*/*.bin"))

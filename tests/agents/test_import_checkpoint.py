@@ -10,9 +10,9 @@ from published_sets import make_lists, make_videos
 from adafocus_env.videos.published import PUBLISHED
 from agents import evaluate, train_ppo, train_stages
 from agents.config.command import compose_config
-from agents.config.settings import Evaluate, TrainPPO, TrainStages
-from agents.import_checkpoint import Arguments, import_released
+from agents.config.settings import Evaluate, ImportCheckpoint, TrainPPO, TrainStages
 from agents.policies.checkpoint import load_policy
+from agents.released.importing import import_released
 from agents.runs.run_dir import RunDir
 from classifiers import checkpoint
 from classifiers.errors import InputError
@@ -42,7 +42,7 @@ def test_import_evaluate_and_go_on(tmp_path, family):
     torch.save(content_of(family), tmp_path / "released.pth")
     classes = root / PUBLISHED[DATA[family]].class_file
     kept = tmp_path / "imported"
-    import_released(Arguments(str(tmp_path / "released.pth"), str(kept), classes=str(classes)))
+    import_released(ImportCheckpoint(str(tmp_path / "released.pth"), str(kept), classes=str(classes)))
     data = [f"data={DATA[family]}", f"data.root={root}", *LENGTHS[family], "device=cpu"]
     given = [f"classifier={kept}", f"policy={kept}"]
 
@@ -75,7 +75,7 @@ def test_a_patch_size_that_is_not_the_checkpoints_is_refused(tmp_path):
     root = make_videos(make_lists(tmp_path / "data", "actnet"), "actnet")
     torch.save({**content_of("activitynet"), "policy": None}, tmp_path / "released.pth")
     kept = tmp_path / "imported"
-    import_released(Arguments(str(tmp_path / "released.pth"), str(kept), classes=str(root / "classInd.txt"), patch_size=128))
+    import_released(ImportCheckpoint(str(tmp_path / "released.pth"), str(kept), classes=str(root / "classInd.txt"), patch_size=128))
     asked = ["experiment=actnet", f"data.root={root}", f"classifier={kept}", f"run={tmp_path / 'run'}"]
     with pytest.raises(InputError, match=r"patch_size=96 is not that of classifier=.*, which was trained with patches of 128 pixels"):
         train_ppo.main(compose_config(TrainPPO, "train_ppo", asked))

@@ -225,12 +225,7 @@ def test_stages_end_where_they_are_told_to(tmp_path, root, trained):
         ([], "is trained already: add first=1, 2 or 3 to go on with it, or start from an architecture"),
         (["first=2", "classifier=small"], r"first=2 needs a trained classifier: classifier=DIR, one that python -m agents\.train_stages"),
         (["first=3", "policy="], r"first=3 needs a trained policy: add policy=DIR, one that python -m agents\.train_ppo"),
-        (["rounds=-1"], r"rounds=-1 is too small; choose 0 \(the single pass alone\) or more"),
         (["rounds=1", "first=1", "last=2"], "rounds=1 begin after stage 3, and last=2; leave last out, or set rounds=0"),
-        (["joint.patience=0"], r"joint\.patience=0 is too small; choose 1 or more rounds"),
-        (["joint.epochs=0"], r"joint\.epochs=0 is too small; choose 1 or more, or null"),
-        (["joint.learning_rate=-1"], r"joint\.learning_rate=-1\.0 is not possible; choose a positive number"),
-        (["first=4"], "first=4 is no stage; choose 0, 1, 2 or 3"),
         (["first=2", "last=1"], "first=2 comes after last=1; choose stages in their order"),
         (["first=2", "patch_size=32"], "patch_size=32 is not that of classifier=.*, which was trained with patches of 24 pixels"),
     ],
@@ -257,10 +252,6 @@ def test_clips_can_be_drawn_anew_in_every_epoch(tmp_path, root, trained, monkeyp
     ("overrides", "message"),
     [
         (["data.views=resample", "env.bank=true"], "bank=true stores the features of fixed clips, but these are resampled in every epoch"),
-        (["data.views=0"], "views must be an integer of at least 1 or resample, got 0"),
-        (["data.views=often"], "views must be an integer of at least 1 or resample, got often"),
-        (["ppo.epochs=0"], r"ppo\.epochs=0 is too small; choose 1 or more"),
-        (["env.action=polar"], "action must be 'grid' or .*, got 'polar'"),
         (["env.video_div=2"], "video_div=2 needs a classifier with the head 'mean', this one has 'gru'"),
         (["env.action=continuous"], "baseline='all' needs a grid"),
     ],
@@ -284,7 +275,7 @@ def test_frozen_networks_can_run_in_another_precision(tmp_path, root, all_stages
 
 
 def test_a_precision_that_is_not_known_is_refused(tmp_path, root, trained):
-    with pytest.raises(InputError, match=r"precision='float8' is not known; .*choose one of"):
+    with pytest.raises(InputError, match=r"env\.precision must be 'float32' or .*, got 'float8'"):
         stages(f"run={tmp_path}", f"data.root={root}", "first=2", trained[0], "env.precision=float8")
 
 

@@ -2,14 +2,11 @@ import json
 
 import numpy as np
 import pytest
-from conftest import TASK
 from PIL import Image
-from tiny_training import SETTINGS, tiny_networks
+from tiny_training import SETTINGS, patch_demo, tiny_networks
 
-from adafocus_env.demo.videos import demo
 from agents import train
 from agents.config.command import compose_config
-from agents.pipeline import builders
 from benchmarks import compare_algorithms
 from benchmarks.compare_algorithms import CompareAlgorithms, algorithms_of, check_runs, overrides_of
 from classifiers.errors import InputError
@@ -21,7 +18,7 @@ DATA = ["classifier=small", "data.val=0.25", "algo.validate_every=32"]
 @pytest.fixture(scope="module", autouse=True)
 def networks():
     with tiny_networks(), pytest.MonkeyPatch.context() as patch:
-        patch.setitem(builders.DATA_SETS, "demo", lambda config: demo(TASK, val=config.val))
+        patch_demo(patch)
         yield
 
 
@@ -83,7 +80,7 @@ def test_the_default_is_all_algorithms_that_fit():
         (["id=AdaFocus-v0", "overrides=['seed=3']"], r"^overrides: the command itself sets seed=3 in every run; leave it out"),
         (["id=AdaFocus-v0", "overrides=['device=cpu','data.task=hard']"], r"^overrides: the command .* sets device=cpu, data\.task=hard"),
         (["id=AdaFocus-v0", "total_steps=5", "overrides=['ppo.epochs=3']"], r"^overrides: the command itself sets ppo\.epochs=3"),
-        (["id=AdaFocus-v0", "overrides=['env.cost_weight_rate=1']"], r"^env\.cost_weight_rate=1 has no effect: the price stays as it is"),
+        (["id=AdaFocus-v0", "overrides=['env.cost_weight_rate=1']"], r"^env\.cost_weight_rate=1 has no effect: λ stays as it is"),
         (["seeds=[]", "id=AdaFocus-v0"], r"seeds must hold at least one value and none twice, got \[\]"),
         (["seeds=[1,1]", "id=AdaFocus-v0"], r"seeds must hold at least one value and none twice, got \[1, 1\]"),
     ],

@@ -6,12 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import TASK
 from PIL import Image
-from tiny_training import SETTINGS, tiny_networks
+from tiny_training import SETTINGS, patch_demo, tiny_networks
 
 from adafocus_env.action import SkipAction
-from adafocus_env.demo.videos import demo
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents import evaluate, train_ppo
 from agents.config.command import compose_config
@@ -19,7 +17,6 @@ from agents.config.settings import Evaluate
 from agents.evaluation.budgets import patch_mask_at
 from agents.evaluation.evaluate import flops_of
 from agents.evaluation.inference import infer, policy_flops
-from agents.pipeline import builders
 from agents.pipeline import evaluate_saved as measured_again
 from agents.policies.baselines import CentrePatch, Skipping
 from agents.policies.sb3 import GlancePolicy, PolicyArchitecture
@@ -100,7 +97,7 @@ def test_the_greedy_oracle_skips_more_for_a_higher_price(bank, policy):
 @pytest.fixture
 def networks(monkeypatch):
     with tiny_networks():
-        monkeypatch.setitem(builders.DATA_SETS, "demo", lambda config: demo(TASK, val=config.val))
+        patch_demo(monkeypatch)
         yield
 
 
@@ -166,12 +163,12 @@ def test_a_budget_needs_a_policy_that_skips_and_a_validation_part(policy):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tasks=[normal,harder]"], r"tasks='harder' is not known; did you mean 'hard'\?"),
+        (["tasks=[normal,harder]"], r"tasks must be a list, each 'easy' or .*, got 'harder'"),
         (["seeds=[]"], r"seeds must hold at least one value and none twice, got \[\]"),
         (["keeps=[0.5,0.5]"], r"keeps must hold at least one value and none twice, got \[0\.5, 0\.5\]"),
         (["overrides=['data.task=hard']"], r"^overrides: the command itself sets data\.task=hard in every run; leave it out"),
         (["overrides=['network.std=1']"], r"^network\.std=1 has no effect: env\.action=skip has cells"),
-        (["keeps=[1.2]"], r"keep must be a share of frames above 0 and at most 1, such as 0\.47, got 1\.2"),
+        (["keeps=[1.2]"], r"keeps must be a list, each a number above 0 and at most 1, got 1\.2"),
         (["keeps=[0.1]"], r"keeps must be at least 0\.125, got 0\.1; an exit needs one frame of every clip"),
     ],
 )

@@ -376,7 +376,7 @@ def test_parts_that_there_are_not(changes, message):
 
 
 def test_a_misspelt_part():
-    with pytest.raises(InputError, match=r"there is no key 'architecture.focusser'; did you mean 'architecture.focuser'\?"):
+    with pytest.raises(InputError, match=r"architecture\.focusser is not a setting; did you mean 'focuser'\?"):
         compose_config(TrainPPO, "train_ppo", ["architecture.focusser=resnet50"])
 
 

@@ -12,11 +12,12 @@ from published_sets import make_frames, make_lists, make_videos, paths
 from videos import square_frames
 
 from adafocus_env.build import open_clips
+from adafocus_env.datasets import build_data
 from adafocus_env.videos.published import PUBLISHED, published
 from adafocus_env.videos.readers import DecodeError, DecodeRequest, decode_clip
 from agents.config.command import compose_config
 from agents.config.settings import TrainPPO
-from agents.pipeline.builders import build_data, choose_classifier
+from agents.pipeline.builders import choose_classifier
 from classifiers import checkpoint
 from classifiers.errors import InputError
 
@@ -154,7 +155,7 @@ def test_frame_folders_of_other_names(tmp_path):
 
 @pytest.mark.parametrize("name", ["actnet", "sthv1"])
 def test_a_root_is_needed(tmp_path, name):
-    with pytest.raises(InputError, match=f"data.root is empty; data={name} needs data.root=DIR, a folder with the published lists"):
+    with pytest.raises(InputError, match=f"data.root is missing: add data.root=DIR, the folder of data={name}, with the published lists"):
         build_data(data_config(f"data={name}"))
     with pytest.raises(InputError, match=f"data.root: .*nowhere does not exist; .* and the lists of {PUBLISHED[name].title}"):
         build_data(data_config(f"data={name}", f"data.root={tmp_path / 'nowhere'}"))

@@ -1,12 +1,14 @@
+import json
 import sys
-from dataclasses import dataclass
 
 import pytest
+from tiny_training import SETTINGS, make_folder, tiny_networks
 
-from agents.config import arguments
-from agents.config.command import compose_config
+from adafocus_env import datasets
+from agents import check_dataset, fill_feature_bank, train_ppo
+from agents.config.command import run_command
 from agents.config.plugin import import_plugin
-from agents.config.settings import Evaluate, TrainPPO
+from agents.config.settings import CheckDataset, Evaluate, FillFeatureBank, TrainPPO
 from classifiers.errors import InputError
 
 
@@ -36,7 +38,7 @@ def test_a_file_name_is_no_module(write):
 
 @pytest.mark.parametrize("name", [".", "..x", ".x"])
 def test_what_is_no_name_is_refused(name):
-    with pytest.raises(InputError, match="is no name of a module"):
+    with pytest.raises(InputError, match="is not the name of a module"):
         import_plugin(name)
 
 
@@ -46,17 +48,47 @@ def test_what_a_module_raises_keeps_its_traceback(write):
         import_plugin("l1_needs")
 
 
-def test_small_commands_import_it_first(write):
-    @dataclass
-    class Given:
-        plugin: str = ""
-
+def test_commands_import_it_before_they_start(write):
     write("l1_first", "")
     seen = []
-    arguments.run_command(lambda given: seen.append("l1_first" in sys.modules) or 0, Given, "", ["plugin=l1_first"])
+    run_command(lambda config: seen.append("l1_first" in sys.modules), Evaluate, "evaluate", arguments=["plugin=l1_first"])
     assert seen == [True]
 
 
-def test_composed_commands_have_the_key():
-    assert compose_config(TrainPPO, "train_ppo", ["plugin=a.b"]).plugin == "a.b"
-    assert compose_config(Evaluate, "evaluate", ["plugin=a.b"]).plugin == "a.b"
+DATA_SET = """
+import dataclasses
+from adafocus_env.datasets import DATASETS, DataSource
+from adafocus_env.videos.class_folders import folder
+
+def build(data):
+    return dataclasses.replace(folder(data.root, val=data.val), name="mine")
+
+DATASETS["mine"] = DataSource(build, "videos of mine", reads=("root",))
+"""
+
+
+@pytest.fixture
+def mine(write, tmp_path, clips):
+    """Arguments for a data set that a plugin adds: a folder of a dozen videos."""
+    write("l1_data", DATA_SET)
+    yield ["plugin=l1_data", "data.name=mine", f"data.root={make_folder(tmp_path / 'videos')}", "data.num_frames=4"]
+    datasets.DATASETS.pop("mine", None)
+
+
+def test_a_data_set_of_a_plugin_is_checked(mine, capsys):
+    run_command(check_dataset.main, CheckDataset, "check_dataset", arguments=[*mine, "workers=2"])
+    assert "mine: clips of 4 frames" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run_command(check_dataset.main, CheckDataset, "check_dataset", arguments=[*mine, "data.task=hard"])
+    assert capsys.readouterr().err.startswith("data.task=hard has no effect: data=mine does not read it")
+
+
+def test_a_data_set_of_a_plugin_has_a_bank_and_is_trained_on(mine, tmp_path):
+    settings = [each for each in SETTINGS if not each.startswith("data")]
+    with tiny_networks():
+        run = [f"run={tmp_path / 'run'}", "classifier=small", "data.val=0.25"]
+        run_command(train_ppo.main, TrainPPO, "train_ppo", arguments=[*mine, *settings, *run])
+        bank = [f"classifier={tmp_path / 'run/checkpoints/classifier'}", f"out={tmp_path / 'bank'}", "grid=3", "data.val=0.25"]
+        run_command(fill_feature_bank.main, FillFeatureBank, "fill_feature_bank", arguments=[*mine, *bank])
+    assert json.loads((tmp_path / "run/result.json").read_text())["data"] == "mine"
+    assert len(list((tmp_path / "bank").glob("*/*.bin"))) == 3

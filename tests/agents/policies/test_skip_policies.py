@@ -316,10 +316,6 @@ def test_gflops_are_a_share(bank):
     [
         ({"target_keep": 0.4, "target_gflops": 1.0}, r"env\.target_keep=0\.4 and env\.target_gflops=1\.0 are two targets; give one"),
         ({"target_keep": 0.4, "action": "grid"}, r"env\.target_keep=0\.4 needs actions that can skip: set env\.action=skip or"),
-        ({"target_keep": 47}, r"env\.target_keep=47 is no share of frames to keep; choose one above 0 and up to 1, such as 0\.47"),
-        ({"target_keep": 0}, r"env\.target_keep=0 is no target; choose a number above 0"),
-        ({"target_gflops": float("nan")}, r"env\.target_gflops=nan is no target; choose a number above 0"),
-        ({"target_keep": 0.4, "cost_weight_rate": 0}, r"env\.cost_weight_rate=0 is not possible; choose a positive number"),
     ],
 )
 def test_targets_that_are_none(changes, message):

@@ -11,10 +11,11 @@ from released_weights import ROUNDING, assert_near, parallel, same_pixels, save
 from adafocus_env.action import crop_patches
 from adafocus_env.reward import REWARDS
 from agents import load_policy
+from agents.config.settings import ImportCheckpoint
 from agents.evaluation.inference import infer
-from agents.import_checkpoint import Arguments, import_released
 from agents.policies.networks import PolicyArchitecture
 from agents.released.checkpoint import read_released
+from agents.released.importing import import_released
 from classifiers import checkpoint
 from classifiers.backbones.temporal_shift import shift_channels
 from classifiers.errors import InputError
@@ -159,7 +160,7 @@ def test_scores_and_reward(read, glances, focus_vectors, stored):
 def imported(file, tmp_path_factory):
     """The folder that the command makes of a released file."""
     out = tmp_path_factory.mktemp("imported")
-    told = import_released(Arguments(str(file), str(out), family="Something-Something"))
+    told = import_released(ImportCheckpoint(str(file), str(out), family="Something-Something"))
     assert told == (
         f"{out}: classifier with 174 classes, mean head, patches of 144 pixels; "
         "continuous policy on glance maps of 10240 channels a decision"
@@ -191,7 +192,7 @@ def test_the_policy_reads_the_glances_of_one_decision(content, read, tmp_path):
 
 def test_a_file_of_stage_1_gives_a_classifier_alone(content, tmp_path):
     file = save(content, tmp_path, policy=None)
-    assert import_released(Arguments(str(file), str(tmp_path / "out"))).endswith("no policy (a file of stage 0 or 1)")
+    assert import_released(ImportCheckpoint(str(file), str(tmp_path / "out"))).endswith("no policy (a file of stage 0 or 1)")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["card.json", "classifier.safetensors"]
 
 

@@ -140,18 +140,6 @@ def test_networks_are_compiled_for_the_time_of_learning(clips, monkeypatch):
     assert compiled == [classifier.focuser, classifier.glancer]
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"precision": "float8"}, r"precision='float8' is not known; did you mean 'float32'\? choose one of"),
-        ({"accumulate": 0}, r"accumulate=0 is too small; choose 1 or more"),
-    ],
-)
-def test_settings_that_cannot_be(change, message, clips):
-    with pytest.raises(InputError, match=message):
-        trained("glancer", clips, replace(PLAIN, **change))
-
-
 def test_a_precision_that_the_device_lacks_is_refused(clips, monkeypatch):
     monkeypatch.setattr(execution, "_works", lambda name, device: name == "float32")
     with pytest.raises(InputError, match=r"precision=bfloat16 is not supported by this cpu; choose"):

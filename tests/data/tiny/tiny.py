@@ -4,70 +4,72 @@ import dataclasses
 import json
 import sys
 import time
-from dataclasses import dataclass, field
-from enum import Enum
+from typing import Any, Literal
 
-from omegaconf import MISSING
-
+from adafocus_env.settings import Count, setting, settings
 from agents.config.command import run_command
 from agents.runs.interrupts import StopRequest
 from classifiers.errors import InputError
 
 
-class Act(Enum):
-    show = "show"
-    mistake = "mistake"
-    bug = "bug"
-    interrupt = "interrupt"
-    work = "work"
-
-
-@dataclass
+@settings
 class Data:
-    name: str = "none"
-    root: str = ""
-    workers: int = 2
+    name: str = setting("none", "the data set")
+    root: str = setting("", "the folder", path=True)
+    workers: int = setting(2, "processes", ge=1)
 
 
-@dataclass
+@settings
 class PPO:
-    learning_rate: float = 0.01
-    n_steps: int | None = None
-    kwargs: dict[str, int] = field(default_factory=dict)
+    learning_rate: float = setting(0.01, "of Adam", gt=0)
+    n_steps: int | None = setting(None, "of an update", ge=1, unit="steps")
+    views: Count | Literal["fresh"] = setting(1, "clips of a video")
+    kwargs: dict[str, Any] = setting(dict, "further arguments")
 
 
-@dataclass
+@settings
+class Stages:
+    first: PPO = setting(PPO, "one")
+    second: PPO = setting(PPO, "another")
+
+
+@settings
 class Tiny:
-    run: str = ""
-    seed: int = 0
-    force: bool = False
-    act: Act = Act.show
-    data: Data = field(default_factory=Data)
-    ppo: PPO = field(default_factory=PPO)
-    root: str = ""
-    file: str = ""
-    out: str = "${run}/out"
-    video: str = ""
-    classifier: str = ""
-    policy: str = ""
+    run: str = setting("", "the run folder", path=True)
+    seed: int = setting(0, "of everything random", ge=0)
+    force: bool = setting(False, "start over")
+    act: Literal["show", "mistake", "bug", "interrupt", "fault", "work"] = setting("show", "what is done")
+    data: Data = setting(Data, "which videos")
+    ppo: PPO = setting(PPO, "the algorithm")
+    stages: Stages = setting(Stages, "stages that are alike")
+    tags: list[str] = setting(lambda: ["a"], "words")
+    root: str = setting("", "a folder", path=True)
+    out: str = setting("", "another", path=True)
+    echo: str = setting("", "text")
+    plugin: str = setting("", "imported first")
+
+    def without_effect(self, command, prefix):
+        if self.act == "interrupt":
+            yield "ppo.kwargs force", "nothing is done; leave it out"
 
 
-@dataclass
+@settings
 class Needy:
-    seed: int = MISSING
+    seed: int = setting(..., "of everything random")
 
 
-def main(config: Tiny) -> None:
+def main(config: Tiny) -> int | None:
     sys.stdout.write(json.dumps(dataclasses.asdict(config), default=str) + "\n")
     sys.stdout.flush()
-    if config.act is Act.mistake:
+    if config.act == "mistake":
         raise InputError("file: [bold]no[/bold] such thing; choose another")
-    if config.act is Act.bug:
+    if config.act == "bug":
         raise RuntimeError("a bug")
-    if config.act is Act.interrupt:
+    if config.act == "interrupt":
         raise KeyboardInterrupt
-    if config.act is Act.work:
+    if config.act == "work":
         work()
+    return 1 if config.act == "fault" else None
 
 
 def work() -> None:

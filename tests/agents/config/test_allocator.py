@@ -21,7 +21,7 @@ def _faults(word: str) -> int:
 
 _TAKE = """
 import resource, sys
-from agents.runs.allocator import keep_freed_memory
+from agents.config.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 take = lambda: bytes(40 << 20).count(1)

@@ -6,10 +6,10 @@ from dataclasses import asdict, replace
 import pytest
 from rich.console import Console
 
-from agents import list_runs as runs
 from agents.config.command import compose_config
-from agents.config.settings import Train, TrainPPO, TrainStages
-from agents.list_runs import Runs, list_runs
+from agents.config.settings import ListRuns, Train, TrainPPO, TrainStages
+from agents.runs import listing as runs
+from agents.runs.listing import list_runs
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
@@ -113,7 +113,7 @@ def test_folders_that_are_no_runs_are_passed_over(tmp_path):
     (tmp_path / "run" / "wandb" / "config.yaml").write_text("a: 1")
     assert list_runs(tmp_path) == []
     assert printed(tmp_path) == "no run folders\n"
-    with pytest.raises(InputError, match=r"root=.*nowhere is no folder; give the one that holds your run folders"):
+    with pytest.raises(InputError, match=r"root must be a folder that holds run folders, such as root=runs, got .*nowhere"):
         list_runs(tmp_path / "nowhere")
 
 
@@ -153,8 +153,8 @@ def test_nothing_is_cut_neither_in_100_columns_nor_in_a_pipe(width, terminal, tm
 
 def test_the_command_prints_json(tmp_path, capsys):
     make(tmp_path / "a", 0.8, oracle={"top1": 0.9})
-    runs.main(Runs(root=str(tmp_path), json=True))
+    runs.print_runs(ListRuns(root=str(tmp_path), json=True))
     (found,) = json.loads(capsys.readouterr().out)
     assert (found["run"], found["learned"], found["setting"]["data.task"]) == ("a", 0.8, "hard")
-    with pytest.raises(InputError, match=r"sort='learnt' is not known; did you mean 'learned'\?"):
-        runs.main(Runs(root=str(tmp_path), sort="learnt"))
+    with pytest.raises(InputError, match=r"sort must be 'run' or 'learned' or 'date', got 'learnt'; did you mean 'learned'\?"):
+        compose_config(ListRuns, "list_runs", ["sort=learnt"])

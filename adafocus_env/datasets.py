@@ -1,0 +1,140 @@
+"""Data sets by name, for every command: what is set of them, and how each is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from adafocus_env.settings import Count, setting, settings
+from classifiers.errors import InputError, lookup
+
+if TYPE_CHECKING:
+    from adafocus_env.videos.dataset import DataSet
+    from adafocus_env.videos.published import Usable
+
+TaskName = Literal["easy", "normal", "hard", "sparse", "memory"]
+
+
+@settings
+class DataSettings:
+    """Which videos, and the clips that are sampled from them."""
+
+    name: str = setting("demo", "the data set, a name in `adafocus_env.datasets.DATASETS`")
+    task: TaskName = setting("normal", "which demo videos; see docs/tasks.md")
+    root: str = setting("", "the folder of videos, or of the lists of a published set", path=True)
+    source: Literal["auto", "frames", "videos"] = setting("auto", "of a published set: extracted frames or videos; auto: frames if present")
+    val: float = setting(0.1, "share of the training videos in the validation split", ge=0, lt=1)
+    test: float = setting(0.2, "share of the videos in the test split, where the folder has no test/ subfolder", gt=0, lt=1)
+    num_frames: int = setting(8, "T, frames of a clip", ge=1)
+    glance_frames: int = setting(0, "frames of the glancer, where they are sampled separately; 0: those of the focuser", ge=0)
+    views: Count | Literal["fresh"] = setting(1, "clips sampled from each training video; fresh: new ones every epoch, not stored")
+    sampling: Literal["segments", "released"] = setting("segments", "how the frames of training clips are sampled")
+    workers: int = setting(2, "processes that render and decode", ge=1)
+
+    @property
+    def label(self) -> str:
+        """The data set, and the task of demo videos where it is not the normal one: part of the names of runs."""
+        return self.name if self.task == "normal" else f"{self.name}-{self.task}"
+
+    @property
+    def title(self) -> str:
+        """The label, and the folder of the videos where there is one: the title of a table of results."""
+        return f"{self.label} ({self.root})" if self.root else self.label
+
+    def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
+        """Yield the settings that this data set does not read; see `agents.config.effect`."""
+        row = DATASETS.get(self.name)
+        for key in OF_ONE_SET if row else ():
+            readers = [name for name, other in DATASETS.items() if key in other.reads]
+            if self.name not in readers:
+                yield key, f"data={self.name} does not read it; leave it out, or choose one of data={', '.join(readers)}"
+        if self.name == "folder" and self.root and any((Path(self.root).expanduser() / split).is_dir() for split in ("train", "test")):
+            yield "test", "the folder has a train/ or test/ subfolder, which decides; leave it out, or put the class folders into data.root"
+
+
+OF_ONE_SET = ("task", "root", "source", "test")
+"""Settings that say which videos of a data set, and that not every data set reads."""
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """How a data set is built. What is slow to import is imported by the functions.
+
+    Attributes:
+        build: settings → data set.
+        help: what it is, in a line.
+        reads: those of `OF_ONE_SET` that ``build`` reads.
+        inspect: settings → what can be used of it, with the faulty lines of its lists; None: what ``build`` returns.
+    """
+
+    build: Callable[[DataSettings], DataSet]
+    help: str
+    reads: tuple[str, ...] = OF_ONE_SET
+    inspect: Callable[[DataSettings], Usable] | None = None
+
+
+def build_data(data: DataSettings) -> DataSet:
+    """Return the data set that the settings name.
+
+    Raises:
+        InputError: there is no such name, or its folder cannot be used.
+    """
+    return lookup("data.name", data.name, DATASETS).build(data)
+
+
+def usable_data(data: DataSettings) -> Usable:
+    """Return what can be used of a data set, and the lines of its lists that cannot.
+
+    Raises:
+        InputError: there is no such name, or its folder cannot be used.
+    """
+    from adafocus_env.videos.published import Usable
+
+    row = lookup("data.name", data.name, DATASETS)
+    return row.inspect(data) if row.inspect else Usable(row.build(data), place=None, faults=[], notes=[])
+
+
+def _demo(data: DataSettings) -> DataSet:
+    from adafocus_env.demo import videos
+
+    return videos.demo(data.task, val=data.val, num_workers=data.workers)
+
+
+def _folder(data: DataSettings) -> DataSet:
+    from adafocus_env.videos.class_folders import folder
+
+    return folder(_root(data, "one subfolder of videos for each class"), val=data.val, test=data.test)
+
+
+def _published(data: DataSettings) -> DataSet:
+    from adafocus_env.videos.published import published
+
+    return published(data.name, _root(data, "the published lists"), source=data.source, val=data.val)
+
+
+def _what_is_usable(data: DataSettings) -> Usable:
+    from adafocus_env.videos.published import what_is_usable
+
+    return what_is_usable(data.name, _root(data, "the published lists"), source=data.source, val=data.val)
+
+
+def _root(data: DataSettings, content: str) -> str:
+    if not data.root:
+        raise InputError(f"data.root is missing: add data.root=DIR, the folder of data={data.name}, with {content}")
+    return data.root
+
+
+DATASETS: dict[str, DataSource] = {
+    "demo": DataSource(_demo, "rendered demo videos: moving objects, of which one tells the class", ("task",)),
+    "folder": DataSource(_folder, "your own videos: ROOT/CLASS/*, or ROOT/train/CLASS/* and ROOT/test/CLASS/*", ("root", "test")),
+    **{
+        name: DataSource(_published, f"{title}, from its published lists", ("root", "source"), _what_is_usable)
+        for name, title in {
+            "actnet": "ActivityNet", "fcvid": "FCVID", "minik": "Mini-Kinetics",
+            "sthv1": "Something-Something V1", "sthv2": "Something-Something V2",
+        }.items()
+    },
+}  # fmt: skip
+"""Name → how to build it. A plugin adds rows; see docs/extend.md."""

@@ -1,0 +1,192 @@
+"""From the command line to plain values: Hydra composes the YAML files of a package and ``key=value`` arguments into a dictionary.
+
+The primary YAML file of a command names its groups, and holds what differs from the defaults of the command's settings::
+
+    defaults:
+      - data: demo           # configs/data/demo.yaml sets the keys below `data`
+      - _self_
+
+Hydra only composes: jobs run in this process, and it makes no folder, log or file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from adafocus_env.settings import extra, fields_of, is_settings, unknown
+from classifiers.errors import InputError, lookup
+
+BY_PATH = frozenset({"algo"})
+"""Groups that also take the dotted path of a class: ``algo=package.Class`` means ``algo=custom algo.name=package.Class``."""
+
+
+def compose(schema: type, config_name: str, arguments: Sequence[str], package: str = "configs") -> dict[str, Any]:
+    """Return the values of the YAML files and arguments as nested dictionaries; `adafocus_env.settings.validate` checks them.
+
+    Raises:
+        InputError: an argument has no ``=``, begins with an unknown key, or names an unknown choice of a group.
+    """
+    import hydra
+    from omegaconf import OmegaConf
+
+    paths, overrides = _split(schema, arguments)
+    with _composing(config_name, package):
+        groups = {name: list(files_of(name, package)) for name in primary(config_name, package)[0]}
+        added = [_checked(each, schema, groups) for each in _parsed(overrides)]
+        config = hydra.compose(config_name, added)
+        OmegaConf.set_struct(config, False)
+        for key, value in paths.items():
+            OmegaConf.update(config, key, plain_text(value))
+        return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+
+
+def sweep(schema: type, config_name: str, arguments: Sequence[str], package: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield every combination of swept values: its name, after what differs, and its arguments.
+
+    Raises:
+        InputError: an argument cannot be parsed.
+    """
+    from hydra.core.global_hydra import GlobalHydra
+
+    paths, overrides = _split(schema, arguments)
+    with _composing(config_name, package):
+        loader = GlobalHydra.instance().hydra.config_loader  # type: ignore[union-attr]
+        options = [
+            [f"{each.get_key_element()}={value}" for value in (each.sweep_string_iterator() if each.is_sweep_override() else ())]
+            or [each.input_line]
+            for each in _parsed(overrides, loader)
+        ]
+    for combination in itertools.product(*options):
+        swept = [text for text, choices in zip(combination, options, strict=True) if len(choices) > 1]
+        yield ",".join(swept or combination), [*(f"{key}={value}" for key, value in paths.items()), *combination]
+
+
+def typed_keys(arguments: Sequence[str], schema: type) -> dict[str, str]:
+    """Return the ``key=value`` arguments by key, for `agents.config.effect`; of one with a dictionary every key in it.
+
+    Raises:
+        InputError: one cannot be parsed.
+    """
+    paths, overrides = _split(schema, arguments)
+    typed = {key: f"{key}={value}" for key, value in paths.items()}
+    for override in _parsed(overrides):
+        value, key, argument = override.value(), override.key_or_group, override.input_line.lstrip("+")
+        typed |= dict.fromkeys([f"{key}.{each}" for each in flat(value)] if isinstance(value, dict) else [key], argument)
+    return typed
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a config by dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def plain_text(text: str) -> str:
+    """Escape ``text`` such that OmegaConf resolves it to itself: ``${x}`` in it is not interpolated."""
+    return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
+
+
+def primary(config_name: str, package: str) -> tuple[dict[str, str | None], dict[str, Any]]:
+    """Return the groups that the primary YAML file names, with their choices, and the values that it sets."""
+    import yaml
+
+    content = yaml.safe_load((_folder(package) / f"{config_name}.yaml").read_text(encoding="utf-8"))
+    return {name: choice for each in content.pop("defaults") if isinstance(each, dict) for name, choice in each.items()}, content
+
+
+def files_of(group: str, package: str) -> dict[str, Path]:
+    """Return the YAML files of a group by the name of the choice: those of the package, or else those of `configs`."""
+    folders = [_folder(each) / group for each in (package, "configs")]
+    return {file.stem: file for file in sorted(next(each for each in folders if each.is_dir()).glob("*.yaml"))}
+
+
+def is_path(schema: type, key: str) -> bool:
+    """Return whether the value of a key is taken as typed."""
+    name, _, rest = key.partition(".")
+    declared = fields_of(schema).get(name)
+    if declared is None:
+        return False
+    return is_path(declared.annotation, rest) if rest and is_settings(declared.annotation) else bool(not rest and extra(declared, "path"))  # type: ignore[arg-type]
+
+
+@contextmanager
+def _composing(config_name: str, package: str) -> Iterator[None]:
+    """Within it Hydra finds the YAML files; its errors come out as `InputError`."""
+    from hydra import initialize_config_module
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        with initialize_config_module(package, job_name=config_name, version_base="1.3"):
+            yield
+    except (HydraException, OmegaConfBaseException) as problem:
+        raise InputError(str(problem) if problem.__cause__ is None else f"{problem}: {problem.__cause__}") from problem
+
+
+def _parsed(overrides: Sequence[str], config_loader: Any = None) -> list[Any]:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create(config_loader).parse_overrides(list(overrides))
+    except HydraException as problem:
+        raise InputError(str(problem)) from problem
+
+
+def _split(schema: type, arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Split the arguments into path settings with their values, exactly as typed, and overrides for Hydra to parse."""
+    paths: dict[str, str] = {}
+    overrides: list[str] = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise InputError(f"{argument!a} is not valid UTF-8; rename the file")
+        if not equals:
+            raise InputError(f"{argument!r} has no '='; arguments are written key=value (--help lists the keys)")
+        name = key.lstrip("+")
+        if name in BY_PATH and re.fullmatch(r"\w+(\.\w+)+", value):
+            overrides += [f"{key}=custom", f"{key}.name={value}"]
+        elif not is_path(schema, name):
+            overrides.append(argument)
+        elif value == "???":
+            raise InputError(f"{argument}: ??? alone stands for a missing value; write ./??? for a file of that name")
+        else:
+            paths[name] = value
+    return paths, overrides
+
+
+def _checked(override: Any, schema: type, choices: Mapping[str, Sequence[str]]) -> str:
+    """Return an override as Hydra takes it: the YAML files need not have its key.
+
+    Raises:
+        InputError: its first word is neither a setting nor a group, or the group lacks the choice.
+    """
+    key, line = override.key_or_group, override.input_line
+    if override.is_delete():
+        raise InputError(f"{line}: a key cannot be taken away; leave it out or give it another value")
+    if override.is_sweep_override():
+        raise InputError(f"{line} has several values: add --multirun, or quote it: {key}='\"a,b\"'")
+    names = {*fields_of(schema), *choices}
+    if key not in choices and key.split(".")[0] not in names:
+        raise unknown(key, names)
+    value = override.value()
+    if key not in choices or isinstance(value, dict):
+        return f"++{line.lstrip('+')}"
+    if isinstance(value, str | int | float):
+        lookup(key, str(value), dict.fromkeys(choices[key]))
+    return line
+
+
+def _folder(package: str) -> Path:
+    return Path(importlib.import_module(package).__path__[0])

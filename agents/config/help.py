@@ -1,0 +1,120 @@
+"""The help pages: every setting of a command with its default, the values that it takes and what it means."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+from adafocus_env.datasets import DATASETS, DataSettings
+from adafocus_env.settings import allowed, extra, fields_of, is_settings
+from agents.config.compose import files_of, primary
+from classifiers.errors import lookup
+
+WIDTH = 100
+
+
+def help_page(schema: type, config_name: str, package: str, about: str | None, group: str = "") -> str:
+    """Return the page of a command, or of one group of its settings.
+
+    Args:
+        schema: the class of the settings.
+        config_name: the primary YAML file, without ``.yaml``.
+        package: the package that holds the YAML files.
+        about: what stands above the settings.
+        group: its name; empty: all.
+
+    Raises:
+        InputError: there is no such group.
+    """
+    from rich.console import Console
+
+    presets = _presets(config_name, package)
+    groups = dict(_groups(schema, presets))
+    choices = {name: ", ".join(files_of(name, package)) for name in primary(config_name, package)[0]}
+    console = Console(file=io.StringIO(), width=WIDTH, highlight=False, markup=False, emoji=False)
+    if not group:
+        console.print((about or config_name).strip(), soft_wrap=True)
+        console.print("\nArguments are written key=value. --help GROUP shows one group, --cfg job the values as composed, and")
+        console.print("-m runs every combination of values separated by commas, one after the other: -m seed=1,2,3")
+    for name in groups if not group else [lookup("--help", group, {each: each for each in groups if each})]:
+        console.print()
+        _print_group(console, name, groups[name])
+        if name in choices:
+            console.print(f"{name}=NAME sets several of them: {choices[name]}")
+    for name in sorted(choices.keys() - groups.keys()) if not group else ():
+        console.print(f"\n{name}=NAME sets keys of several groups: {choices[name]}")
+    if group and fields_of(schema)[group].annotation is DataSettings:
+        for name, row in DATASETS.items():
+            console.print(f"data={name}: {row.help}; reads {', '.join(f'data.{key}' for key in row.reads)}")
+    return "".join(f"{line.rstrip()}\n" for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
+
+
+Rows = list[tuple[str, str, str, str]]  # key, default, values, meaning
+
+
+def _groups(schema: type, presets: dict[str, Any]) -> Iterator[tuple[str, tuple[str, Rows]]]:
+    """Yield the name of every group, its title and its settings; those of the command itself come first."""
+    declared = fields_of(schema)
+    own = [name for name in declared if not is_settings(declared[name].annotation)]
+    yield "", ("keys of the command", [_row(name, declared[name], [presets.get(name)]) for name in own])
+    for name in declared:
+        kind: Any = declared[name].annotation
+        if not is_settings(kind):
+            continue
+        inner = fields_of(kind)
+        values = presets.get(name) or {}
+        title = f"{name}: {declared[name].description}"
+        if all(is_settings(each.annotation) for each in inner.values()):  # the same settings several times
+            first: Any = next(iter(inner.values())).annotation
+            word = name.upper().removesuffix("S")
+            title += f"; {word}: {', '.join(inner)}"
+            rows = [
+                _row(f"{name}.{word}.{key}", each, [values.get(part, {}).get(key) for part in inner])
+                for key, each in fields_of(first).items()
+            ]
+        else:
+            rows = [_row(f"{name}.{key}", each, [values.get(key)]) for key, each in inner.items()]
+        yield name, (title, rows)
+
+
+def _row(key: str, declared: Any, values: list[Any]) -> tuple[str, str, str, str]:
+    """Return the texts for a setting that the presets give these values (None: its own default)."""
+    shown = [_text(declared.get_default(call_default_factory=True) if value is None else value) for value in values]
+    unit = f" [{unit}]" if (unit := extra(declared, "unit")) else ""
+    default = "(needed)" if declared.is_required() else shown[0] if len(set(shown)) == 1 else ", ".join(shown)
+    values_taken = "" if declared.annotation is Any else allowed(declared).replace(" or a Python object", "")
+    return key, default, values_taken, f"{declared.description}{unit}"
+
+
+def _text(value: Any) -> str:
+    """Return a value as it is typed."""
+    if isinstance(value, list):
+        return f"[{','.join(map(str, value))}]"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return str(value) or "''"
+
+
+def _print_group(console: Any, name: str, group: tuple[str, Rows]) -> None:
+    from rich.table import Table
+
+    title, rows = group
+    console.print(title, style="bold")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=True)
+    table.add_column("key", no_wrap=True)
+    table.add_column("default", max_width=14, overflow="fold")
+    table.add_column("values", max_width=26)
+    table.add_column("meaning")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _presets(config_name: str, package: str) -> dict[str, Any]:
+    """Return what the primary YAML file and the choices of groups in it set; of a group without a choice, None."""
+    import yaml
+
+    groups, values = primary(config_name, package)
+    chosen = {name: files_of(name, package)[choice].read_text(encoding="utf-8") if choice else "" for name, choice in groups.items()}
+    return {**{name: yaml.safe_load(text) for name, text in chosen.items()}, **values}

@@ -1,0 +1,234 @@
+"""Run folders and their results, as a table or as JSON: what `python -m agents.list_runs` prints."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console, JustifyMethod
+from rich.markup import escape
+from rich.table import Table
+
+from agents.config.compose import flat
+from agents.config.settings import ListRuns
+from agents.runs.jsonl import to_json
+from agents.runs.run_dir import CONFIG, METRICS, PASSING_KEYS, RESULT, SYSTEM, RunDir
+from classifiers.errors import InputError
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is known of one run folder; None where there is no such thing or not yet.
+
+    Attributes:
+        run: the folder, below the one that was asked for.
+        command: that made it, and its algorithm.
+        data: the data set with its task or folder, and what it is measured by if not by top-1.
+        seed: of the run.
+        state: finished, running or stopped, and where.
+        broken: why the folder cannot be read; empty if it can.
+        learned: top-1, or what the data set is measured by, of the policy that was learned.
+        random: the same of random patches.
+        oracle: the same of the oracle: ground truth, or the greedy one where there is none.
+        gap: share of the way from random to the oracle.
+        gflops: per video with the learned policy; a multiply-add counts once.
+        seconds: of training, in all starts.
+        date: when something was written last.
+        setting: the config without seed and folder, by dotted keys; what the runs of one sweep have in common.
+    """
+
+    run: str
+    command: str | None
+    data: str | None
+    seed: int | None
+    state: str | None
+    broken: str
+    learned: float | None
+    random: float | None
+    oracle: float | None
+    gap: float | None
+    gflops: float | None
+    seconds: float | None
+    date: str | None
+    setting: dict[str, Any] | None
+
+
+def print_runs(settings: ListRuns) -> None:
+    """Print the list."""
+    found = sorted(list_runs(Path(settings.root)), key=ORDERS[settings.sort])
+    if settings.json:
+        sys.stdout.write(to_json([asdict(run) for run in found], indent=2) + "\n")
+        return
+    show(found, Console())
+
+
+def show(runs: Sequence[Run], console: Console) -> None:
+    """Print a table for every data set, the means over seeds, and what is broken; not cut where the output is not a terminal."""
+    whole = [run for run in runs if not run.broken]
+    tables = [table(data, [run for run in whole if run.data == data]) for data in sorted({str(run.data) for run in whole})]
+    if whole:
+        tables[-1].caption = "in per cent; gap: share of the way from random to the oracle; time: of training; multiply-adds count as one"
+    for each in (*tables, summary(whole)):
+        if each is not None:
+            if not console.is_terminal:
+                console.width = console.measure(each, options=console.options.update(width=10_000)).maximum
+            console.print(each)
+    for run in runs:
+        if run.broken:
+            console.print(f"{run.run}: {run.broken}", style="red", highlight=False, markup=False, soft_wrap=True)
+    if not runs:
+        console.print("no run folders", highlight=False)
+
+
+def list_runs(root: Path) -> list[Run]:
+    """Return all run folders in ``root`` or below it, broken ones too.
+
+    Raises:
+        InputError: ``root`` is not a folder.
+    """
+    if not root.is_dir():
+        raise InputError(f"root must be a folder that holds run folders, such as root=runs, got {root}")
+    folders = {file.parent for file in root.rglob(CONFIG) if any((file.parent / name).is_file() for name in (SYSTEM, METRICS, RESULT))}
+    return [read(folder, folder.relative_to(root).as_posix()) for folder in folders]
+
+
+def read(folder: Path, name: str) -> Run:
+    """Return what is known of one folder; of a broken one, what is wrong."""
+    known: dict[str, Any] = {field.name: None for field in fields(Run)} | {"run": name, "broken": ""}
+    try:
+        run = RunDir(folder)
+        config = run.config()
+        known |= _asked(config) | {"date": _date(folder)}
+        known["state"] = _state(run)
+        known["seconds"] = sum(line["seconds"] for line in run.timing()) or None
+        return Run(**(known | (_reached(run.result(), known["data"]) if run.finished else {})))
+    except Exception as problem:  # one bad file must not hide the other runs
+        reason = " ".join(str(problem).split()) if isinstance(problem, InputError) else repr(problem)
+        return Run(**(known | {"broken": reason}))
+
+
+def _asked(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what the config says. Each command has a key that those before it lack."""
+    command = f"train {config['algo']['name']}" if "algo" in config else "train_stages" if "first" in config else "train_ppo"
+    data = config["data"]
+    task = data.get("task", "normal")
+    setting = {key: value for key, value in flat(config).items() if key not in PASSING_KEYS | {"seed"}}
+    label = data["name"] if task == "normal" else f"{data['name']}-{task}"
+    label = f"{label} ({data['root']})" if data.get("root") else label
+    return {"command": command, "data": label, "seed": config["seed"], "setting": setting}
+
+
+def _state(run: RunDir) -> str:
+    if run.finished:
+        return "finished"
+    lines, running = run.metrics(), run.in_use
+    if not lines:
+        return "running, nothing measured yet" if running else "stopped before anything was measured"
+    last = lines[-1]
+    keys = {"stage": "stage {}", "round": "round {}", "part": "{}", "epoch": "epoch {:,}", "steps": "{:,} steps"}
+    at = ", ".join(text.format(last[key]) for key, text in keys.items() if last.get(key) is not None)
+    return f"{'running: ' if running else 'stopped at '}{at}"
+
+
+def _reached(result: dict[str, Any], data: str) -> dict[str, Any]:
+    """Return what `agents.runs.report` has measured on the test clips."""
+    metric, policies = result.get("metric", "top1"), result["policies"]
+    best = next((name for name in ("oracle", "greedy_oracle") if name in policies), "")
+    values = {name: policies.get(key, {}).get(metric) for name, key in (("learned", "learned"), ("random", "random"), ("oracle", best))}
+    learned, random, oracle = values.values()
+    closed = (learned - random) / (oracle - random) if None not in values.values() and oracle != random else None
+    reached = {**values, "gap": closed, "gflops": policies.get("learned", {}).get("gflops")}
+    return reached if metric == "top1" else {**reached, "data": f"{data} ({metric})"}
+
+
+def _date(folder: Path) -> str:
+    files = [folder / name for name in (CONFIG, METRICS, RESULT)]
+    latest = max(file.stat().st_mtime for file in files if file.is_file())
+    return datetime.fromtimestamp(latest).isoformat(" ", "minutes")
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort seed=10 after seed=9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+ORDERS: dict[str, Callable[[Run], Any]] = {
+    "run": lambda run: _natural(run.run),
+    "learned": lambda run: (run.learned is None, -(run.learned or 0), _natural(run.run)),
+    "date": lambda run: (run.date is None, -datetime.fromisoformat(run.date or "1970-01-01").timestamp(), _natural(run.run)),
+}
+
+
+# The tables
+
+
+def table(data: str, runs: Iterable[Run]) -> Table:
+    """Return a table with one row per run on a data set. A narrow terminal folds names and states over several lines."""
+    headings = ("run", "command", "seed", "state", "learned", "random", "oracle", "gap", "GFLOPs", "time", "written")
+    shown = _empty(f"{data}, test split", *headings)
+    for run in runs:
+        accuracies = [_share(value) for value in (run.learned, run.random, run.oracle, run.gap)]
+        gflops = "–" if run.gflops is None else f"{run.gflops:.3g}"
+        about = (run.run, run.command, str(run.seed), run.state)
+        shown.add_row(*about, *accuracies, gflops, _time(run.seconds), str(run.date)[: len("2000-12-31")])
+    return shown
+
+
+def summary(runs: Iterable[Run]) -> Table | None:
+    """Return a row for every setting that is finished with two seeds or more; None if there are none."""
+    settings: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        if run.learned is not None and run.setting is not None:
+            settings.setdefault((str(Path(run.run).parent), to_json(run.setting, sort_keys=True)), []).append(run)
+    several = [same for same in settings.values() if len({run.seed for run in same}) > 1]
+    if not several:
+        return None
+    shown = _empty("means over seeds", "runs", "command", "data", "seeds", "learned", "random", "gap")
+    for same in several:
+        seeds = ", ".join(str(seed) for seed in sorted({run.seed for run in same if run.seed is not None}))
+        values = [_mean([getattr(run, key) for run in same]) for key in ("learned", "random", "gap")]
+        shown.add_row(_common([run.run for run in same]), same[0].command, same[0].data, seeds, *values)
+    shown.caption = "± is half the width of a 95 % confidence interval of the mean over seeds"
+    return shown
+
+
+def _empty(title: str, *headings: str) -> Table:
+    title = escape(title)
+    shown = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in headings:
+        folds = heading in ("run", "runs", "state", "data", "seeds")
+        side: JustifyMethod = "left" if folds or heading == "command" else "right"
+        shown.add_column(heading, justify=side, overflow="fold", no_wrap=not folds, min_width=len("stopped at") * folds)
+    return shown
+
+
+def _common(names: list[str]) -> str:
+    """Return a name for runs whose names differ in one position: sweep/seed=* for sweep/seed=1 and sweep/seed=2."""
+    first, last = min(names), max(names)
+    size = next((place for place, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
+    return first[:size] + "*"
+
+
+def _mean(values: list[float | None]) -> str:
+    if None in values:
+        return "–"
+    from agents.runs.intervals import interval  # here: SciPy takes a second, and most lists have no sweeps
+
+    numbers = np.array(values, float)
+    low, high = interval(numbers)
+    return f"{_share(float(numbers.mean()))} ± {_share(float(high - low) / 2)}"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _time(seconds: float | None) -> str:
+    return "–" if seconds is None else str(timedelta(seconds=round(seconds)))

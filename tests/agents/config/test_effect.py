@@ -1,0 +1,245 @@
+"""Every setting of every command is honoured or refused by name.
+
+Small runs of the commands record which settings are read. One that a run does not read must be refused when it is typed for that run.
+"""
+
+import re
+import sys
+
+import pytest
+from config_states import config_of
+from conftest import TINY
+from tiny_training import CLASSES, SETTINGS, make_folder, tiny_networks
+
+from adafocus_env.settings import fields_of, is_settings
+from agents import check_dataset, evaluate, fill_feature_bank, list_runs, train, train_ppo, train_stages
+from agents.config.command import compose_config
+from agents.config.effect import check_effect
+from agents.config.settings import (
+    ArchitectureConfig,
+    CheckDataset,
+    ClassifierConfig,
+    Evaluate,
+    FillFeatureBank,
+    ListRuns,
+    Train,
+    TrainPPO,
+    TrainStages,
+)  # fmt: skip
+from agents.rl import algorithms
+from benchmarks.rebuild_bundled import RebuildBundled
+from classifiers import checkpoint
+from classifiers.classifier import Classifier
+from classifiers.errors import InputError
+
+STAGES = tuple(fields_of(ClassifierConfig))
+
+
+def keys_of(schema, prefix=""):
+    """All that can be typed, with the class that declares it; no groups, which are set by the keys below them."""
+    for name, field in fields_of(schema).items():
+        if is_settings(field.annotation):
+            yield from keys_of(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", schema, name
+
+
+def refused(schema, config, key):
+    """Why a key has no effect; empty if it has."""
+    try:
+        check_effect(config, {key: f"{key}=1"}, algorithms.without_effect if schema is Train else None)
+    except InputError as problem:
+        return str(problem)
+    return ""
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The settings that are read while a test runs: (class, name). Copies and comparisons of whole groups do not count."""
+    found = set()
+
+    def record(kind):
+        names = set(fields_of(kind))
+
+        def get(self, name):
+            if name in names:
+                reader = sys._getframe(1).f_globals["__name__"]
+                whole = reader in ("dataclasses", "copy") and kind is not ArchitectureConfig  # which is read as a whole
+                if not whole and not reader.startswith(("agents.config", "pydantic", "adafocus_env.settings", __name__)):
+                    found.add((kind, name))
+            return object.__getattribute__(self, name)
+
+        monkeypatch.setattr(kind, "__getattribute__", get, raising=False)
+
+    for schema in SCHEMAS:
+        for _, kind, _ in keys_of(schema):
+            if "__getattribute__" not in vars(kind):
+                record(kind)
+    return found
+
+
+SCHEMAS = (TrainPPO, Train, TrainStages, Evaluate, FillFeatureBank, CheckDataset, ListRuns)
+SGD = [f"stages.{stage}.{each}" for stage in STAGES for each in ("optimizer=sgd", "epochs=1")]
+SKIPPING = ["env.action=skip", "env.target_keep=0.5", "env.baseline=1", "ppo.total_steps=32"]
+SMALLER = [each for each in SETTINGS if not each.startswith(("ppo.", "stages."))]
+
+
+def assert_all_read_or_refused(schema, config, read, elsewhere=()):
+    left = [key for key, kind, name in keys_of(schema) if (kind, name) not in read and not refused(schema, config, key)]
+    assert sorted(left) == sorted(elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("module", "schema", "name", "arguments"),
+    [
+        (train_ppo, TrainPPO, "train_ppo", [*SETTINGS, "classifier=small"]),
+        pytest.param(train_ppo, TrainPPO, "train_ppo", [*SETTINGS, *SKIPPING, "classifier=small"], marks=pytest.mark.slow),
+        pytest.param(train, Train, "train", [*SMALLER, "algo=dqn", "algo.total_steps=64", "classifier=small"], marks=pytest.mark.slow),
+        (train_stages, TrainStages, "train_stages", [*SETTINGS, *SGD, "rounds=1", "joint.total_steps=32", "ppo.total_steps=32"]),
+    ],
+)  # fmt: skip
+def test_what_training_does_not_read_is_refused(tmp_path, clips, read, module, schema, name, arguments):
+    arguments = [*arguments, f"data.root={make_folder(tmp_path / 'videos')}", f"run={tmp_path / 'run'}"]
+    config = compose_config(schema, name, arguments)
+    with tiny_networks():
+        module.main(config)
+        assert_all_read_or_refused(schema, config, read, elsewhere=["plugin"])  # which `run_command` imports
+
+
+def test_what_the_other_commands_do_not_read_is_refused(tmp_path, clips, read):
+    folder = make_folder(tmp_path / "videos")
+    checkpoint.save(Classifier(TINY, CLASSES), tmp_path / "classifier")
+    classifier = f"classifier={tmp_path / 'classifier'}"
+    data = ["data=folder", f"data.root={folder}", "data.num_frames=4"]
+    for module, schema, name, arguments in (
+        (check_dataset, CheckDataset, "check_dataset", [*data, "workers=1"]),
+        (list_runs, ListRuns, "list_runs", [f"root={tmp_path}"]),
+        (fill_feature_bank, FillFeatureBank, "fill_feature_bank", [*data, classifier, f"out={tmp_path / 'bank'}"]),
+        (evaluate, Evaluate, "evaluate", [*data, classifier]),
+    ):  # fmt: skip
+        config = compose_config(schema, name, arguments)
+        read.clear()
+        module.main(config)
+        assert_all_read_or_refused(schema, config, read, elsewhere=[] if schema is ListRuns else ["plugin"])
+
+
+# What is refused: command, key, state, message
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """A folder with a test/ subfolder, one without, and one that stands for a trained classifier."""
+    root = tmp_path_factory.mktemp("places")
+    for name in ("split/test", "plain/cat", "trained"):
+        (root / name).mkdir(parents=True)
+    return root
+
+
+REFUSED = [
+    (TrainPPO, "data.root", "", "data=demo does not read it; leave it out, or choose one of data=folder, "),
+    (TrainPPO, "data.source", "data.name=folder", r"data=folder does not read it; leave it out, or choose one of data=actnet, "),
+    (TrainPPO, "data.task", "data.name=folder", "data=folder does not read it; leave it out, or choose one of data=demo$"),
+    (TrainPPO, "data.test", "", "data=demo does not read it; leave it out, or choose one of data=folder$"),
+    (TrainPPO, "data.test", "data.name=folder data.root={places}/split", "the folder has a train/ or test/ subfolder"),
+    (TrainPPO, "env.grid", "env.action=continuous_skip", "env.action=continuous_skip has no cells; leave it out, or set env.action=grid"),
+    (TrainPPO, "env.baseline", "env.reward=confidence", "env.reward=confidence compares with no random patches; leave it out"),
+    (TrainPPO, "env.cost_weight_rate", "", "λ stays as it is; set env.target_keep or env.target_gflops"),
+    (TrainPPO, "env.skipped", "", "env.action=grid skips no frame; set env.action=skip"),
+    (TrainPPO, "env.bank_dtype", "env.bank=false", "with env.bank=false features are stored nowhere; leave it out, or set env.bank=true"),
+    (TrainPPO, "network.hidden", "policy=DIR", "policy=DIR has its network already; leave one of them out"),
+    (TrainPPO, "network.std", "env.action=skip", "env.action=skip has cells, and the standard deviation is that of locations"),
+    (TrainPPO, "ppo.total_steps", "ppo.epochs=3", "ppo.epochs=3 counts instead; set that, or ppo.epochs=null"),
+    (TrainPPO, "ppo.validate_every", "data.val=0", "data.val=0 leaves nothing to validate on"),
+    (TrainPPO, "architecture.shift_place", "classifier=small", "there is no temporal shift; set architecture.shift"),
+    (TrainPPO, "architecture.hidden_size", "classifier=paper_tsm", "the head has no hidden state; leave it out, or set architecture"),
+    (TrainPPO, "stages.finetune.epochs", "classifier=small", r"stage 3 is that of python -m agents\.train_stages"),
+    (TrainPPO, "stages.glancer.epochs", "", "classifier=auto is trained already; leave it out, or start from an architecture"),
+    (TrainPPO, "stages.random_patches.epochs", "classifier={places}/trained", "trained is trained already"),
+    *(
+        (TrainStages, f"stages.{stage}.{key}", f"classifier=small stages.{stage}.{state}", message)
+        for stage in STAGES
+        for key, state, message in (
+            ("batch_size", "epochs=0", rf"with stages\.{stage}\.epochs=0 nothing is trained"),
+            ("momentum", "optimizer=adamw", rf"adamw has its own; set stages\.{stage}\.optimizer=sgd"),
+        )
+    ),
+    *(
+        (TrainStages, f"stages.{stage}.{key}", f"classifier={classifier}", message)
+        for stage in ("glancer", "focuser")
+        for key, classifier, message in (
+            ("head_learning_rate", "small", rf"the head is not trained in stage 0; set stages\.{stage}\.learning_rate"),
+            ("frames", "paper_tsm", "backbones with temporal shift see all frames of a clip; leave it out"),
+        )
+    ),
+    (TrainStages, "stages.random_patches.frames", "", r"it is for stage 0 alone \(glancer, focuser\)"),
+    (TrainStages, "stages.finetune.frames", "", r"it is for stage 0 alone \(glancer, focuser\)"),
+    (Train, "ppo.gamma", "algo.name=dqn", r"algo=dqn .* learns by other keys; set algo\.total_steps, algo\.settings"),
+    (Train, "ppo", "algo.observation=map", r"algo=ppo algo\.observation=map learns by other keys"),
+    (Train, "algo.total_steps", "", "with PPO, set the keys of ppo"),
+    (Train, "algo.save_every", "algo.name=ars", "algo=ars has no state to save between its updates; leave it out"),
+    *(
+        (Train, f"network.{key}", f"algo.observation={seen} algo.name={name}", f"the policy of algo={name.split()[0]} .*lacks it")
+        for key, name, seen in (
+            ("channels", "ars", "reference"), ("features", "dqn", "map"), ("hidden", "recurrent_ppo", "reference"),
+            ("batch_norm", "dqn", "reference"), ("memory", "recurrent_ppo", "reference"), ("std", "sac env.action=continuous", "reference"),
+        )
+    ),
+    (TrainStages, "stages", "first=2 last=2", "stage 2 alone is run"),
+    (TrainStages, "stages.glancer.epochs", "first=1", r"stage 0 is not run \(first=1\); leave it out, or set first=0"),
+    (TrainStages, "stages.random_patches.epochs", "first=2", r"stage 1 is not run \(first=2 last=3\)"),
+    (TrainStages, "stages.finetune.epochs", "last=2", r"stage 3 is not run \(last=2\); leave it out, or set last=3"),
+    (TrainStages, "ppo.gamma", "first=3", r"stage 2 is not run \(first=3 last=3\)"),
+    (TrainStages, "env.num_envs", "last=1", r"stage 2 is not run \(first=0 last=1\)"),
+    (TrainStages, "policy", "last=1", "no stage from 0 to last=1 uses a policy"),
+    (TrainStages, "joint.epochs", "", "there are no joint rounds; set rounds, or leave it out"),
+    (TrainStages, "joint.patience", "rounds=1", "it compares rounds on the validation split"),
+    (TrainStages, "ppo.total_steps", "first=3 rounds=1 joint.total_steps=5", r"alone \(first=3\), by joint\.total_steps; set that"),
+    (TrainStages, "ppo.epochs", "first=3 rounds=1 joint.total_steps=5", r"alone \(first=3\), by joint\.total_steps; set that"),
+    (TrainStages, "ppo.learning_rate", "first=3 rounds=1 joint.policy_learning_rate=0.1", r"by joint\.policy_learning_rate; set that"),
+    (Evaluate, "classifier", "run=DIR", "run=DIR has a classifier and a policy; leave it out, or leave run out and give both"),
+    (Evaluate, "policy", "run=DIR", "run=DIR has a classifier and a policy"),
+    (Evaluate, "grid", "run=DIR", "run=DIR was made with another one or the same; leave it out, or give classifier and policy instead"),
+    (Evaluate, "data.root", "", "data=demo does not read it"),
+    (Evaluate, "data.views", "", "it is about training clips, and none is read; leave it out"),
+    (Evaluate, "data.val", "", "nothing is chosen on the validation split without keep or budget; leave it out"),
+    (Evaluate, "bank_gib", "bank=false", "with bank=false features are stored nowhere; leave it out, or set bank=true"),
+    (RebuildBundled, "stages.finetune.epochs", "", "a bundled classifier is made by stages 0 and 1; leave it out"),
+    (FillFeatureBank, "data.val", "split=test", "split=test has none of the training videos; leave it out"),
+    (FillFeatureBank, "data.sampling", "split=val", "it is about training clips, and split=val has none; leave it out"),
+    (FillFeatureBank, "grid", "action=continuous", "action=continuous has no cells; leave it out"),
+    (CheckDataset, "data.workers", "", "set workers"),
+    (CheckDataset, "data.views", "", "one test clip of each video is decoded"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("schema", "key", "state", "message"), REFUSED, ids=[f"{s.__name__}-{k}-{state}" for s, k, state, _ in REFUSED])
+def test_a_key_without_an_effect_is_refused_by_name(places, schema, key, state, message):
+    assert re.match(rf"{key}=1 has no effect: .*{message}", refused(schema, config_of(schema, state.format(places=places)), key))
+
+
+def test_a_plain_folder_is_split_by_data_test(places):
+    assert not refused(TrainPPO, config_of(TrainPPO, f"data.name=folder data.root={places}/plain"), "data.test")
+
+
+def test_defaults_and_presets_may_have_no_effect():
+    config = config_of(TrainPPO, "env.bank=false env.bank_dtype=float16 ppo.epochs=3 ppo.total_steps=5")
+    check_effect(config, {"env.bank": "env.bank=false", "ppo.epochs": "ppo.epochs=3"})
+
+
+def test_the_settings_of_a_run_are_checked_when_they_are_known():
+    assert not refused(Evaluate, config_of(Evaluate, "run=DIR"), "data.root")
+
+
+def test_stage_3_of_joint_rounds_alone_is_trained():
+    config = config_of(TrainStages, "rounds=1 joint.epochs=2 stages.finetune.epochs=0")
+    assert not refused(TrainStages, config, "stages.finetune.batch_size")
+
+
+def test_all_keys_without_an_effect_are_named_at_once():
+    typed = {"data.root": "data.root=DIR", "env.skipped": "env.skipped=none", "env.cost_weight_rate": "env.cost_weight_rate=1"}
+    with pytest.raises(InputError, match="^" + "\n".join(rf"{re.escape(each)} has no effect: [^\n]*" for each in typed.values()) + "$"):
+        check_effect(TrainPPO(), typed)
+
+
+def test_a_group_without_an_effect_is_refused_as_a_whole():
+    assert "stage 2 alone is run" in refused(TrainStages, config_of(TrainStages, "first=2 last=2"), "stages")
