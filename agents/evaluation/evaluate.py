@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial, wraps
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -265,7 +265,8 @@ def _policy_flops(features: Features, policy: GlancePolicy | Predictor) -> int:
     """Count the multiply-adds of a policy per video; of a custom policy while it acts in the first clip."""
     if isinstance(policy, GlancePolicy):
         return features.num_steps * policy_flops(policy)
-    first, macs = np.zeros(1, np.int64), []
+    first = np.zeros(1, np.int64)
+    macs: list[int] = []
     features.glance_maps(first, np.arange(features.num_steps))  # so that no glance is counted as the policy's
 
     @wraps(policy.predict)  # with its parameters: see `choose_step`
@@ -277,5 +278,5 @@ def _policy_flops(features: Features, policy: GlancePolicy | Predictor) -> int:
         return results[0]
 
     attributes = {name: getattr(policy, name) for name in ("observation", "action_space") if hasattr(policy, name)}
-    _clip_policy(features, SimpleNamespace(predict=predict, **attributes))(first)
+    _clip_policy(features, cast(Predictor, SimpleNamespace(predict=predict, **attributes)))(first)
     return sum(macs)
