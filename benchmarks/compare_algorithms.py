@@ -22,6 +22,7 @@ from rich.table import Table
 
 import adafocus_env
 from adafocus_env.action import ACTIONS
+from agents import train as train_command
 from agents.config.command import compose_config, run_command, typed_keys
 from agents.config.settings import BenchmarkAlgorithms, Train
 from agents.runs.intervals import interval
@@ -64,7 +65,7 @@ def main(config: BenchmarkAlgorithms) -> None:
     for number, train in enumerate(each for configs in runs.values() for each in configs):
         if not RunDir(train.run).finished:
             console.rule(f"run {number + 1} of {sum(map(len, runs.values()))}: {train.run}")
-            _train(train)
+            train_command.main(train)
     measured = {name: _measured([RunDir(train.run) for train in configs]) for name, configs in runs.items()}
     title = f"{config.id}, test split, seeds {', '.join(map(str, config.seeds))}"
     console.print(_shown(measured, title))
@@ -148,15 +149,6 @@ def _run(config: BenchmarkAlgorithms, algo: str) -> Train:
     if config.total_steps is not None:
         (train.ppo if learns_as_ppo(train.algo) else train.algo).total_steps = config.total_steps
     return train
-
-
-def _train(config: Train) -> None:
-    from agents import train
-    from agents.rl.algorithms import algorithm_of, class_of
-
-    name = config.algo.name
-    config.force = not algorithm_of(class_of(name), name).resumes  # what cannot go on begins anew
-    train.main(config)
 
 
 def _measured(runs: Sequence[RunDir]) -> Measured:

@@ -12,7 +12,7 @@ from classifiers.errors import InputError
 
 
 @contextmanager
-def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside ``path`` to write to; on success it takes the place of ``path`` in one step.
 
     A reader sees the old file or the new one, whole, whatever happens in between. If the body raises, the old file
@@ -20,7 +20,6 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
 
     Args:
         path: the file.
-        private: whether only the user may read it, also while it is written; otherwise its mode follows the umask.
 
     Raises:
         InputError: the disk is full, the folder cannot be written or was removed meanwhile (names the path; an old file is untouched).
@@ -33,8 +32,7 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
         temporary = Path(name)
         yield temporary
         sync(temporary)
-        if not private:  # as which it was made
-            temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as problem:
         if temporary is not None and not temporary.exists():

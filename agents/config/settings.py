@@ -260,7 +260,6 @@ class TrainPPO:
         seed: of everything random.
         device: auto, cpu, cuda or cuda:N.
         force: start over in a run folder that exists.
-        trust: resume from a checkpoint that was not written on this machine (it is unpickled).
         plugin: a module of yours that is imported first, for what it adds to the tables (docs/extend.md).
         log: where curves are drawn besides metrics.jsonl: tensorboard, wandb; see `agents.runs.loggers`.
         data: which videos.
@@ -278,7 +277,6 @@ class TrainPPO:
     seed: int = 0
     device: str = "auto"
     force: bool = False
-    trust: bool = False
     plugin: str = ""
     log: list[str] = field(default_factory=lambda: ["tensorboard"])
     data: DataConfig = field(default_factory=DataConfig)
@@ -393,7 +391,6 @@ class Evaluate:
         run: a finished run folder. What else is typed counts instead of what the run was made with; or, without it:
         classifier: auto (the bundled one for the demo videos), a bundled name or the folder of a checkpoint.
         policy: folder of a policy.
-        trust: read a model of Stable-Baselines3 that was not written on this machine (it is unpickled).
         plugin: a module of yours that is imported first; that of the run, which is not imported unless you name it.
         data: which videos.
         grid: G, cells in each axis, where there is no policy that says it.
@@ -415,7 +412,6 @@ class Evaluate:
     run: str = ""
     classifier: str = "auto"
     policy: str = ""
-    trust: bool = False
     plugin: str = ""
     data: DataConfig = field(default_factory=DataConfig)
     grid: int = 7
