@@ -238,11 +238,6 @@ ALGORITHM = (
         learns_by_ppo,
         "with PPO, set the keys of ppo (--help lists them)",
     ),
-    Unread(
-        "algo.save_every",
-        lambda c: not _row(c).resumes,
-        "algo={c.algo.name} has no state to save between its updates; leave it out",
-    ),
     *(
         Unread(f"network.{name}", _not_read(name), "the policy of algo={c.algo.name} algo.observation={c.algo.observation} lacks it")
         for name in vars(NetworkConfig())

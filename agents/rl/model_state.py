@@ -20,7 +20,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import BaseBuffer, RolloutBuffer
-from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from torch import Tensor, nn
 
@@ -29,13 +28,13 @@ from classifiers.errors import InputError
 
 REBUILT_NAMES = frozenset({
     "env", "_vec_normalize_env", "policy_kwargs", "rollout_buffer_kwargs", "replay_buffer_kwargs", "tensorboard_log",
-    "start_time", "_num_timesteps_at_start",
+    "start_time", "_num_timesteps_at_start", "_logger",
 })  # fmt: skip
-"""Attributes of a model that its constructor or `learn` sets, whatever was learned before."""
+"""Attributes of a model that its constructor or `learn` sets anew in every process."""
 
 REBUILT_TYPES = (
     type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial, torch.device, torch.dtype,
-    spaces.Space, Logger, RolloutBuffer,
+    spaces.Space, RolloutBuffer,
 )  # fmt: skip
 """Types of values that the constructor sets and training leaves as they are; a rollout buffer is empty between two rollouts."""
 
@@ -113,19 +112,19 @@ def model_state(model: BaseAlgorithm, *, buffers: bool = True) -> State:
     attributes: dict[str, Any] = {}
     names = [name for name in vars(model) if name not in REBUILT_NAMES]
     for name in sorted(names, key=lambda name: name != "policy"):  # first: other attributes hold parts of it
+        visited = writer.visited.copy()
         try:
-            stored = writer.store(vars(model)[name], name)
+            attributes[name] = writer.store(vars(model)[name], name)
         except (UnsavedError, RecursionError):
+            writer.visited = visited
             writer.state.unsaved.append(f"{name} ({type(vars(model)[name]).__name__})")
-        else:
-            attributes |= {} if stored == REBUILT else {name: stored}
     writer.state.values |= {"class": type(model).__name__, "model": attributes}
     return writer.state
 
 
 def add_values(state: State, name: str, values: Mapping[str, Any]) -> None:
     """Add tensors, arrays and plain values under a name to a state."""
-    state.values[name] = _Writer(state).store(dict(values), name)
+    state.values[name] = _Writer(state).store(dict(values), f":{name}")  # no attribute has such a name
 
 
 def values_of(state: State, name: str) -> Any:
@@ -151,7 +150,7 @@ class _Writer:
 
     def __init__(self, state: State, *, buffers: bool = True) -> None:
         self.state, self._buffers = state, buffers
-        self._visited: set[int] = set()
+        self.visited: set[int] = set()
         self._names: dict[tuple[Any, ...], str] = {}
         self._storages: set[int] = set()
         self._alive: list[Tensor] = []
@@ -170,7 +169,7 @@ class _Writer:
             return {"scalar": [value.dtype.str, value.item()]}
         if value is None or isinstance(value, bool | int | float | str):
             return value
-        if isinstance(value, REBUILT_TYPES) or id(value) in self._visited or _is_schedule(value):
+        if isinstance(value, REBUILT_TYPES) or id(value) in self.visited or _is_schedule(value):
             return REBUILT
         if type(value) in (dict, OrderedDict):
             pairs = [[self._key(key, path), self.store(each, f"{path}.{key}")] for key, each in value.items()]
@@ -193,7 +192,7 @@ class _Writer:
         return {"list" if isinstance(value, list) else "tuple": items}
 
     def _store_object(self, value: Any, path: str) -> dict[str, Any]:
-        self._visited.add(id(value))
+        self.visited.add(id(value))
         if isinstance(value, nn.Module):
             return self._store_module(value, path)
         if has_state(value):
@@ -209,7 +208,7 @@ class _Writer:
         raise UnsavedError(path)
 
     def _store_module(self, module: nn.Module, path: str) -> dict[str, Any]:
-        self._visited.update(map(id, module.modules()))
+        self.visited.update(map(id, module.modules()))
         optimizers = {name: self.store(each, f"{path}.{name}") for name, each in _stateful_attributes(module)}
         return {"module": self.store(dict(module.state_dict()), path), "optimizers": optimizers}
 
@@ -217,9 +216,11 @@ class _Writer:
         """Return the name of a tensor's entry. A tensor that was added before is stored once."""
         try:
             tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.require(value, requirements=["C", "W"]))
-        except (TypeError, ValueError) as problem:
+            memory = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        except (TypeError, ValueError, RuntimeError) as problem:  # strings, objects, sparse tensors
             raise UnsavedError(path) from problem
-        memory = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.is_complex():  # safetensors has no such type
+            raise UnsavedError(path)
         self._alive.append(tensor)  # or its memory might be that of another one
         name = self._names.get(memory)
         if name is None or not tensor.numel():
@@ -236,7 +237,7 @@ class _Reader:
 
     def __init__(self, state: State, device: torch.device) -> None:
         self._saved, self._device = state, device
-        self._restored: dict[tuple[str, str], Any] = {}
+        self._restored: dict[str, Tensor] = {}
 
     def restore(self, current: Any, stored: Any, path: str) -> Any:
         """Return the value that the attribute ``path`` is to have.
@@ -253,6 +254,8 @@ class _Reader:
             return stored
         kind = next(iter(stored))
         if kind == "rebuilt":
+            if current is None:
+                raise MisfitError(f"{path} is missing: the constructor does not make it")
             return current
         try:
             if kind in CONTAINERS:
@@ -286,25 +289,20 @@ class _Reader:
         kind, value = stored["scalar"]
         return np.dtype(kind).type(value)
 
-    def _tensor(self, current: Any, stored: Any, path: str) -> Tensor:
-        return self._once("tensor", stored["tensor"], lambda saved: self._as_tensor(current, saved))
-
     def _array(self, current: Any, stored: Any, path: str) -> Any:
-        return self._once("array", stored["array"], lambda saved: saved.numpy().copy())
+        return self._saved.tensors[stored["array"]].numpy().copy()
 
-    def _once(self, kind: str, name: str, make: Callable[[Tensor], Any]) -> Any:
-        if (kind, name) not in self._restored:
-            self._restored[kind, name] = make(self._saved.tensors[name])
-        return self._restored[kind, name]
-
-    def _as_tensor(self, current: Any, saved: Tensor) -> Tensor:
-        """Return a tensor of its own; one that an optimizer moves is filled in place."""
-        if not isinstance(current, Tensor):
-            return saved.clone().to(self._device)
-        if not current.requires_grad:
-            return saved.clone().to(current.device)
-        with torch.no_grad():
-            return current.copy_(saved)
+    def _tensor(self, current: Any, stored: Any, path: str) -> Tensor:
+        """Return a new tensor; one that an optimizer updates is filled in place."""
+        name = stored["tensor"]
+        if name not in self._restored:
+            saved = self._saved.tensors[name]
+            if isinstance(current, Tensor) and current.requires_grad:
+                with torch.no_grad():
+                    self._restored[name] = current.copy_(saved)
+            else:
+                self._restored[name] = saved.clone().to(current.device if isinstance(current, Tensor) else self._device)
+        return self._restored[name]
 
     def _plain(self, stored: Any, path: str) -> Any:
         """Return the values of a state dict, on the CPU: whoever loads them moves them."""
@@ -324,7 +322,7 @@ class _Reader:
         names = {name: each["tensor"] for name, each in stored["module"]["dict"] if isinstance(each, dict) and "tensor" in each}
         current.load_state_dict(self._plain(stored["module"], path))
         tensors = current.state_dict()
-        self._restored |= {("tensor", saved): tensors[name] for name, saved in names.items()}
+        self._restored |= {saved: tensors[name] for name, saved in names.items()}
         optimizers = dict(_stateful_attributes(current))
         for name, each in stored["optimizers"].items():
             self.restore(optimizers[name], each, f"{path}.{name}")

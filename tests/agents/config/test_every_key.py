@@ -433,7 +433,6 @@ UNREAD = [
     (ALGO, "ppo.gamma", "algo.name=dqn", r"algo=dqn .* learns by other keys; set algo\.total_steps, algo\.settings"),
     (ALGO, "ppo", "algo.observation=map", r"algo=ppo algo\.observation=map learns by other keys"),
     (ALGO, "algo.total_steps", "", "with PPO, set the keys of ppo"),
-    (ALGO, "algo.save_every", "algo.name=ars", "algo=ars has no state to save between its updates; leave it out"),
     *(
         (ALGO, f"network.{key}", f"algo.name={name} algo.observation={seen}", f"the policy of algo={name} algo.observation={seen} lacks it")
         for key, name, seen in (

@@ -1,4 +1,4 @@
-"""The state of a training on disk: tensors and plain values, whatever the algorithm's attributes are; no pickle is read."""
+"""The state of a training on disk: tensors and plain values, of any algorithm; no pickle is read."""
 
 import io
 import pickle
@@ -7,7 +7,7 @@ import re
 import shutil
 import signal
 import zipfile
-from collections import deque, namedtuple
+from collections import defaultdict, deque, namedtuple
 from dataclasses import replace
 
 import numpy as np
@@ -152,6 +152,24 @@ def killed_and_resumed(folder, features, algo, kind=DISCRETE):
 # A user's algorithm
 
 
+@pytest.mark.parametrize("value", [
+    object(), {1, 2}, {(1, 2): 3}, b"bytes", 1j, np.array(["text"]), np.array([None]), np.zeros(2, np.complex64),
+    torch.zeros(2, 2).to_sparse(), [[Teacher()]], defaultdict(int),
+])  # fmt: skip
+def test_values_that_cannot_be_stored_are_named(bank, value):
+    model = fresh(bank, settings("dqn"))
+    model.strange = value
+    assert unsaved_attributes(model) == [f"strange ({type(value).__name__})"]
+
+
+def test_a_list_that_contains_itself_cannot_be_stored(bank):
+    model = fresh(bank, settings("dqn"))
+    model.strange = [model.q_net]
+    model.strange.append(model.strange)
+    model.net = torch.nn.Linear(1, 1)
+    assert unsaved_attributes(model) == ["strange (list)"]
+
+
 def test_attributes_of_every_type_that_can_be_stored_are_resumed(tmp_path, bank):
     killed_and_resumed(tmp_path, bank, own(Plain))
     assert [line["own"] for line in RunDir(tmp_path / "whole").metrics()][-1] > 0
@@ -224,7 +242,7 @@ def stopped(tmp_path_factory, bank):
 
 
 def test_no_file_is_unpickled(stopped, tmp_path, bank, monkeypatch):
-    """Pickles beside the files of the run, under all names that earlier versions read, are never run; what is read is no pickle."""
+    """Pickles under all names that earlier versions read are never run, and no pickle is written."""
     folder = shutil.copytree(stopped, tmp_path / "run")
     for name in ("dqn-32.zip", "dqn-32.replay", "best/model.zip", "best/model.pkl"):
         (folder / "checkpoints" / name).write_bytes(pickle.dumps(Trap()))
@@ -280,6 +298,7 @@ def test_an_attribute_of_another_class_is_refused(tmp_path, bank):
         ("moments", (0, 0), r"moments \(tuple\) differs: a Moments was saved"),
         ("optimizer", None, r"optimizer \(NoneType\) differs: 'NoneType' object has no attribute 'load_state_dict'"),
         ("generators", [0, 0, 0, 0], r"generators\.0 \(int\) differs: a Generator was saved"),
+        ("function", None, r"function is missing: the constructor does not make it"),
         ("replay_buffer", Teacher(), r"replay_buffer \(Teacher\) differs: a ClipReplayBuffer was saved"),
     ]:
         restored = fresh(bank, own(Plain))
