@@ -29,7 +29,7 @@ from agents.config.compose import typed_keys
 from agents.config.effect import check_effect, check_overrides
 from agents.config.settings import DEVICE, Train
 from agents.pipeline.session import check_algo
-from agents.rl.algorithms import CONTINUOUS, DISCRETE, algorithm_of, check_fits, class_of, fitting, learns_as_ppo, without_effect
+from agents.rl.algorithms import CONTINUOUS, DISCRETE, check_fits, fitting, learns_as_ppo, without_effect
 from agents.runs.confidence import mean_text
 from agents.runs.run_dir import RunDir
 from benchmarks.study import Curve, Panel, check_lists, markdown, runs_of, save_panels, save_tables, train_missing
@@ -105,7 +105,7 @@ def main(config: CompareAlgorithms) -> None:
     """Train the missing runs, then write table.md, table.json and curves.png."""
     root, console = Path(config.run or f"runs/benchmark-{config.id}"), Console()
     runs = check_runs(config, root)
-    train_missing(runs, _train, console)
+    train_missing(runs, lambda each: train.main(each), console)
     measured = {name: Measured.of([RunDir(each.run) for each in configs]) for name, configs in runs.items()}
     title = f"{config.id}, test split, seeds {', '.join(map(str, config.seeds))}"
     rows = [each.row(name) for name, each in sorted(measured.items(), key=lambda item: -item[1].top1.mean())]
@@ -180,10 +180,6 @@ def _config(config: CompareAlgorithms, algo: str) -> Train:
     return template
 
 
-def _train(config: Train) -> None:
-    name = config.algo.name
-    config.force = not algorithm_of(class_of(name), name).resumes  # what cannot be resumed starts over
-    train.main(config)
 
 
 def _minutes(run: RunDir) -> dict[int, float]:

@@ -12,14 +12,13 @@ from classifiers.errors import InputError
 
 
 @contextmanager
-def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` to write to; on success it replaces ``path`` in one step.
 
     A reader sees the complete old file or the complete new one. If the body raises, the old file stays and the temporary one is removed.
 
     Args:
         path: The file.
-        private: Whether only the user may read it, also while it is written; otherwise its mode follows the umask.
 
     Raises:
         InputError: The disk is full, the folder cannot be written or was removed meanwhile (names the path; an old file is unchanged).
@@ -32,8 +31,7 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
         temporary = Path(name)
         yield temporary
         sync(temporary)
-        if not private:  # the mode of mkstemp
-            temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as problem:
         if temporary is not None and not temporary.exists():

@@ -25,7 +25,6 @@ TRAINING = "env.num_envs env.reward env.baseline env.cost_weight env.cost_weight
 SEEDS = 2**32  # seeds that NumPy takes
 DEVICE = "auto, cpu, cuda or cuda:N"
 PLUGIN = "a module of yours that is imported first (docs/extend.md)"
-TRUST = "read a file that was not written on this machine and that is unpickled"
 
 
 @settings
@@ -36,7 +35,6 @@ class TrainPPO:
     seed: int = setting(0, "of everything random", ge=0, lt=SEEDS)
     device: str = setting("auto", DEVICE)
     force: bool = setting(False, "start over in a run folder that exists")
-    trust: bool = setting(False, TRUST)
     plugin: str = setting("", PLUGIN)
     log: list[Literal["tensorboard", "wandb"]] = setting(lambda: ["tensorboard"], "where curves are drawn besides metrics.jsonl")
     data: DataConfig = setting(DataConfig, "which videos, and the clips that are sampled from them")
@@ -116,7 +114,6 @@ class Evaluate:
     run: str = setting("", "a finished run folder; what else is given replaces what the run was made with", path=True)
     classifier: str = setting("auto", "auto, a bundled name or the folder of a checkpoint, where there is no run", path=True)
     policy: str = setting("", "folder of a policy, where there is no run", path=True)
-    trust: bool = setting(False, TRUST)
     plugin: str = setting("", PLUGIN)
     data: DataConfig = setting(DataConfig, "which videos; by default the run's")
     grid: int = declared_in(EnvConfig, "grid")

@@ -168,7 +168,7 @@ def _policy(config: Evaluate) -> GlancePolicy | TrainedModel | None:
     if not config.policy:
         return None
     device, folder = choose_device(config.device), Path(config.policy)
-    return load_model(folder, device, trust=config.trust) if (folder / CARD).is_file() else load_policy(folder, device)
+    return load_model(folder, device) if (folder / CARD).is_file() else load_policy(folder, device)
 
 
 def _env_of(policy: GlancePolicy, classifier: Classifier, clips: ClipSource, env: EnvConfig) -> EnvConfig:

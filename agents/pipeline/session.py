@@ -177,7 +177,7 @@ class Session:
         val = self.features(classifier, clips.val) if clips.val else None
         config = self.config
         seed = config.seed if seed is None else seed
-        common: dict[str, Any] = {"env": config.env, "network": config.network, "seed": seed, "trust": config.trust}
+        common: dict[str, Any] = {"env": config.env, "network": config.network, "seed": seed}
         if isinstance(config, Train) and not learns_as_ppo(config.algo):
             return train_model(features, val, run, self.display, algo=config.algo, **common)
         start = start or self.given_policy(features)

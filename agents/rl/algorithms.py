@@ -36,24 +36,51 @@ BY_REFERENCE = ("reference", "reference_looks")  # observations of which an extr
 SIZES = ("channels", "features", "hidden", "memory")  # what the extractor that is recurrent over a clip is told
 
 
-def _clip_extractor(features: Features, network: NetworkConfig) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Interface:
+    """What the constructor of an algorithm has to know of the environment and of its clips.
+
+    Attributes:
+        observation_space: of one environment.
+        action_space: of one environment.
+        num_envs: N, environments that are stepped together.
+        num_steps: D, steps of an episode.
+        map_shape: (C, h, w) of a glance map.
+        patch_share: P / H, the side of a patch in sides of the frame.
+    """
+
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+    num_envs: int
+    num_steps: int
+    map_shape: tuple[int, int, int]
+    patch_share: float
+
+    @classmethod
+    def of(cls, env: VecEnv, features: Features) -> Interface:
+        """Return that of an environment with the clips of ``features``."""
+        share = features.action.patch_size / features.action.size
+        return cls(env.observation_space, env.action_space, env.num_envs, features.num_steps, features.map_shape, share)
+
+
+def _clip_extractor(interface: Interface, network: NetworkConfig) -> dict[str, Any]:
     """The extractor that is recurrent over the glances of a clip, as PPO's."""
-    told = {"network": new_network(features.map_shape, network), "remember": False}
+    told = {"network": new_network(interface.map_shape, network), "remember": False}
     return {"features_extractor_class": ClipReferenceExtractor, "features_extractor_kwargs": told}
 
 
-def _glance_extractor(features: Features, network: NetworkConfig) -> dict[str, Any]:
+def _glance_extractor(interface: Interface, network: NetworkConfig) -> dict[str, Any]:
     """The same without memory, for policies that have their own."""
-    told = {"network": new_network(features.map_shape, network)}
+    told = {"network": new_network(interface.map_shape, network)}
     return {"features_extractor_class": GlanceReferenceExtractor, "features_extractor_kwargs": told}
 
 
-def _clip_policy(features: Features, network: NetworkConfig) -> dict[str, Any]:
-    return {**_clip_extractor(features, network), "std": check_std(network.std)}
+def _clip_policy(interface: Interface, network: NetworkConfig) -> dict[str, Any]:
+    return {**_clip_extractor(interface, network), "std": check_std(network.std)}
 
 
-def _spot_policy(features: Features, network: NetworkConfig) -> dict[str, Any]:
-    return {"map_shape": features.map_shape, "patch_share": features.action.patch_size / features.action.size}
+def _spot_policy(interface: Interface, network: NetworkConfig) -> dict[str, Any]:
+    return {"map_shape": interface.map_shape, "patch_share": interface.patch_share}
 
 
 @dataclass(frozen=True)
@@ -65,10 +92,10 @@ class Algorithm:
         actions: the kinds of action that it learns.
         why: the reason, where it does not learn both kinds.
         policy: a name that the class knows, or the dotted path of a policy class.
-        policy_kwargs: (features, network) → what the policy is told where it reads glances by reference.
+        policy_kwargs: (interface, network) → arguments of the policy where it reads glances by reference.
         network: the keys of `agents.config.settings.NetworkConfig` that it reads; batch norm and its statistics are PPO's alone.
         learn: further arguments of the class's `learn`.
-        resumes: whether a run can go on where it was stopped.
+        samples_ahead: it samples the random numbers of a rollout before the rollout starts.
         counts_rows: its `num_timesteps` counts a step of N environments N times (for each of them).
     """
 
@@ -76,10 +103,10 @@ class Algorithm:
     actions: tuple[str, ...] = (DISCRETE, CONTINUOUS)
     why: str = ""
     policy: str = "MlpPolicy"
-    policy_kwargs: Callable[[Features, NetworkConfig], dict[str, Any]] = _clip_extractor
+    policy_kwargs: Callable[[Interface, NetworkConfig], dict[str, Any]] = _clip_extractor
     network: tuple[str, ...] = SIZES
     learn: Mapping[str, Any] = field(default_factory=dict)
-    resumes: bool = True
+    samples_ahead: bool = False
     counts_rows: bool = False
 
 
@@ -113,7 +140,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         "sb3_contrib.MaskablePPO", (DISCRETE,), "masks rule out single actions, and places cannot be counted"
     ),
     "ars": Algorithm(
-        "sb3_contrib.ARS", policy=SPOT_POLICY, policy_kwargs=_spot_policy, network=(), resumes=False, counts_rows=True
+        "sb3_contrib.ARS", policy=SPOT_POLICY, policy_kwargs=_spot_policy, network=(), samples_ahead=True, counts_rows=True
     ),
 }
 
@@ -238,43 +265,61 @@ def new_model(env: VecEnv, features: Features, config: AlgoConfig, network: Netw
     Raises:
         InputError: the settings do not suit the class.
     """
-    kind = class_of(config.name)
-    algorithm = algorithm_of(kind, config.name)
-    settings = {**_defaults(kind, config.name), **config.settings}
-    policy, policy_kwargs = _policy(algorithm, env, features, config, network)
-    given = _constructed(settings, features.num_steps, env)
-    given["policy_kwargs"] = {**policy_kwargs, **(settings.get("policy_kwargs") or {})}
-    if issubclass(kind, OffPolicyAlgorithm) and config.observation in BY_REFERENCE and "replay_buffer_class" not in settings:
-        given |= {"replay_buffer_class": ClipReplayBuffer, "replay_buffer_kwargs": {"clip_length": features.num_steps}}
+    kind, policy, arguments = _constructor(Interface.of(env, features), config, network)
     try:
-        return kind(policy, env, seed=seed, device=str(features.classifier.device), **given)
+        return kind(policy, env, seed=seed, device=str(features.classifier.device), **arguments)
     except (TypeError, ValueError, AssertionError) as problem:
-        raise InputError(f"algo={config.name} does not take its settings {settings}: {problem}") from problem
+        raise InputError(f"algo={config.name} does not take its settings {config.settings}: {problem}") from problem
+
+
+def rebuild_model(interface: Interface, config: AlgoConfig, network: NetworkConfig, device: str) -> BaseAlgorithm:
+    """Return a model as `new_model` made it, with other weights and without an environment."""
+    kind, policy, arguments = _constructor(interface, config, network)
+    model = kind(policy, None, device=device, _init_setup_model=False, **arguments)  # as Stable-Baselines3's `load` does
+    model.observation_space, model.action_space = interface.observation_space, interface.action_space
+    model.n_envs, model.env = interface.num_envs, interface  # some read the action space from their environment
+    model._setup_model()
+    model.env = None
+    return model
+
+
+def _constructor(
+    interface: Interface, config: AlgoConfig, network: NetworkConfig
+) -> tuple[type[Any], str | type, dict[str, Any]]:
+    """Return the class of the algorithm, its policy, and its further arguments."""
+    kind = class_of(config.name)
+    settings = {**_defaults(kind, config.name), **config.settings}
+    policy, policy_kwargs = _policy(algorithm_of(kind, config.name), interface, config, network)
+    arguments = _constructed(settings, interface)
+    arguments["policy_kwargs"] = {**policy_kwargs, **(settings.get("policy_kwargs") or {})}
+    if issubclass(kind, OffPolicyAlgorithm) and config.observation in BY_REFERENCE and "replay_buffer_class" not in settings:
+        arguments |= {"replay_buffer_class": ClipReplayBuffer, "replay_buffer_kwargs": {"clip_length": interface.num_steps}}
+    return kind, policy, arguments
 
 
 def _policy(
-    algorithm: Algorithm, env: VecEnv, features: Features, config: AlgoConfig, network: NetworkConfig
+    algorithm: Algorithm, interface: Interface, config: AlgoConfig, network: NetworkConfig
 ) -> tuple[str | type, dict[str, Any]]:
     """The policy, by name or as a class, and its arguments."""
     if config.observation not in BY_REFERENCE:
-        return "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy", {}
+        return "MultiInputPolicy" if isinstance(interface.observation_space, spaces.Dict) else "MlpPolicy", {}
     module, _, name = algorithm.policy.rpartition(".")
     policy = getattr(importlib.import_module(module), name) if module else name
-    return policy, algorithm.policy_kwargs(features, network)
+    return policy, algorithm.policy_kwargs(interface, network)
 
 
-def _constructed(settings: Mapping[str, Any], steps: int, env: VecEnv) -> dict[str, Any]:
+def _constructed(settings: Mapping[str, Any], interface: Interface) -> dict[str, Any]:
     """Settings as YAML has them → arguments as the classes want them."""
-    given = dict(settings)
+    given, steps = dict(settings), interface.num_steps
     for key in ("n_steps", "train_freq"):
         if key in given and given[key] is None:
             given[key] = steps
     if "batch_size" in given and given["batch_size"] is None:
-        given["batch_size"] = given.get("n_steps", steps) * env.num_envs
+        given["batch_size"] = given.get("n_steps", steps) * interface.num_envs
     if isinstance(given.get("train_freq"), list):
         given["train_freq"] = tuple(given["train_freq"])
     if isinstance(given.get("action_noise"), int | float):
-        shape = env.action_space.shape or ()
+        shape = interface.action_space.shape or ()
         given["action_noise"] = NormalActionNoise(np.zeros(shape), np.full(shape, float(given["action_noise"])))
     return given
 

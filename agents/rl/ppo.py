@@ -27,7 +27,7 @@ from agents.policies.checkpoint import load_policy, save_policy
 from agents.policies.sb3 import ClipPolicy, ClipReferenceExtractor, GlancePolicy, PolicyArchitecture, extractor_of, kind_of
 from agents.rl.lagrangian import SKIPPING, PIDLagrangian, check_cost_weight, pid_lagrangian
 from agents.rl.rollout_buffer import ClipRolloutBuffer, NormalisedReturnsBuffer
-from agents.rl.training_state import load_checkpoint, save_checkpoint
+from agents.rl.training_state import START_OVER, load_training_state, save_training_state, why_not_resumable
 from agents.runs.interrupts import Stopped, StopRequest
 from agents.runs.progress import Display, figures
 from agents.runs.run_dir import RunDir
@@ -48,7 +48,6 @@ def train_policy(
     network: NetworkConfig,
     seed: int,
     start: GlancePolicy | None = None,
-    trust: bool = False,
     kind: type[PPO] = PPO,
     further: Mapping[str, Any] = MappingProxyType({}),
 ) -> GlancePolicy:
@@ -64,7 +63,6 @@ def train_policy(
         network: a new policy's; one that is there keeps its own.
         seed: of everything random.
         start: a policy to start from.
-        trust: unpickle a checkpoint that was not written on this machine.
         kind: PPO, or a class that is made from it.
         further: arguments of that class which ``ppo`` does not know.
 
@@ -78,11 +76,12 @@ def train_policy(
     policy_network, std = (start.network, start.std) if start else (new_network(features.map_shape, network), network.std)
     environment = make_environment(features, env)
     cost_weight = _pid_lagrangian(env, environment, features, policy_network)  # before random states are set or restored: it draws weights
-    resumed = load_checkpoint(run.checkpoints, environment, device=str(features.classifier.device), trust=trust, kind=kind)
+    model = new_ppo(environment, features, ppo, policy_network, seed, std, kind=kind, further=further)
     before = sum(line["stage"] < STAGE for line in run.metrics())
-    model, progress = resumed or (
-        new_ppo(environment, features, ppo, policy_network, seed, std, kind=kind, further=further), {"best": None, "lines": before}
-    )  # fmt: skip
+    resumed = load_training_state(model, run.checkpoints)
+    if resumed is None and len(run.metrics()) > before and (problem := why_not_resumable(model)):
+        raise InputError(f"{problem}; {START_OVER}")
+    progress = resumed or {"best": None, "lines": before}
     run.truncate(progress["lines"])
     extractor_of(model.policy).bind(features)
     if resumed is None and start is not None:
@@ -290,6 +289,7 @@ class Recorder(BaseCallback):
         self._val, self._best, self._dynamics, self._price = val, best, dynamics, cost_weight
         self._fingerprint, self._steps = features.classifier.fingerprint(), features.num_steps
         self._skipping: dict[str, float] = {}
+        self._resumable = True
         self._returns: list[float] = []
         self._correct: list[bool] = []
 
@@ -300,6 +300,14 @@ class Recorder(BaseCallback):
         assert isinstance(self.model, PPO) and self.model.env is not None
         self._steps_per_update = self.model.n_steps * self.model.env.num_envs
         self._fresh = True
+        self._check_resumable()
+
+    def _check_resumable(self) -> bool:
+        """Return whether the model can be saved; say why not when that turns out."""
+        if self._resumable and (problem := why_not_resumable(self.model)):
+            self._display.say(problem)
+            self._resumable = False
+        return self._resumable
 
     def _on_step(self) -> bool:
         for row in np.flatnonzero(self.locals["dones"]):
@@ -338,8 +346,8 @@ class Recorder(BaseCallback):
         self._run.log(line)
         self._bar.at(min(self.num_timesteps, self._config.total_steps), figures(line))
         asked = self.stop is not None and self.stop.requested
-        if last or asked or update % self._config.save_every == 0:
-            save_checkpoint(self.model, self._run.checkpoints, self._progress())  # type: ignore[arg-type]
+        if (last or asked or update % self._config.save_every == 0) and self._check_resumable():
+            save_training_state(self.model, self._run.checkpoints, self._progress())
         self.stopped = asked
 
     def _progress(self) -> dict[str, Any]:

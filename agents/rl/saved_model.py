@@ -1,25 +1,28 @@
-"""A trained Stable-Baselines3 model as a policy that can be evaluated, and its files."""
+"""A trained Stable-Baselines3 model as a policy that can be evaluated, and its files: weights and a JSON card."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from adafocus_env.features.live import Features
+from agents.config.settings import AlgoConfig, NetworkConfig
 from agents.policies.sb3 import bind
-from agents.rl.algorithms import class_of
-from agents.rl.training_state import check_signed
-from agents.rl.trust import sign
-from classifiers.atomic_files import replacing, write_text
-from classifiers.checkpoint import read_json
+from agents.rl.algorithms import Interface, rebuild_model
+from agents.rl.model_state import MisfitError, State, model_state, restore_model
+from classifiers.atomic_files import write_text
+from classifiers.checkpoint import from_fields, read_json
 from classifiers.errors import InputError
 
-ZIP, CARD = "model.zip", "model.json"
+WEIGHTS, CARD = "model.safetensors", "model.json"
 
 
 class TrainedModel:
@@ -44,33 +47,114 @@ class TrainedModel:
         return self.model.predict
 
 
-def save_model(model: BaseAlgorithm, folder: Path, about: Mapping[str, Any]) -> None:
-    """Writes Stable-Baselines3's zip and a card that vouches for it.
+@dataclass(frozen=True)
+class ModelCard:
+    """What travels with the weights of a model, so that it can be built again.
+
+    Attributes:
+        algo: a name in `agents.rl.algorithms.ALGORITHMS` or the dotted path of a class.
+        observation: a name in `adafocus_env.observation.OBSERVATIONS`.
+        classifier: fingerprint of the classifier that it was trained on.
+        interface: of the environment that it was trained in.
+        settings: arguments of the class's constructor, plain values.
+        network: of its policy, where that reads glances by reference.
+        metrics: what was measured of it.
+        steps: of the environment, before it was saved.
+    """
+
+    algo: str
+    observation: str
+    classifier: str
+    interface: Interface
+    settings: dict[str, Any]
+    network: NetworkConfig
+    metrics: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+
+    def to_json(self) -> str:
+        """Return the content of its file."""
+        plain = {**asdict(replace(self, interface=None)), "interface": {**vars(self.interface)}}  # type: ignore[arg-type]  # filled at once
+        for name in ("observation_space", "action_space"):
+            plain["interface"][name] = space_to_json(getattr(self.interface, name))
+        return json.dumps(plain, indent=2) + "\n"
+
+    @classmethod
+    def read(cls, folder: Path) -> ModelCard:
+        """Return the card in a folder.
+
+        Raises:
+            InputError: if there is none, or it was written by an earlier version, or it does not describe a model.
+        """
+        card, path = read_json(folder, CARD, f"model={folder}"), folder / CARD
+        if "signature" in card:
+            raise InputError(f"{path} was written by an earlier version, whose models are not read; train it again with force=true")
+        try:
+            about = {**card["interface"], "map_shape": tuple(card["interface"]["map_shape"])}
+            about |= {name: space_from_json(about[name]) for name in ("observation_space", "action_space")}
+            network = from_fields(NetworkConfig, card["network"], path)
+            return cls(**{**card, "interface": Interface(**about), "network": network})
+        except (KeyError, TypeError, ValueError) as problem:
+            raise InputError(f"{path} does not describe a model ({problem!r})") from problem
+
+
+def save_model(model: BaseAlgorithm, folder: Path, card: ModelCard) -> None:
+    """Write the model's state, without a replay buffer, and its card.
 
     Args:
-        model: what to save.
-        folder: where; made if missing.
-        about: what the card shall say: ``algo``, ``observation``, and whatever else is to be known.
+        model: the model to save. Attributes that cannot be stored are left out.
+        folder: where to save it; made if missing.
+        card: describes how the model was built.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: if the folder cannot be written.
     """
-    path = folder / ZIP
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        model.save(file)
-    write_text(folder / CARD, json.dumps({"signature": sign(path), **about}, indent=2) + "\n")
+    model_state(model, buffers=False).write(folder / WEIGHTS)
+    write_text(folder / CARD, card.to_json())
 
 
-def load_model(folder: Path, device: torch.device | str, *, trust: bool = False) -> TrainedModel:
-    """The model in ``folder``. It is unpickled, so that one from another machine is read only if it is trusted.
+def load_model(folder: Path, device: torch.device | str) -> TrainedModel:
+    """Return the model in ``folder``, built from its card and filled with its weights.
 
     Raises:
-        InputError: there is none, its class cannot be imported, or it was not written on this machine and ``trust`` is not given.
+        InputError: if there is none, its class cannot be imported, or card and weights do not fit together.
     """
-    card: Any = read_json(folder, CARD, f"model={folder}")
+    card = ModelCard.read(folder)
+    config = AlgoConfig(name=card.algo, observation=card.observation, settings=card.settings)
+    state = State.read(folder / WEIGHTS)
+    model = rebuild_model(card.interface, config, card.network, str(device))
     try:
-        kind, observation, signature = class_of(card["algo"]), card["observation"], card["signature"]
-    except (KeyError, TypeError) as problem:
-        raise InputError(f"{folder / CARD} does not describe a model ({problem!r})") from problem
-    check_signed(folder / ZIP, signature, trust=trust)
-    return TrainedModel(kind.load(folder / ZIP, device=device), observation)
+        restore_model(model, state)
+    except MisfitError as problem:
+        raise InputError(f"{folder / WEIGHTS} does not fit {CARD}: {problem}; train or copy the model again") from problem
+    return TrainedModel(model, card.observation)
+
+
+def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
+    """Return a space as plain values.
+
+    Raises:
+        InputError: if the space is neither Discrete, Box nor a Dict of these.
+    """
+    if isinstance(space, spaces.Discrete):
+        return {"discrete": int(space.n), "start": int(space.start)}
+    if isinstance(space, spaces.Box):
+        low, high = (bound.flat[0].item() if (bound == bound.flat[0]).all() else bound.tolist() for bound in (space.low, space.high))
+        return {"box": list(space.shape), "low": low, "high": high, "dtype": str(space.dtype)}
+    if isinstance(space, spaces.Dict):
+        return {"dict": {name: space_to_json(each) for name, each in space.items()}}
+    raise InputError(f"the space {space} cannot be saved; observations and actions must be of Discrete, Box or Dict spaces")
+
+
+def space_from_json(stored: Mapping[str, Any]) -> spaces.Space[Any]:
+    """Return the space that `space_to_json` stored.
+
+    Raises:
+        KeyError: if an entry is missing.
+    """
+    if "discrete" in stored:
+        return spaces.Discrete(stored["discrete"], start=stored["start"])
+    if "box" in stored:
+        dtype, shape = np.dtype(stored["dtype"]), tuple(stored["box"])
+        low, high = (np.broadcast_to(np.array(stored[key], dtype), shape).copy() for key in ("low", "high"))
+        return spaces.Box(low, high, shape, dtype.type)
+    return spaces.Dict({name: space_from_json(each) for name, each in stored["dict"].items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,15 @@ from adafocus_env.features.live import Features
 from agents.config.settings import AlgoConfig, EnvConfig, NetworkConfig
 from agents.evaluation.evaluate import evaluate_policy
 from agents.policies.sb3 import bind, cache_outputs
-from agents.rl.algorithms import algorithm_of, class_of, new_model
+from agents.rl.algorithms import Interface, algorithm_of, class_of, new_model
 from agents.rl.lagrangian import check_cost_weight
 from agents.rl.ppo import STAGE, make_environment
-from agents.rl.saved_model import TrainedModel, load_model, save_model
-from agents.rl.training_state import load_checkpoint, save_checkpoint
+from agents.rl.saved_model import ModelCard, TrainedModel, load_model, save_model
+from agents.rl.training_state import START_OVER, load_training_state, save_training_state, why_not_resumable
 from agents.runs.interrupts import Stopped, StopRequest
 from agents.runs.progress import Display, figures
 from agents.runs.run_dir import RunDir
+from agents.runs.seeding import random_states
 from classifiers.errors import InputError
 
 
@@ -38,7 +40,6 @@ def train_model(
     algo: AlgoConfig,
     network: NetworkConfig,
     seed: int,
-    trust: bool = False,
 ) -> TrainedModel:
     """Trains a model, or goes on where the run was stopped; returns the one that did best on the validation part.
 
@@ -51,7 +52,6 @@ def train_model(
         algo: the algorithm.
         network: of its policy, where that reads glances by reference.
         seed: of everything random.
-        trust: unpickle a checkpoint that was not written on this machine.
 
     Raises:
         InputError: a setting does not fit, or the algorithm cannot go on where it was stopped.
@@ -61,36 +61,35 @@ def train_model(
     for key in ("target_keep", "target_gflops"):
         if (target := getattr(env, key)) is not None:
             raise InputError(f"env.{key}={target} is for PPO alone; set env.cost_weight with algo={algo.name}")
-    kind, device = class_of(algo.name), str(features.classifier.device)
     fingerprint = features.classifier.fingerprint()
     tally = Tally(make_environment(features, env, observation=algo.observation))
-    resumed = load_checkpoint(run.checkpoints, tally, device=device, trust=trust, kind=kind)
+    model = new_model(tally, features, algo, network, seed)
     before = sum(line["stage"] < STAGE for line in run.metrics())
-    if resumed is None and len(run.metrics()) > before and not algorithm_of(kind, algo.name).resumes:
-        raise InputError(
-            f"algo={algo.name} cannot go on where it was stopped: between its updates there is no state to save. force=true starts over"
-        )
-    model, progress = resumed or (new_model(tally, features, algo, network, seed), {"best": None, "lines": before})
+    resumed = load_training_state(model, run.checkpoints)
+    if resumed is None and len(run.metrics()) > before and (problem := why_not_resumable(model)):
+        raise InputError(f"{problem}; {START_OVER}")
+    progress = resumed or {"best": None, "lines": before}
     run.truncate(progress.pop("lines"))
     tally.restore(progress.pop("tally", {"steps": 0, "ended": []}))
     bind(model.policy, features, remember=False)
-    recorder = Recorder(run, display, algo, features, val, tally, progress["best"], env.skipped)
+    card = ModelCard(algo.name, algo.observation, fingerprint, Interface.of(tally, features), algo.settings, network)
+    recorder = Recorder(run, display, algo, features, val, tally, progress["best"], env.skipped, card)
     model.set_logger(configure(None, []))  # the run folder keeps what is measured
     if resumed is not None:
         display.say(f"going on after {tally.steps} steps")
     _learn(model, algo, recorder, tally, display)
     if features.classifier.fingerprint() != fingerprint:
         raise RuntimeError("the classifier changed while the policy was trained on it: it is not frozen")
-    return load_model(run.checkpoints / "best", features.classifier.device, trust=trust)
+    return load_model(run.checkpoints / "best", features.classifier.device)
 
 
 def _learn(model: BaseAlgorithm, algo: AlgoConfig, recorder: Recorder, tally: Tally, display: Display) -> None:
-    if (left := algo.total_steps - tally.steps) <= 0:
+    if tally.steps >= algo.total_steps:
         return
     algorithm = algorithm_of(type(model), algo.name)
-    counted = left * tally.num_envs if algorithm.counts_rows else left
+    total = algo.total_steps * tally.num_envs if algorithm.counts_rows else algo.total_steps
     with StopRequest(display.console) as recorder.stop:
-        model.learn(counted, callback=recorder, reset_num_timesteps=False, log_interval=None, **algorithm.learn)  # type: ignore[arg-type]
+        model.learn(total - model.num_timesteps, callback=recorder, reset_num_timesteps=False, log_interval=None, **algorithm.learn)  # type: ignore[arg-type]
 
 
 class Tally(VecEnvWrapper):
@@ -150,6 +149,7 @@ class Recorder(BaseCallback):
         tally: the training environment.
         best: (top-1, confidence) of the best model so far.
         skipped: what the head gets where the model skips.
+        card: of the model, for its file.
     """
 
     def __init__(
@@ -162,13 +162,15 @@ class Recorder(BaseCallback):
         tally: Tally,
         best: list[float] | None,
         skipped: str,
+        card: ModelCard,
     ) -> None:
         super().__init__()
         self.stop: StopRequest | None = None
         self._run, self._display, self._algo, self._tally = run, display, algo, tally
         self._features, self._val, self._best, self._skipped = features, val, best, skipped
-        self._fingerprint = features.classifier.fingerprint()
-        self._resumes = algorithm_of(class_of(algo.name), algo.name).resumes
+        self._card, self._resumable = card, True
+        self._samples_ahead = algorithm_of(class_of(algo.name), algo.name).samples_ahead
+        self._random: dict[str, Any] | None = None
 
     def _on_training_start(self) -> None:
         self._bar = self._display.bar(
@@ -177,6 +179,14 @@ class Recorder(BaseCallback):
         self._fresh = True
         self._next_line = _next(self._tally.steps, self._algo.validate_every)
         self._next_save = _next(self._tally.steps, self._algo.save_every)
+        self._check_resumable()
+
+    def _check_resumable(self) -> bool:
+        """Return whether the model can be saved; say why not when that turns out."""
+        if self._resumable and (problem := why_not_resumable(self.model)):
+            self._display.say(problem)
+            self._resumable = False
+        return self._resumable
 
     def _on_step(self) -> bool:
         return True
@@ -190,6 +200,7 @@ class Recorder(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         cache_outputs(self.model.policy, False)
+        self._random = random_states() if self._samples_ahead else None
 
     def _on_training_end(self) -> None:
         cache_outputs(self.model.policy, False)
@@ -200,12 +211,12 @@ class Recorder(BaseCallback):
             self._log()
             self._next_line = _next(self._tally.steps, self._algo.validate_every)
         asked = self.stop is not None and self.stop.requested
-        saves = self._resumes and self._tally.at_beginning()
-        if saves and (last or asked or self._tally.steps >= self._next_save):
+        due = self._tally.at_beginning() and (last or asked or self._tally.steps >= self._next_save)
+        if due and self._check_resumable():
             progress = {"best": self._best, "lines": len(self._run.metrics()), "tally": self._tally.counted()}
-            save_checkpoint(self.model, self._run.checkpoints, progress)
+            save_training_state(self.model, self._run.checkpoints, progress, self._random)
             self._next_save = _next(self._tally.steps, self._algo.save_every)
-        if asked and not last and (saves or not self._resumes):
+        if asked and not last and (due or not self._resumable):
             raise Stopped  # not every algorithm heeds what `_on_step` answers
 
     def _log(self) -> None:
@@ -236,8 +247,8 @@ class Recorder(BaseCallback):
         return measured
 
     def _keep(self, metrics: dict[str, float]) -> None:
-        about = {"algo": self._algo.name, "observation": self._algo.observation, "classifier": self._fingerprint}
-        save_model(self.model, self._run.checkpoints / "best", {**about, "metrics": metrics, "steps": self._tally.steps})
+        card = replace(self._card, metrics=metrics, steps=self._tally.steps)
+        save_model(self.model, self._run.checkpoints / "best", card)
 
 
 def _next(steps: int, every: int) -> int:

@@ -20,7 +20,7 @@ from agents.runs.system import system_information
 from classifiers.atomic_files import write_text
 from classifiers.errors import InputError
 
-PASSING_KEYS = frozenset({"run", "force", "trust", "device", "data.workers", "log"})
+PASSING_KEYS = frozenset({"run", "force", "device", "data.workers", "log", "trust"})  # trust: of earlier versions
 """Keys that may change between two starts of one run: they say where and how it works, not what it computes."""
 
 METRICS, TIMING, RESULT, CONFIG, SYSTEM = "metrics.jsonl", "timing.jsonl", "result.json", "config.yaml", "system.json"
@@ -31,7 +31,8 @@ LOCK = ".lock"
 WRITTEN = (
     RESULT,  # first: without it, a run that was cut short here is an unfinished one
     METRICS, TIMING, COMPARISON, CONTACT_SHEET, TENSORBOARD, WANDB, WANDB_ID,
-    *(f"{CHECKPOINTS}/{name}" for name in ("last.json", "*-[0-9]*.zip", "*-[0-9]*.replay", ".*.part")),  # of `agents.rl.training_state`
+    *(f"{CHECKPOINTS}/{name}" for name in ("last.json", "*-[0-9]*.safetensors", ".*.part")),  # of `agents.rl.training_state`
+    *(f"{CHECKPOINTS}/{name}" for name in ("*-[0-9]*.zip", "*-[0-9]*.replay")),  # of earlier versions
     *(f"{CHECKPOINTS}/{name}" for name in ("best", "classifier", "given")),
     # of `agents.pipeline.stages`:
     *(f"{CHECKPOINTS}/{name}" for name in ("stage0-glancer", "stage0-focuser", "stage[1-3]", "round*-stage[23]")),

@@ -1,4 +1,4 @@
-"""The random states that belong to a process: PyTorch's, Python's and NumPy's, as plain values that need no unpickling."""
+"""The random states of a process: PyTorch's, Python's and NumPy's, as tensors and plain values."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 
 
 def random_states() -> dict[str, Any]:
-    """What PyTorch (all devices), Python and NumPy will draw next: dictionaries, lists, numbers and tensors."""
+    """Return the states of PyTorch (all devices), Python and NumPy: dictionaries, lists, numbers and tensors."""
     version, numbers, gauss = random.getstate()
-    numpy: Any = np.random.get_state(legacy=False)  # noqa: NPY002 (the source that Stable-Baselines3 draws from)
+    numpy: Any = np.random.get_state(legacy=False)  # noqa: NPY002 (the source that Stable-Baselines3 samples from)
     return {
         "python": [version, list(numbers), gauss],
         "numpy": {**numpy, "state": {**numpy["state"], "key": numpy["state"]["key"].tolist()}},
@@ -22,7 +22,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Puts back what `random_states` told; states of GPUs that are not there are left out."""
+    """Restore what `random_states` returned; states of GPUs that are not present are ignored."""
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers), gauss))
     np.random.set_state(states["numpy"])  # noqa: NPY002

@@ -34,8 +34,6 @@ from agents.config.settings import DataConfig, EnvConfig, Evaluate
 from agents.evaluation.evaluate import evaluate_policy
 from agents.pipeline import builders, session
 from agents.policies.checkpoint import load_policy, save_policy
-from agents.rl import training_state as model_checkpoint
-from agents.rl import trust
 from agents.runs.run_dir import RunDir
 from classifiers import checkpoint
 from classifiers.errors import InputError
@@ -342,15 +340,15 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path, run, first)
 @pytest.mark.parametrize(
     ("place", "what"),
     [
-        pytest.param("agents.rl.training_state.save_checkpoint", "before the first checkpoint", marks=pytest.mark.slow),
-        ("agents.rl.training_state.write_text", "between the zip and the file that points to it"),
+        pytest.param("agents.rl.ppo.save_training_state", "before the first checkpoint", marks=pytest.mark.slow),
+        ("agents.rl.training_state.write_text", "between the state and the file that points to it"),
         pytest.param("agents.policies.networks.write_text", "between the weights and the card of the policy", marks=pytest.mark.slow),
         pytest.param("agents.pipeline.session.report", "before the result", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_that_crashed_anywhere_ends_as_if_it_had_not(tmp_path, run, first, place, what):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Crash):
-        patch.setattr("agents.rl.ppo.save_checkpoint" if "save_checkpoint" in place else place, crash)
+        patch.setattr(place, crash)
         train(*run)
     train(*run)
     assert_same(tmp_path / "run", first[0])
@@ -381,39 +379,16 @@ def test_a_classifier_that_was_half_saved_is_trained_again(tmp_path, root, first
 # Files from elsewhere
 
 
-def test_a_checkpoint_that_was_changed_is_refused(tmp_path, stopped, root):
-    folder = shutil.copytree(stopped, tmp_path / "run")
-    zipped = folder / "checkpoints" / "ppo-64.zip"
-    zipped.write_bytes(zipped.read_bytes() + b"\0")
-    message = r"ppo-64\.zip was not written by you on this machine, or was changed since, or the cache folder was removed"
-    with pytest.raises(InputError, match=message):
-        train(f"run={folder}", f"data.root={root}")
-
-
-def test_a_checkpoint_from_another_machine_is_loaded_only_if_it_is_trusted(tmp_path, stopped, root, first, monkeypatch):
-    folder = shutil.copytree(stopped, tmp_path / "run")
-    monkeypatch.setattr(trust, "_key", lambda: b"another machine's")
-    monkeypatch.setattr(model_checkpoint.PPO, "load", lambda *args, **kwargs: pytest.fail("it was unpickled"))
-    with pytest.raises(InputError, match="trust=true loads it all the same, force=true starts the run over"):
-        train(f"run={folder}", f"data.root={root}")
-    monkeypatch.undo()
-    monkeypatch.setattr(trust, "_key", lambda: b"another machine's")
-    train(f"run={folder}", f"data.root={root}", "trust=true")
-    assert_same(folder, first[0])
-
-
-def resign(pointer, signature):
-    pointer.write_text(json.dumps({**json.loads(pointer.read_text()), "signature": signature}))
-
-
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda folder: (folder / "ppo-64.zip").unlink(), r"ppo-64\.zip is missing; force=true starts the run over"),
+        (lambda folder: (folder / "ppo-64.safetensors").unlink(), r"ppo-64\.safetensors is missing; force=true starts the run over"),
         (lambda folder: (folder / "last.json").write_text("{"), r"last\.json cannot be read \(.*\); force=true starts the run over"),
         (lambda folder: (folder / "last.json").write_text("{}"), r"last\.json cannot be read \(KeyError\('file'\)\)"),
-        (lambda folder: resign(folder / "last.json", None), r"ppo-64\.zip was not written by you on this machine"),
-        (lambda folder: resign(folder / "last.json", "é"), r"ppo-64\.zip was not written by you on this machine"),
+        (
+            lambda folder: (folder / "last.json").write_text('{"file": "ppo-64.zip", "signature": ""}'),
+            r"ppo-64\.zip was written by an earlier version, whose training states are not read; force=true starts the run over",
+        ),
         (lambda folder: (folder.parent / "metrics.jsonl").write_text(""), "has 0 lines, but the checkpoint was made after 2; force=true"),
     ],
 )

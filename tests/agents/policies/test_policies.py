@@ -16,7 +16,7 @@ from agents.config.settings import EnvConfig, NetworkConfig, PPOConfig
 from agents.policies.checkpoint import CARD, WEIGHTS, load_policy, save_policy
 from agents.policies.sb3 import ClipPolicy, GlancePolicy, PolicyArchitecture, batch_norm
 from agents.rl.ppo import check_ppo, in_steps, make_environment, new_ppo
-from agents.rl.training_state import load_checkpoint, save_checkpoint
+from agents.rl.training_state import load_training_state, save_training_state
 from classifiers.errors import InputError
 
 pytestmark = pytest.mark.numerical
@@ -518,9 +518,9 @@ def test_a_stopped_ppo_with_batch_norm_goes_on_as_if_it_had_not_been(places, map
     settings = {"n_steps": None, "batch_size": None, "batch_statistics": batch}
     stopped = continuous_ppo(places, WITH_NORM, **settings)
     stopped.learn(16)
-    save_checkpoint(stopped, tmp_path, {})
-    resumed, _ = load_checkpoint(tmp_path, continuous_ppo(places).env, device="cpu", trust=False)
-    resumed.policy.features_extractor.bind(places)
+    save_training_state(stopped, tmp_path, {})
+    resumed = continuous_ppo(places, WITH_NORM, **settings)
+    assert load_training_state(resumed, tmp_path) == {}
     resumed.learn(32, reset_num_timesteps=False)
     through = continuous_ppo(places, WITH_NORM, **settings)
     through.learn(48)

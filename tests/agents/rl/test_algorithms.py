@@ -12,35 +12,27 @@ import stable_baselines3
 import torch
 from conftest import random_classifier, slow_except
 from gymnasium import spaces
-from rich.console import Console
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnvWrapper
-from tiny_training import NEW, SETTINGS, left_by_force, make_folder, tiny_networks
+from tiny_algorithms import NETWORK, QUICK, after_line, learn, metrics, settings, stored
+from tiny_training import NEW, SETTINGS, Crash, crash, left_by_force, make_folder, tiny_networks
 
 from adafocus_env.action import ContinuousAction
 from adafocus_env.features.memory_bank import MemoryBank
 from adafocus_env.observation import OBSERVATIONS
 from agents import evaluate, train, train_ppo
 from agents.config.command import compose_config
-from agents.config.settings import EnvConfig, Evaluate, NetworkConfig, Train, TrainPPO
+from agents.config.settings import Evaluate, Train, TrainPPO
 from agents.evaluation.evaluate import evaluate_policy
 from agents.policies.sb3 import ClipReferenceExtractor
 from agents.rl import trainer as algorithm
-from agents.rl import trust
 from agents.rl.algorithms import ALGORITHMS, CONTINUOUS, DISCRETE, check_fits, class_of, fitting, nearest_name
 from agents.rl.ppo import Stopped
-from agents.rl.saved_model import load_model
-from agents.rl.trainer import train_model
-from agents.runs.progress import Display
+from agents.rl.saved_model import load_model, space_from_json, space_to_json
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
-NETWORK = NetworkConfig(channels=4, features=8, hidden=8)
-QUICK = {
-    "learning_starts": 16, "gradient_steps": 2, "batch_size": 8, "buffer_size": 64, "n_steps": 4, "n_epochs": 1, "n_delta": 2,
-    "n_top": 1, "n_eval_episodes": 4,
-}  # fmt: skip
 PAIRS = [(name, kind) for name, algorithm in ALGORITHMS.items() for kind in algorithm.actions if name != "ppo"]
 
 
@@ -58,23 +50,6 @@ def places(clips):
     return MemoryBank(random_classifier(), clips, ContinuousAction(96, 24))
 
 
-def settings(name, **more):
-    """The algorithm as its YAML file has it, but for a few steps."""
-    algo = compose_config(Train, "train", [f"algo={name}"]).algo
-    quick = {key: value for key, value in QUICK.items() if key in algo.settings}
-    return replace(algo, total_steps=96, validate_every=32, save_every=32, settings={**algo.settings, **quick, **more})
-
-
-def learn(folder, features, algo, kind=DISCRETE, *, force=False, seed=0):
-    env = EnvConfig(num_envs=4, action="grid" if kind == DISCRETE else "continuous", baseline="all" if kind == DISCRETE else 1)
-    with RunDir.open(folder, {}, force=force) as run, Display(Console(quiet=True)) as display:
-        return train_model(features, features, run, display, env=env, algo=algo, network=NETWORK, seed=seed)
-
-
-def metrics(folder):
-    return (folder / "metrics.jsonl").read_bytes()
-
-
 # The table
 
 
@@ -87,10 +62,10 @@ def test_the_table_has_all_algorithms_of_both_libraries():
     assert all(algorithm.why for algorithm in ALGORITHMS.values() if len(algorithm.actions) == 1)
 
 
-@pytest.mark.parametrize(("name", "kind"), slow_except([("dqn", DISCRETE), ("sac", CONTINUOUS)], PAIRS))
-def test_every_algorithm_learns_stops_and_goes_on(tmp_path, bank, places, name, kind):
-    """Stopped after its first line, it ends as if it had not been; what cannot go on says so."""
-    features, algo, signalled = (bank if kind == DISCRETE else places), settings(name), []
+@pytest.mark.parametrize(("name", "kind"), slow_except([("dqn", DISCRETE), ("sac", CONTINUOUS), ("ars", DISCRETE)], PAIRS))
+def test_every_algorithm_learns_and_is_resumed(tmp_path, bank, places, name, kind):
+    """Stopped after its first line and killed after its second, it ends with the same metrics, state and best model."""
+    features, algo = (bank if kind == DISCRETE else places), settings(name)
     trained = learn(tmp_path / "whole", features, algo, kind)
     lines = RunDir(tmp_path / "whole").metrics()
     assert [line["steps"] for line in lines][-1] >= 96 and len(lines) >= 2
@@ -99,23 +74,20 @@ def test_every_algorithm_learns_stops_and_goes_on(tmp_path, bank, places, name, 
     best = max(lines, key=lambda line: (line["val_top1"], line["val_confidence"], line["steps"]))
     assert played.confidence.mean() == pytest.approx(best["val_confidence"], abs=1e-6), "what comes back is the best model"
 
-    log = RunDir.log
-
-    def stop(self, line):
-        log(self, line)
-        if not signalled:
-            signalled.append(signal.raise_signal(signal.SIGINT))
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(RunDir, "log", stop)
+    with after_line(1, lambda: signal.raise_signal(signal.SIGINT)), pytest.raises(Stopped):
         learn(tmp_path / "stopped", features, algo, kind)
     assert len(RunDir(tmp_path / "stopped").metrics()) == 1
-    if ALGORITHMS[name].resumes:
+    with after_line(1, crash), pytest.raises(Crash):
         learn(tmp_path / "stopped", features, algo, kind)
-        assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
-    else:
-        with pytest.raises(InputError, match=f"algo={name} cannot go on where it was stopped: .* force=true starts over"):
-            learn(tmp_path / "stopped", features, algo, kind)
+    assert len(RunDir(tmp_path / "stopped").metrics()) == 2
+    learn(tmp_path / "stopped", features, algo, kind)
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+    stopped, whole = tmp_path / "stopped" / "checkpoints", tmp_path / "whole" / "checkpoints"
+    assert (stopped / "best" / "model.json").read_bytes() == (whole / "best" / "model.json").read_bytes()
+    assert (stopped / "last.json").read_bytes() == (whole / "last.json").read_bytes()
+    assert stored(stopped / "best" / "model.safetensors") == stored(whole / "best" / "model.safetensors")
+    (file,) = stopped.glob("*.safetensors")
+    assert stored(file) == stored(whole / file.name)
 
 
 def test_another_seed_learns_otherwise(tmp_path, bank):
@@ -301,18 +273,40 @@ def test_evaluate_repeats_the_table_of_a_run(dqn, tmp_path):
 
 
 def test_force_leaves_nothing_of_a_run_with_a_replay_buffer(dqn, tmp_path):
-    assert list((dqn / "checkpoints").glob("dqn-*.replay")) and left_by_force(dqn, tmp_path / "copy") == NEW
+    assert list((dqn / "checkpoints").glob("dqn-*.safetensors")) and left_by_force(dqn, tmp_path / "copy") == NEW
 
 
-def test_a_model_from_elsewhere_is_read_only_if_it_is_trusted(dqn, tmp_path, monkeypatch):
+def test_a_model_with_another_card_or_other_weights_is_refused(dqn, tmp_path):
     copied = shutil.copytree(dqn / "checkpoints" / "best", tmp_path / "best")
-    monkeypatch.setattr(trust, "_key", lambda: b"another machine's")
-    with pytest.raises(InputError, match=r"model\.zip was not written by you on this machine, or was changed since"):
-        load_model(copied, "cpu")
-    assert isinstance(load_model(copied, "cpu", trust=True).model, DQN)
-    (copied / "model.json").write_text("{}")
-    with pytest.raises(InputError, match=r"model\.json does not describe a model \(KeyError"):
-        load_model(copied, "cpu")
+    assert isinstance(load_model(copied, "cpu").model, DQN)
+    card = json.loads((copied / "model.json").read_text())
+
+    def refused(message, **change):
+        (copied / "model.json").write_text(json.dumps({**card, **change}))
+        with pytest.raises(InputError, match=message):
+            load_model(copied, "cpu")
+
+    refused(r"model\.json: unknown fields \['sizes'\]", network={"sizes": 3})
+    refused(r"model\.json does not describe a model \(KeyError\('map_shape'\)\)", interface={})
+    refused(r"model\.json was written by an earlier version, whose models are not read; train it again with force=true", signature="")
+    refused(r"model\.safetensors does not fit model\.json: policy \(.*\) differs: .*; train or copy the model again", network={"hidden": 9})
+    refused(r"model\.safetensors does not fit model\.json: it is of a DQN, the model is a QRDQN; train or copy", algo="qrdqn")
+    refused(r"algo\.name='dqm' is not known; did you mean 'dqn'", algo="dqm")
+    (copied / "model.safetensors").unlink()
+    refused(r"model\.safetensors is missing")
+
+
+@pytest.mark.parametrize("space", [
+    spaces.Discrete(5, start=2), spaces.Box(-np.inf, 1.5, (2, 3), np.float32), spaces.Box(np.zeros(2, np.int64), np.array([5, 3])),
+    spaces.Dict({"a": spaces.Box(0, 255, (3, 4, 4), np.uint8), "b": spaces.Discrete(2)}),
+])  # fmt: skip
+def test_spaces_travel_as_plain_values(space):
+    assert space_from_json(json.loads(json.dumps(space_to_json(space)))) == space
+
+
+def test_a_space_that_no_observation_has_is_refused():
+    with pytest.raises(InputError, match=r"the space MultiBinary\(2\) cannot be saved; .* must be of Discrete, Box or Dict spaces"):
+        space_to_json(spaces.MultiBinary(2))
 
 
 @pytest.mark.slow

@@ -1,0 +1,360 @@
+"""The state of a Stable-Baselines3 model as tensors and plain values, and the way back into a new model of the same settings."""
+
+from __future__ import annotations
+
+import functools
+import json
+import random
+import types
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import BaseBuffer, RolloutBuffer
+from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
+from torch import Tensor, nn
+
+from classifiers.atomic_files import replacing
+from classifiers.errors import InputError
+
+REBUILT_NAMES = frozenset({
+    "env", "_vec_normalize_env", "policy_kwargs", "rollout_buffer_kwargs", "replay_buffer_kwargs", "tensorboard_log",
+    "start_time", "_num_timesteps_at_start", "_logger",
+})  # fmt: skip
+"""Attributes of a model that its constructor or `learn` sets anew in every process."""
+
+REBUILT_TYPES = (
+    type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial, torch.device, torch.dtype,
+    spaces.Space, RolloutBuffer,
+)  # fmt: skip
+"""Types of values that the constructor sets and training leaves as they are; a rollout buffer is empty between two rollouts."""
+
+RANDOM: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], object]]] = {
+    np.random.Generator: (lambda source: source.bit_generator.state, lambda source, state: setattr(source.bit_generator, "state", state)),
+    np.random.RandomState: (lambda source: source.get_state(legacy=False), lambda source, state: source.set_state(state)),
+    random.Random: (lambda source: source.getstate(), lambda source, state: source.setstate(state)),
+    torch.Generator: (lambda source: source.get_state(), lambda source, state: source.set_state(state)),
+}
+"""Type of a source of random numbers → how its state is read and restored."""
+
+REBUILT: dict[str, None] = {"rebuilt": None}
+CONTAINERS: dict[str, type] = {"list": list, "tuple": tuple, "deque": deque}
+VALUES = "values"
+
+
+class UnsavedError(Exception):
+    """A value is neither a tensor nor a plain value."""
+
+
+class MisfitError(Exception):
+    """A stored state does not belong to this model."""
+
+
+@dataclass
+class State:
+    """Tensors, and plain values (JSON) that refer to them by name.
+
+    Attributes:
+        values: nested dictionaries and lists.
+        tensors: contiguous, on the CPU; arrays share their memory with the model where possible.
+        unsaved: attributes that could not be stored, as ``NAME (CLASS)``.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    unsaved: list[str] = field(default_factory=list)
+
+    def write(self, path: Path) -> None:
+        """Write everything into one safetensors file, the plain values as its metadata.
+
+        Raises:
+            InputError: if the file cannot be written; an earlier one is left as it was.
+        """
+        with replacing(path) as temporary:
+            try:
+                save_file(self.tensors, temporary, metadata={VALUES: json.dumps(self.values)})
+            except SafetensorError as problem:
+                raise OSError(None, str(problem)) from problem
+
+    @classmethod
+    def read(cls, path: Path) -> State:
+        """Return the state in a file that `write` wrote.
+
+        Raises:
+            InputError: if the file is missing or damaged.
+        """
+        if not path.is_file():
+            raise InputError(f"{path} is missing")
+        try:
+            with safe_open(path, "pt") as file:
+                return cls(json.loads(file.metadata()[VALUES]), {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError, TypeError, KeyError) as problem:
+            raise InputError(f"{path} is not a readable safetensors file with a model's state ({problem})") from problem
+
+
+def model_state(model: BaseAlgorithm, *, buffers: bool = True) -> State:
+    """Return everything that training changes in a model: parameters, optimizers, counters, replay buffer and so on.
+
+    Args:
+        model: the model, between two rollouts.
+        buffers: whether to store replay buffers.
+    """
+    writer = _Writer(State(), buffers=buffers)
+    attributes: dict[str, Any] = {}
+    names = [name for name in vars(model) if name not in REBUILT_NAMES]
+    for name in sorted(names, key=lambda name: name != "policy"):  # first: other attributes hold parts of it
+        visited = writer.visited.copy()
+        try:
+            attributes[name] = writer.store(vars(model)[name], name)
+        except (UnsavedError, RecursionError):
+            writer.visited = visited
+            writer.state.unsaved.append(f"{name} ({type(vars(model)[name]).__name__})")
+    writer.state.values |= {"class": type(model).__name__, "model": attributes}
+    return writer.state
+
+
+def add_values(state: State, name: str, values: Mapping[str, Any]) -> None:
+    """Add tensors, arrays and plain values under a name to a state."""
+    state.values[name] = _Writer(state).store(dict(values), f":{name}")  # no attribute has such a name
+
+
+def values_of(state: State, name: str) -> Any:
+    """Return what `add_values` added, with tensors on the CPU."""
+    return _Reader(state, torch.device("cpu")).restore(None, state.values[name], name)
+
+
+def restore_model(model: BaseAlgorithm, state: State) -> None:
+    """Restore a state into a new model of the same class and settings, in place.
+
+    Raises:
+        MisfitError: if the state belongs to another model (names the attribute that differs).
+    """
+    if (saved := state.values["class"]) != type(model).__name__:
+        raise MisfitError(f"it is of a {saved}, the model is a {type(model).__name__}")
+    reader = _Reader(state, model.device)
+    for name, stored in state.values["model"].items():
+        setattr(model, name, reader.restore(getattr(model, name, None), stored, name))
+
+
+class _Writer:
+    """Turns values into JSON, and their tensors and arrays into entries of a state."""
+
+    def __init__(self, state: State, *, buffers: bool = True) -> None:
+        self.state, self._buffers = state, buffers
+        self.visited: set[int] = set()
+        self._names: dict[tuple[Any, ...], str] = {}
+        self._storages: set[int] = set()
+        self._alive: list[Tensor] = []
+
+    def store(self, value: Any, path: str) -> Any:
+        """Return the JSON for a value.
+
+        Raises:
+            UnsavedError: if the value has a type that cannot be stored.
+        """
+        if isinstance(value, Tensor | np.ndarray):
+            return {"tensor" if isinstance(value, Tensor) else "array": self._add(value, path)}
+        if isinstance(value, Enum):
+            return {"enum": value.name}
+        if isinstance(value, np.integer | np.floating | np.bool_):
+            return {"scalar": [value.dtype.str, value.item()]}
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        if isinstance(value, REBUILT_TYPES) or id(value) in self.visited or _is_schedule(value):
+            return REBUILT
+        if type(value) in (dict, OrderedDict):
+            pairs = [[self._key(key, path), self.store(each, f"{path}.{key}")] for key, each in value.items()]
+            return {"dict" if type(value) is dict else "ordered": pairs}
+        if isinstance(value, tuple) or type(value) in (list, deque):
+            return self._store_sequence(value, path)
+        return self._store_object(value, path)
+
+    def _key(self, key: object, path: str) -> object:
+        if type(key) not in (str, int, float, bool):
+            raise UnsavedError(path)
+        return key
+
+    def _store_sequence(self, value: Any, path: str) -> dict[str, Any]:
+        items = [self.store(each, f"{path}.{index}") for index, each in enumerate(value)]
+        if isinstance(value, deque):
+            return {"deque": items, "maxlen": value.maxlen}
+        if hasattr(value, "_fields"):
+            return {"tuple": items, "class": type(value).__name__}
+        return {"list" if isinstance(value, list) else "tuple": items}
+
+    def _store_object(self, value: Any, path: str) -> dict[str, Any]:
+        self.visited.add(id(value))
+        if isinstance(value, nn.Module):
+            return self._store_module(value, path)
+        if has_state(value):
+            return {"state": self.store(value.state_dict(), path)}
+        for kind, (get, _) in RANDOM.items():
+            if isinstance(value, kind):
+                return {"random": self.store(get(value), path), "class": type(value).__name__}
+        if isinstance(value, BaseBuffer) and not self._buffers:
+            return REBUILT
+        if isinstance(value, BaseBuffer | ActionNoise):
+            stored = {name: self.store(each, f"{path}.{name}") for name, each in vars(value).items()}
+            return {"class": type(value).__name__, "attributes": stored}
+        raise UnsavedError(path)
+
+    def _store_module(self, module: nn.Module, path: str) -> dict[str, Any]:
+        self.visited.update(map(id, module.modules()))
+        optimizers = {name: self.store(each, f"{path}.{name}") for name, each in _stateful_attributes(module)}
+        return {"module": self.store(dict(module.state_dict()), path), "optimizers": optimizers}
+
+    def _add(self, value: Tensor | np.ndarray, path: str) -> str:
+        """Return the name of a tensor's entry. A tensor that was added before is stored once."""
+        try:
+            tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.require(value, requirements=["C", "W"]))
+            memory = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        except (TypeError, ValueError, RuntimeError) as problem:  # strings, objects, sparse tensors
+            raise UnsavedError(path) from problem
+        if tensor.is_complex():  # safetensors has no such type
+            raise UnsavedError(path)
+        self._alive.append(tensor)  # or its memory might be that of another one
+        name = self._names.get(memory)
+        if name is None or not tensor.numel():
+            name = self._names[memory] = path
+            tensor = tensor.cpu().contiguous()
+            storage = tensor.untyped_storage().data_ptr()
+            self.state.tensors[path] = tensor.clone() if storage in self._storages else tensor
+            self._storages.add(storage)
+        return name
+
+
+class _Reader:
+    """Restores values from a state; objects are filled in place, and tensors that were the same one are again."""
+
+    def __init__(self, state: State, device: torch.device) -> None:
+        self._saved, self._device = state, device
+        self._restored: dict[str, Tensor] = {}
+
+    def restore(self, current: Any, stored: Any, path: str) -> Any:
+        """Return the value that the attribute ``path`` is to have.
+
+        Args:
+            current: its present value, which is filled where it is an object with a state.
+            stored: what `_Writer.store` returned.
+            path: for error messages.
+
+        Raises:
+            MisfitError: if the present value is of another class or shape.
+        """
+        if not isinstance(stored, dict):
+            return stored
+        kind = next(iter(stored))
+        if kind == "rebuilt":
+            if current is None:
+                raise MisfitError(f"{path} is missing: the constructor does not make it")
+            return current
+        try:
+            if kind in CONTAINERS:
+                return self._container(current, stored, kind, path)
+            return getattr(self, f"_{kind}")(current, stored, path)
+        except (AttributeError, RuntimeError, ValueError, KeyError, TypeError) as problem:
+            raise MisfitError(f"{path} ({type(current).__name__}) differs: {str(problem).splitlines()[0]}") from problem
+
+    def _container(self, current: Any, stored: Any, kind: str, path: str) -> Any:
+        values = stored[kind]
+        now = list(current) if isinstance(current, list | tuple | deque) and len(current) == len(values) else [None] * len(values)
+        items = [self.restore(*pair, f"{path}.{index}") for index, pair in enumerate(zip(now, values, strict=True))]
+        if kind == "deque":
+            return deque(items, stored["maxlen"])
+        if "class" in stored:
+            _check_class(current, stored)
+            return type(current)(*items)
+        return CONTAINERS[kind](items)
+
+    def _dict(self, current: Any, stored: Any, path: str) -> dict[Any, Any]:
+        now = current if isinstance(current, dict) else {}
+        return {key: self.restore(now.get(key), each, f"{path}.{key}") for key, each in next(iter(stored.values()))}
+
+    def _ordered(self, current: Any, stored: Any, path: str) -> OrderedDict[Any, Any]:
+        return OrderedDict(self._dict(current, stored, path))
+
+    def _enum(self, current: Any, stored: Any, path: str) -> Any:
+        return type(current)[stored["enum"]]
+
+    def _scalar(self, current: Any, stored: Any, path: str) -> Any:
+        kind, value = stored["scalar"]
+        return np.dtype(kind).type(value)
+
+    def _array(self, current: Any, stored: Any, path: str) -> Any:
+        return self._saved.tensors[stored["array"]].numpy().copy()
+
+    def _tensor(self, current: Any, stored: Any, path: str) -> Tensor:
+        """Return a new tensor; one that an optimizer updates is filled in place."""
+        name = stored["tensor"]
+        if name not in self._restored:
+            saved = self._saved.tensors[name]
+            if isinstance(current, Tensor) and current.requires_grad:
+                with torch.no_grad():
+                    self._restored[name] = current.copy_(saved)
+            else:
+                self._restored[name] = saved.clone().to(current.device if isinstance(current, Tensor) else self._device)
+        return self._restored[name]
+
+    def _plain(self, stored: Any, path: str) -> Any:
+        """Return the values of a state dict, on the CPU: whoever loads them moves them."""
+        return _Reader(self._saved, torch.device("cpu")).restore(None, stored, path)
+
+    def _random(self, current: Any, stored: Any, path: str) -> Any:
+        _check_class(current, stored)
+        restore = next(restore for kind, (_, restore) in RANDOM.items() if isinstance(current, kind))
+        restore(current, self._plain(stored["random"], path))
+        return current
+
+    def _state(self, current: Any, stored: Any, path: str) -> Any:
+        current.load_state_dict(self._plain(stored["state"], path))
+        return current
+
+    def _module(self, current: nn.Module, stored: Any, path: str) -> nn.Module:
+        names = {name: each["tensor"] for name, each in stored["module"]["dict"] if isinstance(each, dict) and "tensor" in each}
+        current.load_state_dict(self._plain(stored["module"], path))
+        tensors = current.state_dict()
+        self._restored |= {saved: tensors[name] for name, saved in names.items()}
+        optimizers = dict(_stateful_attributes(current))
+        for name, each in stored["optimizers"].items():
+            self.restore(optimizers[name], each, f"{path}.{name}")
+        return current
+
+    def _class(self, current: Any, stored: Any, path: str) -> Any:
+        if stored["class"] == VectorizedActionNoise.__name__ and not isinstance(current, VectorizedActionNoise):
+            noises = dict(stored["attributes"])["_noises"]["list"]
+            current = VectorizedActionNoise(current, len(noises))  # as `learn` does
+        _check_class(current, stored)
+        for name, each in stored["attributes"].items():
+            setattr(current, name, self.restore(getattr(current, name), each, f"{path}.{name}"))
+        return current
+
+
+def _check_class(current: object, stored: Mapping[str, Any]) -> None:
+    if type(current).__name__ != stored["class"]:
+        raise TypeError(f"a {stored['class']} was saved")
+
+
+def has_state(value: object) -> bool:
+    """Return whether an object has the methods ``state_dict`` and ``load_state_dict``."""
+    return callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None))
+
+
+def _stateful_attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield the optimizers and the like that a network and its parts hold: in no ``state_dict`` of a network."""
+    for name, part in module.named_modules():
+        for key, value in vars(part).items():
+            if has_state(value) and not isinstance(value, type):
+                yield f"{name}.{key}".lstrip("."), value
+
+
+def _is_schedule(value: object) -> bool:
+    return callable(value) and not isinstance(value, nn.Module | ActionNoise) and type(value).__module__.startswith("stable_baselines3.")

@@ -1,0 +1,61 @@
+"""Short runs of any algorithm with the tiny networks, and what they leave."""
+
+import contextlib
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from agents.config.command import compose_config
+from agents.config.settings import EnvConfig, NetworkConfig, Train
+from agents.rl.algorithms import DISCRETE
+from agents.rl.model_state import State
+from agents.rl.trainer import train_model
+from agents.runs.progress import Display
+from agents.runs.run_dir import RunDir
+
+NETWORK = NetworkConfig(channels=4, features=8, hidden=8)
+QUICK = {
+    "learning_starts": 16, "gradient_steps": 2, "batch_size": 8, "buffer_size": 64, "n_steps": 4, "n_epochs": 1, "n_delta": 2,
+    "n_top": 1, "n_eval_episodes": 4,
+}  # fmt: skip
+
+
+def settings(name, **more):
+    """The algorithm as its YAML file has it, but for a few steps."""
+    algo = compose_config(Train, "train", [f"algo={name}"]).algo
+    quick = {key: value for key, value in QUICK.items() if key in algo.settings}
+    return replace(algo, total_steps=96, validate_every=32, save_every=32, settings={**algo.settings, **quick, **more})
+
+
+def learn(folder, features, algo, kind=DISCRETE, *, force=False, seed=0, console=None):
+    env = EnvConfig(num_envs=4, action="grid" if kind == DISCRETE else "continuous", baseline="all" if kind == DISCRETE else 1)
+    with RunDir.open(folder, {}, force=force) as run, Display(console or Console(quiet=True)) as display:
+        return train_model(features, features, run, display, env=env, algo=algo, network=NETWORK, seed=seed)
+
+
+@contextlib.contextmanager
+def after_line(number, act):
+    """Within it, ``act`` is called after that many further lines of metrics."""
+    log, lines = RunDir.log, []
+
+    def logged(self, line):
+        log(self, line)
+        lines.append(line)
+        if len(lines) == number:
+            act()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunDir, "log", logged)
+        yield
+
+
+def stored(path):
+    """The values and the bytes of all tensors in a file, without the times of episodes and what `learn` sets itself."""
+    state = State.read(path)
+    model = {key: value for key, value in state.values.pop("model").items() if key not in ("ep_info_buffer", "_current_progress_remaining")}
+    return {**model, **state.values, **{name: tensor.numpy().tobytes() for name, tensor in state.tensors.items()}}
+
+
+def metrics(folder):
+    return (folder / "metrics.jsonl").read_bytes()
