@@ -21,7 +21,8 @@ from agents.pipeline.builders import Clips, features_of
 from agents.pipeline.driver import Driver
 from agents.pipeline.session import Session
 from agents.policies.checkpoint import save_policy
-from agents.policies.sb3 import ClipReferenceExtractor, GlancePolicy, PolicyArchitecture
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork
+from agents.policies.sb3 import ClipReferenceExtractor
 from agents.rl.ppo import make_environment, new_network, new_ppo
 from agents.runs.progress import Display
 from agents.supervised.finetune import finetune
@@ -80,7 +81,7 @@ class Bench:
     def __init__(self, settings: Settings, clips: ClipSource, updates: int, folder: Path) -> None:
         self._clips, self._updates, self._folder = clips, updates, folder
         self._classifier = checkpoint.load("demo", choose_device(settings.device))
-        self._policy = GlancePolicy(PolicyArchitecture((32, 8, 8)), workload.GRID).to(self._classifier.device).eval().requires_grad_(False)
+        self._policy = PolicyNetwork(PolicyArchitecture((32, 8, 8)), workload.GRID).to(self._classifier.device).eval().requires_grad_(False)
         save_policy(self._policy, folder / "policy", {"classifier": self._classifier.fingerprint()})
 
     def driven(self, stage: str, times: int) -> Callable[[], object]:

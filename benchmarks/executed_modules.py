@@ -27,8 +27,7 @@ from adafocus_env.demo.videos import demo
 from adafocus_env.settings import settings
 from agents.config.command import run_command
 from agents.evaluation.evaluate import evaluate
-from agents.policies.networks import PolicyArchitecture
-from agents.policies.sb3 import GlancePolicy
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 
 PACKAGES = ("classifiers", "adafocus_env", "agents")
 
@@ -62,7 +61,7 @@ def evaluate_one_video() -> None:
     clips = open_clips(demo(DemoTask(train_videos=10, test_videos=1)), "test", num_frames=8, size=classifier.architecture.size)
     features = build_features(classifier, clips, bank=True)
     torch.manual_seed(0)
-    evaluate(features, GlancePolicy(PolicyArchitecture(features.map_shape), 7).eval().requires_grad_(False), seed=0)
+    evaluate(features, PolicyNetwork(PolicyArchitecture(features.map_shape), 7).eval().requires_grad_(False), seed=0)
 
 
 def main(config: ExecutedModules) -> None:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from adafocus_env.settings import settings
 from agents.config.command import run_command
-from agents.policies.networks import GlanceActorCritic, PolicyArchitecture
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from classifiers.classifier import Classifier
 from classifiers.flops import VideoFlops, network_flops, video_flops
 from classifiers.model_zoo import ARCHITECTURES
@@ -67,7 +67,7 @@ def flops_of(family: Family, patch_size: int) -> VideoFlops:
     architecture = replace(ARCHITECTURES[family.architecture], patch_size=patch_size)
     with torch.device("meta"):  # counts do not depend on weights, and random ones take seconds
         classifier = Classifier(architecture, [str(number) for number in range(family.classes)])
-        policy = GlanceActorCritic(family.policy, family.grid)
+        policy = PolicyNetwork(family.policy, family.grid)
     classifier, policy = classifier.to_empty(device="cpu"), policy.to_empty(device="cpu")
     policy_step = network_flops(policy, 1, 1, *family.policy.map_shape)
     return video_flops(classifier, family.patches, family.glances, family.decisions, policy_step=policy_step)

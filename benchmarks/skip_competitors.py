@@ -15,7 +15,7 @@ from agents.evaluation.budgets import PatchMask, Shares, check_validation, patch
 from agents.evaluation.evaluate import CLIPS_AT_ONCE, batches, classify_actions, greedy_oracle_actions
 from agents.evaluation.metrics import Scores
 from agents.policies.baselines import Actions, saliency
-from agents.policies.sb3 import GlancePolicy
+from agents.policies.networks import PolicyNetwork
 from benchmarks.skipping_methods import (
     ExitResult,
     apply_exit,
@@ -48,7 +48,7 @@ class PolicyOutputs:
     skipped: str
 
     @classmethod
-    def of(cls, features: Features, policy: GlancePolicy, skipped: str) -> PolicyOutputs:
+    def of(cls, features: Features, policy: PolicyNetwork, skipped: str) -> PolicyOutputs:
         """Run the policy on all clips."""
         return cls(features, *skip_probabilities(policy, features), skipped)
 

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from adafocus_env.features.live import Features
 from agents.evaluation.evaluate import CLIPS_AT_ONCE, batches
-from agents.policies.networks import patch_mask_below
+from agents.policies.networks import PolicyNetwork, patch_mask_below
 from agents.policies.predictor import Actions
-from agents.policies.sb3 import GlancePolicy
 from classifiers.errors import InputError
 from classifiers.flops import VideoFlops
 
@@ -48,12 +47,12 @@ def check_keep(keep: float | None) -> float:
     return keep
 
 
-def threshold_for(policy: GlancePolicy, features: Features, keep: float) -> float:
+def threshold_for(policy: PolicyNetwork, features: Features, keep: float) -> float:
     """Return the threshold on P(skip) with which the policy selects a patch in a share of the decisions; see `solve_threshold`."""
     return solve_threshold(skip_probabilities(policy, features)[1], keep)
 
 
-def skip_probabilities(policy: GlancePolicy, features: Features) -> tuple[Actions, Shares]:
+def skip_probabilities(policy: PolicyNetwork, features: Features) -> tuple[Actions, Shares]:
     """Return the patches of a skipping policy in all clips (N, D, …), and P(skip) by the number of earlier patches (N, D, D)."""
     steps, results = np.arange(features.num_steps)[None], []
     for clips in batches(np.arange(len(features.clips)), CLIPS_AT_ONCE):
@@ -96,5 +95,5 @@ def check_validation(values: Shares) -> Shares:
 
 
 def patch_mask_at(skip: Shares, threshold: float) -> PatchMask:
-    """Return which decisions (N, D) have a patch at a threshold, as in `GlancePolicy.act`; see `patch_mask_below`."""
+    """Return which decisions (N, D) have a patch at a threshold, as in `PolicyNetwork.act`; see `patch_mask_below`."""
     return patch_mask_below(torch.from_numpy(skip), threshold).numpy()

@@ -22,20 +22,20 @@ from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.evaluation.inference import policy_flops
 from agents.evaluation.metrics import PolicyEvaluation, Scores, summarize
 from agents.policies.baselines import CentrePatch, GaussianPatch, GreedyOracle, LearnedPolicy, Oracle, RandomPatch, SaliencyPatch
+from agents.policies.networks import PolicyNetwork
 from agents.policies.predictor import Actions, Predictor, choose_step
-from agents.policies.sb3 import GlancePolicy
 from classifiers.flops import VideoFlops, classifier_flops, multiply_adds, video_flops
 
 CLIPS_AT_ONCE = 250  # clips in a call of a policy
 PATCHES_AT_ONCE = 256  # patches in a call of the focuser, where there is no bank
 
-ClipPolicy = Callable[[Indices], Actions]
+PatchActorCriticPolicy = Callable[[Indices], Actions]
 """Clips (n,) → actions (n, D, *action space)."""
 
 
 def evaluate(
     features: Features,
-    policy: GlancePolicy | Predictor | None,
+    policy: PolicyNetwork | Predictor | None,
     *,
     seed: int,
     progress: Callable[[str], None] = lambda name: None,
@@ -74,7 +74,7 @@ def evaluate(
 
 
 def evaluate_policy(
-    features: Features, policy: GlancePolicy | Predictor, observation: str | None = None, skipped: str = "zeros"
+    features: Features, policy: PolicyNetwork | Predictor, observation: str | None = None, skipped: str = "zeros"
 ) -> PolicyEvaluation:
     """Evaluate one policy on every clip, deterministically. Its own multiply-adds are not counted.
 
@@ -84,18 +84,18 @@ def evaluate_policy(
         observation: A name in `adafocus_env.observation.OBSERVATIONS`; None: the policy's attribute ``observation``, or `reference`.
         skipped: Input of the head where the policy skips, a name in `adafocus_env.classify.SKIPPED`.
     """
-    predictor = LearnedPolicy(policy, features) if isinstance(policy, GlancePolicy) else policy
+    predictor = LearnedPolicy(policy, features) if isinstance(policy, PolicyNetwork) else policy
     return _evaluate(features, _clip_policy(features, predictor, observation, skipped), action_of(policy, features), skipped)
 
 
 def action_of(policy: object, features: Features) -> Action:
     """Return the kind of action of a policy on these features: with skipping if its attribute ``skips`` or its action space says so."""
     skip_action = with_skipping(features.action)
-    skips = policy.skips if isinstance(policy, GlancePolicy) else getattr(policy, "action_space", None) == skip_action.space
+    skips = policy.skips if isinstance(policy, PolicyNetwork) else getattr(policy, "action_space", None) == skip_action.space
     return skip_action if skips else features.action
 
 
-def _evaluate(features: Features, act: ClipPolicy, action: Action, skipped: str) -> PolicyEvaluation:
+def _evaluate(features: Features, act: PatchActorCriticPolicy, action: Action, skipped: str) -> PolicyEvaluation:
     results = []
     for clips in batches(np.arange(len(features.clips)), CLIPS_AT_ONCE):
         actions = act(clips)
@@ -149,12 +149,12 @@ def _classify(
 # Policies
 
 
-def _clip_policy(features: Features, policy: Predictor, observation: str | None = None, skipped: str = "zeros") -> ClipPolicy:
+def _clip_policy(features: Features, policy: Predictor, observation: str | None = None, skipped: str = "zeros") -> PatchActorCriticPolicy:
     observation = observation or str(getattr(policy, "observation", "reference"))
     return _from_references(features, policy) if observation == "reference" else _in_environment(features, policy, observation, skipped)
 
 
-def _from_references(features: Features, policy: Predictor) -> ClipPolicy:
+def _from_references(features: Features, policy: Predictor) -> PatchActorCriticPolicy:
     """Let a policy act on (clip, step) alone, without an environment."""
     action, last = action_of(policy, features), features.num_steps - 1
 
@@ -170,7 +170,7 @@ def _from_references(features: Features, policy: Predictor) -> ClipPolicy:
     return act
 
 
-def _in_environment(features: Features, policy: Predictor, observation: str, skipped: str) -> ClipPolicy:
+def _in_environment(features: Features, policy: Predictor, observation: str, skipped: str) -> PatchActorCriticPolicy:
     """Let a policy act in an environment, where observations may depend on earlier actions."""
     env = AdaFocusVectorEnv(
         min(len(features.clips), CLIPS_AT_ONCE), features.classifier, features.clips,
@@ -203,13 +203,13 @@ def greedy_oracle_actions(
     return np.stack(actions, axis=1)
 
 
-def _baselines(features: Features, seed: int) -> dict[str, ClipPolicy]:
+def _baselines(features: Features, seed: int) -> dict[str, PatchActorCriticPolicy]:
     action = features.action
     policies: dict[str, Predictor] = {"random": RandomPatch(action, seed), "centre": CentrePatch(action)}
     policies |= {"gaussian": GaussianPatch(action, seed), "saliency": SaliencyPatch(features)}
     if features.clips.has_truth:
         policies["oracle"] = Oracle(features)
-    baselines: dict[str, ClipPolicy] = {name: _from_references(features, policy) for name, policy in policies.items()}
+    baselines: dict[str, PatchActorCriticPolicy] = {name: _from_references(features, policy) for name, policy in policies.items()}
     if not isinstance(features, LiveFeatures) and action.num_cells is not None:
         baselines["greedy_oracle"] = partial(greedy_oracle_actions, features)
     return baselines
@@ -261,9 +261,9 @@ def flops_of(features: Features, skipped: str = "zeros", policy_step: int = 0) -
     return video_flops(features.classifier, frames, glances, features.num_steps, skipped=skipped, policy_step=policy_step)
 
 
-def _policy_flops(features: Features, policy: GlancePolicy | Predictor) -> int:
+def _policy_flops(features: Features, policy: PolicyNetwork | Predictor) -> int:
     """Count the multiply-adds of a policy per video; of a custom policy while it acts in the first clip."""
-    if isinstance(policy, GlancePolicy):
+    if isinstance(policy, PolicyNetwork):
         return features.num_steps * policy_flops(policy)
     first = np.zeros(1, np.int64)
     macs: list[int] = []

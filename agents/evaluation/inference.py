@@ -13,7 +13,7 @@ from torch import Tensor
 from adafocus_env.action import Action, ContinuousAction, GridAction, crop_patches, with_skipping
 from adafocus_env.classify import classify_clips
 from adafocus_env.clips.store import ClipSource
-from agents.policies.sb3 import GlancePolicy
+from agents.policies.networks import PolicyNetwork
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 from classifiers.flops import network_flops, video_flops
@@ -45,7 +45,7 @@ class Inference:
 @torch.inference_mode()
 def infer(
     classifier: Classifier,
-    policy: GlancePolicy,
+    policy: PolicyNetwork,
     frames: Tensor,
     glance_frames: Tensor | None = None,
     *,
@@ -87,7 +87,7 @@ def infer(
 
 def infer_clips(
     classifier: Classifier,
-    policy: GlancePolicy,
+    policy: PolicyNetwork,
     clips: ClipSource,
     *,
     batch_size: int = 8,
@@ -115,7 +115,7 @@ def infer_clips(
 
 def infer_batches(
     classifier: Classifier,
-    policy: GlancePolicy,
+    policy: PolicyNetwork,
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     skipped: str = "zeros",
@@ -173,7 +173,7 @@ def classify_crops(
     return classify_clips(classifier, vectors, focus_vectors, patch_mask, skipped, num_frames=repeats)
 
 
-def patches_of(policy: GlancePolicy, classifier: Classifier, actions: Tensor) -> tuple[Tensor, Tensor]:
+def patches_of(policy: PolicyNetwork, classifier: Classifier, actions: Tensor) -> tuple[Tensor, Tensor]:
     """Actions of the policy (…) → corners (…, 2) of their patches as (top, left) in pixels, and whether they have a patch (…)."""
     size, patch_size = classifier.architecture.size, classifier.architecture.patch_size
     action: Action = ContinuousAction(size, patch_size) if policy.grid is None else GridAction(policy.grid, size, patch_size)
@@ -182,7 +182,7 @@ def patches_of(policy: GlancePolicy, classifier: Classifier, actions: Tensor) ->
     return corners, patch_mask
 
 
-def count_decisions(classifier: Classifier, policy: GlancePolicy, num_frames: int, num_glances: int) -> int:
+def count_decisions(classifier: Classifier, policy: PolicyNetwork, num_frames: int, num_glances: int) -> int:
     """Return D, the decisions that the policy takes in a video.
 
     Args:
@@ -198,7 +198,7 @@ def count_decisions(classifier: Classifier, policy: GlancePolicy, num_frames: in
         if num_frames != num_glances:
             raise InputError(f"this classifier needs the same frames for both networks, got {num_frames} frames and {num_glances} glances")
         return num_frames
-    stacked = max(1, policy.network.map_shape[0] // classifier.glancer.map_channels)
+    stacked = max(1, policy.architecture.map_shape[0] // classifier.glancer.map_channels)
     steps = num_glances // stacked
     if steps == 0 or steps * stacked != num_glances or num_frames % steps:
         raise InputError(
@@ -207,20 +207,20 @@ def count_decisions(classifier: Classifier, policy: GlancePolicy, num_frames: in
     return steps
 
 
-def policy_flops(policy: GlancePolicy) -> int:
+def policy_flops(policy: PolicyNetwork) -> int:
     """Return the multiply-adds of the policy in one decision."""
-    return network_flops(policy, 1, 1, *policy.network.map_shape)
+    return network_flops(policy, 1, 1, *policy.architecture.map_shape)
 
 
-def check_maps(policy: GlancePolicy, map_shape: tuple[int, ...]) -> None:
+def check_maps(policy: PolicyNetwork, map_shape: tuple[int, ...]) -> None:
     """Check that the policy reads glance maps of this shape.
 
     Raises:
         InputError: It reads others.
     """
-    if policy.network.map_shape != map_shape:
+    if policy.architecture.map_shape != map_shape:
         raise InputError(
-            f"the policy reads glance maps of shape {policy.network.map_shape}, the classifier's glancer makes {map_shape}; "
+            f"the policy reads glance maps of shape {policy.architecture.map_shape}, the classifier's glancer makes {map_shape}; "
             "use the policy that was trained with this classifier"
         )
 
@@ -253,9 +253,9 @@ def _by_decision(maps: Tensor, vectors: Tensor, count: int, steps: int) -> tuple
     return maps.unflatten(0, (count, steps, -1)).flatten(2, 3), vectors.unflatten(0, (count, steps, -1)).mean(2)
 
 
-def _check_stacked(policy: GlancePolicy, map_shape: tuple[int, ...]) -> None:
+def _check_stacked(policy: PolicyNetwork, map_shape: tuple[int, ...]) -> None:
     """Check that the policy reads one glance map of this shape, or several stacked ones."""
-    channels, *size = policy.network.map_shape
+    channels, *size = policy.architecture.map_shape
     if channels % map_shape[0] or tuple(size) != map_shape[1:]:
         check_maps(policy, map_shape)
 

@@ -28,7 +28,7 @@ from agents.config.settings import PPOConfig, Train, TrainPPO
 from agents.pipeline.builders import Clips, build_clips, choose_classifier, features_of, run_as, trained_classifier
 from agents.policies.baselines import check_policy
 from agents.policies.checkpoint import load_policy
-from agents.policies.sb3 import GlancePolicy
+from agents.policies.networks import PolicyNetwork
 from agents.rl.algorithms import check_fits, check_settings, class_of, learns_as_ppo
 from agents.rl.ppo import Stopped, check_ppo, train_policy
 from agents.rl.saved_model import TrainedModel
@@ -159,8 +159,8 @@ class Session:
         run: RunDir | None = None,
         ppo: PPOConfig | None = None,
         seed: int | None = None,
-        start: GlancePolicy | None = None,
-    ) -> GlancePolicy | TrainedModel:
+        start: PolicyNetwork | None = None,
+    ) -> PolicyNetwork | TrainedModel:
         """Stage 2 on the frozen classifier; the policy that did best on the validation part.
 
         Args:
@@ -185,7 +185,7 @@ class Session:
             common |= {"kind": class_of(config.algo.name), "further": config.algo.settings}
         return train_policy(features, val, run, self.display, ppo=ppo, start=start, **common)
 
-    def given_policy(self, features: Features) -> GlancePolicy | None:
+    def given_policy(self, features: Features) -> PolicyNetwork | None:
         """The policy that the user wants to start from, if any.
 
         Raises:
@@ -203,7 +203,7 @@ class Session:
     def finish(
         self,
         classifier: Classifier,
-        policy: GlancePolicy | TrainedModel | None,
+        policy: PolicyNetwork | TrainedModel | None,
         clips: Clips,
         since: float,
         further: Mapping[str, Any] = MappingProxyType({}),

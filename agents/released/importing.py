@@ -37,7 +37,7 @@ def import_released(settings: ImportCheckpoint) -> str:
     return f"{about}; {_about(released.policy)}"
 
 
-def _about(policy: networks.GlanceActorCritic) -> str:
+def _about(policy: networks.PolicyNetwork) -> str:
     if policy.grid is not None:
         return f"policy on {policy.grid}×{policy.grid} cells"
-    return f"continuous policy on glance maps of {policy.network.map_shape[0]} channels per decision"
+    return f"continuous policy on glance maps of {policy.architecture.map_shape[0]} channels per decision"

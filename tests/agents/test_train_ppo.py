@@ -448,7 +448,7 @@ def test_a_policy_to_start_from_is_what_training_starts_from(tmp_path, run, firs
     from agents.rl import ppo as policy
 
     best, seen = first[0] / "checkpoints" / "best", []
-    monkeypatch.setattr(policy.Recorder, "_on_training_start", lambda self: seen.append(self.policy_now()) or crash())
+    monkeypatch.setattr(policy.TrainingCallback, "_on_training_start", lambda self: seen.append(self.policy_now()) or crash())
     with pytest.raises(Crash):
         train(*run, f"policy={best}", "network.hidden=16")  # the sizes are those of the policy
     wanted = load_policy(best).state_dict()
@@ -462,7 +462,7 @@ def test_a_policy_to_start_from_that_does_not_fit_is_refused(tmp_path, run, firs
     with pytest.raises(InputError, match=r"policy=.* holds no policy\.json"):
         train(*run, f"policy={tmp_path / 'none'}")
     policy = load_policy(best)
-    other = type(policy)(type(policy.network)((8, 6, 6), 4, 8, 8), 3)
+    other = type(policy)(type(policy.architecture)((8, 6, 6), 4, 8, 8), 3)
     save_policy(other, tmp_path / "other", {})
     with pytest.raises(InputError, match=r"the policy reads glance maps of shape \(8, 6, 6\), the classifier's glancer makes \(16, 6, 6\)"):
         train(*run, f"policy={tmp_path / 'other'}")

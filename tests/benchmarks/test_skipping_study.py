@@ -19,7 +19,7 @@ from agents.evaluation.evaluate import flops_of
 from agents.evaluation.inference import infer, policy_flops
 from agents.pipeline import evaluate_saved as measured_again
 from agents.policies.baselines import CentrePatch, Skipping
-from agents.policies.sb3 import GlancePolicy, PolicyArchitecture
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from benchmarks import skipping_study
 from benchmarks.skip_competitors import METHODS, PolicyOutputs, Problem, every_frame
 from benchmarks.skipping_study import SkippingStudy
@@ -31,7 +31,7 @@ OPTIONS = ("zeros", "last", "none")
 @pytest.fixture(scope="module")
 def policy():
     torch.manual_seed(3)
-    policy = GlancePolicy(PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=8), 7, skips=True).eval()
+    policy = PolicyNetwork(PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=8), 7, skips=True).eval()
     with torch.no_grad():
         policy.actor.weight.mul_(20)
         policy.actor.bias[-1] = 3.9
@@ -152,7 +152,7 @@ def assert_evaluate_meets_budgets(root, table_json):
 
 def test_a_budget_needs_a_policy_that_skips_and_a_validation_part(policy):
     data = SimpleNamespace(val=())
-    for player in (None, GlancePolicy(policy.network, 7)):
+    for player in (None, PolicyNetwork(policy.architecture, 7)):
         with pytest.raises(InputError, match=r"keep=0\.5 is for policies that skip frames; train one with ppo=skip"):
             measured_again.check_solvable(Evaluate(keep=0.5), data, player)
     for data.train, advice in (((), "there are no training videos to take it from"), (("a",), "set data.val to a share of the training")):

@@ -14,7 +14,7 @@ from agents.evaluation import evaluate as evaluation
 from agents.evaluation.evaluate import evaluate, evaluate_policy
 from agents.evaluation.metrics import METRICS, Metric, PolicyEvaluation, location_entropy, movement, step_metrics
 from agents.policies.baselines import CentrePatch, Oracle, RandomPatch
-from agents.policies.sb3 import GlancePolicy, PolicyArchitecture
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from agents.runs import plots as pictures
 from agents.runs.plots import save_comparison
 from agents.runs.progress import Display
@@ -30,7 +30,7 @@ MOVING = {"learned", "random", "centre", "gaussian", "saliency", "oracle", "gree
 def policy():
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        return GlancePolicy(PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=8), 7).eval().requires_grad_(False)
+        return PolicyNetwork(PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=8), 7).eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")

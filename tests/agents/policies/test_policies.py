@@ -14,7 +14,8 @@ from adafocus_env.action import ContinuousAction
 from adafocus_env.features.memory_bank import MemoryBank
 from agents.config.settings import EnvConfig, NetworkConfig, PPOConfig
 from agents.policies.checkpoint import CARD, WEIGHTS, load_policy, save_policy
-from agents.policies.sb3 import ClipPolicy, GlancePolicy, PolicyArchitecture, batch_norm
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork
+from agents.policies.sb3 import PatchActorCriticPolicy, batch_norm
 from agents.rl.ppo import check_ppo, in_steps, make_environment, new_ppo
 from agents.rl.training_state import load_training_state, save_training_state
 from classifiers.errors import InputError
@@ -67,7 +68,7 @@ def places(classifier, clips):
 @pytest.fixture
 def policy():
     torch.manual_seed(0)
-    return GlancePolicy(NETWORK, 7).eval().requires_grad_(False)
+    return PolicyNetwork(NETWORK, 7).eval().requires_grad_(False)
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def test_references_give_the_hidden_states_of_the_clips_glances(ppo, maps, grad)
 
 
 def test_the_policy_in_stable_baselines3_equals_the_one_on_maps(ppo, maps):
-    ours = GlancePolicy.of(ppo.policy)
+    ours = PolicyNetwork.of(ppo.policy)
     clip, step = REFERENCES.T
     logits = torch.log_softmax(ours(maps)[clip, step], -1)
     with torch.no_grad():
@@ -117,7 +118,7 @@ def test_a_step_of_the_recurrence_depends_on_earlier_glances_only(policy, maps):
 
 
 def test_without_memory_a_step_depends_on_its_own_glance_only(maps, tmp_path):
-    policy = GlancePolicy(dataclasses.replace(NETWORK, memory=False), 7).eval().requires_grad_(False)
+    policy = PolicyNetwork(dataclasses.replace(NETWORK, memory=False), 7).eval().requires_grad_(False)
     changed = maps.clone()
     changed[:, 2] += 1
     before, after = policy(maps), policy(changed)
@@ -199,12 +200,12 @@ def test_an_extractor_without_glances_says_so(bank):
 
 
 def test_weights_go_from_one_policy_to_the_other_and_back(ppo, bank, maps):
-    ours = GlancePolicy.of(ppo.policy)
+    ours = PolicyNetwork.of(ppo.policy)
     assert not ours.training and not any(parameter.requires_grad for parameter in ours.parameters())
     other = tiny_ppo(bank, seed=6)
-    assert not torch.equal(GlancePolicy.of(other.policy)(maps), ours(maps))
+    assert not torch.equal(PolicyNetwork.of(other.policy)(maps), ours(maps))
     ours.write_to(other.policy)
-    assert torch.equal(GlancePolicy.of(other.policy)(maps), ours(maps))
+    assert torch.equal(PolicyNetwork.of(other.policy)(maps), ours(maps))
     with torch.no_grad():
         ppo.policy.action_net.weight.zero_()
     assert ours.actor.weight.abs().min() > 0  # a copy
@@ -230,7 +231,7 @@ def test_saved_policies_need_no_glance_source_and_run_on_maps_of_any_video_in_a_
     ppo.save(tmp_path / "ppo.zip")
     held = sum(tensor.numel() for tensor in bank.glance_maps(np.arange(12)[:, None], np.arange(4)[None])) * 4
     assert (tmp_path / "ppo.zip").stat().st_size < 90_000 < held
-    policy = GlancePolicy.of(ppo.policy)
+    policy = PolicyNetwork.of(ppo.policy)
     save_policy(policy, tmp_path / "policy", {"classifier": "0" * 64})
     assert sorted(path.name for path in (tmp_path / "policy").iterdir()) == [CARD, WEIGHTS]
     maps = 6 * torch.rand(2, 5, 16, 6, 6, generator=torch.Generator().manual_seed(0))  # five frames: no clip of the store
@@ -269,18 +270,18 @@ def test_cards_that_know_neither_batch_norm_nor_std_still_load(saved, policy, ma
 
 def test_a_continuous_policy_with_batch_norm_comes_back_as_it_was_saved(maps, tmp_path):
     torch.manual_seed(0)
-    policy = GlancePolicy(PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=8, batch_norm=True), None, 0.5)
+    policy = PolicyNetwork(PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=8, batch_norm=True), None, 0.5)
     policy(maps)  # in training mode: the running statistics move
     policy.eval().requires_grad_(False)
     save_policy(policy, tmp_path, {})
     loaded = load_policy(tmp_path)
-    assert (loaded.network, loaded.grid, loaded.std) == (policy.network, None, 0.5)
+    assert (loaded.network, loaded.grid, loaded.std) == (policy.architecture, None, 0.5)
     assert loaded.encoder.frame[1].running_mean.abs().min() > 0
     assert torch.equal(loaded.act(maps), policy.act(maps))
 
 
 def test_a_continuous_policy_acts_by_the_places_that_it_tells(maps):
-    policy = GlancePolicy(NETWORK, None)
+    policy = PolicyNetwork(NETWORK, None)
     places = policy.act(maps)
     assert places.shape == (12, 4, 2) and places.dtype == torch.float32
     assert torch.equal(places, policy(maps)) and places.min() >= 0 and places.max() <= 1
@@ -293,13 +294,13 @@ def test_a_continuous_policy_acts_by_the_places_that_it_tells(maps):
 @pytest.mark.parametrize("std", [0, -0.25, float("nan"), float("inf"), "0.25", True])
 def test_standard_deviations_that_are_none(std):
     with pytest.raises(InputError, match=r"std=.+ is no standard deviation; choose a positive number"):
-        GlancePolicy(NETWORK, None, std)
+        PolicyNetwork(NETWORK, None, std)
 
 
 @pytest.mark.parametrize("grid", [0, -1, 2.5, "7", True])
 def test_grids_that_are_none(grid):
     with pytest.raises(InputError, match=r"grid=.+ is no number of cells; choose a whole number from 1 on, or None"):
-        GlancePolicy(NETWORK, grid)
+        PolicyNetwork(NETWORK, grid)
 
 
 @pytest.mark.parametrize("size", ["channels", "features", "hidden"])
@@ -367,7 +368,7 @@ def test_cards_that_do_not_fit_the_weights_of_a_policy(saved, card, message):
 
 
 def test_a_policy_of_other_sizes_is_not_written_into_stable_baselines3(ppo):
-    other = GlancePolicy(PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=9), 7)
+    other = PolicyNetwork(PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=9), 7)
     with pytest.raises(RuntimeError, match="size mismatch"):
         other.write_to(ppo.policy)
 
@@ -375,12 +376,12 @@ def test_a_policy_of_other_sizes_is_not_written_into_stable_baselines3(ppo):
 @pytest.mark.parametrize("grid", [5, None])
 def test_a_policy_for_other_actions_is_not_written_into_stable_baselines3(ppo, grid):
     with pytest.raises(InputError, match=rf"start from has grid={grid}, the environment grid=7 \(None: continuous places\)"):
-        GlancePolicy(NETWORK, grid).write_to(ppo.policy)
+        PolicyNetwork(NETWORK, grid).write_to(ppo.policy)
 
 
 def test_a_policy_for_a_grid_is_not_written_into_a_continuous_one(places):
     with pytest.raises(InputError, match=r"start from has grid=7, the environment grid=None \(None: continuous places\)"):
-        GlancePolicy(NETWORK, 7).write_to(continuous_ppo(places).policy)
+        PolicyNetwork(NETWORK, 7).write_to(continuous_ppo(places).policy)
 
 
 @pytest.mark.parametrize(
@@ -390,7 +391,7 @@ def test_a_policy_for_a_grid_is_not_written_into_a_continuous_one(places):
 def test_action_spaces_that_are_no_environments(bank, space):
     observations = make_environment(bank, EnvConfig(num_envs=1)).observation_space
     with pytest.raises(InputError, match=r"the action space is .*; a policy needs Discrete\(G²\), the cells of a grid, or Box\(0, 1"):
-        ClipPolicy(observations, space, lambda _: 1e-3)
+        PatchActorCriticPolicy(observations, space, lambda _: 1e-3)
 
 
 @pytest.mark.parametrize("std", [0.0, -1.0, float("nan")])
@@ -404,7 +405,7 @@ def test_a_standard_deviation_that_is_not_positive_is_refused_in_a_command_too(p
 
 def test_places_are_drawn_around_the_sigmoid_with_a_fixed_deviation(places, maps):
     model = continuous_ppo(places, std=0.4)
-    ours, (clip, step) = GlancePolicy.of(model.policy), REFERENCES.T
+    ours, (clip, step) = PolicyNetwork.of(model.policy), REFERENCES.T
     assert (ours.grid, ours.std) == (None, 0.4)
     with torch.no_grad():
         normal = model.policy.get_distribution(REFERENCES).distribution
@@ -442,9 +443,9 @@ def test_a_continuous_ppo_comes_back_from_its_file(places, maps, tmp_path):
     model.learn(16)
     model.save(tmp_path / "ppo.zip")
     model.policy.save(tmp_path / "policy.pth")
-    for loaded in (PPO.load(tmp_path / "ppo.zip").policy, ClipPolicy.load(tmp_path / "policy.pth")):
+    for loaded in (PPO.load(tmp_path / "ppo.zip").policy, PatchActorCriticPolicy.load(tmp_path / "policy.pth")):
         assert loaded.std == 0.4 and not loaded.log_std.requires_grad
-        assert torch.equal(GlancePolicy.of(loaded)(maps), GlancePolicy.of(model.policy)(maps))
+        assert torch.equal(PolicyNetwork.of(loaded)(maps), PolicyNetwork.of(model.policy)(maps))
 
 
 # Batch norm
@@ -504,7 +505,7 @@ def test_with_batch_statistics_only_what_is_learned_from_moves_the_running_ones(
 def test_statistics_travel_with_the_weights(places, maps):
     model = continuous_ppo(places, WITH_NORM)
     model.learn(16)
-    ours, other = GlancePolicy.of(model.policy), continuous_ppo(places, WITH_NORM, seed=6)
+    ours, other = PolicyNetwork.of(model.policy), continuous_ppo(places, WITH_NORM, seed=6)
     ours.write_to(other.policy)
     for ours_now, theirs in zip(statistics(model), statistics(other), strict=True):
         assert torch.equal(ours_now, theirs)
@@ -524,7 +525,7 @@ def test_a_stopped_ppo_with_batch_norm_goes_on_as_if_it_had_not_been(places, map
     resumed.learn(32, reset_num_timesteps=False)
     through = continuous_ppo(places, WITH_NORM, **settings)
     through.learn(48)
-    assert torch.equal(GlancePolicy.of(resumed.policy)(maps), GlancePolicy.of(through.policy)(maps))
+    assert torch.equal(PolicyNetwork.of(resumed.policy)(maps), PolicyNetwork.of(through.policy)(maps))
 
 
 def test_the_mean_over_the_first_batches_then_over_the_last():

@@ -19,9 +19,9 @@ from agents.evaluation.evaluate import evaluate, evaluate_policy, flops_of
 from agents.evaluation.inference import infer, infer_clips, policy_flops
 from agents.policies.baselines import LearnedPolicy
 from agents.policies.checkpoint import load_policy, save_policy
-from agents.policies.contrib import SpotPolicy
-from agents.policies.networks import patch_mask_below
-from agents.policies.sb3 import GlancePolicy, PolicyArchitecture, kind_of
+from agents.policies.contrib import SpatialSoftmaxPolicy
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork, patch_mask_below
+from agents.policies.sb3 import parse_action_space
 from agents.rl.lagrangian import PIDLagrangian, pid_lagrangian
 from agents.rl.ppo import check_ppo, make_environment, new_ppo, train_policy
 from agents.rl.trainer import train_model
@@ -44,7 +44,7 @@ def skipping_policy(grid):
     """Random weights, so strong that actions differ from clip to clip and step to step, and some skip."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        policy = GlancePolicy(NETWORK, grid, skips=True).eval().requires_grad_(False)
+        policy = PolicyNetwork(NETWORK, grid, skips=True).eval().requires_grad_(False)
     for parameter in policy.encoder.frame.parameters():
         parameter.mul_(10)
     policy.actor.weight.mul_(10)
@@ -90,12 +90,12 @@ def ppo_on(features, kind, **env):
 @pytest.mark.parametrize(("name", "expected"), {"grid": (7, False), "skip": (7, True), "continuous": (None, False),
                                                 "continuous_skip": (None, True)}.items())  # fmt: skip
 def test_an_action_space_tells_its_kind(name, expected):
-    assert kind_of(ACTIONS[name](7, 96, 24).space) == expected
+    assert parse_action_space(ACTIONS[name](7, 96, 24).space) == expected
 
 
 def test_no_grid_is_taken_for_another_with_skipping():
     for grid in range(2, 60):
-        assert kind_of(spaces.Discrete(grid**2)) == (grid, False) and kind_of(spaces.Discrete(grid**2 + 1)) == (grid, True)
+        assert parse_action_space(spaces.Discrete(grid**2)) == (grid, False) and parse_action_space(spaces.Discrete(grid**2 + 1)) == (grid, True)
 
 
 def test_places_and_the_probability_to_skip_come_apart(policy, maps):
@@ -115,7 +115,7 @@ def test_places_and_the_probability_to_skip_come_apart(policy, maps):
 
 def test_what_a_look_is_worth_depends_on_how_many_there_were(policy, maps):
     states, actor = policy.encoder(maps), policy.actor
-    output, last = actor.after_any(states), torch.nn.functional.linear(states, actor.weight, actor.bias)[..., -3:]
+    output, last = actor.for_all_counts(states), torch.nn.functional.linear(states, actor.weight, actor.bias)[..., -3:]
     for num_patches in range(4):
         assert torch.allclose(output[:, :, num_patches], actor(torch.cat([states, torch.full((12, 4, 1), num_patches)], dim=-1)), atol=1e-5)
         expected = last[..., 2] + last[..., 0] * (num_patches > 0) + last[..., 1] * np.log(1 + num_patches)
@@ -151,12 +151,12 @@ def test_a_threshold_says_what_is_kept(policy, maps, kind):
 
 
 def test_policies_that_cannot_skip_have_no_threshold(maps):
-    policy = GlancePolicy(NETWORK, 7)
+    policy = PolicyNetwork(NETWORK, 7)
     assert not policy.choose(maps)[1].any()
     with pytest.raises(InputError, match=r"keep_threshold=0\.5 is for policies that skip; train one with env\.action=skip"):
         policy.act(maps, 0.5)
     with pytest.raises(InputError, match="skips=1 is neither True nor False"):
-        GlancePolicy(NETWORK, 7, skips=1)
+        PolicyNetwork(NETWORK, 7, skips=1)
 
 
 def test_a_policy_that_skips_comes_back_as_it_was_saved(policy, maps, tmp_path):
@@ -184,7 +184,7 @@ def test_half_of_the_steps_skip_at_first(features, kind, maps):
 def test_what_ppo_predicts_is_what_the_policy_does(features, kind, policy, maps):
     model = ppo_on(features, kind)
     policy.write_to(model.policy)
-    acted, action = GlancePolicy.of(model.policy).act(maps).numpy(), ACTIONS[kind](7, 96, 24)
+    acted, action = PolicyNetwork.of(model.policy).act(maps).numpy(), ACTIONS[kind](7, 96, 24)
     num_patches = np.zeros(12, np.int64)
     for step in range(4):
         predicted, _ = model.predict(np.stack([np.arange(12), np.full(12, step), num_patches], 1), deterministic=True)
@@ -202,20 +202,20 @@ def test_a_policy_that_skips_and_one_that_cannot_are_not_mixed_up(bank, skips):
     model = ppo_on(bank, "grid" if skips else "skip")
     told = "skips frames, the environment's cannot skip" if skips else "cannot skip, the environment's skips frames"
     with pytest.raises(InputError, match=f"the policy to start from {told}; set env.action accordingly"):
-        GlancePolicy(NETWORK, 7, skips=skips).write_to(model.policy)
+        PolicyNetwork(NETWORK, 7, skips=skips).write_to(model.policy)
 
 
 def test_a_policy_that_was_not_told_the_looks_is_not_taken_for_one_that_was(bank):
     env = make_environment(bank, EnvConfig(num_envs=4, action="skip"), "reference")
     model = new_ppo(env, bank, PPOConfig(n_steps=4, batch_size=8), NETWORK, 5)
     with pytest.raises(InputError, match="without the number of looks: make its environment with 'reference_looks'"):
-        GlancePolicy.of(model.policy)
+        PolicyNetwork.of(model.policy)
 
 
 def test_a_spot_policy_cannot_skip():
     space = spaces.Box(0, 100, (2,), np.int64)
     with pytest.raises(InputError, match=r"a SpotPolicy .* cannot skip; set env\.action=grid or continuous"):
-        SpotPolicy(space, spaces.Discrete(50), map_shape=(16, 6, 6), patch_share=0.25)
+        SpatialSoftmaxPolicy(space, spaces.Discrete(50), map_shape=(16, 6, 6), patch_share=0.25)
 
 
 # One pass
@@ -299,7 +299,7 @@ def test_a_driven_price_settles_where_the_target_is_met():
 
 
 def test_gflops_are_a_share(bank):
-    policy = GlancePolicy(NETWORK, 7, skips=True)
+    policy = PolicyNetwork(NETWORK, 7, skips=True)
     flops = flops_of(bank, "zeros", policy_flops(policy))
     least, most = flops.at(0) / 1e9, flops.at(1) / 1e9
     cost_weight = pid_lagrangian(EnvConfig(action="skip", target_gflops=least + 0.3 * (most - least)), flops)

@@ -22,9 +22,10 @@ from adafocus_env.build import build_features
 from adafocus_env.demo.videos import CLASSES
 from agents.config.command import compose_config
 from agents.config.settings import EnvConfig, NetworkConfig, PPOConfig, TrainPPO
-from agents.policies.sb3 import GlancePolicy, PolicyArchitecture, extractor_of
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork
+from agents.policies.sb3 import extractor_of
 from agents.rl.ppo import make_environment, new_network, new_ppo
-from agents.rl.rollout_buffer import NormalisedReturnsBuffer
+from agents.rl.rollout_buffer import NormalizedReturnsBuffer
 from classifiers.backbones.backbone import BACKBONES
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
@@ -58,7 +59,7 @@ def glance_maps(family, clips, num_frames, seed, first, shift):
 
 def authors_policy(family, network, grid):
     """Our policy with the authors' weights."""
-    policy = GlancePolicy(network, grid)
+    policy = PolicyNetwork(network, grid)
     names = [(name, shape) for name, (shape, _) in released_weights.names(family).items() if name.startswith("focuser.policy.policy.")]
     weights = {ours: released_weights.weight(*theirs) for ours, theirs in zip(policy.state_dict(), names, strict=True)}
     policy.load_state_dict(weights)
@@ -81,7 +82,7 @@ def authors_ppo(maps, action, policy, config):
         num_steps=steps, clips=SimpleNamespace(epoch_size=clips), classifier=SimpleNamespace(device="cpu"),
         glance_maps=lambda clip, step: maps[clip, step],
     )  # fmt: skip
-    model = new_ppo(DummyVecEnv([lambda: Faces(action)] * clips), features, config.ppo, policy.network, seed=0)
+    model = new_ppo(DummyVecEnv([lambda: Faces(action)] * clips), features, config.ppo, policy.architecture, seed=0)
     extractor_of(model.policy).bind(features)
     policy.write_to(model.policy)
     model.policy.double()
@@ -120,7 +121,7 @@ def judged(model, actions):
 
 def learned(model):
     """Our parameters, by the order of the authors' names."""
-    return [parameter for ours, theirs in GlancePolicy.of(model.policy).parts(model.policy) for parameter in theirs.parameters()]
+    return [parameter for ours, theirs in PolicyNetwork.of(model.policy).parts(model.policy) for parameter in theirs.parameters()]
 
 
 # One update, number for number
@@ -231,7 +232,7 @@ def test_one_update_of_the_continuous_policy(continuous, stored):
     log_probs, values, _ = judged(continuous, actions)
     assert_near_after(log_probs, theirs["logprob_after_evalbn"])
     assert_near_after(values, theirs["value_after_evalbn"])
-    norm = GlancePolicy.of(continuous.policy).encoder.frame[5]
+    norm = PolicyNetwork.of(continuous.policy).encoder.frame[5]
     assert_near(norm.running_mean[None, :8], theirs["policy_bn1d_running_mean_first8"][None], "running mean after one pass in training")
     assert norm.num_batches_tracked == 1
 
@@ -253,7 +254,7 @@ def test_what_the_recipe_says_is_what_stable_baselines3_does(bank):
     model = new_ppo(make_environment(bank, EnvConfig(num_envs=8)), bank, recipe("ppo=released").ppo, SMALL, seed=0)
     assert (model.n_steps, model.batch_size, model.n_epochs, model.gamma, model.normalize_advantage) == (4, 32, 1, 0.7, False)
     assert (model.ent_coef, model.vf_coef, model.clip_range(1.0), model.max_grad_norm) == (0.01, 0.5, 0.2, float("inf"))
-    assert isinstance(model.rollout_buffer, NormalisedReturnsBuffer)
+    assert isinstance(model.rollout_buffer, NormalizedReturnsBuffer)
     (group,) = model.policy.optimizer.param_groups
     assert isinstance(model.policy.optimizer, torch.optim.Adam) and (group["lr"], group["eps"]) == (3e-4, 1e-8)
     assert not list(model.policy.mlp_extractor.parameters())
@@ -309,7 +310,7 @@ def test_the_recipe_learns_the_place_that_is_paid_in_every_decision(averaging, c
     ratios, train = [], model.train
     model.train = lambda: (train(), ratios.append(model.logger.name_to_value["train/approx_kl"]))
     model.learn(80 * 12 * video_div)
-    places = GlancePolicy.of(model.policy).act(features.glance_maps(np.arange(12)[:, None], np.arange(video_div)[None]))
+    places = PolicyNetwork.of(model.policy).act(features.glance_maps(np.arange(12)[:, None], np.arange(video_div)[None]))
     assert places.shape == (12, video_div, 2)
     assert (places - torch.tensor([0.8, 0.3])).abs().mean() < 0.15  # 0.25 before it learns
     assert len(ratios) == 80 and np.allclose(ratios, 0, atol=1e-6)

@@ -4,7 +4,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 
-from agents.rl.rollout_buffer import ClipRolloutBuffer, NormalisedReturnsBuffer
+from agents.rl.rollout_buffer import ClipRolloutBuffer, NormalizedReturnsBuffer
 from classifiers.errors import InputError
 
 pytestmark = pytest.mark.numerical
@@ -73,7 +73,7 @@ def test_rollouts_and_minibatches_must_hold_whole_episodes():
 
 
 def normalised_buffer(steps, envs, length):
-    return NormalisedReturnsBuffer(steps, *SPACES, "cpu", n_envs=envs, gae_lambda=1.0, gamma=0.7, clip_length=length)
+    return NormalizedReturnsBuffer(steps, *SPACES, "cpu", n_envs=envs, gae_lambda=1.0, gamma=0.7, clip_length=length)
 
 
 def test_returns_are_sums_of_discounted_rewards_of_an_episode_normalised_over_the_rollout():
