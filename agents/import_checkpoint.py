@@ -25,7 +25,7 @@ from agents.config.arguments import key, run_command
 from classifiers.errors import InputError
 
 if TYPE_CHECKING:
-    from agents.policies.networks import GlanceActorCritic
+    from agents.policies.networks import PolicyNetwork
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ def import_released(given: Arguments) -> str:
     Raises:
         InputError: the file, the list of classes, the patch size, the family or the folder cannot be used.
     """
-    from agents.policies import networks as policy_network
+    from agents.policies import checkpoint as policy_checkpoint
     from agents.released.checkpoint import read_released
     from classifiers import checkpoint  # here, so that --help and mistyped keys are answered at once
 
     classes = None if given.classes is None else read_class_names(given.classes)
     released = read_released(given.file, patch_size=given.patch_size, classes=classes, family=given.family)
     out = Path(given.out)
-    if released.policy is None and (out / policy_network.CARD).exists():
+    if released.policy is None and (out / policy_checkpoint.CARD).exists():
         raise InputError(f"out={out} holds a policy, and {given.file} has none to replace it; choose another folder")
     sizes = released.classifier.architecture
     used = {**asdict(given), "patch_size": sizes.patch_size}
@@ -72,14 +72,14 @@ def import_released(given: Arguments) -> str:
     told = f"{out}: classifier with {len(card.classes)} classes, {sizes.head} head, patches of {sizes.patch_size} pixels"
     if released.policy is None:
         return f"{told}; no policy (a file of stage 0 or 1)"
-    policy_network.save_policy(released.policy, out, {"classifier": card.fingerprint, "command": command})
+    policy_checkpoint.save_policy(released.policy, out, {"classifier": card.fingerprint, "command": command})
     return f"{told}; {_told(released.policy)}"
 
 
-def _told(policy: GlanceActorCritic) -> str:
+def _told(policy: PolicyNetwork) -> str:
     if policy.grid is not None:
         return f"policy on {policy.grid}×{policy.grid} cells"
-    return f"continuous policy on glance maps of {policy.network.map_shape[0]} channels a decision"
+    return f"continuous policy on glance maps of {policy.architecture.map_shape[0]} channels a decision"
 
 
 if __name__ == "__main__":

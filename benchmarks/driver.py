@@ -21,8 +21,10 @@ from agents.pipeline.builders import Clips, features_of
 from agents.pipeline.driver import Driver
 from agents.pipeline.session import Session
 from agents.policies.checkpoint import save_policy
-from agents.policies.sb3 import ClipReferenceExtractor, GlancePolicy, PolicyArchitecture
-from agents.rl.ppo import make_environment, new_network, new_ppo
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork
+from agents.policies.sb3 import ClipReferenceExtractor
+from agents.rl.environment import make_environment
+from agents.rl.ppo import new_ppo
 from agents.runs.progress import Display
 from agents.supervised.finetune import finetune
 from agents.supervised.random_patches import train_on_random_patches
@@ -80,7 +82,7 @@ class Bench:
     def __init__(self, settings: Settings, clips: ClipSource, updates: int, folder: Path) -> None:
         self._clips, self._updates, self._folder = clips, updates, folder
         self._classifier = checkpoint.load("demo", choose_device(settings.device))
-        self._policy = GlancePolicy(PolicyArchitecture((32, 8, 8)), workload.GRID).to(self._classifier.device).eval().requires_grad_(False)
+        self._policy = PolicyNetwork(PolicyArchitecture((32, 8, 8)), workload.GRID).to(self._classifier.device).eval().requires_grad_(False)
         save_policy(self._policy, folder / "policy", {"classifier": self._classifier.fingerprint()})
 
     def driven(self, stage: str, times: int) -> Callable[[], object]:
@@ -127,7 +129,8 @@ class Bench:
 
     def _learn(self, config: TrainStages) -> None:
         features = features_of(self._classifier, self._clips, config.env)
-        model = new_ppo(make_environment(features, config.env), features, config.ppo, new_network(features.map_shape, config.network), 0)
+        architecture = PolicyArchitecture.from_config(features.map_shape, config.network)
+        model = new_ppo(make_environment(features, config.env), features, config.ppo, architecture, 0)
         model.set_logger(configure(None, []))
         extractor = model.policy.features_extractor
         assert isinstance(extractor, ClipReferenceExtractor)

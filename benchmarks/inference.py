@@ -19,7 +19,7 @@ from adafocus_env.action import GridAction
 from adafocus_env.build import DEMO_FRAMES
 from adafocus_env.clips.store import ClipSource
 from agents.evaluation.inference import focus_at, glance_at, infer, infer_clips
-from agents.policies.sb3 import GlancePolicy
+from agents.policies.networks import PolicyNetwork
 from benchmarks import workload
 from benchmarks.bare import bare_focus, bare_glance
 from benchmarks.clock import Act, Time, interleaved
@@ -74,9 +74,9 @@ def _schemes(settings: Settings) -> Section:
     return section.ratio("from the store", f"parallel, {best}", name=f"a batch of {batches}, read ahead from the store")
 
 
-def _recurrent(network: Classifier, policy: GlancePolicy, count: int, length: int) -> Act:
+def _recurrent(network: Classifier, policy: PolicyNetwork, count: int, length: int) -> Act:
     """An act: the policy and the head alone, on tensors that are there."""
-    maps = torch.rand(count, length, *policy.network.map_shape, device=network.device)
+    maps = torch.rand(count, length, *policy.architecture.map_shape, device=network.device)
     glances = torch.rand(count, length, network.glancer.vector_size, device=network.device)
     focus_vectors = torch.rand(count, length, network.focuser.vector_size, device=network.device)
 

@@ -12,8 +12,10 @@ from stable_baselines3.common.logger import configure
 
 from adafocus_env.features.memory_bank import MemoryBank
 from agents.config.settings import EnvConfig, PPOConfig
-from agents.policies.sb3 import GlancePolicy, PolicyArchitecture, extractor_of
-from agents.rl.ppo import make_environment, new_ppo
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork
+from agents.policies.sb3 import extractor_of
+from agents.rl.environment import make_environment
+from agents.rl.ppo import new_ppo
 from benchmarks import workload
 from benchmarks.clock import Time, interleaved, timed
 from benchmarks.command import Settings, main
@@ -30,7 +32,7 @@ def measure(settings: Settings) -> Iterator[Section]:
     clips = workload.clips(settings, rows, length)
     config = PPOConfig(n_steps=length, batch_size=rows // MINIBATCHES * length)
     bank = bank_of(network, clips)
-    model = learner(bank, config, rows, template.network)
+    model = learner(bank, config, rows, template.architecture)
     maps = bank.maps(np.arange(rows)[:, None], np.arange(length)[None])
     rollout_mode, updating = _collect_bare(template, maps, bare_head(network, PATCHES * rows)), update_bare(template, maps, config.n_epochs)
     parts: dict[str, list[Time]] = {"collection": [], "update": []}
@@ -76,7 +78,7 @@ def iterations(model: PPO, parts: dict[str, list[Time]]) -> Callable[[], object]
     return act
 
 
-def _collect_bare(policy: GlancePolicy, maps: torch.Tensor, head_step: Callable[[], object]) -> Callable[[], object]:
+def _collect_bare(policy: PolicyNetwork, maps: torch.Tensor, head_step: Callable[[], object]) -> Callable[[], object]:
     """An act: the policy once over each frame, and the head's step at each."""
     head_steps = repeated(maps.shape[1], head_step)
 
@@ -89,7 +91,7 @@ def _collect_bare(policy: GlancePolicy, maps: torch.Tensor, head_step: Callable[
     return act
 
 
-def update_bare(policy: GlancePolicy, maps: torch.Tensor, epochs: int, minibatches: int = MINIBATCHES) -> Callable[[], object]:
+def update_bare(policy: PolicyNetwork, maps: torch.Tensor, epochs: int, minibatches: int = MINIBATCHES) -> Callable[[], object]:
     """An act: forward and backward of every minibatch of every epoch, whole clips at a time."""
     policy.train().requires_grad_(True)
 

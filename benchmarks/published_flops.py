@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.config.arguments import run_command
-from agents.policies.networks import GlanceActorCritic, PolicyArchitecture
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from classifiers.classifier import Classifier
 from classifiers.flops import classifier_cost, multiply_adds
 from classifiers.model_zoo import ARCHITECTURES
@@ -67,7 +67,7 @@ def parts(family: Family, patch_size: int) -> dict[str, int]:
     architecture = replace(ARCHITECTURES[family.architecture], patch_size=patch_size)
     with torch.device("meta"):  # costs do not depend on weights, and random ones take seconds
         classifier = Classifier(architecture, [str(number) for number in range(family.classes)])
-        policy = GlanceActorCritic(family.policy, family.grid)
+        policy = PolicyNetwork(family.policy, family.grid)
     cost = classifier_cost(classifier.to_empty(device="cpu"))
     policy = policy.to_empty(device="cpu").eval()
     one = multiply_adds(lambda: policy(torch.zeros(1, 1, *family.policy.map_shape)))

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from adafocus_env.action import crop_patches
 from agents.evaluation.inference import patches_of
-from agents.policies.sb3 import GlancePolicy
+from agents.policies.networks import PolicyNetwork
 from classifiers.classifier import Classifier
 
 
 @torch.inference_mode()
-def step_by_step(classifier: Classifier, policy: GlancePolicy, frames: Tensor) -> tuple[Tensor, Tensor]:
+def step_by_step(classifier: Classifier, policy: PolicyNetwork, frames: Tensor) -> tuple[Tensor, Tensor]:
     """Classifies videos with recurrent heads as the released code does: policy, focuser and head once for every frame.
 
     Its loops over the images of a batch are left out: they are no part of the scheme.

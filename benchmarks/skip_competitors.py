@@ -17,7 +17,7 @@ from agents.evaluation.evaluate import CLIPS_AT_ONCE, batches, scores_of
 from agents.evaluation.metrics import Scores
 from agents.evaluation.skipping import Answers, answered, at_random, certainty, evenly, exit_steps, solve_both, solve_exit
 from agents.policies.baselines import Actions, GreedyOracle, saliency
-from agents.policies.sb3 import GlancePolicy
+from agents.policies.networks import PolicyNetwork
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Part:
     skipped: str
 
     @classmethod
-    def of(cls, features: Features, policy: GlancePolicy, skipped: str) -> Part:
+    def of(cls, features: Features, policy: PolicyNetwork, skipped: str) -> Part:
         """Asks the policy about all clips."""
         places, skip = [], []
         for clips in batches(np.arange(len(features.clips)), CLIPS_AT_ONCE):

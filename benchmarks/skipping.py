@@ -10,7 +10,7 @@ from torch import Tensor
 
 from agents.evaluation.budgets import solve_threshold
 from agents.evaluation.inference import Inference, glance_at, infer
-from agents.policies.sb3 import GlancePolicy
+from agents.policies.networks import PolicyNetwork
 from benchmarks import workload
 from benchmarks.clock import Act, interleaved
 from benchmarks.command import Settings, main
@@ -34,7 +34,7 @@ def measure(settings: Settings) -> Iterator[Section]:
         yield _measured(section, look, _thresholds(network, policy, frames), 1 if settings.quick else settings.rounds)
 
 
-def _thresholds(network: Classifier, policy: GlancePolicy, frames: Tensor) -> dict[float, float]:
+def _thresholds(network: Classifier, policy: PolicyNetwork, frames: Tensor) -> dict[float, float]:
     """P(skip) from which on a frame is skipped, by the share of the frames that is to be kept."""
     with torch.inference_mode():
         _, skip = policy.choose(glance_at(network, frames, frames.shape[1])[0])

@@ -18,7 +18,7 @@ from adafocus_env.clips.store import ClipSource
 from adafocus_env.demo.renderer import DemoTask
 from adafocus_env.demo.videos import demo
 from adafocus_env.videos.datasets import DataSet, Video
-from agents.policies.sb3 import GlancePolicy, PolicyArchitecture
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from agents.runs.system import system_information
 from benchmarks.command import Settings
 from classifiers.backbones.backbone import BACKBONES, Backbone
@@ -79,10 +79,10 @@ def flat_classifier(settings: Settings) -> Classifier:
     return classifier(settings, glancer="flat_glancer", focuser="flat_focuser")
 
 
-def policy(settings: Settings, seed: int = 0, *, skips: bool = False) -> GlancePolicy:
+def policy(settings: Settings, seed: int = 0, *, skips: bool = False) -> PolicyNetwork:
     """One with random weights, so strong that cells, and whether it skips, differ from frame to frame."""
     torch.manual_seed(seed)
-    made = GlancePolicy(SMALL if settings.quick else PolicyArchitecture((1280, 7, 7)), GRID, skips=skips)
+    made = PolicyNetwork(SMALL if settings.quick else PolicyArchitecture((1280, 7, 7)), GRID, skips=skips)
     with torch.no_grad():
         made.actor.weight.mul_(30)
         if skips:  # with P(skip) the same whatever was looked at before, any share can be kept

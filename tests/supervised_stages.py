@@ -6,8 +6,7 @@ import torch
 from conftest import random_classifier
 
 from agents.config.settings import SupervisedConfig
-from agents.policies.networks import PolicyArchitecture
-from agents.policies.sb3 import GlancePolicy
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from agents.supervised.finetune import finetune
 from agents.supervised.random_patches import train_on_random_patches
 from agents.supervised.warm_up import warm_up
@@ -17,7 +16,7 @@ CONFIG = SupervisedConfig(epochs=2, batch_size=5, learning_rate=0.01, head_learn
 
 def looking_policy():
     torch.manual_seed(0)
-    return GlancePolicy(PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=8), 7).eval().requires_grad_(False)
+    return PolicyNetwork(PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=8), 7).eval().requires_grad_(False)
 
 
 STAGES = {

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from adafocus_env.features.live import Features
 from adafocus_env.skipped import find_skipped
 from agents.evaluation.inference import policy_cost
-from agents.policies.networks import patch_mask_below
-from agents.policies.sb3 import GlancePolicy
+from agents.policies.networks import PolicyNetwork, patch_mask_below
 from classifiers.errors import InputError
 from classifiers.flops import classifier_cost
 
@@ -66,7 +65,7 @@ class VideoCost:
         return (budget - least) / (most - least)
 
 
-def cost_of(features: Features, policy: GlancePolicy, skipped: str) -> VideoCost:
+def cost_of(features: Features, policy: PolicyNetwork, skipped: str) -> VideoCost:
     """What videos cost with this classifier and this policy.
 
     Args:
@@ -150,5 +149,5 @@ def check_validation(values: Shares) -> Shares:
 
 
 def patch_mask_at(skip: Shares, threshold: float) -> PatchMask:
-    """Which decisions (N, D) are kept at a threshold: those whose value is below it, as in `GlancePolicy.act`; see `patch_mask_below`."""
+    """Which decisions (N, D) are kept at a threshold: those whose value is below it, as in `PolicyNetwork.act`; see `patch_mask_below`."""
     return patch_mask_below(torch.from_numpy(skip), threshold).numpy()

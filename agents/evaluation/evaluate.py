@@ -21,8 +21,8 @@ from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.evaluation.inference import policy_cost, video_cost, video_costs
 from agents.evaluation.metrics import LabelSets, Scores, after_every_step, confidence, hits
 from agents.policies.baselines import CentrePatch, GaussianPatch, GreedyOracle, LearnedPolicy, Oracle, RandomPatch, SaliencyPatch
+from agents.policies.networks import PolicyNetwork
 from agents.policies.predictor import Actions, Predictor, choose_step
-from agents.policies.sb3 import GlancePolicy
 from classifiers.flops import classifier_cost, multiply_adds
 
 CLIPS_AT_ONCE = 250  # of which a policy chooses the patches
@@ -62,7 +62,7 @@ def play(features: Features, policy: Predictor, observation: str = "reference", 
     return _played(features, *actions_and_scores(features, choose, action_of(policy, features), skipped))
 
 
-def play_learned(features: Features, policy: GlancePolicy, skipped: str = "zeros") -> Played:
+def play_learned(features: Features, policy: PolicyNetwork, skipped: str = "zeros") -> Played:
     """Plays every clip once with a trained policy."""
     return play(features, LearnedPolicy(policy, features), skipped=skipped)
 
@@ -70,7 +70,7 @@ def play_learned(features: Features, policy: GlancePolicy, skipped: str = "zeros
 def action_of(policy: object, features: Features) -> Action:
     """The kind of action of a policy that plays on these features: with skipping, if it says so itself or by its action space."""
     with_skips = skipping(features.action)
-    skips = policy.skips if isinstance(policy, GlancePolicy) else getattr(policy, "action_space", None) == with_skips.space
+    skips = policy.skips if isinstance(policy, PolicyNetwork) else getattr(policy, "action_space", None) == with_skips.space
     return with_skips if skips else features.action
 
 
@@ -211,7 +211,7 @@ def scores_of(
 
 def evaluate(
     features: Features,
-    policy: GlancePolicy | Predictor | None,
+    policy: PolicyNetwork | Predictor | None,
     *,
     seed: int,
     progress: Callable[[str], None] = lambda name: None,
@@ -323,11 +323,11 @@ def _whole_frames(features: Features) -> Foci:
 # How the parts come together
 
 
-def _choosers(features: Features, policy: GlancePolicy | Predictor | None, seed: int, skipped: str) -> dict[str, Chooser]:
+def _choosers(features: Features, policy: PolicyNetwork | Predictor | None, seed: int, skipped: str) -> dict[str, Chooser]:
     action = features.action
     choosers: dict[str, Chooser] = {}
     if policy is not None:
-        learned = LearnedPolicy(policy, features) if isinstance(policy, GlancePolicy) else policy
+        learned = LearnedPolicy(policy, features) if isinstance(policy, PolicyNetwork) else policy
         choosers["learned"] = chooser(features, learned, _observation_of(learned), skipped)
     policies: dict[str, Predictor] = {"random": RandomPatch(action, seed), "centre": CentrePatch(action)}
     policies |= {"gaussian": GaussianPatch(action, seed), "saliency": SaliencyPatch(features)}
@@ -339,9 +339,9 @@ def _choosers(features: Features, policy: GlancePolicy | Predictor | None, seed:
     return choosers
 
 
-def _cost_of(features: Features, policy: GlancePolicy | Predictor) -> int:
+def _cost_of(features: Features, policy: PolicyNetwork | Predictor) -> int:
     """Multiply-adds of a policy for a video. Of one that is no network of ours: those of PyTorch while it plays the first clip."""
-    if isinstance(policy, GlancePolicy):
+    if isinstance(policy, PolicyNetwork):
         return features.num_steps * policy_cost(policy)
     first, counted = np.zeros(1, np.int64), _Counted(policy)
     features.maps(first, _steps(features))  # so that no glance is counted as the policy's

@@ -14,7 +14,7 @@ from torch import Tensor
 from adafocus_env.action import Action, ContinuousAction, GridAction, crop_patches, skipping
 from adafocus_env.clips.store import ClipSource
 from adafocus_env.skipped import Skipped, classify_focused, find_skipped
-from agents.policies.sb3 import GlancePolicy
+from agents.policies.networks import PolicyNetwork, check_maps
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 from classifiers.flops import classifier_cost, multiply_adds, on_cpu
@@ -46,7 +46,7 @@ class Inference:
 @torch.inference_mode()
 def infer(
     classifier: Classifier,
-    policy: GlancePolicy,
+    policy: PolicyNetwork,
     frames: Tensor,
     glance_frames: Tensor | None = None,
     *,
@@ -92,7 +92,7 @@ def infer(
 
 def infer_clips(
     classifier: Classifier,
-    policy: GlancePolicy,
+    policy: PolicyNetwork,
     clips: ClipSource,
     *,
     batch_size: int = 8,
@@ -120,7 +120,7 @@ def infer_clips(
 
 def infer_batches(
     classifier: Classifier,
-    policy: GlancePolicy,
+    policy: PolicyNetwork,
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     skipped: str = "zeros",
@@ -183,7 +183,7 @@ def focus_at(
     return classify_focused(classifier, glances, focus_vectors, patch_mask.repeat_interleave(each, dim=1), skipped, num_frames=each)
 
 
-def patches_of(policy: GlancePolicy, classifier: Classifier, actions: Tensor) -> tuple[Tensor, Tensor]:
+def patches_of(policy: PolicyNetwork, classifier: Classifier, actions: Tensor) -> tuple[Tensor, Tensor]:
     """The policy's actions → corners (…, 2) of their patches in the frames of the classifier, as (top, left) in pixels; and whether each
     looks at one (…)."""
     size, patch_size = classifier.architecture.size, classifier.architecture.patch_size
@@ -193,7 +193,7 @@ def patches_of(policy: GlancePolicy, classifier: Classifier, actions: Tensor) ->
     return corners, patch_mask
 
 
-def decisions(classifier: Classifier, policy: GlancePolicy, frames: int, glances: int) -> int:
+def decisions(classifier: Classifier, policy: PolicyNetwork, frames: int, glances: int) -> int:
     """D, the decisions of a video: as many as the policy can take from its glances.
 
     Args:
@@ -209,7 +209,7 @@ def decisions(classifier: Classifier, policy: GlancePolicy, frames: int, glances
         if frames != glances:
             raise InputError(f"{frames} frames come with {glances} glances; this classifier looks at the same frames with both networks")
         return frames
-    stacked = max(1, policy.network.map_shape[0] // classifier.glancer.map_channels)
+    stacked = max(1, policy.architecture.map_shape[0] // classifier.glancer.map_channels)
     steps = glances // stacked
     if steps == 0 or steps * stacked != glances or frames % steps:
         raise InputError(
@@ -235,28 +235,15 @@ def video_costs(classifier: Classifier, patch_mask: Tensor, glances: int, skippe
     return glances * cost.glance + seen * cost.focus + steps * cost.head
 
 
-def policy_cost(policy: GlancePolicy) -> int:
+def policy_cost(policy: PolicyNetwork) -> int:
     """Multiply-adds of the policy for one decision, counted once."""
     if policy not in _COUNTED:
         model = on_cpu(policy)
-        _COUNTED[policy] = multiply_adds(lambda: model(torch.zeros(1, 1, *policy.network.map_shape)))
+        _COUNTED[policy] = multiply_adds(lambda: model(torch.zeros(1, 1, *policy.architecture.map_shape)))
     return _COUNTED[policy]
 
 
-_COUNTED: WeakKeyDictionary[GlancePolicy, int] = WeakKeyDictionary()
-
-
-def check_maps(policy: GlancePolicy, map_shape: tuple[int, ...]) -> None:
-    """Checks that the policy reads glance maps of this shape.
-
-    Raises:
-        InputError: it reads others.
-    """
-    if policy.network.map_shape != map_shape:
-        raise InputError(
-            f"the policy reads glance maps of shape {policy.network.map_shape}, the classifier's glancer makes {map_shape}; "
-            "use the policy that was trained with this classifier"
-        )
+_COUNTED: WeakKeyDictionary[PolicyNetwork, int] = WeakKeyDictionary()
 
 
 def _read(clips: ClipSource, batch_size: int, *, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
@@ -286,9 +273,9 @@ def _by_decision(maps: Tensor, vectors: Tensor, count: int, steps: int) -> tuple
     return maps.unflatten(0, (count, steps, -1)).flatten(2, 3), vectors.unflatten(0, (count, steps, -1)).mean(2)
 
 
-def _check_stacked(policy: GlancePolicy, map_shape: tuple[int, ...]) -> None:
+def _check_stacked(policy: PolicyNetwork, map_shape: tuple[int, ...]) -> None:
     """Checks that the policy reads one glance map of this shape or several, stacked."""
-    channels, *place = policy.network.map_shape
+    channels, *place = policy.architecture.map_shape
     if channels % map_shape[0] or tuple(place) != map_shape[1:]:
         check_maps(policy, map_shape)
 

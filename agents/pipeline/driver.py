@@ -25,8 +25,8 @@ from agents.pipeline.stage_dir import StageDir
 from agents.pipeline.stages import Leg, joint_round, single_pass
 from agents.pipeline.validation import Score, frame_score, patch_score
 from agents.policies.checkpoint import load_policy, save_policy
-from agents.policies.sb3 import GlancePolicy
-from agents.rl.ppo import in_steps
+from agents.policies.networks import PolicyNetwork
+from agents.rl.ppo import total_steps
 from agents.runs.interrupts import Stopped, StopRequest
 from agents.runs.progress import figures
 from agents.supervised.checkpoint import EpochCheckpoint
@@ -131,7 +131,7 @@ class Driver:
         plan: list[tuple[str, float, float]] = []
         for leg in [*single_pass(config), *rounds]:
             if isinstance(leg.settings, PPOConfig):
-                steps = in_steps(leg.settings, self._session.features(self.classifier, clips)).total_steps
+                steps = total_steps(leg.settings, self._session.features(self.classifier, clips))
                 plan.append((leg.title, steps, 1))
             else:
                 plan.append((leg.title, leg.settings.epochs, clips.epoch_size * clips.num_frames))
@@ -156,7 +156,7 @@ class Driver:
         set_random_seed(config.seed)
         return new_classifier(wanted, self._clips.data.classes).to(self._session.device).freeze()
 
-    def _first_policy(self) -> GlancePolicy | None:
+    def _first_policy(self) -> PolicyNetwork | None:
         """The user's policy, if there is one."""
         if not self._config.policy or self._config.last < 2:
             return None
@@ -215,7 +215,7 @@ class Driver:
             return None
         ppo, seed = cast(PPOConfig, leg.settings), self._seed(leg)
         policy = self._session.train_policy(self.classifier, self._clips, run=part, ppo=ppo, seed=seed, start=self.policy)
-        assert isinstance(policy, GlancePolicy), "stages learn by PPO"
+        assert isinstance(policy, PolicyNetwork), "stages learn by PPO"
         return self._score(policy)
 
     def _learn(self, leg: Leg, part: StageDir) -> Score | None:
@@ -258,7 +258,7 @@ class Driver:
             return frame_score(self.classifier, cast(Backbone, leg.part), self._clips.val)
         return self._score(self.policy if leg.stage == 3 else None)
 
-    def _score(self, policy: GlancePolicy | None) -> Score | None:
+    def _score(self, policy: PolicyNetwork | None) -> Score | None:
         if self._clips.val is None:
             return None
         return patch_score(self.classifier, policy, self._clips.val, self._config.env, self._config.seed)

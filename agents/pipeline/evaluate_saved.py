@@ -20,9 +20,8 @@ from agents.evaluation.inference import decisions
 from agents.pipeline.builders import build_data, check_classes, features_of, part, run_as
 from agents.pipeline.session import check_seed, deterministic
 from agents.policies.checkpoint import load_policy
-from agents.policies.sb3 import GlancePolicy
-from agents.rl.lagrangian import SKIPPING
-from agents.rl.ppo import threshold_for
+from agents.policies.networks import PolicyNetwork
+from agents.rl.lagrangian import SKIPPING, threshold_for
 from agents.rl.saved_model import CARD, TrainedModel, load_model
 from agents.runs.jsonl import to_json
 from agents.runs.progress import Display
@@ -57,7 +56,7 @@ def evaluate_saved(config: Evaluate) -> None:
         policy = _policy(config)
         _check_read_by(policy, config, env)
         clips = part(data, "test", config.data, classifier.architecture.size, display, unreadable)
-        env = _env_of(policy, classifier, clips, env) if isinstance(policy, GlancePolicy) else env
+        env = _env_of(policy, classifier, clips, env) if isinstance(policy, PolicyNetwork) else env
         features = features_of(run_as(classifier, env), clips, env)
         if config.budget is not None or config.keep is not None:
             _meet_budget(config, data, policy, features, env, display, unreadable)
@@ -69,14 +68,14 @@ def evaluate_saved(config: Evaluate) -> None:
             write_text(out / RESULT, to_json(result, indent=2, sort_keys=True) + "\n")
 
 
-def check_solvable(config: Evaluate, data: DataSet, policy: GlancePolicy | TrainedModel | None) -> GlancePolicy:
+def check_solvable(config: Evaluate, data: DataSet, policy: PolicyNetwork | TrainedModel | None) -> PolicyNetwork:
     """The policy, if there is something to meet a budget with and something to solve it on.
 
     Raises:
         InputError: the policy does not skip, or the validation part is empty.
     """
     asked = f"budget={config.budget}" if config.budget is not None else f"keep={config.keep}"
-    if not isinstance(policy, GlancePolicy) or not policy.skips:
+    if not isinstance(policy, PolicyNetwork) or not policy.skips:
         raise InputError(f"{asked} is for policies that skip frames; train one with ppo=skip, or leave it out")
     if not data.val:
         advice = "set data.val to a share of the training videos" if data.train else "there are no training videos to take it from"
@@ -121,20 +120,20 @@ def _data_of(kept: Mapping[str, Any], config: Evaluate) -> DataConfig:
     return replace(of_run, **{key: getattr(config.data, key) for key in typed})
 
 
-def _check_read_by(policy: GlancePolicy | TrainedModel | None, config: Evaluate, env: EnvConfig) -> None:
+def _check_read_by(policy: PolicyNetwork | TrainedModel | None, config: Evaluate, env: EnvConfig) -> None:
     """Checks the keys that only some policies have a use for.
 
     Raises:
         InputError: one was typed, and the policy has none (names it).
     """
     rules = []
-    if isinstance(policy, GlancePolicy):
+    if isinstance(policy, PolicyNetwork):
         chooses = "places" if policy.grid is None else f"cells of a {policy.grid}×{policy.grid} grid"
         rules = [
             Unread("grid", lambda c: c.grid != policy.grid, f"the policy chooses {chooses}; leave it out"),
             Unread("video_div", lambda c: True, "the policy's glance maps say how many decisions there are; leave it out"),
         ]
-    skips = policy.skips if isinstance(policy, GlancePolicy) else policy is not None and env.action in SKIPPING
+    skips = policy.skips if isinstance(policy, PolicyNetwork) else policy is not None and env.action in SKIPPING
     rules.append(Unread("skipped", lambda c: not skips, "there is no policy that skips frames; leave it out"))
     check_read(config, config.typed, rules)
 
@@ -164,14 +163,14 @@ def _classifier(config: Evaluate, data: DataSet) -> tuple[Classifier, DataSet]:
     return classifier, data
 
 
-def _policy(config: Evaluate) -> GlancePolicy | TrainedModel | None:
+def _policy(config: Evaluate) -> PolicyNetwork | TrainedModel | None:
     if not config.policy:
         return None
     device, folder = choose_device(config.device), Path(config.policy)
     return load_model(folder, device, trust=config.trust) if (folder / CARD).is_file() else load_policy(folder, device)
 
 
-def _env_of(policy: GlancePolicy, classifier: Classifier, clips: ClipSource, env: EnvConfig) -> EnvConfig:
+def _env_of(policy: PolicyNetwork, classifier: Classifier, clips: ClipSource, env: EnvConfig) -> EnvConfig:
     """The environment that the policy acts in: its kind of action, and as many decisions as its glances make."""
     video_div = env.video_div
     if classifier.architecture.head == "mean":
@@ -184,7 +183,7 @@ def _env_of(policy: GlancePolicy, classifier: Classifier, clips: ClipSource, env
 def _meet_budget(
     config: Evaluate,
     data: DataSet,
-    policy: GlancePolicy | TrainedModel | None,
+    policy: PolicyNetwork | TrainedModel | None,
     features: Features,
     env: EnvConfig,
     display: Display,

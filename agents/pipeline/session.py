@@ -27,11 +27,13 @@ from agents.config.settings import PPOConfig, Train, TrainPPO
 from agents.pipeline.builders import Clips, build_clips, build_data, choose_classifier, features_of, run_as, trained_classifier
 from agents.policies.baselines import check_policy
 from agents.policies.checkpoint import load_policy
-from agents.policies.sb3 import GlancePolicy
-from agents.rl.algorithms import check_fits, check_settings, class_of, learns_as_ppo
-from agents.rl.ppo import Stopped, check_ppo, train_policy
+from agents.policies.networks import PolicyNetwork
+from agents.rl.algorithms import check_fits, check_settings, learns_as_ppo
+from agents.rl.ppo import check_ppo
 from agents.rl.saved_model import TrainedModel
-from agents.rl.trainer import train_model
+from agents.rl.settings import algorithm_settings
+from agents.rl.trainer import train_policy
+from agents.runs.interrupts import Stopped
 from agents.runs.loggers import Curves, check_log
 from agents.runs.progress import Display
 from agents.runs.report import report, split_title, table
@@ -159,8 +161,8 @@ class Session:
         run: RunDir | None = None,
         ppo: PPOConfig | None = None,
         seed: int | None = None,
-        start: GlancePolicy | None = None,
-    ) -> GlancePolicy | TrainedModel:
+        start: PolicyNetwork | None = None,
+    ) -> PolicyNetwork | TrainedModel:
         """Stage 2 on the frozen classifier; the policy that did best on the validation part.
 
         Args:
@@ -177,15 +179,11 @@ class Session:
         val = self.features(classifier, clips.val) if clips.val else None
         config = self.config
         seed = config.seed if seed is None else seed
-        common: dict[str, Any] = {"env": config.env, "network": config.network, "seed": seed, "trust": config.trust}
-        if isinstance(config, Train) and not learns_as_ppo(config.algo):
-            return train_model(features, val, run, self.display, algo=config.algo, **common)
-        start = start or self.given_policy(features)
-        if isinstance(config, Train):
-            common |= {"kind": class_of(config.algo.name), "further": config.algo.settings}
-        return train_policy(features, val, run, self.display, ppo=ppo, start=start, **common)
+        algo = config.algo if isinstance(config, Train) else None
+        settings = algorithm_settings(features, config.env, config.network, ppo, algo, start or self.given_policy(features))
+        return train_policy(features, val, run, self.display, settings, env=config.env, seed=seed, trust=config.trust)
 
-    def given_policy(self, features: Features) -> GlancePolicy | None:
+    def given_policy(self, features: Features) -> PolicyNetwork | None:
         """The policy that the user wants to start from, if any.
 
         Raises:
@@ -203,7 +201,7 @@ class Session:
     def finish(
         self,
         classifier: Classifier,
-        policy: GlancePolicy | TrainedModel | None,
+        policy: PolicyNetwork | TrainedModel | None,
         clips: Clips,
         since: float,
         further: Mapping[str, Any] = MappingProxyType({}),

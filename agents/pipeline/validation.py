@@ -12,8 +12,8 @@ from agents.config.settings import EnvConfig
 from agents.evaluation.evaluate import play
 from agents.pipeline.builders import features_of
 from agents.policies.baselines import LearnedPolicy, RandomPatch
+from agents.policies.networks import PolicyNetwork
 from agents.policies.predictor import Predictor
-from agents.policies.sb3 import GlancePolicy
 from classifiers.classifier import Classifier
 
 CLIPS_AT_ONCE = 16
@@ -22,7 +22,7 @@ Score = tuple[float, float]
 """Top-1, and the mean softmax score of the true class, which decides between equals."""
 
 
-def patch_score(classifier: Classifier, policy: GlancePolicy | None, clips: ClipSource, env: EnvConfig, seed: int) -> Score:
+def patch_score(classifier: Classifier, policy: PolicyNetwork | None, clips: ClipSource, env: EnvConfig, seed: int) -> Score:
     """The answers after the last step, with the policy's patches; with random ones, always the same, where there is no policy."""
     features = features_of(classifier, clips, replace(env, bank=False))
     player: Predictor = LearnedPolicy(policy, features) if policy else RandomPatch(features.action, seed)

@@ -27,9 +27,6 @@ class PolicyArchitecture:
         hidden: length of the GRU's state.
         batch_norm: normalise after the convolution and after the linear layer (the paper's on Something-Something).
         memory: False: reset the GRU after every decision, so that the policy sees the current glance only; for ablations.
-
-    Raises:
-        InputError: if a size is less than 1.
     """
 
     map_shape: tuple[int, int, int]
@@ -38,11 +35,6 @@ class PolicyArchitecture:
     hidden: int = 1024
     batch_norm: bool = False
     memory: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("channels", "features", "hidden"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} of the policy network is too small; choose 1 or more")
 
     @classmethod
     def from_config(cls, map_shape: tuple[int, int, int], config: NetworkConfig) -> PolicyArchitecture:
@@ -163,8 +155,8 @@ class PolicyNetwork(nn.Module):
             keep_threshold: skip where P(skip) is at least this; None: the policy's threshold.
 
         Returns:
-            Cells (N, D) int64, G² where the frame is skipped; or locations (N, D, 2) float32, of a policy that skips with a third coordinate
-            (1 where the frame is skipped, otherwise 0).
+            Cells (N, D) int64, G² where the frame is skipped; or locations (N, D, 2) float32, with a third coordinate if the policy can
+            skip (1 where the frame is skipped, otherwise 0).
 
         Raises:
             InputError: if a threshold is given and the policy cannot skip, or the threshold is NaN.

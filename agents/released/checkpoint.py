@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.serialization import safe_globals
 
-from agents.policies.networks import GlanceActorCritic
+from agents.policies.networks import PolicyNetwork
 from agents.released.families import FAMILIES, POLICY_NAMES, Family, Tensors, family_of, has, shape_of
 from classifiers.checkpoint import tensor_faults
 from classifiers.classifier import Classifier
@@ -34,7 +34,7 @@ class Released:
     """
 
     classifier: Classifier
-    policy: GlanceActorCritic | None
+    policy: PolicyNetwork | None
 
 
 def read_released(
@@ -57,7 +57,7 @@ def read_released(
     found = {**_acting_policy(found, kind), **found}
     try:
         num_classes = _num_classes(found, kind)
-        policy = _empty(GlanceActorCritic, *kind.policy(found)) if has(found, "policy.") else None
+        policy = _empty(PolicyNetwork, *kind.policy(found)) if has(found, "policy.") else None
     except InputError as problem:
         raise InputError(f"file={path} is no released checkpoint of the {kind.name} family: {problem}") from problem
     sizes = kind.architecture(found)

@@ -75,7 +75,7 @@ class TrainingCallback(BaseCallback):
     def _on_training_start(self) -> None:
         settings, steps = self._settings, self._env.steps
         self._bar = self._display.bar(
-            f"stage 2: {settings.title}", settings.total_steps, steps, unit="step", clips=1 / self._features.num_steps
+            "stage 2: policy", settings.total_steps, steps, unit="step", clips=1 / self._features.num_steps
         )
         self._learned = False
         self._next_line = _next(steps, settings.log_every)
@@ -107,11 +107,11 @@ class TrainingCallback(BaseCallback):
         if last or steps >= self._next_line:
             self._log(validate=last or steps >= self._next_validation)
         stop = self.stop is not None and self.stop.requested
-        can_save = settings.resumes and self._env.at_episode_start()
+        can_save = settings.algorithm.resumes and self._env.at_episode_start()
         if can_save and (last or stop or steps >= self._next_save):
             save_checkpoint(self.model, self._run.checkpoints, self.state())
             self._next_save = _next(steps, settings.save_every)
-        if stop and (can_save or not (last or settings.resumes)):
+        if stop and (can_save or not (last or settings.algorithm.resumes)):
             raise Stopped  # some algorithms ignore the result of `_on_step`
 
     def _log(self, *, validate: bool) -> None:

@@ -1,12 +1,12 @@
-"""The training environment of stage 2, and the wrapper that collects what is logged of its episodes."""
+"""The training environment of stage 2."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from adafocus_env.dynamics import Dynamics
@@ -17,7 +17,7 @@ from agents.config.settings import EnvConfig
 from agents.rl.lagrangian import SKIPPING
 
 
-def make_environment(features: Features, config: EnvConfig, observation: str | None = None) -> VecEnv:
+def make_environment(features: Features, config: EnvConfig, observation: str | None = None) -> EpisodeStatsWrapper:
     """Return the training environment, which plays every clip once per epoch.
 
     Args:
@@ -28,20 +28,15 @@ def make_environment(features: Features, config: EnvConfig, observation: str | N
     observation = observation or ("reference_looks" if config.action in SKIPPING else "reference")
     vector = AdaFocusVectorEnv(
         config.num_envs, features.classifier, features.clips,
-        observation=observation, reward=config.reward, baseline=_parse_baseline(config.baseline), action=config.action, grid=config.grid,
+        observation=observation, reward=config.reward, baseline=cast(Any, config.baseline), action=config.action, grid=config.grid,
         cost_weight=config.cost_weight, skipped=config.skipped, video_div=config.video_div, bank=features,
         autoreset_mode="SAME_STEP", clip_order="epoch",
     )  # fmt: skip
-    return VecMonitor(AdaFocusVecEnv(vector))
+    return EpisodeStatsWrapper(AdaFocusVecEnv(vector))
 
 
-def _parse_baseline(value: int | str) -> Any:
-    """Return `env.baseline` from the command line, where a number may arrive as text."""
-    return int(value) if isinstance(value, str) and value.isdigit() else value
-
-
-class EpisodeStatsWrapper(VecEnvWrapper):
-    """Counts steps, and collects return and correctness of the episodes that end.
+class EpisodeStatsWrapper(VecMonitor):
+    """A `VecMonitor` that also counts steps, and collects return and correctness of the episodes that end.
 
     Args:
         venv: the training environment.
@@ -61,13 +56,9 @@ class EpisodeStatsWrapper(VecEnvWrapper):
         dynamics: Dynamics = self.venv.get_attr("dynamics", 0)[0]
         return dynamics
 
-    def reset(self) -> Any:
-        """Begin an episode in every row."""
-        return self.venv.reset()
-
     def step_wait(self) -> VecEnvStepReturn:
         """Step all rows and collect the episodes that end."""
-        observations, rewards, dones, infos = self.venv.step_wait()
+        observations, rewards, dones, infos = super().step_wait()
         self.steps += self.num_envs
         self._ended += [(float(infos[row]["episode"]["r"]), bool(infos[row]["correct"])) for row in np.flatnonzero(dones)]
         return observations, rewards, dones, infos

@@ -18,7 +18,7 @@ from adafocus_env.features.live import Features
 from agents.config.settings import AlgoConfig, EnvConfig, NetworkConfig, PPOConfig
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from agents.policies.sb3 import to_network
-from agents.rl.algorithms import algorithm_of, class_of, learns_as_ppo, new_model
+from agents.rl.algorithms import ALGORITHMS, Algorithm, algorithm_of, class_of, learns_as_ppo, new_model
 from agents.rl.lagrangian import PIDLagrangian, check_targets, pid_lagrangian
 from agents.rl.ppo import check_ppo, new_ppo, ppo_metrics, skip_metrics, total_steps
 from agents.rl.saved_model import TrainedModel
@@ -37,7 +37,7 @@ class AlgorithmSettings:
 
     Attributes:
         name: a name in the table, or a dotted path.
-        title: of the progress bar.
+        algorithm: its row in the table, or the nearest.
         make_model: (environment, seed) → the model, ready to learn.
         to_policy: the model → the policy that is evaluated and saved.
         total_steps: length of training.
@@ -50,13 +50,11 @@ class AlgorithmSettings:
         update_metrics: what Stable-Baselines3 logged of an update → metrics.
         rollout_metrics: (model, dynamics) → metrics of the last rollout.
         counts_updates: whether a line of metrics has the number of the update.
-        resumes: whether a stopped run can be resumed.
-        counts_rows: see `agents.rl.algorithms.Algorithm`.
         return_dtype: in which returns are averaged.
     """
 
     name: str
-    title: str
+    algorithm: Algorithm
     make_model: Callable[[VecEnv, int], BaseAlgorithm]
     to_policy: Callable[[BaseAlgorithm], PolicyNetwork | TrainedModel]
     total_steps: int
@@ -69,8 +67,6 @@ class AlgorithmSettings:
     update_metrics: Callable[[Mapping[str, Any]], dict[str, float]] = logged_metrics
     rollout_metrics: Callable[[BaseAlgorithm, Dynamics], dict[str, float]] = lambda model, dynamics: {}
     counts_updates: bool = False
-    resumes: bool = True
-    counts_rows: bool = False
     return_dtype: DTypeLike = np.float64
 
 
@@ -106,7 +102,7 @@ def algorithm_settings(
     extra = algo.settings if algo else {}
     return AlgorithmSettings(
         name="ppo",
-        title="policy",
+        algorithm=ALGORITHMS["ppo"],
         make_model=lambda venv, seed: new_ppo(venv, features, ppo, architecture, seed, std, model_class=model_class, extra=extra),
         to_policy=lambda model: to_network(model.policy),  # type: ignore[arg-type]
         total_steps=total_steps(ppo, features),
@@ -127,10 +123,9 @@ def _from_algo(features: Features, env: EnvConfig, network: NetworkConfig, algo:
     for key in ("target_keep", "target_gflops"):
         if (target := getattr(env, key)) is not None:
             raise InputError(f"env.{key}={target} is for PPO only; set env.cost_weight with algo={algo.name}")
-    algorithm = algorithm_of(class_of(algo.name), algo.name)
     return AlgorithmSettings(
         name=algo.name,
-        title=algo.name,
+        algorithm=algorithm_of(class_of(algo.name), algo.name),
         make_model=lambda venv, seed: new_model(venv, features, algo, network, seed),
         to_policy=partial(TrainedModel, observation=algo.observation),
         total_steps=algo.total_steps,
@@ -138,6 +133,4 @@ def _from_algo(features: Features, env: EnvConfig, network: NetworkConfig, algo:
         validate_every=algo.validate_every,
         save_every=algo.save_every,
         observation=algo.observation,
-        resumes=algorithm.resumes,
-        counts_rows=algorithm.counts_rows,
     )

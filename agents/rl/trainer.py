@@ -48,7 +48,7 @@ def train_policy(
         Stopped: if the user asked to stop; the next call resumes.
     """
     fingerprint = features.classifier.fingerprint()
-    environment = EpisodeStatsWrapper(make_environment(features, env, settings.observation))
+    environment = make_environment(features, env, settings.observation)
     callback = TrainingCallback(run, display, settings, features, val, environment)
     model = settings.make_model(environment, seed)
     model, state = _restored(model, environment, run, settings, trust=trust)
@@ -63,7 +63,7 @@ def train_policy(
     model.set_logger(configure(None, []))  # metrics go to the run directory
     if (left := settings.total_steps - environment.steps) > 0:
         with StopRequest(display.console) as callback.stop:
-            counted = left * environment.num_envs if settings.counts_rows else left
+            counted = left * environment.num_envs if settings.algorithm.counts_rows else left
             model.learn(counted, callback=callback, reset_num_timesteps=False, log_interval=None)  # type: ignore[arg-type]
     if features.classifier.fingerprint() != fingerprint:
         raise RuntimeError("the classifier changed while the policy was trained on it: it is not frozen")
@@ -81,7 +81,7 @@ def _restored(
     resumed = load_checkpoint(run.checkpoints, environment, device=str(model.device), trust=trust, kind=type(model))
     model, state = resumed or (model, None)
     earlier = sum(line["stage"] < STAGE for line in run.metrics())
-    if state is None and len(run.metrics()) > earlier and not settings.resumes:
-        raise InputError(f"algo={settings.name} cannot resume a stopped run: it has no state to save between updates; force=true starts over")
+    if state is None and len(run.metrics()) > earlier and not settings.algorithm.resumes:
+        raise InputError(f"algo={settings.name} cannot resume a stopped run: it has no state between updates; force=true starts over")
     run.truncate(earlier if state is None else state["lines"])
     return model, state

@@ -12,8 +12,8 @@ from rich.table import Table
 from adafocus_env.features.live import Features
 from agents.evaluation.evaluate import evaluate
 from agents.evaluation.metrics import METRICS
+from agents.policies.networks import PolicyNetwork
 from agents.policies.predictor import Predictor
-from agents.policies.sb3 import GlancePolicy
 from agents.runs.plots import save_comparison, save_contact_sheet
 from agents.runs.progress import Display
 from agents.runs.run_dir import COMPARISON, CONTACT_SHEET
@@ -24,7 +24,7 @@ ORDER = ("learned", "random", "centre", "gaussian", "saliency", "glance_only", "
 
 def report(
     features: Features,
-    policy: GlancePolicy | Predictor | None,
+    policy: PolicyNetwork | Predictor | None,
     folder: Path | None,
     display: Display,
     *,

@@ -11,7 +11,7 @@ from adafocus_env.clips.store import ClipSource
 from adafocus_env.skipped import find_skipped
 from agents.config.settings import SupervisedConfig
 from agents.evaluation.inference import decisions, patches_of
-from agents.policies.sb3 import GlancePolicy
+from agents.policies.networks import PolicyNetwork
 from agents.supervised.batches import Batch
 from agents.supervised.checkpoint import EpochCheckpoint
 from agents.supervised.epochs import train_epochs
@@ -22,7 +22,7 @@ from classifiers.classifier import Classifier
 
 def finetune(
     classifier: Classifier,
-    policy: GlancePolicy,
+    policy: PolicyNetwork,
     clips: ClipSource,
     config: SupervisedConfig,
     *,

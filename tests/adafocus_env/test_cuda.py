@@ -21,7 +21,7 @@ from adafocus_env.transfers import to_device
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.config.settings import PPOConfig, SupervisedConfig
 from agents.evaluation.inference import infer, infer_clips
-from agents.policies.sb3 import GlancePolicy, PolicyArchitecture
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from agents.supervised.checkpoint import EpochCheckpoint
 from agents.supervised.random_patches import train_on_random_patches
 from benchmarks.ppo import learner
@@ -162,7 +162,7 @@ def test_an_execution_comes_close(networks, precision, compile, tolerance):
 def policies():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        policy = GlancePolicy(NETWORK, 7).eval().requires_grad_(False)
+        policy = PolicyNetwork(NETWORK, 7).eval().requires_grad_(False)
         policy.actor.weight.mul_(30)
     return {"cpu": policy, "cuda": copy.deepcopy(policy).to("cuda")}
 

@@ -475,7 +475,7 @@ def test_a_policy_to_start_from_that_does_not_fit_is_refused(tmp_path, run, firs
     with pytest.raises(InputError, match=r"policy=.* holds no policy\.json"):
         train(*run, f"policy={tmp_path / 'none'}")
     policy = load_policy(best)
-    other = type(policy)(type(policy.network)((8, 6, 6), 4, 8, 8), 3)
+    other = type(policy)(type(policy.architecture)((8, 6, 6), 4, 8, 8), 3)
     save_policy(other, tmp_path / "other", {})
     with pytest.raises(InputError, match=r"the policy reads glance maps of shape \(8, 6, 6\), the classifier's glancer makes \(16, 6, 6\)"):
         train(*run, f"policy={tmp_path / 'other'}")

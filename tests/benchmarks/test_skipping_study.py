@@ -10,9 +10,7 @@ from conftest import TASK
 from PIL import Image
 from tiny_training import SETTINGS, tiny_networks
 
-from adafocus_env.action import SkipAction
 from adafocus_env.demo.videos import demo
-from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents import evaluate, train_ppo
 from agents.config.command import compose_config
 from agents.config.settings import Evaluate, SkipCurve
@@ -20,8 +18,7 @@ from agents.evaluation.budgets import cost_of, patch_mask_at
 from agents.evaluation.inference import infer
 from agents.pipeline import builders
 from agents.pipeline import evaluate_saved as measured_again
-from agents.policies.baselines import CentrePatch, Skipping
-from agents.policies.sb3 import GlancePolicy, PolicyArchitecture
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from benchmarks import skipping_study as skip_curve
 from benchmarks.skip_competitors import WAYS, Part, Task, every_frame
 from classifiers.errors import InputError
@@ -32,7 +29,7 @@ OPTIONS = ("zeros", "last", "none")
 @pytest.fixture(scope="module")
 def policy():
     torch.manual_seed(3)
-    policy = GlancePolicy(PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=8), 7, skips=True).eval()
+    policy = PolicyNetwork(PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=8), 7, skips=True).eval()
     with torch.no_grad():
         policy.actor.weight.mul_(20)
         policy.actor.bias[-1] = 3.9
@@ -75,16 +72,6 @@ def test_costs_and_answers_are_those_of_inference(bank, policy, skipped):
     cost = cost_of(bank, policy, skipped)
     assert cost.of(patch_mask.sum(1), np.full(12, 4)).tolist() == found.macs.tolist()
     assert every_frame(part).num_patches.tolist() == [4] * 12
-
-
-def test_a_baseline_skips_in_an_environment(bank, classifier, clips):
-    patch_mask = np.random.default_rng(0).random((12, 4)) < 0.5
-    env = AdaFocusVectorEnv(12, classifier, clips, bank=bank, observation="reference", action="skip", autoreset_mode="DISABLED")
-    player = Skipping(CentrePatch(bank.action), SkipAction(bank.action), patch_mask)
-    seen, _ = env.reset(seed=0, options={"clips": list(range(12))})
-    for step in range(4):
-        seen, *_, info = env.step(player.predict(seen)[0])
-        assert info["box"].any(1).tolist() == patch_mask[:, step].tolist()
 
 
 def test_the_greedy_oracle_skips_more_for_a_higher_price(bank, policy):
@@ -153,7 +140,7 @@ def assert_evaluate_meets_budgets(root, told):
 
 def test_a_budget_needs_a_policy_that_skips_and_a_validation_part(policy):
     data = SimpleNamespace(val=())
-    for player in (None, GlancePolicy(policy.network, 7)):
+    for player in (None, PolicyNetwork(policy.architecture, 7)):
         with pytest.raises(InputError, match=r"keep=0\.5 is for policies that skip frames; train one with ppo=skip"):
             measured_again.check_solvable(Evaluate(keep=0.5), data, player)
     for data.train, advice in (((), "there are no training videos to take it from"), (("a",), "set data.val to a share of the training")):

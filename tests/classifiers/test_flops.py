@@ -5,8 +5,7 @@ import torch
 from conftest import slow_except
 
 from agents.evaluation.inference import policy_cost
-from agents.policies.networks import GlanceActorCritic
-from agents.policies.sb3 import GlancePolicy, PolicyArchitecture
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from benchmarks.published_flops import FAMILIES, parts
 from classifiers.classifier import Classifier
 from classifiers.flops import classifier_cost, multiply_adds, on_cpu
@@ -40,7 +39,7 @@ def test_the_parts(classifier):
     size = classifier.architecture.patch_size
     assert cost.focus == pytest.approx(cost.focus_frame * (size / 224) ** 2, rel=1e-3)
     assert cost.head == 3 * 1024 * (3328 + 1024) + 1024 * 200
-    policy = policy_cost(GlancePolicy(PolicyArchitecture((1280, 7, 7)), 7))
+    policy = policy_cost(PolicyNetwork(PolicyArchitecture((1280, 7, 7)), 7))
     assert policy == 1280 * 32 * 49 + 1568 * 1024 + 3 * 1024 * (1024 + 1024) + 1024 * 49
 
 
@@ -57,7 +56,7 @@ def shifted():
 @pytest.fixture(scope="module")
 def continuous_policy():
     with torch.device("meta"):
-        policy = GlanceActorCritic(PolicyArchitecture((8 * 1280, 7, 7), channels=64, batch_norm=True), None)
+        policy = PolicyNetwork(PolicyArchitecture((8 * 1280, 7, 7), channels=64, batch_norm=True), None)
     model = on_cpu(policy.to_empty(device="cpu"))
     return multiply_adds(lambda: model(torch.zeros(1, 1, 8 * 1280, 7, 7)))
 

@@ -14,7 +14,7 @@ from adafocus_env.videos.published import PUBLISHED
 from agents.config.command import compose_config
 from agents.config.settings import TrainPPO, TrainStages
 from agents.evaluation.budgets import VideoCost
-from agents.policies.networks import GlanceActorCritic, PolicyArchitecture
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from agents.rl.ppo import check_ppo
 from benchmarks import published_flops as published_cost
 from classifiers.classifier import Classifier
@@ -88,7 +88,7 @@ def test_it_loads_and_its_networks_can_be_built(name):
         sizes = config.network.channels, config.network.features, config.network.hidden, config.network.batch_norm
         network = PolicyArchitecture((maps, 7, 7), *sizes)
         grid = None if config.env.action == "continuous" else config.env.grid
-        policy = GlanceActorCritic(network, grid, config.network.std, skips=bool(skipping))
+        policy = PolicyNetwork(network, grid, config.network.std, skips=bool(skipping))
     assert steps == (1 if something else 16) and policy.grid == (None if something else 7)
     assert sum(parameter.numel() for parameter in policy.parameters()) > 7e6
     check_ppo(config.ppo, config.env, steps, config.network)

@@ -24,7 +24,7 @@ from adafocus_env.sb3_env import AdaFocusVecEnv
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.evaluation.inference import infer, policy_cost, video_cost
 from agents.policies.baselines import CentrePatch, GaussianPatch, GreedyOracle, LearnedPolicy, Oracle, RandomPatch
-from agents.policies.sb3 import GlancePolicy, PolicyArchitecture
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 
@@ -187,7 +187,7 @@ def make_policy(continuous, decisions):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = PolicyArchitecture((16 * GLANCES // decisions, 6, 6), channels=4, features=10, hidden=8, batch_norm=continuous)
-        return GlancePolicy(network, None if continuous else 5).eval().requires_grad_(False)
+        return PolicyNetwork(network, None if continuous else 5).eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize("continuous", [False, True])

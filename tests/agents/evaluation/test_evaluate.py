@@ -24,7 +24,7 @@ from agents.evaluation.evaluate import (
 )
 from agents.evaluation.metrics import after_every_step
 from agents.policies.baselines import CentrePatch, GreedyOracle, Oracle, RandomPatch
-from agents.policies.sb3 import GlancePolicy, PolicyArchitecture
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from agents.runs import plots as pictures
 from agents.runs.plots import save_comparison
 from agents.runs.progress import Display
@@ -40,7 +40,7 @@ MOVING = {"learned", "random", "centre", "gaussian", "saliency", "oracle", "gree
 def policy():
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        return GlancePolicy(PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=8), 7).eval().requires_grad_(False)
+        return PolicyNetwork(PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=8), 7).eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from adafocus_env.features.live import LiveFeatures
 from agents.evaluation import inference
 from agents.evaluation.inference import infer, infer_batches, infer_clips, policy_cost
 from agents.policies.baselines import LearnedPolicy
-from agents.policies.sb3 import GlancePolicy, PolicyArchitecture
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from classifiers import flops as cost
 from classifiers.errors import InputError
 
@@ -27,7 +27,7 @@ def policy():
     """Random weights, so strong that the cells differ from clip to clip and step to step."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        policy = GlancePolicy(NETWORK, 7).eval().requires_grad_(False)
+        policy = PolicyNetwork(NETWORK, 7).eval().requires_grad_(False)
     for parameter in policy.encoder.frame.parameters():
         parameter.mul_(10)
     policy.actor.weight.mul_(10)
@@ -91,7 +91,7 @@ def test_frames_that_are_still_bytes_are_refused(classifier, policy):
 
 
 def test_a_policy_for_another_glancer_is_refused(classifier, bank, frames):
-    other = GlancePolicy(PolicyArchitecture((32, 8, 8), channels=4, features=10, hidden=8), 7)
+    other = PolicyNetwork(PolicyArchitecture((32, 8, 8), channels=4, features=10, hidden=8), 7)
     message = r"the policy reads glance maps of shape \(32, 8, 8\), the classifier's glancer makes \(16, 6, 6\); use the policy"
     with pytest.raises(InputError, match=message):
         infer(classifier, other, frames)

@@ -22,7 +22,7 @@ from agents.policies.baselines import (
     RandomPatch,
     SaliencyPatch,
 )
-from agents.policies.sb3 import GlancePolicy, PolicyArchitecture
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from classifiers.errors import InputError
 
 GRID = GridAction(7, 96, 24)
@@ -97,7 +97,7 @@ def test_no_choice_beats_the_greedy_oracle_at_any_step(bank):
 
 def test_a_learned_policy_plays_the_most_likely_cells_of_any_rows(bank):
     torch.manual_seed(1)
-    policy = GlancePolicy(PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=8), 7).eval()
+    policy = PolicyNetwork(PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=8), 7).eval()
     wanted = policy.act(bank.maps(np.arange(12)[:, None], np.arange(4)[None])).numpy()
     player = LearnedPolicy(policy, bank)
     for references in ([[3, 0], [9, 0]], [[3, 1], [9, 1]], [[9, 1], [3, 2]], [[0, 3], [0, 1]]):
@@ -107,7 +107,7 @@ def test_a_learned_policy_plays_the_most_likely_cells_of_any_rows(bank):
 
 def test_a_policy_for_another_grid_is_refused(bank):
     with pytest.raises(InputError, match=r"chooses cells of a 5×5 grid \(env\.grid=5\), the environment offers cells of a 7×7 grid"):
-        LearnedPolicy(GlancePolicy(PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=8), 5), bank)
+        LearnedPolicy(PolicyNetwork(PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=8), 5), bank)
 
 
 def test_a_fixed_patch_is_the_one_that_was_asked_for():
@@ -136,7 +136,7 @@ def test_one_observation_gives_one_action_as_in_stable_baselines3():
 
 @pytest.mark.parametrize("observation", [np.zeros((4, 16, 6, 6), np.float32), np.zeros((4, 2), np.float32), np.zeros((4, 3), np.int64)])
 def test_observations_that_are_no_references_are_refused(observation):
-    with pytest.raises(InputError, match=r"it reads references \(clip, step\): make the environment with observation='reference'"):
+    with pytest.raises(InputError, match=r"reads references \(clip, step\), got .*; make the environment with observation='reference'"):
         RandomPatch(GRID, 0).predict(observation)
 
 

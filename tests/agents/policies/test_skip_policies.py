@@ -15,17 +15,19 @@ from adafocus_env.dynamics import Dynamics
 from adafocus_env.features.live import LiveFeatures
 from adafocus_env.skipped import SKIPPED
 from agents.config.settings import AlgoConfig, EnvConfig, NetworkConfig, PPOConfig, SupervisedConfig
-from agents.evaluation.budgets import VideoCost, cost_of
+from agents.evaluation.budgets import cost_of
 from agents.evaluation.evaluate import evaluate, play_learned
 from agents.evaluation.inference import infer, infer_clips, policy_cost
 from agents.policies.baselines import LearnedPolicy
 from agents.policies.checkpoint import load_policy, save_policy
-from agents.policies.contrib import SpotPolicy
-from agents.policies.networks import patch_mask_below
-from agents.policies.sb3 import GlancePolicy, PolicyArchitecture, kind_of
-from agents.rl.lagrangian import PIDLagrangian, pid_lagrangian
-from agents.rl.ppo import check_ppo, make_environment, new_ppo, train_policy
-from agents.rl.trainer import train_model
+from agents.policies.contrib import SpatialSoftmaxPolicy
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork, patch_mask_below
+from agents.policies.sb3 import load_network, parse_action_space, to_network
+from agents.rl.environment import make_environment
+from agents.rl.lagrangian import PIDLagrangian, check_targets, pid_lagrangian
+from agents.rl.ppo import new_ppo
+from agents.rl.settings import algorithm_settings
+from agents.rl.trainer import train_policy
 from agents.runs.progress import Display
 from agents.runs.report import table
 from agents.runs.run_dir import RunDir
@@ -44,7 +46,7 @@ def skipping_policy(grid):
     """Random weights, so strong that actions differ from clip to clip and step to step, and some skip."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        policy = GlancePolicy(NETWORK, grid, skips=True).eval().requires_grad_(False)
+        policy = PolicyNetwork(NETWORK, grid, skips=True).eval().requires_grad_(False)
     for parameter in policy.encoder.frame.parameters():
         parameter.mul_(10)
     policy.actor.weight.mul_(10)
@@ -90,12 +92,13 @@ def ppo_on(features, kind, **env):
 @pytest.mark.parametrize(("name", "expected"), {"grid": (7, False), "skip": (7, True), "continuous": (None, False),
                                                 "continuous_skip": (None, True)}.items())  # fmt: skip
 def test_an_action_space_tells_its_kind(name, expected):
-    assert kind_of(ACTIONS[name](7, 96, 24).space) == expected
+    assert parse_action_space(ACTIONS[name](7, 96, 24).space) == expected
 
 
 def test_no_grid_is_taken_for_another_with_skipping():
     for grid in range(2, 60):
-        assert kind_of(spaces.Discrete(grid**2)) == (grid, False) and kind_of(spaces.Discrete(grid**2 + 1)) == (grid, True)
+        assert parse_action_space(spaces.Discrete(grid**2)) == (grid, False)
+        assert parse_action_space(spaces.Discrete(grid**2 + 1)) == (grid, True)
 
 
 def test_places_and_the_probability_to_skip_come_apart(policy, maps):
@@ -115,7 +118,7 @@ def test_places_and_the_probability_to_skip_come_apart(policy, maps):
 
 def test_what_a_look_is_worth_depends_on_how_many_there_were(policy, maps):
     states, actor = policy.encoder(maps), policy.actor
-    output, last = actor.after_any(states), torch.nn.functional.linear(states, actor.weight, actor.bias)[..., -3:]
+    output, last = actor.for_all_counts(states), torch.nn.functional.linear(states, actor.weight, actor.bias)[..., -3:]
     for num_patches in range(4):
         assert torch.allclose(output[:, :, num_patches], actor(torch.cat([states, torch.full((12, 4, 1), num_patches)], dim=-1)), atol=1e-5)
         expected = last[..., 2] + last[..., 0] * (num_patches > 0) + last[..., 1] * np.log(1 + num_patches)
@@ -146,17 +149,17 @@ def test_a_threshold_says_what_is_kept(policy, maps, kind):
     assert 0 < action.patch_mask(likely).mean() < 1 and np.array_equal(action.patch_mask(likely), one_by_one(skip, 0.5).numpy())
     policy.keep_threshold = half
     assert np.array_equal(action.patch_mask(policy.act(maps).numpy()), one_by_one(skip, half).numpy())
-    with pytest.raises(InputError, match=r"keep_threshold=nan is no number; choose a probability to skip, such as 0\.5"):
+    with pytest.raises(InputError, match=r"keep_threshold must be a probability to skip, such as 0\.5, got nan"):
         policy.act(maps, float("nan"))
 
 
 def test_policies_that_cannot_skip_have_no_threshold(maps):
-    policy = GlancePolicy(NETWORK, 7)
+    policy = PolicyNetwork(NETWORK, 7)
     assert not policy.choose(maps)[1].any()
     with pytest.raises(InputError, match=r"keep_threshold=0\.5 is for policies that skip; train one with env\.action=skip"):
         policy.act(maps, 0.5)
-    with pytest.raises(InputError, match="skips=1 is neither True nor False"):
-        GlancePolicy(NETWORK, 7, skips=1)
+    with pytest.raises(InputError, match="skips must be True or False, got 1; set it to whether the policy may skip frames"):
+        PolicyNetwork(NETWORK, 7, skips=1)
 
 
 def test_a_policy_that_skips_comes_back_as_it_was_saved(policy, maps, tmp_path):
@@ -183,8 +186,8 @@ def test_half_of_the_steps_skip_at_first(features, kind, maps):
 
 def test_what_ppo_predicts_is_what_the_policy_does(features, kind, policy, maps):
     model = ppo_on(features, kind)
-    policy.write_to(model.policy)
-    acted, action = GlancePolicy.of(model.policy).act(maps).numpy(), ACTIONS[kind](7, 96, 24)
+    load_network(model.policy, policy)
+    acted, action = to_network(model.policy).act(maps).numpy(), ACTIONS[kind](7, 96, 24)
     num_patches = np.zeros(12, np.int64)
     for step in range(4):
         predicted, _ = model.predict(np.stack([np.arange(12), np.full(12, step), num_patches], 1), deterministic=True)
@@ -202,20 +205,20 @@ def test_a_policy_that_skips_and_one_that_cannot_are_not_mixed_up(bank, skips):
     model = ppo_on(bank, "grid" if skips else "skip")
     told = "skips frames, the environment's cannot skip" if skips else "cannot skip, the environment's skips frames"
     with pytest.raises(InputError, match=f"the policy to start from {told}; set env.action accordingly"):
-        GlancePolicy(NETWORK, 7, skips=skips).write_to(model.policy)
+        load_network(model.policy, PolicyNetwork(NETWORK, 7, skips=skips))
 
 
 def test_a_policy_that_was_not_told_the_looks_is_not_taken_for_one_that_was(bank):
     env = make_environment(bank, EnvConfig(num_envs=4, action="skip"), "reference")
     model = new_ppo(env, bank, PPOConfig(n_steps=4, batch_size=8), NETWORK, 5)
-    with pytest.raises(InputError, match="without the number of looks: make its environment with 'reference_looks'"):
-        GlancePolicy.of(model.policy)
+    with pytest.raises(InputError, match="without the number of patches: use the observation 'reference_looks'"):
+        to_network(model.policy)
 
 
 def test_a_spot_policy_cannot_skip():
     space = spaces.Box(0, 100, (2,), np.int64)
-    with pytest.raises(InputError, match=r"a SpotPolicy .* cannot skip; set env\.action=grid or continuous"):
-        SpotPolicy(space, spaces.Discrete(50), map_shape=(16, 6, 6), patch_share=0.25)
+    with pytest.raises(InputError, match=r"a SpatialSoftmaxPolicy .* cannot skip; set env\.action=grid or continuous"):
+        SpatialSoftmaxPolicy(space, spaces.Discrete(50), map_shape=(16, 6, 6), patch_share=0.25)
 
 
 # One pass
@@ -293,38 +296,35 @@ def test_a_driven_price_settles_where_the_target_is_met():
     cost_weight, patch_mask, now = PIDLagrangian(0.47, 0.05, 0.0), 0.5, 0.0
     for _ in range(100):
         patch_mask += 0.3 * (0.95 / (1 + np.exp(20 * (now - 0.1))) - patch_mask)  # a policy that needs some updates to follow
-        now = cost_weight.after(patch_mask)
+        now = cost_weight.update(patch_mask)
     assert abs(patch_mask - 0.47) < 0.005 and now > 0
-    assert PIDLagrangian(0.9, 0.05, 0.0).after(0.1) == 0  # a price is never negative
+    assert PIDLagrangian(0.9, 0.05, 0.0).update(0.1) == 0  # a price is never negative
 
 
 def test_gflops_are_a_share(bank):
-    policy = GlancePolicy(NETWORK, 7, skips=True)
+    policy = PolicyNetwork(NETWORK, 7, skips=True)
     cost = cost_of(bank, policy, "zeros")
     least, most = cost.range
-    cost_weight = pid_lagrangian(EnvConfig(action="skip", target_gflops=least + 0.3 * (most - least)), cost)
+    cost_weight = pid_lagrangian(EnvConfig(action="skip", target_gflops=least + 0.3 * (most - least)), bank, NETWORK)
     assert cost_weight.target == pytest.approx(0.3)
     assert most * 1e9 == pytest.approx(infer(bank.classifier, policy, torch.zeros(1, 4, 3, 96, 96), keep_threshold=np.inf).macs.item())
     assert least * 1e9 == pytest.approx(infer(bank.classifier, policy, torch.zeros(1, 4, 3, 96, 96), keep_threshold=-np.inf).macs.item())
-    assert pid_lagrangian(EnvConfig(action="skip"), cost) is None
+    assert pid_lagrangian(EnvConfig(action="skip"), bank, NETWORK) is None
     with pytest.raises(InputError, match=r"env\.target_gflops=100: .*choose a budget from 0\.00\d+ to 0\.00\d+"):
-        pid_lagrangian(EnvConfig(action="skip", target_gflops=100), VideoCost(4, 10**6, 10**6))
+        pid_lagrangian(EnvConfig(action="skip", target_gflops=100), bank, NETWORK)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"target_keep": 0.4, "target_gflops": 1.0}, r"env\.target_keep=0\.4 and env\.target_gflops=1\.0 are two targets; give one"),
+        ({"target_keep": 0.4, "target_gflops": 1.0}, r"env\.target_keep=0\.4 and env\.target_gflops=1\.0 exclude each other; set one"),
         ({"target_keep": 0.4, "action": "grid"}, r"env\.target_keep=0\.4 needs actions that can skip: set env\.action=skip or"),
-        ({"target_keep": 47}, r"env\.target_keep=47 is no share of frames to keep; choose one above 0 and up to 1, such as 0\.47"),
-        ({"target_keep": 0}, r"env\.target_keep=0 is no target; choose a number above 0"),
-        ({"target_gflops": float("nan")}, r"env\.target_gflops=nan is no target; choose a number above 0"),
-        ({"target_keep": 0.4, "cost_weight_rate": 0}, r"env\.cost_weight_rate=0 is not possible; choose a positive number"),
+        ({"target_gflops": 0.4, "action": "grid"}, r"env\.target_gflops=0\.4 needs actions that can skip: set env\.action=skip or"),
     ],
 )
-def test_targets_that_are_none(changes, message):
+def test_targets_that_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
-        check_ppo(PPOConfig(), EnvConfig(**{"action": "skip", **changes}), 4, NetworkConfig())
+        check_targets(EnvConfig(**{"action": "skip", **changes}))
 
 
 # Stage 3
@@ -358,7 +358,7 @@ DISPLAY = Display(Console(quiet=True))
 def learn(folder, bank, env=SETTINGS):
     config = PPOConfig(total_steps=128, n_steps=8, batch_size=16, n_epochs=1, validate_every=1, save_every=1)
     with RunDir.open(folder, {}, force=False) as run:
-        return train_policy(bank, bank, run, DISPLAY, env=env, ppo=config, network=SIZES, seed=0)
+        return train_policy(bank, bank, run, DISPLAY, algorithm_settings(bank, env, SIZES, config), env=env, seed=0)
 
 
 def test_a_run_with_a_target_goes_on_as_if_it_had_not_been_stopped(tmp_path, bank, monkeypatch):
@@ -379,8 +379,8 @@ def test_a_run_with_a_target_goes_on_as_if_it_had_not_been_stopped(tmp_path, ban
     cost_weight, patch_mask = PIDLagrangian(0.4, 0.1, 0.0), [line["kept"] for line in updates]
     assert [line["cost_weight"] for line in updates] == [
         0.0,
-        *(cost_weight.after(share) for share in patch_mask[:-1]),
-    ] and cost_weight.summed != 0
+        *(cost_weight.update(share) for share in patch_mask[:-1]),
+    ] and cost_weight.integral != 0
     assert [line["val_kept"] for line in updates] == pytest.approx([0.4] * 4, abs=0.02)  # by the threshold that is saved with the policy
     assert play_learned(bank, policy, "last").patch_mask.mean() == pytest.approx(0.4, abs=0.02) and policy.keep_threshold != 0.5
 
@@ -408,11 +408,10 @@ def test_maskable_ppo_never_skips_a_whole_clip(tmp_path, bank, monkeypatch):
     algo = AlgoConfig("maskable_ppo", total_steps=160, settings=settings)
     with RunDir.open(tmp_path, {}, force=False) as run:
         env = EnvConfig(num_envs=4, action="skip", grid=7, cost_weight=100.0)
-        train_model(bank, None, run, DISPLAY, env=env, algo=algo, network=SIZES, seed=0)
+        train_policy(bank, None, run, DISPLAY, algorithm_settings(bank, env, SIZES, PPOConfig(), algo), env=env, seed=0)
     assert len(ended) == 10 and np.stack(ended).all()
 
 
-def test_a_target_is_for_ppo(tmp_path, bank):
-    algo = AlgoConfig("a2c")
-    with pytest.raises(InputError, match=r"env\.target_keep=0\.4 is for PPO alone; set env\.cost_weight with algo=a2c"):
-        train_model(bank, None, RunDir(tmp_path), DISPLAY, env=SETTINGS, algo=algo, network=SIZES, seed=0)
+def test_a_target_is_for_ppo(bank):
+    with pytest.raises(InputError, match=r"env\.target_keep=0\.4 is for PPO only; set env\.cost_weight with algo=a2c"):
+        algorithm_settings(bank, SETTINGS, SIZES, PPOConfig(), AlgoConfig("a2c"))

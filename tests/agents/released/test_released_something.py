@@ -183,10 +183,10 @@ def test_the_whole_pass_from_the_folder(imported, frames, glance_frames, stored)
 
 
 def test_the_policy_reads_the_glances_of_one_decision(content, read, tmp_path):
-    assert read.policy.grid is None and read.policy.network == PolicyArchitecture(MAPS, channels=64, batch_norm=True)
+    assert read.policy.grid is None and read.policy.architecture == PolicyArchitecture(MAPS, channels=64, batch_norm=True)
     half = {"state_encoder.0.weight": torch.zeros(64, 4 * 1280, 1, 1)}
     two_decisions = read_released(save(content, tmp_path, policy=half), patch_size=176)
-    assert two_decisions.policy.network.map_shape == (4 * 1280, 7, 7) and two_decisions.classifier.architecture.patch_size == 176
+    assert two_decisions.policy.architecture.map_shape == (4 * 1280, 7, 7) and two_decisions.classifier.architecture.patch_size == 176
 
 
 def test_a_file_of_stage_1_gives_a_classifier_alone(content, tmp_path):

@@ -23,15 +23,17 @@ from adafocus_env.features.memory_bank import MemoryBank
 from adafocus_env.observation import OBSERVATIONS
 from agents import evaluate, train, train_ppo
 from agents.config.command import compose_config
-from agents.config.settings import EnvConfig, Evaluate, NetworkConfig, Train, TrainPPO
+from agents.config.settings import EnvConfig, Evaluate, NetworkConfig, PPOConfig, Train, TrainPPO
 from agents.evaluation.evaluate import play
-from agents.policies.sb3 import ClipReferenceExtractor
+from agents.policies.networks import PolicyArchitecture
+from agents.policies.sb3 import ClipReferenceExtractor, cache_outputs
 from agents.rl import trainer as algorithm
 from agents.rl import trust
 from agents.rl.algorithms import ALGORITHMS, CONTINUOUS, DISCRETE, check_fits, class_of, fitting, nearest_name
-from agents.rl.ppo import Stopped
 from agents.rl.saved_model import load_model
-from agents.rl.trainer import train_model
+from agents.rl.settings import algorithm_settings
+from agents.rl.trainer import train_policy
+from agents.runs.interrupts import Stopped
 from agents.runs.progress import Display
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
@@ -68,7 +70,8 @@ def settings(name, **more):
 def learn(folder, features, algo, kind=DISCRETE, *, force=False, seed=0):
     env = EnvConfig(num_envs=4, action="grid" if kind == DISCRETE else "continuous", baseline="all" if kind == DISCRETE else 1)
     with RunDir.open(folder, {}, force=force) as run, Display(Console(quiet=True)) as display:
-        return train_model(features, features, run, display, env=env, algo=algo, network=NETWORK, seed=seed)
+        settings = algorithm_settings(features, env, NETWORK, PPOConfig(), algo)
+        return train_policy(features, features, run, display, settings, env=env, seed=seed)
 
 
 def metrics(folder):
@@ -114,7 +117,7 @@ def test_every_algorithm_learns_stops_and_goes_on(tmp_path, bank, places, name, 
         learn(tmp_path / "stopped", features, algo, kind)
         assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
     else:
-        with pytest.raises(InputError, match=f"algo={name} cannot go on where it was stopped: .* force=true starts over"):
+        with pytest.raises(InputError, match=f"algo={name} cannot resume a stopped run: .*; force=true starts over"):
             learn(tmp_path / "stopped", features, algo, kind)
 
 
@@ -162,13 +165,13 @@ def test_the_best_patch_of_a_tiny_task_is_found(tmp_path, bank, places, monkeypa
     assert np.mean([worth(action) for action in chosen.reshape(48, -1).squeeze()]) > 0.8
 
 
-def test_a_target_network_that_moved_is_looked_at_anew(bank):
+def test_outputs_of_a_target_network_that_moved_are_not_cached(bank):
     """Stable-Baselines3 moves target networks through ``data``, which PyTorch's version counters do not see."""
-    from agents.rl.ppo import new_network
 
     space = OBSERVATIONS["reference"](bank).space
-    extractor = ClipReferenceExtractor(space, new_network(bank.map_shape, NETWORK), remember=False)
+    extractor = ClipReferenceExtractor(space, PolicyArchitecture.from_config(bank.map_shape, NETWORK))
     extractor.bind(bank)
+    cache_outputs(extractor, False)
     references = torch.tensor([[0, 1], [3, 2]])
     with torch.no_grad():
         before = extractor(references)
@@ -219,7 +222,7 @@ def test_what_fits_is_listed():
         ("dqm", r"algo\.name='dqm' is not known; did you mean 'dqn'\?"),
         ("nowhere.Mine", r"algo\.name=nowhere\.Mine: there is no module 'nowhere'; install it, or start the command where Python finds it"),
         ("stable_baselines3.DQM", r"algo\.name=stable_baselines3\.DQM: module 'stable_baselines3' has no 'DQM'; did you mean 'DQN'\?"),
-        ("collections.OrderedDict", r"algo\.name=collections\.OrderedDict is no algorithm: give a subclass of .*BaseAlgorithm"),
+        ("collections.OrderedDict", r"algo\.name must be a subclass of .*BaseAlgorithm, got collections\.OrderedDict"),
     ],
 )
 def test_a_class_that_is_none_is_refused(name, message):
@@ -332,9 +335,8 @@ def test_ppo_is_the_case_that_train_ppo_is(tmp_path, root):
         (["algo=dqm"], "algo=dqm: did you mean 'dqn'"),
         (["algo=custom"], r"algo\.name is empty: algo=custom needs algo\.name=PACKAGE\.CLASS"),
         (["algo=dqn", "algo.settings.gama=0.5"], r"algo\.settings\.gama: dqn has no such argument; did you mean 'gamma'\?"),
-        (["algo=dqn", "algo.settings.seed=3"], r"algo\.settings\.seed is not for you to set: set seed"),
-        (["algo=dqn", "algo.settings.learning_rate=fast"], r"algo=dqn does not take its settings .*fast"),
-        (["algo=dqn", "algo.total_steps=0"], r"algo\.total_steps=0 is too small; choose 1 or more"),
+        (["algo=dqn", "algo.settings.seed=3"], r"algo\.settings\.seed is reserved: set seed"),
+        (["algo=dqn", "algo.settings.learning_rate=fast"], r"algo=dqn does not accept its settings .*fast"),
         (["algo=dqn", "algo.observation=glance"], r"algo\.observation='glance' is not known"),
         (["algo=ppo", "algo.settings.gamma=0.5"], r"algo\.settings\.gamma: with PPO, set ppo\.gamma"),
     ],

@@ -22,9 +22,11 @@ from adafocus_env.build import build_features
 from adafocus_env.demo.videos import CLASSES
 from agents.config.command import compose_config
 from agents.config.settings import EnvConfig, NetworkConfig, PPOConfig, TrainPPO
-from agents.policies.sb3 import GlancePolicy, PolicyArchitecture, extractor_of
-from agents.rl.ppo import make_environment, new_network, new_ppo
-from agents.rl.rollout_buffer import NormalisedReturnsBuffer
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork
+from agents.policies.sb3 import extractor_of, load_network, same_modules, to_network
+from agents.rl.buffers import NormalizedReturnsBuffer
+from agents.rl.environment import make_environment
+from agents.rl.ppo import new_ppo
 from classifiers.backbones.backbone import BACKBONES
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
@@ -58,7 +60,7 @@ def glance_maps(family, clips, num_frames, seed, first, shift):
 
 def authors_policy(family, network, grid):
     """Our policy with the authors' weights."""
-    policy = GlancePolicy(network, grid)
+    policy = PolicyNetwork(network, grid)
     names = [(name, shape) for name, (shape, _) in released_weights.names(family).items() if name.startswith("focuser.policy.policy.")]
     weights = {ours: released_weights.weight(*theirs) for ours, theirs in zip(policy.state_dict(), names, strict=True)}
     policy.load_state_dict(weights)
@@ -81,9 +83,9 @@ def authors_ppo(maps, action, policy, config):
         num_steps=steps, clips=SimpleNamespace(epoch_size=clips), classifier=SimpleNamespace(device="cpu"),
         maps=lambda clip, step: maps[clip, step],
     )  # fmt: skip
-    model = new_ppo(DummyVecEnv([lambda: Faces(action)] * clips), features, config.ppo, policy.network, seed=0)
+    model = new_ppo(DummyVecEnv([lambda: Faces(action)] * clips), features, config.ppo, policy.architecture, seed=0)
     extractor_of(model.policy).bind(features)
-    policy.write_to(model.policy)
+    load_network(model.policy, policy)
     model.policy.double()
     model.set_logger(configure(None, []))
     return model
@@ -119,8 +121,8 @@ def judged(model, actions):
 
 
 def learned(model):
-    """Our parameters, by the order of the authors' names."""
-    return [parameter for ours, theirs in GlancePolicy.of(model.policy).parts(model.policy) for parameter in theirs.parameters()]
+    """Our parameters, in the order of the authors' names."""
+    return [parameter for _, module in same_modules(to_network(model.policy), model.policy) for parameter in module.parameters()]
 
 
 # One update, number for number
@@ -136,7 +138,7 @@ def test_one_update_of_the_discrete_policy(frame_maps, stored, patch_size):
     start = f"activitynet.p{patch_size}.ppo."
     theirs = {name.removeprefix(start): value for name, value in stored.items() if name.startswith(start)}
     config = recipe("ppo=released")
-    network = new_network((1280, 7, 7), config.network)
+    network = PolicyArchitecture.from_config((1280, 7, 7), config.network)
     assert network == PolicyArchitecture((1280, 7, 7))  # the paper's
     model = authors_ppo(frame_maps, GridAction(7, 224, patch_size), authors_policy("activitynet", network, 7), config)
 
@@ -194,7 +196,7 @@ def stacked_maps(stored):
 @pytest.fixture
 def continuous(stacked_maps):
     config = recipe("ppo=released_continuous")
-    network = new_network((10240, 7, 7), config.network)
+    network = PolicyArchitecture.from_config((10240, 7, 7), config.network)
     assert network == PolicyArchitecture((10240, 7, 7), channels=64, batch_norm=True)
     model = authors_ppo(stacked_maps, ContinuousAction(224, 144), authors_policy("something", network, None), config)
     extractor_of(model.policy).encoder.frame[2].register_forward_pre_hook(let_pass)
@@ -231,7 +233,7 @@ def test_one_update_of_the_continuous_policy(continuous, stored):
     log_probs, values, _ = judged(continuous, actions)
     assert_near_after(log_probs, theirs["logprob_after_evalbn"])
     assert_near_after(values, theirs["value_after_evalbn"])
-    norm = GlancePolicy.of(continuous.policy).encoder.frame[5]
+    norm = to_network(continuous.policy).encoder.frame[5]
     assert_near(norm.running_mean[None, :8], theirs["policy_bn1d_running_mean_first8"][None], "running mean after one pass in training")
     assert norm.num_batches_tracked == 1
 
@@ -253,7 +255,7 @@ def test_what_the_recipe_says_is_what_stable_baselines3_does(bank):
     model = new_ppo(make_environment(bank, EnvConfig(num_envs=8)), bank, recipe("ppo=released").ppo, SMALL, seed=0)
     assert (model.n_steps, model.batch_size, model.n_epochs, model.gamma, model.normalize_advantage) == (4, 32, 1, 0.7, False)
     assert (model.ent_coef, model.vf_coef, model.clip_range(1.0), model.max_grad_norm) == (0.01, 0.5, 0.2, float("inf"))
-    assert isinstance(model.rollout_buffer, NormalisedReturnsBuffer)
+    assert isinstance(model.rollout_buffer, NormalizedReturnsBuffer)
     (group,) = model.policy.optimizer.param_groups
     assert isinstance(model.policy.optimizer, torch.optim.Adam) and (group["lr"], group["eps"]) == (3e-4, 1e-8)
     assert not list(model.policy.mlp_extractor.parameters())
@@ -309,7 +311,7 @@ def test_the_recipe_learns_the_place_that_is_paid_in_every_decision(averaging, c
     ratios, train = [], model.train
     model.train = lambda: (train(), ratios.append(model.logger.name_to_value["train/approx_kl"]))
     model.learn(80 * 12 * video_div)
-    places = GlancePolicy.of(model.policy).act(features.maps(np.arange(12)[:, None], np.arange(video_div)[None]))
+    places = to_network(model.policy).act(features.maps(np.arange(12)[:, None], np.arange(video_div)[None]))
     assert places.shape == (12, video_div, 2)
     assert (places - torch.tensor([0.8, 0.3])).abs().mean() < 0.15  # 0.25 before it learns
     assert len(ratios) == 80 and np.allclose(ratios, 0, atol=1e-6)

@@ -8,11 +8,13 @@ from conftest import slow_except
 from rich.console import Console
 from test_algorithms import NETWORK, PAIRS, places, settings  # noqa: F401  the fixture is asked for by its name
 
-from agents.config.settings import EnvConfig
+from agents.config.settings import EnvConfig, PPOConfig
 from agents.evaluation.evaluate import evaluate, play
-from agents.rl import trainer as algorithm
+from agents.rl import callback
+from agents.rl import settings as rl_settings
 from agents.rl.algorithms import CONTINUOUS, DISCRETE, new_model
-from agents.rl.trainer import train_model
+from agents.rl.settings import algorithm_settings
+from agents.rl.trainer import train_policy
 from agents.runs.progress import Display
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
@@ -24,7 +26,8 @@ def learn(folder, features, name, kind, observation="reference"):
     env = EnvConfig(num_envs=4, action="skip" if kind == DISCRETE else "continuous_skip", baseline=1, cost_weight=0.05, skipped="last")
     with RunDir.open(folder, {}, force=False) as run, Display(Console(quiet=True)) as display:
         algo = replace(settings(name), observation=observation)
-        return train_model(features, features, run, display, env=env, algo=algo, network=NETWORK, seed=0)
+        how = algorithm_settings(features, env, NETWORK, PPOConfig(), algo)
+        return train_policy(features, features, run, display, how, env=env, seed=0)
 
 
 @pytest.mark.parametrize(("name", "kind"), slow_except([("dqn", DISCRETE), ("sac", CONTINUOUS)], SKIPPING))
@@ -47,8 +50,8 @@ def test_masks_apply_in_training_validation_and_the_table(tmp_path, bank, monkey
             model.policy.action_net.bias[-1] = 1000.0
         return model
 
-    monkeypatch.setattr(algorithm, "new_model", lazy)
-    monkeypatch.setattr(algorithm, "play", lambda *about: validated.append(play(*about)) or validated[-1])
+    monkeypatch.setattr(rl_settings, "new_model", lazy)
+    monkeypatch.setattr(callback, "play", lambda *about: validated.append(play(*about)) or validated[-1])
     player = learn(tmp_path, bank, "maskable_ppo", DISCRETE, observation).on(bank)
     measures, plays = evaluate(bank, player, seed=0, skipped="last")
     for played in (*validated, plays["learned"]):
