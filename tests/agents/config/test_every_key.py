@@ -95,6 +95,7 @@ def set_key(config: Any, key: str, value: Any) -> None:
 # Who reads what: key → (a value that is not the default, "module:function expression", the state in which it has an effect)
 
 POLICY = "agents.rl.ppo"
+SETTINGS = "agents.rl.settings"
 DATA = {
     "data.name": ("folder", "agents.pipeline.builders:build_data config.name"),
     "data.task": ("hard", "agents.pipeline.builders: demo(config.task"),
@@ -170,7 +171,7 @@ TRAINING = {
     "architecture.shift_place": ("block", "agents.pipeline.builders:choose_classifier asdict(changes", "classifier=paper_tsm"),
     "policy": ("DIR", "agents.pipeline.session:Session.given_policy self.config.policy"),
     **{
-        f"env.{name}": (value, f"{POLICY}:make_environment config.{name}", *state)
+        f"env.{name}": (value, f"agents.rl.environment:make_environment config.{name}", *state)
         for name, (value, *state) in {
             "num_envs": (3,), "action": ("skip",), "grid": (5,), "video_div": (2,), "reward": ("previous",), "baseline": (2,),
             "cost_weight": (0.1,), "skipped": ("none", "env.action=skip"),
@@ -180,8 +181,8 @@ TRAINING = {
     "env.target_gflops": (0.4, "agents.rl.lagrangian:pid_lagrangian env.target_gflops", "env.action=skip"),
     "env.cost_weight_rate": (0.1, "agents.rl.lagrangian:pid_lagrangian env.cost_weight_rate", "env.action=skip env.target_keep=0.4"),
     **{f"env.{name}": entry for name, entry in BANK.items()},
-    "ppo.total_steps": (5, f"{POLICY}:train_policy ppo.total_steps"),
-    "ppo.epochs": (5, f"{POLICY}:in_steps config.epochs"),
+    "ppo.total_steps": (5, f"{POLICY}:total_steps config.total_steps"),
+    "ppo.epochs": (5, f"{POLICY}:total_steps config.epochs"),
     **{
         f"ppo.{name}": (value, f"{POLICY}:new_ppo config.{name}")
         for name, value in {
@@ -190,22 +191,22 @@ TRAINING = {
             "normalize_returns": True, "batch_statistics": True,
         }.items()
     },
-    "ppo.validate_every": (2, f"{POLICY}:Recorder._update_ended self._config.validate_every"),
-    "ppo.save_every": (2, f"{POLICY}:Recorder._update_ended self._config.save_every"),
+    "ppo.validate_every": (2, f"{SETTINGS}:algorithm_settings ppo.validate_every"),
+    "ppo.save_every": (2, f"{SETTINGS}:algorithm_settings ppo.save_every"),
     **{
-        f"network.{name}": (value, f"{POLICY}:new_network config.{name}")
+        f"network.{name}": (value, f"agents.policies.networks:PolicyArchitecture.from_config config.{name}")
         for name, value in {"channels": 4, "features": 4, "hidden": 4, "batch_norm": True, "memory": False}.items()
     },
-    "network.std": (0.1, f"{POLICY}:train_policy network.std", "env.action=continuous"),
+    "network.std": (0.1, f"{SETTINGS}:algorithm_settings network.std", "env.action=continuous"),
 }  # fmt: skip
 ALGORITHM = {
     "run": ("DIR", "agents.train:main config.run"),
     "algo.name": ("dqn", "agents.rl.algorithms:new_model config.name"),
-    "algo.total_steps": (5, "agents.rl.trainer:_learn algo.total_steps", "algo.name=dqn"),
-    "algo.observation": ("map", "agents.rl.trainer:train_model algo.observation"),
+    "algo.total_steps": (5, "agents.rl.settings:_from_algo algo.total_steps", "algo.name=dqn"),
+    "algo.observation": ("map", "agents.rl.settings:_from_algo algo.observation"),
     "algo.settings": ({"gamma": 0.1}, "agents.rl.algorithms:new_model config.settings"),
-    "algo.validate_every": (5, "agents.rl.trainer:Recorder._on_training_start self._algo.validate_every", "algo.name=dqn"),
-    "algo.save_every": (5, "agents.rl.trainer:Recorder._on_training_start self._algo.save_every", "algo.name=dqn"),
+    "algo.validate_every": (5, "agents.rl.settings:_from_algo algo.validate_every", "algo.name=dqn"),
+    "algo.save_every": (5, "agents.rl.settings:_from_algo algo.save_every", "algo.name=dqn"),
 }
 JOINT = {
     "run": ("DIR", "agents.train_stages:main config.run"),
