@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -26,34 +26,13 @@ from stable_baselines3.common.vec_env import VecEnv
 from adafocus_env.features.live import Features
 from agents.config.settings import AlgoConfig, NetworkConfig
 from agents.policies.networks import PolicyArchitecture
-from agents.policies.sb3 import ClipReferenceExtractor, FrameReferenceExtractor
+from agents.policies.sb3 import ClipReferenceExtractor, FrameReferenceExtractor, ReferenceExtractor
 from agents.rl.buffers import ClipReplayBuffer
 from classifiers.errors import InputError, lookup
 
 DISCRETE, CONTINUOUS = "discrete", "continuous"
 BY_REFERENCE = ("reference", "reference_looks")  # observations whose glances an extractor reads in place
 SIZES = ("channels", "features", "hidden", "memory")  # keys of the network that `ClipReferenceExtractor` reads
-
-
-def _extractor(kind: type, features: Features, network: NetworkConfig) -> dict[str, Any]:
-    architecture = PolicyArchitecture.from_config(features.map_shape, network)
-    return {"features_extractor_class": kind, "features_extractor_kwargs": {"architecture": architecture}}
-
-
-def _recurrent(features: Features, network: NetworkConfig) -> dict[str, Any]:
-    return _extractor(ClipReferenceExtractor, features, network)
-
-
-def _own_memory(features: Features, network: NetworkConfig) -> dict[str, Any]:
-    return _extractor(FrameReferenceExtractor, features, network)
-
-
-def _actor_critic(features: Features, network: NetworkConfig) -> dict[str, Any]:
-    return {**_recurrent(features, network), "std": network.std}
-
-
-def _spatial_softmax(features: Features, network: NetworkConfig) -> dict[str, Any]:
-    return {"map_shape": features.map_shape, "patch_share": features.action.patch_size / features.action.size}
 
 
 @dataclass(frozen=True)
@@ -65,7 +44,7 @@ class Algorithm:
         actions: the kinds of action that it supports.
         why: the reason, if it does not support both kinds.
         policy: a name that the class knows, or the dotted path of a policy class.
-        policy_kwargs: (features, network) → the policy's arguments where it reads glances by reference.
+        extractor: of the policy, where it reads glances by reference; None: the policy has its own.
         network: the keys of `agents.config.settings.NetworkConfig` that the policy reads.
         resumes: whether a stopped run can be resumed.
         counts_rows: whether its `num_timesteps` counts a step of N environments N times per environment.
@@ -75,7 +54,7 @@ class Algorithm:
     actions: tuple[str, ...] = (DISCRETE, CONTINUOUS)
     why: str = ""
     policy: str = "MlpPolicy"
-    policy_kwargs: Callable[[Features, NetworkConfig], dict[str, Any]] = _recurrent
+    extractor: type[ReferenceExtractor] | None = ClipReferenceExtractor
     network: tuple[str, ...] = SIZES
     resumes: bool = True
     counts_rows: bool = False
@@ -90,8 +69,7 @@ def _deterministic_gradient(path: str) -> Algorithm:
 
 
 def _policy_gradient(path: str, *more_keys: str) -> Algorithm:
-    policy = "agents.policies.sb3.PatchActorCriticPolicy"
-    return Algorithm(path, policy=policy, policy_kwargs=_actor_critic, network=(*SIZES, "std", *more_keys))
+    return Algorithm(path, policy="agents.policies.sb3.PatchActorCriticPolicy", network=(*SIZES, "std", *more_keys))
 
 
 ALGORITHMS: dict[str, Algorithm] = {
@@ -103,7 +81,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "ddpg": _deterministic_gradient("stable_baselines3.DDPG"),
     "recurrent_ppo": Algorithm(
         "sb3_contrib.RecurrentPPO",
-        policy="agents.policies.contrib.LstmPolicy", policy_kwargs=_own_memory, network=("channels", "features"),
+        policy="agents.policies.contrib.LstmPolicy", extractor=FrameReferenceExtractor, network=("channels", "features"),
     ),
     "trpo": _policy_gradient("sb3_contrib.TRPO"),
     "qrdqn": _value_based("sb3_contrib.QRDQN"),
@@ -112,7 +90,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "maskable_ppo": Algorithm("sb3_contrib.MaskablePPO", (DISCRETE,), "masks exclude single actions and need a finite set of them"),
     "ars": Algorithm(
         "sb3_contrib.ARS",
-        policy="agents.policies.contrib.SpatialSoftmaxPolicy", policy_kwargs=_spatial_softmax, network=(), resumes=False, counts_rows=True,
+        policy="agents.policies.contrib.SpatialSoftmaxPolicy", extractor=None, network=(), resumes=False, counts_rows=True,
     ),
 }  # fmt: skip
 
@@ -248,17 +226,18 @@ def _policy(
         return "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy", {}
     module, _, name = algorithm.policy.rpartition(".")
     policy = getattr(importlib.import_module(module), name) if module else name
-    return policy, algorithm.policy_kwargs(features, network)
+    if algorithm.extractor is None:
+        return policy, {"map_shape": features.map_shape, "patch_share": features.action.patch_size / features.action.size}
+    extractor_kwargs = {"architecture": PolicyArchitecture.from_config(features.map_shape, network)}
+    kwargs = {"features_extractor_class": algorithm.extractor, "features_extractor_kwargs": extractor_kwargs}
+    return policy, {**kwargs, "std": network.std} if "std" in algorithm.network else kwargs
 
 
 def _to_arguments(settings: Mapping[str, Any], steps: int, env: VecEnv) -> dict[str, Any]:
     """Settings from YAML → arguments of the class."""
-    arguments = dict(settings)
-    for key in ("n_steps", "train_freq"):
-        if key in arguments and arguments[key] is None:
-            arguments[key] = steps
-    if "batch_size" in arguments and arguments["batch_size"] is None:
-        arguments["batch_size"] = arguments.get("n_steps", steps) * env.num_envs
+    rollout = (settings.get("n_steps") or steps) * env.num_envs
+    whole_clips = {"n_steps": steps, "train_freq": steps, "batch_size": rollout}
+    arguments = {key: whole_clips.get(key) if value is None else value for key, value in settings.items()}
     if isinstance(arguments.get("train_freq"), list):
         arguments["train_freq"] = tuple(arguments["train_freq"])
     if isinstance(arguments.get("action_noise"), int | float):

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from adafocus_env.features.live import Features
 from agents.evaluation.evaluate import Played, mean_cost, play, play_learned
-from agents.policies.checkpoint import load_policy, save_policy
 from agents.policies.networks import PolicyNetwork
 from agents.policies.sb3 import bind, cache_outputs
 from agents.rl.environment import EpisodeStatsWrapper
 from agents.rl.lagrangian import threshold_for
-from agents.rl.saved_model import CARD, TrainedModel, load_model, save_model
+from agents.rl.saved_model import TrainedModel
 from agents.rl.settings import AlgorithmSettings
 from agents.rl.training_state import save_checkpoint
 from agents.runs.interrupts import Stopped, StopRequest
@@ -148,7 +145,7 @@ class TrainingCallback(BaseCallback):
         if score is None or self._best is None or self._settings.lagrangian is not None or score >= self._best:
             self._best = score
             about = {"classifier": self._fingerprint, "metrics": metrics, "steps": self._env.steps}
-            save_best(policy, self._run.checkpoints / "best", self._settings.name, about)
+            self._settings.save(policy, self._run.checkpoints / "best", about)
         return metrics
 
     def _score(self, policy: Policy, val: Features) -> tuple[list[float], dict[str, float]]:
@@ -167,19 +164,6 @@ def play_policy(policy: Policy, features: Features, skipped: str) -> Played:
     if isinstance(policy, PolicyNetwork):
         return play_learned(features, policy, skipped)
     return play(features, policy.on(features), policy.observation, skipped)
-
-
-def save_best(policy: Policy, folder: Path, algo: str, about: dict[str, Any]) -> None:
-    """Write a policy: a `PolicyNetwork` as weights and card, any other model as Stable-Baselines3 saves it."""
-    if isinstance(policy, PolicyNetwork):
-        save_policy(policy, folder, about)
-    else:
-        save_model(policy.model, folder, {"algo": algo, "observation": policy.observation, **about})
-
-
-def load_best(folder: Path, device: torch.device, *, trust: bool) -> Policy:
-    """Return the policy that `save_best` wrote."""
-    return load_model(folder, device, trust=trust) if (folder / CARD).is_file() else load_policy(folder, device)
 
 
 def _next(steps: int, every: int) -> int:

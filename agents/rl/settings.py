@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -16,12 +17,13 @@ from stable_baselines3.common.vec_env import VecEnv
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.features.live import Features
 from agents.config.settings import AlgoConfig, EnvConfig, NetworkConfig, PPOConfig
+from agents.policies.checkpoint import save_policy
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from agents.policies.sb3 import to_network
 from agents.rl.algorithms import ALGORITHMS, Algorithm, algorithm_of, class_of, learns_as_ppo, new_model
 from agents.rl.lagrangian import PIDLagrangian, check_targets, pid_lagrangian
 from agents.rl.ppo import check_ppo, new_ppo, ppo_metrics, skip_metrics, total_steps
-from agents.rl.saved_model import TrainedModel
+from agents.rl.saved_model import TrainedModel, save_model
 from classifiers.errors import InputError
 
 
@@ -40,6 +42,7 @@ class AlgorithmSettings:
         algorithm: its row in the table, or the nearest.
         make_model: (environment, seed) → the model, ready to learn.
         to_policy: the model → the policy that is evaluated and saved.
+        save: (policy, folder, entries of its card) → None.
         total_steps: length of training.
         log_every: between two lines of metrics.
         validate_every: between two validations, each in a line of metrics.
@@ -57,6 +60,7 @@ class AlgorithmSettings:
     algorithm: Algorithm
     make_model: Callable[[VecEnv, int], BaseAlgorithm]
     to_policy: Callable[[BaseAlgorithm], PolicyNetwork | TrainedModel]
+    save: Callable[[Any, Path, dict[str, Any]], None]
     total_steps: int
     log_every: int
     validate_every: int
@@ -105,6 +109,7 @@ def algorithm_settings(
         algorithm=ALGORITHMS["ppo"],
         make_model=lambda venv, seed: new_ppo(venv, features, ppo, architecture, seed, std, model_class=model_class, extra=extra),
         to_policy=lambda model: to_network(model.policy),  # type: ignore[arg-type]
+        save=save_policy,
         total_steps=total_steps(ppo, features),
         log_every=update,
         validate_every=update * ppo.validate_every,
@@ -128,6 +133,9 @@ def _from_algo(features: Features, env: EnvConfig, network: NetworkConfig, algo:
         algorithm=algorithm_of(class_of(algo.name), algo.name),
         make_model=lambda venv, seed: new_model(venv, features, algo, network, seed),
         to_policy=partial(TrainedModel, observation=algo.observation),
+        save=lambda policy, folder, about: save_model(
+            policy.model, folder, {"algo": algo.name, "observation": algo.observation, **about}
+        ),
         total_steps=algo.total_steps,
         log_every=algo.validate_every,
         validate_every=algo.validate_every,

@@ -9,9 +9,11 @@ from stable_baselines3.common.logger import configure
 
 from adafocus_env.features.live import Features
 from agents.config.settings import EnvConfig
+from agents.policies.checkpoint import load_policy
 from agents.policies.sb3 import bind, load_network
-from agents.rl.callback import STAGE, Policy, TrainingCallback, load_best
+from agents.rl.callback import STAGE, Policy, TrainingCallback
 from agents.rl.environment import EpisodeStatsWrapper, make_environment
+from agents.rl.saved_model import CARD, load_model
 from agents.rl.settings import AlgorithmSettings
 from agents.rl.training_state import load_checkpoint
 from agents.runs.interrupts import StopRequest
@@ -67,7 +69,8 @@ def train_policy(
             model.learn(counted, callback=callback, reset_num_timesteps=False, log_interval=None)  # type: ignore[arg-type]
     if features.classifier.fingerprint() != fingerprint:
         raise RuntimeError("the classifier changed while the policy was trained on it: it is not frozen")
-    return load_best(run.checkpoints / "best", features.classifier.device, trust=trust)
+    best = run.checkpoints / "best"
+    return load_model(best, model.device, trust=trust) if (best / CARD).is_file() else load_policy(best, model.device)
 
 
 def _restored(
