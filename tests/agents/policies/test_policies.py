@@ -41,16 +41,17 @@ def ppo(bank):
     return model
 
 
-def continuous_ppo(places, network=NETWORK, *, seed=5, std=0.25, **changes):
-    """On continuous places, four environments, bound."""
+def continuous_ppo(locations, network=NETWORK, *, seed=5, std=0.25, **changes):
+    """On continuous locations, four environments, bound."""
     config = PPOConfig(**{"n_steps": 4, "batch_size": 8, **changes})
-    model = new_ppo(make_environment(places, EnvConfig(num_envs=4, action="continuous", baseline=1)), places, config, network, seed, std)
-    model.policy.features_extractor.bind(places)
+    env = make_environment(locations, EnvConfig(num_envs=4, action="continuous", baseline=1))
+    model = new_ppo(env, locations, config, network, seed, std)
+    model.policy.features_extractor.bind(locations)
     return model
 
 
 def after_every_update(model, look):
-    """What ``look`` finds after each update from now on, in a list that grows."""
+    """A list that grows by the result of ``look`` after every update."""
     found, train = [], model.train
     model.train = lambda: (train(), found.append(look()))
     return found
@@ -62,8 +63,8 @@ def statistics(model):
 
 
 @pytest.fixture(scope="module")
-def places(classifier, clips):
-    """What is seen in the clips of ``bank``, for continuous places."""
+def locations(classifier, clips):
+    """Features of the clips of ``bank``, for continuous locations."""
     return MemoryBank(classifier, clips, ContinuousAction(96, 24))
 
 
@@ -151,7 +152,7 @@ UPDATES = {
 
 
 @pytest.mark.parametrize("make", UPDATES.values(), ids=UPDATES)
-def test_what_was_kept_dies_with_an_update_of_the_weights(ppo, maps, make):
+def test_cached_outputs_are_dropped_after_an_update_of_the_weights(ppo, maps, make):
     extractor = ppo.policy.features_extractor
     optimizer = make(extractor.parameters())
     with torch.no_grad():
@@ -164,7 +165,7 @@ def test_what_was_kept_dies_with_an_update_of_the_weights(ppo, maps, make):
     assert torch.allclose(after, hidden_by_hand(extractor, maps), atol=1e-6)
 
 
-def test_what_was_kept_dies_with_loaded_weights(ppo, bank, maps):
+def test_cached_outputs_are_dropped_with_loaded_weights(ppo, bank, maps):
     extractor = ppo.policy.features_extractor
     with torch.no_grad():
         before = extractor(REFERENCES)
@@ -174,7 +175,7 @@ def test_what_was_kept_dies_with_loaded_weights(ppo, bank, maps):
     assert torch.allclose(after, hidden_by_hand(extractor, maps), atol=1e-6)
 
 
-def test_what_was_kept_is_never_learned_from(ppo):
+def test_cached_outputs_are_not_used_in_an_update(ppo):
     extractor = ppo.policy.features_extractor
     with torch.no_grad():
         extractor(REFERENCES)
@@ -282,11 +283,11 @@ def test_a_continuous_policy_with_batch_norm_comes_back_as_it_was_saved(maps, tm
     assert torch.equal(loaded.act(maps), policy.act(maps))
 
 
-def test_a_continuous_policy_acts_by_the_places_that_it_tells(maps):
+def test_a_continuous_policy_acts_by_the_locations_of_its_forward_pass(maps):
     policy = PolicyNetwork(NETWORK, None)
-    places = policy.act(maps)
-    assert places.shape == (12, 4, 2) and places.dtype == torch.float32
-    assert torch.equal(places, policy(maps)) and places.min() >= 0 and places.max() <= 1
+    locations = policy.act(maps)
+    assert locations.shape == (12, 4, 2) and locations.dtype == torch.float32
+    assert torch.equal(locations, policy(maps)) and locations.min() >= 0 and locations.max() <= 1
     with torch.no_grad():
         policy.actor.weight.zero_()
         policy.actor.bias.copy_(torch.tensor([50.0, -50.0]))
@@ -375,9 +376,9 @@ def test_a_policy_for_other_actions_is_not_written_into_stable_baselines3(ppo, g
         load_network(ppo.policy, PolicyNetwork(NETWORK, grid))
 
 
-def test_a_policy_for_a_grid_is_not_written_into_a_continuous_one(places):
+def test_a_policy_for_a_grid_is_not_written_into_a_continuous_one(locations):
     with pytest.raises(InputError, match=r"start from has grid=7, the environment grid=None \(None: continuous locations\)"):
-        load_network(continuous_ppo(places).policy, PolicyNetwork(NETWORK, 7))
+        load_network(continuous_ppo(locations).policy, PolicyNetwork(NETWORK, 7))
 
 
 @pytest.mark.parametrize(
@@ -391,16 +392,16 @@ def test_action_spaces_that_are_no_environments(bank, space):
 
 
 @pytest.mark.parametrize("std", [0.0, -1.0, float("nan")])
-def test_a_standard_deviation_that_is_not_positive_is_refused_in_a_command_too(places, std):
+def test_a_standard_deviation_that_is_not_positive_is_refused_in_a_command_too(locations, std):
     with pytest.raises(InputError, match=rf"std must be a positive number, .* got {std}"):
-        continuous_ppo(places, std=std)
+        continuous_ppo(locations, std=std)
 
 
-# Continuous places, in Stable-Baselines3
+# Continuous locations, in Stable-Baselines3
 
 
-def test_places_are_drawn_around_the_sigmoid_with_a_fixed_deviation(places, maps):
-    model = continuous_ppo(places, std=0.4)
+def test_locations_are_sampled_around_the_sigmoid_with_a_fixed_deviation(locations, maps):
+    model = continuous_ppo(locations, std=0.4)
     ours, (clip, step) = to_network(model.policy), REFERENCES.T
     assert (ours.grid, ours.std) == (None, 0.4)
     with torch.no_grad():
@@ -411,31 +412,31 @@ def test_places_are_drawn_around_the_sigmoid_with_a_fixed_deviation(places, maps
     assert np.allclose(chosen, ours.act(maps)[clip, step], atol=1e-6)
 
 
-def test_log_probabilities_are_those_of_the_places_drawn_and_only_the_environment_sees_them_clipped(places):
-    model = continuous_ppo(places, std=2.0)
+def test_log_probabilities_are_those_of_the_sampled_locations_and_only_the_environment_sees_them_clipped(locations):
+    model = continuous_ppo(locations, std=2.0)
     sent, send = [], model.env.step_async
     model.env.step_async = lambda actions: (sent.append(actions), send(actions))
     model.learn(16)
-    patch_mask = model.rollout_buffer
-    drawn = torch.from_numpy(patch_mask.actions).reshape(-1, 2)  # flattened by the update, clip by clip
-    assert drawn.min() < 0 and drawn.max() > 1
+    buffer = model.rollout_buffer
+    sampled = torch.from_numpy(buffer.actions).reshape(-1, 2)  # flattened by the update, clip by clip
+    assert sampled.min() < 0 and sampled.max() > 1
     assert np.stack(sent).min() == 0 and np.stack(sent).max() == 1
-    told, by_hand = torch.from_numpy(patch_mask.log_probs).ravel(), continuous_ppo(places, std=2.0)
-    _, log_probs, entropy = by_hand.policy.evaluate_actions(torch.from_numpy(patch_mask.observations), drawn)
-    assert torch.allclose(told, log_probs, atol=1e-5)
+    stored, by_hand = torch.from_numpy(buffer.log_probs).ravel(), continuous_ppo(locations, std=2.0)
+    _, log_probs, entropy = by_hand.policy.evaluate_actions(torch.from_numpy(buffer.observations), sampled)
+    assert torch.allclose(stored, log_probs, atol=1e-5)
     assert entropy.tolist() == pytest.approx([2 * (0.5 * np.log(2 * np.pi * np.e) + np.log(2))] * 16)
 
 
-def test_the_deviation_is_not_learned(places):
-    model = continuous_ppo(places)
+def test_the_deviation_is_not_learned(locations):
+    model = continuous_ppo(locations)
     before = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
     model.learn(32)
     same = [name for name, tensor in model.policy.state_dict().items() if torch.equal(tensor, before[name])]
     assert same == ["log_std"]
 
 
-def test_a_continuous_ppo_comes_back_from_its_file(places, maps, tmp_path):
-    model = continuous_ppo(places, std=0.4)
+def test_a_continuous_ppo_comes_back_from_its_file(locations, maps, tmp_path):
+    model = continuous_ppo(locations, std=0.4)
     model.learn(16)
     model.save(tmp_path / "ppo.zip")
     model.policy.save(tmp_path / "policy.pth")
@@ -448,16 +449,16 @@ def test_a_continuous_ppo_comes_back_from_its_file(places, maps, tmp_path):
 
 
 @pytest.mark.parametrize("batch", [False, True])
-def test_the_first_ratio_of_an_update_is_one(places, batch):
-    model = continuous_ppo(places, WITH_NORM, n_steps=None, batch_size=None, n_epochs=1, batch_statistics=batch, ortho_init=False)
+def test_the_first_ratio_of_an_update_is_one(locations, batch):
+    model = continuous_ppo(locations, WITH_NORM, n_steps=None, batch_size=None, n_epochs=1, batch_statistics=batch, ortho_init=False)
     seen = after_every_update(model, lambda: [model.logger.name_to_value[f"train/{key}"] for key in ("approx_kl", "clip_fraction")])
     model.learn(5 * 16)
     assert np.allclose(seen, 0, atol=1e-7) and len(seen) == 5
 
 
 @pytest.mark.parametrize("batch", [False, True])
-def test_a_rollout_is_played_with_the_statistics_that_the_update_uses(places, batch):
-    model = continuous_ppo(places, WITH_NORM, n_steps=None, batch_size=None, n_epochs=1, batch_statistics=batch)
+def test_a_rollout_is_played_with_the_statistics_that_the_update_uses(locations, batch):
+    model = continuous_ppo(locations, WITH_NORM, n_steps=None, batch_size=None, n_epochs=1, batch_statistics=batch)
     model.learn(16)
     extractor = model.policy.features_extractor
     with torch.no_grad():
@@ -470,8 +471,8 @@ def test_a_rollout_is_played_with_the_statistics_that_the_update_uses(places, ba
     assert torch.allclose(played, evaluated, atol=1e-3) is not batch
 
 
-def test_running_statistics_take_in_the_clips_to_be_played_once_after_every_update(places):
-    model = continuous_ppo(places, WITH_NORM, n_steps=8, batch_size=16, n_epochs=2)
+def test_running_statistics_take_in_the_clips_to_be_played_once_after_every_update(locations):
+    model = continuous_ppo(locations, WITH_NORM, n_steps=8, batch_size=16, n_epochs=2)
     taken = after_every_update(model, lambda: statistics(model))
     model.learn(3 * 32)
     assert [int(each[-1]) for each in taken] == [1, 2, 3]
@@ -481,27 +482,27 @@ def test_running_statistics_take_in_the_clips_to_be_played_once_after_every_upda
     assert all(torch.equal(a, b) for a, b in zip(statistics(model), taken[-1], strict=True))
 
 
-def test_a_first_rollout_is_normalised_by_its_own_statistics(places):
-    model = continuous_ppo(places, WITH_NORM, n_steps=4, batch_size=16, learning_rate=1e-9)
+def test_a_first_rollout_is_normalised_by_its_own_statistics(locations):
+    model = continuous_ppo(locations, WITH_NORM, n_steps=4, batch_size=16, learning_rate=1e-9)
     model.learn(16)
     clips = np.unique(model.rollout_buffer.observations[..., 0].astype(int))
     encoder = model.policy.features_extractor.encoder
-    inputs = encoder.frame[0](places.maps(clips[:, None], np.arange(4)[None]).flatten(0, 1))
+    inputs = encoder.frame[0](locations.maps(clips[:, None], np.arange(4)[None]).flatten(0, 1))
     assert torch.allclose(encoder.frame[1].running_mean, inputs.mean((0, 2, 3)), atol=1e-5)
 
 
-def test_with_batch_statistics_only_what_is_learned_from_moves_the_running_ones(places):
-    model = continuous_ppo(places, WITH_NORM, n_steps=None, batch_size=None, n_epochs=1, batch_statistics=True)
+def test_with_batch_statistics_only_what_is_learned_from_moves_the_running_ones(locations):
+    model = continuous_ppo(locations, WITH_NORM, n_steps=None, batch_size=None, n_epochs=1, batch_statistics=True)
     counts = after_every_update(model, lambda: int(statistics(model)[-1]))
     model.learn(3 * 16)
     model.predict(REFERENCES.numpy())
     assert counts == [1, 2, 3] and int(statistics(model)[-1]) == 3
 
 
-def test_statistics_travel_with_the_weights(places, maps):
-    model = continuous_ppo(places, WITH_NORM)
+def test_statistics_travel_with_the_weights(locations, maps):
+    model = continuous_ppo(locations, WITH_NORM)
     model.learn(16)
-    ours, other = to_network(model.policy), continuous_ppo(places, WITH_NORM, seed=6)
+    ours, other = to_network(model.policy), continuous_ppo(locations, WITH_NORM, seed=6)
     load_network(other.policy, ours)
     for ours_now, theirs in zip(statistics(model), statistics(other), strict=True):
         assert torch.equal(ours_now, theirs)
@@ -511,15 +512,15 @@ def test_statistics_travel_with_the_weights(places, maps):
 
 
 @pytest.mark.parametrize("batch", [False, True])
-def test_a_stopped_ppo_with_batch_norm_goes_on_as_if_it_had_not_been(places, maps, tmp_path, batch):
+def test_a_stopped_ppo_with_batch_norm_goes_on_as_if_it_had_not_been(locations, maps, tmp_path, batch):
     settings = {"n_steps": None, "batch_size": None, "batch_statistics": batch}
-    stopped = continuous_ppo(places, WITH_NORM, **settings)
+    stopped = continuous_ppo(locations, WITH_NORM, **settings)
     stopped.learn(16)
     save_checkpoint(stopped, tmp_path, {})
-    resumed, _ = load_checkpoint(tmp_path, continuous_ppo(places).env, device="cpu", trust=False)
-    resumed.policy.features_extractor.bind(places)
+    resumed, _ = load_checkpoint(tmp_path, continuous_ppo(locations).env, device="cpu", trust=False)
+    resumed.policy.features_extractor.bind(locations)
     resumed.learn(32, reset_num_timesteps=False)
-    through = continuous_ppo(places, WITH_NORM, **settings)
+    through = continuous_ppo(locations, WITH_NORM, **settings)
     through.learn(48)
     assert torch.equal(to_network(resumed.policy)(maps), to_network(through.policy)(maps))
 

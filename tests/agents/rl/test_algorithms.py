@@ -55,8 +55,8 @@ class MyPPO(PPO):
 
 
 @pytest.fixture(scope="module")
-def places(clips):
-    """A bank for continuous places."""
+def locations(clips):
+    """A bank for continuous locations."""
     return MemoryBank(random_classifier(), clips, ContinuousAction(96, 24))
 
 
@@ -91,9 +91,9 @@ def test_the_table_has_all_algorithms_of_both_libraries():
 
 
 @pytest.mark.parametrize(("name", "kind"), slow_except([("dqn", DISCRETE), ("sac", CONTINUOUS)], PAIRS))
-def test_every_algorithm_learns_stops_and_goes_on(tmp_path, bank, places, name, kind):
+def test_every_algorithm_learns_stops_and_goes_on(tmp_path, bank, locations, name, kind):
     """Stopped after its first line, it ends as if it had not been; what cannot go on says so."""
-    features, algo, signalled = (bank if kind == DISCRETE else places), settings(name), []
+    features, algo, signalled = (bank if kind == DISCRETE else locations), settings(name), []
     trained = learn(tmp_path / "whole", features, algo, kind)
     lines = RunDir(tmp_path / "whole").metrics()
     assert [line["steps"] for line in lines][-1] >= 96 and len(lines) >= 2
@@ -154,10 +154,10 @@ class Wanted(VecEnvWrapper):
         ("sac", CONTINUOUS, lambda action: 1 - np.abs(action - (0.2, 0.8)).sum(), 800),
     ],
 )
-def test_the_best_patch_of_a_tiny_task_is_found(tmp_path, bank, places, monkeypatch, name, kind, worth, steps):
+def test_the_best_patch_of_a_tiny_task_is_found(tmp_path, bank, locations, monkeypatch, name, kind, worth, steps):
     make = algorithm.make_environment
     monkeypatch.setattr(algorithm, "make_environment", lambda *args, **how: Wanted(make(*args, **how), worth))
-    features = bank if kind == DISCRETE else places
+    features = bank if kind == DISCRETE else locations
     algo = replace(settings(name, gradient_steps=4, buffer_size=2000, batch_size=32, learning_rate=1e-2), total_steps=steps)
     learn(tmp_path, features, replace(algo, settings={**algo.settings, "learning_starts": 400}, validate_every=steps), kind)
     trained = load_model(tmp_path / "checkpoints" / "best", "cpu")
@@ -205,7 +205,7 @@ def test_a_continuous_algorithm_on_cells_is_refused(name):
 
 
 @pytest.mark.parametrize("name", ["dqn", "qrdqn", "maskable_ppo"])
-def test_a_discrete_algorithm_on_places_is_refused(name):
+def test_a_discrete_algorithm_on_locations_is_refused(name):
     message = rf"algo={name} learns discrete actions only, and env\.action=continuous has continuous ones: .* Set env\.action=grid .*, sac"
     with pytest.raises(InputError, match=message):
         check_fits(name, "env.action=continuous", spaces.Box(0, 1, (2,)))

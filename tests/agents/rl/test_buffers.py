@@ -42,9 +42,9 @@ def test_minibatches_are_whole_episodes_and_every_step_comes_once():
     assert sorted(seen) == [(env, step) for env in range(ENVS) for step in range(STEPS)]
 
 
-def test_the_order_of_the_episodes_is_drawn_anew_each_time():
+def test_the_order_of_the_episodes_is_sampled_again_every_time():
     buffer = filled(clip_buffer())
-    np.random.seed(0)  # noqa: NPY002 (the source that Stable-Baselines3 draws from)
+    np.random.seed(0)  # noqa: NPY002 (the random source of Stable-Baselines3)
     orders = [[tuple(o) for batch in buffer.get(8) for o in batch.observations.long().tolist()] for _ in range(2)]
     np.random.seed(0)  # noqa: NPY002
     again = [tuple(o) for batch in buffer.get(8) for o in batch.observations.long().tolist()]
@@ -112,24 +112,24 @@ def replay_buffer(size=2 * ROWS * LENGTH):
 def fill(buffer, steps):
     """The observation of step t is (10 · episode + environment, step of the episode); its reward is t."""
     for step in range(steps):
-        episode, place = divmod(step, LENGTH)
-        now = np.stack([10 * episode + np.arange(ROWS), np.full(ROWS, place)], 1)
-        after = np.stack([now[:, 0], np.full(ROWS, min(place + 1, LENGTH - 1))], 1)
-        buffer.add(now, after, np.full(ROWS, place), np.full(ROWS, step), np.full(ROWS, place == LENGTH - 1), [{}] * ROWS)
+        episode, number = divmod(step, LENGTH)
+        now = np.stack([10 * episode + np.arange(ROWS), np.full(ROWS, number)], 1)
+        after = np.stack([now[:, 0], np.full(ROWS, min(number + 1, LENGTH - 1))], 1)
+        buffer.add(now, after, np.full(ROWS, number), np.full(ROWS, step), np.full(ROWS, number == LENGTH - 1), [{}] * ROWS)
     return buffer
 
 
-def episodes_of(buffer, draws=20):
-    """The clips that are drawn; every draw must be whole episodes with all that belongs to them."""
+def episodes_of(buffer, batches=20):
+    """The sampled clips; every minibatch must be whole episodes with all that belongs to them."""
     seen = set()
-    for _ in range(draws):
+    for _ in range(batches):
         batch = buffer.sample(2 * LENGTH)
         for rows in np.arange(2 * LENGTH).reshape(2, LENGTH):
-            clip, places = batch.observations[rows, 0].long(), batch.observations[rows, 1].long().tolist()
-            assert len(clip.unique()) == 1 and places == list(range(LENGTH))
-            assert batch.next_observations[rows].long().tolist() == [[int(clip[0]), place] for place in (1, 2, 3, 3)]
-            assert batch.actions[rows, 0].tolist() == places and batch.dones[rows, 0].tolist() == [0, 0, 0, 1]
-            assert batch.rewards[rows, 0].tolist() == [LENGTH * (int(clip[0]) // 10) + place for place in places]
+            clip, numbers = batch.observations[rows, 0].long(), batch.observations[rows, 1].long().tolist()
+            assert len(clip.unique()) == 1 and numbers == list(range(LENGTH))
+            assert batch.next_observations[rows].long().tolist() == [[int(clip[0]), number] for number in (1, 2, 3, 3)]
+            assert batch.actions[rows, 0].tolist() == numbers and batch.dones[rows, 0].tolist() == [0, 0, 0, 1]
+            assert batch.rewards[rows, 0].tolist() == [LENGTH * (int(clip[0]) // 10) + number for number in numbers]
             seen.add(int(clip[0]))
     return seen
 
@@ -138,7 +138,7 @@ def test_minibatches_are_whole_episodes_of_all_environments():
     assert episodes_of(fill(replay_buffer(), 2 * LENGTH)) == {0, 1, 2, 10, 11, 12}
 
 
-def test_an_episode_that_goes_on_is_not_drawn():
+def test_an_unfinished_episode_is_not_sampled():
     assert episodes_of(fill(replay_buffer(), LENGTH + 2)) == {0, 1, 2}
     assert episodes_of(fill(replay_buffer(), 2 * LENGTH + 1)) == {10, 11, 12}, "the first one is being written over"
 
