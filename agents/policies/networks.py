@@ -201,8 +201,8 @@ class PolicyNetwork(nn.Module):
 def patch_mask_below(skip: Tensor, threshold: float) -> Tensor:
     """Return which decisions (N, D) of clips are focused at a threshold: those with P(skip) below it.
 
-    The number of focused decisions of a clip never falls with the threshold. (Of two copies of a clip at two thresholds, the one with
-    fewer patches so far can at most catch up: at equal counts the higher threshold focuses whatever the lower one does.)
+    A higher threshold never focuses fewer decisions of a clip. (Compare a clip at two thresholds: whenever the counts so far are equal, the
+    higher threshold focuses every frame that the lower one focuses, so it cannot fall behind.)
 
     Args:
         skip: P(skip) (N, D), or (N, D, D) where it depends on the number of patches so far: the last axis.

@@ -33,10 +33,12 @@ class ReferenceExtractor(BaseFeaturesExtractor):
     Args:
         observation_space: of the observation `reference` or `reference_looks`.
         features_dim: length of the features.
+        encoder: glance maps (B, C, h, w) → features (B, features_dim).
     """
 
-    def __init__(self, observation_space: spaces.Space, features_dim: int) -> None:
+    def __init__(self, observation_space: spaces.Space, features_dim: int, encoder: nn.Module) -> None:
         super().__init__(observation_space, features_dim)
+        self.encoder = encoder
         self.bind(None)
 
     @property
@@ -58,9 +60,9 @@ class ReferenceExtractor(BaseFeaturesExtractor):
             raise RuntimeError("the extractor has no glances to read: call bind(features) first")
         return self.source.maps(clips, steps)
 
-    def maps_of(self, references: Tensor) -> Tensor:
-        """References (B, 2 or 3) as (clip, step, …) → glance maps (B, C, h, w)."""
-        return self.maps(*references[:, :2].long().cpu().numpy().T)
+    def forward(self, references: Tensor) -> Tensor:
+        """References (B, 2) as (clip, step) → features (B, features_dim)."""
+        return self.encoder(self.maps(*references[:, :2].long().cpu().numpy().T))
 
 
 def bind(policy: nn.Module, source: Features, *, cache: bool) -> None:
@@ -80,11 +82,7 @@ class MapReferenceExtractor(ReferenceExtractor):
     """
 
     def __init__(self, observation_space: spaces.Space, map_shape: tuple[int, int, int]) -> None:
-        super().__init__(observation_space, math.prod(map_shape))
-
-    def forward(self, references: Tensor) -> Tensor:
-        """References (B, 2) as (clip, step) → maps (B, C·h·w)."""
-        return self.maps_of(references).flatten(1)
+        super().__init__(observation_space, math.prod(map_shape), nn.Flatten())
 
 
 class FrameReferenceExtractor(ReferenceExtractor):
@@ -96,12 +94,7 @@ class FrameReferenceExtractor(ReferenceExtractor):
     """
 
     def __init__(self, observation_space: spaces.Space, architecture: PolicyArchitecture) -> None:
-        super().__init__(observation_space, architecture.features)
-        self.frame = RecurrentEncoder(architecture).frame
-
-    def forward(self, references: Tensor) -> Tensor:
-        """References (B, 2) as (clip, step) → encodings (B, features)."""
-        return self.frame(self.maps_of(references))
+        super().__init__(observation_space, architecture.features, RecurrentEncoder(architecture).frame)
 
 
 class ClipReferenceExtractor(ReferenceExtractor):
@@ -122,10 +115,12 @@ class ClipReferenceExtractor(ReferenceExtractor):
         batch_statistics: whether batch norm normalises with the statistics of the batch in rollouts and updates.
     """
 
+    encoder: RecurrentEncoder
+
     def __init__(self, observation_space: spaces.Box, architecture: PolicyArchitecture, batch_statistics: bool = False) -> None:
-        super().__init__(observation_space, architecture.hidden + observes_patch_count(observation_space))
+        features_dim = architecture.hidden + observes_patch_count(observation_space)
+        super().__init__(observation_space, features_dim, RecurrentEncoder(architecture))
         self.architecture, self.batch_statistics, self.caches = architecture, batch_statistics, True
-        self.encoder = RecurrentEncoder(architecture)
         self._in_rollout = False
         self._stale_statistics = architecture.batch_norm and not batch_statistics  # weights have changed since the last update of them
 

@@ -237,11 +237,11 @@ def _to_arguments(settings: Mapping[str, Any], steps: int, env: VecEnv) -> dict[
     """Settings from YAML → arguments of the class."""
     rollout = (settings.get("n_steps") or steps) * env.num_envs
     whole_clips = {"n_steps": steps, "train_freq": steps, "batch_size": rollout}
-    arguments = {key: whole_clips.get(key) if value is None else value for key, value in settings.items()}
+    arguments: dict[str, Any] = {key: whole_clips.get(key) if value is None else value for key, value in settings.items()}
     if isinstance(arguments.get("train_freq"), list):
         arguments["train_freq"] = tuple(arguments["train_freq"])
     if isinstance(arguments.get("action_noise"), int | float):
-        shape = env.action_space.shape or ()
+        shape: tuple[int, ...] = env.action_space.shape or ()
         arguments["action_noise"] = NormalActionNoise(np.zeros(shape), np.full(shape, float(arguments["action_noise"])))
     return arguments
 

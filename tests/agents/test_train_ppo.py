@@ -338,7 +338,7 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path, run, first)
 )
 def test_a_run_that_crashed_anywhere_ends_as_if_it_had_not(tmp_path, run, first, place, what):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Crash):
-        patch.setattr("agents.rl.callback.save_checkpoint" if "save_checkpoint" in place else place, crash)
+        patch.setattr("agents.rl.trainer.save_checkpoint" if "save_checkpoint" in place else place, crash)
         train(*run)
     train(*run)
     assert_same(tmp_path / "run", first[0])
@@ -459,7 +459,7 @@ def test_an_unknown_data_set_is_refused(run):
 
 def test_a_policy_to_start_from_is_what_training_starts_from(tmp_path, run, first, monkeypatch):
     from agents.policies.sb3 import to_network
-    from agents.rl.callback import TrainingCallback
+    from agents.rl.trainer import TrainingCallback
 
     best, seen = first[0] / "checkpoints" / "best", []
     monkeypatch.setattr(TrainingCallback, "_on_training_start", lambda self: seen.append(to_network(self.model.policy)) or crash())

@@ -10,8 +10,8 @@ from test_algorithms import NETWORK, PAIRS, locations, settings  # noqa: F401  t
 
 from agents.config.settings import EnvConfig, PPOConfig
 from agents.evaluation.evaluate import evaluate, play
-from agents.rl import callback
 from agents.rl import settings as rl_settings
+from agents.rl import trainer
 from agents.rl.algorithms import CONTINUOUS, DISCRETE, new_model
 from agents.rl.settings import algorithm_settings
 from agents.rl.trainer import train_policy
@@ -51,7 +51,7 @@ def test_masks_apply_in_training_validation_and_the_table(tmp_path, bank, monkey
         return model
 
     monkeypatch.setattr(rl_settings, "new_model", lazy)
-    monkeypatch.setattr(callback, "play", lambda *about: validated.append(play(*about)) or validated[-1])
+    monkeypatch.setattr(trainer, "play", lambda *about: validated.append(play(*about)) or validated[-1])
     player = learn(tmp_path, bank, "maskable_ppo", DISCRETE, observation).on(bank)
     measures, plays = evaluate(bank, player, seed=0, skipped="last")
     for played in (*validated, plays["learned"]):
