@@ -52,33 +52,23 @@ def new_ppo(
     if architecture.batch_norm and features.clips.epoch_size * features.num_steps < 2:
         raise InputError("network.batch_norm=true needs more than a single glance to learn from; give more videos")
     n_steps = config.n_steps or features.num_steps
+    policy_kwargs: dict[str, Any] = {
+        "features_extractor_class": ClipReferenceExtractor,
+        "features_extractor_kwargs": {"architecture": architecture, "batch_statistics": config.batch_statistics},
+        "std": std,
+        "ortho_init": config.ortho_init,
+        "optimizer_kwargs": {"eps": config.adam_eps, "fused": True},  # unfused, Adam is a tenth of an iteration on a CPU
+    }
     return model_class(
-        PatchActorCriticPolicy,
-        env,
-        learning_rate=config.learning_rate,
-        n_steps=n_steps,
-        batch_size=config.batch_size or n_steps * env.num_envs,
-        n_epochs=config.n_epochs,
-        gamma=config.gamma,
-        gae_lambda=config.gae_lambda,
-        clip_range=config.clip_range,
-        normalize_advantage=config.normalize_advantage,
-        ent_coef=config.ent_coef,
-        vf_coef=config.vf_coef,
+        PatchActorCriticPolicy, env,
+        learning_rate=config.learning_rate, n_steps=n_steps, batch_size=config.batch_size or n_steps * env.num_envs,
+        n_epochs=config.n_epochs, gamma=config.gamma, gae_lambda=config.gae_lambda, clip_range=config.clip_range,
+        normalize_advantage=config.normalize_advantage, ent_coef=config.ent_coef, vf_coef=config.vf_coef,
         max_grad_norm=math.inf if config.max_grad_norm is None else config.max_grad_norm,
         rollout_buffer_class=NormalizedReturnsBuffer if config.normalize_returns else ClipRolloutBuffer,
         rollout_buffer_kwargs={"clip_length": features.num_steps},
-        policy_kwargs={
-            "features_extractor_class": ClipReferenceExtractor,
-            "features_extractor_kwargs": {"architecture": architecture, "batch_statistics": config.batch_statistics},
-            "std": std,
-            "ortho_init": config.ortho_init,
-            "optimizer_kwargs": {"eps": config.adam_eps, "fused": True},  # unfused, Adam is a tenth of an iteration on a CPU
-        },
-        seed=seed,
-        device=str(features.classifier.device),
-        **extra,
-    )
+        policy_kwargs=policy_kwargs, seed=seed, device=str(features.classifier.device), **extra,
+    )  # fmt: skip
 
 
 def total_steps(config: PPOConfig, features: Features) -> int:

@@ -97,6 +97,12 @@ def algorithm_settings(
     """
     if algo is not None and not learns_as_ppo(algo):
         return _from_algo(features, env, network, algo)
+    return _from_ppo(features, env, network, ppo, algo, start)
+
+
+def _from_ppo(
+    features: Features, env: EnvConfig, network: NetworkConfig, ppo: PPOConfig, algo: AlgoConfig | None, start: PolicyNetwork | None
+) -> AlgorithmSettings:
     architecture, std = PolicyArchitecture.from_config(features.map_shape, network), network.std
     if start is not None:
         architecture, std = start.architecture, start.std

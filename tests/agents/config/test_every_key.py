@@ -191,13 +191,13 @@ TRAINING = {
             "normalize_returns": True, "batch_statistics": True,
         }.items()
     },
-    "ppo.validate_every": (2, f"{SETTINGS}:algorithm_settings ppo.validate_every"),
-    "ppo.save_every": (2, f"{SETTINGS}:algorithm_settings ppo.save_every"),
+    "ppo.validate_every": (2, f"{SETTINGS}:_from_ppo ppo.validate_every"),
+    "ppo.save_every": (2, f"{SETTINGS}:_from_ppo ppo.save_every"),
     **{
         f"network.{name}": (value, f"agents.policies.networks:PolicyArchitecture.from_config config.{name}")
         for name, value in {"channels": 4, "features": 4, "hidden": 4, "batch_norm": True, "memory": False}.items()
     },
-    "network.std": (0.1, f"{SETTINGS}:algorithm_settings network.std", "env.action=continuous"),
+    "network.std": (0.1, f"{SETTINGS}:_from_ppo network.std", "env.action=continuous"),
 }  # fmt: skip
 ALGORITHM = {
     "run": ("DIR", "agents.train:main config.run"),
