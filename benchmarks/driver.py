@@ -23,7 +23,8 @@ from agents.pipeline.session import Session
 from agents.policies.checkpoint import save_policy
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from agents.policies.sb3 import ClipReferenceExtractor
-from agents.rl.ppo import make_environment, new_network, new_ppo
+from agents.rl.environment import make_environment
+from agents.rl.ppo import new_ppo
 from agents.runs.progress import Display
 from agents.supervised.finetune import finetune
 from agents.supervised.random_patches import train_on_random_patches
@@ -128,7 +129,8 @@ class Bench:
 
     def _learn(self, config: TrainStages) -> None:
         features = features_of(self._classifier, self._clips, config.env)
-        model = new_ppo(make_environment(features, config.env), features, config.ppo, new_network(features.map_shape, config.network), 0)
+        architecture = PolicyArchitecture.from_config(features.map_shape, config.network)
+        model = new_ppo(make_environment(features, config.env), features, config.ppo, architecture, 0)
         model.set_logger(configure(None, []))
         extractor = model.policy.features_extractor
         assert isinstance(extractor, ClipReferenceExtractor)

@@ -126,7 +126,7 @@ def ppo(card: Card) -> Section:
     rows, length = (4 if card.settings.quick else 64), LENGTH[card.settings.quick]
     network, template = workload.flat_classifier(card.settings), workload.policy(card.settings)
     bank = bank_of(network, RandomClips(rows, length, network.architecture.size))
-    model = learner(bank, PPOConfig(n_steps=length, batch_size=rows // MINIBATCHES * length), rows, template.network)
+    model = learner(bank, PPOConfig(n_steps=length, batch_size=rows // MINIBATCHES * length), rows, template.architecture)
     before, parts = network.fingerprint(), dict[str, list[Time]](collection=[], update=[])
     section = Section("PPO", f"Bank warm, {rows} environments, {length} steps, {model.n_epochs} epochs of {MINIBATCHES} minibatches.")
     section.times["iteration"] = card.sampled(iterations(model, parts))

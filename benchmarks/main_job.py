@@ -19,8 +19,7 @@ from adafocus_env.features.live import LiveFeatures
 from adafocus_env.features.memory_bank import MemoryBank
 from agents.config.command import compose_config
 from agents.config.settings import TrainPPO
-from agents.policies.networks import PolicyNetwork
-from agents.rl.ppo import new_network
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from agents.train_ppo import main as train_ppo
 from benchmarks.bare import bare_focus, bare_glance
 from benchmarks.clock import Time, Times, timed
@@ -118,7 +117,8 @@ def _bare(config: TrainPPO, needs: dict[str, int], settings: Settings) -> dict[s
     frames, length = config.data.num_frames, config.ppo.batch_size or 256
     with torch.no_grad():
         maps, _ = network.glance(torch.zeros(length, 3, *[network.architecture.glance_size] * 2, device=device))
-    policy = PolicyNetwork(new_network((maps.shape[1], maps.shape[2], maps.shape[3]), config.network), config.env.grid).to(device)
+    architecture = PolicyArchitecture.from_config((maps.shape[1], maps.shape[2], maps.shape[3]), config.network)
+    policy = PolicyNetwork(architecture, config.env.grid).to(device)
     update = update_bare(policy, maps.unflatten(0, (-1, frames)), epochs=10, minibatches=1)
     focus = bare_focus(network, PATCHES)
     return {

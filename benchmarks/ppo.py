@@ -14,7 +14,8 @@ from adafocus_env.features.memory_bank import MemoryBank
 from agents.config.settings import EnvConfig, PPOConfig
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from agents.policies.sb3 import extractor_of
-from agents.rl.ppo import make_environment, new_ppo
+from agents.rl.environment import make_environment
+from agents.rl.ppo import new_ppo
 from benchmarks import workload
 from benchmarks.clock import Time, interleaved, timed
 from benchmarks.command import Settings, main
@@ -31,7 +32,7 @@ def measure(settings: Settings) -> Iterator[Section]:
     clips = workload.clips(settings, rows, length)
     config = PPOConfig(n_steps=length, batch_size=rows // MINIBATCHES * length)
     bank = bank_of(network, clips)
-    model = learner(bank, config, rows, template.network)
+    model = learner(bank, config, rows, template.architecture)
     maps = bank.glance_maps(np.arange(rows)[:, None], np.arange(length)[None])
     rollout_mode, updating = _collect_bare(template, maps, bare_head(network, PATCHES * rows)), update_bare(template, maps, config.n_epochs)
     parts: dict[str, list[Time]] = {"collection": [], "update": []}

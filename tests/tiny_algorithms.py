@@ -7,10 +7,11 @@ import pytest
 from rich.console import Console
 
 from agents.config.command import compose_config
-from agents.config.settings import EnvConfig, NetworkConfig, Train
+from agents.config.settings import EnvConfig, NetworkConfig, PPOConfig, Train
 from agents.rl.algorithms import DISCRETE
 from agents.rl.model_state import State
-from agents.rl.trainer import train_model
+from agents.rl.settings import algorithm_settings
+from agents.rl.trainer import train_policy
 from agents.runs.progress import Display
 from agents.runs.run_dir import RunDir
 
@@ -31,7 +32,8 @@ def settings(name, **more):
 def learn(folder, features, algo, kind=DISCRETE, *, force=False, seed=0, console=None):
     env = EnvConfig(num_envs=4, action="grid" if kind == DISCRETE else "continuous", baseline="all" if kind == DISCRETE else 1)
     with RunDir.open(folder, {}, force=force) as run, Display(console or Console(quiet=True)) as display:
-        return train_model(features, features, run, display, env=env, algo=algo, network=NETWORK, seed=seed)
+        algorithm = algorithm_settings(features, env, NETWORK, PPOConfig(), algo)
+        return train_policy(features, features, run, display, algorithm, env=env, seed=seed)
 
 
 @contextlib.contextmanager

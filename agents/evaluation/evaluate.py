@@ -29,7 +29,7 @@ from classifiers.flops import VideoFlops, classifier_flops, multiply_adds, video
 CLIPS_AT_ONCE = 250  # clips in a call of a policy
 PATCHES_AT_ONCE = 256  # patches in a call of the focuser, where there is no bank
 
-PatchActorCriticPolicy = Callable[[Indices], Actions]
+ClipPolicy = Callable[[Indices], Actions]
 """Clips (n,) → actions (n, D, *action space)."""
 
 
@@ -95,7 +95,7 @@ def action_of(policy: object, features: Features) -> Action:
     return skip_action if skips else features.action
 
 
-def _evaluate(features: Features, act: PatchActorCriticPolicy, action: Action, skipped: str) -> PolicyEvaluation:
+def _evaluate(features: Features, act: ClipPolicy, action: Action, skipped: str) -> PolicyEvaluation:
     results = []
     for clips in batches(np.arange(len(features.clips)), CLIPS_AT_ONCE):
         actions = act(clips)
@@ -149,12 +149,12 @@ def _classify(
 # Policies
 
 
-def _clip_policy(features: Features, policy: Predictor, observation: str | None = None, skipped: str = "zeros") -> PatchActorCriticPolicy:
+def _clip_policy(features: Features, policy: Predictor, observation: str | None = None, skipped: str = "zeros") -> ClipPolicy:
     observation = observation or str(getattr(policy, "observation", "reference"))
     return _from_references(features, policy) if observation == "reference" else _in_environment(features, policy, observation, skipped)
 
 
-def _from_references(features: Features, policy: Predictor) -> PatchActorCriticPolicy:
+def _from_references(features: Features, policy: Predictor) -> ClipPolicy:
     """Let a policy act on (clip, step) alone, without an environment."""
     action, last = action_of(policy, features), features.num_steps - 1
 
@@ -170,7 +170,7 @@ def _from_references(features: Features, policy: Predictor) -> PatchActorCriticP
     return act
 
 
-def _in_environment(features: Features, policy: Predictor, observation: str, skipped: str) -> PatchActorCriticPolicy:
+def _in_environment(features: Features, policy: Predictor, observation: str, skipped: str) -> ClipPolicy:
     """Let a policy act in an environment, where observations may depend on earlier actions."""
     env = AdaFocusVectorEnv(
         min(len(features.clips), CLIPS_AT_ONCE), features.classifier, features.clips,
@@ -203,13 +203,13 @@ def greedy_oracle_actions(
     return np.stack(actions, axis=1)
 
 
-def _baselines(features: Features, seed: int) -> dict[str, PatchActorCriticPolicy]:
+def _baselines(features: Features, seed: int) -> dict[str, ClipPolicy]:
     action = features.action
     policies: dict[str, Predictor] = {"random": RandomPatch(action, seed), "centre": CentrePatch(action)}
     policies |= {"gaussian": GaussianPatch(action, seed), "saliency": SaliencyPatch(features)}
     if features.clips.has_truth:
         policies["oracle"] = Oracle(features)
-    baselines: dict[str, PatchActorCriticPolicy] = {name: _from_references(features, policy) for name, policy in policies.items()}
+    baselines: dict[str, ClipPolicy] = {name: _from_references(features, policy) for name, policy in policies.items()}
     if not isinstance(features, LiveFeatures) and action.num_cells is not None:
         baselines["greedy_oracle"] = partial(greedy_oracle_actions, features)
     return baselines

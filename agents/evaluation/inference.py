@@ -13,7 +13,7 @@ from torch import Tensor
 from adafocus_env.action import Action, ContinuousAction, GridAction, crop_patches, with_skipping
 from adafocus_env.classify import classify_clips
 from adafocus_env.clips.store import ClipSource
-from agents.policies.networks import PolicyNetwork
+from agents.policies.networks import PolicyNetwork, check_maps
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 from classifiers.flops import network_flops, video_flops
@@ -212,17 +212,6 @@ def policy_flops(policy: PolicyNetwork) -> int:
     return network_flops(policy, 1, 1, *policy.architecture.map_shape)
 
 
-def check_maps(policy: PolicyNetwork, map_shape: tuple[int, ...]) -> None:
-    """Check that the policy reads glance maps of this shape.
-
-    Raises:
-        InputError: It reads others.
-    """
-    if policy.architecture.map_shape != map_shape:
-        raise InputError(
-            f"the policy reads glance maps of shape {policy.architecture.map_shape}, the classifier's glancer makes {map_shape}; "
-            "use the policy that was trained with this classifier"
-        )
 
 
 def _read_batches(clips: ClipSource, batch_size: int, *, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:

@@ -26,7 +26,7 @@ from agents.pipeline.stages import Leg, joint_round, single_pass
 from agents.pipeline.validation import Score, frame_score, patch_score
 from agents.policies.checkpoint import load_policy, save_policy
 from agents.policies.networks import PolicyNetwork
-from agents.rl.ppo import in_steps
+from agents.rl.ppo import total_steps
 from agents.runs.interrupts import Stopped, StopRequest
 from agents.runs.progress import figures
 from agents.supervised.checkpoint import EpochCheckpoint
@@ -131,7 +131,7 @@ class Driver:
         plan: list[tuple[str, float, float]] = []
         for leg in [*single_pass(config), *rounds]:
             if isinstance(leg.settings, PPOConfig):
-                steps = in_steps(leg.settings, self._session.features(self.classifier, clips)).total_steps
+                steps = total_steps(leg.settings, self._session.features(self.classifier, clips))
                 plan.append((leg.title, steps, 1))
             else:
                 plan.append((leg.title, leg.settings.epochs, clips.epoch_size * clips.num_frames))

@@ -29,10 +29,12 @@ from agents.pipeline.builders import Clips, build_clips, choose_classifier, feat
 from agents.policies.baselines import check_policy
 from agents.policies.checkpoint import load_policy
 from agents.policies.networks import PolicyNetwork
-from agents.rl.algorithms import check_fits, check_settings, class_of, learns_as_ppo
-from agents.rl.ppo import Stopped, check_ppo, train_policy
+from agents.rl.algorithms import check_fits, check_settings, learns_as_ppo
+from agents.rl.ppo import check_ppo
 from agents.rl.saved_model import TrainedModel
-from agents.rl.trainer import train_model
+from agents.rl.settings import algorithm_settings
+from agents.rl.trainer import train_policy
+from agents.runs.interrupts import Stopped
 from agents.runs.loggers import Curves, check_log
 from agents.runs.progress import Display
 from agents.runs.report import report, split_title, table
@@ -177,13 +179,9 @@ class Session:
         val = self.features(classifier, clips.val) if clips.val else None
         config = self.config
         seed = config.seed if seed is None else seed
-        common: dict[str, Any] = {"env": config.env, "network": config.network, "seed": seed}
-        if isinstance(config, Train) and not learns_as_ppo(config.algo):
-            return train_model(features, val, run, self.display, algo=config.algo, **common)
-        start = start or self.given_policy(features)
-        if isinstance(config, Train):
-            common |= {"kind": class_of(config.algo.name), "further": config.algo.settings}
-        return train_policy(features, val, run, self.display, ppo=ppo, start=start, **common)
+        algo = config.algo if isinstance(config, Train) else None
+        settings = algorithm_settings(features, config.env, config.network, ppo, algo, start or self.given_policy(features))
+        return train_policy(features, val, run, self.display, settings, env=config.env, seed=seed)
 
     def given_policy(self, features: Features) -> PolicyNetwork | None:
         """The policy that the user wants to start from, if any.

@@ -1,4 +1,4 @@
-"""Batch norm in a network that acts and learns in turns: whose statistics it normalises with."""
+"""Batch norm in a network that alternates between acting and learning: which statistics normalise, and when they are updated."""
 
 from __future__ import annotations
 
@@ -14,42 +14,40 @@ MOMENTUM = 0.1
 
 
 def norms(module: nn.Module) -> list[_BatchNorm]:
-    """The batch norms in a module."""
-    return [each for each in module.modules() if isinstance(each, _BatchNorm)]
+    """Return the batch norms in a module."""
+    return [child for child in module.modules() if isinstance(child, _BatchNorm)]
 
 
 @contextmanager
 def batch_statistics(module: nn.Module) -> Iterator[None]:
-    """Within it batch norms use the statistics of their batch, as in training mode, but keep the running ones as they are."""
-    found = norms(module)
-    before = [each.training for each in found]
-    for each in found:
-        each.training, each.track_running_stats = True, False
+    """Within it batch norms normalise with the statistics of the batch, as in training mode, but leave the running ones unchanged."""
+    before = [(norm, norm.training) for norm in norms(module)]
+    for norm, _ in before:
+        norm.training, norm.track_running_stats = True, False
     try:
         yield
     finally:
-        for each, training in zip(found, before, strict=True):
-            each.training, each.track_running_stats = training, True
+        for norm, training in before:
+            norm.training, norm.track_running_stats = training, True
 
 
 @torch.no_grad()
 def update_running_stats(module: nn.Module, inputs: Tensor) -> None:
-    """Moves the running statistics of the batch norms towards those of a batch; no weight changes.
+    """Update the running statistics of the batch norms with a batch; no weight changes.
 
-    Until `1 / MOMENTUM` batches have been taken in, the running statistics are the mean over all of them: nothing is left of the
-    arbitrary values that they begin with.
+    For the first `1 / MOMENTUM` batches the running statistics are the mean over all of them: their arbitrary initial values have no
+    effect.
 
     Args:
-        module: ends in the mode that it was in.
+        module: ends in its current mode.
         inputs: a batch for it, of at least two samples.
     """
-    found = norms(module)
-    before = [each.training for each in found]
-    for each in found:
-        assert each.num_batches_tracked is not None
-        each.training, each.momentum = True, max(MOMENTUM, 1 / (int(each.num_batches_tracked) + 1))
+    before = [(norm, norm.training) for norm in norms(module)]
+    for norm, _ in before:
+        assert norm.num_batches_tracked is not None
+        norm.training, norm.momentum = True, max(MOMENTUM, 1 / (int(norm.num_batches_tracked) + 1))
     try:
         module(inputs)
     finally:
-        for each, training in zip(found, before, strict=True):
-            each.training, each.momentum = training, MOMENTUM
+        for norm, training in before:
+            norm.training, norm.momentum = training, MOMENTUM

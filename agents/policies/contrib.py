@@ -1,4 +1,4 @@
-"""Policies for two algorithms of sb3-contrib that bring a network of their own: one with an LSTM, and one with very few weights."""
+"""Policies for two algorithms of sb3-contrib with their own networks: one with an LSTM, and one with very few weights."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
-from agents.policies.sb3 import MapReferenceExtractor, PlacesFromSigmoid, kind_of
+from agents.policies.sb3 import MapReferenceExtractor, SigmoidMeanPolicy, parse_action_space
 from classifiers.errors import InputError
 
 
-class LstmPolicy(PlacesFromSigmoid, RecurrentActorCriticPolicy):
-    """The recurrent policy of sb3-contrib, which keeps its own state from step to step; places as in `ClipPolicy`."""
+class LstmPolicy(SigmoidMeanPolicy, RecurrentActorCriticPolicy):
+    """sb3-contrib's recurrent policy, which carries its LSTM's state from step to step; locations as in `PatchActorCriticPolicy`."""
 
 
-class SpotPolicy(BasePolicy):
-    """Looks where a weighted sum of the glance map's channels is highest: one weight a channel is all that there is to learn.
+class SpatialSoftmaxPolicy(BasePolicy):
+    """Look where a weighted sum of the glance map's channels is highest; the weights, one per channel, are all that is learned.
 
-    Random search finds few weights sooner than many. On a grid it is the cell at whose centre the sum is highest; where places are
-    continuous, the mean place under the softmax of the sum (as in the spatial softmax of arXiv:1504.00702, section 4.1).
+    Random search needs few weights. On a grid it chooses the cell at whose centre the sum is highest; for continuous locations the mean
+    location under the softmax of the sum (the spatial softmax of arXiv:1504.00702, section 4.1).
 
     Args:
-        observation_space: that of the observation `reference`.
-        action_space: of the environment, cells or places.
+        observation_space: of the observation `reference`.
+        action_space: of the environment, cells or locations.
         map_shape: (C, h, w) of a glance map.
-        patch_share: P / H, the side of a patch in sides of the frame.
-        sharpness: what the sum is multiplied with before its softmax.
+        patch_share: P / H, the side of a patch as a fraction of the frame's.
+        sharpness: factor on the sum before its softmax.
 
     Raises:
-        InputError: the action space is no grid's and not the continuous one.
+        InputError: if the action space is neither a grid's nor the continuous one, or actions can skip.
     """
 
     centres: Tensor
@@ -55,21 +55,21 @@ class SpotPolicy(BasePolicy):
         self.map_shape, self.patch_share, self.sharpness = map_shape, patch_share, sharpness
         self.features_extractor = self.make_features_extractor()
         self.weights = nn.Conv2d(map_shape[0], 1, 1, bias=False)
-        grid, skips = kind_of(action_space)
+        grid, skips = parse_action_space(action_space)
         if skips:
-            raise InputError("a SpotPolicy looks at the brightest spot of every frame and cannot skip; set env.action=grid or continuous")
+            raise InputError("a SpatialSoftmaxPolicy chooses a patch in every frame and cannot skip; set env.action=grid or continuous")
         self.register_buffer("centres", None if grid is None else _centres(grid, patch_share), persistent=False)
         self.register_buffer("pixels", _pixels(map_shape[1:]), persistent=False)
 
     def forward(self, obs: PyTorchObs) -> Tensor:
-        """References (B, 2) → cells (B,) or places (B, 2)."""
+        """References (B, 2) → cells (B,) or locations (B, 2)."""
         maps = self.extract_features(obs, self.features_extractor).unflatten(1, self.map_shape)
-        spots = self.weights(maps)
+        sums = self.weights(maps)
         if self.centres is not None:
-            cells = grid_sample(spots, self.centres.expand(len(spots), -1, -1, -1), padding_mode="border", align_corners=False)
+            cells = grid_sample(sums, self.centres.expand(len(sums), -1, -1, -1), padding_mode="border", align_corners=False)
             return cells.flatten(1).argmax(1)
-        middle = (self.sharpness * spots.flatten(1)).softmax(1) @ self.pixels
-        return ((middle - self.patch_share / 2) / max(1 - self.patch_share, 1e-6)).clamp(0, 1)
+        mean = (self.sharpness * sums.flatten(1)).softmax(1) @ self.pixels
+        return ((mean - self.patch_share / 2) / max(1 - self.patch_share, 1e-6)).clamp(0, 1)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         return self(observation)
@@ -82,13 +82,13 @@ class SpotPolicy(BasePolicy):
 
 
 def _centres(grid: int, patch_share: float) -> Tensor:
-    """Centres of the patches (1, G, G, 2) as (x, y) in [−1, 1], as `grid_sample` wants them."""
+    """Return the centres of the patches (1, G, G, 2) as (x, y) in [−1, 1], the coordinates of `grid_sample`."""
     axis = (torch.linspace(0, 1, grid) * (1 - patch_share) + patch_share / 2) * 2 - 1
     row, column = torch.meshgrid(axis, axis, indexing="ij")
     return torch.stack([column, row], dim=-1)[None]
 
 
 def _pixels(size: tuple[int, ...]) -> Tensor:
-    """Centres of a map's pixels (h·w, 2) as (row, column) in sides of the frame."""
+    """Return the centres of a map's pixels (h·w, 2) as (row, column) in fractions of the frame."""
     axes = [(torch.arange(length) + 0.5) / length for length in size]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)

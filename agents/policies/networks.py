@@ -1,40 +1,32 @@
-"""The policy's network as plain PyTorch, and its files. How it learns, and what it is to an RL library, is `agents`' business."""
+"""The policy network in plain PyTorch: glance maps → patches. `agents.policies.sb3` trains it, `agents.policies.checkpoint` stores it."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from classifiers.atomic_files import write_text
-from classifiers.checkpoint import save_tensors
 from classifiers.errors import InputError
 from classifiers.heads import in_order_of_steps
 
-WEIGHTS = "policy.safetensors"
-CARD = "policy.json"
+if TYPE_CHECKING:
+    from agents.config.settings import NetworkConfig
 
 
 @dataclass(frozen=True)
 class PolicyArchitecture:
-    """Sizes of the policy network; the defaults are the paper's.
+    """Sizes of a `PolicyNetwork`; the defaults are the paper's.
 
     Attributes:
         map_shape: (C, h, w) of a glance map.
-        channels: of the 1×1 convolution.
+        channels: output channels of the 1×1 convolution.
         features: length of a frame's encoding.
         hidden: length of the GRU's state.
         batch_norm: normalise after the convolution and after the linear layer (the paper's on Something-Something).
-        memory: False: the GRU forgets after every decision, and the policy knows the current glance alone; to compare with.
-
-    Raises:
-        InputError: a size is less than 1.
+        memory: False: reset the GRU after every decision, so that the policy sees the current glance only; for ablations.
     """
 
     map_shape: tuple[int, int, int]
@@ -44,49 +36,49 @@ class PolicyArchitecture:
     batch_norm: bool = False
     memory: bool = True
 
-    def __post_init__(self) -> None:
-        for name in ("channels", "features", "hidden"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} of the policy network is too small; choose 1 or more")
+    @classmethod
+    def from_config(cls, map_shape: tuple[int, int, int], config: NetworkConfig) -> PolicyArchitecture:
+        """Return the architecture that the keys ``network.*`` describe, for glance maps of this shape."""
+        return cls(map_shape, config.channels, config.features, config.hidden, config.batch_norm, config.memory)
 
 
-class GlanceEncoder(nn.Module):
-    """conv 1×1, ReLU, flatten, linear, ReLU, GRU over the decisions in a clip (paper, section 3.4).
+class RecurrentEncoder(nn.Module):
+    """Glance maps → hidden states: 1×1 convolution, ReLU, flatten, linear, ReLU, GRU over the decisions of a clip (paper, section 3.4).
 
     With batch norm there is one before either ReLU, as in the released policy for Something-Something.
 
     Args:
-        network: the sizes.
+        architecture: the sizes.
     """
 
-    def __init__(self, network: PolicyArchitecture) -> None:
+    def __init__(self, architecture: PolicyArchitecture) -> None:
         super().__init__()
-        self.memory = network.memory
-        channels, height, width = network.map_shape
+        self.memory = architecture.memory
+        channels, height, width = architecture.map_shape
         self.frame = nn.Sequential(
-            nn.Conv2d(channels, network.channels, 1, bias=False),
-            *([nn.BatchNorm2d(network.channels)] if network.batch_norm else []),
+            nn.Conv2d(channels, architecture.channels, 1, bias=False),
+            *([nn.BatchNorm2d(architecture.channels)] if architecture.batch_norm else []),
             nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(network.channels * height * width, network.features),
-            *([nn.BatchNorm1d(network.features)] if network.batch_norm else []),
+            nn.Linear(architecture.channels * height * width, architecture.features),
+            *([nn.BatchNorm1d(architecture.features)] if architecture.batch_norm else []),
             nn.ReLU(),
         )
-        self.gru = nn.GRU(network.features, network.hidden, batch_first=True)
+        self.gru = nn.GRU(architecture.features, architecture.hidden, batch_first=True)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Glance maps (N, D, C, h, w) → the GRU's output after every decision (N, D, hidden)."""
         frames = self.frame(maps.flatten(0, 1))
-        if not self.memory:  # sequences of one decision each
+        if not self.memory:  # N · D sequences of one decision
             return self.gru(frames.unsqueeze(1))[0].squeeze(1).unflatten(0, maps.shape[:2])
         return self.gru(in_order_of_steps(frames.unflatten(0, maps.shape[:2])))[0]
 
 
 class SkippingActor(nn.Linear):
-    """A linear layer for the cells or the place, and one output more, the last, for skipping the frame.
+    """A linear layer for the cells or the location, with one more output, the last, for skipping the frame.
 
-    What another look is worth depends on how many there were, so that output is a + b · [n > 0] + c · ln(1 + n) after n looks, and a,
-    b and c come from the layer. Where to look does not depend on n.
+    The value of another patch depends on the number n of patches so far: that output is a + b · [n > 0] + c · ln(1 + n), where the layer
+    computes a, b and c. The location does not depend on n.
 
     Args:
         hidden: length of the GRU's output.
@@ -97,121 +89,124 @@ class SkippingActor(nn.Linear):
         super().__init__(hidden, outputs + 2)
 
     def forward(self, states: Tensor) -> Tensor:
-        """The GRU's output and n behind it (…, hidden + 1) → outputs (…, G² + 1) or (…, 3)."""
-        return self._after(states[..., -1], super().forward(states[..., :-1]))
+        """The GRU's output followed by n (…, hidden + 1) → outputs (…, G² + 1) or (…, 3)."""
+        return self._with_skip(states[..., -1], super().forward(states[..., :-1]))
 
-    def after_any(self, states: Tensor) -> Tensor:
-        """The GRU's output (N, D, hidden) → outputs (N, D, D, …) after 0, 1, … D − 1 looks."""
-        return self._after(torch.arange(states.shape[1]).to(states), super().forward(states)[:, :, None])
+    def for_all_counts(self, states: Tensor) -> Tensor:
+        """The GRU's output (N, D, hidden) → outputs (N, D, D, …) after 0, 1, … D − 1 patches."""
+        return self._with_skip(torch.arange(states.shape[1]).to(states), super().forward(states)[:, :, None])
 
-    def _after(self, num_patches: Tensor, numbers: Tensor) -> Tensor:
-        places, (b, c, a) = numbers[..., :-3], numbers[..., -3:].unbind(-1)
+    def _with_skip(self, num_patches: Tensor, outputs: Tensor) -> Tensor:
+        locations, (b, c, a) = outputs[..., :-3], outputs[..., -3:].unbind(-1)
         skip = (a + b * (num_patches > 0) + c * num_patches.log1p())[..., None]
-        return torch.cat([places.expand(*skip.shape[:-1], -1), skip], dim=-1)
+        return torch.cat([locations.expand(*skip.shape[:-1], -1), skip], dim=-1)
 
 
-class GlanceActorCritic(nn.Module):
-    """Encoder, actor and critic: glance maps → logits of the cells or the place, and the value.
+class PolicyNetwork(nn.Module):
+    """The policy on glance maps: `RecurrentEncoder`, actor and critic. `agents.load_policy` returns it.
 
-    One that skips has a logit more, or a third coordinate: from 0.5 on the frame is skipped. Both it and the value depend on the
-    number of looks before; see `SkippingActor`.
+    `agents.policies.sb3.PatchActorCriticPolicy` holds the same modules inside Stable-Baselines3; `to_network` and `load_network` of that
+    module copy the weights.
+
+    A policy that skips has one more logit, or a third coordinate: it skips the frame from 0.5 on. That output and the value depend on
+    the number of patches so far; see `SkippingActor`.
 
     Args:
-        network: the sizes.
-        grid: G, cells in each axis; None: the policy is continuous, a Gaussian around the place that the actor tells.
-        std: standard deviation of that Gaussian in each axis, in units of the range of places; fixed, not learned.
-        skips: whether it may look at no patch of a frame.
-        keep_threshold: P(skip) from which on it skips when it does what is most likely.
+        architecture: the sizes.
+        grid: G, cells per axis; None: a continuous policy, a Gaussian around the location that the actor computes.
+        std: standard deviation of that Gaussian per axis, in units of the range of locations; fixed, not learned.
+        skips: whether it may skip frames.
+        keep_threshold: P(skip) from which on its most likely action is to skip.
 
     Raises:
-        InputError: ``grid``, ``std``, ``skips`` or ``keep_threshold`` cannot be.
+        InputError: if ``grid``, ``std``, ``skips`` or ``keep_threshold`` is out of range.
     """
 
     def __init__(
-        self, network: PolicyArchitecture, grid: int | None, std: float = 0.25, *, skips: bool = False, keep_threshold: float = 0.5
+        self, architecture: PolicyArchitecture, grid: int | None, std: float = 0.25, *, skips: bool = False, keep_threshold: float = 0.5
     ) -> None:
         super().__init__()
         if grid is not None and (isinstance(grid, bool) or not isinstance(grid, int) or grid < 1):
-            raise InputError(f"grid={grid!r} is no number of cells; choose a whole number from 1 on, or None for a continuous policy")
+            raise InputError(f"grid must be a whole number of cells from 1 on, or None for a continuous policy, got {grid!r}")
         if not isinstance(skips, bool):
-            raise InputError(f"skips={skips!r} is neither True nor False; say whether the policy may skip frames")
-        self.network, self.grid, self.std, self.skips = network, grid, check_std(std), skips
+            raise InputError(f"skips must be True or False, got {skips!r}; set it to whether the policy may skip frames")
+        self.architecture, self.grid, self.std, self.skips = architecture, grid, check_std(std), skips
         self.keep_threshold = check_threshold(keep_threshold)
-        self.encoder = GlanceEncoder(network)
+        self.encoder = RecurrentEncoder(architecture)
         outputs = 2 if grid is None else grid * grid
-        self.actor = SkippingActor(network.hidden, outputs + 1) if skips else nn.Linear(network.hidden, outputs)
-        self.critic = nn.Linear(network.hidden + skips, 1)
+        self.actor = SkippingActor(architecture.hidden, outputs + 1) if skips else nn.Linear(architecture.hidden, outputs)
+        self.critic = nn.Linear(architecture.hidden + skips, 1)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Glance maps (N, D, C, h, w) → logits (N, D, G²) of the cells, or places (N, D, 2) in [0, 1] as (row, column).
+        """Glance maps (N, D, C, h, w) → logits (N, D, G²) of the cells, or locations (N, D, 2) in [0, 1] as (row, column).
 
-        Where the policy skips, one more each, the last, for every number of looks that a clip may have had: (N, D, D, …).
+        A policy that skips has one more output, the last, and an axis for the number of patches so far: (N, D, D, …).
         """
         states = self.encoder(maps)
-        output = self.actor.after_any(states) if isinstance(self.actor, SkippingActor) else self.actor(states)
+        output = self.actor.for_all_counts(states) if isinstance(self.actor, SkippingActor) else self.actor(states)
         return output.sigmoid() if self.grid is None else output
 
     @torch.no_grad()
     def act(self, maps: Tensor, keep_threshold: float | None = None) -> Tensor:
-        """What is most likely: first whether to skip, then the place.
+        """Return the most likely actions: first whether to skip, then the location.
 
         Args:
             maps: glance maps (N, D, C, h, w).
-            keep_threshold: skip where P(skip) is so much or more; None: the policy's own.
+            keep_threshold: skip where P(skip) is at least this; None: the policy's threshold.
 
         Returns:
-            Cells (N, D) int64, G² where the frame is skipped; or places (N, D, 2) float32, with a third coordinate (1 where it is skipped,
-            otherwise 0) where the policy can.
+            Cells (N, D) int64, G² where the frame is skipped; or locations (N, D, 2) float32, with a third coordinate if the policy can
+            skip (1 where the frame is skipped, otherwise 0).
 
         Raises:
-            InputError: a threshold, and the policy cannot skip, or it is no number.
+            InputError: if a threshold is given and the policy cannot skip, or the threshold is NaN.
         """
         if keep_threshold is not None and not self.skips:
             raise InputError(f"keep_threshold={keep_threshold} is for policies that skip; train one with env.action=skip")
-        places, skip = self.choose(maps)
+        locations, skip = self.choose(maps)
         if not self.skips:
-            return places
-        skips = ~patch_mask_below(skip, self.keep_threshold if keep_threshold is None else check_threshold(keep_threshold))
+            return locations
+        skipped = ~patch_mask_below(skip, self.keep_threshold if keep_threshold is None else check_threshold(keep_threshold))
         if self.grid is None:
-            return torch.cat([places, skips[..., None].to(places)], dim=-1)
-        return torch.where(skips, self.grid * self.grid, places)
+            return torch.cat([locations, skipped[..., None].to(locations)], dim=-1)
+        return torch.where(skipped, self.grid * self.grid, locations)
 
     @torch.no_grad()
     def choose(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """Glance maps (N, D, C, h, w) → the most likely places and P(skip), each by itself.
+        """Glance maps (N, D, C, h, w) → the most likely locations and P(skip), independently of each other.
 
-        On a grid P(skip) is the probability of skipping where the choice is between that and the most likely cell: from ½ on, skipping is
-        the most likely action. So a frame is skipped rather where the policy does not know where to look.
+        On a grid P(skip) compares skipping with the most likely cell alone: from ½ on, skipping is the most likely action. A policy that
+        is unsure where to look therefore skips more often.
 
         Returns:
             Cells (N, D) int64 or locations (N, D, 2) float32; P(skip) (N, D, D) after 0, 1, … D − 1 patches, see `patch_mask_below`.
-            Where the policy cannot skip they are zeros (N, D). That of a continuous policy is the Gaussian's that its third coordinate is
-            0.5 or more.
+            A policy that cannot skip returns zeros (N, D). P(skip) of a continuous policy is the Gaussian probability of a third
+            coordinate of at least 0.5.
         """
         output = self(maps)
         first = output[:, :, 0] if self.skips else output
-        places = first[..., :2] if self.grid is None else first[..., : self.grid * self.grid].argmax(-1)
+        locations = first[..., :2] if self.grid is None else first[..., : self.grid * self.grid].argmax(-1)
         if not self.skips:
-            return places, output.new_zeros(output.shape[:2])
+            return locations, output.new_zeros(output.shape[:2])
         if self.grid is None:
-            return places, torch.special.ndtr((output[..., 2] - 0.5) / self.std)
-        return places, (output[..., -1] - output[..., :-1].amax(-1)).sigmoid()
+            return locations, torch.special.ndtr((output[..., 2] - 0.5) / self.std)
+        return locations, (output[..., -1] - output[..., :-1].amax(-1)).sigmoid()
 
     def card(self) -> dict[str, object]:
-        """What must be known to build it again."""
+        """Return the constructor's arguments as plain values."""
         skipping = {"skips": True, "keep_threshold": self.keep_threshold} if self.skips else {}
-        return {**asdict(self.network), "grid": self.grid, "std": self.std, **skipping}
+        return {**asdict(self.architecture), "grid": self.grid, "std": self.std, **skipping}
 
 
 def patch_mask_below(skip: Tensor, threshold: float) -> Tensor:
-    """Which decisions (N, D) of clips are kept at a threshold: those whose P(skip) is below it.
+    """Return which decisions (N, D) of clips are focused at a threshold: those with P(skip) below it.
 
-    A higher threshold keeps as many decisions of a clip or more. (Of two clips with the same glances, the one with fewer looks so far may
-    catch up with the other, and never overtakes it: with as many looks, the one with the higher threshold keeps what the other keeps.)
+    A higher threshold never focuses fewer decisions of a clip. (Compare a clip at two thresholds: whenever the counts so far are equal, the
+    higher threshold focuses every frame that the lower one focuses, so it cannot fall behind.)
 
     Args:
-        skip: P(skip) (N, D), or (N, D, D) where it depends on the number of looks before: the last axis.
-        threshold: see above.
+        skip: P(skip) (N, D), or (N, D, D) where it depends on the number of patches so far: the last axis.
+        threshold: on P(skip).
     """
     if skip.ndim == 2:
         return skip < threshold
@@ -222,39 +217,36 @@ def patch_mask_below(skip: Tensor, threshold: float) -> Tensor:
     return torch.cat(patch_mask, dim=1) if patch_mask else skip.new_zeros(len(skip), 0, dtype=torch.bool)
 
 
-def check_std(std: float) -> float:
-    """Returns a standard deviation that is one.
+def check_maps(policy: PolicyNetwork, map_shape: tuple[int, ...]) -> None:
+    """Check that the policy reads glance maps of this shape.
 
     Raises:
-        InputError: it is not positive and finite.
+        InputError: if it reads maps of another shape.
+    """
+    if policy.architecture.map_shape != map_shape:
+        raise InputError(
+            f"the policy reads glance maps of shape {policy.architecture.map_shape}, the classifier's glancer makes {map_shape}; "
+            "use the policy that was trained with this classifier"
+        )
+
+
+def check_std(std: float) -> float:
+    """Return the standard deviation of a continuous policy.
+
+    Raises:
+        InputError: if it is not positive and finite.
     """
     if isinstance(std, bool) or not isinstance(std, int | float) or not 0 < std < math.inf:
-        raise InputError(f"std={std!r} is no standard deviation; choose a positive number, such as the paper's 0.25")
+        raise InputError(f"std must be a positive number, such as the paper's 0.25, got {std!r}")
     return std
 
 
 def check_threshold(threshold: float) -> float:
-    """Returns a threshold on a probability; one beyond 0-1 skips all frames, or none.
+    """Return a threshold on a probability; outside of [0, 1] it skips all frames, or none.
 
     Raises:
-        InputError: it is no number.
+        InputError: if it is not a number.
     """
     if isinstance(threshold, bool) or not isinstance(threshold, int | float) or math.isnan(threshold):
-        raise InputError(f"keep_threshold={threshold!r} is no number; choose a probability to skip, such as 0.5")
+        raise InputError(f"keep_threshold must be a probability to skip, such as 0.5, got {threshold!r}")
     return threshold
-
-
-def save_policy(policy: GlanceActorCritic, folder: Path | str, about: Mapping[str, Any]) -> None:
-    """Writes weights and card, each in one step.
-
-    Args:
-        policy: what to save.
-        folder: where; made if missing.
-        about: what else the card shall say, such as the fingerprint of the classifier that it was trained with.
-
-    Raises:
-        InputError: the folder cannot be written.
-    """
-    folder = Path(folder)
-    save_tensors(policy, folder / WEIGHTS)
-    write_text(folder / CARD, json.dumps({"network": policy.card(), **about}, indent=2) + "\n")

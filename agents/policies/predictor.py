@@ -1,4 +1,4 @@
-"""What is asked of a policy that is measured: Stable-Baselines3's `predict`, with masks where it takes them."""
+"""The interface of a policy in evaluation: Stable-Baselines3's `predict`, with action masks if it accepts them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Actions = NDArray[Any]
 
 
 class Predictor(Protocol):
-    """Anything that chooses patches, as Stable-Baselines3's models do: observations (N, …) → actions (N, *action space) and a state."""
+    """Anything with the `predict` of Stable-Baselines3's models: observations (N, …) → actions (N, *action space) and a state."""
 
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
@@ -23,17 +23,17 @@ class Predictor(Protocol):
 
 
 def choose_step(
-    policy: Predictor, observation: Any, state: Any, begins: NDArray[np.bool_], masks: Callable[[], NDArray[np.bool_]]
+    policy: Predictor, observation: Any, state: Any, episode_start: NDArray[np.bool_], masks: Callable[[], NDArray[np.bool_]]
 ) -> tuple[Actions, Any]:
-    """What a policy does in one step, and its next state.
+    """Return a policy's actions of one step and its next state.
 
     Args:
-        policy: chooses, deterministically.
+        policy: asked for deterministic actions.
         observation: of N clips.
-        state: its own after the step before; None at first.
-        begins: (N,), whether an episode begins.
-        masks: gives the actions that make sense (N, actions). It is called for a policy whose `predict` has a parameter
-            ``action_masks``, such as `sb3_contrib.MaskablePPO`.
+        state: the policy's, after the previous step; None at first.
+        episode_start: (N,), whether an episode begins.
+        masks: returns the valid actions (N, actions). Called only if ``policy.predict`` has a parameter ``action_masks``, as that of
+            `sb3_contrib.MaskablePPO`.
     """
-    further = {"action_masks": masks()} if "action_masks" in signature(policy.predict).parameters else {}
-    return policy.predict(observation, state=state, episode_start=begins, deterministic=True, **further)
+    masked = {"action_masks": masks()} if "action_masks" in signature(policy.predict).parameters else {}
+    return policy.predict(observation, state=state, episode_start=episode_start, deterministic=True, **masked)

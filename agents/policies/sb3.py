@@ -1,9 +1,13 @@
-"""The paper's policy: recurrent over glances. By reference inside Stable-Baselines3, on glance maps everywhere else."""
+"""`PolicyNetwork` inside Stable-Baselines3: features extractors for observations by reference, and the actor-critic policy.
+
+The observation `reference` is (clip, step). `ReferenceExtractor` and its subclasses read the glance maps of that step in place;
+`PatchActorCriticPolicy` is the network as an `ActorCriticPolicy`. `to_network` and `load_network` copy weights between the two.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -19,133 +23,114 @@ from torch import Tensor, nn
 from adafocus_env.features.live import Features
 from adafocus_env.transfers import to_device
 from agents.policies import batch_norm
-from agents.policies.networks import GlanceActorCritic, GlanceEncoder, PolicyArchitecture, SkippingActor, check_std
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork, RecurrentEncoder, SkippingActor, check_std
 from classifiers.errors import InputError
 
-__all__ = ["ClipPolicy", "ClipReferenceExtractor", "GlanceEncoder", "GlancePolicy", "PolicyArchitecture", "extractor_of", "kind_of"]
 
-
-class ByReference(BaseFeaturesExtractor):
-    """Reads glances in place: of the observation `reference` comes what was seen there, and buffers hold a few bytes a step.
+class ReferenceExtractor(BaseFeaturesExtractor):
+    """Base of the extractors that read glances in place: a replay or rollout buffer stores a few bytes per step.
 
     Args:
-        observation_space: that of the observation `reference`.
-        features_dim: length of what comes out of the glances.
+        observation_space: of the observation `reference` or `reference_looks`.
+        features_dim: length of the features.
+        encoder: glance maps (B, C, h, w) → features (B, features_dim).
     """
 
-    def __init__(self, observation_space: spaces.Space, features_dim: int) -> None:
+    def __init__(self, observation_space: spaces.Space, features_dim: int, encoder: nn.Module) -> None:
         super().__init__(observation_space, features_dim)
-        self._place = _Place()
+        self.encoder = encoder
+        self.bind(None)
 
     @property
     def source(self) -> Features | None:
-        """Where the glances are; None: nobody has said it yet."""
-        return self._place.source
+        """The features of the clips; None until `bind`."""
+        return self._source()
 
     def bind(self, source: Features | None) -> None:
-        """Says where the glances are. Not an argument of the constructor: Stable-Baselines3 would save it with the policy."""
-        self._place = _Place(source)
+        """Set the features of the clips. Not a constructor argument: Stable-Baselines3 would save it with the policy."""
+        self._source: Callable[[], Features | None] = lambda: source  # a function: deepcopy shares it, and features may be gigabytes
 
     def maps(self, clips: np.ndarray, steps: np.ndarray) -> Tensor:
-        """Glance maps (…, C, h, w) of those steps.
+        """Return the glance maps (…, C, h, w) of those steps.
 
         Raises:
-            RuntimeError: nobody has said where the glances are.
+            RuntimeError: if no features are bound.
         """
         if self.source is None:
-            raise RuntimeError("the extractor does not know where the glances are: call bind(features) first")
+            raise RuntimeError("the extractor has no glances to read: call bind(features) first")
         return self.source.glance_maps(clips, steps)
 
-
-class _Place:
-    """Holds the source of the glances, such that copies of a policy share it: it may be gigabytes large."""
-
-    def __init__(self, source: Features | None = None) -> None:
-        self.source = source
-
-    def __deepcopy__(self, memo: object) -> _Place:
-        return self
+    def forward(self, references: Tensor) -> Tensor:
+        """References (B, 2) as (clip, step) → features (B, features_dim)."""
+        return self.encoder(self.maps(*references[:, :2].long().cpu().numpy().T))
 
 
-def bind(policy: nn.Module, source: Features, *, remember: bool) -> None:
-    """Says to everything in ``policy`` that reads glances where they are, and whether its weights stay as they are; see `cache_outputs`."""
+def bind(policy: nn.Module, source: Features, *, cache: bool) -> None:
+    """Bind all extractors in ``policy`` to the features of the clips and set whether they cache outputs; see `cache_outputs`."""
     for module in policy.modules():
-        if isinstance(module, ByReference):
+        if isinstance(module, ReferenceExtractor):
             module.bind(source)
-    cache_outputs(policy, remember)
+    cache_outputs(policy, cache)
 
 
-class MapReferenceExtractor(ByReference):
-    """The glance map of the step (C, h, w), flattened: for policies that bring their own network.
+class MapReferenceExtractor(ReferenceExtractor):
+    """The glance map of the step (C, h, w), flattened: for policies with their own network.
 
     Args:
-        observation_space: that of the observation `reference`.
+        observation_space: of the observation `reference`.
         map_shape: (C, h, w) of a glance map.
     """
 
     def __init__(self, observation_space: spaces.Space, map_shape: tuple[int, int, int]) -> None:
-        super().__init__(observation_space, math.prod(map_shape))
-
-    def forward(self, references: Tensor) -> Tensor:
-        """References (B, 2) as (clip, step) → maps (B, C·h·w)."""
-        return self.maps(*references[:, :2].long().cpu().numpy().T).flatten(1)
+        super().__init__(observation_space, math.prod(map_shape), nn.Flatten())
 
 
-class GlanceReferenceExtractor(ByReference):
-    """The glance of the step alone, encoded as `ClipReferenceExtractor` does before its GRU: for policies without memory or with their own.
+class FrameReferenceExtractor(ReferenceExtractor):
+    """The encoding of the current glance, `RecurrentEncoder` without its GRU: for policies with their own memory, or with none.
 
     Args:
-        observation_space: that of the observation `reference`.
-        network: the sizes.
+        observation_space: of the observation `reference`.
+        architecture: the sizes.
     """
 
-    def __init__(self, observation_space: spaces.Space, network: PolicyArchitecture) -> None:
-        super().__init__(observation_space, network.features)
-        self.frame = GlanceEncoder(network).frame
-
-    def forward(self, references: Tensor) -> Tensor:
-        """References (B, 2) as (clip, step) → encodings (B, features)."""
-        return self.frame(self.maps(*references[:, :2].long().cpu().numpy().T))
+    def __init__(self, observation_space: spaces.Space, architecture: PolicyArchitecture) -> None:
+        super().__init__(observation_space, architecture.features, RecurrentEncoder(architecture).frame)
 
 
-class ClipReferenceExtractor(ByReference):
-    """Reads glances in place: observations (clip, step) → the hidden state of a GRU over the glances up to that step.
+class ClipReferenceExtractor(ReferenceExtractor):
+    """The output of `RecurrentEncoder` after the glances up to the current step.
 
-    Glances do not depend on earlier actions, so the GRU may run over a whole clip at once: no recurrent state is kept
-    between steps, and a rollout holds references of a few bytes. Of the observation `reference_looks` the number of looks, which does,
-    follows behind the hidden state. While weights and clips stay the same, as in the steps of
-    a rollout, the GRU's output is computed once a clip.
+    Glances do not depend on earlier actions, so the GRU runs over a whole clip at once: no recurrent state is carried from step to step.
+    The number of patches so far, which does depend on actions, is appended (observation `reference_looks`). While weights and clips stay
+    the same, as in a rollout, the output is computed once per clip.
 
-    Batch norm, where the network has it, does the same in a rollout and in the update that learns from it, so that the first
-    ratio of new to old probability is 1. It uses the running statistics, which take in the glances of the clips that are about to
-    be played, once after every update. With ``batch_statistics`` it uses those of the batch instead, as the released code
-    does, and the running ones take in every batch that is learned from. Evaluation always uses the running statistics.
+    Batch norm behaves the same in a rollout and in the update that follows, so that the first ratio of new to old probability is 1. It
+    normalises with the running statistics, which are updated once after every update, with the glances of the next rollout. With
+    ``batch_statistics`` it normalises with those of the batch, as the released code does, and every batch of an update updates the
+    running ones. Evaluation always uses the running statistics.
 
     Args:
-        observation_space: that of the observation `reference`, or of `reference_looks`.
-        network: the sizes.
-        batch_statistics: what batch norm normalises with while the policy collects and learns.
-        remember: keep the output for the clips that were seen last, where no gradient is asked for. PPO may always do so. Where target
-            networks are moved behind PyTorch's back, `cache_outputs` says when it is safe.
+        observation_space: of the observation `reference` or `reference_looks`.
+        architecture: the sizes.
+        batch_statistics: whether batch norm normalises with the statistics of the batch in rollouts and updates.
     """
 
-    def __init__(
-        self, observation_space: spaces.Box, network: PolicyArchitecture, batch_statistics: bool = False, remember: bool = True
-    ) -> None:
-        super().__init__(observation_space, network.hidden + tells_looks(observation_space))
-        self.network, self.batch_statistics, self.remember = network, batch_statistics, remember
-        self.encoder = GlanceEncoder(network)
-        self._kept: tuple[tuple[int, bytes, bool], Tensor] | None = None
-        self._collecting = False
-        self._outdated = network.batch_norm and not batch_statistics  # the running statistics, since the weights last changed
+    encoder: RecurrentEncoder
+
+    def __init__(self, observation_space: spaces.Box, architecture: PolicyArchitecture, batch_statistics: bool = False) -> None:
+        features_dim = architecture.hidden + observes_patch_count(observation_space)
+        super().__init__(observation_space, features_dim, RecurrentEncoder(architecture))
+        self.architecture, self.batch_statistics, self.caches = architecture, batch_statistics, True
+        self._in_rollout = False
+        self._stale_statistics = architecture.batch_norm and not batch_statistics  # weights have changed since the last update of them
 
     def bind(self, source: Features | None) -> None:
-        """Says where the glances are."""
+        """Set the features of the clips."""
         super().bind(source)
-        self._kept = None
+        self._cached: tuple[tuple[int, bytes, bool], Tensor] | None = None
 
     def train(self, mode: bool = True) -> ClipReferenceExtractor:
-        """Sets the mode; batch norm is in training mode only if it is to use the statistics of the batch."""
+        """Set the mode; batch norm is in training mode only if it uses the statistics of the batch."""
         super().train(mode)
         for norm in batch_norm.norms(self):
             norm.train(mode and self.batch_statistics)
@@ -153,39 +138,41 @@ class ClipReferenceExtractor(ByReference):
 
     @contextmanager
     def rollout_mode(self) -> Iterator[None]:
-        """Within it, the policy plays to learn from it: hidden states are those that the next update will see."""
-        self._collecting = True
+        """Within it, outputs are those that the next update will compute."""
+        self._in_rollout = True
         try:
             yield
         finally:
-            self._collecting = False
+            self._in_rollout = False
 
     def forward(self, references: Tensor) -> Tensor:
-        """References (B, 2) as (clip, step) → hidden states (B, hidden); or (B, 3), with looks → (B, hidden + 1)."""
+        """References (B, 2) as (clip, step) → hidden states (B, hidden); (B, 3), with the number of patches → (B, hidden + 1)."""
         clip, step = references[:, :2].long().cpu().numpy().T
         clips, inverse = np.unique(clip, return_inverse=True)
         states = self._encoded(clips)
         states = states[to_device(inverse.ravel(), states.device), to_device(step, states.device)]
-        return torch.cat([states, references[:, 2:].to(states)], dim=1) if tells_looks(self._observation_space) else states
+        if not observes_patch_count(self._observation_space):
+            return states
+        return torch.cat([states, references[:, 2:].to(states)], dim=1)
 
     def _encoded(self, clips: np.ndarray) -> Tensor:
-        if torch.is_grad_enabled() or not self.remember:
-            self._kept = None  # an update follows, and fused optimisers change weights without a new version
-            self._outdated = self.network.batch_norm and not self.batch_statistics
+        if torch.is_grad_enabled() or not self.caches:
+            self._cached = None  # an update follows, and fused optimisers change weights without a new version
+            self._stale_statistics = self.architecture.batch_norm and not self.batch_statistics
             return self.encoder(self._clip_maps(clips))
-        key = (sum(parameter._version for parameter in self.parameters()), clips.tobytes(), self._collecting)
-        if self._kept is None or self._kept[0] != key:
+        key = (sum(parameter._version for parameter in self.parameters()), clips.tobytes(), self._in_rollout)
+        if self._cached is None or self._cached[0] != key:
             maps = self._clip_maps(clips)
-            self._kept = key, self._collected(maps) if self._collecting else self.encoder(maps)
-        return self._kept[1]
+            self._cached = key, self._encoded_in_rollout(maps) if self._in_rollout else self.encoder(maps)
+        return self._cached[1]
 
-    def _collected(self, maps: Tensor) -> Tensor:
+    def _encoded_in_rollout(self, maps: Tensor) -> Tensor:
         if self.batch_statistics:
             with batch_norm.batch_statistics(self.encoder):
                 return self.encoder(maps)
-        if self._outdated:
+        if self._stale_statistics:
             batch_norm.update_running_stats(self.encoder.frame, maps.flatten(0, 1))
-            self._outdated = False
+            self._stale_statistics = False
         return self.encoder(maps)
 
     def _clip_maps(self, clips: np.ndarray) -> Tensor:
@@ -193,20 +180,19 @@ class ClipReferenceExtractor(ByReference):
         return self.maps(clips[:, None], np.arange(steps)[None])
 
 
-def tells_looks(space: spaces.Space) -> bool:
-    """Whether observations are those of `reference_looks`, not of `reference`."""
-    return space.shape == (3,)
+def cache_outputs(policy: nn.Module, enabled: bool) -> None:
+    """Set whether the recurrent extractors in ``policy`` cache their output where no gradient is required.
 
-
-def cache_outputs(policy: nn.Module, remember: bool) -> None:
-    """Lets the recurrent extractors in ``policy`` keep their output: while its weights stay as they are, as in a rollout."""
+    Safe while the weights stay the same, as in a rollout. PPO may always cache; target networks, which Stable-Baselines3 updates through
+    ``data`` without a new version, may not.
+    """
     for module in policy.modules():
         if isinstance(module, ClipReferenceExtractor):
-            module.remember = remember
+            module.caches = enabled
 
 
-class PlacesFromSigmoid(ActorCriticPolicy):
-    """Where places are continuous, the middle of the Gaussian is the sigmoid of the actor's output: it never leaves the range."""
+class SigmoidMeanPolicy(ActorCriticPolicy):
+    """An `ActorCriticPolicy` whose Gaussian over continuous locations has the sigmoid of the actor's output as its mean."""
 
     def _get_action_dist_from_latent(self, latent_pi: Tensor, *args: Any) -> Distribution:
         if not isinstance(self.action_dist, DiagGaussianDistribution):
@@ -214,25 +200,25 @@ class PlacesFromSigmoid(ActorCriticPolicy):
         return self.action_dist.proba_distribution(self.action_net(latent_pi).sigmoid(), self.log_std)
 
 
-class ClipPolicy(PlacesFromSigmoid):
-    """The paper's policy as Stable-Baselines3's actor and critic: `ClipReferenceExtractor`, and a linear layer for either.
+class PatchActorCriticPolicy(SigmoidMeanPolicy):
+    """`PolicyNetwork` as an `ActorCriticPolicy`: `ClipReferenceExtractor`, then one linear layer for the actor and one for the critic.
 
-    On a grid it draws a cell from the softmax. Where places are continuous it draws from a Gaussian around the sigmoid of the actor's
-    output, whose standard deviation is fixed. To skip is one logit more, which begins at ln G², or a third coordinate, which begins in
-    the middle: half of the steps skip at first. With the observation `reference_looks` that output is `SkippingActor`'s.
-    Log-probabilities are those of the place drawn: Stable-Baselines3 moves to the edge of the range only what it sends to the
-    environment. (The released code tells the log-probability of the moved place.)
+    On a grid it samples a cell from the softmax. For continuous locations it samples from a Gaussian around the sigmoid of the actor's
+    output, with a fixed standard deviation. Skipping is one more logit, which starts at ln G², or a third coordinate, which starts at
+    0.5: half of the steps skip at first. With the observation `reference_looks` the actor is a `SkippingActor`.
+    Log-probabilities are those of the sampled location: Stable-Baselines3 clips only what it sends to the environment. (The released
+    code uses the log-probability of the clipped location.)
 
     Args:
-        observation_space: that of the observation `reference`, or of `reference_looks` where actions skip.
-        action_space: of the environment, cells or places.
+        observation_space: of the observation `reference`, or `reference_looks` where actions can skip.
+        action_space: of the environment, cells or locations.
         lr_schedule: of Stable-Baselines3.
-        std: standard deviation of the Gaussian in each axis, in units of the range of places.
-        learn_std: begin with it and learn it, which the paper does not.
-        kwargs: those of `ActorCriticPolicy`, without an architecture.
+        std: standard deviation of the Gaussian per axis, in units of the range of locations.
+        learn_std: learn the standard deviation, from ``std`` on; the paper does not.
+        kwargs: further arguments of `ActorCriticPolicy`, without ``net_arch``.
 
     Raises:
-        InputError: the action space is no `AdaFocusEnv`'s, or ``std`` is not positive.
+        InputError: if the action space is not one of `AdaFocusEnv`, or ``std`` is not positive.
     """
 
     def __init__(
@@ -244,7 +230,7 @@ class ClipPolicy(PlacesFromSigmoid):
         learn_std: bool = False,
         **kwargs: Any,
     ) -> None:
-        grid, skips = kind_of(action_space)
+        grid, skips = parse_action_space(action_space)
         super().__init__(observation_space, action_space, lr_schedule, net_arch=[], log_std_init=math.log(check_std(std)), **kwargs)
         self.grid, self.skips, self.std, self.learn_std = grid, skips, std, learn_std
         if grid is not None and skips:
@@ -253,42 +239,47 @@ class ClipPolicy(PlacesFromSigmoid):
             self.log_std.requires_grad_(False)
 
     def _build(self, lr_schedule: Schedule) -> None:
-        """Stable-Baselines3's way to make the networks and the optimiser."""
+        """Make the networks and the optimiser."""
         super()._build(lr_schedule)
-        if not tells_looks(self.observation_space) or not kind_of(self.action_space)[1]:
+        if not observes_patch_count(self.observation_space) or not parse_action_space(self.action_space)[1]:
             return
-        simple = self.action_net
-        assert isinstance(simple, nn.Linear)
-        self.action_net = SkippingActor(simple.in_features - 1, simple.out_features).to(simple.weight.device)
+        linear = self.action_net
+        assert isinstance(linear, nn.Linear)
+        self.action_net = SkippingActor(linear.in_features - 1, linear.out_features).to(linear.weight.device)
         if self.ortho_init:
             self.init_weights(self.action_net, gain=0.01)
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """What Stable-Baselines3 calls in a rollout: actions, values and log-probabilities."""
+        """Return actions, values and log-probabilities; Stable-Baselines3 calls it in rollouts only."""
         extractor = self.features_extractor
         with extractor.rollout_mode() if isinstance(extractor, ClipReferenceExtractor) else nullcontext():
             return super().forward(obs, deterministic)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
+        inherited = super()._get_constructor_parameters().items()
         fixed = ("net_arch", "log_std_init")
-        given = super()._get_constructor_parameters().items()
-        return {"std": self.std, "learn_std": self.learn_std, **{key: value for key, value in given if key not in fixed}}
+        return {"std": self.std, "learn_std": self.learn_std, **{key: value for key, value in inherited if key not in fixed}}
 
 
 def extractor_of(policy: ActorCriticPolicy) -> ClipReferenceExtractor:
-    """The features extractor of a `ClipPolicy`, by its type."""
+    """Return the features extractor of a `PatchActorCriticPolicy`, with its type."""
     assert isinstance(policy.features_extractor, ClipReferenceExtractor)
     return policy.features_extractor
 
 
-def kind_of(space: spaces.Space) -> tuple[int | None, bool]:
-    """G of an action space (None: the places are continuous), and whether it has an action that skips.
+def observes_patch_count(space: spaces.Space) -> bool:
+    """Return whether observations are those of `reference_looks`, not of `reference`."""
+    return space.shape == (3,)
 
-    There is no doubt which it is: G² + 1 is no square. The spaces are those of `adafocus_env.action.ACTIONS`.
+
+def parse_action_space(space: spaces.Space) -> tuple[int | None, bool]:
+    """Return G (None: continuous locations) and whether actions can skip, for a space of `adafocus_env.action.ACTIONS`.
+
+    The answer is unique: G² + 1 is not a square.
 
     Raises:
-        InputError: it is none of them.
+        InputError: if it is another space.
     """
     if isinstance(space, spaces.Discrete) and space.start == 0:
         for skips in (False, True):
@@ -297,53 +288,42 @@ def kind_of(space: spaces.Space) -> tuple[int | None, bool]:
     if isinstance(space, spaces.Box) and space.shape in ((2,), (3,)) and (space.low == 0).all() and (space.high == 1).all():
         return None, space.shape == (3,)
     raise InputError(
-        f"the action space is {space}; a policy needs Discrete(G²), the cells of a grid, or Box(0, 1, (2,)), places; "
-        "with skipping, Discrete(G² + 1) or Box(0, 1, (3,))"
+        f"the action space must be Discrete(G²), the cells of a grid, or Box(0, 1, (2,)), locations; with skipping Discrete(G² + 1) or "
+        f"Box(0, 1, (3,)); got {space}"
     )
 
 
-class GlancePolicy(GlanceActorCritic):
-    """The same network on glance maps, without Stable-Baselines3: what `load_policy` gives.
+def to_network(policy: ActorCriticPolicy) -> PolicyNetwork:
+    """Return a copy of a `PatchActorCriticPolicy` without Stable-Baselines3; frozen, in eval mode.
 
-    Args:
-        network: the sizes.
-        grid: G, cells in each axis; None: a continuous policy.
-        std: of a continuous policy.
-        skips: whether it may look at no patch of a frame.
-        keep_threshold: P(skip) from which on it skips.
+    Raises:
+        InputError: if it skips and does not observe the number of patches so far.
     """
+    assert isinstance(policy, PatchActorCriticPolicy)
+    if policy.skips and not observes_patch_count(policy.observation_space):
+        raise InputError("a policy that skips was trained without the number of patches: use the observation 'reference_looks'")
+    network = PolicyNetwork(extractor_of(policy).architecture, policy.grid, policy.std, skips=policy.skips)
+    for target, source in same_modules(network, policy):
+        target.load_state_dict(source.state_dict())
+    return network.to(policy.device).eval().requires_grad_(False)
 
-    @classmethod
-    def of(cls, policy: ActorCriticPolicy) -> GlancePolicy:
-        """Copies the weights of a `ClipPolicy`; frozen, in eval mode.
 
-        Raises:
-            InputError: it skips, and does not know how many looks there were.
-        """
-        assert isinstance(policy, ClipPolicy)
-        if policy.skips and not tells_looks(policy.observation_space):
-            raise InputError("a policy that skips was trained without the number of looks: make its environment with 'reference_looks'")
-        copied = cls(extractor_of(policy).network, policy.grid, policy.std, skips=policy.skips)
-        for ours, theirs in copied.parts(policy):
-            ours.load_state_dict(theirs.state_dict())
-        return copied.to(policy.device).eval().requires_grad_(False)
+def load_network(policy: ActorCriticPolicy, network: PolicyNetwork) -> None:
+    """Copy the weights of ``network`` into a `PatchActorCriticPolicy` of the same sizes.
 
-    def write_to(self, policy: ActorCriticPolicy) -> None:
-        """Copies the weights into a `ClipPolicy` of the same sizes.
+    Raises:
+        InputError: if the two choose different actions.
+    """
+    grid, skips = parse_action_space(policy.action_space)
+    if grid != network.grid:
+        raise InputError(f"the policy to start from has grid={network.grid}, the environment grid={grid} (None: continuous locations)")
+    if skips != network.skips:
+        can = {True: "skips frames", False: "cannot skip"}
+        raise InputError(f"the policy to start from {can[network.skips]}, the environment's {can[skips]}; set env.action accordingly")
+    for source, target in same_modules(network, policy):
+        target.load_state_dict(source.state_dict())
 
-        Raises:
-            InputError: it is for other actions.
-        """
-        grid, skips = kind_of(policy.action_space)
-        if grid != self.grid:
-            raise InputError(f"the policy to start from has grid={self.grid}, the environment grid={grid} (None: continuous places)")
-        if skips != self.skips:
-            told = {True: "skips frames", False: "cannot skip"}
-            raise InputError(f"the policy to start from {told[self.skips]}, the environment's {told[skips]}; set env.action accordingly")
-        for mine, other in self.parts(policy):
-            other.load_state_dict(mine.state_dict())
 
-    def parts(self, policy: ActorCriticPolicy) -> list[tuple[nn.Module, nn.Module]]:
-        """Our parts beside those of a `ClipPolicy` that hold the same weights."""
-        return [(self.encoder, extractor_of(policy).encoder), (self.actor, policy.action_net), (self.critic, policy.value_net)]
-
+def same_modules(network: PolicyNetwork, policy: ActorCriticPolicy) -> list[tuple[nn.Module, nn.Module]]:
+    """Return the modules of both that hold the same weights, in pairs."""
+    return [(network.encoder, extractor_of(policy).encoder), (network.actor, policy.action_net), (network.critic, policy.value_net)]

@@ -1,1 +1,1 @@
-"""Stage 2: the table of algorithms, their trainer, buffers and training state."""
+"""Stage 2: the table of algorithms, the trainer, buffers and training state."""

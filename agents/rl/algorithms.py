@@ -1,7 +1,7 @@
-"""The algorithms that can learn where to look: a table of classes, which actions each fits and why, and how one is built.
+"""The table of algorithms: class, supported actions, policy; and how a model is made of a row and the keys ``algo.*``.
 
-All of Stable-Baselines3 and sb3-contrib; a class of your own is named by its dotted path. What is set for each stands in
-`configs/algo/NAME.yaml`; what is measured of each, in docs/algorithms.md.
+All of Stable-Baselines3 and sb3-contrib are in it; any other class is named by its dotted path. Default settings are in
+`configs/algo/NAME.yaml`, results in docs/algorithms.md.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -25,15 +25,14 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from adafocus_env.features.live import Features
 from agents.config.settings import AlgoConfig, NetworkConfig, Train
-from agents.policies.networks import check_std
-from agents.policies.sb3 import ClipReferenceExtractor, GlanceReferenceExtractor
-from agents.rl.ppo import new_network
-from agents.rl.replay_buffer import ClipReplayBuffer
+from agents.policies.networks import PolicyArchitecture
+from agents.policies.sb3 import ClipReferenceExtractor, FrameReferenceExtractor, ReferenceExtractor
+from agents.rl.buffers import ClipReplayBuffer
 from classifiers.errors import InputError, lookup
 
 DISCRETE, CONTINUOUS = "discrete", "continuous"
-BY_REFERENCE = ("reference", "reference_looks")  # observations of which an extractor reads the glances in place
-SIZES = ("channels", "features", "hidden", "memory")  # what the extractor that is recurrent over a clip is told
+BY_REFERENCE = ("reference", "reference_looks")  # observations whose glances an extractor reads in place
+SIZES = ("channels", "features", "hidden", "memory")  # keys of the network that `ClipReferenceExtractor` reads
 
 
 @dataclass(frozen=True)
@@ -63,154 +62,104 @@ class Interface:
         return cls(env.observation_space, env.action_space, env.num_envs, features.num_steps, features.map_shape, share)
 
 
-def _clip_extractor(interface: Interface, network: NetworkConfig) -> dict[str, Any]:
-    """The extractor that is recurrent over the glances of a clip, as PPO's."""
-    told = {"network": new_network(interface.map_shape, network), "remember": False}
-    return {"features_extractor_class": ClipReferenceExtractor, "features_extractor_kwargs": told}
-
-
-def _glance_extractor(interface: Interface, network: NetworkConfig) -> dict[str, Any]:
-    """The same without memory, for policies that have their own."""
-    told = {"network": new_network(interface.map_shape, network)}
-    return {"features_extractor_class": GlanceReferenceExtractor, "features_extractor_kwargs": told}
-
-
-def _clip_policy(interface: Interface, network: NetworkConfig) -> dict[str, Any]:
-    return {**_clip_extractor(interface, network), "std": check_std(network.std)}
-
-
-def _spot_policy(interface: Interface, network: NetworkConfig) -> dict[str, Any]:
-    return {"map_shape": interface.map_shape, "patch_share": interface.patch_share}
-
-
 @dataclass(frozen=True)
 class Algorithm:
     """One row of the table.
 
     Attributes:
-        path: of the class, imported when it is asked for.
-        actions: the kinds of action that it learns.
-        why: the reason, where it does not learn both kinds.
+        path: dotted path of the class, imported on use.
+        actions: the kinds of action that it supports.
+        why: the reason, if it does not support both kinds.
         policy: a name that the class knows, or the dotted path of a policy class.
-        policy_kwargs: (interface, network) → arguments of the policy where it reads glances by reference.
-        network: the keys of `agents.config.settings.NetworkConfig` that it reads; batch norm and its statistics are PPO's alone.
-        learn: further arguments of the class's `learn`.
-        samples_ahead: it samples the random numbers of a rollout before the rollout starts.
-        counts_rows: its `num_timesteps` counts a step of N environments N times (for each of them).
+        extractor: of the policy, where it reads glances by reference; None: the policy has its own.
+        network: the keys of `agents.config.settings.NetworkConfig` that the policy reads.
+        samples_ahead: whether it samples the random numbers of a rollout before the rollout starts.
+        counts_rows: whether its `num_timesteps` counts a step of N environments N times per environment.
     """
 
     path: str
     actions: tuple[str, ...] = (DISCRETE, CONTINUOUS)
     why: str = ""
     policy: str = "MlpPolicy"
-    policy_kwargs: Callable[[Interface, NetworkConfig], dict[str, Any]] = _clip_extractor
+    extractor: type[ReferenceExtractor] | None = ClipReferenceExtractor
     network: tuple[str, ...] = SIZES
-    learn: Mapping[str, Any] = field(default_factory=dict)
     samples_ahead: bool = False
     counts_rows: bool = False
 
 
-def _values(path: str) -> Algorithm:
-    return Algorithm(path, (DISCRETE,), "it learns one value for each action, and of places there is no end")
+def _value_based(path: str) -> Algorithm:
+    return Algorithm(path, (DISCRETE,), "it is value-based and needs a finite set of actions")
 
 
-def _gradients(path: str) -> Algorithm:
+def _deterministic_gradient(path: str) -> Algorithm:
     return Algorithm(path, (CONTINUOUS,), "its actor follows the critic's gradient with respect to the action, and cells have none")
 
 
-CLIP_POLICY, LSTM_POLICY, SPOT_POLICY = (
-    "agents.policies.sb3.ClipPolicy", "agents.policies.contrib.LstmPolicy", "agents.policies.contrib.SpotPolicy"
-)  # fmt: skip
+def _policy_gradient(path: str, *more_keys: str) -> Algorithm:
+    return Algorithm(path, policy="agents.policies.sb3.PatchActorCriticPolicy", network=(*SIZES, "std", *more_keys))
+
 
 ALGORITHMS: dict[str, Algorithm] = {
-    "ppo": Algorithm("stable_baselines3.PPO", policy=CLIP_POLICY, policy_kwargs=_clip_policy, network=(*SIZES, "std", "batch_norm")),
-    "a2c": Algorithm("stable_baselines3.A2C", policy=CLIP_POLICY, policy_kwargs=_clip_policy, network=(*SIZES, "std")),
-    "dqn": _values("stable_baselines3.DQN"),
-    "sac": _gradients("stable_baselines3.SAC"),
-    "td3": _gradients("stable_baselines3.TD3"),
-    "ddpg": _gradients("stable_baselines3.DDPG"),
+    "ppo": _policy_gradient("stable_baselines3.PPO", "batch_norm"),
+    "a2c": _policy_gradient("stable_baselines3.A2C"),
+    "dqn": _value_based("stable_baselines3.DQN"),
+    "sac": _deterministic_gradient("stable_baselines3.SAC"),
+    "td3": _deterministic_gradient("stable_baselines3.TD3"),
+    "ddpg": _deterministic_gradient("stable_baselines3.DDPG"),
     "recurrent_ppo": Algorithm(
-        "sb3_contrib.RecurrentPPO", policy=LSTM_POLICY, policy_kwargs=_glance_extractor, network=("channels", "features")
+        "sb3_contrib.RecurrentPPO",
+        policy="agents.policies.contrib.LstmPolicy", extractor=FrameReferenceExtractor, network=("channels", "features"),
     ),
-    "trpo": Algorithm("sb3_contrib.TRPO", policy=CLIP_POLICY, policy_kwargs=_clip_policy, network=(*SIZES, "std")),
-    "qrdqn": _values("sb3_contrib.QRDQN"),
-    "tqc": _gradients("sb3_contrib.TQC"),
-    "crossq": _gradients("sb3_contrib.CrossQ"),
-    "maskable_ppo": Algorithm(
-        "sb3_contrib.MaskablePPO", (DISCRETE,), "masks rule out single actions, and places cannot be counted"
-    ),
+    "trpo": _policy_gradient("sb3_contrib.TRPO"),
+    "qrdqn": _value_based("sb3_contrib.QRDQN"),
+    "tqc": _deterministic_gradient("sb3_contrib.TQC"),
+    "crossq": _deterministic_gradient("sb3_contrib.CrossQ"),
+    "maskable_ppo": Algorithm("sb3_contrib.MaskablePPO", (DISCRETE,), "masks exclude single actions and need a finite set of them"),
     "ars": Algorithm(
-        "sb3_contrib.ARS", policy=SPOT_POLICY, policy_kwargs=_spot_policy, network=(), samples_ahead=True, counts_rows=True
+        "sb3_contrib.ARS",
+        policy="agents.policies.contrib.SpatialSoftmaxPolicy", extractor=None, network=(), samples_ahead=True, counts_rows=True,
     ),
-}
+}  # fmt: skip
 
 
 def class_of(name: str) -> type[BaseAlgorithm]:
-    """The class that a name in `ALGORITHMS` or a dotted path stands for.
+    """Return the class of a name in `ALGORITHMS` or a dotted path.
 
     Raises:
-        InputError: no such name, module or class, or it is no algorithm in the manner of Stable-Baselines3.
+        InputError: if there is no such name, module or class, or it is not a subclass of Stable-Baselines3's `BaseAlgorithm`.
     """
     if not name:
         raise InputError("algo.name is empty: algo=custom needs algo.name=PACKAGE.CLASS, and algo=PACKAGE.CLASS is short for both")
     path = name if "." in name else lookup("algo.name", name, ALGORITHMS).path
     module, _, attribute = path.rpartition(".")
-    found = _attribute(name, module, attribute)
+    found = _import(name, module, attribute)
     if not (isinstance(found, type) and issubclass(found, BaseAlgorithm)):
         raise InputError(
-            f"algo.name={name} is no algorithm: give a subclass of stable_baselines3.common.base_class.BaseAlgorithm "
-            "(any object with predict can be evaluated, see agents.evaluation.evaluate.evaluate)"
+            f"algo.name must be a subclass of stable_baselines3.common.base_class.BaseAlgorithm, got {name} "
+            "(agents.evaluation.evaluate.evaluate accepts any object with predict)"
         )
     return found
 
 
 def algorithm_of(kind: type[BaseAlgorithm], name: str) -> Algorithm:
-    """The row of a class: that of its name, or of the nearest class in the table that it is made from, or one that promises nothing."""
+    """Return the row of a name; of another class that of its nearest base class in the table, or else a default row."""
     nearest = name if name in ALGORITHMS else nearest_name(kind)
     return ALGORITHMS[nearest] if nearest else Algorithm(name)
 
 
 def nearest_name(kind: type[BaseAlgorithm]) -> str | None:
-    """The name of the class itself, or of the first in the table among those that it is made from."""
-    paths = {algorithm.path.split(".")[0] + "." + algorithm.path.split(".")[-1]: name for name, algorithm in ALGORITHMS.items()}
-    return next((paths[each] for base in kind.__mro__ if (each := f"{base.__module__.split('.')[0]}.{base.__name__}") in paths), None)
+    """Return the name in the table of a class, or of its first base class there."""
+    names = {_public_path(algorithm.path): name for name, algorithm in ALGORITHMS.items()}
+    return next((names[path] for base in kind.__mro__ if (path := _public_path(f"{base.__module__}.{base.__name__}")) in names), None)
+
+
+def _public_path(path: str) -> str:
+    return f"{path.split('.')[0]}.{path.split('.')[-1]}"
 
 
 def learns_as_ppo(config: AlgoConfig) -> bool:
-    """Whether this is the PPO case, which `agents.train_ppo` is: whole clips, the paper's policy, settings in ``ppo``."""
+    """Return whether the settings are the keys ``ppo.*``, as in `agents.train_ppo`: PPO or a subclass, by reference."""
     return issubclass(class_of(config.name), PPO) and config.observation == "reference"
-
-
-def check_fits(name: str, where: str, space: spaces.Space) -> None:
-    """Checks that the algorithm learns this kind of action.
-
-    Args:
-        name: of the algorithm.
-        where: what the user set that asks for these actions, for the message.
-        space: of one action.
-
-    Raises:
-        InputError: it does not (says why, which algorithms do, and on which ids it does).
-    """
-    algorithm = algorithm_of(class_of(name), name)
-    kind = CONTINUOUS if isinstance(space, spaces.Box) else DISCRETE
-    if kind in algorithm.actions:
-        return
-    (wanted,) = algorithm.actions
-    instead = (
-        "env.action=continuous env.baseline=1 (ids: AdaFocusContinuous-v0, AdaFocusEasyContinuous-v0)"
-        if wanted == CONTINUOUS
-        else "env.action=grid (ids: AdaFocus-v0, AdaFocusEasy-v0 and all others without Continuous)"
-    )
-    raise InputError(
-        f"algo={name} learns {wanted} actions only, and {where} has {kind} ones: {algorithm.why}. "
-        f"Set {instead}, or choose one of {', '.join(fitting(kind))}"
-    )
-
-
-def fitting(kind: str) -> list[str]:
-    """The names of the algorithms that learn this kind of action."""
-    return sorted(name for name, algorithm in ALGORITHMS.items() if kind in algorithm.actions)
 
 
 def without_effect(config: Train) -> Iterator[tuple[str, str]]:
@@ -222,10 +171,40 @@ def without_effect(config: Train) -> Iterator[tuple[str, str]]:
     name = f"algo={algo.name} algo.observation={algo.observation}"
     yield "ppo", f"{name} learns by other keys; set algo.total_steps, algo.settings.*"
     row = algorithm_of(class_of(algo.name), algo.name)
-    if not row.resumes:
-        yield "algo.save_every", f"algo={algo.name} has no state to save between its updates; leave it out"
     read = row.network if algo.observation in BY_REFERENCE else ()
     yield " ".join(f"network.{key}" for key in network if key not in read), f"the policy of {name} lacks it"
+
+
+def check_fits(name: str, where: str, space: spaces.Space) -> None:
+    """Check that the algorithm supports this kind of action.
+
+    Args:
+        name: of the algorithm.
+        where: the setting that asks for these actions, for the message.
+        space: of one action.
+
+    Raises:
+        InputError: if it does not (says why, which algorithms do, and on which ids it does).
+    """
+    algorithm = algorithm_of(class_of(name), name)
+    kind = CONTINUOUS if isinstance(space, spaces.Box) else DISCRETE
+    if kind in algorithm.actions:
+        return
+    (supported,) = algorithm.actions
+    instead = (
+        "env.action=continuous env.baseline=1 (ids: AdaFocusContinuous-v0, AdaFocusEasyContinuous-v0)"
+        if supported == CONTINUOUS
+        else "env.action=grid (ids: AdaFocus-v0, AdaFocusEasy-v0 and all others without Continuous)"
+    )
+    raise InputError(
+        f"algo={name} learns {supported} actions only, and {where} has {kind} ones: {algorithm.why}. "
+        f"Set {instead}, or choose one of {', '.join(fitting(kind))}"
+    )
+
+
+def fitting(kind: str) -> list[str]:
+    """Return the names of the algorithms that support this kind of action."""
+    return sorted(name for name, algorithm in ALGORITHMS.items() if kind in algorithm.actions)
 
 
 RESERVED = {
@@ -236,40 +215,41 @@ RESERVED = {
 
 
 def check_settings(config: AlgoConfig) -> None:
-    """Check the names of the settings.
+    """Check the names in ``algo.settings``.
 
     Raises:
-        InputError: the class has no such argument (suggests the nearest), or it is set elsewhere.
+        InputError: if the class has no such argument (suggests the nearest), or it is set elsewhere.
     """
     arguments = inspect.signature(class_of(config.name).__init__).parameters
+    known = sorted(set(arguments) - set(RESERVED) - {"self"})
+    any_name = any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values())
     for key in config.settings:
         if key in RESERVED:
-            raise InputError(f"algo.settings.{key} is not for you to set: {RESERVED[key]}")
-        if key not in arguments and not any(each.kind is each.VAR_KEYWORD for each in arguments.values()):
-            known = sorted(set(arguments) - set(RESERVED) - {"self"})
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise InputError(f"algo.settings.{key}: {config.name} has no such argument; {hint}choose one of {', '.join(known)}")
+            raise InputError(f"algo.settings.{key} is reserved: {RESERVED[key]}")
+        if key not in arguments and not any_name:
+            raise InputError(
+                f"algo.settings.{key}: {config.name} has no such argument; {_suggestion(key, known)}choose one of {', '.join(known)}"
+            )
 
 
 def new_model(env: VecEnv, features: Features, config: AlgoConfig, network: NetworkConfig, seed: int) -> BaseAlgorithm:
-    """The algorithm, ready to learn in ``env``; the caller binds its policy to the features.
+    """Return the algorithm, ready to learn in ``env``; the caller binds its policy to the features.
 
     Args:
         env: with the observation of the config.
-        features: what the frozen networks see in its clips.
-        config: the algorithm and its settings; in place of those that are null comes a whole clip of every environment.
-        network: of the policy, where it reads glances by reference.
-        seed: of everything random.
+        features: of its clips.
+        config: the algorithm and its settings; null stands for a whole clip of every environment.
+        network: of the policy, if it reads glances by reference.
+        seed: of all random numbers.
 
     Raises:
-        InputError: the settings do not suit the class.
+        InputError: if the class rejects the settings.
     """
     kind, policy, arguments = _constructor(Interface.of(env, features), config, network)
     try:
         return kind(policy, env, seed=seed, device=str(features.classifier.device), **arguments)
     except (TypeError, ValueError, AssertionError) as problem:
-        raise InputError(f"algo={config.name} does not take its settings {config.settings}: {problem}") from problem
+        raise InputError(f"algo={config.name} does not accept its settings {config.settings}: {problem}") from problem
 
 
 def rebuild_model(interface: Interface, config: AlgoConfig, network: NetworkConfig, device: str) -> BaseAlgorithm:
@@ -283,14 +263,12 @@ def rebuild_model(interface: Interface, config: AlgoConfig, network: NetworkConf
     return model
 
 
-def _constructor(
-    interface: Interface, config: AlgoConfig, network: NetworkConfig
-) -> tuple[type[Any], str | type, dict[str, Any]]:
+def _constructor(interface: Interface, config: AlgoConfig, network: NetworkConfig) -> tuple[type[Any], str | type, dict[str, Any]]:
     """Return the class of the algorithm, its policy, and its further arguments."""
     kind = class_of(config.name)
-    settings = {**_defaults(kind, config.name), **config.settings}
+    settings = {**_inherited_settings(kind, config.name), **config.settings}
     policy, policy_kwargs = _policy(algorithm_of(kind, config.name), interface, config, network)
-    arguments = _constructed(settings, interface)
+    arguments = _to_arguments(settings, interface)
     arguments["policy_kwargs"] = {**policy_kwargs, **(settings.get("policy_kwargs") or {})}
     if issubclass(kind, OffPolicyAlgorithm) and config.observation in BY_REFERENCE and "replay_buffer_class" not in settings:
         arguments |= {"replay_buffer_class": ClipReplayBuffer, "replay_buffer_kwargs": {"clip_length": interface.num_steps}}
@@ -300,41 +278,43 @@ def _constructor(
 def _policy(
     algorithm: Algorithm, interface: Interface, config: AlgoConfig, network: NetworkConfig
 ) -> tuple[str | type, dict[str, Any]]:
-    """The policy, by name or as a class, and its arguments."""
+    """Return the policy, by name or as a class, and its arguments."""
     if config.observation not in BY_REFERENCE:
         return "MultiInputPolicy" if isinstance(interface.observation_space, spaces.Dict) else "MlpPolicy", {}
     module, _, name = algorithm.policy.rpartition(".")
     policy = getattr(importlib.import_module(module), name) if module else name
-    return policy, algorithm.policy_kwargs(interface, network)
+    if algorithm.extractor is None:
+        return policy, {"map_shape": interface.map_shape, "patch_share": interface.patch_share}
+    extractor_kwargs = {"architecture": PolicyArchitecture.from_config(interface.map_shape, network)}
+    kwargs = {"features_extractor_class": algorithm.extractor, "features_extractor_kwargs": extractor_kwargs}
+    return policy, {**kwargs, "std": network.std} if "std" in algorithm.network else kwargs
 
 
-def _constructed(settings: Mapping[str, Any], interface: Interface) -> dict[str, Any]:
-    """Settings as YAML has them → arguments as the classes want them."""
-    given, steps = dict(settings), interface.num_steps
-    for key in ("n_steps", "train_freq"):
-        if key in given and given[key] is None:
-            given[key] = steps
-    if "batch_size" in given and given["batch_size"] is None:
-        given["batch_size"] = given.get("n_steps", steps) * interface.num_envs
-    if isinstance(given.get("train_freq"), list):
-        given["train_freq"] = tuple(given["train_freq"])
-    if isinstance(given.get("action_noise"), int | float):
-        shape = interface.action_space.shape or ()
-        given["action_noise"] = NormalActionNoise(np.zeros(shape), np.full(shape, float(given["action_noise"])))
-    return given
+def _to_arguments(settings: Mapping[str, Any], interface: Interface) -> dict[str, Any]:
+    """Settings from YAML → arguments of the class."""
+    steps = interface.num_steps
+    rollout = (settings.get("n_steps") or steps) * interface.num_envs
+    whole_clips = {"n_steps": steps, "train_freq": steps, "batch_size": rollout}
+    arguments: dict[str, Any] = {key: whole_clips.get(key) if value is None else value for key, value in settings.items()}
+    if isinstance(arguments.get("train_freq"), list):
+        arguments["train_freq"] = tuple(arguments["train_freq"])
+    if isinstance(arguments.get("action_noise"), int | float):
+        shape: tuple[int, ...] = interface.action_space.shape or ()
+        arguments["action_noise"] = NormalActionNoise(np.zeros(shape), np.full(shape, float(arguments["action_noise"])))
+    return arguments
 
 
-def _defaults(kind: type[BaseAlgorithm], name: str) -> dict[str, Any]:
-    """Of a user's own class: the settings of the algorithm in the table that it is made from."""
+def _inherited_settings(kind: type[BaseAlgorithm], name: str) -> dict[str, Any]:
+    """Return the settings that a class outside the table inherits: those of its nearest base class there."""
     nearest = None if name in ALGORITHMS else nearest_name(kind)
     if nearest is None:
         return {}
     config = OmegaConf.to_container(OmegaConf.create((files("configs") / "algo" / f"{nearest}.yaml").read_text(encoding="utf-8")))
     assert isinstance(config, dict)
-    return config.get("algo", config).get("settings") or {}  # a file that sets more than the algorithm has it one level down
+    return config.get("algo", config).get("settings") or {}  # a file that sets other groups too has the key algo
 
 
-def _attribute(name: str, module: str, attribute: str) -> object:
+def _import(name: str, module: str, attribute: str) -> object:
     try:
         return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as problem:
@@ -342,6 +322,10 @@ def _attribute(name: str, module: str, attribute: str) -> object:
         remedy = "pip install sb3-contrib" if missing == "sb3_contrib" else "install it, or start the command where Python finds it"
         raise InputError(f"algo.name={name}: there is no module {missing!r}; {remedy}") from problem
     except AttributeError as problem:
-        near = difflib.get_close_matches(attribute, dir(importlib.import_module(module)), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"algo.name={name}: module {module!r} has no {attribute!r}{hint}") from problem
+        hint = _suggestion(attribute, dir(importlib.import_module(module))).rstrip("? ")
+        raise InputError(f"algo.name={name}: module {module!r} has no {attribute!r}" + (f"; {hint}?" if hint else "")) from problem
+
+
+def _suggestion(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]!r}? " if near else ""

@@ -38,7 +38,7 @@ class TrainedModel:
 
     def on(self, features: Features) -> TrainedModel:
         """Itself, as a policy for the clips of ``features``, until it is asked for those of others."""
-        bind(self.model.policy, features, remember=True)
+        bind(self.model.policy, features, cache=True)
         return self
 
     @property

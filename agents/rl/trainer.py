@@ -1,27 +1,23 @@
-"""Stage 2 with any algorithm of `agents.rl.algorithms`: the policy alone; glancer, focuser and head are frozen."""
+"""Stage 2: train the policy, with any algorithm, while glancer, focuser and head are frozen."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from adafocus_env.features.live import Features
-from agents.config.settings import AlgoConfig, EnvConfig, NetworkConfig
-from agents.evaluation.evaluate import evaluate_policy
-from agents.policies.sb3 import bind, cache_outputs
-from agents.rl.algorithms import Interface, algorithm_of, class_of, new_model
-from agents.rl.lagrangian import check_cost_weight
-from agents.rl.ppo import STAGE, make_environment
-from agents.rl.saved_model import ModelCard, TrainedModel, load_model, save_model
+from agents.config.settings import EnvConfig
+from agents.evaluation.budgets import threshold_for
+from agents.evaluation.evaluate import PolicyEvaluation, evaluate_policy
+from agents.policies.checkpoint import load_policy
+from agents.policies.networks import PolicyNetwork
+from agents.policies.sb3 import bind, cache_outputs, load_network
+from agents.rl.environment import EpisodeStatsWrapper, make_environment
+from agents.rl.saved_model import CARD, TrainedModel, load_model
+from agents.rl.settings import AlgorithmSettings
 from agents.rl.training_state import START_OVER, load_training_state, save_training_state, why_not_resumable
 from agents.runs.interrupts import Stopped, StopRequest
 from agents.runs.progress import Display, figures
@@ -29,160 +25,134 @@ from agents.runs.run_dir import RunDir
 from agents.runs.seeding import random_states
 from classifiers.errors import InputError
 
+STAGE = 2
+Policy = PolicyNetwork | TrainedModel
 
-def train_model(
+
+def train_policy(
     features: Features,
     val: Features | None,
     run: RunDir,
     display: Display,
+    settings: AlgorithmSettings,
     *,
     env: EnvConfig,
-    algo: AlgoConfig,
-    network: NetworkConfig,
     seed: int,
-) -> TrainedModel:
-    """Trains a model, or goes on where the run was stopped; returns the one that did best on the validation part.
+) -> Policy:
+    """Train a policy, or resume a stopped run; return the best policy on the validation split.
 
     Args:
-        features: what the frozen networks see in the training clips.
-        val: the same of the validation clips; None: the last model is taken.
-        run: where metrics, checkpoints and TensorBoard logs go.
-        display: where progress is shown.
-        env: the environment.
-        algo: the algorithm.
-        network: of its policy, where that reads glances by reference.
-        seed: of everything random.
+        features: of the training clips, from the frozen networks.
+        val: of the validation clips; None: return the last policy.
+        run: where metrics and checkpoints go.
+        display: shows the progress.
+        settings: of the algorithm; see `agents.rl.settings.algorithm_settings`.
+        env: the environment's.
+        seed: of all random numbers.
 
     Raises:
-        InputError: a setting does not fit, or the algorithm cannot go on where it was stopped.
-        Stopped: the user asked to stop; the next call goes on.
+        InputError: if a setting does not suit the algorithm, or the run cannot be resumed.
+        Stopped: if the user asked to stop; the next call resumes.
     """
-    check_cost_weight(env)
-    for key in ("target_keep", "target_gflops"):
-        if (target := getattr(env, key)) is not None:
-            raise InputError(f"env.{key}={target} is for PPO alone; set env.cost_weight with algo={algo.name}")
     fingerprint = features.classifier.fingerprint()
-    tally = Tally(make_environment(features, env, observation=algo.observation))
-    model = new_model(tally, features, algo, network, seed)
-    before = sum(line["stage"] < STAGE for line in run.metrics())
-    resumed = load_training_state(model, run.checkpoints)
-    if resumed is None and len(run.metrics()) > before and (problem := why_not_resumable(model)):
-        raise InputError(f"{problem}; {START_OVER}")
-    progress = resumed or {"best": None, "lines": before}
-    run.truncate(progress.pop("lines"))
-    tally.restore(progress.pop("tally", {"steps": 0, "ended": []}))
-    bind(model.policy, features, remember=False)
-    card = ModelCard(algo.name, algo.observation, fingerprint, Interface.of(tally, features), algo.settings, network)
-    recorder = Recorder(run, display, algo, features, val, tally, progress["best"], env.skipped, card)
-    model.set_logger(configure(None, []))  # the run folder keeps what is measured
-    if resumed is not None:
-        display.say(f"going on after {tally.steps} steps")
-    _learn(model, algo, recorder, tally, display)
+    environment = make_environment(features, env, settings.observation)
+    callback = TrainingCallback(run, display, settings, features, val, environment)
+    model = settings.make_model(environment, seed)
+    state = _restore(model, run)
+    bind(model.policy, features, cache=False)
+    if state is not None:
+        callback.restore(state)
+        display.say(f"resuming after {environment.steps} steps")
+    elif settings.start is not None:
+        load_network(model.policy, settings.start)  # type: ignore[arg-type]
+        if val is not None:
+            callback.select(settings.start)  # training may turn out not to help
+    model.set_logger(configure(None, []))  # metrics go to the run directory
+    if environment.steps < settings.total_steps:
+        total = settings.total_steps * (environment.num_envs if settings.algorithm.counts_rows else 1)
+        with StopRequest(display.console) as callback.stop:
+            model.learn(total - model.num_timesteps, callback=callback, reset_num_timesteps=False, log_interval=None)  # type: ignore[arg-type]
     if features.classifier.fingerprint() != fingerprint:
         raise RuntimeError("the classifier changed while the policy was trained on it: it is not frozen")
-    return load_model(run.checkpoints / "best", features.classifier.device)
+    best = run.checkpoints / "best"
+    return load_model(best, model.device) if (best / CARD).is_file() else load_policy(best, model.device)
 
 
-def _learn(model: BaseAlgorithm, algo: AlgoConfig, recorder: Recorder, tally: Tally, display: Display) -> None:
-    if tally.steps >= algo.total_steps:
-        return
-    algorithm = algorithm_of(type(model), algo.name)
-    total = algo.total_steps * tally.num_envs if algorithm.counts_rows else algo.total_steps
-    with StopRequest(display.console) as recorder.stop:
-        model.learn(total - model.num_timesteps, callback=recorder, reset_num_timesteps=False, log_interval=None, **algorithm.learn)  # type: ignore[arg-type]
+def _restore(model: BaseAlgorithm, run: RunDir) -> dict[str, Any] | None:
+    """Restore the last checkpoint into a new model and truncate the metrics; return the callback's state, None without a checkpoint.
 
-
-class Tally(VecEnvWrapper):
-    """Counts the steps, and the episodes that end: their returns, and whether the answer was right.
-
-    Args:
-        venv: the training environment.
+    Raises:
+        InputError: if the checkpoint cannot be read, or the run was stopped and its model cannot be saved.
     """
-
-    def __init__(self, venv: VecEnv) -> None:
-        super().__init__(venv)
-        self.steps = 0
-        self._ended: list[tuple[float, bool]] = []
-
-    def reset(self) -> Any:
-        """Begins an episode in every row."""
-        return self.venv.reset()
-
-    def step_wait(self) -> VecEnvStepReturn:
-        """Steps all rows and counts what ends."""
-        observations, rewards, dones, infos = self.venv.step_wait()
-        self.steps += self.num_envs
-        self._ended += [(float(infos[row]["episode"]["r"]), bool(infos[row]["correct"])) for row in np.flatnonzero(dones)]
-        return observations, rewards, dones, infos
-
-    def at_beginning(self) -> bool:
-        """Whether all episodes are at their beginning, so that the environment can be saved."""
-        steps: NDArray[np.int64] = self.venv.get_attr("dynamics", 0)[0].step_number
-        return not steps.any()
-
-    def restore(self, counted: dict[str, Any]) -> None:
-        """Goes on with what `counted` told."""
-        self.steps, self._ended = counted["steps"], [(value, right) for value, right in counted["ended"]]
-
-    def counted(self) -> dict[str, Any]:
-        """All steps, and return and rightness of the episodes since `take`: plain values."""
-        return {"steps": self.steps, "ended": list(self._ended)}
-
-    def take(self) -> dict[str, float]:
-        """Mean return and share of right answers since the last call; nothing if no episode has ended."""
-        ended, self._ended = self._ended, []
-        if not ended:
-            return {}
-        returns, right = zip(*ended, strict=True)
-        return {"return": float(np.mean(returns)), "accuracy": float(np.mean(right))}
+    state = load_training_state(model, run.checkpoints)
+    earlier = sum(line["stage"] < STAGE for line in run.metrics())
+    if state is None and len(run.metrics()) > earlier and (problem := why_not_resumable(model)):
+        raise InputError(f"{problem}; {START_OVER}")
+    run.truncate(earlier if state is None else state["lines"])
+    return state
 
 
-class Recorder(BaseCallback):
-    """Logs a line every so often, keeps the best model, saves checkpoints, and stops between updates when asked to.
+class TrainingCallback(BaseCallback):
+    """Logs metrics, selects the best policy on the validation split, saves checkpoints, and stops between updates on request.
 
     Args:
-        run: where it all goes.
-        display: where progress is shown.
-        algo: when to validate and save.
+        run: where metrics and checkpoints go.
+        display: shows the progress.
+        settings: of the algorithm.
         features: of the training clips.
-        val: of the validation clips.
-        tally: the training environment.
-        best: (top-1, confidence) of the best model so far.
-        skipped: what the head gets where the model skips.
-        card: of the model, for its file.
+        val: of the validation clips; None: the last policy is the best.
+        env: the training environment.
+
+    Attributes:
+        stop: the user's request to stop.
     """
 
     def __init__(
         self,
         run: RunDir,
         display: Display,
-        algo: AlgoConfig,
+        settings: AlgorithmSettings,
         features: Features,
         val: Features | None,
-        tally: Tally,
-        best: list[float] | None,
-        skipped: str,
-        card: ModelCard,
+        env: EpisodeStatsWrapper,
     ) -> None:
         super().__init__()
         self.stop: StopRequest | None = None
-        self._run, self._display, self._algo, self._tally = run, display, algo, tally
-        self._features, self._val, self._best, self._skipped = features, val, best, skipped
-        self._card, self._resumable = card, True
-        self._samples_ahead = algorithm_of(class_of(algo.name), algo.name).samples_ahead
-        self._random: dict[str, Any] | None = None
+        self._run, self._display, self._settings, self._features, self._val, self._env = run, display, settings, features, val, env
+        self._fingerprint = features.classifier.fingerprint()
+        self._best: list[float] | None = None
+        self._rollout_metrics: dict[str, float] = {}
+        self._random_states: dict[str, Any] | None = None
+        self._resumable = True
+
+    def state(self) -> dict[str, Any]:
+        """Return plain values for `restore`."""
+        state = {"best": self._best, "lines": len(self._run.metrics()), "episodes": self._env.state()}
+        if (lagrangian := self._settings.lagrangian) is not None:
+            state["cost_weight"] = {"integral": lagrangian.integral, "value": self._env.dynamics.cost_weight}
+        return state
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a `state`."""
+        self._best = state["best"]
+        self._env.restore(state["episodes"])
+        if (lagrangian := self._settings.lagrangian) is not None:
+            lagrangian.integral = state["cost_weight"]["integral"]
+            self._env.dynamics.set_cost_weight(state["cost_weight"]["value"])
 
     def _on_training_start(self) -> None:
+        settings, steps = self._settings, self._env.steps
         self._bar = self._display.bar(
-            f"stage 2: {self._algo.name}", self._algo.total_steps, self._tally.steps, unit="step", clips=1 / self._features.num_steps
+            "stage 2: policy", settings.total_steps, steps, unit="step", clips=1 / self._features.num_steps
         )
-        self._fresh = True
-        self._next_line = _next(self._tally.steps, self._algo.validate_every)
-        self._next_save = _next(self._tally.steps, self._algo.save_every)
+        self._learned = False
+        self._next_line = _next(steps, settings.log_every)
+        self._next_validation = _next(steps, settings.validate_every)
+        self._next_save = _next(steps, settings.save_every)
         self._check_resumable()
 
     def _check_resumable(self) -> bool:
-        """Return whether the model can be saved; say why not when that turns out."""
+        """Return whether the state of the model can be saved; say why not the first time that it cannot."""
         if self._resumable and (problem := why_not_resumable(self.model)):
             self._display.say(problem)
             self._resumable = False
@@ -192,63 +162,88 @@ class Recorder(BaseCallback):
         return True
 
     def _on_rollout_start(self) -> None:
-        """Runs between updates: the weights are new."""
-        if not self._fresh:
-            self._update_ended(last=False)
-        self._fresh = False
+        """Called between updates: the weights are new."""
+        if self._learned:
+            self._after_update(last=False)
+        self._learned = True
         cache_outputs(self.model.policy, True)
 
     def _on_rollout_end(self) -> None:
         cache_outputs(self.model.policy, False)
-        self._random = random_states() if self._samples_ahead else None
+        self._random_states = random_states() if self._settings.algorithm.samples_ahead else None
+        self._rollout_metrics = self._settings.rollout_metrics(self.model, self._env.dynamics)
+        if (lagrangian := self._settings.lagrangian) is not None:
+            self._env.dynamics.set_cost_weight(lagrangian.update(self._rollout_metrics["kept"]))
 
     def _on_training_end(self) -> None:
         cache_outputs(self.model.policy, False)
-        self._update_ended(last=True)
+        self._after_update(last=True)
 
-    def _update_ended(self, *, last: bool) -> None:
-        if last or self._tally.steps >= self._next_line:
-            self._log()
-            self._next_line = _next(self._tally.steps, self._algo.validate_every)
-        asked = self.stop is not None and self.stop.requested
-        due = self._tally.at_beginning() and (last or asked or self._tally.steps >= self._next_save)
+    def _after_update(self, *, last: bool) -> None:
+        settings, steps = self._settings, self._env.steps
+        if last or steps >= self._next_line:
+            self._log(validate=last or steps >= self._next_validation)
+        stop = self.stop is not None and self.stop.requested
+        due = self._env.at_episode_start() and (last or stop or steps >= self._next_save)
         if due and self._check_resumable():
-            progress = {"best": self._best, "lines": len(self._run.metrics()), "tally": self._tally.counted()}
-            save_training_state(self.model, self._run.checkpoints, progress, self._random)
-            self._next_save = _next(self._tally.steps, self._algo.save_every)
-        if asked and not last and (due or not self._resumable):
-            raise Stopped  # not every algorithm heeds what `_on_step` answers
+            save_training_state(self.model, self._run.checkpoints, self.state(), self._random_states)
+            self._next_save = _next(steps, settings.save_every)
+        if stop and (due or not (last or self._resumable)):
+            raise Stopped  # some algorithms ignore the result of `_on_step`
 
-    def _log(self) -> None:
-        line = {"stage": STAGE, "steps": self._tally.steps, **self._tally.take(), **self._figures(), **self._validate()}
+    def _log(self, *, validate: bool) -> None:
+        settings, steps = self._settings, self._env.steps
+        line: dict[str, Any] = {"stage": STAGE}
+        if settings.counts_updates:
+            line["update"] = steps // settings.log_every
+        line |= {"steps": steps, **self._env.take_means(settings.return_dtype)}
+        line |= {**settings.update_metrics(self.logger.name_to_value), **self._rollout_metrics}
+        self._next_line = _next(steps, settings.log_every)
+        if validate:
+            line |= self._validate()
+            self._next_validation = _next(steps, settings.validate_every)
         self._run.log(line)
-        self._bar.at(min(self._tally.steps, self._algo.total_steps), figures(line))
-        self.logger.dump(self._tally.steps)  # which forgets the figures that are logged now
-
-    def _figures(self) -> dict[str, float]:
-        """What the algorithm itself says of its last update: losses and the like."""
-        values: dict[str, Any] = dict(sorted(self.logger.name_to_value.items()))
-        figures = {key.removeprefix("train/"): value for key, value in values.items() if key.startswith("train/")}
-        return {key: float(value) for key, value in figures.items() if isinstance(value, int | float | np.number) and math.isfinite(value)}
+        self._bar.at(min(steps, settings.total_steps), figures(line))
+        self.logger.dump(steps)  # clears the values that are logged now
 
     def _validate(self) -> dict[str, float]:
-        """Measures the model on the validation part and keeps it if none was better."""
-        if self._val is None:
-            self._keep({})
-            return {}
-        player = TrainedModel(self.model, self._algo.observation).on(self._val)
-        played = evaluate_policy(self._val, player, player.observation, self._skipped)
-        bind(self.model.policy, self._features, remember=False)
-        score = [float(played.correct.mean()), float(played.confidence.mean())]
-        measured = {"val_top1": score[0], "val_confidence": score[1]}
-        if self._best is None or score >= self._best:
-            self._best = score
-            self._keep(measured)
-        return measured
+        """Measure the current policy on the validation split, and save it if it is the best."""
+        policy, lagrangian = self._settings.to_policy(self.model), self._settings.lagrangian
+        if self._val is not None and lagrangian is not None:
+            assert isinstance(policy, PolicyNetwork)
+            policy.keep_threshold = threshold_for(policy, self._val, lagrangian.target)
+        metrics = self.select(policy)
+        bind(self.model.policy, self._features, cache=False)
+        return metrics
 
-    def _keep(self, metrics: dict[str, float]) -> None:
-        card = replace(self._card, metrics=metrics, steps=self._tally.steps)
-        save_model(self.model, self._run.checkpoints / "best", card)
+    def select(self, policy: Policy) -> dict[str, float]:
+        """Return a policy's validation metrics, and save it unless an earlier one was better.
+
+        While λ follows a target, scores of different updates cannot be compared, and the last policy is the best.
+        """
+        score, metrics = (None, {}) if self._val is None else self._score(policy, self._val)
+        if score is None or self._best is None or self._settings.lagrangian is not None or score >= self._best:
+            self._best = score
+            about = {"classifier": self._fingerprint, "metrics": metrics, "steps": self._env.steps}
+            self._settings.save(policy, self._env, self._run.checkpoints / "best", about)
+        return metrics
+
+    def _score(self, policy: Policy, val: Features) -> tuple[list[float], dict[str, float]]:
+        """Return what policies are ranked by, the higher the better, and the metrics. A `PolicyNetwork` that skips pays for its patches."""
+        dynamics = self._env.dynamics
+        played = evaluate_trained(policy, val, dynamics.skipped)
+        metrics = {"val_top1": float(played.correct.mean()), "val_confidence": float(played.confidence.mean())}
+        if isinstance(policy, TrainedModel) or not policy.skips:
+            return list(metrics.values()), metrics
+        cost = dynamics.cost_weight * played.macs / dynamics.step_cost
+        return [metrics["val_confidence"] - cost, metrics["val_top1"]], {**metrics, "val_kept": float(played.patch_mask.mean())}
+
+
+def evaluate_trained(policy: Policy, features: Features, skipped: str) -> PolicyEvaluation:
+    """Evaluate a policy once on every clip, in order."""
+    if isinstance(policy, PolicyNetwork):
+        return evaluate_policy(features, policy, skipped=skipped)
+    return evaluate_policy(features, policy.on(features), policy.observation, skipped)
 
 
 def _next(steps: int, every: int) -> int:

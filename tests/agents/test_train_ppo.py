@@ -135,10 +135,10 @@ def test_the_classifier_does_not_change_in_stage_2(first, cache):
 
 
 def test_a_classifier_that_changes_in_stage_2_is_noticed(run, first, monkeypatch):
-    from agents.rl import ppo as policy
+    from agents.rl import trainer
 
-    def spoil(features, config):
-        env = make(features, config)
+    def spoil(features, config, observation):
+        env = make(features, config, observation)
         original = env.venv.vector.step
 
         def step(actions):
@@ -149,8 +149,8 @@ def test_a_classifier_that_changes_in_stage_2_is_noticed(run, first, monkeypatch
         env.venv.vector.step = step
         return env
 
-    make = policy.make_environment
-    monkeypatch.setattr(policy, "make_environment", spoil)
+    make = trainer.make_environment
+    monkeypatch.setattr(trainer, "make_environment", spoil)
     with pytest.raises(RuntimeError, match="the classifier changed while the policy was trained on it"):
         train(*run, "ppo.total_steps=8")
     assert not (Path(run[0].partition("=")[2]) / "result.json").exists()
@@ -319,7 +319,7 @@ def test_a_folder_of_tests_alone_is_for_evaluation(run, tests_alone, first):
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, stopped, root, first):
     assert len(RunDir(stopped).metrics()) == 2 and not (stopped / "result.json").exists()
     folder = shutil.copytree(stopped, tmp_path / "run")
-    assert "going on after 64 steps" in train(f"run={folder}", f"data.root={root}")
+    assert "resuming after 64 steps" in train(f"run={folder}", f"data.root={root}")
     assert_same(folder, first[0])
     assert len((folder / "timing.jsonl").read_text().splitlines()) == 4
 
@@ -333,16 +333,16 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path, run, first)
     process = subprocess.run(command, env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert process.returncode == -signal.SIGKILL, process.stderr
     assert len(RunDir(tmp_path / "run").metrics()) == 3
-    assert "going on after 64 steps" in train(*run)
+    assert "resuming after 64 steps" in train(*run)
     assert_same(tmp_path / "run", first[0])
 
 
 @pytest.mark.parametrize(
     ("place", "what"),
     [
-        pytest.param("agents.rl.ppo.save_training_state", "before the first checkpoint", marks=pytest.mark.slow),
+        pytest.param("agents.rl.trainer.save_training_state", "before the first checkpoint", marks=pytest.mark.slow),
         ("agents.rl.training_state.write_text", "between the state and the file that points to it"),
-        pytest.param("agents.policies.networks.write_text", "between the weights and the card of the policy", marks=pytest.mark.slow),
+        pytest.param("agents.policies.checkpoint.write_text", "between the weights and the card of the policy", marks=pytest.mark.slow),
         pytest.param("agents.pipeline.session.report", "before the result", marks=pytest.mark.slow),
     ],
 )
@@ -445,10 +445,11 @@ def test_an_unknown_data_set_is_refused(run):
 
 
 def test_a_policy_to_start_from_is_what_training_starts_from(tmp_path, run, first, monkeypatch):
-    from agents.rl import ppo as policy
+    from agents.policies.sb3 import to_network
+    from agents.rl.trainer import TrainingCallback
 
     best, seen = first[0] / "checkpoints" / "best", []
-    monkeypatch.setattr(policy.TrainingCallback, "_on_training_start", lambda self: seen.append(self.policy_now()) or crash())
+    monkeypatch.setattr(TrainingCallback, "_on_training_start", lambda self: seen.append(to_network(self.model.policy)) or crash())
     with pytest.raises(Crash):
         train(*run, f"policy={best}", "network.hidden=16")  # the sizes are those of the policy
     wanted = load_policy(best).state_dict()

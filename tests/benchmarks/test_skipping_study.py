@@ -9,8 +9,6 @@ import torch
 from PIL import Image
 from tiny_training import SETTINGS, patch_demo, tiny_networks
 
-from adafocus_env.action import SkipAction
-from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents import evaluate, train_ppo
 from agents.config.command import compose_config
 from agents.config.settings import Evaluate
@@ -18,7 +16,6 @@ from agents.evaluation.budgets import patch_mask_at
 from agents.evaluation.evaluate import flops_of
 from agents.evaluation.inference import infer, policy_flops
 from agents.pipeline import evaluate_saved as measured_again
-from agents.policies.baselines import CentrePatch, Skipping
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from benchmarks import skipping_study
 from benchmarks.skip_competitors import METHODS, PolicyOutputs, Problem, every_frame
@@ -74,16 +71,6 @@ def test_costs_and_answers_are_those_of_inference(bank, policy, skipped):
     flops = flops_of(bank, skipped, policy_flops(policy))
     assert flops.total(patch_mask.sum(1), np.full(12, 4)).tolist() == found.macs.tolist()
     assert every_frame(split).num_patches.tolist() == [4] * 12
-
-
-def test_a_baseline_skips_in_an_environment(bank, classifier, clips):
-    patch_mask = np.random.default_rng(0).random((12, 4)) < 0.5
-    env = AdaFocusVectorEnv(12, classifier, clips, bank=bank, observation="reference", action="skip", autoreset_mode="DISABLED")
-    player = Skipping(CentrePatch(bank.action), SkipAction(bank.action), patch_mask)
-    seen, _ = env.reset(seed=0, options={"clips": list(range(12))})
-    for step in range(4):
-        seen, *_, info = env.step(player.predict(seen)[0])
-        assert info["box"].any(1).tolist() == patch_mask[:, step].tolist()
 
 
 def test_the_greedy_oracle_skips_more_for_a_higher_price(bank, policy):

@@ -61,7 +61,7 @@ def test_gaussian_patches_lie_around_the_middle():
     assert (cells_of(GaussianPatch(GRID, 0, spread=0.001)) == 24).all()
 
 
-def test_the_oracle_looks_at_the_cell_nearest_to_the_target(clips):
+def test_the_oracle_selects_the_cell_nearest_to_the_target(clips):
     references = np.array([[clip, step] for clip in (4, 0, 11) for step in (3, 0)])
     cells = cells_of(Oracle(LiveFeatures(random_classifier(), clips, GRID)), references)
     for (clip, step), cell in zip(references, cells, strict=True):
@@ -112,17 +112,17 @@ def test_a_policy_for_another_grid_is_refused(bank):
 
 def test_a_fixed_patch_is_the_one_that_was_asked_for():
     assert (cells_of(FixedPatch(GRID, 17)) == 17).all()
-    places, _ = FixedPatch(ContinuousAction(96, 24), (0.25, 0.75)).predict(MANY[:3])
-    assert places.tolist() == [[0.25, 0.75]] * 3
+    locations, _ = FixedPatch(ContinuousAction(96, 24), (0.25, 0.75)).predict(MANY[:3])
+    assert locations.tolist() == [[0.25, 0.75]] * 3
     with pytest.raises(ActionError, match=r"action 49 .* is outside the space; choose a cell from 0 to 48"):
         FixedPatch(GRID, 49)
 
 
-@pytest.mark.parametrize(("place", "wanted"), [((0, 0), (0, 0)), ((3, 5), (56, 88)), ((5, 2), (88, 40))])
-def test_saliency_looks_at_the_place_that_is_unlike_the_rest(place, wanted):
-    """Maps of 6×6 places, 16 pixels each; the middle of the one that stands out is where the patch has its centre."""
+@pytest.mark.parametrize(("pixel", "wanted"), [((0, 0), (0, 0)), ((3, 5), (56, 88)), ((5, 2), (88, 40))])
+def test_saliency_selects_the_pixel_that_is_unlike_the_rest(pixel, wanted):
+    """Maps of 6×6 pixels, 16 pixels of the frame each; the middle of the one that stands out is where the patch has its centre."""
     maps = torch.full((1, 3, 6, 6), 0.5)
-    maps[0, 1, place[0], place[1]] = 4.0
+    maps[0, 1, pixel[0], pixel[1]] = 4.0
     grid = GridAction(25, 96, 24)  # 3 pixels from cell to cell
     features = SimpleNamespace(action=grid, glance_maps=lambda clips, steps: maps.expand(len(clips), -1, -1, -1))
     centre = grid.corners[cells_of(SaliencyPatch(features), MANY[:2])] + 11.5
@@ -136,12 +136,12 @@ def test_one_observation_gives_one_action_as_in_stable_baselines3():
 
 @pytest.mark.parametrize("observation", [np.zeros((4, 16, 6, 6), np.float32), np.zeros((4, 2), np.float32), np.zeros((4, 3), np.int64)])
 def test_observations_that_are_no_references_are_refused(observation):
-    with pytest.raises(InputError, match=r"it reads references \(clip, step\): make the environment with observation='reference'"):
+    with pytest.raises(InputError, match=r"reads references \(clip, step\), got .*; make the environment with observation='reference'"):
         RandomPatch(GRID, 0).predict(observation)
 
 
 def test_stable_baselines3_evaluates_every_baseline(bank):
-    """The oracle's place among them is that of its definition: none sees more of the true class than the greedy one."""
+    """The oracle's rank follows from its definition: none sees more of the true class than the greedy one."""
     vector = AdaFocusVectorEnv(
         12, bank.classifier, bank.clips, observation="reference", reward="confidence", bank=bank, autoreset_mode="SAME_STEP",
         clip_order="epoch",

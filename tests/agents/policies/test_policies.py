@@ -3,6 +3,7 @@ import json
 import pickle
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from adafocus_env.features.memory_bank import MemoryBank
 from agents.config.settings import EnvConfig, NetworkConfig, PPOConfig
 from agents.policies.checkpoint import CARD, WEIGHTS, load_policy, save_policy
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
-from agents.policies.sb3 import PatchActorCriticPolicy, batch_norm
-from agents.rl.ppo import check_ppo, in_steps, make_environment, new_ppo
+from agents.policies.sb3 import PatchActorCriticPolicy, batch_norm, load_network, to_network
+from agents.rl.environment import make_environment
+from agents.rl.ppo import check_ppo, new_ppo, total_steps
 from agents.rl.training_state import load_training_state, save_training_state
 from classifiers.errors import InputError
 
@@ -39,16 +41,17 @@ def ppo(bank):
     return model
 
 
-def continuous_ppo(places, network=NETWORK, *, seed=5, std=0.25, **changes):
-    """On continuous places, four environments, bound."""
+def continuous_ppo(locations, network=NETWORK, *, seed=5, std=0.25, **changes):
+    """On continuous locations, four environments, bound."""
     config = PPOConfig(**{"n_steps": 4, "batch_size": 8, **changes})
-    model = new_ppo(make_environment(places, EnvConfig(num_envs=4, action="continuous", baseline=1)), places, config, network, seed, std)
-    model.policy.features_extractor.bind(places)
+    env = make_environment(locations, EnvConfig(num_envs=4, action="continuous", baseline=1))
+    model = new_ppo(env, locations, config, network, seed, std)
+    model.policy.features_extractor.bind(locations)
     return model
 
 
 def after_every_update(model, look):
-    """What ``look`` finds after each update from now on, in a list that grows."""
+    """A list that grows by the result of ``look`` after every update."""
     found, train = [], model.train
     model.train = lambda: (train(), found.append(look()))
     return found
@@ -60,8 +63,8 @@ def statistics(model):
 
 
 @pytest.fixture(scope="module")
-def places(classifier, clips):
-    """What is seen in the clips of ``bank``, for continuous places."""
+def locations(classifier, clips):
+    """Features of the clips of ``bank``, for continuous locations."""
     return MemoryBank(classifier, clips, ContinuousAction(96, 24))
 
 
@@ -97,7 +100,7 @@ def test_references_give_the_hidden_states_of_the_clips_glances(ppo, maps, grad)
 
 
 def test_the_policy_in_stable_baselines3_equals_the_one_on_maps(ppo, maps):
-    ours = PolicyNetwork.of(ppo.policy)
+    ours = to_network(ppo.policy)
     clip, step = REFERENCES.T
     logits = torch.log_softmax(ours(maps)[clip, step], -1)
     with torch.no_grad():
@@ -149,7 +152,7 @@ UPDATES = {
 
 
 @pytest.mark.parametrize("make", UPDATES.values(), ids=UPDATES)
-def test_what_was_kept_dies_with_an_update_of_the_weights(ppo, maps, make):
+def test_cached_outputs_are_dropped_after_an_update_of_the_weights(ppo, maps, make):
     extractor = ppo.policy.features_extractor
     optimizer = make(extractor.parameters())
     with torch.no_grad():
@@ -162,7 +165,7 @@ def test_what_was_kept_dies_with_an_update_of_the_weights(ppo, maps, make):
     assert torch.allclose(after, hidden_by_hand(extractor, maps), atol=1e-6)
 
 
-def test_what_was_kept_dies_with_loaded_weights(ppo, bank, maps):
+def test_cached_outputs_are_dropped_with_loaded_weights(ppo, bank, maps):
     extractor = ppo.policy.features_extractor
     with torch.no_grad():
         before = extractor(REFERENCES)
@@ -172,7 +175,7 @@ def test_what_was_kept_dies_with_loaded_weights(ppo, bank, maps):
     assert torch.allclose(after, hidden_by_hand(extractor, maps), atol=1e-6)
 
 
-def test_what_was_kept_is_never_learned_from(ppo):
+def test_cached_outputs_are_not_used_in_an_update(ppo):
     extractor = ppo.policy.features_extractor
     with torch.no_grad():
         extractor(REFERENCES)
@@ -192,7 +195,7 @@ def test_gradients_are_those_of_the_network_on_maps(ppo, maps):
 
 
 def test_an_extractor_without_glances_says_so(bank):
-    with pytest.raises(RuntimeError, match=r"does not know where the glances are: call bind\(features\) first"):
+    with pytest.raises(RuntimeError, match=r"has no glances to read: call bind\(features\) first"):
         tiny_ppo(bank).predict(np.zeros((3, 2), np.int64))
 
 
@@ -200,12 +203,12 @@ def test_an_extractor_without_glances_says_so(bank):
 
 
 def test_weights_go_from_one_policy_to_the_other_and_back(ppo, bank, maps):
-    ours = PolicyNetwork.of(ppo.policy)
+    ours = to_network(ppo.policy)
     assert not ours.training and not any(parameter.requires_grad for parameter in ours.parameters())
     other = tiny_ppo(bank, seed=6)
-    assert not torch.equal(PolicyNetwork.of(other.policy)(maps), ours(maps))
-    ours.write_to(other.policy)
-    assert torch.equal(PolicyNetwork.of(other.policy)(maps), ours(maps))
+    assert not torch.equal(to_network(other.policy)(maps), ours(maps))
+    load_network(other.policy, ours)
+    assert torch.equal(to_network(other.policy)(maps), ours(maps))
     with torch.no_grad():
         ppo.policy.action_net.weight.zero_()
     assert ours.actor.weight.abs().min() > 0  # a copy
@@ -216,12 +219,12 @@ import json, sys
 import torch
 from stable_baselines3 import PPO
 from agents import load_policy
-from agents.policies.sb3 import GlancePolicy
+from agents.policies.sb3 import to_network
 
 zipped, folder, maps = sys.argv[1:]
 maps = torch.load(maps, weights_only=True)
 model = PPO.load(zipped, device="cpu")
-policies = [load_policy(folder), GlancePolicy.of(model.policy)]
+policies = [load_policy(folder), to_network(model.policy)]
 print(json.dumps([model.policy.features_extractor.source is None, *(policy.act(maps).tolist() for policy in policies)]))
 """
 
@@ -231,7 +234,7 @@ def test_saved_policies_need_no_glance_source_and_run_on_maps_of_any_video_in_a_
     ppo.save(tmp_path / "ppo.zip")
     held = sum(tensor.numel() for tensor in bank.glance_maps(np.arange(12)[:, None], np.arange(4)[None])) * 4
     assert (tmp_path / "ppo.zip").stat().st_size < 90_000 < held
-    policy = PolicyNetwork.of(ppo.policy)
+    policy = to_network(ppo.policy)
     save_policy(policy, tmp_path / "policy", {"classifier": "0" * 64})
     assert sorted(path.name for path in (tmp_path / "policy").iterdir()) == [CARD, WEIGHTS]
     maps = 6 * torch.rand(2, 5, 16, 6, 6, generator=torch.Generator().manual_seed(0))  # five frames: no clip of the store
@@ -249,7 +252,7 @@ def saved(policy, tmp_path):
 
 def test_a_policy_comes_back_as_it_was_saved(saved, policy, maps):
     loaded = load_policy(saved)
-    assert (loaded.network, loaded.grid) == (NETWORK, 7)
+    assert (loaded.architecture, loaded.grid) == (NETWORK, 7)
     assert not loaded.training and not any(parameter.requires_grad for parameter in loaded.parameters())
     assert torch.equal(loaded(maps), policy(maps))
     assert json.loads((saved / CARD).read_text()) == {
@@ -264,7 +267,7 @@ def test_a_policy_comes_back_as_it_was_saved(saved, policy, maps):
 def test_cards_that_know_neither_batch_norm_nor_std_still_load(saved, policy, maps):
     (saved / CARD).write_text(json.dumps({"network": SIZES}))
     loaded = load_policy(saved)
-    assert (loaded.network, loaded.grid, loaded.std) == (NETWORK, 7, 0.25)
+    assert (loaded.architecture, loaded.grid, loaded.std) == (NETWORK, 7, 0.25)
     assert torch.equal(loaded(maps), policy(maps))
 
 
@@ -275,16 +278,16 @@ def test_a_continuous_policy_with_batch_norm_comes_back_as_it_was_saved(maps, tm
     policy.eval().requires_grad_(False)
     save_policy(policy, tmp_path, {})
     loaded = load_policy(tmp_path)
-    assert (loaded.network, loaded.grid, loaded.std) == (policy.architecture, None, 0.5)
+    assert (loaded.architecture, loaded.grid, loaded.std) == (policy.architecture, None, 0.5)
     assert loaded.encoder.frame[1].running_mean.abs().min() > 0
     assert torch.equal(loaded.act(maps), policy.act(maps))
 
 
-def test_a_continuous_policy_acts_by_the_places_that_it_tells(maps):
+def test_a_continuous_policy_acts_by_the_locations_of_its_forward_pass(maps):
     policy = PolicyNetwork(NETWORK, None)
-    places = policy.act(maps)
-    assert places.shape == (12, 4, 2) and places.dtype == torch.float32
-    assert torch.equal(places, policy(maps)) and places.min() >= 0 and places.max() <= 1
+    locations = policy.act(maps)
+    assert locations.shape == (12, 4, 2) and locations.dtype == torch.float32
+    assert torch.equal(locations, policy(maps)) and locations.min() >= 0 and locations.max() <= 1
     with torch.no_grad():
         policy.actor.weight.zero_()
         policy.actor.bias.copy_(torch.tensor([50.0, -50.0]))
@@ -293,20 +296,14 @@ def test_a_continuous_policy_acts_by_the_places_that_it_tells(maps):
 
 @pytest.mark.parametrize("std", [0, -0.25, float("nan"), float("inf"), "0.25", True])
 def test_standard_deviations_that_are_none(std):
-    with pytest.raises(InputError, match=r"std=.+ is no standard deviation; choose a positive number"):
+    with pytest.raises(InputError, match=r"std must be a positive number, such as the paper's 0\.25, got "):
         PolicyNetwork(NETWORK, None, std)
 
 
 @pytest.mark.parametrize("grid", [0, -1, 2.5, "7", True])
 def test_grids_that_are_none(grid):
-    with pytest.raises(InputError, match=r"grid=.+ is no number of cells; choose a whole number from 1 on, or None"):
+    with pytest.raises(InputError, match=r"grid must be a whole number of cells from 1 on, or None for a continuous policy, got "):
         PolicyNetwork(NETWORK, grid)
-
-
-@pytest.mark.parametrize("size", ["channels", "features", "hidden"])
-def test_policy_networks_without_size(size):
-    with pytest.raises(InputError, match=f"{size}=0 of the policy network is too small; choose 1 or more"):
-        PolicyArchitecture((16, 6, 6), **{size: 0})
 
 
 def test_a_policy_that_is_not_there(tmp_path):
@@ -354,7 +351,7 @@ SIZES = {"map_shape": [16, 6, 6], "channels": 4, "features": 10, "hidden": 8, "g
         ({"network": {**SIZES, "map_shape": [16, 6]}}, r"policy\.json: network=.* does not describe a policy"),
         ({"network": {**SIZES, "features": -1}}, r"policy\.json: network=.* does not describe a policy"),
         ({"network": {**SIZES, "grid": None}}, r"actor\.bias has shape \(49,\) instead of \(2,\)"),
-        ({"network": {**SIZES, "std": 0}}, r"policy\.json: network=.* does not describe a policy \(std=0 is no standard deviation"),
+        ({"network": {**SIZES, "std": 0}}, r"policy\.json: network=.* does not describe a policy \(std must be a positive number"),
         ({"network": {**SIZES, "batch_norm": True}}, r"missing.*encoder\.frame\.1\.bias"),
         ({"network": {**SIZES, "depth": 2}}, r"policy\.json: network=.* does not describe a policy .*'depth'"),
         ({"network": {"grid": 7}}, r"policy\.json: network=.* does not describe a policy .*'map_shape'"),
@@ -370,18 +367,18 @@ def test_cards_that_do_not_fit_the_weights_of_a_policy(saved, card, message):
 def test_a_policy_of_other_sizes_is_not_written_into_stable_baselines3(ppo):
     other = PolicyNetwork(PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=9), 7)
     with pytest.raises(RuntimeError, match="size mismatch"):
-        other.write_to(ppo.policy)
+        load_network(ppo.policy, other)
 
 
 @pytest.mark.parametrize("grid", [5, None])
 def test_a_policy_for_other_actions_is_not_written_into_stable_baselines3(ppo, grid):
-    with pytest.raises(InputError, match=rf"start from has grid={grid}, the environment grid=7 \(None: continuous places\)"):
-        PolicyNetwork(NETWORK, grid).write_to(ppo.policy)
+    with pytest.raises(InputError, match=rf"start from has grid={grid}, the environment grid=7 \(None: continuous locations\)"):
+        load_network(ppo.policy, PolicyNetwork(NETWORK, grid))
 
 
-def test_a_policy_for_a_grid_is_not_written_into_a_continuous_one(places):
-    with pytest.raises(InputError, match=r"start from has grid=7, the environment grid=None \(None: continuous places\)"):
-        PolicyNetwork(NETWORK, 7).write_to(continuous_ppo(places).policy)
+def test_a_policy_for_a_grid_is_not_written_into_a_continuous_one(locations):
+    with pytest.raises(InputError, match=r"start from has grid=7, the environment grid=None \(None: continuous locations\)"):
+        load_network(continuous_ppo(locations).policy, PolicyNetwork(NETWORK, 7))
 
 
 @pytest.mark.parametrize(
@@ -390,22 +387,22 @@ def test_a_policy_for_a_grid_is_not_written_into_a_continuous_one(places):
 )
 def test_action_spaces_that_are_no_environments(bank, space):
     observations = make_environment(bank, EnvConfig(num_envs=1)).observation_space
-    with pytest.raises(InputError, match=r"the action space is .*; a policy needs Discrete\(G²\), the cells of a grid, or Box\(0, 1"):
+    with pytest.raises(InputError, match=r"the action space must be Discrete\(G²\), the cells of a grid, or Box.*; got (Disc|Box|Multi)"):
         PatchActorCriticPolicy(observations, space, lambda _: 1e-3)
 
 
 @pytest.mark.parametrize("std", [0.0, -1.0, float("nan")])
-def test_a_standard_deviation_that_is_not_positive_is_refused_in_a_command_too(places, std):
-    with pytest.raises(InputError, match=rf"std={std} is no standard deviation"):
-        continuous_ppo(places, std=std)
+def test_a_standard_deviation_that_is_not_positive_is_refused_in_a_command_too(locations, std):
+    with pytest.raises(InputError, match=rf"std must be a positive number, .* got {std}"):
+        continuous_ppo(locations, std=std)
 
 
-# Continuous places, in Stable-Baselines3
+# Continuous locations, in Stable-Baselines3
 
 
-def test_places_are_drawn_around_the_sigmoid_with_a_fixed_deviation(places, maps):
-    model = continuous_ppo(places, std=0.4)
-    ours, (clip, step) = PolicyNetwork.of(model.policy), REFERENCES.T
+def test_locations_are_sampled_around_the_sigmoid_with_a_fixed_deviation(locations, maps):
+    model = continuous_ppo(locations, std=0.4)
+    ours, (clip, step) = to_network(model.policy), REFERENCES.T
     assert (ours.grid, ours.std) == (None, 0.4)
     with torch.no_grad():
         normal = model.policy.get_distribution(REFERENCES).distribution
@@ -415,53 +412,53 @@ def test_places_are_drawn_around_the_sigmoid_with_a_fixed_deviation(places, maps
     assert np.allclose(chosen, ours.act(maps)[clip, step], atol=1e-6)
 
 
-def test_log_probabilities_are_those_of_the_places_drawn_and_only_the_environment_sees_them_clipped(places):
-    model = continuous_ppo(places, std=2.0)
+def test_log_probabilities_are_those_of_the_sampled_locations_and_only_the_environment_sees_them_clipped(locations):
+    model = continuous_ppo(locations, std=2.0)
     sent, send = [], model.env.step_async
     model.env.step_async = lambda actions: (sent.append(actions), send(actions))
     model.learn(16)
-    patch_mask = model.rollout_buffer
-    drawn = torch.from_numpy(patch_mask.actions).reshape(-1, 2)  # flattened by the update, clip by clip
-    assert drawn.min() < 0 and drawn.max() > 1
+    buffer = model.rollout_buffer
+    sampled = torch.from_numpy(buffer.actions).reshape(-1, 2)  # flattened by the update, clip by clip
+    assert sampled.min() < 0 and sampled.max() > 1
     assert np.stack(sent).min() == 0 and np.stack(sent).max() == 1
-    told, by_hand = torch.from_numpy(patch_mask.log_probs).ravel(), continuous_ppo(places, std=2.0)
-    _, log_probs, entropy = by_hand.policy.evaluate_actions(torch.from_numpy(patch_mask.observations), drawn)
-    assert torch.allclose(told, log_probs, atol=1e-5)
+    stored, by_hand = torch.from_numpy(buffer.log_probs).ravel(), continuous_ppo(locations, std=2.0)
+    _, log_probs, entropy = by_hand.policy.evaluate_actions(torch.from_numpy(buffer.observations), sampled)
+    assert torch.allclose(stored, log_probs, atol=1e-5)
     assert entropy.tolist() == pytest.approx([2 * (0.5 * np.log(2 * np.pi * np.e) + np.log(2))] * 16)
 
 
-def test_the_deviation_is_not_learned(places):
-    model = continuous_ppo(places)
+def test_the_deviation_is_not_learned(locations):
+    model = continuous_ppo(locations)
     before = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
     model.learn(32)
     same = [name for name, tensor in model.policy.state_dict().items() if torch.equal(tensor, before[name])]
     assert same == ["log_std"]
 
 
-def test_a_continuous_ppo_comes_back_from_its_file(places, maps, tmp_path):
-    model = continuous_ppo(places, std=0.4)
+def test_a_continuous_ppo_comes_back_from_its_file(locations, maps, tmp_path):
+    model = continuous_ppo(locations, std=0.4)
     model.learn(16)
     model.save(tmp_path / "ppo.zip")
     model.policy.save(tmp_path / "policy.pth")
     for loaded in (PPO.load(tmp_path / "ppo.zip").policy, PatchActorCriticPolicy.load(tmp_path / "policy.pth")):
         assert loaded.std == 0.4 and not loaded.log_std.requires_grad
-        assert torch.equal(PolicyNetwork.of(loaded)(maps), PolicyNetwork.of(model.policy)(maps))
+        assert torch.equal(to_network(loaded)(maps), to_network(model.policy)(maps))
 
 
 # Batch norm
 
 
 @pytest.mark.parametrize("batch", [False, True])
-def test_the_first_ratio_of_an_update_is_one(places, batch):
-    model = continuous_ppo(places, WITH_NORM, n_steps=None, batch_size=None, n_epochs=1, batch_statistics=batch, ortho_init=False)
+def test_the_first_ratio_of_an_update_is_one(locations, batch):
+    model = continuous_ppo(locations, WITH_NORM, n_steps=None, batch_size=None, n_epochs=1, batch_statistics=batch, ortho_init=False)
     seen = after_every_update(model, lambda: [model.logger.name_to_value[f"train/{key}"] for key in ("approx_kl", "clip_fraction")])
     model.learn(5 * 16)
     assert np.allclose(seen, 0, atol=1e-7) and len(seen) == 5
 
 
 @pytest.mark.parametrize("batch", [False, True])
-def test_a_rollout_is_played_with_the_statistics_that_the_update_uses(places, batch):
-    model = continuous_ppo(places, WITH_NORM, n_steps=None, batch_size=None, n_epochs=1, batch_statistics=batch)
+def test_a_rollout_is_played_with_the_statistics_that_the_update_uses(locations, batch):
+    model = continuous_ppo(locations, WITH_NORM, n_steps=None, batch_size=None, n_epochs=1, batch_statistics=batch)
     model.learn(16)
     extractor = model.policy.features_extractor
     with torch.no_grad():
@@ -474,8 +471,8 @@ def test_a_rollout_is_played_with_the_statistics_that_the_update_uses(places, ba
     assert torch.allclose(played, evaluated, atol=1e-3) is not batch
 
 
-def test_running_statistics_take_in_the_clips_to_be_played_once_after_every_update(places):
-    model = continuous_ppo(places, WITH_NORM, n_steps=8, batch_size=16, n_epochs=2)
+def test_running_statistics_take_in_the_clips_to_be_played_once_after_every_update(locations):
+    model = continuous_ppo(locations, WITH_NORM, n_steps=8, batch_size=16, n_epochs=2)
     taken = after_every_update(model, lambda: statistics(model))
     model.learn(3 * 32)
     assert [int(each[-1]) for each in taken] == [1, 2, 3]
@@ -485,28 +482,28 @@ def test_running_statistics_take_in_the_clips_to_be_played_once_after_every_upda
     assert all(torch.equal(a, b) for a, b in zip(statistics(model), taken[-1], strict=True))
 
 
-def test_a_first_rollout_is_normalised_by_its_own_statistics(places):
-    model = continuous_ppo(places, WITH_NORM, n_steps=4, batch_size=16, learning_rate=1e-9)
+def test_a_first_rollout_is_normalised_by_its_own_statistics(locations):
+    model = continuous_ppo(locations, WITH_NORM, n_steps=4, batch_size=16, learning_rate=1e-9)
     model.learn(16)
     clips = np.unique(model.rollout_buffer.observations[..., 0].astype(int))
     encoder = model.policy.features_extractor.encoder
-    inputs = encoder.frame[0](places.glance_maps(clips[:, None], np.arange(4)[None]).flatten(0, 1))
+    inputs = encoder.frame[0](locations.glance_maps(clips[:, None], np.arange(4)[None]).flatten(0, 1))
     assert torch.allclose(encoder.frame[1].running_mean, inputs.mean((0, 2, 3)), atol=1e-5)
 
 
-def test_with_batch_statistics_only_what_is_learned_from_moves_the_running_ones(places):
-    model = continuous_ppo(places, WITH_NORM, n_steps=None, batch_size=None, n_epochs=1, batch_statistics=True)
+def test_with_batch_statistics_only_what_is_learned_from_moves_the_running_ones(locations):
+    model = continuous_ppo(locations, WITH_NORM, n_steps=None, batch_size=None, n_epochs=1, batch_statistics=True)
     counts = after_every_update(model, lambda: int(statistics(model)[-1]))
     model.learn(3 * 16)
     model.predict(REFERENCES.numpy())
     assert counts == [1, 2, 3] and int(statistics(model)[-1]) == 3
 
 
-def test_statistics_travel_with_the_weights(places, maps):
-    model = continuous_ppo(places, WITH_NORM)
+def test_statistics_travel_with_the_weights(locations, maps):
+    model = continuous_ppo(locations, WITH_NORM)
     model.learn(16)
-    ours, other = PolicyNetwork.of(model.policy), continuous_ppo(places, WITH_NORM, seed=6)
-    ours.write_to(other.policy)
+    ours, other = to_network(model.policy), continuous_ppo(locations, WITH_NORM, seed=6)
+    load_network(other.policy, ours)
     for ours_now, theirs in zip(statistics(model), statistics(other), strict=True):
         assert torch.equal(ours_now, theirs)
     chosen, _ = model.predict(REFERENCES.numpy(), deterministic=True)
@@ -515,17 +512,17 @@ def test_statistics_travel_with_the_weights(places, maps):
 
 
 @pytest.mark.parametrize("batch", [False, True])
-def test_a_stopped_ppo_with_batch_norm_goes_on_as_if_it_had_not_been(places, maps, tmp_path, batch):
+def test_a_stopped_ppo_with_batch_norm_goes_on_as_if_it_had_not_been(locations, maps, tmp_path, batch):
     settings = {"n_steps": None, "batch_size": None, "batch_statistics": batch}
-    stopped = continuous_ppo(places, WITH_NORM, **settings)
+    stopped = continuous_ppo(locations, WITH_NORM, **settings)
     stopped.learn(16)
     save_training_state(stopped, tmp_path, {})
-    resumed = continuous_ppo(places, WITH_NORM, **settings)
+    resumed = continuous_ppo(locations, WITH_NORM, **settings)
     assert load_training_state(resumed, tmp_path) == {}
     resumed.learn(32, reset_num_timesteps=False)
-    through = continuous_ppo(places, WITH_NORM, **settings)
+    through = continuous_ppo(locations, WITH_NORM, **settings)
     through.learn(48)
-    assert torch.equal(PolicyNetwork.of(resumed.policy)(maps), PolicyNetwork.of(through.policy)(maps))
+    assert torch.equal(to_network(resumed.policy)(maps), to_network(through.policy)(maps))
 
 
 def test_the_mean_over_the_first_batches_then_over_the_last():
@@ -547,17 +544,16 @@ def test_the_mean_over_the_first_batches_then_over_the_last():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"n_steps": 6}, r"ppo\.n_steps=6 is not a multiple of the 4 steps of an episode; choose one that is"),
-        ({"batch_size": 10}, r"ppo\.batch_size=10 is not a multiple of the 4 steps of an episode"),
-        ({"n_steps": 4, "batch_size": 6}, r"ppo\.batch_size=6 is not a multiple of the 4 steps"),
-        ({"normalize_returns": True}, r"normalize_returns=true needs returns without values in them: set ppo\.gae_lambda=0\.95 to 1"),
+        ({"n_steps": 6}, r"ppo\.n_steps must be a multiple of the 4 steps of an episode, got 6"),
+        ({"batch_size": 10}, r"ppo\.batch_size must be a multiple of the 4 steps of an episode, got 10"),
+        ({"n_steps": 4, "batch_size": 6}, r"ppo\.batch_size must be a multiple of the 4 steps of an episode, got 6"),
+        ({"normalize_returns": True}, r"ppo\.gae_lambda must be 1 with ppo\.normalize_returns=true, got 0\.95"),
         ({"batch_statistics": True}, r"ppo\.batch_statistics=true is for policies with batch norm; set network\.batch_norm=true"),
     ],
 )
-def test_settings_of_ppo_that_cannot_be(bank, change, message):
-    config = PPOConfig(**{"n_steps": 8, "batch_size": 8, **change})
+def test_settings_of_ppo_that_exclude_each_other(change, message):
     with pytest.raises(InputError, match=message):
-        new_ppo(make_environment(bank, EnvConfig(num_envs=4)), bank, config, NETWORK, 0)
+        check_ppo(PPOConfig(**{"n_steps": 8, "batch_size": 8, **change}), EnvConfig(num_envs=4), 4, NETWORK)
 
 
 @pytest.mark.parametrize("n_steps", [1, None])
@@ -569,19 +565,22 @@ def test_an_update_of_a_single_step_is_refused(n_steps):
 @pytest.mark.parametrize("change", [{"n_steps": 8}, {"batch_size": 8}])
 def test_statistics_of_a_batch_need_rollout_and_batch_to_be_the_same_clips(change):
     config = PPOConfig(**{"n_steps": None, "batch_size": None, "batch_statistics": True, **change})
-    with pytest.raises(InputError, match=r"played together: set ppo\.n_steps=null and ppo\.batch_size=null"):
+    with pytest.raises(InputError, match=r"minibatches of a whole rollout: set ppo\.n_steps=null and ppo\.batch_size=null"):
         check_ppo(config, EnvConfig(num_envs=4), 4, NetworkConfig(batch_norm=True))
 
 
-def test_batch_norm_needs_several_glances():
-    with pytest.raises(InputError, match=r"env\.num_envs=2 is too small for network\.batch_norm=true and one decision a clip; choose 3"):
+def test_batch_norm_needs_several_glances(bank):
+    with pytest.raises(InputError, match=r"env\.num_envs must be 3 or more with network\.batch_norm=true and one decision per clip, got 2"):
         check_ppo(PPOConfig(), EnvConfig(num_envs=2), 1, NetworkConfig(batch_norm=True))
     check_ppo(PPOConfig(), EnvConfig(num_envs=2), 2, NetworkConfig(batch_norm=True))
+    single = SimpleNamespace(clips=SimpleNamespace(epoch_size=1), num_steps=1)
+    with pytest.raises(InputError, match=r"network\.batch_norm=true needs more than a single glance to learn from; give more videos"):
+        new_ppo(make_environment(bank, EnvConfig(num_envs=4)), single, PPOConfig(), WITH_NORM, 0)
 
 
-def test_epochs_are_told_in_steps(bank):
-    assert in_steps(PPOConfig(epochs=3), bank).total_steps == 3 * 12 * 4
-    assert in_steps(PPOConfig(), bank) == PPOConfig()
+def test_epochs_are_converted_to_steps(bank):
+    assert total_steps(PPOConfig(epochs=3), bank) == 3 * 12 * 4
+    assert total_steps(PPOConfig(total_steps=5), bank) == 5
 
 
 def test_one_decision_a_clip_leaves_any_number_of_steps():

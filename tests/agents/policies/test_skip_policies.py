@@ -21,16 +21,17 @@ from agents.policies.baselines import LearnedPolicy
 from agents.policies.checkpoint import load_policy, save_policy
 from agents.policies.contrib import SpatialSoftmaxPolicy
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork, patch_mask_below
-from agents.policies.sb3 import parse_action_space
-from agents.rl.lagrangian import PIDLagrangian, pid_lagrangian
-from agents.rl.ppo import check_ppo, make_environment, new_ppo, train_policy
-from agents.rl.trainer import train_model
+from agents.policies.sb3 import load_network, parse_action_space, to_network
+from agents.rl.environment import make_environment
+from agents.rl.lagrangian import PIDLagrangian, check_targets, pid_lagrangian
+from agents.rl.ppo import new_ppo
+from agents.rl.settings import algorithm_settings
+from agents.rl.trainer import train_policy
 from agents.runs.progress import Display
 from agents.runs.report import table
 from agents.runs.run_dir import RunDir
 from agents.supervised.finetune import finetune
 from classifiers.errors import InputError
-from classifiers.flops import VideoFlops
 from classifiers.optimize import PLAIN, with_execution
 
 pytestmark = pytest.mark.numerical
@@ -89,31 +90,32 @@ def ppo_on(features, kind, **env):
 
 @pytest.mark.parametrize(("name", "expected"), {"grid": (7, False), "skip": (7, True), "continuous": (None, False),
                                                 "continuous_skip": (None, True)}.items())  # fmt: skip
-def test_an_action_space_tells_its_kind(name, expected):
+def test_action_spaces_are_parsed(name, expected):
     assert parse_action_space(ACTIONS[name](7, 96, 24).space) == expected
 
 
 def test_no_grid_is_taken_for_another_with_skipping():
     for grid in range(2, 60):
-        assert parse_action_space(spaces.Discrete(grid**2)) == (grid, False) and parse_action_space(spaces.Discrete(grid**2 + 1)) == (grid, True)
+        assert parse_action_space(spaces.Discrete(grid**2)) == (grid, False)
+        assert parse_action_space(spaces.Discrete(grid**2 + 1)) == (grid, True)
 
 
-def test_places_and_the_probability_to_skip_come_apart(policy, maps):
-    places, skip = policy.choose(maps)
+def test_locations_and_the_probability_to_skip_come_apart(policy, maps):
+    locations, skip = policy.choose(maps)
     output = policy(maps)
     assert skip.shape == (12, 4, 4) and skip.dtype == torch.float32 and 0 < skip.min() < skip.max() < 1
     if policy.grid:
         best, cell = output[..., :49].max(-1)
-        assert torch.equal(skip >= 0.5, output[..., 49] >= best) and torch.equal(places[..., None].expand(-1, -1, 4), cell)
+        assert torch.equal(skip >= 0.5, output[..., 49] >= best) and torch.equal(locations[..., None].expand(-1, -1, 4), cell)
         chances = output.softmax(-1)
         assert torch.allclose(skip, chances[..., 49] / (chances[..., 49] + chances[..., :49].amax(-1)), atol=1e-5)
         return
-    assert torch.equal(places[:, :, None].expand(-1, -1, 4, -1), output[..., :2])
-    drawn = torch.distributions.Normal(output[..., 2], policy.std).sample((4000,))
-    assert torch.allclose((drawn >= 0.5).float().mean(0), skip, atol=0.04)
+    assert torch.equal(locations[:, :, None].expand(-1, -1, 4, -1), output[..., :2])
+    sampled = torch.distributions.Normal(output[..., 2], policy.std).sample((4000,))
+    assert torch.allclose((sampled >= 0.5).float().mean(0), skip, atol=0.04)
 
 
-def test_what_a_look_is_worth_depends_on_how_many_there_were(policy, maps):
+def test_the_output_for_skipping_depends_on_the_number_of_patches(policy, maps):
     states, actor = policy.encoder(maps), policy.actor
     output, last = actor.for_all_counts(states), torch.nn.functional.linear(states, actor.weight, actor.bias)[..., -3:]
     for num_patches in range(4):
@@ -124,7 +126,7 @@ def test_what_a_look_is_worth_depends_on_how_many_there_were(policy, maps):
 
 
 def one_by_one(skip, threshold):
-    """What is kept, clip by clip and step by step."""
+    """The patch mask, clip by clip and step by step."""
     patch_mask = torch.zeros(skip.shape[:2], dtype=torch.bool)
     for clip in range(len(skip)):
         for step in range(skip.shape[1]):
@@ -132,21 +134,21 @@ def one_by_one(skip, threshold):
     return patch_mask
 
 
-def test_a_threshold_says_what_is_kept(policy, maps, kind):
-    action, (places, skip) = ACTIONS[kind](7, 96, 24), policy.choose(maps)
+def test_a_threshold_gives_the_patch_mask(policy, maps, kind):
+    action, (locations, skip) = ACTIONS[kind](7, 96, 24), policy.choose(maps)
     half = float(skip.median())
     for threshold in (half, np.inf, -np.inf):
         expected = one_by_one(skip, threshold)
         assert torch.equal(patch_mask_below(skip, threshold), expected) and (threshold == half or bool(expected.all()) == (threshold > 0))
         acted = policy.act(maps, threshold).numpy()
         assert np.array_equal(action.patch_mask(acted), expected.numpy())
-        assert np.array_equal(action.to_patch_action(acted)[expected.numpy()], places.numpy()[expected.numpy()])
+        assert np.array_equal(action.patches(acted)[expected.numpy()], locations.numpy()[expected.numpy()])
         assert action.check(acted.reshape(48, *action.space.shape), 48).dtype == action.space.dtype
     likely = policy.act(maps).numpy()
     assert 0 < action.patch_mask(likely).mean() < 1 and np.array_equal(action.patch_mask(likely), one_by_one(skip, 0.5).numpy())
     policy.keep_threshold = half
     assert np.array_equal(action.patch_mask(policy.act(maps).numpy()), one_by_one(skip, half).numpy())
-    with pytest.raises(InputError, match=r"keep_threshold=nan is no number; choose a probability to skip, such as 0\.5"):
+    with pytest.raises(InputError, match=r"keep_threshold must be a probability to skip, such as 0\.5, got nan"):
         policy.act(maps, float("nan"))
 
 
@@ -155,7 +157,7 @@ def test_policies_that_cannot_skip_have_no_threshold(maps):
     assert not policy.choose(maps)[1].any()
     with pytest.raises(InputError, match=r"keep_threshold=0\.5 is for policies that skip; train one with env\.action=skip"):
         policy.act(maps, 0.5)
-    with pytest.raises(InputError, match="skips=1 is neither True nor False"):
+    with pytest.raises(InputError, match="skips must be True or False, got 1; set it to whether the policy may skip frames"):
         PolicyNetwork(NETWORK, 7, skips=1)
 
 
@@ -177,14 +179,14 @@ def test_a_policy_that_skips_comes_back_as_it_was_saved(policy, maps, tmp_path):
 def test_half_of_the_steps_skip_at_first(features, kind, maps):
     model = ppo_on(features, kind)
     references = torch.tensor([[clip, step, num_patches] for clip in range(12) for step in range(4) for num_patches in range(step + 1)])
-    drawn, action = model.policy(references)[0].detach().numpy(), ACTIONS[kind](7, 96, 24)
-    assert 0.3 < action.patch_mask(drawn).mean() < 0.7
+    sampled, action = model.policy(references)[0].detach().numpy(), ACTIONS[kind](7, 96, 24)
+    assert 0.3 < action.patch_mask(sampled).mean() < 0.7
 
 
 def test_what_ppo_predicts_is_what_the_policy_does(features, kind, policy, maps):
     model = ppo_on(features, kind)
-    policy.write_to(model.policy)
-    acted, action = PolicyNetwork.of(model.policy).act(maps).numpy(), ACTIONS[kind](7, 96, 24)
+    load_network(model.policy, policy)
+    acted, action = to_network(model.policy).act(maps).numpy(), ACTIONS[kind](7, 96, 24)
     num_patches = np.zeros(12, np.int64)
     for step in range(4):
         predicted, _ = model.predict(np.stack([np.arange(12), np.full(12, step), num_patches], 1), deterministic=True)
@@ -200,21 +202,21 @@ def test_what_ppo_predicts_is_what_the_policy_does(features, kind, policy, maps)
 @pytest.mark.parametrize("skips", [True, False])
 def test_a_policy_that_skips_and_one_that_cannot_are_not_mixed_up(bank, skips):
     model = ppo_on(bank, "grid" if skips else "skip")
-    told = "skips frames, the environment's cannot skip" if skips else "cannot skip, the environment's skips frames"
-    with pytest.raises(InputError, match=f"the policy to start from {told}; set env.action accordingly"):
-        PolicyNetwork(NETWORK, 7, skips=skips).write_to(model.policy)
+    reason = "skips frames, the environment's cannot skip" if skips else "cannot skip, the environment's skips frames"
+    with pytest.raises(InputError, match=f"the policy to start from {reason}; set env.action accordingly"):
+        load_network(model.policy, PolicyNetwork(NETWORK, 7, skips=skips))
 
 
-def test_a_policy_that_was_not_told_the_looks_is_not_taken_for_one_that_was(bank):
+def test_a_policy_without_the_number_of_patches_is_refused(bank):
     env = make_environment(bank, EnvConfig(num_envs=4, action="skip"), "reference")
     model = new_ppo(env, bank, PPOConfig(n_steps=4, batch_size=8), NETWORK, 5)
-    with pytest.raises(InputError, match="without the number of looks: make its environment with 'reference_looks'"):
-        PolicyNetwork.of(model.policy)
+    with pytest.raises(InputError, match="without the number of patches: use the observation 'reference_looks'"):
+        to_network(model.policy)
 
 
-def test_a_spot_policy_cannot_skip():
+def test_a_spatial_softmax_policy_cannot_skip():
     space = spaces.Box(0, 100, (2,), np.int64)
-    with pytest.raises(InputError, match=r"a SpotPolicy .* cannot skip; set env\.action=grid or continuous"):
+    with pytest.raises(InputError, match=r"a SpatialSoftmaxPolicy .* cannot skip; set env\.action=grid or continuous"):
         SpatialSoftmaxPolicy(space, spaces.Discrete(50), map_shape=(16, 6, 6), patch_share=0.25)
 
 
@@ -240,7 +242,7 @@ def test_one_pass_equals_the_environment_step_by_step(classifier, clips, feature
 
 
 @pytest.mark.parametrize("skipped", SKIPPED)
-def test_the_focuser_sees_the_kept_patches_of_all_videos_in_one_call(classifier, policy, frames, skipped):
+def test_the_focuser_sees_the_selected_patches_of_all_videos_in_one_call(classifier, policy, frames, skipped):
     calls, plain = [], with_execution(classifier, PLAIN)
     infer(plain, policy, frames, skipped=skipped)  # whose costs are counted, which takes calls of copies
     handle = classifier.focuser.register_forward_pre_hook(lambda module, inputs: calls.append(len(inputs[0])))
@@ -274,7 +276,7 @@ def test_an_option_of_inference_that_is_none(classifier, policy, frames):
 # Evaluation
 
 
-def test_a_policy_that_skips_is_measured_by_what_it_keeps(features, policy, classifier, clips):
+def test_a_policy_that_skips_is_measured_by_its_patch_mask(features, policy, classifier, clips):
     measures, plays = evaluate(features, policy, seed=0, skipped="none")
     every = infer(classifier, policy, classifier.normalise(torch.stack([clips.frames(clip) for clip in range(12)])), skipped="none")
     assert measures["learned"]["kept"] == pytest.approx(float(every.patch_mask.float().mean())) and measures["random"]["kept"] == 1
@@ -286,48 +288,49 @@ def test_a_policy_that_skips_is_measured_by_what_it_keeps(features, policy, clas
     assert "kept" not in [column.header for column in table({"random": measures["random"]}, "").columns]
 
 
-# The price
+# The cost weight
 
 
-def test_a_driven_price_settles_where_the_target_is_met():
+def test_the_controlled_cost_weight_settles_where_the_target_is_met():
     cost_weight, patch_mask, now = PIDLagrangian(0.47, 0.05, 0.0), 0.5, 0.0
     for _ in range(100):
         patch_mask += 0.3 * (0.95 / (1 + np.exp(20 * (now - 0.1))) - patch_mask)  # a policy that needs some updates to follow
-        now = cost_weight.after(patch_mask)
+        now = cost_weight.update(patch_mask)
     assert abs(patch_mask - 0.47) < 0.005 and now > 0
-    assert PIDLagrangian(0.9, 0.05, 0.0).after(0.1) == 0  # a price is never negative
+    assert PIDLagrangian(0.9, 0.05, 0.0).update(0.1) == 0  # λ is never negative
 
 
 def test_gflops_are_a_share(bank):
     policy = PolicyNetwork(NETWORK, 7, skips=True)
     flops = flops_of(bank, "zeros", policy_flops(policy))
     least, most = flops.at(0) / 1e9, flops.at(1) / 1e9
-    cost_weight = pid_lagrangian(EnvConfig(action="skip", target_gflops=least + 0.3 * (most - least)), flops)
+    cost_weight = pid_lagrangian(EnvConfig(action="skip", target_gflops=least + 0.3 * (most - least)), bank, NETWORK)
     assert cost_weight.target == pytest.approx(0.3)
     assert most * 1e9 == pytest.approx(infer(bank.classifier, policy, torch.zeros(1, 4, 3, 96, 96), keep_threshold=np.inf).macs.item())
     assert least * 1e9 == pytest.approx(infer(bank.classifier, policy, torch.zeros(1, 4, 3, 96, 96), keep_threshold=-np.inf).macs.item())
-    assert pid_lagrangian(EnvConfig(action="skip"), flops) is None
+    assert pid_lagrangian(EnvConfig(action="skip"), bank, NETWORK) is None
     with pytest.raises(InputError, match=r"env\.target_gflops=100: budget must be from 0\.00\d+ .* to 0\.00\d+ "):
-        pid_lagrangian(EnvConfig(action="skip", target_gflops=100), VideoFlops(4, 4 * 10**6, 0, 4 * 10**6, 0))
+        pid_lagrangian(EnvConfig(action="skip", target_gflops=100), bank, NETWORK)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"target_keep": 0.4, "target_gflops": 1.0}, r"env\.target_keep=0\.4 and env\.target_gflops=1\.0 are two targets; give one"),
+        ({"target_keep": 0.4, "target_gflops": 1.0}, r"env\.target_keep=0\.4 and env\.target_gflops=1\.0 exclude each other; set one"),
         ({"target_keep": 0.4, "action": "grid"}, r"env\.target_keep=0\.4 needs actions that can skip: set env\.action=skip or"),
+        ({"target_gflops": 0.4, "action": "grid"}, r"env\.target_gflops=0\.4 needs actions that can skip: set env\.action=skip or"),
     ],
 )
-def test_targets_that_are_none(changes, message):
+def test_targets_that_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
-        check_ppo(PPOConfig(), EnvConfig(**{"action": "skip", **changes}), 4, NetworkConfig())
+        check_targets(EnvConfig(**{"action": "skip", **changes}))
 
 
 # Stage 3
 
 
 @pytest.mark.parametrize("skipped", SKIPPED)
-def test_stage_3_looks_at_what_the_policy_keeps(clips, kind, policy, maps, skipped):
+def test_stage_3_focuses_what_the_policy_selects(clips, kind, policy, maps, skipped):
     classifier, seen = random_classifier(), []
     classifier.focuser.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     before, config = classifier.fingerprint(), SupervisedConfig(epochs=4, batch_size=12, learning_rate=0.0, head_learning_rate=0.03)
@@ -354,7 +357,7 @@ DISPLAY = Display(Console(quiet=True))
 def learn(folder, bank, env=SETTINGS):
     config = PPOConfig(total_steps=128, n_steps=8, batch_size=16, n_epochs=1, validate_every=1, save_every=1)
     with RunDir.open(folder, {}, force=False) as run:
-        return train_policy(bank, bank, run, DISPLAY, env=env, ppo=config, network=SIZES, seed=0)
+        return train_policy(bank, bank, run, DISPLAY, algorithm_settings(bank, env, SIZES, config), env=env, seed=0)
 
 
 def test_a_run_with_a_target_goes_on_as_if_it_had_not_been_stopped(tmp_path, bank, monkeypatch):
@@ -375,13 +378,13 @@ def test_a_run_with_a_target_goes_on_as_if_it_had_not_been_stopped(tmp_path, ban
     cost_weight, patch_mask = PIDLagrangian(0.4, 0.1, 0.0), [line["kept"] for line in updates]
     assert [line["cost_weight"] for line in updates] == [
         0.0,
-        *(cost_weight.after(share) for share in patch_mask[:-1]),
-    ] and cost_weight.summed != 0
+        *(cost_weight.update(share) for share in patch_mask[:-1]),
+    ] and cost_weight.integral != 0
     assert [line["val_kept"] for line in updates] == pytest.approx([0.4] * 4, abs=0.02)  # by the threshold that is saved with the policy
     assert evaluate_policy(bank, policy, skipped="last").patch_mask.mean() == pytest.approx(0.4, abs=0.02) and policy.keep_threshold != 0.5
 
 
-def test_with_a_price_the_best_policy_is_the_one_that_is_worth_its_looks(tmp_path, bank):
+def test_with_a_cost_weight_the_best_policy_pays_for_its_patches(tmp_path, bank):
     learn(tmp_path, bank, dataclasses.replace(SETTINGS, target_keep=None, cost_weight=100.0))
     updates = RunDir(tmp_path).metrics()
     assert {line["cost_weight"] for line in updates} == {100.0}
@@ -404,11 +407,10 @@ def test_maskable_ppo_never_skips_a_whole_clip(tmp_path, bank, monkeypatch):
     algo = AlgoConfig("maskable_ppo", total_steps=160, settings=settings)
     with RunDir.open(tmp_path, {}, force=False) as run:
         env = EnvConfig(num_envs=4, action="skip", grid=7, cost_weight=100.0)
-        train_model(bank, None, run, DISPLAY, env=env, algo=algo, network=SIZES, seed=0)
+        train_policy(bank, None, run, DISPLAY, algorithm_settings(bank, env, SIZES, PPOConfig(), algo), env=env, seed=0)
     assert len(ended) == 10 and np.stack(ended).all()
 
 
-def test_a_target_is_for_ppo(tmp_path, bank):
-    algo = AlgoConfig("a2c")
-    with pytest.raises(InputError, match=r"env\.target_keep=0\.4 is for PPO alone; set env\.cost_weight with algo=a2c"):
-        train_model(bank, None, RunDir(tmp_path), DISPLAY, env=SETTINGS, algo=algo, network=SIZES, seed=0)
+def test_a_target_is_for_ppo(bank):
+    with pytest.raises(InputError, match=r"env\.target_keep=0\.4 is for PPO only; set env\.cost_weight with algo=a2c"):
+        algorithm_settings(bank, SETTINGS, SIZES, PPOConfig(), AlgoConfig("a2c"))

@@ -25,11 +25,12 @@ from agents import evaluate, train, train_ppo
 from agents.config.command import compose_config
 from agents.config.settings import Evaluate, Train, TrainPPO
 from agents.evaluation.evaluate import evaluate_policy
-from agents.policies.sb3 import ClipReferenceExtractor
+from agents.policies.networks import PolicyArchitecture
+from agents.policies.sb3 import ClipReferenceExtractor, cache_outputs
 from agents.rl import trainer as algorithm
 from agents.rl.algorithms import ALGORITHMS, CONTINUOUS, DISCRETE, check_fits, class_of, fitting, nearest_name
-from agents.rl.ppo import Stopped
 from agents.rl.saved_model import load_model, space_from_json, space_to_json
+from agents.runs.interrupts import Stopped
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
@@ -45,8 +46,8 @@ class MyPPO(PPO):
 
 
 @pytest.fixture(scope="module")
-def places(clips):
-    """A bank for continuous places."""
+def locations(clips):
+    """A bank for continuous locations."""
     return MemoryBank(random_classifier(), clips, ContinuousAction(96, 24))
 
 
@@ -63,9 +64,9 @@ def test_the_table_has_all_algorithms_of_both_libraries():
 
 
 @pytest.mark.parametrize(("name", "kind"), slow_except([("dqn", DISCRETE), ("sac", CONTINUOUS), ("ars", DISCRETE)], PAIRS))
-def test_every_algorithm_learns_and_is_resumed(tmp_path, bank, places, name, kind):
+def test_every_algorithm_learns_and_is_resumed(tmp_path, bank, locations, name, kind):
     """Stopped after its first line and killed after its second, it ends with the same metrics, state and best model."""
-    features, algo = (bank if kind == DISCRETE else places), settings(name)
+    features, algo = (bank if kind == DISCRETE else locations), settings(name)
     trained = learn(tmp_path / "whole", features, algo, kind)
     lines = RunDir(tmp_path / "whole").metrics()
     assert [line["steps"] for line in lines][-1] >= 96 and len(lines) >= 2
@@ -123,10 +124,10 @@ class Wanted(VecEnvWrapper):
         ("sac", CONTINUOUS, lambda action: 1 - np.abs(action - (0.2, 0.8)).sum(), 800),
     ],
 )
-def test_the_best_patch_of_a_tiny_task_is_found(tmp_path, bank, places, monkeypatch, name, kind, worth, steps):
+def test_the_best_patch_of_a_tiny_task_is_found(tmp_path, bank, locations, monkeypatch, name, kind, worth, steps):
     make = algorithm.make_environment
     monkeypatch.setattr(algorithm, "make_environment", lambda *args, **how: Wanted(make(*args, **how), worth))
-    features = bank if kind == DISCRETE else places
+    features = bank if kind == DISCRETE else locations
     algo = replace(settings(name, gradient_steps=4, buffer_size=2000, batch_size=32, learning_rate=1e-2), total_steps=steps)
     learn(tmp_path, features, replace(algo, settings={**algo.settings, "learning_starts": 400}, validate_every=steps), kind)
     trained = load_model(tmp_path / "checkpoints" / "best", "cpu")
@@ -134,13 +135,13 @@ def test_the_best_patch_of_a_tiny_task_is_found(tmp_path, bank, places, monkeypa
     assert np.mean([worth(action) for action in chosen.reshape(48, -1).squeeze()]) > 0.8
 
 
-def test_a_target_network_that_moved_is_looked_at_anew(bank):
+def test_outputs_of_a_target_network_that_moved_are_not_cached(bank):
     """Stable-Baselines3 moves target networks through ``data``, which PyTorch's version counters do not see."""
-    from agents.rl.ppo import new_network
 
     space = OBSERVATIONS["reference"](bank).space
-    extractor = ClipReferenceExtractor(space, new_network(bank.map_shape, NETWORK), remember=False)
+    extractor = ClipReferenceExtractor(space, PolicyArchitecture.from_config(bank.map_shape, NETWORK))
     extractor.bind(bank)
+    cache_outputs(extractor, False)
     references = torch.tensor([[0, 1], [3, 2]])
     with torch.no_grad():
         before = extractor(references)
@@ -174,7 +175,7 @@ def test_a_continuous_algorithm_on_cells_is_refused(name):
 
 
 @pytest.mark.parametrize("name", ["dqn", "qrdqn", "maskable_ppo"])
-def test_a_discrete_algorithm_on_places_is_refused(name):
+def test_a_discrete_algorithm_on_locations_is_refused(name):
     message = rf"algo={name} learns discrete actions only, and env\.action=continuous has continuous ones: .* Set env\.action=grid .*, sac"
     with pytest.raises(InputError, match=message):
         check_fits(name, "env.action=continuous", spaces.Box(0, 1, (2,)))
@@ -191,7 +192,7 @@ def test_what_fits_is_listed():
         ("dqm", r"algo\.name='dqm' is not known; did you mean 'dqn'\?"),
         ("nowhere.Mine", r"algo\.name=nowhere\.Mine: there is no module 'nowhere'; install it, or start the command where Python finds it"),
         ("stable_baselines3.DQM", r"algo\.name=stable_baselines3\.DQM: module 'stable_baselines3' has no 'DQM'; did you mean 'DQN'\?"),
-        ("collections.OrderedDict", r"algo\.name=collections\.OrderedDict is no algorithm: give a subclass of .*BaseAlgorithm"),
+        ("collections.OrderedDict", r"algo\.name must be a subclass of .*BaseAlgorithm, got collections\.OrderedDict"),
     ],
 )
 def test_a_class_that_is_none_is_refused(name, message):
@@ -326,8 +327,8 @@ def test_ppo_is_the_case_that_train_ppo_is(tmp_path, root):
         (["algo=dqm"], "algo='dqm' is not known; did you mean 'dqn'"),
         (["algo=custom"], r"algo\.name is empty: algo=custom needs algo\.name=PACKAGE\.CLASS"),
         (["algo=dqn", "algo.settings.gama=0.5"], r"algo\.settings\.gama: dqn has no such argument; did you mean 'gamma'\?"),
-        (["algo=dqn", "algo.settings.seed=3"], r"algo\.settings\.seed is not for you to set: set seed"),
-        (["algo=dqn", "algo.settings.learning_rate=fast"], r"algo=dqn does not take its settings .*fast"),
+        (["algo=dqn", "algo.settings.seed=3"], r"algo\.settings\.seed is reserved: set seed"),
+        (["algo=dqn", "algo.settings.learning_rate=fast"], r"algo=dqn does not accept its settings .*fast"),
         (["algo=dqn", "algo.total_steps=0"], r"algo\.total_steps must be an integer of at least 1, got 0"),
         (["algo=dqn", "algo.observation=glance"], r"algo\.observation='glance' is not known"),
         (["algo=ppo", "algo.settings.gamma=0.5"], r"algo\.settings\.gamma: with PPO, set ppo\.gamma"),

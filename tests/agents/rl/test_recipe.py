@@ -23,9 +23,10 @@ from adafocus_env.demo.videos import CLASSES
 from agents.config.command import compose_config
 from agents.config.settings import EnvConfig, NetworkConfig, PPOConfig, TrainPPO
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
-from agents.policies.sb3 import extractor_of
-from agents.rl.ppo import make_environment, new_network, new_ppo
-from agents.rl.rollout_buffer import NormalizedReturnsBuffer
+from agents.policies.sb3 import extractor_of, load_network, same_modules, to_network
+from agents.rl.buffers import NormalizedReturnsBuffer
+from agents.rl.environment import make_environment
+from agents.rl.ppo import new_ppo
 from classifiers.backbones.backbone import BACKBONES
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
@@ -45,7 +46,7 @@ def stored():
 
 
 def glance_maps(family, clips, num_frames, seed, first, shift):
-    """Maps (clips, frames, 1280, 7, 7) of the authors' glancer, from weights and frames that are drawn anew; float64."""
+    """Maps (clips, frames, 1280, 7, 7) of the authors' glancer, from weights and frames that are sampled again; float64."""
     frames = released_weights.same_draws(released_weights.frames(clips, num_frames, 224, seed), first)
     glancer = BACKBONES["mobilenet_v2"](len(released_weights.weight("glancer.net.classifier.bias", (2,)))).eval()
     names = [(name, shape) for name, (shape, _) in released_weights.names(family).items() if name.startswith("glancer.net.features.")]
@@ -66,7 +67,7 @@ def authors_policy(family, network, grid):
     return policy
 
 
-class Faces(gym.Env):
+class Spaces(gym.Env):
     """Only the spaces: the rollout is filled by hand."""
 
     observation_space = spaces.Box(0, 99, (2,), np.int64)
@@ -82,9 +83,9 @@ def authors_ppo(maps, action, policy, config):
         num_steps=steps, clips=SimpleNamespace(epoch_size=clips), classifier=SimpleNamespace(device="cpu"),
         glance_maps=lambda clip, step: maps[clip, step],
     )  # fmt: skip
-    model = new_ppo(DummyVecEnv([lambda: Faces(action)] * clips), features, config.ppo, policy.architecture, seed=0)
+    model = new_ppo(DummyVecEnv([lambda: Spaces(action)] * clips), features, config.ppo, policy.architecture, seed=0)
     extractor_of(model.policy).bind(features)
-    policy.write_to(model.policy)
+    load_network(model.policy, policy)
     model.policy.double()
     model.set_logger(configure(None, []))
     return model
@@ -120,8 +121,8 @@ def judged(model, actions):
 
 
 def learned(model):
-    """Our parameters, by the order of the authors' names."""
-    return [parameter for ours, theirs in PolicyNetwork.of(model.policy).parts(model.policy) for parameter in theirs.parameters()]
+    """Our parameters, in the order of the authors' names."""
+    return [parameter for _, module in same_modules(to_network(model.policy), model.policy) for parameter in module.parameters()]
 
 
 # One update, number for number
@@ -137,15 +138,15 @@ def test_one_update_of_the_discrete_policy(frame_maps, stored, patch_size):
     start = f"activitynet.p{patch_size}.ppo."
     theirs = {name.removeprefix(start): value for name, value in stored.items() if name.startswith(start)}
     config = recipe("ppo=released")
-    network = new_network((1280, 7, 7), config.network)
+    network = PolicyArchitecture.from_config((1280, 7, 7), config.network)
     assert network == PolicyArchitecture((1280, 7, 7))  # the paper's
     model = authors_ppo(frame_maps, GridAction(7, 224, patch_size), authors_policy("activitynet", network, 7), config)
 
-    patch_mask = fill(model, model.rollout_buffer, theirs["actions"], theirs["rewards"])
-    assert_near(patch_mask.monte_carlo_returns(), theirs["returns"], "returns")
-    for ours, name in ((patch_mask.returns, "returns_normalised"), (patch_mask.log_probs, "logprob_before")):
+    buffer = fill(model, model.rollout_buffer, theirs["actions"], theirs["rewards"])
+    assert_near(buffer.monte_carlo_returns(), theirs["returns"], "returns")
+    for ours, name in ((buffer.returns, "returns_normalised"), (buffer.log_probs, "logprob_before")):
         assert_near(ours, theirs[name], name)
-    assert_near(patch_mask.values[None], theirs["value_before"][None], "value before")  # those of a step can all be near zero
+    assert_near(buffer.values[None], theirs["value_before"][None], "value before")  # those of a step can all be near zero
     assert_near(judged(model, theirs["actions"])[2], theirs["entropy_before"], "entropy before")
 
     before = [parameter.detach().clone() for parameter in learned(model)]
@@ -154,7 +155,7 @@ def test_one_update_of_the_discrete_policy(frame_maps, stored, patch_size):
     changes = [(after.detach() - old).norm() for after, old in zip(learned(model), before, strict=True)]
     assert_near(changes, theirs["param_delta_norms"], "change of the weights")
     log_probs, values, entropies = judged(model, theirs["actions"])
-    possible = np.log(np.finfo(np.float32).eps)  # PyTorch moves up to it what is told as a probability, as the authors do it
+    possible = np.log(np.finfo(np.float32).eps)  # PyTorch clamps probabilities to it, which is what the authors use
     assert theirs["logprob_after"].min() == pytest.approx(possible) and log_probs.min() < possible
     assert_near_after(log_probs.clamp_min(possible), theirs["logprob_after"])
     assert_near_after(values, theirs["value_after"])
@@ -172,8 +173,8 @@ def assert_one_update(model, theirs):
     ours = np.array([np.linalg.norm(gradient) for gradient in gradients])
     assert_near(ours[real], norms[real], "norms of the gradients")
     assert (ours[~real] <= 1e-5 * norms.max()).all()
-    for gradient, norm, wanted, patch_mask in zip(gradients, norms, first, real, strict=True):
-        if patch_mask:
+    for gradient, norm, wanted, nonzero in zip(gradients, norms, first, real, strict=True):
+        if nonzero:
             assert np.abs(gradient.ravel()[:8] - wanted[: gradient.size]).max() <= NEAR * norm
 
 
@@ -195,7 +196,7 @@ def stacked_maps(stored):
 @pytest.fixture
 def continuous(stacked_maps):
     config = recipe("ppo=released_continuous")
-    network = new_network((10240, 7, 7), config.network)
+    network = PolicyArchitecture.from_config((10240, 7, 7), config.network)
     assert network == PolicyArchitecture((10240, 7, 7), channels=64, batch_norm=True)
     model = authors_ppo(stacked_maps, ContinuousAction(224, 144), authors_policy("something", network, None), config)
     extractor_of(model.policy).encoder.frame[2].register_forward_pre_hook(let_pass)
@@ -224,15 +225,15 @@ def test_the_continuous_policy_as_it_is_evaluated(continuous, stored):
 def test_one_update_of_the_continuous_policy(continuous, stored):
     theirs = {name.removeprefix("something.ppo."): value for name, value in stored.items() if name.startswith("something.ppo.")}
     actions = stored["something.evaluate.actions"]
-    patch_mask = fill(continuous, continuous.rollout_buffer, actions, theirs["rewards"])
-    assert_near(patch_mask.log_probs, theirs["logprob_before_trainbn"], "log-probability")
-    assert_near(patch_mask.values, theirs["value_before_trainbn"], "value")
+    buffer = fill(continuous, continuous.rollout_buffer, actions, theirs["rewards"])
+    assert_near(buffer.log_probs, theirs["logprob_before_trainbn"], "log-probability")
+    assert_near(buffer.values, theirs["value_before_trainbn"], "value")
     continuous.train()
     assert_one_update(continuous, theirs)
     log_probs, values, _ = judged(continuous, actions)
     assert_near_after(log_probs, theirs["logprob_after_evalbn"])
     assert_near_after(values, theirs["value_after_evalbn"])
-    norm = PolicyNetwork.of(continuous.policy).encoder.frame[5]
+    norm = to_network(continuous.policy).encoder.frame[5]
     assert_near(norm.running_mean[None, :8], theirs["policy_bn1d_running_mean_first8"][None], "running mean after one pass in training")
     assert norm.num_batches_tracked == 1
 
@@ -306,13 +307,13 @@ def test_the_recipe_learns_the_place_that_is_paid_in_every_decision(averaging, c
     network = replace(SMALL, map_shape=features.map_shape, batch_norm=True)
     model = new_ppo(make_environment(features, config.env), features, config.ppo, network, 0)
     extractor_of(model.policy).bind(features)
-    pay(model.env, lambda places: -np.abs(places - [0.8, 0.3]).sum(1))
+    pay(model.env, lambda locations: -np.abs(locations - [0.8, 0.3]).sum(1))
     ratios, train = [], model.train
     model.train = lambda: (train(), ratios.append(model.logger.name_to_value["train/approx_kl"]))
     model.learn(80 * 12 * video_div)
-    places = PolicyNetwork.of(model.policy).act(features.glance_maps(np.arange(12)[:, None], np.arange(video_div)[None]))
-    assert places.shape == (12, video_div, 2)
-    assert (places - torch.tensor([0.8, 0.3])).abs().mean() < 0.15  # 0.25 before it learns
+    locations = to_network(model.policy).act(features.glance_maps(np.arange(12)[:, None], np.arange(video_div)[None]))
+    assert locations.shape == (12, video_div, 2)
+    assert (locations - torch.tensor([0.8, 0.3])).abs().mean() < 0.15  # 0.25 before it learns
     assert len(ratios) == 80 and np.allclose(ratios, 0, atol=1e-6)
 
 

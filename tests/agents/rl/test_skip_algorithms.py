@@ -1,4 +1,4 @@
-"""Which algorithms learn to skip: all that fit, by the settings that they come with; and what each kept is measured."""
+"""Which algorithms learn to skip: all that fit, by the settings that they come with; and their patch masks are measured."""
 
 from dataclasses import replace
 
@@ -6,13 +6,15 @@ import pytest
 import torch
 from conftest import slow_except
 from rich.console import Console
-from test_algorithms import NETWORK, PAIRS, places, settings  # noqa: F401  the fixture is asked for by its name
+from test_algorithms import NETWORK, PAIRS, locations, settings  # noqa: F401  the fixture is asked for by its name
 
-from agents.config.settings import EnvConfig
+from agents.config.settings import EnvConfig, PPOConfig
 from agents.evaluation.evaluate import evaluate, evaluate_policy
-from agents.rl import trainer as algorithm
+from agents.rl import settings as rl_settings
+from agents.rl import trainer
 from agents.rl.algorithms import CONTINUOUS, DISCRETE, new_model
-from agents.rl.trainer import train_model
+from agents.rl.settings import algorithm_settings
+from agents.rl.trainer import train_policy
 from agents.runs.progress import Display
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
@@ -24,12 +26,13 @@ def learn(folder, features, name, kind, observation="reference"):
     env = EnvConfig(num_envs=4, action="skip" if kind == DISCRETE else "continuous_skip", baseline=1, cost_weight=0.05, skipped="last")
     with RunDir.open(folder, {}, force=False) as run, Display(Console(quiet=True)) as display:
         algo = replace(settings(name), observation=observation)
-        return train_model(features, features, run, display, env=env, algo=algo, network=NETWORK, seed=0)
+        how = algorithm_settings(features, env, NETWORK, PPOConfig(), algo)
+        return train_policy(features, features, run, display, how, env=env, seed=0)
 
 
 @pytest.mark.parametrize(("name", "kind"), slow_except([("dqn", DISCRETE), ("sac", CONTINUOUS)], SKIPPING))
-def test_every_algorithm_learns_to_skip(tmp_path, bank, places, name, kind):  # noqa: F811
-    features = bank if kind == DISCRETE else places
+def test_every_algorithm_learns_to_skip(tmp_path, bank, locations, name, kind):  # noqa: F811
+    features = bank if kind == DISCRETE else locations
     player = learn(tmp_path, features, name, kind).on(features)
     measures, plays = evaluate(features, player, seed=0, skipped="last")
     assert measures["learned"]["kept"] == plays["learned"].patch_mask.mean() and plays["learned"].patch_mask.shape == (12, 4)
@@ -38,7 +41,7 @@ def test_every_algorithm_learns_to_skip(tmp_path, bank, places, name, kind):  # 
 
 @pytest.mark.parametrize("observation", ["reference", "reference_looks"])
 def test_masks_apply_in_training_validation_and_the_table(tmp_path, bank, monkeypatch, observation):
-    """A policy that skips whenever it may looks at the last frame alone, which by its masks it has to."""
+    """A policy that skips whenever it may focuses the last frame only, which its masks require."""
     validated = []
 
     def lazy(*about):
@@ -47,8 +50,9 @@ def test_masks_apply_in_training_validation_and_the_table(tmp_path, bank, monkey
             model.policy.action_net.bias[-1] = 1000.0
         return model
 
-    monkeypatch.setattr(algorithm, "new_model", lazy)
-    monkeypatch.setattr(algorithm, "evaluate_policy", lambda *about: validated.append(evaluate_policy(*about)) or validated[-1])
+    monkeypatch.setattr(rl_settings, "new_model", lazy)
+    evaluation = lambda *about, **more: validated.append(evaluate_policy(*about, **more)) or validated[-1]  # noqa: E731
+    monkeypatch.setattr(trainer, "evaluate_policy", evaluation)
     player = learn(tmp_path, bank, "maskable_ppo", DISCRETE, observation).on(bank)
     measures, plays = evaluate(bank, player, seed=0, skipped="last")
     for played in (*validated, plays["learned"]):
@@ -59,14 +63,14 @@ def test_masks_apply_in_training_validation_and_the_table(tmp_path, bank, monkey
 @pytest.mark.parametrize(
     ("name", "kind"), slow_except([("a2c", DISCRETE)], [pair for pair in PAIRS if pair[0] in ("a2c", "trpo", "crossq")])
 )
-def test_the_number_of_looks_can_be_told(tmp_path, bank, places, name, kind):  # noqa: F811
-    features = bank if kind == DISCRETE else places
+def test_the_number_of_patches_can_be_observed(tmp_path, bank, locations, name, kind):  # noqa: F811
+    features = bank if kind == DISCRETE else locations
     player = learn(tmp_path, features, name, kind, "reference_looks").on(features)
     assert player.observation == "reference_looks" and player.model.observation_space.shape == (3,)
     _, plays = evaluate(features, player, seed=0, skipped="last")
     assert plays["learned"].patch_mask.shape == (12, 4)
 
 
-def test_a_spot_policy_says_that_it_cannot(tmp_path, bank):
+def test_a_spatial_softmax_policy_says_that_it_cannot(tmp_path, bank):
     with pytest.raises(InputError, match="cannot skip"):
         learn(tmp_path, bank, "ars", DISCRETE)

@@ -1,0 +1,158 @@
+"""Buffers whose minibatches are whole clips, so that a recurrent extractor runs once over every clip of a minibatch."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
+from stable_baselines3.common.type_aliases import ReplayBufferSamples, RolloutBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor
+
+from classifiers.errors import InputError
+
+Indices = NDArray[np.int64]
+
+
+def check_whole_clips(name: str, steps: int, clip_length: int) -> None:
+    """Check that a number of steps is a multiple of an episode's.
+
+    Raises:
+        InputError: if it is not (names the setting).
+    """
+    if steps % clip_length:
+        raise InputError(f"{name} must be a multiple of the {clip_length} steps of an episode, got {steps}")
+
+
+def _steps_of(episodes: Indices, clip_length: int) -> Indices:
+    """Numbers of episodes (n,) → the numbers of their steps (n · D,)."""
+    return (clip_length * episodes[:, None] + np.arange(clip_length)).ravel()
+
+
+class ClipRolloutBuffer(RolloutBuffer):
+    """A rollout buffer whose minibatches are whole episodes of ``clip_length`` steps.
+
+    Args:
+        args: those of Stable-Baselines3's `RolloutBuffer`.
+        clip_length: D, steps of an episode.
+        kwargs: those of `RolloutBuffer`.
+
+    Raises:
+        InputError: if `n_steps` is not a multiple of D.
+    """
+
+    def __init__(self, *args: Any, clip_length: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        check_whole_clips("n_steps", self.buffer_size, clip_length)
+        self.clip_length = clip_length
+
+    def get(self, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
+        """Yield minibatches of ``batch_size`` steps, a multiple of D, in random order of clips; all steps if None.
+
+        Raises:
+            InputError: if the batch size is not a multiple of D.
+        """
+        if not self.generator_ready:
+            for name in ("observations", "actions", "values", "log_probs", "advantages", "returns"):
+                setattr(self, name, self.swap_and_flatten(getattr(self, name)))
+            self.generator_ready = True
+        total = self.buffer_size * self.n_envs
+        batch_size = batch_size or total
+        check_whole_clips("batch_size", batch_size, self.clip_length)
+        episodes = np.random.permutation(total // self.clip_length)  # noqa: NPY002 (Stable-Baselines3's random source)
+        steps = _steps_of(episodes, self.clip_length)
+        for start in range(0, total, batch_size):
+            yield self._get_samples(steps[start : start + batch_size])
+
+
+class NormalizedReturnsBuffer(ClipRolloutBuffer):
+    """A `ClipRolloutBuffer` with Monte-Carlo returns, normalised over the rollout: the released recipe.
+
+    The critic learns normalised returns, which must not be mixed with values: ``gae_lambda`` has no effect.
+    """
+
+    def compute_returns_and_advantage(self, last_values: Tensor, dones: np.ndarray) -> None:
+        """Set returns to (return − mean) / (standard deviation + 1e-5) and advantages to returns − values.
+
+        The standard deviation is the unbiased one; a single return becomes 0 (NaN in the released code). A rollout ends with its
+        episodes, so the arguments, those of `RolloutBuffer`, are not needed.
+        """
+        returns = self.monte_carlo_returns()
+        std = returns.std(ddof=1) if returns.size > 1 else 0.0
+        self.returns = (returns - returns.mean()) / (std + 1e-5)
+        self.advantages = self.returns - self.values
+
+    def monte_carlo_returns(self) -> NDArray[np.float32]:
+        """Return the discounted sums of the rewards from every step to the end of its episode (n_steps, n_envs).
+
+        Computed from the rewards: advantage plus value, Stable-Baselines3's way, would lose small returns to rounding.
+        """
+        returns = self.rewards.copy()
+        for step in reversed(range(self.buffer_size - 1)):
+            returns[step] += self.gamma * returns[step + 1] * (1 - self.episode_starts[step + 1])
+        return returns
+
+
+class ClipReplayBuffer(ReplayBuffer):
+    """A replay buffer whose minibatches are whole episodes of ``clip_length`` steps, sampled with replacement.
+
+    All environments must begin their episodes at the same time, as those of the vector environment do.
+
+    Args:
+        buffer_size: capacity in steps; rounded down to whole episodes of all environments.
+        observation_space: of the environment.
+        action_space: of the environment.
+        clip_length: D, steps of an episode.
+        n_envs: number of environments.
+        kwargs: further arguments of Stable-Baselines3's `ReplayBuffer`.
+
+    Raises:
+        InputError: if the capacity is less than an episode of every environment.
+    """
+
+    def __init__(
+        self, buffer_size: int, observation_space: spaces.Space, action_space: spaces.Space, *,
+        clip_length: int, n_envs: int = 1, **kwargs: Any,
+    ) -> None:  # fmt: skip
+        if (episodes := buffer_size // (clip_length * n_envs)) < 1:
+            raise InputError(
+                f"buffer_size must be {clip_length * n_envs} or more, an episode of {clip_length} steps in {n_envs} environments, "
+                f"got {buffer_size}"
+            )
+        super().__init__(episodes * clip_length * n_envs, observation_space, action_space, n_envs=n_envs, **kwargs)
+        self.clip_length = clip_length
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
+        """Return a minibatch of ``batch_size`` steps, a multiple of D.
+
+        Raises:
+            InputError: if it is not a multiple, or no episode has ended yet.
+        """
+        check_whole_clips("batch_size", batch_size, self.clip_length)
+        ended = self._ended_episodes()
+        if not len(ended):
+            raise InputError(
+                f"learning_starts must be {self.clip_length * self.n_envs} or more, an episode of every environment: "
+                "there is no whole episode to learn from yet"
+            )
+        count = batch_size // self.clip_length
+        steps = _steps_of(np.random.choice(ended, count), self.clip_length)  # noqa: NPY002 (Stable-Baselines3's random source)
+        rows = np.random.randint(self.n_envs, size=count).repeat(self.clip_length)  # noqa: NPY002
+        data: tuple[Any, ...] = (
+            self._normalize_obs(self.observations[steps, rows], env),
+            self.actions[steps, rows],
+            self._normalize_obs(self.next_observations[steps, rows], env),
+            self.dones[steps, rows].reshape(-1, 1),
+            self._normalize_reward(self.rewards[steps, rows].reshape(-1, 1), env),
+        )
+        return ReplayBufferSamples(*(self.to_torch(array) for array in data))
+
+    def _ended_episodes(self) -> Indices:
+        """Return the numbers of the episodes that are stored from beginning to end."""
+        current, started = divmod(self.pos, self.clip_length)
+        episodes = np.arange(self.buffer_size // self.clip_length if self.full else current)
+        return episodes[episodes != current] if started else episodes
