@@ -88,29 +88,29 @@ def all_sum(values: Tensor) -> Tensor:
     return values
 
 
-def counts(count: int) -> list[int]:
-    """The numbers that the processes give, in their order."""
-    return [int(each) for each in all_sum(torch.tensor([count if rank() == other else 0 for other in range(world_size())]))]
+def all_gather_counts(count: int) -> list[int]:
+    """Return the count of every process, by rank."""
+    return [int(value) for value in all_sum(torch.tensor([count if rank() == other else 0 for other in range(world_size())]))]
 
 
-def shares(items: NDArray[Any]) -> list[NDArray[Any]]:
-    """The items shared out to the processes in their order, as equally as can be."""
+def shard(items: NDArray[Any]) -> list[NDArray[Any]]:
+    """Split items into one shard of nearly equal size per process, by rank."""
     return np.array_split(items, world_size())
 
 
-def together(module: nn.Module, *, partly: bool) -> DistributedDataParallel:
-    """The module as the processes train it together: after a backward pass each has the mean of their gradients.
+def wrap_ddp(module: nn.Module, *, find_unused_parameters: bool) -> DistributedDataParallel:
+    """Wrap a module so that every process has the mean of all gradients after a backward pass.
 
     Buffers are left to `agents.supervised.global_batch_norm`.
 
     Args:
-        module: with the same weights in each process.
-        partly: some of its parameters have no part in what it computes.
+        module: Has the same weights in every process.
+        find_unused_parameters: Whether some parameters receive no gradient.
     """
     _join()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)  # PyTorch 2.8 does not know the new name yet
-        return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=partly)
+        return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=find_unused_parameters)
 
 
 def _join() -> None:
