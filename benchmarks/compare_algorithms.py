@@ -84,7 +84,7 @@ def check_runs(config: BenchmarkAlgorithms, root: Path) -> dict[str, list[Train]
             ``overrides`` sets what the command does, or a list names something twice or nothing.
     """
     from agents.config.unread_keys import check_config, check_overrides
-    from agents.pipeline.session import check_algo  # here, so that --help answers without PyTorch
+    from agents.pipeline.training_run import check_algo  # here, so that --help answers without PyTorch
 
     algos = algorithms_of(config)
     check_overrides(config.overrides, (*SET_HERE, *([] if config.total_steps is None else STEPS)))

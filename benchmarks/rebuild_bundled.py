@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import tempfile
+from dataclasses import asdict, replace
 from pathlib import Path
-
-import torch
 
 from adafocus_env.build import Split, build_features, choose_device
 from adafocus_env.clips.store import ClipSource
@@ -13,32 +12,35 @@ from adafocus_env.demo.videos import TASKS, data_name, demo
 from agents.config.command import run_command
 from agents.config.settings import DataConfig, RebuildBundled
 from agents.evaluation.evaluate import play
-from agents.pipeline.builders import part
-from agents.pipeline.make_classifier import make_classifier
+from agents.pipeline.auto_classifier import train_classifier
+from agents.pipeline.builders import Clips, build_split
 from agents.policies.baselines import Oracle, RandomPatch
 from agents.policies.predictor import Predictor
 from agents.runs.progress import Display
+from agents.runs.run_dir import RunDir
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
 from classifiers.errors import lookup
 from classifiers.model_zoo import ARCHITECTURES, BUNDLED
 
-PARTS: tuple[Split, Split] = ("train", "val")
+SPLITS: tuple[Split, Split] = ("train", "val")
 
 
 def main(config: RebuildBundled) -> None:
-    """Trains the classifier of a task in stages 0 and 1, measures it on the validation part and saves it."""
+    """Trains the classifier of a task in stages 0 and 1, measures it on the validation split and saves it."""
     task, name = lookup("task", config.task, TASKS), data_name(config.task)
     out = Path(config.out) if config.out else BUNDLED[name]
-    with Display() as display:
+    with Display() as display, tempfile.TemporaryDirectory() as folder:
         network = replace(ARCHITECTURES["small"], patch_size=task.patch_size)
         data = DataConfig(workers=config.workers)
-        classifier_training_task = demo(task.classifier_training_task, num_workers=config.workers)
-        train, held_out = (part(classifier_training_task, split, data, network.size, display) for split in PARTS)
-        torch.manual_seed(config.seed)
-        classifier = Classifier(network, classifier_training_task.classes).to(choose_device(config.device))
-        make_classifier(classifier, train, held_out, config.stages, seed=config.seed, display=display)
-        metrics = measured(classifier, part(demo(task, num_workers=config.workers), "val", data, network.size, display), config.seed)
+        videos = demo(task.classifier_training_task, num_workers=config.workers)
+        train, val = (build_split(videos, split, data, network.size, display) for split in SPLITS)
+        with RunDir.open(folder, asdict(config), force=False) as directory:
+            classifier = train_classifier(
+                directory, network, Clips(videos, train, val, val), config.stages, display,
+                device=choose_device(config.device), seed=config.seed,
+            )  # fmt: skip
+        metrics = measured(classifier, build_split(demo(task, num_workers=config.workers), "val", data, network.size, display), config.seed)
         checkpoint.save(classifier, out, data=name, metrics=metrics, command=f"python -m benchmarks.rebuild_bundled task={config.task}")
         display.say(f"saved to {out}: {', '.join(f'{key} {value:.1%}' for key, value in metrics.items())}")
 

@@ -119,7 +119,7 @@ def measure(run: RunDir, config: SkipCurve) -> dict[str, list[Single]]:
     from adafocus_env.build import choose_device
     from adafocus_env.videos.unreadable import Unreadable
     from agents.evaluation.budgets import cost_of
-    from agents.pipeline.builders import build_data, features_of, part
+    from agents.pipeline.builders import build_data, build_split, features_of
     from agents.policies.checkpoint import load_policy
     from agents.runs.progress import Display
     from benchmarks.skip_competitors import WAYS, Part, Task, every_frame
@@ -134,7 +134,7 @@ def measure(run: RunDir, config: SkipCurve) -> dict[str, list[Single]]:
     videos = build_data(data)
     with Display() as display, Unreadable() as unreadable:
         display.say(videos.summary)
-        clips = {split: part(videos, split, data, classifier.architecture.size, display, unreadable) for split in ("val", "test")}
+        clips = {split: build_split(videos, split, data, classifier.architecture.size, display, unreadable) for split in ("val", "test")}
         val, test = (Part.of(features_of(classifier, clips[each], env), policy, env.skipped) for each in ("val", "test"))
         cost, steps = cost_of(test.features, policy, env.skipped), test.size[1]
         found: dict[str, list[Single]] = {}

@@ -1,12 +1,28 @@
-"""The random states that belong to a process: PyTorch's, Python's and NumPy's, as plain values that need no unpickling."""
+"""Seeds and determinism of a run, and the random states of a process (PyTorch's, Python's, NumPy's) as plain values."""
 
 from __future__ import annotations
 
+import os
 import random
 from typing import Any
 
 import numpy as np
 import torch
+
+from classifiers.errors import InputError
+
+
+def check_seed(seed: int) -> None:
+    """Raise `InputError` for a seed that NumPy, which Stable-Baselines3 samples from, rejects."""
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed must be between 0 and {2**32 - 1}, got {seed}")
+
+
+def make_deterministic() -> None:
+    """Make PyTorch choose algorithms that repeat bit for bit, where it has them."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product on a GPU
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a bank is large and filled anyway
 
 
 def random_states() -> dict[str, Any]:

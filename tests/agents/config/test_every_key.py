@@ -102,32 +102,32 @@ DATA = {
     "data.source": ("videos", "agents.pipeline.builders: source=config.source", "data.name=actnet"),
     "data.val": (0.2, "agents.pipeline.builders: val=config.val"),
     "data.test": (0.3, "agents.pipeline.builders: test=config.test", "data.name=folder"),
-    "data.num_frames": (4, "agents.pipeline.builders:part config.num_frames"),
-    "data.glance_frames": (4, "agents.pipeline.builders:part config.glance_frames"),
-    "data.views": (2, "agents.pipeline.builders:part config.views"),
-    "data.sampling": ("released", "agents.pipeline.builders:part config.sampling"),
-    "data.workers": (1, "agents.pipeline.builders:part config.workers"),
+    "data.num_frames": (4, "agents.pipeline.builders:build_split config.num_frames"),
+    "data.glance_frames": (4, "agents.pipeline.builders:build_split config.glance_frames"),
+    "data.views": (2, "agents.pipeline.builders:build_split config.views"),
+    "data.sampling": ("released", "agents.pipeline.builders:build_split config.sampling"),
+    "data.workers": (1, "agents.pipeline.builders:build_split config.workers"),
 }
 BANK = {
     "bank": (False, "agents.pipeline.builders:features_of env.bank,"),
     "bank_dtype": ("float16", "agents.pipeline.builders:features_of env.bank_dtype"),
     "bank_gib": (1.0, "agents.pipeline.builders:features_of env.bank_gib"),
-    "precision": ("bfloat16", "agents.pipeline.builders:run_as env.precision"),
-    "compile": (True, "agents.pipeline.builders:run_as env.compile"),
+    "precision": ("bfloat16", "agents.pipeline.builders:inference_classifier env.precision"),
+    "compile": (True, "agents.pipeline.builders:inference_classifier env.compile"),
 }
 SUPERVISED = {
-    "epochs": (3, "agents.supervised.epochs:_Training.epochs_left self._config.epochs"),
+    "epochs": (3, "agents.supervised.epochs:train_epochs config.epochs"),
     "batch_size": (4, "agents.supervised.epochs:_Training.__init__ config.batch_size"),
     "optimizer": ("sgd", "agents.supervised.epochs:_Training.__init__ config.optimizer"),
-    "momentum": (0.5, "agents.supervised.epochs: momentum=config.momentum", "stages.{stage}.optimizer=sgd"),
+    "momentum": (0.5, "agents.supervised.optimizers: momentum=config.momentum", "stages.{stage}.optimizer=sgd"),
     "schedule": ("cosine", "agents.supervised.epochs:_Training.__init__ config.schedule"),
-    "milestones": ([2], "agents.supervised.epochs: config.milestones", "stages.{stage}.schedule=step"),
-    "weight_decay": (0.1, "agents.supervised.epochs: config.weight_decay"),
-    "dropout": (0.3, "agents.supervised.epochs:_Training.finish_epoch self._config.dropout"),
-    "accumulate": (2, "agents.supervised.epochs:_Training._learn self._config.accumulate"),
-    "precision": ("bfloat16", "agents.supervised.stage_model:Running.__init__ config.precision"),
-    "channels_last": (True, "agents.supervised.stage_model:Running.epoch self._config.channels_last"),
-    "compile": (True, "agents.supervised.stage_model:Running.epoch self._config.compile"),
+    "milestones": ([2], "agents.supervised.optimizers: config.milestones", "stages.{stage}.schedule=step"),
+    "weight_decay": (0.1, "agents.supervised.optimizers: config.weight_decay"),
+    "dropout": (0.3, "agents.supervised.stage_model:StageModel._set_dropout self._config.dropout"),
+    "accumulate": (2, "agents.supervised.epochs:_Training._train_batch self._config.accumulate"),
+    "precision": ("bfloat16", "agents.supervised.stage_model:StageModel.forward self._config.precision"),
+    "channels_last": (True, "agents.supervised.stage_model:StageModel.epoch self._config.channels_last"),
+    "compile": (True, "agents.supervised.stage_model:StageModel.epoch self._config.compile"),
 }
 READERS = {
     "glancer": "agents.supervised.warm_up:warm_up", "focuser": "agents.supervised.warm_up:warm_up",
@@ -151,15 +151,15 @@ def stage_table(trained_state: str, stages=STAGES) -> dict[str, tuple]:
 
 TRAINING = {
     "run": ("DIR", "agents.train_ppo:main config.run"),
-    "seed": (1, "agents.pipeline.session:Session.train_policy config.seed"),
-    "device": ("cpu", "agents.pipeline.session:Session.__init__ config.device"),
-    "force": (True, "agents.pipeline.session:Session.open config.force"),
-    "trust": (True, "agents.pipeline.session:Session.train_policy config.trust"),
+    "seed": (1, "agents.pipeline.training_run:TrainingRun.train_policy config.seed"),
+    "device": ("cpu", "agents.pipeline.training_run:TrainingRun.__init__ config.device"),
+    "force": (True, "agents.pipeline.training_run:TrainingRun.open config.force"),
+    "trust": (True, "agents.pipeline.training_run:TrainingRun.train_policy config.trust"),
     "plugin": ("json", 'agents.config.launch:run_main getattr(config, "plugin"'),
-    "log": ([], "agents.pipeline.session:Session.open config.log"),
+    "log": ([], "agents.pipeline.training_run:TrainingRun.open config.log"),
     **DATA,
-    "classifier": ("small", "agents.pipeline.session:Session.clips config.classifier"),
-    "patch_size": (32, "agents.pipeline.session:Session.clips config.patch_size"),
+    "classifier": ("small", "agents.pipeline.training_run:TrainingRun.clips config.classifier"),
+    "patch_size": (32, "agents.pipeline.training_run:TrainingRun.clips config.patch_size"),
     **{
         f"architecture.{name}": (value, "agents.pipeline.builders:choose_classifier asdict(changes", "classifier=small")
         for name, value in {
@@ -168,7 +168,7 @@ TRAINING = {
         }.items()
     },
     "architecture.shift_place": ("block", "agents.pipeline.builders:choose_classifier asdict(changes", "classifier=paper_tsm"),
-    "policy": ("DIR", "agents.pipeline.session:Session.given_policy self.config.policy"),
+    "policy": ("DIR", "agents.pipeline.training_run:TrainingRun.given_policy self.config.policy"),
     **{
         f"env.{name}": (value, f"{POLICY}:make_environment config.{name}", *state)
         for name, (value, *state) in {
@@ -211,8 +211,8 @@ JOINT = {
     "run": ("DIR", "agents.train_stages:main config.run"),
     "first": (1, "agents.pipeline.stages:single_pass config.first"),
     "last": (1, "agents.pipeline.stages:single_pass config.last"),
-    "rounds": (1, "agents.pipeline.driver:Driver.run self._config.rounds"),
-    "joint.patience": (2, "agents.pipeline.driver:Driver.run self._config.joint.patience", "rounds=3"),
+    "rounds": (1, "agents.pipeline.driver:StageDriver.__init__ config.rounds"),
+    "joint.patience": (2, "agents.pipeline.driver:StageDriver.run self._config.joint.patience", "rounds=3"),
     **{
         f"joint.{name}": (5, f"agents.pipeline.stages:joint_round joint.{name}", "rounds=1")
         for name in ("total_steps", "policy_learning_rate", "epochs", "learning_rate", "head_learning_rate")
@@ -226,14 +226,14 @@ MEASURED = {
     "plugin": TRAINING["plugin"],
     **{key: entry for key, entry in DATA.items() if key not in ("data.views", "data.sampling")},
     "data.val": (0.2, "agents.pipeline.builders: val=config.val", "keep=0.5"),
-    "grid": (5, "agents.pipeline.evaluate_saved:_environment config.grid"),
-    "video_div": (2, "agents.pipeline.evaluate_saved:_environment config.video_div"),
-    "budget": (0.1, "agents.pipeline.evaluate_saved:_meet_budget config.budget"),
-    "keep": (0.5, "agents.pipeline.evaluate_saved:_meet_budget config.keep"),
+    "grid": (5, "agents.pipeline.evaluate_saved:evaluate_saved config.grid"),
+    "video_div": (2, "agents.pipeline.evaluate_saved:evaluate_saved config.video_div"),
+    "budget": (0.1, "agents.pipeline.evaluate_saved:_set_threshold config.budget"),
+    "keep": (0.5, "agents.pipeline.evaluate_saved:_set_threshold config.keep"),
     **BANK,
     "skipped": ("none", "agents.pipeline.evaluate_saved:evaluate_saved skipped=env.skipped"),
     "seed": (1, "agents.pipeline.evaluate_saved:evaluate_saved config.seed"),
-    "device": ("cpu", "agents.pipeline.evaluate_saved:_classifier config.device"),
+    "device": ("cpu", "agents.pipeline.evaluate_saved:evaluate_saved config.device"),
     "out": ("DIR", "agents.pipeline.evaluate_saved:evaluate_saved config.out"),
 }
 SMALL_DATA = {
