@@ -2,7 +2,7 @@
 
     python -m agents.train algo=dqn                                              actions are the cells of a grid
     python -m agents.train algo=sac env.action=continuous env.baseline=1         actions are places
-    python -m agents.train algo=mypackage.MyDQN algo.settings.learning_rate=3e-4  a class of your own
+    python -m agents.train algo=mypackage.MyDQN algo.settings.learning_rate=3e-4  a user-defined class
     python -m agents.train                                                       PPO, as python -m agents.train_ppo
 """
 

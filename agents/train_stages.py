@@ -46,8 +46,6 @@ def _train(run: TrainingRun, config: TrainStages) -> None:
     check_learning(config, run.device)
     clips, start = run.clips(for_policy=config.first <= 2 <= config.last), time.perf_counter()
     driver = StageDriver(run, clips, config)
-    if distributed.is_main():
-        run.display.plan(driver.plan())
     best = driver.run()
     if best is None or not distributed.is_main():
         return

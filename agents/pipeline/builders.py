@@ -109,7 +109,7 @@ def choose_classifier(
         changes: Overrides of a named architecture.
 
     Raises:
-        InputError: There is no such classifier, its classes are not those of the data set, it was trained with another architecture, or
+        InputError: The classifier is unknown, its classes are not those of the data set, it was trained with another architecture, or
             an architecture cannot be built (see `classifiers.backbones.imagenet.prepared`).
     """
     if name == "auto":

@@ -26,7 +26,6 @@ from agents.pipeline.training_run import TrainingRun
 from agents.pipeline.validation import Score, frame_score, is_at_least, patch_score, score_metrics
 from agents.policies.checkpoint import load_policy, save_policy
 from agents.policies.sb3 import GlancePolicy
-from agents.rl.ppo import in_steps
 from agents.runs.interrupts import Stopped, StopRequest
 from agents.runs.progress import figures
 from agents.supervised.checkpoint import EpochCheckpoint
@@ -91,17 +90,6 @@ class StageDriver:
             self.policy = run.given_policy(run.features(self.classifier, clips.train))
         self._classifier_dir, self._policy_dir = self._save_given()
         self._fingerprint = None if self._classifier_dir is None else self.classifier.fingerprint()
-
-    def plan(self) -> list[tuple[str, float, float]]:
-        """Return title, epochs or steps, and frames per epoch or step of every stage, for `Display.plan`."""
-        plan: list[tuple[str, float, float]] = []
-        for spec in (spec for stages in self._stages for spec in stages):
-            if isinstance(spec.settings, PPOConfig):
-                ppo = in_steps(spec.settings, self._run.features(self.classifier, self._clips.train))
-                plan.append((spec.title, ppo.total_steps, 1))
-            else:
-                plan.append((spec.title, spec.settings.epochs, self._clips.train.epoch_size * self._clips.train.num_frames))
-        return plan
 
     def run(self) -> Milestone | None:
         """Run the single pass and the joint rounds; return and load the end of a round with the best validation score.
@@ -183,8 +171,6 @@ class StageDriver:
     def _train(self, spec: StageSpec, directory: StageDir) -> None:
         """Train to the end of a stage and mark it as done."""
         main = distributed.is_main()
-        if main:
-            self._run.display.start_stage(spec.title)
         if self._reseed:
             set_random_seed(self._seed(spec))
         if spec.stage != 2:

@@ -80,7 +80,7 @@ def check_stages(config: TrainStages) -> None:
     """Check that the stages can run one after the other.
 
     Raises:
-        InputError: There are no such stages or rounds, none has epochs, or stage 3 lacks a policy.
+        InputError: Stages or rounds are out of range, none has epochs, or stage 3 lacks a policy.
     """
     for key in ("first", "last"):
         if not 0 <= getattr(config, key) <= 3:

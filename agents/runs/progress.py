@@ -69,7 +69,7 @@ class Display:
     does not count.
 
         display.plan([("stage 0: glancer", 10, 8 * 1800), ("stage 2: policy", 100_000, 1), ("round 1, stage 2: policy", 20_000, 1)])
-        display.start_stage("stage 0: glancer")
+        display.leg("stage 0: glancer")
         bar = display.bar("stage 0: glancer", 10, unit="epoch", clips=1800)
         bar.at(1, figures({"loss": 0.7, "accuracy": 0.5}))
 
@@ -105,7 +105,7 @@ class Display:
         """Tells what the whole run will be: (name, units, what a unit costs) of every leg in order; see `Leg`."""
         self._plan = Plan([Leg(*leg) for leg in legs])
 
-    def start_stage(self, name: str) -> None:
+    def leg(self, name: str) -> None:
         """The leg of the plan that is under way from now on. Those before it are over; a bar of its kind is that of the leg."""
         self._plan.begin(name)
 
@@ -240,9 +240,8 @@ class Plan:
         self._bars: dict[int, Bar] = {}
 
     def begin(self, name: str) -> None:
-        """The leg of that name is under way; one that the plan lacks changes nothing."""
-        names = [leg.name for leg in self._legs]
-        self._at = names.index(name) if name in names else self._at
+        """The leg of that name is under way."""
+        self._at = [leg.name for leg in self._legs].index(name)
 
     def take(self, bar: Bar) -> None:
         """The bar is that of the leg under way, if it is of its kind."""

@@ -16,7 +16,7 @@ from agents.runs.interrupts import Stopped, StopRequest
 from classifiers.atomic_files import replacing
 from classifiers.errors import InputError
 
-SUFFIX = ".pt"
+SUFFIX, STORED = ".pt", 2
 
 
 class Savable(Protocol):
@@ -40,14 +40,13 @@ class Savable(Protocol):
 class EpochCheckpoint:
     """The checkpoints of one supervised stage, in a folder.
 
-    A file is whole or absent, even after a kill; the last ``keep`` files are stored. Loading one runs no code. Of several processes
+    A file is whole or absent, even after a kill; the last two are stored. Loading one runs no code. Of several processes
     only the main one reads and writes files.
 
     Args:
         folder: Created with the first checkpoint.
         lines: Returns the number of lines of metrics.
         stop: Asks the training to stop.
-        keep: Number of stored files.
         save_every_seconds: Longest time between two checkpoints within an epoch.
 
     Attributes:
@@ -56,16 +55,14 @@ class EpochCheckpoint:
         progress: Called between batches with the number of finished epochs, including the share of the current one.
 
     Raises:
-        InputError: The last checkpoint is broken (names it, says what to do), or ``keep`` is less than 1.
+        InputError: The last checkpoint is broken (names it, says what to do).
     """
 
     def __init__(
-        self, folder: Path, lines: Callable[[], int], stop: StopRequest | None = None, *, keep: int = 2, save_every_seconds: float = 600.0
+        self, folder: Path, lines: Callable[[], int], stop: StopRequest | None = None, *, save_every_seconds: float = 600.0
     ) -> None:
-        if keep < 1:
-            raise InputError(f"keep must be at least 1, got {keep}")
         self.folder, self._lines, self._stop = folder, lines, stop
-        self._keep, self._seconds, self._saved_at = keep, save_every_seconds, time.monotonic()
+        self._seconds, self._saved_at = save_every_seconds, time.monotonic()
         self._loaded = distributed.broadcast_object(self._load_last() if distributed.is_main() else None)
         self.resumed_lines: int | None = None if self._loaded is None else self._loaded["lines"]
         self.extra: dict[str, Any] = {} if self._loaded is None else self._loaded["extra"]
@@ -125,7 +122,7 @@ class EpochCheckpoint:
         torch.save({"identity": training.identity, "lines": self._lines(), "extra": self.extra, "state": state}, content)
         with replacing(self.folder / (training.name + SUFFIX)) as temporary:
             temporary.write_bytes(content.getbuffer())
-        for old in self._files()[: -self._keep]:
+        for old in self._files()[:-STORED]:
             old.unlink()
 
     def _files(self) -> list[Path]:

@@ -256,12 +256,9 @@ def check_settings(config: SupervisedConfig, device: torch.device) -> None:
         hint = "only schedule=step has milestones; leave them out" if milestones else "set some, such as [20, 40]"
         raise InputError(f"milestones={milestones} do not go with schedule={config.schedule}; {hint}")
     check_precision(config.precision, device)
-    _check_processes(config, distributed.world_size())
-
-
-def _check_processes(config: SupervisedConfig, processes: int) -> None:
     if config.compile:
         check_compiler()
+    processes = distributed.world_size()
     if config.compile and processes > 1:  # compiled code cannot wait for other processes in the middle, as batch norm must
         raise InputError(f"compile=true needs a single process, got {processes}; leave it out, or start without torchrun")
     if config.batch_size % processes:

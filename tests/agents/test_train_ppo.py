@@ -20,7 +20,7 @@ from agents import evaluate
 from agents.config.command import compose_config
 from agents.config.settings import DataConfig, EnvConfig, Evaluate
 from agents.evaluation.evaluate import play_learned
-from agents.pipeline import auto_classifier, builders
+from agents.pipeline import builders
 from agents.pipeline.training_run import TrainingRun
 from agents.policies.checkpoint import load_policy, save_policy
 from agents.rl import training_state as model_checkpoint

@@ -37,7 +37,7 @@ def picture(display: Display) -> list[str]:
 def test_a_terminal_shows_the_stage_its_figures_and_both_times(clock):
     display, _ = shown_on(True, clock)
     display.plan([("stage 0: glancer", 10, 1800), ("stage 1: random patches", 5, 3600)])
-    display.start_stage("stage 0: glancer")
+    display.leg("stage 0: glancer")
     bar = display.bar("stage 0: glancer", 10, unit="epoch", clips=1800)
     assert picture(display)[-1] == "whole run: part 1 of 2, time left not known yet"
     clock.now = 8.0
@@ -72,19 +72,19 @@ def test_a_leg_that_was_measured_goes_by_what_was_measured(clock):
     once = [("stage 2: policy", 100, 1), ("stage 3: head", 2, 50)]
     again = [("round 1, stage 2: policy", 50, 1), ("round 1, stage 3: head", 2, 50)]
     display.plan([*once, *again])
-    display.start_stage("stage 2: policy")
+    display.leg("stage 2: policy")
     policy = display.bar("stage 2: policy", 100, unit="step")
     clock.now = 100
     policy.at(100)
     assert picture(display) == []
-    display.start_stage("stage 3: head")
+    display.leg("stage 3: head")
     head = display.bar("stage 3: head", 2, unit="epoch")
     assert picture(display)[-1] == "whole run: part 2 of 4, roughly 0:04:10 left"  # 2·50 + 50 + 2·50
     clock.now = 101
     head.at(1)
     assert picture(display)[-1] == "whole run: part 2 of 4, about 0:00:53 left"  # 1 + 50 + 2·1
     head.at(2)
-    display.start_stage("round 1, stage 2: policy")
+    display.leg("round 1, stage 2: policy")
     display.bar("stage 2: policy", 50, unit="step")  # whoever makes a bar need not know the round
     assert picture(display)[-1] == "whole run: part 3 of 4, about 0:00:51 left"  # 50 + 2·½
 
@@ -92,7 +92,7 @@ def test_a_leg_that_was_measured_goes_by_what_was_measured(clock):
 def test_legs_that_were_passed_over_count_as_done(clock):
     display, _ = shown_on(True, clock)
     display.plan([("stage 0", 1, 1), ("stage 1", 1, 1), ("stage 3", 2, 1)])
-    display.start_stage("stage 3")
+    display.leg("stage 3")
     bar = display.bar("stage 3", 2)
     display.bar("evaluate", 9)  # which is not planned
     clock.now = 5
@@ -106,7 +106,7 @@ def test_a_file_gets_a_line_for_every_tenth_or_when_long_nothing_was_said(clock)
     display, text = shown_on(False, clock)
     with display:
         display.plan([("stage 2: policy", 1000, 1), ("stage 3: head", 1, 1000)])
-        display.start_stage("stage 2: policy")
+        display.leg("stage 2: policy")
         bar = display.bar("stage 2: policy", 1000, unit="step", clips=0.25)
         for step in range(1, 101):
             clock.now = step / 2

@@ -144,7 +144,7 @@ def test_two_processes_go_through_all_stages_as_one_does(one, two):
 
 
 class Activated(nn.BatchNorm2d):
-    """A batch norm with a forward pass of its own, as some libraries have."""
+    """A batch norm with a custom forward pass, as some libraries have."""
 
     def forward(self, inputs):
         return nn.functional.batch_norm(

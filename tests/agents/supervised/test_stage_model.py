@@ -128,7 +128,7 @@ def test_microbatches_are_sampled_as_the_whole_step(clips, monkeypatch):
 
 
 def test_networks_are_compiled_for_the_time_of_learning(clips, monkeypatch):
-    """What is compiled is told by PyTorch's own mark; the compiler itself is tested with the frozen networks."""
+    """PyTorch itself marks what is compiled; the compiler itself is tested with the frozen networks."""
     try:
         execution.check_compiler()
     except InputError as problem:

@@ -32,9 +32,9 @@ class Dead(BaseException):
 class Start:
     """One start of a training command; what it logs stays in ``lines``."""
 
-    def __init__(self, folder, lines, *, every=0.0, stop=None, keep=2):
+    def __init__(self, folder, lines, *, every=0.0, stop=None):
         self.lines, self.network = lines, random_classifier()
-        self.checkpoints = EpochCheckpoint(folder, lambda: len(lines), stop, save_every_seconds=every, keep=keep)
+        self.checkpoints = EpochCheckpoint(folder, lambda: len(lines), stop, save_every_seconds=every)
         if self.checkpoints.resumed_lines is not None:
             del lines[self.checkpoints.resumed_lines :]
 
@@ -142,11 +142,10 @@ def test_the_callers_values_come_back(clips, tmp_path):
     assert (again.checkpoints.resumed_lines, again.checkpoints.extra) == (2, {"seen": 2})
 
 
-@pytest.mark.parametrize("keep", [1, 3])
-def test_the_last_checkpoints_stay(keep, clips, tmp_path):
-    Start(tmp_path, [], keep=keep).train("glancer", clips)
+def test_the_last_checkpoints_stay(clips, tmp_path):
+    Start(tmp_path, []).train("glancer", clips)
     names = [file.name for file in sorted(tmp_path.iterdir())]
-    assert names == ["00001-0000001.pt", "00001-0000002.pt", "00002-0000000.pt"][-keep:]
+    assert names == ["00001-0000002.pt", "00002-0000000.pt"]
 
 
 def test_only_what_learns_is_saved(clips, tmp_path):
@@ -224,11 +223,6 @@ def test_what_a_killed_writer_left_is_removed(clips, tmp_path):
     leftover.write_bytes(b"half")
     Start(tmp_path, [{}, {}])
     assert not leftover.exists() and len(list(tmp_path.iterdir())) == 2
-
-
-def test_keep_must_leave_one(tmp_path):
-    with pytest.raises(InputError, match=r"keep must be at least 1, got 0"):
-        EpochCheckpoint(tmp_path, lambda: 0, keep=0)
 
 
 def losing(monkeypatch, batch, value=float("nan")):
