@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+import torch
 from stable_baselines3.common.utils import set_random_seed
 
 from adafocus_env import distributed
@@ -161,11 +162,12 @@ class StageDriver:
     def _load(self, classifier: Path | None, policy: Path | None) -> None:
         """Load checkpoints into `classifier` and `policy`."""
         device = self._run.device
-        if classifier is not None:
-            self.classifier.load_state_dict(checkpoint.load(classifier, device).state_dict())
-            self._fingerprint = self.classifier.fingerprint()
-        if policy != self._policy_dir:
-            self.policy = None if policy is None else load_policy(policy, device)
+        with torch.random.fork_rng(devices=[]):  # new networks are initialised at random before their weights are loaded
+            if classifier is not None:
+                self.classifier.load_state_dict(checkpoint.load(classifier, device).state_dict())
+                self._fingerprint = self.classifier.fingerprint()
+            if policy != self._policy_dir:
+                self.policy = None if policy is None else load_policy(policy, device)
         self._classifier_dir, self._policy_dir = classifier, policy
 
     def _train(self, spec: StageSpec, directory: StageDir) -> None:

@@ -221,7 +221,7 @@ def test_stages_end_with_the_last_one_asked_for(tmp_path, root, trained):
     ("overrides", "message"),
     [
         ([], "is trained already: add first=1, 2 or 3 to continue with it, or start from an architecture"),
-        (["first=2", "classifier=small"], r"first=2 needs a trained classifier: classifier=DIR, for example .* agents\.train_stages last=1"),
+        (["first=2", "classifier=small"], r"first=2 needs a trained classifier: classifier=DIR, for example .* agents\.train_stages"),
         (["first=3", "policy="], r"first=3 needs a trained policy: add policy=DIR, for example .* of python -m agents\.train_ppo"),
         (["rounds=-1"], r"rounds must be at least 0, got -1; 0 is the single pass alone"),
         (["rounds=1", "first=1", "last=2"], "rounds=1 need last=3, got last=2; leave last out, or set rounds=0"),
