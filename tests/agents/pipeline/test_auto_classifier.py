@@ -13,7 +13,10 @@ from agents.pipeline import driver
 from agents.pipeline.auto_classifier import TRAINING, trained_classifier
 from agents.pipeline.training_run import TrainingRun
 from agents.runs.run_dir import RunDir
+from agents.supervised.random_patches import train_on_random_patches
+from agents.supervised.warm_up import warm_up
 from classifiers import checkpoint
+from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 
 FEW = ["stages.glancer.epochs=2", "stages.glancer.dropout=0.3", "stages.glancer.batch_size=3", "stages.random_patches.batch_size=3"]
@@ -37,10 +40,13 @@ def empty(cache):
     shutil.rmtree(cache / "classifiers", ignore_errors=True)
 
 
-def get_classifier(folder, root, *overrides):
+def open_run(folder, root, *overrides):
     config = compose_config(TrainPPO, "train_ppo", [*SETTINGS, *FEW, f"run={folder}", f"data.root={root}", *overrides])
-    torch.manual_seed(99)
-    with TrainingRun.open(config.run, config) as run:
+    return TrainingRun.open(config.run, config)
+
+
+def get_classifier(folder, root, *overrides):
+    with open_run(folder, root, *overrides) as run:
         return trained_classifier(run, run.clips())
 
 
@@ -77,6 +83,19 @@ def test_the_metrics_are_beside_the_classifier(tmp_path, root, cache, whole):
     (folder,) = (cache / "classifiers").glob(f"*/{TRAINING}")
     expected = [(0, "glancer", 1), (0, "glancer", 2), (0, "focuser", 1), (1, "random patches", 1), (1, "random patches", 2)]
     assert [(line["stage"], line["part"], line["epoch"]) for line in RunDir(folder).metrics()] == expected
+
+
+def test_its_stages_are_the_epoch_loops_one_after_the_other(tmp_path, root):
+    """The random states, of dropout for one, carry over from stage to stage; its seed is 0 with any seed of the run."""
+    with open_run(tmp_path, root, "seed=3") as run:
+        clips, stages = run.clips(), run.config.stages
+        classifier = trained_classifier(run, clips)
+    torch.manual_seed(0)
+    bare = Classifier(classifier.architecture, classifier.classes).freeze()
+    for name in ("glancer", "focuser"):
+        list(warm_up(bare, name, clips.train, getattr(stages, name), seed=0))
+    list(train_on_random_patches(bare, clips.train, stages.random_patches, seed=0))
+    assert bare.fingerprint() == classifier.fingerprint()
 
 
 def test_a_training_that_was_stopped_after_every_epoch_ends_as_if_it_had_not_been(tmp_path, root, cache, whole, monkeypatch):
@@ -124,4 +143,4 @@ def test_without_epochs_the_weights_stay_random(tmp_path, root, cache):
     none = [f"stages.{stage}.epochs=0" for stage in ("glancer", "focuser", "random_patches")]
     classifier = get_classifier(tmp_path, root, *none)
     torch.manual_seed(0)
-    assert classifier.fingerprint() == type(classifier)(classifier.architecture, classifier.classes).fingerprint()
+    assert classifier.fingerprint() == Classifier(classifier.architecture, classifier.classes).fingerprint()
