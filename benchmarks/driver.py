@@ -120,9 +120,7 @@ class Bench:
 
         def act() -> None:
             with run.display:
-                driver = StageDriver(run, clips, config)
-                run.display.plan(driver.plan())
-                driver.run()
+                StageDriver(run, clips, config).run()
             run._resources.close()
 
         return act

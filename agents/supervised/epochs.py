@@ -171,8 +171,7 @@ class _Training:
         for number, microbatch in enumerate(batch.split(microbatches), 1):
             batch.rng.bit_generator.state = rng_state  # each microbatch samples for the whole step and takes its rows
             self._model.batch_norm.has_samples = len(microbatch.clips) > 0
-            synchronised = number == microbatches or not isinstance(model, DistributedDataParallel)
-            with nullcontext() if synchronised else model.no_sync():
+            with model.no_sync() if number < microbatches and isinstance(model, DistributedDataParallel) else nullcontext():
                 scores, labels = model(microbatch)
                 loss = nn.functional.cross_entropy(scores, labels)
                 share = len(microbatch.clips) / batch.total * distributed.world_size()  # processes average their gradients
