@@ -119,12 +119,12 @@ def choose_classifier(
         of_task = data.patch_size if name == "small" else None
         overrides["patch_size"] = patch_size or of_task or ARCHITECTURES[name].patch_size
         return prepared(replace(ARCHITECTURES[name], **overrides))
-    classifier = _trained_classifier(name, device, patch_size, overrides)
+    classifier = _load_trained(name, device, patch_size, overrides)
     check_classes(classifier, data, name)
     return classifier
 
 
-def _trained_classifier(name: str, device: torch.device, patch_size: int, overrides: Mapping[str, object]) -> Classifier:
+def _load_trained(name: str, device: torch.device, patch_size: int, overrides: Mapping[str, object]) -> Classifier:
     """Load a checkpoint, which cannot be changed: see `choose_classifier`."""
     if name not in BUNDLED and not Path(name).exists():
         known = ["auto", *sorted({*ARCHITECTURES, *BUNDLED})]

@@ -162,7 +162,7 @@ def _check_policy_keys(policy: Policy, config: Evaluate, env: EnvConfig) -> None
     """
     rules = []
     if isinstance(policy, GlancePolicy):
-        actions = "places" if policy.grid is None else f"cells of a {policy.grid}×{policy.grid} grid"
+        actions = "locations" if policy.grid is None else f"cells of a {policy.grid}×{policy.grid} grid"
         rules = [
             Unread("grid", lambda c: c.grid != policy.grid, f"the policy chooses {actions}; leave it out"),
             Unread("video_div", lambda c: True, "the policy's glance maps say how many decisions there are; leave it out"),
