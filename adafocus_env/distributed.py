@@ -1,4 +1,4 @@
-"""Several processes that work as one, started by ``torchrun``; a single process needs none of this.
+"""Several processes that work as one, as ``torchrun`` starts them. Without it there is one, and nothing here does anything.
 
 The processes find each other when one of them first needs the others: by gloo between CPUs, by NCCL between GPUs.
 """
@@ -26,33 +26,33 @@ PATIENCE = timedelta(days=30)
 
 
 def world_size() -> int:
-    """Return the number of processes."""
+    """How many processes there are."""
     return int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
 
 
 def rank() -> int:
-    """Return the number of this process among all, from 0."""
+    """The number of this one among all, from 0."""
     return int(os.environ["RANK"]) if dist.is_torchelastic_launched() else 0
 
 
 def local_rank() -> int:
-    """Return the number of this process on this machine, from 0: also that of its GPU."""
+    """The number of this one among those on this machine, from 0: also that of its GPU."""
     return int(os.environ["LOCAL_RANK"]) if dist.is_torchelastic_launched() else 0
 
 
 def is_main() -> bool:
-    """Return whether this is the process that owns files and display."""
+    """Whether this is the process that owns files and display."""
     return rank() == 0
 
 
 def barrier() -> None:
-    """Wait for all processes."""
+    """Waits until all are here."""
     all_sum(torch.zeros(1))
 
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """Let the main process run the body first; the others then find what it has made."""
+    """The main process goes through the body first; the others then find what it has made."""
     if not is_main():
         barrier()
     yield
@@ -61,7 +61,7 @@ def main_first() -> Iterator[None]:
 
 
 def broadcast_object(value: Value) -> Value:
-    """Return the main process's value in all processes; it is pickled."""
+    """What the main process gives; the others' values do not matter. It is pickled on the way."""
     if world_size() == 1:
         return value
     _join()
@@ -71,7 +71,7 @@ def broadcast_object(value: Value) -> Value:
 
 
 def gather_objects(value: Value) -> list[Value]:
-    """Return the values of all processes, in the order of their numbers, in all of them."""
+    """What each process gives, in the order of their numbers, to all of them."""
     if world_size() == 1:
         return [value]
     _join()
@@ -81,36 +81,36 @@ def gather_objects(value: Value) -> list[Value]:
 
 
 def all_sum(values: Tensor) -> Tensor:
-    """Sum ``values`` over all processes, in place; every process has the same bits."""
+    """The sum of ``values`` over all processes, in place; the same bits for each of them."""
     if world_size() > 1:
         _join()
         dist.all_reduce(values)
     return values
 
 
-def counts(count: int) -> list[int]:
-    """Return the numbers of all processes, in their order."""
-    return [int(each) for each in all_sum(torch.tensor([count if rank() == other else 0 for other in range(world_size())]))]
+def all_gather_counts(count: int) -> list[int]:
+    """Return the count of every process, by rank."""
+    return [int(value) for value in all_sum(torch.tensor([count if rank() == other else 0 for other in range(world_size())]))]
 
 
-def shares(items: NDArray[Any]) -> list[NDArray[Any]]:
-    """Split the items among the processes in their order, as equally as possible."""
+def shard(items: NDArray[Any]) -> list[NDArray[Any]]:
+    """Split items into one shard of nearly equal size per process, by rank."""
     return np.array_split(items, world_size())
 
 
-def together(module: nn.Module, *, partly: bool) -> DistributedDataParallel:
-    """Wrap the module for training in all processes: after a backward pass every process has the mean of their gradients.
+def wrap_ddp(module: nn.Module, *, find_unused_parameters: bool) -> DistributedDataParallel:
+    """Wrap a module so that every process has the mean of all gradients after a backward pass.
 
     Buffers are left to `agents.supervised.global_batch_norm`.
 
     Args:
-        module: with the same weights in all processes.
-        partly: some of its parameters are not used.
+        module: Has the same weights in every process.
+        find_unused_parameters: Whether some parameters receive no gradient.
     """
     _join()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)  # PyTorch 2.8 does not know the new name yet
-        return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=partly)
+        return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=find_unused_parameters)
 
 
 def _join() -> None:

@@ -16,9 +16,9 @@ from agents.config.settings import Train
 
 def main(config: Train) -> None:
     """Trains a policy and reports what it is worth on the test clips."""
-    from agents.pipeline.session import learn  # here, so that --help answers without PyTorch
+    from agents.pipeline.policy_training import train_and_report  # here, so that --help answers without PyTorch
 
-    learn(config.run or f"runs/train-{config.algo.name}-{config.data.name}-{config.seed}", config)
+    train_and_report(config.run or f"runs/train-{config.algo.name}-{config.data.name}-{config.seed}", config)
 
 
 def without_effect(config: Train) -> Iterator[tuple[str, str]]:

@@ -12,9 +12,9 @@ from agents.config.settings import TrainPPO
 
 def main(config: TrainPPO) -> None:
     """Trains a policy and reports what it is worth on the test clips."""
-    from agents.pipeline.session import learn  # here, so that --help answers without PyTorch
+    from agents.pipeline.policy_training import train_and_report  # here, so that --help answers without PyTorch
 
-    learn(config.run or f"runs/train_ppo-{config.data.name}-{config.seed}", config)
+    train_and_report(config.run or f"runs/train_ppo-{config.data.name}-{config.seed}", config)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """From random weights to a finished model: stages 0, 1, 2 and 3, then joint rounds of 2 and 3.
 
     python -m agents.train_stages
-    python -m agents.train_stages rounds=2                              classifier and policy finetuned in turns
-    python -m agents.train_stages first=3 classifier=DIR policy=DIR     goes on with what is trained already
+    python -m agents.train_stages rounds=2                              alternates finetuning of policy and classifier
+    python -m agents.train_stages first=3 classifier=DIR policy=DIR     starts from a trained model
 
-0 trains glancer and focuser on whole frames, 1 focuser and head on random patches, 2 the policy by PPO, 3 the head (and the focuser,
-where stages.finetune.learning_rate is above 0) on the patches that the policy picks. Each begins with the best checkpoint of the one
-before. What is finished is not run again: after Ctrl-C, a kill or a crash the same command goes on.
+Stage 0 trains glancer and focuser on whole frames, 1 focuser and head on random patches, 2 the policy by PPO, 3 the head (and the
+focuser, where stages.finetune.learning_rate is above 0) on the patches that the policy selects. Each starts from the best checkpoint of
+the one before. After Ctrl-C, a kill or a crash the same command resumes.
 
     torchrun --nproc_per_node=8 -m agents.train_stages …                on eight GPUs: they share the clips of every step of 0, 1 and 3
 """
@@ -20,41 +20,41 @@ from agents.config.command import run_command
 from agents.config.settings import TrainStages
 
 if TYPE_CHECKING:
-    from agents.pipeline.session import Session
+    from agents.pipeline.training_run import TrainingRun
 
 
 def main(config: TrainStages) -> None:
-    """Runs the stages that are not finished, and reports what the model is worth on the test clips."""
-    from agents.pipeline.session import Session
+    """Run the unfinished stages, and evaluate the model on the test clips."""
     from agents.pipeline.stages import check_stages
+    from agents.pipeline.training_run import TrainingRun
 
     check_stages(config)
-    with Session.open(config.run or f"runs/train_stages-{config.data.label}-{config.seed}", config) as session:
-        if not session.show_if_finished():
-            _train(session, config)
+    with TrainingRun.open(config.run or f"runs/train_stages-{config.data.label}-{config.seed}", config) as run:
+        if not run.show_if_finished():
+            _train(run, config)
 
 
-def _train(session: Session, config: TrainStages) -> None:
+def _train(run: TrainingRun, config: TrainStages) -> None:
     from adafocus_env import distributed
     from agents.pipeline.ablation import ablation, ablation_table
-    from agents.pipeline.driver import BEST, COMMAND, Driver
+    from agents.pipeline.driver import BEST, COMMAND, StageDriver
     from agents.pipeline.stages import check_learning
     from agents.policies.checkpoint import save_policy
     from agents.runs.report import split_title
     from classifiers import checkpoint
 
-    check_learning(config, session.device)
-    clips, start = session.clips(for_policy=config.first <= 2 <= config.last), time.perf_counter()
-    driver = Driver(session, clips, config)
+    check_learning(config, run.device)
+    clips, start = run.clips(for_policy=config.first <= 2 <= config.last), time.perf_counter()
+    driver = StageDriver(run, clips, config)
     best = driver.run()
-    if not distributed.is_main():
+    if best is None or not distributed.is_main():
         return
     if driver.policy is not None:
-        save_policy(driver.policy, session.run.checkpoints / BEST, {"classifier": driver.classifier.fingerprint()})
-    rows = ablation(driver.milestones, best, clips.test, config, session.device)
-    session.display.console.print(ablation_table(rows, split_title(config.data.title, "test", len(clips.test))))
+        save_policy(driver.policy, run.directory.checkpoints / BEST, {"classifier": driver.classifier.fingerprint()})
+    rows = ablation(driver.milestones, best, clips.test, config, run.device)
+    run.display.console.print(ablation_table(rows, split_title(config.data.title, "test", len(clips.test))))
     parent = checkpoint.read_card(best.classifier).parent
-    session.finish(driver.classifier, driver.policy, clips, start, {"ablation": rows}, parent=parent, command=COMMAND)
+    run.finish(driver.classifier, driver.policy, clips, start, {"ablation": rows}, parent=parent, command=COMMAND)
 
 
 if __name__ == "__main__":

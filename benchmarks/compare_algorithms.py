@@ -28,7 +28,7 @@ from agents.config.command import compose_config, run_command
 from agents.config.compose import typed_keys
 from agents.config.effect import check_effect, check_overrides
 from agents.config.settings import DEVICE, Train
-from agents.pipeline.session import check_algo
+from agents.pipeline.training_run import check_algo
 from agents.rl.algorithms import CONTINUOUS, DISCRETE, check_fits, fitting, learns_as_ppo, without_effect
 from agents.runs.confidence import mean_text
 from agents.runs.run_dir import RunDir

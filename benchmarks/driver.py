@@ -18,8 +18,8 @@ from adafocus_env.demo.videos import demo
 from agents.config.command import compose_config
 from agents.config.settings import TrainStages
 from agents.pipeline.builders import Clips, features_of
-from agents.pipeline.driver import Driver
-from agents.pipeline.session import Session
+from agents.pipeline.driver import StageDriver
+from agents.pipeline.training_run import TrainingRun
 from agents.policies.checkpoint import save_policy
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from agents.policies.sb3 import ClipReferenceExtractor
@@ -115,15 +115,15 @@ class Bench:
 
     def _driver(self, stage: str, number: int) -> Callable[[], object]:
         config = self._config(stage)
-        session = Session.open(self._folder / f"{stage} {number}", config)
-        session.display = Display(Console(file=io.StringIO(), force_terminal=True, width=80))
-        session.wanted = self._classifier.architecture if config.first == 0 else copy.deepcopy(self._classifier)
+        run = TrainingRun.open(self._folder / f"{stage} {number}", config)
+        run.display = Display(Console(file=io.StringIO(), force_terminal=True, width=80))
+        run.classifier_or_architecture = self._classifier.architecture if config.first == 0 else copy.deepcopy(self._classifier)
         clips = Clips(demo(), self._clips, None, self._clips)
 
         def act() -> None:
-            with session.display:
-                Driver(session, clips, config).run()
-            session._open.close()
+            with run.display:
+                StageDriver(run, clips, config).run()
+            run._resources.close()
 
         return act
 

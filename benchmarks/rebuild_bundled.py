@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
-
-from adafocus_env.build import build_features, choose_device
+from adafocus_env.build import Split, build_features, choose_device
 from adafocus_env.clips.store import ClipSource
 from adafocus_env.datasets import TaskName
 from adafocus_env.demo.videos import TASKS, data_name, demo
@@ -16,14 +15,17 @@ from adafocus_env.settings import setting, settings
 from agents.config.command import run_command
 from agents.config.settings import DEVICE, SEEDS, ClassifierConfig, DataConfig
 from agents.evaluation.evaluate import evaluate_policy
-from agents.pipeline.builders import part
-from agents.pipeline.make_classifier import make_classifier
+from agents.pipeline.auto_classifier import train_classifier
+from agents.pipeline.builders import Clips, build_split
 from agents.policies.baselines import Oracle, RandomPatch
 from agents.policies.predictor import Predictor
 from agents.runs.progress import Display
+from agents.runs.run_dir import RunDir
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
 from classifiers.model_zoo import ARCHITECTURES, BUNDLED
+
+SPLITS: tuple[Split, Split] = ("train", "val")
 
 
 @settings
@@ -46,15 +48,17 @@ def main(config: RebuildBundled) -> None:
     """Train the classifier of a task in stages 0 and 1, measure it on the validation split and save it."""
     task, name = TASKS[config.task], data_name(config.task)
     out = Path(config.out) if config.out else BUNDLED[name]
-    with Display() as display:
+    with Display() as display, tempfile.TemporaryDirectory() as folder:
         network = replace(ARCHITECTURES["small"], patch_size=task.patch_size)
         data = DataConfig(workers=config.workers)
-        training_task = demo(task.classifier_training_task, num_workers=config.workers)
-        train, val = (part(training_task, split, data, network.size, display) for split in ("train", "val"))
-        torch.manual_seed(config.seed)
-        classifier = Classifier(network, training_task.classes).to(choose_device(config.device))
-        make_classifier(classifier, train, val, config.stages, seed=config.seed, display=display)
-        metrics = measure(classifier, part(demo(task, num_workers=config.workers), "val", data, network.size, display), config.seed)
+        videos = demo(task.classifier_training_task, num_workers=config.workers)
+        train, val = (build_split(videos, split, data, network.size, display) for split in SPLITS)
+        with RunDir.open(folder, asdict(config), force=False) as directory:
+            classifier = train_classifier(
+                directory, network, Clips(videos, train, val, val), config.stages, display,
+                device=choose_device(config.device), seed=config.seed,
+            )  # fmt: skip
+        metrics = measure(classifier, build_split(demo(task, num_workers=config.workers), "val", data, network.size, display), config.seed)
         checkpoint.save(classifier, out, data=name, metrics=metrics, command=f"python -m benchmarks.rebuild_bundled task={config.task}")
         display.say(f"saved to {out}: {', '.join(f'{key} {value:.1%}' for key, value in metrics.items())}")
 

@@ -29,7 +29,7 @@ from agents.config.effect import check_effect, check_overrides
 from agents.config.settings import DEVICE, DataConfig, EnvConfig, TrainPPO
 from agents.evaluation.evaluate import flops_of
 from agents.evaluation.inference import policy_flops
-from agents.pipeline.builders import features_of, part
+from agents.pipeline.builders import build_split, features_of
 from agents.policies.checkpoint import load_policy
 from agents.runs.confidence import mean_text
 from agents.runs.progress import Display
@@ -108,7 +108,7 @@ def measure(run: RunDir, config: SkippingStudy) -> dict[str, list[tuple[float, f
     videos = build_data(data)
     with Display() as display, Unreadable() as unreadable:
         display.say(videos.summary)
-        clips = [part(videos, split, data, classifier.architecture.size, display, unreadable) for split in ("val", "test")]
+        clips = [build_split(videos, split, data, classifier.architecture.size, display, unreadable) for split in ("val", "test")]
         val, test = (PolicyOutputs.of(features_of(classifier, each, env), policy, env.skipped) for each in clips)
         flops = flops_of(test.features, env.skipped, policy_flops(policy))
         results: dict[str, list[tuple[float, float, float]]] = {}

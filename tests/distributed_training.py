@@ -56,9 +56,9 @@ def stopped_after_every_batch(clips, config, folder):
     while True:
         classifier, stop = random_classifier(), StopRequest()
         stop.requested = distributed.rank() == distributed.world_size() - 1
-        saved = EpochCheckpoint(folder, lambda: len(lines), stop)
+        checkpoints = EpochCheckpoint(folder, lambda: len(lines), stop)
         try:
-            for epoch in train_on_random_patches(classifier, clips, config, seed=0, saved=saved):
+            for epoch in train_on_random_patches(classifier, clips, config, seed=0, checkpoints=checkpoints):
                 lines.append(epoch)
         except Stopped:
             torch.manual_seed(99)

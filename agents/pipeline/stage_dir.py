@@ -1,4 +1,4 @@
-"""The share of one stage in the folder of a run."""
+"""The share of one stage in a run directory."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from agents.runs.run_dir import RunDir
 
 
 class StageDir(RunDir):
-    """A run folder as one stage sees it: checkpoints of its own, and of the metrics the lines from a certain one on.
+    """A run directory as one stage sees it: its checkpoints, and the lines of metrics from its first one on.
 
     Args:
-        run: the whole.
-        name: of the folder below ``checkpoints``.
-        first: lines that the stages before it have logged.
-        about: values that stand at the beginning of each of its lines.
+        run: The whole run directory.
+        folder: Name of the stage's folder in ``checkpoints``.
+        first: Number of lines that earlier stages have logged.
+        fields: Values at the beginning of every line of the stage.
     """
 
-    def __init__(self, run: RunDir, name: str, first: int, about: Mapping[str, object]) -> None:
+    def __init__(self, run: RunDir, folder: str, first: int, fields: Mapping[str, object]) -> None:
         super().__init__(run.root)
-        self._run, self._name, self._first, self._about = run, name, first, dict(about)
+        self._run, self._folder, self._first, self._fields = run, folder, first, dict(fields)
 
     @property
     def checkpoints(self) -> Path:
-        """The stage's own folder for checkpoints."""
-        return self._run.checkpoints / self._name
+        """The folder of the stage's checkpoints."""
+        return self._run.checkpoints / self._folder
 
     def log(self, metrics: Mapping[str, object]) -> None:
-        """Appends a line; see `RunDir.log`."""
-        self._run.log({**self._about, **metrics})
+        """Append a line; see `RunDir.log`."""
+        self._run.log({**self._fields, **metrics})
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of this stage, and of those after it."""
+        """Return the lines of this stage and of later ones."""
         return self._run.metrics()[self._first :]
 
     def truncate(self, lines: int) -> None:
-        """Keeps the first ``lines`` lines of this stage, and none of a later one; see `RunDir.truncate`."""
+        """Drop all but the first ``lines`` lines of this stage, and all lines of later ones; see `RunDir.truncate`."""
         self._run.truncate(self._first + lines)

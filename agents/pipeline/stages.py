@@ -1,4 +1,4 @@
-"""The legs of a whole training: which part learns, one after the other."""
+"""The plan of a training: its stages in order, what each trains and by which settings."""
 
 from __future__ import annotations
 
@@ -7,60 +7,65 @@ from typing import Any
 
 import torch
 
-from agents.config.settings import PPOConfig, SupervisedConfig, TrainStages
+from agents.config.settings import JointConfig, PPOConfig, SupervisedConfig, TrainStages
 from agents.supervised.epochs import check_settings
 from classifiers.errors import InputError
 
 
 @dataclass(frozen=True)
-class Leg:
-    """One stretch of training, from the best checkpoint of the leg before.
+class StageSpec:
+    """One stage of a training, which starts from the best checkpoint of the stage before.
 
     Attributes:
         stage: 0, 1, 2 or 3.
-        part: what learns.
-        settings: how it learns: by PPO in stage 2, by cross-entropy in the others.
-        round: number of the joint round, from 1 on; 0 in the single pass before them.
+        trains: What it trains, as in its lines of metrics.
+        settings: Of PPO in stage 2, of supervised training in the others.
+        round: Number of the joint round, from 1; 0 for the single pass before them.
     """
 
     stage: int
-    part: str
+    trains: str
     settings: SupervisedConfig | PPOConfig
     round: int = 0
 
     @property
-    def name(self) -> str:
-        """Of its folder below ``checkpoints``."""
-        stage = f"stage{self.stage}-{self.part}" if self.stage == 0 else f"stage{self.stage}"
-        return f"round{self.round}-{stage}" if self.round else stage
+    def folder(self) -> str:
+        """Name of its folder in ``checkpoints``."""
+        name = f"stage{self.stage}-{self.trains}" if self.stage == 0 else f"stage{self.stage}"
+        return f"round{self.round}-{name}" if self.round else name
 
     @property
     def title(self) -> str:
-        """For people."""
-        title = f"stage {self.stage}: {self.part}"
+        """Name on the display."""
+        title = f"stage {self.stage}: {self.trains}"
         return f"round {self.round}, {title}" if self.round else title
 
     @property
-    def about(self) -> dict[str, Any]:
-        """What its lines of metrics begin with."""
+    def fields(self) -> dict[str, Any]:
+        """First fields of its lines of metrics."""
         return {"round": self.round} if self.round else {}
 
 
-def single_pass(config: TrainStages) -> list[Leg]:
-    """The stages from ``config.first`` to ``config.last``; those with no epochs are left out."""
+def stages_of_round(config: TrainStages, number: int) -> list[StageSpec]:
+    """Return the stages of a joint round, or of the single pass for number 0."""
+    return joint_round(config, number) if number else single_pass(config)
+
+
+def single_pass(config: TrainStages) -> list[StageSpec]:
+    """Return the stages from ``config.first`` to ``config.last`` without those of 0 epochs."""
     stages = config.stages
-    legs = [
-        Leg(0, "glancer", stages.glancer),
-        Leg(0, "focuser", stages.focuser),
-        Leg(1, "random patches", stages.random_patches),
-        Leg(2, "policy", config.ppo),
-        Leg(3, _finetuned(stages.finetune), stages.finetune),
+    specs = [
+        StageSpec(0, "glancer", stages.glancer),
+        StageSpec(0, "focuser", stages.focuser),
+        StageSpec(1, "random patches", stages.random_patches),
+        StageSpec(2, "policy", config.ppo),
+        StageSpec(3, _finetuned(stages.finetune), stages.finetune),
     ]
-    return [leg for leg in legs if config.first <= leg.stage <= config.last and leg.settings.epochs != 0]
+    return [spec for spec in specs if config.first <= spec.stage <= config.last and spec.settings.epochs != 0]
 
 
-def joint_round(config: TrainStages, number: int) -> list[Leg]:
-    """Stages 2 and 3 once more, with the settings of ``config.joint`` where those differ."""
+def joint_round(config: TrainStages, number: int) -> list[StageSpec]:
+    """Return stages 2 and 3 with the settings that ``config.joint`` changes."""
     joint = config.joint
     ppo = _changed(config.ppo, total_steps=joint.total_steps, learning_rate=joint.policy_learning_rate)
     if joint.total_steps is not None:
@@ -68,38 +73,40 @@ def joint_round(config: TrainStages, number: int) -> list[Leg]:
     finetune = _changed(
         config.stages.finetune, epochs=joint.epochs, learning_rate=joint.learning_rate, head_learning_rate=joint.head_learning_rate
     )
-    return [Leg(2, "policy", ppo, number), Leg(3, _finetuned(finetune), finetune, number)]
+    return [StageSpec(2, "policy", ppo, number), StageSpec(3, _finetuned(finetune), finetune, number)]
 
 
 def check_stages(config: TrainStages) -> None:
-    """Checks that the stages asked for can be run one after the other.
+    """Check that the stages can run one after the other.
 
     Raises:
-        InputError: there are no such stages or rounds, or stage 3 has no policy to look with.
+        InputError: The stages are out of order, none has epochs, stage 3 lacks a policy, or rounds lack stage 3.
     """
     if config.first > config.last:
-        raise InputError(f"first={config.first} comes after last={config.last}; choose stages in their order")
+        raise InputError(f"first must not be greater than last, got first={config.first} and last={config.last}")
     if config.first == 3 and not config.policy:
         raise InputError(
-            "first=3 needs a trained policy: add policy=DIR, one that python -m agents.train_ppo has made (RUN/checkpoints/best), "
-            "or first=2 to train one"
+            "first=3 needs a trained policy: add policy=DIR, for example RUN/checkpoints/best of python -m agents.train_ppo, or first=2 "
+            "to train one"
         )
     if config.rounds and config.last < 3:
-        raise InputError(f"rounds={config.rounds} begin after stage 3, and last={config.last}; leave last out, or set rounds=0")
+        raise InputError(f"rounds={config.rounds} need last=3, got last={config.last}; leave last out, or set rounds=0")
+    if not config.rounds and not single_pass(config):
+        raise InputError(f"no stage from first={config.first} to last={config.last} has epochs; set those of stages.* above 0")
 
 
 def check_learning(config: TrainStages, device: torch.device) -> None:
-    """Checks how stages 0, 1 and 3 learn, also those that come hours later; see `check_settings`.
+    """Check the settings of stages 0, 1 and 3 before the first of them starts; see `check_settings`.
 
     Raises:
-        InputError: a setting cannot be used (names the stage).
+        InputError: A setting cannot be used (names the stage).
     """
-    for leg in single_pass(config):
-        if isinstance(leg.settings, SupervisedConfig):
+    for spec in single_pass(config):
+        if isinstance(spec.settings, SupervisedConfig):
             try:
-                check_settings(leg.settings, device)
+                check_settings(spec.settings, device)
             except InputError as problem:
-                raise InputError(f"{leg.title}: {problem}") from problem
+                raise InputError(f"{spec.title}: {problem}") from problem
 
 
 def _finetuned(settings: SupervisedConfig) -> str:

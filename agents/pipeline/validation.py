@@ -1,9 +1,8 @@
-"""What a classifier is worth on the validation part while it is trained: the measure that choices are made by."""
+"""The score of a classifier on the validation split while it is trained: the measure that selects checkpoints."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
 
 import torch
 
@@ -14,35 +13,43 @@ from agents.pipeline.builders import features_of
 from agents.policies.baselines import LearnedPolicy, RandomPatch
 from agents.policies.networks import PolicyNetwork
 from agents.policies.predictor import Predictor
+from agents.supervised.warm_up import BackboneName, frame_scores
 from classifiers.classifier import Classifier
 
 CLIPS_AT_ONCE = 16
 
 Score = tuple[float, float]
-"""Top-1, and the mean softmax score of the true class, which decides between equals."""
+"""Top-1 accuracy, and the mean softmax score of the true class, which breaks ties."""
 
 
 def patch_score(classifier: Classifier, policy: PolicyNetwork | None, clips: ClipSource, env: EnvConfig, seed: int) -> Score:
-    """The answers after the last step, with the policy's patches; with random ones, always the same, where there is no policy."""
+    """Score the classes after the last step, with the policy's patches; without a policy, with random ones fixed by ``seed``."""
     features = features_of(classifier, clips, replace(env, bank=False))
-    player: Predictor = LearnedPolicy(policy, features) if policy else RandomPatch(features.action, seed)
-    played = evaluate_policy(features, player, skipped=env.skipped)
+    predictor: Predictor = LearnedPolicy(policy, features) if policy else RandomPatch(features.action, seed)
+    played = evaluate_policy(features, predictor, skipped=env.skipped)
     return float(played.correct.mean()), float(played.confidence.mean())
 
 
 @torch.no_grad()
-def frame_score(classifier: Classifier, part: Literal["glancer", "focuser"], clips: ClipSource) -> Score:
-    """The answers of one backbone alone: the mean of its scores of all frames."""
-    network = getattr(classifier, part)
-    look = classifier.glance if part == "glancer" else network
-    read = clips.glancer_frames if part == "glancer" else clips.frames
-    right, confidence = 0, 0.0
+def frame_score(classifier: Classifier, name: BackboneName, clips: ClipSource) -> Score:
+    """Score the classes of one backbone alone: the mean of its scores of all frames."""
+    read = clips.glancer_frames if name == "glancer" else clips.frames
+    correct, confidence = 0, 0.0
     for start in range(0, len(clips), CLIPS_AT_ONCE):
-        numbers = range(start, min(start + CLIPS_AT_ONCE, len(clips)))
-        frames = torch.stack([read(number) for number in numbers]).to(classifier.device)
-        labels = torch.from_numpy(clips.labels[list(numbers)]).to(classifier.device)
-        _, vectors = look(classifier.normalise(frames.flatten(0, 1)), num_frames=frames.shape[1])
-        scores = network.scores(vectors).unflatten(0, (len(frames), -1)).mean(1)
-        right += int((scores.argmax(-1) == labels).sum())
+        batch = range(start, min(start + CLIPS_AT_ONCE, len(clips)))
+        frames = torch.stack([read(clip) for clip in batch]).to(classifier.device)
+        labels = torch.from_numpy(clips.labels[list(batch)]).to(classifier.device)
+        scores = frame_scores(classifier, name, frames)
+        correct += int((scores.argmax(-1) == labels).sum())
         confidence += float(scores.softmax(-1)[torch.arange(len(labels)), labels].sum())
-    return right / len(clips), confidence / len(clips)
+    return correct / len(clips), confidence / len(clips)
+
+
+def score_metrics(score: Score | None) -> dict[str, float]:
+    """Return the score as fields of a line of metrics; empty without a validation split."""
+    return {} if score is None else dict(zip(("val_top1", "val_confidence"), score, strict=True))
+
+
+def is_at_least(score: Score | None, other: Score | None) -> bool:
+    """Return whether a score is as good as another; always, without a validation split."""
+    return score is None or other is None or tuple(score) >= tuple(other)

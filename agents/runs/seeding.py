@@ -1,12 +1,20 @@
-"""The random states of a process: PyTorch's, Python's and NumPy's, as tensors and plain values."""
+"""Determinism of a run, and the random states of a process (PyTorch's, Python's, NumPy's) as tensors and plain values."""
 
 from __future__ import annotations
 
+import os
 import random
 from typing import Any
 
 import numpy as np
 import torch
+
+
+def make_deterministic() -> None:
+    """Make PyTorch choose algorithms that repeat bit for bit, where it has them."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product on a GPU
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a bank is large and filled anyway
 
 
 def random_states() -> dict[str, Any]:

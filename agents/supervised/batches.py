@@ -1,4 +1,4 @@
-"""The clips of one training step: drawn for all processes alike, loaded by each for itself."""
+"""The clips of one training step: sampled for all processes alike, loaded by each process for itself."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from adafocus_env.clips.store import ClipSource
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips of one step, with crops and flips of their own: all of them, or a part of them.
+    """Clips of one step, each with its own crop and flip: those of a process, or a microbatch of them.
 
     Attributes:
         frames: (B, T, 3, H, W) uint8 on the device: the focuser's.
         glance_frames: (B, g, 3, H, W) uint8 on the device: the glancer's, with the same crops; ``frames`` itself where they are the same.
         labels: (B,) int64 on the device.
-        clips: (B,) their numbers; none where a process that has no clip takes part with an empty picture that does not count.
-        first: how many clips of the step come before these.
-        total: clips of the step.
-        rng: for further draws; see `draw`.
+        clips: (B,) clip indices; empty on a rank without data, which runs a zero-weight dummy batch of one clip.
+        first: Index of the first clip among all clips of the step.
+        total: Number of clips of the step, over all processes.
+        rng: Random state for further samples; see `sample`.
     """
 
     frames: Tensor
@@ -37,51 +37,60 @@ class Batch:
     total: int
     rng: np.random.Generator
 
-    def draw(self, make: Callable[[np.random.Generator, int], NDArray[Any]]) -> NDArray[Any]:
-        """The rows (B, …) of these clips of what ``make(rng, total)`` draws for all clips of the step, however they are shared out."""
+    def sample(self, make: Callable[[np.random.Generator, int], NDArray[Any]]) -> NDArray[Any]:
+        """Return the rows (B, …) of these clips in ``make(rng, total)``, which samples for all clips of the step in every process."""
         return make(self.rng, self.total)[self.first : self.first + len(self.frames)]
 
-    def split(self, parts: int) -> list[Batch]:
-        """The same in so many parts, as equal as they can be."""
-        if parts == 1:
+    def split(self, microbatches: int) -> list[Batch]:
+        """Return microbatches of nearly equal size."""
+        if microbatches == 1:
             return [self]
-        return [self._rows(rows) for rows in np.array_split(np.arange(len(self.clips)), parts)]
+        return [self._rows(int(rows[0]), int(rows[-1]) + 1) for rows in np.array_split(np.arange(len(self.clips)), microbatches)]
 
-    def _rows(self, rows: NDArray[np.int64]) -> Batch:
-        part = slice(int(rows[0]), int(rows[-1]) + 1)
-        frames, separate = self.frames[part], self.glance_frames is not self.frames
+    def _rows(self, start: int, stop: int) -> Batch:
+        frames = self.frames[start:stop]
+        glance_frames = frames if self.glance_frames is self.frames else self.glance_frames[start:stop]
         return replace(
-            self, frames=frames, glance_frames=self.glance_frames[part] if separate else frames, labels=self.labels[part],
-            clips=self.clips[part], first=self.first + part.start,
+            self, frames=frames, glance_frames=glance_frames, labels=self.labels[start:stop], clips=self.clips[start:stop],
+            first=self.first + start,
         )  # fmt: skip
 
 
-def load_batch(clips: ClipSource, drawn: NDArray[np.int64], rng: np.random.Generator, device: torch.device) -> tuple[Batch, list[int]]:
-    """This process's share of the clips ``drawn``, with new crops and flips, and how many clips each process has.
+def load_batch(clips: ClipSource, indices: NDArray[np.int64], rng: np.random.Generator, device: torch.device) -> tuple[Batch, list[int]]:
+    """Load this process's share of a step, with new crops and flips.
 
-    Every process draws what one alone would draw from ``rng``. Videos that cannot be read are left out.
+    Every process advances ``rng`` as a single process would. Videos that cannot be read are left out.
+
+    Args:
+        clips: The training clips.
+        indices: (N,) clips of the step, the same in every process.
+        rng: Random state of the epoch.
+        device: Where the batch goes.
+
+    Returns:
+        The batch, and the number of clips of every process.
     """
-    shares, mine = distributed.shares(drawn), distributed.rank()
-    chosen = clips.readable_clips(shares[mine])
-    counts = distributed.counts(len(chosen))
-    if sum(counts) < len(drawn):  # what one process could not read, none tries again
+    shards, rank = distributed.shard(indices), distributed.rank()
+    readable = clips.readable_clips(shards[rank])
+    counts = distributed.all_gather_counts(len(readable))
+    if sum(counts) < len(indices):  # no process retries what another one could not read
         for failures in distributed.gather_objects(clips.failures):
             clips.leave_out(failures)
-    for share in shares[:mine]:
-        clips.skip_rng(share, rng)
-    both = [clips.resampled(int(clip), rng) for clip in chosen] or [_empty(clips)]
-    for share in shares[mine + 1 :]:
-        clips.skip_rng(share, rng)
-    frames = torch.stack([frames for frames, _ in both]).to(device, non_blocking=True)
-    separate = clips.settings.glance_frames > 0
-    glance_frames = torch.stack([glanced for _, glanced in both]).to(device, non_blocking=True) if separate else frames
-    labels = clips.labels[chosen] if len(chosen) else np.zeros(1, np.int64)
-    first = sum(counts[:mine]) if len(chosen) else 0
-    return Batch(frames, glance_frames, torch.from_numpy(labels).to(device), chosen, first, sum(counts), rng), counts
+    for shard in shards[:rank]:
+        clips.skip_rng(shard, rng)
+    loaded = [clips.resampled(int(clip), rng) for clip in readable] or [_black_frames(clips)]
+    for shard in shards[rank + 1 :]:
+        clips.skip_rng(shard, rng)
+    frames = torch.stack([frames for frames, _ in loaded]).to(device, non_blocking=True)
+    glance_frames = frames
+    if clips.settings.glance_frames:
+        glance_frames = torch.stack([glance_frames for _, glance_frames in loaded]).to(device, non_blocking=True)
+    labels = torch.from_numpy(clips.labels[readable] if len(readable) else np.zeros(1, np.int64)).to(device)
+    first = sum(counts[:rank]) if len(readable) else 0
+    return Batch(frames, glance_frames, labels, readable, first, sum(counts), rng), counts
 
 
-def _empty(clips: ClipSource) -> tuple[Tensor, Tensor]:
-    """Black frames."""
+def _black_frames(clips: ClipSource) -> tuple[Tensor, Tensor]:
     lengths = clips.num_frames, clips.settings.num_glance_frames
     frames, glance_frames = (torch.zeros(length, 3, clips.size, clips.size, dtype=torch.uint8) for length in lengths)
     return frames, glance_frames

@@ -1,12 +1,12 @@
-"""The epoch loop that the stages 0, 1 and 3 share."""
+"""The epoch loop of stages 0, 1 and 3."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
+from torch.nn.parallel import DistributedDataParallel
 
 from adafocus_env import distributed
 from adafocus_env.clips.store import ClipSource
@@ -23,30 +22,15 @@ from agents.config.settings import SupervisedConfig
 from agents.runs.seeding import random_states, restore_random_states
 from agents.supervised.batches import Batch, load_batch
 from agents.supervised.checkpoint import EpochCheckpoint
-from agents.supervised.stage_model import Part, Running, Scores
+from agents.supervised.optimizers import OPTIMIZERS, SCHEDULES
+from agents.supervised.stage_model import Scores, StageModel, Trainable
 from classifiers.checkpoint import tensor_faults
-from classifiers.errors import InputError
+from classifiers.errors import InputError, lookup
 from classifiers.optimize import check_compiler, check_precision
-
-OPTIMIZERS: dict[str, Callable[[list[dict], SupervisedConfig], Optimizer]] = {
-    "adamw": lambda groups, config: AdamW(groups, config.learning_rate, weight_decay=config.weight_decay),
-    "sgd": lambda groups, config: SGD(groups, config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay),
-}
-# The optimiser, the config and the batches of an epoch → a schedule that is moved on after every batch.
-SCHEDULES: dict[str, Callable[[Optimizer, SupervisedConfig, int], LRScheduler]] = {
-    "one_cycle": lambda optimizer, config, batches: OneCycleLR(
-        optimizer,
-        [group["lr"] for group in optimizer.param_groups],
-        total_steps=max(1, config.epochs * batches),
-        cycle_momentum=config.optimizer != "sgd",  # whose momentum is the one that was asked for
-    ),
-    "cosine": lambda optimizer, config, batches: CosineAnnealingLR(optimizer, max(1, config.epochs * batches)),
-    "step": lambda optimizer, config, batches: MultiStepLR(optimizer, [epoch * batches for epoch in config.milestones], 0.1),
-}
 
 
 def train_epochs(
-    parts: Sequence[Part],
+    trainables: Sequence[Trainable],
     clips: ClipSource,
     scores: Scores,
     config: SupervisedConfig,
@@ -54,48 +38,49 @@ def train_epochs(
     seed: int,
     device: torch.device,
     frozen: Sequence[nn.Module] = (),
-    saved: EpochCheckpoint | None = None,
+    checkpoints: EpochCheckpoint | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Trains ``parts`` by cross-entropy and yields the mean loss and accuracy of every epoch, and its highest learning rate.
+    """Train networks by cross-entropy; yield the mean loss, the accuracy and the highest learning rate of every epoch.
 
-    Only the parts are in training mode; everything else stays as it is. Draws depend on ``seed`` and the epoch alone, but for those of
-    PyTorch's dropout. Several processes (`adafocus_env.distributed`) share the clips of every step and end with the same weights and
-    figures as one alone, up to the rounding of sums; their dropout differs.
+    Only the trained networks are in training mode. Samples depend on ``seed`` and the epoch alone, except for PyTorch's dropout. Several
+    processes (`adafocus_env.distributed`) share the clips of every step and end with the weights and figures of a single process, up to
+    the rounding of sums; their dropout differs.
 
     Args:
-        parts: what learns; the learning rate is that of the first.
-        clips: the training clips; each epoch draws a new crop and flip of their stored frames, or all anew where they are fresh.
-        scores: a batch → scores (M, K) and labels (M,).
-        config: epochs, optimiser, schedule, dropout, and how the networks are run.
-        seed: of the order, the crops and what ``scores`` draws.
-        device: where the networks live.
-        frozen: further networks that ``scores`` looks with.
-        saved: where it is saved, after every epoch once the caller asks for the next, and within epochs. Where something is saved
-            already, training goes on from it, bit for bit as if it had not been interrupted, and yields the epochs that are left.
+        trainables: What is trained; the reported learning rate is that of the first.
+        clips: The training clips; each epoch samples a new crop and flip of the stored frames, or whole new clips where they are streamed.
+        scores: Maps a batch to scores (M, K) and labels (M,).
+        config: Epochs, optimiser, schedule, dropout, and how the networks run.
+        seed: Seed of the order, the crops and what ``scores`` samples.
+        device: Where the networks are.
+        frozen: Modules used in the forward pass but not trained.
+        checkpoints: Saves the training after every epoch, when the caller asks for the next one, and within epochs. Where a checkpoint
+            exists, training resumes from it, bit for bit as if it had never stopped, and yields the remaining epochs.
 
     Raises:
-        InputError: a setting is not known or out of its range, the loss or a weight is no longer a number (names the epoch and the clips),
-            the processes cannot share the batches, or the checkpoint is of another training or cannot be written.
-        Stopped: the user asked to stop; everything is saved.
+        InputError: A setting is unknown or out of range, the loss or a weight is not finite (names the epoch and the clips), the
+            processes cannot share the batches, or the checkpoint belongs to another training or cannot be written.
+        Stopped: The user asked to stop; everything is saved.
     """
-    training = _Training(parts, clips, scores, config, seed, device, frozen, saved)
-    while training.epochs_left:
-        yield training.finish_epoch()
-        training.save_epoch()
+    training = _Training(trainables, clips, scores, config, seed, device, frozen, checkpoints)
+    while training.position.epoch < config.epochs:
+        yield training.train_epoch()
+        if checkpoints is not None:
+            checkpoints.between_epochs()
 
 
 @dataclass
 class _Position:
-    """How far a training is.
+    """How far a training has come.
 
     Attributes:
-        epoch: the one that is worked on, from 0.
-        batches: of it that are done.
-        losses: sum over their scores, as for ``correct`` and ``count``.
-        correct: scores that are right.
-        count: all of them.
-        rng: what is drawn next for this epoch; None: it begins.
-        rate: the highest learning rate of its steps, of the first part.
+        epoch: The current epoch, from 0.
+        batches: Its finished batches.
+        losses: Sum of their losses.
+        correct: Number of their correct scores.
+        count: Number of their scores.
+        rng: State of the epoch's random generator; None at its beginning.
+        rate: The highest learning rate of their steps, of the first parameter group.
     """
 
     epoch: int = 0
@@ -106,200 +91,174 @@ class _Position:
     rng: Mapping[str, Any] | None = None
     rate: float = 0.0
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        return {"loss": self.losses / self.count, "accuracy": self.correct / self.count, "learning_rate": self.rate}
+
 
 class _Training:
-    """One call of `train_epochs`, whose arguments these are."""
+    """The state of one call of `train_epochs`, which documents the arguments."""
 
     def __init__(
         self,
-        parts: Sequence[Part],
+        trainables: Sequence[Trainable],
         clips: ClipSource,
         scores: Scores,
         config: SupervisedConfig,
         seed: int,
         device: torch.device,
         frozen: Sequence[nn.Module],
-        saved: EpochCheckpoint | None,
+        checkpoints: EpochCheckpoint | None,
     ) -> None:
         check_settings(config, device)
-        self._parts, self._clips, self._config, self._seed, self._saved = parts, clips, config, seed, saved
-        self._running = Running(parts, frozen, scores, config, device)
-        self._device, self._scaler = device, torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
-        self._batches = -(-clips.epoch_size // config.batch_size)
-        groups = [{"params": part.module.parameters(), "lr": part.learning_rate} for part in parts]
+        self.position = _Position()
+        self.identity = {**asdict(config), "seed": seed, "clips": _digest(clips)}
+        self._clips, self._config, self._seed, self._device, self._checkpoints = clips, config, seed, device, checkpoints
+        self._batches = math.ceil(clips.epoch_size / config.batch_size)
+        self._model = StageModel(trainables, frozen, scores, config, device)
+        groups = [{"params": trainable.module.parameters(), "lr": trainable.learning_rate} for trainable in trainables]
         self._optimizer = OPTIMIZERS[config.optimizer](groups, config)
         self._schedule = SCHEDULES[config.schedule](self._optimizer, config, self._batches)
-        self._at = _Position()
-        self.identity = {**asdict(config), "seed": seed, "clips": _digest(clips)}
-        if distributed.rank():  # the others draw other dropout
-            torch.manual_seed(int(np.random.SeedSequence((seed, distributed.rank())).generate_state(1)[0]))
-        if saved is not None:
-            saved.begin(self)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+        if rank := distributed.rank():  # every process has its own dropout
+            torch.manual_seed(int(np.random.SeedSequence((seed, rank)).generate_state(1)[0]))
+        if checkpoints is not None:
+            checkpoints.begin(self)
 
-    @property
-    def epochs_left(self) -> int:
-        """How many are still to be finished."""
-        return self._config.epochs - self._at.epoch
+    def train_epoch(self) -> dict[str, float]:
+        """Train to the end of the epoch and return its metrics; raises as `train_epochs`."""
+        position = self.position
+        rng = np.random.default_rng((self._seed, position.epoch))
+        batches = np.array_split(self._clips.epoch(position.epoch, rng), self._batches)[position.batches :]
+        if position.rng is not None:
+            rng.bit_generator.state = position.rng
+        ours = np.concatenate([distributed.shard(indices)[distributed.rank()] for indices in batches])
+        if len(ours) < self._clips.epoch_size:
+            self._clips.prefetch(ours)
+        with self._model.epoch() as model:
+            for indices in batches:
+                self._train_batch(model, indices, rng)
+                position.batches, position.rng = position.batches + 1, rng.bit_generator.state
+                if self._checkpoints is not None and position.batches < self._batches:
+                    self._checkpoints.between_batches(position.epoch + position.batches / self._batches)
+        self.position = _Position(position.epoch + 1)
+        return position.metrics
 
-    def finish_epoch(self) -> dict[str, float]:
-        """Trains to the end of the epoch and returns what is yielded of it; raises as `train_epochs`."""
-        rng = np.random.default_rng((self._seed, self._at.epoch))
-        order = np.array_split(self._clips.epoch(self._at.epoch, rng), self._batches)
-        if self._at.rng is not None:
-            rng.bit_generator.state = self._at.rng
-        left = order[self._at.batches :]
-        mine = np.concatenate([distributed.shares(drawn)[distributed.rank()] for drawn in left])
-        if len(mine) < self._clips.epoch_size:
-            self._clips.prefetch(mine)
-        with _training(self._parts, self._config.dropout), self._running.epoch():
-            for drawn in left:
-                self._learn(drawn, rng)
-                self._at.batches, self._at.rng = self._at.batches + 1, rng.bit_generator.state
-                if self._saved is not None and self._at.batches < self._batches:
-                    self._saved.between_batches(self._at.epoch + self._at.batches / self._batches)
-        at, self._at = self._at, _Position(self._at.epoch + 1)
-        return {"loss": at.losses / at.count, "accuracy": at.correct / at.count, "learning_rate": at.rate}
+    def _train_batch(self, model: nn.Module, indices: NDArray[np.int64], rng: np.random.Generator) -> None:
+        """Make one step of the optimiser and the schedule, on the readable ones of the clips ``indices``."""
+        batch, counts = load_batch(self._clips, indices, rng, self._device)
+        if not batch.total:
+            return
+        self._last = self.position.epoch + 1, batch.clips if len(counts) == 1 else indices
+        self._optimizer.zero_grad()
+        microbatches = max(1, min(self._config.accumulate, *counts))
+        losses, correct, count = distributed.all_sum(self._backward(model, batch, microbatches)).tolist()
+        if not math.isfinite(losses):  # before the step, which would spoil the weights
+            raise InputError(self._divergence(f"the loss is {losses / count}"))
+        self.position.rate = max(self.position.rate, self._optimizer.param_groups[0]["lr"])
+        scale = self._scaler.get_scale()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        if self._scaler.get_scale() >= scale:  # a lower scale means that a gradient overflowed float16 and the step was skipped
+            self._schedule.step()
+        self.position.losses += losses
+        self.position.correct += int(correct)
+        self.position.count += int(count)
 
-    def save_epoch(self) -> None:
-        """Saves, if anything is saved, between two epochs."""
-        if self._saved is not None:
-            self._saved.between_epochs()
+    def _backward(self, model: nn.Module, batch: Batch, microbatches: int) -> Tensor:
+        """Accumulate the gradient of the mean loss of the step; return (3,) float64: sum of losses, correct scores, scores."""
+        sums, rng_state = np.zeros(3), batch.rng.bit_generator.state
+        for number, microbatch in enumerate(batch.split(microbatches), 1):
+            batch.rng.bit_generator.state = rng_state  # each microbatch samples for the whole step and takes its rows
+            self._model.batch_norm.has_samples = len(microbatch.clips) > 0
+            with model.no_sync() if number < microbatches and isinstance(model, DistributedDataParallel) else nullcontext():
+                scores, labels = model(microbatch)
+                loss = nn.functional.cross_entropy(scores, labels)
+                share = len(microbatch.clips) / batch.total * distributed.world_size()  # processes average their gradients
+                self._scaler.scale(loss * share).backward()
+            if len(microbatch.clips):
+                sums += loss.item() * len(labels), int((scores.argmax(-1) == labels).sum()), len(labels)
+        return torch.from_numpy(sums)
+
+    # What `EpochCheckpoint` saves
 
     @property
     def name(self) -> str:
-        """Of a checkpoint: epochs and batches that are done, later ones later in the alphabet."""
-        return f"{self._at.epoch:05d}-{self._at.batches:07d}"
+        """Name of a checkpoint: finished epochs and batches, in alphabetical order."""
+        return f"{self.position.epoch:05d}-{self.position.batches:07d}"
 
     def state(self) -> dict[str, Any]:
-        """All that the rest of the training depends on: tensors and plain values.
+        """Return all that the remaining training depends on: tensors and plain values.
 
         Raises:
-            InputError: a weight is no longer a number, so that nobody could go on from there.
+            InputError: A weight is not finite, so that nothing could resume from there.
         """
-        weights = [part.module.state_dict() for part in self._parts]
-        for name, tensor in ((name, tensor) for each in weights for name, tensor in each.items()):
+        weights = [module.state_dict() for module in self._model.trained]
+        for name, tensor in ((name, tensor) for tensors in weights for name, tensor in tensors.items()):
             if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise InputError(self._lost(f"{name} holds values that are no numbers"))
+                raise InputError(self._divergence(f"{name} holds values that are not finite"))
         return {
-            "position": asdict(self._at), "weights": weights, "random": distributed.gather_objects(random_states()),
+            "position": asdict(self.position), "weights": weights, "random": distributed.gather_objects(random_states()),
             "optimizer": self._optimizer.state_dict(), "schedule": self._schedule.state_dict(), "scaler": self._scaler.state_dict(),
         }  # fmt: skip
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a `state`.
+        """Resume from a `state`.
 
         Raises:
-            InputError: it is of other networks.
+            InputError: It belongs to other networks.
         """
-        modules, weights = [part.module for part in self._parts], state["weights"]
+        modules, weights = self._model.trained, state["weights"]
         if len(weights) != len(modules):
-            raise InputError(f"it is of {len(weights)} networks, not of {len(modules)}")
-        if faults := [fault for module, each in zip(modules, weights, strict=True) for fault in tensor_faults(module.state_dict(), each)]:
-            raise InputError(f"it is of another network: {'; '.join(faults)}")
-        for module, each in zip(modules, weights, strict=True):
-            module.load_state_dict(each)
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
-        self._scaler.load_state_dict(state["scaler"])
-        self._at = _Position(**state["position"])
-        if distributed.rank() < len(state["random"]):  # of processes that were not there then, dropout begins anew
+            raise InputError(f"it holds {len(weights)} networks, not {len(modules)}")
+        pairs = list(zip(modules, weights, strict=True))
+        if faults := [fault for module, tensors in pairs for fault in tensor_faults(module.state_dict(), tensors)]:
+            raise InputError(f"it holds another network: {'; '.join(faults)}")
+        for module, tensors in pairs:
+            module.load_state_dict(tensors)
+        for name, target in (("optimizer", self._optimizer), ("schedule", self._schedule), ("scaler", self._scaler)):
+            target.load_state_dict(state[name])
+        self.position = _Position(**state["position"])
+        if distributed.rank() < len(state["random"]):  # a process without saved random states begins with new dropout
             restore_random_states(state["random"][distributed.rank()])
 
-    def _learn(self, drawn: NDArray[np.int64], rng: np.random.Generator) -> None:
-        """One step of optimiser and schedule, on what can be read of the clips ``drawn``."""
-        batch, counts = load_batch(self._clips, drawn, rng, self._device)
-        if not batch.total:
-            return
-        self._last = self._at.epoch + 1, batch.clips if len(counts) == 1 else drawn
-        self._optimizer.zero_grad()
-        losses, correct, count = distributed.all_sum(self._backward(batch, max(1, min(self._config.accumulate, *counts)))).tolist()
-        if not math.isfinite(losses):  # before the step: the weights are still those that were good
-            raise InputError(self._lost(f"the loss is {losses / count}"))
-        self._at.rate = max(self._at.rate, self._optimizer.param_groups[0]["lr"])
-        scale = self._scaler.get_scale()
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        if self._scaler.get_scale() >= scale:  # otherwise a gradient was too large for float16, and no step was made
-            self._schedule.step()
-        self._at.losses += losses
-        self._at.correct += int(correct)
-        self._at.count += int(count)
-
-    def _backward(self, batch: Batch, parts: int) -> Tensor:
-        """Gradients of the mean loss over all clips of the step; sum of the losses, right scores and number of them (3,) float64."""
-        sums, before = np.zeros(3), batch.rng.bit_generator.state
-        for number, part in enumerate(batch.split(parts)):
-            batch.rng.bit_generator.state = before  # each part makes the draws of the whole and takes its rows
-            with self._running.part(last=number == parts - 1, counts=len(part.clips) > 0):
-                predicted, labels = self._running.look(part)
-                loss = nn.functional.cross_entropy(predicted, labels)
-                # Processes take the mean of their gradients.
-                self._scaler.scale(loss * (len(part.clips) / part.total * distributed.world_size())).backward()
-            if len(part.clips):
-                sums += loss.item() * len(labels), int((predicted.argmax(-1) == labels).sum()), len(labels)
-        return torch.from_numpy(sums)
-
-    def _lost(self, what: str) -> str:
-        """The message when training cannot go on after a batch."""
+    def _divergence(self, problem: str) -> str:
         epoch, clips = self._last
         names = ", ".join(self._clips.names[clip] for clip in clips)
-        patch_mask = f"; the last good checkpoint is kept in {self._saved.folder}" if self._saved is not None and self._saved.any else ""
-        return (
-            f"{what} in epoch {epoch}, with the clips {names}; choose a lower learning_rate or head_learning_rate, "
-            f"or look whether these videos are what they should be{patch_mask}"
+        message = (
+            f"{problem} in epoch {epoch}, with the clips {names}; choose a lower learning_rate or head_learning_rate, or check the videos"
         )
+        if self._checkpoints is not None and self._checkpoints.any:
+            message += f"; the last good checkpoint is in {self._checkpoints.folder}"
+        return message
 
 
 def check_settings(config: SupervisedConfig, device: torch.device) -> None:
-    """Checks how something shall learn; no clip and no network has to be there for that.
+    """Check the settings of a stage, before any clip or network is loaded.
 
     Raises:
-        InputError: milestones and schedule do not go together, the device lacks the precision, nothing can compile, or the processes
+        InputError: Milestones and schedule do not match, the device lacks the precision, no compiler is installed, or the processes
             cannot share the batches.
     """
-    _check_run(config, device)
-    given = list(config.milestones)
-    if given != sorted(set(given)) or any(epoch < 1 for epoch in given):
-        raise InputError(f"milestones={given} are no rising epochs from 1 on; give some like [20, 40]")
-    if bool(given) != (config.schedule == "step"):
-        advice = "give some like [20, 40]" if not given else "only schedule=step has milestones; leave them out"
-        raise InputError(f"milestones={given} do not go with schedule={config.schedule}; {advice}")
-
-
-def _check_run(config: SupervisedConfig, device: torch.device) -> None:
+    milestones = list(config.milestones)
+    if milestones != sorted(set(milestones)) or any(epoch < 1 for epoch in milestones):
+        raise InputError(f"milestones must be strictly increasing epochs from 1 on, such as [20, 40], got {milestones}")
+    if bool(milestones) != (config.schedule == "step"):
+        hint = "only schedule=step has milestones; leave them out" if milestones else "set some, such as [20, 40]"
+        raise InputError(f"milestones={milestones} do not go with schedule={config.schedule}; {hint}")
     check_precision(config.precision, device)
     if config.compile:
         check_compiler()
     processes = distributed.world_size()
-    if config.compile and processes > 1:  # what is compiled cannot wait for other processes in the middle, as batch norm has to
-        raise InputError(f"compile=true is for one process, and there are {processes}; leave it out, or start without torchrun")
+    if config.compile and processes > 1:  # compiled code cannot wait for other processes in the middle, as batch norm must
+        raise InputError(f"compile=true needs a single process, got {processes}; leave it out, or start without torchrun")
     if config.batch_size % processes:
-        lower, higher = (config.batch_size // processes + more for more in (0, 1))
-        advice = " or ".join(f"{each * processes}" for each in (lower, higher) if each)
-        raise InputError(f"batch_size={config.batch_size} cannot be shared out equally by {processes} processes; set it to {advice}")
-
-
-@contextmanager
-def _training(parts: Sequence[Part], dropout: float | None) -> Iterator[None]:
-    """Within it the parts learn, with this share of dropout if one is given; afterwards they are frozen and as they were."""
-    dropouts = [module for part in parts for module in part.module.modules() if isinstance(module, nn.Dropout)]
-    if dropout is not None and not dropouts:
-        raise InputError(f"dropout={dropout} cannot be set: what is trained here has no dropout; leave it out (dropout=null)")
-    before = [module.p for module in dropouts]
-    for module in dropouts:
-        module.p = module.p if dropout is None else dropout
-    for part in parts:
-        part.module.train().requires_grad_(True)
-    try:
-        yield
-    finally:
-        for module, share in zip(dropouts, before, strict=True):
-            module.p = share
-        for part in parts:
-            part.module.eval().requires_grad_(False)
+        lower = config.batch_size // processes * processes
+        hint = " or ".join(str(size) for size in (lower, lower + processes) if size)
+        raise InputError(f"batch_size must be a multiple of the {processes} processes, got {config.batch_size}; set it to {hint}")
 
 
 def _digest(clips: ClipSource) -> str:
-    """Hash of the clips of an epoch, wherever their files lie: names and labels."""
-    known = [[clips.names[clip], int(clips.labels[clip])] for clip in range(clips.epoch_size)]
-    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
+    """Return a hash of the names and labels of an epoch's clips, independent of where their files are."""
+    labelled = [[clips.names[clip], int(clips.labels[clip])] for clip in range(clips.epoch_size)]
+    return hashlib.sha256(json.dumps(labelled).encode()).hexdigest()[:16]

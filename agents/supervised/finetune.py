@@ -1,4 +1,4 @@
-"""Stage 3: f_C, and f_L where it learns too (the paper), on the patches that the frozen policy picks."""
+"""Stage 3: the head, and the focuser where it is trained too (the paper), on the patches that the frozen policy selects."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from agents.supervised.batches import Batch
 from agents.supervised.checkpoint import EpochCheckpoint
 from agents.supervised.epochs import train_epochs
 from agents.supervised.random_patches import classify_patches
-from agents.supervised.stage_model import Part
+from agents.supervised.stage_model import Trainable
 from classifiers.classifier import Classifier
 
 
@@ -27,20 +27,20 @@ def finetune(
     config: SupervisedConfig,
     *,
     seed: int,
-    saved: EpochCheckpoint | None = None,
+    checkpoints: EpochCheckpoint | None = None,
     skipped: str = "zeros",
     keep_threshold: float | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Trains on the most likely patches; yields the mean loss and accuracy, over all steps, of every epoch; ``saved`` as `train_epochs`.
+    """Train on the most likely patches; yield the metrics of every epoch, over all steps, as `train_epochs`.
 
     The head learns with ``config.head_learning_rate``. The focuser learns with ``config.learning_rate`` where that is above 0
     (paper, section 3.3); with 0 it stays frozen, in eval mode, as in the released ActivityNet code.
 
-    A policy that skips shows the focuser what it keeps: the frames with P(skip) below ``keep_threshold``, or its own threshold. In the
-    others the head gets what ``skipped`` says (`adafocus_env.classify`).
+    With a policy that skips, the focuser sees the frames with P(skip) below ``keep_threshold``, by default the policy's threshold. In
+    the skipped frames the head gets what ``skipped`` says (`adafocus_env.classify`).
 
     Raises:
-        InputError: there is no such option, or a threshold for a policy that cannot skip.
+        InputError: ``skipped`` is unknown, or a threshold is given for a policy that cannot skip.
     """
     option = find_skipped(skipped)
     steps = count_decisions(classifier, policy, clips.num_frames, clips.settings.num_glance_frames)
@@ -51,7 +51,10 @@ def finetune(
     def scores(batch: Batch) -> tuple[Tensor, Tensor]:
         return classify_patches(classifier, batch, steps, choose, option)
 
-    glancer, focuser, head = (cast(nn.Module, each) for each in (classifier.glancer, classifier.focuser, classifier.head))
-    learning = [Part(head, config.head_learning_rate), Part(focuser, config.learning_rate, partly=True)]
-    parts, frozen = (learning, [glancer]) if config.learning_rate > 0 else (learning[:1], [glancer, focuser])
-    return train_epochs(parts, clips, scores, config, seed=seed, device=classifier.device, frozen=frozen, saved=saved)
+    glancer, focuser, head = (cast(nn.Module, network) for network in (classifier.glancer, classifier.focuser, classifier.head))
+    trainables, frozen = [Trainable(head, config.head_learning_rate)], [glancer]
+    if config.learning_rate > 0:
+        trainables.append(Trainable(focuser, config.learning_rate, find_unused=True))
+    else:
+        frozen.append(focuser)
+    return train_epochs(trainables, clips, scores, config, seed=seed, device=classifier.device, frozen=frozen, checkpoints=checkpoints)

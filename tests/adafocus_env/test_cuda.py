@@ -207,7 +207,7 @@ def test_checkpoints_move_between_devices(networks, clips, tmp_path):
     config = SupervisedConfig(2, 8, learning_rate=1e-3, head_learning_rate=1e-3)
     for name in ("cuda", "cpu"):
         saved = EpochCheckpoint(tmp_path / "epochs", lambda: 0)
-        training = train_on_random_patches(copy.deepcopy(networks[name]), clips, config, seed=0, saved=saved)
+        training = train_on_random_patches(copy.deepcopy(networks[name]), clips, config, seed=0, checkpoints=saved)
         assert np.isfinite(next(training)["loss"])
         saved.between_epochs()
     assert [file.name for file in sorted((tmp_path / "epochs").glob("*.pt"))] == ["00001-0000000.pt", "00002-0000000.pt"]

@@ -18,7 +18,7 @@ from adafocus_env.features.memory_bank import MemoryBank
 from adafocus_env.observation import OBSERVATIONS
 from adafocus_env.reward import REWARDS, Reward, itself
 from adafocus_env.vector_env import AdaFocusVectorEnv
-from agents.pipeline.session import deterministic
+from agents.runs.seeding import make_deterministic
 from classifiers import flops as flops_module
 from classifiers.classifier import Classifier
 from classifiers.flops import classifier_flops
@@ -103,10 +103,10 @@ def test_a_session_asks_for_products_of_matrices_that_are_the_same_twice(monkeyp
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     before = torch.are_deterministic_algorithms_enabled()
     try:
-        deterministic()
+        make_deterministic()
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
         monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
-        deterministic()
+        make_deterministic()
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
     finally:
         torch.use_deterministic_algorithms(before, warn_only=True)

@@ -32,7 +32,8 @@ from agents import evaluate
 from agents.config.command import compose_config
 from agents.config.settings import DataConfig, EnvConfig, Evaluate
 from agents.evaluation.evaluate import evaluate_policy
-from agents.pipeline import builders, session
+from agents.pipeline import builders
+from agents.pipeline.training_run import TrainingRun
 from agents.policies.checkpoint import load_policy, save_policy
 from agents.runs.run_dir import RunDir
 from classifiers import checkpoint
@@ -90,7 +91,7 @@ def test_the_data_set_is_summed_up_once(first, root):
 
 def test_a_folder_without_a_classifier_gets_one_in_the_same_command(first):
     folder, printed = first
-    assert "classifier: none fits this data set; stages 0 and 1 train one now, and it is kept for the next run" in printed
+    assert "classifier: none fits this data set; stages 0 and 1 train one now, and it is cached for the next run" in printed
     assert [name for name in ("stage 0: glancer", "stage 0: focuser", "stage 1: random patches", "stage 2: policy") if name in printed] == [
         "stage 0: glancer", "stage 0: focuser", "stage 1: random patches", "stage 2: policy"
     ]  # fmt: skip
@@ -187,7 +188,7 @@ def stands_above(title, printed):
 
 
 def test_a_finished_run_shows_its_table_and_does_nothing(first, root, monkeypatch):
-    monkeypatch.setattr(session.Session, "clips", lambda self: pytest.fail("it works again"))
+    monkeypatch.setattr(TrainingRun, "clips", lambda self: pytest.fail("it works again"))
     before = {path: path.read_bytes() for path in first[0].rglob("*") if path.is_file()}
     printed = train(f"run={first[0]}", f"data.root={root}")
     assert stands_above(f"folder ({root}), test split, 4 clips: finished before (force=true starts over)", printed)
@@ -343,7 +344,7 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path, run, first)
         pytest.param("agents.rl.trainer.save_training_state", "before the first checkpoint", marks=pytest.mark.slow),
         ("agents.rl.training_state.write_text", "between the state and the file that points to it"),
         pytest.param("agents.policies.checkpoint.write_text", "between the weights and the card of the policy", marks=pytest.mark.slow),
-        pytest.param("agents.pipeline.session.report", "before the result", marks=pytest.mark.slow),
+        pytest.param("agents.pipeline.training_run.report", "before the result", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_that_crashed_anywhere_ends_as_if_it_had_not(tmp_path, run, first, place, what):
@@ -354,26 +355,26 @@ def test_a_run_that_crashed_anywhere_ends_as_if_it_had_not(tmp_path, run, first,
     assert_same(tmp_path / "run", first[0])
 
 
-def test_a_classifier_that_was_half_saved_is_trained_again(tmp_path, root, first, cache, monkeypatch):
+def test_a_classifier_that_was_half_saved_is_saved_again(tmp_path, root, first, cache, monkeypatch):
     """The kill comes when one of its two files is in place and the other is not."""
     names, placed, replace = {checkpoint.CARD, checkpoint.WEIGHTS}, [], Path.replace
 
     def place(self, target):
-        if target.name in names:
+        if target.parent == cached and target.name in names:
             placed.append(target.name)
         return crash() if len(placed) == 2 else replace(self, target)
 
     folders = [card.parent for card in (cache / "classifiers").glob("*/card.json")]
-    (kept,) = [folder for folder in folders if checkpoint.read_card(folder).fingerprint == result(first[0])["classifier"]]
-    moved = shutil.move(kept, tmp_path / "kept")
+    (cached,) = [folder for folder in folders if checkpoint.read_card(folder).fingerprint == result(first[0])["classifier"]]
+    moved = shutil.move(cached, tmp_path / "kept")
     with monkeypatch.context() as patch, pytest.raises(Crash):
         patch.setattr(Path, "replace", place)
         train(f"run={tmp_path / 'run'}", f"data.root={root}")
-    assert len(names & {path.name for path in kept.iterdir()}) == 1
+    assert len(names & {path.name for path in cached.iterdir()}) == 1
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(session.Session, "train_policy", crash)
+        patch.setattr(TrainingRun, "train_policy", crash)
         train(f"run={tmp_path / 'run'}", f"data.root={root}")
-    assert (kept / checkpoint.WEIGHTS).read_bytes() == (Path(moved) / checkpoint.WEIGHTS).read_bytes()
+    assert (cached / checkpoint.WEIGHTS).read_bytes() == (Path(moved) / checkpoint.WEIGHTS).read_bytes()
 
 
 # Files from elsewhere

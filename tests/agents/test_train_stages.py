@@ -16,9 +16,8 @@ from adafocus_env.videos.class_folders import folder
 from agents import evaluate, train_stages
 from agents.config.command import compose_config
 from agents.config.settings import Evaluate, TrainStages
-from agents.pipeline import builders, driver, session
-from agents.pipeline.driver import Finished
-from agents.pipeline.session import Session
+from agents.pipeline import builders, driver, training_run
+from agents.pipeline.training_run import TrainingRun
 from agents.runs.run_dir import RunDir
 from classifiers import checkpoint
 from classifiers.errors import InputError
@@ -51,7 +50,7 @@ def all_stages(tmp_path_factory, root):
     return folder, train_all(folder, root)
 
 
-LEGS = ("stage0-glancer", "stage0-focuser", "stage1", "stage2", "stage3", "round1-stage2", "round1-stage3")
+STAGES = ("stage0-glancer", "stage0-focuser", "stage1", "stage2", "stage3", "round1-stage2", "round1-stage3")
 
 
 def test_all_stages_and_a_round_run_from_random_weights(all_stages):
@@ -63,27 +62,26 @@ def test_all_stages_and_a_round_run_from_random_weights(all_stages):
     assert all("val_top1" in line and "val_confidence" in line for line in lines)
     assert "stage 3: head" in printed and "round 1, stage 2: policy" in printed
     assert set(result(folder)["policies"]) == POLICIES
-    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == sorted(["best", "classifier", *LEGS])
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == sorted(["best", "classifier", *STAGES])
 
 
 def test_each_stage_begins_with_the_best_checkpoint_of_the_one_before(all_stages):
     kept = all_stages[0] / "checkpoints"
-    legs = [leg for leg in LEGS if not leg.endswith("stage2")]
-    cards = [checkpoint.read_card(kept / leg / "best") for leg in legs]
+    names = [name for name in STAGES if not name.endswith("stage2")]
+    cards = [checkpoint.read_card(kept / name / "best") for name in names]
     assert [card.parent for card in cards] == [None, *(card.fingerprint for card in cards[:-1])]
     assert checkpoint.read_card(kept / "classifier").fingerprint in {card.fingerprint for card in cards[3:]}
-    for leg, card in zip(legs, cards, strict=True):
-        state = json.loads((kept / leg / "done.json").read_text())
+    for name, card in zip(names, cards, strict=True):
+        state = json.loads((kept / name / "done.json").read_text())
         assert state["began"] == card.parent and dict(zip(("val_top1", "val_confidence"), state["score"], strict=True)) == card.metrics
-    before, after = (checkpoint.load(kept / leg / "best").state_dict() for leg in ("stage1", "stage3"))
+    before, after = (checkpoint.load(kept / name / "best").state_dict() for name in ("stage1", "stage3"))
     assert {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])} <= {"head"}
 
 
-def test_what_each_stage_adds_is_told(all_stages):
+def test_what_each_stage_adds_is_reported(all_stages):
     folder, printed = all_stages
     rows = result(folder)["ablation"]
-    told = [(row["after"], row["patches"]) for row in rows]
-    assert told == [
+    assert [(row["after"], row["patches"]) for row in rows] == [
         ("stage 1: random patches", "random"), ("stage 2: policy", "policy"), ("stage 3: head", "policy"),
         ("round 1, stage 2: policy", "policy"), ("round 1, stage 3: head", "policy"),
     ]  # fmt: skip
@@ -123,12 +121,12 @@ def test_a_training_that_was_asked_to_stop_goes_on_from_there(tmp_path, root, al
     assert_same(tmp_path, all_stages[0])
 
 
-def test_finished_legs_are_not_run_again(tmp_path, root, all_stages, monkeypatch):
+def test_finished_stages_are_not_run_again(tmp_path, root, all_stages, monkeypatch):
     folder = shutil.copytree(all_stages[0], tmp_path / "run")
     (folder / "result.json").unlink()
     for name in ("warm_up", "train_on_random_patches", "finetune"):
-        monkeypatch.setattr(f"agents.pipeline.driver.{name}", lambda *args, **kwargs: pytest.fail("a finished leg is run again"))
-    monkeypatch.setattr(Session, "train_policy", lambda *args, **kwargs: pytest.fail("a finished leg is run again"))
+        monkeypatch.setattr(f"agents.pipeline.driver.{name}", lambda *args, **kwargs: pytest.fail("a finished stage is run again"))
+    monkeypatch.setattr(TrainingRun, "train_policy", lambda *args, **kwargs: pytest.fail("a finished stage is run again"))
     train_all(folder, root)
     assert_same(folder, all_stages[0])
 
@@ -137,15 +135,15 @@ def test_force_leaves_nothing_of_the_stages(tmp_path, all_stages):
     assert left_by_force(all_stages[0], tmp_path / "copy") == NEW
 
 
-def test_a_leg_that_began_with_something_else_is_refused(tmp_path, root, all_stages):
+def test_a_stage_that_started_from_another_classifier_is_refused(tmp_path, root, all_stages):
     folder = shutil.copytree(all_stages[0], tmp_path / "run")
     (folder / "result.json").unlink()
     shutil.copytree(folder / "checkpoints" / "stage0-focuser" / "best", folder / "checkpoints" / "stage1" / "best", dirs_exist_ok=True)
-    with pytest.raises(InputError, match=r"stage2 began with another classifier than the one before it now; force=true"):
+    with pytest.raises(InputError, match=r"stage2 started from another classifier than the stage before left; force=true"):
         train_all(folder, root)
 
 
-def test_a_leg_whose_end_cannot_be_read_is_refused(tmp_path, root, all_stages):
+def test_a_stage_whose_end_cannot_be_read_is_refused(tmp_path, root, all_stages):
     folder = shutil.copytree(all_stages[0], tmp_path / "run")
     (folder / "result.json").unlink()
     (folder / "checkpoints" / "stage1" / "done.json").write_text("{}")
@@ -159,13 +157,13 @@ def test_a_leg_whose_end_cannot_be_read_is_refused(tmp_path, root, all_stages):
 )
 def test_rounds_end_when_one_no_longer_helps(tmp_path, root, trained, monkeypatch, confidences, rounds, best):
     """The scores after the single pass and after each round decide; with equal ones the later counts."""
-    ends = [Finished(None, None, 0)]
+    ends = []
     write = driver.write_text
 
     def scripted(file, text):
         if file.name == driver.DONE and file.parent.name.endswith("stage3"):
-            text = json.dumps({**json.loads(text), "score": [0.5, confidences[len(ends) - 1]]})
-            ends.append(Finished(None, None, 0))
+            text = json.dumps({**json.loads(text), "score": [0.5, confidences[len(ends)]]})
+            ends.append(file)
         write(file, text)
 
     monkeypatch.setattr(driver, "write_text", scripted)
@@ -208,7 +206,7 @@ def test_the_last_stage_alone_goes_on_with_what_was_trained(tmp_path, root, all_
 
 
 @pytest.mark.slow
-def test_stages_end_where_they_are_told_to(tmp_path, root, trained):
+def test_stages_end_with_the_last_one_asked_for(tmp_path, root, trained):
     stages(f"run={tmp_path}", f"data.root={root}", "last=1")
     assert {line["stage"] for line in RunDir(tmp_path).metrics()} == {0, 1}
     assert "learned" not in result(tmp_path)["policies"] and "random" in result(tmp_path)["policies"]
@@ -222,11 +220,12 @@ def test_stages_end_where_they_are_told_to(tmp_path, root, trained):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([], "is trained already: add first=1, 2 or 3 to go on with it, or start from an architecture"),
-        (["first=2", "classifier=small"], r"first=2 needs a trained classifier: classifier=DIR, one that python -m agents\.train_stages"),
-        (["first=3", "policy="], r"first=3 needs a trained policy: add policy=DIR, one that python -m agents\.train_ppo"),
-        (["rounds=1", "first=1", "last=2"], "rounds=1 begin after stage 3, and last=2; leave last out, or set rounds=0"),
-        (["first=2", "last=1"], "first=2 comes after last=1; choose stages in their order"),
+        ([], "is trained already: add first=1, 2 or 3 to continue with it, or start from an architecture"),
+        (["first=2", "classifier=small"], r"first=2 needs a trained classifier: classifier=DIR, for example .* agents\.train_stages"),
+        (["first=3", "policy="], r"first=3 needs a trained policy: add policy=DIR, for example .* of python -m agents\.train_ppo"),
+        (["rounds=1", "first=1", "last=2"], "rounds=1 need last=3, got last=2; leave last out, or set rounds=0"),
+        (["first=3", "stages.finetune.epochs=0"], r"no stage from first=3 to last=3 has epochs; set those of stages\.\* above 0"),
+        (["first=2", "last=1"], "first must not be greater than last, got first=2 and last=1"),
         (["first=2", "patch_size=32"], "patch_size=32 is not that of classifier=.*, which was trained with patches of 24 pixels"),
     ],
 )
@@ -237,8 +236,8 @@ def test_stages_that_lack_something_are_refused(tmp_path, root, trained, overrid
 
 @pytest.mark.slow
 def test_clips_can_be_drawn_anew_in_every_epoch(tmp_path, root, trained, monkeypatch):
-    built, build_clips = [], session.build_clips
-    monkeypatch.setattr(session, "build_clips", lambda *what, **how: built.append(build_clips(*what, **how)) or built[-1])
+    built, build_clips = [], training_run.build_clips
+    monkeypatch.setattr(training_run, "build_clips", lambda *what, **how: built.append(build_clips(*what, **how)) or built[-1])
     settings = ["data.views=resample", "env.bank=false", "env.baseline=1", "ppo.epochs=2", "seed=3"]
     stages(f"run={tmp_path}", f"data.root={root}", "first=2", *trained, *settings)
     assert [each.settings.seed for each in (built[0].train, built[0].val, built[0].test)] == [3, 0, 0]
@@ -270,8 +269,8 @@ def test_frozen_networks_can_run_in_another_precision(tmp_path, root, all_stages
         evaluate.main(compose_config(Evaluate, "evaluate", [*parts, out, "device=cpu", f"precision={precision}"]))
     one, other = (result(tmp_path / precision) for precision in ("float32", "bfloat16"))
     assert one["classifier"] == other["classifier"], "the weights are the same"
-    told, rounded = (found["policies"]["random"]["confidence"] for found in (one, other))
-    assert told != rounded == pytest.approx(told, abs=0.05)
+    plain, rounded = (found["policies"]["random"]["confidence"] for found in (one, other))
+    assert plain != rounded == pytest.approx(plain, abs=0.05)
 
 
 def test_a_precision_that_is_not_known_is_refused(tmp_path, root, trained):

@@ -384,5 +384,5 @@ def test_the_parts_of_a_trained_classifier_stay(tmp_path):
     checkpoint.save(random_classifier(), tmp_path)
     same = ArchitectureConfig(head="gru", glancer="tiny_glancer")
     assert choose_classifier(str(tmp_path), demo(), CPU, 0, same).architecture == TINY
-    with pytest.raises(InputError, match=r"architecture\.head=max is not what classifier=.* has \(gru\), and it is trained already; leave"):
+    with pytest.raises(InputError, match=r"architecture\.head=max does not fit classifier=.*, which was trained with gru; leave it out"):
         choose_classifier(str(tmp_path), demo(), CPU, 0, ArchitectureConfig(head="max"))

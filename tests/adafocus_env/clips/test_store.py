@@ -25,7 +25,7 @@ from adafocus_env.clips.stream import StreamingClips
 from adafocus_env.demo.videos import demo
 from adafocus_env.videos.dataset import DataSet, Video
 from agents.config.settings import DataConfig
-from agents.pipeline.builders import build_clips, part
+from agents.pipeline.builders import build_clips, build_split
 from agents.runs.progress import Display
 from classifiers.atomic_files import replacing
 from classifiers.errors import InputError
@@ -183,17 +183,18 @@ def test_the_settings_of_the_command_line_reach_the_clips():
     opened = open_clips(data, "train", num_frames=4, size=96, glance_frames=2, sampling="released", lazy=True)
     assert (opened.settings.glance_frames, opened.settings.sampling) == (2, "released")
     assert open_clips(data, "test", num_frames=4, size=96, glance_frames=2, lazy=True).settings.glance_frames == 2
-    built = part(data, "train", DataConfig(num_frames=4, sampling="released"), 96, Display())
+    built = build_split(data, "train", DataConfig(num_frames=4, sampling="released"), 96, Display())
     assert built.settings.sampling == "released" and len(built) == 12
 
 
 def test_fresh_clips_depend_on_the_seed_and_stored_ones_do_not():
     data = demo(TASK, val=0.0)
-    fresh, again, other = (part(data, "train", DataConfig(num_frames=4, views="resample"), 96, Display(), seed=seed) for seed in (3, 3, 4))
+    config = DataConfig(num_frames=4, views="resample")
+    fresh, again, other = (build_split(data, "train", config, 96, Display(), seed=seed) for seed in (3, 3, 4))
     assert fresh.fingerprint == again.fingerprint != other.fingerprint
     numbers = [[clips.indices(clip).tolist() for clip in clips.readable_clips(np.arange(3))] for clips in (fresh, other)]
     assert numbers[0] != numbers[1]
-    stored = {part(data, "train", DataConfig(num_frames=4), 96, Display(), seed=seed).fingerprint for seed in (3, 4)}
+    stored = {build_split(data, "train", DataConfig(num_frames=4), 96, Display(), seed=seed).fingerprint for seed in (3, 4)}
     assert stored == {open_clips(data, "train", num_frames=4, size=96).fingerprint}
 
 

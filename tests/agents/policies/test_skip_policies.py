@@ -142,7 +142,7 @@ def test_a_threshold_gives_the_patch_mask(policy, maps, kind):
         assert torch.equal(patch_mask_below(skip, threshold), expected) and (threshold == half or bool(expected.all()) == (threshold > 0))
         acted = policy.act(maps, threshold).numpy()
         assert np.array_equal(action.patch_mask(acted), expected.numpy())
-        assert np.array_equal(action.patches(acted)[expected.numpy()], locations.numpy()[expected.numpy()])
+        assert np.array_equal(action.to_patch_action(acted)[expected.numpy()], locations.numpy()[expected.numpy()])
         assert action.check(acted.reshape(48, *action.space.shape), 48).dtype == action.space.dtype
     likely = policy.act(maps).numpy()
     assert 0 < action.patch_mask(likely).mean() < 1 and np.array_equal(action.patch_mask(likely), one_by_one(skip, 0.5).numpy())
@@ -309,7 +309,7 @@ def test_gflops_are_a_share(bank):
     assert most * 1e9 == pytest.approx(infer(bank.classifier, policy, torch.zeros(1, 4, 3, 96, 96), keep_threshold=np.inf).macs.item())
     assert least * 1e9 == pytest.approx(infer(bank.classifier, policy, torch.zeros(1, 4, 3, 96, 96), keep_threshold=-np.inf).macs.item())
     assert pid_lagrangian(EnvConfig(action="skip"), bank, NETWORK) is None
-    with pytest.raises(InputError, match=r"env\.target_gflops=100: budget must be from 0\.00\d+ .* to 0\.00\d+ "):
+    with pytest.raises(InputError, match=r"env\.target_gflops=100\.0: budget must be from 0\.00\d+ .* to 0\.00\d+ "):
         pid_lagrangian(EnvConfig(action="skip", target_gflops=100), bank, NETWORK)
 
 

@@ -275,7 +275,7 @@ def test_what_is_typed_counts_more_than_the_recipe():
 
 
 def test_a_recipe_that_there_is_none():
-    with pytest.raises(InputError, match=r"ppo=relaesed: did you mean 'released'\? ppo is one of default, released, released_continuous"):
+    with pytest.raises(InputError, match=r"ppo='relaesed' is not known; did you mean 'released'\? choose one of \['default', 'released', "):
         recipe("ppo=relaesed")
 
 

@@ -144,7 +144,7 @@ def test_two_processes_go_through_all_stages_as_one_does(one, two):
 
 
 class Activated(nn.BatchNorm2d):
-    """A batch norm with a forward pass of its own, as some libraries have."""
+    """A batch norm with a custom forward pass, as some libraries have."""
 
     def forward(self, inputs):
         return nn.functional.batch_norm(
@@ -185,8 +185,8 @@ def test_passing_over_clips_draws_what_loading_them_draws(kind, tmp_path):
 
 def test_what_one_process_cannot_read_the_others_leave_out(tmp_path, monkeypatch):
     clips = StreamingClips(make_videos(tmp_path / "v", 4), replace(TRAIN, views=1))
-    monkeypatch.setattr(distributed, "shares", lambda drawn: np.array_split(drawn, 2))
-    monkeypatch.setattr(distributed, "counts", lambda count: [count, 1])
+    monkeypatch.setattr(distributed, "shard", lambda indices: np.array_split(indices, 2))
+    monkeypatch.setattr(distributed, "all_gather_counts", lambda count: [count, 1])
     monkeypatch.setattr(distributed, "gather_objects", lambda failures: [failures, [("c0/v2.mp4", "it is cut")]])
     batch, counts = load_batch(clips, np.arange(4), np.random.default_rng(0), torch.device("cpu"))
     assert batch.clips.tolist() == [0, 1] and (counts, batch.total) == ([2, 1], 3)
@@ -202,7 +202,7 @@ def test_a_part_of_a_batch_gets_its_rows_of_what_is_drawn_for_the_whole():
     for part, rows in zip(batch().split(2), (slice(2, 5), slice(5, 7)), strict=True):
         assert part.frames[:, 0].tolist() == part.labels.tolist() == part.clips.tolist() and part.glance_frames is part.frames
         part.rng.bit_generator.state = np.random.default_rng(0).bit_generator.state
-        assert np.array_equal(part.draw(lambda rng, total: rng.random((total, 3))), whole[rows])
+        assert np.array_equal(part.sample(lambda rng, total: rng.random((total, 3))), whole[rows])
 
 
 def as_one_of(monkeypatch, processes, rank=0):
@@ -213,21 +213,21 @@ def as_one_of(monkeypatch, processes, rank=0):
 @pytest.mark.parametrize(("size", "advice"), [(5, "4 or 6"), (1, "2")])
 def test_a_batch_that_cannot_be_shared_out(size, advice, clips, monkeypatch):
     as_one_of(monkeypatch, 2)
-    with pytest.raises(InputError, match=rf"batch_size={size} cannot be shared out equally by 2 processes; set it to {advice}$"):
+    with pytest.raises(InputError, match=rf"batch_size must be a multiple of the 2 processes, got {size}; set it to {advice}$"):
         next(STAGES["glancer"](random_classifier(), clips, replace(CONFIG, batch_size=size), 0))
 
 
 def test_compiling_is_for_one_process(clips, monkeypatch):
     as_one_of(monkeypatch, 2)
     monkeypatch.setattr("agents.supervised.epochs.check_compiler", lambda: None)
-    with pytest.raises(InputError, match=r"compile=true is for one process, and there are 2; leave it out, or start without torchrun"):
+    with pytest.raises(InputError, match=r"compile=true needs a single process, got 2; leave it out, or start"):
         next(STAGES["glancer"](random_classifier(), clips, replace(CONFIG, batch_size=4, compile=True), 0))
 
 
 def test_all_stages_are_checked_before_the_first_begins(monkeypatch):
     as_one_of(monkeypatch, 4)
     config = TrainStages(stages=ClassifierConfig(finetune=SupervisedConfig(batch_size=30)))
-    with pytest.raises(InputError, match=r"stage 3: focuser, head: batch_size=30 cannot be shared .* 4 processes; set it to 28 or 32"):
+    with pytest.raises(InputError, match=r"stage 3: focuser, head: .* must be a multiple of the 4 processes, got 30; set it to 28 or 32"):
         check_learning(config, torch.device("cpu"))
 
 
@@ -242,7 +242,8 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch):
 def test_alone_there_is_one_process():
     assert (distributed.rank(), distributed.world_size(), distributed.local_rank(), distributed.is_main()) == (0, 1, 0, True)
     distributed.barrier()
-    assert distributed.broadcast_object("value") == "value" and distributed.gather_objects(1) == [1] and distributed.counts(3) == [3]
+    assert distributed.broadcast_object("value") == "value"
+    assert distributed.gather_objects(1) == [1] and distributed.all_gather_counts(3) == [3]
     assert not torch.distributed.is_initialized()
 
 

@@ -14,10 +14,10 @@ from videos import cut_in_half
 from adafocus_env.clips.store import ClipStore
 from adafocus_env.clips.stream import StreamingClips
 from agents.config.settings import SupervisedConfig
-from agents.supervised import epochs as supervised
+from agents.supervised import optimizers
 from agents.supervised.epochs import train_epochs
 from agents.supervised.random_patches import train_on_random_patches
-from agents.supervised.stage_model import Part
+from agents.supervised.stage_model import Trainable
 from classifiers.errors import InputError
 
 pytestmark = pytest.mark.numerical
@@ -67,7 +67,7 @@ def test_every_clip_comes_once_an_epoch_in_a_new_order(clips):
         assert batch.labels.tolist() == clips.labels[batch.clips].tolist()
         return classifier.glancer.scores(classifier.glance(classifier.normalise(batch.frames[:, 0]))[1]), batch.labels
 
-    list(train_epochs([Part(classifier.glancer, 0.01)], clips, scores, CONFIG, seed=0, device=classifier.device))
+    list(train_epochs([Trainable(classifier.glancer, 0.01)], clips, scores, CONFIG, seed=0, device=classifier.device))
     assert [len(batch) for batch in orders] == [4, 4, 4] * 2  # as even as they can be: none of a single clip
     first, second = np.concatenate(orders[:3]), np.concatenate(orders[3:])
     assert sorted(first) == sorted(second) == list(range(12)) and not np.array_equal(first, second)
@@ -76,7 +76,7 @@ def test_every_clip_comes_once_an_epoch_in_a_new_order(clips):
 def watched(config, monkeypatch, clips, stage="random patches"):
     """What the optimiser was made with, and its rates at every step."""
     made, rates = [], []
-    for name, make in list(supervised.OPTIMIZERS.items()):
+    for name, make in list(optimizers.OPTIMIZERS.items()):
 
         def making(groups, config, make=make):
             optimizer = make(groups, config)
@@ -84,7 +84,7 @@ def watched(config, monkeypatch, clips, stage="random patches"):
             optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append([group["lr"] for group in optimizer.param_groups]))
             return optimizer
 
-        monkeypatch.setitem(supervised.OPTIMIZERS, name, making)
+        monkeypatch.setitem(optimizers.OPTIMIZERS, name, making)
     trained(stage, clips, config)
     return made[0], rates
 
@@ -119,8 +119,8 @@ def test_dropout_is_set_for_a_stage_and_put_back(clips):
 
 def test_dropout_where_there_is_none_is_an_error(clips):
     config, cpu = SupervisedConfig(epochs=1, dropout=0.5), torch.device("cpu")
-    with pytest.raises(InputError, match=r"dropout=0.5 cannot be set: what is trained here has no dropout"):
-        next(train_epochs([Part(torch.nn.Linear(1, 1), 0.1)], clips, lambda batch: None, config, seed=0, device=cpu))
+    with pytest.raises(InputError, match=r"dropout=0.5 has no effect: the trained networks have no dropout; leave it out"):
+        next(train_epochs([Trainable(torch.nn.Linear(1, 1), 0.1)], clips, lambda batch: None, config, seed=0, device=cpu))
 
 
 def test_a_loss_that_is_no_number_names_the_epoch_and_the_clips(clips):
@@ -132,7 +132,7 @@ def test_a_loss_that_is_no_number_names_the_epoch_and_the_clips(clips):
         return classifier.glancer.scores(vectors) * (math.nan if len(calls) == 5 else 1), batch.labels
 
     with pytest.raises(InputError, match=r"the loss is nan in epoch 2, with the clips .*; choose a lower learning_rate") as caught:
-        list(train_epochs([Part(classifier.glancer, 0.01)], clips, scores, CONFIG, seed=0, device=classifier.device))
+        list(train_epochs([Trainable(classifier.glancer, 0.01)], clips, scores, CONFIG, seed=0, device=classifier.device))
     assert all(clips.names[clip] in str(caught.value) for clip in calls[-1]) and len(calls[-1]) == 4
     assert not any(module.training for module in classifier.modules())
 
@@ -146,7 +146,7 @@ def batches_of(store, epochs=1, batch_size=3):
         return classifier.glancer.scores(torch.zeros(len(batch.labels), 16)), batch.labels
 
     config = SupervisedConfig(epochs=epochs, batch_size=batch_size)
-    list(train_epochs([Part(classifier.glancer, 0.01)], store, scores, config, seed=0, device=classifier.device))
+    list(train_epochs([Trainable(classifier.glancer, 0.01)], store, scores, config, seed=0, device=classifier.device))
     return seen
 
 
@@ -184,10 +184,10 @@ def test_no_epochs_leave_the_weights_as_they_are(clips):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schedule": "step"}, r"milestones=\[\] do not go with schedule=step; give some like \[20, 40\]"),
+        ({"schedule": "step"}, r"milestones=\[\] do not go with schedule=step; set some, such as \[20, 40\]"),
         ({"milestones": [3]}, r"milestones=\[3\] do not go with schedule=one_cycle; only schedule=step has milestones"),
-        ({"schedule": "step", "milestones": [4, 2]}, r"milestones=\[4, 2\] are no rising epochs from 1 on"),
-        ({"schedule": "step", "milestones": [0]}, r"milestones=\[0\] are no rising epochs from 1 on"),
+        ({"schedule": "step", "milestones": [4, 2]}, r"milestones must be strictly increasing epochs from 1 on, .* got \[4, 2\]"),
+        ({"schedule": "step", "milestones": [0]}, r"milestones must be strictly increasing epochs from 1 on, .* got \[0\]"),
     ],
 )
 def test_settings_that_cannot_be(clips, change, message):

@@ -1,4 +1,4 @@
-"""How the networks run while they learn: precision, layout, compilation, and steps in several parts."""
+"""How the networks run while they learn: precision, layout, compilation, and steps in several microbatches."""
 
 from dataclasses import replace
 
@@ -66,9 +66,9 @@ def test_the_scale_of_float16_is_saved(clips, tmp_path):
         while True:
             classifier, stop = random_classifier(), StopRequest()
             stop.requested = stops
-            saved = EpochCheckpoint(tmp_path / str(stops), lambda lines=lines: len(lines), stop)
+            checkpoints = EpochCheckpoint(tmp_path / str(stops), lambda lines=lines: len(lines), stop)
             try:
-                lines += train_on_random_patches(classifier, clips, config, seed=0, saved=saved)
+                lines += train_on_random_patches(classifier, clips, config, seed=0, checkpoints=checkpoints)
             except Stopped:
                 continue
             break
@@ -89,9 +89,9 @@ def test_channels_last_is_for_the_time_of_learning(stage, clips):
     assert all(tensor.is_contiguous() for tensor in classifier.state_dict().values())
 
 
-@pytest.mark.parametrize("parts", [2, 3, 9])
-def test_a_step_in_parts_is_the_whole_step(parts, clips: ClipStore, monkeypatch):
-    """Batches of 4 clips in parts of 2 and 2; 2, 1 and 1; 1, 1, 1 and 1. The head has no batch norm."""
+@pytest.mark.parametrize("microbatches", [2, 3, 9])
+def test_accumulated_microbatches_make_the_whole_step(microbatches, clips: ClipStore, monkeypatch):
+    """Batches of 4 clips in microbatches of 2 and 2; 2, 1 and 1; 1, 1, 1 and 1. The head has no batch norm."""
     sizes, gradients = [], {}
     step = torch.optim.AdamW.step
 
@@ -101,19 +101,19 @@ def test_a_step_in_parts_is_the_whole_step(parts, clips: ClipStore, monkeypatch)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", watched)
     results = {}
-    for accumulate in (1, parts):
+    for accumulate in (1, microbatches):
         gradients[accumulate], classifier = [], random_classifier()
         classifier.head.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
         results[accumulate] = list(STAGES["finetune head"](classifier, clips, replace(PLAIN, dropout=0.0, accumulate=accumulate), 0))
-    assert set(sizes[6:]) == {2: {2}, 3: {2, 1}, 9: {1}}[parts]
-    for whole, accumulated in zip(results[1], results[parts], strict=True):
+    assert set(sizes[6:]) == {2: {2}, 3: {2, 1}, 9: {1}}[microbatches]
+    for whole, accumulated in zip(results[1], results[microbatches], strict=True):
         assert whole == pytest.approx(accumulated, abs=1e-5)
-    for whole, accumulated in zip(gradients[1], gradients[parts], strict=True):
+    for whole, accumulated in zip(gradients[1], gradients[microbatches], strict=True):
         assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(whole, accumulated, strict=True))
 
 
-def test_parts_of_a_step_are_drawn_as_the_whole(clips, monkeypatch):
-    """The same patches, in the same order, whatever the parts; the last batch has fewer clips."""
+def test_microbatches_are_sampled_as_the_whole_step(clips, monkeypatch):
+    """The same patches, in the same order, for any number of microbatches; the last batch has fewer clips."""
     seen = {1: [], 3: []}
 
     def focus(classifier, frames, vectors, corners, *skips):
@@ -128,7 +128,7 @@ def test_parts_of_a_step_are_drawn_as_the_whole(clips, monkeypatch):
 
 
 def test_networks_are_compiled_for_the_time_of_learning(clips, monkeypatch):
-    """What is compiled is told by PyTorch's own mark; the compiler itself is tested with the frozen networks."""
+    """PyTorch itself marks what is compiled; the compiler itself is tested with the frozen networks."""
     try:
         execution.check_compiler()
     except InputError as problem:

@@ -32,16 +32,16 @@ class Dead(BaseException):
 class Start:
     """One start of a training command; what it logs stays in ``lines``."""
 
-    def __init__(self, folder, lines, *, every=0.0, stop=None, keep=2):
+    def __init__(self, folder, lines, *, every=0.0, stop=None):
         self.lines, self.network = lines, random_classifier()
-        self.saved = EpochCheckpoint(folder, lambda: len(lines), stop, save_every_seconds=every, keep=keep)
-        if self.saved.resumed_lines is not None:
-            del lines[self.saved.resumed_lines :]
+        self.checkpoints = EpochCheckpoint(folder, lambda: len(lines), stop, save_every_seconds=every)
+        if self.checkpoints.resumed_lines is not None:
+            del lines[self.checkpoints.resumed_lines :]
 
     def train(self, stage, clips, config=CONFIG):
-        for epoch in RUN[stage](self.network, clips, config=config, saved=self.saved):
+        for epoch in RUN[stage](self.network, clips, config=config, checkpoints=self.checkpoints):
             self.lines.append(epoch)
-            self.saved.extra["seen"] = len(self.lines)
+            self.checkpoints.extra["seen"] = len(self.lines)
         return self.network.fingerprint(), self.lines
 
 
@@ -109,12 +109,12 @@ def test_a_line_that_was_logged_before_its_checkpoint_is_logged_again(clips, who
     lines = []
     torch.manual_seed(7)
     first = Start(tmp_path, lines, every=1e9)
-    epochs = RUN["glancer"](first.network, clips, config=CONFIG, saved=first.saved)
+    epochs = RUN["glancer"](first.network, clips, config=CONFIG, checkpoints=first.checkpoints)
     lines.append(next(epochs))
     lines.append(next(epochs))  # the second epoch is logged, not saved
     disturb()
     again = Start(tmp_path, lines, every=1e9)
-    assert again.saved.resumed_lines == 1 and len(lines) == 1
+    assert again.checkpoints.resumed_lines == 1 and len(lines) == 1
     assert again.train("glancer", clips) == whole["glancer"]
 
 
@@ -136,17 +136,16 @@ def test_a_stop_is_heeded_between_batches(stage, clips, whole, tmp_path):
 
 def test_the_callers_values_come_back(clips, tmp_path):
     first = Start(tmp_path, [])
-    assert (first.saved.resumed_lines, first.saved.extra) == (None, {})
+    assert (first.checkpoints.resumed_lines, first.checkpoints.extra) == (None, {})
     first.train("glancer", clips)
     again = Start(tmp_path, first.lines)
-    assert (again.saved.resumed_lines, again.saved.extra) == (2, {"seen": 2})
+    assert (again.checkpoints.resumed_lines, again.checkpoints.extra) == (2, {"seen": 2})
 
 
-@pytest.mark.parametrize("keep", [1, 3])
-def test_the_last_checkpoints_stay(keep, clips, tmp_path):
-    Start(tmp_path, [], keep=keep).train("glancer", clips)
+def test_the_last_checkpoints_stay(clips, tmp_path):
+    Start(tmp_path, []).train("glancer", clips)
     names = [file.name for file in sorted(tmp_path.iterdir())]
-    assert names == ["00001-0000001.pt", "00001-0000002.pt", "00002-0000000.pt"][-keep:]
+    assert names == ["00001-0000002.pt", "00002-0000000.pt"]
 
 
 def test_only_what_learns_is_saved(clips, tmp_path):
@@ -175,7 +174,7 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_can_be_used(how, clips,
     torch.manual_seed(7)
     Start(tmp_path, lines).train("glancer", clips)
     broken(max(tmp_path.iterdir()), how)
-    advice = r"00002-0000000.pt is not a whole checkpoint .*; remove it to go on from the one before, or force=true starts over"
+    advice = r"00002-0000000.pt is not a whole checkpoint .*; remove it to resume from the previous one, or force=true starts over"
     with pytest.raises(InputError, match=advice):
         Start(tmp_path, lines)
     max(tmp_path.iterdir()).unlink()
@@ -186,8 +185,8 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_can_be_used(how, clips,
     ("stage", "change", "message"),
     [
         ("glancer", {"batch_size": 6}, r"was saved by another training: batch_size was 5 and is 6; force=true starts over"),
-        ("focuser", {}, r"was saved by another training: it is of another network: .*; force=true starts over"),
-        ("random patches", {}, r"was saved by another training: it is of 1 networks, not of 2; force=true starts over"),
+        ("focuser", {}, r"was saved by another training: it holds another network: .*; force=true starts over"),
+        ("random patches", {}, r"was saved by another training: it holds 1 networks, not 2; force=true starts over"),
     ],
 )
 def test_a_foreign_checkpoint_is_refused(stage, change, message, clips, tmp_path):
@@ -203,7 +202,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(clips, whole, tmp_path):
     lines = []
     torch.manual_seed(7)
     first = Start(tmp_path, lines, every=1e9)
-    epochs = RUN["glancer"](first.network, clips, config=CONFIG, saved=first.saved)
+    epochs = RUN["glancer"](first.network, clips, config=CONFIG, checkpoints=first.checkpoints)
     lines.append(next(epochs))
     lines.append(next(epochs))
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
@@ -226,11 +225,6 @@ def test_what_a_killed_writer_left_is_removed(clips, tmp_path):
     assert not leftover.exists() and len(list(tmp_path.iterdir())) == 2
 
 
-def test_keep_must_leave_one(tmp_path):
-    with pytest.raises(InputError, match=r"keep=0 would leave no checkpoint to go on from; choose 1 or more"):
-        EpochCheckpoint(tmp_path, lambda: 0, keep=0)
-
-
 def losing(monkeypatch, batch, value=float("nan")):
     real, calls = torch.nn.functional.cross_entropy, []
 
@@ -247,7 +241,7 @@ def test_a_lost_loss_leaves_the_last_good_checkpoint(clips, whole, tmp_path, mon
     start = Start(tmp_path, lines)
     with monkeypatch.context() as patch:
         losing(patch, 5)
-        with pytest.raises(InputError, match=r"the loss is nan in epoch 2, with .*; the last good checkpoint is kept in ") as caught:
+        with pytest.raises(InputError, match=r"the loss is nan in epoch 2, with .*; the last good checkpoint is in ") as caught:
             start.train("glancer", clips)
     assert str(tmp_path) in str(caught.value)
     assert max(tmp_path.iterdir()).name == "00001-0000001.pt"
@@ -264,7 +258,7 @@ def test_weights_that_are_lost_are_not_saved(clips, tmp_path, monkeypatch):
             next(start.network.glancer.parameters()).data[0] = float("inf")
 
     monkeypatch.setattr(torch.optim.AdamW, "step", poisoned)
-    with pytest.raises(InputError, match=r"features.0.0.weight holds values that are no numbers in epoch 2, with the clips .*; choose"):
+    with pytest.raises(InputError, match=r"features.0.0.weight holds values that are not finite in epoch 2, with the clips .*; choose"):
         start.train("glancer", clips)
     assert max(tmp_path.iterdir()).name == "00001-0000000.pt"
 

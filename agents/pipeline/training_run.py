@@ -1,0 +1,249 @@
+"""One start of a training command: its run directory, its display, and the steps from settings to a result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from gymnasium import spaces
+from rich.console import Console
+from stable_baselines3.common.utils import set_random_seed
+
+from adafocus_env import distributed
+from adafocus_env.action import ACTIONS
+from adafocus_env.build import choose_device
+from adafocus_env.clips.store import ClipSource
+from adafocus_env.datasets import build_data
+from adafocus_env.features.live import Features
+from adafocus_env.observation import OBSERVATIONS
+from adafocus_env.videos.dataset import check_train_split
+from agents.config.settings import PPOConfig, Train, TrainPPO
+from agents.pipeline.builders import Clips, build_clips, choose_classifier, features_of, inference_classifier
+from agents.policies.baselines import check_policy
+from agents.policies.checkpoint import load_policy
+from agents.policies.networks import PolicyNetwork
+from agents.rl.algorithms import check_fits, check_settings, learns_as_ppo
+from agents.rl.ppo import check_ppo
+from agents.rl.saved_model import TrainedModel
+from agents.rl.settings import algorithm_settings
+from agents.rl.trainer import train_policy
+from agents.runs.interrupts import Stopped
+from agents.runs.loggers import Curves, check_log
+from agents.runs.progress import Display
+from agents.runs.report import report, split_title, table
+from agents.runs.run_dir import RunDir
+from agents.runs.seeding import make_deterministic
+from agents.runs.threads import limit_threads
+from classifiers import checkpoint
+from classifiers.classifier import Architecture, Classifier
+from classifiers.errors import InputError, lookup
+
+
+class TrainingRun:
+    """One start of a training command.
+
+    Args:
+        directory: The run directory, open for writing.
+        config: The settings.
+        display: Where progress is shown.
+
+    Attributes:
+        classifier_or_architecture: What the settings name; set by `clips`.
+        seconds: Wall time of each step, for `result.json`.
+    """
+
+    classifier_or_architecture: Classifier | Architecture
+
+    def __init__(self, directory: RunDir, config: TrainPPO, display: Display) -> None:
+        self.directory, self.config, self.display = directory, config, display
+        self.device = choose_device(config.device)
+        self.seconds: dict[str, float] = {}
+        self._resources = ExitStack()
+        self._inference: tuple[Classifier, Classifier] | None = None
+        self._features: dict[str, Features] = {}
+
+    @classmethod
+    def open(cls, path: str | Path, config: TrainPPO) -> TrainingRun:
+        """Open the run directory and set the seeds. Of several processes only the main one writes to it and shows progress.
+
+        Raises:
+            InputError: The directory belongs to another run, or device or log cannot be used.
+        """
+        check_log(config.log)
+        make_deterministic()
+        main = distributed.is_main()
+        with distributed.main_first():  # the other processes only read
+            directory = RunDir.open(path, asdict(config), force=config.force) if main else RunDir(path)
+        run = cls(directory, config, Display(None if main else Console(quiet=True)))
+        run._resources.enter_context(directory)
+        if main:
+            directory.watch(run._resources.enter_context(closing(Curves(directory, config.log))))
+        run._resources.enter_context(run.display)
+        run.display.say(f"run folder: {directory.root}")
+        set_random_seed(config.seed)
+        return run
+
+    def __enter__(self) -> TrainingRun:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(problem, InputError) and distributed.is_main():
+            self.directory.forget()
+        self._resources.close()
+        if isinstance(problem, Stopped):
+            self.display.say("stopped and saved; the same command resumes")
+            raise SystemExit(130)
+
+    def show_if_finished(self) -> bool:
+        """Show the table of a finished run; return False for an unfinished one."""
+        if not distributed.broadcast_object(self.directory.finished):
+            return False
+        result = self.directory.result()
+        title = f"{split_title(self.config.data.title, result['split'], result['clips'])}: finished before (force=true starts over)"
+        self.display.console.print(table(result["policies"], title, result.get("metric", "top1")))
+        return True
+
+    def clips(self, *, for_policy: bool = True) -> Clips:
+        """Return the clips of the data set, rendered and decoded if necessary.
+
+        Args:
+            for_policy: Whether a policy is trained on them; its settings are checked first.
+
+        Raises:
+            InputError: The data set, the classifier or a setting of the algorithm cannot be used.
+        """
+        start, config = time.perf_counter(), self.config
+        data = build_data(config.data)
+        check_train_split(data, config.data.root)
+        self.display.say(data.summary)
+        given = choose_classifier(config.classifier, data, self.device, config.patch_size, config.architecture)
+        limit_threads(given, data.classes, self.device)
+        self.classifier_or_architecture = given
+        architecture = given if isinstance(given, Architecture) else given.architecture
+        if for_policy:
+            self._check_algorithm(architecture)
+        with distributed.main_first():
+            clips = build_clips(data, config.data, architecture.size, self.display, seed=config.seed)
+        self.seconds["render"] = time.perf_counter() - start
+        return clips
+
+    def _check_algorithm(self, architecture: Architecture) -> None:
+        """Check the settings of the algorithm before anything is rendered; see `check_algo` and `check_ppo`."""
+        config = self.config
+        if isinstance(config, Train):
+            action = lookup("action", config.env.action, ACTIONS)(config.env.grid, architecture.size, architecture.patch_size)
+            check_algo(config, action.space)
+            if not learns_as_ppo(config.algo):
+                return
+        steps = config.env.video_div or 1 if architecture.head == "mean" else config.data.num_frames
+        check_ppo(config.ppo, config.env, steps, config.network)
+
+    def features(self, classifier: Classifier, clips: ClipSource) -> Features:
+        """Return the features of the clips by the frozen classifier, from the same bank until `finish`."""
+        if self._inference is None or self._inference[0] is not classifier:
+            self._inference = classifier, inference_classifier(classifier, self.config.env)  # once: compiling takes minutes
+            self._features = {}
+        if clips.fingerprint not in self._features:
+            self._features[clips.fingerprint] = features_of(self._inference[1], clips, self.config.env)
+        return self._features[clips.fingerprint]
+
+    def train_policy(
+        self,
+        classifier: Classifier,
+        clips: Clips,
+        *,
+        directory: RunDir | None = None,
+        ppo: PPOConfig | None = None,
+        seed: int | None = None,
+        start: PolicyNetwork | None = None,
+    ) -> PolicyNetwork | TrainedModel:
+        """Run stage 2 on the frozen classifier; return the policy with the best validation score.
+
+        Args:
+            classifier: Classifies the patches.
+            clips: The clips of all splits.
+            directory: Where metrics and checkpoints go; None: the run directory.
+            ppo: Settings of PPO; None: those of the run.
+            seed: Seed of everything random; None: that of the run.
+            start: The policy to start from; None: the one that the settings name, or a new one.
+        """
+        config, directory, ppo = self.config, directory or self.directory, ppo or self.config.ppo
+        features = self.features(classifier, clips.train)
+        self.display.say(features.about)
+        val = self.features(classifier, clips.val) if clips.val else None
+        algo = config.algo if isinstance(config, Train) else None
+        settings = algorithm_settings(features, config.env, config.network, ppo, algo, start or self.given_policy(features))
+        seed = config.seed if seed is None else seed
+        return train_policy(features, val, directory, self.display, settings, env=config.env, seed=seed)
+
+    def given_policy(self, features: Features) -> PolicyNetwork | None:
+        """Return the policy that the user wants to start from, if any.
+
+        Raises:
+            InputError: It does not fit the environment.
+        """
+        if not self.config.policy:
+            return None
+        policy = load_policy(self.config.policy, self.device)
+        try:
+            check_policy(policy, features)
+        except InputError as problem:
+            raise InputError(f"policy={self.config.policy}: {problem}") from problem
+        return policy
+
+    def finish(
+        self,
+        classifier: Classifier,
+        policy: PolicyNetwork | TrainedModel | None,
+        clips: Clips,
+        since: float,
+        result_entries: Mapping[str, Any] | None = None,
+        **card: Any,
+    ) -> None:
+        """Save the classifier and evaluate on the test clips, once: table, `result.json` and plots.
+
+        Args:
+            classifier: In its final state.
+            policy: The trained policy, if any.
+            clips: The clips of all splits.
+            since: `time.perf_counter` when training began.
+            result_entries: Further entries of `result.json`.
+            card: Further fields of the classifier's card.
+        """
+        self.seconds["train"] = time.perf_counter() - since
+        checkpoint.save(classifier, self.directory.checkpoints / "classifier", data=clips.data.name, **card)
+        start, config = time.perf_counter(), self.config
+        self._features = {}  # frees the banks of training
+        features = self.features(classifier, clips.test)
+        predictor = policy.on(features) if isinstance(policy, TrainedModel) else policy
+        result = report(
+            features, predictor, self.directory.root, self.display, seed=config.seed, data=clips.data.name, title=config.data.title,
+            metric=clips.data.metric, skipped=config.env.skipped,
+        )  # fmt: skip
+        self.seconds["evaluate"] = time.perf_counter() - start
+        seconds = {step: round(value, 1) for step, value in self.seconds.items()}
+        self.directory.write_result({**result, **(result_entries or {}), "seconds": seconds})
+        self.display.say(f"saved to {self.directory.root}: result.json, result.png, contact_sheet.png, checkpoints/")
+
+
+def check_algo(config: Train, space: spaces.Space) -> None:
+    """Check that algorithm, settings and environment fit each other; `check_ppo` checks PPO's settings.
+
+    Raises:
+        InputError: The algorithm does not support such actions, or a setting is unknown or belongs elsewhere.
+    """
+    algo = config.algo
+    check_fits(algo.name, f"env.action={config.env.action}", space)
+    check_settings(algo)
+    lookup("algo.observation", algo.observation, OBSERVATIONS)
+    if learns_as_ppo(algo):
+        for key in algo.settings:
+            if key in asdict(config.ppo):
+                raise InputError(f"algo.settings.{key}: with PPO, set ppo.{key}")
+    elif config.policy:
+        raise InputError(f"policy={config.policy} is for algo=ppo alone; leave it out with algo={algo.name}")
