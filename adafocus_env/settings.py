@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from annotated_types import Ge
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
@@ -20,8 +19,10 @@ from typing_extensions import dataclass_transform
 from classifiers.errors import InputError
 
 T = TypeVar("T")
-Count = Annotated[int, Ge(1)]
+Count = Annotated[int, Field(ge=1)]
 """An integer of at least 1, where a setting takes other values too: limits of `setting` are for settings that are only numbers."""
+ActionName = Literal["grid", "continuous", "skip", "continuous_skip"]
+NumberFormat = Literal["float32", "float16", "bfloat16"]
 
 
 @dataclass_transform(field_specifiers=(Field,), kw_only_default=False)
@@ -37,7 +38,7 @@ def setting(default: Any, help: str, *, unit: str = "", path: bool = False, **li
         default: its default; a callable without arguments makes a new one for each object, and ``...`` means that a value must be given.
         help: what it means, in a sentence.
         unit: of the value, where it has one.
-        path: a command takes the value exactly as typed, whatever characters it holds.
+        path: a command takes the value exactly as typed, also special characters.
         limits: of the value: ``ge``, ``gt``, ``le``, ``lt``, and others that `pydantic.Field` takes.
     """
     given = {"default_factory": default} if callable(default) else {"default": default}
@@ -77,6 +78,11 @@ def fields_of(kind: type) -> dict[str, FieldInfo]:
     return {name: field for name, field in kind.__pydantic_fields__.items() if field.init is not False}  # type: ignore[attr-defined]
 
 
+def declared_in(kind: type, name: str) -> Any:
+    """Return the declaration of a setting of another class, to declare it again with a narrower type or in another group."""
+    return fields_of(kind)[name]
+
+
 def extra(field: FieldInfo, name: str) -> Any:
     """Return the ``unit`` of a declared setting, or whether it is a ``path``."""
     return (field.json_schema_extra or {}).get(name)  # type: ignore[union-attr]
@@ -105,7 +111,7 @@ def _limits(metadata: Iterable[Any]) -> str:
 def _words(kind: Any, limits: str = "") -> str:
     names = {int: "an integer", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
     if get_origin(kind) is Annotated:
-        return _words(get_args(kind)[0], _limits(get_args(kind)[1:]))
+        return _words(get_args(kind)[0], _limits(get_args(kind)[1].metadata))
     if get_origin(kind) is Literal:
         return " or ".join(repr(value) for value in get_args(kind))
     if get_origin(kind) is list:
@@ -124,7 +130,7 @@ def _message(kind: type, problem: ValidationError, prefix: str) -> str:
     name, declared = str(error["loc"][0]), fields_of(kind)
     if name not in declared:
         return str(unknown(name, declared, prefix))
-    if error["type"] == "missing":
+    if error["type"] in ("missing", "string_too_short"):
         return f"{prefix}{name} is missing: add {prefix}{name}=VALUE"
     choices = [value for each in _alternatives(declared[name].annotation) if get_origin(each) is Literal for value in get_args(each)]
     hint = _nearest(error["input"], choices) if isinstance(error["input"], str) else ""
@@ -140,7 +146,7 @@ def _nearest(name: str, known: Sequence[str]) -> str:
 class EnvSettings:
     """The environment: what an agent chooses, what it is rewarded with, and where features are stored."""
 
-    action: Literal["grid", "continuous", "skip", "continuous_skip"] | Callable[..., Any] = setting(
+    action: ActionName | Callable[..., Any] = setting(
         "grid", "grid, continuous, skip (a grid and an action without a patch) or continuous_skip"
     )
     grid: int = setting(7, "G: the patch lies on one of G × G cells", unit="cells per axis", ge=1)
@@ -150,5 +156,5 @@ class EnvSettings:
     cost_weight: float = setting(0.0, "λ, the cost of a step with a patch", unit="reward", ge=0, allow_inf_nan=False)
     skipped: Literal["zeros", "last", "none"] = setting("zeros", "what the head receives for a skipped frame")
     bank: Any = setting("auto", "where features are stored: true (memory), false (nowhere), auto (memory where they fit) or a folder")
-    bank_dtype: Literal["float32", "float16", "bfloat16"] = setting("float32", "number format of stored features")
+    bank_dtype: NumberFormat = setting("float32", "number format of stored features")
     bank_gib: float | None = setting(None, "largest size of a bank in memory; the least recently used clips are dropped", unit="GiB", gt=0)

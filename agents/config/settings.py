@@ -20,7 +20,7 @@ class DataConfig:
         test: share of the videos that is the test part, where the folder has no train and test parts of its own.
         num_frames: T, frames of a clip.
         glance_frames: the glancer's frames, where they are sampled separately (Something-Something); 0: the same as the focuser's.
-        views: clips drawn from each training video; fresh: new ones in every epoch, drawn with the run's seed and not stored.
+        views: clips drawn from each training video; resample: new ones in every epoch, sampled with the run's seed and not stored.
         sampling: how the frames of training clips are drawn: segments or released; see `adafocus_env.videos.frame_sampling`.
         workers: processes that render and decode.
     """
