@@ -29,7 +29,7 @@ class DataSettings:
     test: float = setting(0.2, "share of the videos in the test split, where the folder has no test/ subfolder", gt=0, lt=1)
     num_frames: int = setting(8, "T, frames of a clip", ge=1)
     glance_frames: int = setting(0, "frames of the glancer, where they are sampled separately; 0: those of the focuser", ge=0)
-    views: Count | Literal["fresh"] = setting(1, "clips sampled from each training video; fresh: new ones every epoch, not stored")
+    views: Count | Literal["resample"] = setting(1, "clips sampled from each training video; resample: new ones every epoch, not stored")
     sampling: Literal["segments", "released"] = setting("segments", "how the frames of training clips are sampled")
     workers: int = setting(2, "processes that render and decode", ge=1)
 

@@ -186,7 +186,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
         """Return the frame with the last patch, the predicted class and its confidence, (h, w, 3) uint8; None without a render mode."""
         pictures = self._one.render()
-        return pictures and pictures[0]
+        return None if pictures is None else pictures[0]
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return the action mask (actions,) for `sb3_contrib.MaskablePPO`; see `adafocus_env.dynamics.Dynamics.action_masks`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from adafocus_env.videos.decoding import Failure, run_in_workers
@@ -115,7 +115,7 @@ class Prefetcher(Generic[Value]):
                     self._coming = set()
                     self._changed.notify_all()
 
-    def _decoded(self, order: Sequence[int]) -> Iterator[tuple[int, Value | Failure]]:
+    def _decoded(self, order: Sequence[int]) -> Generator[tuple[int, Value | Failure], None, None]:
         results = run_in_workers(
             "adafocus_env.videos.readers:decode_clip",
             [self._request(clip) for clip in order],
@@ -124,10 +124,16 @@ class Prefetcher(Generic[Value]):
         )
         with contextlib.closing(results):
             for task, result in results:
-                try:
-                    yield order[task], self._finish(order[task], result) if isinstance(result, DecodedClip) else result
-                except ValueError as problem:
-                    yield order[task], Failure(str(problem))
+                yield order[task], self._finished(order[task], result)
+
+    def _finished(self, clip: int, result: object) -> Value | Failure:
+        if isinstance(result, Failure):
+            return result
+        assert isinstance(result, DecodedClip)
+        try:
+            return self._finish(clip, result)
+        except ValueError as problem:
+            return Failure(str(problem))
 
     def _has_room(self) -> bool:
         waited_for = any(clip in self._coming and clip not in self._cached for clip in self._requested)

@@ -160,7 +160,8 @@ class DiskBank:
         shape = self.layout.shapes[which][len(others) :]
         rows = np.empty((index[0].size, *shape), _BITS[self.layout.dtype.itemsize])
         for row, (clip, *position) in enumerate(zip(*(numbers.ravel().tolist() for numbers in index), strict=True)):
-            rows[row] = self._shard(clip // SHARD_SIZE)[which][(clip % SHARD_SIZE, *position)]
+            index_in_shard = (clip % SHARD_SIZE, *position)
+            rows[row] = self._shard(clip // SHARD_SIZE)[which][index_in_shard]
         values = torch.from_numpy(rows).view(self.layout.dtype).to(self.classifier.device).float()
         return values.view(*index[0].shape, *shape)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from agents.config.settings import JointConfig, PPOConfig, SupervisedConfig, TrainStages
+from agents.config.settings import PPOConfig, SupervisedConfig, TrainStages
 from agents.supervised.epochs import check_settings
 from classifiers.errors import InputError
 

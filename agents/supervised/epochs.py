@@ -25,7 +25,7 @@ from agents.supervised.checkpoint import EpochCheckpoint
 from agents.supervised.optimizers import OPTIMIZERS, SCHEDULES
 from agents.supervised.stage_model import Scores, StageModel, Trainable
 from classifiers.checkpoint import tensor_faults
-from classifiers.errors import InputError, lookup
+from classifiers.errors import InputError
 from classifiers.optimize import check_compiler, check_precision
 
 

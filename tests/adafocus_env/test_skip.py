@@ -6,7 +6,7 @@ import pytest
 import test_vector_env as test_vector
 import torch
 from conftest import TINY_COST
-from test_vector_env import FACES, N, assert_equal_values, assert_same, play_single
+from test_vector_env import APIS, N, assert_equal_values, assert_same, play_single
 
 from adafocus_env.action import ActionError, ContinuousAction, ContinuousSkipAction, GridAction, SkipAction, boxes_of
 from adafocus_env.build import build_features
@@ -222,7 +222,7 @@ def make(classifier, clips, bank):
     return make
 
 
-@pytest.mark.parametrize("api", FACES)
+@pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize(("live", "skipped"), [(False, "zeros"), (True, "zeros"), (False, "last"), (False, "none")])
 def test_every_api_skips_alike(make, classifier, clips, bank, monkeypatch, api, live, skipped):
     def actions_at(step):
@@ -231,7 +231,7 @@ def test_every_api_skips_alike(make, classifier, clips, bank, monkeypatch, api, 
 
     monkeypatch.setattr(test_vector, "actions_at", actions_at)
     arguments = {"observation": "dict", "cost_weight": 0.2, "baseline": 2, "bank": not live and bank, "skipped": skipped}
-    records = FACES[api](make, **arguments)
+    records = APIS[api](make, **arguments)
     for row in range(N):
         expected = play_single(classifier, clips, row, action="skip", **arguments)
         assert {True, False} == {bool(step[5]["box"].any()) for step in expected if step[5] and "box" in step[5]}

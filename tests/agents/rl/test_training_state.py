@@ -28,9 +28,9 @@ from agents.config.settings import EnvConfig
 from agents.policies.sb3 import bind
 from agents.rl.algorithms import CONTINUOUS, DISCRETE, new_model
 from agents.rl.environment import make_environment
-from agents.runs.interrupts import Stopped
 from agents.rl.saved_model import load_model
 from agents.rl.training_state import load_training_state, save_training_state, unsaved_attributes
+from agents.runs.interrupts import Stopped
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
