@@ -124,7 +124,8 @@ def table_columns(results: Iterable[Mapping[str, Any]], metric: str) -> dict[str
         results: Of each policy, as `summarize` returns them.
         metric: The accuracy of the data set; one that is not top-1 stands beside it.
     """
-    results, columns = list(results), {**{name: STEP_METRICS[name] for name in ("top1", metric)}, **METRICS}
+    results = list(results)
+    columns: dict[str, Metric | StepMetric] = {**{name: STEP_METRICS[name] for name in ("top1", metric)}, **METRICS}
     constant = {name for name in columns if all(result.get(name, 1) == 1 for result in results)}
     return {name: column for name, column in columns.items() if column.heading and not (column.optional and name in constant)}
 
