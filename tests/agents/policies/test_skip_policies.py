@@ -307,7 +307,7 @@ def test_gflops_are_a_share(bank):
     assert most * 1e9 == pytest.approx(infer(bank.classifier, policy, torch.zeros(1, 4, 3, 96, 96), keep_threshold=np.inf).macs.item())
     assert least * 1e9 == pytest.approx(infer(bank.classifier, policy, torch.zeros(1, 4, 3, 96, 96), keep_threshold=-np.inf).macs.item())
     assert pid_lagrangian(EnvConfig(action="skip"), cost) is None
-    with pytest.raises(InputError, match=r"env\.target_gflops=100: .*choose a budget from 0\.00\d+ to 0\.00\d+"):
+    with pytest.raises(InputError, match=r"env\.target_gflops=100\.0: .*choose a budget from 0\.00\d+ to 0\.00\d+"):
         pid_lagrangian(EnvConfig(action="skip", target_gflops=100), VideoCost(4, 10**6, 10**6))
 
 
