@@ -65,7 +65,9 @@ def main(config: SkipCurve) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     write_text(root / "table.md", text)
     write_text(root / "table.json", to_json({task: _plain(points) for task, points in measured.items()}, indent=2) + "\n")
-    curves = {task: {name: _tradeoff(each) for name, each in points.items()} for task, points in measured.items()}
+    curves: dict[str, dict[str, Tradeoff]] = {
+        task: {name: _tradeoff(each) for name, each in points.items()} for task, points in measured.items()
+    }
     save_tradeoffs(curves, f"frames skipped, seeds {', '.join(map(str, config.seeds))}", root / "curve.png")
     console.print(f"saved to {root}: table.md, table.json, curve.png", highlight=False, soft_wrap=True)
 
