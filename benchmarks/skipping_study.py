@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +63,7 @@ def main(config: SkippingStudy) -> None:
     runs = check_runs(config, root)
     train_missing(runs, lambda each: train_ppo.main(each), console)
     results = {task: _over_seeds([measure(RunDir(each.run), config) for each in configs]) for task, configs in runs.items()}
-    text = "\n".join(f"**{DataConfig(task=task).label}, test split**\n\n{table(each, config.keeps)}" for task, each in results.items())
+    text = "\n".join(f"**{DataConfig(task=cast(TaskName, task)).label}, test split**\n\n{table(each, config.keeps)}" for task, each in results.items())
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     save_tables(root, text, {task: _summary(each, config.keeps) for task, each in results.items()})
     panels = [Panel(task, "GFLOPs per video (a multiply-add as one)", _curves(each)) for task, each in results.items()]

@@ -58,8 +58,8 @@ def fill_feature_bank(name: str, data: DataSettings, spec: BankSpec, *, split: s
         InputError: the classifier, the data set, the shard or the folder cannot be used, they do not fit together, or there is no room.
     """
     part, parts = _of_process(*_share(shard))
-    if data.views == "fresh":
-        raise InputError("data.views=fresh has no stored clips, and so no stored features; give a number of clips for each video")
+    if data.views == "resample":
+        raise InputError("data.views=resample has no stored clips, and so no stored features; give a number of clips for each video")
     videos = build_data(data)
     classifier = checkpoint.load(name, choose_device(device))
     videos = with_classes(videos, classifier.classes)

@@ -263,9 +263,12 @@ def test_places_outside_the_space_are_refused(actions, message):
         ContinuousAction(96, 24).check(actions, 1)
 
 
-@pytest.mark.parametrize("video_div", [0, 3, 8, -1])
-def test_other_numbers_of_decisions_are_refused(averaging, clips, video_div):
-    with pytest.raises(InputError, match=rf"video_div must be (1, 2 or 4 decisions per video|an integer of at least 1 or null), got {video_div}"):
+@pytest.mark.parametrize(
+    ("video_div", "allowed"),
+    [(0, "an integer of at least 1 or null"), (3, "1, 2 or 4 decisions per video"), (8, "1, 2 or 4"), (-1, "an integer of at least 1")],
+)
+def test_other_numbers_of_decisions_are_refused(averaging, clips, video_div, allowed):
+    with pytest.raises(InputError, match=rf"video_div must be {allowed}.*, got {video_div}"):
         AdaFocusEnv(averaging, clips, video_div=video_div)
 
 
@@ -281,7 +284,7 @@ def test_what_does_not_fit_together_is_refused(averaging, classifier, clips):
         LiveFeatures(averaging, six, action, video_div=4)
     with pytest.raises(InputError, match=r"baseline='all' needs a grid: .* choose a number, such as baseline=1"):
         AdaFocusEnv(averaging, clips, action="continuous", baseline="all")
-    with pytest.raises(InputError, match="action must be 'grid' or .*, got 'polar'"):
+    with pytest.raises(InputError, match=r"action must be 'grid' or .*, got 'polar'"):
         AdaFocusEnv(averaging, clips, action="polar")
     bank = MemoryBank(averaging, clips, action, video_div=2)
     with pytest.raises(InputError, match="the bank belongs to another patch geometry and another video_div"):

@@ -163,7 +163,7 @@ def imported(file, tmp_path_factory):
     told = import_released(ImportCheckpoint(str(file), str(out), family="Something-Something"))
     assert told == (
         f"{out}: classifier with 174 classes, mean head, patches of 144 pixels; "
-        "continuous policy on glance maps of 10240 channels a decision"
+        "continuous policy on glance maps of 10240 channels per decision"
     )
     return out
 

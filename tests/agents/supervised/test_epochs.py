@@ -7,13 +7,13 @@ import pytest
 import torch
 from clip_videos import TRAIN, make_videos
 from conftest import random_classifier
-from omegaconf import OmegaConf
 from supervised_stages import CONFIG, LEARNING, STAGES, trained
 from videos import cut_in_half
 
 from adafocus_env.clips.store import ClipStore
 from adafocus_env.clips.stream import StreamingClips
-from agents.config.settings import SupervisedConfig
+from agents.config.command import compose_config
+from agents.config.settings import SupervisedConfig, TrainStages
 from agents.supervised import optimizers
 from agents.supervised.epochs import train_epochs
 from agents.supervised.random_patches import train_on_random_patches
@@ -171,8 +171,8 @@ def test_fresh_clips_are_new_in_every_epoch_and_unreadable_ones_left_out(tmp_pat
 
 
 def test_the_settings_of_the_command_line_know_milestones_and_dropout():
-    config = OmegaConf.merge(OmegaConf.structured(SupervisedConfig), OmegaConf.from_dotlist(["milestones=[20,40]", "dropout=0.5"]))
-    assert OmegaConf.to_object(config) == SupervisedConfig(milestones=[20, 40], dropout=0.5)
+    config = compose_config(TrainStages, "train_stages", ["stages.glancer.milestones=[20,40]", "stages.glancer.dropout=0.5"])
+    assert (config.stages.glancer.milestones, config.stages.glancer.dropout) == ([20, 40], 0.5)
 
 
 def test_no_epochs_leave_the_weights_as_they_are(clips):

@@ -23,7 +23,7 @@ class Data:
 class PPO:
     learning_rate: float = setting(0.01, "of Adam", gt=0)
     n_steps: int | None = setting(None, "of an update", ge=1, unit="steps")
-    views: Count | Literal["fresh"] = setting(1, "clips of a video")
+    views: Count | Literal["resample"] = setting(1, "clips of a video")
     kwargs: dict[str, Any] = setting(dict, "further arguments")
 
 
