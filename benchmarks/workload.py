@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ def prepare(settings: Settings) -> None:
 def machine() -> dict[str, Any]:
     """The machine, in a line."""
     info = system_information()
-    about = {"processor": info["cpu"], "cores": info["cpu_count"], "threads": torch.get_num_threads(), "torch": torch.__version__}
+    processor = f"{platform.processor() or platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"
+    about = {"processor": processor, "cores": info["cpu_count"], "threads": torch.get_num_threads(), "torch": torch.__version__}
     load = {"load": round(os.getloadavg()[0], 1)} if hasattr(os, "getloadavg") else {}
     return {**about, **load, "GPU": info["cuda_device"] or "none", "commit": str(info["commit"])[:12]}
 

@@ -26,7 +26,6 @@ from agents.pipeline.stages import Leg, joint_round, single_pass
 from agents.pipeline.validation import Score, frame_score, patch_score
 from agents.policies.checkpoint import load_policy, save_policy
 from agents.policies.sb3 import GlancePolicy
-from agents.rl.ppo import in_steps
 from agents.runs.interrupts import Stopped, StopRequest
 from agents.runs.progress import figures
 from agents.supervised.checkpoint import EpochCheckpoint
@@ -107,8 +106,6 @@ class Driver:
 
     def run(self) -> Milestone:
         """Runs the single pass and the joint rounds; returns the one among their ends that did best on the validation part."""
-        if distributed.is_main():
-            self._session.display.plan(self._plan())
         for leg in single_pass(self._config):
             self._run(leg)
         best, waited = self.milestones[-1], 0
@@ -123,19 +120,6 @@ class Driver:
                 break
         self._take(best.classifier, best.policy)
         return best
-
-    def _plan(self) -> list[tuple[str, float, float]]:
-        """For `Display.plan`: epochs or steps of every leg, and how many frames pass the networks in one."""
-        clips, config = self._clips.train, self._config
-        rounds = [leg for number in range(1, config.rounds + 1) for leg in joint_round(config, number)]
-        plan: list[tuple[str, float, float]] = []
-        for leg in [*single_pass(config), *rounds]:
-            if isinstance(leg.settings, PPOConfig):
-                steps = in_steps(leg.settings, self._session.features(self.classifier, clips)).total_steps
-                plan.append((leg.title, steps, 1))
-            else:
-                plan.append((leg.title, leg.settings.epochs, clips.epoch_size * clips.num_frames))
-        return plan
 
     def _first_classifier(self) -> Classifier:
         """The classifier that the first leg begins with: the user's, or a new one."""
@@ -182,8 +166,6 @@ class Driver:
         """Runs a leg, unless it is finished, and takes over what it made."""
         part = StageDir(self._session.run, leg.name, self._lines, leg.about)
         if not distributed.broadcast_object((part.checkpoints / DONE).is_file()):
-            if distributed.is_main():
-                self._session.display.leg(leg.title)
             set_random_seed(self._seed(leg))
             learn = self._learn_policy if leg.stage == 2 else self._learn
             score = learn(leg, part)
