@@ -1,4 +1,4 @@
-"""Clips of random pixels in memory, where videos would only have to be made, carried and decoded."""
+"""Clips of random pixels in memory, which need no videos."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class RandomClips:
     """A `adafocus_env.clips.store.ClipSource` of random frames.
 
     Args:
-        count: clips.
+        count: Number of clips.
         num_frames: T.
-        size: side of the frames in pixels.
+        size: Height and width of the frames in pixels.
     """
 
     has_truth = False
@@ -31,48 +31,48 @@ class RandomClips:
         self.label_sets: Sequence[tuple[int, ...]] = [(int(label),) for label in self.labels]
         self.names: Sequence[str] = [f"{number:04d}" for number in range(count)]
         self.fingerprint = f"random-{count}-{num_frames}-{size}"
-        drawn = torch.Generator().manual_seed(0)
-        self._frames = torch.randint(256, (count, num_frames, 3, size, size), dtype=torch.uint8, generator=drawn)
+        generator = torch.Generator().manual_seed(0)
+        self._frames = torch.randint(256, (count, num_frames, 3, size, size), dtype=torch.uint8, generator=generator)
 
     def __len__(self) -> int:
         return self.epoch_size
 
     def epoch(self, number: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """All clips in an order drawn from ``rng``."""
+        """Return all clips in random order."""
         return rng.permutation(self.epoch_size)
 
     def readable_clips(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
-        """All of them."""
+        """Return all of them."""
         return clips
 
     def leave_out(self, failures: Iterable[tuple[str, str]]) -> None:
-        """Nothing can be unreadable."""
+        """Do nothing: every clip is readable."""
 
     def frames(self, clip: int) -> Tensor:
-        """(T, 3, size, size) uint8."""
+        """Return frames (T, 3, size, size), uint8."""
         return self._frames[clip]
 
     def glancer_frames(self, clip: int) -> Tensor:
-        """The same."""
+        """Return the frames of `frames`."""
         return self._frames[clip]
 
     def fresh(self, clip: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """The same, twice: no other crop is drawn."""
+        """Return the frames twice, uncropped."""
         return self._frames[clip], self._frames[clip]
 
     def skip_rng(self, clips: NDArray[np.int64], rng: np.random.Generator) -> None:
-        """Nothing is drawn."""
+        """Do nothing: no random numbers are used."""
 
     def expect(self, clips: NDArray[np.int64]) -> None:
-        """Everything lies in memory."""
+        """Do nothing: all clips are in memory."""
 
     def truth(self, clip: int) -> None:
-        """None: random pixels have no target."""
+        """Return None: random pixels have no target."""
 
     def indices(self, clip: int) -> NDArray[np.int64]:
-        """The first T frames."""
+        """Return the first T frames."""
         return np.arange(self.num_frames)
 
     def glancer_indices(self, clip: int) -> NDArray[np.int64]:
-        """The same."""
+        """Return the first T frames."""
         return np.arange(self.num_frames)
