@@ -79,10 +79,8 @@ def _run(name: str, asked: Settings, out: Path | None) -> None:
     console.rule(name)
     result = Result(name, vars(settings), machine(), [])
     for section in importlib.import_module(f"benchmarks.{name}").measure(settings):
-        console.print(section.table())
-        if section.failure:
-            console.print(section.failure, style="red", markup=False, highlight=False)
-            failed.append(section.title)
+        console.print(section.markdown(), markup=False, highlight=False, soft_wrap=True)
+        failed += [section.title] if section.failure else []
         result.sections.append(section)
         if out is not None and any(each.rows or each.failure for each in result.sections):  # else an earlier table stays
             result.write(out / "results")  # after every section, so that an interrupted run leaves the ones before

@@ -21,7 +21,7 @@ from adafocus_env.features.memory_bank import MemoryBank
 from benchmarks import workload
 from benchmarks.bare import bare_focus, bare_glance
 from benchmarks.command import Settings, main
-from benchmarks.results import Aim, Section
+from benchmarks.results import Aim, Section, compare
 from benchmarks.timing import Act, Time, Times, interleaved, repeated, timed
 
 WORKERS = 2
@@ -98,7 +98,7 @@ def _transforms(settings: Settings) -> Section:
     normalised, source = network.normalise(frames), torch.arange(length)
     corners = torch.from_numpy(np.random.default_rng(0).integers(size - patch_size + 1, size=(length, 2)))
     patches = crop_patches(frames, source, corners, patch_size)
-    pairs: dict[str, tuple[Act, torch.Tensor]] = {
+    acts: dict[str, tuple[Act, torch.Tensor]] = {
         "crop": (partial(apply_crop, stored, Crop(7, 9, size, size), size), frames),
         "crop and flip": (partial(apply_crop, stored, Crop(7, 9, size, size, flip=True), size), frames),
         "crop and resize": (partial(apply_crop, stored, Crop(3, 5, round(0.875 * size), size), size), frames),
@@ -106,13 +106,10 @@ def _transforms(settings: Settings) -> Section:
         "patches of bytes": (partial(crop_patches, frames, source, corners, patch_size), patches),
         "patches of floats": (partial(crop_patches, normalised, source, corners, patch_size), patches.float()),
     }
-    acts: dict[str, Act] = {}
-    for name, (act, result) in pairs.items():
-        acts |= {name: repeated(repeats, act), f"{name}: copy": repeated(repeats, result.clone)}
-    section = Section("Transforms", f"{length} frames; each time is that of {repeats}.", interleaved(acts, settings.rounds))
-    for name in pairs:
-        section.ratio(name, f"{name}: copy")
-    return section
+    pairs = {
+        (name, f"{name}: copy"): (repeated(repeats, act), repeated(repeats, result.clone), None) for name, (act, result) in acts.items()
+    }
+    return compare("Transforms", f"{length} frames; each time is that of {repeats}.", pairs, settings.rounds)
 
 
 def _bank_filling(settings: Settings) -> Section:

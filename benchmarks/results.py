@@ -1,16 +1,14 @@
-"""Results of a benchmark: sections of figures, as tables, JSON and Markdown."""
+"""Results of a benchmark: sections of figures, as JSON and Markdown."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
-from benchmarks.timing import Spread, Times, ratio
+from benchmarks.timing import Act, Spread, Times, interleaved, ratio
 
 HEADINGS = ["what", "against", "median (quartiles)", "by processor time", "aim", "reached"]
 
@@ -94,20 +92,27 @@ class Section:
         self.rows.append(Row(what, Spread.of([count / time.wall for time in self.times[what]]), unit, aim=aim))
         return self
 
-    def table(self) -> Table:
-        """Return the table for a terminal."""
-        table = Table(title=self.title, caption=self.note, title_justify="left", caption_justify="left")
-        for number, heading in enumerate(HEADINGS):
-            table.add_column(heading, justify="left" if number < 2 else "right")
-        for row in self.rows:
-            table.add_row(*row.cells(), style={"yes": "green", "no": "red", "": ""}[row.verdict])
-        return table
-
     def markdown(self) -> str:
-        """Return the section of RESULTS.md."""
+        """Return the section as it is in RESULTS.md."""
         failure = ["```", self.failure.strip(), "```", ""] if self.failure else []
         rows = [f"| {' | '.join(cells)} |" for cells in (HEADINGS, ["---"] * len(HEADINGS), *(row.cells() for row in self.rows))]
         return "\n".join([f"### {self.title}", "", *([self.note, ""] if self.note else []), *failure, *rows, ""])
+
+
+def compare(title: str, note: str, pairs: Mapping[tuple[str, str], tuple[Act, Act, Aim | None]], rounds: int) -> Section:
+    """Return a section with the time of one act in units of another, for every pair of acts.
+
+    Args:
+        title: Title of the table.
+        note: How it is measured.
+        pairs: The names of both acts → the acts and the aim.
+        rounds: Rounds of the comparison.
+    """
+    acts = {name: act for names, both in pairs.items() for name, act in zip(names, both[:2], strict=True)}
+    section = Section(title, note, interleaved(acts, rounds))
+    for (what, against), (_, _, aim) in pairs.items():
+        section.ratio(what, against, aim=aim)
+    return section
 
 
 @dataclass

@@ -19,7 +19,7 @@ from adafocus_env.vector_env import AdaFocusVectorEnv
 from benchmarks import workload
 from benchmarks.bare import bare_focus, bare_head
 from benchmarks.command import Settings, main
-from benchmarks.results import Aim, Section
+from benchmarks.results import Aim, Section, compare
 from benchmarks.timing import Act, interleaved, repeated
 from benchmarks.workload import bank_of
 from classifiers import checkpoint
@@ -57,18 +57,15 @@ def _live(settings: Settings) -> Section:
     plain = workload.classifier(settings)
     numbers = (1, 4) if settings.quick else (1, 8, 64)
     clips = workload.clips(settings, numbers[-1], STEPS)
-    acts: dict[str, Act] = {}
-    pairs = []
-    for name, network in dict([("float32", plain), workload.fastest_of(settings, plain)]).items():
-        for number in numbers:
-            step, focuser = f"step, {name}, N = {number}", f"focuser, {name}, {PATCHES * number} patches"
-            acts |= {step: stepping(number, network, clips, bank=False), focuser: bare_focus(network, PATCHES * number)}
-            pairs.append((step, focuser, Aim("≤", 1.1) if number == 64 else None))
+    pairs = {
+        (f"step, {name}, N = {number}", f"focuser, {name}, {PATCHES * number} patches"): (
+            stepping(number, network, clips, bank=False), bare_focus(network, PATCHES * number), Aim("≤", 1.1) if number == 64 else None
+        )
+        for name, network in dict([("float32", plain), workload.fastest_of(settings, plain)]).items()
+        for number in numbers
+    }  # fmt: skip
     note = "Glances are cached; the reward `random` needs two patches per clip."
-    section = Section("Environment step, live", note, interleaved(acts, settings.rounds))
-    for step, focuser, aim in pairs:
-        section.ratio(step, focuser, aim=aim)
-    return section
+    return compare("Environment step, live", note, pairs, settings.rounds)
 
 
 def _warm(settings: Settings) -> Section:
@@ -76,15 +73,14 @@ def _warm(settings: Settings) -> Section:
     network, numbers, repeats = workload.flat_classifier(settings), (1, 4) if settings.quick else (1, 8, 64), 1 if settings.quick else 20
     clips = workload.clips(settings, numbers[-1], STEPS)
     bank = bank_of(network, clips)
-    acts: dict[str, Act] = {}
-    for number in numbers:
-        acts[f"step, N = {number}"] = repeated(repeats, stepping(number, network, clips, bank=bank))
-        acts[f"head, {PATCHES * number} rows"] = repeated(repeats, bare_head(network, PATCHES * number))
-    title = "Environment step, bank warm, at full size"
-    section = Section(title, f"Each time is that of {repeats} steps.", interleaved(acts, settings.rounds))
-    for number in numbers:
-        section.ratio(f"step, N = {number}", f"head, {PATCHES * number} rows", aim=Aim("≤", 1.25) if number == 64 else None)
-    return section
+    pairs = {
+        (f"step, N = {number}", f"head, {PATCHES * number} rows"): (
+            repeated(repeats, stepping(number, network, clips, bank=bank)), repeated(repeats, bare_head(network, PATCHES * number)),
+            Aim("≤", 1.25) if number == 64 else None,
+        )
+        for number in numbers
+    }  # fmt: skip
+    return compare("Environment step, bank warm, at full size", f"Each time is that of {repeats} steps.", pairs, settings.rounds)
 
 
 def _cold(settings: Settings) -> Section:
@@ -99,9 +95,9 @@ def _cold(settings: Settings) -> Section:
         return stepping(number, network, clips, bank=bank)
 
     steps = iter([first_step() for _ in range(settings.rounds + 1)])
-    acts = {"step": lambda: next(steps)(), "focuser, all cells": bare_focus(network, number * workload.GRID**2)}
+    pair = (lambda: next(steps)(), bare_focus(network, number * workload.GRID**2), None)
     note = f"N = {number}: every step is the first one in a new bank, which has the glances already."
-    return Section("Environment step, bank cold", note, interleaved(acts, settings.rounds)).ratio("step", "focuser, all cells")
+    return compare("Environment step, bank cold", note, {("step", "focuser, all cells"): pair}, settings.rounds)
 
 
 def _apis(settings: Settings) -> Section:

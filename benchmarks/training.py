@@ -24,7 +24,7 @@ from agents.supervised.warm_up import warm_up
 from benchmarks import workload
 from benchmarks.bare import bare_head, bare_policy, bare_update
 from benchmarks.command import Settings, main
-from benchmarks.results import Aim, Section
+from benchmarks.results import Aim, Section, compare
 from benchmarks.steps import PATCHES
 from benchmarks.timing import Act, Time, interleaved, repeated, timed
 from classifiers.classifier import Classifier
@@ -51,15 +51,15 @@ def _stages(settings: Settings) -> Section:
         "stage 1": lambda network: train_on_random_patches(network, clips, config, seed=0),
         "stage 3": lambda network: finetune(network, policy, clips, config, seed=0),
     }
-    acts: dict[str, Act] = {}
-    for name, stage in stages.items():
-        acts[name] = partial(next, stage(copy.deepcopy(first)))
-        acts[f"{name}: bare"] = _bare_step(copy.deepcopy(first), name.partition("stage 0, ")[2], clips)
+    pairs = {
+        (name, f"{name}: bare"): (
+            partial(next, stage(copy.deepcopy(first))), _bare_step(copy.deepcopy(first), name.partition("stage 0, ")[2], clips),
+            Aim("≤", 1.1) if name == "stage 1" else None,
+        )
+        for name, stage in stages.items()
+    }  # fmt: skip
     note = f"{len(clips)} clips of {frames} frames, SGD; the bare pass has no optimiser, no data and no crops."
-    section = Section("Training steps", note, interleaved(acts, settings.rounds))
-    for name in stages:
-        section.ratio(name, f"{name}: bare", aim=Aim("≤", 1.1) if name == "stage 1" else None)
-    return section
+    return compare("Training steps", note, pairs, settings.rounds)
 
 
 def _bare_step(network: Classifier, backbone: str, clips: ClipSource) -> Act:

@@ -1,21 +1,18 @@
-"""What is measured: networks with random weights and synthetic videos, at the paper's size or at a tiny one."""
+"""What is measured: networks with random weights and demo videos, at the paper's size or at a tiny one."""
 
 from __future__ import annotations
 
 import os
 import platform
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adafocus_env.action import ACTIONS, Action
 from adafocus_env.build import Split, choose_device, open_clips
-from adafocus_env.cache_dir import cache_folder
 from adafocus_env.clips.store import ClipSource
 from adafocus_env.demo.renderer import DemoTask
 from adafocus_env.demo.videos import demo
@@ -30,7 +27,6 @@ from classifiers.model_zoo import ARCHITECTURES
 from classifiers.optimize import PLAIN, Execution, check_precision, choose_execution, supported_precisions, with_execution
 
 GRID = 7
-SHAPE = {False: (48, 256, 340), True: (12, 112, 120)}  # frames, height and width of a video, at full size and quick
 DEFAULT = "float32, default settings"
 SMALL = PolicyArchitecture((32, 8, 8), channels=4, features=16, hidden=16)
 
@@ -148,35 +144,12 @@ def bank_of(network: Classifier, clips: ClipSource) -> MemoryBank:
 
 
 def make_videos(settings: Settings, count: int) -> tuple[Video, ...]:
-    """Return H.264 videos of a moving texture in the cache directory; they are rendered once."""
-    folder = cache_folder() / "benchmarks" / ("quick" if settings.quick else "full")
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{number:03d}.mp4" for number in range(count)]
-    for number, path in enumerate(paths):
-        if not path.exists():
-            _write(path, _moving_texture(np.random.default_rng(number), *SHAPE[settings.quick]))
-    return tuple(Video(path.name, path, 0) for path in paths)
-
-
-def _moving_texture(rng: np.random.Generator, length: int, height: int, width: int) -> NDArray[np.uint8]:
-    """Return a coarse random texture with some noise that moves by a pixel or two per frame: (length, height, width, 3)."""
-    coarse = torch.from_numpy(rng.random((1, 3, 24, 32)).astype(np.float32))
-    still = nn.functional.interpolate(coarse, (height + 2 * length, width + 2 * length), mode="bicubic")[0].permute(1, 2, 0).numpy()
-    still = np.clip(255 * still + rng.normal(0, 6, still.shape), 0, 255).astype(np.uint8)
-    return np.stack([still[step : step + height, 2 * step : 2 * step + width] for step in range(length)])
-
-
-def _write(path: Path, pictures: NDArray[np.uint8]) -> None:
-    import av
-
-    partial_file = path.with_suffix(".part.mp4")
-    with av.open(str(partial_file), "w") as container:
-        stream = container.add_stream("libx264", rate=25, options={"preset": "veryfast"})
-        stream.height, stream.width, stream.pix_fmt = *pictures.shape[1:3], "yuv420p"
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
-    partial_file.replace(path)
+    """Return ``count`` demo videos as large as the paper's frames; they are rendered once."""
+    large = {} if settings.quick else {"size": 256, "length": 48, "target": 37, "distractor": 24}
+    data = demo(DemoTask(train_videos=count, test_videos=1, **large), val=0.0)
+    assert data.prepare is not None
+    data.prepare(data.train)
+    return tuple(data.train)
 
 
 @torch.no_grad()
