@@ -39,7 +39,7 @@ class Family:
         decisions: D.
         policy: the policy's network; its maps are those of one decision, stacked.
         grid: of the policy; None: continuous.
-        published: patch size in pixels → GFLOPs a video.
+        published: patch size in pixels → GFLOPs per video.
     """
 
     architecture: str
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _command(given: Arguments) -> int:
     """Prints the table."""
-    table = Table(title="GFLOPs a video (a multiply-add as one)", box=box.SIMPLE, pad_edge=False, collapse_padding=True)
+    table = Table(title="GFLOPs per video (a multiply-add as one)", box=box.SIMPLE, pad_edge=False, collapse_padding=True)
     for heading in ("family", "P"):
         table.add_column(heading, no_wrap=True)
     for heading in ("glancer", "policy", "focuser", "head", "sum", "published", "off by"):

@@ -51,7 +51,7 @@ def test_rates_are_those_of_the_rounds():
     assert section.rows[0].value == Spread(4, 3, 6) and section.rows[0].verdict == "yes"
 
 
-def test_what_is_not_installed_is_left_out_with_the_reason(monkeypatch):
+def test_a_missing_package_is_left_out_with_the_reason(monkeypatch):
     monkeypatch.setitem(sys.modules, "ap_gym", None)
     section = steps.of_ap_gym(QUICK)
     assert not section.rows and section.note.startswith("Left out: import of ap_gym halted")
@@ -142,7 +142,7 @@ def test_without_another_precision_float32_is_measured_once(compiled):
     assert both[3:] == (["float32, compiled", "bfloat16, compiled"] if compiled else [])
 
 
-def test_a_benchmark_says_that_the_device_lacks_bfloat16(monkeypatch, capsys, tmp_path):
+def test_a_device_without_bfloat16_is_reported(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(execution, "_works", lambda name, device: name != "bfloat16")
     monkeypatch.setattr(workload, "prepare", lambda settings: None)
     monkeypatch.setattr("benchmarks.data.measure", lambda settings: [Section("One").figure("one", 1.0, "")])
