@@ -66,7 +66,7 @@ def main(config: SkippingStudy) -> None:
     """Train the missing runs, then write table.md, table.json and curve.png."""
     root, console = Path(config.run), Console()
     runs = check_runs(config, root)
-    train_missing(runs, lambda each: train_ppo.main(each), console)
+    train_missing(runs, train_ppo.main, console)
     results = {task: _over_seeds([measure(RunDir(each.run), config) for each in configs]) for task, configs in runs.items()}
     text = "\n".join(f"**{DataConfig(task=task).label}, test split**\n\n{table(each, config.keeps)}" for task, each in results.items())
     console.print(text, markup=False, highlight=False, soft_wrap=True)

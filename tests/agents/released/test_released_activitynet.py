@@ -299,7 +299,7 @@ def test_damaged_files_are_refused(tmp_path, zipped):
         (tmp_path / "file.pth").write_bytes(damaged)
         with pytest.raises(InputError, match=r"cannot be read: it was not written by torch\.save, or is damaged; download or copy"):
             read_released(tmp_path / "file.pth")
-    with pytest.raises(InputError, match=r"file must be a checkpoint that the authors' code saved, got .*nowhere\.pth, which does not exist"):
+    with pytest.raises(InputError, match=r"file must be a checkpoint that the authors' code saved, got .*, which does not exist"):
         read_released(tmp_path / "nowhere.pth")
     torch.save([1], tmp_path / "file.pth")
     with pytest.raises(InputError, match="holds a list, not a dictionary"):
