@@ -68,7 +68,7 @@ class Display:
         """Print a line above the bars."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def bar(self, description: str, total: float, done: float = 0, *, unit: str = "", clips: float = 0) -> Bar:
+    def bar(self, description: str, total: float, done: int = 0, *, unit: str = "", clips: float = 0) -> Bar:
         """Add a bar.
 
         Args:
