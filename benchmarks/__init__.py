@@ -1,9 +1,11 @@
-"""What speed is claimed of this project, each claim against a limit that is measured in the same run.
+"""Benchmarks of speed and memory, and the studies. Run from a checkout; they are not installed with the packages.
 
-    python -m benchmarks                    everything; writes benchmarks/results/*.json and benchmarks/RESULTS.md
-    python -m benchmarks.inference          one of them: inference, env_steps, steps, bank_filling, ppo, stages, decode, transforms, memory,
-                                            growth
-    python -m benchmarks --quick            tiny sizes, to see that all of it runs; prints, and writes only where out says
+Benchmarks compare every figure with a limit that is measured in the same run:
 
-Not installed with the packages: run it from the checkout.
+    python -m benchmarks                    all of them; writes benchmarks/results/*.json and benchmarks/RESULTS.md
+    python -m benchmarks.inference          one of them: main_job, inference, skipping, steps, data, training, growth, gpu
+    python -m benchmarks --quick            tiny sizes, to see that they run; prints, and writes only if --out is set
+
+Studies train policies and compare them: compare_algorithms, skipping_study, task_scores. rebuild_bundled trains the bundled
+classifiers, published_flops counts the published networks, interruptions kills a training again and again.
 """

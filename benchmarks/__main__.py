@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: all of them."""
+"""`python -m benchmarks`: run all benchmarks."""
 
 from benchmarks.command import run_all
 

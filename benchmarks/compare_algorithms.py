@@ -9,7 +9,7 @@ Every run has its own run directory, as `agents.train` makes it. Finished runs a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 
 import adafocus_env
 from adafocus_env.action import ACTIONS
@@ -109,8 +108,9 @@ def main(config: CompareAlgorithms) -> None:
     measured = {name: Measured.of([RunDir(each.run) for each in configs]) for name, configs in runs.items()}
     title = f"{config.id}, test split, seeds {', '.join(map(str, config.seeds))}"
     rows = [each.row(name) for name, each in sorted(measured.items(), key=lambda item: -item[1].top1.mean())]
-    console.print(_table(rows, title))
-    save_tables(root, markdown(HEADINGS, rows), {name: each.summary() for name, each in measured.items()})
+    table = markdown(HEADINGS, rows)
+    console.print(f"{title}; ±: 95 % confidence interval of the mean over seeds\n\n{table}", highlight=False, soft_wrap=True)
+    save_tables(root, table, {name: each.summary() for name, each in measured.items()})
     save_panels(_panels(measured), title, "top-1 on the validation split, %", root / "curves.png")
     console.print(f"saved to {root}: table.md, table.json, curves.png", highlight=False, soft_wrap=True)
 
@@ -197,15 +197,6 @@ def _panels(measured: Mapping[str, Measured]) -> list[Panel]:
     by_steps = {name: Curve(each.steps, each.validation) for name, each in sorted(measured.items())}
     by_minutes = {name: Curve(each.cpu_minutes, each.validation) for name, each in sorted(measured.items())}
     return [Panel("", "environment steps", {**by_steps, **levels}), Panel("", "CPU minutes", {**by_minutes, **levels})]
-
-
-def _table(rows: Iterable[tuple[str, ...]], title: str) -> Table:
-    table = Table(title=title, caption="± is half the width of a 95 % confidence interval of the mean over seeds")
-    for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading == "algorithm" else "right")
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 if __name__ == "__main__":

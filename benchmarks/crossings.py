@@ -1,4 +1,4 @@
-"""Counts where numbers come from tensors to the host: each time the host waits for all that a GPU was given before."""
+"""Counts transfers from tensors to the host: for every one the host waits until the GPU has finished all earlier work."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ METHODS = (
 OPERATORS = ("aten::item", "aten::_local_scalar_dense", "aten::nonzero")
 RUNTIME = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 COPIES = ("Memcpy DtoH", "Memcpy HtoD (Pageable")
-CHECK = "aten::_assert_async"  # whose name says that nobody waits for it on a GPU; on a CPU it reads its condition
+CHECK = "aten::_assert_async"  # asynchronous on a GPU; on a CPU it reads its condition
 _COUNTED = "counted"
 
 
 def crossings(act: Callable[[], object]) -> dict[str, int]:
-    """What ``act`` does that takes numbers from tensors to the host, and how often.
+    """Return the operations of ``act`` that transfer numbers from tensors to the host, with their counts.
 
-    Keys are methods of tensors as Python calls them (`numpy`, `cpu`, …), operators below them (`aten::nonzero`, as of an index by a
-    mask), and on a GPU also the calls of its runtime that wait, and copies from the device or from memory that is not pinned. One
-    crossing may show under several keys. On a CPU the first two kinds show where a GPU would be waited for.
+    Keys are methods of tensors called from Python (`numpy`, `cpu`, …), operators below them (`aten::nonzero`, as in an index by a
+    mask), and on a GPU also runtime calls that wait, and copies from the device or from memory that is not pinned. A transfer may
+    appear under several keys. On a CPU the first two kinds show where the host would wait for a GPU.
     """
     methods, cuda = _Methods(), torch.cuda.is_available()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     _synchronize()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the profiler's own
+        warnings.simplefilter("ignore")  # warnings of the profiler
         with profile(activities=activities) as profiler:
             with record_function(_COUNTED), methods:
                 act()
@@ -45,7 +45,7 @@ def crossings(act: Callable[[], object]) -> dict[str, int]:
 
 
 class _Methods(TorchFunctionMode):
-    """Counts the calls of `METHODS` from Python."""
+    """Counts calls of `METHODS` from Python."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,10 +58,10 @@ class _Methods(TorchFunctionMode):
 
 
 def _events(events: list[FunctionEvent]) -> Counter[str]:
-    """Operators and calls of the runtime within what is counted; and all copies of the profile, which run later than they are asked for."""
+    """Count operators and runtime calls within the act, and all copies of the profile, which run asynchronously."""
     counted = next(event.time_range for event in events if event.name == _COUNTED and event.device_type == DeviceType.CPU)
     if torch.cuda.is_available() and not any(event.name.startswith("cuda") for event in events):
-        raise RuntimeError("the profiler records no calls of CUDA's runtime here, so that nothing can be counted")
+        raise RuntimeError("the profiler records no CUDA runtime calls here; check that CUPTI is installed")
     counts: Counter[str] = Counter()
     for event in events:
         within = counted.start <= event.time_range.start <= counted.end

@@ -1,127 +1,153 @@
-"""How time and memory grow with the number of clips, frames, environments and pixels, and with the size of the bank."""
+"""How time and memory grow with clips, frames, environments, pixels and the size of the bank; and the peak memory of inference."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import multiprocessing
+import re
+import resource
+import sys
+from collections.abc import Callable, Iterator
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from adafocus_env.features.live import Indices
 from adafocus_env.features.memory_bank import MemoryBank
 from agents.evaluation.inference import infer
 from benchmarks import workload
-from benchmarks.clock import Spread, interleaved
+from benchmarks.bare import step_by_step
 from benchmarks.command import Settings, main
-from benchmarks.env_steps import bank_of, repeated, stepping
-from benchmarks.memory import added_by_inference
-from benchmarks.sections import Section, at_most
+from benchmarks.results import Aim, Section
+from benchmarks.steps import stepping
+from benchmarks.timing import Act, Spread, interleaved, repeated
 from classifiers.classifier import Classifier
+from classifiers.optimize import with_execution
 
-Acts = dict[int, Callable[[], object]]
-LINEAR = 1.1  # an exponent: what is measured over one decade only is not exact
-AXES = {
-    "environments (N), live": "step", "frames (T)": "inference", "pixels of a patch (P²)": "focuser", "clips": "inference",
-    "clips in the bank": "reading 64 steps",
-}  # fmt: skip
+LINEAR = 1.1  # limit of an exponent: what is measured over one decade only is not exact
+STATUS = Path("/proc/self/status")
 
 
 def measure(settings: Settings) -> Iterator[Section]:
-    """The exponent x of a power law, size^x, between the smallest and the largest size: 1 is linear, 0 does not grow."""
-    network, few = workload.classifier(settings), settings.quick
-    acts: dict[str, Acts] = {
-        "environments (N), live": _by_environments(settings, network, (1, 2) if few else (1, 3, 10, 32)),
-        "frames (T)": _by_frames(settings, network, (1, 2) if few else (4, 12, 40)),
-        "clips": _by_clips(settings, network, (1, 2) if few else (1, 3, 10)),
-        "pixels of a patch (P²)": _by_pixels(network, (8, 16) if few else (64, 96, 128, 224)),
-        "clips in the bank": _by_bank(settings, (8, 16) if few else (8, 24, 80)),
-    }
-    times = interleaved(
-        {f"{axis}: {size}": act for axis, sizes in acts.items() for size, act in sizes.items()}, 1 if few else min(3, settings.rounds)
-    )
-    section = Section("How time grows", measure.__doc__ or "", times)
-    for axis, sizes in acts.items():
-        points = [(float(size), Spread.of([time.wall for time in times[f"{axis}: {size}"]]).median) for size in sizes]
-        _add(section, f"{AXES[axis]}, by {axis}", points)
-    yield section
+    """Yield all sections."""
     yield _memory(settings)
+    yield _time_growth(settings)
+    yield _memory_growth(settings)
 
 
-def draw(sections: Sequence[Section], path: Path) -> None:
-    """Draws all series, each in units of its smallest size, beside a line of linear growth."""
-    from matplotlib.figure import Figure
+def _time_growth(settings: Settings) -> Section:
+    """The exponents are those of a power law between the smallest and the largest size: 1 is linear, 0 does not grow."""
+    network, few = workload.classifier(settings), settings.quick
+    policy, environments, banks = workload.policy(settings), (1, 2) if few else (1, 3, 10, 32), (8, 16) if few else (8, 24, 80)
+    clips, flat = workload.clips(settings, environments[-1], 1), workload.flat_classifier(settings)
 
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
-    for axes, section in zip(figure.subplots(1, len(sections)), sections, strict=True):
-        largest = 1.0
-        for name, points in section.points.items():
-            sizes, values = np.array(points).T
-            axes.plot(sizes / sizes[0], values / values[0], marker="o", label=name)
-            largest = max(largest, *(sizes / sizes[0]))
-        axes.plot([1, largest], [1, largest], color="grey", linestyle="--", label="linear")
-        axes.set(title=section.title, xscale="log", yscale="log", xlabel="size over the smallest", ylabel="cost over that of the smallest")
-        axes.legend(fontsize="small")
-    figure.savefig(path, dpi=120)
+    def inference(clips: int, length: int) -> Act:
+        return partial(infer, network, policy, workload.frames(settings, clips, length, network))
 
-
-def _by_environments(settings: Settings, network: Classifier, sizes: tuple[int, ...]) -> Acts:
-    clips = workload.clips(settings, sizes[-1], 1)
-    return {size: stepping(size, network, clips, bank=False) for size in sizes}
-
-
-def _by_frames(settings: Settings, network: Classifier, sizes: tuple[int, ...]) -> Acts:
-    policy = workload.policy(settings)
-    return {size: partial(infer, network, policy, workload.frames(settings, 1, size, network)) for size in sizes}
-
-
-def _by_clips(settings: Settings, network: Classifier, sizes: tuple[int, ...]) -> Acts:
-    policy = workload.policy(settings)
-    return {size: partial(infer, network, policy, workload.frames(settings, size, 4, network)) for size in sizes}
-
-
-def _by_pixels(network: Classifier, sides: tuple[int, ...]) -> Acts:
-    def look(patches: torch.Tensor) -> None:
-        with torch.inference_mode():
-            network.focus(patches)
-
-    return {side * side: partial(look, torch.randn(4, 3, side, side, device=network.device)) for side in sides}
-
-
-def _by_bank(settings: Settings, sizes: tuple[int, ...]) -> Acts:
-    """Vectors and focus vectors of as many steps out of ever larger banks."""
-    network, rng = workload.flat_classifier(settings), np.random.default_rng(0)
-    acts: Acts = {}
-    for size in sizes:
-        bank, asked = bank_of(network, workload.clips(settings, size, 2)), rng.integers(size, size=64)
-        acts[size] = repeated(100, partial(_read, bank, asked, rng.integers(2, size=64), rng.integers(workload.GRID**2, size=64)))
-    return acts
-
-
-def _read(bank: MemoryBank, clips: Indices, steps: Indices, actions: Indices) -> None:
-    bank.glance_vectors(clips, steps)
-    bank.focus_vectors(clips, steps, actions)
-
-
-def _memory(settings: Settings) -> Section:
-    """Peak memory of inference, on top of the process that holds networks and frames."""
-    section = Section("How memory grows", _memory.__doc__ or "")
-    pairs = [(1, 2), (2, 2)] if settings.quick else [(1, 16), (3, 16), (10, 16)]
-    _add(section, "inference, by clips", [(float(clips), added_by_inference(settings, clips, length)) for clips, length in pairs])
-    pairs = [(1, 2), (1, 4)] if settings.quick else [(4, 4), (4, 12), (4, 40)]
-    _add(section, "inference, by frames (T)", [(float(length), added_by_inference(settings, clips, length)) for clips, length in pairs])
+    axes: dict[str, dict[int, Act]] = {
+        "step, by environments (N), live": {size: stepping(size, network, clips, bank=False) for size in environments},
+        "inference, by frames (T)": {size: inference(1, size) for size in ((1, 2) if few else (4, 12, 40))},
+        "inference, by clips": {size: inference(size, 4) for size in ((1, 2) if few else (1, 3, 10))},
+        "focuser, by pixels of a patch (P²)": {
+            side * side: partial(_focus, network, torch.randn(4, 3, side, side, device=network.device))
+            for side in ((8, 16) if few else (64, 96, 128, 224))
+        },
+        "reading 64 steps, by clips in the bank": {
+            size: repeated(100, partial(_read, workload.bank_of(flat, workload.clips(settings, size, 2)), size)) for size in banks
+        },
+    }
+    acts = {f"{axis}: {size}": act for axis, sizes in axes.items() for size, act in sizes.items()}
+    section = Section("How time grows", _time_growth.__doc__ or "", interleaved(acts, min(3, settings.rounds)))
+    for axis, sizes in axes.items():
+        _exponent(section, axis, {size: Spread.of([time.wall for time in section.times[f"{axis}: {size}"]]).median for size in sizes})
     return section
 
 
-def _add(section: Section, name: str, points: list[tuple[float, float]]) -> None:
-    """Adds a series, and the exponent between its ends."""
-    section.points[name] = points
-    (first, lowest), (last, highest) = points[0], points[-1]
-    exponent = math.log(max(highest, 1e-9) / max(lowest, 1e-9)) / math.log(last / first)
-    section.figure(f"{name}, {first:g} to {last:g}: exponent", exponent, "", aim=at_most(LINEAR))
+@torch.inference_mode()
+def _focus(network: Classifier, patches: Tensor) -> None:
+    network.focus(patches)
+
+
+def _read(bank: MemoryBank, size: int) -> None:
+    """Read glance and focus vectors of 64 steps of a bank of ``size`` clips."""
+    clips = np.arange(64) * 7 % size
+    bank.glance_vectors(clips, clips % 2)
+    bank.focus_vectors(clips, clips % 2, np.arange(64) % workload.GRID**2)
+
+
+def _memory_growth(settings: Settings) -> Section:
+    """Peak memory of inference, on top of the process that holds networks and frames."""
+    section, few = Section("How memory grows", _memory_growth.__doc__ or ""), settings.quick
+    by_clips = {clips: added_by_inference(settings, clips, 2 if few else 16) for clips in ((1, 2) if few else (1, 3, 10))}
+    _exponent(section, "inference, by clips", by_clips)
+    by_frames = {length: added_by_inference(settings, 1 if few else 4, length) for length in ((2, 4) if few else (4, 12, 40))}
+    _exponent(section, "inference, by frames (T)", by_frames)
+    return section
+
+
+def _exponent(section: Section, name: str, costs: dict[int, float]) -> None:
+    """Add the exponent between the smallest and the largest size."""
+    first, last = min(costs), max(costs)
+    exponent = math.log(max(costs[last], 1e-9) / max(costs[first], 1e-9)) / math.log(last / first)
+    section.figure(f"{name}, {first:g} to {last:g}: exponent", exponent, "", aim=Aim("≤", LINEAR))
+
+
+def _memory(settings: Settings) -> Section:
+    """What a call adds to a process that holds networks and frames already."""
+    count, length = (2, 4) if settings.quick else (8, 16)
+    section = Section(f"Peak memory of inference, {count} clips of {length} frames", _memory.__doc__ or "")
+    executions = workload.executions(settings, workload.classifier(settings))
+    for name in ("step by step, float32", *(f"parallel, {name}" for name in executions)):
+        before, host, device = in_new_process(settings, name, count, length)
+        section.figure(f"{name}: host", host - before, "MB", over=f"{before:.0f} MB before it")
+        if device:
+            section.figure(f"{name}: device", device, "MB")
+    return section
+
+
+def added_by_inference(settings: Settings, clips: int, length: int) -> float:
+    """Return the MB that inference in float32 adds to a process that holds networks and frames."""
+    before, host, _ = in_new_process(settings, "parallel, float32", clips, length)
+    return host - before
+
+
+def in_new_process(settings: Settings, name: str, count: int, length: int) -> tuple[float, float, float]:
+    """Return the MB of a process before inference and at the peak, and the peak of its GPU."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_run, args=(theirs, settings, name, count, length))
+    process.start()
+    theirs.close()
+    peaks = ours.recv()
+    process.join()
+    return peaks
+
+
+def _run(pipe: Connection, settings: Settings, name: str, count: int, length: int) -> None:
+    workload.prepare(settings)
+    classifier, policy = workload.classifier(settings), workload.policy(settings)
+    frames = workload.frames(settings, count, length, classifier)
+    act: Callable[..., object] = step_by_step
+    if name.startswith("parallel, "):
+        how = workload.executions(settings, classifier)[name.removeprefix("parallel, ")]
+        act, classifier = infer, with_execution(classifier, how)
+    if STATUS.exists():  # Linux: a process starts with the peak of the process that it was forked from
+        Path("/proc/self/clear_refs").write_text("5")
+    before = _peak()
+    act(classifier, policy, frames)
+    device = torch.cuda.max_memory_allocated() / 1e6 if classifier.device.type == "cuda" else 0.0
+    pipe.send((before, _peak(), device))
+
+
+def _peak() -> float:
+    """Return the peak memory of this process in MB."""
+    if STATUS.exists():
+        return int(re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text())[1]) / 1e3  # type: ignore[index]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 if __name__ == "__main__":
-    main(["growth"])
+    main("growth")

@@ -1,11 +1,11 @@
-"""Trainings that are killed again and again against one that is not: they must end with the same metrics.
+"""Kills a training again and again: it must end with the same metrics as an uninterrupted one.
 
     python -m benchmarks.interruptions
     python -m benchmarks.interruptions --kills 20 --seed 1 --keep DIR
 
 A small training of all stages and a joint round runs once to its end. The same command is then killed at random moments, at least once
-in each stage, by SIGKILL, SIGTERM and SIGINT in turns, and started again each time. Both must leave the same `metrics.jsonl`, byte for
-byte, and the same result.
+in every stage, by SIGKILL, SIGTERM and SIGINT in turns, and restarted. Both must leave the same `metrics.jsonl`, byte for byte, and the
+same result.
 """
 
 from __future__ import annotations
@@ -32,36 +32,36 @@ TRAINING = (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs both trainings and compares them."""
+    """Run both trainings and compare them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--keep", type=Path, help="a folder for both runs; by default they are removed")
-    asked = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as place:
-        same = compare(asked.keep or Path(place), asked.kills, np.random.default_rng(asked.seed))
-    sys.exit(0 if same else 1)
+    parser.add_argument("--seed", type=int, default=0, help="of the random moments")
+    parser.add_argument("--keep", type=Path, help="directory for both runs; by default they are removed")
+    parsed = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        equal = compare(parsed.keep or Path(folder), parsed.kills, np.random.default_rng(parsed.seed))
+    sys.exit(0 if equal else 1)
 
 
-def compare(place: Path, kills: int, rng: np.random.Generator) -> bool:
-    """Runs both trainings below ``place`` and shows where they were killed; whether they ended alike."""
-    whole, pieces, console = place / "whole", place / "pieces", Console()
+def compare(folder: Path, kills: int, rng: np.random.Generator) -> bool:
+    """Run both trainings below ``folder``, print where the second was killed, and return whether they ended equally."""
+    whole, pieces, console = folder / "whole", folder / "pieces", Console()
     _start(whole).wait()
     lines = _lines(whole)
     table = Table("kill", "signal", "at line", "stage", "seconds after it", title=f"{kills} kills in {len(lines)} lines of metrics")
     for number, line in enumerate(_moments(lines, kills, rng)):
-        number_of_signal, delay = SIGNALS[number % len(SIGNALS)], rng.uniform(0, 3)
-        found = _kill(_start(pieces), pieces, line, delay, number_of_signal)
-        table.add_row(str(number + 1), number_of_signal.name, str(found), str(lines[min(found, len(lines) - 1)]["stage"]), f"{delay:.1f}")
+        kind, delay = SIGNALS[number % len(SIGNALS)], rng.uniform(0, 3)
+        logged = _kill(_start(pieces), pieces, line, delay, kind)
+        table.add_row(str(number + 1), kind.name, str(logged), str(lines[min(logged, len(lines) - 1)]["stage"]), f"{delay:.1f}")
     _start(pieces).wait()
-    same = _file(whole) == _file(pieces) and _result(whole) == _result(pieces)
+    equal = _file(whole) == _file(pieces) and _result(whole) == _result(pieces)
     console.print(table)
-    console.print(f"metrics.jsonl and result.json: {'equal' if same else 'NOT equal'}")
-    return same
+    console.print(f"metrics.jsonl and result.json: {'equal' if equal else 'NOT equal'}")
+    return equal
 
 
 def _moments(lines: Sequence[dict[str, object]], kills: int, rng: np.random.Generator) -> list[int]:
-    """Lines after which to kill, in their order: one of each stage first, the others anywhere."""
+    """Return the lines after which to kill, in order: one of every stage, the others anywhere."""
     stages = np.array([line["stage"] for line in lines])
     chosen = [int(rng.choice(np.flatnonzero(stages == stage))) for stage in np.unique(stages)]
     return sorted([*chosen, *rng.integers(len(lines), size=max(0, kills - len(chosen))).tolist()])
@@ -72,12 +72,12 @@ def _start(run: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen([sys.executable, "-m", "agents.train_stages", f"run={run}", *TRAINING], stdout=log, stderr=log)
 
 
-def _kill(process: subprocess.Popen[bytes], run: Path, line: int, delay: float, number: signal.Signals) -> int:
-    """Kills the training a while after it has written that many lines; returns how many there are then."""
+def _kill(process: subprocess.Popen[bytes], run: Path, line: int, delay: float, kind: signal.Signals) -> int:
+    """Kill the training ``delay`` seconds after it has logged that many lines; return the number of lines then."""
     while len(_lines(run)) < line and process.poll() is None:
         time.sleep(0.05)
     time.sleep(delay)
-    process.send_signal(number)
+    process.send_signal(kind)
     process.wait()
     return len(_lines(run))
 
@@ -92,8 +92,8 @@ def _lines(run: Path) -> list[dict[str, object]]:
 
 
 def _result(run: Path) -> dict[str, object]:
-    found: dict[str, object] = json.loads((run / "result.json").read_text(encoding="utf-8"))
-    return {key: value for key, value in found.items() if key != "seconds"}
+    result: dict[str, object] = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    return {key: value for key, value in result.items() if key != "seconds"}
 
 
 if __name__ == "__main__":

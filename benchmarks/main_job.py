@@ -1,4 +1,4 @@
-"""The main job on the demo videos, warm cache, against the network calls that it cannot do without."""
+"""The main job on the demo videos, warm cache, against the network calls that it needs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
+from functools import wraps
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -21,118 +22,101 @@ from agents.config.command import compose_config
 from agents.config.settings import TrainPPO
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from agents.train_ppo import main as train_ppo
-from benchmarks.bare import bare_focus, bare_glance
-from benchmarks.clock import Time, Times, timed
+from benchmarks.bare import bare_focus, bare_glance, bare_update
 from benchmarks.command import Settings, main
-from benchmarks.ppo import update_bare
-from benchmarks.sections import Section, at_most
+from benchmarks.results import Aim, Section
+from benchmarks.timing import Act, Time, Times, timed
 from classifiers import checkpoint
 
-FRAMES, PATCHES = 64, 392  # in a call of the bare networks, where they are at their best
+FRAMES, PATCHES, UPDATES = 64, 392, 10  # per call of the bare networks, where they are fastest
 ROUNDS = 3  # of the job, at most: it takes most of a minute
 
 
 def measure(settings: Settings) -> Iterator[Section]:
     """Training and evaluation; imports, rendering and decoding are left out."""
-    steps = 2048 if settings.quick else None
-    with tempfile.TemporaryDirectory() as place:
-        config = _config(settings, Path(place), steps)
+    with tempfile.TemporaryDirectory() as folder:
+        shorter = ["ppo.total_steps=2048"] if settings.quick else []
+        config = compose_config(TrainPPO, "train_ppo", [f"run={folder}/run", "force=true", f"device={settings.device}", *shorter])
         needs = _needs(config)
-        acts = _bare(config, needs, settings)
+        acts = _bare(config, needs)
         times: Times = {"main job": [], **{name: [] for name in acts}}
-        for _ in range(1 if settings.quick else min(settings.rounds, ROUNDS)):
+        for _ in range(min(settings.rounds, ROUNDS)):
             times["main job"].append(_job(config))
             for name, (act, count) in acts.items():
-                time = timed(act)
-                times[name].append(Time(time.wall * count, time.wall * count))
-    shared = ("bare: glances", "bare: updates")
-    times["bare: distinct patches"] = _sum(times, *shared, "bare: distinct patches alone")
-    times["bare: all cells"] = _sum(times, *shared, "bare: all cells alone")
-    share = needs["distinct"] / needs["cells"]
-    note = f"A bank fills all cells of a step at once; the job looks at {share:.0%} of them. Bare times are of some calls, scaled up."
-    section = Section("Main job, demo, warm cache", note)
-    section.times = times
-    aim = None if settings.quick else at_most(1.5)
-    section.ratio("main job", "bare: distinct patches", over="bare calls, each distinct patch focused once", aim=aim)
+                wall = timed(act).wall * count
+                times[name].append(Time(wall, wall))
+    shared = [one + other for one, other in zip(times["glances"], times["updates"], strict=True)]
+    for name in ("distinct patches", "all cells"):
+        times[f"bare: {name}"] = [one + other for one, other in zip(shared, times[name], strict=True)]
+    note = (
+        f"A bank fills all cells of a step at once; the job needs {needs['distinct'] / needs['cells']:.0%} of them. Bare times are those "
+        "of some calls, scaled up."
+    )
+    section = Section("Main job, demo, warm cache", note, times)
+    aim = None if settings.quick else Aim("≤", 1.5)
+    section.ratio("main job", "bare: distinct patches", over="bare calls, every distinct patch focused once", aim=aim)
     section.ratio("main job", "bare: all cells", over="bare calls, every cell focused once")
-    yield section.ratio("bare: updates", "main job", name="bare updates of the policy: share of the job")
-
-
-def _config(settings: Settings, place: Path, steps: int | None) -> TrainPPO:
-    shorter = [f"ppo.total_steps={steps}"] if steps else []
-    return compose_config(TrainPPO, "train_ppo", [f"run={place / 'run'}", "force=true", f"device={settings.device}", *shorter])
+    yield section.ratio("updates", "main job", name="bare updates of the policy: share of the job")
 
 
 def _job(config: TrainPPO) -> Time:
-    """Runs it, and tells what it says of its own time: that of the clock on the wall."""
+    """Run the job and return the wall-clock time that it reports."""
     with redirect_stdout(StringIO()):
         train_ppo(config)
     seconds = json.loads((Path(config.run) / "result.json").read_text(encoding="utf-8"))["seconds"]
-    whole = seconds["train"] + seconds["evaluate"]
-    return Time(whole, whole)
+    return Time(*[seconds["train"] + seconds["evaluate"]] * 2)
 
 
 def _needs(config: TrainPPO) -> dict[str, int]:
-    """Runs the job once and counts: frames glanced at, cells focused, distinct ones that were asked for, minibatches."""
-    asked: dict[int, list[np.ndarray]] = {}
-    needs = {"frames": 0, "cells": 0, "distinct": 0, "minibatches": 0}
-    focus_vectors, glance, cells, backward = (
-        MemoryBank.focus_vectors,
-        LiveFeatures.glance,
-        LiveFeatures.cell_focus_vectors,
-        torch.Tensor.backward,
-    )
-
-    def counted_focus_vectors(bank: MemoryBank, clips: Any, steps: Any, actions: Any) -> torch.Tensor:
-        numbers = np.broadcast_arrays(clips, steps, actions)
-        asked.setdefault(id(bank), []).append(np.unique(np.ravel_multi_index(numbers, (len(bank.clips), *bank.layout.focus_vectors[:2]))))
-        kept.append(bank)
-        return focus_vectors(bank, clips, steps, actions)
+    """Run the job once and count glances, focused cells, distinct cells that it reads, and minibatches."""
+    needs = dict.fromkeys(("frames", "cells", "minibatches"), 0)
+    reads: list[tuple[MemoryBank, np.ndarray]] = []
 
     def counted(name: str, act: Callable[..., Any], size: Callable[[Any], int]) -> Callable[..., Any]:
-        def called(*arguments: Any, **lookup: Any) -> Any:
-            result = act(*arguments, **lookup)
+        @wraps(act)
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            result = act(*arguments, **keywords)
             needs[name] += size(result)
             return result
 
-        return called
+        return call
 
-    kept: list[MemoryBank] = []  # so that no two have the same id
+    def recorded(bank: MemoryBank, clips: Any, steps: Any, actions: Any, act: Callable[..., Any] = MemoryBank.focus_vectors) -> Any:
+        cells = np.broadcast_arrays(clips, steps, actions)
+        reads.append((bank, np.unique(np.ravel_multi_index(cells, (len(bank.clips), *bank.layout.focus_vectors[:2])))))
+        return act(bank, clips, steps, actions)
+
+    glance = counted("frames", LiveFeatures.glance, lambda glances: len(glances[0]))
+    focus = counted("cells", LiveFeatures.cell_focus_vectors, lambda vectors: vectors.shape[0] * vectors.shape[1])
+    backward = counted("minibatches", torch.Tensor.backward, lambda _: 1)
     with (
-        mock.patch("adafocus_env.features.live.idle_workers", lambda device: 1),  # so that no count is lost
-        mock.patch.object(MemoryBank, "focus_vectors", counted_focus_vectors),
-        mock.patch.object(LiveFeatures, "glance", counted("frames", glance, lambda seen: len(seen[0]))),
-        mock.patch.object(LiveFeatures, "cell_focus_vectors", counted("cells", cells, lambda seen: seen.shape[0] * seen.shape[1])),
-        mock.patch.object(torch.Tensor, "backward", counted("minibatches", backward, lambda _: 1)),
+        mock.patch("adafocus_env.features.live.idle_workers", lambda device: 1),  # other processes would not be counted
+        mock.patch.multiple(LiveFeatures, glance=glance, cell_focus_vectors=focus),
+        mock.patch.object(MemoryBank, "focus_vectors", recorded),
+        mock.patch.object(torch.Tensor, "backward", backward),
     ):
         _job(config)
-    needs["distinct"] = sum(len(np.unique(np.concatenate(some))) for some in asked.values())
-    return needs
+    banks = {id(bank): [cells for other, cells in reads if other is bank] for bank, _ in reads}
+    return {**needs, "distinct": sum(len(np.unique(np.concatenate(cells))) for cells in banks.values())}
 
 
-def _bare(config: TrainPPO, needs: dict[str, int], settings: Settings) -> dict[str, tuple[Callable[[], object], float]]:
-    """Acts, and how many of each the job needs."""
-    device = choose_device(settings.device)
+def _bare(config: TrainPPO, needs: dict[str, int]) -> dict[str, tuple[Act, float]]:
+    """Return acts, and how many of each the job needs."""
+    device = choose_device(config.device)
     network = checkpoint.load("demo", device).freeze()
-    frames, length = config.data.num_frames, config.ppo.batch_size or 256
     with torch.no_grad():
-        maps, _ = network.glance(torch.zeros(length, 3, *[network.architecture.glance_size] * 2, device=device))
-    architecture = PolicyArchitecture.from_config((maps.shape[1], maps.shape[2], maps.shape[3]), config.network)
+        images = torch.zeros(config.ppo.batch_size or 256, 3, *[network.architecture.glance_size] * 2, device=device)
+        maps = network.glance(images)[0].unflatten(0, (-1, config.data.num_frames))
+    architecture = PolicyArchitecture.from_config((maps.shape[2], maps.shape[3], maps.shape[4]), config.network)
     policy = PolicyNetwork(architecture, config.env.grid).to(device)
-    update = update_bare(policy, maps.unflatten(0, (-1, frames)), epochs=10, minibatches=1)
     focus = bare_focus(network, PATCHES)
     return {
-        "bare: glances": (bare_glance(network, FRAMES), needs["frames"] / FRAMES),
-        "bare: distinct patches alone": (focus, needs["distinct"] / PATCHES),
-        "bare: all cells alone": (focus, needs["cells"] / PATCHES),
-        "bare: updates": (update, needs["minibatches"] / 10),
+        "glances": (bare_glance(network, FRAMES), needs["frames"] / FRAMES),
+        "distinct patches": (focus, needs["distinct"] / PATCHES),
+        "all cells": (focus, needs["cells"] / PATCHES),
+        "updates": (bare_update(policy, maps, epochs=UPDATES, minibatches=1), needs["minibatches"] / UPDATES),
     }
 
 
-def _sum(times: Times, *names: str) -> list[Time]:
-    rounds = zip(*(times[name] for name in names), strict=True)
-    return [Time(sum(each.wall for each in some), sum(each.cpu for each in some)) for some in rounds]
-
-
 if __name__ == "__main__":
-    main(["main_job"])
+    main("main_job")

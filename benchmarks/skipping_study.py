@@ -61,9 +61,10 @@ def main(config: SkippingStudy) -> None:
     """Train the missing runs, then write table.md, table.json and curve.png."""
     root, console = Path(config.run), Console()
     runs = check_runs(config, root)
-    train_missing(runs, lambda each: train_ppo.main(each), console)
+    train_missing(runs, train_ppo.main, console)
     results = {task: _over_seeds([measure(RunDir(each.run), config) for each in configs]) for task, configs in runs.items()}
-    text = "\n".join(f"**{DataConfig(task=cast(TaskName, task)).label}, test split**\n\n{table(each, config.keeps)}" for task, each in results.items())
+    labels = {task: DataConfig(task=cast(TaskName, task)).label for task in results}
+    text = "\n".join(f"**{labels[task]}, test split**\n\n{table(each, config.keeps)}" for task, each in results.items())
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     save_tables(root, text, {task: _summary(each, config.keeps) for task, each in results.items()})
     panels = [Panel(task, "GFLOPs per video (a multiply-add as one)", _curves(each)) for task, each in results.items()]

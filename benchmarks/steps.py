@@ -1,43 +1,127 @@
-"""Steps a second of the vector environment with random actions on the demo, beside its head's bare steps and beside ap_gym."""
+"""Steps of the environment: against the network calls that they need, in steps per second on the demo, and beside ap_gym."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import cycle
 from typing import Any
 
 import numpy as np
 
 from adafocus_env.build import DEMO_FRAMES, choose_device
+from adafocus_env.clips.store import ClipSource
+from adafocus_env.env import AdaFocusEnv
+from adafocus_env.features.live import Features
+from adafocus_env.features.memory_bank import MemoryBank
+from adafocus_env.sb3_env import AdaFocusVecEnv
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from benchmarks import workload
-from benchmarks.clock import interleaved
+from benchmarks.bare import bare_focus, bare_head
 from benchmarks.command import Settings, main
-from benchmarks.env_steps import PATCHES, bank_of, bare_head, repeated
-from benchmarks.sections import Section, at_least
+from benchmarks.results import Aim, Section, compare
+from benchmarks.timing import Act, interleaved, repeated
+from benchmarks.workload import bank_of
 from classifiers import checkpoint
+from classifiers.classifier import Classifier
 
-EPISODES = 5  # of every row in an act
-AIMS = {1: 2_000, 16: 12_000, 64: 25_000, 256: 30_000}  # steps a second
-SHARE = 0.6  # of the head's rate, from 64 rows on
-OTHER = "CircleSquare-v0"  # ap_gym's only kind of images that it draws itself: the others are downloaded
+STEPS = 4  # of an episode at full size
+PATCHES = 2  # of a step: the chosen patch, and a random patch that the reward compares with
+EPISODES = 5  # of every environment in an act, on the demo
+AIMS = {1: 2_000, 16: 12_000, 64: 25_000, 256: 30_000}  # steps per second on the demo, by the number of environments
+SHARE = 0.6  # of the head's rate, from 64 environments on
+OTHER = "CircleSquare-v0"  # the only images of ap_gym that it renders itself; the others are downloaded
 OTHER_STEPS = 16  # of its episodes
 
 Variants = dict[str, dict[str, Any]]
 
 
 def measure(settings: Settings) -> Iterator[Section]:
-    """The figures that are aimed at, other observations, tensors, the exact baseline, and ap_gym."""
+    """Yield all sections."""
+    yield _live(settings)
+    yield _warm(settings)
+    yield _cold(settings)
+    yield _apis(settings)
     demo = Demo(settings)
-    yield _section(settings, demo, "k = 1", {"reference": {}}, aims=True)
-    others: Variants = {name: {"observation": name} for name in ("map", "vector", "dict")}
-    yield _section(settings, demo, "k = 1, other observations", others)
-    tensors: Variants = {f"{name}, torch": {"observation": name, "output": "torch"} for name in ("reference", "map", "vector", "dict")}
-    yield _section(settings, demo, "k = 1, tensors out", tensors)
-    exact: Variants = {name: {"observation": name, "baseline": "all"} for name in ("reference", "map")}
-    yield _section(settings, demo, "all cells", exact, rows=1 + workload.GRID**2)
+    yield _rates(settings, demo, "k = 1", {"reference": {}}, aims=not settings.quick)
+    observations = ("reference", "map", "vector", "dict")
+    yield _rates(settings, demo, "k = 1, other observations", {name: {"observation": name} for name in observations[1:]})
+    tensors: Variants = {f"{name}, torch": {"observation": name, "output": "torch"} for name in observations}
+    yield _rates(settings, demo, "k = 1, tensors out", tensors)
+    exact: Variants = {name: {"observation": name, "baseline": "all"} for name in observations[:2]}
+    yield _rates(settings, demo, "all cells", exact, rows=1 + workload.GRID**2)
     yield of_ap_gym(settings)
+
+
+def _live(settings: Settings) -> Section:
+    plain = workload.classifier(settings)
+    numbers = (1, 4) if settings.quick else (1, 8, 64)
+    clips = workload.clips(settings, numbers[-1], STEPS)
+    pairs = {
+        (f"step, {name}, N = {number}", f"focuser, {name}, {PATCHES * number} patches"): (
+            stepping(number, network, clips, bank=False), bare_focus(network, PATCHES * number), Aim("≤", 1.1) if number == 64 else None
+        )
+        for name, network in dict([("float32", plain), workload.fastest_of(settings, plain)]).items()
+        for number in numbers
+    }  # fmt: skip
+    note = "Glances are cached; the reward `random` needs two patches per clip."
+    return compare("Environment step, live", note, pairs, settings.rounds)
+
+
+def _warm(settings: Settings) -> Section:
+    """All features are in the bank; the head is left."""
+    network, numbers, repeats = workload.flat_classifier(settings), (1, 4) if settings.quick else (1, 8, 64), 1 if settings.quick else 20
+    clips = workload.clips(settings, numbers[-1], STEPS)
+    bank = bank_of(network, clips)
+    pairs = {
+        (f"step, N = {number}", f"head, {PATCHES * number} rows"): (
+            repeated(repeats, stepping(number, network, clips, bank=bank)), repeated(repeats, bare_head(network, PATCHES * number)),
+            Aim("≤", 1.25) if number == 64 else None,
+        )
+        for number in numbers
+    }  # fmt: skip
+    return compare("Environment step, bank warm, at full size", f"Each time is that of {repeats} steps.", pairs, settings.rounds)
+
+
+def _cold(settings: Settings) -> Section:
+    """An empty bank: the first step, which focuses all clips of a store."""
+    _, network = workload.fastest_of(settings, workload.classifier(settings))
+    number = 2
+    clips = workload.clips(settings, number, 1, train=False)
+
+    def first_step() -> Act:
+        bank = MemoryBank(network, clips, workload.grid_action(network))
+        bank.glance_vectors(np.arange(number), np.zeros(number, np.int64))
+        return stepping(number, network, clips, bank=bank)
+
+    steps = iter([first_step() for _ in range(settings.rounds + 1)])
+    pair = (lambda: next(steps)(), bare_focus(network, number * workload.GRID**2), None)
+    note = f"N = {number}: every step is the first one in a new bank, which has the glances already."
+    return compare("Environment step, bank cold", note, {("step", "focuser, all cells"): pair}, settings.rounds)
+
+
+def _apis(settings: Settings) -> Section:
+    """The same step in all APIs, bank warm: what an API adds."""
+    network, number, repeats = workload.flat_classifier(settings), 4 if settings.quick else 64, 1 if settings.quick else 20
+    clips = workload.clips(settings, number, STEPS)
+    bank = bank_of(network, clips)
+    vector, sb3 = environment(number, network, clips, bank), AdaFocusVecEnv(environment(number, network, clips, bank))
+    actions = np.zeros(number, np.int64)
+    for env in (vector, sb3):
+        env.reset()
+    single = AdaFocusEnv(network, clips, observation="reference", bank=bank)
+    acts: dict[str, Act] = {
+        "dynamics": dynamics_step(environment(number, network, clips, bank)),
+        "AdaFocusVectorEnv": lambda: vector.step(actions),
+        "AdaFocusVecEnv": lambda: sb3.step(actions),
+        "AdaFocusEnv, N = 1": single_step(single),
+        "AdaFocusVectorEnv, N = 1": stepping(1, network, clips, bank=bank),
+    }
+    note = f"Each time is that of {repeats} steps; an episode has {STEPS} steps."
+    times = interleaved({name: repeated(repeats, act) for name, act in acts.items()}, settings.rounds)
+    section = Section(f"APIs, bank warm, N = {number}", note, times)
+    section.ratio("AdaFocusVectorEnv", "dynamics").ratio("AdaFocusVecEnv", "AdaFocusVectorEnv")
+    return section.ratio("AdaFocusEnv, N = 1", "AdaFocusVectorEnv, N = 1")
 
 
 class Demo:
@@ -48,57 +132,50 @@ class Demo:
         self.clips = workload.demo_clips(settings, "val", DEMO_FRAMES)
         self.bank = bank_of(self.network, self.clips)
 
-    def stepping(self, number: int, **changes: Any) -> Callable[[], None]:
-        """An act: `EPISODES` of N environments with random actions, which were drawn before."""
+    def stepping(self, number: int, **changes: Any) -> Act:
+        """Return an act: `EPISODES` of N environments with random actions, which were sampled before."""
         arguments = {"observation": "reference", "autoreset_mode": "SAME_STEP", "grid": workload.GRID, **changes}
         env = AdaFocusVectorEnv(number, self.network, self.clips, bank=self.bank, **arguments)
         env.reset(seed=0)
         actions = cycle(np.random.default_rng(0).integers(workload.GRID**2, size=(DEMO_FRAMES, number)))
         return repeated(EPISODES * DEMO_FRAMES, lambda: env.step(next(actions)))
 
-    def head(self, rows: int) -> Callable[[], None]:
-        """An act: as many bare steps of the head."""
-        return repeated(EPISODES * DEMO_FRAMES, bare_head(self.network, rows))
 
-
-def _section(settings: Settings, demo: Demo, what: str, variants: Variants, *, rows: int = PATCHES, aims: bool = False) -> Section:
-    """Rates of all ``variants``, and those in shares of the bare head's, which takes ``rows`` rows a clip."""
-    numbers = (1, 4) if settings.quick else tuple(AIMS)
-    acts: dict[str, Callable[[], object]] = {}
+def _rates(settings: Settings, demo: Demo, what: str, variants: Variants, *, rows: int = PATCHES, aims: bool = False) -> Section:
+    """Rates of all ``variants``, and their shares of the bare head's rate on ``rows`` rows per clip."""
+    numbers, steps = (1, 4) if settings.quick else tuple(AIMS), EPISODES * DEMO_FRAMES
+    acts: dict[str, Act] = {}
     for number in numbers:
         acts |= {f"{name}, N = {number}": demo.stepping(number, **changes) for name, changes in variants.items()}
-        acts[f"head, {rows * number} rows"] = demo.head(rows * number)
-    note = f"Reward `random`; mode SAME_STEP, {EPISODES} episodes of {DEMO_FRAMES} steps an act; a share is that of the bare head's rate."
-    section = Section(f"Steps a second, demo, bank warm, {what}", note)
-    section.times = interleaved(acts, 1 if settings.quick else settings.rounds)
+        acts[f"head, {rows * number} rows"] = repeated(steps, bare_head(demo.network, rows * number))
+    note = f"Reward `random`; mode SAME_STEP, {EPISODES} episodes of {DEMO_FRAMES} steps; a share is that of the bare head's rate."
+    section = Section(f"Steps per second, demo, bank warm, {what}", note, interleaved(acts, settings.rounds))
     for number in numbers:
         for name in variants:
-            aimed = aims and not settings.quick
-            step, head, count = f"{name}, N = {number}", f"head, {rows * number} rows", EPISODES * DEMO_FRAMES * number
-            section.rate(step, count, "steps/s", aim=at_least(AIMS[number]) if aimed else None)
-            section.ratio(head, step, name=f"{step}: share", over=head, aim=at_least(SHARE) if aimed and number >= 64 else None)
+            step, head = f"{name}, N = {number}", f"head, {rows * number} rows"
+            section.rate(step, steps * number, "steps/s", aim=Aim("≥", AIMS[number]) if aims else None)
+            section.ratio(head, step, name=f"{step}: share", over=head, aim=Aim("≥", SHARE) if aims and number >= 64 else None)
     return section
 
 
 def of_ap_gym(settings: Settings) -> Section:
-    """The same numbers of environments of ap_gym; no figures where it cannot be imported."""
-    section = Section(f"Steps a second, ap_gym's {OTHER}")
+    """Return the rates of ap_gym; no figures where it cannot be imported."""
+    section = Section(f"Steps per second, ap_gym's {OTHER}")
     try:
         ap_gym: Any = importlib.import_module("ap_gym")
     except ImportError as problem:
         section.note = f"Left out: {problem}; pip install ap_gym aiohttp."
         return section
-    section.note = f"Version {ap_gym.__version__}, images of 28×28 pixels, its own vector environment; calls that only reset do not count."
+    section.note = f"Version {ap_gym.__version__}, images of 28×28 pixels, its vector environment; calls that only reset do not count."
     numbers = (1, 4) if settings.quick else tuple(AIMS)
-    acts = {f"ap_gym, N = {number}": _ap_gym_episode(ap_gym, number) for number in numbers}
-    section.times = interleaved(acts, 1 if settings.quick else settings.rounds)
+    section.times = interleaved({f"ap_gym, N = {number}": _ap_gym_episode(ap_gym, number) for number in numbers}, settings.rounds)
     for number in numbers:
         section.rate(f"ap_gym, N = {number}", OTHER_STEPS * number, "steps/s")
     return section
 
 
-def _ap_gym_episode(ap_gym: Any, number: int) -> Callable[[], None]:
-    """An act: an episode of N environments with random actions, which were drawn before, and the step that begins the next one."""
+def _ap_gym_episode(ap_gym: Any, number: int) -> Act:
+    """Return an act: an episode of N environments with random actions, and the step that begins the next one."""
     env = ap_gym.make_vec(OTHER, number)
     env.reset(seed=0)
     env.action_space.seed(0)
@@ -106,5 +183,40 @@ def _ap_gym_episode(ap_gym: Any, number: int) -> Callable[[], None]:
     return repeated(OTHER_STEPS + 1, lambda: env.step(next(actions)))
 
 
+def environment(number: int, network: Classifier, clips: ClipSource, bank: Features | bool) -> AdaFocusVectorEnv:
+    """Return a vector environment that starts episodes in the step that ends one, on another clip each."""
+    return AdaFocusVectorEnv(
+        number, network, clips, observation="reference", bank=bank, autoreset_mode="SAME_STEP", clip_order="epoch", grid=workload.GRID
+    )
+
+
+def stepping(number: int, network: Classifier, clips: ClipSource, bank: Features | bool) -> Act:
+    """Return an act: a step of N clips with random actions, whose glances are cached."""
+    env, rng = environment(number, network, clips, bank), np.random.default_rng(0)
+    env.reset(seed=0)
+    env.dynamics.features.glance_vectors(np.arange(len(clips)), np.zeros(len(clips), np.int64))
+    return lambda: env.step(rng.integers(workload.GRID**2, size=number))
+
+
+def single_step(env: AdaFocusEnv) -> Act:
+    """Return an act: a step of the single environment, and a reset where an episode ended."""
+    env.reset(seed=0)
+    return lambda: env.step(0)[2] and env.reset()
+
+
+def dynamics_step(env: AdaFocusVectorEnv) -> Act:
+    """Return an act: a step of the dynamics alone, restarted where the episodes ended."""
+    dynamics = env.dynamics
+    env.reset(seed=0)
+    clips, baseline = dynamics.clip.copy(), dynamics.baseline.copy()
+    actions = np.zeros(dynamics.num_clips, np.int64)
+
+    def act() -> None:
+        if dynamics.step(actions).terminated.all():
+            dynamics.restart(clips, baseline)
+
+    return act
+
+
 if __name__ == "__main__":
-    main(["steps"])
+    main("steps")

@@ -1,22 +1,22 @@
-"""What is measured: networks with random weights and videos that are made here, at the paper's size or at a tiny one."""
+"""What is measured: networks with random weights and demo videos, at the paper's size or at a tiny one."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
+import platform
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adafocus_env.action import ACTIONS, Action
 from adafocus_env.build import Split, choose_device, open_clips
-from adafocus_env.cache_dir import cache_folder
 from adafocus_env.clips.store import ClipSource
 from adafocus_env.demo.renderer import DemoTask
 from adafocus_env.demo.videos import demo
+from adafocus_env.features.memory_bank import MemoryBank
 from adafocus_env.videos.dataset import DataSet, Video
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from agents.runs.system import system_information
@@ -27,16 +27,15 @@ from classifiers.model_zoo import ARCHITECTURES
 from classifiers.optimize import PLAIN, Execution, check_precision, choose_execution, supported_precisions, with_execution
 
 GRID = 7
-SHAPE = {False: (48, 256, 340), True: (12, 112, 120)}  # frames, height and width of a video, at full size and quick
 DEFAULT = "float32, default settings"
 SMALL = PolicyArchitecture((32, 8, 8), channels=4, features=16, hidden=16)
 
 
 def choose_precision(settings: Settings) -> str:
-    """Return the precision that is asked for; "auto" is bfloat16 where the device supports it, otherwise float32.
+    """Return the precision of the settings; "auto" is bfloat16 where the device supports it, otherwise float32.
 
     Raises:
-        InputError: the device does not support the one that is asked for, or cannot be used.
+        InputError: the device does not support the precision, or cannot be used.
     """
     device = choose_device(settings.device)
     if settings.precision == "auto":
@@ -46,147 +45,135 @@ def choose_precision(settings: Settings) -> str:
 
 
 def prepare(settings: Settings) -> None:
-    """Sets the number of threads, and everything random."""
+    """Set the number of threads and PyTorch's seed."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
     torch.manual_seed(0)
 
 
 def machine() -> dict[str, Any]:
-    """The machine, in a line."""
+    """Return the machine and the versions, for the heading of a result."""
     info = system_information()
-    about = {"processor": info["cpu"], "cores": info["cpu_count"], "threads": torch.get_num_threads(), "torch": torch.__version__}
+    processor = f"{platform.processor() or platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"
+    about = {"processor": processor, "cores": info["cpu_count"], "threads": torch.get_num_threads(), "torch": torch.__version__}
     load = {"load": round(os.getloadavg()[0], 1)} if hasattr(os, "getloadavg") else {}
     return {**about, **load, "GPU": info["cuda_device"] or "none", "commit": str(info["commit"])[:12]}
 
 
-def classifier(settings: Settings, **changes: Any) -> Classifier:
-    """The paper's (the demo's where it has to be quick), with random weights and batch norms that fit them; frozen.
+def architecture(settings: Settings) -> Architecture:
+    """Return the paper's architecture, or the demo's where it has to be quick."""
+    return ARCHITECTURES["small" if settings.quick else "paper"]
 
-    Args:
-        settings: size and device.
-        changes: of the architecture.
-    """
-    base = ARCHITECTURES["small" if settings.quick else "paper"]
-    made = Classifier(Architecture(**{**vars(base), **changes}), [str(number) for number in range(10 if settings.quick else 200)])
-    _fit_batch_norms(made)
-    return made.to(choose_device(settings.device)).freeze()
+
+def classifier(settings: Settings, **changes: Any) -> Classifier:
+    """Return a frozen classifier with random weights and batch norms that fit them; ``changes`` are of the architecture."""
+    network = Classifier(
+        Architecture(**{**vars(architecture(settings)), **changes}), [str(number) for number in range(10 if settings.quick else 200)]
+    )
+    _fit_batch_norms(network)
+    return network.to(choose_device(settings.device)).freeze()
 
 
 def flat_classifier(settings: Settings) -> Classifier:
-    """Outputs and head of the same sizes, from backbones that cost next to nothing: to measure all that is not a backbone."""
+    """Return a classifier with outputs and a head of the same sizes and cheap backbones: to measure all but the backbones."""
     BACKBONES.update(flat_glancer=_flat(settings, "glancer"), flat_focuser=_flat(settings, "focuser"))
     return classifier(settings, glancer="flat_glancer", focuser="flat_focuser")
 
 
 def policy(settings: Settings, seed: int = 0, *, skips: bool = False) -> PolicyNetwork:
-    """One with random weights, so strong that cells, and whether it skips, differ from frame to frame."""
+    """Return a policy with random weights, so large that cells, and whether it skips, differ from frame to frame."""
     torch.manual_seed(seed)
-    made = PolicyNetwork(SMALL if settings.quick else PolicyArchitecture((1280, 7, 7)), GRID, skips=skips)
+    network = PolicyNetwork(SMALL if settings.quick else PolicyArchitecture((1280, 7, 7)), GRID, skips=skips)
     with torch.no_grad():
-        made.actor.weight.mul_(30)
-        if skips:  # with P(skip) the same whatever was looked at before, any share can be kept
-            for part in (made.actor.weight, made.actor.bias):
-                part[-3:-1] = 0
-    return made.to(choose_device(settings.device)).eval().requires_grad_(False)
+        network.actor.weight.mul_(30)
+        if skips:  # P(skip) that does not depend on the number of patches allows any share of frames
+            for parameter in (network.actor.weight, network.actor.bias):
+                parameter[-3:-1] = 0
+    return network.to(choose_device(settings.device)).eval().requires_grad_(False)
 
 
 def executions(settings: Settings, network: Classifier) -> dict[str, Execution]:
-    """The ways to run the networks that are compared: as they are, and the best measured ones of each precision."""
+    """Return the executions to compare: plain, and the fastest known ones of every precision."""
     low = [] if settings.precision == "float32" else [settings.precision]
-    lookup = {"float32": PLAIN, DEFAULT: choose_execution(network)}
-    lookup |= {name: choose_execution(network, name) for name in low}
+    found = {"float32": PLAIN, DEFAULT: choose_execution(network), **{name: choose_execution(network, name) for name in low}}
     if settings.compile:
-        lookup |= {f"{name}, compiled": choose_execution(network, name, compile=True) for name in ("float32", *low)}
-    return lookup
+        found |= {f"{name}, compiled": choose_execution(network, name, compile=True) for name in ("float32", *low)}
+    return found
 
 
 def fastest_of(settings: Settings, network: Classifier) -> tuple[str, Classifier]:
-    """The last, and fastest, of `executions`: its name, and the classifier that runs so."""
+    """Return the last, and fastest, of `executions`: its name, and the classifier with it."""
     name, how = list(executions(settings, network).items())[-1]
     return name, with_execution(network, how)
 
 
 def clips(settings: Settings, count: int, num_frames: int, *, train: bool = True) -> ClipSource:
-    """At least ``count`` clips: eight views of each video."""
+    """Return at least ``count`` clips; training clips are eight views of every video."""
     views = 8 if train else 1
     videos = make_videos(settings, -(-count // views))
     data = DataSet("benchmark", ("one",), videos, (), videos)
-    size = ARCHITECTURES["small" if settings.quick else "paper"].size
-    return open_clips(data, "train" if train else "test", num_frames=num_frames, size=size, views=views)
-
-
-def grid_action(network: Classifier) -> Action:
-    """The paper's grid of places in the frames of ``network``."""
-    return ACTIONS["grid"](GRID, network.architecture.size, network.architecture.patch_size)
+    return open_clips(data, "train" if train else "test", num_frames=num_frames, size=architecture(settings).size, views=views)
 
 
 def demo_clips(settings: Settings, split: Split, num_frames: int) -> ClipSource:
-    """Clips of the demo videos, or of a dozen of them where it has to be quick."""
+    """Return clips of the demo videos, or of a dozen of them where it has to be quick."""
     videos = demo(DemoTask(train_videos=12, test_videos=4, length=8), val=0.25) if settings.quick else demo()
     return open_clips(videos, split, num_frames=num_frames, size=ARCHITECTURES["small"].size)
 
 
 def frames(settings: Settings, clips: int, num_frames: int, network: Classifier) -> Tensor:
-    """Normalised frames (clips, num_frames, 3, H, W) on the network's device."""
+    """Return normalised frames (clips, num_frames, 3, H, W) on the network's device."""
     size = network.architecture.size
     pixels = torch.randint(256, (clips, num_frames, 3, size, size), dtype=torch.uint8)
     return network.normalise(pixels.to(network.device))
 
 
+def grid_action(network: Classifier) -> Action:
+    """Return the paper's grid on the frames of ``network``."""
+    return ACTIONS["grid"](GRID, network.architecture.size, network.architecture.patch_size)
+
+
+def bank_of(network: Classifier, clips: ClipSource) -> MemoryBank:
+    """Return a full bank."""
+    bank = MemoryBank(network, clips, grid_action(network))
+    every, steps = np.arange(len(clips))[:, None], np.arange(clips.num_frames)[None]
+    bank.glance_vectors(every, steps)
+    for clip in every:
+        bank.focus_vectors(clip[:, None], steps, np.zeros((1, clips.num_frames), np.int64))
+    return bank
+
+
 def make_videos(settings: Settings, count: int) -> tuple[Video, ...]:
-    """Real H.264 videos of a texture that moves, in the cache folder; made once."""
-    folder = cache_folder() / "benchmarks" / ("quick" if settings.quick else "full")
-    paths = [folder / f"{number:03d}.mp4" for number in range(count)]
-    for number, path in enumerate(paths):
-        if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            _write(path, _moving(np.random.default_rng(number), *SHAPE[settings.quick]))
-    return tuple(Video(path.name, path, 0) for path in paths)
-
-
-def _moving(rng: np.random.Generator, length: int, height: int, width: int) -> NDArray[np.uint8]:
-    """A coarse random texture with some noise, panned by a pixel or two a frame: (length, height, width, 3)."""
-    coarse = torch.from_numpy(rng.random((1, 3, 24, 32)).astype(np.float32))
-    still = nn.functional.interpolate(coarse, (height + 2 * length, width + 2 * length), mode="bicubic")[0].permute(1, 2, 0).numpy()
-    still = np.clip(255 * still + rng.normal(0, 6, still.shape), 0, 255).astype(np.uint8)
-    return np.stack([still[step : step + height, 2 * step : 2 * step + width] for step in range(length)])
-
-
-def _write(path: Path, pictures: NDArray[np.uint8]) -> None:
-    import av
-
-    partial = path.with_suffix(".part.mp4")
-    with av.open(str(partial), "w") as container:
-        stream = container.add_stream("libx264", rate=25, options={"preset": "veryfast"})
-        stream.height, stream.width, stream.pix_fmt = *pictures.shape[1:3], "yuv420p"
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
-    partial.replace(path)
+    """Return ``count`` demo videos as large as the paper's frames; they are rendered once."""
+    large = {} if settings.quick else {"size": 256, "length": 48, "target": 37, "distractor": 24}
+    data = demo(DemoTask(train_videos=count, test_videos=1, **large), val=0.0)
+    assert data.prepare is not None
+    data.prepare(data.train)
+    return tuple(data.train)
 
 
 @torch.no_grad()
-def _fit_batch_norms(made: Classifier) -> None:
-    """One batch in training mode sets means and variances, so that activations are neither huge nor zero."""
-    norms = [module for module in made.modules() if isinstance(module, nn.BatchNorm2d)]
+def _fit_batch_norms(network: Classifier) -> None:
+    """Set means and variances by one batch in training mode, so that activations are neither huge nor zero."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
-    size = made.architecture
-    made.train()
-    made.glance(torch.randn(4, 3, size.size, size.size))
-    made.focus(torch.randn(8, 3, size.patch_size, size.patch_size))
+    size = network.architecture
+    network.train()
+    network.glance(torch.randn(4, 3, size.size, size.size))
+    network.focus(torch.randn(8, 3, size.patch_size, size.patch_size))
     for norm in norms:
         norm.momentum = 0.1
 
 
-def _flat(settings: Settings, part: str) -> Any:
-    """A backbone of one convolution over large blocks, with the output of the one that it stands for."""
-    base = ARCHITECTURES["small" if settings.quick else "paper"]
-    whole = BACKBONES[getattr(base, part)](2)
-    side = base.glance_size if part == "glancer" else base.patch_size
-    cells = {"glancer": 8 if settings.quick else 7, "focuser": 3}[part]
-    return lambda num_classes: Backbone(
-        nn.Sequential(nn.AvgPool2d(side // cells), nn.Conv2d(3, whole.vector_size, 1), nn.ReLU6()),
-        whole.vector_size, num_classes, map_bounds=(0.0, 6.0),
-    )  # fmt: skip
+def _flat(settings: Settings, which: str) -> Any:
+    """Return a constructor of backbones: one convolution over large blocks, with the output sizes of the backbone it replaces."""
+    base = architecture(settings)
+    whole = BACKBONES[getattr(base, which)](2)
+    side, cells = (base.glance_size, 8 if settings.quick else 7) if which == "glancer" else (base.patch_size, 3)
+    return partial(_flat_backbone, side // cells, whole.vector_size)
+
+
+def _flat_backbone(block: int, vector_size: int, num_classes: int) -> Backbone:
+    layers = nn.Sequential(nn.AvgPool2d(block), nn.Conv2d(3, vector_size, 1), nn.ReLU6())
+    return Backbone(layers, vector_size, num_classes, map_bounds=(0.0, 6.0))

@@ -1,4 +1,4 @@
-"""What the examples learned: the share of test clips that the classifier gets right with the patches of a policy."""
+"""Measures what the examples learned: the accuracy of the classifier on test clips with the patches of a policy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import adafocus_env  # noqa: F401  (registers the ids)
 
 
 def episodes(env_id: str, observation: str, count: int = 500, **arguments: Any) -> gym.vector.VectorEnv:
-    """The first ``count`` test clips, each in a row of its own."""
+    """Return a vector environment with one environment per test clip, for the first ``count`` of them."""
     return gym.make_vec(
         env_id, num_envs=count, vectorization_mode="vector_entry_point", clips="test", observation=observation,
         reward="confidence", bank=False, autoreset_mode="Disabled", **arguments,
@@ -20,11 +20,11 @@ def episodes(env_id: str, observation: str, count: int = 500, **arguments: Any) 
 
 
 def accuracy(envs: gym.vector.VectorEnv, choose: Callable[[Any], Any]) -> float:
-    """Plays every row's clip to its end and returns the share that is classified correctly.
+    """Run one episode per environment and return the share of clips that are classified correctly.
 
     Args:
-        envs: from `episodes`.
-        choose: the observations of all rows → their actions.
+        envs: As `episodes` returns it.
+        choose: Observations of all environments → their actions.
     """
     observations, _ = envs.reset(options={"clips": np.arange(envs.num_envs)})
     terminated = np.zeros(envs.num_envs, bool)
@@ -34,7 +34,7 @@ def accuracy(envs: gym.vector.VectorEnv, choose: Callable[[Any], Any]) -> float:
 
 
 def compare(env_id: str, observation: str, choose: Callable[[Any], Any], count: int = 500) -> tuple[float, float]:
-    """Prints and returns the accuracies of a policy and of random patches."""
+    """Print and return the accuracies of a policy and of random patches."""
     envs = episodes(env_id, observation, count)
     envs.action_space.seed(0)
     learned, chance = accuracy(envs, choose), accuracy(envs, lambda _: envs.action_space.sample())

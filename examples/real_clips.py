@@ -1,10 +1,10 @@
-"""Short clips cut from a few long videos, labelled by the video that they come from: a small data set of real footage.
+"""Short clips cut from a few long videos, labelled by their video: a small data set of real footage.
 
     python examples/real_clips.py clips video1.mp4 video2.avi …
     python -m agents.train_stages data=folder data.root=clips …
 
 Writes ``OUT/train/VIDEO/*.mp4`` from the first 60 % of each video and ``OUT/test/VIDEO/*.mp4`` from its last 25 %, so that no test clip
-shows a second that a training clip shows, nor one next to it. Clips of one part may overlap.
+overlaps or follows a training clip directly. Clips of one split may overlap.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from pathlib import Path
 import av
 import numpy as np
 
-PARTS = {"train": (0.0, 0.6), "test": (0.75, 1.0)}
+SPLITS = {"train": (0.0, 0.6), "test": (0.75, 1.0)}
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames ``first`` to ``last`` of a video, and where they go."""
+    """Frames ``first`` to ``last`` of a video, and the path of the clip."""
 
     first: int
     last: int
@@ -32,36 +32,36 @@ class Clip:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Cuts the clips of all videos that are named."""
+    """Cut the clips of all videos."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("videos", type=Path, nargs="+")
     parser.add_argument("--seconds", type=float, default=0.8, help="length of a clip")
-    parser.add_argument("--train", type=int, default=10, help="training clips of each video")
-    parser.add_argument("--test", type=int, default=5, help="test clips of each video")
+    parser.add_argument("--train", type=int, default=10, help="training clips per video")
+    parser.add_argument("--test", type=int, default=5, help="test clips per video")
     parser.add_argument("--side", type=int, default=256, help="shorter side of the clips in pixels")
-    given = parser.parse_args(arguments)
-    for video in given.videos:
+    parsed = parser.parse_args(arguments)
+    for video in parsed.videos:
         with av.open(str(video)) as source:
             stream = source.streams.video[0]
             rate, frames = float(stream.average_rate), stream.frames
-            clips = list(plan(given.out, video.stem, frames, round(given.seconds * rate), {"train": given.train, "test": given.test}))
-            cut(source, clips, round(rate), given.side)
-        print(f"{video.name}: {len(clips)} clips of {given.seconds} s from {frames / rate:.0f} s")  # noqa: T201
+            clips = list(plan(parsed.out, video.stem, frames, round(parsed.seconds * rate), {"train": parsed.train, "test": parsed.test}))
+            cut(source, clips, round(rate), parsed.side)
+        print(f"{video.name}: {len(clips)} clips of {parsed.seconds} s from {frames / rate:.0f} s")  # noqa: T201
 
 
 def plan(out: Path, name: str, frames: int, length: int, counts: dict[str, int]) -> Iterator[Clip]:
-    """Clips of ``length`` frames, evenly over each part of a video of so many ``frames``."""
-    for part, (begin, end) in PARTS.items():
+    """Yield clips of ``length`` frames at equal distances in every split of a video of ``frames`` frames."""
+    for split, (begin, end) in SPLITS.items():
         first, last = int(begin * frames), int(end * frames) - length
         if last < first:
-            raise SystemExit(f"{name} has {frames} frames: too few for clips of {length} frames in its part for {part}; lower --seconds")
-        for number, start in enumerate(np.linspace(first, last, counts[part]).astype(int)):
-            yield Clip(start, start + length - 1, out / part / name / f"{name}-{number:02d}.mp4")
+            raise SystemExit(f"{name} has {frames} frames: too few for clips of {length} frames in its {split} split; lower --seconds")
+        for number, start in enumerate(np.linspace(first, last, counts[split]).astype(int)):
+            yield Clip(start, start + length - 1, out / split / name / f"{name}-{number:02d}.mp4")
 
 
 def cut(source: av.container.InputContainer, clips: Sequence[Clip], rate: int, side: int) -> None:
-    """Decodes the video once and writes every clip that a frame belongs to."""
+    """Decode the video once and write its clips."""
     writers = {}
     with ExitStack() as files:
         for number, frame in enumerate(source.decode(video=0)):
@@ -79,7 +79,7 @@ def cut(source: av.container.InputContainer, clips: Sequence[Clip], rate: int, s
 
 
 def start(path: Path, rate: int, frame: av.VideoFrame, files: ExitStack) -> tuple[av.container.OutputContainer, av.VideoStream]:
-    """Opens a file for frames of that size."""
+    """Open a video file for frames of the size of ``frame``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     output = files.enter_context(av.open(str(path), "w"))
     stream = output.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "veryfast"})

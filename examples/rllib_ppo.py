@@ -64,9 +64,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--env-runners", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--test-clips", type=int, default=500)
-    given = parser.parse_args(arguments)
-    ray.init(num_cpus=given.env_runners + 1, include_dashboard=False)
-    algorithm = train(given.steps, given.env_runners, given.seed)
+    parsed = parser.parse_args(arguments)
+    ray.init(num_cpus=parsed.env_runners + 1, include_dashboard=False)
+    algorithm = train(parsed.steps, parsed.env_runners, parsed.seed)
     module = algorithm.get_module()
 
     @torch.no_grad()
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
         output = module.forward_inference({Columns.OBS: torch.from_numpy(maps).flatten(1)})
         return output[Columns.ACTION_DIST_INPUTS].argmax(-1).numpy()
 
-    compare(ID, "map", choose, given.test_clips)
+    compare(ID, "map", choose, parsed.test_clips)
     algorithm.stop()
     ray.shutdown()
 

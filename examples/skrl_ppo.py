@@ -98,8 +98,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=60_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--test-clips", type=int, default=500)
-    given = parser.parse_args(arguments)
-    policy = train(given.steps, given.seed)
+    parsed = parser.parse_args(arguments)
+    policy = train(parsed.steps, parsed.seed)
 
     @torch.no_grad()
     def choose(maps: np.ndarray) -> np.ndarray:
@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
         logits, _ = policy.compute({"observations": torch.from_numpy(maps).to(policy.device).flatten(1)}, "policy")
         return logits.argmax(-1).cpu().numpy()
 
-    compare(ID, "map", choose, given.test_clips)
+    compare(ID, "map", choose, parsed.test_clips)
 
 
 if __name__ == "__main__":

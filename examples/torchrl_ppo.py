@@ -71,9 +71,9 @@ def train(steps: int, seed: int) -> ProbabilisticActor:
             estimate(played)
         for _ in range(EPOCHS):
             for rows in torch.randperm(frames).chunk(MINIBATCHES):
-                parts = loss(played.reshape(-1)[rows])
+                losses = loss(played.reshape(-1)[rows])
                 optimizer.zero_grad()
-                sum(value for name, value in parts.items() if name.startswith("loss_")).backward()
+                sum(value for name, value in losses.items() if name.startswith("loss_")).backward()
                 nn.utils.clip_grad_norm_(loss.parameters(), 0.5)
                 optimizer.step()
         if number % 10 == 0:
@@ -88,15 +88,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=60_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--test-clips", type=int, default=500)
-    given = parser.parse_args(arguments)
-    logits = train(given.steps, given.seed).module[0]
+    parsed = parser.parse_args(arguments)
+    logits = train(parsed.steps, parsed.seed).module[0]
 
     @torch.no_grad()
     def choose(maps: np.ndarray) -> np.ndarray:
         """The most likely cells."""
         return logits(torch.from_numpy(maps)).argmax(-1).numpy()
 
-    compare(ID, "map", choose, given.test_clips)
+    compare(ID, "map", choose, parsed.test_clips)
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def test_rllib_with_two_workers(example):
 # Real clips
 
 
-def test_clips_are_cut_and_their_parts_share_no_frame(example, tmp_path, capsys):
+def test_clips_are_cut_and_their_splits_share_no_frame(example, tmp_path, capsys):
     """The ground of the videos of the tests gets brighter from frame to frame, so that a clip tells its frames."""
     module = example("real_clips")
     for name in ("one", "two"):
@@ -127,14 +127,14 @@ def test_clips_are_cut_and_their_parts_share_no_frame(example, tmp_path, capsys)
     data = folder(tmp_path / "clips", val=0.0)
     assert data.classes == ("one", "two") and len(data.train) == 6 and len(data.test) == 4
     shades = {}
-    for part in ("train", "test"):
-        readers = [open_reader(video.path) for video in getattr(data, part)]
+    for split in ("train", "test"):
+        readers = [open_reader(video.path) for video in getattr(data, split)]
         assert all(len(reader) == 4 for reader in readers)
-        shades[part] = [reader.get_frames([0, 3])[:, 2, 2].mean(-1) for reader in readers]
+        shades[split] = [reader.get_frames([0, 3])[:, 2, 2].mean(-1) for reader in readers]
     assert max(last for _, last in shades["train"]) + 8 < min(first for first, _ in shades["test"])
 
 
 def test_a_video_that_is_too_short_for_clips_is_refused(example, tmp_path):
     write_video(tmp_path / "short.mp4", square_frames(8))
-    with pytest.raises(SystemExit, match=r"short has 8 frames: too few for clips of 20 frames in its part for train; lower --seconds"):
+    with pytest.raises(SystemExit, match=r"short has 8 frames: too few for clips of 20 frames in its train split; lower --seconds"):
         example("real_clips").main([str(tmp_path / "clips"), str(tmp_path / "short.mp4")])

@@ -1,4 +1,4 @@
-"""The C library's allocator: a process keeps the memory that its networks will need again."""
+"""Settings of the C library's allocator: freed memory is cached for later forward passes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import ctypes
 import platform
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-_LARGEST = (1 << 30, 1 << 25)  # bytes; older versions take no more than the second for blocks
+_LARGEST = (1 << 30, 1 << 25)  # bytes; older versions accept at most the second value for blocks
 
 
 def keep_freed_memory() -> bool:
-    """Make glibc keep freed blocks up to 1 GiB for the next call of a network.
+    """Make glibc cache freed blocks up to 1 GiB for later calls of a network.
 
-    By default it gives those of a few MiB back to the system and gets them anew, page by page, at every call: that is a third of the
-    time of a forward pass on a CPU. The process keeps the memory that it has once needed.
+    By default it returns blocks of a few MiB to the system and requests them again, page by page, at every call: a third of the time
+    of a forward pass on a CPU. The process holds on to the most memory that it has needed.
 
     Returns:
         Whether it does; other C libraries have no such setting.
@@ -21,5 +21,5 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     library = ctypes.CDLL(None)
-    large = any(library.mallopt(_MMAP_THRESHOLD, size) for size in _LARGEST)
-    return bool(large and library.mallopt(_TRIM_THRESHOLD, _LARGEST[0]))
+    accepted = any(library.mallopt(_MMAP_THRESHOLD, size) for size in _LARGEST)
+    return bool(accepted and library.mallopt(_TRIM_THRESHOLD, _LARGEST[0]))

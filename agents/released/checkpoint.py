@@ -59,7 +59,7 @@ def read_released(
         num_classes = _num_classes(found, kind)
         policy = _empty(PolicyNetwork, *kind.policy(found)) if has(found, "policy.") else None
     except InputError as problem:
-        raise InputError(f"file={path} is no released checkpoint of the {kind.name} family: {problem}") from problem
+        raise InputError(f"file={path} is not a released checkpoint of the {kind.name} family: {problem}") from problem
     sizes = kind.architecture(found)
     sizes = replace(sizes, patch_size=sizes.patch_size if patch_size is None else patch_size)
     classifier = _empty(Classifier, sizes, _class_names(classes, num_classes, path))
@@ -67,7 +67,7 @@ def read_released(
     if policy is not None:
         parts.append((policy, POLICY_NAMES))
     if faults := tensor_faults(_wanted(parts, found, kind), found):
-        raise InputError(f"file={path} is no released checkpoint of the {kind.name} family: " + "; ".join(faults))
+        raise InputError(f"file={path} is not a released checkpoint of the {kind.name} family: " + "; ".join(faults))
     for module, names in parts:
         _fill(module, names, found)
         module.eval().requires_grad_(False)
@@ -77,17 +77,18 @@ def read_released(
 def _load(path: Path) -> Mapping[str, Any]:
     """The dictionary in the file. Tensors, plain values and NumPy numbers (of measured accuracies) are all it may hold."""
     if not path.is_file():
-        raise InputError(f"file={path} is no file; give the checkpoint that the authors' code saved")
+        raise InputError(f"file must be a checkpoint that the authors' code saved, got {path}, which does not exist")
     try:
         with safe_globals(_numpy_numbers()):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as problem:  # damaged pickles fail in every way that there is
+    except Exception as problem:  # damaged pickles raise exceptions of many kinds
         foreign = re.search(r"GLOBAL ([\w.]+)", str(problem))
         if foreign:
             raise InputError(
-                f"file={path} holds Python objects that are no tensors ({foreign[1]}); they could run code and are not loaded"
+                f"file={path} holds other Python objects than tensors ({foreign[1]}); they could run code and are not loaded"
             ) from problem
-        raise InputError(f"file={path} cannot be read: it is no torch.save file, or damaged; download or copy it again") from problem
+        hint = "it was not written by torch.save, or is damaged; download or copy it again"
+        raise InputError(f"file={path} cannot be read: {hint}") from problem
     if not isinstance(content, Mapping):
         raise InputError(f"file={path} holds a {type(content).__name__}, not a dictionary with {', '.join(PARTS)}")
     return content

@@ -31,16 +31,16 @@ POLICY_NAMES = {
 
 @dataclass(frozen=True)
 class Family:
-    """What the files of one family have in common.
+    """The files of one family.
 
     Attributes:
-        name: of the data sets that it is for.
-        signs: how the names begin that no file of the other family has.
-        rows: tensors that have one row a class; the first that is there counts.
-        architecture: the file's tensors → what they belong to; its patch size is the smallest published one.
-        names: an (empty) classifier → its part of the names, as `POLICY_NAMES` has the policy's.
-        policy: the file's tensors → the sizes of its policy, and G, the cells in each axis (None: continuous).
-        copies_of_the_policy: where the focuser holds the policy again.
+        name: Name of the family's data sets.
+        signs: Prefixes of names that only files of this family have.
+        rows: Tensors with one row per class; the first one in the file counts.
+        architecture: The file's tensors → the architecture, with the smallest published patch size.
+        names: An (empty) classifier → the names of its tensors in the file, as `POLICY_NAMES` for the policy.
+        policy: The file's tensors → the sizes of its policy, and G, the cells per axis (None: continuous).
+        copies_of_the_policy: Prefixes of copies of the policy in the focuser.
     """
 
     name: str
@@ -100,8 +100,8 @@ def _activitynet_policy(found: Tensors) -> tuple[PolicyArchitecture, int]:
 def _something_names(classifier: Classifier) -> dict[str, str]:
     """The file has the layers of a block of MobileNetV2 in one row, and a ``net.`` where the shift wraps a convolution.
 
-    Its focuser is no frame classifier. The head's linear layer was trained on the very vectors that a frame classifier
-    would get, so that ours, which nothing but stage 0 uses, is a copy of it and not random.
+    Its focuser has no frame classifier. The head's linear layer was trained on the vectors that a frame classifier would
+    get, so ours, which only stage 0 uses, is a copy of it.
     """
     glancer, focuser = cast(Backbone, classifier.glancer), cast(Backbone, classifier.focuser)
     glancer_names = _flat_names(glancer)

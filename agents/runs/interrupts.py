@@ -1,4 +1,4 @@
-"""Ctrl-C that lets the work reach its next checkpoint."""
+"""Ctrl-C that stops the work at its next checkpoint."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StopRequest:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        """``console`` is the one that a progress display writes to, if there is one: the message then appears above it."""
+        """``console`` is the console of a progress display, if there is one: the message then appears above its bars."""
         self.requested = False
         self._console = console or Console(stderr=True)
         self._previous: dict[signal.Signals, Any] = {}
@@ -40,7 +40,7 @@ class StopRequest:
 
     def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
         for number, handler in self._previous.items():
-            # None stands for a handler that was not set from Python: it cannot be put back, the default is the nearest.
+            # None stands for a handler that was not set from Python and cannot be restored; the default is the nearest.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous = {}
 
@@ -49,6 +49,6 @@ class StopRequest:
             raise KeyboardInterrupt
         if not self.requested:
             self.requested = True
-            # The signal may have interrupted a write to the same stream, which refuses to be entered twice.
+            # The signal may have interrupted a write to the same stream, which is not reentrant.
             with contextlib.suppress(RuntimeError, OSError):
                 self._console.print("stopping at the next checkpoint; press Ctrl-C again to stop at once", soft_wrap=True)

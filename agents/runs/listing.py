@@ -19,7 +19,7 @@ from rich.table import Table
 from agents.config.compose import flat
 from agents.config.settings import ListRuns
 from agents.runs.jsonl import to_json
-from agents.runs.run_dir import CONFIG, METRICS, PASSING_KEYS, RESULT, SYSTEM, RunDir
+from agents.runs.run_dir import CONFIG, EXECUTION_KEYS, METRICS, RESULT, SYSTEM, RunDir
 from classifiers.errors import InputError
 
 
@@ -119,7 +119,7 @@ def _asked(config: dict[str, Any]) -> dict[str, Any]:
     command = f"train {config['algo']['name']}" if "algo" in config else "train_stages" if "first" in config else "train_ppo"
     data = config["data"]
     task = data.get("task", "normal")
-    setting = {key: value for key, value in flat(config).items() if key not in PASSING_KEYS | {"seed"}}
+    setting = {key: value for key, value in flat(config).items() if key not in EXECUTION_KEYS | {"seed"}}
     label = data["name"] if task == "normal" else f"{data['name']}-{task}"
     label = f"{label} ({data['root']})" if data.get("root") else label
     return {"command": command, "data": label, "seed": config["seed"], "setting": setting}

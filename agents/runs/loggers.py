@@ -1,4 +1,4 @@
-"""The curves of a run, for TensorBoard and Weights & Biases: what `metrics.jsonl` holds, through Stable-Baselines3's logger."""
+"""Loggers of a run: the lines of `metrics.jsonl` for TensorBoard and Weights & Biases, through Stable-Baselines3's logger."""
 
 from __future__ import annotations
 
@@ -16,56 +16,58 @@ from agents.runs.run_dir import TENSORBOARD, WANDB_ID, RunDir
 from classifiers.atomic_files import write_text
 from classifiers.errors import InputError, lookup
 
+WANDB_PROJECT = "adafocus-env"
+"""Project at Weights & Biases unless ``WANDB_PROJECT`` is set in the environment."""
+
 STEPS = ("steps", "epoch")
-"""Keys of a line of metrics that say how far its stage has come; the first that is there counts."""
+"""Keys of a line of metrics that hold the progress of its stage; the first one in the line counts."""
 
 NAMES = frozenset({"stage", "part", "round", "update", *STEPS})
-"""Keys that say what a line is about; the others are measurements."""
+"""Keys that identify a line; all others are measurements."""
 
 
-def check_log(to: Sequence[str]) -> None:
-    """Checks that curves can be drawn there.
+def check_log(names: Sequence[str]) -> None:
+    """Check that these loggers can be used.
 
     Raises:
-        InputError: there is no such writer, or its package is not installed.
+        InputError: a name is unknown, or its package is not installed.
     """
-    for name in to:
+    for name in names:
         lookup("log", name, WRITERS)
-    if "wandb" in to and find_spec("wandb") is None:
-        raise InputError(f"log={list(to)} needs the package wandb: pip install wandb, or leave it out: log=[tensorboard]")
+    if "wandb" in names and find_spec("wandb") is None:
+        raise InputError(f"log={list(names)} needs the package wandb: pip install wandb, or leave it out: log=[tensorboard]")
 
 
 class Curves:
-    """Draws every line that a run logs; give it to `RunDir.watch`.
+    """Writes the curves of a run to its loggers; pass it to `RunDir.watch`.
 
-    A curve is called after its stage and part: ``stage 1 random patches/loss``, ``stage 2/return``. Its steps are the epochs or
-    environment steps of that stage since the beginning of the run: those of a later round go on where those of the round
-    before ended.
+    A curve is named after its stage and part: ``stage 1 random patches/loss``, ``stage 2/return``. Its steps are the epochs or
+    environment steps of that stage since the start of the run: a later round continues where the round before ended.
 
-    TensorBoard's files repeat ``metrics.jsonl`` and are written anew from it with the first line of every start, and whenever lines
-    were taken back: what came after the checkpoint that a run goes on from is not drawn twice.
+    TensorBoard's files repeat ``metrics.jsonl``. They are rewritten from it with the first line of every start, and whenever lines
+    were removed, so that lines after the checkpoint that a run resumes from do not appear twice.
 
     Args:
-        run: whose lines they are.
-        to: names in `WRITERS`; see `check_log`.
+        run: The run.
+        names: Names in `WRITERS`; see `check_log`.
     """
 
-    def __init__(self, run: RunDir, to: Sequence[str]) -> None:
-        self._run, self._to = run, tuple(to)
+    def __init__(self, run: RunDir, names: Sequence[str]) -> None:
+        self._run, self._names = run, tuple(names)
         self._logger: Logger | None = None
         self._clear()
 
     def __call__(self, line: Mapping[str, object] | None) -> None:
-        """Draws a line that has just been logged; None: lines were taken back."""
+        """Write a line that has just been logged; None: lines were removed."""
         if line is None:
             self._clear()
-        elif self._to:
+        elif self._names:
             if self._count == 0:
                 self._replay()
-            self._draw(line)
+            self._write(line)
 
     def close(self) -> None:
-        """Lets the writers end their files."""
+        """Close the files of the writers."""
         if self._logger is not None:
             self._logger.close()
         self._logger = None
@@ -77,30 +79,30 @@ class Curves:
         self._rounds: dict[str, tuple[object, float]] = {}
 
     def _replay(self) -> None:
-        """Begins TensorBoard's files anew with the lines before the last; what was sent elsewhere is there still."""
+        """Rewrite TensorBoard's files with all lines but the last; other loggers have these lines already."""
         if self._logger is None:
-            self._logger = Logger(None, [WRITERS[name](self._run) for name in self._to if name != TENSORBOARD])
-        if TENSORBOARD in self._to:
+            self._logger = Logger(None, [WRITERS[name](self._run) for name in self._names if name != TENSORBOARD])
+        if TENSORBOARD in self._names:
             old = [each for each in self._logger.output_formats if isinstance(each, TensorBoardOutputFormat)]
             for each in old:
                 each.close()
                 self._logger.output_formats.remove(each)
             self._logger.output_formats.append(WRITERS[TENSORBOARD](self._run))
         for line in self._run.metrics()[:-1]:
-            self._draw(line, again=True)
+            self._write(line, replayed=True)
 
-    def _draw(self, line: Mapping[str, object], *, again: bool = False) -> None:
+    def _write(self, line: Mapping[str, object], *, replayed: bool = False) -> None:
         assert self._logger is not None
         self._count += 1
         curve = " ".join(str(part) for part in ("stage", line.get("stage", ""), line.get("part", "")) if part != "")
         for key, value in line.items():
             if key not in NAMES and isinstance(value, int | float) and math.isfinite(value):
-                self._logger.record(f"{curve}/{key}", float(value), exclude=("wandb",) if again else None)
-        self._logger.record("line", self._count, exclude=(TENSORBOARD, *(("wandb",) if again else ())))
+                self._logger.record(f"{curve}/{key}", float(value), exclude=("wandb",) if replayed else None)
+        self._logger.record("line", self._count, exclude=(TENSORBOARD, *(("wandb",) if replayed else ())))
         self._logger.dump(self._step(curve, line))
 
     def _step(self, curve: str, line: Mapping[str, object]) -> int:
-        """The epochs or steps of the rounds before, and those of this one."""
+        """Return the epochs or steps of the earlier rounds and of this one."""
         done = next((line[key] for key in STEPS if key in line), self._count)
         assert isinstance(done, int)
         number, before = self._rounds.get(curve, (line.get("round"), 0))
@@ -118,30 +120,30 @@ def _tensorboard(run: RunDir) -> KVWriter:
 
 
 class WandbOutputFormat(KVWriter):
-    """Sends what Stable-Baselines3's logger is told to Weights & Biases, as one of its runs.
+    """Sends the values of Stable-Baselines3's logger to a run of Weights & Biases.
 
-    ``WANDB_MODE=offline``, ``WANDB_PROJECT`` and the other variables of wandb count. The same run folder stays the same run there.
-    A line is a step of wandb's: one that is sent again, after a stop, is passed over there. Curves are drawn over ``STAGE/step``.
+    ``WANDB_MODE=offline``, ``WANDB_PROJECT`` and the other variables of wandb apply. A run directory stays the same run there.
+    A line of metrics is a step of wandb's, which ignores a line that is sent twice. The x axis of curves is ``STAGE/step``.
 
     Args:
-        run: whose lines they are.
+        run: The run.
     """
 
     def __init__(self, run: RunDir) -> None:
-        os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")  # it takes our package `agents` for somebody else's, and says so
+        os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")  # it warns about our package `agents`, which it takes for another one
         import wandb
 
         file = run.path(WANDB_ID)
         if not file.exists():
             write_text(file, secrets.token_hex(8))
         self._run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "adafocus-env"), id=file.read_text(encoding="utf-8"), resume="allow",
+            project=os.environ.get("WANDB_PROJECT", WANDB_PROJECT), id=file.read_text(encoding="utf-8"), resume="allow",
             name=run.root.name, dir=run.root, config=run.config(), settings=wandb.Settings(silent=True, console="off"),
         )  # fmt: skip
         self._stages: set[str] = set()
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Sends the values of one line."""
+        """Send the values of one line."""
         values = {key: value for key, value in key_values.items() if "wandb" not in (key_excluded[key] or ())}
         if not values:
             return
@@ -153,7 +155,7 @@ class WandbOutputFormat(KVWriter):
         self._run.log({**values, f"{stage}/step": step}, step=line)
 
     def close(self) -> None:
-        """Ends the run there."""
+        """End the run at Weights & Biases."""
         self._run.finish()
 
 

@@ -1,4 +1,4 @@
-"""The end of a run: one table, the same as JSON and as a picture, and a contact sheet."""
+"""The report at the end of a run: a table, the same measures as JSON and as a plot, and a contact sheet."""
 
 from __future__ import annotations
 
@@ -20,6 +20,13 @@ from agents.runs.run_dir import COMPARISON, CONTACT_SHEET
 from classifiers.errors import lookup
 
 ORDER = ("learned", "random", "centre", "gaussian", "saliency", "glance_only", "full_frame", "oracle", "greedy_oracle")
+"""Policies in the order of the table."""
+
+COLUMNS = {
+    "kept": ("kept", "{:.1%}"), "gflops": ("GFLOPs", "{:.4f}"), "location_entropy": ("location entropy", "{:.2f}"),
+    "movement": ("movement", "{:.2f}"),
+}  # fmt: skip
+"""Columns of the table after the accuracies: measure → heading and format."""
 
 
 def report(
@@ -34,24 +41,24 @@ def report(
     metric: str = "top1",
     skipped: str = "zeros",
 ) -> dict[str, Any]:
-    """Measures all policies on the test clips, shows the table and saves the pictures.
+    """Measure all policies on the test clips, print the table and save the plots.
 
     Args:
-        features: what the frozen networks see in the test clips.
-        policy: what was learned, if anything; see `evaluate`.
-        folder: for the pictures `result.png` and `contact_sheet.png`; None: none are made.
-        display: where the table is shown.
-        seed: of the random baselines.
-        data: name of the data set.
-        title: the same for people, as `DataConfig.title`; empty: the name.
-        metric: what the data set is measured by first, a name in `agents.evaluation.metrics.ACCURACIES`.
-        skipped: what the head gets where the policy skips a frame, a name in `adafocus_env.classify.SKIPPED`.
+        features: Features of the test clips.
+        policy: The learned policy, if any; see `evaluate`.
+        folder: Directory for `result.png` and `contact_sheet.png`; None: no plots are made.
+        display: Where the table is printed.
+        seed: Seed of the random baselines.
+        data: Name of the data set.
+        title: Title of the table, as `DataConfig.title`; empty: the name.
+        metric: The data set's main metric, a name in `agents.evaluation.metrics.ACCURACIES`.
+        skipped: Input of the head where the policy skips a frame, a name in `adafocus_env.classify.SKIPPED`.
 
     Returns:
         The content of `result.json`, without the times.
 
     Raises:
-        InputError: no such metric, or something that `evaluate` raises.
+        InputError: the metric is unknown, or as `evaluate`.
     """
     lookup("metric", metric, ACCURACIES)
     bar = display.bar("evaluate", len(ORDER))
@@ -62,10 +69,9 @@ def report(
     clips = len(features.clips)
     display.console.print(table(measures, split_title(title or data, "test", clips), metric))
     if folder is not None:
-        plain = split_title(data, "test", clips)
-        save_comparison(measures, plain, folder / COMPARISON, metric=metric, num_frames=features.clips.num_frames)
-        shown = "learned" if "learned" in plays else "random"
-        save_contact_sheet(features, plays[shown], folder / CONTACT_SHEET)
+        heading = split_title(data, "test", clips)
+        save_comparison(measures, heading, folder / COMPARISON, metric=metric, num_frames=features.clips.num_frames)
+        save_contact_sheet(features, plays["learned" if "learned" in plays else "random"], folder / CONTACT_SHEET)
     return {
         "policies": measures,
         "metric": metric,
@@ -79,19 +85,19 @@ def report(
 
 
 def split_title(data: str, split: str, clips: int) -> str:
-    """What stands above a table of results: the data set, the split and the number of its clips."""
+    """Return the title of a table: data set, split and number of clips."""
     return f"{data}, {split} split, {clips} clips"
 
 
 def table(measures: Mapping[str, Mapping[str, Any]], title: str, metric: str = "top1") -> Table:
-    """The measures of all policies after the last step, in 80 columns; what each name means is in the README.
+    """Return the measures of all policies after the last step as a table of 80 columns; the README explains the policies.
 
-    The share of steps that look at a patch is shown where a policy skips some.
+    The share of frames that are focused is shown where a policy skips some.
 
     Args:
-        measures: of each policy, as `evaluate` returns them.
-        title: stands above.
-        metric: the data set's; one that is not top-1 stands beside it.
+        measures: Measures of every policy, as `evaluate` returns them.
+        title: Stands above the table.
+        metric: The data set's main metric; other metrics than top-1 get a second column.
     """
     columns = table_columns(measures.values(), metric)
     shown = Table(title=escape(title), caption="GFLOPs per video, a multiply-add counts as one; entropy in nats; movement in H − P")

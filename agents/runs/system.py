@@ -3,60 +3,24 @@
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "torchvision", "gymnasium", "stable_baselines3", "sb3_contrib", "numpy", "decord")
-
 
 def system_information() -> dict[str, Any]:
-    """What one needs to know to repeat a run or to compare its times."""
-    return {
-        "command": sys.argv,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu": _cpu_model(),
-        "cpu_count": os.cpu_count(),
-        "memory_gib": _memory_gib(),
-        "cuda_device": _cuda_device(),
-        "packages": {name: _version(name) for name in PACKAGES},
-    }
+    """Return what is needed to repeat a run or to compare its times; versions and OS as Stable-Baselines3 reports them."""
+    import torch  # takes seconds, which the commands that only read runs need not wait for
+    from stable_baselines3.common.utils import get_system_info
 
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
-
-
-def _memory_gib() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    except (ValueError, OSError, AttributeError):  # not every system has these names
-        return None
-
-
-def _cuda_device() -> str | None:
-    torch = sys.modules.get("torch")  # importing it takes seconds, which a command without networks need not pay
-    return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None
+    versions, _ = get_system_info(print_info=False)
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"command": sys.argv, "commit": _commit(), "cpu_count": os.cpu_count(), "cuda_device": gpu, **versions}
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this file lies in, with ``-dirty`` after it if files differ; None if installed."""
+    """Return the commit of the checkout with this file, with ``-dirty`` after it if files differ; None if the package is installed."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

@@ -11,7 +11,7 @@ from classifiers.classifier import Architecture, Classifier
 from classifiers.flops import classifier_flops
 
 SMALL = 20_000_000
-"""Multiply-adds of a glance and a patch, below which networks are small: the demo's take 1.5 million, the paper's a billion."""
+"""Multiply-adds of a glance and a patch below which networks are small: the demo networks take 1.5 million, the paper's a billion."""
 
 
 def limit_threads(classifier: Classifier | Architecture, classes: Sequence[str], device: torch.device) -> None:
@@ -21,8 +21,8 @@ def limit_threads(classifier: Classifier | Architecture, classes: Sequence[str],
     idle machine, and multiplies the time of two runs that share its cores. Banks use the idle cores: see `adafocus_env.features.parallel`.
 
     Args:
-        classifier: What is run or trained.
-        classes: Names of the classes of one that is still to be built.
+        classifier: The networks that run or are trained.
+        classes: Class names for an architecture that is not built yet.
         device: Where it runs.
     """
     if device.type != "cpu" or "OMP_NUM_THREADS" in os.environ:

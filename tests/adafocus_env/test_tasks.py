@@ -221,8 +221,8 @@ def test_train_ppo_and_evaluate_on_a_task(few, tmp_path):
     with contextlib.redirect_stdout(io.StringIO()):
         train_ppo.main(compose_config(TrainPPO, "train_ppo", [*settings, "ppo.n_steps=8", "ppo.batch_size=16", "network.memory=false"]))
         evaluate.main(compose_config(Evaluate, "evaluate", ["data.task=memory", "grid=3", f"out={tmp_path / 'bundled'}", "device=cpu"]))
-    result, shipped_alone = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("run", "shipped"))
+    result, bundled_alone = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("run", "bundled"))
     assert result["data"] == "demo-memory" and result["classifier"] == checkpoint.read_card("demo-memory").fingerprint
     assert not json.loads((run / "checkpoints" / "best" / "policy.json").read_text())["network"]["memory"]
     learned = result["policies"].pop("learned")
-    assert shipped_alone["policies"] == result["policies"] and 0 <= learned["top1"] <= 1
+    assert bundled_alone["policies"] == result["policies"] and 0 <= learned["top1"] <= 1

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from benchmarks import command, steps, workload
-from benchmarks.clock import Spread, Time, interleaved, ratio
+from benchmarks.bare import step_by_step
 from benchmarks.command import NAMES, Settings, main
-from benchmarks.released import step_by_step
-from benchmarks.sections import Result, Section, at_least, at_most, write_markdown
+from benchmarks.results import Aim, Result, Section, write_markdown
+from benchmarks.timing import Spread, Time, interleaved, ratio
 from classifiers import optimize as execution
 from classifiers.errors import InputError
 
@@ -33,25 +33,25 @@ def test_ratios_are_those_of_the_rounds():
 
 def test_results_are_written_read_and_shown(tmp_path):
     section = Section("Steps", "A note.", {"a": [Time(2, 1)], "b": [Time(1, 1)]})
-    section.ratio("a", "b", aim=at_most(1.5)).ratio("b", "a", name="b again", aim=at_least(0.4)).figure("memory", 12.0, "MB")
+    section.ratio("a", "b", aim=Aim("≤", 1.5)).ratio("b", "a", name="b again", aim=Aim("≥", 0.4)).figure("memory", 12.0, "MB")
     assert [row.verdict for row in section.rows] == ["no", "yes", ""]
-    result = Result("env_steps", {"rounds": 1}, {"cores": 2}, [section])
+    result = Result("steps", {"rounds": 1}, {"cores": 2}, [section])
     result.write(tmp_path)
-    assert json.loads((tmp_path / "env_steps.json").read_text())["sections"][0]["times"]["a"] == [{"wall": 2, "cpu": 1}]
-    read = Result.read(tmp_path / "env_steps.json")
+    assert json.loads((tmp_path / "steps.json").read_text())["sections"][0]["times"]["a"] == [{"wall": 2, "cpu": 1}]
+    read = Result.read(tmp_path / "steps.json")
     assert read.sections[0].rows == section.rows and read.sections[0].times == {}
     write_markdown([read], tmp_path / "RESULTS.md")
     text = (tmp_path / "RESULTS.md").read_text()
-    assert "`python -m benchmarks.env_steps` (cores 2, rounds 1)" in text
+    assert "`python -m benchmarks.steps` (cores 2, rounds 1)" in text
     assert "| a | b | 2× | 1× | ≤ 1.5 | no |" in text and "| memory |  | 12 MB |  |  |  |" in text
 
 
 def test_rates_are_those_of_the_rounds():
-    section = Section("Steps", "", {"a": [Time(2, 1), Time(4, 1), Time(8, 1)]}).rate("a", 16, "steps/s", aim=at_least(3))
+    section = Section("Steps", "", {"a": [Time(2, 1), Time(4, 1), Time(8, 1)]}).rate("a", 16, "steps/s", aim=Aim("≥", 3))
     assert section.rows[0].value == Spread(4, 3, 6) and section.rows[0].verdict == "yes"
 
 
-def test_what_is_not_installed_is_left_out_with_the_reason(monkeypatch):
+def test_a_missing_package_is_left_out_with_the_reason(monkeypatch):
     monkeypatch.setitem(sys.modules, "ap_gym", None)
     section = steps.of_ap_gym(QUICK)
     assert not section.rows and section.note.startswith("Left out: import of ap_gym halted")
@@ -74,45 +74,41 @@ def test_every_name_is_a_benchmark():
         assert callable(importlib.import_module(f"benchmarks.{name}").measure)
 
 
-SHORT = ["inference", "skipping", "env_steps", "steps", "bank_filling", "ppo", "stages", "driver", "decode", "transforms", "growth", "gpu"]
+NUMERICAL = {"inference", "skipping"}  # networks in several precisions
+SLOW = {"steps", "data", "training", "growth", "gpu"}
+MARKS = dict.fromkeys(NUMERICAL, pytest.mark.numerical) | dict.fromkeys(SLOW, pytest.mark.slow)
 
 
-COMPARING = {"inference", "skipping", "env_steps", "bank_filling"}  # networks in several precisions
-SLOW = {"decode", "driver", "growth", "gpu", "ppo", "stages", "steps"}
-MARKS = dict.fromkeys(COMPARING, pytest.mark.numerical) | dict.fromkeys(SLOW, pytest.mark.slow)
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, ())) for name in SHORT])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=mark) for name, mark in MARKS.items()])
 def test_it_runs_at_tiny_sizes(name, tmp_path, monkeypatch):
     growth = importlib.import_module("benchmarks.growth")
-    monkeypatch.setattr(growth, "added_by_inference", lambda settings, clips, length: 1.0)  # processes of their own take seconds
+    monkeypatch.setattr(growth, "in_new_process", lambda *arguments: (1.0, 2.0, 0.0))  # a new process takes seconds
     monkeypatch.setattr(workload, "prepare", lambda settings: None)
-    main([name], ["--quick", "--no-compile", "--rounds=1", f"--out={tmp_path}"])
+    main(name, ["--quick", "--no-compile", "--rounds=1", f"--out={tmp_path}"])
     found = json.loads((tmp_path / "results" / f"{name}.json").read_text(encoding="utf-8"))
     assert found["settings"]["quick"] and found["machine"]["cores"]
     for section in found["sections"]:
         assert section["rows"] or section["note"].startswith("Left out")
         assert all(row["value"]["median"] == row["value"]["median"] for row in section["rows"])
     assert f"## {name}" in (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
-    assert (tmp_path / "results" / "growth.png").exists() is (name == "growth")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other allocators")
-def test_the_process_begins_anew_with_the_allocator_asked_for(monkeypatch):
-    started = []
-    monkeypatch.setattr(command.platform, "libc_ver", lambda: ("glibc", "2.36"))
-    monkeypatch.setattr(command.os, "execve", lambda *arguments: started.append(arguments))
-    for name in command.TUNED:
-        monkeypatch.delenv(name, raising=False)
-    command._with_allocator("default")
-    assert not started
-    command._with_allocator("tuned")
-    ((program, arguments, environment),) = started
-    assert program == arguments[0] == sys.executable and environment.items() >= command.TUNED.items()
-    for name, value in command.TUNED.items():
-        monkeypatch.setenv(name, value)
-    command._with_allocator("tuned")
-    assert len(started) == 1
+@pytest.mark.parametrize(("allocator", "calls"), [("tuned", 1), ("default", 0)])
+def test_freed_memory_is_cached_if_asked_for(allocator, calls, monkeypatch):
+    called = []
+    monkeypatch.setattr(command, "keep_freed_memory", lambda: called.append(True))
+    monkeypatch.setattr(workload, "prepare", lambda settings: None)
+    monkeypatch.setattr("benchmarks.data.measure", lambda settings: [])
+    main("data", ["--quick", "--precision=float32", f"--allocator={allocator}"])
+    assert len(called) == calls
+
+
+def test_quick_means_one_round(monkeypatch):
+    seen = []
+    monkeypatch.setattr(workload, "prepare", lambda settings: None)
+    monkeypatch.setattr("benchmarks.data.measure", lambda settings: seen.append(settings.rounds) or [])
+    main("data", ["--quick", "--rounds=3"])
+    assert seen == [1]
 
 
 def test_settings_come_from_the_command_line():
@@ -146,13 +142,13 @@ def test_without_another_precision_float32_is_measured_once(compiled):
     assert both[3:] == (["float32, compiled", "bfloat16, compiled"] if compiled else [])
 
 
-def test_a_benchmark_says_that_the_device_lacks_bfloat16(monkeypatch, capsys, tmp_path):
+def test_a_device_without_bfloat16_is_reported(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(execution, "_works", lambda name, device: name != "bfloat16")
     monkeypatch.setattr(workload, "prepare", lambda settings: None)
-    monkeypatch.setattr("benchmarks.transforms.measure", lambda settings: [Section("One").figure("one", 1.0, "")])
-    main(["transforms"], ["--quick", f"--out={tmp_path}"])
+    monkeypatch.setattr("benchmarks.data.measure", lambda settings: [Section("One").figure("one", 1.0, "")])
+    main("data", ["--quick", f"--out={tmp_path}"])
     assert "the device has no instructions for bfloat16: measured in float32 only" in capsys.readouterr().out
-    assert Result.read(tmp_path / "results" / "transforms.json").settings["precision"] == "float32"
+    assert Result.read(tmp_path / "results" / "data.json").settings["precision"] == "float32"
     with pytest.raises(SystemExit) as caught:
-        main(["transforms"], ["--quick", "--precision=bfloat16"])
+        main("data", ["--quick", "--precision=bfloat16"])
     assert caught.value.code == 2 and f"error: {LACKS}" in capsys.readouterr().err

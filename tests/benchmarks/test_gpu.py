@@ -11,7 +11,7 @@ from benchmarks import gpu
 from benchmarks.card import Card
 from benchmarks.command import main
 from benchmarks.crossings import crossings
-from benchmarks.sections import Result, Section
+from benchmarks.results import Result, Section
 
 N = 3
 SCALAR = {"aten::item": 1, "aten::_local_scalar_dense": 1}
@@ -70,9 +70,9 @@ def broken(card):
 
 
 def test_a_section_that_fails_is_shown_and_the_others_go_on(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(gpu, "PARTS", (broken, measured))
+    monkeypatch.setattr(gpu, "MEASUREMENTS", (broken, measured))
     with pytest.raises(SystemExit, match="could not be measured: broken"):
-        main(["gpu"], ["--quick", "--device=cpu", f"--out={tmp_path}"])
+        main("gpu", ["--quick", "--device=cpu", f"--out={tmp_path}"])
     found = json.loads((tmp_path / "results" / "gpu.json").read_text(encoding="utf-8"))["sections"]
     assert [section["title"] for section in found] == ["broken", "Works"] and found[1]["rows"]
     for text in (found[0]["failure"], (tmp_path / "RESULTS.md").read_text(encoding="utf-8"), capsys.readouterr().out):
@@ -110,5 +110,5 @@ def test_shares_are_those_of_the_peak():
 def test_where_there_is_no_gpu_an_earlier_table_stays(monkeypatch, tmp_path):
     monkeypatch.setattr("benchmarks.workload.prepare", lambda settings: None)
     Result("gpu", {}, {}, [Section("A card").figure("peak", 1.0, "TFLOP/s")]).write(tmp_path / "results")
-    main(["gpu"], ["--device=cpu", f"--out={tmp_path}"])
+    main("gpu", ["--device=cpu", f"--out={tmp_path}"])
     assert [section.title for section in Result.read(tmp_path / "results" / "gpu.json").sections] == ["A card"]

@@ -35,7 +35,7 @@ ONE, SHARE, POSITIVE = "must be an integer of at least 1", "must be a number of 
         (TrainPPO, "network.std", -0.5, POSITIVE),
         *((TrainPPO, f"data.{key}", 0, ONE) for key in ("views", "num_frames", "workers")),
         *((TrainPPO, f"data.{key}", 1, "below 1, got 1") for key in ("val", "test")),
-        (TrainPPO, "data.views", "often", f"{ONE} or 'fresh', got 'often'"),
+        (TrainPPO, "data.views", "often", f"{ONE} or 'resample', got 'often'"),
         (TrainPPO, "log", "[tensorbord]", "must be a list, each 'tensorboard' or 'wandb', got 'tensorbord'"),
         *((TrainPPO, f"architecture.{key}", 0, ONE) for key in ("hidden_size", "size", "glance_size")),
         (TrainPPO, "architecture.shift", 0.6, f"{SHARE}at most 0.5 or null"),

@@ -58,7 +58,7 @@ def imported(content, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def classifier(imported):
-    """With patches of 96 pixels; the patch size is no part of the weights, so a test may set another."""
+    """With patches of 96 pixels; weights do not depend on the patch size, so a test may set another one."""
     return checkpoint.load(imported)
 
 
@@ -155,7 +155,7 @@ def test_classifier_and_rewards(classifier, frames, glances, stored, patch_size)
 @pytest.mark.numerical
 @pytest.mark.parametrize("patch_size", [96, 128])
 def test_patches(frames, patch_size):
-    """The first frame of both clips, cropped at five places in [0, 1]² that are no cells of a grid."""
+    """The first frame of both clips, cropped at five locations in [0, 1]² between the cells of a grid."""
     stored = released_weights.results("patches")
     theirs = {name.split("get_patch.")[1]: value for name, value in stored.items() if name.startswith(f"p{patch_size}.")}
     assert np.array_equal(np.floor(stored["get_patch.actions"] * (224 - patch_size)), theirs["coords"])
@@ -238,7 +238,7 @@ def test_faults_are_listed_all_at_once(content, tmp_path):
     with pytest.raises(InputError) as caught:
         read_released(file)
     message = str(caught.value)
-    assert message.startswith(f"file={file} is no released checkpoint of the ActivityNet family: missing focuser.net.bn1.weight; ")
+    assert message.startswith(f"file={file} is not a released checkpoint of the ActivityNet family: missing focuser.net.bn1.weight; ")
     for fault in (
         "missing policy.gru.bias_hh_l0",
         "unexpected focuser.net.extra",
@@ -285,7 +285,7 @@ class Trap:
 def test_python_objects_are_refused_and_never_run(tmp_path, monkeypatch, zipped):
     monkeypatch.chdir(tmp_path)
     torch.save({"glancer": Trap()}, "file.pth", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(InputError, match=r"Python objects that are no tensors \(posix\.mkdir\); they could run code and are not loaded"):
+    with pytest.raises(InputError, match=r"other Python objects than tensors \(posix\.mkdir\); they could run code and are not loaded"):
         read_released("file.pth")
     assert not Path("sprung").exists()
 
@@ -296,9 +296,9 @@ def test_damaged_files_are_refused(tmp_path, zipped):
     whole = (tmp_path / "file.pth").read_bytes()
     for damaged in (b"", whole[:10], whole[: len(whole) // 2], whole[:-30], b"<html>not found</html>"):
         (tmp_path / "file.pth").write_bytes(damaged)
-        with pytest.raises(InputError, match=r"cannot be read: it is no torch\.save file, or damaged; download or copy it again"):
+        with pytest.raises(InputError, match=r"cannot be read: it was not written by torch\.save, or is damaged; download or copy"):
             read_released(tmp_path / "file.pth")
-    with pytest.raises(InputError, match="is no file; give the checkpoint that the authors' code saved"):
+    with pytest.raises(InputError, match=r"file must be a checkpoint that the authors' code saved, got .*, which does not exist"):
         read_released(tmp_path / "nowhere.pth")
     torch.save([1], tmp_path / "file.pth")
     with pytest.raises(InputError, match="holds a list, not a dictionary"):

@@ -160,8 +160,8 @@ def test_scores_and_reward(read, glances, focus_vectors, stored):
 def imported(file, tmp_path_factory):
     """The folder that the command makes of a released file."""
     out = tmp_path_factory.mktemp("imported")
-    told = import_released(ImportCheckpoint(str(file), str(out), family="Something-Something"))
-    assert told == (
+    message = import_released(ImportCheckpoint(str(file), str(out), family="Something-Something"))
+    assert message == (
         f"{out}: classifier with 174 classes, mean head, patches of 144 pixels; "
         "continuous policy on glance maps of 10240 channels per decision"
     )
@@ -212,7 +212,7 @@ def test_faults_are_listed_all_at_once(content, tmp_path):
         read_released(file)
     message = str(caught.value)
     first = "missing glancer.net.features.3.conv.0.net.weight"
-    assert message.startswith(f"file={file} is no released checkpoint of the Something-Something family: {first}; ")
+    assert message.startswith(f"file={file} is not a released checkpoint of the Something-Something family: {first}; ")
     for fault in (
         "missing fc.weight",
         "missing policy.state_encoder.5.running_var",

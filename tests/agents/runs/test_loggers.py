@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_training import NEW, left_by_force
 
-from agents.runs import loggers as curves
+from agents.runs import loggers
 from agents.runs.loggers import Curves, check_log
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
@@ -82,7 +82,7 @@ def test_nothing_is_drawn_where_nothing_is_asked_for(tmp_path):
 def test_a_writer_that_is_not_there_is_named(monkeypatch):
     with pytest.raises(InputError, match=r"log='tensorbord' is not known; did you mean 'tensorboard'\? choose one of \['tensorboard', "):
         check_log(["tensorbord"])
-    monkeypatch.setattr(curves, "find_spec", lambda name: None)
+    monkeypatch.setattr(loggers, "find_spec", lambda name: None)
     check_log(["tensorboard"])
     with pytest.raises(InputError, match=r"log=\['tensorboard', 'wandb'\] needs the package wandb: pip install wandb"):
         check_log(["tensorboard", "wandb"])

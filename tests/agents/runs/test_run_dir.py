@@ -35,18 +35,18 @@ def test_a_new_folder_holds_the_config_and_the_system(tmp_path):
         assert folder.metrics() == []
     assert RunDir(tmp_path / "a" / "b").config() == with_value(ppo={"lr": 1e-5, "nets": [3, 4]})
     system = json.loads((tmp_path / "a" / "b" / "system.json").read_text())
-    assert system["packages"]["numpy"] == np.__version__
+    assert system["Numpy"] == np.__version__
     assert system["cpu_count"] >= 1
     assert system["command"] == sys.argv
 
 
-def test_a_string_that_looks_like_another_type_stays_a_string(tmp_path):
+def test_strings_that_read_as_another_type_stay_strings(tmp_path):
     texts = {"a": "1e-4", "b": "null", "c": "true", "d": "012", "e": "\\${y}", "f": "é\x07\u2028 ", "g": ""}
     with opened(tmp_path, texts) as folder:
         assert folder.config() == texts
 
 
-def test_the_same_config_goes_on_and_passing_keys_may_change(tmp_path):
+def test_the_same_config_resumes_and_execution_keys_may_change(tmp_path):
     with opened(tmp_path) as folder:
         folder.log({"step": 1})
     changed = with_value(run="y", device="cuda", data={**CONFIG["data"], "workers": 0}, force=True)
@@ -98,9 +98,9 @@ def test_force_does_not_follow_links(tmp_path):
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_a_folder_that_is_no_run_is_refused_and_left_alone(tmp_path, force):
+def test_a_directory_with_other_files_is_refused_and_left_alone(tmp_path, force):
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(InputError, match=r"is not empty and no run folder .*choose another run=DIR"):
+    with pytest.raises(InputError, match=r"is neither empty nor a run directory .*choose another run=DIR"):
         opened(tmp_path, force=force)
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -112,7 +112,7 @@ def test_a_start_that_was_killed_between_its_files_is_repaired(tmp_path):
         assert folder.config()["seed"] == 1
 
 
-def test_a_path_that_is_no_folder_is_refused(tmp_path):
+def test_a_path_of_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"run=.*file.* cannot be written .*choose another"):
         opened(tmp_path / "file")
@@ -124,7 +124,7 @@ def test_a_broken_config_is_named(tmp_path):
     (tmp_path / "config.yaml").write_text("a: [1")
     with pytest.raises(InputError, match=r"config.yaml cannot be read"):
         opened(tmp_path)
-    with pytest.raises(InputError, match=r"is no run folder: it has no config.yaml"):
+    with pytest.raises(InputError, match=r"is not a run directory: it has no config.yaml"):
         RunDir(tmp_path / "nowhere").config()
 
 

@@ -1,0 +1,146 @@
+"""From videos to features: decoding against the decoder alone, transforms against a copy, bank filling against the bare networks."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from adafocus_env.action import crop_patches
+from adafocus_env.clips.store import ClipSpec, ClipStore
+from adafocus_env.clips.transforms import Crop, apply_crop
+from adafocus_env.features.live import Indices
+from adafocus_env.features.memory_bank import MemoryBank
+from benchmarks import workload
+from benchmarks.bare import bare_focus, bare_glance
+from benchmarks.command import Settings, main
+from benchmarks.results import Aim, Section, compare
+from benchmarks.timing import Act, Time, Times, interleaved, repeated, timed
+
+WORKERS = 2
+STEPS, FRAMES = 2, 16  # length of the clips whose focus vectors are filled, and of those whose glances are
+
+_DECODER = """
+import sys
+import decord
+side, out, *videos = sys.argv[1:]
+file = open(out, "ab") if out else None
+for video in videos:
+    path, _, numbers = video.rpartition(":")
+    height, width = decord.VideoReader(path, num_threads=1)[0].shape[:2]
+    scale = int(side) / min(height, width)
+    reader = decord.VideoReader(path, width=round(width * scale), height=round(height * scale), num_threads=1)
+    frames = reader.get_batch([int(number) for number in numbers.split(",")]).asnumpy()
+    if file:
+        file.write(frames.data)
+"""
+
+
+def measure(settings: Settings) -> Iterator[Section]:
+    """Yield all sections."""
+    yield _decoding(settings)
+    yield _transforms(settings)
+    yield _bank_filling(settings)
+
+
+def _decoding(settings: Settings) -> Section:
+    count, frames = (4, 4) if settings.quick else (64, 16)
+    size = workload.architecture(settings).size
+    videos, spec = workload.make_videos(settings, count), ClipSpec(frames, size, round(size * 256 / 224), train=False)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        store = ClipStore(videos, spec, folder=folder / "first", num_workers=WORKERS)
+        requests = [f"{video.path}:{','.join(map(str, store.indices(number)))}" for number, video in enumerate(videos)]
+        pixels = np.zeros((count, frames, 3, size, size), np.uint8)
+        acts: dict[str, Act] = {
+            "store": partial(ClipStore, videos, spec, folder=folder / "store", num_workers=WORKERS),
+            "decord": partial(_decord, spec, requests),
+            "decord and a file": partial(_decord, spec, requests, folder),
+            "crop from the store": lambda: [store.frames(clip) for clip in range(count)],
+            "copy": pixels.copy,
+        }
+        times: Times = {name: [] for name in acts}
+        for _ in range(settings.rounds):
+            for name, act in acts.items():
+                wall = timed(act).wall
+                times[name].append(Time(wall, wall))  # the time of child processes is not in the processor time
+            shutil.rmtree(folder / "store")
+            for file in folder.glob("*.raw"):
+                file.unlink()
+    note = "Processes start in both; the children's time is not in the processor time."
+    section = Section(f"Decode {count} videos, {frames} frames of each, {WORKERS} workers", note, times)
+    section.ratio("decord", "store", name="videos/s to the store over decord alone", aim=Aim("≥", 0.9))
+    section.ratio("decord and a file", "store", name="videos/s to the store over decord that writes the bytes to a file")
+    return section.ratio("crop from the store", "copy", name="reading all clips back, cropped, over a copy of as many bytes")
+
+
+def _decord(spec: ClipSpec, requests: list[str], folder: Path | None = None) -> None:
+    """Decode frames in `WORKERS` processes, which write them to a file each if there is a folder."""
+    files = ["" if folder is None else str(folder / f"{worker}.raw") for worker in range(WORKERS)]
+    command = [sys.executable, "-c", _DECODER, str(spec.short_side)]
+    running = [subprocess.Popen([*command, file, *requests[worker::WORKERS]]) for worker, file in enumerate(files)]
+    assert [process.wait() for process in running] == [0] * WORKERS
+
+
+def _transforms(settings: Settings) -> Section:
+    """What happens to pixels between the store and the networks, for one clip or its patches."""
+    network, length, repeats = workload.classifier(settings), 4 if settings.quick else 16, 1 if settings.quick else 10
+    size, patch_size = network.architecture.size, network.architecture.patch_size
+    stored = torch.randint(256, (length, 3, size + 32, size + 64), dtype=torch.uint8)
+    frames = stored[..., :size, :size].contiguous()
+    normalised, source = network.normalise(frames), torch.arange(length)
+    corners = torch.from_numpy(np.random.default_rng(0).integers(size - patch_size + 1, size=(length, 2)))
+    patches = crop_patches(frames, source, corners, patch_size)
+    acts: dict[str, tuple[Act, torch.Tensor]] = {
+        "crop": (partial(apply_crop, stored, Crop(7, 9, size, size), size), frames),
+        "crop and flip": (partial(apply_crop, stored, Crop(7, 9, size, size, flip=True), size), frames),
+        "crop and resize": (partial(apply_crop, stored, Crop(3, 5, round(0.875 * size), size), size), frames),
+        "normalise": (partial(network.normalise, frames), normalised),
+        "patches of bytes": (partial(crop_patches, frames, source, corners, patch_size), patches),
+        "patches of floats": (partial(crop_patches, normalised, source, corners, patch_size), patches.float()),
+    }
+    pairs = {
+        (name, f"{name}: copy"): (repeated(repeats, act), repeated(repeats, result.clone), None) for name, (act, result) in acts.items()
+    }
+    return compare("Transforms", f"{length} frames; each time is that of {repeats}.", pairs, settings.rounds)
+
+
+def _bank_filling(settings: Settings) -> Section:
+    """Glances of some clips, and all cells of the steps of one clip."""
+    plain = workload.classifier(settings)
+    short, long = workload.clips(settings, 8, STEPS), workload.clips(settings, 8, FRAMES)
+    networks = dict([("float32", plain), workload.fastest_of(settings, plain)])
+    every, steps, action = np.arange(8)[:, None], np.arange(STEPS)[None], workload.grid_action(plain)
+    acts: dict[str, Act] = {}
+    for name, network in networks.items():
+        focusing, glancing = (iter([MemoryBank(network, some, action) for _ in range(settings.rounds + 1)]) for some in (short, long))
+        acts[f"focus vectors, {name}"] = partial(_fill_focus_vectors, focusing, every[:1], steps)
+        acts[f"focuser, {name}"] = bare_focus(network, STEPS * workload.GRID**2)
+        acts[f"glances, {name}"] = partial(_fill_glances, glancing, every, steps[:, :1])
+        acts[f"glancer, {name}"] = bare_glance(network, FRAMES * len(every))
+    note = f"All {workload.GRID**2} cells of {STEPS} frames, and the glances of 8 clips of {FRAMES}; every bank is new."
+    section = Section("Bank filling", note, interleaved(acts, settings.rounds))
+    for name in networks:
+        filled = f"focus vectors, {name}"
+        section.ratio(f"focuser, {name}", filled, name=f"{filled}: frames/s over the bare focuser's", aim=Aim("≥", 0.9))
+        section.ratio(f"glancer, {name}", f"glances, {name}", name=f"glances, {name}: frames/s over the bare glancer's")
+    return section
+
+
+def _fill_focus_vectors(banks: Iterator[MemoryBank], clips: Indices, steps: Indices) -> None:
+    next(banks).focus_vectors(clips, steps, np.zeros(steps.shape, np.int64))  # a bank fills all cells of a step together
+
+
+def _fill_glances(banks: Iterator[MemoryBank], clips: Indices, steps: Indices) -> None:
+    next(banks).glance_vectors(clips, steps)
+
+
+if __name__ == "__main__":
+    main("data")

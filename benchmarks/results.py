@@ -1,0 +1,164 @@
+"""Results of a benchmark: sections of figures, as JSON and Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.timing import Act, Spread, Times, interleaved, ratio
+
+HEADINGS = ["what", "against", "median (quartiles)", "by processor time", "aim", "reached"]
+
+
+@dataclass(frozen=True)
+class Aim:
+    """A limit, with the sign ≤ or ≥."""
+
+    sign: str
+    limit: float
+
+    def reached(self, value: float) -> bool:
+        """Return whether a value is within the limit."""
+        return value <= self.limit if self.sign == "≤" else value >= self.limit
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure.
+
+    Attributes:
+        name: What was measured.
+        value: Median, and quartiles if it was measured several times.
+        unit: "×" for ratios.
+        over: What it is compared with.
+        cpu: The same ratio by processor time.
+        aim: What it should be.
+    """
+
+    name: str
+    value: Spread
+    unit: str = "×"
+    over: str = ""
+    cpu: float | None = None
+    aim: Aim | None = None
+
+    @property
+    def verdict(self) -> str:
+        """Whether the aim is reached: yes, no, or empty without an aim."""
+        return "" if self.aim is None else "yes" if self.aim.reached(self.value.median) else "no"
+
+    def cells(self) -> list[str]:
+        """Return the row of a table."""
+        median, low, high = map(_short, (self.value.median, self.value.low, self.value.high))
+        figure = f"{median}{'' if self.unit == '×' else ' '}{self.unit}" + (f" ({low} to {high})" if low != high else "")
+        aim = "" if self.aim is None else f"{self.aim.sign} {self.aim.limit:g}"
+        return [self.name, self.over, figure, "" if self.cpu is None else f"{_short(self.cpu)}×", aim, self.verdict]
+
+
+@dataclass
+class Section:
+    """Figures that belong together.
+
+    Attributes:
+        title: Title of the table.
+        note: How it was measured.
+        times: Seconds of every act and round.
+        rows: The figures.
+        failure: Traceback of a measurement that failed.
+    """
+
+    title: str
+    note: str = ""
+    times: Times = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    failure: str = ""
+
+    def ratio(self, what: str, against: str, *, name: str = "", over: str = "", aim: Aim | None = None) -> Section:
+        """Add the time of ``what`` in units of ``against``, under these names or others."""
+        wall, cpu = ratio(self.times, what, against), ratio(self.times, what, against, "cpu")
+        self.rows.append(Row(name or what, wall, over=over or against, cpu=cpu.median, aim=aim))
+        return self
+
+    def figure(self, name: str, value: float, unit: str, *, over: str = "", aim: Aim | None = None) -> Section:
+        """Add a number that was measured once."""
+        self.rows.append(Row(name, Spread.of([value]), unit, over, aim=aim))
+        return self
+
+    def rate(self, what: str, count: int, unit: str, *, aim: Aim | None = None) -> Section:
+        """Add the rate of ``count`` things per run of the act ``what``."""
+        self.rows.append(Row(what, Spread.of([count / time.wall for time in self.times[what]]), unit, aim=aim))
+        return self
+
+    def markdown(self) -> str:
+        """Return the section as it is in RESULTS.md."""
+        failure = ["```", self.failure.strip(), "```", ""] if self.failure else []
+        rows = [f"| {' | '.join(cells)} |" for cells in (HEADINGS, ["---"] * len(HEADINGS), *(row.cells() for row in self.rows))]
+        return "\n".join([f"### {self.title}", "", *([self.note, ""] if self.note else []), *failure, *rows, ""])
+
+
+def compare(title: str, note: str, pairs: Mapping[tuple[str, str], tuple[Act, Act, Aim | None]], rounds: int) -> Section:
+    """Return a section with the time of one act in units of another, for every pair of acts.
+
+    Args:
+        title: Title of the table.
+        note: How it is measured.
+        pairs: The names of both acts → the acts and the aim.
+        rounds: Rounds of the comparison.
+    """
+    acts = {name: act for names, both in pairs.items() for name, act in zip(names, both[:2], strict=True)}
+    section = Section(title, note, interleaved(acts, rounds))
+    for (what, against), (_, _, aim) in pairs.items():
+        section.ratio(what, against, aim=aim)
+    return section
+
+
+@dataclass
+class Result:
+    """The sections of one benchmark, with its settings and the machine."""
+
+    name: str
+    settings: dict[str, Any]
+    machine: dict[str, Any]
+    sections: list[Section]
+
+    def write(self, folder: Path) -> None:
+        """Write ``NAME.json``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{self.name}.json").write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Result:
+        """Read a file of `write`, without the times of single rounds."""
+        data = json.loads(path.read_text(encoding="utf-8"))
+        sections = [
+            Section(each["title"], each["note"], rows=[_row(row) for row in each["rows"]], failure=each.get("failure", ""))
+            for each in data["sections"]
+        ]
+        return cls(data["name"], data["settings"], data["machine"], sections)
+
+
+def write_markdown(results: Iterable[Result], path: Path) -> None:
+    """Write all results to one page."""
+    blocks = [_OPENING]
+    for result in results:
+        about = ", ".join(f"{key} {value}" for key, value in {**result.machine, **result.settings}.items())
+        blocks += [f"## {result.name}", f"`python -m benchmarks.{result.name}` ({about})", *(each.markdown() for each in result.sections)]
+    path.write_text("\n\n".join(block.strip("\n") for block in blocks) + "\n", encoding="utf-8")
+
+
+_OPENING = """# Results
+
+Written by `python -m benchmarks` from `benchmarks/results/*.json`, which hold the time of every round. A figure with × is a time in
+units of another one that was measured in the same run, round by round in turn: the median of the rounds and the quartiles. Where
+other processes share the machine, the ratio by processor time is more reliable. CPU times are not claims."""
+
+
+def _row(data: dict[str, Any]) -> Row:
+    return Row(**{**data, "value": Spread(**data["value"]), "aim": None if data["aim"] is None else Aim(**data["aim"])})
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"

@@ -1,0 +1,146 @@
+"""Training steps against the network calls that they need: stages 0, 1 and 3, and an iteration of PPO by its phases."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import cast
+
+import numpy as np
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.logger import configure
+from torch import nn
+
+from adafocus_env.clips.store import ClipSource
+from adafocus_env.features.memory_bank import MemoryBank
+from agents.config.settings import EnvConfig, PPOConfig, SupervisedConfig
+from agents.policies.networks import PolicyArchitecture
+from agents.policies.sb3 import extractor_of
+from agents.rl.environment import make_environment
+from agents.rl.ppo import new_ppo
+from agents.supervised.finetune import finetune
+from agents.supervised.random_patches import train_on_random_patches
+from agents.supervised.warm_up import warm_up
+from benchmarks import workload
+from benchmarks.bare import bare_head, bare_policy, bare_update
+from benchmarks.command import Settings, main
+from benchmarks.results import Aim, Section, compare
+from benchmarks.steps import PATCHES
+from benchmarks.timing import Act, Time, interleaved, repeated, timed
+from classifiers.classifier import Classifier
+
+MINIBATCHES = 4
+EPOCHS = 1000  # more than are run
+
+
+def measure(settings: Settings) -> Iterator[Section]:
+    """Yield all sections."""
+    yield _stages(settings)
+    yield _ppo(settings)
+
+
+def _stages(settings: Settings) -> Section:
+    """A step of every stage, on all clips of a small store."""
+    frames = 4 if settings.quick else 8
+    clips, first = workload.clips(settings, 2, frames, train=False), workload.classifier(settings)
+    policy = workload.policy(settings)
+    config = SupervisedConfig(EPOCHS, len(clips), "sgd", learning_rate=1e-4, head_learning_rate=1e-4, frames=frames)
+    stages: dict[str, Callable[[Classifier], Iterator[object]]] = {
+        "stage 0, glancer": lambda network: warm_up(network, "glancer", clips, config, seed=0),
+        "stage 0, focuser": lambda network: warm_up(network, "focuser", clips, config, seed=0),
+        "stage 1": lambda network: train_on_random_patches(network, clips, config, seed=0),
+        "stage 3": lambda network: finetune(network, policy, clips, config, seed=0),
+    }
+    pairs = {
+        (name, f"{name}: bare"): (
+            partial(next, stage(copy.deepcopy(first))), _bare_step(copy.deepcopy(first), name.partition("stage 0, ")[2], clips),
+            Aim("≤", 1.1) if name == "stage 1" else None,
+        )
+        for name, stage in stages.items()
+    }  # fmt: skip
+    note = f"{len(clips)} clips of {frames} frames, SGD; the bare pass has no optimiser, no data and no crops."
+    return compare("Training steps", note, pairs, settings.rounds)
+
+
+def _bare_step(network: Classifier, backbone: str, clips: ClipSource) -> Act:
+    """Return an act: forward and backward pass of stage 0 of a backbone, or without one of focuser and head, on tensors in memory."""
+    size, count, device = network.architecture, len(clips) * clips.num_frames, network.device
+    frames = torch.randn(count, 3, size.size, size.size, device=device)
+    patches = torch.randn(count, 3, size.patch_size, size.patch_size, device=device)
+    labels = torch.zeros(len(clips), dtype=torch.long, device=device)
+    trained = [getattr(network, backbone)] if backbone else [network.focuser, network.head]
+    modules = [cast(nn.Module, module).train().requires_grad_(True) for module in trained]
+
+    def frame_scores() -> torch.Tensor:
+        vectors = network.glance(frames)[1] if backbone == "glancer" else network.focuser(frames)[1]
+        return getattr(network, backbone).scores(vectors).unflatten(0, (len(clips), -1)).mean(1)
+
+    def patch_scores() -> torch.Tensor:
+        with torch.no_grad():
+            glances = network.glance(frames)[1].unflatten(0, (len(clips), -1))
+        return network.classify(glances, network.focus(patches).unflatten(0, (len(clips), -1)))[0].flatten(0, 1)
+
+    def act() -> None:
+        scores = frame_scores() if backbone else patch_scores()
+        for module in modules:
+            module.zero_grad()
+        nn.functional.cross_entropy(scores, labels.repeat_interleave(len(scores) // len(clips))).backward()
+
+    return act
+
+
+def _ppo(settings: Settings) -> Section:
+    """One iteration: every clip once, then `n_epochs` passes over them."""
+    rows, length = (4, 4) if settings.quick else (64, 16)
+    network, policy = workload.flat_classifier(settings), workload.policy(settings)
+    config = PPOConfig(n_steps=length, batch_size=rows // MINIBATCHES * length)
+    bank = workload.bank_of(network, workload.clips(settings, rows, length))
+    model = learner(bank, config, rows, policy.architecture)
+    maps = bank.glance_maps(np.arange(rows)[:, None], np.arange(length)[None])
+    phases: dict[str, list[Time]] = {"collection": [], "update": []}
+    acts: dict[str, Act] = {
+        "iteration": iterations(model, phases),
+        "bare: policy": bare_policy(policy, maps),
+        "bare: head": repeated(length, bare_head(network, PATCHES * rows)),
+        "bare: update": bare_update(policy, maps, config.n_epochs, MINIBATCHES),
+    }
+    times = interleaved(acts, settings.rounds)
+    times |= {name: measured[1:] for name, measured in phases.items()}
+    times["bare: collection"] = [one + other for one, other in zip(times["bare: policy"], times["bare: head"], strict=True)]
+    times["bare minimum"] = [one + other for one, other in zip(times["bare: collection"], times["bare: update"], strict=True)]
+    note = f"{config.n_epochs} epochs of {MINIBATCHES} minibatches; head steps of {PATCHES} rows per clip."
+    section = Section(f"PPO iteration, bank warm, T·N = {rows * length}", note, times)
+    section.ratio("iteration", "bare minimum", aim=None if settings.quick else Aim("≤", 1.25))
+    section.ratio("collection", "bare: collection").ratio("update", "bare: update")
+    section.ratio("collection", "iteration", name="collection: share of the iteration")
+    held = sum(value.nbytes for value in vars(model.rollout_buffer).values() if isinstance(value, np.ndarray)) / 1e6
+    return section.figure("the rollout's memory", held, "MB", over="257 MB of copied maps at full size", aim=Aim("≤", 5))
+
+
+def learner(bank: MemoryBank, config: PPOConfig, rows: int, network: PolicyArchitecture) -> PPO:
+    """Return PPO on ``rows`` environments, whose features are in ``bank``."""
+    environment = make_environment(bank, EnvConfig(num_envs=rows, grid=workload.GRID, reward="random", baseline=1))
+    model = new_ppo(environment, bank, config, network, seed=0)
+    model.set_logger(configure(None, []))
+    extractor_of(model.policy).bind(bank)
+    return model
+
+
+def iterations(model: PPO, phases: dict[str, list[Time]]) -> Act:
+    """Return an act: one iteration of `PPO.learn`, which also times its two phases."""
+    _, callback = model._setup_learn(10**9, None, reset_num_timesteps=False)
+    callback.on_training_start({}, {})
+    assert model.env is not None
+    collect = partial(model.collect_rollouts, model.env, callback, model.rollout_buffer, model.n_steps)
+
+    def act() -> None:
+        phases["collection"].append(timed(collect))
+        phases["update"].append(timed(model.train))
+
+    return act
+
+
+if __name__ == "__main__":
+    main("training")
