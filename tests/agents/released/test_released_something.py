@@ -255,5 +255,5 @@ def test_the_family_that_was_asked_for(file):
 )
 def test_dictionaries_that_are_refused(tmp_path, changes, message):
     small = {"glancer": {}, "focuser": {}, "fc": {"weight": torch.zeros(3, 4), "bias": torch.zeros(3)}, "policy": None}
-    with pytest.raises(InputError, match=f"no released checkpoint of the Something-Something family: {message}"):
+    with pytest.raises(InputError, match=f"is not a released checkpoint of the Something-Something family: {message}"):
         read_released(save(small, tmp_path, **changes))
