@@ -17,7 +17,7 @@ from agents.config.settings import CheckDataset
 
 def main(config: CheckDataset) -> int:
     """Print the report, and write it where asked; return the exit status."""
-    from adafocus_env.videos.validation import validate_data  # here, so that --help answers at once
+    from adafocus_env.validate_data import validate_data  # here, so that --help answers at once
 
     return validate_data(config.data, config.workers, config.out)
 

@@ -18,7 +18,7 @@ from agents.config.settings import FillFeatureBank
 
 def main(config: FillFeatureBank) -> None:
     """Fill the banks of the splits that were asked for."""
-    from adafocus_env.features.fill import BankSpec, fill_feature_bank  # here, so that --help answers without PyTorch
+    from adafocus_env.fill_bank import BankSpec, fill_feature_bank  # here, so that --help answers without PyTorch
 
     spec = BankSpec(config.out, config.action, config.grid, config.video_div, config.bank_dtype)
     fill_feature_bank(config.classifier, config.data, spec, split=config.split, shard=config.shard, device=config.device)

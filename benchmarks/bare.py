@@ -18,23 +18,23 @@ from classifiers.optimize import PRECISIONS, InferenceClassifier, NetworkRunner,
 def bare_focus(classifier: Classifier, count: int) -> Act:
     """Return an act: the focuser on ``count`` random patches, with the execution of ``classifier``."""
     side = classifier.architecture.patch_size
-    return _bare(classifier, "look_closely", torch.randn(count, 3, side, side))
+    return _bare(classifier, "focuser_runner", torch.randn(count, 3, side, side))
 
 
 def bare_glance(classifier: Classifier, count: int) -> Act:
     """Return an act: the glancer on ``count`` random frames of the glance size."""
     side = classifier.architecture.glance_size
-    return _bare(classifier, "look", torch.randn(count, 3, side, side))
+    return _bare(classifier, "glancer_runner", torch.randn(count, 3, side, side))
 
 
 def _bare(classifier: Classifier, which: str, images: Tensor) -> Act:
     images = images.to(classifier.device)
     if not isinstance(classifier, InferenceClassifier):
-        network = classifier.glancer if which == "look" else classifier.focuser
+        network = classifier.glancer if which == "glancer_runner" else classifier.focuser
         return lambda: _call(network, [images])
     run: NetworkRunner = getattr(classifier, which)
     how = execution_of(classifier)
-    call = how.glance_call if which == "look" else how.focus_call
+    call = how.glance_call if which == "glancer_runner" else how.focus_call
     layout = torch.channels_last if how.channels_last else torch.contiguous_format
     batches = [batch.to(PRECISIONS[how.precision], memory_format=layout, copy=True) for batch in images.split(call or len(images))]
     return lambda: _call(run.network(), batches)

@@ -14,7 +14,6 @@ MAY_IMPORT = {
 }
 
 FOLDERS_OF_AGENTS = ("config", "policies", "evaluation", "runs", "rl", "supervised", "pipeline")
-LEFT = {("config", "rl"), ("config", "runs"), ("policies", "evaluation")}
 
 
 def imported_packages(path):
@@ -88,8 +87,8 @@ def imported_below(path, package):
 @pytest.mark.parametrize("folder", FOLDERS_OF_AGENTS)
 def test_folders_of_agents_import_one_way(folder):
     files = list((Path(importlib.import_module("agents").__file__).parent / folder).glob("*.py"))
-    assert len(files) > 5
-    allowed = {*FOLDERS_OF_AGENTS[: FOLDERS_OF_AGENTS.index(folder) + 1], *(other for this, other in LEFT if this == folder)}
+    assert len(files) > 4
+    allowed = {*FOLDERS_OF_AGENTS[: FOLDERS_OF_AGENTS.index(folder) + 1]}
     for path in files:
         assert set(imported_below(path, "agents")) <= allowed, path
 

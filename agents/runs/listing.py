@@ -18,6 +18,7 @@ from rich.table import Table
 
 from agents.config.compose import flat
 from agents.config.settings import ListRuns
+from agents.runs.confidence import mean_text
 from agents.runs.jsonl import to_json
 from agents.runs.run_dir import CONFIG, EXECUTION_KEYS, METRICS, RESULT, SYSTEM, RunDir
 from classifiers.errors import InputError
@@ -219,11 +220,7 @@ def _common(names: list[str]) -> str:
 def _mean(values: list[float | None]) -> str:
     if None in values:
         return "–"
-    from agents.runs.intervals import interval  # here: SciPy takes a second, and most lists have no sweeps
-
-    numbers = np.array(values, float)
-    low, high = interval(numbers)
-    return f"{_share(float(numbers.mean()))} ± {_share(float(high - low) / 2)}"
+    return mean_text(100 * np.array(values, float), ".1f")
 
 
 def _share(value: float | None) -> str:

@@ -74,8 +74,8 @@ def test_every_name_is_a_benchmark():
         assert callable(importlib.import_module(f"benchmarks.{name}").measure)
 
 
-NUMERICAL = {"inference", "skipping"}  # networks in several precisions
-SLOW = {"steps", "data", "training", "growth", "gpu"}
+NUMERICAL = ("inference", "skipping")  # networks in several precisions
+SLOW = ("steps", "data", "training", "growth", "gpu")
 MARKS = dict.fromkeys(NUMERICAL, pytest.mark.numerical) | dict.fromkeys(SLOW, pytest.mark.slow)
 
 

@@ -143,7 +143,7 @@ def test_a_budget_needs_a_policy_that_skips_and_a_validation_part(policy):
         with pytest.raises(InputError, match=r"keep=0\.5 is for policies that skip frames; train one with ppo=skip"):
             measured_again.check_solvable(Evaluate(keep=0.5), data, player)
     for data.train, advice in (((), "there are no training videos to take it from"), (("a",), "set data.val to a share of the training")):
-        with pytest.raises(InputError, match=rf"budget=19\.6 is solved on the validation part, which is empty: {advice}"):
+        with pytest.raises(InputError, match=rf"budget=19\.6 is solved on the validation split, which is empty: {advice}"):
             measured_again.check_solvable(Evaluate(budget=19.6), data, policy)
 
 

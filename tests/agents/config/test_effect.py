@@ -177,7 +177,6 @@ REFUSED = [
     (Train, "ppo.gamma", "algo.name=dqn", r"algo=dqn .* learns by other keys; set algo\.total_steps, algo\.settings"),
     (Train, "ppo", "algo.observation=map", r"algo=ppo algo\.observation=map learns by other keys"),
     (Train, "algo.total_steps", "", "with PPO, set the keys of ppo"),
-    (Train, "algo.save_every", "algo.name=ars", "algo=ars has no state to save between its updates; leave it out"),
     *(
         (Train, f"network.{key}", f"algo.observation={seen} algo.name={name}", f"the policy of algo={name.split()[0]} .*lacks it")
         for key, name, seen in (

@@ -289,7 +289,7 @@ def test_what_does_not_fit_together_is_refused(averaging, classifier, clips):
     bank = MemoryBank(averaging, clips, action, video_div=2)
     with pytest.raises(InputError, match="the bank belongs to another patch geometry and another video_div"):
         check_bank(bank, averaging, clips, GridAction(7, 96, 24), 4)
-    with pytest.raises(InputError, match=r"the policy chooses cells of a 5×5 grid .*, the environment offers continuous places"):
+    with pytest.raises(InputError, match=r"the policy chooses cells of a 5×5 grid .*, the environment offers continuous locations"):
         LearnedPolicy(make_policy(False, 2), bank)
     frames = torch.zeros(1, FRAMES, 3, 96, 96)
     with pytest.raises(InputError, match="the policy reads 2 glances per decision: 3 glances and 8 frames are not divisible"):

@@ -134,7 +134,7 @@ def fresh(features, algo, kind=DISCRETE):
     """A new model of the same settings every time."""
     env = EnvConfig(num_envs=4, action="grid" if kind == DISCRETE else "continuous", baseline=1)
     model = new_model(make_environment(features, env, "reference"), features, algo, NETWORK, 0)
-    bind(model.policy, features, remember=False)
+    bind(model.policy, features, cache=False)
     model.set_logger(configure(None, []))
     return model
 

@@ -18,11 +18,10 @@ from supervised_stages import CONFIG, STAGES
 from tiny_training import make_folder
 from torch import nn
 
-from adafocus_env import distributed
+from adafocus_env import distributed, fill_bank
 from adafocus_env.build import choose_device
 from adafocus_env.clips.store import ClipStore
 from adafocus_env.clips.stream import StreamingClips
-from agents import fill_feature_bank as fill_bank
 from agents.config.settings import ClassifierConfig, SupervisedConfig, TrainStages
 from agents.pipeline.stages import check_learning
 from agents.runs.run_dir import RunDir
