@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from adafocus_env import distributed
 from adafocus_env.action import ACTIONS
 from adafocus_env.build import Split, check_fit, choose_device, open_clips
-from adafocus_env.datasets import DataSettings, build_data
+from adafocus_env.dataset_registry import DataSettings, build_data
 from adafocus_env.features.disk_bank import DiskBank, check_folder, check_room
 from adafocus_env.videos.dataset import DataSet, with_classes
 from adafocus_env.videos.unreadable import Unreadable

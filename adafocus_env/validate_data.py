@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from adafocus_env.datasets import DataSettings, usable_data
+from adafocus_env.dataset_registry import DataSettings, usable_data
 from adafocus_env.videos.dataset import DataSet, Video
 from adafocus_env.videos.decoding import Failure, run_in_workers
 from adafocus_env.videos.list_files import Fault

@@ -20,7 +20,7 @@ import pytest
 import torch
 from conftest import TASK, TINY
 
-from adafocus_env.datasets import DATASETS
+from adafocus_env.dataset_registry import DATASETS
 from adafocus_env.demo.videos import demo
 from agents import train_ppo
 from agents.config.command import compose_config

@@ -39,7 +39,9 @@ def compose(schema: type, config_name: str, arguments: Sequence[str], package: s
     with _composing(config_name, package):
         groups = {name: list(files_of(name, package)) for name in primary(config_name, package)[0]}
         added = [_checked(each, schema, groups) for each in _parsed(overrides)]
-        config = hydra.compose(config_name, added)
+        lacks = any(not (_folder(package) / name).is_dir() for name in groups)
+        searched = ["hydra.searchpath=[pkg://configs]"] if lacks else []
+        config = hydra.compose(config_name, [*added, *searched])
         OmegaConf.set_struct(config, False)
         for key, value in paths.items():
             OmegaConf.update(config, key, plain_text(value))

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
-from adafocus_env.datasets import DATASETS, DataSettings
+from adafocus_env.dataset_registry import DATASETS, DataSettings
 from adafocus_env.settings import allowed, extra, fields_of, is_settings
 from agents.config.compose import files_of, primary
 from classifiers.errors import lookup

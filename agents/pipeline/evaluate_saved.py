@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from adafocus_env.build import choose_device
-from adafocus_env.datasets import OF_ONE_SET, build_data
+from adafocus_env.dataset_registry import OF_ONE_SET, build_data
 from adafocus_env.features.live import Features
 from adafocus_env.settings import ActionName
 from adafocus_env.videos.dataset import DataSet, with_classes

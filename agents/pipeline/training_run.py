@@ -18,7 +18,7 @@ from adafocus_env import distributed
 from adafocus_env.action import ACTIONS
 from adafocus_env.build import choose_device
 from adafocus_env.clips.store import ClipSource
-from adafocus_env.datasets import build_data
+from adafocus_env.dataset_registry import build_data
 from adafocus_env.features.live import Features
 from adafocus_env.observation import OBSERVATIONS
 from adafocus_env.videos.dataset import check_train_split

@@ -19,7 +19,7 @@ from tiny_training import tiny_networks
 
 from adafocus_env import tasks
 from adafocus_env.build import DEMO_FRAMES
-from adafocus_env.datasets import TaskName, build_data
+from adafocus_env.dataset_registry import TaskName, build_data
 from adafocus_env.demo.renderer import RENDERER_VERSION
 from adafocus_env.demo.videos import TASKS, data_name, demo
 from adafocus_env.env import AdaFocusEnv
@@ -197,8 +197,8 @@ def test_a_bundled_classifier_trains_on_its_training_task_and_is_measured_on_the
     assert card.metrics.keys() == {"val_top1_random", "val_top1_oracle"} and card.data == "demo-memory"
     assert card.command == "python -m benchmarks.rebuild_bundled task=memory"
     assert card.architecture == dataclasses.replace(TINY, patch_size=TASKS["memory"].patch_size)
-    with pytest.raises(InputError, match=r"task='memry' is not known; did you mean 'memory'"):
-        rebuild_bundled.main(RebuildBundled(task="memry"))
+    with pytest.raises(InputError, match=r"task must be 'easy' or .*, got 'memry'; did you mean 'memory'\?"):
+        compose_config(RebuildBundled, "rebuild_bundled", ["task=memry"], config_package="benchmarks.configs")
 
 
 def test_scores_are_measured_on_every_test_clip(few, tmp_path):

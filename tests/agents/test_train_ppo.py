@@ -26,7 +26,7 @@ from tiny_training import (
 )  # fmt: skip
 
 from adafocus_env.build import open_clips
-from adafocus_env.datasets import build_data
+from adafocus_env.dataset_registry import build_data
 from adafocus_env.demo.videos import demo
 from agents import evaluate
 from agents.config.command import compose_config

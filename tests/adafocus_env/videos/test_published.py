@@ -12,7 +12,7 @@ from published_sets import make_frames, make_lists, make_videos, paths
 from videos import square_frames
 
 from adafocus_env.build import open_clips
-from adafocus_env.datasets import build_data
+from adafocus_env.dataset_registry import build_data
 from adafocus_env.videos.published import PUBLISHED, published
 from adafocus_env.videos.readers import DecodeError, DecodeRequest, decode_clip
 from agents.config.command import compose_config

@@ -57,7 +57,7 @@ def test_commands_import_it_before_they_start(write):
 
 DATA_SET = """
 import dataclasses
-from adafocus_env.datasets import DATASETS, DataSource
+from adafocus_env.dataset_registry import DATASETS, DataSource
 from adafocus_env.videos.class_folders import folder
 
 def build(data):

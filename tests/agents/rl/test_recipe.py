@@ -275,7 +275,7 @@ def test_what_is_typed_counts_more_than_the_recipe():
 
 
 def test_a_recipe_that_there_is_none():
-    with pytest.raises(InputError, match=r"ppo='relaesed' is not known; did you mean 'released'\? choose one of \['default', 'released', "):
+    with pytest.raises(InputError, match=r"ppo='relaesed' is not known; did you mean 'released'\? choose one of \['released', "):
         recipe("ppo=relaesed")
 
 

@@ -21,7 +21,7 @@ TaskName = Literal["easy", "normal", "hard", "sparse", "memory"]
 class DataSettings:
     """Which videos, and the clips that are sampled from them."""
 
-    name: str = setting("demo", "the data set, a name in `adafocus_env.datasets.DATASETS`")
+    name: str = setting("demo", "the data set, a name in `adafocus_env.dataset_registry.DATASETS`")
     task: TaskName = setting("normal", "which demo videos; see docs/tasks.md")
     root: str = setting("", "the folder of videos, or of the lists of a published set", path=True)
     source: Literal["auto", "frames", "videos"] = setting("auto", "of a published set: extracted frames or videos; auto: frames if present")
