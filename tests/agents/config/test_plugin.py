@@ -4,7 +4,7 @@ import sys
 import pytest
 from tiny_training import SETTINGS, make_folder, tiny_networks
 
-from adafocus_env import datasets
+from adafocus_env import dataset_registry
 from agents import check_dataset, fill_feature_bank, train_ppo
 from agents.config.command import run_command
 from agents.config.plugin import import_plugin
@@ -72,7 +72,7 @@ def mine(write, tmp_path, clips):
     """Arguments for a data set that a plugin adds: a folder of a dozen videos."""
     write("l1_data", DATA_SET)
     yield ["plugin=l1_data", "data.name=mine", f"data.root={make_folder(tmp_path / 'videos')}", "data.num_frames=4"]
-    datasets.DATASETS.pop("mine", None)
+    dataset_registry.DATASETS.pop("mine", None)
 
 
 def test_a_data_set_of_a_plugin_is_checked(mine, capsys):
