@@ -67,7 +67,7 @@ def architecture(settings: Settings) -> Architecture:
 
 def classifier(settings: Settings, **changes: Any) -> Classifier:
     """Return a frozen classifier with random weights and batch norms that fit them; ``changes`` are of the architecture."""
-    torch.manual_seed(0)
+    torch.manual_seed(1)  # another than that of `policy`
     network = Classifier(
         Architecture(**{**vars(architecture(settings)), **changes}), [str(number) for number in range(10 if settings.quick else 200)]
     )
