@@ -40,7 +40,7 @@ class Layout:
     Attributes:
         maps: (D, C, h, w).
         vectors: (D, C).
-        focus vectors: (D, cells, F); no cells where actions are continuous.
+        focus_vectors: (D, cells, F); no cells where actions are continuous.
         dtype: of the stored numbers.
     """
 

@@ -77,7 +77,7 @@ def stopped(tmp_path_factory, root, first):
 
 @pytest.fixture
 def run(tmp_path, root):
-    """The arguments of a run in a folder of its own."""
+    """The arguments of a run in a separate folder."""
     return f"run={tmp_path / 'run'}", f"data.root={root}"
 
 
