@@ -100,6 +100,7 @@ def test_an_example_learns_and_measures(example, capsys, name, module, extra, mo
     assert "top-1 on 4 test clips: learned" in capsys.readouterr().out
 
 
+@pytest.mark.timeout(900)  # two workers that decode on two slow cores
 def test_rllib_with_two_workers(example):
     pytest.importorskip("ray.rllib", reason="RLlib is not installed (pip install 'adafocus-env[rllib]')")
     import ray
