@@ -243,10 +243,6 @@ class SkipAction:
         """Actions (…) → their cells (…); cell 0 where they skip."""
         return np.where(self.patch_mask(actions), actions, 0)
 
-    def with_skips(self, cells: NDArray[np.int64], patch_mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Cells (…) → the same actions (…) where ``patch_mask`` (…) is set, skips elsewhere."""
-        return np.where(patch_mask, cells, self.skip)
-
     def corners_of(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Actions (…) → corners (…, 2) as (top, left) in pixels; those of cell 0 where they skip."""
         return self.patch_action.corners_of(self.to_patch_action(actions))
@@ -282,10 +278,6 @@ class ContinuousSkipAction:
     def to_patch_action(self, actions: NDArray[np.float32]) -> NDArray[np.float32]:
         """Actions (…, 3) → their locations (…, 2), which those that skip have, too."""
         return actions[..., :2]
-
-    def with_skips(self, locations: NDArray[np.float32], patch_mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Locations (…, 2) → the same actions (…, 3) where ``patch_mask`` (…) is set, skips elsewhere."""
-        return np.concatenate([locations, ~patch_mask[..., None]], axis=-1).astype(np.float32)
 
     def corners_of(self, actions: NDArray[np.float32]) -> NDArray[np.int64]:
         """Actions (…, 3) → corners (…, 2) as (top, left) in pixels."""
