@@ -1,4 +1,4 @@
-"""The environment beside other libraries, which do not all take the same Gymnasium: each session has an environment of its own.
+"""The environment beside other libraries, which do not all take the same Gymnasium: each session has a separate environment.
 
     nox                  the first two
     nox -s newest        the newest Gymnasium, with TorchRL and skrl
