@@ -326,7 +326,7 @@ class Dynamics:
         if ends.any():
             glances = self.features.glance_vectors(self.clip[rows][ends][:, None], np.arange(self.num_steps)[None])
             scores = classify_glances(self.features.classifier, glances).softmax(-1)
-            before = before.index_copy(0, self._on_device(np.flatnonzero(ends)), scores)
+            return with_rows(before, np.flatnonzero(ends), scores)
         return before
 
     def _measure(self, probabilities: Tensor, clips: Indices) -> tuple[Values, Values, Values, Values]:
