@@ -79,7 +79,39 @@ def boxes_of(action: Action, actions: NDArray[Any]) -> NDArray[np.int64]:
     return boxes if action.patch_action is action else boxes * action.patch_mask(actions)[..., None]
 
 
-class GridAction:
+class _PatchAction:
+    """What the kinds without skipping share: every action has a patch.
+
+    Args:
+        size: Height and width of the frame in pixels.
+        patch_size: P, height and width of a patch in pixels.
+
+    Raises:
+        InputError: The patch does not fit the frame.
+    """
+
+    num_cells: int | None = None
+
+    def __init__(self, size: int, patch_size: int) -> None:
+        if not 0 < patch_size <= size:
+            raise InputError(f"patch_size={patch_size} does not fit frames of {size} pixels; choose a patch_size from 1 to {size}")
+        self.size, self.patch_size = size, patch_size
+
+    @property
+    def patch_action(self) -> Any:
+        """Itself."""
+        return self
+
+    def patch_mask(self, actions: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return True for every action."""
+        return np.ones(actions.shape if self.num_cells else actions.shape[:-1], bool)
+
+    def to_patch_action(self, actions: NDArray[Any]) -> NDArray[Any]:
+        """Return the actions."""
+        return actions
+
+
+class GridAction(_PatchAction):
     """One of G × G patches, row by row, with corners evenly spaced from one border of the frame to the other.
 
     The corner of a cell at a in [0,1]² is floor(a · (size − patch_size)), first coordinate = row (paper, section 3.2).
@@ -96,26 +128,13 @@ class GridAction:
     def __init__(self, grid: int, size: int, patch_size: int) -> None:
         if grid < 2:
             raise InputError(f"grid={grid} is too small; choose 2 or more cells per axis (the paper uses 7)")
-        check_patch(size, patch_size)
-        self.grid, self.size, self.patch_size = grid, size, patch_size
-        self.num_cells = grid * grid
+        super().__init__(size, patch_size)
+        self.grid = grid
+        self.num_cells: int = grid * grid
         self.space = spaces.Discrete(self.num_cells)
         self.candidates: NDArray[np.int64] = np.arange(self.num_cells)
         offsets = np.arange(grid) * (size - patch_size) // (grid - 1)  # integers: exact for every size
         self.corners: NDArray[np.int64] = np.stack(np.meshgrid(offsets, offsets, indexing="ij"), axis=-1).reshape(-1, 2)
-
-    @property
-    def patch_action(self) -> GridAction:
-        """Itself."""
-        return self
-
-    def patch_mask(self, actions: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return True for every action."""
-        return np.ones(actions.shape, bool)
-
-    def to_patch_action(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the actions."""
-        return actions
 
     def check(self, actions: object, count: int) -> NDArray[np.int64]:
         """Return the actions as an int64 array (count,).
@@ -123,8 +142,9 @@ class GridAction:
         Raises:
             ActionError: They are not one integer from 0 to G² − 1 per clip (names the first bad one).
         """
-        choices = f"a cell from 0 to {self.num_cells - 1}, row-major on a {self.grid}×{self.grid} grid"
-        return _check_cells(actions, count, self.num_cells, choices)
+        return _check_cells(
+            actions, count, self.num_cells, f"a cell from 0 to {self.num_cells - 1}, row-major on a {self.grid}×{self.grid} grid"
+        )
 
     def check_tensor(self, cells: Tensor, count: int) -> Tensor:
         """Return the checked cells (count,) as an int64 tensor on their device; the host does not wait for a GPU.
@@ -154,7 +174,7 @@ class GridAction:
         return rng.integers(self.num_cells, size=shape)
 
 
-class ContinuousAction:
+class ContinuousAction(_PatchAction):
     """A location a in [0,1]² → the patch with the corner floor(a · (size − patch_size)), first coordinate = row (paper, section 3.2).
 
     Args:
@@ -165,26 +185,10 @@ class ContinuousAction:
         InputError: The patch does not fit the frame.
     """
 
-    num_cells = None
-
     def __init__(self, size: int, patch_size: int) -> None:
-        check_patch(size, patch_size)
-        self.size, self.patch_size = size, patch_size
+        super().__init__(size, patch_size)
         self.space = spaces.Box(0.0, 1.0, (2,), np.float32)
         self.candidates = self._at(GridAction(7, size, patch_size).corners)
-
-    @property
-    def patch_action(self) -> ContinuousAction:
-        """Itself."""
-        return self
-
-    def patch_mask(self, actions: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Return True for every action."""
-        return np.ones(actions.shape[:-1], bool)
-
-    def to_patch_action(self, actions: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the actions."""
-        return actions
 
     def check(self, actions: object, count: int) -> NDArray[np.float32]:
         """Return the actions as a float32 array (count, 2).
@@ -221,8 +225,7 @@ class SkipAction:
     def __init__(self, patch_action: GridAction) -> None:
         self.patch_action = patch_action
         self.size, self.patch_size = patch_action.size, patch_action.patch_size
-        self.skip = patch_action.num_cells
-        self.num_cells = patch_action.num_cells + 1
+        self.skip, self.num_cells = patch_action.num_cells, patch_action.num_cells + 1
         self.space = spaces.Discrete(self.num_cells)
         self.candidates: NDArray[np.int64] = np.arange(self.num_cells)
         self.nearest, self.sample = patch_action.nearest, patch_action.sample  # always a patch: random skips are worth no comparison
@@ -315,16 +318,6 @@ def find_action(action: str | Callable[[int, int, int], Action]) -> Callable[[in
         InputError: The name is unknown (suggests the nearest).
     """
     return action if callable(action) else lookup("action", action, ACTIONS)
-
-
-def check_patch(size: int, patch_size: int) -> None:
-    """Check that a patch fits the frame.
-
-    Raises:
-        InputError: It does not.
-    """
-    if not 0 < patch_size <= size:
-        raise InputError(f"patch_size={patch_size} does not fit frames of {size} pixels; choose a patch_size from 1 to {size}")
 
 
 def crop_patches(frames: Tensor, source: Tensor, corners: Tensor, patch_size: int) -> Tensor:

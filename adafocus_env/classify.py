@@ -98,8 +98,7 @@ def classify_step(
 
 def classify_glances(classifier: Classifier, glances: Tensor) -> Tensor:
     """Return the class scores (N, K) of clips without any patch, from their glance vectors (N, T, C)."""
-    zeros = glances.new_zeros(*glances.shape[:2], classifier.focuser.vector_size)
-    return classifier.classify(glances, zeros)[0][:, -1]
+    return classifier.classify(glances, glances.new_zeros(*glances.shape[:2], classifier.focuser.vector_size))[0][:, -1]
 
 
 def _repeat_last(focus_vectors: Tensor, patch_mask: Tensor, num_frames: int) -> Tensor:

@@ -122,7 +122,8 @@ class Dynamics:
         tensors: bool = False,
     ) -> None:
         _check_numbers(num_clips, baseline)
-        self.features, self.num_clips, self.skipped = features, num_clips, find_skipped(skipped)
+        self.features, self.num_clips, self.num_steps = features, num_clips, features.num_steps
+        self.skipped = find_skipped(skipped)
         self.action: Action = features.action if action is None else action
         self.reward = reward if isinstance(reward, Reward) else lookup("reward", reward, REWARDS)
         random_baseline = self.reward.baseline == "random patches"
@@ -138,12 +139,12 @@ class Dynamics:
         space = self.action.space
         self.baseline: NDArray[Any] = np.zeros((num_clips, self.num_steps, self._num_sampled, *(space.shape or ())), space.dtype)
         self.state: Tensor = features.classifier.initial_state(num_clips)
-        self._num_classes = len(features.classifier.classes)
-        self.scores: Tensor = self.state.new_full((num_clips, self._num_classes), 1 / self._num_classes)
+        num_classes = len(features.classifier.classes)
+        self.scores: Tensor = self.state.new_full((num_clips, num_classes), 1 / num_classes)
         self.focus: Tensor = self.state.new_zeros(num_clips, features.classifier.focuser.vector_size)
         self._tensors = tensors
-        stays = tensors and isinstance(self.action, GridAction)  # actions may stay on the device
-        self._cell_boxes = self._on_device(boxes_of(self.action, self.action.candidates)) if stays else None
+        self._grid = self.action if tensors and isinstance(self.action, GridAction) else None  # actions may stay on the device
+        self._cell_boxes = self._on_device(boxes_of(self._grid, self._grid.candidates)) if self._grid else None
         self.boxes: Values = self._as_output(np.zeros((num_clips, 4), np.int64))
         self._confidence: Values = self._as_output(np.zeros(num_clips, np.float32))
         stored = not isinstance(features, LiveFeatures) and features.action.num_cells is not None
@@ -161,11 +162,6 @@ class Dynamics:
         twin = memo[id(self)] = type(self).__new__(type(self))
         twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return twin
-
-    @property
-    def num_steps(self) -> int:
-        """D, steps (decisions) of an episode."""
-        return self.features.num_steps
 
     def set_cost_weight(self, cost_weight: float) -> None:
         """Set λ from the next step on.
@@ -193,18 +189,20 @@ class Dynamics:
 
     def start(self, rows: Indices, episodes: list[Episode]) -> None:
         """Begin ``episodes`` in the given rows; the other rows go on."""
+        count = len(rows)
         self.started[rows] = True
-        self.clip = with_rows(self.clip, rows, [episode.clip for episode in episodes])
         self.baseline[rows] = [episode.baseline for episode in episodes]
-        self.step_number, self.running = with_rows(self.step_number, rows, 0), with_rows(self.running, rows, True)
-        index = self._on_device(rows)
-        self.state = self.state.index_fill(0, index, 0.0)
-        self._confidence = with_rows(self._confidence, rows, self._as_output(np.zeros(len(rows), np.float32)))
-        self.num_patches = with_rows(self.num_patches, rows, 0)
-        if self._skips and self.skipped == "none":
-            self.scores = self.scores.index_fill(0, index, 1 / self._num_classes)
-        if self._skips and self.skipped == "last":
-            self.focus = self.focus.index_fill(0, index, 0.0)
+        self._update(
+            rows,
+            clip=np.array([episode.clip for episode in episodes]),
+            step_number=np.zeros(count, np.int64),
+            num_patches=np.zeros(count, np.int64),
+            running=np.ones(count, bool),
+            state=self.features.classifier.initial_state(count),
+            scores=torch.full_like(self.scores[:count], 1 / self.scores.shape[1]),
+            focus=torch.zeros_like(self.focus[:count]),
+            _confidence=self._as_output(np.zeros(count, np.float32)),
+        )
 
     def restart(self, clips: Indices, baseline: NDArray[Any]) -> None:
         """Begin the episodes (clips (N,), baseline (N, D, k, *action space)) in all rows."""
@@ -216,11 +214,10 @@ class Dynamics:
         Raises:
             ActionError: One lies outside the space. For a tensor on a GPU see `adafocus_env.action.GridAction.check_tensor`.
         """
-        if self._cell_boxes is not None and isinstance(actions, Tensor) and actions.device == self.state.device:
-            assert isinstance(self.action, GridAction)
-            return self.action.check_tensor(actions, count)
+        if self._grid and isinstance(actions, Tensor) and actions.device == self.state.device:
+            return self._grid.check_tensor(actions, count)
         checked = self.action.check(to_array(actions) if isinstance(actions, Tensor) else actions, count)
-        return checked if self._cell_boxes is None else self._on_device(checked)
+        return self._on_device(checked) if self._grid else checked
 
     @torch.no_grad()
     def step(self, actions: Values | Sequence[Any], rows: Indices | None = None) -> Outcome:
@@ -240,14 +237,17 @@ class Dynamics:
         patch_mask = np.ones(len(rows), bool) if isinstance(checked, Tensor) else self.action.patch_mask(checked)
         num_patches = self.num_patches[rows] + patch_mask
         kinds = np.where(terminated & (num_patches == 0), 2, patch_mask)
-        penalty, boxes = self._penalties[kinds], self._boxes(checked)
+        penalty = self._penalties[kinds]
+        boxes = self._as_output(boxes_of(self.action, checked)) if self._cell_boxes is None else self._cell_boxes[checked]
         reward = self._reward(confidence, previous, baseline) - self._as_output(penalty)
-        self._confidence = self._updated(self._confidence, rows, confidence)
-        self.num_patches = self._updated(self.num_patches, rows, num_patches)
-        self.step_number = self._updated(self.step_number, rows, steps + ~terminated)
-        self.running = self._updated(self.running, rows, ~terminated)
-        # A copy: the outcome belongs to the caller.
-        self.boxes = self._updated(self.boxes, rows, boxes.clone() if isinstance(boxes, Tensor) else boxes.copy())
+        self._update(
+            rows,
+            _confidence=confidence,
+            num_patches=num_patches,
+            step_number=steps + ~terminated,
+            running=~terminated,
+            boxes=boxes.clone() if isinstance(boxes, Tensor) else boxes.copy(),  # the outcome belongs to the caller
+        )
         return Outcome(reward, confidence, baseline, prediction, correct, previous, boxes, terminated, penalty, self._costs[kinds])
 
     @torch.no_grad()
@@ -285,8 +285,7 @@ class Dynamics:
         new = {"state": states[:count], "scores": probabilities[0, :count]}
         if self._skips and self.skipped == "last":
             new["focus"] = focus[:count]
-        for name, values in new.items():
-            setattr(self, name, values if rows is self._rows else getattr(self, name).index_copy(0, self._on_device(rows), values))
+        self._update(rows, **new)
         return measured
 
     def _look_ahead(self, rows: Indices, actions: Values, *, zeros: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -327,31 +326,23 @@ class Dynamics:
         if ends.any():
             glances = self.features.glance_vectors(self.clip[rows][ends][:, None], np.arange(self.num_steps)[None])
             scores = classify_glances(self.features.classifier, glances).softmax(-1)
-            before = before.index_copy(0, self._on_device(np.flatnonzero(ends)), scores)
+            return with_rows(before, np.flatnonzero(ends), scores)
         return before
 
     def _measure(self, probabilities: Tensor, clips: Indices) -> tuple[Values, Values, Values, Values]:
         """Scores (k, N, K) → confidence, baseline, prediction and whether it is right, (N,) each; only these may leave the device."""
-        labels = self._labels[clips]
-        on_device = self._on_device(labels)
-        true, prediction = self._of_labels(probabilities, on_device), probabilities[0].argmax(-1)
-        if self._tensors:
-            return true[0], true[1:].sum(0) / max(1, len(true) - 1), prediction, prediction == on_device
-        confidences, predicted = to_array(true), to_array(prediction)
-        return confidences[0], confidences[1:].sum(0) / np.float32(max(1, len(true) - 1)), predicted, predicted == labels
+        labels: Values = self._on_device(self._labels[clips])
+        true: Values = self._of_labels(probabilities, labels)
+        prediction: Values = probabilities[0].argmax(-1)
+        if not self._tensors:
+            true, prediction, labels = to_array(true), to_array(prediction), self._labels[clips]
+        return true[0], true[1:].sum(0) / max(1, len(true) - 1), prediction, prediction == labels
 
     def _reward(self, *measured: Values) -> Any:
         """Return the reward of confidence, previous confidence and baseline."""
         if self._tensors and not self.reward.on_tensors:
             return self._on_device(self.reward.value(*map(to_array, measured)))
         return self.reward.value(*measured)
-
-    def _boxes(self, actions: Values) -> Values:
-        """Return `adafocus_env.action.boxes_of` as outcomes hold it."""
-        if isinstance(actions, Tensor):
-            assert self._cell_boxes is not None
-            return self._cell_boxes.index_select(0, actions)
-        return self._as_output(boxes_of(self.action, actions))
 
     def _of_labels(self, probabilities: Tensor, labels: Tensor) -> Tensor:
         """Scores (k, N, K) → those of the true classes (k, N)."""
@@ -360,8 +351,10 @@ class Dynamics:
     def _of(self, values: Tensor, rows: Indices) -> Tensor:
         return values if rows is self._rows else values.index_select(0, self._on_device(rows))
 
-    def _updated(self, values: Any, rows: Indices, new: Any) -> Any:
-        return new if len(rows) == self.num_clips else with_rows(values, rows, new)
+    def _update(self, rows: Indices, **values: Values) -> None:
+        """Set attributes to new values in the given rows, without writing to the old ones."""
+        for name, new in values.items():
+            setattr(self, name, new if len(rows) == self.num_clips else with_rows(getattr(self, name), rows, new))
 
     def _as_output(self, numbers: NDArray[Any]) -> Values:
         return self._on_device(numbers) if self._tensors else numbers

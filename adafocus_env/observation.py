@@ -28,7 +28,7 @@ from torch import Tensor
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.features.live import Features, LRUCache, by_step
 from adafocus_env.transfers import Values, to_array, to_device
-from classifiers.errors import InputError, lookup
+from classifiers.errors import InputError
 
 MAX_CLIPS = 2**24  # Stable-Baselines3 casts references to float32, which represents integers exactly up to here
 PIXEL_BYTES = 2**28  # of the cached glance frames
@@ -57,8 +57,7 @@ class MapObservation:
     """Glance maps; see the top of this file."""
 
     def __init__(self, features: Features) -> None:
-        low, high = features.classifier.glancer.map_bounds
-        self.space: spaces.Space[Any] = spaces.Box(low, high, features.map_shape, np.float32)
+        self.space: spaces.Space[Any] = spaces.Box(*features.classifier.glancer.map_bounds, features.map_shape, np.float32)
 
     def observe(self, dynamics: Dynamics) -> Tensor:
         """Return glance maps (N, C, h, w)."""
@@ -69,8 +68,8 @@ class VectorObservation:
     """Pooled glance maps; see the top of this file."""
 
     def __init__(self, features: Features) -> None:
-        low, high = features.classifier.glancer.map_bounds
-        self.space: spaces.Space[Any] = spaces.Box(low, high, (features.classifier.glancer.vector_size,), np.float32)
+        glancer = features.classifier.glancer
+        self.space: spaces.Space[Any] = spaces.Box(*glancer.map_bounds, (glancer.vector_size,), np.float32)
 
     def observe(self, dynamics: Dynamics) -> Tensor:
         """Return glance vectors (N, C)."""
@@ -105,8 +104,8 @@ class ReferenceCountObservation(ReferenceObservation):
 
     def observe(self, dynamics: Dynamics) -> Tensor:
         """Return references (N, 3)."""
-        num_patches = to_device(dynamics.num_patches, dynamics.state.device)
-        return torch.cat([super().observe(dynamics), num_patches[:, None]], dim=-1)
+        num_patches = to_device(dynamics.num_patches[:, None], dynamics.state.device)
+        return torch.cat([super().observe(dynamics), num_patches], dim=-1)
 
 
 class DictObservation:
@@ -126,24 +125,22 @@ class DictObservation:
     def __init__(self, features: Features) -> None:
         self._map = MapObservation(features)
         head = features.classifier.head
-        bounds = getattr(head, "state_bounds", None)
-        low, high = bounds(features.num_steps) if bounds else (-math.inf, math.inf)
+        bounds = head.state_bounds(features.num_steps) if hasattr(head, "state_bounds") else (-math.inf, math.inf)
         self.space: spaces.Space[Any] = spaces.Dict({
             "map": self._map.space,
             "step": spaces.Box(0, 1, (1,), np.float32),
             "patch": spaces.Box(0, 1, (2,), np.float32),
             "head": spaces.Box(0, 1, (2,), np.float32),
-            "state": spaces.Box(low, high, (head.state_size,), np.float32),
+            "state": spaces.Box(*bounds, (head.state_size,), np.float32),
         })  # fmt: skip
 
     def observe(self, dynamics: Dynamics) -> dict[str, Tensor]:
         """Return the table's keys with shapes (N, …)."""
         started = _on(dynamics, ~(dynamics.running & (dynamics.step_number == 0))[:, None])
-        done = (dynamics.step_number + ~dynamics.running)[:, None] / dynamics.num_steps
         corners = dynamics.boxes[:, :2] / max(1, dynamics.action.size - dynamics.action.patch_size)
         return {
             "map": self._map.observe(dynamics),
-            "step": _on(dynamics, done),
+            "step": _on(dynamics, (dynamics.step_number + ~dynamics.running)[:, None] / dynamics.num_steps),
             "patch": _on(dynamics, corners) * started,
             "head": _certainty(dynamics.scores) * started,
             "state": dynamics.state.clone(),
@@ -161,8 +158,7 @@ class PixelObservation:
 
     def observe(self, dynamics: Dynamics) -> Tensor:
         """Return frames (N, 3·g, h, w)."""
-        rows = zip(dynamics.clip.tolist(), dynamics.step_number.tolist(), strict=True)
-        features = dynamics.features
+        features, rows = dynamics.features, zip(dynamics.clip.tolist(), dynamics.step_number.tolist(), strict=True)
         return torch.stack([self._cache.get(clip, partial(glance_frames, features, clip))[step] for clip, step in rows])
 
 
@@ -182,15 +178,6 @@ OBSERVATIONS: dict[str, Callable[[Features], Observation]] = {
     "pixels": PixelObservation,
 }
 """Kinds of observation by name, made from the features of the clips."""
-
-
-def find_observation(observation: str | Callable[[Features], Observation]) -> Callable[[Features], Observation]:
-    """Return the kind of observation of that name; a class is returned unchanged.
-
-    Raises:
-        InputError: The name is unknown (suggests the nearest).
-    """
-    return observation if callable(observation) else lookup("observation", observation, OBSERVATIONS)
 
 
 def to_numpy(observed: Observed) -> Any:

@@ -6,8 +6,7 @@ classes follow the same form; `validate` turns what a user gave into an object, 
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -16,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 from typing_extensions import dataclass_transform
 
-from classifiers.errors import InputError
+from classifiers.errors import InputError, suggestion
 
 T = TypeVar("T")
 Count = Annotated[int, Field(ge=1)]
@@ -91,7 +90,7 @@ def extra(field: FieldInfo, name: str) -> Any:
 def unknown(name: str, known: Iterable[str], prefix: str = "") -> InputError:
     """Return the error for a name that is not among the known ones; it suggests the nearest."""
     known = sorted(known)
-    return InputError(f"{prefix}{name} is not a setting; {_nearest(name, known)}choose one of {', '.join(known)}")
+    return InputError(f"{prefix}{name} is not a setting; {suggestion(name, known)}choose one of {', '.join(known)}")
 
 
 def is_settings(kind: object) -> bool:
@@ -133,13 +132,8 @@ def _message(kind: type, problem: ValidationError, prefix: str) -> str:
     if error["type"] in ("missing", "string_too_short"):
         return f"{prefix}{name} is missing: add {prefix}{name}=VALUE"
     choices = [value for each in _alternatives(declared[name].annotation) if get_origin(each) is Literal for value in get_args(each)]
-    hint = _nearest(error["input"], choices) if isinstance(error["input"], str) else ""
+    hint = suggestion(error["input"], choices) if isinstance(error["input"], str) else ""
     return f"{prefix}{name} must be {allowed(declared[name])}, got {error['input']!r}{hint and f'; {hint.strip()}'}"
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}? " if near else ""
 
 
 @settings

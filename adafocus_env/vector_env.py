@@ -19,10 +19,10 @@ from adafocus_env.clips.store import ClipSource
 from adafocus_env.clips.stream import StreamingClips
 from adafocus_env.dynamics import Dynamics, Outcome
 from adafocus_env.features.live import Features, Indices
-from adafocus_env.observation import Observation, find_observation, row_of, to_numpy
+from adafocus_env.observation import OBSERVATIONS, Observation, row_of, to_numpy
 from adafocus_env.render import picture
 from adafocus_env.settings import EnvSettings, validate
-from adafocus_env.transfers import Values, rows_of, to_device
+from adafocus_env.transfers import Values, rows_of, to_device, with_rows
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError, lookup
 
@@ -85,17 +85,19 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         lookup("output", output, dict.fromkeys(("numpy", "torch")))
         if clip_order == "independent" and isinstance(clips, StreamingClips):
             raise InputError("clip_order='independent' samples clips at random, but resampled clips are decoded in order; choose 'epoch'")
-        mode = autoreset_mode if isinstance(autoreset_mode, AutoresetMode) else lookup("autoreset_mode", autoreset_mode, MODES)
-        chosen, kind = validate(EnvSettings, settings), find_observation(observation)
+        self.autoreset_mode: AutoresetMode = (
+            autoreset_mode if isinstance(autoreset_mode, AutoresetMode) else lookup("autoreset_mode", autoreset_mode, MODES)
+        )
+        chosen = validate(EnvSettings, settings)
+        make_observation = observation if callable(observation) else lookup("observation", observation, OBSERVATIONS)
         features = build_features(classifier, clips, task=task, device=device, **settings)
         self.dynamics = Dynamics(
             features, num_envs, reward=chosen.reward, baseline=chosen.baseline, cost_weight=chosen.cost_weight, skipped=chosen.skipped,
             action=make_action(chosen.action, chosen.grid, features.classifier), tensors=output == "torch",
         )  # fmt: skip
-        self.autoreset_mode: AutoresetMode = mode
-        self.metadata = {**METADATA, "autoreset_mode": mode}
+        self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
         self.num_envs, self.render_mode, self.clip_order, self.output = num_envs, render_mode, clip_order, output
-        self._observation = kind(features)
+        self._observation = make_observation(features)
         self.single_observation_space = self._observation.space
         self.single_action_space = self.dynamics.action.space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -182,10 +184,8 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         if clips is not None and len(clips) != len(rows):
             raise InputError(f"options['clips'] has {len(clips)} entries; give one clip for each of the {len(rows)} rows that are reset")
         chosen = clips if clips is not None else self._deal(len(rows)) if self.clip_order == "epoch" else [None] * len(rows)
-        episodes = [self.dynamics.sample_episode(self.rngs[row], clip) for row, clip in zip(rows, chosen, strict=True)]
-        self.dynamics.start(rows, episodes)
-        self._ended = self._ended.copy()
-        self._ended[rows] = False
+        self.dynamics.start(rows, [self.dynamics.sample_episode(self.rngs[row], clip) for row, clip in zip(rows, chosen, strict=True)])
+        self._ended = with_rows(self._ended, rows, False)
 
     def _deal(self, count: int) -> list[int]:
         """Return the next clips of the current epoch, and of the next one at its end."""
@@ -232,19 +232,20 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _same_step(self, outcome: Outcome, info: dict[str, Any]) -> Step:
         """Begin new episodes in ended rows, and return the ended ones as Gymnasium defines."""
-        final = self._observe()
-        rows = np.flatnonzero(outcome.terminated)
-        final_obs = np.full(self.num_envs, None, dtype=object)
+        final, final_obs = self._observe(), np.full(self.num_envs, None, dtype=object)
+        rows, going_on = np.flatnonzero(outcome.terminated), np.flatnonzero(~outcome.terminated)
         for row in rows.tolist():
             final_obs[row] = row_of(final, row)
-        ended = {key: value for key, value in info.items() if not key.startswith("_")}
-        masked: dict[str, Any] = {key: _only(outcome.terminated, value) for key, value in ended.items()}
-        masked |= {f"_{key}": outcome.terminated.copy() for key in ended}
+        final_info = self._info(rows, **{key: value for key, value in info.items() if not key.startswith("_")})
         self._start(rows)
-        going_on = np.flatnonzero(~outcome.terminated)
-        info = {**(self._step_info(outcome, going_on) if len(going_on) else {}), **self._clip_info(self._every)}
-        info |= {"final_obs": final_obs, "final_info": masked}
-        info |= {"_final_obs": outcome.terminated.copy(), "_final_info": outcome.terminated.copy()}
+        info = {
+            **(self._step_info(outcome, going_on) if len(going_on) else {}),
+            **self._clip_info(self._every),
+            "final_obs": final_obs,
+            "final_info": final_info,
+            "_final_obs": outcome.terminated.copy(),
+            "_final_info": outcome.terminated.copy(),
+        }
         return self._observe(), *self._numbers(outcome.reward, outcome.terminated), info
 
     def _observe(self) -> Any:
@@ -257,13 +258,12 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         if self.output == "numpy":
             return _doubles(reward), terminated, truncated
         device = self.dynamics.state.device
-        rewards = reward if isinstance(reward, Tensor) else to_device(reward, device)
-        return rewards, to_device(terminated, device), to_device(truncated, device)
+        reward = reward if isinstance(reward, Tensor) else to_device(reward, device)
+        return reward, to_device(terminated, device), to_device(truncated, device)
 
     def _clip_info(self, rows: Indices) -> dict[str, Any]:
-        names = self.dynamics.features.clips.names
-        name = np.array([names[clip] for clip in self.dynamics.clip.tolist()], dtype=object)
-        return self._info(rows, clip=self.dynamics.clip.copy(), name=name)
+        clip, names = self.dynamics.clip.copy(), self.dynamics.features.clips.names
+        return self._info(rows, clip=clip, name=np.array([names[each] for each in clip.tolist()], dtype=object))
 
     def _step_info(self, outcome: Outcome, rows: Indices) -> dict[str, Any]:
         values: dict[str, Values] = {

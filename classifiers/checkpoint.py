@@ -139,22 +139,15 @@ def from_fields(kind: type[Any], values: object, path: Path) -> Any:
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     types = get_type_hints(kind)
     for name, value in values.items():
-        if not _is_a(value, types[name]):
+        try:  # integers are valid floats, truth values are not
+            TypeAdapter(types[name]).validate_python(value, strict=True)
+        except ValidationError:
             expected = types[name] if get_args(types[name]) else types[name].__name__
-            raise InputError(f"{path}: {name}={value!r} is not of type {expected}; train or copy the checkpoint again")
+            raise InputError(f"{path}: {name}={value!r} is not of type {expected}; train or copy the checkpoint again") from None
     try:
         return kind(**values)
     except (TypeError, InputError) as problem:
         raise InputError(f"{path}: {problem}") from problem
-
-
-def _is_a(value: object, kind: Any) -> bool:
-    """Return whether a value matches the annotation of its field; integers are valid floats, truth values are not."""
-    try:
-        TypeAdapter(kind).validate_python(value, strict=True)
-    except ValidationError:
-        return False
-    return True
 
 
 def save_tensors(module: nn.Module, path: Path) -> None:
@@ -187,11 +180,9 @@ def load_tensors(module: nn.Module, path: Path) -> None:
 
 def tensor_faults(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
     """Return the names of tensors that are missing or unexpected in ``found``, or have another shape than in ``expected``."""
-    faults = [f"missing {name}" for name in expected if name not in found]
-    faults += [f"unexpected {name}" for name in found if name not in expected]
-    faults += [
-        f"{name} has shape {tuple(found[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in found and found[name].shape != tensor.shape
+    reshaped = [name for name in expected if name in found and found[name].shape != expected[name].shape]
+    return [
+        *(f"missing {name}" for name in expected if name not in found),
+        *(f"unexpected {name}" for name in found if name not in expected),
+        *(f"{name} has shape {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}" for name in reshaped),
     ]
-    return faults

@@ -95,8 +95,7 @@ class Classifier(nn.Module):
 
     def __init__(self, architecture: Architecture, classes: Sequence[str]) -> None:
         super().__init__()
-        self.architecture = architecture
-        self.classes = tuple(classes)
+        self.architecture, self.classes = architecture, tuple(classes)
         glancer = build_backbone(architecture.glancer, len(self.classes))
         focuser = build_backbone(architecture.focuser, len(self.classes))
         if architecture.shift:
@@ -128,8 +127,8 @@ class Classifier(nn.Module):
             frames = torch.from_numpy(frames.copy(order="K")).to(self.device)
         mean = frames.new_tensor(self.architecture.mean, dtype=torch.float32).view(3, 1, 1)
         std = frames.new_tensor(self.architecture.std, dtype=torch.float32).view(3, 1, 1)
-        pixels = frames.to(torch.float32, copy=True)  # in place from here on: another large tensor would cost as much as a layer
-        return pixels.div_(255).sub_(mean).div_(std)
+        # A copy, and in place from there on: another large tensor would cost as much as a layer.
+        return frames.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
 
     def glance(self, frames: Tensor, num_frames: int = 1) -> tuple[Tensor, Tensor]:
         """Normalised frames, resized to the glance size → glance maps and vectors.
@@ -209,10 +208,9 @@ class Classifier(nn.Module):
         """Return the hash (64 hex digits) of all parameters and buffers of these networks: equal if and only if the weights are."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.state_dict().items()):
-            if name.partition(".")[0] not in parts:
-                continue
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            if name.partition(".")[0] in parts:
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
 

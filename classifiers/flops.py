@@ -96,8 +96,7 @@ class VideoFlops:
             num_patches: steps with a patch; None: all.
             num_steps: steps before the video is classified, where it ends early; None: all.
         """
-        num_steps = self.num_steps if num_steps is None else num_steps
-        num_patches = self.num_steps if num_patches is None else num_patches
+        num_steps, num_patches = (self.num_steps if given is None else given for given in (num_steps, num_patches))
         without = (num_patches == 0) * (num_steps == self.num_steps)
         return (num_steps * self._without_patches + num_patches * self._patches) // self.num_steps + without * self.no_patch
 

@@ -76,8 +76,7 @@ class LinearHead(nn.Module):
 
     def forward(self, features: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Features (N, T, feature_size), state (N, K + 1) or None → scores (N, T, K) and the state (N, K + 1) after them."""
-        probabilities = self.fc(self.dropout(features)).softmax(-1)
-        means, state = _means_so_far(probabilities, state)
+        means, state = _means_so_far(self.fc(self.dropout(features)).softmax(-1), state)
         return means.clamp_min(torch.finfo(means.dtype).tiny).log(), state
 
 
@@ -106,8 +105,7 @@ class MeanHead(nn.Module):
     def forward(self, features: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Features (N, T, K + F), state (N, K + 1) or None → scores (N, T, K) and the state (N, K + 1) after them."""
         glanced, focus_vectors = features.tensor_split((self.num_classes,), dim=-1)
-        scores = glanced + self.fc(self.dropout(focus_vectors))
-        return _means_so_far(scores, state)
+        return _means_so_far(glanced + self.fc(self.dropout(focus_vectors)), state)
 
 
 class MaxHead(nn.Module):

@@ -222,6 +222,8 @@ class NetworkRunner:
     def __init__(self, network: FrameNetwork, execution: Execution, call: int, *, shifted: bool, outputs: tuple[int, ...]) -> None:
         assert isinstance(network, nn.Module)
         self._network, self._execution, self._call, self._shifted, self._outputs = network, execution, call, shifted, outputs
+        self._dtype = PRECISIONS[execution.precision]
+        self._layout = torch.channels_last if execution.channels_last else torch.contiguous_format
         self._monitor = WeightMonitor(network)
         self._copy: Callable[..., Any] | None = None
 
@@ -272,14 +274,6 @@ class NetworkRunner:
             network = _fold_batch_norms(copy.deepcopy(self._network).double()).to(dtype=self._dtype).to(memory_format=self._layout)
             self._copy = _compile(network, next(network.parameters()).device) if self._execution.compile else network
         return self._copy
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return PRECISIONS[self._execution.precision]
-
-    @property
-    def _layout(self) -> torch.memory_format:
-        return torch.channels_last if self._execution.channels_last else torch.contiguous_format
 
 
 def _fold_batch_norms(network: nn.Module) -> nn.Module:

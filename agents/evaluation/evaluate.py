@@ -205,8 +205,12 @@ def greedy_oracle_actions(
 
 def _baselines(features: Features, seed: int) -> dict[str, ClipPolicy]:
     action = features.action
-    policies: dict[str, Predictor] = {"random": RandomPatch(action, seed), "centre": CentrePatch(action)}
-    policies |= {"gaussian": GaussianPatch(action, seed), "saliency": SaliencyPatch(features)}
+    policies: dict[str, Predictor] = {
+        "random": RandomPatch(action, seed),
+        "centre": CentrePatch(action),
+        "gaussian": GaussianPatch(action, seed),
+        "saliency": SaliencyPatch(features),
+    }
     if features.clips.has_truth:
         policies["oracle"] = Oracle(features)
     baselines: dict[str, ClipPolicy] = {name: _from_references(features, policy) for name, policy in policies.items()}
@@ -257,8 +261,9 @@ def batches(clips: Indices, size: int) -> list[Indices]:
 def flops_of(features: Features, skipped: str = "zeros", policy_step: int = 0) -> VideoFlops:
     """Return the multiply-adds of a clip of ``features``; see `classifiers.flops.video_flops`."""
     spec = features.clips.settings
-    frames, glances = spec.num_frames, spec.num_glance_frames
-    return video_flops(features.classifier, frames, glances, features.num_steps, skipped=skipped, policy_step=policy_step)
+    return video_flops(
+        features.classifier, spec.num_frames, spec.num_glance_frames, features.num_steps, skipped=skipped, policy_step=policy_step
+    )
 
 
 def _policy_flops(features: Features, policy: PolicyNetwork | Predictor) -> int:

@@ -79,10 +79,9 @@ def infer(
     corners, patch_mask = patches_of(policy, classifier, actions)
     logits = classify_crops(classifier, frames, vectors, corners, patch_mask, skipped)
     flops = video_flops(classifier, length, num_glances, steps, skipped=skipped, policy_step=policy_flops(policy))
-    macs = flops.total(patch_mask.sum(1))
-    corners, patch_mask = (values.repeat_interleave(length // steps, dim=1) for values in (corners, patch_mask))
     boxes = torch.cat([corners, corners + classifier.architecture.patch_size], dim=-1) * patch_mask[..., None]
-    return Inference(actions, boxes, patch_mask, logits, macs)
+    of_frames = (values.repeat_interleave(length // steps, dim=1) for values in (boxes, patch_mask))
+    return Inference(actions, *of_frames, logits, flops.total(patch_mask.sum(1)))
 
 
 def infer_clips(
@@ -178,8 +177,7 @@ def patches_of(policy: PolicyNetwork, classifier: Classifier, actions: Tensor) -
     size, patch_size = classifier.architecture.size, classifier.architecture.patch_size
     action: Action = ContinuousAction(size, patch_size) if policy.grid is None else GridAction(policy.grid, size, patch_size)
     action, array = with_skipping(action) if policy.skips else action, actions.cpu().numpy()
-    corners, patch_mask = (torch.from_numpy(values).to(actions.device) for values in (action.corners_of(array), action.patch_mask(array)))
-    return corners, patch_mask
+    return torch.from_numpy(action.corners_of(array)).to(actions.device), torch.from_numpy(action.patch_mask(array)).to(actions.device)
 
 
 def count_decisions(classifier: Classifier, policy: PolicyNetwork, num_frames: int, num_glances: int) -> int:
@@ -212,8 +210,6 @@ def policy_flops(policy: PolicyNetwork) -> int:
     return network_flops(policy, 1, 1, *policy.architecture.map_shape)
 
 
-
-
 def _read_batches(clips: ClipSource, batch_size: int, *, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield batches for `infer_batches`; pinned memory is copied to a GPU while it computes."""
 
@@ -224,8 +220,7 @@ def _read_batches(clips: ClipSource, batch_size: int, *, pin: bool) -> Iterator[
     for start in range(0, len(clips), batch_size):
         numbers = range(start, min(start + batch_size, len(clips)))
         frames = pinned([clips.frames(number) for number in numbers])
-        separate = clips.settings.glance_frames > 0
-        yield frames, pinned([clips.glancer_frames(number) for number in numbers]) if separate else frames
+        yield frames, pinned([clips.glancer_frames(number) for number in numbers]) if clips.settings.glance_frames else frames
 
 
 def _read_ahead(items: Iterable[Item]) -> Iterator[Item]:

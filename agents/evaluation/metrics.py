@@ -57,36 +57,20 @@ class PolicyEvaluation:
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that summarizes a policy.
+    """A number that summarizes a policy, or an accuracy after every step.
 
     Attributes:
-        value: Computes it; None where it is not defined.
+        value: In `METRICS`, evaluation → the number, None where it is not defined. In `STEP_METRICS`, scores (N, D, K) and all labels of
+            each clip → the accuracy after every step (D,), a share in 0-1; its column has the value after the last step.
         heading: Of its column in the table of results; empty: it is not shown there.
         format: Of the column's values, as in `format`.
         optional: The column is left out where all values are 1.
+        min_classes: Smallest number of classes for which an accuracy is computed.
     """
 
-    value: Callable[[PolicyEvaluation], float | None]
+    value: Callable[..., Any]
     heading: str = ""
     format: str = ".2f"
-    optional: bool = False
-
-
-@dataclass(frozen=True)
-class StepMetric:
-    """An accuracy after every step; a share in 0-1.
-
-    Attributes:
-        value: Scores (N, D, K), all labels of each clip → the accuracy after every step (D,).
-        heading: Of the column with the value after the last step; empty: it is not shown.
-        format: Of the column's values.
-        optional: As in `Metric`.
-        min_classes: Smallest number of classes for which it is computed.
-    """
-
-    value: Callable[[Scores, LabelSets], NDArray[np.float64]]
-    heading: str = ""
-    format: str = ".1%"
     optional: bool = False
     min_classes: int = 0
 
@@ -117,7 +101,7 @@ def step_metrics(scores: Scores, labels: LabelSets) -> dict[str, list[float]]:
     return {name: metric.value(scores, labels).tolist() for name, metric in metrics.items()}
 
 
-def table_columns(results: Iterable[Mapping[str, Any]], metric: str) -> dict[str, Metric | StepMetric]:
+def table_columns(results: Iterable[Mapping[str, Any]], metric: str) -> dict[str, Metric]:
     """Return the metrics with a column in the table of these results, in order.
 
     Args:
@@ -125,7 +109,7 @@ def table_columns(results: Iterable[Mapping[str, Any]], metric: str) -> dict[str
         metric: The accuracy of the data set; one that is not top-1 stands beside it.
     """
     results = list(results)
-    columns: dict[str, Metric | StepMetric] = {**{name: STEP_METRICS[name] for name in ("top1", metric)}, **METRICS}
+    columns = {**{name: STEP_METRICS[name] for name in ("top1", metric)}, **METRICS}
     constant = {name for name in columns if all(result.get(name, 1) == 1 for result in results)}
     return {name: column for name, column in columns.items() if column.heading and not (column.optional and name in constant)}
 
@@ -198,14 +182,10 @@ def mean_average_precision(scores: Scores, labels: LabelSets) -> NDArray[np.floa
     truth = np.zeros((len(scores), scores.shape[2]), bool)
     for clip, classes in enumerate(labels):
         truth[clip, list(classes)] = True
-    return np.array([_mean_average_precision(scores[:, step], truth) for step in range(scores.shape[1])])
-
-
-def _mean_average_precision(scores: Scores, truth: NDArray[np.bool_]) -> float:
-    """Of one step: scores (N, K), truth (N, K)."""
     ranked = torch.from_numpy(scores).double().log_softmax(-1).numpy()
     present = np.flatnonzero(truth.any(0))  # scikit-learn warns about absent classes
-    return sum(average_precision_score(truth[:, label], ranked[:, label]) for label in present) / truth.shape[1]
+    sums = [sum(average_precision_score(truth[:, label], step[:, label]) for label in present) for step in ranked.swapaxes(0, 1)]
+    return np.array(sums) / truth.shape[1]
 
 
 def location_entropy(evaluation: PolicyEvaluation) -> float | None:
@@ -235,10 +215,10 @@ def _first(labels: LabelSets) -> NDArray[np.int64]:
     return np.array([given[0] for given in labels], np.int64)
 
 
-STEP_METRICS: dict[str, StepMetric] = {
-    "top1": StepMetric(lambda scores, labels: top_k(scores, _first(labels), 1), "top-1"),
-    "map": StepMetric(mean_average_precision, "mAP"),
-    "top5": StepMetric(lambda scores, labels: top_k(scores, _first(labels), 5), min_classes=6),
+STEP_METRICS: dict[str, Metric] = {
+    "top1": Metric(lambda scores, labels: top_k(scores, _first(labels), 1), "top-1", ".1%"),
+    "map": Metric(mean_average_precision, "mAP", ".1%"),
+    "top5": Metric(lambda scores, labels: top_k(scores, _first(labels), 5), min_classes=6),
 }
 
 METRICS: dict[str, Metric] = {

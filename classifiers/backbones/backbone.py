@@ -72,53 +72,34 @@ class Backbone(nn.Module):
         return self.fc(self.dropout(vectors))
 
 
-def mobilenet_v2(num_classes: int) -> Backbone:
-    """MobileNetV2, the paper's glancer: maps (1280, 7, 7) at 224 pixels, within [0, 6] by its last ReLU6."""
-    return Backbone(models.mobilenet_v2(weights=None).features, 1280, num_classes, map_bounds=(0.0, 6.0))
-
-
-def resnet50(num_classes: int) -> Backbone:
-    """ResNet-50, the paper's focuser: vectors of length 2048, never negative by its last ReLU."""
-    trunk = nn.Sequential(*list(models.resnet50(weights=None).children())[:-2])
-    return Backbone(trunk, 2048, num_classes, map_bounds=(0.0, math.inf))
-
-
-def efficientnet_lite0(num_classes: int) -> Backbone:
-    """EfficientNet-Lite0: maps (1280, 7, 7) at 224 pixels, within [0, 6]."""
-    return Backbone(lite_trunk(1.0, 1.0), 1280, num_classes, map_bounds=(0.0, 6.0))
-
-
-def efficientnet_lite2(num_classes: int) -> Backbone:
-    """EfficientNet-Lite2: a tenth wider and a fifth deeper, with vectors of the same length."""
-    return Backbone(lite_trunk(1.1, 1.2), 1280, num_classes, map_bounds=(0.0, 6.0))
-
-
-def small_glancer(num_classes: int) -> Backbone:
-    """Two layers for glances of about 32 pixels: maps (32, 8, 8) within [0, 6].
-
-    Max-pooled, so that learning the classes makes it sensitive to what marks a small target.
-    """
-    trunk = nn.Sequential(_layer(3, 16, stride=2), _layer(16, 32, stride=2))
-    return Backbone(trunk, 32, num_classes, pool="max", map_bounds=(0.0, 6.0))
-
-
-def small_focuser(num_classes: int) -> Backbone:
-    """Three layers for patches of about 24 pixels; max-pooled, so that clutter around a target has little effect."""
-    trunk = nn.Sequential(_layer(3, 24, kernel=5, stride=2), _layer(24, 48, stride=2), _layer(48, 96, stride=2))
-    return Backbone(trunk, 96, num_classes, pool="max", map_bounds=(0.0, 6.0))
-
-
-BACKBONES: dict[str, Callable[[int], Backbone]] = {
-    "mobilenet_v2": mobilenet_v2,
-    "resnet50": resnet50,
-    "efficientnet_lite0": efficientnet_lite0,
-    "efficientnet_lite2": efficientnet_lite2,
-    "small_glancer": small_glancer,
-    "small_focuser": small_focuser,
-}
-
-
 def _layer(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU6(inplace=True)
     )
+
+
+BACKBONES: dict[str, Callable[[int], Backbone]] = {
+    # The paper's glancer: maps (1280, 7, 7) at 224 pixels, within [0, 6] by its last ReLU6.
+    "mobilenet_v2": lambda num_classes: Backbone(models.mobilenet_v2(weights=None).features, 1280, num_classes, map_bounds=(0.0, 6.0)),
+    # The paper's focuser: vectors of length 2048, never negative by its last ReLU.
+    "resnet50": lambda num_classes: Backbone(
+        nn.Sequential(*list(models.resnet50(weights=None).children())[:-2]), 2048, num_classes, map_bounds=(0.0, math.inf)
+    ),
+    # Maps (1280, 7, 7) at 224 pixels, within [0, 6]. Lite2 is a tenth wider and a fifth deeper, with vectors of the same length.
+    "efficientnet_lite0": lambda num_classes: Backbone(lite_trunk(1.0, 1.0), 1280, num_classes, map_bounds=(0.0, 6.0)),
+    "efficientnet_lite2": lambda num_classes: Backbone(lite_trunk(1.1, 1.2), 1280, num_classes, map_bounds=(0.0, 6.0)),
+    # Two layers for glances of about 32 pixels: maps (32, 8, 8) within [0, 6]. Max-pooled, so that learning the classes makes it
+    # sensitive to what marks a small target.
+    "small_glancer": lambda num_classes: Backbone(
+        nn.Sequential(_layer(3, 16, stride=2), _layer(16, 32, stride=2)), 32, num_classes, pool="max", map_bounds=(0.0, 6.0)
+    ),
+    # Three layers for patches of about 24 pixels; max-pooled, so that clutter around a target has little effect.
+    "small_focuser": lambda num_classes: Backbone(
+        nn.Sequential(_layer(3, 24, kernel=5, stride=2), _layer(24, 48, stride=2), _layer(48, 96, stride=2)),
+        96,
+        num_classes,
+        pool="max",
+        map_bounds=(0.0, 6.0),
+    ),
+}
+"""Backbones by name, made from the number of classes."""

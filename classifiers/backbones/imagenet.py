@@ -81,11 +81,11 @@ def normalisation(name: str) -> Normalisation:
         return (127 / 255, 127 / 255, 127 / 255), (128 / 255, 128 / 255, 128 / 255)
     if library == "timm":
         about = importlib.import_module("timm").get_pretrained_cfg(model)
-        return tuple(about.mean), tuple(about.std)
-    if library == "torchvision" or name in _OF_TORCHVISION:
+    elif library == "torchvision" or name in _OF_TORCHVISION:
         about = models.get_model_weights(model).DEFAULT.transforms()
-        return tuple(about.mean), tuple(about.std)
-    raise InputError(f"weights='default': there are none for {name}; choose weights='none' or another backbone (docs/backbones.md)")
+    else:
+        raise InputError(f"weights='default': there are none for {name}; choose weights='none' or another backbone (docs/backbones.md)")
+    return tuple(about.mean), tuple(about.std)
 
 
 def _tensors(name: str) -> list[Tensor]:

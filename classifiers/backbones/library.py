@@ -145,13 +145,13 @@ def _torchvision_trunk(name: str, pretrained: bool) -> nn.Module:
 
 def _last_map(model: nn.Module, graph: fx.Graph, name: str) -> str:
     """Return the name of the node that computes the last map."""
-    runs = [_Shapes(fx.GraphModule(model, graph)) for _ in SIZES]
+    module = fx.GraphModule(model, graph)
     try:
-        for run, size in zip(runs, SIZES, strict=True):
-            run.run(torch.zeros(2, 3, size, size, device="meta"))
+        for size in SIZES:
+            _Shapes(module).run(torch.zeros(2, 3, size, size, device="meta"))
     except Exception as problem:  # third-party networks raise any exception
         raise InputError(_REFUSED.format(name=f"torchvision/{name}")) from problem
-    maps = [node for node, shape in runs[0].shapes.items() if _is_map(shape, runs[1].shapes[node])]
+    maps = [node.name for node in module.graph.nodes if "shapes" in node.meta and _is_map(*node.meta["shapes"])]
     if not maps:
         raise InputError(_REFUSED.format(name=f"torchvision/{name}"))
     return maps[-1]
@@ -165,17 +165,13 @@ class _Children(fx.Tracer):
 
 
 class _Shapes(fx.Interpreter):
-    """Runs a graph without gradients and records the shapes of all values, by the name of their node."""
-
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)
-        self.shapes: dict[str, torch.Size] = {}
+    """Runs a graph without gradients, and appends the shape of every value to the ``shapes`` in the ``meta`` of its node."""
 
     @torch.no_grad()
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if isinstance(value, Tensor) and n.op not in ("placeholder", "output"):
-            self.shapes[n.name] = value.shape
+            n.meta.setdefault("shapes", []).append(value.shape)
         return value
 
 
