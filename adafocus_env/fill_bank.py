@@ -88,8 +88,7 @@ def fill(banks: Mapping[Split, DiskBank], console: Console, part: int = 0, parts
     """
     for split, bank in banks.items():
         console.print(f"{split}: {bank.about}", soft_wrap=True)
-    folders = {bank.folder.parent for bank in banks.values()}
-    check_room(folders.pop(), sum(bank.missing_bytes(part, parts) for bank in banks.values()), "bank")
+    check_room(next(iter(banks.values())).folder.parent, sum(bank.missing_bytes(part, parts) for bank in banks.values()), "bank")
     columns = (TextColumn("fill {task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
     with Progress(*columns, TimeRemainingColumn(compact=True), console=console, expand=True) as progress:
         for split, bank in banks.items():

@@ -6,7 +6,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from adafocus_env.dataset_registry import DataSettings, usable_data
 from adafocus_env.videos.dataset import DataSet, Video
@@ -16,9 +18,6 @@ from adafocus_env.videos.published import PUBLISHED, Usable
 from adafocus_env.videos.readers import DecodedClip, DecodeRequest
 from adafocus_env.videos.validation_report import KINDS, PARTS, Finding, Report
 from classifiers.errors import InputError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _TIME_LIMIT = 30.0  # seconds for one video
 _SMALL = 32  # shorter side in pixels of the frames that workers return: only their number is used
@@ -38,8 +37,6 @@ def validate_data(data: DataSettings, workers: int | None, out: str) -> int:
     Raises:
         InputError: there is no such data set, or a file cannot be read or written.
     """
-    from rich.console import Console
-
     path, workers = _writable(out), workers or os.cpu_count() or 1
     usable = usable_data(replace(data, workers=workers))
     report = check_data(usable, num_frames=data.num_frames, workers=workers, console=Console(stderr=True))
@@ -59,20 +56,18 @@ def check_data(usable: Usable, *, num_frames: int, workers: int, console: Consol
         console: where a progress bar is shown.
     """
     data = usable.data
-    parts = {part: getattr(data, part) for part in PARTS}
-    counts = {part: len(videos) for part, videos in parts.items()}
+    listed = [(part, video) for part in PARTS for video in getattr(data, part)]
+    counts = {part: len(getattr(data, part)) for part in PARTS}
     report = Report(data.name, num_frames, usable.place, counts, notes=[*usable.notes], unused=data.unused)
     if data.prepare is not None:
-        data.prepare([video for videos in parts.values() for video in videos])
+        data.prepare([video for _, video in listed])
     report.findings += [_bad_line(fault, data) for fault in usable.faults]
     folders = {_plain(name): label for label, name in enumerate(data.classes)}
-    present = []
-    for part, video in ((part, video) for part, videos in parts.items() for video in videos):
+    missing = {video.path for _, video in listed if not video.path.exists()}
+    for part, video in listed:
         report.findings += _misplaced(part, video, data.classes, folders)
-        if video.path.exists():
-            present.append((part, video))
-        else:
-            report.findings.append(Finding("missing", part, video.name, "there is no such video"))
+    report.findings += [Finding("missing", part, video.name, "there is no such video") for part, video in listed if video.path in missing]
+    present = [(part, video) for part, video in listed if video.path not in missing]
     for (part, video), result in _decoded(present, num_frames, workers, console):
         _note(report, part, video, result)
     report.notes += [*_classes_without_videos(data), *_of_frames(usable, report)]
@@ -84,8 +79,6 @@ def _decoded(
     videos: Sequence[tuple[str, Video]], num_frames: int, workers: int, console: Console
 ) -> Iterator[tuple[tuple[str, Video], object]]:
     """Yield every video with its clip, or a `Failure`, under a progress bar."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     requests = [
         DecodeRequest(video.path, num_frames, _SMALL, num_frames_stated=video.num_frames, frame_name=video.frame_name)
         for _, video in videos
@@ -98,11 +91,11 @@ def _decoded(
 
 
 def _note(report: Report, part: str, video: Video, result: object) -> None:
-    if isinstance(result, Failure):
+    if not isinstance(result, DecodedClip):
+        assert isinstance(result, Failure)
         reason = result.reason.removeprefix(f"cannot read the video {video.path}: ")
         report.findings.append(Finding("unreadable", part, video.name, reason))
         return
-    assert isinstance(result, DecodedClip)
     if result.num_frames < report.num_frames:
         reason = f"{result.num_frames} frames, fewer than a clip's {report.num_frames}; the last one is repeated"
         report.findings.append(Finding("short", part, video.name, reason))

@@ -22,6 +22,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_SIGNALS = {each.value: each.name for each in signal.Signals}
 START_LIMIT = 120.0  # seconds a worker may take to start; a guard against waiting for ever, not a target
 
 # Importing our packages loads Gymnasium or torch, which takes seconds and hundreds of megabytes that no worker needs. A worker therefore
@@ -75,9 +77,9 @@ def run_in_workers(
                     workers.remove(worker)
                     if waiting:
                         workers.append(_Worker(function))
-                elif worker.idle and waiting:
+                elif waiting:
                     worker.assign(*waiting.popleft(), time_limit)
-                elif worker.idle:
+                else:
                     worker.stop()
                     workers.remove(worker)
                 if finished is not None:  # last, so that the worker is busy again while the caller works on this result
@@ -100,16 +102,12 @@ class _Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=self._output,
-                env=_environment(),
+                # The parent's import path (an installation or a checkout), and one thread per library.
+                env={**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(p or os.curdir for p in sys.path), "PYTHONSAFEPATH": "1"},
             )
         self.alive = True
-        self._started = False
         self._task: int | None = None
         self.deadline = time.monotonic() + START_LIMIT
-
-    @property
-    def idle(self) -> bool:
-        return self._started and self._task is None
 
     def assign(self, number: int, task: object, time_limit: float) -> None:
         self._task, self.deadline = number, time.monotonic() + time_limit
@@ -117,7 +115,7 @@ class _Worker:
             self.connection.send(task)
 
     def finished(self, time_limit: float) -> tuple[int, object | Failure] | None:
-        """Return the result of the task, or None if the worker has only just started; afterwards it is idle or not alive."""
+        """Return the result of the task, or None if the worker has only just started; afterwards it has no task, or is not alive."""
         number, self._task = self._task, None
         try:
             if not self.connection.poll(0):
@@ -125,10 +123,7 @@ class _Worker:
             answer = self.connection.recv()
         except (EOFError, OSError):
             return self._died(number)
-        if number is None:
-            self._started = True
-            return None
-        return number, answer
+        return None if number is None else (number, answer)
 
     def stop(self) -> None:
         self.alive = False
@@ -171,19 +166,7 @@ def _ready(workers: list[_Worker]) -> list[_Worker]:
 def _ending(code: int | None) -> str:
     if code is None:
         return "without an exit code"
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return f"signal {signal.Signals(-code).name}"
-    except ValueError:
-        return f"signal {-code}"
-
-
-def _environment() -> dict[str, str]:
-    """Return the parent's environment, with its import path (an installation or a checkout) and one thread per library."""
-    path = os.pathsep.join(entry or os.curdir for entry in sys.path)
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return {**os.environ, **threads, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+    return f"exit code {code}" if code >= 0 else f"signal {_SIGNALS.get(-code, -code)}"
 
 
 def serve(descriptor: int, function: str) -> None:
@@ -194,26 +177,17 @@ def serve(descriptor: int, function: str) -> None:
         function: ``module:name``, called with every task.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the whole group; only the parent should act on it
-    _die_with_parent()
+    if sys.platform == "linux":  # a hanging process would not notice that the connection is closed
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 = PR_SET_PDEATHSIG
     module, _, name = function.partition(":")
     call = getattr(importlib.import_module(module), name)
     with Connection(descriptor) as connection, contextlib.suppress(EOFError, OSError):
         connection.send(None)
         while True:
-            _answer(connection, call, connection.recv())
-
-
-def _answer(connection: Connection, call, task: object) -> None:  # type: ignore[no-untyped-def]
-    try:
-        result = call(task)
-    except ValueError as problem:  # includes InputError, whose message is complete
-        result = Failure(str(problem))
-    except Exception as problem:
-        result = Failure("".join(traceback.format_exception_only(problem)).strip())
-    connection.send(result)
-
-
-def _die_with_parent() -> None:
-    """Make Linux kill this process when its parent dies: a hanging process would not notice that the connection is closed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 = PR_SET_PDEATHSIG
+            task = connection.recv()
+            try:
+                result = call(task)
+            except Exception as problem:  # the message of an InputError, which is a ValueError, is complete
+                complete = isinstance(problem, ValueError)
+                result = Failure(str(problem) if complete else "".join(traceback.format_exception_only(problem)).strip())
+            connection.send(result)
