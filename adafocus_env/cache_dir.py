@@ -63,9 +63,8 @@ def check_there(*files: Path | None) -> None:
     Raises:
         InputError: one was removed meanwhile.
     """
-    for file in files:
-        if file is not None and not file.exists():
-            raise removed(file)
+    if missing := [file for file in files if file is not None and not file.exists()]:
+        raise removed(missing[0])
 
 
 def _not_writable(folder: Path, problem: OSError) -> InputError:

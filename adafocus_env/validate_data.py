@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -15,7 +16,7 @@ from adafocus_env.videos.dataset import DataSet, Video
 from adafocus_env.videos.decoding import Failure, run_in_workers
 from adafocus_env.videos.list_files import Fault
 from adafocus_env.videos.published import PUBLISHED, Usable
-from adafocus_env.videos.readers import DecodedClip, DecodeRequest
+from adafocus_env.videos.readers import DecodeRequest
 from adafocus_env.videos.validation_report import KINDS, PARTS, Finding, Report
 from classifiers.errors import InputError
 
@@ -38,15 +39,14 @@ def validate_data(data: DataSettings, workers: int | None, out: str) -> int:
         InputError: there is no such data set, or a file cannot be read or written.
     """
     path, workers = _writable(out), workers or os.cpu_count() or 1
-    usable = usable_data(replace(data, workers=workers))
-    report = check_data(usable, num_frames=data.num_frames, workers=workers, console=Console(stderr=True))
+    report = check_data(usable_data(replace(data, workers=workers)), data.num_frames, workers, Console(stderr=True))
     report.show(Console(), path)
     if path is not None:
         report.write(path)
     return int(report.num_faults > 0)
 
 
-def check_data(usable: Usable, *, num_frames: int, workers: int, console: Console) -> Report:
+def check_data(usable: Usable, num_frames: int, workers: int, console: Console) -> Report:
     """Open every video of a data set, decode a test clip of it, and compare it with what the lists say.
 
     Args:
@@ -77,7 +77,7 @@ def check_data(usable: Usable, *, num_frames: int, workers: int, console: Consol
 
 def _decoded(
     videos: Sequence[tuple[str, Video]], num_frames: int, workers: int, console: Console
-) -> Iterator[tuple[tuple[str, Video], object]]:
+) -> Iterator[tuple[tuple[str, Video], Any]]:
     """Yield every video with its clip, or a `Failure`, under a progress bar."""
     requests = [
         DecodeRequest(video.path, num_frames, _SMALL, num_frames_stated=video.num_frames, frame_name=video.frame_name)
@@ -90,9 +90,8 @@ def _decoded(
             yield videos[number], result
 
 
-def _note(report: Report, part: str, video: Video, result: object) -> None:
-    if not isinstance(result, DecodedClip):
-        assert isinstance(result, Failure)
+def _note(report: Report, part: str, video: Video, result: Any) -> None:
+    if isinstance(result, Failure):
         reason = result.reason.removeprefix(f"cannot read the video {video.path}: ")
         report.findings.append(Finding("unreadable", part, video.name, reason))
         return
@@ -126,8 +125,7 @@ def _plain(name: str) -> str:
 def _classes_without_videos(data: DataSet) -> Iterator[str]:
     for part, videos in (("training", [*data.train, *data.val]), ("test", data.test)):
         seen = {label for video in videos for label in video.labels or (video.label,)}
-        unseen = [name for label, name in enumerate(data.classes) if label not in seen]
-        if unseen:
+        if unseen := [name for label, name in enumerate(data.classes) if label not in seen]:
             yield f"classes without a {part} video ({len(unseen)}): {', '.join(unseen[:10])}{', …' if len(unseen) > 10 else ''}"
 
 

@@ -138,11 +138,10 @@ class Prefetcher:
             for task, result in results:
                 yield order[task], self._finished(order[task], result)
 
-    def _finished(self, clip: int, result: object) -> Sample | Failure:
+    def _finished(self, clip: int, result: DecodedClip | Failure) -> Sample | Failure:
         """Crop the frames; only the cropped ones stay in memory."""
         if isinstance(result, Failure):
             return result
-        assert isinstance(result, DecodedClip)
         video, view = self._view(clip)
         planes = torch.from_numpy(np.ascontiguousarray(result.frames.transpose(0, 3, 1, 2)))
         crop, size = fixed_crop(self._settings, planes.shape, video, view), self._settings.size

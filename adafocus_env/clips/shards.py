@@ -121,7 +121,7 @@ class ShardWriter:
             file.seek(self._num_bytes)
             file.write(planes.data)
         points = None if truth is None else truth.tolist()
-        self._clips[position] = StoredClip(self._names[position], self._num_bytes, planes.shape, tuple(map(int, clip.indices)), points)
+        self._clips[position] = StoredClip(self._names[position], self._num_bytes, planes.shape, clip.indices.tolist(), points)
         self._num_bytes += planes.nbytes
 
     def fail(self, position: int, reason: str) -> None:

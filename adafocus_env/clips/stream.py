@@ -82,8 +82,7 @@ class StreamingClips(ClipSource):
         self.label_sets = Repeated([all_labels(video) for video in videos], epochs)
         self.names = Repeated([video.name for video in videos], epochs)
         self.has_truth = all(video.track is not None for video in videos)
-        key = content_key(videos, self.settings, prepared=self._prepared)
-        self.fingerprint = "fresh-" + fingerprint(key, videos, self.settings)
+        self.fingerprint = "fresh-" + fingerprint(content_key(videos, self.settings, prepared=self._prepared), videos, self.settings)
 
     def __reduce__(self) -> tuple[Callable[..., StreamingClips], tuple[object, ...]]:
         return partial(StreamingClips, **self._options), (self._videos, self.settings)

@@ -38,7 +38,7 @@ _DIGEST = hashlib.sha256().digest_size
 _BITS = {2: np.int16, 4: np.int32}  # NumPy has no bfloat16: it only moves the bits
 _log = logging.getLogger("adafocus_env")
 
-Shard = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
+Shard = tuple[NDArray[Any], ...]
 """Bits of the maps, vectors and focus vectors of a shard's clips, each (clips, *shape in the layout)."""
 
 
@@ -96,8 +96,8 @@ class DiskBank(Bank):
 
     def missing_bytes(self, part: int = 0, parts: int = 1) -> int:
         """Return the size of the missing shards among every ``parts``-th from number ``part`` on."""
-        stored = {path.name for path in self.folder.glob("*.bin")}
-        missing = [number for number in range(part, self.num_shards, parts) if self._path(number).name not in stored]
+        stored = set(self.folder.glob("*.bin"))
+        missing = [number for number in range(part, self.num_shards, parts) if self._path(number) not in stored]
         return sum(len(self._clips_of(number)) * self.layout.clip_bytes + _DIGEST for number in missing)
 
     def fill(self, part: int = 0, parts: int = 1, progress: Callable[[int], None] | None = None) -> None:
@@ -211,10 +211,7 @@ def read_shard(path: Path, layout: Layout, count: int) -> Shard | None:
         return None
     bits = data[:size].view(_BITS[layout.dtype.itemsize])
     ends = np.cumsum([count * int(np.prod(shape)) for shape in layout.shapes])
-    maps, vectors, focus_vectors = (
-        part.reshape(count, *shape) for part, shape in zip(np.split(bits, ends[:-1]), layout.shapes, strict=True)
-    )
-    return maps, vectors, focus_vectors
+    return tuple(part.reshape(count, *shape) for part, shape in zip(np.split(bits, ends[:-1]), layout.shapes, strict=True))
 
 
 def check_folder(folder: Path) -> None:

@@ -86,6 +86,8 @@ class LiveFeatures(Features):
         InputError: the classifier is in training mode, or classifier, clips and ``video_div`` do not fit together.
     """
 
+    about = "bank: none, features are computed live"
+
     def __init__(
         self, classifier: Classifier, clips: ClipSource, action: Action, *, video_div: int | None = None, capacity: int = 256
     ) -> None:
@@ -100,14 +102,13 @@ class LiveFeatures(Features):
         size = classifier.architecture.size
         with torch.inference_mode():
             maps, _ = classifier.glance(torch.zeros(1, 3, size, size, device=classifier.device))
-        glances = clips.settings.num_glance_frames // self.num_steps
-        self.map_shape: tuple[int, int, int] = (glances * maps.shape[1], maps.shape[2], maps.shape[3])
-
-    about = "bank: none, features are computed live"
+        _, channels, height, width = maps.shape
+        self.map_shape = channels * clips.settings.num_glance_frames // self.num_steps, height, width
 
     @torch.no_grad()
     def focus_vectors(self, clips: Indices, steps: Indices, actions: Values) -> Tensor:
         """See `Features.focus_vectors`; computed in one call of the focuser."""
+        device = self.classifier.device
         corners = self.action.corners_of(to_array(actions))
         clips, steps, _ = np.broadcast_arrays(clips, steps, corners[..., 0])
         requested, inverse = np.unique(np.stack([clips.ravel(), steps.ravel()]), axis=1, return_inverse=True)
@@ -115,7 +116,7 @@ class LiveFeatures(Features):
         length = len(frames) // requested.shape[1]
         source = inverse.ravel()[:, None] * length + np.arange(length)
         corners = np.broadcast_to(corners, (*clips.shape, 2)).reshape(-1, 1, 2).repeat(length, axis=1).reshape(-1, 2)
-        patches = crop_patches(frames, self._on_device(source.ravel()), self._on_device(corners), self.action.patch_size)
+        patches = crop_patches(frames, to_device(source.ravel(), device), to_device(corners, device), self.action.patch_size)
         focus_vectors = self.classifier.focus(self.classifier.normalise(patches), num_frames=length)
         return focus_vectors.unflatten(0, (-1, length)).mean(1).unflatten(0, clips.shape)
 
@@ -163,8 +164,8 @@ class LiveFeatures(Features):
             source = np.arange(steps * length).reshape(steps, 1, length).repeat(len(cells), axis=1).ravel()
             corners = np.tile(cells.repeat(length, axis=0), (steps, 1))
             size = max(1, self._call_size // length) * length
-            calls = [slice(start, start + size) for start in range(0, len(source), size)]
-            self._calls[steps] = [(self._on_device(source[call]), self._on_device(corners[call])) for call in calls]
+            frames, tops_lefts = (to_device(numbers, self.classifier.device).split(size) for numbers in (source, corners))
+            self._calls[steps] = list(zip(frames, tops_lefts, strict=True))
         return self._calls[steps]
 
     @property
@@ -183,9 +184,6 @@ class LiveFeatures(Features):
         frames = self.clips.glancer_frames(clip).to(self.classifier.device) if separate else self.frames(clip)
         maps, vectors = self.classifier.glance(self.classifier.normalise(frames), num_frames=len(frames))
         return by_step(maps, self.num_steps).flatten(1, 2), by_step(vectors, self.num_steps).mean(1)
-
-    def _on_device(self, numbers: Indices) -> Tensor:
-        return to_device(numbers, self.classifier.device)
 
 
 def by_step(frames: Tensor, num_steps: int) -> Tensor:

@@ -48,17 +48,6 @@ class Layout:
     focus_vectors: tuple[int, ...]
     dtype: torch.dtype
 
-    @classmethod
-    def of(cls, features: LiveFeatures, dtype: str) -> Layout:
-        """Return the layout for these features, stored as ``dtype``.
-
-        Raises:
-            InputError: the dtype is not known.
-        """
-        steps, networks = features.num_steps, features.classifier
-        focus_vectors = (steps, features.action.num_cells or 0, networks.focuser.vector_size)
-        return cls((steps, *features.map_shape), (steps, networks.glancer.vector_size), focus_vectors, lookup("bank_dtype", dtype, DTYPES))
-
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """Of maps, vectors and focus vectors."""
@@ -93,7 +82,12 @@ class Bank(Features):
         self._live = LiveFeatures(classifier, clips, action, video_div=video_div, capacity=1)
         self.classifier, self.clips, self.action = self._live.classifier, clips, action
         self.map_shape, self.num_steps = self._live.map_shape, self._live.num_steps
-        self.layout = Layout.of(self._live, dtype)
+        self.layout = Layout(
+            (self.num_steps, *self.map_shape),
+            (self.num_steps, self.classifier.glancer.vector_size),
+            (self.num_steps, action.num_cells or 0, self.classifier.focuser.vector_size),
+            lookup("bank_dtype", dtype, DTYPES),
+        )
         self._watch = WeightMonitor(classifier)
         self.fingerprint = self.classifier.fingerprint(NETWORKS)
 
@@ -272,7 +266,7 @@ def check_bank(bank: Features, classifier: Classifier, clips: ClipSource, action
     Raises:
         InputError: it was not (names what differs).
     """
-    differing = [
+    if differing := [
         name
         for name, ours, theirs in (
             ("classifier", _identity(classifier), _identity(bank.classifier)),
@@ -281,8 +275,7 @@ def check_bank(bank: Features, classifier: Classifier, clips: ClipSource, action
             ("video_div", count_steps(classifier, clips, video_div), bank.num_steps),
         )
         if ours != theirs
-    ]
-    if differing:
+    ]:
         others = " and another ".join(differing)
         raise InputError(f"the bank belongs to another {others}; make a MemoryBank for this one, or pass bank=True")
     return bank

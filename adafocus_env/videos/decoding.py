@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
+from typing import Any
 
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _SIGNALS = {each.value: each.name for each in signal.Signals}
@@ -48,7 +49,7 @@ class Failure:
 
 def run_in_workers(
     function: str, tasks: Sequence[object], *, num_workers: int, time_limit: float
-) -> Generator[tuple[int, object | Failure], None, None]:
+) -> Generator[tuple[int, Any], None, None]:
     """Call a function for every task in worker processes, and yield the results as they come, in any order.
 
     A call that raises, takes longer than ``time_limit`` or crashes its worker gives a `Failure`, and the other tasks continue in a new
@@ -119,7 +120,8 @@ class _Worker:
         number, self._task = self._task, None
         try:
             if not self.connection.poll(0):
-                return self._timed_out(number, time_limit)
+                reason = f"it was not finished after {time_limit:g} s and was stopped"
+                return self._failed(number, reason, f"did not start within {START_LIMIT:g} s")
             answer = self.connection.recv()
         except (EOFError, OSError):
             return self._died(number)
@@ -133,22 +135,21 @@ class _Worker:
             self._process.wait(timeout=5)
         self._output.close()
 
-    def _timed_out(self, number: int | None, time_limit: float) -> tuple[int, Failure]:
-        written = self._written()
-        self.stop()
-        if number is None:
-            raise RuntimeError(f"a worker process did not start within {START_LIMIT:g} s\n{written}")
-        return number, Failure(f"it was not finished after {time_limit:g} s and was stopped")
-
     def _died(self, number: int | None) -> tuple[int, Failure]:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=5)
         code, written = self._process.returncode, self._written()
+        last_words = f": {written.splitlines()[-1]}" if code and code > 0 and written else ""
+        reason = f"the process that worked on it died ({_ending(code)}{last_words})"
+        return self._failed(number, reason, f"could not start: {_ending(code)}")
+
+    def _failed(self, number: int | None, reason: str, start_problem: str) -> tuple[int, Failure]:
+        """Stop the worker, and return why its task failed; raise `RuntimeError` if it had not started yet."""
+        written = self._written()
         self.stop()
         if number is None:
-            raise RuntimeError(f"a worker process could not start: {_ending(code)}\n{written}")
-        last_words = f": {written.splitlines()[-1]}" if code and code > 0 and written else ""
-        return number, Failure(f"the process that worked on it died ({_ending(code)}{last_words})")
+            raise RuntimeError(f"a worker process {start_problem}\n{written}")
+        return number, Failure(reason)
 
     def _written(self) -> str:
         self._output.seek(0)
@@ -157,10 +158,9 @@ class _Worker:
 
 def _ready(workers: list[_Worker]) -> list[_Worker]:
     """Wait for a worker with an answer or without time left, and return all of them."""
-    until = min(worker.deadline for worker in workers)
-    answered = wait([worker.connection for worker in workers], max(0.0, until - time.monotonic()))
-    now = time.monotonic()
-    return [worker for worker in workers if worker.connection in answered or worker.deadline <= now]
+    time_left = min(worker.deadline for worker in workers) - time.monotonic()
+    answered = wait([worker.connection for worker in workers], max(0.0, time_left))
+    return [worker for worker in workers if worker.connection in answered or worker.deadline <= time.monotonic()]
 
 
 def _ending(code: int | None) -> str:
@@ -188,6 +188,6 @@ def serve(descriptor: int, function: str) -> None:
             try:
                 result = call(task)
             except Exception as problem:  # the message of an InputError, which is a ValueError, is complete
-                complete = isinstance(problem, ValueError)
-                result = Failure(str(problem) if complete else "".join(traceback.format_exception_only(problem)).strip())
+                described = "".join(traceback.format_exception_only(problem)).strip()
+                result = Failure(str(problem) if isinstance(problem, ValueError) else described)
             connection.send(result)

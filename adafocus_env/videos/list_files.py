@@ -133,7 +133,10 @@ def _entry(text: str | None, line: int, form: ListFormat, num_classes: int) -> E
         raise Fault(f"{len(fields)} of the 3 fields {form.separator.join(['path', 'frames', 'label'])!r} in {text!r}")
     if not _is_number(fields[1]):
         raise Fault(f"the number of frames must be an integer of at least 0, got {fields[1]!r} in {text!r}")
-    return Entry(_path(fields[0]), int(fields[1]), _labels(fields[2:], form, num_classes), line)
+    path = PurePosixPath(fields[0])
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in fields[0]:
+        raise Fault(f"the path must lie below the folder of videos or frames, got {fields[0]!r}")
+    return Entry(str(path), int(fields[1]), _labels(fields[2:], form, num_classes), line)
 
 
 def _fields(text: str, form: ListFormat) -> list[str]:
@@ -153,13 +156,6 @@ def _labels(fields: list[str], form: ListFormat, num_classes: int) -> tuple[int,
     if len(labels) > form.max_labels:
         raise Fault(f"{len(labels)} different labels, where a video has at most {form.max_labels}", mislabelled=True)
     return labels
-
-
-def _path(text: str) -> str:
-    path = PurePosixPath(text)
-    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in text:
-        raise Fault(f"the path must lie below the folder of videos or frames, got {text!r}")
-    return str(path)
 
 
 def _is_number(text: str) -> bool:

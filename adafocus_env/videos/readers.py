@@ -245,9 +245,8 @@ class FolderReader:
         """See `FrameReader.get_frames`; all requested images must have the same size."""
         files = [self._files[int(i)] for i in indices]
         images = {file: self._image(file, short_side) for file in dict.fromkeys(files)}
-        for file, image in images.items():
-            if image.shape != images[files[0]].shape:
-                raise DecodeError(self._path, f"its images differ in size: {files[0].name} and {file.name}")
+        if others := [file.name for file, image in images.items() if image.shape != images[files[0]].shape]:
+            raise DecodeError(self._path, f"its images differ in size: {files[0].name} and {others[0]}")
         return np.stack([images[file] for file in files])
 
     def _image(self, file: Path, short_side: int | None) -> NDArray[np.uint8]:

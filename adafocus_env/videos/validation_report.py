@@ -112,8 +112,8 @@ class Report:
             if entries:
                 yield heading
                 yield from shortened([f"  {entry}" for entry in entries], limit=10, more="  and {} more")
-        somewhere = f"all of it is in {out}" if out else "out=FILE writes all of it to a file"
-        yield somewhere if self.findings or self.unused else "nothing was found"
+        where = f"all of it is in {out}" if out else "out=FILE writes all of it to a file"
+        yield where if self.findings or self.unused else "nothing was found"
 
 
 def _spread(counts: Counter[float] | Counter[int], unit: str) -> str:
