@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,13 +71,12 @@ def open_clips(
     if views != "resample" and (isinstance(views, str) or views < 1):
         hint = "; fresh is now called resample" if views == "fresh" else ""
         raise InputError(f"views must be an integer of at least 1 or resample, got {views}{hint}")
-    training = split == "train"
+    training, resampled = split == "train", split == "train" and views == "resample"
     settings = ClipSpec(
-        num_frames, size, round(size * data.margin), training, int(views) if training and views != "resample" else 1,
-        flip=data.flip, scales=data.scales, glance_frames=glance_frames, sampling=sampling,
+        num_frames, size, round(size * data.margin), training, int(views) if training and not resampled else 1, flip=data.flip,
+        scales=data.scales, seed=seed if resampled else ClipSpec.seed, glance_frames=glance_frames, sampling=sampling,
     )  # fmt: skip
-    if training and views == "resample":
-        settings = replace(settings, seed=seed)
+    if resampled:
         return StreamingClips(data.train, settings, prepare=data.prepare, num_workers=num_workers, unreadable=unreadable)
     return ClipStore(
         getattr(data, split),
@@ -193,8 +191,7 @@ def arguments_of(features: Features, *, skips: bool = False) -> dict[str, Any]:
         features: of the environment.
         skips: whether a step may skip its patch.
     """
-    averaging = features.classifier.architecture.head == "mean"
-    video_div = features.num_steps if averaging else None
+    video_div = features.num_steps if features.classifier.architecture.head == "mean" else None
     if isinstance(features.action, GridAction):
         return {"action": "skip" if skips else "grid", "grid": features.action.grid, "video_div": video_div}
     return {"action": "continuous_skip" if skips else "continuous", "video_div": video_div}

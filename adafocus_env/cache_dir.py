@@ -26,12 +26,20 @@ def cache_folder() -> Path:
     """
     folder = Path(os.environ.get("ADAFOCUS_CACHE") or platformdirs.user_cache_dir("adafocus-env")).expanduser()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        make_writable(folder)
     except OSError as problem:
         raise _not_writable(folder, problem) from problem
     return folder
+
+
+def make_writable(folder: Path) -> None:
+    """Make ``folder`` if it is missing.
+
+    Raises:
+        OSError: it cannot be made or written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
 
 
 @contextmanager
@@ -55,9 +63,8 @@ def check_there(*files: Path | None) -> None:
     Raises:
         InputError: one was removed meanwhile.
     """
-    for file in files:
-        if file is not None and not file.exists():
-            raise removed(file)
+    if missing := [file for file in files if file is not None and not file.exists()]:
+        raise removed(missing[0])
 
 
 def _not_writable(folder: Path, problem: OSError) -> InputError:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from adafocus_env.settings import Count, setting, settings
+from adafocus_env.videos.class_folders import folder
+from adafocus_env.videos.dataset import DataSet
+from adafocus_env.videos.published import Usable, published, what_is_usable
 from classifiers.errors import InputError, lookup
-
-if TYPE_CHECKING:
-    from adafocus_env.videos.dataset import DataSet
-    from adafocus_env.videos.published import Usable
 
 TaskName = Literal["easy", "normal", "hard", "sparse", "memory"]
 
@@ -60,7 +59,7 @@ OF_ONE_SET = ("task", "root", "source", "test")
 
 @dataclass(frozen=True)
 class DataSource:
-    """How a data set is built. What is slow to import is imported by the functions.
+    """How a data set is built. What is slow to import is imported by the function.
 
     Attributes:
         build: settings → data set.
@@ -90,8 +89,6 @@ def usable_data(data: DataSettings) -> Usable:
     Raises:
         InputError: there is no such name, or its folder cannot be used.
     """
-    from adafocus_env.videos.published import Usable
-
     row = lookup("data.name", data.name, DATASETS)
     return row.inspect(data) if row.inspect else Usable(row.build(data), place=None, faults=[], notes=[])
 
@@ -103,20 +100,14 @@ def _demo(data: DataSettings) -> DataSet:
 
 
 def _folder(data: DataSettings) -> DataSet:
-    from adafocus_env.videos.class_folders import folder
-
     return folder(_root(data, "one subfolder of videos for each class"), val=data.val, test=data.test)
 
 
 def _published(data: DataSettings) -> DataSet:
-    from adafocus_env.videos.published import published
-
     return published(data.name, _root(data, "the published lists"), source=data.source, val=data.val)
 
 
 def _what_is_usable(data: DataSettings) -> Usable:
-    from adafocus_env.videos.published import what_is_usable
-
     return what_is_usable(data.name, _root(data, "the published lists"), source=data.source, val=data.val)
 
 

@@ -61,13 +61,8 @@ def main_first() -> Iterator[None]:
 
 
 def broadcast_object(value: Value) -> Value:
-    """What the main process gives; the others' values do not matter. It is pickled on the way."""
-    if world_size() == 1:
-        return value
-    _join()
-    values: list[Any] = [value]
-    dist.broadcast_object_list(values, src=0)
-    return values[0]
+    """What the main process gives; the others' values do not matter. All are pickled on the way."""
+    return gather_objects(value)[0]
 
 
 def gather_objects(value: Value) -> list[Value]:

@@ -11,15 +11,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from adafocus_env import distributed
-from adafocus_env.action import ACTIONS
-from adafocus_env.build import Split, check_fit, choose_device, open_clips
+from adafocus_env.build import Split, check_fit, choose_device, make_action, open_clips
 from adafocus_env.dataset_registry import DataSettings, build_data
 from adafocus_env.features.disk_bank import DiskBank, check_folder, check_room
 from adafocus_env.videos.dataset import DataSet, with_classes
 from adafocus_env.videos.unreadable import Unreadable
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
-from classifiers.errors import InputError, lookup
+from classifiers.errors import InputError
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -88,8 +87,7 @@ def fill(banks: Mapping[Split, DiskBank], console: Console, part: int = 0, parts
     """
     for split, bank in banks.items():
         console.print(f"{split}: {bank.about}", soft_wrap=True)
-    folders = {bank.folder.parent for bank in banks.values()}
-    check_room(folders.pop(), sum(bank.missing_bytes(part, parts) for bank in banks.values()), "bank")
+    check_room(next(iter(banks.values())).folder.parent, sum(bank.missing_bytes(part, parts) for bank in banks.values()), "bank")
     columns = (TextColumn("fill {task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
     with Progress(*columns, TimeRemainingColumn(compact=True), console=console, expand=True) as progress:
         for split, bank in banks.items():
@@ -105,13 +103,12 @@ def _show(progress: Progress, task: TaskID, done: int) -> None:
 def _bank(
     classifier: Classifier, videos: DataSet, data: DataSettings, split: Split, spec: BankSpec, unreadable: Unreadable
 ) -> DiskBank:
-    sizes = classifier.architecture
     clips = open_clips(
-        videos, split, num_frames=data.num_frames, size=sizes.size, views=data.views, glance_frames=data.glance_frames,
+        videos, split, num_frames=data.num_frames, size=classifier.architecture.size, views=data.views, glance_frames=data.glance_frames,
         sampling=data.sampling, num_workers=data.workers, unreadable=unreadable,
     )  # fmt: skip
     check_fit(classifier, clips)
-    action = lookup("action", spec.action, ACTIONS)(spec.grid, sizes.size, sizes.patch_size)
+    action = make_action(spec.action, spec.grid, classifier)
     return DiskBank(classifier, clips, action, spec.out, video_div=spec.video_div, dtype=spec.dtype)
 
 

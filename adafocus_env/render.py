@@ -41,9 +41,9 @@ def picture(dynamics: Dynamics, outcome: Outcome | None, row: int) -> NDArray[np
     clips, classes = dynamics.features.clips, dynamics.features.classifier.classes
     clip, step = int(dynamics.clip[row]), int(dynamics.step_number[row])
     frames = clips.num_frames // dynamics.num_steps
+    images = clips.frames(clip).permute(0, 2, 3, 1).numpy()
     if outcome is None or (step == 0 and dynamics.running[row]):  # the row's episode has just begun
-        lines = (f"{clips.names[clip]}", f"frame 1 of {clips.num_frames}: no patch yet")
-        return draw_step(clips.frames(clip)[0].permute(1, 2, 0).numpy(), None, lines)
+        return draw_step(images[0], None, (clips.names[clip], f"frame 1 of {clips.num_frames}: no patch yet"))
     seen = step - int(dynamics.running[row])  # the number moves on with every step but the last
     right = "right" if outcome.correct[row] else f"true: {classes[clips.labels[clip]]}"
     unit = "frame" if frames == 1 else "decision"
@@ -52,4 +52,4 @@ def picture(dynamics: Dynamics, outcome: Outcome | None, row: int) -> NDArray[np
         f"{unit} {seen + 1} of {dynamics.num_steps}: {classes[outcome.prediction[row]]} ({right})",
         f"confidence in the true class {outcome.confidence[row]:.0%}" + ("" if box else ", skipped"),
     )
-    return draw_step(clips.frames(clip)[seen * frames + frames // 2].permute(1, 2, 0).numpy(), box, lines)
+    return draw_step(images[seen * frames + frames // 2], box, lines)

@@ -6,19 +6,19 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from adafocus_env.dataset_registry import DataSettings, usable_data
 from adafocus_env.videos.dataset import DataSet, Video
 from adafocus_env.videos.decoding import Failure, run_in_workers
 from adafocus_env.videos.list_files import Fault
 from adafocus_env.videos.published import PUBLISHED, Usable
-from adafocus_env.videos.readers import DecodedClip, DecodeRequest
+from adafocus_env.videos.readers import DecodeRequest
 from adafocus_env.videos.validation_report import KINDS, PARTS, Finding, Report
 from classifiers.errors import InputError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _TIME_LIMIT = 30.0  # seconds for one video
 _SMALL = 32  # shorter side in pixels of the frames that workers return: only their number is used
@@ -38,18 +38,15 @@ def validate_data(data: DataSettings, workers: int | None, out: str) -> int:
     Raises:
         InputError: there is no such data set, or a file cannot be read or written.
     """
-    from rich.console import Console
-
     path, workers = _writable(out), workers or os.cpu_count() or 1
-    usable = usable_data(replace(data, workers=workers))
-    report = check_data(usable, num_frames=data.num_frames, workers=workers, console=Console(stderr=True))
+    report = check_data(usable_data(replace(data, workers=workers)), data.num_frames, workers, Console(stderr=True))
     report.show(Console(), path)
     if path is not None:
         report.write(path)
     return int(report.num_faults > 0)
 
 
-def check_data(usable: Usable, *, num_frames: int, workers: int, console: Console) -> Report:
+def check_data(usable: Usable, num_frames: int, workers: int, console: Console) -> Report:
     """Open every video of a data set, decode a test clip of it, and compare it with what the lists say.
 
     Args:
@@ -59,20 +56,18 @@ def check_data(usable: Usable, *, num_frames: int, workers: int, console: Consol
         console: where a progress bar is shown.
     """
     data = usable.data
-    parts = {part: getattr(data, part) for part in PARTS}
-    counts = {part: len(videos) for part, videos in parts.items()}
+    listed = [(part, video) for part in PARTS for video in getattr(data, part)]
+    counts = {part: len(getattr(data, part)) for part in PARTS}
     report = Report(data.name, num_frames, usable.place, counts, notes=[*usable.notes], unused=data.unused)
     if data.prepare is not None:
-        data.prepare([video for videos in parts.values() for video in videos])
+        data.prepare([video for _, video in listed])
     report.findings += [_bad_line(fault, data) for fault in usable.faults]
     folders = {_plain(name): label for label, name in enumerate(data.classes)}
-    present = []
-    for part, video in ((part, video) for part, videos in parts.items() for video in videos):
+    missing = {video.path for _, video in listed if not video.path.exists()}
+    for part, video in listed:
         report.findings += _misplaced(part, video, data.classes, folders)
-        if video.path.exists():
-            present.append((part, video))
-        else:
-            report.findings.append(Finding("missing", part, video.name, "there is no such video"))
+    report.findings += [Finding("missing", part, video.name, "there is no such video") for part, video in listed if video.path in missing]
+    present = [(part, video) for part, video in listed if video.path not in missing]
     for (part, video), result in _decoded(present, num_frames, workers, console):
         _note(report, part, video, result)
     report.notes += [*_classes_without_videos(data), *_of_frames(usable, report)]
@@ -82,10 +77,8 @@ def check_data(usable: Usable, *, num_frames: int, workers: int, console: Consol
 
 def _decoded(
     videos: Sequence[tuple[str, Video]], num_frames: int, workers: int, console: Console
-) -> Iterator[tuple[tuple[str, Video], object]]:
+) -> Iterator[tuple[tuple[str, Video], Any]]:
     """Yield every video with its clip, or a `Failure`, under a progress bar."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     requests = [
         DecodeRequest(video.path, num_frames, _SMALL, num_frames_stated=video.num_frames, frame_name=video.frame_name)
         for _, video in videos
@@ -97,12 +90,11 @@ def _decoded(
             yield videos[number], result
 
 
-def _note(report: Report, part: str, video: Video, result: object) -> None:
+def _note(report: Report, part: str, video: Video, result: Any) -> None:
     if isinstance(result, Failure):
         reason = result.reason.removeprefix(f"cannot read the video {video.path}: ")
         report.findings.append(Finding("unreadable", part, video.name, reason))
         return
-    assert isinstance(result, DecodedClip)
     if result.num_frames < report.num_frames:
         reason = f"{result.num_frames} frames, fewer than a clip's {report.num_frames}; the last one is repeated"
         report.findings.append(Finding("short", part, video.name, reason))
@@ -133,8 +125,7 @@ def _plain(name: str) -> str:
 def _classes_without_videos(data: DataSet) -> Iterator[str]:
     for part, videos in (("training", [*data.train, *data.val]), ("test", data.test)):
         seen = {label for video in videos for label in video.labels or (video.label,)}
-        unseen = [name for label, name in enumerate(data.classes) if label not in seen]
-        if unseen:
+        if unseen := [name for label, name in enumerate(data.classes) if label not in seen]:
             yield f"classes without a {part} video ({len(unseen)}): {', '.join(unseen[:10])}{', …' if len(unseen) > 10 else ''}"
 
 

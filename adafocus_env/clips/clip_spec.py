@@ -60,14 +60,11 @@ class ClipSpec:
         return slice(self.num_frames, None) if self.glance_frames else slice(self.num_frames)
 
     def __post_init__(self) -> None:
-        for field in ("num_frames", "size", "views"):
-            if getattr(self, field) < 1:
-                raise InputError(f"{field}: must be at least 1, got {getattr(self, field)}")
+        for field, least in {"num_frames": 1, "size": 1, "views": 1, "seed": 0, "glance_frames": 0}.items():
+            if getattr(self, field) < least:
+                raise InputError(f"{field}: must be at least {least}, got {getattr(self, field)}")
         if self.short_side < self.size:
             raise InputError(f"short_side: must be at least size = {self.size}, got {self.short_side}")
-        for field in ("seed", "glance_frames"):
-            if getattr(self, field) < 0:
-                raise InputError(f"{field}: must be at least 0, got {getattr(self, field)}")
         lookup("sampling", self.sampling, SAMPLING)
         if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
             raise InputError(f"scales: must be shares above 0 and up to 1, got {self.scales}")
@@ -76,9 +73,10 @@ class ClipSpec:
 def request(settings: ClipSpec, video: Video, view: int) -> DecodeRequest:
     """Return the request to a worker process."""
     seed = (*_seed(settings, video, view), 0) if settings.train else None
-    counts = settings.num_frames, settings.glance_frames
-    stated = video.num_frames, video.frame_name
-    return DecodeRequest(video.path, counts[0], settings.short_side, seed, counts[1], settings.sampling, *stated)
+    return DecodeRequest(
+        video.path, settings.num_frames, settings.short_side, seed, settings.glance_frames, settings.sampling,
+        video.num_frames, video.frame_name,
+    )  # fmt: skip
 
 
 def fixed_crop(settings: ClipSpec, shape: Sequence[int], video: Video, view: int) -> Crop:
@@ -117,7 +115,7 @@ def truth_of(video: Video, clip: DecodedClip, num_frames: int) -> NDArray[np.flo
         raise InputError(
             f"its track {video.track} must hold one point (y, x) for each of the {clip.num_frames} frames, got {points.shape}"
         )
-    return rescale_points(points[clip.indices[:num_frames]], clip.size, clip.resized)
+    return rescale_points(points[clip.indices[:num_frames]], clip.size, clip.frames.shape[1:3])
 
 
 def all_labels(video: Video) -> tuple[int, ...]:

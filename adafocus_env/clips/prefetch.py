@@ -5,32 +5,44 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Sequence
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from adafocus_env.clips.clip_spec import ClipSpec, fixed_crop, request, truth_of
+from adafocus_env.clips.transforms import apply_crop, map_points
+from adafocus_env.videos.dataset import Video
 from adafocus_env.videos.decoding import Failure, run_in_workers
-from adafocus_env.videos.readers import DecodedClip, DecodeRequest
+from adafocus_env.videos.readers import DecodedClip
 
 
-class CachedClip(Protocol):
-    """A decoded clip in memory; ``nbytes`` is its size."""
+@dataclass(frozen=True)
+class Sample:
+    """A clip in memory: its frames (T + glance_frames, 3, size, size) and their numbers, and the target's centres in the first T."""
+
+    frames: Tensor
+    indices: NDArray[np.int64]
+    truth: NDArray[np.float32] | None
 
     @property
-    def nbytes(self) -> int: ...  # noqa: D102
+    def nbytes(self) -> int:
+        """Size of the frames in bytes."""
+        return self.frames.nbytes
 
 
-Value = TypeVar("Value", bound=CachedClip)
-
-
-class Prefetcher(Generic[Value]):
+class Prefetcher:
     """Clips by number: decoded in the background in a given order, or when they are requested.
 
     A thread takes the clips from the workers. It stops taking them while half of the memory holds clips that were not requested yet,
     so that the workers wait; the other half caches the clips that were requested last.
 
     Args:
-        request: number of a clip → the request to a worker.
-        finish: makes the cached value of a clip; a `ValueError` that it raises counts as a failure. Called in the thread.
+        videos: clip e·V + i is a sample from video i of V.
+        settings: the clip specification.
         num_workers: processes that decode at the same time, at most.
         time_limit: seconds that reading one video may take.
         memory: size of the cache in bytes.
@@ -38,17 +50,17 @@ class Prefetcher(Generic[Value]):
 
     def __init__(
         self,
-        request: Callable[[int], DecodeRequest],
-        finish: Callable[[int, DecodedClip], Value],
+        videos: Sequence[Video],
+        settings: ClipSpec,
         *,
         num_workers: int,
         time_limit: float,
         memory: int,
     ) -> None:
-        self._request, self._finish = request, finish
+        self._videos, self._settings = videos, settings
         self._num_workers, self._time_limit, self._memory = num_workers, time_limit, memory
         self._changed = threading.Condition()  # guards everything below
-        self._cached: OrderedDict[int, Value | Failure] = OrderedDict()  # in the order of decoding, which is that of use
+        self._cached: OrderedDict[int, Sample | Failure] = OrderedDict()  # in the order of decoding, which is that of use
         self._bytes = 0
         self._unused: dict[int, int] = {}  # clips that the thread brought and nobody has requested, with their bytes
         self._requested: set[int] = set()
@@ -69,7 +81,7 @@ class Prefetcher(Generic[Value]):
         with self._changed:
             self._replan(set())
 
-    def get(self, clips: Sequence[int]) -> list[Value | Failure]:
+    def get(self, clips: Sequence[int]) -> list[Sample | Failure]:
         """Return the clips, or why a clip cannot be read; waits for those that are coming, and has the others decoded now.
 
         Raises:
@@ -115,10 +127,10 @@ class Prefetcher(Generic[Value]):
                     self._coming = set()
                     self._changed.notify_all()
 
-    def _decoded(self, order: Sequence[int]) -> Generator[tuple[int, Value | Failure], None, None]:
+    def _decoded(self, order: Sequence[int]) -> Generator[tuple[int, Sample | Failure], None, None]:
         results = run_in_workers(
             "adafocus_env.videos.readers:decode_clip",
-            [self._request(clip) for clip in order],
+            [request(self._settings, *self._view(clip)) for clip in order],
             num_workers=self._num_workers,
             time_limit=self._time_limit,
         )
@@ -126,20 +138,29 @@ class Prefetcher(Generic[Value]):
             for task, result in results:
                 yield order[task], self._finished(order[task], result)
 
-    def _finished(self, clip: int, result: object) -> Value | Failure:
+    def _finished(self, clip: int, result: DecodedClip | Failure) -> Sample | Failure:
+        """Crop the frames; only the cropped ones stay in memory."""
         if isinstance(result, Failure):
             return result
-        assert isinstance(result, DecodedClip)
+        video, view = self._view(clip)
+        planes = torch.from_numpy(np.ascontiguousarray(result.frames.transpose(0, 3, 1, 2)))
+        crop, size = fixed_crop(self._settings, planes.shape, video, view), self._settings.size
         try:
-            return self._finish(clip, result)
+            points = truth_of(video, result, self._settings.num_frames)
         except ValueError as problem:
             return Failure(str(problem))
+        truth = None if points is None else map_points(points, crop, size)
+        return Sample(apply_crop(planes, crop, size), result.indices, truth)
+
+    def _view(self, clip: int) -> tuple[Video, int]:
+        view, video = divmod(clip, len(self._videos))
+        return self._videos[video], view
 
     def _has_room(self) -> bool:
         waited_for = any(clip in self._coming and clip not in self._cached for clip in self._requested)
         return waited_for or 2 * sum(self._unused.values()) < self._memory
 
-    def _store(self, clip: int, result: Value | Failure) -> None:
+    def _store(self, clip: int, result: Sample | Failure) -> None:
         """Cache a clip in place of the oldest ones that nobody waits for."""
         with self._changed:
             self._coming.discard(clip)
@@ -158,5 +179,5 @@ class Prefetcher(Generic[Value]):
             self._bytes -= _size(self._cached.pop(clip))
 
 
-def _size(value: CachedClip | Failure) -> int:
+def _size(value: Sample | Failure) -> int:
     return 0 if isinstance(value, Failure) else value.nbytes

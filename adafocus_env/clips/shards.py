@@ -97,6 +97,7 @@ class ShardWriter:
     def __init__(self, path: Path, names: list[str]) -> None:
         self._path, self._names = path, names
         self._unfinished = path.with_name(f".{path.name}.{os.getpid()}{_UNFINISHED}")
+        self._frames = self._unfinished / "frames.bin"
         self._clips: dict[int, StoredClip] = {}
         self._num_bytes = 0
         with writing_to(path.parent):
@@ -119,8 +120,8 @@ class ShardWriter:
         with writing_to(self._path.parent), self._frames.open("r+b") as file:  # not "ab", which would make a removed file again
             file.seek(self._num_bytes)
             file.write(planes.data)
-        points = None if truth is None else tuple((float(y), float(x)) for y, x in truth)
-        self._clips[position] = StoredClip(self._names[position], self._num_bytes, planes.shape, tuple(map(int, clip.indices)), points)
+        points = None if truth is None else truth.tolist()
+        self._clips[position] = StoredClip(self._names[position], self._num_bytes, planes.shape, clip.indices.tolist(), points)
         self._num_bytes += planes.nbytes
 
     def fail(self, position: int, reason: str) -> None:
@@ -141,10 +142,6 @@ class ShardWriter:
     def discard(self) -> None:
         """Remove what was written, if it was not finished."""
         shutil.rmtree(self._unfinished, ignore_errors=True)
-
-    @property
-    def _frames(self) -> Path:
-        return self._unfinished / "frames.bin"
 
 
 def remove_leftovers(folder: Path) -> None:

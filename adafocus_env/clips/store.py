@@ -256,7 +256,7 @@ class ClipStore(ClipSource):
             for writer in writers.values():
                 writer.discard()
 
-    def _add(self, writer: ShardWriter, position: int, video: Video, result: object) -> None:
+    def _add(self, writer: ShardWriter, position: int, video: Video, result: DecodedClip | Failure) -> None:
         """Add a decoded clip to its shard, or why there is none.
 
         Raises:
@@ -265,7 +265,6 @@ class ClipStore(ClipSource):
         try:
             if isinstance(result, Failure):
                 raise InputError(result.reason)
-            assert isinstance(result, DecodedClip)
             truth = truth_of(video, result, self.num_frames)
         except InputError as problem:
             if self._prepare is not None:

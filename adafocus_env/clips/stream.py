@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from adafocus_env.cache_dir import check_there
-from adafocus_env.clips.clip_spec import ClipSpec, all_labels, content_key, fingerprint, fixed_crop, request, truth_of
-from adafocus_env.clips.prefetch import Prefetcher
+from adafocus_env.clips.clip_spec import ClipSpec, all_labels, content_key, fingerprint
+from adafocus_env.clips.prefetch import Prefetcher, Sample
 from adafocus_env.clips.store import ClipSource
-from adafocus_env.clips.transforms import apply_crop, map_points
 from adafocus_env.videos.dataset import Video
 from adafocus_env.videos.decoding import Failure
-from adafocus_env.videos.readers import DecodedClip, DecodeRequest
 from adafocus_env.videos.unreadable import Unreadable, listed
 from classifiers.errors import InputError
 
@@ -72,29 +69,28 @@ class StreamingClips(ClipSource):
         self._prepared = prepare is not None
         epochs = max(1, min(EPOCHS, REFERENCES // len(videos)))
         self.settings = replace(settings, views=epochs)
-        self._source = _Source(tuple(videos), self.settings)
+        self._videos = tuple(videos)
         self._options: dict[str, Any] = {"num_workers": num_workers, "time_limit": time_limit, "memory": memory}
         # The thread must not hold a reference to this object, so that it ends with it.
-        self._decoder: Prefetcher[_Sample] = Prefetcher(self._source.request, self._source.finish, **self._options)
+        self._decoder = Prefetcher(self._videos, self.settings, **self._options)
         weakref.finalize(self, self._decoder.close)
         self._unreadable = unreadable or Unreadable()
         weakref.finalize(self, self._unreadable.warn)
-        self._current: dict[int, _Sample] = {}
+        self._current: dict[int, Sample] = {}
         self._failed: dict[str, str] = {}
         self.labels = np.tile(np.array([video.label for video in videos], np.int64), epochs)
         self.label_sets = Repeated([all_labels(video) for video in videos], epochs)
         self.names = Repeated([video.name for video in videos], epochs)
         self.has_truth = all(video.track is not None for video in videos)
-        key = content_key(videos, self.settings, prepared=self._prepared)
-        self.fingerprint = "fresh-" + fingerprint(key, videos, self.settings)
+        self.fingerprint = "fresh-" + fingerprint(content_key(videos, self.settings, prepared=self._prepared), videos, self.settings)
 
     def __reduce__(self) -> tuple[Callable[..., StreamingClips], tuple[object, ...]]:
-        return partial(StreamingClips, **self._options), (self._source.videos, self.settings)
+        return partial(StreamingClips, **self._options), (self._videos, self.settings)
 
     @property
     def epoch_size(self) -> int:
         """Clips of an epoch: one of every video."""
-        return len(self._source.videos)
+        return len(self._videos)
 
     @property
     def failures(self) -> list[tuple[str, str]]:  # type: ignore[override]
@@ -152,7 +148,7 @@ class StreamingClips(ClipSource):
     def _indices(self, clip: int) -> NDArray[np.int64]:
         return self._sample(clip).indices.copy()
 
-    def _sample(self, clip: int) -> _Sample:
+    def _sample(self, clip: int) -> Sample:
         if clip in self._current:
             return self._current[clip]
         (result,) = self._decoder.get([clip])
@@ -164,45 +160,8 @@ class StreamingClips(ClipSource):
     def _check_prepared(self, failed: Iterable[int]) -> None:
         """Check that the files of these clips, if they were prepared, still exist: otherwise the videos must not count as unreadable."""
         for clip in failed if self._prepared else ():
-            video = self._source.videos[clip % self.epoch_size]
+            video = self._videos[clip % self.epoch_size]
             check_there(video.path, video.track)
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """A clip in memory: its frames (T + glance_frames, 3, size, size) and their numbers, and the target's centres in the first T."""
-
-    frames: Tensor
-    indices: NDArray[np.int64]
-    truth: NDArray[np.float32] | None
-
-    @property
-    def nbytes(self) -> int:
-        return self.frames.nbytes
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Which sample a number means."""
-
-    videos: tuple[Video, ...]
-    settings: ClipSpec
-
-    def request(self, clip: int) -> DecodeRequest:
-        return request(self.settings, *self._view(clip))
-
-    def finish(self, clip: int, decoded: DecodedClip) -> _Sample:
-        """Crop the frames; only the cropped ones stay in memory."""
-        video, view = self._view(clip)
-        planes = torch.from_numpy(np.ascontiguousarray(decoded.frames.transpose(0, 3, 1, 2)))
-        crop = fixed_crop(self.settings, planes.shape, video, view)
-        points = truth_of(video, decoded, self.settings.num_frames)
-        truth = None if points is None else map_points(points, crop, self.settings.size)
-        return _Sample(apply_crop(planes, crop, self.settings.size), decoded.indices, truth)
-
-    def _view(self, clip: int) -> tuple[Video, int]:
-        view, video = divmod(clip, len(self.videos))
-        return self.videos[video], view
 
 
 Item = TypeVar("Item")
@@ -217,11 +176,7 @@ class Repeated(Sequence[Item]):
     def __len__(self) -> int:
         return self._length
 
-    @overload
-    def __getitem__(self, number: int) -> Item: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[Item]: ...
-    def __getitem__(self, number: int | slice) -> Item | list[Item]:
+    def __getitem__(self, number: Any) -> Any:
         if isinstance(number, slice):
             return [self[i] for i in range(self._length)[number]]
         return self._items[range(self._length)[number] % len(self._items)]

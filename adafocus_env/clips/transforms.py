@@ -79,7 +79,10 @@ def apply_crop(frames: Tensor, crop: Crop, size: int) -> Tensor:
     cut = frames[..., crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     if (crop.height, crop.width) != (size, size):
         cut = resize(cut, [size, size], antialias=True)
-    return _copied(cut, crop.flip)
+    if cut.device.type == "cpu":  # torch splits even small copies over threads, which wait for each other on a busy machine: up to 100×
+        pixels = cut.numpy()
+        return torch.from_numpy((pixels[..., ::-1] if crop.flip else pixels).copy())
+    return cut.flip(-1) if crop.flip else cut.clone(memory_format=torch.contiguous_format)
 
 
 def map_points(points: NDArray[np.floating], crop: Crop, size: int) -> NDArray[np.float32]:
@@ -107,10 +110,3 @@ def rescale_points(points: NDArray[np.floating], old: tuple[int, int], new: tupl
 def _side(shorter: int, scale: float, size: int) -> int:
     side = int(shorter * scale)
     return size if abs(side - size) < _SNAP and size <= shorter else max(side, 1)
-
-
-def _copied(frames: Tensor, flip: bool) -> Tensor:
-    if frames.device.type == "cpu":  # torch splits even small copies over threads, which wait for each other on a busy machine: up to 100×
-        pixels = frames.numpy()
-        return torch.from_numpy((pixels[..., ::-1] if flip else pixels).copy())
-    return frames.flip(-1) if flip else frames.clone(memory_format=torch.contiguous_format)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import colorsys
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -77,10 +77,9 @@ class DemoTask:
     @property
     def key(self) -> str:
         """Hash of everything that the pixels of a video depend on."""
-        appearance = {k: v for k, v in asdict(self).items() if k not in ("train_videos", "test_videos", "patch_size")}
-        for field in fields(self):  # added later: only if used, so that older videos have the same names
-            if field.name in ("visible", "cue", "lookalikes") and appearance[field.name] == field.default:
-                del appearance[field.name]
+        hidden = {"train_videos", "test_videos", "patch_size"}
+        later = {"visible": 1.0, "cue": 0, "lookalikes": 0}  # added later: only if used, so that older videos have the same names
+        appearance = {k: v for k, v in asdict(self).items() if k not in hidden and v != later.get(k)}
         return hashlib.sha256(json.dumps([RENDERER_VERSION, appearance], sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -104,11 +103,13 @@ class Scene:
 def draw(scene: Scene) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
     """Draw the frames (length, size, size, 3); return them with the target's centres (length, 2) as (y, x), (0, 0) is a pixel's centre."""
     task, rng = scene.task, np.random.default_rng(scene.seed)
-    sprites, colours = _sprites(scene, rng)
     marked = 1 + task.lookalikes
+    looks = [(task.target, TARGET_HUES)] * marked + [(task.distractor, DISTRACTOR_HUES)] * task.clutter
+    drawn = [(_sprite(digit, side, rng), _colour(hues, rng)) for digit, (side, hues) in zip(scene.digits, looks, strict=True)]
+    sprites, colours = zip(*drawn, strict=True)
     paths = _stand(task, marked, rng) if task.cue else [_walk(task, len(sprites[0]), rng)]
     paths += [_walk(task, len(sprite), rng) for sprite in sprites[marked:]]
-    frames = _background(task, rng)
+    frames = np.concatenate([_background(task.size, length, rng) for length in _scenes(task)])
     shown = _shown(task, rng)
     for number in reversed(range(len(sprites))):  # the target last: nothing covers it
         when = shown if number < marked else slice(None)
@@ -117,17 +118,6 @@ def draw(scene: Scene) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
         _paste(frames[: task.cue], _disc(task.target), _colour(TARGET_HUES, rng), paths[0][: task.cue])
     frames += task.noise * rng.standard_normal(frames.shape, dtype=np.float32)
     return frames.clip(0, 255).astype(np.uint8), paths[0] + (len(sprites[0]) - 1) / 2
-
-
-def _sprites(scene: Scene, rng: np.random.Generator) -> tuple[list[npt.NDArray[np.float32]], list[npt.NDArray[np.float64]]]:
-    """Opacity and colour of every digit."""
-    task = scene.task
-    sprites, colours = [], []
-    for number, digit in enumerate(scene.digits):
-        marked = number <= task.lookalikes
-        sprites.append(_sprite(digit, task.target if marked else task.distractor, rng.uniform(-15, 15)))
-        colours.append(_colour(TARGET_HUES if marked else DISTRACTOR_HUES, rng))
-    return sprites, colours
 
 
 def _colour(hues: tuple[float, float], rng: np.random.Generator) -> npt.NDArray[np.float64]:
@@ -161,10 +151,10 @@ def _stand(task: DemoTask, count: int, rng: np.random.Generator) -> list[npt.NDA
     return list(np.repeat(positions, _scenes(task), axis=0).swapaxes(0, 1))
 
 
-def _sprite(digit: npt.NDArray[np.uint8], side: int, degrees: float) -> npt.NDArray[np.float32]:
-    """The opacity (side, side), 0-1, of a digit."""
+def _sprite(digit: npt.NDArray[np.uint8], side: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """The opacity (side, side), 0-1, of a digit that is turned by a few degrees."""
     image = Image.fromarray((digit.astype(np.float32) * (255 / 16)).astype(np.uint8))
-    image = image.resize((side, side), Image.Resampling.BICUBIC).rotate(degrees, Image.Resampling.BILINEAR)
+    image = image.resize((side, side), Image.Resampling.BICUBIC).rotate(rng.uniform(-15, 15), Image.Resampling.BILINEAR)
     return np.asarray(image, dtype=np.float32) / np.float32(255)
 
 
@@ -183,12 +173,8 @@ def _drift(length: int, span: int, speed: float, rng: np.random.Generator) -> np
     return span * (even - OUTWARD * np.sin(2 * np.pi * even) / (2 * np.pi))
 
 
-def _background(task: DemoTask, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Dim smooth texture (length, size, size, 3) that slides under the digits."""
-    return np.concatenate([_sliding(task.size, length, rng) for length in _scenes(task)])
-
-
-def _sliding(size: int, length: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+def _background(size: int, length: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Dim smooth texture (length, size, size, 3) that slides under the digits of one scene."""
     margin = 2 * length
     coarse = rng.integers(0, 90, (9, 9, 3), dtype=np.uint8)
     texture = np.asarray(Image.fromarray(coarse).resize((size + margin, size + margin), Image.Resampling.BICUBIC))

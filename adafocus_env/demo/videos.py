@@ -103,13 +103,10 @@ def _scene(video: Video, task: DemoTask) -> Scene:
     images, labels = _digits(video.name.split("/")[1])
     target = rng.choice(np.flatnonzero(labels == video.label))
     others = rng.integers(len(images), size=task.clutter)
-    alike = [rng.choice(np.flatnonzero(labels == label)) for label in _other_classes(video.label, task.lookalikes, rng)]
+    other_classes = rng.permutation(np.delete(np.arange(len(CLASSES)), video.label))
+    alike = [rng.choice(np.flatnonzero(labels == label)) for label in other_classes[: task.lookalikes]]
     assert video.track is not None
     return Scene(video.path, video.track, task, images[[target, *alike, *others]], video.label, seed)
-
-
-def _other_classes(label: int, count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    return rng.permutation(np.delete(np.arange(len(CLASSES)), label))[:count]
 
 
 @lru_cache(maxsize=2)
@@ -125,18 +122,13 @@ def _digits(split: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
 
 def render_video(scene: Scene) -> None:
     """Draw one video and write its MP4 file and its track, each in one step."""
-    frames, centres = draw(scene)
-    write_text(scene.track, json.dumps({"centre": np.round(centres, 2).tolist(), "label": scene.label}))
-    with replacing(scene.path) as temporary:
-        _encode(frames, temporary)
-
-
-def _encode(frames: npt.NDArray[np.uint8], path: Path) -> None:
     import av
 
+    frames, centres = draw(scene)
+    write_text(scene.track, json.dumps({"centre": np.round(centres, 2).tolist(), "label": scene.label}))
     # Without mbtree=0 x264 writes another file each time: its rate control by macroblock trees is not deterministic.
     options = {"crf": "18", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
-    with av.open(str(path), "w", format="mp4") as container:
+    with replacing(scene.path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=8, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,16 +21,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adafocus_env.action import Action
-from adafocus_env.cache_dir import exclusive
+from adafocus_env.cache_dir import exclusive, make_writable
 from adafocus_env.clips.store import ClipSource
-from adafocus_env.features.live import Indices, LiveFeatures
-from adafocus_env.features.memory_bank import NETWORKS, Layout, check_size, geometry, size_text
+from adafocus_env.features.live import Indices
+from adafocus_env.features.memory_bank import Bank, Layout, check_size, geometry, size_text
 from adafocus_env.transfers import Values, to_array
 from classifiers.atomic_files import removed, replacing, write_text
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 from classifiers.optimize import execution_of
-from classifiers.weight_monitor import WeightMonitor
 
 SHARD_SIZE = 8  # clips in a file; what is lost when a process is killed
 CARD = "card.json"  # what the features were computed from
@@ -40,11 +38,11 @@ _DIGEST = hashlib.sha256().digest_size
 _BITS = {2: np.int16, 4: np.int32}  # NumPy has no bfloat16: it only moves the bits
 _log = logging.getLogger("adafocus_env")
 
-Shard = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
+Shard = tuple[NDArray[Any], ...]
 """Bits of the maps, vectors and focus vectors of a shard's clips, each (clips, *shape in the layout)."""
 
 
-class DiskBank:
+class DiskBank(Bank):
     """Stores the glance and focus vectors of a clip store in files; those of 8 clips are computed together on the first request.
 
     A file (a shard) is complete or missing, whenever a process is killed; its checksum is verified when it is opened, and a damaged
@@ -79,14 +77,10 @@ class DiskBank:
         video_div: int | None = None,
         dtype: str = "float32",
     ) -> None:
-        self._live = LiveFeatures(classifier, clips, action, video_div=video_div, capacity=1)
-        self.classifier, self.clips, self.action = self._live.classifier, clips, action
-        self.map_shape, self.num_steps = self._live.map_shape, self._live.num_steps
-        self.layout = Layout.of(self._live, dtype)
+        super().__init__(classifier, clips, action, video_div, dtype)
         self.num_shards = -(-len(clips) // SHARD_SIZE)
         self.num_bytes = len(clips) * self.layout.clip_bytes + self.num_shards * _DIGEST
         self._root = Path(folder).expanduser()
-        self._watch = WeightMonitor(classifier)
         self._open()
 
     @property
@@ -96,28 +90,14 @@ class DiskBank:
         state = f", {size_text(missing)} of them still to be computed" if missing else ", all computed"
         return f"bank: {len(self.clips)} clips in {self.folder}, {size_text(self.num_bytes)}{state}"
 
-    def glance_maps(self, clips: Indices, steps: Indices) -> Tensor:
-        """See `Features.glance_maps`."""
-        return self._read(0, clips, steps)
-
-    def glance_vectors(self, clips: Indices, steps: Indices) -> Tensor:
-        """See `Features.glance_vectors`."""
-        return self._read(1, clips, steps)
-
-    def focus_vectors(self, clips: Indices, steps: Indices, actions: Values) -> Tensor:
-        """See `Features.focus_vectors`."""
-        if self.action.num_cells is None:
-            return self._live.focus_vectors(clips, steps, actions)
-        return self._read(2, clips, steps, to_array(actions))
-
     def num_clips(self, part: int = 0, parts: int = 1) -> int:
         """Return the number of clips in every ``parts``-th shard from number ``part`` on."""
         return sum(len(self._clips_of(number)) for number in range(part, self.num_shards, parts))
 
     def missing_bytes(self, part: int = 0, parts: int = 1) -> int:
         """Return the size of the missing shards among every ``parts``-th from number ``part`` on."""
-        stored = {path.name for path in self.folder.glob("*.bin")}
-        missing = [number for number in range(part, self.num_shards, parts) if self._path(number).name not in stored]
+        stored = set(self.folder.glob("*.bin"))
+        missing = [number for number in range(part, self.num_shards, parts) if self._path(number) not in stored]
         return sum(len(self._clips_of(number)) * self.layout.clip_bytes + _DIGEST for number in missing)
 
     def fill(self, part: int = 0, parts: int = 1, progress: Callable[[int], None] | None = None) -> None:
@@ -142,7 +122,6 @@ class DiskBank:
         return {**self.__dict__, "_shards": {}}
 
     def _open(self) -> None:
-        self.fingerprint = self.classifier.fingerprint(NETWORKS)
         content = {
             "format": [FORMAT, SHARD_SIZE], "dtype": str(self.layout.dtype), "steps": self.num_steps, "action": geometry(self.action),
             "clips": self.clips.fingerprint, "networks": self.fingerprint, "architecture": asdict(self.classifier.architecture),
@@ -152,12 +131,12 @@ class DiskBank:
         self.folder = self._root / hashlib.sha256(self._card.encode()).hexdigest()[:32]
         self._shards: dict[int, Shard] = {}
 
-    def _read(self, which: int, clips: Indices, *others: Indices) -> Tensor:
-        """Gather rows of the maps, vectors or focus vectors, numbered by (clips, *others)."""
-        if self._watch.changed() and self.classifier.fingerprint(NETWORKS) != self.fingerprint:
+    def _read(self, which: int, clips: Indices, steps: Indices, *actions: Values) -> Tensor:
+        """Gather rows of the maps, vectors or focus vectors, numbered by (clips, steps, *actions)."""
+        if self._outdated():
             self._open()
-        index = np.broadcast_arrays(clips, *others)
-        shape = self.layout.shapes[which][len(others) :]
+        index = np.broadcast_arrays(clips, steps, *map(to_array, actions))
+        shape = self.layout.shapes[which][1 + len(actions) :]
         rows = np.empty((index[0].size, *shape), _BITS[self.layout.dtype.itemsize])
         for row, (clip, *position) in enumerate(zip(*(numbers.ravel().tolist() for numbers in index), strict=True)):
             index_in_shard = (clip % SHARD_SIZE, *position)
@@ -178,8 +157,7 @@ class DiskBank:
         if not (self.folder / CARD).exists():
             write_text(self.folder / CARD, self._card)
         with exclusive(path.with_suffix(".lock"), f"{path}"):
-            shard = read_shard(path, self.layout, count)
-            if shard is not None:
+            if (shard := read_shard(path, self.layout, count)) is not None:
                 return shard
             if path.exists():
                 _log.warning("bank: %s is damaged (its checksum is wrong) and is computed again", path)
@@ -233,10 +211,7 @@ def read_shard(path: Path, layout: Layout, count: int) -> Shard | None:
         return None
     bits = data[:size].view(_BITS[layout.dtype.itemsize])
     ends = np.cumsum([count * int(np.prod(shape)) for shape in layout.shapes])
-    maps, vectors, focus_vectors = (
-        part.reshape(count, *shape) for part, shape in zip(np.split(bits, ends[:-1]), layout.shapes, strict=True)
-    )
-    return maps, vectors, focus_vectors
+    return tuple(part.reshape(count, *shape) for part, shape in zip(np.split(bits, ends[:-1]), layout.shapes, strict=True))
 
 
 def check_folder(folder: Path) -> None:
@@ -246,9 +221,7 @@ def check_folder(folder: Path) -> None:
         InputError: it cannot.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        make_writable(folder)
     except OSError as problem:
         raise InputError(f"bank: cannot write to the folder {folder}: {problem.strerror or problem}; choose another one") from problem
 

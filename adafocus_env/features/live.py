@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import cached_property
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ CALL_PIXELS = {"cpu": 64 * 96**2, "cuda": 1024 * 96**2}
 FRAME_BYTES = 2**29  # size of the cache of frames
 
 
-class Features(Protocol):
+class Features:
     """Glances and focus vectors of clips, computed live (`LiveFeatures`) or once (`MemoryBank`, `DiskBank`).
 
     ``clips`` and ``steps`` are index arrays that broadcast against each other, and against ``actions`` (…, *action space), to one
@@ -52,22 +52,26 @@ class Features(Protocol):
     @property
     def about(self) -> str:
         """Description of the source and its size."""
-        ...
+        raise NotImplementedError
 
     def glance_maps(self, clips: Indices, steps: Indices) -> Tensor:
         """Return the glance maps (…, C, h, w) of those steps, on the networks' device."""
-        ...
+        return self._read(0, clips, steps)
 
     def glance_vectors(self, clips: Indices, steps: Indices) -> Tensor:
         """Return the glance vectors (…, C) of those steps, the mean over their frames."""
-        ...
+        return self._read(1, clips, steps)
 
     def focus_vectors(self, clips: Indices, steps: Indices, actions: Values) -> Tensor:
         """Return the focus vectors (…, F) of the patches that ``actions`` select in those steps, the mean over their frames."""
-        ...
+        return self._read(2, clips, steps, actions)
+
+    def _read(self, which: int, clips: Indices, steps: Indices, *actions: Values) -> Tensor:
+        """Return the glance maps (0), the glance vectors (1) or the focus vectors of ``actions`` (2)."""
+        raise NotImplementedError
 
 
-class LiveFeatures:
+class LiveFeatures(Features):
     """Runs the networks on every request; caches the frames and glances of the clips last used.
 
     Args:
@@ -82,13 +86,15 @@ class LiveFeatures:
         InputError: the classifier is in training mode, or classifier, clips and ``video_div`` do not fit together.
     """
 
+    about = "bank: none, features are computed live"
+
     def __init__(
         self, classifier: Classifier, clips: ClipSource, action: Action, *, video_div: int | None = None, capacity: int = 256
     ) -> None:
         check_frozen(classifier)
-        classifier = optimized(classifier)
+        self.classifier = classifier = optimized(classifier)
+        self.clips, self.action = clips, action
         self._watch = WeightMonitor(classifier)
-        self.classifier, self.clips, self.action = classifier, clips, action
         self.num_steps = count_steps(classifier, clips, video_div)
         self._frames: LRUCache[int, Tensor] = LRUCache(max(1, FRAME_BYTES // (3 * clips.num_frames * clips.size**2)))
         self._calls: dict[int, list[tuple[Tensor, Tensor]]] = {}
@@ -96,33 +102,21 @@ class LiveFeatures:
         size = classifier.architecture.size
         with torch.inference_mode():
             maps, _ = classifier.glance(torch.zeros(1, 3, size, size, device=classifier.device))
-        glances = clips.settings.num_glance_frames // self.num_steps
-        self.map_shape: tuple[int, int, int] = (glances * maps.shape[1], maps.shape[2], maps.shape[3])
-
-    @property
-    def about(self) -> str:
-        """Description of the source and its size."""
-        return "bank: none, features are computed live"
-
-    def glance_maps(self, clips: Indices, steps: Indices) -> Tensor:
-        """See `Features.glance_maps`."""
-        return self._glances_of(0, clips, steps)
-
-    def glance_vectors(self, clips: Indices, steps: Indices) -> Tensor:
-        """See `Features.glance_vectors`."""
-        return self._glances_of(1, clips, steps)
+        _, channels, height, width = maps.shape
+        self.map_shape = channels * clips.settings.num_glance_frames // self.num_steps, height, width
 
     @torch.no_grad()
     def focus_vectors(self, clips: Indices, steps: Indices, actions: Values) -> Tensor:
         """See `Features.focus_vectors`; computed in one call of the focuser."""
+        device = self.classifier.device
         corners = self.action.corners_of(to_array(actions))
         clips, steps, _ = np.broadcast_arrays(clips, steps, corners[..., 0])
         requested, inverse = np.unique(np.stack([clips.ravel(), steps.ravel()]), axis=1, return_inverse=True)
-        frames = torch.cat([self._step_frames(int(clip), int(step)) for clip, step in requested.T])
+        frames = torch.cat([by_step(self.frames(clip), self.num_steps)[step] for clip, step in requested.T.tolist()])
         length = len(frames) // requested.shape[1]
         source = inverse.ravel()[:, None] * length + np.arange(length)
         corners = np.broadcast_to(corners, (*clips.shape, 2)).reshape(-1, 1, 2).repeat(length, axis=1).reshape(-1, 2)
-        patches = crop_patches(frames, self._on_device(source.ravel()), self._on_device(corners), self.action.patch_size)
+        patches = crop_patches(frames, to_device(source.ravel(), device), to_device(corners, device), self.action.patch_size)
         focus_vectors = self.classifier.focus(self.classifier.normalise(patches), num_frames=length)
         return focus_vectors.unflatten(0, (-1, length)).mean(1).unflatten(0, clips.shape)
 
@@ -170,15 +164,15 @@ class LiveFeatures:
             source = np.arange(steps * length).reshape(steps, 1, length).repeat(len(cells), axis=1).ravel()
             corners = np.tile(cells.repeat(length, axis=0), (steps, 1))
             size = max(1, self._call_size // length) * length
-            calls = [slice(start, start + size) for start in range(0, len(source), size)]
-            self._calls[steps] = [(self._on_device(source[call]), self._on_device(corners[call])) for call in calls]
+            frames, tops_lefts = (to_device(numbers, self.classifier.device).split(size) for numbers in (source, corners))
+            self._calls[steps] = list(zip(frames, tops_lefts, strict=True))
         return self._calls[steps]
 
     @property
     def _call_size(self) -> int:
         return max(1, CALL_PIXELS.get(self.classifier.device.type, CALL_PIXELS["cpu"]) // self.action.patch_size**2)
 
-    def _glances_of(self, which: int, clips: Indices, steps: Indices) -> Tensor:
+    def _read(self, which: int, clips: Indices, steps: Indices, *actions: Values) -> Tensor:
         """Stack the maps (0) or vectors (1) of those steps."""
         clips, steps = np.broadcast_arrays(clips, steps)
         glances = [self.glance(clip)[which][step] for clip, step in zip(clips.ravel().tolist(), steps.ravel().tolist(), strict=True)]
@@ -190,12 +184,6 @@ class LiveFeatures:
         frames = self.clips.glancer_frames(clip).to(self.classifier.device) if separate else self.frames(clip)
         maps, vectors = self.classifier.glance(self.classifier.normalise(frames), num_frames=len(frames))
         return by_step(maps, self.num_steps).flatten(1, 2), by_step(vectors, self.num_steps).mean(1)
-
-    def _step_frames(self, clip: int, step: int) -> Tensor:
-        return by_step(self.frames(clip), self.num_steps)[step]
-
-    def _on_device(self, numbers: Indices) -> Tensor:
-        return to_device(numbers, self.classifier.device)
 
 
 def by_step(frames: Tensor, num_steps: int) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +24,7 @@ from classifiers.weight_monitor import WeightMonitor
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 NETWORKS = ("glancer", "focuser")  # what the features depend on; the head may learn
-_STORED = ("_maps", "_vectors", "_focus_vectors", "_glanced", "_focused", "_slots")
+_STORED = ("_stored", "_glanced", "_focused", "_slots")
 _log = logging.getLogger("adafocus_env")
 
 
@@ -49,17 +48,6 @@ class Layout:
     focus_vectors: tuple[int, ...]
     dtype: torch.dtype
 
-    @classmethod
-    def of(cls, features: LiveFeatures, dtype: str) -> Layout:
-        """Return the layout for these features, stored as ``dtype``.
-
-        Raises:
-            InputError: the dtype is not known.
-        """
-        steps, networks = features.num_steps, features.classifier
-        focus_vectors = (steps, features.action.num_cells or 0, networks.focuser.vector_size)
-        return cls((steps, *features.map_shape), (steps, networks.glancer.vector_size), focus_vectors, lookup("bank_dtype", dtype, DTYPES))
-
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """Of maps, vectors and focus vectors."""
@@ -82,7 +70,42 @@ class Layout:
         return stored
 
 
-class MemoryBank:
+class Bank(Features):
+    """Features that are computed once; a subclass stores them.
+
+    Attributes:
+        layout: of a clip's features.
+        fingerprint: of the weights that the features depend on.
+    """
+
+    def __init__(self, classifier: Classifier, clips: ClipSource, action: Action, video_div: int | None, dtype: str) -> None:
+        self._live = LiveFeatures(classifier, clips, action, video_div=video_div, capacity=1)
+        self.classifier, self.clips, self.action = self._live.classifier, clips, action
+        self.map_shape, self.num_steps = self._live.map_shape, self._live.num_steps
+        self.layout = Layout(
+            (self.num_steps, *self.map_shape),
+            (self.num_steps, self.classifier.glancer.vector_size),
+            (self.num_steps, action.num_cells or 0, self.classifier.focuser.vector_size),
+            lookup("bank_dtype", dtype, DTYPES),
+        )
+        self._watch = WeightMonitor(classifier)
+        self.fingerprint = self.classifier.fingerprint(NETWORKS)
+
+    def focus_vectors(self, clips: Indices, steps: Indices, actions: Values) -> Tensor:
+        """See `Features.focus_vectors`; those of continuous actions are not stored."""
+        if self.action.num_cells is None:
+            return self._live.focus_vectors(clips, steps, actions)
+        return super().focus_vectors(clips, steps, actions)
+
+    def _outdated(self) -> bool:
+        """Return whether glancer or focuser have changed since the last call."""
+        before = self.fingerprint
+        if self._watch.changed():
+            self.fingerprint = self.classifier.fingerprint(NETWORKS)
+        return self.fingerprint != before
+
+
+class MemoryBank(Bank):
     """Stores the glance and focus vectors of a clip store in memory; each is computed on its first request.
 
     Values do not depend on the query order: glances are computed for all frames of a clip together, focus vectors for all cells
@@ -116,10 +139,7 @@ class MemoryBank:
         dtype: str = "float32",
         max_bytes: int | None = None,
     ) -> None:
-        self._live = LiveFeatures(classifier, clips, action, video_div=video_div, capacity=1)
-        self.classifier, self.clips, self.action = self._live.classifier, clips, action
-        self.map_shape, self.num_steps = self._live.map_shape, self._live.num_steps
-        self.layout = Layout.of(self._live, dtype)
+        super().__init__(classifier, clips, action, video_div, dtype)
         self._capacity = _clips_in(max_bytes, self.layout, len(clips))
         self.num_bytes = self._capacity * self.layout.clip_bytes
         check_size(
@@ -127,8 +147,6 @@ class MemoryBank:
             "store them on disk (bank=FOLDER), only those of the clips last used (bank_gib=N), or compute them live (bank=false)",
         )  # fmt: skip
         _log.info("%s", self.about)
-        self._watch = WeightMonitor(classifier)
-        self.fingerprint = classifier.fingerprint(NETWORKS)
         self._store_nothing()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -141,11 +159,10 @@ class MemoryBank:
 
     def _store_nothing(self) -> None:
         """Allocate the features of all steps."""
-        cells, steps = self.layout.focus_vectors[1], self._capacity * self.num_steps
-        self._maps, self._vectors, self._focus_vectors = (
-            torch.empty(shape, dtype=self.layout.dtype, device=self.classifier.device)
-            for shape in ((steps, *self.map_shape), (steps, *self.layout.vectors[1:]), (steps * cells, *self.layout.focus_vectors[2:]))
-        )
+        steps = self._capacity * self.num_steps
+        self._stored = [
+            torch.empty((steps, *shape[1:]), dtype=self.layout.dtype, device=self.classifier.device) for shape in self.layout.shapes
+        ]
         self._glanced, self._focused = np.zeros(self._capacity, dtype=bool), np.zeros(steps, dtype=bool)
         self._slots = Slots(len(self.clips), self._capacity)
 
@@ -154,33 +171,16 @@ class MemoryBank:
         """Description of the source and its size."""
         return f"bank: {self._capacity} of {len(self.clips)} clips in memory, {size_text(self.num_bytes)}"
 
-    def glance_maps(self, clips: Indices, steps: Indices) -> Tensor:
-        """See `Features.glance_maps`."""
-        return self._in_batches(lambda *index: self._pick(self._maps, self._glance_rows(*index)), clips, steps)
-
-    def glance_vectors(self, clips: Indices, steps: Indices) -> Tensor:
-        """See `Features.glance_vectors`."""
-        return self._in_batches(lambda *index: self._pick(self._vectors, self._glance_rows(*index)), clips, steps)
-
-    def focus_vectors(self, clips: Indices, steps: Indices, actions: Values) -> Tensor:
-        """See `Features.focus_vectors`; a tensor of cells is not copied to the host."""
-        if self.action.num_cells is None:
-            return self._live.focus_vectors(clips, steps, actions)
-        if not self._slots.enough(clips):  # read in batches, which are selected on the host
-            actions = to_array(actions)
-        return self._in_batches(lambda *index: self._pick(self._focus_vectors, self._focus_rows(*index)), clips, steps, actions)
-
-    def _in_batches(self, read: Callable[..., Tensor], clips: Indices, *others: Values) -> Tensor:
+    def _read(self, which: int, clips: Indices, steps: Indices, *actions: Values) -> Tensor:
         """Read as many clips at a time as fit in the bank; empty it first if glancer or focuser have changed."""
-        if self._watch.changed() and (fingerprint := self.classifier.fingerprint(NETWORKS)) != self.fingerprint:
-            self.fingerprint = fingerprint
+        if self._outdated():
             self._glanced[:] = self._focused[:] = False
-        if self._slots.enough(clips):
-            return read(clips, *others)
-        clips, *rest = np.broadcast_arrays(clips, *others)
+        if self._slots.enough(clips):  # a tensor of cells is then not copied to the host
+            return self._pick(which, clips, steps, *actions)
+        clips, *rest = np.broadcast_arrays(clips, steps, *map(to_array, actions))
         batch = np.unique(clips, return_inverse=True)[1].reshape(clips.shape) // self._capacity
         masks = [batch == number for number in range(batch.max() + 1)]
-        values = [read(clips[mask], *(other[mask] for other in rest)) for mask in masks]
+        values = [self._pick(which, clips[mask], *(other[mask] for other in rest)) for mask in masks]
         whole = values[0].new_empty((*clips.shape, *values[0].shape[1:]))
         for mask, read_values in zip(masks, values, strict=True):
             whole[torch.from_numpy(mask)] = read_values
@@ -192,7 +192,7 @@ class MemoryBank:
         missing = ~self._glanced[slots]
         if missing.any():
             for clip, slot in _distinct(missing, clips, slots):
-                for stored, values in zip((self._maps, self._vectors), self._live.glance(clip), strict=True):
+                for stored, values in zip(self._stored, self._live.glance(clip), strict=False):  # focus vectors are stored elsewhere
                     stored[slot * self.num_steps : (slot + 1) * self.num_steps] = self.layout.rounded(values)
                 self._glanced[slot] = True
         return slots * self.num_steps + steps
@@ -208,7 +208,7 @@ class MemoryBank:
             computed = self._live.cell_focus_vectors_of((clip, groups[number]) for clip, _, number in requested)
             for (_, first, number), focus_vectors in zip(requested, computed, strict=True):
                 stored = slice(first + groups[number].start, first + groups[number].stop)
-                self._focus_vectors.unflatten(0, (-1, every))[stored] = self.layout.rounded(focus_vectors)
+                self._stored[2][stored] = self.layout.rounded(focus_vectors)
                 self._focused[stored] = True
         return rows * every + cells if isinstance(cells, np.ndarray) else to_device(rows * every, cells.device) + cells
 
@@ -219,7 +219,9 @@ class MemoryBank:
             self._focused.reshape(self._capacity, -1)[renewed] = False
         return slots
 
-    def _pick(self, stored: Tensor, rows: Values) -> Tensor:
+    def _pick(self, which: int, clips: Indices, steps: Indices, *cells: Values) -> Tensor:
+        rows = self._focus_rows(clips, steps, *cells) if cells else self._glance_rows(clips, steps)
+        stored = self._stored[which].flatten(0, len(cells))
         index = to_device(rows.reshape(-1), stored.device) if isinstance(rows, np.ndarray) else rows.flatten()
         return stored.index_select(0, index).view(*rows.shape, *stored.shape[1:]).float()
 
@@ -241,7 +243,7 @@ class Slots:
     def of(self, clips: Indices) -> tuple[Indices, Indices]:
         """Return the slots of ``clips``, and those among them that belonged to another clip before."""
         if self._all:
-            return clips, _NONE
+            return clips, np.zeros(0, np.int64)
         requested = np.unique(clips)
         cached = self._slot[requested] >= 0
         self._clock += 1
@@ -251,9 +253,6 @@ class Slots:
         self._slot[evicted[evicted >= 0]] = -1
         self._slot[new], self._clip[taken], self._used[taken] = taken, new, self._clock
         return self._slot[clips], taken
-
-
-_NONE: Indices = np.zeros(0, np.int64)
 
 
 def _distinct(mask: NDArray[np.bool_], *numbers: Indices) -> list[list[int]]:
@@ -267,7 +266,7 @@ def check_bank(bank: Features, classifier: Classifier, clips: ClipSource, action
     Raises:
         InputError: it was not (names what differs).
     """
-    differing = [
+    if differing := [
         name
         for name, ours, theirs in (
             ("classifier", _identity(classifier), _identity(bank.classifier)),
@@ -276,8 +275,7 @@ def check_bank(bank: Features, classifier: Classifier, clips: ClipSource, action
             ("video_div", count_steps(classifier, clips, video_div), bank.num_steps),
         )
         if ours != theirs
-    ]
-    if differing:
+    ]:
         others = " and another ".join(differing)
         raise InputError(f"the bank belongs to another {others}; make a MemoryBank for this one, or pass bank=True")
     return bank
@@ -285,9 +283,8 @@ def check_bank(bank: Features, classifier: Classifier, clips: ClipSource, action
 
 def geometry(action: Action) -> tuple[object, ...]:
     """Return everything that the patches of an action depend on."""
-    if isinstance(action, GridAction) or action.num_cells is None:
-        return type(action).__name__, action.size, action.patch_size, action.grid if isinstance(action, GridAction) else None
-    return type(action).__name__, action.size, action.patch_size, action.corners_of(action.candidates).tolist()
+    cells: object = None if action.num_cells is None else action.corners_of(action.candidates).tolist()
+    return type(action).__name__, action.size, action.patch_size, action.grid if isinstance(action, GridAction) else cells
 
 
 def size_text(num_bytes: float) -> str:

@@ -47,8 +47,8 @@ def folder(root: str | Path, *, val: float = 0.1, test: float = 0.2) -> DataSet:
         train, tested = split_test(_videos(root, root, classes), test)
         if not tested:
             raise InputError(f"data.root: every class in {root} has only one video, which leaves none to test on; add videos")
-    unused = _unused(root, splits, {video.path for video in (*train, *tested)})
-    return DataSet("folder", tuple(classes), *hold_out(train, val), tested, root=root, unused=tuple(unused))
+    unused = tuple(_unused(root, splits, {video.path for video in (*train, *tested)}))
+    return DataSet("folder", tuple(classes), *hold_out(train, val), tested, root=root, unused=unused)
 
 
 def check_folder(root: Path, advice: str) -> None:
@@ -79,8 +79,7 @@ def _classes(folder: Path, root: Path, least: int = 2) -> list[str]:
 
 
 def _test_videos(root: Path, classes: list[str]) -> tuple[Video, ...]:
-    unknown = sorted({entry.name for entry in _visible(root / "test") if entry.is_dir() and _videos_in(entry)} - set(classes))
-    if unknown:
+    if unknown := sorted({entry.name for entry in _visible(root / "test") if entry.is_dir() and _videos_in(entry)} - set(classes)):
         raise InputError(f"data.root: {root / 'test'} has classes that {root / 'train'} has no videos of: {', '.join(unknown)}")
     videos = _videos(root, root / "test", classes)
     if not videos:
@@ -115,13 +114,11 @@ def _unused(root: Path, splits: Sequence[str], videos: Collection[Path]) -> Iter
 
 
 def _videos_in(folder: Path) -> list[Path]:
-    return [entry for entry in _visible(folder) if _is_video(entry)]
+    return [entry for entry in _visible(folder) if (_has_images(entry) if entry.is_dir() else entry.suffix.lower() in VIDEO_SUFFIXES)]
 
 
-def _is_video(path: Path) -> bool:
-    if path.is_dir():
-        return any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in path.iterdir())
-    return path.suffix.lower() in VIDEO_SUFFIXES
+def _has_images(folder: Path) -> bool:
+    return any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in folder.iterdir())
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
-from adafocus_env.videos.text_lines import listed, read_lines
+from adafocus_env.videos.text_lines import read_lines, shortened
 from classifiers.errors import InputError
 
 _NUMBERED = re.compile(r"(\d+)(?:\s*[,;:]|\s)\s*(\S.*)")
@@ -24,13 +25,11 @@ def read_class_names(path: Path | str, what: str | None = None) -> tuple[str, ..
     """
     what = what or f"classes={path}"
     lines = read_lines(path, what)
-    foreign = [f"line {number} is not valid UTF-8" for number, line in enumerate(lines, 1) if line is None]
-    if foreign:
-        raise InputError(f"{what} cannot be read ({listed(foreign)}); give a UTF-8 text file with one name a line")
-    names, faults = _without_numbers([line for line in lines if line is not None])
-    faults += _faults(names)
-    if faults:
-        raise InputError(f"{what}: {listed(faults)}")
+    if foreign := [f"line {number} is not valid UTF-8" for number, line in enumerate(lines, 1) if line is None]:
+        raise InputError(f"{what} cannot be read ({'; '.join(shortened(foreign))}); give a UTF-8 text file with one name a line")
+    names, wrong = _without_numbers([line for line in lines if line is not None])
+    if faults := [*wrong, *_faults(names)]:
+        raise InputError(f"{what}: {'; '.join(shortened(faults))}")
     return tuple(names)
 
 
@@ -48,13 +47,9 @@ def _without_numbers(lines: list[str]) -> tuple[list[str], list[str]]:
     return [name for _, name in parts], wrong[:1]  # the first one shifts all others
 
 
-def _faults(names: list[str]) -> list[str]:
-    faults: list[str] = []
-    first: dict[str, int] = {}
+def _faults(names: list[str]) -> Iterator[str]:
     for number, name in enumerate(names, 1):
         if not name:
-            faults.append(f"line {number} is empty; give one name a line, in the order of the scores")
-        elif name in first:
-            faults.append(f"line {number} names {name!r} again (first in line {first[name]})")
-        first.setdefault(name, number)
-    return faults
+            yield f"line {number} is empty; give one name a line, in the order of the scores"
+        elif (first := names.index(name) + 1) < number:
+            yield f"line {number} names {name!r} again (first in line {first})"

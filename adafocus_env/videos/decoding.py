@@ -21,7 +21,10 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
+from typing import Any
 
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_SIGNALS = {each.value: each.name for each in signal.Signals}
 START_LIMIT = 120.0  # seconds a worker may take to start; a guard against waiting for ever, not a target
 
 # Importing our packages loads Gymnasium or torch, which takes seconds and hundreds of megabytes that no worker needs. A worker therefore
@@ -46,7 +49,7 @@ class Failure:
 
 def run_in_workers(
     function: str, tasks: Sequence[object], *, num_workers: int, time_limit: float
-) -> Generator[tuple[int, object | Failure], None, None]:
+) -> Generator[tuple[int, Any], None, None]:
     """Call a function for every task in worker processes, and yield the results as they come, in any order.
 
     A call that raises, takes longer than ``time_limit`` or crashes its worker gives a `Failure`, and the other tasks continue in a new
@@ -75,9 +78,9 @@ def run_in_workers(
                     workers.remove(worker)
                     if waiting:
                         workers.append(_Worker(function))
-                elif worker.idle and waiting:
+                elif waiting:
                     worker.assign(*waiting.popleft(), time_limit)
-                elif worker.idle:
+                else:
                     worker.stop()
                     workers.remove(worker)
                 if finished is not None:  # last, so that the worker is busy again while the caller works on this result
@@ -100,16 +103,12 @@ class _Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=self._output,
-                env=_environment(),
+                # The parent's import path (an installation or a checkout), and one thread per library.
+                env={**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(p or os.curdir for p in sys.path), "PYTHONSAFEPATH": "1"},
             )
         self.alive = True
-        self._started = False
         self._task: int | None = None
         self.deadline = time.monotonic() + START_LIMIT
-
-    @property
-    def idle(self) -> bool:
-        return self._started and self._task is None
 
     def assign(self, number: int, task: object, time_limit: float) -> None:
         self._task, self.deadline = number, time.monotonic() + time_limit
@@ -117,18 +116,16 @@ class _Worker:
             self.connection.send(task)
 
     def finished(self, time_limit: float) -> tuple[int, object | Failure] | None:
-        """Return the result of the task, or None if the worker has only just started; afterwards it is idle or not alive."""
+        """Return the result of the task, or None if the worker has only just started; afterwards it has no task, or is not alive."""
         number, self._task = self._task, None
         try:
             if not self.connection.poll(0):
-                return self._timed_out(number, time_limit)
+                reason = f"it was not finished after {time_limit:g} s and was stopped"
+                return self._failed(number, reason, f"did not start within {START_LIMIT:g} s")
             answer = self.connection.recv()
         except (EOFError, OSError):
             return self._died(number)
-        if number is None:
-            self._started = True
-            return None
-        return number, answer
+        return None if number is None else (number, answer)
 
     def stop(self) -> None:
         self.alive = False
@@ -138,22 +135,21 @@ class _Worker:
             self._process.wait(timeout=5)
         self._output.close()
 
-    def _timed_out(self, number: int | None, time_limit: float) -> tuple[int, Failure]:
-        written = self._written()
-        self.stop()
-        if number is None:
-            raise RuntimeError(f"a worker process did not start within {START_LIMIT:g} s\n{written}")
-        return number, Failure(f"it was not finished after {time_limit:g} s and was stopped")
-
     def _died(self, number: int | None) -> tuple[int, Failure]:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=5)
         code, written = self._process.returncode, self._written()
+        last_words = f": {written.splitlines()[-1]}" if code and code > 0 and written else ""
+        reason = f"the process that worked on it died ({_ending(code)}{last_words})"
+        return self._failed(number, reason, f"could not start: {_ending(code)}")
+
+    def _failed(self, number: int | None, reason: str, start_problem: str) -> tuple[int, Failure]:
+        """Stop the worker, and return why its task failed; raise `RuntimeError` if it had not started yet."""
+        written = self._written()
         self.stop()
         if number is None:
-            raise RuntimeError(f"a worker process could not start: {_ending(code)}\n{written}")
-        last_words = f": {written.splitlines()[-1]}" if code and code > 0 and written else ""
-        return number, Failure(f"the process that worked on it died ({_ending(code)}{last_words})")
+            raise RuntimeError(f"a worker process {start_problem}\n{written}")
+        return number, Failure(reason)
 
     def _written(self) -> str:
         self._output.seek(0)
@@ -162,28 +158,15 @@ class _Worker:
 
 def _ready(workers: list[_Worker]) -> list[_Worker]:
     """Wait for a worker with an answer or without time left, and return all of them."""
-    until = min(worker.deadline for worker in workers)
-    answered = wait([worker.connection for worker in workers], max(0.0, until - time.monotonic()))
-    now = time.monotonic()
-    return [worker for worker in workers if worker.connection in answered or worker.deadline <= now]
+    time_left = min(worker.deadline for worker in workers) - time.monotonic()
+    answered = wait([worker.connection for worker in workers], max(0.0, time_left))
+    return [worker for worker in workers if worker.connection in answered or worker.deadline <= time.monotonic()]
 
 
 def _ending(code: int | None) -> str:
     if code is None:
         return "without an exit code"
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return f"signal {signal.Signals(-code).name}"
-    except ValueError:
-        return f"signal {-code}"
-
-
-def _environment() -> dict[str, str]:
-    """Return the parent's environment, with its import path (an installation or a checkout) and one thread per library."""
-    path = os.pathsep.join(entry or os.curdir for entry in sys.path)
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return {**os.environ, **threads, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+    return f"exit code {code}" if code >= 0 else f"signal {_SIGNALS.get(-code, -code)}"
 
 
 def serve(descriptor: int, function: str) -> None:
@@ -194,26 +177,17 @@ def serve(descriptor: int, function: str) -> None:
         function: ``module:name``, called with every task.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the whole group; only the parent should act on it
-    _die_with_parent()
+    if sys.platform == "linux":  # a hanging process would not notice that the connection is closed
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 = PR_SET_PDEATHSIG
     module, _, name = function.partition(":")
     call = getattr(importlib.import_module(module), name)
     with Connection(descriptor) as connection, contextlib.suppress(EOFError, OSError):
         connection.send(None)
         while True:
-            _answer(connection, call, connection.recv())
-
-
-def _answer(connection: Connection, call, task: object) -> None:  # type: ignore[no-untyped-def]
-    try:
-        result = call(task)
-    except ValueError as problem:  # includes InputError, whose message is complete
-        result = Failure(str(problem))
-    except Exception as problem:
-        result = Failure("".join(traceback.format_exception_only(problem)).strip())
-    connection.send(result)
-
-
-def _die_with_parent() -> None:
-    """Make Linux kill this process when its parent dies: a hanging process would not notice that the connection is closed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 = PR_SET_PDEATHSIG
+            task = connection.recv()
+            try:
+                result = call(task)
+            except Exception as problem:  # the message of an InputError, which is a ValueError, is complete
+                described = "".join(traceback.format_exception_only(problem)).strip()
+                result = Failure(str(problem) if isinstance(problem, ValueError) else described)
+            connection.send(result)

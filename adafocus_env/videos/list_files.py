@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from adafocus_env.videos.text_lines import listed, read_lines
+from adafocus_env.videos.text_lines import read_lines, shortened
 
 SHORTEST = 3  # frames; shorter videos are dropped, as in the published results
 NO_LABEL = -1  # pads the labels of a video in some lists
@@ -24,11 +24,6 @@ class ListFormat:
     separator: str = " "
     max_labels: int = 1
 
-    @property
-    def example(self) -> str:
-        """An example of a line."""
-        return self.separator.join(["path", "frames", "label"])
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -40,23 +35,23 @@ class Entry:
     line: int
 
 
+@dataclass(eq=False)
 class Fault(Exception):
     """One malformed line of a file.
 
-    Args:
+    Attributes:
         reason: what is wrong, without file and line.
         mislabelled: whether the labels are wrong.
+        file: the file.
+        line: number of the line, from 1.
+        path: the video in the line.
     """
 
-    def __init__(self, reason: str, *, mislabelled: bool = False) -> None:
-        super().__init__(reason)
-        self.reason, self.mislabelled = reason, mislabelled
-        self.file, self.line, self.path = Path(), 0, ""
-
-    def at(self, file: Path, line: int, path: str) -> Fault:
-        """Note the location, and the video."""
-        self.file, self.line, self.path = file, line, path
-        return self
+    reason: str
+    mislabelled: bool = False
+    file: Path = Path()
+    line: int = 0
+    path: str = ""
 
     def __str__(self) -> str:
         return f"line {self.line}: {self.reason}"
@@ -96,7 +91,8 @@ def read_list(file: Path, form: ListFormat, num_classes: int) -> ListFile:
             if known is not None and known.labels != entry.labels:
                 raise Fault(f"{entry.path} has other labels than in line {known.line}", mislabelled=True)
         except Fault as fault:
-            faults.append(fault.at(file, line, _named_video(text, form)))
+            fields = _fields(text or "", form)
+            faults.append(replace(fault, file=file, line=line, path=fields[0] if len(fields) > 2 else ""))
         else:
             too_short += known is None
             repeated += known not in (None, entry)
@@ -107,8 +103,11 @@ def shared_videos(train: ListFile, test: ListFile) -> list[Fault]:
     """Return the lines of ``test`` whose videos are in ``train`` as well."""
     lines = {entry.path: entry.line for entry in train.entries}
     return [
-        Fault(f"{entry.path} is in {train.file.name} as well (line {lines[entry.path]}); leave it in one").at(
-            test.file, entry.line, entry.path
+        Fault(
+            f"{entry.path} is in {train.file.name} as well (line {lines[entry.path]}); leave it in one",
+            file=test.file,
+            line=entry.line,
+            path=entry.path,
         )
         for entry in test.entries
         if entry.path in lines
@@ -117,14 +116,12 @@ def shared_videos(train: ListFile, test: ListFile) -> list[Fault]:
 
 def describe(faults: Sequence[Fault]) -> str:
     """Describe the malformed lines by file, the first twenty of every file."""
-    files = dict.fromkeys(fault.file for fault in faults)
-    return "\n".join(_of_file(file, [str(fault) for fault in faults if fault.file == file]) for file in files)
-
-
-def _of_file(file: Path, faults: list[str]) -> str:
-    lines = "1 line" if len(faults) == 1 else f"{len(faults)} lines"
-    indent = "\n  "
-    return f"{file} has {lines} that cannot be used:{indent}{listed(faults, separator=indent)}"
+    described: list[str] = []
+    for file in dict.fromkeys(fault.file for fault in faults):
+        lines = [f"  {fault}" for fault in faults if fault.file == file]
+        how_many = "1 line" if len(lines) == 1 else f"{len(lines)} lines"
+        described += [f"{file} has {how_many} that cannot be used:", *shortened(lines, more="  and {} more")]
+    return "\n".join(described)
 
 
 def _entry(text: str | None, line: int, form: ListFormat, num_classes: int) -> Entry:
@@ -133,23 +130,23 @@ def _entry(text: str | None, line: int, form: ListFormat, num_classes: int) -> E
         raise Fault("it is not valid UTF-8; save the list as UTF-8")
     fields = _fields(text, form)
     if len(fields) < 3:
-        raise Fault(f"{len(fields)} of the 3 fields {form.example!r} in {text!r}")
+        raise Fault(f"{len(fields)} of the 3 fields {form.separator.join(['path', 'frames', 'label'])!r} in {text!r}")
     if not _is_number(fields[1]):
         raise Fault(f"the number of frames must be an integer of at least 0, got {fields[1]!r} in {text!r}")
-    return Entry(_path(fields[0]), int(fields[1]), _labels(fields[2:], form, num_classes), line)
+    path = PurePosixPath(fields[0])
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in fields[0]:
+        raise Fault(f"the path must lie below the folder of videos or frames, got {fields[0]!r}")
+    return Entry(str(path), int(fields[1]), _labels(fields[2:], form, num_classes), line)
 
 
 def _fields(text: str, form: ListFormat) -> list[str]:
-    if form.separator == " ":
-        return text.rsplit(None, 2)
-    return [field.strip() for field in text.split(form.separator)]
+    return text.rsplit(None, 2) if form.separator == " " else [field.strip() for field in text.split(form.separator)]
 
 
 def _labels(fields: list[str], form: ListFormat, num_classes: int) -> tuple[int, ...]:
     """Return the different labels, in their order."""
-    for text in fields:
-        if not _is_number(text.removeprefix("-")):
-            raise Fault(f"the label must be an integer, got {text!r}", mislabelled=True)
+    if wrong := [text for text in fields if not _is_number(text.removeprefix("-"))]:
+        raise Fault(f"the label must be an integer, got {wrong[0]!r}", mislabelled=True)
     numbers = [int(text) for text in fields]
     labels = tuple(dict.fromkeys(numbers[:1] + [number for number in numbers[1:] if number != NO_LABEL]))
     if min(labels) < 0:
@@ -159,19 +156,6 @@ def _labels(fields: list[str], form: ListFormat, num_classes: int) -> tuple[int,
     if len(labels) > form.max_labels:
         raise Fault(f"{len(labels)} different labels, where a video has at most {form.max_labels}", mislabelled=True)
     return labels
-
-
-def _path(text: str) -> str:
-    path = PurePosixPath(text)
-    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in text:
-        raise Fault(f"the path must lie below the folder of videos or frames, got {text!r}")
-    return str(path)
-
-
-def _named_video(text: str | None, form: ListFormat) -> str:
-    """Return the path in a malformed line; empty if there is none."""
-    fields = _fields(text or "", form)
-    return fields[0] if len(fields) > 2 else ""
 
 
 def _is_number(text: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -54,23 +54,6 @@ class PublishedSet:
     short_side: int | None = 360
 
 
-def _something(version: int, frames: str, frame_name: str) -> PublishedSet:
-    folder = f"something-something-v{version}"
-    return PublishedSet(
-        title=f"Something-Something V{version}",
-        num_classes=174,
-        class_file=f"{folder}/category.txt",
-        train_list=f"{folder}/train_videofolder.txt",
-        test_list=f"{folder}/val_videofolder.txt",
-        form=ListFormat(),
-        frames=f"{folder}/{frames}",
-        frame_name=frame_name,
-        num_frames=12,
-        flip=False,
-        short_side=None,
-    )
-
-
 _SEVERAL = ListFormat(",", max_labels=3)
 PUBLISHED: Mapping[str, PublishedSet] = {
     "actnet": PublishedSet(
@@ -80,8 +63,25 @@ PUBLISHED: Mapping[str, PublishedSet] = {
     "minik": PublishedSet(
         "Mini-Kinetics", 200, "minik_classInd.txt", "mini_train_videofolder.txt", "mini_val_videofolder.txt", ListFormat()
     ),
-    "sthv1": _something(1, "20bn-something-something-v1", "%05d.jpg"),
-    "sthv2": _something(2, "20bn-something-something-v2-frames", "%06d.jpg"),
+    **{
+        f"sthv{version}": PublishedSet(
+            title=f"Something-Something V{version}",
+            num_classes=174,
+            class_file=f"something-something-v{version}/category.txt",
+            train_list=f"something-something-v{version}/train_videofolder.txt",
+            test_list=f"something-something-v{version}/val_videofolder.txt",
+            form=ListFormat(),
+            frames=f"something-something-v{version}/{frames}",
+            frame_name=frame_name,
+            num_frames=12,
+            flip=False,
+            short_side=None,
+        )
+        for version, frames, frame_name in (
+            (1, "20bn-something-something-v1", "%05d.jpg"),
+            (2, "20bn-something-something-v2-frames", "%06d.jpg"),
+        )
+    },
 }
 
 
@@ -142,50 +142,38 @@ def what_is_usable(name: str, root: str | Path, *, source: str = "auto", val: fl
         raise InputError(f"the class file {root / about.class_file} has {len(classes)} classes; at least two are needed to tell apart")
     train, test = (read_list(root / listed, about.form, len(classes)) for listed in (about.train_list, about.test_list))
     place = _place(root, source, about)
-    find = _frame_folders if place == root / about.frames else _video_files
-    found = find(place, [*train.entries, *test.entries], about)
+    found = _videos(place, [*train.entries, *test.entries], about, extracted=place == root / about.frames)
     learned, tested = (tuple(found[entry.path] for entry in listed.entries) for listed in (train, test))
     data = DataSet(name, classes, *hold_out(learned, val), tested, flip=about.flip, metric=about.metric, root=root)
-    faults = [*train.faults, *test.faults, *shared_videos(train, test)]
-    return Usable(data, place, faults, _notes(root, about, len(classes), [train, test]))
+    notes = list(_notes(root, about, len(classes), [train, test]))
+    return Usable(data, place, [*train.faults, *test.faults, *shared_videos(train, test)], notes)
 
 
 def _place(root: Path, source: str, about: PublishedSet) -> Path:
     """Return the folder that videos are read from."""
     places = {"frames": root / about.frames, "videos": root / VIDEOS}
+    if there := [place for name, place in places.items() if source in ("auto", name) and place.is_dir()]:
+        return there[0]
     if source == "auto":
-        there = [place for place in places.values() if place.is_dir()]
-        if there:
-            return there[0]
         raise InputError(f"data.root: {root} has neither {about.frames}/ with a folder of frames for each video nor {VIDEOS}/ with videos")
     place = lookup("data.source", source, {"auto": root, **places})
-    if not place.is_dir():
-        raise InputError(f"data.source={source}: {place} is not a folder; put the {source} there, or use data.source=auto")
-    return place
+    raise InputError(f"data.source={source}: {place} is not a folder; put the {source} there, or use data.source=auto")
 
 
-def _frame_folders(place: Path, entries: Sequence[Entry], about: PublishedSet) -> dict[str, Video]:
-    if entries and not any((place / entry.path).is_dir() for entry in entries):
-        raise _none_of_them(place, entries, "a folder of frames", next(place.iterdir(), None))
+def _videos(place: Path, entries: Sequence[Entry], about: PublishedSet, *, extracted: bool) -> dict[str, Video]:
+    """Return the videos by their path in the lists: extracted frames, whose number is stated, or files."""
+    files = {} if extracted else _index(place)
+    if entries and not any((place / each.path).is_dir() if extracted else _without_suffix(each.path) in files for each in entries):
+        what = "a folder of frames" if extracted else f"a video ({', '.join(VIDEO_SUFFIXES)})"
+        example = next(place.iterdir() if extracted else iter(files.values()), None)
+        there = "which is empty" if example is None else f"where there is {example.relative_to(place).as_posix()!r}"
+        raise InputError(f"none of the {len(entries)} videos of the lists, as {entries[0].path!r}, has {what} in {place}, {there}")
+    paths = [files.get(_without_suffix(each.path), place / each.path) for each in entries]
+    stated = [(each.num_frames, about.frame_name) if extracted else () for each in entries]
     return {
-        entry.path: Video(entry.path, place / entry.path, entry.labels[0], None, entry.labels, entry.num_frames, about.frame_name)
-        for entry in entries
+        each.path: Video(each.path, path, each.labels[0], None, each.labels, *frames)
+        for each, path, frames in zip(entries, paths, stated, strict=True)
     }
-
-
-def _video_files(place: Path, entries: Sequence[Entry], about: PublishedSet) -> dict[str, Video]:
-    files = _index(place)
-    paths = {entry.path: files.get(_without_suffix(entry.path)) for entry in entries}
-    if entries and not any(paths.values()):
-        raise _none_of_them(place, entries, f"a video ({', '.join(VIDEO_SUFFIXES)})", next(iter(files.values()), None))
-    return {
-        entry.path: Video(entry.path, paths[entry.path] or place / entry.path, entry.labels[0], labels=entry.labels) for entry in entries
-    }
-
-
-def _none_of_them(place: Path, entries: Sequence[Entry], what: str, example: Path | None) -> InputError:
-    there = "which is empty" if example is None else f"where there is {example.relative_to(place).as_posix()!r}"
-    return InputError(f"none of the {len(entries)} videos of the lists, as {entries[0].path!r}, has {what} in {place}, {there}")
 
 
 def _index(folder: Path) -> dict[str, Path]:
@@ -202,13 +190,11 @@ def _without_suffix(path: str) -> str:
     return str(PurePosixPath(path).with_suffix("")) if PurePosixPath(path).suffix.lower() in VIDEO_SUFFIXES else path
 
 
-def _notes(root: Path, about: PublishedSet, num_classes: int, lists: Sequence[ListFile]) -> list[str]:
-    notes = []
+def _notes(root: Path, about: PublishedSet, num_classes: int, lists: Sequence[ListFile]) -> Iterator[str]:
     if num_classes != about.num_classes:
-        notes.append(f"{root / about.class_file} has {num_classes} classes; {about.title} was published with {about.num_classes}")
+        yield f"{root / about.class_file} has {num_classes} classes; {about.title} was published with {about.num_classes}"
     for each in lists:
         if each.too_short:
-            notes.append(f"{each.file}: lines with fewer than {SHORTEST} frames, which are dropped: {each.too_short}")
+            yield f"{each.file}: lines with fewer than {SHORTEST} frames, which are dropped: {each.too_short}"
         if each.repeated:
-            notes.append(f"{each.file}: lines that repeat another one, which are dropped: {each.repeated}")
-    return notes
+            yield f"{each.file}: lines that repeat another one, which are dropped: {each.repeated}"

@@ -26,15 +26,10 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 class DecodeError(InputError):
-    """A video that cannot be read; the message names the file and the reason."""
+    """A video that cannot be read: its arguments are the file and the reason, and the message names both."""
 
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"cannot read the video {path}: {reason}")
-        self.path = path
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[type[DecodeError], tuple[Path, str]]:
-        return DecodeError, (self.path, self.reason)
+    def __str__(self) -> str:
+        return "cannot read the video {}: {}".format(*self.args)
 
 
 class FrameReader(Protocol):
@@ -76,7 +71,6 @@ def open_reader(path: Path, frame_name: str = "", num_frames: int | None = None)
     Raises:
         DecodeError: the path is missing or empty, or cannot be read as a video.
     """
-    path = Path(path)
     if path.is_dir():
         return FolderReader(path, frame_name, num_frames)
     if not path.exists():
@@ -127,12 +121,8 @@ class DecordReader:
             read them in batches.
     """
 
-    def __init__(self, path: Path, num_threads: int = 1) -> None:
-        import decord
-
-        # decord's own messages go to the terminal, and all of them are raised as well.
-        decord.logging.set_level(decord.logging.QUIET)
-        self._path, self._num_threads = Path(path), num_threads
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._video = self._open()
         if len(self._video) < 1:
             raise DecodeError(self._path, "it has no frames")
@@ -162,27 +152,27 @@ class DecordReader:
     def _open(self, height: int = -1, width: int = -1):  # type: ignore[no-untyped-def]  # decord has no types
         import decord
 
+        decord.logging.set_level(decord.logging.QUIET)  # its messages go to the terminal, and all of them are raised as well
         try:
-            return decord.VideoReader(str(self._path), ctx=decord.cpu(0), width=width, height=height, num_threads=self._num_threads)
+            return decord.VideoReader(str(self._path), ctx=decord.cpu(0), width=width, height=height, num_threads=1)
         except Exception as problem:
-            if "cannot find video stream" in str(problem):
-                raise DecodeError(self._path, "it has no video stream") from problem
-            raise DecodeError(self._path, "it is truncated or not a video (decord cannot open it)") from problem
+            streamless = "cannot find video stream" in str(problem)
+            reason = "it has no video stream" if streamless else "it is truncated or not a video (decord cannot open it)"
+            raise DecodeError(self._path, reason) from problem
 
 
 class PyAVReader:
     """Reads a file with PyAV, from its start up to the last requested frame: slower than decord, and right for every codec."""
 
     def __init__(self, path: Path) -> None:
-        self._path = Path(path)
-        with _reading(self._path, "PyAV"):
+        self._path = path
+        with _reading(path, "PyAV"):
             with self._open() as container:
                 stream = container.streams.video[0]
-                rate = stream.average_rate or stream.guessed_rate
-                self.fps = float(rate) if rate else None
+                self.fps = float(stream.average_rate or stream.guessed_rate or 0) or None
                 first = next(container.decode(stream), None)
             if first is None:
-                raise DecodeError(self._path, "it has no frames")
+                raise DecodeError(path, "it has no frames")
             self._length = self._count(interlaced=first.interlaced_frame)
         height, width = self.get_frames([0]).shape[1:3]
         self.size = height, width
@@ -206,9 +196,8 @@ class PyAVReader:
     def _count(self, *, interlaced: bool) -> int:
         """Count the frames of the stream: many files do not state their length, and truncated ones state a wrong one."""
         with self._open() as container:
-            if interlaced:  # a packet may hold half a frame, as camcorders write them
-                return sum(1 for _ in container.decode(video=0))
-            return sum(packet.size > 0 for packet in container.demux(video=0))
+            # In interlaced videos a packet may hold half a frame, as camcorders write them.
+            return sum(1 for _ in container.decode(video=0)) if interlaced else sum(packet.size > 0 for packet in container.demux(video=0))
 
     def _open(self):  # type: ignore[no-untyped-def]  # av's types change between the versions that are supported
         import av
@@ -239,13 +228,13 @@ class FolderReader:
     fps: float | None = None
 
     def __init__(self, path: Path, frame_name: str = "", num_frames: int | None = None) -> None:
-        self._path = Path(path)
-        self._files = numbered_frames(self._path, frame_name) if frame_name else image_files(self._path)
+        self._path = path
+        self._files = numbered_frames(path, frame_name) if frame_name else image_files(path)
         if not self._files:
-            raise DecodeError(self._path, f"the folder holds no image ({', '.join(IMAGE_SUFFIXES)})")
-        if num_frames is not None and len(self._files) != num_frames:
-            reason = f"the list says {num_frames} frames, and the folder holds {len(self._files)} (the last is {self._files[-1].name})"
-            raise DecodeError(self._path, f"{reason}; extract them again, or correct the list")
+            raise DecodeError(path, f"the folder holds no image ({', '.join(IMAGE_SUFFIXES)})")
+        if num_frames not in (None, len(self._files)):
+            found = f"the folder holds {len(self._files)} (the last is {self._files[-1].name})"
+            raise DecodeError(path, f"the list says {num_frames} frames, and {found}; extract them again, or correct the list")
         height, width, _ = self._image(self._files[0], None).shape
         self.size = height, width
 
@@ -256,9 +245,8 @@ class FolderReader:
         """See `FrameReader.get_frames`; all requested images must have the same size."""
         files = [self._files[int(i)] for i in indices]
         images = {file: self._image(file, short_side) for file in dict.fromkeys(files)}
-        for file, image in images.items():
-            if image.shape != images[files[0]].shape:
-                raise DecodeError(self._path, f"its images differ in size: {files[0].name} and {file.name}")
+        if others := [file.name for file, image in images.items() if image.shape != images[files[0]].shape]:
+            raise DecodeError(self._path, f"its images differ in size: {files[0].name} and {others[0]}")
         return np.stack([images[file] for file in files])
 
     def _image(self, file: Path, short_side: int | None) -> NDArray[np.uint8]:
@@ -267,10 +255,7 @@ class FolderReader:
         try:
             with Image.open(file) as image:
                 height, width = resized(image.height, image.width, short_side)
-                colours = image.convert("RGB")
-                if (width, height) != colours.size:
-                    colours = colours.resize((width, height), Image.Resampling.BILINEAR)
-                return np.asarray(colours)
+                return np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
         except (OSError, ValueError, SyntaxError) as problem:  # PIL raises SyntaxError for some broken PNG files
             raise DecodeError(self._path, f"its image {file.name} cannot be read ({str(problem).splitlines()[0]})") from problem
 
@@ -338,11 +323,6 @@ class DecodedClip:
     fps: float | None
     size: tuple[int, int]
 
-    @property
-    def resized(self) -> tuple[int, int]:
-        """(height, width) of the frames in pixels."""
-        return self.frames.shape[1], self.frames.shape[2]
-
 
 def decode_clip(request: DecodeRequest) -> DecodedClip:
     """Open the video, sample its frames and decode them; the same request always gives the same clip.
@@ -351,17 +331,14 @@ def decode_clip(request: DecodeRequest) -> DecodedClip:
         DecodeError: the video cannot be read.
     """
     reader = open_reader(request.path, request.frame_name, request.num_frames_stated)
-    indices = _indices(len(reader), request)
+    indices = _sample(len(reader), request, request.num_frames)
+    if request.glance_frames:
+        indices = np.concatenate([indices, _sample(len(reader), request, request.glance_frames, 1)])
     frames = np.ascontiguousarray(reader.get_frames(indices, request.short_side))
     return DecodedClip(frames, indices, len(reader), reader.fps, reader.size)
 
 
-def _indices(length: int, request: DecodeRequest) -> NDArray[np.int64]:
-    """Return the focuser's frames, then the glancer's, sampled independently of each other."""
-
-    def sample(count: int, *salt: int) -> NDArray[np.int64]:
-        rng = None if request.seed is None else np.random.default_rng((*request.seed, *salt))
-        return segment_indices(length, count, rng, request.sampling)
-
-    focused = sample(request.num_frames)
-    return np.concatenate([focused, sample(request.glance_frames, 1)]) if request.glance_frames else focused
+def _sample(length: int, request: DecodeRequest, count: int, *salt: int) -> NDArray[np.int64]:
+    """Return the numbers of ``count`` frames; the salt makes the glancer's independent of the focuser's."""
+    rng = None if request.seed is None else np.random.default_rng((*request.seed, *salt))
+    return segment_indices(length, count, rng, request.sampling)

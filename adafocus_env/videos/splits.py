@@ -6,7 +6,6 @@ The hash alone decides, so that a video falls into the same split on every machi
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Collection, Sequence
 
 from adafocus_env.videos.dataset import Video
@@ -34,8 +33,7 @@ def hold_out(videos: Sequence[Video], share: float) -> tuple[Videos, Videos]:
         return tuple(videos), ()
     held = _selected(videos, share, "val")
     if not held:
-        sizes = Counter(video.label for video in videos)
-        candidates = [video for video in videos if sizes[video.label] > 1] or videos
+        candidates = [video for of_class in _by_class(videos) if len(of_class) > 1 for video in of_class] or videos
         held = {min(candidates, key=lambda video: _position(video, "val")).name}
     return _partition(videos, held)
 
@@ -45,8 +43,7 @@ def split_test(videos: Sequence[Video], share: float) -> tuple[Videos, Videos]:
     tested: set[str] = set()
     for of_class in _by_class(videos):
         if len(of_class) > 1:
-            first = min(of_class, key=lambda video: _position(video, "test"))
-            tested |= _selected(of_class, share, "test") or {first.name}
+            tested |= _selected(of_class, share, "test") or {min(of_class, key=lambda video: _position(video, "test")).name}
     return _partition(videos, tested)
 
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from classifiers.errors import InputError
 
-_NAMED_FAULTS = 20
-
 
 def read_lines(path: Path | str, what: str) -> list[str | None]:
     """Return the lines without surrounding blanks; None for one that is not UTF-8. Empty lines at the end are left out.
@@ -27,10 +25,9 @@ def read_lines(path: Path | str, what: str) -> list[str | None]:
     return [_decoded(line) for line in data.removeprefix(b"\xef\xbb\xbf").rstrip().splitlines()]
 
 
-def listed(faults: Sequence[str], separator: str = "; ") -> str:
-    """Join the first twenty faults, and the number of the others."""
-    more = len(faults) - _NAMED_FAULTS
-    return separator.join([*faults[:_NAMED_FAULTS], *([f"and {more} more"] if more > 0 else [])])
+def shortened(entries: Sequence[str], limit: int = 20, more: str = "and {} more") -> list[str]:
+    """Return the first ``limit`` entries, and the number of the others as the last one."""
+    return [*entries[:limit], *([more.format(len(entries) - limit)] if len(entries) > limit else [])]
 
 
 def _decoded(line: bytes) -> str | None:

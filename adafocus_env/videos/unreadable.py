@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from adafocus_env import distributed
+from adafocus_env.videos.text_lines import shortened
 
 _log = logging.getLogger("adafocus_env")
-_NAMED = 10  # in a message
 
 
 class Unreadable:
@@ -47,6 +47,5 @@ class Unreadable:
 
 def listed(failures: Sequence[tuple[str, str]]) -> str:
     """Return the first failures as lines of name and reason, and the number of the others."""
-    lines = [f"  {name}: {reason}" for name, reason in failures[:_NAMED]]
-    more = len(failures) - _NAMED
-    return "\n".join([*lines, *([f"  and {more} more; python -m agents.check_dataset names all of them"] if more > 0 else [])])
+    more = "  and {} more; python -m agents.check_dataset names all of them"
+    return "\n".join(shortened([f"  {name}: {reason}" for name, reason in failures], limit=10, more=more))

@@ -8,16 +8,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from rich.console import Console
+from rich.table import Column, Table
+
+from adafocus_env.videos.text_lines import shortened
 from classifiers.atomic_files import write_text
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 PARTS = ("train", "val", "test")
 KINDS = ("missing", "unreadable", "mislabelled", "bad line", "short")
-_LISTED = 10  # of each kind on the terminal
 
 
 @dataclass(frozen=True)
@@ -70,16 +69,12 @@ class Report:
 
     def show(self, console: Console, out: Path | None) -> None:
         """Print the table, rates and sizes, notes and the first findings; ``out`` is the file with all of them."""
-        from rich.table import Table
-
-        table = Table(title=f"{self.data}: clips of {self.num_frames} frames")
-        table.add_column("part")
-        for heading in ("videos", *KINDS):
-            table.add_column(heading, justify="right")
+        columns = (Column(heading, justify="right") for heading in ("videos", *KINDS))
+        table = Table("part", *columns, title=f"{self.data}: clips of {self.num_frames} frames")
         for part in PARTS:
             table.add_row(part, str(self.videos[part]), *(str(self.count(part, kind) or "–") for kind in KINDS))
         console.print(table)
-        for line in [*self._summary(), *self._found(), self._ending(out)]:
+        for line in self._lines(out):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def write(self, path: Path) -> None:
@@ -102,7 +97,8 @@ class Report:
         }
         write_text(path, json.dumps(content, indent=1) + "\n")
 
-    def _summary(self) -> Iterator[str]:
+    def _lines(self, out: Path | None) -> Iterator[str]:
+        """Yield rates and sizes, notes, the first findings of each kind, and where the others are."""
         if self.place is not None:
             yield f"read from: {self.place}"
         if self.fps:
@@ -110,25 +106,14 @@ class Report:
         if self.short_sides:
             yield f"shorter side: {_spread(self.short_sides, 'pixels')}"
         yield from self.notes
-
-    def _found(self) -> Iterator[str]:
-        for kind in KINDS:
-            yield from _first(f"{kind}:", [str(finding) for finding in self.findings if finding.kind == kind])
-        yield from _first(f"not used ({len(self.unused)}):", self.unused)
-
-    def _ending(self, out: Path | None) -> str:
-        if not self.findings and not self.unused:
-            return "nothing was found"
-        return f"all of it is in {out}" if out else "out=FILE writes all of it to a file"
-
-
-def _first(heading: str, entries: Sequence[str]) -> Iterator[str]:
-    """Yield the heading, the first entries and the number of the others; nothing without entries."""
-    if entries:
-        yield heading
-        yield from (f"  {entry}" for entry in entries[:_LISTED])
-    if len(entries) > _LISTED:
-        yield f"  and {len(entries) - _LISTED} more"
+        found: dict[str, Sequence[object]] = {f"{kind}:": [each for each in self.findings if each.kind == kind] for kind in KINDS}
+        found[f"not used ({len(self.unused)}):"] = self.unused
+        for heading, entries in found.items():
+            if entries:
+                yield heading
+                yield from shortened([f"  {entry}" for entry in entries], limit=10, more="  and {} more")
+        where = f"all of it is in {out}" if out else "out=FILE writes all of it to a file"
+        yield where if self.findings or self.unused else "nothing was found"
 
 
 def _spread(counts: Counter[float] | Counter[int], unit: str) -> str:
