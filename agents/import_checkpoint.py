@@ -6,8 +6,6 @@ Published patch sizes are 96, 128, 160 and 192 for ActivityNet, 144, 160 and 176
 classes has one a line, numbered or not (classInd.txt of the data set), in the order of the scores; without it they are 0, 1, 2, …
 """
 
-from __future__ import annotations
-
 import sys
 
 from agents.config.command import run_command

@@ -1,7 +1,5 @@
 """What results are compared with: the networks alone on tensors in memory, and the released scheme of inference."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """A GPU, or the CPU in its place: its matrix peak, and times of acts that together fit into a budget."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass, field
 from functools import partial

@@ -1,7 +1,5 @@
 """From videos to features: decoding against the decoder alone, transforms against a copy, bank filling against the bare networks."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

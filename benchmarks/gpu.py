@@ -7,8 +7,6 @@ Networks have random weights and clips random pixels, so that no files are neede
 sections are still measured, and the command exits with status 1.
 """
 
-from __future__ import annotations
-
 import copy
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """How time and memory grow with clips, frames, environments, pixels and the size of the bank; and the peak memory of inference."""
 
-from __future__ import annotations
-
 import math
 import multiprocessing
 import re

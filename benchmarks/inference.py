@@ -1,7 +1,5 @@
 """Inference: all patches in one batch against one patch after the other, and against the bare networks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 

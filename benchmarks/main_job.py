@@ -1,7 +1,5 @@
 """The main job on the demo videos, warm cache, against the network calls that it needs."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Callable, Iterator

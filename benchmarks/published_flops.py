@@ -5,8 +5,6 @@
 Counted on the real modules; a multiply-add counts as one, as in the publication.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import torch

@@ -1,7 +1,5 @@
 """Clips of random pixels in memory, which need no videos."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numpy.typing import NDArray

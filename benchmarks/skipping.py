@@ -1,7 +1,5 @@
 """Skipped frames: time and multiply-adds of a video with a share of its frames focused, against all frames."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 

@@ -3,8 +3,6 @@
 Everything works on arrays of a whole split: N clips, D decisions, K classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -7,8 +7,6 @@ Every policy is a run of `agents.train_ppo` with ppo=skip, in its own run direct
 resumes the study. All thresholds are solved on the validation split.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, cast

@@ -1,7 +1,5 @@
 """Steps of the environment: against the network calls that they need, in steps per second on the demo, and beside ap_gym."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Iterator
 from itertools import cycle

@@ -1,7 +1,5 @@
 """Training steps against the network calls that they need: stages 0, 1 and 3, and an iteration of PPO by its phases."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator
 from functools import partial

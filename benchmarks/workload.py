@@ -1,7 +1,5 @@
 """What is measured: networks with random weights and demo videos, at the paper's size or at a tiny one."""
 
-from __future__ import annotations
-
 import os
 import platform
 from functools import partial

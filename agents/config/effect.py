@@ -5,8 +5,6 @@ A settings class says which of its settings are not read in its present state by
 for all of it) and the reason, with what to do. ``command`` are the settings of the whole command.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 

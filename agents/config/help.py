@@ -1,7 +1,5 @@
 """The help pages: every setting of a command with its default, the values that it takes and what it means."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from typing import Any

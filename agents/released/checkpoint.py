@@ -1,7 +1,5 @@
 """The authors' checkpoint files of either family: what they hold, read safely and strictly, under our names."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Importing a checkpoint file that the authors' code saved: a classifier, and a policy where there is one, in a folder of ours."""
 
-from __future__ import annotations
-
 import shlex
 from dataclasses import asdict
 from pathlib import Path

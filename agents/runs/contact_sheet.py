@@ -1,7 +1,5 @@
 """A contact sheet: the frames of some clips with the patches of a policy. The outline of a patch is `adafocus_env.render.PATCH_COLOUR`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Run folders and their results, as a table or as JSON: what `python -m agents.list_runs` prints."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence

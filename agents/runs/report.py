@@ -1,7 +1,5 @@
 """The report at the end of a run: a table, the same measures as JSON and as a plot, and a contact sheet."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
