@@ -14,10 +14,8 @@ from adafocus_env.clips.store import ClipSource
 from agents.evaluation.inference import classify_crops, glance_at, infer, infer_clips
 from agents.policies.networks import PolicyNetwork
 from benchmarks import workload
-from benchmarks.bare import bare_focus, bare_glance, step_by_step
 from benchmarks.command import Settings, main
-from benchmarks.results import Aim, Section
-from benchmarks.timing import Act, interleaved
+from benchmarks.results import Act, Aim, Section, interleaved
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
 from classifiers.optimize import Execution, with_execution
@@ -40,9 +38,10 @@ def _schemes(settings: Settings) -> Section:
     frames = workload.frames(settings, count, length, plain)
     networks = {name: with_execution(plain, how) for name, how in workload.executions(settings, plain).items()}
     fastest = list(networks)[-1]
-    acts: dict[str, Act] = {SEQUENTIAL: partial(step_by_step, plain, policy, frames)}
+    acts: dict[str, Act] = {SEQUENTIAL: partial(workload.step_by_step, plain, policy, frames)}
     acts |= {f"parallel, {name}": partial(infer, network, policy, frames) for name, network in networks.items()}
-    backbones = bare_glance(networks[fastest], count * length), bare_focus(networks[fastest], count * length)
+    backbones = [workload.bare_backbone(networks[fastest], "glancer", count * length)]
+    backbones.append(workload.bare_backbone(networks[fastest], "focuser", count * length))
     recurrent = _recurrent(plain, policy, count, length)
     acts["backbones"], acts["all four"] = lambda: [act() for act in backbones], lambda: [act() for act in (*backbones, recurrent)]
     clips, batches = workload.clips(settings, 4 * count, length), 4
@@ -79,7 +78,7 @@ def _agreement(settings: Settings) -> Section:
     """How far schemes and precisions agree on random networks, whose scores of two cells are often nearly equal."""
     plain, policy = workload.classifier(settings), workload.policy(settings)
     frames = workload.frames(settings, *((2, 4) if settings.quick else (8, 16)), plain)
-    actions, scores = step_by_step(plain, policy, frames)
+    actions, scores = workload.step_by_step(plain, policy, frames)
     section = Section("Agreement with step by step, float32, networks with random weights")
     for name, how in workload.executions(settings, plain).items():
         found, exact = infer(with_execution(plain, how), policy, frames), name.startswith("float32")

@@ -9,8 +9,7 @@ from agents.evaluation.budgets import solve_threshold
 from agents.evaluation.inference import glance_at, infer
 from benchmarks import workload
 from benchmarks.command import Settings, main
-from benchmarks.results import Aim, Section
-from benchmarks.timing import interleaved
+from benchmarks.results import Aim, Section, interleaved
 from classifiers.optimize import choose_execution, with_execution
 
 SHARES = (0.25, 0.47, 0.67)

@@ -32,7 +32,7 @@ from agents.policies.checkpoint import load_policy
 from agents.runs.confidence import mean_text
 from agents.runs.progress import Display
 from agents.runs.run_dir import RunDir
-from benchmarks.skip_competitors import METHODS, PolicyOutputs, Problem, every_frame
+from benchmarks.skipping_methods import METHODS, PolicyOutputs, Problem, every_frame
 from benchmarks.study import Curve, Panel, check_lists, markdown, runs_of, save_panels, save_tables, train_missing
 from classifiers import checkpoint
 from classifiers.errors import InputError
