@@ -14,7 +14,7 @@ from agents.config.settings import ImportCheckpoint
 
 def main(config: ImportCheckpoint) -> None:
     """Import the file, and print what it holds."""
-    from agents.released.importing import import_released  # here, so that --help answers without PyTorch
+    from agents.released.checkpoint import import_released  # here, so that --help answers without PyTorch
 
     sys.stdout.write(f"{import_released(config)}\n")
 

@@ -21,12 +21,6 @@ from classifiers.errors import lookup
 ORDER = ("learned", "random", "centre", "gaussian", "saliency", "glance_only", "full_frame", "oracle", "greedy_oracle")
 """Policies in the order of the table."""
 
-COLUMNS = {
-    "kept": ("kept", "{:.1%}"), "gflops": ("GFLOPs", "{:.4f}"), "location_entropy": ("location entropy", "{:.2f}"),
-    "movement": ("movement", "{:.2f}"),
-}  # fmt: skip
-"""Columns of the table after the accuracies: measure → heading and format."""
-
 
 def report(
     features: Features,
