@@ -40,10 +40,9 @@ def _schemes(settings: Settings) -> Section:
     fastest = list(networks)[-1]
     acts: dict[str, Act] = {SEQUENTIAL: partial(workload.step_by_step, plain, policy, frames)}
     acts |= {f"parallel, {name}": partial(infer, network, policy, frames) for name, network in networks.items()}
-    backbones = [workload.bare_backbone(networks[fastest], "glancer", count * length)]
-    backbones.append(workload.bare_backbone(networks[fastest], "focuser", count * length))
+    glancer, focuser = (workload.bare_backbone(networks[fastest], which, count * length) for which in ("glancer", "focuser"))
     recurrent = _recurrent(plain, policy, count, length)
-    acts["backbones"], acts["all four"] = lambda: [act() for act in backbones], lambda: [act() for act in (*backbones, recurrent)]
+    acts["all four"] = lambda: [act() for act in (glancer, focuser, recurrent)]
     clips, batches = workload.clips(settings, 4 * count, length), 4
     acts["from the store"] = lambda: list(infer_clips(networks[fastest], policy, clips, batch_size=-(-len(clips) // batches)))
     title = f"Inference, {count} clips of {length} frames ({settings.allocator} allocator)"
@@ -56,7 +55,6 @@ def _schemes(settings: Settings) -> Section:
     for name in networks:
         section.ratio(SEQUENTIAL, f"parallel, {name}", aim=None if plain.device.type == "cuda" else aims.get(name))
     section.ratio(f"parallel, {fastest}", "all four", over=f"bare networks, backbones in {fastest}", aim=Aim("≤", 1.15))
-    section.ratio(f"parallel, {fastest}", "backbones", over=f"bare backbones, {fastest}")
     return section.ratio("from the store", f"parallel, {fastest}", name=f"a batch of {batches}, prefetched from the store")
 
 

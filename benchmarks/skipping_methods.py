@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -197,11 +197,6 @@ class PolicyOutputs:
         return cls(features, *skip_probabilities(policy, features), skipped)
 
     @property
-    def labels(self) -> NDArray[np.int64]:
-        """Labels (N,) of the clips."""
-        return self.features.clips.labels
-
-    @property
     def size(self) -> tuple[int, int]:
         """N and D."""
         return self.skip.shape[0], self.skip.shape[1]
@@ -252,14 +247,9 @@ def learned(problem: Problem) -> ExitResult:
     return _focus(problem.test, patch_mask_at(problem.test.skip, solve_threshold(problem.val.skip, problem.keep)))
 
 
-def uniform(problem: Problem) -> ExitResult:
-    """Focus frames at equal distances."""
-    return _focus(problem.test, uniform_mask(*problem.test.size, problem.keep, problem.seed))
-
-
-def random(problem: Problem) -> ExitResult:
-    """Focus random frames."""
-    return _focus(problem.test, random_mask(*problem.test.size, problem.keep, problem.seed))
+def without_learning(mask: Callable[[int, int, float, int], PatchMask], problem: Problem) -> ExitResult:
+    """Focus the frames that `uniform_mask` or `random_mask` selects."""
+    return _focus(problem.test, mask(*problem.test.size, problem.keep, problem.seed))
 
 
 def by_saliency(problem: Problem) -> ExitResult:
@@ -282,9 +272,9 @@ def exit_at_equal_cost(problem: Problem) -> ExitResult:
 def learned_and_exit(problem: Problem) -> ExitResult:
     """Focus the frames whose P(skip) is below a threshold, until the head is certain."""
     val, test = problem.val, problem.test
-    num_patches = problem.keep * val.size[1]
+    labels = val.features.clips.labels
     threshold, exits = solve_skip_and_exit(
-        val.skip, val.scores, val.labels, problem.keep, lambda patch_mask: patch_mask.cumsum(1), num_patches
+        val.skip, val.scores, labels, problem.keep, lambda patch_mask: patch_mask.cumsum(1), problem.keep * val.size[1]
     )
     patch_mask = patch_mask_at(test.skip, threshold)
     scores = test.scores(patch_mask)
@@ -307,8 +297,8 @@ METHODS: dict[str, Callable[[Problem], ExitResult]] = {
     "learned + exit": learned_and_exit,
     "exit": conditional_exit,
     "exit at equal GFLOPs": exit_at_equal_cost,
-    "uniform": uniform,
-    "random": random,
+    "uniform": partial(without_learning, uniform_mask),
+    "random": partial(without_learning, random_mask),
     "saliency": by_saliency,
     "greedy oracle": greedy_oracle,
 }

@@ -7,7 +7,7 @@ import os
 import platform
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -235,8 +235,8 @@ def _flat_backbone(block: int, vector_size: int, num_classes: int) -> Backbone:
 # What results are compared with
 
 
-def bare_backbone(classifier: Classifier, which: Literal["glancer", "focuser"], count: int) -> Act:
-    """Return an act: a backbone on ``count`` random images of the size of its input, with the execution of ``classifier``."""
+def bare_backbone(classifier: Classifier, which: str, count: int) -> Act:
+    """Return an act: the glancer or the focuser on ``count`` random images of its input size, with the execution of ``classifier``."""
     sizes = classifier.architecture
     side = sizes.glance_size if which == "glancer" else sizes.patch_size
     images = torch.randn(count, 3, side, side).to(classifier.device)
