@@ -1,7 +1,5 @@
 """Everything that learns or reports."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

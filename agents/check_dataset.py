@@ -9,8 +9,6 @@ Exit status: 0 where every video can be used as it is listed, 1 where one cannot
 read. Short videos (their last frame is repeated) and files that are not used do not count.
 """
 
-from __future__ import annotations
-
 from agents.config.command import run_command
 from agents.config.settings import CheckDataset
 

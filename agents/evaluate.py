@@ -6,8 +6,6 @@
     python -m agents.evaluate classifier=DIR policy=DIR data=demo
 """
 
-from __future__ import annotations
-
 from agents.config.command import run_command
 from agents.config.settings import Evaluate
 

@@ -10,8 +10,6 @@ where it was; several may run at once. The size is printed before anything is co
 shares the work among them; the progress bar is that of the first.
 """
 
-from __future__ import annotations
-
 from agents.config.command import run_command
 from agents.config.settings import FillFeatureBank
 

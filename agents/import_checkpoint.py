@@ -6,8 +6,6 @@ Published patch sizes are 96, 128, 160 and 192 for ActivityNet, 144, 160 and 176
 classes has one a line, numbered or not (classInd.txt of the data set), in the order of the scores; without it they are 0, 1, 2, …
 """
 
-from __future__ import annotations
-
 import sys
 
 from agents.config.command import run_command
@@ -16,7 +14,7 @@ from agents.config.settings import ImportCheckpoint
 
 def main(config: ImportCheckpoint) -> None:
     """Import the file, and print what it holds."""
-    from agents.released.importing import import_released  # here, so that --help answers without PyTorch
+    from agents.released.checkpoint import import_released  # here, so that --help answers without PyTorch
 
     sys.stdout.write(f"{import_released(config)}\n")
 

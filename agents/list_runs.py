@@ -6,8 +6,6 @@
 Runs that differ in the seed alone are summed up below: their mean and its 95 % confidence interval.
 """
 
-from __future__ import annotations
-
 from agents.config.command import run_command
 from agents.config.settings import ListRuns
 

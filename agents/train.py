@@ -6,8 +6,6 @@
     python -m agents.train                                                       PPO, as python -m agents.train_ppo
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from agents.config.command import run_command

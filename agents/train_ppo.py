@@ -4,8 +4,6 @@
     python -m agents.train_ppo data=folder data.root=DIR    your own: one subfolder of videos for each class
 """
 
-from __future__ import annotations
-
 from agents.config.command import run_command
 from agents.config.settings import TrainPPO
 

@@ -11,8 +11,6 @@ the one before. After Ctrl-C, a kill or a crash the same command resumes.
     torchrun --nproc_per_node=8 -m agents.train_stages …                on eight GPUs: they share the clips of every step of 0, 1 and 3
 """
 
-from __future__ import annotations
-
 import time
 from typing import TYPE_CHECKING
 
@@ -34,7 +32,7 @@ def main(config: TrainStages) -> None:
             _train(run, config)
 
 
-def _train(run: TrainingRun, config: TrainStages) -> None:
+def _train(run: "TrainingRun", config: TrainStages) -> None:
     from adafocus_env import distributed
     from agents.pipeline.ablation import ablation, ablation_table
     from agents.pipeline.driver import BEST, COMMAND, StageDriver

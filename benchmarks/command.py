@@ -1,7 +1,5 @@
 """The commands: `python -m benchmarks` and `python -m benchmarks.NAME`."""
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import subprocess

@@ -1,7 +1,5 @@
 """Counts transfers from tensors to the host: for every one the host waits until the GPU has finished all earlier work."""
 
-from __future__ import annotations
-
 import warnings
 from collections import Counter
 from collections.abc import Callable

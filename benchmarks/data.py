@@ -1,7 +1,5 @@
 """From videos to features: decoding against the decoder alone, transforms against a copy, bank filling against the bare networks."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys
@@ -19,10 +17,8 @@ from adafocus_env.clips.transforms import Crop, apply_crop
 from adafocus_env.features.live import Indices
 from adafocus_env.features.memory_bank import MemoryBank
 from benchmarks import workload
-from benchmarks.bare import bare_focus, bare_glance
 from benchmarks.command import Settings, main
-from benchmarks.results import Aim, Section, compare
-from benchmarks.timing import Act, Time, Times, interleaved, repeated, timed
+from benchmarks.results import Act, Aim, Section, Time, Times, compare, interleaved, repeated, timed
 
 WORKERS = 2
 STEPS, FRAMES = 2, 16  # length of the clips whose focus vectors are filled, and of those whose glances are
@@ -122,9 +118,9 @@ def _bank_filling(settings: Settings) -> Section:
     for name, network in networks.items():
         focusing, glancing = (iter([MemoryBank(network, some, action) for _ in range(settings.rounds + 1)]) for some in (short, long))
         acts[f"focus vectors, {name}"] = partial(_fill_focus_vectors, focusing, every[:1], steps)
-        acts[f"focuser, {name}"] = bare_focus(network, STEPS * workload.GRID**2)
+        acts[f"focuser, {name}"] = workload.bare_backbone(network, "focuser", STEPS * workload.GRID**2)
         acts[f"glances, {name}"] = partial(_fill_glances, glancing, every, steps[:, :1])
-        acts[f"glancer, {name}"] = bare_glance(network, FRAMES * len(every))
+        acts[f"glancer, {name}"] = workload.bare_backbone(network, "glancer", FRAMES * len(every))
     note = f"All {workload.GRID**2} cells of {STEPS} frames, and the glances of 8 clips of {FRAMES}; every bank is new."
     section = Section("Bank filling", note, interleaved(acts, settings.rounds))
     for name in networks:

@@ -6,8 +6,6 @@ Counts the modules of the packages with a function that runs in this process, fr
 Modules that are only imported are not counted, nor what the worker processes run that render and decode.
 """
 
-from __future__ import annotations
-
 import inspect
 import os
 import sys

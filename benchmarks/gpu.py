@@ -7,49 +7,87 @@ Networks have random weights and clips random pixels, so that no files are neede
 sections are still measured, and the command exits with status 1.
 """
 
-from __future__ import annotations
-
 import copy
 import re
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import cycle
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 
+from adafocus_env.build import choose_device
 from adafocus_env.features.memory_bank import MemoryBank
-from adafocus_env.settings import NumberFormat
-from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.config.settings import PPOConfig, SupervisedConfig
 from agents.evaluation.inference import infer, policy_flops
 from agents.supervised.random_patches import train_on_random_patches
 from benchmarks import workload
-from benchmarks.bare import bare_head, step_by_step
-from benchmarks.card import Card, matrix_peak
 from benchmarks.command import Settings, main
 from benchmarks.crossings import crossings
-from benchmarks.random_clips import RandomClips
-from benchmarks.results import Aim, Section
-from benchmarks.steps import PATCHES
-from benchmarks.timing import Act, Time, repeated
+from benchmarks.results import Act, Aim, Section, Spread, Time, repeated, timed
+from benchmarks.steps import PATCHES, episode
 from benchmarks.training import MINIBATCHES, iterations, learner
-from benchmarks.workload import bank_of
 from classifiers.classifier import Classifier
-from classifiers.errors import InputError
 from classifiers.flops import classifier_flops, video_flops
-from classifiers.optimize import check_precision, choose_execution, with_execution
+from classifiers.optimize import choose_execution, with_execution
 
 ROOT = Path(__file__).parent.parent
 TESTS, TESTS_SECONDS = ROOT / "tests" / "adafocus_env" / "test_cuda.py", 120
 COMPILING = 90.0  # seconds that must be left for compiled networks, since compiling cannot be stopped
 LENGTH = {False: 16, True: 4}  # frames of a clip
 EPOCHS = 10**6  # more than are run
+
+BUDGET = 330.0  # seconds, of the six minutes that a run may take; the rest is for the start and for a section that takes longer
+SAMPLE = 1.0  # seconds that an act is repeated for, in all rounds together
+SIZES = {False: (4096, 8192, 16384), True: (64, 128)}  # of matrices
+
+
+@dataclass
+class Card:
+    """What a section needs to know of the device.
+
+    Attributes:
+        settings: The settings of the run.
+        peaks: FLOP/s of the best matrix product, a multiply-add being two, by the names of `matrix_peak`.
+        ends: Time of `time.perf_counter` at which the budget is used up.
+    """
+
+    settings: Settings
+    peaks: dict[str, float] = field(default_factory=dict)
+    ends: float = field(default_factory=lambda: time.perf_counter() + BUDGET)
+
+    @property
+    def device(self) -> torch.device:
+        """The device."""
+        return choose_device(self.settings.device)
+
+    @property
+    def left(self) -> float:
+        """Seconds left of the budget."""
+        return self.ends - time.perf_counter()
+
+    def sampled(self, act: Act) -> list[Time]:
+        """Return the mean time of an act in every round, whose number of repetitions fills the round's share of `SAMPLE`.
+
+        Three untimed calls come first: compiling, choosing algorithms and recording CUDA graphs may take until the third.
+        """
+        quick, rounds = self.settings.quick, self.settings.rounds
+        for _ in range(1 if quick else 3):
+            act()
+        count = max(1, int((0.01 if quick else SAMPLE) / rounds / max(timed(act).wall, 1e-6)))
+        return [timed(repeated(count, act)) * (1 / count) for _ in range(rounds)]
+
+    def share(self, section: Section, name: str, multiply_adds: float, precision: str) -> None:
+        """Add the share of the matrix peak that the act ``name`` of so many multiply-adds reaches."""
+        kind = "TF32" if precision == "float32" and "TF32" in self.peaks else precision
+        if kind in self.peaks:
+            shares = [100 * 2 * multiply_adds / each.wall / self.peaks[kind] for each in section.times[name]]
+            section.figure(f"{name}: share of the peak", Spread.of(shares).median, "%", over=f"{kind} matrix peak")
 
 
 def measure(settings: Settings) -> Iterator[Section]:
@@ -59,15 +97,32 @@ def measure(settings: Settings) -> Iterator[Section]:
         yield Section("GPU", "Left out: there is no GPU here. --quick runs the same at tiny sizes on the CPU.")
         return
     for measurement in MEASUREMENTS:
-        yield guarded(measurement, card)
+        try:
+            section = measurement(card)
+        except Exception:  # of any kind: the sections after it may work
+            section = Section(measurement.__name__, "Failed.", failure=traceback.format_exc())
+        yield section
 
 
-def guarded(measurement: Callable[[Card], Section], card: Card) -> Section:
-    """Return the section of a measurement; if it fails, a section with the traceback."""
-    try:
-        return measurement(card)
-    except Exception:  # of any kind: the sections after it may work
-        return Section(measurement.__name__, "Failed.", failure=traceback.format_exc())
+def matrix_peak(card: Card) -> Section:
+    """Measure products of square matrices of random numbers; sets `Card.peaks`."""
+    section = Section("Matrix peak", "2·n³ FLOP in every product of n×n matrices; the best size of every precision.")
+    for name in ("float32", *(["TF32"] if card.device.type == "cuda" else []), "bfloat16", "float16"):
+        dtype = torch.float32 if name == "TF32" else getattr(torch, name)
+        torch.set_float32_matmul_precision("high" if name == "TF32" else "highest")
+        try:
+            best = {size: _product(card, section, f"{name}, n = {size}", size, dtype) for size in SIZES[card.settings.quick]}
+        finally:
+            torch.set_float32_matmul_precision("highest")
+        size, card.peaks[name] = max(best.items(), key=lambda each: each[1])
+        section.figure(f"{name}, n = {size}", card.peaks[name] / 1e12, "TFLOP/s")
+    return section
+
+
+def _product(card: Card, section: Section, name: str, size: int, dtype: torch.dtype) -> float:
+    left, right = (torch.randn(size, size, device=card.device).to(dtype) for _ in range(2))
+    section.times[name] = card.sampled(partial(torch.mm, left, right, out=torch.empty_like(left)))
+    return 2 * size**3 / Spread.of([each.wall for each in section.times[name]]).median
 
 
 def cuda_tests(card: Card) -> Section:
@@ -91,12 +146,12 @@ def bank_filling(card: Card) -> Section:
     """Fill a new bank with the glances of all frames and the focus vectors of all their cells."""
     count, length = (1, 2) if card.settings.quick else (8, LENGTH[False])
     plain = workload.classifier(card.settings)
-    clips, cost = RandomClips(count, length, plain.architecture.size), classifier_flops(plain)
+    clips, cost = workload.RandomClips(count, length, plain.architecture.size), classifier_flops(plain)
     multiply_adds = count * length * (cost.glance + workload.GRID**2 * cost.focus)
     note = f"{count} clips of {length} frames, {workload.GRID**2} cells per frame; frames come from the host's memory."
     section = Section("Bank filling", note)
     for precision, network in _networks(card, plain).items():
-        section.times[precision] = card.sampled(partial(bank_of, network, clips))
+        section.times[precision] = card.sampled(partial(workload.bank_of, network, clips))
         section.rate(precision, count, "clips/s")
         card.share(section, precision, multiply_adds, precision)
     return section
@@ -106,13 +161,13 @@ def stage_1(card: Card) -> Section:
     """Run training steps on random patches."""
     count, length = (2, 2) if card.settings.quick else (32, LENGTH[False])
     plain = workload.classifier(card.settings)
-    clips, cost = RandomClips(count, length, plain.architecture.size), classifier_flops(plain)
+    clips, cost = workload.RandomClips(count, length, plain.architecture.size), classifier_flops(plain)
     note = f"Steps of {count} clips of {length} frames, SGD. Counted: a glance, and a patch three times (forward and backward)."
     section = Section("Stage 1", note)
-    for precision in _precisions(card):
-        number_format = cast(NumberFormat, precision)
+    for precision in dict.fromkeys(("float32", card.settings.precision)):
         config = SupervisedConfig(
-            EPOCHS, count, "sgd", learning_rate=1e-4, head_learning_rate=1e-4, precision=number_format, channels_last=precision != "float32"
+            EPOCHS, count, "sgd", learning_rate=1e-4, head_learning_rate=1e-4, precision=cast(Any, precision),
+            channels_last=precision != "float32",
         )
         training = train_on_random_patches(copy.deepcopy(plain), clips, config, seed=0)
         section.times[precision] = card.sampled(partial(next, training))
@@ -125,7 +180,7 @@ def ppo(card: Card) -> Section:
     """Run iterations of PPO with all features in the bank."""
     rows, length = (4 if card.settings.quick else 64), LENGTH[card.settings.quick]
     network, template = workload.flat_classifier(card.settings), workload.policy(card.settings)
-    bank = bank_of(network, RandomClips(rows, length, network.architecture.size))
+    bank = workload.bank_of(network, workload.RandomClips(rows, length, network.architecture.size))
     model = learner(bank, PPOConfig(n_steps=length, batch_size=rows // MINIBATCHES * length), rows, template.architecture)
     before, phases = network.fingerprint(), dict[str, list[Time]](collection=[], update=[])
     section = Section("PPO", f"Bank warm, {rows} environments, {length} steps, {model.n_epochs} epochs of {MINIBATCHES} minibatches.")
@@ -171,15 +226,15 @@ def env_steps(card: Card) -> Section:
     """Run whole episodes, with the resets at their ends, of environments whose tensors stay on the device."""
     numbers, length = ((2, 4) if card.settings.quick else (64, 256, 1024, 4096)), LENGTH[card.settings.quick]
     network = workload.flat_classifier(card.settings)
-    bank = bank_of(network, RandomClips(min(64, numbers[-1]), length, network.architecture.size))
+    bank = workload.bank_of(network, workload.RandomClips(min(64, numbers[-1]), length, network.architecture.size))
     note = f"Bank warm, random actions, episodes of {length} steps and the resets at their ends, reward `random`."
     section = Section("Environment steps, tensors on the device", note)
     for number in numbers:
         for observation in ("reference", "dict", "map")[: 3 if number <= 1024 else 2]:
             name = f"{observation}, N = {number}"
-            section.times[name] = [time * (1 / length) for time in card.sampled(episode(bank, number, observation=observation))]
+            section.times[name] = [time * (1 / length) for time in card.sampled(_episode(bank, number, observation=observation))]
             section.rate(name, number, "steps/s")
-        section.times[f"head, {PATCHES * number} rows"] = card.sampled(bare_head(network, PATCHES * number))
+        section.times[f"head, {PATCHES * number} rows"] = card.sampled(workload.bare_head(network, PATCHES * number))
         section.ratio(f"reference, N = {number}", f"head, {PATCHES * number} rows", name=f"reference, N = {number}: a step")
     return section
 
@@ -188,7 +243,7 @@ def host_synchronisations(card: Card) -> Section:
     """Count with the profiler how often a step makes the host wait."""
     number, length = (4 if card.settings.quick else 64), LENGTH[card.settings.quick]
     network = workload.flat_classifier(card.settings)
-    bank = bank_of(network, RandomClips(number, length, network.architecture.size))
+    bank = workload.bank_of(network, workload.RandomClips(number, length, network.architecture.size))
     note = f"Bank warm, N = {number}; an episode of {length} steps and the reset at its end. See benchmarks/crossings.py."
     section = Section("Host synchronisations of an environment step", note)
     kinds: dict[str, dict[str, Any]] = {
@@ -197,7 +252,7 @@ def host_synchronisations(card: Card) -> Section:
         "reference, numpy": {"output": "numpy"},
     }
     for name, arguments in kinds.items():
-        act = episode(bank, number, **arguments)
+        act = _episode(bank, number, **arguments)
         act()
         counts = crossings(act)
         aim = Aim("≤", 0) if "output" not in arguments and "action" not in arguments else None
@@ -213,29 +268,15 @@ MEASUREMENTS: tuple[Callable[[Card], Section], ...] = (
 """The most important ones first, in case time runs out."""
 
 
-def episode(bank: MemoryBank, number: int, **arguments: Any) -> Act:
-    """Return an act: an episode of ``number`` environments with random actions, which are on the device already."""
-    defaults = {"observation": "reference", "output": "torch", "autoreset_mode": "SAME_STEP", "clip_order": "epoch", "grid": workload.GRID}
-    env = AdaFocusVectorEnv(number, bank.classifier, bank.clips, bank=bank, **{**defaults, **arguments})
-    env.reset(seed=0)
-    sampled = np.random.default_rng(0).integers(workload.GRID**2, size=(bank.num_steps, number))
-    actions = cycle(torch.from_numpy(sampled).to(bank.classifier.device).unbind() if env.output == "torch" else sampled)
-    return repeated(bank.num_steps, lambda: env.step(next(actions)))
-
-
-def _precisions(card: Card) -> list[str]:
-    """Return float32, and the low precision if the device supports it."""
-    try:
-        check_precision(card.settings.precision, card.device)
-    except InputError:
-        return ["float32"]
-    return ["float32", card.settings.precision]
+def _episode(bank: MemoryBank, number: int, **arguments: Any) -> Act:
+    """Return an act: an episode of ``number`` environments whose tensors stay on the device."""
+    return episode(bank, number, **{"output": "torch", "clip_order": "epoch", **arguments})
 
 
 def _networks(card: Card, plain: Classifier) -> dict[str, Classifier]:
     """Return the classifier in float32 and in the low precision with the execution chosen for it, by precision."""
-    low = _precisions(card)[1:]
-    return {"float32": plain, **{name: with_execution(plain, choose_execution(plain, name)) for name in low}}
+    low = {name: with_execution(plain, choose_execution(plain, name)) for name in [card.settings.precision] if name != "float32"}
+    return {"float32": plain, **low}
 
 
 def _inference(
@@ -248,7 +289,7 @@ def _inference(
         parallel, sequential = f"{where}, {precision}, parallel", f"{where}, {precision}, step by step"
         acts: dict[str, Act] = {parallel: partial(infer, network, policy, frames)}
         if one_by_one:
-            acts[sequential] = partial(step_by_step, network, policy, frames)
+            acts[sequential] = partial(workload.step_by_step, network, policy, frames)
         for name, act in acts.items():
             section.times[name] = card.sampled(act)
             section.rate(name, batch, "clips/s")

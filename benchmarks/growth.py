@@ -1,30 +1,23 @@
 """How time and memory grow with clips, frames, environments, pixels and the size of the bank; and the peak memory of inference."""
 
-from __future__ import annotations
-
 import math
 import multiprocessing
 import re
 import resource
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from adafocus_env.features.memory_bank import MemoryBank
 from agents.evaluation.inference import infer
 from benchmarks import workload
-from benchmarks.bare import step_by_step
 from benchmarks.command import Settings, main
-from benchmarks.results import Aim, Section
-from benchmarks.steps import stepping
-from benchmarks.timing import Act, Spread, interleaved, repeated
-from classifiers.classifier import Classifier
+from benchmarks.results import Act, Aim, Section, Spread, interleaved, repeated
 from classifiers.optimize import with_execution
 
 LINEAR = 1.1  # limit of an exponent: what is measured over one decade only is not exact
@@ -40,21 +33,15 @@ def measure(settings: Settings) -> Iterator[Section]:
 
 def _time_growth(settings: Settings) -> Section:
     """The exponents are those of a power law between the smallest and the largest size: 1 is linear, 0 does not grow."""
-    network, few = workload.classifier(settings), settings.quick
-    policy, environments, banks = workload.policy(settings), (1, 2) if few else (1, 3, 10, 32), (8, 16) if few else (8, 24, 80)
-    clips, flat = workload.clips(settings, environments[-1], 1), workload.flat_classifier(settings)
+    network, policy, few = workload.classifier(settings), workload.policy(settings), settings.quick
+    flat, banks = workload.flat_classifier(settings), (8, 16) if few else (8, 24, 80)
 
     def inference(clips: int, length: int) -> Act:
         return partial(infer, network, policy, workload.frames(settings, clips, length, network))
 
     axes: dict[str, dict[int, Act]] = {
-        "step, by environments (N), live": {size: stepping(size, network, clips, bank=False) for size in environments},
         "inference, by frames (T)": {size: inference(1, size) for size in ((1, 2) if few else (4, 12, 40))},
         "inference, by clips": {size: inference(size, 4) for size in ((1, 2) if few else (1, 3, 10))},
-        "focuser, by pixels of a patch (P²)": {
-            side * side: partial(_focus, network, torch.randn(4, 3, side, side, device=network.device))
-            for side in ((8, 16) if few else (64, 96, 128, 224))
-        },
         "reading 64 steps, by clips in the bank": {
             size: repeated(100, partial(_read, workload.bank_of(flat, workload.clips(settings, size, 2)), size)) for size in banks
         },
@@ -64,11 +51,6 @@ def _time_growth(settings: Settings) -> Section:
     for axis, sizes in axes.items():
         _exponent(section, axis, {size: Spread.of([time.wall for time in section.times[f"{axis}: {size}"]]).median for size in sizes})
     return section
-
-
-@torch.inference_mode()
-def _focus(network: Classifier, patches: Tensor) -> None:
-    network.focus(patches)
 
 
 def _read(bank: MemoryBank, size: int) -> None:
@@ -116,21 +98,15 @@ def added_by_inference(settings: Settings, clips: int, length: int) -> float:
 
 def in_new_process(settings: Settings, name: str, count: int, length: int) -> tuple[float, float, float]:
     """Return the MB of a process before inference and at the peak, and the peak of its GPU."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(theirs, settings, name, count, length))
-    process.start()
-    theirs.close()
-    peaks = ours.recv()
-    process.join()
-    return peaks
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(_run, settings, name, count, length).result()
 
 
-def _run(pipe: Connection, settings: Settings, name: str, count: int, length: int) -> None:
+def _run(settings: Settings, name: str, count: int, length: int) -> tuple[float, float, float]:
     workload.prepare(settings)
     classifier, policy = workload.classifier(settings), workload.policy(settings)
     frames = workload.frames(settings, count, length, classifier)
-    act: Callable[..., object] = step_by_step
+    act: Callable[..., object] = workload.step_by_step
     if name.startswith("parallel, "):
         how = workload.executions(settings, classifier)[name.removeprefix("parallel, ")]
         act, classifier = infer, with_execution(classifier, how)
@@ -138,8 +114,7 @@ def _run(pipe: Connection, settings: Settings, name: str, count: int, length: in
         Path("/proc/self/clear_refs").write_text("5")
     before = _peak()
     act(classifier, policy, frames)
-    device = torch.cuda.max_memory_allocated() / 1e6 if classifier.device.type == "cuda" else 0.0
-    pipe.send((before, _peak(), device))
+    return before, _peak(), torch.cuda.max_memory_allocated() / 1e6 if classifier.device.type == "cuda" else 0.0
 
 
 def _peak() -> float:

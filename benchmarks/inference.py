@@ -1,7 +1,5 @@
 """Inference: all patches in one batch against one patch after the other, and against the bare networks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 
@@ -16,10 +14,8 @@ from adafocus_env.clips.store import ClipSource
 from agents.evaluation.inference import classify_crops, glance_at, infer, infer_clips
 from agents.policies.networks import PolicyNetwork
 from benchmarks import workload
-from benchmarks.bare import bare_focus, bare_glance, step_by_step
 from benchmarks.command import Settings, main
-from benchmarks.results import Aim, Section
-from benchmarks.timing import Act, interleaved
+from benchmarks.results import Act, Aim, Section, interleaved
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
 from classifiers.optimize import Execution, with_execution
@@ -42,11 +38,11 @@ def _schemes(settings: Settings) -> Section:
     frames = workload.frames(settings, count, length, plain)
     networks = {name: with_execution(plain, how) for name, how in workload.executions(settings, plain).items()}
     fastest = list(networks)[-1]
-    acts: dict[str, Act] = {SEQUENTIAL: partial(step_by_step, plain, policy, frames)}
+    acts: dict[str, Act] = {SEQUENTIAL: partial(workload.step_by_step, plain, policy, frames)}
     acts |= {f"parallel, {name}": partial(infer, network, policy, frames) for name, network in networks.items()}
-    backbones = bare_glance(networks[fastest], count * length), bare_focus(networks[fastest], count * length)
+    glancer, focuser = (workload.bare_backbone(networks[fastest], which, count * length) for which in ("glancer", "focuser"))
     recurrent = _recurrent(plain, policy, count, length)
-    acts["backbones"], acts["all four"] = lambda: [act() for act in backbones], lambda: [act() for act in (*backbones, recurrent)]
+    acts["all four"] = lambda: [act() for act in (glancer, focuser, recurrent)]
     clips, batches = workload.clips(settings, 4 * count, length), 4
     acts["from the store"] = lambda: list(infer_clips(networks[fastest], policy, clips, batch_size=-(-len(clips) // batches)))
     title = f"Inference, {count} clips of {length} frames ({settings.allocator} allocator)"
@@ -59,7 +55,6 @@ def _schemes(settings: Settings) -> Section:
     for name in networks:
         section.ratio(SEQUENTIAL, f"parallel, {name}", aim=None if plain.device.type == "cuda" else aims.get(name))
     section.ratio(f"parallel, {fastest}", "all four", over=f"bare networks, backbones in {fastest}", aim=Aim("≤", 1.15))
-    section.ratio(f"parallel, {fastest}", "backbones", over=f"bare backbones, {fastest}")
     return section.ratio("from the store", f"parallel, {fastest}", name=f"a batch of {batches}, prefetched from the store")
 
 
@@ -81,7 +76,7 @@ def _agreement(settings: Settings) -> Section:
     """How far schemes and precisions agree on random networks, whose scores of two cells are often nearly equal."""
     plain, policy = workload.classifier(settings), workload.policy(settings)
     frames = workload.frames(settings, *((2, 4) if settings.quick else (8, 16)), plain)
-    actions, scores = step_by_step(plain, policy, frames)
+    actions, scores = workload.step_by_step(plain, policy, frames)
     section = Section("Agreement with step by step, float32, networks with random weights")
     for name, how in workload.executions(settings, plain).items():
         found, exact = infer(with_execution(plain, how), policy, frames), name.startswith("float32")

@@ -8,8 +8,6 @@ in every stage, by SIGKILL, SIGTERM and SIGINT in turns, and restarted. Both mus
 same result.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import signal

@@ -1,7 +1,5 @@
 """The main job on the demo videos, warm cache, against the network calls that it needs."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,10 +20,9 @@ from agents.config.command import compose_config
 from agents.config.settings import TrainPPO
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from agents.train_ppo import main as train_ppo
-from benchmarks.bare import bare_focus, bare_glance, bare_update
 from benchmarks.command import Settings, main
-from benchmarks.results import Aim, Section
-from benchmarks.timing import Act, Time, Times, timed
+from benchmarks.results import Act, Aim, Section, Time, Times, timed
+from benchmarks.workload import bare_backbone, bare_update
 from classifiers import checkpoint
 
 FRAMES, PATCHES, UPDATES = 64, 392, 10  # per call of the bare networks, where they are fastest
@@ -109,9 +106,9 @@ def _bare(config: TrainPPO, needs: dict[str, int]) -> dict[str, tuple[Act, float
         maps = network.glance(images)[0].unflatten(0, (-1, config.data.num_frames))
     architecture = PolicyArchitecture.from_config((maps.shape[2], maps.shape[3], maps.shape[4]), config.network)
     policy = PolicyNetwork(architecture, config.env.grid).to(device)
-    focus = bare_focus(network, PATCHES)
+    focus = bare_backbone(network, "focuser", PATCHES)
     return {
-        "glances": (bare_glance(network, FRAMES), needs["frames"] / FRAMES),
+        "glances": (bare_backbone(network, "glancer", FRAMES), needs["frames"] / FRAMES),
         "distinct patches": (focus, needs["distinct"] / PATCHES),
         "all cells": (focus, needs["cells"] / PATCHES),
         "updates": (bare_update(policy, maps, epochs=UPDATES, minibatches=1), needs["minibatches"] / UPDATES),

@@ -5,14 +5,12 @@
 Counted on the real modules; a multiply-add counts as one, as in the publication.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import torch
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from adafocus_env.settings import settings
 from agents.config.command import run_command
@@ -75,17 +73,17 @@ def flops_of(family: Family, patch_size: int) -> VideoFlops:
 
 def main(config: PublishedFlops) -> None:
     """Print the table."""
-    table = Table(title="GFLOPs per video (a multiply-add counts as one)", box=box.SIMPLE, pad_edge=False, collapse_padding=True)
-    for heading in ("family", "P"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("glancer", "policy", "focuser", "head", "sum", "published", "off by"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    figures = ("glancer", "policy", "focuser", "head", "sum", "published", "off by")
+    table = Table(
+        Column("family", no_wrap=True), Column("P", no_wrap=True), *(Column(each, justify="right", no_wrap=True) for each in figures),
+        title="GFLOPs per video (a multiply-add counts as one)", box=box.SIMPLE, pad_edge=False, collapse_padding=True,
+    )  # fmt: skip
     for name, family in FAMILIES.items():
         for patch_size, published in family.published.items():
             flops = flops_of(family, patch_size)
             total = flops.total() / 1e9
-            figures = [f"{value / 1e9:.2f}" for value in (flops.glancer, flops.policy, flops.focuser, flops.head)]
-            table.add_row(name, str(patch_size), *figures, f"{total:.2f}", f"{published:.1f}", f"{total / published - 1:+.1%}")
+            parts = [f"{value / 1e9:.2f}" for value in (flops.glancer, flops.policy, flops.focuser, flops.head)]
+            table.add_row(name, str(patch_size), *parts, f"{total:.2f}", f"{published:.1f}", f"{total / published - 1:+.1%}")
     Console().print(table)
 
 

@@ -1,7 +1,5 @@
 """Trains a bundled classifier again, from random weights: ``python -m benchmarks.rebuild_bundled task=hard out=DIR``."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, replace

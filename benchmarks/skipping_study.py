@@ -7,8 +7,6 @@ Every policy is a run of `agents.train_ppo` with ppo=skip, in its own run direct
 resumes the study. All thresholds are solved on the validation split.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, cast
@@ -34,7 +32,7 @@ from agents.policies.checkpoint import load_policy
 from agents.runs.confidence import mean_text
 from agents.runs.progress import Display
 from agents.runs.run_dir import RunDir
-from benchmarks.skip_competitors import METHODS, PolicyOutputs, Problem, every_frame
+from benchmarks.skipping_methods import METHODS, PolicyOutputs, Problem, every_frame
 from benchmarks.study import Curve, Panel, check_lists, markdown, runs_of, save_panels, save_tables, train_missing
 from classifiers import checkpoint
 from classifiers.errors import InputError
@@ -62,12 +60,18 @@ def main(config: SkippingStudy) -> None:
     root, console = Path(config.run), Console()
     runs = check_runs(config, root)
     train_missing(runs, train_ppo.main, console)
-    results = {task: _over_seeds([measure(RunDir(each.run), config) for each in configs]) for task, configs in runs.items()}
+    results: dict[str, Results] = {}
+    for task, configs in runs.items():
+        seeds = [measure(RunDir(each.run), config) for each in configs]
+        results[task] = {name: np.array([seed[name] for seed in seeds]) for name in seeds[0]}
     labels = {task: DataConfig(task=cast(TaskName, task)).label for task in results}
     text = "\n".join(f"**{labels[task]}, test split**\n\n{table(each, config.keeps)}" for task, each in results.items())
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     save_tables(root, text, {task: _summary(each, config.keeps) for task, each in results.items()})
-    panels = [Panel(task, "GFLOPs per video (a multiply-add as one)", _curves(each)) for task, each in results.items()]
+    curves = {
+        task: {name: Curve(values[..., 1].mean(0), values[..., 0]) for name, values in each.items()} for task, each in results.items()
+    }
+    panels = [Panel(task, "GFLOPs per video (a multiply-add as one)", each) for task, each in curves.items()]
     title = f"frames skipped, seeds {', '.join(map(str, config.seeds))}"
     save_panels(panels, title, "top-1 on the test clips, %", root / "curve.png")
     console.print(f"saved to {root}: table.md, table.json, curve.png", highlight=False, soft_wrap=True)
@@ -117,7 +121,7 @@ def measure(run: RunDir, config: SkippingStudy) -> dict[str, list[tuple[float, f
             results[name] = []
             for keep in config.keeps if name != EVERY_FRAME else [1.0]:
                 result = method(Problem(val, test, keep, flops, run_settings["seed"]))
-                top1 = (result.scores.argmax(-1) == test.labels).mean()
+                top1 = (result.scores.argmax(-1) == test.features.clips.labels).mean()
                 gflops = flops.total(result.num_patches, result.num_steps).mean() / 1e9
                 results[name].append((float(top1), float(gflops), float(result.num_patches.mean()) / test.size[1]))
     return results
@@ -131,14 +135,6 @@ def table(results: Results, keeps: Sequence[float]) -> str:
         cells = [f"{mean_text(100 * top1, '.1f')} % @ {1000 * gflops.mean():.1f} M, {share.mean():.1%}" for top1, gflops, share in columns]
         rows.append([name, *cells, *[""] * (len(keeps) - len(cells))])
     return markdown(["", *(f"{keep:.0%} kept" for keep in keeps)], rows)
-
-
-def _over_seeds(runs: Sequence[dict[str, list[tuple[float, float, float]]]]) -> Results:
-    return {name: np.array([run[name] for run in runs]) for name in runs[0]}
-
-
-def _curves(results: Results) -> dict[str, Curve]:
-    return {name: Curve(values[..., 1].mean(0), values[..., 0]) for name, values in results.items()}
 
 
 def _summary(results: Results, keeps: Sequence[float]) -> dict[str, list[dict[str, object]]]:

@@ -1,13 +1,12 @@
 """Steps of the environment: against the network calls that they need, in steps per second on the demo, and beside ap_gym."""
 
-from __future__ import annotations
-
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import cycle
 from typing import Any
 
 import numpy as np
+import torch
 
 from adafocus_env.build import DEMO_FRAMES, choose_device
 from adafocus_env.clips.store import ClipSource
@@ -17,11 +16,8 @@ from adafocus_env.features.memory_bank import MemoryBank
 from adafocus_env.sb3_env import AdaFocusVecEnv
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from benchmarks import workload
-from benchmarks.bare import bare_focus, bare_head
 from benchmarks.command import Settings, main
-from benchmarks.results import Aim, Section, compare
-from benchmarks.timing import Act, interleaved, repeated
-from benchmarks.workload import bank_of
+from benchmarks.results import Act, Aim, Section, compare, interleaved, repeated
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
 
@@ -33,23 +29,19 @@ SHARE = 0.6  # of the head's rate, from 64 environments on
 OTHER = "CircleSquare-v0"  # the only images of ap_gym that it renders itself; the others are downloaded
 OTHER_STEPS = 16  # of its episodes
 
-Variants = dict[str, dict[str, Any]]
-
 
 def measure(settings: Settings) -> Iterator[Section]:
     """Yield all sections."""
     yield _live(settings)
     yield _warm(settings)
-    yield _cold(settings)
     yield _apis(settings)
-    demo = Demo(settings)
-    yield _rates(settings, demo, "k = 1", {"reference": {}}, aims=not settings.quick)
-    observations = ("reference", "map", "vector", "dict")
-    yield _rates(settings, demo, "k = 1, other observations", {name: {"observation": name} for name in observations[1:]})
-    tensors: Variants = {f"{name}, torch": {"observation": name, "output": "torch"} for name in observations}
-    yield _rates(settings, demo, "k = 1, tensors out", tensors)
-    exact: Variants = {name: {"observation": name, "baseline": "all"} for name in observations[:2]}
-    yield _rates(settings, demo, "all cells", exact, rows=1 + workload.GRID**2)
+    network = checkpoint.load("demo", choose_device(settings.device))
+    bank = workload.bank_of(network, workload.demo_clips(settings, "val", DEMO_FRAMES))
+    yield _rates(settings, bank, "k = 1", {"reference": {}}, aims=not settings.quick)
+    tensors = {f"{name}, torch": {"observation": name, "output": "torch"} for name in ("reference", "map", "vector", "dict")}
+    yield _rates(settings, bank, "k = 1, tensors out", tensors)
+    exact = {name: {"observation": name, "baseline": "all"} for name in ("reference", "map")}
+    yield _rates(settings, bank, "all cells", exact, rows=1 + workload.GRID**2)
     yield of_ap_gym(settings)
 
 
@@ -59,7 +51,8 @@ def _live(settings: Settings) -> Section:
     clips = workload.clips(settings, numbers[-1], STEPS)
     pairs = {
         (f"step, {name}, N = {number}", f"focuser, {name}, {PATCHES * number} patches"): (
-            stepping(number, network, clips, bank=False), bare_focus(network, PATCHES * number), Aim("≤", 1.1) if number == 64 else None
+            stepping(number, network, clips, bank=False), workload.bare_backbone(network, "focuser", PATCHES * number),
+            Aim("≤", 1.1) if number == 64 else None,
         )
         for name, network in dict([("float32", plain), workload.fastest_of(settings, plain)]).items()
         for number in numbers
@@ -72,82 +65,49 @@ def _warm(settings: Settings) -> Section:
     """All features are in the bank; the head is left."""
     network, numbers, repeats = workload.flat_classifier(settings), (1, 4) if settings.quick else (1, 8, 64), 1 if settings.quick else 20
     clips = workload.clips(settings, numbers[-1], STEPS)
-    bank = bank_of(network, clips)
+    bank = workload.bank_of(network, clips)
     pairs = {
         (f"step, N = {number}", f"head, {PATCHES * number} rows"): (
-            repeated(repeats, stepping(number, network, clips, bank=bank)), repeated(repeats, bare_head(network, PATCHES * number)),
+            repeated(repeats, stepping(number, network, clips, bank=bank)),
+            repeated(repeats, workload.bare_head(network, PATCHES * number)),
             Aim("≤", 1.25) if number == 64 else None,
         )
         for number in numbers
-    }  # fmt: skip
+    }
     return compare("Environment step, bank warm, at full size", f"Each time is that of {repeats} steps.", pairs, settings.rounds)
-
-
-def _cold(settings: Settings) -> Section:
-    """An empty bank: the first step, which focuses all clips of a store."""
-    _, network = workload.fastest_of(settings, workload.classifier(settings))
-    number = 2
-    clips = workload.clips(settings, number, 1, train=False)
-
-    def first_step() -> Act:
-        bank = MemoryBank(network, clips, workload.grid_action(network))
-        bank.glance_vectors(np.arange(number), np.zeros(number, np.int64))
-        return stepping(number, network, clips, bank=bank)
-
-    steps = iter([first_step() for _ in range(settings.rounds + 1)])
-    pair = (lambda: next(steps)(), bare_focus(network, number * workload.GRID**2), None)
-    note = f"N = {number}: every step is the first one in a new bank, which has the glances already."
-    return compare("Environment step, bank cold", note, {("step", "focuser, all cells"): pair}, settings.rounds)
 
 
 def _apis(settings: Settings) -> Section:
     """The same step in all APIs, bank warm: what an API adds."""
     network, number, repeats = workload.flat_classifier(settings), 4 if settings.quick else 64, 1 if settings.quick else 20
     clips = workload.clips(settings, number, STEPS)
-    bank = bank_of(network, clips)
+    bank = workload.bank_of(network, clips)
     vector, sb3 = environment(number, network, clips, bank), AdaFocusVecEnv(environment(number, network, clips, bank))
-    actions = np.zeros(number, np.int64)
+    single, actions = AdaFocusEnv(network, clips, observation="reference", bank=bank), np.zeros(number, np.int64)
     for env in (vector, sb3):
         env.reset()
-    single = AdaFocusEnv(network, clips, observation="reference", bank=bank)
+    single.reset(seed=0)
     acts: dict[str, Act] = {
-        "dynamics": dynamics_step(environment(number, network, clips, bank)),
         "AdaFocusVectorEnv": lambda: vector.step(actions),
         "AdaFocusVecEnv": lambda: sb3.step(actions),
-        "AdaFocusEnv, N = 1": single_step(single),
+        "AdaFocusEnv, N = 1": lambda: single.step(0)[2] and single.reset(),
         "AdaFocusVectorEnv, N = 1": stepping(1, network, clips, bank=bank),
     }
     note = f"Each time is that of {repeats} steps; an episode has {STEPS} steps."
     times = interleaved({name: repeated(repeats, act) for name, act in acts.items()}, settings.rounds)
     section = Section(f"APIs, bank warm, N = {number}", note, times)
-    section.ratio("AdaFocusVectorEnv", "dynamics").ratio("AdaFocusVecEnv", "AdaFocusVectorEnv")
-    return section.ratio("AdaFocusEnv, N = 1", "AdaFocusVectorEnv, N = 1")
+    return section.ratio("AdaFocusVecEnv", "AdaFocusVectorEnv").ratio("AdaFocusEnv, N = 1", "AdaFocusVectorEnv, N = 1")
 
 
-class Demo:
-    """Vector environments and bare heads on the demo's clips, all features in one bank."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.network = checkpoint.load("demo", choose_device(settings.device))
-        self.clips = workload.demo_clips(settings, "val", DEMO_FRAMES)
-        self.bank = bank_of(self.network, self.clips)
-
-    def stepping(self, number: int, **changes: Any) -> Act:
-        """Return an act: `EPISODES` of N environments with random actions, which were sampled before."""
-        arguments = {"observation": "reference", "autoreset_mode": "SAME_STEP", "grid": workload.GRID, **changes}
-        env = AdaFocusVectorEnv(number, self.network, self.clips, bank=self.bank, **arguments)
-        env.reset(seed=0)
-        actions = cycle(np.random.default_rng(0).integers(workload.GRID**2, size=(DEMO_FRAMES, number)))
-        return repeated(EPISODES * DEMO_FRAMES, lambda: env.step(next(actions)))
-
-
-def _rates(settings: Settings, demo: Demo, what: str, variants: Variants, *, rows: int = PATCHES, aims: bool = False) -> Section:
+def _rates(
+    settings: Settings, bank: MemoryBank, what: str, variants: Mapping[str, Mapping[str, Any]], *, rows: int = PATCHES, aims: bool = False
+) -> Section:
     """Rates of all ``variants``, and their shares of the bare head's rate on ``rows`` rows per clip."""
     numbers, steps = (1, 4) if settings.quick else tuple(AIMS), EPISODES * DEMO_FRAMES
     acts: dict[str, Act] = {}
     for number in numbers:
-        acts |= {f"{name}, N = {number}": demo.stepping(number, **changes) for name, changes in variants.items()}
-        acts[f"head, {rows * number} rows"] = repeated(steps, bare_head(demo.network, rows * number))
+        acts |= {f"{name}, N = {number}": repeated(EPISODES, episode(bank, number, **changes)) for name, changes in variants.items()}
+        acts[f"head, {rows * number} rows"] = repeated(steps, workload.bare_head(bank.classifier, rows * number))
     note = f"Reward `random`; mode SAME_STEP, {EPISODES} episodes of {DEMO_FRAMES} steps; a share is that of the bare head's rate."
     section = Section(f"Steps per second, demo, bank warm, {what}", note, interleaved(acts, settings.rounds))
     for number in numbers:
@@ -198,24 +158,14 @@ def stepping(number: int, network: Classifier, clips: ClipSource, bank: Features
     return lambda: env.step(rng.integers(workload.GRID**2, size=number))
 
 
-def single_step(env: AdaFocusEnv) -> Act:
-    """Return an act: a step of the single environment, and a reset where an episode ended."""
+def episode(bank: MemoryBank, number: int, **arguments: Any) -> Act:
+    """Return an act: an episode of N environments with random actions, which are where the environment returns its results."""
+    defaults = {"observation": "reference", "autoreset_mode": "SAME_STEP", "grid": workload.GRID}
+    env = AdaFocusVectorEnv(number, bank.classifier, bank.clips, bank=bank, **{**defaults, **arguments})
     env.reset(seed=0)
-    return lambda: env.step(0)[2] and env.reset()
-
-
-def dynamics_step(env: AdaFocusVectorEnv) -> Act:
-    """Return an act: a step of the dynamics alone, restarted where the episodes ended."""
-    dynamics = env.dynamics
-    env.reset(seed=0)
-    clips, baseline = dynamics.clip.copy(), dynamics.baseline.copy()
-    actions = np.zeros(dynamics.num_clips, np.int64)
-
-    def act() -> None:
-        if dynamics.step(actions).terminated.all():
-            dynamics.restart(clips, baseline)
-
-    return act
+    sampled = np.random.default_rng(0).integers(workload.GRID**2, size=(bank.num_steps, number))
+    actions = cycle(torch.from_numpy(sampled).to(bank.classifier.device).unbind() if env.output == "torch" else sampled)
+    return repeated(bank.num_steps, lambda: env.step(next(actions)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """What the studies share: runs of several seeds that are trained once, and their tables and plots."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

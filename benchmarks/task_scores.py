@@ -1,7 +1,5 @@
 """Measures random patches and the oracle on every benchmark id: ``python -m benchmarks.task_scores`` writes docs/task_scores.json."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Training steps against the network calls that they need: stages 0, 1 and 3, and an iteration of PPO by its phases."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -24,11 +22,9 @@ from agents.supervised.finetune import finetune
 from agents.supervised.random_patches import train_on_random_patches
 from agents.supervised.warm_up import warm_up
 from benchmarks import workload
-from benchmarks.bare import bare_head, bare_policy, bare_update
 from benchmarks.command import Settings, main
-from benchmarks.results import Aim, Section, compare
+from benchmarks.results import Act, Aim, Section, Time, compare, interleaved, repeated, timed
 from benchmarks.steps import PATCHES
-from benchmarks.timing import Act, Time, interleaved, repeated, timed
 from classifiers.classifier import Classifier
 
 MINIBATCHES = 4
@@ -102,9 +98,9 @@ def _ppo(settings: Settings) -> Section:
     phases: dict[str, list[Time]] = {"collection": [], "update": []}
     acts: dict[str, Act] = {
         "iteration": iterations(model, phases),
-        "bare: policy": bare_policy(policy, maps),
-        "bare: head": repeated(length, bare_head(network, PATCHES * rows)),
-        "bare: update": bare_update(policy, maps, config.n_epochs, MINIBATCHES),
+        "bare: policy": workload.bare_policy(policy, maps),
+        "bare: head": repeated(length, workload.bare_head(network, PATCHES * rows)),
+        "bare: update": workload.bare_update(policy, maps, config.n_epochs, MINIBATCHES),
     }
     times = interleaved(acts, settings.rounds)
     times |= {name: measured[1:] for name, measured in phases.items()}

@@ -1,30 +1,46 @@
-"""What is measured: networks with random weights and demo videos, at the paper's size or at a tiny one."""
+"""What is measured: networks with random weights, demo videos and random clips, at the paper's size or at a tiny one.
 
-from __future__ import annotations
+And what results are compared with: the networks alone on tensors in memory, and the released scheme of inference.
+"""
 
 import os
 import platform
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from adafocus_env.action import ACTIONS, Action
+from adafocus_env.action import ACTIONS, Action, crop_patches
 from adafocus_env.build import Split, choose_device, open_clips
+from adafocus_env.clips.clip_spec import ClipSpec
 from adafocus_env.clips.store import ClipSource
 from adafocus_env.demo.renderer import DemoTask
 from adafocus_env.demo.videos import demo
 from adafocus_env.features.memory_bank import MemoryBank
 from adafocus_env.videos.dataset import DataSet, Video
+from agents.evaluation.inference import patches_of
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from agents.runs.system import system_information
 from benchmarks.command import Settings
+from benchmarks.results import Act
 from classifiers.backbones.backbone import BACKBONES, Backbone
 from classifiers.classifier import Architecture, Classifier
 from classifiers.model_zoo import ARCHITECTURES
-from classifiers.optimize import PLAIN, Execution, check_precision, choose_execution, supported_precisions, with_execution
+from classifiers.optimize import (
+    PLAIN,
+    PRECISIONS,
+    Execution,
+    InferenceClassifier,
+    check_precision,
+    choose_execution,
+    execution_of,
+    supported_precisions,
+    with_execution,
+)  # fmt: skip
 
 GRID = 7
 DEFAULT = "float32, default settings"
@@ -108,6 +124,43 @@ def fastest_of(settings: Settings, network: Classifier) -> tuple[str, Classifier
     return name, with_execution(network, how)
 
 
+class RandomClips(ClipSource):
+    """Clips of random frames, without crops.
+
+    Args:
+        count: Number of clips.
+        num_frames: T.
+        size: Height and width of the frames in pixels.
+    """
+
+    has_truth = False
+    failures = ()
+
+    def __init__(self, count: int, num_frames: int, size: int) -> None:
+        self.settings = ClipSpec(num_frames, size, size, train=True)
+        self.labels: NDArray[np.int64] = np.arange(count) % 10
+        self.label_sets = [(int(label),) for label in self.labels]
+        self.names = [f"{number:04d}" for number in range(count)]
+        self.fingerprint = f"random-{count}-{num_frames}-{size}"
+        generator = torch.Generator().manual_seed(0)
+        self._pixels = torch.randint(256, (count, num_frames, 3, size, size), dtype=torch.uint8, generator=generator)
+
+    def frames(self, clip: int) -> Tensor:
+        """Return frames (T, 3, size, size), uint8."""
+        return self._pixels[clip]
+
+    def glancer_frames(self, clip: int) -> Tensor:
+        """Return the frames of `frames`."""
+        return self._pixels[clip]
+
+    def resampled(self, clip: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Return the frames twice."""
+        return self._pixels[clip], self._pixels[clip]
+
+    def skip_rng(self, clips: NDArray[np.int64], rng: np.random.Generator) -> None:
+        """Do nothing: no random numbers are used."""
+
+
 def clips(settings: Settings, count: int, num_frames: int, *, train: bool = True) -> ClipSource:
     """Return at least ``count`` clips; training clips are eight views of every video."""
     views = 8 if train else 1
@@ -178,3 +231,91 @@ def _flat(settings: Settings, which: str) -> Any:
 def _flat_backbone(block: int, vector_size: int, num_classes: int) -> Backbone:
     layers = nn.Sequential(nn.AvgPool2d(block), nn.Conv2d(3, vector_size, 1), nn.ReLU6())
     return Backbone(layers, vector_size, num_classes, map_bounds=(0.0, 6.0))
+
+
+# What results are compared with
+
+
+def bare_backbone(classifier: Classifier, which: str, count: int) -> Act:
+    """Return an act: the glancer or the focuser on ``count`` random images of its input size, with the execution of ``classifier``."""
+    sizes = classifier.architecture
+    side = sizes.glance_size if which == "glancer" else sizes.patch_size
+    images = torch.randn(count, 3, side, side).to(classifier.device)
+    if not isinstance(classifier, InferenceClassifier):
+        return partial(_call, getattr(classifier, which), [images])
+    how, runner = execution_of(classifier), getattr(classifier, f"{which}_runner")
+    call = how.glance_call if which == "glancer" else how.focus_call
+    layout = torch.channels_last if how.channels_last else torch.contiguous_format
+    batches = [batch.to(PRECISIONS[how.precision], memory_format=layout, copy=True) for batch in images.split(call or len(images))]
+    return lambda: _call(runner.network(), batches)
+
+
+@torch.no_grad()
+def _call(network: Callable[..., object], batches: list[Tensor]) -> None:
+    for batch in batches:
+        network(batch, 1)
+
+
+def bare_head(network: Classifier, rows: int) -> Act:
+    """Return an act: one step of the head on ``rows`` rows."""
+    glances = torch.rand(rows, 1, network.glancer.vector_size, device=network.device)
+    focus_vectors, state = torch.rand(rows, 1, network.focuser.vector_size, device=network.device), network.initial_state(rows)
+
+    @torch.no_grad()
+    def act() -> None:
+        network.classify(glances, focus_vectors, state)
+
+    return act
+
+
+def bare_policy(policy: PolicyNetwork, maps: Tensor) -> Act:
+    """Return an act: actor and critic on the glance maps (N, T, C, h, w) of whole clips."""
+
+    @torch.no_grad()
+    def act() -> None:
+        hidden = policy.encoder(maps)
+        policy.actor(hidden), policy.critic(hidden)
+
+    return act
+
+
+def bare_update(policy: PolicyNetwork, maps: Tensor, epochs: int, minibatches: int) -> Act:
+    """Return an act: forward and backward pass of every minibatch of every epoch, on whole clips."""
+    policy.train().requires_grad_(True)
+
+    def act() -> None:
+        for _ in range(epochs):
+            for minibatch in maps.chunk(minibatches):
+                policy.zero_grad()
+                hidden = policy.encoder(minibatch)
+                (policy.actor(hidden).logsumexp(-1).mean() + policy.critic(hidden).mean()).backward()
+
+    return act
+
+
+@torch.inference_mode()
+def step_by_step(classifier: Classifier, policy: PolicyNetwork, frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Classify videos with recurrent heads as the released code does: all glances, then policy, focuser and head frame by frame.
+
+    The loops of the released code over the images of a batch are left out; the scheme does not need them.
+
+    Args:
+        classifier: Frozen.
+        policy: The policy on its glance maps.
+        frames: Normalised, (N, T, 3, H, W).
+
+    Returns:
+        Actions (N, T) and class scores (N, T, K).
+    """
+    count, length = frames.shape[:2]
+    maps, vectors = (each.unflatten(0, (count, length)) for each in classifier.glance(frames.flatten(0, 1)))
+    hidden, state, rows = None, classifier.initial_state(count), torch.arange(count, device=frames.device)
+    actions, scores = [], []
+    for step in range(length):
+        output, hidden = policy.encoder.gru(policy.encoder.frame(maps[:, step]).unsqueeze(1), hidden)
+        action = policy.actor(output[:, 0]).argmax(-1)
+        patches = crop_patches(frames[:, step], rows, patches_of(policy, classifier, action)[0], classifier.architecture.patch_size)
+        score, state = classifier.classify(vectors[:, step, None], classifier.focus(patches)[:, None], state)
+        actions.append(action)
+        scores.append(score[:, 0])
+    return torch.stack(actions, 1), torch.stack(scores, 1)

@@ -1,7 +1,5 @@
 """Settings of the C library's allocator: freed memory is cached for later forward passes."""
 
-from __future__ import annotations
-
 import ctypes
 import platform
 

@@ -1,7 +1,5 @@
 """Settings of the classifier: its architecture, and the supervised stages 0, 1 and 3."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -88,7 +86,7 @@ class ClassifierConfig:
     finetune: SupervisedConfig = setting(SupervisedConfig, "stage 3: head (and focuser) on the policy's patches")
 
 
-def architecture_of(command: Any) -> Architecture | None:
+def architecture_of(command: Any) -> "Architecture | None":
     """Return the architecture that a classifier is made of; None where it is trained already or not known."""
     if not hasattr(command, "classifier"):
         return None

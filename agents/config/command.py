@@ -1,7 +1,5 @@
 """The entry of every command: YAML files and ``key=value`` arguments become its settings, and a mistake a message and status 2."""
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import re

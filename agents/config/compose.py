@@ -9,8 +9,6 @@ The primary YAML file of a command names its groups, and holds what differs from
 Hydra only composes: jobs run in this process, and it makes no folder, log or file.
 """
 
-from __future__ import annotations
-
 import importlib
 import itertools
 import re

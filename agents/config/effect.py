@@ -5,8 +5,6 @@ A settings class says which of its settings are not read in its present state by
 for all of it) and the reason, with what to do. ``command`` are the settings of the whole command.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -44,14 +42,12 @@ def check_overrides(typed: Mapping[str, str], ours: Collection[str]) -> None:
 
 def _reason(command: Any, key: str, more: Callable[[Any], Reasons] | None) -> str | None:
     """Return why a setting has no effect: the first reason, from the innermost group to the command."""
-    for prefix, group in reversed(list(_groups(command, key))):
-        reasons = group.without_effect(command, prefix) if hasattr(group, "without_effect") else ()
+    groups = [(prefix, group) for prefix, group in _groups(command, key) if hasattr(group, "without_effect")]
+    known = [(prefix, group.without_effect(command, prefix)) for prefix, group in reversed(groups)]
+    for prefix, reasons in [*known, ("", more(command) if more else ())]:
         for names, reason in reasons:
             if any(f"{key}.".startswith(f"{prefix}{name}.") for name in names.split()):
                 return reason
-    for names, reason in more(command) if more else ():
-        if any(f"{key}.".startswith(f"{name}.") for name in names.split()):
-            return reason
     return None
 
 

@@ -1,7 +1,5 @@
 """The help pages: every setting of a command with its default, the values that it takes and what it means."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from typing import Any
@@ -58,12 +56,9 @@ def _groups(schema: type, presets: dict[str, Any]) -> Iterator[tuple[str, tuple[
     declared = fields_of(schema)
     own = [name for name in declared if not is_settings(declared[name].annotation)]
     yield "", ("keys of the command", [_row(name, declared[name], [presets.get(name)]) for name in own])
-    for name in declared:
+    for name in [each for each in declared if each not in own]:
         kind: Any = declared[name].annotation
-        if not is_settings(kind):
-            continue
-        inner = fields_of(kind)
-        values = presets.get(name) or {}
+        inner, values = fields_of(kind), presets.get(name) or {}
         title = f"{name}: {declared[name].description}"
         if all(is_settings(each.annotation) for each in inner.values()):  # the same settings several times
             first: Any = next(iter(inner.values())).annotation
@@ -97,15 +92,14 @@ def _text(value: Any) -> str:
 
 
 def _print_group(console: Any, name: str, group: tuple[str, Rows]) -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
 
     title, rows = group
     console.print(title, style="bold")
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=True)
-    table.add_column("key", no_wrap=True)
-    table.add_column("default", max_width=14, overflow="fold")
-    table.add_column("values", max_width=26)
-    table.add_column("meaning")
+    table = Table(
+        Column("key", no_wrap=True), Column("default", max_width=14, overflow="fold"), Column("values", max_width=26), "meaning",
+        box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=True,
+    )  # fmt: skip
     for row in rows:
         table.add_row(*row)
     console.print(table)

@@ -4,8 +4,6 @@ The tables are plain dictionaries: `BACKBONES`, `HEADS`, `ARCHITECTURES`, `REWAR
 read, such as a classifier's card, hold names only, so reading one never imports anything: only what the user typed is imported.
 """
 
-from __future__ import annotations
-
 import importlib
 
 from classifiers.errors import InputError

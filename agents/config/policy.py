@@ -1,7 +1,5 @@
 """Settings of stage 2: environment, algorithms other than PPO, and policy network."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, Literal
 

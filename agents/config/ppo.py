@@ -1,7 +1,5 @@
 """Settings of PPO; the files in configs/ppo override some of them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

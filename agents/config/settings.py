@@ -3,8 +3,6 @@
 `configs/` holds what differs from the defaults. A command's key is the name of a setting, below that of its group: ``env.grid``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Literal

@@ -1,10 +1,9 @@
-"""The authors' checkpoint files of either family: what they hold, read safely and strictly, under our names."""
-
-from __future__ import annotations
+"""The authors' checkpoint files of either family: what they hold, read safely and strictly, under our names, and written to a folder."""
 
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,9 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.serialization import safe_globals
 
+from adafocus_env.videos.class_names import read_class_names
+from agents.config.settings import ImportCheckpoint
+from agents.policies import checkpoint as policy_checkpoint
 from agents.policies.networks import PolicyNetwork
 from agents.released.families import FAMILIES, POLICY_NAMES, Family, Tensors, family_of, has, shape_of
-from classifiers.checkpoint import tensor_faults
+from classifiers import checkpoint
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError, lookup
 
@@ -66,12 +68,38 @@ def read_released(
     parts: list[tuple[nn.Module, dict[str, str]]] = [(classifier, kind.names(classifier))]
     if policy is not None:
         parts.append((policy, POLICY_NAMES))
-    if faults := tensor_faults(_wanted(parts, found, kind), found):
+    if faults := checkpoint.tensor_faults(_wanted(parts, found, kind), found):
         raise InputError(f"file={path} is not a released checkpoint of the {kind.name} family: " + "; ".join(faults))
     for module, names in parts:
         _fill(module, names, found)
         module.eval().requires_grad_(False)
     return Released(classifier, policy)
+
+
+def import_released(settings: ImportCheckpoint) -> str:
+    """Read the file, write what it holds into the folder, and return a line that says what that is.
+
+    Raises:
+        InputError: the file, the list of classes, the patch size, the family or the folder cannot be used.
+    """
+    classes = None if settings.classes is None else read_class_names(settings.classes)
+    released = read_released(settings.file, patch_size=settings.patch_size, classes=classes, family=settings.family)
+    out = Path(settings.out)
+    if released.policy is None and (out / policy_checkpoint.CARD).exists():
+        raise InputError(f"out={out} holds a policy, and {settings.file} has none to replace it; choose another folder")
+    sizes = released.classifier.architecture
+    used = {**asdict(settings), "patch_size": sizes.patch_size}  # type: ignore[call-overload]
+    arguments = shlex.join(f"{key}={value}" for key, value in used.items() if value is not None)
+    command = f"python -m agents.import_checkpoint {arguments}"
+    card = checkpoint.save(released.classifier, out, command=command)
+    about = f"{out}: classifier with {len(card.classes)} classes, {sizes.head} head, patches of {sizes.patch_size} pixels"
+    policy = released.policy
+    if policy is None:
+        return f"{about}; no policy (a file of stage 0 or 1)"
+    policy_checkpoint.save_policy(policy, out, {"classifier": card.fingerprint, "command": command})
+    if policy.grid is None:
+        return f"{about}; continuous policy on glance maps of {policy.architecture.map_shape[0]} channels per decision"
+    return f"{about}; policy on {policy.grid}×{policy.grid} cells"
 
 
 def _load(path: Path) -> Mapping[str, Any]:
@@ -82,13 +110,13 @@ def _load(path: Path) -> Mapping[str, Any]:
         with safe_globals(_numpy_numbers()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as problem:  # damaged pickles raise exceptions of many kinds
-        foreign = re.search(r"GLOBAL ([\w.]+)", str(problem))
-        if foreign:
+        if foreign := re.search(r"GLOBAL ([\w.]+)", str(problem)):
             raise InputError(
                 f"file={path} holds other Python objects than tensors ({foreign[1]}); they could run code and are not loaded"
             ) from problem
-        hint = "it was not written by torch.save, or is damaged; download or copy it again"
-        raise InputError(f"file={path} cannot be read: {hint}") from problem
+        raise InputError(
+            f"file={path} cannot be read: it was not written by torch.save, or is damaged; download or copy it again"
+        ) from problem
     if not isinstance(content, Mapping):
         raise InputError(f"file={path} holds a {type(content).__name__}, not a dictionary with {', '.join(PARTS)}")
     return content
@@ -157,14 +185,10 @@ def _empty(kind: Callable[..., Module], *sizes: object) -> Module:
 
 def _wanted(parts: Sequence[tuple[nn.Module, Mapping[str, str]]], found: Tensors, kind: Family) -> dict[str, Tensor]:
     """What the file must hold: every tensor of ours, and the whole policy wherever the focuser has any of it."""
-    wanted = {name: tensor for module, names in parts for name, tensor in _under_released_names(module, names).items()}
+    wanted = {_released_name(ours, names): tensor for module, names in parts for ours, tensor in module.state_dict().items()}
     own = {name.removeprefix("policy."): tensor for name, tensor in wanted.items() if name.startswith("policy.")}
     copies = [copy for copy in kind.copies_of_the_policy if has(found, copy)]
     return wanted | {copy + name: tensor for copy in copies for name, tensor in own.items()}
-
-
-def _under_released_names(module: nn.Module, names: Mapping[str, str]) -> dict[str, Tensor]:
-    return {_released_name(name, names): tensor for name, tensor in module.state_dict().items()}
 
 
 def _released_name(ours: str, names: Mapping[str, str]) -> str:

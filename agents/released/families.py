@@ -1,7 +1,5 @@
 """The two families of the authors' checkpoints: how each names the tensors of our networks, and what its tensors tell of their sizes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Means over the runs of several seeds, with confidence intervals."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

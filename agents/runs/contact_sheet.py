@@ -1,7 +1,5 @@
 """A contact sheet: the frames of some clips with the patches of a policy. The outline of a patch is `adafocus_env.render.PATCH_COLOUR`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,6 @@ from adafocus_env.render import draw_patch
 from agents.evaluation.metrics import PolicyEvaluation
 from classifiers.atomic_files import replacing
 
-BACKGROUND, TEXT = "white", "black"
 ROWS = 8
 MIN_SIDE = 120  # pixels; smaller frames are enlarged by a whole number
 LABEL_WIDTH = 150  # pixels left of the frames of a clip
@@ -24,7 +21,7 @@ def save_contact_sheet(features: Features, played: PolicyEvaluation, path: Path,
     """Draw one row per clip: its frames with their patches. The clips are at equal distances in the list of all clips."""
     clips = np.unique(np.linspace(0, len(features.clips) - 1, rows).astype(int))
     pictures = [_clip_row(features, played, int(clip)) for clip in clips]
-    sheet = Image.new("RGB", (pictures[0].width, sum(picture.height + GAP for picture in pictures)), BACKGROUND)
+    sheet = Image.new("RGB", (pictures[0].width, sum(picture.height + GAP for picture in pictures)), "white")
     for number, picture in enumerate(pictures):
         sheet.paste(picture, (0, number * (picture.height + GAP)))
     with replacing(path) as temporary:
@@ -38,11 +35,11 @@ def _clip_row(features: Features, played: PolicyEvaluation, clip: int) -> Image.
     boxes, patch_mask = boxes_of(features.action, played.actions[clip])[decision], played.patch_mask[clip][decision]
     scale = max(1, -(-MIN_SIDE // features.clips.size))
     side = frames.shape[1] * scale
-    row = Image.new("RGB", (LABEL_WIDTH + len(frames) * (side + GAP), side), BACKGROUND)
+    row = Image.new("RGB", (LABEL_WIDTH + len(frames) * (side + GAP), side), "white")
     name = features.classifier.classes[features.clips.labels[clip]]
     answer = "right" if played.correct[clip] else "wrong"
     lines = [f"clip {clip}", f"class {name[:18]}", answer, f"confidence {played.confidence[clip]:.0%}"]
-    ImageDraw.Draw(row).text((6, 6), "\n".join(lines), fill=TEXT, font=ImageFont.load_default(13))
+    ImageDraw.Draw(row).text((6, 6), "\n".join(lines), fill="black", font=ImageFont.load_default(13))
     for number, (frame, box) in enumerate(zip(frames, boxes, strict=True)):
         picture = draw_patch(frame, box.tolist() if patch_mask[number] else None, scale=scale)
         row.paste(picture, (LABEL_WIDTH + number * (side + GAP), 0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -38,7 +38,7 @@ class StopRequest:
             self._previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *problem: object) -> None:
         for number, handler in self._previous.items():
             # None stands for a handler that was not set from Python and cannot be restored; the default is the nearest.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

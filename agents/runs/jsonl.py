@@ -1,7 +1,5 @@
 """JSON text of measurements, and files of JSON lines that a killed process cannot corrupt."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,12 +1,11 @@
 """Run folders and their results, as a table or as JSON: what `python -m agents.list_runs` prints."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -46,19 +45,19 @@ class Run:
     """
 
     run: str
-    command: str | None
-    data: str | None
-    seed: int | None
-    state: str | None
-    broken: str
-    learned: float | None
-    random: float | None
-    oracle: float | None
-    gap: float | None
-    gflops: float | None
-    seconds: float | None
-    date: str | None
-    setting: dict[str, Any] | None
+    command: str | None = None
+    data: str | None = None
+    seed: int | None = None
+    state: str | None = None
+    broken: str = ""
+    learned: float | None = None
+    random: float | None = None
+    oracle: float | None = None
+    gap: float | None = None
+    gflops: float | None = None
+    seconds: float | None = None
+    date: str | None = None
+    setting: dict[str, Any] | None = None
 
 
 def print_runs(settings: ListRuns) -> None:
@@ -66,8 +65,8 @@ def print_runs(settings: ListRuns) -> None:
     found = sorted(list_runs(Path(settings.root)), key=ORDERS[settings.sort])
     if settings.json:
         sys.stdout.write(to_json([asdict(run) for run in found], indent=2) + "\n")
-        return
-    show(found, Console())
+    else:
+        show(found, Console())
 
 
 def show(runs: Sequence[Run], console: Console) -> None:
@@ -102,17 +101,16 @@ def list_runs(root: Path) -> list[Run]:
 
 def read(folder: Path, name: str) -> Run:
     """Return what is known of one folder; of a broken one, what is wrong."""
-    known: dict[str, Any] = {field.name: None for field in fields(Run)} | {"run": name, "broken": ""}
+    known: dict[str, Any] = {"run": name}
     try:
         run = RunDir(folder)
-        config = run.config()
-        known |= _asked(config) | {"date": _date(folder)}
+        known |= _asked(run.config()) | {"date": _date(folder)}
         known["state"] = _state(run)
         known["seconds"] = sum(line["seconds"] for line in run.timing()) or None
-        return Run(**(known | (_reached(run.result(), known["data"]) if run.finished else {})))
+        known |= _reached(run.result(), known["data"]) if run.finished else {}
     except Exception as problem:  # one bad file must not hide the other runs
-        reason = " ".join(str(problem).split()) if isinstance(problem, InputError) else repr(problem)
-        return Run(**(known | {"broken": reason}))
+        known["broken"] = " ".join(str(problem).split()) if isinstance(problem, InputError) else repr(problem)
+    return Run(**known)
 
 
 def _asked(config: dict[str, Any]) -> dict[str, Any]:
@@ -121,8 +119,7 @@ def _asked(config: dict[str, Any]) -> dict[str, Any]:
     data = config["data"]
     task = data.get("task", "normal")
     setting = {key: value for key, value in flat(config).items() if key not in EXECUTION_KEYS | {"seed"}}
-    label = data["name"] if task == "normal" else f"{data['name']}-{task}"
-    label = f"{label} ({data['root']})" if data.get("root") else label
+    label = data["name"] + ("" if task == "normal" else f"-{task}") + (f" ({data['root']})" if data.get("root") else "")
     return {"command": command, "data": label, "seed": config["seed"], "setting": setting}
 
 
@@ -175,10 +172,11 @@ def table(data: str, runs: Iterable[Run]) -> Table:
     headings = ("run", "command", "seed", "state", "learned", "random", "oracle", "gap", "GFLOPs", "time", "written")
     shown = _empty(f"{data}, test split", *headings)
     for run in runs:
-        accuracies = [_share(value) for value in (run.learned, run.random, run.oracle, run.gap)]
+        accuracies = ["–" if value is None else f"{100 * value:.1f}" for value in (run.learned, run.random, run.oracle, run.gap)]
         gflops = "–" if run.gflops is None else f"{run.gflops:.3g}"
+        seconds = "–" if run.seconds is None else str(timedelta(seconds=round(run.seconds)))
         about = (run.run, run.command, str(run.seed), run.state)
-        shown.add_row(*about, *accuracies, gflops, _time(run.seconds), str(run.date)[: len("2000-12-31")])
+        shown.add_row(*about, *accuracies, gflops, seconds, str(run.date)[: len("2000-12-31")])
     return shown
 
 
@@ -195,7 +193,8 @@ def summary(runs: Iterable[Run]) -> Table | None:
     for same in several:
         seeds = ", ".join(str(seed) for seed in sorted({run.seed for run in same if run.seed is not None}))
         values = [_mean([getattr(run, key) for run in same]) for key in ("learned", "random", "gap")]
-        shown.add_row(_common([run.run for run in same]), same[0].command, same[0].data, seeds, *values)
+        common = commonprefix([run.run for run in same]) + "*"  # noqa: RUF071 (sweep/seed=* for sweep/seed=1 and sweep/seed=2)
+        shown.add_row(common, same[0].command, same[0].data, seeds, *values)
     shown.caption = "± is half the width of a 95 % confidence interval of the mean over seeds"
     return shown
 
@@ -210,22 +209,5 @@ def _empty(title: str, *headings: str) -> Table:
     return shown
 
 
-def _common(names: list[str]) -> str:
-    """Return a name for runs whose names differ in one position: sweep/seed=* for sweep/seed=1 and sweep/seed=2."""
-    first, last = min(names), max(names)
-    size = next((place for place, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
-    return first[:size] + "*"
-
-
 def _mean(values: list[float | None]) -> str:
-    if None in values:
-        return "–"
-    return mean_text(100 * np.array(values, float), ".1f")
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
-def _time(seconds: float | None) -> str:
-    return "–" if seconds is None else str(timedelta(seconds=round(seconds)))
+    return "–" if None in values else mean_text(100 * np.array(values, float), ".1f")

@@ -1,7 +1,5 @@
 """Loggers of a run: the lines of `metrics.jsonl` for TensorBoard and Weights & Biases, through Stable-Baselines3's logger."""
 
-from __future__ import annotations
-
 import math
 import os
 import secrets

@@ -1,7 +1,5 @@
 """Plots of a result: accuracy against cost, and against the number of frames."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

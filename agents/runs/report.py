@@ -1,13 +1,11 @@
 """The report at the end of a run: a table, the same measures as JSON and as a plot, and a contact sheet."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from adafocus_env.features.live import Features
 from agents.evaluation.evaluate import evaluate
@@ -95,12 +93,10 @@ def table(measures: Mapping[str, Mapping[str, Any]], title: str, metric: str = "
         metric: The data set's main metric; other metrics than top-1 get a second column.
     """
     columns = table_columns(measures.values(), metric)
-    shown = Table(title=escape(title), caption="GFLOPs per video, a multiply-add counts as one; entropy in nats; movement in H − P")
-    shown.add_column("policy", no_wrap=True)
-    for column in columns.values():
-        shown.add_column(column.heading, justify="right", no_wrap=True)
-    for name in ORDER:
-        if name in measures:
-            cells = [format(measures[name][key], column.format) if key in measures[name] else "–" for key, column in columns.items()]
-            shown.add_row(name, *cells, style="bold" if name == "learned" else None)
+    headings = [Column("policy", no_wrap=True), *(Column(each.heading, justify="right", no_wrap=True) for each in columns.values())]
+    caption = "GFLOPs per video, a multiply-add counts as one; entropy in nats; movement in H − P"
+    shown = Table(*headings, title=escape(title), caption=caption)
+    for name in [each for each in ORDER if each in measures]:
+        cells = [format(measures[name][key], column.format) if key in measures[name] else "–" for key, column in columns.items()]
+        shown.add_row(name, *cells, style="bold" if name == "learned" else None)
     return shown

@@ -8,7 +8,6 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -72,7 +71,8 @@ class RunDir:
         run = cls(path)
         run._acquire()
         try:
-            run._prepare(_as_stored(config), force=force)
+            # A config is compared as it is read from its file, where a tuple is a list and an enum member its name.
+            run._prepare(_from_yaml(_to_yaml(config)), force=force)
         except BaseException:
             run.close()
             raise
@@ -85,7 +85,7 @@ class RunDir:
     def __enter__(self) -> RunDir:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *problem: object) -> None:
         self.close()
 
     @property
@@ -247,11 +247,6 @@ def _from_yaml(text: str) -> dict[str, Any]:
     config = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
     assert isinstance(config, dict)
     return {str(key): value for key, value in config.items()}
-
-
-def _as_stored(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config as it is read from its file, where a tuple is a list and an enum member its name."""
-    return _from_yaml(_to_yaml(config))
 
 
 def _escaped(value: Any) -> Any:

@@ -1,7 +1,5 @@
 """Determinism of a run, and the random states of a process (PyTorch's, Python's, NumPy's) as tensors and plain values."""
 
-from __future__ import annotations
-
 import os
 import random
 from typing import Any

@@ -1,7 +1,5 @@
 """How many threads PyTorch uses on a CPU: one for small networks."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 

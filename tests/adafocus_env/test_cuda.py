@@ -24,8 +24,8 @@ from agents.evaluation.inference import infer, infer_clips
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from agents.supervised.checkpoint import EpochCheckpoint
 from agents.supervised.random_patches import train_on_random_patches
-from benchmarks.random_clips import RandomClips
 from benchmarks.training import learner
+from benchmarks.workload import RandomClips
 from classifiers import checkpoint
 from classifiers.errors import InputError
 from classifiers.optimize import Execution, check_compiler, with_execution

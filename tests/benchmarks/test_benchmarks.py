@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from benchmarks import command, steps, workload
-from benchmarks.bare import step_by_step
 from benchmarks.command import NAMES, Settings, main
-from benchmarks.results import Aim, Result, Section, write_markdown
-from benchmarks.timing import Spread, Time, interleaved, ratio
+from benchmarks.results import Aim, Result, Section, Spread, Time, interleaved, ratio, write_markdown
+from benchmarks.workload import step_by_step
 from classifiers import optimize as execution
 from classifiers.errors import InputError
 

@@ -8,9 +8,9 @@ from test_benchmarks import QUICK
 
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from benchmarks import gpu
-from benchmarks.card import Card
 from benchmarks.command import main
 from benchmarks.crossings import crossings
+from benchmarks.gpu import Card
 from benchmarks.results import Result, Section
 
 N = 3

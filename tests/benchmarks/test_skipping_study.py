@@ -18,7 +18,7 @@ from agents.evaluation.inference import infer, policy_flops
 from agents.pipeline import evaluate_saved as measured_again
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from benchmarks import skipping_study
-from benchmarks.skip_competitors import METHODS, PolicyOutputs, Problem, every_frame
+from benchmarks.skipping_methods import METHODS, PolicyOutputs, Problem, every_frame
 from benchmarks.skipping_study import SkippingStudy
 from classifiers.errors import InputError
 

@@ -21,8 +21,7 @@ from agents.config.command import compose_config, run_command
 from agents.config.settings import ImportCheckpoint
 from agents.evaluation.inference import infer
 from agents.import_checkpoint import main
-from agents.released.checkpoint import read_released
-from agents.released.importing import import_released
+from agents.released.checkpoint import import_released, read_released
 from classifiers import checkpoint
 from classifiers.errors import InputError
 

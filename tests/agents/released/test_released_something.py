@@ -14,8 +14,7 @@ from agents import load_policy
 from agents.config.settings import ImportCheckpoint
 from agents.evaluation.inference import infer
 from agents.policies.networks import PolicyArchitecture
-from agents.released.checkpoint import read_released
-from agents.released.importing import import_released
+from agents.released.checkpoint import import_released, read_released
 from classifiers import checkpoint
 from classifiers.backbones.temporal_shift import shift_channels
 from classifiers.errors import InputError
