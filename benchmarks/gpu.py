@@ -28,7 +28,7 @@ from adafocus_env.settings import NumberFormat
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.config.settings import PPOConfig, SupervisedConfig
 from agents.evaluation.inference import infer, policy_flops
-from agents.supervised.random_patches import train_on_random_patches
+from agents.supervised.stages import train_on_random_patches
 from benchmarks import workload
 from benchmarks.bare import bare_head, step_by_step
 from benchmarks.card import Card, matrix_peak

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from adafocus_env.videos.class_names import read_class_names
 from agents.config.settings import ImportCheckpoint
-from agents.policies import checkpoint as policy_checkpoint
+from agents.policies import networks as policy_checkpoint
 from agents.policies.networks import PolicyNetwork
 from agents.released.checkpoint import read_released
 from classifiers import checkpoint
