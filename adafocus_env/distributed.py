@@ -96,7 +96,7 @@ def shard(items: NDArray[Any]) -> list[NDArray[Any]]:
 def wrap_ddp(module: nn.Module, *, find_unused_parameters: bool) -> DistributedDataParallel:
     """Wrap a module so that every process has the mean of all gradients after a backward pass.
 
-    Buffers are left to `agents.supervised.global_batch_norm`.
+    Buffers are left to `agents.supervised.stage_model`.
 
     Args:
         module: Has the same weights in every process.

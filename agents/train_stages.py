@@ -34,10 +34,9 @@ def main(config: TrainStages) -> None:
 
 def _train(run: "TrainingRun", config: TrainStages) -> None:
     from adafocus_env import distributed
-    from agents.pipeline.ablation import ablation, ablation_table
-    from agents.pipeline.driver import BEST, COMMAND, StageDriver
+    from agents.pipeline.driver import BEST, COMMAND, StageDriver, ablation, ablation_table
     from agents.pipeline.stages import check_learning
-    from agents.policies.checkpoint import save_policy
+    from agents.policies.networks import save_policy
     from agents.runs.report import split_title
     from classifiers import checkpoint
 

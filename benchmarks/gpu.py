@@ -25,7 +25,7 @@ from adafocus_env.build import choose_device
 from adafocus_env.features.memory_bank import MemoryBank
 from agents.config.settings import PPOConfig, SupervisedConfig
 from agents.evaluation.inference import infer, policy_flops
-from agents.supervised.random_patches import train_on_random_patches
+from agents.supervised.stages import train_on_random_patches
 from benchmarks import workload
 from benchmarks.command import Settings, main
 from benchmarks.crossings import crossings

@@ -13,10 +13,9 @@ from adafocus_env.settings import setting, settings
 from agents.config.command import run_command
 from agents.config.settings import DEVICE, SEEDS, ClassifierConfig, DataConfig
 from agents.evaluation.evaluate import evaluate_policy
-from agents.pipeline.auto_classifier import train_classifier
 from agents.pipeline.builders import Clips, build_split
-from agents.policies.baselines import Oracle, RandomPatch
-from agents.policies.predictor import Predictor
+from agents.pipeline.policy_training import train_classifier
+from agents.policies.baselines import Oracle, Predictor, RandomPatch
 from agents.runs.progress import Display
 from agents.runs.run_dir import RunDir
 from classifiers import checkpoint

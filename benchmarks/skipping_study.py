@@ -28,7 +28,7 @@ from agents.config.settings import DEVICE, DataConfig, EnvConfig, TrainPPO
 from agents.evaluation.evaluate import flops_of
 from agents.evaluation.inference import policy_flops
 from agents.pipeline.builders import build_split, features_of
-from agents.policies.checkpoint import load_policy
+from agents.policies.networks import load_policy
 from agents.runs.confidence import mean_text
 from agents.runs.progress import Display
 from agents.runs.run_dir import RunDir

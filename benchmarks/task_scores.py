@@ -11,8 +11,7 @@ from adafocus_env.demo.videos import TASKS
 from adafocus_env.settings import setting, settings
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.config.command import run_command
-from agents.policies.baselines import Oracle, RandomPatch
-from agents.policies.predictor import Predictor
+from agents.policies.baselines import Oracle, Predictor, RandomPatch
 from agents.runs.progress import Display
 from classifiers.atomic_files import write_text
 from classifiers.errors import lookup

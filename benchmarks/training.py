@@ -17,10 +17,8 @@ from agents.config.settings import EnvConfig, PPOConfig, SupervisedConfig
 from agents.policies.networks import PolicyArchitecture
 from agents.policies.sb3 import extractor_of
 from agents.rl.environment import make_environment
-from agents.rl.ppo import new_ppo
-from agents.supervised.finetune import finetune
-from agents.supervised.random_patches import train_on_random_patches
-from agents.supervised.warm_up import warm_up
+from agents.rl.settings import new_ppo
+from agents.supervised.stages import finetune, train_on_random_patches, warm_up
 from benchmarks import workload
 from benchmarks.command import Settings, main
 from benchmarks.results import Act, Aim, Section, Time, compare, interleaved, repeated, timed

@@ -28,6 +28,12 @@ def lookup(field: str, name: str, known: Mapping[str, Value]) -> Value:
     return known[name]
 
 
+def refuse_if(wrong: object, message: str) -> None:
+    """Raise an `InputError` with the message if ``wrong`` is true."""
+    if wrong:
+        raise InputError(message)
+
+
 def suggestion(name: object, known: Iterable[str], prefix: str = "", suffix: str = "") -> str:
     """Return "did you mean 'NEAREST'? " for a misspelt name, or an empty text where none is near."""
     near = difflib.get_close_matches(str(name), known, n=1)

@@ -26,7 +26,7 @@ from agents import train_stages
 from agents.config.settings import SupervisedConfig, TrainStages
 from agents.runs.interrupts import Stopped, StopRequest
 from agents.supervised.checkpoint import EpochCheckpoint
-from agents.supervised.random_patches import train_on_random_patches
+from agents.supervised.stages import train_on_random_patches
 from classifiers.checkpoint import save_tensors
 
 SETTINGS: dict[str, Any] = {"epochs": 3, "batch_size": 6, "learning_rate": 0.01, "head_learning_rate": 0.01, "frames": 3, "dropout": 0.0}

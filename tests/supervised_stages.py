@@ -7,9 +7,7 @@ from conftest import random_classifier
 
 from agents.config.settings import SupervisedConfig
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
-from agents.supervised.finetune import finetune
-from agents.supervised.random_patches import train_on_random_patches
-from agents.supervised.warm_up import warm_up
+from agents.supervised.stages import finetune, train_on_random_patches, warm_up
 
 CONFIG = SupervisedConfig(epochs=2, batch_size=5, learning_rate=0.01, head_learning_rate=0.01, frames=2)
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from adafocus_env.features.live import Features
 from agents.evaluation.evaluate import CLIPS_AT_ONCE, batches
+from agents.policies.baselines import Actions
 from agents.policies.networks import PolicyNetwork, patch_mask_below
-from agents.policies.predictor import Actions
 from classifiers.errors import InputError
 from classifiers.flops import VideoFlops
 

@@ -21,9 +21,19 @@ from adafocus_env.features.live import Features, Indices, LiveFeatures, by_step
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.evaluation.inference import policy_flops
 from agents.evaluation.metrics import PolicyEvaluation, Scores, summarize
-from agents.policies.baselines import CentrePatch, GaussianPatch, GreedyOracle, LearnedPolicy, Oracle, RandomPatch, SaliencyPatch
+from agents.policies.baselines import (
+    Actions,
+    CentrePatch,
+    GaussianPatch,
+    GreedyOracle,
+    LearnedPolicy,
+    Oracle,
+    Predictor,
+    RandomPatch,
+    SaliencyPatch,
+    choose_step,
+)
 from agents.policies.networks import PolicyNetwork
-from agents.policies.predictor import Actions, Predictor, choose_step
 from classifiers.flops import VideoFlops, classifier_flops, multiply_adds, video_flops
 
 CLIPS_AT_ONCE = 250  # clips in a call of a policy

@@ -1,8 +1,5 @@
 """From settings to objects: data sets, clips, classifiers and their features."""
 
-from __future__ import annotations
-
-import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +17,7 @@ from agents.runs.progress import Display
 from classifiers import checkpoint
 from classifiers.backbones.imagenet import prepared
 from classifiers.classifier import Architecture, Classifier
-from classifiers.errors import InputError
+from classifiers.errors import InputError, refuse_if, suggestion
 from classifiers.model_zoo import ARCHITECTURES, BUNDLED
 from classifiers.optimize import choose_execution, with_execution
 
@@ -111,23 +108,22 @@ def _load_trained(name: str, device: torch.device, patch_size: int, overrides: M
     """Load a checkpoint, which cannot be changed: see `choose_classifier`."""
     if name not in BUNDLED and not Path(name).exists():
         known = ["auto", *sorted({*ARCHITECTURES, *BUNDLED})]
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
         raise InputError(
-            f"classifier={name!r} is not known and no such folder exists; {hint}choose one of {known} or the folder of a checkpoint"
+            f"classifier={name!r} is not known and no such folder exists; {suggestion(name, known)}choose one of {known} or the folder of "
+            "a checkpoint"
         )
     classifier = checkpoint.load(name, device)
-    if patch_size not in (0, classifier.architecture.patch_size):
-        raise InputError(
-            f"patch_size={patch_size} is not that of classifier={name}, which was trained with patches of "
-            f"{classifier.architecture.patch_size} pixels; leave patch_size out, or take the checkpoint for {patch_size}"
-        )
+    refuse_if(
+        patch_size not in (0, classifier.architecture.patch_size),
+        f"patch_size={patch_size} is not that of classifier={name}, which was trained with patches of "
+        f"{classifier.architecture.patch_size} pixels; leave patch_size out, or take the checkpoint for {patch_size}",
+    )
     for field, value in overrides.items():
-        if value != (trained := getattr(classifier.architecture, field)):
-            raise InputError(
-                f"architecture.{field}={value} does not fit classifier={name}, which was trained with {trained}; leave it out, or start "
-                f"from an architecture ({', '.join(sorted(ARCHITECTURES))})"
-            )
+        refuse_if(
+            value != (trained := getattr(classifier.architecture, field)),
+            f"architecture.{field}={value} does not fit classifier={name}, which was trained with {trained}; leave it out, or start "
+            f"from an architecture ({', '.join(sorted(ARCHITECTURES))})",
+        )
     return classifier
 
 

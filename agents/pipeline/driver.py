@@ -5,59 +5,41 @@ checkpoint of another classifier is noticed. An interrupted stage resumes from i
 run end with the same metrics.
 """
 
-from __future__ import annotations
-
 import json
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
+from rich.markup import escape
+from rich.table import Column, Table
 from stable_baselines3.common.utils import set_random_seed
 
 from adafocus_env import distributed
-from agents.config.settings import PPOConfig, SupervisedConfig, TrainStages
-from agents.pipeline.builders import Clips
-from agents.pipeline.stage_dir import StageDir
-from agents.pipeline.stages import StageSpec, stages_of_round
+from adafocus_env.clips.store import ClipSource
+from agents.config.settings import EnvConfig, PPOConfig, SupervisedConfig, TrainStages
+from agents.evaluation.evaluate import batches, evaluate_policy
+from agents.pipeline.builders import Clips, features_of
+from agents.pipeline.stages import Milestone, Score, StageDir, StageSpec, joint_round, single_pass
 from agents.pipeline.training_run import TrainingRun
-from agents.pipeline.validation import Score, frame_score, is_at_least, patch_score, score_metrics
-from agents.policies.checkpoint import load_policy, save_policy
-from agents.policies.networks import PolicyNetwork
+from agents.policies.baselines import RandomPatch
+from agents.policies.networks import PolicyNetwork, load_policy, save_policy
 from agents.runs.interrupts import Stopped, StopRequest
 from agents.runs.progress import figures
 from agents.supervised.checkpoint import EpochCheckpoint
-from agents.supervised.finetune import finetune
-from agents.supervised.random_patches import train_on_random_patches
-from agents.supervised.warm_up import BackboneName, warm_up
+from agents.supervised.stages import BackboneName, finetune, frame_scores, train_on_random_patches, warm_up
 from classifiers import checkpoint
 from classifiers.atomic_files import write_text
 from classifiers.backbones.imagenet import new_classifier
 from classifiers.classifier import Architecture, Classifier
-from classifiers.errors import InputError
+from classifiers.errors import InputError, refuse_if
 
 BEST, LAST, DONE, GIVEN = "best", "last", "done.json", "given"
 COMMAND = "python -m agents.train_stages"
-
-
-@dataclass(frozen=True)
-class Milestone:
-    """The model after a stage.
-
-    Attributes:
-        spec: That stage.
-        classifier: Folder of its checkpoint.
-        policy: Folder of its checkpoint; None before stage 2.
-        score: On the validation split, if there is one.
-    """
-
-    spec: StageSpec
-    classifier: Path
-    policy: Path | None
-    score: Score | None
+CLIPS_AT_ONCE = 16
 
 
 class StageDriver:
@@ -80,15 +62,14 @@ class StageDriver:
 
     def __init__(self, run: TrainingRun, clips: Clips, config: TrainStages, *, reseed: bool = True) -> None:
         self._run, self._clips, self._config, self._reseed = run, clips, config, reseed
-        self._stages = [stages_of_round(config, number) for number in range(config.rounds + 1)]
+        self._stages = [single_pass(config), *(joint_round(config, number) for number in range(1, config.rounds + 1))]
         self.milestones: list[Milestone] = []
         self._lines = 0
         self.classifier = self._first_classifier()
         if distributed.is_main() and any(spec.stage == 2 for spec in self._stages[0]):
             run.features(self.classifier, clips.train)  # fails now, not hours later, if anything does not fit
-        self.policy: PolicyNetwork | None = None
-        if config.policy and config.last >= 2:
-            self.policy = run.given_policy(run.features(self.classifier, clips.train))
+        starts_from_policy = config.policy and config.last >= 2
+        self.policy = run.given_policy(run.features(self.classifier, clips.train)) if starts_from_policy else None
         self._classifier_dir, self._policy_dir = self._save_given()
         self._fingerprint = None if self._classifier_dir is None else self.classifier.fingerprint()
 
@@ -119,25 +100,25 @@ class StageDriver:
         """Return the given classifier, or a new one."""
         given, config = self._run.classifier_or_architecture, self._config
         if isinstance(given, Architecture):
-            if config.first > 0:
-                raise InputError(
-                    f"first={config.first} needs a trained classifier: classifier=DIR, for example RUN/checkpoints/classifier of {COMMAND} "
-                    f"last={config.first - 1}, or first=0 to train one"
-                )
+            refuse_if(
+                config.first > 0,
+                f"first={config.first} needs a trained classifier: classifier=DIR, for example RUN/checkpoints/classifier of {COMMAND} "
+                f"last={config.first - 1}, or first=0 to train one",
+            )
             set_random_seed(config.seed)
             return new_classifier(given, self._clips.data.classes).to(self._run.device).freeze()
-        if config.first == 0:
-            raise InputError(
-                f"classifier={config.classifier} is trained already: add first=1, 2 or 3 to continue with it, or start from an "
-                "architecture (small, efficientnet_lite, paper or paper_tsm)"
-            )
+        refuse_if(
+            config.first == 0,
+            f"classifier={config.classifier} is trained already: add first=1, 2 or 3 to continue with it, or start from an "
+            "architecture (small, efficientnet_lite, paper or paper_tsm)",
+        )
         return given
 
     def _save_given(self) -> tuple[Path | None, Path | None]:
         """Save copies of the given classifier and policy: a run directory holds all that its result comes from."""
+        folder = self._run.directory.checkpoints / GIVEN
         if isinstance(self._run.classifier_or_architecture, Architecture):
             return None, None
-        folder = self._run.directory.checkpoints / GIVEN
         if distributed.is_main():
             checkpoint.save(self.classifier, folder / "classifier", data=self._clips.data.name)
             if self.policy is not None:
@@ -146,18 +127,19 @@ class StageDriver:
 
     def _run_stage(self, spec: StageSpec) -> None:
         """Run a stage, unless it is finished, and load its best checkpoint."""
-        directory = StageDir(self._run.directory, spec.folder, self._lines, spec.fields)
+        directory = StageDir(self._run.directory, spec, self._lines)
         done, best = directory.checkpoints / DONE, directory.checkpoints / BEST
         if not distributed.broadcast_object(done.is_file()):
             self._train(spec, directory)
         elif not self._reseed:  # restores the random states at the end of the stage
             deque(self._epochs(spec, EpochCheckpoint(directory.checkpoints / LAST, lambda: 0)), maxlen=0)
         fingerprint, score, self._lines = _read_done(done)
-        if fingerprint != self._fingerprint:
-            raise InputError(f"{directory.checkpoints} started from another classifier than the stage before left; force=true starts over")
+        refuse_if(
+            fingerprint != self._fingerprint,
+            f"{directory.checkpoints} started from another classifier than the stage before left; force=true starts over",
+        )
         self._load(*((self._classifier_dir, best) if spec.stage == 2 else (best, self._policy_dir)))
-        assert self._classifier_dir is not None
-        self.milestones.append(Milestone(spec, self._classifier_dir, self._policy_dir, score))
+        self.milestones.append(Milestone(spec, cast(Path, self._classifier_dir), self._policy_dir, score))
 
     def _load(self, classifier: Path | None, policy: Path | None) -> None:
         """Load checkpoints into `classifier` and `policy`."""
@@ -178,18 +160,15 @@ class StageDriver:
         if spec.stage != 2:
             score = self._train_supervised(spec, directory)
         elif main:
-            score = self._train_policy(spec, directory)
+            policy = self._run.train_policy(
+                self.classifier, self._clips, directory=directory, ppo=cast(PPOConfig, spec.settings), seed=self._seed(spec),
+                start=self.policy,
+            )  # fmt: skip
+            score = self._patch_score(cast(PolicyNetwork, policy))  # stages learn by PPO
         if main:
             done = {"began": self._fingerprint, "score": score, "lines": self._lines + len(directory.metrics())}
             write_text(directory.checkpoints / DONE, json.dumps(done) + "\n")
         distributed.barrier()  # the other processes load what the main one has saved
-
-    def _train_policy(self, spec: StageSpec, directory: StageDir) -> Score | None:
-        """Run stage 2, in the main process."""
-        ppo, seed = cast(PPOConfig, spec.settings), self._seed(spec)
-        policy = self._run.train_policy(self.classifier, self._clips, directory=directory, ppo=ppo, seed=seed, start=self.policy)
-        assert isinstance(policy, PolicyNetwork), "stages learn by PPO"
-        return self._patch_score(policy)
 
     def _train_supervised(self, spec: StageSpec, directory: StageDir) -> Score | None:
         """Run the remaining epochs of stage 0, 1 or 3; the main process saves the best classifier and returns its score."""
@@ -221,8 +200,9 @@ class StageDriver:
             return warm_up(self.classifier, cast(BackboneName, spec.trains), clips, settings, seed=seed, checkpoints=checkpoints)
         if spec.stage == 1:
             return train_on_random_patches(self.classifier, clips, settings, seed=seed, video_div=env.video_div, checkpoints=checkpoints)
-        assert self.policy is not None
-        return finetune(self.classifier, self.policy, clips, settings, seed=seed, skipped=env.skipped, checkpoints=checkpoints)
+        return finetune(
+            self.classifier, cast(PolicyNetwork, self.policy), clips, settings, seed=seed, skipped=env.skipped, checkpoints=checkpoints
+        )
 
     def _seed(self, spec: StageSpec) -> int:
         """Return a seed for each round."""
@@ -236,9 +216,8 @@ class StageDriver:
         return self._patch_score(self.policy if spec.stage == 3 else None)
 
     def _patch_score(self, policy: PolicyNetwork | None) -> Score | None:
-        if self._clips.val is None:
-            return None
-        return patch_score(self.classifier, policy, self._clips.val, self._config.env, self._config.seed)
+        val, config = self._clips.val, self._config
+        return None if val is None else patch_score(self.classifier, policy, val, config.env, config.seed)
 
     def _save_best(self, score: Score | None, checkpoints: EpochCheckpoint, directory: StageDir) -> None:
         checkpoint.save(
@@ -255,3 +234,77 @@ def _read_done(file: Path) -> tuple[str | None, Score | None, int]:
         return values["began"], values["score"] and (values["score"][0], values["score"][1]), int(values["lines"])
     except (ValueError, KeyError, TypeError, IndexError) as problem:
         raise InputError(f"{file} cannot be read ({problem!r}); force=true starts the run over") from problem
+
+
+def patch_score(classifier: Classifier, policy: PolicyNetwork | None, clips: ClipSource, env: EnvConfig, seed: int) -> Score:
+    """Score the classes after the last step, with the policy's patches; without a policy, with random ones fixed by ``seed``."""
+    features = features_of(classifier, clips, replace(env, bank=False))
+    played = evaluate_policy(features, policy or RandomPatch(features.action, seed), skipped=env.skipped)
+    return float(played.correct.mean()), float(played.confidence.mean())
+
+
+@torch.no_grad()
+def frame_score(classifier: Classifier, name: BackboneName, clips: ClipSource) -> Score:
+    """Score the classes of one backbone alone: the mean of its scores of all frames."""
+    read = clips.glancer_frames if name == "glancer" else clips.frames
+    correct, confidence = 0, 0.0
+    for batch in batches(np.arange(len(clips)), CLIPS_AT_ONCE):
+        frames = torch.stack([read(int(clip)) for clip in batch]).to(classifier.device)
+        labels = torch.from_numpy(clips.labels[batch]).to(classifier.device)
+        scores = frame_scores(classifier, name, frames)
+        correct += int((scores.argmax(-1) == labels).sum())
+        confidence += float(scores.softmax(-1)[torch.arange(len(labels)), labels].sum())
+    return correct / len(clips), confidence / len(clips)
+
+
+def score_metrics(score: Score | None) -> dict[str, float]:
+    """Return the score as fields of a line of metrics; empty without a validation split."""
+    return {} if score is None else dict(zip(("val_top1", "val_confidence"), score, strict=True))
+
+
+def is_at_least(score: Score | None, other: Score | None) -> bool:
+    """Return whether a score is as good as another; always, without a validation split."""
+    return score is None or other is None or tuple(score) >= tuple(other)
+
+
+def ablation(
+    milestones: Sequence[Milestone], chosen: Milestone, clips: ClipSource, config: TrainStages, device: torch.device
+) -> list[dict[str, Any]]:
+    """Evaluate the model after every stage from stage 1 on.
+
+    Args:
+        milestones: In the order of training.
+        chosen: The result of the training.
+        clips: The test clips.
+        config: Settings of the training.
+        device: Where the networks run.
+
+    Returns:
+        Rows with `after` (the last stage), `round`, `patches` (random, or the policy's), `top1` and `confidence` after the last step,
+        `val_top1` if there is a validation split, and `chosen`.
+    """
+    rows: list[dict[str, Any]] = []
+    for milestone in milestones:
+        if milestone.spec.stage == 0:
+            continue
+        classifier = checkpoint.load(milestone.classifier, device)
+        policy = None if milestone.policy is None else load_policy(milestone.policy, device)
+        if policy is not None and not rows:  # a given classifier, without a policy
+            top1, confidence = patch_score(classifier, None, clips, config.env, config.seed)
+            rows.append({"after": "(given)", "round": 0, "patches": "random", "top1": top1, "confidence": confidence, "chosen": False})
+        top1, confidence = patch_score(classifier, policy, clips, config.env, config.seed)
+        row = {"after": milestone.spec.title, "round": milestone.spec.round, "patches": "random" if policy is None else "policy"}
+        row |= {"top1": top1, "confidence": confidence, "chosen": milestone is chosen}
+        rows.append(row if milestone.score is None else {**row, "val_top1": milestone.score[0]})
+    return rows
+
+
+def ablation_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
+    """Return a table of the rows, in 80 columns; ``title`` names the clips."""
+    numbers = [Column(name, justify="right") for name in ("top-1", "confidence", "validation")]
+    table = Table(Column("after", no_wrap=True), Column("patches"), *numbers, title=escape(f"what each stage adds: {title}"))
+    for row in rows:
+        name = f"{row['after']} ◂" if row["chosen"] else row["after"]
+        val = f"{row['val_top1']:.1%}" if "val_top1" in row else "–"
+        table.add_row(name, row["patches"], f"{row['top1']:.1%}", f"{row['confidence']:.3f}", val)
+    return table

@@ -1,7 +1,5 @@
 """What `python -m agents.evaluate` does: evaluates a saved classifier and policy on the test clips."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +19,9 @@ from agents.evaluation.budgets import requested_keep, threshold_for
 from agents.evaluation.evaluate import flops_of
 from agents.evaluation.inference import count_decisions, policy_flops
 from agents.pipeline.builders import build_split, check_classes, features_of, inference_classifier
-from agents.policies.checkpoint import load_policy
 from agents.policies.networks import PolicyNetwork
-from agents.rl.lagrangian import SKIPPING
-from agents.rl.saved_model import CARD, TrainedModel, load_model
+from agents.rl.environment import SKIPPING
+from agents.rl.saved_model import Policy, TrainedModel, load_trained
 from agents.runs.jsonl import to_json
 from agents.runs.progress import Display
 from agents.runs.report import report
@@ -34,13 +31,11 @@ from agents.runs.threads import limit_threads
 from classifiers import checkpoint
 from classifiers.atomic_files import write_text
 from classifiers.classifier import Classifier
-from classifiers.errors import InputError
+from classifiers.errors import InputError, refuse_if
 from classifiers.model_zoo import BUNDLED
 
 SHARED = ("bank", "bank_dtype", "bank_gib", "precision", "compile", "skipped")
 """Keys with the same name in `EnvConfig`."""
-
-Policy = PolicyNetwork | TrainedModel | None
 
 
 def evaluate_saved(config: Evaluate) -> None:
@@ -60,7 +55,7 @@ def evaluate_saved(config: Evaluate) -> None:
         display.say(data.summary)
         classifier, data = _classifier(config, data, device)
         limit_threads(classifier, data.classes, device)
-        policy = _policy(config, device)
+        policy = load_trained(Path(config.policy), device) if config.policy else None
         _check_policy_keys(policy, config, env)
         size = classifier.architecture.size
         clips = build_split(data, "test", config.data, size, display, unreadable)
@@ -83,7 +78,7 @@ def evaluate_saved(config: Evaluate) -> None:
             write_text(out / RESULT, to_json(result, indent=2, sort_keys=True) + "\n")
 
 
-def check_solvable(config: Evaluate, data: DataSet, policy: Policy) -> PolicyNetwork:
+def check_solvable(config: Evaluate, data: DataSet, policy: Policy | None) -> PolicyNetwork:
     """Return the policy, if a budget can be met with it and solved on a validation split.
 
     Raises:
@@ -105,13 +100,15 @@ def _of_run(config: Evaluate) -> tuple[Evaluate, EnvConfig]:
         InputError: The run does not exist or is not finished, or its plugin is not named.
     """
     run = RunDir(config.run)
-    if not run.root.exists():
-        raise InputError(f"run={config.run} does not exist; give the folder of a finished run (python -m agents.list_runs lists them)")
-    if not run.finished:
-        raise InputError(f"run={config.run} holds no finished run; start its command again to finish it")
+    refuse_if(
+        not run.root.exists(), f"run={config.run} does not exist; give the folder of a finished run (python -m agents.list_runs lists them)"
+    )
+    refuse_if(not run.finished, f"run={config.run} holds no finished run; start its command again to finish it")
     of_run = run.config()
-    if (plugin := of_run.get("plugin")) and not config.plugin:
-        raise InputError(f"run={config.run} was made with plugin={plugin}, which is imported only if you say so: add plugin={plugin}")
+    refuse_if(
+        (plugin := of_run.get("plugin")) and not config.plugin,
+        f"run={config.run} was made with plugin={plugin}, which is imported only if you say so: add plugin={plugin}",
+    )
     env = replace(EnvConfig(**of_run["env"]), **{key: getattr(config, key) for key in SHARED if key in config.typed})
     best = run.checkpoints / "best"
     complete = replace(
@@ -127,17 +124,18 @@ def _data_of(of_run: Mapping[str, Any], config: Evaluate) -> DataConfig:
     """Return the data of a run with what was typed; without the keys of its data set (`OF_ONE_SET`), if another one was typed."""
     typed = {key.removeprefix("data.") for key in config.typed if key.startswith("data.")} | ({"name"} if "data" in config.typed else set())
     data = DataConfig(**of_run)
-    if "name" in typed and config.data.name != data.name:
-        data = replace(data, **{key: getattr(DataConfig(), key) for key in OF_ONE_SET})
-    return replace(data, **{key: getattr(config.data, key) for key in typed})
+    defaults = {key: getattr(DataConfig(), key) for key in OF_ONE_SET} if "name" in typed and config.data.name != data.name else {}
+    return replace(data, **{**defaults, **{key: getattr(config.data, key) for key in typed}})
 
 
 def _classifier(config: Evaluate, data: DataSet, device: torch.device) -> tuple[Classifier, DataSet]:
     """Return the classifier, and the data set with its classes."""
     name = config.classifier
     if name == "auto":
-        if data.name not in BUNDLED:
-            raise InputError(f"classifier=auto: none is bundled for data={data.name}; give classifier=DIR, the folder of a checkpoint")
+        refuse_if(
+            data.name not in BUNDLED,
+            f"classifier=auto: none is bundled for data={data.name}; give classifier=DIR, the folder of a checkpoint",
+        )
         name = data.name
     classifier = checkpoint.load(name, device)
     data = with_classes(data, classifier.classes)
@@ -145,14 +143,7 @@ def _classifier(config: Evaluate, data: DataSet, device: torch.device) -> tuple[
     return classifier, data
 
 
-def _policy(config: Evaluate, device: torch.device) -> Policy:
-    if not config.policy:
-        return None
-    folder = Path(config.policy)
-    return load_model(folder, device) if (folder / CARD).is_file() else load_policy(folder, device)
-
-
-def _check_policy_keys(policy: Policy, config: Evaluate, env: EnvConfig) -> None:
+def _check_policy_keys(policy: Policy | None, config: Evaluate, env: EnvConfig) -> None:
     """Check the keys that only some policies read.
 
     Raises:
@@ -174,10 +165,9 @@ def _check_policy_keys(policy: Policy, config: Evaluate, env: EnvConfig) -> None
 
 def _env_of(policy: PolicyNetwork, env: EnvConfig) -> EnvConfig:
     """Return the environment with the policy's kind of action and grid."""
-    action: ActionName = "continuous" if policy.grid is None else "grid"
-    if policy.skips:
-        action = "continuous_skip" if policy.grid is None else "skip"
-    return replace(env, action=action, grid=policy.grid or env.grid)
+    with_grid: ActionName = "skip" if policy.skips else "grid"
+    without: ActionName = "continuous_skip" if policy.skips else "continuous"
+    return replace(env, action=with_grid if policy.grid else without, grid=policy.grid or env.grid)
 
 
 def _set_threshold(policy: PolicyNetwork, config: Evaluate, features: Features, val: Features, env: EnvConfig) -> str:

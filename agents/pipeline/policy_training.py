@@ -1,13 +1,25 @@
 """What `python -m agents.train_ppo` and `python -m agents.train` do, from settings to `result.json`."""
 
-from __future__ import annotations
-
+import hashlib
+import json
+import shutil
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from agents.config.settings import TrainPPO
-from agents.pipeline.auto_classifier import trained_classifier
+import torch
+
+from adafocus_env.cache_dir import cache_folder, exclusive
+from adafocus_env.clips.stream import StreamingClips
+from agents.config.settings import ClassifierConfig, EnvConfig, TrainPPO, TrainStages
+from agents.pipeline.builders import Clips
+from agents.pipeline.driver import StageDriver, patch_score
 from agents.pipeline.training_run import TrainingRun
+from agents.runs.progress import Display
+from agents.runs.run_dir import RunDir
+from classifiers import checkpoint
+from classifiers.classifier import Architecture, Classifier
+from classifiers.errors import refuse_if
 
 
 def train_and_report(path: str | Path, config: TrainPPO) -> None:
@@ -24,3 +36,81 @@ def train_and_report(path: str | Path, config: TrainPPO) -> None:
         start = time.perf_counter()
         policy = run.train_policy(classifier, clips)
         run.finish(classifier, policy, clips, start)
+
+
+TRAINING = "training"
+"""Folder in that of a cached classifier: the run directory of its training, with its metrics."""
+
+
+def trained_classifier(run: TrainingRun, clips: Clips) -> Classifier:
+    """Return the classifier of a run: the given one, the cached one for its architecture and clips, or one that is trained now.
+
+    An interrupted training resumes with the next run on the same clips.
+
+    Raises:
+        InputError: The clips are sampled anew in every epoch, or the cache cannot be written.
+        Stopped: The user asked to stop; everything is saved.
+    """
+    given, config, display = run.classifier_or_architecture, run.config, run.display
+    if isinstance(given, Classifier):
+        return given
+    refuse_if(
+        isinstance(clips.train, StreamingClips),
+        "data.views=resample needs a trained classifier: train one with python -m agents.train_stages, and give it as classifier=DIR",
+    )
+    origin = {
+        "architecture": asdict(given), "classes": clips.data.classes, "clips": clips.train.fingerprint,
+        "stages": {stage: settings for stage, settings in asdict(config.stages).items() if stage != "finetune"},
+        "video_div": config.env.video_div,
+    }  # fmt: skip
+    folder = cache_folder() / "classifiers" / hashlib.sha256(json.dumps(list(origin.values())).encode()).hexdigest()[:16]
+    with exclusive(folder.with_suffix(".lock"), f"the classifier in {folder}"):
+        if (folder / checkpoint.CARD).exists():
+            display.say(f"classifier: the one trained before on this data set ({folder})")
+        else:
+            display.say("classifier: none fits this data set; stages 0 and 1 train one now, and it is cached for the next run")
+            with RunDir.open(folder / TRAINING, origin, force=config.force) as directory:
+                classifier = train_classifier(
+                    directory, given, clips, config.stages, display, device=run.device, video_div=config.env.video_div
+                )
+            checkpoint.save(classifier, folder, data=clips.data.name)
+        shutil.rmtree(RunDir(folder / TRAINING).checkpoints, ignore_errors=True)  # larger than the classifier
+    return checkpoint.load(folder, run.device)
+
+
+def train_classifier(
+    directory: RunDir,
+    architecture: Architecture,
+    clips: Clips,
+    stages: ClassifierConfig,
+    display: Display,
+    *,
+    device: torch.device,
+    seed: int = 0,
+    video_div: int | None = None,
+) -> Classifier:
+    """Run stages 0 and 1, or resume them; return the classifier after the last epoch, frozen.
+
+    Args:
+        directory: Run directory of the training.
+        architecture: What is trained.
+        clips: The clips; those for validation are read once, at the end.
+        stages: Settings of the stages.
+        display: Where progress is shown.
+        device: Where it is trained.
+        seed: Seed of everything random. A cached classifier has seed 0, so that all runs find the same one.
+        video_div: Decisions per video, where the head averages; see `adafocus_env.features.live.count_steps`.
+
+    Raises:
+        Stopped: The user asked to stop; everything is saved.
+    """
+    env = EnvConfig(video_div=video_div)
+    config = TrainStages(seed=seed, device=str(device), last=1, stages=stages, env=env)
+    run = TrainingRun(directory, config, display)
+    run.classifier_or_architecture = architecture
+    driver = StageDriver(run, replace(clips, val=None), config, reseed=False)
+    driver.run()
+    if clips.val is not None:
+        top1, _ = patch_score(driver.classifier, None, clips.val, env, seed)
+        display.say(f"stage 1 ended: {top1:.1%} of the validation clips right with random patches")
+    return driver.classifier

@@ -1,15 +1,19 @@
 """The plan of a training: its stages in order, what each trains and by which settings."""
 
-from __future__ import annotations
-
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from agents.config.settings import PPOConfig, SupervisedConfig, TrainStages
+from agents.runs.run_dir import RunDir
 from agents.supervised.epochs import check_settings
-from classifiers.errors import InputError
+from classifiers.errors import InputError, refuse_if
+
+Score = tuple[float, float]
+"""Top-1 accuracy, and the mean softmax score of the true class, which breaks ties."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +44,22 @@ class StageSpec:
         title = f"stage {self.stage}: {self.trains}"
         return f"round {self.round}, {title}" if self.round else title
 
-    @property
-    def fields(self) -> dict[str, Any]:
-        """First fields of its lines of metrics."""
-        return {"round": self.round} if self.round else {}
 
+@dataclass(frozen=True)
+class Milestone:
+    """The model after a stage.
 
-def stages_of_round(config: TrainStages, number: int) -> list[StageSpec]:
-    """Return the stages of a joint round, or of the single pass for number 0."""
-    return joint_round(config, number) if number else single_pass(config)
+    Attributes:
+        spec: That stage.
+        classifier: Folder of its checkpoint.
+        policy: Folder of its checkpoint; None before stage 2.
+        score: On the validation split, if there is one.
+    """
+
+    spec: StageSpec
+    classifier: Path
+    policy: Path | None
+    score: Score | None
 
 
 def single_pass(config: TrainStages) -> list[StageSpec]:
@@ -68,8 +79,7 @@ def joint_round(config: TrainStages, number: int) -> list[StageSpec]:
     """Return stages 2 and 3 with the settings that ``config.joint`` changes."""
     joint = config.joint
     ppo = _changed(config.ppo, total_steps=joint.total_steps, learning_rate=joint.policy_learning_rate)
-    if joint.total_steps is not None:
-        ppo = replace(ppo, epochs=None)
+    ppo = ppo if joint.total_steps is None else replace(ppo, epochs=None)
     finetune = _changed(
         config.stages.finetune, epochs=joint.epochs, learning_rate=joint.learning_rate, head_learning_rate=joint.head_learning_rate
     )
@@ -82,17 +92,20 @@ def check_stages(config: TrainStages) -> None:
     Raises:
         InputError: The stages are out of order, none has epochs, stage 3 lacks a policy, or rounds lack stage 3.
     """
-    if config.first > config.last:
-        raise InputError(f"first must not be greater than last, got first={config.first} and last={config.last}")
-    if config.first == 3 and not config.policy:
-        raise InputError(
-            "first=3 needs a trained policy: add policy=DIR, for example RUN/checkpoints/best of python -m agents.train_ppo, or first=2 "
-            "to train one"
-        )
-    if config.rounds and config.last < 3:
-        raise InputError(f"rounds={config.rounds} need last=3, got last={config.last}; leave last out, or set rounds=0")
-    if not config.rounds and not single_pass(config):
-        raise InputError(f"no stage from first={config.first} to last={config.last} has epochs; set those of stages.* above 0")
+    refuse_if(config.first > config.last, f"first must not be greater than last, got first={config.first} and last={config.last}")
+    refuse_if(
+        config.first == 3 and not config.policy,
+        "first=3 needs a trained policy: add policy=DIR, for example RUN/checkpoints/best of python -m agents.train_ppo, or first=2 to "
+        "train one",
+    )
+    refuse_if(
+        config.rounds and config.last < 3,
+        f"rounds={config.rounds} need last=3, got last={config.last}; leave last out, or set rounds=0",
+    )
+    refuse_if(
+        not config.rounds and not single_pass(config),
+        f"no stage from first={config.first} to last={config.last} has epochs; set those of stages.* above 0",
+    )
 
 
 def check_learning(config: TrainStages, device: torch.device) -> None:
@@ -115,3 +128,34 @@ def _finetuned(settings: SupervisedConfig) -> str:
 
 def _changed(settings: Any, **values: Any) -> Any:
     return replace(settings, **{key: value for key, value in values.items() if value is not None})
+
+
+class StageDir(RunDir):
+    """A run directory as one stage sees it: its checkpoints, and the lines of metrics from its first one on.
+
+    Args:
+        run: The whole run directory.
+        spec: The stage.
+        first: Number of lines that earlier stages have logged.
+    """
+
+    def __init__(self, run: RunDir, spec: StageSpec, first: int) -> None:
+        super().__init__(run.root)
+        self._run, self._spec, self._first = run, spec, first
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the stage's checkpoints."""
+        return self._run.checkpoints / self._spec.folder
+
+    def log(self, metrics: Mapping[str, object]) -> None:
+        """Append a line, with the number of the joint round in one; see `RunDir.log`."""
+        self._run.log({"round": self._spec.round, **metrics} if self._spec.round else metrics)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the lines of this stage and of later ones."""
+        return self._run.metrics()[self._first :]
+
+    def truncate(self, lines: int) -> None:
+        """Drop all but the first ``lines`` lines of this stage, and all lines of later ones; see `RunDir.truncate`."""
+        self._run.truncate(self._first + lines)

@@ -1,7 +1,5 @@
 """One start of a training command: its run directory, its display, and the steps from settings to a result."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
@@ -25,12 +23,10 @@ from adafocus_env.videos.dataset import check_train_split
 from agents.config.settings import PPOConfig, Train, TrainPPO
 from agents.pipeline.builders import Clips, build_clips, choose_classifier, features_of, inference_classifier
 from agents.policies.baselines import check_policy
-from agents.policies.checkpoint import load_policy
-from agents.policies.networks import PolicyNetwork
+from agents.policies.networks import PolicyNetwork, load_policy
 from agents.rl.algorithms import check_fits, check_settings, learns_as_ppo
-from agents.rl.ppo import check_ppo
 from agents.rl.saved_model import TrainedModel
-from agents.rl.settings import algorithm_settings
+from agents.rl.settings import algorithm_settings, check_ppo
 from agents.rl.trainer import train_policy
 from agents.runs.interrupts import Stopped
 from agents.runs.loggers import Curves, check_log
@@ -41,7 +37,7 @@ from agents.runs.seeding import make_deterministic
 from agents.runs.threads import limit_threads
 from classifiers import checkpoint
 from classifiers.classifier import Architecture, Classifier
-from classifiers.errors import InputError, lookup
+from classifiers.errors import InputError, lookup, refuse_if
 
 
 class TrainingRun:
@@ -68,7 +64,7 @@ class TrainingRun:
         self._features: dict[str, Features] = {}
 
     @classmethod
-    def open(cls, path: str | Path, config: TrainPPO) -> TrainingRun:
+    def open(cls, path: str | Path, config: TrainPPO) -> "TrainingRun":
         """Open the run directory and set the seeds. Of several processes only the main one writes to it and shows progress.
 
         Raises:
@@ -88,7 +84,7 @@ class TrainingRun:
         set_random_seed(config.seed)
         return run
 
-    def __enter__(self) -> TrainingRun:
+    def __enter__(self) -> "TrainingRun":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
@@ -243,7 +239,6 @@ def check_algo(config: Train, space: spaces.Space) -> None:
     lookup("algo.observation", algo.observation, OBSERVATIONS)
     if learns_as_ppo(algo):
         for key in algo.settings:
-            if key in asdict(config.ppo):
-                raise InputError(f"algo.settings.{key}: with PPO, set ppo.{key}")
+            refuse_if(key in asdict(config.ppo), f"algo.settings.{key}: with PPO, set ppo.{key}")
     elif config.policy:
         raise InputError(f"policy={config.policy} is for algo=ppo alone; leave it out with algo={algo.name}")

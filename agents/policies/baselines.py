@@ -4,10 +4,9 @@ All have Stable-Baselines3's `predict` on the observation `reference`, so `agent
 `evaluate_policy` accept them like a trained model.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from inspect import signature
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,10 +18,10 @@ from adafocus_env.action import Action, GridAction, with_skipping
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.features.live import Features
 from agents.policies.networks import PolicyNetwork, check_maps
-from agents.policies.predictor import Actions
-from classifiers.errors import InputError
+from classifiers.errors import refuse_if
 
 References = NDArray[np.int64]
+Actions = NDArray[Any]
 Prediction = tuple[Actions, None]
 
 
@@ -38,11 +37,11 @@ class Baseline:
             InputError: if the observations are not references.
         """
         references = np.asarray(observation)
-        if references.ndim not in (1, 2) or references.shape[-1] != 2 or not np.issubdtype(references.dtype, np.integer):
-            raise InputError(
-                f"a baseline reads references (clip, step), got observations of shape {references.shape} and dtype {references.dtype}; "
-                "make the environment with observation='reference'"
-            )
+        refuse_if(
+            references.ndim not in (1, 2) or references.shape[-1] != 2 or not np.issubdtype(references.dtype, np.integer),
+            f"a baseline reads references (clip, step), got observations of shape {references.shape} and dtype {references.dtype}; "
+            "make the environment with observation='reference'",
+        )
         actions = self.choose(references.reshape(-1, 2))
         return (actions if references.ndim == 2 else actions[0]), None
 
@@ -148,8 +147,7 @@ class Oracle(Baseline):
     """
 
     def __init__(self, features: Features) -> None:
-        if not features.clips.has_truth:
-            raise InputError("the oracle needs clips with a ground-truth track; these have none")
+        refuse_if(not features.clips.has_truth, "the oracle needs clips with a ground-truth track; these have none")
         self._features = features
         self._planned: dict[int, Actions] = {}
 
@@ -159,8 +157,7 @@ class Oracle(Baseline):
 
     def _track(self, clip: int) -> Actions:
         if clip not in self._planned:
-            truth = self._features.clips.truth(clip)
-            assert truth is not None
+            truth: Any = self._features.clips.truth(clip)
             self._planned[clip] = self._features.action.nearest(truth.reshape(self._features.num_steps, -1, 2).mean(1))
         return self._planned[clip]
 
@@ -218,9 +215,33 @@ def check_policy(policy: PolicyNetwork, features: Features) -> None:
     """
     check_maps(policy, features.map_shape)
     grid = features.action.grid if isinstance(features.action, GridAction) else None
-    if policy.grid != grid:
-        raise InputError(f"the policy chooses {_choice(policy.grid)}, the environment offers {_choice(grid)}; set them alike")
+    refuse_if(policy.grid != grid, f"the policy chooses {_choice(policy.grid)}, the environment offers {_choice(grid)}; set them alike")
 
 
 def _choice(grid: int | None) -> str:
     return "continuous locations (env.action=continuous)" if grid is None else f"cells of a {grid}×{grid} grid (env.grid={grid})"
+
+
+class Predictor(Protocol):
+    """Anything with the `predict` of Stable-Baselines3's models: observations (N, …) → actions (N, *action space) and a state."""
+
+    def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False) -> tuple[Actions, Any]:
+        """As `stable_baselines3.common.base_class.BaseAlgorithm.predict`."""
+        ...
+
+
+def choose_step(
+    policy: Predictor, observation: Any, state: Any, episode_start: NDArray[np.bool_], masks: Callable[[], NDArray[np.bool_]]
+) -> tuple[Actions, Any]:
+    """Return a policy's actions of one step and its next state.
+
+    Args:
+        policy: asked for deterministic actions.
+        observation: of N clips.
+        state: the policy's, after the previous step; None at first.
+        episode_start: (N,), whether an episode begins.
+        masks: returns the valid actions (N, actions). Called only if ``policy.predict`` has a parameter ``action_masks``, as that of
+            `sb3_contrib.MaskablePPO`.
+    """
+    masked = {"action_masks": masks()} if "action_masks" in signature(policy.predict).parameters else {}
+    return policy.predict(observation, state=state, episode_start=episode_start, deterministic=True, **masked)

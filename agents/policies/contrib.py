@@ -1,7 +1,5 @@
 """Policies for two algorithms of sb3-contrib with their own networks: one with an LSTM, and one with very few weights."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -13,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
 from agents.policies.sb3 import MapReferenceExtractor, SigmoidMeanPolicy, parse_action_space
-from classifiers.errors import InputError
+from classifiers.errors import refuse_if
 
 
 class LstmPolicy(SigmoidMeanPolicy, RecurrentActorCriticPolicy):
@@ -56,8 +54,7 @@ class SpatialSoftmaxPolicy(BasePolicy):
         self.features_extractor = self.make_features_extractor()
         self.weights = nn.Conv2d(map_shape[0], 1, 1, bias=False)
         grid, skips = parse_action_space(action_space)
-        if skips:
-            raise InputError("a SpatialSoftmaxPolicy chooses a patch in every frame and cannot skip; set env.action=grid or continuous")
+        refuse_if(skips, "a SpatialSoftmaxPolicy chooses a patch in every frame and cannot skip; set env.action=grid or continuous")
         self.register_buffer("centres", None if grid is None else _centres(grid, patch_share), persistent=False)
         self.register_buffer("pixels", _pixels(map_shape[1:]), persistent=False)
 

@@ -1,15 +1,21 @@
-"""The policy network in plain PyTorch: glance maps → patches. `agents.policies.sb3` trains it, `agents.policies.checkpoint` stores it."""
+"""The policy network in plain PyTorch: glance maps → patches. `agents.policies.sb3` trains it.
 
-from __future__ import annotations
+On disk it is a folder with `policy.safetensors` and the JSON card `policy.json`. No pickle is written or read.
+"""
 
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from classifiers.errors import InputError
+from classifiers.atomic_files import write_text
+from classifiers.checkpoint import load_tensors, read_json, save_tensors
+from classifiers.errors import InputError, refuse_if
 from classifiers.heads import in_order_of_steps
 
 if TYPE_CHECKING:
@@ -37,7 +43,7 @@ class PolicyArchitecture:
     memory: bool = True
 
     @classmethod
-    def from_config(cls, map_shape: tuple[int, int, int], config: NetworkConfig) -> PolicyArchitecture:
+    def from_config(cls, map_shape: tuple[int, int, int], config: "NetworkConfig") -> "PolicyArchitecture":
         """Return the architecture that the keys ``network.*`` describe, for glance maps of this shape."""
         return cls(map_shape, config.channels, config.features, config.hidden, config.batch_norm, config.memory)
 
@@ -126,10 +132,11 @@ class PolicyNetwork(nn.Module):
         self, architecture: PolicyArchitecture, grid: int | None, std: float = 0.25, *, skips: bool = False, keep_threshold: float = 0.5
     ) -> None:
         super().__init__()
-        if grid is not None and (isinstance(grid, bool) or not isinstance(grid, int) or grid < 1):
-            raise InputError(f"grid must be a whole number of cells from 1 on, or None for a continuous policy, got {grid!r}")
-        if not isinstance(skips, bool):
-            raise InputError(f"skips must be True or False, got {skips!r}; set it to whether the policy may skip frames")
+        refuse_if(
+            grid is not None and (isinstance(grid, bool) or not isinstance(grid, int) or grid < 1),
+            f"grid must be a whole number of cells from 1 on, or None for a continuous policy, got {grid!r}",
+        )
+        refuse_if(not isinstance(skips, bool), f"skips must be True or False, got {skips!r}; set it to whether the policy may skip frames")
         self.architecture, self.grid, self.std, self.skips = architecture, grid, check_std(std), skips
         self.keep_threshold = check_threshold(keep_threshold)
         self.encoder = RecurrentEncoder(architecture)
@@ -161,15 +168,19 @@ class PolicyNetwork(nn.Module):
         Raises:
             InputError: if a threshold is given and the policy cannot skip, or the threshold is NaN.
         """
-        if keep_threshold is not None and not self.skips:
-            raise InputError(f"keep_threshold={keep_threshold} is for policies that skip; train one with env.action=skip")
+        refuse_if(
+            keep_threshold is not None and not self.skips,
+            f"keep_threshold={keep_threshold} is for policies that skip; train one with env.action=skip",
+        )
         locations, skip = self.choose(maps)
         if not self.skips:
             return locations
         skipped = ~patch_mask_below(skip, self.keep_threshold if keep_threshold is None else check_threshold(keep_threshold))
-        if self.grid is None:
-            return torch.cat([locations, skipped[..., None].to(locations)], dim=-1)
-        return torch.where(skipped, self.grid * self.grid, locations)
+        return (
+            torch.cat([locations, skipped[..., None].to(locations)], dim=-1)
+            if self.grid is None
+            else torch.where(skipped, self.grid * self.grid, locations)
+        )
 
     @torch.no_grad()
     def choose(self, maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -223,11 +234,11 @@ def check_maps(policy: PolicyNetwork, map_shape: tuple[int, ...]) -> None:
     Raises:
         InputError: if it reads maps of another shape.
     """
-    if policy.architecture.map_shape != map_shape:
-        raise InputError(
-            f"the policy reads glance maps of shape {policy.architecture.map_shape}, the classifier's glancer makes {map_shape}; "
-            "use the policy that was trained with this classifier"
-        )
+    refuse_if(
+        policy.architecture.map_shape != map_shape,
+        f"the policy reads glance maps of shape {policy.architecture.map_shape}, the classifier's glancer makes {map_shape}; "
+        "use the policy that was trained with this classifier",
+    )
 
 
 def check_std(std: float) -> float:
@@ -236,8 +247,10 @@ def check_std(std: float) -> float:
     Raises:
         InputError: if it is not positive and finite.
     """
-    if isinstance(std, bool) or not isinstance(std, int | float) or not 0 < std < math.inf:
-        raise InputError(f"std must be a positive number, such as the paper's 0.25, got {std!r}")
+    refuse_if(
+        isinstance(std, bool) or not isinstance(std, int | float) or not 0 < std < math.inf,
+        f"std must be a positive number, such as the paper's 0.25, got {std!r}",
+    )
     return std
 
 
@@ -247,6 +260,46 @@ def check_threshold(threshold: float) -> float:
     Raises:
         InputError: if it is not a number.
     """
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or math.isnan(threshold):
-        raise InputError(f"keep_threshold must be a probability to skip, such as 0.5, got {threshold!r}")
+    refuse_if(
+        isinstance(threshold, bool) or not isinstance(threshold, int | float) or math.isnan(threshold),
+        f"keep_threshold must be a probability to skip, such as 0.5, got {threshold!r}",
+    )
     return threshold
+
+
+WEIGHTS = "policy.safetensors"
+CARD = "policy.json"
+
+
+def save_policy(policy: PolicyNetwork, folder: Path | str, about: Mapping[str, Any]) -> None:
+    """Write weights and card, both atomically.
+
+    Args:
+        policy: what to save.
+        folder: the destination; made if missing.
+        about: further entries of the card, such as the fingerprint of the classifier that the policy was trained with.
+
+    Raises:
+        InputError: if the folder cannot be written.
+    """
+    folder = Path(folder)
+    save_tensors(policy, folder / WEIGHTS)
+    write_text(folder / CARD, json.dumps({"network": policy.card(), **about}, indent=2) + "\n")
+
+
+def load_policy(folder: Path | str, device: torch.device | str = "cpu") -> PolicyNetwork:
+    """Return the policy in ``folder``, frozen and in eval mode.
+
+    Raises:
+        InputError: if the folder does not hold a policy, or its card and weights do not match.
+    """
+    folder = Path(folder)
+    card: Any = read_json(folder, CARD, f"policy={folder}").get("network")
+    try:
+        sizes = {**card, "map_shape": tuple(card["map_shape"])}
+        arguments = {"grid": sizes.pop("grid"), **{key: sizes.pop(key) for key in ("std", "skips", "keep_threshold") if key in sizes}}
+        policy = PolicyNetwork(PolicyArchitecture(**sizes), **arguments)
+    except (TypeError, KeyError, ValueError, RuntimeError) as problem:
+        raise InputError(f"{folder / CARD}: network={card!r} does not describe a policy ({problem})") from problem
+    load_tensors(policy, folder / WEIGHTS)
+    return policy.to(device).eval().requires_grad_(False)

@@ -4,12 +4,10 @@ The observation `reference` is (clip, step). `ReferenceExtractor` and its subcla
 `PatchActorCriticPolicy` is the network as an `ActorCriticPolicy`. `to_network` and `load_network` copy weights between the two.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,12 +17,12 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from adafocus_env.features.live import Features
 from adafocus_env.transfers import to_device
-from agents.policies import batch_norm
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork, RecurrentEncoder, SkippingActor, check_std
-from classifiers.errors import InputError
+from classifiers.errors import InputError, refuse_if
 
 
 class ReferenceExtractor(BaseFeaturesExtractor):
@@ -129,10 +127,10 @@ class ClipReferenceExtractor(ReferenceExtractor):
         super().bind(source)
         self._cached: tuple[tuple[int, bytes, bool], Tensor] | None = None
 
-    def train(self, mode: bool = True) -> ClipReferenceExtractor:
+    def train(self, mode: bool = True) -> "ClipReferenceExtractor":
         """Set the mode; batch norm is in training mode only if it uses the statistics of the batch."""
         super().train(mode)
-        for norm in batch_norm.norms(self):
+        for norm in batch_norms(self):
             norm.train(mode and self.batch_statistics)
         return self
 
@@ -151,9 +149,8 @@ class ClipReferenceExtractor(ReferenceExtractor):
         clips, inverse = np.unique(clip, return_inverse=True)
         states = self._encoded(clips)
         states = states[to_device(inverse.ravel(), states.device), to_device(step, states.device)]
-        if not observes_patch_count(self._observation_space):
-            return states
-        return torch.cat([states, references[:, 2:].to(states)], dim=1)
+        counts = observes_patch_count(self._observation_space)
+        return torch.cat([states, references[:, 2:].to(states)], dim=1) if counts else states
 
     def _encoded(self, clips: np.ndarray) -> Tensor:
         if torch.is_grad_enabled() or not self.caches:
@@ -168,16 +165,15 @@ class ClipReferenceExtractor(ReferenceExtractor):
 
     def _encoded_in_rollout(self, maps: Tensor) -> Tensor:
         if self.batch_statistics:
-            with batch_norm.batch_statistics(self.encoder):
+            with batch_statistics(self.encoder):
                 return self.encoder(maps)
         if self._stale_statistics:
-            batch_norm.update_running_stats(self.encoder.frame, maps.flatten(0, 1))
+            update_running_stats(self.encoder.frame, maps.flatten(0, 1))
             self._stale_statistics = False
         return self.encoder(maps)
 
     def _clip_maps(self, clips: np.ndarray) -> Tensor:
-        steps = 0 if self.source is None else self.source.num_steps
-        return self.maps(clips[:, None], np.arange(steps)[None])
+        return self.maps(clips[:, None], np.arange(0 if self.source is None else self.source.num_steps)[None])
 
 
 def cache_outputs(policy: nn.Module, enabled: bool) -> None:
@@ -243,8 +239,7 @@ class PatchActorCriticPolicy(SigmoidMeanPolicy):
         super()._build(lr_schedule)
         if not observes_patch_count(self.observation_space) or not parse_action_space(self.action_space)[1]:
             return
-        linear = self.action_net
-        assert isinstance(linear, nn.Linear)
+        linear = cast(nn.Linear, self.action_net)
         self.action_net = SkippingActor(linear.in_features - 1, linear.out_features).to(linear.weight.device)
         if self.ortho_init:
             self.init_weights(self.action_net, gain=0.01)
@@ -264,8 +259,7 @@ class PatchActorCriticPolicy(SigmoidMeanPolicy):
 
 def extractor_of(policy: ActorCriticPolicy) -> ClipReferenceExtractor:
     """Return the features extractor of a `PatchActorCriticPolicy`, with its type."""
-    assert isinstance(policy.features_extractor, ClipReferenceExtractor)
-    return policy.features_extractor
+    return cast(ClipReferenceExtractor, policy.features_extractor)
 
 
 def observes_patch_count(space: spaces.Space) -> bool:
@@ -300,8 +294,10 @@ def to_network(policy: ActorCriticPolicy) -> PolicyNetwork:
         InputError: if it skips and does not observe the number of patches so far.
     """
     assert isinstance(policy, PatchActorCriticPolicy)
-    if policy.skips and not observes_patch_count(policy.observation_space):
-        raise InputError("a policy that skips was trained without the number of patches: use the observation 'reference_looks'")
+    refuse_if(
+        policy.skips and not observes_patch_count(policy.observation_space),
+        "a policy that skips was trained without the number of patches: use the observation 'reference_looks'",
+    )
     network = PolicyNetwork(extractor_of(policy).architecture, policy.grid, policy.std, skips=policy.skips)
     for target, source in same_modules(network, policy):
         target.load_state_dict(source.state_dict())
@@ -315,11 +311,14 @@ def load_network(policy: ActorCriticPolicy, network: PolicyNetwork) -> None:
         InputError: if the two choose different actions.
     """
     grid, skips = parse_action_space(policy.action_space)
-    if grid != network.grid:
-        raise InputError(f"the policy to start from has grid={network.grid}, the environment grid={grid} (None: continuous locations)")
-    if skips != network.skips:
-        can = {True: "skips frames", False: "cannot skip"}
-        raise InputError(f"the policy to start from {can[network.skips]}, the environment's {can[skips]}; set env.action accordingly")
+    refuse_if(
+        grid != network.grid, f"the policy to start from has grid={network.grid}, the environment grid={grid} (None: continuous locations)"
+    )
+    can = {True: "skips frames", False: "cannot skip"}
+    refuse_if(
+        skips != network.skips,
+        f"the policy to start from {can[network.skips]}, the environment's {can[skips]}; set env.action accordingly",
+    )
     for source, target in same_modules(network, policy):
         target.load_state_dict(source.state_dict())
 
@@ -327,3 +326,44 @@ def load_network(policy: ActorCriticPolicy, network: PolicyNetwork) -> None:
 def same_modules(network: PolicyNetwork, policy: ActorCriticPolicy) -> list[tuple[nn.Module, nn.Module]]:
     """Return the modules of both that hold the same weights, in pairs."""
     return [(network.encoder, extractor_of(policy).encoder), (network.actor, policy.action_net), (network.critic, policy.value_net)]
+
+
+MOMENTUM = 0.1
+"""Weight of a new batch in the running statistics; PyTorch's, and the released code's."""
+
+
+def batch_norms(module: nn.Module) -> list[_BatchNorm]:
+    """Return the batch norms in a module."""
+    return [child for child in module.modules() if isinstance(child, _BatchNorm)]
+
+
+@contextmanager
+def batch_statistics(module: nn.Module, *, track: bool = False) -> Iterator[None]:
+    """Within it batch norms normalise with the statistics of the batch, as in training mode; ``track``: they update the running ones."""
+    before = [(norm, norm.training) for norm in batch_norms(module)]
+    for norm, _ in before:
+        norm.training, norm.track_running_stats = True, track
+    try:
+        yield
+    finally:
+        for norm, training in before:
+            norm.training, norm.track_running_stats = training, True
+
+
+@torch.no_grad()
+def update_running_stats(module: nn.Module, inputs: Tensor) -> None:
+    """Update the running statistics of the batch norms with a batch; no weight changes.
+
+    For the first `1 / MOMENTUM` batches the running statistics are the mean over all of them: their arbitrary initial values have no
+    effect.
+
+    Args:
+        module: ends in its current mode.
+        inputs: a batch for it, of at least two samples.
+    """
+    for norm in batch_norms(module):
+        norm.momentum = max(MOMENTUM, 1 / (int(norm.num_batches_tracked or 0) + 1))
+    with batch_statistics(module, track=True):
+        module(inputs)
+    for norm in batch_norms(module):
+        norm.momentum = MOMENTUM

@@ -14,7 +14,7 @@ from torch.serialization import safe_globals
 
 from adafocus_env.videos.class_names import read_class_names
 from agents.config.settings import ImportCheckpoint
-from agents.policies import checkpoint as policy_checkpoint
+from agents.policies import networks as policy_checkpoint
 from agents.policies.networks import PolicyNetwork
 from agents.released.families import FAMILIES, POLICY_NAMES, Family, Tensors, family_of, has, shape_of
 from classifiers import checkpoint

@@ -4,9 +4,6 @@ All of Stable-Baselines3 and sb3-contrib are in it; any other class is named by 
 `configs/algo/NAME.yaml`, results in docs/algorithms.md.
 """
 
-from __future__ import annotations
-
-import difflib
 import importlib
 import inspect
 from collections.abc import Iterator, Mapping
@@ -28,7 +25,7 @@ from agents.config.settings import AlgoConfig, NetworkConfig, Train
 from agents.policies.networks import PolicyArchitecture
 from agents.policies.sb3 import ClipReferenceExtractor, FrameReferenceExtractor, ReferenceExtractor
 from agents.rl.buffers import ClipReplayBuffer
-from classifiers.errors import InputError, lookup
+from classifiers.errors import InputError, lookup, refuse_if, suggestion
 
 DISCRETE, CONTINUOUS = "discrete", "continuous"
 BY_REFERENCE = ("reference", "reference_looks")  # observations whose glances an extractor reads in place
@@ -56,7 +53,7 @@ class Interface:
     patch_share: float
 
     @classmethod
-    def of(cls, env: VecEnv, features: Features) -> Interface:
+    def of(cls, env: VecEnv, features: Features) -> "Interface":
         """Return that of an environment with the clips of ``features``."""
         share = features.action.patch_size / features.action.size
         return cls(env.observation_space, env.action_space, env.num_envs, features.num_steps, features.map_shape, share)
@@ -128,8 +125,7 @@ def class_of(name: str) -> type[BaseAlgorithm]:
     Raises:
         InputError: if there is no such name, module or class, or it is not a subclass of Stable-Baselines3's `BaseAlgorithm`.
     """
-    if not name:
-        raise InputError("algo.name is empty: algo=custom needs algo.name=PACKAGE.CLASS, and algo=PACKAGE.CLASS is short for both")
+    refuse_if(not name, "algo.name is empty: algo=custom needs algo.name=PACKAGE.CLASS, and algo=PACKAGE.CLASS is short for both")
     path = name if "." in name else lookup("algo.name", name, ALGORITHMS).path
     module, _, attribute = path.rpartition(".")
     found = _import(name, module, attribute)
@@ -224,11 +220,10 @@ def check_settings(config: AlgoConfig) -> None:
     known = sorted(set(arguments) - set(RESERVED) - {"self"})
     any_name = any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values())
     for key in config.settings:
-        if key in RESERVED:
-            raise InputError(f"algo.settings.{key} is reserved: {RESERVED[key]}")
+        refuse_if(key in RESERVED, f"algo.settings.{key} is reserved: {RESERVED.get(key)}")
         if key not in arguments and not any_name:
             raise InputError(
-                f"algo.settings.{key}: {config.name} has no such argument; {_suggestion(key, known)}choose one of {', '.join(known)}"
+                f"algo.settings.{key}: {config.name} has no such argument; {suggestion(key, known)}choose one of {', '.join(known)}"
             )
 
 
@@ -275,9 +270,7 @@ def _constructor(interface: Interface, config: AlgoConfig, network: NetworkConfi
     return kind, policy, arguments
 
 
-def _policy(
-    algorithm: Algorithm, interface: Interface, config: AlgoConfig, network: NetworkConfig
-) -> tuple[str | type, dict[str, Any]]:
+def _policy(algorithm: Algorithm, interface: Interface, config: AlgoConfig, network: NetworkConfig) -> tuple[str | type, dict[str, Any]]:
     """Return the policy, by name or as a class, and its arguments."""
     if config.observation not in BY_REFERENCE:
         return "MultiInputPolicy" if isinstance(interface.observation_space, spaces.Dict) else "MlpPolicy", {}
@@ -309,8 +302,7 @@ def _inherited_settings(kind: type[BaseAlgorithm], name: str) -> dict[str, Any]:
     nearest = None if name in ALGORITHMS else nearest_name(kind)
     if nearest is None:
         return {}
-    config = OmegaConf.to_container(OmegaConf.create((files("configs") / "algo" / f"{nearest}.yaml").read_text(encoding="utf-8")))
-    assert isinstance(config, dict)
+    config: Any = OmegaConf.to_container(OmegaConf.create((files("configs") / "algo" / f"{nearest}.yaml").read_text(encoding="utf-8")))
     return config.get("algo", config).get("settings") or {}  # a file that sets other groups too has the key algo
 
 
@@ -322,10 +314,5 @@ def _import(name: str, module: str, attribute: str) -> object:
         remedy = "pip install sb3-contrib" if missing == "sb3_contrib" else "install it, or start the command where Python finds it"
         raise InputError(f"algo.name={name}: there is no module {missing!r}; {remedy}") from problem
     except AttributeError as problem:
-        hint = _suggestion(attribute, dir(importlib.import_module(module))).rstrip("? ")
+        hint = suggestion(attribute, dir(importlib.import_module(module))).rstrip("? ")
         raise InputError(f"algo.name={name}: module {module!r} has no {attribute!r}" + (f"; {hint}?" if hint else "")) from problem
-
-
-def _suggestion(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {near[0]!r}? " if near else ""

@@ -1,7 +1,5 @@
 """Buffers whose minibatches are whole clips, so that a recurrent extractor runs once over every clip of a minibatch."""
 
-from __future__ import annotations
-
 from collections.abc import Generator
 from typing import Any
 
@@ -13,7 +11,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples, RolloutBu
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from classifiers.errors import InputError
+from classifiers.errors import refuse_if
 
 Indices = NDArray[np.int64]
 
@@ -24,8 +22,7 @@ def check_whole_clips(name: str, steps: int, clip_length: int) -> None:
     Raises:
         InputError: if it is not (names the setting).
     """
-    if steps % clip_length:
-        raise InputError(f"{name} must be a multiple of the {clip_length} steps of an episode, got {steps}")
+    refuse_if(steps % clip_length, f"{name} must be a multiple of the {clip_length} steps of an episode, got {steps}")
 
 
 def _steps_of(episodes: Indices, clip_length: int) -> Indices:
@@ -118,11 +115,11 @@ class ClipReplayBuffer(ReplayBuffer):
         self, buffer_size: int, observation_space: spaces.Space, action_space: spaces.Space, *,
         clip_length: int, n_envs: int = 1, **kwargs: Any,
     ) -> None:  # fmt: skip
-        if (episodes := buffer_size // (clip_length * n_envs)) < 1:
-            raise InputError(
-                f"buffer_size must be {clip_length * n_envs} or more, an episode of {clip_length} steps in {n_envs} environments, "
-                f"got {buffer_size}"
-            )
+        refuse_if(
+            (episodes := buffer_size // (clip_length * n_envs)) < 1,
+            f"buffer_size must be {clip_length * n_envs} or more, an episode of {clip_length} steps in {n_envs} environments, "
+            f"got {buffer_size}",
+        )
         super().__init__(episodes * clip_length * n_envs, observation_space, action_space, n_envs=n_envs, **kwargs)
         self.clip_length = clip_length
 
@@ -134,11 +131,11 @@ class ClipReplayBuffer(ReplayBuffer):
         """
         check_whole_clips("batch_size", batch_size, self.clip_length)
         ended = self._ended_episodes()
-        if not len(ended):
-            raise InputError(
-                f"learning_starts must be {self.clip_length * self.n_envs} or more, an episode of every environment: "
-                "there is no whole episode to learn from yet"
-            )
+        refuse_if(
+            not len(ended),
+            f"learning_starts must be {self.clip_length * self.n_envs} or more, an episode of every environment: "
+            "there is no whole episode to learn from yet",
+        )
         count = batch_size // self.clip_length
         steps = _steps_of(np.random.choice(ended, count), self.clip_length)  # noqa: NPY002 (Stable-Baselines3's random source)
         rows = np.random.randint(self.n_envs, size=count).repeat(self.clip_length)  # noqa: NPY002

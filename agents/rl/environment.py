@@ -1,11 +1,9 @@
-"""The training environment of stage 2."""
-
-from __future__ import annotations
+"""The training environment of stage 2, and its cost weight λ, which a target share of focused frames controls."""
 
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
@@ -14,10 +12,16 @@ from adafocus_env.features.live import Features
 from adafocus_env.sb3_env import AdaFocusVecEnv
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.config.settings import EnvConfig
-from agents.rl.lagrangian import SKIPPING
+from agents.evaluation.evaluate import flops_of
+from agents.evaluation.inference import policy_flops
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork
+from classifiers.errors import InputError, refuse_if
+
+SKIPPING = ("skip", "continuous_skip")
+DAMPING = 4.0
 
 
-def make_environment(features: Features, config: EnvConfig, observation: str | None = None) -> EpisodeStatsWrapper:
+def make_environment(features: Features, config: EnvConfig, observation: str | None = None) -> "EpisodeStatsWrapper":
     """Return the training environment, which plays every clip once per epoch.
 
     Args:
@@ -53,8 +57,7 @@ class EpisodeStatsWrapper(VecMonitor):
     @property
     def dynamics(self) -> Dynamics:
         """The dynamics of the environment."""
-        dynamics: Dynamics = self.venv.get_attr("dynamics", 0)[0]
-        return dynamics
+        return cast(Dynamics, self.venv.get_attr("dynamics", 0)[0])
 
     def step_wait(self) -> VecEnvStepReturn:
         """Step all rows and collect the episodes that end."""
@@ -65,8 +68,7 @@ class EpisodeStatsWrapper(VecMonitor):
 
     def at_episode_start(self) -> bool:
         """Return whether all episodes are at their beginning, so that the environment can be saved."""
-        steps: NDArray[np.int64] = self.dynamics.step_number
-        return not steps.any()
+        return not self.dynamics.step_number.any()
 
     def state(self) -> dict[str, Any]:
         """Return plain values for `restore`."""
@@ -83,3 +85,63 @@ class EpisodeStatsWrapper(VecMonitor):
             return {}
         returns, correct = zip(*ended, strict=True)
         return {"return": float(np.mean(np.array(returns, dtype))), "accuracy": float(np.mean(correct))}
+
+
+class PIDLagrangian:
+    """λ for a target, updated once per rollout by the error of the share of focused frames: damped dual ascent.
+
+    The integral of the errors alone oscillates around the target, since a policy needs some updates to follow; the current error, with a
+    larger weight, damps it (proportional-integral control of a multiplier: arXiv:2007.03964, section 5).
+
+    Args:
+        target: share of the steps that focus a patch.
+        rate: weight of an error of 1 in the integral, in units of λ.
+        integral: the sum of the weighted errors so far; the initial λ.
+    """
+
+    def __init__(self, target: float, rate: float, integral: float) -> None:
+        self.target, self.rate, self.integral = target, rate, integral
+
+    def update(self, focused: float) -> float:
+        """Return λ for the next rollout, given the share of focused steps in the last one."""
+        error = self.rate * (focused - self.target)
+        self.integral = max(0.0, self.integral + error)
+        return max(0.0, self.integral + DAMPING * error)
+
+
+def check_targets(env: EnvConfig) -> None:
+    """Check the targets.
+
+    Raises:
+        InputError: if both are given, or actions cannot skip.
+    """
+    refuse_if(
+        env.target_keep is not None and env.target_gflops is not None,
+        f"env.target_keep={env.target_keep} and env.target_gflops={env.target_gflops} exclude each other; set one of them",
+    )
+    for key in ("target_keep", "target_gflops"):
+        refuse_if(
+            (value := getattr(env, key)) is not None and env.action not in SKIPPING,
+            f"env.{key}={value} needs actions that can skip: set env.action=skip or env.action=continuous_skip",
+        )
+
+
+def pid_lagrangian(env: EnvConfig, features: Features, architecture: PolicyArchitecture) -> PIDLagrangian | None:
+    """Return the controller of λ that a target asks for; None without a target.
+
+    Args:
+        env: the environment's settings.
+        features: of the clips, whose cost is counted.
+        architecture: of the policy, which is part of the cost.
+
+    Raises:
+        InputError: if the target GFLOPs are out of the range of a video's cost (names the range).
+    """
+    target = env.target_keep
+    if env.target_gflops is not None:
+        policy = PolicyNetwork(architecture, None if env.action == "continuous_skip" else env.grid, skips=True)
+        try:
+            target = flops_of(features, env.skipped, policy_flops(policy)).keep_for(env.target_gflops)
+        except InputError as problem:
+            raise InputError(f"env.target_gflops={env.target_gflops}: {problem}") from problem
+    return None if target is None else PIDLagrangian(target, env.cost_weight_rate, env.cost_weight)

@@ -1,7 +1,5 @@
 """The state of a Stable-Baselines3 model as tensors and plain values, and the way back into a new model of the same settings."""
 
-from __future__ import annotations
-
 import functools
 import json
 import random
@@ -24,7 +22,7 @@ from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from torch import Tensor, nn
 
 from classifiers.atomic_files import replacing
-from classifiers.errors import InputError
+from classifiers.errors import InputError, refuse_if
 
 REBUILT_NAMES = frozenset({
     "env", "_vec_normalize_env", "policy_kwargs", "rollout_buffer_kwargs", "replay_buffer_kwargs", "tensorboard_log",
@@ -47,7 +45,6 @@ RANDOM: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], object]]] = 
 """Type of a source of random numbers → how its state is read and restored."""
 
 REBUILT: dict[str, None] = {"rebuilt": None}
-CONTAINERS: dict[str, type] = {"list": list, "tuple": tuple, "deque": deque}
 VALUES = "values"
 
 
@@ -86,14 +83,13 @@ class State:
                 raise OSError(None, str(problem)) from problem
 
     @classmethod
-    def read(cls, path: Path) -> State:
+    def read(cls, path: Path) -> "State":
         """Return the state in a file that `write` wrote.
 
         Raises:
             InputError: if the file is missing or damaged.
         """
-        if not path.is_file():
-            raise InputError(f"{path} is missing")
+        refuse_if(not path.is_file(), f"{path} is missing")
         try:
             with safe_open(path, "pt") as file:
                 return cls(json.loads(file.metadata()[VALUES]), {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
@@ -161,56 +157,53 @@ class _Writer:
         Raises:
             UnsavedError: if the value has a type that cannot be stored.
         """
-        if isinstance(value, Tensor | np.ndarray):
-            return {"tensor" if isinstance(value, Tensor) else "array": self._add(value, path)}
-        if isinstance(value, Enum):
-            return {"enum": value.name}
-        if isinstance(value, np.integer | np.floating | np.bool_):
-            return {"scalar": [value.dtype.str, value.item()]}
-        if value is None or isinstance(value, bool | int | float | str):
-            return value
-        if isinstance(value, REBUILT_TYPES) or id(value) in self.visited or _is_schedule(value):
-            return REBUILT
-        if type(value) in (dict, OrderedDict):
-            pairs = [[self._key(key, path), self.store(each, f"{path}.{key}")] for key, each in value.items()]
-            return {"dict" if type(value) is dict else "ordered": pairs}
-        if isinstance(value, tuple) or type(value) in (list, deque):
-            return self._store_sequence(value, path)
+        match value:
+            case Tensor():
+                return {"tensor": self._add(value, path)}
+            case np.ndarray():
+                return {"array": self._add(value, path)}
+            case Enum():
+                return {"enum": value.name}
+            case np.integer() | np.floating() | np.bool_():
+                return {"scalar": [value.dtype.str, value.item()]}
+            case None | bool() | int() | float() | str():
+                return value
+            case _ if isinstance(value, REBUILT_TYPES) or id(value) in self.visited or _is_schedule(value):
+                return REBUILT
+            case dict() if type(value) in (dict, OrderedDict) and all(type(key) in (str, int, float, bool) for key in value):
+                pairs = [[key, self.store(each, f"{path}.{key}")] for key, each in value.items()]
+                return {"dict" if type(value) is dict else "ordered": pairs}
+            case tuple() | list() | deque() if isinstance(value, tuple) or type(value) in (list, deque):
+                return self._store_sequence(value, path)
         return self._store_object(value, path)
-
-    def _key(self, key: object, path: str) -> object:
-        if type(key) not in (str, int, float, bool):
-            raise UnsavedError(path)
-        return key
 
     def _store_sequence(self, value: Any, path: str) -> dict[str, Any]:
         items = [self.store(each, f"{path}.{index}") for index, each in enumerate(value)]
-        if isinstance(value, deque):
-            return {"deque": items, "maxlen": value.maxlen}
-        if hasattr(value, "_fields"):
-            return {"tuple": items, "class": type(value).__name__}
-        return {"list" if isinstance(value, list) else "tuple": items}
+        match value:
+            case deque():
+                return {"deque": items, "maxlen": value.maxlen}
+            case list():
+                return {"list": items}
+        return {"tuple": items, "class": type(value).__name__} if hasattr(value, "_fields") else {"tuple": items}
 
     def _store_object(self, value: Any, path: str) -> dict[str, Any]:
         self.visited.add(id(value))
-        if isinstance(value, nn.Module):
-            return self._store_module(value, path)
-        if has_state(value):
-            return {"state": self.store(value.state_dict(), path)}
-        for kind, (get, _) in RANDOM.items():
-            if isinstance(value, kind):
-                return {"random": self.store(get(value), path), "class": type(value).__name__}
-        if isinstance(value, BaseBuffer) and not self._buffers:
-            return REBUILT
-        if isinstance(value, BaseBuffer | ActionNoise):
-            stored = {name: self.store(each, f"{path}.{name}") for name, each in vars(value).items()}
-            return {"class": type(value).__name__, "attributes": stored}
+        get_state = next((get for kind, (get, _) in RANDOM.items() if isinstance(value, kind)), None)
+        match value:
+            case nn.Module():
+                self.visited.update(map(id, value.modules()))
+                optimizers = {name: self.store(each, f"{path}.{name}") for name, each in _stateful_attributes(value)}
+                return {"module": self.store(dict(value.state_dict()), path), "optimizers": optimizers}
+            case _ if has_state(value):
+                return {"state": self.store(value.state_dict(), path)}
+            case _ if get_state is not None:
+                return {"random": self.store(get_state(value), path), "class": type(value).__name__}
+            case BaseBuffer() if not self._buffers:
+                return REBUILT
+            case BaseBuffer() | ActionNoise():
+                stored = {name: self.store(each, f"{path}.{name}") for name, each in vars(value).items()}
+                return {"class": type(value).__name__, "attributes": stored}
         raise UnsavedError(path)
-
-    def _store_module(self, module: nn.Module, path: str) -> dict[str, Any]:
-        self.visited.update(map(id, module.modules()))
-        optimizers = {name: self.store(each, f"{path}.{name}") for name, each in _stateful_attributes(module)}
-        return {"module": self.store(dict(module.state_dict()), path), "optimizers": optimizers}
 
     def _add(self, value: Tensor | np.ndarray, path: str) -> str:
         """Return the name of a tensor's entry. A tensor that was added before is stored once."""
@@ -252,49 +245,56 @@ class _Reader:
         """
         if not isinstance(stored, dict):
             return stored
-        kind = next(iter(stored))
-        if kind == "rebuilt":
-            if current is None:
-                raise MisfitError(f"{path} is missing: the constructor does not make it")
-            return current
+        if stored == REBUILT and current is None:
+            raise MisfitError(f"{path} is missing: the constructor does not make it")
         try:
-            if kind in CONTAINERS:
-                return self._container(current, stored, kind, path)
-            return getattr(self, f"_{kind}")(current, stored, path)
+            return self._value(current, stored, path)
         except (AttributeError, RuntimeError, ValueError, KeyError, TypeError) as problem:
             raise MisfitError(f"{path} ({type(current).__name__}) differs: {str(problem).splitlines()[0]}") from problem
 
-    def _container(self, current: Any, stored: Any, kind: str, path: str) -> Any:
-        values = stored[kind]
-        now = list(current) if isinstance(current, list | tuple | deque) and len(current) == len(values) else [None] * len(values)
-        items = [self.restore(*pair, f"{path}.{index}") for index, pair in enumerate(zip(now, values, strict=True))]
-        if kind == "deque":
-            return deque(items, stored["maxlen"])
-        if "class" in stored:
-            _check_class(current, stored)
-            return type(current)(*items)
-        return CONTAINERS[kind](items)
+    def _value(self, current: Any, stored: dict[str, Any], path: str) -> Any:
+        """Return a value that `_Writer` made a dictionary of."""
+        match stored:
+            case {"enum": name}:
+                return type(current)[name]
+            case {"scalar": [kind, value]}:
+                return np.dtype(kind).type(value)
+            case {"array": name}:
+                return self._saved.tensors[name].numpy().copy()
+            case {"tensor": name}:
+                return self._tensor(current, name)
+            case {"dict": pairs}:
+                return self._dict(current, pairs, path)
+            case {"ordered": pairs}:
+                return OrderedDict(self._dict(current, pairs, path))
+            case {"deque": values, "maxlen": length}:
+                return deque(self._items(current, values, path), length)
+            case {"list": values}:
+                return self._items(current, values, path)
+            case {"tuple": values}:
+                items = self._items(current, values, path)
+                return _checked(current, stored)(*items) if "class" in stored else tuple(items)
+            case {"random": state}:
+                kind = _checked(current, stored)
+                next(restore for each, (_, restore) in RANDOM.items() if issubclass(kind, each))(current, self._plain(state, path))
+            case {"state": state}:
+                current.load_state_dict(self._plain(state, path))
+            case {"module": state, "optimizers": optimizers}:
+                self._fill_module(current, state, optimizers, path)
+            case {"attributes": attributes}:
+                return self._fill_attributes(current, stored, attributes, path)
+        return current
 
-    def _dict(self, current: Any, stored: Any, path: str) -> dict[Any, Any]:
+    def _dict(self, current: Any, pairs: list[Any], path: str) -> dict[Any, Any]:
         now = current if isinstance(current, dict) else {}
-        return {key: self.restore(now.get(key), each, f"{path}.{key}") for key, each in next(iter(stored.values()))}
+        return {key: self.restore(now.get(key), each, f"{path}.{key}") for key, each in pairs}
 
-    def _ordered(self, current: Any, stored: Any, path: str) -> OrderedDict[Any, Any]:
-        return OrderedDict(self._dict(current, stored, path))
+    def _items(self, current: Any, values: list[Any], path: str) -> list[Any]:
+        now = list(current) if isinstance(current, list | tuple | deque) and len(current) == len(values) else [None] * len(values)
+        return [self.restore(*pair, f"{path}.{index}") for index, pair in enumerate(zip(now, values, strict=True))]
 
-    def _enum(self, current: Any, stored: Any, path: str) -> Any:
-        return type(current)[stored["enum"]]
-
-    def _scalar(self, current: Any, stored: Any, path: str) -> Any:
-        kind, value = stored["scalar"]
-        return np.dtype(kind).type(value)
-
-    def _array(self, current: Any, stored: Any, path: str) -> Any:
-        return self._saved.tensors[stored["array"]].numpy().copy()
-
-    def _tensor(self, current: Any, stored: Any, path: str) -> Tensor:
+    def _tensor(self, current: Any, name: str) -> Tensor:
         """Return a new tensor; one that an optimizer updates is filled in place."""
-        name = stored["tensor"]
         if name not in self._restored:
             saved = self._saved.tensors[name]
             if isinstance(current, Tensor) and current.requires_grad:
@@ -308,39 +308,28 @@ class _Reader:
         """Return the values of a state dict, on the CPU: whoever loads them moves them."""
         return _Reader(self._saved, torch.device("cpu")).restore(None, stored, path)
 
-    def _random(self, current: Any, stored: Any, path: str) -> Any:
-        _check_class(current, stored)
-        restore = next(restore for kind, (_, restore) in RANDOM.items() if isinstance(current, kind))
-        restore(current, self._plain(stored["random"], path))
-        return current
-
-    def _state(self, current: Any, stored: Any, path: str) -> Any:
-        current.load_state_dict(self._plain(stored["state"], path))
-        return current
-
-    def _module(self, current: nn.Module, stored: Any, path: str) -> nn.Module:
-        names = {name: each["tensor"] for name, each in stored["module"]["dict"] if isinstance(each, dict) and "tensor" in each}
-        current.load_state_dict(self._plain(stored["module"], path))
+    def _fill_module(self, current: nn.Module, stored: Any, optimizers: dict[str, Any], path: str) -> None:
+        current.load_state_dict(self._plain(stored, path))
         tensors = current.state_dict()
-        self._restored |= {saved: tensors[name] for name, saved in names.items()}
-        optimizers = dict(_stateful_attributes(current))
-        for name, each in stored["optimizers"].items():
-            self.restore(optimizers[name], each, f"{path}.{name}")
-        return current
+        self._restored |= {each["tensor"]: tensors[name] for name, each in stored["dict"] if isinstance(each, dict) and "tensor" in each}
+        now = dict(_stateful_attributes(current))
+        for name, each in optimizers.items():
+            self.restore(now[name], each, f"{path}.{name}")
 
-    def _class(self, current: Any, stored: Any, path: str) -> Any:
+    def _fill_attributes(self, current: Any, stored: Any, attributes: dict[str, Any], path: str) -> Any:
         if stored["class"] == VectorizedActionNoise.__name__ and not isinstance(current, VectorizedActionNoise):
-            noises = dict(stored["attributes"])["_noises"]["list"]
-            current = VectorizedActionNoise(current, len(noises))  # as `learn` does
-        _check_class(current, stored)
-        for name, each in stored["attributes"].items():
+            current = VectorizedActionNoise(current, len(attributes["_noises"]["list"]))  # as `learn` does
+        _checked(current, stored)
+        for name, each in attributes.items():
             setattr(current, name, self.restore(getattr(current, name), each, f"{path}.{name}"))
         return current
 
 
-def _check_class(current: object, stored: Mapping[str, Any]) -> None:
+def _checked(current: object, stored: Mapping[str, Any]) -> type[Any]:
+    """Return the class of the present value, if it is that of the stored one."""
     if type(current).__name__ != stored["class"]:
         raise TypeError(f"a {stored['class']} was saved")
+    return type(current)
 
 
 def has_state(value: object) -> bool:

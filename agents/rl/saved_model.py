@@ -1,6 +1,4 @@
-"""A trained Stable-Baselines3 model as a policy that can be evaluated, and its files: weights and a JSON card."""
-
-from __future__ import annotations
+"""The files of a Stable-Baselines3 model: of a trained one, weights and JSON card; of a training, its state between two rollouts."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -15,12 +13,14 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from adafocus_env.features.live import Features
 from agents.config.settings import AlgoConfig, NetworkConfig
+from agents.policies.networks import PolicyNetwork, load_policy
 from agents.policies.sb3 import bind
 from agents.rl.algorithms import Interface, rebuild_model
-from agents.rl.model_state import MisfitError, State, model_state, restore_model
+from agents.rl.model_state import MisfitError, State, add_values, model_state, restore_model, values_of
+from agents.runs.seeding import random_states, restore_random_states
 from classifiers.atomic_files import write_text
 from classifiers.checkpoint import from_fields, read_json
-from classifiers.errors import InputError
+from classifiers.errors import InputError, refuse_if
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
 
@@ -36,7 +36,7 @@ class TrainedModel:
     def __init__(self, model: BaseAlgorithm, observation: str) -> None:
         self.model, self.observation, self.action_space = model, observation, model.action_space
 
-    def on(self, features: Features) -> TrainedModel:
+    def on(self, features: Features) -> "TrainedModel":
         """Itself, as a policy for the clips of ``features``, until it is asked for those of others."""
         bind(self.model.policy, features, cache=True)
         return self
@@ -45,6 +45,9 @@ class TrainedModel:
     def predict(self) -> Callable[..., tuple[Any, Any]]:
         """The model's own: actions and the next recurrent state. That of MaskablePPO takes ``action_masks`` too."""
         return self.model.predict
+
+
+Policy = PolicyNetwork | TrainedModel
 
 
 @dataclass(frozen=True)
@@ -79,15 +82,16 @@ class ModelCard:
         return json.dumps(plain, indent=2) + "\n"
 
     @classmethod
-    def read(cls, folder: Path) -> ModelCard:
+    def read(cls, folder: Path) -> "ModelCard":
         """Return the card in a folder.
 
         Raises:
             InputError: if there is none, or it was written by an earlier version, or it does not describe a model.
         """
         card, path = read_json(folder, CARD, f"model={folder}"), folder / CARD
-        if "signature" in card:
-            raise InputError(f"{path} was written by an earlier version, whose models are not read; train it again with force=true")
+        refuse_if(
+            "signature" in card, f"{path} was written by an earlier version, whose models are not read; train it again with force=true"
+        )
         try:
             about = {**card["interface"], "map_shape": tuple(card["interface"]["map_shape"])}
             about |= {name: space_from_json(about[name]) for name in ("observation_space", "action_space")}
@@ -129,19 +133,25 @@ def load_model(folder: Path, device: torch.device | str) -> TrainedModel:
     return TrainedModel(model, card.observation)
 
 
+def load_trained(folder: Path, device: torch.device | str) -> Policy:
+    """Return the policy in ``folder``: the network of PPO, or the model of another algorithm; raises as `load_model`."""
+    return load_model(folder, device) if (folder / CARD).is_file() else load_policy(folder, device)
+
+
 def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
     """Return a space as plain values.
 
     Raises:
         InputError: if the space is neither Discrete, Box nor a Dict of these.
     """
-    if isinstance(space, spaces.Discrete):
-        return {"discrete": int(space.n), "start": int(space.start)}
-    if isinstance(space, spaces.Box):
-        low, high = (bound.flat[0].item() if (bound == bound.flat[0]).all() else bound.tolist() for bound in (space.low, space.high))
-        return {"box": list(space.shape), "low": low, "high": high, "dtype": str(space.dtype)}
-    if isinstance(space, spaces.Dict):
-        return {"dict": {name: space_to_json(each) for name, each in space.items()}}
+    match space:
+        case spaces.Discrete():
+            return {"discrete": int(space.n), "start": int(space.start)}
+        case spaces.Box():
+            low, high = (bound.flat[0].item() if (bound == bound.flat[0]).all() else bound.tolist() for bound in (space.low, space.high))
+            return {"box": list(space.shape), "low": low, "high": high, "dtype": str(space.dtype)}
+        case spaces.Dict():
+            return {"dict": {name: space_to_json(each) for name, each in space.items()}}
     raise InputError(f"the space {space} cannot be saved; observations and actions must be of Discrete, Box or Dict spaces")
 
 
@@ -158,3 +168,88 @@ def space_from_json(stored: Mapping[str, Any]) -> spaces.Space[Any]:
         low, high = (np.broadcast_to(np.array(stored[key], dtype), shape).copy() for key in ("low", "high"))
         return spaces.Box(low, high, shape, dtype.type)
     return spaces.Dict({name: space_from_json(each) for name, each in stored["dict"].items()})
+
+
+POINTER, SUFFIX = "last.json", ".safetensors"
+START_OVER = "force=true starts the run over"
+
+
+def save_training_state(model: BaseAlgorithm, folder: Path, progress: Mapping[str, Any], random: Mapping[str, Any] | None = None) -> None:
+    """Save the model with its replay buffer, all random states and ``progress``, as tensors and plain values.
+
+    Args:
+        model: at the start of a rollout, with an environment whose episodes are all at their beginning.
+        folder: where the file and its pointer go.
+        progress: plain values that the caller wants back.
+        random: the process's random states if they are not the present ones, see `agents.runs.seeding.random_states`.
+
+    Raises:
+        InputError: if the folder cannot be written; the state saved before is left as it was.
+    """
+    assert model.env is not None
+    state = model_state(model)
+    add_values(state, "random", {
+        "process": random or random_states(),
+        "env": model.env.env_method("random_state", indices=[0])[0],
+        "actions": model.action_space.np_random.bit_generator.state,  # of the actions to explore with
+    })  # fmt: skip
+    prefix = type(model).__name__.lower()
+    path = folder / f"{prefix}-{model.num_timesteps}{SUFFIX}"
+    state.write(path)
+    write_text(folder / POINTER, json.dumps({"file": path.name, **progress}) + "\n")
+    for other in folder.glob(f"{prefix}-*{SUFFIX}"):
+        if other != path:
+            other.unlink()
+
+
+def load_training_state(model: BaseAlgorithm, folder: Path) -> dict[str, Any] | None:
+    """Restore the state that was saved last into a new model, and all random states; return the caller's progress.
+
+    Args:
+        model: of the same class and settings, with the same environment.
+        folder: where `save_training_state` put it.
+
+    Returns:
+        The progress, or None if nothing was saved.
+
+    Raises:
+        InputError: if the state is damaged, of an earlier version, or of another model.
+    """
+    pointer = folder / POINTER
+    if not pointer.exists():
+        return None
+    try:
+        progress: dict[str, Any] = json.loads(pointer.read_text(encoding="utf-8"))
+        path = folder / progress.pop("file")
+    except (ValueError, KeyError, AttributeError, TypeError) as problem:
+        raise InputError(f"{pointer} cannot be read ({problem!r}); {START_OVER}") from problem
+    refuse_if(path.suffix != SUFFIX, f"{path} was written by an earlier version, whose training states are not read; {START_OVER}")
+    try:
+        state = State.read(path)
+        restore_model(model, state)
+        random = values_of(state, "random")
+    except InputError as problem:
+        raise InputError(f"{problem}; {START_OVER}") from problem
+    except MisfitError as problem:
+        raise InputError(f"{path} does not fit this run: {problem}; {START_OVER}") from problem
+    assert model.env is not None
+    model.env.env_method("restore_random_state", random["env"], indices=[0])
+    model.env.unwrapped._reset_seeds()  # which the constructor has set for the next reset: it was long ago
+    model.action_space.np_random.bit_generator.state = random["actions"]
+    restore_random_states(random["process"])
+    return progress
+
+
+def unsaved_attributes(model: BaseAlgorithm) -> list[str]:
+    """Return the attributes, as ``NAME (CLASS)``, that are neither tensors, plain values nor objects with a state dict."""
+    return model_state(model).unsaved
+
+
+def why_not_resumable(model: BaseAlgorithm) -> str:
+    """Return why a run of this model cannot be resumed; empty if it can."""
+    unsaved = ", ".join(unsaved_attributes(model))
+    reason = (
+        f"this run cannot be resumed: {type(model).__name__} has attributes that cannot be saved, {unsaved}; "
+        "make them tensors or plain values, or give their classes state_dict and load_state_dict"
+    )
+    return reason if unsaved else ""

@@ -1,11 +1,11 @@
 """What the trainer needs to know of an algorithm, made from the keys ``ppo.*`` or ``algo.*``."""
 
-from __future__ import annotations
-
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
@@ -17,14 +17,13 @@ from stable_baselines3.common.vec_env import VecEnv
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.features.live import Features
 from agents.config.settings import AlgoConfig, EnvConfig, NetworkConfig, PPOConfig
-from agents.policies.checkpoint import save_policy
-from agents.policies.networks import PolicyArchitecture, PolicyNetwork
-from agents.policies.sb3 import to_network
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork, save_policy
+from agents.policies.sb3 import ClipReferenceExtractor, PatchActorCriticPolicy, to_network
 from agents.rl.algorithms import ALGORITHMS, Algorithm, Interface, algorithm_of, class_of, learns_as_ppo, new_model
-from agents.rl.lagrangian import PIDLagrangian, check_targets, pid_lagrangian
-from agents.rl.ppo import check_ppo, new_ppo, ppo_metrics, skip_metrics, total_steps
+from agents.rl.buffers import ClipRolloutBuffer, NormalizedReturnsBuffer, check_whole_clips
+from agents.rl.environment import PIDLagrangian, check_targets, pid_lagrangian
 from agents.rl.saved_model import ModelCard, TrainedModel, save_model
-from classifiers.errors import InputError
+from classifiers.errors import refuse_if
 
 
 def logged_metrics(logged: Mapping[str, Any]) -> dict[str, float]:
@@ -38,7 +37,6 @@ class AlgorithmSettings:
     """One algorithm, ready for `agents.rl.trainer.train_policy`. All periods are in environment steps.
 
     Attributes:
-        name: a name in the table, or a dotted path.
         algorithm: its row in the table, or the nearest.
         make_model: (environment, seed) → the model, ready to learn.
         to_policy: the model → the policy that is evaluated and saved.
@@ -56,7 +54,6 @@ class AlgorithmSettings:
         return_dtype: in which returns are averaged.
     """
 
-    name: str
     algorithm: Algorithm
     make_model: Callable[[VecEnv, int], BaseAlgorithm]
     to_policy: Callable[[BaseAlgorithm], PolicyNetwork | TrainedModel]
@@ -95,23 +92,20 @@ def algorithm_settings(
     Raises:
         InputError: if settings exclude each other.
     """
-    if algo is not None and not learns_as_ppo(algo):
-        return _from_algo(features, env, network, algo)
-    return _from_ppo(features, env, network, ppo, algo, start)
+    by_ppo = algo is None or learns_as_ppo(algo)
+    return _from_ppo(features, env, network, ppo, algo, start) if by_ppo else _from_algo(features, env, network, cast(AlgoConfig, algo))
 
 
 def _from_ppo(
     features: Features, env: EnvConfig, network: NetworkConfig, ppo: PPOConfig, algo: AlgoConfig | None, start: PolicyNetwork | None
 ) -> AlgorithmSettings:
-    architecture, std = PolicyArchitecture.from_config(features.map_shape, network), network.std
-    if start is not None:
-        architecture, std = start.architecture, start.std
+    architecture = start.architecture if start else PolicyArchitecture.from_config(features.map_shape, network)
+    std = start.std if start else network.std
     check_ppo(ppo, env, features.num_steps, architecture)
     update = (ppo.n_steps or features.num_steps) * env.num_envs
     model_class = cast("type[PPO]", class_of(algo.name)) if algo else PPO
     extra = algo.settings if algo else {}
     return AlgorithmSettings(
-        name="ppo",
         algorithm=ALGORITHMS["ppo"],
         make_model=lambda venv, seed: new_ppo(venv, features, ppo, architecture, seed, std, model_class=model_class, extra=extra),
         to_policy=lambda model: to_network(model.policy),  # type: ignore[arg-type]
@@ -132,8 +126,9 @@ def _from_ppo(
 def _from_algo(features: Features, env: EnvConfig, network: NetworkConfig, algo: AlgoConfig) -> AlgorithmSettings:
     check_targets(env)
     for key in ("target_keep", "target_gflops"):
-        if (target := getattr(env, key)) is not None:
-            raise InputError(f"env.{key}={target} is for PPO only; set env.cost_weight with algo={algo.name}")
+        refuse_if(
+            (target := getattr(env, key)) is not None, f"env.{key}={target} is for PPO only; set env.cost_weight with algo={algo.name}"
+        )
 
     def save(policy: TrainedModel, venv: VecEnv, folder: Path, about: dict[str, Any]) -> None:
         interface = Interface.of(venv, features)
@@ -141,7 +136,6 @@ def _from_algo(features: Features, env: EnvConfig, network: NetworkConfig, algo:
         save_model(policy.model, folder, card)
 
     return AlgorithmSettings(
-        name=algo.name,
         algorithm=algorithm_of(class_of(algo.name), algo.name),
         make_model=lambda venv, seed: new_model(venv, features, algo, network, seed),
         to_policy=partial(TrainedModel, observation=algo.observation),
@@ -152,3 +146,113 @@ def _from_algo(features: Features, env: EnvConfig, network: NetworkConfig, algo:
         save_every=algo.save_every,
         observation=algo.observation,
     )
+
+
+LOGGED = ("policy_gradient_loss", "value_loss", "approx_kl", "clip_fraction", "explained_variance", "learning_rate")
+
+
+def new_ppo(
+    env: VecEnv,
+    features: Features,
+    config: PPOConfig,
+    architecture: PolicyArchitecture,
+    seed: int,
+    std: float = 0.25,
+    *,
+    model_class: type[PPO] = PPO,
+    extra: Mapping[str, Any] = MappingProxyType({}),
+) -> PPO:
+    """Return Stable-Baselines3's PPO on whole clips with a `PatchActorCriticPolicy`; the caller binds the policy to the features.
+
+    Args:
+        env: the training environment.
+        features: of its clips.
+        config: the algorithm's settings; see `check_ppo`.
+        architecture: of the policy.
+        seed: of all random numbers.
+        std: of a continuous policy.
+        model_class: PPO or a subclass.
+        extra: arguments of ``model_class`` that the config does not have.
+
+    Raises:
+        InputError: if the action space does not suit the policy, or batch norm would see a single glance.
+    """
+    refuse_if(
+        architecture.batch_norm and features.clips.epoch_size * features.num_steps < 2,
+        "network.batch_norm=true needs more than a single glance to learn from; give more videos",
+    )
+    n_steps = config.n_steps or features.num_steps
+    policy_kwargs: dict[str, Any] = {
+        "features_extractor_class": ClipReferenceExtractor,
+        "features_extractor_kwargs": {"architecture": architecture, "batch_statistics": config.batch_statistics},
+        "std": std,
+        "ortho_init": config.ortho_init,
+        "optimizer_kwargs": {"eps": config.adam_eps, "fused": True},  # unfused, Adam is a tenth of an iteration on a CPU
+    }
+    return model_class(
+        PatchActorCriticPolicy, env,
+        learning_rate=config.learning_rate, n_steps=n_steps, batch_size=config.batch_size or n_steps * env.num_envs,
+        n_epochs=config.n_epochs, gamma=config.gamma, gae_lambda=config.gae_lambda, clip_range=config.clip_range,
+        normalize_advantage=config.normalize_advantage, ent_coef=config.ent_coef, vf_coef=config.vf_coef,
+        max_grad_norm=math.inf if config.max_grad_norm is None else config.max_grad_norm,
+        rollout_buffer_class=NormalizedReturnsBuffer if config.normalize_returns else ClipRolloutBuffer,
+        rollout_buffer_kwargs={"clip_length": features.num_steps},
+        policy_kwargs=policy_kwargs, seed=seed, device=str(features.classifier.device), **extra,
+    )  # fmt: skip
+
+
+def total_steps(config: PPOConfig, features: Features) -> int:
+    """Return the length of training in environment steps, also where it is set in epochs."""
+    return config.total_steps if config.epochs is None else config.epochs * features.clips.epoch_size * features.num_steps
+
+
+def check_ppo(config: PPOConfig, env: EnvConfig, steps: int, network: NetworkConfig | PolicyArchitecture) -> None:
+    """Check the settings that depend on each other; neither clips nor networks are needed.
+
+    Args:
+        config: the algorithm's settings.
+        env: the environment's.
+        steps: D, steps of an episode.
+        network: the policy's.
+
+    Raises:
+        InputError: if `n_steps` or `batch_size` is not a multiple of D, or two settings exclude each other.
+    """
+    check_targets(env)
+    for key in ("n_steps", "batch_size"):
+        if (value := getattr(config, key)) is not None:
+            check_whole_clips(f"ppo.{key}", value, steps)
+    refuse_if(
+        (config.n_steps or steps) * env.num_envs < 2,
+        "ppo.n_steps=1 with env.num_envs=1 is an update of a single step, which PPO cannot learn from; raise one of them",
+    )
+    refuse_if(
+        config.normalize_returns and config.gae_lambda != 1,
+        f"ppo.gae_lambda must be 1 with ppo.normalize_returns=true, got {config.gae_lambda}",
+    )
+    refuse_if(
+        config.batch_statistics and not network.batch_norm,
+        "ppo.batch_statistics=true is for policies with batch norm; set network.batch_norm=true, or leave it out",
+    )
+    refuse_if(
+        config.batch_statistics and (config.n_steps not in (None, steps) or config.batch_size not in (None, steps * env.num_envs)),
+        "ppo.batch_statistics=true needs minibatches of a whole rollout: set ppo.n_steps=null and ppo.batch_size=null",
+    )
+    refuse_if(  # two environments may play the same clip
+        network.batch_norm and steps == 1 and env.num_envs < 3,
+        f"env.num_envs must be 3 or more with network.batch_norm=true and one decision per clip, got {env.num_envs}",
+    )
+
+
+def ppo_metrics(logged: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics of PPO's last update, from what Stable-Baselines3 logged."""
+    return {"entropy": -float(logged["train/entropy_loss"]), **{name: float(logged[f"train/{name}"]) for name in LOGGED}}
+
+
+def skip_metrics(model: BaseAlgorithm, dynamics: Dynamics) -> dict[str, float]:
+    """Return the share of focused steps in the last rollout and the cost weight that it had; empty if actions cannot skip."""
+    if dynamics.action.patch_action is dynamics.action:
+        return {}
+    buffer = cast(PPO, model).rollout_buffer
+    actions = buffer.actions.reshape(*buffer.rewards.shape, *(dynamics.action.space.shape or ()))
+    return {"kept": float(dynamics.action.patch_mask(actions).mean()), "cost_weight": dynamics.cost_weight}

@@ -1,7 +1,5 @@
 """Stage 2: train the policy, with any algorithm, while glancer, focuser and head are frozen."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -12,13 +10,19 @@ from adafocus_env.features.live import Features
 from agents.config.settings import EnvConfig
 from agents.evaluation.budgets import threshold_for
 from agents.evaluation.evaluate import PolicyEvaluation, evaluate_policy
-from agents.policies.checkpoint import load_policy
 from agents.policies.networks import PolicyNetwork
 from agents.policies.sb3 import bind, cache_outputs, load_network
 from agents.rl.environment import EpisodeStatsWrapper, make_environment
-from agents.rl.saved_model import CARD, TrainedModel, load_model
+from agents.rl.saved_model import (
+    START_OVER,
+    Policy,
+    TrainedModel,
+    load_trained,
+    load_training_state,
+    save_training_state,
+    why_not_resumable,
+)
 from agents.rl.settings import AlgorithmSettings
-from agents.rl.training_state import START_OVER, load_training_state, save_training_state, why_not_resumable
 from agents.runs.interrupts import Stopped, StopRequest
 from agents.runs.progress import Display, figures
 from agents.runs.run_dir import RunDir
@@ -26,7 +30,6 @@ from agents.runs.seeding import random_states
 from classifiers.errors import InputError
 
 STAGE = 2
-Policy = PolicyNetwork | TrainedModel
 
 
 def train_policy(
@@ -74,8 +77,7 @@ def train_policy(
             model.learn(total - model.num_timesteps, callback=callback, reset_num_timesteps=False, log_interval=None)  # type: ignore[arg-type]
     if features.classifier.fingerprint() != fingerprint:
         raise RuntimeError("the classifier changed while the policy was trained on it: it is not frozen")
-    best = run.checkpoints / "best"
-    return load_model(best, model.device) if (best / CARD).is_file() else load_policy(best, model.device)
+    return load_trained(run.checkpoints / "best", model.device)
 
 
 def _restore(model: BaseAlgorithm, run: RunDir) -> dict[str, Any] | None:
@@ -142,9 +144,7 @@ class TrainingCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         settings, steps = self._settings, self._env.steps
-        self._bar = self._display.bar(
-            "stage 2: policy", settings.total_steps, steps, unit="step", clips=1 / self._features.num_steps
-        )
+        self._bar = self._display.bar("stage 2: policy", settings.total_steps, steps, unit="step", clips=1 / self._features.num_steps)
         self._learned = False
         self._next_line = _next(steps, settings.log_every)
         self._next_validation = _next(steps, settings.validate_every)
@@ -241,9 +241,7 @@ class TrainingCallback(BaseCallback):
 
 def evaluate_trained(policy: Policy, features: Features, skipped: str) -> PolicyEvaluation:
     """Evaluate a policy once on every clip, in order."""
-    if isinstance(policy, PolicyNetwork):
-        return evaluate_policy(features, policy, skipped=skipped)
-    return evaluate_policy(features, policy.on(features), policy.observation, skipped)
+    return evaluate_policy(features, policy if isinstance(policy, PolicyNetwork) else policy.on(features), skipped=skipped)
 
 
 def _next(steps: int, every: int) -> int:

@@ -10,8 +10,8 @@ from rich.table import Column, Table
 from adafocus_env.features.live import Features
 from agents.evaluation.evaluate import evaluate
 from agents.evaluation.metrics import ACCURACIES, table_columns
+from agents.policies.baselines import Predictor
 from agents.policies.networks import PolicyNetwork
-from agents.policies.predictor import Predictor
 from agents.runs.contact_sheet import save_contact_sheet
 from agents.runs.plots import save_comparison
 from agents.runs.progress import Display

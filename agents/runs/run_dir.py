@@ -30,7 +30,7 @@ LOCK = ".lock"
 WRITTEN = (
     RESULT,  # first: if the removal is interrupted, the run is unfinished
     METRICS, TIMING, COMPARISON, CONTACT_SHEET, TENSORBOARD, WANDB, WANDB_ID,
-    *(f"{CHECKPOINTS}/{name}" for name in ("last.json", "*-[0-9]*.safetensors", ".*.part")),  # of `agents.rl.training_state`
+    *(f"{CHECKPOINTS}/{name}" for name in ("last.json", "*-[0-9]*.safetensors", ".*.part")),  # of `agents.rl.saved_model`
     *(f"{CHECKPOINTS}/{name}" for name in ("*-[0-9]*.zip", "*-[0-9]*.replay")),  # of earlier versions
     *(f"{CHECKPOINTS}/{name}" for name in ("best", "classifier", "given")),
     # of `agents.pipeline.stages`:

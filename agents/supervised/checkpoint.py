@@ -1,7 +1,5 @@
 """Checkpoints of a supervised stage: after every epoch, and within one when it is long or the user asks to stop."""
 
-from __future__ import annotations
-
 import io
 import time
 import zipfile
@@ -14,7 +12,7 @@ import torch
 from adafocus_env import distributed
 from agents.runs.interrupts import Stopped, StopRequest
 from classifiers.atomic_files import replacing
-from classifiers.errors import InputError
+from classifiers.errors import InputError, refuse_if
 
 SUFFIX, STORED = ".pt", 2
 
@@ -61,7 +59,7 @@ class EpochCheckpoint:
     def __init__(
         self, folder: Path, lines: Callable[[], int], stop: StopRequest | None = None, *, save_every_seconds: float = 600.0
     ) -> None:
-        self.folder, self._lines, self._stop = folder, lines, stop
+        self.folder, self._lines, self._stop = folder, lines, stop or StopRequest()
         self._seconds, self._saved_at = save_every_seconds, time.monotonic()
         self._loaded = distributed.broadcast_object(self._load_last() if distributed.is_main() else None)
         self.resumed_lines: int | None = None if self._loaded is None else self._loaded["lines"]
@@ -85,8 +83,7 @@ class EpochCheckpoint:
         before, now = loaded["identity"], training.identity
         differences = [f"{key} was {before.get(key)!r} and is {now[key]!r}" for key in now if before.get(key) != now[key]]
         try:
-            if differences:
-                raise InputError(", ".join(differences))
+            refuse_if(differences, ", ".join(differences))
             training.restore(loaded["state"])
         except InputError as problem:
             raise InputError(f"{self._files()[-1]} was saved by another training: {problem}; force=true starts over") from problem
@@ -100,17 +97,14 @@ class EpochCheckpoint:
             InputError: The checkpoint cannot be written.
         """
         self.progress(epochs)
-        if _any_process(self._stop_requested() or time.monotonic() - self._saved_at >= self._seconds):
+        if _any_process(self._stop.requested or time.monotonic() - self._saved_at >= self._seconds):
             self.between_epochs()
 
     def between_epochs(self) -> None:
         """Save; raises as `between_batches`."""
         self._save()
-        if _any_process(self._stop_requested()):
+        if _any_process(self._stop.requested):
             raise Stopped
-
-    def _stop_requested(self) -> bool:
-        return self._stop is not None and self._stop.requested
 
     def _save(self) -> None:
         """Write a checkpoint and remove all but the last ones."""

@@ -1,11 +1,9 @@
 """The epoch loop of stages 0, 1 and 3."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,18 +13,36 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
 
 from adafocus_env import distributed
 from adafocus_env.clips.store import ClipSource
 from agents.config.settings import SupervisedConfig
 from agents.runs.seeding import random_states, restore_random_states
-from agents.supervised.batches import Batch, load_batch
 from agents.supervised.checkpoint import EpochCheckpoint
-from agents.supervised.optimizers import OPTIMIZERS, SCHEDULES
-from agents.supervised.stage_model import Scores, StageModel, Trainable
+from agents.supervised.stage_model import Batch, Scores, StageModel, Trainable, load_batch
 from classifiers.checkpoint import tensor_faults
-from classifiers.errors import InputError
+from classifiers.errors import InputError, refuse_if
 from classifiers.optimize import check_compiler, check_precision
+
+OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], SupervisedConfig], Optimizer]] = {
+    "adamw": lambda groups, config: AdamW(groups, config.learning_rate, weight_decay=config.weight_decay),
+    "sgd": lambda groups, config: SGD(groups, config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay),
+}
+"""Parameter groups, with their learning rates, and settings → optimiser."""
+
+SCHEDULES: dict[str, Callable[[Optimizer, SupervisedConfig, int], LRScheduler]] = {
+    "one_cycle": lambda optimizer, config, batches: OneCycleLR(
+        optimizer,
+        [group["lr"] for group in optimizer.param_groups],
+        total_steps=max(1, config.epochs * batches),
+        cycle_momentum=config.optimizer != "sgd",  # SGD keeps the momentum that was set
+    ),
+    "cosine": lambda optimizer, config, batches: CosineAnnealingLR(optimizer, max(1, config.epochs * batches)),
+    "step": lambda optimizer, config, batches: MultiStepLR(optimizer, [epoch * batches for epoch in config.milestones], 0.1),
+}
+"""Optimiser, settings and batches per epoch → schedule that is stepped after every batch."""
 
 
 def train_epochs(
@@ -91,10 +107,6 @@ class _Position:
     rng: Mapping[str, Any] | None = None
     rate: float = 0.0
 
-    @property
-    def metrics(self) -> dict[str, float]:
-        return {"loss": self.losses / self.count, "accuracy": self.correct / self.count, "learning_rate": self.rate}
-
 
 class _Training:
     """The state of one call of `train_epochs`, which documents the arguments."""
@@ -142,7 +154,7 @@ class _Training:
                 if self._checkpoints is not None and position.batches < self._batches:
                     self._checkpoints.between_batches(position.epoch + position.batches / self._batches)
         self.position = _Position(position.epoch + 1)
-        return position.metrics
+        return {"loss": position.losses / position.count, "accuracy": position.correct / position.count, "learning_rate": position.rate}
 
     def _train_batch(self, model: nn.Module, indices: NDArray[np.int64], rng: np.random.Generator) -> None:
         """Make one step of the optimiser and the schedule, on the readable ones of the clips ``indices``."""
@@ -209,11 +221,12 @@ class _Training:
             InputError: It belongs to other networks.
         """
         modules, weights = self._model.trained, state["weights"]
-        if len(weights) != len(modules):
-            raise InputError(f"it holds {len(weights)} networks, not {len(modules)}")
+        refuse_if(len(weights) != len(modules), f"it holds {len(weights)} networks, not {len(modules)}")
         pairs = list(zip(modules, weights, strict=True))
-        if faults := [fault for module, tensors in pairs for fault in tensor_faults(module.state_dict(), tensors)]:
-            raise InputError(f"it holds another network: {'; '.join(faults)}")
+        refuse_if(
+            faults := [fault for module, tensors in pairs for fault in tensor_faults(module.state_dict(), tensors)],
+            f"it holds another network: {'; '.join(faults)}",
+        )
         for module, tensors in pairs:
             module.load_state_dict(tensors)
         for name, target in (("optimizer", self._optimizer), ("schedule", self._schedule), ("scaler", self._scaler)):
@@ -241,21 +254,26 @@ def check_settings(config: SupervisedConfig, device: torch.device) -> None:
             cannot share the batches.
     """
     milestones = list(config.milestones)
-    if milestones != sorted(set(milestones)) or any(epoch < 1 for epoch in milestones):
-        raise InputError(f"milestones must be strictly increasing epochs from 1 on, such as [20, 40], got {milestones}")
-    if bool(milestones) != (config.schedule == "step"):
-        hint = "only schedule=step has milestones; leave them out" if milestones else "set some, such as [20, 40]"
-        raise InputError(f"milestones={milestones} do not go with schedule={config.schedule}; {hint}")
+    refuse_if(
+        milestones != sorted(set(milestones)) or any(epoch < 1 for epoch in milestones),
+        f"milestones must be strictly increasing epochs from 1 on, such as [20, 40], got {milestones}",
+    )
+    hint = "only schedule=step has milestones; leave them out" if milestones else "set some, such as [20, 40]"
+    refuse_if(bool(milestones) != (config.schedule == "step"), f"milestones={milestones} do not go with schedule={config.schedule}; {hint}")
     check_precision(config.precision, device)
     if config.compile:
         check_compiler()
     processes = distributed.world_size()
-    if config.compile and processes > 1:  # compiled code cannot wait for other processes in the middle, as batch norm must
-        raise InputError(f"compile=true needs a single process, got {processes}; leave it out, or start without torchrun")
-    if config.batch_size % processes:
-        lower = config.batch_size // processes * processes
-        hint = " or ".join(str(size) for size in (lower, lower + processes) if size)
-        raise InputError(f"batch_size must be a multiple of the {processes} processes, got {config.batch_size}; set it to {hint}")
+    # compiled code cannot wait for other processes in the middle, as batch norm must
+    refuse_if(
+        config.compile and processes > 1, f"compile=true needs a single process, got {processes}; leave it out, or start without torchrun"
+    )
+    lower = config.batch_size // processes * processes
+    sizes = " or ".join(str(size) for size in (lower, lower + processes) if size)
+    refuse_if(
+        config.batch_size % processes,
+        f"batch_size must be a multiple of the {processes} processes, got {config.batch_size}; set it to {sizes}",
+    )
 
 
 def _digest(clips: ClipSource) -> str:

@@ -1,21 +1,106 @@
-"""What a supervised stage trains, and how it runs: precision, memory layout, compilation, data parallelism."""
+"""A step of a supervised stage: its batch of clips, the networks that it trains, and how they run.
 
-from __future__ import annotations
+Clips are sampled for all processes alike, and loaded by each process for itself.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from adafocus_env import distributed
+from adafocus_env.clips.store import ClipSource
 from agents.config.settings import SupervisedConfig
-from agents.supervised.batches import Batch
-from agents.supervised.global_batch_norm import GlobalBatchNorm
 from classifiers.backbones.backbone import Backbone
-from classifiers.errors import InputError
+from classifiers.errors import refuse_if
 from classifiers.optimize import PRECISIONS
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips of one step, each with its own crop and flip: those of a process, or a microbatch of them.
+
+    Attributes:
+        frames: (B, T, 3, H, W) uint8 on the device: the focuser's.
+        glance_frames: (B, g, 3, H, W) uint8 on the device: the glancer's, with the same crops; ``frames`` itself where they are the same.
+        labels: (B,) int64 on the device.
+        clips: (B,) clip indices; empty on a rank without data, which runs a zero-weight dummy batch of one clip.
+        first: Index of the first clip among all clips of the step.
+        total: Number of clips of the step, over all processes.
+        rng: Random state for further samples; see `sample`.
+    """
+
+    frames: Tensor
+    glance_frames: Tensor
+    labels: Tensor
+    clips: NDArray[np.int64]
+    first: int
+    total: int
+    rng: np.random.Generator
+
+    def sample(self, make: Callable[[np.random.Generator, int], NDArray[Any]]) -> NDArray[Any]:
+        """Return the rows (B, …) of these clips in ``make(rng, total)``, which samples for all clips of the step in every process."""
+        return make(self.rng, self.total)[self.first : self.first + len(self.frames)]
+
+    def split(self, microbatches: int) -> "list[Batch]":
+        """Return microbatches of nearly equal size."""
+        rows = np.array_split(np.arange(len(self.clips)), microbatches)
+        return [self] if microbatches == 1 else [self._rows(int(each[0]), int(each[-1]) + 1) for each in rows]
+
+    def _rows(self, start: int, stop: int) -> "Batch":
+        frames = self.frames[start:stop]
+        glance_frames = frames if self.glance_frames is self.frames else self.glance_frames[start:stop]
+        return replace(
+            self, frames=frames, glance_frames=glance_frames, labels=self.labels[start:stop], clips=self.clips[start:stop],
+            first=self.first + start,
+        )  # fmt: skip
+
+
+def load_batch(clips: ClipSource, indices: NDArray[np.int64], rng: np.random.Generator, device: torch.device) -> tuple[Batch, list[int]]:
+    """Load this process's share of a step, with new crops and flips.
+
+    Every process advances ``rng`` as a single process would. Videos that cannot be read are left out.
+
+    Args:
+        clips: The training clips.
+        indices: (N,) clips of the step, the same in every process.
+        rng: Random state of the epoch.
+        device: Where the batch goes.
+
+    Returns:
+        The batch, and the number of clips of every process.
+    """
+    shards, rank = distributed.shard(indices), distributed.rank()
+    readable = clips.readable_clips(shards[rank])
+    counts = distributed.all_gather_counts(len(readable))
+    if sum(counts) < len(indices):  # no process retries what another one could not read
+        for failures in distributed.gather_objects(clips.failures):
+            clips.leave_out(failures)
+    for shard in shards[:rank]:
+        clips.skip_rng(shard, rng)
+    loaded = [clips.resampled(int(clip), rng) for clip in readable] or [_black_frames(clips)]
+    for shard in shards[rank + 1 :]:
+        clips.skip_rng(shard, rng)
+    frames = torch.stack([frames for frames, _ in loaded]).to(device, non_blocking=True)
+    separate = torch.stack([glance_frames for _, glance_frames in loaded]) if clips.settings.glance_frames else None
+    glance_frames = frames if separate is None else separate.to(device, non_blocking=True)
+    labels = torch.from_numpy(clips.labels[readable] if len(readable) else np.zeros(1, np.int64)).to(device)
+    first = sum(counts[:rank]) if len(readable) else 0
+    return Batch(frames, glance_frames, labels, readable, first, sum(counts), rng), counts
+
+
+def _black_frames(clips: ClipSource) -> tuple[Tensor, Tensor]:
+    lengths = clips.num_frames, clips.settings.num_glance_frames
+    frames, glance_frames = (torch.zeros(length, 3, clips.size, clips.size, dtype=torch.uint8) for length in lengths)
+    return frames, glance_frames
+
 
 Scores = Callable[[Batch], tuple[Tensor, Tensor]]
 
@@ -93,8 +178,7 @@ class StageModel(nn.Module):
         if (dropout := self._config.dropout) is None:
             return
         layers = [module for module in self.trained.modules() if isinstance(module, nn.Dropout)]
-        if not layers:
-            raise InputError(f"dropout={dropout} has no effect: the trained networks have no dropout; leave it out (dropout=null)")
+        refuse_if(not layers, f"dropout={dropout} has no effect: the trained networks have no dropout; leave it out (dropout=null)")
         for layer in layers:
             undo.callback(setattr, layer, "p", layer.p)
             layer.p = dropout
@@ -102,3 +186,84 @@ class StageModel(nn.Module):
     def _set_memory_format(self, memory_format: torch.memory_format) -> None:
         for network in self._networks:
             network.to(memory_format=memory_format)
+
+
+class GlobalBatchNorm(TorchFunctionMode):
+    """Within this mode every batch norm in training mode uses and updates the statistics over all processes, on CPUs and GPUs.
+
+    It replaces `torch.nn.functional.batch_norm`, so that networks, their weights and parameter names stay the same, and so that custom
+    layers are covered too. (`torch.nn.SyncBatchNorm` works on GPUs alone.)
+
+    Attributes:
+        has_samples: Whether this process's images count; if not, they are normalised by the statistics of the other processes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_samples = True
+
+    def __torch_function__(self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        call = self._batch_norm if func is F.batch_norm else func
+        return call(*args, **(kwargs or {}))
+
+    def _batch_norm(
+        self,
+        inputs: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        if not training:
+            return F.batch_norm(inputs, running_mean, running_var, weight, bias, False, momentum, eps)
+        outputs, mean, var, count = _Normalise.apply(inputs, weight, bias, eps, self.has_samples)
+        if running_mean is not None and running_var is not None:
+            with torch.no_grad():
+                running_mean.lerp_(mean, momentum)
+                running_var.lerp_(var * (count / (count - 1)), momentum)
+        return outputs
+
+
+class _Normalise(torch.autograd.Function):
+    """Inputs (N, C, …) → normalised ones, and mean (C,), variance (C,) and number (1,) of the values of each channel."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, has_samples: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        values, over = inputs.detach().float(), _all_but_channels(inputs)
+        count = inputs.new_full((1,), inputs.numel() / inputs.shape[1], dtype=torch.float32)
+        sums = distributed.all_sum(torch.cat([values.sum(over), count]) * has_samples)
+        mean, count = sums[:-1] / sums[-1:], sums[-1:]
+        centred = values - _per_channel(mean, values)  # a difference of squares would cancel
+        var = distributed.all_sum(centred.square().sum(over) * has_samples) / count
+        ctx.save_for_backward(inputs, weight, mean, (var + eps).rsqrt(), count)
+        ctx.has_samples = has_samples
+        outputs = F.batch_norm(inputs, mean, var, weight, bias, False, 0.0, eps)
+        ctx.mark_non_differentiable(mean, var, count)
+        return outputs, mean, var, count
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *rest: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, weight, mean, scale, count = ctx.saved_tensors
+        over, slope = _all_but_channels(inputs), gradient.float()
+        normed = (inputs.float() - _per_channel(mean, inputs)) * _per_channel(scale, inputs)
+        sums = torch.stack([slope.sum(over), (slope * normed).sum(over)])
+        of_bias, of_weight = sums.clone()
+        sums = distributed.all_sum(sums) / count  # in every process: the others wait for it
+        if ctx.has_samples:
+            slope = slope - _per_channel(sums[0], inputs) - normed * _per_channel(sums[1], inputs)
+        slope = slope * _per_channel(scale if weight is None else scale * weight, inputs)
+        return slope.to(inputs.dtype), None if weight is None else of_weight, None if weight is None else of_bias, None, None
+
+
+def _all_but_channels(values: Tensor) -> list[int]:
+    return [0, *range(2, values.ndim)]
+
+
+def _per_channel(channels: Tensor, values: Tensor) -> Tensor:
+    """View (C,) so that it broadcasts over ``values`` (N, C, …)."""
+    return channels.view(1, -1, *[1] * (values.ndim - 2))

@@ -23,7 +23,7 @@ from agents.config.settings import PPOConfig, SupervisedConfig
 from agents.evaluation.inference import infer, infer_clips
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from agents.supervised.checkpoint import EpochCheckpoint
-from agents.supervised.random_patches import train_on_random_patches
+from agents.supervised.stages import train_on_random_patches
 from benchmarks.training import learner
 from benchmarks.workload import RandomClips
 from classifiers import checkpoint

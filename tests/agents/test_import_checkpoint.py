@@ -11,7 +11,7 @@ from adafocus_env.videos.published import PUBLISHED
 from agents import evaluate, train_ppo, train_stages
 from agents.config.command import compose_config
 from agents.config.settings import Evaluate, ImportCheckpoint, TrainPPO, TrainStages
-from agents.policies.checkpoint import load_policy
+from agents.policies.networks import load_policy
 from agents.released.checkpoint import import_released
 from agents.runs.run_dir import RunDir
 from classifiers import checkpoint

@@ -34,7 +34,7 @@ from agents.config.settings import DataConfig, EnvConfig, Evaluate
 from agents.evaluation.evaluate import evaluate_policy
 from agents.pipeline import builders
 from agents.pipeline.training_run import TrainingRun
-from agents.policies.checkpoint import load_policy, save_policy
+from agents.policies.networks import load_policy, save_policy
 from agents.runs.run_dir import RunDir
 from classifiers import checkpoint
 from classifiers.errors import InputError
@@ -342,8 +342,8 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path, run, first)
     ("place", "what"),
     [
         pytest.param("agents.rl.trainer.save_training_state", "before the first checkpoint", marks=pytest.mark.slow),
-        ("agents.rl.training_state.write_text", "between the state and the file that points to it"),
-        pytest.param("agents.policies.checkpoint.write_text", "between the weights and the card of the policy", marks=pytest.mark.slow),
+        ("agents.rl.saved_model.write_text", "between the state and the file that points to it"),
+        pytest.param("agents.policies.networks.write_text", "between the weights and the card of the policy", marks=pytest.mark.slow),
         pytest.param("agents.pipeline.training_run.report", "before the result", marks=pytest.mark.slow),
     ],
 )

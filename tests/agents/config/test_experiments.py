@@ -16,7 +16,7 @@ from adafocus_env.videos.published import PUBLISHED
 from agents.config.command import compose_config
 from agents.config.settings import NetworkConfig, TrainPPO, TrainStages
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
-from agents.rl.ppo import check_ppo
+from agents.rl.settings import check_ppo
 from benchmarks import published_flops
 from classifiers.classifier import Classifier
 from classifiers.model_zoo import ARCHITECTURES

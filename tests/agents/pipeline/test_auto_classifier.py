@@ -10,11 +10,10 @@ from tiny_training import SETTINGS, Crash, crash, make_folder, tiny_networks
 from agents.config.command import compose_config
 from agents.config.settings import TrainPPO
 from agents.pipeline import driver
-from agents.pipeline.auto_classifier import TRAINING, trained_classifier
+from agents.pipeline.policy_training import TRAINING, trained_classifier
 from agents.pipeline.training_run import TrainingRun
 from agents.runs.run_dir import RunDir
-from agents.supervised.random_patches import train_on_random_patches
-from agents.supervised.warm_up import warm_up
+from agents.supervised.stages import train_on_random_patches, warm_up
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError

@@ -14,12 +14,11 @@ from stable_baselines3 import PPO
 from adafocus_env.action import ContinuousAction
 from adafocus_env.features.memory_bank import MemoryBank
 from agents.config.settings import EnvConfig, NetworkConfig, PPOConfig
-from agents.policies.checkpoint import CARD, WEIGHTS, load_policy, save_policy
-from agents.policies.networks import PolicyArchitecture, PolicyNetwork
-from agents.policies.sb3 import PatchActorCriticPolicy, batch_norm, load_network, to_network
+from agents.policies.networks import CARD, WEIGHTS, PolicyArchitecture, PolicyNetwork, load_policy, save_policy
+from agents.policies.sb3 import PatchActorCriticPolicy, load_network, to_network, update_running_stats
 from agents.rl.environment import make_environment
-from agents.rl.ppo import check_ppo, new_ppo, total_steps
-from agents.rl.training_state import load_training_state, save_training_state
+from agents.rl.saved_model import load_training_state, save_training_state
+from agents.rl.settings import check_ppo, new_ppo, total_steps
 from classifiers.errors import InputError
 
 pytestmark = pytest.mark.numerical
@@ -529,11 +528,11 @@ def test_the_mean_over_the_first_batches_then_over_the_last():
     norm, generator = torch.nn.BatchNorm1d(3), torch.Generator().manual_seed(0)
     batches = [5 + torch.randn(20, 3, generator=generator) for _ in range(12)]
     for batch in batches[:10]:
-        batch_norm.update_running_stats(norm, batch)
+        update_running_stats(norm, batch)
     assert torch.allclose(norm.running_mean, torch.stack(batches[:10]).mean((0, 1)), atol=1e-5)
     assert torch.allclose(norm.running_var, torch.stack([batch.var(0) for batch in batches[:10]]).mean(0), atol=1e-5)
     before = norm.running_mean.clone()
-    batch_norm.update_running_stats(norm, batches[10])
+    update_running_stats(norm, batches[10])
     assert torch.allclose(norm.running_mean, 0.9 * before + 0.1 * batches[10].mean(0), atol=1e-6)
     assert norm.training and norm.momentum == 0.1
 

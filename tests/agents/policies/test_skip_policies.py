@@ -18,19 +18,16 @@ from agents.config.settings import AlgoConfig, EnvConfig, NetworkConfig, PPOConf
 from agents.evaluation.evaluate import evaluate, evaluate_policy, flops_of
 from agents.evaluation.inference import infer, infer_clips, policy_flops
 from agents.policies.baselines import LearnedPolicy
-from agents.policies.checkpoint import load_policy, save_policy
 from agents.policies.contrib import SpatialSoftmaxPolicy
-from agents.policies.networks import PolicyArchitecture, PolicyNetwork, patch_mask_below
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork, load_policy, patch_mask_below, save_policy
 from agents.policies.sb3 import load_network, parse_action_space, to_network
-from agents.rl.environment import make_environment
-from agents.rl.lagrangian import PIDLagrangian, check_targets, pid_lagrangian
-from agents.rl.ppo import new_ppo
-from agents.rl.settings import algorithm_settings
+from agents.rl.environment import PIDLagrangian, check_targets, make_environment, pid_lagrangian
+from agents.rl.settings import algorithm_settings, new_ppo
 from agents.rl.trainer import train_policy
 from agents.runs.progress import Display
 from agents.runs.report import table
 from agents.runs.run_dir import RunDir
-from agents.supervised.finetune import finetune
+from agents.supervised.stages import finetune
 from classifiers.errors import InputError
 from classifiers.optimize import PLAIN, with_execution
 

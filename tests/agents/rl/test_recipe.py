@@ -26,7 +26,7 @@ from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from agents.policies.sb3 import extractor_of, load_network, same_modules, to_network
 from agents.rl.buffers import NormalizedReturnsBuffer
 from agents.rl.environment import make_environment
-from agents.rl.ppo import new_ppo
+from agents.rl.settings import new_ppo
 from classifiers.backbones.backbone import BACKBONES
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError

@@ -28,8 +28,7 @@ from agents.config.settings import EnvConfig
 from agents.policies.sb3 import bind
 from agents.rl.algorithms import CONTINUOUS, DISCRETE, new_model
 from agents.rl.environment import make_environment
-from agents.rl.saved_model import load_model
-from agents.rl.training_state import load_training_state, save_training_state, unsaved_attributes
+from agents.rl.saved_model import load_model, load_training_state, save_training_state, unsaved_attributes
 from agents.runs.interrupts import Stopped
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
@@ -315,7 +314,7 @@ def test_a_save_that_is_interrupted_leaves_the_state_before(tmp_path, bank, monk
     model.learn(32, reset_num_timesteps=False)
     for place in ("State.write", "write_text"):
         with monkeypatch.context() as patch, pytest.raises(Crash):
-            patch.setattr(f"agents.rl.training_state.{place}", crash)
+            patch.setattr(f"agents.rl.saved_model.{place}", crash)
             save_training_state(model, tmp_path, {"number": 2})
         restored = fresh(bank, settings("dqn"))
         assert load_training_state(restored, tmp_path) == {"number": 1} and restored.num_timesteps == 32

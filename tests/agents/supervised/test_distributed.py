@@ -25,8 +25,7 @@ from adafocus_env.clips.stream import StreamingClips
 from agents.config.settings import ClassifierConfig, SupervisedConfig, TrainStages
 from agents.pipeline.stages import check_learning
 from agents.runs.run_dir import RunDir
-from agents.supervised.batches import Batch, load_batch
-from agents.supervised.global_batch_norm import GlobalBatchNorm
+from agents.supervised.stage_model import Batch, GlobalBatchNorm, load_batch
 from classifiers.errors import InputError
 
 TESTS = Path(__file__).parents[2]

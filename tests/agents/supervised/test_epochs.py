@@ -14,10 +14,10 @@ from adafocus_env.clips.store import ClipStore
 from adafocus_env.clips.stream import StreamingClips
 from agents.config.command import compose_config
 from agents.config.settings import SupervisedConfig, TrainStages
-from agents.supervised import optimizers
+from agents.supervised import epochs
 from agents.supervised.epochs import train_epochs
-from agents.supervised.random_patches import train_on_random_patches
 from agents.supervised.stage_model import Trainable
+from agents.supervised.stages import train_on_random_patches
 from classifiers.errors import InputError
 
 pytestmark = pytest.mark.numerical
@@ -76,7 +76,7 @@ def test_every_clip_comes_once_an_epoch_in_a_new_order(clips):
 def watched(config, monkeypatch, clips, stage="random patches"):
     """What the optimiser was made with, and its rates at every step."""
     made, rates = [], []
-    for name, make in list(optimizers.OPTIMIZERS.items()):
+    for name, make in list(epochs.OPTIMIZERS.items()):
 
         def making(groups, config, make=make):
             optimizer = make(groups, config)
@@ -84,7 +84,7 @@ def watched(config, monkeypatch, clips, stage="random patches"):
             optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append([group["lr"] for group in optimizer.param_groups]))
             return optimizer
 
-        monkeypatch.setitem(optimizers.OPTIMIZERS, name, making)
+        monkeypatch.setitem(epochs.OPTIMIZERS, name, making)
     trained(stage, clips, config)
     return made[0], rates
 

@@ -12,7 +12,7 @@ from adafocus_env.clips.store import ClipStore
 from agents.evaluation.inference import classify_crops
 from agents.runs.interrupts import Stopped, StopRequest
 from agents.supervised.checkpoint import EpochCheckpoint
-from agents.supervised.random_patches import train_on_random_patches
+from agents.supervised.stages import train_on_random_patches
 from classifiers import optimize as execution
 from classifiers.errors import InputError
 
@@ -120,7 +120,7 @@ def test_microbatches_are_sampled_as_the_whole_step(clips, monkeypatch):
         seen[accumulate].append(corners.numpy())
         return classify_crops(classifier, frames, vectors, corners, *skips)
 
-    monkeypatch.setattr("agents.supervised.random_patches.classify_crops", focus)
+    monkeypatch.setattr("agents.supervised.stages.classify_crops", focus)
     for accumulate in seen:
         list(STAGES["random patches"](random_classifier(), clips, replace(PLAIN, batch_size=7, accumulate=accumulate), 0))
     assert len(seen[3]) == 3 * len(seen[1])

@@ -11,9 +11,7 @@ from supervised_stages import CONFIG, LEARNING, STAGES, looking_policy
 
 from agents.runs.interrupts import Stopped, StopRequest
 from agents.supervised.checkpoint import EpochCheckpoint
-from agents.supervised.finetune import finetune
-from agents.supervised.random_patches import train_on_random_patches
-from agents.supervised.warm_up import warm_up
+from agents.supervised.stages import finetune, train_on_random_patches, warm_up
 from classifiers.errors import InputError
 
 RUN = {

@@ -1,0 +1,138 @@
+"""Stages 0, 1 and 3: what each trains, and on which frames or patches."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from adafocus_env.classify import Skipped, find_skipped
+from adafocus_env.clips.store import ClipSource
+from adafocus_env.features.live import count_steps
+from agents.config.settings import SupervisedConfig
+from agents.evaluation.inference import classify_crops, count_decisions, glance_at, patches_of
+from agents.policies.networks import PolicyNetwork
+from agents.supervised.checkpoint import EpochCheckpoint
+from agents.supervised.epochs import train_epochs
+from agents.supervised.stage_model import Batch, Trainable
+from classifiers.classifier import Classifier
+
+BackboneName = Literal["glancer", "focuser"]
+
+
+def warm_up(
+    classifier: Classifier,
+    name: BackboneName,
+    clips: ClipSource,
+    config: SupervisedConfig,
+    *,
+    seed: int,
+    checkpoints: EpochCheckpoint | None = None,
+) -> Iterator[dict[str, float]]:
+    """Train one backbone on whole frames; yield the metrics of every epoch, as `train_epochs`.
+
+    A backbone with temporal shift sees all frames of a clip in order, any other ``config.frames`` random ones.
+    """
+
+    def scores(batch: Batch) -> tuple[Tensor, Tensor]:
+        frames = batch.glance_frames if name == "glancer" else batch.frames
+        sampled = frames if classifier.architecture.shift else _random_frames(frames, config.frames, batch)
+        return frame_scores(classifier, name, sampled), batch.labels
+
+    trainables = [Trainable(getattr(classifier, name), config.learning_rate)]
+    return train_epochs(trainables, clips, scores, config, seed=seed, device=classifier.device, checkpoints=checkpoints)
+
+
+def frame_scores(classifier: Classifier, name: BackboneName, frames: Tensor) -> Tensor:
+    """Return the mean scores (N, K) of one backbone over the frames (N, T, 3, H, W), uint8."""
+    network = getattr(classifier, name)
+    forward = classifier.glance if name == "glancer" else network
+    _, vectors = forward(classifier.normalise(frames.flatten(0, 1)), num_frames=frames.shape[1])
+    return network.scores(vectors).unflatten(0, (len(frames), -1)).mean(1)
+
+
+def _random_frames(frames: Tensor, number: int, batch: Batch) -> Tensor:
+    """Sample frames of each clip: (B, T, …) → (B, number, …)."""
+    count, length = frames.shape[:2]
+    ranks = batch.sample(lambda rng, total: rng.random((total, length)))
+    indices = torch.from_numpy(ranks.argsort(1)[:, :number].copy()).to(frames.device)
+    return frames[torch.arange(count, device=frames.device)[:, None], indices]
+
+
+def train_on_random_patches(
+    classifier: Classifier,
+    clips: ClipSource,
+    config: SupervisedConfig,
+    *,
+    seed: int,
+    video_div: int | None = None,
+    checkpoints: EpochCheckpoint | None = None,
+) -> Iterator[dict[str, float]]:
+    """Train focuser and head; yield the metrics of every epoch, over all steps, as `train_epochs`."""
+    highest = classifier.architecture.size - classifier.architecture.patch_size
+    steps = count_steps(classifier, clips, video_div)
+
+    def scores(batch: Batch) -> tuple[Tensor, Tensor]:
+        corners = batch.sample(lambda rng, total: rng.integers(highest + 1, size=(total, steps, 2)))
+        return classify_patches(classifier, batch, steps, lambda maps: (torch.from_numpy(corners).to(maps.device), None))
+
+    glancer, focuser, head = (cast(nn.Module, network) for network in (classifier.glancer, classifier.focuser, classifier.head))
+    trainables = [Trainable(focuser, config.learning_rate, find_unused=True), Trainable(head, config.head_learning_rate)]
+    return train_epochs(trainables, clips, scores, config, seed=seed, device=classifier.device, frozen=[glancer], checkpoints=checkpoints)
+
+
+def classify_patches(
+    classifier: Classifier, batch: Batch, steps: int, choose: Callable[[Tensor], tuple[Tensor, Tensor | None]], skipped: Skipped = "zeros"
+) -> tuple[Tensor, Tensor]:
+    """Return the scores (B·D, K) after every decision, and the labels (B·D,).
+
+    Args:
+        classifier: Its networks.
+        batch: B clips.
+        steps: D.
+        choose: Maps glance maps (B, D, …) to the corners of the patches (B, D, 2) and to the patch mask (B, D); None: all are focused.
+        skipped: What the head gets in the skipped frames.
+    """
+    frames = classifier.normalise(batch.frames)
+    with torch.no_grad():
+        separate = batch.glance_frames is not batch.frames
+        maps, vectors = glance_at(classifier, classifier.normalise(batch.glance_frames) if separate else frames, steps)
+        with torch.autocast(maps.device.type, enabled=False):  # the policy runs in float32
+            corners, patch_mask = choose(maps.float())
+    scores = classify_crops(classifier, frames, vectors, corners, patch_mask, skipped).unflatten(1, (steps, -1))[:, :, -1]
+    return scores.flatten(0, 1), batch.labels.repeat_interleave(steps)
+
+
+def finetune(
+    classifier: Classifier,
+    policy: PolicyNetwork,
+    clips: ClipSource,
+    config: SupervisedConfig,
+    *,
+    seed: int,
+    checkpoints: EpochCheckpoint | None = None,
+    skipped: str = "zeros",
+    keep_threshold: float | None = None,
+) -> Iterator[dict[str, float]]:
+    """Train on the most likely patches; yield the metrics of every epoch, over all steps, as `train_epochs`.
+
+    The head learns with ``config.head_learning_rate``. The focuser learns with ``config.learning_rate`` where that is above 0
+    (paper, section 3.3); with 0 it stays frozen, in eval mode, as in the released ActivityNet code.
+
+    With a policy that skips, the focuser sees the frames with P(skip) below ``keep_threshold``, by default the policy's threshold. In
+    the skipped frames the head gets what ``skipped`` says (`adafocus_env.classify`).
+
+    Raises:
+        InputError: ``skipped`` is unknown, or a threshold is given for a policy that cannot skip.
+    """
+    scores = partial(
+        classify_patches, classifier, skipped=find_skipped(skipped),
+        steps=count_decisions(classifier, policy, clips.num_frames, clips.settings.num_glance_frames),
+        choose=lambda maps: patches_of(policy, classifier, policy.act(maps, keep_threshold)),
+    )  # fmt: skip
+    glancer, focuser, head = (cast(nn.Module, network) for network in (classifier.glancer, classifier.focuser, classifier.head))
+    trainables, frozen = [Trainable(head, config.head_learning_rate)], [glancer, focuser]
+    if config.learning_rate > 0:
+        trainables, frozen = [*trainables, Trainable(focuser, config.learning_rate, find_unused=True)], [glancer]
+    return train_epochs(trainables, clips, scores, config, seed=seed, device=classifier.device, frozen=frozen, checkpoints=checkpoints)
