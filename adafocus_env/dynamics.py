@@ -238,7 +238,7 @@ class Dynamics:
         num_patches = self.num_patches[rows] + patch_mask
         kinds = np.where(terminated & (num_patches == 0), 2, patch_mask)
         penalty = self._penalties[kinds]
-        boxes = self._as_output(boxes_of(self.action, checked)) if self._cell_boxes is None else self._cell_boxes[checked]
+        boxes = self._cell_boxes[checked] if self._cell_boxes is not None else self._as_output(boxes_of(self.action, to_array(checked)))
         reward = self._reward(confidence, previous, baseline) - self._as_output(penalty)
         self._update(
             rows,
@@ -331,12 +331,13 @@ class Dynamics:
 
     def _measure(self, probabilities: Tensor, clips: Indices) -> tuple[Values, Values, Values, Values]:
         """Scores (k, N, K) → confidence, baseline, prediction and whether it is right, (N,) each; only these may leave the device."""
-        labels: Values = self._on_device(self._labels[clips])
-        true: Values = self._of_labels(probabilities, labels)
-        prediction: Values = probabilities[0].argmax(-1)
-        if not self._tensors:
-            true, prediction, labels = to_array(true), to_array(prediction), self._labels[clips]
-        return true[0], true[1:].sum(0) / max(1, len(true) - 1), prediction, prediction == labels
+        labels = self._labels[clips]
+        on_device = self._on_device(labels)
+        true, prediction = self._of_labels(probabilities, on_device), probabilities[0].argmax(-1)
+        if self._tensors:
+            return true[0], true[1:].sum(0) / max(1, len(true) - 1), prediction, prediction == on_device
+        confidences, predicted = to_array(true), to_array(prediction)
+        return confidences[0], confidences[1:].sum(0) / np.float32(max(1, len(true) - 1)), predicted, predicted == labels
 
     def _reward(self, *measured: Values) -> Any:
         """Return the reward of confidence, previous confidence and baseline."""

@@ -125,13 +125,13 @@ class DictObservation:
     def __init__(self, features: Features) -> None:
         self._map = MapObservation(features)
         head = features.classifier.head
-        bounds = head.state_bounds(features.num_steps) if hasattr(head, "state_bounds") else (-math.inf, math.inf)
+        low, high = head.state_bounds(features.num_steps) if hasattr(head, "state_bounds") else (-math.inf, math.inf)
         self.space: spaces.Space[Any] = spaces.Dict({
             "map": self._map.space,
             "step": spaces.Box(0, 1, (1,), np.float32),
             "patch": spaces.Box(0, 1, (2,), np.float32),
             "head": spaces.Box(0, 1, (2,), np.float32),
-            "state": spaces.Box(*bounds, (head.state_size,), np.float32),
+            "state": spaces.Box(low, high, (head.state_size,), np.float32),
         })  # fmt: skip
 
     def observe(self, dynamics: Dynamics) -> dict[str, Tensor]:

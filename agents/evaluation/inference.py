@@ -80,8 +80,8 @@ def infer(
     logits = classify_crops(classifier, frames, vectors, corners, patch_mask, skipped)
     flops = video_flops(classifier, length, num_glances, steps, skipped=skipped, policy_step=policy_flops(policy))
     boxes = torch.cat([corners, corners + classifier.architecture.patch_size], dim=-1) * patch_mask[..., None]
-    of_frames = (values.repeat_interleave(length // steps, dim=1) for values in (boxes, patch_mask))
-    return Inference(actions, *of_frames, logits, flops.total(patch_mask.sum(1)))
+    frame_boxes, frame_mask = (values.repeat_interleave(length // steps, dim=1) for values in (boxes, patch_mask))
+    return Inference(actions, frame_boxes, frame_mask, logits, flops.total(patch_mask.sum(1)))
 
 
 def infer_clips(
