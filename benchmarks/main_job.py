@@ -18,7 +18,7 @@ from adafocus_env.features.live import LiveFeatures
 from adafocus_env.features.memory_bank import MemoryBank
 from agents.config.command import compose_config
 from agents.config.settings import TrainPPO
-from agents.policies.networks import PolicyArchitecture, PolicyNetwork
+from agents.policies.networks import PolicyNetwork, architecture_of
 from agents.train_ppo import main as train_ppo
 from benchmarks.command import Settings, main
 from benchmarks.results import Act, Aim, Section, Time, Times, timed
@@ -104,7 +104,8 @@ def _bare(config: TrainPPO, needs: dict[str, int]) -> dict[str, tuple[Act, float
     with torch.no_grad():
         images = torch.zeros(config.ppo.batch_size or 256, 3, *[network.architecture.glance_size] * 2, device=device)
         maps = network.glance(images)[0].unflatten(0, (-1, config.data.num_frames))
-    architecture = PolicyArchitecture.from_config((maps.shape[2], maps.shape[3], maps.shape[4]), config.network)
+    share = network.architecture.patch_size / network.architecture.size
+    architecture = architecture_of((maps.shape[2], maps.shape[3], maps.shape[4]), share, config.network)
     policy = PolicyNetwork(architecture, config.env.grid).to(device)
     focus = bare_backbone(network, "focuser", PATCHES)
     return {

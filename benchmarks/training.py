@@ -14,7 +14,7 @@ from torch import nn
 from adafocus_env.clips.store import ClipSource
 from adafocus_env.features.memory_bank import MemoryBank
 from agents.config.settings import EnvConfig, PPOConfig, SupervisedConfig
-from agents.policies.networks import PolicyArchitecture
+from agents.policies.networks import NetworkArchitecture
 from agents.policies.sb3 import extractor_of
 from agents.rl.environment import make_environment
 from agents.rl.settings import new_ppo
@@ -113,7 +113,7 @@ def _ppo(settings: Settings) -> Section:
     return section.figure("the rollout's memory", held, "MB", over="257 MB of copied maps at full size", aim=Aim("≤", 5))
 
 
-def learner(bank: MemoryBank, config: PPOConfig, rows: int, network: PolicyArchitecture) -> PPO:
+def learner(bank: MemoryBank, config: PPOConfig, rows: int, network: NetworkArchitecture) -> PPO:
     """Return PPO on ``rows`` environments, whose features are in ``bank``."""
     environment = make_environment(bank, EnvConfig(num_envs=rows, grid=workload.GRID, reward="random", baseline=1))
     model = new_ppo(environment, bank, config, network, seed=0)

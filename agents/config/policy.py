@@ -9,6 +9,8 @@ from agents.config.ppo import HAS_NETWORK
 
 CELLS = ("grid", "skip")
 """Actions that are cells of a grid, with or without an action that skips."""
+KEYS = {"spatial": ("width", "kernel", "depth", "memory"), "published": ("channels", "features", "hidden", "batch_norm", "memory")}
+"""Settings ``network.*`` that only some kinds of network read."""
 BANK_IS_OFF = "with bank=false features are stored nowhere; leave it out, or set bank=true"
 
 
@@ -61,16 +63,24 @@ class AlgoConfig:
 class NetworkConfig:
     """The policy network; see `agents.policies.networks`."""
 
-    channels: int = setting(16, "channels of the convolution over the glance map", ge=1)
-    features: int = setting(128, "length of the vector that is computed from a map", ge=1)
-    hidden: int = setting(128, "units of the recurrent layer", ge=1)
-    batch_norm: bool = setting(False, "batch norm after the convolution")
+    name: str = setting("spatial", "spatial, published (the paper's, which flattens the map), or one that the plugin adds")
+    width: int = setting(16, "spatial: channels of every layer", ge=1)
+    kernel: Literal[1, 3, 5, 7] = setting(3, "spatial: side of the kernels", unit="pixels of the map")
+    depth: int = setting(1, "spatial: convolutional GRUs, one on the other", ge=1)
+    channels: int = setting(16, "published: channels of the convolution over the glance map", ge=1)
+    features: int = setting(128, "published: length of the vector that is computed from a map", ge=1)
+    hidden: int = setting(128, "published: units of the recurrent layer", ge=1)
+    batch_norm: bool = setting(False, "published: batch norm after the convolution")
     memory: bool = setting(True, "recurrent over the frames; false: each frame alone")
     std: float = setting(0.25, "standard deviation of a continuous policy, in halves of the range of locations", gt=0, allow_inf_nan=False)
+    settings: dict[str, Any] = setting(dict, "arguments of a network that the plugin adds")
 
     def without_effect(self, command: Any, prefix: str) -> Iterator[tuple[str, str]]:
         """Yield the settings that are not read in this state; see `agents.config.effect`."""
         if command.policy:
-            yield "channels features hidden batch_norm memory std", HAS_NETWORK.format(command.policy)
+            yield " ".join(vars(self)), HAS_NETWORK.format(command.policy)
         if command.env.action in CELLS:
             yield "std", f"env.action={command.env.action} has cells, and the standard deviation is that of locations; leave it out"
+        if read := KEYS.get(self.name):
+            unread = {"settings", *(key for keys in KEYS.values() for key in keys)}.difference(read)
+            yield " ".join(unread), f"network={self.name} does not read it; leave it out, or choose another network"

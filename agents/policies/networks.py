@@ -1,5 +1,8 @@
 """The policy network in plain PyTorch: glance maps → patches. `agents.policies.sb3` trains it.
 
+`NETWORKS` lists the kinds: `spatial` scores each location from the features around it (`agents.policies.spatial`), `published` is the
+paper's, which flattens the map. A further kind is a class with the members of `NetworkArchitecture`, added to that table by a plugin.
+
 On disk it is a folder with `policy.safetensors` and the JSON card `policy.json`. No pickle is written or read.
 """
 
@@ -8,23 +11,71 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from agents.config.policy import NetworkConfig
+from agents.policies.spatial import SpatialArchitecture
 from classifiers.atomic_files import write_text
 from classifiers.checkpoint import load_tensors, read_json, save_tensors
-from classifiers.errors import InputError, refuse_if
+from classifiers.errors import InputError, lookup, refuse_if
 from classifiers.heads import in_order_of_steps
 
-if TYPE_CHECKING:
-    from agents.config.settings import NetworkConfig
+
+class NetworkArchitecture(Protocol):
+    """The sizes of a policy network, as a frozen dataclass, and its modules.
+
+    Attributes:
+        kind: name in `NETWORKS`.
+        map_shape: (C, h, w) of a glance map.
+        batch_norm: whether the encoder's ``frame`` has batch norm.
+    """
+
+    kind: ClassVar[str]
+
+    @property
+    def map_shape(self) -> tuple[int, int, int]:
+        """See above."""
+        ...
+
+    @property
+    def batch_norm(self) -> bool:
+        """See above."""
+        ...
+
+    @classmethod
+    def from_config(cls, map_shape: tuple[int, int, int], patch_share: float, config: NetworkConfig) -> "NetworkArchitecture":
+        """Return the architecture that the keys ``network.*`` describe.
+
+        Args:
+            map_shape: (C, h, w) of a glance map.
+            patch_share: P / H, the side of a patch as a fraction of the frame's.
+            config: the keys.
+        """
+        ...
+
+    def encoder(self) -> nn.Module:
+        """Return a new encoder with the attribute ``features_dim``, F: glance maps (N, D, C, h, w) → features (N, D, F)."""
+        ...
+
+    def actor(self, grid: int | None, skips: bool) -> nn.Module:
+        """Return a new actor: features (…, F) → logits (…, G²), or the inverse sigmoid of locations (…, 2).
+
+        Where frames may be skipped it reads (…, F + 1), the last being the number of patches so far, and has one more output. Its
+        method ``for_all_counts`` maps features (N, D, F) to the outputs (N, D, D, …) after 0, 1, … D − 1 patches.
+        """
+        ...
+
+    def critic(self, skips: bool) -> nn.Module:
+        """Return a new critic: features (…, F), or (…, F + 1) where frames may be skipped → values (…, 1)."""
+        ...
 
 
 @dataclass(frozen=True)
 class PolicyArchitecture:
-    """Sizes of a `PolicyNetwork`; the defaults are the paper's.
+    """Sizes of the published network, which flattens the glance map; the defaults are the paper's.
 
     Attributes:
         map_shape: (C, h, w) of a glance map.
@@ -35,6 +86,8 @@ class PolicyArchitecture:
         memory: False: reset the GRU after every decision, so that the policy sees the current glance only; for ablations.
     """
 
+    kind: ClassVar[str] = "published"
+
     map_shape: tuple[int, int, int]
     channels: int = 32
     features: int = 1024
@@ -43,9 +96,22 @@ class PolicyArchitecture:
     memory: bool = True
 
     @classmethod
-    def from_config(cls, map_shape: tuple[int, int, int], config: "NetworkConfig") -> "PolicyArchitecture":
-        """Return the architecture that the keys ``network.*`` describe, for glance maps of this shape."""
+    def from_config(cls, map_shape: tuple[int, int, int], patch_share: float, config: NetworkConfig) -> "PolicyArchitecture":
+        """Return the architecture that the keys ``network.*`` describe."""
         return cls(map_shape, config.channels, config.features, config.hidden, config.batch_norm, config.memory)
+
+    def encoder(self) -> "RecurrentEncoder":
+        """Return a new encoder: glance maps → the GRU's output."""
+        return RecurrentEncoder(self)
+
+    def actor(self, grid: int | None, skips: bool) -> nn.Linear:
+        """Return a new actor, a linear layer."""
+        outputs = 2 if grid is None else grid * grid
+        return SkippingActor(self.hidden, outputs + 1) if skips else nn.Linear(self.hidden, outputs)
+
+    def critic(self, skips: bool) -> nn.Linear:
+        """Return a new critic, a linear layer."""
+        return nn.Linear(self.hidden + skips, 1)
 
 
 class RecurrentEncoder(nn.Module):
@@ -59,7 +125,7 @@ class RecurrentEncoder(nn.Module):
 
     def __init__(self, architecture: PolicyArchitecture) -> None:
         super().__init__()
-        self.memory = architecture.memory
+        self.memory, self.features_dim = architecture.memory, architecture.hidden
         channels, height, width = architecture.map_shape
         self.frame = nn.Sequential(
             nn.Conv2d(channels, architecture.channels, 1, bias=False),
@@ -109,13 +175,13 @@ class SkippingActor(nn.Linear):
 
 
 class PolicyNetwork(nn.Module):
-    """The policy on glance maps: `RecurrentEncoder`, actor and critic. `agents.load_policy` returns it.
+    """The policy on glance maps: the encoder, actor and critic of an architecture. `agents.load_policy` returns it.
 
     `agents.policies.sb3.PatchActorCriticPolicy` holds the same modules inside Stable-Baselines3; `to_network` and `load_network` of that
     module copy the weights.
 
     A policy that skips has one more logit, or a third coordinate: it skips the frame from 0.5 on. That output and the value depend on
-    the number of patches so far; see `SkippingActor`.
+    the number of patches so far; see `SkippingActor` and `SpatialActor`.
 
     Args:
         architecture: the sizes.
@@ -128,8 +194,12 @@ class PolicyNetwork(nn.Module):
         InputError: if ``grid``, ``std``, ``skips`` or ``keep_threshold`` is out of range.
     """
 
+    encoder: Any  # modules of the architecture
+    actor: Any
+    critic: Any
+
     def __init__(
-        self, architecture: PolicyArchitecture, grid: int | None, std: float = 0.25, *, skips: bool = False, keep_threshold: float = 0.5
+        self, architecture: NetworkArchitecture, grid: int | None, std: float = 0.25, *, skips: bool = False, keep_threshold: float = 0.5
     ) -> None:
         super().__init__()
         refuse_if(
@@ -139,10 +209,7 @@ class PolicyNetwork(nn.Module):
         refuse_if(not isinstance(skips, bool), f"skips must be True or False, got {skips!r}; set it to whether the policy may skip frames")
         self.architecture, self.grid, self.std, self.skips = architecture, grid, check_std(std), skips
         self.keep_threshold = check_threshold(keep_threshold)
-        self.encoder = RecurrentEncoder(architecture)
-        outputs = 2 if grid is None else grid * grid
-        self.actor = SkippingActor(architecture.hidden, outputs + 1) if skips else nn.Linear(architecture.hidden, outputs)
-        self.critic = nn.Linear(architecture.hidden + skips, 1)
+        self.encoder, self.actor, self.critic = architecture.encoder(), architecture.actor(grid, skips), architecture.critic(skips)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Glance maps (N, D, C, h, w) → logits (N, D, G²) of the cells, or locations (N, D, 2) in [0, 1] as (row, column).
@@ -150,7 +217,7 @@ class PolicyNetwork(nn.Module):
         A policy that skips has one more output, the last, and an axis for the number of patches so far: (N, D, D, …).
         """
         states = self.encoder(maps)
-        output = self.actor.for_all_counts(states) if isinstance(self.actor, SkippingActor) else self.actor(states)
+        output = self.actor.for_all_counts(states) if self.skips else self.actor(states)
         return output.sigmoid() if self.grid is None else output
 
     @torch.no_grad()
@@ -206,7 +273,8 @@ class PolicyNetwork(nn.Module):
     def card(self) -> dict[str, object]:
         """Return the constructor's arguments as plain values."""
         skipping = {"skips": True, "keep_threshold": self.keep_threshold} if self.skips else {}
-        return {**asdict(self.architecture), "grid": self.grid, "std": self.std, **skipping}
+        sizes = asdict(self.architecture)  # type: ignore[call-overload]
+        return {"kind": self.architecture.kind, **sizes, "grid": self.grid, "std": self.std, **skipping}
 
 
 def patch_mask_below(skip: Tensor, threshold: float) -> Tensor:
@@ -267,6 +335,19 @@ def check_threshold(threshold: float) -> float:
     return threshold
 
 
+NETWORKS: dict[str, type[NetworkArchitecture]] = {"spatial": SpatialArchitecture, "published": PolicyArchitecture}
+"""Kinds of policy network by the name that ``network=`` gives."""
+
+
+def architecture_of(map_shape: tuple[int, int, int], patch_share: float, config: NetworkConfig) -> NetworkArchitecture:
+    """Return the architecture of a new policy; arguments as those of `NetworkArchitecture.from_config`.
+
+    Raises:
+        InputError: if the kind is unknown.
+    """
+    return lookup("network.name", config.name, NETWORKS).from_config(map_shape, patch_share, config)
+
+
 WEIGHTS = "policy.safetensors"
 CARD = "policy.json"
 
@@ -297,8 +378,9 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu") -> Polic
     card: Any = read_json(folder, CARD, f"policy={folder}").get("network")
     try:
         sizes = {**card, "map_shape": tuple(card["map_shape"])}
+        kind = lookup("its kind", sizes.pop("kind", PolicyArchitecture.kind), NETWORKS)  # earlier versions had one kind only
         arguments = {"grid": sizes.pop("grid"), **{key: sizes.pop(key) for key in ("std", "skips", "keep_threshold") if key in sizes}}
-        policy = PolicyNetwork(PolicyArchitecture(**sizes), **arguments)
+        policy = PolicyNetwork(kind(**sizes), **arguments)
     except (TypeError, KeyError, ValueError, RuntimeError) as problem:
         raise InputError(f"{folder / CARD}: network={card!r} does not describe a policy ({problem})") from problem
     load_tensors(policy, folder / WEIGHTS)

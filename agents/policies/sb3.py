@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from adafocus_env.features.live import Features
 from adafocus_env.transfers import to_device
-from agents.policies.networks import PolicyArchitecture, PolicyNetwork, RecurrentEncoder, SkippingActor, check_std
+from agents.policies.networks import NetworkArchitecture, PolicyArchitecture, PolicyNetwork, RecurrentEncoder, check_std
 from classifiers.errors import InputError, refuse_if
 
 
@@ -96,7 +96,7 @@ class FrameReferenceExtractor(ReferenceExtractor):
 
 
 class ClipReferenceExtractor(ReferenceExtractor):
-    """The output of `RecurrentEncoder` after the glances up to the current step.
+    """The encoder of a policy network: its features after the glances up to the current step.
 
     Glances do not depend on earlier actions, so the GRU runs over a whole clip at once: no recurrent state is carried from step to step.
     The number of patches so far, which does depend on actions, is appended (observation `reference_looks`). While weights and clips stay
@@ -113,11 +113,10 @@ class ClipReferenceExtractor(ReferenceExtractor):
         batch_statistics: whether batch norm normalises with the statistics of the batch in rollouts and updates.
     """
 
-    encoder: RecurrentEncoder
-
-    def __init__(self, observation_space: spaces.Box, architecture: PolicyArchitecture, batch_statistics: bool = False) -> None:
-        features_dim = architecture.hidden + observes_patch_count(observation_space)
-        super().__init__(observation_space, features_dim, RecurrentEncoder(architecture))
+    def __init__(self, observation_space: spaces.Box, architecture: NetworkArchitecture, batch_statistics: bool = False) -> None:
+        encoder = architecture.encoder()
+        features_dim = cast(int, encoder.features_dim) + observes_patch_count(observation_space)
+        super().__init__(observation_space, features_dim, encoder)
         self.architecture, self.batch_statistics, self.caches = architecture, batch_statistics, True
         self._in_rollout = False
         self._stale_statistics = architecture.batch_norm and not batch_statistics  # weights have changed since the last update of them
@@ -144,7 +143,7 @@ class ClipReferenceExtractor(ReferenceExtractor):
             self._in_rollout = False
 
     def forward(self, references: Tensor) -> Tensor:
-        """References (B, 2) as (clip, step) → hidden states (B, hidden); (B, 3), with the number of patches → (B, hidden + 1)."""
+        """References (B, 2) as (clip, step) → features (B, F); (B, 3), with the number of patches → (B, F + 1)."""
         clip, step = references[:, :2].long().cpu().numpy().T
         clips, inverse = np.unique(clip, return_inverse=True)
         states = self._encoded(clips)
@@ -168,7 +167,7 @@ class ClipReferenceExtractor(ReferenceExtractor):
             with batch_statistics(self.encoder):
                 return self.encoder(maps)
         if self._stale_statistics:
-            update_running_stats(self.encoder.frame, maps.flatten(0, 1))
+            update_running_stats(cast(nn.Module, self.encoder.frame), maps.flatten(0, 1))
             self._stale_statistics = False
         return self.encoder(maps)
 
@@ -197,7 +196,7 @@ class SigmoidMeanPolicy(ActorCriticPolicy):
 
 
 class PatchActorCriticPolicy(SigmoidMeanPolicy):
-    """`PolicyNetwork` as an `ActorCriticPolicy`: `ClipReferenceExtractor`, then one linear layer for the actor and one for the critic.
+    """`PolicyNetwork` as an `ActorCriticPolicy`: `ClipReferenceExtractor`, then the actor and the critic of its architecture.
 
     On a grid it samples a cell from the softmax. For continuous locations it samples from a Gaussian around the sigmoid of the actor's
     output, with a fixed standard deviation. Skipping is one more logit, which starts at ln G², or a third coordinate, which starts at
@@ -229,7 +228,7 @@ class PatchActorCriticPolicy(SigmoidMeanPolicy):
         grid, skips = parse_action_space(action_space)
         super().__init__(observation_space, action_space, lr_schedule, net_arch=[], log_std_init=math.log(check_std(std)), **kwargs)
         self.grid, self.skips, self.std, self.learn_std = grid, skips, std, learn_std
-        if grid is not None and skips:
+        if grid is not None and skips and isinstance(self.action_net, nn.Linear):
             nn.init.constant_(self.action_net.bias[-1:], math.log(grid * grid))  # type: ignore[index, arg-type]
         if grid is None and not learn_std:
             self.log_std.requires_grad_(False)
@@ -237,11 +236,15 @@ class PatchActorCriticPolicy(SigmoidMeanPolicy):
     def _build(self, lr_schedule: Schedule) -> None:
         """Make the networks and the optimiser."""
         super()._build(lr_schedule)
-        if not observes_patch_count(self.observation_space) or not parse_action_space(self.action_space)[1]:
-            return
-        linear = cast(nn.Linear, self.action_net)
-        self.action_net = SkippingActor(linear.in_features - 1, linear.out_features).to(linear.weight.device)
-        if self.ortho_init:
+        architecture, (grid, skips) = extractor_of(self).architecture, parse_action_space(self.action_space)
+        counts = observes_patch_count(self.observation_space)
+        if isinstance(architecture, PolicyArchitecture) and not (skips and counts):
+            return  # its linear layers are those of Stable-Baselines3
+        device = self.value_net.weight.device
+        self.action_net = architecture.actor(grid, skips).to(device)
+        if not isinstance(architecture, PolicyArchitecture):
+            self.value_net = architecture.critic(counts).to(device)  # type: ignore[assignment]
+        elif self.ortho_init:
             self.init_weights(self.action_net, gain=0.01)
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 

@@ -22,14 +22,14 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from adafocus_env.features.live import Features
 from agents.config.settings import AlgoConfig, NetworkConfig, Train
-from agents.policies.networks import PolicyArchitecture
+from agents.policies.networks import PolicyArchitecture, architecture_of
 from agents.policies.sb3 import ClipReferenceExtractor, FrameReferenceExtractor, ReferenceExtractor
 from agents.rl.buffers import ClipReplayBuffer
 from classifiers.errors import InputError, lookup, refuse_if, suggestion
 
 DISCRETE, CONTINUOUS = "discrete", "continuous"
 BY_REFERENCE = ("reference", "reference_looks")  # observations whose glances an extractor reads in place
-SIZES = ("channels", "features", "hidden", "memory")  # keys of the network that `ClipReferenceExtractor` reads
+SIZES = ("name", "width", "kernel", "depth", "channels", "features", "hidden", "memory", "settings")  # that `ClipReferenceExtractor` reads
 
 
 @dataclass(frozen=True)
@@ -278,7 +278,8 @@ def _policy(algorithm: Algorithm, interface: Interface, config: AlgoConfig, netw
     policy = getattr(importlib.import_module(module), name) if module else name
     if algorithm.extractor is None:
         return policy, {"map_shape": interface.map_shape, "patch_share": interface.patch_share}
-    extractor_kwargs = {"architecture": PolicyArchitecture.from_config(interface.map_shape, network)}
+    kind = PolicyArchitecture.from_config if algorithm.extractor is FrameReferenceExtractor else architecture_of
+    extractor_kwargs = {"architecture": kind(interface.map_shape, interface.patch_share, network)}
     kwargs = {"features_extractor_class": algorithm.extractor, "features_extractor_kwargs": extractor_kwargs}
     return policy, {**kwargs, "std": network.std} if "std" in algorithm.network else kwargs
 

@@ -14,7 +14,7 @@ from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.config.settings import EnvConfig
 from agents.evaluation.evaluate import flops_of
 from agents.evaluation.inference import policy_flops
-from agents.policies.networks import PolicyArchitecture, PolicyNetwork
+from agents.policies.networks import NetworkArchitecture, PolicyNetwork
 from classifiers.errors import InputError, refuse_if
 
 SKIPPING = ("skip", "continuous_skip")
@@ -126,7 +126,7 @@ def check_targets(env: EnvConfig) -> None:
         )
 
 
-def pid_lagrangian(env: EnvConfig, features: Features, architecture: PolicyArchitecture) -> PIDLagrangian | None:
+def pid_lagrangian(env: EnvConfig, features: Features, architecture: NetworkArchitecture) -> PIDLagrangian | None:
     """Return the controller of λ that a target asks for; None without a target.
 
     Args:

@@ -95,7 +95,7 @@ class ModelCard:
         try:
             about = {**card["interface"], "map_shape": tuple(card["interface"]["map_shape"])}
             about |= {name: space_from_json(about[name]) for name in ("observation_space", "action_space")}
-            network = from_fields(NetworkConfig, card["network"], path)
+            network = from_fields(NetworkConfig, {"name": "published", **card["network"]}, path)  # the only kind of earlier versions
             return cls(**{**card, "interface": Interface(**about), "network": network})
         except (KeyError, TypeError, ValueError) as problem:
             raise InputError(f"{path} does not describe a model ({problem!r})") from problem

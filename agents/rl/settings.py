@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.features.live import Features
 from agents.config.settings import AlgoConfig, EnvConfig, NetworkConfig, PPOConfig
-from agents.policies.networks import PolicyArchitecture, PolicyNetwork, save_policy
+from agents.policies.networks import NetworkArchitecture, PolicyNetwork, architecture_of, save_policy
 from agents.policies.sb3 import ClipReferenceExtractor, PatchActorCriticPolicy, to_network
 from agents.rl.algorithms import ALGORITHMS, Algorithm, Interface, algorithm_of, class_of, learns_as_ppo, new_model
 from agents.rl.buffers import ClipRolloutBuffer, NormalizedReturnsBuffer, check_whole_clips
@@ -99,7 +99,8 @@ def algorithm_settings(
 def _from_ppo(
     features: Features, env: EnvConfig, network: NetworkConfig, ppo: PPOConfig, algo: AlgoConfig | None, start: PolicyNetwork | None
 ) -> AlgorithmSettings:
-    architecture = start.architecture if start else PolicyArchitecture.from_config(features.map_shape, network)
+    patch_share = features.action.patch_size / features.action.size
+    architecture = start.architecture if start else architecture_of(features.map_shape, patch_share, network)
     std = start.std if start else network.std
     check_ppo(ppo, env, features.num_steps, architecture)
     update = (ppo.n_steps or features.num_steps) * env.num_envs
@@ -155,7 +156,7 @@ def new_ppo(
     env: VecEnv,
     features: Features,
     config: PPOConfig,
-    architecture: PolicyArchitecture,
+    architecture: NetworkArchitecture,
     seed: int,
     std: float = 0.25,
     *,
@@ -206,7 +207,7 @@ def total_steps(config: PPOConfig, features: Features) -> int:
     return config.total_steps if config.epochs is None else config.epochs * features.clips.epoch_size * features.num_steps
 
 
-def check_ppo(config: PPOConfig, env: EnvConfig, steps: int, network: NetworkConfig | PolicyArchitecture) -> None:
+def check_ppo(config: PPOConfig, env: EnvConfig, steps: int, network: NetworkConfig | NetworkArchitecture) -> None:
     """Check the settings that depend on each other; neither clips nor networks are needed.
 
     Args:

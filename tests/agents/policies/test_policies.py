@@ -256,7 +256,7 @@ def test_a_policy_comes_back_as_it_was_saved(saved, policy, maps):
     assert torch.equal(loaded(maps), policy(maps))
     assert json.loads((saved / CARD).read_text()) == {
         "network": {
-            "map_shape": [16, 6, 6], "channels": 4, "features": 10, "hidden": 8, "batch_norm": False, "memory": True,
+            "kind": "published", "map_shape": [16, 6, 6], "channels": 4, "features": 10, "hidden": 8, "batch_norm": False, "memory": True,
             "grid": 7, "std": 0.25,
         },
         "steps": 7,

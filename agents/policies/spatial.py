@@ -1,0 +1,251 @@
+"""The spatial policy network: it scores each location from the features around it, with weights shared over locations.
+
+A 1×1 convolution, a convolutional GRU over the glances of a clip (Ballas et al., arXiv:1511.06432) and a score map. Cells of a grid read
+the score map at their centres, continuous locations are its spatial soft-argmax (arXiv:1504.00702, section 4.1); so one network suits
+every grid and every size of the glance map.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import grid_sample
+
+from agents.config.policy import NetworkConfig
+
+OUTPUT_GAIN = 0.01  # of the last layers of an actor: a new policy is nearly uniform
+
+
+@dataclass(frozen=True)
+class SpatialArchitecture:
+    """Sizes of a spatial policy network.
+
+    Attributes:
+        map_shape: (C, h, w) of a glance map.
+        patch_share: P / H, the side of a patch as a fraction of the frame's: it decides where the centres of the cells are.
+        width: channels of the 1×1 convolution, of every convolutional GRU, and of the score map's hidden layer.
+        kernel: side of the kernels of the GRUs and of the score map; odd.
+        depth: number of convolutional GRUs, one on the other.
+        memory: False: reset the GRUs after every decision, so that the policy sees the current glance only; for ablations.
+    """
+
+    kind: ClassVar[str] = "spatial"
+    batch_norm: ClassVar[bool] = False
+
+    map_shape: tuple[int, int, int]
+    patch_share: float
+    width: int = 16
+    kernel: int = 3
+    depth: int = 1
+    memory: bool = True
+
+    @classmethod
+    def from_config(cls, map_shape: tuple[int, int, int], patch_share: float, config: NetworkConfig) -> "SpatialArchitecture":
+        """Return the architecture that the keys ``network.*`` describe."""
+        return cls(map_shape, patch_share, config.width, config.kernel, config.depth, config.memory)
+
+    def encoder(self) -> "SpatialEncoder":
+        """Return a new encoder: glance maps → features."""
+        return SpatialEncoder(self)
+
+    def actor(self, grid: int | None, skips: bool) -> "SpatialActor":
+        """Return a new actor: features → logits of the cells, or the location."""
+        return SpatialActor(self, grid, skips)
+
+    def critic(self, skips: bool) -> "PooledCritic":
+        """Return a new critic: features → value."""
+        return PooledCritic(self, skips)
+
+
+class ConvGRU(nn.Module):
+    """A GRU at every location of a map whose gates read the surrounding locations.
+
+    Args:
+        inputs: channels of the input.
+        width: channels of the hidden state.
+        kernel: side of the kernels; odd.
+        memory: False: the hidden state before every step is zero.
+    """
+
+    def __init__(self, inputs: int, width: int, kernel: int, memory: bool = True) -> None:
+        super().__init__()
+        self.memory = memory
+        self.from_input = nn.Conv2d(inputs, 3 * width, kernel, padding=kernel // 2)
+        self.from_state = nn.Conv2d(width, 3 * width, kernel, padding=kernel // 2)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps (N, D, inputs, h, w) → hidden states (N, D, width, h, w)."""
+        inputs = self.from_input(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
+        start = inputs.new_zeros(len(inputs), self.from_state.in_channels, *inputs.shape[-2:])
+        if not self.memory:  # every decision is the first of a sequence
+            zeros = start[:, None].expand(-1, inputs.shape[1], -1, -1, -1).flatten(0, 1)
+            return self._step(inputs.flatten(0, 1), zeros).unflatten(0, maps.shape[:2])
+        states = [start]
+        for step in inputs.unbind(1):
+            states.append(self._step(step, states[-1]))
+        return torch.stack(states[1:], dim=1)
+
+    def _step(self, inputs: Tensor, state: Tensor) -> Tensor:
+        reset_i, update_i, new_i = inputs.chunk(3, dim=1)
+        reset_s, update_s, new_s = self.from_state(state).chunk(3, dim=1)
+        update = (update_i + update_s).sigmoid()
+        new = (new_i + (reset_i + reset_s).sigmoid() * new_s).tanh()
+        return torch.lerp(new, state, update)
+
+
+class SpatialEncoder(nn.Module):
+    """Glance maps → flattened hidden maps: 1×1 convolution, ReLU, convolutional GRUs over the decisions of a clip.
+
+    Args:
+        architecture: the sizes.
+    """
+
+    def __init__(self, architecture: SpatialArchitecture) -> None:
+        super().__init__()
+        channels, height, width = architecture.map_shape
+        self.features_dim = architecture.width * height * width
+        self.frame = nn.Sequential(nn.Conv2d(channels, architecture.width, 1), nn.ReLU())
+        sizes = architecture.width, architecture.width, architecture.kernel, architecture.memory
+        self.recurrent = nn.Sequential(*(ConvGRU(*sizes) for _ in range(architecture.depth)))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Glance maps (N, D, C, h, w) → hidden maps after every decision, flattened (N, D, width·h·w)."""
+        frames = self.frame(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
+        return self.recurrent(frames).flatten(2)
+
+
+class ScoreMap(nn.Module):
+    """Flattened hidden maps → a score of every pixel of the map.
+
+    Args:
+        architecture: the sizes.
+        scores: number of scores per pixel.
+    """
+
+    def __init__(self, architecture: SpatialArchitecture, scores: int = 1) -> None:
+        super().__init__()
+        width, kernel = architecture.width, architecture.kernel
+        self.shape = (width, *architecture.map_shape[1:])
+        self.inputs = math.prod(self.shape)
+        self.layers = nn.Sequential(nn.Conv2d(width, width, kernel, padding=kernel // 2), nn.ReLU(), nn.Conv2d(width, scores, 1))
+        nn.init.orthogonal_(cast(Tensor, self.layers[-1].weight), OUTPUT_GAIN)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Flattened hidden maps (…, width·h·w) → scores (…, scores, h·w)."""
+        return self.layers(states.reshape(-1, *self.shape)).flatten(2).unflatten(0, states.shape[:-1])
+
+
+class SpatialActor(nn.Module):
+    """Scores of the cells or a location from a score map; where frames may be skipped, one more output from pooled features.
+
+    The value of another patch depends on the number n of patches so far: that output is a + b · [n > 0] + c · ln(1 + n), where a linear
+    layer computes a, b and c. The location does not depend on n.
+
+    Args:
+        architecture: the sizes.
+        grid: G, cells per axis; None: continuous locations.
+        skips: whether frames may be skipped.
+    """
+
+    sampling: Tensor
+
+    def __init__(self, architecture: SpatialArchitecture, grid: int | None, skips: bool) -> None:
+        super().__init__()
+        self.scores, self.grid = ScoreMap(architecture), grid
+        size, share = architecture.map_shape[1:], architecture.patch_share
+        sampling = pixel_locations(size, share) if grid is None else cell_weights(size, grid, share)
+        self.register_buffer("sampling", sampling, persistent=False)
+        self.pool, self.skip = Pool(self.scores.shape), SkipHead(2 * architecture.width, grid or 1) if skips else None
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Features (…, F) → logits (…, G²) or locations before the sigmoid (…, 2); with skipping (…, F + 1) → one output more."""
+        if self.skip is None:
+            return self._locations(states)
+        features, num_patches = states[..., : self.scores.inputs], states[..., self.scores.inputs :].sum(-1)  # none observed: 0
+        return torch.cat([self._locations(features), self.skip(self.pool(features), num_patches)], dim=-1)
+
+    def for_all_counts(self, states: Tensor) -> Tensor:
+        """Features (N, D, F) → outputs (N, D, D, …) after 0, 1, … D − 1 patches."""
+        assert self.skip is not None
+        locations = self._locations(states)[:, :, None].expand(-1, -1, states.shape[1], -1)
+        counts = torch.arange(states.shape[1]).to(states)
+        return torch.cat([locations, self.skip(self.pool(states)[:, :, None], counts)], dim=-1)
+
+    def _locations(self, states: Tensor) -> Tensor:
+        scores = self.scores(states)[..., 0, :]
+        if self.grid is not None:
+            return scores @ self.sampling
+        return torch.logit((scores.softmax(-1) @ self.sampling).clamp(0.005, 0.995))
+
+
+class SkipHead(nn.Linear):
+    """Pooled features and the number n of patches so far → a + b · [n > 0] + c · ln(1 + n); at first half of the steps skip.
+
+    Args:
+        inputs: number of pooled features.
+        grid: G of the cells that it is compared with; 1 for locations.
+    """
+
+    def __init__(self, inputs: int, grid: int) -> None:
+        super().__init__(inputs, 3)
+        nn.init.orthogonal_(self.weight, OUTPUT_GAIN)
+        self.bias.data = torch.tensor([2 * math.log(grid), 0.0, 0.0])
+
+    def forward(self, features: Tensor, num_patches: Tensor) -> Tensor:  # type: ignore[override]
+        """Features (…, inputs) and counts (…) → the output for skipping (…, 1)."""
+        a, b, c = super().forward(features).unbind(-1)
+        return (a + b * (num_patches > 0) + c * num_patches.log1p())[..., None]
+
+
+class Pool(nn.Module):
+    """Flattened maps (…, K·h·w) → mean and maximum of every channel (…, 2K); ``shape``: (K, h, w)."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Pool over the pixels."""
+        maps = states.unflatten(-1, (self.shape[0], -1))
+        return torch.cat([maps.mean(-1), maps.amax(-1)], dim=-1)
+
+
+class PooledCritic(nn.Module):
+    """Flattened hidden maps → value, from pooled features and, where frames may be skipped, the number of patches so far.
+
+    Args:
+        architecture: the sizes.
+        skips: whether the number of patches stands behind the features.
+    """
+
+    def __init__(self, architecture: SpatialArchitecture, skips: bool) -> None:
+        super().__init__()
+        self.skips = skips
+        self.pool = Pool((architecture.width, *architecture.map_shape[1:]))
+        self.value = nn.Linear(2 * architecture.width + skips, 1)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Features (…, F), with the number of patches (…, F + 1) → values (…, 1)."""
+        features, num_patches = states.split([math.prod(self.pool.shape), int(self.skips)], dim=-1)
+        return self.value(torch.cat([self.pool(features), num_patches], dim=-1))
+
+
+def cell_weights(size: tuple[int, ...], grid: int, patch_share: float) -> Tensor:
+    """Return the weights (h·w, G²) by which the cells read a map of size (h, w) at their centres: those of bilinear interpolation.
+
+    A matrix, because a matrix product is deterministic on every device and its multiply-adds are counted.
+    """
+    axis = (torch.linspace(0, 1, grid) * (1 - patch_share) + patch_share / 2) * 2 - 1 if grid > 1 else torch.zeros(1)
+    row, column = torch.meshgrid(axis, axis, indexing="ij")
+    centres = torch.stack([column, row], dim=-1).expand(math.prod(size), -1, -1, -1)  # (x, y) in [−1, 1]
+    pixels = torch.eye(math.prod(size)).unflatten(1, (1, *size))
+    return grid_sample(pixels, centres, padding_mode="border", align_corners=False).flatten(1)
+
+
+def pixel_locations(size: tuple[int, ...], patch_share: float) -> Tensor:
+    """Return the locations (h·w, 2) as (row, column) in [0, 1] of the patches whose centres are those of the pixels of a map (h, w)."""
+    centres = [(torch.arange(length) + 0.5) / length for length in size]
+    axes = [((axis - patch_share / 2) / max(1 - patch_share, 1e-6)).clamp(0, 1) for axis in centres]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)
