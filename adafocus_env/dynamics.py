@@ -87,7 +87,7 @@ class Dynamics:
         features: Glances and focus vectors of the clips.
         num_clips: N.
         reward: A name in `adafocus_env.reward.REWARDS`, or a custom reward.
-        baseline: k, random patches that estimate the expectation in the reward `random`, or "all" cells of a grid for the exact mean.
+        baseline: k, random patches that estimate the expectation in the reward, or "all" cells of a grid for the exact mean.
         action: Kind of action; None: that of ``features``. Its ``patch_action`` must be that of ``features``.
         cost_weight: λ, cost of a step with a patch in units of the reward. A skipped step costs less, by its share of multiply-adds.
         skipped: Input of the head in a skipped step, a name in `adafocus_env.classify.SKIPPED`.

@@ -6,6 +6,10 @@
 | `previous` | p_t − p_{t−1}, with p_{−1} = 0 |
 | `confidence` | p_t |
 | `padding` | p_t − p_t(zeros in place of the focus vector), from the same state |
+| `log_confidence` | ln p_t(chosen patch) − ln E over uniformly random patches of p_t(patch), all from the same state |
+
+`log_confidence` saturates later than `random`: it still rewards a good patch after earlier ones have settled the class. Logarithms are
+those of at least `FLOOR`, so that a confidence that is rounded to 0 does not give an infinite reward.
 
 A custom reward is a `Reward`: an entry of `REWARDS`, or the argument ``reward`` of an environment. Its function must be defined at the
 top of a module (not a lambda), otherwise environments with it cannot be pickled.
@@ -16,6 +20,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import numpy as np
+
+FLOOR = 1e-6  # −ln of it, 13.8, is the largest size of a reward; float32 rounds scores near 1, and with them those near 0, to about 1e-7
 
 
 @dataclass(frozen=True)
@@ -48,9 +56,21 @@ def itself(now: Any, previous: Any, baseline: Any) -> Any:
     return now
 
 
+def above_log_baseline(now: Any, previous: Any, baseline: Any) -> Any:
+    """Return the log-confidence minus the logarithm of the baseline's (mean) confidence."""
+    return _log(now) - _log(baseline)
+
+
+def _log(confidence: Any) -> Any:
+    """Return the logarithm, element by element; NumPy arrays have no method of that name, tensors have."""
+    bounded = confidence.clip(FLOOR)
+    return np.log(bounded) if isinstance(bounded, np.ndarray | np.generic) else bounded.log()
+
+
 REWARDS: dict[str, Reward] = {
     "random": Reward(above_baseline, "random patches", on_tensors=True),
     "previous": Reward(above_previous, on_tensors=True),
     "confidence": Reward(itself, on_tensors=True),
     "padding": Reward(above_baseline, "zeros", on_tensors=True),
+    "log_confidence": Reward(above_log_baseline, "random patches", on_tensors=True),
 }

@@ -100,14 +100,17 @@ def test_confidence_prediction_and_box_equal_those_by_hand(features, by_hand):
 def test_rewards_equal_those_by_hand(features, by_hand, reward):
     sampled_cells = np.random.default_rng(1).integers(49, size=(3, 4, 5))
     dynamics = Dynamics(features, 3, reward=reward, baseline=5)
-    for t, outcome in enumerate(play(dynamics, sampled_cells if reward == "random" else None)):
+    for t, outcome in enumerate(play(dynamics, sampled_cells if REWARDS[reward].baseline == "random patches" else None)):
         now = values(by_hand, t, lambda step: step.chosen)
         before = values(by_hand, t - 1, lambda step: step.chosen) if t else np.zeros(3)
         random = np.array([np.mean([steps[t].cells[cell] for cell in sampled_cells[row, t]]) for row, steps in enumerate(by_hand)])
         zeros = values(by_hand, t, lambda step: step.zeros)
-        expected = {"random": now - random, "previous": now - before, "confidence": now, "padding": now - zeros}[reward]
-        baseline = {"random": random, "padding": zeros}.get(reward, np.zeros(3))
-        assert np.allclose(outcome.reward, expected, atol=1e-6, rtol=0)
+        log_gain = np.log(now) - np.log(random)
+        expected = {
+            "random": now - random, "previous": now - before, "confidence": now, "padding": now - zeros, "log_confidence": log_gain,
+        }[reward]  # fmt: skip
+        baseline = {"random": random, "log_confidence": random, "padding": zeros}.get(reward, np.zeros(3))
+        assert np.allclose(outcome.reward, expected, atol=1e-6, rtol=1e-5)
         assert np.allclose(outcome.baseline, baseline, atol=1e-6, rtol=0)
         assert outcome.reward.dtype == np.float32
 
@@ -116,6 +119,21 @@ def test_random_with_all_cells_is_the_mean_over_all_cells(features, by_hand):
     for t, outcome in enumerate(play(Dynamics(features, 3, reward="random", baseline="all"))):
         expected = values(by_hand, t, lambda step: step.chosen - np.mean(step.cells))
         assert np.allclose(outcome.reward, expected, atol=1e-6, rtol=0)
+
+
+def test_log_confidence_takes_the_logarithm_of_the_mean_over_all_cells(features, by_hand):
+    for t, outcome in enumerate(play(Dynamics(features, 3, reward="log_confidence", baseline="all"))):
+        expected = values(by_hand, t, lambda step: np.log(step.chosen) - np.log(np.mean(step.cells)))
+        assert np.allclose(outcome.reward, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_log_confidence_is_finite_for_confidences_of_zero():
+    now, baseline = np.array([0, 1, 0.5, 0], np.float32), np.array([1, 0, 0.25, 0], np.float32)
+    expected = [np.log(1e-6), -np.log(1e-6), np.log(2), 0]
+    value = REWARDS["log_confidence"].value
+    assert np.allclose(value(now, baseline, baseline), expected, rtol=1e-6)
+    on_tensors = value(*map(torch.from_numpy, (now, baseline, baseline)))
+    assert isinstance(on_tensors, torch.Tensor) and np.allclose(on_tensors, expected, rtol=1e-6)
 
 
 def test_random_with_many_patches_approaches_all_cells(bank, by_hand):
