@@ -34,11 +34,14 @@ class Reward:
         value: (confidence (N,), previous confidence (N,), baseline confidence (N,)) → reward (N,), float32 arrays.
         baseline: The focus vectors that the baseline confidence comes from.
         on_tensors: Whether ``value`` also takes tensors; otherwise an environment with ``output="torch"`` copies them to the host and back.
+        elementwise: Whether each reward depends on the numbers at its position alone, so that ``value`` also takes confidences (A, N) of A
+            actions, against (N,) of the other two. ``full_information`` needs it.
     """
 
     value: Callable[[Any, Any, Any], Any]
     baseline: Literal["random patches", "zeros", "none"] = "none"
     on_tensors: bool = False
+    elementwise: bool = False
 
 
 def above_baseline(now: Any, previous: Any, baseline: Any) -> Any:
@@ -68,9 +71,9 @@ def _log(confidence: Any) -> Any:
 
 
 REWARDS: dict[str, Reward] = {
-    "random": Reward(above_baseline, "random patches", on_tensors=True),
-    "previous": Reward(above_previous, on_tensors=True),
-    "confidence": Reward(itself, on_tensors=True),
-    "padding": Reward(above_baseline, "zeros", on_tensors=True),
-    "log_confidence": Reward(above_log_baseline, "random patches", on_tensors=True),
+    "random": Reward(above_baseline, "random patches", on_tensors=True, elementwise=True),
+    "previous": Reward(above_previous, on_tensors=True, elementwise=True),
+    "confidence": Reward(itself, on_tensors=True, elementwise=True),
+    "padding": Reward(above_baseline, "zeros", on_tensors=True, elementwise=True),
+    "log_confidence": Reward(above_log_baseline, "random patches", on_tensors=True, elementwise=True),
 }
