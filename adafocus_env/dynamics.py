@@ -19,9 +19,9 @@ from adafocus_env.classify import classify_glances, classify_step, find_skipped
 from adafocus_env.features.live import Features, Indices, LiveFeatures
 from adafocus_env.full_information import Alternatives, check_full_information, for_each_clip
 from adafocus_env.outcome import Outcome
-from adafocus_env.reward import REWARDS, Reward
+from adafocus_env.reward import ALONE, REWARDS, Reward
 from adafocus_env.transfers import Values, rows_of, to_array, to_device, with_rows
-from classifiers.errors import InputError, lookup
+from classifiers.errors import InputError, lookup, refuse_if
 from classifiers.flops import video_flops
 
 # Smallest batch of the head with stored features on a CPU: smaller matrix products add up in another order, so the last digits of an
@@ -103,6 +103,7 @@ class Dynamics:
             check_full_information(self.action, self.reward, stored=stored)
         self.alternatives = Alternatives.of(full_information, self.action, self._compared)
         self._skips = self.action.patch_action is not self.action
+        refuse_if(self.reward.alone and self._skips, ALONE)
         self._labels = features.clips.labels
         self._rows = np.arange(num_clips)
         self.clip, self.step_number, self.num_patches = (np.zeros(num_clips, np.int64) for _ in range(3))
@@ -206,13 +207,13 @@ class Dynamics:
             raise ResetNeeded(f"clip {rows[~self.running[rows]][0]} has no episode running; call reset before step")
         steps, previous = self.step_number[rows], rows_of(self._confidence, rows)
         batch, alternatives = self._with_others(checked, rows, steps)
-        confidence, baseline, prediction, correct, confidences = self._classify(rows, batch)
+        confidence, judged, baseline, prediction, correct, confidences = self._classify(rows, batch)
         terminated = steps == self.num_steps - 1  # the step number stays at the last one, so that the last observation repeats it
         patch_mask = np.ones(len(rows), bool) if isinstance(checked, Tensor) else self.action.patch_mask(checked)
         kinds = self._kinds_of_steps(rows, patch_mask)
         penalty = self._penalties[kinds]
         boxes = self._cell_boxes[checked] if self._cell_boxes is not None else self._as_output(boxes_of(self.action, to_array(checked)))
-        reward = self._reward(confidence, previous, baseline) - self._as_output(penalty)
+        reward = self._reward(judged, previous, baseline) - self._as_output(penalty)
         action_rewards = confidences
         if len(alternatives):
             penalties = self._penalties[self._kinds_of_steps(rows, self.action.patch_mask(alternatives))]
@@ -270,11 +271,12 @@ class Dynamics:
         if count < self._min_batch:
             repeated = np.arange(self._min_batch) % count
             padded, actions = rows[repeated], actions[:, repeated]
-        probabilities, states, focus = self._look_ahead(padded, actions, zeros=self.reward.baseline == "zeros")
-        measured = [values[:count] for values in self._measure(probabilities, self.clip[padded])]
+        probabilities, states, focus_vectors = self._look_ahead(padded, actions, zeros=self.reward.baseline == "zeros")
+        judged = self._judge_alone(padded, focus_vectors) if self.reward.alone else probabilities
+        measured = [values[:count] for values in self._measure(probabilities[0], judged, self.clip[padded])]
         new = {"state": states[:count], "scores": probabilities[0, :count]}
         if self._skips and self.skipped == "last":
-            new["focus"] = focus[:count]
+            new["focus"] = focus_vectors[0, :count]
         self._update(rows, **new)
         return measured
 
@@ -282,8 +284,8 @@ class Dynamics:
         """Classify the next step of the clips of ``rows`` (n,) with each of ``actions`` (k, n, …), all from their current state.
 
         Returns:
-            Softmax scores (k, n, K), one more with zeros as the focus vector if ``zeros``; the first action's state (n, S) and focus
-            vector (n, F).
+            Softmax scores (k, n, K), one more with zeros as the focus vector if ``zeros``; the first action's state (n, S); all focus
+            vectors (k, n, F).
         """
         clips, steps, state = self.clip[rows], self.step_number[rows], self._of(self.state, rows)
         skip = before = None
@@ -298,7 +300,12 @@ class Dynamics:
         if zeros:
             focus_vectors = torch.cat([focus_vectors, torch.zeros_like(focus_vectors[:1])])
         glances = self.features.glance_vectors(clips, steps)
-        return *classify_step(self.features.classifier, glances, focus_vectors, state, skip, before), focus_vectors[0]
+        return *classify_step(self.features.classifier, glances, focus_vectors, state, skip, before), focus_vectors
+
+    def _judge_alone(self, rows: Indices, focus_vectors: Tensor) -> Tensor:
+        """Classify the next step of the clips of ``rows`` (n,) without the steps before it: focus vectors (k, n, F) → scores (k, n, K)."""
+        classifier, glances = self.features.classifier, self.features.glance_vectors(self.clip[rows], self.step_number[rows])
+        return classify_step(classifier, glances, focus_vectors, classifier.initial_state(len(rows)))[0]
 
     def _masked_focus_vectors(self, rows: Indices, actions: NDArray[Any], patch_mask: NDArray[np.bool_]) -> Tensor:
         """Return focus vectors (k, n, F) of ``actions`` (k, n, …), one call for all patches; zeros or the last ones where they skip."""
@@ -319,14 +326,22 @@ class Dynamics:
             return with_rows(before, np.flatnonzero(ends), scores)
         return before
 
-    def _measure(self, probabilities: Tensor, clips: Indices) -> tuple[Values, Values, Values, Values, Values]:
-        """Scores (k, N, K) → confidence, baseline, prediction, whether it is right, (N,) each, and confidence of the alternatives (N, A).
+    def _measure(self, probabilities: Tensor, judged: Tensor, clips: Indices) -> tuple[Values, ...]:
+        """Return what may leave the device.
 
-        Only these may leave the device.
+        Args:
+            probabilities: (N, K), scores after the step.
+            judged: (k, N, K), the scores that the reward reads: of the step, of what it is compared with, and of the alternatives.
+            clips: (N,).
+
+        Returns:
+            Confidence, the confidence and the baseline that the reward reads, prediction, whether it is right, (N,) each; and the
+            confidence of the alternatives (N, A).
         """
         labels = self._labels[clips]
         on_device = self._on_device(labels)
-        true, prediction = self._of_labels(probabilities, on_device), probabilities[0].argmax(-1)
+        true, prediction = self._of_labels(judged, on_device), probabilities.argmax(-1)
+        confidence: Values = self._of_labels(probabilities[None], on_device)[0]
         first = 1 + len(self._compared) + self._num_sampled
         zeros = self.reward.baseline == "zeros"
         compared, end = (slice(-1, None), len(true) - 1) if zeros else (slice(1, first), len(true))
@@ -334,9 +349,9 @@ class Dynamics:
         if not self._tensors:
             confidences, predicted = to_array(true), to_array(prediction)
             baseline = confidences[compared].sum(0) / np.float32(max(1, len(confidences[compared])))
-            return confidences[0], baseline, predicted, predicted == labels, confidences[alternatives].T
+            return to_array(confidence), confidences[0], baseline, predicted, predicted == labels, confidences[alternatives].T
         baseline = true[compared].sum(0) / max(1, len(true[compared]))
-        return true[0], baseline, prediction, prediction == on_device, true[alternatives].T
+        return confidence, true[0], baseline, prediction, prediction == on_device, true[alternatives].T
 
     def _reward(self, *measured: Values) -> Any:
         """Return the reward of confidence, previous confidence and baseline."""
