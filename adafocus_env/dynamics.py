@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -17,9 +17,11 @@ from torch import Tensor
 from adafocus_env.action import Action, GridAction, boxes_of
 from adafocus_env.classify import classify_glances, classify_step, find_skipped
 from adafocus_env.features.live import Features, Indices, LiveFeatures
-from adafocus_env.reward import REWARDS, Reward
+from adafocus_env.full_information import Alternatives, check_full_information, for_each_clip
+from adafocus_env.outcome import Outcome
+from adafocus_env.reward import ALONE, REWARDS, Reward
 from adafocus_env.transfers import Values, rows_of, to_array, to_device, with_rows
-from classifiers.errors import InputError, lookup
+from classifiers.errors import InputError, lookup, refuse_if
 from classifiers.flops import video_flops
 
 # Smallest batch of the head with stored features on a CPU: smaller matrix products add up in another order, so the last digits of an
@@ -33,51 +35,12 @@ class Episode:
 
     Attributes:
         clip: Number of the clip.
-        baseline: (D, k, *action space), the random patches that the reward compares with.
+        baseline: (D, k + K, *action space), the k random patches that the reward compares with, then K sampled actions whose rewards a step
+            reports, see `adafocus_env.full_information`.
     """
 
     clip: int
     baseline: NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The result of one step of N clips. Arrays are new in every step and never written to afterwards.
-
-    The first seven are tensors on the networks' device where the dynamics return tensors.
-
-    Attributes:
-        reward: (N,) float32, the penalty already subtracted.
-        confidence: (N,) float32, softmax score of the true class.
-        baseline: (N,) float32, confidence with the patches that the reward compares with; 0 for a reward without a baseline.
-        prediction: (N,) int64, the class with the highest score.
-        correct: (N,) bool, whether it is the true class.
-        previous: (N,) float32, confidence after the previous step; 0 in the first.
-        boxes: (N, 4) int64, the patches as (top, left, bottom, right) in pixels; zeros for a skipped step.
-        terminated: (N,) bool.
-        penalty: (N,) float32, cost of the step in units of the reward: λ times its share of the multiply-adds of a step with a patch.
-        multiply_adds: (N,) int64, of the step.
-    """
-
-    reward: Values
-    confidence: Values
-    baseline: Values
-    prediction: Values
-    correct: Values
-    previous: Values
-    boxes: Values
-    terminated: NDArray[np.bool_]
-    penalty: NDArray[np.float32]
-    multiply_adds: NDArray[np.int64]
-
-    def among(self, rows: NDArray[np.int64], count: int) -> Outcome:
-        """Return the outcome of ``count`` rows: this one in the given rows, zeros in the others."""
-
-        def spread(values: Values) -> Any:
-            shape = (count, *values.shape[1:])
-            return with_rows(values.new_zeros(shape) if isinstance(values, Tensor) else np.zeros(shape, values.dtype), rows, values)
-
-        return Outcome(*(spread(getattr(self, field.name)) for field in fields(self)))
 
 
 class Dynamics:
@@ -87,10 +50,11 @@ class Dynamics:
         features: Glances and focus vectors of the clips.
         num_clips: N.
         reward: A name in `adafocus_env.reward.REWARDS`, or a custom reward.
-        baseline: k, random patches that estimate the expectation in the reward `random`, or "all" cells of a grid for the exact mean.
+        baseline: k, random patches that estimate the expectation in the reward, or "all" cells of a grid for the exact mean.
         action: Kind of action; None: that of ``features``. Its ``patch_action`` must be that of ``features``.
         cost_weight: λ, cost of a step with a patch in units of the reward. A skipped step costs less, by its share of multiply-adds.
         skipped: Input of the head in a skipped step, a name in `adafocus_env.classify.SKIPPED`.
+        full_information: Report the reward of every action, see `adafocus_env.full_information`: True on a grid, or K sampled locations.
         tensors: Outcomes hold tensors, and a step on the cells of a grid copies nothing to the host: what depends on actions or scores
             stays on the device. Clips, step numbers and ends of episodes are known on the host without them.
 
@@ -119,6 +83,7 @@ class Dynamics:
         action: Action | None = None,
         cost_weight: float = 0.0,
         skipped: str = "zeros",
+        full_information: bool | int = False,
         tensors: bool = False,
     ) -> None:
         _check_numbers(num_clips, baseline)
@@ -131,13 +96,22 @@ class Dynamics:
         if self._all_cells and features.action.num_cells is None:
             raise InputError("baseline='all' needs a grid: continuous actions are not countable; choose a number, such as baseline=1")
         self._num_sampled = int(baseline) if random_baseline and baseline != "all" else 0
+        cells = self.action.patch_action.candidates
+        self._compared = cells if self._all_cells else cells[:0]
+        stored = not isinstance(features, LiveFeatures) and features.action.num_cells is not None
+        if full_information:
+            check_full_information(self.action, self.reward, stored=stored)
+        self.alternatives = Alternatives.of(full_information, self.action, self._compared)
         self._skips = self.action.patch_action is not self.action
+        refuse_if(self.reward.alone and self._skips, ALONE)
         self._labels = features.clips.labels
         self._rows = np.arange(num_clips)
         self.clip, self.step_number, self.num_patches = (np.zeros(num_clips, np.int64) for _ in range(3))
         self.running, self.started = np.zeros(num_clips, bool), np.zeros(num_clips, bool)
         space = self.action.space
-        self.baseline: NDArray[Any] = np.zeros((num_clips, self.num_steps, self._num_sampled, *(space.shape or ())), space.dtype)
+        self.baseline: NDArray[Any] = np.zeros(
+            (num_clips, self.num_steps, self._num_sampled + self.alternatives.num_sampled, *(space.shape or ())), space.dtype
+        )
         self.state: Tensor = features.classifier.initial_state(num_clips)
         num_classes = len(features.classifier.classes)
         self.scores: Tensor = self.state.new_full((num_clips, num_classes), 1 / num_classes)
@@ -147,7 +121,6 @@ class Dynamics:
         self._cell_boxes = self._on_device(boxes_of(self._grid, self._grid.candidates)) if self._grid else None
         self.boxes: Values = self._as_output(np.zeros((num_clips, 4), np.int64))
         self._confidence: Values = self._as_output(np.zeros(num_clips, np.float32))
-        stored = not isinstance(features, LiveFeatures) and features.action.num_cells is not None
         self._min_batch = MIN_HEAD_BATCH if stored and self.state.device.type == "cpu" else 1
         spec = features.clips.settings
         flops = video_flops(features.classifier, spec.num_frames, spec.num_glance_frames, self.num_steps, skipped=self.skipped)
@@ -185,7 +158,8 @@ class Dynamics:
             clip = int(rng.integers(count))
         elif not isinstance(clip, int | np.integer) or isinstance(clip, bool) or not 0 <= clip < count:
             raise InputError(f"clip must be an integer from 0 to {count - 1}, got {clip!r}")
-        return Episode(int(clip), self.action.sample(rng, (self.num_steps, self._num_sampled)))
+        baseline = self.action.sample(rng, (self.num_steps, self._num_sampled))
+        return Episode(int(clip), np.concatenate([baseline, self.alternatives.sample(rng, self.num_steps)], axis=1))
 
     def start(self, rows: Indices, episodes: list[Episode]) -> None:
         """Begin ``episodes`` in the given rows; the other rows go on."""
@@ -232,28 +206,35 @@ class Dynamics:
         if not self.running[rows].all():
             raise ResetNeeded(f"clip {rows[~self.running[rows]][0]} has no episode running; call reset before step")
         steps, previous = self.step_number[rows], rows_of(self._confidence, rows)
-        confidence, baseline, prediction, correct = self._classify(rows, self._with_baseline(checked, rows, steps))
+        batch, alternatives = self._with_others(checked, rows, steps)
+        confidence, judged, baseline, prediction, correct, confidences = self._classify(rows, batch)
         terminated = steps == self.num_steps - 1  # the step number stays at the last one, so that the last observation repeats it
         patch_mask = np.ones(len(rows), bool) if isinstance(checked, Tensor) else self.action.patch_mask(checked)
-        num_patches = self.num_patches[rows] + patch_mask
-        kinds = np.where(terminated & (num_patches == 0), 2, patch_mask)
+        kinds = self._kinds_of_steps(rows, patch_mask)
         penalty = self._penalties[kinds]
         boxes = self._cell_boxes[checked] if self._cell_boxes is not None else self._as_output(boxes_of(self.action, to_array(checked)))
-        reward = self._reward(confidence, previous, baseline) - self._as_output(penalty)
+        reward = self._reward(judged, previous, baseline) - self._as_output(penalty)
+        action_rewards = confidences
+        if len(alternatives):
+            penalties = self._penalties[self._kinds_of_steps(rows, self.action.patch_mask(alternatives))]
+            action_rewards = (self._reward(confidences.T, previous, baseline) - self._as_output(penalties)).T
         self._update(
             rows,
             _confidence=confidence,
-            num_patches=num_patches,
+            num_patches=self.num_patches[rows] + patch_mask,
             step_number=steps + ~terminated,
             running=~terminated,
             boxes=boxes.clone() if isinstance(boxes, Tensor) else boxes.copy(),  # the outcome belongs to the caller
         )
-        return Outcome(reward, confidence, baseline, prediction, correct, previous, boxes, terminated, penalty, self._costs[kinds])
+        return Outcome(
+            reward, confidence, baseline, prediction, correct, previous, boxes, terminated, penalty, self._costs[kinds],
+            action_rewards, alternatives.swapaxes(0, 1),
+        )  # fmt: skip
 
     @torch.no_grad()
     def confidence_of_candidates(self) -> NDArray[np.float32]:
         """Return the confidence (N, M) after a next step with each of the M candidate actions; changes nothing."""
-        probabilities, _, _ = self._look_ahead(self._rows, _broadcast(self.action.candidates, self.num_clips))
+        probabilities, _, _ = self._look_ahead(self._rows, for_each_clip(self.action.candidates, self.num_clips))
         return to_array(self._of_labels(probabilities, self._on_device(self._labels[self.clip])).T)
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -266,25 +247,36 @@ class Dynamics:
         """
         return masks_of(self.action, self.running & (self.step_number == self.num_steps - 1) & (self.num_patches == 0))
 
-    def _with_baseline(self, actions: Values, rows: Indices, steps: Indices) -> Values:
-        """Return actions (1 + k, N, *action space): the chosen ones, then those that the reward compares with."""
-        cells = self._all_cells
-        others = _broadcast(self.action.patch_action.candidates, len(rows)) if cells else self.baseline[rows, steps].swapaxes(0, 1)
+    def _with_others(self, actions: Values, rows: Indices, steps: Indices) -> tuple[Values, NDArray[Any]]:
+        """Return actions (1 + k + m, N, *action space), and the alternatives (A, N, *action space), which are the last A of them.
+
+        The first are the chosen ones. Those that the reward compares with follow, then the alternatives that are not among them.
+        """
+        sampled = self.baseline[rows, steps].swapaxes(0, 1)
+        compared = for_each_clip(self._compared, len(rows)) if self._all_cells else sampled[: self._num_sampled]
+        alternatives = self.alternatives.with_sampled(sampled[self._num_sampled :])
+        others = np.concatenate([compared, alternatives[self.alternatives.num_shared :]])
         if isinstance(actions, Tensor):
-            return torch.cat([actions[None], self._on_device(others)])
-        return np.concatenate([actions[None], others])
+            return torch.cat([actions[None], self._on_device(others)]), alternatives
+        return np.concatenate([actions[None], others]), alternatives
+
+    def _kinds_of_steps(self, rows: Indices, patch_mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Return the kinds (…, n) of steps with a patch or without (…, n), as numbers of `_costs` and `_penalties`."""
+        last = self.step_number[rows] == self.num_steps - 1
+        return np.where(last & (self.num_patches[rows] + patch_mask == 0), 2, patch_mask)
 
     def _classify(self, rows: Indices, actions: Values) -> list[Values]:
-        """Move on by the first of ``actions`` (1 + k, n, …); return confidence, baseline, prediction and whether it is right, (n,) each."""
+        """Move on by the first of ``actions`` (1 + k + m, n, …); return what `_measure` does."""
         count, padded = len(rows), rows
         if count < self._min_batch:
             repeated = np.arange(self._min_batch) % count
             padded, actions = rows[repeated], actions[:, repeated]
-        probabilities, states, focus = self._look_ahead(padded, actions, zeros=self.reward.baseline == "zeros")
-        measured = [values[:count] for values in self._measure(probabilities, self.clip[padded])]
+        probabilities, states, focus_vectors = self._look_ahead(padded, actions, zeros=self.reward.baseline == "zeros")
+        judged = self._judge_alone(padded, focus_vectors) if self.reward.alone else probabilities
+        measured = [values[:count] for values in self._measure(probabilities[0], judged, self.clip[padded])]
         new = {"state": states[:count], "scores": probabilities[0, :count]}
         if self._skips and self.skipped == "last":
-            new["focus"] = focus[:count]
+            new["focus"] = focus_vectors[0, :count]
         self._update(rows, **new)
         return measured
 
@@ -292,8 +284,8 @@ class Dynamics:
         """Classify the next step of the clips of ``rows`` (n,) with each of ``actions`` (k, n, …), all from their current state.
 
         Returns:
-            Softmax scores (k, n, K), one more with zeros as the focus vector if ``zeros``; the first action's state (n, S) and focus
-            vector (n, F).
+            Softmax scores (k, n, K), one more with zeros as the focus vector if ``zeros``; the first action's state (n, S); all focus
+            vectors (k, n, F).
         """
         clips, steps, state = self.clip[rows], self.step_number[rows], self._of(self.state, rows)
         skip = before = None
@@ -308,7 +300,12 @@ class Dynamics:
         if zeros:
             focus_vectors = torch.cat([focus_vectors, torch.zeros_like(focus_vectors[:1])])
         glances = self.features.glance_vectors(clips, steps)
-        return *classify_step(self.features.classifier, glances, focus_vectors, state, skip, before), focus_vectors[0]
+        return *classify_step(self.features.classifier, glances, focus_vectors, state, skip, before), focus_vectors
+
+    def _judge_alone(self, rows: Indices, focus_vectors: Tensor) -> Tensor:
+        """Classify the next step of the clips of ``rows`` (n,) without the steps before it: focus vectors (k, n, F) → scores (k, n, K)."""
+        classifier, glances = self.features.classifier, self.features.glance_vectors(self.clip[rows], self.step_number[rows])
+        return classify_step(classifier, glances, focus_vectors, classifier.initial_state(len(rows)))[0]
 
     def _masked_focus_vectors(self, rows: Indices, actions: NDArray[Any], patch_mask: NDArray[np.bool_]) -> Tensor:
         """Return focus vectors (k, n, F) of ``actions`` (k, n, …), one call for all patches; zeros or the last ones where they skip."""
@@ -329,15 +326,32 @@ class Dynamics:
             return with_rows(before, np.flatnonzero(ends), scores)
         return before
 
-    def _measure(self, probabilities: Tensor, clips: Indices) -> tuple[Values, Values, Values, Values]:
-        """Scores (k, N, K) → confidence, baseline, prediction and whether it is right, (N,) each; only these may leave the device."""
+    def _measure(self, probabilities: Tensor, judged: Tensor, clips: Indices) -> tuple[Values, ...]:
+        """Return what may leave the device.
+
+        Args:
+            probabilities: (N, K), scores after the step.
+            judged: (k, N, K), the scores that the reward reads: of the step, of what it is compared with, and of the alternatives.
+            clips: (N,).
+
+        Returns:
+            Confidence, the confidence and the baseline that the reward reads, prediction, whether it is right, (N,) each; and the
+            confidence of the alternatives (N, A).
+        """
         labels = self._labels[clips]
         on_device = self._on_device(labels)
-        true, prediction = self._of_labels(probabilities, on_device), probabilities[0].argmax(-1)
-        if self._tensors:
-            return true[0], true[1:].sum(0) / max(1, len(true) - 1), prediction, prediction == on_device
-        confidences, predicted = to_array(true), to_array(prediction)
-        return confidences[0], confidences[1:].sum(0) / np.float32(max(1, len(true) - 1)), predicted, predicted == labels
+        true, prediction = self._of_labels(judged, on_device), probabilities.argmax(-1)
+        confidence: Values = self._of_labels(probabilities[None], on_device)[0]
+        first = 1 + len(self._compared) + self._num_sampled
+        zeros = self.reward.baseline == "zeros"
+        compared, end = (slice(-1, None), len(true) - 1) if zeros else (slice(1, first), len(true))
+        alternatives = slice(end - len(self.alternatives), end)
+        if not self._tensors:
+            confidences, predicted = to_array(true), to_array(prediction)
+            baseline = confidences[compared].sum(0) / np.float32(max(1, len(confidences[compared])))
+            return to_array(confidence), confidences[0], baseline, predicted, predicted == labels, confidences[alternatives].T
+        baseline = true[compared].sum(0) / max(1, len(true[compared]))
+        return confidence, true[0], baseline, prediction, prediction == on_device, true[alternatives].T
 
     def _reward(self, *measured: Values) -> Any:
         """Return the reward of confidence, previous confidence and baseline."""
@@ -382,8 +396,3 @@ def _check_numbers(num_clips: object, baseline: object) -> None:
         raise InputError(f"num_envs must be an integer of at least 1, got {num_clips!r}")
     if baseline != "all" and (not isinstance(baseline, int) or isinstance(baseline, bool) or baseline < 1):
         raise InputError(f"baseline must be a number of random patches of at least 1, or 'all', got {baseline!r}")
-
-
-def _broadcast(candidates: NDArray[Any], count: int) -> NDArray[Any]:
-    """Candidates (M, *action space) → the same for each of ``count`` clips (M, count, *action space)."""
-    return np.broadcast_to(candidates[:, None], (len(candidates), count, *candidates.shape[1:]))

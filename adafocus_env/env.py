@@ -85,9 +85,10 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     | `previous` | p_t − p_{t−1}, with p_{−1} = 0 |
     | `confidence` | p_t |
     | `padding` | p_t − p_t with zeros in place of the focus vector |
+    | `log_confidence` | ln p_t − ln E over uniformly random patches of p_t; p of at least 1e-6 |
 
     Less ``cost_weight`` · the step's share of the multiply-adds of a step with a patch: 1, or less if the step skips (0.32
-    with the demo classifier). The expectation of `random` is over patches alone, also if the step skips. If the head takes no
+    with the demo classifier). The expectation over random patches is over patches alone, also if the step skips. If the head takes no
     step (``skipped="none"``), p_t is p_{t−1}, or 1/K before its first step.
 
     ## Starting State
@@ -104,14 +105,22 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     | `name` | str | the name of its video |
     | `confidence` | float | p_t |
     | `previous` | float | p_{t−1} |
-    | `baseline` | float | the confidence that the rewards `random` and `padding` compare with; 0 with the others |
+    | `baseline` | float | the confidence that the rewards `random`, `log_confidence` and `padding` compare with; 0 with the others |
     | `penalty` | float | cost of the step, already subtracted from the reward |
     | `prediction` | int | the class with the highest score |
     | `correct` | bool | whether it is the true class |
     | `box` | (4,) int64 | the patch as (top, left, bottom, right) in pixels of the frame; zeros if the step skipped |
     | `multiply_adds` | int | of the step: glance, focus, head |
+    | `action_rewards` | (A,) float64 | with ``full_information``: the reward of each action from the same state |
+    | `candidates` | (A, 2) or (A, 3) float32 | with ``full_information`` and continuous actions: these actions |
 
     After `reset` there are only `clip` and `name`.
+
+    `action_rewards` are counterfactual, and standard reinforcement learning does not get them: they are for algorithms that use them by
+    intention, no observation depends on them, and the step itself is the same without. On a grid A is the number of actions (skipping is
+    the last), and ``full_information=True`` needs a bank, which has the focus vectors of all cells. Where actions are continuous,
+    ``full_information=K`` samples K locations in each step, followed by skipping if actions can skip. `env.unwrapped.action_rewards` are
+    the same numbers.
 
     ## Arguments
     See below; `gymnasium.make("AdaFocus-v0", reward="previous")` passes them on. By default the clips are those of the demo
@@ -127,9 +136,10 @@ class AdaFocusEnv(gym.Env[Any, Any]):
         observation: see above, or a custom class (see `adafocus_env.observation`).
         device: "auto", "cpu", "cuda" or "cuda:N", for a classifier given by name.
         render_mode: None or "rgb_array".
-        settings: ``action``, ``grid``, ``video_div``, ``reward``, ``baseline``, ``cost_weight``, ``skipped``, ``bank``, ``bank_dtype`` and
-            ``bank_gib``; `adafocus_env.settings.EnvSettings` has their meaning, defaults and ranges. ``action`` and ``reward`` may also be
-            a custom class and an `adafocus_env.reward.Reward`, and ``bank`` may be `Features` (such as a `MemoryBank`) to share.
+        settings: ``action``, ``grid``, ``video_div``, ``reward``, ``baseline``, ``full_information``, ``cost_weight``, ``skipped``,
+            ``bank``, ``bank_dtype`` and ``bank_gib``; `adafocus_env.settings.EnvSettings` has their meaning, defaults and ranges.
+            ``action`` and ``reward`` may also be a custom class and an `adafocus_env.reward.Reward`, and ``bank`` may be `Features` (such
+            as a `MemoryBank`) to share.
 
     Raises:
         InputError: an argument is out of its range, or classifier and clips do not fit together.
@@ -187,6 +197,11 @@ class AdaFocusEnv(gym.Env[Any, Any]):
         """Return the frame with the last patch, the predicted class and its confidence, (h, w, 3) uint8; None without a render mode."""
         pictures = self._one.render()
         return None if pictures is None else pictures[0]
+
+    @property
+    def action_rewards(self) -> NDArray[np.float32]:
+        """The rewards (A,) of all actions from the state before the last step; see `AdaFocusVectorEnv.action_rewards`."""
+        return self._one.action_rewards[0]
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return the action mask (actions,) for `sb3_contrib.MaskablePPO`; see `adafocus_env.dynamics.Dynamics.action_masks`."""

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from adafocus_env.dynamics import Dynamics, Outcome
+from adafocus_env.dynamics import Dynamics
+from adafocus_env.outcome import Outcome
 
 PATCH_COLOUR = (255, 255, 255)
 MIN_SIDE = 288  # pixels; small frames are enlarged by a whole number to at least this

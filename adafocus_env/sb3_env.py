@@ -66,8 +66,12 @@ class AdaFocusVecEnv(VecEnv):
         return self.vector.render() or [None] * self.num_envs
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return the attribute of the vector environment, once per requested row."""
-        return [getattr(self.vector, attr_name) for _ in self._get_indices(indices)]
+        """Return the attribute of the vector environment, once per requested row.
+
+        ``action_rewards`` (N, A) of the last step are split among the rows; an algorithm may read them there and leave the infos alone.
+        """
+        value = getattr(self.vector, attr_name)
+        return [value[row] if attr_name == "action_rewards" else value for row in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """Set an attribute of the vector environment, for all rows."""

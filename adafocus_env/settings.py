@@ -145,8 +145,13 @@ class EnvSettings:
     )
     grid: int = setting(7, "G: the patch lies on one of G × G cells", unit="cells per axis", ge=1)
     video_div: int | None = setting(None, "decisions per video, where the head averages the scores of frames", ge=1)
-    reward: Any = setting("random", "random, previous, confidence or padding: what the confidence is compared with")
-    baseline: Count | Literal["all"] = setting(1, "random patches that the reward 'random' averages; all: the exact mean over the grid")
+    reward: Any = setting("random", "random, previous, confidence, padding or log_confidence: what the confidence is compared with")
+    baseline: Count | Literal["all"] = setting(
+        1, "random patches that the rewards 'random' and 'log_confidence' average; all: the exact mean over the grid"
+    )
+    full_information: bool | Count = setting(
+        False, "each step also reports the reward of every action, which standard algorithms do not get; K: of K sampled locations"
+    )
     cost_weight: float = setting(0.0, "λ, the cost of a step with a patch", unit="reward", ge=0, allow_inf_nan=False)
     skipped: Literal["zeros", "last", "none"] = setting("zeros", "what the head receives for a skipped frame")
     bank: Any = setting("auto", "where features are stored: true (memory), false (nowhere), auto (memory where they fit) or a folder")

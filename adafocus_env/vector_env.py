@@ -17,12 +17,13 @@ from torch import Tensor
 from adafocus_env.build import Split, build_features, make_action
 from adafocus_env.clips.store import ClipSource
 from adafocus_env.clips.stream import StreamingClips
-from adafocus_env.dynamics import Dynamics, Outcome
+from adafocus_env.dynamics import Dynamics
 from adafocus_env.features.live import Features, Indices
 from adafocus_env.observation import OBSERVATIONS, Observation, row_of, to_numpy
+from adafocus_env.outcome import Outcome
 from adafocus_env.render import picture
 from adafocus_env.settings import EnvSettings, validate
-from adafocus_env.transfers import Values, rows_of, to_device, with_rows
+from adafocus_env.transfers import Values, rows_of, to_array, to_device, with_rows
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError, lookup
 
@@ -49,9 +50,9 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
             random order, dealt to the sub-environments as they reset, then all again.
         output: "numpy", or "torch": observations, rewards (float32) and flags are tensors on the networks' device, also in
             ``final_obs``, and so are those infos that depend on actions or scores: confidence, previous, baseline, prediction, correct,
-            box. On the cells of a grid, with all features in a `MemoryBank`, a step then copies nothing to the host, and does not wait
-            for a GPU; an action outside the space is found by the GPU and ends the process. Actions may be tensors with either output.
-            Gymnasium's wrappers require "numpy".
+            box, action_rewards. On the cells of a grid, with all features in a `MemoryBank`, a step then copies nothing to the host, and
+            does not wait for a GPU; an action outside the space is found by the GPU and ends the process. Actions may be tensors with
+            either output. Gymnasium's wrappers require "numpy".
         settings: those of `adafocus_env.settings.EnvSettings`, by name.
 
     Attributes:
@@ -93,7 +94,8 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         features = build_features(classifier, clips, task=task, device=device, **settings)
         self.dynamics = Dynamics(
             features, num_envs, reward=chosen.reward, baseline=chosen.baseline, cost_weight=chosen.cost_weight, skipped=chosen.skipped,
-            action=make_action(chosen.action, chosen.grid, features.classifier), tensors=output == "torch",
+            action=make_action(chosen.action, chosen.grid, features.classifier), full_information=chosen.full_information,
+            tensors=output == "torch",
         )  # fmt: skip
         self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
         self.num_envs, self.render_mode, self.clip_order, self.output = num_envs, render_mode, clip_order, output
@@ -155,6 +157,19 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         if self.render_mode is None:
             return None
         return tuple(picture(self.dynamics, self._outcome, row) for row in range(self.num_envs))
+
+    @property
+    def action_rewards(self) -> NDArray[np.float32]:
+        """The rewards (N, A) of all actions from the state before the last step, also of rows that have begun a new episode.
+
+        The info of a step has the same numbers; this is cheaper for an algorithm that reads them in every step.
+
+        Raises:
+            InputError: The environment was made without ``full_information``, or no step has been taken.
+        """
+        if self._outcome is None or not len(self.dynamics.alternatives):
+            raise InputError("action_rewards are reported after a step of an environment with full_information=True (env.full_information)")
+        return to_array(self._outcome.action_rewards)
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return the action masks (N, actions); see `adafocus_env.dynamics.Dynamics.action_masks`."""
@@ -276,6 +291,10 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
             "previous": _doubles(outcome.previous),
             "penalty": _doubles(outcome.penalty),
         }
+        if len(self.dynamics.alternatives):
+            values["action_rewards"] = _doubles(outcome.action_rewards)
+            if self.dynamics.action.num_cells is None:
+                values["candidates"] = outcome.alternatives.copy()
         return {**self._clip_info(self._every), **self._info(rows, **values)}
 
     def _info(self, rows: Indices, **values: Values) -> dict[str, Any]:

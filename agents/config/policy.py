@@ -19,7 +19,9 @@ class EnvConfig(EnvSettings):
     """The environment that the policy learns in, and how the frozen networks are run."""
 
     num_envs: int = setting(64, "environments that are played at the same time", ge=1)
-    baseline: Count | Literal["all"] = setting("all", "random patches that the reward 'random' averages; all: the exact mean over the grid")
+    baseline: Count | Literal["all"] = setting(
+        "all", "random patches that the rewards 'random' and 'log_confidence' average; all: the exact mean over the grid"
+    )
     action: ActionName = declared_in(EnvSettings, "action")
     reward: str = declared_in(EnvSettings, "reward")
     bank: bool | str = declared_in(EnvSettings, "bank")

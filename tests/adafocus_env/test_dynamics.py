@@ -7,7 +7,7 @@ from conftest import TINY_COST
 from gymnasium.error import ResetNeeded
 from torch.nn import functional as F
 
-from adafocus_env.action import ActionError, GridAction
+from adafocus_env.action import ActionError, GridAction, SkipAction
 from adafocus_env.dynamics import Dynamics, Episode
 from adafocus_env.features.live import LiveFeatures
 from adafocus_env.reward import REWARDS
@@ -28,6 +28,7 @@ class Step:
     """What one step of one clip comes to, computed by hand; all are softmax scores of the true class."""
 
     chosen: float
+    alone: list[float]
     cells: list[float]
     zeros: float
     prediction: int
@@ -42,7 +43,7 @@ def play_by_hand(classifier, clips, clip, actions):
         small = F.interpolate(frame[None], (a.glance_size, a.glance_size), mode="bilinear", align_corners=False, antialias=True)
         glance = classifier.glancer.features(small).mean((2, 3))
 
-        def look(focus, glance=glance, hidden=hidden):
+        def look(focus, hidden, glance=glance):
             output, after = classifier.head.gru(torch.cat([glance, focus], dim=1)[:, None], hidden)
             return torch.softmax(classifier.head.fc(output[0, 0]), dim=0), after
 
@@ -50,12 +51,13 @@ def play_by_hand(classifier, clips, clip, actions):
         for cell in range(49):
             top, left = (cell // 7) * 72 // 6, (cell % 7) * 72 // 6
             focus_vectors.append(classifier.focuser.features(frame[None, :, top : top + 24, left : left + 24]).amax((2, 3)))
-        probabilities, hidden_after = look(focus_vectors[action])
+        probabilities, hidden_after = look(focus_vectors[action], hidden)
         steps.append(
             Step(
                 chosen=probabilities[label].item(),
-                cells=[look(focus)[0][label].item() for focus in focus_vectors],
-                zeros=look(torch.zeros_like(focus_vectors[0]))[0][label].item(),
+                alone=[look(focus, torch.zeros_like(hidden))[0][label].item() for focus in focus_vectors],
+                cells=[look(focus, hidden)[0][label].item() for focus in focus_vectors],
+                zeros=look(torch.zeros_like(focus_vectors[0]), hidden)[0][label].item(),
                 prediction=int(probabilities.argmax()),
             )
         )
@@ -100,14 +102,20 @@ def test_confidence_prediction_and_box_equal_those_by_hand(features, by_hand):
 def test_rewards_equal_those_by_hand(features, by_hand, reward):
     sampled_cells = np.random.default_rng(1).integers(49, size=(3, 4, 5))
     dynamics = Dynamics(features, 3, reward=reward, baseline=5)
-    for t, outcome in enumerate(play(dynamics, sampled_cells if reward == "random" else None)):
+    for t, outcome in enumerate(play(dynamics, sampled_cells if REWARDS[reward].baseline == "random patches" else None)):
         now = values(by_hand, t, lambda step: step.chosen)
         before = values(by_hand, t - 1, lambda step: step.chosen) if t else np.zeros(3)
         random = np.array([np.mean([steps[t].cells[cell] for cell in sampled_cells[row, t]]) for row, steps in enumerate(by_hand)])
         zeros = values(by_hand, t, lambda step: step.zeros)
-        expected = {"random": now - random, "previous": now - before, "confidence": now, "padding": now - zeros}[reward]
-        baseline = {"random": random, "padding": zeros}.get(reward, np.zeros(3))
-        assert np.allclose(outcome.reward, expected, atol=1e-6, rtol=0)
+        log_gain = np.log(now) - np.log(random)
+        alone = np.array([np.mean([steps[t].alone[cell] for cell in sampled_cells[row, t]]) for row, steps in enumerate(by_hand)])
+        standalone = np.array([steps[t].alone[ACTIONS[row, t]] for row, steps in enumerate(by_hand)]) - alone
+        expected = {
+            "random": now - random, "previous": now - before, "confidence": now, "padding": now - zeros, "log_confidence": log_gain,
+            "standalone": standalone,
+        }[reward]  # fmt: skip
+        baseline = {"random": random, "log_confidence": random, "standalone": alone, "padding": zeros}.get(reward, np.zeros(3))
+        assert np.allclose(outcome.reward, expected, atol=1e-6, rtol=1e-5)
         assert np.allclose(outcome.baseline, baseline, atol=1e-6, rtol=0)
         assert outcome.reward.dtype == np.float32
 
@@ -116,6 +124,36 @@ def test_random_with_all_cells_is_the_mean_over_all_cells(features, by_hand):
     for t, outcome in enumerate(play(Dynamics(features, 3, reward="random", baseline="all"))):
         expected = values(by_hand, t, lambda step: step.chosen - np.mean(step.cells))
         assert np.allclose(outcome.reward, expected, atol=1e-6, rtol=0)
+
+
+def test_log_confidence_takes_the_logarithm_of_the_mean_over_all_cells(features, by_hand):
+    for t, outcome in enumerate(play(Dynamics(features, 3, reward="log_confidence", baseline="all"))):
+        expected = values(by_hand, t, lambda step: np.log(step.chosen) - np.log(np.mean(step.cells)))
+        assert np.allclose(outcome.reward, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_standalone_values_a_patch_alike_whatever_was_seen_before(bank):
+    """The first frames of the two clips differ in their patches; the rewards of the last frame do not depend on them."""
+    dynamics = Dynamics(bank, 2, reward="standalone", baseline="all")
+    dynamics.restart(np.array([5, 5]), np.zeros(dynamics.baseline.shape, np.int64))
+    outcomes = [dynamics.step(np.array(cells)) for cells in ([0, 24], [10, 30], [40, 8], [17, 17])]
+    assert outcomes[3].confidence[0] != outcomes[3].confidence[1]
+    assert outcomes[3].reward[0] == outcomes[3].reward[1]
+    assert outcomes[0].reward[0] != outcomes[0].reward[1]
+
+
+def test_standalone_cannot_value_skipped_frames(bank):
+    with pytest.raises(InputError, match="reward='standalone' judges every patch by itself, so it cannot value a frame that is skipped"):
+        Dynamics(bank, 1, reward="standalone", action=SkipAction(bank.action))
+
+
+def test_log_confidence_is_finite_for_confidences_of_zero():
+    now, baseline = np.array([0, 1, 0.5, 0], np.float32), np.array([1, 0, 0.25, 0], np.float32)
+    expected = [np.log(1e-6), -np.log(1e-6), np.log(2), 0]
+    value = REWARDS["log_confidence"].value
+    assert np.allclose(value(now, baseline, baseline), expected, rtol=1e-6)
+    on_tensors = value(*map(torch.from_numpy, (now, baseline, baseline)))
+    assert isinstance(on_tensors, torch.Tensor) and np.allclose(on_tensors, expected, rtol=1e-6)
 
 
 def test_random_with_many_patches_approaches_all_cells(bank, by_hand):

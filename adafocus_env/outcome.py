@@ -1,0 +1,57 @@
+"""What one step of N clips comes to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from adafocus_env.transfers import Values, with_rows
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of one step of N clips. Arrays are new in every step and never written to afterwards.
+
+    The first seven are tensors on the networks' device where the dynamics return tensors.
+
+    Attributes:
+        reward: (N,) float32, the penalty already subtracted.
+        confidence: (N,) float32, softmax score of the true class.
+        baseline: (N,) float32, confidence with the patches that the reward compares with; 0 for a reward without a baseline.
+        prediction: (N,) int64, the class with the highest score.
+        correct: (N,) bool, whether it is the true class.
+        previous: (N,) float32, confidence after the previous step; 0 in the first.
+        boxes: (N, 4) int64, the patches as (top, left, bottom, right) in pixels; zeros for a skipped step.
+        terminated: (N,) bool.
+        penalty: (N,) float32, cost of the step in units of the reward: λ times its share of the multiply-adds of a step with a patch.
+        multiply_adds: (N,) int64, of the step.
+        action_rewards: (N, A) float32, reward of every action from the state before the step, penalties subtracted; A = 0 without
+            ``full_information``. A tensor where the reward is one.
+        alternatives: (N, A, *action space), these actions.
+    """
+
+    reward: Values
+    confidence: Values
+    baseline: Values
+    prediction: Values
+    correct: Values
+    previous: Values
+    boxes: Values
+    terminated: NDArray[np.bool_]
+    penalty: NDArray[np.float32]
+    multiply_adds: NDArray[np.int64]
+    action_rewards: Values
+    alternatives: NDArray[Any]
+
+    def among(self, rows: NDArray[np.int64], count: int) -> Outcome:
+        """Return the outcome of ``count`` rows: this one in the given rows, zeros in the others."""
+
+        def spread(values: Values) -> Any:
+            shape = (count, *values.shape[1:])
+            return with_rows(values.new_zeros(shape) if isinstance(values, Tensor) else np.zeros(shape, values.dtype), rows, values)
+
+        return Outcome(*(spread(getattr(self, field.name)) for field in fields(self)))
