@@ -7,6 +7,7 @@ from adafocus_env.reward import REWARDS
 from adafocus_env.settings import ActionName, Count, EnvSettings, NumberFormat, declared_in, setting, settings
 from agents.config.ppo import HAS_NETWORK
 
+SKIPPING = ("skip", "continuous_skip")
 CELLS = ("grid", "skip")
 """Actions that are cells of a grid, with or without an action that skips."""
 KEYS = {"spatial": ("width", "kernel", "depth", "memory"), "published": ("channels", "features", "hidden", "batch_norm", "memory")}
@@ -20,10 +21,10 @@ class EnvConfig(EnvSettings):
 
     num_envs: int = setting(64, "environments that are played at the same time", ge=1)
     baseline: Count | Literal["all"] = setting(
-        "all", "random patches that the rewards 'random' and 'log_confidence' average; all: the exact mean over the grid"
+        "all", "random patches whose mean the reward compares with; all: the exact mean over the grid"
     )
     action: ActionName = declared_in(EnvSettings, "action")
-    reward: str = declared_in(EnvSettings, "reward")
+    reward: str = setting("auto", "a name in `adafocus_env.reward.REWARDS`; auto: standalone, or random where actions can skip")
     bank: bool | str = declared_in(EnvSettings, "bank")
     target_keep: float | None = setting(None, "share of steps with a patch that λ is driven to, once an update (PPO only)", gt=0, le=1)
     target_gflops: float | None = setting(
@@ -35,6 +36,12 @@ class EnvConfig(EnvSettings):
     precision: NumberFormat = setting("float32", "number format of the frozen glancer and focuser")
     compile: bool = setting(False, "compile the frozen networks first, which takes a minute or two")
 
+    @property
+    def reward_name(self) -> str:
+        """The reward in `adafocus_env.reward.REWARDS`. Only a reward that accumulates values a frame that is skipped."""
+        by_action = "random" if self.action in SKIPPING else "standalone"
+        return by_action if self.reward == "auto" else self.reward
+
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
         """Yield the settings that are not read in this state; see `agents.config.effect`."""
         if self.action not in CELLS:
@@ -43,7 +50,7 @@ class EnvConfig(EnvSettings):
             yield "baseline", f"env.reward={self.reward} compares with no random patches; leave it out"
         if self.target_keep is None and self.target_gflops is None:
             yield "cost_weight_rate", "λ stays as it is; set env.target_keep or env.target_gflops, or leave it out"
-        if self.action in ("grid", "continuous"):
+        if self.action not in SKIPPING:
             yield "skipped", f"env.action={self.action} skips no frame; set env.action=skip or env.action=continuous_skip, or leave it out"
         if self.bank is False:
             yield "bank_dtype bank_gib", BANK_IS_OFF.replace("bank=", "env.bank=")

@@ -12,12 +12,12 @@ HAS_NETWORK = "policy={} has its network already; leave one of them out"
 class PPOConfig:
     """PPO of Stable-Baselines3, and when to validate and save; `ppo=released` has the values of the released code."""
 
-    total_steps: int = setting(100_000, "environment steps in all", ge=1)
+    total_steps: int = setting(40_000, "environment steps in all", ge=1)
     epochs: int | None = setting(None, "passes over the training clips, in place of total_steps", ge=1)
     n_steps: int | None = setting(16, "steps of each environment before an update; null: one clip", ge=1)
     batch_size: int | None = setting(256, "steps in a minibatch; null: all of an update", ge=2)
     n_epochs: int = setting(4, "passes over the steps of an update", ge=1)
-    learning_rate: float = setting(1e-3, "learning rate of Adam", gt=0, allow_inf_nan=False)
+    learning_rate: float = setting(3e-3, "learning rate of Adam", gt=0, allow_inf_nan=False)
     gamma: float = setting(0.7, "discount factor", ge=0, le=1)
     gae_lambda: float = setting(0.95, "λ of generalised advantage estimation", ge=0, le=1)
     clip_range: float = setting(0.2, "clipping of the probability ratio", gt=0, allow_inf_nan=False)

@@ -14,13 +14,13 @@ from adafocus_env.settings import ActionName
 from adafocus_env.videos.dataset import DataSet, with_classes
 from adafocus_env.videos.unreadable import Unreadable
 from agents.config.effect import check_effect
+from agents.config.policy import SKIPPING
 from agents.config.settings import DataConfig, EnvConfig, Evaluate
 from agents.evaluation.budgets import requested_keep, threshold_for
 from agents.evaluation.evaluate import flops_of
 from agents.evaluation.inference import count_decisions, policy_flops
 from agents.pipeline.builders import build_split, check_classes, features_of, inference_classifier
 from agents.policies.networks import PolicyNetwork
-from agents.rl.environment import SKIPPING
 from agents.rl.saved_model import Policy, TrainedModel, load_trained
 from agents.runs.jsonl import to_json
 from agents.runs.progress import Display

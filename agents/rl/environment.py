@@ -11,13 +11,13 @@ from adafocus_env.dynamics import Dynamics
 from adafocus_env.features.live import Features
 from adafocus_env.sb3_env import AdaFocusVecEnv
 from adafocus_env.vector_env import AdaFocusVectorEnv
+from agents.config.policy import SKIPPING
 from agents.config.settings import EnvConfig
 from agents.evaluation.evaluate import flops_of
 from agents.evaluation.inference import policy_flops
 from agents.policies.networks import NetworkArchitecture, PolicyNetwork
 from classifiers.errors import InputError, refuse_if
 
-SKIPPING = ("skip", "continuous_skip")
 DAMPING = 4.0
 
 
@@ -32,7 +32,7 @@ def make_environment(features: Features, config: EnvConfig, observation: str | N
     observation = observation or ("reference_looks" if config.action in SKIPPING else "reference")
     vector = AdaFocusVectorEnv(
         config.num_envs, features.classifier, features.clips,
-        observation=observation, reward=config.reward, baseline=cast(Any, config.baseline), action=config.action, grid=config.grid,
+        observation=observation, reward=config.reward_name, baseline=cast(Any, config.baseline), action=config.action, grid=config.grid,
         cost_weight=config.cost_weight, skipped=config.skipped, video_div=config.video_div, bank=features,
         autoreset_mode="SAME_STEP", clip_order="epoch",
     )  # fmt: skip
