@@ -89,7 +89,7 @@ def check_full_information(action: Action, reward: Reward, *, stored: bool) -> N
         stored: Whether the focus vectors of all cells are stored in a bank.
 
     Raises:
-        InputError: There is no bank on a grid (says what it would cost), or the reward is not elementwise (names it).
+        InputError: A grid without a bank (says what it would cost), or a reward that is not elementwise (names it).
     """
     cells = action.patch_action.num_cells
     refuse_if(

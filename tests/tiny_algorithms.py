@@ -29,10 +29,11 @@ def settings(name, **more):
     return replace(algo, total_steps=96, validate_every=32, save_every=32, settings={**algo.settings, **quick, **more})
 
 
-def learn(folder, features, algo, kind=DISCRETE, *, force=False, seed=0, console=None):
-    env = EnvConfig(num_envs=4, action="grid" if kind == DISCRETE else "continuous", baseline="all" if kind == DISCRETE else 1)
+def learn(folder, features, algo, kind=DISCRETE, *, force=False, seed=0, console=None, ppo=None, **env_settings):
+    kind_of_action = {"action": "grid", "baseline": "all"} if kind == DISCRETE else {"action": "continuous", "baseline": 1}
+    env = EnvConfig(num_envs=4, **{**kind_of_action, **env_settings})
     with RunDir.open(folder, {}, force=force) as run, Display(console or Console(quiet=True)) as display:
-        algorithm = algorithm_settings(features, env, NETWORK, PPOConfig(), algo)
+        algorithm = algorithm_settings(features, env, NETWORK, ppo or PPOConfig(), algo)
         return train_policy(features, features, run, display, algorithm, env=env, seed=seed)
 
 

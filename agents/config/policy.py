@@ -48,6 +48,8 @@ class EnvConfig(EnvSettings):
             yield "grid", f"env.action={self.action} has no cells; leave it out, or set env.action=grid"
         if self.reward in REWARDS and REWARDS[self.reward].baseline != "random patches":
             yield "baseline", f"env.reward={self.reward} compares with no random patches; leave it out"
+        if not hasattr(command, "algo"):
+            yield "full_information", "this command learns from the action taken alone; use python -m agents.train algo=expected_pg"
         if self.target_keep is None and self.target_gflops is None:
             yield "cost_weight_rate", "λ stays as it is; set env.target_keep or env.target_gflops, or leave it out"
         if self.action not in SKIPPING:

@@ -18,7 +18,7 @@ class PPOConfig:
     batch_size: int | None = setting(256, "steps in a minibatch; null: all of an update", ge=2)
     n_epochs: int = setting(4, "passes over the steps of an update", ge=1)
     learning_rate: float = setting(3e-3, "learning rate of Adam", gt=0, allow_inf_nan=False)
-    gamma: float = setting(0.7, "discount factor", ge=0, le=1)
+    gamma: float = setting(0.0, "discount factor; 0 suits the reward standalone, which no earlier action changes", ge=0, le=1)
     gae_lambda: float = setting(0.95, "λ of generalised advantage estimation", ge=0, le=1)
     clip_range: float = setting(0.2, "clipping of the probability ratio", gt=0, allow_inf_nan=False)
     ent_coef: float = setting(0.01, "weight of the entropy in the loss")

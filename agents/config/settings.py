@@ -19,7 +19,9 @@ __all__ = [
     "SupervisedConfig", "Train", "TrainPPO", "TrainStages",
 ]  # fmt: skip
 
-TRAINING = "env.num_envs env.reward env.baseline env.cost_weight env.cost_weight_rate env.target_keep env.target_gflops"
+TRAINING = (
+    "env.num_envs env.reward env.baseline env.full_information env.cost_weight env.cost_weight_rate env.target_keep env.target_gflops"
+)
 """Settings of the environment that only stage 2 reads."""
 SEEDS = 2**32  # seeds that NumPy takes
 DEVICE = "auto, cpu, cuda or cuda:N"

@@ -18,13 +18,15 @@ from adafocus_env.build import choose_device
 from adafocus_env.clips.store import ClipSource
 from adafocus_env.dataset_registry import build_data
 from adafocus_env.features.live import Features
+from adafocus_env.full_information import check_full_information
 from adafocus_env.observation import OBSERVATIONS
+from adafocus_env.reward import REWARDS
 from adafocus_env.videos.dataset import check_train_split
 from agents.config.settings import PPOConfig, Train, TrainPPO
 from agents.pipeline.builders import Clips, build_clips, choose_classifier, features_of, inference_classifier
 from agents.policies.baselines import check_policy
 from agents.policies.networks import PolicyNetwork, load_policy
-from agents.rl.algorithms import check_fits, check_settings, learns_as_ppo
+from agents.rl.algorithms import algorithm_of, check_fits, check_settings, class_of, learns_as_ppo
 from agents.rl.saved_model import TrainedModel
 from agents.rl.settings import algorithm_settings, check_ppo
 from agents.rl.trainer import train_policy
@@ -134,6 +136,9 @@ class TrainingRun:
         if isinstance(config, Train):
             action = lookup("action", config.env.action, ACTIONS)(config.env.grid, architecture.size, architecture.patch_size)
             check_algo(config, action.space)
+            if config.env.full_information:
+                reward = lookup("env.reward", config.env.reward_name, REWARDS)
+                check_full_information(action, reward, stored=config.env.bank is not False)
             if not learns_as_ppo(config.algo):
                 return
         steps = config.env.video_div or 1 if architecture.head == "mean" else config.data.num_frames
@@ -237,6 +242,10 @@ def check_algo(config: Train, space: spaces.Space) -> None:
     check_fits(algo.name, f"env.action={config.env.action}", space)
     check_settings(algo)
     lookup("algo.observation", algo.observation, OBSERVATIONS)
+    refuse_if(
+        algorithm_of(class_of(algo.name), algo.name).full_information and not config.env.full_information,
+        f"algo={algo.name} learns from the reward of every action; set env.full_information=true",
+    )
     if learns_as_ppo(algo):
         for key in algo.settings:
             refuse_if(key in asdict(config.ppo), f"algo.settings.{key}: with PPO, set ppo.{key}")

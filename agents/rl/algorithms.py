@@ -1,13 +1,13 @@
 """The table of algorithms: class, supported actions, policy; and how a model is made of a row and the keys ``algo.*``.
 
-All of Stable-Baselines3 and sb3-contrib are in it; any other class is named by its dotted path. Default settings are in
+All of Stable-Baselines3 and sb3-contrib are in it, and ours; any other class is named by its dotted path. Default settings are in
 `configs/algo/NAME.yaml`, results in docs/algorithms.md.
 """
 
 import importlib
 import inspect
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
@@ -72,6 +72,7 @@ class Algorithm:
         network: the keys of `agents.config.settings.NetworkConfig` that the policy reads.
         samples_ahead: whether it samples the random numbers of a rollout before the rollout starts.
         counts_rows: whether its `num_timesteps` counts a step of N environments N times per environment.
+        full_information: whether it learns from the reward of every action; see `adafocus_env.full_information`.
     """
 
     path: str
@@ -82,6 +83,7 @@ class Algorithm:
     network: tuple[str, ...] = SIZES
     samples_ahead: bool = False
     counts_rows: bool = False
+    full_information: bool = False
 
 
 def _value_based(path: str) -> Algorithm:
@@ -98,6 +100,10 @@ def _policy_gradient(path: str, *more_keys: str) -> Algorithm:
 
 ALGORITHMS: dict[str, Algorithm] = {
     "ppo": _policy_gradient("stable_baselines3.PPO", "batch_norm"),
+    "expected_pg": replace(
+        _policy_gradient("agents.rl.expected_pg.ExpectedPG", "batch_norm"),
+        actions=(DISCRETE,), why="it sums over all actions and needs a finite set of them", full_information=True,
+    ),
     "a2c": _policy_gradient("stable_baselines3.A2C"),
     "dqn": _value_based("stable_baselines3.DQN"),
     "sac": _deterministic_gradient("stable_baselines3.SAC"),
@@ -161,12 +167,18 @@ def learns_as_ppo(config: AlgoConfig) -> bool:
 def without_effect(config: Train) -> Iterator[tuple[str, str]]:
     """Yield the settings that the algorithm of a command does not read; see `agents.config.effect`."""
     algo, network = config.algo, vars(NetworkConfig())
+    row = algorithm_of(class_of(algo.name), algo.name)
+    if algo.name in ALGORITHMS and not row.full_information:
+        yield "env.full_information", f"algo={algo.name} learns from the action taken alone; leave it out, or set algo=expected_pg"
     if learns_as_ppo(algo):
+        if row.full_information:
+            yield "ppo.normalize_returns", f"algo={algo.name} has returns for its critic alone; leave it out"
+            if config.ppo.gamma == 0:
+                yield "ppo.gae_lambda ppo.vf_coef", f"algo={algo.name} needs no critic with ppo.gamma=0; leave it out, or set ppo.gamma"
         yield "algo.total_steps algo.validate_every algo.save_every", "with PPO, set the keys of ppo (--help lists them)"
         return
     name = f"algo={algo.name} algo.observation={algo.observation}"
     yield "ppo", f"{name} learns by other keys; set algo.total_steps, algo.settings.*"
-    row = algorithm_of(class_of(algo.name), algo.name)
     read = row.network if algo.observation in BY_REFERENCE else ()
     yield " ".join(f"network.{key}" for key in network if key not in read), f"the policy of {name} lacks it"
 

@@ -1,14 +1,14 @@
 """Buffers whose minibatches are whole clips, so that a recurrent extractor runs once over every clip of a minibatch."""
 
 from collections.abc import Generator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
-from stable_baselines3.common.type_aliases import ReplayBufferSamples, RolloutBufferSamples
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor
 
 from classifiers.errors import refuse_if
@@ -42,27 +42,32 @@ class ClipRolloutBuffer(RolloutBuffer):
         InputError: if `n_steps` is not a multiple of D.
     """
 
+    per_step: tuple[str, ...] = ("observations", "actions", "values", "log_probs", "advantages", "returns")
+
     def __init__(self, *args: Any, clip_length: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         check_whole_clips("n_steps", self.buffer_size, clip_length)
         self.clip_length = clip_length
 
-    def get(self, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
+    def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
         """Yield minibatches of ``batch_size`` steps, a multiple of D, in random order of clips; all steps if None.
 
         Raises:
             InputError: if the batch size is not a multiple of D.
         """
+        episodes = np.random.permutation(self.buffer_size * self.n_envs // self.clip_length)  # noqa: NPY002 (Stable-Baselines3's)
+        return self._minibatches(episodes, batch_size)
+
+    def _minibatches(self, episodes: Indices, batch_size: int | None) -> Generator[Any, None, None]:
+        """Yield the steps of all episodes in this order, ``batch_size`` at a time."""
         if not self.generator_ready:
-            for name in ("observations", "actions", "values", "log_probs", "advantages", "returns"):
+            for name in self.per_step:
                 setattr(self, name, self.swap_and_flatten(getattr(self, name)))
             self.generator_ready = True
-        total = self.buffer_size * self.n_envs
-        batch_size = batch_size or total
-        check_whole_clips("batch_size", batch_size, self.clip_length)
-        episodes = np.random.permutation(total // self.clip_length)  # noqa: NPY002 (Stable-Baselines3's random source)
         steps = _steps_of(episodes, self.clip_length)
-        for start in range(0, total, batch_size):
+        batch_size = batch_size or len(steps)
+        check_whole_clips("batch_size", batch_size, self.clip_length)
+        for start in range(0, len(steps), batch_size):
             yield self._get_samples(steps[start : start + batch_size])
 
 
@@ -92,6 +97,63 @@ class NormalizedReturnsBuffer(ClipRolloutBuffer):
         for step in reversed(range(self.buffer_size - 1)):
             returns[step] += self.gamma * returns[step + 1] * (1 - self.episode_starts[step + 1])
         return returns
+
+
+class AllActionSamples(NamedTuple):
+    """A minibatch of an `AllActionRolloutBuffer`: `RolloutBufferSamples`, rewards (B,), and those of all actions (B, A)."""
+
+    observations: Tensor
+    actions: Tensor
+    old_values: Tensor
+    old_log_prob: Tensor
+    advantages: Tensor
+    returns: Tensor
+    rewards: Tensor
+    action_rewards: Tensor
+    action_log_probs: Tensor
+
+
+class AllActionRolloutBuffer(ClipRolloutBuffer):
+    """A `ClipRolloutBuffer` that also stores the rewards of every action, and the log-probabilities that they had.
+
+    Args:
+        args: those of `ClipRolloutBuffer`.
+        kwargs: those of `ClipRolloutBuffer`.
+
+    Attributes:
+        env: the environment that the rollout comes from, with ``full_information``. Set it before the first `add`.
+        action_rewards: (n_steps, n_envs, A), flat after the first minibatch.
+        action_log_probs: (n_steps · n_envs, A), in the order of `in_order`; set by `agents.rl.expected_pg.ExpectedPG`.
+    """
+
+    env: VecEnv
+    action_rewards: NDArray[np.float32]
+    action_log_probs: NDArray[np.float32]
+    per_step = (*ClipRolloutBuffer.per_step, "rewards", "action_rewards")
+
+    def reset(self) -> None:
+        """Empty the buffer."""
+        super().reset()
+        self.action_rewards = np.zeros((self.buffer_size, self.n_envs, int(self.action_space.n)), np.float32)  # type: ignore[attr-defined]
+        self.action_log_probs = np.zeros((self.buffer_size * self.n_envs, self.action_rewards.shape[-1]), np.float32)
+
+    def add(self, *step: Any, **named: Any) -> None:
+        """Add a step as `RolloutBuffer` does, with what the environment reports of the other actions.
+
+        Raises:
+            InputError: if it does not report the reward of every action.
+        """
+        self.action_rewards[self.pos] = self.env.get_attr("action_rewards")
+        super().add(*step, **named)
+
+    def in_order(self, batch_size: int | None) -> Generator[AllActionSamples, None, None]:
+        """Yield minibatches as `get` does, without shuffling the clips."""
+        return self._minibatches(np.arange(self.buffer_size * self.n_envs // self.clip_length), batch_size)
+
+    def _get_samples(self, batch_inds: Indices, env: VecNormalize | None = None) -> Any:
+        stored = super()._get_samples(batch_inds, env)
+        more = (self.rewards.flatten(), self.action_rewards, self.action_log_probs)
+        return AllActionSamples(*stored, *(self.to_torch(values[batch_inds]) for values in more))
 
 
 class ClipReplayBuffer(ReplayBuffer):

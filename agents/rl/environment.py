@@ -33,8 +33,8 @@ def make_environment(features: Features, config: EnvConfig, observation: str | N
     vector = AdaFocusVectorEnv(
         config.num_envs, features.classifier, features.clips,
         observation=observation, reward=config.reward_name, baseline=cast(Any, config.baseline), action=config.action, grid=config.grid,
-        cost_weight=config.cost_weight, skipped=config.skipped, video_div=config.video_div, bank=features,
-        autoreset_mode="SAME_STEP", clip_order="epoch",
+        full_information=config.full_information, cost_weight=config.cost_weight, skipped=config.skipped, video_div=config.video_div,
+        bank=features, autoreset_mode="SAME_STEP", clip_order="epoch",
     )  # fmt: skip
     return EpisodeStatsWrapper(AdaFocusVecEnv(vector))
 

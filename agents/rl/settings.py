@@ -247,7 +247,8 @@ def check_ppo(config: PPOConfig, env: EnvConfig, steps: int, network: NetworkCon
 
 def ppo_metrics(logged: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics of PPO's last update, from what Stable-Baselines3 logged."""
-    return {"entropy": -float(logged["train/entropy_loss"]), **{name: float(logged[f"train/{name}"]) for name in LOGGED}}
+    known = [name for name in LOGGED if f"train/{name}" in logged]  # an algorithm without a critic logs nothing of it
+    return {"entropy": -float(logged["train/entropy_loss"]), **{name: float(logged[f"train/{name}"]) for name in known}}
 
 
 def skip_metrics(model: BaseAlgorithm, dynamics: Dynamics) -> dict[str, float]:

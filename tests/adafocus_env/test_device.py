@@ -79,12 +79,17 @@ def test_no_step_waits_for_a_gpu(full, observation, mode):
     assert isinstance(infos["clip"], np.ndarray)
 
 
-@pytest.mark.parametrize("arguments", [*({"reward": reward} for reward in REWARDS), {"baseline": "all"}, {"cost_weight": 0.1}], ids=str)
+@pytest.mark.parametrize(
+    "arguments",
+    [*({"reward": reward} for reward in REWARDS), {"baseline": "all"}, {"cost_weight": 0.1}, {"full_information": True}],
+    ids=str,
+)
 def test_no_reward_waits_for_a_gpu(full, arguments):
     env = make(full, **arguments)
     env.reset(seed=0)
     *_, infos = [env.step(cells()) for _ in range(T)][-1]
-    for key in ("confidence", "previous", "baseline", "prediction", "correct", "box"):
+    reported = ["action_rewards"] if "full_information" in arguments else []
+    for key in ("confidence", "previous", "baseline", "prediction", "correct", "box", *reported):
         assert infos["final_info"][key].device.type == "cuda" and len(infos["final_info"][key]) == N, key
 
 

@@ -29,12 +29,14 @@ from agents.policies.networks import architecture_of
 from agents.policies.sb3 import ClipReferenceExtractor, cache_outputs
 from agents.rl import trainer as algorithm
 from agents.rl.algorithms import ALGORITHMS, CONTINUOUS, DISCRETE, check_fits, class_of, fitting, nearest_name
+from agents.rl.expected_pg import ExpectedPG
 from agents.rl.saved_model import load_model, space_from_json, space_to_json
 from agents.runs.interrupts import Stopped
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
-PAIRS = [(name, kind) for name, algorithm in ALGORITHMS.items() for kind in algorithm.actions if name != "ppo"]
+BY_PPO = ("ppo", "expected_pg")  # which are set by the keys of ppo, and save a policy network
+PAIRS = [(name, kind) for name, algorithm in ALGORITHMS.items() for kind in algorithm.actions if name not in BY_PPO]
 
 
 class MyDQN(DQN):
@@ -59,7 +61,7 @@ def test_the_table_has_all_algorithms_of_both_libraries():
         value for library in (stable_baselines3, sb3_contrib) for value in vars(library).values()
         if isinstance(value, type) and issubclass(value, BaseAlgorithm)
     }  # fmt: skip
-    assert {class_of(name) for name in ALGORITHMS} == there
+    assert {class_of(name) for name in ALGORITHMS} == there | {ExpectedPG}
     assert all(algorithm.why for algorithm in ALGORITHMS.values() if len(algorithm.actions) == 1)
 
 
@@ -167,7 +169,7 @@ def test_plain_observations_need_no_extractor(tmp_path, bank, observation):
 def test_a_continuous_algorithm_on_cells_is_refused(name):
     message = (
         rf"algo={name} learns continuous actions only, and env\.action=grid has discrete ones: its actor .*\. "
-        r"Set env\.action=continuous env\.baseline=1 \(ids: .*AdaFocusEasyContinuous-v0\), or choose one of a2c, ars, dqn, maskable_ppo,"
+        r"Set env\.action=continuous env\.baseline=1 \(ids: .*AdaFocusEasyContinuous-v0\), or choose one of a2c, ars, dqn, expected_pg,"
     )
     with pytest.raises(InputError, match=message):
         check_fits(name, "env.action=grid", spaces.Discrete(49))
