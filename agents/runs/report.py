@@ -33,11 +33,12 @@ def report(
     title: str = "",
     metric: str = "top1",
     skipped: str = "zeros",
+    split: str = "test",
 ) -> dict[str, Any]:
-    """Measure all policies on the test clips, print the table and save the plots.
+    """Measure all policies on the clips of a split, print the table and save the plots.
 
     Args:
-        features: Features of the test clips.
+        features: Features of the clips.
         policy: The learned policy, if any; see `evaluate`.
         folder: Directory for `result.png` and `contact_sheet.png`; None: no plots are made.
         display: Where the table is printed.
@@ -46,6 +47,7 @@ def report(
         title: Title of the table, as `DataConfig.title`; empty: the name.
         metric: The data set's main metric, a name in `agents.evaluation.metrics.ACCURACIES`.
         skipped: Input of the head where the policy skips a frame, a name in `adafocus_env.classify.SKIPPED`.
+        split: Name of the split.
 
     Returns:
         The content of `result.json`, without the times.
@@ -60,9 +62,9 @@ def report(
     )
     bar.at(len(ORDER), "")
     clips = len(features.clips)
-    display.console.print(table(measures, split_title(title or data, "test", clips), metric))
+    display.console.print(table(measures, split_title(title or data, split, clips), metric))
     if folder is not None:
-        heading = split_title(data, "test", clips)
+        heading = split_title(data, split, clips)
         save_comparison(measures, heading, folder / COMPARISON, metric=metric, num_frames=features.clips.num_frames)
         save_contact_sheet(features, plays["learned" if "learned" in plays else "random"], folder / CONTACT_SHEET)
     return {
@@ -70,7 +72,7 @@ def report(
         "metric": metric,
         "seed": seed,
         "data": data,
-        "split": "test",
+        "split": split,
         "clips": clips,
         "classes": list(features.classifier.classes),
         "classifier": features.classifier.fingerprint(),
