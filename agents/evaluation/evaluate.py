@@ -16,12 +16,15 @@ from torch import Tensor
 from adafocus_env.action import Action, with_skipping
 from adafocus_env.build import arguments_of
 from adafocus_env.classify import classify_clips, find_skipped
+from adafocus_env.clips.store import ClipSource
+from adafocus_env.clips.tracks import Targets
 from adafocus_env.dynamics import Dynamics, masks_of
 from adafocus_env.features.live import Features, Indices, LiveFeatures, by_step
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.evaluation.inference import policy_flops
-from agents.evaluation.metrics import PolicyEvaluation, Scores, summarize
+from agents.evaluation.metrics import PolicyEvaluation, Scores, add_gaps, summarize
 from agents.policies.baselines import (
+    RULES,
     Actions,
     CentrePatch,
     GaussianPatch,
@@ -30,7 +33,7 @@ from agents.policies.baselines import (
     Oracle,
     Predictor,
     RandomPatch,
-    SaliencyPatch,
+    RulePatch,
     choose_step,
 )
 from agents.policies.networks import PolicyNetwork
@@ -80,6 +83,7 @@ def evaluate(
     for name, evaluation in (("glance_only", _glance_only), ("full_frame", _full_frame)):
         progress(name)
         metrics[name] = summarize(evaluation(features))
+    add_gaps(metrics)
     return metrics, evaluations
 
 
@@ -114,7 +118,16 @@ def _evaluate(features: Features, act: ClipPolicy, action: Action, skipped: str)
         results.append((patches, patch_mask, classify_actions(features, patches, patch_mask, skipped, clips)))
     patches, patch_mask, scores = (np.concatenate(values) for values in zip(*results, strict=True))
     macs = float(flops_of(features, skipped).total(patch_mask.sum(1)).mean())
-    return PolicyEvaluation(scores, features.clips.label_sets, macs, patch_mask, patches, features.action)
+    return PolicyEvaluation(scores, features.clips.label_sets, macs, patch_mask, patches, features.action, targets_of(features.clips))
+
+
+def targets_of(clips: ClipSource) -> Targets | None:
+    """Return where the target is in all N clips, boxes (N, T, 4) and visible (N, T); None if the tracks do not say for any of them."""
+    known = [clips.targets(clip) if clips.has_truth else None for clip in range(len(clips))]
+    if not any(known):
+        return None
+    absent = Targets(np.zeros((clips.num_frames, 4), np.float32), np.zeros(clips.num_frames, bool))
+    return Targets(*(np.stack(values) for values in zip(*(each or absent for each in known), strict=True)))
 
 
 def classify_actions(
@@ -219,7 +232,7 @@ def _baselines(features: Features, seed: int) -> dict[str, ClipPolicy]:
         "random": RandomPatch(action, seed),
         "centre": CentrePatch(action),
         "gaussian": GaussianPatch(action, seed),
-        "saliency": SaliencyPatch(features),
+        **{name: RulePatch(features, rule) for name, rule in RULES.items()},
     }
     if features.clips.has_truth:
         policies["oracle"] = Oracle(features)
@@ -249,7 +262,8 @@ def _full_frame(features: Features) -> PolicyEvaluation:
     flops = flops_of(features)
     macs = flops.glancer + flops.head + features.clips.num_frames * classifier_flops(classifier).focus_frame
     patch_mask = np.ones((len(clips), features.num_steps), bool)
-    return PolicyEvaluation(_classify(features, clips, focus_vectors, patch_mask), features.clips.label_sets, macs, patch_mask)
+    scores = _classify(features, clips, focus_vectors, patch_mask)
+    return PolicyEvaluation(scores, features.clips.label_sets, macs, patch_mask, targets=targets_of(features.clips))
 
 
 def _no_focus_vectors(features: Features) -> Tensor:

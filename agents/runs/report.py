@@ -1,6 +1,6 @@
 """The report at the end of a run: a table, the same measures as JSON and as a plot, and a contact sheet."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,8 @@ from rich.table import Column, Table
 
 from adafocus_env.features.live import Features
 from agents.evaluation.evaluate import evaluate
-from agents.evaluation.metrics import ACCURACIES, table_columns
-from agents.policies.baselines import Predictor
+from agents.evaluation.metrics import ACCURACIES, COVERED, table_columns
+from agents.policies.baselines import RULES, Predictor
 from agents.policies.networks import PolicyNetwork
 from agents.runs.contact_sheet import save_contact_sheet
 from agents.runs.plots import save_comparison
@@ -18,7 +18,7 @@ from agents.runs.progress import Display
 from agents.runs.run_dir import COMPARISON, CONTACT_SHEET
 from classifiers.errors import lookup
 
-ORDER = ("learned", "random", "centre", "gaussian", "saliency", "glance_only", "full_frame", "oracle", "greedy_oracle")
+ORDER = ("learned", "random", "centre", "gaussian", *RULES, "glance_only", "full_frame", "oracle", "greedy_oracle")
 """Policies in the order of the table."""
 
 
@@ -79,13 +79,26 @@ def report(
     }
 
 
+def _caption(measures: Mapping[str, Mapping[str, Any]], columns: Mapping[str, object]) -> Iterator[str]:
+    """Yield what the columns mean, and the share of the gap between random patches and the oracle that the learned policy closes."""
+    if "hit_rate" in columns:
+        yield "first: after the first patch while the target is shown"
+        yield f"hits: frames with the target whose patch covers {COVERED:.0%} of it"
+    yield "anytime: mean over steps"
+    yield "GFLOPs: a multiply-add counts as one"
+    shares = {"anytime": "gap_anytime", "top-1": "gap_top1"}
+    closed = [f"{name} {measures['learned'][key]:.0%}" for name, key in shares.items() if key in measures.get("learned", {})]
+    if closed:
+        yield f"gap to the oracle closed: {', '.join(closed)}"
+
+
 def split_title(data: str, split: str, clips: int) -> str:
     """Return the title of a table: data set, split and number of clips."""
     return f"{data}, {split} split, {clips} clips"
 
 
 def table(measures: Mapping[str, Mapping[str, Any]], title: str, metric: str = "top1") -> Table:
-    """Return the measures of all policies after the last step as a table of 80 columns; the README explains the policies.
+    """Return the measures of all policies as a table of 80 columns; the README explains the policies.
 
     The share of frames that are focused is shown where a policy skips some.
 
@@ -96,8 +109,7 @@ def table(measures: Mapping[str, Mapping[str, Any]], title: str, metric: str = "
     """
     columns = table_columns(measures.values(), metric)
     headings = [Column("policy", no_wrap=True), *(Column(each.heading, justify="right", no_wrap=True) for each in columns.values())]
-    caption = "GFLOPs per video, a multiply-add counts as one; entropy in nats; movement in H − P"
-    shown = Table(*headings, title=escape(title), caption=caption)
+    shown = Table(*headings, title=escape(title), caption="\n".join(_caption(measures, columns)))
     for name in [each for each in ORDER if each in measures]:
         cells = [format(measures[name][key], column.format) if key in measures[name] else "–" for key, column in columns.items()]
         shown.add_row(name, *cells, style="bold" if name == "learned" else None)

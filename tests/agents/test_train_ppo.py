@@ -109,7 +109,7 @@ def test_the_metrics_have_a_line_an_update(first):
 
 def test_the_result_has_the_form_of_the_design(first):
     found = json.loads((first[0] / "result.json").read_text())
-    assert set(found) == {"policies", "metric", "seed", "data", "split", "clips", "classes", "classifier", "seconds"}
+    assert set(found) == {"policies", "metric", "seed", "data", "split", "clips", "classes", "classifier", "seconds", "best"}
     assert (found["seed"], found["data"], found["split"], found["metric"], found["clips"]) == (0, "folder", "test", "top1", 4)
     assert found["classes"] == ["even", "odd"]
     assert set(found["policies"]) == POLICIES  # no oracle: these videos have no ground truth
@@ -122,8 +122,12 @@ def test_the_result_has_the_form_of_the_design(first):
 def test_the_best_policy_is_the_last_of_the_best_on_the_validation_part(first):
     card = json.loads((first[0] / "checkpoints" / "best" / "policy.json").read_text())
     lines = RunDir(first[0]).metrics()
-    best = max(lines, key=lambda line: (line["val_top1"], line["val_confidence"], line["update"]))
-    assert card["steps"] == best["steps"] and card["metrics"] == {key: best[key] for key in ("val_top1", "val_confidence")}
+    best = max(lines, key=lambda line: (line["val_confidence_anytime"], line["update"]))
+    assert card["steps"] == best["steps"] and card["metrics"] == {key: best[key] for key in best if key.startswith("val_")}
+    assert set(card["metrics"]) == {"val_top1", "val_top1_anytime", "val_confidence", "val_confidence_anytime"}  # there is no track
+    score = best["val_confidence_anytime"]
+    assert json.loads((first[0] / "result.json").read_text())["best"] == {"steps": best["steps"], "val_confidence_anytime": score}
+    assert f"best policy: step {best['steps']} of 128, anytime confidence {score:.3f} on 6 validation clips" in first[1]
     assert load_policy(first[0] / "checkpoints" / "best").grid == 3
 
 
