@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from agents.evaluation.metrics import ACCURACIES
 from classifiers.atomic_files import replacing
@@ -30,11 +30,16 @@ def save_comparison(measures: Mapping[str, Mapping[str, Any]], title: str, path:
         metric: The accuracy to draw, a name in `agents.evaluation.metrics.ACCURACIES`.
         num_frames: T, number of frames after the last step.
     """
-    labels = {"top1_anytime": "anytime top-1, %", metric: f"{ACCURACIES[metric]} after the last frame, %", "hit_rate": "hits, %"}
+    labels = {
+        "top1_first": "top-1 after the first patch, %",
+        "top1_anytime": "anytime top-1, %",
+        metric: f"{ACCURACIES[metric]} after the last frame, %",
+        "hit_rate": "hits, %",
+    }
     shown = {key: label for key, label in labels.items() if any(key in values for values in measures.values())}
     curves = {metric: f"{ACCURACIES[metric]}, %", "hit_rate": "hits, %"}
-    figure = Figure(figsize=(3 * len(shown) + 8, 0.4 * len(measures) + 1.8), layout="constrained")
-    bars, beside = figure.subfigures(1, 2, width_ratios=(3 * len(shown) + 3, 5), squeeze=False)[0]
+    figure = Figure(figsize=(2.8 * len(shown) + 8, 0.4 * len(measures) + 1.8), layout="constrained")
+    bars, beside = figure.subfigures(1, 2, width_ratios=(2.8 * len(shown) + 3, 5), squeeze=False)[0]
     names = sorted(measures, key=lambda name: measures[name]["top1_anytime"])
     *accuracies, cost = bars.subplots(1, len(shown) + 1, sharey=True)
     for axes, (key, label) in zip(accuracies, shown.items(), strict=True):
@@ -70,7 +75,7 @@ def _draw_bars(
     axes.bar_label(bars, ["" if np.isnan(value) else form.format(value) for value in values], padding=3)
     axes.set_xlabel(label)
     axes.margins(x=0.25)
-    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_locator(MaxNLocator(4) if scale == 1 else FixedLocator([0, 50, 100]))
     axes.spines[["top", "right"]].set_visible(False)
 
 

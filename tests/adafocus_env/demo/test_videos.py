@@ -72,6 +72,7 @@ def test_targets_move_smoothly_over_the_whole_frame(tmp_path, monkeypatch):
 
 def test_the_clips_carry_the_track(clips):
     assert clips.has_truth
+    assert clips.targets(0).visible.all() and (clips.targets(0).boxes[:, 2:] - clips.targets(0).boxes[:, :2] == 14).all()
     errors = []
     for clip in range(len(clips)):
         frames = clips.frames(clip).permute(0, 2, 3, 1).numpy()
