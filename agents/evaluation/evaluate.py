@@ -71,18 +71,18 @@ def evaluate(
     Raises:
         InputError: Policy and features do not fit, or the scores are not finite.
     """
-    evaluations = {}
+    evaluations, targets = {}, targets_of(features.clips)
     if policy is not None:
         progress("learned")
         learned = evaluate_policy(features, policy, skipped=skipped)
         evaluations["learned"] = replace(learned, macs=learned.macs + _policy_flops(features, policy))
     for name, baseline in _baselines(features, seed).items():
         progress(name)
-        evaluations[name] = _evaluate(features, baseline, features.action, skipped)
+        evaluations[name] = replace(_evaluate(features, baseline, features.action, skipped), targets=targets)
     metrics = {name: summarize(evaluation) for name, evaluation in evaluations.items()}
     for name, evaluation in (("glance_only", _glance_only), ("full_frame", _full_frame)):
         progress(name)
-        metrics[name] = summarize(evaluation(features))
+        metrics[name] = summarize(replace(evaluation(features), targets=targets))
     add_gaps(metrics)
     return metrics, evaluations
 
@@ -99,7 +99,8 @@ def evaluate_policy(
         skipped: Input of the head where the policy skips, a name in `adafocus_env.classify.SKIPPED`.
     """
     predictor = LearnedPolicy(policy, features) if isinstance(policy, PolicyNetwork) else policy
-    return _evaluate(features, _clip_policy(features, predictor, observation, skipped), action_of(policy, features), skipped)
+    played = _evaluate(features, _clip_policy(features, predictor, observation, skipped), action_of(policy, features), skipped)
+    return replace(played, targets=targets_of(features.clips))
 
 
 def action_of(policy: object, features: Features) -> Action:
@@ -118,7 +119,7 @@ def _evaluate(features: Features, act: ClipPolicy, action: Action, skipped: str)
         results.append((patches, patch_mask, classify_actions(features, patches, patch_mask, skipped, clips)))
     patches, patch_mask, scores = (np.concatenate(values) for values in zip(*results, strict=True))
     macs = float(flops_of(features, skipped).total(patch_mask.sum(1)).mean())
-    return PolicyEvaluation(scores, features.clips.label_sets, macs, patch_mask, patches, features.action, targets_of(features.clips))
+    return PolicyEvaluation(scores, features.clips.label_sets, macs, patch_mask, patches, features.action)
 
 
 def targets_of(clips: ClipSource) -> Targets | None:
@@ -262,8 +263,7 @@ def _full_frame(features: Features) -> PolicyEvaluation:
     flops = flops_of(features)
     macs = flops.glancer + flops.head + features.clips.num_frames * classifier_flops(classifier).focus_frame
     patch_mask = np.ones((len(clips), features.num_steps), bool)
-    scores = _classify(features, clips, focus_vectors, patch_mask)
-    return PolicyEvaluation(scores, features.clips.label_sets, macs, patch_mask, targets=targets_of(features.clips))
+    return PolicyEvaluation(_classify(features, clips, focus_vectors, patch_mask), features.clips.label_sets, macs, patch_mask)
 
 
 def _no_focus_vectors(features: Features) -> Tensor:

@@ -239,7 +239,7 @@ class TrainingCallback(BaseCallback):
         While λ follows a target, scores of different updates cannot be compared, and the last policy is the best.
         """
         score, metrics = (None, {}) if self._val is None else self._score(policy, self._val)
-        best = self.best and self.best.score
+        best = None if self.best is None else self.best.score
         if score is None or best is None or self._settings.lagrangian is not None or score >= best:
             self.best = Best(self._env.steps, score, metrics.get("val_confidence_anytime"))
             about = {"classifier": self._fingerprint, "metrics": metrics, "steps": self._env.steps}
