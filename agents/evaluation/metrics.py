@@ -130,7 +130,7 @@ def interval(sums: Counts, counts: Counts) -> list[float]:
 
 def share_of_gap(value: float, random: float, oracle: float) -> float | None:
     """Return the share of the gap between random patches and the oracle that a value closes; None for a gap below 10 points."""
-    return None if oracle - random < LEAST_GAP else (value - random) / (oracle - random)
+    return None if round(oracle - random, 9) < LEAST_GAP else (value - random) / (oracle - random)
 
 
 def add_gaps(results: Mapping[str, dict[str, Any]]) -> None:

@@ -181,10 +181,10 @@ ORDERS: dict[str, Callable[[Run], Any]] = {
 
 def table(data: str, runs: Iterable[Run]) -> Table:
     """Return a table with one row per run on a data set. A narrow terminal folds names and states over several lines."""
-    headings = ("run", "command", "seed", "state", "hits", "anytime", "learned", "random", "oracle", "gap", "GFLOPs", "time", "written")
+    headings = ("run", "command", "seed", "state", "hits", "anytime", "learned", "oracle", "gap", "GFLOPs", "time", "written")
     shown = _empty(f"{data}, test split", *headings)
     for run in runs:
-        values = (run.hits, run.anytime, run.learned, run.random, run.oracle, run.gap)
+        values = (run.hits, run.anytime, run.learned, run.oracle, run.gap)
         accuracies = ["–" if value is None else f"{100 * value:.1f}" for value in values]
         gflops = "–" if run.gflops is None else f"{run.gflops:.3g}"
         seconds = "–" if run.seconds is None else str(timedelta(seconds=round(run.seconds)))

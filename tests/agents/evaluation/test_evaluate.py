@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY_COST
+from PIL import Image
 from rich.console import Console
 
 from adafocus_env.action import ContinuousAction, GridAction
@@ -28,6 +29,7 @@ from agents.evaluation.metrics import (
 from agents.policies.baselines import RULES, CentrePatch, Oracle, RandomPatch
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from agents.runs import plots as pictures
+from agents.runs.contact_sheet import GAP, HEADING, save_contact_sheet
 from agents.runs.plots import save_comparison
 from agents.runs.progress import Display
 from agents.runs.report import ORDER, report, table
@@ -352,6 +354,15 @@ def test_the_share_of_patches_is_a_column_where_a_policy_skips(evaluated):
     assert "kept" not in [column.header for column in table(evaluated[0], "").columns]
     (column,) = [column for column in table(skipping, "").columns if column.header == "kept"]
     assert list(column.cells)[:2] == ["25.0%", "100.0%"] and "–" in list(column.cells)
+
+
+def test_the_contact_sheet_has_a_line_with_the_hit_rate_where_it_is_known(bank, evaluated, tmp_path):
+    played = evaluated[1]["learned"]
+    for name, each in (("with", played), ("without", replace(played, targets=None))):
+        save_contact_sheet(bank, each, tmp_path / f"{name}.png", rows=2)
+    known, unknown = (Image.open(tmp_path / f"{name}.png") for name in ("with", "without"))
+    assert known.size == (unknown.width, unknown.height + HEADING) and unknown.height == 2 * (2 * 96 + GAP)
+    assert np.asarray(known)[:HEADING].min() == 0, "there is text"
 
 
 def test_a_metric_that_is_not_known_is_refused(bank):

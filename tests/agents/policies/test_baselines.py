@@ -169,7 +169,7 @@ def test_rules_read_the_frames_of_all_steps_of_real_clips(bank):
     assert cells[0] == bank.action.nearest(((pixel + 0.5) * 96 / 24 - 0.5)[None])[0]
 
 
-def test_in_a_clip_of_one_step_nothing_moves(bank):
+def test_in_a_clip_of_one_step_nothing_moves():
     features = SimpleNamespace(action=GRID, num_steps=1, glance_maps=lambda clip, steps: torch.rand(1, 3, 6, 6))
     assert cells_of(RulePatch(features, RULES["motion"]), MANY[:1]) == 0
 
