@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -24,10 +24,10 @@ from adafocus_env.videos.dataset import DataSet
 from adafocus_env.videos.unreadable import Unreadable
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
-from classifiers.errors import InputError, lookup
+from classifiers.errors import InputError, lookup, refuse_if
 from classifiers.weight_monitor import check_frozen
 
-Split = Literal["train", "val", "test"]
+Split = Literal["train", "val", "test", "further"]
 DEMO_FRAMES = 8
 _log = logging.getLogger("adafocus_env")
 
@@ -66,8 +66,12 @@ def open_clips(
     Raises:
         InputError: split or views are not known, the split has no videos, or none can be read.
     """
-    if split not in ("train", "val", "test"):
-        raise InputError(f"clips must be 'train', 'val', 'test' or a ClipStore, got {split!r}")
+    if split not in get_args(Split):
+        raise InputError(f"clips must be {', '.join(map(repr, get_args(Split)))} or a ClipStore, got {split!r}")
+    refuse_if(
+        split == "further" and not data.further,
+        f"clips='further': there are no further videos in data={data.name}; choose 'test', or the demo videos",
+    )
     if views != "resample" and (isinstance(views, str) or views < 1):
         hint = "; fresh is now called resample" if views == "fresh" else ""
         raise InputError(f"views must be an integer of at least 1 or resample, got {views}{hint}")

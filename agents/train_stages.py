@@ -37,6 +37,7 @@ def _train(run: "TrainingRun", config: TrainStages) -> None:
     from agents.pipeline.driver import BEST, COMMAND, StageDriver, ablation, ablation_table
     from agents.pipeline.stages import check_learning
     from agents.policies.networks import save_policy
+    from agents.rl.saved_model import selection_of
     from agents.runs.report import split_title
     from classifiers import checkpoint
 
@@ -47,7 +48,8 @@ def _train(run: "TrainingRun", config: TrainStages) -> None:
     if best is None or not distributed.is_main():
         return
     if driver.policy is not None:
-        save_policy(driver.policy, run.directory.checkpoints / BEST, {"classifier": driver.classifier.fingerprint()})
+        about = {} if best.policy is None else selection_of(best.policy)
+        save_policy(driver.policy, run.directory.checkpoints / BEST, {"classifier": driver.classifier.fingerprint(), **about})
     rows = ablation(driver.milestones, best, clips.test, config, run.device)
     run.display.console.print(ablation_table(rows, split_title(config.data.title, "test", len(clips.test))))
     parent = checkpoint.read_card(best.classifier).parent

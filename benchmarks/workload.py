@@ -171,7 +171,7 @@ def clips(settings: Settings, count: int, num_frames: int, *, train: bool = True
 
 def demo_clips(settings: Settings, split: Split, num_frames: int) -> ClipSource:
     """Return clips of the demo videos, or of a dozen of them where it has to be quick."""
-    videos = demo(DemoTask(train_videos=12, test_videos=4, length=8), val=0.25) if settings.quick else demo()
+    videos = demo(DemoTask(train_videos=12, val_videos=0, test_videos=4, length=8), val=0.25) if settings.quick else demo()
     return open_clips(videos, split, num_frames=num_frames, size=ARCHITECTURES["small"].size)
 
 

@@ -21,7 +21,7 @@ from classifiers.backbones.backbone import BACKBONES, Backbone
 from classifiers.classifier import Architecture, Classifier
 from classifiers.optimize import supported_precisions
 
-TASK = DemoTask(train_videos=12, test_videos=4, length=8)
+TASK = DemoTask(train_videos=12, val_videos=0, test_videos=4, length=8)
 
 
 def layer(inputs: int, outputs: int, stride: int) -> nn.Sequential:

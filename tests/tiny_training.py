@@ -25,6 +25,7 @@ from adafocus_env.demo.videos import demo
 from agents import train_ppo
 from agents.config.command import compose_config
 from agents.config.settings import TrainPPO
+from agents.policies.baselines import RULES
 from agents.runs.run_dir import RunDir
 from classifiers.model_zoo import ARCHITECTURES
 
@@ -35,7 +36,7 @@ SETTINGS = [
     "stages.glancer.epochs=1", "stages.focuser.epochs=1", "stages.random_patches.epochs=2",
 ]  # fmt: skip
 CLASSES = ("even", "odd")
-POLICIES = {"learned", "random", "centre", "gaussian", "saliency", "glance_only", "full_frame", "greedy_oracle"}
+POLICIES = {"learned", "random", "centre", "gaussian", *RULES, "glance_only", "full_frame", "greedy_oracle"}
 
 
 def patch_demo(patch: pytest.MonkeyPatch) -> None:

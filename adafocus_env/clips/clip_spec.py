@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from adafocus_env.clips.shards import FORMAT
-from adafocus_env.clips.transforms import SCALES, Crop, centre_crop, rescale_points, sample_crop
+from adafocus_env.clips.transforms import SCALES, Crop, centre_crop, sample_crop
 from adafocus_env.videos.containers import PYAV_SUFFIXES
 from adafocus_env.videos.dataset import Video
 from adafocus_env.videos.frame_sampling import SAMPLING
-from adafocus_env.videos.readers import DecodedClip, DecodeRequest, file_reader
+from adafocus_env.videos.readers import DecodeRequest, file_reader
 from classifiers.errors import InputError, lookup
 
 
@@ -91,33 +90,6 @@ def random_crop(settings: ClipSpec, shape: Sequence[int], rng: np.random.Generat
     return sample_crop(shape[2], shape[3], settings.size, rng, scales=settings.scales, flip=settings.flip)
 
 
-def truth_of(video: Video, clip: DecodedClip, num_frames: int) -> NDArray[np.float64] | None:
-    """Return the target's centres according to the track, in pixels of the decoded frames; None without a track.
-
-    Args:
-        video: the video that was decoded.
-        clip: its decoded clip.
-        num_frames: T; the first T frames are the focuser's.
-
-    Returns:
-        (T, 2) as (y, x).
-
-    Raises:
-        InputError: the track cannot be read, or is not one of this video.
-    """
-    if video.track is None:
-        return None
-    try:
-        points = np.array(json.loads(video.track.read_text(encoding="utf-8"))["centre"], np.float64)
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise InputError(f"its track {video.track} cannot be read: {problem}") from problem
-    if points.shape != (clip.num_frames, 2):
-        raise InputError(
-            f"its track {video.track} must hold one point (y, x) for each of the {clip.num_frames} frames, got {points.shape}"
-        )
-    return rescale_points(points[clip.indices[:num_frames]], clip.size, clip.frames.shape[1:3])
-
-
 def all_labels(video: Video) -> tuple[int, ...]:
     """Return the numbers of all its classes, the one that is trained on first."""
     return tuple(dict.fromkeys((video.label, *video.labels)))
@@ -143,6 +115,8 @@ def content_key(videos: Sequence[Video], settings: ClipSpec, *, prepared: bool) 
         content.append({"glance_frames": settings.glance_frames})
     if settings.train and settings.sampling != "segments":
         content.append({"sampling": settings.sampling})
+    if any(video.track for video in videos):  # added later, with the boxes of the targets: clips without them are decoded again
+        content.append({"track": 2})
     return _hash(content)
 
 

@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adafocus_env.clips.clip_spec import ClipSpec, fixed_crop, request, truth_of
-from adafocus_env.clips.transforms import apply_crop, map_points
+from adafocus_env.clips.clip_spec import ClipSpec, fixed_crop, request
+from adafocus_env.clips.tracks import Targets, read_track
+from adafocus_env.clips.transforms import apply_crop
 from adafocus_env.videos.dataset import Video
 from adafocus_env.videos.decoding import Failure, run_in_workers
 from adafocus_env.videos.readers import DecodedClip
@@ -22,11 +23,12 @@ from adafocus_env.videos.readers import DecodedClip
 
 @dataclass(frozen=True)
 class Sample:
-    """A clip in memory: its frames (T + glance_frames, 3, size, size) and their numbers, and the target's centres in the first T."""
+    """A clip in memory: its frames (T + glance_frames, 3, size, size), their numbers, and where the target is in the first T."""
 
     frames: Tensor
     indices: NDArray[np.int64]
     truth: NDArray[np.float32] | None
+    targets: Targets | None
 
     @property
     def nbytes(self) -> int:
@@ -146,11 +148,11 @@ class Prefetcher:
         planes = torch.from_numpy(np.ascontiguousarray(result.frames.transpose(0, 3, 1, 2)))
         crop, size = fixed_crop(self._settings, planes.shape, video, view), self._settings.size
         try:
-            points = truth_of(video, result, self._settings.num_frames)
+            track = read_track(video, result, self._settings.num_frames)
         except ValueError as problem:
             return Failure(str(problem))
-        truth = None if points is None else map_points(points, crop, size)
-        return Sample(apply_crop(planes, crop, size), result.indices, truth)
+        truth, targets = (None, None) if track is None else (track.truth(crop, size), track.targets(crop, size))
+        return Sample(apply_crop(planes, crop, size), result.indices, truth, targets)
 
     def _view(self, clip: int) -> tuple[Video, int]:
         view, video = divmod(clip, len(self._videos))

@@ -13,13 +13,14 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from adafocus_env.cache_dir import writing_to
+from adafocus_env.clips.tracks import Track
 from adafocus_env.videos.readers import DecodedClip
 from classifiers.atomic_files import removed, sync
 
@@ -37,7 +38,7 @@ class StoredClip:
         offset: of its first byte.
         shape: (T, 3, H, W).
         indices: numbers (T,) of its frames in the video.
-        truth: (T, 2) centres of the target as (y, x) in pixels of the stored frames, if known.
+        track: of the target in the stored frames, if known.
         failure: why the video could not be read; then there are no frames.
     """
 
@@ -45,7 +46,7 @@ class StoredClip:
     offset: int = 0
     shape: Sequence[int] = ()
     indices: Sequence[int] = ()
-    truth: Sequence[Sequence[float]] | None = None
+    track: Track | None = None
     failure: str | None = None
 
 
@@ -83,12 +84,18 @@ def open_shard(path: Path, names: list[str]) -> Shard | None:
     """Return the shard at ``path``; None if it is missing, broken, or does not hold the clips of the videos ``names``."""
     try:
         index = json.loads((path / "index.json").read_text(encoding="utf-8"))
-        clips = tuple(StoredClip(**entry) for entry in index["clips"])
+        clips = tuple(_stored_clip(entry) for entry in index["clips"])
         used = max((clip.offset + math.prod(clip.shape) for clip in clips if clip.shape), default=0)
         whole = used <= (path / "frames.bin").stat().st_size == index["bytes"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return Shard(path, clips, index["bytes"]) if whole and [clip.name for clip in clips] == names else None
+
+
+def _stored_clip(entry: dict[str, Any]) -> StoredClip:
+    values = {key: value for key, value in entry.items() if key != "truth"}  # which earlier versions stored: null under the same key
+    track = values.get("track")
+    return StoredClip(**{**values, "track": None if track is None else Track(**track)})
 
 
 class ShardWriter:
@@ -110,8 +117,8 @@ class ShardWriter:
         """Whether every clip is written, or known to be unreadable."""
         return len(self._clips) == len(self._names)
 
-    def add(self, position: int, clip: DecodedClip, truth: NDArray[np.float64] | None) -> None:
-        """Write a clip, with the target's centres (T, 2); clips may come in any order.
+    def add(self, position: int, clip: DecodedClip, track: Track | None) -> None:
+        """Write a clip, with the target's track; clips may come in any order.
 
         Raises:
             InputError: the file cannot be written.
@@ -120,8 +127,7 @@ class ShardWriter:
         with writing_to(self._path.parent), self._frames.open("r+b") as file:  # not "ab", which would make a removed file again
             file.seek(self._num_bytes)
             file.write(planes.data)
-        points = None if truth is None else truth.tolist()
-        self._clips[position] = StoredClip(self._names[position], self._num_bytes, planes.shape, clip.indices.tolist(), points)
+        self._clips[position] = StoredClip(self._names[position], self._num_bytes, planes.shape, clip.indices.tolist(), track)
         self._num_bytes += planes.nbytes
 
     def fail(self, position: int, reason: str) -> None:

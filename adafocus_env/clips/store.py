@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adafocus_env.cache_dir import check_there, exclusive
-from adafocus_env.clips.clip_spec import ClipSpec, all_labels, content_key, fingerprint, fixed_crop, random_crop, request, truth_of
+from adafocus_env.clips.clip_spec import ClipSpec, all_labels, content_key, fingerprint, fixed_crop, random_crop, request
 from adafocus_env.clips.shards import SHARD_SIZE, Shard, ShardWriter, open_shard, remove_leftovers
-from adafocus_env.clips.transforms import Crop, apply_crop, map_points
+from adafocus_env.clips.tracks import Targets, Track, read_track
+from adafocus_env.clips.transforms import Crop, apply_crop
 from adafocus_env.videos.dataset import Video
 from adafocus_env.videos.decoding import Failure, run_in_workers
 from adafocus_env.videos.readers import DecodedClip
@@ -108,6 +109,10 @@ class ClipSource:
         """Return the target's centres in `frames`, (T, 2) as (y, x) in pixels, maybe outside the crop; None if the video has no track."""
         raise NotImplementedError
 
+    def targets(self, clip: int) -> Targets | None:
+        """Return the target's boxes in `frames`, in pixels, and the frames that show it; None if the track does not say."""
+        raise NotImplementedError
+
     def _frames(self, clip: int, selected: slice) -> Tensor:
         """Return the selected ones of the focuser's and the glancer's frames, cropped, as a new tensor."""
         raise NotImplementedError
@@ -191,9 +196,17 @@ class ClipStore(ClipSource):
 
     def truth(self, clip: int) -> NDArray[np.float32] | None:
         """See `ClipSource.truth`."""
+        track, crop = self._track(clip)
+        return None if track is None else track.truth(crop, self.size)
+
+    def targets(self, clip: int) -> Targets | None:
+        """See `ClipSource.targets`."""
+        track, crop = self._track(clip)
+        return None if track is None else track.targets(crop, self.size)
+
+    def _track(self, clip: int) -> tuple[Track | None, Crop]:
         shard, position = self._locate(clip)
-        points = shard.clips[position].truth
-        return None if points is None else map_points(np.array(points), self._crop(clip, shard.clips[position].shape), self.size)
+        return shard.clips[position].track, self._crop(clip, shard.clips[position].shape)
 
     def _frames(self, clip: int, selected: slice) -> Tensor:
         shard, position = self._locate(clip)
@@ -265,13 +278,13 @@ class ClipStore(ClipSource):
         try:
             if isinstance(result, Failure):
                 raise InputError(result.reason)
-            truth = truth_of(video, result, self.num_frames)
+            track = read_track(video, result, self.num_frames)
         except InputError as problem:
             if self._prepare is not None:
                 check_there(video.path, video.track)
             writer.fail(position, str(problem))
         else:
-            writer.add(position, result, truth)
+            writer.add(position, result, track)
 
     def _leave_out_failures(self) -> None:
         stored = [clip for number in sorted(self._shards) for clip in self._shards[number].clips]

@@ -16,6 +16,7 @@ from adafocus_env.cache_dir import check_there
 from adafocus_env.clips.clip_spec import ClipSpec, all_labels, content_key, fingerprint
 from adafocus_env.clips.prefetch import Prefetcher, Sample
 from adafocus_env.clips.store import ClipSource
+from adafocus_env.clips.tracks import Targets
 from adafocus_env.videos.dataset import Video
 from adafocus_env.videos.decoding import Failure
 from adafocus_env.videos.unreadable import Unreadable, listed
@@ -141,6 +142,11 @@ class StreamingClips(ClipSource):
         """See `ClipSource.truth`."""
         truth = self._sample(clip).truth
         return None if truth is None else truth.copy()
+
+    def targets(self, clip: int) -> Targets | None:
+        """See `ClipSource.targets`."""
+        targets = self._sample(clip).targets
+        return None if targets is None else Targets(*(values.copy() for values in targets))
 
     def _frames(self, clip: int, selected: slice) -> Tensor:
         return self._sample(clip).frames[selected].clone()

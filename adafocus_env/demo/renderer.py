@@ -31,8 +31,9 @@ class DemoTask:
     """The appearance of the demo videos. Lengths are in pixels, speeds in pixels per frame.
 
     Attributes:
-        train_videos: training videos, including the validation split.
-        test_videos: test videos.
+        train_videos: training videos, including those that are held out for validation.
+        val_videos: validation videos, at least: if fewer are held out, more are rendered. None without a held-out share.
+        test_videos: test videos, and further ones (see `adafocus_env.demo.videos.demo`).
         size: height and width of the frames.
         length: frames in a video.
         target: side of the target digit.
@@ -51,6 +52,7 @@ class DemoTask:
     """
 
     train_videos: int = 1500
+    val_videos: int = 500
     test_videos: int = 500
     size: int = 96
     length: int = 16
@@ -77,7 +79,7 @@ class DemoTask:
     @property
     def key(self) -> str:
         """Hash of everything that the pixels of a video depend on."""
-        hidden = {"train_videos", "test_videos", "patch_size"}
+        hidden = {"train_videos", "val_videos", "test_videos", "patch_size"}
         later = {"visible": 1.0, "cue": 0, "lookalikes": 0}  # added later: only if used, so that older videos have the same names
         appearance = {k: v for k, v in asdict(self).items() if k not in hidden and v != later.get(k)}
         return hashlib.sha256(json.dumps([RENDERER_VERSION, appearance], sort_keys=True).encode()).hexdigest()[:12]
@@ -100,8 +102,13 @@ class Scene:
     seed: int
 
 
-def draw(scene: Scene) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
-    """Draw the frames (length, size, size, 3); return them with the target's centres (length, 2) as (y, x), (0, 0) is a pixel's centre."""
+def draw(scene: Scene) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Draw a video.
+
+    Returns:
+        The frames (length, size, size, 3), the target's centres (length, 2) as (y, x), where (0, 0) is a pixel's centre, and the frames
+        in which its digit is drawn (length,): where a disc marks its location, it is not.
+    """
     task, rng = scene.task, np.random.default_rng(scene.seed)
     marked = 1 + task.lookalikes
     looks = [(task.target, TARGET_HUES)] * marked + [(task.distractor, DISTRACTOR_HUES)] * task.clutter
@@ -117,7 +124,9 @@ def draw(scene: Scene) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
     if task.cue:
         _paste(frames[: task.cue], _disc(task.target), _colour(TARGET_HUES, rng), paths[0][: task.cue])
     frames += task.noise * rng.standard_normal(frames.shape, dtype=np.float32)
-    return frames.clip(0, 255).astype(np.uint8), paths[0] + (len(sprites[0]) - 1) / 2
+    visible = np.zeros(task.length, bool)
+    visible[shown] = True
+    return frames.clip(0, 255).astype(np.uint8), paths[0] + (len(sprites[0]) - 1) / 2, visible
 
 
 def _colour(hues: tuple[float, float], rng: np.random.Generator) -> npt.NDArray[np.float64]:

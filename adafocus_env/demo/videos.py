@@ -1,7 +1,8 @@
 """The demo videos: real H.264 files with one marked handwritten digit among moving clutter.
 
 The class of a video is that of its one reddish digit, which drifts over the whole frame; see `drawing`. The digits are scikit-learn's
-(UCI, 8x8 pixels); no digit image occurs in both train and test. The renderer writes the true track of the target beside each video.
+(UCI, 8x8 pixels); no digit image occurs in both train and test. The renderer writes the true track of the target beside each video:
+its centres, the side of its box, and the frames in which it is drawn.
 
 `TASKS` are the fixed benchmark tasks. In two of them time matters: in `sparse` the target is shown in a third of the frames
 only; in `memory` a disc shows its location in the first frames, and later the target stands among look-alikes of other classes.
@@ -24,7 +25,7 @@ from adafocus_env.videos.dataset import DataSet, Video
 from adafocus_env.videos.decoding import Failure, run_in_workers
 from adafocus_env.videos.splits import hold_out
 from classifiers.atomic_files import replacing, write_text
-from classifiers.errors import InputError, lookup
+from classifiers.errors import InputError, lookup, refuse_if
 
 CLASSES = tuple("0123456789")
 
@@ -40,9 +41,13 @@ TASKS: dict[str, DemoTask] = {
 def demo(task: DemoTask | str = "normal", *, val: float = 0.1, num_workers: int = 2) -> DataSet:
     """Return the demo data set: its videos are rendered by `DataSet.prepare`.
 
+    The further videos are for final figures: as many as test videos, whose targets are images that are target neither in training nor in
+    test videos.
+
     Args:
         task: a name in `TASKS`, or the appearance of the videos.
-        val: share of the training videos that is held out for validation.
+        val: share of the training videos that is held out for validation. Where these are fewer than the task's ``val_videos``, more
+            videos of training digits are added to them, and training videos stay what they are. 0: no validation videos.
         num_workers: processes that render.
 
     Raises:
@@ -50,20 +55,26 @@ def demo(task: DemoTask | str = "normal", *, val: float = 0.1, num_workers: int 
     """
     name = data_name(task) if isinstance(task, str) else "demo"
     task = lookup("task", task, TASKS) if isinstance(task, str) else task
-    root = cache_folder() / "videos" / f"demo-{task.key}"
-    train, held_out = hold_out(_videos(root, "train", task.train_videos), val)
+    root = _root(task)
+    train, held_out = hold_out(_videos(root, "train", range(task.train_videos)), val)
+    more = range(task.train_videos, task.train_videos + max(0, task.val_videos - len(held_out))) if held_out else range(0)
     return DataSet(
         name=name,
         classes=CLASSES,
         train=train,
-        val=held_out,
-        test=_videos(root, "test", task.test_videos),
+        val=held_out + _videos(root, "train", more),
+        test=_videos(root, "test", range(task.test_videos)),
+        further=_videos(root, "further", range(task.test_videos)),
         flip=False,  # a mirrored digit has another meaning
         scales=(1.0,),
         margin=1.0,
         prepare=partial(render, task=task, num_workers=num_workers),
         patch_size=task.patch_size,
     )
+
+
+def _root(task: DemoTask) -> Path:
+    return cache_folder() / "videos" / f"demo-{task.key}"
 
 
 def data_name(task: str) -> str:
@@ -89,19 +100,25 @@ def render(
             progress(1)
 
 
-def _videos(root: Path, split: str, count: int) -> tuple[Video, ...]:
+def _videos(root: Path, split: str, numbers: range) -> tuple[Video, ...]:
     """List the videos; their names start with the task's key, so that clips of different tasks are never confused."""
-    stems = [f"{split}/{CLASSES[i % len(CLASSES)]}/{i:05d}" for i in range(count)]
-    return tuple(
-        Video(f"{root.name}/{stem}.mp4", root / f"{stem}.mp4", i % len(CLASSES), root / f"{stem}.json") for i, stem in enumerate(stems)
-    )
+    stems = [(i % len(CLASSES), f"{split}/{CLASSES[i % len(CLASSES)]}/{i:05d}") for i in numbers]
+    return tuple(Video(f"{root.name}/{stem}.mp4", root / f"{stem}.mp4", label, root / f"{stem}.track.json") for label, stem in stems)
 
 
 def _scene(video: Video, task: DemoTask) -> Scene:
     seed = int.from_bytes(hashlib.sha256(video.name.encode()).digest()[:8], "big")
     rng = np.random.default_rng(seed)
-    images, labels = _digits(video.name.split("/")[1])
-    target = rng.choice(np.flatnonzero(labels == video.label))
+    split = video.name.split("/")[1]
+    images, labels, _ = _digits(split)
+    taken = _test_targets(task) if split == "further" else frozenset()
+    free = [image for image in np.flatnonzero(labels == video.label) if image not in taken]
+    refuse_if(
+        not free,
+        f"test_videos={task.test_videos} is too many for further videos: every test digit {video.label} is the target of a test video; "
+        "set fewer test_videos",
+    )
+    target = rng.choice(free)
     others = rng.integers(len(images), size=task.clutter)
     other_classes = rng.permutation(np.delete(np.arange(len(CLASSES)), video.label))
     alike = [rng.choice(np.flatnonzero(labels == label)) for label in other_classes[: task.lookalikes]]
@@ -109,23 +126,38 @@ def _scene(video: Video, task: DemoTask) -> Scene:
     return Scene(video.path, video.track, task, images[[target, *alike, *others]], video.label, seed)
 
 
-@lru_cache(maxsize=2)
-def _digits(split: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """The digit images (n, 8, 8), 0-16, and labels (n,) of one split: three quarters of them are for training."""
+def target_digit(video: Video, task: DemoTask) -> int:
+    """Return which of scikit-learn's digit images the target of a video of a task is."""
+    images, _, numbers = _digits(video.name.split("/")[1])
+    return int(numbers[(images == _scene(video, task).digits[0]).all((1, 2))][0])
+
+
+@lru_cache
+def _test_targets(task: DemoTask) -> frozenset[int]:
+    """The test images that are the target of a test video, by their index among the test images."""
+    numbers = _digits("test")[2]
+    videos = _videos(_root(task), "test", range(task.test_videos))
+    return frozenset(np.flatnonzero(np.isin(numbers, [target_digit(video, task) for video in videos])).tolist())
+
+
+@lru_cache(maxsize=3)
+def _digits(split: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The digit images (n, 8, 8), 0-16, their labels (n,) and their numbers (n,) of one split: three quarters of all are for training."""
     from sklearn.datasets import load_digits  # here: the rendering processes do not need it
 
     data = load_digits()
     training = np.random.default_rng(0).permutation(len(data.images)) % 4 != 0
     chosen = training if split == "train" else ~training
-    return data.images[chosen].astype(np.uint8), data.target[chosen]
+    return data.images[chosen].astype(np.uint8), data.target[chosen], np.flatnonzero(chosen)
 
 
 def render_video(scene: Scene) -> None:
     """Draw one video and write its MP4 file and its track, each in one step."""
     import av
 
-    frames, centres = draw(scene)
-    write_text(scene.track, json.dumps({"centre": np.round(centres, 2).tolist(), "label": scene.label}))
+    frames, centres, visible = draw(scene)
+    track = {"centre": np.round(centres, 2).tolist(), "side": scene.task.target, "visible": visible.tolist(), "label": scene.label}
+    write_text(scene.track, json.dumps(track))
     # Without mbtree=0 x264 writes another file each time: its rate control by macroblock trees is not deterministic.
     options = {"crf": "18", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
     with replacing(scene.path) as temporary, av.open(str(temporary), "w", format="mp4") as container:

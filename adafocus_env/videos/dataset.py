@@ -21,7 +21,8 @@ class Video:
         path: the file, or the folder of frames.
         label: number of its class.
         track: JSON file with the ground truth, if any: ``{"centre": [[y, x], ...]}``, one point for each frame of the video, in its
-            pixels, (0, 0) being the centre of the top left one.
+            pixels, (0, 0) being the centre of the top left one. Hit rates need two more entries: ``"side"``, the height and width of
+            the target's box, and ``"visible"``, for each frame whether it shows the target.
         labels: all its labels, `label` being the first; empty for a single label.
         num_frames: frames of its folder according to a list; None: as many as the video has.
         frame_name: how the frames in its folder are named, counted from 1, as ``image_%05d.jpg``; empty: any images, in the order of
@@ -47,6 +48,7 @@ class DataSet:
         train: the networks learn from them.
         val: choices are made on them; held out of training.
         test: read once, at the end.
+        further: as test videos, for figures that nothing was chosen by; read only on request. Empty for most data sets.
         flip: whether a mirrored video has the same class.
         scales: sides of training crops as shares of the shorter side.
         margin: shorter side of the stored frames as a multiple of the crop's side (the paper stores 256 for crops of 224).
@@ -70,6 +72,7 @@ class DataSet:
     patch_size: int | None = None
     root: Path | None = None
     unused: tuple[str, ...] = ()
+    further: tuple[Video, ...] = ()
 
     @property
     def summary(self) -> str:

@@ -117,6 +117,7 @@ class Evaluate:
     policy: str = setting("", "folder of a policy, where there is no run", path=True)
     plugin: str = setting("", PLUGIN)
     data: DataConfig = setting(DataConfig, "which videos; by default the run's")
+    further: bool = setting(False, "evaluate on the further clips of the demo videos, which no run reads, instead of the test clips")
     grid: int = declared_in(EnvConfig, "grid")
     video_div: int | None = declared_in(EnvConfig, "video_div")
     skipped: Literal["zeros", "last", "none"] = declared_in(EnvConfig, "skipped")

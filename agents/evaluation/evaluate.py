@@ -16,12 +16,15 @@ from torch import Tensor
 from adafocus_env.action import Action, with_skipping
 from adafocus_env.build import arguments_of
 from adafocus_env.classify import classify_clips, find_skipped
+from adafocus_env.clips.store import ClipSource
+from adafocus_env.clips.tracks import Targets
 from adafocus_env.dynamics import Dynamics, masks_of
 from adafocus_env.features.live import Features, Indices, LiveFeatures, by_step
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.evaluation.inference import policy_flops
-from agents.evaluation.metrics import PolicyEvaluation, Scores, summarize
+from agents.evaluation.metrics import PolicyEvaluation, Scores, add_gaps, summarize
 from agents.policies.baselines import (
+    RULES,
     Actions,
     CentrePatch,
     GaussianPatch,
@@ -30,7 +33,7 @@ from agents.policies.baselines import (
     Oracle,
     Predictor,
     RandomPatch,
-    SaliencyPatch,
+    RulePatch,
     choose_step,
 )
 from agents.policies.networks import PolicyNetwork
@@ -68,18 +71,19 @@ def evaluate(
     Raises:
         InputError: Policy and features do not fit, or the scores are not finite.
     """
-    evaluations = {}
+    evaluations, targets = {}, targets_of(features.clips)
     if policy is not None:
         progress("learned")
         learned = evaluate_policy(features, policy, skipped=skipped)
         evaluations["learned"] = replace(learned, macs=learned.macs + _policy_flops(features, policy))
     for name, baseline in _baselines(features, seed).items():
         progress(name)
-        evaluations[name] = _evaluate(features, baseline, features.action, skipped)
+        evaluations[name] = replace(_evaluate(features, baseline, features.action, skipped), targets=targets)
     metrics = {name: summarize(evaluation) for name, evaluation in evaluations.items()}
     for name, evaluation in (("glance_only", _glance_only), ("full_frame", _full_frame)):
         progress(name)
-        metrics[name] = summarize(evaluation(features))
+        metrics[name] = summarize(replace(evaluation(features), targets=targets))
+    add_gaps(metrics)
     return metrics, evaluations
 
 
@@ -95,7 +99,8 @@ def evaluate_policy(
         skipped: Input of the head where the policy skips, a name in `adafocus_env.classify.SKIPPED`.
     """
     predictor = LearnedPolicy(policy, features) if isinstance(policy, PolicyNetwork) else policy
-    return _evaluate(features, _clip_policy(features, predictor, observation, skipped), action_of(policy, features), skipped)
+    played = _evaluate(features, _clip_policy(features, predictor, observation, skipped), action_of(policy, features), skipped)
+    return replace(played, targets=targets_of(features.clips))
 
 
 def action_of(policy: object, features: Features) -> Action:
@@ -115,6 +120,15 @@ def _evaluate(features: Features, act: ClipPolicy, action: Action, skipped: str)
     patches, patch_mask, scores = (np.concatenate(values) for values in zip(*results, strict=True))
     macs = float(flops_of(features, skipped).total(patch_mask.sum(1)).mean())
     return PolicyEvaluation(scores, features.clips.label_sets, macs, patch_mask, patches, features.action)
+
+
+def targets_of(clips: ClipSource) -> Targets | None:
+    """Return where the target is in all N clips, boxes (N, T, 4) and visible (N, T); None if the tracks do not say for any of them."""
+    known = [clips.targets(clip) if clips.has_truth else None for clip in range(len(clips))]
+    if not any(known):
+        return None
+    absent = Targets(np.zeros((clips.num_frames, 4), np.float32), np.zeros(clips.num_frames, bool))
+    return Targets(*(np.stack(values) for values in zip(*(each or absent for each in known), strict=True)))
 
 
 def classify_actions(
@@ -219,7 +233,7 @@ def _baselines(features: Features, seed: int) -> dict[str, ClipPolicy]:
         "random": RandomPatch(action, seed),
         "centre": CentrePatch(action),
         "gaussian": GaussianPatch(action, seed),
-        "saliency": SaliencyPatch(features),
+        **{name: RulePatch(features, rule) for name, rule in RULES.items()},
     }
     if features.clips.has_truth:
         policies["oracle"] = Oracle(features)

@@ -1,4 +1,7 @@
-"""Metrics of a policy: accuracy after every step, cost and movement. A new one is an entry of `STEP_METRICS` or `METRICS`."""
+"""Metrics of a policy: accuracy after every step, hits of the target, cost and movement.
+
+A new one is an entry of `STEP_METRICS`, `CLIP_METRICS` or `METRICS`.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,18 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
-from adafocus_env.action import Action, GridAction
+from adafocus_env.action import Action, GridAction, boxes_of
+from adafocus_env.clips.tracks import Targets
 from classifiers.errors import InputError
 
 Actions = NDArray[Any]
 Scores = NDArray[np.float32]
 LabelSets = Sequence[tuple[int, ...]]
+Counts = NDArray[Any]
+
+COVERED = 0.75  # of the target's box, by a patch that hits it
+RESAMPLES = 1000  # of the clips, for an interval
+LEAST_GAP = 0.1  # between random patches and the oracle: shares of a smaller gap are mostly noise
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,7 @@ class PolicyEvaluation:
         patch_mask: (N, D) bool, the steps with a patch or, without ``actions``, with the whole frame.
         actions: (N, D, …), the patches; undefined where the step was skipped. None: the policy selects no patches.
         action: Kind of ``actions``.
+        targets: Where the target is, boxes (N, T, 4) and visible (N, T), of the T frames of D decisions; None: not known.
     """
 
     scores: Scores
@@ -38,6 +48,7 @@ class PolicyEvaluation:
     patch_mask: NDArray[np.bool_]
     actions: Actions | None = None
     action: Action | None = None
+    targets: Targets | None = None
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -54,14 +65,20 @@ class PolicyEvaluation:
         """Softmax score of the label after the last step (N,)."""
         return confidence(self.scores[:, -1:], self.labels)[:, 0]
 
+    @property
+    def confidence_anytime(self) -> NDArray[np.float32]:
+        """Softmax score of the label, the mean over steps (N,)."""
+        return confidence(self.scores, self.labels).mean(1)
+
 
 @dataclass(frozen=True)
 class Metric:
     """A number that summarizes a policy, or an accuracy after every step.
 
     Attributes:
-        value: In `METRICS`, evaluation → the number, None where it is not defined. In `STEP_METRICS`, scores (N, D, K) and all labels of
-            each clip → the accuracy after every step (D,), a share in 0-1; its column has the value after the last step.
+        value: In `METRICS`, evaluation → the number, None where it is not defined. In `CLIP_METRICS`, evaluation → sums (N,) and counts
+            (N,) of the clips, whose ratio over all clips is the number. In `STEP_METRICS`, scores (N, D, K) and all labels of each
+            clip → the accuracy after every step (D,), a share in 0-1; its column has the value after the last step.
         heading: Of its column in the table of results; empty: it is not shown there.
         format: Of the column's values, as in `format`.
         optional: The column is left out where all values are 1.
@@ -76,11 +93,56 @@ class Metric:
 
 
 def summarize(evaluation: PolicyEvaluation) -> dict[str, Any]:
-    """Return all metrics of a policy by name; `steps` holds the lists (D,) of those that are computed after every step."""
-    steps = step_metrics(evaluation.scores, evaluation.label_sets)
-    values = {name: metric.value(evaluation) for name, metric in METRICS.items()}
-    defined = {name: value for name, value in values.items() if value is not None}
-    return {**{name: accuracy[-1] for name, accuracy in steps.items()}, **defined, "steps": steps}
+    """Return all metrics of a policy by name.
+
+    Those of `CLIP_METRICS` have a 95 % confidence interval beside them, ``NAME_interval``. ``steps`` holds lists (D,): of the metrics that
+    are computed after every step, and of the hit rate, None in steps where no target is seen.
+    """
+    steps: dict[str, list[Any]] = dict(step_metrics(evaluation.scores, evaluation.label_sets))
+    values: dict[str, Any] = {name: accuracy[-1] for name, accuracy in steps.items()}
+    values |= ratios(evaluation)
+    values |= {f"{name}_interval": interval(*CLIP_METRICS[name].value(evaluation)) for name in CLIP_METRICS if name in values}
+    values |= {name: metric.value(evaluation) for name, metric in METRICS.items()}
+    if "hit_rate" in values and (counts := count_hits(evaluation)) is not None:
+        steps["hit_rate"] = [float(hit / seen) if seen else None for hit, seen in zip(*(each.sum(0) for each in counts), strict=True)]
+    return {**{name: value for name, value in values.items() if value is not None}, "steps": steps}
+
+
+def ratios(evaluation: PolicyEvaluation) -> dict[str, float]:
+    """Return the metrics of `CLIP_METRICS` that are defined."""
+    counted = {name: metric.value(evaluation) for name, metric in CLIP_METRICS.items()}
+    return {name: float(each[0].sum() / each[1].sum()) for name, each in counted.items() if each is not None and each[1].any()}
+
+
+def interval(sums: Counts, counts: Counts) -> list[float]:
+    """Return the 95 % confidence interval of a ratio: the percentile bootstrap over the clips, with a fixed seed.
+
+    Args:
+        sums: (N,), the numerator of each clip.
+        counts: (N,), the denominator of each clip; clips with 0 do not count.
+    """
+    pairs = np.stack([sums, counts], axis=1)[counts > 0].astype(np.float64)
+    rng = np.random.default_rng(0)
+    totals = np.stack([pairs[rng.integers(len(pairs), size=len(pairs))].sum(0) for _ in range(RESAMPLES)])
+    low, high = np.percentile(totals[:, 0] / totals[:, 1], [2.5, 97.5])
+    return [float(low), float(high)]
+
+
+def share_of_gap(value: float, random: float, oracle: float) -> float | None:
+    """Return the share of the gap between random patches and the oracle that a value closes; None for a gap below 10 points."""
+    return None if round(oracle - random, 9) < LEAST_GAP else (value - random) / (oracle - random)
+
+
+def add_gaps(results: Mapping[str, dict[str, Any]]) -> None:
+    """Add to each policy's metrics, as `summarize` returns them, the share of the gap that its top-1 closes (see `share_of_gap`).
+
+    Args:
+        results: By the name of the policy. The greedy oracle stands in for an oracle where there is no ground truth.
+    """
+    random, oracle = results["random"], results.get("oracle", results.get("greedy_oracle"))
+    for result in results.values() if oracle is not None else ():
+        shares = {name: share_of_gap(result[key], random[key], oracle[key]) for name, key in GAPS.items()}
+        result |= {name: share for name, share in shares.items() if share is not None}
 
 
 def step_metrics(scores: Scores, labels: LabelSets) -> dict[str, list[float]]:
@@ -109,7 +171,8 @@ def table_columns(results: Iterable[Mapping[str, Any]], metric: str) -> dict[str
         metric: The accuracy of the data set; one that is not top-1 stands beside it.
     """
     results = list(results)
-    columns = {**{name: STEP_METRICS[name] for name in ("top1", metric)}, **METRICS}
+    every = {**STEP_METRICS, **CLIP_METRICS, **METRICS}
+    columns = {name: every[name] for name in ("top1_first", "top1_anytime", "top1", metric, "hit_rate", *METRICS)}
     constant = {name for name in columns if all(result.get(name, 1) == 1 for result in results)}
     return {name: column for name, column in columns.items() if column.heading and not (column.optional and name in constant)}
 
@@ -211,6 +274,53 @@ def movement(evaluation: PolicyEvaluation) -> float | None:
     return float(moves.mean()) if moves.size else 0.0
 
 
+def seen_frames(evaluation: PolicyEvaluation) -> NDArray[np.bool_] | None:
+    """Return which of the F frames of every decision show the target and have a patch (N, D, F); None if it is not known."""
+    if evaluation.targets is None:
+        return None
+    return evaluation.targets.visible.reshape(*evaluation.patch_mask.shape, -1) & evaluation.patch_mask[..., None]
+
+
+def count_hits(evaluation: PolicyEvaluation) -> tuple[Counts, Counts] | None:
+    """Count the frames that show the target and have a patch, by decision.
+
+    Returns:
+        Those whose patch covers three quarters of the target's box or more (N, D), and all of them (N, D); None without ground truth
+        or patches.
+    """
+    seen = seen_frames(evaluation)
+    if seen is None or evaluation.targets is None or evaluation.actions is None or evaluation.action is None:
+        return None
+    boxes = evaluation.targets.boxes.reshape(*seen.shape, 4)
+    patches = boxes_of(evaluation.action, evaluation.actions)[:, :, None]
+    return (covers(patches, boxes) & seen).sum(-1), seen.sum(-1)
+
+
+def covers(patches: NDArray[Any], boxes: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return whether patches (…, 4) cover three quarters of the boxes (…, 4) or more; both as (top, left, bottom, right)."""
+    sides = np.minimum(boxes[..., 2:], patches[..., 2:]) - np.maximum(boxes[..., :2], patches[..., :2])
+    return sides.clip(0).prod(-1) >= COVERED * (boxes[..., 2:] - boxes[..., :2]).prod(-1)
+
+
+def _hit_rate(evaluation: PolicyEvaluation) -> tuple[Counts, Counts] | None:
+    counts = count_hits(evaluation)
+    return None if counts is None else (counts[0].sum(1), counts[1].sum(1))
+
+
+def _top1_first(evaluation: PolicyEvaluation) -> tuple[Counts, Counts] | None:
+    """Accuracy after the first decision with a patch in a frame that shows the target, in clips that have one."""
+    if (seen := seen_frames(evaluation)) is None:
+        return None
+    decisions = seen.any(-1)
+    right = hits(evaluation.scores, evaluation.labels, 1)[np.arange(len(seen)), decisions.argmax(1)]
+    return right & decisions.any(1), decisions.any(1)
+
+
+def _top1_anytime(evaluation: PolicyEvaluation) -> tuple[Counts, Counts]:
+    right = hits(evaluation.scores, evaluation.labels, 1)
+    return right.mean(1), np.ones(len(right))
+
+
 def _first(labels: LabelSets) -> NDArray[np.int64]:
     return np.array([given[0] for given in labels], np.int64)
 
@@ -221,13 +331,23 @@ STEP_METRICS: dict[str, Metric] = {
     "top5": Metric(lambda scores, labels: top_k(scores, _first(labels), 5), min_classes=6),
 }
 
+CLIP_METRICS: dict[str, Metric] = {
+    "top1_first": Metric(_top1_first, "first", ".1%", optional=True),
+    "top1_anytime": Metric(_top1_anytime, "anytime", ".1%"),
+    "hit_rate": Metric(_hit_rate, "hits", ".1%", optional=True),
+}
+
 METRICS: dict[str, Metric] = {
     "confidence": Metric(lambda e: float(e.confidence.mean())),
+    "confidence_anytime": Metric(lambda e: float(e.confidence_anytime.mean())),
     "kept": Metric(lambda e: None if e.actions is None else float(e.patch_mask.mean()), "kept", ".1%", optional=True),
     "gflops": Metric(lambda e: e.macs / 1e9, "GFLOPs", ".4f"),
-    "location_entropy": Metric(location_entropy, "location entropy"),
-    "movement": Metric(movement, "movement"),
+    "location_entropy": Metric(location_entropy),
+    "movement": Metric(movement),
 }
+
+GAPS = {"gap_top1": "top1", "gap_anytime": "top1_anytime"}
+"""Shares of the gap between random patches and the oracle, and the accuracies that they are of."""
 
 ACCURACIES: dict[str, str] = {name: metric.heading for name, metric in STEP_METRICS.items() if metric.heading}
 """Headings of the accuracies that a data set may be measured by."""

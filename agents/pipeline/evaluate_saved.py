@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from adafocus_env.build import choose_device
+from adafocus_env.build import Split, choose_device
 from adafocus_env.dataset_registry import OF_ONE_SET, build_data
 from adafocus_env.features.live import Features
 from adafocus_env.settings import ActionName
@@ -52,13 +52,17 @@ def evaluate_saved(config: Evaluate) -> None:
         check_effect(config, config.typed)
     with Display() as display, Unreadable() as unreadable:
         data, device = build_data(config.data), choose_device(config.device)
+        refuse_if(
+            config.further and not data.further, f"further=true: data={config.data.name} has no further videos; only data=demo has them"
+        )
         display.say(data.summary)
         classifier, data = _classifier(config, data, device)
         limit_threads(classifier, data.classes, device)
         policy = load_trained(Path(config.policy), device) if config.policy else None
         _check_policy_keys(policy, config, env)
         size = classifier.architecture.size
-        clips = build_split(data, "test", config.data, size, display, unreadable)
+        split: Split = "further" if config.further else "test"
+        clips = build_split(data, split, config.data, size, display, unreadable)
         if isinstance(policy, PolicyNetwork):
             env = _env_of(policy, env)
             if classifier.architecture.head == "mean":
@@ -72,7 +76,7 @@ def evaluate_saved(config: Evaluate) -> None:
         out = Path(config.out) if config.out else None
         result = report(
             features, policy.on(features) if isinstance(policy, TrainedModel) else policy, out, display, seed=config.seed, data=data.name,
-            title=config.data.title, metric=data.metric, skipped=env.skipped,
+            title=config.data.title, metric=data.metric, skipped=env.skipped, split=split,
         )  # fmt: skip
         if out is not None:
             write_text(out / RESULT, to_json(result, indent=2, sort_keys=True) + "\n")

@@ -27,7 +27,7 @@ from agents.pipeline.builders import Clips, build_clips, choose_classifier, feat
 from agents.policies.baselines import check_policy
 from agents.policies.networks import PolicyNetwork, load_policy
 from agents.rl.algorithms import algorithm_of, check_fits, check_settings, class_of, learns_as_ppo
-from agents.rl.saved_model import TrainedModel
+from agents.rl.saved_model import TrainedModel, selection_of
 from agents.rl.settings import algorithm_settings, check_ppo
 from agents.rl.trainer import train_policy
 from agents.runs.interrupts import Stopped
@@ -40,6 +40,9 @@ from agents.runs.threads import limit_threads
 from classifiers import checkpoint
 from classifiers.classifier import Architecture, Classifier
 from classifiers.errors import InputError, lookup, refuse_if
+
+SCORE = ("val_confidence_anytime",)
+"""What a policy is selected by."""
 
 
 class TrainingRun:
@@ -208,6 +211,8 @@ class TrainingRun:
     ) -> None:
         """Save the classifier and evaluate on the test clips, once: table, `result.json` and plots.
 
+        The result also says after how many steps the policy was selected, and its anytime confidence on the validation clips.
+
         Args:
             classifier: In its final state.
             policy: The trained policy, if any.
@@ -228,6 +233,8 @@ class TrainingRun:
         )  # fmt: skip
         self.seconds["evaluate"] = time.perf_counter() - start
         seconds = {step: round(value, 1) for step, value in self.seconds.items()}
+        if policy is not None and (best := selection_of(self.directory.checkpoints / "best")):
+            result["best"] = {"steps": best["steps"], **{key: best["metrics"][key] for key in SCORE if key in best["metrics"]}}
         self.directory.write_result({**result, **(result_entries or {}), "seconds": seconds})
         self.display.say(f"saved to {self.directory.root}: result.json, result.png, contact_sheet.png, checkpoints/")
 

@@ -5,6 +5,7 @@ All have Stable-Baselines3's `predict` on the observation `reference`, so `agent
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from inspect import signature
 from typing import Any, Protocol
 
@@ -109,31 +110,87 @@ class GaussianPatch(Baseline):
 BINOMIAL = torch.tensor([1.0, 2.0, 1.0]).outer(torch.tensor([1.0, 2.0, 1.0]))[None, None] / 16
 
 
-class SaliencyPatch(Baseline):
-    """The patch around the most salient pixel of the glance map.
+@dataclass(frozen=True)
+class Rule:
+    """Where a rule that learns nothing expects the target: at the pixel with the highest score, smoothed over 3×3 pixels.
 
-    Saliency is a pixel's squared distance to the mean over the map, in the glancer's features, smoothed over 3×3 pixels.
+    Attributes:
+        score: images of the steps, and of their neighbours in time, both (n, C, h, w) → the scores of their pixels (n, h, w). The
+            neighbour is the step before; that of the first step is the second one, and in clips of one step all scores are equal.
+        frames: whether the images are the frames, 0-255 at glance size; False: the glance maps. Those of the several frames of a step
+            are stacked.
+    """
+
+    score: Callable[[Tensor, Tensor], Tensor]
+    frames: bool = False
+
+
+def saliency(maps: Tensor) -> Tensor:
+    """Glance maps (N, C, h, w) → the saliency of their pixels (N, h, w): the squared distance to the mean over the map, smoothed."""
+    return _smooth(_distance_to_mean(maps.float()))
+
+
+def _distance_to_mean(maps: Tensor) -> Tensor:
+    return (maps - maps.mean((2, 3), keepdim=True)).square().sum(1)
+
+
+def _smooth(scores: Tensor) -> Tensor:
+    return conv2d(pad(scores[:, None], (1, 1, 1, 1), mode="replicate"), BINOMIAL.to(scores.device))[:, 0]
+
+
+RULES: dict[str, Rule] = {
+    "saliency": Rule(lambda maps, _: _distance_to_mean(maps)),
+    "motion": Rule(lambda maps, others: (maps - others).square().sum(1)),
+    "map_norm": Rule(lambda maps, _: maps.square().sum(1)),
+    "brightness": Rule(lambda frames, _: frames.sum(1), frames=True),
+    "frame_difference": Rule(lambda frames, others: (frames - others).abs().sum(1), frames=True),
+}
+"""Rules by name: a new one is an entry."""
+
+
+class RulePatch(Baseline):
+    """The patch that a rule selects.
+
+    Args:
+        features: of the clips.
+        rule: a value of `RULES`, or another one.
+    """
+
+    def __init__(self, features: Features, rule: Rule) -> None:
+        self._features, self._rule = features, rule
+        self._planned: dict[int, Actions] = {}
+
+    def choose(self, references: References) -> Actions:
+        """Return actions (N, …)."""
+        self._planned |= {int(clip): self._plan(int(clip)) for clip in np.unique(references[:, 0]) if int(clip) not in self._planned}
+        return np.stack([self._planned[int(clip)][step] for clip, step in references])
+
+    def _plan(self, clip: int) -> Actions:
+        """Return the actions of all D steps of a clip."""
+        images = self._frames(clip) if self._rule.frames else self._maps(clip)
+        neighbours = torch.cat([images[1:2], images[:-1]]) if len(images) > 1 else images
+        scores = _smooth(self._rule.score(images, neighbours))
+        row, column = np.unravel_index(scores.flatten(1).argmax(1).cpu().numpy(), scores.shape[1:])
+        stride = np.array(self._features.action.size) / scores.shape[1:]  # pixels of the frame per pixel of the image
+        return self._features.action.nearest((np.stack([row, column], 1) + 0.5) * stride - 0.5)
+
+    def _maps(self, clip: int) -> Tensor:
+        return self._features.glance_maps(np.array(clip), np.arange(self._features.num_steps)).float()
+
+    def _frames(self, clip: int) -> Tensor:
+        frames = self._features.classifier.to_glance_size(self._features.clips.glancer_frames(clip).float())
+        return frames.unflatten(0, (self._features.num_steps, -1)).flatten(1, 2)
+
+
+class SaliencyPatch(RulePatch):
+    """The patch around the most salient pixel of the glance map: the one that is least like the mean over the map.
 
     Args:
         features: glances of the clips.
     """
 
     def __init__(self, features: Features) -> None:
-        self._features = features
-
-    def choose(self, references: References) -> Actions:
-        """Return actions (N, …)."""
-        salient = saliency(self._features.glance_maps(*references.T))
-        row, column = np.unravel_index(salient.flatten(1).argmax(1).cpu().numpy(), salient.shape[1:])
-        stride = np.array(self._features.action.size) / salient.shape[1:]  # pixels of the frame per pixel of the map
-        return self._features.action.nearest((np.stack([row, column], 1) + 0.5) * stride - 0.5)
-
-
-def saliency(maps: Tensor) -> Tensor:
-    """Glance maps (N, C, h, w) → the saliency of their pixels (N, h, w); see `SaliencyPatch`."""
-    maps = maps.float()
-    distance = (maps - maps.mean((2, 3), keepdim=True)).square().sum(1, keepdim=True)
-    return conv2d(pad(distance, (1, 1, 1, 1), mode="replicate"), BINOMIAL.to(maps.device))[:, 0]
+        super().__init__(features, RULES["saliency"])
 
 
 class Oracle(Baseline):

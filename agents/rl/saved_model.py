@@ -13,6 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from adafocus_env.features.live import Features
 from agents.config.settings import AlgoConfig, NetworkConfig
+from agents.policies.networks import CARD as POLICY_CARD
 from agents.policies.networks import PolicyNetwork, load_policy
 from agents.policies.sb3 import bind
 from agents.rl.algorithms import Interface, rebuild_model
@@ -136,6 +137,16 @@ def load_model(folder: Path, device: torch.device | str) -> TrainedModel:
 def load_trained(folder: Path, device: torch.device | str) -> Policy:
     """Return the policy in ``folder``: the network of PPO, or the model of another algorithm; raises as `load_model`."""
     return load_model(folder, device) if (folder / CARD).is_file() else load_policy(folder, device)
+
+
+def selection_of(folder: Path) -> dict[str, Any]:
+    """Return the entries ``steps`` and ``metrics`` of the card of the policy in ``folder``: when it was selected, and why, if known.
+
+    Raises:
+        InputError: if there is no policy.
+    """
+    card = read_json(folder, CARD if (folder / CARD).is_file() else POLICY_CARD, f"policy={folder}")
+    return {key: card[key] for key in ("steps", "metrics") if key in card}
 
 
 def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:

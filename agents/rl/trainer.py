@@ -1,5 +1,6 @@
 """Stage 2: train the policy, with any algorithm, while glancer, focuser and head are frozen."""
 
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -9,7 +10,8 @@ from stable_baselines3.common.logger import configure
 from adafocus_env.features.live import Features
 from agents.config.settings import EnvConfig
 from agents.evaluation.budgets import threshold_for
-from agents.evaluation.evaluate import PolicyEvaluation, evaluate_policy
+from agents.evaluation.evaluate import evaluate_policy
+from agents.evaluation.metrics import PolicyEvaluation, ratios
 from agents.policies.networks import PolicyNetwork
 from agents.policies.sb3 import bind, cache_outputs, load_network
 from agents.rl.environment import EpisodeStatsWrapper, make_environment
@@ -30,6 +32,7 @@ from agents.runs.seeding import random_states
 from classifiers.errors import InputError
 
 STAGE = 2
+VALIDATED = ("top1_anytime", "hit_rate")
 
 
 def train_policy(
@@ -77,7 +80,19 @@ def train_policy(
             model.learn(total - model.num_timesteps, callback=callback, reset_num_timesteps=False, log_interval=None)  # type: ignore[arg-type]
     if features.classifier.fingerprint() != fingerprint:
         raise RuntimeError("the classifier changed while the policy was trained on it: it is not frozen")
+    if val is not None and (best := callback.best) is not None:
+        of = f"step {best.steps} of {settings.total_steps}"
+        display.say(f"best policy: {of}, anytime confidence {best.confidence_anytime:.3f} on {len(val.clips)} validation clips")
     return load_trained(run.checkpoints / "best", model.device)
+
+
+@dataclass(frozen=True)
+class Best:
+    """The policy that was selected: the environment steps before it was saved, its score and its anytime confidence, if validated."""
+
+    steps: int
+    score: float | None
+    confidence_anytime: float | None
 
 
 def _restore(model: BaseAlgorithm, run: RunDir) -> dict[str, Any] | None:
@@ -107,6 +122,7 @@ class TrainingCallback(BaseCallback):
 
     Attributes:
         stop: the user's request to stop.
+        best: the selected policy, if any.
     """
 
     def __init__(
@@ -122,21 +138,22 @@ class TrainingCallback(BaseCallback):
         self.stop: StopRequest | None = None
         self._run, self._display, self._settings, self._features, self._val, self._env = run, display, settings, features, val, env
         self._fingerprint = features.classifier.fingerprint()
-        self._best: list[float] | None = None
+        self.best: Best | None = None
         self._rollout_metrics: dict[str, float] = {}
         self._random_states: dict[str, Any] | None = None
         self._resumable = True
 
     def state(self) -> dict[str, Any]:
         """Return plain values for `restore`."""
-        state = {"best": self._best, "lines": len(self._run.metrics()), "episodes": self._env.state()}
+        best = None if self.best is None else asdict(self.best)
+        state = {"selected": best, "lines": len(self._run.metrics()), "episodes": self._env.state()}
         if (lagrangian := self._settings.lagrangian) is not None:
             state["cost_weight"] = {"integral": lagrangian.integral, "value": self._env.dynamics.cost_weight}
         return state
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a `state`."""
-        self._best = state["best"]
+        self.best = None if (best := state.get("selected")) is None else Best(**best)  # earlier versions ranked by other scores
         self._env.restore(state["episodes"])
         if (lagrangian := self._settings.lagrangian) is not None:
             lagrangian.integral = state["cost_weight"]["integral"]
@@ -217,26 +234,33 @@ class TrainingCallback(BaseCallback):
         return metrics
 
     def select(self, policy: Policy) -> dict[str, float]:
-        """Return a policy's validation metrics, and save it unless an earlier one was better.
+        """Return a policy's validation metrics, and save it unless an earlier one was better: of equals the later one is the best.
 
         While λ follows a target, scores of different updates cannot be compared, and the last policy is the best.
         """
         score, metrics = (None, {}) if self._val is None else self._score(policy, self._val)
-        if score is None or self._best is None or self._settings.lagrangian is not None or score >= self._best:
-            self._best = score
+        best = None if self.best is None else self.best.score
+        if score is None or best is None or self._settings.lagrangian is not None or score >= best:
+            self.best = Best(self._env.steps, score, metrics.get("val_confidence_anytime"))
             about = {"classifier": self._fingerprint, "metrics": metrics, "steps": self._env.steps}
             self._settings.save(policy, self._env, self._run.checkpoints / "best", about)
         return metrics
 
-    def _score(self, policy: Policy, val: Features) -> tuple[list[float], dict[str, float]]:
-        """Return what policies are ranked by, the higher the better, and the metrics. A `PolicyNetwork` that skips pays for its patches."""
+    def _score(self, policy: Policy, val: Features) -> tuple[float, dict[str, float]]:
+        """Return what policies are ranked by, and the metrics.
+
+        The score is the confidence, the mean over steps: unlike accuracy after the last step it does not saturate. A `PolicyNetwork` that
+        skips pays for its patches.
+        """
         dynamics = self._env.dynamics
         played = evaluate_trained(policy, val, dynamics.skipped)
-        metrics = {"val_top1": float(played.correct.mean()), "val_confidence": float(played.confidence.mean())}
+        metrics = {f"val_{name}": value for name, value in ratios(played).items() if name in VALIDATED}
+        metrics |= {"val_top1": float(played.correct.mean()), "val_confidence": float(played.confidence.mean())}
+        metrics["val_confidence_anytime"] = score = float(played.confidence_anytime.mean())
         if isinstance(policy, TrainedModel) or not policy.skips:
-            return list(metrics.values()), metrics
+            return score, metrics
         cost = dynamics.cost_weight * played.macs / dynamics.step_cost
-        return [metrics["val_confidence"] - cost, metrics["val_top1"]], {**metrics, "val_kept": float(played.patch_mask.mean())}
+        return score - cost, {**metrics, "val_kept": float(played.patch_mask.mean())}
 
 
 def evaluate_trained(policy: Policy, features: Features, skipped: str) -> PolicyEvaluation:

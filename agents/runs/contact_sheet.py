@@ -8,22 +8,31 @@ from PIL import Image, ImageDraw, ImageFont
 from adafocus_env.action import boxes_of
 from adafocus_env.features.live import Features
 from adafocus_env.render import draw_patch
-from agents.evaluation.metrics import PolicyEvaluation
+from agents.evaluation.metrics import PolicyEvaluation, count_hits, ratios
 from classifiers.atomic_files import replacing
 
 ROWS = 8
 MIN_SIDE = 120  # pixels; smaller frames are enlarged by a whole number
 LABEL_WIDTH = 150  # pixels left of the frames of a clip
+HEADING = 24  # pixels of the line above the rows
 GAP = 4  # pixels between frames and between rows
 
 
 def save_contact_sheet(features: Features, played: PolicyEvaluation, path: Path, *, rows: int = ROWS) -> None:
-    """Draw one row per clip: its frames with their patches. The clips are at equal distances in the list of all clips."""
+    """Draw one row per clip: its frames with their patches. The clips are at equal distances in the list of all clips.
+
+    Where it is known, the hit rate of all clips stands above the rows, and hits of all frames with the target beside each.
+    """
     clips = np.unique(np.linspace(0, len(features.clips) - 1, rows).astype(int))
     pictures = [_clip_row(features, played, int(clip)) for clip in clips]
-    sheet = Image.new("RGB", (pictures[0].width, sum(picture.height + GAP for picture in pictures)), "white")
+    hit_rate = ratios(played).get("hit_rate")
+    top = 0 if hit_rate is None else HEADING
+    sheet = Image.new("RGB", (pictures[0].width, top + sum(picture.height + GAP for picture in pictures)), "white")
+    if hit_rate is not None:
+        text = f"hit rate in all {len(features.clips)} clips: {hit_rate:.1%}"
+        ImageDraw.Draw(sheet).text((6, 4), text, fill="black", font=ImageFont.load_default(13))
     for number, picture in enumerate(pictures):
-        sheet.paste(picture, (0, number * (picture.height + GAP)))
+        sheet.paste(picture, (0, top + number * (picture.height + GAP)))
     with replacing(path) as temporary:
         sheet.save(temporary, format="PNG")
 
@@ -38,7 +47,9 @@ def _clip_row(features: Features, played: PolicyEvaluation, clip: int) -> Image.
     row = Image.new("RGB", (LABEL_WIDTH + len(frames) * (side + GAP), side), "white")
     name = features.classifier.classes[features.clips.labels[clip]]
     answer = "right" if played.correct[clip] else "wrong"
-    lines = [f"clip {clip}", f"class {name[:18]}", answer, f"confidence {played.confidence[clip]:.0%}"]
+    counts = count_hits(played)
+    hits = [] if counts is None else [f"hits {counts[0][clip].sum()} of {counts[1][clip].sum()}"]
+    lines = [f"clip {clip}", f"class {name[:18]}", answer, f"confidence {played.confidence[clip]:.0%}", *hits]
     ImageDraw.Draw(row).text((6, 6), "\n".join(lines), fill="black", font=ImageFont.load_default(13))
     for number, (frame, box) in enumerate(zip(frames, boxes, strict=True)):
         picture = draw_patch(frame, box.tolist() if patch_mask[number] else None, scale=scale)

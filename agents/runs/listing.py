@@ -17,6 +17,7 @@ from rich.table import Table
 
 from agents.config.compose import flat
 from agents.config.settings import ListRuns
+from agents.evaluation.metrics import share_of_gap
 from agents.runs.confidence import mean_text
 from agents.runs.jsonl import to_json
 from agents.runs.run_dir import CONFIG, EXECUTION_KEYS, METRICS, RESULT, SYSTEM, RunDir
@@ -34,10 +35,12 @@ class Run:
         seed: of the run.
         state: finished, running or stopped, and where.
         broken: why the folder cannot be read; empty if it can.
-        learned: top-1, or what the data set is measured by, of the policy that was learned.
+        anytime: top-1 of the policy that was learned, the mean over steps.
+        hits: share of its patches that hit the target, where that is known.
+        learned: its top-1, or what the data set is measured by.
         random: the same of random patches.
         oracle: the same of the oracle: ground truth, or the greedy one where there is none.
-        gap: share of the way from random to the oracle.
+        gap: share of the way from random to the oracle, where that is 10 points or more.
         gflops: per video with the learned policy; a multiply-add counts once.
         seconds: of training, in all starts.
         date: when something was written last.
@@ -50,6 +53,8 @@ class Run:
     seed: int | None = None
     state: str | None = None
     broken: str = ""
+    anytime: float | None = None
+    hits: float | None = None
     learned: float | None = None
     random: float | None = None
     oracle: float | None = None
@@ -74,7 +79,10 @@ def show(runs: Sequence[Run], console: Console) -> None:
     whole = [run for run in runs if not run.broken]
     tables = [table(data, [run for run in whole if run.data == data]) for data in sorted({str(run.data) for run in whole})]
     if whole:
-        tables[-1].caption = "in per cent; gap: share of the way from random to the oracle; time: of training; multiply-adds count as one"
+        tables[-1].caption = (
+            "in per cent; hits, anytime: of the learned policy; gap: share of the way from random to the oracle, if that is 10 points; "
+            "time: of training; multiply-adds count as one"
+        )
     for each in (*tables, summary(whole)):
         if each is not None:
             if not console.is_terminal:
@@ -141,8 +149,9 @@ def _reached(result: dict[str, Any], data: str) -> dict[str, Any]:
     best = next((name for name in ("oracle", "greedy_oracle") if name in policies), "")
     values = {name: policies.get(key, {}).get(metric) for name, key in (("learned", "learned"), ("random", "random"), ("oracle", best))}
     learned, random, oracle = values.values()
-    closed = (learned - random) / (oracle - random) if None not in values.values() and oracle != random else None
-    reached = {**values, "gap": closed, "gflops": policies.get("learned", {}).get("gflops")}
+    closed = share_of_gap(learned, random, oracle) if None not in values.values() else None
+    others = {name: policies.get("learned", {}).get(key) for name, key in LEARNED.items()}
+    reached = {**values, "gap": closed, **others}
     return reached if metric == "top1" else {**reached, "data": f"{data} ({metric})"}
 
 
@@ -157,6 +166,9 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
+LEARNED = {"hits": "hit_rate", "anytime": "top1_anytime", "gflops": "gflops"}
+"""What is listed of the policy that was learned besides its accuracy, and its key in the result."""
+
 ORDERS: dict[str, Callable[[Run], Any]] = {
     "run": lambda run: _natural(run.run),
     "learned": lambda run: (run.learned is None, -(run.learned or 0), _natural(run.run)),
@@ -169,10 +181,11 @@ ORDERS: dict[str, Callable[[Run], Any]] = {
 
 def table(data: str, runs: Iterable[Run]) -> Table:
     """Return a table with one row per run on a data set. A narrow terminal folds names and states over several lines."""
-    headings = ("run", "command", "seed", "state", "learned", "random", "oracle", "gap", "GFLOPs", "time", "written")
+    headings = ("run", "command", "seed", "state", "hits", "anytime", "learned", "oracle", "gap", "GFLOPs", "time", "written")
     shown = _empty(f"{data}, test split", *headings)
     for run in runs:
-        accuracies = ["–" if value is None else f"{100 * value:.1f}" for value in (run.learned, run.random, run.oracle, run.gap)]
+        values = (run.hits, run.anytime, run.learned, run.oracle, run.gap)
+        accuracies = ["–" if value is None else f"{100 * value:.1f}" for value in values]
         gflops = "–" if run.gflops is None else f"{run.gflops:.3g}"
         seconds = "–" if run.seconds is None else str(timedelta(seconds=round(run.seconds)))
         about = (run.run, run.command, str(run.seed), run.state)

@@ -1,4 +1,4 @@
-"""Plots of a result: accuracy against cost, and against the number of frames."""
+"""Plots of a result: accuracies, hits and cost of every policy, and accuracy and hits against the number of frames."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from agents.evaluation.metrics import ACCURACIES
 from classifiers.atomic_files import replacing
@@ -17,9 +17,11 @@ OTHER_COLOUR = "#95a5a6"  # of all other policies
 CURVES = ("learned", "random", "oracle")
 
 
-
 def save_comparison(measures: Mapping[str, Mapping[str, Any]], title: str, path: Path, *, metric: str, num_frames: int) -> None:
-    """Draw accuracy and GFLOPs per video of every policy, best on top, and beside them accuracy against the number of frames.
+    """Draw accuracies, hit rate and GFLOPs per video of every policy, and beside them accuracy and hit rate against the number of frames.
+
+    Policies are in the order of their anytime accuracy, best on top. The lines on bars are 95 % confidence intervals. Without known
+    targets there is no hit rate.
 
     Args:
         measures: Measures of every policy, as `agents.evaluation.evaluate.evaluate` returns them.
@@ -28,36 +30,61 @@ def save_comparison(measures: Mapping[str, Mapping[str, Any]], title: str, path:
         metric: The accuracy to draw, a name in `agents.evaluation.metrics.ACCURACIES`.
         num_frames: T, number of frames after the last step.
     """
-    figure = Figure(figsize=(14, 0.5 * len(measures) + 1.4), layout="constrained")
-    bars, curves = figure.subfigures(1, 2, width_ratios=(9, 5), squeeze=False)[0]
-    names = sorted(measures, key=lambda name: measures[name][metric])
-    accuracy, cost = bars.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-    _draw_bars(accuracy, {name: 100 * measures[name][metric] for name in names}, "{:.1f}", f"{ACCURACIES[metric]} after the last frame, %")
-    _draw_bars(cost, {name: measures[name]["gflops"] for name in names}, "{:.3g}", "GFLOPs per video (a multiply-add as one)")
-    _draw_curves(curves.subplots(), measures, metric, num_frames)
+    labels = {
+        "top1_first": "top-1 after the first patch, %",
+        "top1_anytime": "anytime top-1, %",
+        metric: f"{ACCURACIES[metric]} after the last frame, %",
+        "hit_rate": "hits, %",
+    }
+    shown = {key: label for key, label in labels.items() if any(key in values for values in measures.values())}
+    curves = {metric: f"{ACCURACIES[metric]}, %", "hit_rate": "hits, %"}
+    figure = Figure(figsize=(2.8 * len(shown) + 8, 0.4 * len(measures) + 1.8), layout="constrained")
+    bars, beside = figure.subfigures(1, 2, width_ratios=(2.8 * len(shown) + 3, 5), squeeze=False)[0]
+    names = sorted(measures, key=lambda name: measures[name]["top1_anytime"])
+    *accuracies, cost = bars.subplots(1, len(shown) + 1, sharey=True)
+    for axes, (key, label) in zip(accuracies, shown.items(), strict=True):
+        _draw_bars(axes, measures, names, key, label)
+    _draw_bars(cost, measures, names, "gflops", "GFLOPs per video\n(a multiply-add as one)", scale=1, form="{:.3g}")
+    drawn = [key for key in curves if key in shown]
+    for axes, key in zip(beside.subplots(len(drawn), 1, sharex=True, squeeze=False)[:, 0], drawn, strict=True):
+        _draw_curves(axes, measures, key, curves[key], num_frames)
+    handles, names = beside.axes[0].get_legend_handles_labels()
+    beside.legend(handles, names, loc="outside upper center", ncols=len(CURVES), frameon=False)
+    beside.axes[-1].set_xlabel("frames so far")
     figure.suptitle(title)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 
 
-def _draw_bars(axes: Axes, values: Mapping[str, float], form: str, label: str) -> None:
-    colours = [COLOURS.get(name, OTHER_COLOUR) for name in values]
-    bars = axes.barh([name.replace("_", " ") for name in values], list(values.values()), color=colours)
-    axes.bar_label(bars, [form.format(value) for value in values.values()], padding=3)
+def _draw_bars(
+    axes: Axes,
+    measures: Mapping[str, Mapping[str, Any]],
+    names: list[str],
+    key: str,
+    label: str,
+    *,
+    scale: float = 100,
+    form: str = "{:.1f}",
+) -> None:
+    """Draw the values of a measure, with intervals where there are any; policies without one have no bar."""
+    values = [scale * measures[name].get(key, np.nan) for name in names]
+    ends = [scale * np.array(measures[name].get(f"{key}_interval", [np.nan, np.nan])) for name in names]
+    errors = np.abs(np.array(ends) - np.array(values)[:, None]).T
+    colours = [COLOURS.get(name, OTHER_COLOUR) for name in names]
+    bars = axes.barh([name.replace("_", " ") for name in names], values, color=colours, xerr=errors, error_kw={"lw": 1, "alpha": 0.6})
+    axes.bar_label(bars, ["" if np.isnan(value) else form.format(value) for value in values], padding=3)
     axes.set_xlabel(label)
-    axes.margins(x=0.18)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.margins(x=0.25)
+    axes.xaxis.set_major_locator(MaxNLocator(4) if scale == 1 else FixedLocator([0, 50, 100]))
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_curves(axes: Axes, measures: Mapping[str, Mapping[str, Any]], metric: str, num_frames: int) -> None:
-    """Draw accuracy against the number of frames for the learned policy, random patches and the oracle."""
+def _draw_curves(axes: Axes, measures: Mapping[str, Mapping[str, Any]], key: str, label: str, num_frames: int) -> None:
+    """Draw a measure against the number of frames for the learned policy, random patches and the oracle; gaps where it is not defined."""
     for name in [name for name in CURVES if name in measures]:
-        shares = np.array(measures[name]["steps"][metric])
+        shares = np.array(measures[name]["steps"][key], np.float64)
         frames = np.arange(1, len(shares) + 1) * num_frames / len(shares)
         axes.plot(frames, 100 * shares, marker="o", markersize=4, label=name, color=COLOURS.get(name, OTHER_COLOUR))
-    axes.set(xlabel="frames so far", ylabel=f"{ACCURACIES[metric]}, %")
-    axes.set(xlim=(0, num_frames * 1.03), ylim=(0, 102))  # whole markers at 100 %
+    axes.set(ylabel=label, xlim=(0, num_frames * 1.03), ylim=(-2, 102))  # whole markers at 0 and 100 %
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(CURVES), frameon=False)  # above, where it hides no curve

@@ -16,6 +16,7 @@ PATIENCE = 600.0  # seconds after which a log gets a line of a bar that has not 
 
 FIGURES = {
     "return": "return {:.2f}", "loss": "loss {:.3f}", "accuracy": "accuracy {:.1%}", "val_top1": "validation {:.1%}",
+    "val_hit_rate": "hits {:.1%}",
     "entropy": "entropy {:.1f}", "learning_rate": "lr {:.1e}",
 }  # fmt: skip
 """Measurements that a bar shows, by their key in a line of metrics."""

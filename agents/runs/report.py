@@ -1,6 +1,6 @@
 """The report at the end of a run: a table, the same measures as JSON and as a plot, and a contact sheet."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,8 @@ from rich.table import Column, Table
 
 from adafocus_env.features.live import Features
 from agents.evaluation.evaluate import evaluate
-from agents.evaluation.metrics import ACCURACIES, table_columns
-from agents.policies.baselines import Predictor
+from agents.evaluation.metrics import ACCURACIES, COVERED, table_columns
+from agents.policies.baselines import RULES, Predictor
 from agents.policies.networks import PolicyNetwork
 from agents.runs.contact_sheet import save_contact_sheet
 from agents.runs.plots import save_comparison
@@ -18,7 +18,7 @@ from agents.runs.progress import Display
 from agents.runs.run_dir import COMPARISON, CONTACT_SHEET
 from classifiers.errors import lookup
 
-ORDER = ("learned", "random", "centre", "gaussian", "saliency", "glance_only", "full_frame", "oracle", "greedy_oracle")
+ORDER = ("learned", "random", "centre", "gaussian", *RULES, "glance_only", "full_frame", "oracle", "greedy_oracle")
 """Policies in the order of the table."""
 
 
@@ -33,11 +33,12 @@ def report(
     title: str = "",
     metric: str = "top1",
     skipped: str = "zeros",
+    split: str = "test",
 ) -> dict[str, Any]:
-    """Measure all policies on the test clips, print the table and save the plots.
+    """Measure all policies on the clips of a split, print the table and save the plots.
 
     Args:
-        features: Features of the test clips.
+        features: Features of the clips.
         policy: The learned policy, if any; see `evaluate`.
         folder: Directory for `result.png` and `contact_sheet.png`; None: no plots are made.
         display: Where the table is printed.
@@ -46,6 +47,7 @@ def report(
         title: Title of the table, as `DataConfig.title`; empty: the name.
         metric: The data set's main metric, a name in `agents.evaluation.metrics.ACCURACIES`.
         skipped: Input of the head where the policy skips a frame, a name in `adafocus_env.classify.SKIPPED`.
+        split: Name of the split.
 
     Returns:
         The content of `result.json`, without the times.
@@ -60,9 +62,9 @@ def report(
     )
     bar.at(len(ORDER), "")
     clips = len(features.clips)
-    display.console.print(table(measures, split_title(title or data, "test", clips), metric))
+    display.console.print(table(measures, split_title(title or data, split, clips), metric))
     if folder is not None:
-        heading = split_title(data, "test", clips)
+        heading = split_title(data, split, clips)
         save_comparison(measures, heading, folder / COMPARISON, metric=metric, num_frames=features.clips.num_frames)
         save_contact_sheet(features, plays["learned" if "learned" in plays else "random"], folder / CONTACT_SHEET)
     return {
@@ -70,11 +72,24 @@ def report(
         "metric": metric,
         "seed": seed,
         "data": data,
-        "split": "test",
+        "split": split,
         "clips": clips,
         "classes": list(features.classifier.classes),
         "classifier": features.classifier.fingerprint(),
     }
+
+
+def _caption(measures: Mapping[str, Mapping[str, Any]], columns: Mapping[str, object]) -> Iterator[str]:
+    """Yield what the columns mean, and the share of the gap between random patches and the oracle that the learned policy closes."""
+    if "hit_rate" in columns:
+        yield "first: after the first patch while the target is shown"
+        yield f"hits: frames with the target whose patch covers {COVERED:.0%} of it"
+    yield "anytime: mean over steps"
+    yield "GFLOPs: a multiply-add counts as one"
+    shares = {"anytime": "gap_anytime", "top-1": "gap_top1"}
+    closed = [f"{name} {measures['learned'][key]:.0%}" for name, key in shares.items() if key in measures.get("learned", {})]
+    if closed:
+        yield f"gap to the oracle closed: {', '.join(closed)}"
 
 
 def split_title(data: str, split: str, clips: int) -> str:
@@ -83,7 +98,7 @@ def split_title(data: str, split: str, clips: int) -> str:
 
 
 def table(measures: Mapping[str, Mapping[str, Any]], title: str, metric: str = "top1") -> Table:
-    """Return the measures of all policies after the last step as a table of 80 columns; the README explains the policies.
+    """Return the measures of all policies as a table of 80 columns; the README explains the policies.
 
     The share of frames that are focused is shown where a policy skips some.
 
@@ -94,8 +109,7 @@ def table(measures: Mapping[str, Mapping[str, Any]], title: str, metric: str = "
     """
     columns = table_columns(measures.values(), metric)
     headings = [Column("policy", no_wrap=True), *(Column(each.heading, justify="right", no_wrap=True) for each in columns.values())]
-    caption = "GFLOPs per video, a multiply-add counts as one; entropy in nats; movement in H − P"
-    shown = Table(*headings, title=escape(title), caption=caption)
+    shown = Table(*headings, title=escape(title), caption="\n".join(_caption(measures, columns)))
     for name in [each for each in ORDER if each in measures]:
         cells = [format(measures[name][key], column.format) if key in measures[name] else "–" for key, column in columns.items()]
         shown.add_row(name, *cells, style="bold" if name == "learned" else None)

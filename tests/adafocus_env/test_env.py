@@ -240,7 +240,7 @@ def test_arguments_out_of_their_range(make, classifier):
             AdaFocusVectorEnv(2, classifier, **arguments)
     with pytest.raises(InputError, match="grid=1 is too small"):
         make(grid=1)
-    with pytest.raises(InputError, match="clips must be 'train', 'val', 'test' or a ClipStore, got 'tset'"):
+    with pytest.raises(InputError, match="clips must be 'train', 'val', 'test', 'further' or a ClipStore, got 'tset'"):
         AdaFocusEnv(classifier, "tset")
 
 

@@ -11,6 +11,7 @@ from adafocus_env.videos.published import PUBLISHED
 from agents import evaluate, train_ppo, train_stages
 from agents.config.command import compose_config
 from agents.config.settings import Evaluate, ImportCheckpoint, TrainPPO, TrainStages
+from agents.policies.baselines import RULES
 from agents.policies.networks import load_policy
 from agents.released.checkpoint import import_released
 from agents.runs.run_dir import RunDir
@@ -50,7 +51,7 @@ def test_import_evaluate_and_go_on(tmp_path, family):
     evaluate.main(compose_config(Evaluate, "evaluate", [*data, *given, "bank=false", f"out={out}"]))
     found = json.loads((out / "result.json").read_text())
     assert found["classes"] == ["left turn", "right turn"] and found["metric"] == PUBLISHED[DATA[family]].metric
-    assert set(found["policies"]) == {"learned", "random", "centre", "gaussian", "saliency", "glance_only", "full_frame"}
+    assert set(found["policies"]) == {"learned", "random", "centre", "gaussian", *RULES, "glance_only", "full_frame"}
     assert len(found["policies"]["learned"]["steps"]["map"]) == (2 if family == "activitynet" else 1)
 
     experiment = [f"experiment={DATA[family]}", *data[1:], *given]

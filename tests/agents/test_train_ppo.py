@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tiny_training
 import torch
+from conftest import TASK, TINY
 from tiny_training import (
     NEW,
     POLICIES,
@@ -37,6 +38,7 @@ from agents.pipeline.training_run import TrainingRun
 from agents.policies.networks import load_policy, save_policy
 from agents.runs.run_dir import RunDir
 from classifiers import checkpoint
+from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 
 
@@ -109,7 +111,7 @@ def test_the_metrics_have_a_line_an_update(first):
 
 def test_the_result_has_the_form_of_the_design(first):
     found = json.loads((first[0] / "result.json").read_text())
-    assert set(found) == {"policies", "metric", "seed", "data", "split", "clips", "classes", "classifier", "seconds"}
+    assert set(found) == {"policies", "metric", "seed", "data", "split", "clips", "classes", "classifier", "seconds", "best"}
     assert (found["seed"], found["data"], found["split"], found["metric"], found["clips"]) == (0, "folder", "test", "top1", 4)
     assert found["classes"] == ["even", "odd"]
     assert set(found["policies"]) == POLICIES  # no oracle: these videos have no ground truth
@@ -122,8 +124,12 @@ def test_the_result_has_the_form_of_the_design(first):
 def test_the_best_policy_is_the_last_of_the_best_on_the_validation_part(first):
     card = json.loads((first[0] / "checkpoints" / "best" / "policy.json").read_text())
     lines = RunDir(first[0]).metrics()
-    best = max(lines, key=lambda line: (line["val_top1"], line["val_confidence"], line["update"]))
-    assert card["steps"] == best["steps"] and card["metrics"] == {key: best[key] for key in ("val_top1", "val_confidence")}
+    best = max(lines, key=lambda line: (line["val_confidence_anytime"], line["update"]))
+    assert card["steps"] == best["steps"] and card["metrics"] == {key: best[key] for key in best if key.startswith("val_")}
+    assert set(card["metrics"]) == {"val_top1", "val_top1_anytime", "val_confidence", "val_confidence_anytime"}  # there is no track
+    score = best["val_confidence_anytime"]
+    assert json.loads((first[0] / "result.json").read_text())["best"] == {"steps": best["steps"], "val_confidence_anytime": score}
+    assert f"best policy: step {best['steps']} of 128, anytime confidence {score:.3f} on 6 validation clips" in first[1]
     assert load_policy(first[0] / "checkpoints" / "best").grid == 3
 
 
@@ -164,6 +170,25 @@ def test_the_demo_videos_have_an_oracle(tmp_path, monkeypatch):
     found = result(tmp_path)
     assert set(found["policies"]) == POLICIES | {"oracle"} and found["data"] == "demo"
     assert found["policies"]["oracle"]["movement"] > 0
+    assert "val_hit_rate" in RunDir(tmp_path).metrics()[-1] and {"hit_rate", "top1_first"} <= set(found["policies"]["learned"])
+
+
+def test_evaluate_on_further_clips(tmp_path, monkeypatch, capsys):
+    patch_demo(monkeypatch)
+    checkpoint.save(Classifier(TINY, tuple("0123456789")).freeze(), tmp_path / "classifier")
+    arguments = [f"classifier={tmp_path / 'classifier'}", f"out={tmp_path / 'out'}", "data.num_frames=4", "device=cpu", "grid=3"]
+    evaluate.main(compose_config(Evaluate, "evaluate", [*arguments, "further=true"]))
+    found = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert (found["split"], found["clips"]) == ("further", 4) and "demo, further split, 4 clips" in capsys.readouterr().out
+    videos = demo(TASK).further
+    assert all(video.path.is_file() for video in videos) and all("/further/" in video.name for video in videos)
+
+
+def test_only_the_demo_videos_have_further_clips(root):
+    with pytest.raises(InputError, match="further=true: data=folder has no further videos; only data=demo has them"):
+        evaluate.main(compose_config(Evaluate, "evaluate", ["data=folder", f"data.root={root}", "further=true"]))
+    with pytest.raises(InputError, match="clips='further': there are no further videos in data=folder; choose 'test', or the demo videos"):
+        open_clips(build_data(DataConfig(name="folder", root=str(root))), "further", num_frames=4, size=96)
 
 
 # The same again
@@ -218,7 +243,7 @@ def evaluated(*arguments):
 def test_evaluate_repeats_the_table(tmp_path, first):
     before = {path: path.read_bytes() for path in first[0].rglob("*") if path.is_file()}
     evaluated(f"run={first[0]}", f"out={tmp_path}", "device=cpu")
-    assert result(tmp_path) == result(first[0])
+    assert {**result(tmp_path), "best": result(first[0])["best"]} == result(first[0])
     assert (tmp_path / "contact_sheet.png").read_bytes() == before[first[0] / "contact_sheet.png"]
     assert {path: path.read_bytes() for path in first[0].rglob("*") if path.is_file()} == before
 
@@ -227,7 +252,7 @@ def test_evaluate_takes_a_classifier_and_a_policy(tmp_path, first, root, capsys)
     parts = [f"{name}={first[0] / 'checkpoints' / folder}" for name, folder in (("classifier", "classifier"), ("policy", "best"))]
     data = ["data=folder", f"data.root={root}", "data.num_frames=4", "device=cpu"]
     evaluated(*parts, *data, f"out={tmp_path}")
-    assert result(tmp_path) == result(first[0])
+    assert {**result(tmp_path), "best": result(first[0])["best"]} == result(first[0])
     printed = capsys.readouterr().out
     assert "learned" in printed and stands_above(f"folder ({root}), test split, 4 clips", printed)
     assert printed.count("; 1 file or folder not used: train/[notes].txt\n") == 1

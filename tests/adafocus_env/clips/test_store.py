@@ -74,9 +74,63 @@ def test_truth_is_scaled_with_the_stored_frames(tmp_path, videos):
     assert np.allclose(store.truth(0), expected)
 
 
+def with_targets(video, visible, side=6):
+    """The video, whose track also says how large the target is and which of its frames show it."""
+    track = json.loads(video.track.read_text())
+    video.track.write_text(json.dumps({**track, "side": side, "visible": visible}))
+    return video
+
+
+def test_targets_are_boxes_around_the_truth_in_the_frames_that_show_them(tmp_path):
+    """The middle of a pixel is at half of its number and the next one, and a box of 6 pixels reaches 3 to either side."""
+    visible = [number != 3 for number in range(10)]
+    (video,) = [with_targets(video, visible) for video in make_videos(tmp_path / "v", 1, tracks=True)]
+    store = ClipStore([video], TEST, folder=tmp_path / "cache")
+    boxes, shown = store.targets(0)
+    centres = store.truth(0) + 0.5
+    assert store.indices(0).tolist() == [1, 3, 6, 8] and shown.tolist() == [True, False, True, True]
+    assert boxes == pytest.approx(np.concatenate([centres - 3, centres + 3], axis=1)) and boxes.dtype == np.float32
+    again = ClipStore([video], TEST, folder=tmp_path / "cache")
+    assert all(np.array_equal(one, other) for one, other in zip(again.targets(0), store.targets(0), strict=True)), "as they were stored"
+    small = ClipStore([video], ClipSpec(num_frames=4, size=24, short_side=24, train=False), folder=tmp_path / "cache")
+    centres = small.truth(0) + 0.5
+    assert small.targets(0).boxes == pytest.approx(np.concatenate([centres - 1.5, centres + 1.5], axis=1), abs=1e-5)
+
+
+def test_targets_follow_crop_and_flip_and_are_not_visible_outside(tmp_path):
+    videos = [with_targets(video, [True] * n) for n, video in enumerate(make_videos(tmp_path / "v", 5, tracks=True), 10)]
+    store = ClipStore(videos, ClipSpec(**{**vars(TRAIN), "views": 6}), folder=tmp_path / "cache")
+    seen = []
+    for clip in range(len(store)):
+        (boxes, visible), centres = store.targets(clip), store.truth(clip) + 0.5
+        assert (boxes[:, 2:] > boxes[:, :2]).all(), "also where the crop is mirrored"
+        assert (boxes[:, :2] + boxes[:, 2:]) / 2 == pytest.approx(centres, abs=1e-4)
+        assert np.array_equal(visible, ((centres >= 0) & (centres <= 32)).all(1))
+        seen += visible.tolist()
+    assert True in seen and False in seen
+
+
+def test_a_track_of_centres_alone_has_no_targets(tmp_path, videos):
+    store = ClipStore(videos, TEST, folder=tmp_path)
+    assert store.has_truth and store.targets(0) is None
+
+
+def test_clips_without_tracks_that_an_earlier_version_decoded_are_read(tmp_path, monkeypatch):
+    videos = make_videos(tmp_path / "v", 2)
+    before = all_frames(ClipStore(videos, TEST, folder=tmp_path / "cache"))
+    (index,) = (tmp_path / "cache").rglob("index.json")
+    stored = json.loads(index.read_text())
+    for clip in stored["clips"]:
+        del clip["track"]
+        clip["truth"] = None
+    index.write_text(json.dumps(stored))
+    monkeypatch.setattr(clips, "run_in_workers", None)
+    assert same(all_frames(ClipStore(videos, TEST, folder=tmp_path / "cache")), before)
+
+
 def test_videos_without_tracks_have_no_truth(tmp_path):
     store = ClipStore(make_videos(tmp_path / "v", 2), TEST, folder=tmp_path / "cache")
-    assert not store.has_truth and store.truth(0) is None
+    assert not store.has_truth and store.truth(0) is None and store.targets(0) is None
 
 
 def test_a_second_start_decodes_nothing(tmp_path, videos, monkeypatch):
@@ -292,8 +346,14 @@ def test_a_track_that_does_not_fit_is_reported(tmp_path, videos):
     wrong.track.write_text(json.dumps({"centre": [[1, 2]]}))
     missing = make_video(tmp_path, "missing.mp4", track=True)
     missing.track.unlink()
-    store = ClipStore([*videos, wrong, missing], TEST, folder=tmp_path / "cache")
-    assert [name for name, _ in store.failures] == ["wrong.mp4", "missing.mp4"]
+    hidden = with_targets(make_video(tmp_path, "hidden.mp4", track=True), [True])
+    large = with_targets(make_video(tmp_path, "large.mp4", track=True), [True] * 10, side="large")
+    listed = make_video(tmp_path, "listed.mp4", track=True)
+    listed.track.write_text("[]")
+    store = ClipStore([*videos, wrong, missing, hidden, large, listed], TEST, folder=tmp_path / "cache")
+    assert [name for name, _ in store.failures] == ["wrong.mp4", "missing.mp4", "hidden.mp4", "large.mp4", "listed.mp4"]
+    assert "hidden.json must hold true or false in visible for each of the 10 frames" in store.failures[2][1]
+    assert "large.json cannot be read" in store.failures[3][1] and "listed.json cannot be read" in store.failures[4][1]
     assert "one point (y, x) for each of the 10 frames, got (1, 2)" in store.failures[0][1]
     assert "missing.json cannot be read" in store.failures[1][1]
 

@@ -1,4 +1,5 @@
 import gc
+import json
 import pickle
 import threading
 import time
@@ -58,6 +59,18 @@ def test_the_draws_are_those_of_a_store_with_as_many_views(tmp_path, videos):
             assert torch.equal(drawn[5 * view + video], store.frames(2 * video + view))
             assert clips.indices(5 * view + video).tolist() == store.indices(2 * video + view).tolist()
             assert np.array_equal(clips.truth(5 * view + video), store.truth(2 * video + view))
+            assert clips.targets(5 * view + video) is None
+
+
+def test_targets_are_those_of_a_store(tmp_path):
+    (video,) = make_videos(tmp_path / "v", 1, tracks=True)
+    video.track.write_text(json.dumps({**json.loads(video.track.read_text()), "side": 6, "visible": [True] * 10}))
+    store, clips = ClipStore([video], TRAIN, folder=tmp_path / "cache"), StreamingClips([video], TRAIN)
+    for number in range(2):
+        for one, other in zip(clips.targets(number), store.targets(number), strict=True):
+            assert np.array_equal(one, other)
+    clips.targets(0).boxes[:] = 0
+    assert np.array_equal(clips.targets(0).boxes, store.targets(0).boxes), "what is returned is a copy"
 
 
 def test_every_epoch_draws_new_frames_and_crops_of_all_videos_in_a_new_order(videos):

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from pathlib import Path
 
 import av
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 from conftest import TASK
 from PIL import Image
 
+import benchmarks
 from adafocus_env.demo.renderer import JITTER, PLACES, DemoTask, draw
-from adafocus_env.demo.videos import CLASSES, TASKS, demo, render, render_video
+from adafocus_env.demo.videos import CLASSES, TASKS, demo, render, render_video, target_digit
 from adafocus_env.demo.videos import _digits as digits_of
 from adafocus_env.demo.videos import _scene as scene_of
 from classifiers.errors import InputError
@@ -50,7 +52,8 @@ def test_the_track_is_where_the_reddish_digit_is(rendered):
     errors = []
     for video in [*rendered.train, *rendered.test]:
         track = json.loads(video.track.read_text())
-        assert track.keys() == {"centre", "label"} and track["label"] == video.label
+        assert track.keys() == {"centre", "side", "visible", "label"} and (track["side"], track["label"]) == (14, video.label)
+        assert track["visible"] == [True] * 6
         _, frames = decoded(video.path)
         errors += [np.abs(centre_of_red(frame) - centre).max() for frame, centre in zip(frames, track["centre"], strict=True)]
     assert np.median(errors) < 2 and np.mean(np.array(errors) < 5) > 0.9
@@ -69,6 +72,8 @@ def test_targets_move_smoothly_over_the_whole_frame(tmp_path, monkeypatch):
 
 def test_the_clips_carry_the_track(clips):
     assert clips.has_truth
+    boxes, visible = clips.targets(0)
+    assert visible.all() and boxes[:, 2:] - boxes[:, :2] == pytest.approx(np.full((4, 2), 14.0), abs=1e-4)
     errors = []
     for clip in range(len(clips)):
         frames = clips.frames(clip).permute(0, 2, 3, 1).numpy()
@@ -78,7 +83,7 @@ def test_the_clips_carry_the_track(clips):
 
 def test_a_target_shows_its_class_at_patch_size():
     """The digit that is drawn is the one of the label: it resembles its own class most."""
-    images, labels = digits_of("train")
+    images, labels, _ = digits_of("train")
     means = np.stack([images[labels == label].mean(0).ravel() for label in range(10)])
     hits = 0
     for video in demo(TASK, val=0.0).train:
@@ -125,12 +130,44 @@ def test_only_what_is_missing_is_rendered(rendered):
 
 def test_classes_are_balanced():
     data = demo()
-    assert (len(data.train) + len(data.val), len(data.test)) == (1500, 500) and data.classes == CLASSES
-    assert np.bincount([video.label for video in [*data.train, *data.val]]).tolist() == [150] * 10
-    assert np.bincount([video.label for video in data.test]).tolist() == [50] * 10
-    assert 100 < len(data.val) < 200
-    names = [video.name for video in [*data.train, *data.val, *data.test]]
-    assert len(set(names)) == 2000
+    assert (len(data.val), len(data.test), len(data.further)) == (500, 500, 500) and data.classes == CLASSES
+    held_out = [video for video in data.val if int(video.path.stem) < 1500]
+    assert np.bincount([video.label for video in [*data.train, *held_out]]).tolist() == [150] * 10
+    for videos in (data.test, data.further):
+        assert np.bincount([video.label for video in videos]).tolist() == [50] * 10
+    assert np.bincount([video.label for video in data.val]).min() > 40
+    names = [video.name for video in [*data.train, *data.val, *data.test, *data.further]]
+    assert len(set(names)) == len(names) and len(data.train) + len(held_out) == 1500 and 100 < len(held_out) < 200
+
+
+def test_validation_videos_are_those_held_out_and_more_of_the_same_digits():
+    """The training videos do not depend on the number of validation videos: the bundled classifiers learned from them."""
+    more = dataclasses.replace(TASK, val_videos=9)
+    few, many, none = demo(TASK, val=0.3), demo(more, val=0.3), demo(more, val=0)
+    assert many.train == few.train and many.val[: len(few.val)] == few.val and len(many.val) == 9 > len(few.val)
+    assert [int(video.path.stem) for video in many.val[len(few.val) :]] == list(range(12, 12 + 9 - len(few.val)))
+    assert none.val == () and len(none.train) == 12
+    train = {image.tobytes() for image in digits_of("train")[0]}
+    assert all(digit.tobytes() in train for video in many.val for digit in scene_of(video, TASK).digits)
+
+
+def test_the_further_clips_are_those_of_the_committed_list():
+    """Their targets are images that are the target of no other video, five or more of each class."""
+    committed = json.loads((Path(benchmarks.__file__).parent / "further_clips.json").read_text())
+    assert list(committed) == list(TASKS)
+    for name, task in TASKS.items():
+        data = demo(name)
+        assert [[video.name, video.label, target_digit(video, task)] for video in data.further] == committed[name]
+        tested = {target_digit(video, task) for video in data.test}
+        targets = {(label, digit) for _, label, digit in committed[name]}
+        assert not tested & {digit for _, digit in targets} and not {digit for _, digit in targets} & set(digits_of("train")[2].tolist())
+        assert np.bincount([label for label, _ in targets], minlength=10).min() >= 5
+
+
+def test_further_videos_need_digits_that_no_test_video_has():
+    task = DemoTask(test_videos=4000)
+    with pytest.raises(InputError, match="test_videos=4000 is too many for further videos: every test digit 0 is the target of"):
+        scene_of(demo(task).further[0], task)
 
 
 def test_the_number_of_videos_does_not_change_their_content_but_their_looks_do():
@@ -173,7 +210,9 @@ def test_the_videos_of_the_tasks_are_fixed():
     }
     assert TASKS["normal"] == DemoTask() and demo().name == demo("normal").name == "demo" and demo("hard").name == "demo-hard"
     drawn = {name: draw(scene_of(demo(name).train[0], task)) for name, task in TASKS.items()}
-    seen = {name: (centres[[0, -1]].round(2).tolist(), pytest.approx(frames.mean(), abs=0.3)) for name, (frames, centres) in drawn.items()}
+    seen = {
+        name: (centres[[0, -1]].round(2).tolist(), pytest.approx(frames.mean(), abs=0.3)) for name, (frames, centres, _) in drawn.items()
+    }
     assert seen == {
         "easy": ([[11.07, 42.7], [30.0, 29.33]], 48.7),
         "normal": ([[14.37, 37.53], [32.74, 29.62]], 48.2),
@@ -184,12 +223,12 @@ def test_the_videos_of_the_tasks_are_fixed():
 
 
 def test_patch_size_and_numbers_of_videos_leave_the_videos_alone():
-    assert dataclasses.replace(DemoTask(), patch_size=20, train_videos=3, test_videos=2).key == DemoTask().key
+    assert dataclasses.replace(DemoTask(), patch_size=20, train_videos=3, val_videos=1, test_videos=2).key == DemoTask().key
     assert DemoTask(visible=0.5).key != DemoTask().key != DemoTask(cue=2).key
 
 
 def quiet(task, videos, **appearance):
-    """Frames and centres of videos without clutter and noise, and what was drawn."""
+    """Frames, centres and visible frames of videos without clutter and noise, and what was drawn."""
     task = dataclasses.replace(task, train_videos=videos, clutter=0, noise=0.0, **appearance)
     scenes = [scene_of(video, task) for video in demo(task, val=0.0).train]
     return [(*draw(scene), scene) for scene in scenes]
@@ -205,8 +244,9 @@ def redness(frames, centre, reach=8):
 
 def test_sparse_shows_the_target_in_a_third_of_the_frames_which_follow_one_another():
     firsts = []
-    for frames, centres, _ in quiet(TASKS["sparse"], 24):
+    for frames, centres, visible, _ in quiet(TASKS["sparse"], 24):
         shown = np.flatnonzero(redness(frames, centres) > RED)
+        assert np.array_equal(shown, np.flatnonzero(visible))
         assert len(shown) == 8 and np.ptp(shown) == 7
         firsts.append(shown[0])
     assert min(firsts) < 4 and max(firsts) > 12 and len(set(firsts)) > 8
@@ -214,7 +254,8 @@ def test_sparse_shows_the_target_in_a_third_of_the_frames_which_follow_one_anoth
 
 def test_memory_shows_a_cue_then_the_target_among_still_look_alikes_of_other_classes():
     squares = set()
-    for frames, centres, scene in quiet(TASKS["memory"], 24):
+    for frames, centres, visible, scene in quiet(TASKS["memory"], 24):
+        assert visible.tolist() == [False] * 4 + [True] * 12, "the disc is not the digit"
         cue, rest = centres[:4], centres[4:]
         assert (cue == cue[0]).all() and (rest == rest[0]).all(), "nothing moves within a scene"
         assert np.abs(cue[0] - rest[0]).max() <= 2 * JITTER and (cue[0] != rest[0]).all()
@@ -229,7 +270,7 @@ def test_memory_shows_a_cue_then_the_target_among_still_look_alikes_of_other_cla
 
 
 def test_look_alikes_are_digits_of_other_classes_all_different():
-    images, labels = digits_of("train")
+    images, labels, _ = digits_of("train")
     known = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
     for video in demo(dataclasses.replace(TASKS["memory"], train_videos=30), val=0.0).train:
         classes = [known[digit.tobytes()] for digit in scene_of(video, TASKS["memory"]).digits[:5]]

@@ -349,5 +349,5 @@ def test_devices():
 
 
 def test_unknown_parts_of_a_data_set():
-    with pytest.raises(InputError, match="clips must be 'train', 'val', 'test' or a ClipStore, got 'tets'"):
+    with pytest.raises(InputError, match="clips must be 'train', 'val', 'test', 'further' or a ClipStore, got 'tets'"):
         open_clips(demo(TASK), "tets", num_frames=4, size=96)

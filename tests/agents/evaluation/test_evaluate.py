@@ -1,21 +1,35 @@
 import io
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from conftest import TINY_COST
+from PIL import Image
 from rich.console import Console
 
 from adafocus_env.action import ContinuousAction, GridAction
+from adafocus_env.clips.tracks import Targets
 from adafocus_env.features.live import LiveFeatures
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.evaluation import evaluate as evaluation
 from agents.evaluation.evaluate import evaluate, evaluate_policy
-from agents.evaluation.metrics import METRICS, Metric, PolicyEvaluation, location_entropy, movement, step_metrics
-from agents.policies.baselines import CentrePatch, Oracle, RandomPatch
+from agents.evaluation.metrics import (
+    METRICS,
+    Metric,
+    PolicyEvaluation,
+    add_gaps,
+    interval,
+    location_entropy,
+    movement,
+    step_metrics,
+    summarize,
+)
+from agents.policies.baselines import RULES, CentrePatch, Oracle, RandomPatch
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from agents.runs import plots as pictures
+from agents.runs.contact_sheet import GAP, HEADING, save_contact_sheet
 from agents.runs.plots import save_comparison
 from agents.runs.progress import Display
 from agents.runs.report import ORDER, report, table
@@ -23,7 +37,7 @@ from classifiers.errors import InputError
 
 FIGURE = pictures.Figure
 GRID = GridAction(7, 96, 24)
-MOVING = {"learned", "random", "centre", "gaussian", "saliency", "oracle", "greedy_oracle"}
+MOVING = {"learned", "random", "centre", "gaussian", *RULES, "oracle", "greedy_oracle"}
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +147,76 @@ def test_movement_in_fractions_of_the_frame_less_the_patch():
     assert of([[0, 3]], GridAction(2, 24, 24)) == 0  # the patch is the frame
 
 
+def on_target(cells, visible, centre=(47.5, 47.5), side=14, frames=1, patch_mask=None):
+    """An evaluation in which a box of that side stands at one place in all frames; class 0 is right in every step but the first."""
+    played = acting(cells, patch_mask=patch_mask)
+    scores = np.zeros((*played.patch_mask.shape, 2), np.float32)
+    scores[:, 0, 1] = 1
+    middle = np.array(centre) + 0.5
+    box = np.concatenate([middle - side / 2, middle + side / 2]).astype(np.float32)
+    visible = np.array(visible)
+    boxes = np.broadcast_to(box, (*visible.shape, 4))
+    return replace(played, scores=scores, targets=Targets(boxes, visible))
+
+
+def test_hits_are_patches_that_cover_three_quarters_of_a_visible_target():
+    """Cell 24 is the patch of rows and columns 36 to 59, cell 25 is that from column 48 on."""
+    measured = summarize(on_target([[24, 25, 24, 0]], [[True, True, False, True]]))
+    assert measured["hit_rate"] == pytest.approx(1 / 3) and measured["steps"]["hit_rate"] == [1, 0, None, 0]
+    for middle, hit in ((40.0, 1), (39.5, 1), (39.0, 0)):  # 11, 10.5 and 10 of its 14 columns are covered, from column 36 on
+        assert summarize(on_target([[24]], [[True]], (47.5, middle - 0.5)))["hit_rate"] == hit
+    assert summarize(on_target([[24, 0]], [[True, True]], patch_mask=[[True, False]]))["hit_rate"] == 1, "skipped frames do not count"
+
+
+def test_the_first_patch_is_that_of_a_frame_with_the_target():
+    mask = [[True, True, True], [False, True, True], [True, True, True], [False, False, True]]
+    visible = [[True, True, True], [True, True, True], [False, False, False], [True, True, False]]
+    played = on_target(np.zeros((4, 3), int), visible, patch_mask=mask)
+    measured = summarize(played)
+    assert measured["top1_first"] == 0.5, "wrong after step 1, right after step 2; two clips have no such patch"
+    assert measured["top1_anytime"] == pytest.approx(2 / 3)
+    assert measured["hit_rate"] == 0 and summarize(played)["hit_rate_interval"] == [0, 0]
+
+
+def test_without_a_visible_target_nothing_is_known_of_hits():
+    for measured in (summarize(on_target([[0]], [[False]])), summarize(on_target([[0]], [[True]], patch_mask=[[False]]))):
+        assert not {"hit_rate", "hit_rate_interval", "top1_first", "top1_first_interval"} & set(measured)
+        assert "hit_rate" not in measured["steps"] and measured["top1_anytime"] == 0
+
+
+def test_the_frames_of_a_decision_share_its_patch():
+    measured = summarize(on_target([[24, 0]], [[True, False, True, True]]))
+    assert measured["hit_rate"] == pytest.approx(1 / 3) and measured["steps"]["hit_rate"] == [1, 0]
+
+
+def test_intervals_are_those_of_the_bootstrap():
+    """For a share of many clips the interval is that of the normal approximation; a ratio weighs clips by their counts."""
+    right = np.arange(400) % 4 == 0
+    low, high = interval(right, np.ones(400))
+    assert [low, high] == pytest.approx([0.25 - 1.96 * 0.0217, 0.25 + 1.96 * 0.0217], abs=0.005)
+    assert interval(right, np.ones(400)) == [low, high], "the seed is fixed"
+    assert interval(np.array([3, 0, 5]), np.array([3, 0, 5])) == [1, 1]
+
+
+def test_shares_of_the_gap_are_shown_from_ten_points_on():
+    results = {"random": {"top1": 0.5, "top1_anytime": 0.4}, "learned": {"top1": 0.55, "top1_anytime": 0.55}}
+    add_gaps(results | {"greedy_oracle": {"top1": 0.6, "top1_anytime": 0.49}})
+    assert results["learned"]["gap_top1"] == pytest.approx(0.5) and "gap_anytime" not in results["learned"]
+    add_gaps(results | {"oracle": {"top1": 0.55, "top1_anytime": 0.6}, "greedy_oracle": {"top1": 0.6, "top1_anytime": 0.4}})
+    assert results["learned"]["gap_anytime"] == pytest.approx(0.75), "ground truth comes before the greedy oracle"
+    alone = {"random": {"top1": 0.5, "top1_anytime": 0.4}}
+    add_gaps(alone)
+    assert alone == {"random": {"top1": 0.5, "top1_anytime": 0.4}}
+
+
+def test_the_caption_says_how_much_of_the_gap_is_closed(evaluated):
+    learned = {**evaluated[0]["learned"], "gap_top1": 0.9234, "gap_anytime": 0.8}
+    caption = table({**evaluated[0], "learned": learned}, "").caption
+    assert "gap to the oracle closed: anytime 80%, top-1 92%" in caption
+    without = {key: value for key, value in learned.items() if not key.startswith("gap_")}
+    assert "gap" not in table({**evaluated[0], "learned": without}, "").caption
+
+
 # The table
 
 
@@ -140,11 +224,19 @@ def test_every_policy_is_measured(evaluated, policy):
     measures, plays = evaluated
     assert set(measures) == set(ORDER) and set(plays) == MOVING
     for name, measured in measures.items():
-        moving = {"kept", "location_entropy", "movement"} if name in MOVING else set()
-        assert set(measured) == {"top1", "top5", "map", "confidence", "gflops", "steps"} | moving, name
-        assert set(measured["steps"]) == {"top1", "top5", "map"}
+        moving = {"kept", "location_entropy", "movement", "hit_rate"} if name in MOVING else set()
+        ratios = {"top1_anytime"} | (moving & {"hit_rate"}) | ({"top1_first"} if name != "glance_only" else set())
+        always = {"top1", "top5", "map", "confidence", "confidence_anytime", "gflops", "steps"}
+        gaps = {key for key in measured if key.startswith("gap_")}
+        assert set(measured) == always | moving | ratios | {f"{ratio}_interval" for ratio in ratios} | gaps, name
+        assert set(measured["steps"]) == {"top1", "top5", "map"} | (moving & {"hit_rate"})
         for each, values in measured["steps"].items():
-            assert len(values) == 4 and all(0 <= value <= 1 for value in values) and values[-1] == measured[each]
+            assert len(values) == 4 and all(0 <= value <= 1 for value in values)
+            assert each == "hit_rate" or values[-1] == measured[each]
+        for ratio in ratios:
+            low, high = measured[f"{ratio}_interval"]
+            assert 0 <= low <= measured[ratio] <= high <= 1
+        assert measured["top1_anytime"] == pytest.approx(np.mean(measured["steps"]["top1"]))
         if moving:
             assert measured["top1"] == plays[name].correct.mean()
             assert measured["confidence"] == pytest.approx(plays[name].confidence.mean())
@@ -195,13 +287,15 @@ def test_without_truth_there_is_no_oracle_and_without_a_policy_nothing_learned(b
     measures, plays = evaluate(bank, None, seed=0, progress=names.append)
     assert set(measures) == set(ORDER) - {"oracle", "learned"} == set(names)
     assert set(plays) == MOVING - {"oracle", "learned"}
+    assert not any({"hit_rate", "top1_first"} & set(measured) for measured in measures.values())
+    assert [column.header for column in table(measures, "").columns] == ["policy", "anytime", "top-1", "GFLOPs"]
 
 
 def test_the_labels_are_looked_up_and_never_seen_by_a_policy(bank, clips, policy, monkeypatch):
     before = evaluate(bank, policy, seed=0)[1]
     monkeypatch.setattr(clips, "labels", np.roll(clips.labels, 1))
     after = evaluate(bank, policy, seed=0)[1]
-    for name in ("learned", "random", "centre", "gaussian", "saliency", "oracle"):
+    for name in ("learned", "random", "centre", "gaussian", *RULES, "oracle"):
         assert np.array_equal(before[name].actions, after[name].actions), name
     assert not np.array_equal(before["greedy_oracle"].actions, after["greedy_oracle"].actions)
 
@@ -238,21 +332,21 @@ def test_the_table_has_map_beside_top_1_where_that_is_the_metric(reported, evalu
     assert max(map(len, lines)) <= 80 and "…" not in reported[0]
     (heading,) = [line for line in lines if "policy" in line]
     assert [word.strip() for word in heading.strip("┃").split("┃")] == [
-        "policy", "top-1", "mAP", "GFLOPs", "location entropy", "movement"
+        "policy", "first", "anytime", "top-1", "mAP", "hits", "GFLOPs"
     ]  # fmt: skip
     (learned,) = [line for line in lines if "learned" in line]
     measured = evaluated[0]["learned"]
-    assert f"{measured['top1']:.1%} │ {measured['map']:.1%}" in " ".join(learned.split())
-    assert [column.header for column in table(evaluated[0], "").columns][1:3] == ["top-1", "GFLOPs"]
+    assert f"{measured['top1']:.1%} │ {measured['map']:.1%} │ {measured['hit_rate']:.1%}" in " ".join(learned.split())
+    assert [column.header for column in table(evaluated[0], "").columns][3:] == ["top-1", "hits", "GFLOPs"]
 
 
 def test_a_new_metric_is_one_entry(bank, policy, monkeypatch):
-    metric = Metric(lambda e: None if e.actions is None else float(e.actions[0, 0]), "first", ".0f")
+    metric = Metric(lambda e: None if e.actions is None else float(e.actions[0, 0]), "first cell", ".0f")
     monkeypatch.setitem(METRICS, "first_cell", metric)
     measures = evaluate(bank, policy, seed=0)[0]
     assert measures["centre"]["first_cell"] == 24 and "first_cell" not in measures["glance_only"]
-    shown = table(measures, "")
-    assert shown.columns[-1].header == "first" and list(shown.columns[-1].cells)[1:3] == [f"{measures['random']['first_cell']:.0f}", "24"]
+    shown = table(measures, "").columns[-1]
+    assert shown.header == "first cell" and list(shown.cells)[1:3] == [f"{measures['random']['first_cell']:.0f}", "24"]
 
 
 def test_the_share_of_patches_is_a_column_where_a_policy_skips(evaluated):
@@ -260,6 +354,15 @@ def test_the_share_of_patches_is_a_column_where_a_policy_skips(evaluated):
     assert "kept" not in [column.header for column in table(evaluated[0], "").columns]
     (column,) = [column for column in table(skipping, "").columns if column.header == "kept"]
     assert list(column.cells)[:2] == ["25.0%", "100.0%"] and "–" in list(column.cells)
+
+
+def test_the_contact_sheet_has_a_line_with_the_hit_rate_where_it_is_known(bank, evaluated, tmp_path):
+    played = evaluated[1]["learned"]
+    for name, each in (("with", played), ("without", replace(played, targets=None))):
+        save_contact_sheet(bank, each, tmp_path / f"{name}.png", rows=2)
+    known, unknown = (Image.open(tmp_path / f"{name}.png") for name in ("with", "without"))
+    assert known.size == (unknown.width, unknown.height + HEADING) and unknown.height == 2 * (2 * 96 + GAP)
+    assert np.asarray(known)[:HEADING].min() == 0, "there is text"
 
 
 def test_a_metric_that_is_not_known_is_refused(bank):
@@ -273,11 +376,17 @@ def test_the_picture_shows_the_metric_against_the_frames_looked_at(evaluated, tm
     monkeypatch.setattr(pictures, "Figure", lambda **options: figures.append(figure := FIGURE(**options)) or figure)
     save_comparison(evaluated[0], "", tmp_path / "result.png", metric=metric, num_frames=8)  # two frames per step
     (figure,) = figures
-    lines = {line.get_label(): line.get_xydata() for axes in figure.axes for line in axes.lines}
-    assert set(lines) == {"learned", "random", "oracle"}
-    for name, points in lines.items():
-        assert points[:, 0].tolist() == [2, 4, 6, 8]
-        assert points[:, 1] == pytest.approx(100 * np.array(evaluated[0][name]["steps"][metric]))
+    charts = [axes for axes in figure.axes if axes.get_legend_handles_labels()[1][:1] == ["learned"]]
+    assert [axes.get_ylabel() for axes in charts] == [{"top1": "top-1, %", "map": "mAP, %"}[metric], "hits, %"]
+    for axes, key in zip(charts, (metric, "hit_rate"), strict=True):
+        lines = {line.get_label(): line.get_xydata() for line in axes.lines}
+        assert set(lines) == {"learned", "random", "oracle"}
+        for name, points in lines.items():
+            assert points[:, 0].tolist() == [2, 4, 6, 8]
+            assert points[:, 1] == pytest.approx(100 * np.array(evaluated[0][name]["steps"][key]))
+    bars = [axes.get_xlabel().splitlines()[0] for axes in figure.axes[: -len(charts)]]
+    last = f"{charts[0].get_ylabel()[:-3]} after the last frame, %"
+    assert bars == ["top-1 after the first patch, %", "anytime top-1, %", last, "hits, %", "GFLOPs per video"]
 
 
 class Counting:

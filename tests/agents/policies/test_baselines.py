@@ -13,6 +13,7 @@ from adafocus_env.features.live import LiveFeatures
 from adafocus_env.sb3_env import AdaFocusVecEnv
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.policies.baselines import (
+    RULES,
     CentrePatch,
     FixedPatch,
     GaussianPatch,
@@ -20,6 +21,7 @@ from agents.policies.baselines import (
     LearnedPolicy,
     Oracle,
     RandomPatch,
+    RulePatch,
     SaliencyPatch,
 )
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
@@ -124,9 +126,52 @@ def test_saliency_selects_the_pixel_that_is_unlike_the_rest(pixel, wanted):
     maps = torch.full((1, 3, 6, 6), 0.5)
     maps[0, 1, pixel[0], pixel[1]] = 4.0
     grid = GridAction(25, 96, 24)  # 3 pixels from cell to cell
-    features = SimpleNamespace(action=grid, glance_maps=lambda clips, steps: maps.expand(len(clips), -1, -1, -1))
+    features = SimpleNamespace(action=grid, num_steps=2, glance_maps=lambda clip, steps: maps.expand(len(steps), -1, -1, -1))
     centre = grid.corners[cells_of(SaliencyPatch(features), MANY[:2])] + 11.5
     assert np.all(np.abs(centre - np.clip(np.array(wanted) - 0.5, 11.5, 83.5)) <= 16), "within the smoothing"
+
+
+def marked(pixel, value):
+    """A map of 12×12 pixels, 8 pixels of the frame each, that is 1 but for 2×2 pixels."""
+    image = torch.ones(3, 12, 12)
+    image[:, pixel[0] : pixel[0] + 2, pixel[1] : pixel[1] + 2] = value
+    return image
+
+
+@pytest.mark.parametrize(
+    ("rule", "first", "second"),
+    [("motion", (2, 7), (2, 7)), ("map_norm", (6, 6), (2, 7)), ("brightness", (6, 6), (2, 7)), ("frame_difference", (2, 7), (2, 7))],
+)
+def test_rules_select_what_stands_out_or_changes(rule, first, second):
+    """A bright spot that is always there, and from the second step on a brighter one: the change is seen from the first step on."""
+    still = marked((6, 6), 20.0)
+    images = torch.stack([still, torch.maximum(still, marked((2, 7), 40.0))])
+    grid = GridAction(25, 96, 24)  # 3 pixels from cell to cell
+    features = SimpleNamespace(
+        action=grid, num_steps=2, glance_maps=lambda clip, steps: images[steps],
+        clips=SimpleNamespace(glancer_frames=lambda clip: images.to(torch.uint8)),
+        classifier=SimpleNamespace(to_glance_size=lambda frames: frames),
+    )  # fmt: skip
+    chosen = cells_of(RulePatch(features, RULES[rule]), np.array([[5, 0], [5, 1]]))
+    for cell, pixel in zip(chosen, (first, second), strict=True):
+        wanted = np.clip((np.array(pixel) + 1) * 8 - 0.5, 11.5, 83.5)
+        assert np.abs(grid.corners[cell] + 11.5 - wanted).max() <= 8, "within the smoothing"
+
+
+def test_rules_read_the_frames_of_all_steps_of_real_clips(bank):
+    """Brightness is that of the frames at glance size, where it is highest after smoothing."""
+    cells = RulePatch(bank, RULES["brightness"]).predict(np.array([[3, 2]]))[0]
+    frame = bank.classifier.to_glance_size(bank.clips.frames(3)[2:3].float()).sum(1)[0]
+    weights = torch.tensor([1.0, 2.0, 1.0])
+    padded = torch.nn.functional.pad(frame[None, None], (1, 1, 1, 1), mode="replicate")
+    smooth = torch.nn.functional.conv2d(padded, weights.outer(weights)[None, None])[0, 0]
+    pixel = np.array(np.unravel_index(int(smooth.argmax()), smooth.shape))
+    assert cells[0] == bank.action.nearest(((pixel + 0.5) * 96 / 24 - 0.5)[None])[0]
+
+
+def test_in_a_clip_of_one_step_nothing_moves():
+    features = SimpleNamespace(action=GRID, num_steps=1, glance_maps=lambda clip, steps: torch.rand(1, 3, 6, 6))
+    assert cells_of(RulePatch(features, RULES["motion"]), MANY[:1]) == 0
 
 
 def test_one_observation_gives_one_action_as_in_stable_baselines3():

@@ -22,7 +22,8 @@ def make(folder, learned=None, *, seed=0, config=PPO, metric="top1", lines=(), *
         for line in lines:
             run.log(line)
         if learned is not None:
-            policies = {"learned": {metric: learned, "gflops": 0.0123}, "random": {metric: 0.5}, **others}
+            measured = {name: others.pop(name) for name in ("top1_anytime", "hit_rate") if name in others}
+            policies = {"learned": {metric: learned, "gflops": 0.0123, **measured}, "random": {metric: 0.5}, **others}
             run.write_result({"policies": policies, "metric": metric, "data": config.data.name})
     return folder
 
@@ -40,7 +41,11 @@ def printed(root, *, width=100, terminal=True, order="run"):
 
 def test_a_finished_run_shows_its_results(tmp_path):
     make(tmp_path / "a", 0.8, seed=3, oracle={"top1": 0.9}, greedy_oracle={"top1": 1.0}, lines=[{"stage": 2, "steps": 64}])
+    make(tmp_path / "b", 0.8, oracle={"top1": 0.55}, top1_anytime=0.7, hit_rate=0.6)
+    other = listed(tmp_path)["b"]
+    assert (other.hits, other.anytime, other.gap) == (0.6, 0.7, None), "the gap is less than 10 points"
     run = listed(tmp_path)["a"]
+    assert (run.hits, run.anytime) == (None, None)
     assert (run.command, run.data, run.seed, run.state, run.broken) == ("train_ppo", "demo-hard", 3, "finished", "")
     assert (run.learned, run.random, run.oracle, run.gflops) == (0.8, 0.5, 0.9, 0.0123)
     assert run.gap == pytest.approx(0.75) and run.seconds is not None
