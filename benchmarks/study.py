@@ -13,9 +13,8 @@ from rich.console import Console
 
 from agents.config.settings import TrainPPO
 from agents.runs.confidence import half_width
-from agents.runs.jsonl import to_json
-from agents.runs.plots import COLOURS
-from agents.runs.run_dir import RunDir
+from agents.runs.pictures import COLOURS
+from agents.runs.run_dir import RunDir, to_json
 from classifiers.atomic_files import replacing, write_text
 from classifiers.errors import InputError
 

@@ -10,8 +10,7 @@ from typing import Literal
 from adafocus_env.dataset_registry import DataSettings as DataConfig
 from adafocus_env.settings import ActionName, NumberFormat, declared_in, setting, settings
 from agents.config.classifier import ArchitectureConfig, ClassifierConfig, SupervisedConfig, is_trained
-from agents.config.policy import BANK_IS_OFF, CELLS, AlgoConfig, EnvConfig, NetworkConfig
-from agents.config.ppo import PPOConfig
+from agents.config.policy import BANK_IS_OFF, CELLS, AlgoConfig, EnvConfig, NetworkConfig, PPOConfig
 
 __all__ = [
     "AlgoConfig", "ArchitectureConfig", "CheckDataset", "ClassifierConfig", "DataConfig", "EnvConfig", "Evaluate",

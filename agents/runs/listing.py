@@ -18,8 +18,7 @@ from rich.table import Table
 from agents.config.compose import flat
 from agents.config.settings import ListRuns
 from agents.runs.confidence import mean_text
-from agents.runs.jsonl import to_json
-from agents.runs.run_dir import CONFIG, EXECUTION_KEYS, METRICS, RESULT, SYSTEM, RunDir
+from agents.runs.run_dir import CONFIG, EXECUTION_KEYS, METRICS, RESULT, SYSTEM, RunDir, to_json
 from classifiers.errors import InputError
 
 

@@ -12,8 +12,7 @@ from agents.evaluation.evaluate import evaluate
 from agents.evaluation.metrics import ACCURACIES, table_columns
 from agents.policies.baselines import Predictor
 from agents.policies.networks import PolicyNetwork
-from agents.runs.contact_sheet import save_contact_sheet
-from agents.runs.plots import save_comparison
+from agents.runs.pictures import save_comparison, save_contact_sheet
 from agents.runs.progress import Display
 from agents.runs.run_dir import COMPARISON, CONTACT_SHEET
 from classifiers.errors import lookup

@@ -1,4 +1,7 @@
-"""Plots of a result: accuracy against cost, and against the number of frames."""
+"""Pictures of a result: charts of accuracy against cost and frames, and a contact sheet: frames of some clips with a policy's patches.
+
+The outline of a patch is `adafocus_env.render.PATCH_COLOUR`.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,14 +11,22 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image, ImageDraw, ImageFont
 
-from agents.evaluation.metrics import ACCURACIES
+from adafocus_env.action import boxes_of
+from adafocus_env.features.live import Features
+from adafocus_env.render import draw_patch
+from agents.evaluation.metrics import ACCURACIES, PolicyEvaluation
 from classifiers.atomic_files import replacing
 
 COLOURS = {"learned": "#c0392b", "oracle": "#2c3e50", "greedy_oracle": "#2c3e50"}
 OTHER_COLOUR = "#95a5a6"  # of all other policies
 CURVES = ("learned", "random", "oracle")
 
+ROWS = 8
+MIN_SIDE = 120  # pixels; smaller frames are enlarged by a whole number
+LABEL_WIDTH = 150  # pixels left of the frames of a clip
+GAP = 4  # pixels between frames and between rows
 
 
 def save_comparison(measures: Mapping[str, Mapping[str, Any]], title: str, path: Path, *, metric: str, num_frames: int) -> None:
@@ -61,3 +72,32 @@ def _draw_curves(axes: Axes, measures: Mapping[str, Mapping[str, Any]], metric: 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(CURVES), frameon=False)  # above, where it hides no curve
+
+
+def save_contact_sheet(features: Features, played: PolicyEvaluation, path: Path, *, rows: int = ROWS) -> None:
+    """Draw one row per clip: its frames with their patches. The clips are at equal distances in the list of all clips."""
+    clips = np.unique(np.linspace(0, len(features.clips) - 1, rows).astype(int))
+    pictures = [_clip_row(features, played, int(clip)) for clip in clips]
+    sheet = Image.new("RGB", (pictures[0].width, sum(picture.height + GAP for picture in pictures)), "white")
+    for number, picture in enumerate(pictures):
+        sheet.paste(picture, (0, number * (picture.height + GAP)))
+    with replacing(path) as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+def _clip_row(features: Features, played: PolicyEvaluation, clip: int) -> Image.Image:
+    frames = features.clips.frames(clip).permute(0, 2, 3, 1).numpy()
+    decision = np.arange(len(frames)) // (len(frames) // features.num_steps)
+    assert played.actions is not None
+    boxes, patch_mask = boxes_of(features.action, played.actions[clip])[decision], played.patch_mask[clip][decision]
+    scale = max(1, -(-MIN_SIDE // features.clips.size))
+    side = frames.shape[1] * scale
+    row = Image.new("RGB", (LABEL_WIDTH + len(frames) * (side + GAP), side), "white")
+    name = features.classifier.classes[features.clips.labels[clip]]
+    answer = "right" if played.correct[clip] else "wrong"
+    lines = [f"clip {clip}", f"class {name[:18]}", answer, f"confidence {played.confidence[clip]:.0%}"]
+    ImageDraw.Draw(row).text((6, 6), "\n".join(lines), fill="black", font=ImageFont.load_default(13))
+    for number, (frame, box) in enumerate(zip(frames, boxes, strict=True)):
+        picture = draw_patch(frame, box.tolist() if patch_mask[number] else None, scale=scale)
+        row.paste(picture, (LABEL_WIDTH + number * (side + GAP), 0))
+    return row
