@@ -15,7 +15,7 @@ from agents.evaluation.evaluate import evaluate, evaluate_policy
 from agents.evaluation.metrics import METRICS, Metric, PolicyEvaluation, location_entropy, movement, step_metrics
 from agents.policies.baselines import CentrePatch, Oracle, RandomPatch
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
-from agents.runs import pictures as pictures
+from agents.runs import pictures
 from agents.runs.pictures import save_comparison
 from agents.runs.progress import Display
 from agents.runs.report import ORDER, report, table
