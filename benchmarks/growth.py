@@ -34,7 +34,7 @@ def measure(settings: Settings) -> Iterator[Section]:
 def _time_growth(settings: Settings) -> Section:
     """The exponents are those of a power law between the smallest and the largest size: 1 is linear, 0 does not grow."""
     network, policy, few = workload.classifier(settings), workload.policy(settings), settings.quick
-    flat, banks = workload.flat_classifier(settings), (8, 16) if few else (8, 24, 80)
+    banks = (8, 16) if few else (8, 24, 80)
 
     def inference(clips: int, length: int) -> Act:
         return partial(infer, network, policy, workload.frames(settings, clips, length, network))
@@ -43,7 +43,7 @@ def _time_growth(settings: Settings) -> Section:
         "inference, by frames (T)": {size: inference(1, size) for size in ((1, 2) if few else (4, 12, 40))},
         "inference, by clips": {size: inference(size, 4) for size in ((1, 2) if few else (1, 3, 10))},
         "reading 64 steps, by clips in the bank": {
-            size: repeated(100, partial(_read, workload.bank_of(flat, workload.clips(settings, size, 2)), size)) for size in banks
+            size: repeated(100, partial(_read, workload.warm_bank(settings, size, 2), size)) for size in banks
         },
     }
     acts = {f"{axis}: {size}": act for axis, sizes in axes.items() for size, act in sizes.items()}

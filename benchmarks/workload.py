@@ -118,10 +118,11 @@ def executions(settings: Settings, network: Classifier) -> dict[str, Execution]:
     return found
 
 
-def fastest_of(settings: Settings, network: Classifier) -> tuple[str, Classifier]:
-    """Return the last, and fastest, of `executions`: its name, and the classifier with it."""
-    name, how = list(executions(settings, network).items())[-1]
-    return name, with_execution(network, how)
+def plain_and_fastest(settings: Settings) -> dict[str, Classifier]:
+    """Return the classifier as it is, and with the last, and fastest, of `executions`, by the names of these."""
+    plain = classifier(settings)
+    name, how = list(executions(settings, plain).items())[-1]
+    return {"float32": plain, name: with_execution(plain, how)}
 
 
 class RandomClips(ClipSource):
@@ -195,6 +196,12 @@ def bank_of(network: Classifier, clips: ClipSource) -> MemoryBank:
     for clip in every:
         bank.focus_vectors(clip[:, None], steps, np.zeros((1, clips.num_frames), np.int64))
     return bank
+
+
+def warm_bank(settings: Settings, count: int, num_frames: int) -> MemoryBank:
+    """Return a full bank of random clips by `flat_classifier`: its steps cost what they cost at full size, and filling it little."""
+    network = flat_classifier(settings)
+    return bank_of(network, RandomClips(count, num_frames, network.architecture.size))
 
 
 def make_videos(settings: Settings, count: int) -> tuple[Video, ...]:
