@@ -27,8 +27,7 @@ from agents.evaluation.inference import infer, policy_flops
 from agents.supervised.stages import train_on_random_patches
 from benchmarks import workload
 from benchmarks.command import Settings, main
-from benchmarks.crossings import crossings
-from benchmarks.results import Act, Aim, Section, Spread, Time, repeated, timed
+from benchmarks.results import Act, Section, Spread, Time, repeated, timed
 from benchmarks.steps import PATCHES, episode
 from benchmarks.training import MINIBATCHES, iterations, learner
 from classifiers.classifier import Classifier
@@ -225,30 +224,8 @@ def env_steps(card: Card) -> Section:
     return section
 
 
-def host_synchronisations(card: Card) -> Section:
-    """Count with the profiler how often a step makes the host wait."""
-    number, length = (4 if card.settings.quick else 64), LENGTH[card.settings.quick]
-    bank = workload.warm_bank(card.settings, number, length)
-    note = f"Bank warm, N = {number}; an episode of {length} steps and the reset at its end. See benchmarks/crossings.py."
-    section = Section("Host synchronisations of an environment step", note)
-    kinds: dict[str, dict[str, Any]] = {
-        **{f"{name}, torch": {"observation": name} for name in ("reference", "map", "vector", "dict")},
-        "skip, torch": {"observation": "reference_looks", "action": "skip"},
-        "reference, numpy": {"output": "numpy"},
-    }
-    for name, arguments in kinds.items():
-        act = _episode(bank, number, **arguments)
-        act()
-        counts = crossings(act)
-        aim = Aim("≤", 0) if "output" not in arguments and "action" not in arguments else None
-        section.figure(name, sum(counts.values()) / length, "per step", aim=aim)
-        for kind, count in counts.items():
-            section.figure(f"{name}: {kind}", count / length, "per step")
-    return section
-
-
 MEASUREMENTS: tuple[Callable[[Card], Section], ...] = (
-    matrix_peak, host_synchronisations, env_steps, bank_filling, stage_1, ppo, inference, cuda_tests, compiled_inference
+    matrix_peak, env_steps, bank_filling, stage_1, ppo, inference, cuda_tests, compiled_inference
 )  # fmt: skip
 """The most important ones first, in case time runs out."""
 

@@ -4,12 +4,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from crossings import crossings
 from test_benchmarks import QUICK
 
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from benchmarks import gpu
 from benchmarks.command import main
-from benchmarks.crossings import crossings
 from benchmarks.gpu import Card
 from benchmarks.results import Result, Section
 

@@ -1,7 +1,7 @@
 """Kills a training again and again: it must end with the same metrics as an uninterrupted one.
 
-    python -m benchmarks.interruptions
-    python -m benchmarks.interruptions --kills 20 --seed 1 --keep DIR
+    python tests/interruptions.py
+    python tests/interruptions.py --kills 20 --seed 1 --keep DIR
 
 A small training of all stages and a joint round runs once to its end. The same command is then killed at random moments, at least once
 in every stage, by SIGKILL, SIGTERM and SIGINT in turns, and restarted. Both must leave the same `metrics.jsonl`, byte for byte, and the
