@@ -1,4 +1,4 @@
-"""A GPU in some six minutes: its matrix peak, the CUDA tests, and the rates of all that runs on it.
+"""A GPU in some six minutes: its matrix peak, and the rates of all that runs on it. `python -m pytest -m cuda` runs its tests.
 
     python -m benchmarks.gpu            # on one GPU; writes its table beside the others
     python -m benchmarks.gpu --quick    # the same code at tiny sizes, on a CPU too
@@ -8,20 +8,15 @@ sections are still measured, and the command exits with status 1.
 """
 
 import copy
-import re
-import subprocess
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 
 from adafocus_env.build import choose_device
-from adafocus_env.features.memory_bank import MemoryBank
 from agents.config.settings import PPOConfig, SupervisedConfig
 from agents.evaluation.inference import infer, policy_flops
 from agents.supervised.stages import train_on_random_patches
@@ -34,8 +29,6 @@ from classifiers.classifier import Classifier
 from classifiers.flops import classifier_flops, video_flops
 from classifiers.optimize import choose_execution, with_execution
 
-ROOT = Path(__file__).parent.parent
-TESTS, TESTS_SECONDS = ROOT / "tests" / "adafocus_env" / "test_cuda.py", 120
 LENGTH = {False: 16, True: 4}  # frames of a clip
 EPOCHS = 10**6  # more than are run
 
@@ -120,23 +113,6 @@ def _product(card: Card, section: Section, name: str, size: int, dtype: torch.dt
     return 2 * size**3 / Spread.of([each.wall for each in section.times[name]]).median
 
 
-def cuda_tests(card: Card) -> Section:
-    """Run the tests that need a GPU, in another process.
-
-    Raises:
-        RuntimeError: some fail.
-    """
-    command = [sys.executable, "-m", "pytest", "-m", "cuda", "-n", "0", "-p", "no:cacheprovider", "-r", "s", "--tb=short", str(TESTS)]
-    done = subprocess.run(command, cwd=ROOT, timeout=TESTS_SECONDS, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    counts = {outcome: int(count) for count, outcome in re.findall(r"(\d+) (passed|failed|skipped|errors?)\b", done.stdout)}
-    if done.returncode or not counts:
-        raise RuntimeError(f"{' '.join(command)} ended with status {done.returncode}:\n{done.stdout[-6000:]}")
-    section = Section("CUDA tests", f"`{' '.join(command[1:-1])} tests/{TESTS.name}`")
-    for outcome, count in counts.items():
-        section.figure(outcome, count, "tests")
-    return section
-
-
 def bank_filling(card: Card) -> Section:
     """Fill a new bank with the glances of all frames and the focus vectors of all their cells."""
     count, length = (1, 2) if card.settings.quick else (8, LENGTH[False])
@@ -173,14 +149,12 @@ def ppo(card: Card) -> Section:
     rows, length = (4 if card.settings.quick else 64), LENGTH[card.settings.quick]
     bank, architecture = workload.warm_bank(card.settings, rows, length), workload.policy(card.settings).architecture
     model = learner(bank, PPOConfig(n_steps=length, batch_size=rows // MINIBATCHES * length), rows, architecture)
-    before, phases = bank.classifier.fingerprint(), dict[str, list[Time]](collection=[], update=[])
+    phases: dict[str, list[Time]] = {"collection": [], "update": []}
     section = Section("PPO", f"Bank warm, {rows} environments, {length} steps, {model.n_epochs} epochs of {MINIBATCHES} minibatches.")
     section.times["iteration"] = card.sampled(iterations(model, phases))
     section.times |= {name: measured[1:] for name, measured in phases.items()}
     for name in section.times:
         section.rate(name, rows * length, "steps/s")
-    if bank.classifier.fingerprint() != before:
-        raise RuntimeError("PPO changed the frozen classifier")
     return section
 
 
@@ -217,7 +191,8 @@ def env_steps(card: Card) -> Section:
     for number in numbers:
         for observation in ("reference", "dict", "map")[: 3 if number <= 1024 else 2]:
             name = f"{observation}, N = {number}"
-            section.times[name] = [time * (1 / length) for time in card.sampled(_episode(bank, number, observation=observation))]
+            act = episode(bank, number, observation=observation, output="torch", clip_order="epoch")
+            section.times[name] = [time * (1 / length) for time in card.sampled(act)]
             section.rate(name, number, "steps/s")
         section.times[f"head, {PATCHES * number} rows"] = card.sampled(workload.bare_head(bank.classifier, PATCHES * number))
         section.ratio(f"reference, N = {number}", f"head, {PATCHES * number} rows", name=f"reference, N = {number}: a step")
@@ -225,14 +200,9 @@ def env_steps(card: Card) -> Section:
 
 
 MEASUREMENTS: tuple[Callable[[Card], Section], ...] = (
-    matrix_peak, env_steps, bank_filling, stage_1, ppo, inference, cuda_tests, compiled_inference
+    matrix_peak, env_steps, bank_filling, stage_1, ppo, inference, compiled_inference
 )  # fmt: skip
 """The most important ones first, in case time runs out."""
-
-
-def _episode(bank: MemoryBank, number: int, **arguments: Any) -> Act:
-    """Return an act: an episode of ``number`` environments whose tensors stay on the device."""
-    return episode(bank, number, **{"output": "torch", "clip_order": "epoch", **arguments})
 
 
 def _networks(card: Card, plain: Classifier) -> dict[str, Classifier]:

@@ -84,15 +84,6 @@ def test_without_a_gpu_there_is_nothing_to_measure():
     assert section.note.startswith("Left out: there is no GPU here") and not section.rows
 
 
-@pytest.mark.slow
-def test_tests_that_fail_are_no_success(tmp_path, monkeypatch):
-    failing = tmp_path / "test_failing.py"
-    failing.write_text("import pytest\n\n\n@pytest.mark.cuda\ndef test_it():\n    assert 1 == 2\n")
-    monkeypatch.setattr(gpu, "TESTS", failing)
-    with pytest.raises(RuntimeError, match=r"(?s)ended with status 1:.*assert 1 == 2"):
-        gpu.cuda_tests(Card(QUICK))
-
-
 def test_compiled_networks_are_left_out_without_compiling():
     section = gpu.compiled_inference(Card(dataclasses.replace(QUICK, quick=False, compile=False)))
     assert not section.rows and section.note.startswith("Left out: --no-compile")
