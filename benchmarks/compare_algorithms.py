@@ -90,8 +90,7 @@ class Measured:
 
     def summary(self) -> dict[str, Any]:
         """Return the content of ``table.json``."""
-        values = {name: getattr(self, name) for name in ("top1", "closed", "random", "oracle")}
-        return {**values, "steps": self.steps[-1], "cpu_minutes": self.cpu_minutes[-1]}
+        return {**vars(self), "steps": self.steps[-1], "cpu_minutes": self.cpu_minutes[-1]}
 
 
 def main(config: CompareAlgorithms) -> None:

@@ -63,9 +63,10 @@ def _read(bank: MemoryBank, size: int) -> None:
 def _memory_growth(settings: Settings) -> Section:
     """Peak memory of inference, on top of the process that holds networks and frames."""
     section, few = Section("How memory grows", _memory_growth.__doc__ or ""), settings.quick
-    by_clips = {clips: added_by_inference(settings, clips, 2 if few else 16) for clips in ((1, 2) if few else (1, 3, 10))}
+    added = partial(in_new_process, settings, "parallel, float32")
+    by_clips = {clips: added(clips, 2 if few else 16)[1] for clips in ((1, 2) if few else (1, 3, 10))}
     _exponent(section, "inference, by clips", by_clips)
-    by_frames = {length: added_by_inference(settings, 1 if few else 4, length) for length in ((2, 4) if few else (4, 12, 40))}
+    by_frames = {length: added(1 if few else 4, length)[1] for length in ((2, 4) if few else (4, 12, 40))}
     _exponent(section, "inference, by frames (T)", by_frames)
     return section
 
@@ -83,21 +84,15 @@ def _memory(settings: Settings) -> Section:
     section = Section(f"Peak memory of inference, {count} clips of {length} frames", _memory.__doc__ or "")
     executions = workload.executions(settings, workload.classifier(settings))
     for name in ("step by step, float32", *(f"parallel, {name}" for name in executions)):
-        before, host, device = in_new_process(settings, name, count, length)
-        section.figure(f"{name}: host", host - before, "MB", over=f"{before:.0f} MB before it")
+        before, added, device = in_new_process(settings, name, count, length)
+        section.figure(f"{name}: host", added, "MB", over=f"{before:.0f} MB before it")
         if device:
             section.figure(f"{name}: device", device, "MB")
     return section
 
 
-def added_by_inference(settings: Settings, clips: int, length: int) -> float:
-    """Return the MB that inference in float32 adds to a process that holds networks and frames."""
-    before, host, _ = in_new_process(settings, "parallel, float32", clips, length)
-    return host - before
-
-
 def in_new_process(settings: Settings, name: str, count: int, length: int) -> tuple[float, float, float]:
-    """Return the MB of a process before inference and at the peak, and the peak of its GPU."""
+    """Return the MB of a process before inference, what inference adds to them at its peak, and the peak of its GPU."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(_run, settings, name, count, length).result()
 
@@ -114,7 +109,7 @@ def _run(settings: Settings, name: str, count: int, length: int) -> tuple[float,
         Path("/proc/self/clear_refs").write_text("5")
     before = _peak()
     act(classifier, policy, frames)
-    return before, _peak(), torch.cuda.max_memory_allocated() / 1e6 if classifier.device.type == "cuda" else 0.0
+    return before, _peak() - before, torch.cuda.max_memory_allocated() / 1e6 if classifier.device.type == "cuda" else 0.0
 
 
 def _peak() -> float:

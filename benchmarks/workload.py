@@ -227,17 +227,17 @@ def _fit_batch_norms(network: Classifier) -> None:
         norm.momentum = 0.1
 
 
-def _flat(settings: Settings, which: str) -> Any:
+def _flat(settings: Settings, which: str) -> Callable[[int], Backbone]:
     """Return a constructor of backbones: one convolution over large blocks, with the output sizes of the backbone it replaces."""
     base = architecture(settings)
-    whole = BACKBONES[getattr(base, which)](2)
+    size = BACKBONES[getattr(base, which)](2).vector_size
     side, cells = (base.glance_size, 8 if settings.quick else 7) if which == "glancer" else (base.patch_size, 3)
-    return partial(_flat_backbone, side // cells, whole.vector_size)
 
+    def build(num_classes: int) -> Backbone:
+        layers = nn.Sequential(nn.AvgPool2d(side // cells), nn.Conv2d(3, size, 1), nn.ReLU6())
+        return Backbone(layers, size, num_classes, map_bounds=(0.0, 6.0))
 
-def _flat_backbone(block: int, vector_size: int, num_classes: int) -> Backbone:
-    layers = nn.Sequential(nn.AvgPool2d(block), nn.Conv2d(3, vector_size, 1), nn.ReLU6())
-    return Backbone(layers, vector_size, num_classes, map_bounds=(0.0, 6.0))
+    return build
 
 
 # What results are compared with
