@@ -7,5 +7,5 @@ Benchmarks compare every figure with a limit that is measured in the same run:
     python -m benchmarks --quick            tiny sizes, to see that they run; prints, and writes only if --out is set
 
 Studies train policies and compare them: compare_algorithms, skipping_study, task_scores. rebuild_bundled trains the bundled
-classifiers, published_flops counts the published networks, interruptions kills a training again and again.
+classifiers, published_flops counts the published networks.
 """

@@ -23,15 +23,13 @@ import adafocus_env
 from adafocus_env.action import ACTIONS
 from adafocus_env.settings import setting, settings
 from agents import train
-from agents.config.command import compose_config, run_command
-from agents.config.compose import typed_keys
-from agents.config.effect import check_effect, check_overrides
-from agents.config.settings import DEVICE, Train
+from agents.config.command import run_command
+from agents.config.settings import AlgoConfig, Train
 from agents.pipeline.training_run import check_algo
 from agents.rl.algorithms import CONTINUOUS, DISCRETE, check_fits, fitting, learns_as_ppo, without_effect
 from agents.runs.confidence import mean_text
 from agents.runs.run_dir import RunDir
-from benchmarks.study import Curve, Panel, check_lists, markdown, runs_of, save_panels, save_tables, train_missing
+from benchmarks.study import Curve, Panel, Study, check_lists, markdown, runs_of, save_panels, save_tables, train_missing
 from classifiers.errors import lookup
 
 SET_HERE = ("algo", "algo.name", "seed", "run", "device", "force", "env.action", "data", "data.name", "data.task")
@@ -43,16 +41,12 @@ HEADINGS = ("algorithm", "top-1", "gap closed", "half of it in all seeds", "step
 
 
 @settings
-class CompareAlgorithms:
+class CompareAlgorithms(Study):
     """`python -m benchmarks.compare_algorithms`."""
 
     id: str = setting("AdaFocusEasy-v0", "a registered id")
     algos: list[str] = setting(list, "names in `agents.rl.algorithms.ALGORITHMS`, or dotted paths; none: all that fit")
-    seeds: list[int] = setting(lambda: [0, 1, 2], "of the runs of each algorithm")
     total_steps: int | None = setting(None, "environment steps of each run; null: those of each algorithm's preset", ge=1)
-    overrides: list[str] = setting(list, "further arguments of agents.train, for all runs")
-    run: str = setting("", "the folder of the runs, the table and the plot; empty: one named after the id", path=True)
-    device: str = setting("auto", DEVICE)
 
 
 @dataclass(frozen=True)
@@ -96,8 +90,7 @@ class Measured:
 
     def summary(self) -> dict[str, Any]:
         """Return the content of ``table.json``."""
-        values = {name: getattr(self, name) for name in ("top1", "closed", "random", "oracle")}
-        return {**values, "steps": self.steps[-1], "cpu_minutes": self.cpu_minutes[-1]}
+        return {**vars(self), "steps": self.steps[-1], "cpu_minutes": self.cpu_minutes[-1]}
 
 
 def main(config: CompareAlgorithms) -> None:
@@ -122,14 +115,11 @@ def check_runs(config: CompareAlgorithms, root: Path) -> dict[str, list[Train]]:
         InputError: the id or an algorithm is unknown, an algorithm does not learn such actions or does not read what ``overrides``
             sets, ``overrides`` sets what the command sets itself, or a list is empty or names something twice.
     """
-    algos = algorithms_of(config)
-    check_overrides(typed_keys(config.overrides, Train), (*SET_HERE, *([] if config.total_steps is None else STEPS)))
-    runs = {}
-    for algo in algos:
-        template = _config(config, algo)
-        check_effect(template, typed_keys(config.overrides, Train), without_effect)
-        check_algo(template, _space(config.id))
-        runs[algo] = runs_of(template, algo, config.seeds, root)
+    groups = {algo: [f"algo={algo}", *overrides_of(config.id), *_steps(config, algo)] for algo in algorithms_of(config)}
+    set_here = (*SET_HERE, *([] if config.total_steps is None else STEPS))
+    runs = runs_of(config, root, Train, "train", groups, set_here, without_effect)
+    for configs in runs.values():
+        check_algo(configs[0], _space(config.id))
     return runs
 
 
@@ -142,7 +132,7 @@ def algorithms_of(config: CompareAlgorithms) -> list[str]:
     overrides_of(config.id)
     space = _space(config.id)
     algos = config.algos or fitting(CONTINUOUS if space.shape else DISCRETE)
-    check_lists(algos=algos, seeds=config.seeds)
+    check_lists(algos=algos)
     for algo in algos:
         check_fits(algo, f"id={config.id}", space)
     return algos
@@ -172,14 +162,9 @@ def _space(name: str) -> gym.Space[Any]:
     return ACTIONS[_action(name)](7, 96, 24).space
 
 
-def _config(config: CompareAlgorithms, algo: str) -> Train:
-    overrides = [f"algo={algo}", *overrides_of(config.id), *config.overrides, f"device={config.device}"]
-    template = compose_config(Train, "train", overrides)
-    if config.total_steps is not None:
-        (template.ppo if learns_as_ppo(template.algo) else template.algo).total_steps = config.total_steps
-    return template
-
-
+def _steps(config: CompareAlgorithms, algo: str) -> list[str]:
+    group = "ppo" if learns_as_ppo(AlgoConfig(name=algo)) else "algo"
+    return [] if config.total_steps is None else [f"{group}.total_steps={config.total_steps}"]
 
 
 def _minutes(run: RunDir) -> dict[int, float]:

@@ -110,10 +110,9 @@ def _transforms(settings: Settings) -> Section:
 
 def _bank_filling(settings: Settings) -> Section:
     """Glances of some clips, and all cells of the steps of one clip."""
-    plain = workload.classifier(settings)
+    networks = workload.plain_and_fastest(settings)
     short, long = workload.clips(settings, 8, STEPS), workload.clips(settings, 8, FRAMES)
-    networks = dict([("float32", plain), workload.fastest_of(settings, plain)])
-    every, steps, action = np.arange(8)[:, None], np.arange(STEPS)[None], workload.grid_action(plain)
+    every, steps, action = np.arange(8)[:, None], np.arange(STEPS)[None], workload.grid_action(networks["float32"])
     acts: dict[str, Act] = {}
     for name, network in networks.items():
         focusing, glancing = (iter([MemoryBank(network, some, action) for _ in range(settings.rounds + 1)]) for some in (short, long))

@@ -22,17 +22,10 @@ import classifiers
 from adafocus_env.build import build_features, open_clips
 from adafocus_env.demo.renderer import DemoTask
 from adafocus_env.demo.videos import demo
-from adafocus_env.settings import settings
-from agents.config.command import run_command
 from agents.evaluation.evaluate import evaluate
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 
 PACKAGES = ("classifiers", "adafocus_env", "agents")
-
-
-@settings
-class ExecutedModules:
-    """The command has no keys."""
 
 
 def executed_modules(call: Callable[[], object]) -> list[str]:
@@ -62,7 +55,7 @@ def evaluate_one_video() -> None:
     evaluate(features, PolicyNetwork(PolicyArchitecture(features.map_shape), 7).eval().requires_grad_(False), seed=0)
 
 
-def main(config: ExecutedModules) -> None:
+def main() -> None:
     """Print the modules and their number."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["ADAFOCUS_CACHE"] = folder
@@ -71,4 +64,4 @@ def main(config: ExecutedModules) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, ExecutedModules, "executed_modules", config_package="benchmarks.configs")
+    main()

@@ -1,4 +1,4 @@
-"""A GPU in six minutes: its matrix peak, the CUDA tests, and the rates of all that runs on it.
+"""A GPU in some six minutes: its matrix peak, and the rates of all that runs on it. `python -m pytest -m cuda` runs its tests.
 
     python -m benchmarks.gpu            # on one GPU; writes its table beside the others
     python -m benchmarks.gpu --quick    # the same code at tiny sizes, on a CPU too
@@ -8,41 +8,30 @@ sections are still measured, and the command exits with status 1.
 """
 
 import copy
-import re
-import subprocess
-import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 
 from adafocus_env.build import choose_device
-from adafocus_env.features.memory_bank import MemoryBank
 from agents.config.settings import PPOConfig, SupervisedConfig
 from agents.evaluation.inference import infer, policy_flops
 from agents.supervised.stages import train_on_random_patches
 from benchmarks import workload
 from benchmarks.command import Settings, main
-from benchmarks.crossings import crossings
-from benchmarks.results import Act, Aim, Section, Spread, Time, repeated, timed
+from benchmarks.results import Act, Section, Spread, Time, repeated, timed
 from benchmarks.steps import PATCHES, episode
 from benchmarks.training import MINIBATCHES, iterations, learner
 from classifiers.classifier import Classifier
 from classifiers.flops import classifier_flops, video_flops
 from classifiers.optimize import choose_execution, with_execution
 
-ROOT = Path(__file__).parent.parent
-TESTS, TESTS_SECONDS = ROOT / "tests" / "adafocus_env" / "test_cuda.py", 120
-COMPILING = 90.0  # seconds that must be left for compiled networks, since compiling cannot be stopped
 LENGTH = {False: 16, True: 4}  # frames of a clip
 EPOCHS = 10**6  # more than are run
 
-BUDGET = 330.0  # seconds, of the six minutes that a run may take; the rest is for the start and for a section that takes longer
 SAMPLE = 1.0  # seconds that an act is repeated for, in all rounds together
 SIZES = {False: (4096, 8192, 16384), True: (64, 128)}  # of matrices
 
@@ -54,22 +43,15 @@ class Card:
     Attributes:
         settings: The settings of the run.
         peaks: FLOP/s of the best matrix product, a multiply-add being two, by the names of `matrix_peak`.
-        ends: Time of `time.perf_counter` at which the budget is used up.
     """
 
     settings: Settings
     peaks: dict[str, float] = field(default_factory=dict)
-    ends: float = field(default_factory=lambda: time.perf_counter() + BUDGET)
 
     @property
     def device(self) -> torch.device:
         """The device."""
         return choose_device(self.settings.device)
-
-    @property
-    def left(self) -> float:
-        """Seconds left of the budget."""
-        return self.ends - time.perf_counter()
 
     def sampled(self, act: Act) -> list[Time]:
         """Return the mean time of an act in every round, whose number of repetitions fills the round's share of `SAMPLE`.
@@ -81,6 +63,12 @@ class Card:
             act()
         count = max(1, int((0.01 if quick else SAMPLE) / rounds / max(timed(act).wall, 1e-6)))
         return [timed(repeated(count, act)) * (1 / count) for _ in range(rounds)]
+
+    def rate(self, section: Section, name: str, act: Act, count: int, multiply_adds: float, precision: str) -> None:
+        """Measure an act that takes ``count`` clips; add its rate, and its share of the matrix peak."""
+        section.times[name] = self.sampled(act)
+        section.rate(name, count, "clips/s")
+        self.share(section, name, multiply_adds, precision)
 
     def share(self, section: Section, name: str, multiply_adds: float, precision: str) -> None:
         """Add the share of the matrix peak that the act ``name`` of so many multiply-adds reaches."""
@@ -125,23 +113,6 @@ def _product(card: Card, section: Section, name: str, size: int, dtype: torch.dt
     return 2 * size**3 / Spread.of([each.wall for each in section.times[name]]).median
 
 
-def cuda_tests(card: Card) -> Section:
-    """Run the tests that need a GPU, in another process.
-
-    Raises:
-        RuntimeError: some fail.
-    """
-    command = [sys.executable, "-m", "pytest", "-m", "cuda", "-n", "0", "-p", "no:cacheprovider", "-r", "s", "--tb=short", str(TESTS)]
-    done = subprocess.run(command, cwd=ROOT, timeout=TESTS_SECONDS, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    counts = {outcome: int(count) for count, outcome in re.findall(r"(\d+) (passed|failed|skipped|errors?)\b", done.stdout)}
-    if done.returncode or not counts:
-        raise RuntimeError(f"{' '.join(command)} ended with status {done.returncode}:\n{done.stdout[-6000:]}")
-    section = Section("CUDA tests", f"`{' '.join(command[1:-1])} tests/{TESTS.name}`")
-    for outcome, count in counts.items():
-        section.figure(outcome, count, "tests")
-    return section
-
-
 def bank_filling(card: Card) -> Section:
     """Fill a new bank with the glances of all frames and the focus vectors of all their cells."""
     count, length = (1, 2) if card.settings.quick else (8, LENGTH[False])
@@ -151,9 +122,7 @@ def bank_filling(card: Card) -> Section:
     note = f"{count} clips of {length} frames, {workload.GRID**2} cells per frame; frames come from the host's memory."
     section = Section("Bank filling", note)
     for precision, network in _networks(card, plain).items():
-        section.times[precision] = card.sampled(partial(workload.bank_of, network, clips))
-        section.rate(precision, count, "clips/s")
-        card.share(section, precision, multiply_adds, precision)
+        card.rate(section, precision, partial(workload.bank_of, network, clips), count, multiply_adds, precision)
     return section
 
 
@@ -170,26 +139,22 @@ def stage_1(card: Card) -> Section:
             channels_last=precision != "float32",
         )
         training = train_on_random_patches(copy.deepcopy(plain), clips, config, seed=0)
-        section.times[precision] = card.sampled(partial(next, training))
-        section.rate(precision, count, "clips/s")
-        card.share(section, precision, count * length * (cost.glance + 3 * cost.focus), precision)
+        multiply_adds = count * length * (cost.glance + 3 * cost.focus)
+        card.rate(section, precision, partial(next, training), count, multiply_adds, precision)
     return section
 
 
 def ppo(card: Card) -> Section:
     """Run iterations of PPO with all features in the bank."""
     rows, length = (4 if card.settings.quick else 64), LENGTH[card.settings.quick]
-    network, template = workload.flat_classifier(card.settings), workload.policy(card.settings)
-    bank = workload.bank_of(network, workload.RandomClips(rows, length, network.architecture.size))
-    model = learner(bank, PPOConfig(n_steps=length, batch_size=rows // MINIBATCHES * length), rows, template.architecture)
-    before, phases = network.fingerprint(), dict[str, list[Time]](collection=[], update=[])
+    bank, architecture = workload.warm_bank(card.settings, rows, length), workload.policy(card.settings).architecture
+    model = learner(bank, PPOConfig(n_steps=length, batch_size=rows // MINIBATCHES * length), rows, architecture)
+    phases: dict[str, list[Time]] = {"collection": [], "update": []}
     section = Section("PPO", f"Bank warm, {rows} environments, {length} steps, {model.n_epochs} epochs of {MINIBATCHES} minibatches.")
     section.times["iteration"] = card.sampled(iterations(model, phases))
     section.times |= {name: measured[1:] for name, measured in phases.items()}
     for name in section.times:
         section.rate(name, rows * length, "steps/s")
-    if network.fingerprint() != before:
-        raise RuntimeError("PPO changed the frozen classifier")
     return section
 
 
@@ -205,19 +170,14 @@ def inference(card: Card) -> Section:
 
 
 def compiled_inference(card: Card) -> Section:
-    """Run inference with compiled networks and CUDA graphs, if there is time to compile them."""
+    """Run inference with compiled networks and CUDA graphs: the last section, since compiling may take minutes."""
     section = Section("Parallel inference, compiled", "Compiled with CUDA graphs, in the low precision, P = 96.")
     if not card.settings.compile or card.settings.quick:
         section.note = "Left out: --no-compile or --quick."
         return section
-    networks: dict[str, Classifier] = {}
+    plain, precision = workload.classifier(card.settings), card.settings.precision
+    networks = {precision: with_execution(plain, choose_execution(plain, precision, compile=True))}
     for batch in (1, 64):
-        if card.left < COMPILING:
-            section.note += f" Left out: batch {batch}, since {card.left:.0f} seconds are left and compiling may take {COMPILING:.0f}."
-            continue
-        if not networks:
-            plain = workload.classifier(card.settings)
-            networks = {card.settings.precision: with_execution(plain, choose_execution(plain, card.settings.precision, compile=True))}
         _inference(card, section, networks, f"P = 96, batch {batch}", batch, one_by_one=False)
     return section
 
@@ -225,52 +185,24 @@ def compiled_inference(card: Card) -> Section:
 def env_steps(card: Card) -> Section:
     """Run whole episodes, with the resets at their ends, of environments whose tensors stay on the device."""
     numbers, length = ((2, 4) if card.settings.quick else (64, 256, 1024, 4096)), LENGTH[card.settings.quick]
-    network = workload.flat_classifier(card.settings)
-    bank = workload.bank_of(network, workload.RandomClips(min(64, numbers[-1]), length, network.architecture.size))
+    bank = workload.warm_bank(card.settings, min(64, numbers[-1]), length)
     note = f"Bank warm, random actions, episodes of {length} steps and the resets at their ends, reward `random`."
     section = Section("Environment steps, tensors on the device", note)
     for number in numbers:
         for observation in ("reference", "dict", "map")[: 3 if number <= 1024 else 2]:
             name = f"{observation}, N = {number}"
-            section.times[name] = [time * (1 / length) for time in card.sampled(_episode(bank, number, observation=observation))]
+            act = episode(bank, number, observation=observation, output="torch", clip_order="epoch")
+            section.times[name] = [time * (1 / length) for time in card.sampled(act)]
             section.rate(name, number, "steps/s")
-        section.times[f"head, {PATCHES * number} rows"] = card.sampled(workload.bare_head(network, PATCHES * number))
+        section.times[f"head, {PATCHES * number} rows"] = card.sampled(workload.bare_head(bank.classifier, PATCHES * number))
         section.ratio(f"reference, N = {number}", f"head, {PATCHES * number} rows", name=f"reference, N = {number}: a step")
     return section
 
 
-def host_synchronisations(card: Card) -> Section:
-    """Count with the profiler how often a step makes the host wait."""
-    number, length = (4 if card.settings.quick else 64), LENGTH[card.settings.quick]
-    network = workload.flat_classifier(card.settings)
-    bank = workload.bank_of(network, workload.RandomClips(number, length, network.architecture.size))
-    note = f"Bank warm, N = {number}; an episode of {length} steps and the reset at its end. See benchmarks/crossings.py."
-    section = Section("Host synchronisations of an environment step", note)
-    kinds: dict[str, dict[str, Any]] = {
-        **{f"{name}, torch": {"observation": name} for name in ("reference", "map", "vector", "dict")},
-        "skip, torch": {"observation": "reference_looks", "action": "skip"},
-        "reference, numpy": {"output": "numpy"},
-    }
-    for name, arguments in kinds.items():
-        act = _episode(bank, number, **arguments)
-        act()
-        counts = crossings(act)
-        aim = Aim("≤", 0) if "output" not in arguments and "action" not in arguments else None
-        section.figure(name, sum(counts.values()) / length, "per step", aim=aim)
-        for kind, count in counts.items():
-            section.figure(f"{name}: {kind}", count / length, "per step")
-    return section
-
-
 MEASUREMENTS: tuple[Callable[[Card], Section], ...] = (
-    matrix_peak, host_synchronisations, env_steps, bank_filling, stage_1, ppo, inference, cuda_tests, compiled_inference
+    matrix_peak, env_steps, bank_filling, stage_1, ppo, inference, compiled_inference
 )  # fmt: skip
 """The most important ones first, in case time runs out."""
-
-
-def _episode(bank: MemoryBank, number: int, **arguments: Any) -> Act:
-    """Return an act: an episode of ``number`` environments whose tensors stay on the device."""
-    return episode(bank, number, **{"output": "torch", "clip_order": "epoch", **arguments})
 
 
 def _networks(card: Card, plain: Classifier) -> dict[str, Classifier]:
@@ -287,15 +219,10 @@ def _inference(
     for precision, network in networks.items():
         multiply_adds = batch * video_flops(network, length, length, policy_step=policy_flops(policy)).total()
         parallel, sequential = f"{where}, {precision}, parallel", f"{where}, {precision}, step by step"
-        acts: dict[str, Act] = {parallel: partial(infer, network, policy, frames)}
+        card.rate(section, parallel, partial(infer, network, policy, frames), batch, multiply_adds, precision)
         if one_by_one:
-            acts[sequential] = partial(workload.step_by_step, network, policy, frames)
-        for name, act in acts.items():
-            section.times[name] = card.sampled(act)
-            section.rate(name, batch, "clips/s")
-        if one_by_one:
-            section.ratio(sequential, parallel, over="parallel")
-        card.share(section, parallel, multiply_adds, precision)
+            section.times[sequential] = card.sampled(partial(workload.step_by_step, network, policy, frames))
+            section.rate(sequential, batch, "clips/s").ratio(sequential, parallel, over="parallel")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def measure(settings: Settings) -> Iterator[Section]:
 def _time_growth(settings: Settings) -> Section:
     """The exponents are those of a power law between the smallest and the largest size: 1 is linear, 0 does not grow."""
     network, policy, few = workload.classifier(settings), workload.policy(settings), settings.quick
-    flat, banks = workload.flat_classifier(settings), (8, 16) if few else (8, 24, 80)
+    banks = (8, 16) if few else (8, 24, 80)
 
     def inference(clips: int, length: int) -> Act:
         return partial(infer, network, policy, workload.frames(settings, clips, length, network))
@@ -43,7 +43,7 @@ def _time_growth(settings: Settings) -> Section:
         "inference, by frames (T)": {size: inference(1, size) for size in ((1, 2) if few else (4, 12, 40))},
         "inference, by clips": {size: inference(size, 4) for size in ((1, 2) if few else (1, 3, 10))},
         "reading 64 steps, by clips in the bank": {
-            size: repeated(100, partial(_read, workload.bank_of(flat, workload.clips(settings, size, 2)), size)) for size in banks
+            size: repeated(100, partial(_read, workload.warm_bank(settings, size, 2), size)) for size in banks
         },
     }
     acts = {f"{axis}: {size}": act for axis, sizes in axes.items() for size, act in sizes.items()}
@@ -63,9 +63,10 @@ def _read(bank: MemoryBank, size: int) -> None:
 def _memory_growth(settings: Settings) -> Section:
     """Peak memory of inference, on top of the process that holds networks and frames."""
     section, few = Section("How memory grows", _memory_growth.__doc__ or ""), settings.quick
-    by_clips = {clips: added_by_inference(settings, clips, 2 if few else 16) for clips in ((1, 2) if few else (1, 3, 10))}
+    added = partial(in_new_process, settings, "parallel, float32")
+    by_clips = {clips: added(clips, 2 if few else 16)[1] for clips in ((1, 2) if few else (1, 3, 10))}
     _exponent(section, "inference, by clips", by_clips)
-    by_frames = {length: added_by_inference(settings, 1 if few else 4, length) for length in ((2, 4) if few else (4, 12, 40))}
+    by_frames = {length: added(1 if few else 4, length)[1] for length in ((2, 4) if few else (4, 12, 40))}
     _exponent(section, "inference, by frames (T)", by_frames)
     return section
 
@@ -83,21 +84,15 @@ def _memory(settings: Settings) -> Section:
     section = Section(f"Peak memory of inference, {count} clips of {length} frames", _memory.__doc__ or "")
     executions = workload.executions(settings, workload.classifier(settings))
     for name in ("step by step, float32", *(f"parallel, {name}" for name in executions)):
-        before, host, device = in_new_process(settings, name, count, length)
-        section.figure(f"{name}: host", host - before, "MB", over=f"{before:.0f} MB before it")
+        before, added, device = in_new_process(settings, name, count, length)
+        section.figure(f"{name}: host", added, "MB", over=f"{before:.0f} MB before it")
         if device:
             section.figure(f"{name}: device", device, "MB")
     return section
 
 
-def added_by_inference(settings: Settings, clips: int, length: int) -> float:
-    """Return the MB that inference in float32 adds to a process that holds networks and frames."""
-    before, host, _ = in_new_process(settings, "parallel, float32", clips, length)
-    return host - before
-
-
 def in_new_process(settings: Settings, name: str, count: int, length: int) -> tuple[float, float, float]:
-    """Return the MB of a process before inference and at the peak, and the peak of its GPU."""
+    """Return the MB of a process before inference, what inference adds to them at its peak, and the peak of its GPU."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(_run, settings, name, count, length).result()
 
@@ -114,7 +109,7 @@ def _run(settings: Settings, name: str, count: int, length: int) -> tuple[float,
         Path("/proc/self/clear_refs").write_text("5")
     before = _peak()
     act(classifier, policy, frames)
-    return before, _peak(), torch.cuda.max_memory_allocated() / 1e6 if classifier.device.type == "cuda" else 0.0
+    return before, _peak() - before, torch.cuda.max_memory_allocated() / 1e6 if classifier.device.type == "cuda" else 0.0
 
 
 def _peak() -> float:

@@ -12,17 +12,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from adafocus_env.settings import settings
-from agents.config.command import run_command
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from classifiers.classifier import Classifier
 from classifiers.flops import VideoFlops, network_flops, video_flops
 from classifiers.model_zoo import ARCHITECTURES
-
-
-@settings
-class PublishedFlops:
-    """The command has no keys."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +64,7 @@ def flops_of(family: Family, patch_size: int) -> VideoFlops:
     return video_flops(classifier, family.patches, family.glances, family.decisions, policy_step=policy_step)
 
 
-def main(config: PublishedFlops) -> None:
+def main() -> None:
     """Print the table."""
     figures = ("glancer", "policy", "focuser", "head", "sum", "published", "off by")
     table = Table(
@@ -88,4 +81,4 @@ def main(config: PublishedFlops) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, PublishedFlops, "published_flops", config_package="benchmarks.configs")
+    main()

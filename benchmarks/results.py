@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 from torch.utils.benchmark.utils.timer import timer
 
 HEADINGS = ["what", "against", "median (quartiles)", "by processor time", "aim", "reached"]
@@ -209,13 +210,8 @@ class Result:
 
     @classmethod
     def read(cls, path: Path) -> Result:
-        """Read a file of `write`, without the times of single rounds."""
-        data = json.loads(path.read_text(encoding="utf-8"))
-        sections = [
-            Section(each["title"], each["note"], rows=[_row(row) for row in each["rows"]], failure=each.get("failure", ""))
-            for each in data["sections"]
-        ]
-        return cls(data["name"], data["settings"], data["machine"], sections)
+        """Read a file of `write`."""
+        return TypeAdapter(cls).validate_json(path.read_bytes())
 
 
 def write_markdown(results: Iterable[Result], path: Path) -> None:
@@ -232,10 +228,6 @@ _OPENING = """# Results
 Written by `python -m benchmarks` from `benchmarks/results/*.json`, which hold the time of every round. A figure with × is a time in
 units of another one that was measured in the same run, round by round in turn: the median of the rounds and the quartiles. Where
 other processes share the machine, the ratio by processor time is more reliable. CPU times are not claims."""
-
-
-def _row(data: dict[str, Any]) -> Row:
-    return Row(**{**data, "value": Spread(**data["value"]), "aim": None if data["aim"] is None else Aim(**data["aim"])})
 
 
 def _short(value: float) -> str:

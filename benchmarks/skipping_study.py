@@ -21,10 +21,8 @@ from adafocus_env.dataset_registry import TaskName, build_data
 from adafocus_env.settings import setting, settings
 from adafocus_env.videos.unreadable import Unreadable
 from agents import train_ppo
-from agents.config.command import compose_config, run_command
-from agents.config.compose import typed_keys
-from agents.config.effect import check_effect, check_overrides
-from agents.config.settings import DEVICE, DataConfig, EnvConfig, TrainPPO
+from agents.config.command import run_command
+from agents.config.settings import DataConfig, EnvConfig, TrainPPO
 from agents.evaluation.evaluate import flops_of
 from agents.evaluation.inference import policy_flops
 from agents.pipeline.builders import build_split, features_of
@@ -33,7 +31,7 @@ from agents.runs.confidence import mean_text
 from agents.runs.progress import Display
 from agents.runs.run_dir import RunDir
 from benchmarks.skipping_methods import METHODS, PolicyOutputs, Problem, every_frame
-from benchmarks.study import Curve, Panel, check_lists, markdown, runs_of, save_panels, save_tables, train_missing
+from benchmarks.study import Curve, Panel, Study, check_lists, markdown, runs_of, save_panels, save_tables, train_missing
 from classifiers import checkpoint
 from classifiers.errors import InputError
 
@@ -44,20 +42,16 @@ Results = dict[str, NDArray[np.float64]]
 
 
 @settings
-class SkippingStudy:
+class SkippingStudy(Study):
     """`python -m benchmarks.skipping_study`."""
 
     tasks: list[TaskName] = setting(lambda: ["normal", "hard", "sparse"], "of the demo videos; see docs/tasks.md")
-    seeds: list[int] = setting(lambda: [0, 1, 2], "of the runs on each task")
     keeps: list[Annotated[float, Field(gt=0, le=1)]] = setting(lambda: [0.25, 0.47, 0.67, 0.89], "shares of frames with a patch")
-    overrides: list[str] = setting(list, "further arguments of agents.train_ppo, for all runs")
-    run: str = setting("runs/skip_curve", "the folder of the runs, the table and the plot", path=True)
-    device: str = setting("auto", DEVICE)
 
 
 def main(config: SkippingStudy) -> None:
     """Train the missing runs, then write table.md, table.json and curve.png."""
-    root, console = Path(config.run), Console()
+    root, console = Path(config.run or "runs/skip_curve"), Console()
     runs = check_runs(config, root)
     train_missing(runs, train_ppo.main, console)
     results: dict[str, Results] = {}
@@ -84,13 +78,9 @@ def check_runs(config: SkippingStudy, root: Path) -> dict[str, list[TrainPPO]]:
         InputError: a list is empty or names something twice, a share is less than a frame, or ``overrides`` sets what the command
             sets itself or what has no effect.
     """
-    check_lists(tasks=config.tasks, seeds=config.seeds, keeps=config.keeps)
-    check_overrides(typed_keys(config.overrides, TrainPPO), ["data", "data.name", "data.task", "seed", "run", "device"])
-    runs: dict[str, list[TrainPPO]] = {}
-    for task in config.tasks:
-        template = compose_config(TrainPPO, "train_ppo", ["ppo=skip", f"data.task={task}", f"device={config.device}", *config.overrides])
-        check_effect(template, typed_keys(config.overrides, TrainPPO))
-        runs[task] = runs_of(template, task, config.seeds, root)
+    check_lists(tasks=config.tasks, keeps=config.keeps)
+    groups: dict[str, list[str]] = {task: ["ppo=skip", f"data.task={task}"] for task in config.tasks}
+    runs = runs_of(config, root, TrainPPO, "train_ppo", groups, ["data", "data.name", "data.task", "seed", "run", "device"])
     least = 1 / runs[config.tasks[0]][0].data.num_frames
     for keep in config.keeps:
         if keep < least:

@@ -46,7 +46,6 @@ def measure(settings: Settings) -> Iterator[Section]:
 
 
 def _live(settings: Settings) -> Section:
-    plain = workload.classifier(settings)
     numbers = (1, 4) if settings.quick else (1, 8, 64)
     clips = workload.clips(settings, numbers[-1], STEPS)
     pairs = {
@@ -54,7 +53,7 @@ def _live(settings: Settings) -> Section:
             stepping(number, network, clips, bank=False), workload.bare_backbone(network, "focuser", PATCHES * number),
             Aim("≤", 1.1) if number == 64 else None,
         )
-        for name, network in dict([("float32", plain), workload.fastest_of(settings, plain)]).items()
+        for name, network in workload.plain_and_fastest(settings).items()
         for number in numbers
     }  # fmt: skip
     note = "Glances are cached; the reward `random` needs two patches per clip."
@@ -63,13 +62,12 @@ def _live(settings: Settings) -> Section:
 
 def _warm(settings: Settings) -> Section:
     """All features are in the bank; the head is left."""
-    network, numbers, repeats = workload.flat_classifier(settings), (1, 4) if settings.quick else (1, 8, 64), 1 if settings.quick else 20
-    clips = workload.clips(settings, numbers[-1], STEPS)
-    bank = workload.bank_of(network, clips)
+    numbers, repeats = ((1, 4), 1) if settings.quick else ((1, 8, 64), 20)
+    bank = workload.warm_bank(settings, numbers[-1], STEPS)
     pairs = {
         (f"step, N = {number}", f"head, {PATCHES * number} rows"): (
-            repeated(repeats, stepping(number, network, clips, bank=bank)),
-            repeated(repeats, workload.bare_head(network, PATCHES * number)),
+            repeated(repeats, stepping(number, bank.classifier, bank.clips, bank=bank)),
+            repeated(repeats, workload.bare_head(bank.classifier, PATCHES * number)),
             Aim("≤", 1.25) if number == 64 else None,
         )
         for number in numbers
@@ -79,9 +77,9 @@ def _warm(settings: Settings) -> Section:
 
 def _apis(settings: Settings) -> Section:
     """The same step in all APIs, bank warm: what an API adds."""
-    network, number, repeats = workload.flat_classifier(settings), 4 if settings.quick else 64, 1 if settings.quick else 20
-    clips = workload.clips(settings, number, STEPS)
-    bank = workload.bank_of(network, clips)
+    number, repeats = (4, 1) if settings.quick else (64, 20)
+    bank = workload.warm_bank(settings, number, STEPS)
+    network, clips = bank.classifier, bank.clips
     vector, sb3 = environment(number, network, clips, bank), AdaFocusVecEnv(environment(number, network, clips, bank))
     single, actions = AdaFocusEnv(network, clips, observation="reference", bank=bank), np.zeros(number, np.int64)
     for env in (vector, sb3):

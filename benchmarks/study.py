@@ -1,6 +1,6 @@
 """What the studies share: runs of several seeds that are trained once, and their tables and plots."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -11,17 +11,30 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 
-from agents.config.settings import TrainPPO
+from adafocus_env.settings import setting, settings
+from agents.config.command import compose_config
+from agents.config.compose import typed_keys
+from agents.config.effect import Reasons, check_effect, check_overrides
+from agents.config.settings import DEVICE, TrainPPO
 from agents.runs.confidence import half_width
-from agents.runs.jsonl import to_json
 from agents.runs.plots import COLOURS
-from agents.runs.run_dir import RunDir
+from agents.runs.run_dir import RunDir, to_json
 from classifiers.atomic_files import replacing, write_text
 from classifiers.errors import InputError
 
 CYCLE = tuple(f"C{number}" for number in (0, 1, 2, 4, 5, 6, 7, 8, 9))  # C3 is red, the colour of "learned"
 
 C = TypeVar("C", bound=TrainPPO)
+
+
+@settings
+class Study:
+    """What all studies can be asked for."""
+
+    seeds: list[int] = setting(lambda: [0, 1, 2], "of the runs of each group")
+    overrides: list[str] = setting(list, "further arguments of the training command, for all runs")
+    run: str = setting("", "the folder of the runs, the table and the plot; empty: one named after the study", path=True)
+    device: str = setting("auto", DEVICE)
 
 
 @dataclass(frozen=True)
@@ -57,9 +70,37 @@ def check_lists(**lists: Sequence[object]) -> None:
             raise InputError(f"{key} must hold at least one value and none twice, got {values}")
 
 
-def runs_of(config: C, name: str, seeds: Iterable[int], root: Path) -> list[C]:
-    """Return the config of one run per seed, in the run directories ``root/NAME-SEED``."""
-    return [replace(config, seed=seed, run=str(root / f"{name}-{seed}")) for seed in seeds]
+def runs_of(
+    study: Study,
+    root: Path,
+    schema: type[C],
+    command: str,
+    groups: Mapping[str, Sequence[str]],
+    set_here: Collection[str],
+    without_effect: Callable[[C], Reasons] | None = None,
+) -> dict[str, list[C]]:
+    """Return the config of every run, one per group and seed, in the run directories ``root/GROUP-SEED``.
+
+    Args:
+        study: Its seeds, overrides and device.
+        root: The folder of the runs.
+        schema: Settings of the training command.
+        command: Its name.
+        groups: The arguments of each group of runs.
+        set_here: Keys that the overrides must leave alone.
+        without_effect: As for `check_effect`.
+
+    Raises:
+        InputError: ``seeds`` is empty or holds a value twice, or ``overrides`` sets what the study sets itself or what has no effect.
+    """
+    check_lists(seeds=study.seeds)
+    typed, runs = typed_keys(study.overrides, schema), dict[str, list[C]]()
+    check_overrides(typed, set_here)
+    for name, arguments in groups.items():
+        config = compose_config(schema, command, [*arguments, *study.overrides, f"device={study.device}"])
+        check_effect(config, typed, without_effect)
+        runs[name] = [replace(config, seed=seed, run=str(root / f"{name}-{seed}")) for seed in study.seeds]
+    return runs
 
 
 def train_missing(runs: Mapping[str, Sequence[C]], train: Callable[[C], None], console: Console) -> None:

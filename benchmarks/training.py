@@ -88,16 +88,15 @@ def _bare_step(network: Classifier, backbone: str, clips: ClipSource) -> Act:
 def _ppo(settings: Settings) -> Section:
     """One iteration: every clip once, then `n_epochs` passes over them."""
     rows, length = (4, 4) if settings.quick else (64, 16)
-    network, policy = workload.flat_classifier(settings), workload.policy(settings)
+    bank, policy = workload.warm_bank(settings, rows, length), workload.policy(settings)
     config = PPOConfig(n_steps=length, batch_size=rows // MINIBATCHES * length)
-    bank = workload.bank_of(network, workload.clips(settings, rows, length))
     model = learner(bank, config, rows, policy.architecture)
     maps = bank.glance_maps(np.arange(rows)[:, None], np.arange(length)[None])
     phases: dict[str, list[Time]] = {"collection": [], "update": []}
     acts: dict[str, Act] = {
         "iteration": iterations(model, phases),
         "bare: policy": workload.bare_policy(policy, maps),
-        "bare: head": repeated(length, workload.bare_head(network, PATCHES * rows)),
+        "bare: head": repeated(length, workload.bare_head(bank.classifier, PATCHES * rows)),
         "bare: update": workload.bare_update(policy, maps, config.n_epochs, MINIBATCHES),
     }
     times = interleaved(acts, settings.rounds)

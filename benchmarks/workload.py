@@ -118,10 +118,11 @@ def executions(settings: Settings, network: Classifier) -> dict[str, Execution]:
     return found
 
 
-def fastest_of(settings: Settings, network: Classifier) -> tuple[str, Classifier]:
-    """Return the last, and fastest, of `executions`: its name, and the classifier with it."""
-    name, how = list(executions(settings, network).items())[-1]
-    return name, with_execution(network, how)
+def plain_and_fastest(settings: Settings) -> dict[str, Classifier]:
+    """Return the classifier as it is, and with the last, and fastest, of `executions`, by the names of these."""
+    plain = classifier(settings)
+    name, how = list(executions(settings, plain).items())[-1]
+    return {"float32": plain, name: with_execution(plain, how)}
 
 
 class RandomClips(ClipSource):
@@ -197,6 +198,12 @@ def bank_of(network: Classifier, clips: ClipSource) -> MemoryBank:
     return bank
 
 
+def warm_bank(settings: Settings, count: int, num_frames: int) -> MemoryBank:
+    """Return a full bank of random clips by `flat_classifier`: its steps cost what they cost at full size, and filling it little."""
+    network = flat_classifier(settings)
+    return bank_of(network, RandomClips(count, num_frames, network.architecture.size))
+
+
 def make_videos(settings: Settings, count: int) -> tuple[Video, ...]:
     """Return ``count`` demo videos as large as the paper's frames; they are rendered once."""
     large = {} if settings.quick else {"size": 256, "length": 48, "target": 37, "distractor": 24}
@@ -220,17 +227,17 @@ def _fit_batch_norms(network: Classifier) -> None:
         norm.momentum = 0.1
 
 
-def _flat(settings: Settings, which: str) -> Any:
+def _flat(settings: Settings, which: str) -> Callable[[int], Backbone]:
     """Return a constructor of backbones: one convolution over large blocks, with the output sizes of the backbone it replaces."""
     base = architecture(settings)
-    whole = BACKBONES[getattr(base, which)](2)
+    size = BACKBONES[getattr(base, which)](2).vector_size
     side, cells = (base.glance_size, 8 if settings.quick else 7) if which == "glancer" else (base.patch_size, 3)
-    return partial(_flat_backbone, side // cells, whole.vector_size)
 
+    def build(num_classes: int) -> Backbone:
+        layers = nn.Sequential(nn.AvgPool2d(side // cells), nn.Conv2d(3, size, 1), nn.ReLU6())
+        return Backbone(layers, size, num_classes, map_bounds=(0.0, 6.0))
 
-def _flat_backbone(block: int, vector_size: int, num_classes: int) -> Backbone:
-    layers = nn.Sequential(nn.AvgPool2d(block), nn.Conv2d(3, vector_size, 1), nn.ReLU6())
-    return Backbone(layers, vector_size, num_classes, map_bounds=(0.0, 6.0))
+    return build
 
 
 # What results are compared with

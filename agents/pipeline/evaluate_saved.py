@@ -22,14 +22,12 @@ from agents.evaluation.inference import count_decisions, policy_flops
 from agents.pipeline.builders import build_split, check_classes, features_of, inference_classifier
 from agents.policies.networks import PolicyNetwork
 from agents.rl.saved_model import Policy, TrainedModel, load_trained
-from agents.runs.jsonl import to_json
 from agents.runs.progress import Display
 from agents.runs.report import report
-from agents.runs.run_dir import RESULT, RunDir
+from agents.runs.run_dir import RunDir
 from agents.runs.seeding import make_deterministic
 from agents.runs.threads import limit_threads
 from classifiers import checkpoint
-from classifiers.atomic_files import write_text
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError, refuse_if
 from classifiers.model_zoo import BUNDLED
@@ -79,7 +77,7 @@ def evaluate_saved(config: Evaluate) -> None:
             title=config.data.title, metric=data.metric, skipped=env.skipped, split=split,
         )  # fmt: skip
         if out is not None:
-            write_text(out / RESULT, to_json(result, indent=2, sort_keys=True) + "\n")
+            RunDir(out).write_result(result)
 
 
 def check_solvable(config: Evaluate, data: DataSet, policy: Policy | None) -> PolicyNetwork:

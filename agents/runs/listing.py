@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -19,8 +20,7 @@ from agents.config.compose import flat
 from agents.config.settings import ListRuns
 from agents.evaluation.metrics import share_of_gap
 from agents.runs.confidence import mean_text
-from agents.runs.jsonl import to_json
-from agents.runs.run_dir import CONFIG, EXECUTION_KEYS, METRICS, RESULT, SYSTEM, RunDir
+from agents.runs.run_dir import CONFIG, EXECUTION_KEYS, METRICS, RESULT, SYSTEM, RunDir, to_json
 from classifiers.errors import InputError
 
 
@@ -188,17 +188,16 @@ def table(data: str, runs: Iterable[Run]) -> Table:
         accuracies = ["–" if value is None else f"{100 * value:.1f}" for value in values]
         gflops = "–" if run.gflops is None else f"{run.gflops:.3g}"
         seconds = "–" if run.seconds is None else str(timedelta(seconds=round(run.seconds)))
-        about = (run.run, run.command, str(run.seed), run.state)
-        shown.add_row(*about, *accuracies, gflops, seconds, str(run.date)[: len("2000-12-31")])
+        shown.add_row(run.run, run.command, str(run.seed), run.state, *accuracies, gflops, seconds, str(run.date)[: len("2000-12-31")])
     return shown
 
 
 def summary(runs: Iterable[Run]) -> Table | None:
     """Return a row for every setting that is finished with two seeds or more; None if there are none."""
-    settings: dict[tuple[str, str], list[Run]] = {}
+    settings = defaultdict[tuple[str, str], list[Run]](list)
     for run in runs:
-        if run.learned is not None and run.setting is not None:
-            settings.setdefault((str(Path(run.run).parent), to_json(run.setting, sort_keys=True)), []).append(run)
+        if run.learned is not None:
+            settings[str(Path(run.run).parent), to_json(run.setting, sort_keys=True)].append(run)
     several = [same for same in settings.values() if len({run.seed for run in same}) > 1]
     if not several:
         return None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -14,7 +16,6 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from agents.config.compose import flat, plain_text
-from agents.runs.jsonl import append_line, complete_lines, drop_incomplete_line, to_json
 from agents.runs.system import system_information
 from classifiers.atomic_files import write_text
 from classifiers.errors import InputError
@@ -138,21 +139,21 @@ class RunDir:
 
         The seconds are wall-clock time and CPU time of this process. The metrics are on the disk when this returns.
         """
-        append_line(self.path(METRICS), metrics)
+        _append_line(self.path(METRICS), metrics)
         now = time.perf_counter(), time.process_time()
         seconds, cpu_seconds = (round(after - before, 3) for after, before in zip(now, self._logged, strict=True))
-        append_line(self.path(TIMING), {"seconds": seconds, "cpu_seconds": cpu_seconds}, sync=False)
+        _append_line(self.path(TIMING), {"seconds": seconds, "cpu_seconds": cpu_seconds}, sync=False)
         self._logged = now
         for watcher in self._watchers:
             watcher(metrics)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the lines of ``metrics.jsonl``."""
-        return [json.loads(line) for line in complete_lines(self.path(METRICS))]
+        return [json.loads(line) for line in _complete_lines(self.path(METRICS))]
 
     def timing(self) -> list[dict[str, float]]:
         """Return the lines of ``timing.jsonl``, one per line of metrics."""
-        return [json.loads(line) for line in complete_lines(self.path(TIMING))]
+        return [json.loads(line) for line in _complete_lines(self.path(TIMING))]
 
     def truncate(self, lines: int) -> None:
         """Remove all but the first ``lines`` lines of metrics and timing: lines after the checkpoint that the run resumes from.
@@ -160,12 +161,11 @@ class RunDir:
         Raises:
             InputError: there are fewer lines of metrics than when the checkpoint was saved.
         """
-        logged = len(complete_lines(self.path(METRICS)))
+        logged = len(_complete_lines(self.path(METRICS)))
         if logged < lines:
             raise InputError(f"{self.path(METRICS)} has {logged} lines, but the checkpoint was made after {lines}; force=true starts over")
         for file in (self.path(METRICS), self.path(TIMING)):
-            if file.exists():
-                write_text(file, "".join(complete_lines(file)[:lines]))
+            _truncate(file, lines)
         if logged > lines:
             for watcher in self._watchers:
                 watcher(None)
@@ -212,7 +212,7 @@ class RunDir:
         write_text(self.path(SYSTEM), to_json(system_information(), indent=2) + "\n")
         write_text(self.path(CONFIG), _to_yaml(config))
         for file in (self.path(METRICS), self.path(TIMING)):
-            drop_incomplete_line(file)
+            _truncate(file, None)
 
     def _entries(self) -> list[Path]:
         return [entry for entry in self.root.iterdir() if not entry.name.startswith(".")]
@@ -255,3 +255,49 @@ def _escaped(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_escaped(each) for each in value]
     return plain_text(value) if isinstance(value, str) else value
+
+
+def to_json(value: object, **options: Any) -> str:
+    """Return JSON text of nested values. NumPy and torch values become Python's; NaN and infinity, which JSON lacks, become null."""
+    return json.dumps(_jsonable(value), allow_nan=False, ensure_ascii=False, **options)
+
+
+def _append_line(file: Path, values: Mapping[str, object], *, sync: bool = True) -> None:
+    """Append ``values`` as one line, keys in the order given.
+
+    The line is on the disk when this returns; without ``sync``, which takes some milliseconds, it survives the process but not a
+    power failure.
+
+    Raises:
+        InputError: the file cannot be written, for example because the disk is full.
+    """
+    try:
+        with file.open("a", encoding="utf-8") as stream:
+            stream.write(to_json(values) + "\n")
+            stream.flush()
+            if sync:
+                os.fsync(stream.fileno())
+    except OSError as problem:
+        raise InputError(f"cannot write {file}: {problem.strerror or problem}; free some space and start again to go on") from problem
+
+
+def _complete_lines(file: Path) -> list[str]:
+    """Return the lines of a file with their ends, without an incomplete last line, which a kill leaves; none if there is no file."""
+    text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+    return [line + "\n" for line in text.split("\n")[:-1]]
+
+
+def _truncate(file: Path, lines: int | None) -> None:
+    """Remove all but the first lines, and an incomplete last one, so that the next line starts in a new one."""
+    if file.exists():
+        write_text(file, "".join(_complete_lines(file)[:lines]))
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(each) for each in value]
+    if hasattr(value, "tolist"):
+        return _jsonable(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -219,51 +219,30 @@ class GlobalBatchNorm(TorchFunctionMode):
     ) -> Tensor:
         if not training:
             return F.batch_norm(inputs, running_mean, running_var, weight, bias, False, momentum, eps)
-        outputs, mean, var, count = _Normalise.apply(inputs, weight, bias, eps, self.has_samples)
+        over, channels = [0, *range(2, inputs.ndim)], (1, -1, *[1] * (inputs.ndim - 2))
+        values = inputs.float()
+        count = values.new_full((1,), values.numel() / values.shape[1])
+        sums: Tensor = _AllSum.apply(torch.cat([values.sum(over), count]) * self.has_samples)
+        count = sums[-1:].detach()
+        mean = sums[:-1] / count
+        centred = values - mean.view(channels)  # a difference of squares would cancel
+        var: Tensor = _AllSum.apply(centred.square().sum(over) * self.has_samples) / count
         if running_mean is not None and running_var is not None:
             with torch.no_grad():
                 running_mean.lerp_(mean, momentum)
                 running_var.lerp_(var * (count / (count - 1)), momentum)
-        return outputs
+        scale = (var + eps).rsqrt() if weight is None else (var + eps).rsqrt() * weight
+        outputs = centred * scale.view(channels)
+        return (outputs if bias is None else outputs + bias.view(channels)).to(inputs.dtype)
 
 
-class _Normalise(torch.autograd.Function):
-    """Inputs (N, C, …) → normalised ones, and mean (C,), variance (C,) and number (1,) of the values of each channel."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, inputs: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, has_samples: bool
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        values, over = inputs.detach().float(), _all_but_channels(inputs)
-        count = inputs.new_full((1,), inputs.numel() / inputs.shape[1], dtype=torch.float32)
-        sums = distributed.all_sum(torch.cat([values.sum(over), count]) * has_samples)
-        mean, count = sums[:-1] / sums[-1:], sums[-1:]
-        centred = values - _per_channel(mean, values)  # a difference of squares would cancel
-        var = distributed.all_sum(centred.square().sum(over) * has_samples) / count
-        ctx.save_for_backward(inputs, weight, mean, (var + eps).rsqrt(), count)
-        ctx.has_samples = has_samples
-        outputs = F.batch_norm(inputs, mean, var, weight, bias, False, 0.0, eps)
-        ctx.mark_non_differentiable(mean, var, count)
-        return outputs, mean, var, count
+class _AllSum(torch.autograd.Function):
+    """The sum of a tensor over all processes, whose gradient is the sum of the gradients of all processes."""
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, *rest: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, weight, mean, scale, count = ctx.saved_tensors
-        over, slope = _all_but_channels(inputs), gradient.float()
-        normed = (inputs.float() - _per_channel(mean, inputs)) * _per_channel(scale, inputs)
-        sums = torch.stack([slope.sum(over), (slope * normed).sum(over)])
-        of_bias, of_weight = sums.clone()
-        sums = distributed.all_sum(sums) / count  # in every process: the others wait for it
-        if ctx.has_samples:
-            slope = slope - _per_channel(sums[0], inputs) - normed * _per_channel(sums[1], inputs)
-        slope = slope * _per_channel(scale if weight is None else scale * weight, inputs)
-        return slope.to(inputs.dtype), None if weight is None else of_weight, None if weight is None else of_bias, None, None
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return distributed.all_sum(values.clone())
 
-
-def _all_but_channels(values: Tensor) -> list[int]:
-    return [0, *range(2, values.ndim)]
-
-
-def _per_channel(channels: Tensor, values: Tensor) -> Tensor:
-    """View (C,) so that it broadcasts over ``values`` (N, C, …)."""
-    return channels.view(1, -1, *[1] * (values.ndim - 2))
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return distributed.all_sum(gradient.clone())

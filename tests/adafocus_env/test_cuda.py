@@ -1,4 +1,4 @@
-"""What only a GPU can show. `python -m benchmarks.gpu` runs these where there is one; see tests/adafocus_env/test_device.py for the rest.
+"""What only a GPU can show: `python -m pytest -m cuda`. See tests/adafocus_env/test_device.py for the rest.
 
 Nothing here reads a video: networks are tiny and random, clips are random pixels.
 """

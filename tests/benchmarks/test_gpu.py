@@ -4,12 +4,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from crossings import crossings
 from test_benchmarks import QUICK
 
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from benchmarks import gpu
 from benchmarks.command import main
-from benchmarks.crossings import crossings
 from benchmarks.gpu import Card
 from benchmarks.results import Result, Section
 
@@ -84,19 +84,9 @@ def test_without_a_gpu_there_is_nothing_to_measure():
     assert section.note.startswith("Left out: there is no GPU here") and not section.rows
 
 
-@pytest.mark.slow
-def test_tests_that_fail_are_no_success(tmp_path, monkeypatch):
-    failing = tmp_path / "test_failing.py"
-    failing.write_text("import pytest\n\n\n@pytest.mark.cuda\ndef test_it():\n    assert 1 == 2\n")
-    monkeypatch.setattr(gpu, "TESTS", failing)
-    with pytest.raises(RuntimeError, match=r"(?s)ended with status 1:.*assert 1 == 2"):
-        gpu.cuda_tests(Card(QUICK))
-
-
-def test_compiled_networks_are_left_out_where_time_is_short():
-    card = Card(dataclasses.replace(QUICK, quick=False, compile=True), ends=0.0)
-    section = gpu.compiled_inference(card)
-    assert not section.rows and "Left out: batch 64" in section.note
+def test_compiled_networks_are_left_out_without_compiling():
+    section = gpu.compiled_inference(Card(dataclasses.replace(QUICK, quick=False, compile=False)))
+    assert not section.rows and section.note.startswith("Left out: --no-compile")
 
 
 def test_shares_are_those_of_the_peak():

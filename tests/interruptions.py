@@ -1,7 +1,7 @@
 """Kills a training again and again: it must end with the same metrics as an uninterrupted one.
 
-    python -m benchmarks.interruptions
-    python -m benchmarks.interruptions --kills 20 --seed 1 --keep DIR
+    python tests/interruptions.py
+    python tests/interruptions.py --kills 20 --seed 1 --keep DIR
 
 A small training of all stages and a joint round runs once to its end. The same command is then killed at random moments, at least once
 in every stage, by SIGKILL, SIGTERM and SIGINT in turns, and restarted. Both must leave the same `metrics.jsonl`, byte for byte, and the
@@ -9,7 +9,6 @@ same result.
 """
 
 import argparse
-import json
 import signal
 import subprocess
 import sys
@@ -21,6 +20,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+
+from agents.runs.run_dir import METRICS, RunDir
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 TRAINING = (
@@ -45,14 +46,14 @@ def compare(folder: Path, kills: int, rng: np.random.Generator) -> bool:
     """Run both trainings below ``folder``, print where the second was killed, and return whether they ended equally."""
     whole, pieces, console = folder / "whole", folder / "pieces", Console()
     _start(whole).wait()
-    lines = _lines(whole)
+    lines = RunDir(whole).metrics()
     table = Table("kill", "signal", "at line", "stage", "seconds after it", title=f"{kills} kills in {len(lines)} lines of metrics")
     for number, line in enumerate(_moments(lines, kills, rng)):
         kind, delay = SIGNALS[number % len(SIGNALS)], rng.uniform(0, 3)
         logged = _kill(_start(pieces), pieces, line, delay, kind)
         table.add_row(str(number + 1), kind.name, str(logged), str(lines[min(logged, len(lines) - 1)]["stage"]), f"{delay:.1f}")
     _start(pieces).wait()
-    equal = _file(whole) == _file(pieces) and _result(whole) == _result(pieces)
+    equal = _outcome(whole) == _outcome(pieces)
     console.print(table)
     console.print(f"metrics.jsonl and result.json: {'equal' if equal else 'NOT equal'}")
     return equal
@@ -72,26 +73,17 @@ def _start(run: Path) -> subprocess.Popen[bytes]:
 
 def _kill(process: subprocess.Popen[bytes], run: Path, line: int, delay: float, kind: signal.Signals) -> int:
     """Kill the training ``delay`` seconds after it has logged that many lines; return the number of lines then."""
-    while len(_lines(run)) < line and process.poll() is None:
+    while len(RunDir(run).metrics()) < line and process.poll() is None:
         time.sleep(0.05)
     time.sleep(delay)
     process.send_signal(kind)
     process.wait()
-    return len(_lines(run))
+    return len(RunDir(run).metrics())
 
 
-def _file(run: Path) -> bytes:
-    file = run / "metrics.jsonl"
-    return file.read_bytes() if file.exists() else b""
-
-
-def _lines(run: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in _file(run).split(b"\n")[:-1]]
-
-
-def _result(run: Path) -> dict[str, object]:
-    result: dict[str, object] = json.loads((run / "result.json").read_text(encoding="utf-8"))
-    return {key: value for key, value in result.items() if key != "seconds"}
+def _outcome(run: Path) -> tuple[bytes, dict[str, object]]:
+    """Return all that must be equal: the metrics, byte for byte, and the result without its times."""
+    return (run / METRICS).read_bytes(), {**RunDir(run).result(), "seconds": None}
 
 
 if __name__ == "__main__":
