@@ -1,7 +1,5 @@
 """Kinds of action: a cell of a grid, or a location in [0, 1]²; each also in a form that can skip the patch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from typing import Any, Protocol
@@ -38,7 +36,7 @@ class Action(Protocol):
     candidates: NDArray[Any]
 
     @property
-    def patch_action(self) -> Action:
+    def patch_action(self) -> "Action":
         """See the attribute of this name."""
 
     @property

@@ -1,7 +1,5 @@
 """From the arguments of an environment to its clips, classifier and features: shared by all APIs."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from pathlib import Path

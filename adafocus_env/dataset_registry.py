@@ -1,7 +1,5 @@
 """Data sets by name, for every command: what is set of them, and how each is built."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Filling the banks of a data set ahead: what `python -m agents.fill_feature_bank` does."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial

@@ -13,8 +13,6 @@ A custom observation is a class with `space` and `observe`, made from the featur
 argument ``observation`` of an environment.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial

@@ -3,8 +3,6 @@
 Scores are compared under the name of an id, so that no argument may make it another problem.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from adafocus_env.demo.videos import TASKS

@@ -1,7 +1,5 @@
 """Validation of a data set before a training: every video is opened, and the frames of its test clip are decoded."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Atomic writes: a file is either complete or absent."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Iterator

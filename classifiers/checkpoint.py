@@ -1,7 +1,5 @@
 """Classifier checkpoints: a folder with `classifier.safetensors` and a JSON card. No pickle is written or read."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields

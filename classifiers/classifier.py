@@ -1,7 +1,5 @@
 """The classifier: glancer, focuser and head, with their preprocessing."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -190,12 +188,12 @@ class Classifier(nn.Module):
         """Return the head's state (num_clips, S) before the first step: zeros."""
         return torch.zeros(num_clips, self.head.state_size, device=self.device)
 
-    def train(self, mode: bool = True) -> Classifier:
+    def train(self, mode: bool = True) -> "Classifier":
         """Set training or evaluation mode, and count it in ``mode_changes``: the weights may change afterwards."""
         self.mode_changes += 1
         return super().train(mode)
 
-    def freeze(self) -> Classifier:
+    def freeze(self) -> "Classifier":
         """Set all networks to eval mode without gradients, and return the classifier."""
         return self.eval().requires_grad_(False)
 

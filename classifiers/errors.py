@@ -1,7 +1,5 @@
 """The error for a value that the user can fix, and the look-up that raises it."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Mapping
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """Multiply-adds of the networks and of whole videos: the only counter. One multiply-add counts as one, as in the publications."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Optimize frozen networks for inference: precision, memory layout, compilation and batch size. The weights do not change."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import os

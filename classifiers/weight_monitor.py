@@ -1,7 +1,5 @@
 """Checks of frozen networks: not in training mode, no changed weights."""
 
-from __future__ import annotations
-
 from itertools import chain
 from operator import attrgetter, is_
 from typing import Any

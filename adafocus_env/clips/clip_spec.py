@@ -1,7 +1,5 @@
 """The clip specification: how frames, crop and flip of a (video, view) are sampled."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Decodes clips in worker processes ahead of their use, and caches the last ones in memory."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections import OrderedDict

@@ -1,7 +1,5 @@
 """The clips of a set of videos: decoded once, stored as bytes in memory-mapped files, cropped when requested."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext

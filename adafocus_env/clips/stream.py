@@ -1,7 +1,5 @@
 """Training clips that are sampled again in every epoch, frames too: decoded live, not stored on disk."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -84,7 +82,7 @@ class StreamingClips(ClipSource):
         self.has_truth = all(video.track is not None for video in videos)
         self.fingerprint = "fresh-" + fingerprint(content_key(videos, self.settings, prepared=self._prepared), videos, self.settings)
 
-    def __reduce__(self) -> tuple[Callable[..., StreamingClips], tuple[object, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., "StreamingClips"], tuple[object, ...]]:
         return partial(StreamingClips, **self._options), (self._videos, self.settings)
 
     @property

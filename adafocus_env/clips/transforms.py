@@ -1,7 +1,5 @@
 """Crop and flip: sampled once, applied to all frames of a clip."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Features of frozen networks, computed live: glances of whole frames, focus vectors of patches."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import cached_property

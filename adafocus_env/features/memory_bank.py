@@ -1,7 +1,5 @@
 """The feature bank in memory: frozen means computed once. `adafocus_env.features.disk_bank` stores it on disk."""
 
-from __future__ import annotations
-
 import logging
 import math
 import os

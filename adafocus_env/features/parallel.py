@@ -1,7 +1,5 @@
 """Network calls at the same time, on the cores that PyTorch's own threads leave idle."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor

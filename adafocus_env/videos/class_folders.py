@@ -1,7 +1,5 @@
 """The data set in a folder with one subfolder of videos for each class."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path

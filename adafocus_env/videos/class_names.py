@@ -1,7 +1,5 @@
 """Lists of class names, in the order of the labels."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

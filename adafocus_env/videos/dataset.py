@@ -1,7 +1,5 @@
 """A data set: its videos, with their classes, in three splits."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Frame sampling: which frames of a video make a clip."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

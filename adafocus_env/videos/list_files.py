@@ -1,7 +1,5 @@
 """List files: one video per line, with its number of frames and its labels."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath

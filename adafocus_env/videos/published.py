@@ -1,7 +1,5 @@
 """The five data sets of the publication, from their published list files."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence

@@ -4,8 +4,6 @@ Readers can hang or crash the process on broken files, so the rest of the packag
 Only NumPy is imported at once: a worker process must start fast.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import os

@@ -3,8 +3,6 @@
 The hash alone decides, so that a video falls into the same split on every machine, independently of the other videos.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Collection, Sequence
 

@@ -1,7 +1,5 @@
 """Text files with one entry per line, and lists of everything that is wrong with one of them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

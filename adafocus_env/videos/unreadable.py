@@ -1,7 +1,5 @@
 """Videos that cannot be read, and one warning for all of them."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,7 +21,7 @@ class Unreadable:
         self._new: list[tuple[str, str]] = []
         self._folders: list[Path] = []
 
-    def __enter__(self) -> Unreadable:
+    def __enter__(self) -> "Unreadable":
         return self
 
     def __exit__(self, *problem: object) -> None:

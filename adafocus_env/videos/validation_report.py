@@ -1,7 +1,5 @@
 """The report of a data set's validation, as a table for the terminal and as JSON."""
 
-from __future__ import annotations
-
 import json
 import statistics
 from collections import Counter

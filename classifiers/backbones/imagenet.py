@@ -3,8 +3,6 @@
 They are needed once: a checkpoint contains all weights.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import socket

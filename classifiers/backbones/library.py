@@ -3,8 +3,6 @@
 The properties of a library's model are measured on PyTorch's meta device, where tensors have shapes and no values.
 """
 
-from __future__ import annotations
-
 import copy
 import importlib
 import math

@@ -4,8 +4,6 @@ It lets an image network see motion, without a multiply-add and without a weight
 keep their names.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
