@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adafocus_env.transfers import Values
-from classifiers.errors import InputError, lookup
+from classifiers.errors import InputError, lookup, refuse_if
 
 
 class ActionError(InputError, InvalidAction):
@@ -91,8 +91,10 @@ class _PatchAction:
     num_cells: int | None = None
 
     def __init__(self, size: int, patch_size: int) -> None:
-        if not 0 < patch_size <= size:
-            raise InputError(f"patch_size={patch_size} does not fit frames of {size} pixels; choose a patch_size from 1 to {size}")
+        refuse_if(
+            not 0 < patch_size <= size,
+            f"patch_size={patch_size} does not fit frames of {size} pixels; choose a patch_size from 1 to {size}",
+        )
         self.size, self.patch_size = size, patch_size
 
     @property
@@ -124,8 +126,7 @@ class GridAction(_PatchAction):
     """
 
     def __init__(self, grid: int, size: int, patch_size: int) -> None:
-        if grid < 2:
-            raise InputError(f"grid={grid} is too small; choose 2 or more cells per axis (the paper uses 7)")
+        refuse_if(grid < 2, f"grid={grid} is too small; choose 2 or more cells per axis (the paper uses 7)")
         super().__init__(size, patch_size)
         self.grid = grid
         self.num_cells: int = grid * grid

@@ -10,13 +10,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from adafocus_env import distributed
 from adafocus_env.build import Split, check_fit, choose_device, make_action, open_clips
+from adafocus_env.clips.store import Unreadable
 from adafocus_env.dataset_registry import DataSettings, build_data
 from adafocus_env.features.disk_bank import DiskBank, check_folder, check_room
 from adafocus_env.videos.dataset import DataSet, with_classes
-from adafocus_env.videos.unreadable import Unreadable
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
-from classifiers.errors import InputError
+from classifiers.errors import refuse_if
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -55,13 +55,14 @@ def fill_feature_bank(name: str, data: DataSettings, spec: BankSpec, *, split: s
         InputError: the classifier, the data set, the shard or the folder cannot be used, they do not fit together, or there is no room.
     """
     part, parts = _of_process(*_share(shard))
-    if data.views == "resample":
-        raise InputError("data.views=resample has no stored clips, and so no stored features; give a number of clips for each video")
+    refuse_if(
+        data.views == "resample",
+        "data.views=resample has no stored clips, and so no stored features; give a number of clips for each video",
+    )
     videos = build_data(data)
     classifier = checkpoint.load(name, choose_device(device))
     videos = with_classes(videos, classifier.classes)
-    if classifier.classes != videos.classes:
-        raise InputError(f"classifier={name} was trained on other classes than those of data={data.name}")
+    refuse_if(classifier.classes != videos.classes, f"classifier={name} was trained on other classes than those of data={data.name}")
     console = Console(highlight=False, quiet=not distributed.is_main())
     console.print(videos.summary, markup=False, soft_wrap=True)
     check_folder(Path(spec.out).expanduser())  # before clips are decoded, which may take long
@@ -113,8 +114,10 @@ def _bank(
 def _share(shard: str) -> tuple[int, int]:
     """Return the text I/N as numbers."""
     part, slash, parts = shard.partition("/")
-    if not (slash and part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
-        raise InputError(f"shard must be I/N, the I-th of N shares from 0 (shard=0/4, …, shard=3/4), got {shard!r}")
+    refuse_if(
+        not (slash and part.isdecimal() and parts.isdecimal() and int(part) < int(parts)),
+        f"shard must be I/N, the I-th of N shares from 0 (shard=0/4, …, shard=3/4), got {shard!r}",
+    )
     return int(part), int(parts)
 
 

@@ -13,11 +13,10 @@ from torch import Tensor
 from adafocus_env.cache_dir import check_there
 from adafocus_env.clips.clip_spec import ClipSpec, all_labels, content_key, fingerprint
 from adafocus_env.clips.prefetch import Prefetcher, Sample
-from adafocus_env.clips.store import ClipSource
+from adafocus_env.clips.store import ClipSource, Unreadable, listed
 from adafocus_env.videos.dataset import Video
 from adafocus_env.videos.decoding import Failure
-from adafocus_env.videos.unreadable import Unreadable, listed
-from classifiers.errors import InputError
+from classifiers.errors import InputError, refuse_if
 
 REFERENCES = 2**24  # clips have lower numbers, which float32 holds exactly: Stable-Baselines3 casts observations to it
 EPOCHS = 1000  # with different samples, at most; later epochs repeat them
@@ -58,10 +57,8 @@ class StreamingClips(ClipSource):
         memory: int = 2**30,
         unreadable: Unreadable | None = None,
     ) -> None:
-        if not videos:
-            raise InputError("a clip store needs at least one video, got none")
-        if not settings.train:
-            raise InputError("train must be true for resampled clips, got false; make a ClipStore of clips to validate or test on")
+        refuse_if(not videos, "a clip store needs at least one video, got none")
+        refuse_if(not settings.train, "train must be true for resampled clips, got false; make a ClipStore of clips to validate or test on")
         if prepare is not None:
             prepare(videos)
         self._prepared = prepare is not None
