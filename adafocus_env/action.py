@@ -356,10 +356,11 @@ def _check_cells(actions: object, count: int, num_cells: int, choices: str) -> N
 
 def _check_form(cells: Values, count: int, num_cells: int, *, whole: bool) -> None:
     """Check shape and dtype of cells; ``whole``: whether the dtype is an integer."""
-    if cells.shape != (count,):
-        raise ActionError(f"actions have shape {tuple(cells.shape)}; give one cell for each of the {count} clips: shape ({count},)")
-    if not whole:
-        raise ActionError(f"actions have dtype {cells.dtype}; cells must be integers from 0 to {num_cells - 1}")
+    refuse_if(
+        cells.shape != (count,),
+        ActionError(f"actions have shape {tuple(cells.shape)}; give one cell for each of the {count} clips: shape ({count},)"),
+    )
+    refuse_if(not whole, ActionError(f"actions have dtype {cells.dtype}; cells must be integers from 0 to {num_cells - 1}"))
 
 
 def _check_coordinates(actions: object, count: int, length: int, what: str) -> NDArray[np.float32]:
@@ -368,8 +369,10 @@ def _check_coordinates(actions: object, count: int, length: int, what: str) -> N
         array = np.asarray(actions, np.float32)
     except (ValueError, TypeError) as problem:
         raise ActionError(f"actions must be an array of numbers ({problem}); give one {what} for each of the {count} clips") from problem
-    if array.shape != (count, length):
-        raise ActionError(f"actions have shape {array.shape}; give one {what} for each of the {count} clips: shape ({count}, {length})")
+    refuse_if(
+        array.shape != (count, length),
+        ActionError(f"actions have shape {array.shape}; give one {what} for each of the {count} clips: shape ({count}, {length})"),
+    )
     if (bad := np.flatnonzero(~((array >= 0) & (array <= 1)).all(1))).size:  # also NaN
         raise ActionError(f"action {array[bad[0]]} (clip {bad[0]}) is outside the space; all coordinates must lie in [0, 1]")
     return array

@@ -63,9 +63,10 @@ def open_clips(
         InputError: split or views are not known, the split has no videos, or none can be read.
     """
     refuse_if(split not in ("train", "val", "test"), f"clips must be 'train', 'val', 'test' or a ClipStore, got {split!r}")
-    if views != "resample" and (isinstance(views, str) or views < 1):
-        hint = "; fresh is now called resample" if views == "fresh" else ""
-        raise InputError(f"views must be an integer of at least 1 or resample, got {views}{hint}")
+    refuse_if(
+        views != "resample" and (isinstance(views, str) or views < 1),
+        f"views must be an integer of at least 1 or resample, got {views}; give the number of clips sampled from each training video",
+    )
     training, resampled = split == "train", split == "train" and views == "resample"
     settings = ClipSpec(
         num_frames, size, round(size * data.margin), training, int(views) if training and not resampled else 1, flip=data.flip,
@@ -93,8 +94,6 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-        if name == "cpu" or distributed.world_size() == 1:
-            return torch.device(name)
     if name == "cuda" and distributed.world_size() > 1:
         refuse_if(
             (number := distributed.local_rank()) >= (gpus := torch.cuda.device_count()),
@@ -206,10 +205,8 @@ def check_fit(classifier: Classifier, clips: ClipSource) -> None:
         clips.size != classifier.architecture.size,
         f"the clips have size={clips.size}, the classifier expects size={classifier.architecture.size}; pack them at that size",
     )
-    if len(clips) and (highest := int(clips.labels.max())) >= len(classifier.classes):
-        raise InputError(
-            f"the clips have labels up to {highest}, the classifier knows {len(classifier.classes)} classes (from 0); "
-            "use a classifier that was trained on this data set"
-        )
-
-
+    refuse_if(
+        (highest := clips.labels.max(initial=-1)) >= len(classifier.classes),
+        f"the clips have labels up to {highest}, the classifier knows {len(classifier.classes)} classes (from 0); "
+        "use a classifier that was trained on this data set",
+    )

@@ -1,7 +1,6 @@
 """Filling the banks of a data set ahead: what `python -m agents.fill_feature_bank` does."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from adafocus_env.build import Split, check_fit, choose_device, make_action, ope
 from adafocus_env.clips.store import Unreadable
 from adafocus_env.dataset_registry import DataSettings, build_data
 from adafocus_env.features.disk_bank import DiskBank, check_folder, check_room
+from adafocus_env.settings import EnvSettings
 from adafocus_env.videos.dataset import DataSet, with_classes
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
@@ -21,32 +21,13 @@ from classifiers.errors import refuse_if
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
-class BankSpec:
-    """Which features are stored, and where.
-
-    Attributes:
-        out: the folder.
-        action: a name in `adafocus_env.action.ACTIONS`.
-        grid: G.
-        video_div: see `adafocus_env.features.live.count_steps`.
-        dtype: a name in `adafocus_env.features.memory_bank.DTYPES`.
-    """
-
-    out: str
-    action: str = "grid"
-    grid: int = 7
-    video_div: int | None = None
-    dtype: str = "float32"
-
-
-def fill_feature_bank(name: str, data: DataSettings, spec: BankSpec, *, split: str, shard: str, device: str) -> None:
+def fill_feature_bank(name: str, data: DataSettings, env: EnvSettings, *, split: str, shard: str, device: str) -> None:
     """Fill the banks of a data set in a folder, under a progress bar. What is stored already is not computed again.
 
     Args:
         name: of a bundled classifier, or the folder of a checkpoint.
         data: which videos and clips.
-        spec: which features, and the folder.
+        env: which features are stored: its actions, its decisions, their number format, and as ``bank`` the folder.
         split: train, val, test or all.
         shard: I/N, the share of the work: the I-th of N, from 0. Several processes of torchrun divide it once more.
         device: auto, cpu, cuda or cuda:N.
@@ -65,10 +46,10 @@ def fill_feature_bank(name: str, data: DataSettings, spec: BankSpec, *, split: s
     refuse_if(classifier.classes != videos.classes, f"classifier={name} was trained on other classes than those of data={data.name}")
     console = Console(highlight=False, quiet=not distributed.is_main())
     console.print(videos.summary, markup=False, soft_wrap=True)
-    check_folder(Path(spec.out).expanduser())  # before clips are decoded, which may take long
+    check_folder(Path(env.bank).expanduser())  # before clips are decoded, which may take long
     wanted = [each for each in SPLITS if split == each or (split == "all" and getattr(videos, each))]
     with Unreadable() as unreadable:
-        banks = {each: _bank(classifier, videos, data, each, spec, unreadable) for each in wanted}
+        banks = {each: _bank(classifier, videos, data, each, env, unreadable) for each in wanted}
     fill(banks, console, part, parts)
 
 
@@ -99,16 +80,14 @@ def _show(progress: Progress, task: TaskID, done: int) -> None:
     progress.update(task, completed=done, speed="" if speed is None else f"{speed:.1f} clips/s")
 
 
-def _bank(
-    classifier: Classifier, videos: DataSet, data: DataSettings, split: Split, spec: BankSpec, unreadable: Unreadable
-) -> DiskBank:
+def _bank(classifier: Classifier, videos: DataSet, data: DataSettings, split: Split, env: EnvSettings, unreadable: Unreadable) -> DiskBank:
     clips = open_clips(
         videos, split, num_frames=data.num_frames, size=classifier.architecture.size, views=data.views, glance_frames=data.glance_frames,
         sampling=data.sampling, num_workers=data.workers, unreadable=unreadable,
     )  # fmt: skip
     check_fit(classifier, clips)
-    action = make_action(spec.action, spec.grid, classifier)
-    return DiskBank(classifier, clips, action, spec.out, video_div=spec.video_div, dtype=spec.dtype)
+    action = make_action(env.action, env.grid, classifier)
+    return DiskBank(classifier, clips, action, env.bank, video_div=env.video_div, dtype=env.bank_dtype)
 
 
 def _share(shard: str) -> tuple[int, int]:

@@ -26,10 +26,10 @@ def lookup(field: str, name: str, known: Mapping[str, Value]) -> Value:
     return known[name]
 
 
-def refuse_if(wrong: object, message: str) -> None:
-    """Raise an `InputError` with the message if ``wrong`` is true."""
+def refuse_if(wrong: object, error: str | Exception) -> None:
+    """Raise ``error`` if ``wrong`` is true; a message is raised as an `InputError`."""
     if wrong:
-        raise InputError(message)
+        raise InputError(error) if isinstance(error, str) else error
 
 
 def suggestion(name: object, known: Iterable[str], prefix: str = "", suffix: str = "") -> str:

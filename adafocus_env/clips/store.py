@@ -3,7 +3,7 @@
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +118,7 @@ class ClipSource:
         raise NotImplementedError
 
 
-class Unreadable:
+class Unreadable(AbstractContextManager["Unreadable"]):
     """Collects the videos that cannot be read, so that one warning names those of several splits; without it, every split warns at once.
 
         with Unreadable() as unreadable:
@@ -128,9 +128,6 @@ class Unreadable:
     def __init__(self) -> None:
         self._new: list[tuple[str, str]] = []
         self._folders: list[Path] = []
-
-    def __enter__(self) -> "Unreadable":
-        return self
 
     def __exit__(self, *problem: object) -> None:
         self.warn()

@@ -2,7 +2,7 @@
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import islice
@@ -223,18 +223,18 @@ def count_steps(classifier: Classifier, clips: ClipSource, video_div: int | None
     return steps
 
 
-Key = TypeVar("Key", bound=Hashable)
+Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 
-class LRUCache(Generic[Key, Value]):
+class LRUCache(Generic[Item, Value]):
     """The values of the keys last requested, at most ``capacity`` of them."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._cached: OrderedDict[Key, Value] = OrderedDict()
+        self._cached: OrderedDict[Item, Value] = OrderedDict()
 
-    def get(self, key: Key, make: Callable[[], Value]) -> Value:
+    def get(self, key: Item, make: Callable[[], Value]) -> Value:
         """Return the cached value of ``key``, or a new one; the least recently used value is dropped if there are too many."""
         if key not in self._cached:
             self._cached[key] = make()
@@ -251,10 +251,6 @@ class LRUCache(Generic[Key, Value]):
         return {**self.__dict__, "_cached": OrderedDict()}  # copies and pickles start empty
 
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
 def idle_workers(device: torch.device) -> int:
     """Return how many calls can run at the same time: the cores, or OMP_NUM_THREADS, over PyTorch's threads per call; 1 on a GPU."""
     if device.type != "cpu":
@@ -264,7 +260,7 @@ def idle_workers(device: torch.device) -> int:
     return max(1, cores // torch.get_num_threads())
 
 
-def map_parallel(call: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+def map_parallel(call: Callable[[Item], Value], items: Iterable[Item], workers: int) -> Iterator[Value]:
     """Yield ``call(item)`` of every item in order, computed by ``workers`` threads.
 
     The first call runs alone: it makes what the network caches for the others.

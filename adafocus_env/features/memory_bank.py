@@ -328,5 +328,4 @@ def check_size(what: str, needed: int, available: int, where: str, advice: str) 
     Raises:
         RoomError: it does not fit (names both sizes).
     """
-    if needed > available:
-        raise RoomError(f"{what} must fit in {size_text(available)} ({where}), got {size_text(needed)}; {advice}")
+    refuse_if(needed > available, RoomError(f"{what} must fit in {size_text(available)} ({where}), got {size_text(needed)}; {advice}"))
