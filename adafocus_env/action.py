@@ -1,7 +1,5 @@
 """Kinds of action: a cell of a grid, or a location in [0, 1]²; each also in a form that can skip the patch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from typing import Any, Protocol
@@ -14,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adafocus_env.transfers import Values
-from classifiers.errors import InputError, lookup
+from classifiers.errors import InputError, lookup, refuse_if
 
 
 class ActionError(InputError, InvalidAction):
@@ -38,7 +36,7 @@ class Action(Protocol):
     candidates: NDArray[Any]
 
     @property
-    def patch_action(self) -> Action:
+    def patch_action(self) -> "Action":
         """See the attribute of this name."""
 
     @property
@@ -93,8 +91,10 @@ class _PatchAction:
     num_cells: int | None = None
 
     def __init__(self, size: int, patch_size: int) -> None:
-        if not 0 < patch_size <= size:
-            raise InputError(f"patch_size={patch_size} does not fit frames of {size} pixels; choose a patch_size from 1 to {size}")
+        refuse_if(
+            not 0 < patch_size <= size,
+            f"patch_size={patch_size} does not fit frames of {size} pixels; choose a patch_size from 1 to {size}",
+        )
         self.size, self.patch_size = size, patch_size
 
     @property
@@ -126,8 +126,7 @@ class GridAction(_PatchAction):
     """
 
     def __init__(self, grid: int, size: int, patch_size: int) -> None:
-        if grid < 2:
-            raise InputError(f"grid={grid} is too small; choose 2 or more cells per axis (the paper uses 7)")
+        refuse_if(grid < 2, f"grid={grid} is too small; choose 2 or more cells per axis (the paper uses 7)")
         super().__init__(size, patch_size)
         self.grid = grid
         self.num_cells: int = grid * grid
@@ -357,10 +356,11 @@ def _check_cells(actions: object, count: int, num_cells: int, choices: str) -> N
 
 def _check_form(cells: Values, count: int, num_cells: int, *, whole: bool) -> None:
     """Check shape and dtype of cells; ``whole``: whether the dtype is an integer."""
-    if cells.shape != (count,):
-        raise ActionError(f"actions have shape {tuple(cells.shape)}; give one cell for each of the {count} clips: shape ({count},)")
-    if not whole:
-        raise ActionError(f"actions have dtype {cells.dtype}; cells must be integers from 0 to {num_cells - 1}")
+    refuse_if(
+        cells.shape != (count,),
+        ActionError(f"actions have shape {tuple(cells.shape)}; give one cell for each of the {count} clips: shape ({count},)"),
+    )
+    refuse_if(not whole, ActionError(f"actions have dtype {cells.dtype}; cells must be integers from 0 to {num_cells - 1}"))
 
 
 def _check_coordinates(actions: object, count: int, length: int, what: str) -> NDArray[np.float32]:
@@ -369,8 +369,10 @@ def _check_coordinates(actions: object, count: int, length: int, what: str) -> N
         array = np.asarray(actions, np.float32)
     except (ValueError, TypeError) as problem:
         raise ActionError(f"actions must be an array of numbers ({problem}); give one {what} for each of the {count} clips") from problem
-    if array.shape != (count, length):
-        raise ActionError(f"actions have shape {array.shape}; give one {what} for each of the {count} clips: shape ({count}, {length})")
+    refuse_if(
+        array.shape != (count, length),
+        ActionError(f"actions have shape {array.shape}; give one {what} for each of the {count} clips: shape ({count}, {length})"),
+    )
     if (bad := np.flatnonzero(~((array >= 0) & (array <= 1)).all(1))).size:  # also NaN
         raise ActionError(f"action {array[bad[0]]} (clip {bad[0]}) is outside the space; all coordinates must lie in [0, 1]")
     return array

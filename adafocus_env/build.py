@@ -1,7 +1,5 @@
 """From the arguments of an environment to its clips, classifier and features: shared by all APIs."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +11,7 @@ from adafocus_env import distributed
 from adafocus_env.action import Action, GridAction, find_action
 from adafocus_env.cache_dir import cache_folder
 from adafocus_env.clips.clip_spec import ClipSpec
-from adafocus_env.clips.store import ClipSource, ClipStore
+from adafocus_env.clips.store import ClipSource, ClipStore, Unreadable
 from adafocus_env.clips.stream import StreamingClips
 from adafocus_env.demo.videos import TASKS, data_name, demo
 from adafocus_env.features.disk_bank import DiskBank, check_room
@@ -21,11 +19,9 @@ from adafocus_env.features.live import Features, LiveFeatures
 from adafocus_env.features.memory_bank import MemoryBank, RoomError, check_bank
 from adafocus_env.settings import EnvSettings, validate
 from adafocus_env.videos.dataset import DataSet
-from adafocus_env.videos.unreadable import Unreadable
 from classifiers import checkpoint
-from classifiers.classifier import Classifier
+from classifiers.classifier import Classifier, check_frozen
 from classifiers.errors import InputError, lookup, refuse_if
-from classifiers.weight_monitor import check_frozen
 
 Split = Literal["train", "val", "test", "further"]
 DEMO_FRAMES = 8
@@ -66,15 +62,15 @@ def open_clips(
     Raises:
         InputError: split or views are not known, the split has no videos, or none can be read.
     """
-    if split not in get_args(Split):
-        raise InputError(f"clips must be {', '.join(map(repr, get_args(Split)))} or a ClipStore, got {split!r}")
+    refuse_if(split not in get_args(Split), f"clips must be {', '.join(map(repr, get_args(Split)))} or a ClipStore, got {split!r}")
     refuse_if(
         split == "further" and not data.further,
         f"clips='further': there are no further videos in data={data.name}; choose 'test', or the demo videos",
     )
-    if views != "resample" and (isinstance(views, str) or views < 1):
-        hint = "; fresh is now called resample" if views == "fresh" else ""
-        raise InputError(f"views must be an integer of at least 1 or resample, got {views}{hint}")
+    refuse_if(
+        views != "resample" and (isinstance(views, str) or views < 1),
+        f"views must be an integer of at least 1 or resample, got {views}; give the number of clips sampled from each training video",
+    )
     training, resampled = split == "train", split == "train" and views == "resample"
     settings = ClipSpec(
         num_frames, size, round(size * data.margin), training, int(views) if training and not resampled else 1, flip=data.flip,
@@ -102,11 +98,11 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-        if name == "cpu" or distributed.world_size() == 1:
-            return torch.device(name)
     if name == "cuda" and distributed.world_size() > 1:
-        if (number := distributed.local_rank()) >= (gpus := torch.cuda.device_count()):
-            raise InputError(f"process {number} of this machine has no GPU, there are {gpus}: start torchrun with --nproc_per_node={gpus}")
+        refuse_if(
+            (number := distributed.local_rank()) >= (gpus := torch.cuda.device_count()),
+            f"process {number} of this machine has no GPU, there are {gpus}: start torchrun with --nproc_per_node={gpus}",
+        )
         name = f"cuda:{number}"
     try:
         device = torch.device(name)
@@ -162,11 +158,11 @@ def _make_bank(settings: EnvSettings, classifier: Classifier, clips: ClipSource,
     bank, video_div, dtype, gib = settings.bank, settings.video_div, settings.bank_dtype, settings.bank_gib
     if bank is False or (bank == "auto" and isinstance(clips, StreamingClips)):
         return LiveFeatures(classifier, clips, action, video_div=video_div)
-    if isinstance(clips, StreamingClips):
-        raise InputError(
-            f"bank={'true' if bank is True else bank} stores the features of fixed clips, but these are resampled in every epoch "
-            "(views=resample); set bank=false"
-        )
+    refuse_if(
+        isinstance(clips, StreamingClips),
+        f"bank={'true' if bank is True else bank} stores the features of fixed clips, but these are resampled in every epoch "
+        "(views=resample); set bank=false",
+    )
     if bank is not True and bank != "auto":
         return _disk_bank(DiskBank(classifier, clips, action, bank, video_div=video_div, dtype=dtype), gib)
     try:
@@ -181,8 +177,10 @@ def _make_bank(settings: EnvSettings, classifier: Classifier, clips: ClipSource,
 
 
 def _disk_bank(bank: DiskBank, gib: float | None) -> DiskBank:
-    if gib is not None:
-        raise InputError(f"bank_gib={gib} limits a bank in memory, but this bank is stored in {bank.folder.parent}; leave bank_gib out")
+    refuse_if(
+        gib is not None,
+        f"bank_gib={gib} limits a bank in memory, but this bank is stored in {bank.folder.parent}; leave bank_gib out",
+    )
     check_room(bank.folder, bank.missing_bytes(), bank.about)
     _log.info("%s", bank.about)
     return bank
@@ -207,14 +205,12 @@ def check_fit(classifier: Classifier, clips: ClipSource) -> None:
     Raises:
         InputError: another frame size, or labels beyond its classes.
     """
-    if clips.size != classifier.architecture.size:
-        raise InputError(
-            f"the clips have size={clips.size}, the classifier expects size={classifier.architecture.size}; pack them at that size"
-        )
-    if len(clips) and (highest := int(clips.labels.max())) >= len(classifier.classes):
-        raise InputError(
-            f"the clips have labels up to {highest}, the classifier knows {len(classifier.classes)} classes (from 0); "
-            "use a classifier that was trained on this data set"
-        )
-
-
+    refuse_if(
+        clips.size != classifier.architecture.size,
+        f"the clips have size={clips.size}, the classifier expects size={classifier.architecture.size}; pack them at that size",
+    )
+    refuse_if(
+        (highest := clips.labels.max(initial=-1)) >= len(classifier.classes),
+        f"the clips have labels up to {highest}, the classifier knows {len(classifier.classes)} classes (from 0); "
+        "use a classifier that was trained on this data set",
+    )

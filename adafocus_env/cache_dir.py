@@ -1,7 +1,5 @@
 """The cache folder, and locks for one process at a time in it."""
 
-from __future__ import annotations
-
 import logging
 import os
 import tempfile

@@ -11,8 +11,6 @@ Where a step is skipped (it has no patch), the head gets:
 A clip without any patch is classified from its glance vectors, with zeros in place of the focus vectors, for every option.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

@@ -1,7 +1,5 @@
 """Data sets by name, for every command: what is set of them, and how each is built."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,7 @@ from adafocus_env.settings import Count, setting, settings
 from adafocus_env.videos.class_folders import folder
 from adafocus_env.videos.dataset import DataSet
 from adafocus_env.videos.published import Usable, published, what_is_usable
-from classifiers.errors import InputError, lookup
+from classifiers.errors import lookup, refuse_if
 
 TaskName = Literal["easy", "normal", "hard", "sparse", "memory"]
 
@@ -112,8 +110,7 @@ def _what_is_usable(data: DataSettings) -> Usable:
 
 
 def _root(data: DataSettings, content: str) -> str:
-    if not data.root:
-        raise InputError(f"data.root is missing: add data.root=DIR, the folder of data={data.name}, with {content}")
+    refuse_if(not data.root, f"data.root is missing: add data.root=DIR, the folder of data={data.name}, with {content}")
     return data.root
 
 

@@ -3,8 +3,6 @@
 The processes find each other when one of them first needs the others: by gloo between CPUs, by NCCL between GPUs.
 """
 
-from __future__ import annotations
-
 import atexit
 import os
 import warnings

@@ -1,9 +1,6 @@
 """Filling the banks of a data set ahead: what `python -m agents.fill_feature_bank` does."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -12,43 +9,25 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from adafocus_env import distributed
 from adafocus_env.build import Split, check_fit, choose_device, make_action, open_clips
+from adafocus_env.clips.store import Unreadable
 from adafocus_env.dataset_registry import DataSettings, build_data
 from adafocus_env.features.disk_bank import DiskBank, check_folder, check_room
+from adafocus_env.settings import EnvSettings
 from adafocus_env.videos.dataset import DataSet, with_classes
-from adafocus_env.videos.unreadable import Unreadable
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
-from classifiers.errors import InputError
+from classifiers.errors import refuse_if
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
-class BankSpec:
-    """Which features are stored, and where.
-
-    Attributes:
-        out: the folder.
-        action: a name in `adafocus_env.action.ACTIONS`.
-        grid: G.
-        video_div: see `adafocus_env.features.live.count_steps`.
-        dtype: a name in `adafocus_env.features.memory_bank.DTYPES`.
-    """
-
-    out: str
-    action: str = "grid"
-    grid: int = 7
-    video_div: int | None = None
-    dtype: str = "float32"
-
-
-def fill_feature_bank(name: str, data: DataSettings, spec: BankSpec, *, split: str, shard: str, device: str) -> None:
+def fill_feature_bank(name: str, data: DataSettings, env: EnvSettings, *, split: str, shard: str, device: str) -> None:
     """Fill the banks of a data set in a folder, under a progress bar. What is stored already is not computed again.
 
     Args:
         name: of a bundled classifier, or the folder of a checkpoint.
         data: which videos and clips.
-        spec: which features, and the folder.
+        env: which features are stored: its actions, its decisions, their number format, and as ``bank`` the folder.
         split: train, val, test or all.
         shard: I/N, the share of the work: the I-th of N, from 0. Several processes of torchrun divide it once more.
         device: auto, cpu, cuda or cuda:N.
@@ -57,19 +36,20 @@ def fill_feature_bank(name: str, data: DataSettings, spec: BankSpec, *, split: s
         InputError: the classifier, the data set, the shard or the folder cannot be used, they do not fit together, or there is no room.
     """
     part, parts = _of_process(*_share(shard))
-    if data.views == "resample":
-        raise InputError("data.views=resample has no stored clips, and so no stored features; give a number of clips for each video")
+    refuse_if(
+        data.views == "resample",
+        "data.views=resample has no stored clips, and so no stored features; give a number of clips for each video",
+    )
     videos = build_data(data)
     classifier = checkpoint.load(name, choose_device(device))
     videos = with_classes(videos, classifier.classes)
-    if classifier.classes != videos.classes:
-        raise InputError(f"classifier={name} was trained on other classes than those of data={data.name}")
+    refuse_if(classifier.classes != videos.classes, f"classifier={name} was trained on other classes than those of data={data.name}")
     console = Console(highlight=False, quiet=not distributed.is_main())
     console.print(videos.summary, markup=False, soft_wrap=True)
-    check_folder(Path(spec.out).expanduser())  # before clips are decoded, which may take long
+    check_folder(Path(env.bank).expanduser())  # before clips are decoded, which may take long
     wanted = [each for each in SPLITS if split == each or (split == "all" and getattr(videos, each))]
     with Unreadable() as unreadable:
-        banks = {each: _bank(classifier, videos, data, each, spec, unreadable) for each in wanted}
+        banks = {each: _bank(classifier, videos, data, each, env, unreadable) for each in wanted}
     fill(banks, console, part, parts)
 
 
@@ -100,23 +80,23 @@ def _show(progress: Progress, task: TaskID, done: int) -> None:
     progress.update(task, completed=done, speed="" if speed is None else f"{speed:.1f} clips/s")
 
 
-def _bank(
-    classifier: Classifier, videos: DataSet, data: DataSettings, split: Split, spec: BankSpec, unreadable: Unreadable
-) -> DiskBank:
+def _bank(classifier: Classifier, videos: DataSet, data: DataSettings, split: Split, env: EnvSettings, unreadable: Unreadable) -> DiskBank:
     clips = open_clips(
         videos, split, num_frames=data.num_frames, size=classifier.architecture.size, views=data.views, glance_frames=data.glance_frames,
         sampling=data.sampling, num_workers=data.workers, unreadable=unreadable,
     )  # fmt: skip
     check_fit(classifier, clips)
-    action = make_action(spec.action, spec.grid, classifier)
-    return DiskBank(classifier, clips, action, spec.out, video_div=spec.video_div, dtype=spec.dtype)
+    action = make_action(env.action, env.grid, classifier)
+    return DiskBank(classifier, clips, action, env.bank, video_div=env.video_div, dtype=env.bank_dtype)
 
 
 def _share(shard: str) -> tuple[int, int]:
     """Return the text I/N as numbers."""
     part, slash, parts = shard.partition("/")
-    if not (slash and part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
-        raise InputError(f"shard must be I/N, the I-th of N shares from 0 (shard=0/4, …, shard=3/4), got {shard!r}")
+    refuse_if(
+        not (slash and part.isdecimal() and parts.isdecimal() and int(part) < int(parts)),
+        f"shard must be I/N, the I-th of N shares from 0 (shard=0/4, …, shard=3/4), got {shard!r}",
+    )
     return int(part), int(parts)
 
 

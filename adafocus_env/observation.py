@@ -13,8 +13,6 @@ A custom observation is a class with `space` and `observe`, made from the featur
 argument ``observation`` of an environment.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial
@@ -28,7 +26,7 @@ from torch import Tensor
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.features.live import Features, LRUCache, by_step
 from adafocus_env.transfers import Values, to_array, to_device
-from classifiers.errors import InputError
+from classifiers.errors import refuse_if
 
 MAX_CLIPS = 2**24  # Stable-Baselines3 casts references to float32, which represents integers exactly up to here
 PIXEL_BYTES = 2**28  # of the cached glance frames
@@ -84,8 +82,10 @@ class ReferenceObservation:
     """
 
     def __init__(self, features: Features) -> None:
-        if len(features.clips) > MAX_CLIPS:
-            raise InputError(f"observation='reference' needs at most {MAX_CLIPS} clips, got {len(features.clips)}; use 'map' or 'vector'")
+        refuse_if(
+            len(features.clips) > MAX_CLIPS,
+            f"observation='reference' needs at most {MAX_CLIPS} clips, got {len(features.clips)}; use 'map' or 'vector'",
+        )
         highest = np.array([len(features.clips) - 1, features.num_steps - 1])
         self.space: spaces.Space[Any] = spaces.Box(np.zeros(2, np.int64), highest, dtype=np.int64)
 

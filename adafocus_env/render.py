@@ -1,7 +1,5 @@
 """Pictures of a step: frame, patch and confidence."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

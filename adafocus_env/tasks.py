@@ -3,14 +3,12 @@
 Scores are compared under the name of an id, so that no argument may make it another problem.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from adafocus_env.demo.videos import TASKS
 from adafocus_env.env import AdaFocusEnv
 from adafocus_env.vector_env import AdaFocusVectorEnv
-from classifiers.errors import InputError
+from classifiers.errors import refuse_if
 
 
 class FixedTask:
@@ -19,10 +17,10 @@ class FixedTask:
     task: ClassVar[str]
 
     def __init__(self, *args: Any, **arguments: Any) -> None:
-        if (asked := arguments.setdefault("task", self.task)) != self.task:
-            raise InputError(
-                f"task must be {self.task!r} for this id, got {asked!r}; leave task out, or make AdaFocus-v0 with task={asked!r}"
-            )
+        refuse_if(
+            (asked := arguments.setdefault("task", self.task)) != self.task,
+            f"task must be {self.task!r} for this id, got {asked!r}; leave task out, or make AdaFocus-v0 with task={asked!r}",
+        )
         super().__init__(*args, **arguments)
 
 

@@ -1,7 +1,5 @@
 """Copies between arrays on the host and tensors on the networks' device: asynchronous to the device, synchronous from it."""
 
-from __future__ import annotations
-
 from typing import Any, TypeAlias
 
 import numpy as np

@@ -10,16 +10,19 @@ where it was; several may run at once. The size is printed before anything is co
 shares the work among them; the progress bar is that of the first.
 """
 
+from adafocus_env.settings import EnvSettings
 from agents.config.command import run_command
 from agents.config.settings import FillFeatureBank
 
 
 def main(config: FillFeatureBank) -> None:
     """Fill the banks of the splits that were asked for."""
-    from adafocus_env.fill_bank import BankSpec, fill_feature_bank  # here, so that --help answers without PyTorch
+    from adafocus_env.fill_bank import fill_feature_bank  # here, so that --help answers without PyTorch
 
-    spec = BankSpec(config.out, config.action, config.grid, config.video_div, config.bank_dtype)
-    fill_feature_bank(config.classifier, config.data, spec, split=config.split, shard=config.shard, device=config.device)
+    env = EnvSettings(
+        action=config.action, grid=config.grid, video_div=config.video_div, bank=config.out, bank_dtype=config.bank_dtype
+    )
+    fill_feature_bank(config.classifier, config.data, env, split=config.split, shard=config.shard, device=config.device)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from pydantic import Field
 from rich.console import Console
 
 from adafocus_env.build import choose_device
+from adafocus_env.clips.store import Unreadable
 from adafocus_env.dataset_registry import TaskName, build_data
 from adafocus_env.settings import setting, settings
-from adafocus_env.videos.unreadable import Unreadable
 from agents import train_ppo
 from agents.config.command import run_command
 from agents.config.settings import DataConfig, EnvConfig, TrainPPO

@@ -1,7 +1,5 @@
 """The networks: glancer, focuser and temporal head, their checkpoints and multiply-adds. Plain PyTorch."""
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING
 

@@ -1,9 +1,7 @@
 """Atomic writes: a file is either complete or absent."""
 
-from __future__ import annotations
-
 import os
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,21 +21,20 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         InputError: The disk is full, the folder cannot be written or was removed meanwhile (names the path; an old file is unchanged).
     """
-    temporary = None
+    temporary, made = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part"), False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False) as file:
-            temporary = Path(file.name)
+        temporary.touch(exist_ok=False)
+        made = True
         yield temporary
         sync(temporary)
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as problem:
-        if temporary is not None and not temporary.exists():
+        if made and not temporary.exists():
             raise removed(path.parent) from problem
         raise InputError(f"cannot write {path}: {problem.strerror or problem}; free some space or choose another folder") from problem
     finally:
-        if temporary is not None:
+        if made:
             temporary.unlink(missing_ok=True)
 
 
@@ -56,9 +53,3 @@ def sync(path: Path) -> None:
     """Wait until the file's content is on the disk, so that a later rename never exposes an empty file."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,7 +1,5 @@
 """Classifier checkpoints: a folder with `classifier.safetensors` and a JSON card. No pickle is written or read."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -16,7 +14,7 @@ from torch import Tensor, nn
 
 from classifiers.atomic_files import replacing, sync
 from classifiers.classifier import Architecture, Classifier
-from classifiers.errors import InputError
+from classifiers.errors import InputError, refuse_if
 from classifiers.model_zoo import BUNDLED
 
 WEIGHTS = "classifier.safetensors"
@@ -81,8 +79,10 @@ def load(source: Path | str, device: torch.device | str = "cpu") -> Classifier:
     card = read_card(folder)
     classifier = Classifier(card.architecture, card.classes)
     load_tensors(classifier, folder / WEIGHTS)
-    if classifier.fingerprint() != card.fingerprint:
-        raise InputError(f"{folder / WEIGHTS} does not hold the weights that {CARD} describes; train or copy the checkpoint again")
+    refuse_if(
+        classifier.fingerprint() != card.fingerprint,
+        f"{folder / WEIGHTS} does not hold the weights that {CARD} describes; train or copy the checkpoint again",
+    )
     return classifier.to(device).freeze()
 
 
@@ -101,8 +101,7 @@ def read_card(folder: Path | str) -> Card:
     values = read_json(folder, CARD, f"classifier={folder}")
     values["architecture"] = from_fields(Architecture, values.get("architecture", {}), folder / CARD)
     card = from_fields(Card, values, folder / CARD)
-    if len(card.classes) < 2:
-        raise InputError(f"{folder / CARD}: classes has {len(card.classes)} entries; a classifier needs two or more")
+    refuse_if(len(card.classes) < 2, f"{folder / CARD}: classes has {len(card.classes)} entries; a classifier needs two or more")
     return card
 
 
@@ -112,16 +111,19 @@ def read_json(folder: Path, name: str, what: str) -> dict[str, Any]:
     Raises:
         InputError: It is missing or invalid (names ``what`` and the file).
     """
-    if folder.is_file():
-        raise InputError(f"{what} is a file; a checkpoint is a folder with {name} and a .safetensors file (pickles are not read)")
-    if not (folder / name).is_file():
-        raise InputError(f"{what} holds no {name}; give the folder of a checkpoint (bundled classifiers: {list_classifiers()})")
+    refuse_if(folder.is_file(), f"{what} is a file; a checkpoint is a folder with {name} and a .safetensors file (pickles are not read)")
+    refuse_if(
+        not (folder / name).is_file(),
+        f"{what} holds no {name}; give the folder of a checkpoint (bundled classifiers: {list_classifiers()})",
+    )
     try:
         values = json.loads((folder / name).read_text(encoding="utf-8"))
     except ValueError as problem:
         raise InputError(f"{folder / name} is not valid JSON ({problem}); train or copy the checkpoint again") from problem
-    if not isinstance(values, dict):
-        raise InputError(f"{folder / name} holds a {type(values).__name__}, not an object; train or copy the checkpoint again")
+    refuse_if(
+        not isinstance(values, dict),
+        f"{folder / name} holds a {type(values).__name__}, not an object; train or copy the checkpoint again",
+    )
     return values
 
 
@@ -134,8 +136,10 @@ def from_fields(kind: type[Any], values: object, path: Path) -> Any:
     if not isinstance(values, Mapping):
         raise InputError(f"{path}: {kind.__name__.lower()} is a {type(values).__name__}, not an object; train or copy the checkpoint again")
     known = {f.name for f in fields(kind)}
-    if unknown := sorted(set(values) - known):
-        raise InputError(f"{path}: unknown fields {unknown}; it was written by another version, or is the card of something else")
+    refuse_if(
+        unknown := sorted(set(values) - known),
+        f"{path}: unknown fields {unknown}; it was written by another version, or is the card of something else",
+    )
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     types = get_type_hints(kind)
     for name, value in values.items():
@@ -173,8 +177,10 @@ def load_tensors(module: nn.Module, path: Path) -> None:
         tensors = load_file(path)
     except (SafetensorError, OSError) as problem:
         raise InputError(f"{path} is not a readable safetensors file ({problem}); train or copy the checkpoint again") from problem
-    if faults := tensor_faults(module.state_dict(), tensors):
-        raise InputError(f"{path} does not fit the architecture on its card: " + "; ".join(faults))
+    refuse_if(
+        faults := tensor_faults(module.state_dict(), tensors),
+        f"{path} does not fit the architecture on its card: " + "; ".join(faults),
+    )
     module.load_state_dict(tensors)
 
 

@@ -1,9 +1,7 @@
-"""The error for a value that the user can fix, and the look-up that raises it."""
-
-from __future__ import annotations
+"""The error for a value that the user can fix, the look-up that raises it, and the wording of its message."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 Value = TypeVar("Value")
@@ -28,13 +26,18 @@ def lookup(field: str, name: str, known: Mapping[str, Value]) -> Value:
     return known[name]
 
 
-def refuse_if(wrong: object, message: str) -> None:
-    """Raise an `InputError` with the message if ``wrong`` is true."""
+def refuse_if(wrong: object, error: str | Exception) -> None:
+    """Raise ``error`` if ``wrong`` is true; a message is raised as an `InputError`."""
     if wrong:
-        raise InputError(message)
+        raise InputError(error) if isinstance(error, str) else error
 
 
 def suggestion(name: object, known: Iterable[str], prefix: str = "", suffix: str = "") -> str:
     """Return "did you mean 'NEAREST'? " for a misspelt name, or an empty text where none is near."""
     near = difflib.get_close_matches(str(name), known, n=1)
     return f"did you mean {prefix + near[0] + suffix!r}? " if near else ""
+
+
+def shortened(entries: Sequence[str], limit: int = 20, more: str = "and {} more") -> list[str]:
+    """Return the first ``limit`` entries, and the number of the others as the last one."""
+    return [*entries[:limit], *([more.format(len(entries) - limit)] if len(entries) > limit else [])]

@@ -1,7 +1,5 @@
 """Multiply-adds of the networks and of whole videos: the only counter. One multiply-add counts as one, as in the publications."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from classifiers.classifier import Classifier
-from classifiers.errors import InputError
+from classifiers.errors import refuse_if
 
 
 def multiply_adds(call: Callable[[], object]) -> int:
@@ -111,10 +109,10 @@ class VideoFlops:
             InputError: The budget is below the cost of glances alone, or above that of a patch in every step.
         """
         least, most = self.at(0) / 1e9, self.at(1) / 1e9
-        if not least <= budget <= most:
-            raise InputError(
-                f"budget must be from {least:.4g} GFLOPs per video (glances alone) to {most:.4g} (a patch in every frame), got {budget}"
-            )
+        refuse_if(
+            not least <= budget <= most,
+            f"budget must be from {least:.4g} GFLOPs per video (glances alone) to {most:.4g} (a patch in every frame), got {budget}",
+        )
         return (budget - least) / (most - least)
 
     @property

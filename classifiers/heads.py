@@ -1,7 +1,5 @@
 """Temporal heads: features of the steps so far → class scores after every step."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 

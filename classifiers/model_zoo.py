@@ -1,7 +1,5 @@
 """Named architectures, and the bundled classifiers with their folders."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from classifiers.classifier import Architecture

@@ -1,7 +1,5 @@
 """Optimize frozen networks for inference: precision, memory layout, compilation and batch size. The weights do not change."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import os
@@ -21,10 +19,9 @@ from torch._inductor import config as inductor
 from torch.fx.experimental.optimization import fuse
 
 from classifiers.backbones.backbone import Backbone
-from classifiers.classifier import Classifier
-from classifiers.errors import InputError, lookup
+from classifiers.classifier import Classifier, WeightMonitor, check_frozen
+from classifiers.errors import InputError, lookup, refuse_if
 from classifiers.protocols import FrameNetwork
-from classifiers.weight_monitor import WeightMonitor
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -54,8 +51,10 @@ class Execution:
     def __post_init__(self) -> None:
         lookup("precision", self.precision, PRECISIONS)
         for field in ("glance_call", "focus_call"):
-            if getattr(self, field) < 0:
-                raise InputError(f"{field} must be a number of images of at least 1, or 0 for no limit, got {getattr(self, field)}")
+            refuse_if(
+                getattr(self, field) < 0,
+                f"{field} must be a number of images of at least 1, or 0 for no limit, got {getattr(self, field)}",
+            )
 
 
 PLAIN = Execution()
@@ -132,8 +131,7 @@ def with_execution(classifier: Classifier, execution: Execution) -> Classifier:
     Raises:
         InputError: It is in training mode, its device lacks that precision (names those that work), or there is no compiler.
     """
-    if any(module.training for module in classifier.modules()):
-        raise InputError("the classifier is in training mode; call classifier.freeze() first")
+    check_frozen(classifier)
     check_precision(execution.precision, classifier.device)
     if execution.compile:
         check_compiler()
@@ -162,10 +160,14 @@ def check_compiler() -> None:
     Raises:
         InputError: Something is missing (names it).
     """
-    if shutil.which(compiler := os.environ.get("CXX", "g++")) is None:
-        raise InputError(f"compile=true needs a C++ compiler, but {compiler} was not found; install g++, set CXX, or use compile=false")
-    if not (headers := Path(sysconfig.get_path("include")) / "Python.h").exists():
-        raise InputError(f"compile=true needs Python's headers, but {headers} was not found; install python3-dev, or use compile=false")
+    refuse_if(
+        shutil.which(compiler := os.environ.get("CXX", "g++")) is None,
+        f"compile=true needs a C++ compiler, but {compiler} was not found; install g++, set CXX, or use compile=false",
+    )
+    refuse_if(
+        not (headers := Path(sysconfig.get_path("include")) / "Python.h").exists(),
+        f"compile=true needs Python's headers, but {headers} was not found; install python3-dev, or use compile=false",
+    )
 
 
 def _works(precision: str, device: torch.device) -> bool:
@@ -236,11 +238,12 @@ class NetworkRunner:
         Raises:
             InputError: The number of images is not a multiple of t = ``num_frames``, or the network is in training mode.
         """
-        if self._network.training:
-            raise InputError("this is an inference-only copy; train the original classifier")
+        refuse_if(self._network.training, "this is an inference-only copy; train the original classifier")
         unit = num_frames if self._shifted else 1
-        if num_frames < 1 or len(images) % num_frames:
-            raise InputError(f"num_frames={num_frames} does not divide {len(images)} images; give whole clips of num_frames images each")
+        refuse_if(
+            num_frames < 1 or len(images) % num_frames,
+            f"num_frames={num_frames} does not divide {len(images)} images; give whole clips of num_frames images each",
+        )
         length = max(1, self._call // unit) * unit if self._call else max(1, len(images))
         results: list[Tensor] = []
         # Always the same modes, so that nothing is compiled twice; without inference mode, so that heads can be trained on the results.

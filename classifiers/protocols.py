@@ -1,7 +1,5 @@
 """The three networks of AdaFocus as protocols: any class with these methods can be used."""
 
-from __future__ import annotations
-
 from typing import Literal, Protocol
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """The clip specification: how frames, crop and flip of a (video, view) are sampled."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence
@@ -16,7 +14,7 @@ from adafocus_env.videos.containers import PYAV_SUFFIXES
 from adafocus_env.videos.dataset import Video
 from adafocus_env.videos.frame_sampling import SAMPLING
 from adafocus_env.videos.readers import DecodeRequest, file_reader
-from classifiers.errors import InputError, lookup
+from classifiers.errors import lookup, refuse_if
 
 
 @dataclass(frozen=True)
@@ -60,13 +58,13 @@ class ClipSpec:
 
     def __post_init__(self) -> None:
         for field, least in {"num_frames": 1, "size": 1, "views": 1, "seed": 0, "glance_frames": 0}.items():
-            if getattr(self, field) < least:
-                raise InputError(f"{field}: must be at least {least}, got {getattr(self, field)}")
-        if self.short_side < self.size:
-            raise InputError(f"short_side: must be at least size = {self.size}, got {self.short_side}")
+            refuse_if(getattr(self, field) < least, f"{field}: must be at least {least}, got {getattr(self, field)}")
+        refuse_if(self.short_side < self.size, f"short_side: must be at least size = {self.size}, got {self.short_side}")
         lookup("sampling", self.sampling, SAMPLING)
-        if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
-            raise InputError(f"scales: must be shares above 0 and up to 1, got {self.scales}")
+        refuse_if(
+            not self.scales or not all(0 < scale <= 1 for scale in self.scales),
+            f"scales: must be shares above 0 and up to 1, got {self.scales}",
+        )
 
 
 def request(settings: ClipSpec, video: Video, view: int) -> DecodeRequest:

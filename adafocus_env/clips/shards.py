@@ -4,8 +4,6 @@ A shard is a folder with ``frames.bin``, the bytes of its clips one after the ot
 offset and description of every clip. It is written under another name, synchronised with the disk, and renamed.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,16 +1,16 @@
 """The clips of a set of videos: decoded once, stored as bytes in memory-mapped files, cropped when requested."""
 
-from __future__ import annotations
-
+import logging
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from adafocus_env import distributed
 from adafocus_env.cache_dir import check_there, exclusive
 from adafocus_env.clips.clip_spec import ClipSpec, all_labels, content_key, fingerprint, fixed_crop, random_crop, request
 from adafocus_env.clips.shards import SHARD_SIZE, Shard, ShardWriter, open_shard, remove_leftovers
@@ -19,8 +19,9 @@ from adafocus_env.clips.transforms import Crop, apply_crop
 from adafocus_env.videos.dataset import Video
 from adafocus_env.videos.decoding import Failure, run_in_workers
 from adafocus_env.videos.readers import DecodedClip
-from adafocus_env.videos.unreadable import Unreadable, listed
-from classifiers.errors import InputError
+from classifiers.errors import InputError, refuse_if, shortened
+
+_log = logging.getLogger("adafocus_env")
 
 
 class ClipSource:
@@ -122,6 +123,42 @@ class ClipSource:
         raise NotImplementedError
 
 
+class Unreadable(AbstractContextManager["Unreadable"]):
+    """Collects the videos that cannot be read, so that one warning names those of several splits; without it, every split warns at once.
+
+        with Unreadable() as unreadable:
+            train, test = (open_clips(data, split, num_frames=8, size=96, unreadable=unreadable) for split in ("train", "test"))
+    """
+
+    def __init__(self) -> None:
+        self._new: list[tuple[str, str]] = []
+        self._folders: list[Path] = []
+
+    def __exit__(self, *problem: object) -> None:
+        self.warn()
+
+    def add(self, failures: Iterable[tuple[str, str]], folder: Path | None = None) -> None:
+        """Collect the (name, reason) of videos; ``folder`` stores that they failed, without one they are tried again."""
+        new = list(failures)
+        self._new += new
+        if new and folder is not None:
+            self._folders.append(folder)
+
+    def warn(self) -> None:
+        """Warn about the videos collected since the last call, if any; of several processes only the main one does."""
+        if self._new and distributed.is_main():
+            how = "1 video cannot be read and is" if len(self._new) == 1 else f"{len(self._new)} videos cannot be read and are"
+            again = f"\nto try them again, change them or remove {', '.join(map(str, self._folders))}" if self._folders else ""
+            _log.warning("%s left out:\n%s%s", how, listed(self._new), again)
+        self._new, self._folders = [], []
+
+
+def listed(failures: Sequence[tuple[str, str]]) -> str:
+    """Return the first failures as lines of name and reason, and the number of the others."""
+    more = "  and {} more; python -m agents.check_dataset names all of them"
+    return "\n".join(shortened([f"  {name}: {reason}" for name, reason in failures], limit=10, more=more))
+
+
 class ClipStore(ClipSource):
     """Clips by number, video after video, with the views of a video in order.
 
@@ -158,8 +195,7 @@ class ClipStore(ClipSource):
         progress: Callable[[int], None] | None = None,
         unreadable: Unreadable | None = None,
     ) -> None:
-        if not videos:
-            raise InputError("a clip store needs at least one video, got none")
+        refuse_if(not videos, "a clip store needs at least one video, got none")
         self.settings = settings
         self._views = [(video, view) for video in videos for view in range(settings.views)]
         self._prepare, self._num_workers, self._time_limit = prepare, num_workers, time_limit
@@ -225,8 +261,7 @@ class ClipStore(ClipSource):
         if number not in self._shards:
             self._make([number], None)
         shard = self._shards[number]
-        if shard.clips[position].failure is not None:
-            raise InputError(f"{self.names[clip]} has no clip: {shard.clips[position].failure}")
+        refuse_if(shard.clips[position].failure is not None, f"{self.names[clip]} has no clip: {shard.clips[position].failure}")
         return shard, position
 
     def _make(self, numbers: Iterable[int], progress: Callable[[int], None] | None) -> None:

@@ -1,29 +1,41 @@
-"""Training clips that are sampled again in every epoch, frames too: decoded live, not stored on disk."""
+"""Training clips that are sampled again in every epoch, frames too: decoded live, ahead of their use, and not stored on disk."""
 
-from __future__ import annotations
-
+import contextlib
+import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from adafocus_env.cache_dir import check_there
-from adafocus_env.clips.clip_spec import ClipSpec, all_labels, content_key, fingerprint
-from adafocus_env.clips.prefetch import Prefetcher, Sample
-from adafocus_env.clips.store import ClipSource
-from adafocus_env.clips.tracks import Targets
+from adafocus_env.clips.clip_spec import ClipSpec, all_labels, content_key, fingerprint, fixed_crop, request
+from adafocus_env.clips.store import ClipSource, Unreadable, listed
+from adafocus_env.clips.tracks import Targets, read_track
+from adafocus_env.clips.transforms import apply_crop
 from adafocus_env.videos.dataset import Video
-from adafocus_env.videos.decoding import Failure
-from adafocus_env.videos.unreadable import Unreadable, listed
-from classifiers.errors import InputError
+from adafocus_env.videos.decoding import Failure, run_in_workers
+from adafocus_env.videos.readers import DecodedClip
+from classifiers.errors import InputError, refuse_if
 
 REFERENCES = 2**24  # clips have lower numbers, which float32 holds exactly: Stable-Baselines3 casts observations to it
 EPOCHS = 1000  # with different samples, at most; later epochs repeat them
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A clip in memory: its frames (T + glance_frames, 3, size, size), their numbers, and where the target is in the first T."""
+
+    frames: Tensor
+    indices: NDArray[np.int64]
+    truth: NDArray[np.float32] | None
+    targets: Targets | None
 
 
 class StreamingClips(ClipSource):
@@ -61,10 +73,8 @@ class StreamingClips(ClipSource):
         memory: int = 2**30,
         unreadable: Unreadable | None = None,
     ) -> None:
-        if not videos:
-            raise InputError("a clip store needs at least one video, got none")
-        if not settings.train:
-            raise InputError("train must be true for resampled clips, got false; make a ClipStore of clips to validate or test on")
+        refuse_if(not videos, "a clip store needs at least one video, got none")
+        refuse_if(not settings.train, "train must be true for resampled clips, got false; make a ClipStore of clips to validate or test on")
         if prepare is not None:
             prepare(videos)
         self._prepared = prepare is not None
@@ -85,7 +95,7 @@ class StreamingClips(ClipSource):
         self.has_truth = all(video.track is not None for video in videos)
         self.fingerprint = "fresh-" + fingerprint(content_key(videos, self.settings, prepared=self._prepared), videos, self.settings)
 
-    def __reduce__(self) -> tuple[Callable[..., StreamingClips], tuple[object, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., "StreamingClips"], tuple[object, ...]]:
         return partial(StreamingClips, **self._options), (self._videos, self.settings)
 
     @property
@@ -168,6 +178,149 @@ class StreamingClips(ClipSource):
         for clip in failed if self._prepared else ():
             video = self._videos[clip % self.epoch_size]
             check_there(video.path, video.track)
+
+
+class Prefetcher:
+    """Clips by number: decoded in the background in a given order, or when they are requested.
+
+    A thread takes the clips from the workers. It stops taking them while half of the memory holds clips that were not requested yet,
+    so that the workers wait; the other half caches the clips that were requested last.
+
+    Args:
+        videos: clip e·V + i is a sample from video i of V.
+        settings: the clip specification.
+        num_workers: processes that decode at the same time, at most.
+        time_limit: seconds that reading one video may take.
+        memory: size of the cache in bytes.
+    """
+
+    def __init__(
+        self,
+        videos: Sequence[Video],
+        settings: ClipSpec,
+        *,
+        num_workers: int,
+        time_limit: float,
+        memory: int,
+    ) -> None:
+        self._videos, self._settings = videos, settings
+        self._num_workers, self._time_limit, self._memory = num_workers, time_limit, memory
+        self._changed = threading.Condition()  # guards everything below
+        self._cached: OrderedDict[int, Sample | Failure] = OrderedDict()  # in the order of decoding, which is that of use
+        self._unused: set[int] = set()  # cached clips that the thread brought and nobody has requested
+        self._requested: set[int] = set()
+        self._coming: set[int] = set()  # clips that the thread will bring
+        self._plan = 0
+        self._problem: Exception | None = None
+
+    def start(self, order: Sequence[int]) -> None:
+        """Begin to decode the clips in this order; an earlier order is given up."""
+        with self._changed:
+            self._problem = None
+            self._unused.clear()
+            self._replan(set(order))
+        threading.Thread(target=self._run, args=(self._plan, list(order)), daemon=True, name="prefetch clips").start()
+
+    def close(self) -> None:
+        """Stop the workers."""
+        with self._changed:
+            self._replan(set())
+
+    def get(self, clips: Sequence[int]) -> list[Sample | Failure]:
+        """Return the clips, or why a clip cannot be read; waits for those that are coming, and has the others decoded now.
+
+        Raises:
+            RuntimeError: a worker could not start.
+        """
+        with self._changed:
+            self._requested = set(clips)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: all(clip in self._cached or clip not in self._coming for clip in clips))
+            if self._problem is not None:
+                raise self._problem
+            missing = [clip for clip in dict.fromkeys(clips) if clip not in self._cached]
+        for clip, result in self._decoded(missing):
+            self._store(clip, result)
+        with self._changed:
+            self._requested = set()
+            self._unused.difference_update(clips)
+            self._changed.notify_all()
+            return [self._cached[clip] for clip in clips]
+
+    def _replan(self, coming: set[int]) -> None:
+        self._plan += 1
+        self._coming = coming
+        self._changed.notify_all()
+
+    def _run(self, plan: int, order: list[int]) -> None:
+        """The thread: bring the clips of one plan until another one is made."""
+        try:
+            with contextlib.closing(self._decoded(order)) as decoded:
+                for clip, result in decoded:
+                    with self._changed:
+                        self._changed.wait_for(lambda: self._plan != plan or self._has_room())
+                        if self._plan != plan:
+                            return
+                        self._store(clip, result)
+                        self._unused.add(clip)
+        except Exception as problem:  # a worker could not start; `get` raises it
+            self._problem = problem
+        finally:
+            with self._changed:
+                if self._plan == plan:
+                    self._coming = set()
+                    self._changed.notify_all()
+
+    def _decoded(self, order: Sequence[int]) -> Generator[tuple[int, Sample | Failure], None, None]:
+        results = run_in_workers(
+            "adafocus_env.videos.readers:decode_clip",
+            [request(self._settings, *self._view(clip)) for clip in order],
+            num_workers=self._num_workers,
+            time_limit=self._time_limit,
+        )
+        with contextlib.closing(results):
+            for task, result in results:
+                yield order[task], self._finished(order[task], result)
+
+    def _finished(self, clip: int, result: DecodedClip | Failure) -> Sample | Failure:
+        """Crop the frames; only the cropped ones stay in memory."""
+        if isinstance(result, Failure):
+            return result
+        video, view = self._view(clip)
+        planes = torch.from_numpy(np.ascontiguousarray(result.frames.transpose(0, 3, 1, 2)))
+        crop, size = fixed_crop(self._settings, planes.shape, video, view), self._settings.size
+        try:
+            track = read_track(video, result, self._settings.num_frames)
+        except ValueError as problem:
+            return Failure(str(problem))
+        truth, targets = (None, None) if track is None else (track.truth(crop, size), track.targets(crop, size))
+        return Sample(apply_crop(planes, crop, size), result.indices, truth, targets)
+
+    def _view(self, clip: int) -> tuple[Video, int]:
+        view, video = divmod(clip, len(self._videos))
+        return self._videos[video], view
+
+    def _has_room(self) -> bool:
+        waited_for = any(clip in self._coming and clip not in self._cached for clip in self._requested)
+        return waited_for or 2 * self._size_of(self._unused) < self._memory
+
+    def _store(self, clip: int, result: Sample | Failure) -> None:
+        """Cache a clip in place of the oldest ones that nobody waits for."""
+        with self._changed:
+            self._coming.discard(clip)
+            self._cached[clip] = result
+            self._cached.move_to_end(clip)
+            for old in [old for old in self._cached if old != clip and old not in self._requested]:
+                if self._size_of(self._cached) <= self._memory:
+                    break
+                del self._cached[old]
+                self._unused.discard(old)
+            self._changed.notify_all()
+
+    def _size_of(self, clips: Iterable[int]) -> int:
+        """Return the size in bytes of these cached clips."""
+        cached = (self._cached[clip] for clip in clips)
+        return sum(sample.frames.nbytes for sample in cached if isinstance(sample, Sample))
 
 
 Item = TypeVar("Item")

@@ -1,7 +1,5 @@
 """Crop and flip: sampled once, applied to all frames of a clip."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from classifiers.errors import InputError
+from classifiers.errors import refuse_if
 
 SCALES = (1.0, 0.875, 0.75, 0.66)
 _SNAP = 3  # pixels: a crop that differs less from the final size is taken at that size, which avoids the resampling
@@ -34,8 +32,10 @@ def centre_crop(height: int, width: int, size: int) -> Crop:
     Raises:
         InputError: the frames are smaller than the square.
     """
-    if min(height, width) < size:
-        raise InputError(f"size: a crop of {size} pixels does not fit in frames of {height}×{width}; no side may be shorter than {size}")
+    refuse_if(
+        min(height, width) < size,
+        f"size: a crop of {size} pixels does not fit in frames of {height}×{width}; no side may be shorter than {size}",
+    )
     return Crop((height - size) // 2, (width - size) // 2, size, size)
 
 

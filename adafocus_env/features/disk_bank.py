@@ -4,8 +4,6 @@ Every bank has a separate folder below the folder that a user names. Its name is
 that a changed weight can never read a stale feature, and several banks can share a folder.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

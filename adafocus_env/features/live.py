@@ -1,10 +1,11 @@
 """Features of frozen networks, computed live: glances of whole frames, focus vectors of patches."""
 
-from __future__ import annotations
-
+import os
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -14,12 +15,10 @@ from torch import Tensor
 
 from adafocus_env.action import Action, crop_patches
 from adafocus_env.clips.store import ClipSource
-from adafocus_env.features.parallel import idle_workers, map_parallel
 from adafocus_env.transfers import Values, to_array, to_device
-from classifiers.classifier import Classifier
-from classifiers.errors import InputError
+from classifiers.classifier import Classifier, WeightMonitor, check_frozen
+from classifiers.errors import refuse_if
 from classifiers.optimize import optimized
-from classifiers.weight_monitor import WeightMonitor, check_frozen
 
 Indices = NDArray[np.int64]
 VIDEO_DIVS = (1, 2, 4)
@@ -207,35 +206,35 @@ def count_steps(classifier: Classifier, clips: ClipSource, video_div: int | None
     """
     head, glances = classifier.architecture.head, clips.settings.num_glance_frames
     if head != "mean":
-        if video_div is not None:
-            raise InputError(f"video_div={video_div} needs a classifier with the head 'mean', this one has {head!r}; leave video_div out")
-        if glances != clips.num_frames:
-            raise InputError(
-                f"the clips have {glances} frames for the glancer and {clips.num_frames} for the focuser; a classifier with the head "
-                f"{head!r} looks at the same frames with both: set glance_frames=0"
-            )
+        refuse_if(
+            video_div is not None,
+            f"video_div={video_div} needs a classifier with the head 'mean', this one has {head!r}; leave video_div out",
+        )
+        refuse_if(
+            glances != clips.num_frames,
+            f"the clips have {glances} frames for the glancer and {clips.num_frames} for the focuser; a classifier with the head "
+            f"{head!r} looks at the same frames with both: set glance_frames=0",
+        )
         return clips.num_frames
     steps = 1 if video_div is None else video_div
-    if steps not in VIDEO_DIVS:
-        raise InputError(f"video_div must be 1, 2 or 4 decisions per video, got {video_div}")
+    refuse_if(steps not in VIDEO_DIVS, f"video_div must be 1, 2 or 4 decisions per video, got {video_div}")
     for frames, name in ((clips.num_frames, "num_frames"), (glances, "glance_frames")):
-        if frames % steps:
-            raise InputError(f"video_div={steps} does not divide {name}={frames}; choose a number of frames that it divides")
+        refuse_if(frames % steps, f"video_div={steps} does not divide {name}={frames}; choose a number of frames that it divides")
     return steps
 
 
-Key = TypeVar("Key", bound=Hashable)
+Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 
-class LRUCache(Generic[Key, Value]):
+class LRUCache(Generic[Item, Value]):
     """The values of the keys last requested, at most ``capacity`` of them."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._cached: OrderedDict[Key, Value] = OrderedDict()
+        self._cached: OrderedDict[Item, Value] = OrderedDict()
 
-    def get(self, key: Key, make: Callable[[], Value]) -> Value:
+    def get(self, key: Item, make: Callable[[], Value]) -> Value:
         """Return the cached value of ``key``, or a new one; the least recently used value is dropped if there are too many."""
         if key not in self._cached:
             self._cached[key] = make()
@@ -250,3 +249,26 @@ class LRUCache(Generic[Key, Value]):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cached": OrderedDict()}  # copies and pickles start empty
+
+
+def idle_workers(device: torch.device) -> int:
+    """Return how many calls can run at the same time: the cores, or OMP_NUM_THREADS, over PyTorch's threads per call; 1 on a GPU."""
+    if device.type != "cpu":
+        return 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    cores = int(asked) if asked.isdecimal() else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // torch.get_num_threads())
+
+
+def map_parallel(call: Callable[[Item], Value], items: Iterable[Item], workers: int) -> Iterator[Value]:
+    """Yield ``call(item)`` of every item in order, computed by ``workers`` threads.
+
+    The first call runs alone: it makes what the network caches for the others.
+    """
+    remaining = iter(items)
+    yield from map(call, islice(remaining, 1))
+    if workers == 1:
+        yield from map(call, remaining)
+        return
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)) as pool:
+        yield from pool.map(call, remaining)

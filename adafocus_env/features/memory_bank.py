@@ -1,7 +1,5 @@
 """The feature bank in memory: frozen means computed once. `adafocus_env.features.disk_bank` stores it on disk."""
 
-from __future__ import annotations
-
 import logging
 import math
 import os
@@ -17,10 +15,9 @@ from adafocus_env.action import Action, GridAction
 from adafocus_env.clips.store import ClipSource
 from adafocus_env.features.live import Features, Indices, LiveFeatures, count_steps
 from adafocus_env.transfers import Values, to_array, to_device
-from classifiers.classifier import Classifier
-from classifiers.errors import InputError, lookup
+from classifiers.classifier import Classifier, WeightMonitor
+from classifiers.errors import InputError, lookup, refuse_if
 from classifiers.optimize import execution_of, optimized
-from classifiers.weight_monitor import WeightMonitor
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 NETWORKS = ("glancer", "focuser")  # what the features depend on; the head may learn
@@ -65,8 +62,10 @@ class Layout:
             InputError: a value is too large for the dtype.
         """
         stored = values.to(self.dtype)
-        if self.dtype == torch.float16 and not stored.isfinite().all() and values.isfinite().all():
-            raise InputError("bank_dtype=float16 cannot store features above 65504; choose bfloat16 or float32")
+        refuse_if(
+            self.dtype == torch.float16 and not stored.isfinite().all() and values.isfinite().all(),
+            "bank_dtype=float16 cannot store features above 65504; choose bfloat16 or float32",
+        )
         return stored
 
 
@@ -301,11 +300,11 @@ def _identity(classifier: Classifier) -> tuple[object, ...]:
 def _clips_in(max_bytes: int | None, layout: Layout, count: int) -> int:
     if max_bytes is None:
         return count
-    if max_bytes < layout.clip_bytes:
-        raise InputError(
-            f"bank_gib must have room for one clip, {size_text(layout.clip_bytes)}, got {size_text(max_bytes)}; "
-            "choose a larger bank_gib, or bank=false to compute them live"
-        )
+    refuse_if(
+        max_bytes < layout.clip_bytes,
+        f"bank_gib must have room for one clip, {size_text(layout.clip_bytes)}, got {size_text(max_bytes)}; "
+        "choose a larger bank_gib, or bank=false to compute them live",
+    )
     return min(count, max_bytes // layout.clip_bytes)
 
 
@@ -329,5 +328,4 @@ def check_size(what: str, needed: int, available: int, where: str, advice: str) 
     Raises:
         RoomError: it does not fit (names both sizes).
     """
-    if needed > available:
-        raise RoomError(f"{what} must fit in {size_text(available)} ({where}), got {size_text(needed)}; {advice}")
+    refuse_if(needed > available, RoomError(f"{what} must fit in {size_text(available)} ({where}), got {size_text(needed)}; {advice}"))

@@ -1,16 +1,13 @@
 """The data set in a folder with one subfolder of videos for each class."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from adafocus_env.videos.containers import VIDEO_SUFFIXES
-from adafocus_env.videos.dataset import DataSet, Video
+from adafocus_env.videos.dataset import DataSet, Video, hold_out, split_test
 from adafocus_env.videos.readers import IMAGE_SUFFIXES
-from adafocus_env.videos.splits import hold_out, split_test
-from classifiers.errors import InputError
+from classifiers.errors import InputError, refuse_if
 
 
 def folder(root: str | Path, *, val: float = 0.1, test: float = 0.2) -> DataSet:
@@ -31,11 +28,9 @@ def folder(root: str | Path, *, val: float = 0.1, test: float = 0.2) -> DataSet:
     """
     root = Path(root).expanduser()
     check_folder(root, "give a folder with one subfolder of videos for each class")
-    if not 0 < test < 1:
-        raise InputError(f"data.test: must be a share between 0 and 1, got {test}")
+    refuse_if(not 0 < test < 1, f"data.test: must be a share between 0 and 1, got {test}")
     splits = [split for split in ("train", "test") if (root / split).is_dir()]
-    if splits == ["train"]:
-        raise InputError(f"data.root: {root} has train/ but no test/; add it, or put the class folders directly in {root}")
+    refuse_if(splits == ["train"], f"data.root: {root} has train/ but no test/; add it, or put the class folders directly in {root}")
     if splits == ["test"]:
         classes = _classes(root / "test", root, least=1)
         return DataSet("folder", tuple(classes), (), (), _test_videos(root, classes))
@@ -45,8 +40,7 @@ def folder(root: str | Path, *, val: float = 0.1, test: float = 0.2) -> DataSet:
     else:
         classes = _classes(root, root)
         train, tested = split_test(_videos(root, root, classes), test)
-        if not tested:
-            raise InputError(f"data.root: every class in {root} has only one video, which leaves none to test on; add videos")
+        refuse_if(not tested, f"data.root: every class in {root} has only one video, which leaves none to test on; add videos")
     unused = tuple(_unused(root, splits, {video.path for video in (*train, *tested)}))
     return DataSet("folder", tuple(classes), *hold_out(train, val), tested, root=root, unused=unused)
 
@@ -57,33 +51,30 @@ def check_folder(root: Path, advice: str) -> None:
     Raises:
         InputError: it is not; ``advice`` says what to give.
     """
-    if not root.exists():
-        raise InputError(f"data.root: {root} does not exist; {advice}")
-    if not root.is_dir():
-        raise InputError(f"data.root: {root} is not a folder; {advice}")
-    if not _visible(root):
-        raise InputError(f"data.root: {root} is empty; {advice}")
+    refuse_if(not root.exists(), f"data.root: {root} does not exist; {advice}")
+    refuse_if(not root.is_dir(), f"data.root: {root} is not a folder; {advice}")
+    refuse_if(not _visible(root), f"data.root: {root} is empty; {advice}")
 
 
 def _classes(folder: Path, root: Path, least: int = 2) -> list[str]:
     folders = [entry for entry in _visible(folder) if entry.is_dir()]
     classes = [entry.name for entry in folders if _videos_in(entry)]
-    if not classes:
-        raise InputError(
-            f"data.root: {root} holds no videos that can be learned from: none of the {len(folders)} class folders in {folder} "
-            f"has a file of a known kind ({', '.join(VIDEO_SUFFIXES)}) or a folder of images"
-        )
-    if len(classes) < least:
-        raise InputError(f"data.root: {folder} has only one class, {classes[0]!r}; at least two are needed to tell apart")
+    refuse_if(
+        not classes,
+        f"data.root: {root} holds no videos that can be learned from: none of the {len(folders)} class folders in {folder} "
+        f"has a file of a known kind ({', '.join(VIDEO_SUFFIXES)}) or a folder of images",
+    )
+    refuse_if(len(classes) < least, f"data.root: {folder} has only one class, {classes[0]!r}; at least two are needed to tell apart")
     return classes
 
 
 def _test_videos(root: Path, classes: list[str]) -> tuple[Video, ...]:
-    if unknown := sorted({entry.name for entry in _visible(root / "test") if entry.is_dir() and _videos_in(entry)} - set(classes)):
-        raise InputError(f"data.root: {root / 'test'} has classes that {root / 'train'} has no videos of: {', '.join(unknown)}")
+    refuse_if(
+        unknown := sorted({entry.name for entry in _visible(root / "test") if entry.is_dir() and _videos_in(entry)} - set(classes)),
+        f"data.root: {root / 'test'} has classes that {root / 'train'} has no videos of: {', '.join(unknown)}",
+    )
     videos = _videos(root, root / "test", classes)
-    if not videos:
-        raise InputError(f"data.root: {root / 'test'} holds no videos; add some, in one subfolder for each class")
+    refuse_if(not videos, f"data.root: {root / 'test'} holds no videos; add some, in one subfolder for each class")
     return videos
 
 

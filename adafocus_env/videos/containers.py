@@ -4,8 +4,6 @@ Most decoders silently read a truncated file as a shorter video. The containers 
 explicit lengths count: a writer may leave them open.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import BinaryIO
 

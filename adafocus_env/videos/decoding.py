@@ -5,8 +5,6 @@ end it: only killing the process does. Workers are started as plain child proces
 the user's main script again, and its *fork* copies locks that other threads hold.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import importlib

@@ -1,13 +1,11 @@
 """Frame sampling: which frames of a video make a clip."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from classifiers.errors import InputError, lookup
+from classifiers.errors import lookup, refuse_if
 
 
 def segment_indices(
@@ -34,10 +32,8 @@ def segment_indices(
     Raises:
         InputError: the video has no frame, ``num_segments`` is below 1, or ``sampling`` is not known.
     """
-    if num_frames < 1:
-        raise InputError(f"a video needs at least 1 frame to sample from, this one has {num_frames}; replace or remove it")
-    if num_segments < 1:
-        raise InputError(f"num_frames: a clip needs at least 1 frame, got {num_segments}")
+    refuse_if(num_frames < 1, f"a video needs at least 1 frame to sample from, this one has {num_frames}; replace or remove it")
+    refuse_if(num_segments < 1, f"num_frames: a clip needs at least 1 frame, got {num_segments}")
     sample = lookup("sampling", sampling, SAMPLING)
     segments = np.arange(num_segments)
     if num_frames <= num_segments:

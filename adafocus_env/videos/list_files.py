@@ -1,15 +1,15 @@
-"""List files: one video per line, with its number of frames and its labels."""
+"""The text files of a data set: lists of videos, one per line with its number of frames and its labels, and lists of class names."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from adafocus_env.videos.text_lines import read_lines, shortened
+from classifiers.errors import InputError, refuse_if, shortened
 
 SHORTEST = 3  # frames; shorter videos are dropped, as in the published results
 NO_LABEL = -1  # pads the labels of a video in some lists
+_NUMBERED = re.compile(r"(\d+)(?:\s*[,;:]|\s)\s*(\S.*)")  # the line of a class with its number
 
 
 @dataclass(frozen=True)
@@ -160,3 +160,71 @@ def _labels(fields: list[str], form: ListFormat, num_classes: int) -> tuple[int,
 
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
+
+
+def read_class_names(path: Path | str, what: str | None = None) -> tuple[str, ...]:
+    """Return the names in a text file, one per line: plain, or numbered (``0,Archery`` or ``1 Archery``) in every line.
+
+    Args:
+        path: the file, UTF-8.
+        what: what the file is, for the message; by default what the user typed, ``classes=PATH``.
+
+    Raises:
+        InputError: it cannot be read as UTF-8, has an empty line between names, names a class twice, or its numbers are not
+            0, 1, 2, … or 1, 2, 3, … (lists the lines).
+    """
+    what = what or f"classes={path}"
+    lines = read_lines(path, what)
+    refuse_if(
+        foreign := [f"line {number} is not valid UTF-8" for number, line in enumerate(lines, 1) if line is None],
+        f"{what} cannot be read ({'; '.join(shortened(foreign))}); give a UTF-8 text file with one name a line",
+    )
+    names, wrong = _without_numbers([line for line in lines if line is not None])
+    refuse_if(faults := [*wrong, *_faults(names)], f"{what}: {'; '.join(shortened(faults))}")
+    return tuple(names)
+
+
+def _without_numbers(lines: list[str]) -> tuple[list[str], list[str]]:
+    """Return the names, and what is wrong with the numbers before them, if every line has one."""
+    parts = [match.groups() for match in map(_NUMBERED.fullmatch, lines) if match]
+    if not parts or len(parts) < len(lines):
+        return lines, []
+    first = min(int(parts[0][0]), 1)
+    wrong = [
+        f"line {row + 1} has the number {number} where {row + first} comes next; sort the list by its numbers, which begin at 0 or 1"
+        for row, (number, _) in enumerate(parts)
+        if int(number) != row + first
+    ]
+    return [name for _, name in parts], wrong[:1]  # the first one shifts all others
+
+
+def _faults(names: list[str]) -> Iterator[str]:
+    for number, name in enumerate(names, 1):
+        if not name:
+            yield f"line {number} is empty; give one name a line, in the order of the scores"
+        elif (first := names.index(name) + 1) < number:
+            yield f"line {number} names {name!r} again (first in line {first})"
+
+
+def read_lines(path: Path | str, what: str) -> list[str | None]:
+    """Return the lines without surrounding blanks; None for one that is not UTF-8. Empty lines at the end are left out.
+
+    Args:
+        path: the file; a byte order mark at its start is skipped.
+        what: what the file is, for the message.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as problem:
+        raise InputError(f"{what} cannot be read ({problem.strerror or problem}); give a UTF-8 text file") from problem
+    return [_decoded(line) for line in data.removeprefix(b"\xef\xbb\xbf").rstrip().splitlines()]
+
+
+def _decoded(line: bytes) -> str | None:
+    try:
+        return line.decode().strip()
+    except UnicodeDecodeError:
+        return None

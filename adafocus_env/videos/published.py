@@ -1,7 +1,5 @@
 """The five data sets of the publication, from their published list files."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,12 +8,20 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from adafocus_env.videos.class_folders import check_folder
-from adafocus_env.videos.class_names import read_class_names
 from adafocus_env.videos.containers import VIDEO_SUFFIXES
-from adafocus_env.videos.dataset import DataSet, Video
-from adafocus_env.videos.list_files import SHORTEST, Entry, Fault, ListFile, ListFormat, describe, read_list, shared_videos
-from adafocus_env.videos.splits import hold_out
-from classifiers.errors import InputError, lookup
+from adafocus_env.videos.dataset import DataSet, Video, hold_out
+from adafocus_env.videos.list_files import (
+    SHORTEST,
+    Entry,
+    Fault,
+    ListFile,
+    ListFormat,
+    describe,
+    read_class_names,
+    read_list,
+    shared_videos,
+)
+from classifiers.errors import InputError, lookup, refuse_if
 
 _log = logging.getLogger("adafocus_env")
 VIDEOS = "videos"
@@ -120,11 +126,9 @@ def published(name: str, root: str | Path, *, source: str = "auto", val: float =
     usable = what_is_usable(name, root, source=source, val=val)
     for note in usable.notes:
         _log.warning("%s", note)
-    if usable.faults:
-        raise InputError(describe(usable.faults))
+    refuse_if(usable.faults, describe(usable.faults))
     for split, listed in (("train", PUBLISHED[name].train_list), ("test", PUBLISHED[name].test_list)):
-        if not getattr(usable.data, split):
-            raise InputError(f"the list {Path(root) / listed} holds no video; give the published one")
+        refuse_if(not getattr(usable.data, split), f"the list {Path(root) / listed} holds no video; give the published one")
     return usable.data
 
 
@@ -138,8 +142,10 @@ def what_is_usable(name: str, root: str | Path, *, source: str = "auto", val: fl
     root = Path(root).expanduser()
     check_folder(root, f"give the folder with {about.class_file} and the lists of {about.title}")
     classes = read_class_names(root / about.class_file, f"the class file {root / about.class_file}")
-    if len(classes) < 2:
-        raise InputError(f"the class file {root / about.class_file} has {len(classes)} classes; at least two are needed to tell apart")
+    refuse_if(
+        len(classes) < 2,
+        f"the class file {root / about.class_file} has {len(classes)} classes; at least two are needed to tell apart",
+    )
     train, test = (read_list(root / listed, about.form, len(classes)) for listed in (about.train_list, about.test_list))
     place = _place(root, source, about)
     found = _videos(place, [*train.entries, *test.entries], about, extracted=place == root / about.frames)
@@ -154,8 +160,10 @@ def _place(root: Path, source: str, about: PublishedSet) -> Path:
     places = {"frames": root / about.frames, "videos": root / VIDEOS}
     if there := [place for name, place in places.items() if source in ("auto", name) and place.is_dir()]:
         return there[0]
-    if source == "auto":
-        raise InputError(f"data.root: {root} has neither {about.frames}/ with a folder of frames for each video nor {VIDEOS}/ with videos")
+    refuse_if(
+        source == "auto",
+        f"data.root: {root} has neither {about.frames}/ with a folder of frames for each video nor {VIDEOS}/ with videos",
+    )
     place = lookup("data.source", source, {"auto": root, **places})
     raise InputError(f"data.source={source}: {place} is not a folder; put the {source} there, or use data.source=auto")
 

@@ -4,8 +4,6 @@ Readers can hang or crash the process on broken files, so the rest of the packag
 Only NumPy is imported at once: a worker process must start fast.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import os
@@ -20,7 +18,7 @@ from numpy.typing import NDArray
 
 from adafocus_env.videos.containers import PYAV_SUFFIXES, stated_size
 from adafocus_env.videos.frame_sampling import segment_indices
-from classifiers.errors import InputError
+from classifiers.errors import InputError, refuse_if
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -73,13 +71,10 @@ def open_reader(path: Path, frame_name: str = "", num_frames: int | None = None)
     """
     if path.is_dir():
         return FolderReader(path, frame_name, num_frames)
-    if not path.exists():
-        raise DecodeError(path, "there is no such file")
+    refuse_if(not path.exists(), DecodeError(path, "there is no such file"))
     size = path.stat().st_size
-    if size == 0:
-        raise DecodeError(path, "the file is empty (zero bytes)")
-    if (stated := stated_size(path) or 0) > size:
-        raise DecodeError(path, f"it is truncated: {size} of its {stated} bytes are there")
+    refuse_if(size == 0, DecodeError(path, "the file is empty (zero bytes)"))
+    refuse_if((stated := stated_size(path) or 0) > size, DecodeError(path, f"it is truncated: {size} of its {stated} bytes are there"))
     if file_reader() == "decord" and path.suffix.lower() not in PYAV_SUFFIXES:
         with contextlib.suppress(DecodeError):  # PyAV reads some files that decord cannot, and rejects broken ones as well
             reader = DecordReader(path)
@@ -124,8 +119,7 @@ class DecordReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._video = self._open()
-        if len(self._video) < 1:
-            raise DecodeError(self._path, "it has no frames")
+        refuse_if(len(self._video) < 1, DecodeError(self._path, "it has no frames"))
         with _reading(self._path, "decord"):
             height, width, channels = self._video[0].shape
             self.fps: float | None = float(self._video.get_avg_fps()) or None
@@ -145,8 +139,10 @@ class DecordReader:
                 frames = self._video.get_batch([int(i) for i in indices]).asnumpy()
         except DecodeError:  # among others at 8, 12, 16, 24, 48 and 72 pixels of width: decord takes the padding of a row for pixels
             return PyAVReader(self._path).get_frames(indices, short_side)
-        if frames.shape[1:3] != size:
-            raise DecodeError(self._path, f"its frames come as {frames.shape[1:3]} pixels where {size} were expected")
+        refuse_if(
+            frames.shape[1:3] != size,
+            DecodeError(self._path, f"its frames come as {frames.shape[1:3]} pixels where {size} were expected"),
+        )
         return frames
 
     def _open(self, height: int = -1, width: int = -1):  # type: ignore[no-untyped-def]  # decord has no types
@@ -230,11 +226,12 @@ class FolderReader:
     def __init__(self, path: Path, frame_name: str = "", num_frames: int | None = None) -> None:
         self._path = path
         self._files = numbered_frames(path, frame_name) if frame_name else image_files(path)
-        if not self._files:
-            raise DecodeError(path, f"the folder holds no image ({', '.join(IMAGE_SUFFIXES)})")
-        if num_frames not in (None, len(self._files)):
-            found = f"the folder holds {len(self._files)} (the last is {self._files[-1].name})"
-            raise DecodeError(path, f"the list says {num_frames} frames, and {found}; extract them again, or correct the list")
+        refuse_if(not self._files, DecodeError(path, f"the folder holds no image ({', '.join(IMAGE_SUFFIXES)})"))
+        found = f"the folder holds {len(self._files)} (the last is {self._files[-1].name})"
+        refuse_if(
+            num_frames not in (None, len(self._files)),
+            DecodeError(path, f"the list says {num_frames} frames, and {found}; extract them again, or correct the list"),
+        )
         height, width, _ = self._image(self._files[0], None).shape
         self.size = height, width
 
@@ -275,10 +272,10 @@ def numbered_frames(folder: Path, frame_name: str) -> list[Path]:
     with os.scandir(folder) as entries:  # by far the quickest way through thousands of names
         found = [re.fullmatch(f"{re.escape(before)}(\\d+){re.escape(after)}", entry.name) for entry in entries]
     numbers = {int(match[1]) for match in found if match and match[0] == frame_name % int(match[1])}
-    if not numbers:
-        raise DecodeError(folder, f"the folder holds no frame named like {frame_name % 1}")
-    if 0 in numbers:
-        raise DecodeError(folder, f"its frames begin at {frame_name % 0}, and have to begin at {frame_name % 1}; rename them")
+    refuse_if(not numbers, DecodeError(folder, f"the folder holds no frame named like {frame_name % 1}"))
+    refuse_if(
+        0 in numbers, DecodeError(folder, f"its frames begin at {frame_name % 0}, and have to begin at {frame_name % 1}; rename them")
+    )
     if missing := [number for number in range(1, max(numbers)) if number not in numbers]:
         more = f" and {len(missing) - 1} more are" if len(missing) > 1 else " is"
         raise DecodeError(folder, f"the frame {frame_name % missing[0]}{more} missing before the last, {frame_name % max(numbers)}")

@@ -140,7 +140,9 @@ def add_gaps(results: Mapping[str, dict[str, Any]]) -> None:
         results: By the name of the policy. The greedy oracle stands in for an oracle where there is no ground truth.
     """
     random, oracle = results["random"], results.get("oracle", results.get("greedy_oracle"))
-    for result in results.values() if oracle is not None else ():
+    if oracle is None:
+        return
+    for result in results.values():
         shares = {name: share_of_gap(result[key], random[key], oracle[key]) for name, key in GAPS.items()}
         result |= {name: share for name, share in shares.items() if share is not None}
 
@@ -311,9 +313,10 @@ def _top1_first(evaluation: PolicyEvaluation) -> tuple[Counts, Counts] | None:
     """Accuracy after the first decision with a patch in a frame that shows the target, in clips that have one."""
     if (seen := seen_frames(evaluation)) is None:
         return None
-    decisions = seen.any(-1)
+    decisions: NDArray[np.bool_] = np.asarray(seen.any(-1))
     right = hits(evaluation.scores, evaluation.labels, 1)[np.arange(len(seen)), decisions.argmax(1)]
-    return right & decisions.any(1), decisions.any(1)
+    counts = np.asarray(decisions.any(1))
+    return right & counts, counts
 
 
 def _top1_anytime(evaluation: PolicyEvaluation) -> tuple[Counts, Counts]:

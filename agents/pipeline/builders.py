@@ -8,10 +8,9 @@ import torch
 
 from adafocus_env.build import Split, build_features, open_clips
 from adafocus_env.clips.clip_spec import ClipSpec
-from adafocus_env.clips.store import ClipSource
+from adafocus_env.clips.store import ClipSource, Unreadable
 from adafocus_env.features.live import Features
 from adafocus_env.videos.dataset import DataSet
-from adafocus_env.videos.unreadable import Unreadable
 from agents.config.settings import ArchitectureConfig, DataConfig, EnvConfig
 from agents.runs.progress import Display
 from classifiers import checkpoint

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from adafocus_env.build import Split, choose_device
+from adafocus_env.clips.store import Unreadable
 from adafocus_env.dataset_registry import OF_ONE_SET, build_data
 from adafocus_env.features.live import Features
 from adafocus_env.settings import ActionName
 from adafocus_env.videos.dataset import DataSet, with_classes
-from adafocus_env.videos.unreadable import Unreadable
 from agents.config.effect import check_effect
 from agents.config.policy import SKIPPING
 from agents.config.settings import DataConfig, EnvConfig, Evaluate

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.serialization import safe_globals
 
-from adafocus_env.videos.class_names import read_class_names
+from adafocus_env.videos.list_files import read_class_names
 from agents.config.settings import ImportCheckpoint
 from agents.policies import networks as policy_checkpoint
 from agents.policies.networks import PolicyNetwork

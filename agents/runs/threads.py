@@ -16,7 +16,7 @@ def limit_threads(classifier: Classifier | Architecture, classes: Sequence[str],
     """Use one thread where the networks are small and run on a CPU, unless the environment variable OMP_NUM_THREADS is set.
 
     Their operations take microseconds. More threads spend that time waiting for each other in a busy loop, which gains little on an
-    idle machine, and multiplies the time of two runs that share its cores. Banks use the idle cores: see `adafocus_env.features.parallel`.
+    idle machine, and multiplies the time of two runs that share its cores. Banks use the idle cores: see `adafocus_env.features.live`.
 
     Args:
         classifier: The networks that run or are trained.

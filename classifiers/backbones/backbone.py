@@ -1,7 +1,5 @@
 """Backbones: image → (feature map, pooled vector), each with a linear layer as a frame classifier."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Literal

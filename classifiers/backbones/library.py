@@ -3,8 +3,6 @@
 The properties of a library's model are measured on PyTorch's meta device, where tensors have shapes and no values.
 """
 
-from __future__ import annotations
-
 import copy
 import importlib
 import math
@@ -19,7 +17,7 @@ from torch import Tensor, fx, nn
 from torchvision import models
 
 from classifiers.backbones.backbone import BACKBONES, Backbone
-from classifiers.errors import InputError, lookup, suggestion
+from classifiers.errors import InputError, lookup, refuse_if, suggestion
 
 SIZES = (224, 320)  # pixels; a map has more rows and columns for the larger image
 _REFUSED = (
@@ -71,8 +69,10 @@ def check_name(field: str, name: str) -> None:
         InputError: Library or model is unknown (names the field, suggests the nearest), or the library is not installed.
     """
     library, slash, model = name.partition("/")
-    if not slash and name not in BACKBONES and name in LIBRARIES["torchvision"].names():
-        raise InputError(f"{field}={name!r} is not known; did you mean 'torchvision/{name}'?")
+    refuse_if(
+        not slash and name not in BACKBONES and name in LIBRARIES["torchvision"].names(),
+        f"{field}={name!r} is not known; did you mean 'torchvision/{name}'?",
+    )
     if not slash:
         lookup(field, name, BACKBONES)
         return
@@ -108,8 +108,7 @@ def measure(name: str) -> Measured:
         shapes = [_run(on_meta, size).shape for size in SIZES]
     except Exception as problem:  # third-party networks raise any exception
         raise InputError(_REFUSED.format(name=name)) from problem
-    if not _is_map(*shapes):
-        raise InputError(_REFUSED.format(name=name))
+    refuse_if(not _is_map(*shapes), _REFUSED.format(name=name))
     return Measured(on_meta, shapes[0][1], _bounds(on_meta))
 
 
@@ -152,8 +151,7 @@ def _last_map(model: nn.Module, graph: fx.Graph, name: str) -> str:
     except Exception as problem:  # third-party networks raise any exception
         raise InputError(_REFUSED.format(name=f"torchvision/{name}")) from problem
     maps = [node.name for node in module.graph.nodes if "shapes" in node.meta and _is_map(*node.meta["shapes"])]
-    if not maps:
-        raise InputError(_REFUSED.format(name=f"torchvision/{name}"))
+    refuse_if(not maps, _REFUSED.format(name=f"torchvision/{name}"))
     return maps[-1]
 
 

@@ -4,8 +4,6 @@ It lets an image network see motion, without a multiply-add and without a weight
 keep their names.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
@@ -15,7 +13,7 @@ from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from classifiers.backbones.efficientnet_lite import LiteBlock
-from classifiers.errors import InputError, lookup
+from classifiers.errors import lookup, refuse_if
 
 
 def shift_channels(features: Tensor, num_frames: int, fraction: float) -> Tensor:
@@ -73,10 +71,11 @@ def put_into(trunk: nn.Module, fraction: float, place: str) -> TemporalShift:
     """
     check_shift(fraction, place)
     targets = PLACES[place](trunk)
-    if not targets and _before_blocks(trunk):
-        raise InputError(f"shift_place={place!r}: the network has no residual blocks to shift in; choose shift_place='block'")
-    if not targets:
-        raise InputError(f"shift={fraction}: no place for it is known in this network; choose a ResNet or MobileNetV2, or shift=0")
+    refuse_if(
+        not targets and _before_blocks(trunk),
+        f"shift_place={place!r}: the network has no residual blocks to shift in; choose shift_place='block'",
+    )
+    refuse_if(not targets, f"shift={fraction}: no place for it is known in this network; choose a ResNet or MobileNetV2, or shift=0")
     shift = TemporalShift(fraction)
     for target in targets:
         target.register_forward_pre_hook(shift)
@@ -90,8 +89,10 @@ def check_shift(fraction: float, place: str) -> None:
     Raises:
         InputError: The fraction is out of range, or the place is unknown.
     """
-    if not 0 <= fraction <= 0.5:
-        raise InputError(f"shift={fraction} is out of range; choose a share of the channels from 0 to 0.5 (the paper's is 1/8, 0 is none)")
+    refuse_if(
+        not 0 <= fraction <= 0.5,
+        f"shift={fraction} is out of range; choose a share of the channels from 0 to 0.5 (the paper's is 1/8, 0 is none)",
+    )
     lookup("shift_place", place, PLACES)
 
 

@@ -20,10 +20,9 @@ from adafocus_env.reward import REWARDS, Reward, itself
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.runs.seeding import make_deterministic
 from classifiers import flops as flops_module
-from classifiers.classifier import Classifier
+from classifiers.classifier import Classifier, WeightMonitor
 from classifiers.flops import classifier_flops
 from classifiers.optimize import PLAIN, with_execution
-from classifiers.weight_monitor import WeightMonitor
 
 N, T = 3, 4
 

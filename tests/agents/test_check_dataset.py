@@ -13,7 +13,7 @@ from rich.console import Console
 from tiny_training import patch_demo
 from videos import cut_in_half, square_frames, write_video
 
-from adafocus_env.videos.validation_report import PARTS, Report
+from adafocus_env.validate_data import PARTS, Report
 from agents.check_dataset import main
 from agents.config.command import run_command
 from agents.config.settings import CheckDataset

@@ -5,8 +5,8 @@ import torch
 from conftest import random_classifier
 from torch import nn
 
+from classifiers.classifier import WeightMonitor, check_frozen
 from classifiers.errors import InputError
-from classifiers.weight_monitor import WeightMonitor, check_frozen
 
 
 def test_a_write_into_any_parameter_or_buffer_is_noticed_once():

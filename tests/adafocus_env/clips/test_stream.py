@@ -13,7 +13,6 @@ from clip_videos import TRAIN, make_video, make_videos, same
 from PIL import Image
 from videos import cut_in_half, square_frames
 
-from adafocus_env.clips import prefetch
 from adafocus_env.clips import stream as stream_module
 from adafocus_env.clips.clip_spec import ClipSpec
 from adafocus_env.clips.store import ClipStore
@@ -39,13 +38,13 @@ def run_epoch(clips, number, seed=0, batch=2):
 
 def count_decoded(monkeypatch):
     """Lists the clips that workers are given from now on, one list a call."""
-    given, run = [], prefetch.run_in_workers
+    given, run = [], stream_module.run_in_workers
 
     def counting(function, tasks, **limits):
         given.append(tasks)
         return run(function, tasks, **limits)
 
-    monkeypatch.setattr(prefetch, "run_in_workers", counting)
+    monkeypatch.setattr(stream_module, "run_in_workers", counting)
     return given
 
 
@@ -148,13 +147,13 @@ def test_an_epoch_is_decoded_by_one_set_of_workers_ahead_of_its_use(videos, monk
 
 def test_no_more_memory_is_used_than_allowed(tmp_path, videos, monkeypatch):
     clips = StreamingClips(videos, TRAIN, memory=3 * CLIP_BYTES)
-    most, keep = [], prefetch.Prefetcher._store
+    most, keep = [], stream_module.Prefetcher._store
 
     def watched(self, clip, result):
         keep(self, clip, result)
-        most.append(sum(clip.nbytes for clip in self._cached.values()))
+        most.append(sum(clip.frames.nbytes for clip in self._cached.values()))
 
-    monkeypatch.setattr(prefetch.Prefetcher, "_store", watched)
+    monkeypatch.setattr(stream_module.Prefetcher, "_store", watched)
     drawn = {**run_epoch(clips, 0), **run_epoch(clips, 1)}
     assert max(most) <= 3 * CLIP_BYTES
     assert same(drawn, run_epoch_pair(videos))
@@ -219,9 +218,11 @@ def test_what_another_process_could_not_read_is_not_tried_again(tmp_path, videos
 
 
 def test_a_video_that_hangs_is_left_out(tmp_path, videos, monkeypatch):
-    run = prefetch.run_in_workers
+    run = stream_module.run_in_workers
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
-    monkeypatch.setattr(prefetch, "run_in_workers", lambda function, *tasks, **limits: run("worker_tasks:decode_or_hang", *tasks, **limits))
+    monkeypatch.setattr(
+        stream_module, "run_in_workers", lambda function, *tasks, **limits: run("worker_tasks:decode_or_hang", *tasks, **limits)
+    )
     clips = StreamingClips([*videos, make_video(tmp_path / "v", "hang.mp4")], TRAIN, time_limit=4)
     assert sorted(run_epoch(clips, 0)) == [0, 1, 2, 3, 4]
     assert clips.failures == [("hang.mp4", "it was not finished after 4 s and was stopped")]
@@ -235,8 +236,8 @@ def test_a_track_that_does_not_fit_is_reported(videos):
 
 
 def test_workers_that_cannot_start_are_an_error_and_no_endless_wait(videos, monkeypatch):
-    run = prefetch.run_in_workers
-    monkeypatch.setattr(prefetch, "run_in_workers", lambda function, *tasks, **limits: run("no_such_module:decode", *tasks, **limits))
+    run = stream_module.run_in_workers
+    monkeypatch.setattr(stream_module, "run_in_workers", lambda function, *tasks, **limits: run("no_such_module:decode", *tasks, **limits))
     clips = StreamingClips(videos, TRAIN)
     with pytest.raises(RuntimeError, match=r"(?s)a worker process could not start.*no_such_module"):
         run_epoch(clips, 0)

@@ -1,7 +1,6 @@
 import pytest
 
-from adafocus_env.videos.class_names import read_class_names
-from adafocus_env.videos.list_files import ListFormat, describe, read_list, shared_videos
+from adafocus_env.videos.list_files import ListFormat, describe, read_class_names, read_list, shared_videos
 from classifiers.errors import InputError
 
 COMMAS, SPACES = ListFormat(",", max_labels=3), ListFormat()

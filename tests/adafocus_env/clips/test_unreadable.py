@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from adafocus_env.videos.unreadable import Unreadable
+from adafocus_env.clips.store import Unreadable
 
 
 def messages(caplog):

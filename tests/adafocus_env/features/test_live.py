@@ -4,7 +4,7 @@ import threading
 import pytest
 import torch
 
-from adafocus_env.features.parallel import idle_workers, map_parallel
+from adafocus_env.features.live import idle_workers, map_parallel
 
 CPU = torch.device("cpu")
 
