@@ -72,7 +72,7 @@ class Algorithm:
         network: the keys of `agents.config.settings.NetworkConfig` that the policy reads.
         samples_ahead: whether it samples the random numbers of a rollout before the rollout starts.
         counts_rows: whether its `num_timesteps` counts a step of N environments N times per environment.
-        full_information: whether it learns from the reward of every action; see `adafocus_env.full_information`.
+        full_information: whether it learns from the reward of every action, see `adafocus_env.full_information`; None: it can.
     """
 
     path: str
@@ -83,7 +83,7 @@ class Algorithm:
     network: tuple[str, ...] = SIZES
     samples_ahead: bool = False
     counts_rows: bool = False
-    full_information: bool = False
+    full_information: bool | None = False
 
 
 def _value_based(path: str) -> Algorithm:
@@ -103,6 +103,10 @@ ALGORITHMS: dict[str, Algorithm] = {
     "expected_pg": replace(
         _policy_gradient("agents.rl.expected_pg.ExpectedPG", "batch_norm"),
         actions=(DISCRETE,), why="it sums over all actions and needs a finite set of them", full_information=True,
+    ),
+    "imitation": Algorithm(
+        "agents.rl.imitation.Imitation", (DISCRETE,), "its targets are cells",
+        policy="agents.policies.sb3.PatchActorCriticPolicy", network=(*SIZES, "std", "batch_norm"), full_information=None,
     ),
     "a2c": _policy_gradient("stable_baselines3.A2C"),
     "dqn": _value_based("stable_baselines3.DQN"),
@@ -168,10 +172,13 @@ def without_effect(config: Train) -> Iterator[tuple[str, str]]:
     """Yield the settings that the algorithm of a command does not read; see `agents.config.effect`."""
     algo, network = config.algo, vars(NetworkConfig())
     row = algorithm_of(class_of(algo.name), algo.name)
-    if algo.name in ALGORITHMS and not row.full_information:
+    if algo.name in ALGORITHMS and row.full_information is False:
         yield "env.full_information", f"algo={algo.name} learns from the action taken alone; leave it out, or set algo=expected_pg"
     if learns_as_ppo(algo):
-        if row.full_information:
+        if algo.name == "imitation":
+            unread = "gamma gae_lambda clip_range vf_coef normalize_advantage normalize_returns"
+            yield " ".join(f"ppo.{key}" for key in unread.split()), "algo=imitation has no returns and clips nothing; leave it out"
+        elif row.full_information:
             yield "ppo.normalize_returns", f"algo={algo.name} has returns for its critic alone; leave it out"
             if config.ppo.gamma == 0:
                 yield "ppo.gae_lambda ppo.vf_coef", f"algo={algo.name} needs no critic with ppo.gamma=0; leave it out, or set ppo.gamma"

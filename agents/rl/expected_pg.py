@@ -24,7 +24,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.nn import functional as F
 
-from agents.rl.buffers import AllActionRolloutBuffer, AllActionSamples
+from agents.rl.buffers import AllActionRolloutBuffer, AllActionSamples, ClipRolloutBuffer
 from classifiers.errors import refuse_if
 
 
@@ -49,9 +49,12 @@ class ExpectedPG(PPO):
             not isinstance(self.action_space, spaces.Discrete),
             f"ExpectedPG sums over all actions and needs a finite set of them, got {self.action_space}; set action='grid' or 'skip'",
         )
-        self.rollout_buffer_class = AllActionRolloutBuffer
+        self.rollout_buffer_class = self._buffer_class()
         self.rollout_buffer_kwargs = {"clip_length": 1, **self.rollout_buffer_kwargs}
         super()._setup_model()
+
+    def _buffer_class(self) -> type[ClipRolloutBuffer]:
+        return AllActionRolloutBuffer
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int) -> bool:
         """Collect a rollout as PPO does; the buffer reads the rewards of the other actions from the environment."""
@@ -70,13 +73,16 @@ class ExpectedPG(PPO):
         for _ in range(self.n_epochs):
             if not self._train_epoch(clip_range, logged):
                 break
-        for name, values in logged.items():
-            self.logger.record(f"train/{name}", np.mean(values[-1:] if name == "loss" else values))
+        self._record(logged)
         if self.gamma:
             explained = explained_variance(self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten())
             self.logger.record("train/explained_variance", explained)
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/clip_range", clip_range)
+
+    def _record(self, logged: dict[str, list[float]]) -> None:
+        for name, values in logged.items():
+            self.logger.record(f"train/{name}", np.mean(values[-1:] if name == "loss" else values))
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _train_epoch(self, clip_range: float, logged: dict[str, list[float]]) -> bool:
         """Take a step of gradient descent on each minibatch; return False if the policy has changed by more than ``target_kl`` allows."""

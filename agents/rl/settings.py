@@ -149,7 +149,7 @@ def _from_algo(features: Features, env: EnvConfig, network: NetworkConfig, algo:
     )
 
 
-LOGGED = ("policy_gradient_loss", "value_loss", "approx_kl", "clip_fraction", "explained_variance", "learning_rate")
+LOGGED = ("cross_entropy", "policy_gradient_loss", "value_loss", "approx_kl", "clip_fraction", "explained_variance", "learning_rate")
 
 
 def new_ppo(

@@ -63,7 +63,7 @@ def test_an_id_is_the_problem_of_its_environment(tmp_path):
 
 
 def test_the_default_is_all_algorithms_that_fit():
-    cells = {"a2c", "ars", "dqn", "expected_pg", "maskable_ppo", "ppo", "qrdqn", "recurrent_ppo", "trpo"}
+    cells = {"a2c", "ars", "dqn", "expected_pg", "imitation", "maskable_ppo", "ppo", "qrdqn", "recurrent_ppo", "trpo"}
     assert set(algorithms_of(CompareAlgorithms(id="AdaFocus-v0"))) == cells
     assert {"sac", "td3", "ddpg", "tqc", "crossq"} <= set(algorithms_of(CompareAlgorithms(id="AdaFocusContinuous-v0")))
 

@@ -36,7 +36,7 @@ from agents.runs.interrupts import Stopped
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
-BY_PPO = ("ppo", "expected_pg")  # which are set by the keys of ppo, and save a policy network
+BY_PPO = ("ppo", "expected_pg", "imitation")  # which are set by the keys of ppo, and save a policy network
 PAIRS = [(name, kind) for name, algorithm in ALGORITHMS.items() for kind in algorithm.actions if name not in BY_PPO]
 
 

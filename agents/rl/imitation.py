@@ -1,0 +1,84 @@
+"""Imitation: the supervised reference for policies, in the states that the policy itself visits.
+
+Where the clips have tracks, the policy learns the cell nearest to the target in the frames that show it. This is a diagnostic of what the
+glances and the network allow, and must not be reported as learned without labels. Elsewhere it learns the softmax over the rewards of all
+actions, for which the environment needs ``full_information``. A policy that was trained so can be the start of another training.
+"""
+
+import math
+from collections import defaultdict
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from adafocus_env.dynamics import Dynamics
+from agents.policies.baselines import Oracle
+from agents.rl.buffers import ClipRolloutBuffer
+from agents.rl.expected_pg import ExpectedPG
+from classifiers.errors import refuse_if
+
+
+class Imitation(ExpectedPG):
+    """Minimise the cross-entropy of the policy with its target: a cell, or a distribution over the actions.
+
+    Args:
+        args: those of `ExpectedPG`; discount factor, clipping and value function have no effect.
+        temperature: τ of the softmax over the rewards, in their unit; not read where the clips have tracks.
+        kwargs: those of `ExpectedPG`.
+
+    Raises:
+        InputError: if actions are not discrete, the temperature is not positive, or the clips have no tracks and the environment does not
+            report the reward of every action.
+    """
+
+    def __init__(self, *args: Any, temperature: float = 0.1, **kwargs: Any) -> None:
+        refuse_if(not 0 < temperature < math.inf, f"temperature must be positive and finite, got {temperature}")
+        self.temperature = temperature
+        super().__init__(*args, **kwargs)
+
+    @property
+    def _dynamics(self) -> Dynamics:
+        assert self.env is not None
+        return cast(Dynamics, self.env.get_attr("dynamics", 0)[0])
+
+    def _buffer_class(self) -> type[ClipRolloutBuffer]:
+        if self._dynamics.features.clips.has_truth:
+            return ClipRolloutBuffer
+        refuse_if(
+            not len(self._dynamics.alternatives),
+            "algo=imitation needs clips with tracks, or the reward of every action: set env.full_information=true, which needs a bank",
+        )
+        return super()._buffer_class()
+
+    def train(self) -> None:
+        """Update the policy with the states of the rollout."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        logged: dict[str, list[float]] = defaultdict(list)
+        for _ in range(self.n_epochs):
+            self._train_epoch(0.0, logged)
+        self._record(logged)
+
+    def loss(self, batch: Any, clip_range: float) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss of a minibatch, and what is logged of it, by name; nothing is clipped."""
+        log_probs = self._log_probs(batch)
+        by_track = self._dynamics.features.clips.has_truth
+        target = self._cells(batch.observations, log_probs) if by_track else (batch.action_rewards / self.temperature).softmax(1)
+        cross_entropy = -(target * log_probs).sum() / target.sum().clamp_min(1)
+        entropy_loss = (log_probs.exp() * log_probs).sum(1).mean()
+        loss = cross_entropy + self.ent_coef * entropy_loss
+        measured = {"cross_entropy": cross_entropy, "entropy_loss": entropy_loss, "loss": loss}
+        return loss, {name: value.item() for name, value in measured.items()}
+
+    def _cells(self, references: Tensor, log_probs: Tensor) -> Tensor:
+        """Return targets (B, A): 1 for the cell nearest to the target, zeros where the frame does not show it."""
+        features = self._dynamics.features
+        clips = references[:, :2].long().cpu().numpy()
+        cells = torch.from_numpy(Oracle(features).choose(clips)).to(log_probs.device)
+        target = torch.zeros_like(log_probs).scatter_(1, cells[:, None], 1.0)
+        for row, (clip, step) in enumerate(clips):
+            known = features.clips.targets(int(clip))
+            if known is not None and not known.visible.reshape(features.num_steps, -1)[step].any():
+                target[row] = 0
+        return target
