@@ -1,7 +1,7 @@
 """Buffers whose minibatches are whole clips, so that a recurrent extractor runs once over every clip of a minibatch."""
 
 from collections.abc import Generator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from gymnasium import spaces
@@ -127,15 +127,16 @@ class AllActionRolloutBuffer(ClipRolloutBuffer):
     """
 
     env: VecEnv
-    action_rewards: NDArray[np.float32]
-    action_log_probs: NDArray[np.float32]
+    action_rewards: NDArray[Any]
+    action_log_probs: NDArray[Any]
     per_step = (*ClipRolloutBuffer.per_step, "rewards", "action_rewards")
 
     def reset(self) -> None:
         """Empty the buffer."""
         super().reset()
-        self.action_rewards = np.zeros((self.buffer_size, self.n_envs, int(self.action_space.n)), np.float32)  # type: ignore[attr-defined]
-        self.action_log_probs = np.zeros((self.buffer_size * self.n_envs, self.action_rewards.shape[-1]), np.float32)
+        num_actions = int(cast(spaces.Discrete, self.action_space).n)
+        self.action_rewards = np.zeros((self.buffer_size, self.n_envs, num_actions), np.float32)
+        self.action_log_probs = np.zeros((self.buffer_size * self.n_envs, num_actions), np.float32)
 
     def add(self, *step: Any, **named: Any) -> None:
         """Add a step as `RolloutBuffer` does, with what the environment reports of the other actions.

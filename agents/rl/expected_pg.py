@@ -12,7 +12,7 @@ gradient is exact, and there is nothing for a critic to learn.
 """
 
 from collections import defaultdict
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -106,7 +106,7 @@ class ExpectedPG(PPO):
             later = batch.advantages - (batch.rewards - expected_reward)
             taken = ratio.gather(1, batch.actions.long())[:, 0]
             objective = objective + clipped(taken, later / scale, clip_range)
-        policy_loss, entropy_loss = -objective.mean(), -entropy.mean()
+        policy_loss, entropy_loss = -objective.mean(), -cast(Tensor, entropy).mean()
         loss = policy_loss + self.ent_coef * entropy_loss
         measured = {
             "policy_gradient_loss": policy_loss, "entropy_loss": entropy_loss, "approx_kl": (old_probs * (old - log_probs)).sum(1).mean(),
