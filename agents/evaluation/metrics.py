@@ -139,8 +139,10 @@ def add_gaps(results: Mapping[str, dict[str, Any]]) -> None:
     Args:
         results: By the name of the policy. The greedy oracle stands in for an oracle where there is no ground truth.
     """
-    random, oracle = results["random"], results.get("oracle", results.get("greedy_oracle"))
-    for result in results.values() if oracle is not None else ():
+    random, oracle = results["random"], results.get("oracle") or results.get("greedy_oracle")
+    if oracle is None:
+        return
+    for result in results.values():
         shares = {name: share_of_gap(result[key], random[key], oracle[key]) for name, key in GAPS.items()}
         result |= {name: share for name, share in shares.items() if share is not None}
 
@@ -307,9 +309,10 @@ def _top1_first(evaluation: PolicyEvaluation) -> tuple[Counts, Counts] | None:
     """Accuracy after the first decision with a patch in a frame that shows the target, in clips that have one."""
     if (seen := seen_frames(evaluation)) is None:
         return None
-    decisions = seen.any(-1)
-    right = hits(evaluation.scores, evaluation.labels, 1)[np.arange(len(seen)), decisions.argmax(1)]
-    return right & decisions.any(1), decisions.any(1)
+    decisions: Counts = seen.any(axis=-1)
+    right: Counts = hits(evaluation.scores, evaluation.labels, 1)[np.arange(len(seen)), decisions.argmax(1)]
+    counted: Counts = decisions.any(axis=1)
+    return right & counted, counted
 
 
 def _top1_anytime(evaluation: PolicyEvaluation) -> tuple[Counts, Counts]:
