@@ -309,9 +309,9 @@ def _top1_first(evaluation: PolicyEvaluation) -> tuple[Counts, Counts] | None:
     """Accuracy after the first decision with a patch in a frame that shows the target, in clips that have one."""
     if (seen := seen_frames(evaluation)) is None:
         return None
-    decisions: Counts = seen.any(axis=-1)
+    decisions: Counts = seen.sum(-1) > 0
     right: Counts = hits(evaluation.scores, evaluation.labels, 1)[np.arange(len(seen)), decisions.argmax(1)]
-    counted: Counts = decisions.any(axis=1)
+    counted: Counts = decisions.sum(1) > 0
     return right & counted, counted
 
 
