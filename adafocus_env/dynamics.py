@@ -340,18 +340,16 @@ class Dynamics:
         """
         labels = self._labels[clips]
         on_device = self._on_device(labels)
-        true, prediction = self._of_labels(judged, on_device), probabilities.argmax(-1)
-        confidence: Values = self._of_labels(probabilities[None], on_device)[0]
-        first = 1 + len(self._compared) + self._num_sampled
-        zeros = self.reward.baseline == "zeros"
-        compared, end = (slice(-1, None), len(true) - 1) if zeros else (slice(1, first), len(true))
+        true, prediction = self._of_labels(torch.cat([probabilities[None], judged]), on_device), probabilities.argmax(-1)
+        last, zeros = 2 + len(self._compared) + self._num_sampled, self.reward.baseline == "zeros"
+        compared, end = (slice(-1, None), len(true) - 1) if zeros else (slice(2, last), len(true))
         alternatives = slice(end - len(self.alternatives), end)
         if not self._tensors:
             confidences, predicted = to_array(true), to_array(prediction)
             baseline = confidences[compared].sum(0) / np.float32(max(1, len(confidences[compared])))
-            return to_array(confidence), confidences[0], baseline, predicted, predicted == labels, confidences[alternatives].T
+            return *confidences[:2], baseline, predicted, predicted == labels, confidences[alternatives].T
         baseline = true[compared].sum(0) / max(1, len(true[compared]))
-        return confidence, true[0], baseline, prediction, prediction == on_device, true[alternatives].T
+        return *true[:2], baseline, prediction, prediction == on_device, true[alternatives].T
 
     def _reward(self, *measured: Values) -> Any:
         """Return the reward of confidence, previous confidence and baseline."""

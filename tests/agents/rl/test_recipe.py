@@ -247,7 +247,7 @@ def test_the_recipe_says_all_that_the_released_code_does():
     assert config.network == NetworkConfig("published", channels=32, features=1024, hidden=1024)
     shown = {key: value for key, value in asdict(config.ppo).items() if value != getattr(PPOConfig(), key)}
     assert shown == {
-        "n_steps": None, "batch_size": None, "n_epochs": 1, "learning_rate": 3e-4, "gae_lambda": 1.0, "max_grad_norm": None,
+        "n_steps": None, "batch_size": None, "n_epochs": 1, "learning_rate": 3e-4, "gamma": 0.7, "gae_lambda": 1.0, "max_grad_norm": None,
         "adam_eps": 1e-8, "ortho_init": False, "normalize_advantage": False, "normalize_returns": True,
     }  # fmt: skip
 
