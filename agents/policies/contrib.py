@@ -1,17 +1,41 @@
-"""Policies for two algorithms of sb3-contrib with their own networks: one with an LSTM, and one with very few weights."""
+"""Policies for further algorithms of sb3-contrib: with action masks, with an LSTM, and with very few weights.
+
+The last two have their own networks, whatever ``network.name`` is.
+"""
 
 from typing import Any
 
 import torch
 from gymnasium import spaces
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
-from agents.policies.sb3 import MapReferenceExtractor, SigmoidMeanPolicy, parse_action_space
+from agents.policies.networks import PolicyArchitecture
+from agents.policies.off_policy import architecture_of, refuse_layers
+from agents.policies.sb3 import MapReferenceExtractor, SigmoidMeanPolicy, observes_patch_count, parse_action_space
 from classifiers.errors import refuse_if
+
+
+class MaskablePatchPolicy(MaskableActorCriticPolicy):
+    """sb3-contrib's policy with action masks, with the actor and the critic of the network's architecture.
+
+    The linear layers of the published network are those of sb3-contrib.
+    """
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        """Make the networks and the optimizer."""
+        super()._build(lr_schedule)
+        architecture = architecture_of(self)
+        if isinstance(architecture, PolicyArchitecture):
+            return
+        refuse_layers("net_arch", self.net_arch)
+        self.action_net = architecture.actor(*parse_action_space(self.action_space)).to(self.device)
+        self.value_net = architecture.critic(observes_patch_count(self.observation_space)).to(self.device)  # type: ignore[assignment]
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
 
 class LstmPolicy(SigmoidMeanPolicy, RecurrentActorCriticPolicy):

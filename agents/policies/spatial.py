@@ -161,10 +161,9 @@ class SpatialActor(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """Features (…, F) → logits (…, G²) or locations before the sigmoid (…, 2); with skipping (…, F + 1) → one output more."""
-        if self.skip is None:
-            return self._locations(states)
         features, num_patches = states[..., : self.scores.inputs], states[..., self.scores.inputs :].sum(-1)  # none observed: 0
-        return torch.cat([self._locations(features), self.skip(self.pool(features), num_patches)], dim=-1)
+        locations = self._locations(features)
+        return locations if self.skip is None else torch.cat([locations, self.skip(self.pool(features), num_patches)], dim=-1)
 
     def for_all_counts(self, states: Tensor) -> Tensor:
         """Features (N, D, F) → outputs (N, D, D, …) after 0, 1, … D − 1 patches."""
