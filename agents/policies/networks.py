@@ -378,7 +378,7 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu") -> Polic
     card: Any = read_json(folder, CARD, f"policy={folder}").get("network")
     try:
         sizes = {**card, "map_shape": tuple(card["map_shape"])}
-        kind = lookup("its kind", sizes.pop("kind", PolicyArchitecture.kind), NETWORKS)  # earlier versions had one kind only
+        kind = lookup("network.kind", sizes.pop("kind", PolicyArchitecture.kind), NETWORKS)  # earlier versions had one kind only
         arguments = {"grid": sizes.pop("grid"), **{key: sizes.pop(key) for key in ("std", "skips", "keep_threshold") if key in sizes}}
         policy = PolicyNetwork(kind(**sizes), **arguments)
     except (TypeError, KeyError, ValueError, RuntimeError) as problem:

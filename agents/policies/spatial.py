@@ -6,6 +6,7 @@ every grid and every size of the glance map.
 """
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
@@ -157,6 +158,12 @@ class SpatialActor(nn.Module):
         size, share = architecture.map_shape[1:], architecture.patch_share
         sampling = pixel_locations(size, share) if grid is None else cell_weights(size, grid, share)
         self.register_buffer("sampling", sampling, persistent=False)
+        if grid is not None and grid > min(size):
+            warnings.warn(
+                f"a {grid}×{grid} grid is finer than the {size[0]}×{size[1]} score map, which cannot tell neighbouring cells apart; set "
+                f"env.grid={min(size)} or less",
+                stacklevel=2,
+            )
         self.pool, self.skip = Pool(self.scores.shape), SkipHead(2 * architecture.width, grid or 1) if skips else None
 
     def forward(self, states: Tensor) -> Tensor:

@@ -148,6 +148,8 @@ REFUSED = [
     (TrainPPO, "env.skipped", "", "env.action=grid skips no frame; set env.action=skip"),
     (TrainPPO, "env.bank_dtype", "env.bank=false", "with env.bank=false features are stored nowhere; leave it out, or set env.bank=true"),
     (TrainPPO, "network.hidden", "policy=DIR", "policy=DIR has its network already; leave one of them out"),
+    (TrainPPO, "network.hidden", "", "network=spatial does not read it; leave it out, or choose another network"),
+    (TrainPPO, "network.width", "network.name=published", "network=published does not read it"),
     (TrainPPO, "network.std", "env.action=skip", "env.action=skip has cells, and the standard deviation is that of locations"),
     (TrainPPO, "ppo.total_steps", "ppo.epochs=3", "ppo.epochs=3 counts instead; set that, or ppo.epochs=null"),
     (TrainPPO, "ppo.validate_every", "data.val=0", "data.val=0 leaves nothing to validate on"),
@@ -178,7 +180,10 @@ REFUSED = [
     (Train, "ppo", "algo.observation=map", r"algo=ppo algo\.observation=map learns by other keys"),
     (Train, "algo.total_steps", "", "with PPO, set the keys of ppo"),
     *(
-        (Train, f"network.{key}", f"algo.observation={seen} algo.name={name}", f"the policy of algo={name.split()[0]} .*lacks it")
+        (
+            Train, f"network.{key}", f"network.name=published algo.observation={seen} algo.name={name}",
+            f"the policy of algo={name.split()[0]} .*lacks it",
+        )
         for key, name, seen in (
             ("channels", "ars", "reference"), ("features", "dqn", "map"), ("hidden", "recurrent_ppo", "reference"),
             ("batch_norm", "dqn", "reference"), ("memory", "recurrent_ppo", "reference"), ("std", "sac env.action=continuous", "reference"),

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from omegaconf import OmegaConf
 from adafocus_env.features.live import count_steps
 from adafocus_env.videos.published import PUBLISHED
 from agents.config.command import compose_config
-from agents.config.settings import NetworkConfig, TrainPPO, TrainStages
-from agents.policies.networks import PolicyArchitecture, PolicyNetwork
+from agents.config.policy import KEYS
+from agents.config.settings import TrainPPO, TrainStages
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork, architecture_of
 from agents.rl.settings import check_ppo
 from benchmarks import published_flops
 from classifiers.classifier import Classifier
@@ -129,8 +130,8 @@ def test_a_published_point_loads_and_its_networks_can_be_built(name, size, gflop
         )
         steps = count_steps(classifier, Lengths(config.data), config.env.video_div)
         maps = 1280 * (config.data.glance_frames or config.data.num_frames) // steps
-        sizes = config.network.channels, config.network.features, config.network.hidden, config.network.batch_norm
-        network = PolicyArchitecture((maps, 7, 7), *sizes)
+        network = architecture_of((maps, 7, 7), config.patch_size / 224, config.network)
+        assert isinstance(network, PolicyArchitecture)
         grid = None if config.env.action == "continuous" else config.env.grid
         policy = PolicyNetwork(network, grid, config.network.std, skips=gflops is not None)
     assert steps == (1 if something else 16) and policy.grid == (None if something else 7)
@@ -149,7 +150,7 @@ def test_the_published_policy_network_is_written_out():
     """The defaults of the policy network may change without changing what is published."""
     for name, channels in (("released", 32), ("released_continuous", 64)):
         network = OmegaConf.load(ROOT / "configs" / "ppo" / f"{name}.yaml").network
-        assert set(network) == {field.name for field in fields(NetworkConfig)}
+        assert set(network) == {"name", *KEYS["published"], "std"} and network.name == "published"
         assert (network.channels, network.features, network.hidden, network.memory) == (channels, 1024, 1024, True)
 
 

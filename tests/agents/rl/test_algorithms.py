@@ -25,7 +25,7 @@ from agents import evaluate, train, train_ppo
 from agents.config.command import compose_config
 from agents.config.settings import Evaluate, Train, TrainPPO
 from agents.evaluation.evaluate import evaluate_policy
-from agents.policies.networks import PolicyArchitecture
+from agents.policies.networks import architecture_of
 from agents.policies.sb3 import ClipReferenceExtractor, cache_outputs
 from agents.rl import trainer as algorithm
 from agents.rl.algorithms import ALGORITHMS, CONTINUOUS, DISCRETE, check_fits, class_of, fitting, nearest_name
@@ -139,7 +139,7 @@ def test_outputs_of_a_target_network_that_moved_are_not_cached(bank):
     """Stable-Baselines3 moves target networks through ``data``, which PyTorch's version counters do not see."""
 
     space = OBSERVATIONS["reference"](bank).space
-    extractor = ClipReferenceExtractor(space, PolicyArchitecture.from_config(bank.map_shape, NETWORK))
+    extractor = ClipReferenceExtractor(space, architecture_of(bank.map_shape, 0.25, NETWORK))
     extractor.bind(bank)
     cache_outputs(extractor, False)
     references = torch.tensor([[0, 1], [3, 2]])

@@ -22,7 +22,7 @@ from adafocus_env.build import build_features
 from adafocus_env.demo.videos import CLASSES
 from agents.config.command import compose_config
 from agents.config.settings import EnvConfig, NetworkConfig, PPOConfig, TrainPPO
-from agents.policies.networks import PolicyArchitecture, PolicyNetwork
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork, architecture_of
 from agents.policies.sb3 import extractor_of, load_network, same_modules, to_network
 from agents.rl.buffers import NormalizedReturnsBuffer
 from agents.rl.environment import make_environment
@@ -138,7 +138,7 @@ def test_one_update_of_the_discrete_policy(frame_maps, stored, patch_size):
     start = f"activitynet.p{patch_size}.ppo."
     theirs = {name.removeprefix(start): value for name, value in stored.items() if name.startswith(start)}
     config = recipe("ppo=released")
-    network = PolicyArchitecture.from_config((1280, 7, 7), config.network)
+    network = architecture_of((1280, 7, 7), patch_size / 224, config.network)
     assert network == PolicyArchitecture((1280, 7, 7))  # the paper's
     model = authors_ppo(frame_maps, GridAction(7, 224, patch_size), authors_policy("activitynet", network, 7), config)
 
@@ -196,7 +196,7 @@ def stacked_maps(stored):
 @pytest.fixture
 def continuous(stacked_maps):
     config = recipe("ppo=released_continuous")
-    network = PolicyArchitecture.from_config((10240, 7, 7), config.network)
+    network = architecture_of((10240, 7, 7), 144 / 224, config.network)
     assert network == PolicyArchitecture((10240, 7, 7), channels=64, batch_norm=True)
     model = authors_ppo(stacked_maps, ContinuousAction(224, 144), authors_policy("something", network, None), config)
     extractor_of(model.policy).encoder.frame[2].register_forward_pre_hook(let_pass)
@@ -243,7 +243,8 @@ def test_one_update_of_the_continuous_policy(continuous, stored):
 
 def test_the_recipe_says_all_that_the_released_code_does():
     config = recipe("ppo=released")
-    assert (config.env.num_envs, config.env.action, config.network) == (64, "grid", NetworkConfig(32, 1024, 1024))
+    assert (config.env.num_envs, config.env.action) == (64, "grid")
+    assert config.network == NetworkConfig("published", channels=32, features=1024, hidden=1024)
     shown = {key: value for key, value in asdict(config.ppo).items() if value != getattr(PPOConfig(), key)}
     assert shown == {
         "n_steps": None, "batch_size": None, "n_epochs": 1, "learning_rate": 3e-4, "gae_lambda": 1.0, "max_grad_norm": None,
@@ -265,7 +266,8 @@ def test_what_the_recipe_says_is_what_stable_baselines3_does(bank):
 
 def test_the_recipe_of_the_continuous_policy():
     config, discrete = recipe("ppo=released_continuous"), recipe("ppo=released")
-    assert config.env.action == "continuous" and config.network == NetworkConfig(64, 1024, 1024, batch_norm=True, std=0.25)
+    assert config.env.action == "continuous"
+    assert config.network == NetworkConfig("published", channels=64, features=1024, hidden=1024, batch_norm=True, std=0.25)
     assert config.ppo == replace(discrete.ppo, batch_statistics=True)
 
 
