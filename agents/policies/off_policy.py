@@ -127,7 +127,7 @@ class CellScoringPolicy(BasePolicy):
 
     def cell_values(self, quantiles: int = 1) -> CellValues:
         """Return a new `CellValues` for this policy's spaces."""
-        return CellValues(architecture_of(self), self.observation_space, self.action_space, quantiles).to(self.device)
+        return CellValues(spatial_architecture(self), self.observation_space, self.action_space, quantiles).to(self.device)
 
 
 class SpatialDQNPolicy(CellScoringPolicy, DQNPolicy):
@@ -172,7 +172,7 @@ class SoftArgmaxPolicy(BasePolicy):
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """Return a new actor."""
         actor = super().make_actor(features_extractor)  # type: ignore[misc]
-        architecture = architecture_of(self)
+        architecture = spatial_architecture(self)
         location = LocationActor(architecture, *parse_action_space(self.action_space))
         if not hasattr(actor, "log_std"):  # TD3's
             actor.mu = nn.Sequential(location, nn.Tanh())
@@ -187,7 +187,7 @@ class SoftArgmaxPolicy(BasePolicy):
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """Return a new critic."""
         critic = super().make_critic(features_extractor)  # type: ignore[misc]
-        readers = (ReadAtAction(architecture_of(self), self.observation_space) for _ in critic.q_networks)
+        readers = (ReadAtAction(spatial_architecture(self), self.observation_space) for _ in critic.q_networks)
         critic.q_networks = [nn.Sequential(*pair) for pair in zip(readers, critic.q_networks, strict=True)]
         for index, network in enumerate(critic.q_networks):
             setattr(critic, f"qf{index}", network)
@@ -197,7 +197,7 @@ class SoftArgmaxPolicy(BasePolicy):
         """Return the arguments of an actor or a critic; the first layer of a critic reads what `ReadAtAction` returns."""
         arguments = super()._update_features_extractor(net_kwargs, features_extractor)
         if "n_critics" in arguments:
-            arguments["features_dim"] = ReadAtAction.features(architecture_of(self), self.observation_space)
+            arguments["features_dim"] = ReadAtAction.features(spatial_architecture(self), self.observation_space)
         return arguments
 
 
@@ -230,7 +230,7 @@ class SpatialCrossQPolicy(SoftArgmaxPolicy, CrossQPolicy):
     """CrossQ's policy on the spatial network."""
 
 
-def architecture_of(policy: BasePolicy) -> SpatialArchitecture:
+def spatial_architecture(policy: BasePolicy) -> SpatialArchitecture:
     """Return the architecture of a policy whose extractor is `ClipReferenceExtractor`."""
     return policy.features_extractor_kwargs["architecture"]
 

@@ -102,7 +102,7 @@ def _off_policy(path: str) -> str:
 
 
 def _policy_gradient(path: str, *more_keys: str) -> Algorithm:
-    return Algorithm(path, policy="agents.policies.sb3.PatchActorCriticPolicy", network=(*SIZES, "std", *more_keys))
+    return Algorithm(path, policy="agents.policies.sb3.PatchActorCriticPolicy", network=(*SIZES, "std", "learn_std", *more_keys))
 
 
 ALGORITHMS: dict[str, Algorithm] = {
@@ -294,7 +294,7 @@ def _policy(algorithm: Algorithm, interface: Interface, config: AlgoConfig, netw
     kind = PolicyArchitecture.from_config if algorithm.extractor is FrameReferenceExtractor else architecture_of
     extractor_kwargs = {"architecture": kind(interface.map_shape, interface.patch_share, network)}
     kwargs = {"features_extractor_class": algorithm.extractor, "features_extractor_kwargs": extractor_kwargs}
-    return policy, {**kwargs, "std": network.std} if "std" in algorithm.network else kwargs
+    return policy, {**kwargs, "std": network.std, "learn_std": network.learn_std} if "std" in algorithm.network else kwargs
 
 
 def _to_arguments(settings: Mapping[str, Any], interface: Interface) -> dict[str, Any]:

@@ -1,11 +1,27 @@
 """The spatial network of the off-policy algorithms: values of cells, locations as actions, critics that read the map at the action."""
 
+import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from torch import nn
 
-from agents.policies.off_policy import CellValues, LocationActor, ReadAtAction, bilinear_weights
-from agents.policies.spatial import SpatialArchitecture, cell_weights
+from agents.policies.contrib import MaskablePatchPolicy
+from agents.policies.off_policy import (
+    CellValues,
+    LocationActor,
+    ReadAtAction,
+    SpatialCrossQPolicy,
+    SpatialDQNPolicy,
+    SpatialQRDQNPolicy,
+    SpatialSACPolicy,
+    SpatialTD3Policy,
+    SpatialTQCPolicy,
+    bilinear_weights,
+)
+from agents.policies.sb3 import ClipReferenceExtractor, PatchActorCriticPolicy, to_network
+from agents.policies.spatial import PooledCritic, SpatialActor, SpatialArchitecture, cell_weights
+from classifiers.errors import InputError
 
 SHARE = 0.25
 ARCHITECTURE = SpatialArchitecture((5, 6, 8), SHARE, width=4)
@@ -65,3 +81,84 @@ def test_a_critic_has_a_gradient_with_respect_to_the_action():
     reader = ReadAtAction(ARCHITECTURE, REFERENCE).double()
     states, actions = maps().double(), torch.tensor([[-0.9, 0.13], [0.31, 0.77], [0.05, -0.4]], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda action: reader(torch.cat([states, action], 1)), actions)
+
+
+def policy(kind, actions, observations=REFERENCE, **kwargs):
+    torch.manual_seed(0)
+    extractor = {"features_extractor_class": ClipReferenceExtractor, "features_extractor_kwargs": {"architecture": ARCHITECTURE}}
+    return kind(observations, actions, lambda _: 1e-3, **extractor, **kwargs)
+
+
+CELLS, LOCATIONS = spaces.Discrete(10), spaces.Box(0, 1, (3,), np.float32)
+ACTOR_CRITICS = (SpatialSACPolicy, SpatialTD3Policy, SpatialTQCPolicy, SpatialCrossQPolicy)
+
+
+@pytest.mark.parametrize("kind", ACTOR_CRITICS)
+def test_an_actor_scores_the_map_and_a_critic_keeps_its_layers(kind):
+    made = policy(kind, LOCATIONS, WITH_COUNT, net_arch={"pi": [], "qf": [7]}, n_critics=3)
+    assert sum(isinstance(module, LocationActor) for module in made.actor.modules()) == 1
+    reader, layers = made.critic.q_networks[2]
+    assert made.critic.qf2 is made.critic.q_networks[2] and isinstance(reader, ReadAtAction)
+    sizes = [(module.in_features, module.out_features) for module in layers.modules() if isinstance(module, nn.Linear)]
+    assert sizes == [(3 * 4 + 1 + 3, 7), (7, 25 if kind is SpatialTQCPolicy else 1)]
+    assert len(list(made.critic.parameters())) == sum(len(group["params"]) for group in made.critic.optimizer.param_groups)
+    assert len(list(made.actor.parameters())) == sum(len(group["params"]) for group in made.actor.optimizer.param_groups)
+
+
+@pytest.mark.parametrize("kind", ACTOR_CRITICS)
+def test_the_layers_of_an_actor_are_refused(kind):
+    message = r"policy_kwargs\.net_arch\.pi must be \[\] with network=spatial, got \[8\]: .*; leave it out, or set network=published"
+    with pytest.raises(InputError, match=message):
+        policy(kind, LOCATIONS, WITH_COUNT, net_arch=[8])
+    assert [type(module).__name__ for module in policy(kind, LOCATIONS).critic.q_networks[0][1]].count("Linear") == 2, "the default"
+
+
+@pytest.mark.parametrize("kind", [SpatialDQNPolicy, SpatialQRDQNPolicy, MaskablePatchPolicy])
+def test_layers_between_map_and_score_map_are_refused(kind):
+    with pytest.raises(InputError, match=r"policy_kwargs\.net_arch must be \[\] with network=spatial, got \[8\]"):
+        policy(kind, CELLS, net_arch=[8])
+
+
+@pytest.mark.parametrize("kind", ACTOR_CRITICS)
+def test_locations_are_those_of_the_soft_argmax(kind):
+    """Whatever the algorithm's scaling, the action is the soft-argmax, and the third coordinate the inverse sigmoid of skipping."""
+    made = policy(kind, LOCATIONS, WITH_COUNT)
+    states = torch.cat([maps(), torch.tensor([[0.0], [1.0], [2.0]])], 1)
+    made.actor.extract_features = lambda obs, extractor: states
+    (actor,) = (module for module in made.actor.modules() if isinstance(module, SpatialActor))
+    nn.init.normal_(actor.scores.layers[-1].weight)
+    with torch.no_grad():
+        actions = torch.as_tensor(made.unscale_action(made.actor._predict(torch.zeros(3, 3), deterministic=True).numpy()))
+        expected = SpatialActor.forward(actor, states).sigmoid()
+    torch.testing.assert_close(actions, expected)
+    assert expected[:, :2].std(0).min() > 0.01
+
+
+@pytest.mark.parametrize("use_sde", [False, True])
+def test_the_spread_of_sac_is_learned_from_pooled_features_or_by_gsde(use_sde):
+    made = policy(SpatialSACPolicy, LOCATIONS, WITH_COUNT, use_sde=use_sde)
+    states = torch.cat([maps(), torch.ones(3, 1)], 1)
+    made.actor.extract_features = lambda obs, extractor: states
+    made.reset_noise(3) if use_sde else None
+    actions, log_prob = made.actor.action_log_prob(torch.zeros(3, 3))
+    log_prob.sum().backward()
+    spread = made.actor.log_std if use_sde else made.actor.log_std.weight
+    assert actions.shape == (3, 3) and spread.grad.abs().sum() > 0
+
+
+def test_masked_actions_have_the_actor_and_the_critic_of_the_architecture():
+    made = policy(MaskablePatchPolicy, CELLS, WITH_COUNT, net_arch=[])
+    assert isinstance(made.action_net, SpatialActor) and isinstance(made.value_net, PooledCritic)
+    states = torch.cat([maps(), torch.ones(3, 1)], 1)
+    made.pi_features_extractor.forward = lambda obs: states
+    masks = np.zeros((3, 10), bool)
+    masks[:, 4] = True
+    assert (made._predict(torch.zeros(3, 3), action_masks=masks) == 4).all()
+    assert {id(each) for each in made.parameters()} == {id(each) for group in made.optimizer.param_groups for each in group["params"]}
+
+
+def test_a_learned_standard_deviation_is_exported():
+    made = policy(PatchActorCriticPolicy, spaces.Box(0, 1, (2,)), std=0.3, learn_std=True)
+    assert to_network(made).std == pytest.approx(0.3) and made.log_std.requires_grad
+    made.log_std.data = torch.tensor([0.1, 0.3]).log()
+    assert to_network(made).std == pytest.approx(0.2)
