@@ -126,7 +126,7 @@ def test_locations_are_those_of_the_soft_argmax(kind):
     states = torch.cat([maps(), torch.tensor([[0.0], [1.0], [2.0]])], 1)
     made.actor.extract_features = lambda obs, extractor: states
     (actor,) = (module for module in made.actor.modules() if isinstance(module, SpatialActor))
-    nn.init.normal_(actor.scores.layers[-1].weight)
+    nn.init.normal_(actor.scores.layers[-1].weight, std=10)
     with torch.no_grad():
         actions = torch.as_tensor(made.unscale_action(made.actor._predict(torch.zeros(3, 3), deterministic=True).numpy()))
         expected = SpatialActor.forward(actor, states).sigmoid()
