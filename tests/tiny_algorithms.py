@@ -15,7 +15,8 @@ from agents.rl.trainer import train_policy
 from agents.runs.progress import Display
 from agents.runs.run_dir import RunDir
 
-NETWORK = NetworkConfig(channels=4, features=8, hidden=8)
+NETWORK = NetworkConfig("published", channels=4, features=8, hidden=8)
+SPATIAL = NetworkConfig("spatial", width=4)
 QUICK = {
     "learning_starts": 16, "gradient_steps": 2, "batch_size": 8, "buffer_size": 64, "n_steps": 4, "n_epochs": 1, "n_delta": 2,
     "n_top": 1, "n_eval_episodes": 4,
@@ -29,11 +30,11 @@ def settings(name, **more):
     return replace(algo, total_steps=96, validate_every=32, save_every=32, settings={**algo.settings, **quick, **more})
 
 
-def learn(folder, features, algo, kind=DISCRETE, *, force=False, seed=0, console=None, ppo=None, **env_settings):
+def learn(folder, features, algo, kind=DISCRETE, *, force=False, seed=0, console=None, network=NETWORK, ppo=None, **env_settings):
     kind_of_action = {"action": "grid", "baseline": "all"} if kind == DISCRETE else {"action": "continuous", "baseline": 1}
     env = EnvConfig(num_envs=4, **{**kind_of_action, **env_settings})
     with RunDir.open(folder, {}, force=force) as run, Display(console or Console(quiet=True)) as display:
-        algorithm = algorithm_settings(features, env, NETWORK, ppo or PPOConfig(), algo)
+        algorithm = algorithm_settings(features, env, network, ppo or PPOConfig(), algo)
         return train_policy(features, features, run, display, algorithm, env=env, seed=seed)
 
 

@@ -84,6 +84,7 @@ class NetworkConfig:
     batch_norm: bool = setting(False, "published: batch norm after the convolution")
     memory: bool = setting(True, "recurrent over the frames; false: each frame alone")
     std: float = setting(0.25, "standard deviation of a continuous policy, in halves of the range of locations", gt=0, allow_inf_nan=False)
+    learn_std: bool = setting(False, "learn that standard deviation, from std on")
     settings: dict[str, Any] = setting(dict, "arguments of a network that the plugin adds")
 
     def without_effect(self, command: Any, prefix: str) -> Iterator[tuple[str, str]]:
@@ -91,7 +92,7 @@ class NetworkConfig:
         if command.policy:
             yield " ".join(vars(self)), HAS_NETWORK.format(command.policy)
         if command.env.action in CELLS:
-            yield "std", f"env.action={command.env.action} has cells, and the standard deviation is that of locations; leave it out"
+            yield "std learn_std", f"env.action={command.env.action} has cells, and the standard deviation is of locations; leave it out"
         if read := KEYS.get(self.name):
             unread = {"settings", *(key for keys in KEYS.values() for key in keys)}.difference(read)
             yield " ".join(unread), f"network={self.name} does not read it; leave it out, or choose another network"

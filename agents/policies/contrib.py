@@ -1,17 +1,54 @@
-"""Policies for two algorithms of sb3-contrib with their own networks: one with an LSTM, and one with very few weights."""
+"""Policies for further algorithms of sb3-contrib: with action masks, with an LSTM, and with very few weights.
 
-from typing import Any
+The last two have their own networks, whatever ``network.name`` is.
+"""
+
+from typing import Any, cast
 
 import torch
 from gymnasium import spaces
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
-from agents.policies.sb3 import MapReferenceExtractor, SigmoidMeanPolicy, parse_action_space
+from agents.policies.networks import PolicyArchitecture
+from agents.policies.off_policy import refuse_layers
+from agents.policies.sb3 import ClipReferenceExtractor, MapReferenceExtractor, SigmoidMeanPolicy, observes_patch_count, parse_action_space
 from classifiers.errors import refuse_if
+
+
+class MaskablePatchPolicy(MaskableActorCriticPolicy):
+    """sb3-contrib's policy with action masks, with the actor and the critic of the network's architecture.
+
+    The linear layers of the published network are those of sb3-contrib.
+
+    Args:
+        args: those of sb3-contrib's policy.
+        net_arch: its layers between features, and actor or critic; with another network than the published one there are none.
+        kwargs: those of sb3-contrib's policy.
+
+    Raises:
+        InputError: if there are layers, and the network is not the published one.
+    """
+
+    def __init__(self, *args: Any, net_arch: list[int] | dict[str, list[int]] | None = None, **kwargs: Any) -> None:
+        if not isinstance(kwargs["features_extractor_kwargs"]["architecture"], PolicyArchitecture):
+            refuse_layers("net_arch", net_arch)
+            net_arch = []
+        super().__init__(*args, net_arch=net_arch, **kwargs)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        """Make the networks and the optimizer."""
+        super()._build(lr_schedule)
+        architecture = cast(ClipReferenceExtractor, self.features_extractor).architecture
+        if isinstance(architecture, PolicyArchitecture):
+            return
+        self.action_net = architecture.actor(*parse_action_space(self.action_space)).to(self.device)
+        self.value_net = architecture.critic(observes_patch_count(self.observation_space)).to(self.device)  # type: ignore[assignment]
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
 
 class LstmPolicy(SigmoidMeanPolicy, RecurrentActorCriticPolicy):

@@ -293,6 +293,8 @@ def parse_action_space(space: spaces.Space) -> tuple[int | None, bool]:
 def to_network(policy: ActorCriticPolicy) -> PolicyNetwork:
     """Return a copy of a `PatchActorCriticPolicy` without Stable-Baselines3; frozen, in eval mode.
 
+    Of a learned standard deviation it has the mean over the axes.
+
     Raises:
         InputError: if it skips and does not observe the number of patches so far.
     """
@@ -301,7 +303,8 @@ def to_network(policy: ActorCriticPolicy) -> PolicyNetwork:
         policy.skips and not observes_patch_count(policy.observation_space),
         "a policy that skips was trained without the number of patches: use the observation 'reference_looks'",
     )
-    network = PolicyNetwork(extractor_of(policy).architecture, policy.grid, policy.std, skips=policy.skips)
+    std = policy.log_std.exp().mean().item() if policy.grid is None and policy.learn_std else policy.std
+    network = PolicyNetwork(extractor_of(policy).architecture, policy.grid, std, skips=policy.skips)
     for target, source in same_modules(network, policy):
         target.load_state_dict(source.state_dict())
     return network.to(policy.device).eval().requires_grad_(False)

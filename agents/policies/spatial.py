@@ -158,20 +158,13 @@ class SpatialActor(nn.Module):
         size, share = architecture.map_shape[1:], architecture.patch_share
         sampling = pixel_locations(size, share) if grid is None else cell_weights(size, grid, share)
         self.register_buffer("sampling", sampling, persistent=False)
-        if grid is not None and grid > min(size):
-            warnings.warn(
-                f"a {grid}×{grid} grid is finer than the {size[0]}×{size[1]} score map, which cannot tell neighbouring cells apart; set "
-                f"env.grid={min(size)} or less",
-                stacklevel=2,
-            )
         self.pool, self.skip = Pool(self.scores.shape), SkipHead(2 * architecture.width, grid or 1) if skips else None
 
     def forward(self, states: Tensor) -> Tensor:
         """Features (…, F) → logits (…, G²) or locations before the sigmoid (…, 2); with skipping (…, F + 1) → one output more."""
-        if self.skip is None:
-            return self._locations(states)
         features, num_patches = states[..., : self.scores.inputs], states[..., self.scores.inputs :].sum(-1)  # none observed: 0
-        return torch.cat([self._locations(features), self.skip(self.pool(features), num_patches)], dim=-1)
+        locations = self._locations(features)
+        return locations if self.skip is None else torch.cat([locations, self.skip(self.pool(features), num_patches)], dim=-1)
 
     def for_all_counts(self, states: Tensor) -> Tensor:
         """Features (N, D, F) → outputs (N, D, D, …) after 0, 1, … D − 1 patches."""
@@ -242,8 +235,15 @@ class PooledCritic(nn.Module):
 def cell_weights(size: tuple[int, ...], grid: int, patch_share: float) -> Tensor:
     """Return the weights (h·w, G²) by which the cells read a map of size (h, w) at their centres: those of bilinear interpolation.
 
-    A matrix, because a matrix product is deterministic on every device and its multiply-adds are counted.
+    A matrix, because a matrix product is deterministic on every device and its multiply-adds are counted. Warns of a grid that is finer
+    than the map.
     """
+    if grid > min(size):
+        warnings.warn(
+            f"a {grid}×{grid} grid is finer than the {size[0]}×{size[1]} score map, which cannot tell neighbouring cells apart; set "
+            f"env.grid={min(size)} or less",
+            stacklevel=2,
+        )
     axis = (torch.linspace(0, 1, grid) * (1 - patch_share) + patch_share / 2) * 2 - 1 if grid > 1 else torch.zeros(1)
     row, column = torch.meshgrid(axis, axis, indexing="ij")
     centres = torch.stack([column, row], dim=-1).expand(math.prod(size), -1, -1, -1)  # (x, y) in [−1, 1]

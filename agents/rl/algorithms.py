@@ -24,6 +24,7 @@ from adafocus_env.features.live import Features
 from agents.config.settings import AlgoConfig, NetworkConfig, Train
 from agents.policies.networks import PolicyArchitecture, architecture_of
 from agents.policies.sb3 import ClipReferenceExtractor, FrameReferenceExtractor, ReferenceExtractor
+from agents.policies.spatial import SpatialArchitecture
 from agents.rl.buffers import ClipReplayBuffer
 from classifiers.errors import InputError, lookup, refuse_if, suggestion
 
@@ -68,6 +69,7 @@ class Algorithm:
         actions: the kinds of action that it supports.
         why: the reason, if it does not support both kinds.
         policy: a name that the class knows, or the dotted path of a policy class.
+        spatial: the same with network=spatial, by reference; None: ``policy``.
         extractor: of the policy, where it reads glances by reference; None: the policy has its own.
         network: the keys of `agents.config.settings.NetworkConfig` that the policy reads.
         samples_ahead: whether it samples the random numbers of a rollout before the rollout starts.
@@ -79,6 +81,7 @@ class Algorithm:
     actions: tuple[str, ...] = (DISCRETE, CONTINUOUS)
     why: str = ""
     policy: str = "MlpPolicy"
+    spatial: str | None = None
     extractor: type[ReferenceExtractor] | None = ClipReferenceExtractor
     network: tuple[str, ...] = SIZES
     samples_ahead: bool = False
@@ -87,15 +90,21 @@ class Algorithm:
 
 
 def _value_based(path: str) -> Algorithm:
-    return Algorithm(path, (DISCRETE,), "it is value-based and needs a finite set of actions")
+    return Algorithm(path, (DISCRETE,), "it is value-based and needs a finite set of actions", spatial=_off_policy(path))
 
 
 def _deterministic_gradient(path: str) -> Algorithm:
-    return Algorithm(path, (CONTINUOUS,), "its actor follows the critic's gradient with respect to the action, and cells have none")
+    why = "its actor follows the critic's gradient with respect to the action, and cells have none"
+    return Algorithm(path, (CONTINUOUS,), why, spatial=_off_policy(path))
+
+
+def _off_policy(path: str) -> str:
+    """Return the policy for an algorithm on the spatial network; DDPG is a TD3 with other settings."""
+    return f"agents.policies.off_policy.Spatial{path.rpartition('.')[2].replace('DDPG', 'TD3')}Policy"
 
 
 def _policy_gradient(path: str, *more_keys: str) -> Algorithm:
-    return Algorithm(path, policy="agents.policies.sb3.PatchActorCriticPolicy", network=(*SIZES, "std", *more_keys))
+    return Algorithm(path, policy="agents.policies.sb3.PatchActorCriticPolicy", network=(*SIZES, "std", "learn_std", *more_keys))
 
 
 ALGORITHMS: dict[str, Algorithm] = {
@@ -121,7 +130,10 @@ ALGORITHMS: dict[str, Algorithm] = {
     "qrdqn": _value_based("sb3_contrib.QRDQN"),
     "tqc": _deterministic_gradient("sb3_contrib.TQC"),
     "crossq": _deterministic_gradient("sb3_contrib.CrossQ"),
-    "maskable_ppo": Algorithm("sb3_contrib.MaskablePPO", (DISCRETE,), "masks exclude single actions and need a finite set of them"),
+    "maskable_ppo": Algorithm(
+        "sb3_contrib.MaskablePPO", (DISCRETE,), "masks exclude single actions and need a finite set of them",
+        policy="agents.policies.contrib.MaskablePatchPolicy",
+    ),
     "ars": Algorithm(
         "sb3_contrib.ARS",
         policy="agents.policies.contrib.SpatialSoftmaxPolicy", extractor=None, network=(), samples_ahead=True, counts_rows=True,
@@ -293,14 +305,15 @@ def _policy(algorithm: Algorithm, interface: Interface, config: AlgoConfig, netw
     """Return the policy, by name or as a class, and its arguments."""
     if config.observation not in BY_REFERENCE:
         return "MultiInputPolicy" if isinstance(interface.observation_space, spaces.Dict) else "MlpPolicy", {}
-    module, _, name = algorithm.policy.rpartition(".")
+    path = algorithm.spatial if algorithm.spatial and network.name == SpatialArchitecture.kind else algorithm.policy
+    module, _, name = path.rpartition(".")
     policy = getattr(importlib.import_module(module), name) if module else name
     if algorithm.extractor is None:
         return policy, {"map_shape": interface.map_shape, "patch_share": interface.patch_share}
     kind = PolicyArchitecture.from_config if algorithm.extractor is FrameReferenceExtractor else architecture_of
     extractor_kwargs = {"architecture": kind(interface.map_shape, interface.patch_share, network)}
     kwargs = {"features_extractor_class": algorithm.extractor, "features_extractor_kwargs": extractor_kwargs}
-    return policy, {**kwargs, "std": network.std} if "std" in algorithm.network else kwargs
+    return policy, {**kwargs, "std": network.std, "learn_std": network.learn_std} if "std" in algorithm.network else kwargs
 
 
 def _to_arguments(settings: Mapping[str, Any], interface: Interface) -> dict[str, Any]:

@@ -106,9 +106,10 @@ def _from_ppo(
     update = (ppo.n_steps or features.num_steps) * env.num_envs
     model_class = cast("type[PPO]", class_of(algo.name)) if algo else PPO
     extra = algo.settings if algo else {}
+    make = partial(new_ppo, model_class=model_class, extra=extra, learn_std=network.learn_std and start is None)
     return AlgorithmSettings(
         algorithm=ALGORITHMS["ppo"],
-        make_model=lambda venv, seed: new_ppo(venv, features, ppo, architecture, seed, std, model_class=model_class, extra=extra),
+        make_model=lambda venv, seed: make(venv, features, ppo, architecture, seed, std),
         to_policy=lambda model: to_network(model.policy),  # type: ignore[arg-type]
         save=lambda policy, venv, folder, about: save_policy(policy, folder, about),
         total_steps=total_steps(ppo, features),
@@ -160,6 +161,7 @@ def new_ppo(
     seed: int,
     std: float = 0.25,
     *,
+    learn_std: bool = False,
     model_class: type[PPO] = PPO,
     extra: Mapping[str, Any] = MappingProxyType({}),
 ) -> PPO:
@@ -172,6 +174,7 @@ def new_ppo(
         architecture: of the policy.
         seed: of all random numbers.
         std: of a continuous policy.
+        learn_std: whether it is learned, from ``std`` on.
         model_class: PPO or a subclass.
         extra: arguments of ``model_class`` that the config does not have.
 
@@ -187,6 +190,7 @@ def new_ppo(
         "features_extractor_class": ClipReferenceExtractor,
         "features_extractor_kwargs": {"architecture": architecture, "batch_statistics": config.batch_statistics},
         "std": std,
+        "learn_std": learn_std,
         "ortho_init": config.ortho_init,
         "optimizer_kwargs": {"eps": config.adam_eps, "fused": True},  # unfused, Adam is a tenth of an iteration on a CPU
     }

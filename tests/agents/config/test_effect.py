@@ -155,7 +155,7 @@ REFUSED = [
     (TrainPPO, "network.hidden", "policy=DIR", "policy=DIR has its network already; leave one of them out"),
     (TrainPPO, "network.hidden", "", "network=spatial does not read it; leave it out, or choose another network"),
     (TrainPPO, "network.width", "network.name=published", "network=published does not read it"),
-    (TrainPPO, "network.std", "env.action=skip", "env.action=skip has cells, and the standard deviation is that of locations"),
+    (TrainPPO, "network.std", "env.action=skip", "env.action=skip has cells, and the standard deviation is of locations"),
     (TrainPPO, "ppo.total_steps", "ppo.epochs=3", "ppo.epochs=3 counts instead; set that, or ppo.epochs=null"),
     (TrainPPO, "ppo.validate_every", "data.val=0", "data.val=0 leaves nothing to validate on"),
     (TrainPPO, "architecture.shift_place", "classifier=small", "there is no temporal shift; set architecture.shift"),

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from gymnasium import spaces
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnvWrapper
-from tiny_algorithms import NETWORK, QUICK, after_line, learn, metrics, settings, stored
+from tiny_algorithms import NETWORK, QUICK, SPATIAL, after_line, learn, metrics, settings, stored
 from tiny_training import NEW, SETTINGS, Crash, crash, left_by_force, make_folder, tiny_networks
 
 from adafocus_env.action import ContinuousAction
@@ -38,6 +39,12 @@ from classifiers.errors import InputError
 
 BY_PPO = ("ppo", "expected_pg", "imitation")  # which are set by the keys of ppo, and save a policy network
 PAIRS = [(name, kind) for name, algorithm in ALGORITHMS.items() for kind in algorithm.actions if name not in BY_PPO]
+NETWORKS = [(*pair, NETWORK) for pair in PAIRS] + [(*pair, SPATIAL) for pair in PAIRS if pair[0] not in ("recurrent_ppo", "ars")]
+
+
+def named(value):
+    """A short name of a network in the name of a test."""
+    return getattr(value, "name", None)
 
 
 class MyDQN(DQN):
@@ -66,11 +73,15 @@ def test_the_table_has_all_algorithms_of_both_libraries():
     assert all(algorithm.why for algorithm in ALGORITHMS.values() if len(algorithm.actions) == 1)
 
 
-@pytest.mark.parametrize(("name", "kind"), slow_except([("dqn", DISCRETE), ("sac", CONTINUOUS), ("ars", DISCRETE)], PAIRS))
-def test_every_algorithm_learns_and_is_resumed(tmp_path, bank, locations, name, kind):
+@pytest.mark.parametrize(
+    ("name", "kind", "network"),
+    slow_except([("dqn", DISCRETE, SPATIAL), ("sac", CONTINUOUS, SPATIAL), ("ars", DISCRETE, NETWORK)], NETWORKS), ids=named,
+)  # fmt: skip
+def test_every_algorithm_learns_and_is_resumed(tmp_path, bank, locations, name, kind, network):
     """Stopped after its first line and killed after its second, it ends with the same metrics, state and best model."""
     features, algo = (bank if kind == DISCRETE else locations), settings(name)
-    trained = learn(tmp_path / "whole", features, algo, kind)
+    learn_in = partial(learn, features=features, algo=algo, kind=kind, network=network)
+    trained = learn_in(tmp_path / "whole")
     lines = RunDir(tmp_path / "whole").metrics()
     assert [line["steps"] for line in lines][-1] >= 96 and len(lines) >= 2
     assert all({"return", "accuracy", "val_top1", "val_confidence"} <= set(line) for line in lines)
@@ -79,12 +90,12 @@ def test_every_algorithm_learns_and_is_resumed(tmp_path, bank, locations, name, 
     assert played.confidence_anytime.mean() == pytest.approx(best["val_confidence_anytime"], abs=1e-6), "what comes back is the best model"
 
     with after_line(1, lambda: signal.raise_signal(signal.SIGINT)), pytest.raises(Stopped):
-        learn(tmp_path / "stopped", features, algo, kind)
+        learn_in(tmp_path / "stopped")
     assert len(RunDir(tmp_path / "stopped").metrics()) == 1
     with after_line(1, crash), pytest.raises(Crash):
-        learn(tmp_path / "stopped", features, algo, kind)
+        learn_in(tmp_path / "stopped")
     assert len(RunDir(tmp_path / "stopped").metrics()) == 2
-    learn(tmp_path / "stopped", features, algo, kind)
+    learn_in(tmp_path / "stopped")
     assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
     stopped, whole = tmp_path / "stopped" / "checkpoints", tmp_path / "whole" / "checkpoints"
     assert (stopped / "best" / "model.json").read_bytes() == (whole / "best" / "model.json").read_bytes()
@@ -265,10 +276,11 @@ def test_a_run_has_the_same_files_and_table_as_ppos(dqn):
 
 
 def test_the_cost_of_a_policy_is_counted_once_for_each_glance(dqn, bank):
-    """Encoder and one linear layer, as PPO's policy without its critic."""
+    """Encoder, score map and offset."""
     found = policies(dqn)
-    frame = 16 * 36 * 4 + 4 * 36 * 8 + 3 * 8 * (8 + 8)  # convolution, linear layer, GRU
-    assert 1e9 * (found["learned"]["gflops"] - found["random"]["gflops"]) == pytest.approx(4 * (frame + 8 * 9), abs=0.5)
+    frame = 36 * (16 * 4 + 2 * 9 * 4 * 12)  # 1×1 convolution, both convolutions of the GRU
+    values = 36 * (9 * 4 * 4 + 4 + 9) + 8  # score map and its weights in the cells, offset
+    assert 1e9 * (found["learned"]["gflops"] - found["random"]["gflops"]) == pytest.approx(4 * (frame + values), abs=0.5)
 
 
 def test_evaluate_repeats_the_table_of_a_run(dqn, tmp_path):
@@ -293,7 +305,8 @@ def test_a_model_with_another_card_or_other_weights_is_refused(dqn, tmp_path):
     refused(r"model\.json: unknown fields \['sizes'\]", network={"sizes": 3})
     refused(r"model\.json does not describe a model \(KeyError\('map_shape'\)\)", interface={})
     refused(r"model\.json was written by an earlier version, whose models are not read; train it again with force=true", signature="")
-    refused(r"model\.safetensors does not fit model\.json: policy \(.*\) differs: .*; train or copy the model again", network={"hidden": 9})
+    wider = {"name": "spatial", "width": 5}
+    refused(r"model\.safetensors does not fit model\.json: policy \(.*\) differs: .*; train or copy the model again", network=wider)
     refused(r"model\.safetensors does not fit model\.json: it is of a DQN, the model is a QRDQN; train or copy", algo="qrdqn")
     refused(r"algo\.name='dqm' is not known; did you mean 'dqn'", algo="dqm")
     (copied / "model.safetensors").unlink()
@@ -332,6 +345,7 @@ def test_ppo_is_the_case_that_train_ppo_is(tmp_path, root):
         (["algo=dqn", "algo.settings.gama=0.5"], r"algo\.settings\.gama: dqn has no such argument; did you mean 'gamma'\?"),
         (["algo=dqn", "algo.settings.seed=3"], r"algo\.settings\.seed is reserved: set seed"),
         (["algo=dqn", "algo.settings.learning_rate=fast"], r"algo=dqn does not accept its settings .*fast"),
+        (["algo=dqn", "algo.settings.policy_kwargs.net_arch=[8]"], r"policy_kwargs\.net_arch must be \[\] with network=spatial, got \[8\]"),
         (["algo=dqn", "algo.total_steps=0"], r"algo\.total_steps must be an integer of at least 1, got 0"),
         (["algo=dqn", "algo.observation=glance"], r"algo\.observation='glance' is not known"),
         (["algo=ppo", "algo.settings.gamma=0.5"], r"algo\.settings\.gamma: with PPO, set ppo\.gamma"),

@@ -6,7 +6,8 @@ import pytest
 import torch
 from conftest import slow_except
 from rich.console import Console
-from test_algorithms import NETWORK, PAIRS, locations, settings  # noqa: F401  the fixture is asked for by its name
+from test_algorithms import NETWORKS, locations, named, settings  # noqa: F401  the fixture is asked for by its name
+from tiny_algorithms import NETWORK, SPATIAL
 
 from agents.config.settings import EnvConfig, PPOConfig
 from agents.evaluation.evaluate import evaluate, evaluate_policy
@@ -19,21 +20,24 @@ from agents.runs.progress import Display
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
-SKIPPING = [pair for pair in PAIRS if pair[0] != "ars"]
+SKIPPING = [case for case in NETWORKS if case[0] != "ars"]
+COUNTING = ("a2c", "trpo", "crossq", "qrdqn", "td3", "maskable_ppo")
 
 
-def learn(folder, features, name, kind, observation="reference"):
+def learn(folder, features, name, kind, observation="reference", network=NETWORK):
     env = EnvConfig(num_envs=4, action="skip" if kind == DISCRETE else "continuous_skip", baseline=1, cost_weight=0.05, skipped="last")
     with RunDir.open(folder, {}, force=False) as run, Display(Console(quiet=True)) as display:
         algo = replace(settings(name), observation=observation)
-        how = algorithm_settings(features, env, NETWORK, PPOConfig(), algo)
+        how = algorithm_settings(features, env, network, PPOConfig(), algo)
         return train_policy(features, features, run, display, how, env=env, seed=0)
 
 
-@pytest.mark.parametrize(("name", "kind"), slow_except([("dqn", DISCRETE), ("sac", CONTINUOUS)], SKIPPING))
-def test_every_algorithm_learns_to_skip(tmp_path, bank, locations, name, kind):  # noqa: F811
+@pytest.mark.parametrize(
+    ("name", "kind", "network"), slow_except([("dqn", DISCRETE, SPATIAL), ("sac", CONTINUOUS, SPATIAL)], SKIPPING), ids=named
+)
+def test_every_algorithm_learns_to_skip(tmp_path, bank, locations, name, kind, network):  # noqa: F811
     features = bank if kind == DISCRETE else locations
-    player = learn(tmp_path, features, name, kind).on(features)
+    player = learn(tmp_path, features, name, kind, network=network).on(features)
     measures, plays = evaluate(features, player, seed=0, skipped="last")
     assert measures["learned"]["kept"] == plays["learned"].patch_mask.mean() and plays["learned"].patch_mask.shape == (12, 4)
     assert measures["random"]["kept"] == 1
@@ -61,11 +65,12 @@ def test_masks_apply_in_training_validation_and_the_table(tmp_path, bank, monkey
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), slow_except([("a2c", DISCRETE)], [pair for pair in PAIRS if pair[0] in ("a2c", "trpo", "crossq")])
-)
-def test_the_number_of_patches_can_be_observed(tmp_path, bank, locations, name, kind):  # noqa: F811
+    ("name", "kind", "network"),
+    slow_except([("a2c", DISCRETE, NETWORK), ("qrdqn", DISCRETE, SPATIAL)], [case for case in SKIPPING if case[0] in COUNTING]), ids=named,
+)  # fmt: skip
+def test_the_number_of_patches_can_be_observed(tmp_path, bank, locations, name, kind, network):  # noqa: F811
     features = bank if kind == DISCRETE else locations
-    player = learn(tmp_path, features, name, kind, "reference_looks").on(features)
+    player = learn(tmp_path, features, name, kind, "reference_looks", network).on(features)
     assert player.observation == "reference_looks" and player.model.observation_space.shape == (3,)
     _, plays = evaluate(features, player, seed=0, skipped="last")
     assert plays["learned"].patch_mask.shape == (12, 4)

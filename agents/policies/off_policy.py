@@ -1,0 +1,248 @@
+"""Policies of the off-policy algorithms on the spatial network: Stable-Baselines3's, whose layers read the hidden map.
+
+The features of `ClipReferenceExtractor` are that map, flattened. DQN and QR-DQN score the cells of the same map (`CellValues`). The actors
+of SAC, TD3, DDPG, TQC and CrossQ are its spatial soft-argmax (`LocationActor`), and their critics read it at the action
+(`ReadAtAction`) before their own layers.
+"""
+
+import math
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from sb3_contrib.crossq.policies import CrossQPolicy
+from sb3_contrib.qrdqn.policies import QRDQNPolicy, QuantileNetwork
+from sb3_contrib.tqc.policies import TQCPolicy
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, get_actor_critic_arch
+from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
+from stable_baselines3.sac.policies import SACPolicy
+from stable_baselines3.td3.policies import TD3Policy
+from torch import Tensor, nn
+
+from agents.policies.sb3 import observes_patch_count, parse_action_space
+from agents.policies.spatial import Pool, ScoreMap, SpatialActor, SpatialArchitecture, cell_weights
+from classifiers.errors import refuse_if
+
+CRITIC_LAYERS = [64]  # after the reading at the action, where policy_kwargs.net_arch is not given
+
+
+class CellValues(nn.Module):
+    """Flattened hidden maps → a value of every action, or several quantiles of it.
+
+    The value of a cell is the score map's at its centre, plus an offset for all cells. The offset, and the value of skipping, come from
+    pooled features and, where it is observed, the number of patches so far.
+
+    Args:
+        architecture: the sizes.
+        observation_space: of the observation `reference` or `reference_looks`.
+        action_space: of the environment, cells.
+        quantiles: Q, values per action.
+    """
+
+    sampling: Tensor
+
+    def __init__(
+        self, architecture: SpatialArchitecture, observation_space: spaces.Space, action_space: spaces.Space, quantiles: int = 1
+    ) -> None:
+        super().__init__()
+        grid, skips = parse_action_space(action_space)
+        assert grid is not None
+        self.counts, self.quantiles = observes_patch_count(observation_space), quantiles
+        self.scores = ScoreMap(architecture, quantiles)
+        self.pool = Pool(self.scores.shape)
+        self.rest = nn.Linear(2 * architecture.width + self.counts, quantiles * (1 + skips))
+        sampling = cell_weights(architecture.map_shape[1:], grid, architecture.patch_share)
+        self.register_buffer("sampling", sampling, persistent=False)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Features (B, F), with the number of patches (B, F + 1) → values (B, Q · A), the action last."""
+        maps, counts = states.split([self.scores.inputs, int(self.counts)], dim=-1)
+        rest = self.rest(torch.cat([self.pool(maps), counts], dim=-1)).unflatten(-1, (self.quantiles, -1))
+        cells = self.scores(maps) @ self.sampling + rest[..., :1]
+        return torch.cat([cells, rest[..., 1:]], dim=-1).flatten(1)
+
+
+class LocationActor(SpatialActor):
+    """A `SpatialActor` whose locations are scaled as Stable-Baselines3's off-policy actors do: to [−1, 1], before the tanh.
+
+    tanh(x / 2) = 2 · sigmoid(x) − 1.
+    """
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Features (…, F) → the inverse tanh of actions (…, 2), with skipping (…, 3)."""
+        return super().forward(states) / 2
+
+
+class ReadAtAction(nn.Module):
+    """Flattened hidden maps followed by an action → convolved map at the centre of the patch, pooled features, and the action.
+
+    The map is interpolated bilinearly, so the output has a gradient with respect to the action.
+
+    Args:
+        architecture: the sizes.
+        observation_space: of the observation `reference` or `reference_looks`, whose number of patches is passed on.
+    """
+
+    def __init__(self, architecture: SpatialArchitecture, observation_space: spaces.Space) -> None:
+        super().__init__()
+        width, kernel = architecture.width, architecture.kernel
+        self.shape, self.patch_share = (width, *architecture.map_shape[1:]), architecture.patch_share
+        self.counts = int(observes_patch_count(observation_space))
+        self.layers = nn.Sequential(nn.Unflatten(-1, self.shape), nn.Conv2d(width, width, kernel, padding=kernel // 2), nn.ReLU())
+        self.pool = Pool(self.shape)
+
+    @staticmethod
+    def features(architecture: SpatialArchitecture, observation_space: spaces.Space) -> int:
+        """Return the length of the output without the action."""
+        return 3 * architecture.width + observes_patch_count(observation_space)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Features, number of patches (if observed) and action in [−1, 1], concatenated (B, F + …) → (B, features + action)."""
+        size = math.prod(self.shape)
+        states, others = inputs[:, :size], inputs[:, size:]
+        rows, columns = (
+            bilinear_weights((others[:, self.counts + axis] + 1) / 2, self.shape[1 + axis], self.patch_share) for axis in (0, 1)
+        )
+        here = torch.einsum("bkhw,bh,bw->bk", self.layers(states), rows, columns)
+        return torch.cat([here, self.pool(states), others], dim=1)
+
+
+def bilinear_weights(locations: Tensor, length: int, patch_share: float) -> Tensor:
+    """Return the weights (B, length) of the pixels along an axis of a map for the centres of patches at ``locations`` (B,) in [0, 1].
+
+    A matrix product with them interpolates deterministically on every device.
+    """
+    centres = locations * (1 - patch_share) + patch_share / 2
+    pixels = (centres * length - 0.5).clamp(0, length - 1)
+    return (1 - (pixels[:, None] - torch.arange(length, device=pixels.device)).abs()).clamp(min=0)
+
+
+class CellScoringPolicy(BasePolicy):
+    """Base of the value-based policies: ``net_arch`` must be empty, since the score map takes the layers' role."""
+
+    def __init__(self, *args: Any, net_arch: list[int] | None = None, **kwargs: Any) -> None:
+        refuse_layers("net_arch", net_arch)
+        super().__init__(*args, net_arch=[], **kwargs)
+
+    def cell_values(self, quantiles: int = 1) -> CellValues:
+        """Return a new `CellValues` for this policy's spaces."""
+        return CellValues(spatial_architecture(self), self.observation_space, self.action_space, quantiles).to(self.device)
+
+
+class SpatialDQNPolicy(CellScoringPolicy, DQNPolicy):
+    """DQN's policy with `CellValues`."""
+
+    def make_q_net(self) -> QNetwork:
+        """Return a new Q network."""
+        network = super().make_q_net()
+        network.q_net = self.cell_values()  # type: ignore[assignment]
+        return network
+
+
+class SpatialQRDQNPolicy(CellScoringPolicy, QRDQNPolicy):
+    """QR-DQN's policy with `CellValues`."""
+
+    def make_quantile_net(self) -> QuantileNetwork:
+        """Return a new network of quantiles."""
+        network = super().make_quantile_net()
+        network.quantile_net = self.cell_values(self.n_quantiles)  # type: ignore[assignment]
+        return network
+
+
+class SoftArgmaxPolicy(BasePolicy):
+    """Base of the policies for continuous locations: a `LocationActor`, and critics that read the map at the action.
+
+    A standard deviation that depends on the state comes from pooled features.
+
+    Args:
+        args: those of the policy in Stable-Baselines3.
+        net_arch: ``qf``: the layers of a critic after `ReadAtAction`; ``pi``: must be empty.
+        kwargs: those of the policy in Stable-Baselines3.
+
+    Raises:
+        InputError: if ``pi`` has layers.
+    """
+
+    def __init__(self, *args: Any, net_arch: list[int] | dict[str, list[int]] | None = None, **kwargs: Any) -> None:
+        arch = {"pi": [], "qf": CRITIC_LAYERS} if net_arch is None else net_arch
+        refuse_layers("net_arch.pi", get_actor_critic_arch(arch)[0])
+        super().__init__(*args, net_arch=arch, **kwargs)
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        """Return a new actor."""
+        actor = super().make_actor(features_extractor)  # type: ignore[misc]
+        architecture = spatial_architecture(self)
+        location = LocationActor(architecture, *parse_action_space(self.action_space))
+        if not hasattr(actor, "log_std"):  # TD3's
+            actor.mu = nn.Sequential(location, nn.Tanh())
+        elif actor.use_sde and isinstance(actor.mu, nn.Sequential):
+            actor.mu[0] = location  # before its clipping
+        else:
+            actor.mu = location
+        if isinstance(getattr(actor, "log_std", None), nn.Linear):
+            actor.log_std = PooledLinear(architecture, self.observation_space, actor.log_std.out_features)
+        return actor.to(self.device)
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        """Return a new critic."""
+        critic = super().make_critic(features_extractor)  # type: ignore[misc]
+        readers = (ReadAtAction(spatial_architecture(self), self.observation_space) for _ in critic.q_networks)
+        critic.q_networks = [nn.Sequential(*pair) for pair in zip(readers, critic.q_networks, strict=True)]
+        for index, network in enumerate(critic.q_networks):
+            setattr(critic, f"qf{index}", network)
+        return critic.to(self.device)
+
+    def _update_features_extractor(self, net_kwargs: Any, features_extractor: BaseFeaturesExtractor | None = None) -> dict[str, Any]:
+        """Return the arguments of an actor or a critic; the first layer of a critic reads what `ReadAtAction` returns."""
+        arguments = super()._update_features_extractor(net_kwargs, features_extractor)
+        if "n_critics" in arguments:
+            arguments["features_dim"] = ReadAtAction.features(spatial_architecture(self), self.observation_space)
+        return arguments
+
+
+class PooledLinear(nn.Linear):
+    """A linear layer on pooled features and, where it is observed, the number of patches so far."""
+
+    def __init__(self, architecture: SpatialArchitecture, observation_space: spaces.Space, outputs: int) -> None:
+        super().__init__(2 * architecture.width + observes_patch_count(observation_space), outputs)
+        self.pool = Pool((architecture.width, *architecture.map_shape[1:]))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Features (B, F), with the number of patches (B, F + 1) → (B, outputs)."""
+        size = math.prod(self.pool.shape)
+        return super().forward(torch.cat([self.pool(states[:, :size]), states[:, size:]], dim=1))
+
+
+class SpatialSACPolicy(SoftArgmaxPolicy, SACPolicy):
+    """SAC's policy on the spatial network."""
+
+
+class SpatialTD3Policy(SoftArgmaxPolicy, TD3Policy):
+    """The policy of TD3 and DDPG on the spatial network."""
+
+
+class SpatialTQCPolicy(SoftArgmaxPolicy, TQCPolicy):
+    """TQC's policy on the spatial network."""
+
+
+class SpatialCrossQPolicy(SoftArgmaxPolicy, CrossQPolicy):
+    """CrossQ's policy on the spatial network."""
+
+
+def spatial_architecture(policy: BasePolicy) -> SpatialArchitecture:
+    """Return the architecture of a policy whose extractor is `ClipReferenceExtractor`."""
+    return policy.features_extractor_kwargs["architecture"]
+
+
+def refuse_layers(name: str, layers: object) -> None:
+    """Refuse layers between the hidden map and the score map.
+
+    Raises:
+        InputError: if ``layers`` is neither None nor empty.
+    """
+    refuse_if(
+        bool(layers),
+        f"policy_kwargs.{name} must be [] with network=spatial, got {layers}: cells and locations are scored from the map itself; "
+        "leave it out, or set network=published",
+    )
