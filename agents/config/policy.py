@@ -36,12 +36,6 @@ class EnvConfig(EnvSettings):
     precision: NumberFormat = setting("float32", "number format of the frozen glancer and focuser")
     compile: bool = setting(False, "compile the frozen networks first, which takes a minute or two")
 
-    @property
-    def reward_name(self) -> str:
-        """The reward in `adafocus_env.reward.REWARDS`. Only a reward that accumulates values a frame that is skipped."""
-        by_action = "random" if self.action in SKIPPING else "standalone"
-        return by_action if self.reward == "auto" else self.reward
-
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
         """Yield the settings that are not read in this state; see `agents.config.effect`."""
         if self.action not in CELLS:

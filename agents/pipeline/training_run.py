@@ -27,6 +27,7 @@ from agents.pipeline.builders import Clips, build_clips, choose_classifier, feat
 from agents.policies.baselines import check_policy
 from agents.policies.networks import PolicyNetwork, load_policy
 from agents.rl.algorithms import algorithm_of, check_fits, check_settings, class_of, learns_as_ppo
+from agents.rl.environment import reward_of
 from agents.rl.saved_model import TrainedModel, selection_of
 from agents.rl.settings import algorithm_settings, check_ppo
 from agents.rl.trainer import train_policy
@@ -140,7 +141,7 @@ class TrainingRun:
             action = lookup("action", config.env.action, ACTIONS)(config.env.grid, architecture.size, architecture.patch_size)
             check_algo(config, action.space)
             if config.env.full_information:
-                reward = lookup("env.reward", config.env.reward_name, REWARDS)
+                reward = lookup("env.reward", reward_of(config.env), REWARDS)
                 check_full_information(action, reward, stored=config.env.bank is not False)
             if not learns_as_ppo(config.algo):
                 return

@@ -32,11 +32,17 @@ def make_environment(features: Features, config: EnvConfig, observation: str | N
     observation = observation or ("reference_looks" if config.action in SKIPPING else "reference")
     vector = AdaFocusVectorEnv(
         config.num_envs, features.classifier, features.clips,
-        observation=observation, reward=config.reward_name, baseline=cast(Any, config.baseline), action=config.action, grid=config.grid,
+        observation=observation, reward=reward_of(config), baseline=cast(Any, config.baseline), action=config.action, grid=config.grid,
         full_information=config.full_information, cost_weight=config.cost_weight, skipped=config.skipped, video_div=config.video_div,
         bank=features, autoreset_mode="SAME_STEP", clip_order="epoch",
     )  # fmt: skip
     return EpisodeStatsWrapper(AdaFocusVecEnv(vector))
+
+
+def reward_of(config: EnvConfig) -> str:
+    """Return the name of the reward. Only a reward that accumulates over the clip values a frame that is skipped."""
+    by_action = "random" if config.action in SKIPPING else "standalone"
+    return by_action if config.reward == "auto" else config.reward
 
 
 class EpisodeStatsWrapper(VecMonitor):

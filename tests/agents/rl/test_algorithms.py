@@ -32,6 +32,7 @@ from agents.policies.sb3 import ClipReferenceExtractor, cache_outputs
 from agents.rl import trainer as algorithm
 from agents.rl.algorithms import ALGORITHMS, CONTINUOUS, DISCRETE, check_fits, class_of, fitting, nearest_name
 from agents.rl.expected_pg import ExpectedPG
+from agents.rl.imitation import Imitation
 from agents.rl.saved_model import load_model, space_from_json, space_to_json
 from agents.runs.interrupts import Stopped
 from agents.runs.run_dir import RunDir
@@ -69,7 +70,7 @@ def test_the_table_has_all_algorithms_of_both_libraries():
         value for library in (stable_baselines3, sb3_contrib) for value in vars(library).values()
         if isinstance(value, type) and issubclass(value, BaseAlgorithm)
     }  # fmt: skip
-    assert {class_of(name) for name in ALGORITHMS} == there | {ExpectedPG}
+    assert {class_of(name) for name in ALGORITHMS} == there | {ExpectedPG, Imitation}
     assert all(algorithm.why for algorithm in ALGORITHMS.values() if len(algorithm.actions) == 1)
 
 

@@ -10,7 +10,7 @@ from conftest import random_classifier
 from gymnasium import spaces
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv
-from tiny_algorithms import NETWORK, after_line, learn, metrics, stored
+from tiny_algorithms import NETWORK, SPATIAL, after_line, learn, metrics, stored
 from tiny_training import SETTINGS, Crash, crash, make_folder, tiny_networks
 
 from adafocus_env.action import ContinuousAction
@@ -175,7 +175,7 @@ def return_of_the_best_cells(bank):
 def test_the_best_cells_are_found(tmp_path, bank):
     """Twelve clips are soon known by heart. Random patches gain nothing on average."""
     ppo = PPOConfig(**{**QUICK, "learning_rate": 1e-2, "total_steps": 1600, "validate_every": 100})
-    policy = learn(tmp_path, bank, EXPECTED_PG, ppo=ppo, full_information=True)
+    policy = learn(tmp_path, bank, EXPECTED_PG, network=SPATIAL, reward="random", ppo=ppo, full_information=True)
     lines = RunDir(tmp_path).metrics()
     assert isinstance(policy, PolicyNetwork)
     assert lines[-1]["return"] > 0.1 * return_of_the_best_cells(bank), "of the sampled actions; random ones gain 0"

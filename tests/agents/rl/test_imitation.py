@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.logger import configure
-from tiny_algorithms import NETWORK, after_line, learn, metrics
+from tiny_algorithms import NETWORK, SPATIAL, after_line, learn, metrics
 from tiny_training import Crash, crash
 
 from agents.config.settings import AlgoConfig, EnvConfig, PPOConfig
@@ -45,7 +45,7 @@ def model_on(features, temperature=0.1, **env):
 
 def test_the_target_is_found(tmp_path, bank):
     """Twelve clips are soon known by heart."""
-    policy = learn(tmp_path, bank, IMITATION, ppo=PPOConfig(**{**QUICK, "total_steps": 3200, "validate_every": 200}))
+    policy = learn(tmp_path, bank, IMITATION, network=SPATIAL, ppo=PPOConfig(**{**QUICK, "total_steps": 3200, "validate_every": 200}))
     assert ratios(evaluate_policy(bank, policy))["hit_rate"] > 0.6
     assert {"cross_entropy", "entropy"} <= set(RunDir(tmp_path).metrics()[0])
 
