@@ -38,7 +38,7 @@ class MaskablePatchPolicy(MaskableActorCriticPolicy):
         if not isinstance(kwargs["features_extractor_kwargs"]["architecture"], PolicyArchitecture):
             refuse_layers("net_arch", net_arch)
             net_arch = []
-        super().__init__(*args, **kwargs, net_arch=net_arch)  # type: ignore[misc]  # mypy counts the positional ones
+        super().__init__(*args, net_arch=net_arch, **kwargs)  # type: ignore[misc]  # three in args
 
     def _build(self, lr_schedule: Schedule) -> None:
         """Make the networks and the optimizer."""
