@@ -106,13 +106,16 @@ def _cell(values: list[float], key: str) -> str:
 def measure(config: Train) -> dict[str, float]:
     """Return the metrics of a finished run, and the hit rate of its policy on the training clips."""
     run = RunDir(config.run)
-    result, seconds = run.result()["policies"]["learned"], sum(line["cpu_seconds"] for line in run.timing())
-    policy = load_policy(run.checkpoints / "best")
-    training = ratios(evaluate_policy(_training_features(config.data.task, str(config.env.bank), config.device), policy))
+    result, learned = run.result(), run.result()["policies"]["learned"]
+    features = _training_features(config.data.task, str(config.env.bank), config.device)
     return {
-        "validation": run.result()["best"]["val_confidence_anytime"], "training": training["hit_rate"], "hits": result["hit_rate"], "first_frame": result["steps"]["hit_rate"][0],
-        **{key: result[key] for key in ("top1_first", "top1_anytime", "top1")}, "seconds": seconds,
-    }  # fmt: skip
+        "validation": result["best"]["val_confidence_anytime"],
+        "training": ratios(evaluate_policy(features, load_policy(run.checkpoints / "best")))["hit_rate"],
+        "hits": learned["hit_rate"],
+        "first_frame": learned["steps"]["hit_rate"][0],
+        **{key: learned[key] for key in ("top1_first", "top1_anytime", "top1")},
+        "seconds": sum(line["cpu_seconds"] for line in run.timing()),
+    }
 
 
 @cache
