@@ -19,6 +19,7 @@ from adafocus_env.reward import REWARDS
 from agents import evaluate, train, train_ppo, train_stages
 from agents.config.command import compose_config, run_command
 from agents.config.settings import Evaluate, Train, TrainPPO, TrainStages
+from agents.policies.networks import NETWORKS, load_policy
 from classifiers import checkpoint
 from classifiers.backbones.backbone import BACKBONES
 from classifiers.errors import InputError
@@ -32,7 +33,7 @@ COMMANDS = {
     "agents.train_stages": (train_stages.main, TrainStages, "train_stages"),
     "agents.evaluate": (evaluate.main, Evaluate, "evaluate"),
 }
-TABLES = (REWARDS, OBSERVATIONS, BACKBONES, ARCHITECTURES)
+TABLES = (REWARDS, OBSERVATIONS, NETWORKS, BACKBONES, ARCHITECTURES)
 
 
 def blocks(text, language):
@@ -87,9 +88,9 @@ def play(section):
 
 
 def test_the_page_has_all_that_it_promises():
-    assert list(SECTIONS) == ["A reward", "An observation", "A backbone", "An algorithm"]
+    assert list(SECTIONS) == ["A reward", "An observation", "A backbone", "A policy network", "An algorithm"]
     tables = re.findall(r"^\| `([\w.]+)\.([A-Z_]+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert len(tables) == 6 and all(isinstance(getattr(importlib.import_module(module), name), dict) for module, name in tables)
+    assert len(tables) == 7 and all(isinstance(getattr(importlib.import_module(module), name), dict) for module, name in tables)
 
 
 def test_a_reward(place, capsys):
@@ -118,6 +119,15 @@ def test_a_backbone(place, monkeypatch):
     monkeypatch.delitem(BACKBONES, "light_focuser")
     with pytest.raises(InputError, match="focuser='light_focuser' is not known"):
         checkpoint.load("runs/light/checkpoints/classifier")
+
+
+def test_a_policy_network(place, monkeypatch):
+    play("A policy network")
+    best = place / "runs/linear/checkpoints/best"
+    assert json.loads((best / "policy.json").read_text())["network"]["kind"] == "linear"
+    monkeypatch.delitem(NETWORKS, "linear")
+    with pytest.raises(InputError, match=r"network\.kind='linear' is not known"):
+        load_policy(best)
 
 
 def test_an_algorithm(place, capsys):

@@ -1,6 +1,6 @@
 """A user's own module, imported before a command starts: what it adds to the tables is then known by name, like what the package has.
 
-The tables are plain dictionaries: `BACKBONES`, `HEADS`, `ARCHITECTURES`, `REWARDS`, `OBSERVATIONS`, `DATASETS`. Files that are
+The tables are plain dictionaries: `BACKBONES`, `HEADS`, `ARCHITECTURES`, `REWARDS`, `OBSERVATIONS`, `NETWORKS`, `DATASETS`. Files that are
 read, such as a classifier's card, hold names only, so reading one never imports anything: only what the user typed is imported.
 """
 
