@@ -14,7 +14,7 @@ from torch import nn
 from adafocus_env.clips.store import ClipSource
 from adafocus_env.features.memory_bank import MemoryBank
 from agents.config.settings import EnvConfig, PPOConfig, SupervisedConfig
-from agents.policies.networks import NetworkArchitecture
+from agents.policies.networks import NetworkArchitecture, PolicyNetwork
 from agents.policies.sb3 import extractor_of
 from agents.rl.environment import make_environment
 from agents.rl.settings import new_ppo
@@ -32,7 +32,8 @@ EPOCHS = 1000  # more than are run
 def measure(settings: Settings) -> Iterator[Section]:
     """Yield all sections."""
     yield _stages(settings)
-    yield _ppo(settings)
+    yield _ppo(settings, workload.policy(settings), "")
+    yield _ppo(settings, workload.spatial_policy(settings), ", spatial network")
 
 
 def _stages(settings: Settings) -> Section:
@@ -85,10 +86,10 @@ def _bare_step(network: Classifier, backbone: str, clips: ClipSource) -> Act:
     return act
 
 
-def _ppo(settings: Settings) -> Section:
-    """One iteration: every clip once, then `n_epochs` passes over them."""
+def _ppo(settings: Settings, policy: PolicyNetwork, of: str) -> Section:
+    """One iteration: every clip once, then `n_epochs` passes over them; ``of``: the end of the title."""
     rows, length = (4, 4) if settings.quick else (64, 16)
-    bank, policy = workload.warm_bank(settings, rows, length), workload.policy(settings)
+    bank = workload.warm_bank(settings, rows, length)
     config = PPOConfig(n_steps=length, batch_size=rows // MINIBATCHES * length)
     model = learner(bank, config, rows, policy.architecture)
     maps = bank.glance_maps(np.arange(rows)[:, None], np.arange(length)[None])
@@ -104,7 +105,7 @@ def _ppo(settings: Settings) -> Section:
     times["bare: collection"] = [one + other for one, other in zip(times["bare: policy"], times["bare: head"], strict=True)]
     times["bare minimum"] = [one + other for one, other in zip(times["bare: collection"], times["bare: update"], strict=True)]
     note = f"{config.n_epochs} epochs of {MINIBATCHES} minibatches; head steps of {PATCHES} rows per clip."
-    section = Section(f"PPO iteration, bank warm, T·N = {rows * length}", note, times)
+    section = Section(f"PPO iteration, bank warm, T·N = {rows * length}{of}", note, times)
     section.ratio("iteration", "bare minimum", aim=None if settings.quick else Aim("≤", 1.25))
     section.ratio("collection", "bare: collection").ratio("update", "bare: update")
     section.ratio("collection", "iteration", name="collection: share of the iteration")

@@ -22,8 +22,9 @@ from adafocus_env.demo.renderer import DemoTask
 from adafocus_env.demo.videos import demo
 from adafocus_env.features.memory_bank import MemoryBank
 from adafocus_env.videos.dataset import DataSet, Video
+from agents.config.policy import NetworkConfig
 from agents.evaluation.inference import patches_of
-from agents.policies.networks import PolicyArchitecture, PolicyNetwork
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork, architecture_of
 from agents.runs.system import system_information
 from benchmarks.command import Settings
 from benchmarks.results import Act
@@ -107,6 +108,13 @@ def policy(settings: Settings, seed: int = 0, *, skips: bool = False) -> PolicyN
             for parameter in (network.actor.weight, network.actor.bias):
                 parameter[-3:-1] = 0
     return network.to(choose_device(settings.device)).eval().requires_grad_(False)
+
+
+def spatial_policy(settings: Settings) -> PolicyNetwork:
+    """Return a new policy of the default kind."""
+    shape = SMALL.map_shape if settings.quick else (1280, 7, 7)
+    torch.manual_seed(0)
+    return PolicyNetwork(architecture_of(shape, 96 / 224, NetworkConfig()), GRID).to(choose_device(settings.device)).eval()
 
 
 def executions(settings: Settings, network: Classifier) -> dict[str, Execution]:
