@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adafocus_env.videos.class_folders import folder
-from adafocus_env.videos.dataset import Video, check_train_split, hold_out, with_classes
+from adafocus_env.videos.dataset import Video, check_train_split, with_classes
+from adafocus_env.videos.splits import hold_out
 from classifiers.errors import InputError
 
 
