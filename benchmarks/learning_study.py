@@ -58,7 +58,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "ppo-gamma-0.7": ("ppo.gamma=0.7",),
     "ppo-learning-rate-1e-3": ("ppo.learning_rate=1e-3",),
     "ppo-entropy-0": ("ppo.ent_coef=0",),
-    "ppo-width-8": ("network.width=8",),
+    "ppo-width-16": ("network.width=16",),
 }
 """Arguments of `agents.train`. ``flat`` is PPO as it was before the spatial network and the reward `standalone`; ``ppo`` is the default.
 

@@ -69,7 +69,7 @@ class NetworkConfig:
     """The policy network; see `agents.policies.networks`."""
 
     name: str = setting("spatial", "spatial, published (the paper's, which flattens the map), or one that the plugin adds")
-    width: int = setting(16, "spatial: channels of every layer", ge=1)
+    width: int = setting(8, "spatial: channels of every layer", ge=1)
     kernel: Literal[1, 3, 5, 7] = setting(3, "spatial: side of the kernels", unit="pixels of the map")
     depth: int = setting(1, "spatial: convolutional GRUs, one on the other", ge=1)
     channels: int = setting(16, "published: channels of the convolution over the glance map", ge=1)

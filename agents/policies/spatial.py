@@ -37,7 +37,7 @@ class SpatialArchitecture:
 
     map_shape: tuple[int, int, int]
     patch_share: float
-    width: int = 16
+    width: int = 8
     kernel: int = 3
     depth: int = 1
     memory: bool = True

@@ -1,7 +1,6 @@
 """The spatial policy network: its modules against PyTorch's own, any grid and map size, inside and outside of Stable-Baselines3."""
 
 import json
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -182,7 +181,6 @@ def test_at_full_size_it_costs_a_twentieth_of_the_glancer_at_most():
     policy = PolicyNetwork(architecture_of((1280, 7, 7), 96 / 224, NetworkConfig()), 7)
     glancer = 300e6  # MobileNetV2 at 224 pixels; see tests/classifiers/test_flops.py
     assert 0 < policy_flops(policy) <= 0.05 * glancer
-    pixels, width = 49, 16
+    pixels, width = 49, 8
     layers = 1280 * width + 9 * width * 3 * width * 2 + 9 * width * width + width
-    assert policy_flops(policy) == pixels * layers + pixels * 49 + 2 * width * 0
-    assert math.isclose(policy_flops(policy) / glancer, 0.006, abs_tol=0.002)
+    assert policy_flops(policy) == pixels * layers + pixels * 49
