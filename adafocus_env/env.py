@@ -85,6 +85,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     | `previous` | p_t − p_{t−1}, with p_{−1} = 0 |
     | `confidence` | p_t |
     | `padding` | p_t − p_t with zeros in place of the focus vector |
+    | `standalone` | p⁰_t − E over uniformly random patches of p⁰_t, the confidence from this step alone; not where actions skip |
     | `log_confidence` | ln p_t − ln E over uniformly random patches of p_t; p of at least 1e-6 |
 
     Less ``cost_weight`` · the step's share of the multiply-adds of a step with a patch: 1, or less if the step skips (0.32
@@ -105,7 +106,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     | `name` | str | the name of its video |
     | `confidence` | float | p_t |
     | `previous` | float | p_{t−1} |
-    | `baseline` | float | the confidence that the rewards `random`, `log_confidence` and `padding` compare with; 0 with the others |
+    | `baseline` | float | the confidence that `random`, `log_confidence`, `standalone` and `padding` compare with; 0 with other rewards |
     | `penalty` | float | cost of the step, already subtracted from the reward |
     | `prediction` | int | the class with the highest score |
     | `correct` | bool | whether it is the true class |

@@ -145,9 +145,11 @@ class EnvSettings:
     )
     grid: int = setting(7, "G: the patch lies on one of G × G cells", unit="cells per axis", ge=1)
     video_div: int | None = setting(None, "decisions per video, where the head averages the scores of frames", ge=1)
-    reward: Any = setting("random", "random, previous, confidence, padding or log_confidence: what the confidence is compared with")
+    reward: Any = setting(
+        "random", "random, previous, confidence, padding, standalone or log_confidence: what the confidence is compared with"
+    )
     baseline: Count | Literal["all"] = setting(
-        1, "random patches that the rewards 'random' and 'log_confidence' average; all: the exact mean over the grid"
+        1, "random patches that 'random', 'log_confidence' and 'standalone' average; all: the exact mean over the grid"
     )
     full_information: bool | Count = setting(
         False, "each step also reports the reward of every action, which standard algorithms do not get; K: of K sampled locations"
