@@ -350,6 +350,12 @@ def test_ppo_is_the_case_that_train_ppo_is(tmp_path, root):
         (["algo=dqn", "algo.total_steps=0"], r"algo\.total_steps must be an integer of at least 1, got 0"),
         (["algo=dqn", "algo.observation=glance"], r"algo\.observation='glance' is not known"),
         (["algo=ppo", "algo.settings.gamma=0.5"], r"algo\.settings\.gamma: with PPO, set ppo\.gamma"),
+        (["algo=imitation", "algo.observation=map"], r"algo\.observation must be reference with algo=imitation, .* got map; leave it out"),
+        (["algo=dqn", "env.reward=randm"], r"env\.reward='randm' is not known; did you mean 'random'"),
+        (
+            ["algo=dqn", "env.reward=standalone", "env.action=skip"],
+            r"env\.reward='standalone' judges every patch by itself, .* set env\.reward='random', or an action without skipping",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused(tmp_path, root, overrides, message):
