@@ -247,9 +247,13 @@ def check_settings(config: AlgoConfig) -> None:
     Raises:
         InputError: if the class has no such argument (suggests the nearest), or it is set elsewhere.
     """
-    arguments = inspect.signature(class_of(config.name).__init__).parameters
-    known = sorted(set(arguments) - set(RESERVED) - {"self"})
-    any_name = any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values())
+    arguments: dict[str, inspect.Parameter] = {}
+    for kind in class_of(config.name).__mro__:  # ours pass ``**kwargs`` on to the next class
+        arguments |= (own := inspect.signature(kind.__init__).parameters)
+        if config.name not in ALGORITHMS or "kwargs" not in own:
+            break
+    known = sorted(set(arguments) - set(RESERVED) - {"self", "args", "kwargs"})
+    any_name = config.name not in ALGORITHMS and any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values())
     for key in config.settings:
         refuse_if(key in RESERVED, f"algo.settings.{key} is reserved: {RESERVED.get(key)}")
         if key not in arguments and not any_name:
