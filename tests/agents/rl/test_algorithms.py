@@ -344,7 +344,10 @@ def test_ppo_is_the_case_that_train_ppo_is(tmp_path, root):
         (["algo=dqm"], "algo='dqm' is not known; did you mean 'dqn'"),
         (["algo=custom"], r"algo\.name is empty: algo=custom needs algo\.name=PACKAGE\.CLASS"),
         (["algo=dqn", "algo.settings.gama=0.5"], r"algo\.settings\.gama: dqn has no such argument; did you mean 'gamma'\?"),
-        (["algo=imitation", "algo.settings.temprature=1"], r"algo\.settings\.temprature: imitation has no such argument; did you"),
+        (
+            ["algo=imitation", "algo.settings.temprature=1"],
+            r"algo\.settings\.temprature: imitation has no such argument; did you mean 'temperature'\?",
+        ),
         (["algo=dqn", "algo.settings.seed=3"], r"algo\.settings\.seed is reserved: set seed"),
         (["algo=dqn", "algo.settings.learning_rate=fast"], r"algo=dqn does not accept its settings .*fast"),
         (["algo=dqn", "algo.settings.policy_kwargs.net_arch=[8]"], r"policy_kwargs\.net_arch must be \[\] with network=spatial, got \[8\]"),
