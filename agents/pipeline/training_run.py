@@ -145,6 +145,10 @@ class TrainingRun:
             check_algo(config, action.space)
             if config.env.full_information:
                 check_full_information(action, reward, stored=config.env.bank is not False)
+                refuse_if(
+                    action.num_cells is not None and config.data.views == "resample",
+                    "env.full_information needs a bank on a grid, and a bank stores the features of fixed clips: set data.views to a number",
+                )
             if not learns_as_ppo(config.algo):
                 return
         steps = config.env.video_div or 1 if architecture.head == "mean" else config.data.num_frames
