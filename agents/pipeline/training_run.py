@@ -147,7 +147,7 @@ class TrainingRun:
                 check_full_information(action, reward, stored=config.env.bank is not False)
                 refuse_if(
                     action.num_cells is not None and config.data.views == "resample",
-                    "env.full_information needs a bank on a grid, and a bank stores the features of fixed clips: set data.views to a number",
+                    "env.full_information needs a bank on a grid, which stores the features of fixed clips: set data.views to a number",
                 )
             if not learns_as_ppo(config.algo):
                 return

@@ -173,7 +173,7 @@ def return_of_the_best_cells(bank):
 
 
 def test_the_best_cells_are_found(tmp_path, bank):
-    """Twelve clips are soon known by heart. Random patches gain nothing on average."""
+    """Twelve clips are soon memorised. Random patches gain nothing on average."""
     ppo = PPOConfig(**{**QUICK, "learning_rate": 1e-2, "total_steps": 1600, "validate_every": 100})
     policy = learn(tmp_path, bank, EXPECTED_PG, network=SPATIAL, reward="random", ppo=ppo, full_information=True)
     lines = RunDir(tmp_path).metrics()
