@@ -250,7 +250,8 @@ def check_settings(config: AlgoConfig) -> None:
         InputError: if the class has no such argument (suggests the nearest), or it is set elsewhere.
     """
     arguments: dict[str, inspect.Parameter] = {}
-    for kind in class_of(config.name).__mro__:  # ours pass ``**kwargs`` on to the next class
+    bases: tuple[Any, ...] = class_of(config.name).__mro__
+    for kind in bases:  # those of the table pass ``**kwargs`` on to the next one
         arguments |= (own := inspect.signature(kind.__init__).parameters)
         if config.name not in ALGORITHMS or "kwargs" not in own:
             break
