@@ -110,9 +110,9 @@ def measure(config: Train) -> dict[str, float]:
     features = _training_features(config.data.task, str(config.env.bank), config.device)
     return {
         "validation": result["best"]["val_confidence_anytime"],
-        "training": ratios(evaluate_policy(features, load_policy(run.checkpoints / "best")))["hit_rate"],
+        "training": ratios(evaluate_policy(features, load_policy(run.checkpoints / "best", features.classifier.device)))["hit_rate"],
         "hits": learned["hit_rate"],
-        "first_frame": learned["steps"]["hit_rate"][0],
+        "first_frame": next(rate for rate in learned["steps"]["hit_rate"] if rate is not None),  # memory begins with a cue
         **{key: learned[key] for key in ("top1_first", "top1_anytime", "top1")},
         "seconds": sum(line["cpu_seconds"] for line in run.timing()),
     }

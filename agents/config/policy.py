@@ -77,7 +77,7 @@ class NetworkConfig:
     hidden: int = setting(128, "published: units of the recurrent layer", ge=1)
     batch_norm: bool = setting(False, "published: batch norm after the convolution")
     memory: bool = setting(True, "recurrent over the frames; false: each frame alone")
-    std: float = setting(0.25, "standard deviation of a continuous policy, in halves of the range of locations", gt=0, allow_inf_nan=False)
+    std: float = setting(0.25, "standard deviation of a continuous policy, as a share of the range of locations", gt=0, allow_inf_nan=False)
     learn_std: bool = setting(False, "learn that standard deviation, from std on")
     settings: dict[str, Any] = setting(dict, "arguments of a network that the plugin adds")
 

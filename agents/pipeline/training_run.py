@@ -20,13 +20,14 @@ from adafocus_env.dataset_registry import build_data
 from adafocus_env.features.live import Features
 from adafocus_env.full_information import check_full_information
 from adafocus_env.observation import OBSERVATIONS
-from adafocus_env.reward import REWARDS
+from adafocus_env.reward import ALONE, REWARDS
 from adafocus_env.videos.dataset import check_train_split
+from agents.config.policy import SKIPPING
 from agents.config.settings import PPOConfig, Train, TrainPPO
 from agents.pipeline.builders import Clips, build_clips, choose_classifier, features_of, inference_classifier
 from agents.policies.baselines import check_policy
 from agents.policies.networks import PolicyNetwork, load_policy
-from agents.rl.algorithms import algorithm_of, check_fits, check_settings, class_of, learns_as_ppo
+from agents.rl.algorithms import ALGORITHMS, algorithm_of, check_fits, check_settings, class_of, learns_as_ppo
 from agents.rl.environment import reward_of
 from agents.rl.saved_model import TrainedModel, selection_of
 from agents.rl.settings import algorithm_settings, check_ppo
@@ -137,12 +138,17 @@ class TrainingRun:
     def _check_algorithm(self, architecture: Architecture) -> None:
         """Check the settings of the algorithm before anything is rendered; see `check_algo` and `check_ppo`."""
         config = self.config
+        reward = lookup("env.reward", reward_of(config.env), REWARDS)
+        refuse_if(reward.alone and config.env.action in SKIPPING, ALONE.replace("reward=", "env.reward="))
         if isinstance(config, Train):
             action = lookup("action", config.env.action, ACTIONS)(config.env.grid, architecture.size, architecture.patch_size)
             check_algo(config, action.space)
             if config.env.full_information:
-                reward = lookup("env.reward", reward_of(config.env), REWARDS)
                 check_full_information(action, reward, stored=config.env.bank is not False)
+                refuse_if(
+                    action.num_cells is not None and config.data.views == "resample",
+                    "env.full_information needs a bank on a grid, which stores the features of fixed clips: set data.views to a number",
+                )
             if not learns_as_ppo(config.algo):
                 return
         steps = config.env.video_div or 1 if architecture.head == "mean" else config.data.num_frames
@@ -250,8 +256,14 @@ def check_algo(config: Train, space: spaces.Space) -> None:
     check_fits(algo.name, f"env.action={config.env.action}", space)
     check_settings(algo)
     lookup("algo.observation", algo.observation, OBSERVATIONS)
+    row = algorithm_of(class_of(algo.name), algo.name)
     refuse_if(
-        algorithm_of(class_of(algo.name), algo.name).full_information and not config.env.full_information,
+        row is ALGORITHMS["imitation"] and algo.observation != "reference",
+        f"algo.observation must be reference with algo={algo.name}, whose targets are those of a clip and a step, got {algo.observation}; "
+        "leave it out",
+    )
+    refuse_if(
+        row.full_information and not config.env.full_information,
         f"algo={algo.name} learns from the reward of every action; set env.full_information=true",
     )
     if learns_as_ppo(algo):

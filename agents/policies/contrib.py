@@ -16,7 +16,7 @@ from torch.nn.functional import grid_sample
 
 from agents.policies.networks import PolicyArchitecture
 from agents.policies.off_policy import refuse_layers
-from agents.policies.sb3 import ClipReferenceExtractor, MapReferenceExtractor, SigmoidMeanPolicy, observes_patch_count, parse_action_space
+from agents.policies.sb3 import ClipReferenceExtractor, MapReferenceExtractor, SigmoidMeanPolicy, parse_action_space, use_actor_and_critic
 from classifiers.errors import refuse_if
 
 
@@ -44,11 +44,8 @@ class MaskablePatchPolicy(MaskableActorCriticPolicy):
         """Make the networks and the optimizer."""
         super()._build(lr_schedule)
         architecture = cast(ClipReferenceExtractor, self.features_extractor).architecture
-        if isinstance(architecture, PolicyArchitecture):
-            return
-        self.action_net = architecture.actor(*parse_action_space(self.action_space)).to(self.device)
-        self.value_net = architecture.critic(observes_patch_count(self.observation_space)).to(self.device)  # type: ignore[assignment]
-        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        if not isinstance(architecture, PolicyArchitecture):
+            use_actor_and_critic(self, architecture, lr_schedule)
 
 
 class LstmPolicy(SigmoidMeanPolicy, RecurrentActorCriticPolicy):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.config.policy import NetworkConfig
-from agents.policies.spatial import SpatialArchitecture
+from agents.policies.spatial import SpatialArchitecture, skip_output
 from classifiers.atomic_files import write_text
 from classifiers.checkpoint import load_tensors, read_json, save_tensors
 from classifiers.errors import InputError, lookup, refuse_if
@@ -170,7 +170,7 @@ class SkippingActor(nn.Linear):
 
     def _with_skip(self, num_patches: Tensor, outputs: Tensor) -> Tensor:
         locations, (b, c, a) = outputs[..., :-3], outputs[..., -3:].unbind(-1)
-        skip = (a + b * (num_patches > 0) + c * num_patches.log1p())[..., None]
+        skip = skip_output(a, b, c, num_patches)
         return torch.cat([locations.expand(*skip.shape[:-1], -1), skip], dim=-1)
 
 

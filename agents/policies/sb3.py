@@ -199,8 +199,8 @@ class PatchActorCriticPolicy(SigmoidMeanPolicy):
     """`PolicyNetwork` as an `ActorCriticPolicy`: `ClipReferenceExtractor`, then the actor and the critic of its architecture.
 
     On a grid it samples a cell from the softmax. For continuous locations it samples from a Gaussian around the sigmoid of the actor's
-    output, with a fixed standard deviation. Skipping is one more logit, which starts at ln G², or a third coordinate, which starts at
-    0.5: half of the steps skip at first. With the observation `reference_looks` the actor is a `SkippingActor`.
+    output. Skipping is one more logit, which starts at ln G², or a third coordinate, which starts at 0.5: half of the steps skip at
+    first. With the observation `reference_looks` it depends on the number of patches so far.
     Log-probabilities are those of the sampled location: Stable-Baselines3 clips only what it sends to the environment. (The released
     code uses the log-probability of the clipped location.)
 
@@ -237,16 +237,13 @@ class PatchActorCriticPolicy(SigmoidMeanPolicy):
         """Make the networks and the optimiser."""
         super()._build(lr_schedule)
         architecture, (grid, skips) = extractor_of(self).architecture, parse_action_space(self.action_space)
-        counts = observes_patch_count(self.observation_space)
-        if isinstance(architecture, PolicyArchitecture) and not (skips and counts):
-            return  # its linear layers are those of Stable-Baselines3
-        device = self.value_net.weight.device
-        self.action_net = architecture.actor(grid, skips).to(device)
         if not isinstance(architecture, PolicyArchitecture):
-            self.value_net = architecture.critic(counts).to(device)  # type: ignore[assignment]
-        elif self.ortho_init:
-            self.init_weights(self.action_net, gain=0.01)
-        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+            use_actor_and_critic(self, architecture, lr_schedule)
+        elif skips and observes_patch_count(self.observation_space):  # otherwise its linear layers are those of Stable-Baselines3
+            self.action_net = architecture.actor(grid, skips).to(self.device)
+            if self.ortho_init:
+                self.init_weights(self.action_net, gain=0.01)
+            self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Return actions, values and log-probabilities; Stable-Baselines3 calls it in rollouts only."""
@@ -258,6 +255,13 @@ class PatchActorCriticPolicy(SigmoidMeanPolicy):
         inherited = super()._get_constructor_parameters().items()
         fixed = ("net_arch", "log_std_init")
         return {"std": self.std, "learn_std": self.learn_std, **{key: value for key, value in inherited if key not in fixed}}
+
+
+def use_actor_and_critic(policy: Any, architecture: NetworkArchitecture, lr_schedule: Schedule) -> None:
+    """Replace the linear layers of an actor-critic policy by an architecture's actor and critic, and make its optimizer anew."""
+    policy.action_net = architecture.actor(*parse_action_space(policy.action_space)).to(policy.device)
+    policy.value_net = architecture.critic(observes_patch_count(policy.observation_space)).to(policy.device)
+    policy.optimizer = policy.optimizer_class(policy.parameters(), lr=lr_schedule(1), **policy.optimizer_kwargs)
 
 
 def extractor_of(policy: ActorCriticPolicy) -> ClipReferenceExtractor:

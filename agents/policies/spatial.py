@@ -195,8 +195,12 @@ class SkipHead(nn.Linear):
 
     def forward(self, features: Tensor, num_patches: Tensor) -> Tensor:  # type: ignore[override]
         """Features (…, inputs) and counts (…) → the output for skipping (…, 1)."""
-        a, b, c = super().forward(features).unbind(-1)
-        return (a + b * (num_patches > 0) + c * num_patches.log1p())[..., None]
+        return skip_output(*super().forward(features).unbind(-1), num_patches)
+
+
+def skip_output(a: Tensor, b: Tensor, c: Tensor, num_patches: Tensor) -> Tensor:
+    """Return the output for skipping (…, 1) after n patches, a + b · [n > 0] + c · ln(1 + n)."""
+    return (a + b * (num_patches > 0) + c * num_patches.log1p())[..., None]
 
 
 class Pool(nn.Module):

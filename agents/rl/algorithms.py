@@ -188,10 +188,12 @@ def without_effect(config: Train) -> Iterator[tuple[str, str]]:
         yield "env.full_information", f"algo={algo.name} learns from the action taken alone; leave it out, or set algo=expected_pg"
     if learns_as_ppo(algo):
         if algo.name == "imitation":
-            unread = "gamma gae_lambda clip_range vf_coef normalize_advantage normalize_returns"
-            yield " ".join(f"ppo.{key}" for key in unread.split()), "algo=imitation has no returns and clips nothing; leave it out"
+            unread = "ppo.gamma ppo.gae_lambda ppo.clip_range ppo.vf_coef ppo.normalize_advantage ppo.normalize_returns"
+            limits = "algo.settings.target_kl algo.settings.clip_range_vf"
+            yield f"{unread} {limits}", "algo=imitation has no returns and clips nothing; leave it out"
         elif row.full_information:
             yield "ppo.normalize_returns", f"algo={algo.name} has returns for its critic alone; leave it out"
+            yield "algo.settings.clip_range_vf", f"algo={algo.name} does not clip the values of its critic; leave it out"
             if config.ppo.gamma == 0:
                 yield "ppo.gae_lambda ppo.vf_coef", f"algo={algo.name} needs no critic with ppo.gamma=0; leave it out, or set ppo.gamma"
         yield "algo.total_steps algo.validate_every algo.save_every", "with PPO, set the keys of ppo (--help lists them)"
@@ -247,9 +249,14 @@ def check_settings(config: AlgoConfig) -> None:
     Raises:
         InputError: if the class has no such argument (suggests the nearest), or it is set elsewhere.
     """
-    arguments = inspect.signature(class_of(config.name).__init__).parameters
-    known = sorted(set(arguments) - set(RESERVED) - {"self"})
-    any_name = any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values())
+    arguments: dict[str, inspect.Parameter] = {}
+    bases: tuple[Any, ...] = class_of(config.name).__mro__
+    for kind in bases:  # those of the table pass ``**kwargs`` on to the next one
+        arguments |= (own := inspect.signature(kind.__init__).parameters)
+        if config.name not in ALGORITHMS or "kwargs" not in own:
+            break
+    known = sorted(set(arguments) - set(RESERVED) - {"self", "args", "kwargs"})
+    any_name = config.name not in ALGORITHMS and any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values())
     for key in config.settings:
         refuse_if(key in RESERVED, f"algo.settings.{key} is reserved: {RESERVED.get(key)}")
         if key not in arguments and not any_name:

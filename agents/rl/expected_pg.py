@@ -91,7 +91,7 @@ class ExpectedPG(PPO):
             loss, measured = self.loss(batch, clip_range)
             for name, value in measured.items():
                 logged[name].append(value)
-            if self.target_kl is not None and measured["approx_kl"] > 1.5 * self.target_kl:
+            if self.target_kl is not None and measured.get("approx_kl", 0.0) > 1.5 * self.target_kl:
                 return False
             self.policy.optimizer.zero_grad()
             loss.backward()

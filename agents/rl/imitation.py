@@ -9,6 +9,7 @@ import math
 from collections import defaultdict
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,12 +74,11 @@ class Imitation(ExpectedPG):
 
     def _cells(self, references: Tensor, log_probs: Tensor) -> Tensor:
         """Return targets (B, A): 1 for the cell nearest to the target, zeros where the frame does not show it."""
-        features = self._dynamics.features
-        clips = references[:, :2].long().cpu().numpy()
-        cells = torch.from_numpy(Oracle(features).choose(clips)).to(log_probs.device)
+        features, steps = self._dynamics.features, references[:, :2].long().cpu().numpy()
+        cells = torch.from_numpy(Oracle(features).choose(steps)).to(log_probs.device)
         target = torch.zeros_like(log_probs).scatter_(1, cells[:, None], 1.0)
-        for row, (clip, step) in enumerate(clips):
-            known = features.clips.targets(int(clip))
-            if known is not None and not known.visible.reshape(features.num_steps, -1)[step].any():
+        targets = {clip: features.clips.targets(clip) for clip in np.unique(steps[:, 0]).tolist()}
+        for row, (clip, step) in enumerate(steps.tolist()):
+            if (known := targets[clip]) is not None and not known.visible.reshape(features.num_steps, -1)[step].any():
                 target[row] = 0
         return target

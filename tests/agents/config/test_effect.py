@@ -149,6 +149,8 @@ REFUSED = [
     (Train, "env.full_information", "algo.name=dqn", "algo=dqn learns from the action taken alone; leave it out, or set algo=expected_pg"),
     (Train, "ppo.gae_lambda", "algo.name=expected_pg ppo.gamma=0", r"algo=expected_pg needs no critic with ppo\.gamma=0"),
     (Train, "ppo.gamma", "algo.name=imitation", "algo=imitation has no returns and clips nothing; leave it out"),
+    (Train, "algo.settings.target_kl", "algo.name=imitation", "algo=imitation has no returns and clips nothing; leave it out"),
+    (Train, "algo.settings.clip_range_vf", "algo.name=expected_pg", "algo=expected_pg does not clip the values of its critic"),
     (Train, "ppo.normalize_returns", "algo.name=expected_pg", "algo=expected_pg has returns for its critic alone; leave it out"),
     (TrainPPO, "env.skipped", "", "env.action=grid skips no frame; set env.action=skip"),
     (TrainPPO, "env.bank_dtype", "env.bank=false", "with env.bank=false features are stored nowhere; leave it out, or set env.bank=true"),

@@ -139,7 +139,8 @@ def test_the_spread_of_sac_is_learned_from_pooled_features_or_by_gsde(use_sde):
     made = policy(SpatialSACPolicy, LOCATIONS, WITH_COUNT, use_sde=use_sde)
     states = torch.cat([maps(), torch.ones(3, 1)], 1)
     made.actor.extract_features = lambda obs, extractor: states
-    made.reset_noise(3) if use_sde else None
+    if use_sde:
+        made.reset_noise(3)
     actions, log_prob = made.actor.action_log_prob(torch.zeros(3, 3))
     log_prob.sum().backward()
     spread = made.actor.log_std if use_sde else made.actor.log_std.weight

@@ -344,12 +344,22 @@ def test_ppo_is_the_case_that_train_ppo_is(tmp_path, root):
         (["algo=dqm"], "algo='dqm' is not known; did you mean 'dqn'"),
         (["algo=custom"], r"algo\.name is empty: algo=custom needs algo\.name=PACKAGE\.CLASS"),
         (["algo=dqn", "algo.settings.gama=0.5"], r"algo\.settings\.gama: dqn has no such argument; did you mean 'gamma'\?"),
+        (
+            ["algo=imitation", "algo.settings.temprature=1"],
+            r"algo\.settings\.temprature: imitation has no such argument; did you mean 'temperature'\?",
+        ),
         (["algo=dqn", "algo.settings.seed=3"], r"algo\.settings\.seed is reserved: set seed"),
         (["algo=dqn", "algo.settings.learning_rate=fast"], r"algo=dqn does not accept its settings .*fast"),
         (["algo=dqn", "algo.settings.policy_kwargs.net_arch=[8]"], r"policy_kwargs\.net_arch must be \[\] with network=spatial, got \[8\]"),
         (["algo=dqn", "algo.total_steps=0"], r"algo\.total_steps must be an integer of at least 1, got 0"),
         (["algo=dqn", "algo.observation=glance"], r"algo\.observation='glance' is not known"),
         (["algo=ppo", "algo.settings.gamma=0.5"], r"algo\.settings\.gamma: with PPO, set ppo\.gamma"),
+        (["algo=imitation", "algo.observation=map"], r"algo\.observation must be reference with algo=imitation, .* got map; leave it out"),
+        (["algo=dqn", "env.reward=randm"], r"env\.reward='randm' is not known; did you mean 'random'"),
+        (
+            ["algo=dqn", "env.reward=standalone", "env.action=skip"],
+            r"env\.reward='standalone' judges every patch by itself, .* set env\.reward='random', or an action without skipping",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused(tmp_path, root, overrides, message):

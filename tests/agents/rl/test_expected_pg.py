@@ -173,7 +173,7 @@ def return_of_the_best_cells(bank):
 
 
 def test_the_best_cells_are_found(tmp_path, bank):
-    """Twelve clips are soon known by heart. Random patches gain nothing on average."""
+    """Twelve clips are soon memorised. Random patches gain nothing on average."""
     ppo = PPOConfig(**{**QUICK, "learning_rate": 1e-2, "total_steps": 1600, "validate_every": 100})
     policy = learn(tmp_path, bank, EXPECTED_PG, network=SPATIAL, reward="random", ppo=ppo, full_information=True)
     lines = RunDir(tmp_path).metrics()
@@ -247,6 +247,7 @@ def run(*overrides):
         (["env.full_information=false"], r"algo=expected_pg learns from the reward of every action; set env\.full_information=true"),
         (["env.bank=false"], "full_information needs a bank on a grid: without one, each step takes 9 passes of the focuser per clip"),
         (["env.action=continuous", "env.baseline=1"], r"algo=expected_pg learns discrete actions only, .* sums over all actions and needs"),
+        (["data.views=resample"], r"env\.full_information needs a bank on a grid, .* fixed clips: set data\.views to a number"),
         (["env.reward=mixed"], "the reward mixed must be elementwise for full_information"),
         (["env.reward=randm"], r"env\.reward='randm' is not known; did you mean 'random'"),
         (["algo.settings.gamma=0.5"], r"algo\.settings\.gamma: with PPO, set ppo\.gamma"),

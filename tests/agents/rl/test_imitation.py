@@ -44,7 +44,7 @@ def model_on(features, temperature=0.1, **env):
 
 
 def test_the_target_is_found(tmp_path, bank):
-    """Twelve clips are soon known by heart."""
+    """Twelve clips are soon memorised."""
     policy = learn(tmp_path, bank, IMITATION, network=SPATIAL, ppo=PPOConfig(**{**QUICK, "total_steps": 3200, "validate_every": 200}))
     assert ratios(evaluate_policy(bank, policy))["hit_rate"] > 0.6
     assert {"cross_entropy", "entropy"} <= set(RunDir(tmp_path).metrics()[0])
