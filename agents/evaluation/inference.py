@@ -13,7 +13,7 @@ from torch import Tensor
 from adafocus_env.action import Action, ContinuousAction, GridAction, crop_patches, with_skipping
 from adafocus_env.classify import classify_clips
 from adafocus_env.clips.store import ClipSource
-from agents.policies.networks import PolicyNetwork, check_maps
+from agents.policies.networks import PolicyNetwork, check_maps, check_patch_share
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 from classifiers.flops import network_flops, video_flops
@@ -73,6 +73,7 @@ def infer(
         raise InputError(f"glance_frames are of {len(glance_frames)} videos, frames of {count}; give the same videos in the same order")
     maps, vectors = classifier.glance(glance_frames.flatten(0, 1), num_frames=num_glances)
     _check_stacked(policy, tuple(maps.shape[1:]))
+    check_patch_share(policy, classifier.architecture.patch_size, classifier.architecture.size)
     steps = count_decisions(classifier, policy, length, num_glances)
     maps, vectors = _by_decision(maps, vectors, count, steps)
     actions = policy.act(maps, keep_threshold)

@@ -18,7 +18,7 @@ from torch.nn.functional import conv2d, pad
 from adafocus_env.action import Action, GridAction, with_skipping
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.features.live import Features
-from agents.policies.networks import PolicyNetwork, check_maps
+from agents.policies.networks import PolicyNetwork, check_maps, check_patch_share
 from classifiers.errors import refuse_if
 
 References = NDArray[np.int64]
@@ -271,6 +271,7 @@ def check_policy(policy: PolicyNetwork, features: Features) -> None:
         InputError: if its glance maps or its actions are different.
     """
     check_maps(policy, features.map_shape)
+    check_patch_share(policy, features.action.patch_size, features.action.size)
     grid = features.action.grid if isinstance(features.action, GridAction) else None
     refuse_if(policy.grid != grid, f"the policy chooses {_choice(policy.grid)}, the environment offers {_choice(grid)}; set them alike")
 

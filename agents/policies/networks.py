@@ -309,6 +309,20 @@ def check_maps(policy: PolicyNetwork, map_shape: tuple[int, ...]) -> None:
     )
 
 
+def check_patch_share(policy: PolicyNetwork, patch_size: int, size: int) -> None:
+    """Check that a policy that knows how large patches are was trained with such patches.
+
+    Raises:
+        InputError: if it was trained with others.
+    """
+    share = getattr(policy.architecture, "patch_share", None)
+    refuse_if(
+        share is not None and not math.isclose(share, patch_size / size),
+        f"the policy was trained with patches of {share} of the frame's side, the classifier's are {patch_size} of {size} pixels; use the "
+        "policy that was trained with this classifier",
+    )
+
+
 def check_std(std: float) -> float:
     """Return the standard deviation of a continuous policy.
 

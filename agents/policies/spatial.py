@@ -177,7 +177,7 @@ class SpatialActor(nn.Module):
         scores = self.scores(states)[..., 0, :]
         if self.grid is not None:
             return scores @ self.sampling
-        return torch.logit((scores.softmax(-1) @ self.sampling).clamp(0.005, 0.995))
+        return torch.logit(0.5 + 0.99 * (scores.softmax(-1) @ self.sampling - 0.5))  # finite at the borders, with a gradient
 
 
 class SkipHead(nn.Linear):
@@ -195,7 +195,8 @@ class SkipHead(nn.Linear):
 
     def forward(self, features: Tensor, num_patches: Tensor) -> Tensor:  # type: ignore[override]
         """Features (…, inputs) and counts (…) → the output for skipping (…, 1)."""
-        return skip_output(*super().forward(features).unbind(-1), num_patches)
+        a, b, c = super().forward(features).unbind(-1)
+        return skip_output(a, b, c, num_patches)
 
 
 def skip_output(a: Tensor, b: Tensor, c: Tensor, num_patches: Tensor) -> Tensor:

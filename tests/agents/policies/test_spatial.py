@@ -11,7 +11,8 @@ from torch import nn
 
 from adafocus_env.action import GridAction
 from agents.config.settings import NetworkConfig
-from agents.evaluation.inference import policy_flops
+from agents.evaluation.inference import infer, policy_flops
+from agents.policies.baselines import LearnedPolicy
 from agents.policies.networks import CARD, PolicyNetwork, architecture_of, load_policy, save_policy
 from agents.policies.sb3 import ClipReferenceExtractor, PatchActorCriticPolicy, bind, load_network, to_network
 from agents.policies.spatial import ConvGRU, SpatialArchitecture, cell_weights, pixel_locations
@@ -184,3 +185,13 @@ def test_at_full_size_it_costs_a_twentieth_of_the_glancer_at_most():
     pixels, width = 49, 8
     layers = 1280 * width + 9 * width * 3 * width * 2 + 9 * width * width + width
     assert policy_flops(policy) == pixels * layers + pixels * 49
+
+
+def test_a_policy_for_patches_of_another_size_is_refused(bank):
+    architecture = SpatialArchitecture(bank.map_shape, patch_share=0.5, width=4)
+    message = r"the policy was trained with patches of 0\.5 of the frame's side, the classifier's are 24 of 96 pixels; use the policy that"
+    with pytest.raises(InputError, match=message):
+        LearnedPolicy(network(architecture, 7), bank)
+    frames = bank.classifier.normalise(torch.zeros(1, 2, 3, 96, 96, dtype=torch.uint8))
+    with pytest.raises(InputError, match=message):
+        infer(bank.classifier, network(architecture, 7), frames)
