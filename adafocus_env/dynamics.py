@@ -27,6 +27,7 @@ from classifiers.flops import video_flops
 # Smallest batch of the head with stored features on a CPU: smaller matrix products add up in another order, so the last digits of an
 # episode would depend on the number of episodes beside it.
 MIN_HEAD_BATCH = 8
+UNCOUNTABLE = "baseline='all' needs a grid: continuous actions are not countable; choose a number, such as baseline=1"
 
 
 @dataclass(frozen=True)
@@ -87,14 +88,13 @@ class Dynamics:
         tensors: bool = False,
     ) -> None:
         _check_numbers(num_clips, baseline)
-        self.features, self.num_clips, self.num_steps = features, num_clips, features.num_steps
+        self.features, self.num_clips, self.num_steps, self._tensors = features, num_clips, features.num_steps, tensors
         self.skipped = find_skipped(skipped)
         self.action: Action = features.action if action is None else action
         self.reward = reward if isinstance(reward, Reward) else lookup("reward", reward, REWARDS)
         random_baseline = self.reward.baseline == "random patches"
         self._all_cells = random_baseline and baseline == "all"
-        if self._all_cells and features.action.num_cells is None:
-            raise InputError("baseline='all' needs a grid: continuous actions are not countable; choose a number, such as baseline=1")
+        refuse_if(self._all_cells and features.action.num_cells is None, UNCOUNTABLE)
         self._num_sampled = int(baseline) if random_baseline and baseline != "all" else 0
         cells = self.action.patch_action.candidates
         self._compared = cells if self._all_cells else cells[:0]
@@ -116,7 +116,6 @@ class Dynamics:
         num_classes = len(features.classifier.classes)
         self.scores: Tensor = self.state.new_full((num_clips, num_classes), 1 / num_classes)
         self.focus: Tensor = self.state.new_zeros(num_clips, features.classifier.focuser.vector_size)
-        self._tensors = tensors
         self._grid = self.action if tensors and isinstance(self.action, GridAction) else None  # actions may stay on the device
         self._cell_boxes = self._on_device(boxes_of(self._grid, self._grid.candidates)) if self._grid else None
         self.boxes: Values = self._as_output(np.zeros((num_clips, 4), np.int64))
@@ -340,7 +339,8 @@ class Dynamics:
         """
         labels = self._labels[clips]
         on_device = self._on_device(labels)
-        true, prediction = self._of_labels(torch.cat([probabilities[None], judged]), on_device), probabilities.argmax(-1)
+        true = torch.cat([self._of_labels(scores, on_device) for scores in (probabilities[None], judged)])
+        prediction = probabilities.argmax(-1)
         last, zeros = 2 + len(self._compared) + self._num_sampled, self.reward.baseline == "zeros"
         compared, end = (slice(-1, None), len(true) - 1) if zeros else (slice(2, last), len(true))
         alternatives = slice(end - len(self.alternatives), end)
