@@ -77,8 +77,9 @@ class Imitation(ExpectedPG):
         features, steps = self._dynamics.features, references[:, :2].long().cpu().numpy()
         cells = torch.from_numpy(Oracle(features).choose(steps)).to(log_probs.device)
         target = torch.zeros_like(log_probs).scatter_(1, cells[:, None], 1.0)
-        targets = {clip: features.clips.targets(clip) for clip in np.unique(steps[:, 0]).tolist()}
-        for row, (clip, step) in enumerate(steps.tolist()):
-            if (known := targets[clip]) is not None and not known.visible.reshape(features.num_steps, -1)[step].any():
-                target[row] = 0
-        return target
+        clips, rows = np.unique(steps[:, 0], return_inverse=True)
+        shown = np.ones((len(clips), features.num_steps), bool)
+        for row, clip in enumerate(clips.tolist()):
+            if (known := features.clips.targets(clip)) is not None:
+                shown[row] = known.visible.reshape(features.num_steps, -1).any(1)
+        return target * torch.from_numpy(shown[rows.ravel(), steps[:, 1]])[:, None].to(target)
