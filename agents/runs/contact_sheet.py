@@ -24,7 +24,9 @@ def save_contact_sheet(features: Features, played: PolicyEvaluation, path: Path,
     Where it is known, the hit rate of all clips stands above the rows, and hits of all frames with the target beside each.
     """
     clips = np.unique(np.linspace(0, len(features.clips) - 1, rows).astype(int))
-    pictures = [_clip_row(features, played, int(clip)) for clip in clips]
+    counts = count_hits(played)
+    hits = [] if counts is None else [f"hits {hit} of {seen}" for hit, seen in zip(*(each.sum(1) for each in counts), strict=True)]
+    pictures = [_clip_row(features, played, int(clip), hits[clip : clip + 1]) for clip in clips]
     hit_rate = ratios(played).get("hit_rate")
     top = 0 if hit_rate is None else HEADING
     sheet = Image.new("RGB", (pictures[0].width, top + sum(picture.height + GAP for picture in pictures)), "white")
@@ -37,7 +39,7 @@ def save_contact_sheet(features: Features, played: PolicyEvaluation, path: Path,
         sheet.save(temporary, format="PNG")
 
 
-def _clip_row(features: Features, played: PolicyEvaluation, clip: int) -> Image.Image:
+def _clip_row(features: Features, played: PolicyEvaluation, clip: int, hits: list[str]) -> Image.Image:
     frames = features.clips.frames(clip).permute(0, 2, 3, 1).numpy()
     decision = np.arange(len(frames)) // (len(frames) // features.num_steps)
     assert played.actions is not None
@@ -47,8 +49,6 @@ def _clip_row(features: Features, played: PolicyEvaluation, clip: int) -> Image.
     row = Image.new("RGB", (LABEL_WIDTH + len(frames) * (side + GAP), side), "white")
     name = features.classifier.classes[features.clips.labels[clip]]
     answer = "right" if played.correct[clip] else "wrong"
-    counts = count_hits(played)
-    hits = [] if counts is None else [f"hits {counts[0][clip].sum()} of {counts[1][clip].sum()}"]
     lines = [f"clip {clip}", f"class {name[:18]}", answer, f"confidence {played.confidence[clip]:.0%}", *hits]
     ImageDraw.Draw(row).text((6, 6), "\n".join(lines), fill="black", font=ImageFont.load_default(13))
     for number, (frame, box) in enumerate(zip(frames, boxes, strict=True)):
