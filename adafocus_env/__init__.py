@@ -16,24 +16,39 @@ from typing import Any
 
 from gymnasium.envs.registration import register
 
-ARGUMENTS: dict[str, dict[str, Any]] = {
-    "AdaFocus-v0": {"action": "grid"},
-    "AdaFocusContinuous-v0": {"action": "continuous"},
-    "AdaFocusSkip-v0": {"action": "skip", "cost_weight": 0.05},
-    "AdaFocusEasy-v0": {"task": "easy", "action": "grid"},
-    "AdaFocusEasyContinuous-v0": {"task": "easy", "action": "continuous"},
-    "AdaFocusNormal-v0": {"task": "normal", "action": "grid"},
-    "AdaFocusHard-v0": {"task": "hard", "action": "grid"},
-    "AdaFocusSparse-v0": {"task": "sparse", "action": "grid"},
-    "AdaFocusMemory-v0": {"task": "memory", "action": "grid"},
+from adafocus_env.scores import normalized_score, reference_scores
+
+__all__ = ["ARGUMENTS", "normalized_score", "reference_scores"]
+
+FORMS: dict[str, dict[str, Any]] = {
+    "": {"action": "grid"},
+    "Continuous": {"action": "continuous"},
+    "Skip": {"action": "skip", "cost_weight": 0.05},
 }
-"""The arguments of each registered id; see `adafocus_env.env.AdaFocusEnv`. A task that is named here is fixed: see `adafocus_env.tasks`."""
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    **{f"AdaFocus{form}-v1": arguments for form, arguments in FORMS.items()},
+    **{
+        f"AdaFocus{task.title()}{form}-v1": {"task": task, **arguments}
+        for task in ("track", "mover", "sparse")
+        for form, arguments in FORMS.items()
+    },
+    **{f"AdaFocus{form}-v0": {"task": "normal@v0", **arguments} for form, arguments in FORMS.items()},
+    **{f"AdaFocus{task.title()}-v0": {"task": f"{task}@v0", **FORMS[""]} for task in ("easy", "normal", "hard", "sparse", "memory")},
+    "AdaFocusEasyContinuous-v0": {"task": "easy@v0", **FORMS["Continuous"]},
+}
+"""The arguments of each registered id; see `adafocus_env.env.AdaFocusEnv`. The task of an id that names one is fixed: see
+`adafocus_env.tasks`."""
+
+
+def _entry_point(name: str, base: str) -> str:
+    task = ARGUMENTS[name].get("task", "")
+    if name.endswith("-v0"):
+        fixed = "" if name.startswith(tuple(f"AdaFocus{form}-" for form in FORMS)) else task.split("@")[0].title()
+        return f"adafocus_env.tasks:AdaFocus{fixed}V0{base}"
+    if task:
+        return f"adafocus_env.tasks:AdaFocus{task.title()}{base}"
+    return f"adafocus_env.{'env' if base == 'Env' else 'vector_env'}:AdaFocus{base}"
+
 
 for name, arguments in ARGUMENTS.items():
-    of_task = f"adafocus_env.tasks:AdaFocus{arguments['task'].title()}" if "task" in arguments else None
-    register(
-        id=name,
-        entry_point=f"{of_task}Env" if of_task else "adafocus_env.env:AdaFocusEnv",
-        vector_entry_point=f"{of_task}VectorEnv" if of_task else "adafocus_env.vector_env:AdaFocusVectorEnv",
-        kwargs=arguments,
-    )
+    register(id=name, entry_point=_entry_point(name, "Env"), vector_entry_point=_entry_point(name, "VectorEnv"), kwargs=arguments)

@@ -17,11 +17,12 @@ from adafocus_env.demo.videos import TASKS, data_name, demo
 from adafocus_env.features.disk_bank import DiskBank, check_room
 from adafocus_env.features.live import Features, LiveFeatures
 from adafocus_env.features.memory_bank import MemoryBank, RoomError, check_bank
-from adafocus_env.settings import EnvSettings, validate
+from adafocus_env.settings import DEFAULT_TASK, EnvSettings, validate
 from adafocus_env.videos.dataset import DataSet
 from classifiers import checkpoint
 from classifiers.classifier import Classifier, check_frozen
 from classifiers.errors import InputError, lookup, refuse_if
+from classifiers.model_zoo import BUNDLED
 
 Split = Literal["train", "val", "test", "further"]
 DEMO_FRAMES = 8
@@ -114,7 +115,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def build_features(
-    classifier: Classifier | str, clips: ClipSource | Split, *, task: str = "normal", device: str = "auto", **settings: Any
+    classifier: Classifier | str, clips: ClipSource | Split, *, task: str = DEFAULT_TASK, device: str = "auto", **settings: Any
 ) -> Features:
     """Combine classifier, clips and patch geometry.
 
@@ -133,6 +134,11 @@ def build_features(
     chosen = validate(EnvSettings, settings)
     lookup("task", task, TASKS)
     if isinstance(classifier, str):
+        refuse_if(
+            classifier == "auto" and data_name(task) not in BUNDLED,
+            f"classifier='auto': none is bundled for task={task!r}; train one with python -m benchmarks.rebuild_bundled task={task} "
+            "out=DIR, and give classifier=DIR",
+        )
         classifier = checkpoint.load(data_name(task) if classifier == "auto" else classifier, choose_device(device))
     check_frozen(classifier)
     if isinstance(clips, str):

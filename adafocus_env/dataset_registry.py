@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from adafocus_env.settings import Count, setting, settings
+from adafocus_env.settings import DEFAULT_TASK, Count, TaskName, setting, settings
 from adafocus_env.videos.class_folders import folder
 from adafocus_env.videos.dataset import DataSet
 from adafocus_env.videos.published import Usable, published, what_is_usable
 from classifiers.errors import lookup, refuse_if
-
-TaskName = Literal["easy", "normal", "hard", "sparse", "memory"]
 
 
 @settings
@@ -19,7 +17,7 @@ class DataSettings:
     """Which videos, and the clips that are sampled from them."""
 
     name: str = setting("demo", "the data set, a name in `adafocus_env.dataset_registry.DATASETS`")
-    task: TaskName = setting("normal", "which demo videos; see docs/tasks.md")
+    task: TaskName = setting(DEFAULT_TASK, "which demo videos; see docs/tasks.md")
     root: str = setting("", "the folder of videos, or of the lists of a published set", path=True)
     source: Literal["auto", "frames", "videos"] = setting("auto", "of a published set: extracted frames or videos; auto: frames if present")
     val: float = setting(0.1, "share of the training videos in the validation split", ge=0, lt=1)
@@ -32,8 +30,8 @@ class DataSettings:
 
     @property
     def label(self) -> str:
-        """The data set, and the task of demo videos where it is not the normal one: part of the names of runs."""
-        return self.name if self.task == "normal" else f"{self.name}-{self.task}"
+        """The data set, and the task of demo videos where it is not the default one: part of the names of runs."""
+        return self.name if self.task == DEFAULT_TASK else f"{self.name}-{self.task}"
 
     @property
     def title(self) -> str:

@@ -15,6 +15,7 @@ from adafocus_env.build import Split
 from adafocus_env.clips.store import ClipSource
 from adafocus_env.features.live import Features
 from adafocus_env.observation import Observation, row_of
+from adafocus_env.settings import DEFAULT_TASK
 from adafocus_env.vector_env import METADATA, AdaFocusVectorEnv, check_open, check_options, infos_of_rows
 from classifiers.classifier import Classifier
 
@@ -30,13 +31,13 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     patches of an equal share of the frames.
 
     ## Action Space
-    `AdaFocus-v0` (``action="grid"``): `Discrete(grid²)`, the cell of a grid, row-major. The patches of the first and the last
+    `AdaFocus-v1` (``action="grid"``): `Discrete(grid²)`, the cell of a grid, row-major. The patches of the first and the last
     cell of a row touch the borders.
 
-    `AdaFocusContinuous-v0` (``action="continuous"``): `Box(0, 1, (2,), float32)`, a location a as (row, column). The top left
+    `AdaFocusContinuous-v1` (``action="continuous"``): `Box(0, 1, (2,), float32)`, a location a as (row, column). The top left
     corner of the patch is floor(a · (H − P)).
 
-    `AdaFocusSkip-v0` (``action="skip"``, ``cost_weight=0.05``): `Discrete(grid² + 1)`, the same cells; the last action skips: the
+    `AdaFocusSkip-v1` (``action="skip"``, ``cost_weight=0.05``): `Discrete(grid² + 1)`, the same cells; the last action skips: the
     glancer sees the frame, the focuser does not. ``action_masks()`` (for MaskablePPO) allows all actions except skipping in the
     last step of an episode without any patch.
 
@@ -124,10 +125,11 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     the same numbers.
 
     ## Arguments
-    See below; `gymnasium.make("AdaFocus-v0", reward="previous")` passes them on. By default the clips are those of the demo
+    See below; `gymnasium.make("AdaFocus-v1", reward="previous")` passes them on. By default the clips are those of the demo
     videos, rendered and decoded 64 at a time on the first request.
 
     ## Version History
+    * v1: the target is among look-alikes, so that rules that learn nothing do not find it; see docs/tasks.md.
     * v0: first version. ``skipped`` came later; its default is what `AdaFocusSkip-v0` did before.
 
     Args:
@@ -154,7 +156,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
         classifier: Classifier | str = "auto",
         clips: ClipSource | Split = "train",
         *,
-        task: str = "normal",
+        task: str = DEFAULT_TASK,
         observation: str | Callable[[Features], Observation] = "map",
         device: str = "auto",
         render_mode: str | None = None,

@@ -3,6 +3,7 @@
 Scores are compared under the name of an id, so that no argument may make it another problem.
 """
 
+import warnings
 from typing import Any, ClassVar
 
 from adafocus_env.demo.videos import TASKS
@@ -19,13 +20,36 @@ class FixedTask:
     def __init__(self, *args: Any, **arguments: Any) -> None:
         refuse_if(
             (asked := arguments.setdefault("task", self.task)) != self.task,
-            f"task must be {self.task!r} for this id, got {asked!r}; leave task out, or make AdaFocus-v0 with task={asked!r}",
+            f"task must be {self.task!r} for this id, got {asked!r}; leave task out, or make AdaFocus-v1 with task={asked!r}",
         )
         super().__init__(*args, **arguments)
 
 
-for task in TASKS:  # AdaFocusEasyEnv, AdaFocusEasyVectorEnv, …: the entry points of the ids
+class Version0:
+    """Warns that the id is deprecated."""
+
+    task: ClassVar[str] = "normal@v0"
+
+    def __init__(self, *args: Any, **arguments: Any) -> None:
+        now = REPLACEMENTS.get(self.task, "AdaFocusTrack-v1")
+        reason = "a rule that learns nothing solves most tasks of version 0" if self.task != "memory@v0" else "version 0 is deprecated"
+        warnings.warn(f"task={self.task!r}: {reason}; use {now} (docs/tasks.md)", DeprecationWarning, stacklevel=3)
+        super().__init__(*args, **arguments)
+
+
+REPLACEMENTS = {"sparse@v0": "AdaFocusSparse-v1", "memory@v0": "AdaFocusMover-v1"}
+"""Tasks of version 0 → the id that asks for the same; that of the others is `AdaFocusTrack-v1`."""
+
+
+def class_name(task: str, base: str) -> str:
+    """Return the name of a class below: ``AdaFocusTrackEnv``, ``AdaFocusHardV0VectorEnv``; without a task ``AdaFocusV0Env``."""
+    return f"AdaFocus{''.join(word.title() for word in task.split('@'))}{base}"
+
+
+for task in (*TASKS, "@v0"):  # the entry points of the ids
     for name, base in (("Env", AdaFocusEnv), ("VectorEnv", AdaFocusVectorEnv)):
-        name = f"AdaFocus{task.title()}{name}"
-        content = {"task": task, "__doc__": f"`{base.__name__}` on the demo videos of the task {task!r}.", "__module__": __name__}
-        globals()[name] = type(name, (FixedTask, base), content)
+        fixed = (Version0,) * task.endswith("@v0") + (FixedTask,) * (task != "@v0")
+        content = {"__doc__": f"`{base.__name__}` on demo videos{f' of the task {task!r}' if fixed else ''}.", "__module__": __name__}
+        if task != "@v0":
+            content["task"] = task
+        globals()[class_name(task, name)] = type(class_name(task, name), (*fixed, base), content)

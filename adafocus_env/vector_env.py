@@ -22,7 +22,7 @@ from adafocus_env.features.live import Features, Indices
 from adafocus_env.observation import OBSERVATIONS, Observation, row_of, to_numpy
 from adafocus_env.outcome import Outcome
 from adafocus_env.render import picture
-from adafocus_env.settings import EnvSettings, validate
+from adafocus_env.settings import DEFAULT_TASK, EnvSettings, validate
 from adafocus_env.transfers import Values, rows_of, to_array, to_device, with_rows
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError, lookup
@@ -70,7 +70,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         classifier: Classifier | str = "auto",
         clips: ClipSource | Split = "train",
         *,
-        task: str = "normal",
+        task: str = DEFAULT_TASK,
         observation: str | Callable[[Features], Observation] = "map",
         device: str = "auto",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,

@@ -1,8 +1,8 @@
 """Trains algorithms × seeds on one registered id, one run after the other, and writes a table and a plot of learning curves.
 
-    python -m benchmarks.compare_algorithms id=AdaFocusEasy-v0                           all algorithms with discrete actions, seeds 0, 1, 2
-    python -m benchmarks.compare_algorithms id=AdaFocusEasy-v0 algos=[ppo,dqn] seeds=[0]
-    python -m benchmarks.compare_algorithms id=AdaFocusEasyContinuous-v0                 all algorithms with continuous actions
+    python -m benchmarks.compare_algorithms id=AdaFocusTrack-v1                      all algorithms with discrete actions, seeds 0, 1, 2
+    python -m benchmarks.compare_algorithms id=AdaFocusTrack-v1 algos=[ppo,dqn] seeds=[0]
+    python -m benchmarks.compare_algorithms id=AdaFocusTrackContinuous-v1                 all algorithms with continuous actions
 
 Every run has its own run directory, as `agents.train` makes it. Finished runs are not repeated: the same command resumes the study.
 """
@@ -44,7 +44,7 @@ HEADINGS = ("algorithm", "top-1", "gap closed", "half of it in all seeds", "step
 class CompareAlgorithms(Study):
     """`python -m benchmarks.compare_algorithms`."""
 
-    id: str = setting("AdaFocusEasy-v0", "a registered id")
+    id: str = setting("AdaFocusTrack-v1", "a registered id")
     algos: list[str] = setting(list, "names in `agents.rl.algorithms.ALGORITHMS`, or dotted paths; none: all that fit")
     total_steps: int | None = setting(None, "environment steps of each run; null: those of each algorithm's preset", ge=1)
 

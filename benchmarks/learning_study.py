@@ -1,7 +1,7 @@
 """What keeps the policy from looking at the target: one change at a time, several seeds, and the worth of a second look.
 
     python -m benchmarks.learning_study                                 all variants on the task normal, seeds 0, 1, 2
-    python -m benchmarks.learning_study variants=[ppo,expected_pg] task=hard seeds=[0]
+    python -m benchmarks.learning_study variants=[ppo,expected_pg] task=hard@v0 seeds=[0]
 
 Every run has its own run directory, as `agents.train` makes it. Finished runs are not repeated: the same command resumes the study. The
 features of all clips are stored once, in ``RUN/bank``.
@@ -16,9 +16,9 @@ from rich.console import Console
 
 from adafocus_env.action import boxes_of
 from adafocus_env.build import choose_device
-from adafocus_env.dataset_registry import TaskName, build_data
+from adafocus_env.dataset_registry import build_data
 from adafocus_env.features.live import Features
-from adafocus_env.settings import setting, settings
+from adafocus_env.settings import TaskName, setting, settings
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents import train
 from agents.config.command import run_command
@@ -71,7 +71,7 @@ HEADINGS = ("variant", "validation", "hits, training clips", "hits", "hits, firs
 class LearningStudy(Study):
     """`python -m benchmarks.learning_study`."""
 
-    task: TaskName = setting("normal", "which demo videos; see docs/tasks.md")
+    task: TaskName = setting("normal@v0", "which demo videos; see docs/tasks.md")
     variants: list[str] = setting(list, "names in `VARIANTS`; none: all")
 
 

@@ -1,4 +1,4 @@
-"""Trains a bundled classifier again, from random weights: ``python -m benchmarks.rebuild_bundled task=hard out=DIR``."""
+"""Trains a bundled classifier again, from random weights: ``python -m benchmarks.rebuild_bundled task=track out=DIR``."""
 
 import tempfile
 from collections.abc import Iterator
@@ -7,9 +7,8 @@ from pathlib import Path
 
 from adafocus_env.build import Split, build_features, choose_device
 from adafocus_env.clips.store import ClipSource
-from adafocus_env.dataset_registry import TaskName
 from adafocus_env.demo.videos import TASKS, data_name, demo
-from adafocus_env.settings import setting, settings
+from adafocus_env.settings import DEFAULT_TASK, TaskName, setting, settings
 from agents.config.command import run_command
 from agents.config.settings import DEVICE, SEEDS, ClassifierConfig, DataConfig
 from agents.evaluation.evaluate import evaluate_policy
@@ -20,6 +19,7 @@ from agents.runs.progress import Display
 from agents.runs.run_dir import RunDir
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
+from classifiers.errors import refuse_if
 from classifiers.model_zoo import ARCHITECTURES, BUNDLED
 
 SPLITS: tuple[Split, Split] = ("train", "val")
@@ -29,7 +29,7 @@ SPLITS: tuple[Split, Split] = ("train", "val")
 class RebuildBundled:
     """`python -m benchmarks.rebuild_bundled`."""
 
-    task: TaskName = setting("normal", "which demo videos")
+    task: TaskName = setting(DEFAULT_TASK, "which demo videos")
     out: str = setting("", "where the classifier goes; empty: into the package", path=True)
     seed: int = setting(0, "of everything random", ge=0, lt=SEEDS)
     device: str = setting("auto", DEVICE)
@@ -44,6 +44,7 @@ class RebuildBundled:
 def main(config: RebuildBundled) -> None:
     """Train the classifier of a task in stages 0 and 1, measure it on the validation split and save it."""
     task, name = TASKS[config.task], data_name(config.task)
+    refuse_if(not config.out and name not in BUNDLED, f"out is missing: no classifier is bundled for task={config.task}; set out=DIR")
     out = Path(config.out) if config.out else BUNDLED[name]
     with Display() as display, tempfile.TemporaryDirectory() as folder:
         network = replace(ARCHITECTURES["small"], patch_size=task.patch_size)

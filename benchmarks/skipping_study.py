@@ -18,8 +18,8 @@ from rich.console import Console
 
 from adafocus_env.build import choose_device
 from adafocus_env.clips.store import Unreadable
-from adafocus_env.dataset_registry import TaskName, build_data
-from adafocus_env.settings import setting, settings
+from adafocus_env.dataset_registry import build_data
+from adafocus_env.settings import TaskName, setting, settings
 from agents import train_ppo
 from agents.config.command import run_command
 from agents.config.settings import DataConfig, EnvConfig, TrainPPO
@@ -45,7 +45,7 @@ Results = dict[str, NDArray[np.float64]]
 class SkippingStudy(Study):
     """`python -m benchmarks.skipping_study`."""
 
-    tasks: list[TaskName] = setting(lambda: ["normal", "hard", "sparse"], "of the demo videos; see docs/tasks.md")
+    tasks: list[TaskName] = setting(lambda: ["track", "mover", "sparse"], "of the demo videos; see docs/tasks.md")
     keeps: list[Annotated[float, Field(gt=0, le=1)]] = setting(lambda: [0.25, 0.47, 0.67, 0.89], "shares of frames with a patch")
 
 

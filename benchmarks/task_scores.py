@@ -1,74 +1,129 @@
-"""Measures random patches and the oracle on every benchmark id: ``python -m benchmarks.task_scores`` writes docs/task_scores.json."""
+"""Measures rules, references and learners on every benchmark task of version 1, on 2,000 test clips.
+
+    python -m benchmarks.task_scores                                     trains the missing runs, seeds 0, 1, 2
+    python -m benchmarks.task_scores tasks=[track] learners=[ppo]
+    python -m benchmarks.task_scores learners=[]                         rules, references and the scores of the ids alone
+
+It writes their rows of docs/leaderboard.json, its page, a contact sheet of the oracle beside them, and adafocus_env/scores.json, which
+normalized scores are computed from.
+"""
 
 import json
 from pathlib import Path
+from typing import Any
 
-import gymnasium as gym
 import numpy as np
+from rich.console import Console
 
 from adafocus_env import ARGUMENTS
-from adafocus_env.demo.videos import TASKS
-from adafocus_env.settings import setting, settings
+from adafocus_env.features.live import Features
+from adafocus_env.scores import SCORES
+from adafocus_env.settings import TaskName, setting, settings
 from adafocus_env.vector_env import AdaFocusVectorEnv
+from agents import train
 from agents.config.command import run_command
-from agents.policies.baselines import Oracle, Predictor, RandomPatch
+from agents.config.settings import Train
+from agents.evaluation.evaluate import evaluate
+from agents.evaluation.metrics import PolicyEvaluation
+from agents.policies.baselines import GaussianPatch, Oracle, Predictor, RandomPatch
+from agents.rl.algorithms import without_effect
+from agents.runs.contact_sheet import save_contact_sheet
 from agents.runs.progress import Display
+from agents.runs.run_dir import RunDir
+from benchmarks.leaderboard import CLIPS, Row, features_of_task, measure, metrics_of, policy_of, rows_of, save
+from benchmarks.study import Study, check_lists, runs_of, train_missing
 from classifiers.atomic_files import write_text
 from classifiers.errors import lookup
 
-IDS = {name: arguments for name, arguments in ARGUMENTS.items() if "task" in arguments}
-SEEDS = 5  # of the random policy
+VERSION_1: list[TaskName] = ["track", "mover", "sparse"]
+LEARNERS: dict[str, tuple[str, ...]] = {
+    "ppo": (),
+    "expected_pg": ("algo=expected_pg",),
+    "memoryless expected_pg": ("algo=expected_pg", "network.memory=false"),
+    "imitation": ("algo=imitation",),
+}
+"""Arguments of `agents.train`."""
+IDS = {name: arguments for name, arguments in ARGUMENTS.items() if name.endswith("-v1")}
+SEEDS = 5  # of random policies
 PATCHES = 16  # random patches that estimate the baseline of the reward where actions are continuous
 
 
 @settings
-class TaskScores:
+class TaskScores(Study):
     """`python -m benchmarks.task_scores`."""
 
-    out: str = setting("docs/task_scores.json", "the JSON file; scores of other ids stay in it", path=True)
-    ids: list[str] = setting(lambda: list(IDS), "registered ids to measure")
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    tasks: list[TaskName] = setting(lambda: list(VERSION_1), "which tasks")
+    learners: list[str] = setting(lambda: list(LEARNERS), "names in `LEARNERS`")
+    out: str = setting("docs/leaderboard.json", "the JSON file of the leaderboard; the page is written beside it", path=True)
+    scores: str = setting(str(SCORES), "the JSON file of the ids' scores", path=True)
 
 
 def main(config: TaskScores) -> None:
-    """Measure the ids on their test clips and write the scores."""
-    for name in config.ids:
-        lookup("ids", name, IDS)
-    out = Path(config.out)
-    scores = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    """Train the missing runs, measure everything and write the files."""
+    root, out, scores = Path(config.run or "runs/task-scores"), Path(config.out), Path(config.scores)
+    check_lists(tasks=config.tasks)
+    groups = {
+        f"{task}-{learner.replace(' ', '-')}": (*lookup("learners", learner, LEARNERS), f"data.task={task}", f"env.bank={root / 'bank'}")
+        for task in config.tasks
+        for learner in config.learners
+    }
+    set_here = ("data", "data.name", "data.task", "env.bank", "seed", "run", "device", "force")
+    runs = runs_of(config, root, Train, "train", groups, set_here, without_effect)
+    train_missing(runs, lambda each: train.main(each), Console())
     with Display() as display:
-        for name in config.ids:
-            scores[name] = measure(name, config.device)
-            display.say(f"{name}: {scores[name]}")
-            write_text(out, json.dumps(scores, indent=2) + "\n")
+        for task in config.tasks:
+            features = features_of_task(task, config.device, display)
+            rows, oracle = references(features)
+            save(out, {task: rows})
+            save_contact_sheet(features, oracle, out.with_name(f"task_{task}.jpg"), rows=3)
+            for learner in config.learners:
+                of_seeds = [RunDir(each.run) for each in runs[f"{task}-{learner.replace(' ', '-')}"]]
+                save(out, {task: {learner: rows_of([measure(features, policy_of(run, features)) for run in of_seeds])}})
+            display.say(f"{task}: rules, references and {', '.join(config.learners) or 'nothing else'} measured")
+            for name in IDS:
+                if IDS[name].get("task", VERSION_1[0]) == task:
+                    known = json.loads(scores.read_text(encoding="utf-8")) if scores.exists() else {}
+                    write_text(scores, json.dumps({**known, name: scores_of(name, features)}, indent=1, sort_keys=True) + "\n")
 
 
-def measure(name: str, device: str = "auto") -> dict[str, dict[str, float]]:
-    """Return top-1 and mean return of random patches and of the oracle on the test clips of an id.
+def references(features: Features) -> tuple[dict[str, Row], PolicyEvaluation]:
+    """Return the rows of all baselines, those of random policies over several seeds, and what the oracle did."""
+    _, evaluations = evaluate(features, None, seed=0)
+    rows = {name: rows_of([metrics_of(evaluation)]) for name, evaluation in evaluations.items()}
+    for name, policy in (("random", RandomPatch), ("gaussian", GaussianPatch)):
+        rows[name] = rows_of([measure(features, policy(features.action, seed)) for seed in range(SEEDS)])
+    return rows, evaluations["oracle"]
+
+
+def scores_of(name: str, features: Features) -> dict[str, dict[str, float]]:
+    """Return the scores of random actions and of the oracle on an id: policy → metric → score.
 
     Args:
-        name: The id of a benchmark task.
-        device: The device of the networks.
+        name: the id.
+        features: of the test clips of its task, on a grid.
     """
-    arguments = IDS[name]
-    env: AdaFocusVectorEnv = gym.make_vec(  # type: ignore[assignment]
-        name, num_envs=TASKS[arguments["task"]].test_videos, vectorization_mode="vector_entry_point", clips="test",
-        observation="reference", baseline="all" if arguments["action"] == "grid" else PATCHES, autoreset_mode="DISABLED", device=device,
+    arguments = {key: value for key, value in IDS[name].items() if key != "task"}
+    grid = arguments["action"] != "continuous"
+    env = AdaFocusVectorEnv(
+        CLIPS, features.classifier, features.clips, observation="reference", baseline="all" if grid else PATCHES,
+        bank=features if grid else False, autoreset_mode="Disabled", **arguments,
     )  # fmt: skip
-    features = env.dynamics.features
-    random = [_run(env, RandomPatch(features.action, seed), seed) for seed in range(SEEDS)]
-    measured = {"random": np.mean(random, axis=0), "oracle": _run(env, Oracle(features), 0)}
-    return {policy: {"top1": round(float(top1), 4), "return": round(float(total), 3)} for policy, (top1, total) in measured.items()}
+    action = env.dynamics.action
+    random = [_played(env, RandomPatch(action, seed)) for seed in range(SEEDS)]
+    measured = {"random": np.mean(random, axis=0), "oracle": _played(env, Oracle(env.dynamics.features))}
+    metrics = ("top1", "top1_anytime", "return")
+    return {policy: dict(zip(metrics, values.round(4).tolist(), strict=True)) for policy, values in measured.items()}
 
 
-def _run(env: AdaFocusVectorEnv, policy: Predictor, seed: int) -> tuple[float, float]:
-    """Return top-1 and mean return of one episode per environment, environment i on clip i."""
-    observation, info = env.reset(seed=seed, options={"clips": range(env.num_envs)})
-    total = np.zeros(env.num_envs)
+def _played(env: AdaFocusVectorEnv, policy: Predictor) -> Any:
+    """Return top-1, anytime top-1 and the mean return of one episode per environment, environment i on clip i."""
+    observation, _ = env.reset(seed=0, options={"clips": range(env.num_envs)})
+    total, right = np.zeros(env.num_envs), []
     for _ in range(env.dynamics.num_steps):
         observation, reward, _, _, info = env.step(policy.predict(observation)[0])
         total += reward
-    return float(info["correct"].mean()), float(total.mean())
+        right.append(info["correct"].mean())
+    return np.array([right[-1], np.mean(right), total.mean()])
 
 
 if __name__ == "__main__":

@@ -214,7 +214,7 @@ def warm_bank(settings: Settings, count: int, num_frames: int) -> MemoryBank:
 
 def make_videos(settings: Settings, count: int) -> tuple[Video, ...]:
     """Return ``count`` demo videos as large as the paper's frames; they are rendered once."""
-    large = {} if settings.quick else {"size": 256, "length": 48, "target": 37, "distractor": 24}
+    large: dict[str, Any] = {} if settings.quick else {"size": 256, "length": 48, "target": 37, "distractor": 24}
     data = demo(DemoTask(train_videos=count, test_videos=1, **large), val=0.0)
     assert data.prepare is not None
     data.prepare(data.train)

@@ -54,6 +54,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 """Architectures by name: of the demo task, of the paper (ActivityNet and Something-Something), and with EfficientNet-Lite backbones."""
 
 BUNDLED: dict[str, Path] = {
-    name: Path(__file__).parent / "bundled" / name for name in ("demo", "demo-easy", "demo-hard", "demo-sparse", "demo-memory")
+    name: Path(__file__).parent / "bundled" / name
+    for name in ("demo", "demo-mover", "demo-sparse", "demo-normal@v0", "demo-hard@v0", "demo-sparse@v0")
 }
-"""Folders of the classifiers for the demo tasks, by name."""
+"""Folders of the classifiers for the demo tasks, by name; `demo` is that of the default task."""

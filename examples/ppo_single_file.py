@@ -32,7 +32,7 @@ class Settings:
     steps: int = 100_000
     envs: int = 128
     seed: int = 0
-    id: str = "AdaFocus-v0"
+    id: str = "AdaFocus-v1"
     test_clips: int = 500
     learning_rate: float = 1e-3
     clips_per_batch: int = 32

@@ -3,7 +3,7 @@
     pip install 'adafocus-env[rllib]'
     python examples/rllib_ppo.py                        # 60,000 steps on the demo videos
 
-The id is given with its module, ``adafocus_env:AdaFocus-v0``: Gymnasium imports it in every worker. Episodes end and begin as RLlib
+The id is given with its module, ``adafocus_env:AdaFocus-v1``: Gymnasium imports it in every worker. Episodes end and begin as RLlib
 expects them to with the default ``autoreset_mode``, and ``gym_env_vectorize_mode="vector_entry_point"`` makes each worker step all
 its clips in one call of the networks.
 """
@@ -22,7 +22,7 @@ from ray.rllib.connectors.env_to_module import FlattenObservations
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
-ID = "adafocus_env:AdaFocus-v0"
+ID = "adafocus_env:AdaFocus-v1"
 STEPS_PER_UPDATE = 1024
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 import adafocus_env  # noqa: F401  (registers the ids)
 
-ID = "AdaFocus-v0"
+ID = "AdaFocus-v1"
 ENVS, STEPS_PER_UPDATE = 64, 16
 
 

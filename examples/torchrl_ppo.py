@@ -26,7 +26,7 @@ from torchrl.objectives.value import GAE
 
 import adafocus_env  # noqa: F401  (registers the ids)
 
-ID = "AdaFocus-v0"
+ID = "AdaFocus-v1"
 ENVS, STEPS_PER_UPDATE, MINIBATCHES, EPOCHS = 64, 16, 4, 4
 
 

@@ -25,8 +25,8 @@ from agents.runs.run_dir import METRICS, RunDir
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 TRAINING = (
-    "data.task=easy", "device=cpu", "patch_size=32", "stages.glancer.epochs=2", "stages.focuser.epochs=3", "stages.random_patches.epochs=4",
-    "ppo.total_steps=8192", "stages.finetune.epochs=3", "joint.total_steps=4096", "rounds=1",
+    "data.task=easy@v0", "device=cpu", "patch_size=32", "stages.glancer.epochs=2", "stages.focuser.epochs=3",
+    "stages.random_patches.epochs=4", "ppo.total_steps=8192", "stages.finetune.epochs=3", "joint.total_steps=4096", "rounds=1",
 )  # fmt: skip
 
 

@@ -1,12 +1,11 @@
-"""Draws the demo videos: one marked handwritten digit among moving clutter.
+"""Draws the demo videos: a handwritten digit that tells the class, among clutter and, in version 1 of the tasks, among look-alikes.
 
-The class of a video is that of its one reddish digit. At glance size it can be located (by colour) but not classified; at patch size
-it can.
+At glance size a digit can be located but not classified; at patch size it can. In version 0 the target is the one reddish digit.
+`adafocus_env.demo.lookalikes` draws version 1.
 """
 
 from __future__ import annotations
 
-import colorsys
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
@@ -14,16 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from classifiers.errors import InputError
+from adafocus_env.demo.lookalikes import MOST_LOOKALIKES, Mark, draw_lookalikes
+from adafocus_env.demo.sprites import background, disc, drift, paste, random_colour, sprite
+from classifiers.errors import InputError, refuse_if
 
 RENDERER_VERSION = 1
 TARGET_HUES = (-0.04, 0.04)  # reddish, in turns of the colour circle
 DISTRACTOR_HUES = (0.14, 0.86)
 PLACES = 3  # still digits stand in different squares of a PLACES×PLACES board: a patch on one shows nothing of the others
 JITTER = 3.0  # pixels that they may stand off the middle of their square
-OUTWARD = 0.25  # how much rarer positions in the middle are: a patch in the middle overlaps more targets
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,10 @@ class DemoTask:
         speed: mean speed of the target.
         noise: standard deviation of the pixel noise, of 255.
         visible: share of the frames that show the target; they are consecutive and begin at a random frame.
-        cue: first frames in which a disc marks the location of the target, without marked digits; after them the scene
+        cue: first frames in which discs stand where digits will be. In version 0 there is one, at the target; after it the scene
             changes, and the target stands still. 0: no cue, and the target moves.
-        lookalikes: digits of other classes, all different, that are drawn like the target and stand still. They need a cue.
+        lookalikes: digits of other classes, all different, that are drawn like the target.
+        mark: what tells the target from other digits; ``red`` is version 0.
         patch_size: side of the patches of the task's classifier. The videos do not depend on it.
 
     Raises:
@@ -64,6 +64,7 @@ class DemoTask:
     visible: float = 1.0
     cue: int = 0
     lookalikes: int = 0
+    mark: Mark = "red"
     patch_size: int = 24
 
     def __post_init__(self) -> None:
@@ -71,7 +72,14 @@ class DemoTask:
             raise InputError(f"visible must be above 0 and at most 1, got {self.visible}")
         if not 0 <= self.cue < self.length:
             raise InputError(f"cue must be from 0 to {self.length - 1}, fewer than length, got {self.cue}")
-        if not 0 <= self.lookalikes < PLACES**2 or (self.lookalikes and not self.cue):
+        refuse_if(
+            self.mark.startswith("cue") and not self.cue, f"cue must be at least 1 with mark={self.mark!r}, whose mark is in the cue, got 0"
+        )
+        refuse_if(
+            self.mark != "red" and self.lookalikes > MOST_LOOKALIKES,
+            f"lookalikes must be from 0 to {MOST_LOOKALIKES} with mark={self.mark!r}, got {self.lookalikes}",
+        )
+        if not 0 <= self.lookalikes < PLACES**2 or (self.mark == "red" and self.lookalikes and not self.cue):
             raise InputError(
                 f"lookalikes must be from 0 to {PLACES**2 - 1}, and 0 without a cue, got {self.lookalikes} with cue={self.cue}"
             )
@@ -80,7 +88,7 @@ class DemoTask:
     def key(self) -> str:
         """Hash of everything that the pixels of a video depend on."""
         hidden = {"train_videos", "val_videos", "test_videos", "patch_size"}
-        later = {"visible": 1.0, "cue": 0, "lookalikes": 0}  # added later: only if used, so that older videos have the same names
+        later = {"visible": 1.0, "cue": 0, "lookalikes": 0, "mark": "red"}  # only if used: older videos keep their names
         appearance = {k: v for k, v in asdict(self).items() if k not in hidden and v != later.get(k)}
         return hashlib.sha256(json.dumps([RENDERER_VERSION, appearance], sort_keys=True).encode()).hexdigest()[:12]
 
@@ -109,28 +117,31 @@ def draw(scene: Scene) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64], 
         The frames (length, size, size, 3), the target's centres (length, 2) as (y, x), where (0, 0) is a pixel's centre, and the frames
         in which its digit is drawn (length,): where a disc marks its location, it is not.
     """
-    task, rng = scene.task, np.random.default_rng(scene.seed)
+    rng = np.random.default_rng(scene.seed)
+    frames, centres, visible = (_draw_red if scene.task.mark == "red" else draw_lookalikes)(scene, rng)
+    frames += scene.task.noise * rng.standard_normal(frames.shape, dtype=np.float32)
+    return frames.clip(0, 255).astype(np.uint8), centres, visible
+
+
+def _draw_red(scene: Scene, rng: np.random.Generator) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Draw a video of version 0, without noise."""
+    task = scene.task
     marked = 1 + task.lookalikes
     looks = [(task.target, TARGET_HUES)] * marked + [(task.distractor, DISTRACTOR_HUES)] * task.clutter
-    drawn = [(_sprite(digit, side, rng), _colour(hues, rng)) for digit, (side, hues) in zip(scene.digits, looks, strict=True)]
+    drawn = [(sprite(digit, side, rng), random_colour(hues, rng)) for digit, (side, hues) in zip(scene.digits, looks, strict=True)]
     sprites, colours = zip(*drawn, strict=True)
     paths = _stand(task, marked, rng) if task.cue else [_walk(task, len(sprites[0]), rng)]
     paths += [_walk(task, len(sprite), rng) for sprite in sprites[marked:]]
-    frames = np.concatenate([_background(task.size, length, rng) for length in _scenes(task)])
+    frames = np.concatenate([background(task.size, length, rng) for length in _scenes(task)])
     shown = _shown(task, rng)
     for number in reversed(range(len(sprites))):  # the target last: nothing covers it
         when = shown if number < marked else slice(None)
-        _paste(frames[when], sprites[number], colours[number], paths[number][when])
+        paste(frames[when], sprites[number], colours[number], paths[number][when])
     if task.cue:
-        _paste(frames[: task.cue], _disc(task.target), _colour(TARGET_HUES, rng), paths[0][: task.cue])
-    frames += task.noise * rng.standard_normal(frames.shape, dtype=np.float32)
+        paste(frames[: task.cue], disc(task.target), random_colour(TARGET_HUES, rng), paths[0][: task.cue])
     visible = np.zeros(task.length, bool)
     visible[shown] = True
-    return frames.clip(0, 255).astype(np.uint8), paths[0] + (len(sprites[0]) - 1) / 2, visible
-
-
-def _colour(hues: tuple[float, float], rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    return 255 * np.array(colorsys.hsv_to_rgb(rng.uniform(*hues) % 1, rng.uniform(0.7, 0.9), rng.uniform(0.8, 1.0)))
+    return frames, paths[0] + (len(sprites[0]) - 1) / 2, visible
 
 
 def _shown(task: DemoTask, rng: np.random.Generator) -> slice:
@@ -149,7 +160,7 @@ def _scenes(task: DemoTask) -> list[int]:
 
 def _walk(task: DemoTask, side: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
     """The path (length, 2) of the top-left corner of a digit that moves."""
-    return np.concatenate([_drift(length, task.size - side, task.speed, rng) for length in _scenes(task)])
+    return np.concatenate([drift(length, task.size - side, task.speed, rng) for length in _scenes(task)])
 
 
 def _stand(task: DemoTask, count: int, rng: np.random.Generator) -> list[npt.NDArray[np.float64]]:
@@ -158,43 +169,3 @@ def _stand(task: DemoTask, count: int, rng: np.random.Generator) -> list[npt.NDA
     squares = np.stack(np.divmod(rng.permutation(PLACES**2)[:count], PLACES), axis=1) * side + (side - task.target) / 2
     positions = squares + rng.uniform(-JITTER, JITTER, (len(_scenes(task)), count, 2))
     return list(np.repeat(positions, _scenes(task), axis=0).swapaxes(0, 1))
-
-
-def _sprite(digit: npt.NDArray[np.uint8], side: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """The opacity (side, side), 0-1, of a digit that is turned by a few degrees."""
-    image = Image.fromarray((digit.astype(np.float32) * (255 / 16)).astype(np.uint8))
-    image = image.resize((side, side), Image.Resampling.BICUBIC).rotate(rng.uniform(-15, 15), Image.Resampling.BILINEAR)
-    return np.asarray(image, dtype=np.float32) / np.float32(255)
-
-
-def _disc(side: int) -> npt.NDArray[np.float32]:
-    """The opacity (side, side) of a disc, which marks a location without a class."""
-    axis = np.arange(side) - (side - 1) / 2
-    return (np.hypot(*np.meshgrid(axis, axis)) <= side / 2).astype(np.float32)
-
-
-def _drift(length: int, span: int, speed: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """A smooth path (length, 2) of top-left corners that turns slowly and bounces off the borders of [0, span]."""
-    heading = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.12, length))
-    steps = speed * rng.uniform(0.6, 1.4) * np.stack([np.sin(heading), np.cos(heading)], axis=1)
-    free = rng.uniform(0, span, 2) + np.cumsum(steps, axis=0)
-    even = 1 - np.abs(free / span % 2 - 1)
-    return span * (even - OUTWARD * np.sin(2 * np.pi * even) / (2 * np.pi))
-
-
-def _background(size: int, length: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Dim smooth texture (length, size, size, 3) that slides under the digits of one scene."""
-    margin = 2 * length
-    coarse = rng.integers(0, 90, (9, 9, 3), dtype=np.uint8)
-    texture = np.asarray(Image.fromarray(coarse).resize((size + margin, size + margin), Image.Resampling.BICUBIC))
-    corners = _drift(length, margin, 1.0, rng).astype(int)
-    return np.stack([texture[y : y + size, x : x + size] for y, x in corners]).astype(np.float32)
-
-
-def _paste(
-    frames: npt.NDArray[np.float32], sprite: npt.NDArray[np.float32], colour: npt.NDArray[np.float64], path: npt.NDArray[np.float64]
-) -> None:
-    opacity = sprite[..., None]
-    for frame, (top, left) in zip(frames, path.round().astype(int), strict=True):
-        under = frame[top : top + len(sprite), left : left + len(sprite)]
-        under += opacity * (colour.astype(np.float32) - under)

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from adafocus_env.cache_dir import cache_folder
 from adafocus_env.demo.renderer import DemoTask, Scene, draw
+from adafocus_env.settings import DEFAULT_TASK
 from adafocus_env.videos.dataset import DataSet, Video
 from adafocus_env.videos.decoding import Failure, run_in_workers
 from adafocus_env.videos.splits import hold_out
@@ -30,15 +31,18 @@ from classifiers.errors import InputError, lookup, refuse_if
 CLASSES = tuple("0123456789")
 
 TASKS: dict[str, DemoTask] = {
-    "easy": DemoTask(clutter=4, speed=2.0, patch_size=28),
-    "normal": DemoTask(),
-    "hard": DemoTask(clutter=20, speed=7.0, patch_size=20),
-    "sparse": DemoTask(length=24, visible=1 / 3),
-    "memory": DemoTask(target=16, clutter=4, cue=4, lookalikes=4),
+    "track": DemoTask(target=16, clutter=4, speed=3.0, cue=4, lookalikes=4, mark="cue_colour"),
+    "mover": DemoTask(target=16, clutter=4, speed=3.0, cue=6, lookalikes=4, mark="cue_motion"),
+    "sparse": DemoTask(target=16, clutter=4, speed=3.0, length=24, visible=1 / 3, lookalikes=4, mark="halo"),
+    "easy@v0": DemoTask(clutter=4, speed=2.0, patch_size=28),
+    "normal@v0": DemoTask(),
+    "hard@v0": DemoTask(clutter=20, speed=7.0, patch_size=20),
+    "sparse@v0": DemoTask(length=24, visible=1 / 3),
+    "memory@v0": DemoTask(target=16, clutter=4, cue=4, lookalikes=4),
 }
 
 
-def demo(task: DemoTask | str = "normal", *, val: float = 0.1, num_workers: int = 2) -> DataSet:
+def demo(task: DemoTask | str = DEFAULT_TASK, *, val: float = 0.1, num_workers: int = 2) -> DataSet:
     """Return the demo data set: its videos are rendered by `DataSet.prepare`.
 
     The further videos are for final figures: as many as test videos, whose targets are images that are target neither in training nor in
@@ -79,7 +83,7 @@ def _root(task: DemoTask) -> Path:
 
 def data_name(task: str) -> str:
     """Return the name of a task's data set, which is also that of its bundled classifier."""
-    return "demo" if task == "normal" else f"demo-{task}"
+    return "demo" if task == DEFAULT_TASK else f"demo-{task}"
 
 
 def render(

@@ -221,9 +221,9 @@ def check_fits(name: str, where: str, space: spaces.Space) -> None:
         return
     (supported,) = algorithm.actions
     instead = (
-        "env.action=continuous env.baseline=1 (ids: AdaFocusContinuous-v0, AdaFocusEasyContinuous-v0)"
+        "env.action=continuous env.baseline=1 (ids: AdaFocusContinuous-v1, AdaFocusTrackContinuous-v1)"
         if supported == CONTINUOUS
-        else "env.action=grid (ids: AdaFocus-v0, AdaFocusEasy-v0 and all others without Continuous)"
+        else "env.action=grid (ids: AdaFocus-v1, AdaFocusTrack-v1 and all others without Continuous)"
     )
     raise InputError(
         f"algo={name} learns {supported} actions only, and {where} has {kind} ones: {algorithm.why}. "

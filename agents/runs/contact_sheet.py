@@ -21,7 +21,8 @@ GAP = 4  # pixels between frames and between rows
 def save_contact_sheet(features: Features, played: PolicyEvaluation, path: Path, *, rows: int = ROWS) -> None:
     """Draw one row per clip: its frames with their patches. The clips are at equal distances in the list of all clips.
 
-    Where it is known, the hit rate of all clips stands above the rows, and hits of all frames with the target beside each.
+    The suffix of ``path`` names the format. Where it is known, the hit rate of all clips stands above the rows, and hits of all frames with
+    the target beside each.
     """
     clips = np.unique(np.linspace(0, len(features.clips) - 1, rows).astype(int))
     counts = count_hits(played)
@@ -36,7 +37,7 @@ def save_contact_sheet(features: Features, played: PolicyEvaluation, path: Path,
     for number, picture in enumerate(pictures):
         sheet.paste(picture, (0, top + number * (picture.height + GAP)))
     with replacing(path) as temporary:
-        sheet.save(temporary, format="PNG")
+        sheet.save(temporary, format=Image.registered_extensions()[path.suffix])
 
 
 def _clip_row(features: Features, played: PolicyEvaluation, clip: int, hits: list[str]) -> Image.Image:

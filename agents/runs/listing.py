@@ -16,6 +16,7 @@ from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
+from adafocus_env.settings import DEFAULT_TASK
 from agents.config.compose import flat
 from agents.config.settings import ListRuns
 from agents.evaluation.metrics import share_of_gap
@@ -125,9 +126,9 @@ def _asked(config: dict[str, Any]) -> dict[str, Any]:
     """Return what the config says. Each command has a key that those before it lack."""
     command = f"train {config['algo']['name']}" if "algo" in config else "train_stages" if "first" in config else "train_ppo"
     data = config["data"]
-    task = data.get("task", "normal")
+    task = data.get("task", DEFAULT_TASK)
     setting = {key: value for key, value in flat(config).items() if key not in EXECUTION_KEYS | {"seed"}}
-    label = data["name"] + ("" if task == "normal" else f"-{task}") + (f" ({data['root']})" if data.get("root") else "")
+    label = data["name"] + ("" if task == DEFAULT_TASK else f"-{task}") + (f" ({data['root']})" if data.get("root") else "")
     return {"command": command, "data": label, "seed": config["seed"], "setting": setting}
 
 

@@ -306,7 +306,7 @@ def test_make_without_arguments_renders_only_the_clips_that_are_asked_for(classi
     monkeypatch.setitem(checkpoint.BUNDLED, "demo", tmp_path / "classifier")  # quicker than the one that is bundled
     monkeypatch.setenv("ADAFOCUS_CACHE", str(tmp_path))
     monkeypatch.setattr(clips_module, "SHARD_SIZE", 3)
-    env = gym.make("AdaFocus-v0")
+    env = gym.make("AdaFocus-v1")
     assert not list(tmp_path.rglob("*.mp4"))
     observation, info = env.reset(options={"clip": 4})
     assert env.observation_space.contains(observation) and info["clip"] == 4
@@ -317,6 +317,6 @@ def test_make_without_arguments_renders_only_the_clips_that_are_asked_for(classi
 
 
 def test_importing_the_package_registers_the_id_and_nothing_slow():
-    code = "import sys, adafocus_env, gymnasium; print(gymnasium.spec('AdaFocus-v0').entry_point, 'torch' in sys.modules)"
+    code = "import sys, adafocus_env, gymnasium; print(gymnasium.spec('AdaFocus-v1').entry_point, 'torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["adafocus_env.env:AdaFocusEnv", "False"]

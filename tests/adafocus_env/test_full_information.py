@@ -158,7 +158,7 @@ def test_rows_that_reset_report_zeros(make):
 
 
 def test_ids_take_the_argument(classifier, clips, bank):
-    env = gym.make("AdaFocusSkip-v0", classifier=classifier, clips=clips, bank=bank, full_information=True)
+    env = gym.make("AdaFocusSkip-v1", classifier=classifier, clips=clips, bank=bank, full_information=True)
     env.reset(seed=0)
     assert env.step(3)[-1]["action_rewards"].shape == (50,)
 

@@ -7,7 +7,7 @@ import pytest
 from adafocus_env import ARGUMENTS
 from adafocus_env.observation import OBSERVATIONS
 
-IDS = list(ARGUMENTS)
+IDS = [name for name in ARGUMENTS if name.endswith("-v1")]
 N, T, SEED, EPISODES = 3, 4, 5, 2
 
 
@@ -61,7 +61,7 @@ def test_torchrls_checker_finds_nothing(torchrl, live, name, observation):
     torchrl.check_env_specs(torchrl.GymWrapper(envs), seed=0)
 
 
-@pytest.mark.parametrize("name", ["AdaFocus-v0", "AdaFocusContinuous-v0"])
+@pytest.mark.parametrize("name", ["AdaFocus-v1", "AdaFocusContinuous-v1"])
 def test_torchrl_plays_the_same(torchrl, live, name):
     import torch
 
@@ -103,7 +103,7 @@ def test_rllibs_checker_finds_nothing(rllib, live, name):
 
 
 @pytest.mark.parametrize("mode", ["sync", "vector_entry_point"])
-@pytest.mark.parametrize("name", ["AdaFocus-v0", "AdaFocusContinuous-v0"])
+@pytest.mark.parametrize("name", ["AdaFocus-v1", "AdaFocusContinuous-v1"])
 def test_an_env_runner_of_rllib_plays_whole_episodes(rllib, live, name, mode):
     from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 

@@ -125,7 +125,7 @@ def test_a_custom_observation(make, classifier, clips, bank, monkeypatch):
     env.reset()
     assert env.step(np.array([0, 8, 48]))[0].tolist() == [[0, 0, 1], [12, 12, 1], [72, 72, 1]]
     monkeypatch.setitem(OBSERVATIONS, "where and when", WhereAndWhen)
-    single = gym.make("AdaFocus-v0", classifier=classifier, clips=clips, bank=bank, observation="where and when")
+    single = gym.make("AdaFocus-v1", classifier=classifier, clips=clips, bank=bank, observation="where and when")
     single.reset(seed=0)
     assert single.step(8)[0].tolist() == [12, 12, 1]
 

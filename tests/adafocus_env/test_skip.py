@@ -239,7 +239,7 @@ def test_every_api_skips_alike(make, classifier, clips, bank, monkeypatch, api, 
 
 
 def test_a_bank_of_the_grid_serves_the_id_that_skips(classifier, clips, bank):
-    env = gym.make_vec("AdaFocusSkip-v0", 2, "vector_entry_point", classifier=classifier, clips=clips, bank=bank)
+    env = gym.make_vec("AdaFocusSkip-v1", 2, "vector_entry_point", classifier=classifier, clips=clips, bank=bank)
     assert env.dynamics.features is bank and env.dynamics.cost_weight == 0.05 and env.single_action_space == gym.spaces.Discrete(50)
     env.reset(seed=0)
     assert env.step(np.array([SKIP, 3]))[4]["box"].any(1).tolist() == [False, True]

@@ -217,8 +217,8 @@ def test_a_vector_of_one_row_is_exactly_the_single_environment(make, classifier,
 @pytest.mark.parametrize("mode", MODES)
 def test_equals_gymnasiums_vector_of_single_environments(classifier, clips, bank, mode):
     arguments = {"classifier": classifier, "clips": clips, "bank": bank, "observation": "vector", "baseline": 2}
-    ours = gym.make_vec("AdaFocus-v0", N, "vector_entry_point", autoreset_mode=mode, **arguments)
-    theirs = gym.make_vec("AdaFocus-v0", N, "sync", vector_kwargs={"autoreset_mode": mode}, **arguments)
+    ours = gym.make_vec("AdaFocus-v1", N, "vector_entry_point", autoreset_mode=mode, **arguments)
+    theirs = gym.make_vec("AdaFocus-v1", N, "sync", vector_kwargs={"autoreset_mode": mode}, **arguments)
     assert isinstance(ours, AdaFocusVectorEnv)
     assert ours.observation_space == theirs.observation_space and ours.action_space == theirs.action_space
     assert ours.single_observation_space == theirs.single_observation_space
@@ -254,9 +254,9 @@ def assert_equal_values(ours, theirs, where="", tolerance=1e-6):
 
 
 def test_make_vec_takes_our_vector_environment_by_default(classifier, clips):
-    env = gym.make_vec("AdaFocus-v0", num_envs=2, classifier=classifier, clips=clips)
+    env = gym.make_vec("AdaFocus-v1", num_envs=2, classifier=classifier, clips=clips)
     assert isinstance(env, AdaFocusVectorEnv) and env.num_envs == 2
-    assert env.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP and env.spec.id == "AdaFocus-v0"
+    assert env.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP and env.spec.id == "AdaFocus-v1"
     statistics = gym.wrappers.vector.RecordEpisodeStatistics(env)
     statistics.reset(seed=0)
     for _ in range(T):

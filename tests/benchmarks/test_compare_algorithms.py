@@ -24,7 +24,7 @@ def networks():
 
 def bench(folder, **settings):
     plain = [setting for setting in TINY if not setting.startswith("ppo.")]
-    given = {"id": "AdaFocus-v0", "total_steps": 64, "overrides": [*plain, *DATA], "device": "cpu", "run": str(folder)}
+    given = {"id": "AdaFocus-v1", "total_steps": 64, "overrides": [*plain, *DATA], "device": "cpu", "run": str(folder)}
     compare_algorithms.main(CompareAlgorithms(**{**given, **settings}))
 
 
@@ -53,9 +53,9 @@ def runs(tmp_path, *arguments):
 
 
 def test_an_id_is_the_problem_of_its_environment(tmp_path):
-    assert overrides_of("AdaFocus-v0")[0] == "env.action=grid"
-    assert overrides_of("AdaFocusContinuous-v0")[:2] == ["env.action=continuous", "env.baseline=1"]
-    found = runs(tmp_path, "id=AdaFocusContinuous-v0", "algos=[sac,ppo]", "seeds=[3]", "total_steps=500")
+    assert overrides_of("AdaFocus-v1")[0] == "env.action=grid"
+    assert overrides_of("AdaFocusContinuous-v1")[:2] == ["env.action=continuous", "env.baseline=1"]
+    found = runs(tmp_path, "id=AdaFocusContinuous-v1", "algos=[sac,ppo]", "seeds=[3]", "total_steps=500")
     assert [(name, config.env.action, config.env.baseline, config.seed) for name, (config,) in found.items()] == [
         ("sac", "continuous", 1, 3), ("ppo", "continuous", 1, 3)
     ]  # fmt: skip
@@ -64,25 +64,25 @@ def test_an_id_is_the_problem_of_its_environment(tmp_path):
 
 def test_the_default_is_all_algorithms_that_fit():
     cells = {"a2c", "ars", "dqn", "expected_pg", "imitation", "maskable_ppo", "ppo", "qrdqn", "recurrent_ppo", "trpo"}
-    assert set(algorithms_of(CompareAlgorithms(id="AdaFocus-v0"))) == cells
-    assert {"sac", "td3", "ddpg", "tqc", "crossq"} <= set(algorithms_of(CompareAlgorithms(id="AdaFocusContinuous-v0")))
+    assert set(algorithms_of(CompareAlgorithms(id="AdaFocus-v1"))) == cells
+    assert {"sac", "td3", "ddpg", "tqc", "crossq"} <= set(algorithms_of(CompareAlgorithms(id="AdaFocusContinuous-v1")))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["id=AdaFocus-v0", "algos=[ppo,sac]"], r"algo=sac learns continuous actions only, and id=AdaFocus-v0 has discrete ones: .*ids"),
-        (["id=AdaFocusContinuous-v0", "algos=[dqn]"], r"algo=dqn learns discrete actions only, and id=AdaFocusContinuous-v0 has"),
-        (["id=AdaFocus-v1"], r"id='AdaFocus-v1' is not known; did you mean 'AdaFocus-v0'\?"),
+        (["id=AdaFocus-v1", "algos=[ppo,sac]"], r"algo=sac learns continuous actions only, and id=AdaFocus-v1 has discrete ones: .*ids"),
+        (["id=AdaFocusContinuous-v1", "algos=[dqn]"], r"algo=dqn learns discrete actions only, and id=AdaFocusContinuous-v1 has"),
+        (["id=AdaFocus-v1"], r"id='AdaFocus-v1' is not known; did you mean 'AdaFocus-v1'\?"),
         (["id=CartPole-v1"], r"id='CartPole-v1' is not known; .*choose one of \['AdaFocus"),
-        (["algos=[pppo]", "id=AdaFocus-v0"], r"algo\.name='pppo' is not known; did you mean 'ppo'"),
-        (["id=AdaFocus-v0", "algos=[a2c,ars]", "overrides=['network.memory=false']"], r"^network\.memory=false has no effect: .* algo=ars"),
-        (["id=AdaFocus-v0", "overrides=['seed=3']"], r"^overrides: the command itself sets seed=3 in every run; leave it out"),
-        (["id=AdaFocus-v0", "overrides=['device=cpu','data.task=hard']"], r"^overrides: the command .* sets device=cpu, data\.task=hard"),
-        (["id=AdaFocus-v0", "total_steps=5", "overrides=['ppo.epochs=3']"], r"^overrides: the command itself sets ppo\.epochs=3"),
-        (["id=AdaFocus-v0", "overrides=['env.cost_weight_rate=1']"], r"^env\.cost_weight_rate=1 has no effect: λ stays as it is"),
-        (["seeds=[]", "id=AdaFocus-v0"], r"seeds must hold at least one value and none twice, got \[\]"),
-        (["seeds=[1,1]", "id=AdaFocus-v0"], r"seeds must hold at least one value and none twice, got \[1, 1\]"),
+        (["algos=[pppo]", "id=AdaFocus-v1"], r"algo\.name='pppo' is not known; did you mean 'ppo'"),
+        (["id=AdaFocus-v1", "algos=[a2c,ars]", "overrides=['network.memory=false']"], r"^network\.memory=false has no effect: .* algo=ars"),
+        (["id=AdaFocus-v1", "overrides=['seed=3']"], r"^overrides: the command itself sets seed=3 in every run; leave it out"),
+        (["id=AdaFocus-v1", "overrides=['device=cpu','data.task=mover']"], r"^overrides: the command .* sets device=cpu, data\.task=mover"),
+        (["id=AdaFocus-v1", "total_steps=5", "overrides=['ppo.epochs=3']"], r"^overrides: the command itself sets ppo\.epochs=3"),
+        (["id=AdaFocus-v1", "overrides=['env.cost_weight_rate=1']"], r"^env\.cost_weight_rate=1 has no effect: λ stays as it is"),
+        (["seeds=[]", "id=AdaFocus-v1"], r"seeds must hold at least one value and none twice, got \[\]"),
+        (["seeds=[1,1]", "id=AdaFocus-v1"], r"seeds must hold at least one value and none twice, got \[1, 1\]"),
     ],
 )
 def test_a_wrong_study_is_refused_before_anything_runs(tmp_path, arguments, message):

@@ -94,7 +94,7 @@ OVERRIDES = [*PLAIN, *FLAT, "classifier=small", "ppo.total_steps=64", "env.grid=
 
 
 def study(folder, **settings):
-    given = {"tasks": ["normal"], "seeds": [0, 1], "keeps": [0.5, 0.75], "overrides": OVERRIDES, "run": str(folder), "device": "cpu"}
+    given = {"tasks": ["track"], "seeds": [0, 1], "keeps": [0.5, 0.75], "overrides": OVERRIDES, "run": str(folder), "device": "cpu"}
     skipping_study.main(SkippingStudy(**{**given, **settings}))
 
 
@@ -103,7 +103,7 @@ def test_the_command_makes_a_table_and_a_plot_and_repeats_nothing(tmp_path, monk
     study(tmp_path)
     table = (tmp_path / "table.md").read_text()
     assert "**demo, test split**" in table and "| 50% kept | 75% kept |" in table and all(f"| {name} |" in table for name in METHODS)
-    table_json = json.loads((tmp_path / "table.json").read_text())["normal"]
+    table_json = json.loads((tmp_path / "table.json").read_text())["track"]
     assert [point["keep"] for point in table_json["learned"]] == [0.5, 0.75] and len(table_json["learned"][0]["top1"]) == 2
     results = [json.loads((tmp_path / f"normal-{seed}" / "result.json").read_text()) for seed in (0, 1)]
     assert all(result["policies"]["learned"]["gflops"] <= table_json["every frame"][0]["gflops"][0] * 1.001 for result in results)
@@ -153,7 +153,7 @@ def test_a_budget_needs_a_policy_that_skips_and_a_validation_part(policy):
         (["tasks=[normal,harder]"], r"tasks must be a list, each 'easy' or .*, got 'harder'"),
         (["seeds=[]"], r"seeds must hold at least one value and none twice, got \[\]"),
         (["keeps=[0.5,0.5]"], r"keeps must hold at least one value and none twice, got \[0\.5, 0\.5\]"),
-        (["overrides=['data.task=hard']"], r"^overrides: the command itself sets data\.task=hard in every run; leave it out"),
+        (["overrides=['data.task=mover']"], r"^overrides: the command itself sets data\.task=mover in every run; leave it out"),
         (["overrides=['network.std=1']"], r"^network\.std=1 has no effect: env\.action=skip has cells"),
         (["keeps=[1.2]"], r"keeps must be a list, each a number above 0 and at most 1, got 1\.2"),
         (["keeps=[0.1]"], r"keeps must be at least 0\.125, got 0\.1; an exit needs one frame of every clip"),

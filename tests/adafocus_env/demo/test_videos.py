@@ -202,23 +202,23 @@ def test_at_glance_size_the_place_of_a_target_can_be_told_by_its_colour(rendered
 def test_the_videos_of_the_tasks_are_fixed():
     """A change of these keys is another version of the ids: no score measured before can be compared with one measured after."""
     assert {name: task.key for name, task in TASKS.items()} == {
-        "easy": "823f5c0be57f",
-        "normal": "f518f8d811d4",
-        "hard": "d436d9b3b030",
-        "sparse": "7ba330f0fdbb",
-        "memory": "83d767d683c5",
+        "easy@v0": "823f5c0be57f",
+        "normal@v0": "f518f8d811d4",
+        "hard@v0": "d436d9b3b030",
+        "sparse@v0": "7ba330f0fdbb",
+        "memory@v0": "83d767d683c5",
     }
-    assert TASKS["normal"] == DemoTask() and demo().name == demo("normal").name == "demo" and demo("hard").name == "demo-hard"
+    assert TASKS["normal@v0"] == DemoTask() and demo().name == demo("track").name == "demo" and demo("mover").name == "demo-mover"
     drawn = {name: draw(scene_of(demo(name).train[0], task)) for name, task in TASKS.items()}
     seen = {
         name: (centres[[0, -1]].round(2).tolist(), pytest.approx(frames.mean(), abs=0.3)) for name, (frames, centres, _) in drawn.items()
     }
     assert seen == {
-        "easy": ([[11.07, 42.7], [30.0, 29.33]], 48.7),
-        "normal": ([[14.37, 37.53], [32.74, 29.62]], 48.2),
-        "hard": ([[72.93, 38.54], [48.37, 22.62]], 52.4),
-        "sparse": ([[59.2, 21.95], [76.68, 84.33]], 46.4),
-        "memory": ([[47.12, 47.69], [50.21, 47.66]], 48.0),
+        "easy@v0": ([[11.07, 42.7], [30.0, 29.33]], 48.7),
+        "normal@v0": ([[14.37, 37.53], [32.74, 29.62]], 48.2),
+        "hard@v0": ([[72.93, 38.54], [48.37, 22.62]], 52.4),
+        "sparse@v0": ([[59.2, 21.95], [76.68, 84.33]], 46.4),
+        "memory@v0": ([[47.12, 47.69], [50.21, 47.66]], 48.0),
     }
 
 
@@ -244,7 +244,7 @@ def redness(frames, centre, reach=8):
 
 def test_sparse_shows_the_target_in_a_third_of_the_frames_which_follow_one_another():
     firsts = []
-    for frames, centres, visible, _ in quiet(TASKS["sparse"], 24):
+    for frames, centres, visible, _ in quiet(TASKS["sparse@v0"], 24):
         shown = np.flatnonzero(redness(frames, centres) > RED)
         assert np.array_equal(shown, np.flatnonzero(visible))
         assert len(shown) == 8 and np.ptp(shown) == 7
@@ -254,7 +254,7 @@ def test_sparse_shows_the_target_in_a_third_of_the_frames_which_follow_one_anoth
 
 def test_memory_shows_a_cue_then_the_target_among_still_look_alikes_of_other_classes():
     squares = set()
-    for frames, centres, visible, scene in quiet(TASKS["memory"], 24):
+    for frames, centres, visible, scene in quiet(TASKS["memory@v0"], 24):
         assert visible.tolist() == [False] * 4 + [True] * 12, "the disc is not the digit"
         cue, rest = centres[:4], centres[4:]
         assert (cue == cue[0]).all() and (rest == rest[0]).all(), "nothing moves within a scene"
@@ -272,23 +272,23 @@ def test_memory_shows_a_cue_then_the_target_among_still_look_alikes_of_other_cla
 def test_look_alikes_are_digits_of_other_classes_all_different():
     images, labels, _ = digits_of("train")
     known = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
-    for video in demo(dataclasses.replace(TASKS["memory"], train_videos=30), val=0.0).train:
-        classes = [known[digit.tobytes()] for digit in scene_of(video, TASKS["memory"]).digits[:5]]
+    for video in demo(dataclasses.replace(TASKS["memory@v0"], train_videos=30), val=0.0).train:
+        classes = [known[digit.tobytes()] for digit in scene_of(video, TASKS["memory@v0"]).digits[:5]]
         assert classes[0] == video.label and len(set(classes)) == 5
 
 
 def test_a_patch_on_one_still_digit_shows_nothing_of_another():
-    task = TASKS["memory"]
+    task = TASKS["memory@v0"]
     between = task.size / PLACES - 2 * JITTER  # centres of two digits, in one axis at least
     off = (task.size - task.patch_size) / 6 / 2  # of the nearest of 7 cells
     assert between - task.target / 2 >= task.patch_size / 2 + off
 
 
 def test_the_lesson_of_a_task_has_its_target_in_every_frame_and_no_look_alikes():
-    assert TASKS["memory"].classifier_training_task == DemoTask(target=16, clutter=4, cue=4) and TASKS[
-        "sparse"
+    assert TASKS["memory@v0"].classifier_training_task == DemoTask(target=16, clutter=4, cue=4) and TASKS[
+        "sparse@v0"
     ].classifier_training_task == DemoTask(length=24)
-    assert all(TASKS[name].classifier_training_task == TASKS[name] for name in ("easy", "normal", "hard"))
+    assert all(TASKS[name].classifier_training_task == TASKS[name] for name in ("easy@v0", "normal@v0", "hard@v0"))
 
 
 @pytest.mark.parametrize(
@@ -308,5 +308,5 @@ def test_settings_that_cannot_be_drawn(appearance, message):
 
 
 def test_an_unknown_task():
-    with pytest.raises(InputError, match=r"task='hrad' is not known; did you mean 'hard'\? choose one of \['easy', "):
-        demo("hrad")
+    with pytest.raises(InputError, match=r"task='trakc' is not known; did you mean 'track'\? choose one of \['easy@v0', "):
+        demo("trakc")

@@ -79,8 +79,8 @@ def test_a_data_set_of_a_plugin_is_checked(mine, capsys):
     run_command(check_dataset.main, CheckDataset, "check_dataset", arguments=[*mine, "workers=2"])
     assert "mine: clips of 4 frames" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        run_command(check_dataset.main, CheckDataset, "check_dataset", arguments=[*mine, "data.task=hard"])
-    assert capsys.readouterr().err.startswith("data.task=hard has no effect: data=mine does not read it")
+        run_command(check_dataset.main, CheckDataset, "check_dataset", arguments=[*mine, "data.task=mover"])
+    assert capsys.readouterr().err.startswith("data.task=mover has no effect: data=mine does not read it")
 
 
 def test_a_data_set_of_a_plugin_has_a_bank_and_is_trained_on(mine, tmp_path):

@@ -156,11 +156,11 @@ def test_all_faces_agree(averaging, clips, decisions):
 
 @pytest.mark.filterwarnings("ignore:.*(Box observation space|image|normalize).*")
 def test_the_registered_id_passes_the_checkers(averaging, clips):
-    env = gym.make("AdaFocusContinuous-v0", classifier=averaging, clips=clips, video_div=2)
+    env = gym.make("AdaFocusContinuous-v1", classifier=averaging, clips=clips, video_div=2)
     assert env.action_space == gym.spaces.Box(0, 1, (2,), np.float32)
     check_env(env.unwrapped, skip_render_check=True)
     check_env_sb3(env.unwrapped)
-    vector = gym.make_vec("AdaFocusContinuous-v0", num_envs=2, vectorization_mode="vector_entry_point", classifier=averaging, clips=clips)
+    vector = gym.make_vec("AdaFocusContinuous-v1", num_envs=2, vectorization_mode="vector_entry_point", classifier=averaging, clips=clips)
     assert vector.action_space.shape == (2, 2) and vector.dynamics.num_steps == 1
 
 

@@ -182,7 +182,7 @@ def test_plain_observations_need_no_extractor(tmp_path, bank, observation):
 def test_a_continuous_algorithm_on_cells_is_refused(name):
     message = (
         rf"algo={name} learns continuous actions only, and env\.action=grid has discrete ones: its actor .*\. "
-        r"Set env\.action=continuous env\.baseline=1 \(ids: .*AdaFocusEasyContinuous-v0\), or choose one of a2c, ars, dqn, expected_pg,"
+        r"Set env\.action=continuous env\.baseline=1 \(ids: .*AdaFocusTrackContinuous-v1\), or choose one of a2c, ars, dqn, expected_pg,"
     )
     with pytest.raises(InputError, match=message):
         check_fits(name, "env.action=grid", spaces.Discrete(49))

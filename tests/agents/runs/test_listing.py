@@ -13,7 +13,7 @@ from agents.runs.listing import list_runs
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
-PPO = compose_config(TrainPPO, "train_ppo", ["data.task=hard"])
+PPO = compose_config(TrainPPO, "train_ppo", ["data.task=mover"])
 
 
 def make(folder, learned=None, *, seed=0, config=PPO, metric="top1", lines=(), **others):
@@ -46,7 +46,7 @@ def test_a_finished_run_shows_its_results(tmp_path):
     assert (other.hits, other.anytime, other.gap) == (0.6, 0.7, None), "the gap is less than 10 points"
     run = listed(tmp_path)["a"]
     assert (run.hits, run.anytime) == (None, None)
-    assert (run.command, run.data, run.seed, run.state, run.broken) == ("train_ppo", "demo-hard", 3, "finished", "")
+    assert (run.command, run.data, run.seed, run.state, run.broken) == ("train_ppo", "demo-mover", 3, "finished", "")
     assert (run.learned, run.random, run.oracle, run.gflops) == (0.8, 0.5, 0.9, 0.0123)
     assert run.gap == pytest.approx(0.75) and run.seconds is not None
     assert run.setting["ppo.n_steps"] == 16 and "seed" not in run.setting
@@ -56,7 +56,7 @@ def test_without_ground_truth_the_greedy_oracle_stands_and_a_metric_has_its_name
     make(tmp_path / "a", 0.6, metric="mAP", greedy_oracle={"mAP": 0.7})
     make(tmp_path / "b", 0.6)
     found = listed(tmp_path)
-    assert (found["a"].oracle, found["a"].data) == (0.7, "demo-hard (mAP)")
+    assert (found["a"].oracle, found["a"].data) == (0.7, "demo-mover (mAP)")
     assert (found["b"].oracle, found["b"].gap) == (None, None)
 
 
@@ -64,7 +64,7 @@ def test_every_table_says_on_what_it_was_measured(tmp_path):
     make(tmp_path / "a", 0.6, config=compose_config(TrainPPO, "train_ppo", ["data=folder", "data.root=my [videos]"]))
     make(tmp_path / "b", 0.7)
     titles = [line for line in printed(tmp_path).splitlines() if "split" in line]
-    assert [title.strip() for title in titles] == ["demo-hard, test split", "folder (my [videos]), test split"]
+    assert [title.strip() for title in titles] == ["demo-mover, test split", "folder (my [videos]), test split"]
 
 
 def test_every_training_command_is_known_by_its_config(tmp_path):
@@ -135,9 +135,9 @@ def test_the_order_is_by_number_by_result_or_by_date(tmp_path):
 def test_seeds_of_one_setting_are_summed_up(tmp_path):
     for seed, learned in ((1, 0.7), (2, 0.8), (3, 0.9)):
         make(tmp_path / "sweep" / f"seed={seed}", learned, seed=seed, oracle={"top1": 1.0})
-    make(tmp_path / "other", 0.1, seed=4, config=compose_config(TrainPPO, "train_ppo", ["data.task=hard", "env.grid=5"]))
+    make(tmp_path / "other", 0.1, seed=4, config=compose_config(TrainPPO, "train_ppo", ["data.task=mover", "env.grid=5"]))
     text = printed(tmp_path)
-    mean = "sweep/seed=* train_ppo demo-hard 1, 2, 3 80.0 ± 24.8 50.0 ± 0.0 60.0 ± 49.7"  # 4.303·10/√3 = 24.8
+    mean = "sweep/seed=* train_ppo demo-mover 1, 2, 3 80.0 ± 24.8 50.0 ± 0.0 60.0 ± 49.7"  # 4.303·10/√3 = 24.8
     assert [" ".join(line.split()) for line in text.splitlines() if "sweep/seed=*" in line] == [mean]
     assert "means over seeds" not in printed(make(tmp_path / "alone" / "x", 0.5).parent)
 
@@ -160,6 +160,6 @@ def test_the_command_prints_json(tmp_path, capsys):
     make(tmp_path / "a", 0.8, oracle={"top1": 0.9})
     runs.print_runs(ListRuns(root=str(tmp_path), json=True))
     (found,) = json.loads(capsys.readouterr().out)
-    assert (found["run"], found["learned"], found["setting"]["data.task"]) == ("a", 0.8, "hard")
+    assert (found["run"], found["learned"], found["setting"]["data.task"]) == ("a", 0.8, "mover")
     with pytest.raises(InputError, match=r"sort must be 'run' or 'learned' or 'date', got 'learnt'; did you mean 'learned'\?"):
         compose_config(ListRuns, "list_runs", ["sort=learnt"])

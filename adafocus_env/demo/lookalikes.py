@@ -1,0 +1,132 @@
+"""Draws version 1 of the tasks: the target moves among look-alikes of other classes, and only what a task marks tells them apart.
+
+Target and look-alikes have the same size, the same colours, the same way of moving and, where they are hidden at times, the same
+duration. A rule that knows nothing of the mark therefore finds one of them at best.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from adafocus_env.demo.sprites import background, disc, drift, paste, random_colour, sprite
+
+if TYPE_CHECKING:
+    from adafocus_env.demo.renderer import DemoTask, Scene
+
+Mark = Literal["red", "cue_colour", "cue_motion", "halo"]
+"""What tells the target from other digits: its red colour (version 0); the colour of its disc, or that only its disc moves, in the first
+frames, the cue; the colour of the disc behind it."""
+
+BURN_IN = 24  # frames in which all move before the video begins: the first positions are those of digits that have moved for a while
+SPACING = 27.0  # pixels between the centres of two digits, at least: a patch on one shows little of the next
+TURN = 0.15  # standard deviation of the change of heading, in radians per frame
+DIGIT_HUES = (-0.04, 0.04)
+TARGET_CUE, OTHER_CUE = (-0.04, 0.04), (0.56, 0.64)  # hues of the discs of a cue that marks by colour
+HALO = 24  # side of the disc behind a digit
+TARGET_HALO, OTHER_HALOS = 0.62, (0.17, 0.33, 0.45, 0.78)  # hues
+MOST_LOOKALIKES = len(OTHER_HALOS)
+HALO_SUM = 210.0  # of the three channels: no halo is brighter than another
+CLUTTER_LEVEL = (110.0, 190.0)  # of grey
+
+
+def draw_lookalikes(
+    scene: Scene, rng: np.random.Generator
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Draw a video of version 1.
+
+    Returns:
+        The frames (length, size, size, 3) without noise, the target's centres (length, 2) and the frames in which its digit is drawn
+        (length,), as `adafocus_env.demo.renderer.draw`.
+    """
+    task, halo = scene.task, scene.task.mark == "halo"
+    count, side = 1 + task.lookalikes, HALO if halo else task.target
+    centres = _paths(task, count, side, rng)
+    frames = background(task.size, task.length, rng)
+    for digit in scene.digits[count:]:
+        grey = np.full(3, rng.uniform(*CLUTTER_LEVEL))
+        path = drift(task.length, task.size - task.distractor, task.speed, rng)
+        paste(frames, sprite(digit, task.distractor, rng), grey, path)
+    shown = np.stack([_shown(task, rng) for _ in range(count)])
+    discs = _halo_colours(count, rng) if halo else _cue_colours(task, count, rng)
+    for number, digit in enumerate(scene.digits[:count]):
+        colour = np.full(3, 235.0) if halo else random_colour(DIGIT_HUES, rng)
+        with_disc = shown[number] if halo else np.arange(task.length) < task.cue
+        _paste_centred(frames, with_disc, disc(side), discs[number], centres[number])
+        _paste_centred(frames, shown[number], sprite(digit, task.target, rng), colour, centres[number])
+    return frames, centres[0], shown[0]
+
+
+def _paste_centred(
+    frames: npt.NDArray[np.float32],
+    when: npt.NDArray[np.bool_],
+    opacity: npt.NDArray[np.float32],
+    colour: npt.NDArray[np.float64],
+    centres: npt.NDArray[np.float64],
+) -> None:
+    for frame in np.flatnonzero(when):
+        paste(frames[frame : frame + 1], opacity, colour, centres[frame : frame + 1] - (len(opacity) - 1) / 2)
+
+
+def _paths(task: DemoTask, count: int, side: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Return the centres (count, length, 2) of digits that turn slowly, bounce off the borders and stay apart.
+
+    In a cue that marks by motion, the first one moves and the others stand.
+    """
+    low, high = (side - 1) / 2, task.size - 1 - (side - 1) / 2
+    centres, heading = rng.uniform(low, high, (count, 2)), rng.uniform(0, 2 * np.pi, count)
+    speed, path = task.speed * rng.uniform(0.7, 1.3, (count, 1)), []
+    for frame in range(-BURN_IN, task.length):
+        moving = np.full((count, 1), True)
+        if task.mark == "cue_motion" and 0 < frame < task.cue:
+            moving[1:] = False
+        heading += rng.normal(0, TURN, count)
+        direction = np.stack([np.sin(heading), np.cos(heading)], axis=1)
+        free = centres + speed * direction * moving
+        centres = _apart(free, moving, low, high)
+        push = centres - free
+        normal = push / np.maximum(np.linalg.norm(push, axis=1, keepdims=True), 1e-9)
+        direction -= 2 * (direction * normal).sum(1, keepdims=True).clip(max=0) * normal  # they bounce off each other and off the borders
+        heading = np.arctan2(direction[:, 0], direction[:, 1])
+        path.append(centres)
+    return np.stack(path[BURN_IN:], axis=1)
+
+
+def _apart(centres: npt.NDArray[np.float64], moving: npt.NDArray[np.bool_], low: float, high: float) -> npt.NDArray[np.float64]:
+    """Return the centres (count, 2) inside the borders, those that move pushed until all are at least `SPACING` apart."""
+    others = ~np.eye(len(centres), dtype=bool)
+    for _ in range(50):
+        centres = np.where(moving, centres.clip(low, high), centres)
+        offset = centres[:, None] - centres[None]
+        distance = np.maximum(np.linalg.norm(offset, axis=-1), 1e-9)
+        lacking = (SPACING - distance).clip(0) * others
+        if not lacking.any():
+            break
+        share = moving / np.maximum(1, moving.astype(int) + moving.T)
+        centres = centres + (offset * (1.05 * lacking * share / distance)[..., None]).sum(1)
+    return centres.clip(low, high)
+
+
+def _shown(task: DemoTask, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Return the frames (length,) in which a digit is drawn: consecutive ones, after the cue."""
+    count = max(1, round(task.visible * (task.length - task.cue)))
+    first = int(rng.integers(task.cue, task.length - count + 1))
+    frames = np.arange(task.length)
+    return (frames >= first) & (frames < first + count)
+
+
+def _cue_colours(task: DemoTask, count: int, rng: np.random.Generator) -> list[npt.NDArray[np.float64]]:
+    """Return the colours of the discs of a cue, the target's first."""
+    others = OTHER_CUE if task.mark == "cue_colour" else TARGET_CUE
+    return [random_colour(TARGET_CUE, rng), *(random_colour(others, rng) for _ in range(count - 1))]
+
+
+def _halo_colours(count: int, rng: np.random.Generator) -> list[npt.NDArray[np.float64]]:
+    """Return the colours of the halos, the target's first. A digit alone, as in the videos that a classifier learns from, has any."""
+    hues = rng.permutation(OTHER_HALOS).tolist()
+    first = rng.choice([TARGET_HALO, *hues]) if count == 1 else TARGET_HALO
+    colours = [np.array(colorsys.hsv_to_rgb(hue, 0.9, 1.0)) for hue in [first, *hues][:count]]
+    return [HALO_SUM * colour / colour.sum() for colour in colours]
