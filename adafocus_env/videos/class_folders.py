@@ -16,8 +16,9 @@ def folder(root: str | Path, *, val: float = 0.1, test: float = 0.2) -> DataSet:
 
     Either ``ROOT/train/CLASS/*`` and ``ROOT/test/CLASS/*``, or ``ROOT/CLASS/*``, which is split by a fixed hash of the names so
     that every class has a training video and, with two videos or more, a test video. ``ROOT/test/CLASS/*`` alone is enough to evaluate
-    a classifier. A video is a file with a video's suffix or a folder of images. Classes are sorted by name. Anything else is listed in
-    `DataSet.unused`: other files, folders without images, class folders without videos. Hidden files are ignored.
+    a classifier. A video is a file with a video's suffix or a folder of images; ``NAME.track.json`` beside ``NAME.mp4`` or the folder
+    ``NAME`` is its track (see `Video.track`). Classes are sorted by name. Anything else is listed in `DataSet.unused`: other files,
+    folders without images, class folders without videos. Hidden files are ignored.
 
     Args:
         root: the folder.
@@ -42,7 +43,8 @@ def folder(root: str | Path, *, val: float = 0.1, test: float = 0.2) -> DataSet:
         classes = _classes(root, root)
         train, tested = split_test(_videos(root, root, classes), test)
         refuse_if(not tested, f"data.root: every class in {root} has only one video, which leaves none to test on; add videos")
-    unused = tuple(_unused(root, splits, {video.path for video in (*train, *tested)}))
+    used = {path for video in (*train, *tested) for path in (video.path, video.track) if path}
+    unused = tuple(_unused(root, splits, used))
     return DataSet("folder", tuple(classes), *hold_out(train, val), tested, root=root, unused=unused)
 
 
@@ -81,15 +83,20 @@ def _test_videos(root: Path, classes: list[str]) -> tuple[Video, ...]:
 
 def _videos(root: Path, folder: Path, classes: list[str]) -> tuple[Video, ...]:
     return tuple(
-        Video(path.relative_to(root).as_posix(), path, label)
+        Video(path.relative_to(root).as_posix(), path, label, _track_of(path))
         for label, name in enumerate(classes)
         if (folder / name).is_dir()
         for path in _videos_in(folder / name)
     )
 
 
-def _unused(root: Path, splits: Sequence[str], videos: Collection[Path]) -> Iterator[str]:
-    """Yield what ``root`` holds beside ``videos`` by relative path, folders with a reason; a class folder without videos is one entry."""
+def _track_of(path: Path) -> Path | None:
+    track = path.with_name(f"{path.name if path.is_dir() else path.stem}.track.json")
+    return track if track.is_file() else None
+
+
+def _unused(root: Path, splits: Sequence[str], used: Collection[Path]) -> Iterator[str]:
+    """Yield what ``root`` holds beside ``used`` by relative path, folders with a reason; a class folder without videos is one entry."""
 
     def described(path: Path, reason: str) -> str:
         return path.relative_to(root).as_posix() + (f"/ ({reason})" if path.is_dir() else "")
@@ -98,7 +105,7 @@ def _unused(root: Path, splits: Sequence[str], videos: Collection[Path]) -> Iter
         yield from (described(entry, f"not {' or '.join(splits)}") for entry in _visible(root) if entry.name not in splits)
     for class_folder in (entry for split in splits or [""] for entry in _visible(root / split)):
         inside = _visible(class_folder) if class_folder.is_dir() else []
-        unused = [entry for entry in inside if entry not in videos]
+        unused = [entry for entry in inside if entry not in used]
         if len(unused) == len(inside):
             yield described(class_folder, "no videos")
         else:

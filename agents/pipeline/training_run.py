@@ -109,6 +109,8 @@ class TrainingRun:
         result = self.directory.result()
         title = f"{split_title(self.config.data.title, result['split'], result['clips'])}: finished before (force=true starts over)"
         self.display.console.print(table(result["policies"], title, result.get("metric", "top1")))
+        if note := result.get("note"):
+            self.display.say(note)
         return True
 
     def clips(self, *, for_policy: bool = True) -> Clips:

@@ -10,6 +10,7 @@ from rich.table import Column, Table
 from adafocus_env.features.live import Features
 from agents.evaluation.evaluate import evaluate
 from agents.evaluation.metrics import ACCURACIES, COVERED, table_columns
+from agents.evaluation.verdict import verdict
 from agents.policies.baselines import RULES, Predictor
 from agents.policies.networks import PolicyNetwork
 from agents.runs.contact_sheet import save_contact_sheet
@@ -35,7 +36,7 @@ def report(
     skipped: str = "zeros",
     split: str = "test",
 ) -> dict[str, Any]:
-    """Measure all policies on the clips of a split, print the table and save the plots.
+    """Measure all policies on the clips of a split, print the table and save the plots; say so if looking does not matter (see `verdict`).
 
     Args:
         features: Features of the clips.
@@ -63,6 +64,8 @@ def report(
     bar.at(len(ORDER), "")
     clips = len(features.clips)
     display.console.print(table(measures, split_title(title or data, split, clips), metric))
+    if note := verdict(measures, plays):
+        display.say(note)
     if folder is not None:
         heading = split_title(data, split, clips)
         save_comparison(measures, heading, folder / COMPARISON, metric=metric, num_frames=features.clips.num_frames)
@@ -76,6 +79,7 @@ def report(
         "clips": clips,
         "classes": list(features.classifier.classes),
         "classifier": features.classifier.fingerprint(),
+        "note": note,
     }
 
 

@@ -111,7 +111,7 @@ def test_the_metrics_have_a_line_an_update(first):
 
 def test_the_result_has_the_form_of_the_design(first):
     found = json.loads((first[0] / "result.json").read_text())
-    assert set(found) == {"policies", "metric", "seed", "data", "split", "clips", "classes", "classifier", "seconds", "best"}
+    assert set(found) == {"policies", "metric", "seed", "data", "split", "clips", "classes", "classifier", "seconds", "best", "note"}
     assert (found["seed"], found["data"], found["split"], found["metric"], found["clips"]) == (0, "folder", "test", "top1", 4)
     assert found["classes"] == ["even", "odd"]
     assert set(found["policies"]) == POLICIES  # no oracle: these videos have no ground truth

@@ -114,6 +114,15 @@ def test_what_is_not_used_is_listed_and_counted_in_the_summary(tmp_path):
     assert folder(tmp_path).summary.endswith("empty/ (no videos), loose.mp4 … and 2 more")
 
 
+def test_tracks_beside_the_videos_are_read(tmp_path):
+    touch(tmp_path, "train/cat/a.mp4", "train/cat/a.track.json", "train/dog/b.1/0.jpg", "train/dog/b.1.track.json", "train/dog/b.2/0.jpg")
+    touch(tmp_path, "test/cat/c.mp4", "test/cat/d.track.json")
+    data = folder(tmp_path, val=0)
+    tracks = {video.name: video.track and video.track.name for video in (*data.train, *data.test)}
+    assert tracks == {"train/cat/a.mp4": "a.track.json", "train/dog/b.1": "b.1.track.json", "train/dog/b.2": None, "test/cat/c.mp4": None}
+    assert data.unused == ("test/cat/d.track.json",)
+
+
 def test_what_is_not_used_beside_given_parts_is_listed(tmp_path):
     touch(tmp_path, "train/cat/a.mp4", "train/dog/b.mp4", "test/cat/c.mp4")
     assert folder(tmp_path).unused == ()

@@ -26,6 +26,7 @@ from agents.evaluation.metrics import (
     step_metrics,
     summarize,
 )
+from agents.evaluation.verdict import verdict
 from agents.policies.baselines import RULES, CentrePatch, Oracle, RandomPatch
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from agents.runs import plots as pictures
@@ -321,10 +322,16 @@ def test_the_result_names_data_metric_and_classes(reported, classifier, evaluate
     result = reported[1]
     assert {key: result[key] for key in result if key != "policies"} == {
         "metric": "map", "seed": 0, "data": "demo", "split": "test", "clips": 12, "classes": list(classifier.classes),
-        "classifier": classifier.fingerprint(),
+        "classifier": classifier.fingerprint(), "note": verdict(*evaluated),
     }  # fmt: skip
     assert result["policies"] == evaluated[0]
     assert {path.name for path in reported[2].iterdir()} == {"result.png", "contact_sheet.png"}
+
+
+def test_a_sentence_below_the_table_says_that_looking_does_not_matter(reported):
+    """The policy has random weights."""
+    note = reported[1]["note"]
+    assert note.startswith("Looking does not matter") and reported[0].rstrip().endswith(note)
 
 
 def test_the_table_has_map_beside_top_1_where_that_is_the_metric(reported, evaluated):

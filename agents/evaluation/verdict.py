@@ -1,0 +1,47 @@
+"""Whether looking matters in a data set, in one sentence for the end of a run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from agents.evaluation.metrics import CLIP_METRICS, GAPS, LEAST_GAP, PolicyEvaluation, interval
+
+HEADINGS = {"top1": "top-1", "top1_anytime": "anytime"}
+"""Names of the accuracies of `GAPS` in the table of results."""
+
+
+def verdict(metrics: Mapping[str, Mapping[str, Any]], evaluations: Mapping[str, PolicyEvaluation]) -> str | None:
+    """Return a sentence if looking does not matter, for accuracy after the last step and for the mean over steps alike; else None.
+
+    It does not matter where the greedy oracle, which knows the class and tries every patch, is less than `LEAST_GAP` above random
+    patches: no policy can gain more, and a gain of that size is hard to tell from noise on some hundred clips. Nor does it where the
+    policy is not above random patches: where the 95 % interval of its gain, the bootstrap over clips that both have seen, is not
+    above 0. A policy that skips frames is compared with nothing, since it may be as good at a lower cost.
+
+    Args:
+        metrics: By the name of the policy, as `agents.evaluation.evaluate.evaluate` returns them.
+        evaluations: Those of the policies `random` and, if there is one, `learned`.
+    """
+    random, greedy, learned = metrics["random"], metrics.get("greedy_oracle"), evaluations.get("learned")
+    room = {key: greedy[key] - random[key] for key in GAPS.values()} if greedy else {}
+    if room and round(max(room.values()), 9) < LEAST_GAP:
+        above = ", ".join(f"{HEADINGS[key]} {100 * gap:+.1f} points" for key, gap in room.items())
+        return f"Looking does not matter in these clips: even the best patches for the true class gain little over random ones ({above})."
+    if learned is None or not learned.patch_mask.all():
+        return None
+    gains = {key: _right(learned, key) - _right(evaluations["random"], key) for key in GAPS.values()}
+    intervals = {key: interval(gain, np.ones_like(gain)) for key, gain in gains.items()}
+    if any(low > 0 for low, _ in intervals.values()):
+        return None
+    gained = ", ".join(
+        f"{HEADINGS[key]} {100 * gain.mean():+.1f} points, from {100 * intervals[key][0]:+.1f} to {100 * intervals[key][1]:+.1f}"
+        for key, gain in gains.items()
+    )
+    hint = "; the greedy oracle shows that better patches exist" if room else ""
+    return f"Looking does not matter with this policy: random patches are as good, within the 95 % interval (gain: {gained}){hint}."
+
+
+def _right(evaluation: PolicyEvaluation, key: str) -> Any:
+    """Return how right each clip is (N,): 0 or 1, or the share of steps."""
+    return evaluation.correct.astype(np.float64) if key == "top1" else CLIP_METRICS[key].value(evaluation)[0]

@@ -1,0 +1,241 @@
+"""Handwritten digits that move over real footage: a data set of class folders in which looking matters, made from any long videos.
+
+    python examples/film_digits.py film1.mp4 film2.avi … --out digits
+    python -m agents.train_ppo data=folder data.root=digits
+
+Writes ``OUT/train/DIGIT/*.mp4`` and ``OUT/test/DIGIT/*.mp4``, with the track of the digit beside each video. The last quarter of the films,
+or those after ``--test-films``, are for testing alone; a single film is split by time, with a gap. No digit image occurs in both splits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+from sklearn.datasets import load_digits
+
+from adafocus_env.videos.readers import open_reader
+
+RATE = 10  # frames per second that are read of a film, so that it moves visibly from frame to frame
+ONE_FILM = {"train": (0.0, 0.7), "test": (0.75, 1.0)}  # shares of a single film
+MARGIN = 0.1  # share of the side at each border that nothing enters: the crop of test frames cuts off a part of it
+INK, OUTLINE = (165.0, 225.0), (15.0, 60.0)  # greys of a digit and of the line around it: one of them differs from any background
+
+Frames = NDArray[np.uint8]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Footage:
+    """The frames of a film between two shares of its length."""
+
+    film: Path
+    begin: float = 0.0
+    end: float = 1.0
+
+    def __str__(self) -> str:
+        return self.film.name + ("" if (self.begin, self.end) == (0, 1) else f" ({self.begin:.0%} to {self.end:.0%})")
+
+    def spread(self, length: int) -> Starts:
+        """Return where windows of ``length`` frames can start, `RATE` frames counting per second."""
+        reader = open_reader(self.film)
+        step = max(1, round((reader.fps or RATE) / RATE))
+        first, last = (int(share * (len(reader) // step)) for share in (self.begin, self.end))
+        if last - first < length:
+            raise SystemExit(
+                f"{self} has {last - first} frames, {RATE} a second: too few for videos of {length} frames; lower --frames, or leave it out"
+            )
+        return Starts(self.film, step, first, last - length)
+
+
+@dataclass(frozen=True)
+class Starts:
+    """The numbers ``first`` to ``last`` of the frames of a film, of which every ``step``-th counts."""
+
+    film: Path
+    step: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Style:
+    """The appearance of the videos. Lengths are in pixels.
+
+    Attributes:
+        side: height and width of a video.
+        digit: side of the box of a digit.
+        length: frames of a video.
+        shapes: shapes without a class that move like the digit.
+    """
+
+    side: int
+    digit: int
+    length: int
+    shapes: int
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the data set."""
+    parsed = _parser().parse_args(arguments)
+    style = Style(parsed.side, parsed.digit, parsed.frames, parsed.shapes)
+    _check(parsed.out, style)
+    films = split_films(parsed.films, parsed.test_films)
+    footage = {split: [each.spread(style.length) for each in parts] for split, parts in films.items()}  # all, before anything is written
+    for stream, split in enumerate(films):
+        count, (images, labels) = getattr(parsed, split), digits(split)
+        rng = np.random.default_rng([parsed.seed, stream])
+        for number, (film, frames) in enumerate(backgrounds(footage[split], count, style, rng)):
+            label = number % 10
+            image = images[rng.choice(np.flatnonzero(labels == label))]
+            write(parsed.out / split / str(label) / f"{film.stem}-{number:05d}.mp4", *compose(frames, image, style, rng), style.digit)
+        print(f"{split}: {count} videos from {', '.join(map(str, films[split]))}")  # noqa: T201
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("films", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the data set")
+    parser.add_argument("--test-films", type=Path, nargs="+", default=[], help="films for testing; all others are for training")
+    parser.add_argument("--train", type=int, default=600, help="training videos")
+    parser.add_argument("--test", type=int, default=300, help="test videos")
+    parser.add_argument("--side", type=int, default=112, help="height and width of a video in pixels")
+    parser.add_argument("--digit", type=int, default=18, help="height and width of a digit in pixels")
+    parser.add_argument("--frames", type=int, default=24, help="frames of a video")
+    parser.add_argument("--shapes", type=int, default=0, help="shapes without a class that move like the digit")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def _check(out: Path, style: Style) -> None:
+    if any((out / split).exists() for split in ONE_FILM):
+        raise SystemExit(f"--out must be a folder without train/ and test/, got {out}; remove them or choose another one")
+    if style.side % 2:
+        raise SystemExit(f"--side must be even for H.264, got {style.side}")
+    largest = style.side - 2 * round(MARGIN * style.side) - 1
+    if not 8 <= style.digit <= largest:
+        raise SystemExit(f"--digit must be from 8 to {largest} pixels with --side {style.side}, got {style.digit}")
+
+
+def split_films(films: Sequence[Path], test_films: Sequence[Path] = ()) -> dict[str, list[Footage]]:
+    """Return the footage of each split; the splits share no frame."""
+    if test_films:
+        return {"train": [Footage(film) for film in films], "test": [Footage(film) for film in test_films]}
+    if len(films) == 1:
+        return {split: [Footage(films[0], *shares)] for split, shares in ONE_FILM.items()}
+    first = len(films) - max(1, len(films) // 4)
+    return split_films(films[:first], films[first:])
+
+
+def digits(split: str) -> tuple[Floats, NDArray[np.int64]]:
+    """Return the digit images (n, 8, 8), 0-1, and labels (n,) of a split: three quarters of scikit-learn's are for training."""
+    images, labels = load_digits(return_X_y=True)
+    chosen = (np.random.default_rng(0).permutation(len(images)) % 4 != 0) == (split == "train")
+    return images[chosen].reshape(-1, 8, 8) / 16, labels[chosen]
+
+
+def backgrounds(footage: Sequence[Starts], count: int, style: Style, rng: np.random.Generator) -> Iterator[tuple[Path, Frames]]:
+    """Yield film and frames (T, side, side, 3) of ``count`` backgrounds, equally many from all films; each film is decoded once."""
+    for each, share in zip(footage, np.array_split(np.arange(count), len(footage)), strict=True):
+        starts = np.sort(rng.integers(each.first, each.last + 1, size=len(share))).tolist()
+        for window in windows(each.film, starts, style.length, each.step, 2 * style.side):
+            yield each.film, pan(window, style.side, rng)
+
+
+def windows(film: Path, starts: Sequence[int], length: int, step: int, short_side: int) -> Iterator[Frames]:
+    """Decode a film once; yield (length, H, W, 3) frames from each of the sorted ``starts`` on, where every ``step``-th frame counts."""
+    recent: deque[Frames] = deque(maxlen=length)
+    ends = deque(start + length - 1 for start in starts)
+    with av.open(str(film)) as container:
+        for number, frame in enumerate(islice(container.decode(video=0), 0, None, step)):
+            scale = short_side / min(frame.width, frame.height)
+            small = frame.reformat(round(frame.width * scale), round(frame.height * scale), "rgb24")
+            recent.append(small.to_ndarray())
+            while ends and ends[0] == number:
+                ends.popleft()
+                yield np.stack(recent)
+            if not ends:
+                return
+    raise SystemExit(f"{film} ends before its last frame; is it truncated?")
+
+
+def pan(window: Frames, side: int, rng: np.random.Generator) -> Frames:
+    """Return squares (T, side, side, 3) that move over the frames, as if the camera panned: otherwise the digit alone might move."""
+    zoom = rng.uniform(side, min(window.shape[1:3]))
+    path = walk(len(window), np.array(window.shape[1:3]) - zoom, rng.uniform(0.5, 3.0), rng)
+    cut = [
+        Image.fromarray(frame).resize((side, side), Image.Resampling.BILINEAR, box=(left, top, left + zoom, top + zoom))
+        for frame, (top, left) in zip(window, path, strict=True)
+    ]
+    return np.stack([np.asarray(image) for image in cut])
+
+
+def walk(length: int, span: Floats, speed: float, rng: np.random.Generator) -> Floats:
+    """Return a path (length, 2) that turns slowly, and is reflected at the borders of [0, span]; speed in pixels per frame."""
+    heading = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.15, length))
+    free = rng.uniform(0, 1, 2) * span + np.cumsum(speed * np.stack([np.sin(heading), np.cos(heading)], axis=1), axis=0)
+    return span - np.abs(np.mod(free, 2 * span) - span)
+
+
+def compose(frames: Frames, image: Floats, style: Style, rng: np.random.Generator) -> tuple[Frames, Floats]:
+    """Return the frames with the shapes and, above them, the digit; and the digit's centres (T, 2) as (y, x) in pixels."""
+    pasted, border = frames.astype(np.float64), round(MARGIN * style.side)
+    span = np.full(2, style.side - 2.0 * border - style.digit)
+    for mark in [*(shape(style.digit, rng) for _ in range(style.shapes)), sprite(image, style.digit, rng)]:
+        corners = border + walk(len(frames), span, rng.uniform(1.0, 4.0), rng).round().astype(int)
+        ink, outline = rng.uniform(*INK), rng.uniform(*OUTLINE)
+        around = ndimage.grey_dilation(np.pad(mark, 1), 3)[..., None]
+        grey = outline + np.pad(mark, 1)[..., None] * (ink - outline)
+        for frame, (top, left) in zip(pasted, corners - 1, strict=True):
+            under = frame[top : top + len(around), left : left + len(around)]
+            under += around * (grey - under)
+    return pasted.round().astype(np.uint8), corners + (style.digit - 1) / 2
+
+
+def sprite(image: Floats, side: int, rng: np.random.Generator) -> Floats:
+    """Return the opacity (side, side) of a digit image (8, 8), turned by up to 15 degrees."""
+    large = ndimage.zoom(image, side / len(image), order=3, mode="grid-constant", grid_mode=True)
+    turned = ndimage.rotate(large, rng.uniform(-15, 15), reshape=False, order=1)
+    return (1.6 * turned - 0.3).clip(0, 1)  # sharper: enlarged strokes are blurred
+
+
+def shape(side: int, rng: np.random.Generator) -> Floats:
+    """Return the opacity (side, side) of a filled shape without a class, with about the ink of a digit, turned by any angle."""
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    solid = SHAPES[rng.integers(len(SHAPES))](y, x, rng.uniform(0.22, 0.32) * side)
+    return ndimage.rotate(solid.astype(np.float64), rng.uniform(0, 360), reshape=False, order=1).clip(0, 1)
+
+
+SHAPES: tuple[Callable[[Floats, Floats, float], NDArray[np.bool_]], ...] = (
+    lambda y, x, size: np.hypot(y, x) < size,  # a disc
+    lambda y, x, size: np.maximum(np.abs(y), np.abs(x)) < size,  # a square
+    lambda y, x, size: (y < size) & (y > 2 * np.abs(x) - size),  # a triangle
+)
+
+
+def write(path: Path, frames: Frames, centres: Floats, digit: int) -> None:
+    """Write a video, H.264, and beside it the track of its digit: centres, the side of its box, and that every frame shows it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    track = {"centre": centres.tolist(), "side": digit, "visible": [True] * len(frames)}
+    path.with_suffix(".track.json").write_text(json.dumps(track), encoding="utf-8")
+    options = {"crf": "18", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}  # with mbtree another file each time
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE, options=options)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+if __name__ == "__main__":
+    main()
