@@ -21,7 +21,7 @@ from adafocus_env.settings import DEFAULT_TASK, TaskName, setting, settings
 from agents.config.command import run_command
 from agents.config.settings import DEVICE, DataConfig
 from agents.evaluation.evaluate import evaluate_policy
-from agents.evaluation.metrics import CLIP_METRICS, PolicyEvaluation, ratios, share_of_gap
+from agents.evaluation.metrics import CLIP_METRICS, ratios, share_of_gap
 from agents.pipeline.builders import build_split
 from agents.policies.baselines import Predictor
 from agents.policies.networks import PolicyNetwork
@@ -115,12 +115,8 @@ def policy_of(run: RunDir, features: Features) -> PolicyNetwork | Predictor:
 
 
 def measure(features: Features, policy: PolicyNetwork | Predictor) -> dict[str, float]:
-    """Return the metrics of a policy on the clips."""
-    return metrics_of(evaluate_policy(features, policy))
-
-
-def metrics_of(evaluation: PolicyEvaluation) -> dict[str, float]:
-    """Return the metrics of the table that are defined."""
+    """Return the metrics of a policy on the clips that are defined."""
+    evaluation = evaluate_policy(features, policy)
     return {**ratios(evaluation), "top1": float(evaluation.correct.mean())}
 
 

@@ -30,7 +30,7 @@ from agents.rl.algorithms import without_effect
 from agents.runs.contact_sheet import save_contact_sheet
 from agents.runs.progress import Display
 from agents.runs.run_dir import RunDir
-from benchmarks.leaderboard import CLIPS, Row, features_of_task, measure, metrics_of, policy_of, rows_of, save
+from benchmarks.leaderboard import CLIPS, Row, features_of_task, measure, policy_of, rows_of, save
 from benchmarks.study import Study, check_lists, runs_of, train_missing
 from classifiers.atomic_files import write_text
 from classifiers.errors import lookup
@@ -88,8 +88,8 @@ def main(config: TaskScores) -> None:
 
 def references(features: Features) -> tuple[dict[str, Row], PolicyEvaluation]:
     """Return the rows of all baselines, those of random policies over several seeds, and what the oracle did."""
-    _, evaluations = evaluate(features, None, seed=0)
-    rows = {name: rows_of([metrics_of(evaluation)]) for name, evaluation in evaluations.items()}
+    measured, evaluations = evaluate(features, None, seed=0)
+    rows = {name: rows_of([metrics]) for name, metrics in measured.items()}
     for name, policy in (("random", RandomPatch), ("gaussian", GaussianPatch)):
         rows[name] = rows_of([measure(features, policy(features.action, seed)) for seed in range(SEEDS)])
     return rows, evaluations["oracle"]
