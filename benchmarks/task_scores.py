@@ -45,7 +45,7 @@ LEARNERS: dict[str, tuple[str, ...]] = {
 """Arguments of `agents.train`."""
 IDS = {name: arguments for name, arguments in ARGUMENTS.items() if name.endswith("-v1")}
 SEEDS = 5  # of random policies
-PATCHES = 16  # random patches that estimate the baseline of the reward where actions are continuous
+PATCHES = 2  # random patches that estimate the baseline of the reward where actions are continuous
 
 
 @settings

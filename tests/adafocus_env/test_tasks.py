@@ -63,7 +63,7 @@ def few(monkeypatch):
 
 
 def test_every_id_has_both_apis_and_is_described():
-    page = (DOCS / "tasks.md").read_text(encoding="utf-8")
+    page = "".join((DOCS / name).read_text(encoding="utf-8") for name in ("tasks.md", "tasks_v0.md"))
     for name in ARGUMENTS:
         spec = gym.spec(name)
         module, cls = spec.entry_point.split(":")
@@ -102,7 +102,7 @@ def test_scores_are_normalized_between_random_and_oracle():
 
 def test_the_page_of_the_leaderboard_is_that_of_its_numbers():
     assert (DOCS / "leaderboard.md").read_text(encoding="utf-8") == leaderboard.page(BOARD)
-    assert list(BOARD) == task_scores.VERSION_1
+    assert set(BOARD) == set(task_scores.VERSION_1)
 
 
 def test_shipped_classifiers_belong_to_their_tasks_and_are_small():
@@ -115,9 +115,9 @@ def test_shipped_classifiers_belong_to_their_tasks_and_are_small():
         assert card.data == data_name(task) and card.architecture.patch_size == TASKS[task].patch_size
         assert card.command == f"python -m benchmarks.rebuild_bundled task={task}"
     assert {name: card.fingerprint[:12] for name, card in cards.items()} == {
-        "demo": "?",
-        "demo-mover": "?",
-        "demo-sparse": "?",
+        "demo": "5b0ccbe19d4b",
+        "demo-mover": "2c0c498905c6",
+        "demo-sparse": "53d1261ee744",
         "demo-normal@v0": "552a20f020ee",
         "demo-hard@v0": "37f199b7deaf",
         "demo-sparse@v0": "eb24b52d3a5d",
@@ -145,7 +145,11 @@ def test_the_parameters_of_a_version_are_fixed():
         name: hashlib.sha256(json.dumps(parameters(name), sort_keys=True).encode()).hexdigest()[:12]
         for name in ("AdaFocusTrack-v1", "AdaFocusMover-v1", "AdaFocusSparse-v1")
     }
-    assert hashes == {}
+    assert hashes == {
+        "AdaFocusTrack-v1": "2d27730dcbcf",
+        "AdaFocusMover-v1": "c5248d4a8688",
+        "AdaFocusSparse-v1": "8afe7a3a87d8",
+    }
 
 
 @pytest.mark.parametrize(
@@ -222,7 +226,7 @@ def test_a_task_can_be_named_in_the_general_id(few):
 def test_data_task_chooses_videos_classifier_and_name_of_the_run():
     config = compose_config(TrainPPO, "train_ppo", ["data.task=mover"])
     data = build_data(config.data)
-    assert data.name == "demo-mover" and data.train[0].name.startswith(f"demo-{TASKS['hard'].key}/")
+    assert data.name == "demo-mover" and data.train[0].name.startswith(f"demo-{TASKS['mover'].key}/")
     classifier = builders.choose_classifier("auto", data, "cpu")
     assert classifier.fingerprint() == checkpoint.read_card("demo-mover").fingerprint
     assert (config.data.label, DataConfig().label) == ("demo-mover", "demo")

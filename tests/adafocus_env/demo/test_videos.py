@@ -202,6 +202,9 @@ def test_at_glance_size_the_place_of_a_target_can_be_told_by_its_colour(rendered
 def test_the_videos_of_the_tasks_are_fixed():
     """A change of these keys is another version of the ids: no score measured before can be compared with one measured after."""
     assert {name: task.key for name, task in TASKS.items()} == {
+        "track": "a52c1a89bb68",
+        "mover": "dde4d3025a6c",
+        "sparse": "d78cf5bd418f",
         "easy@v0": "823f5c0be57f",
         "normal@v0": "f518f8d811d4",
         "hard@v0": "d436d9b3b030",
@@ -214,6 +217,9 @@ def test_the_videos_of_the_tasks_are_fixed():
         name: (centres[[0, -1]].round(2).tolist(), pytest.approx(frames.mean(), abs=0.3)) for name, (frames, centres, _) in drawn.items()
     }
     assert seen == {
+        "track": ([[57.08, 49.38], [80.07, 44.99]], 51.0),
+        "mover": ([[14.82, 57.73], [32.04, 77.62]], 50.1),
+        "sparse": ([[79.09, 39.7], [67.34, 34.54]], 51.9),
         "easy@v0": ([[11.07, 42.7], [30.0, 29.33]], 48.7),
         "normal@v0": ([[14.37, 37.53], [32.74, 29.62]], 48.2),
         "hard@v0": ([[72.93, 38.54], [48.37, 22.62]], 52.4),
