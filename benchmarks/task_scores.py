@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from adafocus_env import ARGUMENTS
+from adafocus_env import FORMS
 from adafocus_env.features.live import Features
 from adafocus_env.scores import SCORES
-from adafocus_env.settings import TaskName, setting, settings
+from adafocus_env.settings import DEFAULT_TASK, TaskName, setting, settings
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents import train
 from agents.config.command import run_command
@@ -43,7 +43,6 @@ LEARNERS: dict[str, tuple[str, ...]] = {
     "imitation": ("algo=imitation",),
 }
 """Arguments of `agents.train`."""
-IDS = {name: arguments for name, arguments in ARGUMENTS.items() if name.endswith("-v1")}
 SEEDS = 5  # of random policies
 PATCHES = 2  # random patches that estimate the baseline of the reward where actions are continuous
 
@@ -80,10 +79,12 @@ def main(config: TaskScores) -> None:
                 of_seeds = [RunDir(each.run) for each in runs[f"{task}-{learner.replace(' ', '-')}"]]
                 save(out, {task: {learner: rows_of([measure(features, policy_of(run, features)) for run in of_seeds])}})
             display.say(f"{task}: rules, references and {', '.join(config.learners) or 'nothing else'} measured")
-            for name in IDS:
-                if IDS[name].get("task", VERSION_1[0]) == task:
-                    known = json.loads(scores.read_text(encoding="utf-8")) if scores.exists() else {}
-                    write_text(scores, json.dumps({**known, name: scores_of(name, features)}, indent=1, sort_keys=True) + "\n")
+            known = json.loads(scores.read_text(encoding="utf-8")) if scores.exists() else {}
+            for form in FORMS:
+                measured = scores_of(form, features)
+                names = [f"AdaFocus{task.title()}{form}-v1", *([f"AdaFocus{form}-v1"] if task == DEFAULT_TASK else [])]
+                known |= dict.fromkeys(names, measured)
+            write_text(scores, json.dumps(known, indent=1, sort_keys=True) + "\n")
 
 
 def references(features: Features) -> tuple[dict[str, Row], PolicyEvaluation]:
@@ -95,14 +96,14 @@ def references(features: Features) -> tuple[dict[str, Row], PolicyEvaluation]:
     return rows, evaluations["oracle"]
 
 
-def scores_of(name: str, features: Features) -> dict[str, dict[str, float]]:
-    """Return the scores of random actions and of the oracle on an id: policy → metric → score.
+def scores_of(form: str, features: Features) -> dict[str, dict[str, float]]:
+    """Return the scores of random actions and of the oracle on a form of a task: policy → metric → score.
 
     Args:
-        name: the id.
-        features: of the test clips of its task, on a grid.
+        form: a name in `FORMS`.
+        features: of the test clips of the task, on a grid.
     """
-    arguments = {key: value for key, value in IDS[name].items() if key != "task"}
+    arguments = FORMS[form]
     grid = arguments["action"] != "continuous"
     env = AdaFocusVectorEnv(
         CLIPS, features.classifier, features.clips, observation="reference", baseline="all" if grid else PATCHES,

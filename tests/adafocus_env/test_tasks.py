@@ -84,7 +84,7 @@ def test_a_task_needs_learning(task):
 
 
 def test_scores_are_normalized_between_random_and_oracle():
-    for name in task_scores.IDS:
+    for name in (name for name in ARGUMENTS if name.endswith("-v1")):
         scores = adafocus_env.reference_scores(name)
         assert scores.keys() == {"random", "oracle"}
         for metric in ("top1", "top1_anytime", "return"):
