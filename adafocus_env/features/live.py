@@ -57,6 +57,10 @@ class Features:
         """Return the glance maps (…, C, h, w) of those steps, on the networks' device."""
         return self._read(0, clips, steps)
 
+    def clip_maps(self, clips: Indices) -> list[Tensor]:
+        """Return the glance maps (D, C, h, w) of all steps of each of the clips (n,); they may be the stored ones: do not change them."""
+        return list(self.glance_maps(clips[:, None], np.arange(self.num_steps)[None]))
+
     def glance_vectors(self, clips: Indices, steps: Indices) -> Tensor:
         """Return the glance vectors (…, C) of those steps, the mean over their frames."""
         return self._read(1, clips, steps)

@@ -171,6 +171,14 @@ class MemoryBank(Bank):
         return f"bank: {self._capacity} of {len(self.clips)} clips in memory, {size_text(self.num_bytes)}"
 
     def _read(self, which: int, clips: Indices, steps: Indices, *actions: Values) -> Tensor:
+    def clip_maps(self, clips: Indices) -> list[Tensor]:
+        """See `Features.clip_maps`; a float32 bank of all clips copies nothing."""
+        if self._capacity < len(self.clips):  # a stored clip may be replaced by another one while its maps are in use
+            return super().clip_maps(clips)
+        self.glance_vectors(clips, np.zeros(1, np.int64))  # computes what is missing
+        stored = self._stored[0].unflatten(0, (-1, self.num_steps))
+        return [stored[clip].float() for clip in clips.tolist()]
+
         """Read as many clips at a time as fit in the bank; empty it first if glancer or focuser have changed."""
         if self._outdated():
             self._glanced[:] = self._focused[:] = False

@@ -162,7 +162,7 @@ class ClipReferenceExtractor(ReferenceExtractor):
             self._cached = key, self._encoded_in_rollout(maps) if self._in_rollout else self.encoder(maps)
         return self._cached[1]
 
-    def _encoded_in_rollout(self, maps: Tensor) -> Tensor:
+    def _encoded_in_rollout(self, maps: Any) -> Tensor:
         if self.batch_statistics:
             with batch_statistics(self.encoder):
                 return self.encoder(maps)
@@ -171,7 +171,9 @@ class ClipReferenceExtractor(ReferenceExtractor):
             self._stale_statistics = False
         return self.encoder(maps)
 
-    def _clip_maps(self, clips: np.ndarray) -> Tensor:
+    def _clip_maps(self, clips: np.ndarray) -> Tensor | list[Tensor]:
+        if self.source is not None and getattr(self.encoder, "clip_by_clip", False):
+            return self.source.clip_maps(clips)
         return self.maps(clips[:, None], np.arange(0 if self.source is None else self.source.num_steps)[None])
 
 
