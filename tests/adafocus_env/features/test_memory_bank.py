@@ -62,6 +62,20 @@ def test_a_bank_of_all_clips_does_not_copy_their_maps(classifier, clips):
     assert first.data_ptr() == again.data_ptr()
 
 
+def test_a_bank_caches_the_frames_of_few_clips(classifier, clips, monkeypatch):
+    read = []
+    frames = clips.frames
+    monkeypatch.setattr(clips, "frames", lambda clip: read.append(clip) or frames(clip))
+    for count, expected in ((1, [0, 1, 0]), (2, [0, 1])):
+        read.clear()
+        monkeypatch.setattr(bank_module, "CACHED_FRAMES", count)
+        bank = MemoryBank(classifier, clips, GRID)
+        for clip in (0, 1):
+            bank.glance_vectors(np.array([clip]), np.array([0]))
+        bank.focus_vectors(np.array([0]), np.array([0]), np.array([0]))
+        assert read == expected
+
+
 def test_index_arrays_broadcast(classifier, clips):
     bank, live = MemoryBank(classifier, clips, GRID), LiveFeatures(classifier, clips, GRID)
     every = np.arange(9)
