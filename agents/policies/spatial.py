@@ -274,6 +274,15 @@ def cell_weights(size: tuple[int, ...], grid: int, patch_share: float) -> Tensor
 
 def pixel_locations(size: tuple[int, ...], patch_share: float) -> Tensor:
     """Return the locations (h·w, 2) as (row, column) in [0, 1] of the patches whose centres are those of the pixels of a map (h, w)."""
-    centres = [(torch.arange(length) + 0.5) / length for length in size]
-    axes = [((axis - patch_share / 2) / max(1 - patch_share, 1e-6)).clamp(0, 1) for axis in centres]
+    return location_of(pixel_centres(size), patch_share)
+
+
+def pixel_centres(size: tuple[int, ...]) -> Tensor:
+    """Return the centres (h·w, 2) of the pixels of a map (h, w) as (row, column) in fractions of the frame."""
+    axes = [(torch.arange(length) + 0.5) / length for length in size]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)
+
+
+def location_of(centre: Tensor, patch_share: float) -> Tensor:
+    """Return the locations (…, 2) in [0, 1] of the patches with these centres (…, 2); where a patch would leave the frame, the nearest."""
+    return ((centre - patch_share / 2) / max(1 - patch_share, 1e-6)).clamp(0, 1)

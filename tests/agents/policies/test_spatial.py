@@ -82,6 +82,17 @@ def test_the_extractor_reads_large_maps_in_place(bank, monkeypatch):
     assert torch.equal(extractor(torch.tensor([[5, 1], [2, 0], [5, 0]])).detach(), states[[1, 0, 1], [1, 0, 0]])
 
 
+def test_an_actor_that_cannot_skip_is_refused(monkeypatch):
+    monkeypatch.setattr(SpatialArchitecture, "actor", lambda architecture, grid, skips: nn.Linear(4 * 36, 25))
+    assert PolicyNetwork(SMALL, 5).actor.out_features == 25
+    message = r"network=spatial must support skipping with env\.action=skip .*, but Linear, its actor, has no method for_all_counts "
+    with pytest.raises(InputError, match=message):
+        PolicyNetwork(SMALL, 5, skips=True)
+    arguments = {"features_extractor_class": ClipReferenceExtractor, "features_extractor_kwargs": {"architecture": SMALL}}
+    with pytest.raises(InputError, match=message):
+        PatchActorCriticPolicy(spaces.Box(0, 100, (3,), np.int64), spaces.Discrete(26), lambda _: 1e-3, **arguments)
+
+
 def test_without_memory_a_decision_does_not_depend_on_earlier_frames(maps):
     other = maps.clone()
     other[:, 0] += 1
@@ -193,7 +204,7 @@ def test_a_policy_of_an_unknown_kind_is_refused(tmp_path):
     card = json.loads((tmp_path / CARD).read_text())
     card["network"]["kind"] = "spatail"
     (tmp_path / CARD).write_text(json.dumps(card))
-    with pytest.raises(InputError, match=r"policy\.json.*network\.kind='spatail' is not known; did you mean 'spatial'\?"):
+    with pytest.raises(InputError, match=r"policy\.json.*network\.kind='spatail' is not known; did you mean 'spatial'\? .* plugin=MODULE"):
         load_policy(tmp_path)
 
 
