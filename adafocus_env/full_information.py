@@ -80,13 +80,14 @@ def for_each_clip(actions: NDArray[Any], count: int) -> NDArray[Any]:
     return np.broadcast_to(actions[:, None], (len(actions), count, *actions.shape[1:]))
 
 
-def check_full_information(action: Action, reward: Reward, *, stored: bool) -> None:
+def check_full_information(action: Action, reward: Reward, *, stored: bool, prefix: str = "") -> None:
     """Check that the rewards of all actions can be reported.
 
     Args:
         action: The kind of action.
         reward: Of the environment.
         stored: Whether the focus vectors of all cells are stored in a bank.
+        prefix: Of the names of the settings in messages: those of commands have one.
 
     Raises:
         InputError: A grid without a bank (says what it would cost), or a reward that is not elementwise (names it).
@@ -94,12 +95,13 @@ def check_full_information(action: Action, reward: Reward, *, stored: bool) -> N
     cells = action.patch_action.num_cells
     refuse_if(
         cells and not stored,
-        f"full_information needs a bank on a grid: without one, each step takes {cells} passes of the focuser per clip instead of 1; "
-        "set bank=true, or leave full_information out",
+        f"{prefix}full_information needs a bank on a grid: without one, each step takes {cells} passes of the focuser per clip instead of "
+        f"1; set {prefix}bank=true, or leave {prefix}full_information out",
     )
     name = getattr(reward.value, "__name__", repr(reward.value))
     refuse_if(
         not reward.elementwise,
-        f"the reward {name} must be elementwise for full_information, which calls it with the confidences (A, N) of A actions of N clips; "
-        "set Reward(..., elementwise=True) if each number depends on those at the same position alone, or leave full_information out",
+        f"the reward {name} must be elementwise for {prefix}full_information, which calls it with the confidences (A, N) of A actions of N "
+        "clips; set Reward(..., elementwise=True) if each number depends on those at the same position alone, or leave "
+        f"{prefix}full_information out",
     )

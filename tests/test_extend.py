@@ -126,7 +126,7 @@ def test_a_policy_network(place, monkeypatch):
     best = place / "runs/linear/checkpoints/best"
     assert json.loads((best / "policy.json").read_text())["network"]["kind"] == "linear"
     monkeypatch.delitem(NETWORKS, "linear")
-    with pytest.raises(InputError, match=r"network\.kind='linear' is not known"):
+    with pytest.raises(InputError, match=r"network\.kind='linear' is not known; .* or set plugin=MODULE"):
         load_policy(best)
 
 

@@ -57,6 +57,10 @@ class Features:
         """Return the glance maps (…, C, h, w) of those steps, on the networks' device."""
         return self._read(0, clips, steps)
 
+    def clip_maps(self, clips: Indices) -> list[Tensor]:
+        """Return the glance maps (D, C, h, w) of all steps of each of the clips (n,); they may be the stored ones: do not change them."""
+        return list(self.glance_maps(clips[:, None], np.arange(self.num_steps)[None]))
+
     def glance_vectors(self, clips: Indices, steps: Indices) -> Tensor:
         """Return the glance vectors (…, C) of those steps, the mean over their frames."""
         return self._read(1, clips, steps)
@@ -79,7 +83,8 @@ class LiveFeatures(Features):
         clips: the clips, by number.
         action: the kind of action, which defines the patches.
         video_div: see `count_steps`.
-        capacity: number of clips whose glances are cached. The cache of frames has `FRAME_BYTES`.
+        capacity: number of clips whose glances are cached.
+        frames: number of clips whose frames are cached, if they fit in `FRAME_BYTES`; None: as many as fit.
 
     Raises:
         InputError: the classifier is in training mode, or classifier, clips and ``video_div`` do not fit together.
@@ -88,14 +93,16 @@ class LiveFeatures(Features):
     about = "bank: none, features are computed live"
 
     def __init__(
-        self, classifier: Classifier, clips: ClipSource, action: Action, *, video_div: int | None = None, capacity: int = 256
-    ) -> None:
+        self, classifier: Classifier, clips: ClipSource, action: Action, *,
+        video_div: int | None = None, capacity: int = 256, frames: int | None = None,
+    ) -> None:  # fmt: skip
         check_frozen(classifier)
         self.classifier = classifier = optimized(classifier)
         self.clips, self.action = clips, action
         self._watch = WeightMonitor(classifier)
         self.num_steps = count_steps(classifier, clips, video_div)
-        self._frames: LRUCache[int, Tensor] = LRUCache(max(1, FRAME_BYTES // (3 * clips.num_frames * clips.size**2)))
+        fitting = max(1, FRAME_BYTES // (3 * clips.num_frames * clips.size**2))
+        self._frames: LRUCache[int, Tensor] = LRUCache(min(fitting, frames or fitting))
         self._calls: dict[int, list[tuple[Tensor, Tensor]]] = {}
         self._glances: LRUCache[int, tuple[Tensor, Tensor]] = LRUCache(capacity)
         size = classifier.architecture.size

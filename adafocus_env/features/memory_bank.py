@@ -21,6 +21,7 @@ from classifiers.optimize import execution_of, optimized
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 NETWORKS = ("glancer", "focuser")  # what the features depend on; the head may learn
+CACHED_FRAMES = 256  # clips whose frames a bank caches: as many as are evaluated at the same time; afterwards they are seldom read again
 _STORED = ("_stored", "_glanced", "_focused", "_slots")
 _log = logging.getLogger("adafocus_env")
 
@@ -78,7 +79,7 @@ class Bank(Features):
     """
 
     def __init__(self, classifier: Classifier, clips: ClipSource, action: Action, video_div: int | None, dtype: str) -> None:
-        self._live = LiveFeatures(classifier, clips, action, video_div=video_div, capacity=1)
+        self._live = LiveFeatures(classifier, clips, action, video_div=video_div, capacity=1, frames=CACHED_FRAMES)
         self.classifier, self.clips, self.action = self._live.classifier, clips, action
         self.map_shape, self.num_steps = self._live.map_shape, self._live.num_steps
         self.layout = Layout(
@@ -169,6 +170,14 @@ class MemoryBank(Bank):
     def about(self) -> str:
         """Description of the source and its size."""
         return f"bank: {self._capacity} of {len(self.clips)} clips in memory, {size_text(self.num_bytes)}"
+
+    def clip_maps(self, clips: Indices) -> list[Tensor]:
+        """See `Features.clip_maps`; a float32 bank of all clips copies nothing."""
+        if self._capacity < len(self.clips):  # a stored clip may be replaced by another one while its maps are in use
+            return super().clip_maps(clips)
+        self.glance_vectors(clips, np.zeros(1, np.int64))  # computes what is missing
+        stored = self._stored[0].unflatten(0, (-1, self.num_steps))
+        return [stored[clip].float() for clip in clips.tolist()]
 
     def _read(self, which: int, clips: Indices, steps: Indices, *actions: Values) -> Tensor:
         """Read as many clips at a time as fit in the bank; empty it first if glancer or focuser have changed."""

@@ -146,7 +146,7 @@ class TrainingRun:
             action = lookup("action", config.env.action, ACTIONS)(config.env.grid, architecture.size, architecture.patch_size)
             check_algo(config, action.space)
             if config.env.full_information:
-                check_full_information(action, reward, stored=config.env.bank is not False)
+                check_full_information(action, reward, stored=config.env.bank is not False, prefix="env.")
                 refuse_if(
                     action.num_cells is not None and config.data.views == "resample",
                     "env.full_information needs a bank on a grid, which stores the features of fixed clips: set data.views to a number",
@@ -263,6 +263,10 @@ def check_algo(config: Train, space: spaces.Space) -> None:
         row is ALGORITHMS["imitation"] and algo.observation != "reference",
         f"algo.observation must be reference with algo={algo.name}, whose targets are those of a clip and a step, got {algo.observation}; "
         "leave it out",
+    )
+    refuse_if(
+        row.full_information and algo.observation == "dict",
+        f"algo.observation must be one array with algo={algo.name}, such as reference or map, got dict; leave it out",
     )
     refuse_if(
         row.full_information and not config.env.full_information,

@@ -5,18 +5,23 @@ The last two have their own networks, whatever ``network.name`` is.
 
 from typing import Any, cast
 
-import torch
 from gymnasium import spaces
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
-from torch.nn.functional import grid_sample
 
-from agents.policies.networks import PolicyArchitecture
 from agents.policies.off_policy import refuse_layers
-from agents.policies.sb3 import ClipReferenceExtractor, MapReferenceExtractor, SigmoidMeanPolicy, parse_action_space, use_actor_and_critic
+from agents.policies.sb3 import (
+    ClipReferenceExtractor,
+    MapReferenceExtractor,
+    SigmoidMeanPolicy,
+    has_linear_layers,
+    parse_action_space,
+    use_actor_and_critic,
+)
+from agents.policies.spatial import cell_weights, location_of, pixel_centres
 from classifiers.errors import refuse_if
 
 
@@ -35,7 +40,7 @@ class MaskablePatchPolicy(MaskableActorCriticPolicy):
     """
 
     def __init__(self, *args: Any, net_arch: list[int] | dict[str, list[int]] | None = None, **kwargs: Any) -> None:
-        if not isinstance(kwargs["features_extractor_kwargs"]["architecture"], PolicyArchitecture):
+        if not has_linear_layers(kwargs["features_extractor_kwargs"]["architecture"]):
             refuse_layers("net_arch", net_arch)
             net_arch = []
         super().__init__(*args, net_arch=net_arch, **kwargs)  # type: ignore[misc]  # three in args
@@ -44,7 +49,7 @@ class MaskablePatchPolicy(MaskableActorCriticPolicy):
         """Make the networks and the optimizer."""
         super()._build(lr_schedule)
         architecture = cast(ClipReferenceExtractor, self.features_extractor).architecture
-        if not isinstance(architecture, PolicyArchitecture):
+        if not has_linear_layers(architecture):
             use_actor_and_critic(self, architecture, lr_schedule)
 
 
@@ -69,7 +74,7 @@ class SpatialSoftmaxPolicy(BasePolicy):
         InputError: if the action space is neither a grid's nor the continuous one, or actions can skip.
     """
 
-    centres: Tensor
+    sampling: Tensor | None
     pixels: Tensor
 
     def __init__(
@@ -89,18 +94,17 @@ class SpatialSoftmaxPolicy(BasePolicy):
         self.weights = nn.Conv2d(map_shape[0], 1, 1, bias=False)
         grid, skips = parse_action_space(action_space)
         refuse_if(skips, "a SpatialSoftmaxPolicy chooses a patch in every frame and cannot skip; set env.action=grid or continuous")
-        self.register_buffer("centres", None if grid is None else _centres(grid, patch_share), persistent=False)
-        self.register_buffer("pixels", _pixels(map_shape[1:]), persistent=False)
+        sampling = None if grid is None else cell_weights(map_shape[1:], grid, patch_share)
+        self.register_buffer("sampling", sampling, persistent=False)
+        self.register_buffer("pixels", pixel_centres(map_shape[1:]), persistent=False)
 
     def forward(self, obs: PyTorchObs) -> Tensor:
         """References (B, 2) → cells (B,) or locations (B, 2)."""
         maps = self.extract_features(obs, self.features_extractor).unflatten(1, self.map_shape)
-        sums = self.weights(maps)
-        if self.centres is not None:
-            cells = grid_sample(sums, self.centres.expand(len(sums), -1, -1, -1), padding_mode="border", align_corners=False)
-            return cells.flatten(1).argmax(1)
-        mean = (self.sharpness * sums.flatten(1)).softmax(1) @ self.pixels
-        return ((mean - self.patch_share / 2) / max(1 - self.patch_share, 1e-6)).clamp(0, 1)
+        sums = self.weights(maps).flatten(1)
+        if self.sampling is not None:
+            return (sums @ self.sampling).argmax(1)
+        return location_of((self.sharpness * sums).softmax(1) @ self.pixels, self.patch_share)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         return self(observation)
@@ -110,16 +114,3 @@ class SpatialSoftmaxPolicy(BasePolicy):
             "observation_space": self.observation_space, "action_space": self.action_space,
             "map_shape": self.map_shape, "patch_share": self.patch_share, "sharpness": self.sharpness,
         }  # fmt: skip
-
-
-def _centres(grid: int, patch_share: float) -> Tensor:
-    """Return the centres of the patches (1, G, G, 2) as (x, y) in [−1, 1], the coordinates of `grid_sample`."""
-    axis = (torch.linspace(0, 1, grid) * (1 - patch_share) + patch_share / 2) * 2 - 1
-    row, column = torch.meshgrid(axis, axis, indexing="ij")
-    return torch.stack([column, row], dim=-1)[None]
-
-
-def _pixels(size: tuple[int, ...]) -> Tensor:
-    """Return the centres of a map's pixels (h·w, 2) as (row, column) in fractions of the frame."""
-    axes = [(torch.arange(length) + 0.5) / length for length in size]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)

@@ -20,7 +20,7 @@ from agents.config.policy import NetworkConfig
 from agents.policies.spatial import SpatialArchitecture, skip_output
 from classifiers.atomic_files import write_text
 from classifiers.checkpoint import load_tensors, read_json, save_tensors
-from classifiers.errors import InputError, lookup, refuse_if
+from classifiers.errors import InputError, lookup, refuse_if, suggestion
 from classifiers.heads import in_order_of_steps
 
 
@@ -191,7 +191,7 @@ class PolicyNetwork(nn.Module):
         keep_threshold: P(skip) from which on its most likely action is to skip.
 
     Raises:
-        InputError: if ``grid``, ``std``, ``skips`` or ``keep_threshold`` is out of range.
+        InputError: if ``grid``, ``std``, ``skips`` or ``keep_threshold`` is out of range, or the architecture does not support skipping.
     """
 
     encoder: Any  # modules of the architecture
@@ -209,7 +209,7 @@ class PolicyNetwork(nn.Module):
         refuse_if(not isinstance(skips, bool), f"skips must be True or False, got {skips!r}; set it to whether the policy may skip frames")
         self.architecture, self.grid, self.std, self.skips = architecture, grid, check_std(std), skips
         self.keep_threshold = check_threshold(keep_threshold)
-        self.encoder, self.actor, self.critic = architecture.encoder(), architecture.actor(grid, skips), architecture.critic(skips)
+        self.encoder, self.actor, self.critic = architecture.encoder(), make_actor(architecture, grid, skips), architecture.critic(skips)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Glance maps (N, D, C, h, w) → logits (N, D, G²) of the cells, or locations (N, D, 2) in [0, 1] as (row, column).
@@ -275,6 +275,21 @@ class PolicyNetwork(nn.Module):
         skipping = {"skips": True, "keep_threshold": self.keep_threshold} if self.skips else {}
         sizes = asdict(self.architecture)  # type: ignore[call-overload]
         return {"kind": self.architecture.kind, **sizes, "grid": self.grid, "std": self.std, **skipping}
+
+
+def make_actor(architecture: NetworkArchitecture, grid: int | None, skips: bool) -> nn.Module:
+    """Return a new actor of an architecture; see `NetworkArchitecture.actor`.
+
+    Raises:
+        InputError: if frames may be skipped, which the actor does not support.
+    """
+    actor = architecture.actor(grid, skips)
+    refuse_if(
+        skips and not hasattr(actor, "for_all_counts"),
+        f"network={architecture.kind} must support skipping with env.action=skip or continuous_skip, but {type(actor).__name__}, its "
+        "actor, has no method for_all_counts (see agents.policies.networks.NetworkArchitecture); add it, or set env.action=grid",
+    )
+    return actor
 
 
 def patch_mask_below(skip: Tensor, threshold: float) -> Tensor:
@@ -392,9 +407,14 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu") -> Polic
     card: Any = read_json(folder, CARD, f"policy={folder}").get("network")
     try:
         sizes = {**card, "map_shape": tuple(card["map_shape"])}
-        kind = lookup("network.kind", sizes.pop("kind", PolicyArchitecture.kind), NETWORKS)  # earlier versions had one kind only
+        kind = sizes.pop("kind", PolicyArchitecture.kind)  # earlier versions had one kind only
+        refuse_if(
+            kind not in NETWORKS,
+            f"network.kind={kind!r} is not known; {suggestion(kind, NETWORKS)}choose one of {sorted(NETWORKS)}, or set plugin=MODULE, the "
+            "module that adds it",
+        )
         arguments = {"grid": sizes.pop("grid"), **{key: sizes.pop(key) for key in ("std", "skips", "keep_threshold") if key in sizes}}
-        policy = PolicyNetwork(kind(**sizes), **arguments)
+        policy = PolicyNetwork(NETWORKS[kind](**sizes), **arguments)
     except (TypeError, KeyError, ValueError, RuntimeError) as problem:
         raise InputError(f"{folder / CARD}: network={card!r} does not describe a policy ({problem})") from problem
     load_tensors(policy, folder / WEIGHTS)

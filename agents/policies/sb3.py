@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from adafocus_env.features.live import Features
 from adafocus_env.transfers import to_device
-from agents.policies.networks import NetworkArchitecture, PolicyArchitecture, PolicyNetwork, RecurrentEncoder, check_std
+from agents.policies.networks import NetworkArchitecture, PolicyArchitecture, PolicyNetwork, RecurrentEncoder, check_std, make_actor
 from classifiers.errors import InputError, refuse_if
 
 
@@ -162,7 +162,7 @@ class ClipReferenceExtractor(ReferenceExtractor):
             self._cached = key, self._encoded_in_rollout(maps) if self._in_rollout else self.encoder(maps)
         return self._cached[1]
 
-    def _encoded_in_rollout(self, maps: Tensor) -> Tensor:
+    def _encoded_in_rollout(self, maps: Any) -> Tensor:
         if self.batch_statistics:
             with batch_statistics(self.encoder):
                 return self.encoder(maps)
@@ -171,7 +171,9 @@ class ClipReferenceExtractor(ReferenceExtractor):
             self._stale_statistics = False
         return self.encoder(maps)
 
-    def _clip_maps(self, clips: np.ndarray) -> Tensor:
+    def _clip_maps(self, clips: np.ndarray) -> Tensor | list[Tensor]:
+        if self.source is not None and getattr(self.encoder, "clip_by_clip", False):
+            return self.source.clip_maps(clips)
         return self.maps(clips[:, None], np.arange(0 if self.source is None else self.source.num_steps)[None])
 
 
@@ -237,7 +239,7 @@ class PatchActorCriticPolicy(SigmoidMeanPolicy):
         """Make the networks and the optimiser."""
         super()._build(lr_schedule)
         architecture, (grid, skips) = extractor_of(self).architecture, parse_action_space(self.action_space)
-        if not isinstance(architecture, PolicyArchitecture):
+        if not has_linear_layers(architecture):
             use_actor_and_critic(self, architecture, lr_schedule)
         elif skips and observes_patch_count(self.observation_space):  # otherwise its linear layers are those of Stable-Baselines3
             self.action_net = architecture.actor(grid, skips).to(self.device)
@@ -257,9 +259,14 @@ class PatchActorCriticPolicy(SigmoidMeanPolicy):
         return {"std": self.std, "learn_std": self.learn_std, **{key: value for key, value in inherited if key not in fixed}}
 
 
+def has_linear_layers(architecture: NetworkArchitecture) -> bool:
+    """Return whether actor and critic are linear layers, which Stable-Baselines3's policies make themselves."""
+    return isinstance(architecture, PolicyArchitecture)
+
+
 def use_actor_and_critic(policy: Any, architecture: NetworkArchitecture, lr_schedule: Schedule) -> None:
     """Replace the linear layers of an actor-critic policy by an architecture's actor and critic, and make its optimizer anew."""
-    policy.action_net = architecture.actor(*parse_action_space(policy.action_space)).to(policy.device)
+    policy.action_net = make_actor(architecture, *parse_action_space(policy.action_space)).to(policy.device)
     policy.value_net = architecture.critic(observes_patch_count(policy.observation_space)).to(policy.device)
     policy.optimizer = policy.optimizer_class(policy.parameters(), lr=lr_schedule(1), **policy.optimizer_kwargs)
 

@@ -39,7 +39,8 @@ class ExpectedPG(PPO):
     Minibatches are whole clips of ``rollout_buffer_kwargs["clip_length"]`` steps; by default single steps.
 
     Raises:
-        InputError: if actions are not discrete, or a step of the environment does not report the reward of every action.
+        InputError: if actions are not discrete, observations are a `Dict`, or a step of the environment does not report the reward of
+            every action.
     """
 
     rollout_buffer: AllActionRolloutBuffer
@@ -48,6 +49,10 @@ class ExpectedPG(PPO):
         refuse_if(
             not isinstance(self.action_space, spaces.Discrete),
             f"ExpectedPG sums over all actions and needs a finite set of them, got {self.action_space}; set action='grid' or 'skip'",
+        )
+        refuse_if(
+            isinstance(self.observation_space, spaces.Dict),
+            f"ExpectedPG stores observations that are one array each, got {self.observation_space}; choose another one, such as map",
         )
         self.rollout_buffer_class = self._buffer_class()
         self.rollout_buffer_kwargs = {"clip_length": 1, **self.rollout_buffer_kwargs}

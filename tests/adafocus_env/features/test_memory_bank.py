@@ -48,6 +48,34 @@ def test_the_bank_holds_what_the_networks_say(classifier, clips):
     assert not equal([live[0][0]], [live[0][1]])
 
 
+def test_the_maps_of_whole_clips_are_those_of_their_steps(classifier, clips):
+    arguments = classifier, clips, GRID
+    limited = MemoryBank(*arguments, max_bytes=2 * MemoryBank(*arguments).layout.clip_bytes)
+    for features in (MemoryBank(*arguments), MemoryBank(*arguments, dtype="float16"), limited, LiveFeatures(*arguments)):
+        wanted = features.glance_maps(CLIPS[:, None], np.arange(4)[None])
+        assert equal(features.clip_maps(CLIPS), wanted)
+
+
+def test_a_bank_of_all_clips_does_not_copy_their_maps(classifier, clips):
+    bank = MemoryBank(classifier, clips, GRID)
+    first, again = bank.clip_maps(np.array([3, 3]))
+    assert first.data_ptr() == again.data_ptr()
+
+
+def test_a_bank_caches_the_frames_of_few_clips(classifier, clips, monkeypatch):
+    read = []
+    frames = clips.frames
+    monkeypatch.setattr(clips, "frames", lambda clip: read.append(clip) or frames(clip))
+    for count, expected in ((1, [0, 1, 0]), (2, [0, 1])):
+        read.clear()
+        monkeypatch.setattr(bank_module, "CACHED_FRAMES", count)
+        bank = MemoryBank(classifier, clips, GRID)
+        for clip in (0, 1):
+            bank.glance_vectors(np.array([clip]), np.array([0]))
+        bank.focus_vectors(np.array([0]), np.array([0]), np.array([0]))
+        assert read == expected
+
+
 def test_index_arrays_broadcast(classifier, clips):
     bank, live = MemoryBank(classifier, clips, GRID), LiveFeatures(classifier, clips, GRID)
     every = np.arange(9)

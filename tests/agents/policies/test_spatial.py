@@ -12,6 +12,7 @@ from torch import nn
 from adafocus_env.action import GridAction
 from agents.config.settings import NetworkConfig
 from agents.evaluation.inference import infer, policy_flops
+from agents.policies import spatial
 from agents.policies.baselines import LearnedPolicy
 from agents.policies.networks import CARD, PolicyNetwork, architecture_of, load_policy, save_policy
 from agents.policies.sb3 import ClipReferenceExtractor, PatchActorCriticPolicy, bind, load_network, to_network
@@ -54,6 +55,42 @@ def test_with_kernels_of_one_pixel_it_is_the_gru_of_pytorch_at_every_location(ma
     pixels = maps.permute(0, 3, 4, 1, 2).flatten(0, 2)  # (N·h·w, D, C)
     expected = theirs(pixels)[0].unflatten(0, (3, 6, 6)).permute(0, 3, 4, 1, 2)
     torch.testing.assert_close(ours(maps), expected)
+
+
+def test_large_maps_are_read_clip_by_clip_with_the_same_result(maps, monkeypatch):
+    results = []
+    for limit in (spatial.LARGE_MAP, 1):
+        monkeypatch.setattr(spatial, "LARGE_MAP", limit)
+        torch.manual_seed(0)
+        encoder = SMALL.encoder()
+        states = encoder(maps)
+        states.square().sum().backward()
+        results.append([encoder.clip_by_clip, states, *(parameter.grad for parameter in encoder.parameters())])
+    (whole, *expected), (by_clip, *values) = results
+    assert not whole and by_clip
+    torch.testing.assert_close(values, expected)
+    assert torch.equal(encoder(list(maps)), encoder(maps))
+
+
+def test_the_extractor_reads_large_maps_in_place(bank, monkeypatch):
+    monkeypatch.setattr(spatial, "LARGE_MAP", 1)
+    reference = spaces.Box(0, 100, (2,), np.int64)
+    extractor = ClipReferenceExtractor(reference, SpatialArchitecture(bank.map_shape, patch_share=0.25, width=4))
+    extractor.bind(bank)
+    states = extractor.encoder(bank.glance_maps(np.array([[2], [5]]), np.arange(bank.num_steps)[None])).detach()
+    monkeypatch.setattr(type(bank), "glance_maps", None)
+    assert torch.equal(extractor(torch.tensor([[5, 1], [2, 0], [5, 0]])).detach(), states[[1, 0, 1], [1, 0, 0]])
+
+
+def test_an_actor_that_cannot_skip_is_refused(monkeypatch):
+    monkeypatch.setattr(SpatialArchitecture, "actor", lambda architecture, grid, skips: nn.Linear(4 * 36, 25))
+    assert PolicyNetwork(SMALL, 5).actor.out_features == 25
+    message = r"network=spatial must support skipping with env\.action=skip .*, but Linear, its actor, has no method for_all_counts "
+    with pytest.raises(InputError, match=message):
+        PolicyNetwork(SMALL, 5, skips=True)
+    arguments = {"features_extractor_class": ClipReferenceExtractor, "features_extractor_kwargs": {"architecture": SMALL}}
+    with pytest.raises(InputError, match=message):
+        PatchActorCriticPolicy(spaces.Box(0, 100, (3,), np.int64), spaces.Discrete(26), lambda _: 1e-3, **arguments)
 
 
 def test_without_memory_a_decision_does_not_depend_on_earlier_frames(maps):
@@ -167,7 +204,7 @@ def test_a_policy_of_an_unknown_kind_is_refused(tmp_path):
     card = json.loads((tmp_path / CARD).read_text())
     card["network"]["kind"] = "spatail"
     (tmp_path / CARD).write_text(json.dumps(card))
-    with pytest.raises(InputError, match=r"policy\.json.*network\.kind='spatail' is not known; did you mean 'spatial'\?"):
+    with pytest.raises(InputError, match=r"policy\.json.*network\.kind='spatail' is not known; did you mean 'spatial'\? .* plugin=MODULE"):
         load_policy(tmp_path)
 
 

@@ -227,6 +227,12 @@ def test_continuous_actions(clips):
         ExpectedPG("MlpPolicy", env, n_steps=4, batch_size=4, device="cpu")
 
 
+def test_observations_of_several_arrays_are_refused(bank):
+    env = DummyVecEnv([lambda: AdaFocusEnv(bank.classifier, bank.clips, bank=bank, observation="dict", full_information=True)])
+    with pytest.raises(InputError, match=r"ExpectedPG stores observations that are one array each, got Dict.*; choose another one"):
+        ExpectedPG("MultiInputPolicy", env, n_steps=4, batch_size=4, device="cpu")
+
+
 def mixed(now, previous, baseline):
     return now - now.mean()
 
@@ -245,10 +251,11 @@ def run(*overrides):
     ("overrides", "message"),
     [
         (["env.full_information=false"], r"algo=expected_pg learns from the reward of every action; set env\.full_information=true"),
-        (["env.bank=false"], "full_information needs a bank on a grid: without one, each step takes 9 passes of the focuser per clip"),
+        (["env.bank=false"], r"env\.full_information needs a bank on a grid: .* takes 9 passes .*; set env\.bank=true, or leave env"),
         (["env.action=continuous", "env.baseline=1"], r"algo=expected_pg learns discrete actions only, .* sums over all actions and needs"),
         (["data.views=resample"], r"env\.full_information needs a bank on a grid, .* fixed clips: set data\.views to a number"),
-        (["env.reward=mixed"], "the reward mixed must be elementwise for full_information"),
+        (["env.reward=mixed"], r"the reward mixed must be elementwise for env\.full_information, .* or leave env\.full_information out"),
+        (["algo.observation=dict"], r"algo\.observation must be one array with algo=expected_pg, such as reference or map, got dict;"),
         (["env.reward=randm"], r"env\.reward='randm' is not known; did you mean 'random'"),
         (["algo.settings.gamma=0.5"], r"algo\.settings\.gamma: with PPO, set ppo\.gamma"),
     ],
