@@ -43,6 +43,8 @@ LEARNERS: dict[str, tuple[str, ...]] = {
     "imitation": ("algo=imitation",),
 }
 """Arguments of `agents.train`."""
+STEPS = {"sparse": ("ppo.total_steps=100_000",)}
+"""Where the default number of steps is too small: accuracy on validation clips still rises when they are over."""
 SEEDS = 5  # of random policies
 PATCHES = 2  # random patches that estimate the baseline of the reward where actions are continuous
 
@@ -62,7 +64,9 @@ def main(config: TaskScores) -> None:
     root, out, scores = Path(config.run or "runs/task-scores"), Path(config.out), Path(config.scores)
     check_lists(tasks=config.tasks)
     groups = {
-        f"{task}-{learner.replace(' ', '-')}": (*lookup("learners", learner, LEARNERS), f"data.task={task}", f"env.bank={root / 'bank'}")
+        f"{task}-{learner.replace(' ', '-')}": (
+            *lookup("learners", learner, LEARNERS), f"data.task={task}", f"env.bank={root / 'bank'}", *STEPS.get(task, ())
+        )
         for task in config.tasks
         for learner in config.learners
     }
