@@ -43,7 +43,7 @@ LEARNERS: dict[str, tuple[str, ...]] = {
     "imitation": ("algo=imitation",),
 }
 """Arguments of `agents.train`."""
-STEPS = {"sparse": ("ppo.total_steps=100_000",)}
+STEPS = dict.fromkeys(("mover", "sparse"), ("ppo.total_steps=100_000",))
 """Where the default number of steps is too small: accuracy on validation clips still rises when they are over."""
 SEEDS = 5  # of random policies
 PATCHES = 2  # random patches that estimate the baseline of the reward where actions are continuous
