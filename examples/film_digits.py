@@ -29,7 +29,8 @@ from adafocus_env.videos.readers import open_reader
 RATE = 10  # frames per second that are read of a film, so that it moves visibly from frame to frame
 ONE_FILM = {"train": (0.0, 0.7), "test": (0.75, 1.0)}  # shares of a single film
 MARGIN = 0.1  # share of the side at each border that nothing enters: the crop of test frames cuts off a part of it
-INK, OUTLINE = (165.0, 225.0), (15.0, 60.0)  # greys of a digit and of the line around it: one of them differs from any background
+INK, OUTLINE = (215.0, 255.0), (0.0, 30.0)  # greys of a digit and of the line around it: one of them differs from any background
+LINE = 2  # width of that line in pixels
 
 Frames = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -112,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--side", type=int, default=112, help="height and width of a video in pixels")
     parser.add_argument("--digit", type=int, default=18, help="height and width of a digit in pixels")
     parser.add_argument("--frames", type=int, default=24, help="frames of a video")
-    parser.add_argument("--shapes", type=int, default=0, help="shapes without a class that move like the digit")
+    parser.add_argument("--shapes", type=int, default=3, help="shapes without a class that move like the digit")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
@@ -194,9 +195,10 @@ def compose(frames: Frames, image: Floats, style: Style, rng: np.random.Generato
     for mark in [*(shape(style.digit, rng) for _ in range(style.shapes)), sprite(image, style.digit, rng)]:
         corners = border + walk(len(frames), span, rng.uniform(1.0, 4.0), rng).round().astype(int)
         ink, outline = rng.uniform(*INK), rng.uniform(*OUTLINE)
-        around = ndimage.grey_dilation(np.pad(mark, 1), 3)[..., None]
-        grey = outline + np.pad(mark, 1)[..., None] * (ink - outline)
-        for frame, (top, left) in zip(pasted, corners - 1, strict=True):
+        mark = np.pad(mark, LINE)
+        around = ndimage.grey_dilation(mark, 2 * LINE + 1)[..., None]
+        grey = outline + mark[..., None] * (ink - outline)
+        for frame, (top, left) in zip(pasted, corners - LINE, strict=True):
             under = frame[top : top + len(around), left : left + len(around)]
             under += around * (grey - under)
     return pasted.round().astype(np.uint8), corners + (style.digit - 1) / 2

@@ -99,8 +99,8 @@ def test_the_track_is_where_the_digit_is_and_it_has_no_colour(module):
     for frame, centre in zip(frames, centres, strict=True):
         changed = np.argwhere(frame[..., 0] != 120)
         assert np.abs((changed.min(0) + changed.max(0)) / 2 - centre).max() <= 2
-        assert np.ptp(changed, axis=0).max() <= 12 + 2
-        assert frame.max() > 150 and frame.min() < 70, "ink and the line around it"
+        assert np.ptp(changed, axis=0).max() <= 12 + 4
+        assert frame.max() > 180 and frame.min() < 50, "ink and the line around it"
     assert np.ptp(centres, axis=0).max() > 1, "it moves"
 
 
@@ -111,8 +111,8 @@ def test_shapes_are_below_the_digit_and_have_its_greys(module):
     alone = (with_shapes != 120).any(-1)
     for frame, changed, (y, x) in zip(with_shapes, alone, centres.round().astype(int), strict=True):
         changed = changed.copy()
-        changed[y - 8 : y + 9, x - 8 : x + 9] = False
-        assert changed.any() and frame.min() >= 15 and frame.max() <= 225
+        changed[y - 9 : y + 10, x - 9 : x + 10] = False
+        assert changed.any() and (frame == frame[..., :1]).all()
 
 
 def test_the_camera_pans(module):
