@@ -85,6 +85,11 @@ class Style:
     length: int
     shapes: int
 
+    @property
+    def border(self) -> int:
+        """Distance of everything from the borders, with room for its line."""
+        return max(LINE, round(MARGIN * self.side))
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the data set."""
@@ -123,7 +128,7 @@ def _check(out: Path, style: Style) -> None:
         raise SystemExit(f"--out must be a folder without train/ and test/, got {out}; remove them or choose another one")
     if style.side % 2:
         raise SystemExit(f"--side must be even for H.264, got {style.side}")
-    largest = style.side - 2 * round(MARGIN * style.side) - 1
+    largest = style.side - 2 * style.border - 1
     if not 8 <= style.digit <= largest:
         raise SystemExit(f"--digit must be from 8 to {largest} pixels with --side {style.side}, got {style.digit}")
 
@@ -190,10 +195,9 @@ def walk(length: int, span: Floats, speed: float, rng: np.random.Generator) -> F
 
 def compose(frames: Frames, image: Floats, style: Style, rng: np.random.Generator) -> tuple[Frames, Floats]:
     """Return the frames with the shapes and, above them, the digit; and the digit's centres (T, 2) as (y, x) in pixels."""
-    pasted, border = frames.astype(np.float64), round(MARGIN * style.side)
-    span = np.full(2, style.side - 2.0 * border - style.digit)
+    pasted, span = frames.astype(np.float64), np.full(2, style.side - 2.0 * style.border - style.digit)
     for mark in [*(shape(style.digit, rng) for _ in range(style.shapes)), sprite(image, style.digit, rng)]:
-        corners = border + walk(len(frames), span, rng.uniform(1.0, 4.0), rng).round().astype(int)
+        corners = style.border + walk(len(frames), span, rng.uniform(1.0, 4.0), rng).round().astype(int)
         ink, outline = rng.uniform(*INK), rng.uniform(*OUTLINE)
         mark = np.pad(mark, LINE)
         around = ndimage.grey_dilation(mark, 2 * LINE + 1)[..., None]
