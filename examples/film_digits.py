@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("films", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--test-films", type=Path, nargs="+", default=[], help="films for testing; all others are for training")
-    parser.add_argument("--train", type=int, default=600, help="training videos")
+    parser.add_argument("--train", type=int, default=1500, help="training videos")
     parser.add_argument("--test", type=int, default=300, help="test videos")
     parser.add_argument("--side", type=int, default=112, help="height and width of a video in pixels")
     parser.add_argument("--digit", type=int, default=18, help="height and width of a digit in pixels")
