@@ -29,7 +29,8 @@ from adafocus_env.videos.readers import open_reader
 RATE = 10  # frames per second that are read of a film, so that it moves visibly from frame to frame
 ONE_FILM = {"train": (0.0, 0.7), "test": (0.75, 1.0)}  # shares of a single film
 MARGIN = 0.1  # share of the side at each border that nothing enters: the crop of test frames cuts off a part of it
-INK, OUTLINE = (165.0, 225.0), (15.0, 60.0)  # greys of a digit and of the line around it: one of them differs from any background
+INK, OUTLINE = (215.0, 255.0), (0.0, 30.0)  # greys of a digit and of the line around it: one of them differs from any background
+LINE = 2  # width of that line in pixels
 
 Frames = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -84,6 +85,11 @@ class Style:
     length: int
     shapes: int
 
+    @property
+    def border(self) -> int:
+        """Distance of everything from the borders, with room for its line."""
+        return max(LINE, round(MARGIN * self.side))
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the data set."""
@@ -107,12 +113,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("films", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--test-films", type=Path, nargs="+", default=[], help="films for testing; all others are for training")
-    parser.add_argument("--train", type=int, default=600, help="training videos")
+    parser.add_argument("--train", type=int, default=1500, help="training videos")
     parser.add_argument("--test", type=int, default=300, help="test videos")
     parser.add_argument("--side", type=int, default=112, help="height and width of a video in pixels")
     parser.add_argument("--digit", type=int, default=18, help="height and width of a digit in pixels")
     parser.add_argument("--frames", type=int, default=24, help="frames of a video")
-    parser.add_argument("--shapes", type=int, default=0, help="shapes without a class that move like the digit")
+    parser.add_argument("--shapes", type=int, default=3, help="shapes without a class that move like the digit")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
@@ -122,7 +128,7 @@ def _check(out: Path, style: Style) -> None:
         raise SystemExit(f"--out must be a folder without train/ and test/, got {out}; remove them or choose another one")
     if style.side % 2:
         raise SystemExit(f"--side must be even for H.264, got {style.side}")
-    largest = style.side - 2 * round(MARGIN * style.side) - 1
+    largest = style.side - 2 * style.border - 1
     if not 8 <= style.digit <= largest:
         raise SystemExit(f"--digit must be from 8 to {largest} pixels with --side {style.side}, got {style.digit}")
 
@@ -189,14 +195,14 @@ def walk(length: int, span: Floats, speed: float, rng: np.random.Generator) -> F
 
 def compose(frames: Frames, image: Floats, style: Style, rng: np.random.Generator) -> tuple[Frames, Floats]:
     """Return the frames with the shapes and, above them, the digit; and the digit's centres (T, 2) as (y, x) in pixels."""
-    pasted, border = frames.astype(np.float64), round(MARGIN * style.side)
-    span = np.full(2, style.side - 2.0 * border - style.digit)
+    pasted, span = frames.astype(np.float64), np.full(2, style.side - 2.0 * style.border - style.digit)
     for mark in [*(shape(style.digit, rng) for _ in range(style.shapes)), sprite(image, style.digit, rng)]:
-        corners = border + walk(len(frames), span, rng.uniform(1.0, 4.0), rng).round().astype(int)
+        corners = style.border + walk(len(frames), span, rng.uniform(1.0, 4.0), rng).round().astype(int)
         ink, outline = rng.uniform(*INK), rng.uniform(*OUTLINE)
-        around = ndimage.grey_dilation(np.pad(mark, 1), 3)[..., None]
-        grey = outline + np.pad(mark, 1)[..., None] * (ink - outline)
-        for frame, (top, left) in zip(pasted, corners - 1, strict=True):
+        mark = np.pad(mark, LINE)
+        around = ndimage.grey_dilation(mark, 2 * LINE + 1)[..., None]
+        grey = outline + mark[..., None] * (ink - outline)
+        for frame, (top, left) in zip(pasted, corners - LINE, strict=True):
             under = frame[top : top + len(around), left : left + len(around)]
             under += around * (grey - under)
     return pasted.round().astype(np.uint8), corners + (style.digit - 1) / 2
