@@ -324,7 +324,7 @@ def test_the_result_names_data_metric_and_classes(reported, classifier, evaluate
         "classifier": classifier.fingerprint(),
     }  # fmt: skip
     assert result["policies"] == evaluated[0]
-    assert {path.name for path in reported[2].iterdir()} == {"result.png", "contact_sheet.png"}
+    assert {path.name for path in reported[2].iterdir()} == {"result.png", "contact_sheet.png", "predictions.csv"}
 
 
 def test_the_table_has_map_beside_top_1_where_that_is_the_metric(reported, evaluated):
