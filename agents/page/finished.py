@@ -64,7 +64,7 @@ def read_runs(pattern: str, plugin: str = "") -> list[FinishedRun]:
         plugin: The module that was imported for the command, if any.
 
     Raises:
-        InputError: There is no such run, one is not finished or has no learned policy, or several do not differ in the seed alone.
+        InputError: A run does not exist, is not finished or has no learned policy, or several do not differ in the seed alone.
     """
     found = [Path(pattern)] if Path(pattern).exists() else [Path(each) for each in sorted(glob.glob(pattern))]  # noqa: PTH207 (absolute patterns)
     folders = found if len(found) == 1 else [each for each in found if (each / CONFIG).is_file()]

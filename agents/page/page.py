@@ -30,6 +30,7 @@ from classifiers.errors import InputError, refuse_if
 
 MAX_MAPS = 24  # classes with a heat map: those with the most clips
 MAX_CONFUSED = 20  # classes in the confusion matrix: those with the most mistakes
+MAX_MISTAKES = 8  # pairs of classes in the list of mistakes
 POLICIES = {
     "learned": "the trained policy",
     "random": "a random patch in every step",
@@ -193,20 +194,19 @@ def _confusion(runs: Sequence[FinishedRun]) -> dict[str, Any]:
 
     Of many classes, C are those with the most mistakes.
     """
-    names = list(runs[0].card.classes)
-    pairs = Counter(
-        pair for run in runs for pair in zip(*(run.predictions.column(key).tolist() for key in ("label", "prediction")), strict=True)
-    )
-    mistakes = Counter({pair: count / len(runs) for pair, count in pairs.items() if pair[0] != pair[1]})
-    involved = Counter[str]()
-    for pair, times in mistakes.items():
-        involved.update(dict.fromkeys(pair, times))  # type: ignore[arg-type]
-    shown = [name for name in names if len(names) <= MAX_CONFUSED or name in dict(involved.most_common(MAX_CONFUSED))]
-    totals = Counter[str]()
-    for (label, _), count in pairs.items():
-        totals[label] += count
-    shares = [[100 * pairs[label, guess] / max(1, totals[label]) for guess in shown] for label in shown]
-    return {"names": shown, "shares": shares, "complete": len(shown) == len(names), "mistakes": mistakes.most_common(8)}
+    names = np.array(runs[0].card.classes)
+    numbers, counts = {name: number for number, name in enumerate(names.tolist())}, np.zeros((len(names), len(names)))
+    for run in runs:
+        pairs = tuple([numbers[name] for name in run.predictions.column(key).tolist()] for key in ("label", "prediction"))
+        np.add.at(counts, pairs, 1 / len(runs))
+    mistakes = counts * ~np.eye(len(names), dtype=bool)
+    shown = np.sort(np.argsort(-mistakes.sum(0) - mistakes.sum(1), kind="stable")[:MAX_CONFUSED])
+    most = np.stack(np.unravel_index(np.argsort(-mistakes, axis=None, kind="stable")[:MAX_MISTAKES], counts.shape), axis=1)
+    return {
+        "names": names[shown].tolist(), "shares": 100 * counts[np.ix_(shown, shown)] / counts.sum(1).clip(1e-9)[shown, None],
+        "complete": len(shown) == len(names),
+        "mistakes": [(names[label], names[guess], mistakes[label, guess]) for label, guess in most if mistakes[label, guess]],
+    }  # fmt: skip
 
 
 # Clips

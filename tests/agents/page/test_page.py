@@ -16,6 +16,7 @@ from agents import report, train_ppo
 from agents.config.command import compose_config
 from agents.config.settings import Report, TrainPPO
 from agents.page import page
+from agents.page.finished import read_runs
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
@@ -112,10 +113,24 @@ def test_without_clips_no_video_is_read(sweep, tmp_path, monkeypatch):
 
 def test_names_are_escaped(copied, tmp_path):
     run = copied / "seed=0"
-    table = (run / "predictions.csv").read_text(encoding="utf-8").replace("random_box_1", "random_box_1", 1)
-    (run / "predictions.csv").write_text(re.sub(r"^([^,]+),\d,", r"\1,<b>é</b>,", table, flags=re.MULTILINE), encoding="utf-8")
+    card = run / "checkpoints" / "classifier" / "card.json"
+    changed(card, classes=["<b>é</b>", *json.loads(card.read_text())["classes"][1:]])
+    table = (run / "predictions.csv").read_text(encoding="utf-8")
+    (run / "predictions.csv").write_text(re.sub(r"(?<=,)0(?=,)", "<b>é</b>", table), encoding="utf-8")
     text = made(run, tmp_path / "page.html", clips=0)
-    assert "<b>é" not in text and "&lt;b&gt;é&lt;/b&gt; taken for" in text
+    assert "<b>é" not in text and '<th scope="row">&lt;b&gt;é&lt;/b&gt;</th>' in text
+
+
+def test_the_confusion_matrix_counts_predictions_in_the_clips_of_a_class(sweep, tmp_path):
+    runs = read_runs(str(sweep / "seed=*"))
+    found = page._confusion(runs)
+    assert found["names"] == list(runs[0].card.classes) and found["complete"]
+    label, guess, times = found["mistakes"][0]
+    pairs = [pair for run in runs for pair in zip(run.predictions.column("label"), run.predictions.column("prediction"), strict=True)]
+    assert times == pairs.count((label, guess)) / 2
+    row = found["names"].index(label)
+    assert found["shares"][row].sum() == pytest.approx(100)
+    assert found["shares"][row, found["names"].index(guess)] == pytest.approx(200 * times / sum(each == label for each, _ in pairs))
 
 
 def test_a_run_of_an_earlier_version_is_evaluated_once_more(copied, sweep, tmp_path, pages):
