@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import NDArray
+from sklearn.isotonic import isotonic_regression
 
 from agents.evaluation.metrics import ACCURACIES
 from agents.page.finished import FinishedRun
@@ -143,10 +144,9 @@ def _colour(name: str) -> str:
     return COLOURS.get(name.removeprefix("greedy_"), COLOURS["other"])
 
 
-def _spread(values: Sequence[float], least: float) -> list[float]:
-    """Move values up until neighbours are ``least`` apart, so that labels do not overlap; then all down by half of the longest way."""
-    moved = dict[int, float]()
-    for index in np.argsort(values):
-        moved[int(index)] = max(values[index], max(moved.values(), default=-np.inf) + least)
-    excess = max(moved[index] - value for index, value in enumerate(values)) / 2
-    return [moved[index] - excess for index in range(len(values))]
+def _spread(values: Sequence[float], least: float) -> NDArray[np.float64]:
+    """Return the nearest heights whose neighbours are ``least`` apart, so that labels do not overlap."""
+    order, gaps = np.argsort(values, kind="stable"), least * np.arange(len(values))
+    heights = np.empty(len(values))
+    heights[order] = isotonic_regression(np.array(values)[order] - gaps) + gaps
+    return heights
