@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from chromium import PROGRAM, WIDTHS, Chromium, save_screenshots
@@ -17,6 +18,7 @@ from agents.config.command import compose_config
 from agents.config.settings import Report, TrainPPO
 from agents.page import page
 from agents.page.finished import read_runs
+from agents.runs.predictions import Predictions
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
@@ -137,6 +139,23 @@ def test_a_run_of_an_earlier_version_is_evaluated_once_more(copied, sweep, tmp_p
     (copied / "seed=0" / "predictions.csv").unlink()
     made(copied / "seed=0", tmp_path / "page.html", clips=0)
     assert (copied / "seed=0" / "predictions.csv").read_bytes() == (sweep / "seed=0" / "predictions.csv").read_bytes()
+
+
+def test_wins_and_losses_are_what_one_of_the_two_gets_right(sweep, clips, monkeypatch):
+    run = read_runs(str(sweep / "seed=0"))[0]
+    rights = {"learned": [1, 1, 0, 0], "random": [0, 1, 1, 0]}
+    confidences = {"learned": [0.9, 0.9, 0.1, 0.5], "random": [0.2, 0.1, 0.8, 0.1]}
+    monkeypatch.setattr(Predictions, "correct", lambda self, policy="learned": np.array(rights[policy]))
+    monkeypatch.setattr(Predictions, "confidence", lambda self, policy="learned": np.array(confidences[policy]))
+    wins, losses = (page._clips(run, clips, count) for count in (3, -3))
+    assert [[each["file"] for each in found] for found in (wins, losses)] == [[clips.names[0]], [clips.names[2]]]
+    assert (wins[0]["learned"][1], wins[0]["random"][1]) == (pytest.approx(90), pytest.approx(20))
+    assert page._clips(run, None, 3) == []
+
+
+def test_commands_are_shown_as_they_are_typed():
+    assert page._command(["/x/agents/train_ppo.py", "run=a b", "seed=1"]) == "python -m agents.train_ppo 'run=a b' seed=1"
+    assert page._command(["/usr/bin/my tool"]) == "'/usr/bin/my tool'"
 
 
 # What is refused
