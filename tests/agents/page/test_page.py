@@ -19,6 +19,7 @@ from agents.config.settings import Report, TrainPPO
 from agents.page import page
 from agents.page.finished import read_runs
 from agents.runs.predictions import Predictions
+from agents.runs.report import ORDER
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
@@ -156,6 +157,10 @@ def test_wins_and_losses_are_what_one_of_the_two_gets_right(sweep, clips, monkey
 def test_commands_are_shown_as_they_are_typed():
     assert page._command(["/x/agents/train_ppo.py", "run=a b", "seed=1"]) == "python -m agents.train_ppo 'run=a b' seed=1"
     assert page._command(["/usr/bin/my tool"]) == "'/usr/bin/my tool'"
+
+
+def test_every_policy_of_the_table_is_explained():
+    assert set(page.POLICIES) == set(ORDER)
 
 
 # What is refused
