@@ -34,7 +34,7 @@ class Chromium:
         theirs_in, self._out = os.pipe()
         self._in, theirs_out = os.pipe()
         options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe"]
-        options += ["--mute-audio", f"--user-data-dir={self._folder.name}"]
+        options += ["--mute-audio", "--hide-scrollbars", f"--user-data-dir={self._folder.name}"]
         self._process = subprocess.Popen(
             # Chromium reads its commands from descriptor 3 and writes to 4.
             ["bash", "-c", f'exec 3<&{theirs_in} 4>&{theirs_out}; exec "$@"', "-", str(PROGRAM), *options],
