@@ -25,7 +25,7 @@ from agents.runs.predictions import LEARNED
 
 COLOURS = {"learned": "#010001", "random": "#010002", "oracle": "#010003", "other": "#010004", "ink": "#010005", "line": "#010006"}
 """Stand-ins, which `to_svg` replaces by the variables of that name in the style sheet: light and dark pages have other colours."""
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 11, "axes.labelcolor": COLOURS["ink"], "text.color": COLOURS["ink"],
     "xtick.color": COLOURS["ink"], "ytick.color": COLOURS["ink"], "axes.edgecolor": COLOURS["line"], "axes.facecolor": "none",
     "grid.color": COLOURS["line"], "axes.grid": True, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
