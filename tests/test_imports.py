@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "benchmarks": {"classifiers", "adafocus_env", "agents", "configs"},
 }
 
-FOLDERS_OF_AGENTS = ("config", "policies", "evaluation", "runs", "rl", "supervised", "pipeline")
+FOLDERS_OF_AGENTS = ("config", "policies", "evaluation", "runs", "rl", "supervised", "pipeline", "page")
 
 
 def imported_packages(path):

@@ -16,7 +16,7 @@ from agents.config.ppo import PPOConfig
 __all__ = [
     "AlgoConfig", "ArchitectureConfig", "CheckDataset", "ClassifierConfig", "DataConfig", "EnvConfig", "Evaluate",
     "FillFeatureBank", "ImportCheckpoint", "JointConfig", "ListRuns", "NetworkConfig", "PPOConfig",
-    "SupervisedConfig", "Train", "TrainPPO", "TrainStages",
+    "Report", "SupervisedConfig", "Train", "TrainPPO", "TrainStages",
 ]  # fmt: skip
 
 TRAINING = (
@@ -213,3 +213,14 @@ class ListRuns:
     root: str = setting("runs", "the folder; run folders at any depth below it are found", path=True)
     sort: Literal["run", "learned", "date"] = setting("run", "by folder, the best first, or the newest first")
     json: bool = setting(False, "a list for programs instead of tables")
+
+
+@settings
+class Report:
+    """`python -m agents.report`."""
+
+    run: str = setting(..., "a finished run folder, or a pattern such as 'runs/sweep/seed=*'", path=True, min_length=1)
+    out: str = setting("", "the HTML file; empty: report.html in the run folder, or beside several", path=True)
+    clips: int = setting(3, "largest wins and as many losses against random patches that are shown; 0: no video is read", ge=0, le=20)
+    force: bool = setting(False, "replace a page that exists")
+    plugin: str = setting("", PLUGIN)

@@ -245,7 +245,7 @@ class TrainingRun:
         if policy is not None and (best := selection_of(self.directory.checkpoints / "best")):
             result["best"] = {"steps": best["steps"], **{key: best["metrics"][key] for key in SCORE if key in best["metrics"]}}
         self.directory.write_result({**result, **(result_entries or {}), "seconds": seconds})
-        self.display.say(f"saved to {self.directory.root}: result.json, result.png, contact_sheet.png, checkpoints/")
+        self.display.say(f"saved to {self.directory.root}: result.json, result.png, contact_sheet.png, predictions.csv, checkpoints/")
 
 
 def check_algo(config: Train, space: spaces.Space) -> None:

@@ -1,4 +1,4 @@
-"""The report at the end of a run: a table, the same measures as JSON and as a plot, and a contact sheet."""
+"""The report at the end of a run: a table, the same measures as JSON and as a plot, a contact sheet, and the predictions."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,8 +15,9 @@ from agents.policies.baselines import RULES, Predictor
 from agents.policies.networks import PolicyNetwork
 from agents.runs.contact_sheet import save_contact_sheet
 from agents.runs.plots import save_comparison
+from agents.runs.predictions import LEARNED, save_predictions
 from agents.runs.progress import Display
-from agents.runs.run_dir import COMPARISON, CONTACT_SHEET
+from agents.runs.run_dir import COMPARISON, CONTACT_SHEET, PREDICTIONS
 from classifiers.errors import lookup
 
 ORDER = ("learned", "random", "centre", "gaussian", *RULES, "glance_only", "full_frame", "oracle", "greedy_oracle")
@@ -41,7 +42,7 @@ def report(
     Args:
         features: Features of the clips.
         policy: The learned policy, if any; see `evaluate`.
-        folder: Directory for `result.png` and `contact_sheet.png`; None: no plots are made.
+        folder: Directory for `result.png`, `contact_sheet.png` and, of a learned policy, `predictions.csv`; None: no files are written.
         display: Where the table is printed.
         seed: Seed of the random baselines.
         data: Name of the data set.
@@ -69,7 +70,9 @@ def report(
     if folder is not None:
         heading = split_title(data, split, clips)
         save_comparison(measures, heading, folder / COMPARISON, metric=metric, num_frames=features.clips.num_frames)
-        save_contact_sheet(features, plays["learned" if "learned" in plays else "random"], folder / CONTACT_SHEET)
+        save_contact_sheet(features, plays[LEARNED if LEARNED in plays else "random"], folder / CONTACT_SHEET)
+        if LEARNED in plays:
+            save_predictions(features, plays, folder / PREDICTIONS)
     return {
         "policies": measures,
         "metric": metric,

@@ -98,7 +98,8 @@ def test_a_folder_without_a_classifier_gets_one_in_the_same_command(first):
         "stage 0: glancer", "stage 0: focuser", "stage 1: random patches", "stage 2: policy"
     ]  # fmt: skip
     names = {"config.yaml", "system.json", "metrics.jsonl", "timing.jsonl", "result.json", "result.png", "contact_sheet.png"}
-    assert names | {"checkpoints", "tensorboard"} == {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
+    names |= {"predictions.csv", "checkpoints", "tensorboard"}
+    assert names == {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
 
 
 def test_the_metrics_have_a_line_an_update(first):

@@ -12,7 +12,7 @@ from conftest import TINY
 from tiny_training import CLASSES, SETTINGS, make_folder, tiny_networks
 
 from adafocus_env.settings import fields_of, is_settings
-from agents import check_dataset, evaluate, fill_feature_bank, list_runs, train, train_ppo, train_stages
+from agents import check_dataset, evaluate, fill_feature_bank, list_runs, report, train, train_ppo, train_stages
 from agents.config.command import compose_config
 from agents.config.effect import check_effect
 from agents.config.settings import (
@@ -22,6 +22,7 @@ from agents.config.settings import (
     Evaluate,
     FillFeatureBank,
     ListRuns,
+    Report,
     Train,
     TrainPPO,
     TrainStages,
@@ -78,7 +79,7 @@ def read(monkeypatch):
     return found
 
 
-SCHEMAS = (TrainPPO, Train, TrainStages, Evaluate, FillFeatureBank, CheckDataset, ListRuns)
+SCHEMAS = (TrainPPO, Train, TrainStages, Evaluate, FillFeatureBank, CheckDataset, ListRuns, Report)
 SGD = [f"stages.{stage}.{each}" for stage in STAGES for each in ("optimizer=sgd", "epochs=1")]
 SKIPPING = ["env.action=skip", "env.target_keep=0.5", "env.baseline=1", "ppo.total_steps=32"]
 SMALLER = [each for each in SETTINGS if not each.startswith(("ppo.", "stages."))]
@@ -105,6 +106,9 @@ def test_what_training_does_not_read_is_refused(tmp_path, clips, read, module, s
     with tiny_networks():
         module.main(config)
         assert_all_read_or_refused(schema, config, read, elsewhere=["plugin"])  # which `run_command` imports
+        page = Report(run=config.run)
+        report.main(page)
+        assert_all_read_or_refused(Report, page, read)
 
 
 def test_what_the_other_commands_do_not_read_is_refused(tmp_path, clips, read):

@@ -325,7 +325,7 @@ def test_the_result_names_data_metric_and_classes(reported, classifier, evaluate
         "classifier": classifier.fingerprint(), "note": verdict(*evaluated),
     }  # fmt: skip
     assert result["policies"] == evaluated[0]
-    assert {path.name for path in reported[2].iterdir()} == {"result.png", "contact_sheet.png"}
+    assert {path.name for path in reported[2].iterdir()} == {"result.png", "contact_sheet.png", "predictions.csv"}
 
 
 def test_a_sentence_below_the_table_says_that_looking_does_not_matter(reported):

@@ -270,7 +270,8 @@ def policies(folder):
 
 def test_a_run_has_the_same_files_and_table_as_ppos(dqn):
     names = {"config.yaml", "system.json", "metrics.jsonl", "timing.jsonl", "result.json", "result.png", "contact_sheet.png"}
-    assert names | {"checkpoints", "tensorboard"} == {entry.name for entry in dqn.iterdir() if not entry.name.startswith(".")}
+    names |= {"predictions.csv", "checkpoints", "tensorboard"}
+    assert names == {entry.name for entry in dqn.iterdir() if not entry.name.startswith(".")}
     found = policies(dqn)
     assert set(found) == {"learned", "random", "centre", "gaussian", *RULES, "glance_only", "full_frame", "greedy_oracle"}
     assert found["learned"]["gflops"] > found["random"]["gflops"], "the policy's own work is counted"

@@ -1,0 +1,1 @@
+"""The page about finished runs: one HTML file that opens offline."""

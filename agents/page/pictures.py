@@ -1,0 +1,86 @@
+"""The pictures of the page: heat maps of the patches, and clips with their patches as looping animations."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+Boxes = NDArray[np.float64]
+
+PATCHES = {"random": "#d7dde1", "learned": "#ff4d3d"}
+"""Outlines of the patches in a clip, the last one on top; the style sheet has the same colours."""
+MIN_SIDE = 192  # pixels; smaller frames are enlarged by a whole number
+FRAME_MS, LAST_FRAME_MS = 450, 1200
+BAR = 4  # pixels below a frame that show how far the clip is
+MAP = "magma"
+
+
+def coverage(boxes: Boxes, size: int) -> NDArray[np.float64]:
+    """Return the share of boxes (M, 4) that cover each pixel of a frame (size, size); boxes of NaN do not count."""
+    sides = boxes[np.isfinite(boxes).all(-1)].round().clip(0, size).astype(int)
+    changes = np.zeros((size + 1, size + 1))
+    for rows, sign in ((sides[:, 0], 1), (sides[:, 2], -1)):
+        np.add.at(changes, (rows, sides[:, 1]), sign)
+        np.add.at(changes, (rows, sides[:, 3]), -sign)
+    return changes.cumsum(0).cumsum(1)[:size, :size] / max(1, len(sides))
+
+
+def heat_map(shares: NDArray[np.float64], highest: float) -> str:
+    """Return shares (size, size) as the address of a picture in which the brightest colour is ``highest``."""
+    colours = mpl.colormaps[MAP](shares / (highest or 1), bytes=True)[..., :3]
+    return _data_url(Image.fromarray(np.ascontiguousarray(colours)).quantize(64), "png", optimize=True)
+
+
+def peak_in_words(shares: NDArray[np.float64]) -> str:
+    """Return where the highest share is: in which third of the frame, from top to bottom and from left to right."""
+    row, column = (3 * index // len(shares) for index in np.unravel_index(shares.argmax(), shares.shape))
+    names = (("top left", "top", "top right"), ("left", "centre", "right"), ("bottom left", "bottom", "bottom right"))
+    return names[row][column]
+
+
+def animation(frames: NDArray[np.uint8], boxes: dict[str, Boxes]) -> tuple[str, str]:
+    """Return a looping animation of a clip and its last picture alone, as addresses.
+
+    Args:
+        frames: (T, H, W, 3).
+        boxes: By the name of the policy in `PATCHES`, (T, 4) as (top, left, bottom, right); NaN in frames without a patch.
+    """
+    pictures = [
+        _frame(frame, {name: boxes[name][number] for name in PATCHES if name in boxes}, (number + 1) / len(frames))
+        for number, frame in enumerate(frames)
+    ]
+    durations = [FRAME_MS] * (len(pictures) - 1) + [LAST_FRAME_MS]
+    moving = _data_url(pictures[0], "webp", save_all=True, append_images=pictures[1:], duration=durations, loop=0, quality=70, method=4)
+    return moving, _data_url(pictures[-1], "webp", quality=70)
+
+
+def _frame(frame: NDArray[np.uint8], boxes: dict[str, Boxes], done: float) -> Image.Image:
+    scale = max(1, -(-MIN_SIDE // min(frame.shape[:2])))
+    enlarged = Image.fromarray(frame).resize((frame.shape[1] * scale, frame.shape[0] * scale), Image.Resampling.NEAREST)
+    picture = Image.new("RGB", (enlarged.width, enlarged.height + BAR), "#202428")
+    picture.paste(enlarged)
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((0, enlarged.height, round(done * enlarged.width) - 1, picture.height), fill="#d7dde1")
+    for name, box in boxes.items():
+        if np.isfinite(box).all():
+            top, left, bottom, right = (int(side) * scale for side in box)
+            draw.rectangle((left, top, right - 1, bottom - 1), outline="black", width=5)
+            draw.rectangle((left + 1, top + 1, right - 2, bottom - 2), outline=PATCHES[name], width=3)
+    return picture
+
+
+def _data_url(picture: Image.Image, kind: str, **options: object) -> str:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def stacked(boxes: Sequence[Boxes]) -> Boxes:
+    """Return the boxes of several runs, (N, D, 4) each, as one list (M, 4)."""
+    return np.concatenate([each.reshape(-1, 4) for each in boxes])
