@@ -49,7 +49,8 @@ def write_video(
         stream = container.add_stream(codec, rate=fps, options=options or {"crf": "10", "preset": "ultrafast"})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv444p" if frames.shape[1] % 2 or frames.shape[2] % 2 else pix_fmt
-        stream.codec_context.sample_aspect_ratio = pixel_aspect
+        if pixel_aspect is not None:
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
         if times is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
         for number, pixels in enumerate(frames):

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from adafocus_env.videos.frame_sampling import segment_indices
 from adafocus_env.videos.readers import open_reader
 
-FRAMES_AT_ONCE = 256  # decoded frames that a request may return: 90 MB at 256 × 455 pixels
-
 
 @dataclass(frozen=True)
 class WindowRequest:
@@ -26,8 +24,9 @@ class WindowRequest:
         glance_frames: frames sampled separately for the glancer; 0: those of the focuser.
         window: length of a window in seconds; None: one window, the whole video.
         stride: seconds from one window to the next; None: the length of a window.
-        first: number of the first window that is decoded, from 0; as many follow as `FRAMES_AT_ONCE` allows.
+        first: number of the first window that is decoded, from 0; as many follow as ``max_frames`` allows.
         fps: frames per second of a folder of frames.
+        max_frames: decoded frames of all these windows together, at most: 256 are 90 MB at 256 × 455 pixels.
     """
 
     path: Path
@@ -38,11 +37,12 @@ class WindowRequest:
     stride: float | None = None
     first: int = 0
     fps: float = 25.0
+    max_frames: int = 256
 
     @property
     def windows_at_once(self) -> int:
-        """The most windows that are decoded."""
-        return max(1, FRAMES_AT_ONCE // (self.num_frames + self.glance_frames))
+        """The most windows that are decoded, at least one."""
+        return max(1, self.max_frames // (self.num_frames + self.glance_frames))
 
 
 @dataclass(frozen=True)

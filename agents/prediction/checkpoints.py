@@ -86,7 +86,7 @@ def _beside(source: Path, policy: Path | None) -> tuple[Path, Path]:
     """Return the folders of a classifier and its policy, which an imported checkpoint has in the same folder.
 
     Raises:
-        InputError: There is no policy.
+        InputError: A policy is missing.
     """
     beside = BUNDLED.get(str(source), source)
     refuse_if(

@@ -44,7 +44,7 @@ def find_sources(source: str, out: Path) -> Sources:
 
     Args:
         source: What the user typed.
-        out: The folder of the results, which are no sources.
+        out: The folder of the results, which is left out.
 
     Raises:
         InputError: There is none.

@@ -54,7 +54,7 @@ def write_video(task: tuple[Prediction, Path]) -> None:
         stream, last = None, -1
         for time, picture in pictures:
             if stream is None:
-                options = {"crf": "20", "preset": "veryfast"} if codec == "libx264" else {}
+                options = {"crf": "20", "preset": "superfast"} if codec == "libx264" else {}
                 stream = container.add_stream(codec, rate=30, options=options)
                 stream.height, stream.width, stream.pix_fmt = *picture.shape[:2], "yuv420p"
                 stream.codec_context.time_base = Fraction(1, CLOCK)
@@ -139,6 +139,9 @@ class _Layout:
         else:
             panel.paste(inset, corner)
         skipped = reached >= 0 and self.steps[reached].skipped
+        if skipped:
+            draw.rectangle((corner[0], corner[1] + side - 20, corner[0] + side - 1, corner[1] + side - 1), fill=BACKGROUND)
+            draw.text((corner[0] + side / 2, corner[1] + side - 10), "skipped", fill=TEXT, font=font(12), anchor="mm")
         colour = MUTED if skipped else PATCH
         draw.rectangle((corner[0] - 2, corner[1] - 2, corner[0] + side + 1, corner[1] + side + 1), outline=colour, width=2)
         self._headline(draw, reached)
