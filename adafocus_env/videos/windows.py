@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from adafocus_env.videos.frame_sampling import segment_indices
 from adafocus_env.videos.readers import open_reader
 
+ROUNDING = 1e-3  # seconds: containers store times as milliseconds
+
 
 @dataclass(frozen=True)
 class WindowRequest:
@@ -93,10 +95,10 @@ def duration_of(times: NDArray[np.float64], frame: float) -> float:
 
 def window_spans(duration: float, window: float | None, stride: float | None) -> NDArray[np.float64]:
     """Return first and last second of the windows (V, 2). The last one ends with the video; a shorter video is one window."""
-    if window is None or window >= duration:
+    if window is None or window >= duration - ROUNDING:
         return np.array([[0.0, duration]])
     step = window if stride is None else stride
-    starts = np.arange(np.ceil((duration - window) / step - 1e-9) + 1) * step
+    starts = np.arange(np.ceil((duration - window - ROUNDING) / step) + 1) * step
     starts[-1] = duration - window
     return np.stack([starts, starts + window], axis=1)
 

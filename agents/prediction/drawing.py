@@ -56,6 +56,7 @@ def shown_frames(prediction: Prediction) -> Iterator[tuple[float, Picture, float
     try:
         with av.open(str(path)) as container:
             stream, first = container.streams.video[0], None
+            stream.thread_type = "AUTO"
             aspect = float(stream.sample_aspect_ratio or 1) or 1.0
             rate = float(stream.average_rate or stream.guessed_rate or 25)
             for number, frame in enumerate(container.decode(stream)):

@@ -98,9 +98,10 @@ class OutputFolder:
         Raises:
             InputError: The file cannot be written.
         """
+        escaped = any("\ud800" <= letter <= "\udfff" for letter in prediction.file)  # a name that is invalid UTF-8
         try:
             with self.path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(prediction.to_dict(), ensure_ascii=False) + "\n")
+                stream.write(json.dumps(prediction.to_dict(), ensure_ascii=escaped) + "\n")
                 stream.flush()
                 os.fsync(stream.fileno())
         except OSError as problem:

@@ -35,11 +35,15 @@ def predict(config: Predict) -> int:
     out = Path(config.out) if config.out else Path("predictions", _name_of(config.source))
     sources = find_sources(config.source, out)
     kinds: Sequence[str] = config.save if config.save is not None else list(SUFFIXES) if sources.single else []
+    pictures = _pictures(sources, out, [kind for kind in SUFFIXES if kind in kinds])
     with Display() as display:
         predictor = load_predictor(config, display)
-        with OutputFolder(out, _origin(config, predictor), force=config.force) as output:
-            pictures = _pictures(sources, out, [kind for kind in SUFFIXES if kind in kinds])
-            return _predict(config, predictor, sources, output, pictures, display)
+        try:
+            with OutputFolder(out, _origin(config, predictor), force=config.force) as output:
+                return _predict(config, predictor, sources, output, pictures, display)
+        except KeyboardInterrupt:
+            display.say("stopped; the same command resumes")
+            raise
 
 
 def load_predictor(config: Predict, display: Display) -> Predictor:
@@ -71,7 +75,9 @@ def _predict(
     if not left:
         display.say(f"{output.path} has all {_count(len(sources.files), 'video')} already (force=true starts over)")
         return 0
-    began, done, failed, short, last = time.monotonic(), len(sources.files) - len(left), list[Unreadable](), 0, None
+    began, done, short = time.monotonic(), len(sources.files) - len(left), 0
+    failed: list[Unreadable] = []
+    last: Prediction | None = None
     if done:
         display.say(f"{done:,} of {_count(len(sources.files), 'video')} were predicted before")
     bar = display.bar("predict", len(sources.files), done, unit="video")
@@ -95,7 +101,8 @@ def _predict(
     if short:
         display.say(f"{_count(short, 'video')} shorter than window={config.window:g} s: one window each")
     if failed:
-        display.say("\n".join([f"{_count(len(failed), 'video')} cannot be read:", *(f"  {each.file}: {each.reason}" for each in failed)]))
+        listed = "\n".join([f"{_count(len(failed), 'video')} failed:", *(f"  {each.file}: {each.reason}" for each in failed)])
+        display.say(listed.encode(errors="backslashreplace").decode())  # names may be invalid UTF-8
     return 1 if failed else 0
 
 

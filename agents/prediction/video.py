@@ -7,6 +7,7 @@ from contextlib import closing
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -48,10 +49,11 @@ def write_video(task: tuple[Prediction, Path]) -> None:
         InputError: PyAV has no encoder, the video cannot be read, or the file cannot be written.
     """
     prediction, path = task
-    codec = next((name for name in CODECS if name in av.codecs_available), None)
-    refuse_if(codec is None, f"PyAV has no encoder for MP4 files ({', '.join(CODECS)}); install the wheels of av, or use save=[json,sheet]")
+    codec = next((name for name in CODECS if name in av.codecs_available), "")
+    refuse_if(not codec, f"PyAV has no encoder for MP4 files ({', '.join(CODECS)}); install the wheels of av, or use save=[json,sheet]")
     with closing(_pictures(prediction)) as pictures, replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        stream, last = None, -1
+        stream: Any = None
+        last = -1
         for time, picture in pictures:
             if stream is None:
                 options = {"crf": "20", "preset": "superfast"} if codec == "libx264" else {}

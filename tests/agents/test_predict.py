@@ -2,11 +2,13 @@
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
-from predictions import lines_of, make_run
+from predictions import lines_of, make_run, one_cell
+from tiny_training import patch_demo
 from videos import cut_in_half, square_frames, without_decoder, write_video
 
 from agents.config.command import run_command
@@ -55,7 +57,7 @@ def test_a_single_file_gets_json_a_sheet_and_a_video(call, tmp_path):
     write_video(tmp_path / "a b.mp4")
     status, printed = call("source=a b.mp4")
     assert status == 0 and "saved to predictions/a_b: predictions.jsonl, a b.png, a b.mp4" in printed
-    assert {file.name for file in Path("predictions/a_b").iterdir()} == {"predictions.jsonl", "predict.json", "a b.png", "a b.mp4", ".lock"}
+    assert {file.name for file in Path("predictions/a_b").glob("[!.]*")} == {"predictions.jsonl", "predict.json", "a b.png", "a b.mp4"}
     [line] = lines_of(Path("predictions/a_b"))
     assert line["file"] == "a b.mp4" and len(line["frames"]) == 4 and len(line["top"]) == 5 and "GFLOPs" in printed
     assert f"{line['top'][0]['probability']:.1%}" in printed
@@ -114,7 +116,7 @@ def test_videos_that_cannot_be_read_are_listed_and_tried_again(call, folder):
     cut_in_half(write_video(folder / "cut.mp4", square_frames(60)))
     without_decoder(write_video(folder / "odd.mp4"))
     status, printed = call("source=videos", "out=out")
-    assert status == 1 and "2 videos cannot be read: videos/" in printed
+    assert status == 1 and "2 videos failed: videos/" in printed
     assert "videos/cut.mp4: cannot read the video videos/cut.mp4: it is truncated" in printed
     assert "PyAV has no decoder for its codec; convert it to H.264" in printed
     assert len(lines_of(Path("out"))) == 3
@@ -127,7 +129,7 @@ def test_a_picture_that_cannot_be_written_counts_as_a_failure(call, folder):
     Path("out").mkdir()
     Path("out/b").touch()  # where a folder is needed
     status, printed = call("source=videos", "out=out", "save=[sheet]", "force=true")
-    assert status == 1 and "2 videos cannot be read: videos/b/" in printed and "cannot write" in printed
+    assert status == 1 and "2 videos failed: videos/b/" in printed and "cannot write" in printed
     assert [line["file"] for line in lines_of(Path("out"))] == ["videos/a.mp4"]
 
 
@@ -218,6 +220,25 @@ def test_an_unfinished_run_offers_its_best_policy(call, folder, tmp_path):
 def test_a_budget_needs_a_policy_that_skips(call, folder):
     status, printed = call("source=videos/a.mp4", "keep=0.5")
     assert status == 2 and "keep=0.5 is for policies that skip frames; train one with ppo=skip, or leave it out" in printed
+
+
+@pytest.mark.parametrize(("keep", "patches"), [(0.25, 1), (1.0, 4)])
+def test_a_share_of_frames_is_met_as_on_the_validation_split(call, folder, tmp_path, monkeypatch, keep, patches):
+    patch_demo(monkeypatch)
+    skipping = make_run(tmp_path / "skipping", policy=one_cell(3, skips=True))
+    status, printed = call("source=videos/a.mp4", "save=[json]", f"keep={keep}", run=f"run={skipping}")
+    assert status == 0 and f"{keep:.1%} of the frames get a patch: skipping where P(skip) is" in printed
+    assert sum(not frame["skipped"] for frame in lines_of(Path("predictions/a"))[0]["frames"]) == patches
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems refuse such names")
+def test_names_that_are_not_utf_8_are_written_and_listed(call, folder):
+    Path("videos/b/a.mp4").rename(os.fsdecode(b"videos/b/\xff.mp4"))
+    Path(os.fsdecode(b"videos/\xfe.mp4")).touch()
+    status, printed = call("source=videos", "out=out")
+    assert status == 1 and "the file is empty" in printed and "xfe.mp4" in printed
+    assert os.fsdecode(b"videos/b/\xff.mp4") in {line["file"] for line in lines_of(Path("out"))}
+    assert "3 of 4 videos were predicted before" in call("source=videos", "out=out")[1]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from agents.evaluation.inference import infer
 from agents.prediction.clips import read_clip, request_for
 from agents.prediction.predictor import Predictor, Unreadable
 from agents.prediction.result import Prediction
+from agents.prediction.video import write_video as write_video_of
 from classifiers.classifier import ClipFormat
 from classifiers.errors import InputError
 
@@ -235,6 +236,14 @@ def test_the_contact_sheet_shows_every_sampled_frame(tmp_path, turned):
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width == 12 + 4 * 312 and sheet.height > 800
         assert (np.asarray(sheet.convert("RGB")) == (255, 190, 60)).all(-1).sum() > 1000
+
+
+def test_without_an_encoder_there_is_no_annotated_video(tmp_path, turned, monkeypatch):
+    monkeypatch.setattr("agents.prediction.video.CODECS", ("none",))
+    with pytest.raises(
+        InputError, match=r"PyAV has no encoder for MP4 files \(none\); install the wheels of av, or use save=\[json,sheet\]"
+    ):
+        write_video_of((turned, tmp_path / "out.mp4"))
 
 
 def test_pictures_of_a_video_that_is_gone_name_it(tmp_path, turned):
