@@ -141,6 +141,10 @@ class Predictor:
         results = infer_batches(
             self.classifier, self.policy, batches.read(num_workers, time_limit), skipped=self.skipped, keep_threshold=self.keep_threshold
         )
+        yield from self._collect(videos, batches, results)
+
+    def _collect(self, videos: Sequence[Path | str], batches: _Batches, results: Iterator[Inference]) -> Iterator[Prediction | Unreadable]:
+        """Yield the prediction of each video when the last of its windows has passed the networks."""
         unfinished: dict[int, list[_Window]] = {}
         for result in results:
             for row, (number, origin, total) in enumerate(batches.waiting.popleft()):

@@ -62,16 +62,13 @@ def load_predictor(config: Predict, display: Display) -> Predictor:
     return predictor
 
 
-def _predict(
-    config: Predict,
-    predictor: Predictor,
-    sources: Sources,
-    output: OutputFolder,
-    pictures: dict[str, list[tuple[str, Path]]],
-    display: Display,
-) -> int:
+Pictures = dict[str, list[tuple[str, Path]]]
+"""Of every video the kinds of picture and their paths."""
+
+
+def _predict(config: Predict, predictor: Predictor, sources: Sources, output: OutputFolder, pictures: Pictures, display: Display) -> int:
     """Predict what is left, and write it."""
-    left = [file for file in sources.files if file not in output.done]
+    left = [file for file in sources.files if file not in output.done or not all(path.exists() for _, path in pictures[file])]
     if not left:
         display.say(f"{output.path} has all {_count(len(sources.files), 'video')} already (force=true starts over)")
         return 0
@@ -89,7 +86,8 @@ def _predict(
         try:
             if isinstance(result, Prediction):
                 _save_pictures(result, pictures[result.file])
-                output.add(result)
+                if result.file not in output.done:  # otherwise only a picture was missing
+                    output.add(result)
                 short += config.window is not None and result.duration < config.window
                 last = result
         except PictureError as problem:
@@ -100,9 +98,7 @@ def _predict(
     _say_what_was_made(display, output, pictures, last, len(left) - len(failed), sources.single)
     if short:
         display.say(f"{_count(short, 'video')} shorter than window={config.window:g} s: one window each")
-    if failed:
-        listed = "\n".join([f"{_count(len(failed), 'video')} failed:", *(f"  {each.file}: {each.reason}" for each in failed)])
-        display.say(listed.encode(errors="backslashreplace").decode())  # names may be invalid UTF-8
+    _say_what_failed(display, failed)
     return 1 if failed else 0
 
 
@@ -126,7 +122,7 @@ def _save_pictures(prediction: Prediction, pictures: Iterable[tuple[str, Path]])
             raise PictureError(prediction.file, problem) from problem
 
 
-def _pictures(sources: Sources, out: Path, kinds: Sequence[str]) -> dict[str, list[tuple[str, Path]]]:
+def _pictures(sources: Sources, out: Path, kinds: Sequence[str]) -> Pictures:
     """Return the pictures to draw of every video: their kinds and paths.
 
     Raises:
@@ -141,7 +137,7 @@ def _pictures(sources: Sources, out: Path, kinds: Sequence[str]) -> dict[str, li
 
 
 def _say_what_was_made(
-    display: Display, output: OutputFolder, pictures: dict[str, list[tuple[str, Path]]], last: Prediction | None, count: int, single: bool
+    display: Display, output: OutputFolder, pictures: Pictures, last: Prediction | None, count: int, single: bool
 ) -> None:
     if last is None:
         return
@@ -152,6 +148,12 @@ def _say_what_was_made(
         display.console.print(table)
     made = [PREDICTIONS, *(path.name if single else f"*{SUFFIXES[kind]}" for kind, path in pictures[last.file])]
     display.say(f"saved to {output.folder}: {', '.join(made)}" + ("" if single else f"; {_count(count, 'new prediction')}"))
+
+
+def _say_what_failed(display: Display, failed: Sequence[Unreadable]) -> None:
+    if failed:
+        listed = "\n".join([f"{_count(len(failed), 'video')} failed:", *(f"  {each.file}: {each.reason}" for each in failed)])
+        display.say(listed.encode(errors="backslashreplace").decode())  # names may be invalid UTF-8
 
 
 def _origin(config: Predict, predictor: Predictor) -> dict[str, Any]:

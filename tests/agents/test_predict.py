@@ -78,6 +78,12 @@ def test_pictures_of_a_folder_are_named_after_its_videos(call, folder):
     assert {str(path.relative_to("out")) for path in Path("out").rglob("*.png")} == {"a.mkv.png", "a.mp4.png", "b/a.png", "b/c.png"}
 
 
+def test_pictures_that_are_missing_are_drawn_later(call, folder):
+    assert call("source=videos/a.mp4", "save=[json]")[0] == 0
+    assert call("source=videos/a.mp4", "save=[sheet]")[0] == 0
+    assert Path("predictions/a/a.png").is_file() and len(lines_of(Path("predictions/a"))) == 1
+
+
 @pytest.mark.parametrize("source", ["-", "videos/**/*.*"])
 def test_lists_and_patterns_name_videos(call, folder, monkeypatch, source):
     monkeypatch.setattr(sys, "stdin", io.StringIO("videos/a.mp4\n\nvideos/b/a.mp4\nvideos/a.mp4\nvideos/b/c.avi\n"))
