@@ -105,7 +105,7 @@ def with_targets(cells: Sequence[int], size: tuple[int, int]) -> np.ndarray:
 def make_run(folder: Path, *, finished: bool = True, policy: PolicyNetwork | None = None, config: str = "") -> Path:
     """A run folder with the tiny classifier, whose classes are those of the demo videos."""
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(f"data:\n  name: demo\n  num_frames: 4\n  glance_frames: 0\nclassifier: auto\n{config}")
+    (folder / "config.yaml").write_text(f"data:\n  name: demo\n  val: 0.5\n  num_frames: 4\n  glance_frames: 0\nclassifier: auto\n{config}")
     classifier = random_classifier()
     if finished:
         (folder / "result.json").write_text("{}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +32,8 @@ class Sources:
     def names(self) -> dict[str, str]:
         """Return the name of every video's pictures, without suffix: the video's own where that is unique."""
         relative = {file: Path(file).relative_to(self.root) if self.root else Path(Path(file).name) for file in self.files}
-        stems = [path.with_suffix("") for path in relative.values()]
-        taken = {stem for stem in stems if stems.count(stem) > 1} if len(set(stems)) < len(stems) else set()
-        names = {file: str(path if path.with_suffix("") in taken else path.with_suffix("")) for file, path in relative.items()}
+        stems = Counter(path.with_suffix("") for path in relative.values())
+        names = {file: str(path if stems[path.with_suffix("")] > 1 else path.with_suffix("")) for file, path in relative.items()}
         if len(set(names.values())) == len(names):
             return names
         return {file: f"{number:05d}-{Path(name).name}" for number, (file, name) in enumerate(names.items())}
