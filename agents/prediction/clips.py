@@ -15,6 +15,7 @@ from torch import Tensor
 from adafocus_env.clips.transforms import Crop, apply_crop, centre_crop
 from adafocus_env.videos.decoding import Failure, run_in_workers
 from adafocus_env.videos.windows import DecodedWindows, WindowRequest
+from agents.prediction.result import named
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 
@@ -80,7 +81,7 @@ def read_clip(video: Path | str, classifier: Classifier, *, num_frames: int | No
         request = replace(request, num_frames=num_frames)
     [(_, _, decoded)] = decode([request], num_workers=1)
     if isinstance(decoded, Failure):
-        raise InputError(decoded.reason)
+        raise InputError(named(str(video), decoded.reason))
     return clip_of(decoded, 0, request, classifier.architecture.size)
 
 

@@ -19,7 +19,7 @@ from agents.evaluation.inference import Inference, count_decisions, infer_batche
 from agents.policies.networks import PolicyNetwork
 from agents.prediction.checkpoints import load_checkpoints
 from agents.prediction.clips import TIME_LIMIT, Clip, ClipOrigin, clip_of, decode, request_for
-from agents.prediction.result import Box, FramePrediction, Prediction, WindowPrediction
+from agents.prediction.result import Box, FramePrediction, Prediction, WindowPrediction, named
 from agents.runs.threads import limit_threads
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError, refuse_if
@@ -103,7 +103,7 @@ class Predictor:
         """
         [found] = self.predict_all([video], window=window, stride=stride, num_workers=1)
         if isinstance(found, Unreadable):
-            raise InputError(found.reason)
+            raise InputError(named(found.file, found.reason))
         return found
 
     def predict_all(

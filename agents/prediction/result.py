@@ -147,7 +147,12 @@ class Prediction:
         limit = 120 + 20 * self.duration
         for _, failure in run_in_workers(function, [(self, Path(path))], num_workers=1, time_limit=limit):
             if isinstance(failure, Failure):
-                raise InputError(failure.reason)
+                raise InputError(named(self.file, failure.reason))
+
+
+def named(file: str, reason: str) -> str:
+    """Return the reason why a video failed, with its name; that a worker process was stopped does not say it."""
+    return reason if file in reason else f"{file}: {reason}"
 
 
 def _top(scored: Prediction | WindowPrediction) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from agents.config.settings import Predict
 from agents.prediction.checkpoints import check_plugin
 from agents.prediction.output import PREDICTIONS, OutputFolder
 from agents.prediction.predictor import Predictor, Unreadable
-from agents.prediction.result import TOP, Prediction
+from agents.prediction.result import TOP, Prediction, named
 from agents.prediction.sources import Sources, find_sources
 from agents.runs.progress import Display
 from classifiers.errors import InputError, refuse_if
@@ -152,7 +152,7 @@ def _say_what_was_made(
 
 def _say_what_failed(display: Display, failed: Sequence[Unreadable]) -> None:
     if failed:
-        listed = "\n".join([f"{_count(len(failed), 'video')} failed:", *(f"  {each.file}: {each.reason}" for each in failed)])
+        listed = "\n".join([f"{_count(len(failed), 'video')} failed:", *(f"  {named(each.file, each.reason)}" for each in failed)])
         display.say(listed.encode(errors="backslashreplace").decode())  # names may be invalid UTF-8
 
 

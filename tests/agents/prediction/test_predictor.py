@@ -14,6 +14,7 @@ import agents
 from adafocus_env.build import open_clips
 from adafocus_env.demo.videos import demo
 from adafocus_env.videos.containers import PYAV_SUFFIXES
+from adafocus_env.videos.decoding import Failure
 from agents.evaluation.inference import infer
 from agents.prediction.clips import read_clip, request_for
 from agents.prediction.predictor import Predictor, Unreadable
@@ -149,6 +150,13 @@ def test_videos_that_cannot_be_read_do_not_stop_the_others(tmp_path, predictor):
         predictor(bad)
     with pytest.raises(InputError, match=r"cannot read the video .*bad\.mp4: it is truncated"):
         read_clip(bad, predictor.classifier)
+
+
+def test_a_video_that_takes_too_long_is_named(tmp_path, predictor, monkeypatch):
+    path, killed = write_video(tmp_path / "a.mp4"), Failure("it was not finished after 60 s and was stopped")
+    monkeypatch.setattr("agents.prediction.clips.run_in_workers", lambda *given, **options: (result for result in [(0, killed)]))
+    with pytest.raises(InputError, match=r"a\.mp4: it was not finished after 60 s and was stopped"):
+        predictor(path)
 
 
 def test_the_json_object_holds_plain_values(tmp_path, predictor):
