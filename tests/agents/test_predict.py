@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from predictions import lines_of, make_run, one_cell
+from predictions import lines_of, make_run, one_cell, without_processes
 from tiny_training import patch_demo
 from videos import cut_in_half, square_frames, without_decoder, write_video
 
@@ -17,6 +17,12 @@ from agents.config.settings import Predict
 from agents.predict import main
 from agents.prediction.output import OutputFolder
 from classifiers.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def in_this_process():
+    with without_processes() as patch:
+        yield patch
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +59,8 @@ def folder(tmp_path):
 FILES = {"videos/a.mp4", "videos/b/a.mp4", "videos/b/c.avi"}
 
 
-def test_a_single_file_gets_json_a_sheet_and_a_video(call, tmp_path):
+def test_a_single_file_gets_json_a_sheet_and_a_video(call, tmp_path, in_this_process):
+    in_this_process.undo()
     write_video(tmp_path / "a b.mp4")
     status, printed = call("source=a b.mp4")
     assert status == 0 and "saved to predictions/a_b: predictions.jsonl, a b.png, a b.mp4" in printed
@@ -118,7 +125,8 @@ def test_an_interrupted_command_resumes_with_nothing_twice_and_nothing_missing(c
     assert not list(Path("out").glob("*.part"))
 
 
-def test_videos_that_cannot_be_read_are_listed_and_tried_again(call, folder):
+def test_videos_that_cannot_be_read_are_listed_and_tried_again(call, folder, in_this_process):
+    in_this_process.undo()
     cut_in_half(write_video(folder / "cut.mp4", square_frames(60)))
     without_decoder(write_video(folder / "odd.mp4"))
     status, printed = call("source=videos", "out=out")
@@ -157,8 +165,10 @@ def test_other_predictions_are_not_mixed_in(call, folder, run, tmp_path):
 
 
 def test_a_folder_of_other_files_is_not_written_to(call, folder):
-    status, printed = call("source=videos/a.mp4", "out=videos")
-    assert status == 2 and "out=videos exists and holds other files; choose another folder, or set force=true" in printed
+    Path("notes").mkdir()
+    Path("notes/a.txt").touch()
+    status, printed = call("source=videos/a.mp4", "out=notes")
+    assert status == 2 and "out=notes exists and holds other files; choose another folder, or set force=true" in printed
     status, printed = call("source=videos/a.mp4", "out=videos", "force=true")
     assert status == 2 and "out=videos: a.mp4 would replace the video itself; choose another folder" in printed
 
@@ -242,7 +252,7 @@ def test_names_that_are_not_utf_8_are_written_and_listed(call, folder):
     Path("videos/b/a.mp4").rename(os.fsdecode(b"videos/b/\xff.mp4"))
     Path(os.fsdecode(b"videos/\xfe.mp4")).touch()
     status, printed = call("source=videos", "out=out")
-    assert status == 1 and "the file is empty" in printed and "xfe.mp4" in printed
+    assert status == 1 and "\\udcfe.mp4: the file is empty" in printed
     assert os.fsdecode(b"videos/b/\xff.mp4") in {line["file"] for line in lines_of(Path("out"))}
     assert "3 of 4 videos were predicted before" in call("source=videos", "out=out")[1]
 
