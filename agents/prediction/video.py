@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from fractions import Fraction
 from itertools import pairwise
@@ -68,7 +68,7 @@ def write_video(task: tuple[Prediction, Path]) -> None:
             container.mux(stream.encode(None))
 
 
-def _pictures(prediction: Prediction) -> Iterator[tuple[float, Picture]]:
+def _pictures(prediction: Prediction) -> Generator[tuple[float, Picture], None, None]:
     """Yield time and picture of every frame."""
     steps = sorted(prediction.frames, key=lambda frame: frame.time)
     layout: _Layout | None = None
