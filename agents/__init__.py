@@ -1,17 +1,25 @@
 """Everything that learns or reports."""
 
+import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from agents.policies.networks import load_policy, save_policy
+    from agents.prediction.clips import read_clip
+    from agents.prediction.predictor import Predictor
 
-__all__ = ["load_policy", "save_policy"]
+__all__ = ["Predictor", "load_policy", "read_clip", "save_policy"]
+
+_HOMES = {
+    "Predictor": "prediction.predictor",
+    "load_policy": "policies.networks",
+    "read_clip": "prediction.clips",
+    "save_policy": "policies.networks",
+}
 
 
 def __getattr__(name: str) -> object:
     """Imports PyTorch and Stable-Baselines3 only when a name is used: ``--help`` answers at once."""
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module 'agents' has no attribute {name!r}")
-    from agents.policies import networks as policy_files
-
-    return getattr(policy_files, name)
+    return getattr(importlib.import_module(f"agents.{_HOMES[name]}"), name)

@@ -48,8 +48,9 @@ def _train(run: "TrainingRun", config: TrainStages) -> None:
     if best is None or not distributed.is_main():
         return
     if driver.policy is not None:
-        about = {} if best.policy is None else selection_of(best.policy)
-        save_policy(driver.policy, run.directory.checkpoints / BEST, {"classifier": driver.classifier.fingerprint(), **about})
+        about = {"classifier": driver.classifier.fingerprint(), **({} if best.policy is None else selection_of(best.policy))}
+        about |= {"skipped": config.env.skipped} if driver.policy.skips else {}
+        save_policy(driver.policy, run.directory.checkpoints / BEST, about)
     rows = ablation(driver.milestones, best, clips.test, config, run.device)
     run.display.console.print(ablation_table(rows, split_title(config.data.title, "test", len(clips.test))))
     parent = checkpoint.read_card(best.classifier).parent

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from classifiers.atomic_files import replacing, sync
-from classifiers.classifier import Architecture, Classifier
+from classifiers.classifier import Architecture, Classifier, ClipFormat
 from classifiers.errors import InputError, refuse_if
 from classifiers.model_zoo import BUNDLED
 
@@ -33,6 +33,7 @@ class Card:
         data: Name of the training data set.
         metrics: Metrics by name.
         command: The command that wrote the checkpoint.
+        clip_format: How its clips are made from a video.
     """
 
     architecture: Architecture
@@ -42,6 +43,7 @@ class Card:
     data: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     command: str | None = None
+    clip_format: ClipFormat = field(default_factory=ClipFormat)
 
 
 def save(classifier: Classifier, folder: Path | str, **about: Any) -> Card:
@@ -50,13 +52,13 @@ def save(classifier: Classifier, folder: Path | str, **about: Any) -> Card:
     Args:
         classifier: The classifier.
         folder: Its folder; created if missing.
-        about: Fields `parent`, `data`, `metrics` and `command` of the card.
+        about: Fields `parent`, `data`, `metrics`, `command` and `clip_format` of the card; the last is the classifier's by default.
 
     Raises:
         InputError: The folder cannot be written.
     """
     folder = Path(folder)
-    card = Card(classifier.architecture, classifier.classes, classifier.fingerprint(), **about)
+    card = Card(classifier.architecture, classifier.classes, classifier.fingerprint(), **{"clip_format": classifier.clip_format, **about})
     text = json.dumps(asdict(card), indent=2) + "\n"
     with replacing(folder / CARD) as described, replacing(folder / WEIGHTS) as weights:  # the card is replaced last:
         described.write_text(text, encoding="utf-8")  # a folder with a card is a complete checkpoint
@@ -78,6 +80,7 @@ def load(source: Path | str, device: torch.device | str = "cpu") -> Classifier:
     folder = BUNDLED.get(str(source), Path(source))
     card = read_card(folder)
     classifier = Classifier(card.architecture, card.classes)
+    classifier.clip_format = card.clip_format
     load_tensors(classifier, folder / WEIGHTS)
     refuse_if(
         classifier.fingerprint() != card.fingerprint,
@@ -100,6 +103,9 @@ def read_card(folder: Path | str) -> Card:
     folder = BUNDLED.get(str(folder), Path(folder))
     values = read_json(folder, CARD, f"classifier={folder}")
     values["architecture"] = from_fields(Architecture, values.get("architecture", {}), folder / CARD)
+    # Cards of earlier versions lack the format: demo videos were cropped without a margin.
+    stated = values.get("clip_format", {"margin": 1.0} if values.get("data") in BUNDLED else {})
+    values["clip_format"] = from_fields(ClipFormat, stated, folder / CARD)
     card = from_fields(Card, values, folder / CARD)
     refuse_if(len(card.classes) < 2, f"{folder / CARD}: classes has {len(card.classes)} entries; a classifier needs two or more")
     return card

@@ -24,6 +24,28 @@ WEIGHTS = {"none": False, "default": True}
 
 
 @dataclass(frozen=True)
+class ClipFormat:
+    """How the clips of a classifier are made from a video; inference on other videos repeats it.
+
+    Attributes:
+        num_frames: T, frames of a clip.
+        glance_frames: Frames of the glancer where they are sampled separately; 0: those of the focuser.
+        margin: Shorter side of the decoded frames as a multiple of the side of the crop.
+
+    Raises:
+        InputError: A number is out of range (names the field).
+    """
+
+    num_frames: int = 8
+    glance_frames: int = 0
+    margin: float = 256 / 224
+
+    def __post_init__(self) -> None:
+        for field, least in {"num_frames": 1, "glance_frames": 0, "margin": 1}.items():
+            refuse_if(getattr(self, field) < least, f"{field} must be at least {least}, got {getattr(self, field)}")
+
+
+@dataclass(frozen=True)
 class Architecture:
     """The networks of a classifier and its preprocessing. Lengths are in pixels.
 
@@ -84,12 +106,14 @@ class Classifier(nn.Module):
 
     Attributes:
         mode_changes: Number of calls of ``train``, ``eval`` and ``freeze``; cached copies of the networks depend on it.
+        clip_format: How its clips are made from a video, as far as it is known.
 
     Raises:
         InputError: A library's model cannot be a backbone, or the networks have no blocks for the temporal shift.
     """
 
     mode_changes: int = 0
+    clip_format: ClipFormat = ClipFormat()
 
     def __init__(self, architecture: Architecture, classes: Sequence[str]) -> None:
         super().__init__()

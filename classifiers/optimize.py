@@ -196,6 +196,7 @@ class InferenceClassifier(Classifier):
         nn.Module.__init__(self)
         self.architecture, self.classes, self.execution = classifier.architecture, classifier.classes, execution
         self.glancer, self.focuser, self.head = classifier.glancer, classifier.focuser, classifier.head
+        self.clip_format = classifier.clip_format
         shifted = classifier.architecture.shift > 0
         self.glancer_runner = NetworkRunner(classifier.glancer, execution, execution.glance_call, shifted=shifted, outputs=(0, 1))
         self.focuser_runner = NetworkRunner(classifier.focuser, execution, execution.focus_call, shifted=shifted, outputs=(1,))

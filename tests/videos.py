@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -30,18 +33,47 @@ def write_video(
     faststart: bool = False,
     codec: str = "libx264",
     pix_fmt: str = "yuv420p",
+    times: Sequence[float] | None = None,
+    pixel_aspect: Fraction | None = None,
     **options: str,
 ) -> Path:
-    """Encodes ``frames`` (n,H,W,3), by default the moving square, and gives back ``path``; ``options`` are the codec's."""
+    """Encodes ``frames`` (n,H,W,3), by default the moving square, and gives back ``path``; ``options`` are the codec's.
+
+    Args:
+        times: in seconds, when each frame is shown; None: at a constant rate.
+        pixel_aspect: the width of a pixel by its height; None: not stated.
+    """
     frames = square_frames() if frames is None else frames
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options={"movflags": "faststart"} if faststart else {}) as container:
         stream = container.add_stream(codec, rate=fps, options=options or {"crf": "10", "preset": "ultrafast"})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv444p" if frames.shape[1] % 2 or frames.shape[2] % 2 else pix_fmt
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        if pixel_aspect is not None:
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for number, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            if times is not None:
+                frame.pts, frame.time_base = round(times[number] * 1000), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+    return path
+
+
+def turn(path: Path, matrix: tuple[int, int, int, int]) -> Path:
+    """Writes a display matrix into the track's header, in place of the one that turns nothing."""
+    data = path.read_bytes()
+    start = data.index(struct.pack(">5i", 1 << 16, 0, 0, 0, 1 << 16), data.index(b"tkhd"))
+    a, b, c, d = (value << 16 for value in matrix)
+    path.write_bytes(data[:start] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + data[start + 36 :])
+    return path
+
+
+def without_decoder(path: Path) -> Path:
+    """Gives the file a codec that no decoder knows."""
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
     return path
 
 

@@ -43,6 +43,9 @@ class FrameReader(Protocol):
 
     def __len__(self) -> int: ...
 
+    def times(self) -> NDArray[np.float64] | None:
+        """Return when each frame is shown (n,), in seconds from the first one, never decreasing; None if the video does not say."""
+
     def get_frames(self, indices: Sequence[int] | NDArray[np.int64], short_side: int | None = None) -> NDArray[np.uint8]:
         """Return the frames ``indices`` (n,), from 0, in any order, repeated or not, as RGB.
 
@@ -86,6 +89,11 @@ def open_reader(path: Path, frame_name: str = "", num_frames: int | None = None)
 def file_reader() -> str:
     """Return the package that reads video files on this machine, except those with `PYAV_SUFFIXES`: ``decord`` or ``av``."""
     return "decord" if importlib.util.find_spec("decord") else "av"
+
+
+def _from_first(times: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return times in the order of display, from 0."""
+    return np.sort(times).astype(np.float64) - times.min()
 
 
 def resized(height: int, width: int, short_side: int | None) -> tuple[int, int]:
@@ -145,6 +153,11 @@ class DecordReader:
         )
         return frames
 
+    def times(self) -> NDArray[np.float64] | None:
+        """See `FrameReader.times`."""
+        with _reading(self._path, "decord"):
+            return _from_first(self._video.get_frame_timestamp(range(len(self)))[:, 0])
+
     def _open(self, height: int = -1, width: int = -1):  # type: ignore[no-untyped-def]  # decord has no types
         import decord
 
@@ -165,16 +178,21 @@ class PyAVReader:
         with _reading(path, "PyAV"):
             with self._open() as container:
                 stream = container.streams.video[0]
+                refuse_if(stream.codec_context is None, DecodeError(path, "PyAV has no decoder for its codec; convert it to H.264"))
                 self.fps = float(stream.average_rate or stream.guessed_rate or 0) or None
                 first = next(container.decode(stream), None)
             if first is None:
                 raise DecodeError(path, "it has no frames")
-            self._length = self._count(interlaced=first.interlaced_frame)
+            self._times = self._timestamps(interlaced=first.interlaced_frame)
         height, width = self.get_frames([0]).shape[1:3]
         self.size = height, width
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._times)
+
+    def times(self) -> NDArray[np.float64] | None:
+        """See `FrameReader.times`."""
+        return None if None in self._times else _from_first(np.array(self._times, np.float64))
 
     def get_frames(self, indices: Sequence[int] | NDArray[np.int64], short_side: int | None = None) -> NDArray[np.uint8]:
         """See `FrameReader.get_frames`."""
@@ -186,14 +204,15 @@ class PyAVReader:
                     image = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
                     found[number] = np.rot90(image, round(getattr(frame, "rotation", 0) / 90))  # for display
         if missing := [number for number in numbers if number not in found]:
-            raise DecodeError(self._path, f"frame {missing[0]} of {self._length} cannot be read; is it truncated?")
+            raise DecodeError(self._path, f"frame {missing[0]} of {len(self)} cannot be read; is it truncated?")
         return np.stack([found[number] for number in numbers])
 
-    def _count(self, *, interlaced: bool) -> int:
-        """Count the frames of the stream: many files do not state their length, and truncated ones state a wrong one."""
+    def _timestamps(self, *, interlaced: bool) -> list[float | None]:
+        """Return the time of every frame, in the order of the stream: many files do not state their length, truncated ones a wrong one."""
         with self._open() as container:
             # In interlaced videos a packet may hold half a frame, as camcorders write them.
-            return sum(1 for _ in container.decode(video=0)) if interlaced else sum(packet.size > 0 for packet in container.demux(video=0))
+            items = container.decode(video=0) if interlaced else (packet for packet in container.demux(video=0) if packet.size)
+            return [None if item.pts is None else float(item.pts * item.time_base) for item in items]
 
     def _open(self):  # type: ignore[no-untyped-def]  # av's types change between the versions that are supported
         import av
@@ -245,6 +264,10 @@ class FolderReader:
         if others := [file.name for file, image in images.items() if image.shape != images[files[0]].shape]:
             raise DecodeError(self._path, f"its images differ in size: {files[0].name} and {others[0]}")
         return np.stack([images[file] for file in files])
+
+    def times(self) -> NDArray[np.float64] | None:
+        """See `FrameReader.times`: images do not say."""
+        return None
 
     def _image(self, file: Path, short_side: int | None) -> NDArray[np.uint8]:
         from PIL import Image

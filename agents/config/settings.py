@@ -15,8 +15,13 @@ from agents.config.ppo import PPOConfig
 
 __all__ = [
     "AlgoConfig", "ArchitectureConfig", "CheckDataset", "ClassifierConfig", "DataConfig", "EnvConfig", "Evaluate",
+<<<<<<< HEAD
     "FillFeatureBank", "ImportCheckpoint", "JointConfig", "ListRuns", "NetworkConfig", "PPOConfig",
     "Report", "SupervisedConfig", "Train", "TrainPPO", "TrainStages",
+=======
+    "FillFeatureBank", "ImportCheckpoint", "JointConfig", "ListRuns", "NetworkConfig", "PPOConfig", "Predict",
+    "SupervisedConfig", "Train", "TrainPPO", "TrainStages",
+>>>>>>> predict
 ]  # fmt: skip
 
 TRAINING = (
@@ -150,6 +155,44 @@ class Evaluate:
             yield "data.val", "nothing is chosen on the validation split without keep or budget; leave it out"
         if self.bank is False:
             yield "bank_dtype bank_gib", BANK_IS_OFF
+
+
+@settings
+class Predict:
+    """`python -m agents.predict`."""
+
+    run: str = setting("", "a finished run folder", path=True)
+    classifier: str = setting("", "a bundled name or the folder of a checkpoint, where there is no run", path=True)
+    policy: str = setting("", "folder of a policy; empty: the run's, or the one beside the classifier", path=True)
+    source: str = setting(
+        ..., "a video, a folder of videos or frames, a pattern, or - for a list of paths on standard input", path=True, min_length=1
+    )
+    out: str = setting("", "folder for the results; empty: one named after source, in predictions", path=True)
+    save: list[Literal["json", "sheet", "video"]] | None = setting(
+        None, "json (predictions.jsonl, written in any case), sheet (PNG), video (MP4); null: all for one file, json for many"
+    )
+    force: bool = setting(False, "replace the predictions in out, or write into a folder that holds other files")
+    window: float | None = setting(None, "length of the windows of a long video, each of which is classified; null: the whole video",
+        unit="s", gt=0, allow_inf_nan=False)
+    stride: float | None = setting(None, "from one window to the next; null: window", unit="s", gt=0, allow_inf_nan=False)
+    budget: float | None = declared_in(Evaluate, "budget")
+    keep: float | None = declared_in(Evaluate, "keep")
+    classes: str = setting("", "a text file with the names of the classes, one a line; empty: the classifier's", path=True)
+    fps: float = setting(25.0, "frame rate of folders of frames", unit="frames per second", gt=0, allow_inf_nan=False)
+    workers: int = setting(2, "processes that decode", ge=1)
+    batch_size: int = setting(8, "windows that the networks see at a time", ge=1)
+    time_limit: float = setting(60.0, "after which a process that decodes is stopped", unit="s", gt=0, allow_inf_nan=False)
+    device: str = setting("auto", DEVICE)
+    plugin: str = setting("", PLUGIN)
+
+    def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
+        """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        if self.run:
+            yield "classifier", f"run={self.run} has a classifier; leave one of them out"
+        else:
+            yield "budget keep", "it is solved on the validation split of a run; give run=DIR instead of classifier and policy"
+        if self.window is None:
+            yield "stride", "it is between windows, and the whole video is one; set window, or leave it out"
 
 
 @settings

@@ -15,7 +15,7 @@ from agents.config.settings import ArchitectureConfig, DataConfig, EnvConfig
 from agents.runs.progress import Display
 from classifiers import checkpoint
 from classifiers.backbones.imagenet import prepared
-from classifiers.classifier import Architecture, Classifier
+from classifiers.classifier import Architecture, Classifier, ClipFormat
 from classifiers.errors import InputError, refuse_if, suggestion
 from classifiers.model_zoo import ARCHITECTURES, BUNDLED
 from classifiers.optimize import choose_execution, with_execution
@@ -29,6 +29,12 @@ class Clips:
     train: ClipSource
     val: ClipSource | None
     test: ClipSource
+
+    @property
+    def format(self) -> ClipFormat:
+        """How they are made from a video."""
+        spec = self.test.settings
+        return ClipFormat(spec.num_frames, spec.glance_frames, self.data.margin)
 
 
 def build_clips(data: DataSet, config: DataConfig, size: int, display: Display, *, seed: int) -> Clips:

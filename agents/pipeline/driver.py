@@ -66,6 +66,7 @@ class StageDriver:
         self.milestones: list[Milestone] = []
         self._lines = 0
         self.classifier = self._first_classifier()
+        self.classifier.clip_format = clips.format
         if distributed.is_main() and any(spec.stage == 2 for spec in self._stages[0]):
             run.features(self.classifier, clips.train)  # fails now, not hours later, if anything does not fit
         starts_from_policy = config.policy and config.last >= 2

@@ -231,6 +231,7 @@ class TrainingRun:
             card: Further fields of the classifier's card.
         """
         self.seconds["train"] = time.perf_counter() - since
+        classifier.clip_format = clips.format
         checkpoint.save(classifier, self.directory.checkpoints / "classifier", data=clips.data.name, **card)
         start, config = time.perf_counter(), self.config
         self._features = {}  # frees the banks of training

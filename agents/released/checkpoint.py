@@ -65,6 +65,7 @@ def read_released(
     sizes = kind.architecture(found)
     sizes = replace(sizes, patch_size=sizes.patch_size if patch_size is None else patch_size)
     classifier = _empty(Classifier, sizes, _class_names(classes, num_classes, path))
+    classifier.clip_format = kind.clip_format
     parts: list[tuple[nn.Module, dict[str, str]]] = [(classifier, kind.names(classifier))]
     if policy is not None:
         parts.append((policy, POLICY_NAMES))

@@ -11,7 +11,7 @@ from torchvision.models.mobilenetv2 import InvertedResidual
 
 from agents.policies.networks import PolicyArchitecture
 from classifiers.backbones.backbone import Backbone
-from classifiers.classifier import Architecture, Classifier
+from classifiers.classifier import Architecture, Classifier, ClipFormat
 from classifiers.errors import InputError
 from classifiers.model_zoo import ARCHITECTURES
 
@@ -38,6 +38,7 @@ class Family:
         architecture: The file's tensors → the architecture, with the smallest published patch size.
         names: An (empty) classifier → the names of its tensors in the file, as `POLICY_NAMES` for the policy.
         policy: The file's tensors → the sizes of its policy, and G, the cells per axis (None: continuous).
+        clip_format: The published clips, which the file does not state.
         copies_of_the_policy: Prefixes of copies of the policy in the focuser.
     """
 
@@ -47,6 +48,7 @@ class Family:
     architecture: Callable[[Tensors], Architecture]
     names: Callable[[Classifier], dict[str, str]]
     policy: Callable[[Tensors], tuple[PolicyArchitecture, int | None]]
+    clip_format: ClipFormat
     copies_of_the_policy: tuple[str, ...] = ()
 
 
@@ -144,6 +146,7 @@ ACTIVITYNET = Family(
     architecture=_activitynet,
     names=_activitynet_names,
     policy=_activitynet_policy,
+    clip_format=ClipFormat(16),
     copies_of_the_policy=("focuser.policy.policy.", "focuser.policy.policy_old."),  # the second one acts
 )
 SOMETHING_SOMETHING = Family(
@@ -153,5 +156,6 @@ SOMETHING_SOMETHING = Family(
     architecture=lambda _: ARCHITECTURES["paper_tsm"],
     names=_something_names,
     policy=_something_policy,
+    clip_format=ClipFormat(12, glance_frames=8),
 )
 FAMILIES = {family.name: family for family in (ACTIVITYNET, SOMETHING_SOMETHING)}

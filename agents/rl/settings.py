@@ -111,7 +111,7 @@ def _from_ppo(
         algorithm=ALGORITHMS["ppo"],
         make_model=lambda venv, seed: make(venv, features, ppo, architecture, seed, std),
         to_policy=lambda model: to_network(model.policy),  # type: ignore[arg-type]
-        save=lambda policy, venv, folder, about: save_policy(policy, folder, about),
+        save=lambda policy, venv, folder, about: save_policy(policy, folder, about | ({"skipped": env.skipped} if policy.skips else {})),
         total_steps=total_steps(ppo, features),
         log_every=update,
         validate_every=update * ppo.validate_every,

@@ -1,5 +1,4 @@
 import pickle
-import struct
 
 import av
 import numpy as np
@@ -7,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
-from videos import cut_in_half, square_frames, write_video
+from videos import cut_in_half, square_frames, turn, write_video
 
 from adafocus_env.videos import readers
 from adafocus_env.videos.containers import stated_size
@@ -111,15 +110,6 @@ def test_videos_from_phones_are_turned_as_they_are_shown(tmp_path, matrix, quart
     read = reader.get_frames([0, 3, 3])
     assert np.abs(read.astype(int) - expected[[0, 3, 3]]).mean() < 6
     assert min(reader.get_frames([1], short_side=24).shape[1:3]) == 24
-
-
-def turn(path, matrix):
-    """Writes a display matrix into the track's header, in place of the one that turns nothing."""
-    data = path.read_bytes()
-    start = data.index(struct.pack(">5i", 1 << 16, 0, 0, 0, 1 << 16), data.index(b"tkhd"))
-    a, b, c, d = (value << 16 for value in matrix)
-    path.write_bytes(data[:start] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + data[start + 36 :])
-    return path
 
 
 def test_folder_reader_reads_images_in_the_order_of_their_names(tmp_path):

@@ -12,7 +12,7 @@ from conftest import TINY
 from tiny_training import CLASSES, SETTINGS, make_folder, tiny_networks
 
 from adafocus_env.settings import fields_of, is_settings
-from agents import check_dataset, evaluate, fill_feature_bank, list_runs, report, train, train_ppo, train_stages
+from agents import check_dataset, evaluate, fill_feature_bank, list_runs, predict, report, train, train_ppo, train_stages
 from agents.config.command import compose_config
 from agents.config.effect import check_effect
 from agents.config.settings import (
@@ -22,11 +22,13 @@ from agents.config.settings import (
     Evaluate,
     FillFeatureBank,
     ListRuns,
+    Predict,
     Report,
     Train,
     TrainPPO,
     TrainStages,
 )  # fmt: skip
+from agents.policies.networks import PolicyArchitecture, PolicyNetwork, save_policy
 from agents.rl import algorithms
 from benchmarks.rebuild_bundled import RebuildBundled
 from classifiers import checkpoint
@@ -79,7 +81,7 @@ def read(monkeypatch):
     return found
 
 
-SCHEMAS = (TrainPPO, Train, TrainStages, Evaluate, FillFeatureBank, CheckDataset, ListRuns, Report)
+SCHEMAS = (TrainPPO, Train, TrainStages, Evaluate, FillFeatureBank, CheckDataset, ListRuns, Predict, Report)
 SGD = [f"stages.{stage}.{each}" for stage in STAGES for each in ("optimizer=sgd", "epochs=1")]
 SKIPPING = ["env.action=skip", "env.target_keep=0.5", "env.baseline=1", "ppo.total_steps=32"]
 SMALLER = [each for each in SETTINGS if not each.startswith(("ppo.", "stages."))]
@@ -114,18 +116,20 @@ def test_what_training_does_not_read_is_refused(tmp_path, clips, read, module, s
 def test_what_the_other_commands_do_not_read_is_refused(tmp_path, clips, read):
     folder = make_folder(tmp_path / "videos")
     checkpoint.save(Classifier(TINY, CLASSES), tmp_path / "classifier")
-    classifier = f"classifier={tmp_path / 'classifier'}"
+    classifier, policy = f"classifier={tmp_path / 'classifier'}", tmp_path / "policy"
+    save_policy(PolicyNetwork(PolicyArchitecture((16, 6, 6), channels=1, features=1, hidden=1), 7), policy, {})
     data = ["data=folder", f"data.root={folder}", "data.num_frames=4"]
     for module, schema, name, arguments in (
         (check_dataset, CheckDataset, "check_dataset", [*data, "workers=1"]),
         (list_runs, ListRuns, "list_runs", [f"root={tmp_path}"]),
         (fill_feature_bank, FillFeatureBank, "fill_feature_bank", [*data, classifier, f"out={tmp_path / 'bank'}"]),
         (evaluate, Evaluate, "evaluate", [*data, classifier]),
+        (predict, Predict, "predict", [classifier, f"policy={policy}", f"source={folder}/test", f"out={tmp_path / 'out'}", "save=[json]"]),
     ):  # fmt: skip
         config = compose_config(schema, name, arguments)
         read.clear()
         module.main(config)
-        assert_all_read_or_refused(schema, config, read, elsewhere={"plugin"} & set(fields_of(schema)))
+        assert_all_read_or_refused(schema, config, read, elsewhere={"plugin"} & set(fields_of(schema)) if schema is not Predict else ())
 
 
 # What is refused: command, key, state, message

@@ -178,6 +178,7 @@ def test_the_whole_pass(imported, classifier, frames, stored):
 def test_the_cards_say_where_the_weights_come_from(imported):
     card = checkpoint.read_card(imported)
     assert card.classes == tuple(map(str, range(200))) and card.architecture.patch_size == 96
+    assert (card.clip_format.num_frames, card.clip_format.glance_frames) == (16, 0)
     assert card.command.startswith("python -m agents.import_checkpoint file=") and card.command.endswith("patch_size=96")
     assert json.loads((imported / "policy.json").read_text())["classifier"] == card.fingerprint
 

@@ -170,6 +170,7 @@ def imported(file, tmp_path_factory):
 def test_the_card(imported):
     card = checkpoint.read_card(imported)
     assert (card.architecture.shift, card.architecture.shift_place, card.architecture.patch_size) == (1 / 8, "blockres", PATCH)
+    assert (card.clip_format.num_frames, card.clip_format.glance_frames) == (12, 8)
     assert card.command.endswith("patch_size=144 family=Something-Something")
 
 

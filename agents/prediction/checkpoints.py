@@ -1,0 +1,119 @@
+"""From a run folder, or a classifier and a policy, to the networks that predict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from adafocus_env.cache_dir import cache_folder
+from agents.policies.networks import CARD as POLICY_CARD
+from agents.policies.networks import PolicyNetwork, load_policy
+from agents.runs.run_dir import CONFIG, RunDir
+from classifiers import checkpoint
+from classifiers.checkpoint import read_json
+from classifiers.classifier import Classifier, ClipFormat
+from classifiers.errors import InputError, refuse_if
+from classifiers.model_zoo import BUNDLED
+
+BEST, CLASSIFIER = "best", "classifier"
+
+
+def load_checkpoints(source: Path, policy: Path | None, device: torch.device) -> tuple[Classifier, PolicyNetwork, str]:
+    """Return the classifier, the policy, and the input of its head where a frame is skipped.
+
+    Args:
+        source: The run folder, or the folder or bundled name of a classifier.
+        policy: The folder of a policy; None: that of the run, or the one beside the classifier.
+        device: Where the networks go.
+
+    Raises:
+        InputError: The run is not finished, or a checkpoint is missing or cannot be read.
+    """
+    is_run = (source / CONFIG).is_file()
+    refuse_if(
+        not is_run and str(source) not in BUNDLED and not source.exists(),
+        f"{source} does not exist; give the folder of a run (python -m agents.list_runs lists them) or of a classifier",
+    )
+    folder, policy = _of_run(RunDir(source), policy) if is_run else _beside(source, policy)
+    refuse_if(
+        not (policy / POLICY_CARD).is_file() and (policy / "model.json").is_file(),
+        f"policy={policy} is a model of another algorithm than PPO; predictions need a policy network, such as algo=ppo trains",
+    )
+    network = load_policy(policy, device)
+    classifier = checkpoint.load(folder, device)
+    if is_run:
+        classifier.clip_format = _format_of(RunDir(source), classifier.clip_format)
+    return classifier, network, read_json(policy, POLICY_CARD, f"policy={policy}").get("skipped", "zeros")
+
+
+def _of_run(run: RunDir, policy: Path | None) -> tuple[Path, Path]:
+    """Return the folders of the classifier and the policy of a run.
+
+    Raises:
+        InputError: It is not finished (offers the best policy so far), or has no policy.
+    """
+    refuse_if(not run.finished, _offer(run))
+    policy = policy or run.checkpoints / BEST
+    refuse_if(not policy.exists(), f"run={run.root} has trained no policy; add the folder of one: policy=DIR")
+    return run.checkpoints / CLASSIFIER, policy
+
+
+def _offer(run: RunDir) -> str:
+    """Return the message about an unfinished run: how to finish it, and how to use the best policy so far."""
+    problem = f"run={run.root} is not finished: start its command again to finish it"
+    found = sorted(run.checkpoints.glob(f"**/{BEST}/{POLICY_CARD}"), key=lambda card: card.stat().st_mtime)
+    if not found:
+        return f"{problem}; it has no policy yet"
+    best = found[-1].parent
+    fingerprint = read_json(best, POLICY_CARD, f"policy={best}").get("classifier")
+    fitting = [name for name in _classifiers(run) if checkpoint.read_card(name).fingerprint == fingerprint]
+    return f"{problem}, or use its best policy so far: classifier={fitting[0] if fitting else 'DIR'} policy={best}"
+
+
+def _classifiers(run: RunDir) -> Iterator[str]:
+    """Yield the classifiers that a run may have been started with: bundled ones, and folders in the run and in the cache."""
+    yield from BUNDLED
+    for root in (run.checkpoints, cache_folder() / "classifiers"):
+        yield from (str(card.parent) for card in sorted(root.glob(f"**/{checkpoint.CARD}")))
+    if (Path(given := run.config().get("classifier", "")) / checkpoint.CARD).is_file():
+        yield given
+
+
+def _beside(source: Path, policy: Path | None) -> tuple[Path, Path]:
+    """Return the folders of a classifier and its policy, which an imported checkpoint has in the same folder.
+
+    Raises:
+        InputError: A policy is missing.
+    """
+    beside = BUNDLED.get(str(source), source)
+    refuse_if(
+        policy is None and not any((beside / name).is_file() for name in (POLICY_CARD, "model.json")),
+        f"{source} has no policy: add the folder of one, such as RUN/checkpoints/best, as policy=DIR, or give the folder of a run",
+    )
+    return source, policy or beside
+
+
+def _format_of(run: RunDir, stated: ClipFormat) -> ClipFormat:
+    """Return the format of the run's clips: cards of earlier versions do not say how many frames they have."""
+    try:
+        data = run.config()["data"]
+        return replace(stated, num_frames=data["num_frames"], glance_frames=data["glance_frames"])
+    except KeyError as problem:
+        raise InputError(f"{run.path(CONFIG)} lacks {problem}; it is not the config of a training run") from problem
+
+
+def check_plugin(run: str, plugin: str) -> None:
+    """Check that the plugin of a run is named, which is imported only then.
+
+    Args:
+        run: The run folder; empty: none.
+        plugin: What the user named.
+
+    Raises:
+        InputError: It is not.
+    """
+    theirs = RunDir(run).config().get("plugin") if run and Path(run, CONFIG).is_file() else ""
+    refuse_if(theirs and not plugin, f"run={run} was made with plugin={theirs}, which is imported only if you say so: add plugin={theirs}")

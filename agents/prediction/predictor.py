@@ -1,0 +1,251 @@
+"""The predictor: a classifier and its policy on any video file or folder of frames."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from adafocus_env.build import choose_device
+from adafocus_env.videos.decoding import Failure
+from adafocus_env.videos.windows import WindowRequest
+from agents.evaluation.inference import Inference, count_decisions, infer_batches, policy_flops
+from agents.policies.networks import PolicyNetwork
+from agents.prediction.checkpoints import load_checkpoints
+from agents.prediction.clips import TIME_LIMIT, Clip, ClipOrigin, clip_of, decode, request_for
+from agents.prediction.result import Box, FramePrediction, Prediction, WindowPrediction, named
+from agents.runs.threads import limit_threads
+from classifiers.classifier import Classifier
+from classifiers.errors import InputError, refuse_if
+from classifiers.flops import VideoFlops, video_flops
+from classifiers.optimize import optimized
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A video without a prediction, and why."""
+
+    file: str
+    reason: str
+
+
+class Predictor:
+    """A classifier and its policy, for any video.
+
+        predictor = Predictor.load("runs/train_ppo-demo-0")
+        result = predictor("video.mp4")
+        print(result.classes[0], result.probabilities[0])
+        result.save_video("annotated.mp4")
+
+    Args:
+        classifier: Frozen.
+        policy: Trained for the glance maps of this classifier.
+        skipped: Input of the head where the policy skips a frame, a name in `adafocus_env.classify.SKIPPED`.
+        keep_threshold: Skip where P(skip) is at least this; None: the policy's threshold.
+        classes: Names of the classes, in the order of the scores; None: the classifier's.
+
+    Raises:
+        InputError: There is not one name for each class.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        policy: PolicyNetwork,
+        *,
+        skipped: str = "zeros",
+        keep_threshold: float | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        self.classifier, self.policy, self.skipped, self.keep_threshold = optimized(classifier), policy, skipped, keep_threshold
+        self.classes = tuple(classifier.classes if classes is None else classes)
+        refuse_if(
+            len(self.classes) != len(classifier.classes),
+            f"classes must have one name for each of the {len(classifier.classes)} classes of the classifier, got {len(self.classes)}; "
+            "give them in the order that it was trained with",
+        )
+        limit_threads(classifier, classifier.classes, classifier.device)
+
+    @classmethod
+    def load(
+        cls, folder: Path | str, policy: Path | str | None = None, device: str = "auto", classes: Sequence[str] | None = None
+    ) -> Predictor:
+        """Return the predictor of a finished run, or of a classifier and a policy.
+
+        Args:
+            folder: The run folder, or the folder or bundled name of a classifier.
+            policy: The folder of a policy; None: that of the run, or the one beside the classifier.
+            device: "auto", "cpu", "cuda" or "cuda:N".
+            classes: Names of the classes; None: the classifier's.
+
+        Raises:
+            InputError: The run is not finished, or a checkpoint is missing or cannot be read.
+        """
+        classifier, network, skipped = load_checkpoints(Path(folder), None if policy is None else Path(policy), choose_device(device))
+        return cls(classifier, network, skipped=skipped, classes=classes)
+
+    def __call__(self, video: Path | str, *, window: float | None = None, stride: float | None = None) -> Prediction:
+        """Return the prediction for one video.
+
+        Args:
+            video: The file or folder of frames.
+            window: Length in seconds of the windows of a long video, each of which is classified; None: the whole video at once.
+            stride: Seconds from one window to the next; None: the length of a window.
+
+        Raises:
+            InputError: The video cannot be read, or as `infer`.
+        """
+        [found] = self.predict_all([video], window=window, stride=stride, num_workers=1)
+        if isinstance(found, Unreadable):
+            raise InputError(named(found.file, found.reason))
+        return found
+
+    def predict_all(
+        self,
+        videos: Sequence[Path | str],
+        *,
+        window: float | None = None,
+        stride: float | None = None,
+        fps: float = WindowRequest.fps,
+        num_workers: int = 2,
+        batch_size: int = 8,
+        time_limit: float = TIME_LIMIT,
+    ) -> Iterator[Prediction | Unreadable]:
+        """Yield the predictions of many videos, as they come. Worker processes decode the next videos meanwhile.
+
+        Args:
+            videos: Files or folders of frames.
+            window: As in a call.
+            stride: As in a call.
+            fps: Frames per second of folders of frames.
+            num_workers: Processes that decode.
+            batch_size: Windows that the networks see at a time.
+            time_limit: Seconds after which a process that decodes is stopped, and its video counts as unreadable.
+
+        Raises:
+            InputError: A number is out of range, or as `infer`.
+        """
+        for name, value in {"window": window, "stride": stride, "fps": fps}.items():
+            refuse_if(value is not None and not value > 0, f"{name} must be above 0, got {value}")
+        refuse_if(stride is not None and window is None, f"stride={stride} is between windows, and there is one; give window, too")
+        refuse_if(batch_size < 1, f"batch_size must be at least 1, got {batch_size}")
+        base = request_for(self.classifier, "")
+        requests = [replace(base, path=Path(video), window=window, stride=stride, fps=fps) for video in videos]
+        batches = _Batches(requests, self.classifier.architecture.size, batch_size)
+        results = infer_batches(
+            self.classifier, self.policy, batches.read(num_workers, time_limit), skipped=self.skipped, keep_threshold=self.keep_threshold
+        )
+        yield from self._collect(videos, batches, results)
+
+    def _collect(self, videos: Sequence[Path | str], batches: _Batches, results: Iterator[Inference]) -> Iterator[Prediction | Unreadable]:
+        """Yield the prediction of each video when the last of its windows has passed the networks."""
+        unfinished: dict[int, list[_Window]] = {}
+        for result in results:
+            for row, (number, origin, total) in enumerate(batches.waiting.popleft()):
+                windows = unfinished.setdefault(number, [])
+                windows.append(self._window(result, row, origin))
+                if len(windows) == total:
+                    yield self._prediction(str(videos[number]), unfinished.pop(number))
+            while batches.failed:
+                number, reason = batches.failed.popleft()
+                unfinished.pop(number, None)
+                yield Unreadable(str(videos[number]), reason)
+        yield from (Unreadable(str(videos[number]), reason) for number, reason in batches.failed)
+
+    def _window(self, result: Inference, row: int, origin: ClipOrigin) -> _Window:
+        boxes, mask = origin.boxes_in_video(result.boxes[row].cpu()), result.patch_mask[row].cpu().numpy()
+        scores = result.logits[row].float().softmax(-1).cpu().numpy()
+        return _Window(origin, boxes, mask, scores, self._macs(mask))
+
+    def _macs(self, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Return the multiply-adds of each frame (T,): those of its decision, shared equally among the frames of the decision."""
+        flops = self.flops()
+        repeats = len(mask) // flops.num_steps
+        steps = np.arange(flops.num_steps + 1)
+        patches = np.concatenate([[0], mask[::repeats].cumsum()])
+        cost = np.diff(flops.total(patches, steps))
+        return np.diff(np.floor(np.concatenate([[0], np.repeat(cost / repeats, repeats).cumsum()]) + 1e-6)).astype(np.int64)
+
+    def flops(self) -> VideoFlops:
+        """Return the multiply-adds of a window."""
+        num_frames = self.classifier.clip_format.num_frames
+        num_glances = self.classifier.clip_format.glance_frames or num_frames
+        steps = count_decisions(self.classifier, self.policy, num_frames, num_glances)
+        return video_flops(self.classifier, num_frames, num_glances, steps, skipped=self.skipped, policy_step=policy_flops(self.policy))
+
+    def _prediction(self, file: str, windows: list[_Window]) -> Prediction:
+        windows = sorted(windows, key=lambda window: window.origin.span)
+        first, size = windows[0].origin, self.classifier.architecture.size
+        classes, probabilities = self._ranked(np.mean([window.scores[-1] for window in windows], axis=0))
+        return Prediction(
+            file, first.duration, first.size, Box(*first.boxes_in_video(np.array([0, 0, size, size])).tolist()),
+            self.classifier.architecture.patch_size, classes, probabilities,
+            tuple(WindowPrediction(*window.origin.span, *self._ranked(window.scores[-1])) for window in windows),
+            tuple(frame for number, window in enumerate(windows) for frame in self._frames(number, window)),
+            len(windows) * int(self.flops().total()),
+        )  # fmt: skip
+
+    def _frames(self, number: int, window: _Window) -> Iterator[FramePrediction]:
+        best = window.scores.argmax(-1)
+        for step in range(len(window.scores)):
+            box = Box(*window.boxes[step].tolist()) if window.mask[step] else None
+            yield FramePrediction(
+                int(window.origin.indices[step]), float(window.origin.times[step]), number, box, self.classes[best[step]],
+                float(window.scores[step, best[step]]), int(window.macs[step]),
+            )  # fmt: skip
+
+    def _ranked(self, scores: NDArray[np.float32]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        order = np.argsort(-scores, kind="stable")
+        return tuple(self.classes[index] for index in order), tuple(scores[order].tolist())
+
+
+@dataclass(frozen=True)
+class _Window:
+    """What was found in one window: boxes (T, 4), mask (T,), softmax scores (T, K) and multiply-adds (T,)."""
+
+    origin: ClipOrigin
+    boxes: NDArray[np.float64]
+    mask: NDArray[np.bool_]
+    scores: NDArray[np.float32]
+    macs: NDArray[np.int64]
+
+
+class _Batches:
+    """Batches of windows for the networks; a thread reads them ahead.
+
+    Attributes:
+        waiting: For each batch that was read, the number of the video, the origin and the number of all windows of every row.
+        failed: The number of every video that cannot be read, and why.
+    """
+
+    def __init__(self, requests: Sequence[WindowRequest], size: int, batch_size: int) -> None:
+        self._requests, self._size, self._batch_size = requests, size, batch_size
+        self.waiting: deque[list[tuple[int, ClipOrigin, int]]] = deque()
+        self.failed: deque[tuple[int, str]] = deque()
+
+    def read(self, num_workers: int, time_limit: float) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the frames of the focuser and of the glancer for `infer_batches`."""
+        batch: list[tuple[int, Clip, int]] = []
+        for number, request, found in decode(self._requests, num_workers=num_workers, time_limit=time_limit):
+            if isinstance(found, Failure):
+                self.failed.append((number, found.reason))
+                continue
+            for row in range(len(found.frames)):
+                batch.append((number, clip_of(found, row, request, self._size), len(found.spans)))
+                if len(batch) == self._batch_size:
+                    yield self._stacked(batch)
+                    batch = []
+        if batch:
+            yield self._stacked(batch)
+
+    def _stacked(self, batch: list[tuple[int, Clip, int]]) -> tuple[Tensor, Tensor]:
+        self.waiting.append([(number, clip.origin, total) for number, clip, total in batch])
+        frames = torch.stack([clip.frames for _, clip, _ in batch])
+        separate = self._requests[0].glance_frames > 0
+        return frames, torch.stack([clip.glance_frames for _, clip, _ in batch]) if separate else frames

@@ -1,0 +1,192 @@
+"""What `python -m agents.predict` does, from settings to files."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from agents.config.settings import Predict
+from agents.prediction.checkpoints import check_plugin
+from agents.prediction.output import PREDICTIONS, OutputFolder
+from agents.prediction.predictor import Predictor, Unreadable
+from agents.prediction.result import TOP, Prediction, named
+from agents.prediction.sources import Sources, find_sources
+from agents.runs.progress import Display
+from classifiers.errors import InputError, refuse_if
+
+SUFFIXES = {"sheet": ".png", "video": ".mp4"}
+"""Kinds of picture, with the suffix of their files."""
+
+
+def predict(config: Predict) -> int:
+    """Predict all videos of the source that have no prediction yet; return 0, or 1 if one of them cannot be read.
+
+    Raises:
+        InputError: The run, the source or the output cannot be used.
+    """
+    refuse_if(bool(config.run) == bool(config.classifier), "give run=DIR, or classifier=DIR with its policy=DIR")
+    out = Path(config.out) if config.out else Path("predictions", _name_of(config.source))
+    sources = find_sources(config.source, out)
+    kinds: Sequence[str] = config.save if config.save is not None else list(SUFFIXES) if sources.single else []
+    pictures = _pictures(sources, out, [kind for kind in SUFFIXES if kind in kinds])
+    with Display() as display:
+        predictor = load_predictor(config, display)
+        try:
+            with OutputFolder(out, _origin(config, predictor), force=config.force) as output:
+                return _predict(config, predictor, sources, output, pictures, display)
+        except KeyboardInterrupt:
+            display.say("stopped; the same command resumes")
+            raise
+
+
+def load_predictor(config: Predict, display: Display) -> Predictor:
+    """Return the predictor that the settings name.
+
+    Raises:
+        InputError: A checkpoint, the list of classes or the budget cannot be used.
+    """
+    check_plugin(config.run, config.plugin)
+    classes = _read_classes(config.classes) if config.classes else None
+    predictor = Predictor.load(config.run or config.classifier, config.policy or None, config.device, classes)
+    if config.budget is not None or config.keep is not None:
+        from agents.prediction.thresholds import set_threshold
+
+        display.say(set_threshold(predictor, config, display))
+    return predictor
+
+
+Pictures = dict[str, list[tuple[str, Path]]]
+"""Of every video the kinds of picture and their paths."""
+
+
+def _predict(config: Predict, predictor: Predictor, sources: Sources, output: OutputFolder, pictures: Pictures, display: Display) -> int:
+    """Predict what is left, and write it."""
+    left = [file for file in sources.files if file not in output.done or not all(path.exists() for _, path in pictures[file])]
+    if not left:
+        display.say(f"{output.path} has all {_count(len(sources.files), 'video')} already (force=true starts over)")
+        return 0
+    began, done, short = time.monotonic(), len(sources.files) - len(left), 0
+    failed: list[Unreadable] = []
+    last: Prediction | None = None
+    if done:
+        display.say(f"{done:,} of {_count(len(sources.files), 'video')} were predicted before")
+    bar = display.bar("predict", len(sources.files), done, unit="video")
+    results = predictor.predict_all(
+        left, window=config.window, stride=config.stride, fps=config.fps, num_workers=config.workers, batch_size=config.batch_size,
+        time_limit=config.time_limit,
+    )  # fmt: skip
+    for number, result in enumerate(results, 1):
+        try:
+            if isinstance(result, Prediction):
+                _save_pictures(result, pictures[result.file])
+                if result.file not in output.done:  # otherwise only a picture was missing
+                    output.add(result)
+                short += config.window is not None and result.duration < config.window
+                last = result
+        except PictureError as problem:
+            result = Unreadable(problem.file, str(problem))
+        if isinstance(result, Unreadable):
+            failed.append(result)
+        bar.at(done + number, f"{number / max(time.monotonic() - began, 1e-9):.1f} videos/s")
+    _say_what_was_made(display, output, pictures, last, len(left) - len(failed), sources.single)
+    if short:
+        display.say(f"{_count(short, 'video')} shorter than window={config.window:g} s: one window each")
+    _say_what_failed(display, failed)
+    return 1 if failed else 0
+
+
+class PictureError(InputError):
+    """A video whose pictures cannot be drawn: its arguments are the file and the reason."""
+
+    @property
+    def file(self) -> str:
+        """The video."""
+        return str(self.args[0])
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
+def _save_pictures(prediction: Prediction, pictures: Iterable[tuple[str, Path]]) -> None:
+    for kind, path in pictures:
+        try:
+            (prediction.save_sheet if kind == "sheet" else prediction.save_video)(path)
+        except InputError as problem:
+            raise PictureError(prediction.file, problem) from problem
+
+
+def _pictures(sources: Sources, out: Path, kinds: Sequence[str]) -> Pictures:
+    """Return the pictures to draw of every video: their kinds and paths.
+
+    Raises:
+        InputError: One of them would replace a video of the source.
+    """
+    names = sources.names() if kinds else dict.fromkeys(sources.files, "")
+    pictures = {file: [(kind, out / f"{name}{SUFFIXES[kind]}") for kind in kinds] for file, name in names.items()}
+    originals = {Path(file).resolve() for file in sources.files}
+    for path in (path for each in pictures.values() for _, path in each):
+        refuse_if(path.resolve() in originals, f"out={out}: {path.name} would replace the video itself; choose another folder")
+    return pictures
+
+
+def _say_what_was_made(
+    display: Display, output: OutputFolder, pictures: Pictures, last: Prediction | None, count: int, single: bool
+) -> None:
+    if last is None:
+        return
+    if single:
+        table = Table("class", "probability", title=f"{last.file}: {last.macs / 1e9:.3g} GFLOPs", title_justify="left")
+        for name, probability in list(zip(last.classes, last.probabilities, strict=True))[:TOP]:
+            table.add_row(name, f"{probability:.1%}")
+        display.console.print(table)
+    made = [PREDICTIONS, *(path.name if single else f"*{SUFFIXES[kind]}" for kind, path in pictures[last.file])]
+    display.say(f"saved to {output.folder}: {', '.join(made)}" + ("" if single else f"; {_count(count, 'new prediction')}"))
+
+
+def _say_what_failed(display: Display, failed: Sequence[Unreadable]) -> None:
+    if failed:
+        listed = "\n".join([f"{_count(len(failed), 'video')} failed:", *(f"  {named(each.file, each.reason)}" for each in failed)])
+        display.say(listed.encode(errors="backslashreplace").decode())  # names may be invalid UTF-8
+
+
+def _origin(config: Predict, predictor: Predictor) -> dict[str, Any]:
+    """Return what the predictions depend on."""
+    policy = sha256()
+    for name, tensor in sorted(predictor.policy.state_dict().items()):
+        policy.update(f"{name}{tuple(tensor.shape)}".encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return {
+        "classifier": predictor.classifier.fingerprint(), "policy": policy.hexdigest(),
+        "clip_format": asdict(predictor.classifier.clip_format), "skipped": predictor.skipped,
+        "keep_threshold": predictor.policy.keep_threshold if predictor.policy.skips else None,
+        "window": config.window, "stride": config.stride, "classes": list(predictor.classes), "fps": config.fps,
+    }  # fmt: skip
+
+
+def _read_classes(path: str) -> list[str]:
+    """Return the lines of a text file.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    try:
+        return [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as problem:
+        raise InputError(f"classes={path} cannot be read ({problem}); give a text file with one name a line") from problem
+
+
+def _name_of(source: str) -> str:
+    """Return the name of the folder for the results of a source."""
+    if source == "-":
+        return "list"
+    return re.sub(r"[^\w.,=+-]+", "_", Path(source).expanduser().resolve().stem).strip("_") or "videos"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
