@@ -15,13 +15,8 @@ from agents.config.ppo import PPOConfig
 
 __all__ = [
     "AlgoConfig", "ArchitectureConfig", "CheckDataset", "ClassifierConfig", "DataConfig", "EnvConfig", "Evaluate",
-<<<<<<< HEAD
-    "FillFeatureBank", "ImportCheckpoint", "JointConfig", "ListRuns", "NetworkConfig", "PPOConfig",
-    "Report", "SupervisedConfig", "Train", "TrainPPO", "TrainStages",
-=======
-    "FillFeatureBank", "ImportCheckpoint", "JointConfig", "ListRuns", "NetworkConfig", "PPOConfig", "Predict",
+    "FillFeatureBank", "ImportCheckpoint", "JointConfig", "ListRuns", "NetworkConfig", "PPOConfig", "Predict", "Report",
     "SupervisedConfig", "Train", "TrainPPO", "TrainStages",
->>>>>>> predict
 ]  # fmt: skip
 
 TRAINING = (
