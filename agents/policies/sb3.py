@@ -21,7 +21,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from adafocus_env.features.live import Features
 from adafocus_env.transfers import to_device
-from agents.policies.networks import NetworkArchitecture, PolicyArchitecture, PolicyNetwork, RecurrentEncoder, check_std, make_actor
+from agents.policies.networks import NetworkArchitecture, PolicyArchitecture, PolicyNetwork, check_std, make_actor
+from agents.policies.published import RecurrentEncoder
 from classifiers.errors import InputError, refuse_if
 
 
