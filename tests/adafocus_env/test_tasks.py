@@ -74,13 +74,15 @@ def test_every_id_has_both_apis_and_is_described():
 
 @pytest.mark.parametrize("task", task_scores.VERSION_1)
 def test_a_task_needs_learning(task):
-    """Rules find the target no better than random patches do, and without memory or knowledge of the mark nothing is gained."""
+    """Rules find the target no better than random patches do, and a learner closes most of the gap; without memory it cannot."""
     top1 = {policy: np.mean(row["top1"]) for policy, row in BOARD[task].items()}
     assert top1["oracle"] - top1["random"] >= 0.6
     assert all(top1[rule] <= top1["random"] + 0.1 for rule in RULES) and top1["centre"] <= top1["random"] + 0.05
-    if task != "sparse":
-        assert max(BOARD[task]["memoryless expected_pg"]["top1"]) <= 0.25
-    assert min(BOARD[task]["expected_pg"]["hit_rate"]) >= 0.85
+    anytime = {policy: np.mean(BOARD[task][policy]["top1_anytime"]) for policy in ("random", "oracle")}
+    reached = min(BOARD[task]["ppo"]["top1_anytime"])
+    assert reached >= anytime["random"] + 0.75 * (anytime["oracle"] - anytime["random"])
+    if task == "track":
+        assert max(BOARD[task]["memoryless expected_pg"]["top1"]) <= 0.25 and min(BOARD[task]["expected_pg"]["hit_rate"]) >= 0.85
 
 
 def test_scores_are_normalized_between_random_and_oracle():
