@@ -13,11 +13,12 @@ from adafocus_env.cache_dir import cache_folder
 from adafocus_env.clips.clip_spec import ClipSpec
 from adafocus_env.clips.store import ClipSource, ClipStore, Unreadable
 from adafocus_env.clips.stream import StreamingClips
+from adafocus_env.demo.task import DEFAULT_TASK
 from adafocus_env.demo.videos import TASKS, data_name, demo
 from adafocus_env.features.disk_bank import DiskBank, check_room
 from adafocus_env.features.live import Features, LiveFeatures
 from adafocus_env.features.memory_bank import MemoryBank, RoomError, check_bank
-from adafocus_env.settings import DEFAULT_TASK, EnvSettings, validate
+from adafocus_env.settings import EnvSettings, validate
 from adafocus_env.videos.dataset import DataSet
 from classifiers import checkpoint
 from classifiers.classifier import Classifier, check_frozen

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from adafocus_env.settings import DEFAULT_TASK, Count, TaskName, setting, settings
+from adafocus_env.demo.task import DEFAULT_TASK, TaskName
+from adafocus_env.settings import Count, setting, settings
 from adafocus_env.videos.class_folders import folder
 from adafocus_env.videos.dataset import DataSet
 from adafocus_env.videos.published import Usable, published, what_is_usable

@@ -20,8 +20,6 @@ from classifiers.errors import InputError, suggestion
 T = TypeVar("T")
 Count = Annotated[int, Field(ge=1)]
 """An integer of at least 1, where a setting takes other values too: limits of `setting` are for settings that are only numbers."""
-TaskName = Literal["track", "mover", "sparse", "easy@v0", "normal@v0", "hard@v0", "sparse@v0", "memory@v0"]
-DEFAULT_TASK: TaskName = "track"
 ActionName = Literal["grid", "continuous", "skip", "continuous_skip"]
 NumberFormat = Literal["float32", "float16", "bfloat16"]
 

@@ -17,12 +17,13 @@ from torch import Tensor
 from adafocus_env.build import Split, build_features, make_action
 from adafocus_env.clips.store import ClipSource
 from adafocus_env.clips.stream import StreamingClips
+from adafocus_env.demo.task import DEFAULT_TASK
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.features.live import Features, Indices
 from adafocus_env.observation import OBSERVATIONS, Observation, row_of, to_numpy
 from adafocus_env.outcome import Outcome
 from adafocus_env.render import picture
-from adafocus_env.settings import DEFAULT_TASK, EnvSettings, validate
+from adafocus_env.settings import EnvSettings, validate
 from adafocus_env.transfers import Values, rows_of, to_array, to_device, with_rows
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError, lookup

@@ -15,9 +15,10 @@ from typing import cast
 import numpy as np
 
 from adafocus_env.build import build_features, choose_device
+from adafocus_env.demo.task import DEFAULT_TASK, TaskName
 from adafocus_env.demo.videos import TASKS, data_name, demo
 from adafocus_env.features.live import Features
-from adafocus_env.settings import DEFAULT_TASK, TaskName, setting, settings
+from adafocus_env.settings import setting, settings
 from agents.config.command import run_command
 from agents.config.settings import DEVICE, DataConfig
 from agents.evaluation.evaluate import evaluate_policy

@@ -16,9 +16,10 @@ import numpy as np
 from rich.console import Console
 
 from adafocus_env import FORMS
+from adafocus_env.demo.task import DEFAULT_TASK, TaskName
 from adafocus_env.features.live import Features
 from adafocus_env.scores import SCORES
-from adafocus_env.settings import DEFAULT_TASK, TaskName, setting, settings
+from adafocus_env.settings import setting, settings
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents import train
 from agents.config.command import run_command

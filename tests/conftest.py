@@ -14,7 +14,7 @@ from torch import nn
 from adafocus_env.action import GridAction
 from adafocus_env.build import open_clips
 from adafocus_env.clips.store import ClipStore
-from adafocus_env.demo.renderer import DemoTask
+from adafocus_env.demo.task import DemoTask
 from adafocus_env.demo.videos import CLASSES, demo
 from adafocus_env.features.memory_bank import MemoryBank
 from classifiers.backbones.backbone import BACKBONES, Backbone

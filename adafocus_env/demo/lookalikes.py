@@ -7,19 +7,12 @@ duration. A rule that knows nothing of the mark therefore finds one of them at b
 from __future__ import annotations
 
 import colorsys
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from adafocus_env.demo.sprites import background, disc, drift, paste, random_colour, sprite
-
-if TYPE_CHECKING:
-    from adafocus_env.demo.renderer import DemoTask, Scene
-
-Mark = Literal["red", "cue_colour", "cue_motion", "halo"]
-"""What tells the target from other digits: its red colour (version 0); the colour of its disc, or that only its disc moves, in the first
-frames, the cue; the colour of the disc behind it."""
+from adafocus_env.demo.task import DemoTask, Scene
 
 BURN_IN = 24  # frames in which all move before the video begins: the first positions are those of digits that have moved for a while
 SPACING = 27.0  # pixels between the centres of two digits, at least: a patch on one shows little of the next
@@ -28,7 +21,6 @@ DIGIT_HUES = (-0.04, 0.04)
 TARGET_CUE, OTHER_CUE = (-0.04, 0.04), (0.56, 0.64)  # hues of the discs of a cue that marks by colour
 HALO = 24  # side of the disc behind a digit
 TARGET_HALO, OTHER_HALOS = 0.62, (0.17, 0.33, 0.45, 0.78)  # hues
-MOST_LOOKALIKES = len(OTHER_HALOS)
 HALO_SUM = 210.0  # of the three channels: no halo is brighter than another
 CLUTTER_LEVEL = (110.0, 190.0)  # of grey
 

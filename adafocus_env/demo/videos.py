@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from adafocus_env.cache_dir import cache_folder
-from adafocus_env.demo.renderer import DemoTask, Scene, draw
-from adafocus_env.settings import DEFAULT_TASK
+from adafocus_env.demo.renderer import draw
+from adafocus_env.demo.task import DEFAULT_TASK, DemoTask, Scene
 from adafocus_env.videos.dataset import DataSet, Video
 from adafocus_env.videos.decoding import Failure, run_in_workers
 from adafocus_env.videos.splits import hold_out

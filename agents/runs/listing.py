@@ -16,7 +16,7 @@ from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
-from adafocus_env.settings import DEFAULT_TASK
+from adafocus_env.demo.task import DEFAULT_TASK
 from agents.config.compose import flat
 from agents.config.settings import ListRuns
 from agents.evaluation.metrics import share_of_gap

@@ -21,10 +21,10 @@ import adafocus_env
 from adafocus_env import ARGUMENTS, tasks
 from adafocus_env.build import DEMO_FRAMES
 from adafocus_env.dataset_registry import build_data
-from adafocus_env.demo.renderer import RENDERER_VERSION
+from adafocus_env.demo.task import DEFAULT_TASK, RENDERER_VERSION, TaskName
 from adafocus_env.demo.videos import TASKS, data_name, demo
 from adafocus_env.env import AdaFocusEnv
-from adafocus_env.settings import DEFAULT_TASK, EnvSettings, TaskName
+from adafocus_env.settings import EnvSettings
 from agents import evaluate, train_ppo
 from agents.config.command import compose_config
 from agents.config.settings import DataConfig, Evaluate, TrainPPO

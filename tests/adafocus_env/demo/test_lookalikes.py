@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from adafocus_env.demo.lookalikes import SPACING, draw_lookalikes
-from adafocus_env.demo.renderer import DemoTask, draw
+from adafocus_env.demo.renderer import draw
+from adafocus_env.demo.task import DemoTask
 from adafocus_env.demo.videos import TASKS, demo
 from adafocus_env.demo.videos import _digits as digits_of
 from adafocus_env.demo.videos import _scene as scene_of
