@@ -47,7 +47,7 @@ LEARNERS: dict[str, tuple[str, ...]] = {
 STEPS = dict.fromkeys(("mover", "sparse"), ("ppo.total_steps=100_000",))
 """Where the default number of steps is too small: accuracy on validation clips still rises when they are over."""
 SEEDS = 5  # of random policies
-PATCHES = 2  # random patches that estimate the baseline of the reward where actions are continuous
+PATCHES = 4  # random patches that estimate the baseline of the reward
 
 
 @settings
@@ -109,10 +109,9 @@ def scores_of(form: str, features: Features) -> dict[str, dict[str, float]]:
         features: of the test clips of the task, on a grid.
     """
     arguments = FORMS[form]
-    grid = arguments["action"] != "continuous"
     env = AdaFocusVectorEnv(
-        CLIPS, features.classifier, features.clips, observation="reference", baseline="all" if grid else PATCHES,
-        bank=features if grid else False, autoreset_mode="Disabled", **arguments,
+        CLIPS, features.classifier, features.clips, observation="reference", baseline=PATCHES,
+        bank=True if arguments["action"] == "continuous" else features, autoreset_mode="Disabled", **arguments,
     )  # fmt: skip
     action = env.dynamics.action
     random = [_played(env, RandomPatch(action, seed)) for seed in range(SEEDS)]

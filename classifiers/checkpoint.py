@@ -104,7 +104,7 @@ def read_card(folder: Path | str) -> Card:
     values = read_json(folder, CARD, f"classifier={folder}")
     values["architecture"] = from_fields(Architecture, values.get("architecture", {}), folder / CARD)
     # Cards of earlier versions lack the format: demo videos were cropped without a margin.
-    stated = values.get("clip_format", {"margin": 1.0} if values.get("data") in BUNDLED else {})
+    stated = values.get("clip_format", {"margin": 1.0} if str(values.get("data")).startswith("demo") else {})
     values["clip_format"] = from_fields(ClipFormat, stated, folder / CARD)
     card = from_fields(Card, values, folder / CARD)
     refuse_if(len(card.classes) < 2, f"{folder / CARD}: classes has {len(card.classes)} entries; a classifier needs two or more")

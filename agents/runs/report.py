@@ -9,8 +9,8 @@ from rich.table import Column, Table
 
 from adafocus_env.features.live import Features
 from agents.evaluation.evaluate import evaluate
+from agents.evaluation.looking import verdict
 from agents.evaluation.metrics import ACCURACIES, COVERED, table_columns
-from agents.evaluation.verdict import verdict
 from agents.policies.baselines import RULES, Predictor
 from agents.policies.networks import PolicyNetwork
 from agents.runs.contact_sheet import save_contact_sheet

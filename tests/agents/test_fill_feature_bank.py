@@ -126,4 +126,4 @@ def test_help_begins_with_the_docstring(capsys):
 def test_the_bank_of_any_task_is_filled(saved, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(videos, "TASKS", dict.fromkeys(videos.TASKS, TASK))
     fill(f"classifier={saved}", f"out={tmp_path / 'out'}", "data.num_frames=4", "grid=3", "data.task=mover", "split=test")
-    assert "data: demo-hard: 10 classes; " in capsys.readouterr().out and list((tmp_path / "out").glob("*/*.bin"))
+    assert "data: demo-mover: 10 classes; " in capsys.readouterr().out and list((tmp_path / "out").glob("*/*.bin"))

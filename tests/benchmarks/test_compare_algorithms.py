@@ -73,7 +73,7 @@ def test_the_default_is_all_algorithms_that_fit():
     [
         (["id=AdaFocus-v1", "algos=[ppo,sac]"], r"algo=sac learns continuous actions only, and id=AdaFocus-v1 has discrete ones: .*ids"),
         (["id=AdaFocusContinuous-v1", "algos=[dqn]"], r"algo=dqn learns discrete actions only, and id=AdaFocusContinuous-v1 has"),
-        (["id=AdaFocus-v1"], r"id='AdaFocus-v1' is not known; did you mean 'AdaFocus-v1'\?"),
+        (["id=AdaFocus-v2"], r"id='AdaFocus-v2' is not known; did you mean 'AdaFocus-v1'\?"),
         (["id=CartPole-v1"], r"id='CartPole-v1' is not known; .*choose one of \['AdaFocus"),
         (["algos=[pppo]", "id=AdaFocus-v1"], r"algo\.name='pppo' is not known; did you mean 'ppo'"),
         (["id=AdaFocus-v1", "algos=[a2c,ars]", "overrides=['network.memory=false']"], r"^network\.memory=false has no effect: .* algo=ars"),

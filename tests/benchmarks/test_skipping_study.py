@@ -150,7 +150,7 @@ def test_a_budget_needs_a_policy_that_skips_and_a_validation_part(policy):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tasks=[normal,harder]"], r"tasks must be a list, each 'easy' or .*, got 'harder'"),
+        (["tasks=[track,harder]"], r"tasks must be a list, each 'track' or .*, got 'harder'"),
         (["seeds=[]"], r"seeds must hold at least one value and none twice, got \[\]"),
         (["keeps=[0.5,0.5]"], r"keeps must hold at least one value and none twice, got \[0\.5, 0\.5\]"),
         (["overrides=['data.task=mover']"], r"^overrides: the command itself sets data\.task=mover in every run; leave it out"),

@@ -56,7 +56,7 @@ ONE, SHARE, POSITIVE = "must be an integer of at least 1", "must be a number of 
         (FillFeatureBank, "grid", 0, ONE),
         (CheckDataset, "workers", 0, ONE),
         (SkippingStudy, "keeps", "[0]", "must be a list, each a number above 0 and at most 1, got 0"),
-        (RebuildBundled, "task", "hrad", "got 'hrad'; did you mean 'hard'"),
+        (RebuildBundled, "task", "trakc", "got 'trakc'; did you mean 'track'"),
     ],
 )  # fmt: skip
 def test_values_out_of_range_are_refused(schema, key, value, message):

@@ -15,6 +15,7 @@ from adafocus_env.features.live import LiveFeatures
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.evaluation import evaluate as evaluation
 from agents.evaluation.evaluate import evaluate, evaluate_policy
+from agents.evaluation.looking import verdict
 from agents.evaluation.metrics import (
     METRICS,
     Metric,
@@ -26,7 +27,6 @@ from agents.evaluation.metrics import (
     step_metrics,
     summarize,
 )
-from agents.evaluation.verdict import verdict
 from agents.policies.baselines import RULES, CentrePatch, Oracle, RandomPatch
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from agents.runs import plots as pictures

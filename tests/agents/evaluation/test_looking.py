@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from agents.evaluation.looking import verdict
 from agents.evaluation.metrics import PolicyEvaluation, summarize
-from agents.evaluation.verdict import verdict
 
 CLIPS, STEPS = 200, 4
 
