@@ -14,6 +14,7 @@ from typing import get_args
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from conftest import TINY, slow_except
 from tiny_training import tiny_networks
 
@@ -30,6 +31,8 @@ from agents.config.command import compose_config
 from agents.config.settings import DataConfig, Evaluate, TrainPPO
 from agents.pipeline import builders
 from agents.policies.baselines import RULES
+from agents.policies.networks import load_policy
+from agents.prediction.checkpoints import load_checkpoints
 from benchmarks import leaderboard, rebuild_bundled, task_scores
 from benchmarks.leaderboard import Leaderboard
 from benchmarks.rebuild_bundled import RebuildBundled
@@ -128,6 +131,17 @@ def test_shipped_classifiers_belong_to_their_tasks_and_are_small():
     assert sum(size for name, size in sizes.items() if name.endswith("@v0")) < 2e6 > sum(
         size for name, size in sizes.items() if not name.endswith("@v0")
     )
+
+
+@pytest.mark.parametrize("task", task_scores.VERSION_1)
+def test_bundled_policies_belong_to_their_classifiers(task):
+    folder = BUNDLED[data_name(task)]
+    card = json.loads((folder / "policy.json").read_text())
+    assert card["classifier"] == checkpoint.read_card(data_name(task)).fingerprint
+    policy = load_policy(data_name(task))
+    assert policy.grid == 7 and not policy.skips and (folder / "policy.safetensors").stat().st_size < 1e5
+    loaded, network, _ = load_checkpoints(Path(data_name(task)), None, torch.device("cpu"))
+    assert loaded.clip_format.margin == 1 and network.card() == policy.card()
 
 
 def parameters(name):
