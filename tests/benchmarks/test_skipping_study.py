@@ -105,7 +105,7 @@ def test_the_command_makes_a_table_and_a_plot_and_repeats_nothing(tmp_path, monk
     assert "**demo, test split**" in table and "| 50% kept | 75% kept |" in table and all(f"| {name} |" in table for name in METHODS)
     table_json = json.loads((tmp_path / "table.json").read_text())["track"]
     assert [point["keep"] for point in table_json["learned"]] == [0.5, 0.75] and len(table_json["learned"][0]["top1"]) == 2
-    results = [json.loads((tmp_path / f"normal-{seed}" / "result.json").read_text()) for seed in (0, 1)]
+    results = [json.loads((tmp_path / f"track-{seed}" / "result.json").read_text()) for seed in (0, 1)]
     assert all(result["policies"]["learned"]["gflops"] <= table_json["every frame"][0]["gflops"][0] * 1.001 for result in results)
     with Image.open(tmp_path / "curve.png") as picture:
         assert picture.width > 500 and len(np.unique(np.asarray(picture.convert("L")))) > 20
@@ -121,7 +121,7 @@ def assert_evaluate_meets_budgets(root, table_json):
     least, most = (table_json[name][0]["gflops"][0] for name in ("learned", "every frame"))
 
     def evaluated(**settings):
-        evaluate.main(Evaluate(run=str(root / "normal-0"), device="cpu", out=str(root / "again"), **settings))
+        evaluate.main(Evaluate(run=str(root / "track-0"), device="cpu", out=str(root / "again"), **settings))
         return json.loads((root / "again" / "result.json").read_text())["policies"]["learned"]
 
     by_share, by_cost = evaluated(keep=0.75), evaluated(budget=most)
