@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import gymnasium as gym
 import numpy as np
 import torch
-from measure import compare
+from measure import TASK, compare
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
@@ -120,7 +120,7 @@ def train(settings: Settings) -> Policy:
     """Learns for so many steps of the environments; prints how it goes."""
     torch.manual_seed(settings.seed)
     envs = gym.make_vec(
-        settings.id, num_envs=settings.envs, vectorization_mode="vector_entry_point", observation="reference", output="torch",
+        settings.id, num_envs=settings.envs, vectorization_mode="vector_entry_point", task=TASK, observation="reference", output="torch",
         baseline="all", autoreset_mode="SameStep", clip_order="epoch",
     )  # fmt: skip
     features = envs.unwrapped.dynamics.features

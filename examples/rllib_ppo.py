@@ -15,7 +15,7 @@ import argparse
 import numpy as np
 import ray
 import torch
-from measure import compare
+from measure import TASK, compare
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.connectors.env_to_module import FlattenObservations
@@ -30,7 +30,7 @@ def config(env_runners: int = 2, seed: int = 0) -> PPOConfig:
     """PPO with a small network on flattened glance maps."""
     return (
         PPOConfig()
-        .environment(ID, env_config={"observation": "map", "baseline": "all"})
+        .environment(ID, env_config={"task": TASK, "observation": "map", "baseline": "all"})
         .env_runners(
             num_env_runners=env_runners,
             num_envs_per_env_runner=32,

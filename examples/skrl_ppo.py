@@ -14,7 +14,7 @@ import argparse
 import gymnasium as gym
 import numpy as np
 import torch
-from measure import compare
+from measure import TASK, compare
 from skrl.agents.torch import ExperimentCfg
 from skrl.agents.torch.ppo import PPO, PPO_CFG
 from skrl.envs.wrappers.torch import Wrapper, wrap_env
@@ -33,7 +33,8 @@ ENVS, STEPS_PER_UPDATE = 64, 16
 def make(num_envs: int = ENVS) -> Wrapper:
     """The environment for skrl."""
     envs = gym.make_vec(
-        ID, num_envs=num_envs, vectorization_mode="vector_entry_point", observation="map", baseline="all", autoreset_mode="SameStep"
+        ID, num_envs=num_envs, vectorization_mode="vector_entry_point", task=TASK, observation="map", baseline="all",
+        autoreset_mode="SameStep"
     )
     return wrap_env(envs, wrapper="gymnasium")
 

@@ -14,7 +14,7 @@ import argparse
 import gymnasium as gym
 import numpy as np
 import torch
-from measure import compare
+from measure import TASK, compare
 from tensordict.nn import TensorDictModule
 from torch import nn
 from torch.distributions import Categorical
@@ -33,7 +33,8 @@ ENVS, STEPS_PER_UPDATE, MINIBATCHES, EPOCHS = 64, 16, 4, 4
 def make(num_envs: int = ENVS) -> GymWrapper:
     """The environment for TorchRL; actions are numbers of cells, not one-hot vectors."""
     envs = gym.make_vec(
-        ID, num_envs=num_envs, vectorization_mode="vector_entry_point", observation="map", baseline="all", autoreset_mode="Disabled"
+        ID, num_envs=num_envs, vectorization_mode="vector_entry_point", task=TASK, observation="map", baseline="all",
+        autoreset_mode="Disabled"
     )
     return GymWrapper(envs, categorical_action_encoding=True)
 

@@ -27,7 +27,7 @@ from classifiers.errors import InputError
 pytestmark = [
     pytest.mark.filterwarnings("error"),
     pytest.mark.filterwarnings("ignore:.*use AdaFocus.*-v1:DeprecationWarning"),  # version 0 says what replaces it
-    pytest.mark.filterwarnings("ignore:.*is out of date:DeprecationWarning"),  # and so does Gymnasium
+    pytest.mark.filterwarnings("ignore:.*is out of date"),  # and so does Gymnasium
 ]
 IDS = [name for name, arguments in ARGUMENTS.items() if "task" not in arguments]
 PLAIN_IDS = ["AdaFocus-v1", "AdaFocusContinuous-v1"]
