@@ -1,7 +1,7 @@
 """The classifier: glancer, focuser and head, with their preprocessing; and the checks that a frozen one stays the same."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter, is_
@@ -228,12 +228,16 @@ class Classifier(nn.Module):
 
     def fingerprint(self, parts: Sequence[str] = ("focuser", "glancer", "head")) -> str:
         """Return the hash (64 hex digits) of all parameters and buffers of these networks: equal if and only if the weights are."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.state_dict().items()):
-            if name.partition(".")[0] in parts:
-                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return hash_of({name: tensor for name, tensor in self.state_dict().items() if name.partition(".")[0] in parts})
+
+
+def hash_of(tensors: Mapping[str, Tensor]) -> str:
+    """Return the hash (64 hex digits) of named tensors, in any order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _check_pixels(frames: Tensor | NDArray[np.uint8]) -> None:

@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from agents.prediction.predictor import Predictor, Unreadable
 from agents.prediction.result import TOP, Prediction, named
 from agents.prediction.sources import Sources, find_sources
 from agents.runs.progress import Display
+from classifiers.classifier import hash_of
 from classifiers.errors import InputError, refuse_if
 
 SUFFIXES = {"sheet": ".png", "video": ".mp4"}
@@ -158,11 +158,8 @@ def _say_what_failed(display: Display, failed: Sequence[Unreadable]) -> None:
 
 def _origin(config: Predict, predictor: Predictor) -> dict[str, Any]:
     """Return what the predictions depend on."""
-    policy = sha256()
-    for name, tensor in sorted(predictor.policy.state_dict().items()):
-        policy.update(f"{name}{tuple(tensor.shape)}".encode() + tensor.cpu().contiguous().numpy().tobytes())
     return {
-        "classifier": predictor.classifier.fingerprint(), "policy": policy.hexdigest(),
+        "classifier": predictor.classifier.fingerprint(), "policy": hash_of(predictor.policy.state_dict()),
         "clip_format": asdict(predictor.classifier.clip_format), "skipped": predictor.skipped,
         "keep_threshold": predictor.policy.keep_threshold if predictor.policy.skips else None,
         "window": config.window, "stride": config.stride, "classes": list(predictor.classes), "fps": config.fps,
