@@ -47,6 +47,12 @@ def check_keep(keep: float | None) -> float:
     return keep
 
 
+def set_threshold(policy: PolicyNetwork, val: Features, share: float) -> str:
+    """Set the threshold of a policy that skips, solved on validation clips for a share of frames with a patch; return a line about it."""
+    policy.keep_threshold = threshold_for(policy, val, share)
+    return f"{share:.1%} of the frames get a patch: skipping where P(skip) is {policy.keep_threshold:.4g} or more"
+
+
 def threshold_for(policy: PolicyNetwork, features: Features, keep: float) -> float:
     """Return the threshold on P(skip) with which the policy selects a patch in a share of the decisions; see `solve_threshold`."""
     return solve_threshold(skip_probabilities(policy, features)[1], keep)

@@ -10,13 +10,12 @@ import torch
 from adafocus_env.build import Split, choose_device
 from adafocus_env.clips.store import Unreadable
 from adafocus_env.dataset_registry import OF_ONE_SET, build_data
-from adafocus_env.features.live import Features
 from adafocus_env.settings import ActionName
 from adafocus_env.videos.dataset import DataSet, with_classes
 from agents.config.effect import check_effect
 from agents.config.policy import SKIPPING
 from agents.config.settings import DataConfig, EnvConfig, Evaluate
-from agents.evaluation.budgets import requested_keep, threshold_for
+from agents.evaluation.budgets import requested_keep, set_threshold
 from agents.evaluation.evaluate import flops_of
 from agents.evaluation.inference import count_decisions, policy_flops
 from agents.pipeline.builders import build_split, check_classes, features_of, inference_classifier
@@ -70,7 +69,8 @@ def evaluate_saved(config: Evaluate) -> None:
         if config.budget is not None or config.keep is not None:
             skipping = check_solvable(config, data, policy)
             val = features_of(features.classifier, build_split(data, "val", config.data, size, display, unreadable), env)
-            display.say(_set_threshold(skipping, config, features, val, env))
+            share = requested_keep(config.budget, config.keep, flops_of(features, env.skipped, policy_flops(skipping)))
+            display.say(set_threshold(skipping, val, share))
         out = Path(config.out) if config.out else None
         result = report(
             features, policy.on(features) if isinstance(policy, TrainedModel) else policy, out, display, seed=config.seed, data=data.name,
@@ -170,10 +170,3 @@ def _env_of(policy: PolicyNetwork, env: EnvConfig) -> EnvConfig:
     with_grid: ActionName = "skip" if policy.skips else "grid"
     without: ActionName = "continuous_skip" if policy.skips else "continuous"
     return replace(env, action=with_grid if policy.grid else without, grid=policy.grid or env.grid)
-
-
-def _set_threshold(policy: PolicyNetwork, config: Evaluate, features: Features, val: Features, env: EnvConfig) -> str:
-    """Set the policy's threshold, solved on the validation split for the budget; return a line about it."""
-    share = requested_keep(config.budget, config.keep, flops_of(features, env.skipped, policy_flops(policy)))
-    policy.keep_threshold = threshold_for(policy, val, share)
-    return f"{share:.1%} of the frames are kept: skipping where P(skip) is {policy.keep_threshold:.4g} or more"

@@ -56,9 +56,9 @@ def load_predictor(config: Predict, display: Display) -> Predictor:
     classes = _read_classes(config.classes) if config.classes else None
     predictor = Predictor.load(config.run or config.classifier, config.policy or None, config.device, classes)
     if config.budget is not None or config.keep is not None:
-        from agents.prediction.thresholds import set_threshold
+        from agents.prediction.thresholds import solve_budget
 
-        display.say(set_threshold(predictor, config, display))
+        display.say(solve_budget(predictor, config, display))
     return predictor
 
 

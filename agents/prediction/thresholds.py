@@ -8,7 +8,7 @@ from adafocus_env.dataset_registry import build_data
 from adafocus_env.videos.dataset import with_classes
 from agents.config.policy import EnvConfig
 from agents.config.settings import DataConfig, Predict
-from agents.evaluation.budgets import requested_keep, threshold_for
+from agents.evaluation.budgets import requested_keep, set_threshold
 from agents.pipeline.builders import build_split, features_of
 from agents.prediction.predictor import Predictor
 from agents.runs.progress import Display
@@ -16,7 +16,7 @@ from agents.runs.run_dir import RunDir
 from classifiers.errors import refuse_if
 
 
-def set_threshold(predictor: Predictor, config: Predict, display: Display) -> str:
+def solve_budget(predictor: Predictor, config: Predict, display: Display) -> str:
     """Set the threshold of a predictor's policy for ``budget`` or ``keep``; return a line about it.
 
     Raises:
@@ -31,5 +31,4 @@ def set_threshold(predictor: Predictor, config: Predict, display: Display) -> st
     refuse_if(not data.val, f"{asked} is solved on the validation split, and run={config.run} has none; leave it out")
     env = replace(EnvConfig(), action="skip" if policy.grid else "continuous_skip", grid=policy.grid or EnvConfig().grid, bank=False)
     val = build_split(data, "val", of_run, classifier.architecture.size, display)
-    policy.keep_threshold = threshold_for(policy, features_of(classifier, val, env), share)
-    return f"{share:.1%} of the frames get a patch: skipping where P(skip) is {policy.keep_threshold:.4g} or more"
+    return set_threshold(policy, features_of(classifier, val, env), share)
