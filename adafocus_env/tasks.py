@@ -32,8 +32,7 @@ class Version0:
 
     def __init__(self, *args: Any, **arguments: Any) -> None:
         now = REPLACEMENTS.get(self.task, "AdaFocusTrack-v1")
-        reason = "a rule that learns nothing solves most tasks of version 0" if self.task != "memory@v0" else "version 0 is deprecated"
-        warnings.warn(f"task={self.task!r}: {reason}; use {now} (docs/tasks.md)", DeprecationWarning, stacklevel=3)
+        warnings.warn(f"version 0 of the tasks is deprecated; use {now} (docs/tasks.md)", DeprecationWarning, stacklevel=3)
         super().__init__(*args, **arguments)
 
 
@@ -49,7 +48,8 @@ def class_name(task: str, base: str) -> str:
 for task in (*TASKS, "@v0"):  # the entry points of the ids
     for name, base in (("Env", AdaFocusEnv), ("VectorEnv", AdaFocusVectorEnv)):
         fixed = (Version0,) * task.endswith("@v0") + (FixedTask,) * (task != "@v0")
-        content = {"__doc__": f"`{base.__name__}` on demo videos{f' of the task {task!r}' if fixed else ''}.", "__module__": __name__}
+        videos = f"of the task {task!r}" if task in TASKS else "of version 0 by default"
+        content = {"__doc__": f"`{base.__name__}` on demo videos {videos}.", "__module__": __name__}
         if task != "@v0":
             content["task"] = task
         globals()[class_name(task, name)] = type(class_name(task, name), (*fixed, base), content)
