@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from adafocus_env.demo.lookalikes import SPACING, draw_lookalikes
+from adafocus_env.demo.lookalikes import HALO, SPACING, draw_lookalikes
+from adafocus_env.demo.lookalikes import _paths as drawn_paths
 from adafocus_env.demo.renderer import draw
 from adafocus_env.demo.task import DemoTask
 from adafocus_env.demo.videos import TASKS, demo
@@ -24,12 +25,8 @@ def scenes(name, **appearance):
 
 
 def paths_of(scene):
-    """The centres (5, length, 2) of target and look-alikes: each is the target of the same scene with the digits in another order."""
-    from adafocus_env.demo import lookalikes
-
-    halo = scene.task.mark == "halo"
-    side = lookalikes.HALO if halo else scene.task.target
-    return lookalikes._paths(scene.task, 5, side, np.random.default_rng(scene.seed))
+    """The centres (5, length, 2) of target and look-alikes."""
+    return drawn_paths(scene.task, 5, HALO if scene.task.mark == "halo" else scene.task.target, np.random.default_rng(scene.seed))
 
 
 def colours_at(frames, centres, reach=3):
