@@ -66,14 +66,14 @@ def stored(run):
     return run / "checkpoints" / "best" / "exit.json"
 
 
-def test_an_exit_is_a_row_a_curve_and_a_plot(call, run, monkeypatch):
+def test_an_exit_is_a_row_a_curve_and_a_plot(call, run):
     status, printed = call("evaluate", f"run={run}", "exit=1", "out=out")
-    assert status == 0 and "exit: fitting thresholds on 6 training clips" in printed and "conditional exit" in printed
+    assert status == 0 and "exit: fitting thresholds on 10 training clips" in printed and "conditional exit" in printed
     result = json.loads(Path("out/result.json").read_text())
     about, policies = result["exit"], result["policies"]
     fit = ExitFit.load(stored(run))
     assert about["thresholds"] == [value if np.isfinite(value) else None for value in fit.thresholds(1.0).values[:-1]]
-    assert (about["p"], about["confidence"], about["train_clips"]) == (1, "softmax", 6) and 1 <= about["steps"] < 4
+    assert (about["p"], about["confidence"], about["train_clips"]) == (1, "softmax", 10) and 1 <= about["steps"] < 4
     assert policies["exit"]["gflops"] == pytest.approx(policies["learned"]["gflops"] * about["steps"] / 4, rel=1e-6)
     [point] = [point for point in about["curve"] if point["p"] == 1]
     assert point == {"p": 1, "gflops": policies["exit"]["gflops"], "steps": about["steps"], "map": policies["exit"]["map"],
@@ -81,23 +81,12 @@ def test_an_exit_is_a_row_a_curve_and_a_plot(call, run, monkeypatch):
     assert len(about["curve"]) == 35 and "gap_top1" in policies["exit"]
     with Image.open("out/exit.png") as picture:
         assert picture.width > 500 and len(np.unique(np.asarray(picture.convert("L")))) > 20
-    monkeypatch.setattr(exit_fitting, "evaluate_policy", lambda *given, **more: pytest.fail("fitted again"))
-    status, printed = call("evaluate", f"run={run}", "exit=0.5", "exit_confidence=score", "out=out")
-    assert status == 0 and f"exit: thresholds from {stored(run)}" in printed
-    assert json.loads(Path("out/result.json").read_text())["exit"]["confidence"] == "score"
-    assert "exit" not in json.loads(Path("out/result.json").read_text())["policies"]["learned"]
-
-
-def test_without_an_exit_there_is_none(call, run):
-    assert call("evaluate", f"run={run}", "out=out")[0] == 0
-    result = json.loads(Path("out/result.json").read_text())
-    assert "exit" not in result and "exit" not in result["policies"] and not Path("out/exit.png").exists() and not stored(run).exists()
 
 
 def test_a_prediction_says_where_each_window_ended(call, run, made):
     arguments = [f"run={run}", f"source={made[1]}", "window=0.4", "save=[json,sheet,video]", "workers=1"]
     status, printed = call("predict", *arguments, "exit=0.3", "out=early")
-    assert status == 0 and "exit: fitting thresholds on 6 training clips" in printed
+    assert status == 0 and "exit: fitting thresholds on 10 training clips" in printed
     assert call("predict", *arguments, "out=whole")[0] == 0
     (early,), (whole,) = lines_of(Path("early")), lines_of(Path("whole"))
     frames = [[frame for frame in early["frames"] if frame["window"] == number] for number in range(len(early["windows"]))]
@@ -125,20 +114,25 @@ def test_without_a_run_thresholds_are_fitted_beforehand(call, run, made):
     status, printed = call("predict", *given, *source)
     assert status == 2 and "exit=1.0 needs thresholds fitted on training clips, and" in printed
     assert "exit.json does not exist; fit them once: python -m agents.evaluate classifier=" in printed
-    assert call("evaluate", *given, "data.num_frames=4", "grid=7", "exit=1")[0] == 0
-    assert call("predict", *given, *source)[0] == 0
+    assert call("predict", f"run={run}", *source, "out=first")[0] == 0 == call("predict", *given, *source, "out=second")[0]
+    assert lines_of(Path("first")) == lines_of(Path("second"))
     checkpoint.save(random_classifier(seed=1), run / "checkpoints" / "classifier", clip_format=ClipFormat(4))
     status, printed = call("predict", *given, *source, "out=other")
     assert status == 2 and "exit thresholds must be those of the model: they are for classifier=" in printed
 
 
-def test_what_is_stored_is_fitted_again_where_it_is_of_another_model_or_damaged(call, run):
-    evaluated = ["evaluate", f"run={run}", "exit=1"]
+def test_training_clips_are_read_again_only_for_another_model(call, run, made, monkeypatch):
+    command = ["predict", f"run={run}", f"source={made[1]}", "save=[json]", "workers=1", "exit=1", "force=true"]
+    fitting = "exit: fitting thresholds on 10 training clips"
+    assert fitting in call(*command)[1]
+    assert f"exit: thresholds from {stored(run)}" in call(*command)[1]
     for change in (lambda text: "{", lambda text: text.replace('"num_frames": 4', '"num_frames": 5')):
-        assert call(*evaluated)[0] == 0
         stored(run).write_text(change(stored(run).read_text()))
-        assert "exit: fitting thresholds on 6 training clips" in call(*evaluated)[1]
+        assert fitting in call(*command)[1]
         assert ExitFit.load(stored(run)).model.num_frames == 4
+    monkeypatch.setattr(exit_fitting, "MAX_CLIPS", 4)
+    assert "exit: fitting thresholds on 4 training clips" in call(*command)[1]
+    assert {len(values) for values in ExitFit.load(stored(run)).confidences.values()} == {4}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -163,7 +157,7 @@ def test_an_exit_is_that_of_a_policy(call, run):
     assert status == 2 and "exit=1.0 is of a policy, and there is none; give policy=DIR, or leave exit out" in printed
 
 
-def test_an_exit_needs_training_videos(call, tmp_path):
+def test_an_exit_needs_training_videos(call, clips, tmp_path):
     run = make_run(tmp_path / "run", policy=one_cell(24), config="env: {}\nseed: 0\n")
     folder = make_folder(tmp_path / "videos")
     shutil.rmtree(folder / "train")
@@ -173,9 +167,3 @@ def test_an_exit_needs_training_videos(call, tmp_path):
     given = [f"classifier={run}/checkpoints/classifier", f"policy={run}/checkpoints/best", "data=folder", f"data.root={folder}"]
     status, printed = call("evaluate", *given, "data.num_frames=4", "grid=7", "exit=1")
     assert status == 2 and "exit is fitted on training videos, and data=folder has none; add some, or leave exit out" in printed
-
-
-def test_of_many_training_videos_some_are_read(call, run, monkeypatch):
-    monkeypatch.setattr(exit_fitting, "MAX_CLIPS", 4)
-    assert "exit: fitting thresholds on 4 training clips" in call("evaluate", f"run={run}", "exit=1")[1]
-    assert {len(values) for values in ExitFit.load(stored(run)).confidences.values()} == {4}
