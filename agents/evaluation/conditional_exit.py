@@ -140,13 +140,13 @@ class ExitModel:
             InputError: As `check_separable`.
         """
         check_separable(classifier)
-        if isinstance(policy, PolicyNetwork):
-            weights, threshold = policy.state_dict(), policy.keep_threshold if keep_threshold is None else keep_threshold
-            skipped, threshold = (skipped, threshold) if policy.skips else ("zeros", None)
-        else:
-            weights, threshold = policy.model.policy.state_dict(), None
+        is_network = isinstance(policy, PolicyNetwork)
+        weights = hash_of((policy if is_network else policy.model.policy).state_dict())
+        if is_network:
+            threshold = policy.keep_threshold if keep_threshold is None else keep_threshold
+            skipped, keep_threshold = (skipped, threshold) if policy.skips else ("zeros", None)
         patch_size = classifier.architecture.patch_size
-        return cls(classifier.fingerprint(), hash_of(weights), num_frames, num_steps, patch_size, skipped, threshold)
+        return cls(classifier.fingerprint(), weights, num_frames, num_steps, patch_size, skipped, keep_threshold)
 
     def check(self, given: ExitModel) -> None:
         """Check that thresholds of this model are used with the same one.

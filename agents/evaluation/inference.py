@@ -93,8 +93,11 @@ def infer(
     else:
         if exit.model is not None:
             exit.model.check(ExitModel.of(classifier, policy, length, steps, skipped=skipped, keep_threshold=keep_threshold))
-        look, decisions = partial(_look, policy, classifier), (each.unflatten(1, (steps, -1)) for each in (frames, glance_frames))
-        done = infer_until_exit(classifier, policy, *decisions, look, exit, skipped=skipped, keep_threshold=keep_threshold)
+        by_decision, glances_by_decision = (each.unflatten(1, (steps, -1)) for each in (frames, glance_frames))
+        done = infer_until_exit(
+            classifier, policy, by_decision, glances_by_decision, partial(_look, policy, classifier), exit,
+            skipped=skipped, keep_threshold=keep_threshold,
+        )  # fmt: skip
     flops = video_flops(classifier, length, num_glances, steps, skipped=skipped, policy_step=policy_flops(policy))
     boxes = torch.cat([done.corners, done.corners + classifier.architecture.patch_size], dim=-1) * done.patch_mask[..., None]
     processed = torch.arange(steps, device=boxes.device) < done.num_steps[:, None]
@@ -125,8 +128,9 @@ def _infer_whole(
 def _look(policy: PolicyNetwork, classifier: Classifier, frames: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Run the focuser in one decision; see `agents.evaluation.stepwise.Look`."""
     corners, patch_mask = patches_of(policy, classifier, actions)
-    of_frames = (each[:, None].expand(-1, frames.shape[1], *each.shape[1:]) for each in (corners, patch_mask))
-    return corners, patch_mask, _focus_crops(classifier, frames, *of_frames, frames.shape[1])
+    repeats = frames.shape[1]
+    frame_corners, frame_mask = (each[:, None].expand(-1, repeats, *each.shape[1:]) for each in (corners, patch_mask))
+    return corners, patch_mask, _focus_crops(classifier, frames, frame_corners, frame_mask, repeats)
 
 
 def infer_clips(

@@ -65,7 +65,8 @@ def infer_until_exit(
     """
     check_separable(classifier)
     (count, num_steps), running = frames.shape[:2], _Running(classifier, policy, len(frames), skipped, keep_threshold)
-    rows, taken = torch.arange(count, device=frames.device), []
+    rows = torch.arange(count, device=frames.device)
+    taken: list[tuple[Tensor, Decision]] = []
     for step in range(num_steps):
         decision = running.step(frames[rows, step], glance_frames[rows, step], look)
         if step == num_steps - 1:

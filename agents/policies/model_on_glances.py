@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adafocus_env.action import Action, ContinuousAction, GridAction, with_skipping
@@ -51,7 +52,9 @@ class ModelOnGlances(nn.Module):
         )
         bind(self.network, _GivenMaps(maps), cache=True)
         (count, steps), looks = maps.shape[:2], self.trained.observation == "reference_looks"
-        num_patches, state, actions = np.zeros(count, np.int64), None, []
+        num_patches = np.zeros(count, np.int64)
+        state: Any = None
+        actions: list[NDArray[Any]] = []
         for step in range(steps):
             observed = np.stack([np.arange(count), np.full(count, step), *([num_patches] if looks else [])], axis=1)
             masks = partial(masks_of, self._action, (num_patches == 0) & (step == steps - 1))

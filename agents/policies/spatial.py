@@ -92,8 +92,9 @@ class ConvGRU(nn.Module):
     def step(self, maps: Tensor, state: Tensor | None) -> Tensor:
         """Maps of the next decision (N, inputs, h, w), state (N, width, h, w) or None → the state after it."""
         inputs = self.from_input(maps)
-        fresh = state is None or not self.memory
-        return self._step(inputs, inputs.new_zeros(len(inputs), self.from_state.in_channels, *inputs.shape[-2:]) if fresh else state)
+        if state is None or not self.memory:
+            state = inputs.new_zeros(len(inputs), self.from_state.in_channels, *inputs.shape[-2:])
+        return self._step(inputs, state)
 
     def _step(self, inputs: Tensor, state: Tensor) -> Tensor:
         reset_i, update_i, new_i = inputs.chunk(3, dim=1)
@@ -134,7 +135,8 @@ class SpatialEncoder(nn.Module):
 
     def step(self, maps: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """Glance maps of the next decision (N, C, h, w), state (N, depth, width, h, w) or None → features (N, F), state after it."""
-        hidden, states = self.frame(maps), []
+        hidden = self.frame(maps)
+        states: list[Tensor] = []
         for number, layer in enumerate(self.recurrent):
             hidden = cast(ConvGRU, layer).step(hidden, None if state is None else state[:, number])
             states.append(hidden)

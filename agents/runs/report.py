@@ -67,7 +67,8 @@ def report(
         features, policy, seed=seed, progress=lambda name: bar.advance(1, name.replace("_", " ")), skipped=skipped
     )
     bar.at(len(ORDER), "")
-    clips, about_exit = len(features.clips), None
+    clips = len(features.clips)
+    about_exit: dict[str, Any] | None = None
     if exit is not None and policy is not None:
         flops = flops_of(features, skipped, policy_macs(features, policy) // features.num_steps)
         measures[EXIT], about_exit = exit.measure(plays[LEARNED], flops)
