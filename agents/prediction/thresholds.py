@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from adafocus_env.classify import find_skipped
 from adafocus_env.dataset_registry import build_data
 from adafocus_env.settings import ActionName
 from adafocus_env.videos.dataset import with_classes
@@ -75,4 +76,4 @@ def _env_of(predictor: Predictor) -> EnvConfig:
     with_grid: ActionName = "skip" if policy.skips else "grid"
     without: ActionName = "continuous_skip" if policy.skips else "continuous"
     grid, env = policy.grid, EnvConfig()
-    return replace(env, action=with_grid if grid else without, grid=grid or env.grid, bank=False, skipped=predictor.skipped)
+    return replace(env, action=with_grid if grid else without, grid=grid or env.grid, bank=False, skipped=find_skipped(predictor.skipped))
