@@ -61,9 +61,8 @@ def watch(config: Watch) -> None:
     check_suffix(out)
     with Display() as display:
         windowed = not config.out and has_display()
-        refuse_if(
-            not windowed and out.exists() and not config.force, f"out={out} exists; force=true replaces it, or choose another file"
-        )
+        replaces = not config.force and not windowed and out.exists()
+        refuse_if(replaces, f"out={out} exists; force=true replaces it, or choose another file")
         stage = _of_run(config, display) if config.run else _of_id(config)
         policy, name = _policy(config, stage)
         episodes = list(play(stage.features, policy, _clips(config, stage), seed=config.seed, skipped=stage.skipped))
