@@ -66,7 +66,8 @@ def _killed(settings: Settings, folder: Path) -> Section:
 
 def _run(command: list[str], out: Path, kill_after: int | None) -> list[tuple[int, float]]:
     """Run a command to its end, or kill it when it has written so many predictions; return predictions and MB of memory over time."""
-    used, lines = [], _counter(out / PREDICTIONS)
+    used: list[tuple[int, float]] = []
+    lines = _counter(out / PREDICTIONS)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
             done = lines()

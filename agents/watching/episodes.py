@@ -77,6 +77,7 @@ def play(
 
 def _boxes(features: Features, played: PolicyEvaluation) -> NDArray[np.float64]:
     """Return the patches (N, T, 4) of all frames; NaN where they were skipped."""
+    assert played.actions is not None  # only policies that select patches are played
     boxes = np.where(played.patch_mask[..., None], boxes_of(features.action, played.actions), np.nan)
     return boxes.repeat(features.clips.num_frames // features.num_steps, axis=1)
 

@@ -198,7 +198,7 @@ def changed(file, **values):
         (
             "seed=0", lambda run: (run / "result.json").unlink(),
             r"run=.*seed=0 is not finished: start its command again to finish it, or use its best policy so far: "
-            r"python -m agents\.predict source=VIDEO classifier=.*seed=0/checkpoints/classifier policy=.*seed=0/checkpoints/best$",
+            r"python -m agents\.predict source=VIDEO classifier=demo policy=.*seed=0/checkpoints/best$",
         ),
         (
             "seed=*", lambda run: (run / "result.json").unlink() or shutil.rmtree(run / "checkpoints" / "best"),

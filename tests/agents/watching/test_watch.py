@@ -79,7 +79,7 @@ def test_episodes_follow_in_sequence_and_in_rows(call, tmp_path):
     assert [duration for _, duration in shown] == [100, 100, 100, 400] * 2
     right = shown[4][0][:, -192 - pictures.GAP :]
     assert np.abs(right.astype(int) - pictures.BACKGROUND).max() < 12, "the second half of the last two is empty"
-    episode = Episode("a", "a", np.zeros((1, 96, 96, 3), np.uint8), np.zeros((1, 4)), np.ones(1), ("a",), (None,), 24)
+    episode = Episode("a", "a", np.zeros((1, 96, 96, 3), np.uint8), np.array([[0.0, 0, 24, 24]]), np.ones(1), ("a",), (None,), 24)
     [(picture, last)] = pictures.moments([episode] * 5, "five", at_once=5, side=192)
     assert last and picture.shape == (pictures.HEADING + 2 * (192 + pictures.STRIP + pictures.GAP), 3 * 204 + 12, 3)
 
