@@ -150,7 +150,7 @@ class MaxHead(nn.Module):
 
 
 class MaxPerStepHead(nn.Module):
-    """The published head of AdaFocusV2 on ActivityNet, FCVID and Mini-Kinetics: a running maximum with a linear layer of its own per step.
+    """The published head of AdaFocusV2 on ActivityNet, FCVID and Mini-Kinetics: a running maximum with one linear layer per step.
 
     A linear layer, batch norm and a ReLU map [glance vector, focus vector] of every step to S numbers; over all clips and steps, batch norm
     does not know the order. The maximum so far, initially zeros, is scored by the linear layer of the step. The state holds that maximum
@@ -189,9 +189,8 @@ class MaxPerStepHead(nn.Module):
             highest = torch.maximum(highest, state[:, None, :-1])
         started = [0] if state is None else before.unique().long().tolist()
         check_steps(len(self.fc), max(started, default=0) + features.shape[1])
-        scores = [
-            self._score(values, [step + each for each in started], before + step) for step, values in enumerate(self.dropout(highest).unbind(1))
-        ]
+        scored = enumerate(self.dropout(highest).unbind(1))
+        scores = [self._score(maxima, [each + step for each in started], before + step) for step, maxima in scored]
         return torch.stack(scores, dim=1), torch.cat([highest[:, -1], before[:, None] + features.shape[1]], dim=-1)
 
     def _score(self, highest: Tensor, steps: list[int], taken: Tensor) -> Tensor:
