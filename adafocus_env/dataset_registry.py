@@ -27,6 +27,9 @@ class DataSettings:
     glance_frames: int = setting(0, "frames of the glancer, where they are sampled separately; 0: those of the focuser", ge=0)
     views: Count | Literal["resample"] = setting(1, "clips sampled from each training video; resample: new ones every epoch, not stored")
     sampling: Literal["segments", "released"] = setting("segments", "how the frames of training clips are sampled")
+    order: Literal["time", "coarse_to_fine"] | None = setting(
+        None, "in which order the networks see the frames; null: as the classifier was trained, or in time"
+    )
     workers: int = setting(2, "processes that render and decode", ge=1)
 
     @property
@@ -120,7 +123,7 @@ DATASETS: dict[str, DataSource] = {
         name: DataSource(_published, f"{title}, from its published lists", ("root", "source"), _what_is_usable)
         for name, title in {
             "actnet": "ActivityNet", "fcvid": "FCVID", "minik": "Mini-Kinetics",
-            "sthv1": "Something-Something V1", "sthv2": "Something-Something V2",
+            "sthv1": "Something-Something V1", "sthv2": "Something-Something V2", "jester": "Jester",
         }.items()
     },
 }  # fmt: skip

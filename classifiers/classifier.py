@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter, is_
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ class ClipFormat:
         num_frames: T, frames of a clip.
         glance_frames: Frames of the glancer where they are sampled separately; 0: those of the focuser.
         margin: Shorter side of the decoded frames as a multiple of the side of the crop.
+        order: In which order the networks see the frames, a name in `adafocus_env.videos.frame_sampling.ORDERS`.
 
     Raises:
         InputError: A number is out of range (names the field).
@@ -41,6 +42,7 @@ class ClipFormat:
     num_frames: int = 8
     glance_frames: int = 0
     margin: float = 256 / 224
+    order: Literal["time", "coarse_to_fine"] = "time"
 
     def __post_init__(self) -> None:
         for field, least in {"num_frames": 1, "glance_frames": 0, "margin": 1}.items():
@@ -143,7 +145,11 @@ class Classifier(nn.Module):
             focuser.insert_shift(architecture.shift, architecture.shift_place)
         build = HEADS[architecture.head]
         glance_size = glancer.vector_size if build.glance_part == "vector" else len(self.classes)
-        extra = {MaxPerStepHead: {"num_steps": architecture.head_steps}, SeparateMeanHead: {"glance_size": glance_size}}.get(build, {})
+        extra: dict[str, int] = {}
+        if build is MaxPerStepHead:
+            extra = {"num_steps": architecture.head_steps}
+        elif build is SeparateMeanHead:
+            extra = {"glance_size": glance_size}
         head = build(
             glance_size + focuser.vector_size,
             len(self.classes),

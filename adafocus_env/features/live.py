@@ -123,8 +123,10 @@ class LiveFeatures(Features):
         length = len(frames) // requested.shape[1]
         source = inverse.ravel()[:, None] * length + np.arange(length)
         corners = np.broadcast_to(corners, (*clips.shape, 2)).reshape(-1, 1, 2).repeat(length, axis=1).reshape(-1, 2)
+        interpolated = corners.dtype.kind == "f"  # of normalised frames; whole patches are cut out first, which is less to normalise
+        frames = self.classifier.normalise(frames) if interpolated else frames
         patches = crop_patches(frames, to_device(source.ravel(), device), to_device(corners, device), self.action.patch_size)
-        focus_vectors = self.classifier.focus(self.classifier.normalise(patches), num_frames=length)
+        focus_vectors = self.classifier.focus(patches if interpolated else self.classifier.normalise(patches), num_frames=length)
         return focus_vectors.unflatten(0, (-1, length)).mean(1).unflatten(0, clips.shape)
 
     def frames(self, clip: int) -> Tensor:

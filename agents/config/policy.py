@@ -10,7 +10,11 @@ from agents.config.ppo import HAS_NETWORK
 SKIPPING = ("skip", "continuous_skip")
 CELLS = ("grid", "skip")
 """Actions that are cells of a grid, with or without an action that skips."""
-KEYS = {"spatial": ("width", "kernel", "depth", "memory"), "published": ("channels", "features", "hidden", "batch_norm", "memory")}
+KEYS = {
+    "spatial": ("width", "kernel", "depth", "memory"),
+    "published": ("channels", "features", "hidden", "batch_norm", "memory"),
+    "published_v2": ("channels", "features", "hidden", "memory"),
+}
 """Settings ``network.*`` that only some kinds of network read."""
 BANK_IS_OFF = "with bank=false features are stored nowhere; leave it out, or set bank=true"
 
@@ -68,7 +72,7 @@ class AlgoConfig:
 class NetworkConfig:
     """The policy network; see `agents.policies.networks`."""
 
-    name: str = setting("spatial", "spatial, published (the paper's, which flattens the map), or one that the plugin adds")
+    name: str = setting("spatial", "spatial, published or published_v2 (the papers', which flatten the map), or one that the plugin adds")
     width: int = setting(8, "spatial: channels of every layer", ge=1)
     kernel: Literal[1, 3, 5, 7] = setting(3, "spatial: side of the kernels", unit="pixels of the map")
     depth: int = setting(1, "spatial: convolutional GRUs, one on the other", ge=1)

@@ -228,20 +228,20 @@ class CheckDataset:
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
         """Yield the settings that are not read in this state; see `agents.config.effect`."""
         yield "data.workers", "set workers"
-        yield "data.glance_frames data.views data.sampling", "one test clip of each video is decoded; leave it out"
+        yield "data.glance_frames data.views data.sampling data.order", "one test clip of each video is decoded; leave it out"
 
 
 @settings
 class ImportCheckpoint:
     """`python -m agents.import_checkpoint`."""
 
-    file: str = setting(..., "the authors' checkpoint, of any stage and either family", path=True, min_length=1)
+    file: str = setting(..., "the authors' checkpoint, of any stage and family, also of AdaFocusV2", path=True, min_length=1)
     out: str = setting(..., "the folder to write: classifier=DIR and, from stage 2 on, policy=DIR", path=True, min_length=1)
     patch_size: int | None = setting(
-        None, "height and width of a patch, which the file does not hold; null: the smallest published", unit="pixels", ge=1
+        None, "height and width of a patch, not in the file; null: the one in its name, or the smallest published", unit="pixels", ge=1
     )
     classes: str | None = setting(None, "a text file with the names of the classes, one a line; null: numbers", path=True)
-    family: str | None = setting(None, "ActivityNet or Something-Something: refuses files of the other; null: either")
+    family: str | None = setting(None, "a name in `agents.released.families_v2.FAMILIES`: refuses files of the others; null: any")
 
 
 @settings

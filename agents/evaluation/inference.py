@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from adafocus_env.action import Action, ContinuousAction, GridAction, crop_patches, with_skipping
+from adafocus_env.action import Action, ContinuousAction, GridAction, InterpolatedAction, crop_patches, with_skipping
 from adafocus_env.classify import classify_clips
 from adafocus_env.clips.store import ClipSource
 from agents.policies.networks import PolicyNetwork, check_maps, check_patch_share
@@ -80,7 +80,8 @@ def infer(
     corners, patch_mask = patches_of(policy, classifier, actions)
     logits = classify_crops(classifier, frames, vectors, corners, patch_mask, skipped)
     flops = video_flops(classifier, length, num_glances, steps, skipped=skipped, policy_step=policy_flops(policy))
-    boxes = torch.cat([corners, corners + classifier.architecture.patch_size], dim=-1) * patch_mask[..., None]
+    whole = corners.round().long() if corners.is_floating_point() else corners
+    boxes = torch.cat([whole, whole + classifier.architecture.patch_size], dim=-1) * patch_mask[..., None]
     frame_boxes, frame_mask = (values.repeat_interleave(length // steps, dim=1) for values in (boxes, patch_mask))
     return Inference(actions, frame_boxes, frame_mask, logits, flops.total(patch_mask.sum(1)))
 
@@ -157,7 +158,7 @@ def classify_crops(
         classifier: Its networks.
         frames: Normalised, (N, T, 3, H, W).
         vectors: Glance vectors (N, D, C) of the decisions.
-        corners: (N, D, 2) as (top, left) in pixels, the same for all frames of a decision.
+        corners: (N, D, 2) as (top, left) in pixels, whole or real numbers, the same for all frames of a decision.
         patch_mask: (N, D) bool, the decisions with a patch; None: all.
         skipped: Input of the head in the others, see `adafocus_env.classify.classify_clips`.
     """
@@ -174,9 +175,13 @@ def classify_crops(
 
 
 def patches_of(policy: PolicyNetwork, classifier: Classifier, actions: Tensor) -> tuple[Tensor, Tensor]:
-    """Actions of the policy (…) → corners (…, 2) of their patches as (top, left) in pixels, and whether they have a patch (…)."""
+    """Actions of the policy (…) → corners (…, 2) of their patches as (top, left) in pixels, and whether they have a patch (…).
+
+    Corners are whole numbers, or real ones where the policy was trained with interpolated patches.
+    """
     size, patch_size = classifier.architecture.size, classifier.architecture.patch_size
-    action: Action = ContinuousAction(size, patch_size) if policy.grid is None else GridAction(policy.grid, size, patch_size)
+    locations = InterpolatedAction if policy.interpolated else ContinuousAction
+    action: Action = locations(size, patch_size) if policy.grid is None else GridAction(policy.grid, size, patch_size)
     action, array = with_skipping(action) if policy.skips else action, actions.cpu().numpy()
     return torch.from_numpy(action.corners_of(array)).to(actions.device), torch.from_numpy(action.patch_mask(array)).to(actions.device)
 

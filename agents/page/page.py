@@ -21,7 +21,7 @@ from agents.page.charts import cost_chart, learning_chart, step_chart
 from agents.page.finished import FinishedRun, read_runs
 from agents.page.pictures import animation, coverage, heat_map, peak_in_words, stacked
 from agents.page.verdict import Estimate, estimate, findings, gain, headline, mean_of
-from agents.pipeline.builders import build_split
+from agents.pipeline.builders import build_split, in_order_of
 from agents.runs.progress import Display
 from agents.runs.report import ORDER
 from agents.runs.run_dir import PAGE
@@ -95,7 +95,8 @@ def _open_clips(run: FinishedRun, display: Display) -> ClipSource:
     """
     try:
         with Unreadable() as unreadable:
-            clips = build_split(build_data(run.data), "test", run.data, run.card.architecture.size, display, unreadable)
+            of_run = in_order_of(run.data, run.card.clip_format)
+            clips = build_split(build_data(run.data), "test", of_run, run.card.architecture.size, display, unreadable)
     except InputError as problem:
         raise InputError(f"{problem}; or make a page without videos: clips=0") from problem
     refuse_if(

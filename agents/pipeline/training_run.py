@@ -24,7 +24,7 @@ from adafocus_env.reward import ALONE, REWARDS
 from adafocus_env.videos.dataset import check_train_split
 from agents.config.policy import SKIPPING
 from agents.config.settings import PPOConfig, Train, TrainPPO
-from agents.pipeline.builders import Clips, build_clips, choose_classifier, features_of, inference_classifier
+from agents.pipeline.builders import Clips, build_clips, choose_classifier, features_of, in_order_of, inference_classifier
 from agents.policies.baselines import check_policy
 from agents.policies.networks import PolicyNetwork, load_policy
 from agents.rl.algorithms import ALGORITHMS, algorithm_of, check_fits, check_settings, class_of, learns_as_ppo
@@ -40,7 +40,7 @@ from agents.runs.run_dir import RunDir
 from agents.runs.seeding import make_deterministic
 from agents.runs.threads import limit_threads
 from classifiers import checkpoint
-from classifiers.classifier import Architecture, Classifier
+from classifiers.classifier import Architecture, Classifier, ClipFormat
 from classifiers.errors import InputError, lookup, refuse_if
 
 SCORE = ("val_confidence_anytime",)
@@ -133,7 +133,8 @@ class TrainingRun:
         if for_policy:
             self._check_algorithm(architecture)
         with distributed.main_first():
-            clips = build_clips(data, config.data, architecture.size, self.display, seed=config.seed)
+            of_data = in_order_of(config.data, getattr(given, "clip_format", ClipFormat()))
+            clips = build_clips(data, of_data, architecture.size, self.display, seed=config.seed)
         self.seconds["render"] = time.perf_counter() - start
         return clips
 

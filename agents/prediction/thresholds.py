@@ -9,7 +9,7 @@ from adafocus_env.videos.dataset import with_classes
 from agents.config.policy import EnvConfig
 from agents.config.settings import DataConfig, Predict
 from agents.evaluation.budgets import requested_keep, set_threshold
-from agents.pipeline.builders import build_split, features_of
+from agents.pipeline.builders import build_split, features_of, in_order_of
 from agents.prediction.predictor import Predictor
 from agents.runs.progress import Display
 from agents.runs.run_dir import RunDir
@@ -30,5 +30,5 @@ def solve_budget(predictor: Predictor, config: Predict, display: Display) -> str
     data = with_classes(build_data(of_run), classifier.classes)
     refuse_if(not data.val, f"{asked} is solved on the validation split, and run={config.run} has none; leave it out")
     env = replace(EnvConfig(), action="skip" if policy.grid else "continuous_skip", grid=policy.grid or EnvConfig().grid, bank=False)
-    val = build_split(data, "val", of_run, classifier.architecture.size, display)
+    val = build_split(data, "val", in_order_of(of_run, classifier.clip_format), classifier.architecture.size, display)
     return set_threshold(policy, features_of(classifier, val, env), share)
