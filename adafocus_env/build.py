@@ -200,7 +200,7 @@ def arguments_of(features: Features, *, skips: bool = False) -> dict[str, Any]:
         features: of the environment.
         skips: whether a step may skip its patch.
     """
-    video_div = features.num_steps if features.classifier.architecture.head == "mean" else None
+    video_div = features.num_steps if features.classifier.architecture.averages_frames else None
     if isinstance(features.action, GridAction):
         return {"action": "skip" if skips else "grid", "grid": features.action.grid, "video_div": video_div}
     return {"action": "continuous_skip" if skips else "continuous", "video_div": video_div}

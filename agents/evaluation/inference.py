@@ -193,7 +193,7 @@ def count_decisions(classifier: Classifier, policy: PolicyNetwork, num_frames: i
     Raises:
         InputError: The frames cannot be divided equally among decisions.
     """
-    if classifier.architecture.head != "mean":
+    if not classifier.architecture.averages_frames:
         if num_frames != num_glances:
             raise InputError(f"this classifier needs the same frames for both networks, got {num_frames} frames and {num_glances} glances")
         return num_frames

@@ -62,7 +62,7 @@ def evaluate_saved(config: Evaluate) -> None:
         clips = build_split(data, split, config.data, size, display, unreadable)
         if isinstance(policy, PolicyNetwork):
             env = _env_of(policy, env)
-            if classifier.architecture.head == "mean":
+            if classifier.architecture.averages_frames:
                 glances = clips.settings.num_glance_frames
                 env = replace(env, video_div=count_decisions(classifier, policy, clips.num_frames, glances))
         features = features_of(inference_classifier(classifier, env), clips, env)

@@ -153,7 +153,7 @@ class TrainingRun:
                 )
             if not learns_as_ppo(config.algo):
                 return
-        steps = config.env.video_div or 1 if architecture.head == "mean" else config.data.num_frames
+        steps = config.env.video_div or 1 if architecture.averages_frames else config.data.num_frames
         check_ppo(config.ppo, config.env, steps, config.network)
 
     def features(self, classifier: Classifier, clips: ClipSource) -> Features:

@@ -88,7 +88,7 @@ def test_shares_are_filled_on_their_own(saved, tmp_path, small_demo, monkeypatch
         ("grdi=7", "grdi is not a setting; did you mean 'grid'?"),
         ("grid=x", "grid must be an integer of at least 1, got 'x'"),
         ("device=gpu", "device='gpu' cannot be used here"),
-        ("video_div=2", "video_div=2 needs a classifier with the head 'mean'"),
+        ("video_div=2", "video_div=2 needs a classifier with the head 'mean' or 'separate_mean'"),
         ("out=", "out is missing: add out=VALUE"),
     ],
 )
