@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from adafocus_env.settings import NumberFormat, declared_in, setting, settings
-from agents.config.classifier import SupervisedConfig
+from agents.config.classifier import SupervisedConfig, architecture_of
 
 OF_CLASSIFIER = "glancer_ratio focuser_ratio head_ratio dropout"
 """Settings of the networks of the classifier, which `freeze` leaves as they are."""
@@ -43,3 +43,6 @@ class EndToEndConfig:
             yield "momentum", f"adamw has its own; set {prefix}optimizer=sgd, or leave it out"
         if command.freeze:
             yield OF_CLASSIFIER, "freeze=true trains the policy alone; leave it out, or set freeze=false"
+        architecture = architecture_of(command)
+        if architecture is not None and architecture.head == "separate_mean":
+            yield "head_ratio", f"the head separate_mean learns with {prefix}glancer_ratio and {prefix}focuser_ratio; set those"

@@ -22,6 +22,7 @@ from agents.supervised.epochs import train_epochs
 from agents.supervised.stage_model import Batch, Trainable
 from classifiers.classifier import Classifier
 from classifiers.crop import crop_at_locations
+from classifiers.heads import SeparateMeanHead
 
 LOSSES: Mapping[str, float] = {"policy": 0.5, "random": 0.5, "glance": 1.0, "policy_patch": 0.5, "random_patch": 0.5}
 """Outputs and the weights of their cross-entropies: the head after every decision with the patches of the policy and with random ones,
@@ -81,9 +82,14 @@ def actor_of(policy: PolicyNetwork, config: EndToEndConfig) -> Trainable:
 
 
 def networks_of(classifier: Classifier, config: EndToEndConfig) -> list[Trainable]:
-    """Return the networks of a classifier with their learning rates."""
-    ratios = {"focuser": config.focuser_ratio, "glancer": config.glancer_ratio, "head": config.head_ratio}
-    return [Trainable(cast(nn.Module, getattr(classifier, name)), config.learning_rate * ratio) for name, ratio in ratios.items()]
+    """Return the networks of a classifier with their learning rates; a layer of a `SeparateMeanHead` has that of the network it reads."""
+    head, glancer, focuser = (cast(nn.Module, network) for network in (classifier.head, classifier.glancer, classifier.focuser))
+    ratios = [(focuser, config.focuser_ratio), (glancer, config.glancer_ratio)]
+    if isinstance(head, SeparateMeanHead):
+        ratios += [(nn.ModuleList([head.focus_fc, head.dropout]), config.focuser_ratio), (head.glance_fc, config.glancer_ratio)]
+    else:
+        ratios.append((head, config.head_ratio))
+    return [Trainable(network, config.learning_rate * ratio) for network, ratio in ratios]
 
 
 def two_path_scores(
@@ -91,7 +97,8 @@ def two_path_scores(
 ) -> Tensor:
     """Return the scores of the outputs in `LOSSES` after every decision, (5, N·D, K).
 
-    The gradient of glance maps stops before the policy, so that the glancer learns from its auxiliary head and from the head alone.
+    The gradient of glance maps stops before the policy, so that the glancer learns from its auxiliary head and from the head alone. That of
+    the vectors stops before a `SeparateMeanHead`, as published: with it only the auxiliary heads train the other networks.
 
     Args:
         classifier: Its networks.
@@ -100,9 +107,10 @@ def two_path_scores(
         glance_frames: Normalised, (N, G, 3, H, W).
         random_locations: (N, D, 2) in [0, 1], of the second path.
     """
+    apart = isinstance(classifier.head, SeparateMeanHead)
     maps, vectors = _glance(classifier, glance_frames, random_locations.shape[1])
-    by_policy = _path_scores(classifier, frames, vectors.mean(2), _locations(policy, maps))
-    at_random = _path_scores(classifier, frames, vectors.mean(2), random_locations)
+    by_policy = _path_scores(classifier, frames, vectors.mean(2), _locations(policy, maps), apart=apart)
+    at_random = _path_scores(classifier, frames, vectors.mean(2), random_locations, apart=apart)
     glanced = classifier.glancer.scores(vectors.flatten(0, 2)).unflatten(0, vectors.shape[:3]).mean(2)
     return torch.stack([by_policy[0], at_random[0], glanced, by_policy[1], at_random[1]]).flatten(1, 2)
 
@@ -128,11 +136,17 @@ def _locations(policy: PolicyNetwork, maps: Tensor) -> Tensor:
         return policy(maps.detach().to(next(policy.parameters()).dtype))
 
 
-def _path_scores(classifier: Classifier, frames: Tensor, vectors: Tensor, locations: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the scores of the head after every decision, and those of the auxiliary head, the mean over its patches: both (N, D, K)."""
+def _path_scores(
+    classifier: Classifier, frames: Tensor, vectors: Tensor, locations: Tensor, *, apart: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return the scores of the head after every decision, and those of the auxiliary head, the mean over its patches: both (N, D, K).
+
+    ``apart``: no gradient reaches the vectors through the head.
+    """
     (count, length), steps = frames.shape[:2], locations.shape[1]
     repeats = length // steps
     patches = crop_at_locations(frames, locations.repeat_interleave(repeats, dim=1), classifier.architecture.patch_size)
     focus_vectors = classifier.focus(patches.flatten(0, 1), num_frames=repeats)
-    scores = classify_clips(classifier, vectors.repeat_interleave(repeats, dim=1), focus_vectors, num_frames=repeats)
+    inputs = (vectors.detach(), focus_vectors.detach()) if apart else (vectors, focus_vectors)
+    scores = classify_clips(classifier, inputs[0].repeat_interleave(repeats, dim=1), inputs[1], num_frames=repeats)
     return scores.unflatten(1, (steps, -1))[:, :, -1], classifier.focuser.scores(focus_vectors).unflatten(0, (count, steps, -1)).mean(2)

@@ -235,6 +235,7 @@ REFUSED = [
         (TrainEndToEnd, f"env.{key}", "env.action=continuous", "end-to-end training uses no reinforcement learning, and neither cells nor")
         for key in ("grid", "num_envs", "reward", "baseline", "full_information", "cost_weight", "target_keep", "target_gflops", "skipped")
     ),
+    (TrainEndToEnd, "learning.head_ratio", "classifier=paper_v2_tsm", r"the head separate_mean learns with learning\.glancer_ratio"),
     (TrainEndToEnd, "network.std", "", "end-to-end training uses no reinforcement learning: no location is sampled; leave it out"),
     (TrainEndToEnd, "network.width", "policy=DIR", "policy=DIR has its network already; leave one of them out"),
     (TrainEndToEnd, "learning.momentum", "learning.optimizer=adamw", r"adamw has its own; set learning\.optimizer=sgd, or leave it out"),
