@@ -10,12 +10,17 @@ from agents.config.ppo import HAS_NETWORK
 SKIPPING = ("skip", "continuous_skip")
 CELLS = ("grid", "skip")
 """Actions that are cells of a grid, with or without an action that skips."""
+OF_RL = (
+    "grid num_envs reward baseline full_information cost_weight cost_weight_rate target_keep target_gflops skipped"
+)
+"""Settings ``env.*`` that end-to-end training does not read."""
 KEYS = {
     "spatial": ("width", "kernel", "depth", "memory"),
     "published": ("channels", "features", "hidden", "batch_norm", "memory"),
     "published_v2": ("channels", "features", "hidden", "memory"),
 }
 """Settings ``network.*`` that only some kinds of network read."""
+NO_RL = "end-to-end training uses no reinforcement learning"
 BANK_IS_OFF = "with bank=false features are stored nowhere; leave it out, or set bank=true"
 
 
@@ -42,6 +47,8 @@ class EnvConfig(EnvSettings):
 
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
         """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        if hasattr(command, "learning"):
+            yield OF_RL, f"{NO_RL}, and neither cells nor skipped frames; leave it out, or use python -m agents.train_ppo"
         if self.action not in CELLS:
             yield "grid", f"env.action={self.action} has no cells; leave it out, or set env.action=grid"
         if self.reward in REWARDS and REWARDS[self.reward].baseline != "random patches":
@@ -89,6 +96,8 @@ class NetworkConfig:
         """Yield the settings that are not read in this state; see `agents.config.effect`."""
         if command.policy:
             yield " ".join(vars(self)), HAS_NETWORK.format(command.policy)
+        if hasattr(command, "learning"):
+            yield "std learn_std", f"{NO_RL}: no location is sampled; leave it out"
         if command.env.action in CELLS:
             yield "std learn_std", f"env.action={command.env.action} has cells, and the standard deviation is of locations; leave it out"
         if read := KEYS.get(self.name):

@@ -5,18 +5,19 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from adafocus_env.dataset_registry import DataSettings as DataConfig
 from adafocus_env.settings import ActionName, NumberFormat, declared_in, setting, settings
 from agents.config.classifier import ArchitectureConfig, ClassifierConfig, SupervisedConfig, is_trained
-from agents.config.policy import BANK_IS_OFF, CELLS, AlgoConfig, EnvConfig, NetworkConfig
+from agents.config.end_to_end import EndToEndConfig
+from agents.config.policy import BANK_IS_OFF, CELLS, NO_RL, AlgoConfig, EnvConfig, NetworkConfig
 from agents.config.ppo import PPOConfig
 
 __all__ = [
-    "AlgoConfig", "ArchitectureConfig", "CheckDataset", "ClassifierConfig", "DataConfig", "EnvConfig", "Evaluate",
+    "AlgoConfig", "ArchitectureConfig", "CheckDataset", "ClassifierConfig", "DataConfig", "EndToEndConfig", "EnvConfig", "Evaluate",
     "FillFeatureBank", "ImportCheckpoint", "JointConfig", "ListRuns", "NetworkConfig", "PPOConfig", "Predict", "Report",
-    "SupervisedConfig", "Train", "TrainPPO", "TrainStages",
+    "SupervisedConfig", "Train", "TrainEndToEnd", "TrainPPO", "TrainStages", "Training",
 ]  # fmt: skip
 
 TRAINING = (
@@ -29,8 +30,8 @@ PLUGIN = "a module of yours that is imported first (docs/extend.md)"
 
 
 @settings
-class TrainPPO:
-    """`python -m agents.train_ppo`."""
+class Training:
+    """What the training commands share."""
 
     run: str = setting("", "the run folder; empty: one named after data and seed", path=True)
     seed: int = setting(0, "of everything random", ge=0, lt=SEEDS)
@@ -44,8 +45,14 @@ class TrainPPO:
     architecture: ArchitectureConfig = setting(ArchitectureConfig, "what differs from the architecture that classifier names")
     policy: str = setting("", "folder of a policy to start from; empty: a new one", path=True)
     env: EnvConfig = setting(EnvConfig, "the environment that the policy learns in")
-    ppo: PPOConfig = setting(PPOConfig, "the algorithm")
     network: NetworkConfig = setting(NetworkConfig, "the policy network")
+
+
+@settings
+class TrainPPO(Training):
+    """`python -m agents.train_ppo`."""
+
+    ppo: PPOConfig = setting(PPOConfig, "the algorithm")
     stages: ClassifierConfig = setting(ClassifierConfig, "how a classifier is trained where there is none for these videos")
 
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
@@ -106,6 +113,20 @@ class TrainStages(TrainPPO):
         for names, theirs in (("ppo.total_steps ppo.epochs", "total_steps"), ("ppo.learning_rate", "policy_learning_rate")):
             if self.first == 3 and getattr(self.joint, theirs) is not None:
                 yield names, f"stage 2 is run in joint rounds alone (first=3), by joint.{theirs}; set that"
+
+
+@settings
+class TrainEndToEnd(Training):
+    """`python -m agents.train_end_to_end`."""
+
+    freeze: bool = setting(False, "train the policy alone; the classifier, which must be trained, stays as it is")
+    learning: EndToEndConfig = setting(EndToEndConfig, "how they are trained")
+
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "ppo": f"{NO_RL}; set the keys of learning, or use python -m agents.train_ppo",
+        "algo": f"{NO_RL}; set the keys of learning, or use python -m agents.train",
+        "stages": "end-to-end training has one stage; set the keys of learning, or use python -m agents.train_stages",
+    }
 
 
 @settings

@@ -141,7 +141,8 @@ def _seeds(runs: Sequence[FinishedRun]) -> Iterator[dict[str, Any]]:
         learned, best = run.result["policies"]["learned"], run.result.get("best", {})
         yield {
             "seed": run.config["seed"], "top1": 100 * learned["top1"], "anytime": 100 * learned["top1_anytime"], "gain": gain([run]),
-            "hits": 100 * learned["hit_rate"] if "hit_rate" in learned else None, "steps": best.get("steps"), "root": run.root,
+            "hits": 100 * learned["hit_rate"] if "hit_rate" in learned else None, "chosen": best.get("steps", best.get("epoch")),
+            "root": run.root,
         }  # fmt: skip
 
 
