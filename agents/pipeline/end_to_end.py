@@ -39,8 +39,8 @@ def train_and_report(path: str | Path, config: TrainEndToEnd) -> None:
     """
     action = config.env.action
     refuse_if(
-        action != "continuous",
-        f"env.action must be continuous with end-to-end training, got {action}: only a location has a gradient, and no frame is skipped; "
+        action != "interpolated",
+        f"env.action must be interpolated with end-to-end training, got {action}: only a location has a gradient, and no frame is skipped; "
         "leave it out, or use python -m agents.train_ppo",
     )
     with TrainingRun.open(path, config) as run:
@@ -122,11 +122,11 @@ class EndToEndTraining:
         policy = self._run.given_policy(features)
         refuse_if(
             policy is not None and policy.skips,
-            f"policy={config.policy} skips frames, which has no gradient; train one with env.action=continuous, or leave it out",
+            f"policy={config.policy} skips frames, which has no gradient; train one with env.action=interpolated, or leave it out",
         )
         if policy is None:
             architecture = architecture_of(features.map_shape, action.patch_size / action.size, config.network)
-            policy = PolicyNetwork(architecture, None, config.network.std).to(self._run.device)
+            policy = PolicyNetwork(architecture, None, config.network.std, interpolated=True).to(self._run.device)
         return policy.eval().requires_grad_(False)
 
     def _live(self, clips: ClipSource) -> Features:

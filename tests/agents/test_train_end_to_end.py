@@ -187,7 +187,7 @@ def test_it_is_listed_and_has_a_page(whole, capsys):
 
 def test_reinforcement_learning_continues_from_it(tmp_path, whole, root):
     kept = whole[0] / "checkpoints"
-    few = ["env.action=continuous", "env.baseline=1", f"policy={kept / 'best'}", f"classifier={kept / 'classifier'}"]
+    few = ["env.action=interpolated", "env.baseline=1", f"policy={kept / 'best'}", f"classifier={kept / 'classifier'}"]
     settings = [each for each in SETTINGS if not each.startswith(("stages.", "env.grid", "network."))]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tiny_training.SETTINGS", settings)
@@ -260,17 +260,17 @@ def policy_folder(folder, grid, *, skips=False):
 
 
 def test_policies_without_a_location_are_refused(tmp_path, root):
-    with pytest.raises(InputError, match=r"chooses cells of a 3×3 grid .*, the environment offers continuous locations"):
+    with pytest.raises(InputError, match=r"chooses cells of a 3×3 grid .*, the environment offers locations at which"):
         end_to_end(tmp_path / "run", root, policy_folder(tmp_path / "grid", 3))
-    with pytest.raises(InputError, match=r"policy=.* skips frames, which has no gradient; train one with env\.action=continuous"):
+    with pytest.raises(InputError, match=r"policy=.* skips frames, which has no gradient; train one with env\.action=interpolated"):
         end_to_end(tmp_path / "run", root, policy_folder(tmp_path / "skips", None, skips=True))
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["env.action=grid"], r"env\.action must be continuous with end-to-end training, got grid: only a location has a gradient"),
-        (["env.action=continuous_skip"], r"env\.action must be continuous with end-to-end training, got continuous_skip"),
+        (["env.action=grid"], r"env\.action must be interpolated with end-to-end training, got grid: only a location has a gradient"),
+        (["env.action=continuous_skip"], r"env\.action must be interpolated with end-to-end training, got continuous_skip"),
         (["patch_size=97"], "patch_size=97 does not fit frames of 96 pixels; choose a patch_size from 1 to 96"),
         (["freeze=true"], r"freeze=true needs a trained classifier, and classifier=small is an architecture: give classifier=DIR"),
         (["learning.schedule=step"], r"milestones=\[\] do not go with schedule=step; set some, such as \[20, 40\]"),
