@@ -125,10 +125,17 @@ def released(family: str = "activitynet", *, policy: bool = True) -> dict[str, A
     return {"epoch": 3, **parts, "policy": own if policy else None, "optimizer": None, **measured}
 
 
-def released_v2(family: str, **shapes: tuple[int, ...]) -> dict[str, Any]:
-    """A checkpoint as AdaFocusV2's code saves it, parallel training included; ``shapes`` replace those of tensors, None drops one."""
-    wanted = {name: shapes.get(name, shape) for name, (shape, _) in names(family).items()} | shapes
-    tensors = {f"module.{name}": weight(name, shape, v2=True) for name, shape in wanted.items() if shape is not None}
+def released_v2(family: str, *, drawn: bool = True, **shapes: tuple[int, ...] | None) -> dict[str, Any]:
+    """A checkpoint as AdaFocusV2's code saves it, parallel training included.
+
+    ``shapes`` replace those of tensors, None drops one. Where they are not ``drawn``, all values are one zero, which is quick to save.
+    """
+    wanted = {name: shape for name, (shape, _) in names(family).items()} | shapes
+    tensors = {
+        f"module.{name}": weight(name, shape, v2=True) if drawn else torch.zeros(()).expand(shape)
+        for name, shape in wanted.items()
+        if shape is not None
+    }
     others = {"epoch": 50, "arch": "resnet50", "optimizer": {}, "best_prec1": torch.tensor(47.0)}
     return {"state_dict": tensors, **(others if family == "something_v2" else {})}
 

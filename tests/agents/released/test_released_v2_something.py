@@ -133,13 +133,13 @@ def test_the_whole_pass(read, frames, glance_frames, stored):
         ({"global_CNN.base_model.other": (3,)}, "unexpected global_CNN.base_model.other"),
     ],
 )
-def test_files_that_do_not_hold_what_they_should(content, tmp_path, changes, message):
-    tensors = {**content["state_dict"], **{f"module.{name}": shape and torch.zeros(shape) for name, shape in changes.items()}}
-    torch.save({"state_dict": {name: tensor for name, tensor in tensors.items() if tensor is not None}}, tmp_path / "file.pth")
+def test_files_that_do_not_hold_what_they_should(tmp_path, changes, message):
+    torch.save(released_weights.released_v2("something_v2", drawn=False, **changes), tmp_path / "file.pth")
     with pytest.raises(InputError, match=message):
         read_released(tmp_path / "file.pth")
 
 
-def test_the_other_family_is_refused(file):
+def test_the_other_family_is_refused(tmp_path):
+    torch.save(released_weights.released_v2("something_v2", drawn=False), tmp_path / "file.pth")
     with pytest.raises(InputError, match="is of the AdaFocusV2-Something-Something family, not of family=AdaFocusV2-ActivityNet"):
-        read_released(file, family="AdaFocusV2-ActivityNet")
+        read_released(tmp_path / "file.pth", family="AdaFocusV2-ActivityNet")
