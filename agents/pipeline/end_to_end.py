@@ -4,6 +4,7 @@ import time
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from stable_baselines3.common.utils import set_random_seed
 
@@ -55,7 +56,7 @@ def train_and_report(path: str | Path, config: TrainEndToEnd) -> None:
         training.run()
         if distributed.is_main():
             classifier, policy = training.load_best()
-            about = {} if config.freeze else {"parent": training.parent, "command": COMMAND}
+            about: dict[str, Any] = {} if config.freeze else {"parent": training.parent, "command": COMMAND}
             run.finish(classifier, policy, clips, start, **about)
 
 
