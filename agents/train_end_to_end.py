@@ -1,8 +1,9 @@
 """AdaFocusV2: trains glancer, policy, focuser and head together, without reinforcement learning.
 
-    python -m agents.train_end_to_end                                        the demo videos, from random weights
+    python -m agents.train_end_to_end                                        the demo videos, from their bundled classifier
+    python -m agents.train_end_to_end freeze=true                            the policy alone; the classifier stays as it is
+    python -m agents.train_end_to_end classifier=small                       from random weights
     python -m agents.train_end_to_end classifier=DIR                         from the classifier of another run
-    python -m agents.train_end_to_end classifier=DIR freeze=true             the policy alone
     python -m agents.train_end_to_end data=folder data.root=DIR              your own: one subfolder of videos for each class
 
 The patch is cut by interpolation, so that the loss has a gradient with respect to its location. After Ctrl-C, a kill or a crash the same

@@ -114,7 +114,7 @@ class EndToEndTraining:
             return given, given.fingerprint()
         refuse_if(
             config.freeze,
-            f"freeze=true needs a trained classifier, and classifier={config.classifier} is an architecture: give classifier=DIR, for "
+            f"freeze=true needs a trained classifier, and classifier={config.classifier} is a new one here: give classifier=DIR, for "
             "example RUN/checkpoints/classifier of python -m agents.train_stages last=1, or leave freeze out",
         )
         return new_classifier(given, self._clips.data.classes).to(self._run.device).freeze(), None

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import released_weights
 import torch
 from released_weights import frames, released_v2, results, save
 from torch import nn
@@ -14,7 +15,7 @@ from agents.released.checkpoint import read_released
 from agents.supervised.end_to_end import LOSSES, actor_of, networks_of, two_path_scores
 from agents.supervised.epochs import OPTIMIZERS, weighted_loss
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 WEIGHTS = list(LOSSES.values())
 PUBLISHED = {"activitynet": EndToEndConfig(), "something": EndToEndConfig(
     learning_rate=0.01, policy_ratio=0.01, head_ratio=1, weight_decay=5e-4, max_grad_norm=20
@@ -32,6 +33,16 @@ class Step:
     stored: dict[str, np.ndarray]
     modules: dict[str, nn.Module]
     found: dict[str, Any]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def same_bits():
+    """Weights and frames are PyTorch's own, to the last bit, where this CPU has the kernels of the machine that stored the results."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(released_weights, "normal", lambda shape, generator: torch.randn(shape, generator=generator))
+        if not np.array_equal(frames(2, 16, 224, 20220614).flatten()[:64], results("activitynet_v2")["input.first64"]):
+            pytest.skip("torch.randn has other last bits on this CPU: a step cannot be compared to 1e-8")
+        yield
 
 
 def inputs(family):
