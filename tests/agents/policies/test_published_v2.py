@@ -86,6 +86,16 @@ def test_without_memory_every_decision_is_alone(maps):
     assert torch.allclose(together[:, 2:3], policy.act(maps[:, 2:3]), atol=1e-6)
 
 
+@pytest.mark.numerical
+@pytest.mark.parametrize("architecture", [RECURRENT, ALONE])
+def test_decision_by_decision_equals_whole_clips(maps, architecture):
+    encoder, state = new_policy(architecture).encoder, None
+    whole = encoder(maps)
+    for decision in range(4):
+        hidden, state = encoder.step(maps[:, decision], state)
+        assert torch.allclose(hidden, whole[:, decision], atol=1e-6)
+
+
 # Cards
 
 
