@@ -59,6 +59,10 @@ def load_predictor(config: Predict, display: Display) -> Predictor:
         from agents.prediction.thresholds import solve_budget
 
         display.say(solve_budget(predictor, config, display))
+    if config.exit is not None:
+        from agents.prediction.thresholds import find_exit
+
+        predictor.exit = find_exit(predictor, config, display)
     return predictor
 
 
@@ -164,7 +168,8 @@ def _origin(config: Predict, predictor: Predictor) -> dict[str, Any]:
     return {
         "classifier": predictor.classifier.fingerprint(), "policy": hash_of(predictor.policy.state_dict()),
         "clip_format": clip_format, "skipped": predictor.skipped,
-        "keep_threshold": predictor.policy.keep_threshold if predictor.policy.skips else None,
+        "keep_threshold": getattr(predictor.policy, "keep_threshold", None) if predictor.policy.skips else None,
+        "exit": None if predictor.exit is None else [predictor.exit.confidence, *predictor.exit.values[:-1].tolist()],
         "window": config.window, "stride": config.stride, "classes": list(predictor.classes), "fps": config.fps,
     }  # fmt: skip
 
