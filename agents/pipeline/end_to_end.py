@@ -29,6 +29,8 @@ COMMAND = "python -m agents.train_end_to_end"
 STAGE = "end to end"
 """Its name on the display and in lines of metrics."""
 FOLDER, BEST, LAST = "end_to_end", "best", "last"
+WITH_GRADIENT = ("interpolated", "continuous")
+"""Kinds of action. Training interpolates the patches of both; with the second, inference cuts them at whole pixels."""
 
 
 def train_and_report(path: str | Path, config: TrainEndToEnd) -> None:
@@ -39,9 +41,9 @@ def train_and_report(path: str | Path, config: TrainEndToEnd) -> None:
     """
     action = config.env.action
     refuse_if(
-        action != "interpolated",
-        f"env.action must be interpolated with end-to-end training, got {action}: only a location has a gradient, and no frame is skipped; "
-        "leave it out, or use python -m agents.train_ppo",
+        action not in WITH_GRADIENT,
+        f"env.action must be {' or '.join(WITH_GRADIENT)} with end-to-end training, got {action}: only a location has a gradient, and no "
+        "frame is skipped; leave it out, or use python -m agents.train_ppo",
     )
     with TrainingRun.open(path, config) as run:
         if run.show_if_finished():
@@ -122,11 +124,12 @@ class EndToEndTraining:
         policy = self._run.given_policy(features)
         refuse_if(
             policy is not None and policy.skips,
-            f"policy={config.policy} skips frames, which has no gradient; train one with env.action=interpolated, or leave it out",
+            f"policy={config.policy} skips frames, which has no gradient; train one with env.action={config.env.action}, or leave it out",
         )
         if policy is None:
             architecture = architecture_of(features.map_shape, action.patch_size / action.size, config.network)
-            policy = PolicyNetwork(architecture, None, config.network.std, interpolated=True).to(self._run.device)
+            interpolated = config.env.action == "interpolated"
+            policy = PolicyNetwork(architecture, None, config.network.std, interpolated=interpolated).to(self._run.device)
         return policy.eval().requires_grad_(False)
 
     def _live(self, clips: ClipSource) -> Features:

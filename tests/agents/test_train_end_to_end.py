@@ -168,6 +168,7 @@ def test_evaluation_finds_the_same(tmp_path, whole, root):
 def test_inference_and_prediction_accept_it(whole, clips):
     classifier = checkpoint.load(whole[0] / "checkpoints" / "classifier")
     policy = load_policy(whole[0] / "checkpoints" / "best")
+    assert policy.interpolated
     inferred = infer(classifier, policy, classifier.normalise(torch.stack([clips.frames(clip) for clip in (0, 1)])))
     assert inferred.actions.shape == (2, 4, 2) and inferred.logits.shape == (2, 4, 2) and bool(inferred.patch_mask.all())
     predictor = agents.Predictor.load(str(whole[0]))
@@ -222,6 +223,14 @@ def test_training_continues_from_classifier_and_policy(tmp_path, root, whole, fr
     assert card.parent == before != card.fingerprint
 
 
+def test_patches_at_whole_pixels_after_training(tmp_path, root):
+    """The policy then plays in the continuous environments."""
+    end_to_end(tmp_path, root, "env.action=continuous", "learning.epochs=1")
+    policy = load_policy(tmp_path / "checkpoints" / "best")
+    assert policy.grid is None and not policy.interpolated
+    assert set(result(tmp_path)["policies"]) == CONTINUOUS
+
+
 def test_without_a_validation_split_the_last_epoch_is_the_result(tmp_path, root):
     end_to_end(tmp_path, root, "data.val=0", "learning.epochs=2")
     assert not any(key.startswith("val_") for line in RunDir(tmp_path).metrics() for key in line)
@@ -260,17 +269,19 @@ def policy_folder(folder, grid, *, skips=False):
 
 
 def test_policies_without_a_location_are_refused(tmp_path, root):
-    with pytest.raises(InputError, match=r"chooses cells of a 3×3 grid .*, the environment offers locations at which"):
+    with pytest.raises(InputError, match=r"chooses cells of a 3×3 grid .*, the environment offers locations at which patches are interpol"):
         end_to_end(tmp_path / "run", root, policy_folder(tmp_path / "grid", 3))
-    with pytest.raises(InputError, match=r"policy=.* skips frames, which has no gradient; train one with env\.action=interpolated"):
-        end_to_end(tmp_path / "run", root, policy_folder(tmp_path / "skips", None, skips=True))
+    with pytest.raises(InputError, match=r"policy=.* skips frames, which has no gradient; train one with env\.action=continuous"):
+        end_to_end(tmp_path / "run", root, policy_folder(tmp_path / "skips", None, skips=True), "env.action=continuous")
+    with pytest.raises(InputError, match=r"chooses continuous locations .*, the environment offers locations at which patches are interp"):
+        end_to_end(tmp_path / "run", root, policy_folder(tmp_path / "whole pixels", None))
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["env.action=grid"], r"env\.action must be interpolated with end-to-end training, got grid: only a location has a gradient"),
-        (["env.action=continuous_skip"], r"env\.action must be interpolated with end-to-end training, got continuous_skip"),
+        (["env.action=grid"], r"env\.action must be interpolated or continuous with end-to-end training, got grid: only a location has"),
+        (["env.action=continuous_skip"], r"env\.action must be interpolated or continuous with .*, got continuous_skip"),
         (["patch_size=97"], "patch_size=97 does not fit frames of 96 pixels; choose a patch_size from 1 to 96"),
         (["freeze=true"], r"freeze=true needs a trained classifier, and classifier=small is an architecture: give classifier=DIR"),
         (["learning.schedule=step"], r"milestones=\[\] do not go with schedule=step; set some, such as \[20, 40\]"),
