@@ -26,6 +26,7 @@ TRAINING = (
 """Settings of the environment that only stage 2 reads."""
 SEEDS = 2**32  # seeds that NumPy takes
 DEVICE = "auto, cpu, cuda or cuda:N"
+NO_TRAINING_CLIPS = "it is about training clips, and none is read; leave it out"
 PLUGIN = "a module of yours that is imported first (docs/extend.md)"
 
 
@@ -144,6 +145,11 @@ class Evaluate:
     skipped: Literal["zeros", "last", "none"] = declared_in(EnvConfig, "skipped")
     budget: float | None = setting(None, "cost of a video that a policy which skips must meet", unit="GFLOPs", gt=0, allow_inf_nan=False)
     keep: float | None = setting(None, "share of frames with a patch that a policy which skips must meet", gt=0, le=1)
+    exit: float | None = setting(None, "p of a conditional exit: after step k a share of the clips in proportion to p^k leaves",
+        gt=0, allow_inf_nan=False)
+    exit_confidence: Literal["softmax", "score"] = setting(
+        "softmax", "what decides who leaves: the highest softmax score, or the highest score itself, as AdaFocusV2 publishes it"
+    )
     bank: bool | str = declared_in(EnvConfig, "bank")
     bank_dtype: NumberFormat = declared_in(EnvConfig, "bank_dtype")
     bank_gib: float | None = declared_in(EnvConfig, "bank_gib")
@@ -161,16 +167,25 @@ class Evaluate:
 
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
         """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        yield from exit_without_effect(self.exit)
         if self.run:
             yield "classifier policy", f"run={self.run} has a classifier and a policy; leave it out, or leave run out and give both"
             advice = "leave it out, or give classifier and policy instead of run"
             yield "grid video_div", f"run={self.run} was made with another one or the same; {advice}"
             return
-        yield "data.views data.sampling", "it is about training clips, and none is read; leave it out"
+        yield "data.views" if self.exit is not None else "data.views data.sampling", NO_TRAINING_CLIPS
         if self.keep is None and self.budget is None:
             yield "data.val", "nothing is chosen on the validation split without keep or budget; leave it out"
         if self.bank is False:
             yield "bank_dtype bank_gib", BANK_IS_OFF
+
+
+def exit_without_effect(exit: float | None) -> Iterator[tuple[str, str]]:
+    """Yield the settings that a command does not read with its exit, or without one."""
+    if exit is None:
+        yield "exit_confidence", "there is no conditional exit; set exit, or leave it out"
+    else:
+        yield "budget keep", f"exit={exit} ends videos early, with the policy's own threshold; leave one of them out"
 
 
 @settings
@@ -193,6 +208,8 @@ class Predict:
     stride: float | None = setting(None, "from one window to the next; null: window", unit="s", gt=0, allow_inf_nan=False)
     budget: float | None = declared_in(Evaluate, "budget")
     keep: float | None = declared_in(Evaluate, "keep")
+    exit: float | None = declared_in(Evaluate, "exit")
+    exit_confidence: Literal["softmax", "score"] = declared_in(Evaluate, "exit_confidence")
     classes: str = setting("", "a text file with the names of the classes, one a line; empty: the classifier's", path=True)
     fps: float = setting(25.0, "frame rate of folders of frames", unit="frames per second", gt=0, allow_inf_nan=False)
     workers: int = setting(2, "processes that decode", ge=1)
@@ -203,6 +220,7 @@ class Predict:
 
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
         """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        yield from exit_without_effect(self.exit)
         if self.run:
             yield "classifier", f"run={self.run} has a classifier; leave one of them out"
         else:

@@ -75,7 +75,7 @@ def evaluate(
     if policy is not None:
         progress("learned")
         learned = evaluate_policy(features, policy, skipped=skipped)
-        evaluations["learned"] = replace(learned, macs=learned.macs + _policy_flops(features, policy))
+        evaluations["learned"] = replace(learned, macs=learned.macs + policy_macs(features, policy))
     for name, baseline in _baselines(features, seed).items():
         progress(name)
         evaluations[name] = replace(_evaluate(features, baseline, features.action, skipped), targets=targets)
@@ -290,7 +290,7 @@ def flops_of(features: Features, skipped: str = "zeros", policy_step: int = 0) -
     )
 
 
-def _policy_flops(features: Features, policy: PolicyNetwork | Predictor) -> int:
+def policy_macs(features: Features, policy: PolicyNetwork | Predictor) -> int:
     """Count the multiply-adds of a policy per video; of a custom policy while it acts in the first clip."""
     if isinstance(policy, PolicyNetwork):
         return features.num_steps * policy_flops(policy)

@@ -76,3 +76,10 @@ class TanhEncoder(nn.Module):
         """Glance maps (N, D, C, h, w) → hidden states after every decision (N, D, hidden)."""
         frames = self.frame(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
         return frames if self.gru is None else self.gru(in_order_of_steps(frames))[0]
+
+    def step(self, maps: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Glance maps of the next decision (N, C, h, w), the hidden state before it (N, hidden) or None → the one after it, twice."""
+        hidden = self.frame(maps)
+        if self.gru is not None:
+            hidden = self.gru(hidden[:, None], None if state is None else state[None].contiguous())[0][:, 0]
+        return hidden, hidden

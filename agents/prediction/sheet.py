@@ -86,7 +86,7 @@ def _tile(prediction: Prediction, step: FramePrediction, pixels: Picture, aspect
         room -= inset + 8
     text = f"{step.confidence:.0%} {step.prediction}"
     draw.text((8, shown + 5), shorten(text, room, 15, bold=True), fill=TEXT, font=font(15, bold=True))
-    where = f"{step.time:.2f} s" + (", skipped" if step.skipped else "")
+    where = f"{step.time:.2f} s" + (", skipped" if step.skipped else "" if step.processed else ", after the exit")
     draw.text((8, shown + 25), where, fill=MUTED, font=font(12))
     return tile
 
@@ -101,7 +101,9 @@ def _heading(prediction: Prediction, width: int, shown: int) -> Image.Image:
     seen = f"{shown} of {frames} sampled frames" if shown < frames else f"{frames} sampled frames"
     windows = f" in {count} windows" if count > 1 else ""
     skipped = sum(frame.skipped for frame in prediction.frames)
-    about = f"{prediction.duration:.1f} s, {seen}{windows}, {skipped} skipped, {prediction.macs / 1e9:.3g} GFLOPs"
+    after = sum(not frame.processed for frame in prediction.frames)
+    unseen = f"{skipped} skipped" + (f", {after} after the exit" if after else "")
+    about = f"{prediction.duration:.1f} s, {seen}{windows}, {unseen}, {prediction.macs / 1e9:.3g} GFLOPs"
     draw.text((GAP, GAP + 24), about, fill=MUTED, font=font(13))
     bar = (width - 2 * GAP) // 3
     for number, (name, probability) in enumerate(classes):

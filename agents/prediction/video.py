@@ -140,11 +140,12 @@ class _Layout:
             draw.text((corner[0] + side / 2, corner[1] + side / 2), "no patch\nyet", fill=MUTED, font=font(13), anchor="mm", align="center")
         else:
             panel.paste(inset, corner)
-        skipped = reached >= 0 and self.steps[reached].skipped
-        if skipped:
+        unseen = reached >= 0 and self.steps[reached].box is None
+        if unseen:
+            note = "skipped" if self.steps[reached].processed else "after the exit"
             draw.rectangle((corner[0], corner[1] + side - 20, corner[0] + side - 1, corner[1] + side - 1), fill=BACKGROUND)
-            draw.text((corner[0] + side / 2, corner[1] + side - 10), "skipped", fill=TEXT, font=font(12), anchor="mm")
-        colour = MUTED if skipped else PATCH
+            draw.text((corner[0] + side / 2, corner[1] + side - 10), note, fill=TEXT, font=font(12), anchor="mm")
+        colour = MUTED if unseen else PATCH
         draw.rectangle((corner[0] - 2, corner[1] - 2, corner[0] + side + 1, corner[1] + side + 1), outline=colour, width=2)
         self._headline(draw, reached)
         self._plot(draw, reached)
@@ -163,7 +164,10 @@ class _Layout:
         draw.text((left, MARGIN - 3), shorten(step.prediction, room, 18, bold=True), fill=TEXT, font=font(18, bold=True))
 
     def _plot(self, draw: ImageDraw.ImageDraw, reached: int) -> None:
-        """Draw the confidence over time, with a mark for every sampled frame: filled with a patch, hollow where it was skipped."""
+        """Draw the confidence over time, with a mark for every sampled frame: filled with a patch, hollow where it was skipped.
+
+        After an exit nothing is marked.
+        """
         left, top, right, bottom = self.plot
         draw.rectangle((left, top, right, bottom), fill=PLOT)
         for share in (0.5, 1.0):
@@ -179,7 +183,7 @@ class _Layout:
             points = [(self._x(step.time), self._y(step.confidence)) for step in line]
             for (before, y), (after, next_y) in pairwise(points):  # the confidence stays until the next frame
                 draw.line([(before, y), (after, y), (after, next_y)], fill=CONFIDENCE, width=2)
-        for number, step in enumerate(self.steps):
+        for number, step in [(number, step) for number, step in enumerate(self.steps) if step.processed]:
             x, y = self._x(step.time), self._y(step.confidence) if number <= reached else bottom
             colour = MUTED if number > reached or step.skipped else PATCH
             radius = 4 if number == reached else 3

@@ -25,6 +25,7 @@ EXECUTION_KEYS = frozenset({"run", "force", "device", "data.workers", "log", "tr
 
 METRICS, TIMING, RESULT, CONFIG, SYSTEM = "metrics.jsonl", "timing.jsonl", "result.json", "config.yaml", "system.json"
 COMPARISON, CONTACT_SHEET, PREDICTIONS, PAGE = "result.png", "contact_sheet.png", "predictions.csv", "report.html"
+EXIT_CURVE = "exit.png"  # of `agents.evaluate`
 CHECKPOINTS, TENSORBOARD, WANDB, WANDB_ID = "checkpoints", "tensorboard", "wandb", "wandb_id"
 LOCK = ".lock"
 
