@@ -17,7 +17,7 @@ from agents.config.ppo import PPOConfig
 __all__ = [
     "AlgoConfig", "ArchitectureConfig", "CheckDataset", "ClassifierConfig", "DataConfig", "EndToEndConfig", "EnvConfig", "Evaluate",
     "FillFeatureBank", "ImportCheckpoint", "JointConfig", "ListRuns", "NetworkConfig", "PPOConfig", "Predict", "Report",
-    "SupervisedConfig", "Train", "TrainEndToEnd", "TrainPPO", "TrainStages", "Training",
+    "SupervisedConfig", "Train", "TrainEndToEnd", "TrainPPO", "TrainStages", "Training", "Watch",
 ]  # fmt: skip
 
 TRAINING = (
@@ -173,7 +173,7 @@ class Evaluate:
             advice = "leave it out, or give classifier and policy instead of run"
             yield "grid video_div", f"run={self.run} was made with another one or the same; {advice}"
             return
-        yield "data.views" if self.exit is not None else "data.views data.sampling", NO_TRAINING_CLIPS
+        yield "data.flip data.views" if self.exit is not None else "data.flip data.views data.sampling", NO_TRAINING_CLIPS
         if self.keep is None and self.budget is None:
             yield "data.val", "nothing is chosen on the validation split without keep or budget; leave it out"
         if self.bank is False:
@@ -230,6 +230,32 @@ class Predict:
 
 
 @settings
+class Watch:
+    """`python -m agents.watch`."""
+
+    run: str = setting("", "a finished run folder, whose test clips are played", path=True)
+    id: str = setting("", "the id of an environment, such as AdaFocus-v1 (docs/tasks.md), where there is no run")
+    policy: str = setting(
+        "", "a baseline (random, centre, saliency, oracle, …), bundled, or the folder of a policy; empty: the run's, or bundled", path=True
+    )
+    episodes: int = setting(4, "clips that are played", ge=1)
+    clips: list[int] | None = setting(None, "their numbers among the test clips; null: random ones")
+    seed: int = setting(0, "of the choice of clips, and of random patches", ge=0, lt=SEEDS)
+    at_once: int = setting(4, "episodes side by side; the others follow in sequence", ge=1)
+    fps: float = setting(3.0, "speed", unit="frames per second", gt=0, le=50, allow_inf_nan=False)
+    side: int = setting(288, "frames are enlarged by a whole number to at least this height and width", unit="pixels", ge=192)
+    out: str = setting("", "a file that ends in .gif or .mp4; empty: a window, or without a display RUN/watch.gif or ID.gif", path=True)
+    force: bool = setting(False, "replace the file")
+    device: str = setting("auto", DEVICE)
+    plugin: str = setting("", PLUGIN)
+
+    def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
+        """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        if self.clips is not None:
+            yield "episodes", f"clips={self.clips} says which are played; leave one of them out"
+
+
+@settings
 class FillFeatureBank:
     """`python -m agents.fill_feature_bank`."""
 
@@ -250,7 +276,7 @@ class FillFeatureBank:
         if self.split == "test":
             yield "data.val", "split=test has none of the training videos; leave it out"
         if self.split in ("val", "test"):
-            yield "data.views data.sampling", f"it is about training clips, and split={self.split} has none; leave it out"
+            yield "data.flip data.views data.sampling", f"it is about training clips, and split={self.split} has none; leave it out"
         if self.action not in CELLS:
             yield "grid", f"action={self.action} has no cells; leave it out"
 
@@ -267,7 +293,8 @@ class CheckDataset:
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
         """Yield the settings that are not read in this state; see `agents.config.effect`."""
         yield "data.workers", "set workers"
-        yield "data.glance_frames data.views data.sampling data.order", "one test clip of each video is decoded; leave it out"
+        names = "data.glance_frames data.flip data.views data.sampling data.order"
+        yield names, "one test clip of each video is decoded; leave it out"
 
 
 @settings

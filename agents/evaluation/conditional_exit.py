@@ -7,37 +7,33 @@ Nothing is trained: the thresholds of the steps are fitted on training clips, as
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.special import softmax
 from torch import Tensor
 
 from adafocus_env.cache_dir import cache_folder
-from agents.evaluation.metrics import PolicyEvaluation, step_metrics
 from agents.policies.networks import PolicyNetwork
 from classifiers.atomic_files import write_text
 from classifiers.checkpoint import read_json
 from classifiers.classifier import Classifier, hash_of
 from classifiers.errors import InputError, lookup, refuse_if
-from classifiers.flops import VideoFlops
 from classifiers.model_zoo import BUNDLED
 
-Confidence = Literal["softmax", "score"]
 Values = NDArray[np.float64]
 
 CONFIDENCES: dict[str, Callable[[NDArray[Any]], Values]] = {
-    "softmax": lambda scores: softmax(scores.astype(np.float64), axis=-1).max(-1),
+    "softmax": lambda scores: torch.from_numpy(scores).double().softmax(-1).amax(-1).numpy(),
     "score": lambda scores: scores.max(-1).astype(np.float64),
 }
 """Kinds of confidence: class scores (…, K) → (…,)."""
 
-PUBLISHED_P: tuple[float, ...] = tuple(np.linspace(0.5, 3.9, 35).round(1).tolist())
-"""Values of p of the published curves."""
 EXIT_FILE = "exit.json"
 REFIT = "fit them again on its training clips: python -m agents.evaluate … exit=P"
 
@@ -52,7 +48,7 @@ def exit_shares(p: float, num_steps: int) -> Values:
         InputError: ``p`` is not above 0.
     """
     refuse_if(isinstance(p, bool) or not 0 < p < np.inf, f"exit must be a number above 0, such as 1.2, got {p}")
-    return softmax(np.log(p) * np.arange(1, num_steps + 1))
+    return (torch.arange(1, num_steps + 1, dtype=torch.float64) * math.log(p)).softmax(0).numpy()
 
 
 def fit_thresholds(confidences: Values, shares: Values) -> Values:
@@ -242,31 +238,3 @@ class ExitFit:
 def exit_file(policy: Path | str) -> Path:
     """Return where the confidences for a policy are stored: in its folder, or in the cache folder for a bundled policy."""
     return cache_folder() / "exit" / f"{policy}.json" if str(policy) in BUNDLED else Path(policy) / EXIT_FILE
-
-
-# Evaluation
-
-
-def stop(evaluation: PolicyEvaluation, steps: NDArray[np.int64], flops: VideoFlops) -> PolicyEvaluation:
-    """Return the evaluation as if each clip ended after its step (N,), from 0: later scores are those of that step, nothing is spent."""
-    later = np.arange(evaluation.patch_mask.shape[1]) > steps[:, None]
-    last = evaluation.scores[np.arange(len(steps)), steps][:, None]
-    patch_mask = evaluation.patch_mask & ~later
-    macs = float(flops.total(patch_mask.sum(1), steps + 1).mean())
-    return replace(evaluation, scores=np.where(later[..., None], last, evaluation.scores), patch_mask=patch_mask, macs=macs)
-
-
-def exit_curve(evaluation: PolicyEvaluation, fit: ExitFit, confidence: str, flops: VideoFlops) -> list[dict[str, float]]:
-    """Return accuracy against cost for every p of `PUBLISHED_P`, from the scores of one evaluation without an exit.
-
-    Each point has ``p``, ``gflops``, ``steps`` (the mean number of steps before the exit) and the metrics of
-    `agents.evaluation.metrics.STEP_METRICS`.
-    """
-    points = []
-    for p in PUBLISHED_P:
-        steps = fit.thresholds(p, confidence).steps(evaluation.scores)
-        stopped = stop(evaluation, steps, flops)
-        metrics = step_metrics(stopped.scores[:, -1:], evaluation.label_sets)
-        accuracies = {name: values[0] for name, values in metrics.items()}
-        points.append({"p": p, "gflops": stopped.macs / 1e9, "steps": float(steps.mean() + 1), **accuracies})
-    return points

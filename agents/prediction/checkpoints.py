@@ -73,25 +73,33 @@ def _of_run(run: RunDir, policy: Path | None) -> tuple[Path, Path]:
     """Return the folders of the classifier and the policy of a run.
 
     Raises:
-        InputError: It is not finished (offers the best policy so far), or has no policy.
+        InputError: It is not finished, or has no policy.
     """
-    refuse_if(not run.finished, _offer(run))
+    check_finished(run)
     policy = policy or run.checkpoints / BEST
     refuse_if(not policy.exists(), f"run={run.root} has trained no policy; add the folder of one: policy=DIR")
     return run.checkpoints / CLASSIFIER, policy
 
 
-def _offer(run: RunDir) -> str:
-    """Return the message about an unfinished run: how to finish it, and how to use the best policy so far."""
+def check_finished(run: RunDir) -> None:
+    """Check that a run is finished.
+
+    Raises:
+        InputError: It is not: says how to finish it, and how to use its best policy so far.
+    """
     problem = f"run={run.root} is not finished: start its command again to finish it"
     cards = (card for name in (POLICY_CARD, MODEL_CARD) for card in run.checkpoints.glob(f"**/{BEST}/{name}"))
-    found = sorted(cards, key=lambda card: card.stat().st_mtime)
+    found = [] if run.finished else sorted(cards, key=lambda card: card.stat().st_mtime)
+    refuse_if(not run.finished and not found, f"{problem}; it has no policy yet")
     if not found:
-        return f"{problem}; it has no policy yet"
+        return
     best = found[-1].parent
     fingerprint = read_json(best, found[-1].name, f"policy={best}").get("classifier")
     fitting = [name for name in _classifiers(run) if checkpoint.read_card(name).fingerprint == fingerprint]
-    return f"{problem}, or use its best policy so far: classifier={fitting[0] if fitting else 'DIR'} policy={best}"
+    raise InputError(
+        f"{problem}, or use its best policy so far: python -m agents.predict source=VIDEO "
+        f"classifier={fitting[0] if fitting else 'DIR'} policy={best}"
+    )
 
 
 def _classifiers(run: RunDir) -> Iterator[str]:

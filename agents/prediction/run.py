@@ -19,7 +19,7 @@ from agents.prediction.result import TOP, Prediction, named
 from agents.prediction.sources import Sources, find_sources
 from agents.runs.progress import Display
 from classifiers.classifier import hash_of
-from classifiers.errors import InputError, refuse_if
+from classifiers.errors import InputError, count_of, refuse_if
 
 SUFFIXES = {"sheet": ".png", "video": ".mp4"}
 """Kinds of picture, with the suffix of their files."""
@@ -74,13 +74,13 @@ def _predict(config: Predict, predictor: Predictor, sources: Sources, output: Ou
     """Predict what is left, and write it."""
     left = [file for file in sources.files if file not in output.done or not all(path.exists() for _, path in pictures[file])]
     if not left:
-        display.say(f"{output.path} has all {_count(len(sources.files), 'video')} already (force=true starts over)")
+        display.say(f"{output.path} has all {count_of(len(sources.files), 'video')} already (force=true starts over)")
         return 0
     began, done, short = time.monotonic(), len(sources.files) - len(left), 0
     failed: list[Unreadable] = []
     last: Prediction | None = None
     if done:
-        display.say(f"{done:,} of {_count(len(sources.files), 'video')} were predicted before")
+        display.say(f"{done:,} of {count_of(len(sources.files), 'video')} were predicted before")
     bar = display.bar("predict", len(sources.files), done, unit="video")
     results = predictor.predict_all(
         left, window=config.window, stride=config.stride, fps=config.fps, num_workers=config.workers, batch_size=config.batch_size,
@@ -101,7 +101,7 @@ def _predict(config: Predict, predictor: Predictor, sources: Sources, output: Ou
         bar.at(done + number, f"{number / max(time.monotonic() - began, 1e-9):.1f} videos/s")
     _say_what_was_made(display, output, pictures, last, len(left) - len(failed), sources.single)
     if short:
-        display.say(f"{_count(short, 'video')} shorter than window={config.window:g} s: one window each")
+        display.say(f"{count_of(short, 'video')} shorter than window={config.window:g} s: one window each")
     _say_what_failed(display, failed)
     return 1 if failed else 0
 
@@ -151,12 +151,12 @@ def _say_what_was_made(
             table.add_row(name, f"{probability:.1%}")
         display.console.print(table)
     made = [PREDICTIONS, *(path.name if single else f"*{SUFFIXES[kind]}" for kind, path in pictures[last.file])]
-    display.say(f"saved to {output.folder}: {', '.join(made)}" + ("" if single else f"; {_count(count, 'new prediction')}"))
+    display.say(f"saved to {output.folder}: {', '.join(made)}" + ("" if single else f"; {count_of(count, 'new prediction')}"))
 
 
 def _say_what_failed(display: Display, failed: Sequence[Unreadable]) -> None:
     if failed:
-        listed = "\n".join([f"{_count(len(failed), 'video')} failed:", *(f"  {named(each.file, each.reason)}" for each in failed)])
+        listed = "\n".join([f"{count_of(len(failed), 'video')} failed:", *(f"  {named(each.file, each.reason)}" for each in failed)])
         display.say(listed.encode(errors="backslashreplace").decode())  # names may be invalid UTF-8
 
 
@@ -191,7 +191,3 @@ def _name_of(source: str) -> str:
     if source == "-":
         return "list"
     return re.sub(r"[^\w.,=+-]+", "_", Path(source).expanduser().resolve().stem).strip("_") or "videos"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -7,23 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from agents.prediction.drawing import (
-    BACKGROUND,
-    CONFIDENCE,
-    MUTED,
-    PATCH,
-    PLOT,
-    TEXT,
-    Picture,
-    dim_outside,
-    focused,
-    font,
-    outline,
-    shorten,
-    shown_frames,
-)
+from adafocus_env.drawing import BACKGROUND, CONFIDENCE, MUTED, PATCH, PLOT, TEXT, Picture, focused, font, outline, shorten
+from agents.prediction.drawing import dim_outside, shown_frames
 from agents.prediction.result import TOP, FramePrediction, Prediction
 from classifiers.atomic_files import replacing
+from classifiers.errors import count_of
 
 TILES, COLUMNS = 24, 4  # frames on a sheet at most, and in a row
 TILE_WIDTH, CAPTION, GAP = 300, 44, 12  # pixels
@@ -98,7 +86,8 @@ def _heading(prediction: Prediction, width: int, shown: int) -> Image.Image:
     draw = ImageDraw.Draw(heading)
     draw.text((GAP, GAP - 2), shorten(Path(prediction.file).name, width - 2 * GAP, 18, bold=True), fill=TEXT, font=font(18, bold=True))
     frames, count = len(prediction.frames), len(prediction.windows)
-    seen = f"{shown} of {frames} sampled frames" if shown < frames else f"{frames} sampled frames"
+    sampled = count_of(frames, "sampled frame")
+    seen = f"{shown} of {sampled}" if shown < frames else sampled
     windows = f" in {count} windows" if count > 1 else ""
     skipped = sum(frame.skipped for frame in prediction.frames)
     after = sum(not frame.processed for frame in prediction.frames)

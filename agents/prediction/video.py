@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from fractions import Fraction
 from itertools import pairwise
@@ -13,22 +13,8 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw
 
-from agents.prediction.drawing import (
-    BACKGROUND,
-    CONFIDENCE,
-    GRID,
-    MUTED,
-    PATCH,
-    PLOT,
-    TEXT,
-    Picture,
-    dim_outside,
-    focused,
-    font,
-    outline,
-    shorten,
-    shown_frames,
-)
+from adafocus_env.drawing import BACKGROUND, CONFIDENCE, GRID, MUTED, PATCH, PLOT, TEXT, Picture, focused, font, outline, shorten
+from agents.prediction.drawing import dim_outside, shown_frames
 from agents.prediction.result import FramePrediction, Prediction
 from classifiers.atomic_files import replacing
 from classifiers.errors import refuse_if
@@ -49,9 +35,24 @@ def write_video(task: tuple[Prediction, Path]) -> None:
         InputError: PyAV has no encoder, the video cannot be read, or the file cannot be written.
     """
     prediction, path = task
+    with closing(_pictures(prediction)) as pictures:
+        encode(pictures, path, "use save=[json,sheet]")
+
+
+def encode(pictures: Iterable[tuple[float, Picture]], path: Path, instead: str) -> None:
+    """Write an MP4 file.
+
+    Args:
+        pictures: Time in seconds and picture (H, W, 3) of every frame; sides are even.
+        path: The file, replaced in one step.
+        instead: What to do without an encoder.
+
+    Raises:
+        InputError: PyAV has no encoder, or the file cannot be written.
+    """
     codec = next((name for name in CODECS if name in av.codecs_available), "")
-    refuse_if(not codec, f"PyAV has no encoder for MP4 files ({', '.join(CODECS)}); install the wheels of av, or use save=[json,sheet]")
-    with closing(_pictures(prediction)) as pictures, replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+    refuse_if(not codec, f"PyAV has no encoder for MP4 files ({', '.join(CODECS)}); install the wheels of av, or {instead}")
+    with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream: Any = None
         last = -1
         for time, picture in pictures:

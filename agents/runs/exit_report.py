@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from rich.markup import escape
 from rich.table import Column, Table
 
-from agents.evaluation.conditional_exit import ExitFit, exit_curve, stop
+from agents.evaluation.conditional_exit import ExitFit
+from agents.evaluation.exit_curve import exit_curve, stop
 from agents.evaluation.metrics import ACCURACIES, PolicyEvaluation, summarize
 from agents.runs.plots import COLOURS, OTHER_COLOUR
 from classifiers.atomic_files import replacing

@@ -19,7 +19,7 @@ from agents.runs.plots import save_comparison
 from agents.runs.predictions import LEARNED, save_predictions
 from agents.runs.progress import Display
 from agents.runs.run_dir import COMPARISON, CONTACT_SHEET, EXIT_CURVE, PREDICTIONS
-from classifiers.errors import lookup
+from classifiers.errors import count_of, lookup
 
 ORDER = ("learned", "random", "centre", "gaussian", *RULES, "glance_only", "full_frame", "oracle", "greedy_oracle")
 """Policies in the order of the table."""
@@ -116,7 +116,7 @@ def _caption(measures: Mapping[str, Mapping[str, Any]], columns: Mapping[str, ob
 
 def split_title(data: str, split: str, clips: int) -> str:
     """Return the title of a table: data set, split and number of clips."""
-    return f"{data}, {split} split, {clips} clips"
+    return f"{data}, {split} split, {count_of(clips, 'clip')}"
 
 
 def table(measures: Mapping[str, Mapping[str, Any]], title: str, metric: str = "top1") -> Table:

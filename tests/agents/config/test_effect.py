@@ -23,6 +23,7 @@ from agents import (
     train_end_to_end,
     train_ppo,
     train_stages,
+    watch,
 )  # fmt: skip
 from agents.config.command import compose_config
 from agents.config.effect import check_effect
@@ -39,6 +40,7 @@ from agents.config.settings import (
     TrainEndToEnd,
     TrainPPO,
     TrainStages,
+    Watch,
 )  # fmt: skip
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork, save_policy
 from agents.rl import algorithms
@@ -93,7 +95,7 @@ def read(monkeypatch):
     return found
 
 
-SCHEMAS = (TrainPPO, Train, TrainStages, TrainEndToEnd, Evaluate, FillFeatureBank, CheckDataset, ListRuns, Predict, Report)
+SCHEMAS = (TrainPPO, Train, TrainStages, TrainEndToEnd, Evaluate, FillFeatureBank, CheckDataset, ListRuns, Predict, Report, Watch)
 SGD = [f"stages.{stage}.{each}" for stage in STAGES for each in ("optimizer=sgd", "epochs=1")]
 SKIPPING = ["env.action=skip", "env.target_keep=0.5", "env.baseline=1", "ppo.total_steps=32"]
 SMALLER = [each for each in SETTINGS if not each.startswith(("ppo.", "stages."))]
@@ -126,6 +128,9 @@ def test_what_training_does_not_read_is_refused(tmp_path, clips, read, module, s
         page = Report(run=config.run)
         report.main(page)
         assert_all_read_or_refused(Report, page, read)
+        seen = Watch(run=config.run, episodes=1, side=192, out=str(tmp_path / "watch.gif"))
+        watch.main(seen)
+        assert_all_read_or_refused(Watch, seen, read)
 
 
 def test_what_the_other_commands_do_not_read_is_refused(tmp_path, clips, read):
@@ -163,6 +168,8 @@ REFUSED = [
     (TrainPPO, "data.root", "", "data=demo does not read it; leave it out, or choose one of data=folder, "),
     (TrainPPO, "data.source", "data.name=folder", r"data=folder does not read it; leave it out, or choose one of data=actnet, "),
     (TrainPPO, "data.task", "data.name=folder", "data=folder does not read it; leave it out, or choose one of data=demo$"),
+    (TrainPPO, "data.flip", "", "data=demo does not read it; leave it out, or choose one of data=folder$"),
+    (CheckDataset, "data.flip", "data.name=folder", "one test clip of each video is decoded; leave it out"),
     (TrainPPO, "data.test", "", "data=demo does not read it; leave it out, or choose one of data=folder$"),
     (TrainPPO, "data.test", "data.name=folder data.root={places}/split", "the folder has a train/ or test/ subfolder"),
     (TrainPPO, "env.grid", "env.action=continuous_skip", "env.action=continuous_skip has no cells; leave it out, or set env.action=grid"),

@@ -14,19 +14,17 @@ from adafocus_env.action import ContinuousAction
 from adafocus_env.features.live import LiveFeatures
 from agents.evaluation.conditional_exit import (
     CONFIDENCES,
-    PUBLISHED_P,
     ExitFit,
     ExitModel,
     ExitThresholds,
     confidence_of,
-    exit_curve,
     exit_file,
     exit_shares,
     exit_steps,
     fit_thresholds,
-    stop,
 )
 from agents.evaluation.evaluate import evaluate_policy, flops_of
+from agents.evaluation.exit_curve import PUBLISHED_P, exit_curve, stop
 from agents.evaluation.inference import infer, infer_batches, infer_clips, policy_flops
 from agents.evaluation.metrics import PolicyEvaluation
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
