@@ -18,13 +18,14 @@ from agents.pipeline.builders import Clips, features_of
 from agents.pipeline.epochs import Metrics, resumable, with_progress
 from agents.pipeline.training_run import SCORE, TrainingRun
 from agents.policies.networks import PolicyNetwork, architecture_of, load_policy, save_policy
+from agents.rl.saved_model import selection_of
 from agents.supervised.checkpoint import EpochCheckpoint
 from agents.supervised.end_to_end import train_end_to_end
 from agents.supervised.epochs import check_settings
 from classifiers import checkpoint
 from classifiers.backbones.imagenet import new_classifier
 from classifiers.classifier import Classifier
-from classifiers.errors import refuse_if
+from classifiers.errors import count_of, refuse_if
 
 COMMAND = "python -m agents.train_end_to_end"
 STAGE = "end to end"
@@ -105,7 +106,12 @@ class EndToEndTraining:
             self._classifier.load_state_dict(checkpoint.load(self._folder / BEST, self._run.device).state_dict())
         elif self._classifier.fingerprint() != self.parent:
             raise RuntimeError("the classifier changed while the policy was trained on it: it is not frozen")
-        return self._classifier, load_policy(self._run.directory.checkpoints / BEST, self._run.device)
+        folder, val = self._run.directory.checkpoints / BEST, self._clips.val
+        if val is not None:
+            best = selection_of(folder)
+            which = f"epoch {best['epoch']} of {self._config.learning.epochs}, anytime confidence {best['metrics'][SCORE[0]]:.3f}"
+            self._run.display.say(f"{STAGE}: the best is {which} on {count_of(len(val), 'validation clip')}")
+        return self._classifier, load_policy(folder, self._run.device)
 
     def _first_classifier(self) -> tuple[Classifier, str | None]:
         """Return the given classifier and its fingerprint, or a new one of the given architecture and None."""
@@ -145,13 +151,12 @@ class EndToEndTraining:
 
     def _save_if_best(self, epoch: int, metrics: Metrics, checkpoints: EpochCheckpoint) -> None:
         """Save classifier and policy unless an earlier epoch was better; of equals the later one is the best."""
-        (key,) = SCORE
-        best = checkpoints.extra.get("best")
-        if best is not None and metrics and metrics[key] < best:
+        best, score = checkpoints.extra.get("best"), metrics.get(SCORE[0])
+        if best is not None and score is not None and score < best:
             return
         run, data = self._run, self._clips.data.name
         if not self._config.freeze:
             checkpoint.save(self._classifier, self._folder / BEST, data=data, metrics=metrics, parent=self.parent, command=COMMAND)
         about = {"classifier": self._classifier.fingerprint(), "metrics": metrics, "epoch": epoch}
         save_policy(self._policy, run.directory.checkpoints / BEST, about)
-        checkpoints.extra["best"] = metrics.get(key)
+        checkpoints.extra["best"] = score

@@ -70,10 +70,11 @@ def test_a_run_from_random_weights(whole):
 
 
 def test_the_best_epoch_is_the_result(whole):
-    folder, _ = whole
+    folder, printed = whole
     scores = [line["val_confidence_anytime"] for line in RunDir(folder).metrics()]
     best = max(range(3), key=lambda number: (scores[number], number))
     assert result(folder)["best"] == {"epoch": best + 1, "val_confidence_anytime": scores[best]}
+    assert f"end to end: the best is epoch {best + 1} of 3, anytime confidence {scores[best]:.3f} on " in printed
     cards = [checkpoint.read_card(folder / "checkpoints" / name) for name in ("classifier", "end_to_end/best")]
     assert cards[0].fingerprint == cards[1].fingerprint == result(folder)["classifier"]
     assert cards[0].command == "python -m agents.train_end_to_end" and cards[0].parent is None
