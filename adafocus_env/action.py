@@ -1,4 +1,7 @@
-"""Kinds of action: a cell of a grid, or a location in [0, 1]²; each also in a form that can skip the patch."""
+"""Kinds of action: a cell of a grid, or a location in [0, 1]²; each also in a form that can skip the patch.
+
+A location selects a patch at whole pixels, or one that is interpolated at the exact location.
+"""
 
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adafocus_env.transfers import Values
+from classifiers.crop import crop_at_corners
 from classifiers.errors import InputError, lookup, refuse_if
 
 
@@ -60,8 +64,11 @@ class Action(Protocol):
     def to_patch_action(self, actions: NDArray[Any]) -> NDArray[Any]:
         """Convert actions to those of ``patch_action`` with the same patches, any where they skip. Called only where the two differ."""
 
-    def corners_of(self, actions: NDArray[Any]) -> NDArray[np.int64]:
-        """Return the corners (…, 2) of the patches as (top, left) in pixels; undefined for actions that skip."""
+    def corners_of(self, actions: NDArray[Any]) -> NDArray[Any]:
+        """Return the corners (…, 2) of the patches as (top, left) in pixels; undefined for actions that skip.
+
+        They are integers, or floating point where patches are interpolated at real-valued corners.
+        """
 
     def nearest(self, points: NDArray[np.floating]) -> NDArray[Any]:
         """Points (…, 2) as (y, x), with (0, 0) the centre of a pixel → the actions with the nearest patch centres."""
@@ -72,7 +79,7 @@ class Action(Protocol):
 
 def boxes_of(action: Action, actions: NDArray[Any]) -> NDArray[np.int64]:
     """Return the boxes (…, 4) of the patches as (top, left, bottom, right) in pixels of the frame; zeros for actions that skip."""
-    corners = action.corners_of(actions)
+    corners = np.rint(action.corners_of(actions)).astype(np.int64)
     boxes = np.concatenate([corners, corners + action.patch_size], axis=-1)
     return boxes if action.patch_action is action else boxes * action.patch_mask(actions)[..., None]
 
@@ -214,6 +221,32 @@ class ContinuousAction(_PatchAction):
         return np.minimum((corners + 0.5) / max(1, self.size - self.patch_size), 1).astype(np.float32)
 
 
+class InterpolatedAction(ContinuousAction):
+    """A location a in [0,1]² → the patch with the corner a · (size − patch_size), interpolated there without rounding (AdaFocusV2).
+
+    See `classifiers.crop`. Boxes of such patches are those of the nearest whole pixels.
+
+    Args:
+        size: Height and width of the frame in pixels.
+        patch_size: P, height and width of a patch in pixels.
+
+    Raises:
+        InputError: The patch does not fit the frame.
+    """
+
+    def corners_of(self, actions: NDArray[Any]) -> NDArray[Any]:
+        """Locations (…, 2) → corners (…, 2) as (top, left) in pixels, real numbers of the same precision."""
+        return actions * actions.dtype.type(self.size - self.patch_size)
+
+    def nearest(self, points: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Points (…, 2) as (y, x) → the locations (…, 2) of the patches with these centres, moved into the frame."""
+        return (np.clip((points - (self.patch_size - 1) / 2) / max(1, self.size - self.patch_size), 0, 1)).astype(np.float32)
+
+    def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Sample locations (*shape, 2) uniformly from [0, 1)²."""
+        return rng.random((*shape, 2), np.float32)
+
+
 class SkipAction:
     """The cells of a grid and one more action, the last: no patch of this frame. The glancer sees the frame in any case.
 
@@ -297,6 +330,7 @@ class ContinuousSkipAction:
 ACTIONS: dict[str, Callable[[int, int, int], Action]] = {
     "grid": GridAction,
     "continuous": lambda grid, size, patch_size: ContinuousAction(size, patch_size),
+    "interpolated": lambda grid, size, patch_size: InterpolatedAction(size, patch_size),
     "skip": lambda grid, size, patch_size: SkipAction(GridAction(grid, size, patch_size)),
     "continuous_skip": lambda grid, size, patch_size: ContinuousSkipAction(ContinuousAction(size, patch_size)),
 }
@@ -320,19 +354,21 @@ def find_action(action: str | Callable[[int, int, int], Action]) -> Callable[[in
 
 
 def crop_patches(frames: Tensor, source: Tensor, corners: Tensor, patch_size: int) -> Tensor:
-    """Crop patches out of frames in one gather, without a loop or a device synchronisation.
+    """Crop patches out of frames in one gather, without a loop or a device synchronisation; at real-valued corners they are interpolated.
 
     The memory layout of the result is ``torch.channels_last``, with which convolutions on a CPU are faster.
 
     Args:
         frames: (M, 3, H, W), any dtype.
         source: (N,) int64, the frame of each patch.
-        corners: (N, 2) int64, (top, left) of each patch in pixels.
+        corners: (N, 2) int64, (top, left) of each patch in pixels; or floating point, see `classifiers.crop.crop_at_corners`.
         patch_size: P in pixels.
 
     Returns:
-        (N, 3, P, P) of the same dtype.
+        (N, 3, P, P) of the same dtype; of the higher precision where they are interpolated.
     """
+    if corners.is_floating_point():
+        return crop_at_corners(frames, source, corners, patch_size)
     windows = frames.permute(0, 2, 3, 1).unfold(1, patch_size, 1).unfold(2, patch_size, 1).permute(0, 1, 2, 4, 5, 3)
     return windows[source, corners[:, 0], corners[:, 1]].permute(0, 3, 1, 2)  # of a view (M, rows, columns, P, P, 3)
 

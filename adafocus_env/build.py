@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from adafocus_env import distributed
-from adafocus_env.action import Action, GridAction, find_action
+from adafocus_env.action import Action, GridAction, InterpolatedAction, find_action
 from adafocus_env.cache_dir import cache_folder
 from adafocus_env.clips.clip_spec import ClipSpec
 from adafocus_env.clips.store import ClipSource, ClipStore, Unreadable
@@ -43,6 +43,7 @@ def open_clips(
     views: int | str = 1,
     glance_frames: int = 0,
     sampling: str = "segments",
+    order: str = "time",
     seed: int = ClipSpec.seed,
     lazy: bool = False,
     num_workers: int = 2,
@@ -60,6 +61,7 @@ def open_clips(
         views: clips sampled from every training video, or "resample": new ones in every epoch, not stored.
         glance_frames: the number of separate frames of the glancer; 0: both networks see the same frames.
         sampling: how the frames of training clips are sampled.
+        order: in which order the networks see the frames, a name in `adafocus_env.videos.frame_sampling.ORDERS`.
         seed: of resampled clips. Stored clips do not depend on it: runs with different seeds share them.
         lazy: decode 64 clips at a time, when one is first requested.
         num_workers: processes that decode.
@@ -82,7 +84,7 @@ def open_clips(
     training, resampled = split == "train", split == "train" and views == "resample"
     settings = ClipSpec(
         num_frames, size, round(size * data.margin), training, int(views) if training and not resampled else 1, flip=data.flip,
-        scales=data.scales, seed=seed if resampled else ClipSpec.seed, glance_frames=glance_frames, sampling=sampling,
+        scales=data.scales, seed=seed if resampled else ClipSpec.seed, glance_frames=glance_frames, sampling=sampling, order=order,
     )  # fmt: skip
     if resampled:
         return StreamingClips(data.train, settings, prepare=data.prepare, num_workers=num_workers, unreadable=unreadable)
@@ -222,9 +224,11 @@ def arguments_of(features: Features, *, skips: bool = False) -> dict[str, Any]:
         features: of the environment.
         skips: whether a step may skip its patch.
     """
-    video_div = features.num_steps if features.classifier.architecture.head == "mean" else None
+    video_div = features.num_steps if features.classifier.architecture.averages_frames else None
     if isinstance(features.action, GridAction):
         return {"action": "skip" if skips else "grid", "grid": features.action.grid, "video_div": video_div}
+    if isinstance(features.action, InterpolatedAction):
+        return {"action": "interpolated", "video_div": video_div}
     return {"action": "continuous_skip" if skips else "continuous", "video_div": video_div}
 
 
@@ -232,11 +236,16 @@ def check_fit(classifier: Classifier, clips: ClipSource) -> None:
     """Check that the classifier can classify the clips.
 
     Raises:
-        InputError: another frame size, or labels beyond its classes.
+        InputError: another frame size or order of frames, or labels beyond its classes.
     """
     refuse_if(
         clips.size != classifier.architecture.size,
         f"the clips have size={clips.size}, the classifier expects size={classifier.architecture.size}; pack them at that size",
+    )
+    refuse_if(
+        clips.settings.order != classifier.clip_format.order,
+        f"the clips have their frames in the order {clips.settings.order}, the classifier was trained with {classifier.clip_format.order}; "
+        f"set data.order={classifier.clip_format.order}",
     )
     refuse_if(
         (highest := clips.labels.max(initial=-1)) >= len(classifier.classes),

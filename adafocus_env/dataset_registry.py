@@ -28,6 +28,9 @@ class DataSettings:
     views: Count | Literal["resample"] = setting(1, "clips sampled from each training video; resample: new ones every epoch, not stored")
     flip: bool = setting(True, "mirror training clips at random; false where left and right, or the shape, tell a class")
     sampling: Literal["segments", "released"] = setting("segments", "how the frames of training clips are sampled")
+    order: Literal["time", "coarse_to_fine"] | None = setting(
+        None, "in which order the networks see the frames; null: as the classifier was trained, or in time"
+    )
     workers: int = setting(2, "processes that render and decode", ge=1)
 
     @property
@@ -121,7 +124,7 @@ DATASETS: dict[str, DataSource] = {
         name: DataSource(_published, f"{title}, from its published lists", ("root", "source"), _what_is_usable)
         for name, title in {
             "actnet": "ActivityNet", "fcvid": "FCVID", "minik": "Mini-Kinetics",
-            "sthv1": "Something-Something V1", "sthv2": "Something-Something V2",
+            "sthv1": "Something-Something V1", "sthv2": "Something-Something V2", "jester": "Jester",
         }.items()
     },
 }  # fmt: skip

@@ -37,6 +37,8 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     `AdaFocusContinuous-v1` (``action="continuous"``): `Box(0, 1, (2,), float32)`, a location a as (row, column). The top left
     corner of the patch is floor(a · (H − P)).
 
+    ``action="interpolated"``: the same space; the corner is a · (H − P), where the patch is interpolated bilinearly, as AdaFocusV2 does.
+
     `AdaFocusSkip-v1` (``action="skip"``, ``cost_weight=0.05``): `Discrete(grid² + 1)`, the same cells; the last action skips: the
     glancer sees the frame, the focuser does not. ``action_masks()`` (for MaskablePPO) allows all actions except skipping in the
     last step of an episode without any patch.

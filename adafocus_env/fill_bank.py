@@ -83,7 +83,7 @@ def _show(progress: Progress, task: TaskID, done: int) -> None:
 def _bank(classifier: Classifier, videos: DataSet, data: DataSettings, split: Split, env: EnvSettings, unreadable: Unreadable) -> DiskBank:
     clips = open_clips(
         videos, split, num_frames=data.num_frames, size=classifier.architecture.size, views=data.views, glance_frames=data.glance_frames,
-        sampling=data.sampling, num_workers=data.workers, unreadable=unreadable,
+        sampling=data.sampling, order=data.order or classifier.clip_format.order, num_workers=data.workers, unreadable=unreadable,
     )  # fmt: skip
     check_fit(classifier, clips)
     action = make_action(env.action, env.grid, classifier)

@@ -20,7 +20,7 @@ from classifiers.errors import InputError, suggestion
 T = TypeVar("T")
 Count = Annotated[int, Field(ge=1)]
 """An integer of at least 1, where a setting takes other values too: limits of `setting` are for settings that are only numbers."""
-ActionName = Literal["grid", "continuous", "skip", "continuous_skip"]
+ActionName = Literal["grid", "continuous", "interpolated", "skip", "continuous_skip"]
 NumberFormat = Literal["float32", "float16", "bfloat16"]
 
 
@@ -141,7 +141,7 @@ class EnvSettings:
     """The environment: what an agent chooses, what it is rewarded with, and where features are stored."""
 
     action: ActionName | Callable[..., Any] = setting(
-        "grid", "grid, continuous, skip (a grid and an action without a patch) or continuous_skip"
+        "grid", "grid, continuous, interpolated (not rounded to pixels), skip (a grid and an action without a patch) or continuous_skip"
     )
     grid: int = setting(7, "G: the patch lies on one of G × G cells", unit="cells per axis", ge=1)
     video_div: int | None = setting(None, "decisions per video, where the head averages the scores of frames", ge=1)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter, is_
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -16,11 +16,13 @@ from torch.nn import functional as F
 from classifiers.backbones.library import build_backbone, check_name
 from classifiers.backbones.temporal_shift import check_shift
 from classifiers.errors import InputError, lookup, refuse_if
-from classifiers.heads import HEADS
+from classifiers.heads import HEADS, MaxPerStepHead, SeparateMeanHead, averages_frames
 from classifiers.protocols import Focuser, Glancer, Head
 
 WEIGHTS = {"none": False, "default": True}
 """Initial weights of the backbones of a new classifier: random, or the pretrained ones of their names."""
+RESIZES = {"antialias": {"align_corners": False, "antialias": True}, "align_corners": {"align_corners": True, "antialias": False}}
+"""How frames are resized for the glancer, bilinearly: smoothed first, or as AdaFocusV2 does with its ResNet-50 glancer."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class ClipFormat:
         num_frames: T, frames of a clip.
         glance_frames: Frames of the glancer where they are sampled separately; 0: those of the focuser.
         margin: Shorter side of the decoded frames as a multiple of the side of the crop.
+        order: In which order the networks see the frames, a name in `adafocus_env.videos.frame_sampling.ORDERS`.
 
     Raises:
         InputError: A number is out of range (names the field).
@@ -39,6 +42,7 @@ class ClipFormat:
     num_frames: int = 8
     glance_frames: int = 0
     margin: float = 256 / 224
+    order: Literal["time", "coarse_to_fine"] = "time"
 
     def __post_init__(self) -> None:
         for field, least in {"num_frames": 1, "glance_frames": 0, "margin": 1}.items():
@@ -63,6 +67,8 @@ class Architecture:
         shift: Share of the channels that the temporal shift moves each way, in both backbones; 0: no shift.
         shift_place: Its location in the blocks, a name in `classifiers.backbones.temporal_shift.PLACES`.
         weights: Initial weights of the backbones of a new classifier, a name in `WEIGHTS`; see `classifiers.backbones.imagenet`.
+        head_steps: Steps of the head `max_per_step`, each with its own linear layer; 0 for the other heads, which have no such limit.
+        resize: How the glancer's frames are resized, a name in `RESIZES`.
 
     Raises:
         InputError: A name is unknown, or a number is out of range (names the field).
@@ -81,6 +87,8 @@ class Architecture:
     shift: float = 0.0
     shift_place: str = "blockres"
     weights: str = "none"
+    head_steps: int = 0
+    resize: str = "antialias"
 
     def __post_init__(self) -> None:
         for field in ("glancer", "focuser"):
@@ -95,6 +103,18 @@ class Architecture:
             f"patch_size={self.patch_size} does not fit frames of {self.size} pixels; choose a patch_size from 1 to {self.size}",
         )
         check_shift(self.shift, self.shift_place)
+        lookup("resize", self.resize, RESIZES)
+        limited = HEADS[self.head] is MaxPerStepHead
+        refuse_if(
+            self.head_steps < limited or (self.head_steps > 0 and not limited),
+            f"head_steps={self.head_steps} does not suit head={self.head!r}; set architecture.head_steps to the frames of a clip with "
+            "head='max_per_step', and to 0 with any other",
+        )
+
+    @property
+    def averages_frames(self) -> bool:
+        """Whether the head averages the scores of frames, so that one decision may stand for several of them."""
+        return averages_frames(self.head)
 
 
 class Classifier(nn.Module):
@@ -125,11 +145,17 @@ class Classifier(nn.Module):
             focuser.insert_shift(architecture.shift, architecture.shift_place)
         build = HEADS[architecture.head]
         glance_size = glancer.vector_size if build.glance_part == "vector" else len(self.classes)
+        extra: dict[str, int] = {}
+        if build is MaxPerStepHead:
+            extra = {"num_steps": architecture.head_steps}
+        elif build is SeparateMeanHead:
+            extra = {"glance_size": glance_size}
         head = build(
             glance_size + focuser.vector_size,
             len(self.classes),
             hidden_size=architecture.hidden_size,
             dropout=architecture.dropout,
+            **extra,
         )
         self.glancer: Glancer = cast(Glancer, glancer)
         self.focuser: Focuser = cast(Focuser, focuser)
@@ -172,7 +198,7 @@ class Classifier(nn.Module):
         size = self.architecture.glance_size
         if frames.shape[-1] == size:
             return frames
-        return F.interpolate(frames, (size, size), mode="bilinear", align_corners=False, antialias=True)
+        return F.interpolate(frames, (size, size), mode="bilinear", **RESIZES[self.architecture.resize])
 
     def focus(self, patches: Tensor, num_frames: int = 1) -> Tensor:
         """Normalised patches (M·f, 3, P, P) → focus vectors (M·f, F).

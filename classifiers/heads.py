@@ -1,4 +1,9 @@
-"""Temporal heads: features of the steps so far → class scores after every step."""
+"""Temporal heads: features of the steps so far → class scores after every step.
+
+`MaxPerStepHead` and `SeparateMeanHead` are those of AdaFocusV2 (arXiv 2112.14238). Its auxiliary heads, which only training uses, are the
+frame classifiers of the backbones, `classifiers.backbones.backbone.Backbone.fc`: a linear layer on every glance vector and one on every
+focus vector. Every checkpoint holds them, so that a training can continue with them; neither head reads them.
+"""
 
 import math
 from typing import Literal
@@ -6,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from classifiers.errors import refuse_if
 
 
 class GRUHead(nn.Module):
@@ -92,6 +99,7 @@ class MeanHead(nn.Module):
     """
 
     glance_part: Literal["vector", "scores"] = "scores"
+    averages_frames = True
 
     def __init__(self, feature_size: int, num_classes: int, *, hidden_size: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
@@ -110,8 +118,8 @@ class MaxHead(nn.Module):
     """Max-pooling over the steps so far, as AdaFocusV2 classifies (arXiv 2112.14238; before it FrameExit, arXiv 2104.13400).
 
     A linear layer and a ReLU map [glance vector, focus vector] of every step to S numbers. The state is their maximum so far, initially
-    zeros; a linear layer scores it. The published head has a batch norm before the ReLU and a linear layer per step; here all steps
-    share one, so that clips may have any number of steps.
+    zeros; a linear layer scores it. The published head, `MaxPerStepHead`, has a batch norm before the ReLU and a linear layer per step;
+    here all steps share one, so that clips may have any number of steps.
 
     Args:
         feature_size: Length of the features of one step.
@@ -141,9 +149,118 @@ class MaxHead(nn.Module):
         return self.fc(self.dropout(highest)), highest[:, -1]
 
 
-HEADS: dict[str, type[GRUHead] | type[LinearHead] | type[MeanHead] | type[MaxHead]] = {
-    "gru": GRUHead, "linear": LinearHead, "mean": MeanHead, "max": MaxHead
+class MaxPerStepHead(nn.Module):
+    """The published head of AdaFocusV2 on ActivityNet, FCVID and Mini-Kinetics: a running maximum with one linear layer per step.
+
+    A linear layer, batch norm and a ReLU map [glance vector, focus vector] of every step to S numbers; over all clips and steps, batch norm
+    does not know the order. The maximum so far, initially zeros, is scored by the linear layer of the step. The state holds that maximum
+    and the number of steps.
+
+    Args:
+        feature_size: Length of the features of one step.
+        num_classes: K.
+        hidden_size: S, numbers of which the maximum is taken.
+        dropout: Share of the maxima that is dropped in training, before they are scored.
+        num_steps: T, steps that have a linear layer; a clip may have fewer.
+    """
+
+    glance_part: Literal["vector", "scores"] = "vector"
+
+    def __init__(self, feature_size: int, num_classes: int, *, hidden_size: int, dropout: float = 0.0, num_steps: int) -> None:
+        super().__init__()
+        self.hidden = nn.Sequential(nn.Linear(feature_size, hidden_size), nn.BatchNorm1d(hidden_size), nn.ReLU())
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.ModuleList(nn.Linear(hidden_size, num_classes) for _ in range(num_steps))
+        self.state_size = hidden_size + 1
+
+    def state_bounds(self, num_steps: int) -> tuple[float, float]:
+        """Return the lowest and highest value of a state."""
+        return 0.0, math.inf
+
+    def forward(self, features: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Features (N, T, feature_size), state (N, S + 1) or None → scores (N, T, K) and the state (N, S + 1) after them.
+
+        Raises:
+            InputError: There are more steps than linear layers.
+        """
+        highest = self.hidden(features.flatten(0, 1)).unflatten(0, features.shape[:2]).cummax(1).values
+        before = highest.new_zeros(len(features)) if state is None else state[:, -1]
+        if state is not None:
+            highest = torch.maximum(highest, state[:, None, :-1])
+        started = [0] if state is None else before.unique().long().tolist()
+        check_steps(len(self.fc), max(started, default=0) + features.shape[1])
+        scored = enumerate(self.dropout(highest).unbind(1))
+        scores = [self._score(maxima, [each + step for each in started], before + step) for step, maxima in scored]
+        return torch.stack(scores, dim=1), torch.cat([highest[:, -1], before[:, None] + features.shape[1]], dim=-1)
+
+    def _score(self, highest: Tensor, steps: list[int], taken: Tensor) -> Tensor:
+        """Maxima (N, S) → scores (N, K), each row by the linear layer of its step ``taken`` (N,), one of ``steps``.
+
+        Each layer scores all rows, so that no score depends on how many clips are at the same step.
+        """
+        scores = self.fc[steps[0]](highest)
+        for step in steps[1:]:
+            scores = torch.where((taken == step)[:, None], self.fc[step](highest), scores)
+        return scores
+
+
+class SeparateMeanHead(nn.Module):
+    """The head of AdaFocusV2 on Something-Something and Jester: a linear layer for glance vectors and another one for focus vectors.
+
+    The means of the scores of either over the steps so far are added. Unlike `MeanHead` it does not use the glancer's frame classifier,
+    which is an auxiliary head there. In the published training the vectors' gradient stops at this head. The state holds the sum of all
+    scores and the number of steps.
+
+    Args:
+        feature_size: C + F, the glance vector and the focus vector of one step.
+        num_classes: K.
+        hidden_size: Not used; all heads have the same arguments.
+        dropout: Share of the vectors that is dropped in training.
+        glance_size: C.
+    """
+
+    glance_part: Literal["vector", "scores"] = "vector"
+    averages_frames = True
+
+    def __init__(self, feature_size: int, num_classes: int, *, hidden_size: int = 0, dropout: float = 0.0, glance_size: int) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.glance_fc = nn.Linear(glance_size, num_classes)
+        self.focus_fc = nn.Linear(feature_size - glance_size, num_classes)
+        self.state_size = num_classes + 1
+
+    def forward(self, features: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Features (N, T, C + F), state (N, K + 1) or None → scores (N, T, K) and the state (N, K + 1) after them."""
+        glances, focus_vectors = self.dropout(features).tensor_split((self.glance_fc.in_features,), dim=-1)
+        return _means_so_far(self.glance_fc(glances) + self.focus_fc(focus_vectors), state)
+
+
+HEADS: dict[str, type[GRUHead | LinearHead | MeanHead | MaxHead | MaxPerStepHead | SeparateMeanHead]] = {
+    "gru": GRUHead, "linear": LinearHead, "mean": MeanHead, "max": MaxHead,
+    "max_per_step": MaxPerStepHead, "separate_mean": SeparateMeanHead,
 }  # fmt: skip
+
+
+def check_steps(head_steps: int, num_frames: int) -> None:
+    """Check that a head scores clips of that length.
+
+    Args:
+        head_steps: Steps that it has a linear layer for; 0: no limit.
+        num_frames: Frames of a clip.
+
+    Raises:
+        InputError: The clips are longer.
+    """
+    refuse_if(
+        0 < head_steps < num_frames,
+        f"the head 'max_per_step' has linear layers for {head_steps} frames, the clips have {num_frames}; set data.num_frames to at most "
+        f"{head_steps}, or train a classifier with architecture.head_steps={num_frames}",
+    )
+
+
+def averages_frames(head: str) -> bool:
+    """Return whether the head of that name averages the scores of frames, so that one decision may stand for several of them."""
+    return getattr(HEADS[head], "averages_frames", False)
 
 
 def in_order_of_steps(features: Tensor) -> Tensor:

@@ -1,8 +1,21 @@
 """Named architectures, and the bundled classifiers with their folders."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from classifiers.classifier import Architecture
+
+_PAPER_V2 = Architecture(
+    glancer="mobilenet_v2",
+    focuser="resnet50",
+    head="max_per_step",
+    hidden_size=4096,
+    dropout=0.2,
+    size=224,
+    glance_size=224,
+    patch_size=96,
+    head_steps=16,
+)
 
 ARCHITECTURES: dict[str, Architecture] = {
     "small": Architecture(
@@ -50,8 +63,14 @@ ARCHITECTURES: dict[str, Architecture] = {
         shift=1 / 8,
         shift_place="blockres",
     ),
+    "paper_v2": _PAPER_V2,
+    "paper_v2_res50": replace(_PAPER_V2, glancer="resnet50", glance_size=96, resize="align_corners"),
+    "paper_v2_tsm": replace(
+        _PAPER_V2, head="separate_mean", head_steps=0, dropout=0.5, patch_size=128, shift=1 / 8, shift_place="blockres"
+    ),
 }
-"""Architectures by name: of the demo task, of the paper (ActivityNet and Something-Something), and with EfficientNet-Lite backbones."""
+"""Architectures by name: of the demo task, of the paper (ActivityNet and Something-Something), with EfficientNet-Lite backbones, and of
+AdaFocusV2 (with either glancer, and on Something-Something)."""
 
 BUNDLED: dict[str, Path] = {
     name: Path(__file__).parent / "bundled" / name

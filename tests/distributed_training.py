@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from conftest import TASK, random_classifier
-from supervised_stages import STAGES
+from supervised_stages import STAGES, end_to_end
 from tiny_training import tiny_networks
 from tiny_training import train as run_command
 
@@ -43,7 +43,7 @@ def train(folder: Path, runs: list[dict[str, Any]]) -> list[list[dict[str, float
         if run["stops"]:
             classifier, lines = stopped_after_every_batch(clips, config, folder / f"{number}")
         else:
-            lines = list(STAGES[run["stage"]](classifier, clips, config, 0))
+            lines = list({**STAGES, "end to end": end_to_end}[run["stage"]](classifier, clips, config, 0))
         measured.append(lines)
         if distributed.is_main():
             save_tensors(classifier, folder / f"{number}.safetensors")

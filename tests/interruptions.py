@@ -2,10 +2,11 @@
 
     python tests/interruptions.py
     python tests/interruptions.py --kills 20 --seed 1 --keep DIR
+    python tests/interruptions.py --command train_end_to_end
 
-A small training of all stages and a joint round runs once to its end. The same command is then killed at random moments, at least once
-in every stage, by SIGKILL, SIGTERM and SIGINT in turns, and restarted. Both must leave the same `metrics.jsonl`, byte for byte, and the
-same result.
+A small training, by default of all stages and a joint round, runs once to its end. The same command is then killed at random moments, at
+least once in every stage, by SIGKILL, SIGTERM and SIGINT in turns, and restarted. Both must leave the same `metrics.jsonl`, byte for
+byte, and the same result.
 """
 
 import argparse
@@ -24,35 +25,40 @@ from rich.table import Table
 from agents.runs.run_dir import METRICS, RunDir
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-TRAINING = (
-    "data.task=easy@v0", "device=cpu", "patch_size=32", "stages.glancer.epochs=2", "stages.focuser.epochs=3",
-    "stages.random_patches.epochs=4", "ppo.total_steps=8192", "stages.finetune.epochs=3", "joint.total_steps=4096", "rounds=1",
-)  # fmt: skip
+SHARED = ("data.task=easy@v0", "device=cpu", "patch_size=32")
+TRAININGS = {
+    "train_stages": (
+        *SHARED, "stages.glancer.epochs=2", "stages.focuser.epochs=3", "stages.random_patches.epochs=4", "ppo.total_steps=8192",
+        "stages.finetune.epochs=3", "joint.total_steps=4096", "rounds=1",
+    ),
+    "train_end_to_end": (*SHARED, "learning.epochs=12"),
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run both trainings and compare them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--command", choices=TRAININGS, default="train_stages")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--keep", type=Path, help="directory for both runs; by default they are removed")
     parsed = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        equal = compare(parsed.keep or Path(folder), parsed.kills, np.random.default_rng(parsed.seed))
+        equal = compare(parsed.command, parsed.keep or Path(folder), parsed.kills, np.random.default_rng(parsed.seed))
     sys.exit(0 if equal else 1)
 
 
-def compare(folder: Path, kills: int, rng: np.random.Generator) -> bool:
+def compare(command: str, folder: Path, kills: int, rng: np.random.Generator) -> bool:
     """Run both trainings below ``folder``, print where the second was killed, and return whether they ended equally."""
     whole, pieces, console = folder / "whole", folder / "pieces", Console()
-    _start(whole).wait()
+    _start(command, whole).wait()
     lines = RunDir(whole).metrics()
     table = Table("kill", "signal", "at line", "stage", "seconds after it", title=f"{kills} kills in {len(lines)} lines of metrics")
     for number, line in enumerate(_moments(lines, kills, rng)):
         kind, delay = SIGNALS[number % len(SIGNALS)], rng.uniform(0, 3)
-        logged = _kill(_start(pieces), pieces, line, delay, kind)
+        logged = _kill(_start(command, pieces), pieces, line, delay, kind)
         table.add_row(str(number + 1), kind.name, str(logged), str(lines[min(logged, len(lines) - 1)]["stage"]), f"{delay:.1f}")
-    _start(pieces).wait()
+    _start(command, pieces).wait()
     equal = _outcome(whole) == _outcome(pieces)
     console.print(table)
     console.print(f"metrics.jsonl and result.json: {'equal' if equal else 'NOT equal'}")
@@ -66,9 +72,9 @@ def _moments(lines: Sequence[dict[str, object]], kills: int, rng: np.random.Gene
     return sorted([*chosen, *rng.integers(len(lines), size=max(0, kills - len(chosen))).tolist()])
 
 
-def _start(run: Path) -> subprocess.Popen[bytes]:
+def _start(command: str, run: Path) -> subprocess.Popen[bytes]:
     with (run.parent / f"{run.name}.log").open("ab") as log:
-        return subprocess.Popen([sys.executable, "-m", "agents.train_stages", f"run={run}", *TRAINING], stdout=log, stderr=log)
+        return subprocess.Popen([sys.executable, "-m", f"agents.{command}", f"run={run}", *TRAININGS[command]], stdout=log, stderr=log)
 
 
 def _kill(process: subprocess.Popen[bytes], run: Path, line: int, delay: float, kind: signal.Signals) -> int:

@@ -1,7 +1,7 @@
 """Weights and inputs that are drawn from their names, so that a released checkpoint can be made anywhere from a list of names.
 
 The results that were stored beside each list (`data/released_*.npz`) were computed by the authors' code from these very values, in
-float32 on a CPU. The two families are "activitynet" and "something".
+float32 on a CPU. The families are "activitynet" and "something", and those of AdaFocusV2 "activitynet_v2" and "something_v2".
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ POLICY = "focuser.policy.policy."
 # difference is the authors' own rounding: up to 1.3e-4, since a trunk with random weights amplifies it. Focuser and head do not: up to
 # 3e-6, also in float32 with ATen's default and AVX2 kernels and oneDNN's SSE4.1 and AVX2 ones.
 NEAR, ROUNDING = 2e-4, 1e-5
+GAINS_V2 = {
+    "policy_stn.gru.weight_ih": 4.0, "policy_stn.gru.weight_hh": 1.0, "policy_stn.fc.0.weight": 9.0, "policy_stn.10.weight": 9.0,
+    "classifier.classifiers.": 0.1, "CNN_fc.1.weight": 0.1, "new_fc.weight": 0.1,
+}  # fmt: skip
 
 
 def names(family: str = "activitynet") -> dict[str, tuple[tuple[int, ...], float]]:
@@ -38,15 +42,15 @@ def results(name: str = "activitynet") -> dict[str, np.ndarray]:
         return dict(stored)
 
 
-def weight(name: str, shape: tuple[int, ...]) -> Tensor:
+def weight(name: str, shape: tuple[int, ...], *, v2: bool = False) -> Tensor:
     """The value of one tensor: one generator, seeded by its name, and one draw. `policy_old` holds what `policy` holds."""
     if name.endswith(COUNTER):
         return torch.zeros(shape, dtype=torch.int64)
-    generator = torch.Generator().manual_seed(zlib.crc32(name.replace(".policy_old.", ".policy.").encode()))
+    generator = torch.Generator().manual_seed(zlib.crc32((f"v2:{name}" if v2 else name.replace(".policy_old.", ".policy.")).encode()))
     if name.endswith("running_var"):
         return 0.5 + torch.rand(shape, generator=generator)
     if len(shape) > 1:
-        return normal(shape, generator) * math.sqrt(_gain(name) / math.prod(shape[1:]))
+        return normal(shape, generator) * math.sqrt((_gain_v2(name) if v2 else _gain(name)) / math.prod(shape[1:]))
     if name.endswith(".weight"):  # of batch norm; the last one of a residual block is damped
         return (0.8 + 0.4 * torch.rand(shape, generator=generator)) * (0.3 if name.endswith("bn3.weight") else 1.0)
     return (0.1 if name.endswith("running_mean") else 0.05) * normal(shape, generator)
@@ -56,6 +60,11 @@ def _gain(name: str) -> float:
     if name in ("classifier.weight", "glancer.net.classifier.weight"):
         return 0.02
     return 0.05 if "classifier.gru.weight_ih" in name else 8.0 if ".actor." in name else 2.0
+
+
+def _gain_v2(name: str) -> float:
+    """Chosen so that locations spread over the frame and scores stay small."""
+    return next((gain for part, gain in GAINS_V2.items() if part in name), 2.0)
 
 
 def normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -114,6 +123,21 @@ def released(family: str = "activitynet", *, policy: bool = True) -> dict[str, A
         parts["focuser"] |= {f"policy.{copy}.{name}": value for copy in ("policy", "policy_old") for name, value in own.items()}
     measured = {"acc": np.float64(71.9), "best_acc": torch.tensor(71.9)}
     return {"epoch": 3, **parts, "policy": own if policy else None, "optimizer": None, **measured}
+
+
+def released_v2(family: str, *, drawn: bool = True, **shapes: tuple[int, ...] | None) -> dict[str, Any]:
+    """A checkpoint as AdaFocusV2's code saves it, parallel training included.
+
+    ``shapes`` replace those of tensors, None drops one. Where they are not ``drawn``, all values are one zero, which is quick to save.
+    """
+    wanted = {name: shape for name, (shape, _) in names(family).items()} | shapes
+    tensors = {
+        f"module.{name}": weight(name, shape, v2=True) if drawn else torch.zeros(()).expand(shape)
+        for name, shape in wanted.items()
+        if shape is not None
+    }
+    others = {"epoch": 50, "arch": "resnet50", "optimizer": {}, "best_prec1": torch.tensor(47.0)}
+    return {"state_dict": tensors, **(others if family == "something_v2" else {})}
 
 
 def save(content: dict[str, Any], folder: Path, **changes: Any) -> Path:

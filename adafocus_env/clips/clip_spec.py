@@ -12,7 +12,7 @@ from adafocus_env.clips.shards import FORMAT
 from adafocus_env.clips.transforms import SCALES, Crop, centre_crop, sample_crop
 from adafocus_env.videos.containers import PYAV_SUFFIXES
 from adafocus_env.videos.dataset import Video
-from adafocus_env.videos.frame_sampling import SAMPLING
+from adafocus_env.videos.frame_sampling import ORDERS, SAMPLING
 from adafocus_env.videos.readers import DecodeRequest, file_reader
 from classifiers.errors import lookup, refuse_if
 
@@ -33,6 +33,7 @@ class ClipSpec:
         glance_frames: separate frames of the glancer (Something-Something: 8 to 12 of the focuser's), sampled independently of the
             others; 0: both see the same frames.
         sampling: how random frames are sampled; see `adafocus_env.videos.frame_sampling.SAMPLING`.
+        order: in which order the networks see the frames, a name in `adafocus_env.videos.frame_sampling.ORDERS`.
     """
 
     num_frames: int
@@ -45,6 +46,7 @@ class ClipSpec:
     seed: int = 0
     glance_frames: int = 0
     sampling: str = "segments"
+    order: str = "time"
 
     @property
     def num_glance_frames(self) -> int:
@@ -61,6 +63,7 @@ class ClipSpec:
             refuse_if(getattr(self, field) < least, f"{field}: must be at least {least}, got {getattr(self, field)}")
         refuse_if(self.short_side < self.size, f"short_side: must be at least size = {self.size}, got {self.short_side}")
         lookup("sampling", self.sampling, SAMPLING)
+        lookup("order", self.order, ORDERS)
         refuse_if(
             not self.scales or not all(0 < scale <= 1 for scale in self.scales),
             f"scales: must be shares above 0 and up to 1, got {self.scales}",
@@ -72,7 +75,7 @@ def request(settings: ClipSpec, video: Video, view: int) -> DecodeRequest:
     seed = (*_seed(settings, video, view), 0) if settings.train else None
     return DecodeRequest(
         video.path, settings.num_frames, settings.short_side, seed, settings.glance_frames, settings.sampling,
-        video.num_frames, video.frame_name,
+        video.num_frames, video.frame_name, settings.order,
     )  # fmt: skip
 
 
@@ -113,6 +116,8 @@ def content_key(videos: Sequence[Video], settings: ClipSpec, *, prepared: bool) 
         content.append({"glance_frames": settings.glance_frames})
     if settings.train and settings.sampling != "segments":
         content.append({"sampling": settings.sampling})
+    if settings.order != "time":
+        content.append({"order": settings.order})
     if any(video.track for video in videos):  # added later, with the boxes of the targets: clips without them are decoded again
         content.append({"track": 2})
     return _hash(content)

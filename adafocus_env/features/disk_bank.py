@@ -33,6 +33,7 @@ SHARD_SIZE = 8  # clips in a file; what is lost when a process is killed
 CARD = "card.json"  # what the features were computed from
 FORMAT = 3  # of the files; another number is another key, so that old files are left alone
 _DIGEST = hashlib.sha256().digest_size
+_LATER = {"head_steps": 0, "resize": "antialias"}  # named in a bank only where used, so that earlier banks stay valid
 _BITS = {2: np.int16, 4: np.int32}  # NumPy has no bfloat16: it only moves the bits
 _log = logging.getLogger("adafocus_env")
 
@@ -120,9 +121,13 @@ class DiskBank(Bank):
         return {**self.__dict__, "_shards": {}}
 
     def _open(self) -> None:
+        architecture = asdict(self.classifier.architecture)
+        for field, unused in _LATER.items():
+            if architecture[field] == unused:
+                del architecture[field]
         content = {
             "format": [FORMAT, SHARD_SIZE], "dtype": str(self.layout.dtype), "steps": self.num_steps, "action": geometry(self.action),
-            "clips": self.clips.fingerprint, "networks": self.fingerprint, "architecture": asdict(self.classifier.architecture),
+            "clips": self.clips.fingerprint, "networks": self.fingerprint, "architecture": architecture,
             "precision": execution_of(self.classifier).precision,  # not the rest: a bank that one machine filled serves another
         }  # fmt: skip
         self._card = json.dumps(content, indent=2) + "\n"

@@ -18,6 +18,7 @@ from adafocus_env.clips.store import ClipSource
 from adafocus_env.transfers import Values, to_array, to_device
 from classifiers.classifier import Classifier, WeightMonitor, check_frozen
 from classifiers.errors import refuse_if
+from classifiers.heads import check_steps
 from classifiers.optimize import optimized
 
 Indices = NDArray[np.int64]
@@ -122,8 +123,10 @@ class LiveFeatures(Features):
         length = len(frames) // requested.shape[1]
         source = inverse.ravel()[:, None] * length + np.arange(length)
         corners = np.broadcast_to(corners, (*clips.shape, 2)).reshape(-1, 1, 2).repeat(length, axis=1).reshape(-1, 2)
+        interpolated = corners.dtype.kind == "f"  # of normalised frames; whole patches are cut out first, which is less to normalise
+        frames = self.classifier.normalise(frames) if interpolated else frames
         patches = crop_patches(frames, to_device(source.ravel(), device), to_device(corners, device), self.action.patch_size)
-        focus_vectors = self.classifier.focus(self.classifier.normalise(patches), num_frames=length)
+        focus_vectors = self.classifier.focus(patches if interpolated else self.classifier.normalise(patches), num_frames=length)
         return focus_vectors.unflatten(0, (-1, length)).mean(1).unflatten(0, clips.shape)
 
     def frames(self, clip: int) -> Tensor:
@@ -212,16 +215,17 @@ def count_steps(classifier: Classifier, clips: ClipSource, video_div: int | None
         InputError: they do not fit together (says why).
     """
     head, glances = classifier.architecture.head, clips.settings.num_glance_frames
-    if head != "mean":
+    if not classifier.architecture.averages_frames:
         refuse_if(
             video_div is not None,
-            f"video_div={video_div} needs a classifier with the head 'mean', this one has {head!r}; leave video_div out",
+            f"video_div={video_div} needs a classifier with the head 'mean' or 'separate_mean', this one has {head!r}; leave video_div out",
         )
         refuse_if(
             glances != clips.num_frames,
             f"the clips have {glances} frames for the glancer and {clips.num_frames} for the focuser; a classifier with the head "
             f"{head!r} looks at the same frames with both: set glance_frames=0",
         )
+        check_steps(classifier.architecture.head_steps, clips.num_frames)
         return clips.num_frames
     steps = 1 if video_div is None else video_div
     refuse_if(steps not in VIDEO_DIVS, f"video_div must be 1, 2 or 4 decisions per video, got {video_div}")

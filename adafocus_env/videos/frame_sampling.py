@@ -1,4 +1,4 @@
-"""Frame sampling: which frames of a video make a clip."""
+"""Frame sampling: which frames of a video make a clip, and in which order."""
 
 from collections.abc import Callable
 
@@ -60,3 +60,27 @@ def _as_released(num_frames: int, num_segments: int, rng: np.random.Generator) -
 
 
 SAMPLING: dict[str, Callable[[int, int, np.random.Generator], NDArray[np.int64]]] = {"segments": _from_segments, "released": _as_released}
+
+
+def coarse_to_fine(num_frames: int) -> NDArray[np.int64]:
+    """Return the order of AdaFocusV2: the middle frame, the first and the last, then ever finer midpoints between them.
+
+    For T = 16: 7, 0, 15, 3, 11, 1, 5, 9, 13, 2, 4, 6, 8, 10, 12, 14.
+
+    Args:
+        num_frames: T.
+
+    Returns:
+        Frame numbers (T,), each of 0 … T − 1 once.
+    """
+    order = dict.fromkeys([(num_frames - 1) // 2, 0, num_frames - 1])
+    parts = 1
+    while len(order) < num_frames:
+        parts *= 2
+        ends = np.floor(np.linspace(0, num_frames - 1, parts + 1)).astype(np.int64)
+        order |= dict.fromkeys(((ends[:-1] + ends[1:]) // 2).tolist())
+    return np.array(list(order), np.int64)
+
+
+ORDERS: dict[str, Callable[[int], NDArray[np.int64]]] = {"time": lambda num_frames: np.arange(num_frames), "coarse_to_fine": coarse_to_fine}
+"""In which order the networks see the frames of a clip: the number of frames → the numbers of the first, second, … frame."""

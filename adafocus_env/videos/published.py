@@ -1,4 +1,4 @@
-"""The five data sets of the publication, from their published list files."""
+"""The data sets of the publications, from their published list files."""
 
 import logging
 import os
@@ -89,7 +89,11 @@ PUBLISHED: Mapping[str, PublishedSet] = {
             (2, "20bn-something-something-v2-frames", "%06d.jpg"),
         )
     },
-}
+    "jester": PublishedSet(  # of AdaFocusV2; lists and folders as those of TSM (arXiv 1811.08383)
+        "Jester", 27, "jester/category.txt", "jester/train_videofolder.txt", "jester/val_videofolder.txt", ListFormat(),
+        frames="jester/20bn-jester-v1", frame_name="%05d.jpg", num_frames=12, flip=False, short_side=None,
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

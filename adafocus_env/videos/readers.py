@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adafocus_env.videos.containers import PYAV_SUFFIXES, stated_size
-from adafocus_env.videos.frame_sampling import segment_indices
+from adafocus_env.videos.frame_sampling import ORDERS, segment_indices
 from classifiers.errors import InputError, refuse_if
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -318,6 +318,7 @@ class DecodeRequest:
         sampling: how random frames are sampled; see `adafocus_env.videos.frame_sampling.SAMPLING`.
         num_frames_stated: the number of frames that a folder must have; None: any.
         frame_name: how the frames in a folder are named; see `FolderReader`.
+        order: of the frames in a clip, a name in `adafocus_env.videos.frame_sampling.ORDERS`.
     """
 
     path: Path
@@ -328,6 +329,7 @@ class DecodeRequest:
     sampling: str = "segments"
     num_frames_stated: int | None = None
     frame_name: str = ""
+    order: str = "time"
 
 
 @dataclass(frozen=True)
@@ -361,4 +363,4 @@ def decode_clip(request: DecodeRequest) -> DecodedClip:
 def _sample(length: int, request: DecodeRequest, count: int, *salt: int) -> NDArray[np.int64]:
     """Return the numbers of ``count`` frames; the salt makes the glancer's independent of the focuser's."""
     rng = None if request.seed is None else np.random.default_rng((*request.seed, *salt))
-    return segment_indices(length, count, rng, request.sampling)
+    return segment_indices(length, count, rng, request.sampling)[ORDERS[request.order](count)]

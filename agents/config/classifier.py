@@ -17,13 +17,15 @@ class ArchitectureConfig:
 
     glancer: str | None = setting(None, "a backbone: one of the package's own, torchvision/NAME or timm/NAME")
     focuser: str | None = setting(None, "a backbone, like the glancer's")
-    head: str | None = setting(None, "gru, linear, mean or max")
+    head: str | None = setting(None, "gru, linear, mean, max, max_per_step or separate_mean")
     hidden_size: int | None = setting(None, "length of the head's hidden state", ge=1)
     dropout: float | None = setting(None, "of the head, in training", ge=0, le=1)
     size: int | None = setting(None, "height and width of a frame", unit="pixels", ge=1)
     glance_size: int | None = setting(None, "height and width of the glancer's input", unit="pixels", ge=1)
     shift: float | None = setting(None, "share of the channels that the temporal shift moves each way", ge=0, le=0.5)
     shift_place: Literal["blockres", "block"] | None = setting(None, "where channels are shifted")
+    head_steps: int | None = setting(None, "frames of a clip that the head max_per_step has linear layers for; 0 with any other head", ge=0)
+    resize: Literal["antialias", "align_corners"] | None = setting(None, "how the glancer's frames are resized")
     weights: Literal["none", "default"] | None = setting(None, "initial weights of the backbones: random, or the library's (ImageNet)")
 
     def without_effect(self, command: Any, prefix: str) -> Iterator[tuple[str, str]]:
@@ -31,7 +33,7 @@ class ArchitectureConfig:
         architecture = architecture_of(command)
         if architecture is not None and not architecture.shift:
             yield "shift_place", "there is no temporal shift; set architecture.shift, or leave it out"
-        if architecture is not None and architecture.head in ("linear", "mean"):
+        if architecture is not None and architecture.head in ("linear", "mean", "separate_mean"):
             yield "hidden_size", "the head has no hidden state; leave it out, or set architecture.head=gru or max"
 
 

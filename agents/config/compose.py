@@ -170,16 +170,18 @@ def _checked(override: Any, schema: type, choices: Mapping[str, Sequence[str]]) 
     """Return an override as Hydra takes it: the YAML files need not have its key.
 
     Raises:
-        InputError: its first word is neither a setting nor a group, or the group lacks the choice.
+        InputError: its first word is neither a setting nor a group (if it is one of another command, says so: ``schema.elsewhere``), or
+            the group lacks the choice.
     """
     key, line = override.key_or_group, override.input_line
     if override.is_delete():
         raise InputError(f"{line}: a key cannot be taken away; leave it out or give it another value")
     if override.is_sweep_override():
         raise InputError(f"{line} has several values: add --multirun, or quote it: {key}='\"a,b\"'")
-    names = {*fields_of(schema), *choices}
-    if key not in choices and key.split(".")[0] not in names:
-        raise unknown(key, names)
+    names, word = {*fields_of(schema), *choices}, key.split(".")[0]
+    if key not in choices and word not in names:
+        reason = getattr(schema, "elsewhere", {}).get(word)
+        raise unknown(key, names) if reason is None else InputError(f"{line} has no effect: {reason}")
     value = override.value()
     if key not in choices or isinstance(value, dict):
         return f"++{line.lstrip('+')}"

@@ -10,8 +10,17 @@ from agents.config.ppo import HAS_NETWORK
 SKIPPING = ("skip", "continuous_skip")
 CELLS = ("grid", "skip")
 """Actions that are cells of a grid, with or without an action that skips."""
-KEYS = {"spatial": ("width", "kernel", "depth", "memory"), "published": ("channels", "features", "hidden", "batch_norm", "memory")}
+OF_RL = (
+    "grid num_envs reward baseline full_information cost_weight cost_weight_rate target_keep target_gflops skipped"
+)
+"""Settings ``env.*`` that end-to-end training does not read."""
+KEYS = {
+    "spatial": ("width", "kernel", "depth", "memory"),
+    "published": ("channels", "features", "hidden", "batch_norm", "memory"),
+    "published_v2": ("channels", "features", "hidden", "memory"),
+}
 """Settings ``network.*`` that only some kinds of network read."""
+NO_RL = "end-to-end training uses no reinforcement learning"
 BANK_IS_OFF = "with bank=false features are stored nowhere; leave it out, or set bank=true"
 
 
@@ -38,6 +47,8 @@ class EnvConfig(EnvSettings):
 
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
         """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        if hasattr(command, "learning"):
+            yield OF_RL, f"{NO_RL}, and neither cells nor skipped frames; leave it out, or use python -m agents.train_ppo"
         if self.action not in CELLS:
             yield "grid", f"env.action={self.action} has no cells; leave it out, or set env.action=grid"
         if self.reward in REWARDS and REWARDS[self.reward].baseline != "random patches":
@@ -68,7 +79,7 @@ class AlgoConfig:
 class NetworkConfig:
     """The policy network; see `agents.policies.networks`."""
 
-    name: str = setting("spatial", "spatial, published (the paper's, which flattens the map), or one that the plugin adds")
+    name: str = setting("spatial", "spatial, published or published_v2 (the papers', which flatten the map), or one that the plugin adds")
     width: int = setting(8, "spatial: channels of every layer", ge=1)
     kernel: Literal[1, 3, 5, 7] = setting(3, "spatial: side of the kernels", unit="pixels of the map")
     depth: int = setting(1, "spatial: convolutional GRUs, one on the other", ge=1)
@@ -85,6 +96,8 @@ class NetworkConfig:
         """Yield the settings that are not read in this state; see `agents.config.effect`."""
         if command.policy:
             yield " ".join(vars(self)), HAS_NETWORK.format(command.policy)
+        if hasattr(command, "learning"):
+            yield "std learn_std", f"{NO_RL}: no location is sampled; leave it out"
         if command.env.action in CELLS:
             yield "std learn_std", f"env.action={command.env.action} has cells, and the standard deviation is of locations; leave it out"
         if read := KEYS.get(self.name):

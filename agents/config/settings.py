@@ -5,18 +5,19 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from adafocus_env.dataset_registry import DataSettings as DataConfig
 from adafocus_env.settings import ActionName, NumberFormat, declared_in, setting, settings
 from agents.config.classifier import ArchitectureConfig, ClassifierConfig, SupervisedConfig, is_trained
-from agents.config.policy import BANK_IS_OFF, CELLS, AlgoConfig, EnvConfig, NetworkConfig
+from agents.config.end_to_end import EndToEndConfig
+from agents.config.policy import BANK_IS_OFF, CELLS, NO_RL, AlgoConfig, EnvConfig, NetworkConfig
 from agents.config.ppo import PPOConfig
 
 __all__ = [
-    "AlgoConfig", "ArchitectureConfig", "CheckDataset", "ClassifierConfig", "DataConfig", "EnvConfig", "Evaluate",
+    "AlgoConfig", "ArchitectureConfig", "CheckDataset", "ClassifierConfig", "DataConfig", "EndToEndConfig", "EnvConfig", "Evaluate",
     "FillFeatureBank", "ImportCheckpoint", "JointConfig", "ListRuns", "NetworkConfig", "PPOConfig", "Predict", "Report",
-    "SupervisedConfig", "Train", "TrainPPO", "TrainStages", "Watch",
+    "SupervisedConfig", "Train", "TrainEndToEnd", "TrainPPO", "TrainStages", "Training", "Watch",
 ]  # fmt: skip
 
 TRAINING = (
@@ -30,8 +31,8 @@ PLUGIN = "a module of yours that is imported first (docs/extend.md)"
 
 
 @settings
-class TrainPPO:
-    """`python -m agents.train_ppo`."""
+class Training:
+    """What the training commands share."""
 
     run: str = setting("", "the run folder; empty: one named after data and seed", path=True)
     seed: int = setting(0, "of everything random", ge=0, lt=SEEDS)
@@ -45,8 +46,14 @@ class TrainPPO:
     architecture: ArchitectureConfig = setting(ArchitectureConfig, "what differs from the architecture that classifier names")
     policy: str = setting("", "folder of a policy to start from; empty: a new one", path=True)
     env: EnvConfig = setting(EnvConfig, "the environment that the policy learns in")
-    ppo: PPOConfig = setting(PPOConfig, "the algorithm")
     network: NetworkConfig = setting(NetworkConfig, "the policy network")
+
+
+@settings
+class TrainPPO(Training):
+    """`python -m agents.train_ppo`."""
+
+    ppo: PPOConfig = setting(PPOConfig, "the algorithm")
     stages: ClassifierConfig = setting(ClassifierConfig, "how a classifier is trained where there is none for these videos")
 
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
@@ -107,6 +114,20 @@ class TrainStages(TrainPPO):
         for names, theirs in (("ppo.total_steps ppo.epochs", "total_steps"), ("ppo.learning_rate", "policy_learning_rate")):
             if self.first == 3 and getattr(self.joint, theirs) is not None:
                 yield names, f"stage 2 is run in joint rounds alone (first=3), by joint.{theirs}; set that"
+
+
+@settings
+class TrainEndToEnd(Training):
+    """`python -m agents.train_end_to_end`."""
+
+    freeze: bool = setting(False, "train the policy alone; the classifier, which must be trained, stays as it is")
+    learning: EndToEndConfig = setting(EndToEndConfig, "how they are trained")
+
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "ppo": f"{NO_RL}; set the keys of learning, or use python -m agents.train_ppo",
+        "algo": f"{NO_RL}; set the keys of learning, or use python -m agents.train",
+        "stages": "end-to-end training has one stage; set the keys of learning, or use python -m agents.train_stages",
+    }
 
 
 @settings
@@ -272,20 +293,21 @@ class CheckDataset:
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
         """Yield the settings that are not read in this state; see `agents.config.effect`."""
         yield "data.workers", "set workers"
-        yield "data.glance_frames data.flip data.views data.sampling", "one test clip of each video is decoded; leave it out"
+        names = "data.glance_frames data.flip data.views data.sampling data.order"
+        yield names, "one test clip of each video is decoded; leave it out"
 
 
 @settings
 class ImportCheckpoint:
     """`python -m agents.import_checkpoint`."""
 
-    file: str = setting(..., "the authors' checkpoint, of any stage and either family", path=True, min_length=1)
+    file: str = setting(..., "the authors' checkpoint, of any stage and family, also of AdaFocusV2", path=True, min_length=1)
     out: str = setting(..., "the folder to write: classifier=DIR and, from stage 2 on, policy=DIR", path=True, min_length=1)
     patch_size: int | None = setting(
-        None, "height and width of a patch, which the file does not hold; null: the smallest published", unit="pixels", ge=1
+        None, "height and width of a patch, not in the file; null: the one in its name, or the smallest published", unit="pixels", ge=1
     )
     classes: str | None = setting(None, "a text file with the names of the classes, one a line; null: numbers", path=True)
-    family: str | None = setting(None, "ActivityNet or Something-Something: refuses files of the other; null: either")
+    family: str | None = setting(None, "a name in `agents.released.families_v2.FAMILIES`: refuses files of the others; null: any")
 
 
 @settings

@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from adafocus_env.action import Action, ContinuousAction, GridAction, crop_patches, with_skipping
+from adafocus_env.action import Action, ContinuousAction, GridAction, InterpolatedAction, crop_patches, with_skipping
 from adafocus_env.classify import classify_clips
 from adafocus_env.clips.store import ClipSource
 from agents.evaluation.conditional_exit import ExitModel, ExitThresholds
@@ -99,7 +99,8 @@ def infer(
             skipped=skipped, keep_threshold=keep_threshold,
         )  # fmt: skip
     flops = video_flops(classifier, length, num_glances, steps, skipped=skipped, policy_step=policy_flops(policy))
-    boxes = torch.cat([done.corners, done.corners + classifier.architecture.patch_size], dim=-1) * done.patch_mask[..., None]
+    corners = done.corners.round().long() if done.corners.is_floating_point() else done.corners
+    boxes = torch.cat([corners, corners + classifier.architecture.patch_size], dim=-1) * done.patch_mask[..., None]
     processed = torch.arange(steps, device=boxes.device) < done.num_steps[:, None]
     boxes, patch_mask, processed = (each.repeat_interleave(length // steps, dim=1) for each in (boxes, done.patch_mask, processed))
     return Inference(done.actions, boxes, patch_mask, done.logits, flops.total(done.patch_mask.sum(1), done.num_steps), processed)
@@ -210,7 +211,7 @@ def classify_crops(
         classifier: Its networks.
         frames: Normalised, (N, T, 3, H, W).
         vectors: Glance vectors (N, D, C) of the decisions.
-        corners: (N, D, 2) as (top, left) in pixels, the same for all frames of a decision.
+        corners: (N, D, 2) as (top, left) in pixels, whole or real numbers, the same for all frames of a decision.
         patch_mask: (N, D) bool, the decisions with a patch; None: all.
         skipped: Input of the head in the others, see `adafocus_env.classify.classify_clips`.
     """
@@ -232,9 +233,13 @@ def _focus_crops(classifier: Classifier, frames: Tensor, corners: Tensor, patch_
 
 
 def patches_of(policy: PolicyNetwork, classifier: Classifier, actions: Tensor) -> tuple[Tensor, Tensor]:
-    """Actions of the policy (…) → corners (…, 2) of their patches as (top, left) in pixels, and whether they have a patch (…)."""
+    """Actions of the policy (…) → corners (…, 2) of their patches as (top, left) in pixels, and whether they have a patch (…).
+
+    Corners are whole numbers, or real ones where the policy was trained with interpolated patches.
+    """
     size, patch_size = classifier.architecture.size, classifier.architecture.patch_size
-    action: Action = ContinuousAction(size, patch_size) if policy.grid is None else GridAction(policy.grid, size, patch_size)
+    locations = InterpolatedAction if policy.interpolated else ContinuousAction
+    action: Action = locations(size, patch_size) if policy.grid is None else GridAction(policy.grid, size, patch_size)
     action, array = with_skipping(action) if policy.skips else action, actions.cpu().numpy()
     return torch.from_numpy(action.corners_of(array)).to(actions.device), torch.from_numpy(action.patch_mask(array)).to(actions.device)
 
@@ -251,7 +256,7 @@ def count_decisions(classifier: Classifier, policy: PolicyNetwork, num_frames: i
     Raises:
         InputError: The frames cannot be divided equally among decisions.
     """
-    if classifier.architecture.head != "mean":
+    if not classifier.architecture.averages_frames:
         if num_frames != num_glances:
             raise InputError(f"this classifier needs the same frames for both networks, got {num_frames} frames and {num_glances} glances")
         return num_frames

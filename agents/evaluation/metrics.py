@@ -114,6 +114,20 @@ def ratios(evaluation: PolicyEvaluation) -> dict[str, float]:
     return {name: float(each[0].sum() / each[1].sum()) for name, each in counted.items() if each is not None and each[1].any()}
 
 
+VALIDATED = ("top1_anytime", "hit_rate")
+
+
+def validation_metrics(evaluation: PolicyEvaluation) -> dict[str, float]:
+    """Return what a line of metrics says of a policy on the validation clips.
+
+    Policies are ranked by ``val_confidence_anytime``, the confidence, the mean over steps: unlike accuracy after the last step it does not
+    saturate.
+    """
+    metrics = {f"val_{name}": value for name, value in ratios(evaluation).items() if name in VALIDATED}
+    metrics |= {"val_top1": float(evaluation.correct.mean()), "val_confidence": float(evaluation.confidence.mean())}
+    return {**metrics, "val_confidence_anytime": float(evaluation.confidence_anytime.mean())}
+
+
 def interval(sums: Counts, counts: Counts) -> list[float]:
     """Return the 95 % confidence interval of a ratio: the percentile bootstrap over the clips, with a fixed seed.
 

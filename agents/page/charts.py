@@ -87,24 +87,26 @@ def step_chart(runs: Sequence[FinishedRun], key: str, label: str) -> Markup | No
 
 
 def learning_chart(runs: Sequence[FinishedRun]) -> Markup | None:
-    """Draw the validation metrics of every run against its steps, and mark the chosen step; None without a validation split."""
-    curves = [(run, key, *_curve(run.metrics, key)) for run in runs for key in MEASURED]
+    """Draw the validation metrics of every run against its steps or epochs, and mark the chosen one; None without a validation split."""
+    unit, plural = ("steps", "environment steps") if any("steps" in line for line in runs[0].metrics) else ("epoch", "epochs")
+    curves = [(run, key, *_curve(run.metrics, key, unit)) for run in runs for key in MEASURED]
     if not any(len(steps) for _, _, steps, _ in curves):
         return None
     with mpl.rc_context(STYLE):
-        figure, axes = _axes("environment steps", "validation clips, %")
+        figure, axes = _axes(plural, "validation clips, %")
         for run, key, steps, values in curves:
             name, colour, style = MEASURED[key]
             label = name if run is runs[0] and len(steps) else None
             axes.plot(steps, values, style, color=COLOURS[colour], label=label, linewidth=1.6 if len(runs) == 1 else 1)
         for number, run in enumerate(runs):
             if (best := run.result.get("best")) is not None:
-                axes.axvline(best["steps"], color=COLOURS["ink"], linestyle=":", linewidth=1.5, label=None if number else "chosen")
+                axes.axvline(best[unit], color=COLOURS["ink"], linestyle=":", linewidth=1.5, label=None if number else "chosen")
         axes.set_ylim(0, 104)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
+        if unit == "steps":
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
         figure.legend(loc="outside upper center", ncols=2, columnspacing=1.2, handlelength=1.6)
-        chosen = ", ".join(f"{run.result['best']['steps']:,}" for run in runs if run.result.get("best"))
-        return to_svg(figure, "learning", f"Validation metrics against environment steps; chosen step: {chosen or 'the last'}")
+        chosen = ", ".join(f"{run.result['best'][unit]:,}" for run in runs if run.result.get("best"))
+        return to_svg(figure, "learning", f"Validation metrics against {plural}; chosen: {chosen or 'the last'}")
 
 
 def to_svg(figure: Figure, name: str, text: str) -> Markup:
@@ -133,9 +135,9 @@ def _axes(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _curve(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the steps and the values in per cent of a validation metric; a further round of training continues the steps."""
-    lines = np.array([(line["steps"], line[key]) for line in metrics if "steps" in line and key in line], np.float64).reshape(-1, 2)
+def _curve(metrics: Sequence[Mapping[str, Any]], key: str, unit: str = "steps") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the steps (``unit``) and the values in per cent of a validation metric; a further round of training continues the steps."""
+    lines = np.array([(line[unit], line[key]) for line in metrics if unit in line and key in line], np.float64).reshape(-1, 2)
     before = np.concatenate([[0], np.where(np.diff(lines[:, 0]) < 0, lines[:-1, 0], 0).cumsum()])[: len(lines)]
     return lines[:, 0] + before, 100 * lines[:, 1]
 

@@ -21,7 +21,7 @@ from agents.page.charts import cost_chart, learning_chart, step_chart
 from agents.page.finished import FinishedRun, read_runs
 from agents.page.pictures import animation, coverage, heat_map, peak_in_words, stacked
 from agents.page.verdict import Estimate, estimate, findings, gain, headline, mean_of
-from agents.pipeline.builders import build_split
+from agents.pipeline.builders import build_split, in_order_of
 from agents.runs.progress import Display
 from agents.runs.report import ORDER
 from agents.runs.run_dir import PAGE
@@ -96,7 +96,8 @@ def _open_clips(run: FinishedRun, display: Display) -> ClipSource:
     """
     try:
         with Unreadable() as unreadable:
-            clips = build_split(build_data(run.data), "test", run.data, run.card.architecture.size, display, unreadable)
+            of_run = in_order_of(run.data, run.card.clip_format)
+            clips = build_split(build_data(run.data), "test", of_run, run.card.architecture.size, display, unreadable)
     except InputError as problem:
         raise InputError(f"{problem}; or make a page without videos: clips=0") from problem
     refuse_if(
@@ -141,7 +142,8 @@ def _seeds(runs: Sequence[FinishedRun]) -> Iterator[dict[str, Any]]:
         learned, best = run.result["policies"]["learned"], run.result.get("best", {})
         yield {
             "seed": run.config["seed"], "top1": 100 * learned["top1"], "anytime": 100 * learned["top1_anytime"], "gain": gain([run]),
-            "hits": 100 * learned["hit_rate"] if "hit_rate" in learned else None, "steps": best.get("steps"), "root": run.root,
+            "hits": 100 * learned["hit_rate"] if "hit_rate" in learned else None, "chosen": best.get("steps", best.get("epoch")),
+            "root": run.root,
         }  # fmt: skip
 
 

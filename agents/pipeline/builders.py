@@ -34,7 +34,7 @@ class Clips:
     def format(self) -> ClipFormat:
         """How they are made from a video."""
         spec = self.test.settings
-        return ClipFormat(spec.num_frames, spec.glance_frames, self.data.margin)
+        return ClipFormat(spec.num_frames, spec.glance_frames, self.data.margin, spec.order)  # type: ignore[arg-type]
 
 
 def build_clips(data: DataSet, config: DataConfig, size: int, display: Display, *, seed: int) -> Clips:
@@ -59,6 +59,11 @@ def build_clips(data: DataSet, config: DataConfig, size: int, display: Display, 
         )
 
 
+def in_order_of(config: DataConfig, trained: ClipFormat) -> DataConfig:
+    """Return the settings with the order of frames that they state, or that a classifier was trained with."""
+    return replace(config, order=config.order or trained.order)
+
+
 def build_split(
     data: DataSet,
     split: Split,
@@ -75,7 +80,8 @@ def build_split(
     data = _shows_rendering(data, split, display)
     clips = open_clips(
         data, split, num_frames=config.num_frames, size=size, views=config.views, glance_frames=config.glance_frames,
-        sampling=config.sampling, seed=seed, num_workers=config.workers, progress=bar.at, unreadable=unreadable,
+        sampling=config.sampling, order=config.order or "time", seed=seed, num_workers=config.workers, progress=bar.at,
+        unreadable=unreadable,
     )  # fmt: skip
     bar.at(count)
     return clips

@@ -23,12 +23,11 @@ from adafocus_env.clips.store import ClipSource
 from agents.config.settings import EnvConfig, PPOConfig, SupervisedConfig, TrainStages
 from agents.evaluation.evaluate import batches, evaluate_policy
 from agents.pipeline.builders import Clips, features_of
+from agents.pipeline.epochs import resumable, with_progress
 from agents.pipeline.stages import Milestone, Score, StageDir, StageSpec, joint_round, single_pass
 from agents.pipeline.training_run import TrainingRun
 from agents.policies.baselines import RandomPatch
 from agents.policies.networks import PolicyNetwork, load_policy, save_policy
-from agents.runs.interrupts import Stopped, StopRequest
-from agents.runs.progress import figures
 from agents.supervised.checkpoint import EpochCheckpoint
 from agents.supervised.stages import BackboneName, finetune, frame_scores, train_on_random_patches, warm_up
 from classifiers import checkpoint
@@ -173,26 +172,22 @@ class StageDriver:
 
     def _train_supervised(self, spec: StageSpec, directory: StageDir) -> Score | None:
         """Run the remaining epochs of stage 0, 1 or 3; the main process saves the best classifier and returns its score."""
-        with StopRequest(self._run.display.console) as stop:
-            checkpoints = EpochCheckpoint(directory.checkpoints / LAST, lambda: len(directory.metrics()), stop)
+        with resumable(directory, directory.checkpoints / LAST, self._run.display) as checkpoints:
+            epochs = self._epochs(spec, checkpoints)
             if not distributed.is_main():
-                deque(self._epochs(spec, checkpoints), maxlen=0)
+                deque(epochs, maxlen=0)
                 return None
-            directory.truncate(checkpoints.resumed_lines or 0)
             if spec.stage == 3 and "best" not in checkpoints.extra:
                 self._save_best(self._patch_score(self.policy), checkpoints, directory)  # finetuning may not help
-            done, clips = len(directory.metrics()), self._clips.train.epoch_size
-            bar = self._run.display.bar(spec.title, spec.settings.epochs or 0, done, unit="epoch", clips=clips)
-            checkpoints.progress = bar.at
-            for epoch, metrics in enumerate(self._epochs(spec, checkpoints), done + 1):
+            total, done, clips = spec.settings.epochs or 0, len(directory.metrics()), self._clips.train.epoch_size
+            for epoch, metrics in with_progress(
+                epochs, checkpoints, self._run.display, spec.title, total=total, done=done, clips=clips
+            ):  # fmt: skip
                 score = self._score(spec)
                 metrics |= score_metrics(score)
                 directory.log({"stage": spec.stage, "part": spec.trains, "epoch": epoch, **metrics})
                 if is_at_least(score, checkpoints.extra.get("best")):
                     self._save_best(score, checkpoints, directory)
-                bar.at(epoch, figures(metrics))
-            if stop.requested:  # after the last batch
-                raise Stopped
         self._say_chosen(spec, directory, checkpoints.extra["best"])
         return checkpoints.extra["best"]
 

@@ -19,7 +19,7 @@ from agents.evaluation.budgets import requested_keep, set_threshold
 from agents.evaluation.conditional_exit import ExitModel
 from agents.evaluation.evaluate import flops_of
 from agents.evaluation.inference import count_decisions, policy_flops
-from agents.pipeline.builders import build_split, check_classes, features_of, inference_classifier
+from agents.pipeline.builders import build_split, check_classes, features_of, in_order_of, inference_classifier
 from agents.pipeline.exit_fitting import fit_exit
 from agents.policies.networks import PolicyNetwork
 from agents.rl.saved_model import Policy, TrainedModel, load_trained
@@ -62,16 +62,17 @@ def evaluate_saved(config: Evaluate) -> None:
         _check_policy_keys(policy, config, env)
         size = classifier.architecture.size
         split: Split = "further" if config.further else "test"
-        clips = build_split(data, split, config.data, size, display, unreadable)
+        of_data = in_order_of(config.data, classifier.clip_format)
+        clips = build_split(data, split, of_data, size, display, unreadable)
         if isinstance(policy, PolicyNetwork):
             env = _env_of(policy, env)
-            if classifier.architecture.head == "mean":
+            if classifier.architecture.averages_frames:
                 glances = clips.settings.num_glance_frames
                 env = replace(env, video_div=count_decisions(classifier, policy, clips.num_frames, glances))
         features = features_of(inference_classifier(classifier, env), clips, env)
         if config.budget is not None or config.keep is not None:
             skipping = check_solvable(config, data, policy)
-            val = features_of(features.classifier, build_split(data, "val", config.data, size, display, unreadable), env)
+            val = features_of(features.classifier, build_split(data, "val", of_data, size, display, unreadable), env)
             share = requested_keep(config.budget, config.keep, flops_of(features, env.skipped, policy_flops(skipping)))
             display.say(set_threshold(skipping, val, share))
         exit = None
@@ -79,7 +80,7 @@ def evaluate_saved(config: Evaluate) -> None:
             if policy is None:
                 raise InputError(f"exit={config.exit} is of a policy, and there is none; give policy=DIR, or leave exit out")
             model = ExitModel.of(features.classifier, policy, clips.num_frames, features.num_steps, skipped=env.skipped)
-            fit = fit_exit(features.classifier, policy, config.policy, model, data, config.data, env, display)
+            fit = fit_exit(features.classifier, policy, config.policy, model, data, of_data, env, display)
             exit = ExitChoice(fit, config.exit, config.exit_confidence)
         out = Path(config.out) if config.out else None
         result = report(
@@ -178,5 +179,5 @@ def _check_policy_keys(policy: Policy | None, config: Evaluate, env: EnvConfig) 
 def _env_of(policy: PolicyNetwork, env: EnvConfig) -> EnvConfig:
     """Return the environment with the policy's kind of action and grid."""
     with_grid: ActionName = "skip" if policy.skips else "grid"
-    without: ActionName = "continuous_skip" if policy.skips else "continuous"
+    without: ActionName = "continuous_skip" if policy.skips else "interpolated" if policy.interpolated else "continuous"
     return replace(env, action=with_grid if policy.grid else without, grid=policy.grid or env.grid)

@@ -6,6 +6,7 @@ import shutil
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -51,7 +52,7 @@ def trained_classifier(run: TrainingRun, clips: Clips) -> Classifier:
         InputError: The clips are sampled anew in every epoch, or the cache cannot be written.
         Stopped: The user asked to stop; everything is saved.
     """
-    given, config, display = run.classifier_or_architecture, run.config, run.display
+    given, config, display = run.classifier_or_architecture, cast(TrainPPO, run.config), run.display
     if isinstance(given, Classifier):
         return given
     refuse_if(

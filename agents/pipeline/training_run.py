@@ -6,7 +6,7 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from gymnasium import spaces
 from rich.console import Console
@@ -23,8 +23,8 @@ from adafocus_env.observation import OBSERVATIONS
 from adafocus_env.reward import ALONE, REWARDS
 from adafocus_env.videos.dataset import check_train_split
 from agents.config.policy import SKIPPING
-from agents.config.settings import PPOConfig, Train, TrainPPO
-from agents.pipeline.builders import Clips, build_clips, choose_classifier, features_of, inference_classifier
+from agents.config.settings import PPOConfig, Train, Training, TrainPPO
+from agents.pipeline.builders import Clips, build_clips, choose_classifier, features_of, in_order_of, inference_classifier
 from agents.policies.baselines import check_policy
 from agents.policies.networks import PolicyNetwork, load_policy
 from agents.rl.algorithms import ALGORITHMS, algorithm_of, check_fits, check_settings, class_of, learns_as_ppo
@@ -40,7 +40,7 @@ from agents.runs.run_dir import RunDir
 from agents.runs.seeding import make_deterministic
 from agents.runs.threads import limit_threads
 from classifiers import checkpoint
-from classifiers.classifier import Architecture, Classifier
+from classifiers.classifier import Architecture, Classifier, ClipFormat
 from classifiers.errors import InputError, lookup, refuse_if
 
 SCORE = ("val_confidence_anytime",)
@@ -62,7 +62,7 @@ class TrainingRun:
 
     classifier_or_architecture: Classifier | Architecture
 
-    def __init__(self, directory: RunDir, config: TrainPPO, display: Display) -> None:
+    def __init__(self, directory: RunDir, config: Training, display: Display) -> None:
         self.directory, self.config, self.display = directory, config, display
         self.device = choose_device(config.device)
         self.seconds: dict[str, float] = {}
@@ -71,7 +71,7 @@ class TrainingRun:
         self._features: dict[str, Features] = {}
 
     @classmethod
-    def open(cls, path: str | Path, config: TrainPPO) -> "TrainingRun":
+    def open(cls, path: str | Path, config: Training) -> "TrainingRun":
         """Open the run directory and set the seeds. Of several processes only the main one writes to it and shows progress.
 
         Raises:
@@ -117,7 +117,7 @@ class TrainingRun:
         """Return the clips of the data set, rendered and decoded if necessary.
 
         Args:
-            for_policy: Whether a policy is trained on them; its settings are checked first.
+            for_policy: Whether a policy is trained on them by an algorithm; its settings are checked first.
 
         Raises:
             InputError: The data set, the classifier or a setting of the algorithm cannot be used.
@@ -133,13 +133,14 @@ class TrainingRun:
         if for_policy:
             self._check_algorithm(architecture)
         with distributed.main_first():
-            clips = build_clips(data, config.data, architecture.size, self.display, seed=config.seed)
+            of_data = in_order_of(config.data, getattr(given, "clip_format", ClipFormat()))
+            clips = build_clips(data, of_data, architecture.size, self.display, seed=config.seed)
         self.seconds["render"] = time.perf_counter() - start
         return clips
 
     def _check_algorithm(self, architecture: Architecture) -> None:
         """Check the settings of the algorithm before anything is rendered; see `check_algo` and `check_ppo`."""
-        config = self.config
+        config = cast(TrainPPO, self.config)
         reward = lookup("env.reward", reward_of(config.env), REWARDS)
         refuse_if(reward.alone and config.env.action in SKIPPING, ALONE.replace("reward=", "env.reward="))
         if isinstance(config, Train):
@@ -153,7 +154,7 @@ class TrainingRun:
                 )
             if not learns_as_ppo(config.algo):
                 return
-        steps = config.env.video_div or 1 if architecture.head == "mean" else config.data.num_frames
+        steps = config.env.video_div or 1 if architecture.averages_frames else config.data.num_frames
         check_ppo(config.ppo, config.env, steps, config.network)
 
     def features(self, classifier: Classifier, clips: ClipSource) -> Features:
@@ -185,7 +186,8 @@ class TrainingRun:
             seed: Seed of everything random; None: that of the run.
             start: The policy to start from; None: the one that the settings name, or a new one.
         """
-        config, directory, ppo = self.config, directory or self.directory, ppo or self.config.ppo
+        config, directory = cast(TrainPPO, self.config), directory or self.directory
+        ppo = ppo or config.ppo
         features = self.features(classifier, clips.train)
         self.display.say(features.about)
         val = self.features(classifier, clips.val) if clips.val else None
@@ -220,7 +222,7 @@ class TrainingRun:
     ) -> None:
         """Save the classifier and evaluate on the test clips, once: table, `result.json` and plots.
 
-        The result also says after how many steps the policy was selected, and its anytime confidence on the validation clips.
+        The result also says after how many steps or epochs the policy was selected, and its anytime confidence on the validation clips.
 
         Args:
             classifier: In its final state.
@@ -244,7 +246,8 @@ class TrainingRun:
         self.seconds["evaluate"] = time.perf_counter() - start
         seconds = {step: round(value, 1) for step, value in self.seconds.items()}
         if policy is not None and (best := selection_of(self.directory.checkpoints / "best")):
-            result["best"] = {"steps": best["steps"], **{key: best["metrics"][key] for key in SCORE if key in best["metrics"]}}
+            metrics = best.pop("metrics")
+            result["best"] = {**best, **{key: metrics[key] for key in SCORE if key in metrics}}
         self.directory.write_result({**result, **(result_entries or {}), "seconds": seconds})
         self.display.say(f"saved to {self.directory.root}: result.json, result.png, contact_sheet.png, predictions.csv, checkpoints/")
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from adafocus_env.action import Action, GridAction, with_skipping
+from adafocus_env.action import Action, GridAction, InterpolatedAction, with_skipping
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.features.live import Features
 from agents.policies.networks import PolicyNetwork, check_maps, check_patch_share
@@ -273,10 +273,13 @@ def check_policy(policy: PolicyNetwork, features: Features) -> None:
     check_maps(policy, features.map_shape)
     check_patch_share(policy, features.action.patch_size, features.action.size)
     grid = features.action.grid if isinstance(features.action, GridAction) else None
-    refuse_if(policy.grid != grid, f"the policy chooses {_choice(policy.grid)}, the environment offers {_choice(grid)}; set them alike")
+    chosen, offered = _choice(policy.grid, policy.interpolated), _choice(grid, isinstance(features.action, InterpolatedAction))
+    refuse_if(chosen != offered, f"the policy chooses {chosen}, the environment offers {offered}; set them alike")
 
 
-def _choice(grid: int | None) -> str:
+def _choice(grid: int | None, interpolated: bool) -> str:
+    if interpolated:
+        return "locations at which patches are interpolated (env.action=interpolated)"
     return "continuous locations (env.action=continuous)" if grid is None else f"cells of a {grid}×{grid} grid (env.grid={grid})"
 
 

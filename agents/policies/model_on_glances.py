@@ -31,7 +31,10 @@ class ModelOnGlances(nn.Module):
         grid: G, cells per axis; None: continuous locations.
         skips: Whether it may skip frames.
         architecture: Its glance maps: the ``interface``.
+        interpolated: False: its card does not say how patches were cropped, and they are cut at whole pixels.
     """
+
+    interpolated = False
 
     def __init__(self, trained: Any, interface: Any) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
 """The policy network in plain PyTorch: glance maps → patches. `agents.policies.sb3` trains it.
 
 `NETWORKS` lists the kinds: `spatial` scores each location from the features around it (`agents.policies.spatial`), `published` is the
-paper's, which flattens the map. A further kind is a class with the members of `NetworkArchitecture`, added to that table by a plugin.
+paper's, which flattens the map, and `published_v2` that of AdaFocusV2. A further kind is a class with the members of
+`NetworkArchitecture`, added to that table by a plugin.
 
 On disk it is a folder with `policy.safetensors` and the JSON card `policy.json`. No pickle is written or read.
 """
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from agents.config.policy import NetworkConfig
 from agents.policies.published import PolicyArchitecture
+from agents.policies.published_v2 import PublishedV2Architecture
 from agents.policies.spatial import SpatialArchitecture
 from classifiers.atomic_files import write_text
 from classifiers.checkpoint import load_tensors, read_json, save_tensors
@@ -89,9 +91,12 @@ class PolicyNetwork(nn.Module):
         std: standard deviation of that Gaussian per axis, in units of the range of locations; fixed, not learned.
         skips: whether it may skip frames.
         keep_threshold: P(skip) from which on its most likely action is to skip.
+        interpolated: whether its patches are interpolated at the exact location (`classifiers.crop`), as AdaFocusV2 does, instead of cut
+            at whole pixels. Inference, evaluation and environments crop as the policy was trained.
 
     Raises:
-        InputError: if ``grid``, ``std``, ``skips`` or ``keep_threshold`` is out of range, or the architecture does not support skipping.
+        InputError: if ``grid``, ``std``, ``skips`` or ``keep_threshold`` is out of range, or the architecture does not support skipping,
+            or patches are to be interpolated on a grid or where frames may be skipped.
     """
 
     encoder: Any  # modules of the architecture
@@ -99,15 +104,22 @@ class PolicyNetwork(nn.Module):
     critic: Any
 
     def __init__(
-        self, architecture: NetworkArchitecture, grid: int | None, std: float = 0.25, *, skips: bool = False, keep_threshold: float = 0.5
-    ) -> None:
+        self, architecture: NetworkArchitecture, grid: int | None, std: float = 0.25, *,
+        skips: bool = False, keep_threshold: float = 0.5, interpolated: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         refuse_if(
             grid is not None and (isinstance(grid, bool) or not isinstance(grid, int) or grid < 1),
             f"grid must be a whole number of cells from 1 on, or None for a continuous policy, got {grid!r}",
         )
         refuse_if(not isinstance(skips, bool), f"skips must be True or False, got {skips!r}; set it to whether the policy may skip frames")
+        refuse_if(
+            not isinstance(interpolated, bool) or (interpolated and (grid is not None or skips)),
+            f"interpolated must be True only for a continuous policy that does not skip, got {interpolated!r} with grid={grid} and "
+            f"skips={skips}; set grid=None, or leave it out",
+        )
         self.architecture, self.grid, self.std, self.skips = architecture, grid, check_std(std), skips
+        self.interpolated = interpolated
         self.keep_threshold = check_threshold(keep_threshold)
         self.encoder, self.actor, self.critic = architecture.encoder(), make_actor(architecture, grid, skips), architecture.critic(skips)
 
@@ -216,8 +228,9 @@ class PolicyNetwork(nn.Module):
     def card(self) -> dict[str, object]:
         """Return the constructor's arguments as plain values."""
         skipping = {"skips": True, "keep_threshold": self.keep_threshold} if self.skips else {}
+        interpolated = {"interpolated": True} if self.interpolated else {}
         sizes = asdict(self.architecture)  # type: ignore[call-overload]
-        return {"kind": self.architecture.kind, **sizes, "grid": self.grid, "std": self.std, **skipping}
+        return {"kind": self.architecture.kind, **sizes, "grid": self.grid, "std": self.std, **skipping, **interpolated}
 
 
 def encode_next(encoder: nn.Module, maps: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -325,7 +338,9 @@ def check_threshold(threshold: float) -> float:
     return threshold
 
 
-NETWORKS: dict[str, type[NetworkArchitecture]] = {"spatial": SpatialArchitecture, "published": PolicyArchitecture}
+NETWORKS: dict[str, type[NetworkArchitecture]] = {
+    "spatial": SpatialArchitecture, "published": PolicyArchitecture, "published_v2": PublishedV2Architecture
+}  # fmt: skip
 """Kinds of policy network by the name that ``network=`` gives."""
 
 
@@ -338,6 +353,8 @@ def architecture_of(map_shape: tuple[int, int, int], patch_share: float, config:
     return lookup("network.name", config.name, NETWORKS).from_config(map_shape, patch_share, config)
 
 
+OPTIONS = ("std", "skips", "keep_threshold", "interpolated")
+"""Arguments of `PolicyNetwork` that a card may leave out."""
 WEIGHTS = "policy.safetensors"
 CARD = "policy.json"
 
@@ -374,7 +391,7 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu") -> Polic
             f"network.kind={kind!r} is not known; {suggestion(kind, NETWORKS)}choose one of {sorted(NETWORKS)}, or set plugin=MODULE, the "
             "module that adds it",
         )
-        arguments = {"grid": sizes.pop("grid"), **{key: sizes.pop(key) for key in ("std", "skips", "keep_threshold") if key in sizes}}
+        arguments = {"grid": sizes.pop("grid"), **{key: sizes.pop(key) for key in OPTIONS if key in sizes}}
         policy = PolicyNetwork(NETWORKS[kind](**sizes), **arguments)
     except (TypeError, KeyError, ValueError, RuntimeError) as problem:
         raise InputError(f"{folder / CARD}: network={card!r} does not describe a policy ({problem})") from problem

@@ -302,10 +302,14 @@ def parse_action_space(space: spaces.Space) -> tuple[int | None, bool]:
     )
 
 
-def to_network(policy: ActorCriticPolicy) -> PolicyNetwork:
+def to_network(policy: ActorCriticPolicy, *, interpolated: bool = False) -> PolicyNetwork:
     """Return a copy of a `PatchActorCriticPolicy` without Stable-Baselines3; frozen, in eval mode.
 
     Of a learned standard deviation it has the mean over the axes.
+
+    Args:
+        policy: what to copy.
+        interpolated: whether it was trained with interpolated patches, which its action space does not say.
 
     Raises:
         InputError: if it skips and does not observe the number of patches so far.
@@ -316,7 +320,7 @@ def to_network(policy: ActorCriticPolicy) -> PolicyNetwork:
         "a policy that skips was trained without the number of patches: use the observation 'reference_looks'",
     )
     std = policy.log_std.exp().mean().item() if policy.grid is None and policy.learn_std else policy.std
-    network = PolicyNetwork(extractor_of(policy).architecture, policy.grid, std, skips=policy.skips)
+    network = PolicyNetwork(extractor_of(policy).architecture, policy.grid, std, skips=policy.skips, interpolated=interpolated)
     for target, source in same_modules(network, policy):
         target.load_state_dict(source.state_dict())
     return network.to(policy.device).eval().requires_grad_(False)

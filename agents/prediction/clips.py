@@ -88,7 +88,8 @@ def read_clip(video: Path | str, classifier: Classifier, *, num_frames: int | No
 def request_for(classifier: Classifier, video: Path | str) -> WindowRequest:
     """Return the request for the frames of a video, as one window."""
     clips = classifier.clip_format
-    return WindowRequest(Path(video), clips.num_frames, round(classifier.architecture.size * clips.margin), clips.glance_frames)
+    side = round(classifier.architecture.size * clips.margin)
+    return WindowRequest(Path(video), clips.num_frames, side, clips.glance_frames, order=clips.order)
 
 
 def clip_of(decoded: DecodedWindows, row: int, request: WindowRequest, size: int) -> Clip:

@@ -161,10 +161,13 @@ def _say_what_failed(display: Display, failed: Sequence[Unreadable]) -> None:
 
 
 def _origin(config: Predict, predictor: Predictor) -> dict[str, Any]:
-    """Return what the predictions depend on."""
+    """Return what the predictions depend on; the order of frames where it is not time, so that earlier predictions stay valid."""
+    clip_format = asdict(predictor.classifier.clip_format)
+    if clip_format["order"] == "time":
+        del clip_format["order"]
     return {
         "classifier": predictor.classifier.fingerprint(), "policy": hash_of(predictor.policy.state_dict()),
-        "clip_format": asdict(predictor.classifier.clip_format), "skipped": predictor.skipped,
+        "clip_format": clip_format, "skipped": predictor.skipped,
         "keep_threshold": getattr(predictor.policy, "keep_threshold", None) if predictor.policy.skips else None,
         "exit": None if predictor.exit is None else [predictor.exit.confidence, *predictor.exit.values[:-1].tolist()],
         "window": config.window, "stride": config.stride, "classes": list(predictor.classes), "fps": config.fps,

@@ -13,7 +13,7 @@ from agents.config.settings import DataConfig, Predict
 from agents.evaluation.budgets import requested_keep, set_threshold
 from agents.evaluation.conditional_exit import ExitFit, ExitModel, ExitThresholds, exit_file
 from agents.evaluation.inference import count_decisions
-from agents.pipeline.builders import build_split, features_of
+from agents.pipeline.builders import build_split, features_of, in_order_of
 from agents.pipeline.exit_fitting import fit_exit
 from agents.policies.networks import PolicyNetwork
 from agents.prediction.predictor import Predictor
@@ -38,7 +38,7 @@ def solve_budget(predictor: Predictor, config: Predict, display: Display) -> str
     of_run = DataConfig(**RunDir(config.run).config()["data"])
     data = with_classes(build_data(of_run), classifier.classes)
     refuse_if(not data.val, f"{asked} is solved on the validation split, and run={config.run} has none; leave it out")
-    val = build_split(data, "val", of_run, classifier.architecture.size, display)
+    val = build_split(data, "val", in_order_of(of_run, classifier.clip_format), classifier.architecture.size, display)
     return set_threshold(policy, features_of(classifier, val, _env_of(predictor)), share)
 
 
@@ -56,8 +56,8 @@ def find_exit(predictor: Predictor, config: Predict, display: Display) -> ExitTh
     if config.run:
         of_run = DataConfig(**RunDir(config.run).config()["data"])
         data = with_classes(build_data(of_run), classifier.classes)
-        env = replace(_env_of(predictor), video_div=steps if classifier.architecture.head == "mean" else None)
-        fit = fit_exit(classifier, getattr(policy, "trained", policy), folder, model, data, of_run, env, display)
+        env = replace(_env_of(predictor), video_div=steps if classifier.architecture.averages_frames else None)
+        fit = fit_exit(classifier, getattr(policy, "trained", policy), folder, model, data, in_order_of(of_run, clip_format), env, display)
     else:
         path = exit_file(folder)
         refuse_if(
@@ -74,6 +74,6 @@ def _env_of(predictor: Predictor) -> EnvConfig:
     """Return the environment of the predictor's policy, with features that are computed live."""
     policy = predictor.policy
     with_grid: ActionName = "skip" if policy.skips else "grid"
-    without: ActionName = "continuous_skip" if policy.skips else "continuous"
+    without: ActionName = "continuous_skip" if policy.skips else "interpolated" if policy.interpolated else "continuous"
     grid, env = policy.grid, EnvConfig()
     return replace(env, action=with_grid if grid else without, grid=grid or env.grid, bank=False, skipped=find_skipped(predictor.skipped))

@@ -1,9 +1,14 @@
-"""The authors' checkpoint files of either family: what they hold, read safely and strictly, under our names, and written to a folder."""
+"""The authors' checkpoint files of every family: what they hold, read safely and strictly, under our names, and written to a folder.
+
+Files of AdaFocus are dictionaries with the parts `PARTS` and, from stage 2 on, ``policy``; those of AdaFocusV2 have all tensors in
+``state_dict``.
+"""
 
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,12 +21,14 @@ from adafocus_env.videos.list_files import read_class_names
 from agents.config.settings import ImportCheckpoint
 from agents.policies import networks as policy_checkpoint
 from agents.policies.networks import PolicyNetwork
-from agents.released.families import FAMILIES, POLICY_NAMES, Family, Tensors, family_of, has, shape_of
+from agents.released.families import Family, Tensors, has, shape_of
+from agents.released.families_v2 import FAMILIES, family_of
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError, lookup
 
 PARTS = ("glancer", "focuser", "fc")
+WHOLE = "state_dict"
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -33,10 +40,12 @@ class Released:
     Attributes:
         classifier: frozen, in eval mode.
         policy: the same; None in files of the stages 0 and 1.
+        unused: names of the tensors that no network uses.
     """
 
     classifier: Classifier
     policy: PolicyNetwork | None
+    unused: tuple[str, ...] = ()
 
 
 def read_released(
@@ -46,35 +55,39 @@ def read_released(
 
     Args:
         path: the file that the authors' code saved.
-        patch_size: P in pixels, which the file does not hold; by default the smallest that is published for its family.
+        patch_size: P in pixels, which the file does not hold; by default the one in the name of an AdaFocusV2 file (as
+            ``actnet_p128_mbv2.pth.tar``), otherwise the smallest that is published for its family.
         classes: names of the K classes, in the order of the scores; by default "0" … "K-1".
         family: name in `agents.released.families.FAMILIES` that the file must be of; by default any.
 
     Raises:
-        InputError: it cannot be read, is of the other family, lacks tensors or holds others (lists them).
+        InputError: it cannot be read, is of another family or has another patch size in its name, lacks tensors or holds others (lists
+            them).
     """
     path = Path(path)
     found = _tensors(_load(path), path)
     kind = _family(found, family, path)
-    found = {**_acting_policy(found, kind), **found}
+    unused = tuple(name for name in found if name.startswith(kind.unused)) if kind.unused else ()
+    found = {**_acting_policy(found, kind), **{name: tensor for name, tensor in found.items() if name not in unused}}
     try:
         num_classes = _num_classes(found, kind)
-        policy = _empty(PolicyNetwork, *kind.policy(found)) if has(found, "policy.") else None
+        has_policy = kind.interpolated or has(found, "policy.")  # a file of AdaFocusV2 always has one
+        policy = _empty(partial(PolicyNetwork, interpolated=kind.interpolated), *kind.policy(found)) if has_policy else None
+        sizes = kind.architecture(found)
     except InputError as problem:
         raise InputError(f"file={path} is not a released checkpoint of the {kind.name} family: {problem}") from problem
-    sizes = kind.architecture(found)
-    sizes = replace(sizes, patch_size=sizes.patch_size if patch_size is None else patch_size)
+    sizes = replace(sizes, patch_size=_patch_size(path, kind, patch_size) or sizes.patch_size)
     classifier = _empty(Classifier, sizes, _class_names(classes, num_classes, path))
-    classifier.clip_format = kind.clip_format
+    classifier.clip_format = replace(kind.clip_format, num_frames=sizes.head_steps or kind.clip_format.num_frames)
     parts: list[tuple[nn.Module, dict[str, str]]] = [(classifier, kind.names(classifier))]
     if policy is not None:
-        parts.append((policy, POLICY_NAMES))
+        parts.append((policy, dict(kind.policy_names)))
     if faults := checkpoint.tensor_faults(_wanted(parts, found, kind), found):
         raise InputError(f"file={path} is not a released checkpoint of the {kind.name} family: " + "; ".join(faults))
     for module, names in parts:
         _fill(module, names, found)
         module.eval().requires_grad_(False)
-    return Released(classifier, policy)
+    return Released(classifier, policy, unused)
 
 
 def import_released(settings: ImportCheckpoint) -> str:
@@ -94,12 +107,15 @@ def import_released(settings: ImportCheckpoint) -> str:
     command = f"python -m agents.import_checkpoint {arguments}"
     card = checkpoint.save(released.classifier, out, command=command)
     about = f"{out}: classifier with {len(card.classes)} classes, {sizes.head} head, patches of {sizes.patch_size} pixels"
+    if released.unused:
+        about = f"left out, because no network uses them: {', '.join(released.unused)}\n{about}"
     policy = released.policy
     if policy is None:
         return f"{about}; no policy (a file of stage 0 or 1)"
     policy_checkpoint.save_policy(policy, out, {"classifier": card.fingerprint, "command": command})
     if policy.grid is None:
-        return f"{about}; continuous policy on glance maps of {policy.architecture.map_shape[0]} channels per decision"
+        kind = "continuous policy with interpolated patches" if policy.interpolated else "continuous policy"
+        return f"{about}; {kind} on glance maps of {policy.architecture.map_shape[0]} channels per decision"
     return f"{about}; policy on {policy.grid}×{policy.grid} cells"
 
 
@@ -119,7 +135,7 @@ def _load(path: Path) -> Mapping[str, Any]:
             f"file={path} cannot be read: it was not written by torch.save, or is damaged; download or copy it again"
         ) from problem
     if not isinstance(content, Mapping):
-        raise InputError(f"file={path} holds a {type(content).__name__}, not a dictionary with {', '.join(PARTS)}")
+        raise InputError(f"file={path} holds a {type(content).__name__}, not a dictionary with {', '.join(PARTS)}, or with {WHOLE}")
     return content
 
 
@@ -132,21 +148,33 @@ def _numpy_numbers() -> list[Any]:
 
 def _tensors(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     """All tensors by part and name, such as ``fc.gru.bias_ih_l0``, without the ``module.`` of parallel training."""
+    if isinstance(content.get(WHOLE), Mapping) and not any(part in content for part in PARTS):
+        return dict(_named(content[WHOLE], WHOLE, "", path))
     if missing := [part for part in PARTS if not isinstance(content.get(part), Mapping)]:
         raise InputError(
             f"file={path} has no {', '.join(missing)}; a released checkpoint is a dictionary with {', '.join(PARTS)} "
-            f"and, from stage 2 on, policy (this one has {', '.join(map(str, list(content)[:10])) or 'nothing'})"
+            f"and, from stage 2 on, policy, or with {WHOLE} (this one has {', '.join(map(str, list(content)[:10])) or 'nothing'})"
         )
     policy = {} if content.get("policy") is None else content["policy"]
     if not isinstance(policy, Mapping):
         raise InputError(f"file={path}: policy is a {type(policy).__name__}, not a dictionary of tensors")
-    found: dict[str, Tensor] = {}
-    for part, tensors in [*((part, content[part]) for part in PARTS), ("policy", policy)]:
-        for name, tensor in tensors.items():
-            if not isinstance(tensor, Tensor):
-                raise InputError(f"file={path}: {part}[{name!r}] is a {type(tensor).__name__}, not a tensor")
-            found[f"{part}.{str(name).removeprefix('module.')}"] = tensor
-    return found
+    parts = [*((part, content[part]) for part in PARTS), ("policy", policy)]
+    return {name: tensor for part, tensors in parts for name, tensor in _named(tensors, part, f"{part}.", path)}
+
+
+def _named(tensors: Mapping[str, Any], part: str, prefix: str, path: Path) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise InputError(f"file={path}: {part}[{name!r}] is a {type(tensor).__name__}, not a tensor")
+        yield f"{prefix}{str(name).removeprefix('module.')}", tensor
+
+
+def _patch_size(path: Path, kind: Family, patch_size: int | None) -> int | None:
+    """The patch size that is given, or that an AdaFocusV2 file has in its name; they must not differ."""
+    named = re.search(r"_p(\d+)(?=[_.])", path.name) if kind.interpolated else None
+    if named and patch_size not in (None, int(named[1])):
+        raise InputError(f"patch_size={patch_size} is not that of file={path}, whose name says {named[1]}; leave it out, or give another")
+    return int(named[1]) if named else patch_size
 
 
 def _family(found: Tensors, demanded: str | None, path: Path) -> Family:
@@ -187,17 +215,25 @@ def _empty(kind: Callable[..., Module], *sizes: object) -> Module:
 def _wanted(parts: Sequence[tuple[nn.Module, Mapping[str, str]]], found: Tensors, kind: Family) -> dict[str, Tensor]:
     """What the file must hold: every tensor of ours, and the whole policy wherever the focuser has any of it."""
     wanted = {_released_name(ours, names): tensor for module, names in parts for ours, tensor in module.state_dict().items()}
+    wanted.pop("", None)
     own = {name.removeprefix("policy."): tensor for name, tensor in wanted.items() if name.startswith("policy.")}
     copies = [copy for copy in kind.copies_of_the_policy if has(found, copy)]
     return wanted | {copy + name: tensor for copy in copies for name, tensor in own.items()}
 
 
 def _released_name(ours: str, names: Mapping[str, str]) -> str:
+    """The name in the file; empty for what a file of the family lacks."""
     start = next(start for start in names if ours.startswith(start))
-    return names[start] + ours.removeprefix(start)
+    return names[start] and names[start] + ours.removeprefix(start)
 
 
 def _fill(module: nn.Module, names: Mapping[str, str], found: Mapping[str, Tensor]) -> None:
-    """Copies the tensors in: those of a recurrent network that was saved on a GPU may share one piece of memory."""
-    state = {name: found[_released_name(name, names)].to(empty.dtype, copy=True) for name, empty in module.state_dict().items()}
+    """Copies the tensors in: those of a recurrent network that was saved on a GPU may share one piece of memory.
+
+    What a file of the family lacks, a critic, begins at zero.
+    """
+    state = {}
+    for name, empty in module.state_dict().items():
+        released = _released_name(name, names)
+        state[name] = found[released].to(empty.dtype, copy=True) if released else torch.zeros(empty.shape, dtype=empty.dtype)
     module.load_state_dict(state, assign=True)

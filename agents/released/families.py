@@ -1,15 +1,18 @@
-"""The two families of the authors' checkpoints: how each names the tensors of our networks, and what its tensors tell of their sizes."""
+"""The families of the authors' checkpoints: how each names the tensors of our networks, and what its tensors tell of their sizes.
+
+Here are the two of AdaFocus; those of AdaFocusV2 are in `agents.released.families_v2`.
+"""
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
 from torch import Tensor
 from torchvision.models.mobilenetv2 import InvertedResidual
 
-from agents.policies.networks import PolicyArchitecture
+from agents.policies.networks import NetworkArchitecture, PolicyArchitecture
 from classifiers.backbones.backbone import Backbone
 from classifiers.classifier import Architecture, Classifier, ClipFormat
 from classifiers.errors import InputError
@@ -24,7 +27,7 @@ POLICY_NAMES = {
     "actor.": "policy.actor.0.",
     "critic.": "policy.critic.0.",
 }
-"""How our names begin → how the same tensors' names begin in the file. The first that fits counts."""
+"""How our names begin → how the same tensors' names begin in the file. The first that fits counts; empty: the file lacks them."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ class Family:
         policy: The file's tensors → the sizes of its policy, and G, the cells per axis (None: continuous).
         clip_format: The published clips, which the file does not state.
         copies_of_the_policy: Prefixes of copies of the policy in the focuser.
+        policy_names: An (empty) policy's names → those in the file, as `POLICY_NAMES`.
+        unused: Prefixes of tensors that no network uses, such as classifiers of ImageNet's classes; they may be missing.
+        interpolated: Whether patches are interpolated, see `classifiers.crop`.
     """
 
     name: str
@@ -47,14 +53,12 @@ class Family:
     rows: tuple[str, ...]
     architecture: Callable[[Tensors], Architecture]
     names: Callable[[Classifier], dict[str, str]]
-    policy: Callable[[Tensors], tuple[PolicyArchitecture, int | None]]
+    policy: Callable[[Tensors], tuple[NetworkArchitecture, int | None]]
     clip_format: ClipFormat
     copies_of_the_policy: tuple[str, ...] = ()
-
-
-def family_of(found: Tensors) -> Family:
-    """The family that most of the file's names belong to."""
-    return max(FAMILIES.values(), key=lambda family: sum(name.startswith(family.signs) for name in found))
+    policy_names: Mapping[str, str] = field(default_factory=lambda: POLICY_NAMES)
+    unused: tuple[str, ...] = ()
+    interpolated: bool = False
 
 
 def has(found: Tensors, start: str) -> bool:
@@ -104,7 +108,7 @@ def _something_names(classifier: Classifier) -> dict[str, str]:
     get, so ours, which only stage 0 uses, is a copy of it.
     """
     glancer, focuser = cast(Backbone, classifier.glancer), cast(Backbone, classifier.focuser)
-    glancer_names = _flat_names(glancer)
+    glancer_names = flat_names(glancer, "glancer.net.")
     for place in glancer.shift.modules if glancer.shift else ():
         glancer_names[f"glancer.features.{place}."] += "net."
     shifted = focuser.shift.modules if focuser.shift else ()
@@ -119,14 +123,14 @@ def _something_names(classifier: Classifier) -> dict[str, str]:
     }
 
 
-def _flat_names(mobilenet: Backbone) -> dict[str, str]:
-    """Each layer of a block by its number among all layers of the block, activations included."""
+def flat_names(mobilenet: Backbone, prefix: str) -> dict[str, str]:
+    """Each layer of a block by its number among all layers of the block, activations included; ``prefix`` is the glancer's in the file."""
     names: dict[str, str] = {}
     for block, module in mobilenet.features.named_children():
         if isinstance(module, InvertedResidual):
             layers = [name for name, layer in module.conv.named_modules() if not list(layer.children())]
             start = f"features.{block}.conv."
-            names |= {f"glancer.{start}{name}.": f"glancer.net.{start}{index}." for index, name in enumerate(layers)}
+            names |= {f"glancer.{start}{name}.": f"{prefix}{start}{index}." for index, name in enumerate(layers)}
     return names
 
 
@@ -158,4 +162,3 @@ SOMETHING_SOMETHING = Family(
     policy=_something_policy,
     clip_format=ClipFormat(12, glance_frames=8),
 )
-FAMILIES = {family.name: family for family in (ACTIVITYNET, SOMETHING_SOMETHING)}

@@ -140,13 +140,15 @@ def load_trained(folder: Path, device: torch.device | str) -> Policy:
 
 
 def selection_of(folder: Path) -> dict[str, Any]:
-    """Return the entries ``steps`` and ``metrics`` of the card of the policy in ``folder``: when it was selected, and why, if known.
+    """Return the entries ``steps`` (or ``epoch``) and ``metrics`` of the card of the policy in ``folder``: when it was selected, and why.
+
+    Of a policy of which neither is known, return an empty dictionary.
 
     Raises:
         InputError: if there is no policy.
     """
     card = read_json(folder, CARD if (folder / CARD).is_file() else POLICY_CARD, f"policy={folder}")
-    return {key: card[key] for key in ("steps", "metrics") if key in card}
+    return {key: card[key] for key in ("steps", "epoch", "metrics") if key in card}
 
 
 def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:

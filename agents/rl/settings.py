@@ -14,6 +14,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from adafocus_env.action import InterpolatedAction
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.features.live import Features
 from agents.config.settings import AlgoConfig, EnvConfig, NetworkConfig, PPOConfig
@@ -110,7 +111,7 @@ def _from_ppo(
     return AlgorithmSettings(
         algorithm=ALGORITHMS["ppo"],
         make_model=lambda venv, seed: make(venv, features, ppo, architecture, seed, std),
-        to_policy=lambda model: to_network(model.policy),  # type: ignore[arg-type]
+        to_policy=lambda model: to_network(model.policy, interpolated=isinstance(features.action, InterpolatedAction)),  # type: ignore[arg-type]
         save=lambda policy, venv, folder, about: save_policy(policy, folder, about | ({"skipped": env.skipped} if policy.skips else {})),
         total_steps=total_steps(ppo, features),
         log_every=update,

@@ -12,7 +12,7 @@ from adafocus_env.features.live import Features
 from agents.config.settings import EnvConfig
 from agents.evaluation.budgets import threshold_for
 from agents.evaluation.evaluate import evaluate_policy
-from agents.evaluation.metrics import PolicyEvaluation, ratios
+from agents.evaluation.metrics import PolicyEvaluation, validation_metrics
 from agents.policies.networks import PolicyNetwork
 from agents.policies.sb3 import bind, cache_outputs, load_network
 from agents.rl.environment import EpisodeStatsWrapper, make_environment
@@ -33,7 +33,6 @@ from agents.runs.seeding import random_states
 from classifiers.errors import InputError, count_of
 
 STAGE = 2
-VALIDATED = ("top1_anytime", "hit_rate")
 FEW_CLIPS = 30  # fewer validation clips are too few: a standard error of up to 9 points
 SATURATED = 0.99  # validation accuracy from which on there is no room for a better policy
 
@@ -262,16 +261,11 @@ class TrainingCallback(BaseCallback):
         return metrics
 
     def _score(self, policy: Policy, val: Features) -> tuple[float, dict[str, float]]:
-        """Return what policies are ranked by, and the metrics.
-
-        The score is the confidence, the mean over steps: unlike accuracy after the last step it does not saturate. A `PolicyNetwork` that
-        skips pays for its patches.
-        """
+        """Return what policies are ranked by and the metrics; see `validation_metrics`. A `PolicyNetwork` that skips pays for patches."""
         dynamics = self._env.dynamics
         played = evaluate_trained(policy, val, dynamics.skipped)
-        metrics = {f"val_{name}": value for name, value in ratios(played).items() if name in VALIDATED}
-        metrics |= {"val_top1": float(played.correct.mean()), "val_confidence": float(played.confidence.mean())}
-        metrics["val_confidence_anytime"] = score = float(played.confidence_anytime.mean())
+        metrics = validation_metrics(played)
+        score = metrics["val_confidence_anytime"]
         if isinstance(policy, TrainedModel) or not policy.skips:
             return score, metrics
         cost = dynamics.cost_weight * played.macs / dynamics.step_cost

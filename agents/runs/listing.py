@@ -124,7 +124,8 @@ def read(folder: Path, name: str) -> Run:
 
 def _asked(config: dict[str, Any]) -> dict[str, Any]:
     """Return what the config says. Each command has a key that those before it lack."""
-    command = f"train {config['algo']['name']}" if "algo" in config else "train_stages" if "first" in config else "train_ppo"
+    commands = {"algo": f"train {config.get('algo', {}).get('name')}", "first": "train_stages", "learning": "train_end_to_end"}
+    command = next((name for key, name in commands.items() if key in config), "train_ppo")
     data = config["data"]
     task = data.get("task", DEFAULT_TASK)
     setting = {key: value for key, value in flat(config).items() if key not in EXECUTION_KEYS | {"seed"}}

@@ -38,6 +38,7 @@ WRITTEN = (
     *(f"{CHECKPOINTS}/{name}" for name in ("best", "classifier", "given")),
     # of `agents.pipeline.stages`:
     *(f"{CHECKPOINTS}/{name}" for name in ("stage0-glancer", "stage0-focuser", "stage[1-3]", "round*-stage[23]")),
+    f"{CHECKPOINTS}/end_to_end",  # of `agents.pipeline.end_to_end`
 )  # fmt: skip
 """Patterns of the files and directories that a run writes and ``force`` removes: all but `CONFIG`, `SYSTEM` and `LOCK`."""
 

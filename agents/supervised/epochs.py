@@ -1,11 +1,11 @@
-"""The epoch loop of stages 0, 1 and 3."""
+"""The epoch loop of stages 0, 1 and 3 and of end-to-end training."""
 
 import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, MultiStepLR, OneCycleLR
 
 from adafocus_env import distributed
 from adafocus_env.clips.store import ClipSource
-from agents.config.settings import SupervisedConfig
+from agents.config.settings import EndToEndConfig, SupervisedConfig
 from agents.runs.seeding import random_states, restore_random_states
 from agents.supervised.checkpoint import EpochCheckpoint
 from agents.supervised.stage_model import Batch, Scores, StageModel, Trainable, load_batch
@@ -26,13 +26,14 @@ from classifiers.checkpoint import tensor_faults
 from classifiers.errors import InputError, refuse_if
 from classifiers.optimize import check_compiler, check_precision
 
-OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], SupervisedConfig], Optimizer]] = {
+Learning = SupervisedConfig | EndToEndConfig
+OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], Learning], Optimizer]] = {
     "adamw": lambda groups, config: AdamW(groups, config.learning_rate, weight_decay=config.weight_decay),
     "sgd": lambda groups, config: SGD(groups, config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay),
 }
 """Parameter groups, with their learning rates, and settings → optimiser."""
 
-SCHEDULES: dict[str, Callable[[Optimizer, SupervisedConfig, int], LRScheduler]] = {
+SCHEDULES: dict[str, Callable[[Optimizer, Learning, int], LRScheduler]] = {
     "one_cycle": lambda optimizer, config, batches: OneCycleLR(
         optimizer,
         [group["lr"] for group in optimizer.param_groups],
@@ -40,6 +41,9 @@ SCHEDULES: dict[str, Callable[[Optimizer, SupervisedConfig, int], LRScheduler]] 
         cycle_momentum=config.optimizer != "sgd",  # SGD keeps the momentum that was set
     ),
     "cosine": lambda optimizer, config, batches: CosineAnnealingLR(optimizer, max(1, config.epochs * batches)),
+    "cosine_epochs": lambda optimizer, config, batches: LambdaLR(
+        optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * (step // batches) / config.epochs))
+    ),
     "step": lambda optimizer, config, batches: MultiStepLR(optimizer, [epoch * batches for epoch in config.milestones], 0.1),
 }
 """Optimiser, settings and batches per epoch → schedule that is stepped after every batch."""
@@ -49,14 +53,19 @@ def train_epochs(
     trainables: Sequence[Trainable],
     clips: ClipSource,
     scores: Scores,
-    config: SupervisedConfig,
+    config: Learning,
     *,
     seed: int,
     device: torch.device,
     frozen: Sequence[nn.Module] = (),
+    weights: Mapping[str, float] | None = None,
+    max_grad_norm: float | None = None,
     checkpoints: EpochCheckpoint | None = None,
 ) -> Iterator[dict[str, float]]:
     """Train networks by cross-entropy; yield the mean loss, the accuracy and the highest learning rate of every epoch.
+
+    Where ``scores`` has several outputs, the loss is the weighted sum of their cross-entropies, which are yielded too (``loss_NAME``), and
+    the accuracy is that of the first.
 
     Only the trained networks are in training mode. Samples depend on ``seed`` and the epoch alone, except for PyTorch's dropout. Several
     processes (`adafocus_env.distributed`) share the clips of every step and end with the weights and figures of a single process, up to
@@ -65,11 +74,13 @@ def train_epochs(
     Args:
         trainables: What is trained; the reported learning rate is that of the first.
         clips: The training clips; each epoch samples a new crop and flip of the stored frames, or whole new clips where they are streamed.
-        scores: Maps a batch to scores (M, K) and labels (M,).
+        scores: Maps a batch to scores (M, K), or those of R outputs (R, M, K), and labels (M,).
         config: Epochs, optimiser, schedule, dropout, and how the networks run.
         seed: Seed of the order, the crops and what ``scores`` samples.
         device: Where the networks are.
         frozen: Modules used in the forward pass but not trained.
+        weights: Names of the R outputs and the weights of their losses; None: there is one output.
+        max_grad_norm: The gradient of all trained parameters together is clipped to this norm; None: it is not.
         checkpoints: Saves the training after every epoch, when the caller asks for the next one, and within epochs. Where a checkpoint
             exists, training resumes from it, bit for bit as if it had never stopped, and yields the remaining epochs.
 
@@ -78,7 +89,7 @@ def train_epochs(
             processes cannot share the batches, or the checkpoint belongs to another training or cannot be written.
         Stopped: The user asked to stop; everything is saved.
     """
-    training = _Training(trainables, clips, scores, config, seed, device, frozen, checkpoints)
+    training = _Training(trainables, clips, scores, config, seed, device, frozen, weights or {}, max_grad_norm, checkpoints)
     while training.position.epoch < config.epochs:
         yield training.train_epoch()
         if checkpoints is not None:
@@ -97,6 +108,7 @@ class _Position:
         count: Number of their scores.
         rng: State of the epoch's random generator; None at its beginning.
         rate: The highest learning rate of their steps, of the first parameter group.
+        outputs: Sums of the losses of each of several outputs; empty where there is one.
     """
 
     epoch: int = 0
@@ -106,6 +118,7 @@ class _Position:
     count: int = 0
     rng: Mapping[str, Any] | None = None
     rate: float = 0.0
+    outputs: list[float] = field(default_factory=list)
 
 
 class _Training:
@@ -116,14 +129,17 @@ class _Training:
         trainables: Sequence[Trainable],
         clips: ClipSource,
         scores: Scores,
-        config: SupervisedConfig,
+        config: Learning,
         seed: int,
         device: torch.device,
         frozen: Sequence[nn.Module],
+        weights: Mapping[str, float],
+        max_grad_norm: float | None,
         checkpoints: EpochCheckpoint | None,
     ) -> None:
         check_settings(config, device)
         self.position = _Position()
+        self._weights, self._max_grad_norm = weights, max_grad_norm
         self.identity = {**asdict(config), "seed": seed, "clips": _digest(clips)}
         self._clips, self._config, self._seed, self._device, self._checkpoints = clips, config, seed, device, checkpoints
         self._batches = math.ceil(clips.epoch_size / config.batch_size)
@@ -154,7 +170,9 @@ class _Training:
                 if self._checkpoints is not None and position.batches < self._batches:
                     self._checkpoints.between_batches(position.epoch + position.batches / self._batches)
         self.position = _Position(position.epoch + 1)
-        return {"loss": position.losses / position.count, "accuracy": position.correct / position.count, "learning_rate": position.rate}
+        means = {f"loss_{name}": loss / position.count for name, loss in zip(self._weights, position.outputs, strict=True)}
+        measured = {"loss": position.losses / position.count, **means, "accuracy": position.correct / position.count}
+        return {**measured, "learning_rate": position.rate}
 
     def _train_batch(self, model: nn.Module, indices: NDArray[np.int64], rng: np.random.Generator) -> None:
         """Make one step of the optimiser and the schedule, on the readable ones of the clips ``indices``."""
@@ -164,32 +182,41 @@ class _Training:
         self._last = self.position.epoch + 1, batch.clips if len(counts) == 1 else indices
         self._optimizer.zero_grad()
         microbatches = max(1, min(self._config.accumulate, *counts))
-        losses, correct, count = distributed.all_sum(self._backward(model, batch, microbatches)).tolist()
+        losses, correct, count, *outputs = distributed.all_sum(self._backward(model, batch, microbatches)).tolist()
         if not math.isfinite(losses):  # before the step, which would spoil the weights
             raise InputError(self._divergence(f"the loss is {losses / count}"))
         self.position.rate = max(self.position.rate, self._optimizer.param_groups[0]["lr"])
         scale = self._scaler.get_scale()
+        if self._max_grad_norm is not None:
+            self._scaler.unscale_(self._optimizer)
+            nn.utils.clip_grad_norm_(self._model.trained.parameters(), self._max_grad_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         if self._scaler.get_scale() >= scale:  # a lower scale means that a gradient overflowed float16 and the step was skipped
             self._schedule.step()
         self.position.losses += losses
+        self.position.outputs = [sum(pair) for pair in zip(self.position.outputs or [0.0] * len(outputs), outputs, strict=True)]
         self.position.correct += int(correct)
         self.position.count += int(count)
 
     def _backward(self, model: nn.Module, batch: Batch, microbatches: int) -> Tensor:
-        """Accumulate the gradient of the mean loss of the step; return (3,) float64: sum of losses, correct scores, scores."""
-        sums, rng_state = np.zeros(3), batch.rng.bit_generator.state
+        """Accumulate the gradient of the mean loss of the step.
+
+        Returns:
+            (3 + R,) float64: sum of losses, correct scores, scores; sums of the losses of each of R outputs, where there are several.
+        """
+        sums, rng_state = np.zeros(3 + len(self._weights)), batch.rng.bit_generator.state
         for number, microbatch in enumerate(batch.split(microbatches), 1):
             batch.rng.bit_generator.state = rng_state  # each microbatch samples for the whole step and takes its rows
             self._model.batch_norm.has_samples = len(microbatch.clips) > 0
             with model.no_sync() if number < microbatches and isinstance(model, DistributedDataParallel) else nullcontext():
                 scores, labels = model(microbatch)
-                loss = nn.functional.cross_entropy(scores, labels)
+                loss, outputs = weighted_loss(scores, labels, list(self._weights.values()))
                 share = len(microbatch.clips) / batch.total * distributed.world_size()  # processes average their gradients
                 self._scaler.scale(loss * share).backward()
             if len(microbatch.clips):
-                sums += loss.item() * len(labels), int((scores.argmax(-1) == labels).sum()), len(labels)
+                correct = int(((scores[0] if self._weights else scores).argmax(-1) == labels).sum())
+                sums += loss.item() * len(labels), correct, len(labels), *(each.item() * len(labels) for each in outputs)
         return torch.from_numpy(sums)
 
     # What `EpochCheckpoint` saves
@@ -239,14 +266,28 @@ class _Training:
         epoch, clips = self._last
         names = ", ".join(self._clips.names[clip] for clip in clips)
         message = (
-            f"{problem} in epoch {epoch}, with the clips {names}; choose a lower learning_rate or head_learning_rate, or check the videos"
+            f"{problem} in epoch {epoch}, with the clips {names}; choose a lower learning_rate, also that of the head, or check the videos"
         )
         if self._checkpoints is not None and self._checkpoints.any:
             message += f"; the last good checkpoint is in {self._checkpoints.folder}"
         return message
 
 
-def check_settings(config: SupervisedConfig, device: torch.device) -> None:
+def weighted_loss(scores: Tensor, labels: Tensor, weights: Sequence[float]) -> tuple[Tensor, list[Tensor]]:
+    """Return the loss to minimise, and those of its outputs.
+
+    Args:
+        scores: (R, M, K) of R outputs; without weights (M, K) of a single one.
+        labels: (M,).
+        weights: Of the R cross-entropies in the loss; empty: there is one output, which is not returned separately.
+    """
+    if not weights:
+        return nn.functional.cross_entropy(scores, labels), []
+    losses = [nn.functional.cross_entropy(each, labels) for each in scores]
+    return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum(), losses
+
+
+def check_settings(config: Learning, device: torch.device) -> None:
     """Check the settings of a stage, before any clip or network is loaded.
 
     Raises:

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from adafocus_env import distributed
 from adafocus_env.clips.store import ClipSource
-from agents.config.settings import SupervisedConfig
+from agents.config.settings import EndToEndConfig, SupervisedConfig
 from classifiers.backbones.backbone import Backbone
 from classifiers.errors import refuse_if
 from classifiers.optimize import PRECISIONS
@@ -126,7 +126,7 @@ class StageModel(nn.Module):
     Args:
         trainables: The networks that are trained.
         frozen: Modules used in the forward pass but not trained.
-        scores: Maps a batch to scores (M, K) and labels (M,).
+        scores: Maps a batch to scores (M, K), or those of R outputs (R, M, K), and labels (M,).
         config: Precision, channels_last, compile and dropout.
         device: Where the networks are.
 
@@ -135,7 +135,8 @@ class StageModel(nn.Module):
     """
 
     def __init__(
-        self, trainables: Sequence[Trainable], frozen: Sequence[nn.Module], scores: Scores, config: SupervisedConfig, device: torch.device
+        self, trainables: Sequence[Trainable], frozen: Sequence[nn.Module], scores: Scores, config: SupervisedConfig | EndToEndConfig,
+        device: torch.device,
     ) -> None:
         super().__init__()
         self.trained = nn.ModuleList(trainable.module for trainable in trainables)
@@ -145,7 +146,7 @@ class StageModel(nn.Module):
         self._scores, self._config, self._device = scores, config, device
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return float32 scores (M, K) and labels (M,)."""
+        """Return float32 scores, (M, K) or (R, M, K), and labels (M,)."""
         precision = self._config.precision
         autocast = torch.autocast(self._device.type, PRECISIONS[precision], enabled=precision != "float32")
         with autocast, self.batch_norm if distributed.world_size() > 1 else nullcontext():

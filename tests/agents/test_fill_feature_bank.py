@@ -84,11 +84,11 @@ def test_shares_are_filled_on_their_own(saved, tmp_path, small_demo, monkeypatch
         ("data.num_frames=-1", "data.num_frames must be an integer of at least 1, got -1"),
         ("data.views=resample", "data.views=resample has no stored clips"),
         ("bank_dtype=int8", "bank_dtype must be 'float32' or 'float16' or 'bfloat16', got 'int8'"),
-        ("action=grd", "action must be 'grid' or 'continuous' or 'skip' or 'continuous_skip', got 'grd'; did you mean 'grid'?"),
+        ("action=grd", "action must be 'grid' or 'continuous' or 'interpolated' or 'skip' or 'continuous_skip', got 'grd'; did you mean"),
         ("grdi=7", "grdi is not a setting; did you mean 'grid'?"),
         ("grid=x", "grid must be an integer of at least 1, got 'x'"),
         ("device=gpu", "device='gpu' cannot be used here"),
-        ("video_div=2", "video_div=2 needs a classifier with the head 'mean'"),
+        ("video_div=2", "video_div=2 needs a classifier with the head 'mean' or 'separate_mean'"),
         ("out=", "out is missing: add out=VALUE"),
     ],
 )

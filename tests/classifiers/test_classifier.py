@@ -477,7 +477,7 @@ def test_cards_that_do_not_fit(saved, change, message):
     ("field", "value", "message"),
     [
         ("patch_size", 97, r"patch_size=97 does not fit frames of 96"),
-        ("head", "lstm", r"head='lstm' is not known; choose one of \['gru', 'linear', 'max', 'mean'\]"),
+        ("head", "lstm", r"head='lstm' is not known; choose one of \['gru', 'linear', 'max', 'max_per_step', 'mean', 'separate_mean'\]"),
         ("patch_size", "24", r"patch_size='24' is not of type int; train or copy"),
         ("size", True, r"size=True is not of type int"),
         ("head", None, r"head=None is not of type str"),
@@ -485,6 +485,8 @@ def test_cards_that_do_not_fit(saved, change, message):
         ("mean", [0.5, 0.5], r"mean=\(0\.5, 0\.5\) is not of type tuple\[float, float, float\]"),
         ("hidden_size", 0, r"hidden_size=0 is too small; choose 1 or more"),
         ("dropout", 1.5, r"dropout=1\.5 is out of range; choose a share from 0 to 1"),
+        ("resize", "area", r"resize='area' is not known; choose one of \['align_corners', 'antialias'\]"),
+        ("head_steps", 4, r"head_steps=4 does not suit head='gru'; set architecture.head_steps to the frames of a clip with head="),
         ("shift", 0.6, r"shift=0\.6 is out of range"),
     ],
 )
@@ -552,7 +554,7 @@ def test_unknown_networks_are_refused_with_those_that_are_known():
 
 def test_unknown_architectures_suggest_the_nearest():
     assert lookup("classifier", "paper", ARCHITECTURES) is ARCHITECTURES["paper"]
-    message = r"classifier='papr' is not known; did you mean 'paper'\? choose one of \['efficientnet_lite', 'paper', 'paper_tsm', 'small'\]"
+    message = r"classifier='papr' is not known; did you mean 'paper'\? choose one of \['efficientnet_lite', 'paper', 'paper_tsm', "
     with pytest.raises(InputError, match=message):
         lookup("classifier", "papr", ARCHITECTURES)
     with pytest.raises(InputError, match="classifier='zzz' is not known; choose one of"):
@@ -586,10 +588,10 @@ def test_counting_changes_nothing_and_does_not_depend_on_precision():
     assert classifier_flops(random_classifier().half()) == cost
 
 
-@pytest.mark.parametrize("head", ["gru", "linear", "mean", "max"])
+@pytest.mark.parametrize("head", ["gru", "linear", "mean", "max", "max_per_step", "separate_mean"])
 def test_comparing_focus_vectors_equals_one_step_with_each(head):
     torch.manual_seed(0)
-    classifier = Classifier(dataclasses.replace(TINY, head=head), CLASSES).freeze()
+    classifier = Classifier(dataclasses.replace(TINY, head=head, head_steps=3 * (head == "max_per_step")), CLASSES).freeze()
     state = classifier.classify(torch.randn(5, 2, 16), torch.randn(5, 2, 32))[1]
     glances, focus_vectors = torch.randn(5, 16), torch.randn(3, 5, 32)
     scores, after = classifier.compare(glances, focus_vectors, state)

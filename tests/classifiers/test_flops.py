@@ -93,3 +93,29 @@ def test_the_shift_is_free_and_the_mean_of_scores_counts_both_linear_layers(clas
 def test_a_gru_costs_three_gates_a_step(inputs, hidden, steps):
     gru = torch.nn.GRU(inputs, hidden, batch_first=True)
     assert multiply_adds(lambda: gru(torch.zeros(1, steps, inputs))) == steps * 3 * hidden * (inputs + hidden)
+
+
+@pytest.mark.parametrize(
+    ("family", "patch_size", "published"),
+    slow_except(
+        [("ActivityNet, V2", 96, 17.615)],
+        [
+            ("ActivityNet, V2", 96, 17.615), ("ActivityNet, V2", 128, 26.957), ("ActivityNet, V2", 160, 38.969),
+            ("ActivityNet, V2", 192, 53.649), ("ActivityNet, V2, res50", 96, 24.758), ("ActivityNet, V2, res50", 128, 34.100),
+            ("ActivityNet, V2, res50", 160, 46.112),
+        ],
+    ),
+)  # fmt: skip
+def test_the_authors_of_v2_count_the_auxiliary_heads_too(family, patch_size, published):
+    """Their table is ours and a linear layer on every glance vector and focus vector, which inference does not use."""
+    glances = 2048 if family.endswith("res50") else 1280
+    auxiliary = 16 * 200 * (glances + 2048)
+    assert (flops_of(FAMILIES[family], patch_size).total() + auxiliary) / 1e9 == pytest.approx(published, abs=1e-3)
+    assert auxiliary / 1e9 < 0.001 * published
+
+
+def test_the_steps_of_v2():
+    """Of one frame, in units of 1e9: glancer, focuser, policy and head as published."""
+    flops = flops_of(FAMILIES["ActivityNet, V2"], 96)
+    parts = [value / 16e9 for value in (flops.glancer, flops.focuser, flops.policy, flops.head)]
+    assert parts == pytest.approx([0.299511, 0.750725, 0.035607, 0.014451], abs=1e-6)

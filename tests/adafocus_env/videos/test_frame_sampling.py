@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adafocus_env.videos.frame_sampling import segment_indices
+from adafocus_env.videos.frame_sampling import ORDERS, coarse_to_fine, segment_indices
 from classifiers.errors import InputError
 
 RELEASED = json.loads((Path(__file__).parents[2] / "data" / "sampled_frames.json").read_text())
@@ -88,3 +88,17 @@ def test_no_frames_is_an_error():
         segment_indices(8, 0)
     with pytest.raises(InputError, match=r"sampling='random' is not known; choose one of \['released', 'segments'\]"):
         segment_indices(20, 8, np.random.default_rng(0), "random")
+
+
+def test_the_released_order_of_sixteen_frames():
+    assert coarse_to_fine(16).tolist() == [7, 0, 15, 3, 11, 1, 5, 9, 13, 2, 4, 6, 8, 10, 12, 14]
+
+
+@pytest.mark.parametrize(("t", "order"), [(1, [0]), (2, [0, 1]), (3, [1, 0, 2]), (4, [1, 0, 3, 2]), (8, [3, 0, 7, 1, 5, 2, 4, 6])])
+def test_coarse_to_fine_begins_in_the_middle_and_at_the_ends(t, order):
+    assert coarse_to_fine(t).tolist() == order
+
+
+@given(segments, st.sampled_from(sorted(ORDERS)))
+def test_an_order_has_every_frame_once(t, name):
+    assert sorted(ORDERS[name](t).tolist()) == list(range(t))

@@ -1,4 +1,4 @@
-"""The five published data sets in miniature, from frames and from videos."""
+"""The published data sets in miniature, from frames and from videos."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from classifiers.errors import InputError
 
 PUBLISHED_NUMBERS = {"actnet": (200, 16, "map"), "fcvid": (239, 16, "map"), "minik": (200, 16, "top1")} | dict.fromkeys(
     ("sthv1", "sthv2"), (174, 12, "top1")
-)
+) | {"jester": (27, 12, "top1")}
 
 
 def names(part):
@@ -55,7 +55,7 @@ def test_configs_and_rows_hold_what_is_published(tmp_path, name):
     assert (about.num_classes, about.num_frames, about.metric) == PUBLISHED_NUMBERS[name]
     assert (config.name, config.num_frames, config.source) == (name, about.num_frames, "auto")
     data = published(name, make_frames(make_lists(tmp_path, name), name))
-    assert (data.name, data.metric, data.flip) == (name, about.metric, not name.startswith("sth"))
+    assert (data.name, data.metric, data.flip) == (name, about.metric, not name.startswith(("sth", "jester")))
 
 
 def test_all_labels_are_kept_and_the_first_is_trained_on(tmp_path):

@@ -238,6 +238,14 @@ def test_the_frames_of_the_glancer_follow_and_are_drawn_by_themselves(tmp_path, 
     assert all(10 * x <= frame < 10 * (x + 1) for x, frame in enumerate(same[6:]))
 
 
+def test_frames_come_in_the_order_asked_for(tmp_path):
+    path = write_video(tmp_path / "a.mp4", square_frames(60))
+    middle, other = (decode_clip(DecodeRequest(path, 4, glance_frames=3, order=order)) for order in ("time", "coarse_to_fine"))
+    assert middle.indices.tolist() == [7, 22, 37, 52, 10, 30, 50]
+    assert other.indices.tolist() == [22, 7, 52, 37, 30, 10, 50]
+    assert (other.frames == middle.frames[[1, 0, 3, 2, 5, 4, 6]]).all()
+
+
 def test_frames_can_be_drawn_as_the_released_code_does(tmp_path):
     path = write_video(tmp_path / "a.mp4", square_frames(31))
     clip = decode_clip(DecodeRequest(path, 16, seed=(0,), glance_frames=8, sampling="released"))

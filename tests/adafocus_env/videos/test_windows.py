@@ -68,6 +68,13 @@ def test_windows_are_decoded_from_any_of_them_on(tmp_path):
     assert (later.frames == whole.frames[5:]).all() and (later.spans == whole.spans).all()
 
 
+def test_the_frames_of_a_window_come_in_the_order_asked_for(tmp_path):
+    path = write_video(tmp_path / "a.mp4", square_frames(40), fps=10)
+    time, other = (decode_windows(WindowRequest(path, 4, 48, window=1.0, order=order)) for order in ("time", "coarse_to_fine"))
+    for name in ("frames", "indices", "times"):
+        assert np.array_equal(getattr(other, name), getattr(time, name)[:, [1, 0, 3, 2]])
+
+
 def test_a_request_returns_a_limited_number_of_windows(tmp_path):
     path = write_video(tmp_path / "a.mp4", square_frames(40), fps=10)
     request = WindowRequest(path, 100, 24, window=1.0, max_frames=250)

@@ -12,7 +12,19 @@ from conftest import TINY
 from tiny_training import CLASSES, SETTINGS, make_folder, tiny_networks
 
 from adafocus_env.settings import fields_of, is_settings
-from agents import check_dataset, evaluate, fill_feature_bank, list_runs, predict, report, train, train_ppo, train_stages, watch
+from agents import (
+    check_dataset,
+    evaluate,
+    fill_feature_bank,
+    list_runs,
+    predict,
+    report,
+    train,
+    train_end_to_end,
+    train_ppo,
+    train_stages,
+    watch,
+)  # fmt: skip
 from agents.config.command import compose_config
 from agents.config.effect import check_effect
 from agents.config.settings import (
@@ -25,6 +37,7 @@ from agents.config.settings import (
     Predict,
     Report,
     Train,
+    TrainEndToEnd,
     TrainPPO,
     TrainStages,
     Watch,
@@ -82,10 +95,11 @@ def read(monkeypatch):
     return found
 
 
-SCHEMAS = (TrainPPO, Train, TrainStages, Evaluate, FillFeatureBank, CheckDataset, ListRuns, Predict, Report, Watch)
+SCHEMAS = (TrainPPO, Train, TrainStages, TrainEndToEnd, Evaluate, FillFeatureBank, CheckDataset, ListRuns, Predict, Report, Watch)
 SGD = [f"stages.{stage}.{each}" for stage in STAGES for each in ("optimizer=sgd", "epochs=1")]
 SKIPPING = ["env.action=skip", "env.target_keep=0.5", "env.baseline=1", "ppo.total_steps=32"]
 SMALLER = [each for each in SETTINGS if not each.startswith(("ppo.", "stages."))]
+SMALLEST = [each for each in SMALLER if not each.startswith("env.")]
 
 
 def assert_all_read_or_refused(schema, config, read, elsewhere=()):
@@ -100,11 +114,13 @@ def assert_all_read_or_refused(schema, config, read, elsewhere=()):
         pytest.param(train_ppo, TrainPPO, "train_ppo", [*SETTINGS, *SKIPPING, "classifier=small"], marks=pytest.mark.slow),
         pytest.param(train, Train, "train", [*SMALLER, "algo=dqn", "algo.total_steps=64", "classifier=small"], marks=pytest.mark.slow),
         (train_stages, TrainStages, "train_stages", [*SETTINGS, *SGD, "rounds=1", "joint.total_steps=32", "ppo.total_steps=64"]),
+        (train_end_to_end, TrainEndToEnd, "train_end_to_end", [*SMALLEST, "learning.epochs=1", "learning.optimizer=sgd"]),
     ],
 )  # fmt: skip
 def test_what_training_does_not_read_is_refused(tmp_path, clips, read, module, schema, name, arguments):
     unlike_others = f"stages.random_patches.weight_decay={1e-4 + 1e-6 * len(arguments)}"  # no other test has cached its classifier
-    arguments = [*arguments, unlike_others, f"data.root={make_folder(tmp_path / 'videos')}", f"run={tmp_path / 'run'}"]
+    unlike = [unlike_others] if "stages" in fields_of(schema) else []
+    arguments = [*arguments, *unlike, f"data.root={make_folder(tmp_path / 'videos')}", f"run={tmp_path / 'run'}"]
     config = compose_config(schema, name, arguments)
     with tiny_networks():
         module.main(config)
@@ -222,6 +238,18 @@ REFUSED = [
     (TrainStages, "ppo.total_steps", "first=3 rounds=1 joint.total_steps=5", r"alone \(first=3\), by joint\.total_steps; set that"),
     (TrainStages, "ppo.epochs", "first=3 rounds=1 joint.total_steps=5", r"alone \(first=3\), by joint\.total_steps; set that"),
     (TrainStages, "ppo.learning_rate", "first=3 rounds=1 joint.policy_learning_rate=0.1", r"by joint\.policy_learning_rate; set that"),
+    *(
+        (TrainEndToEnd, f"env.{key}", "env.action=continuous", "end-to-end training uses no reinforcement learning, and neither cells nor")
+        for key in ("grid", "num_envs", "reward", "baseline", "full_information", "cost_weight", "target_keep", "target_gflops", "skipped")
+    ),
+    (TrainEndToEnd, "learning.head_ratio", "classifier=paper_v2_tsm", r"the head separate_mean learns with learning\.glancer_ratio"),
+    (TrainEndToEnd, "network.std", "", "end-to-end training uses no reinforcement learning: no location is sampled; leave it out"),
+    (TrainEndToEnd, "network.width", "policy=DIR", "policy=DIR has its network already; leave one of them out"),
+    (TrainEndToEnd, "learning.momentum", "learning.optimizer=adamw", r"adamw has its own; set learning\.optimizer=sgd, or leave it out"),
+    *(
+        (TrainEndToEnd, f"learning.{name}", "freeze=true", "freeze=true trains the policy alone; leave it out, or set freeze=false")
+        for name in ("glancer_ratio", "focuser_ratio", "head_ratio", "dropout")
+    ),
     (Evaluate, "classifier", "run=DIR", "run=DIR has a classifier and a policy; leave it out, or leave run out and give both"),
     (Evaluate, "policy", "run=DIR", "run=DIR has a classifier and a policy"),
     (Evaluate, "grid", "run=DIR", "run=DIR was made with another one or the same; leave it out, or give classifier and policy instead"),

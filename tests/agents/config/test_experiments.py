@@ -1,4 +1,4 @@
-"""The published experiments: every published point loads and its networks can be built."""
+"""The published experiments of AdaFocus: every published point loads and its networks can be built."""
 
 import functools
 import re
@@ -60,8 +60,8 @@ def flops_at(size):
 
 
 def test_every_data_set_has_an_experiment():
-    assert {path.stem for path in FOLDER.glob("*.yaml")} == {*SIZES, "actnet_skip"}
-    assert set(SIZES) == set(PUBLISHED)
+    assert {path.stem for path in FOLDER.glob("*.yaml") if not path.stem.endswith("_v2")} == {*SIZES, "actnet_skip"}
+    assert set(SIZES) == set(PUBLISHED) - {"jester"}  # which is of AdaFocusV2 alone
 
 
 @pytest.mark.parametrize("name", [*SIZES, "actnet_skip"])

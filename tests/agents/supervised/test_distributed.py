@@ -41,6 +41,7 @@ RUNS = [
     run("random patches"),
     run("finetune both", 5, batch_size=4),  # three clips and two: shares differ
     run("finetune head", accumulate=2),
+    run("end to end", 5, batch_size=4),
     run("random patches", dropout=None),
     run("random patches", dropout=None, stops=True),
 ]
@@ -71,7 +72,7 @@ def one(tmp_path_factory, root):
     """The same of one process."""
     folder = tmp_path_factory.mktemp("one")
     train_all(folder / "run", root)
-    return train(folder, RUNS[:5]), folder
+    return train(folder, RUNS[:6]), folder
 
 
 def as_process(rank, port, folder, run):
@@ -102,7 +103,7 @@ def test_two_forked_processes_do_what_one_does(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", range(6))
 def test_two_processes_do_what_one_does(number, one, two):
     assert_alike(one, two, number)
 
@@ -123,8 +124,8 @@ def assert_alike(one, two, number):
 @pytest.mark.slow
 def test_two_processes_that_are_stopped_again_and_again_end_as_if_they_had_not_been(two):
     measured, folder = two
-    assert measured[5] == measured[6]
-    weights, others = (load_file(folder / f"{number}.safetensors") for number in (5, 6))
+    assert measured[6] == measured[7]
+    weights, others = (load_file(folder / f"{number}.safetensors") for number in (6, 7))
     assert all(torch.equal(weights[name], others[name]) for name in weights)
 
 

@@ -1,0 +1,152 @@
+"""End-to-end training (AdaFocusV2, arXiv 2112.14238): glancer, policy, focuser and head learn together, from one loss.
+
+The patch is interpolated (`classifiers.crop`), so that the loss has a gradient with respect to its location, and through it with respect
+to the policy. No action is sampled and nothing is rewarded.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from adafocus_env.classify import classify_clips
+from adafocus_env.clips.store import ClipSource
+from adafocus_env.features.live import count_steps
+from agents.config.settings import EndToEndConfig
+from agents.policies.networks import PolicyNetwork
+from agents.supervised.checkpoint import EpochCheckpoint
+from agents.supervised.epochs import train_epochs
+from agents.supervised.stage_model import Batch, Trainable
+from classifiers.classifier import Classifier
+from classifiers.crop import crop_at_locations
+from classifiers.heads import SeparateMeanHead
+
+LOSSES: Mapping[str, float] = {"policy": 0.5, "random": 0.5, "glance": 1.0, "policy_patch": 0.5, "random_patch": 0.5}
+"""Outputs and the weights of their cross-entropies: the head after every decision with the patches of the policy and with random ones,
+and the auxiliary heads on glance vectors and on the focus vectors of both paths."""
+FROZEN_LOSSES: Mapping[str, float] = {"policy": 1.0}
+"""The same where the policy alone learns: nothing else depends on it."""
+
+
+def train_end_to_end(
+    classifier: Classifier,
+    policy: PolicyNetwork,
+    clips: ClipSource,
+    config: EndToEndConfig,
+    *,
+    seed: int,
+    freeze: bool = False,
+    video_div: int | None = None,
+    checkpoints: EpochCheckpoint | None = None,
+) -> Iterator[dict[str, float]]:
+    """Train classifier and policy together; yield the metrics of every epoch, as `train_epochs`, over all decisions.
+
+    The policy's critic is not trained.
+
+    Args:
+        classifier: Its networks.
+        policy: Continuous, without skipping.
+        clips: The training clips.
+        config: Epochs, optimizer, learning rates and how the networks run.
+        seed: Seed of the order, the crops and the random locations.
+        freeze: Train the policy alone.
+        video_div: See `adafocus_env.features.live.count_steps`.
+        checkpoints: See `train_epochs`.
+    """
+    steps = count_steps(classifier, clips, video_div)
+
+    def scores(batch: Batch) -> tuple[Tensor, Tensor]:
+        frames = classifier.normalise(batch.frames)
+        glance_frames = frames if batch.glance_frames is batch.frames else classifier.normalise(batch.glance_frames)
+        labels = batch.labels.repeat_interleave(steps)
+        if freeze:
+            return policy_scores(classifier, policy, frames, glance_frames, steps)[None], labels
+        sampled = batch.sample(lambda rng, total: rng.random((total, steps, 2), np.float32))
+        return two_path_scores(classifier, policy, frames, glance_frames, torch.from_numpy(sampled).to(frames.device)), labels
+
+    actor, networks = actor_of(policy, config), networks_of(classifier, config)
+    learning = replace(config, dropout=None) if freeze else config  # none of the trained networks has dropout then
+    return train_epochs(
+        [actor] if freeze else [*networks, actor], clips, scores, learning, seed=seed, device=classifier.device,
+        frozen=[network.module for network in networks] if freeze else (), weights=FROZEN_LOSSES if freeze else LOSSES,
+        max_grad_norm=config.max_grad_norm, checkpoints=checkpoints,
+    )  # fmt: skip
+
+
+def actor_of(policy: PolicyNetwork, config: EndToEndConfig) -> Trainable:
+    """Return what is trained of a policy, all but its critic, with its learning rate."""
+    return Trainable(nn.ModuleList([policy.encoder, policy.actor]), config.learning_rate * config.policy_ratio)
+
+
+def networks_of(classifier: Classifier, config: EndToEndConfig) -> list[Trainable]:
+    """Return the networks of a classifier with their learning rates; a layer of a `SeparateMeanHead` has that of the network it reads."""
+    head, glancer, focuser = (cast(nn.Module, network) for network in (classifier.head, classifier.glancer, classifier.focuser))
+    ratios = [(focuser, config.focuser_ratio), (glancer, config.glancer_ratio)]
+    if isinstance(head, SeparateMeanHead):
+        ratios += [(nn.ModuleList([head.focus_fc, head.dropout]), config.focuser_ratio), (head.glance_fc, config.glancer_ratio)]
+    else:
+        ratios.append((head, config.head_ratio))
+    return [Trainable(network, config.learning_rate * ratio) for network, ratio in ratios]
+
+
+def two_path_scores(
+    classifier: Classifier, policy: PolicyNetwork, frames: Tensor, glance_frames: Tensor, random_locations: Tensor
+) -> Tensor:
+    """Return the scores of the outputs in `LOSSES` after every decision, (5, N·D, K).
+
+    The gradient of glance maps stops before the policy, so that the glancer learns from its auxiliary head and from the head alone. That of
+    the vectors stops before a `SeparateMeanHead`, as published: with it only the auxiliary heads train the other networks.
+
+    Args:
+        classifier: Its networks.
+        policy: Glance maps → locations.
+        frames: Normalised, (N, T, 3, H, W); patches are cut from them.
+        glance_frames: Normalised, (N, G, 3, H, W).
+        random_locations: (N, D, 2) in [0, 1], of the second path.
+    """
+    apart = isinstance(classifier.head, SeparateMeanHead)
+    maps, vectors = _glance(classifier, glance_frames, random_locations.shape[1])
+    by_policy = _path_scores(classifier, frames, vectors.mean(2), _locations(policy, maps), apart=apart)
+    at_random = _path_scores(classifier, frames, vectors.mean(2), random_locations, apart=apart)
+    glanced = classifier.glancer.scores(vectors.flatten(0, 2)).unflatten(0, vectors.shape[:3]).mean(2)
+    return torch.stack([by_policy[0], at_random[0], glanced, by_policy[1], at_random[1]]).flatten(1, 2)
+
+
+def policy_scores(classifier: Classifier, policy: PolicyNetwork, frames: Tensor, glance_frames: Tensor, steps: int) -> Tensor:
+    """Return the scores after every decision with the policy's patches, (N·D, K); see `two_path_scores`."""
+    with torch.no_grad():
+        maps, vectors = _glance(classifier, glance_frames, steps)
+    with torch.backends.cudnn.flags(enabled=False):  # whose recurrent layers have no gradient in eval mode
+        return _path_scores(classifier, frames, vectors.mean(2), _locations(policy, maps))[0].flatten(0, 1)
+
+
+def _glance(classifier: Classifier, glance_frames: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Return the stacked glance maps (N, D, G/D·C, h, w) of the decisions, and the glance vectors of their frames (N, D, G/D, C)."""
+    maps, vectors = classifier.glance(glance_frames.flatten(0, 1), num_frames=glance_frames.shape[1])
+    by_decision = len(glance_frames), steps, -1
+    return maps.unflatten(0, by_decision).flatten(2, 3), vectors.unflatten(0, by_decision)
+
+
+def _locations(policy: PolicyNetwork, maps: Tensor) -> Tensor:
+    """Return the policy's locations (N, D, 2), in its own precision."""
+    with torch.autocast(maps.device.type, enabled=False):
+        return policy(maps.detach().to(next(policy.parameters()).dtype))
+
+
+def _path_scores(
+    classifier: Classifier, frames: Tensor, vectors: Tensor, locations: Tensor, *, apart: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return the scores of the head after every decision, and those of the auxiliary head, the mean over its patches: both (N, D, K).
+
+    ``apart``: no gradient reaches the vectors through the head.
+    """
+    (count, length), steps = frames.shape[:2], locations.shape[1]
+    repeats = length // steps
+    patches = crop_at_locations(frames, locations.repeat_interleave(repeats, dim=1), classifier.architecture.patch_size)
+    focus_vectors = classifier.focus(patches.flatten(0, 1), num_frames=repeats)
+    inputs = (vectors.detach(), focus_vectors.detach()) if apart else (vectors, focus_vectors)
+    scores = classify_clips(classifier, inputs[0].repeat_interleave(repeats, dim=1), inputs[1], num_frames=repeats)
+    return scores.unflatten(1, (steps, -1))[:, :, -1], classifier.focuser.scores(focus_vectors).unflatten(0, (count, steps, -1)).mean(2)

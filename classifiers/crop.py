@@ -1,0 +1,59 @@
+"""The interpolated crop: patches at real-valued corners, with a gradient with respect to the location (AdaFocusV2, arXiv 2112.14238).
+
+`adafocus_env.action.crop_patches` cuts at whole pixels, as the first AdaFocus does; it has no gradient with respect to the location.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def crop_at_locations(frames: Tensor, locations: Tensor, patch_size: int) -> Tensor:
+    """Crop one patch out of every frame, with a gradient with respect to its location.
+
+    Args:
+        frames: (…, 3, H, W), floating point.
+        locations: (…, 2) in [0, 1] as (row, column); broadcast over the leading axes of the frames, so that (N, 1, 2) gives all frames
+            of each of N clips the same location. The corner of a patch is a · (H − P, W − P), without rounding.
+        patch_size: P, height and width of a patch in pixels.
+
+    Returns:
+        Patches (…, 3, P, P).
+    """
+    *leading, _, height, width = frames.shape
+    corners = locations * locations.new_tensor([height - patch_size, width - patch_size])
+    flat, source = frames.reshape(-1, 3, height, width), torch.arange(math.prod(leading), device=frames.device)
+    patches = crop_at_corners(flat, source, corners.expand(*leading, 2).reshape(-1, 2), patch_size)
+    return patches.reshape(*leading, 3, patch_size, patch_size)
+
+
+def crop_at_corners(frames: Tensor, source: Tensor, corners: Tensor, patch_size: int) -> Tensor:
+    """Crop patches out of frames: pixel (i, j) of a patch is the frame, interpolated bilinearly at (top + i, left + j).
+
+    Pixels outside of a frame are 0. A corner on whole pixels gives a plain crop. The gradient with respect to a corner is the slope of
+    the bilinear surface; on whole pixels it is that towards the bottom right. All pixels of a patch have the same interpolation weights,
+    so one gather of (P + 1)² pixels and two weighted sums make it; the result is deterministic on every device, and so are its
+    gradients. Its memory layout is ``torch.channels_last``.
+
+    Args:
+        frames: (M, 3, H, W), floating point.
+        source: (N,) int64, the frame of each patch.
+        corners: (N, 2), (top, left) of each patch in pixels, real numbers.
+        patch_size: P in pixels.
+
+    Returns:
+        (N, 3, P, P), in the higher precision of frames and corners.
+    """
+    first = corners.detach().floor()
+    offsets = torch.arange(patch_size + 1, device=frames.device)
+    rows, columns = first.long().unsqueeze(-1).add(offsets).unbind(1)
+    last_row, last_column = frames.shape[-2] - 1, frames.shape[-1] - 1
+    inside = ((rows >= 0) & (rows <= last_row))[:, :, None] & ((columns >= 0) & (columns <= last_column))[:, None]
+    pixels = frames.permute(0, 2, 3, 1)[source[:, None, None], rows.clamp(0, last_row)[:, :, None], columns.clamp(0, last_column)[:, None]]
+    precision = torch.promote_types(frames.dtype, corners.dtype)
+    pixels = pixels.to(precision) * inside.unsqueeze(-1)
+    down, right = (corners - first).to(precision)[..., None, None, None].unbind(1)
+    pixels = torch.lerp(pixels[:, :-1], pixels[:, 1:], down)
+    pixels = torch.lerp(pixels[:, :, :-1], pixels[:, :, 1:], right)
+    return pixels.permute(0, 3, 1, 2)
