@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "benchmarks": {"classifiers", "adafocus_env", "agents", "configs"},
 }
 
-FOLDERS_OF_AGENTS = ("config", "policies", "evaluation", "runs", "rl", "supervised", "pipeline", "page", "prediction")
+FOLDERS_OF_AGENTS = ("config", "policies", "evaluation", "runs", "rl", "supervised", "pipeline", "page", "prediction", "exporting")
 
 
 def imported_packages(path):

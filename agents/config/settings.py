@@ -14,7 +14,7 @@ from agents.config.policy import BANK_IS_OFF, CELLS, AlgoConfig, EnvConfig, Netw
 from agents.config.ppo import PPOConfig
 
 __all__ = [
-    "AlgoConfig", "ArchitectureConfig", "CheckDataset", "ClassifierConfig", "DataConfig", "EnvConfig", "Evaluate",
+    "AlgoConfig", "ArchitectureConfig", "CheckDataset", "ClassifierConfig", "DataConfig", "EnvConfig", "Evaluate", "Export",
     "FillFeatureBank", "ImportCheckpoint", "JointConfig", "ListRuns", "NetworkConfig", "PPOConfig", "Predict", "Report",
     "SupervisedConfig", "Train", "TrainPPO", "TrainStages",
 ]  # fmt: skip
@@ -188,6 +188,24 @@ class Predict:
             yield "budget keep", "it is solved on the validation split of a run; give run=DIR instead of classifier and policy"
         if self.window is None:
             yield "stride", "it is between windows, and the whole video is one; set window, or leave it out"
+
+
+@settings
+class Export:
+    """`python -m agents.export`."""
+
+    run: str = declared_in(Predict, "run")
+    classifier: str = declared_in(Predict, "classifier")
+    policy: str = declared_in(Predict, "policy")
+    format: Literal["folder", "onnx"] = setting("folder", "folder: for the commands of this package; onnx: for ONNX Runtime")
+    out: str = setting("", "folder to write; empty: exports/NAME-FORMAT, named after the run or the classifier", path=True)
+    force: bool = setting(False, "replace the export in a folder that exists")
+    plugin: str = setting("", PLUGIN)
+
+    def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
+        """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        if self.run:
+            yield "classifier", f"run={self.run} has a classifier; leave one of them out"
 
 
 @settings
