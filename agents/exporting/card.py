@@ -33,7 +33,7 @@ def card_text(trained: Trained, format: str, **more: Any) -> str:
     flops = video_flops(
         classifier, counts.frames, counts.glances, counts.decisions, skipped=trained.skipped, policy_step=policy_flops(policy)
     )
-    columns = table_columns(result["policies"].values(), result["metric"]) if result.get("policies") else {}
+    columns = table_columns(result["policies"].values(), result.get("metric", "top1")) if result.get("policies") else {}
     data = "not known" if trained.card.data is None else f"`{trained.card.data}`"
     plugin = trained.plugin
     return _TEMPLATE.render(
@@ -43,7 +43,7 @@ def card_text(trained: Trained, format: str, **more: Any) -> str:
         rows=list(_rows(result, columns)), metrics={**trained.card.metrics, **trained.about.get("metrics", {})}, commands=trained.commands,
         data=data, synthetic=str(trained.card.data).startswith("demo"), plugin=plugin,
         with_plugin=f" plugin={plugin}" if plugin else "", **more,
-    ) + "\n"  # fmt: skip
+    )  # fmt: skip
 
 
 _LOADER = PackageLoader("agents.exporting", ".")

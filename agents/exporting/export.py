@@ -17,7 +17,7 @@ from agents.policies import networks
 from agents.runs.progress import Display
 from classifiers import checkpoint
 from classifiers.atomic_files import replacing, write_text
-from classifiers.errors import refuse_if
+from classifiers.errors import InputError, refuse_if
 
 ONNX = {name: f"{name}.onnx" for name in ("glancer", "policy", "focuser", "head")}
 WRITTEN = (checkpoint.CARD, METADATA_FILE, checkpoint.WEIGHTS, networks.CARD, networks.WEIGHTS, README, *ONNX.values())
@@ -89,6 +89,13 @@ def write_onnx(trained: Trained, out: Path) -> None:
 
 
 def _remove(out: Path) -> None:
-    """Remove an earlier export."""
-    for name in WRITTEN:
-        (out / name).unlink(missing_ok=True)
+    """Remove an earlier export.
+
+    Raises:
+        InputError: The folder cannot be written.
+    """
+    try:
+        for name in WRITTEN:
+            (out / name).unlink(missing_ok=True)
+    except OSError as problem:
+        raise InputError(f"out={out} cannot be written ({problem.strerror or problem}); choose another folder") from problem

@@ -50,7 +50,7 @@ class Trained:
         """Return what the settings name.
 
         Raises:
-            InputError: The run is not finished, a checkpoint is missing or cannot be read, or the policy is a model without a policy network.
+            InputError: The run is not finished, a checkpoint is missing or cannot be read, or the policy is a model of another kind.
         """
         check_plugin(config.run, config.plugin)
         source, given = Path(config.run or config.classifier), Path(config.policy) if config.policy else None

@@ -56,7 +56,7 @@ def run(tmp_path):
     return run
 
 
-def test_the_folder_of_a_run_is_taken_by_every_reader(call, run, tmp_path):
+def test_the_folder_of_a_run_is_taken_by_every_reader(call, run, tmp_path, clips):
     assert call(f"run={run}") == (0, "saved to exports/a run-folder")
     out = Path("exports/a run-folder")
     assert {file.name for file in out.iterdir()} == {
@@ -69,7 +69,7 @@ def test_the_folder_of_a_run_is_taken_by_every_reader(call, run, tmp_path):
     classifier, policy, skipped = load_checkpoints(out, None, "cpu")
     assert classifier.clip_format.num_frames == 4 and policy.keep_threshold == 0.5 and skipped == "last"
     assert json.loads((out / "policy.json").read_text()) == json.loads((run / "checkpoints/best/policy.json").read_text())
-    env = gymnasium.make("AdaFocus-v1", classifier=str(out), bank=False)
+    env = gymnasium.make("AdaFocus-v1", classifier=str(out), clips=clips, bank=False)
     assert env.unwrapped.features.classifier.fingerprint() == checkpoint.read_card(run / "checkpoints/classifier").fingerprint
 
 
@@ -168,7 +168,7 @@ def test_a_run_with_a_plugin_needs_it(call, tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_written_is_named(call, tmp_path):
     (tmp_path / "exports").touch()
     status, printed = call("classifier=demo")
-    assert status == 2 and "cannot write exports/demo-folder/" in printed
+    assert status == 2 and "out=exports/demo-folder cannot be written (Not a directory); choose another folder" in printed
 
 
 def test_either_a_run_or_a_classifier_is_given(call, run):
@@ -178,9 +178,9 @@ def test_either_a_run_or_a_classifier_is_given(call, run):
 
 
 def test_missing_packages_are_named_with_the_command_that_installs_them(call, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxscript" else object())
+    monkeypatch.setattr("agents.exporting.onnx_files.PACKAGES", ("json", "onnxscrypt"))
     status, printed = call("classifier=demo", "format=onnx")
-    assert status == 2 and "format=onnx needs onnxscript: pip install 'adafocus-env[onnx]', or choose format=folder" in printed
+    assert status == 2 and "format=onnx needs onnxscrypt: pip install 'adafocus-env[onnx]', or choose format=folder" in printed
 
 
 def test_the_help_page(capsys):
