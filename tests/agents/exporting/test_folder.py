@@ -70,7 +70,7 @@ def test_the_folder_of_a_run_is_taken_by_every_reader(call, run, tmp_path, clips
     assert classifier.clip_format.num_frames == 4 and policy.keep_threshold == 0.5 and skipped == "last"
     assert json.loads((out / "policy.json").read_text()) == json.loads((run / "checkpoints/best/policy.json").read_text())
     env = gymnasium.make("AdaFocus-v1", classifier=str(out), clips=clips, bank=False)
-    assert env.unwrapped.features.classifier.fingerprint() == checkpoint.read_card(run / "checkpoints/classifier").fingerprint
+    assert env.unwrapped.dynamics.features.classifier.fingerprint() == checkpoint.read_card(run / "checkpoints/classifier").fingerprint
 
 
 def test_the_card_says_how_good_it_is_and_how_it_was_made(call, run):
