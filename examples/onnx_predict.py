@@ -22,7 +22,8 @@ def read_frames(video, short_side, choose):
         size = decord.VideoReader(video)[0].shape[:2]
         height, width = (max(round(side * short_side / min(size)), short_side) for side in size)
         reader = decord.VideoReader(video, width=width, height=height)
-        return reader.get_batch(choose(reader.get_frame_timestamp(range(len(reader)))[:, 0])).asnumpy(), size
+        numbers, position = np.unique(choose(reader.get_frame_timestamp(range(len(reader)))[:, 0]), return_inverse=True)
+        return reader.get_batch(numbers).asnumpy()[position], size
     except ImportError:  # there are systems for which decord has no wheels
         import av
 
