@@ -4,51 +4,22 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import TINY
+from random_networks import PUBLISHED, SPATIAL, policy_of, tiny
 
 from agents.evaluation.inference import infer
 from agents.exporting.comparison import patches_at, random_clips, torch_call
 from agents.exporting.modules import Counts, signatures
-from agents.policies.networks import PolicyNetwork
-from agents.policies.published import PolicyArchitecture
-from agents.policies.spatial import SpatialArchitecture
-from classifiers.classifier import Classifier, ClipFormat
 from classifiers.heads import HEADS
 from classifiers.optimize import PLAIN, with_execution
 
-SPATIAL, PUBLISHED = SpatialArchitecture((16, 6, 6), 0.25), PolicyArchitecture((16, 6, 6), channels=4, features=8, hidden=8)
 
-
-def tiny(head="gru", *, shift=0.0, glance_frames=0):
-    """A frozen classifier of four frames with strong random weights."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        classifier = Classifier(replace(TINY, head=head, shift=shift, shift_place="block"), tuple("abcde")).freeze()
-    for parameter in classifier.head.parameters():
-        parameter.mul_(5)
-    classifier.clip_format = ClipFormat(4, glance_frames)
-    return classifier
-
-
-def policy_of(architecture=SPATIAL, grid=3, *, skips=False, threshold=0.5):
-    """A frozen policy that is not uniform; it skips some frames where it may."""
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        policy = PolicyNetwork(architecture, grid, skips=skips, keep_threshold=threshold).eval().requires_grad_(False)
-    for parameter in policy.parameters():
-        parameter.mul_(2)
-    if architecture is not PUBLISHED:  # whose last layer begins small
-        policy.actor.scores.layers[-1].weight.mul_(50)
-    return policy
-
-
-def chain(classifier, policy, skipped, clips=3):
+def chain(classifier, policy, skipped):
     """Run the modules one after the other; returns the outputs of the policy, and the class probabilities."""
     modules = signatures(classifier, policy, skipped)
     call = {name: torch_call(each) for name, each in modules.items()}
     counts = Counts.of(classifier, policy)
     with torch.no_grad():
-        maps, glances = call["glancer"](frames=random_clips(classifier, counts.glances)[:clips])
+        maps, glances = call["glancer"](frames=random_clips(classifier, counts.glances))
         *chosen, corners, mask = call["policy"](maps=maps)
         patches = patches_at(classifier, corners, counts.frames_per_decision)
         [vectors] = call["focuser"](patches=patches.flatten(0, 1))

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_modules import PUBLISHED, SPATIAL, policy_of, tiny
+from random_networks import PUBLISHED, SPATIAL, policy_of, tiny
 from torch import nn
 
 from agents.config.settings import Export

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from predictions import with_targets, without_processes
-from test_modules import SPATIAL, policy_of, tiny
+from random_networks import SPATIAL, policy_of, tiny
 from videos import square_frames, write_video
 
 from adafocus_env.videos.windows import WindowRequest, decode_windows
