@@ -65,7 +65,7 @@ def classify_clips(
     if option == "none":
         return _classify_patches_only(classifier, glances, inputs, patch_mask)
     if option == "last":
-        inputs = _repeat_last(inputs, patch_mask, num_frames)
+        inputs = repeat_last(inputs, patch_mask, num_frames)
     return classifier.classify(glances, inputs)[0]
 
 
@@ -99,7 +99,7 @@ def classify_glances(classifier: Classifier, glances: Tensor) -> Tensor:
     return classifier.classify(glances, glances.new_zeros(*glances.shape[:2], classifier.focuser.vector_size))[0][:, -1]
 
 
-def _repeat_last(focus_vectors: Tensor, patch_mask: Tensor, num_frames: int) -> Tensor:
+def repeat_last(focus_vectors: Tensor, patch_mask: Tensor, num_frames: int) -> Tensor:
     """Fill the skipped frames of (N, T, F) with the focus vector of the last decision with a patch, zeros before the first."""
     focused = patch_mask[:, ::num_frames]
     means = focus_vectors.unflatten(1, (-1, num_frames)).mean(2)

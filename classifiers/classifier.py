@@ -232,7 +232,7 @@ class Classifier(nn.Module):
             return compare(glances, focus_vectors, state)
         glances, states = (each.expand(len(focus_vectors), -1, -1).flatten(0, 1) for each in (glances, state))
         scores, states = self.classify(glances[:, None], focus_vectors.flatten(0, 1)[:, None], states)
-        return scores.unflatten(0, focus_vectors.shape[:2])[:, :, 0], states[: len(state)]
+        return scores.unflatten(0, focus_vectors.shape[:2])[:, :, 0], states[: state.shape[0]]
 
     def initial_state(self, num_clips: int) -> Tensor:
         """Return the head's state (num_clips, S) before the first step: zeros."""

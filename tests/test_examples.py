@@ -30,7 +30,7 @@ def example(monkeypatch, clips):
 
 def test_all_of_them_are_explained():
     docs = EXAMPLES.parent / "docs"
-    page = "".join((docs / name).read_text(encoding="utf-8") for name in ("libraries.md", "backbones.md", "film_digits.md"))
+    page = "".join((docs / name).read_text(encoding="utf-8") for name in ("libraries.md", "backbones.md", "film_digits.md", "export.md"))
     for path in EXAMPLES.glob("*_*.py"):
         assert f"../examples/{path.name}" in page and f"python examples/{path.name}" in path.read_text(encoding="utf-8")
 

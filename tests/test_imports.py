@@ -13,7 +13,9 @@ MAY_IMPORT = {
     "benchmarks": {"classifiers", "adafocus_env", "agents", "configs"},
 }
 
-FOLDERS_OF_AGENTS = ("config", "policies", "evaluation", "runs", "rl", "supervised", "pipeline", "prediction", "page", "watching")
+FOLDERS_OF_AGENTS = (
+    "config", "policies", "evaluation", "runs", "rl", "supervised", "pipeline", "page", "prediction", "watching", "exporting",
+)  # fmt: skip
 
 
 def imported_packages(path):

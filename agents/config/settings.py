@@ -16,7 +16,7 @@ from agents.config.ppo import PPOConfig
 
 __all__ = [
     "AlgoConfig", "ArchitectureConfig", "CheckDataset", "ClassifierConfig", "DataConfig", "EndToEndConfig", "EnvConfig", "Evaluate",
-    "FillFeatureBank", "ImportCheckpoint", "JointConfig", "ListRuns", "NetworkConfig", "PPOConfig", "Predict", "Report",
+    "Export", "FillFeatureBank", "ImportCheckpoint", "JointConfig", "ListRuns", "NetworkConfig", "PPOConfig", "Predict", "Report",
     "SupervisedConfig", "Train", "TrainEndToEnd", "TrainPPO", "TrainStages", "Training", "Watch",
 ]  # fmt: skip
 
@@ -253,6 +253,24 @@ class Watch:
         """Yield the settings that are not read in this state; see `agents.config.effect`."""
         if self.clips is not None:
             yield "episodes", f"clips={self.clips} says which are played; leave one of them out"
+
+
+@settings
+class Export:
+    """`python -m agents.export`."""
+
+    run: str = declared_in(Predict, "run")
+    classifier: str = declared_in(Predict, "classifier")
+    policy: str = declared_in(Predict, "policy")
+    format: Literal["folder", "onnx"] = setting("folder", "folder: for the commands of this package; onnx: for ONNX Runtime")
+    out: str = setting("", "folder to write; empty: exports/NAME-FORMAT, named after the run or the classifier", path=True)
+    force: bool = setting(False, "replace the export in a folder that exists")
+    plugin: str = setting("", PLUGIN)
+
+    def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
+        """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        if self.run:
+            yield "classifier", f"run={self.run} has a classifier; leave one of them out"
 
 
 @settings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from agents.pipeline.builders import build_split, in_order_of
 from agents.runs.progress import Display
 from agents.runs.report import ORDER
 from agents.runs.run_dir import PAGE
+from agents.runs.system import command_line
 from classifiers.atomic_files import write_text
 from classifiers.errors import InputError, count_of, refuse_if
 
@@ -83,7 +83,7 @@ def page_text(runs: Sequence[FinishedRun], clips: ClipSource | None, count: int)
         runs=runs, first=first, headline=headline(runs), findings=list(findings(runs)), tiles=list(_tiles(runs)), policies=POLICIES,
         columns=_columns(runs), rows=list(_rows(runs)), seeds=list(_seeds(runs)), charts=_charts(runs), maps=list(_maps(runs, clips)),
         classes=_classes(runs), confusion=_confusion(runs), wins=_clips(first, clips, count), losses=_clips(first, clips, -count),
-        shows_clips=clips is not None, command=_command(first.system["command"]), settings=_settings(first), system=first.system,
+        shows_clips=clips is not None, command=command_line(first.system["command"]), settings=_settings(first), system=first.system,
         seconds=first.result.get("seconds", {}),
     )  # fmt: skip
 
@@ -243,13 +243,6 @@ def _clip(run: FinishedRun, clips: ClipSource, clip: int) -> dict[str, Any]:
 
 
 # Setup
-
-
-def _command(arguments: Sequence[str]) -> str:
-    """Return the command of a process as it is typed: a script of a package as its module."""
-    script = Path(arguments[0])
-    program = f"python -m {script.parent.name}.{script.stem}" if script.suffix == ".py" else shlex.quote(arguments[0])
-    return " ".join([program, *(shlex.quote(each) for each in arguments[1:])])
 
 
 def _settings(run: FinishedRun) -> Iterable[tuple[str, list[tuple[str, Any]]]]:

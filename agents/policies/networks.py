@@ -278,7 +278,7 @@ def patch_mask_below(skip: Tensor, threshold: float) -> Tensor:
     """
     if skip.ndim == 2:
         return skip < threshold
-    num_patches, patch_mask = torch.zeros(len(skip), 1, dtype=torch.int64, device=skip.device), []
+    num_patches, patch_mask = torch.zeros(skip.shape[0], 1, dtype=torch.int64, device=skip.device), []
     for step in range(skip.shape[1]):
         patch_mask.append(skip[:, step].gather(1, num_patches) < threshold)
         num_patches = num_patches + patch_mask[-1]

@@ -80,7 +80,7 @@ class ConvGRU(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """Maps (N, D, inputs, h, w) → hidden states (N, D, width, h, w)."""
         inputs = self.from_input(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
-        start = inputs.new_zeros(len(inputs), self.from_state.in_channels, *inputs.shape[-2:])
+        start = inputs.new_zeros(inputs.shape[0], self.from_state.in_channels, *inputs.shape[-2:])
         if not self.memory:  # every decision is the first of a sequence
             zeros = start[:, None].expand(-1, inputs.shape[1], -1, -1, -1).flatten(0, 1)
             return self._step(inputs.flatten(0, 1), zeros).unflatten(0, maps.shape[:2])
@@ -122,7 +122,7 @@ class SpatialEncoder(nn.Module):
     @property
     def clip_by_clip(self) -> bool:
         """Whether the first layer reads one clip after the other, so that `forward` also accepts a list of clips."""
-        return self._large and next(self.parameters()).device.type == "cpu"
+        return self._large and next(self.parameters()).device.type == "cpu" and not torch.compiler.is_exporting()
 
     def forward(self, maps: Tensor | list[Tensor]) -> Tensor:
         """Glance maps (N, D, C, h, w) → hidden maps after every decision, flattened (N, D, width·h·w)."""

@@ -28,26 +28,36 @@ def load_checkpoints(source: Path, policy: Path | None, device: torch.device) ->
 
     Args:
         source: The run folder, or the folder or bundled name of a classifier.
-        policy: The folder of a policy; None: that of the run, or the one beside the classifier.
+        policy: The folder or bundled name of a policy; None: that of the run, or the one beside the classifier.
         device: Where the networks go.
 
     Raises:
         InputError: The run is not finished, or a checkpoint is missing or cannot be read.
     """
-    is_run = (source / CONFIG).is_file()
-    refuse_if(
-        not is_run and str(source) not in BUNDLED and not source.exists(),
-        f"{source} does not exist; give the folder of a run (python -m agents.list_runs lists them) or of a classifier",
-    )
-    folder, policy = _of_run(RunDir(source), policy) if is_run else _beside(source, policy)
+    run, folder, policy = locate(source, policy)
     is_model = (policy / MODEL_CARD).is_file() and not (policy / POLICY_CARD).is_file()
     network = _load_model(policy, device) if is_model else load_policy(policy, device)
     classifier = checkpoint.load(folder, device)
-    if is_run:
-        classifier.clip_format = _format_of(RunDir(source), classifier.clip_format)
+    if run is not None:
+        classifier.clip_format = _format_of(run, classifier.clip_format)
     if is_model:  # whose card does not say it
-        return classifier, network, RunDir(source).config().get("env", {}).get("skipped", "zeros") if is_run else "zeros"
+        return classifier, network, "zeros" if run is None else run.config().get("env", {}).get("skipped", "zeros")
     return classifier, network, read_json(policy, POLICY_CARD, f"policy={policy}").get("skipped", "zeros")
+
+
+def locate(source: Path, policy: Path | None) -> tuple[RunDir | None, Path, Path]:
+    """Return the run, if any, and the folders of the classifier and the policy; arguments as those of `load_checkpoints`.
+
+    Raises:
+        InputError: The source does not exist, the run is not finished, or there is no policy.
+    """
+    run = RunDir(source) if (source / CONFIG).is_file() else None
+    refuse_if(
+        run is None and str(source) not in BUNDLED and not source.exists(),
+        f"{source} does not exist; give the folder of a run (python -m agents.list_runs lists them) or of a classifier",
+    )
+    folder, policy = _beside(source, policy) if run is None else _of_run(run, policy)
+    return run, BUNDLED.get(str(folder), folder), BUNDLED.get(str(policy), policy)
 
 
 def _load_model(folder: Path, device: torch.device) -> PolicyNetwork:
@@ -77,7 +87,9 @@ def _of_run(run: RunDir, policy: Path | None) -> tuple[Path, Path]:
     """
     check_finished(run)
     policy = policy or run.checkpoints / BEST
-    refuse_if(not policy.exists(), f"run={run.root} has trained no policy; add the folder of one: policy=DIR")
+    refuse_if(
+        not policy.exists() and str(policy) not in BUNDLED, f"run={run.root} has trained no policy; add the folder of one: policy=DIR"
+    )
     return run.checkpoints / CLASSIFIER, policy
 
 

@@ -1,8 +1,10 @@
 """The machine, the versions and the commit that a run was made with."""
 
 import os
+import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,13 @@ def system_information() -> dict[str, Any]:
     versions, _ = get_system_info(print_info=False)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"command": sys.argv, "commit": _commit(), "cpu_count": os.cpu_count(), "cuda_device": gpu, **versions}
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """Return the command of a process as it is typed: a script of a package as its module."""
+    script = Path(arguments[0])
+    program = f"python -m {script.parent.name}.{script.stem}" if script.suffix == ".py" else shlex.quote(script.name)
+    return " ".join([program, *(shlex.quote(each) for each in arguments[1:])])
 
 
 def _commit() -> str | None:

@@ -58,7 +58,7 @@ class Backbone(nn.Module):
         Raises:
             InputError: N is not a multiple of ``num_frames``.
         """
-        if num_frames < 1 or len(images) % num_frames:
+        if num_frames < 1 or images.shape[0] % num_frames:  # not len, which an export would take for a constant
             raise InputError(f"num_frames={num_frames} does not divide {len(images)} images; give whole clips of num_frames images each")
         if self.shift is not None:
             self.shift.num_frames = num_frames

@@ -15,6 +15,7 @@ from adafocus_env.settings import fields_of, is_settings
 from agents import (
     check_dataset,
     evaluate,
+    export,
     fill_feature_bank,
     list_runs,
     predict,
@@ -32,6 +33,7 @@ from agents.config.settings import (
     CheckDataset,
     ClassifierConfig,
     Evaluate,
+    Export,
     FillFeatureBank,
     ListRuns,
     Predict,
@@ -95,7 +97,9 @@ def read(monkeypatch):
     return found
 
 
-SCHEMAS = (TrainPPO, Train, TrainStages, TrainEndToEnd, Evaluate, FillFeatureBank, CheckDataset, ListRuns, Predict, Report, Watch)
+SCHEMAS = (
+    TrainPPO, Train, TrainStages, TrainEndToEnd, Evaluate, Export, FillFeatureBank, CheckDataset, ListRuns, Predict, Report, Watch,
+)  # fmt: skip
 SGD = [f"stages.{stage}.{each}" for stage in STAGES for each in ("optimizer=sgd", "epochs=1")]
 SKIPPING = ["env.action=skip", "env.target_keep=0.5", "env.baseline=1", "ppo.total_steps=32"]
 SMALLER = [each for each in SETTINGS if not each.startswith(("ppo.", "stages."))]
@@ -145,11 +149,13 @@ def test_what_the_other_commands_do_not_read_is_refused(tmp_path, clips, read):
         (fill_feature_bank, FillFeatureBank, "fill_feature_bank", [*data, classifier, f"out={tmp_path / 'bank'}"]),
         (evaluate, Evaluate, "evaluate", [*data, classifier]),
         (predict, Predict, "predict", [classifier, f"policy={policy}", f"source={folder}/test", f"out={tmp_path / 'out'}", "save=[json]"]),
+        (export, Export, "export", [classifier, f"policy={policy}", f"out={tmp_path / 'export'}"]),
     ):  # fmt: skip
         config = compose_config(schema, name, arguments)
         read.clear()
         module.main(config)
-        assert_all_read_or_refused(schema, config, read, elsewhere={"plugin"} & set(fields_of(schema)) if schema is not Predict else ())
+        elsewhere = {"plugin"} & set(fields_of(schema)) if schema not in (Predict, Export) else ()
+        assert_all_read_or_refused(schema, config, read, elsewhere)
 
 
 # What is refused: command, key, state, message

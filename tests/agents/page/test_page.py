@@ -162,11 +162,6 @@ def test_wins_and_losses_are_what_one_of_the_two_gets_right(sweep, clips, monkey
     assert page._clips(run, None, 3) == []
 
 
-def test_commands_are_shown_as_they_are_typed():
-    assert page._command(["/x/agents/train_ppo.py", "run=a b", "seed=1"]) == "python -m agents.train_ppo 'run=a b' seed=1"
-    assert page._command(["/usr/bin/my tool"]) == "'/usr/bin/my tool'"
-
-
 def test_every_policy_of_the_table_is_explained():
     assert set(page.POLICIES) == set(ORDER)
 

@@ -1,0 +1,126 @@
+"""Comparison of ONNX files with the PyTorch modules that they were made from, by ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from adafocus_env.action import crop_patches
+from agents.exporting.modules import PolicyModule, Signature
+from agents.policies.networks import patch_mask_below
+from classifiers.classifier import Classifier
+from classifiers.errors import refuse_if
+
+TOLERANCE = 1e-4  # in probabilities, and in locations as fractions of their range
+CLIPS = 3  # other than in the examples of the signatures
+
+Call = Callable[..., tuple[Tensor, ...]]
+
+
+@torch.no_grad()
+def compare(classifier: Classifier, modules: Mapping[str, Signature], files: Mapping[str, bytes]) -> dict[str, float]:
+    """Return the largest difference of each file from its module, as it shows in the probabilities of the policy and of the head.
+
+    One network at a time is that of the file, the others are those of PyTorch. The clips are random, with structures of several sizes.
+
+    Args:
+        classifier: Frozen.
+        modules: Of `agents.exporting.modules.signatures`.
+        files: Contents of the ONNX files, by the same names.
+
+    Raises:
+        InputError: A file differs by more than `TOLERANCE` (names all of them, with their differences).
+    """
+    original = {name: torch_call(signature) for name, signature in modules.items()}
+    exported = {name: onnx_call(file) for name, file in files.items()}
+    policy = modules["policy"].module
+    assert isinstance(policy, PolicyModule)
+    glance_frames = random_clips(classifier, modules["glancer"].inputs["frames"].shape[1])
+    maps, glances = original["glancer"](frames=glance_frames)
+    *chosen, corners, mask = original["policy"](maps=maps)
+    patches = patches_at(classifier, corners, modules["focuser"].inputs["patches"].shape[1])
+    [vectors] = original["focuser"](patches=patches.flatten(0, 1))
+    shape = patches.shape[:2]
+
+    def classify(head: Call, glances: Tensor, vectors: Tensor) -> Tensor:
+        return head(glance_vectors=glances, focus_vectors=vectors.unflatten(0, shape), patch_mask=mask)[0]
+
+    probabilities = classify(original["head"], glances, vectors)
+    their_maps, their_glances = exported["glancer"](frames=glance_frames)
+    *their_choice, their_corners, their_mask = exported["policy"](maps=maps)
+    [their_vectors] = exported["focuser"](patches=patches.flatten(0, 1))
+    differences = {
+        "glancer": max(
+            _largest(original["policy"](maps=their_maps)[:-2], chosen),
+            _largest([classify(original["head"], their_glances, vectors)], [probabilities]),
+        ),
+        "policy": max(_largest(their_choice, chosen), _misplaced(policy, their_choice, their_corners, their_mask)),
+        "focuser": _largest([classify(original["head"], glances, their_vectors)], [probabilities]),
+        "head": _largest([classify(exported["head"], glances, vectors)], [probabilities]),
+    }
+    refuse_if(
+        not all(each <= TOLERANCE for each in differences.values()),
+        f"format=onnx: the files differ from PyTorch by more than {TOLERANCE:g} in probabilities: "
+        f"{', '.join(f'{name} {each:.1e}' for name, each in differences.items())}; nothing was written. Choose format=folder, or other "
+        "versions of torch, onnxscript and onnxruntime",
+    )
+    return differences
+
+
+def torch_call(signature: Signature) -> Call:
+    """Return a module as a function that always returns a tuple."""
+
+    def call(**inputs: Tensor) -> tuple[Tensor, ...]:
+        outputs = signature.module(**inputs)
+        return outputs if isinstance(outputs, tuple) else (outputs,)
+
+    return call
+
+
+def onnx_call(file: bytes) -> Call:
+    """Return an ONNX file as a function of tensors on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+
+    def call(**inputs: Tensor) -> tuple[Tensor, ...]:
+        outputs = session.run(None, {name: tensor.contiguous().numpy() for name, tensor in inputs.items()})
+        return tuple(map(torch.from_numpy, outputs))
+
+    return call
+
+
+def random_clips(classifier: Classifier, num_frames: int) -> Tensor:
+    """Return normalised frames (`CLIPS`, num_frames, 3, H, W), always the same: noise of several sizes."""
+    size, generator = classifier.architecture.size, torch.Generator().manual_seed(0)
+    noise = [torch.rand(CLIPS * num_frames, 3, side, side, generator=generator) for side in (2, 8, size)]
+    frames = torch.stack([F.interpolate(each, (size, size), mode="bilinear") for each in noise]).mean(0)
+    return classifier.normalise((255 * frames).to(torch.uint8)).unflatten(0, (CLIPS, num_frames))
+
+
+def patches_at(classifier: Classifier, corners: Tensor, repeats: int) -> Tensor:
+    """Return patches (N, D, f, 3, P, P) of random clips at corners (N, D, 2)."""
+    frames = random_clips(classifier, corners.shape[1] * repeats).flatten(0, 1)
+    source = torch.arange(len(frames))
+    patches = crop_patches(frames, source, corners.repeat_interleave(repeats, dim=1).flatten(0, 1), classifier.architecture.patch_size)
+    return patches.unflatten(0, (*corners.shape[:2], repeats))
+
+
+def _largest(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Return the largest difference; NaN if there is a NaN."""
+    return float(torch.cat([(one - other).abs().flatten() for one, other in zip(found, expected, strict=True)]).max())
+
+
+def _misplaced(policy: PolicyModule, choice: Sequence[Tensor], corners: Tensor, mask: Tensor) -> float:
+    """Return by how much the corners are not those of the probabilities or locations beside them; 1 if the patch mask is another one."""
+    found = choice[0]
+    if policy.policy.skips and not torch.equal(mask, patch_mask_below(choice[1], policy.policy.keep_threshold)):
+        return 1.0
+    if policy.policy.grid is None:
+        inside = found * policy.room - corners  # from 0 to 1
+        return float(torch.maximum(-inside, inside - 1).clamp_min(0).max()) / max(1, policy.room)
+    cells = (corners[:, :, None] == policy.cells).all(-1).to(torch.int64).argmax(-1, keepdim=True)
+    return float((found.amax(-1, keepdim=True) - found.gather(-1, cells)).max())

@@ -1,0 +1,209 @@
+"""The four networks as they are exported: whole clips in, tensors out, in the order glancer, policy, focuser, head.
+
+N clips have T frames of the focuser, G frames of the glancer and D decisions of f = T / D frames; T, G, D and f are constants of a file,
+and N may vary. Together the modules compute what `agents.evaluation.inference.infer` does; between them there is only the crop of the
+patches. The shapes of all inputs and outputs are in `signatures`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from adafocus_env.classify import classify_glances, classify_step, find_skipped, repeat_last
+from agents.evaluation.inference import count_decisions, glance_at, patches_of
+from agents.policies.networks import PolicyNetwork, patch_mask_below
+from classifiers.classifier import Classifier
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Frames and decisions of a clip.
+
+    Attributes:
+        frames: T, of the focuser.
+        glances: G, of the glancer.
+        decisions: D, of the policy.
+    """
+
+    frames: int
+    glances: int
+    decisions: int
+
+    @classmethod
+    def of(cls, classifier: Classifier, policy: PolicyNetwork) -> Counts:
+        """Return those of the clips that a classifier and its policy were trained for.
+
+        Raises:
+            InputError: The frames cannot be divided equally among decisions.
+        """
+        frames = classifier.clip_format.num_frames
+        glances = classifier.clip_format.glance_frames or frames
+        return cls(frames, glances, count_decisions(classifier, policy, frames, glances))
+
+    @property
+    def frames_per_decision(self) -> int:
+        """Return f, the frames of a decision, which have the patch at the same location."""
+        return self.frames // self.decisions
+
+
+class GlanceModule(nn.Module):
+    """Normalised frames → glance maps and vectors, with the resizing to the glancer's input.
+
+    Args:
+        classifier: Frozen.
+        counts: Of its clips.
+    """
+
+    def __init__(self, classifier: Classifier, counts: Counts) -> None:
+        super().__init__()
+        self.classifier, self.counts = classifier, counts
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames (N, G, 3, H, W) → maps (N, D, G/D·C, h, w) and vectors (N, D, C)."""
+        return glance_at(self.classifier, frames, self.counts.decisions)
+
+
+class PolicyModule(nn.Module):
+    """Glance maps → where to look, and whether.
+
+    The first output is what the policy is compared by: probabilities of the cells of a grid, or locations in [0, 1]. A policy that skips
+    has P(skip) as the second one, after 0, 1, … D − 1 patches; its threshold is a constant.
+
+    Args:
+        policy: The policy.
+        classifier: Its sizes decide where the corners are.
+    """
+
+    cells: Tensor
+
+    def __init__(self, policy: PolicyNetwork, classifier: Classifier) -> None:
+        super().__init__()
+        self.policy, self.room = policy, classifier.architecture.size - classifier.architecture.patch_size
+        cells = torch.arange((policy.grid or 0) ** 2)
+        self.register_buffer("cells", patches_of(policy, classifier, cells)[0] if policy.grid else cells)
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, ...]:
+        """Maps (N, D, …) → probabilities (N, D, G²) or locations (N, D, 2), P(skip) (N, D, D), corners (N, D, 2), patch mask (N, D)."""
+        output = self.policy(maps)
+        if not self.policy.skips:
+            found, corners = self._look(output)
+            return found, corners, torch.ones_like(corners[..., 0], dtype=torch.bool)
+        found, corners = self._look(output[:, :, 0, :-1])
+        skip = self._skip(output)
+        return found, skip, corners, patch_mask_below(skip, self.policy.keep_threshold)
+
+    def _look(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        if self.policy.grid is None:
+            return output, (output * self.room).floor().long()
+        return output.softmax(-1), self.cells[output.argmax(-1)]
+
+    def _skip(self, output: Tensor) -> Tensor:
+        if self.policy.grid is None:
+            return torch.special.ndtr((output[..., 2] - 0.5) / self.policy.std)
+        return (output[..., -1] - output[..., :-1].amax(-1)).sigmoid()
+
+
+class FocusModule(nn.Module):
+    """Normalised patches → focus vectors.
+
+    Args:
+        classifier: Frozen.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Patches (M, f, 3, P, P) of M decisions → vectors (M, f, F)."""
+        return self.classifier.focus(patches.flatten(0, 1), patches.shape[1]).unflatten(0, (-1, patches.shape[1]))
+
+
+class HeadModule(nn.Module):
+    """Glance vectors and focus vectors → class probabilities after every frame; see `adafocus_env.classify` for frames that are skipped.
+
+    Args:
+        classifier: Frozen.
+        skipped: Input of the head where a frame is skipped, a name in `adafocus_env.classify.SKIPPED`.
+
+    Raises:
+        InputError: The name is unknown.
+    """
+
+    def __init__(self, classifier: Classifier, skipped: str) -> None:
+        super().__init__()
+        self.classifier, self.skipped = classifier, find_skipped(skipped)
+
+    def forward(self, glance_vectors: Tensor, focus_vectors: Tensor, patch_mask: Tensor) -> Tensor:
+        """Vectors (N, D, C) and (N, D, f, F), patch mask (N, D) → probabilities (N, T, K). Focus vectors of skipped frames are not read."""
+        repeats = focus_vectors.shape[2]
+        glances, mask = (each.repeat_interleave(repeats, dim=1) for each in (glance_vectors, patch_mask))
+        vectors = torch.where(mask[..., None], focus_vectors.flatten(1, 2), 0.0)
+        if self.skipped == "none":
+            return self._patches_only(glances, vectors, mask)
+        if self.skipped == "last":
+            vectors = repeat_last(vectors, mask, repeats)
+        return self.classifier.classify(glances, vectors)[0].softmax(-1)
+
+    def _patches_only(self, glances: Tensor, vectors: Tensor, mask: Tensor) -> Tensor:
+        """Step by step, since the head takes no step at a skipped frame: state and probabilities stay the same, at first equal ones."""
+        state = glances.new_zeros(glances.shape[0], self.classifier.head.state_size)
+        classes = len(self.classifier.classes)
+        steps = [glances.new_full((1, glances.shape[0], classes), 1 / classes)]
+        for glance, vector, seen in zip(glances.unbind(1), vectors.unbind(1), mask.unbind(1), strict=True):
+            scores, state = classify_step(self.classifier, glance, vector[None], state, ~seen[None], steps[-1][0])
+            steps.append(scores)
+        without = classify_glances(self.classifier, glances).softmax(-1)
+        last = torch.where(mask.any(1)[:, None], steps.pop()[0], without)
+        return torch.stack([*(each[0] for each in steps[1:]), last], dim=1)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The names of a module's inputs and outputs, with zeros as examples of the inputs.
+
+    Attributes:
+        module: The module.
+        inputs: By name, with 2 clips (or decisions).
+        outputs: Names.
+        axis: Name of the first axis, which may vary.
+    """
+
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    outputs: tuple[str, ...]
+    axis: str = "clips"
+
+
+def signatures(classifier: Classifier, policy: PolicyNetwork, skipped: str) -> dict[str, Signature]:
+    """Return the four modules by name, in the order of the data flow.
+
+    Args:
+        classifier: Frozen, on the CPU.
+        policy: Trained for the glance maps of this classifier.
+        skipped: Input of the head where a frame is skipped.
+
+    Raises:
+        InputError: The frames cannot be divided equally among decisions.
+    """
+    counts, sizes = Counts.of(classifier, policy), classifier.architecture
+    decisions, repeats = counts.decisions, counts.frames_per_decision
+    chosen = ("probabilities" if policy.grid else "locations", *(["skip"] if policy.skips else []), "corners", "patch_mask")
+    frames = torch.zeros(2, counts.glances, 3, sizes.size, sizes.size)
+    patches = torch.zeros(2, repeats, 3, sizes.patch_size, sizes.patch_size)
+    vectors = {
+        "glance_vectors": torch.zeros(2, decisions, classifier.glancer.vector_size),
+        "focus_vectors": torch.zeros(2, decisions, repeats, classifier.focuser.vector_size),
+        "patch_mask": torch.zeros(2, decisions, dtype=torch.bool),
+    }
+    return {
+        "glancer": Signature(GlanceModule(classifier, counts), {"frames": frames}, ("maps", "glance_vectors")),
+        "policy": Signature(
+            PolicyModule(policy, classifier), {"maps": torch.zeros(2, decisions, *policy.architecture.map_shape)}, chosen
+        ),
+        "focuser": Signature(FocusModule(classifier), {"patches": patches}, ("focus_vectors",), axis="decisions"),
+        "head": Signature(HeadModule(classifier, skipped), vectors, ("probabilities",)),
+    }

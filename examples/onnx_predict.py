@@ -1,0 +1,80 @@
+"""Predicts a video with ONNX Runtime, NumPy and decord (or PyAV) alone: neither PyTorch nor AdaFocus-Env is imported.
+
+    python -m agents.export run=DIR format=onnx out=FOLDER
+    python examples/onnx_predict.py FOLDER video.mp4
+
+Classes and boxes are those of ``python -m agents.predict``, which also reads folders of images and videos that are turned for display.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+
+def read_frames(video, short_side, choose):
+    """Return the frames (n, H, W, 3) that ``choose`` selects by the times of all frames, resized, and the video's (height, width)."""
+    try:
+        import decord
+
+        size = decord.VideoReader(video)[0].shape[:2]
+        height, width = (max(round(side * short_side / min(size)), short_side) for side in size)
+        reader = decord.VideoReader(video, width=width, height=height)
+        numbers, position = np.unique(choose(reader.get_frame_timestamp(range(len(reader)))[:, 0]), return_inverse=True)
+        return reader.get_batch(numbers).asnumpy()[position], size
+    except ImportError:  # there are systems for which decord has no wheels
+        import av
+
+        frames = list(av.open(video).decode(video=0))
+        size = frames[0].height, frames[0].width
+        height, width = (max(round(side * short_side / min(size)), short_side) for side in size)
+        chosen = [frames[number] for number in choose(np.array([frame.time for frame in frames]))]
+        return np.stack([frame.reformat(width, height, "rgb24").to_ndarray() for frame in chosen]), size
+
+
+def frame_numbers(times, count):
+    """Return the frames in the middle of ``count`` equal segments: by number at a constant frame rate, otherwise by time."""
+    times = np.sort(times).astype(np.float64) - times.min()
+    segment, period = len(times) / count, times[-1] / max(1, len(times) - 1)
+    if 2 * np.abs(times - np.linspace(0, times[-1], len(times))).max() > period:
+        middles = (np.arange(count) + 0.5) * (times[-1] + period) / count
+        return np.maximum(np.searchsorted(times, middles + 1e-6, side="right") - 1, 0)
+    return np.minimum(np.arange(count), len(times) - 1) if segment <= 1 else (segment / 2 + segment * np.arange(count)).astype(int)
+
+
+def predict(folder, video):
+    """Return the names of the classes (K,), their probabilities after every frame (T, K), and boxes (T, 4), NaN where skipped."""
+    about = json.loads(Path(folder, "metadata.json").read_text(encoding="utf-8"))
+    run = {name: onnxruntime.InferenceSession(f"{folder}/{name}.onnx").run for name in ("glancer", "policy", "focuser", "head")}
+    count, size, patch, repeats = about["num_frames"], about["size"], about["patch_size"], about["num_frames"] // about["decisions"]
+    pixels, shown = read_frames(
+        str(video), about["short_side"], lambda times: np.concatenate([frame_numbers(times, n) for n in (count, about["glance_frames"])])
+    )
+    top, left = ((side - size) // 2 for side in pixels.shape[1:3])
+    frames = pixels[:, top : top + size, left : left + size].astype(np.float32) / 255
+    frames = ((frames - np.float32(about["mean"])) / np.float32(about["std"])).transpose(0, 3, 1, 2)
+
+    maps, glance_vectors = run["glancer"](None, {"frames": frames[None, count:]})
+    [corners], patch_mask = run["policy"](["corners", "patch_mask"], {"maps": maps})
+    corners = corners.repeat(repeats, axis=0)  # the frames of a decision have the same patch
+    patches = np.stack([frame[:, y : y + patch, x : x + patch] for frame, (y, x) in zip(frames[:count], corners, strict=True)])
+    patches = patches.reshape(-1, repeats, *patches.shape[1:])
+    vectors = np.zeros((1, *patches.shape[:2], about["focus_size"]), np.float32)
+    if patch_mask.any():
+        [vectors[patch_mask]] = run["focuser"](None, {"patches": patches[patch_mask[0]]})
+    inputs = {"glance_vectors": glance_vectors, "focus_vectors": vectors, "patch_mask": patch_mask}
+    [[probabilities]] = run["head"](None, inputs)
+
+    boxes = np.concatenate([corners, corners + patch], axis=1) + np.array([top, left, top, left])
+    boxes = boxes * np.tile(np.divide(shown, pixels.shape[1:3]), 2)  # in pixels of the video
+    boxes[~patch_mask[0].repeat(repeats)] = np.nan
+    return np.array(about["classes"]), probabilities, boxes
+
+
+if __name__ == "__main__":
+    classes, probabilities, boxes = predict(*sys.argv[1:])
+    for number in np.argsort(-probabilities[-1], kind="stable")[:5]:
+        print(f"{classes[number]}: {probabilities[-1, number]:.1%}")  # noqa: T201
+    print(boxes.round(1))  # noqa: T201
