@@ -1,4 +1,4 @@
-"""Several processes that work as one, as ``torchrun`` starts them. Without it there is one, and nothing here does anything.
+"""Several processes that work as one, as ``torchrun`` starts them. In a single process the functions here do nothing.
 
 The processes find each other when one of them first needs the others: by gloo between CPUs, by NCCL between GPUs.
 """

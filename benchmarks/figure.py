@@ -44,21 +44,23 @@ def main(config: FigureSettings) -> None:
     for axes, (task, rows) in zip(figure.subplots(1, len(board), sharey=True, squeeze=False)[0], board.items(), strict=True):
         _draw(axes, rows, config.policies)
         axes.set_title(task)
-    figure.supxlabel(f"anytime top-1 on {CLIPS:,} test clips, % (dot: mean, line: all seeds)", fontsize="medium")
+    figure.supxlabel(f"anytime top-1 on {CLIPS:,} test clips, % (mean and range of the seeds)", fontsize="medium")
     with replacing(Path(config.out)) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 
 
 def _draw(axes: Axes, rows: Mapping[str, Row], names: Sequence[str]) -> None:
-    """Draw a task: the mean of each policy, and a line from its worst to its best seed."""
+    """Draw a task: of each policy the mean over its seeds, and the range of these."""
     for position, name in enumerate(names):
         values, colour = 100 * np.array(rows[name]["top1_anytime"]), COLOURS.get(name, OTHER_COLOUR)
-        axes.plot([values.min(), values.max()], [position] * 2, color=colour, linewidth=5, alpha=0.4, solid_capstyle="butt")
-        axes.plot(values.mean(), position, "o", color=colour, markersize=5)
-        axes.annotate(f"{values.mean():.1f}", (values.max(), position), (7, 0), textcoords="offset points", va="center", fontsize="small")
-    axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+        low, mean, high = values.min(), values.mean(), values.max()
+        axes.errorbar(mean, position, xerr=[[mean - low], [high - mean]], fmt="o", color=colour, markersize=4, capsize=4)
+        text = f"{mean:.1f}" + (f" ({low:.1f}–{high:.1f})" if len(values) > 1 else "")
+        axes.annotate(text, (high, position), (8, 0), textcoords="offset points", va="center", fontsize="small")
+    axes.set_yticks(range(len(names)), [{"ppo": "PPO"}.get(name, name.replace("_", " ")) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlim(0, 90)
+    axes.set_xlim(0, 110)
+    axes.set_xticks(range(0, 101, 20))
     axes.grid(axis="x", alpha=0.3)
 
 

@@ -1,7 +1,7 @@
-"""Draws version 1 of the tasks: the target moves among look-alikes of other classes, and only what a task marks tells them apart.
+"""Draws version 1 of the tasks: the target moves among look-alikes of other classes, and only the mark of the task distinguishes it.
 
-Target and look-alikes have the same size, the same colours, the same way of moving and, where they are hidden at times, the same
-duration. A rule that knows nothing of the mark therefore finds one of them at best.
+Target and look-alikes have the same size, the same colours and the same kind of motion and, in a task that hides them at times, are
+visible for the same number of frames. A rule that does not know the mark therefore finds the target only by chance.
 """
 
 from __future__ import annotations
