@@ -29,7 +29,7 @@ TOPICS = {
         [
             "classifiers.load", "classifiers.save", "classifiers.list_classifiers", "classifiers.Classifier", "classifiers.Architecture",
             "classifiers.model_zoo.ARCHITECTURES", "classifiers.backbones.backbone.Backbone", "classifiers.backbones.backbone.BACKBONES",
-            "classifiers.protocols.Head", "classifiers.heads.HEADS", "classifiers.errors.InputError",
+            "classifiers.protocols.Head", "classifiers.errors.InputError",
         ],
     ),
     "Policies": (

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
+
+SHAPE = re.compile(r"(?<=\()\*|(?<=, )\*")
+"""The star of a shape such as (N, *space.shape): it is not emphasis."""
 
 
 def convert(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
@@ -14,12 +18,12 @@ def convert(app: Sphinx, what: str, name: str, obj: object, options: object, lin
     found: list[str] = []
     for is_table, group in groupby(lines, lambda line: line.lstrip().startswith("|")):
         block = list(group)
-        found += _table(block) if is_table else map(_heading, block)
-    lines[:] = found
+        found += _table(block) if is_table else [each for line in block for each in _heading(line)]
+    lines[:] = [SHAPE.sub(r"\*", line) for line in found]
 
 
-def _heading(line: str) -> str:
-    return f".. rubric:: {line.removeprefix('## ')}\n" if line.startswith("## ") else line
+def _heading(line: str) -> list[str]:
+    return ["", f".. rubric:: {line.removeprefix('## ')}", ""] if line.startswith("## ") else [line]
 
 
 def _table(rows: list[str]) -> list[str]:

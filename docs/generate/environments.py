@@ -95,7 +95,8 @@ def _what(task: str) -> str:
 def _videos(task: str) -> Iterator[str]:
     about = TASKS[task]
     size, target, patch = (f"{side}×{side}" for side in (about.size, about.target, about.patch_size))
-    yield f"- {about.train_videos:,} training videos, {about.val_videos} for validation, {about.test_videos} test videos; ten classes"
+    yield f"- ten classes; {about.train_videos:,} training videos, of which a tenth is held out"
+    yield f"- {about.val_videos} videos for validation (those that are held out, and further ones), {about.test_videos} for testing"
     yield f"- {about.length} frames of {size} pixels, of which a clip has {DEMO_FRAMES}: an episode has {DEMO_FRAMES} steps"
     yield f"- a target of {target} pixels among {about.lookalikes} look-alikes; patches have {patch}"
 
