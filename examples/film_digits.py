@@ -136,6 +136,8 @@ def _check(out: Path, style: Style) -> None:
 def split_films(films: Sequence[Path], test_films: Sequence[Path] = ()) -> dict[str, list[Footage]]:
     """Return the footage of each split; the splits share no frame."""
     if test_films:
+        if both := {film.resolve() for film in films} & {film.resolve() for film in test_films}:
+            raise SystemExit(f"a film must be for training or for testing, got {min(both).name} for both; name it once")
         return {"train": [Footage(film) for film in films], "test": [Footage(film) for film in test_films]}
     if len(films) == 1:
         return {split: [Footage(films[0], *shares)] for split, shares in ONE_FILM.items()}

@@ -72,6 +72,9 @@ def test_films_are_split_by_file(module):
     assert named(module.split_films(films)) == {"train": list("abcdef"), "test": list("gh")}
     assert named(module.split_films(films[:3])) == {"train": list("ab"), "test": list("c")}
     assert named(module.split_films(films[:1], films[4:6])) == {"train": ["a"], "test": ["e", "f"]}
+    for repeated in ((films, films[4:6]), ([films[0], films[0]], ())):
+        with pytest.raises(SystemExit, match=r"a film must be for training or for testing, got [ae] for both; name it once"):
+            module.split_films(*repeated)
 
 
 def test_no_digit_image_occurs_in_both_splits(module):
