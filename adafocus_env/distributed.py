@@ -64,7 +64,7 @@ def broadcast_object(value: Value) -> Value:
 
 
 def gather_objects(value: Value) -> list[Value]:
-    """What each process gives, in the order of their numbers, to all of them."""
+    """Return the objects of all processes, in the order of their ranks; every process gets them."""
     if world_size() == 1:
         return [value]
     _join()

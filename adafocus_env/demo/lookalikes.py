@@ -88,7 +88,7 @@ def _paths(task: DemoTask, count: int, side: int, rng: np.random.Generator) -> n
 
 
 def _apart(centres: npt.NDArray[np.float64], moving: npt.NDArray[np.bool_], low: float, high: float) -> npt.NDArray[np.float64]:
-    """Return the centres (count, 2) inside the borders, those that move pushed until all are at least `SPACING` apart."""
+    """Return the centres (count, 2) inside the borders; moving ones are pushed until all are at least `SPACING` apart."""
     others = ~np.eye(len(centres), dtype=bool)
     for _ in range(50):
         centres = np.where(moving, centres.clip(low, high), centres)

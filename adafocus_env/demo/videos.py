@@ -129,7 +129,7 @@ def _scene(video: Video, task: DemoTask) -> Scene:
 
 
 def target_digit(video: Video, task: DemoTask) -> int:
-    """Return which of scikit-learn's digit images the target of a video of a task is."""
+    """Return the number of the digit image of scikit-learn that is the target of a video of a task."""
     images, _, numbers = _digits(video.name.split("/")[1])
     return int(numbers[(images == _scene(video, task).digits[0]).all((1, 2))][0])
 
