@@ -1,7 +1,8 @@
 """The code blocks of the main pages are run as printed, in their order and in one folder, on demo videos that are few.
 
-What a block needs is there: `video.mp4`, and `videos` with the class folders of twenty videos. Only sizes are changed: `SMALL` has those
-of scripts, `SIZES` those of commands. docs/extend.md has its own test, `test_extend.py`.
+The folder holds what a block needs: `video.mp4`, `videos` with the class folders of twenty videos, and for pages that begin with a trained
+run that run, under its name and as `DIR`. Only sizes are changed: `SMALL` has those of scripts, `SIZES` those of commands. docs/extend.md
+has a separate test, `test_extend.py`.
 """
 
 import contextlib
@@ -22,8 +23,8 @@ from agents.__main__ import main as adafocus
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/quickstart.md", "docs/own_videos.md", "docs/predict.md", "docs/report.md")
-NUMBERS = {"train_videos": 20, "val_videos": 4, "test_videos": 6}
-SMALL = {r"learn\([\d_]+\)": "learn(2048)", r"num_envs=500": "num_envs=6", r"range\(500\)": "range(6)"}
+NUMBERS = {"train_videos": 20, "val_videos": 4, "test_videos": 16}
+SMALL = {r"learn\([\d_]+\)": "learn(2048)", r"num_envs=500": "num_envs=16", r"range\(500\)": "range(16)"}
 STEPS = ["ppo.total_steps=2048"]
 EPOCHS = [f"stages.{stage}.epochs=1" for stage in ("glancer", "focuser", "random_patches")]
 SIZES = {
@@ -103,7 +104,8 @@ def test_every_block_runs(page, folder, monkeypatch):
     if page in ("docs/predict.md", "docs/report.md"):  # which begin with a trained run
         for seed in (0, 1):
             run_command(["python", "-m", "agents.train_ppo", f"seed={seed}", f"run=runs/sweep/seed={seed}"], monkeypatch)
-        shutil.copytree("runs/sweep/seed=0", "runs/train_ppo-demo-0")
+        for copy in ("runs/train_ppo-demo-0", "DIR"):
+            shutil.copytree("runs/sweep/seed=0", copy)
     names = {"__name__": "__main__"}
     for language, text in blocks(page):
         if language == "python":
