@@ -1,7 +1,10 @@
 """From the arguments of an environment to its clips, classifier and features: shared by all APIs."""
 
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,7 +22,8 @@ from adafocus_env.features.disk_bank import DiskBank, check_room
 from adafocus_env.features.live import Features, LiveFeatures
 from adafocus_env.features.memory_bank import MemoryBank, RoomError, check_bank
 from adafocus_env.settings import EnvSettings, validate
-from adafocus_env.videos.dataset import DataSet
+from adafocus_env.videos.dataset import DataSet, Video
+from adafocus_env.waiting import Waiting
 from classifiers import checkpoint
 from classifiers.classifier import Classifier, check_frozen
 from classifiers.errors import InputError, lookup, refuse_if
@@ -44,6 +48,7 @@ def open_clips(
     num_workers: int = 2,
     progress: Callable[[int], None] | None = None,
     unreadable: Unreadable | None = None,
+    waiting: Waiting | None = None,
 ) -> ClipSource:
     """Open the clips of one split of a data set: decoded once into the cache folder (`ClipStore`), or in every epoch (`StreamingClips`).
 
@@ -60,6 +65,7 @@ def open_clips(
         num_workers: processes that decode.
         progress: called with the number of clips that are ready.
         unreadable: collects the videos that cannot be read, so that the caller warns about those of several splits at once.
+        waiting: shows what ``lazy`` decodes later.
 
     Raises:
         InputError: split or views are not known, the split has no videos, or none can be read.
@@ -89,6 +95,7 @@ def open_clips(
         num_workers=num_workers,
         progress=progress,
         unreadable=unreadable,
+        waiting=waiting,
     )
 
 
@@ -142,12 +149,13 @@ def build_features(
         )
         classifier = checkpoint.load(data_name(task) if classifier == "auto" else classifier, choose_device(device))
     check_frozen(classifier)
+    announce = isinstance(clips, str)  # nobody else shows what is rendered, decoded and stored
     if isinstance(clips, str):
-        clips = open_clips(demo(task), clips, num_frames=DEMO_FRAMES, size=classifier.architecture.size, lazy=True)
+        clips = _open_lazily(demo(task), clips, classifier.architecture.size)
     check_fit(classifier, clips)
     patches = make_action(chosen.action, chosen.grid, classifier).patch_action
     if isinstance(chosen.bank, bool | str | Path):
-        return _make_bank(chosen, classifier, clips, patches)
+        return _make_bank(chosen, classifier, clips, patches, announce)
     return check_bank(chosen.bank, classifier, clips, patches, chosen.video_div)
 
 
@@ -160,7 +168,20 @@ def make_action(action: str | Callable[[int, int, int], Action], grid: int, clas
     return find_action(action)(grid, classifier.architecture.size, classifier.architecture.patch_size)
 
 
-def _make_bank(settings: EnvSettings, classifier: Classifier, clips: ClipSource, action: Action) -> Features:
+def _open_lazily(data: DataSet, split: Split, size: int) -> ClipSource:
+    """Return clips that are rendered and decoded when one is first requested, and show that."""
+    assert data.prepare is not None
+    data, waiting = replace(data, prepare=partial(_prepare_shown, data.prepare)), Waiting("decode videos", len(getattr(data, split, ())))
+    return open_clips(data, split, num_frames=DEMO_FRAMES, size=size, lazy=True, waiting=waiting)
+
+
+def _prepare_shown(prepare: Callable[..., None], videos: Sequence[Video]) -> None:
+    done = itertools.count(1)
+    with Waiting("render videos", len(videos)).shown() as at:
+        prepare(videos, progress=lambda _: at(next(done)))
+
+
+def _make_bank(settings: EnvSettings, classifier: Classifier, clips: ClipSource, action: Action, announce: bool) -> Features:
     """Return features stored as ``settings.bank`` names it; see `build_features`."""
     bank, video_div, dtype, gib = settings.bank, settings.video_div, settings.bank_dtype, settings.bank_gib
     if bank is False or (bank == "auto" and isinstance(clips, StreamingClips)):
@@ -174,7 +195,8 @@ def _make_bank(settings: EnvSettings, classifier: Classifier, clips: ClipSource,
         return _disk_bank(DiskBank(classifier, clips, action, bank, video_div=video_div, dtype=dtype), gib)
     try:
         return MemoryBank(
-            classifier, clips, action, video_div=video_div, dtype=dtype, max_bytes=None if gib is None else int(gib * 2**30)
+            classifier, clips, action, video_div=video_div, dtype=dtype, max_bytes=None if gib is None else int(gib * 2**30),
+            announce=announce,
         )  # fmt: skip
     except RoomError as problem:
         if bank is True:

@@ -26,6 +26,7 @@ class DataSettings:
     num_frames: int = setting(8, "T, frames of a clip", ge=1)
     glance_frames: int = setting(0, "frames of the glancer, where they are sampled separately; 0: those of the focuser", ge=0)
     views: Count | Literal["resample"] = setting(1, "clips sampled from each training video; resample: new ones every epoch, not stored")
+    flip: bool = setting(True, "mirror training clips at random; false where left and right, or the shape, tell a class")
     sampling: Literal["segments", "released"] = setting("segments", "how the frames of training clips are sampled")
     workers: int = setting(2, "processes that render and decode", ge=1)
 
@@ -50,7 +51,7 @@ class DataSettings:
             yield "test", "the folder has a train/ or test/ subfolder, which decides; leave it out, or put the class folders into data.root"
 
 
-OF_ONE_SET = ("task", "root", "source", "test")
+OF_ONE_SET = ("task", "root", "source", "test", "flip")
 """Settings that say which videos of a data set, and that not every data set reads."""
 
 
@@ -97,7 +98,7 @@ def _demo(data: DataSettings) -> DataSet:
 
 
 def _folder(data: DataSettings) -> DataSet:
-    return folder(_root(data, "one subfolder of videos for each class"), val=data.val, test=data.test)
+    return folder(_root(data, "one subfolder of videos for each class"), val=data.val, test=data.test, flip=data.flip)
 
 
 def _published(data: DataSettings) -> DataSet:
@@ -115,7 +116,7 @@ def _root(data: DataSettings, content: str) -> str:
 
 DATASETS: dict[str, DataSource] = {
     "demo": DataSource(_demo, "rendered demo videos: moving objects, of which one tells the class", ("task",)),
-    "folder": DataSource(_folder, "your own videos: ROOT/CLASS/*, or ROOT/train/CLASS/* and ROOT/test/CLASS/*", ("root", "test")),
+    "folder": DataSource(_folder, "your own videos: ROOT/CLASS/*, or ROOT/train/CLASS/* and ROOT/test/CLASS/*", ("root", "test", "flip")),
     **{
         name: DataSource(_published, f"{title}, from its published lists", ("root", "source"), _what_is_usable)
         for name, title in {

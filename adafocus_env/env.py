@@ -16,7 +16,7 @@ from adafocus_env.clips.store import ClipSource
 from adafocus_env.demo.task import DEFAULT_TASK
 from adafocus_env.features.live import Features
 from adafocus_env.observation import Observation, row_of
-from adafocus_env.vector_env import METADATA, AdaFocusVectorEnv, check_open, check_options, infos_of_rows
+from adafocus_env.vector_env import METADATA, AdaFocusVectorEnv, check_arguments, check_open, check_options, infos_of_rows
 from classifiers.classifier import Classifier
 
 
@@ -126,7 +126,8 @@ class AdaFocusEnv(gym.Env[Any, Any]):
 
     ## Arguments
     See below; `gymnasium.make("AdaFocus-v1", reward="previous")` passes them on. By default the clips are those of the demo
-    videos, rendered and decoded 64 at a time on the first request.
+    videos, rendered and decoded 64 at a time on the first request. That, and how much of a bank is computed, is shown on stderr: as a bar
+    on a terminal, elsewhere every 30 seconds.
 
     ## Version History
     * v1: the target is among look-alikes, so that rules that learn nothing do not find it; see docs/tasks.md.
@@ -162,6 +163,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
         render_mode: str | None = None,
         **settings: Any,
     ) -> None:
+        check_arguments(settings, AdaFocusEnv)
         self.metadata = {**METADATA}  # Gymnasium's own vector environments write into it
         self._one = AdaFocusVectorEnv(
             1, classifier, clips, task=task, observation=observation, device=device, render_mode=render_mode,

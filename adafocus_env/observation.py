@@ -51,11 +51,18 @@ class Observation(Protocol):
         """
 
 
+class MapSpace(spaces.Box):
+    """A `Box` of glance maps, which many take for images: Stable-Baselines3's `NatureCNN` writes it into its error for `CnnPolicy`."""
+
+    def __str__(self) -> str:
+        return f"{self!r}, which holds glance maps: use MlpPolicy or MlpLstmPolicy, or a features extractor for maps of this size"
+
+
 class MapObservation:
     """Glance maps; see the top of this file."""
 
     def __init__(self, features: Features) -> None:
-        self.space: spaces.Space[Any] = spaces.Box(*features.classifier.glancer.map_bounds, features.map_shape, np.float32)
+        self.space: spaces.Space[Any] = MapSpace(*features.classifier.glancer.map_bounds, features.map_shape, np.float32)
 
     def observe(self, dynamics: Dynamics) -> Tensor:
         """Return glance maps (N, C, h, w)."""

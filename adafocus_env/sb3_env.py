@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from adafocus_env.vector_env import AdaFocusVectorEnv, infos_of_rows
-from classifiers.errors import InputError
+from classifiers.errors import InputError, refuse_if
 
 
 class AdaFocusVecEnv(VecEnv):
@@ -23,10 +23,15 @@ class AdaFocusVecEnv(VecEnv):
         env: the vector environment; closed with this one.
 
     Raises:
-        InputError: it has another autoreset mode.
+        InputError: it is another kind of environment, such as a single one, or has another autoreset mode.
     """
 
     def __init__(self, env: AdaFocusVectorEnv) -> None:
+        refuse_if(
+            not isinstance(given := getattr(env, "unwrapped", env), AdaFocusVectorEnv),
+            f"AdaFocusVecEnv adapts an AdaFocusVectorEnv, got {type(given).__name__}; make one with gymnasium.make_vec(ID, num_envs=64, "
+            "vectorization_mode='vector_entry_point', autoreset_mode='SameStep')",
+        )
         if env.autoreset_mode is not AutoresetMode.SAME_STEP:
             raise InputError(f"autoreset_mode must be SAME_STEP for Stable-Baselines3, got {env.autoreset_mode.name}")
         self.vector = env

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -23,10 +24,10 @@ from adafocus_env.features.live import Features, Indices
 from adafocus_env.observation import OBSERVATIONS, Observation, row_of, to_numpy
 from adafocus_env.outcome import Outcome
 from adafocus_env.render import picture
-from adafocus_env.settings import EnvSettings, validate
+from adafocus_env.settings import EnvSettings, fields_of, unknown, validate
 from adafocus_env.transfers import Values, rows_of, to_array, to_device, with_rows
 from classifiers.classifier import Classifier
-from classifiers.errors import InputError, lookup
+from classifiers.errors import InputError, lookup, refuse_if
 
 METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}
 MODES = {name: mode for mode in AutoresetMode for name in (mode.name, mode.value)}
@@ -81,6 +82,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         **settings: Any,
     ) -> None:
         super().__init__()
+        check_arguments(settings, AdaFocusVectorEnv)
         if render_mode is not None:
             lookup("render_mode", render_mode, dict.fromkeys(METADATA["render_modes"]))
         lookup("clip_order", clip_order, dict.fromkeys(("independent", "epoch")))
@@ -329,6 +331,18 @@ def check_options(options: dict[str, Any] | None, known: set[str]) -> dict[str, 
     if unknown := sorted(set(options or {}) - known):
         raise InputError(f"reset options {unknown} are not known; choose from {sorted(known)}")
     return options or {}
+
+
+def check_arguments(settings: Mapping[str, Any], env: type) -> None:
+    """Check the names of the arguments of an environment that its constructor does not list.
+
+    Raises:
+        InputError: one is not known (suggests the nearest of all).
+    """
+    declared = fields_of(EnvSettings)
+    listed = [name for name in signature(env).parameters if name != "settings"]
+    for name in settings:
+        refuse_if(name not in declared, unknown(name, [*declared, *listed]))
 
 
 def check_open(env: gym.Env[Any, Any] | AdaFocusVectorEnv) -> None:

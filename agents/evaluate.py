@@ -3,6 +3,7 @@
     python -m agents.evaluate run=DIR                            a finished run
     python -m agents.evaluate run=DIR further=true               on clips that no run has read, of the demo videos
     python -m agents.evaluate run=DIR keep=0.47                  the same with 47 % of the frames, where the policy skips
+    python -m agents.evaluate run=DIR exit=1                     with a conditional exit, and accuracy against its cost
     python -m agents.evaluate run=DIR data=folder data.root=DIR  its classifier and policy on other videos
     python -m agents.evaluate classifier=DIR policy=DIR data=demo
 """

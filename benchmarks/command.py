@@ -14,7 +14,7 @@ from agents.config.allocator import keep_freed_memory
 from benchmarks.results import Result, write_markdown
 from classifiers.errors import InputError
 
-NAMES = ("main_job", "inference", "skipping", "steps", "data", "training", "growth", "gpu")
+NAMES = ("main_job", "inference", "prediction", "skipping", "steps", "data", "training", "growth", "gpu")
 
 
 @dataclass(frozen=True)

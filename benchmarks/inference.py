@@ -41,8 +41,8 @@ def _schemes(settings: Settings) -> Section:
     acts: dict[str, Act] = {SEQUENTIAL: partial(workload.step_by_step, plain, policy, frames)}
     acts |= {f"parallel, {name}": partial(infer, network, policy, frames) for name, network in networks.items()}
     glancer, focuser = (workload.bare_backbone(networks[fastest], which, count * length) for which in ("glancer", "focuser"))
-    recurrent = _recurrent(plain, policy, count, length)
-    acts["all four"] = lambda: [act() for act in (glancer, focuser, recurrent)]
+    rest = recurrent(plain, policy, count, length)
+    acts["all four"] = lambda: [act() for act in (glancer, focuser, rest)]
     clips, batches = workload.clips(settings, 4 * count, length), 4
     acts["from the store"] = lambda: list(infer_clips(networks[fastest], policy, clips, batch_size=-(-len(clips) // batches)))
     title = f"Inference, {count} clips of {length} frames ({settings.allocator} allocator)"
@@ -58,8 +58,8 @@ def _schemes(settings: Settings) -> Section:
     return section.ratio("from the store", f"parallel, {fastest}", name=f"a batch of {batches}, prefetched from the store")
 
 
-def _recurrent(network: Classifier, policy: PolicyNetwork, count: int, length: int) -> Act:
-    """Return an act: the policy and the head alone, on tensors in memory."""
+def recurrent(network: Classifier, policy: PolicyNetwork, count: int, length: int) -> Act:
+    """Return an act: the policy and the head alone, on tensors of ``count`` clips in memory."""
     maps = torch.rand(count, length, *policy.architecture.map_shape, device=network.device)
     glances = torch.rand(count, length, network.glancer.vector_size, device=network.device)
     focus_vectors = torch.rand(count, length, network.focuser.vector_size, device=network.device)

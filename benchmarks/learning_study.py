@@ -38,6 +38,7 @@ from classifiers.errors import lookup
 
 FLAT = ("network=published", "env.reward=random", "ppo.learning_rate=1e-3", "ppo.gamma=0.7", "ppo.total_steps=100_000")
 SPATIAL = ("env.reward=random", "ppo.gamma=0.7")
+EXACT = ("algo=expected_pg", "ppo.learning_rate=1e-3")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "flat": FLAT,
     "flat-1m-steps": (*FLAT, "ppo.total_steps=1_000_000"),
@@ -46,15 +47,15 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "flat-step-normalized": ("algo=benchmarks.ppo_variants.StepNormalizedPPO", *FLAT),
     "flat-entropy-annealed": ("algo=benchmarks.ppo_variants.AnnealedEntropyPPO", *FLAT),
     "flat-10-views": (*FLAT, "data.views=10"),
-    "flat-exact-gradient": ("algo=expected_pg", "network=published", "env.reward=random"),
+    "flat-exact-gradient": (*EXACT, "network=published", "env.reward=random"),
     "flat-standalone": (*FLAT, "env.reward=standalone"),
     "flat-imitation": ("algo=imitation", "network=published"),
     "spatial": SPATIAL,
     "spatial-gamma-0": (*SPATIAL, "ppo.gamma=0"),
     "spatial-log_confidence": (*SPATIAL, "env.reward=log_confidence"),
-    "spatial-exact-gradient": ("algo=expected_pg", "env.reward=random"),
+    "spatial-exact-gradient": (*EXACT, "env.reward=random"),
     "ppo": (),
-    "expected_pg": ("algo=expected_pg",),
+    "expected_pg": EXACT,
     "imitation": ("algo=imitation",),
     "ppo-gamma-0.7": ("ppo.gamma=0.7",),
     "ppo-learning-rate-1e-3": ("ppo.learning_rate=1e-3",),

@@ -6,6 +6,7 @@ conditional exit, and both solved for a budget. Then the methods.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -17,6 +18,7 @@ from scipy.special import softmax
 from adafocus_env.action import with_skipping
 from adafocus_env.features.live import Features
 from agents.evaluation.budgets import PatchMask, Shares, check_keep, check_validation, patch_mask_at, skip_probabilities, solve_threshold
+from agents.evaluation.conditional_exit import Values, confidence_of, exit_shares, exit_steps, fit_thresholds
 from agents.evaluation.evaluate import CLIPS_AT_ONCE, batches, classify_actions, greedy_oracle_actions
 from agents.evaluation.metrics import Scores
 from agents.policies.baselines import Actions, saliency
@@ -24,9 +26,8 @@ from agents.policies.networks import PolicyNetwork
 from classifiers.errors import InputError
 from classifiers.flops import VideoFlops
 
-Thresholds = NDArray[np.float64]
 NUM_SHARES = 9  # tried by `solve_skip_and_exit`
-MAX_LOG, HALVINGS = 20.0, 40  # of ln q: beyond it all clips end after the first step, or after the last
+MAX_LOG, HALVINGS = 20.0, 40  # of ln p: beyond it all clips end after the first step, or after the last
 ORACLE_HALVINGS = 10  # of the interval of the greedy oracle's cost weight
 
 
@@ -72,20 +73,10 @@ def random_mask(count: int, steps: int, keep: float, seed: int) -> PatchMask:
     return rng.random((count, steps)).argsort(1).argsort(1) < number
 
 
-def max_softmax(scores: Scores) -> NDArray[np.float64]:
-    """Return the highest softmax score (N, D) of class scores (N, D, K)."""
-    return softmax(scores.astype(np.float64), axis=-1).max(-1)
+def solve_exit(certainty: Values, cost: NDArray[np.int64], budget: float) -> Values:
+    """Return the thresholds (D,) with which clips cost ``budget`` on average.
 
-
-def exit_steps(certainty: NDArray[np.float64], thresholds: Thresholds) -> NDArray[np.int64]:
-    """Return the first step (N,) of each clip whose certainty (N, D) reaches the threshold (D,) of the step."""
-    return (certainty >= thresholds).argmax(1)
-
-
-def solve_exit(certainty: NDArray[np.float64], cost: NDArray[np.int64], budget: float) -> Thresholds:
-    """Return the thresholds (D,) with which clips cost ``budget`` on average, as in AdaFocusV2 and, before it, in MSDNet.
-
-    The shares of clips that end after step t are in proportion to qᵗ; those with the highest certainty end. q is solved for the budget.
+    The shares of clips that leave are those of `agents.evaluation.conditional_exit.exit_shares`, and p is solved for the budget.
 
     Args:
         certainty: Of the validation split (N, D).
@@ -93,7 +84,7 @@ def solve_exit(certainty: NDArray[np.float64], cost: NDArray[np.int64], budget: 
         budget: Of a clip, on average, in the same unit.
 
     Raises:
-        InputError: The validation split is empty, or no q meets the budget (names the range).
+        InputError: The validation split is empty, or no p meets the budget (names the range).
     """
     check_validation(certainty)
     rows = np.arange(len(certainty))
@@ -101,34 +92,17 @@ def solve_exit(certainty: NDArray[np.float64], cost: NDArray[np.int64], budget: 
     if not least <= budget <= most * (1 + 1e-9):
         raise InputError(f"the budget of an exit must be from {least:.4g} to {most:.4g} per clip, got {budget:.4g}")
 
+    def thresholds(logarithm: float) -> Values:
+        return fit_thresholds(certainty, exit_shares(math.exp(logarithm), certainty.shape[1]))
+
     def mean_cost(logarithm: float) -> float:
-        return float(cost[rows, exit_steps(certainty, exit_thresholds(certainty, logarithm))].mean())
+        return float(cost[rows, exit_steps(certainty, thresholds(logarithm))].mean())
 
     low, high = -MAX_LOG, MAX_LOG
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         low, high = (middle, high) if mean_cost(middle) < budget else (low, middle)
-    return exit_thresholds(certainty, min((low, high), key=lambda logarithm: abs(mean_cost(logarithm) - budget)))
-
-
-def exit_thresholds(certainty: NDArray[np.float64], logarithm: float) -> Thresholds:
-    """Return thresholds (D,) with which a share of the clips in proportion to qᵗ ends after step t; the last is −∞.
-
-    Args:
-        certainty: (N, D).
-        logarithm: ln q.
-    """
-    count, steps = certainty.shape
-    weights = np.exp(logarithm * np.arange(steps) - max(0.0, logarithm * (steps - 1)))
-    ended = np.rint(count * weights.cumsum() / weights.sum()).astype(int)  # clips that have ended by then
-    left, thresholds = np.ones(count, bool), np.full(steps, np.inf)
-    for step in range(steps - 1):
-        number = ended[step] - np.count_nonzero(~left)
-        if number > 0:
-            thresholds[step] = np.sort(certainty[left, step])[-number]
-            left &= certainty[:, step] < thresholds[step]
-    thresholds[-1] = -np.inf
-    return thresholds
+    return thresholds(min((low, high), key=lambda logarithm: abs(mean_cost(logarithm) - budget)))
 
 
 def solve_skip_and_exit(
@@ -138,7 +112,7 @@ def solve_skip_and_exit(
     keep: float,
     cost_of: Callable[[PatchMask], NDArray[np.int64]],
     budget: float,
-) -> tuple[float, Thresholds]:
+) -> tuple[float, Values]:
     """Return the thresholds on P(skip) and of the exit that meet the budget on the validation split with the highest accuracy.
 
     Args:
@@ -153,11 +127,11 @@ def solve_skip_and_exit(
         InputError: As `solve_threshold` and `solve_exit`.
     """
 
-    def candidate(share: float) -> tuple[tuple[float, float], tuple[float, Thresholds]]:
+    def candidate(share: float) -> tuple[tuple[float, float], tuple[float, Values]]:
         threshold = solve_threshold(skip, share)
         patch_mask = patch_mask_at(skip, threshold)
         scores, cost = scores_of(patch_mask), cost_of(patch_mask)
-        certainty = max_softmax(scores)
+        certainty = confidence_of(scores, "softmax")
         exits = solve_exit(certainty, cost, min(budget, float(cost[:, -1].mean())))
         result = apply_exit(scores, patch_mask, exit_steps(certainty, exits))
         return accuracy_and_confidence(result.scores, labels), (threshold, exits)
@@ -278,7 +252,7 @@ def learned_and_exit(problem: Problem) -> ExitResult:
     )
     patch_mask = patch_mask_at(test.skip, threshold)
     scores = test.scores(patch_mask)
-    return apply_exit(scores, patch_mask, exit_steps(max_softmax(scores), exits))
+    return apply_exit(scores, patch_mask, exit_steps(confidence_of(scores, "softmax"), exits))
 
 
 def greedy_oracle(problem: Problem) -> ExitResult:
@@ -317,8 +291,8 @@ def _focus(split: PolicyOutputs, patch_mask: PatchMask) -> ExitResult:
 def _stop(problem: Problem, cost: Callable[[NDArray[np.int64]], NDArray[np.int64]], budget: float) -> ExitResult:
     """Focus every frame up to an exit solved for the budget; ``cost`` maps the number of steps (N, D) to units of the budget."""
     val, test = problem.val, problem.test
-    thresholds = solve_exit(max_softmax(val.all_scores), cost(val.every.cumsum(1)), budget)
-    return apply_exit(test.all_scores, test.every, exit_steps(max_softmax(test.all_scores), thresholds))
+    thresholds = solve_exit(confidence_of(val.all_scores, "softmax"), cost(val.every.cumsum(1)), budget)
+    return apply_exit(test.all_scores, test.every, exit_steps(confidence_of(test.all_scores, "softmax"), thresholds))
 
 
 def _run_oracle(split: PolicyOutputs, cost_weight: float) -> ExitResult:

@@ -1,4 +1,4 @@
-"""The error for a value that the user can fix, the look-up that raises it, and the wording of its message."""
+"""The error for a value that the user can fix, the look-up that raises it, and the wording of its message and of others."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,3 +41,8 @@ def suggestion(name: object, known: Iterable[str], prefix: str = "", suffix: str
 def shortened(entries: Sequence[str], limit: int = 20, more: str = "and {} more") -> list[str]:
     """Return the first ``limit`` entries, and the number of the others as the last one."""
     return [*entries[:limit], *([more.format(len(entries) - limit)] if len(entries) > limit else [])]
+
+
+def count_of(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: ``1 clip``, ``2,000 clips``; ``plural`` is for nouns that take another ending than s."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -1,7 +1,7 @@
 """Handwritten digits that move over real footage: a data set of class folders in which looking matters, made from any long videos.
 
     python examples/film_digits.py film1.mp4 film2.avi … --out digits
-    python -m agents.train_ppo data=folder data.root=digits
+    python -m agents.train_ppo data=folder data.root=digits data.flip=false
 
 Writes ``OUT/train/DIGIT/*.mp4`` and ``OUT/test/DIGIT/*.mp4``, with the track of the digit beside each video. The last quarter of the films,
 or those after ``--test-films``, are for testing alone; a single film is split by time, with a gap. No digit image occurs in both splits.

@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "benchmarks": {"classifiers", "adafocus_env", "agents", "configs"},
 }
 
-FOLDERS_OF_AGENTS = ("config", "policies", "evaluation", "runs", "rl", "supervised", "pipeline", "page", "prediction")
+FOLDERS_OF_AGENTS = ("config", "policies", "evaluation", "runs", "rl", "supervised", "pipeline", "prediction", "page", "watching")
 
 
 def imported_packages(path):
@@ -35,7 +35,7 @@ def test_imports_run_one_way(package):
         assert ours <= {package} | MAY_IMPORT[package], f"{path} imports {sorted(ours)}"
 
 
-LEVELS = ("cache_dir distributed transfers action action_checks", "videos", "demo", "clips", "features", "")
+LEVELS = ("cache_dir distributed transfers action action_checks waiting", "videos", "demo", "clips", "features", "")
 """The modules and folders of adafocus_env, from the lowest level on; the last level has all other modules."""
 
 

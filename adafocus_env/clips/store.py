@@ -19,6 +19,7 @@ from adafocus_env.clips.transforms import Crop, apply_crop
 from adafocus_env.videos.dataset import Video
 from adafocus_env.videos.decoding import Failure, run_in_workers
 from adafocus_env.videos.readers import DecodedClip
+from adafocus_env.waiting import Waiting
 from classifiers.errors import InputError, refuse_if, shortened
 
 _log = logging.getLogger("adafocus_env")
@@ -75,7 +76,7 @@ class ClipSource:
         """Leave out videos that another process could not read: their names, and why."""
 
     def prefetch(self, clips: NDArray[np.int64]) -> None:
-        """Begin to decode the clips that will be requested next, in this order."""
+        """Decode, or begin to decode, the clips that will be requested next, in this order."""
 
     def frames(self, clip: int) -> Tensor:
         """Return the focuser's frames of the clip with its fixed crop and flip: (T, 3, size, size) uint8."""
@@ -177,6 +178,7 @@ class ClipStore(ClipSource):
         time_limit: seconds that reading one video may take.
         progress: called with the number of clips that are ready, now and then, while everything is decoded.
         unreadable: collects the videos that cannot be read, and the caller warns about them; None: a warning at once.
+        waiting: shows what is decoded later, when it is requested; None: nothing is shown.
 
     Raises:
         InputError: there are no videos, none can be read, or the folder cannot be written.
@@ -194,11 +196,12 @@ class ClipStore(ClipSource):
         time_limit: float = 30.0,
         progress: Callable[[int], None] | None = None,
         unreadable: Unreadable | None = None,
+        waiting: Waiting | None = None,
     ) -> None:
         refuse_if(not videos, "a clip store needs at least one video, got none")
         self.settings = settings
         self._views = [(video, view) for video in videos for view in range(settings.views)]
-        self._prepare, self._num_workers, self._time_limit = prepare, num_workers, time_limit
+        self._prepare, self._num_workers, self._time_limit, self._waiting = prepare, num_workers, time_limit, waiting
         key = content_key(videos, settings, prepared=prepare is not None)
         self._folder = Path(folder) / key[:32]
         self._shards: dict[int, Shard] = {}
@@ -230,6 +233,12 @@ class ClipStore(ClipSource):
             shard, position = self._locate(clip)
             random_crop(self.settings, shard.clips[position].shape, rng)
 
+    def prefetch(self, clips: NDArray[np.int64]) -> None:
+        """Decode the shards of the clips now, unless they are there: several at a time are quicker than one after the other."""
+        if missing := {self._readable[clip] // SHARD_SIZE for clip in clips.tolist()} - self._shards.keys():
+            with self._waiting.shown() if self._waiting else nullcontext() as progress:
+                self._make(sorted(missing), progress)
+
     def truth(self, clip: int) -> NDArray[np.float32] | None:
         """See `ClipSource.truth`."""
         track, crop = self._track(clip)
@@ -259,7 +268,7 @@ class ClipStore(ClipSource):
     def _locate(self, clip: int) -> tuple[Shard, int]:
         number, position = divmod(self._readable[clip], SHARD_SIZE)
         if number not in self._shards:
-            self._make([number], None)
+            self.prefetch(np.array([clip]))
         shard = self._shards[number]
         refuse_if(shard.clips[position].failure is not None, f"{self.names[clip]} has no clip: {shard.clips[position].failure}")
         return shard, position

@@ -26,7 +26,7 @@ from adafocus_env.features.memory_bank import Bank, Layout, check_size, geometry
 from adafocus_env.transfers import Values, to_array
 from classifiers.atomic_files import removed, replacing, write_text
 from classifiers.classifier import Classifier
-from classifiers.errors import InputError
+from classifiers.errors import InputError, count_of
 from classifiers.optimize import execution_of
 
 SHARD_SIZE = 8  # clips in a file; what is lost when a process is killed
@@ -86,7 +86,7 @@ class DiskBank(Bank):
         """Description of the source and its size."""
         missing = self.missing_bytes()
         state = f", {size_text(missing)} of them still to be computed" if missing else ", all computed"
-        return f"bank: {len(self.clips)} clips in {self.folder}, {size_text(self.num_bytes)}{state}"
+        return f"bank: {count_of(len(self.clips), 'clip')} in {self.folder}, {size_text(self.num_bytes)}{state}"
 
     def num_clips(self, part: int = 0, parts: int = 1) -> int:
         """Return the number of clips in every ``parts``-th shard from number ``part`` on."""

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +16,15 @@ from adafocus_env.action import Action, GridAction
 from adafocus_env.clips.store import ClipSource
 from adafocus_env.features.live import Features, Indices, LiveFeatures, count_steps
 from adafocus_env.transfers import Values, to_array, to_device
+from adafocus_env.waiting import Waiting
 from classifiers.classifier import Classifier, WeightMonitor
-from classifiers.errors import InputError, lookup, refuse_if
+from classifiers.errors import InputError, count_of, lookup, refuse_if
 from classifiers.optimize import execution_of, optimized
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 NETWORKS = ("glancer", "focuser")  # what the features depend on; the head may learn
 CACHED_FRAMES = 256  # clips whose frames a bank caches: as many as are evaluated at the same time; afterwards they are seldom read again
+MANY = 16  # calls of the focuser in a step, from which on an announced bank shows its progress
 _STORED = ("_stored", "_glanced", "_focused", "_slots")
 _log = logging.getLogger("adafocus_env")
 
@@ -119,6 +122,7 @@ class MemoryBank(Bank):
         video_div: see `adafocus_env.features.live.count_steps`.
         dtype: a name in `DTYPES`, the stored number format. Values are computed and returned as float32.
         max_bytes: size of the bank; if not all clips fit, the least recently used ones are dropped.
+        announce: show on stderr how much of it is computed, whenever many steps are missing at once.
 
     Attributes:
         num_bytes: size of the bank.
@@ -138,15 +142,18 @@ class MemoryBank(Bank):
         video_div: int | None = None,
         dtype: str = "float32",
         max_bytes: int | None = None,
+        announce: bool = False,
     ) -> None:
         super().__init__(classifier, clips, action, video_div, dtype)
         self._capacity = _clips_in(max_bytes, self.layout, len(clips))
         self.num_bytes = self._capacity * self.layout.clip_bytes
         check_size(
-            f"bank: the features of {len(clips)} clips", self.num_bytes, memory_of(classifier.device) // 2, "half of the memory",
+            f"bank: the features of {count_of(len(clips), 'clip')}", self.num_bytes, memory_of(classifier.device) // 2,
+            "half of the memory",
             "store them on disk (bank=FOLDER), only those of the clips last used (bank_gib=N), or compute them live (bank=false)",
         )  # fmt: skip
         _log.info("%s", self.about)
+        self._waiting = Waiting("fill the feature bank", self._capacity * self.num_steps) if announce else None
         self._store_nothing()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -169,7 +176,7 @@ class MemoryBank(Bank):
     @property
     def about(self) -> str:
         """Description of the source and its size."""
-        return f"bank: {self._capacity} of {len(self.clips)} clips in memory, {size_text(self.num_bytes)}"
+        return f"bank: {self._capacity:,} of {count_of(len(self.clips), 'clip')} in memory, {size_text(self.num_bytes)}"
 
     def clip_maps(self, clips: Indices) -> list[Tensor]:
         """See `Features.clip_maps`; a float32 bank of all clips copies nothing."""
@@ -199,6 +206,7 @@ class MemoryBank(Bank):
         slots = self._slots_of(clips)
         missing = ~self._glanced[slots]
         if missing.any():
+            self.clips.prefetch(np.unique(np.broadcast_to(clips, missing.shape)[missing]))
             for clip, slot in _distinct(missing, clips, slots):
                 for stored, values in zip(self._stored, self._live.glance(clip), strict=False):  # focus vectors are stored elsewhere
                     stored[slot * self.num_steps : (slot + 1) * self.num_steps] = self.layout.rounded(values)
@@ -214,10 +222,14 @@ class MemoryBank(Bank):
             groups = self._live.groups
             requested = _distinct(missing, clips, rows - steps, steps // len(groups[0]))
             computed = self._live.cell_focus_vectors_of((clip, groups[number]) for clip, _, number in requested)
-            for (_, first, number), focus_vectors in zip(requested, computed, strict=True):
-                stored = slice(first + groups[number].start, first + groups[number].stop)
-                self._stored[2][stored] = self.layout.rounded(focus_vectors)
-                self._focused[stored] = True
+            announced = self._waiting if len(requested) >= MANY else None
+            with announced.shown() if announced else nullcontext() as progress:
+                for (_, first, number), focus_vectors in zip(requested, computed, strict=True):
+                    stored = slice(first + groups[number].start, first + groups[number].stop)
+                    self._stored[2][stored] = self.layout.rounded(focus_vectors)
+                    self._focused[stored] = True
+                    if progress is not None:
+                        progress(int(np.count_nonzero(self._focused)))
         return rows * every + cells if isinstance(cells, np.ndarray) else to_device(rows * every, cells.device) + cells
 
     def _slots_of(self, clips: Indices) -> Indices:

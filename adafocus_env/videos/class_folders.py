@@ -11,7 +11,7 @@ from adafocus_env.videos.splits import hold_out, split_test
 from classifiers.errors import InputError, refuse_if
 
 
-def folder(root: str | Path, *, val: float = 0.1, test: float = 0.2) -> DataSet:
+def folder(root: str | Path, *, val: float = 0.1, test: float = 0.2, flip: bool = True) -> DataSet:
     """Return the data set in a folder with one subfolder of videos for each class.
 
     Either ``ROOT/train/CLASS/*`` and ``ROOT/test/CLASS/*``, or ``ROOT/CLASS/*``, which is split by a fixed hash of the names so
@@ -24,6 +24,7 @@ def folder(root: str | Path, *, val: float = 0.1, test: float = 0.2) -> DataSet:
         root: the folder.
         val: share of the training videos that is held out for validation.
         test: share of the videos to test on, if the folder has no test/.
+        flip: whether a mirrored video has the same class, so that training clips are mirrored at random.
 
     Raises:
         InputError: the folder is missing, empty, has one class or no videos, a name in it is not UTF-8, or its splits do not fit together.
@@ -45,7 +46,7 @@ def folder(root: str | Path, *, val: float = 0.1, test: float = 0.2) -> DataSet:
         refuse_if(not tested, f"data.root: every class in {root} has only one video, which leaves none to test on; add videos")
     used = {path for video in (*train, *tested) for path in (video.path, video.track) if path}
     unused = tuple(_unused(root, splits, used))
-    return DataSet("folder", tuple(classes), *hold_out(train, val), tested, root=root, unused=unused)
+    return DataSet("folder", tuple(classes), *hold_out(train, val), tested, flip=flip, root=root, unused=unused)
 
 
 def check_folder(root: Path, advice: str) -> None:

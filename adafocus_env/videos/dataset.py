@@ -1,11 +1,11 @@
 """A data set: its videos, with their classes, in three splits: training, validation and test."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from classifiers.errors import refuse_if
+from classifiers.errors import count_of, refuse_if
 
 _LISTED = 5  # unused files in the summary; `DataSet.unused` has them all
 
@@ -53,7 +53,8 @@ class DataSet:
         flip: whether a mirrored video has the same class.
         scales: sides of training crops as shares of the shorter side.
         margin: shorter side of the stored frames as a multiple of the crop's side (the paper stores 256 for crops of 224).
-        prepare: makes the missing files of the given videos; None if the files are the user's.
+        prepare: makes the missing files of the given videos, and calls its argument ``progress``, if any, with 1 for each that it makes;
+            None if the files are the user's.
         metric: what accuracy means: ``top1``, or ``map`` (mean average precision) for videos with several labels.
         patch_size: side in pixels of the patches that its task is made for, with the architecture `small`; None without a task.
         root: the folder that it was read from, if any.
@@ -68,7 +69,7 @@ class DataSet:
     flip: bool = True
     scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
     margin: float = 256 / 224
-    prepare: Callable[[Sequence[Video]], None] | None = None
+    prepare: Callable[..., None] | None = None
     metric: Literal["top1", "map"] = "top1"
     patch_size: int | None = None
     root: Path | None = None
@@ -79,7 +80,8 @@ class DataSet:
     def summary(self) -> str:
         """The number of classes, the videos of every split, and what is not used, in one line."""
         source = self.name if self.root is None else f"{self.name} in {self.root}"
-        counts = f"{len(self.classes)} classes; {len(self.train)} train, {len(self.val)} val, {len(self.test)} test videos"
+        classes = count_of(len(self.classes), "class", "classes")
+        counts = f"{classes}; {len(self.train)} train, {len(self.val)} val, {len(self.test)} test videos"
         if not self.unused:
             return f"data: {source}: {counts}"
         what = "file or folder" if len(self.unused) == 1 else "files or folders"

@@ -16,7 +16,7 @@ from agents.config.ppo import PPOConfig
 __all__ = [
     "AlgoConfig", "ArchitectureConfig", "CheckDataset", "ClassifierConfig", "DataConfig", "EnvConfig", "Evaluate",
     "FillFeatureBank", "ImportCheckpoint", "JointConfig", "ListRuns", "NetworkConfig", "PPOConfig", "Predict", "Report",
-    "SupervisedConfig", "Train", "TrainPPO", "TrainStages",
+    "SupervisedConfig", "Train", "TrainPPO", "TrainStages", "Watch",
 ]  # fmt: skip
 
 TRAINING = (
@@ -25,6 +25,7 @@ TRAINING = (
 """Settings of the environment that only stage 2 reads."""
 SEEDS = 2**32  # seeds that NumPy takes
 DEVICE = "auto, cpu, cuda or cuda:N"
+NO_TRAINING_CLIPS = "it is about training clips, and none is read; leave it out"
 PLUGIN = "a module of yours that is imported first (docs/extend.md)"
 
 
@@ -123,6 +124,11 @@ class Evaluate:
     skipped: Literal["zeros", "last", "none"] = declared_in(EnvConfig, "skipped")
     budget: float | None = setting(None, "cost of a video that a policy which skips must meet", unit="GFLOPs", gt=0, allow_inf_nan=False)
     keep: float | None = setting(None, "share of frames with a patch that a policy which skips must meet", gt=0, le=1)
+    exit: float | None = setting(None, "p of a conditional exit: after step k a share of the clips in proportion to p^k leaves",
+        gt=0, allow_inf_nan=False)
+    exit_confidence: Literal["softmax", "score"] = setting(
+        "softmax", "what decides who leaves: the highest softmax score, or the highest score itself, as AdaFocusV2 publishes it"
+    )
     bank: bool | str = declared_in(EnvConfig, "bank")
     bank_dtype: NumberFormat = declared_in(EnvConfig, "bank_dtype")
     bank_gib: float | None = declared_in(EnvConfig, "bank_gib")
@@ -140,16 +146,25 @@ class Evaluate:
 
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
         """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        yield from exit_without_effect(self.exit)
         if self.run:
             yield "classifier policy", f"run={self.run} has a classifier and a policy; leave it out, or leave run out and give both"
             advice = "leave it out, or give classifier and policy instead of run"
             yield "grid video_div", f"run={self.run} was made with another one or the same; {advice}"
             return
-        yield "data.views data.sampling", "it is about training clips, and none is read; leave it out"
+        yield "data.flip data.views" if self.exit is not None else "data.flip data.views data.sampling", NO_TRAINING_CLIPS
         if self.keep is None and self.budget is None:
             yield "data.val", "nothing is chosen on the validation split without keep or budget; leave it out"
         if self.bank is False:
             yield "bank_dtype bank_gib", BANK_IS_OFF
+
+
+def exit_without_effect(exit: float | None) -> Iterator[tuple[str, str]]:
+    """Yield the settings that a command does not read with its exit, or without one."""
+    if exit is None:
+        yield "exit_confidence", "there is no conditional exit; set exit, or leave it out"
+    else:
+        yield "budget keep", f"exit={exit} ends videos early, with the policy's own threshold; leave one of them out"
 
 
 @settings
@@ -172,6 +187,8 @@ class Predict:
     stride: float | None = setting(None, "from one window to the next; null: window", unit="s", gt=0, allow_inf_nan=False)
     budget: float | None = declared_in(Evaluate, "budget")
     keep: float | None = declared_in(Evaluate, "keep")
+    exit: float | None = declared_in(Evaluate, "exit")
+    exit_confidence: Literal["softmax", "score"] = declared_in(Evaluate, "exit_confidence")
     classes: str = setting("", "a text file with the names of the classes, one a line; empty: the classifier's", path=True)
     fps: float = setting(25.0, "frame rate of folders of frames", unit="frames per second", gt=0, allow_inf_nan=False)
     workers: int = setting(2, "processes that decode", ge=1)
@@ -182,12 +199,39 @@ class Predict:
 
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
         """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        yield from exit_without_effect(self.exit)
         if self.run:
             yield "classifier", f"run={self.run} has a classifier; leave one of them out"
         else:
             yield "budget keep", "it is solved on the validation split of a run; give run=DIR instead of classifier and policy"
         if self.window is None:
             yield "stride", "it is between windows, and the whole video is one; set window, or leave it out"
+
+
+@settings
+class Watch:
+    """`python -m agents.watch`."""
+
+    run: str = setting("", "a finished run folder, whose test clips are played", path=True)
+    id: str = setting("", "the id of an environment, such as AdaFocus-v1 (docs/tasks.md), where there is no run")
+    policy: str = setting(
+        "", "a baseline (random, centre, saliency, oracle, …), bundled, or the folder of a policy; empty: the run's, or bundled", path=True
+    )
+    episodes: int = setting(4, "clips that are played", ge=1)
+    clips: list[int] | None = setting(None, "their numbers among the test clips; null: random ones")
+    seed: int = setting(0, "of the choice of clips, and of random patches", ge=0, lt=SEEDS)
+    at_once: int = setting(4, "episodes side by side; the others follow in sequence", ge=1)
+    fps: float = setting(3.0, "speed", unit="frames per second", gt=0, le=50, allow_inf_nan=False)
+    side: int = setting(288, "frames are enlarged by a whole number to at least this height and width", unit="pixels", ge=192)
+    out: str = setting("", "a file that ends in .gif or .mp4; empty: a window, or without a display RUN/watch.gif or ID.gif", path=True)
+    force: bool = setting(False, "replace the file")
+    device: str = setting("auto", DEVICE)
+    plugin: str = setting("", PLUGIN)
+
+    def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
+        """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        if self.clips is not None:
+            yield "episodes", f"clips={self.clips} says which are played; leave one of them out"
 
 
 @settings
@@ -211,7 +255,7 @@ class FillFeatureBank:
         if self.split == "test":
             yield "data.val", "split=test has none of the training videos; leave it out"
         if self.split in ("val", "test"):
-            yield "data.views data.sampling", f"it is about training clips, and split={self.split} has none; leave it out"
+            yield "data.flip data.views data.sampling", f"it is about training clips, and split={self.split} has none; leave it out"
         if self.action not in CELLS:
             yield "grid", f"action={self.action} has no cells; leave it out"
 
@@ -228,7 +272,7 @@ class CheckDataset:
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
         """Yield the settings that are not read in this state; see `agents.config.effect`."""
         yield "data.workers", "set workers"
-        yield "data.glance_frames data.views data.sampling", "one test clip of each video is decoded; leave it out"
+        yield "data.glance_frames data.flip data.views data.sampling", "one test clip of each video is decoded; leave it out"
 
 
 @settings

@@ -37,6 +37,7 @@ from agents.policies.baselines import (
     choose_step,
 )
 from agents.policies.networks import PolicyNetwork
+from classifiers.errors import lookup
 from classifiers.flops import VideoFlops, classifier_flops, multiply_adds, video_flops
 
 CLIPS_AT_ONCE = 250  # clips in a call of a policy
@@ -75,7 +76,7 @@ def evaluate(
     if policy is not None:
         progress("learned")
         learned = evaluate_policy(features, policy, skipped=skipped)
-        evaluations["learned"] = replace(learned, macs=learned.macs + _policy_flops(features, policy))
+        evaluations["learned"] = replace(learned, macs=learned.macs + policy_macs(features, policy))
     for name, baseline in _baselines(features, seed).items():
         progress(name)
         evaluations[name] = replace(_evaluate(features, baseline, features.action, skipped), targets=targets)
@@ -88,19 +89,40 @@ def evaluate(
 
 
 def evaluate_policy(
-    features: Features, policy: PolicyNetwork | Predictor, observation: str | None = None, skipped: str = "zeros"
+    features: Features,
+    policy: PolicyNetwork | Predictor,
+    observation: str | None = None,
+    skipped: str = "zeros",
+    clips: Indices | None = None,
 ) -> PolicyEvaluation:
-    """Evaluate one policy on every clip, deterministically. Its own multiply-adds are not counted.
+    """Evaluate one policy deterministically, on every clip or on those that are given. Its own multiply-adds are not counted.
 
     Args:
         features: Of the clips; a bank saves most of the work.
         policy: Any object with `predict`, recurrent or not. It is given action masks if it takes them.
         observation: A name in `adafocus_env.observation.OBSERVATIONS`; None: the policy's attribute ``observation``, or `reference`.
         skipped: Input of the head where the policy skips, a name in `adafocus_env.classify.SKIPPED`.
+        clips: Numbers of the clips (n,); None: all clips in their order.
     """
     predictor = LearnedPolicy(policy, features) if isinstance(policy, PolicyNetwork) else policy
-    played = _evaluate(features, _clip_policy(features, predictor, observation, skipped), action_of(policy, features), skipped)
-    return replace(played, targets=targets_of(features.clips))
+    played = _evaluate(features, _clip_policy(features, predictor, observation, skipped), action_of(policy, features), skipped, clips)
+    return replace(played, targets=targets_of(features.clips, clips))
+
+
+def evaluate_baseline(features: Features, name: str, clips: Indices, *, seed: int) -> PolicyEvaluation:
+    """Evaluate a baseline on clips (n,).
+
+    Args:
+        features: Of the clips.
+        name: As in the table of results: `random`, `saliency`, `oracle`, ….
+        clips: Their numbers.
+        seed: Of random patches.
+
+    Raises:
+        InputError: The name is unknown, or the baseline needs a track or a bank that is not there (suggests the nearest).
+    """
+    act = lookup("policy", name, _baselines(features, seed))
+    return replace(_evaluate(features, act, features.action, "zeros", clips), targets=targets_of(features.clips, clips))
 
 
 def action_of(policy: object, features: Features) -> Action:
@@ -110,21 +132,27 @@ def action_of(policy: object, features: Features) -> Action:
     return skip_action if skips else features.action
 
 
-def _evaluate(features: Features, act: ClipPolicy, action: Action, skipped: str) -> PolicyEvaluation:
-    results = []
-    for clips in batches(np.arange(len(features.clips)), CLIPS_AT_ONCE):
+def _evaluate(
+    features: Features, act: ClipPolicy, action: Action, skipped: str, chosen: Indices | None = None
+) -> PolicyEvaluation:
+    results, label_sets = [], features.clips.label_sets
+    for clips in batches(np.arange(len(label_sets)) if chosen is None else chosen, CLIPS_AT_ONCE):
         actions = act(clips)
         patch_mask = action.patch_mask(actions)
         patches = actions if action.patch_action is action else action.to_patch_action(actions)
         results.append((patches, patch_mask, classify_actions(features, patches, patch_mask, skipped, clips)))
     patches, patch_mask, scores = (np.concatenate(values) for values in zip(*results, strict=True))
     macs = float(flops_of(features, skipped).total(patch_mask.sum(1)).mean())
-    return PolicyEvaluation(scores, features.clips.label_sets, macs, patch_mask, patches, features.action)
+    labels = label_sets if chosen is None else [label_sets[clip] for clip in chosen]
+    return PolicyEvaluation(scores, labels, macs, patch_mask, patches, features.action)
 
 
-def targets_of(clips: ClipSource) -> Targets | None:
-    """Return where the target is in all N clips, boxes (N, T, 4) and visible (N, T); None if the tracks do not say for any of them."""
-    known = [clips.targets(clip) if clips.has_truth else None for clip in range(len(clips))]
+def targets_of(clips: ClipSource, chosen: Indices | None = None) -> Targets | None:
+    """Return where the target is in all N clips, or the chosen ones, boxes (N, T, 4) and visible (N, T).
+
+    None if the tracks do not say for any of them.
+    """
+    known = [clips.targets(int(clip)) if clips.has_truth else None for clip in (range(len(clips)) if chosen is None else chosen)]
     if not any(known):
         return None
     absent = Targets(np.zeros((clips.num_frames, 4), np.float32), np.zeros(clips.num_frames, bool))
@@ -290,7 +318,7 @@ def flops_of(features: Features, skipped: str = "zeros", policy_step: int = 0) -
     )
 
 
-def _policy_flops(features: Features, policy: PolicyNetwork | Predictor) -> int:
+def policy_macs(features: Features, policy: PolicyNetwork | Predictor) -> int:
     """Count the multiply-adds of a policy per video; of a custom policy while it acts in the first clip."""
     if isinstance(policy, PolicyNetwork):
         return features.num_steps * policy_flops(policy)

@@ -1,10 +1,14 @@
-"""Inference: all actions first, then all patches in one batch of the focuser, then the head. The next videos are read in the meantime."""
+"""Inference: all actions first, then all patches in one batch of the focuser, then the head. The next videos are read in the meantime.
+
+With a conditional exit it goes from decision to decision instead (`agents.evaluation.stepwise`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -13,6 +17,8 @@ from torch import Tensor
 from adafocus_env.action import Action, ContinuousAction, GridAction, crop_patches, with_skipping
 from adafocus_env.classify import classify_clips
 from adafocus_env.clips.store import ClipSource
+from agents.evaluation.conditional_exit import ExitModel, ExitThresholds
+from agents.evaluation.stepwise import Steps, infer_until_exit
 from agents.policies.networks import PolicyNetwork, check_maps, check_patch_share
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
@@ -33,6 +39,7 @@ class Inference:
         patch_mask: (N, T) bool, the frames with a patch.
         logits: (N, T, K), class scores after every frame; the last are the final ones.
         macs: (N,) int64, multiply-adds per video.
+        processed: (N, T) bool, the frames before the exit. In the others actions are undefined and the scores are those at the exit.
     """
 
     actions: Tensor
@@ -40,6 +47,7 @@ class Inference:
     patch_mask: Tensor
     logits: Tensor
     macs: Tensor
+    processed: Tensor
 
 
 @torch.inference_mode()
@@ -51,19 +59,26 @@ def infer(
     *,
     skipped: str = "zeros",
     keep_threshold: float | None = None,
+    exit: ExitThresholds | None = None,
 ) -> Inference:
     """Classify videos. The policy needs glances only, so all patches go through the focuser in one batch.
 
+    With thresholds of a conditional exit, all videos go from decision to decision together, and one that leaves is not processed further.
+
     Args:
         classifier: Frozen; optimized for inference (`classifiers.optimize.optimized`) unless it already is.
-        policy: Trained for the glance maps of this classifier.
+        policy: Trained for the glance maps of this classifier; a model of another algorithm as
+            `agents.policies.model_on_glances.ModelOnGlances`.
         frames: Normalised, (N, T, 3, H, W), on the classifier's device; the focuser's patches are cropped from them.
         glance_frames: Frames of the glancer, (N, G, 3, H, W), where they are sampled separately.
         skipped: Input of the head where a frame is skipped, a name in `adafocus_env.classify.SKIPPED`.
         keep_threshold: Skip where P(skip) is at least this; None: the policy's threshold.
+        exit: Thresholds of a conditional exit; None: every frame is processed. They are compared with the weights, which takes a moment
+            for large networks; `infer_batches` does so once.
 
     Raises:
-        InputError: Frames or policy do not fit the classifier, or ``skipped`` is unknown.
+        InputError: Frames or policy do not fit the classifier, ``skipped`` is unknown, the exit is that of another model, or the classifier
+            has a temporal shift and can have no exit.
     """
     classifier, glance_frames = optimized(classifier), frames if glance_frames is None else glance_frames
     for name, tensor in (("frames", frames), ("glance_frames", glance_frames)):
@@ -71,18 +86,51 @@ def infer(
     (count, length), num_glances = frames.shape[:2], glance_frames.shape[1]
     if len(glance_frames) != count:
         raise InputError(f"glance_frames are of {len(glance_frames)} videos, frames of {count}; give the same videos in the same order")
-    maps, vectors = classifier.glance(glance_frames.flatten(0, 1), num_frames=num_glances)
-    _check_stacked(policy, tuple(maps.shape[1:]))
     check_patch_share(policy, classifier.architecture.patch_size, classifier.architecture.size)
     steps = count_decisions(classifier, policy, length, num_glances)
+    if exit is None:
+        done = _infer_whole(classifier, policy, frames, glance_frames, steps, skipped, keep_threshold)
+    else:
+        if exit.model is not None:
+            exit.model.check(ExitModel.of(classifier, policy, length, steps, skipped=skipped, keep_threshold=keep_threshold))
+        by_decision, glances_by_decision = (each.unflatten(1, (steps, -1)) for each in (frames, glance_frames))
+        done = infer_until_exit(
+            classifier, policy, by_decision, glances_by_decision, partial(_look, policy, classifier), exit,
+            skipped=skipped, keep_threshold=keep_threshold,
+        )  # fmt: skip
+    flops = video_flops(classifier, length, num_glances, steps, skipped=skipped, policy_step=policy_flops(policy))
+    boxes = torch.cat([done.corners, done.corners + classifier.architecture.patch_size], dim=-1) * done.patch_mask[..., None]
+    processed = torch.arange(steps, device=boxes.device) < done.num_steps[:, None]
+    boxes, patch_mask, processed = (each.repeat_interleave(length // steps, dim=1) for each in (boxes, done.patch_mask, processed))
+    return Inference(done.actions, boxes, patch_mask, done.logits, flops.total(done.patch_mask.sum(1), done.num_steps), processed)
+
+
+def _infer_whole(
+    classifier: Classifier,
+    policy: PolicyNetwork,
+    frames: Tensor,
+    glance_frames: Tensor,
+    steps: int,
+    skipped: str,
+    keep_threshold: float | None,
+) -> Steps:
+    """Process whole clips: all glances, all actions, all patches."""
+    count, num_glances = glance_frames.shape[:2]
+    maps, vectors = classifier.glance(glance_frames.flatten(0, 1), num_frames=num_glances)
+    _check_stacked(policy, tuple(maps.shape[1:]))
     maps, vectors = _by_decision(maps, vectors, count, steps)
     actions = policy.act(maps, keep_threshold)
     corners, patch_mask = patches_of(policy, classifier, actions)
     logits = classify_crops(classifier, frames, vectors, corners, patch_mask, skipped)
-    flops = video_flops(classifier, length, num_glances, steps, skipped=skipped, policy_step=policy_flops(policy))
-    boxes = torch.cat([corners, corners + classifier.architecture.patch_size], dim=-1) * patch_mask[..., None]
-    frame_boxes, frame_mask = (values.repeat_interleave(length // steps, dim=1) for values in (boxes, patch_mask))
-    return Inference(actions, frame_boxes, frame_mask, logits, flops.total(patch_mask.sum(1)))
+    return Steps(actions, corners, patch_mask, logits, torch.full((count,), steps, device=maps.device))
+
+
+def _look(policy: PolicyNetwork, classifier: Classifier, frames: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the focuser in one decision; see `agents.evaluation.stepwise.Look`."""
+    corners, patch_mask = patches_of(policy, classifier, actions)
+    repeats = frames.shape[1]
+    frame_corners, frame_mask = (each[:, None].expand(-1, repeats, *each.shape[1:]) for each in (corners, patch_mask))
+    return corners, patch_mask, _focus_crops(classifier, frames, frame_corners, frame_mask, repeats)
 
 
 def infer_clips(
@@ -93,6 +141,7 @@ def infer_clips(
     batch_size: int = 8,
     skipped: str = "zeros",
     keep_threshold: float | None = None,
+    exit: ExitThresholds | None = None,
 ) -> Iterator[Inference]:
     """Classify all clips in their order; the next batch is read while the networks run.
 
@@ -103,6 +152,7 @@ def infer_clips(
         batch_size: Clips in a batch.
         skipped: As `infer`.
         keep_threshold: As `infer`.
+        exit: As `infer`.
 
     Raises:
         InputError: The batch size is below 1, or as `infer`.
@@ -110,7 +160,7 @@ def infer_clips(
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size} is too small; choose 1 or more clips in a batch")
     batches = _read_batches(clips, batch_size, pin=classifier.device.type == "cuda")
-    return infer_batches(classifier, policy, batches, skipped=skipped, keep_threshold=keep_threshold)
+    return infer_batches(classifier, policy, batches, skipped=skipped, keep_threshold=keep_threshold, exit=exit)
 
 
 def infer_batches(
@@ -120,6 +170,7 @@ def infer_batches(
     *,
     skipped: str = "zeros",
     keep_threshold: float | None = None,
+    exit: ExitThresholds | None = None,
 ) -> Iterator[Inference]:
     """Classify batch after batch; a thread reads the next one meanwhile.
 
@@ -129,6 +180,7 @@ def infer_batches(
         batches: Frames of the focuser (N, T, 3, H, W) uint8 and of the glancer (N, G, 3, H, W), the same tensor where they are the same.
         skipped: As `infer`.
         keep_threshold: As `infer`.
+        exit: As `infer`.
 
     Raises:
         InputError: As `infer`, when it is the batch's turn. Errors of ``batches`` are passed on.
@@ -139,7 +191,8 @@ def infer_batches(
 
     for frames, glance_frames in _read_ahead(batches):
         separate = None if glance_frames is frames else normalise(glance_frames)
-        yield infer(classifier, policy, normalise(frames), separate, skipped=skipped, keep_threshold=keep_threshold)
+        yield infer(classifier, policy, normalise(frames), separate, skipped=skipped, keep_threshold=keep_threshold, exit=exit)
+        exit = None if exit is None else replace(exit, model=None)  # checked with the first batch
 
 
 def glance_at(classifier: Classifier, glance_frames: Tensor, steps: int) -> tuple[Tensor, Tensor]:
@@ -161,16 +214,21 @@ def classify_crops(
         patch_mask: (N, D) bool, the decisions with a patch; None: all.
         skipped: Input of the head in the others, see `adafocus_env.classify.classify_clips`.
     """
-    count, length = frames.shape[:2]
-    repeats = length // corners.shape[1]
+    repeats = frames.shape[1] // corners.shape[1]
     corners, vectors = (values.repeat_interleave(repeats, dim=1) for values in (corners, vectors))
     patch_mask = None if patch_mask is None or patch_mask.all() else patch_mask.repeat_interleave(repeats, dim=1)
-    source = torch.arange(count * length, device=frames.device) if patch_mask is None else patch_mask.flatten().nonzero()[:, 0]
-    focus_vectors = frames.new_zeros(0, classifier.focuser.vector_size)
-    if len(source):
-        patches = crop_patches(frames.flatten(0, 1), source, corners.flatten(0, 1)[source], classifier.architecture.patch_size)
-        focus_vectors = classifier.focus(patches, num_frames=repeats)
+    focus_vectors = _focus_crops(classifier, frames, corners, patch_mask, repeats)
     return classify_clips(classifier, vectors, focus_vectors, patch_mask, skipped, num_frames=repeats)
+
+
+def _focus_crops(classifier: Classifier, frames: Tensor, corners: Tensor, patch_mask: Tensor | None, repeats: int) -> Tensor:
+    """Return the focus vectors (M, F) of frames (N, T, …) with a patch (N, T), at corners (N, T, 2); ``repeats``: frames of a decision."""
+    count, length = frames.shape[:2]
+    source = torch.arange(count * length, device=frames.device) if patch_mask is None else patch_mask.flatten().nonzero()[:, 0]
+    if not len(source):
+        return frames.new_zeros(0, classifier.focuser.vector_size)
+    patches = crop_patches(frames.flatten(0, 1), source, corners.flatten(0, 1)[source], classifier.architecture.patch_size)
+    return classifier.focus(patches, num_frames=repeats)
 
 
 def patches_of(policy: PolicyNetwork, classifier: Classifier, actions: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,7 +266,8 @@ def count_decisions(classifier: Classifier, policy: PolicyNetwork, num_frames: i
 
 def policy_flops(policy: PolicyNetwork) -> int:
     """Return the multiply-adds of the policy in one decision."""
-    return network_flops(policy, 1, 1, *policy.architecture.map_shape)
+    counted: int | None = getattr(policy, "step_macs", None)  # of `agents.policies.model_on_glances.ModelOnGlances`
+    return network_flops(policy, 1, 1, *policy.architecture.map_shape) if counted is None else counted
 
 
 def _read_batches(clips: ClipSource, batch_size: int, *, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:

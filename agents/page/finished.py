@@ -13,12 +13,13 @@ from typing import Any
 from agents.config.compose import flat
 from agents.config.settings import DataConfig, Evaluate
 from agents.pipeline.evaluate_saved import evaluate_saved
+from agents.prediction.checkpoints import check_finished, check_plugin
 from agents.runs.listing import read
 from agents.runs.predictions import LEARNED, Predictions
 from agents.runs.run_dir import CONFIG, EXECUTION_KEYS, PREDICTIONS, SYSTEM, RunDir
 from classifiers.atomic_files import replacing
 from classifiers.checkpoint import Card, read_card
-from classifiers.errors import InputError, refuse_if
+from classifiers.errors import refuse_if
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,8 @@ def read_runs(pattern: str, plugin: str = "") -> list[FinishedRun]:
 
 def _read(run: RunDir, plugin: str) -> FinishedRun:
     config = run.config()
-    if not run.finished:
-        best = run.checkpoints / "best"
-        advice = f", or evaluate its best policy so far: python -m agents.evaluate policy={best}" if best.exists() else ""
-        raise InputError(f"run={run.root} is not finished; start its command again to finish it{advice}")
-    needed = config.get("plugin", "")
-    refuse_if(
-        needed and not plugin, f"run={run.root} was made with plugin={needed}, which is imported only if you say so: add plugin={needed}"
-    )
+    check_finished(run)
+    check_plugin(str(run.root), plugin)
     summary, result = read(run.root, str(run.root)), run.result()
     refuse_if(summary.broken, f"run={run.root} cannot be read: {summary.broken}; choose another run")
     refuse_if(LEARNED not in result["policies"], f"run={run.root} has no learned policy; choose a run of python -m agents.train_ppo")

@@ -26,7 +26,7 @@ from agents.runs.progress import Display
 from agents.runs.report import ORDER
 from agents.runs.run_dir import PAGE
 from classifiers.atomic_files import write_text
-from classifiers.errors import InputError, refuse_if
+from classifiers.errors import InputError, count_of, refuse_if
 
 MAX_MAPS = 24  # classes with a heat map: those with the most clips
 MAX_CONFUSED = 20  # classes in the confusion matrix: those with the most mistakes
@@ -76,6 +76,7 @@ def page_text(runs: Sequence[FinishedRun], clips: ClipSource | None, count: int)
     environment = Environment(
         loader=PackageLoader("agents.page", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["counted"] = count_of
     environment.filters["unbroken"] = lambda text: text.replace(" %", "\u00a0%").replace(" ± ", "\u00a0±\u00a0")
     first = runs[0]
     return environment.get_template("page.html").render(

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from adafocus_env.drawing import enlarged, outline
+
 Boxes = NDArray[np.float64]
 
 PATCHES = {"random": "#d7dde1", "learned": "#ff4d3d"}
@@ -61,17 +63,14 @@ def animation(frames: NDArray[np.uint8], boxes: dict[str, Boxes]) -> tuple[str, 
 
 
 def _frame(frame: NDArray[np.uint8], boxes: dict[str, Boxes], done: float) -> Image.Image:
-    scale = max(1, -(-MIN_SIDE // min(frame.shape[:2])))
-    enlarged = Image.fromarray(frame).resize((frame.shape[1] * scale, frame.shape[0] * scale), Image.Resampling.NEAREST)
-    picture = Image.new("RGB", (enlarged.width, enlarged.height + BAR), "#202428")
-    picture.paste(enlarged)
+    large, scale = enlarged(frame, MIN_SIDE)
+    picture = Image.new("RGB", (large.width, large.height + BAR), "#202428")
+    picture.paste(large)
     draw = ImageDraw.Draw(picture)
-    draw.rectangle((0, enlarged.height, round(done * enlarged.width) - 1, picture.height), fill="#d7dde1")
+    draw.rectangle((0, large.height, round(done * large.width) - 1, picture.height), fill="#d7dde1")
     for name, box in boxes.items():
         if np.isfinite(box).all():
-            top, left, bottom, right = (int(side) * scale for side in box)
-            draw.rectangle((left, top, right - 1, bottom - 1), outline="black", width=5)
-            draw.rectangle((left + 1, top + 1, right - 2, bottom - 2), outline=PATCHES[name], width=3)
+            outline(draw, box.tolist(), (scale, scale), PATCHES[name], 3)
     return picture
 
 

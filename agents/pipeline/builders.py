@@ -1,6 +1,6 @@
 """From settings to objects: data sets, clips, classifiers and their features."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from adafocus_env.build import Split, build_features, open_clips
 from adafocus_env.clips.clip_spec import ClipSpec
 from adafocus_env.clips.store import ClipSource, Unreadable
 from adafocus_env.features.live import Features
-from adafocus_env.videos.dataset import DataSet
+from adafocus_env.videos.dataset import DataSet, Video
 from agents.config.settings import ArchitectureConfig, DataConfig, EnvConfig
 from agents.runs.progress import Display
 from classifiers import checkpoint
@@ -72,12 +72,26 @@ def build_split(
     """Return the clips of one split; see `build_clips` and `open_clips`."""
     count = len(getattr(data, split)) * (config.views if split == "train" and isinstance(config.views, int) else 1)
     bar = display.bar(f"decode {split}", count)
+    data = _shows_rendering(data, split, display)
     clips = open_clips(
         data, split, num_frames=config.num_frames, size=size, views=config.views, glance_frames=config.glance_frames,
         sampling=config.sampling, seed=seed, num_workers=config.workers, progress=bar.at, unreadable=unreadable,
     )  # fmt: skip
     bar.at(count)
     return clips
+
+
+def _shows_rendering(data: DataSet, split: Split, display: Display) -> DataSet:
+    """Return the data set with a bar for the videos that it makes, if it makes any."""
+    if (prepare := data.prepare) is None:
+        return data
+
+    def shown(videos: Sequence[Video]) -> None:
+        bar = display.bar(f"render {split}", len(videos))
+        prepare(videos, progress=bar.advance)
+        bar.at(len(videos))
+
+    return replace(data, prepare=shown)
 
 
 def choose_classifier(

@@ -35,7 +35,7 @@ from classifiers import checkpoint
 from classifiers.atomic_files import write_text
 from classifiers.backbones.imagenet import new_classifier
 from classifiers.classifier import Architecture, Classifier
-from classifiers.errors import InputError, refuse_if
+from classifiers.errors import InputError, count_of, refuse_if
 
 BEST, LAST, DONE, GIVEN = "best", "last", "done.json", "given"
 COMMAND = "python -m agents.train_stages"
@@ -193,7 +193,16 @@ class StageDriver:
                 bar.at(epoch, figures(metrics))
             if stop.requested:  # after the last batch
                 raise Stopped
+        self._say_chosen(spec, directory, checkpoints.extra["best"])
         return checkpoints.extra["best"]
+
+    def _say_chosen(self, spec: StageSpec, directory: StageDir, best: Score | None) -> None:
+        """Print which epoch of a stage was selected, and its validation score."""
+        if best is not None and self._clips.val is not None:
+            epochs = [line["epoch"] for line in directory.metrics() if [line.get(name) for name in score_metrics(best)] == [*best]]
+            which = f"epoch {epochs[-1]} of {spec.settings.epochs}" if epochs else "the one before its first epoch"
+            count = count_of(len(self._clips.val), "validation clip")
+            self._run.display.say(f"{spec.title}: the best is {which}, with {best[0]:.1%} of {count} right")
 
     def _epochs(self, spec: StageSpec, checkpoints: EpochCheckpoint) -> Iterator[dict[str, float]]:
         settings, env, clips, seed = cast(SupervisedConfig, spec.settings), self._config.env, self._clips.train, self._seed(spec)

@@ -16,11 +16,14 @@ from agents.config.effect import check_effect
 from agents.config.policy import SKIPPING
 from agents.config.settings import DataConfig, EnvConfig, Evaluate
 from agents.evaluation.budgets import requested_keep, set_threshold
+from agents.evaluation.conditional_exit import ExitModel
 from agents.evaluation.evaluate import flops_of
 from agents.evaluation.inference import count_decisions, policy_flops
 from agents.pipeline.builders import build_split, check_classes, features_of, inference_classifier
+from agents.pipeline.exit_fitting import fit_exit
 from agents.policies.networks import PolicyNetwork
 from agents.rl.saved_model import Policy, TrainedModel, load_trained
+from agents.runs.exit_report import ExitChoice
 from agents.runs.progress import Display
 from agents.runs.report import report
 from agents.runs.run_dir import RunDir
@@ -71,10 +74,17 @@ def evaluate_saved(config: Evaluate) -> None:
             val = features_of(features.classifier, build_split(data, "val", config.data, size, display, unreadable), env)
             share = requested_keep(config.budget, config.keep, flops_of(features, env.skipped, policy_flops(skipping)))
             display.say(set_threshold(skipping, val, share))
+        exit = None
+        if config.exit is not None:
+            if policy is None:
+                raise InputError(f"exit={config.exit} is of a policy, and there is none; give policy=DIR, or leave exit out")
+            model = ExitModel.of(features.classifier, policy, clips.num_frames, features.num_steps, skipped=env.skipped)
+            fit = fit_exit(features.classifier, policy, config.policy, model, data, config.data, env, display)
+            exit = ExitChoice(fit, config.exit, config.exit_confidence)
         out = Path(config.out) if config.out else None
         result = report(
             features, policy.on(features) if isinstance(policy, TrainedModel) else policy, out, display, seed=config.seed, data=data.name,
-            title=config.data.title, metric=data.metric, skipped=env.skipped, split=split,
+            title=config.data.title, metric=data.metric, skipped=env.skipped, split=split, exit=exit,
         )  # fmt: skip
         if out is not None:
             RunDir(out).write_result(result)

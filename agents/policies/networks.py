@@ -135,19 +135,47 @@ class PolicyNetwork(nn.Module):
         Raises:
             InputError: if a threshold is given and the policy cannot skip, or the threshold is NaN.
         """
+        self._check_skips(keep_threshold)
+        locations, skip = self.choose(maps)
+        if not self.skips:
+            return locations
+        return self._actions(locations, ~patch_mask_below(skip, self._threshold(keep_threshold)))
+
+    def _check_skips(self, keep_threshold: float | None) -> None:
+        """Check that a threshold on P(skip) is given only where frames may be skipped.
+
+        Raises:
+            InputError: if one is given and the policy cannot skip.
+        """
         refuse_if(
             keep_threshold is not None and not self.skips,
             f"keep_threshold={keep_threshold} is for policies that skip; train one with env.action=skip",
         )
-        locations, skip = self.choose(maps)
+
+    @torch.no_grad()
+    def act_next(
+        self, maps: Tensor, state: Tensor | None, num_patches: Tensor, keep_threshold: float | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the most likely actions of the next decision alone: what `act` returns for it, from the glances so far.
+
+        Args:
+            maps: glance maps of the decision (N, C, h, w).
+            state: what this method returned for the decision before, one row per clip; None before the first.
+            num_patches: (N,), patches in earlier decisions.
+            keep_threshold: as `act`.
+
+        Returns:
+            Actions (N, …) and the state.
+
+        Raises:
+            InputError: as `act`.
+        """
+        self._check_skips(keep_threshold)
+        features, state = encode_next(self.encoder, maps, state)
         if not self.skips:
-            return locations
-        skipped = ~patch_mask_below(skip, self.keep_threshold if keep_threshold is None else check_threshold(keep_threshold))
-        return (
-            torch.cat([locations, skipped[..., None].to(locations)], dim=-1)
-            if self.grid is None
-            else torch.where(skipped, self.grid * self.grid, locations)
-        )
+            return self._locations(self._output(features)), state
+        output = self._output(torch.cat([features, num_patches[:, None].to(features)], dim=-1))
+        return self._actions(self._locations(output), self._skip(output) >= self._threshold(keep_threshold)), state
 
     @torch.no_grad()
     def choose(self, maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,19 +190,52 @@ class PolicyNetwork(nn.Module):
             coordinate of at least 0.5.
         """
         output = self(maps)
-        first = output[:, :, 0] if self.skips else output
-        locations = first[..., :2] if self.grid is None else first[..., : self.grid * self.grid].argmax(-1)
-        if not self.skips:
-            return locations, output.new_zeros(output.shape[:2])
+        locations = self._locations(output[:, :, 0] if self.skips else output)
+        return locations, self._skip(output) if self.skips else output.new_zeros(output.shape[:2])
+
+    def _output(self, features: Tensor) -> Tensor:
+        output = self.actor(features)
+        return output.sigmoid() if self.grid is None else output
+
+    def _locations(self, output: Tensor) -> Tensor:
+        return output[..., :2] if self.grid is None else output[..., : self.grid * self.grid].argmax(-1)
+
+    def _skip(self, output: Tensor) -> Tensor:
         if self.grid is None:
-            return locations, torch.special.ndtr((output[..., 2] - 0.5) / self.std)
-        return locations, (output[..., -1] - output[..., :-1].amax(-1)).sigmoid()
+            return torch.special.ndtr((output[..., 2] - 0.5) / self.std)
+        return (output[..., -1] - output[..., :-1].amax(-1)).sigmoid()
+
+    def _actions(self, locations: Tensor, skipped: Tensor) -> Tensor:
+        if self.grid is None:
+            return torch.cat([locations, skipped[..., None].to(locations)], dim=-1)
+        return torch.where(skipped, self.grid * self.grid, locations)
+
+    def _threshold(self, keep_threshold: float | None) -> float:
+        return self.keep_threshold if keep_threshold is None else check_threshold(keep_threshold)
 
     def card(self) -> dict[str, object]:
         """Return the constructor's arguments as plain values."""
         skipping = {"skips": True, "keep_threshold": self.keep_threshold} if self.skips else {}
         sizes = asdict(self.architecture)  # type: ignore[call-overload]
         return {"kind": self.architecture.kind, **sizes, "grid": self.grid, "std": self.std, **skipping}
+
+
+def encode_next(encoder: nn.Module, maps: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Encode the glances of the next decision alone.
+
+    Args:
+        encoder: of a policy network. One without a method ``step`` (maps, state) → (features, state) encodes all glances so far again,
+            which are its state then.
+        maps: glance maps of the decision (N, C, h, w).
+        state: after the decision before, one row per clip; None before the first.
+
+    Returns:
+        Features (N, F), and the state.
+    """
+    if (step := getattr(encoder, "step", None)) is not None:
+        return step(maps, state)
+    glances = maps[:, None] if state is None else torch.cat([state, maps[:, None]], dim=1)
+    return encoder(glances)[:, -1], glances
 
 
 def make_actor(architecture: NetworkArchitecture, grid: int | None, skips: bool) -> nn.Module:

@@ -83,6 +83,12 @@ class RecurrentEncoder(nn.Module):
             return self.gru(frames.unsqueeze(1))[0].squeeze(1).unflatten(0, maps.shape[:2])
         return self.gru(in_order_of_steps(frames.unflatten(0, maps.shape[:2])))[0]
 
+    def step(self, maps: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Glance maps of the next decision (N, C, h, w), the GRU's output before it (N, hidden) or None → its output (N, hidden), twice."""
+        before = None if state is None or not self.memory else state[None].contiguous()
+        hidden = self.gru(self.frame(maps)[:, None], before)[0][:, 0]
+        return hidden, hidden
+
 
 class SkippingActor(nn.Linear):
     """A linear layer for the cells or the location, with one more output, the last, for skipping the frame.

@@ -89,6 +89,13 @@ class ConvGRU(nn.Module):
             states.append(self._step(step, states[-1]))
         return torch.stack(states[1:], dim=1)
 
+    def step(self, maps: Tensor, state: Tensor | None) -> Tensor:
+        """Maps of the next decision (N, inputs, h, w), state (N, width, h, w) or None → the state after it."""
+        inputs = self.from_input(maps)
+        if state is None or not self.memory:
+            state = inputs.new_zeros(len(inputs), self.from_state.in_channels, *inputs.shape[-2:])
+        return self._step(inputs, state)
+
     def _step(self, inputs: Tensor, state: Tensor) -> Tensor:
         reset_i, update_i, new_i = inputs.chunk(3, dim=1)
         reset_s, update_s, new_s = self.from_state(state).chunk(3, dim=1)
@@ -125,6 +132,15 @@ class SpatialEncoder(nn.Module):
             assert isinstance(maps, Tensor)
             frames = self.frame(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
         return self.recurrent(frames).flatten(2)
+
+    def step(self, maps: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Glance maps of the next decision (N, C, h, w), state (N, depth, width, h, w) or None → features (N, F), state after it."""
+        hidden = self.frame(maps)
+        states: list[Tensor] = []
+        for number, layer in enumerate(self.recurrent):
+            hidden = cast(ConvGRU, layer).step(hidden, None if state is None else state[:, number])
+            states.append(hidden)
+        return hidden.flatten(1), torch.stack(states, dim=1)
 
     def _frames(self, clip: Tensor) -> Tensor:
         """Return ``frame`` of the glance maps of a clip (D, C, h, w); as a matrix product it takes half the time of a convolution."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -19,6 +20,7 @@ from classifiers.errors import InputError, refuse_if
 from classifiers.model_zoo import BUNDLED
 
 BEST, CLASSIFIER = "best", "classifier"
+MODEL_CARD = "model.json"  # of `agents.rl.saved_model`, which imports Stable-Baselines3
 
 
 def load_checkpoints(source: Path, policy: Path | None, device: torch.device) -> tuple[Classifier, PolicyNetwork, str]:
@@ -38,39 +40,66 @@ def load_checkpoints(source: Path, policy: Path | None, device: torch.device) ->
         f"{source} does not exist; give the folder of a run (python -m agents.list_runs lists them) or of a classifier",
     )
     folder, policy = _of_run(RunDir(source), policy) if is_run else _beside(source, policy)
-    refuse_if(
-        not (policy / POLICY_CARD).is_file() and (policy / "model.json").is_file(),
-        f"policy={policy} is a model of another algorithm than PPO; predictions need a policy network, such as algo=ppo trains",
-    )
-    network = load_policy(policy, device)
+    is_model = (policy / MODEL_CARD).is_file() and not (policy / POLICY_CARD).is_file()
+    network = _load_model(policy, device) if is_model else load_policy(policy, device)
     classifier = checkpoint.load(folder, device)
     if is_run:
         classifier.clip_format = _format_of(RunDir(source), classifier.clip_format)
+    if is_model:  # whose card does not say it
+        return classifier, network, RunDir(source).config().get("env", {}).get("skipped", "zeros") if is_run else "zeros"
     return classifier, network, read_json(policy, POLICY_CARD, f"policy={policy}").get("skipped", "zeros")
+
+
+def _load_model(folder: Path, device: torch.device) -> PolicyNetwork:
+    """Return the model of another algorithm than PPO in a folder, in place of a policy network.
+
+    Raises:
+        InputError: It acts on more than glances.
+    """
+    from agents.policies.model_on_glances import ModelOnGlances  # here: most predictions need no Stable-Baselines3
+    from agents.rl.algorithms import BY_REFERENCE
+    from agents.rl.saved_model import ModelCard, load_model
+
+    card = ModelCard.read(folder)
+    refuse_if(
+        card.observation not in BY_REFERENCE,
+        f"policy={folder} acts on the observation {card.observation!r}, and predictions have glances alone; train it with "
+        "algo.observation=reference, or measure it with python -m agents.evaluate",
+    )
+    return cast(PolicyNetwork, ModelOnGlances(load_model(folder, device), card.interface).to(device).eval().requires_grad_(False))
 
 
 def _of_run(run: RunDir, policy: Path | None) -> tuple[Path, Path]:
     """Return the folders of the classifier and the policy of a run.
 
     Raises:
-        InputError: It is not finished (offers the best policy so far), or has no policy.
+        InputError: It is not finished, or has no policy.
     """
-    refuse_if(not run.finished, _offer(run))
+    check_finished(run)
     policy = policy or run.checkpoints / BEST
     refuse_if(not policy.exists(), f"run={run.root} has trained no policy; add the folder of one: policy=DIR")
     return run.checkpoints / CLASSIFIER, policy
 
 
-def _offer(run: RunDir) -> str:
-    """Return the message about an unfinished run: how to finish it, and how to use the best policy so far."""
+def check_finished(run: RunDir) -> None:
+    """Check that a run is finished.
+
+    Raises:
+        InputError: It is not: says how to finish it, and how to use its best policy so far.
+    """
     problem = f"run={run.root} is not finished: start its command again to finish it"
-    found = sorted(run.checkpoints.glob(f"**/{BEST}/{POLICY_CARD}"), key=lambda card: card.stat().st_mtime)
+    cards = (card for name in (POLICY_CARD, MODEL_CARD) for card in run.checkpoints.glob(f"**/{BEST}/{name}"))
+    found = [] if run.finished else sorted(cards, key=lambda card: card.stat().st_mtime)
+    refuse_if(not run.finished and not found, f"{problem}; it has no policy yet")
     if not found:
-        return f"{problem}; it has no policy yet"
+        return
     best = found[-1].parent
-    fingerprint = read_json(best, POLICY_CARD, f"policy={best}").get("classifier")
+    fingerprint = read_json(best, found[-1].name, f"policy={best}").get("classifier")
     fitting = [name for name in _classifiers(run) if checkpoint.read_card(name).fingerprint == fingerprint]
-    return f"{problem}, or use its best policy so far: classifier={fitting[0] if fitting else 'DIR'} policy={best}"
+    raise InputError(
+        f"{problem}, or use its best policy so far: python -m agents.predict source=VIDEO "
+        f"classifier={fitting[0] if fitting else 'DIR'} policy={best}"
+    )
 
 
 def _classifiers(run: RunDir) -> Iterator[str]:
@@ -90,7 +119,7 @@ def _beside(source: Path, policy: Path | None) -> tuple[Path, Path]:
     """
     beside = BUNDLED.get(str(source), source)
     refuse_if(
-        policy is None and not any((beside / name).is_file() for name in (POLICY_CARD, "model.json")),
+        policy is None and not any((beside / name).is_file() for name in (POLICY_CARD, MODEL_CARD)),
         f"{source} has no policy: add the folder of one, such as RUN/checkpoints/best, as policy=DIR, or give the folder of a run",
     )
     return source, policy or beside

@@ -15,6 +15,7 @@ from torch import Tensor
 from adafocus_env.build import choose_device
 from adafocus_env.videos.decoding import Failure
 from adafocus_env.videos.windows import WindowRequest
+from agents.evaluation.conditional_exit import ExitThresholds
 from agents.evaluation.inference import Inference, count_decisions, infer_batches, policy_flops
 from agents.policies.networks import PolicyNetwork
 from agents.prediction.checkpoints import load_checkpoints
@@ -45,10 +46,12 @@ class Predictor:
 
     Args:
         classifier: Frozen.
-        policy: Trained for the glance maps of this classifier.
+        policy: Trained for the glance maps of this classifier; a model of another algorithm as
+            `agents.policies.model_on_glances.ModelOnGlances`.
         skipped: Input of the head where the policy skips a frame, a name in `adafocus_env.classify.SKIPPED`.
         keep_threshold: Skip where P(skip) is at least this; None: the policy's threshold.
         classes: Names of the classes, in the order of the scores; None: the classifier's.
+        exit: Thresholds of a conditional exit, after which the frames of a window are not processed; None: all are.
 
     Raises:
         InputError: There is not one name for each class.
@@ -62,8 +65,10 @@ class Predictor:
         skipped: str = "zeros",
         keep_threshold: float | None = None,
         classes: Sequence[str] | None = None,
+        exit: ExitThresholds | None = None,
     ) -> None:
         self.classifier, self.policy, self.skipped, self.keep_threshold = optimized(classifier), policy, skipped, keep_threshold
+        self.exit = exit
         self.classes = tuple(classifier.classes if classes is None else classes)
         refuse_if(
             len(self.classes) != len(classifier.classes),
@@ -74,7 +79,12 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, folder: Path | str, policy: Path | str | None = None, device: str = "auto", classes: Sequence[str] | None = None
+        cls,
+        folder: Path | str,
+        policy: Path | str | None = None,
+        device: str = "auto",
+        classes: Sequence[str] | None = None,
+        exit: ExitThresholds | None = None,
     ) -> Predictor:
         """Return the predictor of a finished run, or of a classifier and a policy.
 
@@ -83,12 +93,13 @@ class Predictor:
             policy: The folder of a policy; None: that of the run, or the one beside the classifier.
             device: "auto", "cpu", "cuda" or "cuda:N".
             classes: Names of the classes; None: the classifier's.
+            exit: Thresholds of a conditional exit; None: all frames are processed.
 
         Raises:
             InputError: The run is not finished, or a checkpoint is missing or cannot be read.
         """
         classifier, network, skipped = load_checkpoints(Path(folder), None if policy is None else Path(policy), choose_device(device))
-        return cls(classifier, network, skipped=skipped, classes=classes)
+        return cls(classifier, network, skipped=skipped, classes=classes, exit=exit)
 
     def __call__(self, video: Path | str, *, window: float | None = None, stride: float | None = None) -> Prediction:
         """Return the prediction for one video.
@@ -139,8 +150,9 @@ class Predictor:
         requests = [replace(base, path=Path(video), window=window, stride=stride, fps=fps) for video in videos]
         batches = _Batches(requests, self.classifier.architecture.size, batch_size)
         results = infer_batches(
-            self.classifier, self.policy, batches.read(num_workers, time_limit), skipped=self.skipped, keep_threshold=self.keep_threshold
-        )
+            self.classifier, self.policy, batches.read(num_workers, time_limit), skipped=self.skipped, keep_threshold=self.keep_threshold,
+            exit=self.exit,
+        )  # fmt: skip
         yield from self._collect(videos, batches, results)
 
     def _collect(self, videos: Sequence[Path | str], batches: _Batches, results: Iterator[Inference]) -> Iterator[Prediction | Unreadable]:
@@ -160,16 +172,16 @@ class Predictor:
 
     def _window(self, result: Inference, row: int, origin: ClipOrigin) -> _Window:
         boxes, mask = origin.boxes_in_video(result.boxes[row].cpu()), result.patch_mask[row].cpu().numpy()
-        scores = result.logits[row].float().softmax(-1).cpu().numpy()
-        return _Window(origin, boxes, mask, scores, self._macs(mask))
+        scores, processed = result.logits[row].float().softmax(-1).cpu().numpy(), result.processed[row].cpu().numpy()
+        return _Window(origin, boxes, mask, scores, self._macs(mask, processed), processed)
 
-    def _macs(self, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    def _macs(self, mask: NDArray[np.bool_], processed: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Return the multiply-adds of each frame (T,): those of its decision, shared equally among the frames of the decision."""
         flops = self.flops()
         repeats = len(mask) // flops.num_steps
         steps = np.arange(flops.num_steps + 1)
         patches = np.concatenate([[0], mask[::repeats].cumsum()])
-        cost = np.diff(flops.total(patches, steps))
+        cost = np.diff(flops.total(patches, steps)) * processed[::repeats]
         return np.diff(np.floor(np.concatenate([[0], np.repeat(cost / repeats, repeats).cumsum()]) + 1e-6)).astype(np.int64)
 
     def flops(self) -> VideoFlops:
@@ -186,7 +198,7 @@ class Predictor:
         return Prediction(
             file, first.duration, first.size, Box(*first.boxes_in_video(np.array([0, 0, size, size])).tolist()),
             self.classifier.architecture.patch_size, classes, probabilities,
-            tuple(WindowPrediction(*window.origin.span, *self._ranked(window.scores[-1])) for window in windows),
+            tuple(WindowPrediction(*each.origin.span, *self._ranked(each.scores[-1]), int(each.processed.sum())) for each in windows),
             tuple(frame for number, window in enumerate(windows) for frame in self._frames(number, window)),
             len(windows) * int(self.flops().total()),
         )  # fmt: skip
@@ -197,7 +209,7 @@ class Predictor:
             box = Box(*window.boxes[step].tolist()) if window.mask[step] else None
             yield FramePrediction(
                 int(window.origin.indices[step]), float(window.origin.times[step]), number, box, self.classes[best[step]],
-                float(window.scores[step, best[step]]), int(window.macs[step]),
+                float(window.scores[step, best[step]]), int(window.macs[step]), bool(window.processed[step]),
             )  # fmt: skip
 
     def _ranked(self, scores: NDArray[np.float32]) -> tuple[tuple[str, ...], tuple[float, ...]]:
@@ -207,13 +219,14 @@ class Predictor:
 
 @dataclass(frozen=True)
 class _Window:
-    """What was found in one window: boxes (T, 4), mask (T,), softmax scores (T, K) and multiply-adds (T,)."""
+    """What was found in one window: boxes (T, 4), mask (T,), softmax scores (T, K), multiply-adds (T,) and whether processed (T,)."""
 
     origin: ClipOrigin
     boxes: NDArray[np.float64]
     mask: NDArray[np.bool_]
     scores: NDArray[np.float32]
     macs: NDArray[np.int64]
+    processed: NDArray[np.bool_]
 
 
 class _Batches:

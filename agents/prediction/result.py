@@ -33,10 +33,11 @@ class FramePrediction:
         index: Its number in the video, from 0.
         time: When it is shown, in seconds from the first frame.
         window: Number of its window, from 0.
-        box: The patch that the focuser saw; None: the frame was skipped.
+        box: The patch that the focuser saw; None: the frame was skipped, or not processed.
         prediction: The class with the highest score after this frame.
         confidence: The softmax score of that class.
         macs: Multiply-adds that were spent on it.
+        processed: False: the window had ended before by its conditional exit; class and confidence are those at the exit.
     """
 
     index: int
@@ -46,33 +47,43 @@ class FramePrediction:
     prediction: str
     confidence: float
     macs: int
+    processed: bool = True
 
     @property
     def skipped(self) -> bool:
-        """Whether the focuser did not see it."""
-        return self.box is None
+        """Whether the policy skipped it, so that the focuser did not see it."""
+        return self.processed and self.box is None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values as JSON has them."""
         box = None if self.box is None else [round(side, 2) for side in self.box]
         return {
             "frame": self.index, "time": round(self.time, 3), "window": self.window, "box": box, "skipped": self.skipped,
-            "class": self.prediction, "confidence": round(self.confidence, 4), "macs": self.macs,
+            "class": self.prediction, "confidence": round(self.confidence, 4), "macs": self.macs, "processed": self.processed,
         }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class WindowPrediction:
-    """One window of a video, in seconds from its first frame, with its classes, the most probable first, and their softmax scores."""
+    """One window of a video.
+
+    Attributes:
+        start: In seconds from the first frame of the video.
+        end: Likewise.
+        classes: All classes, the most probable first.
+        probabilities: Their softmax scores.
+        processed: Number of sampled frames before its conditional exit; all of them where it had none.
+    """
 
     start: float
     end: float
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
+    processed: int
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values as JSON has them."""
-        return {"start": round(self.start, 3), "end": round(self.end, 3), "top": _top(self)}
+        return {"start": round(self.start, 3), "end": round(self.end, 3), "processed": self.processed, "top": _top(self)}
 
 
 @dataclass(frozen=True)
@@ -115,7 +126,7 @@ class Prediction:
 
     @property
     def boxes(self) -> NDArray[np.float64]:
-        """The patches (n, 4) as (top, left, bottom, right); NaN where the frame was skipped."""
+        """The patches (n, 4) as (top, left, bottom, right); NaN where the focuser did not see the frame."""
         return np.array([frame.box or [np.nan] * 4 for frame in self.frames])
 
     def to_dict(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from agents.prediction.result import TOP, Prediction, named
 from agents.prediction.sources import Sources, find_sources
 from agents.runs.progress import Display
 from classifiers.classifier import hash_of
-from classifiers.errors import InputError, refuse_if
+from classifiers.errors import InputError, count_of, refuse_if
 
 SUFFIXES = {"sheet": ".png", "video": ".mp4"}
 """Kinds of picture, with the suffix of their files."""
@@ -59,6 +59,10 @@ def load_predictor(config: Predict, display: Display) -> Predictor:
         from agents.prediction.thresholds import solve_budget
 
         display.say(solve_budget(predictor, config, display))
+    if config.exit is not None:
+        from agents.prediction.thresholds import find_exit
+
+        predictor.exit = find_exit(predictor, config, display)
     return predictor
 
 
@@ -70,13 +74,13 @@ def _predict(config: Predict, predictor: Predictor, sources: Sources, output: Ou
     """Predict what is left, and write it."""
     left = [file for file in sources.files if file not in output.done or not all(path.exists() for _, path in pictures[file])]
     if not left:
-        display.say(f"{output.path} has all {_count(len(sources.files), 'video')} already (force=true starts over)")
+        display.say(f"{output.path} has all {count_of(len(sources.files), 'video')} already (force=true starts over)")
         return 0
     began, done, short = time.monotonic(), len(sources.files) - len(left), 0
     failed: list[Unreadable] = []
     last: Prediction | None = None
     if done:
-        display.say(f"{done:,} of {_count(len(sources.files), 'video')} were predicted before")
+        display.say(f"{done:,} of {count_of(len(sources.files), 'video')} were predicted before")
     bar = display.bar("predict", len(sources.files), done, unit="video")
     results = predictor.predict_all(
         left, window=config.window, stride=config.stride, fps=config.fps, num_workers=config.workers, batch_size=config.batch_size,
@@ -97,7 +101,7 @@ def _predict(config: Predict, predictor: Predictor, sources: Sources, output: Ou
         bar.at(done + number, f"{number / max(time.monotonic() - began, 1e-9):.1f} videos/s")
     _say_what_was_made(display, output, pictures, last, len(left) - len(failed), sources.single)
     if short:
-        display.say(f"{_count(short, 'video')} shorter than window={config.window:g} s: one window each")
+        display.say(f"{count_of(short, 'video')} shorter than window={config.window:g} s: one window each")
     _say_what_failed(display, failed)
     return 1 if failed else 0
 
@@ -147,12 +151,12 @@ def _say_what_was_made(
             table.add_row(name, f"{probability:.1%}")
         display.console.print(table)
     made = [PREDICTIONS, *(path.name if single else f"*{SUFFIXES[kind]}" for kind, path in pictures[last.file])]
-    display.say(f"saved to {output.folder}: {', '.join(made)}" + ("" if single else f"; {_count(count, 'new prediction')}"))
+    display.say(f"saved to {output.folder}: {', '.join(made)}" + ("" if single else f"; {count_of(count, 'new prediction')}"))
 
 
 def _say_what_failed(display: Display, failed: Sequence[Unreadable]) -> None:
     if failed:
-        listed = "\n".join([f"{_count(len(failed), 'video')} failed:", *(f"  {named(each.file, each.reason)}" for each in failed)])
+        listed = "\n".join([f"{count_of(len(failed), 'video')} failed:", *(f"  {named(each.file, each.reason)}" for each in failed)])
         display.say(listed.encode(errors="backslashreplace").decode())  # names may be invalid UTF-8
 
 
@@ -161,7 +165,8 @@ def _origin(config: Predict, predictor: Predictor) -> dict[str, Any]:
     return {
         "classifier": predictor.classifier.fingerprint(), "policy": hash_of(predictor.policy.state_dict()),
         "clip_format": asdict(predictor.classifier.clip_format), "skipped": predictor.skipped,
-        "keep_threshold": predictor.policy.keep_threshold if predictor.policy.skips else None,
+        "keep_threshold": getattr(predictor.policy, "keep_threshold", None) if predictor.policy.skips else None,
+        "exit": None if predictor.exit is None else [predictor.exit.confidence, *predictor.exit.values[:-1].tolist()],
         "window": config.window, "stride": config.stride, "classes": list(predictor.classes), "fps": config.fps,
     }  # fmt: skip
 
@@ -183,7 +188,3 @@ def _name_of(source: str) -> str:
     if source == "-":
         return "list"
     return re.sub(r"[^\w.,=+-]+", "_", Path(source).expanduser().resolve().stem).strip("_") or "videos"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

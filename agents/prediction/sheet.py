@@ -7,23 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from agents.prediction.drawing import (
-    BACKGROUND,
-    CONFIDENCE,
-    MUTED,
-    PATCH,
-    PLOT,
-    TEXT,
-    Picture,
-    dim_outside,
-    focused,
-    font,
-    outline,
-    shorten,
-    shown_frames,
-)
+from adafocus_env.drawing import BACKGROUND, CONFIDENCE, MUTED, PATCH, PLOT, TEXT, Picture, focused, font, outline, shorten
+from agents.prediction.drawing import dim_outside, shown_frames
 from agents.prediction.result import TOP, FramePrediction, Prediction
 from classifiers.atomic_files import replacing
+from classifiers.errors import count_of
 
 TILES, COLUMNS = 24, 4  # frames on a sheet at most, and in a row
 TILE_WIDTH, CAPTION, GAP = 300, 44, 12  # pixels
@@ -86,7 +74,7 @@ def _tile(prediction: Prediction, step: FramePrediction, pixels: Picture, aspect
         room -= inset + 8
     text = f"{step.confidence:.0%} {step.prediction}"
     draw.text((8, shown + 5), shorten(text, room, 15, bold=True), fill=TEXT, font=font(15, bold=True))
-    where = f"{step.time:.2f} s" + (", skipped" if step.skipped else "")
+    where = f"{step.time:.2f} s" + (", skipped" if step.skipped else "" if step.processed else ", after the exit")
     draw.text((8, shown + 25), where, fill=MUTED, font=font(12))
     return tile
 
@@ -98,10 +86,13 @@ def _heading(prediction: Prediction, width: int, shown: int) -> Image.Image:
     draw = ImageDraw.Draw(heading)
     draw.text((GAP, GAP - 2), shorten(Path(prediction.file).name, width - 2 * GAP, 18, bold=True), fill=TEXT, font=font(18, bold=True))
     frames, count = len(prediction.frames), len(prediction.windows)
-    seen = f"{shown} of {frames} sampled frames" if shown < frames else f"{frames} sampled frames"
+    sampled = count_of(frames, "sampled frame")
+    seen = f"{shown} of {sampled}" if shown < frames else sampled
     windows = f" in {count} windows" if count > 1 else ""
     skipped = sum(frame.skipped for frame in prediction.frames)
-    about = f"{prediction.duration:.1f} s, {seen}{windows}, {skipped} skipped, {prediction.macs / 1e9:.3g} GFLOPs"
+    after = sum(not frame.processed for frame in prediction.frames)
+    unseen = f"{skipped} skipped" + (f", {after} after the exit" if after else "")
+    about = f"{prediction.duration:.1f} s, {seen}{windows}, {unseen}, {prediction.macs / 1e9:.3g} GFLOPs"
     draw.text((GAP, GAP + 24), about, fill=MUTED, font=font(13))
     bar = (width - 2 * GAP) // 3
     for number, (name, probability) in enumerate(classes):

@@ -1,15 +1,21 @@
-"""The threshold on P(skip) for a budget, solved on the validation split of the run."""
+"""Thresholds of predictions: on P(skip) for a budget, solved on the validation split of a run; of an exit, fitted on training clips."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from adafocus_env.classify import find_skipped
 from adafocus_env.dataset_registry import build_data
+from adafocus_env.settings import ActionName
 from adafocus_env.videos.dataset import with_classes
 from agents.config.policy import EnvConfig
 from agents.config.settings import DataConfig, Predict
 from agents.evaluation.budgets import requested_keep, set_threshold
+from agents.evaluation.conditional_exit import ExitFit, ExitModel, ExitThresholds, exit_file
+from agents.evaluation.inference import count_decisions
 from agents.pipeline.builders import build_split, features_of
+from agents.pipeline.exit_fitting import fit_exit
+from agents.policies.networks import PolicyNetwork
 from agents.prediction.predictor import Predictor
 from agents.runs.progress import Display
 from agents.runs.run_dir import RunDir
@@ -24,11 +30,50 @@ def solve_budget(predictor: Predictor, config: Predict, display: Display) -> str
     """
     policy, classifier = predictor.policy, predictor.classifier
     asked = f"budget={config.budget}" if config.budget is not None else f"keep={config.keep}"
-    refuse_if(not policy.skips, f"{asked} is for policies that skip frames; train one with ppo=skip, or leave it out")
+    refuse_if(
+        not isinstance(policy, PolicyNetwork) or not policy.skips,
+        f"{asked} is for policies that skip frames; train one with ppo=skip, or leave it out",
+    )
     share = requested_keep(config.budget, config.keep, predictor.flops())
     of_run = DataConfig(**RunDir(config.run).config()["data"])
     data = with_classes(build_data(of_run), classifier.classes)
     refuse_if(not data.val, f"{asked} is solved on the validation split, and run={config.run} has none; leave it out")
-    env = replace(EnvConfig(), action="skip" if policy.grid else "continuous_skip", grid=policy.grid or EnvConfig().grid, bank=False)
     val = build_split(data, "val", of_run, classifier.architecture.size, display)
-    return set_threshold(policy, features_of(classifier, val, env), share)
+    return set_threshold(policy, features_of(classifier, val, _env_of(predictor)), share)
+
+
+def find_exit(predictor: Predictor, config: Predict, display: Display) -> ExitThresholds:
+    """Return the thresholds of the conditional exit that is asked for: from what is stored beside the policy, or fitted on the run's data.
+
+    Raises:
+        InputError: Nothing is stored and there is no run, what is stored is of another model, or there are no training videos.
+    """
+    policy, classifier, clip_format = predictor.policy, predictor.classifier, predictor.classifier.clip_format
+    num_frames = clip_format.num_frames
+    steps = count_decisions(classifier, policy, num_frames, clip_format.glance_frames or num_frames)
+    model = ExitModel.of(classifier, policy, num_frames, steps, skipped=predictor.skipped)
+    folder = config.policy or (str(RunDir(config.run).checkpoints / "best") if config.run else config.classifier)
+    if config.run:
+        of_run = DataConfig(**RunDir(config.run).config()["data"])
+        data = with_classes(build_data(of_run), classifier.classes)
+        env = replace(_env_of(predictor), video_div=steps if classifier.architecture.head == "mean" else None)
+        fit = fit_exit(classifier, getattr(policy, "trained", policy), folder, model, data, of_run, env, display)
+    else:
+        path = exit_file(folder)
+        refuse_if(
+            not path.is_file(),
+            f"exit={config.exit} needs thresholds fitted on training clips, and {path} does not exist; fit them once: "
+            f"python -m agents.evaluate classifier={config.classifier} policy={folder} exit={config.exit} data=…, or give run=DIR",
+        )
+        fit = ExitFit.load(path)
+        fit.model.check(model)
+    return fit.thresholds(config.exit or 0.0, config.exit_confidence)
+
+
+def _env_of(predictor: Predictor) -> EnvConfig:
+    """Return the environment of the predictor's policy, with features that are computed live."""
+    policy = predictor.policy
+    with_grid: ActionName = "skip" if policy.skips else "grid"
+    without: ActionName = "continuous_skip" if policy.skips else "continuous"
+    grid, env = policy.grid, EnvConfig()
+    return replace(env, action=with_grid if grid else without, grid=grid or env.grid, bank=False, skipped=find_skipped(predictor.skipped))

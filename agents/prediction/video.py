@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from fractions import Fraction
 from itertools import pairwise
@@ -13,22 +13,8 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw
 
-from agents.prediction.drawing import (
-    BACKGROUND,
-    CONFIDENCE,
-    GRID,
-    MUTED,
-    PATCH,
-    PLOT,
-    TEXT,
-    Picture,
-    dim_outside,
-    focused,
-    font,
-    outline,
-    shorten,
-    shown_frames,
-)
+from adafocus_env.drawing import BACKGROUND, CONFIDENCE, GRID, MUTED, PATCH, PLOT, TEXT, Picture, focused, font, outline, shorten
+from agents.prediction.drawing import dim_outside, shown_frames
 from agents.prediction.result import FramePrediction, Prediction
 from classifiers.atomic_files import replacing
 from classifiers.errors import refuse_if
@@ -49,9 +35,24 @@ def write_video(task: tuple[Prediction, Path]) -> None:
         InputError: PyAV has no encoder, the video cannot be read, or the file cannot be written.
     """
     prediction, path = task
+    with closing(_pictures(prediction)) as pictures:
+        encode(pictures, path, "use save=[json,sheet]")
+
+
+def encode(pictures: Iterable[tuple[float, Picture]], path: Path, instead: str) -> None:
+    """Write an MP4 file.
+
+    Args:
+        pictures: Time in seconds and picture (H, W, 3) of every frame; sides are even.
+        path: The file, replaced in one step.
+        instead: What to do without an encoder.
+
+    Raises:
+        InputError: PyAV has no encoder, or the file cannot be written.
+    """
     codec = next((name for name in CODECS if name in av.codecs_available), "")
-    refuse_if(not codec, f"PyAV has no encoder for MP4 files ({', '.join(CODECS)}); install the wheels of av, or use save=[json,sheet]")
-    with closing(_pictures(prediction)) as pictures, replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+    refuse_if(not codec, f"PyAV has no encoder for MP4 files ({', '.join(CODECS)}); install the wheels of av, or {instead}")
+    with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream: Any = None
         last = -1
         for time, picture in pictures:
@@ -140,11 +141,12 @@ class _Layout:
             draw.text((corner[0] + side / 2, corner[1] + side / 2), "no patch\nyet", fill=MUTED, font=font(13), anchor="mm", align="center")
         else:
             panel.paste(inset, corner)
-        skipped = reached >= 0 and self.steps[reached].skipped
-        if skipped:
+        unseen = reached >= 0 and self.steps[reached].box is None
+        if unseen:
+            note = "skipped" if self.steps[reached].processed else "after the exit"
             draw.rectangle((corner[0], corner[1] + side - 20, corner[0] + side - 1, corner[1] + side - 1), fill=BACKGROUND)
-            draw.text((corner[0] + side / 2, corner[1] + side - 10), "skipped", fill=TEXT, font=font(12), anchor="mm")
-        colour = MUTED if skipped else PATCH
+            draw.text((corner[0] + side / 2, corner[1] + side - 10), note, fill=TEXT, font=font(12), anchor="mm")
+        colour = MUTED if unseen else PATCH
         draw.rectangle((corner[0] - 2, corner[1] - 2, corner[0] + side + 1, corner[1] + side + 1), outline=colour, width=2)
         self._headline(draw, reached)
         self._plot(draw, reached)
@@ -163,7 +165,10 @@ class _Layout:
         draw.text((left, MARGIN - 3), shorten(step.prediction, room, 18, bold=True), fill=TEXT, font=font(18, bold=True))
 
     def _plot(self, draw: ImageDraw.ImageDraw, reached: int) -> None:
-        """Draw the confidence over time, with a mark for every sampled frame: filled with a patch, hollow where it was skipped."""
+        """Draw the confidence over time, with a mark for every sampled frame: filled with a patch, hollow where it was skipped.
+
+        After an exit nothing is marked.
+        """
         left, top, right, bottom = self.plot
         draw.rectangle((left, top, right, bottom), fill=PLOT)
         for share in (0.5, 1.0):
@@ -179,7 +184,7 @@ class _Layout:
             points = [(self._x(step.time), self._y(step.confidence)) for step in line]
             for (before, y), (after, next_y) in pairwise(points):  # the confidence stays until the next frame
                 draw.line([(before, y), (after, y), (after, next_y)], fill=CONFIDENCE, width=2)
-        for number, step in enumerate(self.steps):
+        for number, step in [(number, step) for number, step in enumerate(self.steps) if step.processed]:
             x, y = self._x(step.time), self._y(step.confidence) if number <= reached else bottom
             colour = MUTED if number > reached or step.skipped else PATCH
             radius = 4 if number == reached else 3

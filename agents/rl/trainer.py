@@ -1,5 +1,6 @@
 """Stage 2: train the policy, with any algorithm, while glancer, focuser and head are frozen."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,10 +30,12 @@ from agents.runs.interrupts import Stopped, StopRequest
 from agents.runs.progress import Display, figures
 from agents.runs.run_dir import RunDir
 from agents.runs.seeding import random_states
-from classifiers.errors import InputError
+from classifiers.errors import InputError, count_of
 
 STAGE = 2
 VALIDATED = ("top1_anytime", "hit_rate")
+FEW_CLIPS = 30  # fewer validation clips are too few: a standard error of up to 9 points
+SATURATED = 0.99  # validation accuracy from which on there is no room for a better policy
 
 
 def train_policy(
@@ -82,17 +85,29 @@ def train_policy(
         raise RuntimeError("the classifier changed while the policy was trained on it: it is not frozen")
     if val is not None and (best := callback.best) is not None:
         of = f"step {best.steps} of {settings.total_steps}"
-        display.say(f"best policy: {of}, anytime confidence {best.confidence_anytime:.3f} on {len(val.clips)} validation clips")
+        count = count_of(len(val.clips), "validation clip")
+        display.say(f"best policy: {of}, anytime confidence {best.confidence_anytime:.3f} on {count}")
+        for doubt in _doubts(best, len(val.clips)):
+            display.say(f"warning: {doubt}")
     return load_trained(run.checkpoints / "best", model.device)
 
 
 @dataclass(frozen=True)
 class Best:
-    """The policy that was selected: the environment steps before it was saved, its score and its anytime confidence, if validated."""
+    """The policy that was selected: the steps before it was saved; if validated, its score, anytime confidence and top-1 accuracy."""
 
     steps: int
     score: float | None
     confidence_anytime: float | None
+    top1: float | None = None  # states of earlier versions lack it
+
+
+def _doubts(best: Best, count: int) -> Iterator[str]:
+    """Yield why the choice on ``count`` validation clips may mean little."""
+    if count < FEW_CLIPS:
+        yield f"{count_of(count, 'validation clip')} cannot tell policies apart; set data.val to a larger share, or add videos"
+    if best.top1 is not None and best.top1 >= SATURATED:
+        yield f"the validation split is saturated, {best.top1:.1%} right: it says little about which policy is best; use harder videos"
 
 
 def _restore(model: BaseAlgorithm, run: RunDir) -> dict[str, Any] | None:
@@ -241,7 +256,7 @@ class TrainingCallback(BaseCallback):
         score, metrics = (None, {}) if self._val is None else self._score(policy, self._val)
         best = None if self.best is None else self.best.score
         if score is None or best is None or self._settings.lagrangian is not None or score >= best:
-            self.best = Best(self._env.steps, score, metrics.get("val_confidence_anytime"))
+            self.best = Best(self._env.steps, score, metrics.get("val_confidence_anytime"), metrics.get("val_top1"))
             about = {"classifier": self._fingerprint, "metrics": metrics, "steps": self._env.steps}
             self._settings.save(policy, self._env, self._run.checkpoints / "best", about)
         return metrics

@@ -3,18 +3,21 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from adafocus_env.action import boxes_of
+from adafocus_env.drawing import font, shorten
 from adafocus_env.features.live import Features
 from adafocus_env.render import draw_patch
 from agents.evaluation.metrics import PolicyEvaluation, count_hits, ratios
 from classifiers.atomic_files import replacing
+from classifiers.errors import count_of
 
 ROWS = 8
 MIN_SIDE = 120  # pixels; smaller frames are enlarged by a whole number
 LABEL_WIDTH = 150  # pixels left of the frames of a clip
 HEADING = 24  # pixels of the line above the rows
+TEXT_SIZE = 12  # pixels
 GAP = 4  # pixels between frames and between rows
 
 
@@ -32,8 +35,8 @@ def save_contact_sheet(features: Features, played: PolicyEvaluation, path: Path,
     top = 0 if hit_rate is None else HEADING
     sheet = Image.new("RGB", (pictures[0].width, top + sum(picture.height + GAP for picture in pictures)), "white")
     if hit_rate is not None:
-        text = f"hit rate in all {len(features.clips)} clips: {hit_rate:.1%}"
-        ImageDraw.Draw(sheet).text((6, 4), text, fill="black", font=ImageFont.load_default(13))
+        text = f"hit rate in all {count_of(len(features.clips), 'clip')}: {hit_rate:.1%}"
+        ImageDraw.Draw(sheet).text((6, 4), text, fill="black", font=font(TEXT_SIZE))
     for number, picture in enumerate(pictures):
         sheet.paste(picture, (0, top + number * (picture.height + GAP)))
     with replacing(path) as temporary:
@@ -45,14 +48,16 @@ def _clip_row(features: Features, played: PolicyEvaluation, clip: int, hits: lis
     decision = np.arange(len(frames)) // (len(frames) // features.num_steps)
     assert played.actions is not None
     boxes, patch_mask = boxes_of(features.action, played.actions[clip])[decision], played.patch_mask[clip][decision]
-    scale = max(1, -(-MIN_SIDE // features.clips.size))
-    side = frames.shape[1] * scale
+    pictures = [
+        draw_patch(frame, box.tolist() if focused else None, MIN_SIDE)
+        for frame, box, focused in zip(frames, boxes, patch_mask, strict=True)
+    ]
+    side = pictures[0].width
     row = Image.new("RGB", (LABEL_WIDTH + len(frames) * (side + GAP), side), "white")
-    name = features.classifier.classes[features.clips.labels[clip]]
-    answer = "right" if played.correct[clip] else "wrong"
-    lines = [f"clip {clip}", f"class {name[:18]}", answer, f"confidence {played.confidence[clip]:.0%}", *hits]
-    ImageDraw.Draw(row).text((6, 6), "\n".join(lines), fill="black", font=ImageFont.load_default(13))
-    for number, (frame, box) in enumerate(zip(frames, boxes, strict=True)):
-        picture = draw_patch(frame, box.tolist() if patch_mask[number] else None, scale=scale)
+    name, answer = features.classifier.classes[features.clips.labels[clip]], "right" if played.correct[clip] else "wrong"
+    lines = [Path(features.clips.names[clip]).name, f"class {name}", answer, f"confidence {played.confidence[clip]:.0%}", *hits]
+    shown = "\n".join(shorten(line, LABEL_WIDTH - 12, TEXT_SIZE) for line in lines)
+    ImageDraw.Draw(row).text((6, 6), shown, fill="black", font=font(TEXT_SIZE))
+    for number, picture in enumerate(pictures):
         row.paste(picture, (LABEL_WIDTH + number * (side + GAP), 0))
     return row

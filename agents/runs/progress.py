@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
@@ -12,7 +13,7 @@ from rich.progress import BarColumn, Progress, Task, TaskProgressColumn, TextCol
 from rich.text import Text
 
 REFRESHES = 2  # per second, on a terminal
-PATIENCE = 600.0  # seconds after which a log gets a line of a bar that has not reached its next tenth
+PATIENCE = 30.0  # seconds after which a log gets a line of the work in progress
 
 FIGURES = {
     "return": "return {:.2f}", "loss": "loss {:.3f}", "accuracy": "accuracy {:.1%}", "val_top1": "validation {:.1%}",
@@ -32,7 +33,8 @@ class Display:
     """Bars of the work in progress on a terminal, and lines of text above them. A file or a pipe gets lines only.
 
     On a terminal every bar shows its share, the time left and, below, the latest measurements; it leaves one line when it ends.
-    Elsewhere a bar writes a line for every tenth that it has done, after `PATIENCE` seconds, and at its end.
+    Elsewhere a bar writes a line for every tenth that it has done and at its end, and the last one that moved another one whenever nothing
+    was written for `PATIENCE` seconds.
 
         with Display() as display:
             bar = display.bar("stage 0: glancer", 10, unit="epoch", clips=1800)
@@ -52,20 +54,36 @@ class Display:
             transient=True, expand=True,
         )  # fmt: skip
         self._bars: list[Bar] = []
+        self._clock, self._said_at, self._closed = clock, clock(), threading.Event()
+        self.moved: Bar | None = None
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:
             self.progress.start()
+        else:
+            self._closed.clear()
+            threading.Thread(target=self._remind_now_and_then, daemon=True, name="progress").start()
         return self
 
     def __exit__(self, *problem: object) -> None:
+        self._closed.set()
         if self.console.is_terminal:
             self.progress.stop()
         for bar in self._bars:
             bar.interrupt()
 
+    def _remind_now_and_then(self) -> None:
+        while not self._closed.wait(PATIENCE / 10):
+            self.remind()
+
+    def remind(self) -> None:
+        """Print the state of the bar that moved last, if nothing was printed for `PATIENCE` seconds: a unit may take minutes."""
+        if self.moved is not None and self._clock() - self._said_at >= PATIENCE:
+            self.say(self.moved.line())
+
     def say(self, text: str) -> None:
         """Print a line above the bars."""
+        self._said_at = self._clock()
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def bar(self, description: str, total: float, done: int = 0, *, unit: str = "", clips: float = 0) -> Bar:
@@ -81,6 +99,7 @@ class Display:
         self.progress.add_task(description, total=total, completed=done, visible=done < total, speed="", text="")
         bar = Bar(self, self.progress.tasks[-1], unit, clips)
         self._bars.append(bar)
+        self.moved = bar if done < total else self.moved
         return bar
 
 
@@ -90,17 +109,17 @@ class Bar:
     def __init__(self, display: Display, task: Task, unit: str, clips: float) -> None:
         self._display, self._task, self._unit, self._clips = display, task, unit, clips
         self._text, self._began, self._ended = "", task.completed, not task.visible
-        self._logged, self._logged_at = task.completed, task.get_time()
+        self._logged = task.completed
 
     def at(self, done: float, text: str | None = None) -> None:
         """Move the bar to ``done`` units, with the latest measurements."""
-        self._text = self._text if text is None else text
+        self._text, self._display.moved = self._text if text is None else text, self
         self._display.progress.update(self._task.id, completed=done)
         self._display.progress.update(self._task.id, speed=self._speed(), text=" ".join(filter(None, (self._count(), self._text))))
         if done >= (self._task.total or 0):
             self._end()
-        elif not self._display.console.is_terminal and self._is_due():
-            self._display.say(self.line())
+        elif not self._display.console.is_terminal:
+            self._log()
 
     def advance(self, count: float = 1, text: str | None = None) -> None:
         """Move the bar on by ``count`` units."""
@@ -111,7 +130,7 @@ class Bar:
         remaining = self._task.time_remaining
         left = "" if remaining is None else f"{timedelta(seconds=round(remaining))} left"
         details = ", ".join(filter(None, (self._task.fields["text"], self._task.fields["speed"], left)))
-        return f"{self._task.description} {self._task.percentage:.0f}% {details}"
+        return f"{self._task.description} {self._task.percentage:.0f}% {details}".rstrip()
 
     def interrupt(self) -> None:
         """Print the last state of a bar that did not reach its end."""
@@ -124,15 +143,16 @@ class Bar:
         if not self._ended and (self._unit or seconds >= 1):  # other work that takes no time is not worth a line
             count, text = (self._count(), self._text) if self._unit else (f"{self._task.total:,.0f}", "")
             self._display.say(f"{self._task.description}: {count} in {timedelta(seconds=round(seconds))} {text}".rstrip())
-        self._ended = True
+        self._ended, self._display.moved = True, None
 
-    def _is_due(self) -> bool:
-        """Whether a log gets a line: at every tenth of work that has units, and after `PATIENCE` seconds."""
-        now, tenths = self._task.get_time(), 10 / (self._task.total or 1)
-        if now - self._logged_at < PATIENCE and not (self._unit and int(self._task.completed * tenths) > int(self._logged * tenths)):
-            return False
-        self._logged, self._logged_at = self._task.completed, now
-        return True
+    def _log(self) -> None:
+        """Print a line at every tenth of work that has units."""
+        tenths = 10 / (self._task.total or 1)
+        if self._unit and int(self._task.completed * tenths) > int(self._logged * tenths):
+            self._logged = self._task.completed
+            self._display.say(self.line())
+        else:
+            self._display.remind()
 
     def _count(self) -> str:
         return f"{self._unit} {int(self._task.completed):,}/{self._task.total:,.0f}" if self._unit else ""

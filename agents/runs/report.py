@@ -8,17 +8,18 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from adafocus_env.features.live import Features
-from agents.evaluation.evaluate import evaluate
+from agents.evaluation.evaluate import evaluate, flops_of, policy_macs
 from agents.evaluation.looking import verdict
-from agents.evaluation.metrics import ACCURACIES, COVERED, table_columns
+from agents.evaluation.metrics import ACCURACIES, COVERED, add_gaps, table_columns
 from agents.policies.baselines import RULES, Predictor
 from agents.policies.networks import PolicyNetwork
 from agents.runs.contact_sheet import save_contact_sheet
+from agents.runs.exit_report import EXIT, ExitChoice, exit_table, save_exit_curve
 from agents.runs.plots import save_comparison
 from agents.runs.predictions import LEARNED, save_predictions
 from agents.runs.progress import Display
-from agents.runs.run_dir import COMPARISON, CONTACT_SHEET, PREDICTIONS
-from classifiers.errors import lookup
+from agents.runs.run_dir import COMPARISON, CONTACT_SHEET, EXIT_CURVE, PREDICTIONS
+from classifiers.errors import count_of, lookup
 
 ORDER = ("learned", "random", "centre", "gaussian", *RULES, "glance_only", "full_frame", "oracle", "greedy_oracle")
 """Policies in the order of the table."""
@@ -36,13 +37,15 @@ def report(
     metric: str = "top1",
     skipped: str = "zeros",
     split: str = "test",
+    exit: ExitChoice | None = None,
 ) -> dict[str, Any]:
     """Measure all policies on the clips of a split, print the table and save the plots; say so if looking does not matter (see `verdict`).
 
     Args:
         features: Features of the clips.
         policy: The learned policy, if any; see `evaluate`.
-        folder: Directory for `result.png`, `contact_sheet.png` and, of a learned policy, `predictions.csv`; None: no files are written.
+        folder: Directory for `result.png`, `contact_sheet.png` and, of a learned policy, `predictions.csv` and `exit.png`; None: no
+            files are written.
         display: Where the table is printed.
         seed: Seed of the random baselines.
         data: Name of the data set.
@@ -50,6 +53,7 @@ def report(
         metric: The data set's main metric, a name in `agents.evaluation.metrics.ACCURACIES`.
         skipped: Input of the head where the policy skips a frame, a name in `adafocus_env.classify.SKIPPED`.
         split: Name of the split.
+        exit: The learned policy is measured with this conditional exit, too; None: it is not.
 
     Returns:
         The content of `result.json`, without the times.
@@ -64,7 +68,15 @@ def report(
     )
     bar.at(len(ORDER), "")
     clips = len(features.clips)
-    display.console.print(table(measures, split_title(title or data, split, clips), metric))
+    about_exit: dict[str, Any] | None = None
+    if exit is not None and policy is not None:
+        flops = flops_of(features, skipped, policy_macs(features, policy) // features.num_steps)
+        measures[EXIT], about_exit = exit.measure(plays[LEARNED], flops)
+        add_gaps(measures)
+    shown = split_title(title or data, split, clips)
+    display.console.print(table(measures, shown, metric))
+    if about_exit is not None:
+        display.console.print(exit_table(about_exit["curve"], f"{shown}: conditional exit", metric))
     if note := verdict(measures, plays):
         display.say(note)
     if folder is not None:
@@ -73,6 +85,8 @@ def report(
         save_contact_sheet(features, plays[LEARNED if LEARNED in plays else "random"], folder / CONTACT_SHEET)
         if LEARNED in plays:
             save_predictions(features, plays, folder / PREDICTIONS)
+        if about_exit is not None:
+            save_exit_curve(about_exit["curve"], measures, heading, folder / EXIT_CURVE, metric=metric)
     return {
         "policies": measures,
         "metric": metric,
@@ -83,6 +97,7 @@ def report(
         "classes": list(features.classifier.classes),
         "classifier": features.classifier.fingerprint(),
         "note": note,
+        **({} if about_exit is None else {"exit": about_exit}),
     }
 
 
@@ -101,7 +116,7 @@ def _caption(measures: Mapping[str, Mapping[str, Any]], columns: Mapping[str, ob
 
 def split_title(data: str, split: str, clips: int) -> str:
     """Return the title of a table: data set, split and number of clips."""
-    return f"{data}, {split} split, {clips} clips"
+    return f"{data}, {split} split, {count_of(clips, 'clip')}"
 
 
 def table(measures: Mapping[str, Mapping[str, Any]], title: str, metric: str = "top1") -> Table:
@@ -117,7 +132,7 @@ def table(measures: Mapping[str, Mapping[str, Any]], title: str, metric: str = "
     columns = table_columns(measures.values(), metric)
     headings = [Column("policy", no_wrap=True), *(Column(each.heading, justify="right", no_wrap=True) for each in columns.values())]
     shown = Table(*headings, title=escape(title), caption="\n".join(_caption(measures, columns)))
-    for name in [each for each in ORDER if each in measures]:
+    for name in [each for each in (LEARNED, EXIT, *ORDER[1:]) if each in measures]:
         cells = [format(measures[name][key], column.format) if key in measures[name] else "–" for key, column in columns.items()]
         shown.add_row(name, *cells, style="bold" if name == "learned" else None)
     return shown

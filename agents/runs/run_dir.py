@@ -25,12 +25,14 @@ EXECUTION_KEYS = frozenset({"run", "force", "device", "data.workers", "log", "tr
 
 METRICS, TIMING, RESULT, CONFIG, SYSTEM = "metrics.jsonl", "timing.jsonl", "result.json", "config.yaml", "system.json"
 COMPARISON, CONTACT_SHEET, PREDICTIONS, PAGE = "result.png", "contact_sheet.png", "predictions.csv", "report.html"
+EXIT_CURVE = "exit.png"  # of `agents.evaluate`
+WATCHED = "watch.gif"
 CHECKPOINTS, TENSORBOARD, WANDB, WANDB_ID = "checkpoints", "tensorboard", "wandb", "wandb_id"
 LOCK = ".lock"
 
 WRITTEN = (
     RESULT,  # first: if the removal is interrupted, the run is unfinished
-    METRICS, TIMING, COMPARISON, CONTACT_SHEET, PREDICTIONS, PAGE, TENSORBOARD, WANDB, WANDB_ID,
+    METRICS, TIMING, COMPARISON, CONTACT_SHEET, PREDICTIONS, PAGE, WATCHED, TENSORBOARD, WANDB, WANDB_ID,
     *(f"{CHECKPOINTS}/{name}" for name in ("last.json", "*-[0-9]*.safetensors", ".*.part")),  # of `agents.rl.saved_model`
     *(f"{CHECKPOINTS}/{name}" for name in ("*-[0-9]*.zip", "*-[0-9]*.replay")),  # of earlier versions
     *(f"{CHECKPOINTS}/{name}" for name in ("best", "classifier", "given")),

@@ -15,6 +15,8 @@ from conftest import slow_except
 from gymnasium.error import ClosedEnvironmentError
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 from stable_baselines3.common.vec_env import VecMonitor, VecVideoRecorder
 
@@ -267,6 +269,22 @@ def test_what_is_closed_can_be_neither_reset_nor_stepped(arguments, make, name, 
         env.step(action)
     with pytest.raises(ClosedEnvironmentError, match="make a new one"):
         env.reset()
+
+
+@pytest.mark.parametrize("kind", ["AdaFocusEnv", "SyncVectorEnv"])
+def test_stable_baselines3_gets_no_other_environment(arguments, kind):
+    single = partial(gym.make, "AdaFocus-v1", **arguments)
+    with pytest.raises(InputError, match=rf"AdaFocusVecEnv adapts an AdaFocusVectorEnv, got {kind}; make one with gymnasium\.make_vec\(ID"):
+        AdaFocusVecEnv(single() if kind == "AdaFocusEnv" else gym.vector.SyncVectorEnv([single]))
+
+
+@pytest.mark.parametrize(("algorithm", "policy"), [(PPO, "CnnPolicy"), (RecurrentPPO, "CnnLstmPolicy")])
+def test_a_policy_for_images_says_that_glance_maps_are_none(make, algorithm, policy):
+    rows = AdaFocusVecEnv(make(observation="map", autoreset_mode="SAME_STEP"))
+    with pytest.raises(AssertionError, match=r"\(16, 6, 6\), float32\), which holds glance maps: use MlpPolicy or MlpLstmPolicy"):
+        algorithm(policy, rows, device="cpu")
+    assert repr(rows.observation_space) == "Box(0.0, 6.0, (16, 6, 6), float32)"
+    assert rows.observation_space == gym.spaces.Box(0.0, 6.0, (16, 6, 6), np.float32)
 
 
 def test_an_unknown_output(make):

@@ -238,6 +238,12 @@ def test_arguments_out_of_their_range(make, classifier):
             make(**arguments)
         with pytest.raises(InputError, match=re.escape(message)):
             AdaFocusVectorEnv(2, classifier, **arguments)
+    with pytest.raises(InputError, match=r"observaton is not a setting; did you mean 'observation'\?"):
+        gym.make("AdaFocus-v1", observaton="map")
+    with pytest.raises(InputError, match=r"num_envs is not a setting; .*choose one of action, bank.*, task, video_div"):
+        gym.make("AdaFocusMover-v1", num_envs=3)
+    with pytest.raises(InputError, match=r"clip_oder is not a setting; did you mean 'clip_order'\?"):
+        gym.make_vec("AdaFocus-v1", 2, vectorization_mode="vector_entry_point", clip_oder="epoch")
     with pytest.raises(InputError, match="grid=1 is too small"):
         make(grid=1)
     with pytest.raises(InputError, match="clips must be 'train', 'val', 'test', 'further' or a ClipStore, got 'tset'"):

@@ -1,6 +1,7 @@
 """`python -m agents.train_stages` with tiny networks: stages and rounds in their order, each once, stopped anywhere."""
 
 import json
+import re
 import shutil
 import signal
 
@@ -61,6 +62,13 @@ def test_all_stages_and_a_round_run_from_random_weights(all_stages):
     assert [line.get("round") for line in lines] == [None] * 8 + [1, 1]
     assert all("val_top1" in line and "val_confidence" in line for line in lines)
     assert "stage 3: head" in printed and "round 1, stage 2: policy" in printed
+    for title, epochs in (("stage 0: glancer", 1), ("stage 1: random patches", 2), ("stage 3: head", 2)):
+        stage = [line for line in lines if title == f"stage {line['stage']}: {line.get('part')}" and "round" not in line]
+        best = max(stage, key=lambda line: (line["val_top1"], line["val_confidence"], line["epoch"]))
+        found = re.search(rf"^{title}: the best is (.*), with (.*)% of 6 validation clips right$", printed, re.MULTILINE)
+        assert found and len(stage) == epochs
+        if title != "stage 3: head" or found[1] != "the one before its first epoch":  # which finetuning may not improve on
+            assert (found[1], found[2]) == (f"epoch {best['epoch']} of {epochs}", f"{100 * best['val_top1']:.1f}")
     assert set(result(folder)["policies"]) == POLICIES
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == sorted(["best", "classifier", *STAGES])
 

@@ -74,7 +74,7 @@ def test_every_name_is_a_benchmark():
 
 
 NUMERICAL = ("inference", "skipping")  # networks in several precisions
-SLOW = ("steps", "data", "training", "growth", "gpu")
+SLOW = ("prediction", "steps", "data", "training", "growth", "gpu")
 MARKS = dict.fromkeys(NUMERICAL, pytest.mark.numerical) | dict.fromkeys(SLOW, pytest.mark.slow)
 
 

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
+from agents.evaluation.conditional_exit import confidence_of, exit_steps
 from benchmarks.skipping_methods import (
     accuracy_and_confidence,
     apply_exit,
-    exit_steps,
-    max_softmax,
     random_mask,
     solve_exit,
     solve_skip_and_exit,
@@ -48,10 +47,9 @@ def test_a_clip_costs_its_steps_until_it_ends():
     assert early.num_patches.tolist() == [1, 2] and early.num_steps.tolist() == [2, 3]
 
 
-def test_max_softmax_is_the_highest_softmax_score():
-    scores = np.log([[[0.2, 0.7, 0.1]], [[0.25, 0.25, 0.5]]]).astype(np.float32) + 3
-    assert np.allclose(max_softmax(scores), [[0.7], [0.5]])
-    assert accuracy_and_confidence(scores[:, 0], np.array([1, 0])) == pytest.approx((0.5, (0.7 + 0.25) / 2))
+def test_accuracy_and_confidence_are_those_of_the_true_class():
+    scores = np.log([[0.2, 0.7, 0.1], [0.25, 0.25, 0.5]]).astype(np.float32) + 3
+    assert accuracy_and_confidence(scores, np.array([1, 0])) == pytest.approx((0.5, (0.7 + 0.25) / 2))
 
 
 # Exit
@@ -117,9 +115,9 @@ def test_skipping_and_exit_together_are_the_best_on_the_validation_split():
     threshold, exits = solve_skip_and_exit(skip, scores_of, labels, 0.25, spent, 1.5)
     patch_mask = skip < threshold
     scores = scores_of(patch_mask)
-    steps = exit_steps(max_softmax(scores), exits)
+    steps = exit_steps(confidence_of(scores, "softmax"), exits)
     result = apply_exit(scores, patch_mask, steps)
     assert result.num_patches.mean() <= 1.6 and accuracy_and_confidence(result.scores, labels)[0] >= 0.9
     alone = scores_of(np.ones_like(patch_mask))
-    steps = exit_steps(max_softmax(alone), solve_exit(max_softmax(alone), spent(np.ones_like(patch_mask)), 1.5))
+    steps = exit_steps(confidence_of(alone, "softmax"), solve_exit(confidence_of(alone, "softmax"), spent(np.ones_like(patch_mask)), 1.5))
     assert accuracy_and_confidence(apply_exit(alone, np.ones_like(patch_mask), steps).scores, labels)[0] < 0.8

@@ -6,9 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adafocus_env.clips.clip_spec import ClipSpec, fixed_crop
+from adafocus_env.dataset_registry import build_data
 from adafocus_env.videos.class_folders import folder
 from adafocus_env.videos.dataset import Video, check_train_split, with_classes
 from adafocus_env.videos.splits import hold_out
+from agents.config.command import compose_config
+from agents.config.settings import TrainPPO
 from classifiers.errors import InputError
 
 
@@ -71,6 +75,15 @@ def test_folder_with_given_parts(tmp_path):
     assert names(data.train) == {"train/cat/c.avi", "train/cat/d.avi", "train/dog/a.mp4", "train/dog/b.MKV"}
     assert {(video.name, video.label) for video in data.test} == {("test/dog/e.webm", 1), ("test/cat/f.mp4", 0)}
     assert data.test[0].path == tmp_path / "test/cat/f.mp4"
+
+
+@pytest.mark.parametrize(("typed", "mirrored"), [([], {True, False}), (["data.flip=false"], {False})])
+def test_training_clips_are_mirrored_unless_it_is_turned_off(tmp_path, typed, mirrored):
+    config = compose_config(TrainPPO, "train_ppo", ["data=folder", f"data.root={two_classes(tmp_path, 40)}", *typed]).data
+    data = build_data(config)
+    assert data.flip is (True in mirrored)
+    spec = ClipSpec(8, 96, 96, train=True, flip=data.flip)
+    assert {fixed_crop(spec, (8, 3, 96, 128), video, 0).flip for video in data.train} == mirrored
 
 
 def test_folder_is_split_the_same_way_wherever_it_lies(tmp_path):

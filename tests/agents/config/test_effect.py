@@ -12,7 +12,7 @@ from conftest import TINY
 from tiny_training import CLASSES, SETTINGS, make_folder, tiny_networks
 
 from adafocus_env.settings import fields_of, is_settings
-from agents import check_dataset, evaluate, fill_feature_bank, list_runs, predict, report, train, train_ppo, train_stages
+from agents import check_dataset, evaluate, fill_feature_bank, list_runs, predict, report, train, train_ppo, train_stages, watch
 from agents.config.command import compose_config
 from agents.config.effect import check_effect
 from agents.config.settings import (
@@ -27,6 +27,7 @@ from agents.config.settings import (
     Train,
     TrainPPO,
     TrainStages,
+    Watch,
 )  # fmt: skip
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork, save_policy
 from agents.rl import algorithms
@@ -81,7 +82,7 @@ def read(monkeypatch):
     return found
 
 
-SCHEMAS = (TrainPPO, Train, TrainStages, Evaluate, FillFeatureBank, CheckDataset, ListRuns, Predict, Report)
+SCHEMAS = (TrainPPO, Train, TrainStages, Evaluate, FillFeatureBank, CheckDataset, ListRuns, Predict, Report, Watch)
 SGD = [f"stages.{stage}.{each}" for stage in STAGES for each in ("optimizer=sgd", "epochs=1")]
 SKIPPING = ["env.action=skip", "env.target_keep=0.5", "env.baseline=1", "ppo.total_steps=32"]
 SMALLER = [each for each in SETTINGS if not each.startswith(("ppo.", "stages."))]
@@ -111,6 +112,9 @@ def test_what_training_does_not_read_is_refused(tmp_path, clips, read, module, s
         page = Report(run=config.run)
         report.main(page)
         assert_all_read_or_refused(Report, page, read)
+        seen = Watch(run=config.run, episodes=1, side=192, out=str(tmp_path / "watch.gif"))
+        watch.main(seen)
+        assert_all_read_or_refused(Watch, seen, read)
 
 
 def test_what_the_other_commands_do_not_read_is_refused(tmp_path, clips, read):
@@ -148,6 +152,8 @@ REFUSED = [
     (TrainPPO, "data.root", "", "data=demo does not read it; leave it out, or choose one of data=folder, "),
     (TrainPPO, "data.source", "data.name=folder", r"data=folder does not read it; leave it out, or choose one of data=actnet, "),
     (TrainPPO, "data.task", "data.name=folder", "data=folder does not read it; leave it out, or choose one of data=demo$"),
+    (TrainPPO, "data.flip", "", "data=demo does not read it; leave it out, or choose one of data=folder$"),
+    (CheckDataset, "data.flip", "data.name=folder", "one test clip of each video is decoded; leave it out"),
     (TrainPPO, "data.test", "", "data=demo does not read it; leave it out, or choose one of data=folder$"),
     (TrainPPO, "data.test", "data.name=folder data.root={places}/split", "the folder has a train/ or test/ subfolder"),
     (TrainPPO, "env.grid", "env.action=continuous_skip", "env.action=continuous_skip has no cells; leave it out, or set env.action=grid"),

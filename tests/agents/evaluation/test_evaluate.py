@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY_COST
-from PIL import Image
+from PIL import Image, ImageDraw
 from rich.console import Console
 
 from adafocus_env.action import ContinuousAction, GridAction
@@ -370,6 +370,17 @@ def test_the_contact_sheet_has_a_line_with_the_hit_rate_where_it_is_known(bank, 
     known, unknown = (Image.open(tmp_path / f"{name}.png") for name in ("with", "without"))
     assert known.size == (unknown.width, unknown.height + HEADING) and unknown.height == 2 * (2 * 96 + GAP)
     assert np.asarray(known)[:HEADING].min() == 0, "there is text"
+
+
+def test_the_rows_of_the_contact_sheet_are_named_after_files(bank, evaluated, tmp_path, monkeypatch):
+    texts = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, place, text, **options: texts.append(text))
+    monkeypatch.setattr(bank.clips, "names", [f"class/Größe {clip}.mp4" for clip in range(len(bank.clips))])
+    monkeypatch.setattr(bank.classifier, "classes", ("Straßenbahn an der Haltestelle", *bank.classifier.classes[1:]))
+    save_contact_sheet(bank, evaluated[1]["learned"], tmp_path / "sheet.png", rows=2)
+    first, last = [text.split("\n") for text in texts if "confidence" in text]
+    assert first[0] == "Größe 0.mp4" and last[0] == f"Größe {len(bank.clips) - 1}.mp4"
+    assert first[1].startswith("class Straßenbahn") and first[1].endswith("…") and last[1].startswith("class ")
 
 
 def test_a_metric_that_is_not_known_is_refused(bank):

@@ -115,6 +115,13 @@ def test_without_clips_no_video_is_read(sweep, tmp_path, monkeypatch):
     assert 'id="clips"' not in text and "the target</strong>" not in text and "all clips</strong>" in text
 
 
+def test_the_page_names_the_commands_that_use_the_run(pages, sweep):
+    for path in pages:
+        commands = re.search(r'<pre tabindex="0"><code>(.*?)</code>', path.read_text(encoding="utf-8"), re.DOTALL)[1]
+        assert f"python -m agents.predict run={sweep}/seed=0 source=VIDEO\n" in commands
+        assert f"python -m agents.watch run={sweep}/seed=0\n" in commands
+
+
 def test_names_are_escaped(copied, tmp_path):
     run = copied / "seed=0"
     card = run / "checkpoints" / "classifier" / "card.json"
@@ -190,12 +197,12 @@ def changed(file, **values):
         ("seed=0/checkpoints", None, "seed=0/checkpoints is not a run directory: it has no config.yaml"),
         (
             "seed=0", lambda run: (run / "result.json").unlink(),
-            r"run=.*seed=0 is not finished; start its command again to finish it, or evaluate its best policy so far: "
-            r"python -m agents\.evaluate policy=.*seed=0/checkpoints/best$",
+            r"run=.*seed=0 is not finished: start its command again to finish it, or use its best policy so far: "
+            r"python -m agents\.predict source=VIDEO classifier=.*seed=0/checkpoints/classifier policy=.*seed=0/checkpoints/best$",
         ),
         (
             "seed=*", lambda run: (run / "result.json").unlink() or shutil.rmtree(run / "checkpoints" / "best"),
-            r"run=.*seed=0 is not finished; start its command again to finish it$",
+            r"run=.*seed=0 is not finished: start its command again to finish it; it has no policy yet$",
         ),
         ("seed=0", lambda run: (run / "result.json").write_text("{}"), r"run=.*seed=0 cannot be read: KeyError\('policies'\); choose"),
         ("seed=0", lambda run: changed(run / "result.json", policies__learned=None), r"seed=0 has no learned policy; choose a run of"),

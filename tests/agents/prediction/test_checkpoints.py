@@ -4,8 +4,11 @@ import shutil
 import pytest
 import torch
 from conftest import random_classifier
-from predictions import make_run, one_cell
+from predictions import make_run, one_cell, without_processes
+from tiny_algorithms import learn, settings
+from videos import write_video
 
+from agents.policies.model_on_glances import ModelOnGlances
 from agents.policies.networks import load_policy, save_policy
 from agents.prediction.checkpoints import check_plugin, load_checkpoints
 from agents.prediction.predictor import Predictor
@@ -84,10 +87,19 @@ def test_a_run_without_a_policy_needs_one(tmp_path):
     assert load_checkpoints(run, tmp_path / "policy", CPU)[1].grid == 7
 
 
-def test_models_of_other_algorithms_are_refused(tmp_path):
-    run = make_run(tmp_path / "run")
-    (run / "checkpoints" / "best" / "policy.json").rename(run / "checkpoints" / "best" / "model.json")
-    with pytest.raises(InputError, match="is a model of another algorithm than PPO; predictions need a policy network"):
+def test_models_of_other_algorithms_are_policies_too(tmp_path, bank):
+    run = make_run(tmp_path / "run", config="env: {skipped: last}\n")
+    shutil.rmtree(run / "checkpoints" / "best")
+    learn(tmp_path / "learned", bank, settings("dqn"))
+    shutil.copytree(tmp_path / "learned" / "checkpoints" / "best", run / "checkpoints" / "best")
+    _, policy, skipped = load_checkpoints(run, None, CPU)
+    assert isinstance(policy, ModelOnGlances) and (policy.grid, policy.skips, skipped) == (7, False, "last")
+    assert load_checkpoints(run / "checkpoints" / "classifier", run / "checkpoints" / "best", CPU)[2] == "zeros"
+    with without_processes():
+        found = Predictor.load(run, device="cpu")(write_video(tmp_path / "a.mp4"))
+    assert len(found.frames) == 4 and all(frame.box for frame in found.frames)
+    (run / "result.json").unlink()
+    with pytest.raises(InputError, match=rf"or use its best policy so far: classifier=\S+ policy={run}/checkpoints/best$"):
         load_checkpoints(run, None, CPU)
 
 

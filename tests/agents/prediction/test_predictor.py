@@ -169,7 +169,7 @@ def test_the_json_object_holds_plain_values(tmp_path, predictor):
     found = predictor(write_video(tmp_path / "a.mp4", with_targets(CELLS, (96, 96)))).to_dict()
     assert found["file"] == str(tmp_path / "a.mp4") and (found["height"], found["width"]) == (96, 96)
     assert [set(each) for each in found["top"]] == [{"class", "probability"}] * 3
-    assert set(found["frames"][0]) == {"frame", "time", "window", "box", "skipped", "class", "confidence", "macs"}
+    assert set(found["frames"][0]) == {"frame", "time", "window", "box", "skipped", "class", "confidence", "macs", "processed"}
     assert found["frames"][0]["box"] == pytest.approx(cell_in_video(12, (96, 96)), abs=0.01) and found["macs"] > 0
 
 

@@ -1,8 +1,10 @@
 import io
+import threading
 
 import pytest
 from rich.console import Console
 
+from agents.runs import progress
 from agents.runs.progress import PATIENCE, Display, figures
 
 
@@ -69,17 +71,45 @@ def test_a_file_gets_a_line_for_every_tenth_or_when_long_nothing_was_said(clock)
     with display:
         bar = display.bar("stage 2: policy", 1000, unit="step", clips=0.25)
         for step in range(1, 101):
-            clock.now = step / 2
+            clock.now = step / 4
             bar.at(step, "return 0.5")
         clock.now += PATIENCE
         bar.at(101)
         for step in range(102, 1001):
             bar.at(step)
     lines = text.getvalue().splitlines()
-    assert lines[0] == "stage 2: policy 10% step 100/1,000 return 0.5, 0.5 clips/s, 0:07:30 left"
+    assert lines[0] == "stage 2: policy 10% step 100/1,000 return 0.5, 1.0 clips/s, 0:03:45 left"
     assert lines[1].startswith("stage 2: policy 10% step 101/1,000")
-    assert lines[-1] == "stage 2: policy: step 1,000/1,000 in 0:10:50 return 0.5"
+    assert lines[-1] == "stage 2: policy: step 1,000/1,000 in 0:00:55 return 0.5"
     assert len(lines) == 2 + 8 + 1
+
+
+def test_a_file_says_what_goes_on_while_nothing_moves(clock):
+    display, text = display_on(False, clock)
+    bar, other = display.bar("render train", 500), display.bar("evaluate", 13)
+    clock.now = PATIENCE - 1
+    display.remind()
+    assert not text.getvalue()
+    for seconds in (1, 15, 16):
+        clock.now += seconds
+        display.remind()
+    bar.at(5)
+    clock.now += PATIENCE
+    display.remind()
+    for each, total in ((bar, 500), (other, 13)):
+        each.at(total)
+    clock.now += PATIENCE
+    display.remind()
+    ended = ["render train: 500 in 0:01:31", "evaluate: 13 in 0:01:31"]
+    assert text.getvalue().splitlines() == ["evaluate 0%", "evaluate 0%", "render train 1%", *ended]
+
+
+def test_a_thread_reminds_while_the_display_is_open(clock, monkeypatch):
+    reminded = threading.Event()
+    monkeypatch.setattr(progress, "PATIENCE", 0.05)
+    monkeypatch.setattr(Display, "remind", lambda self: reminded.set())
+    with display_on(False, clock)[0]:
+        assert reminded.wait(30)
 
 
 def test_what_took_no_time_and_what_has_no_units_leaves_no_lines(clock):

@@ -69,7 +69,8 @@ def test_force_starts_over_but_keeps_what_no_run_wrote(tmp_path):
         folder.write_result({})
     saved = ["last.json", "ppo-64.zip", "dqn-64.replay", "dqn-64.safetensors", "best/policy.json"]
     saved += ["stage0-glancer/done.json", "round1-stage2/best/policy.json"]
-    ours = ["result.png", "contact_sheet.png", "predictions.csv", "report.html", "tensorboard/events", "wandb/run/files", "wandb_id"]
+    ours = ["result.png", "contact_sheet.png", "predictions.csv", "report.html", "watch.gif"]
+    ours += ["tensorboard/events", "wandb/run/files", "wandb_id"]
     ours += [f"checkpoints/{name}" for name in saved]
     theirs = ["notes.txt", ".notes", "plots/result.png", "checkpoints/notes.txt", "checkpoints/stage2-mine/policy.json"]
     for name in (*ours, *theirs):

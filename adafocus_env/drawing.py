@@ -1,0 +1,59 @@
+"""What all pictures have in common: colours, fonts, enlarged frames, the outline of a patch, and what the focuser sees of it."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+BACKGROUND, PLOT, MUTED, TEXT = (18, 20, 26), (30, 33, 42), (134, 142, 158), (236, 239, 244)
+PATCH, CONFIDENCE, GRID = (255, 190, 60), (86, 196, 255), (52, 57, 70)
+
+Picture = NDArray[np.uint8]
+Colour = tuple[int, int, int] | str
+
+
+@cache
+def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return a font of that size in pixels: DejaVu Sans, which comes with Matplotlib and has most alphabets, or else Pillow's own."""
+    package = importlib.util.find_spec("matplotlib")
+    for folder in (package.submodule_search_locations or []) if package else []:
+        file = Path(folder, "mpl-data", "fonts", "ttf", f"DejaVuSans{'-Bold' if bold else ''}.ttf")
+        if file.is_file():
+            return ImageFont.truetype(str(file), size)
+    return ImageFont.load_default(size)
+
+
+def shorten(text: str, width: float, size: int, *, bold: bool = False) -> str:
+    """Return the text, cut with an ellipsis to ``width`` pixels."""
+    measure = font(size, bold=bold).getlength
+    while text and measure(text) > width:
+        text = text.removesuffix("…")[:-1] + "…" if len(text) > 1 else ""
+    return text
+
+
+def enlarged(frame: Picture, least: int) -> tuple[Image.Image, int]:
+    """Return a frame (H, W, 3), enlarged by a whole number until no side is shorter than ``least`` pixels, and that number."""
+    scale = max(1, -(-least // min(frame.shape[:2])))
+    return Image.fromarray(frame).resize((frame.shape[1] * scale, frame.shape[0] * scale), Image.Resampling.NEAREST), scale
+
+
+def outline(draw: ImageDraw.ImageDraw, box: Sequence[float], scale: tuple[float, float], colour: Colour, width: int) -> None:
+    """Draw a box on a picture whose sides are ``scale`` (y, x) times as long as the frame's, with a dark rim to set it off."""
+    top, left, bottom, right = (round(side * scale[number % 2]) for number, side in enumerate(box))
+    draw.rectangle((left - 1, top - 1, right, bottom), outline=(0, 0, 0), width=width + 2)
+    draw.rectangle((left, top, right - 1, bottom - 1), outline=colour, width=width)
+
+
+def focused(pixels: Picture, box: Sequence[float], patch_size: int, side: int) -> Image.Image:
+    """Return what the focuser sees: the patch at its resolution, enlarged to ``side`` pixels."""
+    top, left, bottom, right = box
+    height, width = pixels.shape[:2]
+    inside = max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom)  # rounding may leave the frame
+    patch = Image.fromarray(pixels).resize((patch_size, patch_size), Image.Resampling.BILINEAR, box=inside)
+    return patch.resize((side, side), Image.Resampling.NEAREST if side >= 3 * patch_size else Image.Resampling.BICUBIC)

@@ -1,0 +1,45 @@
+"""What a user sees while an environment makes its videos, clips and features, which it does when they are first needed.
+
+On a terminal a bar, elsewhere a line every `EVERY` seconds; both on stderr, and only in the main process, not in the workers of a vector
+environment.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import parent_process
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+EVERY = 30.0  # seconds
+
+
+class Waiting:
+    """Progress of work that is done piece by piece.
+
+    Args:
+        what: The work, such as ``render videos``.
+        total: Number of units, all pieces together.
+    """
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total, self._said = what, total, time.monotonic()
+
+    @contextmanager
+    def shown(self) -> Iterator[Callable[[int], None]]:
+        """Within it a piece of the work is shown; call the function that it gives with the number of units that are done in all."""
+        console = Console(stderr=True, quiet=parent_process() is not None)
+        columns = TextColumn(self._what), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn(compact=True)
+        with Progress(*columns, console=console, transient=True, expand=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task("", total=self._total)
+
+            def at(done: int) -> None:
+                bar.update(task, completed=done)
+                if not console.is_terminal and time.monotonic() - self._said >= EVERY:
+                    self._said = time.monotonic()
+                    console.print(f"{self._what}: {done:,} of {self._total:,}", highlight=False, markup=False, soft_wrap=True)
+
+            yield at

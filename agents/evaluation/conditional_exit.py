@@ -1,0 +1,240 @@
+"""Conditional exit: a video ends after the first step whose scores are confident enough, and its later frames are not processed.
+
+Nothing is trained: the thresholds of the steps are fitted on training clips, as AdaFocusV2 does (arXiv 2112.14238) and, before it, MSDNet
+(arXiv 1703.09844). `ExitFit` holds what they are fitted on, `ExitThresholds` is what `agents.evaluation.inference.infer` takes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from adafocus_env.cache_dir import cache_folder
+from agents.policies.networks import PolicyNetwork
+from classifiers.atomic_files import write_text
+from classifiers.checkpoint import read_json
+from classifiers.classifier import Classifier, hash_of
+from classifiers.errors import InputError, lookup, refuse_if
+from classifiers.model_zoo import BUNDLED
+
+Values = NDArray[np.float64]
+
+CONFIDENCES: dict[str, Callable[[NDArray[Any]], Values]] = {
+    "softmax": lambda scores: torch.from_numpy(scores).double().softmax(-1).amax(-1).numpy(),
+    "score": lambda scores: scores.max(-1).astype(np.float64),
+}
+"""Kinds of confidence: class scores (…, K) → (…,)."""
+
+EXIT_FILE = "exit.json"
+REFIT = "fit them again on its training clips: python -m agents.evaluate … exit=P"
+
+
+# Thresholds
+
+
+def exit_shares(p: float, num_steps: int) -> Values:
+    """Return the shares of clips (D,) that leave after each step: p^k / Σ p^j for k = 1 … D.
+
+    Raises:
+        InputError: ``p`` is not above 0.
+    """
+    refuse_if(isinstance(p, bool) or not 0 < p < np.inf, f"exit must be a number above 0, such as 1.2, got {p}")
+    return (torch.arange(1, num_steps + 1, dtype=torch.float64) * math.log(p)).softmax(0).numpy()
+
+
+def fit_thresholds(confidences: Values, shares: Values) -> Values:
+    """Return the thresholds (D,) with which these shares of the clips leave after each step.
+
+    After step k the ⌊N · share⌋ most confident of the clips that have not left yet leave, and the threshold is the least of their
+    confidences; ∞, so that none leaves, where that number is 0. All others leave after the last step, whose threshold is −∞.
+
+    Args:
+        confidences: Of training clips after each step, (N, D).
+        shares: (D,); see `exit_shares`.
+    """
+    left, thresholds = np.ones(len(confidences), bool), np.full(len(shares), np.inf)
+    for step, number in enumerate(np.floor(len(confidences) * shares[:-1]).astype(int)):
+        if number and left.any():
+            thresholds[step] = np.sort(confidences[left, step])[-number:][0]
+            left &= confidences[:, step] < thresholds[step]
+    thresholds[-1] = -np.inf
+    return thresholds
+
+
+def exit_steps(confidences: Values, thresholds: Values) -> NDArray[np.int64]:
+    """Return the step (N,), from 0, after which each clip leaves: the first whose confidence (N, D) reaches its threshold (D,)."""
+    return (confidences >= thresholds).argmax(1)
+
+
+def confidence_of(scores: NDArray[Any], kind: str) -> Values:
+    """Return the confidence (…) of class scores (…, K).
+
+    Args:
+        scores: Before the softmax.
+        kind: ``softmax``, the highest softmax score; or ``score``, the highest score itself, as AdaFocusV2 publishes it. A constant
+            that is added to all scores of a clip changes that one and not the prediction, and heads differ in such constants.
+
+    Raises:
+        InputError: The kind is unknown.
+    """
+    return lookup("exit_confidence", kind, CONFIDENCES)(scores)
+
+
+def check_separable(classifier: Classifier) -> None:
+    """Check that the frames of a clip can be processed one after the other.
+
+    Raises:
+        InputError: The classifier has a temporal shift.
+    """
+    refuse_if(
+        classifier.architecture.shift > 0,
+        "exit must be left out with a classifier with temporal shift: it mixes all frames of a clip, so that none can be left out",
+    )
+
+
+# What thresholds belong to
+
+
+@dataclass(frozen=True)
+class ExitModel:
+    """The model and the clips that thresholds belong to.
+
+    Attributes:
+        classifier: Fingerprint of its weights.
+        policy: Hash of its weights.
+        num_frames: T, frames of a clip.
+        num_steps: D, decisions of the policy.
+        patch_size: P in pixels.
+        skipped: Input of the head where a frame is skipped.
+        keep_threshold: On P(skip); None: the policy does not skip, or has no threshold.
+    """
+
+    classifier: str
+    policy: str
+    num_frames: int
+    num_steps: int
+    patch_size: int
+    skipped: str
+    keep_threshold: float | None
+
+    @classmethod
+    def of(
+        cls, classifier: Classifier, policy: Any, num_frames: int, num_steps: int, *, skipped: str, keep_threshold: float | None = None
+    ) -> ExitModel:
+        """Return that of a classifier and a policy: a `PolicyNetwork`, or an object whose ``model`` is one of Stable-Baselines3.
+
+        Raises:
+            InputError: As `check_separable`.
+        """
+        check_separable(classifier)
+        is_network = isinstance(policy, PolicyNetwork)
+        weights = hash_of((policy if is_network else policy.model.policy).state_dict())
+        if is_network:
+            threshold = policy.keep_threshold if keep_threshold is None else keep_threshold
+            skipped, keep_threshold = (skipped, threshold) if policy.skips else ("zeros", None)
+        patch_size = classifier.architecture.patch_size
+        return cls(classifier.fingerprint(), weights, num_frames, num_steps, patch_size, skipped, keep_threshold)
+
+    def check(self, given: ExitModel) -> None:
+        """Check that thresholds of this model are used with the same one.
+
+        Raises:
+            InputError: They are used with another one (names the first difference).
+        """
+        for name, ours in asdict(self).items():
+            theirs = getattr(given, name)
+            values = (f"{name}={value[:12] if name in ('classifier', 'policy') else value}" for value in (ours, theirs))
+            refuse_if(ours != theirs, f"exit thresholds must be those of the model: they are for {' and it has '.join(values)}; {REFIT}")
+
+
+@dataclass(frozen=True)
+class ExitThresholds:
+    """When clips leave.
+
+    Attributes:
+        values: (D,), the confidence from which on a clip leaves after each step.
+        confidence: Kind of confidence, a name in `CONFIDENCES`.
+        model: What they were fitted for, which `agents.evaluation.inference.infer` checks; None: nothing is checked.
+    """
+
+    values: Values
+    confidence: str
+    model: ExitModel | None
+
+    def leaving(self, scores: Tensor, step: int) -> NDArray[np.bool_]:
+        """Return which clips (n,) leave after a step, from 0, with these class scores (n, K)."""
+        return confidence_of(scores.float().cpu().numpy(), self.confidence) >= self.values[step]
+
+    def steps(self, scores: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the step (N,), from 0, after which clips with class scores (N, D, K) leave."""
+        return exit_steps(confidence_of(scores, self.confidence), self.values)
+
+
+@dataclass(frozen=True)
+class ExitFit:
+    """The confidences of training clips, from which thresholds for any p follow.
+
+    Attributes:
+        model: Whose they are.
+        data: Of which training clips.
+        confidences: (N, D) by the kind of confidence.
+    """
+
+    model: ExitModel
+    data: str
+    confidences: Mapping[str, Values]
+
+    @classmethod
+    def of(cls, model: ExitModel, data: str, scores: NDArray[Any]) -> ExitFit:
+        """Return that of training clips with class scores (N, D, K) after each step."""
+        return cls(model, data, {kind: confidence_of(scores, kind) for kind in CONFIDENCES})
+
+    def thresholds(self, p: float, confidence: str = "softmax") -> ExitThresholds:
+        """Return the thresholds with which a share of the training clips in proportion to p^k leaves after step k.
+
+        Below 1 most leave early; at 1 equally many leave after every step; above 1 most leave late.
+
+        Raises:
+            InputError: ``p`` is not above 0, or the kind of confidence is unknown.
+        """
+        confidences = lookup("exit_confidence", confidence, self.confidences)
+        return ExitThresholds(fit_thresholds(confidences, exit_shares(p, self.model.num_steps)), confidence, self.model)
+
+    def save(self, path: Path) -> None:
+        """Write the JSON file.
+
+        Raises:
+            InputError: It cannot be written.
+        """
+        values = {kind: each.tolist() for kind, each in self.confidences.items()}
+        write_text(path, json.dumps({"model": asdict(self.model), "data": self.data, "confidences": values}) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> ExitFit:
+        """Read what `save` has written.
+
+        Raises:
+            InputError: The file is missing or damaged.
+        """
+        stored = read_json(path.parent, path.name, f"exit={path}")
+        try:
+            confidences = {kind: np.array(stored["confidences"][kind], np.float64) for kind in CONFIDENCES}
+            model = ExitModel(**stored["model"])
+            refuse_if(any(each.ndim != 2 or each.shape[1] != model.num_steps for each in confidences.values()), "shapes differ")
+            return cls(model, stored["data"], confidences)
+        except (KeyError, TypeError, ValueError) as problem:
+            raise InputError(f"{path} does not hold confidences of training clips ({problem!r}); remove it, and {REFIT}") from problem
+
+
+def exit_file(policy: Path | str) -> Path:
+    """Return where the confidences for a policy are stored: in its folder, or in the cache folder for a bundled policy."""
+    return cache_folder() / "exit" / f"{policy}.json" if str(policy) in BUNDLED else Path(policy) / EXIT_FILE

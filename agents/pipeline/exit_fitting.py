@@ -1,0 +1,83 @@
+"""Fit a conditional exit on training clips, once: the confidences are stored beside the policy and read the next time."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from adafocus_env.videos.dataset import DataSet
+from agents.config.settings import DataConfig, EnvConfig
+from agents.evaluation.conditional_exit import ExitFit, ExitModel, exit_file
+from agents.evaluation.evaluate import evaluate_policy
+from agents.pipeline.builders import build_split, features_of
+from agents.policies.networks import PolicyNetwork
+from agents.rl.saved_model import TrainedModel
+from agents.runs.progress import Display
+from classifiers.classifier import Classifier
+from classifiers.errors import InputError, refuse_if
+
+MAX_CLIPS = 20_000  # training videos that are read, one clip each; of more, a random choice with a fixed seed, as published
+
+
+def fit_exit(
+    classifier: Classifier,
+    policy: PolicyNetwork | TrainedModel,
+    folder: str,
+    model: ExitModel,
+    data: DataSet,
+    config: DataConfig,
+    env: EnvConfig,
+    display: Display,
+) -> ExitFit:
+    """Return the confidences of one clip of every training video: the stored ones, or, where they are of others, new ones.
+
+    Args:
+        classifier: Frozen.
+        policy: Its policy.
+        folder: That of the policy, or its bundled name; see `agents.evaluation.conditional_exit.exit_file`.
+        model: What the thresholds will belong to.
+        data: The videos.
+        config: How clips are sampled from them. Training clips are augmented as in training.
+        env: Kind of action, and input of the head where a frame is skipped.
+        display: Where progress is shown.
+
+    Raises:
+        InputError: The data set has no training videos, or the file cannot be written.
+    """
+    refuse_if(not data.train, f"exit is fitted on training videos, and data={data.name} has none; add some, or leave exit out")
+    data, path = _sample(data), exit_file(folder)
+    found = _stored(path)
+    if found is not None and (found.model, found.data) == (model, _key(data, config)):
+        display.say(f"exit: thresholds from {path}")
+        return found
+    clips = build_split(data, "train", replace(config, views=1), classifier.architecture.size, display)
+    train = features_of(classifier, clips, replace(env, bank=False))
+    display.say(f"exit: fitting thresholds on {len(train.clips)} training clips")
+    player = policy.on(train) if isinstance(policy, TrainedModel) else policy
+    fit = ExitFit.of(model, _key(data, config), evaluate_policy(train, player, skipped=env.skipped).scores)
+    fit.save(path)
+    return fit
+
+
+def _sample(data: DataSet) -> DataSet:
+    if len(data.train) <= MAX_CLIPS:
+        return data
+    chosen = np.random.default_rng(0).choice(len(data.train), MAX_CLIPS, replace=False)
+    return replace(data, train=tuple(data.train[number] for number in sorted(chosen)))
+
+
+def _key(data: DataSet, config: DataConfig) -> str:
+    """Return a short text that differs for other training clips."""
+    videos = "\n".join(f"{video.name} {video.label}" for video in data.train)
+    return f"{data.name}, {len(data.train)} videos, {config.sampling}, {hashlib.sha256(videos.encode()).hexdigest()[:16]}"
+
+
+def _stored(path: Path) -> ExitFit | None:
+    """Return what is stored; None if there is nothing, or it cannot be read and is to be replaced."""
+    try:
+        return ExitFit.load(path) if path.is_file() else None
+    except InputError:
+        return None

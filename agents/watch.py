@@ -1,0 +1,22 @@
+"""Episodes of a policy as moving pictures: where it looks, what it sees there, and how sure it becomes.
+
+    python -m agents.watch id=AdaFocusMover-v1                     the bundled policy, in a window; without a display as a GIF
+    python -m agents.watch run=DIR out=episodes.mp4                the policy of a run on its test clips
+    python -m agents.watch id=AdaFocus-v1 policy=saliency          a baseline: random, centre, saliency, oracle, …
+    python -m agents.watch run=DIR policy=random clips=[3,14]      on these clips
+    python -m agents.watch id=AdaFocus-v1 episodes=12 at_once=4    four side by side, three times in sequence
+"""
+
+from agents.config.command import run_command
+from agents.config.settings import Watch
+
+
+def main(config: Watch) -> None:
+    """Show or write the episodes."""
+    from agents.watching.run import watch  # here, so that --help answers without PyTorch
+
+    watch(config)
+
+
+if __name__ == "__main__":
+    run_command(main, Watch, "watch")

@@ -1,0 +1,91 @@
+"""Episodes as a policy plays them, with everything that their pictures show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adafocus_env.action import boxes_of
+from adafocus_env.features.live import Features
+from agents.evaluation.evaluate import evaluate_baseline, evaluate_policy
+from agents.evaluation.metrics import PolicyEvaluation, confidence, covers, seen_frames
+from agents.policies.baselines import Predictor
+from agents.policies.networks import PolicyNetwork
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One clip of T frames, as a policy played it.
+
+    Attributes:
+        name: Of its video.
+        label: Name of the true class.
+        frames: (T, H, W, 3) uint8.
+        boxes: (T, 4), the patches as (top, left, bottom, right) in pixels; NaN where the frame was skipped.
+        confidence: (T,), softmax score of the true class after every frame.
+        predictions: Names of the classes with the highest score, after every frame.
+        hits: Of every frame whether the patch covers the target; None where the target is not shown or known, or the frame was skipped.
+        patch_size: P, side in pixels of a patch.
+    """
+
+    name: str
+    label: str
+    frames: NDArray[np.uint8]
+    boxes: NDArray[np.float64]
+    confidence: NDArray[np.float64]
+    predictions: tuple[str, ...]
+    hits: tuple[bool | None, ...]
+    patch_size: int
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+
+def play(
+    features: Features, policy: PolicyNetwork | Predictor | str, clips: Sequence[int], *, seed: int, skipped: str = "zeros"
+) -> Iterator[Episode]:
+    """Let a policy play some clips; yield the episodes.
+
+    Args:
+        features: Of the clips.
+        policy: The policy, or the name of a baseline.
+        clips: Numbers of the clips.
+        seed: Of random patches.
+        skipped: Input of the head where the policy skips, a name in `adafocus_env.classify.SKIPPED`.
+
+    Raises:
+        InputError: The policy does not fit the features, or the baseline is not known (suggests the nearest).
+    """
+    numbers = np.array(clips, np.int64)
+    if isinstance(policy, str):
+        played = evaluate_baseline(features, policy, numbers, seed=seed)
+    else:
+        played = evaluate_policy(features, policy, skipped=skipped, clips=numbers)
+    boxes, hits = _boxes(features, played), _hits(features, played)
+    classes, repeats = features.classifier.classes, features.clips.num_frames // features.num_steps
+    confident = confidence(played.scores, played.labels).repeat(repeats, axis=1)
+    best = played.scores.argmax(-1).repeat(repeats, axis=1)
+    for row, clip in enumerate(numbers.tolist()):
+        yield Episode(
+            features.clips.names[clip], classes[played.labels[row]], features.clips.frames(clip).permute(0, 2, 3, 1).numpy(), boxes[row],
+            confident[row], tuple(classes[number] for number in best[row]), tuple(hits[row]), features.action.patch_size,
+        )  # fmt: skip
+
+
+def _boxes(features: Features, played: PolicyEvaluation) -> NDArray[np.float64]:
+    """Return the patches (N, T, 4) of all frames; NaN where they were skipped."""
+    boxes = np.where(played.patch_mask[..., None], boxes_of(features.action, played.actions), np.nan)
+    return boxes.repeat(features.clips.num_frames // features.num_steps, axis=1)
+
+
+def _hits(features: Features, played: PolicyEvaluation) -> NDArray[np.object_]:
+    """Return of all frames (N, T) whether the patch covers the target, None where that is not defined."""
+    boxes = _boxes(features, played)
+    hits = np.full(boxes.shape[:2], None, object)
+    if played.targets is not None and (seen := seen_frames(played)) is not None:
+        shown = seen.reshape(hits.shape)
+        hits[shown] = covers(boxes, played.targets.boxes)[shown]
+    return hits

@@ -1,0 +1,115 @@
+"""`python -m agents.predict`: a folder of videos whose command is killed and started again, memory, and the cost over its networks."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from adafocus_env.demo.task import DemoTask
+from adafocus_env.demo.videos import demo
+from agents.prediction.clips import decode, request_for
+from agents.prediction.output import PREDICTIONS
+from agents.prediction.predictor import Predictor
+from benchmarks import workload
+from benchmarks.command import Settings, main
+from benchmarks.inference import recurrent
+from benchmarks.results import Act, Aim, Section, interleaved
+from classifiers.classifier import ClipFormat
+from classifiers.optimize import with_execution
+
+KILLS = 3
+DISTINCT = 20  # videos; the others are copies
+WARM = 0.2  # share of the videos after which memory counts as settled
+FRAMES = 16  # of a clip at full size
+
+
+def measure(settings: Settings) -> Iterator[Section]:
+    """Yield all sections."""
+    with TemporaryDirectory() as folder:
+        yield _killed(settings, Path(folder))
+    yield _cost(settings)
+
+
+def _killed(settings: Settings, folder: Path) -> Section:
+    """The demo classifier and its policy. The command is killed when a quarter, a half and three quarters are done, and started again."""
+    count = 8 if settings.quick else 1000
+    data = demo(DemoTask(train_videos=min(count, DISTINCT), test_videos=1), val=0.0)
+    assert data.prepare is not None
+    data.prepare(data.train)
+    (folder / "videos").mkdir()
+    for number in range(count):
+        shutil.copyfile(data.train[number % DISTINCT].path, folder / "videos" / f"{number:04d}.mp4")
+    section = Section(f"{count} short videos, killed {KILLS} times and started again", _killed.__doc__ or "")
+    command = [sys.executable, "-m", "agents.predict", "classifier=demo", f"source={folder / 'videos'}", f"device={settings.device}"]
+    began = time.perf_counter()
+    for kill in range(1, KILLS + 1):
+        _run([*command, f"out={folder / 'killed'}"], folder / "killed", count * kill // (KILLS + 1))
+    _run([*command, f"out={folder / 'killed'}"], folder / "killed", None)
+    seconds = time.perf_counter() - began
+    files = [json.loads(line)["file"] for line in (folder / "killed" / PREDICTIONS).read_text(encoding="utf-8").splitlines()]
+    section.figure("predictions that are there twice", len(files) - len({*files}), "", aim=Aim("≤", 0))
+    section.figure("videos without a prediction", count - len({*files}), "", aim=Aim("≤", 0))
+    section.figure("all starts together", seconds, "s")
+    used = _run([*command, f"out={folder / 'whole'}"], folder / "whole", None)
+    settled = [memory for done, memory in used if done >= WARM * count] or [used[-1][1]]
+    section.figure("memory at its peak", max(memory for _, memory in used), "MB", over="one start without a kill")
+    growth = max(settled) - settled[0]
+    return section.figure(f"memory growth after the first {WARM:.0%}", growth, "MB", over="the same", aim=Aim("≤", 50))
+
+
+def _run(command: list[str], out: Path, kill_after: int | None) -> list[tuple[int, float]]:
+    """Run a command to its end, or kill it when it has written so many predictions; return predictions and MB of memory over time."""
+    used, lines = [], _counter(out / PREDICTIONS)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            done = lines()
+            if kill_after is not None and done >= kill_after:
+                process.send_signal(signal.SIGKILL)
+                return used
+            status = Path(f"/proc/{process.pid}/status")
+            if found := re.search(r"VmRSS:\s+(\d+) kB", status.read_text() if status.exists() else ""):
+                used.append((done, int(found[1]) / 1e3))
+            time.sleep(0.05)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with status {process.returncode}")
+    return used
+
+
+def _counter(path: Path) -> Callable[[], int]:
+    """Return a function that counts the lines of a file."""
+    return lambda: path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def _cost(settings: Settings) -> Section:
+    """From files to JSON lines, against decoding the same frames and the bare networks on tensors in memory, one after the other."""
+    count, length = (2, 4) if settings.quick else (8, FRAMES)
+    plain, policy = workload.classifier(settings), workload.policy(settings)
+    plain.clip_format = ClipFormat(length)
+    how, execution = list(workload.executions(settings, plain).items())[-1]
+    network = with_execution(plain, execution)
+    videos = [video.path for video in workload.make_videos(settings, count)]
+    predictor, requests = Predictor(network, policy), [request_for(network, video) for video in videos]
+    glancer, focuser = (workload.bare_backbone(network, which, count * length) for which in ("glancer", "focuser"))
+    rest = recurrent(plain, policy, count, length)
+    acts: dict[str, Act] = {
+        "predict": lambda: [json.dumps(found.to_dict()) for found in predictor.predict_all(videos)],  # type: ignore[union-attr]
+        "decode": lambda: deque(decode(requests, num_workers=2), maxlen=0),
+        "networks": lambda: [act() for act in (glancer, focuser, rest)],
+    }
+    title = f"Prediction, {count} videos, {length} frames of each, {how}"
+    section = Section(title, _cost.__doc__ or "", interleaved(acts, settings.rounds))
+    apart = zip(section.times["decode"], section.times["networks"], strict=True)
+    section.times["decode, networks"] = [one + other for one, other in apart]
+    aim = None if network.device.type == "cuda" else Aim("≤", 1.15)
+    return section.ratio("predict", "decode, networks", over="decoding, then the bare networks", aim=aim).rate("predict", count, "videos/s")
+
+
+if __name__ == "__main__":
+    main("prediction")
