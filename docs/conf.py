@@ -17,7 +17,6 @@ version = release = adafocus_env.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["generate"]
-suppress_warnings = ["toc.empty_glob"]
 html_theme = "furo"
 html_title = "AdaFocus-Env"
 html_copy_source = False
