@@ -12,13 +12,19 @@
 Every module imports only from the levels above it.
 """
 
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from gymnasium.envs.registration import register
 
 from adafocus_env.scores import normalized_score, reference_scores
 
-__all__ = ["ARGUMENTS", "normalized_score", "reference_scores"]
+__all__ = ["ARGUMENTS", "__version__", "normalized_score", "reference_scores"]
+
+try:
+    __version__ = version("adafocus-env")
+except PackageNotFoundError:  # a checkout on the import path, without an installation
+    __version__ = "0+unknown"
 
 FORMS: dict[str, dict[str, Any]] = {
     "": {"action": "grid"},

@@ -1,6 +1,6 @@
 """From glance vectors, focus vectors and a patch mask to class scores: whole clips at once, or one step of the environment.
 
-Where a step is skipped (it has no patch), the head gets:
+If a step is skipped (it has no patch), the head gets:
 
 | ``skipped`` | input of the head |
 |---|---|

@@ -1,4 +1,4 @@
-"""Data sets by name, for every command: what is set of them, and how each is built."""
+"""Data sets by name, for every command: their settings, and how each is built."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

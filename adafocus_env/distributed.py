@@ -1,4 +1,4 @@
-"""Several processes that work as one, as ``torchrun`` starts them. Without it there is one, and nothing here does anything.
+"""Several processes that work as one, as ``torchrun`` starts them. In a single process the functions here do nothing.
 
 The processes find each other when one of them first needs the others: by gloo between CPUs, by NCCL between GPUs.
 """
@@ -64,7 +64,7 @@ def broadcast_object(value: Value) -> Value:
 
 
 def gather_objects(value: Value) -> list[Value]:
-    """What each process gives, in the order of their numbers, to all of them."""
+    """Return the objects of all processes, in the order of their ranks; every process gets them."""
     if world_size() == 1:
         return [value]
     _join()

@@ -67,7 +67,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     |---|---|---|
     | `map` | `Box((C, h, w), float32)` | the glance map of the frame, or those of the decision's frames, stacked |
     | `vector` | `Box((C,), float32)` | the pooled glance map, its mean over the decision's frames |
-    | `dict` | `Dict` of float32 `Box`es | the next five; `patch` and `head` are zeros before the first step |
+    | `dict` | `Dict` of `Box` spaces, float32 | the next five; `patch` and `head` are zeros before the first step |
     | – `map` | `Box((C, h, w))` | as above |
     | – `step` | `Box(0, 1, (1,))` | the share of the episode that is done |
     | – `patch` | `Box(0, 1, (2,))` | the last step's patch: (row, column) of its corner in shares of H − P |

@@ -1,9 +1,9 @@
-"""Full information: what every action would have been worth in the state in which one was taken.
+"""Full information: the reward that every action would have had in the state before a step.
 
 ``full_information`` of an environment adds to the info of each step the rewards of all actions from the state before it. This is
-counterfactual: an agent that acts in the world learns the reward of the action that it took and nothing of the others. Algorithms of
-standard reinforcement learning do not get it, and observations never depend on it. A comparison with such algorithms has to count what it
-costs: a bank of all cells, G² passes of the focuser per frame, once; then one comparison by the head per step.
+counterfactual: an agent that acts in the world learns the reward of the action that it took, and not those of the others. Standard
+algorithms do not get it, and observations never depend on it. A comparison with such algorithms has to count its cost: a bank of all
+cells, G² passes of the focuser per frame, once; then one comparison by the head per step.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What one step of N clips comes to."""
+"""The result of one step of N clips."""
 
 from __future__ import annotations
 

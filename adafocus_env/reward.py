@@ -88,3 +88,4 @@ REWARDS: dict[str, Reward] = {
     "standalone": Reward(above_baseline, "random patches", on_tensors=True, elementwise=True, alone=True),
     "log_confidence": Reward(above_log_baseline, "random patches", on_tensors=True, elementwise=True),
 }
+"""Name → reward, as `adafocus_env.env.AdaFocusEnv` lists them. A plugin adds entries."""

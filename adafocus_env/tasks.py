@@ -1,6 +1,6 @@
 """The environments of the benchmark tasks: `AdaFocusEnv` and `AdaFocusVectorEnv` with a fixed ``task``; docs/tasks.md describes the tasks.
 
-Scores are compared under the name of an id, so that no argument may make it another problem.
+Scores are compared under the name of an id, so arguments must not turn it into another problem.
 """
 
 import warnings

@@ -23,3 +23,8 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'agents' has no attribute {name!r}")
     return getattr(importlib.import_module(f"agents.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the lazy names beside those that are loaded."""
+    return sorted({*globals(), *__all__})

@@ -2,8 +2,8 @@
 
     python -m agents.fill_feature_bank classifier=demo out=DIR [data=demo] [data.root=DIR] [split=all] [shard=0/4]
 
-All settings that clips and features depend on must be those of the training command, and are by default. A start that was stopped goes on
-where it was; several may run at once. The size is printed before anything is computed. On a machine with eight GPUs
+All settings that clips and features depend on must be those of the training command; by default they are. An interrupted command
+resumes, and several may run at once. The size is printed before anything is computed. On a machine with eight GPUs
 
     torchrun --nproc_per_node=8 -m agents.fill_feature_bank …
 

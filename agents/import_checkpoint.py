@@ -1,10 +1,10 @@
-"""Makes a classifier, and a policy where there is one, from a checkpoint file that the authors' code saved.
+"""Makes a classifier, and a policy if the file has one, from a checkpoint that the authors' code saved.
 
     python -m agents.import_checkpoint file=FILE out=DIR [patch_size=P] [classes=FILE] [family=NAME]
 
 Published patch sizes are 96, 128, 160 and 192 for ActivityNet, 144, 160 and 176 for Something-Something; of AdaFocusV2 96, 128 and 160
 for ActivityNet, 128, 144, 160 and 176 for Something-Something, and the name of a file says which. The file with the names of the
-classes has one a line, numbered or not (classInd.txt of the data set), in the order of the scores; without it they are 0, 1, 2, …
+classes has one per line, numbered or not (classInd.txt of the data set), in the order of the scores; without it they are 0, 1, 2, …
 """
 
 import sys

@@ -1,7 +1,7 @@
 """Any algorithm of Stable-Baselines3, sb3-contrib or a plugin learns where to look in videos, over frozen classifier networks.
 
     python -m agents.train algo=dqn                                              actions are the cells of a grid
-    python -m agents.train algo=sac env.action=continuous env.baseline=1         actions are places
+    python -m agents.train algo=sac env.action=continuous env.baseline=1         actions are locations
     python -m agents.train algo=mypackage.MyDQN algo.settings.learning_rate=3e-4  a user-defined class
     python -m agents.train                                                       PPO, as python -m agents.train_ppo
 """

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")), *sorted((ROOT / "docs").glob("*.md"))]
 PACKAGES = "adafocus_env|agents|benchmarks|classifiers"
 
 
@@ -42,3 +42,11 @@ def test_every_path_exists(page):
     paths = re.findall(rf"(?<![\w/])((?:{PACKAGES}|configs|docs|examples|tests)/[a-z\d_/.-]*[a-z\d_]\.(?:py|yaml|md|png|json))", text)
     for path in paths:
         assert (ROOT / path).is_file(), path
+
+
+def test_the_version_is_the_same_everywhere():
+    """In the metadata, the citation and the newest section of the changelog; the date in the last two."""
+    text = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("pyproject.toml", "CITATION.cff", "CHANGELOG.md")}
+    version = re.search(r'^version = "(.+)"', text["pyproject.toml"], re.MULTILINE)[1]
+    number, date = re.search(r"^## \[(\d.*)\] - (.+)", text["CHANGELOG.md"], re.MULTILINE).groups()
+    assert number == version and f"version: {version}\ndate-released: {date}\n" in text["CITATION.cff"]

@@ -113,3 +113,17 @@ def test_lazy_names_of_classifiers():
     assert (classifiers.Classifier, classifiers.Architecture) == (classifier.Classifier, classifier.Architecture)
     with pytest.raises(AttributeError, match="module 'classifiers' has no attribute 'laod'"):
         classifiers.laod
+
+
+@pytest.mark.parametrize("package", ["adafocus_env", "agents", "classifiers"])
+def test_public_names_are_listed_and_exist(package):
+    module = importlib.import_module(package)
+    assert set(module.__all__) <= set(dir(module)) and all(hasattr(module, name) for name in module.__all__)
+    assert Path(module.__file__).with_name("py.typed").is_file()
+
+
+def test_dir_lists_names_that_are_not_loaded_yet():
+    listed = "{'load_policy', 'Predictor'} <= set(dir(agents)), 'load' in dir(classifiers)"
+    code = f"import agents, classifiers, sys; print({listed}, 'torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "True True False"

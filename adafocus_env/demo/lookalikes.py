@@ -1,7 +1,7 @@
-"""Draws version 1 of the tasks: the target moves among look-alikes of other classes, and only what a task marks tells them apart.
+"""Draws version 1 of the tasks: the target moves among look-alikes of other classes, and only the mark of the task distinguishes it.
 
-Target and look-alikes have the same size, the same colours, the same way of moving and, where they are hidden at times, the same
-duration. A rule that knows nothing of the mark therefore finds one of them at best.
+Target and look-alikes have the same size, the same colours and the same kind of motion and, in a task that hides them at times, are
+visible for the same number of frames. A rule that does not know the mark therefore finds the target only by chance.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _paths(task: DemoTask, count: int, side: int, rng: np.random.Generator) -> n
 
 
 def _apart(centres: npt.NDArray[np.float64], moving: npt.NDArray[np.bool_], low: float, high: float) -> npt.NDArray[np.float64]:
-    """Return the centres (count, 2) inside the borders, those that move pushed until all are at least `SPACING` apart."""
+    """Return the centres (count, 2) inside the borders; moving ones are pushed until all are at least `SPACING` apart."""
     others = ~np.eye(len(centres), dtype=bool)
     for _ in range(50):
         centres = np.where(moving, centres.clip(low, high), centres)

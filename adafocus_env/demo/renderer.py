@@ -1,6 +1,6 @@
-"""Draws the demo videos: a handwritten digit that tells the class, among clutter and, in version 1 of the tasks, among look-alikes.
+"""Draws the demo videos: a handwritten digit that determines the class, among clutter and, in version 1 of the tasks, among look-alikes.
 
-At glance size a digit can be located but not classified; at patch size it can. In version 0 the target is the one reddish digit.
+At glance size a digit can be located but not classified; at patch size it can. In version 0 the target is the only reddish digit.
 `adafocus_env.demo.lookalikes` draws version 1.
 """
 

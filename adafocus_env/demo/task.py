@@ -16,8 +16,8 @@ from classifiers.errors import InputError, refuse_if
 TaskName = Literal["track", "mover", "sparse", "easy@v0", "normal@v0", "hard@v0", "sparse@v0", "memory@v0"]
 DEFAULT_TASK: TaskName = "track"
 Mark = Literal["red", "cue_colour", "cue_motion", "halo"]
-"""What tells the target from other digits: its red colour (version 0); the colour of its disc, or that only its disc moves, in the first
-frames, the cue; the colour of the disc behind it."""
+"""What distinguishes the target from other digits: its red colour (version 0); the colour of its disc in the first frames, the cue; the
+motion of its disc, the only one that moves in the cue; or the colour of the disc behind it."""
 RENDERER_VERSION = 1
 PLACES = 3  # still digits of version 0 stand in different squares of a PLACES×PLACES board: a patch on one shows nothing of the others
 MOST_LOOKALIKES = 4  # of version 1: there are so many hues of halos
@@ -42,7 +42,7 @@ class DemoTask:
         cue: first frames in which discs stand where digits will be. In version 0 there is one, at the target; after it the scene
             changes, and the target stands still. 0: no cue, and the target moves.
         lookalikes: digits of other classes, all different, that are drawn like the target.
-        mark: what tells the target from other digits; ``red`` is version 0.
+        mark: what distinguishes the target from other digits; ``red`` is version 0.
         patch_size: side of the patches of the task's classifier. The videos do not depend on it.
 
     Raises:

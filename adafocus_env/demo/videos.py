@@ -1,11 +1,9 @@
-"""The demo videos: real H.264 files with one marked handwritten digit among moving clutter.
+"""The demo videos: real H.264 files in which one handwritten digit, the target, determines the class.
 
-The class of a video is that of its one reddish digit, which drifts over the whole frame; see `drawing`. The digits are scikit-learn's
-(UCI, 8x8 pixels); no digit image occurs in both train and test. The renderer writes the true track of the target beside each video:
-its centres, the side of its box, and the frames in which it is drawn.
+`adafocus_env.demo.renderer` draws them. The digits are scikit-learn's (UCI, 8×8 pixels); no digit image occurs in both training and test
+videos. The renderer writes the true track of the target beside each video: its centres, the side of its box, and the frames that show it.
 
-`TASKS` are the fixed benchmark tasks. In two of them time matters: in `sparse` the target is shown in a third of the frames
-only; in `memory` a disc shows its location in the first frames, and later the target stands among look-alikes of other classes.
+`TASKS` are the fixed benchmark tasks; docs/tasks.md describes them.
 """
 
 from __future__ import annotations
@@ -131,7 +129,7 @@ def _scene(video: Video, task: DemoTask) -> Scene:
 
 
 def target_digit(video: Video, task: DemoTask) -> int:
-    """Return which of scikit-learn's digit images the target of a video of a task is."""
+    """Return the number of the digit image of scikit-learn that is the target of a video of a task."""
     images, _, numbers = _digits(video.name.split("/")[1])
     return int(numbers[(images == _scene(video, task).digits[0]).all((1, 2))][0])
 

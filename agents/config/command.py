@@ -1,4 +1,4 @@
-"""The entry of every command: YAML files and ``key=value`` arguments become its settings, and a mistake a message and status 2."""
+"""The entry of every command: it turns YAML files and ``key=value`` arguments into settings, and ends with status 2 after a mistake."""
 
 import argparse
 import hashlib

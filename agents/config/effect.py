@@ -1,8 +1,8 @@
-"""Settings without effect: what a user typed is honoured or refused by name, never ignored.
+"""Settings without effect: a key that a user typed has an effect or is refused by name; it is never ignored.
 
-A settings class says which of its settings are not read in its present state by a method
-``without_effect(command, prefix)``, which yields pairs: names (separated by spaces, below the class's own prefix; that of a group stands
-for all of it) and the reason, with what to do. ``command`` are the settings of the whole command.
+A settings class lists the settings that are not read in its present state with a method ``without_effect(command, prefix)``. It yields
+pairs: names (separated by spaces, relative to the prefix of the class; the name of a group stands for all its settings), and the reason
+with what to do. ``command`` are the settings of the whole command.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping

@@ -27,8 +27,7 @@ def help_page(schema: type, config_name: str, package: str, about: str | None, g
     """
     from rich.console import Console
 
-    presets = _presets(config_name, package)
-    groups = dict(_groups(schema, presets))
+    groups = dict(groups_of(schema, config_name, package))
     choices = {name: ", ".join(files_of(name, package)) for name in primary(config_name, package)[0]}
     console = Console(file=io.StringIO(), width=WIDTH, highlight=False, markup=False, emoji=False)
     if not group:
@@ -51,9 +50,15 @@ def help_page(schema: type, config_name: str, package: str, about: str | None, g
 Rows = list[tuple[str, str, str, str]]  # key, default, values, meaning
 
 
-def _groups(schema: type, presets: dict[str, Any]) -> Iterator[tuple[str, tuple[str, Rows]]]:
-    """Yield the name of every group, its title and its settings; those of the command itself come first."""
-    declared = fields_of(schema)
+def groups_of(schema: type, config_name: str, package: str) -> Iterator[tuple[str, tuple[str, Rows]]]:
+    """Yield the name of every group, its title and its settings; those of the command itself come first, with an empty name.
+
+    Args:
+        schema: the class of the settings.
+        config_name: the primary YAML file, without ``.yaml``.
+        package: the package that holds the YAML files.
+    """
+    presets, declared = _presets(config_name, package), fields_of(schema)
     own = [name for name in declared if not is_settings(declared[name].annotation)]
     yield "", ("keys of the command", [_row(name, declared[name], [presets.get(name)]) for name in own])
     for name in [each for each in declared if each not in own]:
@@ -71,6 +76,11 @@ def _groups(schema: type, presets: dict[str, Any]) -> Iterator[tuple[str, tuple[
         else:
             rows = [_row(f"{name}.{key}", each, [values.get(key)]) for key, each in inner.items()]
         yield name, (title, rows)
+
+
+def rows_of(kind: type) -> Rows:
+    """Return the settings of a class with the defaults that it declares."""
+    return [_row(name, each, [None]) for name, each in fields_of(kind).items()]
 
 
 def _row(key: str, declared: Any, values: list[Any]) -> tuple[str, str, str, str]:

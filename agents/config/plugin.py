@@ -1,7 +1,7 @@
 """A user's own module, imported before a command starts: what it adds to the tables is then known by name, like what the package has.
 
 The tables are plain dictionaries: `BACKBONES`, `HEADS`, `ARCHITECTURES`, `REWARDS`, `OBSERVATIONS`, `NETWORKS`, `DATASETS`. Files that are
-read, such as a classifier's card, hold names only, so reading one never imports anything: only what the user typed is imported.
+read, such as a classifier's card, hold names only, so reading one imports no plugin: only what the user typed is imported.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Settings of the commands: one class a command, and (imported here) the groups of settings that they share.
+"""Settings of the commands: one class per command, and (imported here) the groups of settings that they share.
 
 `configs/` holds what differs from the defaults. A command's key is the name of a setting, below that of its group: ``env.grid``.
 """

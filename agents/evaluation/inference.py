@@ -1,4 +1,4 @@
-"""Inference: all actions first, then all patches in one batch of the focuser, then the head. The next videos are read meanwhile.
+"""Inference: all actions first, then all patches in one batch of the focuser, then the head. The next videos are read in the meantime.
 
 With a conditional exit it goes from decision to decision instead (`agents.evaluation.stepwise`).
 """

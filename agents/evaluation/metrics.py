@@ -184,7 +184,7 @@ def table_columns(results: Iterable[Mapping[str, Any]], metric: str) -> dict[str
 
     Args:
         results: Of each policy, as `summarize` returns them.
-        metric: The accuracy of the data set; one that is not top-1 stands beside it.
+        metric: The accuracy of the data set; if it is not top-1, it has a column beside top-1.
     """
     results = list(results)
     every = {**STEP_METRICS, **CLIP_METRICS, **METRICS}

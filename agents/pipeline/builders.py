@@ -45,7 +45,7 @@ def build_clips(data: DataSet, config: DataConfig, size: int, display: Display, 
         config: How clips are sampled from them.
         size: Height and width of the frames in pixels.
         display: Where progress is shown.
-        seed: Seed of training clips that are sampled anew in every epoch.
+        seed: Seed of training clips that are resampled every epoch.
 
     Raises:
         InputError: A split has no readable video.

@@ -49,7 +49,7 @@ def trained_classifier(run: TrainingRun, clips: Clips) -> Classifier:
     An interrupted training resumes with the next run on the same clips.
 
     Raises:
-        InputError: The clips are sampled anew in every epoch, or the cache cannot be written.
+        InputError: The clips are resampled every epoch, or the cache cannot be written.
         Stopped: The user asked to stop; everything is saved.
     """
     given, config, display = run.classifier_or_architecture, cast(TrainPPO, run.config), run.display

@@ -1,7 +1,7 @@
 """The table of algorithms: class, supported actions, policy; and how a model is made of a row and the keys ``algo.*``.
 
-All of Stable-Baselines3 and sb3-contrib are in it, and ours; any other class is named by its dotted path. Default settings are in
-`configs/algo/NAME.yaml`, results in docs/algorithms.md.
+It has all algorithms of Stable-Baselines3, sb3-contrib and this package; any other class is named by its dotted path. Default settings
+are in `configs/algo/NAME.yaml`, results in docs/algorithms.md.
 """
 
 import importlib

@@ -2,13 +2,13 @@
 
 An environment with ``full_information`` reports the reward r(s, a) of every action from a state s, so that the gradient of the expected
 reward, Σ_a ∇π(a|s) r(s, a), has no sampling noise but that of the states (expected policy gradients, Ciosek & Whiteson 2018,
-arXiv:1706.05374; mean actor-critic, Allen et al. 2017, arXiv:1709.00503). Only the action taken shows what comes after it; with a discount
-factor γ > 0 that is added as in PPO:
+arXiv:1706.05374; mean actor-critic, Allen et al. 2017, arXiv:1709.00503). Only the selected action shows what comes after it; with a
+discount factor γ > 0 that part is added as in PPO:
 
     Σ_a ∇π(a|s_t) r(s_t, a) + ∇log π(a_t|s_t) γ (G_{t+1} − b(s_t))
 
-G_{t+1} is the λ-return from the next state on, and γ b(s_t) = V(s_t) − Σ_a π(a|s_t) r(s_t, a) what the critic expects of it. With γ = 0 the
-gradient is exact, and there is nothing for a critic to learn.
+G_{t+1} is the λ-return from the next state on, and γ b(s_t) = V(s_t) − Σ_a π(a|s_t) r(s_t, a) the critic's estimate of it. With γ = 0 the
+gradient is exact, and needs no critic.
 """
 
 from collections import defaultdict

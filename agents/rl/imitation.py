@@ -1,8 +1,8 @@
 """Imitation: the supervised reference for policies, in the states that the policy itself visits.
 
-Where the clips have tracks, the policy learns the cell nearest to the target in the frames that show it. This is a diagnostic of what the
-glances and the network allow, and must not be reported as learned without labels. Elsewhere it learns the softmax over the rewards of all
-actions, for which the environment needs ``full_information``. A policy that was trained so can be the start of another training.
+If the clips have tracks, the policy learns the cell nearest to the target, in the frames that show it. This is a diagnostic of what the
+glances and the network allow, and must not be reported as learned without labels. Without tracks it learns the softmax over the rewards of
+all actions, for which the environment needs ``full_information``. Another training can start from a policy that was trained in this way.
 """
 
 import math

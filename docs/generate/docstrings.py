@@ -1,0 +1,35 @@
+"""Docstrings have Markdown headings and tables, as Gymnasium's have; autodoc reads reStructuredText."""
+
+from __future__ import annotations
+
+import re
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+SHAPE = re.compile(r"(?<=\()\*|(?<=, )\*")
+"""The star of a shape such as (N, *space.shape): it is not emphasis."""
+
+
+def convert(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Replace the lines of a docstring."""
+    found: list[str] = []
+    for is_table, group in groupby(lines, lambda line: line.lstrip().startswith("|")):
+        block = list(group)
+        found += _table(block) if is_table else [each for line in block for each in _heading(line)]
+    lines[:] = [SHAPE.sub(r"\*", line) for line in found]
+
+
+def _heading(line: str) -> list[str]:
+    return ["", f".. rubric:: {line.removeprefix('## ')}", ""] if line.startswith("## ") else [line]
+
+
+def _table(rows: list[str]) -> list[str]:
+    """Return a table with one heading; the second row of a Markdown table is its line."""
+    cells = [[cell.strip() for cell in row.strip().strip("|").split(" | ")] for row in rows[:1] + rows[2:]]
+    lines = ["", ".. list-table::", "   :header-rows: 1", ""]
+    for row in cells:
+        lines += [f"   {'*' if not number else ' '} - {cell}" for number, cell in enumerate(row)]
+    return [*lines, ""]

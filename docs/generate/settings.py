@@ -1,0 +1,95 @@
+"""The page of all settings, from their declarations: `adafocus_env.settings`, `agents.config` and the YAML files."""
+
+import ast
+import importlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import agents
+from adafocus_env.dataset_registry import DATASETS
+from adafocus_env.settings import EnvSettings
+from agents.config.compose import files_of, primary
+from agents.config.help import Rows, groups_of, rows_of
+
+HEADINGS = ("key", "default", "values", "meaning")
+PACKAGE = "configs"
+GROUPS = ("data", "classifier", "architecture", "env", "ppo", "algo", "network", "stages", "joint")
+"""The order of groups that have a section; others follow."""
+
+ABOUT = """# Configuration
+
+Every setting of every command, generated from its declaration. Commands take `key=value`; `python -m agents.COMMAND --help` prints
+the same for one command, and `--cfg job` the values as composed. An unknown key, a value outside its range and a key without an
+effect are errors that say what is allowed.
+
+A default with several values is that of several stages, in the order of the heading. `null` stands for no value. A command can
+set another default in its YAML file in `configs/`; then the table of the group has the value of the first command that reads it.
+"""
+
+
+def pages() -> dict[str, str]:
+    """Return the page."""
+    text, groups = [ABOUT, "## Commands\n"], {}
+    for module, (schema, config) in _commands().items():
+        sections = dict(groups_of(schema, config, PACKAGE))
+        own = sections.pop("")
+        text += [f"### {module.removeprefix('agents.')}\n", f"`python -m {module}`: {_summary(module)}\n", _table(own[1])]
+        if sections:
+            text.append(f"Groups of settings: {', '.join(f'[{name}](#{name})' for name in sections)}.\n")
+        for name, section in sections.items():
+            groups.setdefault(name, (*section, _choices(name, config)))
+    text.append("## Groups of settings\n")
+    for name in sorted(groups, key=lambda each: (GROUPS.index(each) if each in GROUPS else len(GROUPS), each)):
+        title, rows, choices = groups[name]
+        text += [f"### {name}\n", f"{_capital(title.removeprefix(f'{name}: '))}.\n", _table(rows), choices]
+    text += [
+        "## Data sets\n",
+        *(f"- `data={name}`: {row.help}; it reads {', '.join(f'`data.{key}`' for key in row.reads)}" for name, row in DATASETS.items()),
+        "\n## Presets\n",
+        "Files in `configs/` that set several keys at once.\n",
+        *(f"- `{group}=NAME`: {', '.join(f'`{name}`' for name in files_of(group, PACKAGE))}" for group in _preset_groups()),
+        "\n## Arguments of environments\n",
+        "`gymnasium.make(id, NAME=VALUE)` takes these and the arguments that the docstring of the environment lists.\n",
+        _table(rows_of(EnvSettings)),
+    ]
+    return {"configuration.md": "\n".join(text) + "\n"}
+
+
+def _commands() -> dict[str, tuple[type, str]]:
+    """Return the commands of `agents`: module → class of the settings, name of the YAML file."""
+    found = {}
+    for file in sorted(Path(agents.__path__[0]).glob("[a-z]*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "run_command":
+                module = importlib.import_module(f"agents.{file.stem}")
+                found[module.__name__] = getattr(module, node.args[1].id), node.args[2].value
+    return found
+
+
+def _summary(module: str) -> str:
+    return _capital((importlib.import_module(module).__doc__ or "").splitlines()[0])
+
+
+def _choices(name: str, config: str) -> str:
+    if name not in primary(config, PACKAGE)[0]:
+        return ""
+    return f"`{name}=NAME` sets several of them: {', '.join(f'`{each}`' for each in files_of(name, PACKAGE))}.\n"
+
+
+def _preset_groups() -> Iterable[str]:
+    folder = Path(importlib.import_module(PACKAGE).__path__[0])
+    return sorted(each.name for each in folder.iterdir() if each.is_dir() and list(each.glob("*.yaml")))
+
+
+def _table(rows: Rows) -> str:
+    lines = [HEADINGS, ("---",) * len(HEADINGS)]
+    lines += [(f"`{key}`", f"`{default}`", _cell(values), _cell(meaning)) for key, default, values, meaning in rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
