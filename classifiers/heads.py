@@ -184,7 +184,7 @@ class MaxPerStepHead(nn.Module):
             InputError: There are more steps than linear layers.
         """
         highest = self.hidden(features.flatten(0, 1)).unflatten(0, features.shape[:2]).cummax(1).values
-        before = highest.new_zeros(len(features)) if state is None else state[:, -1]
+        before = highest.new_zeros(features.shape[0]) if state is None else state[:, -1]
         if state is not None:
             highest = torch.maximum(highest, state[:, None, :-1])
         started = [0] if state is None else before.unique().long().tolist()

@@ -49,8 +49,9 @@ def predict(folder, video):
     about = json.loads(Path(folder, "metadata.json").read_text(encoding="utf-8"))
     run = {name: onnxruntime.InferenceSession(f"{folder}/{name}.onnx").run for name in ("glancer", "policy", "focuser", "head")}
     count, size, patch, repeats = about["num_frames"], about["size"], about["patch_size"], about["num_frames"] // about["decisions"]
+    orders = about["frame_order"], about["glance_order"]  # in which the networks see the frames
     pixels, shown = read_frames(
-        str(video), about["short_side"], lambda times: np.concatenate([frame_numbers(times, n) for n in (count, about["glance_frames"])])
+        str(video), about["short_side"], lambda times: np.concatenate([frame_numbers(times, len(each))[each] for each in orders])
     )
     top, left = ((side - size) // 2 for side in pixels.shape[1:3])
     frames = pixels[:, top : top + size, left : left + size].astype(np.float32) / 255

@@ -19,7 +19,9 @@ def tiny(head: str = "gru", *, shift: float = 0.0, glance_frames: int = 0) -> Cl
     """A frozen classifier of four frames with strong random weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        classifier = Classifier(replace(TINY, head=head, shift=shift, shift_place="block"), tuple("abcde")).freeze()
+        steps = 4 if head == "max_per_step" else 0
+        architecture = replace(TINY, head=head, head_steps=steps, shift=shift, shift_place="block")
+        classifier = Classifier(architecture, tuple("abcde")).freeze()
     for parameter in classifier.head.parameters():
         parameter.mul_(5)
     classifier.clip_format = ClipFormat(4, glance_frames)

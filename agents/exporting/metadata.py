@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from typing import Any
 
+from adafocus_env.videos.frame_sampling import ORDERS
 from agents.exporting.modules import Counts
 from agents.exporting.onnx_files import OPSET, PACKAGES
 from agents.exporting.trained import Trained
@@ -16,11 +17,12 @@ METADATA_FILE = "metadata.json"
 def metadata_of(trained: Trained) -> dict[str, Any]:
     """Return the metadata as plain values; `docs/export.md` explains the keys."""
     classifier, policy, sizes = trained.classifier, trained.policy, trained.classifier.architecture
-    counts = Counts.of(classifier, policy)
+    counts, order = Counts.of(classifier, policy), ORDERS[classifier.clip_format.order]
     return {
         "classes": list(classifier.classes),
         "num_frames": counts.frames, "glance_frames": counts.glances, "decisions": counts.decisions,
         "frame_sampling": "middle of equal segments",
+        "frame_order": order(counts.frames).tolist(), "glance_order": order(counts.glances).tolist(),
         "short_side": round(sizes.size * classifier.clip_format.margin), "size": sizes.size, "crop": "centre",
         "mean": list(sizes.mean), "std": list(sizes.std),
         "patch_size": sizes.patch_size, "focus_size": classifier.focuser.vector_size, "patch_crop": "whole pixels", "grid": policy.grid,

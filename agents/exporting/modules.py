@@ -16,6 +16,7 @@ from adafocus_env.classify import classify_glances, classify_step, find_skipped,
 from agents.evaluation.inference import count_decisions, glance_at, patches_of
 from agents.policies.networks import PolicyNetwork, patch_mask_below
 from classifiers.classifier import Classifier
+from classifiers.errors import refuse_if
 
 
 @dataclass(frozen=True)
@@ -187,8 +188,13 @@ def signatures(classifier: Classifier, policy: PolicyNetwork, skipped: str) -> d
         skipped: Input of the head where a frame is skipped.
 
     Raises:
-        InputError: The frames cannot be divided equally among decisions.
+        InputError: The frames cannot be divided equally among decisions, or the policy's patches are interpolated.
     """
+    refuse_if(
+        policy.interpolated,
+        "format=onnx: the policy's patches are interpolated (env.action=interpolated), which ONNX exports do not support; choose "
+        "format=folder",
+    )
     counts, sizes = Counts.of(classifier, policy), classifier.architecture
     decisions, repeats = counts.decisions, counts.frames_per_decision
     chosen = ("probabilities" if policy.grid else "locations", *(["skip"] if policy.skips else []), "corners", "patch_mask")

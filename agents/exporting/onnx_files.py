@@ -67,7 +67,8 @@ def to_onnx(name: str, signature: Signature, metadata: Mapping[str, Any]) -> byt
 
 def _running_maximum(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Return the maximum up to each step of an axis of constant length, and its latest index; ONNX has no operator for it."""
-    highest, index = [], []
+    highest: list[Tensor] = []
+    index: list[Tensor] = []
     for step, value in enumerate(values.unbind(dim)):
         higher = torch.ones_like(value, dtype=torch.bool) if step == 0 else value >= highest[-1]
         highest.append(value if step == 0 else torch.maximum(highest[-1], value))

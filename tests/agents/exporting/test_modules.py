@@ -9,6 +9,8 @@ from random_networks import PUBLISHED, SPATIAL, policy_of, tiny
 from agents.evaluation.inference import infer
 from agents.exporting.comparison import patches_at, random_clips, torch_call
 from agents.exporting.modules import Counts, signatures
+from agents.policies.networks import PolicyNetwork
+from classifiers.errors import InputError
 from classifiers.heads import HEADS
 from classifiers.optimize import PLAIN, with_execution
 
@@ -76,3 +78,9 @@ def test_decisions_of_several_frames_with_a_temporal_shift(skips):
 
 def test_continuous_locations():
     assert_as_inference(tiny(), policy_of(PUBLISHED, None))
+
+
+def test_interpolated_patches_are_refused():
+    policy = PolicyNetwork(PUBLISHED, None, interpolated=True)
+    with pytest.raises(InputError, match=r"the policy's patches are interpolated .*; choose format=folder"):
+        signatures(tiny(), policy, "zeros")
