@@ -14,7 +14,7 @@ MAY_IMPORT = {
 }
 
 FOLDERS_OF_AGENTS = (
-    "config", "policies", "evaluation", "runs", "rl", "supervised", "pipeline", "page", "prediction", "watching", "exporting",
+    "config", "policies", "evaluation", "runs", "rl", "supervised", "pipeline", "prediction", "page", "watching", "exporting",
 )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """ONNX files: what they hold, and that they equal PyTorch. Without the extra these tests are skipped.
 
-An export of one network takes seconds, so most tests are slow; the comparison itself is tested with PyTorch in place of files.
+An export of one network takes seconds, so those tests are slow; the comparison itself is tested with PyTorch in place of files.
 """
 
 import json
@@ -94,11 +94,11 @@ def test_a_file_that_differs_is_named_and_nothing_is_written(tmp_path, monkeypat
 
 @pytest.mark.parametrize("name", ["glancer", "policy", "focuser", "head"])
 def test_a_wrong_network_is_found(name):
-    """Instead of a file another network stands in, which differs in one weight."""
+    """Instead of a file another network stands in, the sign of whose first weights differs."""
     classifier, policy = tiny(), policy_of()
     modules, wrong = (signatures(*each, "zeros") for each in ((classifier, policy), (tiny(), policy_of())))
     weight = next(wrong[name].module.get_submodule(PARTS[name]).parameters())
-    weight.view(-1)[0] += 3
+    weight.mul_(-1)
     calls = {each: comparison.torch_call((wrong if each == name else modules)[each]) for each in modules}
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match=rf"{name} [1-9]\.\de[-+]"):
         patch.setattr(comparison, "onnx_call", lambda file: file)
@@ -133,8 +133,9 @@ def test_wrong_corners_are_found(grid):
 # Networks
 
 
+@pytest.mark.slow
 def test_a_file_gives_what_its_module_gives():
-    """The quickest of all networks; the slow tests below have the others."""
+    """The quickest of all networks."""
     found = differences(tiny(), policy_of(), names=["focuser"])
     assert found.pop("focuser") <= TOLERANCE and set(found.values()) == {0.0}
 
