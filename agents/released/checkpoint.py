@@ -76,7 +76,8 @@ def read_released(
         sizes = kind.architecture(found)
     except InputError as problem:
         raise InputError(f"file={path} is not a released checkpoint of the {kind.name} family: {problem}") from problem
-    sizes = replace(sizes, patch_size=_patch_size(path, kind, patch_size) or sizes.patch_size)
+    given = _patch_size(path, kind, patch_size)
+    sizes = sizes if given is None else replace(sizes, patch_size=given)
     classifier = _empty(Classifier, sizes, _class_names(classes, num_classes, path))
     classifier.clip_format = replace(kind.clip_format, num_frames=sizes.head_steps or kind.clip_format.num_frames)
     parts: list[tuple[nn.Module, dict[str, str]]] = [(classifier, kind.names(classifier))]

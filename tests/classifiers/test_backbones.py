@@ -364,7 +364,7 @@ def test_parts_of_an_architecture_are_chosen_on_the_command_line():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"head": "lstm"}, r"head='lstm' is not known; choose one of \['gru', 'linear', 'max', 'mean'\]"),
+        ({"head": "lstm"}, r"head='lstm' is not known; choose one of \['gru', 'linear', 'max', 'max_per_step', 'mean', 'separate_mean'\]"),
         ({"focuser": "torchvision/squeezenet"}, r"did you mean 'torchvision/squeezenet1_[01]'"),
         ({"size": 16}, "patch_size=24 does not fit frames of 16 pixels"),
         ({"weights": "default"}, "weights='default': there are none for small_glancer"),

@@ -211,7 +211,7 @@ def test_a_policy_of_an_unknown_kind_is_refused(tmp_path):
 def test_the_settings_name_the_kind_and_its_sizes():
     config = NetworkConfig(width=8, kernel=5, depth=2, memory=False)
     assert architecture_of((5, 6, 6), 0.5, config) == SpatialArchitecture((5, 6, 6), 0.5, 8, 5, 2, memory=False)
-    with pytest.raises(InputError, match=r"network\.name='flat' is not known; choose one of \['published', 'spatial'\]"):
+    with pytest.raises(InputError, match=r"network\.name='flat' is not known; choose one of \['published', 'published_v2', 'spatial'\]"):
         architecture_of((5, 6, 6), 0.5, NetworkConfig(name="flat"))
 
 

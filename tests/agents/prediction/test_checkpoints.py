@@ -99,7 +99,8 @@ def test_models_of_other_algorithms_are_policies_too(tmp_path, bank):
         found = Predictor.load(run, device="cpu")(write_video(tmp_path / "a.mp4"))
     assert len(found.frames) == 4 and all(frame.box for frame in found.frames)
     (run / "result.json").unlink()
-    with pytest.raises(InputError, match=rf"or use its best policy so far: classifier=\S+ policy={run}/checkpoints/best$"):
+    offer = rf"or use its best policy so far: python -m agents.predict source=VIDEO classifier=\S+ policy={run}/checkpoints/best$"
+    with pytest.raises(InputError, match=offer):
         load_checkpoints(run, None, CPU)
 
 

@@ -109,20 +109,18 @@ def test_patches_focus_vectors_and_scores(classifier, policy, frames, glances, s
     theirs = {name.split(".", 1)[1]: value for name, value in stored.items() if name.startswith(f"p{patch_size}.")}
     locations = policy.act(glances[0])
     assert np.allclose(locations, stored["actions"], rtol=0, atol=1e-4)
-    patches = crop_at_locations(frames, locations, patch_size)
-    some = patches[:, PLACES]
-    assert np.allclose(some[:, :, 0, 0, :64], theirs["patch_first64"], rtol=0, atol=5e-2)  # of a location that is off by up to 1e-4
-    exact = crop_at_locations(frames, torch.from_numpy(stored["actions"]), patch_size)
-    assert np.allclose(exact[:, PLACES][:, :, 0, 0, :64], theirs["patch_first64"], rtol=0, atol=3e-4)
-    assert np.allclose(exact[:, PLACES][:, :, 2, -1, -16:], theirs["patch_last16"], rtol=0, atol=3e-4)
-    assert np.allclose(exact.flatten(2).norm(dim=-1), theirs["patch_mean_norm"][..., 1], rtol=1e-4)
+    # A focuser of random weights amplifies rounding in the locations a hundred times, so that theirs are used here.
+    patches = crop_at_locations(frames, torch.from_numpy(stored["actions"]), patch_size)
+    assert np.allclose(patches[:, PLACES][:, :, 0, 0, :64], theirs["patch_first64"], rtol=0, atol=3e-4)
+    assert np.allclose(patches[:, PLACES][:, :, 2, -1, -16:], theirs["patch_last16"], rtol=0, atol=3e-4)
+    assert np.allclose(patches.flatten(2).norm(dim=-1), theirs["patch_mean_norm"][..., 1], rtol=1e-4)
     with torch.no_grad():
         focus_vectors = classifier.focus(patches.flatten(0, 1)).unflatten(0, (CLIPS, T))
         scores, _ = classifier.classify(glances[1], focus_vectors)
-    assert_near(focus_vectors.norm(dim=-1), theirs["local_feat.norm_bt"], "norms of focus vectors", 2e-3)
-    assert_near(focus_vectors[:, PLACES][..., :64], theirs["local_feat.first64"], "focus vectors", 2e-3)
-    assert_near(classifier.focuser.scores(focus_vectors), theirs["local_logits"], "scores of the focuser", 2e-3)
-    assert_near(scores, theirs["logits"], "scores", 2e-3)
+    assert_near(focus_vectors.norm(dim=-1), theirs["local_feat.norm_bt"], "norms of focus vectors", 5e-5)
+    assert_near(focus_vectors[:, PLACES][..., :64], theirs["local_feat.first64"], "focus vectors", 5e-5)
+    assert_near(classifier.focuser.scores(focus_vectors), theirs["local_logits"], "scores of the focuser", 5e-5)
+    assert_near(scores, theirs["logits"], "scores", 5e-5)
 
 
 @pytest.mark.numerical
