@@ -110,9 +110,9 @@ def step(request, tmp_path_factory):
     chosen = []
     policy.register_forward_hook(lambda module, maps, output: chosen.append(output))
     scores = two_path_scores(classifier, policy, focused, glanced, locations)
-    chosen[0].retain_grad()
     loss, losses = weighted_loss(scores, labels, WEIGHTS)
     by_output = [torch.autograd.grad(losses[number], chosen[0], retain_graph=True, allow_unused=True)[0] for number in (0, 3)]
+    chosen[0].retain_grad()  # only now: each call of autograd.grad would add to it
     trained = [*networks_of(classifier, config), actor_of(policy, config)]
     optimizer = OPTIMIZERS["sgd"]([{"params": each.module.parameters(), "lr": each.learning_rate} for each in trained], config)
     loss.backward()
