@@ -25,6 +25,8 @@ from classifiers.backbones.backbone import BACKBONES
 from classifiers.errors import InputError
 from classifiers.model_zoo import ARCHITECTURES
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[1] / "docs" / "extend.md"
 SECTIONS = dict(re.findall(r"^## (An? .*?)\n(.*?)(?=^## )", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE))
 COMMANDS = {

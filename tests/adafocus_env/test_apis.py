@@ -242,6 +242,7 @@ def test_spawned_processes_play_the_same(arguments):
         spawned.close()
 
 
+@pytest.mark.slow
 def test_processes_that_are_forked_decode_the_clips_that_they_need(tmp_path, monkeypatch):
     """Their parent has decoded nothing; workers of `AsyncVectorEnv` are daemons, which must not have daemons as children."""
     monkeypatch.setenv("ADAFOCUS_CACHE", str(tmp_path))
@@ -325,6 +326,7 @@ def frames_of(folder):
         return np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("api", ["single", "vector", "sb3"])
 def test_videos_are_recorded(arguments, make, tmp_path, api):
     folder = tmp_path / "videos"  # made by the wrappers, which warn of an existing one

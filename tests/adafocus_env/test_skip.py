@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import test_vector_env as test_vector
 import torch
-from conftest import TINY_COST
+from conftest import TINY_COST, slow_except
 from test_vector_env import APIS, N, assert_equal_values, assert_same, play_single
 
 from adafocus_env.action import ActionError, ContinuousAction, ContinuousSkipAction, GridAction, SkipAction, boxes_of
@@ -108,6 +108,7 @@ def test_scores_of_whole_clips_are_those_of_the_steps(features, skipped):
     assert classify_actions(features, every, every > 0, skipped).shape == (len(features.clips), 4, 10)
 
 
+@pytest.mark.slow
 def test_the_baseline_of_random_is_over_patches_alone_from_the_same_state(features):
     for baseline, patches in ((2, [7, 30]), ("all", range(49))):
         for skipped in SKIPPED if baseline == 2 else ["none"]:
@@ -214,6 +215,9 @@ def test_without_skips_the_environment_equals_that_without_skipping(classifier, 
 # The APIs
 
 
+QUICK = [(False, "zeros"), (True, "zeros")]
+
+
 @pytest.fixture
 def make(classifier, clips, bank):
     def make(num_envs=N, **arguments):
@@ -223,7 +227,7 @@ def make(classifier, clips, bank):
 
 
 @pytest.mark.parametrize("api", APIS)
-@pytest.mark.parametrize(("live", "skipped"), [(False, "zeros"), (True, "zeros"), (False, "last"), (False, "none")])
+@pytest.mark.parametrize(("live", "skipped"), slow_except(QUICK, [*QUICK, (False, "last"), (False, "none")]))
 def test_every_api_skips_alike(make, classifier, clips, bank, monkeypatch, api, live, skipped):
     def actions_at(step):
         sampled = np.random.default_rng(step).integers(49, size=N)

@@ -286,6 +286,7 @@ def run_quietly(command, settings):
         command.main(settings)
 
 
+@pytest.mark.slow
 def test_task_scores_measure_every_rule_and_every_id_of_the_task(tiny_task, tmp_path):
     out, scores = tmp_path / "board.json", tmp_path / "scores.json"
     out.write_text('{"track": {"random": {"top1": [0.1], "top1_anytime": [0.1]}, "oracle": {"top1": [0.9], "top1_anytime": [0.9]}}}')

@@ -108,6 +108,7 @@ def die(line, *arguments):
         end_to_end(*arguments)
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_as_if_it_had_not_been(tmp_path, root, whole):
     folders = Path(__file__).parents[1], Path(__file__).parent, Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
@@ -139,6 +140,7 @@ def test_a_training_that_was_asked_to_stop_goes_on_from_there(tmp_path, root, wh
     assert_same(tmp_path, whole[0])
 
 
+@pytest.mark.slow
 def test_a_training_that_died_in_its_evaluation_only_evaluates(tmp_path, root, whole, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Crash):
         patch.setattr("agents.pipeline.training_run.report", crash)
@@ -156,6 +158,7 @@ def test_force_leaves_nothing_of_a_run(tmp_path, whole):
 # Other commands
 
 
+@pytest.mark.slow
 def test_evaluation_finds_the_same(tmp_path, whole, root):
     folder = whole[0]
     evaluate.main(compose_config(Evaluate, "evaluate", [f"run={folder}", f"out={tmp_path / 'run'}", "device=cpu"]))
@@ -187,6 +190,7 @@ def test_it_is_listed_and_has_a_page(whole, capsys):
     assert "epoch: when the policy was selected" in page and "Validation metrics against epochs" in page
 
 
+@pytest.mark.slow
 def test_reinforcement_learning_continues_from_it(tmp_path, whole, root):
     kept = whole[0] / "checkpoints"
     few = ["env.action=interpolated", "env.baseline=1", f"policy={kept / 'best'}", f"classifier={kept / 'classifier'}"]
@@ -224,6 +228,7 @@ def test_training_continues_from_classifier_and_policy(tmp_path, root, whole, fr
     assert card.parent == before != card.fingerprint
 
 
+@pytest.mark.slow
 def test_patches_at_whole_pixels_after_training(tmp_path, root):
     """The policy then plays in the continuous environments."""
     end_to_end(tmp_path, root, "env.action=continuous", "learning.epochs=1")
@@ -232,6 +237,7 @@ def test_patches_at_whole_pixels_after_training(tmp_path, root):
     assert set(result(tmp_path)["policies"]) == CONTINUOUS
 
 
+@pytest.mark.slow
 def test_without_a_validation_split_the_last_epoch_is_the_result(tmp_path, root):
     end_to_end(tmp_path, root, "data.val=0", "learning.epochs=2")
     assert not any(key.startswith("val_") for line in RunDir(tmp_path).metrics() for key in line)

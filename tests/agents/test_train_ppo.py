@@ -175,6 +175,7 @@ def test_the_demo_videos_have_an_oracle(tmp_path, monkeypatch):
     assert "val_hit_rate" in RunDir(tmp_path).metrics()[-1] and {"hit_rate", "top1_first"} <= set(found["policies"]["learned"])
 
 
+@pytest.mark.slow
 def test_evaluate_on_further_clips(tmp_path, monkeypatch, capsys):
     patch_demo(monkeypatch)
     checkpoint.save(Classifier(TINY, tuple("0123456789")).freeze(), tmp_path / "classifier")
@@ -196,6 +197,7 @@ def test_only_the_demo_videos_have_further_clips(root):
 # The same again
 
 
+@pytest.mark.slow
 def test_the_next_run_uses_the_kept_classifier_and_the_same_seed_gives_the_same(tmp_path, run, first):
     printed = train(*run)
     assert "classifier: the one trained before on this data set" in printed and "stage 0" not in printed
@@ -227,6 +229,7 @@ def test_force_leaves_nothing_of_a_run_finished_or_not(tmp_path, first, stopped)
     assert left_by_force(first[0], tmp_path / "finished") == left_by_force(stopped, tmp_path / "stopped") == NEW
 
 
+@pytest.mark.slow
 def test_the_test_labels_decide_nothing(tmp_path, first):
     other = make_folder(tmp_path / "videos", test_labels=1)
     train(f"run={tmp_path / 'run'}", f"data.root={other}")
@@ -250,6 +253,7 @@ def test_evaluate_repeats_the_table(tmp_path, first):
     assert {path: path.read_bytes() for path in first[0].rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_evaluate_takes_a_classifier_and_a_policy(tmp_path, first, root, capsys):
     parts = [f"{name}={first[0] / 'checkpoints' / folder}" for name, folder in (("classifier", "classifier"), ("policy", "best"))]
     data = ["data=folder", f"data.root={root}", "data.num_frames=4", "device=cpu"]
@@ -285,6 +289,7 @@ def tests_alone(tmp_path, root):
     return tmp_path / "videos"
 
 
+@pytest.mark.slow
 def test_a_run_is_measured_on_the_videos_that_are_typed(tmp_path, first, tests_alone, capsys):
     evaluated(f"run={first[0]}", "data=folder", f"data.root={tests_alone}", f"out={tmp_path / 'out'}", "device=cpu", "bank=false", "seed=3")
     found, whole = result(tmp_path / "out"), result(first[0])

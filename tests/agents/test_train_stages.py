@@ -119,6 +119,7 @@ def test_a_training_that_crashed_after_every_line_ends_as_if_it_had_not(tmp_path
     assert_same(tmp_path, all_stages[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", slow_except([6], [1, 3, 6, 9]))
 def test_a_training_that_was_asked_to_stop_goes_on_from_there(tmp_path, root, all_stages, number, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
@@ -159,6 +160,7 @@ def test_a_stage_whose_end_cannot_be_read_is_refused(tmp_path, root, all_stages)
         train_all(folder, root)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("confidences", "rounds", "best"),
     slow_except([([0.5, 0.4, 0.9], 1, 0)], [([0.5, 0.4, 0.9], 1, 0), ([0.5, 0.6, 0.6], 2, 2), ([0.5, 0.6, 0.5], 2, 1)]),
@@ -182,6 +184,7 @@ def test_rounds_end_when_one_no_longer_helps(tmp_path, root, trained, monkeypatc
     assert [row["chosen"] for row in rows].index(True) == best
 
 
+@pytest.mark.slow
 def test_the_bank_stays_while_only_the_head_learns(tmp_path, root, trained, monkeypatch):
     glanced = []
     glance = LiveFeatures.glance

@@ -79,6 +79,7 @@ def test_the_map_is_the_models_last_one(name, channels, bounds, last):
     assert (low, high) == bounds and low <= maps.min() and maps.max() <= high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["torchvision/googlenet", "torchvision/regnet_y_400mf"])
 def test_models_of_other_kinds(name):
     """With classifiers at the side, and with numbers in its initialisation."""

@@ -407,6 +407,7 @@ def break_shard(folder, how):
         (folder / "index.json").write_text("")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["frames cut", "frames missing", "index cut", "index of another kind", "index empty"])
 def test_a_broken_shard_is_made_again_and_leftovers_are_removed(tmp_path, videos, how):
     before = all_frames(ClipStore(videos[:2], TEST, folder=tmp_path))

@@ -145,6 +145,7 @@ def test_an_epoch_is_decoded_by_one_set_of_workers_ahead_of_its_use(videos, monk
     assert [len(tasks) for tasks in given if tasks] == [5], "the last clips are kept"
 
 
+@pytest.mark.slow
 def test_no_more_memory_is_used_than_allowed(tmp_path, videos, monkeypatch):
     clips = StreamingClips(videos, TRAIN, memory=3 * CLIP_BYTES)
     most, keep = [], stream_module.Prefetcher._store
@@ -217,6 +218,7 @@ def test_what_another_process_could_not_read_is_not_tried_again(tmp_path, videos
         clips.leave_out([(name, "gone") for name in clips.names[:5]])
 
 
+@pytest.mark.slow
 def test_a_video_that_hangs_is_left_out(tmp_path, videos, monkeypatch):
     run = stream_module.run_in_workers
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))

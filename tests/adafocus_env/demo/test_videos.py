@@ -152,6 +152,7 @@ def test_validation_videos_are_those_held_out_and_more_of_the_same_digits():
     assert all(digit.tobytes() in train for video in many.val for digit in scene_of(video, TASK).digits)
 
 
+@pytest.mark.slow
 def test_the_further_clips_are_those_of_the_committed_list():
     """Their targets are images that are the target of no other video, five or more of each class."""
     committed = json.loads((Path(benchmarks.__file__).parent / "further_clips.json").read_text())

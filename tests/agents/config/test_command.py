@@ -45,6 +45,7 @@ def test_a_dictionary_takes_new_keys():
     assert compose("ppo.kwargs.x=1").ppo.kwargs == compose("+ppo.kwargs.x=1").ppo.kwargs == {"x": 1}
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(any_text, st.sampled_from(PATHS))
 @example("${x}", "run")

@@ -117,8 +117,14 @@ def assert_all_read_or_refused(schema, config, read, elsewhere=()):
         (train_ppo, TrainPPO, "train_ppo", [*SETTINGS, "classifier=small"]),
         pytest.param(train_ppo, TrainPPO, "train_ppo", [*SETTINGS, *SKIPPING, "classifier=small"], marks=pytest.mark.slow),
         pytest.param(train, Train, "train", [*SMALLER, "algo=dqn", "algo.total_steps=64", "classifier=small"], marks=pytest.mark.slow),
-        (train_stages, TrainStages, "train_stages", [*SETTINGS, *SGD, "rounds=1", "joint.total_steps=32", "ppo.total_steps=64"]),
-        (train_end_to_end, TrainEndToEnd, "train_end_to_end", [*SMALLEST, "learning.epochs=1", "learning.optimizer=sgd"]),
+        pytest.param(
+            train_stages, TrainStages, "train_stages", [*SETTINGS, *SGD, "rounds=1", "joint.total_steps=32", "ppo.total_steps=64"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            train_end_to_end, TrainEndToEnd, "train_end_to_end", [*SMALLEST, "learning.epochs=1", "learning.optimizer=sgd"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )  # fmt: skip
 def test_what_training_does_not_read_is_refused(tmp_path, clips, read, module, schema, name, arguments):
@@ -137,6 +143,7 @@ def test_what_training_does_not_read_is_refused(tmp_path, clips, read, module, s
         assert_all_read_or_refused(Watch, seen, read)
 
 
+@pytest.mark.slow
 def test_what_the_other_commands_do_not_read_is_refused(tmp_path, clips, read):
     folder = make_folder(tmp_path / "videos")
     checkpoint.save(Classifier(TINY, CLASSES), tmp_path / "classifier")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_COST
+from conftest import TINY_COST, slow_except
 from PIL import Image, ImageDraw
 from rich.console import Console
 
@@ -56,7 +56,7 @@ def evaluated(bank, policy):
 # One policy
 
 
-@pytest.mark.parametrize(("clips_at_once", "patches_at_once"), [(1, 1), (5, 256), (11, 8)])
+@pytest.mark.parametrize(("clips_at_once", "patches_at_once"), slow_except([(5, 256)], [(1, 1), (5, 256), (11, 8)]))
 def test_every_clip_is_evaluated_once_for_all_batch_sizes(bank, policy, clips, monkeypatch, clips_at_once, patches_at_once):
     def results():
         evaluations = evaluate(bank, policy, seed=0)[1]
@@ -420,6 +420,7 @@ class Counting:
         return count + 1, count + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("observation", "shape"), [("reference", (2,)), ("vector", (16,)), ("map", (16, 6, 6))])
 def test_any_object_with_predict_is_evaluated_and_keeps_its_state(bank, observation, shape):
     policy = Counting(observation)

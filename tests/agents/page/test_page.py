@@ -23,6 +23,8 @@ from agents.runs.report import ORDER
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 LARGEST = 5_000_000  # bytes
 
 

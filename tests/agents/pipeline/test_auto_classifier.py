@@ -97,6 +97,7 @@ def test_its_stages_are_the_epoch_loops_one_after_the_other(tmp_path, root):
     assert bare.fingerprint() == classifier.fingerprint()
 
 
+@pytest.mark.slow
 def test_a_training_that_was_stopped_after_every_epoch_ends_as_if_it_had_not_been(tmp_path, root, cache, whole, monkeypatch):
     for number in range(1, LINES + 1):
         with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
@@ -116,6 +117,7 @@ def test_a_training_that_was_killed_after_every_epoch_ends_as_if_it_had_not_been
     assert cached(cache) == whole
 
 
+@pytest.mark.slow
 def test_a_training_that_was_killed_after_every_stage_ends_as_if_it_had_not_been(tmp_path, root, cache, whole, monkeypatch):
     write = driver.write_text
     for _ in range(3):

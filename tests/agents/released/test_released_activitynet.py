@@ -25,6 +25,8 @@ from agents.released.checkpoint import import_released, read_released
 from classifiers import checkpoint
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 T, CLIPS = 16, 2
 @pytest.fixture(scope="module")
 def content():

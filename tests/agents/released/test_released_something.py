@@ -19,6 +19,8 @@ from classifiers import checkpoint
 from classifiers.backbones.temporal_shift import shift_channels
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 CLIPS, GLANCES, FRAMES, PATCH = 4, 8, 12, 144
 MAPS = (GLANCES * 1280, 7, 7)
 

@@ -18,6 +18,8 @@ from classifiers import checkpoint
 from classifiers.crop import crop_at_locations
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 CLIPS, T, PLACES = 2, 16, (0, 5, 10, 15)
 UNUSED = [f"{network}.{tensor}" for network in ("global_CNN.classifier", "local_CNN.fc") for tensor in ("weight", "bias")]
 

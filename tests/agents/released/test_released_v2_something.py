@@ -13,6 +13,8 @@ from agents.released.checkpoint import import_released, read_released
 from classifiers.crop import crop_at_locations
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 CLIPS, GLANCES, FRAMES = 4, 8, 12
 
 

@@ -106,6 +106,7 @@ def test_every_algorithm_learns_and_is_resumed(tmp_path, bank, locations, name, 
     assert stored(file) == stored(whole / file.name)
 
 
+@pytest.mark.slow
 def test_another_seed_learns_otherwise(tmp_path, bank):
     learn(tmp_path / "0", bank, settings("dqn"))
     learn(tmp_path / "1", bank, settings("dqn"), seed=1)
@@ -285,6 +286,7 @@ def test_the_cost_of_a_policy_is_counted_once_for_each_glance(dqn, bank):
     assert 1e9 * (found["learned"]["gflops"] - found["random"]["gflops"]) == pytest.approx(4 * (frame + values), abs=0.5)
 
 
+@pytest.mark.slow
 def test_evaluate_repeats_the_table_of_a_run(dqn, tmp_path):
     run(f"run={dqn}", f"out={tmp_path}", "device=cpu", command=evaluate, schema=Evaluate, name="evaluate")
     assert policies(tmp_path) == policies(dqn)

@@ -172,6 +172,7 @@ def return_of_the_best_cells(bank):
     return total
 
 
+@pytest.mark.slow
 def test_the_best_cells_are_found(tmp_path, bank):
     """Twelve clips are soon memorised. Random patches gain nothing on average."""
     ppo = PPOConfig(**{**QUICK, "learning_rate": 1e-2, "total_steps": 1600, "validate_every": 100})

@@ -43,6 +43,7 @@ def model_on(features, temperature=0.1, **env):
     return model
 
 
+@pytest.mark.slow
 def test_the_target_is_found(tmp_path, bank):
     """Twelve clips are soon memorised."""
     policy = learn(tmp_path, bank, IMITATION, network=SPATIAL, ppo=PPOConfig(**{**QUICK, "total_steps": 3200, "validate_every": 200}))

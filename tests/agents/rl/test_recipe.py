@@ -31,7 +31,7 @@ from classifiers.backbones.backbone import BACKBONES
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 
-pytestmark = pytest.mark.numerical
+pytestmark = [pytest.mark.numerical, pytest.mark.slow]
 
 SMALL = PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=8)
 

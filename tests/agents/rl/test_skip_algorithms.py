@@ -33,7 +33,7 @@ def learn(folder, features, name, kind, observation="reference", network=NETWORK
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "network"), slow_except([("dqn", DISCRETE, SPATIAL), ("sac", CONTINUOUS, SPATIAL)], SKIPPING), ids=named
+    ("name", "kind", "network"), slow_except([("dqn", DISCRETE, SPATIAL)], SKIPPING), ids=named
 )
 def test_every_algorithm_learns_to_skip(tmp_path, bank, locations, name, kind, network):  # noqa: F811
     features = bank if kind == DISCRETE else locations
@@ -43,7 +43,7 @@ def test_every_algorithm_learns_to_skip(tmp_path, bank, locations, name, kind, n
     assert measures["random"]["kept"] == 1
 
 
-@pytest.mark.parametrize("observation", ["reference", "reference_looks"])
+@pytest.mark.parametrize("observation", slow_except(["reference_looks"], ["reference", "reference_looks"]))
 def test_masks_apply_in_training_validation_and_the_table(tmp_path, bank, monkeypatch, observation):
     """A policy that skips whenever it may focuses the last frame only, which its masks require."""
     validated = []
@@ -64,6 +64,7 @@ def test_masks_apply_in_training_validation_and_the_table(tmp_path, bank, monkey
     assert len(validated) == 3 and measures["learned"]["kept"] == 0.25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind", "network"),
     slow_except([("a2c", DISCRETE, NETWORK), ("qrdqn", DISCRETE, SPATIAL)], [case for case in SKIPPING if case[0] in COUNTING]), ids=named,
