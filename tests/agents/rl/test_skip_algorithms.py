@@ -13,7 +13,7 @@ from agents.config.settings import EnvConfig, PPOConfig
 from agents.evaluation.evaluate import evaluate, evaluate_policy
 from agents.rl import settings as rl_settings
 from agents.rl import trainer
-from agents.rl.algorithms import CONTINUOUS, DISCRETE, new_model
+from agents.rl.algorithms import DISCRETE, new_model
 from agents.rl.settings import algorithm_settings
 from agents.rl.trainer import train_policy
 from agents.runs.progress import Display
