@@ -27,8 +27,9 @@ from classifiers.heads import SeparateMeanHead
 LOSSES: Mapping[str, float] = {"policy": 0.5, "random": 0.5, "glance": 1.0, "policy_patch": 0.5, "random_patch": 0.5}
 """Outputs and the weights of their cross-entropies: the head after every decision with the patches of the policy and with random ones,
 and the auxiliary heads on glance vectors and on the focus vectors of both paths."""
-FROZEN_LOSSES: Mapping[str, float] = {"policy": 1.0}
-"""The same where the policy alone learns: nothing else depends on it."""
+FROZEN_LOSSES: Mapping[str, float] = {"alone": 1.0}
+"""The same where the policy alone learns: the head judges the patches of every decision by themselves, from its initial state, as the
+reward `standalone` does. Its scores after a whole clip say little about a single patch, since one good patch decides them."""
 
 
 def train_end_to_end(
@@ -116,11 +117,12 @@ def two_path_scores(
 
 
 def policy_scores(classifier: Classifier, policy: PolicyNetwork, frames: Tensor, glance_frames: Tensor, steps: int) -> Tensor:
-    """Return the scores after every decision with the policy's patches, (N·D, K); see `two_path_scores`."""
+    """Return the scores of every decision by itself with the policy's patches, (N·D, K); see `two_path_scores`."""
     with torch.no_grad():
         maps, vectors = _glance(classifier, glance_frames, steps)
+    alone = frames.unflatten(1, (steps, -1)), vectors.mean(2)[:, :, None], _locations(policy, maps)[:, :, None]
     with torch.backends.cudnn.flags(enabled=False):  # whose recurrent layers have no gradient in eval mode
-        return _path_scores(classifier, frames, vectors.mean(2), _locations(policy, maps))[0].flatten(0, 1)
+        return _path_scores(classifier, *(each.flatten(0, 1) for each in alone))[0][:, 0]
 
 
 def _glance(classifier: Classifier, glance_frames: Tensor, steps: int) -> tuple[Tensor, Tensor]:

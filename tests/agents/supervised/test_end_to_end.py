@@ -131,6 +131,18 @@ def test_the_policy_alone_learns_from_a_frozen_classifier(clips):
     assert [set(epoch) for epoch in measured] == [{"loss", "accuracy", "learning_rate", *(f"loss_{name}" for name in FROZEN_LOSSES)}] * 2
 
 
+def test_with_a_frozen_classifier_every_decision_is_judged_by_itself(clips):
+    classifier, policy = random_classifier(), continuous_policy()
+    frames = classifier.normalise(torch.stack([clips.frames(clip) for clip in range(3)]))
+    locations = policy(classifier.glance(frames.flatten(0, 1))[0].unflatten(0, (3, 4)))
+    scores = policy_scores(classifier, policy, frames, frames, 4).unflatten(0, (3, 4))
+    for step in range(4):
+        patches = crop_at_locations(frames[:, step], locations[:, step], classifier.architecture.patch_size)
+        vectors = classifier.glance(frames[:, step])[1]
+        alone, _ = classifier.classify(vectors[:, None], classifier.focus(patches)[:, None])
+        assert torch.allclose(scores[:, step], alone[:, 0], rtol=1e-4, atol=1e-5)
+
+
 def test_equal_seeds_give_equal_weights(clips):
     def run(seed):
         torch.manual_seed(7)  # of the dropout
