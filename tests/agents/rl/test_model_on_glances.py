@@ -26,7 +26,12 @@ CLIPS, STEPS = np.arange(12), np.arange(4)
 def trained(folder, features, name, kind, network, **env):
     learn(folder, features, settings(name), kind, network=network, **env)
     best = folder / "checkpoints" / "best"
-    return load_for_prediction(best, CPU), load_model(best, "cpu")
+    policy, model = load_for_prediction(best, CPU), load_model(best, "cpu")
+    for network in (policy.network, model.model.policy):  # after so few steps some give all cells the same value
+        generator = torch.Generator().manual_seed(0)
+        for parameter in network.parameters():
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return policy, model
 
 
 @pytest.mark.parametrize(("name", "kind", "network"), slow_except(QUICK_CASES, NETWORKS), ids=named)
@@ -40,13 +45,16 @@ def test_every_model_predicts_as_it_is_evaluated(tmp_path, bank, locations, name
     state = None
     for step in STEPS:
         chosen, state = policy.act_next(maps[:, step], state, torch.zeros(12))
-        assert np.isclose(chosen.numpy(), played.actions[:, step], atol=1e-5).mean() > 0.7, "cells of equal value differ by rounding"
+        assert chosen.numpy() == pytest.approx(played.actions[:, step], abs=1e-5)
     frames = features.classifier.normalise(torch.stack([features.clips.frames(clip) for clip in range(12)]))
     found = infer(features.classifier, policy, frames)
-    assert found.logits.numpy() == pytest.approx(played.scores, abs=1e-3) and found.patch_mask.all()
+    # On a 6×6 map neighbouring cells of the 7×7 grid may have the same value, and rounding decides between them.
+    same = np.isclose(found.actions.numpy(), played.actions, atol=1e-5).reshape(12, -1).all(1)
+    assert same.mean() > (0.5 if kind == DISCRETE else 0.99)
+    assert found.logits.numpy()[same] == pytest.approx(played.scores[same], abs=1e-3) and found.patch_mask.all()
     assert 4 * policy_flops(policy) == policy_macs(features, model.on(features))
     early = infer(features.classifier, policy, frames[:3], exit=ExitThresholds(np.array([np.inf, -1, 0, 0]), "softmax", None))
-    assert early.processed.sum(1).tolist() == [2, 2, 2] and (early.boxes[:, :2] == found.boxes[:3, :2]).float().mean() > 0.6
+    assert early.processed.sum(1).tolist() == [2, 2, 2] and torch.equal(early.boxes[:, :2], found.boxes[:3, :2])
     of = partial(ExitModel.of, features.classifier, num_frames=4, num_steps=4, skipped="zeros")
     assert of(policy=policy) == of(policy=model), "evaluation and prediction share thresholds"
 
