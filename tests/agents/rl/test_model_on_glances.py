@@ -27,10 +27,10 @@ def trained(folder, features, name, kind, network, **env):
     learn(folder, features, settings(name), kind, network=network, **env)
     best = folder / "checkpoints" / "best"
     policy, model = load_for_prediction(best, CPU), load_model(best, "cpu")
-    for network in (policy.network, model.model.policy):  # after so few steps some give all cells the same value
+    for network in (policy.network, model.model.policy):  # tiny ones may have dead units, which give all cells the same value
         generator = torch.Generator().manual_seed(0)
         for parameter in network.parameters():
-            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+            parameter.data += 0.5 * torch.rand(parameter.shape, generator=generator)
     return policy, model
 
 
