@@ -48,10 +48,7 @@ def test_every_model_predicts_as_it_is_evaluated(tmp_path, bank, locations, name
         assert chosen.numpy() == pytest.approx(played.actions[:, step], abs=1e-5)
     frames = features.classifier.normalise(torch.stack([features.clips.frames(clip) for clip in range(12)]))
     found = infer(features.classifier, policy, frames)
-    # On a 6×6 map neighbouring cells of the 7×7 grid may have the same value, and rounding decides between them.
-    same = np.isclose(found.actions.numpy(), played.actions, atol=1e-5).reshape(12, -1).all(1)
-    assert same.mean() > (0.5 if kind == DISCRETE else 0.99)
-    assert found.logits.numpy()[same] == pytest.approx(played.scores[same], abs=1e-3) and found.patch_mask.all()
+    assert found.logits.numpy() == pytest.approx(played.scores, abs=1e-3) and found.patch_mask.all()
     assert 4 * policy_flops(policy) == policy_macs(features, model.on(features))
     early = infer(features.classifier, policy, frames[:3], exit=ExitThresholds(np.array([np.inf, -1, 0, 0]), "softmax", None))
     assert early.processed.sum(1).tolist() == [2, 2, 2] and torch.equal(early.boxes[:, :2], found.boxes[:3, :2])
