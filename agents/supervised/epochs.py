@@ -216,7 +216,8 @@ class _Training:
                 self._scaler.scale(loss * share).backward()
             if len(microbatch.clips):
                 correct = int(((scores[0] if self._weights else scores).argmax(-1) == labels).sum())
-                sums += loss.item() * len(labels), correct, len(labels), *(each.item() * len(labels) for each in outputs)
+                mean, *means = torch.stack([loss, *outputs]).tolist()
+                sums += mean * len(labels), correct, len(labels), *(each * len(labels) for each in means)
         return torch.from_numpy(sums)
 
     # What `EpochCheckpoint` saves
