@@ -10,6 +10,7 @@ import torch
 from adafocus_env.build import Split, choose_device
 from adafocus_env.clips.store import Unreadable
 from adafocus_env.dataset_registry import OF_ONE_SET, build_data
+from adafocus_env.features.live import Features
 from adafocus_env.settings import ActionName
 from adafocus_env.videos.dataset import DataSet, with_classes
 from agents.config.effect import check_effect
@@ -75,13 +76,7 @@ def evaluate_saved(config: Evaluate) -> None:
             val = features_of(features.classifier, build_split(data, "val", of_data, size, display, unreadable), env)
             share = requested_keep(config.budget, config.keep, flops_of(features, env.skipped, policy_flops(skipping)))
             display.say(set_threshold(skipping, val, share))
-        exit = None
-        if config.exit is not None:
-            if policy is None:
-                raise InputError(f"exit={config.exit} is of a policy, and there is none; give policy=DIR, or leave exit out")
-            model = ExitModel.of(features.classifier, policy, clips.num_frames, features.num_steps, skipped=env.skipped)
-            fit = fit_exit(features.classifier, policy, config.policy, model, data, of_data, env, display)
-            exit = ExitChoice(fit, config.exit, config.exit_confidence)
+        exit = None if config.exit is None else _exit_choice(config.exit, config, features, policy, data, of_data, env, display)
         out = Path(config.out) if config.out else None
         result = report(
             features, policy.on(features) if isinstance(policy, TrainedModel) else policy, out, display, seed=config.seed, data=data.name,
@@ -89,6 +84,22 @@ def evaluate_saved(config: Evaluate) -> None:
         )  # fmt: skip
         if out is not None:
             RunDir(out).write_result(result)
+
+
+def _exit_choice(
+    p: float, config: Evaluate, features: Features, policy: Policy | None, data: DataSet, of_data: DataConfig, env: EnvConfig,
+    display: Display,
+) -> ExitChoice:  # fmt: skip
+    """Return the exit of that p, fitted on training clips.
+
+    Raises:
+        InputError: There is no policy, or it cannot have an exit.
+    """
+    if policy is None:
+        raise InputError(f"exit={p} is of a policy, and there is none; give policy=DIR, or leave exit out")
+    model = ExitModel.of(features.classifier, policy, features.clips.num_frames, features.num_steps, skipped=env.skipped)
+    fit = fit_exit(features.classifier, policy, config.policy, model, data, of_data, env, display)
+    return ExitChoice(fit, p, config.exit_confidence)
 
 
 def check_solvable(config: Evaluate, data: DataSet, policy: Policy | None) -> PolicyNetwork:
