@@ -8,13 +8,17 @@ Classes and boxes are those of ``python -m agents.predict``, which also reads fo
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
 
-def read_frames(video, short_side, choose):
+def read_frames(
+    video: str, short_side: int, choose: Callable[[NDArray[np.float64]], NDArray[np.int64]]
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """Return the frames (n, H, W, 3) that ``choose`` selects by the times of all frames, resized, and the video's (height, width)."""
     try:
         import decord
@@ -34,7 +38,7 @@ def read_frames(video, short_side, choose):
         return np.stack([frame.reformat(width, height, "rgb24").to_ndarray() for frame in chosen]), size
 
 
-def frame_numbers(times, count):
+def frame_numbers(times: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     """Return the frames in the middle of ``count`` equal segments: by number at a constant frame rate, otherwise by time."""
     times = np.sort(times).astype(np.float64) - times.min()
     segment, period = len(times) / count, times[-1] / max(1, len(times) - 1)
@@ -44,7 +48,7 @@ def frame_numbers(times, count):
     return np.minimum(np.arange(count), len(times) - 1) if segment <= 1 else (segment / 2 + segment * np.arange(count)).astype(int)
 
 
-def predict(folder, video):
+def predict(folder: Path | str, video: Path | str) -> tuple[NDArray[np.str_], NDArray[np.float32], NDArray[np.float64]]:
     """Return the names of the classes (K,), their probabilities after every frame (T, K), and boxes (T, 4), NaN where skipped."""
     about = json.loads(Path(folder, "metadata.json").read_text(encoding="utf-8"))
     run = {name: onnxruntime.InferenceSession(f"{folder}/{name}.onnx").run for name in ("glancer", "policy", "focuser", "head")}
