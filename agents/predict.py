@@ -2,7 +2,7 @@
 
     python -m agents.predict run=DIR source=video.mp4                  JSON, a contact sheet and an annotated MP4
     python -m agents.predict run=DIR source=FOLDER                     one JSON line for each video in it; the same command resumes
-    python -m agents.predict run=DIR source='videos/*.mp4' save=[json,video]
+    python -m agents.predict run=DIR source='videos/*.mp4' save=json,video
     python -m agents.predict run=DIR source=long.mp4 window=10 stride=5
     python -m agents.predict run=DIR source=FOLDER exit=1              each video ends where the head is confident enough
     find . -name '*.mp4' | python -m agents.predict run=DIR source=-   a list of paths on standard input

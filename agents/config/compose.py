@@ -9,16 +9,21 @@ The primary YAML file of a command names its groups, and holds what differs from
 Hydra only composes: jobs run in this process, and it makes no folder, log or file.
 """
 
+from __future__ import annotations
+
 import importlib
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from adafocus_env.settings import extra, fields_of, is_settings, unknown
 from classifiers.errors import InputError, lookup
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 BY_PATH = frozenset({"algo"})
 """Groups that also take the dotted path of a class: ``algo=package.Class`` means ``algo=custom algo.name=package.Class``."""
@@ -113,11 +118,23 @@ def files_of(group: str, package: str) -> dict[str, Path]:
 
 def is_path(schema: type, key: str) -> bool:
     """Return whether the value of a key is taken as typed."""
+    declared = _declared(schema, key)
+    return declared is not None and bool(extra(declared, "path"))
+
+
+def _is_list(schema: type, key: str) -> bool:
+    """Return whether the value of a key may be a list."""
+    declared = _declared(schema, key)
+    return declared is not None and list in map(get_origin, (declared.annotation, *get_args(declared.annotation)))
+
+
+def _declared(schema: type, key: str) -> FieldInfo | None:
+    """Return the declaration of a dotted key; None if there is none."""
     name, _, rest = key.partition(".")
     declared = fields_of(schema).get(name)
-    if declared is None:
-        return False
-    return is_path(declared.annotation, rest) if rest and is_settings(declared.annotation) else bool(not rest and extra(declared, "path"))  # type: ignore[arg-type]
+    if not rest or declared is None:
+        return declared
+    return _declared(declared.annotation, rest) if is_settings(declared.annotation) else None  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -167,7 +184,7 @@ def _split(schema: type, arguments: Sequence[str]) -> tuple[dict[str, str], list
 
 
 def _checked(override: Any, schema: type, choices: Mapping[str, Sequence[str]]) -> str:
-    """Return an override as Hydra takes it: the YAML files need not have its key.
+    """Return an override as Hydra takes it: the YAML files need not have its key. The values of a list may lack their brackets.
 
     Raises:
         InputError: its first word is neither a setting nor a group (if it is one of another command, says so: ``schema.elsewhere``), or
@@ -176,12 +193,14 @@ def _checked(override: Any, schema: type, choices: Mapping[str, Sequence[str]]) 
     key, line = override.key_or_group, override.input_line
     if override.is_delete():
         raise InputError(f"{line}: a key cannot be taken away; leave it out or give it another value")
-    if override.is_sweep_override():
+    if override.is_sweep_override() and not _is_list(schema, key):
         raise InputError(f"{line} has several values: add --multirun, or quote it: {key}='\"a,b\"'")
     names, word = {*fields_of(schema), *choices}, key.split(".")[0]
     if key not in choices and word not in names:
         reason = getattr(schema, "elsewhere", {}).get(word)
         raise unknown(key, names) if reason is None else InputError(f"{line} has no effect: {reason}")
+    if override.is_sweep_override():
+        return f"++{key}=[{line.partition('=')[2]}]"
     value = override.value()
     if key not in choices or isinstance(value, dict):
         return f"++{line.lstrip('+')}"

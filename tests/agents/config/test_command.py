@@ -109,6 +109,10 @@ def test_a_mistake_is_named_with_its_remedy(override, message):
         compose(override)
 
 
+def test_a_list_needs_no_brackets():
+    assert compose("tags=a,b").tags == compose("tags=[a,b]").tags == ["a", "b"]
+
+
 def test_a_path_key_that_the_command_does_not_have_is_unknown():
     with pytest.raises(InputError, match="run is not a setting; choose one of seed"):
         command.compose_config(tiny.Needy, "needy", ["run=x"], config_package="tiny_configs")
