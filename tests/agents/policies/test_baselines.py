@@ -72,7 +72,7 @@ def test_the_oracle_selects_the_cell_nearest_to_the_target(clips):
 
 
 def test_the_oracle_needs_the_truth():
-    with pytest.raises(InputError, match="the oracle needs clips with a ground-truth track; these have none"):
+    with pytest.raises(InputError, match="the oracle's clips must have a ground-truth track, got clips without one"):
         Oracle(SimpleNamespace(clips=SimpleNamespace(has_truth=False)))
 
 
@@ -181,7 +181,7 @@ def test_one_observation_gives_one_action_as_in_stable_baselines3():
 
 @pytest.mark.parametrize("observation", [np.zeros((4, 16, 6, 6), np.float32), np.zeros((4, 2), np.float32), np.zeros((4, 3), np.int64)])
 def test_observations_that_are_no_references_are_refused(observation):
-    with pytest.raises(InputError, match=r"reads references \(clip, step\), got .*; make the environment with observation='reference'"):
+    with pytest.raises(InputError, match=r"must be references \(clip, step\), got .*; make the environment with observation='reference'"):
         RandomPatch(GRID, 0).predict(observation)
 
 

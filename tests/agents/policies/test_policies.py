@@ -301,7 +301,7 @@ def test_standard_deviations_that_are_none(std):
 
 @pytest.mark.parametrize("grid", [0, -1, 2.5, "7", True])
 def test_grids_that_are_none(grid):
-    with pytest.raises(InputError, match=r"grid must be a whole number of cells from 1 on, or None for a continuous policy, got "):
+    with pytest.raises(InputError, match=r"grid must be a positive whole number of cells, or None for a continuous policy, got "):
         PolicyNetwork(NETWORK, grid)
 
 

@@ -207,7 +207,7 @@ def test_a_policy_that_skips_and_one_that_cannot_are_not_mixed_up(bank, skips):
 def test_a_policy_without_the_number_of_patches_is_refused(bank):
     env = make_environment(bank, EnvConfig(num_envs=4, action="skip"), "reference")
     model = new_ppo(env, bank, PPOConfig(n_steps=4, batch_size=8), NETWORK, 5)
-    with pytest.raises(InputError, match="without the number of patches: use the observation 'reference_looks'"):
+    with pytest.raises(InputError, match="observation must be 'reference_looks'"):
         to_network(model.policy)
 
 

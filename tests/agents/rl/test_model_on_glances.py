@@ -64,9 +64,9 @@ def test_models_that_skip_predict_as_they_are_evaluated(tmp_path, bank, name):
     actions = policy.act(bank.glance_maps(CLIPS[:, None], STEPS[None])).numpy()
     assert np.array_equal(actions != 49, played.patch_mask)
     assert np.array_equal(actions[played.patch_mask], played.actions[played.patch_mask])
-    with pytest.raises(InputError, match=r"keep_threshold=0\.5 is for policy networks, such as algo=ppo trains; models of other"):
+    with pytest.raises(InputError, match=r"keep_threshold must be left out with a model of another algorithm .*, got 0\.5; use"):
         policy.act(torch.zeros(1, 1, 16, 6, 6), 0.5)
-    with pytest.raises(InputError, match="exit must be left out with a model that skips frames; policy networks, such as algo=ppo trains"):
+    with pytest.raises(InputError, match="exit must be left out with a model that skips frames; use a policy network, such as"):
         policy.act_next(torch.zeros(1, 16, 6, 6), None, torch.zeros(1))
 
 
