@@ -193,7 +193,7 @@ def test_a_damaged_line_is_named(tmp_path):
         ("none.mp4", "source=none.mp4 does not exist; give a video, a folder, a pattern such as 'videos/*.mp4', or - for a list"),
         ("*.mov", r"source=*.mov matches no videos (0 files and folders)"),
         ("empty", "source=empty holds no videos: neither files (.mp4"),
-        ("-", "source=- reads paths of videos from standard input, one a line, and there were none"),
+        ("-", "source=- reads paths of videos from standard input, one per line, and there were none"),
     ],
 )
 def test_a_source_without_videos_is_named(call, monkeypatch, source, message):
@@ -216,7 +216,7 @@ def test_names_of_classes_come_from_a_file(call, folder):
     status, printed = call("source=videos/a.mp4", "classes=names.txt")
     assert status == 2 and "classes must have one name for each of the 10 classes of the classifier, got 2" in printed
     status, printed = call("source=videos/a.mp4", "classes=none.txt")
-    assert status == 2 and "classes=none.txt cannot be read" in printed and "one name a line" in printed
+    assert status == 2 and "classes=none.txt cannot be read" in printed and "one name per line" in printed
 
 
 def test_either_a_run_or_a_classifier_is_given(call, run, folder):

@@ -194,7 +194,7 @@ def test_the_frames_of_the_glancer_may_be_others(tmp_path):
     [
         ({"window": 0.0}, "window must be above 0, got 0.0"),
         ({"fps": -1.0}, "fps must be above 0, got -1.0"),
-        ({"stride": 1.0}, "stride=1.0 is between windows, and there is one; give window, too"),
+        ({"stride": 1.0}, "stride must be left out without window, got 1.0; set window, too"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
     ],
 )

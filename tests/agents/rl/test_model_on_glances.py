@@ -74,5 +74,5 @@ def test_a_model_that_reads_more_than_glances_is_refused(tmp_path, bank):
     learn(tmp_path, bank, settings("dqn"))
     card = tmp_path / "checkpoints" / "best" / "model.json"
     card.write_text(json.dumps({**json.loads(card.read_text()), "observation": "map"}))
-    with pytest.raises(InputError, match=r"acts on the observation 'map', and predictions have glances alone; train it with algo\.obs"):
+    with pytest.raises(InputError, match=r"must act on glances only for predictions, got .* 'map'; train it with algo\.obs"):
         load_for_prediction(card.parent, CPU)
