@@ -251,7 +251,7 @@ def test_the_family_that_was_asked_for(file):
         ({"fc": {"weight": None}, "glancer": {}}, r"missing fc\.weight, which gives the number of classes"),
         (
             {"policy": {"state_encoder.0.weight": torch.zeros(64, 2000, 1, 1)}},
-            r"policy\.state_encoder\.0\.weight has shape \(64, 2000, 1, 1\), but takes a whole number of glance maps of 1280 channels",
+            r"policy\.state_encoder\.0\.weight must read a multiple of 1280 channels, the glance map's, got shape \(64, 2000, 1, 1\)",
         ),
     ],
 )

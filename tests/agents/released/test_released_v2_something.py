@@ -131,7 +131,7 @@ def test_the_whole_pass(read, frames, glance_frames, stored):
     [
         ({"policy_stn.10.bias": None}, "AdaFocusV2-Something-Something family: missing policy_stn.10.bias"),
         ({"local_CNN.new_fc.weight": (174, 2047)}, r"local_CNN.new_fc.weight has shape \(174, 2047\) instead of \(174, 2048\)"),
-        ({"policy_stn.0.weight": (64, 1281, 1, 1)}, r"has shape \(64, 1281, 1, 1\), but takes a whole number of glance maps"),
+        ({"policy_stn.0.weight": (64, 1281, 1, 1)}, r"policy_stn\.0\.weight must read a multiple of 1280 .*, got shape \(64, 1281, 1, 1\)"),
         ({"global_CNN.base_model.other": (3,)}, "unexpected global_CNN.base_model.other"),
     ],
 )
