@@ -174,7 +174,7 @@ def _patch_size(path: Path, kind: Family, patch_size: int | None) -> int | None:
     """Return the patch size, from the argument or from the name of an AdaFocusV2 file; the two must not differ."""
     named = re.search(r"_p(\d+)(?=[_.])", path.name) if kind.interpolated else None
     if named and patch_size not in (None, int(named[1])):
-        raise InputError(f"patch_size must be {named[1]}, as in the name of file={path}, got {patch_size}; leave it out, or give another file")
+        raise InputError(f"patch_size must be {named[1]}, as in the name of file={path}, got {patch_size}; leave it out")
     return int(named[1]) if named else patch_size
 
 

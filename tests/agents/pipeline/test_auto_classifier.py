@@ -134,7 +134,7 @@ def test_force_drops_a_broken_training(tmp_path, root, cache, whole, monkeypatch
         get_classifier(tmp_path, root)
     for file in (cache / "classifiers").rglob("*.pt"):
         file.write_bytes(b"half")
-    with pytest.raises(InputError, match=r"\.pt is not a whole checkpoint of this program .*; force=true starts over"):
+    with pytest.raises(InputError, match=r"\.pt is not a complete checkpoint of this program .*; force=true starts over"):
         get_classifier(tmp_path, root)
     get_classifier(tmp_path, root, "force=true")
     assert cached(cache) == whole

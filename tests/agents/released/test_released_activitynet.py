@@ -265,7 +265,7 @@ def test_a_recurrent_head_that_lacks_tensors_is_not_taken_for_a_linear_one(conte
         ({"fc": {"fc.weight": None}}, "missing fc.fc.weight, which gives the number of classes"),
         ({"fc": {"fc.weight": 3}}, r"fc\['fc.weight'\] is a int, not a tensor"),
         ({"policy": [1]}, "policy is a list, not a dictionary of tensors"),
-        ({"policy": {"actor.0.bias": torch.zeros(50)}}, r"policy\.actor\.0\.bias must have one .*: 16, 25, 36, 49 or 64; got shape \(50,\)"),
+        ({"policy": {"actor.0.bias": torch.zeros(50)}}, r"policy\.actor\.0\.bias must have .*: 16, 25, 36, 49 or 64; got shape \(50,\)"),
         (
             {"focuser": {"net.base_model.0.weight": torch.zeros(64, 3, 7, 7)}, "policy": None},
             r"the ActivityNet family: missing glancer\.net.*; unexpected focuser\.net\.base_model\.0\.weight",

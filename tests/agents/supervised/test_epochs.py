@@ -186,8 +186,8 @@ def test_no_epochs_leave_the_weights_as_they_are(clips):
     [
         ({"schedule": "step"}, r"milestones=\[\] do not go with schedule=step; set some, such as \[20, 40\]"),
         ({"milestones": [3]}, r"milestones=\[3\] do not go with schedule=one_cycle; only schedule=step has milestones"),
-        ({"schedule": "step", "milestones": [4, 2]}, r"milestones must be strictly increasing epochs from 1 on, .* got \[4, 2\]"),
-        ({"schedule": "step", "milestones": [0]}, r"milestones must be strictly increasing epochs from 1 on, .* got \[0\]"),
+        ({"schedule": "step", "milestones": [4, 2]}, r"milestones must be strictly increasing epochs of at least 1, .* got \[4, 2\]"),
+        ({"schedule": "step", "milestones": [0]}, r"milestones must be strictly increasing epochs of at least 1, .* got \[0\]"),
     ],
 )
 def test_settings_that_cannot_be(clips, change, message):

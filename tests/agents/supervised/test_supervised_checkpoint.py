@@ -172,7 +172,7 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_can_be_used(how, clips,
     torch.manual_seed(7)
     Start(tmp_path, lines).train("glancer", clips)
     broken(max(tmp_path.iterdir()), how)
-    advice = r"00002-0000000.pt is not a whole checkpoint .*; remove it to resume from the previous one, or force=true starts over"
+    advice = r"00002-0000000.pt is not a complete checkpoint .*; remove it to resume from the previous one, or force=true starts over"
     with pytest.raises(InputError, match=advice):
         Start(tmp_path, lines)
     max(tmp_path.iterdir()).unlink()
