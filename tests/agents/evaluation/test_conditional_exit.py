@@ -301,7 +301,7 @@ def test_thresholds_of_another_model_are_refused_by_name(classifier, frames, fit
 
 def test_a_temporal_shift_has_no_exit(clips, fitted):
     classifier = Classifier(replace(TINY, shift=0.125, shift_place="block"), CLASSES).freeze()
-    with pytest.raises(InputError, match="exit must be left out with a classifier with temporal shift: it mixes all frames of a clip"):
+    with pytest.raises(InputError, match="exit must be left out with a classifier with temporal shift, which mixes all frames of a clip"):
         infer(classifier, fitted[0], torch.zeros(1, 4, 3, 96, 96), exit=replace(fitted[1], model=None))
 
 
