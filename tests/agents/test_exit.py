@@ -154,7 +154,7 @@ def test_settings_that_do_not_fit_an_exit_are_refused(call, run, made, name, arg
 
 def test_an_exit_is_that_of_a_policy(call, run):
     status, printed = call("evaluate", f"classifier={run}/checkpoints/classifier", "data.num_frames=4", "exit=1")
-    assert status == 2 and "exit=1.0 is of a policy, and there is none; give policy=DIR, or leave exit out" in printed
+    assert status == 2 and "exit=1.0 needs a policy, and there is none; give policy=DIR, or leave exit out" in printed
 
 
 def test_an_exit_needs_training_videos(call, clips, tmp_path):

@@ -120,7 +120,7 @@ def test_no_room_for_all_parts_together(saved, tmp_path, small_demo, capsys, mon
 
 def test_help_begins_with_the_docstring(capsys):
     fill("--help")
-    assert capsys.readouterr().out.startswith("Fills a feature bank on disk ahead")
+    assert capsys.readouterr().out.startswith("Fill a feature bank on disk in advance")
 
 
 def test_the_bank_of_any_task_is_filled(saved, tmp_path, monkeypatch, capsys):

@@ -78,5 +78,5 @@ def test_a_patch_size_that_is_not_the_checkpoints_is_refused(tmp_path):
     kept = tmp_path / "imported"
     import_released(ImportCheckpoint(str(tmp_path / "released.pth"), str(kept), classes=str(root / "classInd.txt"), patch_size=128))
     asked = ["experiment=actnet", f"data.root={root}", f"classifier={kept}", f"run={tmp_path / 'run'}"]
-    with pytest.raises(InputError, match=r"patch_size=96 is not that of classifier=.*, which was trained with patches of 128 pixels"):
+    with pytest.raises(InputError, match=r"patch_size=96 differs from that of classifier=.*, which was trained with patches of 128 pixels"):
         train_ppo.main(compose_config(TrainPPO, "train_ppo", asked))

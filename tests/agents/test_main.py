@@ -26,7 +26,7 @@ def test_the_commands_are_listed(console, capsys, arguments):
     lines = capsys.readouterr().out.splitlines()
     names = [line.split()[1] for line in lines]
     assert {"train-ppo", "list-runs", "predict", "COMMAND"} <= set(names) and "inference" not in names
-    assert "adafocus list-runs          Lists run folders with their results." in lines
+    assert "adafocus list-runs          List run folders with their results." in lines
 
 
 @pytest.mark.parametrize("name", ["list-runs", "list_runs"])
@@ -56,4 +56,4 @@ def test_the_version_is_that_of_the_package(console, capsys):
 
 def test_the_module_runs_commands_too():
     done = subprocess.run([sys.executable, "-m", "agents", "list-runs", "--help"], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("Lists run folders with their results.\n")
+    assert done.stdout.startswith("List run folders with their results.\n")

@@ -271,7 +271,7 @@ def test_evaluate_takes_a_classifier_and_a_policy(tmp_path, first, root, capsys)
 
 
 def test_evaluate_refuses_a_run_that_is_not_finished_and_other_classes(stopped, root):
-    with pytest.raises(InputError, match="holds no finished run; start its command again to finish it"):
+    with pytest.raises(InputError, match="is not finished; start its command again to finish it"):
         evaluated(f"run={stopped}")
     with pytest.raises(InputError, match=r"^run=.*none does not exist; give the folder of a finished run \(python -m"):
         evaluated(f"run={stopped / 'none'}")

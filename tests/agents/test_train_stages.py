@@ -148,7 +148,7 @@ def test_a_stage_that_started_from_another_classifier_is_refused(tmp_path, root,
     folder = shutil.copytree(all_stages[0], tmp_path / "run")
     (folder / "result.json").unlink()
     shutil.copytree(folder / "checkpoints" / "stage0-focuser" / "best", folder / "checkpoints" / "stage1" / "best", dirs_exist_ok=True)
-    with pytest.raises(InputError, match=r"stage2 started from another classifier than the stage before left; force=true"):
+    with pytest.raises(InputError, match=r"stage2 started from another classifier than the result of the stage before; force=true"):
         train_all(folder, root)
 
 
@@ -237,7 +237,7 @@ def test_stages_end_with_the_last_one_asked_for(tmp_path, root, trained):
         (["rounds=1", "first=1", "last=2"], "rounds=1 need last=3, got last=2; leave last out, or set rounds=0"),
         (["first=3", "stages.finetune.epochs=0"], r"no stage from first=3 to last=3 has epochs; set those of stages\.\* above 0"),
         (["first=2", "last=1"], "first must not be greater than last, got first=2 and last=1"),
-        (["first=2", "patch_size=32"], "patch_size=32 is not that of classifier=.*, which was trained with patches of 24 pixels"),
+        (["first=2", "patch_size=32"], "patch_size=32 differs from that of classifier=.*, which was trained with patches of 24 pixels"),
     ],
 )
 def test_stages_that_lack_something_are_refused(tmp_path, root, trained, overrides, message):

@@ -271,7 +271,7 @@ def test_the_commands_are_listed():
     names = [line.split()[2] for line in result.stdout.splitlines()]
     assert {"agents.train_ppo", "agents.evaluate", "agents.fill_feature_bank", "agents.COMMAND"} <= set(names)
     assert "agents.inference" not in names
-    assert "python -m agents.list_runs          Lists run folders with their results.\n" in result.stdout
+    assert "python -m agents.list_runs          List run folders with their results.\n" in result.stdout
 
 
 def test_process_prints_a_mistake_alone_and_leaves_no_folder(tmp_path):
