@@ -266,7 +266,7 @@ def test_what_is_closed_can_be_neither_reset_nor_stepped(arguments, make, name, 
     action = env.action_space.sample() if api != "sb3" else np.stack([env.action_space.sample()] * N)
     env.close()
     env.close()
-    with pytest.raises(ClosedEnvironmentError, match=r"AdaFocus(Vector)?Env has been closed: it can be neither reset nor stepped"):
+    with pytest.raises(ClosedEnvironmentError, match=r"AdaFocus(Vector)?Env is closed and can be neither reset nor stepped"):
         env.step(action)
     with pytest.raises(ClosedEnvironmentError, match="make a new one"):
         env.reset()
@@ -275,7 +275,7 @@ def test_what_is_closed_can_be_neither_reset_nor_stepped(arguments, make, name, 
 @pytest.mark.parametrize("kind", ["AdaFocusEnv", "SyncVectorEnv"])
 def test_stable_baselines3_gets_no_other_environment(arguments, kind):
     single = partial(gym.make, "AdaFocus-v1", **arguments)
-    with pytest.raises(InputError, match=rf"AdaFocusVecEnv adapts an AdaFocusVectorEnv, got {kind}; make one with gymnasium\.make_vec\(ID"):
+    with pytest.raises(InputError, match=rf"env must be an AdaFocusVectorEnv, got {kind}; make one with gymnasium\.make_vec\(ID"):
         AdaFocusVecEnv(single() if kind == "AdaFocusEnv" else gym.vector.SyncVectorEnv([single]))
 
 

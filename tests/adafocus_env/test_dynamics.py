@@ -143,7 +143,7 @@ def test_standalone_values_a_patch_alike_whatever_was_seen_before(bank):
 
 
 def test_standalone_cannot_value_skipped_frames(bank):
-    with pytest.raises(InputError, match="reward='standalone' judges every patch by itself, so it cannot value a frame that is skipped"):
+    with pytest.raises(InputError, match="reward='standalone' judges every patch on its own and cannot reward skipped frames"):
         Dynamics(bank, 1, reward="standalone", action=SkipAction(bank.action))
 
 

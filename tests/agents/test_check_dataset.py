@@ -51,7 +51,7 @@ def test_a_whole_set_passes(tmp_path, capsys, minik, source):
     assert content["place"] == str(minik / source) and content["num_frames"] == 16
     assert content["fps"] == ({"25.0": 6} if source == "videos" else {}) and content["short_sides"] == {"48": 6}
     assert ("frame rate: 25 fps" in shown) == (source == "videos")
-    assert ("images do not tell it" in shown and "not the published 360 pixels: in 6 videos" in shown) == (source == "frames")
+    assert ("not stored in images" in shown and "not the published 360 pixels: in 6 videos" in shown) == (source == "frames")
 
 
 def test_everything_that_is_wrong_with_frames_is_told(tmp_path, capsys, minik):

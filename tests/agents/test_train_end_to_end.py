@@ -287,7 +287,7 @@ def test_policies_without_a_location_are_refused(tmp_path, root):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["env.action=grid"], r"env\.action must be interpolated or continuous with end-to-end training, got grid: only a location has"),
+        (["env.action=grid"], r"env\.action must be interpolated or continuous with end-to-end training, got grid: cells and skipping"),
         (["env.action=continuous_skip"], r"env\.action must be interpolated or continuous with .*, got continuous_skip"),
         (["patch_size=97"], "patch_size=97 does not fit frames of 96 pixels; choose a patch_size from 1 to 96"),
         (["freeze=true"], r"freeze=true needs a trained classifier, but classifier=auto is a new one here: give classifier=DIR"),

@@ -184,7 +184,7 @@ REFUSED = [
     (TrainPPO, "data.flip", "", "data=demo does not read it; leave it out, or choose one of data=folder$"),
     (CheckDataset, "data.flip", "data.name=folder", "one test clip of each video is decoded; leave it out"),
     (TrainPPO, "data.test", "", "data=demo does not read it; leave it out, or choose one of data=folder$"),
-    (TrainPPO, "data.test", "data.name=folder data.root={places}/split", "the folder has a train/ or test/ subfolder"),
+    (TrainPPO, "data.test", "data.name=folder data.root={places}/split", "a train/ or test/ subfolder defines the split"),
     (TrainPPO, "env.grid", "env.action=continuous_skip", "env.action=continuous_skip has no cells; leave it out, or set env.action=grid"),
     (TrainPPO, "env.baseline", "env.reward=confidence", "env.reward=confidence compares with no random patches; leave it out"),
     (TrainPPO, "env.cost_weight_rate", "", "λ stays as it is; set env.target_keep or env.target_gflops"),

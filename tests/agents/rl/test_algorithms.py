@@ -361,7 +361,7 @@ def test_ppo_is_the_case_that_train_ppo_is(tmp_path, root):
         (["algo=dqn", "env.reward=randm"], r"env\.reward='randm' is not known; did you mean 'random'"),
         (
             ["algo=dqn", "env.reward=standalone", "env.action=skip"],
-            r"env\.reward='standalone' judges every patch by itself, .* set env\.reward='random', or an action without skipping",
+            r"env\.reward='standalone' judges every patch on its own .* set env\.reward='random', or an action without skipping",
         ),
     ],
 )
