@@ -53,8 +53,8 @@ class Alternatives:
         if action.num_cells is None:
             refuse_if(
                 request is True,
-                f"{given} must be a number with continuous actions, of which there are infinitely many: that of the locations that are "
-                "sampled in each step, such as full_information=16",
+                f"{given} must be a number with continuous actions, since they are infinitely many: the number of locations to sample "
+                "in each step, such as full_information=16",
             )
             return cls(action, request, candidates[~action.patch_mask(candidates)], 0)
         refuse_if(request is not True, f"{given} must be true on a grid, where the rewards of all actions are reported")

@@ -219,7 +219,7 @@ def test_a_grid_without_a_bank_is_refused_with_the_cost(make, classifier, clips,
 def test_a_request_of_the_wrong_kind(make, locations, clips):
     with pytest.raises(InputError, match=r"full_information=8 must be true on a grid, where the rewards of all actions are reported"):
         make(full_information=8)
-    message = r"full_information=true must be a number with continuous actions, of which there are infinitely many: .* full_information=16"
+    message = r"full_information=true must be a number with continuous actions, since they are infinitely many: .* full_information=16"
     with pytest.raises(InputError, match=message):
         AdaFocusVectorEnv(N, locations.classifier, clips, bank=locations, action="continuous", full_information=True)
     with pytest.raises(InputError, match=r"full_information must be true or false or an integer of at least 1, got 0"):

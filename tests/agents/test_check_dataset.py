@@ -76,7 +76,7 @@ def test_everything_that_is_wrong_with_frames_is_told(tmp_path, capsys, minik):
         "its image image_00010.jpg cannot be read",
         "mini_train_videofolder.txt line 7: the label 7 is beyond the 2 classes of the class file",
         "mini_train_videofolder.txt line 8: 2 of the 3 fields",
-        "mini_val_videofolder.txt line 1: val/left turn/e is in mini_train_videofolder.txt as well (line 9)",
+        "mini_val_videofolder.txt line 1: val/left turn/e is also in mini_train_videofolder.txt (line 9)",
     ):
         assert text in shown
 

@@ -262,7 +262,7 @@ def test_clips_can_be_drawn_anew_in_every_epoch(tmp_path, root, trained, monkeyp
     ("overrides", "message"),
     [
         (["data.views=resample", "env.bank=true"], "bank=true stores the features of fixed clips, but these are resampled in every epoch"),
-        (["env.video_div=2"], "video_div=2 needs a classifier with the head 'mean' or 'separate_mean', this one has 'gru'"),
+        (["env.video_div=2"], "video_div=2 needs a classifier with the head 'mean' or 'separate_mean', got 'gru'"),
         (["env.action=continuous"], "baseline='all' needs a grid"),
     ],
 )

@@ -191,7 +191,7 @@ def test_a_bank_that_is_too_large_for_the_memory(classifier, clips, monkeypatch)
     memory["SC_PHYS_PAGES"] -= 1
     message = (
         r"bank: the features of 12 clips must fit in 165\.0 KiB \(half of the memory\), got 165\.0 KiB; store them on disk "
-        r"\(bank=FOLDER\), only those of the clips last used \(bank_gib=N\), or compute them live \(bank=false\)"
+        r"\(bank=FOLDER\), store only the last used clips \(bank_gib=N\), or compute them live \(bank=false\)"
     )
     with pytest.raises(InputError, match=message):
         MemoryBank(classifier, clips, GRID)
@@ -302,7 +302,7 @@ def test_a_changed_weight_empties_a_bounded_bank(clips):
 
 def test_bounds_that_hold_no_clip(classifier, clips):
     for gib, message in (
-        (1e-6, r"bank_gib must have room for one clip, 13\.8 KiB, got 1\.0 KiB; choose a larger bank_gib, or bank=false"),
+        (1e-6, r"bank_gib must be at least the size of one clip, 13\.8 KiB, got 1\.0 KiB; choose a larger bank_gib, or bank=false"),
         (0, "bank_gib must be a number above 0 or null, got 0"),
         (float("nan"), "bank_gib must be a number above 0 or null, got nan"),
     ):

@@ -276,7 +276,7 @@ def test_what_does_not_fit_together_is_refused(averaging, classifier, clips):
     same = open_clips(demo(TASK, val=0.0), "train", num_frames=4, size=96)
     six = open_clips(demo(TASK, val=0.0), "train", num_frames=6, glance_frames=4, size=96)
     action = ContinuousAction(96, 24)
-    message = "video_div=2 needs a classifier with the head 'mean' or 'separate_mean', this one has 'gru'; leave video_div out"
+    message = "video_div=2 needs a classifier with the head 'mean' or 'separate_mean', got 'gru'; leave video_div out"
     with pytest.raises(InputError, match=message):
         LiveFeatures(classifier, same, action, video_div=2)
     with pytest.raises(InputError, match=r"the clips have 4 frames for the glancer and 8 for the focuser; .* set glance_frames=0"):
