@@ -173,7 +173,7 @@ def test_efficientnet_lite_takes_the_shift_as_mobilenet_does():
 
 @pytest.mark.parametrize("place", ["blockres", "block"])
 def test_other_networks_refuse_the_shift(place):
-    message = r"shift=0\.125: no place for it is known in this network; choose a ResNet or MobileNetV2, or shift=0"
+    message = r"shift=0\.125 needs a network with known blocks; choose a ResNet or MobileNetV2, or shift=0"
     with pytest.raises(InputError, match=message):
         Classifier(dataclasses.replace(BORROWED, shift=1 / 8, shift_place=place), CLASSES)
 

@@ -479,7 +479,7 @@ def test_a_full_disk_is_named_with_the_way_out(tmp_path, videos):
     assert len(ClipStore(videos, TEST, folder=tmp_path)) == 5
 
 
-REMOVED = "was removed while this command was using it; start the same command again: it makes what is missing"
+REMOVED = "was removed while this command was using it; start the same command again, which recreates missing files"
 
 
 def test_a_store_that_is_removed_before_its_first_use_is_named(tmp_path, videos):
