@@ -131,7 +131,7 @@ def test_the_best_policy_is_the_last_of_the_best_on_the_validation_part(first):
     score = best["val_confidence_anytime"]
     assert json.loads((first[0] / "result.json").read_text())["best"] == {"steps": best["steps"], "val_confidence_anytime": score}
     assert f"best policy: step {best['steps']} of 128, anytime confidence {score:.3f} on 6 validation clips" in first[1]
-    assert "warning: 6 validation clips cannot tell policies apart; set data.val to a larger share, or add videos" in first[1]
+    assert "warning: 6 validation clips cannot distinguish policies; set data.val to a larger share, or add videos" in first[1]
     assert load_policy(first[0] / "checkpoints" / "best").grid == 3
 
 

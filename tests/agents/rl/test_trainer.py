@@ -4,7 +4,7 @@ import pytest
 
 from agents.rl.trainer import Best, _doubts
 
-FEW = "{} cannot tell policies apart; set data.val to a larger share, or add videos"
+FEW = "{} cannot distinguish policies; set data.val to a larger share, or add videos"
 FULL = "the validation split is saturated, {} right: it says little about which policy is best; use harder videos"
 
 

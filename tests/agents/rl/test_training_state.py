@@ -298,7 +298,7 @@ def test_an_attribute_of_another_class_is_refused(tmp_path, bank):
         ("moments", (0, 0), r"moments \(tuple\) differs: a Moments was saved"),
         ("optimizer", None, r"optimizer \(NoneType\) differs: 'NoneType' object has no attribute 'load_state_dict'"),
         ("generators", [0, 0, 0, 0], r"generators\.0 \(int\) differs: a Generator was saved"),
-        ("function", None, r"function is missing: the constructor does not make it"),
+        ("function", None, r"function is missing: the constructor does not set it"),
         ("replay_buffer", Teacher(), r"replay_buffer \(Teacher\) differs: a ClipReplayBuffer was saved"),
     ]:
         restored = fresh(bank, own(Plain))
