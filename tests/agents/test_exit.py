@@ -139,8 +139,8 @@ def test_training_clips_are_read_again_only_for_another_model(call, run, made, m
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["exit=1", "keep=0.5"], "keep=0.5 has no effect: exit=1.0 ends videos early, with the policy's own threshold; leave one of"),
-        (["exit=1", "budget=0.5"], "budget=0.5 has no effect: exit=1.0 ends videos early, with the policy's own threshold"),
+        (["exit=1", "keep=0.5"], "keep=0.5 has no effect: exit=1.0 ends videos early and uses the policy's threshold; leave one of"),
+        (["exit=1", "budget=0.5"], "budget=0.5 has no effect: exit=1.0 ends videos early and uses the policy's threshold"),
         (["exit_confidence=score"], "exit_confidence=score has no effect: there is no conditional exit; set exit, or leave it out"),
         (["exit=0"], "exit must be a number above 0 or null, got 0"),
         (["exit=1", "exit_confidence=logit"], "exit_confidence must be 'softmax' or 'score', got 'logit'"),

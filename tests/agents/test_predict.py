@@ -262,7 +262,7 @@ def test_names_that_are_not_utf_8_are_written_and_listed(call, folder):
     [
         ("classifier", {"run": "DIR"}, "run=DIR has a classifier; leave one of them out"),
         ("keep", {"classifier": "DIR"}, "it is solved on the validation split of a run; give run=DIR"),
-        ("stride", {"run": "DIR"}, "it is between windows, and the whole video is one; set window, or leave it out"),
+        ("stride", {"run": "DIR"}, "the whole video is one window; set window, or leave it out"),
     ],
 )
 def test_a_key_without_an_effect_is_refused(key, given, reason):

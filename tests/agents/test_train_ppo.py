@@ -324,8 +324,8 @@ def test_a_demo_run_takes_no_folder_in_silence(tmp_path, first):
     [
         ("classifier=demo", r"^classifier=demo has no effect: run=.* has a classifier and a policy; leave it out"),
         ("policy=DIR", r"^policy=DIR has no effect: run=.* has a classifier and a policy"),
-        ("grid=5", r"^grid=5 has no effect: run=.* was made with another one or the same"),
-        ("data.views=2", r"^data\.views=2 has no effect: it is about training clips"),
+        ("grid=5", r"^grid=5 has no effect: run=.* determines it"),
+        ("data.views=2", r"^data\.views=2 has no effect: it applies to training clips"),
         ("skipped=last", r"^skipped=last has no effect: there is no policy that skips frames"),
         ("data.num_frames=0", "num_frames must be an integer of at least 1, got 0"),
         ("precision=float8", "precision must be 'float32' or .*, got 'float8'"),

@@ -95,7 +95,7 @@ def test_other_keys_can_refer_to_a_path_that_looks_like_a_reference():
         ("foo", r"^'foo' has no '='; arguments are written key=value"),
         ("", r"^'' has no '='"),
         ("seed=1,2", r"^seed=1,2 has several values: add --multirun, or quote it: seed='\"a,b\"'"),
-        ("~seed=0", r"cannot be taken away"),
+        ("~seed=0", r"cannot be removed"),
         ("hydra.run.dir=x", r"^hydra\.run\.dir is not a setting"),
         ("hydra/launcher=joblib", r"^hydra/launcher is not a setting"),
         ("run=???", r"write \./\?\?\?"),

@@ -185,7 +185,7 @@ def test_a_policy_that_does_not_fit_is_refused(call, tmp_path):
 
 
 def test_the_number_of_episodes_has_no_effect_beside_clips():
-    with pytest.raises(InputError, match=r"episodes=3 has no effect: clips=\[1\] says which are played; leave one of them out"):
+    with pytest.raises(InputError, match=r"episodes=3 has no effect: clips=\[1\] determines the clips; leave one of them out"):
         check_effect(Watch(run="DIR", clips=[1]), {"episodes": "episodes=3"})
 
 
