@@ -133,7 +133,7 @@ def test_paths_stay_inside(module):
 
 def test_what_cannot_be_made_is_refused(module, tmp_path):
     film = write_film(tmp_path / "short.mp4")
-    with pytest.raises(SystemExit, match=r"short.mp4 \(75% to 100%\) has 6 frames, 10 a second: too few for videos of 8 frames; lower"):
+    with pytest.raises(SystemExit, match=r"short.mp4 \(75% to 100%\) has 6 frames, 10 per second: too few for videos of 8 frames; lower"):
         made(module, tmp_path / "out", film, more=["--frames", "8"])
     with pytest.raises(SystemExit, match=r"--digit must be from 8 to 37 pixels with --side 48, got 38"):
         made(module, tmp_path / "out", film, more=["--digit", "38"])

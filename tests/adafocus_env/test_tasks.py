@@ -317,7 +317,7 @@ def test_an_agent_of_ones_own_joins_the_leaderboard(tiny_task, tmp_path, monkeyp
     [
         ({}, "give either runs, a list of run folders, or agent, a dotted path"),
         ({"runs": ["a"], "agent": "a.b"}, "give either runs, a list of run folders, or agent, a dotted path"),
-        ({"runs": ["nowhere"]}, "runs: nowhere holds no finished run; start its command again to finish it"),
+        ({"runs": ["nowhere"]}, "runs: nowhere is not finished; start its command again to finish it"),
         ({"agent": "no_such.Agent"}, r"agent=no_such\.Agent cannot be imported: .*; give module\.attribute, with the module on PYTHONPATH"),
         ({"agent": "json.Agent"}, r"agent=json\.Agent cannot be imported: .*has no attribute 'Agent'"),
     ],

@@ -270,7 +270,7 @@ REFUSED = [
     (Evaluate, "data.views", "", "it applies to training clips, and none are read; leave it out"),
     (Evaluate, "data.val", "", "nothing is chosen on the validation split without keep or budget; leave it out"),
     (Evaluate, "bank_gib", "bank=false", "with bank=false features are stored nowhere; leave it out, or set bank=true"),
-    (RebuildBundled, "stages.finetune.epochs", "", "a bundled classifier is made by stages 0 and 1; leave it out"),
+    (RebuildBundled, "stages.finetune.epochs", "", "bundled classifiers are trained by stages 0 and 1 only; leave it out"),
     (FillFeatureBank, "data.val", "split=test", "split=test has no training videos; leave it out"),
     (FillFeatureBank, "data.sampling", "split=val", "it applies to training clips, and split=val has none; leave it out"),
     (FillFeatureBank, "grid", "action=continuous", "action=continuous has no cells; leave it out"),
