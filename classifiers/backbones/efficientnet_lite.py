@@ -6,7 +6,6 @@ Their ImageNet weights are available as Python packages (see `classifiers.backbo
 import math
 
 from torch import Tensor, nn
-from torchvision.ops import Conv2dNormActivation
 
 # Stages of B0 (arXiv:1905.11946, table 1): kernel, stride of the first block, expansion, channels, blocks.
 _STAGES = (
@@ -70,6 +69,8 @@ def _layer(
     """Return convolution, batch norm and activation, padded as in TensorFlow (for even sides, strides pad one more pixel at the end)."""
     before, after = (kernel - stride) // 2, (kernel - stride + 1) // 2
     pad = [nn.ZeroPad2d((before, after, before, after))] if before != after else []
+    from torchvision.ops import Conv2dNormActivation
+
     layer = Conv2dNormActivation(
         inputs, outputs, kernel, stride, padding=0 if pad else before, groups=groups, activation_layer=activation,
         norm_layer=lambda channels: nn.BatchNorm2d(channels, eps=1e-3), inplace=True if activation else None,
