@@ -23,7 +23,7 @@ def multiply_adds(call: Callable[[], object]) -> int:
 
 
 class _FlopCounter(TorchDispatchMode):
-    """Sums what `torch.utils.flop_counter` counts. PyTorch's own mode imports its compiler, which takes as long as all else."""
+    """A mode that counts with the formulas of `torch.utils.flop_counter`. (PyTorch's mode imports the compiler, which takes seconds.)"""
 
     total = 0
 
@@ -34,7 +34,7 @@ class _FlopCounter(TorchDispatchMode):
         return result
 
     @classmethod
-    def _should_skip_dynamo(cls) -> bool:  # PyTorch asks; otherwise it imports the compiler to exclude this mode from it
+    def _should_skip_dynamo(cls) -> bool:  # otherwise, PyTorch imports the compiler to exclude this mode
         return False
 
 

@@ -291,7 +291,7 @@ def _fold_batch_norms(network: nn.Module) -> nn.Module:
 
 def _compile(network: nn.Module, device: torch.device) -> Callable[..., Any]:
     """Return ``network`` compiled for up to `_MAX_SHAPES` input shapes, each at its first call."""
-    from torch._dynamo import config as dynamo  # here, since the import of the compiler takes seconds
+    from torch._dynamo import config as dynamo  # imported here, since the import of the compiler takes seconds
     from torch._inductor import config as inductor
 
     def forward(images: Tensor, num_frames: int) -> Any:

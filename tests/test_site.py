@@ -16,7 +16,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 @pytest.fixture
 def generate(monkeypatch):
-    """Imports a module of docs/generate."""
+    """Return a function that imports a module of docs/generate."""
     monkeypatch.syspath_prepend(DOCS)
     return lambda name: importlib.import_module(f"generate.{name}")
 

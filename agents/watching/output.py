@@ -57,7 +57,7 @@ def has_display() -> bool:
         figure = pyplot.figure()
     except (ImportError, RuntimeError):  # MPLBACKEND requests a backend that does not work here
         return False
-    framework = figure.canvas.required_interactive_framework  # before the figure is closed, which gives it another canvas
+    framework = figure.canvas.required_interactive_framework  # read before the figure is closed, which changes its canvas
     pyplot.close(figure)
     return framework is not None
 

@@ -1,4 +1,4 @@
-"""The command that looks through a data set, on small real videos and frames."""
+"""The command that checks a data set, on small real videos and frames."""
 
 import io
 import json
@@ -22,7 +22,7 @@ HERE = Path(__file__).parents[1]
 
 
 def call(capsys, *arguments):
-    """Runs the command in this process; gives its status, what it printed and what it said on stderr."""
+    """Run the command in this process; return its status, its output and its stderr."""
     status = 0
     try:
         run_command(main, CheckDataset, "check_dataset", arguments=[*arguments, "workers=2"])
@@ -37,7 +37,7 @@ def found(report):
 
 @pytest.fixture
 def minik(tmp_path):
-    """Mini-Kinetics with four training videos (one of them held out) and two test videos, from both sources."""
+    """Write Mini-Kinetics with four training videos (one of them held out) and two test videos, from both sources."""
     return make_frames(make_videos(make_lists(tmp_path / "data", "minik"), "minik"), "minik")
 
 

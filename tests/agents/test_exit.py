@@ -1,4 +1,4 @@
-"""The commands with a conditional exit: thresholds are fitted once on training clips, and both commands use the same ones."""
+"""The commands with a conditional exit: thresholds are fitted once on training clips, and both commands use the same thresholds."""
 
 import json
 import shutil
@@ -48,7 +48,7 @@ def run(made, tmp_path):
 
 @pytest.fixture
 def call(capsys, monkeypatch, tmp_path):
-    """Runs a command; gives its status and all that it printed, on one line."""
+    """Return a function that runs a command and returns its status and output, on one line."""
     monkeypatch.chdir(tmp_path)
 
     def call(name, *arguments):

@@ -1,4 +1,4 @@
-"""From a file in the released format to an evaluated and finetuned model, by the commands, at full size, for both families."""
+"""Import, evaluation and finetuning of a file in the released format with the commands, at full size, for both families."""
 
 import json
 
@@ -24,7 +24,7 @@ DATA = {"activitynet": "actnet", "something": "sthv2"}
 
 
 def content_of(family):
-    """A checkpoint for two classes."""
+    """Return a checkpoint for two classes."""
     content = released_weights.released(family)
     cut = {
         "activitynet": [("fc", "fc."), ("glancer", "net.classifier.1."), ("focuser", "net.fc.")],

@@ -1,4 +1,4 @@
-"""One entry for all commands: `adafocus` and `python -m agents`."""
+"""The common entry points of all commands: `adafocus` and `python -m agents`."""
 
 import importlib.metadata
 import subprocess
@@ -11,7 +11,7 @@ from agents.__main__ import main
 
 @pytest.fixture
 def console(monkeypatch):
-    """`adafocus` with these arguments, in this process."""
+    """Run `adafocus` with the given arguments in this process."""
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["/somewhere/bin/adafocus", *arguments])

@@ -32,7 +32,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def call(run, capsys, monkeypatch, tmp_path):
-    """Runs the command; gives its status and all that it printed, on one line."""
+    """Return a function that runs the command and returns its status and output, on one line."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments, run=f"run={run}"):
@@ -48,7 +48,7 @@ def call(run, capsys, monkeypatch, tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three videos at two depths, a text file, and a hidden folder."""
+    """Return a folder with three videos at two depths, a text file, and a hidden folder."""
     for name in ("a.mp4", "b/a.mp4", "b/c.avi"):
         write_video(tmp_path / "videos" / name, **({"codec": "mpeg4", "b": "1000000"} if name.endswith("avi") else {}))
     (tmp_path / "videos" / "notes.txt").write_text("no video")

@@ -1,4 +1,4 @@
-"""`python -m agents.train_end_to_end` with tiny networks: stopped anywhere, and accepted by all other commands."""
+"""`python -m agents.train_end_to_end` with tiny networks: runs can be stopped anywhere, and all other commands accept them."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def networks():
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, clips):
-    """The folder of videos; ``clips`` has rendered them."""
+    """Return the folder of videos, which ``clips`` has rendered."""
     return make_folder(tmp_path_factory.mktemp("videos"))
 
 
@@ -53,7 +53,7 @@ def end_to_end(folder, root, *overrides):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, root):
-    """A run that nothing interrupts: its folder and what it printed."""
+    """Return the folder and the output of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     return folder, end_to_end(folder, root)
 
@@ -90,7 +90,7 @@ def test_a_finished_run_is_shown_again(whole, root):
 
 
 def at_line(number, act):
-    """Calls ``act`` when the metrics have so many lines."""
+    """Call ``act`` when the metrics have the given number of lines."""
     log = RunDir.log
 
     def logged(self, metrics):
@@ -102,7 +102,7 @@ def at_line(number, act):
 
 
 def die(line, *arguments):
-    """Runs the command in this process, which is killed when the metrics have so many lines."""
+    """Run the command in this process, which is killed when the metrics have the given number of lines."""
     RunDir.log = at_line(int(line), lambda: os.kill(os.getpid(), signal.SIGKILL))
     with tiny_networks():
         end_to_end(*arguments)
@@ -207,7 +207,7 @@ def test_reinforcement_learning_continues_from_it(tmp_path, whole, root):
 
 @pytest.fixture(scope="module")
 def frozen(tmp_path_factory, root, whole):
-    """A run that trains the policy alone."""
+    """Return a run that trains only the policy."""
     folder = tmp_path_factory.mktemp("runs") / "frozen"
     end_to_end(folder, root, f"classifier={whole[0] / 'checkpoints/classifier'}", "freeze=true", "learning.epochs=2")
     return folder
@@ -230,7 +230,7 @@ def test_training_continues_from_classifier_and_policy(tmp_path, root, whole, fr
 
 @pytest.mark.slow
 def test_patches_at_whole_pixels_after_training(tmp_path, root):
-    """The policy then plays in the continuous environments."""
+    """The environments of the policy are then the continuous ones."""
     end_to_end(tmp_path, root, "env.action=continuous", "learning.epochs=1")
     policy = load_policy(tmp_path / "checkpoints" / "best")
     assert policy.grid is None and not policy.interpolated

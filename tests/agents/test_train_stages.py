@@ -1,4 +1,4 @@
-"""`python -m agents.train_stages` with tiny networks: stages and rounds in their order, each once, stopped anywhere."""
+"""`python -m agents.train_stages` with tiny networks: stages and rounds run in order, each once, and can be stopped anywhere."""
 
 import json
 import re
@@ -32,7 +32,7 @@ def networks():
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, clips):
-    """The folder of videos; ``clips`` has rendered them."""
+    """Return the folder of videos, which ``clips`` has rendered."""
     return make_folder(tmp_path_factory.mktemp("videos"))
 
 
@@ -98,7 +98,7 @@ def test_what_each_stage_adds_is_reported(all_stages):
 
 
 def at_line(number, act):
-    """Calls ``act`` when the metrics have so many lines."""
+    """Call ``act`` when the metrics have the given number of lines."""
     log = RunDir.log
 
     def logged(self, metrics):
@@ -166,7 +166,7 @@ def test_a_stage_whose_end_cannot_be_read_is_refused(tmp_path, root, all_stages)
     slow_except([([0.5, 0.4, 0.9], 1, 0)], [([0.5, 0.4, 0.9], 1, 0), ([0.5, 0.6, 0.6], 2, 2), ([0.5, 0.6, 0.5], 2, 1)]),
 )
 def test_rounds_end_when_one_no_longer_helps(tmp_path, root, trained, monkeypatch, confidences, rounds, best):
-    """The scores after the single pass and after each round decide; with equal ones the later counts."""
+    """The scores after the single pass and after each round decide; of equal scores, the later one wins."""
     ends = []
     write = driver.write_text
 
@@ -200,7 +200,7 @@ def test_the_bank_stays_while_only_the_head_learns(tmp_path, root, trained, monk
 
 @pytest.fixture(scope="module")
 def trained(all_stages):
-    """Arguments that name a trained classifier and its policy."""
+    """Return arguments that name a trained classifier and its policy."""
     kept = all_stages[0] / "checkpoints"
     return f"classifier={kept / 'stage1' / 'best'}", f"policy={kept / 'stage2' / 'best'}"
 

@@ -117,7 +117,7 @@ def test_the_command_makes_a_table_and_a_plot_and_repeats_nothing(tmp_path, monk
 
 
 def assert_evaluate_meets_budgets(root, table_json):
-    """`agents.evaluate` solves the same thresholds, from a share or from GFLOPs."""
+    """Check that `agents.evaluate` solves the same thresholds, from a share or from GFLOPs."""
     least, most = (table_json[name][0]["gflops"][0] for name in ("learned", "every frame"))
 
     def evaluated(**settings):

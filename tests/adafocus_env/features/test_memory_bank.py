@@ -226,7 +226,7 @@ def test_dtypes_that_are_not_known(classifier, clips):
 
 @pytest.mark.parametrize(("patches", "calls"), [(64, [64, 17] * 4), (100, [81] * 4), (1000, [324] * 3)])
 def test_cells_are_computed_in_calls_that_are_always_the_same(classifier, clips, monkeypatch, patches, calls):
-    """A step's cells in several calls, in one, or those of all four steps of a clip in one."""
+    """The cells of a step take several calls or one; or all four steps of a clip take one call."""
     monkeypatch.setitem(CALL_PIXELS, "cpu", patches * 24**2)
     sizes, focus = [], InferenceClassifier.focus
     monkeypatch.setattr(InferenceClassifier, "focus", lambda *given, **lookup: sizes.append(len(given[1])) or focus(*given, **lookup))

@@ -23,7 +23,7 @@ def reader_class(request):
 
 @pytest.fixture
 def only_reader(request, monkeypatch, reader_class):
-    """`open_reader` uses this class for files."""
+    """Make `open_reader` use the given class for files."""
     monkeypatch.setattr(readers, "file_reader", lambda: "decord" if reader_class is not PyAVReader else "av")
     return reader_class
 

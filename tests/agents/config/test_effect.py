@@ -1,6 +1,6 @@
-"""Every setting of every command is honoured or refused by name.
+"""Every setting of every command has an effect or is refused by name.
 
-Small runs of the commands record which settings are read. One that a run does not read must be refused when it is typed for that run.
+Small runs of the commands record which settings are read. A setting that a run does not read must be refused if it is typed.
 """
 
 import re
@@ -55,7 +55,7 @@ STAGES = tuple(fields_of(ClassifierConfig))
 
 
 def keys_of(schema, prefix=""):
-    """All that can be typed, with the class that declares it; no groups, which are set by the keys below them."""
+    """Return all keys with the classes that declare them, without groups, whose settings are keys themselves."""
     for name, field in fields_of(schema).items():
         if is_settings(field.annotation):
             yield from keys_of(field.annotation, f"{prefix}{name}.")
@@ -64,7 +64,7 @@ def keys_of(schema, prefix=""):
 
 
 def refused(schema, config, key):
-    """Why a key has no effect; empty if it has."""
+    """Return the reason why a key has no effect; empty if it has one."""
     try:
         check_effect(config, {key: f"{key}=1"}, algorithms.without_effect if schema is Train else None)
     except InputError as problem:
@@ -74,7 +74,7 @@ def refused(schema, config, key):
 
 @pytest.fixture
 def read(monkeypatch):
-    """The settings that are read while a test runs: (class, name). Copies and comparisons of whole groups do not count."""
+    """Return the set of settings (class, name) that are read while a test runs, without copies and comparisons of whole groups."""
     found = set()
 
     def record(kind):
@@ -170,7 +170,7 @@ def test_what_the_other_commands_do_not_read_is_refused(tmp_path, clips, read):
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """A folder with a test/ subfolder, one without, and one that stands for a trained classifier."""
+    """Return the parent of three folders: with a test/ subfolder, without one, and in place of a trained classifier."""
     root = tmp_path_factory.mktemp("places")
     for name in ("split/test", "plain/cat", "trained"):
         (root / name).mkdir(parents=True)

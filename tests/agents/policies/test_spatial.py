@@ -1,4 +1,4 @@
-"""The spatial policy network: its modules against PyTorch's own, any grid and map size, inside and outside of Stable-Baselines3."""
+"""The spatial policy network: modules compared with PyTorch's, any grid and map size, inside and outside of Stable-Baselines3."""
 
 import json
 from dataclasses import replace

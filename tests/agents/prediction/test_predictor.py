@@ -40,7 +40,7 @@ def predictor():
 
 
 def assert_on_targets(found, size):
-    """Every patch lies within a pixel of the target that its frame shows."""
+    """Check that every patch is within a pixel of the target in its frame."""
     assert found.size == size
     expected = np.array([cell_in_video(CELLS[frame.index], size) for frame in found.frames])
     assert np.abs(found.boxes - expected).max() <= 1
@@ -221,7 +221,7 @@ def test_a_run_is_loaded_with_the_frames_that_it_was_trained_with(tmp_path):
 
 @pytest.fixture(scope="module")
 def turned(tmp_path_factory, predictor):
-    """A turned video at a variable rate, with its prediction."""
+    """Return a rotated video with a variable frame rate and its prediction."""
     frames = np.ascontiguousarray(np.rot90(with_targets(CELLS, (160, 120)), -1, axes=(1, 2)))
     path = write_video(tmp_path_factory.mktemp("video") / "a.mp4", frames, times=UNEVEN, pixel_aspect=Fraction(2, 1))
     return predictor(turn(path, QUARTER_TURNS[1]))

@@ -1,4 +1,4 @@
-"""Models of all algorithms act on given glances as they do in evaluation."""
+"""Models of all algorithms choose the same actions on given glances as in evaluation."""
 
 import json
 from functools import partial

@@ -1,4 +1,4 @@
-"""What is said of the policy that was selected."""
+"""Warnings about the selection of the policy."""
 
 import pytest
 

@@ -74,7 +74,7 @@ def test_every_clip_comes_once_an_epoch_in_a_new_order(clips):
 
 
 def watched(config, monkeypatch, clips, stage="random patches"):
-    """What the optimiser was made with, and its rates at every step."""
+    """Record the arguments of the optimiser, and its learning rates at every step."""
     made, rates = [], []
     for name, make in list(epochs.OPTIMIZERS.items()):
 
@@ -138,7 +138,7 @@ def test_a_loss_that_is_no_number_names_the_epoch_and_the_clips(clips):
 
 
 def batches_of(store, epochs=1, batch_size=3):
-    """Every batch that a training sees."""
+    """Return all batches of a training."""
     classifier, seen = random_classifier(), []
 
     def scores(batch):
