@@ -233,7 +233,7 @@ SHAPES: tuple[Callable[[Floats, Floats, float], NDArray[np.bool_]], ...] = (
 
 
 def write(path: Path, frames: Frames, centres: Floats, digit: int) -> None:
-    """Write a video, H.264, and beside it the track of its digit: centres, the side of its box, and that every frame shows it."""
+    """Write an H.264 video, and a file with the track of its digit: centres, the side of its box, and its visibility in every frame."""
     path.parent.mkdir(parents=True, exist_ok=True)
     track = {"centre": centres.tolist(), "side": digit, "visible": [True] * len(frames)}
     path.with_suffix(".track.json").write_text(json.dumps(track), encoding="utf-8")

@@ -105,7 +105,7 @@ def test_workers_that_decode_and_render_start_without_torch():
 
 @pytest.mark.slow
 def test_inference_starts_without_the_compiler_of_pytorch():
-    """Its import takes as long as that of PyTorch itself; torchvision imports it, too."""
+    """The import of the compiler takes as long as that of PyTorch; torchvision also imports the compiler."""
     code = "import sys, adafocus_env.env; from agents import Predictor; Predictor.load('demo').flops(); "
     code += "print(sorted({'torch._dynamo', 'torchvision'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

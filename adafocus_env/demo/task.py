@@ -16,8 +16,8 @@ from classifiers.errors import InputError, refuse_if
 TaskName = Literal["track", "mover", "sparse", "easy@v0", "normal@v0", "hard@v0", "sparse@v0", "memory@v0"]
 DEFAULT_TASK: TaskName = "track"
 Mark = Literal["red", "cue_colour", "cue_motion", "halo"]
-"""What distinguishes the target from other digits: its red colour (version 0); the colour of its disc in the first frames, the cue; the
-motion of its disc, the only one that moves in the cue; or the colour of the disc behind it."""
+"""The mark that distinguishes the target from other digits: its red colour (version 0), the colour of its disc in the cue (the first
+frames), the motion of its disc in the cue, in which no other disc moves, or the colour of the disc behind it."""
 RENDERER_VERSION = 1
 PLACES = 3  # digits of version 0 that stand still are in different squares of a PLACES×PLACES board, so that patches do not overlap others
 MOST_LOOKALIKES = 4  # in version 1, limited by the number of hues of halos

@@ -215,7 +215,7 @@ def check(scores: Scores, labels: LabelSets) -> None:
         clip, step, number = bad[0]
         raise InputError(
             f"scores of clip {clip} hold {scores[clip, step, number]} after step {step + 1}: the classifier's weights are broken; "
-            "take another classifier, or train this one anew with a lower learning rate"
+            "take another classifier, or train this one again with a lower learning rate"
         )
 
 
@@ -281,7 +281,7 @@ def location_entropy(evaluation: PolicyEvaluation) -> float | None:
 
 
 def movement(evaluation: PolicyEvaluation) -> float | None:
-    """Return the mean distance of consecutive patches in fractions of H − P, over steps that both have a patch; 0 for clips of one step."""
+    """Return the mean distance between successive patches of a clip in fractions of H − P, ignoring skipped steps; 0 without any."""
     if evaluation.actions is None or evaluation.action is None:
         return None
     action = evaluation.action

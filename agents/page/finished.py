@@ -110,4 +110,4 @@ def _check_alike(first: FinishedRun, other: FinishedRun) -> None:
         "make a page for each data set",
     )
     keys = sorted(key for key in {*first.setting, *other.setting} if first.setting.get(key) != other.setting.get(key))
-    refuse_if(keys, f"runs must differ in the seed alone, got other values of {', '.join(keys)} in {other.root}; make a page for each")
+    refuse_if(keys, f"runs must differ only in the seed, got other values of {', '.join(keys)} in {other.root}; make a page for each")

@@ -242,7 +242,7 @@ def test_cells_are_computed_in_calls_that_are_always_the_same(classifier, clips,
 
 
 def test_several_threads_fill_a_bank_as_one_does(classifier, clips, monkeypatch):
-    """The same values, bit for bit; every group of cells is computed once."""
+    """The values are bit-identical, and every group of cells is computed once."""
     used, compute = [], LiveFeatures.cell_focus_vectors
     monkeypatch.setattr(LiveFeatures, "cell_focus_vectors", lambda *given: used.append(threading.get_ident()) or compute(*given))
 

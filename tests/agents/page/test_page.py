@@ -206,7 +206,7 @@ def changed(file, **values):
         ("seed=0", lambda run: changed(run / "config.yaml", plugin="mine"), r"seed=0 was made with plugin=mine, .*: add plugin=mine$"),
         (
             "seed=*", lambda run: changed(run / "config.yaml", ppo__gamma=0.9, env__grid=5),
-            r"runs must differ in the seed alone, got other values of env\.grid, ppo\.gamma in .*seed=1; make a page for each$",
+            r"runs must differ only in the seed, got other values of env\.grid, ppo\.gamma in .*seed=1; make a page for each$",
         ),
         ("seed=*", lambda run: changed(run / "config.yaml", seed=1), r"seed=\*: runs must differ in the seed, got the seeds \[1, 1\];"),
         (
