@@ -1,4 +1,4 @@
-"""Named architectures, and the bundled classifiers with their folders."""
+"""Named architectures, and the folders of the bundled classifiers."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -76,4 +76,4 @@ BUNDLED: dict[str, Path] = {
     name: Path(__file__).parent / "bundled" / name
     for name in ("demo", "demo-mover", "demo-sparse", "demo-normal@v0", "demo-hard@v0", "demo-sparse@v0")
 }
-"""Folders of the classifiers for the demo tasks, by name; `demo` is that of the default task."""
+"""Folders of the classifiers for the demo tasks, by name; `demo` is the classifier of the default task."""

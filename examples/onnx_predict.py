@@ -1,9 +1,9 @@
-"""Predicts a video with ONNX Runtime, NumPy and decord (or PyAV) alone: neither PyTorch nor AdaFocus-Env is imported.
+"""Predict a video with only ONNX Runtime, NumPy and decord (or PyAV), without importing PyTorch or AdaFocus-Env.
 
     python -m agents.export run=DIR format=onnx out=FOLDER
     python examples/onnx_predict.py FOLDER video.mp4
 
-Classes and boxes are those of ``python -m agents.predict``, which also reads folders of images and videos that are turned for display.
+Classes and boxes equal those of ``python -m agents.predict``, which also reads folders of images and videos that are rotated for display.
 """
 
 import json
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 def read_frames(
     video: str, short_side: int, choose: Callable[[NDArray[np.float64]], NDArray[np.int64]]
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """Return the frames (n, H, W, 3) that ``choose`` selects by the times of all frames, resized, and the video's (height, width)."""
+    """Return the resized frames (n, H, W, 3) that ``choose`` selects by the times of all frames, and the video's (height, width)."""
     try:
         import decord
 
@@ -28,7 +28,7 @@ def read_frames(
         reader = decord.VideoReader(video, width=width, height=height)
         numbers, position = np.unique(choose(reader.get_frame_timestamp(range(len(reader)))[:, 0]), return_inverse=True)
         return reader.get_batch(numbers).asnumpy()[position], size
-    except ImportError:  # there are systems for which decord has no wheels
+    except ImportError:  # decord has no wheels for some systems
         import av
 
         frames = list(av.open(video).decode(video=0))
@@ -39,7 +39,7 @@ def read_frames(
 
 
 def frame_numbers(times: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    """Return the frames in the middle of ``count`` equal segments: by number at a constant frame rate, otherwise by time."""
+    """Return the frames in the middle of ``count`` equal segments, by index at a constant frame rate, otherwise by time."""
     times = np.sort(times).astype(np.float64) - times.min()
     segment, period = len(times) / count, times[-1] / max(1, len(times) - 1)
     if 2 * np.abs(times - np.linspace(0, times[-1], len(times))).max() > period:
@@ -49,11 +49,11 @@ def frame_numbers(times: NDArray[np.float64], count: int) -> NDArray[np.int64]:
 
 
 def predict(folder: Path | str, video: Path | str) -> tuple[NDArray[np.str_], NDArray[np.float32], NDArray[np.float64]]:
-    """Return the names of the classes (K,), their probabilities after every frame (T, K), and boxes (T, 4), NaN where skipped."""
+    """Return the names of the classes (K,), their probabilities after every frame (T, K), and boxes (T, 4) in pixels (NaN if skipped)."""
     about = json.loads(Path(folder, "metadata.json").read_text(encoding="utf-8"))
     run = {name: onnxruntime.InferenceSession(f"{folder}/{name}.onnx").run for name in ("glancer", "policy", "focuser", "head")}
     count, size, patch, repeats = about["num_frames"], about["size"], about["patch_size"], about["num_frames"] // about["decisions"]
-    orders = about["frame_order"], about["glance_order"]  # in which the networks see the frames
+    orders = about["frame_order"], about["glance_order"]  # the orders in which the networks see the frames
     pixels, shown = read_frames(
         str(video), about["short_side"], lambda times: np.concatenate([frame_numbers(times, len(each))[each] for each in orders])
     )

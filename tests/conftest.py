@@ -1,4 +1,4 @@
-"""What many tests share: an empty cache folder, a dozen clips of demo videos, and a tiny classifier with random weights."""
+"""Shared fixtures: an empty cache folder, a dozen clips of demo videos, and a tiny classifier with random weights."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def layer(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 
 def tiny_glancer(num_classes: int) -> Backbone:
-    """Glances of 24 pixels → maps (16, 6, 6), pooled by their mean."""
+    """Return a glancer that maps frames of 24 pixels to maps (16, 6, 6), pooled by their mean."""
     return Backbone(nn.Sequential(layer(3, 8, 2), layer(8, 16, 2)), 16, num_classes, map_bounds=(0.0, 6.0))
 
 
 def tiny_focuser(num_classes: int) -> Backbone:
-    """Patches of 24 pixels → vectors of length 32, pooled by the maximum."""
+    """Return a focuser that maps patches of 24 pixels to vectors of length 32, pooled by the maximum."""
     return Backbone(nn.Sequential(layer(3, 8, 2), layer(8, 32, 2)), 32, num_classes, pool="max", map_bounds=(0.0, 6.0))
 
 
@@ -49,7 +49,7 @@ TINY_COST = (
 
 
 def slow_except(quick: Iterable[object], cases: Iterable[object]) -> list[object]:
-    """The parameters of a test, all but the quick ones marked as slow: the default suite has a fast form, CI runs all."""
+    """Mark all parameters of a test except for the quick ones as slow, so that only CI runs all of them."""
     quick, cases = list(quick), list(cases)
     assert all(case in cases for case in quick), f"quick={quick} must be among {cases}"
     values = [case if isinstance(case, tuple) else (case,) for case in cases]
@@ -57,13 +57,13 @@ def slow_except(quick: Iterable[object], cases: Iterable[object]) -> list[object
 
 
 def needs(precision: str) -> pytest.MarkDecorator:
-    """Skips a test where the processor has no instructions for a precision."""
+    """Skip a test if the processor has no instructions for a precision."""
     return pytest.mark.skipif(precision not in supported_precisions(torch.device("cpu")), reason=f"this processor has no {precision}")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
-    """The cache folder of all tests: never the user's."""
+    """Return the cache folder of all tests, which is never the user's."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("ADAFOCUS_CACHE", str(folder))
@@ -72,12 +72,12 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def clips() -> ClipStore:
-    """Twelve training clips of four frames, 96×96; the labels are 0 … 9, 0, 1."""
+    """Return twelve training clips of four frames of 96×96 pixels, with the labels 0 … 9, 0, 1."""
     return open_clips(demo(TASK, val=0.0), "train", num_frames=4, size=96)
 
 
 def random_classifier(seed: int = 0) -> Classifier:
-    """A frozen classifier with random weights; its head is so strong that patches make a difference."""
+    """Return a frozen classifier with random weights, which are large enough in the head for patches to matter."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         classifier = Classifier(TINY, CLASSES)
@@ -89,11 +89,11 @@ def random_classifier(seed: int = 0) -> Classifier:
 
 @pytest.fixture(scope="session")
 def classifier() -> Classifier:
-    """Shared by all tests: do not change its weights."""
+    """Return the classifier that all tests share. Tests must not change its weights."""
     return random_classifier()
 
 
 @pytest.fixture(scope="session")
 def bank(classifier, clips) -> MemoryBank:
-    """A bank on a 7×7 grid that is shared by all tests."""
+    """Return the bank on a 7×7 grid that all tests share."""
     return MemoryBank(classifier, clips, GridAction(7, 96, 24))

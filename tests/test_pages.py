@@ -1,8 +1,8 @@
-"""The code blocks of the main pages are run as printed, in their order and in one folder, on demo videos that are few.
+"""Run the code blocks of the main pages as printed, in order and in one folder, on a few demo videos.
 
-The folder holds what a block needs: `video.mp4`, `videos` with the class folders of twenty videos, and for pages that begin with a trained
-run that run, under its name and as `DIR`. Only sizes are changed: `SMALL` has those of scripts, `SIZES` those of commands. docs/extend.md
-has a separate test, `test_extend.py`.
+The folder has everything that a block needs: `video.mp4`, `videos` with the class folders of twenty videos and, for pages that begin with a
+trained run, that run under its name and as `DIR`. Only sizes are changed: `SMALL` has those of scripts, `SIZES` those of commands.
+docs/extend.md has a separate test, `test_extend.py`.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ NOT_RUN = re.compile(r"pip install|python -m (pytest|benchmarks|sphinx)")
 
 
 def blocks(page):
-    """The language and the content of every block of code, in the order of the page."""
+    """Return the language and the content of every code block of a page, in order."""
     return re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
@@ -53,7 +53,7 @@ def small_demo(task, **arguments):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The folder in which a page is read: all demo tasks are small."""
+    """Change to the folder for a page, with small demo tasks."""
     monkeypatch.setitem(DATASETS, "demo", replace(DATASETS["demo"], build=lambda data: small_demo(data.task, val=data.val)))
     monkeypatch.setattr(build, "demo", small_demo)
     monkeypatch.chdir(tmp_path)
@@ -69,13 +69,13 @@ def folder(tmp_path, monkeypatch):
 
 
 def commands(block):
-    """The commands of a block as lists of words; what follows `&&` is another one."""
+    """Return the commands of a block as lists of words; `&&` separates commands."""
     lines = block.replace("\\\n", " ").splitlines()
     return [shlex.split(each, comments=True) for line in lines for each in line.split("&&") if shlex.split(each, comments=True)]
 
 
 def run_command(words, monkeypatch):
-    """Runs `python -m agents.NAME …` or `adafocus …` in this process, with small sizes."""
+    """Run `python -m agents.NAME …` or `adafocus …` in this process, with small sizes."""
     if NOT_RUN.match(" ".join(words)):
         return
     assert words[0] == "adafocus" or (words[:2] == ["python", "-m"] and words[2].startswith("agents.")), words

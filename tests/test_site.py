@@ -16,7 +16,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 @pytest.fixture
 def generate(monkeypatch):
-    """Imports a module of docs/generate."""
+    """Return a function that imports a module of docs/generate."""
     monkeypatch.syspath_prepend(DOCS)
     return lambda name: importlib.import_module(f"generate.{name}")
 
@@ -30,7 +30,7 @@ def test_every_setting_is_in_the_reference(generate):
             assert all(f"| `{key}` |" in page for key in keys), keys
     assert all(f"| `{name}` |" in page for name in fields_of(EnvSettings))
     assert "| `ppo.gamma` | `0.0` | a number of at least 0 and at most 1 | discount factor" in page
-    assert "| `ppo.validate_every` | `5` | an integer of at least 1 | updates between two measurements on the" in page
+    assert "| `ppo.validate_every` | `5` | an integer of at least 1 | updates between two validations" in page
 
 
 def test_the_reference_links_every_command_to_its_groups(generate):

@@ -40,13 +40,13 @@ POLICIES = {"learned", "random", "centre", "gaussian", *RULES, "glance_only", "f
 
 
 def patch_demo(patch: pytest.MonkeyPatch) -> None:
-    """The data set `demo` are then the few videos of the tests."""
+    """Replace the data set `demo` by the few videos of the tests."""
     patch.setitem(DATASETS, "demo", replace(DATASETS["demo"], build=lambda data: demo(TASK, val=data.val)))
 
 
 @contextlib.contextmanager
 def tiny_networks() -> Iterator[None]:
-    """Within it the architecture `small` is the tiny one; PyTorch's settings, which a training changes, come back."""
+    """Return a context in which the architecture `small` is the tiny one; PyTorch's settings are restored afterwards."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ARCHITECTURES, "small", TINY)
         yield
@@ -54,7 +54,7 @@ def tiny_networks() -> Iterator[None]:
 
 
 def make_folder(root: Path, *, test_labels: int = 0) -> Path:
-    """Eight videos to train on and four to test on, in two classes; ``test_labels`` is added to those of the test part."""
+    """Make a folder of eight training and four test videos in two classes; ``test_labels`` is added to the labels of test videos."""
     for number, video in enumerate(demo(TASK, val=0.0).train):
         part, shift = ("train", 0) if number < 8 else ("test", test_labels)
         place = root / part / CLASSES[(video.label + shift) % 2] / video.path.name
@@ -64,7 +64,7 @@ def make_folder(root: Path, *, test_labels: int = 0) -> Path:
 
 
 def train(*overrides: str, command=train_ppo, schema: type = TrainPPO, name: str = "train_ppo") -> str:
-    """Runs the command in this process; returns what it printed, on one line."""
+    """Run the command in this process; return its output, on one line."""
     config = compose_config(schema, name, [*SETTINGS, *overrides])
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         command.main(config)
@@ -76,7 +76,7 @@ def result(folder):
 
 
 def assert_same(folder, first):
-    """Both runs measured, decided and found the same."""
+    """Check that both runs have the same metrics, selections and results."""
     assert (folder / "metrics.jsonl").read_bytes() == (first / "metrics.jsonl").read_bytes()
     assert result(folder) == result(first)
     chosen = Path("checkpoints", "best", "policy.safetensors")
@@ -84,7 +84,7 @@ def assert_same(folder, first):
 
 
 def left_by_force(folder: Path, copy: Path) -> set[str]:
-    """What ``force`` leaves of a copy of a run folder."""
+    """Return the files that ``force`` leaves in a copy of a run folder."""
     shutil.copytree(folder, copy)
     RunDir.open(copy, {}, force=True).close()
     return {entry.name for entry in copy.iterdir()}
@@ -102,7 +102,7 @@ def crash(*args, **kwargs):
 
 
 def at_update(number: int, act) -> None:
-    """Calls ``act`` when the line of that update of stage 2 has been written."""
+    """Call ``act`` when the line of the given update of stage 2 has been written."""
     log = RunDir.log
 
     def logged(self, metrics):

@@ -1,4 +1,4 @@
-"""What `python -m agents.export` does, from settings to files."""
+"""The implementation of `python -m agents.export`."""
 
 from __future__ import annotations
 

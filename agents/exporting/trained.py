@@ -1,4 +1,4 @@
-"""What is exported: a classifier and its policy, and what their files say about them."""
+"""The classifier and the policy to export, with the information in their files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Thresholds of predictions: on P(skip) for a budget, solved on the validation split of a run; of an exit, fitted on training clips."""
+"""Thresholds for predictions: the threshold on P(skip) for a budget, and the thresholds of a conditional exit.
+
+The former is solved on the validation split of a run, the latter are fitted on training clips.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,10 @@ from classifiers.errors import refuse_if
 
 
 def solve_budget(predictor: Predictor, config: Predict, display: Display) -> str:
-    """Set the threshold of a predictor's policy for ``budget`` or ``keep``; return a line about it.
+    """Set the threshold of a predictor's policy for ``budget`` or ``keep``, and return a line that reports it.
 
     Raises:
-        InputError: The policy does not skip, the run has no validation split, or the budget is out of range.
+        InputError: If the policy does not skip, the run has no validation split, or the budget is out of range.
     """
     policy, classifier = predictor.policy, predictor.classifier
     asked = f"budget={config.budget}" if config.budget is not None else f"keep={config.keep}"
@@ -43,10 +46,10 @@ def solve_budget(predictor: Predictor, config: Predict, display: Display) -> str
 
 
 def find_exit(predictor: Predictor, config: Predict, display: Display) -> ExitThresholds:
-    """Return the thresholds of the conditional exit that is asked for: from what is stored beside the policy, or fitted on the run's data.
+    """Return the thresholds of the requested conditional exit, either stored in the policy's folder or fitted on the run's data.
 
     Raises:
-        InputError: Nothing is stored and there is no run, what is stored is of another model, or there are no training videos.
+        InputError: If none are stored and there is no run, the stored ones belong to another model, or there are no training videos.
     """
     policy, classifier, clip_format = predictor.policy, predictor.classifier, predictor.classifier.clip_format
     num_frames = clip_format.num_frames
@@ -71,7 +74,7 @@ def find_exit(predictor: Predictor, config: Predict, display: Display) -> ExitTh
 
 
 def _env_of(predictor: Predictor) -> EnvConfig:
-    """Return the environment of the predictor's policy, with features that are computed live."""
+    """Return the environment settings of the predictor's policy, with features computed live."""
     policy = predictor.policy
     with_grid: ActionName = "skip" if policy.skips else "grid"
     without: ActionName = "continuous_skip" if policy.skips else "interpolated" if policy.interpolated else "continuous"

@@ -114,9 +114,9 @@ def _observations(task: str) -> Iterable[list[str]]:
     yield ["`map`", f"`Box({low:g}, {high:g}, {tuple(map_shape)}, float32)`: the glance map"]
     yield ["`vector`", f"`Box(({length},), float32)`: the pooled glance map"]
     yield ["`pixels`", f"`Box(0, 255, (3, {side}, {side}), uint8)`: the frame as the glancer receives it"]
-    yield ["`dict`", "`Dict`: glance map, progress, last patch, certainty and state of the head"]
-    yield ["`reference`", "`Box((2,), int64)`: clip and step, for policies that read the glances in place"]
-    yield ["`reference_looks`", "`Box((3,), int64)`: the same, and the number of patches so far"]
+    yield ["`dict`", "`Dict`: glance map, progress, last patch, certainty of the scores, and state of the head"]
+    yield ["`reference`", "`Box((2,), int64)`: indices of clip and step, for policies that read glances in place"]
+    yield ["`reference_looks`", "`Box((3,), int64)`: clip, step, and the number of patches so far"]
 
 
 def _scores(name: str, task: str, form: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The commands with a conditional exit: thresholds are fitted once on training clips, and both commands use the same ones."""
+"""The commands with a conditional exit: thresholds are fitted once on training clips, and both commands use the same thresholds."""
 
 import json
 import shutil
@@ -48,7 +48,7 @@ def run(made, tmp_path):
 
 @pytest.fixture
 def call(capsys, monkeypatch, tmp_path):
-    """Runs a command; gives its status and all that it printed, on one line."""
+    """Return a function that runs a command and returns its status and output, on one line."""
     monkeypatch.chdir(tmp_path)
 
     def call(name, *arguments):
@@ -139,8 +139,8 @@ def test_training_clips_are_read_again_only_for_another_model(call, run, made, m
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["exit=1", "keep=0.5"], "keep=0.5 has no effect: exit=1.0 ends videos early, with the policy's own threshold; leave one of"),
-        (["exit=1", "budget=0.5"], "budget=0.5 has no effect: exit=1.0 ends videos early, with the policy's own threshold"),
+        (["exit=1", "keep=0.5"], "keep=0.5 has no effect: exit=1.0 ends videos early and uses the policy's threshold; leave one of"),
+        (["exit=1", "budget=0.5"], "budget=0.5 has no effect: exit=1.0 ends videos early and uses the policy's threshold"),
         (["exit_confidence=score"], "exit_confidence=score has no effect: there is no conditional exit; set exit, or leave it out"),
         (["exit=0"], "exit must be a number above 0 or null, got 0"),
         (["exit=1", "exit_confidence=logit"], "exit_confidence must be 'softmax' or 'score', got 'logit'"),
@@ -154,7 +154,7 @@ def test_settings_that_do_not_fit_an_exit_are_refused(call, run, made, name, arg
 
 def test_an_exit_is_that_of_a_policy(call, run):
     status, printed = call("evaluate", f"classifier={run}/checkpoints/classifier", "data.num_frames=4", "exit=1")
-    assert status == 2 and "exit=1.0 is of a policy, and there is none; give policy=DIR, or leave exit out" in printed
+    assert status == 2 and "exit=1.0 needs a policy, and there is none; give policy=DIR, or leave exit out" in printed
 
 
 def test_an_exit_needs_training_videos(call, clips, tmp_path):

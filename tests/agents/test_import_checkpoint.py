@@ -1,4 +1,4 @@
-"""From a file in the released format to an evaluated and finetuned model, by the commands, at full size, for both families."""
+"""Import, evaluation and finetuning of a file in the released format with the commands, at full size, for both families."""
 
 import json
 
@@ -24,7 +24,7 @@ DATA = {"activitynet": "actnet", "something": "sthv2"}
 
 
 def content_of(family):
-    """A checkpoint for two classes."""
+    """Return a checkpoint for two classes."""
     content = released_weights.released(family)
     cut = {
         "activitynet": [("fc", "fc."), ("glancer", "net.classifier.1."), ("focuser", "net.fc.")],
@@ -78,5 +78,5 @@ def test_a_patch_size_that_is_not_the_checkpoints_is_refused(tmp_path):
     kept = tmp_path / "imported"
     import_released(ImportCheckpoint(str(tmp_path / "released.pth"), str(kept), classes=str(root / "classInd.txt"), patch_size=128))
     asked = ["experiment=actnet", f"data.root={root}", f"classifier={kept}", f"run={tmp_path / 'run'}"]
-    with pytest.raises(InputError, match=r"patch_size=96 is not that of classifier=.*, which was trained with patches of 128 pixels"):
+    with pytest.raises(InputError, match=r"patch_size=96 differs from that of classifier=.*, which was trained with patches of 128 pixels"):
         train_ppo.main(compose_config(TrainPPO, "train_ppo", asked))

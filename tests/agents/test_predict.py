@@ -32,7 +32,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def call(run, capsys, monkeypatch, tmp_path):
-    """Runs the command; gives its status and all that it printed, on one line."""
+    """Return a function that runs the command and returns its status and output, on one line."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments, run=f"run={run}"):
@@ -48,7 +48,7 @@ def call(run, capsys, monkeypatch, tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three videos at two depths, a text file, and a hidden folder."""
+    """Return a folder with three videos at two depths, a text file, and a hidden folder."""
     for name in ("a.mp4", "b/a.mp4", "b/c.avi"):
         write_video(tmp_path / "videos" / name, **({"codec": "mpeg4", "b": "1000000"} if name.endswith("avi") else {}))
     (tmp_path / "videos" / "notes.txt").write_text("no video")
@@ -193,7 +193,7 @@ def test_a_damaged_line_is_named(tmp_path):
         ("none.mp4", "source=none.mp4 does not exist; give a video, a folder, a pattern such as 'videos/*.mp4', or - for a list"),
         ("*.mov", r"source=*.mov matches no videos (0 files and folders)"),
         ("empty", "source=empty holds no videos: neither files (.mp4"),
-        ("-", "source=- reads paths of videos from standard input, one a line, and there were none"),
+        ("-", "source=- reads paths of videos from standard input, one per line, and there were none"),
     ],
 )
 def test_a_source_without_videos_is_named(call, monkeypatch, source, message):
@@ -216,7 +216,7 @@ def test_names_of_classes_come_from_a_file(call, folder):
     status, printed = call("source=videos/a.mp4", "classes=names.txt")
     assert status == 2 and "classes must have one name for each of the 10 classes of the classifier, got 2" in printed
     status, printed = call("source=videos/a.mp4", "classes=none.txt")
-    assert status == 2 and "classes=none.txt cannot be read" in printed and "one name a line" in printed
+    assert status == 2 and "classes=none.txt cannot be read" in printed and "one name per line" in printed
 
 
 def test_either_a_run_or_a_classifier_is_given(call, run, folder):
@@ -262,7 +262,7 @@ def test_names_that_are_not_utf_8_are_written_and_listed(call, folder):
     [
         ("classifier", {"run": "DIR"}, "run=DIR has a classifier; leave one of them out"),
         ("keep", {"classifier": "DIR"}, "it is solved on the validation split of a run; give run=DIR"),
-        ("stride", {"run": "DIR"}, "it is between windows, and the whole video is one; set window, or leave it out"),
+        ("stride", {"run": "DIR"}, "the whole video is one window; set window, or leave it out"),
     ],
 )
 def test_a_key_without_an_effect_is_refused(key, given, reason):

@@ -1,4 +1,4 @@
-"""The paper's cost figures, counted on the real modules. A GFLOP here is 10⁹ multiply-adds, as in the paper."""
+"""The paper's cost figures, counted on the real modules. A GFLOP is 10⁹ multiply-adds, as in the paper."""
 
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ def test_published_cost_of_a_video(family, patch_size):
 
 
 def test_the_parts(classifier):
-    """Part by part: MobileNetV2 300 M a frame, GRUs 3·h·(i + h), ResNet-50 in proportion to the patch's area."""
+    """MobileNetV2 has 300 M per frame, a GRU 3·h·(i + h), and ResNet-50 a cost proportional to the area of the patch."""
     cost = classifier_flops(classifier)
     assert cost.glance / 1e6 == pytest.approx(300, rel=0.01)
     assert cost.focus_frame / 1e9 == pytest.approx(4.087, rel=0.01)
@@ -123,7 +123,7 @@ def test_a_gru_costs_three_gates_a_step(inputs, hidden, steps):
     ),
 )  # fmt: skip
 def test_the_authors_of_v2_count_the_auxiliary_heads_too(family, patch_size, published):
-    """Their table is ours and a linear layer on every glance vector and focus vector, which inference does not use."""
+    """Their figures also include a linear layer on every glance vector and focus vector, which inference does not use."""
     glances = 2048 if family.endswith("res50") else 1280
     auxiliary = 16 * 200 * (glances + 2048)
     assert (flops_of(FAMILIES[family], patch_size).total() + auxiliary) / 1e9 == pytest.approx(published, abs=2e-3)
@@ -131,7 +131,7 @@ def test_the_authors_of_v2_count_the_auxiliary_heads_too(family, patch_size, pub
 
 
 def test_the_steps_of_v2():
-    """Of one frame, in units of 1e9: glancer, focuser, policy and head as published."""
+    """The published costs of one frame, in units of 1e9, are those of glancer, focuser, policy and head."""
     flops = flops_of(FAMILIES["ActivityNet, V2"], 96)
     parts = [value / 16e9 for value in (flops.glancer, flops.focuser, flops.policy, flops.head)]
     assert parts == pytest.approx([0.299511, 0.750725, 0.035607, 0.014451], abs=5e-5)

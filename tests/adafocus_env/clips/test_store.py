@@ -75,14 +75,14 @@ def test_truth_is_scaled_with_the_stored_frames(tmp_path, videos):
 
 
 def with_targets(video, visible, side=6):
-    """The video, whose track also says how large the target is and which of its frames show it."""
+    """Return the video with the target's size and visibility in its track."""
     track = json.loads(video.track.read_text())
     video.track.write_text(json.dumps({**track, "side": side, "visible": visible}))
     return video
 
 
 def test_targets_are_boxes_around_the_truth_in_the_frames_that_show_them(tmp_path):
-    """The middle of a pixel is at half of its number and the next one, and a box of 6 pixels reaches 3 to either side."""
+    """The centre of pixel i is at i + ½, and a box of 6 pixels extends 3 pixels to either side."""
     visible = [number != 3 for number in range(10)]
     (video,) = [with_targets(video, visible) for video in make_videos(tmp_path / "v", 1, tracks=True)]
     store = ClipStore([video], TEST, folder=tmp_path / "cache")
@@ -479,7 +479,7 @@ def test_a_full_disk_is_named_with_the_way_out(tmp_path, videos):
     assert len(ClipStore(videos, TEST, folder=tmp_path)) == 5
 
 
-REMOVED = "was removed while this command was using it; start the same command again: it makes what is missing"
+REMOVED = "was removed while this command was using it; start the same command again, which recreates missing files"
 
 
 def test_a_store_that_is_removed_before_its_first_use_is_named(tmp_path, videos):

@@ -30,14 +30,14 @@ def videos(tmp_path_factory):
 
 
 def run_epoch(clips, number, seed=0, batch=2):
-    """Every readable clip of an epoch, in its order, with its frames."""
+    """Return the readable clips of an epoch in order, with their frames."""
     order = clips.epoch(number, np.random.default_rng((seed, number)))
     chosen = [clips.readable_clips(part) for part in np.array_split(order, -(-len(order) // batch))]
     return {int(clip): clips.frames(clip) for part in chosen for clip in part}
 
 
 def count_decoded(monkeypatch):
-    """Lists the clips that workers are given from now on, one list a call."""
+    """Record the clips that workers decode from now on, one list per call."""
     given, run = [], stream_module.run_in_workers
 
     def counting(function, tasks, **limits):

@@ -193,7 +193,7 @@ def test_other_files_in_a_folder_of_frames_do_not_matter(tmp_path, pattern):
         ([2, 3, 4], 4, r"the frame image_00001.jpg is missing"),
         ([1, 2, 3, 4], 6, r"the list says 6 frames, and the folder holds 4 \(the last is image_00004.jpg\); extract them again"),
         ([1, 2, 3, 4, 5, 6, 7], 6, r"the list says 6 frames, and the folder holds 7"),
-        ([0, 1, 2, 3], 4, r"its frames begin at image_00000.jpg, and have to begin at image_00001.jpg; rename them"),
+        ([0, 1, 2, 3], 4, r"its frames must begin at image_00001.jpg, got image_00000.jpg; rename them"),
         ([], 4, r"the folder holds no frame named like image_00001.jpg"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The folder that every command takes, and its card; without ONNX."""
+"""The exported folder that every command accepts, and its card, without ONNX."""
 
 import json
 import re
@@ -31,7 +31,7 @@ MEASURED = {
 
 @pytest.fixture
 def call(tmp_path, monkeypatch, capsys):
-    """Runs the command in an empty folder; gives its status and what it printed, on one line."""
+    """Return a function that runs the command in an empty folder and returns its status and output, on one line."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments):
@@ -47,7 +47,7 @@ def call(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def run(tmp_path):
-    """A finished run whose policy skips frames, with results and the command that made it."""
+    """Return a finished run whose policy skips frames, with results and the command that made it."""
     run = make_run(tmp_path / "runs" / "a run", policy=one_cell(5, skips=True))
     policy = json.loads((run / "checkpoints/best/policy.json").read_text())
     (run / "checkpoints/best/policy.json").write_text(json.dumps({**policy, "skipped": "last", "steps": 128}))

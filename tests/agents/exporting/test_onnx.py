@@ -1,6 +1,6 @@
-"""ONNX files: what they hold, and that they equal PyTorch. Without the extra these tests are skipped.
+"""ONNX files: their content, and their equality with PyTorch. The tests are skipped if the extra is not installed.
 
-An export of one network takes seconds, so those tests are slow; the comparison itself is tested with PyTorch in place of files.
+An export of one network takes seconds, so tests with exports are slow. The comparison is tested with PyTorch modules instead of files.
 """
 
 import json
@@ -30,7 +30,7 @@ pytest.importorskip("onnxruntime")
 
 
 def differences(classifier, policy, skipped="zeros", names=("glancer", "policy", "focuser", "head")):
-    """The differences of these files; the others are not exported, and their modules stand in for them."""
+    """Return the differences of the given files. Modules replace the other files, which are not exported."""
     modules = signatures(classifier, policy, skipped)
     files = {name: to_onnx(name, modules[name], {}) for name in names}
     calls = {name: comparison.torch_call(each) for name, each in modules.items()}
@@ -44,7 +44,7 @@ def differences(classifier, policy, skipped="zeros", names=("glancer", "policy",
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """The demo classifier and its policy as ONNX files."""
+    """Return the folder of the demo classifier and its policy as ONNX files."""
     return export(Export(classifier="demo", format="onnx", out=str(tmp_path_factory.mktemp("onnx") / "out")))
 
 
@@ -94,7 +94,7 @@ def test_a_file_that_differs_is_named_and_nothing_is_written(tmp_path, monkeypat
 
 @pytest.mark.parametrize("name", ["glancer", "policy", "focuser", "head"])
 def test_a_wrong_network_is_found(name):
-    """Instead of a file another network stands in, the sign of whose first weights differs."""
+    """A network with opposite signs of the first weights replaces the file."""
     classifier, policy = tiny(), policy_of()
     modules, wrong = (signatures(*each, "zeros") for each in ((classifier, policy), (tiny(), policy_of())))
     weight = next(wrong[name].module.get_submodule(PARTS[name]).parameters())
@@ -135,7 +135,7 @@ def test_wrong_corners_are_found(grid):
 
 @pytest.mark.slow
 def test_a_file_gives_what_its_module_gives():
-    """The quickest of all networks."""
+    """This test uses the fastest network."""
     found = differences(tiny(), policy_of(), names=["focuser"])
     assert found.pop("focuser") <= TOLERANCE and set(found.values()) == {0.0}
 
@@ -178,7 +178,7 @@ def test_a_temporal_shift_with_several_frames_of_a_decision():
     ],
 )
 def test_backbones_at_full_size(glancer, focuser, shift):
-    """The glance maps are so large that the policy reads them clip by clip in PyTorch."""
+    """The glance maps are large enough for the policy to process them clip by clip in PyTorch."""
     architecture = Architecture(glancer, focuser, "gru", 64, 0.1, size=224, glance_size=224, patch_size=96, shift=shift)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -190,7 +190,7 @@ def test_backbones_at_full_size(glancer, focuser, shift):
 
 
 class DataDependent(nn.Linear):
-    """A critic's stand-in that no trace can follow."""
+    """A module with data-dependent control flow, which cannot be traced."""
 
     def forward(self, states):
         return super().forward(states) if states.sum() > 0 else -super().forward(states)

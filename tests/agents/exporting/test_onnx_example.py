@@ -1,4 +1,4 @@
-"""The example predicts what the predictor predicts, without PyTorch."""
+"""The predictions of the example, without PyTorch, equal those of the predictor."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ UNEVEN = [0.0, 0.04, 0.08, 0.12, 0.16, 0.2, 0.9, 1.0, 2.0, 2.04, 2.5, 3.5]
 
 @pytest.fixture(scope="module")
 def example():
-    """The example as a module."""
+    """Return the example as a module."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(EXAMPLE.parent)
         import onnx_predict
@@ -63,7 +63,7 @@ VIDEOS = {
 
 @pytest.fixture(params=["decord", "PyAV"])
 def reader(request, monkeypatch):
-    """The package that reads videos, in the predictor, too."""
+    """Set the package that reads videos, also for the predictor."""
     if request.param == "PyAV":
         monkeypatch.setitem(sys.modules, "decord", None)
 
@@ -88,7 +88,7 @@ def test_classes_and_boxes_are_those_of_the_predictor(tmp_path, example, demo, r
 
 @pytest.mark.slow
 def test_skipped_frames_and_decisions_of_several_frames(tmp_path, example):
-    """Four frames in two decisions of four glances each, with a temporal shift; the second decision is skipped."""
+    """A clip has four frames in two decisions with four glances each, and temporal shift; the second decision is skipped."""
     policy = policy_of(replace(SPATIAL, map_shape=(64, 6, 6)), skips=True)
     policy.actor.skip.weight.zero_()
     policy.actor.skip.bias[:] = torch.tensor([-20.0, 40.0, 0.0])  # P(skip) is low before the first patch, and high after it

@@ -1,4 +1,4 @@
-"""From settings to clips, and what a user sees of it."""
+"""The construction of clips from settings, and its progress display."""
 
 import io
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The spatial policy network: its modules against PyTorch's own, any grid and map size, inside and outside of Stable-Baselines3."""
+"""The spatial policy network: modules compared with PyTorch's, any grid and map size, inside and outside of Stable-Baselines3."""
 
 import json
 from dataclasses import replace
@@ -151,7 +151,7 @@ def test_any_grid_and_any_map(grid, shape, recwarn):
 @pytest.mark.parametrize(("grid", "warned"), [(6, False), (7, True)])
 def test_a_grid_finer_than_the_map_is_reported(grid, warned, recwarn):
     network(SMALL, grid)
-    expected = ["a 7×7 grid is finer than the 6×6 score map, which cannot tell neighbouring cells apart; set env.grid=6 or less"]
+    expected = ["a 7×7 grid is finer than the 6×6 score map, which cannot distinguish neighbouring cells; set env.grid=6 or less"]
     assert [str(each.message) for each in recwarn] == (expected if warned else [])
 
 

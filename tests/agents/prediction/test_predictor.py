@@ -40,7 +40,7 @@ def predictor():
 
 
 def assert_on_targets(found, size):
-    """Every patch lies within a pixel of the target that its frame shows."""
+    """Check that every patch is within a pixel of the target in its frame."""
     assert found.size == size
     expected = np.array([cell_in_video(CELLS[frame.index], size) for frame in found.frames])
     assert np.abs(found.boxes - expected).max() <= 1
@@ -151,7 +151,7 @@ def test_videos_that_cannot_be_read_do_not_stop_the_others(tmp_path, predictor):
     found = list(predictor.predict_all([bad, good, tmp_path / "none.mp4"]))
     assert {each.file for each in found if isinstance(each, Prediction)} == {str(good)}
     reasons = {each.file: each.reason for each in found if isinstance(each, Unreadable)}
-    assert "bytes are there" in reasons[str(bad)] and "there is no such file" in reasons[str(tmp_path / "none.mp4")]
+    assert "it is truncated" in reasons[str(bad)] and "there is no such file" in reasons[str(tmp_path / "none.mp4")]
     with pytest.raises(InputError, match=r"cannot read the video .*bad\.mp4: it is truncated"):
         predictor(bad)
     with pytest.raises(InputError, match=r"cannot read the video .*bad\.mp4: it is truncated"):
@@ -194,7 +194,7 @@ def test_the_frames_of_the_glancer_may_be_others(tmp_path):
     [
         ({"window": 0.0}, "window must be above 0, got 0.0"),
         ({"fps": -1.0}, "fps must be above 0, got -1.0"),
-        ({"stride": 1.0}, "stride=1.0 is between windows, and there is one; give window, too"),
+        ({"stride": 1.0}, "stride must be left out without window, got 1.0; set window, too"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
     ],
 )
@@ -221,7 +221,7 @@ def test_a_run_is_loaded_with_the_frames_that_it_was_trained_with(tmp_path):
 
 @pytest.fixture(scope="module")
 def turned(tmp_path_factory, predictor):
-    """A turned video at a variable rate, with its prediction."""
+    """Return a rotated video with a variable frame rate and its prediction."""
     frames = np.ascontiguousarray(np.rot90(with_targets(CELLS, (160, 120)), -1, axes=(1, 2)))
     path = write_video(tmp_path_factory.mktemp("video") / "a.mp4", frames, times=UNEVEN, pixel_aspect=Fraction(2, 1))
     return predictor(turn(path, QUARTER_TURNS[1]))

@@ -1,4 +1,4 @@
-"""Imitation of tracks and of rewards: what it learns, that it resumes, and what it refuses."""
+"""Imitation of tracks and of rewards: learning, resuming, and refused settings."""
 
 import signal
 
@@ -29,7 +29,7 @@ QUICK = {
 
 @pytest.fixture
 def without_tracks(clips, monkeypatch):
-    """The clips of all tests, as if they had no ground truth."""
+    """Return the shared clips without their ground truth."""
     monkeypatch.setattr(clips, "has_truth", False)
 
 
@@ -45,7 +45,7 @@ def model_on(features, temperature=0.1, **env):
 
 @pytest.mark.slow
 def test_the_target_is_found(tmp_path, bank):
-    """Twelve clips are soon memorised."""
+    """Twelve clips are memorised quickly."""
     policy = learn(tmp_path, bank, IMITATION, network=SPATIAL, ppo=PPOConfig(**{**QUICK, "total_steps": 3200, "validate_every": 200}))
     assert ratios(evaluate_policy(bank, policy))["hit_rate"] > 0.6
     assert {"cross_entropy", "entropy"} <= set(RunDir(tmp_path).metrics()[0])

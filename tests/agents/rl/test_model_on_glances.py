@@ -1,4 +1,4 @@
-"""Models of all algorithms act on given glances as they do in evaluation."""
+"""Models of all algorithms choose the same actions on given glances as in evaluation."""
 
 import json
 from functools import partial
@@ -64,9 +64,9 @@ def test_models_that_skip_predict_as_they_are_evaluated(tmp_path, bank, name):
     actions = policy.act(bank.glance_maps(CLIPS[:, None], STEPS[None])).numpy()
     assert np.array_equal(actions != 49, played.patch_mask)
     assert np.array_equal(actions[played.patch_mask], played.actions[played.patch_mask])
-    with pytest.raises(InputError, match=r"keep_threshold=0\.5 is for policy networks, such as algo=ppo trains; models of other"):
+    with pytest.raises(InputError, match=r"keep_threshold must be left out with a model of another algorithm .*, got 0\.5; use"):
         policy.act(torch.zeros(1, 1, 16, 6, 6), 0.5)
-    with pytest.raises(InputError, match="exit must be left out with a model that skips frames; policy networks, such as algo=ppo trains"):
+    with pytest.raises(InputError, match="exit must be left out with a model that skips frames; use a policy network, such as"):
         policy.act_next(torch.zeros(1, 16, 6, 6), None, torch.zeros(1))
 
 
@@ -74,5 +74,5 @@ def test_a_model_that_reads_more_than_glances_is_refused(tmp_path, bank):
     learn(tmp_path, bank, settings("dqn"))
     card = tmp_path / "checkpoints" / "best" / "model.json"
     card.write_text(json.dumps({**json.loads(card.read_text()), "observation": "map"}))
-    with pytest.raises(InputError, match=r"acts on the observation 'map', and predictions have glances alone; train it with algo\.obs"):
+    with pytest.raises(InputError, match=r"must act on glances only for predictions, got .* 'map'; train it with algo\.obs"):
         load_for_prediction(card.parent, CPU)

@@ -1,4 +1,4 @@
-"""Which algorithms learn to skip: all that fit, by the settings that they come with; and their patch masks are measured."""
+"""All algorithms that support skipping learn it with their default settings, and evaluation uses their patch masks."""
 
 from dataclasses import replace
 
@@ -45,7 +45,7 @@ def test_every_algorithm_learns_to_skip(tmp_path, bank, locations, name, kind, n
 
 @pytest.mark.parametrize("observation", slow_except(["reference_looks"], ["reference", "reference_looks"]))
 def test_masks_apply_in_training_validation_and_the_table(tmp_path, bank, monkeypatch, observation):
-    """A policy that skips whenever it may focuses the last frame only, which its masks require."""
+    """A policy that skips whenever possible focuses only the last frame, because of its masks."""
     validated = []
 
     def lazy(*about):

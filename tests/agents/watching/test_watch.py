@@ -1,4 +1,4 @@
-"""Episodes as moving pictures: from a run or an id to a window, a GIF or an MP4 file."""
+"""Episodes of a run or an id as moving pictures in a window, a GIF or an MP4 file."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def call(finished, clips, capsys, monkeypatch, tmp_path):
-    """Runs the command; gives its status and all that it printed, on one line."""
+    """Return a function that runs the command and returns its status and output, on one line."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run, "has_display", lambda: False)
     patch_demo(monkeypatch)
@@ -52,7 +52,7 @@ def call(finished, clips, capsys, monkeypatch, tmp_path):
 
 
 def opened(path):
-    """The pictures of a GIF, and how long each is shown in milliseconds."""
+    """Return the pictures of a GIF and their durations in milliseconds."""
     with Image.open(path) as picture:
         shown = []
         for number in range(picture.n_frames):
@@ -195,7 +195,7 @@ def test_a_policy_that_does_not_fit_is_refused(call, tmp_path):
 
 
 def test_the_number_of_episodes_has_no_effect_beside_clips():
-    with pytest.raises(InputError, match=r"episodes=3 has no effect: clips=\[1\] says which are played; leave one of them out"):
+    with pytest.raises(InputError, match=r"episodes=3 has no effect: clips=\[1\] determines the clips; leave one of them out"):
         check_effect(Watch(run="DIR", clips=[1]), {"episodes": "episodes=3"})
 
 
@@ -218,7 +218,7 @@ def test_frames_that_are_skipped_have_no_patch(call, clips, tmp_path):
 
 @pytest.fixture
 def small_id(tmp_path, monkeypatch, clips):
-    """`AdaFocus-v1` with a tiny classifier, which is bundled with a policy; of its test videos three are rendered at a time."""
+    """Reduce `AdaFocus-v1` to a tiny bundled classifier with a policy, and render three test videos at a time."""
     folder = tmp_path / "bundled"
     checkpoint.save(random_classifier(), folder)
     save_policy(one_cell(24), folder, {})
@@ -243,7 +243,7 @@ def test_an_id_without_a_bundled_policy_says_so(call, small_id, monkeypatch):
 
 
 def test_what_is_drawn_is_what_the_environment_plays(call, finished, monkeypatch):
-    """The confidence after every frame is the environment's with the patches that are drawn."""
+    """The confidence after every frame equals that of the environment with the drawn patches."""
     played = []
 
     def moments(episodes, *given, **options):
