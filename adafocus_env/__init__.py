@@ -42,8 +42,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     **{f"AdaFocus{task.title()}-v0": {"task": f"{task}@v0", **FORMS[""]} for task in ("easy", "normal", "hard", "sparse", "memory")},
     "AdaFocusEasyContinuous-v0": {"task": "easy@v0", **FORMS["Continuous"]},
 }
-"""The arguments of each registered id; see `adafocus_env.env.AdaFocusEnv`. The task of an id that names one is fixed: see
-`adafocus_env.tasks`."""
+"""The arguments of each registered id, as `adafocus_env.env.AdaFocusEnv` describes them. An id that names a task does not take another one;
+see `adafocus_env.tasks`."""
 
 
 def _entry_point(name: str, base: str) -> str:

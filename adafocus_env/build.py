@@ -56,7 +56,7 @@ def open_clips(
     Args:
         data: the data set.
         split: training clips have random frames and crops, the others middle frames and centre crops.
-        num_frames: T.
+        num_frames: T, frames of a clip.
         size: side of the frames in pixels.
         views: clips sampled from every training video, or "resample": new ones in every epoch, not stored.
         glance_frames: the number of separate frames of the glancer; 0: both networks see the same frames.

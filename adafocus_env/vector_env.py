@@ -43,7 +43,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
     nothing is written to them afterwards.
 
     Args:
-        num_envs: N.
+        num_envs: Number N of environments.
         classifier: as in `adafocus_env.env.AdaFocusEnv`, like all arguments that are not listed here.
         clips: see there.
         autoreset_mode: a `gymnasium.vector.AutoresetMode` or its name or value; declared in ``metadata``. With DISABLED,

@@ -37,7 +37,7 @@ class Unreadable:
 
 
 class Predictor:
-    """A classifier and its policy, for any video.
+    """A classifier and its policy, for any video::
 
         predictor = Predictor.load("runs/train_ppo-demo-0")
         result = predictor("video.mp4")

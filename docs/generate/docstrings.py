@@ -22,6 +22,11 @@ def convert(app: Sphinx, what: str, name: str, obj: object, options: object, lin
     lines[:] = [SHAPE.sub(r"\*", line) for line in found]
 
 
+def without_arguments(app: Sphinx, what: str, name: str, obj: object, *_: object) -> tuple[str, str] | None:
+    """Return an empty signature for a protocol, which has no constructor; None leaves that of others as it is."""
+    return ("", "") if getattr(obj, "_is_protocol", False) else None
+
+
 def _heading(line: str) -> list[str]:
     return ["", f".. rubric:: {line.removeprefix('## ')}", ""] if line.startswith("## ") else [line]
 
