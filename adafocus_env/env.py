@@ -69,7 +69,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     | `vector` | `Box((C,), float32)` | the pooled glance map, its mean over the decision's frames |
     | `dict` | `Dict` of `Box` spaces, float32 | the next five; `patch` and `head` are zeros before the first step |
     | – `map` | `Box((C, h, w))` | as above |
-    | – `step` | `Box(0, 1, (1,))` | the share of the episode that is done |
+    | – ``step`` | `Box(0, 1, (1,))` | the share of the episode that is done |
     | – `patch` | `Box(0, 1, (2,))` | the last step's patch: (row, column) of its corner in shares of H − P |
     | – `head` | `Box(0, 1, (2,))` | the highest class score after the last step, the scores' entropy in shares of ln K |
     | – `state` | `Box((S,))` | the head's state, within −1 and 1 for a GRU |

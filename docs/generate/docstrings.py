@@ -22,9 +22,13 @@ def convert(app: Sphinx, what: str, name: str, obj: object, options: object, lin
     lines[:] = [SHAPE.sub(r"\*", line) for line in found]
 
 
-def without_arguments(app: Sphinx, what: str, name: str, obj: object, *_: object) -> tuple[str, str] | None:
-    """Return an empty signature for a protocol, which has no constructor; None leaves that of others as it is."""
-    return ("", "") if getattr(obj, "_is_protocol", False) else None
+def signature(
+    app: Sphinx, what: str, name: str, obj: object, options: object, arguments: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Return the signature to print: none for a protocol, which has no constructor, and functions as defaults abbreviated."""
+    if getattr(obj, "_is_protocol", False):
+        return "", ""
+    return arguments and re.sub(r"<function [^>]*>+", "…", arguments), returns
 
 
 def _heading(line: str) -> list[str]:

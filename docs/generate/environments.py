@@ -40,7 +40,8 @@ def _index(ids: dict[tuple[str, str], str]) -> str:
     rows = [[f"[{name}]({name}.md)", task, WORDS[form].format(**FORMS[form])] for (task, form), name in ids.items()]
     return "\n".join([
         "# Environments\n",
-        "`AdaFocus-v1`, `AdaFocusContinuous-v1` and `AdaFocusSkip-v1` are the ids of the task track, and take any `task`.",
+        "The ids of the benchmark, for `gymnasium.make`. Each page has the videos, the spaces, the reward and the scores of one id.",
+        "`AdaFocus-v1`, `AdaFocusContinuous-v1` and `AdaFocusSkip-v1` are those of the task track, and take any `task`.",
         "[Benchmark tasks](/tasks.md) explains the tasks, [Configuration](/generated/configuration.md#arguments-of-environments) and",
         "[the class](/generated/api.md#environments) the arguments.\n",
         _table(("id", "task", "actions"), rows),
