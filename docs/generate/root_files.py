@@ -19,7 +19,7 @@ FILES = {
 }
 """File → page below docs/generated."""
 LINK = re.compile(r"\]\((?!https?:|#|/)([^)#\s]+)(#[^)\s]*)?\)")
-NAMED = re.compile(r"\[[\w/]+\.md\]\(/?([^)#\s]+\.md)(#[^)\s]*)?\)")
+NAMED = re.compile(r"\[[\w/]+\.md\]\(([^/)#\s][^)#\s]*\.md)(#[^)\s]*)?\)")
 """A link whose text is the name of the file."""
 
 

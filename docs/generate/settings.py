@@ -97,7 +97,7 @@ def _number(default: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;")
+    return re.sub(r"docs/(\w+)\.md", r"[\1](/\1.md)", text.replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;"))
 
 
 def _capital(text: str) -> str:
