@@ -69,7 +69,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     | `vector` | `Box((C,), float32)` | the pooled glance map, averaged over the decision's frames |
     | `dict` | `Dict` of `Box` spaces, float32 | the next five entries; `patch` and `head` are zeros before the first step |
     | – `map` | `Box((C, h, w))` | as above |
-    | – `step` | `Box(0, 1, (1,))` | the finished share of the episode |
+    | – ``step`` | `Box(0, 1, (1,))` | the finished share of the episode |
     | – `patch` | `Box(0, 1, (2,))` | the corner of the last step's patch: (row, column) in fractions of H − P |
     | – `head` | `Box(0, 1, (2,))` | the highest class score after the last step, and the entropy of the scores in fractions of ln K |
     | – `state` | `Box((S,))` | the state of the head, between −1 and 1 for a GRU |

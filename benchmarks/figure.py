@@ -59,7 +59,7 @@ def _draw(axes: Axes, rows: Mapping[str, Row], names: Sequence[str]) -> None:
         axes.annotate(text, (high, position), (8, 0), textcoords="offset points", va="center", fontsize="small")
     axes.set_yticks(range(len(names)), [{"ppo": "PPO"}.get(name, name.replace("_", " ")) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlim(0, 110)
+    axes.set_xlim(0, 118)  # the labels are right of the marks
     axes.set_xticks(range(0, 101, 20))
     axes.grid(axis="x", alpha=0.3)
 

@@ -48,7 +48,7 @@ class Leaderboard:
     """`python -m benchmarks.leaderboard`."""
 
     name: str = setting(..., "name of the policy in the table", min_length=1)
-    runs: list[str] = setting(list, "finished run folders, one per seed", path=True)
+    runs: list[str] = setting(list, "finished run folders, one per seed")
     agent: str = setting("", "dotted path of a function of features that returns a policy with `predict`, instead of runs")
     task: TaskName = setting(DEFAULT_TASK, "task of the agent; runs determine theirs")
     out: str = setting("docs/leaderboard.json", "the JSON file; the page is written to the same folder", path=True)
@@ -169,7 +169,11 @@ def _cell(values: Iterable[float | None]) -> str:
     known = [100 * value for value in values if value is not None]
     if not known:
         return "–"
-    return f"{np.mean(known):.1f} ({min(known):.1f})" if len(known) > 1 else f"{known[0]:.1f}"
+    return f"{_rounded(np.mean(known))} ({_rounded(min(known))})" if len(known) > 1 else _rounded(known[0])
+
+
+def _rounded(value: float) -> str:
+    return f"{round(float(value), 1) + 0.0:.1f}"  # the sum makes 0.0 of -0.0
 
 
 if __name__ == "__main__":

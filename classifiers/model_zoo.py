@@ -69,8 +69,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         _PAPER_V2, head="separate_mean", head_steps=0, dropout=0.5, patch_size=128, shift=1 / 8, shift_place="blockres"
     ),
 }
-"""Architectures by name: of the demo task, of the paper (ActivityNet and Something-Something), with EfficientNet-Lite backbones, and of
-AdaFocusV2 (with either glancer, and on Something-Something)."""
+"""Architectures by name, for the demo task, from the paper (ActivityNet and Something-Something), with EfficientNet-Lite backbones, and
+from AdaFocusV2 (with either glancer, and on Something-Something)."""
 
 BUNDLED: dict[str, Path] = {
     name: Path(__file__).parent / "bundled" / name

@@ -10,25 +10,25 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+Array = NDArray[Any]
 
-def read_frames(
-    video: str, short_side: int, choose: Callable[[NDArray[np.float64]], NDArray[np.int64]]
-) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """Return the resized frames (n, H, W, 3) that ``choose`` selects by the times of all frames, and the video's (height, width)."""
+
+def read_frames(video: str, short_side: int, choose: Callable[[Array], Array]) -> tuple[Array, tuple[int, int]]:
+    """Return the frames (n, H, W, 3) that ``choose`` selects by the times of all frames, resized, and the video's (height, width)."""
     try:
         import decord
 
         size = decord.VideoReader(video)[0].shape[:2]
         height, width = (max(round(side * short_side / min(size)), short_side) for side in size)
         reader = decord.VideoReader(video, width=width, height=height)
-        numbers, position = np.unique(choose(reader.get_frame_timestamp(range(len(reader)))[:, 0]), return_inverse=True)
-        return reader.get_batch(numbers).asnumpy()[position], size
-    except ImportError:  # decord has no wheels for some systems
+        return reader.get_batch(choose(reader.get_frame_timestamp(range(len(reader)))[:, 0])).asnumpy(), size
+    except ImportError:  # there are systems for which decord has no wheels
         import av
 
         frames = list(av.open(video).decode(video=0))
@@ -38,8 +38,8 @@ def read_frames(
         return np.stack([frame.reformat(width, height, "rgb24").to_ndarray() for frame in chosen]), size
 
 
-def frame_numbers(times: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    """Return the frames in the middle of ``count`` equal segments, by index at a constant frame rate, otherwise by time."""
+def frame_numbers(times: Array, count: int) -> Array:
+    """Return the frames in the middle of ``count`` equal segments: by number at a constant frame rate, otherwise by time."""
     times = np.sort(times).astype(np.float64) - times.min()
     segment, period = len(times) / count, times[-1] / max(1, len(times) - 1)
     if 2 * np.abs(times - np.linspace(0, times[-1], len(times))).max() > period:
@@ -48,8 +48,8 @@ def frame_numbers(times: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     return np.minimum(np.arange(count), len(times) - 1) if segment <= 1 else (segment / 2 + segment * np.arange(count)).astype(int)
 
 
-def predict(folder: Path | str, video: Path | str) -> tuple[NDArray[np.str_], NDArray[np.float32], NDArray[np.float64]]:
-    """Return the names of the classes (K,), their probabilities after every frame (T, K), and boxes (T, 4) in pixels (NaN if skipped)."""
+def predict(folder: Path | str, video: Path | str) -> tuple[Array, Array, Array]:
+    """Return the names of the classes (K,), their probabilities after every frame (T, K), and boxes (T, 4), NaN where skipped."""
     about = json.loads(Path(folder, "metadata.json").read_text(encoding="utf-8"))
     run = {name: onnxruntime.InferenceSession(f"{folder}/{name}.onnx").run for name in ("glancer", "policy", "focuser", "head")}
     count, size, patch, repeats = about["num_frames"], about["size"], about["patch_size"], about["num_frames"] // about["decisions"]
@@ -65,15 +65,14 @@ def predict(folder: Path | str, video: Path | str) -> tuple[NDArray[np.str_], ND
     [corners], patch_mask = run["policy"](["corners", "patch_mask"], {"maps": maps})
     corners = corners.repeat(repeats, axis=0)  # the frames of a decision have the same patch
     patches = np.stack([frame[:, y : y + patch, x : x + patch] for frame, (y, x) in zip(frames[:count], corners, strict=True)])
-    patches = patches.reshape(-1, repeats, *patches.shape[1:])
-    vectors = np.zeros((1, *patches.shape[:2], about["focus_size"]), np.float32)
+    patches = patches.reshape(-1, repeats, 3, patch, patch)
+    vectors = np.zeros((1, len(patches), repeats, about["focus_size"]), np.float32)
     if patch_mask.any():
         [vectors[patch_mask]] = run["focuser"](None, {"patches": patches[patch_mask[0]]})
-    inputs = {"glance_vectors": glance_vectors, "focus_vectors": vectors, "patch_mask": patch_mask}
-    [[probabilities]] = run["head"](None, inputs)
+    [[probabilities]] = run["head"](None, {"glance_vectors": glance_vectors, "focus_vectors": vectors, "patch_mask": patch_mask})
 
-    boxes = np.concatenate([corners, corners + patch], axis=1) + np.array([top, left, top, left])
-    boxes = boxes * np.tile(np.divide(shown, pixels.shape[1:3]), 2)  # in pixels of the video
+    scale = np.divide(shown, pixels.shape[1:3])  # to pixels of the video
+    boxes = (np.hstack([corners, corners + patch]) + np.tile([top, left], 2)) * np.tile(scale, 2)
     boxes[~patch_mask[0].repeat(repeats)] = np.nan
     return np.array(about["classes"]), probabilities, boxes
 

@@ -78,6 +78,26 @@ def test_links_lead_to_the_pages_of_the_site(generate):
     assert linked("generated/contributing", "[a](LICENSE) [b](https://x.org) [c](#d)") == "[a](/../LICENSE) [b](https://x.org) [c](#d)"
 
 
+def test_links_that_are_named_after_a_file_show_the_title_of_its_page(generate):
+    source = ["[extend.md](extend.md#a-reward), [docs](tasks.md), [benchmarks/RESULTS.md](../benchmarks/RESULTS.md)"]
+    generate("root_files").link(None, "speed", source)
+    assert source == ["[Extending](extend.md#a-reward), [docs](tasks.md), [Results](/generated/results.md)"]
+
+
+def test_pages_of_ids_name_what_has_not_been_measured(generate, monkeypatch):
+    module = generate("environments")
+    monkeypatch.setattr(module, "EXPECTED", ("ppo", "no_such_policy"))
+    page = module.pages()["environments/AdaFocusTrackSkip-v1.md"]
+    assert "Not measured on this task: no_such_policy." in page and "| ppo | 3 |" in page
+
+
+def test_signatures_without_functions_and_constructors_of_protocols(generate):
+    signature = generate("docstrings").signature
+    found = signature(None, "function", "name", len, None, "(seed, progress=<function <lambda>>)", None)
+    assert found == ("(seed, progress=…)", None)
+    assert signature(None, "class", "name", resolve("classifiers.protocols.Head"), None, "(*args, **kwargs)", None) == ("", "")
+
+
 def test_every_page_is_in_the_index():
     index = (DOCS / "index.md").read_text(encoding="utf-8")
     for page in DOCS.glob("*.md"):

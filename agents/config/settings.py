@@ -53,7 +53,7 @@ class Training:
 class TrainPPO(Training):
     """`python -m agents.train_ppo`."""
 
-    ppo: PPOConfig = setting(PPOConfig, "the algorithm")
+    ppo: PPOConfig = setting(PPOConfig, "PPO, which trains the policy")
     stages: ClassifierConfig = setting(ClassifierConfig, "training of a classifier if there is none for the videos")
 
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
@@ -90,7 +90,7 @@ class TrainStages(TrainPPO):
     first: int = setting(0, "the first stage to run; stages 1 to 3 need a trained classifier, stage 3 also a trained policy", ge=0, le=3)
     last: int = setting(3, "the last stage to run", ge=0, le=3)
     rounds: int = setting(0, "maximum number of rounds of stages 2 and 3 after the single pass", ge=0)
-    joint: JointConfig = setting(JointConfig, "settings of these rounds")
+    joint: JointConfig = setting(JointConfig, "the joint rounds of stages 2 and 3")
 
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
         """Yield the settings that are not read in this state; see `agents.config.effect`."""
@@ -121,7 +121,7 @@ class TrainEndToEnd(Training):
     """`python -m agents.train_end_to_end`."""
 
     freeze: bool = setting(False, "train only the policy, on a frozen trained classifier")
-    learning: EndToEndConfig = setting(EndToEndConfig, "the joint training")
+    learning: EndToEndConfig = setting(EndToEndConfig, "how the networks are trained together")
 
     elsewhere: ClassVar[Mapping[str, str]] = {
         "ppo": f"{NO_RL}; set the keys of learning, or use python -m agents.train_ppo",
@@ -278,8 +278,8 @@ class FillFeatureBank:
     """`python -m agents.fill_feature_bank`."""
 
     classifier: str = setting(..., "a bundled name or the folder of a checkpoint", path=True)
-    out: str = setting(..., "the folder, for other commands env.bank=DIR (for agents.evaluate bank=DIR)", path=True, min_length=1)
-    data: DataConfig = setting(DataConfig, "the videos")
+    out: str = setting(..., "the folder: give it to other commands as env.bank=DIR (agents.evaluate: bank=DIR)", path=True, min_length=1)
+    data: DataConfig = setting(DataConfig, "which videos, and the clips that are sampled from them")
     split: Literal["train", "val", "test", "all"] = setting("all", "whose clips")
     action: ActionName = setting("grid", "kind of action; for continuous actions, only glances are stored")
     grid: int = declared_in(EnvConfig, "grid")
@@ -303,7 +303,7 @@ class FillFeatureBank:
 class CheckDataset:
     """`python -m agents.check_dataset`."""
 
-    data: DataConfig = setting(DataConfig, "the videos")
+    data: DataConfig = setting(DataConfig, "which videos, and the clips that are sampled from them")
     workers: int | None = setting(None, "number of decoding processes; null: one per processor", ge=1)
     out: str = setting("", "a JSON file for all findings", path=True)
     plugin: str = setting("", PLUGIN)

@@ -37,7 +37,7 @@ class Unreadable:
 
 
 class Predictor:
-    """Apply a classifier and its policy to any video.
+    """Apply a classifier and its policy to any video::
 
         predictor = Predictor.load("runs/train_ppo-demo-0")
         result = predictor("video.mp4")

@@ -22,6 +22,7 @@ from agents.policies.networks import PolicyNetwork
 from agents.prediction.predictor import Predictor
 from agents.runs.progress import Display
 from agents.runs.run_dir import RunDir
+from classifiers.classifier import Classifier
 from classifiers.errors import refuse_if
 
 
@@ -45,22 +46,31 @@ def solve_budget(predictor: Predictor, config: Predict, display: Display) -> str
     return set_threshold(policy, features_of(classifier, val, _env_of(predictor)), share)
 
 
+def exit_model(classifier: Classifier, policy: PolicyNetwork, skipped: str) -> ExitModel:
+    """Return what thresholds for predictions belong to: these networks, and clips as the classifier's card describes them.
+
+    Raises:
+        InputError: The classifier has a temporal shift.
+    """
+    frames, glances = classifier.clip_format.num_frames, classifier.clip_format.glance_frames
+    return ExitModel.of(classifier, policy, frames, count_decisions(classifier, policy, frames, glances or frames), skipped=skipped)
+
+
 def find_exit(predictor: Predictor, config: Predict, display: Display) -> ExitThresholds:
     """Return the thresholds of the requested conditional exit, either stored in the policy's folder or fitted on the run's data.
 
     Raises:
         InputError: If none are stored and there is no run, the stored ones belong to another model, or there are no training videos.
     """
-    policy, classifier, clip_format = predictor.policy, predictor.classifier, predictor.classifier.clip_format
-    num_frames = clip_format.num_frames
-    steps = count_decisions(classifier, policy, num_frames, clip_format.glance_frames or num_frames)
-    model = ExitModel.of(classifier, policy, num_frames, steps, skipped=predictor.skipped)
+    policy, classifier = predictor.policy, predictor.classifier
+    model = exit_model(classifier, policy, predictor.skipped)
     folder = config.policy or (str(RunDir(config.run).checkpoints / "best") if config.run else config.classifier)
     if config.run:
         of_run = DataConfig(**RunDir(config.run).config()["data"])
         data = with_classes(build_data(of_run), classifier.classes)
-        env = replace(_env_of(predictor), video_div=steps if classifier.architecture.averages_frames else None)
-        fit = fit_exit(classifier, getattr(policy, "trained", policy), folder, model, data, in_order_of(of_run, clip_format), env, display)
+        env = replace(_env_of(predictor), video_div=model.num_steps if classifier.architecture.averages_frames else None)
+        of_run = in_order_of(of_run, classifier.clip_format)
+        fit = fit_exit(classifier, getattr(policy, "trained", policy), folder, model, data, of_run, env, display)
     else:
         path = exit_file(folder)
         refuse_if(

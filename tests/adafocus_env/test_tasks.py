@@ -312,6 +312,12 @@ def test_an_agent_of_ones_own_joins_the_leaderboard(tiny_task, tmp_path, monkeyp
     assert rows["mine"] == rows["centre"] and "| mine | 1 | " in out.with_suffix(".md").read_text()
 
 
+def test_the_command_line_of_the_leaderboard_takes_several_runs():
+    given = ["name=mine", "runs=[runs/wide-0,'runs/sweep/seed=1']"]
+    config = compose_config(Leaderboard, "leaderboard", given, config_package="benchmarks.configs")
+    assert config.runs == ["runs/wide-0", "runs/sweep/seed=1"]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

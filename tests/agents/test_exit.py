@@ -13,9 +13,9 @@ from predictions import lines_of, make_run, one_cell, without_processes
 from tiny_training import make_folder, patch_demo
 from videos import square_frames, write_video
 
-from agents import evaluate, predict
+from agents import evaluate, export, predict
 from agents.config.command import run_command
-from agents.config.settings import Evaluate, Predict
+from agents.config.settings import Evaluate, Export, Predict
 from agents.evaluation.conditional_exit import ExitFit
 from agents.pipeline import exit_fitting
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
@@ -23,6 +23,7 @@ from classifiers import checkpoint
 from classifiers.classifier import ClipFormat
 
 COMMANDS = {"evaluate": (evaluate.main, Evaluate), "predict": (predict.main, Predict)}
+EXPORT = {"export": (export.main, Export)}
 
 
 @pytest.fixture(autouse=True)
@@ -52,9 +53,9 @@ def call(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def call(name, *arguments):
-        status, (main, schema) = 0, COMMANDS[name]
+        status, (main, schema) = 0, {**COMMANDS, **EXPORT}[name]
         try:
-            run_command(main, schema, name, arguments=[*map(str, arguments), "device=cpu"])
+            run_command(main, schema, name, arguments=[*map(str, arguments), *([] if name in EXPORT else ["device=cpu"])])
         except SystemExit as ended:
             status = ended.code
         return status, " ".join("".join(capsys.readouterr()).split())
@@ -119,6 +120,26 @@ def test_without_a_run_thresholds_are_fitted_beforehand(call, run, made):
     checkpoint.save(random_classifier(seed=1), run / "checkpoints" / "classifier", clip_format=ClipFormat(4))
     status, printed = call("predict", *given, *source, "out=other")
     assert status == 2 and "exit thresholds must be those of the model: they are for classifier=" in printed
+
+
+def test_an_exported_folder_has_the_exit_of_its_run(call, run, made):
+    source = [f"source={made[1]}", "save=[json]", "workers=1", "exit=1"]
+    assert call("export", f"run={run}", "out=before")[0] == 0 and not Path("before/exit.json").exists()
+    assert call("predict", f"run={run}", *source, "out=first")[0] == 0
+    assert call("export", f"run={run}", "out=after")[0] == 0
+    assert "| conditional exit | fitted on 10 training clips" in Path("after/README.md").read_text()
+    shutil.rmtree(run)
+    assert call("predict", "classifier=after", "policy=after", *source, "out=second")[0] == 0
+    assert lines_of(Path("first")) == lines_of(Path("second"))
+
+
+def test_an_exit_of_other_weights_is_not_exported(call, run, made):
+    assert call("predict", f"run={run}", f"source={made[1]}", "save=[json]", "workers=1", "exit=1")[0] == 0
+    checkpoint.save(random_classifier(seed=1), run / "checkpoints" / "classifier", clip_format=ClipFormat(4))
+    assert call("export", f"run={run}", "out=out")[0] == 0 and not Path("out/exit.json").exists()
+    stored(run).write_text("{")
+    status, printed = call("export", f"run={run}", "out=damaged")
+    assert status == 2 and f"{stored(run)}" in printed and not Path("damaged").exists()
 
 
 def test_training_clips_are_read_again_only_for_another_model(call, run, made, monkeypatch):
