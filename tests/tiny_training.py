@@ -46,9 +46,13 @@ def patch_demo(patch: pytest.MonkeyPatch) -> None:
 
 @contextlib.contextmanager
 def tiny_networks() -> Iterator[None]:
-    """Within it the architecture `small` is the tiny one; PyTorch's settings, which a training changes, come back."""
+    """Within it the architecture `small` is the tiny one; PyTorch's settings, which a training changes, come back.
+
+    `result.png` stays empty: to draw it takes longer than to train such networks.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ARCHITECTURES, "small", TINY)
+        patch.setattr("agents.runs.report.save_comparison", lambda results, title, file, **_: file.touch())
         yield
     torch.use_deterministic_algorithms(False)
 

@@ -63,6 +63,7 @@ def cells():
     return torch.zeros(N, dtype=torch.int64, device="cuda")
 
 
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor:UserWarning")
 @pytest.mark.parametrize("mode", ["SAME_STEP", "NEXT_STEP"])
 @pytest.mark.parametrize("observation", ["map", "vector", "dict", "reference", "reference_looks"])
 def test_no_step_waits_for_a_gpu(full, observation, mode):
