@@ -11,7 +11,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch is loaded, for the process
 import pytest
 import torch
 from filelock import FileLock
-from in_process import call_in_this_process, decoded_by
+from in_process import call_in_this_process, decode_by
 from torch import nn
 
 from adafocus_env.action import GridAction
@@ -85,15 +85,15 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def in_process():
     """Decode and draw videos in this process in all tests of a module, except in those that ask for `worker_processes`."""
-    with decoded_by(call_in_this_process):
+    with pytest.MonkeyPatch.context() as patch:
+        decode_by(call_in_this_process, patch)
         yield
 
 
 @pytest.fixture
-def worker_processes():
+def worker_processes(monkeypatch):
     """Decode and draw videos in worker processes, as the program does."""
-    with decoded_by(run_in_workers):
-        yield
+    decode_by(run_in_workers, monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 
 import pytest
 
@@ -30,10 +29,7 @@ def call_in_this_process(function: str, tasks: Sequence[object], **options: obje
         yield number, result
 
 
-@contextmanager
-def decoded_by(run: Callable[..., Iterator[tuple[int, object]]]) -> Iterator[None]:
-    """Within it all modules call ``run`` in place of `run_in_workers`."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in CALLERS:
-            patch.setattr(f"{module}.run_in_workers", run)
-        yield
+def decode_by(run: Callable[..., Iterator[tuple[int, object]]], patch: pytest.MonkeyPatch) -> None:
+    """All modules then call ``run`` in place of `run_in_workers`."""
+    for module in CALLERS:
+        patch.setattr(f"{module}.run_in_workers", run)

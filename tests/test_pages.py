@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TASK
+from tiny_training import empty_pictures
 
 from adafocus_env import build
 from adafocus_env.dataset_registry import DATASETS
@@ -55,10 +56,11 @@ def small_demo(task, **arguments):
 
 @pytest.fixture(scope="module")
 def small_tasks():
-    """All demo tasks are small."""
+    """All demo tasks are small, and there are no plots of results."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(DATASETS, "demo", replace(DATASETS["demo"], build=lambda data: small_demo(data.task, val=data.val)))
         patch.setattr(build, "demo", small_demo)
+        empty_pictures(patch)
         yield
 
 

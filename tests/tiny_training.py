@@ -44,15 +44,17 @@ def patch_demo(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(DATASETS, "demo", replace(DATASETS["demo"], build=lambda data: demo(TASK, val=data.val)))
 
 
+def empty_pictures(patch: pytest.MonkeyPatch) -> None:
+    """`result.png` is then empty: to draw it takes longer than to train tiny networks."""
+    patch.setattr("agents.runs.report.save_comparison", lambda measures, title, path, **_: path.touch())
+
+
 @contextlib.contextmanager
 def tiny_networks() -> Iterator[None]:
-    """Within it the architecture `small` is the tiny one; PyTorch's settings, which a training changes, come back.
-
-    `result.png` stays empty: to draw it takes longer than to train such networks.
-    """
+    """Within it the architecture `small` is the tiny one and plots are empty; PyTorch's settings, which a training changes, come back."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ARCHITECTURES, "small", TINY)
-        patch.setattr("agents.runs.report.save_comparison", lambda results, title, file, **_: file.touch())
+        empty_pictures(patch)
         yield
     torch.use_deterministic_algorithms(False)
 

@@ -12,7 +12,7 @@ import pytest
 import tiny_training
 import torch
 from conftest import TASK, TINY
-from in_process import decoded_by
+from in_process import decode_by
 from tiny_training import (
     NEW,
     POLICIES,
@@ -66,7 +66,8 @@ def first(tmp_path_factory, root, cache):
     """The first run of all, on a cache without classifiers and never stopped: its folder and what it printed."""
     shutil.rmtree(cache / "classifiers", ignore_errors=True)  # other tests may have left one
     folder = tmp_path_factory.mktemp("runs") / "first"
-    with decoded_by(run_in_workers), pytest.MonkeyPatch.context() as patch:  # all of it, as the program does it
+    with pytest.MonkeyPatch.context() as patch:  # all of it, as the program does it
+        decode_by(run_in_workers, patch)
         patch.setattr("agents.runs.report.save_comparison", save_comparison)
         return folder, train(f"run={folder}", f"data.root={root}")
 
