@@ -8,7 +8,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from classifiers.classifier import Classifier
 from classifiers.errors import refuse_if
@@ -16,10 +17,25 @@ from classifiers.errors import refuse_if
 
 def multiply_adds(call: Callable[[], object]) -> int:
     """Count the multiply-adds of convolutions and matrix products in one call of a module on the CPU."""
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
+    with torch.no_grad(), _FlopCounter() as counter:
         call()
-    return counter.get_total_flops() // 2  # PyTorch counts a multiply-add as two
+    return counter.total // 2  # PyTorch counts a multiply-add as two
+
+
+class _FlopCounter(TorchDispatchMode):
+    """Sums what `torch.utils.flop_counter` counts. PyTorch's own mode imports its compiler, which takes as long as all else."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if count := flop_registry.get(func.overloadpacket):
+            self.total += count(*args, **(kwargs or {}), out_val=result)
+        return result
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:  # PyTorch asks; otherwise it imports the compiler to exclude this mode from it
+        return False
 
 
 def network_flops(network: nn.Module, *shape: int) -> int:

@@ -14,8 +14,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo import config as dynamo
-from torch._inductor import config as inductor
 from torch.fx.experimental.optimization import fuse
 
 from classifiers.backbones.backbone import Backbone
@@ -293,6 +291,8 @@ def _fold_batch_norms(network: nn.Module) -> nn.Module:
 
 def _compile(network: nn.Module, device: torch.device) -> Callable[..., Any]:
     """Return ``network`` compiled for up to `_MAX_SHAPES` input shapes, each at its first call."""
+    from torch._dynamo import config as dynamo  # here, since the import of the compiler takes seconds
+    from torch._inductor import config as inductor
 
     def forward(images: Tensor, num_frames: int) -> Any:
         return network(images, num_frames)

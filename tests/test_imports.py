@@ -103,6 +103,15 @@ def test_workers_that_decode_and_render_start_without_torch():
     assert result.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
+def test_inference_starts_without_the_compiler_of_pytorch():
+    """Its import takes as long as that of PyTorch itself; torchvision imports it, too."""
+    code = "import sys, adafocus_env.env; from agents import Predictor; Predictor.load('demo').flops(); "
+    code += "print(sorted({'torch._dynamo', 'torchvision'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
 def test_lazy_names_of_classifiers():
     import classifiers
     from classifiers import checkpoint, classifier

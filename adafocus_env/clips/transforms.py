@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms.v2.functional import resize
 
 from classifiers.errors import refuse_if
 
@@ -78,6 +77,8 @@ def apply_crop(frames: Tensor, crop: Crop, size: int) -> Tensor:
     """
     cut = frames[..., crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     if (crop.height, crop.width) != (size, size):
+        from torchvision.transforms.v2.functional import resize  # imports PyTorch's compiler, which takes seconds
+
         cut = resize(cut, [size, size], antialias=True)
     if cut.device.type == "cpu":  # torch splits even small copies over threads, which wait for each other on a busy machine: up to 100×
         pixels = cut.numpy()

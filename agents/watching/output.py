@@ -57,8 +57,9 @@ def has_display() -> bool:
         figure = pyplot.figure()
     except (ImportError, RuntimeError):  # a backend that was asked for by MPLBACKEND and cannot be used here
         return False
+    framework = figure.canvas.required_interactive_framework  # before the figure is closed, which gives it another canvas
     pyplot.close(figure)
-    return figure.canvas.required_interactive_framework is not None
+    return framework is not None
 
 
 def show(pictures: Sequence[Picture], seconds: Sequence[float], title: str) -> None:

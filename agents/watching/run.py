@@ -75,7 +75,7 @@ def watch(config: Watch) -> None:
         if windowed:
             return show(pictures, seconds, f"{config.id or config.run}: {name}")
         if not config.out:
-            display.say(f"no display: {out} is written in place of a window")
+            display.say(f"no display, or no GUI toolkit for Matplotlib (pip install PyQt6): {out} is written in place of a window")
         write(pictures, seconds, out)
         display.say(f"saved to {out}: {count_of(len(pictures), 'picture')}, {out.stat().st_size / 1e6:.2f} MB")
         return None

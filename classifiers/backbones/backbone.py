@@ -1,11 +1,13 @@
-"""Backbones: image → (feature map, pooled vector), each with a linear layer as a frame classifier."""
+"""Backbones: image → (feature map, pooled vector), each with a linear layer as a frame classifier.
+
+Functions import torchvision when they need it, here and in the other modules: it imports PyTorch's compiler, which takes seconds.
+"""
 
 import math
 from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor, nn
-from torchvision import models
 
 from classifiers.backbones.efficientnet_lite import lite_trunk
 from classifiers.backbones.temporal_shift import TemporalShift, put_into
@@ -76,13 +78,23 @@ def _layer(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> nn
     )
 
 
+def _mobilenet_v2_trunk() -> nn.Module:
+    from torchvision.models import mobilenet_v2
+
+    return mobilenet_v2(weights=None).features
+
+
+def _resnet50_trunk() -> nn.Module:
+    from torchvision.models import resnet50
+
+    return nn.Sequential(*list(resnet50(weights=None).children())[:-2])
+
+
 BACKBONES: dict[str, Callable[[int], Backbone]] = {
     # The paper's glancer: maps (1280, 7, 7) at 224 pixels, within [0, 6] by its last ReLU6.
-    "mobilenet_v2": lambda num_classes: Backbone(models.mobilenet_v2(weights=None).features, 1280, num_classes, map_bounds=(0.0, 6.0)),
+    "mobilenet_v2": lambda num_classes: Backbone(_mobilenet_v2_trunk(), 1280, num_classes, map_bounds=(0.0, 6.0)),
     # The paper's focuser: vectors of length 2048, never negative by its last ReLU.
-    "resnet50": lambda num_classes: Backbone(
-        nn.Sequential(*list(models.resnet50(weights=None).children())[:-2]), 2048, num_classes, map_bounds=(0.0, math.inf)
-    ),
+    "resnet50": lambda num_classes: Backbone(_resnet50_trunk(), 2048, num_classes, map_bounds=(0.0, math.inf)),
     # Maps (1280, 7, 7) at 224 pixels, within [0, 6]. Lite2 is a tenth wider and a fifth deeper, with vectors of the same length.
     "efficientnet_lite0": lambda num_classes: Backbone(lite_trunk(1.0, 1.0), 1280, num_classes, map_bounds=(0.0, 6.0)),
     "efficientnet_lite2": lambda num_classes: Backbone(lite_trunk(1.1, 1.2), 1280, num_classes, map_bounds=(0.0, 6.0)),

@@ -6,7 +6,6 @@ Their ImageNet weights are Python packages (see `classifiers.backbones.imagenet`
 import math
 
 from torch import Tensor, nn
-from torchvision.ops import Conv2dNormActivation
 
 # Of B0 (arXiv 1905.11946, table 1): kernel, stride of the first block, expansion, channels, blocks.
 _STAGES = (
@@ -70,6 +69,8 @@ def _layer(
     """Return convolution, batch norm, activation; padded as in TensorFlow for an even image side: one more on the right for a stride."""
     before, after = (kernel - stride) // 2, (kernel - stride + 1) // 2
     pad = [nn.ZeroPad2d((before, after, before, after))] if before != after else []
+    from torchvision.ops import Conv2dNormActivation
+
     layer = Conv2dNormActivation(
         inputs, outputs, kernel, stride, padding=0 if pad else before, groups=groups, activation_layer=activation,
         norm_layer=lambda channels: nn.BatchNorm2d(channels, eps=1e-3), inplace=True if activation else None,

@@ -13,7 +13,6 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from torchvision import models
 
 from classifiers.backbones.backbone import Backbone
 from classifiers.backbones.library import check_size, trunk
@@ -80,7 +79,9 @@ def normalisation(name: str) -> Normalisation:
     if library == "timm":
         about = importlib.import_module("timm").get_pretrained_cfg(model)
     elif library == "torchvision" or name in _OF_TORCHVISION:
-        about = models.get_model_weights(model).DEFAULT.transforms()
+        from torchvision.models import get_model_weights
+
+        about = get_model_weights(model).DEFAULT.transforms()
     else:
         raise InputError(f"weights='default': there are none for {name}; choose weights='none' or another backbone (docs/backbones.md)")
     return tuple(about.mean), tuple(about.std)

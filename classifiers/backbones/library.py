@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torchvision import models
 
 from classifiers.backbones.backbone import BACKBONES, Backbone
 from classifiers.errors import InputError, lookup, refuse_if, suggestion
@@ -128,6 +127,8 @@ def trunk(name: str, pretrained: bool = False) -> nn.Module:
 
 def _torchvision_trunk(name: str, pretrained: bool) -> nn.Module:
     """Return the graph of the model's direct children, cut after the last map; their names stay the same."""
+    from torchvision import models
+
     arguments = {} if pretrained else _ARGUMENTS.get(name, {})
     model = models.get_model(name, weights="DEFAULT" if pretrained else None, **arguments).eval()
     graph = _Children().trace(model)
@@ -185,6 +186,12 @@ def _timm() -> Any:
         raise InputError("timm/NAME needs the package timm: pip install adafocus-env[timm]") from problem
 
 
+def _torchvision_names() -> list[str]:
+    from torchvision import models
+
+    return models.list_models(module=models)
+
+
 @dataclass(frozen=True)
 class Library:
     """A source of models.
@@ -201,7 +208,7 @@ class Library:
 
 
 LIBRARIES = {
-    "torchvision": Library(lambda: models.list_models(module=models), _torchvision_trunk, "torchvision.models.list_models()"),
+    "torchvision": Library(_torchvision_names, _torchvision_trunk, "torchvision.models.list_models()"),
     "timm": Library(lambda: [*_timm().list_models(), *_timm().list_pretrained()], _timm_trunk, "timm.list_models()"),
 }
 

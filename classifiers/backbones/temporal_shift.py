@@ -9,8 +9,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.mobilenetv2 import InvertedResidual
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from classifiers.backbones.efficientnet_lite import LiteBlock
 from classifiers.errors import lookup, refuse_if
@@ -102,6 +100,9 @@ def _inside_residual_blocks(trunk: nn.Module) -> list[nn.Module]:
     As released: in MobileNetV2 the blocks with a shortcut and an expansion, in ResNet-50 all blocks. EfficientNet-Lite is treated like
     MobileNetV2.
     """
+    from torchvision.models.mobilenetv2 import InvertedResidual
+    from torchvision.models.resnet import BasicBlock, Bottleneck
+
     expanded = [m.conv[0] for m in trunk.modules() if isinstance(m, InvertedResidual) and m.use_res_connect and len(m.conv) > 3]
     expanded += [m.layers[0] for m in trunk.modules() if isinstance(m, LiteBlock) and m.shortcut and len(m.layers) > 2]
     return [layer[0] for layer in expanded] + [m.conv1 for m in trunk.modules() if isinstance(m, BasicBlock | Bottleneck)]
@@ -109,6 +110,9 @@ def _inside_residual_blocks(trunk: nn.Module) -> list[nn.Module]:
 
 def _before_blocks(trunk: nn.Module) -> list[nn.Module]:
     """Return every block, shortcut included; in a sequence without residual blocks every layer but the first."""
+    from torchvision.models.mobilenetv2 import InvertedResidual
+    from torchvision.models.resnet import BasicBlock, Bottleneck
+
     blocks = [module for module in trunk.modules() if isinstance(module, InvertedResidual | LiteBlock | BasicBlock | Bottleneck)]
     return blocks or (list(trunk.children())[1:] if isinstance(trunk, nn.Sequential) else [])
 

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import slow_except
+from torch.utils.flop_counter import FlopCounterMode
 
 from agents.evaluation.inference import policy_flops
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from benchmarks.published_flops import FAMILIES, flops_of
 from classifiers.classifier import Classifier
 from classifiers.flops import VideoFlops, classifier_flops, multiply_adds, network_flops, video_flops
+from classifiers.heads import HEADS
 from classifiers.model_zoo import ARCHITECTURES
 
 
@@ -44,6 +46,20 @@ def test_the_parts(classifier):
     assert cost.head == 3 * 1024 * (3328 + 1024) + 1024 * 200
     policy = policy_flops(PolicyNetwork(PolicyArchitecture((1280, 7, 7)), 7))
     assert policy == 1280 * 32 * 49 + 1568 * 1024 + 3 * 1024 * (1024 + 1024) + 1024 * 49
+
+
+@pytest.mark.parametrize("head", sorted(HEADS))
+def test_multiply_adds_are_half_of_the_flops_that_pytorch_counts(head):
+    steps = 3 if head == "max_per_step" else 0
+    network = Classifier(replace(ARCHITECTURES["small"], head=head, head_steps=steps), ["a", "b", "c"]).freeze()
+    calls = {
+        "glancer": lambda: network.glancer(torch.zeros(2, 3, 32, 32)),
+        "head": lambda: network.classify(torch.zeros(2, 3, 32), torch.zeros(2, 3, 96)),
+    }
+    for call in calls.values():
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            call()
+        assert 2 * multiply_adds(call) == counter.get_total_flops() > 0
 
 
 def test_a_video_is_the_sum_of_its_steps_and_patches():

@@ -94,7 +94,7 @@ def test_an_mp4_file_lasts_as_long_as_the_gif(call, tmp_path):
 
 def test_without_a_display_the_file_is_named_and_with_one_there_is_none(call, finished, tmp_path, monkeypatch):
     status, printed = call("clips=[0]", "force=true")
-    assert status == 0 and f"no display: {finished}/watch.gif is written in place of a window" in printed
+    assert status == 0 and f"(pip install PyQt6): {finished}/watch.gif is written in place of a window" in printed
     (finished / "watch.gif").unlink()
     shown = []
     monkeypatch.setattr(run, "has_display", lambda: True)
@@ -114,6 +114,16 @@ def test_a_backend_without_windows_is_no_display(monkeypatch, backend):
     if backend == "tkagg":
         monkeypatch.setattr(pyplot, "figure", fail)
     assert not output.has_display()
+
+
+def test_a_backend_with_windows_is_a_display(monkeypatch):
+    from matplotlib import pyplot
+
+    figure = pyplot.figure()
+    window = type("Window", (type(figure.canvas),), {"required_interactive_framework": "qt"})
+    window(figure)  # becomes the canvas of the figure, until the figure is closed
+    monkeypatch.setattr(pyplot, "figure", lambda: figure)
+    assert output.has_display()
 
 
 def test_a_window_plays_the_pictures_again_and_again(monkeypatch):
@@ -222,7 +232,7 @@ def small_id(tmp_path, monkeypatch, clips):
 
 def test_an_id_is_played_by_the_bundled_policy(call, small_id, tmp_path):
     status, printed = call("episodes=2", "side=192", run="id=AdaFocus-v1")
-    assert status == 0 and "bundled policy: " in printed and "no display: AdaFocus-v1.gif is written" in printed
+    assert status == 0 and "bundled policy: " in printed and "(pip install PyQt6): AdaFocus-v1.gif is written" in printed
     assert len(opened(tmp_path / "AdaFocus-v1.gif")) == 8
     assert len(list((tmp_path / "cache").rglob("*.mp4"))) == 3
 
