@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TASK
-from tiny_training import empty_pictures
+from tiny_training import empty_plots
 
 from adafocus_env import build
 from adafocus_env.dataset_registry import DATASETS
@@ -60,7 +60,7 @@ def small_tasks():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(DATASETS, "demo", replace(DATASETS["demo"], build=lambda data: small_demo(data.task, val=data.val)))
         patch.setattr(build, "demo", small_demo)
-        empty_pictures(patch)
+        empty_plots(patch)
         yield
 
 

@@ -44,7 +44,7 @@ def patch_demo(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(DATASETS, "demo", replace(DATASETS["demo"], build=lambda data: demo(TASK, val=data.val)))
 
 
-def empty_pictures(patch: pytest.MonkeyPatch) -> None:
+def empty_plots(patch: pytest.MonkeyPatch) -> None:
     """`result.png` is then empty: to draw it takes longer than to train tiny networks."""
     patch.setattr("agents.runs.report.save_comparison", lambda measures, title, path, **_: path.touch())
 
@@ -54,7 +54,7 @@ def tiny_networks() -> Iterator[None]:
     """Within it the architecture `small` is the tiny one and plots are empty; PyTorch's settings, which a training changes, come back."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ARCHITECTURES, "small", TINY)
-        empty_pictures(patch)
+        empty_plots(patch)
         yield
     torch.use_deterministic_algorithms(False)
 

@@ -10,7 +10,7 @@ import torch
 from conftest import random_classifier
 from PIL import Image
 from predictions import lines_of, make_run, one_cell
-from tiny_training import make_folder, patch_demo
+from tiny_training import empty_plots, make_folder, patch_demo
 from videos import square_frames, write_video
 
 from agents import evaluate, predict
@@ -29,6 +29,7 @@ COMMANDS = {"evaluate": (evaluate.main, Evaluate), "predict": (predict.main, Pre
 @pytest.fixture(autouse=True)
 def small_demo(monkeypatch):
     patch_demo(monkeypatch)
+    empty_plots(monkeypatch)
 
 
 @pytest.fixture(scope="module")
