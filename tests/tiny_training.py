@@ -27,6 +27,7 @@ from agents.config.command import compose_config
 from agents.config.settings import TrainPPO
 from agents.policies.baselines import RULES
 from agents.runs.run_dir import RunDir
+from classifiers.atomic_files import write_text
 from classifiers.model_zoo import ARCHITECTURES
 
 SETTINGS = [
@@ -46,7 +47,7 @@ def patch_demo(patch: pytest.MonkeyPatch) -> None:
 
 def empty_plots(patch: pytest.MonkeyPatch) -> None:
     """`result.png` is then empty: to draw it takes longer than to train tiny networks."""
-    patch.setattr("agents.runs.report.save_comparison", lambda measures, title, path, **_: path.touch())
+    patch.setattr("agents.runs.report.save_comparison", lambda measures, title, path, **_: write_text(path, ""))
 
 
 @contextlib.contextmanager
