@@ -81,7 +81,9 @@ class Measured:
         minutes, validation = (
             np.array([[by_step[step] for step in steps] for by_step in some]) for some in (list(map(_minutes, runs)), curves)
         )
-        return cls(top1, (top1 - random) / (oracle - random), random, oracle, np.array(steps, float), minutes.mean(0), validation)
+        gap = oracle - random
+        closed = np.divide(top1 - random, gap, out=np.full_like(gap, np.nan), where=gap != 0)
+        return cls(top1, closed, random, oracle, np.array(steps, float), minutes.mean(0), validation)
 
     def row(self, name: str) -> tuple[str, ...]:
         """Return the cells of the table."""

@@ -28,9 +28,15 @@ class _FlopCounter(TorchDispatchMode):
     total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if count := flop_registry.get(func.overloadpacket):
-            self.total += count(*args, **(kwargs or {}), out_val=result)
+        given, count = kwargs or {}, flop_registry.get(func.overloadpacket)
+        if count is None:
+            with self:  # in inference mode a linear layer arrives as one operation, which its matrix product is in
+                result = func.decompose(*args, **given)
+            if result is not NotImplemented:
+                return result
+        result = func(*args, **given)
+        if count is not None:
+            self.total += count(*args, **given, out_val=result)
         return result
 
     @classmethod

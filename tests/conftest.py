@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch is loaded, for the processes that tests start, too
 
 import pytest
 import torch
+from filelock import FileLock
+from in_process import call_in_this_process, decode_by
 from torch import nn
 
 from adafocus_env.action import GridAction
@@ -17,6 +20,7 @@ from adafocus_env.clips.store import ClipStore
 from adafocus_env.demo.task import DemoTask
 from adafocus_env.demo.videos import CLASSES, demo
 from adafocus_env.features.memory_bank import MemoryBank
+from adafocus_env.videos.decoding import run_in_workers
 from classifiers.backbones.backbone import BACKBONES, Backbone
 from classifiers.classifier import Architecture, Classifier
 from classifiers.optimize import supported_precisions
@@ -47,6 +51,14 @@ TINY_COST = (
     + (3 * 20 * ((16 + 32) + 20) + 20 * 10)  # head
 )
 
+FINE_GRID = pytest.mark.filterwarnings("ignore:a 7×7 grid is finer than the 6×6 score map:UserWarning")
+"""For tests of a spatial policy with 7×7 cells on the maps of `tiny_glancer`."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The file that takes longest comes first: at the end the other processes of pytest-xdist would have nothing left to do."""
+    items.sort(key=lambda item: item.path.name != "test_pages.py")
+
 
 def slow_except(quick: Iterable[object], cases: Iterable[object]) -> list[object]:
     """Mark all parameters of a test except for the quick ones as slow, so that only CI runs all of them."""
@@ -68,6 +80,20 @@ def cache(tmp_path_factory):
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("ADAFOCUS_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="module")
+def in_process():
+    """Decode and draw videos in this process in all tests of a module, except in those that ask for `worker_processes`."""
+    with pytest.MonkeyPatch.context() as patch:
+        decode_by(call_in_this_process, patch)
+        yield
+
+
+@pytest.fixture
+def worker_processes(monkeypatch):
+    """Decode and draw videos in worker processes, as the program does."""
+    decode_by(run_in_workers, monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -97,3 +123,15 @@ def classifier() -> Classifier:
 def bank(classifier, clips) -> MemoryBank:
     """Return the bank on a 7×7 grid that all tests share."""
     return MemoryBank(classifier, clips, GridAction(7, 96, 24))
+
+
+@pytest.fixture(scope="session")
+def demo_as_onnx(tmp_path_factory) -> Path:
+    """The demo classifier and its policy as ONNX files, exported once for all processes of pytest-xdist; do not change them."""
+    from agents.config.settings import Export
+    from agents.exporting.export import export
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "demo_as_onnx"
+    with FileLock(f"{folder}.lock"):
+        return folder if folder.exists() else export(Export(classifier="demo", format="onnx", out=str(folder)))

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import pytest
 import torch
 from conftest import random_classifier
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adafocus_env.videos.decoding import Failure
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork, save_policy
 from classifiers import checkpoint
 from classifiers.backbones.backbone import BACKBONES, Backbone
 from classifiers.classifier import Architecture, Classifier, ClipFormat
-from classifiers.errors import InputError
 
 SIZE, PATCH, GRID = 96, 24, 7
 SHORT_SIDE = round(SIZE * ClipFormat.margin)
@@ -121,22 +116,3 @@ def make_run(folder: Path, *, finished: bool = True, policy: PolicyNetwork | Non
 
 def lines_of(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
-
-
-def call_in_this_process(function: str, tasks: Sequence[object], **options: object) -> Iterator[tuple[int, object]]:
-    """Replace `adafocus_env.videos.decoding.run_in_workers`, whose processes take most of the time of a short test."""
-    module, _, name = function.partition(":")
-    for number, task in enumerate(tasks):
-        try:
-            yield number, getattr(importlib.import_module(module), name)(task)
-        except InputError as problem:
-            yield number, Failure(str(problem))
-
-
-@contextmanager
-def without_processes() -> Iterator[pytest.MonkeyPatch]:
-    """Decode and draw in this process until the end of the test or a call of ``undo``."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("clips", "result"):
-            patch.setattr(f"agents.prediction.{module}.run_in_workers", call_in_this_process)
-        yield patch

@@ -6,6 +6,7 @@ families are "activitynet" and "something" and, for AdaFocusV2, "activitynet_v2"
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import math
@@ -110,12 +111,20 @@ def same_pixels(ours: Tensor, theirs: np.ndarray) -> bool:
     return np.allclose(ours, theirs, rtol=0, atol=1e-6)
 
 
-def released(family: str = "activitynet", *, policy: bool = True) -> dict[str, Any]:
+@functools.lru_cache(maxsize=1)  # making one takes seconds, and each takes some hundred megabytes
+def tensors_of(family: str = "activitynet") -> dict[str, Tensor]:
+    """Return the values of all tensors of a family by name; do not change them."""
+    return {name: weight(name, shape) for name, (shape, _) in names(family).items()}
+
+
+def released(family: str = "activitynet", *, policy: bool = True, drawn: bool = True) -> dict[str, Any]:
     """Return a checkpoint in the format of the authors' code, of stage 2 with a policy, or of stage 1 without one.
 
-    In the ActivityNet family, the focuser has two copies of the policy.
+    In the ActivityNet family, the focuser has two copies of the policy. If tensors are not ``drawn``, all values are zero, which makes
+    them quick to save.
     """
-    tensors = {name: weight(name, shape) for name, (shape, _) in names(family).items()}
+    zero = torch.zeros(())
+    tensors = tensors_of(family) if drawn else {name: zero.expand(shape) for name, (shape, _) in names(family).items()}
     own = {name.removeprefix(POLICY): value for name, value in tensors.items() if name.startswith(POLICY)}
     starts = {"glancer": ("glancer.net.", "glancer."), "focuser": ("focuser.net.", "focuser."), "fc": ("classifier.", "classifier.")}
     parts = {part: {n.removeprefix(cut): v for n, v in tensors.items() if n.startswith(start)} for part, (start, cut) in starts.items()}

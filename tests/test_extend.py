@@ -25,7 +25,7 @@ from classifiers.backbones.backbone import BACKBONES
 from classifiers.errors import InputError
 from classifiers.model_zoo import ARCHITECTURES
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("in_process")]
 
 PAGE = Path(__file__).parents[1] / "docs" / "extend.md"
 SECTIONS = dict(re.findall(r"^## (An? .*?)\n(.*?)(?=^## )", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE))
@@ -104,6 +104,7 @@ def test_a_reward(place, capsys):
     assert "'confidence':" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size:UserWarning")  # the updates of the tests are small
 def test_an_observation(place, capsys):
     play("An observation")
     assert list(place.glob("runs/*/result.json"))

@@ -11,6 +11,7 @@ from videos import square_frames, write_video
 from adafocus_env.videos.class_folders import folder
 from adafocus_env.videos.readers import open_reader
 
+pytestmark = pytest.mark.usefixtures("in_process")
 SMALL = ["--side", "48", "--digit", "12", "--frames", "4", "--shapes", "1"]
 
 

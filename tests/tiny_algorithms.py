@@ -1,6 +1,7 @@
 """Short runs of any algorithm with the tiny networks, and their files."""
 
 import contextlib
+import functools
 from dataclasses import replace
 
 import pytest
@@ -23,9 +24,14 @@ QUICK = {
 }  # fmt: skip
 
 
+@functools.cache
+def _in_its_file(name):
+    return compose_config(Train, "train", [f"algo={name}"]).algo
+
+
 def settings(name, **more):
     """Return the settings of an algorithm from its YAML file, with a few steps."""
-    algo = compose_config(Train, "train", [f"algo={name}"]).algo
+    algo = _in_its_file(name)
     quick = {key: value for key, value in QUICK.items() if key in algo.settings}
     return replace(algo, total_steps=96, validate_every=32, save_every=32, settings={**algo.settings, **quick, **more})
 

@@ -27,6 +27,7 @@ from agents.config.command import compose_config
 from agents.config.settings import TrainPPO
 from agents.policies.baselines import RULES
 from agents.runs.run_dir import RunDir
+from classifiers.atomic_files import write_text
 from classifiers.model_zoo import ARCHITECTURES
 
 SETTINGS = [
@@ -44,11 +45,17 @@ def patch_demo(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(DATASETS, "demo", replace(DATASETS["demo"], build=lambda data: demo(TASK, val=data.val)))
 
 
+def empty_plots(patch: pytest.MonkeyPatch) -> None:
+    """`result.png` is then empty: to draw it takes longer than to train tiny networks."""
+    patch.setattr("agents.runs.report.save_comparison", lambda measures, title, path, **_: write_text(path, ""))
+
+
 @contextlib.contextmanager
 def tiny_networks() -> Iterator[None]:
-    """Return a context in which the architecture `small` is the tiny one; PyTorch's settings are restored afterwards."""
+    """Return a context in which the architecture `small` is the tiny one and plots are empty; PyTorch's settings are restored afterwards."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ARCHITECTURES, "small", TINY)
+        empty_plots(patch)
         yield
     torch.use_deterministic_algorithms(False)
 

@@ -41,6 +41,7 @@ from classifiers import checkpoint
 from classifiers.errors import InputError
 from classifiers.model_zoo import BUNDLED
 
+pytestmark = pytest.mark.usefixtures("in_process")
 DOCS = Path(__file__).parents[2] / "docs"
 BOARD = json.loads((DOCS / "leaderboard.json").read_text(encoding="utf-8"))
 OF_TASKS = {name: arguments["task"] for name, arguments in ARGUMENTS.items() if "task" in arguments}

@@ -1,3 +1,4 @@
+import functools
 import warnings
 
 import gymnasium as gym
@@ -28,6 +29,12 @@ def make(classifier, clips, bank):
         return AdaFocusVectorEnv(num_envs, classifier, clips, **{"bank": bank, "observation": "vector", **arguments})
 
     return make
+
+
+@pytest.fixture(scope="module")
+def single_records(classifier, clips):
+    """What the single environment gives for a row; played once for all APIs."""
+    return functools.cache(functools.partial(play_single, classifier, clips))
 
 
 def actions_at(step):
@@ -159,12 +166,12 @@ def assert_same(record, expected, tolerance=0.0):
 
 @pytest.mark.parametrize("observation", OBSERVATIONS)
 @pytest.mark.parametrize("api", APIS)
-def test_every_row_of_every_api_is_the_single_environment(make, classifier, clips, bank, api, observation):
+def test_every_row_of_every_api_is_the_single_environment(make, single_records, bank, api, observation):
     """With a shared bank, everything is exactly equal for any batch size, or within 1e-6; see `rounding`."""
     arguments = {"observation": observation, "baseline": 3}
     records = APIS[api](make, **arguments)
     for row in range(N):
-        expected = play_single(classifier, clips, row, bank=bank, **arguments)
+        expected = single_records(row, bank=bank, **arguments)
         assert [step[3] for step in expected] == [False, False, False, False, True] * EPISODES
         assert_same(records[row], expected, tolerance=rounding())
         glances = [[step[1]["map"] if observation == "dict" else step[1] for step in steps] for steps in (records[row], expected)]
@@ -187,10 +194,10 @@ def test_an_episode_is_the_same_among_any_number(make, arguments):
 
 
 @pytest.mark.parametrize("api", APIS)
-def test_every_api_is_the_single_environment_without_a_bank(make, classifier, clips, api):
+def test_every_api_is_the_single_environment_without_a_bank(make, single_records, api):
     arguments = {"observation": "vector", "reward": "padding", "bank": False}
     for row, record in enumerate(APIS[api](make, **arguments)):
-        assert_same(record, play_single(classifier, clips, row, **arguments), tolerance=1e-6)
+        assert_same(record, single_records(row, **arguments), tolerance=1e-6)
 
 
 @pytest.mark.parametrize("api", APIS)

@@ -18,6 +18,7 @@ from agents.check_dataset import main
 from agents.config.command import run_command
 from agents.config.settings import CheckDataset
 
+pytestmark = pytest.mark.usefixtures("in_process")
 HERE = Path(__file__).parents[1]
 
 
@@ -81,7 +82,7 @@ def test_everything_that_is_wrong_with_frames_is_told(tmp_path, capsys, minik):
         assert text in shown
 
 
-def test_everything_that_is_wrong_with_videos_is_told(tmp_path, capsys, minik):
+def test_everything_that_is_wrong_with_videos_is_told(tmp_path, capsys, minik, worker_processes):
     videos = minik / "videos"
     cut_in_half(videos / "train/left turn/a.mp4")
     write_video(videos / "val/left turn/e.mp4", square_frames(20, 60, 80), fps=10)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from conftest import random_classifier
 from PIL import Image
-from predictions import lines_of, make_run, one_cell, without_processes
-from tiny_training import make_folder, patch_demo
+from predictions import lines_of, make_run, one_cell
+from tiny_training import empty_plots, make_folder, patch_demo
 from videos import square_frames, write_video
 
 from agents import evaluate, export, predict
@@ -22,15 +22,15 @@ from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from classifiers import checkpoint
 from classifiers.classifier import ClipFormat
 
+pytestmark = pytest.mark.usefixtures("in_process")
 COMMANDS = {"evaluate": (evaluate.main, Evaluate), "predict": (predict.main, Predict)}
 EXPORT = {"export": (export.main, Export)}
 
 
 @pytest.fixture(autouse=True)
-def in_this_process(monkeypatch):
+def small_demo(monkeypatch):
     patch_demo(monkeypatch)
-    with without_processes():
-        yield
+    empty_plots(monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,8 @@ from agents.config.settings import FillFeatureBank
 from agents.fill_feature_bank import main
 from classifiers import checkpoint
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 
 @pytest.fixture
 def small_demo(monkeypatch):

@@ -8,6 +8,8 @@ import pytest
 
 from agents.__main__ import main
 
+pytestmark = pytest.mark.filterwarnings("ignore:'agents.* found in sys.modules:RuntimeWarning")  # other tests have imported the commands
+
 
 @pytest.fixture
 def console(monkeypatch):

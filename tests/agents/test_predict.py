@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from predictions import lines_of, make_run, one_cell, without_processes
+from predictions import lines_of, make_run, one_cell
 from tiny_training import patch_demo
 from videos import cut_in_half, square_frames, without_decoder, write_video
 
@@ -18,11 +18,7 @@ from agents.predict import main
 from agents.prediction.output import OutputFolder
 from classifiers.errors import InputError
 
-
-@pytest.fixture(autouse=True)
-def in_this_process():
-    with without_processes() as patch:
-        yield patch
+pytestmark = pytest.mark.usefixtures("in_process")
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +55,7 @@ def folder(tmp_path):
 FILES = {"videos/a.mp4", "videos/b/a.mp4", "videos/b/c.avi"}
 
 
-def test_a_single_file_gets_json_a_sheet_and_a_video(call, tmp_path, in_this_process):
-    in_this_process.undo()
+def test_a_single_file_gets_json_a_sheet_and_a_video(call, tmp_path, worker_processes):
     write_video(tmp_path / "a b.mp4")
     status, printed = call("source=a b.mp4")
     assert status == 0 and "saved to predictions/a_b: predictions.jsonl, a b.png, a b.mp4" in printed
@@ -125,8 +120,7 @@ def test_an_interrupted_command_resumes_with_nothing_twice_and_nothing_missing(c
     assert not list(Path("out").glob("*.part"))
 
 
-def test_videos_that_cannot_be_read_are_listed_and_tried_again(call, folder, in_this_process):
-    in_this_process.undo()
+def test_videos_that_cannot_be_read_are_listed_and_tried_again(call, folder, worker_processes):
     cut_in_half(write_video(folder / "cut.mp4", square_frames(60)))
     without_decoder(write_video(folder / "odd.mp4"))
     status, printed = call("source=videos", "out=out")

@@ -25,6 +25,7 @@ from agents.supervised.end_to_end import LOSSES
 from classifiers import checkpoint
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("in_process")
 FEW = [
     "data=folder", "data.num_frames=4", "data.val=0.25", "device=cpu", "network.width=4", "learning.epochs=3", "learning.batch_size=3",
 ]  # fmt: skip

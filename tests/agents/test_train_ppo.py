@@ -12,6 +12,7 @@ import pytest
 import tiny_training
 import torch
 from conftest import TASK, TINY
+from in_process import decode_by
 from tiny_training import (
     NEW,
     POLICIES,
@@ -29,6 +30,7 @@ from tiny_training import (
 from adafocus_env.build import open_clips
 from adafocus_env.dataset_registry import build_data
 from adafocus_env.demo.videos import demo
+from adafocus_env.videos.decoding import run_in_workers
 from agents import evaluate
 from agents.config.command import compose_config
 from agents.config.settings import DataConfig, EnvConfig, Evaluate
@@ -36,10 +38,13 @@ from agents.evaluation.evaluate import evaluate_policy
 from agents.pipeline import builders
 from agents.pipeline.training_run import TrainingRun
 from agents.policies.networks import load_policy, save_policy
+from agents.runs.plots import save_comparison
 from agents.runs.run_dir import RunDir
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("in_process")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,7 +66,10 @@ def first(tmp_path_factory, root, cache):
     """Return the folder and the output of the first run, uninterrupted and without cached classifiers."""
     shutil.rmtree(cache / "classifiers", ignore_errors=True)  # other tests may have left one
     folder = tmp_path_factory.mktemp("runs") / "first"
-    return folder, train(f"run={folder}", f"data.root={root}")
+    with pytest.MonkeyPatch.context() as patch:  # all of it, as the program does it
+        decode_by(run_in_workers, patch)
+        patch.setattr("agents.runs.report.save_comparison", save_comparison)
+        return folder, train(f"run={folder}", f"data.root={root}")
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +108,7 @@ def test_a_folder_without_a_classifier_gets_one_in_the_same_command(first):
     names = {"config.yaml", "system.json", "metrics.jsonl", "timing.jsonl", "result.json", "result.png", "contact_sheet.png"}
     names |= {"predictions.csv", "checkpoints", "tensorboard"}
     assert names == {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
+    assert (folder / "result.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_metrics_have_a_line_an_update(first):

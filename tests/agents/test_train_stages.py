@@ -23,6 +23,8 @@ from agents.runs.run_dir import RunDir
 from classifiers import checkpoint
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def networks():

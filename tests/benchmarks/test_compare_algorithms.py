@@ -11,6 +11,7 @@ from benchmarks import compare_algorithms
 from benchmarks.compare_algorithms import CompareAlgorithms, algorithms_of, check_runs, overrides_of
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("in_process")
 TINY = [setting for setting in SETTINGS if setting.partition("=")[0] not in ("data", "data.val", "device", "ppo.total_steps")]
 DATA = ["classifier=small", "data.val=0.25", "algo.validate_every=32"]
 
@@ -29,6 +30,7 @@ def bench(folder, **settings):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size:UserWarning")  # the updates of the tests are small
 def test_a_study_makes_a_table_and_a_plot_and_repeats_nothing(tmp_path, capsys, monkeypatch):
     bench(tmp_path, algos=["a2c", "trpo"], seeds=[0, 1])
     rows = (tmp_path / "table.md").read_text().splitlines()

@@ -62,6 +62,13 @@ def test_multiply_adds_are_half_of_the_flops_that_pytorch_counts(head):
         assert 2 * multiply_adds(call) == counter.get_total_flops() > 0
 
 
+def test_multiply_adds_are_counted_in_inference_mode_too():
+    linear, recurrent = torch.nn.Linear(3, 4), torch.nn.GRU(3, 4)
+    with torch.inference_mode():
+        assert multiply_adds(lambda: linear(torch.zeros(2, 3))) == 2 * 3 * 4
+        assert multiply_adds(lambda: recurrent(torch.zeros(5, 1, 3))) == 5 * 3 * 4 * (3 + 4)
+
+
 def test_a_video_is_the_sum_of_its_steps_and_patches():
     flops = VideoFlops(4, glancer=40, policy=8, focuser=400, head=80)
     assert (flops.skipped_step, flops.patch, flops.no_patch) == (32, 100, 0) and flops.total() == 528

@@ -30,6 +30,7 @@ from agents.runs.progress import Display
 from classifiers.atomic_files import replacing
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("in_process")
 TEST = ClipSpec(num_frames=4, size=48, short_side=48, train=False)
 
 
@@ -42,7 +43,7 @@ def all_frames(store):
     return {(store.names[i], i % store.settings.views): store.frames(i) for i in range(len(store))}
 
 
-def test_test_clips_are_middle_frames_cropped_in_the_centre(tmp_path, videos):
+def test_test_clips_are_middle_frames_cropped_in_the_centre(tmp_path, videos, worker_processes):
     store = ClipStore(videos, TEST, folder=tmp_path)
     assert (len(store), store.num_frames, store.size, store.failures) == (5, 4, 48, [])
     assert store.names == [video.name for video in videos]
@@ -288,7 +289,7 @@ def test_more_clips_than_a_shard_holds(tmp_path, videos, monkeypatch):
     assert same(all_frames(store), whole)
 
 
-def test_broken_videos_are_left_out_and_named(tmp_path, caplog, monkeypatch):
+def test_broken_videos_are_left_out_and_named(tmp_path, caplog, monkeypatch, worker_processes):
     videos = make_videos(tmp_path / "v", 4)
     cut_in_half(videos[1].path)
     videos[2].path.write_text("this is text")
@@ -315,7 +316,7 @@ def test_one_warning_names_the_unreadable_videos_of_all_splits(tmp_path, caplog)
     assert warning.count(str(cache_folder() / "clips")) == 3, "where it is stored that they failed"
 
 
-def test_a_reader_that_hangs_is_reported(tmp_path, monkeypatch, videos):
+def test_a_reader_that_hangs_is_reported(tmp_path, videos, worker_processes, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
 
     run = clips.run_in_workers

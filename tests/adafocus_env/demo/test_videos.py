@@ -16,6 +16,7 @@ from adafocus_env.demo.videos import _digits as digits_of
 from adafocus_env.demo.videos import _scene as scene_of
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("in_process")
 FEW = DemoTask(train_videos=3, test_videos=2, length=6)
 RED = 105  # above the other colours: the ground is never that red, a marked digit is
 
@@ -42,7 +43,7 @@ def centre_of_red(frame):
     return np.argwhere(windows >= windows.max() * 0.999).mean(0) - 0.5
 
 
-def test_videos_are_h264_files_of_the_right_length_and_size(rendered):
+def test_videos_are_h264_files_of_the_right_length_and_size(worker_processes, rendered):
     for video in [*rendered.train, *rendered.test]:
         stream, frames = decoded(video.path)
         assert stream.codec_context.name == "h264" and frames.shape == (6, 96, 96, 3)
@@ -179,7 +180,7 @@ def test_the_number_of_videos_does_not_change_their_content_but_their_looks_do()
     assert not {video.name for video in other.train} & {video.name for video in small.train}
 
 
-def test_a_video_that_cannot_be_rendered_is_named(tmp_path, monkeypatch):
+def test_a_video_that_cannot_be_rendered_is_named(tmp_path, worker_processes, monkeypatch):
     monkeypatch.setenv("ADAFOCUS_CACHE", str(tmp_path))
     data = demo(FEW, val=0.0)
     data.train[0].path.parents[1].mkdir(parents=True)

@@ -179,9 +179,9 @@ def fill_elsewhere(folder, stop):
 
 @pytest.mark.slow
 def test_a_killed_process_and_two_at_once_leave_a_whole_bank(classifier, clips, tmp_path, networks_rest):
-    spawn = multiprocessing.get_context("spawn")
+    fork = multiprocessing.get_context("fork")  # has everything imported already
     for group in ([True], [False, False]):
-        processes = [spawn.Process(target=fill_elsewhere, args=(tmp_path, stop)) for stop in group]
+        processes = [fork.Process(target=fill_elsewhere, args=(tmp_path, stop)) for stop in group]
         for process in processes:
             process.start()
         for process in processes:

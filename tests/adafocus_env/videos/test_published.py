@@ -21,6 +21,7 @@ from agents.pipeline.builders import choose_classifier
 from classifiers import checkpoint
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("in_process")
 PUBLISHED_NUMBERS = {"actnet": (200, 16, "map"), "fcvid": (239, 16, "map"), "minik": (200, 16, "top1")} | dict.fromkeys(
     ("sthv1", "sthv2"), (174, 12, "top1")
 ) | {"jester": (27, 12, "top1")}

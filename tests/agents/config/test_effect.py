@@ -51,6 +51,7 @@ from classifiers import checkpoint
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("in_process")
 STAGES = tuple(fields_of(ClassifierConfig))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, TINY_COST
+from conftest import FINE_GRID, TINY, TINY_COST
 from predictions import bright_classifier, brightest
 
 from adafocus_env.action import ContinuousAction
@@ -34,7 +34,7 @@ from classifiers.errors import InputError
 from classifiers.flops import VideoFlops
 from classifiers.optimize import InferenceClassifier
 
-pytestmark = pytest.mark.numerical
+pytestmark = [pytest.mark.numerical, FINE_GRID]
 
 RELEASED = np.load(Path(__file__).parents[2] / "data" / "released_exit.npz")
 CLASSES = tuple("abcdefghij")

@@ -57,15 +57,12 @@ def evaluated(bank, policy):
 
 
 @pytest.mark.parametrize(("clips_at_once", "patches_at_once"), slow_except([(5, 256)], [(1, 1), (5, 256), (11, 8)]))
-def test_every_clip_is_evaluated_once_for_all_batch_sizes(bank, policy, clips, monkeypatch, clips_at_once, patches_at_once):
-    def results():
-        evaluations = evaluate(bank, policy, seed=0)[1]
-        return [evaluations[name] for name in ("learned", "oracle", "greedy_oracle")]
-
-    whole = results()
+def test_every_clip_is_evaluated_once_for_all_batch_sizes(bank, policy, evaluated, monkeypatch, clips_at_once, patches_at_once):
     monkeypatch.setattr(evaluation, "CLIPS_AT_ONCE", clips_at_once)
     monkeypatch.setattr(evaluation, "PATCHES_AT_ONCE", patches_at_once)
-    for one, other in zip(whole, results(), strict=True):
+    again = evaluate(bank, policy, seed=0)
+    for name in ("learned", "oracle", "greedy_oracle"):
+        one, other = evaluated[1][name], again[1][name]
         assert one.actions.shape == (12, 4) and len(one.scores) == 12 and one.patch_mask.all()
         assert np.array_equal(one.actions, other.actions) and one.scores == pytest.approx(other.scores, abs=1e-5)
 
@@ -292,8 +289,8 @@ def test_without_truth_there_is_no_oracle_and_without_a_policy_nothing_learned(b
     assert [column.header for column in table(measures, "").columns] == ["policy", "anytime", "top-1", "GFLOPs"]
 
 
-def test_the_labels_are_looked_up_and_never_seen_by_a_policy(bank, clips, policy, monkeypatch):
-    before = evaluate(bank, policy, seed=0)[1]
+def test_the_labels_are_looked_up_and_never_seen_by_a_policy(bank, clips, policy, evaluated, monkeypatch):
+    before = evaluated[1]
     monkeypatch.setattr(clips, "labels", np.roll(clips.labels, 1))
     after = evaluate(bank, policy, seed=0)[1]
     for name in ("learned", "random", "centre", "gaussian", *RULES, "oracle"):

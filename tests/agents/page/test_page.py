@@ -23,7 +23,7 @@ from agents.runs.report import ORDER
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("in_process")]
 
 LARGEST = 5_000_000  # bytes
 

@@ -18,6 +18,7 @@ from classifiers import checkpoint
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("in_process")
 FEW = ["stages.glancer.epochs=2", "stages.glancer.dropout=0.3", "stages.glancer.batch_size=3", "stages.random_patches.batch_size=3"]
 LINES = 5  # two epochs, one and two
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import random_classifier
+from conftest import FINE_GRID, random_classifier
 from gymnasium import spaces
 from rich.console import Console
 
@@ -31,7 +31,7 @@ from agents.supervised.stages import finetune
 from classifiers.errors import InputError
 from classifiers.optimize import PLAIN, with_execution
 
-pytestmark = pytest.mark.numerical
+pytestmark = [pytest.mark.numerical, FINE_GRID]
 
 NETWORK = PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=8)
 CHOSEN = np.array([0, 5, 7, 11])

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import FINE_GRID
 from gymnasium import spaces
 from torch import nn
 
@@ -19,6 +20,7 @@ from agents.policies.sb3 import ClipReferenceExtractor, PatchActorCriticPolicy, 
 from agents.policies.spatial import ConvGRU, SpatialArchitecture, cell_weights, pixel_locations
 from classifiers.errors import InputError
 
+pytestmark = FINE_GRID
 SMALL = SpatialArchitecture((5, 6, 6), patch_share=1 / 3, width=4)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import TASK, random_classifier
 from PIL import Image
-from predictions import CLASSES, bright_classifier, brightest, cell_in_video, make_run, one_cell, with_targets, without_processes
+from predictions import CLASSES, bright_classifier, brightest, cell_in_video, make_run, one_cell, with_targets
 from videos import cut_in_half, square_frames, turn, write_video
 
 import agents
@@ -23,15 +23,10 @@ from agents.prediction.video import write_video as write_video_of
 from classifiers.classifier import ClipFormat
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("in_process")
 CELLS = [8, 12, 24, 36, 40, 16, 30, 32, 9, 11, 23, 39]
 QUARTER_TURNS = {-1: (0, 1, -1, 0), 2: (-1, 0, 0, -1), 1: (0, -1, 1, 0)}
 UNEVEN = [0.0, 0.04, 0.08, 0.12, 0.16, 0.2, 0.9, 1.0, 2.0, 2.04, 2.5, 3.5]
-
-
-@pytest.fixture(autouse=True)
-def in_this_process():
-    with without_processes() as patch:
-        yield patch
 
 
 @pytest.fixture(scope="module")

@@ -130,7 +130,7 @@ def test_the_whole_pass(classifier, policy, frames, stored):
     found = infer(classifier, policy, frames)
     assert np.allclose(found.actions, stored["actions"], rtol=0, atol=1e-4)
     assert_near(found.logits, stored["p96.logits"], "scores of the whole pass", 2e-3)
-    assert np.abs(found.boxes[..., :2] - found.actions.double() * 128).max() <= 0.5 + 1e-3
+    assert (found.boxes[..., :2] - found.actions.double() * 128).abs().max() <= 0.5 + 1e-3
     assert (found.boxes[..., 2:] - found.boxes[..., :2] == 96).all()
 
 

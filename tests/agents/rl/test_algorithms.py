@@ -11,7 +11,7 @@ import pytest
 import sb3_contrib
 import stable_baselines3
 import torch
-from conftest import random_classifier, slow_except
+from conftest import FINE_GRID, random_classifier, slow_except
 from gymnasium import spaces
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -38,6 +38,7 @@ from agents.runs.interrupts import Stopped
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
+pytestmark = [pytest.mark.usefixtures("in_process"), FINE_GRID]
 BY_PPO = ("ppo", "expected_pg", "imitation")  # which are set by the keys of ppo, and save a policy network
 PAIRS = [(name, kind) for name, algorithm in ALGORITHMS.items() for kind in algorithm.actions if name not in BY_PPO]
 NETWORKS = [(*pair, NETWORK) for pair in PAIRS] + [(*pair, SPATIAL) for pair in PAIRS if pair[0] not in ("recurrent_ppo", "ars")]

@@ -6,7 +6,7 @@ import signal
 import numpy as np
 import pytest
 import torch
-from conftest import random_classifier
+from conftest import FINE_GRID, random_classifier
 from gymnasium import spaces
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -30,6 +30,7 @@ from agents.runs.interrupts import Stopped
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
+pytestmark = [pytest.mark.usefixtures("in_process"), FINE_GRID]
 EXPECTED_PG = AlgoConfig("expected_pg")
 QUICK = {"n_steps": 4, "batch_size": None, "n_epochs": 2, "gamma": 0.0, "validate_every": 2, "save_every": 2, "total_steps": 96}
 PLAIN = {"n_epochs": 1, "ent_coef": 0.0, "vf_coef": 0.0, "normalize_advantage": False, "max_grad_norm": None, "learning_rate": 1e-30}

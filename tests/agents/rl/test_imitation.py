@@ -5,6 +5,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from conftest import FINE_GRID
 from stable_baselines3.common.logger import configure
 from tiny_algorithms import NETWORK, SPATIAL, after_line, learn, metrics
 from tiny_training import Crash, crash
@@ -20,6 +21,7 @@ from agents.runs.interrupts import Stopped
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
+pytestmark = FINE_GRID
 IMITATION = AlgoConfig("imitation")
 QUICK = {
     "n_steps": 4, "batch_size": None, "n_epochs": 2, "ent_coef": 0.0, "validate_every": 2, "save_every": 2, "total_steps": 96,

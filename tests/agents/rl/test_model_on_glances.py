@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import slow_except
+from conftest import FINE_GRID, slow_except
 from test_algorithms import NETWORKS, locations, named, settings  # noqa: F401  the fixture is asked for by its name
 from tiny_algorithms import learn
 
@@ -18,6 +18,7 @@ from agents.rl.algorithms import CONTINUOUS, DISCRETE
 from agents.rl.saved_model import load_model
 from classifiers.errors import InputError
 
+pytestmark = FINE_GRID
 CPU = torch.device("cpu")
 QUICK_CASES = [case for case in NETWORKS if case[0] in ("recurrent_ppo", "dqn") and (case[1] == CONTINUOUS or case[0] == "dqn")]
 CLIPS, STEPS = np.arange(12), np.arange(4)

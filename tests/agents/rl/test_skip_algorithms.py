@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import slow_except
+from conftest import FINE_GRID, slow_except
 from rich.console import Console
 from test_algorithms import NETWORKS, locations, named, settings  # noqa: F401  the fixture is asked for by its name
 from tiny_algorithms import NETWORK, SPATIAL
@@ -20,6 +20,7 @@ from agents.runs.progress import Display
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
+pytestmark = FINE_GRID
 SKIPPING = [case for case in NETWORKS if case[0] != "ars"]
 COUNTING = ("a2c", "trpo", "crossq", "qrdqn", "td3", "maskable_ppo")
 

@@ -25,6 +25,7 @@ from agents.watching.episodes import Episode
 from classifiers import checkpoint
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("in_process")
 SIDE, PANEL = 288, 288 + pictures.STRIP
 
 
