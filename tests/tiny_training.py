@@ -52,7 +52,7 @@ def empty_plots(patch: pytest.MonkeyPatch) -> None:
 
 @contextlib.contextmanager
 def tiny_networks() -> Iterator[None]:
-    """Return a context in which the architecture `small` is the tiny one and plots are empty; PyTorch's settings are restored afterwards."""
+    """Return a context in which the architecture `small` is the tiny one and plots are empty. PyTorch's settings are restored."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ARCHITECTURES, "small", TINY)
         empty_plots(patch)
