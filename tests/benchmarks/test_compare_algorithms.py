@@ -82,7 +82,7 @@ def test_the_default_is_all_algorithms_that_fit():
         (["id=AdaFocus-v1", "overrides=['seed=3']"], r"^overrides: the command itself sets seed=3 in every run; leave it out"),
         (["id=AdaFocus-v1", "overrides=['device=cpu','data.task=mover']"], r"^overrides: the command .* sets device=cpu, data\.task=mover"),
         (["id=AdaFocus-v1", "total_steps=5", "overrides=['ppo.epochs=3']"], r"^overrides: the command itself sets ppo\.epochs=3"),
-        (["id=AdaFocus-v1", "overrides=['env.cost_weight_rate=1']"], r"^env\.cost_weight_rate=1 has no effect: λ stays as it is"),
+        (["id=AdaFocus-v1", "overrides=['env.cost_weight_rate=1']"], r"^env\.cost_weight_rate=1 has no effect: λ is constant"),
         (["seeds=[]", "id=AdaFocus-v1"], r"seeds must hold at least one value and none twice, got \[\]"),
         (["seeds=[1,1]", "id=AdaFocus-v1"], r"seeds must hold at least one value and none twice, got \[1, 1\]"),
     ],

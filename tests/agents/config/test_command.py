@@ -215,7 +215,7 @@ def test_a_key_without_an_effect_ends_the_command_and_every_sweep_before_it_begi
         with pytest.raises(SystemExit) as stop:
             command.run_command(lambda config: pytest.fail("it runs"), TrainPPO, "train_ppo", arguments=arguments)
         assert stop.value.code == 2
-        assert capsys.readouterr().err.startswith("env.cost_weight_rate=1 has no effect: λ stays as it is")
+        assert capsys.readouterr().err.startswith("env.cost_weight_rate=1 has no effect: λ is constant")
 
 
 def test_help_explains_every_setting(capsys):
