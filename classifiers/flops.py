@@ -14,10 +14,15 @@ from classifiers.classifier import Classifier
 from classifiers.errors import refuse_if
 
 
-def multiply_adds(call: Callable[[], object]) -> int:
-    """Count the multiply-adds of convolutions and matrix products in one call of a module on the CPU."""
+def multiply_adds(call: Callable[[], object], *, gradient: bool = False) -> int:
+    """Count the multiply-adds of convolutions and matrix products in one call of a module on the CPU.
+
+    Args:
+        call: What is counted.
+        gradient: Whether it may compute gradients; the products of its backward passes then count too.
+    """
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
+    with torch.set_grad_enabled(gradient), counter:
         call()
     return counter.get_total_flops() // 2  # PyTorch counts a multiply-add as two
 

@@ -123,8 +123,8 @@ def read(folder: Path, name: str) -> Run:
 
 
 def _asked(config: dict[str, Any]) -> dict[str, Any]:
-    """Return what the config says. Each command has a key that those before it lack."""
-    commands = {"algo": f"train {config.get('algo', {}).get('name')}", "first": "train_stages", "learning": "train_end_to_end"}
+    """Return what the config says. Each command has a key that those after it lack."""
+    commands = {"first": "train_stages", "algo": f"train {config.get('algo', {}).get('name')}", "learning": "train_end_to_end"}
     command = next((name for key, name in commands.items() if key in config), "train_ppo")
     data = config["data"]
     task = data.get("task", DEFAULT_TASK)
