@@ -86,7 +86,7 @@ class TrainingComparison(Study):
     methods: list[str] = setting(list, "names in `METHODS`; none: all but ppo_continuous")
     network: Literal["spatial", "published", "published_v2"] = setting("spatial", "of all policies")
     classifier: str = setting("auto", "where all trainings start: a bundled classifier or the folder of a checkpoint", path=True)
-    of_method: dict[str, list[str]] = setting(dict, "further arguments of the runs of one method, such as {ppo: [ppo.total_steps=100000]}")
+    of_method: dict[str, list[str]] = setting(dict, "further arguments of a method: {ppo: ['ppo.total_steps=100000']}")
 
 
 def main(config: TrainingComparison) -> None:

@@ -36,7 +36,7 @@ from benchmarks.workload import RandomClips
 from classifiers import checkpoint
 from classifiers.flops import VideoFlops, classifier_flops, multiply_adds
 
-COUNTED_CLIPS = 4
+COUNTED_CLIPS = 8
 """Clips of a counted step; its cost is proportional to their number."""
 
 
@@ -120,12 +120,15 @@ class TrainingCost:
     def _policy_step(self, config: TrainPPO) -> float:
         """Return the cost of one step of the environment: its share of a rollout and of the update after it, with a full bank."""
         fill(self.features)
-        update = (config.ppo.n_steps or self.features.num_steps) * config.env.num_envs
-        algo = config.algo if isinstance(config, Train) else None
-        settings = algorithm_settings(self.features, config.env, config.network, replace(config.ppo, total_steps=update, epochs=None), algo)
+        n_steps = config.ppo.n_steps or self.features.num_steps
+        rows = max(1, COUNTED_CLIPS * self.features.num_steps // n_steps)  # no clip is played twice, which would cost less
+        env = replace(config.env, num_envs=rows)
+        update = n_steps * rows
+        ppo = replace(config.ppo, total_steps=update, epochs=None, batch_size=None)
+        settings = algorithm_settings(self.features, env, config.network, ppo, config.algo if isinstance(config, Train) else None)
         with tempfile.TemporaryDirectory() as folder, Display(Console(quiet=True)) as display, RunDir.open(folder, {}, force=False) as run:
             count = multiply_adds(
-                lambda: train_policy(self.features, None, run, display, settings, env=config.env, seed=0), gradient=True
+                lambda: train_policy(self.features, None, run, display, settings, env=env, seed=0), gradient=True
             )
         return count / update
 

