@@ -10,17 +10,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.error import InvalidAction
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adafocus_env.transfers import Values
+from adafocus_env.action_checks import ActionError as ActionError  # public here
+from adafocus_env.action_checks import check_cells, check_coordinates, check_form
 from classifiers.crop import crop_at_corners
-from classifiers.errors import InputError, lookup, refuse_if
-
-
-class ActionError(InputError, InvalidAction):
-    """An action that lies outside the action space."""
+from classifiers.errors import lookup, refuse_if
 
 
 class Action(Protocol):
@@ -148,7 +144,7 @@ class GridAction(_PatchAction):
         Raises:
             ActionError: They are not one integer from 0 to G² − 1 per clip (names the first bad one).
         """
-        return _check_cells(
+        return check_cells(
             actions, count, self.num_cells, f"a cell from 0 to {self.num_cells - 1}, row-major on a {self.grid}×{self.grid} grid"
         )
 
@@ -158,7 +154,7 @@ class GridAction(_PatchAction):
         Raises:
             ActionError: As `check`. A GPU finds a cell outside the grid later, with a device-side assertion, which ends the process.
         """
-        _check_form(cells, count, self.num_cells, whole=not (cells.is_floating_point() or cells.is_complex() or cells.dtype == torch.bool))
+        check_form(cells, count, self.num_cells, whole=not (cells.is_floating_point() or cells.is_complex() or cells.dtype == torch.bool))
         inside = ((cells >= 0) & (cells < self.num_cells)).all()
         with suppress(RuntimeError) if cells.device.type == "cpu" else nullcontext():
             torch._assert_async(inside, f"an action is outside the space; choose a cell from 0 to {self.num_cells - 1}")
@@ -202,7 +198,7 @@ class ContinuousAction(_PatchAction):
         Raises:
             ActionError: They are not one location (row, column) in [0,1]² per clip (names the first bad one).
         """
-        return _check_coordinates(actions, count, 2, "location (row, column)")
+        return check_coordinates(actions, count, 2, "location (row, column)")
 
     def corners_of(self, actions: NDArray[np.float32]) -> NDArray[np.int64]:
         """Locations (…, 2) → corners (…, 2) as (top, left) in pixels."""
@@ -268,7 +264,7 @@ class SkipAction:
         Raises:
             ActionError: They are not one integer from 0 to G² per clip (names the first bad one).
         """
-        return _check_cells(actions, count, self.num_cells, f"a cell from 0 to {self.skip - 1}, or {self.skip} to skip")
+        return check_cells(actions, count, self.num_cells, f"a cell from 0 to {self.skip - 1}, or {self.skip} to skip")
 
     def patch_mask(self, actions: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return whether actions are cells (…)."""
@@ -304,7 +300,7 @@ class ContinuousSkipAction:
         Raises:
             ActionError: They are not (row, column, skip) in [0,1]³ per clip (names the first bad one).
         """
-        return _check_coordinates(actions, count, 3, "location and whether to skip it (row, column, skip)")
+        return check_coordinates(actions, count, 3, "location and whether to skip it (row, column, skip)")
 
     def patch_mask(self, actions: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Return whether the third coordinate is below 0.5 (…)."""
@@ -376,39 +372,3 @@ def crop_patches(frames: Tensor, source: Tensor, corners: Tensor, patch_size: in
 def _append(locations: NDArray[np.float32], third: float) -> NDArray[np.float32]:
     """Locations (…, 2) → actions (…, 3) with that third coordinate."""
     return np.concatenate([locations, np.full_like(locations[..., :1], third)], axis=-1)
-
-
-def _check_cells(actions: object, count: int, num_cells: int, choices: str) -> NDArray[np.int64]:
-    """Return integers from 0 to ``num_cells`` − 1 as an int64 array (count,)."""
-    try:
-        array = np.asarray(actions)
-    except ValueError as problem:
-        raise ActionError(f"actions must be an array ({problem}); give one cell for each of the {count} clips") from problem
-    _check_form(array, count, num_cells, whole=np.issubdtype(array.dtype, np.integer))
-    if (bad := np.flatnonzero((array < 0) | (array >= num_cells))).size:
-        raise ActionError(f"action {array[bad[0]]} (clip {bad[0]}) is outside the space; choose {choices}")
-    return array.astype(np.int64)
-
-
-def _check_form(cells: Values, count: int, num_cells: int, *, whole: bool) -> None:
-    """Check shape and dtype of cells; ``whole``: whether the dtype is an integer."""
-    refuse_if(
-        cells.shape != (count,),
-        ActionError(f"actions have shape {tuple(cells.shape)}; give one cell for each of the {count} clips: shape ({count},)"),
-    )
-    refuse_if(not whole, ActionError(f"actions have dtype {cells.dtype}; cells must be integers from 0 to {num_cells - 1}"))
-
-
-def _check_coordinates(actions: object, count: int, length: int, what: str) -> NDArray[np.float32]:
-    """Return numbers in [0, 1] as a float32 array (count, length)."""
-    try:
-        array = np.asarray(actions, np.float32)
-    except (ValueError, TypeError) as problem:
-        raise ActionError(f"actions must be an array of numbers ({problem}); give one {what} for each of the {count} clips") from problem
-    refuse_if(
-        array.shape != (count, length),
-        ActionError(f"actions have shape {array.shape}; give one {what} for each of the {count} clips: shape ({count}, {length})"),
-    )
-    if (bad := np.flatnonzero(~((array >= 0) & (array <= 1)).all(1))).size:  # also NaN
-        raise ActionError(f"action {array[bad[0]]} (clip {bad[0]}) is outside the space; all coordinates must lie in [0, 1]")
-    return array

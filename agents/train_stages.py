@@ -2,6 +2,7 @@
 
     python -m agents.train_stages
     python -m agents.train_stages rounds=2                              alternate finetuning of policy and classifier
+    python -m agents.train_stages algo=expected_pg                      train the policy by a subclass of PPO
     python -m agents.train_stages first=3 classifier=DIR policy=DIR     start from a trained model
 
 Stage 0 trains glancer and focuser on whole frames, stage 1 trains focuser and head on random patches, stage 2 trains the policy by PPO,
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from agents.config.command import run_command
 from agents.config.settings import TrainStages
+from agents.train import without_effect
 
 if TYPE_CHECKING:
     from agents.pipeline.training_run import TrainingRun
@@ -58,4 +60,4 @@ def _train(run: "TrainingRun", config: TrainStages) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, TrainStages, "train_stages")
+    run_command(main, TrainStages, "train_stages", without_effect=without_effect)

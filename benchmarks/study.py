@@ -15,7 +15,7 @@ from adafocus_env.settings import setting, settings
 from agents.config.command import compose_config
 from agents.config.compose import typed_keys
 from agents.config.effect import Reasons, check_effect, check_overrides
-from agents.config.settings import DEVICE, TrainPPO
+from agents.config.settings import DEVICE, Training
 from agents.runs.confidence import half_width
 from agents.runs.plots import COLOURS
 from agents.runs.run_dir import RunDir, to_json
@@ -24,7 +24,7 @@ from classifiers.errors import InputError
 
 CYCLE = tuple(f"C{number}" for number in (0, 1, 2, 4, 5, 6, 7, 8, 9))  # C3 is red, the colour of "learned"
 
-C = TypeVar("C", bound=TrainPPO)
+C = TypeVar("C", bound=Training)
 
 
 @settings

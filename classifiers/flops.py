@@ -15,9 +15,14 @@ from classifiers.classifier import Classifier
 from classifiers.errors import refuse_if
 
 
-def multiply_adds(call: Callable[[], object]) -> int:
-    """Count the multiply-adds of convolutions and matrix products in one call of a module on the CPU."""
-    with torch.no_grad(), _FlopCounter() as counter:
+def multiply_adds(call: Callable[[], object], *, gradient: bool = False) -> int:
+    """Count the multiply-adds of convolutions and matrix products in one call of a module on the CPU.
+
+    Args:
+        call: The call that is counted.
+        gradient: Whether it may compute gradients. If it does, the products of its backward passes count, too.
+    """
+    with torch.set_grad_enabled(gradient), _FlopCounter() as counter:
         call()
     return counter.total // 2  # PyTorch counts a multiply-add as two
 

@@ -181,27 +181,38 @@ class MaxPerStepHead(nn.Module):
         """Features (N, T, feature_size), state (N, S + 1) or None → scores (N, T, K) and the state (N, S + 1) after them.
 
         Raises:
-            InputError: There are more steps than linear layers.
+            InputError: There are more steps than linear layers. A GPU finds it later where they are those of a state, with a device-side
+                assertion, which ends the process.
         """
+        length, on_host = features.shape[1], features.device.type == "cpu"
+        taken = 0 if state is None or not on_host else int(max(state[:, -1].tolist(), default=0))
+        check_steps(len(self.fc), taken + length)
         highest = self.hidden(features.flatten(0, 1)).unflatten(0, features.shape[:2]).cummax(1).values
         before = highest.new_zeros(features.shape[0]) if state is None else state[:, -1]
-        if state is not None:
+        if state is None:
+            scores = [layer(maxima) for layer, maxima in zip(self.fc, self.dropout(highest).unbind(1), strict=False)]
+        else:
             highest = torch.maximum(highest, state[:, None, :-1])
-        started = [0] if state is None else before.unique().long().tolist()
-        check_steps(len(self.fc), max(started, default=0) + features.shape[1])
-        scored = enumerate(self.dropout(highest).unbind(1))
-        scores = [self._score(maxima, [each + step for each in started], before + step) for step, maxima in scored]
-        return torch.stack(scores, dim=1), torch.cat([highest[:, -1], before[:, None] + features.shape[1]], dim=-1)
+            score = self._score_by_layer if on_host else self._score_by_all
+            scores = [score(maxima, before.long() + step) for step, maxima in enumerate(self.dropout(highest).unbind(1))]
+        return torch.stack(scores, dim=1), torch.cat([highest[:, -1], before[:, None] + length], dim=-1)
 
-    def _score(self, highest: Tensor, steps: list[int], taken: Tensor) -> Tensor:
-        """Maxima (N, S) → scores (N, K), each row by the linear layer of its step ``taken`` (N,), one of ``steps``.
+    def _score_by_layer(self, highest: Tensor, steps: Tensor) -> Tensor:
+        """Maxima (N, S) → scores (N, K), each row by the linear layer of its step (N,), which the host reads.
 
         Each layer scores all rows, so that no score depends on how many clips are at the same step.
         """
-        scores = self.fc[steps[0]](highest)
-        for step in steps[1:]:
-            scores = torch.where((taken == step)[:, None], self.fc[step](highest), scores)
+        first, *others = steps.unique().tolist() or [0]
+        scores = self.fc[first](highest)
+        for step in others:
+            scores = torch.where((steps == step)[:, None], self.fc[step](highest), scores)
         return scores
+
+    def _score_by_all(self, highest: Tensor, steps: Tensor) -> Tensor:
+        """Do the same by all layers at once, so that the host does not wait for the steps."""
+        weight, bias = (torch.cat([getattr(layer, name) for layer in self.fc]) for name in ("weight", "bias"))
+        scores = F.linear(highest, weight, bias).unflatten(-1, (len(self.fc), -1))
+        return scores.gather(1, steps[:, None, None].expand(-1, 1, scores.shape[-1]))[:, 0]
 
 
 class SeparateMeanHead(nn.Module):

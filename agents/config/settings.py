@@ -84,7 +84,7 @@ class JointConfig:
 
 
 @settings
-class TrainStages(TrainPPO):
+class TrainStages(Train):
     """`python -m agents.train_stages`."""
 
     first: int = setting(0, "the first stage to run; stages 1 to 3 need a trained classifier, stage 3 also a trained policy", ge=0, le=3)
@@ -104,7 +104,8 @@ class TrainStages(TrainPPO):
         if self.last < 3:
             yield "stages.finetune", f"stage 3 is not run (last={self.last}); leave it out, or set last=3"
         if not (self.first <= 2 <= self.last or self.rounds):
-            yield f"ppo network {TRAINING}", f"stage 2 is not run ({stages}); leave it out, or choose other stages"
+            yield f"ppo algo network {TRAINING}", f"stage 2 is not run ({stages}); leave it out, or choose other stages"
+        yield "algo.total_steps algo.validate_every algo.save_every", "stage 2 learns by PPO or a subclass; set the keys of ppo"
         if self.last < 2:
             yield "policy", f"no stage from 0 to last={self.last} uses a policy; leave it out, or set last=3"
         if not self.rounds:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from agents.config.settings import PPOConfig, SupervisedConfig, TrainStages
+from agents.rl.algorithms import learns_as_ppo
 from agents.runs.run_dir import RunDir
 from agents.supervised.epochs import check_settings
 from classifiers.errors import InputError, refuse_if
@@ -90,8 +91,14 @@ def check_stages(config: TrainStages) -> None:
     """Check that the stages can run one after the other.
 
     Raises:
-        InputError: If the stages are out of order, no stage has epochs, stage 3 has no policy, or there are rounds without stage 3.
+        InputError: If the stages are out of order, no stage has epochs, stage 3 has no policy, there are rounds without stage 3, or the
+            algorithm is neither PPO nor a subclass of it.
     """
+    refuse_if(
+        not learns_as_ppo(config.algo),
+        f"algo must be PPO or a subclass, such as expected_pg, with algo.observation=reference, got {config.algo.name} with "
+        f"{config.algo.observation}; other algorithms are those of python -m agents.train",
+    )
     refuse_if(config.first > config.last, f"first must not be greater than last, got first={config.first} and last={config.last}")
     refuse_if(
         config.first == 3 and not config.policy,

@@ -123,8 +123,8 @@ def read(folder: Path, name: str) -> Run:
 
 
 def _asked(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the information from the config. (The command is recognised by keys that only some commands have.)"""
-    commands = {"algo": f"train {config.get('algo', {}).get('name')}", "first": "train_stages", "learning": "train_end_to_end"}
+    """Return the information from the config. Each command is recognised by a key that the commands after it do not have."""
+    commands = {"first": "train_stages", "algo": f"train {config.get('algo', {}).get('name')}", "learning": "train_end_to_end"}
     command = next((name for key, name in commands.items() if key in config), "train_ppo")
     data = config["data"]
     task = data.get("task", DEFAULT_TASK)

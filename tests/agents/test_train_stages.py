@@ -99,6 +99,19 @@ def test_what_each_stage_adds_is_reported(all_stages):
     assert chosen["top1"] == result(folder)["policies"]["learned"]["top1"] and "what each stage adds" in printed
 
 
+@pytest.mark.slow
+def test_stage_2_and_the_rounds_may_learn_by_a_subclass_of_ppo(tmp_path, root, all_stages):
+    given = f"classifier={all_stages[0] / 'checkpoints' / 'classifier'}"
+    train_all(tmp_path, root, given, "first=2", "algo=expected_pg", "ppo.n_steps=4", "ppo.batch_size=16")
+    lines = [line for line in RunDir(tmp_path).metrics() if line["stage"] == 2]
+    assert {line.get("round") for line in lines} == {None, 1} and all("value_loss" not in line for line in lines)  # it has no critic
+
+
+def test_an_algorithm_that_does_not_learn_as_ppo_is_refused(tmp_path, root):
+    with pytest.raises(InputError, match=r"algo must be PPO or a subclass, .* got dqn with reference; other algorithms are those of "):
+        stages(f"run={tmp_path}", f"data.root={root}", "algo=dqn")
+
+
 def at_line(number, act):
     """Call ``act`` when the metrics have the given number of lines."""
     log = RunDir.log

@@ -50,6 +50,15 @@ def test_step_by_step_equals_whole_clips_also_where_clips_are_at_different_steps
         assert torch.allclose(scores[clip], whole[clip, clip : clip + 2], atol=1e-6)
 
 
+def test_a_device_is_not_waited_for(head):
+    inputs, steps = features(5, 6), torch.tensor([0, 3, 1, 1, 2])
+    maxima = head.hidden(inputs)
+    assert torch.allclose(head._score_by_all(maxima, steps), head._score_by_layer(maxima, steps), atol=1e-6)
+    on_meta = head.to("meta")  # whose values cannot be read
+    scores, state = on_meta(torch.empty(5, 2, 6, device="meta"), torch.empty(5, head.state_size, device="meta"))
+    assert scores.shape == (5, 2, 3) and state.shape == (5, 6)
+
+
 def test_a_clip_may_be_shorter_but_not_longer_than_the_head(head):
     inputs = features(2, 5, 6)
     assert head(inputs[:, :3])[0].shape == (2, 3, 3)

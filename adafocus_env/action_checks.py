@@ -1,0 +1,72 @@
+"""Checks of actions that come from outside, and the error for those that lie outside the action space."""
+
+import numpy as np
+from gymnasium.error import InvalidAction
+from numpy.typing import NDArray
+
+from adafocus_env.transfers import Values
+from classifiers.errors import InputError, refuse_if
+
+
+class ActionError(InputError, InvalidAction):
+    """An action that lies outside the action space."""
+
+
+def check_cells(actions: object, count: int, num_cells: int, choices: str) -> NDArray[np.int64]:
+    """Return integers from 0 to ``num_cells`` − 1 as an int64 array (count,).
+
+    Args:
+        actions: What was given.
+        count: Number of clips.
+        num_cells: Number of different actions.
+        choices: What may be given, for the message.
+
+    Raises:
+        ActionError: They are not one such integer per clip (names the first bad one).
+    """
+    try:
+        array = np.asarray(actions)
+    except ValueError as problem:
+        raise ActionError(f"actions must be an array ({problem}); give one cell for each of the {count} clips") from problem
+    check_form(array, count, num_cells, whole=np.issubdtype(array.dtype, np.integer))
+    if (bad := np.flatnonzero((array < 0) | (array >= num_cells))).size:
+        raise ActionError(f"action {array[bad[0]]} (clip {bad[0]}) is outside the space; choose {choices}")
+    return array.astype(np.int64)
+
+
+def check_form(cells: Values, count: int, num_cells: int, *, whole: bool) -> None:
+    """Check shape and dtype of cells; ``whole``: whether the dtype is an integer.
+
+    Raises:
+        ActionError: The shape is not (count,), or the dtype is not an integer.
+    """
+    refuse_if(
+        cells.shape != (count,),
+        ActionError(f"actions have shape {tuple(cells.shape)}; give one cell for each of the {count} clips: shape ({count},)"),
+    )
+    refuse_if(not whole, ActionError(f"actions have dtype {cells.dtype}; cells must be integers from 0 to {num_cells - 1}"))
+
+
+def check_coordinates(actions: object, count: int, length: int, what: str) -> NDArray[np.float32]:
+    """Return numbers in [0, 1] as a float32 array (count, length).
+
+    Args:
+        actions: What was given.
+        count: Number of clips.
+        length: Numbers of an action.
+        what: What they are, for the message.
+
+    Raises:
+        ActionError: They are not that many such numbers per clip (names the first bad one).
+    """
+    try:
+        array = np.asarray(actions, np.float32)
+    except (ValueError, TypeError) as problem:
+        raise ActionError(f"actions must be an array of numbers ({problem}); give one {what} for each of the {count} clips") from problem
+    refuse_if(
+        array.shape != (count, length),
+        ActionError(f"actions have shape {array.shape}; give one {what} for each of the {count} clips: shape ({count}, {length})"),
+    )
+    if (bad := np.flatnonzero(~((array >= 0) & (array <= 1)).all(1))).size:  # also NaN
+        raise ActionError(f"action {array[bad[0]]} (clip {bad[0]}) is outside the space; all coordinates must lie in [0, 1]")
+    return array
