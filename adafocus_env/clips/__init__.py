@@ -1,1 +1,1 @@
-"""Clips: their specification, crops, the store of decoded clips and the stream of resampled clips."""
+"""Clips: their specification, their crops, the store of decoded clips, and the stream of resampled clips."""

@@ -1,4 +1,4 @@
-"""Ground truth: the location of a clip's target, and the frames that show it."""
+"""Ground truth: the location of a clip's target, and the frames in which the target is visible."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Size = tuple[int, int]
 
 
 class Targets(NamedTuple):
-    """The target's boxes (T, 4) as (top, left, bottom, right) in pixels, possibly outside the frame, and its visibility (T,)."""
+    """The target's boxes (T, 4) as (top, left, bottom, right) in pixels, and its visibility (T,). The boxes may lie outside the frame."""
 
     boxes: NDArray[np.float32]
     visible: NDArray[np.bool_]
@@ -27,7 +27,7 @@ class Targets(NamedTuple):
 
 @dataclass(frozen=True)
 class Track:
-    """The target in T decoded frames, as plain values.
+    """The location and visibility of the target in T decoded frames, as plain Python values.
 
     Attributes:
         centres: (T, 2) as (y, x) in pixels; (0, 0) is the centre of the top left pixel.
@@ -47,7 +47,7 @@ class Track:
         """Return the boxes in the frames that `apply_crop` returns. Targets whose centre is outside the crop are not visible.
 
         Returns:
-            None if boxes or visible frames are not known.
+            The boxes and the visibility, or None if the track does not contain them.
         """
         if self.sides is None or self.visible is None:
             return None
