@@ -1,4 +1,4 @@
-"""The appearance of demo videos as plain values: `DemoTask` describes a task, and `Scene` one video."""
+"""Describe the appearance of demo videos by plain values. A `DemoTask` describes a task, and a `Scene` describes one video."""
 
 from __future__ import annotations
 
@@ -28,21 +28,23 @@ class DemoTask:
     """The appearance of the demo videos. Lengths are in pixels, speeds in pixels per frame.
 
     Attributes:
-        train_videos: number of training videos, including those held out for validation.
-        val_videos: minimum number of validation videos. If fewer are held out, more are rendered, unless no share is held out.
-        test_videos: number of test videos, and also of further videos (see `adafocus_env.demo.videos.demo`).
+        train_videos: number of training videos, including the videos held out for validation.
+        val_videos: minimum number of validation videos. If fewer videos are held out, additional videos are rendered. If the held-out share
+            is 0, there are no validation videos.
+        test_videos: number of test videos. There are as many further videos (see `adafocus_env.demo.videos.demo`).
         size: height and width of the frames.
         length: frames in a video.
         target: side of the target digit.
         distractor: side of a distractor digit.
         clutter: number of distractors.
         speed: mean speed of the target.
-        noise: standard deviation of the pixel noise, of 255.
-        visible: share of the frames that show the target; these are consecutive and begin at a random frame.
-        cue: number of first frames with discs in place of digits. In version 0, there is one disc, at the target; afterwards, the scene
-            changes, and the target stands still. 0: no cue, and the target moves.
-        lookalikes: number of digits of other classes, all different, that are drawn like the target.
-        mark: what distinguishes the target from other digits; ``red`` is version 0.
+        noise: standard deviation of the pixel noise, for pixel values up to 255.
+        visible: share of the frames that show the target. These frames are consecutive and begin at a random frame.
+        cue: length of the cue in frames. The cue is the start of the video; it has discs in place of digits. In version 0, the cue has a
+            single disc, at the target's location. After the cue, the scene changes, and the target stands still. Without a cue (0), the
+            target moves.
+        lookalikes: number of digits that are drawn like the target. Their classes differ from each other and from the target's class.
+        mark: what distinguishes the target from other digits. Version 0 has the mark ``red``.
         patch_size: side of the patches of the task's classifier. The videos do not depend on it.
 
     Raises:
@@ -92,13 +94,13 @@ class DemoTask:
 
     @property
     def classifier_training_task(self) -> DemoTask:
-        """The task whose videos train the classifier: the target is always visible, and there are no look-alikes."""
+        """The task whose videos train the classifier. In these videos, the target is always visible, and there are no look-alikes."""
         return replace(self, visible=1.0, lookalikes=0)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that `render_video` needs to draw one video in any process."""
+    """All values that `render_video` needs to draw one video, in any process."""
 
     path: Path
     track: Path
