@@ -31,7 +31,7 @@ class DecodeError(InputError):
 
 
 class FrameReader(Protocol):
-    """Any object that returns the frames of one video by index. Its length is the number of frames, at least 1.
+    """Any object that returns the frames of one video by index. `len` of the reader is the number of frames, at least 1.
 
     Attributes:
         fps: mean frame rate in frames per second; None if unknown.
