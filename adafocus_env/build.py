@@ -67,12 +67,12 @@ def open_clips(
         seed: seed of resampled clips. Stored clips do not depend on the seed, so that runs with different seeds share them.
         lazy: whether to decode clips only when they are needed: the first request of a clip decodes the 64 clips stored together with it.
         num_workers: number of decoding processes.
-        progress: called with the number of clips that are ready.
+        progress: function that is called with the number of clips that are ready.
         unreadable: collects the videos that cannot be read, so that the caller can give one warning for several splits.
         waiting: shows the progress of clips that ``lazy`` decodes later.
 
     Raises:
-        InputError: if split or views are unknown, the split has no videos, or no video can be read.
+        InputError: if the split or ``views`` is unknown, if the split has no videos, or if no video can be read.
     """
     refuse_if(split not in get_args(Split), f"clips must be {', '.join(map(repr, get_args(Split)))} or a ClipStore, got {split!r}")
     refuse_if(
@@ -141,7 +141,8 @@ def build_features(
             the same classifier, clips and action, and is returned.
 
     Raises:
-        InputError: if the arguments do not match (the message says which and why), or a setting is unknown or out of range.
+        InputError: if the arguments do not match each other (the message names them and the reason), or if a setting is unknown or out of
+            range.
     """
     chosen = validate(EnvSettings, settings)
     lookup("task", task, TASKS)
@@ -153,7 +154,7 @@ def build_features(
         )
         classifier = checkpoint.load(data_name(task) if classifier == "auto" else classifier, choose_device(device))
     check_frozen(classifier)
-    announce = isinstance(clips, str)  # no caller shows the progress of rendering, decoding and storing
+    announce = isinstance(clips, str)  # in this case, no caller shows the progress of rendering, decoding and storing
     if isinstance(clips, str):
         clips = _open_lazily(demo(task), clips, classifier.architecture.size)
     check_fit(classifier, clips)

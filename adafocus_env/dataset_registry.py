@@ -15,7 +15,7 @@ from classifiers.errors import lookup, refuse_if
 
 @settings
 class DataSettings:
-    """The videos, and the clips that are sampled from them."""
+    """Settings of the videos, and of the clips that are sampled from the videos."""
 
     name: str = setting("demo", "the data set, a name in `adafocus_env.dataset_registry.DATASETS`")
     task: TaskName = setting(DEFAULT_TASK, "the task of the demo videos; see docs/tasks.md")
@@ -58,12 +58,12 @@ class DataSettings:
 
 
 OF_ONE_SET = ("task", "root", "source", "test", "flip")
-"""Settings that select videos and that not every data set reads."""
+"""Settings that select videos, and that are not read by every data set."""
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """The builder of a data set. The builders import slow modules when they are called.
+    """The builder of a data set. Builders import slow modules only when they are called.
 
     Attributes:
         build: function that takes the settings and returns the data set.
@@ -83,7 +83,7 @@ def build_data(data: DataSettings) -> DataSet:
     """Return the data set that ``data.name`` selects.
 
     Raises:
-        InputError: if the name is unknown, or the folder cannot be used.
+        InputError: if the name is unknown, or if the folder cannot be used.
     """
     return lookup("data.name", data.name, DATASETS).build(data)
 
@@ -92,7 +92,7 @@ def usable_data(data: DataSettings) -> Usable:
     """Return the usable videos of a data set and the faulty lines of its lists.
 
     Raises:
-        InputError: if the name is unknown, or the folder cannot be used.
+        InputError: if the name is unknown, or if the folder cannot be used.
     """
     row = lookup("data.name", data.name, DATASETS)
     return row.inspect(data) if row.inspect else Usable(row.build(data), place=None, faults=[], notes=[])

@@ -20,7 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 Value = TypeVar("Value")
 PATIENCE = timedelta(days=30)
-"""Time limit for collective operations: the main process may train a policy meanwhile. (If a process dies, torchrun ends the others.)"""
+"""Time limit for collective operations. It is long because the main process may train a policy while the others wait. (If a process dies,
+torchrun ends the others.)"""
 
 
 def world_size() -> int:

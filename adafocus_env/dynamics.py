@@ -60,7 +60,7 @@ class Dynamics:
         skipped: Input of the head in a skipped step, a name in `adafocus_env.classify.SKIPPED`.
         full_information: Whether to report the rewards of all actions (see `adafocus_env.full_information`). With continuous actions, the
             number K of sampled locations whose rewards are reported.
-        tensors: Whether outcomes hold tensors. If so, a step on the cells of a grid copies nothing to the host: values that depend on
+        tensors: Whether outcomes hold tensors. If true, a step on the cells of a grid copies nothing to the host: values that depend on
             actions or scores stay on the device. The host knows clips, step numbers and ends of episodes without these values.
 
     Attributes:
@@ -70,8 +70,8 @@ class Dynamics:
         started: (N,), whether an episode has ever been started in the row.
         num_patches: (N,), number of steps with a patch so far in the episode.
         state: (N, S), state of the head.
-        scores: (N, K), softmax scores after the last step; undefined before the first.
-        focus: (N, F), the last focus vectors, which skipped steps repeat if ``skipped="last"``.
+        scores: (N, K), softmax scores after the last step; without meaning before the first step.
+        focus: (N, F), the focus vectors of the last patches. Skipped steps repeat these vectors if ``skipped="last"``.
         boxes: (N, 4), the patches of the last step as (top, left, bottom, right) in pixels; zeros before the first step.
 
     Raises:
@@ -213,7 +213,7 @@ class Dynamics:
         steps, previous = self.step_number[rows], rows_of(self._confidence, rows)
         batch, alternatives = self._with_others(checked, rows, steps)
         confidence, judged, baseline, prediction, correct, confidences = self._classify(rows, batch)
-        terminated = steps == self.num_steps - 1  # the step number stays at the last step, so that the last observation is repeated
+        terminated = steps == self.num_steps - 1  # the step number then stays the same, so that the last observation is repeated
         patch_mask = np.ones(len(rows), bool) if isinstance(checked, Tensor) else self.action.patch_mask(checked)
         kinds = self._kinds_of_steps(rows, patch_mask)
         penalty = self._penalties[kinds]

@@ -154,11 +154,11 @@ class AdaFocusEnv(gym.Env[Any, Any]):
         render_mode: None or "rgb_array".
         settings: ``action``, ``grid``, ``video_div``, ``reward``, ``baseline``, ``full_information``, ``cost_weight``, ``skipped``,
             ``bank``, ``bank_dtype`` and ``bank_gib``; see `adafocus_env.settings.EnvSettings` for their meanings, defaults and ranges.
-            ``action`` may also be a custom class, ``reward`` an `adafocus_env.reward.Reward`, and ``bank`` shared `Features` (such as a
-            `MemoryBank`).
+            ``action`` may also be a custom class. ``reward`` may also be an `adafocus_env.reward.Reward`. ``bank`` may also be `Features`
+            that several environments share (such as a `MemoryBank`).
 
     Raises:
-        InputError: if an argument is out of range, or classifier and clips do not match.
+        InputError: if an argument is out of range, or if classifier and clips do not match.
     """
 
     closed = False
@@ -176,7 +176,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
         **settings: Any,
     ) -> None:
         check_arguments(settings, AdaFocusEnv)
-        self.metadata = {**METADATA}  # Gymnasium's own vector environments write into it
+        self.metadata = {**METADATA}  # a copy, because Gymnasium's vector environments write into it
         self._one = AdaFocusVectorEnv(
             1, classifier, clips, task=task, observation=observation, device=device, render_mode=render_mode,
             autoreset_mode=AutoresetMode.DISABLED, **settings,

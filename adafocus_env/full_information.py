@@ -1,4 +1,4 @@
-"""Full information: the reward that every action would have had in the state before a step.
+"""Full information: the rewards that all possible actions would have had in a step.
 
 With the argument ``full_information`` of an environment, the info of each step also contains the rewards that all actions would have had in
 this step. This information is counterfactual: in the real world, an agent learns only the reward of the action that it took. Standard
@@ -43,7 +43,7 @@ class Alternatives:
         """Return the actions whose rewards ``full_information`` requests. If it is false, there are none.
 
         Args:
-            request: True on grids; K with continuous actions.
+            request: True for the cells of a grid, or K for continuous actions.
             action: The kind of action.
             compared: (cells, *action space), the patches of the reward's baseline in each step; empty if these patches are sampled.
 

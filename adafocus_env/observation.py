@@ -160,7 +160,7 @@ class DictObservation:
 
 
 class PixelObservation:
-    """The observation `pixels`: frames at the glancer's size, not normalised. The most recently used clips are cached."""
+    """The observation `pixels`: frames at the glancer's size, not normalised. The frames of the most recently used clips are cached."""
 
     def __init__(self, features: Features) -> None:
         side, settings = features.classifier.architecture.glance_size, features.clips.settings
@@ -190,7 +190,7 @@ OBSERVATIONS: dict[str, Callable[[Features], Observation]] = {
     "reference_looks": ReferenceCountObservation,
     "pixels": PixelObservation,
 }
-"""Kinds of observation by name. Each is called with the features of the clips."""
+"""Kinds of observation by name. Each kind is called with the features of the clips."""
 
 
 def to_numpy(observed: Observed) -> Any:

@@ -44,7 +44,7 @@ def picture(dynamics: Dynamics, outcome: Outcome | None, row: int) -> NDArray[np
     images = clips.frames(clip).permute(0, 2, 3, 1).numpy()
     if outcome is None or (step == 0 and dynamics.running[row]):  # the row's episode has just begun
         return draw_step(images[0], None, (clips.names[clip], f"frame 1 of {clips.num_frames}: no patch yet"))
-    seen = step - int(dynamics.running[row])  # every step except the last increases the number
+    seen = step - int(dynamics.running[row])  # every step except the last increases the step number
     right = "right" if outcome.correct[row] else f"true: {classes[clips.labels[clip]]}"
     unit = "frame" if frames == 1 else "decision"
     box = outcome.boxes[row].tolist() if outcome.boxes[row].any() else None

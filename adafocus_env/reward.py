@@ -41,7 +41,7 @@ class Reward:
     Attributes:
         value: Function that returns the rewards (N,). Its three arguments are the confidence, the previous confidence and the baseline
             confidence, each a float32 array (N,).
-        baseline: The focus vectors that determine the baseline confidence.
+        baseline: Which focus vectors determine the baseline confidence.
         on_tensors: Whether ``value`` also accepts tensors. If not, an environment with ``output="torch"`` copies the confidences to the
             host and the rewards back.
         elementwise: Whether each reward depends only on the numbers at the same position. Then ``value`` also accepts the confidences (A,

@@ -40,7 +40,7 @@ class AdaFocusVecEnv(VecEnv):
         self.metadata = env.metadata
 
     def reset(self) -> NDArray[Any]:
-        """Begin an episode in every row, with the seeds and options set before."""
+        """Begin an episode in every row, with the seeds and options that were set before."""
         chosen = self._options[0] if any(self._options) else None
         observations, infos = self.vector.reset(seed=self._seeds if any(s is not None for s in self._seeds) else None, options=chosen)
         self.reset_infos = infos_of_rows(infos, self.num_envs)
@@ -76,7 +76,8 @@ class AdaFocusVecEnv(VecEnv):
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """Return the value of the vector environment's attribute, once for every requested row.
 
-        Of ``action_rewards`` (N, A), every requested row gets its own row. Reading them with this method is cheaper than reading the infos.
+        The attribute ``action_rewards`` (N, A) is split: the value for a row is the row's rewards (A,). Reading the rewards with this
+        method is cheaper than reading the infos.
         """
         value = getattr(self.vector, attr_name)
         return [value[row] if attr_name == "action_rewards" else value for row in self._get_indices(indices)]
@@ -90,7 +91,7 @@ class AdaFocusVecEnv(VecEnv):
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
         """Call a method of the vector environment once and return its result for every requested row.
 
-        Of the result of ``action_masks``, every requested row gets its own row, as `sb3_contrib.MaskablePPO` expects.
+        The result of ``action_masks`` (N, actions) is split: the value for a row is the row's mask, as `sb3_contrib.MaskablePPO` expects.
         """
         result = getattr(self.vector, method_name)(*args, **kwargs)
         return [result[row] if method_name == "action_masks" else result for row in self._get_indices(indices)]

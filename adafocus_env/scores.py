@@ -7,7 +7,8 @@ from pathlib import Path
 from classifiers.errors import lookup
 
 SCORES = Path(__file__).with_name("scores.json")
-"""Scores on a task's first 2,000 test clips by id, policy and metric, written by ``python -m benchmarks.task_scores``."""
+"""The scores on the first 2,000 test clips of every task, by id, policy and metric. ``python -m benchmarks.task_scores`` writes this
+file."""
 
 
 def normalized_score(id: str, score: float, metric: str = "top1_anytime") -> float:

@@ -19,7 +19,8 @@ from classifiers.errors import InputError, suggestion
 
 T = TypeVar("T")
 Count = Annotated[int, Field(ge=1)]
-"""An integer of at least 1, for settings that also accept other values. (The limits of `setting` apply only to purely numeric settings.)"""
+"""An integer of at least 1, for settings that also accept other values. (The limits of `setting` can be used only for settings that accept
+nothing but numbers.)"""
 ActionName = Literal["grid", "continuous", "interpolated", "skip", "continuous_skip"]
 NumberFormat = Literal["float32", "float16", "bfloat16"]
 
@@ -54,7 +55,7 @@ def validate(kind: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
         prefix: prefix of names in error messages, such as ``env.``.
 
     Raises:
-        InputError: if a name is unknown (the message suggests the nearest), or a value has the wrong type or is out of range.
+        InputError: if a name is unknown (the message suggests the nearest name), or if a value has the wrong type or is out of range.
     """
     declared = fields_of(kind)
     nested = {
@@ -145,7 +146,7 @@ def _message(kind: type, problem: ValidationError, prefix: str) -> str:
 
 @settings
 class EnvSettings:
-    """The environment: actions, rewards and the storage of features."""
+    """Settings of the environment: actions, rewards and the storage of features."""
 
     action: ActionName | Callable[..., Any] = setting(
         "grid", "grid, continuous, interpolated (not rounded to pixels), skip (a grid and skipping) or continuous_skip"

@@ -37,7 +37,7 @@ class Version0:
 
 
 REPLACEMENTS = {"sparse@v0": "AdaFocusSparse-v1", "memory@v0": "AdaFocusMover-v1"}
-"""Replacements for the ids of version 0, by task; for other tasks, `AdaFocusTrack-v1`."""
+"""Replacements for the ids of version 0, by task. For all other tasks, the replacement is `AdaFocusTrack-v1`."""
 
 
 def class_name(task: str, base: str) -> str:

@@ -26,7 +26,7 @@ from classifiers.errors import refuse_if, shortened
 PARTS = ("train", "val", "test")
 KINDS = ("missing", "unreadable", "mislabelled", "bad line", "short")
 _TIME_LIMIT = 30.0  # seconds per video
-_SMALL = 32  # shorter side in pixels of the frames that workers return; only their number is used
+_SMALL = 32  # shorter side in pixels of the frames that workers return; the frames may be small, because their content is not used
 
 
 @dataclass(frozen=True)

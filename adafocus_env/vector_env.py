@@ -53,16 +53,16 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
             clip is used once per epoch, in random order; each sub-environment takes the next clip when it is reset.
         output: "numpy" or "torch". With "torch", observations (also in ``final_obs``), rewards (float32) and flags are tensors on the
             networks' device. So are the infos that depend on actions or scores: confidence, previous, baseline, prediction, correct, box
-            and action_rewards. With "torch", a grid and all features in a `MemoryBank`, a step copies nothing to the host and does not wait
-            for the GPU. An action outside the space is then detected on the GPU and ends the process. With "numpy" and with "torch",
-            actions may be tensors. Gymnasium's wrappers require "numpy".
+            and action_rewards. If, in addition, actions are cells of a grid and all features are in a `MemoryBank`, a step copies nothing
+            to the host and does not wait for the GPU. An action outside the space is then detected on the GPU and ends the process. Actions
+            may be tensors with "numpy" and with "torch". Gymnasium's wrappers require "numpy".
         settings: settings of `adafocus_env.settings.EnvSettings` by name.
 
     Attributes:
         rngs: the random generators of the sub-environments.
 
     Raises:
-        InputError: if an argument is out of range, or classifier and clips do not match.
+        InputError: if an argument is out of range, or if classifier and clips do not match.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         self._queue: list[int] = []
         self._epoch = 0
         self._every = np.arange(num_envs)
-        self._ended = np.zeros(num_envs, bool)  # in the mode NEXT_STEP, the rows that the next step resets
+        self._ended = np.zeros(num_envs, bool)  # true for the rows that the next step resets; only used in the mode NEXT_STEP
         self._outcome: Outcome | None = None
 
     def reset(self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -167,7 +167,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         The info of a step has the same numbers, but reading this property in every step is cheaper.
 
         Raises:
-            InputError: If the environment was made without ``full_information``, or no step has been taken.
+            InputError: If the environment was made without ``full_information``, or if no step has been taken.
         """
         if self._outcome is None or not len(self.dynamics.alternatives):
             raise InputError("action_rewards are reported after a step of an environment with full_information=True (env.full_information)")

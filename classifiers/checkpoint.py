@@ -119,7 +119,7 @@ def read_json(folder: Path, name: str, what: str) -> dict[str, Any]:
     """Return the JSON object in ``folder/name``.
 
     Raises:
-        InputError: If the file is missing or invalid. The message names ``what`` and the file.
+        InputError: If the file is missing or invalid. The message contains ``what`` and the name of the file.
     """
     refuse_if(folder.is_file(), f"{what} is a file; a checkpoint is a folder with {name} and a .safetensors file (pickles are not read)")
     refuse_if(

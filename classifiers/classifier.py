@@ -20,9 +20,10 @@ from classifiers.heads import HEADS, MaxPerStepHead, SeparateMeanHead, averages_
 from classifiers.protocols import Focuser, Glancer, Head
 
 WEIGHTS = {"none": False, "default": True}
-"""Initial weights of the backbones of a new classifier: random, or the pretrained weights of each backbone."""
+"""Initial weights of the backbones of a new classifier: random weights, or the pretrained weights of each backbone."""
 RESIZES = {"antialias": {"align_corners": False, "antialias": True}, "align_corners": {"align_corners": True, "antialias": False}}
-"""Bilinear resizing of frames for the glancer: with antialiasing, or with aligned corners as AdaFocusV2's ResNet-50 glancer needs."""
+"""Bilinear resizing of frames for the glancer. It uses either antialiasing, or aligned corners, which AdaFocusV2's ResNet-50 glancer
+needs."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Architecture:
     """The networks of a classifier and its preprocessing. Lengths are in pixels.
 
     Attributes:
-        glancer: Name in `classifiers.backbones.backbone.BACKBONES`, torchvision/NAME or timm/NAME.
+        glancer: Name of the glancer's backbone: a name in `classifiers.backbones.backbone.BACKBONES`, torchvision/NAME or timm/NAME.
         focuser: Name, as for the glancer.
         head: Name in `classifiers.heads.HEADS`.
         hidden_size: Length of the head's state.
@@ -63,7 +64,7 @@ class Architecture:
         glance_size: Height and width to which the glancer's frames are resized.
         patch_size: P, height and width of a patch.
         mean: Mean of each channel (RGB). It is subtracted from pixel values in the range 0-1.
-        std: Divisor of each channel after the subtraction.
+        std: Standard deviation of each channel. After the subtraction, pixel values are divided by it.
         shift: Share of the channels that the temporal shift of both backbones moves in each direction; 0: no shift.
         shift_place: Location of the shift in the blocks, a name in `classifiers.backbones.temporal_shift.PLACES`.
         weights: Which initial weights the backbones of a new classifier have, a name in `WEIGHTS`; see `classifiers.backbones.imagenet`.
@@ -173,7 +174,7 @@ class Classifier(nn.Module):
             InputError: If the frames are not uint8, or if the axis of the channels is not before height and width.
         """
         _check_pixels(frames)
-        if isinstance(frames, np.ndarray):  # copied, since PyTorch supports neither read-only arrays nor negative strides
+        if isinstance(frames, np.ndarray):  # copied, because PyTorch supports neither read-only arrays nor negative strides
             frames = torch.from_numpy(frames.copy(order="K")).to(self.device)
         mean = frames.new_tensor(self.architecture.mean, dtype=torch.float32).view(3, 1, 1)
         std = frames.new_tensor(self.architecture.std, dtype=torch.float32).view(3, 1, 1)
@@ -184,7 +185,7 @@ class Classifier(nn.Module):
         """Resize frames to the glance size, and return glance maps and glance vectors.
 
         Args:
-            frames: Normalised frames (M·t, 3, H, W), clip by clip.
+            frames: Normalised frames (M·t, 3, H, W), ordered clip by clip.
             num_frames: t, glancer frames per clip. Only the temporal shift needs this number.
 
         Returns:
@@ -206,7 +207,7 @@ class Classifier(nn.Module):
         """Return the focus vectors (M·f, F) of patches.
 
         Args:
-            patches: Normalised patches (M·f, 3, P, P), decision by decision.
+            patches: Normalised patches (M·f, 3, P, P), ordered by decision.
             num_frames: f, patches per decision. Only the temporal shift needs this number.
 
         Raises:

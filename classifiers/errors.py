@@ -10,8 +10,8 @@ Value = TypeVar("Value")
 class InputError(ValueError):
     """An invalid value from the user.
 
-    The message names the field, the value, the values allowed and what to do. Commands print the message without a traceback and exit with
-    status 2. Any other exception is a bug and is shown with its traceback.
+    The message names the field, the value and the allowed values, and says what to do. Commands print the message without a traceback and
+    exit with status 2. Any other exception is a bug and is shown with its traceback.
     """
 
 

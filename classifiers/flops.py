@@ -30,7 +30,7 @@ class _FlopCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         given, count = kwargs or {}, flop_registry.get(func.overloadpacket)
         if count is None:
-            with self:  # in inference mode a linear layer arrives as one operation, which its matrix product is in
+            with self:  # in inference mode, a linear layer arrives as one operation, which has to be decomposed to find its matrix product
                 result = func.decompose(*args, **given)
             if result is not NotImplemented:
                 return result
@@ -54,10 +54,10 @@ class ClassifierFlops:
     """The multiply-adds of one call of each network.
 
     Attributes:
-        glance: the glancer on one frame.
-        focus: the focuser on one patch.
-        focus_frame: the focuser on one whole frame.
-        head: one step of the head.
+        glance: multiply-adds of the glancer for one frame.
+        focus: multiply-adds of the focuser for one patch.
+        focus_frame: multiply-adds of the focuser for one whole frame.
+        head: multiply-adds of the head for one step.
     """
 
     glance: int

@@ -56,10 +56,10 @@ class Execution:
 
 
 PLAIN = Execution()
-"""Run the original networks: all images in one call, batch norms not folded, no copy."""
+"""Settings that run the original networks, not a copy. All images are processed in one call, and batch norms are not folded."""
 # For both values of `compile`: the fastest batch size on a CPU and the side of the images in pixels, of MobileNetV2 and of ResNet-50.
 _CPU_CALLS = {False: ((2, 224), (32, 96)), True: ((8, 224), (16, 96))}
-_MAX_SHAPES = 64  # per network; PyTorch runs further shapes without compilation
+_MAX_SHAPES = 64  # maximum number of compiled shapes per network; PyTorch runs further shapes without compilation
 
 
 def choose_execution(classifier: Classifier, precision: str = "float32", compile: bool = False) -> Execution:
@@ -298,7 +298,7 @@ def _fold_batch_norms(network: nn.Module) -> nn.Module:
 
 def _compile(network: nn.Module, device: torch.device) -> Callable[..., Any]:
     """Return a compiled version of ``network``. It is compiled again for every new input shape, up to `_MAX_SHAPES` shapes."""
-    from torch._dynamo import config as dynamo  # imported here, since the import of the compiler takes seconds
+    from torch._dynamo import config as dynamo  # imported here, because the import of the compiler takes seconds
     from torch._inductor import config as inductor
 
     def forward(images: Tensor, num_frames: int) -> Any:

@@ -110,13 +110,13 @@ def content_key(videos: Sequence[Video], settings: ClipSpec, *, prepared: bool) 
     """
     described: list[list[object]] = []
     for video in videos:
-        stated = [video.num_frames, video.frame_name] if video.frame_name else []  # omitted if unused, so that older keys stay valid
+        stated = [video.num_frames, video.frame_name] if video.frame_name else []  # left out if not used, so that older keys stay valid
         if file_reader() == "decord" and video.path.suffix.lower() in PYAV_SUFFIXES:  # version 0.1.0 read these with decord
             stated.append("av")
         described.append([video.name, None if prepared else [_stamp(video.path), _stamp(video.track)], *stated])
     seed = settings.seed if settings.train else None
     content = [FORMAT, file_reader(), settings.num_frames, settings.short_side, settings.views, seed, described]
-    if settings.glance_frames:  # added later; omitted if unused, so that the keys of other clips stay valid
+    if settings.glance_frames:  # added later; left out if it is not used, so that the keys of other clips stay valid
         content.append({"glance_frames": settings.glance_frames})
     if settings.train and settings.sampling != "segments":
         content.append({"sampling": settings.sampling})

@@ -26,7 +26,7 @@ _log = logging.getLogger("adafocus_env")
 
 
 class ClipSource:
-    """Clips by index, either stored (`ClipStore`) or resampled in every epoch (`adafocus_env.clips.stream.StreamingClips`).
+    """Clips, accessed by index. They are stored (`ClipStore`) or resampled in every epoch (`adafocus_env.clips.stream.StreamingClips`).
 
     Attributes:
         settings: the clip specification.
@@ -35,7 +35,7 @@ class ClipSource:
         names: names of the clips' videos.
         has_truth: whether the target's track is known for all clips.
         fingerprint: hash of everything that the frames and labels depend on.
-        failures: names of the videos that could not be read, with reasons.
+        failures: pairs (name, reason) of the videos that could not be read.
     """
 
     settings: ClipSpec
@@ -192,7 +192,7 @@ class ClipStore(ClipSource):
         waiting: shows the progress of clips that are decoded on request; None: no display.
 
     Raises:
-        InputError: if there are no videos, no video can be read, or the folder cannot be written.
+        InputError: if there are no videos, if no video can be read, or if the folder cannot be written.
     """
 
     def __init__(

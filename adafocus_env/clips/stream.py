@@ -27,8 +27,8 @@ from adafocus_env.videos.decoding import Failure, run_in_workers
 from adafocus_env.videos.readers import DecodedClip
 from classifiers.errors import InputError, refuse_if
 
-REFERENCES = 2**24  # limit of clip indices: Stable-Baselines3 casts observations to float32, which is exact below it
-EPOCHS = 1000  # maximum number of epochs with different samples; later epochs repeat them
+REFERENCES = 2**24  # limit of clip indices: Stable-Baselines3 casts observations to float32, which is exact for integers up to this value
+EPOCHS = 1000  # maximum number of epochs with different samples; later epochs repeat these samples
 
 
 @dataclass(frozen=True)

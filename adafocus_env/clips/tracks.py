@@ -44,7 +44,7 @@ class Track:
         return map_points(np.array(self.centres), crop, size)
 
     def targets(self, crop: Crop, size: int) -> Targets | None:
-        """Return the boxes in the frames that `apply_crop` returns. Targets whose centre is outside the crop are not visible.
+        """Return the boxes in the frames that `apply_crop` returns. A target whose centre is outside the crop counts as not visible.
 
         Returns:
             The boxes and the visibility, or None if the track does not contain them.
@@ -63,7 +63,7 @@ def read_track(video: Video, clip: DecodedClip, num_frames: int) -> Track | None
     Args:
         video: the video.
         clip: the decoded clip of the video.
-        num_frames: T; the first T frames are the focuser's.
+        num_frames: T, the number of the focuser's frames. These are the first T frames of the clip.
 
     Raises:
         InputError: if the track cannot be read, or does not match the video.

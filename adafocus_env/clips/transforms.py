@@ -11,7 +11,7 @@ from torch import Tensor
 from classifiers.errors import refuse_if
 
 SCALES = (1.0, 0.875, 0.75, 0.66)
-_SNAP = 3  # pixels; crops that differ less from the final size get that size, which avoids resampling
+_SNAP = 3  # pixels; a side that differs from the final size by less than this is set to the final size, which avoids resampling
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def sample_crop(
     """Sample a multi-scale crop at a random position. With ``flip``, it is mirrored with probability ½.
 
     Height and width of the crop are the shorter side of the frames times one of ``scales`` each. The two scales are equal or neighbours in
-    ``scales``. Positions include the last row and column that fit.
+    ``scales``. Every position at which the crop fits is possible, including the last row and the last column.
 
     Args:
         height: height of the frames in pixels.
@@ -97,7 +97,7 @@ def map_points(points: NDArray[np.floating], crop: Crop, size: int) -> NDArray[n
         size: side of the result in pixels.
 
     Returns:
-        (..., 2) float32 as (y, x) in pixels of the result.
+        Points (..., 2) float32 as (y, x), in pixels of the result.
     """
     mapped = rescale_points(np.asarray(points) - (crop.top, crop.left), (crop.height, crop.width), (size, size))
     if crop.flip:

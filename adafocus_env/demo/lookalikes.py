@@ -17,10 +17,10 @@ from adafocus_env.demo.sprites import background, disc, drift, paste, random_col
 from adafocus_env.demo.task import DemoTask, Scene
 
 BURN_IN = 24  # frames of motion before the video begins, so that the first frame is distributed like later frames
-SPACING = 27.0  # minimum distance in pixels between the centres of two digits, so that a patch on one shows little of the next
+SPACING = 27.0  # minimum distance in pixels between the centres of two digits, so that a patch on one digit shows little of the other
 TURN = 0.15  # standard deviation of the change of direction, in radians per frame
 DIGIT_HUES = (-0.04, 0.04)
-TARGET_CUE, OTHER_CUE = (-0.04, 0.04), (0.56, 0.64)  # hues of the discs in a cue that marks by colour
+TARGET_CUE, OTHER_CUE = (-0.04, 0.04), (0.56, 0.64)  # hues of the discs, if the target's disc in the cue has a special colour
 HALO = 24  # side of the disc behind a digit
 TARGET_HALO, OTHER_HALOS = 0.62, (0.17, 0.33, 0.45, 0.78)  # hues
 HALO_SUM = 210.0  # sum of the three channels, so that all halos have the same brightness
@@ -83,7 +83,7 @@ def _paths(task: DemoTask, count: int, side: int, rng: np.random.Generator) -> n
         centres = _apart(free, moving, low, high)
         push = centres - free
         normal = push / np.maximum(np.linalg.norm(push, axis=1, keepdims=True), 1e-9)
-        direction -= 2 * (direction * normal).sum(1, keepdims=True).clip(max=0) * normal  # they bounce off each other and off the borders
+        direction -= 2 * (direction * normal).sum(1, keepdims=True).clip(max=0) * normal  # digits bounce off each other and off the borders
         heading = np.arctan2(direction[:, 0], direction[:, 1])
         path.append(centres)
     return np.stack(path[BURN_IN:], axis=1)

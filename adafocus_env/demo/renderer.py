@@ -53,7 +53,7 @@ def _draw_red(scene: Scene, rng: np.random.Generator) -> tuple[npt.NDArray[np.fl
 
 
 def _shown(task: DemoTask, rng: np.random.Generator) -> slice:
-    """Return the frames that show the marked digits."""
+    """Return a slice of the frames that show the marked digits."""
     if task.visible == 1:
         return slice(task.cue, task.length)
     count = max(1, round(task.visible * (task.length - task.cue)))

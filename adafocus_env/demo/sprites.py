@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-OUTWARD = 0.25  # how much rarer positions in the middle are, since a patch in the middle overlaps more targets
+OUTWARD = 0.25  # how much rarer positions in the middle are, because a patch in the middle overlaps more targets
 
 
 def random_colour(hues: tuple[float, float], rng: np.random.Generator) -> npt.NDArray[np.float64]:

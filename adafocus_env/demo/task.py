@@ -16,11 +16,12 @@ from classifiers.errors import InputError, refuse_if
 TaskName = Literal["track", "mover", "sparse", "easy@v0", "normal@v0", "hard@v0", "sparse@v0", "memory@v0"]
 DEFAULT_TASK: TaskName = "track"
 Mark = Literal["red", "cue_colour", "cue_motion", "halo"]
-"""The mark that distinguishes the target from other digits: its red colour (version 0), the colour of its disc in the cue (the first
-frames), the motion of its disc in the cue, in which no other disc moves, or the colour of the disc behind it."""
+"""The mark that distinguishes the target from other digits. The cue is the start of the video, in which discs replace the digits. ``red``
+(version 0): the target is red. ``cue_colour``: the target's disc in the cue has a special colour. ``cue_motion``: only the target's disc
+moves in the cue. ``halo``: the disc behind the target has a special colour."""
 RENDERER_VERSION = 1
-PLACES = 3  # digits of version 0 that stand still are in different squares of a PLACES×PLACES board, so that patches do not overlap others
-MOST_LOOKALIKES = 4  # in version 1, limited by the number of hues of halos
+PLACES = 3  # version 0: digits that stand still are in different squares of a PLACES×PLACES board, so that a patch does not overlap two
+MOST_LOOKALIKES = 4  # maximum in version 1, which is limited by the number of hues of halos
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class DemoTask:
             target moves.
         lookalikes: number of digits that are drawn like the target. Their classes differ from each other and from the target's class.
         mark: what distinguishes the target from other digits. Version 0 has the mark ``red``.
-        patch_size: side of the patches of the task's classifier. The videos do not depend on it.
+        patch_size: side of the patches of the task's classifier. The videos do not depend on the patch size.
 
     Raises:
         InputError: if a value is out of range. The message names it.
@@ -88,7 +89,7 @@ class DemoTask:
     def key(self) -> str:
         """Hash of everything that the pixels of the videos depend on."""
         hidden = {"train_videos", "val_videos", "test_videos", "patch_size"}
-        later = {"visible": 1.0, "cue": 0, "lookalikes": 0, "mark": "red"}  # omitted if unused, so that older videos have the same names
+        later = {"visible": 1.0, "cue": 0, "lookalikes": 0, "mark": "red"}  # left out if not used, so that older videos have the same names
         appearance = {k: v for k, v in asdict(self).items() if k not in hidden and v != later.get(k)}
         return hashlib.sha256(json.dumps([RENDERER_VERSION, appearance], sort_keys=True).encode()).hexdigest()[:12]
 

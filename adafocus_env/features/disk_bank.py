@@ -30,15 +30,15 @@ from classifiers.errors import InputError, count_of
 from classifiers.optimize import execution_of
 
 SHARD_SIZE = 8  # clips per file; a killed process loses at most one file
-CARD = "card.json"  # describes what the features were computed from
+CARD = "card.json"  # describes from what the features were computed
 FORMAT = 3  # part of the key, so that files of other formats are ignored
 _DIGEST = hashlib.sha256().digest_size
-_LATER = {"head_steps": 0, "resize": "antialias"}  # part of the key only if used, so that earlier banks stay valid
+_LATER = {"head_steps": 0, "resize": "antialias"}  # part of the key only if they are used, so that earlier banks stay valid
 _BITS = {2: np.int16, 4: np.int32}  # NumPy has no bfloat16, so it only copies the bits
 _log = logging.getLogger("adafocus_env")
 
 Shard = tuple[NDArray[Any], ...]
-"""Bits of a shard's glance maps, glance vectors and focus vectors, each (clips, *shape in the layout)."""
+"""The bits of a shard's glance maps, glance vectors and focus vectors. Each array has the shape (clips, *shape in the layout)."""
 
 
 class DiskBank(Bank):
@@ -52,7 +52,7 @@ class DiskBank(Bank):
         classifier: the frozen classifier. Features are returned on the classifier's device.
         clips: the clips.
         action: the kind of action, which defines the patches.
-        folder: location of all banks; created if missing. Nothing in it is ever removed.
+        folder: folder that contains all banks. It is created if missing. Nothing in it is ever removed.
         video_div: see `adafocus_env.features.live.count_steps`.
         dtype: the stored number format, a name in `adafocus_env.features.memory_bank.DTYPES`. Values are computed and returned as float32.
 
@@ -166,7 +166,7 @@ class DiskBank(Bank):
                 return shard
             if path.exists():
                 _log.warning("bank: %s is damaged (its checksum is wrong) and is computed again", path)
-            for leftover in self.folder.glob(f".{path.name}.*"):  # from a killed process; the lock excludes other writers
+            for leftover in self.folder.glob(f".{path.name}.*"):  # left by a killed process; the lock excludes other writing processes
                 leftover.unlink()
             write_shard(path, [self.layout.rounded(values).cpu() for values in self._computed(self._clips_of(number))])
         if (shard := read_shard(path, self.layout, count)) is None:  # the file was just written

@@ -93,7 +93,7 @@ class LiveFeatures(Features):
         frames: maximum number of clips whose frames are cached; None: as many as fit in `FRAME_BYTES`.
 
     Raises:
-        InputError: if the classifier is in training mode, or classifier, clips and ``video_div`` do not match.
+        InputError: if the classifier is in training mode, or if classifier, clips and ``video_div`` do not match.
     """
 
     about = "bank: none, features are computed live"
@@ -161,7 +161,7 @@ class LiveFeatures(Features):
         Args:
             frames: frames of these steps, (steps, T/D, 3, H, W) uint8.
         """
-        frames = self.classifier.normalise(frames)  # only once, since cells overlap
+        frames = self.classifier.normalise(frames)  # normalise only once, because cells overlap
         length = frames.shape[1]
         calls = (crop_patches(frames.flatten(0, 1), *call, self.action.patch_size) for call in self._cell_calls(len(frames), length))
         focus_vectors = torch.cat([self.classifier.focus(patches, num_frames=length) for patches in calls])
@@ -220,7 +220,7 @@ def count_steps(classifier: Classifier, clips: ClipSource, video_div: int | None
 
     Args:
         classifier: the classifier with the head.
-        clips: the clips, whose number of frames must be divisible by D.
+        clips: the clips. Their number of frames must be divisible by D.
         video_div: 1 (the default), 2 or 4 if the head averages the scores of frames, otherwise None.
 
     Raises:

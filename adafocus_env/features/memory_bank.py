@@ -23,8 +23,8 @@ from classifiers.optimize import execution_of, optimized
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 NETWORKS = ("glancer", "focuser")  # the features depend on these; the head may be trained
-CACHED_FRAMES = 256  # clips whose frames a bank caches: as many as are evaluated at the same time, since later requests are rare
-MANY = 16  # number of focuser calls in a step from which an announced bank shows its progress
+CACHED_FRAMES = 256  # number of clips whose frames a bank caches: as many as are evaluated at the same time; later requests are rare
+MANY = 16  # a bank with ``announce`` shows its progress if a step needs at least this many calls of the focuser
 _STORED = ("_stored", "_glanced", "_focused", "_slots")
 _log = logging.getLogger("adafocus_env")
 

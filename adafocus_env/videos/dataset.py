@@ -41,17 +41,17 @@ Videos = tuple[Video, ...]
 
 @dataclass(frozen=True)
 class DataSet:
-    """Videos in three splits, and their augmentation.
+    """The videos of a data set in three splits, and settings of their augmentation.
 
     Attributes:
         name: the name that users type.
         classes: names of the classes, in the order of their labels.
         train: videos to train the networks on.
         val: videos held out of training, for the selection of models and settings.
-        test: videos that are read once, at the end.
+        test: test videos, which are read only once, at the end.
         further: further test videos for final figures. No choice was based on these videos. They are read only on request, and most data
             sets have no further videos.
-        flip: whether a mirrored video has the same class.
+        flip: whether a video keeps its class if it is mirrored.
         scales: sides of training crops as fractions of the shorter side.
         margin: shorter side of the stored frames as a multiple of the crop's side. (In the paper, the shorter side is 256 pixels for crops
             of 224 pixels.)
@@ -81,7 +81,7 @@ class DataSet:
 
     @property
     def summary(self) -> str:
-        """The number of classes, the number of videos in every split, and unused files, in one line."""
+        """One line of text with the number of classes, the number of videos in every split, and the unused files."""
         source = self.name if self.root is None else f"{self.name} in {self.root}"
         classes = count_of(len(self.classes), "class", "classes")
         counts = f"{classes}; {len(self.train)} train, {len(self.val)} val, {len(self.test)} test videos"

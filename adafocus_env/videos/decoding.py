@@ -23,7 +23,7 @@ from typing import Any
 
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _SIGNALS = {each.value: each.name for each in signal.Signals}
-START_LIMIT = 120.0  # seconds that a worker may take to start; prevents waiting forever
+START_LIMIT = 120.0  # seconds that a worker may take to start; without this limit, the caller might wait forever
 
 # Importing these packages loads Gymnasium or torch. This takes seconds and hundreds of megabytes, and no worker needs it. A worker
 # therefore replaces the packages by empty packages, and imports only the modules that it needs.
@@ -61,10 +61,10 @@ def run_in_workers(
         time_limit: seconds that one call may take. The start of the worker is not counted.
 
     Yields:
-        (index of the task, result or `Failure`).
+        Pairs (index of the task, result or `Failure`).
 
     Raises:
-        RuntimeError: if a worker cannot start; the message contains its output.
+        RuntimeError: if a worker cannot start. The message contains the output of the worker.
     """
     waiting = deque(enumerate(tasks))
     workers: list[_Worker] = []
@@ -82,7 +82,7 @@ def run_in_workers(
                 else:
                     worker.stop()
                     workers.remove(worker)
-                if finished is not None:  # last, so that the worker processes the next task while the caller uses this result
+                if finished is not None:  # yielded last, so that the worker processes the next task while the caller uses this result
                     yield finished
     finally:
         for worker in workers:
@@ -111,7 +111,7 @@ class _Worker:
 
     def assign(self, number: int, task: object, time_limit: float) -> None:
         self._task, self.deadline = number, time.monotonic() + time_limit
-        with contextlib.suppress(OSError):  # if the worker has died, reading its answer reports it
+        with contextlib.suppress(OSError):  # if the worker has died, this is reported when its answer is read
             self.connection.send(task)
 
     def finished(self, time_limit: float) -> tuple[int, object | Failure] | None:

@@ -88,4 +88,5 @@ def coarse_to_fine(num_frames: int) -> NDArray[np.int64]:
 
 
 ORDERS: dict[str, Callable[[int], NDArray[np.int64]]] = {"time": lambda num_frames: np.arange(num_frames), "coarse_to_fine": coarse_to_fine}
-"""Orders in which the networks see the frames of a clip: functions of T that return the indices (T,) of the first, second, … frame."""
+"""Orders in which the networks see the frames of a clip. Each order is a function that takes T and returns the indices (T,) of the first,
+second, … frame."""

@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 
 from classifiers.errors import InputError, refuse_if, shortened
 
-SHORTEST = 3  # frames; shorter videos are dropped, as for the published results
-NO_LABEL = -1  # pads the labels of a video in some lists
-_NUMBERED = re.compile(r"(\d+)(?:\s*[,;:]|\s)\s*(\S.*)")  # the line of a class with its number
+SHORTEST = 3  # frames; videos with fewer frames are dropped, as for the published results
+NO_LABEL = -1  # in some lists, this value fills up the labels of a video
+_NUMBERED = re.compile(r"(\d+)(?:\s*[,;:]|\s)\s*(\S.*)")  # a line with the number and the name of a class
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class ListFile:
 
 
 def read_list(file: Path, form: ListFormat, num_classes: int) -> ListFile:
-    """Read a list. Malformed lines are collected without an error, and empty lines are skipped.
+    """Read a list. Malformed lines do not raise an error; they are collected in the result. Empty lines are skipped.
 
     Args:
         file: the list, UTF-8.
@@ -205,7 +205,7 @@ def _without_numbers(lines: list[str]) -> tuple[list[str], list[str]]:
         for row, (number, _) in enumerate(parts)
         if int(number) != row + first
     ]
-    return [name for _, name in parts], wrong[:1]  # a wrong number shifts all later ones
+    return [name for _, name in parts], wrong[:1]  # only the first mistake, because it shifts all later numbers
 
 
 def _faults(names: list[str]) -> Iterator[str]:

@@ -33,16 +33,16 @@ class PublishedSet:
     """The published description of a data set. Paths are relative to the root of the data set.
 
     Attributes:
-        title: name of the data set in print.
+        title: name of the data set, as it is written in publications.
         num_classes: the published number of classes. The class file may have another number of classes.
         class_file: file with the names of the classes.
         train_list: list of training videos. A share of these videos is held out for validation.
         test_list: list of test videos, published as the validation list.
-        form: the format of the lines of lists.
+        form: the format of the lines in the lists.
         frames: folder that contains one folder of extracted frames per video.
         frame_name: pattern of the file names of frames. The first frame has the number 1.
         num_frames: T, frames per clip.
-        flip: whether a mirrored video keeps its class.
+        flip: whether a video keeps its class if it is mirrored.
         metric: see `DataSet`.
         short_side: shorter side of the extracted frames in pixels; None if it is not published.
     """
@@ -128,7 +128,7 @@ def published(name: str, root: str | Path, *, source: str = "auto", val: float =
         val: share of the training videos that is held out for validation.
 
     Raises:
-        InputError: if a file or folder is missing or cannot be read, or a line is malformed. The message names files and lines.
+        InputError: if a file or folder is missing or cannot be read, or if a line is malformed. The message names files and lines.
     """
     usable = what_is_usable(name, root, source=source, val=val)
     for note in usable.notes:

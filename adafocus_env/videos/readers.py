@@ -169,7 +169,7 @@ class DecordReader:
     def _open(self, height: int = -1, width: int = -1):  # type: ignore[no-untyped-def]  # decord has no types
         import decord
 
-        decord.logging.set_level(decord.logging.QUIET)  # it prints messages to the terminal that it also raises
+        decord.logging.set_level(decord.logging.QUIET)  # decord prints messages that it also raises
         try:
             return decord.VideoReader(str(self._path), ctx=decord.cpu(0), width=width, height=height, num_threads=1)
         except Exception as problem:

@@ -55,7 +55,7 @@ class Backbone(nn.Module):
         """Return the maps (N, C, h, w) and pooled vectors (N, C) of images.
 
         Args:
-            images: Normalised images (N, 3, H, W), clip by clip.
+            images: Normalised images (N, 3, H, W), ordered clip by clip.
             num_frames: Number of images per clip. Only the temporal shift needs this number.
 
         Raises:

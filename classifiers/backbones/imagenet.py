@@ -93,7 +93,7 @@ def normalisation(name: str) -> Normalisation:
 
 def _tensors(name: str) -> list[Tensor]:
     """Return the weights of a backbone's trunk, in the order of its state dict."""
-    normalisation(name)  # raises an error if there are none
+    normalisation(name)  # raises an error if there are no weights
     if name in _PACKAGES:
         return _of_package(name)
     source = name if "/" in name else f"torchvision/{name}"

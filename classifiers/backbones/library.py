@@ -27,7 +27,7 @@ _REFUSED = (
 )
 # Images are already normalised, and PyTorch's default initialization of weights is sufficient.
 _ARGUMENTS = {name: {"transform_input": True, "init_weights": False} for name in ("googlenet", "inception_v3")}
-_LAST_MAPS: dict[str, str] = {}  # names of the last map in torchvision models that were built before
+_LAST_MAPS: dict[str, str] = {}  # by model name: the name of the last map in torchvision models that were already built
 # Lowest and highest value that each activation can return.
 _RANGES = {nn.ReLU: (0.0, math.inf), nn.ReLU6: (0.0, 6.0), nn.Hardswish: (-0.375, math.inf), nn.SiLU: (-0.2785, math.inf)}
 
@@ -123,7 +123,7 @@ def trunk(name: str, pretrained: bool = False) -> nn.Module:
     check_name("backbone", name)
     library, _, model = name.partition("/")
     with torch.random.fork_rng(devices=[], enabled=pretrained), warnings.catch_warnings(), torch.device("cpu"):
-        warnings.simplefilter("ignore", FutureWarning)  # about defaults of torchvision that are not used here
+        warnings.simplefilter("ignore", FutureWarning)  # the warnings are about defaults of torchvision that are not used here
         return LIBRARIES[library].trunk(model, pretrained)
 
 
