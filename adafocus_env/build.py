@@ -137,8 +137,8 @@ def build_features(
         clips: a clip store, or a split of the demo videos.
         task: the task of the demo videos, a name in `adafocus_env.demo.videos.TASKS`.
         device: device of a classifier that this function loads.
-        settings: settings of `adafocus_env.settings.EnvSettings` by name. ``bank`` may also be an existing bank. It must have been made for
-            the same classifier, clips and action, and is returned.
+        settings: settings of `adafocus_env.settings.EnvSettings` by name. ``bank`` may also be an existing bank. An existing bank must have
+            been made for the same classifier, clips and action, and is returned.
 
     Raises:
         InputError: if the arguments do not match each other (the message names them and the reason), or if a setting is unknown or out of

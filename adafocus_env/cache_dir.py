@@ -19,7 +19,7 @@ _log = logging.getLogger("adafocus_env")
 def cache_folder() -> Path:
     """Return the cache folder, which is ``$ADAFOCUS_CACHE`` or the user's cache folder.
 
-    The folder is created if it is missing. All files in it can be created again.
+    The folder is created if it is missing. All files in the cache folder can be created again.
 
     Raises:
         InputError: if the folder cannot be created or written.
@@ -82,7 +82,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
 
     Args:
         path: the lock file, created if missing.
-        what: name of the files that the body creates. It appears in the log message of a waiting process.
+        what: name of the files that the body creates. The name appears in the log message of a waiting process.
 
     Raises:
         InputError: if the lock file cannot be created.

@@ -45,9 +45,9 @@ def classify_clips(
 
     If the given features are averages over the frames of a step, T is the number of steps.
 
-    Evaluation, inference and training call this function with focus vectors from different sources. It calls the head once for all steps,
-    which is several times as fast as one call per step. The environment has to use `classify_step` instead, because its actions may depend
-    on earlier scores.
+    Evaluation, inference and training call this function with focus vectors from different sources. This function calls the head once for
+    all steps, which is several times as fast as one call per step. The environment has to use `classify_step` instead, because actions may
+    depend on earlier scores.
 
     Args:
         classifier: The classifier with the head.
@@ -83,8 +83,9 @@ def classify_step(
         glances: Glance vectors (N, C).
         focus_vectors: (k, N, F), the focus vectors. Skipped steps have a substitute instead (see the table above).
         state: (N, S), state of the head before the step.
-        skip: (m, N) bool with m ≤ k, true for the inputs with which the head takes no step (``skipped="none"``); None: it always takes one.
-        before: (N, K), softmax scores before the step. If the head takes no step, these scores are returned.
+        skip: (m, N) bool with m ≤ k, true for the inputs with which the head takes no step (``skipped="none"``); None: the head always
+            takes a step.
+        before: (N, K), softmax scores before the step. If the head takes no step, the scores before the step are returned.
 
     Returns:
         Softmax scores (k, N, K) for all k inputs, and the state (N, S) after the step with the first input.
@@ -119,7 +120,7 @@ def repeat_last(focus_vectors: Tensor, patch_mask: Tensor, num_frames: int) -> T
 def _classify_patches_only(classifier: Classifier, glances: Tensor, focus_vectors: Tensor, patch_mask: Tensor) -> Tensor:
     """Return the class scores (N, T, K) if the head takes steps only for the frames with a patch.
 
-    These frames are first moved to the start of each row.
+    Before the call of the head, the frames with a patch are moved to the start of each row.
     """
     longest = max(1, int(patch_mask.sum(1).max()))
     order = (~patch_mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest, None]

@@ -69,8 +69,8 @@ class DataSource:
         build: function that takes the settings and returns the data set.
         help: description in one line.
         reads: the settings among `OF_ONE_SET` that ``build`` reads.
-        inspect: function that takes the settings and returns the usable videos and the faulty lines of the list files. None for data sets
-            without list files, for which ``build`` is used.
+        inspect: function that takes the settings and returns the usable videos and the faulty lines of the list files. If a data set has no
+            list files, ``inspect`` is None and ``build`` is used.
     """
 
     build: Callable[[DataSettings], DataSet]

@@ -35,7 +35,10 @@ def rank() -> int:
 
 
 def local_rank() -> int:
-    """Return the rank of this process among the processes of its machine, starting at 0. It is also the index of the process's GPU."""
+    """Return the rank of this process among the processes of its machine, starting at 0.
+
+    This rank is also the index of the process's GPU.
+    """
     return int(os.environ["LOCAL_RANK"]) if dist.is_torchelastic_launched() else 0
 
 
@@ -53,7 +56,7 @@ def barrier() -> None:
 def main_first() -> Iterator[None]:
     """Run the body in the main process first.
 
-    The other processes run it afterwards, so that they find the files that the main process wrote.
+    The other processes run the body afterwards, so that they find the files that the main process wrote.
     """
     if not is_main():
         barrier()
@@ -101,7 +104,7 @@ def shard(items: NDArray[Any]) -> list[NDArray[Any]]:
 def wrap_ddp(module: nn.Module, *, find_unused_parameters: bool) -> DistributedDataParallel:
     """Wrap a module so that gradients are averaged over all processes in the backward pass.
 
-    Buffers are not synchronized; `agents.supervised.stage_model` handles them.
+    Buffers are not synchronized; `agents.supervised.stage_model` handles buffers.
 
     Args:
         module: The module, with the same weights in every process.

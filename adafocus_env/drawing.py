@@ -22,8 +22,8 @@ Colour = tuple[int, int, int] | str
 def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Return a font of ``size`` pixels.
 
-    This is DejaVu Sans if Matplotlib, which includes it, is installed, because DejaVu Sans has most alphabets. Otherwise, it is Pillow's
-    default font.
+    If Matplotlib is installed, the font is DejaVu Sans, which Matplotlib includes and which has most alphabets. Otherwise, the font is
+    Pillow's default font.
     """
     package = importlib.util.find_spec("matplotlib")
     for folder in (package.submodule_search_locations or []) if package else []:

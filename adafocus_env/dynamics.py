@@ -24,8 +24,8 @@ from adafocus_env.transfers import Values, rows_of, to_array, to_device, with_ro
 from classifiers.errors import InputError, lookup, refuse_if
 from classifiers.flops import video_flops
 
-# Smallest batch of the head with stored features on a CPU. Smaller matrix products add their terms in another order, so that the last
-# digits of an episode's results would depend on the number of parallel episodes.
+# Smallest batch of the head with stored features on a CPU. Smaller matrix products add their terms in another order.
+# The last digits of an episode's results would then depend on the number of parallel episodes.
 MIN_HEAD_BATCH = 8
 UNCOUNTABLE = "baseline='all' needs a grid: continuous actions are not countable; choose a number, such as baseline=1"
 
@@ -53,15 +53,15 @@ class Dynamics:
         reward: A name in `adafocus_env.reward.REWARDS`, or a custom reward.
         baseline: k, the number of random patches that estimate the mean in the reward, or "all" for the exact mean over all cells of a
             grid.
-        action: Kind of action; None: the kind of action of ``features``. Its ``patch_action``, the same kind without skipping, must be the
-            kind of action of ``features``.
+        action: Kind of action; None: the kind of action of ``features``. The kind's ``patch_action`` (the same kind of action without
+            skipping) must be the kind of action of ``features``.
         cost_weight: λ, cost of a step with a patch in units of the reward. The cost of a skipped step is lower, in proportion to its
             multiply-adds.
         skipped: Input of the head in a skipped step, a name in `adafocus_env.classify.SKIPPED`.
         full_information: Whether to report the rewards of all actions (see `adafocus_env.full_information`). With continuous actions, the
             number K of sampled locations whose rewards are reported.
-        tensors: Whether outcomes hold tensors. If true, a step on the cells of a grid copies nothing to the host: values that depend on
-            actions or scores stay on the device. The host knows clips, step numbers and ends of episodes without these values.
+        tensors: Whether outcomes hold tensors. With tensors, a step on the cells of a grid copies nothing to the host: values that depend
+            on actions or scores stay on the device. The host knows clips, step numbers and ends of episodes anyway.
 
     Attributes:
         clip: (N,), the current clips.
@@ -188,7 +188,7 @@ class Dynamics:
     def check(self, actions: Values | Sequence[Any], count: int) -> Values:
         """Check the actions of ``count`` clips.
 
-        Return them as a tensor if they are grid cells and outcomes hold tensors, otherwise as an array.
+        Return the actions as a tensor if they are grid cells and outcomes hold tensors, otherwise as an array.
 
         Raises:
             ActionError: If an action lies outside the space. For tensors on a GPU, see `adafocus_env.action.GridAction.check_tensor`.
@@ -243,10 +243,10 @@ class Dynamics:
         return to_array(self._of_labels(probabilities, self._on_device(self._labels[self.clip])).T)
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Return the action masks (N, actions). They exclude an action in one case only: skipping in the last step of a clip without any
-        patch.
+        """Return the action masks (N, actions). The masks exclude an action in one case only: skipping in the last step of a clip without
+        any patch.
 
-        Policies that support masks (MaskablePPO) may use them; `step` accepts every action.
+        Policies that support action masks (MaskablePPO) may use these masks; `step` accepts every action.
 
         Raises:
             InputError: If actions are continuous.
@@ -255,7 +255,7 @@ class Dynamics:
 
     def _with_others(self, actions: Values, rows: Indices, steps: Indices) -> tuple[Values, NDArray[Any]]:
         """Return all actions to evaluate (1 + k + m, N, *action space), and the alternatives (A, N, *action space), which are the last A of
-        these.
+        all actions.
 
         The chosen actions come first, then the k actions of the reward's baseline, then the m alternatives that the baseline does not
         contain.
@@ -333,7 +333,7 @@ class Dynamics:
     def _scores_without_step(self, rows: Indices, skips: NDArray[np.bool_]) -> Tensor:
         """Return the scores (n, K) if the head takes no step.
 
-        These are the current scores. For a clip that ends without any patch, they are the scores of its glances.
+        Usually, the result is the current scores. For a clip that ends without any patch, the result is the scores of its glances.
         """
         before = self._of(self.scores, rows)
         ends = skips & (self.step_number[rows] == self.num_steps - 1) & (self.num_patches[rows] == 0)
@@ -344,7 +344,7 @@ class Dynamics:
         return before
 
     def _measure(self, probabilities: Tensor, judged: Tensor, clips: Indices) -> tuple[Values, ...]:
-        """Compute the measurements of a step from the scores. Only these measurements are copied to the host.
+        """Compute the measurements of a step from the scores. Only the measurements are copied to the host, not the scores.
 
         Args:
             probabilities: (N, K), scores after the step.
@@ -352,8 +352,8 @@ class Dynamics:
             clips: (N,), the clips.
 
         Returns:
-            Six values: confidence, confidence for the reward, baseline for the reward, prediction, whether the prediction is correct (each
-            (N,)), and the confidence of the alternatives (N, A).
+            Confidence, confidence for the reward, baseline for the reward, prediction, and whether the prediction is correct, each with
+            shape (N,), and the confidence of the alternatives (N, A).
         """
         labels = self._labels[clips]
         on_device = self._on_device(labels)

@@ -55,10 +55,10 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     | `last` | receives the last focus vector again; zeros before the first |
     | `none` | takes no step; before its first step, all classes have the same score |
 
-    `zeros` is the default. The bundled classifiers were trained without skipped frames. With these classifiers, `zeros` and `none` are
-    equally accurate, `last` is slightly worse, and `zeros` has the highest confidence in 8 of 9 comparisons. The following table has the
-    top-1 accuracies in % on validation clips of three tasks, with patches at the targets. The three numbers of an entry are for patches in
-    25, 47 and 67 % of the frames, selected at random (20 samples).
+    `zeros` is the default. The bundled classifiers were trained without skipped frames. With the bundled classifiers, `zeros` and `none`
+    are equally accurate, `last` is slightly worse, and `zeros` has the highest confidence in 8 of 9 comparisons. The following table has
+    the top-1 accuracies in % on validation clips of three tasks, with patches at the targets. The three numbers of an entry are for patches
+    in 25, 47 and 67 % of the frames, selected at random (20 samples).
 
     | skipped | `normal` | `hard` | `sparse` |
     |---|---|---|---|
@@ -99,10 +99,10 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     | `standalone` | as `random`, but with the head in its initial state, so that every patch is judged on its own; no skipping |
     | `log_confidence` | ln p_t − ln of the mean of p_t over uniformly random patches, with p_t of at least 1e-6 |
 
-    The penalty ``cost_weight`` · c is subtracted from the reward. The factor c is the number of multiply-adds of the step, divided by that
-    of a step with a patch: it is 1 for a step with a patch, and less if the step skips (0.32 with the demo classifier). The random patches
-    in the table are never skipped, even if the agent's step skips. If the head takes no step (``skipped="none"``), p_t is p_{t−1}, or 1/K
-    before the head's first step.
+    The penalty ``cost_weight`` · c is subtracted from the reward. The factor c is the number of multiply-adds of the step, divided by the
+    multiply-adds of a step with a patch. Therefore, c is 1 for a step with a patch, and less if the step skips (0.32 with the demo
+    classifier). The random patches in the table are never skipped, even if the agent's step skips. If the head takes no step
+    (``skipped="none"``), p_t is p_{t−1}, or 1/K before the head's first step.
 
     ## Starting State
     An episode starts at the first frame of a uniformly sampled clip. `reset(options={"clip": i})` chooses the clip.
@@ -130,27 +130,28 @@ class AdaFocusEnv(gym.Env[Any, Any]):
 
     After `reset`, the info has only `clip` and `name`.
 
-    `action_rewards` are counterfactual: standard reinforcement learning does not have them. They are meant for algorithms that use them
-    explicitly. Neither observations nor steps depend on them. On a grid, set ``full_information=True``. A is then the number of actions (if
-    actions can skip, the last one skips), and a bank is needed, because it has the focus vectors of all cells. With continuous actions, set
-    ``full_information=K``. The actions are then K locations, sampled in each step, and one action that skips if actions can skip.
-    `env.unwrapped.action_rewards` has the same numbers.
+    `action_rewards` are counterfactual: standard reinforcement learning does not have them. These rewards are meant for algorithms that use
+    them explicitly. Neither observations nor steps depend on `action_rewards`. On a grid, set ``full_information=True``. A is then the
+    number of actions (if actions can skip, the last one skips), and a bank is needed, because a bank has the focus vectors of all cells.
+    With continuous actions, set ``full_information=K``. The actions are then K locations, sampled in each step, and one action that skips
+    if actions can skip. `env.unwrapped.action_rewards` has the same numbers.
 
     ## Arguments
-    See below. `gymnasium.make` passes them on, as in `gymnasium.make("AdaFocus-v1", reward="previous")`. By default, the clips are those of
-    the demo videos, rendered and decoded 64 at a time when they are first requested. The progress of rendering, decoding and filling a bank
-    is shown on stderr: as a bar on a terminal, otherwise as a line every 30 seconds.
+    See below. `gymnasium.make` passes arguments on, as in `gymnasium.make("AdaFocus-v1", reward="previous")`. By default, the clips are
+    those of the demo videos, rendered and decoded 64 at a time when they are first requested. The progress of rendering, decoding and
+    filling a bank is shown on stderr: as a bar on a terminal, otherwise as a line every 30 seconds.
 
     ## Version History
-    * v1: the target is among look-alikes, so that rules without learning cannot find it; see docs/tasks.md.
-    * v0: first version. The argument ``skipped`` was added later. Its default keeps the earlier behaviour of `AdaFocusSkip-v0`.
+    * v1: the target is among look-alikes, so that rules without learning cannot find the target; see docs/tasks.md.
+    * v0: first version. The argument ``skipped`` was added later, and its default keeps the behaviour of
+      `AdaFocusSkip-v0`.
 
     Args:
         classifier: a name or folder for `classifiers.load`, a frozen `Classifier`, or "auto" for the bundled classifier of the task.
         clips: a split of the demo videos, or a `ClipStore`.
         task: the task of the demo videos, a name in `adafocus_env.demo.videos.TASKS`.
         observation: a name in the table above, or a custom class (see `adafocus_env.observation`).
-        device: "auto", "cpu", "cuda" or "cuda:N". It applies to a classifier that is given by name or folder.
+        device: "auto", "cpu", "cuda" or "cuda:N". The device applies to a classifier that is given by name or folder.
         render_mode: None or "rgb_array".
         settings: ``action``, ``grid``, ``video_div``, ``reward``, ``baseline``, ``full_information``, ``cost_weight``, ``skipped``,
             ``bank``, ``bank_dtype`` and ``bank_gib``; see `adafocus_env.settings.EnvSettings` for their meanings, defaults and ranges.

@@ -1,9 +1,10 @@
 """Full information: the rewards that all possible actions would have had in a step.
 
 With the argument ``full_information`` of an environment, the info of each step also contains the rewards that all actions would have had in
-this step. This information is counterfactual: in the real world, an agent learns only the reward of the action that it took. Standard
-algorithms do not use it, and observations never depend on it. A comparison with standard algorithms must include the cost of this
-information. A bank of all cells is filled once, with G² focuser passes per frame. Then, the head scores all actions in each step.
+this step. Full information is counterfactual: in the real world, an agent learns only the reward of the action that it took. Standard
+algorithms do not use full information, and observations never depend on it. A comparison with standard algorithms must include the cost of
+full information. A bank of all cells is filled once, with G² focuser passes per frame. With the filled bank, the head scores all actions in
+each step.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@
 | `reference_looks` | (3,) int64 | clip, step, and the number of steps with a patch so far, for policies that skip frames |
 | `pixels` | (3·g, h, w) uint8 | the step's g frames at the glancer's size, for agents that train a separate glancer |
 
-A custom observation is a class with the members `space` and `observe`. Its constructor takes the features of the clips. Add it to
-`OBSERVATIONS`, or pass it to an environment as ``observation``.
+A custom observation is a class with the members `space` and `observe`. The constructor of the class takes the features of the clips. Add
+the class to `OBSERVATIONS`, or pass it to an environment as ``observation``.
 """
 
 import math
@@ -35,7 +35,7 @@ Observed = Tensor | dict[str, Tensor]
 
 
 class Observation(Protocol):
-    """A kind of observation. It is created with the features of the clips.
+    """A kind of observation. An observation is created with the features of the clips.
 
     Attributes:
         space: Space of one observation, a `Box` or a `Dict` of `Box` spaces.
@@ -55,8 +55,8 @@ class Observation(Protocol):
 class MapSpace(spaces.Box):
     """A `Box` of glance maps.
 
-    Stable-Baselines3's `CnnPolicy` rejects it because it is not an image; the error message then contains this space's text, which gives
-    advice.
+    Stable-Baselines3's `CnnPolicy` rejects this space because it is not an image. The error message then contains the text of the space,
+    which gives advice.
     """
 
     def __str__(self) -> str:

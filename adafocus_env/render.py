@@ -37,7 +37,7 @@ def draw_step(frame: NDArray[np.uint8], box: Sequence[int] | None, lines: tuple[
 
 
 def picture(dynamics: Dynamics, outcome: Outcome | None, row: int) -> NDArray[np.uint8]:
-    """Return the picture (h, w, 3) of one row. It shows the frame of the last step or, after a reset, the first frame."""
+    """Return the picture (h, w, 3) of one row. The picture shows the frame of the last step or, after a reset, the first frame."""
     clips, classes = dynamics.features.clips, dynamics.features.classifier.classes
     clip, step = int(dynamics.clip[row]), int(dynamics.step_number[row])
     frames = clips.num_frames // dynamics.num_steps

@@ -1,4 +1,4 @@
-"""Rewards of the environments. They are functions of the confidence p, which is the softmax score of the true class.
+"""Rewards of the environments. Rewards are functions of the confidence p, which is the softmax score of the true class.
 
 | name | reward of step t |
 |---|---|
@@ -14,8 +14,8 @@ nothing, and a patch elsewhere may even be better. `standalone` judges every pat
 `log_confidence` saturates later than `random`: it still rewards good patches after earlier patches have determined the class. Confidences
 below `FLOOR` are replaced by `FLOOR` before the logarithm, so that rewards are finite.
 
-A custom reward is a `Reward`. Add it to `REWARDS`, or pass it to an environment as ``reward``. Define its function at the top level of a
-module (not as a lambda); otherwise, environments with this reward cannot be pickled.
+A custom reward is a `Reward`. Add the custom reward to `REWARDS`, or pass it to an environment as ``reward``. Define the reward's function
+at the top level of a module (not as a lambda); otherwise, environments with this reward cannot be pickled.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ class Reward:
     """A reward and its baseline.
 
     Attributes:
-        value: Function that returns the rewards (N,). Its three arguments are the confidence, the previous confidence and the baseline
+        value: Function that returns the rewards (N,). The three arguments are the confidence, the previous confidence and the baseline
             confidence, each a float32 array (N,).
         baseline: Which focus vectors determine the baseline confidence.
-        on_tensors: Whether ``value`` also accepts tensors. If not, an environment with ``output="torch"`` copies the confidences to the
+        on_tensors: Whether ``value`` also accepts tensors. If false, an environment with ``output="torch"`` copies the confidences to the
             host and the rewards back.
-        elementwise: Whether each reward depends only on the numbers at the same position. Then ``value`` also accepts the confidences (A,
-            N) of A actions, together with (N,) for the other two arguments, as ``full_information`` requires.
-        alone: Whether confidence and baseline are computed from this step alone, with the head in its initial state. Such a reward cannot
-            be used with actions that skip.
+        elementwise: Whether each reward depends only on the numbers at the same position. If true, ``value`` also accepts the confidences
+            (A, N) of A actions, together with (N,) for the other two arguments. ``full_information`` requires this.
+        alone: Whether the confidence and the baseline of a step are computed from this step alone, with the head in its initial state. If
+            true, the reward cannot be used with actions that skip.
     """
 
     value: Callable[[Any, Any, Any], Any]

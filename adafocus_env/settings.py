@@ -47,7 +47,7 @@ def setting(default: Any, help: str, *, unit: str = "", path: bool = False, **li
 
 
 def validate(kind: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
-    """Return the settings object with these values.
+    """Return the settings object with the given values.
 
     Args:
         kind: a class made by `settings`.
@@ -85,7 +85,7 @@ def fields_of(kind: type) -> dict[str, FieldInfo]:
 def declared_in(kind: type, name: str) -> Any:
     """Return the declaration of one setting of a class.
 
-    Another class can use it to declare the same setting with a narrower type or in another group.
+    Another class can use the declaration to declare the same setting with a narrower type or in another group.
     """
     return fields_of(kind)[name]
 
@@ -96,7 +96,7 @@ def extra(field: FieldInfo, name: str) -> Any:
 
 
 def unknown(name: str, known: Iterable[str], prefix: str = "") -> InputError:
-    """Return the error for an unknown name. Its message suggests the nearest known name."""
+    """Return the error for an unknown name. The error message suggests the nearest known name."""
     known = sorted(known)
     return InputError(f"{prefix}{name} is not a setting; {suggestion(name, known)}choose one of {', '.join(known)}")
 

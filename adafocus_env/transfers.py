@@ -20,7 +20,7 @@ def to_device(numbers: NDArray[Any], device: torch.device) -> Tensor:
 
 
 def to_array(values: Values) -> NDArray[Any]:
-    """Return the numbers as an array. If a GPU is still computing them, the host waits."""
+    """Return the numbers as an array. If a GPU is still computing the numbers, the host waits."""
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else values
 
 

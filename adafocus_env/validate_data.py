@@ -256,7 +256,7 @@ def _of_frames(usable: Usable, report: Report) -> Iterator[str]:
 def _writable(out: str) -> Path | None:
     """Return the path of the file to write.
 
-    Called before the work starts, to check early that the file can be written.
+    This function is called before the work starts, to check early that the file can be written.
     """
     if not out:
         return None

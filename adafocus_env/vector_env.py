@@ -190,7 +190,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         }
 
     def restore_random_state(self, state: dict[str, Any]) -> None:
-        """Restore the result of `random_state`. It must have been saved when all episodes had just begun."""
+        """Restore the result of `random_state`. The state must have been saved when all episodes had just begun."""
         for rng, saved in zip(self.rngs, state["rngs"], strict=True):
             rng.bit_generator.state = saved
         self.np_random.bit_generator.state = state["vector_rng"]
@@ -243,7 +243,10 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         return np.flatnonzero(mask)
 
     def _reset_step(self, rows: Indices) -> Step:
-        """Reset all rows, and return the result of this step. In the mode NEXT_STEP, a step after the end of all episodes only resets."""
+        """Reset all rows, and return the result of a step that only resets.
+
+        In the mode NEXT_STEP, such a step follows the end of all episodes.
+        """
         self._start(rows)
         nothing = self._numbers(np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool))
         return self._observe(), *nothing, self._clip_info(rows)

@@ -63,8 +63,8 @@ class Architecture:
         size: Height and width of a frame.
         glance_size: Height and width to which the glancer's frames are resized.
         patch_size: P, height and width of a patch.
-        mean: Mean of each channel (RGB). It is subtracted from pixel values in the range 0-1.
-        std: Standard deviation of each channel. After the subtraction, pixel values are divided by it.
+        mean: Mean of each channel (RGB). The mean is subtracted from pixel values in the range 0-1.
+        std: Standard deviation of each channel. After the subtraction, pixel values are divided by the standard deviation.
         shift: Share of the channels that the temporal shift of both backbones moves in each direction; 0: no shift.
         shift_place: Location of the shift in the blocks, a name in `classifiers.backbones.temporal_shift.PLACES`.
         weights: Which initial weights the backbones of a new classifier have, a name in `WEIGHTS`; see `classifiers.backbones.imagenet`.
@@ -127,7 +127,7 @@ class Classifier(nn.Module):
         classes: Names of the K classes, in the order of the scores.
 
     Attributes:
-        mode_changes: Number of calls of ``train``, ``eval`` and ``freeze`` so far. Each such call makes cached copies of the networks
+        mode_changes: Number of calls of ``train``, ``eval`` and ``freeze`` so far. Each of these calls makes cached copies of the networks
             invalid.
         clip_format: How clips are made from a video, if known.
 
@@ -186,7 +186,7 @@ class Classifier(nn.Module):
 
         Args:
             frames: Normalised frames (M·t, 3, H, W), ordered clip by clip.
-            num_frames: t, glancer frames per clip. Only the temporal shift needs this number.
+            num_frames: t, glancer frames per clip. Only the temporal shift needs ``num_frames``.
 
         Returns:
             Maps (M·t, C, h, w) and vectors (M·t, C).
@@ -208,7 +208,7 @@ class Classifier(nn.Module):
 
         Args:
             patches: Normalised patches (M·f, 3, P, P), ordered by decision.
-            num_frames: f, patches per decision. Only the temporal shift needs this number.
+            num_frames: f, patches per decision. Only the temporal shift needs ``num_frames``.
 
         Raises:
             InputError: If the number of patches is not a multiple of f.
@@ -239,7 +239,7 @@ class Classifier(nn.Module):
         return scores.unflatten(0, focus_vectors.shape[:2])[:, :, 0], states[: state.shape[0]]
 
     def initial_state(self, num_clips: int) -> Tensor:
-        """Return the head's state (num_clips, S) before the first step. It consists of zeros."""
+        """Return the head's state (num_clips, S) before the first step, which consists of zeros."""
         return torch.zeros(num_clips, self.head.state_size, device=self.device)
 
     def train(self, mode: bool = True) -> "Classifier":
@@ -298,9 +298,9 @@ class WeightMonitor:
     """A fast check of whether the weights of a network may have changed.
 
     The check compares the identity, the memory address and PyTorch's version counter of every parameter and buffer, and the identity of
-    every module. It takes about 0.1 microseconds per tensor. It does not detect changes that PyTorch does not count: writes through
-    ``tensor.data`` (``weight.data.mul_(2)``) or through a NumPy view, steps of a fused optimizer, and changes of settings that are not
-    tensors, such as the ``eps`` of a batch norm.
+    every module. The check takes about 0.1 microseconds per tensor. The check does not detect changes that PyTorch does not count: writes
+    through ``tensor.data`` (``weight.data.mul_(2)``) or through a NumPy view, steps of a fused optimizer, and changes of settings that are
+    not tensors, such as the ``eps`` of a batch norm.
 
     Args:
         network: The network.

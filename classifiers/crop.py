@@ -1,6 +1,7 @@
 """Crop patches at real-valued corners by interpolation, differentiable with respect to the location (AdaFocusV2, arXiv:2112.14238).
 
-`adafocus_env.action.crop_patches` cuts at whole pixels instead, as AdaFocus does. It has no gradient with respect to the location.
+`adafocus_env.action.crop_patches` cuts at whole pixels instead, as AdaFocus does. That function has no gradient with respect to the
+location.
 """
 
 import math
@@ -43,7 +44,7 @@ def crop_at_corners(frames: Tensor, source: Tensor, corners: Tensor, patch_size:
         patch_size: P in pixels.
 
     Returns:
-        Patches (N, 3, P, P). Their dtype is the more precise dtype of frames and corners.
+        Patches (N, 3, P, P). The dtype is the more precise of the dtypes of frames and corners.
     """
     first = corners.detach().floor()
     offsets = torch.arange(patch_size + 1, device=frames.device)

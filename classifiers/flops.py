@@ -109,7 +109,8 @@ class VideoFlops:
     def no_patch(self) -> int:
         """Additional multiply-adds of a complete video without any patch.
 
-        The head needs them if it takes no steps in skipped frames, because it then classifies the glances of all steps at the end.
+        If the head takes no steps in skipped frames, the head classifies the glances of all steps at the end of such a video, which needs
+        additional multiply-adds.
         """
         return self.head if self.head_skips else 0
 

@@ -67,10 +67,10 @@ def choose_execution(classifier: Classifier, precision: str = "float32", compile
 
     On a CPU, one call with large activations takes longer than many calls with small activations. Large activations do not fit in the
     cache, and the allocator returns their memory to the system and requests it again, page by page. Batches therefore have a fixed number
-    of pixels. On a GPU, batches are limited only with CUDA graphs, because these need few different shapes.
+    of pixels. On a GPU, batches are limited only with CUDA graphs, because CUDA graphs need few different shapes.
 
     Args:
-        classifier: The classifier. Its device and image sizes determine the settings.
+        classifier: The classifier. The classifier's device and image sizes determine the settings.
         precision: A name in `PRECISIONS`.
         compile: Whether to compile the networks.
 
@@ -218,7 +218,8 @@ class NetworkRunner:
         network: The frozen network.
         execution: The settings.
         call: Largest batch; 0: no limit.
-        shifted: Whether there is a temporal shift. It mixes the images of a clip, so that these images must stay in one batch.
+        shifted: Whether there is a temporal shift. A temporal shift mixes the images of a clip, so that these images must stay in one
+            batch.
         outputs: Indices of the outputs to return: 0 for maps, 1 for vectors.
     """
 
@@ -247,8 +248,8 @@ class NetworkRunner:
         )
         length = max(1, self._call // unit) * unit if self._call else max(1, len(images))
         results: list[Tensor] = []
-        # The modes are always the same, so that nothing is compiled twice. Inference mode is off, so that heads can be trained on the
-        # results.
+        # The modes are always the same, so that nothing is compiled twice.
+        # Inference mode is off, so that heads can be trained on the results.
         with torch.inference_mode(False), torch.no_grad():
             for start in range(0, max(1, len(images)), length):
                 batch = images[start : start + length]
@@ -285,8 +286,8 @@ class NetworkRunner:
 
 
 def _fold_batch_norms(network: nn.Module) -> nn.Module:
-    """Fold the batch norms of the trunk into the preceding convolutions, if the trunk can be traced. This saves time and reduces rounding
-    errors.
+    """Fold the batch norms of the trunk into the preceding convolutions, if the trunk can be traced. Folding saves time and reduces
+    rounding errors.
 
     The network must be float64, so that the folded weights are rounded only once.
     """
@@ -297,7 +298,7 @@ def _fold_batch_norms(network: nn.Module) -> nn.Module:
 
 
 def _compile(network: nn.Module, device: torch.device) -> Callable[..., Any]:
-    """Return a compiled version of ``network``. It is compiled again for every new input shape, up to `_MAX_SHAPES` shapes."""
+    """Return a compiled version of ``network``. The network is compiled again for every new input shape, up to `_MAX_SHAPES` shapes."""
     from torch._dynamo import config as dynamo  # imported here, because the import of the compiler takes seconds
     from torch._inductor import config as inductor
 
@@ -310,8 +311,8 @@ def _compile(network: nn.Module, device: torch.device) -> Callable[..., Any]:
     compiled = torch.compile(own, dynamic=False, mode=None if on_cpu else "reduce-overhead")
 
     def run(images: Tensor, num_frames: int) -> Any:
-        # These options are set here because options of torch.compile apply only after tracing. The tracer must already know that weights
-        # are constants.
+        # These options are set here because options of torch.compile apply only after tracing.
+        # The tracer must already know that the weights are constants.
         with dynamo.patch(recompile_limit=_MAX_SHAPES), inductor.patch(freezing=on_cpu):
             return compiled(images, num_frames)
 

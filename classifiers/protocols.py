@@ -41,12 +41,11 @@ class Focuser(FrameNetwork, Protocol):
 
 
 class Head(Protocol):
-    """f_C, which classifies after every step. Its state is not stored in the head: the old state is an input, and the new state is an
-    output.
+    """f_C, which classifies after every step. The head does not store its state: the old state is an input, and the new state is an output.
 
     Two methods are optional. The method ``compare`` has the arguments and results of `classifiers.classifier.Classifier.compare`: it takes
-    one step with each of several focus vectors. This is faster than one call for each focus vector. The method ``state_bounds(num_steps)``
-    returns the lowest and the highest value that a state can have in the first ``num_steps`` steps.
+    one step with each of several focus vectors. One call of ``compare`` is faster than one call for each focus vector. The method
+    ``state_bounds(num_steps)`` returns the lowest and the highest value that a state can have in the first ``num_steps`` steps.
 
     Attributes:
         glance_part: Which part of a glance is an input of the head: the glance vector (length C), or the glancer's scores (length K).

@@ -1,4 +1,4 @@
-"""The clip specification. It determines how the frames, the crop and the flip of every clip are sampled from its video."""
+"""The clip specification determines how the frames, the crop and the flip of every clip are sampled from its video."""
 
 import hashlib
 import json
@@ -106,7 +106,7 @@ def content_key(videos: Sequence[Video], settings: ClipSpec, *, prepared: bool) 
     Args:
         videos: all videos, in order.
         settings: the clip specification.
-        prepared: whether names identify the content of videos. If not, the size and modification time of the files identify it.
+        prepared: whether names identify the content of videos. If not, the size and modification time of the files identify the content.
     """
     described: list[list[object]] = []
     for video in videos:

@@ -1,6 +1,6 @@
 """Shards, which are folders of 64 decoded clips. A shard is either complete or missing.
 
-A shard has two files. ``frames.bin`` has the bytes of its clips (T, 3, H, W), one clip after the other. ``index.json`` has the offset and
+A shard has two files. ``frames.bin`` has the bytes of the clips (T, 3, H, W), one clip after the other. ``index.json`` has the offset and
 the description of every clip. A shard is first written under another name, then synchronised with the disk, and then renamed.
 """
 
@@ -50,7 +50,7 @@ class StoredClip:
 
 @dataclass
 class Shard:
-    """A finished shard, open for reading. Its file of frames is mapped into memory when a clip is first requested."""
+    """A finished shard, open for reading. The file of frames is mapped into memory when a clip is first requested."""
 
     path: Path
     clips: tuple[StoredClip, ...]
@@ -66,8 +66,8 @@ class Shard:
         clip, file = self.clips[position], self.path / "frames.bin"
         if self._mapped is None:
             try:
-                # The mapping is private, so that changes of the tensor do not reach the file. Unlike NumPy's memmap, torch.from_file leaves
-                # no file open.
+                # The mapping is private, so that changes of the tensor do not reach the file.
+                # Unlike NumPy's memmap, torch.from_file leaves no file open.
                 self._mapped = torch.from_file(str(file), shared=False, size=self.num_bytes, dtype=torch.uint8)
             except RuntimeError as problem:  # raised by torch if a file cannot be opened
                 if file.exists():
@@ -134,7 +134,7 @@ class ShardWriter:
         self._clips[position] = StoredClip(self._names[position], failure=reason)
 
     def finish(self) -> Shard:
-        """Rename the shard to its final name atomically. If a shard of that name exists, it must be damaged and is removed."""
+        """Rename the shard to its final name atomically. If a shard with the final name exists, it must be damaged and is removed."""
         clips, index = tuple(self._clips[position] for position in range(len(self._names))), self._unfinished / "index.json"
         with writing_to(self._path.parent):
             index.write_text(json.dumps({"bytes": self._num_bytes, "clips": [asdict(clip) for clip in clips]}), encoding="utf-8")

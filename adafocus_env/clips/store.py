@@ -1,4 +1,4 @@
-"""The store of clips. It decodes every video once, stores the frames in memory-mapped files, and crops them on request."""
+"""The store of clips decodes every video once, stores the frames in memory-mapped files, and crops the frames on request."""
 
 import logging
 import shutil
@@ -26,7 +26,7 @@ _log = logging.getLogger("adafocus_env")
 
 
 class ClipSource:
-    """Clips, accessed by index. They are stored (`ClipStore`) or resampled in every epoch (`adafocus_env.clips.stream.StreamingClips`).
+    """Clips, accessed by index. Clips are stored (`ClipStore`) or resampled in every epoch (`adafocus_env.clips.stream.StreamingClips`).
 
     Attributes:
         settings: the clip specification.
@@ -100,7 +100,7 @@ class ClipSource:
         return frames, self.glancer_frames(clip) if self.settings.glance_frames else frames
 
     def skip_rng(self, clips: NDArray[np.int64], rng: np.random.Generator) -> None:
-        """Advance ``rng`` as `resampled` would do for these clips. Called for clips that another process loads."""
+        """Advance ``rng`` as `resampled` would do for these clips. The method is called for clips that another process loads."""
 
     def indices(self, clip: int) -> NDArray[np.int64]:
         """Return the indices (T,) of the focuser's frames in the video, starting at 0."""
@@ -118,7 +118,7 @@ class ClipSource:
         raise NotImplementedError
 
     def targets(self, clip: int) -> Targets | None:
-        """Return the target's boxes, in pixels of `frames`, and its visibility. None if the track does not contain them."""
+        """Return the target's boxes, in pixels of `frames`, and its visibility. None if the track does not contain boxes and visibility."""
         raise NotImplementedError
 
     def _frames(self, clip: int, selected: slice) -> Tensor:
@@ -131,8 +131,8 @@ class ClipSource:
 
 
 class Unreadable(AbstractContextManager["Unreadable"]):
-    """A collector of unreadable videos. With it, one warning names the unreadable videos of several splits. Without it, every split gives
-    its own warning.
+    """A collector of unreadable videos. With a collector, one warning names the unreadable videos of several splits. Without a collector,
+    every split gives a separate warning.
 
         with Unreadable() as unreadable:
             train, test = (open_clips(data, split, num_frames=8, size=96, unreadable=unreadable) for split in ("train", "test"))
@@ -148,7 +148,7 @@ class Unreadable(AbstractContextManager["Unreadable"]):
     def add(self, failures: Iterable[tuple[str, str]], folder: Path | None = None) -> None:
         """Collect the (name, reason) of videos.
 
-        If ``folder`` is given, the failures are stored there. Otherwise, the next run tries to read the videos again.
+        If ``folder`` is given, the failures are stored there. Without ``folder``, the next run tries to read the videos again.
         """
         new = list(failures)
         self._new += new
@@ -173,13 +173,13 @@ def listed(failures: Sequence[tuple[str, str]]) -> str:
 class ClipStore(ClipSource):
     """Stored clips, accessed by index. The clips are ordered by video and then by view.
 
-    Frames are stored resized but uncropped, in shards of 64 clips. The shards are in a subfolder of ``folder``; its name is a hash of
-    everything that the stored bytes depend on. If the clips are opened again, nothing is decoded. A video that cannot be read is left out,
-    listed in `failures` and named in a warning.
+    Frames are stored resized but uncropped, in shards of 64 clips. The shards are in a subfolder of ``folder``. The name of the subfolder
+    is a hash of everything that the stored bytes depend on. If the clips are opened again, nothing is decoded. A video that cannot be read
+    is left out, listed in `failures` and named in a warning.
 
     Args:
         videos: the videos to make clips from. With ``prepare``, the names of the videos identify their content, because the files may not
-            exist yet. Otherwise, the size and modification time of the files identify it.
+            exist yet. Without ``prepare``, the size and modification time of the files identify the content.
         settings: the clip specification.
         folder: the location of the shards.
         prepare: function that creates the missing files of the given videos. The function is called before the videos are decoded.

@@ -65,8 +65,8 @@ class StreamingClips(ClipSource):
         unreadable: collects the videos that cannot be read. None: a new collector is used.
 
     Raises:
-        InputError: if there are no videos, or if ``train`` is not set. Also raised later if the prepared file of a requested clip was
-            removed.
+        InputError: if there are no videos, or if ``train`` is not set. The error is also raised later, if the prepared file of a requested
+            clip was removed.
     """
 
     def __init__(
@@ -89,7 +89,8 @@ class StreamingClips(ClipSource):
         self.settings = replace(settings, views=epochs)
         self._videos = tuple(videos)
         self._options: dict[str, Any] = {"num_workers": num_workers, "time_limit": time_limit, "memory": memory}
-        # The thread must not hold a reference to this object. Otherwise, the object would never be deleted, and the thread would never end.
+        # The thread must not hold a reference to this object. With such a reference, the object would never be deleted, and the thread
+        # would never end.
         self._decoder = Prefetcher(self._videos, self.settings, **self._options)
         weakref.finalize(self, self._decoder.close)
         self._unreadable = unreadable or Unreadable()

@@ -63,7 +63,7 @@ def read_track(video: Video, clip: DecodedClip, num_frames: int) -> Track | None
     Args:
         video: the video.
         clip: the decoded clip of the video.
-        num_frames: T, the number of the focuser's frames. These are the first T frames of the clip.
+        num_frames: T, the number of the focuser's frames. The first T frames of the clip are the focuser's.
 
     Raises:
         InputError: if the track cannot be read, or does not match the video.

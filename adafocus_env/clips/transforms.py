@@ -41,7 +41,7 @@ def centre_crop(height: int, width: int, size: int) -> Crop:
 def sample_crop(
     height: int, width: int, size: int, rng: np.random.Generator, *, scales: Sequence[float] = SCALES, flip: bool = True
 ) -> Crop:
-    """Sample a multi-scale crop at a random position. With ``flip``, it is mirrored with probability ½.
+    """Sample a multi-scale crop at a random position. With ``flip``, the crop is mirrored with probability ½.
 
     Height and width of the crop are the shorter side of the frames times one of ``scales`` each. The two scales are equal or neighbours in
     ``scales``. Every position at which the crop fits is possible, including the last row and the last column.
@@ -66,7 +66,7 @@ def sample_crop(
 def apply_crop(frames: Tensor, crop: Crop, size: int) -> Tensor:
     """Cut ``crop`` out of all frames and resize it to ``size``.
 
-    A crop that already has this size is copied without resampling. Other crops are resized bilinearly with antialiasing.
+    A crop that already has the size ``size`` is copied without resampling. Other crops are resized bilinearly with antialiasing.
 
     Args:
         frames: (T, 3, H, W) uint8.

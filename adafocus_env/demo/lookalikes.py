@@ -1,5 +1,5 @@
 """Draw the videos of version 1 of the tasks. The target moves among look-alikes of other classes. Only the task's mark distinguishes the
-target from them.
+target from its look-alikes.
 
 Target and look-alikes have the same size, the same colours and the same kind of motion. In a task in which digits are visible in some
 frames only, the target and every look-alike are visible in the same number of frames. Therefore, a rule that does not use the mark finds
@@ -33,8 +33,8 @@ def draw_lookalikes(
     """Draw a video of version 1.
 
     Returns:
-        Three arrays, as in `adafocus_env.demo.renderer.draw`: the frames (length, size, size, 3) without noise, the target's centres
-        (length, 2), and whether each frame shows the target's digit (length,).
+        The frames (length, size, size, 3) without noise, the target's centres (length, 2), and whether each frame shows the target's digit
+        (length,). The arrays have the same meaning as in `adafocus_env.demo.renderer.draw`.
     """
     task, halo = scene.task, scene.task.mark == "halo"
     count, side = 1 + task.lookalikes, HALO if halo else task.target
@@ -108,7 +108,7 @@ def _apart(centres: npt.NDArray[np.float64], moving: npt.NDArray[np.bool_], low:
 
 
 def _shown(task: DemoTask, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """Return a mask (length,) of the frames that show a digit. These frames are consecutive and lie after the cue."""
+    """Return a mask (length,) of the frames that show a digit. The frames that show a digit are consecutive and lie after the cue."""
     count = max(1, round(task.visible * (task.length - task.cue)))
     first = int(rng.integers(task.cue, task.length - count + 1))
     frames = np.arange(task.length)

@@ -1,7 +1,8 @@
-"""Draw the demo videos. A handwritten digit determines the class. Around it, there is clutter and, in version 1 of the tasks, look-alikes.
+"""Draw the demo videos. A handwritten digit determines the class. Around this digit, there is clutter and, in version 1 of the tasks,
+look-alikes.
 
-At the size of the glancer's frames, digits can be located but not classified. At the size of a patch, they can be classified. In version 0,
-the target is the only reddish digit. `adafocus_env.demo.lookalikes` draws version 1.
+At the size of the glancer's frames, digits can be located but not classified. At the size of a patch, digits can be classified. In version
+0, the target is the only reddish digit. `adafocus_env.demo.lookalikes` draws version 1.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ def draw(scene: Scene) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64], 
     """Draw a video.
 
     Returns:
-        Three arrays: the frames (length, size, size, 3); the target's centres (length, 2) as (y, x), with (0, 0) at the centre of the top
-        left pixel; and whether each frame shows the target's digit (length,). Frames with a disc in place of the digit do not show it.
+        The frames (length, size, size, 3), the target's centres (length, 2), and whether each frame shows the target's digit (length,). The
+        centres are (y, x), with (0, 0) at the centre of the top left pixel. Frames with a disc in place of the digit do not show the digit.
     """
     rng = np.random.default_rng(scene.seed)
     frames, centres, visible = (_draw_red if scene.task.mark == "red" else draw_lookalikes)(scene, rng)

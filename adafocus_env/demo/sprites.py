@@ -14,7 +14,7 @@ OUTWARD = 0.25  # how much rarer positions in the middle are, because a patch in
 def random_colour(hues: tuple[float, float], rng: np.random.Generator) -> npt.NDArray[np.float64]:
     """Return a random bright colour (3,) with values from 0 to 255.
 
-    Its hue is in the range ``hues``, in fractions of the colour circle.
+    The hue of the colour is in the range ``hues``, in fractions of the colour circle.
     """
     return 255 * np.array(colorsys.hsv_to_rgb(rng.uniform(*hues) % 1, rng.uniform(0.7, 0.9), rng.uniform(0.8, 1.0)))
 

@@ -32,7 +32,7 @@ class DemoTask:
         train_videos: number of training videos, including the videos held out for validation.
         val_videos: minimum number of validation videos. If fewer videos are held out, additional videos are rendered. If the held-out share
             is 0, there are no validation videos.
-        test_videos: number of test videos. There are as many further videos (see `adafocus_env.demo.videos.demo`).
+        test_videos: number of test videos. The number of further videos is the same (see `adafocus_env.demo.videos.demo`).
         size: height and width of the frames.
         length: frames in a video.
         target: side of the target digit.
@@ -40,11 +40,12 @@ class DemoTask:
         clutter: number of distractors.
         speed: mean speed of the target.
         noise: standard deviation of the pixel noise, for pixel values up to 255.
-        visible: share of the frames that show the target. These frames are consecutive and begin at a random frame.
+        visible: share of the frames that show the target. The frames that show the target are consecutive and begin at a random frame.
         cue: length of the cue in frames. The cue is the start of the video; it has discs in place of digits. In version 0, the cue has a
             single disc, at the target's location. After the cue, the scene changes, and the target stands still. Without a cue (0), the
             target moves.
-        lookalikes: number of digits that are drawn like the target. Their classes differ from each other and from the target's class.
+        lookalikes: number of digits that are drawn like the target. The classes of these look-alikes differ from each other and from the
+            target's class.
         mark: what distinguishes the target from other digits. Version 0 has the mark ``red``.
         patch_size: side of the patches of the task's classifier. The videos do not depend on the patch size.
 
@@ -95,7 +96,10 @@ class DemoTask:
 
     @property
     def classifier_training_task(self) -> DemoTask:
-        """The task whose videos train the classifier. In these videos, the target is always visible, and there are no look-alikes."""
+        """The task whose videos train the classifier.
+
+        In the training videos of the classifier, the target is always visible, and there are no look-alikes.
+        """
         return replace(self, visible=1.0, lookalikes=0)
 
 

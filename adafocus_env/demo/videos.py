@@ -44,13 +44,13 @@ TASKS: dict[str, DemoTask] = {
 def demo(task: DemoTask | str = DEFAULT_TASK, *, val: float = 0.1, num_workers: int = 2) -> DataSet:
     """Return the demo data set. `DataSet.prepare` renders its videos.
 
-    The split of further videos is meant for final figures. It has as many videos as the test split. No digit image that is a target in
-    training or test videos is a target in further videos.
+    The split of further videos is meant for final figures. This split has as many videos as the test split. No digit image that is a target
+    in training or test videos is a target in further videos.
 
     Args:
         task: a name in `TASKS`, or a `DemoTask`, which describes the appearance of the videos.
         val: share of the training videos that is held out for validation. If the share has fewer videos than the task's ``val_videos``,
-            additional videos with training digits are rendered for validation. They do not change the training videos. With 0, there are no
+            additional videos with training digits are rendered for validation. The training videos stay the same. With 0, there are no
             validation videos.
         num_workers: number of rendering processes.
 
@@ -159,7 +159,7 @@ def _digits(split: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], n
 
 
 def render_video(scene: Scene) -> None:
-    """Draw one video. Write its MP4 file and its track, each of them atomically."""
+    """Draw one video, and write its MP4 file and its track. Each file is written atomically."""
     import av
 
     frames, centres, visible = draw(scene)

@@ -1,4 +1,4 @@
-"""The feature bank on disk. Its memory-mapped files hold a few clips each, and are filled in advance or on the first request.
+"""The feature bank on disk. The bank has memory-mapped files of a few clips each, which are filled in advance or on the first request.
 
 Every bank has a separate subfolder of the user's folder. The name of the subfolder is a hash of everything that the features depend on, so
 that features of changed weights are never read, and several banks can share a folder.
@@ -105,8 +105,8 @@ class DiskBank(Bank):
 
         Args:
             part: index of the first shard to process.
-            parts: distance between the indices of the processed shards. To share the work among several machines, set it to the number of
-                machines, and give every machine another ``part``, from 0 to ``parts`` − 1.
+            parts: distance between the indices of the processed shards. To share the work among several machines, set ``parts`` to the
+                number of machines, and give every machine another ``part``, from 0 to ``parts`` − 1.
             progress: called with the number of finished clips.
 
         Raises:
@@ -156,7 +156,7 @@ class DiskBank(Bank):
         return self._shards[number]
 
     def _make(self, number: int) -> Shard:
-        """Compute and return a shard. If another process has just computed it, only read it."""
+        """Compute and return a shard. If another process has just computed the shard, only read it."""
         path, count = self._path(number), len(self._clips_of(number))
         check_folder(self.folder)
         if not (self.folder / CARD).exists():
@@ -208,8 +208,8 @@ def read_shard(path: Path, layout: Layout, count: int) -> Shard | None:
     try:
         if path.stat().st_size != size + _DIGEST:
             return None
-        # The mapping is private, so that changes of the tensor do not reach the file. Unlike NumPy's memmap, torch.from_file leaves no file
-        # open.
+        # The mapping is private, so that changes of the tensor do not reach the file.
+        # Unlike NumPy's memmap, torch.from_file leaves no file open.
         data = torch.from_file(str(path), shared=False, size=size + _DIGEST, dtype=torch.uint8).numpy()
     except (OSError, RuntimeError):  # RuntimeError: the file was removed at this moment
         return None

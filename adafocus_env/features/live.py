@@ -23,19 +23,19 @@ from classifiers.optimize import optimized
 
 Indices = NDArray[np.int64]
 VIDEO_DIVS = (1, 2, 4)
-# Maximum number of pixels of one focuser call that fills a bank, stated as a number of patches of the paper's size (96²). On CPUs, larger
-# calls are slower.
+# Maximum number of pixels of one focuser call that fills a bank, stated as a number of patches of the paper's size (96²).
+# On CPUs, larger calls are slower.
 CALL_PIXELS = {"cpu": 64 * 96**2, "cuda": 1024 * 96**2}
 FRAME_BYTES = 2**29  # size of the cache of frames
 
 
 class Features:
-    """Glances and focus vectors of clips. `LiveFeatures` computes them on every request; `MemoryBank` and `DiskBank` compute them only
-    once.
+    """Glances and focus vectors of clips. `LiveFeatures` computes features on every request; `MemoryBank` and `DiskBank` compute features
+    only once.
 
-    In all methods, ``clips`` and ``steps`` are index arrays. Together with ``actions`` (…, *action space), they are broadcast to one shape
-    (…). Cells of a grid may also be a tensor on the networks' device. A step is one decision of the policy. It covers one frame, or several
-    frames that share the decision.
+    In all methods, ``clips`` and ``steps`` are index arrays. Together with ``actions`` (…, *action space), these arrays are broadcast to
+    one shape (…). Cells of a grid may also be a tensor on the networks' device. A step is one decision of the policy. A step covers one
+    frame, or several frames that share the decision.
 
     Attributes:
         classifier: the frozen classifier.
@@ -220,7 +220,7 @@ def count_steps(classifier: Classifier, clips: ClipSource, video_div: int | None
 
     Args:
         classifier: the classifier with the head.
-        clips: the clips. Their number of frames must be divisible by D.
+        clips: the clips. The number of frames per clip must be divisible by D.
         video_div: 1 (the default), 2 or 4 if the head averages the scores of frames, otherwise None.
 
     Raises:
@@ -280,8 +280,8 @@ class LRUCache(Generic[Item, Value]):
 def idle_workers(device: torch.device) -> int:
     """Return the number of calls to run in parallel.
 
-    On a CPU, this is the number of cores (or OMP_NUM_THREADS), divided by the number of threads that PyTorch uses per call. On a GPU, it is
-    1.
+    On a CPU, the result is the number of cores (or OMP_NUM_THREADS), divided by the number of threads that PyTorch uses per call. On a GPU,
+    the result is 1.
     """
     if device.type != "cpu":
         return 1

@@ -220,7 +220,7 @@ class MemoryBank(Bank):
     def _focus_rows(self, clips: Indices, steps: Indices, cells: Values) -> Values:
         """Compute missing focus vectors, always of all cells in a group of steps.
 
-        Return the rows at which those of the given cells are stored.
+        Return the rows at which the focus vectors of the given cells are stored.
         """
         every = self.layout.focus_vectors[1]
         rows = self._slots_of(clips) * self.num_steps + steps

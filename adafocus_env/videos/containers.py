@@ -1,14 +1,14 @@
 """Video containers: the suffixes of their files, and the file size that the header of a file states.
 
 Most decoders silently read a truncated file as a shorter video. The header of a container states the length of the file in a few bytes, so
-that a truncated file can be detected. Some programs write files without this length.
+that a truncated file can be detected. Some programs write files without a length in the header.
 """
 
 from pathlib import Path
 from typing import BinaryIO
 
 DECORD_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".3gp")
-# decord cannot open some of the files with these suffixes. For other files, it silently returns wrong frames if the video has B frames.
+# decord cannot open some of the files with these suffixes. For other files, decord silently returns wrong frames if the video has B frames.
 PYAV_SUFFIXES = (".avi", ".mpg", ".mpeg", ".flv", ".wmv", ".ts", ".mts", ".m2ts", ".vob", ".ogv", ".gif")
 VIDEO_SUFFIXES = DECORD_SUFFIXES + PYAV_SUFFIXES
 _ISO_BRANDS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
@@ -30,7 +30,7 @@ def stated_size(path: Path) -> int | None:
 
 
 def _iso_size(file: BinaryIO, size: int) -> int | None:
-    """Return the end of the last box that is needed to read the frames. Padding after this box may be missing."""
+    """Return the end of the last box that is needed to read the frames. Padding after the last such box may be missing."""
     end, position = None, 0
     while position + 8 <= size:
         file.seek(position)
@@ -60,7 +60,7 @@ def _matroska_size(file: BinaryIO, size: int) -> int | None:
 
 
 def _matroska_length(file: BinaryIO) -> int | None:
-    """Read a number of 1 to 8 bytes. Its leading zero bits give the number of bytes.
+    """Read a number of 1 to 8 bytes. The leading zero bits of the first byte give the number of bytes.
 
     Return None if all value bits are ones, which means that the length is unknown.
     """

@@ -1,4 +1,4 @@
-"""A data set. It has videos with classes, in three splits: training, validation and test."""
+"""A data set has videos with classes, in three splits: training, validation and test."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,9 +18,9 @@ class Video:
         name: unique and stable name: the path relative to the root of the data set, with slashes.
         path: the file, or the folder of frames.
         label: index of the class.
-        track: JSON file with the ground truth, if any: ``{"centre": [[y, x], ...]}``. It has one point per frame, in pixels of the video;
-            (0, 0) is the centre of the top left pixel. Hit rates need two more entries: ``"side"`` is the height and width of the target's
-            box in pixels, and ``"visible"`` states for every frame whether it shows the target.
+        track: JSON file with the ground truth, if any: ``{"centre": [[y, x], ...]}``. The file has one point per frame, in pixels of the
+            video; (0, 0) is the centre of the top left pixel. Hit rates need two more entries: ``"side"`` is the height and width of the
+            target's box in pixels, and ``"visible"`` states for every frame whether it shows the target.
         labels: all labels, starting with ``label``; empty if the video has only one label.
         num_frames: number of frames that the folder must have, as stated in a list file; None: any number.
         frame_name: pattern of the file names of the frames in the folder, such as ``image_%05d.jpg``. The first frame has the number 1.
@@ -49,14 +49,14 @@ class DataSet:
         train: videos to train the networks on.
         val: videos held out of training, for the selection of models and settings.
         test: test videos, which are read only once, at the end.
-        further: further test videos for final figures. No choice was based on these videos. They are read only on request, and most data
-            sets have no further videos.
+        further: further test videos for final figures. No choice was based on further videos. Further videos are read only on request, and
+            most data sets have none.
         flip: whether a video keeps its class if it is mirrored.
         scales: sides of training crops as fractions of the shorter side.
         margin: shorter side of the stored frames as a multiple of the crop's side. (In the paper, the shorter side is 256 pixels for crops
             of 224 pixels.)
-        prepare: function that creates the missing files of the given videos. It calls its argument ``progress``, if given, with 1 after
-            each video. None if the files belong to the user.
+        prepare: function that creates the missing files of the given videos. The function calls its argument ``progress``, if given, with 1
+            after each video. If the files belong to the user, ``prepare`` is None.
         metric: the accuracy metric: ``top1``, or ``map`` (mean average precision) for videos with several labels.
         patch_size: side in pixels of the patches for which the demo task is designed, with the architecture `small`; None for other data
             sets.
@@ -114,8 +114,7 @@ def with_classes(data: DataSet, classes: tuple[str, ...]) -> DataSet:
 
     Only a data set of class folders whose classes the classifier knows is changed; other data sets are returned unchanged.
 
-    The classes of a folder are numbered in the order of their names. Without this function, a missing class would change the labels of the
-    other classes.
+    The classes of a folder are numbered in the order of their names. Therefore, a missing class changes the labels of the other classes.
     """
     if data.name != "folder" or not set(data.classes) <= set(classes):
         return data

@@ -1,7 +1,7 @@
 """Run a function in worker processes that can be killed, because video decoders hang and crash.
 
 decord has open bugs because of which a call never returns and holds Python's global interpreter lock. Neither a thread nor a signal handler
-can end such a call; only killing the process does. Workers are plain child processes. They are not started by `multiprocessing`, because
+can end such a call; only killing the process does. Workers are plain child processes. Workers are not started by `multiprocessing`, because
 its *spawn* runs the user's main script again, and its *fork* copies locks that other threads hold.
 """
 
@@ -25,8 +25,8 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 _SIGNALS = {each.value: each.name for each in signal.Signals}
 START_LIMIT = 120.0  # seconds that a worker may take to start; without this limit, the caller might wait forever
 
-# Importing these packages loads Gymnasium or torch. This takes seconds and hundreds of megabytes, and no worker needs it. A worker
-# therefore replaces the packages by empty packages, and imports only the modules that it needs.
+# Importing these packages loads Gymnasium or torch. The import takes seconds and hundreds of megabytes, and no worker needs it.
+# A worker therefore replaces the packages by empty packages, and imports only the modules that it needs.
 _START = """
 import importlib.util, sys, types
 for name in ("classifiers", "adafocus_env"):
@@ -172,7 +172,7 @@ def _ending(code: int | None) -> str:
 
 
 def serve(descriptor: int, function: str) -> None:
-    """Run the worker. It receives tasks on the connection ``descriptor`` and sends their results, until the other end is closed.
+    """Run the worker: receive tasks on the connection ``descriptor`` and send the results, until the other end is closed.
 
     Args:
         descriptor: file descriptor of an inherited duplex connection.

@@ -17,8 +17,8 @@ def segment_indices(
     video has at most as many frames as segments, all frames are selected, and the last frame is repeated.
 
     The code released by AdaFocus's authors treats videos that are shorter than T differently, in two ways that this function does not
-    support. Its Something-Something sampler repeats the first frame (also if n = T). Its ActivityNet test mode spreads the n frames over
-    the T positions.
+    support. The released Something-Something sampler repeats the first frame (also if n = T). The released ActivityNet test mode spreads
+    the n frames over the T positions.
 
     Args:
         num_frames: length of the video in frames, n.
@@ -54,8 +54,8 @@ def _from_segments(num_frames: int, num_segments: int, rng: np.random.Generator)
 def _as_released(num_frames: int, num_segments: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Sample from segments of n // T frames, as in the released code.
 
-    The last n mod T frames are never selected. This may be half of the video: with 31 frames and T = 16, the first 16 frames are always
-    selected.
+    The last n mod T frames are never selected. The frames that are never selected may be half of the video: with 31 frames and T = 16, the
+    first 16 frames are always selected.
     """
     length = num_frames // num_segments
     return length * np.arange(num_segments) + rng.integers(length, size=num_segments)
@@ -67,8 +67,8 @@ SAMPLING: dict[str, Callable[[int, int, np.random.Generator], NDArray[np.int64]]
 def coarse_to_fine(num_frames: int) -> NDArray[np.int64]:
     """Return the order of frames in AdaFocusV2.
 
-    The order starts with the middle frame, the first frame and the last frame. Then come the midpoints between the frames so far, in finer
-    and finer steps.
+    The order starts with the middle frame, the first frame and the last frame. The other frames follow as midpoints between the frames so
+    far, in finer and finer steps.
 
     For T = 16: 7, 0, 15, 3, 11, 1, 5, 9, 13, 2, 4, 6, 8, 10, 12, 14.
 

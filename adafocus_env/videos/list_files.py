@@ -74,12 +74,12 @@ class ListFile:
 
 
 def read_list(file: Path, form: ListFormat, num_classes: int) -> ListFile:
-    """Read a list. Malformed lines do not raise an error; they are collected in the result. Empty lines are skipped.
+    """Read a list. Malformed lines do not raise an error; the result contains them. Empty lines are skipped.
 
     Args:
         file: the list, UTF-8.
         form: the format of the lines.
-        num_classes: number of classes. All labels must be smaller than this number.
+        num_classes: number of classes. All labels must be smaller than the number of classes.
 
     Raises:
         InputError: if the file cannot be read.

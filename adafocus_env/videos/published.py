@@ -36,7 +36,7 @@ class PublishedSet:
         title: name of the data set, as it is written in publications.
         num_classes: the published number of classes. The class file may have another number of classes.
         class_file: file with the names of the classes.
-        train_list: list of training videos. A share of these videos is held out for validation.
+        train_list: list of training videos. A share of the training videos is held out for validation.
         test_list: list of test videos, published as the validation list.
         form: the format of the lines in the lists.
         frames: folder that contains one folder of extracted frames per video.
@@ -116,7 +116,7 @@ class Usable:
 def published(name: str, root: str | Path, *, source: str = "auto", val: float = 0.1) -> DataSet:
     """Return a published data set.
 
-    A share of its training list is held out for validation. Its validation list is the test split.
+    A share of the training list is held out for validation. The validation list is the test split.
 
     The name of a video is its path in the list, so that the splits are the same for extracted frames and for video files.
 

@@ -1,4 +1,4 @@
-"""Readers return the frames of a video by index. They read an encoded file (with decord or PyAV) or a folder of images.
+"""Readers return the frames of a video by index. A reader reads an encoded file (with decord or PyAV) or a folder of images.
 
 Damaged files can hang or crash the process of a reader. The rest of the package therefore calls readers through
 `adafocus_env.videos.decoding`. This module imports only NumPy at the top, so that worker processes start fast.
@@ -50,7 +50,7 @@ class FrameReader(Protocol):
         """Return frames as RGB.
 
         Args:
-            indices: indices (n,) of the frames, starting at 0. They may be in any order and may be repeated.
+            indices: indices (n,) of the frames, starting at 0. The indices may be in any order and may be repeated.
             short_side: length in pixels of the shorter side after resizing. Resizing preserves the aspect ratio. None: no resizing.
 
         Returns:
@@ -64,7 +64,7 @@ class FrameReader(Protocol):
 def open_reader(path: Path, frame_name: str = "", num_frames: int | None = None) -> FrameReader:
     """Return a reader for a folder of images or a file.
 
-    PyAV reads a file if decord is not installed or is not reliable for this kind of file.
+    PyAV reads a file if decord is not installed, or if decord is not reliable for files of this kind.
 
     Args:
         path: the file or folder.
@@ -181,7 +181,7 @@ class DecordReader:
 class PyAVReader:
     """A reader that uses PyAV.
 
-    It decodes all frames up to the last requested frame. This is slower than decord, but correct for every codec.
+    The reader decodes all frames up to the last requested frame. PyAV is slower than decord, but correct for every codec.
     """
 
     def __init__(self, path: Path) -> None:

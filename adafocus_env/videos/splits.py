@@ -46,7 +46,7 @@ def split_test(videos: Sequence[Video], share: float) -> tuple[Videos, Videos]:
 def _selected(videos: Sequence[Video], share: float, salt: str) -> set[str]:
     """Return the names of the videos whose hash is below ``share``.
 
-    If this would select all videos of a class, one of them is not selected.
+    If all videos of a class would be selected, one of these videos is left out.
     """
     selected = {video.name for video in videos if _position(video, salt) < share}
     for of_class in _by_class(videos):

@@ -27,7 +27,7 @@ class WindowRequest:
         window: length of a window in seconds; None: the whole video is one window.
         stride: seconds from the start of one window to the start of the next; None: the length of a window.
         first: index of the first window to decode, starting at 0. As many windows are decoded as ``max_frames`` allows.
-        fps: frame rate in frames per second. It is used if the file or folder does not state one.
+        fps: frame rate in frames per second. This rate is used if the file or folder does not state one.
         order: order of the frames in a window, a name in `adafocus_env.videos.frame_sampling.ORDERS`.
         max_frames: maximum number of frames to decode for one request, for all windows together. 256 frames of 256 × 455 pixels take 90 MB.
     """
@@ -115,7 +115,7 @@ def window_spans(duration: float, window: float | None, stride: float | None) ->
 def frames_in(times: NDArray[np.float64], start: float, end: float, count: int) -> NDArray[np.int64]:
     """Divide a window into ``count`` equal segments, and return the index of each segment's middle frame, (count,).
 
-    If the frame rate is constant, these are the frames that a test clip has (`segment_indices`).
+    If the frame rate is constant, the result is the frames of a test clip (`segment_indices`).
     """
     first, last = np.searchsorted(times, (start - 1e-6, end - 1e-6))
     if _constant_rate(times) and last > first:

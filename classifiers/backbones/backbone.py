@@ -1,4 +1,4 @@
-"""Backbones map images to feature maps and pooled vectors. They also have a frame classifier, which is a linear layer.
+"""Backbones map images to feature maps and pooled vectors. Backbones also have a frame classifier, which is a linear layer.
 
 Here and in the other modules, functions import torchvision only when they need it, because torchvision imports PyTorch's compiler, which
 takes seconds.
@@ -56,7 +56,7 @@ class Backbone(nn.Module):
 
         Args:
             images: Normalised images (N, 3, H, W), ordered clip by clip.
-            num_frames: Number of images per clip. Only the temporal shift needs this number.
+            num_frames: Number of images per clip. Only the temporal shift needs ``num_frames``.
 
         Raises:
             InputError: If N is not a multiple of ``num_frames``.
@@ -96,12 +96,12 @@ BACKBONES: dict[str, Callable[[int], Backbone]] = {
     "mobilenet_v2": lambda num_classes: Backbone(_mobilenet_v2_trunk(), 1280, num_classes, map_bounds=(0.0, 6.0)),
     # The paper's focuser. Vectors have the length 2048; values are at least 0 because of the last ReLU.
     "resnet50": lambda num_classes: Backbone(_resnet50_trunk(), 2048, num_classes, map_bounds=(0.0, math.inf)),
-    # For images of 224 pixels, maps have the shape (1280, 7, 7), with values in [0, 6]. Lite2 is 10 % wider and 20 % deeper than Lite0;
-    # vectors have the same length.
+    # For images of 224 pixels, maps have the shape (1280, 7, 7), with values in [0, 6].
+    # Lite2 is 10 % wider and 20 % deeper than Lite0; vectors have the same length.
     "efficientnet_lite0": lambda num_classes: Backbone(lite_trunk(1.0, 1.0), 1280, num_classes, map_bounds=(0.0, 6.0)),
     "efficientnet_lite2": lambda num_classes: Backbone(lite_trunk(1.1, 1.2), 1280, num_classes, map_bounds=(0.0, 6.0)),
-    # Two layers for glances of about 32 pixels. Maps have the shape (32, 8, 8), with values in [0, 6]. Because of max-pooling, a glancer
-    # that learns the classes becomes sensitive to what marks a small target.
+    # Two layers for glances of about 32 pixels. Maps have the shape (32, 8, 8), with values in [0, 6].
+    # Because of max-pooling, a glancer that learns the classes becomes sensitive to what marks a small target.
     "small_glancer": lambda num_classes: Backbone(
         nn.Sequential(_layer(3, 16, stride=2), _layer(16, 32, stride=2)), 32, num_classes, pool="max", map_bounds=(0.0, 6.0)
     ),

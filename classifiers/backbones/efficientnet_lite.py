@@ -1,7 +1,7 @@
 """EfficientNet-Lite (TensorFlow's model garden, 2020). Lite0 and Lite2 are EfficientNet-B0 and -B2 without squeeze-and-excitation and with
 ReLU6.
 
-The ImageNet weights of these networks are available as Python packages (see `classifiers.backbones.imagenet`), so that no other server is
+The ImageNet weights of Lite0 and Lite2 are available as Python packages (see `classifiers.backbones.imagenet`), so that no other server is
 needed.
 """
 
@@ -41,7 +41,7 @@ def lite_trunk(width: float, depth: float) -> nn.Sequential:
 
 
 class LiteBlock(nn.Module):
-    """A block with expansion, depthwise convolution and projection. It has a shortcut if input and output have the same shape.
+    """A block with expansion, depthwise convolution and projection. The block has a shortcut if input and output have the same shape.
 
     Args:
         inputs: Input channels.

@@ -30,8 +30,8 @@ _TIMEOUT = 20.0  # seconds
 
 
 def new_classifier(architecture: Architecture, classes: Sequence[str]) -> Classifier:
-    """Return a classifier to train. Its backbones have the weights that ``architecture.weights`` selects. All other layers have random
-    weights.
+    """Return a classifier to train. The backbones of the classifier have the weights that ``architecture.weights`` selects. All other
+    layers have random weights.
 
     Raises:
         InputError: For the reasons of `prepared`.

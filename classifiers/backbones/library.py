@@ -39,7 +39,7 @@ class Measured:
     Attributes:
         trunk: The trunk, on the meta device.
         channels: Number of channels of the maps.
-        bounds: Lowest and highest possible value of a map. They are infinite if the last layer does not determine them.
+        bounds: Lowest and highest possible value of a map. The bounds are infinite if the last layer does not determine them.
     """
 
     trunk: nn.Module
@@ -118,7 +118,7 @@ def trunk(name: str, pretrained: bool = False) -> nn.Module:
 
     Args:
         name: ``LIBRARY/NAME``.
-        pretrained: Whether to load the library's weights. They are downloaded unless they are cached.
+        pretrained: Whether to load the library's weights. The weights are downloaded unless they are cached.
     """
     check_name("backbone", name)
     library, _, model = name.partition("/")
@@ -166,7 +166,7 @@ class _Children(fx.Tracer):
 
 
 class _Shapes(fx.Interpreter):
-    """An interpreter that runs a graph without gradients. It appends the shape of every value to ``node.meta["shapes"]``."""
+    """An interpreter that runs a graph without gradients. The interpreter appends the shape of every value to ``node.meta["shapes"]``."""
 
     @torch.no_grad()
     def run_node(self, n: fx.Node) -> Any:
@@ -200,7 +200,7 @@ class Library:
 
     Attributes:
         names: Function that returns the names of the models.
-        trunk: Function that returns a trunk. Its arguments are the name of the model and whether to load weights.
+        trunk: Function that returns a trunk. The arguments of the function are the name of the model and whether to load weights.
         listed_by: Python expression that lists all names. Error messages contain this expression.
     """
 

@@ -99,7 +99,7 @@ def check_shift(fraction: float, place: str) -> None:
 def _inside_residual_blocks(trunk: nn.Module) -> list[nn.Module]:
     """Return the first convolution of every residual block. The block's shortcut then passes on the unshifted features.
 
-    As in the released code, these are all blocks of ResNet-50, and those blocks of MobileNetV2 that have a shortcut and an expansion.
+    As in the released code, all blocks of ResNet-50 are used. Of MobileNetV2, the blocks that have a shortcut and an expansion are used.
     EfficientNet-Lite is treated like MobileNetV2.
     """
     from torchvision.models.mobilenetv2 import InvertedResidual
