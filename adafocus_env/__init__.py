@@ -9,7 +9,7 @@
     STEP       observation → agent → action → patch → focus vector → head → confidence → reward
                dynamics steps N clips at once; vector_env, env and sb3_env are its APIs; settings declares their arguments
 
-Every module imports only from the levels above it.
+Every module imports only from the levels above it in this diagram.
 """
 
 from importlib.metadata import PackageNotFoundError, version
@@ -42,8 +42,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     **{f"AdaFocus{task.title()}-v0": {"task": f"{task}@v0", **FORMS[""]} for task in ("easy", "normal", "hard", "sparse", "memory")},
     "AdaFocusEasyContinuous-v0": {"task": "easy@v0", **FORMS["Continuous"]},
 }
-"""The arguments of each registered id; see `adafocus_env.env.AdaFocusEnv`. If the id names a task, the task is fixed; see
-`adafocus_env.tasks`."""
+"""The arguments of each registered id; see `adafocus_env.env.AdaFocusEnv`. If the id contains the name of a task, the task cannot be
+changed; see `adafocus_env.tasks`."""
 
 
 def _entry_point(name: str, base: str) -> str:

@@ -1,4 +1,4 @@
-"""Build clips, classifier and features from the arguments of an environment; shared by all APIs."""
+"""Build clips, classifier and features from the arguments of an environment. All APIs use this module."""
 
 import itertools
 import logging
@@ -51,26 +51,28 @@ def open_clips(
     unreadable: Unreadable | None = None,
     waiting: Waiting | None = None,
 ) -> ClipSource:
-    """Open the clips of one split of a data set, decoded once into the cache folder (`ClipStore`) or in every epoch (`StreamingClips`).
+    """Open the clips of one split of a data set.
+
+    The videos are decoded once and stored in the cache folder (`ClipStore`), or decoded again in every epoch (`StreamingClips`).
 
     Args:
         data: the data set.
-        split: training clips have random frames and crops; those of other splits have middle frames and centre crops.
+        split: the split. Training clips have random frames and crops; clips of other splits have middle frames and centre crops.
         num_frames: T, frames per clip.
         size: side of the frames in pixels.
-        views: number of clips sampled from every training video, or "resample": new clips in every epoch, which are not stored.
-        glance_frames: number of separate frames for the glancer; 0: both networks see the same frames.
+        views: number of clips sampled from every training video, or "resample" to sample new clips in every epoch without storing them.
+        glance_frames: number of separate frames for the glancer; with 0, both networks see the same frames.
         sampling: how the frames of training clips are sampled.
         order: the order in which the networks see the frames, a name in `adafocus_env.videos.frame_sampling.ORDERS`.
-        seed: seed of resampled clips. Stored clips do not depend on it, so that runs with different seeds share them.
-        lazy: decode 64 clips at a time, when one of them is first requested.
+        seed: seed of resampled clips. Stored clips do not depend on the seed, so that runs with different seeds share them.
+        lazy: whether to decode clips only when they are needed: the first request of a clip decodes the 64 clips stored together with it.
         num_workers: number of decoding processes.
-        progress: called with the number of clips that are ready.
+        progress: function that is called with the number of clips that are ready.
         unreadable: collects the videos that cannot be read, so that the caller can give one warning for several splits.
         waiting: shows the progress of clips that ``lazy`` decodes later.
 
     Raises:
-        InputError: if split or views are unknown, the split has no videos, or no video can be read.
+        InputError: if the split or ``views`` is unknown, if the split has no videos, or if no video can be read.
     """
     refuse_if(split not in get_args(Split), f"clips must be {', '.join(map(repr, get_args(Split)))} or a ClipStore, got {split!r}")
     refuse_if(
@@ -102,10 +104,10 @@ def open_clips(
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device called ``name``; "auto" is a GPU if there is one. Several processes use separate GPUs.
+    """Return the device called ``name``. "auto" selects a GPU if there is one, otherwise the CPU. Several processes use separate GPUs.
 
     Raises:
-        InputError: if PyTorch does not know the device or cannot use it here, or there are fewer GPUs than processes.
+        InputError: if PyTorch does not know the device or cannot use it on this machine, or if there are fewer GPUs than processes.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -130,16 +132,17 @@ def build_features(
     """Combine classifier, clips and patch geometry.
 
     Args:
-        classifier: a frozen classifier, what `classifiers.load` takes, or "auto": the bundled classifier of the task. A classifier
-            object stays on its device.
+        classifier: a frozen classifier, a name or folder for `classifiers.load`, or "auto" for the bundled classifier of the task. A
+            classifier object stays on its device.
         clips: a clip store, or a split of the demo videos.
         task: the task of the demo videos, a name in `adafocus_env.demo.videos.TASKS`.
         device: device of a classifier that this function loads.
-        settings: settings of `adafocus_env.settings.EnvSettings` by name. ``bank`` may also be a bank for the same classifier, clips and
-            action, which is then returned.
+        settings: settings of `adafocus_env.settings.EnvSettings` by name. ``bank`` may also be an existing bank. An existing bank must have
+            been made for the same classifier, clips and action, and is returned.
 
     Raises:
-        InputError: if the arguments do not match (the message says which and why), or a setting is unknown or out of range.
+        InputError: if the arguments do not match each other (the message names them and the reason), or if a setting is unknown or out of
+            range.
     """
     chosen = validate(EnvSettings, settings)
     lookup("task", task, TASKS)
@@ -151,7 +154,7 @@ def build_features(
         )
         classifier = checkpoint.load(data_name(task) if classifier == "auto" else classifier, choose_device(device))
     check_frozen(classifier)
-    announce = isinstance(clips, str)  # no caller shows the progress of rendering, decoding and storing
+    announce = isinstance(clips, str)  # in this case, no caller shows the progress of rendering, decoding and storing
     if isinstance(clips, str):
         clips = _open_lazily(demo(task), clips, classifier.architecture.size)
     check_fit(classifier, clips)
@@ -162,7 +165,7 @@ def build_features(
 
 
 def make_action(action: str | Callable[[int, int, int], Action], grid: int, classifier: Classifier) -> Action:
-    """Return the kind of action called ``action``, for the frames and patches of a classifier.
+    """Create the kind of action called ``action`` for the frame size and the patch size of a classifier.
 
     Raises:
         InputError: if the name is unknown, or the grid is too small.
@@ -171,7 +174,7 @@ def make_action(action: str | Callable[[int, int, int], Action], grid: int, clas
 
 
 def _open_lazily(data: DataSet, split: Split, size: int) -> ClipSource:
-    """Return clips that are rendered and decoded on the first request, with a progress display."""
+    """Return clips that are rendered and decoded when they are first requested. A progress display shows this work."""
     assert data.prepare is not None
     data, waiting = replace(data, prepare=partial(_prepare_shown, data.prepare)), Waiting("decode videos", len(getattr(data, split, ())))
     return open_clips(data, split, num_frames=DEMO_FRAMES, size=size, lazy=True, waiting=waiting)
@@ -184,7 +187,7 @@ def _prepare_shown(prepare: Callable[..., None], videos: Sequence[Video]) -> Non
 
 
 def _make_bank(settings: EnvSettings, classifier: Classifier, clips: ClipSource, action: Action, announce: bool) -> Features:
-    """Return features stored as ``settings.bank`` says; see `build_features`."""
+    """Return the features, stored in the way that ``settings.bank`` selects; see `build_features`."""
     bank, video_div, dtype, gib = settings.bank, settings.video_div, settings.bank_dtype, settings.bank_gib
     if bank is False or (bank == "auto" and isinstance(clips, StreamingClips)):
         return LiveFeatures(classifier, clips, action, video_div=video_div)
@@ -218,7 +221,7 @@ def _disk_bank(bank: DiskBank, gib: float | None) -> DiskBank:
 
 
 def arguments_of(features: Features, *, skips: bool = False) -> dict[str, Any]:
-    """Return the arguments of an environment on these features that define its actions and decisions.
+    """Return the arguments that an environment with these features needs to have the same actions and decisions.
 
     Args:
         features: features of the environment.
@@ -236,7 +239,8 @@ def check_fit(classifier: Classifier, clips: ClipSource) -> None:
     """Check that the classifier can classify the clips.
 
     Raises:
-        InputError: if the clips have another frame size, another order of frames, or labels beyond the classifier's classes.
+        InputError: if the clips have a frame size or an order of frames that the classifier does not expect, or labels that the classifier
+            does not have.
     """
     refuse_if(
         clips.size != classifier.architecture.size,

@@ -1,4 +1,4 @@
-"""The cache folder, and locks that admit one process at a time."""
+"""The cache folder, and file locks that only one process can hold at a time."""
 
 import logging
 import os
@@ -17,7 +17,9 @@ _log = logging.getLogger("adafocus_env")
 
 
 def cache_folder() -> Path:
-    """Return the folder of files that can be recreated: ``$ADAFOCUS_CACHE``, or the user's cache folder. It is created if missing.
+    """Return the cache folder, which is ``$ADAFOCUS_CACHE`` or the user's cache folder.
+
+    The folder is created if it is missing. All files in the cache folder can be created again.
 
     Raises:
         InputError: if the folder cannot be created or written.
@@ -42,10 +44,10 @@ def make_writable(folder: Path) -> None:
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Convert any `OSError` while writing to ``folder``, below the cache folder, to an `InputError`.
+    """Run the body, which writes to a folder below the cache folder, and convert any `OSError` to an `InputError`.
 
     Raises:
-        InputError: if the disk is full, the folder cannot be written, or the folder was removed meanwhile.
+        InputError: if the disk is full, or the folder cannot be written or was removed in the meantime.
     """
     try:
         yield
@@ -59,7 +61,7 @@ def check_there(*files: Path | None) -> None:
     """Check that files that existed before still exist.
 
     Raises:
-        InputError: if a file was removed meanwhile.
+        InputError: if one of the files was removed.
     """
     if missing := [file for file in files if file is not None and not file.exists()]:
         raise removed(missing[0])
@@ -74,13 +76,13 @@ def _not_writable(folder: Path, problem: OSError) -> InputError:
 
 @contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file ``path``. A second process logs that it waits, and continues when the first process is done.
+    """Hold the lock file ``path`` while the body runs. A second process logs that it waits, and continues when the first process is done.
 
-    The system releases the lock of a process that dies, so that the next process continues.
+    If a process dies, the system releases its lock, so that the next process can continue.
 
     Args:
         path: the lock file, created if missing.
-        what: name of the files being created, for the message.
+        what: name of the files that the body creates. The name appears in the log message of a waiting process.
 
     Raises:
         InputError: if the lock file cannot be created.

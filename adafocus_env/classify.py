@@ -8,7 +8,7 @@ In a skipped step, which has no patch, the input of the head is:
 | `last` | the focus vector of the last patch; zeros before the first |
 | `none` | none: the head takes no step, and state and scores stay the same; before its first step, all classes have the same score |
 
-With every option, a clip without any patch is classified from its glance vectors, with zeros in place of the focus vectors.
+A clip without any patch is classified in the same way with every option: from its glance vectors, with zeros in place of the focus vectors.
 """
 
 from typing import Literal
@@ -41,18 +41,22 @@ def classify_clips(
     *,
     num_frames: int = 1,
 ) -> Tensor:
-    """Return the class scores (N, T, K) of N clips after every frame, or after every step if the frames of a step are averaged.
+    """Return the class scores (N, T, K) of N clips after each of their T frames.
 
-    Evaluation, inference and training call this function with focus vectors from different sources. The environment uses `classify_step`
-    instead, because its actions may depend on earlier scores; one call of the head for all steps is several times as fast.
+    If the given features are averages over the frames of a step, T is the number of steps.
+
+    Evaluation, inference and training call this function with focus vectors from different sources. This function calls the head once for
+    all steps, which is several times as fast as one call per step. The environment has to use `classify_step` instead, because actions may
+    depend on earlier scores.
 
     Args:
         classifier: The classifier with the head.
         glances: Glance vectors (N, T, C) of all frames.
         focus_vectors: Focus vectors (M, F) of the M frames with a patch, clip by clip.
         patch_mask: (N, T) bool, the frames with a patch; None: all.
-        skipped: Input of the head in the other frames; see the table above.
-        num_frames: Number of frames per decision. Either all of them have a patch or none; the last focus vector is their mean.
+        skipped: Input of the head in frames without a patch; see the table above.
+        num_frames: Number of frames per decision. Either all frames of a decision have a patch or none. The option `last` repeats the mean
+            of the focus vectors of the last decision with patches.
 
     Raises:
         InputError: If the option is unknown.
@@ -72,18 +76,19 @@ def classify_clips(
 def classify_step(
     classifier: Classifier, glances: Tensor, focus_vectors: Tensor, state: Tensor, skip: Tensor | None = None, before: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Take the next step of N clips with each of k inputs, all from the same state.
+    """Classify the next step of N clips with each of k alternative focus vectors. All k start from the same state.
 
     Args:
         classifier: The classifier with the head.
         glances: Glance vectors (N, C).
-        focus_vectors: (k, N, F), the focus vectors, or their substitutes where the step is skipped.
+        focus_vectors: (k, N, F), the focus vectors. Skipped steps have a substitute instead (see the table above).
         state: (N, S), state of the head before the step.
-        skip: (m, N) bool with m ≤ k, true where the head takes no step (``skipped="none"``); None: nowhere.
-        before: (N, K), softmax scores before the step, which apply where the head takes no step.
+        skip: (m, N) bool with m ≤ k, true for the inputs with which the head takes no step (``skipped="none"``); None: the head always
+            takes a step.
+        before: (N, K), softmax scores before the step. If the head takes no step, the scores before the step are returned.
 
     Returns:
-        Softmax scores (k, N, K), and the state (N, S) after the first of the k.
+        Softmax scores (k, N, K) for all k inputs, and the state (N, S) after the step with the first input.
     """
     scores, states = classifier.compare(glances, focus_vectors, state)
     probabilities = scores.softmax(-1)
@@ -100,7 +105,10 @@ def classify_glances(classifier: Classifier, glances: Tensor) -> Tensor:
 
 
 def repeat_last(focus_vectors: Tensor, patch_mask: Tensor, num_frames: int) -> Tensor:
-    """Fill the skipped frames of (N, T, F) with the focus vector of the last decision with a patch, or with zeros before the first."""
+    """Fill the skipped frames of ``focus_vectors`` (N, T, F) with the mean focus vector of the last decision that has patches.
+
+    Skipped frames before the first such decision are filled with zeros.
+    """
     focused = patch_mask[:, ::num_frames]
     means = focus_vectors.unflatten(1, (-1, num_frames)).mean(2)
     steps = torch.arange(focused.shape[1], device=patch_mask.device)
@@ -110,7 +118,10 @@ def repeat_last(focus_vectors: Tensor, patch_mask: Tensor, num_frames: int) -> T
 
 
 def _classify_patches_only(classifier: Classifier, glances: Tensor, focus_vectors: Tensor, patch_mask: Tensor) -> Tensor:
-    """Run the head only over the frames with a patch, packed to the left of each row."""
+    """Return the class scores (N, T, K) if the head takes steps only for the frames with a patch.
+
+    Before the call of the head, the frames with a patch are moved to the start of each row.
+    """
     longest = max(1, int(patch_mask.sum(1).max()))
     order = (~patch_mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest, None]
     packed = (values.gather(1, order.expand(-1, -1, values.shape[-1])) for values in (glances, focus_vectors))

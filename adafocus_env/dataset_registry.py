@@ -15,7 +15,7 @@ from classifiers.errors import lookup, refuse_if
 
 @settings
 class DataSettings:
-    """The videos, and the clips that are sampled from them."""
+    """Settings of the videos, and of the clips that are sampled from the videos."""
 
     name: str = setting("demo", "the data set, a name in `adafocus_env.dataset_registry.DATASETS`")
     task: TaskName = setting(DEFAULT_TASK, "the task of the demo videos; see docs/tasks.md")
@@ -35,16 +35,19 @@ class DataSettings:
 
     @property
     def label(self) -> str:
-        """The data set and, if it is not the default, the task of demo videos. Names of runs contain this label."""
+        """The name of the data set, followed by the task of the demo videos if it is not the default task.
+
+        Names of runs contain this label.
+        """
         return self.name if self.task == DEFAULT_TASK else f"{self.name}-{self.task}"
 
     @property
     def title(self) -> str:
-        """The label and the folder of the videos, if any, for the title of a table of results."""
+        """The title of a table of results: the label and, if there is one, the folder of the videos."""
         return f"{self.label} ({self.root})" if self.root else self.label
 
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
-        """Yield the settings that this data set does not read; see `agents.config.effect`."""
+        """Yield every setting that this data set does not read, with the reason; see `agents.config.effect`."""
         row = DATASETS.get(self.name)
         for key in OF_ONE_SET if row else ():
             readers = [name for name, other in DATASETS.items() if key in other.reads]
@@ -55,18 +58,19 @@ class DataSettings:
 
 
 OF_ONE_SET = ("task", "root", "source", "test", "flip")
-"""Settings that select videos and that not every data set reads."""
+"""Settings that select videos, and that are not read by every data set."""
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """The builder of a data set. The builders import slow modules when they are called.
+    """The builder of a data set. Builders import slow modules only when they are called.
 
     Attributes:
-        build: function of the settings that returns the data set.
+        build: function that takes the settings and returns the data set.
         help: description in one line.
         reads: the settings among `OF_ONE_SET` that ``build`` reads.
-        inspect: function of the settings that returns the usable videos and the faulty lines of lists; None: use ``build``.
+        inspect: function that takes the settings and returns the usable videos and the faulty lines of the list files. If a data set has no
+            list files, ``inspect`` is None and ``build`` is used.
     """
 
     build: Callable[[DataSettings], DataSet]
@@ -76,10 +80,10 @@ class DataSource:
 
 
 def build_data(data: DataSettings) -> DataSet:
-    """Return the data set that the settings name.
+    """Return the data set that ``data.name`` selects.
 
     Raises:
-        InputError: if the name is unknown, or the folder cannot be used.
+        InputError: if the name is unknown, or if the folder cannot be used.
     """
     return lookup("data.name", data.name, DATASETS).build(data)
 
@@ -88,7 +92,7 @@ def usable_data(data: DataSettings) -> Usable:
     """Return the usable videos of a data set and the faulty lines of its lists.
 
     Raises:
-        InputError: if the name is unknown, or the folder cannot be used.
+        InputError: if the name is unknown, or if the folder cannot be used.
     """
     row = lookup("data.name", data.name, DATASETS)
     return row.inspect(data) if row.inspect else Usable(row.build(data), place=None, faults=[], notes=[])

@@ -20,7 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 Value = TypeVar("Value")
 PATIENCE = timedelta(days=30)
-"""Time limit for collective operations: the main process may train a policy meanwhile. (If a process dies, torchrun ends the others.)"""
+"""Time limit for collective operations. It is long because the main process may train a policy while the others wait. (If a process dies,
+torchrun ends the others.)"""
 
 
 def world_size() -> int:
@@ -34,7 +35,10 @@ def rank() -> int:
 
 
 def local_rank() -> int:
-    """Return the rank of this process on its machine, starting at 0, which is also the index of its GPU."""
+    """Return the rank of this process among the processes of its machine, starting at 0.
+
+    This rank is also the index of the process's GPU.
+    """
     return int(os.environ["LOCAL_RANK"]) if dist.is_torchelastic_launched() else 0
 
 
@@ -50,7 +54,10 @@ def barrier() -> None:
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """Run the body in the main process first, and in the other processes afterwards, so that they find its files."""
+    """Run the body in the main process first.
+
+    The other processes run the body afterwards, so that they find the files that the main process wrote.
+    """
     if not is_main():
         barrier()
     yield
@@ -64,7 +71,7 @@ def broadcast_object(value: Value) -> Value:
 
 
 def gather_objects(value: Value) -> list[Value]:
-    """Return the objects of all processes in the order of ranks, in every process."""
+    """Gather one object from every process, and return the list, ordered by rank, in all processes."""
     if world_size() == 1:
         return [value]
     _join()
@@ -74,7 +81,10 @@ def gather_objects(value: Value) -> list[Value]:
 
 
 def all_sum(values: Tensor) -> Tensor:
-    """Return the sum of ``values`` over all processes, computed in place and bit-identical in all of them."""
+    """Return the sum of ``values`` over all processes.
+
+    The sum replaces ``values`` in place, and is bit-identical in all processes.
+    """
     if world_size() > 1:
         _join()
         dist.all_reduce(values)
@@ -82,19 +92,19 @@ def all_sum(values: Tensor) -> Tensor:
 
 
 def all_gather_counts(count: int) -> list[int]:
-    """Return the counts of all processes, by rank."""
+    """Gather one count from every process, and return all counts, ordered by rank."""
     return [int(value) for value in all_sum(torch.tensor([count if rank() == other else 0 for other in range(world_size())]))]
 
 
 def shard(items: NDArray[Any]) -> list[NDArray[Any]]:
-    """Split items into one shard per process, of nearly equal size and ordered by rank."""
+    """Split items into one shard per process. The shards have nearly equal sizes and are ordered by rank."""
     return np.array_split(items, world_size())
 
 
 def wrap_ddp(module: nn.Module, *, find_unused_parameters: bool) -> DistributedDataParallel:
     """Wrap a module so that gradients are averaged over all processes in the backward pass.
 
-    Buffers are not synchronized; `agents.supervised.stage_model` handles them.
+    Buffers are not synchronized; `agents.supervised.stage_model` handles buffers.
 
     Args:
         module: The module, with the same weights in every process.

@@ -20,7 +20,11 @@ Colour = tuple[int, int, int] | str
 
 @cache
 def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return a font of ``size`` pixels: DejaVu Sans, which Matplotlib includes and which has most alphabets, or Pillow's default."""
+    """Return a font of ``size`` pixels.
+
+    If Matplotlib is installed, the font is DejaVu Sans, which Matplotlib includes and which has most alphabets. Otherwise, the font is
+    Pillow's default font.
+    """
     package = importlib.util.find_spec("matplotlib")
     for folder in (package.submodule_search_locations or []) if package else []:
         file = Path(folder, "mpl-data", "fonts", "ttf", f"DejaVuSans{'-Bold' if bold else ''}.ttf")
@@ -38,20 +42,26 @@ def shorten(text: str, width: float, size: int, *, bold: bool = False) -> str:
 
 
 def enlarged(frame: Picture, least: int) -> tuple[Image.Image, int]:
-    """Return a frame (H, W, 3), enlarged by an integer factor so that both sides have at least ``least`` pixels, and the factor."""
+    """Enlarge a frame (H, W, 3) by an integer factor, so that both sides have at least ``least`` pixels.
+
+    Return the enlarged frame and the factor.
+    """
     scale = max(1, -(-least // min(frame.shape[:2])))
     return Image.fromarray(frame).resize((frame.shape[1] * scale, frame.shape[0] * scale), Image.Resampling.NEAREST), scale
 
 
 def outline(draw: ImageDraw.ImageDraw, box: Sequence[float], scale: tuple[float, float], colour: Colour, width: int) -> None:
-    """Draw the outline of a box, with a dark rim, on a picture whose sides are ``scale`` (y, x) times as long as the frame's."""
+    """Draw the outline of a box, with a dark rim, on an enlarged frame.
+
+    The box is in pixels of the original frame, and ``scale`` (y, x) are the factors of the enlargement.
+    """
     top, left, bottom, right = (round(side * scale[number % 2]) for number, side in enumerate(box))
     draw.rectangle((left - 1, top - 1, right, bottom), outline=(0, 0, 0), width=width + 2)
     draw.rectangle((left, top, right - 1, bottom - 1), outline=colour, width=width)
 
 
 def focused(pixels: Picture, box: Sequence[float], patch_size: int, side: int) -> Image.Image:
-    """Return the focuser's input, the patch at ``patch_size`` pixels, enlarged to ``side`` pixels."""
+    """Return the patch as the focuser receives it, resized to ``patch_size`` pixels, and then enlarged to ``side`` pixels for display."""
     top, left, bottom, right = box
     height, width = pixels.shape[:2]
     inside = max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom)  # rounding may cross the border

@@ -1,4 +1,4 @@
-"""The dynamics of the decision problem: crop, focus, classify and reward in one step of N clips."""
+"""The dynamics of the decision problem. One step of N clips crops the patches, computes their focus vectors, classifies, and rewards."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from adafocus_env.transfers import Values, rows_of, to_array, to_device, with_ro
 from classifiers.errors import InputError, lookup, refuse_if
 from classifiers.flops import video_flops
 
-# Smallest batch of the head with stored features on a CPU. Smaller matrix products sum in another order, so that the last digits of an
-# episode would depend on the number of parallel episodes.
+# Smallest batch of the head with stored features on a CPU. Smaller matrix products add their terms in another order.
+# The last digits of an episode's results would then depend on the number of parallel episodes.
 MIN_HEAD_BATCH = 8
 UNCOUNTABLE = "baseline='all' needs a grid: continuous actions are not countable; choose a number, such as baseline=1"
 
@@ -36,8 +36,8 @@ class Episode:
 
     Attributes:
         clip: Index of the clip.
-        baseline: (D, k + K, *action space), k random patches for the reward's baseline, followed by K sampled actions whose rewards each
-            step reports (see `adafocus_env.full_information`).
+        baseline: (D, k + K, *action space), actions for each of the D steps: k random patches for the reward's baseline, followed by K
+            sampled actions whose rewards the step reports (see `adafocus_env.full_information`).
     """
 
     clip: int
@@ -45,31 +45,34 @@ class Episode:
 
 
 class Dynamics:
-    """The decision problem of N clips at once, each at its current step.
+    """The decision problem, stepped for N clips at once. Every clip has its own current step.
 
     Args:
         features: Glances and focus vectors of the clips.
         num_clips: N, number of parallel clips.
         reward: A name in `adafocus_env.reward.REWARDS`, or a custom reward.
-        baseline: k, number of random patches that estimate the expectation in the reward, or "all" cells of a grid for the exact mean.
-        action: Kind of action; None: that of ``features``. Its ``patch_action`` must be that of ``features``.
+        baseline: k, the number of random patches that estimate the mean in the reward, or "all" for the exact mean over all cells of a
+            grid.
+        action: Kind of action; None: the kind of action of ``features``. The kind's ``patch_action`` (the same kind of action without
+            skipping) must be the kind of action of ``features``.
         cost_weight: λ, cost of a step with a patch in units of the reward. The cost of a skipped step is lower, in proportion to its
             multiply-adds.
         skipped: Input of the head in a skipped step, a name in `adafocus_env.classify.SKIPPED`.
-        full_information: Report the reward of every action (see `adafocus_env.full_information`): True on a grid, or K sampled locations.
-        tensors: Whether outcomes hold tensors. If so, a step on the cells of a grid copies nothing to the host: values that depend on
-            actions or scores stay on the device. Clips, step numbers and ends of episodes do not depend on them.
+        full_information: Whether to report the rewards of all actions (see `adafocus_env.full_information`). With continuous actions, the
+            number K of sampled locations whose rewards are reported.
+        tensors: Whether outcomes hold tensors. With tensors, a step on the cells of a grid copies nothing to the host: values that depend
+            on actions or scores stay on the device. The host knows clips, step numbers and ends of episodes anyway.
 
     Attributes:
         clip: (N,), the current clips.
-        step_number: (N,), the current steps; after the last step of an episode it keeps its value.
+        step_number: (N,), the current steps. The number stays the same after the last step of an episode.
         running: (N,), whether an episode is running.
-        started: (N,), whether any episode was started.
-        num_patches: (N,), number of the episode's steps with a patch.
+        started: (N,), whether an episode has ever been started in the row.
+        num_patches: (N,), number of steps with a patch so far in the episode.
         state: (N, S), state of the head.
-        scores: (N, K), softmax scores after the last step; undefined before the first.
-        focus: (N, F), the last focus vectors, which skipped steps repeat if ``skipped="last"``.
-        boxes: (N, 4), the last step's patches as (top, left, bottom, right) in pixels; zeros before the first step.
+        scores: (N, K), softmax scores after the last step; without meaning before the first step.
+        focus: (N, F), the focus vectors of the last patches. Skipped steps repeat these vectors if ``skipped="last"``.
+        boxes: (N, 4), the patches of the last step as (top, left, bottom, right) in pixels; zeros before the first step.
 
     Raises:
         InputError: If an argument is out of range.
@@ -125,19 +128,19 @@ class Dynamics:
         spec = features.clips.settings
         flops = video_flops(features.classifier, spec.num_frames, spec.num_glance_frames, self.num_steps, skipped=self.skipped)
         self.step_cost = flops.skipped_step + flops.patch
-        # Costs of three kinds of step: skipped, with a patch, and the last step of a clip without any patch.
+        # Costs of the three kinds of step: a skipped step, a step with a patch, and the last step of a clip that had no patch at all.
         self._costs = np.array([flops.skipped_step, self.step_cost, flops.skipped_step + flops.no_patch])
         self.set_cost_weight(cost_weight)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Dynamics:
-        """Copy the episodes. The features are shared, because they are frozen and may take gigabytes."""
+        """Copy the state of the episodes. The copy shares the features, because they are frozen and may take gigabytes."""
         memo[id(self.features)] = self.features
         twin = memo[id(self)] = type(self).__new__(type(self))
         twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return twin
 
     def set_cost_weight(self, cost_weight: float) -> None:
-        """Set λ from the next step on.
+        """Set λ for all later steps.
 
         Raises:
             InputError: If λ is negative, infinite or not a number.
@@ -148,7 +151,7 @@ class Dynamics:
         self._penalties = (self.cost_weight * self._costs / self.step_cost).astype(np.float32)
 
     def sample_episode(self, rng: np.random.Generator, clip: int | None = None) -> Episode:
-        """Sample an episode: the clip, unless it is given, and the random patches.
+        """Sample the random patches of an episode, and its clip unless ``clip`` is given.
 
         Raises:
             InputError: If the clip does not exist.
@@ -183,7 +186,9 @@ class Dynamics:
         self.start(self._rows, [Episode(int(clip), patches) for clip, patches in zip(clips, baseline, strict=True)])
 
     def check(self, actions: Values | Sequence[Any], count: int) -> Values:
-        """Return the actions of ``count`` clips, as a tensor if they are grid cells and outcomes hold tensors, otherwise as an array.
+        """Check the actions of ``count`` clips.
+
+        Return the actions as a tensor if they are grid cells and outcomes hold tensors, otherwise as an array.
 
         Raises:
             ActionError: If an action lies outside the space. For tensors on a GPU, see `adafocus_env.action.GridAction.check_tensor`.
@@ -208,7 +213,7 @@ class Dynamics:
         steps, previous = self.step_number[rows], rows_of(self._confidence, rows)
         batch, alternatives = self._with_others(checked, rows, steps)
         confidence, judged, baseline, prediction, correct, confidences = self._classify(rows, batch)
-        terminated = steps == self.num_steps - 1  # the step number stays at the last step, so that the last observation is repeated
+        terminated = steps == self.num_steps - 1  # the step number then stays the same, so that the last observation is repeated
         patch_mask = np.ones(len(rows), bool) if isinstance(checked, Tensor) else self.action.patch_mask(checked)
         kinds = self._kinds_of_steps(rows, patch_mask)
         penalty = self._penalties[kinds]
@@ -233,14 +238,15 @@ class Dynamics:
 
     @torch.no_grad()
     def confidence_of_candidates(self) -> NDArray[np.float32]:
-        """Return the confidence (N, M) after a next step with each of the M candidate actions, without taking the step."""
+        """Return the confidence (N, M) that the next step would have with each of the M candidate actions. The step is not taken."""
         probabilities, _, _ = self._look_ahead(self._rows, for_each_clip(self.action.candidates, self.num_clips))
         return to_array(self._of_labels(probabilities, self._on_device(self._labels[self.clip])).T)
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Return the action masks (N, actions), which exclude only skipping the last step of a clip without any patch.
+        """Return the action masks (N, actions). The masks exclude an action in one case only: skipping in the last step of a clip without
+        any patch.
 
-        Policies that support masks (MaskablePPO) may use them; `step` accepts every action.
+        Policies that support action masks (MaskablePPO) may use these masks; `step` accepts every action.
 
         Raises:
             InputError: If actions are continuous.
@@ -248,9 +254,11 @@ class Dynamics:
         return masks_of(self.action, self.running & (self.step_number == self.num_steps - 1) & (self.num_patches == 0))
 
     def _with_others(self, actions: Values, rows: Indices, steps: Indices) -> tuple[Values, NDArray[Any]]:
-        """Return actions (1 + k + m, N, *action space), and the alternatives (A, N, *action space), which are the last A of them.
+        """Return all actions to evaluate (1 + k + m, N, *action space), and the alternatives (A, N, *action space), which are the last A of
+        all actions.
 
-        The first are the chosen actions. The k actions of the reward's baseline follow, then the m alternatives that are not among them.
+        The chosen actions come first, then the k actions of the reward's baseline, then the m alternatives that the baseline does not
+        contain.
         """
         sampled = self.baseline[rows, steps].swapaxes(0, 1)
         compared = for_each_clip(self._compared, len(rows)) if self._all_cells else sampled[: self._num_sampled]
@@ -261,12 +269,12 @@ class Dynamics:
         return np.concatenate([actions[None], others]), alternatives
 
     def _kinds_of_steps(self, rows: Indices, patch_mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Return the kinds of steps (…, n), as indices of `_costs` and `_penalties`, for a patch mask (…, n)."""
+        """Return the kinds of steps (…, n) for a patch mask (…, n). The kinds are indices into `_costs` and `_penalties`."""
         last = self.step_number[rows] == self.num_steps - 1
         return np.where(last & (self.num_patches[rows] + patch_mask == 0), 2, patch_mask)
 
     def _classify(self, rows: Indices, actions: Values) -> list[Values]:
-        """Take the step with the first of ``actions`` (1 + k + m, n, …); return the result of `_measure`."""
+        """Evaluate ``actions`` (1 + k + m, n, …), and take the step with the first action. Return the result of `_measure`."""
         count, padded = len(rows), rows
         if count < self._min_batch:
             repeated = np.arange(self._min_batch) % count
@@ -281,11 +289,11 @@ class Dynamics:
         return measured
 
     def _look_ahead(self, rows: Indices, actions: Values, *, zeros: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Classify the next step of the clips in ``rows`` (n,) with each of ``actions`` (k, n, …), all from the current state.
+        """Classify the next step of the clips in ``rows`` (n,) with each of ``actions`` (k, n, …). All k start from the current state.
 
         Returns:
-            Softmax scores (k, n, K), and further ones for zeros as the focus vector if ``zeros``; the state (n, S) after the first action;
-            the focus vectors (k, n, F) of all actions.
+            The softmax scores (k, n, K), the state (n, S) after the first action, and the focus vectors (k, n, F) of all actions. With
+            ``zeros``, scores and focus vectors have one more entry at the end, for a focus vector of zeros.
         """
         clips, steps, state = self.clip[rows], self.step_number[rows], self._of(self.state, rows)
         skip = before = None
@@ -303,12 +311,18 @@ class Dynamics:
         return *classify_step(self.features.classifier, glances, focus_vectors, state, skip, before), focus_vectors
 
     def _judge_alone(self, rows: Indices, focus_vectors: Tensor) -> Tensor:
-        """Return the scores (k, n, K) of the next step of clips ``rows`` (n,) without earlier steps, given focus vectors (k, n, F)."""
+        """Return the scores (k, n, K) of the next step of the clips in ``rows`` (n,), given focus vectors (k, n, F).
+
+        The head starts in its initial state, so that earlier steps have no effect.
+        """
         classifier, glances = self.features.classifier, self.features.glance_vectors(self.clip[rows], self.step_number[rows])
         return classify_step(classifier, glances, focus_vectors, classifier.initial_state(len(rows)))[0]
 
     def _masked_focus_vectors(self, rows: Indices, actions: NDArray[Any], patch_mask: NDArray[np.bool_]) -> Tensor:
-        """Return the focus vectors (k, n, F) of ``actions`` (k, n, …), in one call for all patches; skipped ones are substituted."""
+        """Return the focus vectors (k, n, F) of ``actions`` (k, n, …), with substitutes for skipped patches.
+
+        All patches are processed in one call.
+        """
         focus_vectors = self._of(self.focus, rows).expand(len(patch_mask), -1, -1).clone()
         if patch_mask.any():
             clips, steps = (np.broadcast_to(each[rows], patch_mask.shape)[patch_mask] for each in (self.clip, self.step_number))
@@ -317,7 +331,10 @@ class Dynamics:
         return focus_vectors
 
     def _scores_without_step(self, rows: Indices, skips: NDArray[np.bool_]) -> Tensor:
-        """Return the scores (n, K) if the head takes no step: the current ones, or those of the glances if a clip ends without a patch."""
+        """Return the scores (n, K) if the head takes no step.
+
+        Usually, the result is the current scores. For a clip that ends without any patch, the result is the scores of its glances.
+        """
         before = self._of(self.scores, rows)
         ends = skips & (self.step_number[rows] == self.num_steps - 1) & (self.num_patches[rows] == 0)
         if ends.any():
@@ -327,16 +344,16 @@ class Dynamics:
         return before
 
     def _measure(self, probabilities: Tensor, judged: Tensor, clips: Indices) -> tuple[Values, ...]:
-        """Compute the measurements of a step from the scores; these are the only values that are copied to the host.
+        """Compute the measurements of a step from the scores. Only the measurements are copied to the host, not the scores.
 
         Args:
             probabilities: (N, K), scores after the step.
-            judged: (k, N, K), the scores that the reward depends on: of the step, of its baseline, and of the alternatives.
+            judged: (k, N, K), the scores that the reward depends on: those of the step, of the baseline's actions, and of the alternatives.
             clips: (N,), the clips.
 
         Returns:
-            Confidence, confidence for the reward, baseline for the reward, prediction, and whether it is correct, (N,) each; and the
-            confidence of the alternatives (N, A).
+            Confidence, confidence for the reward, baseline for the reward, prediction, and whether the prediction is correct, each with
+            shape (N,), and the confidence of the alternatives (N, A).
         """
         labels = self._labels[clips]
         on_device = self._on_device(labels)
@@ -359,14 +376,14 @@ class Dynamics:
         return self.reward.value(*measured)
 
     def _of_labels(self, probabilities: Tensor, labels: Tensor) -> Tensor:
-        """Return the scores of the true classes (k, N) out of (k, N, K)."""
+        """Select the scores of the true classes (k, N) from all scores (k, N, K)."""
         return probabilities.gather(-1, labels.expand(probabilities.shape[:2])[..., None])[..., 0]
 
     def _of(self, values: Tensor, rows: Indices) -> Tensor:
         return values if rows is self._rows else values.index_select(0, self._on_device(rows))
 
     def _update(self, rows: Indices, **values: Values) -> None:
-        """Set attributes to copies with new values in the given rows, without writing to the old arrays."""
+        """Replace attributes by copies that have new values in the given rows. The old arrays are not modified."""
         for name, new in values.items():
             setattr(self, name, new if len(rows) == self.num_clips else with_rows(getattr(self, name), rows, new))
 
@@ -378,7 +395,7 @@ class Dynamics:
 
 
 def masks_of(action: Action, last_chance: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the action masks (N, actions). Skipping is excluded in the clips of ``last_chance`` (N,) bool.
+    """Return the action masks (N, actions). For clips where ``last_chance`` (N,) bool is true, the masks exclude skipping.
 
     Raises:
         InputError: If actions are continuous.

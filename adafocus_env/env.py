@@ -27,23 +27,25 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     Three frozen networks classify a clip of T frames (AdaFocus, ICCV 2021). The *glancer* processes every whole frame at low cost. In
     every step, the agent observes the glance of one frame and selects one small patch of the frame; the *focuser* processes that patch
     and a *head* updates the class scores. The reward is the confidence in the true class that the patch adds. If the head averages the
-    scores of frames (the Something-Something family), a step is one of ``video_div`` decisions, each of which selects the patches of an
-    equal share of the frames.
+    scores of frames (the Something-Something family), the episode has ``video_div`` steps. Each step is one decision: it selects the
+    patches in an equal share of the frames.
 
     ## Action Space
-    `AdaFocus-v1` (``action="grid"``): `Discrete(grid²)`, the cells of a grid in row-major order. The patches of the first and the last
-    cell of a row touch the borders of the frame.
+    `AdaFocus-v1` (``action="grid"``): `Discrete(grid²)`. An action is a cell of a grid, in row-major order. The patches of the first and
+    the last cell of a row touch the borders of the frame.
 
-    `AdaFocusContinuous-v1` (``action="continuous"``): `Box(0, 1, (2,), float32)`, a location a as (row, column). The top left
+    `AdaFocusContinuous-v1` (``action="continuous"``): `Box(0, 1, (2,), float32)`. An action is a location a as (row, column). The top left
     corner of the patch is floor(a · (H − P)).
 
-    ``action="interpolated"``: the same space. The corner is a · (H − P), and the patch is interpolated bilinearly, as in AdaFocusV2.
+    ``action="interpolated"``: the same space as `continuous`. The corner is not rounded: it is a · (H − P), and the patch is interpolated
+    bilinearly, as in AdaFocusV2.
 
-    `AdaFocusSkip-v1` (``action="skip"``, ``cost_weight=0.05``): `Discrete(grid² + 1)`, the same cells and, as the last action, skipping:
-    the glancer sees the frame, the focuser does not. ``action_masks()`` (for MaskablePPO) allows all actions except skipping in the last
-    step of an episode without any patch.
+    `AdaFocusSkip-v1` (``action="skip"``, ``cost_weight=0.05``): `Discrete(grid² + 1)`. The first grid² actions are the same cells. The last
+    action skips the frame: the glancer sees it, the focuser does not. ``action_masks()`` (for MaskablePPO) excludes one action in one case
+    only: skipping in the last step of an episode that has had no patch.
 
-    ``action="continuous_skip"``: `Box(0, 1, (3,), float32)`, a location and a third coordinate. The step skips if it is at least 0.5.
+    ``action="continuous_skip"``: `Box(0, 1, (3,), float32)`. An action is a location and a third coordinate. If the third coordinate is at
+    least 0.5, the step skips the frame.
 
     The input of the head in a skipped step:
 
@@ -53,14 +55,20 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     | `last` | receives the last focus vector again; zeros before the first |
     | `none` | takes no step; before its first step, all classes have the same score |
 
-    `zeros` is the default. With the bundled classifiers, which were trained without skipped frames, `zeros` and `none` are equally
-    accurate, `last` is slightly worse, and `zeros` has the highest confidence in 8 of 9 comparisons. These are the top-1 accuracies in %
-    on validation clips of `normal`, `hard` and `sparse`, with patches at the targets in 25, 47 and 67 % of the frames, selected at random
-    (20 samples): `zeros` 85.2 93.9 94.5, 81.3 89.5 89.7, 51.5 76.1 88.8; `last` 84.5 93.2 93.6, 80.0 88.7 89.7, 52.1 76.2 88.7;
-    `none` 85.2 93.9 94.2, 82.4 90.5 90.6, 51.1 75.6 88.3. With patches in all frames: 94.2, 90.4, 94.7.
+    `zeros` is the default. The bundled classifiers were trained without skipped frames. With the bundled classifiers, `zeros` and `none`
+    are equally accurate, `last` is slightly worse, and `zeros` has the highest confidence in 8 of 9 comparisons. The following table has
+    the top-1 accuracies in % on validation clips of three tasks, with patches at the targets. The three numbers of an entry are for patches
+    in 25, 47 and 67 % of the frames, selected at random (20 samples).
 
-    If every step of an episode skips, the last step classifies the glance vectors with zeros in place of the focus vectors, for any
-    value of ``skipped``.
+    | skipped | `normal` | `hard` | `sparse` |
+    |---|---|---|---|
+    | `zeros` | 85.2, 93.9, 94.5 | 81.3, 89.5, 89.7 | 51.5, 76.1, 88.8 |
+    | `last` | 84.5, 93.2, 93.6 | 80.0, 88.7, 89.7 | 52.1, 76.2, 88.7 |
+    | `none` | 85.2, 93.9, 94.2 | 82.4, 90.5, 90.6 | 51.1, 75.6, 88.3 |
+    | patches in all frames | 94.2 | 90.4 | 94.7 |
+
+    If every step of an episode skips, the last step classifies the glance vectors with zeros in place of the focus vectors. This does not
+    depend on ``skipped``.
 
     ## Observation Space
     | observation | space | content |
@@ -91,16 +99,18 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     | `standalone` | as `random`, but with the head in its initial state, so that every patch is judged on its own; no skipping |
     | `log_confidence` | ln p_t − ln of the mean of p_t over uniformly random patches, with p_t of at least 1e-6 |
 
-    The penalty ``cost_weight`` · c is subtracted, where c is the step's share of the multiply-adds of a step with a patch: 1, or less if
-    the step skips (0.32 with the demo classifier). Random patches in the table never skip, even if the step does. If the head takes no
-    step (``skipped="none"``), p_t is p_{t−1}, or 1/K before the head's first step.
+    The penalty ``cost_weight`` · c is subtracted from the reward. The factor c is the number of multiply-adds of the step, divided by the
+    multiply-adds of a step with a patch. Therefore, c is 1 for a step with a patch, and less if the step skips (0.32 with the demo
+    classifier). The random patches in the table are never skipped, even if the agent's step skips. If the head takes no step
+    (``skipped="none"``), p_t is p_{t−1}, or 1/K before the head's first step.
 
     ## Starting State
     An episode starts at the first frame of a uniformly sampled clip. `reset(options={"clip": i})` chooses the clip.
 
     ## Episode End
-    The episode is *terminated* after the last frame (the last decision), since the number of steps is a part of the task and not a time
-    limit. The last observation is repeated (`reference_looks` counts the last patch). Episodes are never truncated.
+    The episode is *terminated* after the last frame (the last decision), because the number of steps is a part of the task and not a time
+    limit. The final observation shows the last frame again (`reference_looks` then also counts the last patch). Episodes are never
+    truncated.
 
     ## Info
     | key | type | content |
@@ -120,34 +130,36 @@ class AdaFocusEnv(gym.Env[Any, Any]):
 
     After `reset`, the info has only `clip` and `name`.
 
-    `action_rewards` are counterfactual, and standard reinforcement learning does not have them. They are meant for algorithms that use them
-    explicitly; neither observations nor steps depend on them. On a grid, A is the number of actions (skipping is the last), and
-    ``full_information=True`` needs a bank, which has the focus vectors of all cells. With continuous actions, ``full_information=K``
-    samples K locations in each step, followed by skipping if actions can skip. `env.unwrapped.action_rewards` has the same numbers.
+    `action_rewards` are counterfactual: standard reinforcement learning does not have them. These rewards are meant for algorithms that use
+    them explicitly. Neither observations nor steps depend on `action_rewards`. On a grid, set ``full_information=True``. A is then the
+    number of actions (if actions can skip, the last one skips), and a bank is needed, because a bank has the focus vectors of all cells.
+    With continuous actions, set ``full_information=K``. The actions are then K locations, sampled in each step, and one action that skips
+    if actions can skip. `env.unwrapped.action_rewards` has the same numbers.
 
     ## Arguments
-    See below; `gymnasium.make("AdaFocus-v1", reward="previous")` passes them on. By default, the clips are those of the demo videos,
-    rendered and decoded 64 at a time on the first request. The progress of this work, and that of filling a bank, is shown on stderr: as
-    a bar on a terminal, otherwise as a line every 30 seconds.
+    See below. `gymnasium.make` passes arguments on, as in `gymnasium.make("AdaFocus-v1", reward="previous")`. By default, the clips are
+    those of the demo videos, rendered and decoded 64 at a time when they are first requested. The progress of rendering, decoding and
+    filling a bank is shown on stderr: as a bar on a terminal, otherwise as a line every 30 seconds.
 
     ## Version History
-    * v1: the target is among look-alikes, so that rules that learn nothing cannot find it; see docs/tasks.md.
-    * v0: first version. ``skipped`` was added later, with the earlier behaviour of `AdaFocusSkip-v0` as its default.
+    * v1: the target is among look-alikes, so that rules without learning cannot find the target; see docs/tasks.md.
+    * v0: first version. The argument ``skipped`` was added later, and its default keeps the behaviour of
+      `AdaFocusSkip-v0`.
 
     Args:
-        classifier: a name or folder for `classifiers.load`, a frozen `Classifier`, or "auto": the bundled classifier of the task.
+        classifier: a name or folder for `classifiers.load`, a frozen `Classifier`, or "auto" for the bundled classifier of the task.
         clips: a split of the demo videos, or a `ClipStore`.
         task: the task of the demo videos, a name in `adafocus_env.demo.videos.TASKS`.
         observation: a name in the table above, or a custom class (see `adafocus_env.observation`).
-        device: "auto", "cpu", "cuda" or "cuda:N", for a classifier given by name.
+        device: "auto", "cpu", "cuda" or "cuda:N". The device applies to a classifier that is given by name or folder.
         render_mode: None or "rgb_array".
         settings: ``action``, ``grid``, ``video_div``, ``reward``, ``baseline``, ``full_information``, ``cost_weight``, ``skipped``,
             ``bank``, ``bank_dtype`` and ``bank_gib``; see `adafocus_env.settings.EnvSettings` for their meanings, defaults and ranges.
-            ``action`` may also be a custom class, ``reward`` an `adafocus_env.reward.Reward`, and ``bank`` shared `Features` (such as a
-            `MemoryBank`).
+            ``action`` may also be a custom class. ``reward`` may also be an `adafocus_env.reward.Reward`. ``bank`` may also be `Features`
+            that several environments share (such as a `MemoryBank`).
 
     Raises:
-        InputError: if an argument is out of range, or classifier and clips do not match.
+        InputError: if an argument is out of range, or if classifier and clips do not match.
     """
 
     closed = False
@@ -165,7 +177,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
         **settings: Any,
     ) -> None:
         check_arguments(settings, AdaFocusEnv)
-        self.metadata = {**METADATA}  # Gymnasium's own vector environments write into it
+        self.metadata = {**METADATA}  # a copy, because Gymnasium's vector environments write into it
         self._one = AdaFocusVectorEnv(
             1, classifier, clips, task=task, observation=observation, device=device, render_mode=render_mode,
             autoreset_mode=AutoresetMode.DISABLED, **settings,
@@ -200,13 +212,13 @@ class AdaFocusEnv(gym.Env[Any, Any]):
         return row_of(observed, 0), float(reward[0]), bool(terminated[0]), False, infos_of_rows(infos, 1)[0]
 
     def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
-        """Return the frame with the last patch, the predicted class and its confidence, (h, w, 3) uint8; None without a render mode."""
+        """Return a picture (h, w, 3) uint8 of the last step: frame, patch, predicted class and confidence. None without a render mode."""
         pictures = self._one.render()
         return None if pictures is None else pictures[0]
 
     @property
     def action_rewards(self) -> NDArray[np.float32]:
-        """The rewards (A,) of all actions from the state before the last step; see `AdaFocusVectorEnv.action_rewards`."""
+        """The rewards (A,) that all actions would have had in the last step; see `AdaFocusVectorEnv.action_rewards`."""
         return self._one.action_rewards[0]
 
     def action_masks(self) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""The implementation of `python -m agents.fill_feature_bank`: fill the banks of a data set in advance."""
+"""The implementation of `python -m agents.fill_feature_bank`, which fills the banks of a data set in advance."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -22,19 +22,21 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 def fill_feature_bank(name: str, data: DataSettings, env: EnvSettings, *, split: str, shard: str, device: str) -> None:
-    """Fill the banks of a data set in a folder, with a progress bar. Features that are already stored are not computed again.
+    """Compute the features of a data set, store them in banks in a folder, and show a progress bar. Stored features are not computed again.
 
     Args:
         name: name of a bundled classifier, or the folder of a checkpoint.
         data: settings of videos and clips.
-        env: settings that determine the features (actions, decisions and number format), and the folder (``bank``).
+        env: settings of the environment. These settings determine the features (actions, decisions and number format) and the folder of the
+            banks (``bank``).
         split: train, val, test or all.
-        shard: I/N, the I-th of N shares of the work, starting at 0. Several processes of torchrun divide the share again.
+        shard: I/N, the I-th of N shares of the work, starting at 0. If torchrun starts several processes, they divide this share among
+            themselves.
         device: auto, cpu, cuda or cuda:N.
 
     Raises:
-        InputError: if the classifier, the data set, the shard or the folder cannot be used, classifier and data do not match, or there is
-            not enough space.
+        InputError: if the classifier, the data set, the shard or the folder cannot be used, if classifier and data do not match, or if
+            there is not enough space.
     """
     part, parts = _of_process(*_share(shard))
     refuse_if(
@@ -58,13 +60,14 @@ def fill(banks: Mapping[Split, DiskBank], console: Console, part: int = 0, parts
     """Fill banks one after the other, with a progress bar.
 
     Args:
-        banks: the banks by the split of their clips.
+        banks: dictionary from split to the bank with the clips of this split.
         console: shows the bar.
         part: see `DiskBank.fill`.
         parts: see `DiskBank.fill`.
 
     Raises:
-        InputError: if there is not enough space for all banks (checked before anything is computed), or a video cannot be read.
+        InputError: if there is not enough space for all banks, or if a video cannot be read. The space is checked before anything is
+            computed.
     """
     for split, bank in banks.items():
         console.print(f"{split}: {bank.about}", soft_wrap=True)
@@ -102,5 +105,5 @@ def _share(shard: str) -> tuple[int, int]:
 
 
 def _of_process(part: int, parts: int) -> tuple[int, int]:
-    """Return the part of this process within the given part of the work."""
+    """Divide the share of the work with number ``part`` among all processes, and return the share of this process."""
     return part + parts * distributed.rank(), parts * distributed.world_size()

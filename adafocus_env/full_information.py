@@ -1,9 +1,10 @@
-"""Full information: the reward that every action would have had in the state before a step.
+"""Full information: the rewards that all possible actions would have had in a step.
 
-The argument ``full_information`` of an environment adds the rewards of all actions from the state before a step to the step's info. This
-information is counterfactual: in the real world, an agent learns only the reward of the action that it took. Standard algorithms do not
-use it, and observations never depend on it. A comparison with such algorithms must include its cost: once, a bank of all cells with G²
-focuser passes per frame; then, in each step, the head's scores of all actions.
+With the argument ``full_information`` of an environment, the info of each step also contains the rewards that all actions would have had in
+this step. Full information is counterfactual: in the real world, an agent learns only the reward of the action that it took. Standard
+algorithms do not use full information, and observations never depend on it. A comparison with standard algorithms must include the cost of
+full information. A bank of all cells is filled once, with G² focuser passes per frame. With the filled bank, the head scores all actions in
+each step.
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ from classifiers.errors import refuse_if
 
 @dataclass(frozen=True)
 class Alternatives:
-    """The actions whose rewards a step reports: all actions on a grid; otherwise K sampled locations and, if actions can skip, skipping.
+    """The actions whose rewards a step reports.
+
+    On a grid, these are all actions. With continuous actions, these are K sampled locations and, if actions can skip, one action that
+    skips.
 
     Attributes:
         action: The kind of action.
-        num_sampled: K, number of actions sampled in each step; 0 on grids.
-        fixed: (M, *action space), the other actions, which are the same in all steps.
-        num_shared: Number of the first actions that are also patches of the reward's baseline in each step.
+        num_sampled: K, number of actions that are sampled in each step; 0 on a grid.
+        fixed: (M, *action space), the actions that are not sampled and are the same in all steps.
+        num_shared: Number of the first fixed actions that the reward's baseline also evaluates in each step.
     """
 
     action: Action
@@ -37,12 +41,12 @@ class Alternatives:
 
     @classmethod
     def of(cls, request: bool | int, action: Action, compared: NDArray[Any]) -> Alternatives:
-        """Return the actions that ``full_information`` requests; none if it is false.
+        """Return the actions whose rewards ``full_information`` requests. If it is false, there are none.
 
         Args:
-            request: True on grids; K with continuous actions.
+            request: True for the cells of a grid, or K for continuous actions.
             action: The kind of action.
-            compared: (cells, *action space), the patches of the reward's baseline in each step; empty if they are sampled.
+            compared: (cells, *action space), the patches of the reward's baseline in each step; empty if these patches are sampled.
 
         Raises:
             InputError: If the request does not match the kind of action.
@@ -66,17 +70,20 @@ class Alternatives:
         return self.num_sampled + len(self.fixed)
 
     def sample(self, rng: np.random.Generator, num_steps: int) -> NDArray[Any]:
-        """Sample K actions for each step (D, K, *action space). They come from a separate stream, so that ``rng`` does not advance."""
+        """Sample K actions for each step (D, K, *action space).
+
+        The samples come from a separate stream of random numbers, so that ``rng`` does not advance.
+        """
         bits: Any = rng.bit_generator
         return self.action.sample(np.random.Generator(bits.jumped()) if self.num_sampled else rng, (num_steps, self.num_sampled))
 
     def with_sampled(self, sampled: NDArray[Any]) -> NDArray[Any]:
-        """Return all actions (A, n, *action space), given the sampled ones (K, n, *action space) of n clips."""
+        """Return all actions (A, n, *action space) of n clips, given their sampled actions (K, n, *action space)."""
         return np.concatenate([sampled, for_each_clip(self.fixed, sampled.shape[1])])
 
 
 def for_each_clip(actions: NDArray[Any], count: int) -> NDArray[Any]:
-    """Repeat actions (M, *action space) for each of ``count`` clips, to (M, count, *action space)."""
+    """Repeat actions (M, *action space) for each of ``count`` clips, and return them as (M, count, *action space)."""
     return np.broadcast_to(actions[:, None], (len(actions), count, *actions.shape[1:]))
 
 
@@ -87,10 +94,11 @@ def check_full_information(action: Action, reward: Reward, *, stored: bool, pref
         action: The kind of action.
         reward: The environment's reward.
         stored: Whether the focus vectors of all cells are stored in a bank.
-        prefix: Prefix of the names of settings in messages, such as ``env.`` in commands.
+        prefix: Prefix of the names of settings in error messages; commands use ``env.``.
 
     Raises:
-        InputError: If actions are those of a grid and there is no bank (the message states the cost), or the reward is not elementwise.
+        InputError: If the actions are cells of a grid and there is no bank (the message states the cost), or if the reward is not
+            elementwise.
     """
     cells = action.patch_action.num_cells
     refuse_if(

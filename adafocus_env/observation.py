@@ -9,8 +9,8 @@
 | `reference_looks` | (3,) int64 | clip, step, and the number of steps with a patch so far, for policies that skip frames |
 | `pixels` | (3·g, h, w) uint8 | the step's g frames at the glancer's size, for agents that train a separate glancer |
 
-A custom observation is a class with `space` and `observe` whose constructor takes the features of the clips. Add it to `OBSERVATIONS`, or
-pass it to an environment as ``observation``.
+A custom observation is a class with the members `space` and `observe`. The constructor of the class takes the features of the clips. Add
+the class to `OBSERVATIONS`, or pass it to an environment as ``observation``.
 """
 
 import math
@@ -35,7 +35,7 @@ Observed = Tensor | dict[str, Tensor]
 
 
 class Observation(Protocol):
-    """A kind of observation, created for the features of the clips.
+    """A kind of observation. An observation is created with the features of the clips.
 
     Attributes:
         space: Space of one observation, a `Box` or a `Dict` of `Box` spaces.
@@ -44,15 +44,20 @@ class Observation(Protocol):
     space: spaces.Space[Any]
 
     def observe(self, dynamics: Dynamics) -> Observed:
-        """Return the current observations (N, …) of all rows, on the networks' device. The tensors must not be modified later.
+        """Return the current observations (N, …) of all rows, on the networks' device. The environment must not modify the returned tensors
+        later.
 
         Args:
-            dynamics: Dynamics of N clips. This method must neither change them nor read the labels.
+            dynamics: Dynamics of N clips. This method must neither change the dynamics nor read the labels.
         """
 
 
 class MapSpace(spaces.Box):
-    """A `Box` of glance maps, whose `repr` gives advice if Stable-Baselines3's `CnnPolicy` rejects it because it is not an image."""
+    """A `Box` of glance maps.
+
+    Stable-Baselines3's `CnnPolicy` rejects this space because it is not an image. The error message then contains the text of the space,
+    which gives advice.
+    """
 
     def __str__(self) -> str:
         return f"{self!r}, which holds glance maps: use MlpPolicy or MlpLstmPolicy, or a features extractor for maps of this size"
@@ -102,7 +107,7 @@ class ReferenceObservation:
 
 
 class ReferenceCountObservation(ReferenceObservation):
-    """The observation `reference_looks`: clip, step, and the number of steps with a patch so far."""
+    """The observation `reference_looks`: indices of clip and step, and the number of steps with a patch so far."""
 
     def __init__(self, features: Features) -> None:
         super().__init__(features)
@@ -142,7 +147,7 @@ class DictObservation:
         })  # fmt: skip
 
     def observe(self, dynamics: Dynamics) -> dict[str, Tensor]:
-        """Return the keys of the table with shapes (N, …)."""
+        """Return a dictionary with the keys of the table above. The values have shapes (N, …)."""
         started = _on(dynamics, ~(dynamics.running & (dynamics.step_number == 0))[:, None])
         corners = dynamics.boxes[:, :2] / max(1, dynamics.action.size - dynamics.action.patch_size)
         return {
@@ -155,7 +160,7 @@ class DictObservation:
 
 
 class PixelObservation:
-    """The observation `pixels`: frames at the glancer's size, not normalised. The most recently used clips are cached."""
+    """The observation `pixels`: frames at the glancer's size, not normalised. The frames of the most recently used clips are cached."""
 
     def __init__(self, features: Features) -> None:
         side, settings = features.classifier.architecture.glance_size, features.clips.settings
@@ -170,7 +175,8 @@ class PixelObservation:
 
 
 def glance_frames(features: Features, clip: int) -> Tensor:
-    """Return the glancer's frames of all steps of a clip, at its size: (D, 3·g, h, w) uint8 on the networks' device."""
+    """Return the glancer's frames of all steps of a clip, resized to the glancer's input size, as (D, 3·g, h, w) uint8 on the networks'
+    device."""
     frames = features.clips.glancer_frames(clip).to(features.classifier.device)
     small = features.classifier.to_glance_size(frames.float()).round().clamp(0, 255).to(torch.uint8)
     return by_step(small, features.num_steps).flatten(1, 2)
@@ -184,7 +190,7 @@ OBSERVATIONS: dict[str, Callable[[Features], Observation]] = {
     "reference_looks": ReferenceCountObservation,
     "pixels": PixelObservation,
 }
-"""Kinds of observation by name. Each is called with the features of the clips."""
+"""Kinds of observation by name. Each kind is called with the features of the clips."""
 
 
 def to_numpy(observed: Observed) -> Any:
@@ -193,7 +199,7 @@ def to_numpy(observed: Observed) -> Any:
 
 
 def row_of(observed: Any, row: int) -> Any:
-    """Return one row of observations, which are an array, a tensor, or a dictionary of these."""
+    """Return one row of ``observed``, which is an array, a tensor, or a dictionary of arrays or tensors."""
     return {key: values[row] for key, values in observed.items()} if isinstance(observed, dict) else observed[row]
 
 
@@ -202,6 +208,6 @@ def _on(dynamics: Dynamics, numbers: Values) -> Tensor:
 
 
 def _certainty(scores: Tensor) -> Tensor:
-    """Return the highest score and the entropy in fractions of ln K, (N, 2), for softmax scores (N, K)."""
+    """Return two numbers (N, 2) per row of softmax scores (N, K): the highest score, and the entropy in fractions of ln K."""
     entropy = torch.special.entr(scores).sum(-1) / math.log(scores.shape[-1])
     return torch.stack([scores.amax(-1), entropy.clamp(0, 1)], -1)

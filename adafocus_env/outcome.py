@@ -21,17 +21,18 @@ class Outcome:
     Attributes:
         reward: (N,) float32, with the penalty subtracted.
         confidence: (N,) float32, softmax score of the true class.
-        baseline: (N,) float32, mean confidence with the patches of the reward's baseline; 0 for a reward without a baseline.
+        baseline: (N,) float32, mean of the confidence over the patches of the reward's baseline; 0 for a reward without a baseline.
         prediction: (N,) int64, the class with the highest score.
-        correct: (N,) bool, whether it is the true class.
-        previous: (N,) float32, confidence after the previous step; 0 in the first.
+        correct: (N,) bool, whether the predicted class is the true class.
+        previous: (N,) float32, confidence after the previous step; 0 in the first step.
         boxes: (N, 4) int64, the patches as (top, left, bottom, right) in pixels; zeros for a skipped step.
         terminated: (N,) bool.
-        penalty: (N,) float32, cost of the step in units of the reward: λ times its share of the multiply-adds of a step with a patch.
+        penalty: (N,) float32, cost of the step in units of the reward: λ times the step's multiply-adds, divided by those of a step with a
+            patch.
         multiply_adds: (N,) int64, multiply-adds of the step.
-        action_rewards: (N, A) float32, rewards of all actions from the state before the step, with penalties subtracted; A = 0 without
-            ``full_information``. A tensor if ``reward`` is a tensor.
-        alternatives: (N, A, *action space), these actions.
+        action_rewards: (N, A) float32, rewards that all actions would have had in this step, with penalties subtracted; A = 0 without
+            ``full_information``. The rewards are a tensor if ``reward`` is a tensor.
+        alternatives: (N, A, *action space), the actions of ``action_rewards``.
     """
 
     reward: Values
@@ -48,7 +49,7 @@ class Outcome:
     alternatives: NDArray[Any]
 
     def among(self, rows: NDArray[np.int64], count: int) -> Outcome:
-        """Return an outcome of ``count`` rows, with this outcome in the given rows and zeros in the others."""
+        """Return an outcome of ``count`` rows that has this outcome's values in the given rows, and zeros in the other rows."""
 
         def spread(values: Values) -> Any:
             shape = (count, *values.shape[1:])

@@ -1,4 +1,4 @@
-"""Pictures of a step: frame, patch and confidence."""
+"""Draw pictures of a step, which show its frame, patch and confidence."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,8 @@ CAPTION = 36  # height in pixels of the text below the frame
 
 
 def draw_patch(frame: NDArray[np.uint8], box: Sequence[int] | None, least: int = MIN_SIDE) -> Image.Image:
-    """Return the frame (H, W, 3), enlarged to at least ``least`` pixels, with the outline of ``box`` (top, left, bottom, right), if any."""
+    """Enlarge the frame (H, W, 3) to at least ``least`` pixels per side, and draw the outline of ``box`` (top, left, bottom, right), if
+    any."""
     picture, scale = enlarged(frame, least)
     if box is not None:
         top, left, bottom, right = (int(side) * scale for side in box)
@@ -25,7 +26,7 @@ def draw_patch(frame: NDArray[np.uint8], box: Sequence[int] | None, least: int =
 
 
 def draw_step(frame: NDArray[np.uint8], box: Sequence[int] | None, lines: tuple[str, str]) -> NDArray[np.uint8]:
-    """Return a picture (h, w, 3) of one step: the frame, the patch, and two lines of text below them."""
+    """Return a picture (h, w, 3) of one step: the frame with the outline of the patch, and two lines of text below the frame."""
     picture = draw_patch(frame, box)
     canvas = Image.new("RGB", (picture.width, picture.height + CAPTION), "black")
     canvas.paste(picture)
@@ -36,14 +37,14 @@ def draw_step(frame: NDArray[np.uint8], box: Sequence[int] | None, lines: tuple[
 
 
 def picture(dynamics: Dynamics, outcome: Outcome | None, row: int) -> NDArray[np.uint8]:
-    """Return the picture (h, w, 3) of one row, with the frame of the last step, or the first frame after a reset."""
+    """Return the picture (h, w, 3) of one row. The picture shows the frame of the last step or, after a reset, the first frame."""
     clips, classes = dynamics.features.clips, dynamics.features.classifier.classes
     clip, step = int(dynamics.clip[row]), int(dynamics.step_number[row])
     frames = clips.num_frames // dynamics.num_steps
     images = clips.frames(clip).permute(0, 2, 3, 1).numpy()
     if outcome is None or (step == 0 and dynamics.running[row]):  # the row's episode has just begun
         return draw_step(images[0], None, (clips.names[clip], f"frame 1 of {clips.num_frames}: no patch yet"))
-    seen = step - int(dynamics.running[row])  # every step except the last increases the number
+    seen = step - int(dynamics.running[row])  # every step except the last increases the step number
     right = "right" if outcome.correct[row] else f"true: {classes[clips.labels[clip]]}"
     unit = "frame" if frames == 1 else "decision"
     box = outcome.boxes[row].tolist() if outcome.boxes[row].any() else None

@@ -1,4 +1,4 @@
-"""Rewards of the environments, as functions of the confidence p, the softmax score of the true class.
+"""Rewards of the environments. Rewards are functions of the confidence p, which is the softmax score of the true class.
 
 | name | reward of step t |
 |---|---|
@@ -9,13 +9,13 @@
 | `standalone` | as `random`, with p⁰_t in place of p_t, the confidence after this frame alone (the head starts in its initial state) |
 | `log_confidence` | ln p_t(chosen patch) − ln of the mean of p_t(patch) over uniformly random patches, all from the same state |
 
-`random` teaches a policy to find the target once. After a patch on the target has determined the class, further patches on it gain
+`random` teaches a policy to find the target once. After a patch on the target has determined the class, further patches on the target gain
 nothing, and a patch elsewhere may even be better. `standalone` judges every patch on its own and therefore rewards all frames equally.
-`log_confidence` saturates later than `random`: it still rewards good patches after earlier ones have determined the class. Confidences
-below `FLOOR` are raised to it before the logarithm, so that rewards are finite.
+`log_confidence` saturates later than `random`: it still rewards good patches after earlier patches have determined the class. Confidences
+below `FLOOR` are replaced by `FLOOR` before the logarithm, so that rewards are finite.
 
-A custom reward is a `Reward`. Add it to `REWARDS`, or pass it to an environment as ``reward``. Its function must be defined at the top
-level of a module (not a lambda), otherwise environments with it cannot be pickled.
+A custom reward is a `Reward`. Add the custom reward to `REWARDS`, or pass it to an environment as ``reward``. Define the reward's function
+at the top level of a module (not as a lambda); otherwise, environments with this reward cannot be pickled.
 """
 
 from __future__ import annotations
@@ -39,12 +39,15 @@ class Reward:
     """A reward and its baseline.
 
     Attributes:
-        value: Function of the confidence, previous confidence and baseline confidence, float32 arrays (N,), that returns rewards (N,).
-        baseline: The focus vectors that determine the baseline confidence.
-        on_tensors: Whether ``value`` also accepts tensors; if not, an environment with ``output="torch"`` copies them to the host and back.
-        elementwise: Whether each reward depends only on the numbers at the same position, so that ``value`` also accepts confidences (A, N)
-            of A actions together with (N,) for the other two. ``full_information`` needs it.
-        alone: Whether confidence and baseline are those of the step alone, with the head in its initial state; excludes skipping.
+        value: Function that returns the rewards (N,). The three arguments are the confidence, the previous confidence and the baseline
+            confidence, each a float32 array (N,).
+        baseline: Which focus vectors determine the baseline confidence.
+        on_tensors: Whether ``value`` also accepts tensors. If false, an environment with ``output="torch"`` copies the confidences to the
+            host and the rewards back.
+        elementwise: Whether each reward depends only on the numbers at the same position. If true, ``value`` also accepts the confidences
+            (A, N) of A actions, together with (N,) for the other two arguments. ``full_information`` requires this.
+        alone: Whether the confidence and the baseline of a step are computed from this step alone, with the head in its initial state. If
+            true, the reward cannot be used with actions that skip.
     """
 
     value: Callable[[Any, Any, Any], Any]
@@ -70,12 +73,12 @@ def itself(now: Any, previous: Any, baseline: Any) -> Any:
 
 
 def above_log_baseline(now: Any, previous: Any, baseline: Any) -> Any:
-    """Return the log-confidence minus the logarithm of the baseline's (mean) confidence."""
+    """Return the logarithm of the confidence minus the logarithm of the baseline's mean confidence."""
     return _log(now) - _log(baseline)
 
 
 def _log(confidence: Any) -> Any:
-    """Return the elementwise logarithm of a tensor (which has a method) or an array (which has none)."""
+    """Return the elementwise logarithm of a tensor or an array. Values below `FLOOR` are replaced by `FLOOR` first."""
     bounded = confidence.clip(FLOOR)
     return np.log(bounded) if isinstance(bounded, np.ndarray | np.generic) else bounded.log()
 

@@ -17,13 +17,13 @@ from classifiers.errors import InputError, refuse_if
 
 
 class AdaFocusVecEnv(VecEnv):
-    """An adapter from an `AdaFocusVectorEnv` with the autoreset mode SAME_STEP to Stable-Baselines3.
+    """An adapter that makes an `AdaFocusVectorEnv` usable by Stable-Baselines3. The autoreset mode must be SAME_STEP.
 
     Args:
-        env: the vector environment, which `close` closes.
+        env: the vector environment. `close` closes it.
 
     Raises:
-        InputError: if it is another kind of environment, such as a single one, or has another autoreset mode.
+        InputError: if ``env`` is another kind of environment, such as a single environment, or has another autoreset mode.
     """
 
     def __init__(self, env: AdaFocusVectorEnv) -> None:
@@ -40,7 +40,7 @@ class AdaFocusVecEnv(VecEnv):
         self.metadata = env.metadata
 
     def reset(self) -> NDArray[Any]:
-        """Begin an episode in every row, with the seeds and options set before."""
+        """Begin an episode in every row, with the seeds and options that were set before."""
         chosen = self._options[0] if any(self._options) else None
         observations, infos = self.vector.reset(seed=self._seeds if any(s is not None for s in self._seeds) else None, options=chosen)
         self.reset_infos = infos_of_rows(infos, self.num_envs)
@@ -53,7 +53,10 @@ class AdaFocusVecEnv(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Step all rows. If a row's episode ended, its info is that of the ended episode, with ``terminal_observation``."""
+        """Step all rows.
+
+        If the episode of a row has ended, the row's info describes the ended episode and contains ``terminal_observation``.
+        """
         observations, rewards, terminated, _, infos = self.vector.step(self._actions)
         rows = infos_of_rows(infos, self.num_envs)
         if terminated.any():
@@ -71,9 +74,10 @@ class AdaFocusVecEnv(VecEnv):
         return self.vector.render() or [None] * self.num_envs
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return the attribute of the vector environment, once per requested row.
+        """Return the value of the vector environment's attribute, once for every requested row.
 
-        ``action_rewards`` (N, A) of the last step are divided among the rows; reading them here is cheaper than reading the infos.
+        The attribute ``action_rewards`` (N, A) is split: the value for a row is the row's rewards (A,). Reading the rewards with this
+        method is cheaper than reading the infos.
         """
         value = getattr(self.vector, attr_name)
         return [value[row] if attr_name == "action_rewards" else value for row in self._get_indices(indices)]
@@ -87,7 +91,7 @@ class AdaFocusVecEnv(VecEnv):
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
         """Call a method of the vector environment once and return its result for every requested row.
 
-        The result of ``action_masks`` is divided among the rows, as `sb3_contrib.MaskablePPO` expects.
+        The result of ``action_masks`` (N, actions) is split: the value for a row is the row's mask, as `sb3_contrib.MaskablePPO` expects.
         """
         result = getattr(self.vector, method_name)(*args, **kwargs)
         return [result[row] if method_name == "action_masks" else result for row in self._get_indices(indices)]

@@ -1,4 +1,4 @@
-"""Scores of random patches and of the oracle on the benchmark ids, and normalized scores to compare results across tasks."""
+"""The scores of random patches and of the oracle on every benchmark id. Normalized scores make results comparable across tasks."""
 
 import json
 from functools import cache
@@ -7,7 +7,8 @@ from pathlib import Path
 from classifiers.errors import lookup
 
 SCORES = Path(__file__).with_name("scores.json")
-"""Scores on a task's first 2,000 test clips by id, policy and metric, written by ``python -m benchmarks.task_scores``."""
+"""The scores on the first 2,000 test clips of every task, by id, policy and metric. ``python -m benchmarks.task_scores`` writes this
+file."""
 
 
 def normalized_score(id: str, score: float, metric: str = "top1_anytime") -> float:
@@ -15,8 +16,9 @@ def normalized_score(id: str, score: float, metric: str = "top1_anytime") -> flo
 
     Args:
         id: a benchmark id of version 1, such as ``"AdaFocusTrack-v1"``.
-        score: the mean over test clips; accuracies are in 0-1.
-        metric: ``top1`` (after the last step), ``top1_anytime`` (averaged over steps) or ``return`` (of the reward `random`).
+        score: the metric's mean over test clips. Accuracies are between 0 and 1.
+        metric: ``top1`` (accuracy after the last step), ``top1_anytime`` (accuracy averaged over steps) or ``return`` (the return with the
+            reward `random`).
 
     Raises:
         InputError: if there are no reference scores for the id or the metric.
@@ -27,7 +29,8 @@ def normalized_score(id: str, score: float, metric: str = "top1_anytime") -> flo
 
 
 def reference_scores(id: str) -> dict[str, dict[str, float]]:
-    """Return the scores of the policies ``random`` (mean of five seeds) and ``oracle`` on a benchmark id, by policy and metric.
+    """Return the scores of the policies ``random`` (mean of five seeds) and ``oracle`` on a benchmark id, as a dictionary by policy and
+    metric.
 
     Raises:
         InputError: if there are no scores for the id.

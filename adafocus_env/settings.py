@@ -1,7 +1,7 @@
-"""Settings: each is declared once, with its type, range, unit, default and help text.
+"""Settings. Each setting is declared once, with its type, range, unit, default and help text.
 
-`EnvSettings` declares the arguments of the environments, which are also the commands' ``env.*`` keys. Other settings classes have the
-same form. `validate` converts a user's values to a settings object, or raises an error that says which values are allowed.
+`EnvSettings` declares the arguments of the environments. Commands accept the same settings as ``env.*`` keys. Other settings classes have
+the same form. `validate` converts a user's values to a settings object, or raises an error that says which values are allowed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from classifiers.errors import InputError, suggestion
 
 T = TypeVar("T")
 Count = Annotated[int, Field(ge=1)]
-"""An integer of at least 1, for settings that also accept other values. (The limits of `setting` apply only to purely numeric settings.)"""
+"""An integer of at least 1, for settings that also accept other values. (The limits of `setting` can be used only for settings that accept
+nothing but numbers.)"""
 ActionName = Literal["grid", "continuous", "interpolated", "skip", "continuous_skip"]
 NumberFormat = Literal["float32", "float16", "bfloat16"]
 
 
 @dataclass_transform(field_specifiers=(Field,), kw_only_default=False)
 def settings(kind: type[T]) -> type[T]:
-    """Make a dataclass whose values are validated. Unknown names are refused, and the only conversion is from int to float."""
+    """Make a dataclass whose values are validated. Unknown names are refused. Values are not converted, except from int to float."""
     return dataclass(config=ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True))(kind)  # type: ignore[return-value]
 
 
@@ -34,10 +35,11 @@ def setting(default: Any, help: str, *, unit: str = "", path: bool = False, **li
     """Declare one setting.
 
     Args:
-        default: the default; a callable without arguments is called for each object, and ``...`` makes the setting required.
+        default: the default value. A function without arguments is called for each settings object to create the default; ``...`` makes the
+            setting required.
         help: the meaning, in a sentence.
         unit: unit of the value, if any.
-        path: whether commands take the value exactly as typed, including special characters.
+        path: whether the value is a path, which commands take exactly as typed, including special characters.
         limits: limits of the value: ``ge``, ``gt``, ``le``, ``lt``, and other arguments of `pydantic.Field`.
     """
     given = {"default_factory": default} if callable(default) else {"default": default}
@@ -45,7 +47,7 @@ def setting(default: Any, help: str, *, unit: str = "", path: bool = False, **li
 
 
 def validate(kind: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
-    """Return the settings object with these values.
+    """Return the settings object with the given values.
 
     Args:
         kind: a class made by `settings`.
@@ -53,7 +55,7 @@ def validate(kind: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
         prefix: prefix of names in error messages, such as ``env.``.
 
     Raises:
-        InputError: if a name is unknown (the message suggests the nearest), or a value has the wrong type or is out of range.
+        InputError: if a name is unknown (the message suggests the nearest name), or if a value has the wrong type or is out of range.
     """
     declared = fields_of(kind)
     nested = {
@@ -73,12 +75,18 @@ def allowed(field: FieldInfo) -> str:
 
 
 def fields_of(kind: type) -> dict[str, FieldInfo]:
-    """Return the declarations of a settings class by name; see `allowed`, and the attributes of `pydantic.fields.FieldInfo`."""
+    """Return the declared settings of a class as a dictionary by name.
+
+    The values are pydantic's `FieldInfo`, which has type, default and help text; `allowed` describes the allowed values.
+    """
     return {name: field for name, field in kind.__pydantic_fields__.items() if field.init is not False}  # type: ignore[attr-defined]
 
 
 def declared_in(kind: type, name: str) -> Any:
-    """Return the declaration of a setting of another class, to repeat it with a narrower type or in another group."""
+    """Return the declaration of one setting of a class.
+
+    Another class can use the declaration to declare the same setting with a narrower type or in another group.
+    """
     return fields_of(kind)[name]
 
 
@@ -88,7 +96,7 @@ def extra(field: FieldInfo, name: str) -> Any:
 
 
 def unknown(name: str, known: Iterable[str], prefix: str = "") -> InputError:
-    """Return the error for an unknown name, which suggests the nearest known name."""
+    """Return the error for an unknown name. The error message suggests the nearest known name."""
     known = sorted(known)
     return InputError(f"{prefix}{name} is not a setting; {suggestion(name, known)}choose one of {', '.join(known)}")
 
@@ -122,7 +130,7 @@ def _words(kind: Any, limits: str = "") -> str:
 
 
 def _message(kind: type, problem: ValidationError, prefix: str) -> str:
-    """Return a message about the first invalid value and the allowed values."""
+    """Return an error message that names the first invalid value and the allowed values."""
     error = problem.errors()[0]
     if not error["loc"]:
         return f"{prefix or kind.__name__}: {error['msg']}"
@@ -138,7 +146,7 @@ def _message(kind: type, problem: ValidationError, prefix: str) -> str:
 
 @settings
 class EnvSettings:
-    """The environment: actions, rewards and the storage of features."""
+    """Settings of the environment: actions, rewards and the storage of features."""
 
     action: ActionName | Callable[..., Any] = setting(
         "grid", "grid, continuous, interpolated (not rounded to pixels), skip (a grid and skipping) or continuous_skip"

@@ -1,6 +1,6 @@
 """The environments of the benchmark tasks: `AdaFocusEnv` and `AdaFocusVectorEnv` with a fixed ``task``; see docs/tasks.md.
 
-The task is fixed because scores are compared by id: arguments must not turn an id into another problem.
+The task is fixed because scores are compared by id, so that an id must always stand for the same problem.
 """
 
 import warnings
@@ -13,7 +13,7 @@ from classifiers.errors import refuse_if
 
 
 class FixedTask:
-    """A mixin that refuses any other ``task``."""
+    """A mixin that raises an error if the argument ``task`` differs from the fixed task."""
 
     task: ClassVar[str]
 
@@ -26,7 +26,7 @@ class FixedTask:
 
 
 class Version0:
-    """A mixin that warns that the id is deprecated."""
+    """A mixin that warns that version 0 of the tasks is deprecated."""
 
     task: ClassVar[str] = "normal@v0"
 
@@ -37,11 +37,14 @@ class Version0:
 
 
 REPLACEMENTS = {"sparse@v0": "AdaFocusSparse-v1", "memory@v0": "AdaFocusMover-v1"}
-"""Replacements for the ids of version 0, by task; for other tasks, `AdaFocusTrack-v1`."""
+"""Replacements for the ids of version 0, by task. For all other tasks, the replacement is `AdaFocusTrack-v1`."""
 
 
 def class_name(task: str, base: str) -> str:
-    """Return the class name for a task, such as ``AdaFocusTrackEnv`` or ``AdaFocusHardV0VectorEnv``; ``AdaFocusV0Env`` without a task."""
+    """Return the class name for a task, such as ``AdaFocusTrackEnv`` or ``AdaFocusHardV0VectorEnv``.
+
+    The task ``"@v0"``, which stands for no fixed task, gives ``AdaFocusV0Env``.
+    """
     return f"AdaFocus{''.join(word.title() for word in task.split('@'))}{base}"
 
 

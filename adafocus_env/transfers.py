@@ -1,4 +1,4 @@
-"""Copies between arrays on the host and tensors on the networks' device; copies to the device are asynchronous."""
+"""Copy numbers between arrays on the host and tensors on the networks' device. Copies to the device are asynchronous."""
 
 from typing import Any, TypeAlias
 
@@ -13,14 +13,14 @@ Values: TypeAlias = NDArray[Any] | Tensor
 def to_device(numbers: NDArray[Any], device: torch.device) -> Tensor:
     """Return the numbers as a tensor on ``device``. On a CPU, the tensor shares the memory of a contiguous array.
 
-    Copies to a GPU use pinned memory, because a copy from other memory would wait until the GPU has finished its earlier work.
+    Copies to a GPU use pinned memory, because a copy from other memory would block until the GPU has finished its earlier work.
     """
     tensor = torch.from_numpy(np.ascontiguousarray(numbers))
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def to_array(values: Values) -> NDArray[Any]:
-    """Return the numbers as an array. If a GPU is still computing them, the host waits."""
+    """Return the numbers as an array. If a GPU is still computing the numbers, the host waits."""
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else values
 
 

@@ -1,4 +1,4 @@
-"""Validation of a data set before training: open every video, decode the frames of its test clip, and write a report.
+"""Validate a data set before training: open every video, decode the frames of its test clip, and write a report.
 """
 
 import json
@@ -26,7 +26,7 @@ from classifiers.errors import refuse_if, shortened
 PARTS = ("train", "val", "test")
 KINDS = ("missing", "unreadable", "mislabelled", "bad line", "short")
 _TIME_LIMIT = 30.0  # seconds per video
-_SMALL = 32  # shorter side in pixels of the frames that workers return; only their number is used
+_SMALL = 32  # shorter side in pixels of the frames that workers return; the frames may be small, because their content is not used
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Report:
     Attributes:
         data: name of the data set.
         num_frames: T, frames per clip.
-        place: the folder of videos or frames of a published set; None otherwise.
+        place: the folder of videos or frames of a published data set; None for other data sets.
         videos: number of videos by split.
         findings: the findings in order.
-        fps: number of videos by frame rate in frames per second, without folders of frames.
+        fps: number of videos by frame rate in frames per second. Folders of frames are not counted.
         short_sides: number of videos by the shorter side of their frames in pixels.
         notes: further remarks.
         unused: see `adafocus_env.videos.dataset.DataSet`.
@@ -70,7 +70,7 @@ class Report:
 
     @property
     def num_faults(self) -> int:
-        """Number of findings that prevent the use of a video as listed, which are all except short videos."""
+        """Number of findings because of which a video cannot be used as listed. All findings count except short videos."""
         return sum(finding.kind != "short" for finding in self.findings)
 
     def count(self, part: str, kind: str) -> int:
@@ -78,7 +78,8 @@ class Report:
         return sum((finding.part, finding.kind) == (part, kind) for finding in self.findings)
 
     def show(self, console: Console, out: Path | None) -> None:
-        """Print the table, rates and sizes, notes and the first findings; ``out`` is the file with all findings."""
+        """Print the table of findings, frame rates and sizes, notes, the first findings, and the name of the file ``out`` with all
+        findings."""
         columns = (Column(heading, justify="right") for heading in ("videos", *KINDS))
         table = Table("part", *columns, title=f"{self.data}: clips of {self.num_frames} frames")
         for part in PARTS:
@@ -108,7 +109,7 @@ class Report:
         write_text(path, json.dumps(content, indent=1) + "\n")
 
     def _lines(self, out: Path | None) -> Iterator[str]:
-        """Yield rates and sizes, notes, the first findings of each kind, and the location of the others."""
+        """Yield lines with frame rates and sizes, notes, the first findings of each kind, and the location of the other findings."""
         if self.place is not None:
             yield f"read from: {self.place}"
         if self.fps:
@@ -127,7 +128,7 @@ class Report:
 
 
 def _spread(counts: Counter[float] | Counter[int], unit: str) -> str:
-    """Describe the median and the values that differ from it."""
+    """Describe in words the median and the values that differ from it."""
     median = statistics.median_low(counts.elements())
     others = [(value, number) for value, number in counts.most_common() if value != median]
     if not others:
@@ -141,11 +142,11 @@ def validate_data(data: DataSettings, workers: int | None, out: str) -> int:
 
     Args:
         data: the data set and T.
-        workers: number of decoding processes; None: one per processor.
-        out: path of a JSON file with all findings; empty: none.
+        workers: number of decoding processes; None: one per CPU core.
+        out: path of a JSON file to which all findings are written; empty: no file.
 
     Returns:
-        1 if a video cannot be used as listed, otherwise 0.
+        1 if some video cannot be used as the lists describe it, otherwise 0.
 
     Raises:
         InputError: if the data set is unknown, or a file cannot be read or written.
@@ -190,7 +191,7 @@ def check_data(usable: Usable, num_frames: int, workers: int, console: Console) 
 def _decoded(
     videos: Sequence[tuple[str, Video]], num_frames: int, workers: int, console: Console
 ) -> Iterator[tuple[tuple[str, Video], Any]]:
-    """Yield every video with its clip or a `Failure`, with a progress bar."""
+    """Yield every video together with its decoded clip or a `Failure`, and show a progress bar."""
     requests = [
         DecodeRequest(video.path, num_frames, _SMALL, num_frames_stated=video.num_frames, frame_name=video.frame_name)
         for _, video in videos
@@ -221,7 +222,7 @@ def _bad_line(fault: Fault, data: DataSet) -> Finding:
 
 
 def _misplaced(part: str, video: Video, classes: Sequence[str], folders: Mapping[str, int]) -> list[Finding]:
-    """Return a finding if the path of a video contains the folder of a class that is not among its labels."""
+    """Return a finding if a folder in the path of a video has the name of a class that is not among the video's labels."""
     found = [folders[name] for name in map(_plain, PurePosixPath(video.name).parts[:-1]) if name in folders]
     labels = video.labels or (video.label,)
     if not found or found[-1] in labels:
@@ -253,7 +254,10 @@ def _of_frames(usable: Usable, report: Report) -> Iterator[str]:
 
 
 def _writable(out: str) -> Path | None:
-    """Return the file to write, after a check that it can be written, before the work starts."""
+    """Return the path of the file to write.
+
+    This function is called before the work starts, to check early that the file can be written.
+    """
     if not out:
         return None
     path = Path(out).expanduser()

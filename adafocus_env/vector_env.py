@@ -1,4 +1,4 @@
-"""The vector environment: `gymnasium.vector.VectorEnv`, N clips in one step of the networks."""
+"""The vector environment, a `gymnasium.vector.VectorEnv` that processes N clips in every call of the networks."""
 
 from __future__ import annotations
 
@@ -37,31 +37,32 @@ Step = tuple[Any, Any, Any, Any, dict[str, Any]]
 
 
 class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
-    """N sub-environments of the problem `adafocus_env.env.AdaFocusEnv`, stepped together.
+    """N copies of the environment `adafocus_env.env.AdaFocusEnv` that are stepped together.
 
-    Sub-environment i equals the single environment reset with seed + i, step for step. Every step returns new arrays and tensors, which
-    the environment does not modify later. `reset(options={"clips": [...]})` chooses the clips of the rows that are reset.
+    Sub-environment i behaves exactly, step for step, like a single environment that is reset with seed + i. Every step returns new arrays
+    and tensors, which the environment does not modify later. `reset(options={"clips": [...]})` chooses the clips of the rows that are
+    reset.
 
     Args:
         num_envs: N, number of sub-environments.
-        classifier: see `adafocus_env.env.AdaFocusEnv`, also for all arguments that are not listed here.
+        classifier: see `adafocus_env.env.AdaFocusEnv`, which also describes all arguments that are not listed here.
         clips: see `adafocus_env.env.AdaFocusEnv`.
-        autoreset_mode: a `gymnasium.vector.AutoresetMode`, or its name or value, declared in ``metadata``. With DISABLED,
-            ``reset(options={"reset_mask": mask})`` begins new episodes in the rows of the mask.
-        clip_order: "independent": each sub-environment samples clips from its own generator; "epoch": every clip is used once per epoch,
-            in random order, assigned to the sub-environments as they reset.
-        output: "numpy" or "torch". With "torch", observations, rewards (float32) and flags are tensors on the networks' device, also in
-            ``final_obs``, and so are the infos that depend on actions or scores: confidence, previous, baseline, prediction, correct, box
-            and action_rewards. With a grid and all features in a `MemoryBank`, a step then copies nothing to the host and does not wait
-            for the GPU; an action outside the space is detected on the GPU and ends the process. Actions may be tensors with either
-            output. Gymnasium's wrappers require "numpy".
+        autoreset_mode: a `gymnasium.vector.AutoresetMode`, or its name or value. The mode is declared in ``metadata``. With DISABLED,
+            ``reset(options={"reset_mask": mask})`` begins new episodes in the rows where the mask is true.
+        clip_order: how clips are chosen. With "independent", each sub-environment samples clips from its own generator. With "epoch", every
+            clip is used once per epoch, in random order; each sub-environment takes the next clip when it is reset.
+        output: "numpy" or "torch". With "torch", observations (also in ``final_obs``), rewards (float32) and flags are tensors on the
+            networks' device. So are the infos that depend on actions or scores: confidence, previous, baseline, prediction, correct, box
+            and action_rewards. If, in addition, actions are cells of a grid and all features are in a `MemoryBank`, a step copies nothing
+            to the host and does not wait for the GPU. An action outside the space is then detected on the GPU and ends the process. Actions
+            may be tensors with "numpy" and with "torch". Gymnasium's wrappers require "numpy".
         settings: settings of `adafocus_env.settings.EnvSettings` by name.
 
     Attributes:
         rngs: the random generators of the sub-environments.
 
     Raises:
-        InputError: if an argument is out of range, or classifier and clips do not match.
+        InputError: if an argument is out of range, or if classifier and clips do not match.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         self._queue: list[int] = []
         self._epoch = 0
         self._every = np.arange(num_envs)
-        self._ended = np.zeros(num_envs, bool)  # in the mode NEXT_STEP, the rows that the next step resets
+        self._ended = np.zeros(num_envs, bool)  # true for the rows that the next step resets; only used in the mode NEXT_STEP
         self._outcome: Outcome | None = None
 
     def reset(self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -127,10 +128,10 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         return self._observe(), self._clip_info(rows)
 
     def step(self, actions: Any) -> Step:
-        """Focus on the patches that ``actions`` (N, *action space), an array or a tensor, select.
+        """Focus on the patches that ``actions`` select. The actions are an array or a tensor (N, *action space).
 
         Raises:
-            ActionError: if an action lies outside the space; the episodes are unchanged. See ``output`` for tensors on a GPU.
+            ActionError: if an action lies outside the space; the episodes are unchanged. For tensors on a GPU, see the argument ``output``.
             ResetNeeded: if a row has no running episode.
             ClosedEnvironmentError: if the environment is closed.
         """
@@ -161,12 +162,12 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
 
     @property
     def action_rewards(self) -> NDArray[np.float32]:
-        """The rewards (N, A) of all actions from the state before the last step, including rows that have begun a new episode.
+        """The rewards (N, A) that all actions would have had in the last step, also for rows that have begun a new episode since.
 
-        The info of a step has the same numbers; reading this property in every step is cheaper.
+        The info of a step has the same numbers, but reading this property in every step is cheaper.
 
         Raises:
-            InputError: If the environment was made without ``full_information``, or no step has been taken.
+            InputError: If the environment was made without ``full_information``, or if no step has been taken.
         """
         if self._outcome is None or not len(self.dynamics.alternatives):
             raise InputError("action_rewards are reported after a step of an environment with full_information=True (env.full_information)")
@@ -177,7 +178,8 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         return self.dynamics.action_masks()
 
     def random_state(self) -> dict[str, Any]:
-        """Return the state that later episodes depend on: generators, the rest of the epoch, and the episodes that have just begun."""
+        """Return the state that later episodes depend on: the random generators, the remaining clips of the epoch, and the clips and random
+        patches of the episodes that have just begun."""
         return {
             "rngs": [rng.bit_generator.state for rng in self.rngs],
             "vector_rng": self.np_random.bit_generator.state,
@@ -188,7 +190,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         }
 
     def restore_random_state(self, state: dict[str, Any]) -> None:
-        """Restore a `random_state` that was saved when all episodes had just begun."""
+        """Restore the result of `random_state`. The state must have been saved when all episodes had just begun."""
         for rng, saved in zip(self.rngs, state["rngs"], strict=True):
             rng.bit_generator.state = saved
         self.np_random.bit_generator.state = state["vector_rng"]
@@ -204,7 +206,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         self._ended = with_rows(self._ended, rows, False)
 
     def _deal(self, count: int) -> list[int]:
-        """Return the next ``count`` clips of the current epoch, continuing with the next epoch if necessary."""
+        """Return the next ``count`` clips of the current epoch. If the epoch has fewer clips left, continue with the next epoch."""
         clips, dealt = self.dynamics.features.clips, list[int]()
         while (missing := count - len(dealt)) > 0:
             if not self._queue:
@@ -241,13 +243,19 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         return np.flatnonzero(mask)
 
     def _reset_step(self, rows: Indices) -> Step:
-        """Return the result of a step in the mode NEXT_STEP that resets all rows."""
+        """Reset all rows, and return the result of a step that only resets.
+
+        In the mode NEXT_STEP, such a step follows the end of all episodes.
+        """
         self._start(rows)
         nothing = self._numbers(np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool))
         return self._observe(), *nothing, self._clip_info(rows)
 
     def _same_step(self, outcome: Outcome, info: dict[str, Any]) -> Step:
-        """Begin new episodes in ended rows, and return the step with the final observations and infos, as Gymnasium defines."""
+        """Begin new episodes in the rows whose episode has ended, and return the result of the step.
+
+        The info contains the final observations and infos of the ended episodes, as Gymnasium defines.
+        """
         final, final_obs = self._observe(), np.full(self.num_envs, None, dtype=object)
         rows, going_on = np.flatnonzero(outcome.terminated), np.flatnonzero(~outcome.terminated)
         for row in rows.tolist():
@@ -269,7 +277,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         return to_numpy(observed) if self.output == "numpy" else observed
 
     def _numbers(self, reward: Values, terminated: NDArray[np.bool_]) -> tuple[Any, Any, Any]:
-        """Return rewards, terminated and truncated (N,) in the format of ``output``."""
+        """Return rewards (N,), terminated (N,) and truncated (N,) as arrays or tensors, depending on ``output``."""
         truncated = np.zeros(self.num_envs, bool)
         if self.output == "numpy":
             return _doubles(reward), terminated, truncated
@@ -299,7 +307,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         return {**self._clip_info(self._every), **self._info(rows, **values)}
 
     def _info(self, rows: Indices, **values: Values) -> dict[str, Any]:
-        """Return the infos of the given rows as arrays and masks, in the format of Gymnasium's vector environments."""
+        """Return the infos of the given rows as arrays with masks, in the format of Gymnasium's vector environments."""
         mask = np.zeros(self.num_envs, bool)
         mask[rows] = True
         if not mask.all():
@@ -359,7 +367,7 @@ def _doubles(values: Values) -> Values:
 
 
 def _only(mask: NDArray[np.bool_], values: Values) -> Values:
-    """Return the values with zeros (None for objects) in the rows outside of the mask."""
+    """Return a copy of the values in which all rows outside of the mask are zeros (None for objects)."""
     if isinstance(values, Tensor):
         return values.masked_fill(to_device(~mask, values.device).view(-1, *[1] * (values.ndim - 1)), 0)
     masked = np.full(values.shape, None, dtype=object) if values.dtype == object else np.zeros_like(values)

@@ -1,7 +1,7 @@
-"""The progress display of an environment that renders videos, decodes clips or computes features when they are first needed.
+"""The progress display for work that an environment does on demand: rendering videos, decoding clips and computing features.
 
-It is a bar on a terminal, otherwise a line every `EVERY` seconds, on stderr. Only the main process shows it, not the workers of a vector
-environment.
+On a terminal, the display is a bar; otherwise, a line is printed every `EVERY` seconds. Both go to stderr. Only the main process shows
+progress, not the workers of a vector environment.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ EVERY = 30.0  # seconds
 
 
 class Waiting:
-    """Progress of work that is done in several pieces.
+    """Progress display of a task whose work is done in several pieces.
 
     Args:
         what: Name of the work, such as ``render videos``.
@@ -30,7 +30,10 @@ class Waiting:
 
     @contextmanager
     def shown(self) -> Iterator[Callable[[int], None]]:
-        """Show one piece of the work. Call the yielded function with the total number of finished units."""
+        """Show progress during one piece of the work.
+
+        The yielded function must be called with the total number of units finished so far.
+        """
         console = Console(stderr=True, quiet=parent_process() is not None)
         columns = TextColumn(self._what), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn(compact=True)
         with Progress(*columns, console=console, transient=True, expand=True, disable=not console.is_terminal) as bar:

@@ -19,12 +19,15 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Import PyTorch only when a name is used, so that worker processes that decode videos start without it."""
+    """Import the module of a name when the name is first used.
+
+    Worker processes that decode videos therefore start without importing PyTorch.
+    """
     if name not in _HOMES:
         raise AttributeError(f"module 'classifiers' has no attribute {name!r}")
     return getattr(importlib.import_module(f"classifiers.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    """List the lazy names and the loaded names."""
+    """List the names that are imported on first use and the names that are already loaded."""
     return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""Atomic writes: a file is either complete or absent."""
+"""Write files atomically, so that a file is either complete or absent."""
 
 import os
 import uuid
@@ -11,16 +11,16 @@ from classifiers.errors import InputError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path next to ``path`` to write to; on success, it replaces ``path`` atomically.
+    """Yield a temporary path to write to. If the body succeeds, the temporary file replaces ``path`` atomically.
 
-    A reader sees either the complete old file or the complete new file. If the body raises, the old file stays and the temporary file is
-    removed.
+    A reader sees either the complete old file or the complete new file. If the body raises an error, the old file stays and the temporary
+    file is removed.
 
     Args:
         path: The file.
 
     Raises:
-        InputError: If the disk is full, or the folder cannot be written or was removed meanwhile. An old file is unchanged.
+        InputError: If the disk is full, or if the folder cannot be written or was removed in the meantime. An old file is unchanged.
     """
     temporary, made = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part"), False
     try:
@@ -40,12 +40,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def removed(path: Path | str) -> InputError:
-    """Return the error to raise if ``path``, which existed before, no longer exists."""
+    """Return the error to raise if ``path`` existed before and no longer exists."""
     return InputError(f"{path} was removed while this command was using it; start the same command again, which recreates missing files")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the content of ``path`` by ``text`` (UTF-8) atomically; see `replacing`."""
+    """Replace the content of ``path`` by ``text``, encoded as UTF-8, atomically; see `replacing`."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

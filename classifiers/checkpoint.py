@@ -1,4 +1,7 @@
-"""Classifier checkpoints: a folder with `classifier.safetensors` and a JSON card. No pickle is written or read."""
+"""Read and write classifier checkpoints.
+
+A checkpoint is a folder with `classifier.safetensors` and a JSON card. No pickle is written or read.
+"""
 
 import json
 from collections.abc import Mapping
@@ -47,12 +50,13 @@ class Card:
 
 
 def save(classifier: Classifier, folder: Path | str, **about: Any) -> Card:
-    """Write weights and card, and return the card. Both files are complete before they replace old files.
+    """Write the weights and the card, and return the card. Old files are replaced only when both new files are complete.
 
     Args:
         classifier: The classifier.
         folder: The destination; created if missing.
-        about: Fields `parent`, `data`, `metrics`, `command` and `clip_format` of the card; the default of the last is the classifier's.
+        about: The fields `parent`, `data`, `metrics`, `command` and `clip_format` of the card. The default of `clip_format` is the
+            classifier's clip format.
 
     Raises:
         InputError: If the folder cannot be written.
@@ -71,11 +75,11 @@ def load(source: Path | str, device: torch.device | str = "cpu") -> Classifier:
     """Load a classifier, frozen and in eval mode.
 
     Args:
-        source: A name of `list_classifiers()` or a folder that `save` wrote.
+        source: A name that `list_classifiers()` returns, or a folder that `save` wrote.
         device: Device of the classifier.
 
     Raises:
-        InputError: If the folder is not a checkpoint, or its card, weights or fingerprint do not match.
+        InputError: If the folder is not a checkpoint, or if card, weights and fingerprint do not match.
     """
     folder = BUNDLED.get(str(source), Path(source))
     card = read_card(folder)
@@ -90,12 +94,12 @@ def load(source: Path | str, device: torch.device | str = "cpu") -> Classifier:
 
 
 def list_classifiers() -> list[str]:
-    """Return the names of the bundled classifiers, for `load`."""
+    """Return the names of the bundled classifiers, which `load` accepts."""
     return sorted(BUNDLED)
 
 
 def read_card(folder: Path | str) -> Card:
-    """Return the card of the checkpoint in ``folder`` (or of a bundled name).
+    """Return the card of a checkpoint. ``folder`` may also be the name of a bundled classifier.
 
     Raises:
         InputError: If the card is missing or invalid. The message names the field.
@@ -103,7 +107,7 @@ def read_card(folder: Path | str) -> Card:
     folder = BUNDLED.get(str(folder), Path(folder))
     values = read_json(folder, CARD, f"classifier={folder}")
     values["architecture"] = from_fields(Architecture, values.get("architecture", {}), folder / CARD)
-    # Cards of earlier versions lack the clip format. Demo videos were cropped without a margin.
+    # Cards of earlier versions have no clip format. At that time, demo videos were cropped without a margin.
     stated = values.get("clip_format", {"margin": 1.0} if str(values.get("data")).startswith("demo") else {})
     values["clip_format"] = from_fields(ClipFormat, stated, folder / CARD)
     card = from_fields(Card, values, folder / CARD)
@@ -115,7 +119,7 @@ def read_json(folder: Path, name: str, what: str) -> dict[str, Any]:
     """Return the JSON object in ``folder/name``.
 
     Raises:
-        InputError: If the file is missing or invalid. The message names ``what`` and the file.
+        InputError: If the file is missing or invalid. The message contains ``what`` and the name of the file.
     """
     refuse_if(folder.is_file(), f"{what} is a file; a checkpoint is a folder with {name} and a .safetensors file (pickles are not read)")
     refuse_if(
@@ -134,10 +138,11 @@ def read_json(folder: Path, name: str, what: str) -> dict[str, Any]:
 
 
 def from_fields(kind: type[Any], values: object, path: Path) -> Any:
-    """Return the dataclass ``kind`` with the values of a JSON object; lists become tuples.
+    """Create an object of the dataclass ``kind`` from the values of a JSON object. Lists become tuples.
 
     Raises:
-        InputError: If it is not an object, or a field is missing, unknown or of another type. The message names the field and the file.
+        InputError: If ``values`` is not a JSON object, or if a field is missing, unknown or of another type. The message names the field
+            and the file.
     """
     if not isinstance(values, Mapping):
         raise InputError(f"{path}: {kind.__name__.lower()} is a {type(values).__name__}, not an object; train or copy the checkpoint again")
@@ -174,10 +179,11 @@ def _write_tensors(module: nn.Module, path: Path) -> None:
 
 
 def load_tensors(module: nn.Module, path: Path) -> None:
-    """Load the tensors of ``module`` from a safetensors file, strictly.
+    """Load the tensors of ``module`` from a safetensors file. The names and shapes must match exactly.
 
     Raises:
-        InputError: If the file is missing, truncated or a pickle, or its tensors do not match. The message lists the tensors.
+        InputError: If the file is missing, truncated or a pickle, or if its tensors do not match. The message lists tensors that do not
+            match.
     """
     try:
         tensors = load_file(path)
@@ -191,7 +197,7 @@ def load_tensors(module: nn.Module, path: Path) -> None:
 
 
 def tensor_faults(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """Return descriptions of the tensors that are missing or unexpected in ``found``, or have another shape than in ``expected``."""
+    """Describe the tensors that are missing in ``found``, that are not expected there, or that have another shape than in ``expected``."""
     reshaped = [name for name in expected if name in found and found[name].shape != expected[name].shape]
     return [
         *(f"missing {name}" for name in expected if name not in found),

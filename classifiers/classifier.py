@@ -1,4 +1,4 @@
-"""The classifier: glancer, focuser and head with their preprocessing, and checks that a frozen classifier does not change."""
+"""The classifier, which consists of glancer, focuser, head and preprocessing, and checks that a frozen classifier does not change."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -20,18 +20,19 @@ from classifiers.heads import HEADS, MaxPerStepHead, SeparateMeanHead, averages_
 from classifiers.protocols import Focuser, Glancer, Head
 
 WEIGHTS = {"none": False, "default": True}
-"""Initial weights of the backbones of a new classifier: random, or the pretrained weights of each backbone."""
+"""Initial weights of the backbones of a new classifier: random weights, or the pretrained weights of each backbone."""
 RESIZES = {"antialias": {"align_corners": False, "antialias": True}, "align_corners": {"align_corners": True, "antialias": False}}
-"""Bilinear resizing of frames for the glancer: with antialiasing, or with aligned corners as AdaFocusV2's ResNet-50 glancer needs."""
+"""Bilinear resizing of frames for the glancer. It uses either antialiasing, or aligned corners, which AdaFocusV2's ResNet-50 glancer
+needs."""
 
 
 @dataclass(frozen=True)
 class ClipFormat:
-    """How a classifier's clips are made from videos. Inference makes clips in the same way.
+    """How clips are made from the videos that a classifier is trained on. Inference makes clips in the same way.
 
     Attributes:
         num_frames: T, frames per clip.
-        glance_frames: Number of separately sampled frames for the glancer; 0: the focuser's frames.
+        glance_frames: Number of separately sampled frames for the glancer; 0: the glancer sees the focuser's frames.
         margin: Shorter side of the decoded frames as a multiple of the side of the crop.
         order: Order in which the networks see the frames, a name in `adafocus_env.videos.frame_sampling.ORDERS`.
 
@@ -54,20 +55,20 @@ class Architecture:
     """The networks of a classifier and its preprocessing. Lengths are in pixels.
 
     Attributes:
-        glancer: Name in `classifiers.backbones.backbone.BACKBONES`, torchvision/NAME or timm/NAME.
+        glancer: Name of the glancer's backbone: a name in `classifiers.backbones.backbone.BACKBONES`, torchvision/NAME or timm/NAME.
         focuser: Name, as for the glancer.
         head: Name in `classifiers.heads.HEADS`.
         hidden_size: Length of the head's state.
-        dropout: Dropout of the head in training.
+        dropout: Dropout probability of the head in training.
         size: Height and width of a frame.
         glance_size: Height and width to which the glancer's frames are resized.
         patch_size: P, height and width of a patch.
-        mean: Mean of each channel (RGB), subtracted from pixels in 0-1.
-        std: Divisor of each channel after the subtraction.
-        shift: Share of the channels that the temporal shift moves in each direction, in both backbones; 0: no shift.
+        mean: Mean of each channel (RGB). The mean is subtracted from pixel values in the range 0-1.
+        std: Standard deviation of each channel. After the subtraction, pixel values are divided by the standard deviation.
+        shift: Share of the channels that the temporal shift of both backbones moves in each direction; 0: no shift.
         shift_place: Location of the shift in the blocks, a name in `classifiers.backbones.temporal_shift.PLACES`.
-        weights: Initial weights of the backbones of a new classifier, a name in `WEIGHTS`; see `classifiers.backbones.imagenet`.
-        head_steps: Number of steps of the head `max_per_step`, which has a separate linear layer for each; 0 for other heads.
+        weights: Which initial weights the backbones of a new classifier have, a name in `WEIGHTS`; see `classifiers.backbones.imagenet`.
+        head_steps: Number of steps of the head `max_per_step`, which has a separate linear layer for each step; 0 for other heads.
         resize: How the glancer's frames are resized, a name in `RESIZES`.
 
     Raises:
@@ -118,18 +119,20 @@ class Architecture:
 
 
 class Classifier(nn.Module):
-    """The networks f_G, f_L and f_C of AdaFocus (paper, section 3), with random weights (see also `classifiers.backbones.imagenet`).
+    """The networks f_G, f_L and f_C of AdaFocus (paper, section 3). A new object has random weights (see also
+    `classifiers.backbones.imagenet`).
 
     Args:
         architecture: The networks.
         classes: Names of the K classes, in the order of the scores.
 
     Attributes:
-        mode_changes: Number of calls of ``train``, ``eval`` and ``freeze``, which invalidate cached copies of the networks.
+        mode_changes: Number of calls of ``train``, ``eval`` and ``freeze`` so far. Each of these calls makes cached copies of the networks
+            invalid.
         clip_format: How clips are made from a video, if known.
 
     Raises:
-        InputError: If a library's model cannot be a backbone, or the networks have no blocks for the temporal shift.
+        InputError: If a library's model cannot be used as a backbone, or if the networks have no blocks for the temporal shift.
     """
 
     mode_changes: int = 0
@@ -162,28 +165,28 @@ class Classifier(nn.Module):
         self.head: Head = cast(Head, head)
 
     def normalise(self, frames: Tensor | NDArray[np.uint8]) -> Tensor:
-        """Return normalised frames, float32 of the same shape, as the networks expect them.
+        """Return the frames as the networks expect them: normalised, float32, with the same shape.
 
         Args:
             frames: Pixels from 0 to 255, uint8 (…, 3, H, W). A tensor stays on its device; a NumPy array moves to the classifier's device.
 
         Raises:
-            InputError: If the frames are not uint8, or the channels are not before height and width.
+            InputError: If the frames are not uint8, or if the axis of the channels is not before height and width.
         """
         _check_pixels(frames)
-        if isinstance(frames, np.ndarray):  # copied, since PyTorch supports neither read-only arrays nor negative strides
+        if isinstance(frames, np.ndarray):  # copied, because PyTorch supports neither read-only arrays nor negative strides
             frames = torch.from_numpy(frames.copy(order="K")).to(self.device)
         mean = frames.new_tensor(self.architecture.mean, dtype=torch.float32).view(3, 1, 1)
         std = frames.new_tensor(self.architecture.std, dtype=torch.float32).view(3, 1, 1)
-        # One copy, then in-place operations: another large tensor would cost as much as a layer.
+        # Make one copy, then use in-place operations, because another large tensor would take as much time as a layer.
         return frames.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
 
     def glance(self, frames: Tensor, num_frames: int = 1) -> tuple[Tensor, Tensor]:
         """Resize frames to the glance size, and return glance maps and glance vectors.
 
         Args:
-            frames: Normalised frames (M·t, 3, H, W), clip by clip.
-            num_frames: t, glancer frames per clip, for the temporal shift; ignored without one.
+            frames: Normalised frames (M·t, 3, H, W), ordered clip by clip.
+            num_frames: t, glancer frames per clip. Only the temporal shift needs ``num_frames``.
 
         Returns:
             Maps (M·t, C, h, w) and vectors (M·t, C).
@@ -204,8 +207,8 @@ class Classifier(nn.Module):
         """Return the focus vectors (M·f, F) of patches.
 
         Args:
-            patches: Normalised patches (M·f, 3, P, P), decision by decision.
-            num_frames: f, patches per decision, for the temporal shift; ignored without one.
+            patches: Normalised patches (M·f, 3, P, P), ordered by decision.
+            num_frames: f, patches per decision. Only the temporal shift needs ``num_frames``.
 
         Raises:
             InputError: If the number of patches is not a multiple of f.
@@ -213,12 +216,13 @@ class Classifier(nn.Module):
         return self.focuser(patches, num_frames)[1]
 
     def classify(self, glances: Tensor, focus_vectors: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return scores (N, T, K) and the new state (N, S) for glance vectors (N, T, C), focus vectors (N, T, F) and a state (N, S)."""
+        """Return the scores (N, T, K) and the new state (N, S), given glance vectors (N, T, C), focus vectors (N, T, F) and the old state
+        (N, S)."""
         inputs = glances if self.head.glance_part == "vector" else self.glancer.scores(glances)
         return self.head(torch.cat([inputs, focus_vectors], dim=-1), state)
 
     def compare(self, glances: Tensor, focus_vectors: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Take the next step of N clips with each of k focus vectors, all from the same state.
+        """Classify the next step of N clips with each of k alternative focus vectors. All k start from the same state.
 
         Args:
             glances: Glance vectors (N, C).
@@ -226,7 +230,7 @@ class Classifier(nn.Module):
             state: State (N, S) before the step.
 
         Returns:
-            Scores (k, N, K), and the state (N, S) after the first of the k.
+            Scores (k, N, K), and the state (N, S) after the step with the first of the k focus vectors.
         """
         if compare := getattr(self.head, "compare", None):
             return compare(glances, focus_vectors, state)
@@ -235,11 +239,11 @@ class Classifier(nn.Module):
         return scores.unflatten(0, focus_vectors.shape[:2])[:, :, 0], states[: state.shape[0]]
 
     def initial_state(self, num_clips: int) -> Tensor:
-        """Return the head's state (num_clips, S) before the first step, which is zero."""
+        """Return the head's state (num_clips, S) before the first step, which consists of zeros."""
         return torch.zeros(num_clips, self.head.state_size, device=self.device)
 
     def train(self, mode: bool = True) -> "Classifier":
-        """Set training or evaluation mode, and count the call in ``mode_changes``, since the weights may change afterwards."""
+        """Set training or evaluation mode. The call is counted in ``mode_changes``, because the weights may change afterwards."""
         self.mode_changes += 1
         return super().train(mode)
 
@@ -253,12 +257,12 @@ class Classifier(nn.Module):
         return next(self.parameters()).device
 
     def fingerprint(self, parts: Sequence[str] = ("focuser", "glancer", "head")) -> str:
-        """Return a hash (64 hex digits) of all parameters and buffers of the given networks; equal weights have equal hashes."""
+        """Return a hash (64 hex digits) of all parameters and buffers of the given networks. Equal weights have equal hashes."""
         return hash_of({name: tensor for name, tensor in self.state_dict().items() if name.partition(".")[0] in parts})
 
 
 def hash_of(tensors: Mapping[str, Tensor]) -> str:
-    """Return a hash (64 hex digits) of named tensors, which does not depend on the order of names."""
+    """Return a hash (64 hex digits) of named tensors. The hash does not depend on the order of the names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -291,12 +295,12 @@ def check_frozen(network: nn.Module) -> None:
 
 
 class WeightMonitor:
-    """A fast check whether the weights of a network may have changed.
+    """A fast check of whether the weights of a network may have changed.
 
-    It compares identity, memory address and PyTorch's version counter of every parameter and buffer, and the identity of every module,
-    in about 0.1 microseconds per tensor. It does not detect changes that PyTorch does not count: writes through ``tensor.data``
-    (``weight.data.mul_(2)``) or a NumPy view, steps of a fused optimizer, and changes of settings that are not tensors, such as the
-    ``eps`` of a batch norm.
+    The check compares the identity, the memory address and PyTorch's version counter of every parameter and buffer, and the identity of
+    every module. The check takes about 0.1 microseconds per tensor. The check does not detect changes that PyTorch does not count: writes
+    through ``tensor.data`` (``weight.data.mul_(2)``) or through a NumPy view, steps of a fused optimizer, and changes of settings that are
+    not tensors, such as the ``eps`` of a batch norm.
 
     Args:
         network: The network.

@@ -1,6 +1,7 @@
-"""The interpolated crop: patches at real-valued corners, differentiable with respect to the location (AdaFocusV2, arXiv:2112.14238).
+"""Crop patches at real-valued corners by interpolation, differentiable with respect to the location (AdaFocusV2, arXiv:2112.14238).
 
-`adafocus_env.action.crop_patches` cuts at whole pixels instead, as AdaFocus does, without a gradient with respect to the location.
+`adafocus_env.action.crop_patches` cuts at whole pixels instead, as AdaFocus does. That function has no gradient with respect to the
+location.
 """
 
 import math
@@ -14,8 +15,8 @@ def crop_at_locations(frames: Tensor, locations: Tensor, patch_size: int) -> Ten
 
     Args:
         frames: (…, 3, H, W), floating point.
-        locations: (…, 2) in [0, 1] as (row, column), broadcast over the leading axes of the frames; (N, 1, 2) has one location per clip.
-            The corner of the patch at location a is a · (H − P, W − P), without rounding.
+        locations: (…, 2) in [0, 1] as (row, column), broadcast over the leading axes of the frames. For frames (N, T, 3, H, W), locations
+            (N, 1, 2) are one location per clip. The corner of the patch at location a is a · (H − P, W − P), without rounding.
         patch_size: P, height and width of a patch in pixels.
 
     Returns:
@@ -29,12 +30,12 @@ def crop_at_locations(frames: Tensor, locations: Tensor, patch_size: int) -> Ten
 
 
 def crop_at_corners(frames: Tensor, source: Tensor, corners: Tensor, patch_size: int) -> Tensor:
-    """Crop patches out of frames: pixel (i, j) of a patch is the frame, interpolated bilinearly at (top + i, left + j).
+    """Crop patches out of frames. Pixel (i, j) of a patch is the value of the frame at (top + i, left + j), interpolated bilinearly.
 
-    Pixels outside of a frame are 0. Corners on whole pixels result in a plain crop. The gradient with respect to a corner is the slope of
-    the bilinear surface; on whole pixels, it is the slope towards the bottom right. Since all pixels of a patch have the same interpolation
-    weights, a patch needs one gather of (P + 1)² pixels and two weighted sums. Results and gradients are deterministic on every device. The
-    memory layout of the result is ``torch.channels_last``.
+    Pixels outside of a frame are 0. If a corner lies on whole pixels, the result is a plain crop. The gradient with respect to a corner is
+    the slope of the bilinear surface. On whole pixels, the gradient is the slope towards the bottom right. All pixels of a patch have the
+    same interpolation weights. Therefore, a patch needs only one gather of (P + 1)² pixels and two weighted sums. Results and gradients are
+    deterministic on every device. The memory layout of the result is ``torch.channels_last``.
 
     Args:
         frames: (M, 3, H, W), floating point.
@@ -43,7 +44,7 @@ def crop_at_corners(frames: Tensor, source: Tensor, corners: Tensor, patch_size:
         patch_size: P in pixels.
 
     Returns:
-        Patches (N, 3, P, P), in the higher precision of frames and corners.
+        Patches (N, 3, P, P). The dtype is the more precise of the dtypes of frames and corners.
     """
     first = corners.detach().floor()
     offsets = torch.arange(patch_size + 1, device=frames.device)

@@ -1,4 +1,4 @@
-"""The error for invalid values that a user can fix, and helpers that raise it and word messages."""
+"""The error for invalid values that a user can fix, and helper functions that raise this error and create messages."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,8 +10,8 @@ Value = TypeVar("Value")
 class InputError(ValueError):
     """An invalid value from the user.
 
-    The message names the field, the value, the values allowed and what to do. Commands print it without a traceback and exit with
-    status 2; any other exception is a bug and keeps its traceback.
+    The message names the field, the value and the allowed values, and says what to do. Commands print the message without a traceback and
+    exit with status 2. Any other exception is a bug and is shown with its traceback.
     """
 
 
@@ -27,7 +27,7 @@ def lookup(field: str, name: str, known: Mapping[str, Value]) -> Value:
 
 
 def refuse_if(wrong: object, error: str | Exception) -> None:
-    """Raise ``error`` if ``wrong`` is true; if it is a message, raise it as an `InputError`."""
+    """Raise ``error`` if ``wrong`` is true. If ``error`` is a message, raise an `InputError` with this message."""
     if wrong:
         raise InputError(error) if isinstance(error, str) else error
 
@@ -44,5 +44,5 @@ def shortened(entries: Sequence[str], limit: int = 20, more: str = "and {} more"
 
 
 def count_of(number: int, noun: str, plural: str = "") -> str:
-    """Return a number with its noun, such as ``1 clip`` or ``2,000 clips``; ``plural`` is for irregular plurals."""
+    """Return a number with its noun, such as ``1 clip`` or ``2,000 clips``. For a noun with an irregular plural, pass ``plural``."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -1,4 +1,4 @@
-"""Multiply-adds of the networks and of whole videos. One multiply-add counts as one operation, as in the publications."""
+"""Count the multiply-adds of the networks and of whole videos. One multiply-add counts as one operation, as in the publications."""
 
 import copy
 from collections.abc import Callable
@@ -35,7 +35,7 @@ class _FlopCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         given, count = kwargs or {}, flop_registry.get(func.overloadpacket)
         if count is None:
-            with self:  # in inference mode a linear layer arrives as one operation, which its matrix product is in
+            with self:  # in inference mode, a linear layer arrives as one operation, which has to be decomposed to find its matrix product
                 result = func.decompose(*args, **given)
             if result is not NotImplemented:
                 return result
@@ -56,13 +56,13 @@ def network_flops(network: nn.Module, *shape: int) -> int:
 
 @dataclass(frozen=True)
 class ClassifierFlops:
-    """Multiply-adds of one call of each network.
+    """The multiply-adds of one call of each network.
 
     Attributes:
-        glance: the glancer on one frame.
-        focus: the focuser on one patch.
-        focus_frame: the focuser on one whole frame.
-        head: one step of the head.
+        glance: multiply-adds of the glancer for one frame.
+        focus: multiply-adds of the focuser for one patch.
+        focus_frame: multiply-adds of the focuser for one whole frame.
+        head: multiply-adds of the head for one step.
     """
 
     glance: int
@@ -72,16 +72,17 @@ class ClassifierFlops:
 
 
 def classifier_flops(classifier: Classifier) -> ClassifierFlops:
-    """Count the multiply-adds of the networks of ``classifier``. The result is cached for its architecture.
+    """Count the multiply-adds of the networks of ``classifier``. The result is cached.
 
-    The temporal shift needs no multiply-adds, so the cost of a frame does not depend on the clip.
+    The temporal shift needs no multiply-adds, so that the cost of a frame does not depend on other frames of the clip.
     """
     return _cached(classifier, classifier.architecture, _count)
 
 
 @dataclass(frozen=True)
 class VideoFlops:
-    """Multiply-adds of a video with a patch in every step, and of its steps.
+    """The multiply-adds of a video with a patch in every step. Properties and methods give those of single steps, and of videos with fewer
+    patches.
 
     Attributes:
         num_steps: D, steps (decisions) per video.
@@ -111,29 +112,34 @@ class VideoFlops:
 
     @property
     def no_patch(self) -> int:
-        """Additional multiply-adds of a complete video without any patch, in which the head classifies the glances of all steps."""
+        """Additional multiply-adds of a complete video without any patch.
+
+        If the head takes no steps in skipped frames, the head classifies the glances of all steps at the end of such a video, which needs
+        additional multiply-adds.
+        """
         return self.head if self.head_skips else 0
 
     def total(self, num_patches: Any = None, num_steps: Any = None) -> Any:
-        """Return the multiply-adds of videos, as a number, an array or a tensor like the arguments.
+        """Return the multiply-adds of videos. The result is a number, an array or a tensor, as the arguments are.
 
         Args:
-            num_patches: number of steps with a patch; None: all.
-            num_steps: number of steps before the video ends, if it ends early; None: all.
+            num_patches: number of steps with a patch; None: all steps.
+            num_steps: number of steps that are taken, if the video ends early; None: all steps.
         """
         num_steps, num_patches = (self.num_steps if given is None else given for given in (num_steps, num_patches))
         without = (num_patches == 0) * (num_steps == self.num_steps)
         return (num_steps * self._without_patches + num_patches * self._patches) // self.num_steps + without * self.no_patch
 
     def at(self, keep: float) -> float:
-        """Return the multiply-adds of a video with patches in the share ``keep`` of the steps."""
+        """Return the multiply-adds of a video in which the share ``keep`` of the steps have a patch."""
         return self.num_steps * (self.skipped_step + keep * self.patch)
 
     def keep_for(self, budget: float) -> float:
-        """Return the share of steps with a patch for a budget in GFLOPs per video.
+        """Return the share of steps that may have a patch with a budget of ``budget`` GFLOPs per video.
 
         Raises:
-            InputError: If the budget is below the cost of glances alone, or above the cost of a patch in every step.
+            InputError: If the budget is lower than the cost of a video without patches, or higher than the cost of a video with a patch in
+                every step.
         """
         least, most = self.at(0) / 1e9, self.at(1) / 1e9
         refuse_if(
@@ -166,7 +172,7 @@ def video_flops(
         classifier: The classifier.
         num_frames: T, frames of the focuser.
         num_glance_frames: G, frames of the glancer.
-        num_steps: D, decisions of the policy; None: one per frame.
+        num_steps: D, number of decisions of the policy; None: one decision per frame.
         skipped: Input of the head for skipped frames, a name in `adafocus_env.classify.SKIPPED`.
         policy_step: Multiply-adds of the policy in one step.
     """
@@ -193,7 +199,10 @@ def _count(model: Classifier) -> ClassifierFlops:
 
 
 def _cached(network: nn.Module, key: object, count: Callable[[Any], Any]) -> Any:
-    """Return ``count`` of a float32 copy in eval mode on the CPU, so that the cost does not depend on device and precision."""
+    """Call ``count`` with a float32 copy of the network in eval mode on the CPU, and cache the result.
+
+    Because of the copy, the cost does not depend on device and precision.
+    """
     counts = _COUNTS.setdefault(network, {})
     if key not in counts:
         counts[key] = count(copy.deepcopy(network).float().cpu().eval())

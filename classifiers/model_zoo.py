@@ -69,11 +69,12 @@ ARCHITECTURES: dict[str, Architecture] = {
         _PAPER_V2, head="separate_mean", head_steps=0, dropout=0.5, patch_size=128, shift=1 / 8, shift_place="blockres"
     ),
 }
-"""Architectures by name, for the demo task, from the paper (ActivityNet and Something-Something), with EfficientNet-Lite backbones, and
-from AdaFocusV2 (with either glancer, and on Something-Something)."""
+"""Architectures by name. `small` is for the demo task. `paper` (ActivityNet) and `paper_tsm` (Something-Something) are from the paper.
+`efficientnet_lite` has EfficientNet-Lite backbones. `paper_v2` and `paper_v2_res50`, which differ in the glancer, and `paper_v2_tsm`
+(Something-Something) are from AdaFocusV2."""
 
 BUNDLED: dict[str, Path] = {
     name: Path(__file__).parent / "bundled" / name
     for name in ("demo", "demo-mover", "demo-sparse", "demo-normal@v0", "demo-hard@v0", "demo-sparse@v0")
 }
-"""Folders of the classifiers for the demo tasks, by name; `demo` is the classifier of the default task."""
+"""Folders of the bundled classifiers for the demo tasks, by name. `demo` is the classifier of the default task."""

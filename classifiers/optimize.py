@@ -1,4 +1,4 @@
-"""Optimize frozen networks for inference by precision, memory layout, compilation and batch size. The weights do not change."""
+"""Make the inference of frozen networks faster by precision, memory layout, compilation and batch size. The weights do not change."""
 
 import contextlib
 import copy
@@ -26,15 +26,15 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 @dataclass(frozen=True)
 class Execution:
-    """Execution settings of glancer and focuser. The head always runs in float32, since it is small and its state accumulates errors.
+    """Execution settings of glancer and focuser. The head always runs in float32, because it is small and its state accumulates errors.
 
     Attributes:
-        precision: Precision of weights and activations, a name in `PRECISIONS`; outputs are always float32.
+        precision: Precision of weights and activations, a name in `PRECISIONS`. Outputs are always float32.
         channels_last: Whether images and activations have the memory layout (height, width, channels).
-        compile: Compile both networks at first use, which takes one or two minutes. On a CPU, weights are constants; on a GPU, CUDA graphs
-            are used.
-        glance_call: Largest batch of the glancer; larger batches are split; 0: no limit.
-        focus_call: Largest batch of the focuser; larger batches are split; 0: no limit.
+        compile: Whether to compile both networks at first use, which takes one or two minutes. On a CPU, weights are compiled as constants.
+            On a GPU, CUDA graphs are used.
+        glance_call: Largest batch of the glancer. Larger batches are split. 0: no limit.
+        focus_call: Largest batch of the focuser. Larger batches are split. 0: no limit.
 
     Raises:
         InputError: If the precision is unknown, or a number is negative.
@@ -56,21 +56,21 @@ class Execution:
 
 
 PLAIN = Execution()
-"""Run the original networks: all images in one call, batch norms not folded, no copy."""
-# Fastest batches of MobileNetV2 and of ResNet-50 on a CPU, and the sides of their images in pixels, by `compile`.
+"""Settings that run the original networks, not a copy. All images are processed in one call, and batch norms are not folded."""
+# For both values of `compile`: the fastest batch size on a CPU and the side of the images in pixels, of MobileNetV2 and of ResNet-50.
 _CPU_CALLS = {False: ((2, 224), (32, 96)), True: ((8, 224), (16, 96))}
-_MAX_SHAPES = 64  # per network; PyTorch runs further shapes without compilation
+_MAX_SHAPES = 64  # maximum number of compiled shapes per network; PyTorch runs further shapes without compilation
 
 
 def choose_execution(classifier: Classifier, precision: str = "float32", compile: bool = False) -> Execution:
-    """Return the fastest measured settings for the device of ``classifier``; see `benchmarks`.
+    """Return the settings that were fastest in measurements on the kind of device of ``classifier``; see `benchmarks`.
 
-    On a CPU, large activations cost more than many calls: they do not fit the cache, and the allocator returns their memory to the system
-    and requests it again, page by page. Batches therefore have a fixed number of pixels. On a GPU, batches are not limited, except for CUDA
-    graphs, which need few different shapes.
+    On a CPU, one call with large activations takes longer than many calls with small activations. Large activations do not fit in the
+    cache, and the allocator returns their memory to the system and requests it again, page by page. Batches therefore have a fixed number
+    of pixels. On a GPU, batches are limited only with CUDA graphs, because CUDA graphs need few different shapes.
 
     Args:
-        classifier: The classifier, whose device and image sizes determine the settings.
+        classifier: The classifier. The classifier's device and image sizes determine the settings.
         precision: A name in `PRECISIONS`.
         compile: Whether to compile the networks.
 
@@ -91,12 +91,12 @@ def execution_of(classifier: Classifier) -> Execution:
 
 
 def optimized(classifier: Classifier) -> Classifier:
-    """Return ``classifier`` with the fastest settings for float32 (`choose_execution`), which inference and banks use.
+    """Return ``classifier`` with the fastest settings for float32 (`choose_execution`). Inference and banks use these settings.
 
-    A classifier with execution settings is returned unchanged, so ``with_execution(classifier, PLAIN)`` runs the original networks. The
-    result is cached and holds a copy of the weights. The copy is renewed when PyTorch counts a change of the weights. A fused optimizer
-    step is not counted; a call of ``train()``, ``eval()`` or ``freeze()`` then renews the copy. Forward hooks of the networks are called
-    only with ``with_execution(classifier, PLAIN)``.
+    A classifier that already has execution settings is returned unchanged; for example, ``with_execution(classifier, PLAIN)`` keeps running
+    the original networks. The result is cached and holds a copy of the weights. The copy is renewed if PyTorch's version counters show a
+    change of the weights. The counters do not show the step of a fused optimizer; after such a step, a call of ``train()``, ``eval()`` or
+    ``freeze()`` renews the copy. Forward hooks of the networks are called only with ``with_execution(classifier, PLAIN)``.
 
     Args:
         classifier: A frozen classifier.
@@ -117,17 +117,19 @@ _OPTIMIZED: WeakKeyDictionary[Classifier, tuple[tuple[object, ...], Classifier]]
 
 
 def with_execution(classifier: Classifier, execution: Execution) -> Classifier:
-    """Return a classifier with the same weights, fingerprint and tensors, and with the given settings for glancer and focuser.
+    """Return a classifier with the same weights, fingerprint and tensors, whose glancer and focuser run with the given settings.
 
-    It runs copies of the networks, which are made at first use and again after a weight of ``classifier`` changed. With `PLAIN`, it runs
-    the original networks. Maps, vectors and scores are float32. Other images in a batch affect the features of an image only by rounding.
+    The returned classifier runs copies of the networks. The copies are made at first use, and again after a weight of ``classifier`` has
+    changed. With `PLAIN`, the original networks run instead. Maps, vectors and scores are float32. The features of an image depend on other
+    images in the batch only by rounding.
 
     Args:
         classifier: A frozen classifier, with or without execution settings.
         execution: The settings.
 
     Raises:
-        InputError: If the classifier is in training mode, the device does not support the precision, or there is no compiler.
+        InputError: If the classifier is in training mode, if the device does not support the precision, or if a compiler is needed and
+            there is none.
     """
     check_frozen(classifier)
     check_precision(execution.precision, classifier.device)
@@ -137,7 +139,7 @@ def with_execution(classifier: Classifier, execution: Execution) -> Classifier:
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Check that a device has instructions for a precision.
+    """Check that a device has instructions for computing in a precision.
 
     Raises:
         InputError: If the precision is unknown, or the device does not support it. The message lists supported precisions.
@@ -148,7 +150,7 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 
 def supported_precisions(device: torch.device) -> list[str]:
-    """Return the names of the precisions that a device has instructions for; float32 is always among them."""
+    """Return the names of the precisions that a device has instructions for. The list always contains float32."""
     return [name for name in PRECISIONS if _works(name, device)]
 
 
@@ -216,8 +218,9 @@ class NetworkRunner:
         network: The frozen network.
         execution: The settings.
         call: Largest batch; 0: no limit.
-        shifted: Whether a temporal shift mixes the images of a clip, so that they must stay in one batch.
-        outputs: Indices of the outputs to return: 0 maps, 1 vectors.
+        shifted: Whether there is a temporal shift. A temporal shift mixes the images of a clip, so that these images must stay in one
+            batch.
+        outputs: Indices of the outputs to return: 0 for maps, 1 for vectors.
     """
 
     def __init__(self, network: FrameNetwork, execution: Execution, call: int, *, shifted: bool, outputs: tuple[int, ...]) -> None:
@@ -232,7 +235,7 @@ class NetworkRunner:
         return {**self.__dict__, "_copy": None}  # copies and pickles create new copies of the network
 
     def __call__(self, images: Tensor, num_frames: int) -> list[Tensor]:
-        """Return the outputs, float32, for normalised images (M·t, 3, H, W).
+        """Return the float32 outputs for normalised images (M·t, 3, H, W).
 
         Raises:
             InputError: If the number of images is not a multiple of t = ``num_frames``, or the network is in training mode.
@@ -245,7 +248,8 @@ class NetworkRunner:
         )
         length = max(1, self._call // unit) * unit if self._call else max(1, len(images))
         results: list[Tensor] = []
-        # Always the same modes, so that nothing is compiled twice. No inference mode, so that heads can be trained on the results.
+        # The modes are always the same, so that nothing is compiled twice.
+        # Inference mode is off, so that heads can be trained on the results.
         with torch.inference_mode(False), torch.no_grad():
             for start in range(0, max(1, len(images)), length):
                 batch = images[start : start + length]
@@ -256,7 +260,10 @@ class NetworkRunner:
         return results
 
     def _run_batch(self, images: Tensor, length: int, unit: int) -> list[Tensor]:
-        """Run one batch. For a compiled network, which needs few different shapes, pad the batch with zeros to a power of two."""
+        """Run one batch.
+
+        For a compiled network, pad the batch with zeros to a power of two, because such a network needs few different shapes.
+        """
         count = min(length, unit << (len(images) // unit - 1).bit_length()) if self._execution.compile else len(images)
         padded = torch.empty((count, *images.shape[1:]), dtype=self._dtype, device=images.device, memory_format=self._layout)
         padded[: len(images)] = images
@@ -269,7 +276,7 @@ class NetworkRunner:
         return torch.empty((count, *output.shape[1:]), dtype=torch.float32, device=output.device, memory_format=layout)
 
     def network(self) -> Callable[..., Any]:
-        """Return the network, or its optimized copy, which is renewed after a weight changed or moved."""
+        """Return the network or its optimized copy. The copy is renewed after a weight has changed or moved."""
         if self._execution == PLAIN:
             return cast(Callable[..., Any], self._network)
         if self._monitor.changed() or self._copy is None:
@@ -279,9 +286,10 @@ class NetworkRunner:
 
 
 def _fold_batch_norms(network: nn.Module) -> nn.Module:
-    """Fold the batch norms of the trunk into the preceding convolutions if the trunk can be traced, which saves time and rounding errors.
+    """Fold the batch norms of the trunk into the preceding convolutions, if the trunk can be traced. Folding saves time and reduces
+    rounding errors.
 
-    The network must be float64, so that the folded weights are rounded once.
+    The network must be float64, so that the folded weights are rounded only once.
     """
     if isinstance(network, Backbone) and network.shift is None:  # a trace would make the number of frames in hooks constant
         with contextlib.suppress(Exception):  # tracing third-party networks may raise any exception
@@ -290,20 +298,21 @@ def _fold_batch_norms(network: nn.Module) -> nn.Module:
 
 
 def _compile(network: nn.Module, device: torch.device) -> Callable[..., Any]:
-    """Return ``network`` compiled for up to `_MAX_SHAPES` input shapes, each at its first call."""
-    from torch._dynamo import config as dynamo  # imported here, since the import of the compiler takes seconds
+    """Return a compiled version of ``network``. The network is compiled again for every new input shape, up to `_MAX_SHAPES` shapes."""
+    from torch._dynamo import config as dynamo  # imported here, because the import of the compiler takes seconds
     from torch._inductor import config as inductor
 
     def forward(images: Tensor, num_frames: int) -> Any:
         return network(images, num_frames)
 
-    # PyTorch limits the compiled shapes per code object, so every network needs a separate code object.
+    # PyTorch limits the number of compiled shapes per code object. Therefore, every network needs a separate code object.
     own = FunctionType(forward.__code__.replace(), forward.__globals__, closure=forward.__closure__)
     on_cpu = device.type == "cpu"
     compiled = torch.compile(own, dynamic=False, mode=None if on_cpu else "reduce-overhead")
 
     def run(images: Tensor, num_frames: int) -> Any:
-        # Options of torch.compile apply only after tracing, but the tracer must already know that the weights are constants.
+        # These options are set here because options of torch.compile apply only after tracing.
+        # The tracer must already know that the weights are constants.
         with dynamo.patch(recompile_limit=_MAX_SHAPES), inductor.patch(freezing=on_cpu):
             return compiled(images, num_frames)
 

@@ -1,1 +1,1 @@
-"""Clips: their specification, crops, the store of decoded clips and the stream of resampled clips."""
+"""The specification and the crops of clips, the store of decoded clips, and the stream of resampled clips."""

@@ -1,4 +1,4 @@
-"""The clip specification, which determines how frames, crop and flip of a (video, view) are sampled."""
+"""The clip specification determines how the frames, the crop and the flip of every clip are sampled from its video."""
 
 import hashlib
 import json
@@ -25,14 +25,14 @@ class ClipSpec:
         num_frames: T, number of the focuser's frames per clip.
         size: side of the cropped frames in pixels.
         short_side: shorter side of the stored frames in pixels, at least ``size``.
-        train: True: random frames, crop and flip, which depend only on (seed, name of the video, view); False: middle frames and centre
-            crop.
+        train: whether clips are for training. Training clips have random frames, crop and flip, which depend only on (seed, name of the
+            video, view). Other clips have middle frames and the centre crop.
         views: number of clips sampled from each video.
         flip: whether training crops may be mirrored.
         scales: sides of training crops as fractions of ``short_side``.
         seed: seed of all samples, at least 0.
-        glance_frames: number of separate frames for the glancer, sampled independently (on Something-Something 8, with 12 for the focuser);
-            0: both networks see the same frames.
+        glance_frames: number of separate frames for the glancer, sampled independently. On Something-Something, the glancer has 8 and the
+            focuser 12. With 0, both networks see the same frames.
         sampling: how random frames are sampled; see `adafocus_env.videos.frame_sampling.SAMPLING`.
         order: order in which the networks see the frames, a name in `adafocus_env.videos.frame_sampling.ORDERS`.
     """
@@ -51,12 +51,12 @@ class ClipSpec:
 
     @property
     def num_glance_frames(self) -> int:
-        """Number of frames that the glancer sees: the separate frames, or the focuser's T."""
+        """Number of frames that the glancer sees: ``glance_frames`` or, without separate frames, T."""
         return self.glance_frames or self.num_frames
 
     @property
     def glanced(self) -> slice:
-        """The glancer's frames within a clip, in which separate frames follow the focuser's."""
+        """The slice of a clip's frames that the glancer sees. Separate frames follow the focuser's T frames."""
         return slice(self.num_frames, None) if self.glance_frames else slice(self.num_frames)
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class ClipSpec:
 
 
 def request(settings: ClipSpec, video: Video, view: int) -> DecodeRequest:
-    """Return the request to a worker process to decode a clip."""
+    """Return the request with which a worker process decodes a clip."""
     seed = (*_seed(settings, video, view), 0) if settings.train else None
     return DecodeRequest(
         video.path, settings.num_frames, settings.short_side, seed, settings.glance_frames, settings.sampling,
@@ -81,7 +81,10 @@ def request(settings: ClipSpec, video: Video, view: int) -> DecodeRequest:
 
 
 def fixed_crop(settings: ClipSpec, shape: Sequence[int], video: Video, view: int) -> Crop:
-    """Return the crop of a clip whose frames are stored with ``shape`` (T, 3, H, W): the centre crop, or the crop sampled for the view."""
+    """Return the crop of a clip whose stored frames have the given ``shape`` (T, 3, H, W).
+
+    Training clips have the random crop of their view; other clips have the centre crop.
+    """
     if not settings.train:
         return centre_crop(shape[2], shape[3], settings.size)
     return random_crop(settings, shape, np.random.default_rng((*_seed(settings, video, view), 1)))
@@ -103,17 +106,17 @@ def content_key(videos: Sequence[Video], settings: ClipSpec, *, prepared: bool) 
     Args:
         videos: all videos, in order.
         settings: the clip specification.
-        prepared: whether names identify the content of videos; if not, size and modification time of the files do.
+        prepared: whether names identify the content of videos. If not, the size and modification time of the files identify the content.
     """
     described: list[list[object]] = []
     for video in videos:
-        stated = [video.num_frames, video.frame_name] if video.frame_name else []  # omitted if unused, so that older keys stay valid
+        stated = [video.num_frames, video.frame_name] if video.frame_name else []  # left out if not used, so that older keys stay valid
         if file_reader() == "decord" and video.path.suffix.lower() in PYAV_SUFFIXES:  # version 0.1.0 read these with decord
             stated.append("av")
         described.append([video.name, None if prepared else [_stamp(video.path), _stamp(video.track)], *stated])
     seed = settings.seed if settings.train else None
     content = [FORMAT, file_reader(), settings.num_frames, settings.short_side, settings.views, seed, described]
-    if settings.glance_frames:  # added later; omitted if unused, so that the keys of other clips stay valid
+    if settings.glance_frames:  # added later; left out if it is not used, so that the keys of other clips stay valid
         content.append({"glance_frames": settings.glance_frames})
     if settings.train and settings.sampling != "segments":
         content.append({"sampling": settings.sampling})
@@ -125,7 +128,10 @@ def content_key(videos: Sequence[Video], settings: ClipSpec, *, prepared: bool) 
 
 
 def fingerprint(key: str, videos: Sequence[Video], settings: ClipSpec) -> str:
-    """Return a hash of everything that the frames and labels of clips depend on, for ``videos`` decoded with ``key``."""
+    """Return a hash of everything that the frames and labels of clips depend on.
+
+    The argument ``key`` is the `content_key` of the decoded ``videos``.
+    """
     crops = [settings.seed, settings.flip, list(settings.scales)] if settings.train else None
     content = [key, [video.name for video in videos], [video.label for video in videos], settings.size, crops]
     if any(video.labels for video in videos):

@@ -1,7 +1,7 @@
 """Shards, which are folders of 64 decoded clips. A shard is either complete or missing.
 
-A shard has the files ``frames.bin``, with the bytes of its clips (T, 3, H, W) one after the other, and ``index.json``, with the offset and
-description of every clip. It is written under another name, synchronised with the disk, and renamed.
+A shard has two files. ``frames.bin`` has the bytes of the clips (T, 3, H, W), one clip after the other. ``index.json`` has the offset and
+the description of every clip. A shard is first written under another name, then synchronised with the disk, and then renamed.
 """
 
 import json
@@ -37,7 +37,7 @@ class StoredClip:
         shape: (T, 3, H, W).
         indices: indices (T,) of the frames in the video.
         track: track of the target in the stored frames, if known.
-        failure: the reason why the video could not be read; there are no frames then.
+        failure: the reason why the video could not be read, in which case there are no frames; otherwise None.
     """
 
     name: str
@@ -50,7 +50,7 @@ class StoredClip:
 
 @dataclass
 class Shard:
-    """A finished shard, open for reading. Its file is mapped into memory when the first clip is requested."""
+    """A finished shard, open for reading. The file of frames is mapped into memory when a clip is first requested."""
 
     path: Path
     clips: tuple[StoredClip, ...]
@@ -58,7 +58,7 @@ class Shard:
     _mapped: Tensor | None = field(default=None, repr=False)
 
     def frames(self, position: int) -> Tensor:
-        """Return the stored frames of a clip, a view (T, 3, H, W) uint8 of the mapped file.
+        """Return the stored frames of a clip (T, 3, H, W) uint8, as a view of the mapped file.
 
         Raises:
             InputError: if the file was removed after the shard was opened.
@@ -66,7 +66,8 @@ class Shard:
         clip, file = self.clips[position], self.path / "frames.bin"
         if self._mapped is None:
             try:
-                # A private mapping: changes of the tensor do not reach the file. Unlike NumPy's, torch's mapping leaves no file open.
+                # The mapping is private, so that changes of the tensor do not reach the file.
+                # Unlike NumPy's memmap, torch.from_file leaves no file open.
                 self._mapped = torch.from_file(str(file), shared=False, size=self.num_bytes, dtype=torch.uint8)
             except RuntimeError as problem:  # raised by torch if a file cannot be opened
                 if file.exists():
@@ -79,7 +80,7 @@ class Shard:
 
 
 def open_shard(path: Path, names: list[str]) -> Shard | None:
-    """Return the shard at ``path``; None if it is missing or damaged, or has clips of other videos than ``names``."""
+    """Return the shard at ``path``. Return None if the shard is missing or damaged, or if its clips are not from the videos ``names``."""
     try:
         index = json.loads((path / "index.json").read_text(encoding="utf-8"))
         clips = tuple(_stored_clip(entry) for entry in index["clips"])
@@ -97,7 +98,7 @@ def _stored_clip(entry: dict[str, Any]) -> StoredClip:
 
 
 class ShardWriter:
-    """A writer of one shard, which has its final name only after `finish`."""
+    """A writer of one shard. The shard gets its final name only when `finish` is called."""
 
     def __init__(self, path: Path, names: list[str]) -> None:
         self._path, self._names = path, names
@@ -112,11 +113,11 @@ class ShardWriter:
 
     @property
     def complete(self) -> bool:
-        """Whether every clip is written or known to be unreadable."""
+        """Whether every clip of the shard has been written or recorded as unreadable."""
         return len(self._clips) == len(self._names)
 
     def add(self, position: int, clip: DecodedClip, track: Track | None) -> None:
-        """Write a clip with the target's track. The order of clips does not matter.
+        """Write a clip with the target's track. Clips may be written in any order.
 
         Raises:
             InputError: if the file cannot be written.
@@ -129,11 +130,11 @@ class ShardWriter:
         self._num_bytes += planes.nbytes
 
     def fail(self, position: int, reason: str) -> None:
-        """Record that a clip has no frames, with the reason."""
+        """Record that a clip has no frames, and the reason for it."""
         self._clips[position] = StoredClip(self._names[position], failure=reason)
 
     def finish(self) -> Shard:
-        """Rename the shard to its final name atomically. An existing file of that name must be damaged and is removed."""
+        """Rename the shard to its final name atomically. If a shard with the final name exists, it must be damaged and is removed."""
         clips, index = tuple(self._clips[position] for position in range(len(self._names))), self._unfinished / "index.json"
         with writing_to(self._path.parent):
             index.write_text(json.dumps({"bytes": self._num_bytes, "clips": [asdict(clip) for clip in clips]}), encoding="utf-8")

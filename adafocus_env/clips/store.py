@@ -1,4 +1,4 @@
-"""The store of clips, which decodes videos once, stores the frames in memory-mapped files, and crops them on request."""
+"""The store of clips decodes every video once, stores the frames in memory-mapped files, and crops the frames on request."""
 
 import logging
 import shutil
@@ -26,7 +26,7 @@ _log = logging.getLogger("adafocus_env")
 
 
 class ClipSource:
-    """Clips by index, either stored (`ClipStore`) or resampled in every epoch (`adafocus_env.clips.stream.StreamingClips`).
+    """Clips, accessed by index. Clips are stored (`ClipStore`) or resampled in every epoch (`adafocus_env.clips.stream.StreamingClips`).
 
     Attributes:
         settings: the clip specification.
@@ -34,8 +34,8 @@ class ClipSource:
         label_sets: all labels of every clip.
         names: names of the clips' videos.
         has_truth: whether the target's track is known for all clips.
-        fingerprint: hash of everything that frames and labels depend on.
-        failures: names of the videos that could not be read, with reasons.
+        fingerprint: hash of everything that the frames and labels depend on.
+        failures: pairs (name, reason) of the videos that could not be read.
     """
 
     settings: ClipSpec
@@ -69,63 +69,70 @@ class ClipSource:
         return rng.permutation(len(self))
 
     def readable_clips(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the clips out of ``clips`` that have frames."""
+        """Return those of the given clips that have frames."""
         return clips
 
     def leave_out(self, failures: Iterable[tuple[str, str]]) -> None:
-        """Leave out videos that another process could not read, given as (name, reason)."""
+        """Leave out videos that another process could not read. Each failure is a pair (name, reason)."""
 
     def prefetch(self, clips: NDArray[np.int64]) -> None:
-        """Decode, or start to decode, the clips that will be requested next, in this order."""
+        """Decode, or start to decode, the clips that will be requested next, in the given order."""
 
     def frames(self, clip: int) -> Tensor:
         """Return the focuser's frames (T, 3, size, size) uint8 of the clip, with its fixed crop and flip."""
         return self._frames(clip, slice(self.num_frames))
 
     def glancer_frames(self, clip: int) -> Tensor:
-        """Return the glancer's frames (glance_frames, 3, size, size) uint8 with the same crop and flip; `frames` if none are separate."""
+        """Return the glancer's frames (glance_frames, 3, size, size) uint8 with the same crop and flip.
+
+        Without separate frames for the glancer, return `frames`.
+        """
         return self._frames(clip, self.settings.glanced)
 
     def resampled(self, clip: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Return the clip's frames for a training step. The frames of a stored clip have a new crop and flip.
 
         Returns:
-            The focuser's frames (T, 3, size, size) uint8 and the glancer's frames (glance_frames, 3, size, size) uint8 with the same crop.
-            Without separate frames, both are the same tensor.
+            The focuser's frames (T, 3, size, size) uint8 and the glancer's frames (glance_frames, 3, size, size) uint8, with the same crop.
+            Without separate frames for the glancer, both are the same tensor.
         """
         frames = self.frames(clip)
         return frames, self.glancer_frames(clip) if self.settings.glance_frames else frames
 
     def skip_rng(self, clips: NDArray[np.int64], rng: np.random.Generator) -> None:
-        """Advance ``rng`` as `resampled` would for these clips, which another process loads."""
+        """Advance ``rng`` as `resampled` would do for these clips. The method is called for clips that another process loads."""
 
     def indices(self, clip: int) -> NDArray[np.int64]:
         """Return the indices (T,) of the focuser's frames in the video, starting at 0."""
         return self._indices(clip)[: self.num_frames]
 
     def glancer_indices(self, clip: int) -> NDArray[np.int64]:
-        """Return the indices (glance_frames,) of the glancer's frames in the video; `indices` if none are separate."""
+        """Return the indices (glance_frames,) of the glancer's frames in the video.
+
+        Without separate frames for the glancer, return `indices`.
+        """
         return self._indices(clip)[self.settings.glanced]
 
     def truth(self, clip: int) -> NDArray[np.float32] | None:
-        """Return the target's centres in `frames`, (T, 2) as (y, x) in pixels, possibly outside the crop; None if there is no track."""
+        """Return the target's centres (T, 2) in `frames` as (y, x) in pixels. They may lie outside the crop. None if there is no track."""
         raise NotImplementedError
 
     def targets(self, clip: int) -> Targets | None:
-        """Return the target's boxes in `frames` in pixels and its visibility; None if the track has none."""
+        """Return the target's boxes, in pixels of `frames`, and its visibility. None if the track does not contain boxes and visibility."""
         raise NotImplementedError
 
     def _frames(self, clip: int, selected: slice) -> Tensor:
-        """Return the selected frames of the clip (the focuser's and then the glancer's), cropped, as a new tensor."""
+        """Return a slice of the clip's frames, cropped, as a new tensor. The focuser's frames come first, then the glancer's."""
         raise NotImplementedError
 
     def _indices(self, clip: int) -> NDArray[np.int64]:
-        """Return the indices of the focuser's and then the glancer's frames in the video, as a new array."""
+        """Return the indices of the clip's frames in the video, as a new array: first the focuser's frames, then the glancer's."""
         raise NotImplementedError
 
 
 class Unreadable(AbstractContextManager["Unreadable"]):
-    """A collector of unreadable videos, so that one warning names those of several splits. Without it, each split gives a warning.
+    """A collector of unreadable videos. With a collector, one warning names the unreadable videos of several splits. Without a collector,
+    every split gives a separate warning.
 
         with Unreadable() as unreadable:
             train, test = (open_clips(data, split, num_frames=8, size=96, unreadable=unreadable) for split in ("train", "test"))
@@ -139,14 +146,17 @@ class Unreadable(AbstractContextManager["Unreadable"]):
         self.warn()
 
     def add(self, failures: Iterable[tuple[str, str]], folder: Path | None = None) -> None:
-        """Collect the (name, reason) of videos. ``folder`` stores the failures; without a folder, the videos are tried again next time."""
+        """Collect the (name, reason) of videos.
+
+        If ``folder`` is given, the failures are stored there. Without ``folder``, the next run tries to read the videos again.
+        """
         new = list(failures)
         self._new += new
         if new and folder is not None:
             self._folders.append(folder)
 
     def warn(self) -> None:
-        """Warn about the videos collected since the last call, if any. Only the main process warns."""
+        """Warn about the videos that were collected since the last call, if there are any. Only the main process warns."""
         if self._new and distributed.is_main():
             how = "1 video cannot be read and is" if len(self._new) == 1 else f"{len(self._new)} videos cannot be read and are"
             again = f"\nto try them again, change them or remove {', '.join(map(str, self._folders))}" if self._folders else ""
@@ -155,33 +165,34 @@ class Unreadable(AbstractContextManager["Unreadable"]):
 
 
 def listed(failures: Sequence[tuple[str, str]]) -> str:
-    """Return the first failures as lines of name and reason, and the number of the others."""
+    """Return text with one line (name and reason) for each of the first failures, and the number of the remaining failures."""
     more = "  and {} more; python -m agents.check_dataset names all of them"
     return "\n".join(shortened([f"  {name}: {reason}" for name, reason in failures], limit=10, more=more))
 
 
 class ClipStore(ClipSource):
-    """Stored clips by index, ordered by video and then by view.
+    """Stored clips, accessed by index. The clips are ordered by video and then by view.
 
-    Frames are stored resized but uncropped, in shards of 64 clips below ``folder``, under a key of everything that the bytes depend on. A
-    second start decodes nothing. A video that cannot be read is left out, listed in `failures` and named in a warning.
+    Frames are stored resized but uncropped, in shards of 64 clips. The shards are in a subfolder of ``folder``. The name of the subfolder
+    is a hash of everything that the stored bytes depend on. If the clips are opened again, nothing is decoded. A video that cannot be read
+    is left out, listed in `failures` and named in a warning.
 
     Args:
-        videos: the videos to make clips from. With ``prepare``, their names identify their content, since the files may not exist yet;
-            otherwise, size and modification time of the files do.
+        videos: the videos to make clips from. With ``prepare``, the names of the videos identify their content, because the files may not
+            exist yet. Without ``prepare``, the size and modification time of the files identify the content.
         settings: the clip specification.
         folder: the location of the shards.
-        prepare: creates the missing files of the given videos; called before they are decoded.
-        lazy: decode a shard when one of its clips is first requested, instead of everything now. A video that cannot be read then raises
-            an error on request.
+        prepare: function that creates the missing files of the given videos. The function is called before the videos are decoded.
+        lazy: whether to decode a shard only when one of its clips is first requested, instead of decoding everything immediately. With
+            ``lazy``, the request of a clip whose video cannot be read raises an error.
         num_workers: maximum number of decoding processes.
         time_limit: seconds that reading one video may take.
-        progress: called from time to time with the number of clips that are ready, while everything is decoded.
+        progress: function that is called with the number of clips that are ready, from time to time while everything is decoded.
         unreadable: collects the videos that cannot be read, so that the caller can warn about them; None: warn immediately.
         waiting: shows the progress of clips that are decoded on request; None: no display.
 
     Raises:
-        InputError: if there are no videos, no video can be read, or the folder cannot be written.
+        InputError: if there are no videos, if no video can be read, or if the folder cannot be written.
     """
 
     def __init__(
@@ -228,7 +239,7 @@ class ClipStore(ClipSource):
         return frames, apply_crop(stored[self.settings.glanced], crop, self.size) if self.settings.glance_frames else frames
 
     def skip_rng(self, clips: NDArray[np.int64], rng: np.random.Generator) -> None:
-        """Advance ``rng`` as `resampled` would for these clips."""
+        """Advance ``rng`` as `resampled` would do for these clips."""
         for clip in clips.tolist():
             shard, position = self._locate(clip)
             random_crop(self.settings, shard.clips[position].shape, rng)
@@ -262,7 +273,7 @@ class ClipStore(ClipSource):
         return np.array(shard.clips[position].indices, np.int64)
 
     def _crop(self, clip: int, shape: Sequence[int]) -> Crop:
-        """Return the clip's fixed crop. It is sampled again on each call, which takes only microseconds."""
+        """Return the clip's fixed crop. The crop is sampled again on each call, which takes only microseconds."""
         return fixed_crop(self.settings, shape, *self._views[self._readable[clip]])
 
     def _locate(self, clip: int) -> tuple[Shard, int]:
@@ -274,7 +285,7 @@ class ClipStore(ClipSource):
         return shard, position
 
     def _make(self, numbers: Iterable[int], progress: Callable[[int], None] | None) -> None:
-        """Open the shards ``numbers``, and create missing and damaged ones, in one process at a time."""
+        """Open the shards ``numbers``. Missing and damaged shards are created, by one process at a time."""
         if missing := self._open(numbers):
             with exclusive(self._folder / "lock", f"the decoded clips in {self._folder}"):
                 remove_leftovers(self._folder)
@@ -282,7 +293,7 @@ class ClipStore(ClipSource):
                     self._decode(missing, progress)
 
     def _open(self, numbers: Iterable[int]) -> list[int]:
-        """Open the shards ``numbers``, and return the numbers of missing and damaged ones."""
+        """Open the shards ``numbers``. Return the numbers of the shards that are missing or damaged."""
         opened = {number: open_shard(self._path(number), self._names(number)) for number in numbers}
         self._shards.update({number: shard for number, shard in opened.items() if shard is not None})
         return [number for number, shard in opened.items() if shard is None]
@@ -314,10 +325,11 @@ class ClipStore(ClipSource):
                 writer.discard()
 
     def _add(self, writer: ShardWriter, position: int, video: Video, result: DecodedClip | Failure) -> None:
-        """Add a decoded clip, or the reason why there is none, to its shard.
+        """Add a decoded clip to its shard. If decoding failed, add the reason.
 
         Raises:
-            InputError: if the shard cannot be written, or a prepared file was removed (such a video must not count as unreadable).
+            InputError: if the shard cannot be written, or if a prepared file was removed. (A video whose file was removed must not count as
+                unreadable.)
         """
         try:
             if isinstance(result, Failure):

@@ -1,4 +1,7 @@
-"""The stream of training clips, whose frames and crops are sampled again in every epoch; decoded in advance, not stored on disk."""
+"""The stream of training clips.
+
+The frames and crops of the clips are sampled again in every epoch. The clips are decoded in advance and not stored on disk.
+"""
 
 import contextlib
 import threading
@@ -24,13 +27,16 @@ from adafocus_env.videos.decoding import Failure, run_in_workers
 from adafocus_env.videos.readers import DecodedClip
 from classifiers.errors import InputError, refuse_if
 
-REFERENCES = 2**24  # limit of clip indices: Stable-Baselines3 casts observations to float32, which is exact below it
-EPOCHS = 1000  # maximum number of epochs with different samples; later epochs repeat them
+REFERENCES = 2**24  # limit of clip indices: Stable-Baselines3 casts observations to float32, which is exact for integers up to this value
+EPOCHS = 1000  # maximum number of epochs with different samples; later epochs repeat these samples
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A clip in memory: frames (T + glance_frames, 3, size, size), their indices in the video, and the target in the first T frames."""
+    """A clip in memory.
+
+    A sample has the frames (T + glance_frames, 3, size, size), their indices in the video, and the target's location in the first T frames.
+    """
 
     frames: Tensor
     indices: NDArray[np.int64]
@@ -39,27 +45,28 @@ class Sample:
 
 
 class StreamingClips(ClipSource):
-    """Resampled clips by index: clip e·V + i is the sample of epoch e from video i of V.
+    """Resampled clips, accessed by index. With V videos, clip e·V + i is the sample of epoch e from video i.
 
-    An index always refers to the same sample, which depends only on (seed, name of the video, epoch), so that a resumed run gets the same
-    clips. Worker processes decode the clips of an epoch in advance and in order; other clips are decoded on request, which is slow. The
-    last clips are cached in memory. A video that cannot be read is listed in `failures` and left out from then on. One warning names all
-    such videos of an epoch, when the next epoch begins or the clips are no longer used.
+    An index always refers to the same sample, which depends only on (seed, name of the video, epoch). A resumed run therefore gets the same
+    clips. Worker processes decode the clips of an epoch in advance and in order. Other clips are decoded on request, which is slow. The
+    most recent clips are cached in memory. A video that cannot be read is listed in `failures` and left out from then on. When the next
+    epoch begins or the clips are no longer used, one warning names all such videos of the epoch.
 
-    The number of different epochs is limited by the size of references (2²⁴ clips) and to 1000. Later epochs repeat the samples, starting
-    with the first epoch.
+    There are at most 1000 different epochs, and at most 2²⁴ different clips, because references cannot represent larger indices. Later
+    epochs repeat the samples, starting with the first epoch.
 
     Args:
         videos: the videos to sample clips from.
         settings: the clip specification; ``train`` must be set, and ``views`` is ignored.
-        prepare: creates the missing files of the given videos; called immediately for all of them.
+        prepare: function that creates the missing files of the given videos. The function is called immediately for all videos.
         num_workers: maximum number of decoding processes.
         time_limit: seconds that reading one video may take.
         memory: size of the cache of decoded clips in bytes.
-        unreadable: collects the videos that cannot be read; None: a separate collector.
+        unreadable: collects the videos that cannot be read. None: a new collector is used.
 
     Raises:
-        InputError: if there are no videos, or ``train`` is not set; or later, when a clip is requested whose prepared file was removed.
+        InputError: if there are no videos, or if ``train`` is not set. The error is also raised later, if the prepared file of a requested
+            clip was removed.
     """
 
     def __init__(
@@ -82,7 +89,8 @@ class StreamingClips(ClipSource):
         self.settings = replace(settings, views=epochs)
         self._videos = tuple(videos)
         self._options: dict[str, Any] = {"num_workers": num_workers, "time_limit": time_limit, "memory": memory}
-        # The thread must not hold a reference to this object, otherwise neither would end.
+        # The thread must not hold a reference to this object. With such a reference, the object would never be deleted, and the thread
+        # would never end.
         self._decoder = Prefetcher(self._videos, self.settings, **self._options)
         weakref.finalize(self, self._decoder.close)
         self._unreadable = unreadable or Unreadable()
@@ -105,13 +113,14 @@ class StreamingClips(ClipSource):
 
     @property
     def failures(self) -> list[tuple[str, str]]:  # type: ignore[override]
-        """The videos that could not be read, with reasons."""
+        """The videos that could not be read, as pairs (name, reason)."""
         return list(self._failed.items())
 
     def epoch(self, number: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Return the clips of epoch ``number``, in an order sampled from ``rng``, and start to decode them.
 
-        The order includes videos that are known to be unreadable, so that it does not depend on earlier failures; see `readable_clips`.
+        The order also includes videos that are known to be unreadable, so that the order does not depend on earlier failures; see
+        `readable_clips`.
         """
         self._unreadable.warn()
         clips = number % self.settings.views * self.epoch_size + rng.permutation(self.epoch_size)
@@ -119,7 +128,7 @@ class StreamingClips(ClipSource):
         return clips
 
     def readable_clips(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Decode ``clips`` and return those that have frames; the videos of the others are left out from now on.
+        """Decode ``clips``, and return the clips that have frames. Videos that cannot be read are left out from now on.
 
         Raises:
             InputError: if no video is left.
@@ -133,7 +142,7 @@ class StreamingClips(ClipSource):
         return np.array([clip for clip in requested if clip in self._current], np.int64)
 
     def leave_out(self, failures: Iterable[tuple[str, str]]) -> None:
-        """Leave out videos, given as (name, reason), from now on. Videos that are already left out are ignored.
+        """Leave out the given videos from now on. Each failure is a pair (name, reason). Videos that are already left out are ignored.
 
         Raises:
             InputError: if no video is left.
@@ -145,7 +154,7 @@ class StreamingClips(ClipSource):
         self._unreadable.add(new.items())
 
     def prefetch(self, clips: NDArray[np.int64]) -> None:
-        """Start to decode these clips, in this order; an earlier order is cancelled."""
+        """Start to decode the given clips in the given order. Decoding of earlier clips is cancelled."""
         self._decoder.start([clip for clip in clips.tolist() if self.names[clip] not in self._failed])
 
     def truth(self, clip: int) -> NDArray[np.float32] | None:
@@ -181,13 +190,13 @@ class StreamingClips(ClipSource):
 
 
 class Prefetcher:
-    """Clips by index, decoded in the background in a given order, or on request.
+    """Clips, accessed by index, that are decoded in the background in a given order, or on request.
 
-    A thread receives the clips from the workers. While half of the memory holds clips that were not requested yet, it pauses, and the
-    workers wait. The other half caches the clips that were requested last.
+    A thread receives the clips from the workers. When clips that were not requested yet fill half of the memory, the thread pauses, and the
+    workers wait. The other half of the memory caches the clips that were requested last.
 
     Args:
-        videos: clip e·V + i is a sample from video i of V.
+        videos: the V videos. Clip e·V + i is a sample from video i.
         settings: the clip specification.
         num_workers: maximum number of decoding processes.
         time_limit: seconds that reading one video may take.
@@ -214,7 +223,7 @@ class Prefetcher:
         self._problem: Exception | None = None
 
     def start(self, order: Sequence[int]) -> None:
-        """Start to decode the clips in this order; an earlier order is cancelled."""
+        """Start to decode the clips in the given order. Decoding in an earlier order is cancelled."""
         with self._changed:
             self._problem = None
             self._unused.clear()
@@ -227,7 +236,9 @@ class Prefetcher:
             self._replan(set())
 
     def get(self, clips: Sequence[int]) -> list[Sample | Failure]:
-        """Return the clips, or the reason why a clip cannot be read. Wait for clips that are being decoded, and decode others now.
+        """Return the clips. For a clip that cannot be read, return the `Failure`.
+
+        Wait for clips that are being decoded, and decode all other clips now.
 
         Raises:
             RuntimeError: if a worker cannot start.
@@ -253,7 +264,7 @@ class Prefetcher:
         self._changed.notify_all()
 
     def _run(self, plan: int, order: list[int]) -> None:
-        """Decode the clips of a plan until there is a newer plan. This is the body of the thread."""
+        """Decode the clips of a plan, and stop when there is a newer plan. The thread runs this method."""
         try:
             with contextlib.closing(self._decoded(order)) as decoded:
                 for clip, result in decoded:
@@ -305,7 +316,7 @@ class Prefetcher:
         return waited_for or 2 * self._size_of(self._unused) < self._memory
 
     def _store(self, clip: int, result: Sample | Failure) -> None:
-        """Cache a clip, and drop the oldest clips that were already requested."""
+        """Cache a clip. If the cache is full, drop the oldest clips, except those that are requested now."""
         with self._changed:
             self._coming.discard(clip)
             self._cached[clip] = result
@@ -318,7 +329,7 @@ class Prefetcher:
             self._changed.notify_all()
 
     def _size_of(self, clips: Iterable[int]) -> int:
-        """Return the size in bytes of these cached clips."""
+        """Return the total size in bytes of the given cached clips."""
         cached = (self._cached[clip] for clip in clips)
         return sum(sample.frames.nbytes for sample in cached if isinstance(sample, Sample))
 
@@ -327,7 +338,7 @@ Item = TypeVar("Item")
 
 
 class Repeated(Sequence[Item]):
-    """A sequence repeated several times, without copies in memory."""
+    """A sequence that repeats the given items several times, without copying them."""
 
     def __init__(self, items: Sequence[Item], times: int) -> None:
         self._items, self._length = items, len(items) * times

@@ -1,4 +1,4 @@
-"""Ground truth: the location of a clip's target, and the frames that show it."""
+"""Ground truth: the location of a clip's target, and the frames in which the target is visible."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Size = tuple[int, int]
 
 
 class Targets(NamedTuple):
-    """The target's boxes (T, 4) as (top, left, bottom, right) in pixels, possibly outside the frame, and its visibility (T,)."""
+    """The target's boxes (T, 4) as (top, left, bottom, right) in pixels, and its visibility (T,). The boxes may lie outside the frame."""
 
     boxes: NDArray[np.float32]
     visible: NDArray[np.bool_]
@@ -27,7 +27,7 @@ class Targets(NamedTuple):
 
 @dataclass(frozen=True)
 class Track:
-    """The target in T decoded frames, as plain values.
+    """The location and visibility of the target in T decoded frames, as plain Python values.
 
     Attributes:
         centres: (T, 2) as (y, x) in pixels; (0, 0) is the centre of the top left pixel.
@@ -44,10 +44,10 @@ class Track:
         return map_points(np.array(self.centres), crop, size)
 
     def targets(self, crop: Crop, size: int) -> Targets | None:
-        """Return the boxes in the frames that `apply_crop` returns. Targets whose centre is outside the crop are not visible.
+        """Return the boxes in the frames that `apply_crop` returns. A target whose centre is outside the crop counts as not visible.
 
         Returns:
-            None if boxes or visible frames are not known.
+            The boxes and the visibility, or None if the track does not contain them.
         """
         if self.sides is None or self.visible is None:
             return None
@@ -63,7 +63,7 @@ def read_track(video: Video, clip: DecodedClip, num_frames: int) -> Track | None
     Args:
         video: the video.
         clip: the decoded clip of the video.
-        num_frames: T; the first T frames are the focuser's.
+        num_frames: T, the number of the focuser's frames. The first T frames of the clip are the focuser's.
 
     Raises:
         InputError: if the track cannot be read, or does not match the video.

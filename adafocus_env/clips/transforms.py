@@ -1,4 +1,4 @@
-"""Crop and flip, sampled once and applied to all frames of a clip."""
+"""Sample the crop and flip of a clip, and apply them to all of its frames."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from torch import Tensor
 from classifiers.errors import refuse_if
 
 SCALES = (1.0, 0.875, 0.75, 0.66)
-_SNAP = 3  # pixels; crops that differ less from the final size get that size, which avoids resampling
+_SNAP = 3  # pixels; a side that differs from the final size by less than this is set to the final size, which avoids resampling
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A rectangle of the frames in pixels, and whether it is mirrored horizontally afterwards."""
+    """A rectangle to cut out of the frames, in pixels, and whether the result is mirrored horizontally."""
 
     top: int
     left: int
@@ -26,7 +26,7 @@ class Crop:
 
 
 def centre_crop(height: int, width: int, size: int) -> Crop:
-    """Return the square of ``size`` pixels in the middle of frames of (height, width).
+    """Return the square with sides of ``size`` pixels in the middle of frames of (height, width).
 
     Raises:
         InputError: if the frames are smaller than the square.
@@ -41,16 +41,16 @@ def centre_crop(height: int, width: int, size: int) -> Crop:
 def sample_crop(
     height: int, width: int, size: int, rng: np.random.Generator, *, scales: Sequence[float] = SCALES, flip: bool = True
 ) -> Crop:
-    """Sample a multi-scale crop at a random position, mirrored with probability ½.
+    """Sample a multi-scale crop at a random position. With ``flip``, the crop is mirrored with probability ½.
 
-    Its sides are ``scales`` times the shorter side of the frames, and differ by at most one step of ``scales``. Positions include the last
-    row and column that fit.
+    Height and width of the crop are the shorter side of the frames times one of ``scales`` each. The two scales are equal or neighbours in
+    ``scales``. Every position at which the crop fits is possible, including the last row and the last column.
 
     Args:
         height: height of the frames in pixels.
         width: width of the frames in pixels.
-        size: side in pixels after resizing; crops of nearly this size get exactly this size.
-        rng: source of random numbers; how many are used depends only on ``flip``.
+        size: side of the resized crop in pixels. A side of the crop that is nearly ``size`` is set to ``size``.
+        rng: source of random numbers. The number of random numbers used depends only on ``flip``.
         scales: fractions of the shorter side, largest first.
         flip: whether the crop may be mirrored.
     """
@@ -66,7 +66,7 @@ def sample_crop(
 def apply_crop(frames: Tensor, crop: Crop, size: int) -> Tensor:
     """Cut ``crop`` out of all frames and resize it to ``size``.
 
-    A crop that already has this size is copied without resampling; others are resized bilinearly with antialiasing.
+    A crop that already has the size ``size`` is copied without resampling. Other crops are resized bilinearly with antialiasing.
 
     Args:
         frames: (T, 3, H, W) uint8.
@@ -88,7 +88,8 @@ def apply_crop(frames: Tensor, crop: Crop, size: int) -> Tensor:
 
 
 def map_points(points: NDArray[np.floating], crop: Crop, size: int) -> NDArray[np.float32]:
-    """Map points of the stored frames through `apply_crop`; points outside the crop lie outside the result.
+    """Convert points in the stored frames to points in the frames that `apply_crop` returns. Points outside the crop lie outside those
+    frames.
 
     Args:
         points: (..., 2) as (y, x) in pixels; (0, 0) is the centre of the top left pixel.
@@ -96,7 +97,7 @@ def map_points(points: NDArray[np.floating], crop: Crop, size: int) -> NDArray[n
         size: side of the result in pixels.
 
     Returns:
-        (..., 2) float32 as (y, x) in pixels of the result.
+        Points (..., 2) float32 as (y, x), in pixels of the result.
     """
     mapped = rescale_points(np.asarray(points) - (crop.top, crop.left), (crop.height, crop.width), (size, size))
     if crop.flip:
@@ -105,7 +106,7 @@ def map_points(points: NDArray[np.floating], crop: Crop, size: int) -> NDArray[n
 
 
 def rescale_points(points: NDArray[np.floating], old: tuple[int, int], new: tuple[int, int]) -> NDArray[np.float64]:
-    """Map points (..., 2) as (y, x) in pixels of frames of size ``old`` (height, width) to frames resized to ``new``."""
+    """Convert points (..., 2), as (y, x) in pixels, from frames of size ``old`` (height, width) to the same frames resized to ``new``."""
     return (np.asarray(points, np.float64) + 0.5) * (np.array(new) / np.array(old)) - 0.5
 
 

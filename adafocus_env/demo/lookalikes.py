@@ -1,7 +1,9 @@
-"""Draw version 1 of the tasks: the target moves among look-alikes of other classes, and only the mark of the task distinguishes it.
+"""Draw the videos of version 1 of the tasks. The target moves among look-alikes of other classes. Only the task's mark distinguishes the
+target from its look-alikes.
 
-Target and look-alikes have the same size, the same colours and the same kind of motion. In a task that hides them at times, they are
-visible for the same number of frames. A rule that does not use the mark therefore finds the target only by chance.
+Target and look-alikes have the same size, the same colours and the same kind of motion. In a task in which digits are visible in some
+frames only, the target and every look-alike are visible in the same number of frames. Therefore, a rule that does not use the mark finds
+the target only by chance.
 """
 
 from __future__ import annotations
@@ -15,10 +17,10 @@ from adafocus_env.demo.sprites import background, disc, drift, paste, random_col
 from adafocus_env.demo.task import DemoTask, Scene
 
 BURN_IN = 24  # frames of motion before the video begins, so that the first frame is distributed like later frames
-SPACING = 27.0  # minimum distance in pixels between the centres of two digits, so that a patch on one shows little of the next
+SPACING = 27.0  # minimum distance in pixels between the centres of two digits, so that a patch on one digit shows little of the other
 TURN = 0.15  # standard deviation of the change of direction, in radians per frame
 DIGIT_HUES = (-0.04, 0.04)
-TARGET_CUE, OTHER_CUE = (-0.04, 0.04), (0.56, 0.64)  # hues of the discs in a cue that marks by colour
+TARGET_CUE, OTHER_CUE = (-0.04, 0.04), (0.56, 0.64)  # hues of the discs, if the target's disc in the cue has a special colour
 HALO = 24  # side of the disc behind a digit
 TARGET_HALO, OTHER_HALOS = 0.62, (0.17, 0.33, 0.45, 0.78)  # hues
 HALO_SUM = 210.0  # sum of the three channels, so that all halos have the same brightness
@@ -32,7 +34,7 @@ def draw_lookalikes(
 
     Returns:
         The frames (length, size, size, 3) without noise, the target's centres (length, 2), and whether each frame shows the target's digit
-        (length,), as in `adafocus_env.demo.renderer.draw`.
+        (length,). The arrays have the same meaning as in `adafocus_env.demo.renderer.draw`.
     """
     task, halo = scene.task, scene.task.mark == "halo"
     count, side = 1 + task.lookalikes, HALO if halo else task.target
@@ -64,9 +66,9 @@ def _paste_centred(
 
 
 def _paths(task: DemoTask, count: int, side: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Return the centres (count, length, 2) of digits that change direction slowly, bounce off the borders and stay apart.
+    """Return the centres (count, length, 2) of moving digits. The digits change direction slowly, bounce off the borders and stay apart.
 
-    In a cue that marks by motion, the first digit moves and the others stand still.
+    If the mark is motion in the cue, the first digit moves during the cue and the other digits stand still.
     """
     low, high = (side - 1) / 2, task.size - 1 - (side - 1) / 2
     centres, heading = rng.uniform(low, high, (count, 2)), rng.uniform(0, 2 * np.pi, count)
@@ -81,14 +83,17 @@ def _paths(task: DemoTask, count: int, side: int, rng: np.random.Generator) -> n
         centres = _apart(free, moving, low, high)
         push = centres - free
         normal = push / np.maximum(np.linalg.norm(push, axis=1, keepdims=True), 1e-9)
-        direction -= 2 * (direction * normal).sum(1, keepdims=True).clip(max=0) * normal  # they bounce off each other and off the borders
+        direction -= 2 * (direction * normal).sum(1, keepdims=True).clip(max=0) * normal  # digits bounce off each other and off the borders
         heading = np.arctan2(direction[:, 0], direction[:, 1])
         path.append(centres)
     return np.stack(path[BURN_IN:], axis=1)
 
 
 def _apart(centres: npt.NDArray[np.float64], moving: npt.NDArray[np.bool_], low: float, high: float) -> npt.NDArray[np.float64]:
-    """Return the centres (count, 2) inside the borders. Moving digits are pushed until all centres are at least `SPACING` apart."""
+    """Move the centres (count, 2) inside the borders, and return them.
+
+    Moving digits are pushed until all centres are at least `SPACING` apart.
+    """
     others = ~np.eye(len(centres), dtype=bool)
     for _ in range(50):
         centres = np.where(moving, centres.clip(low, high), centres)
@@ -103,7 +108,7 @@ def _apart(centres: npt.NDArray[np.float64], moving: npt.NDArray[np.bool_], low:
 
 
 def _shown(task: DemoTask, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """Return the consecutive frames after the cue that show a digit, as a mask (length,)."""
+    """Return a mask (length,) of the frames that show a digit. The frames that show a digit are consecutive and lie after the cue."""
     count = max(1, round(task.visible * (task.length - task.cue)))
     first = int(rng.integers(task.cue, task.length - count + 1))
     frames = np.arange(task.length)
@@ -111,13 +116,16 @@ def _shown(task: DemoTask, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
 
 
 def _cue_colours(task: DemoTask, count: int, rng: np.random.Generator) -> list[npt.NDArray[np.float64]]:
-    """Return the colours of the discs in a cue, starting with the target's."""
+    """Return the colours of all discs in the cue. The first colour is that of the target's disc."""
     others = OTHER_CUE if task.mark == "cue_colour" else TARGET_CUE
     return [random_colour(TARGET_CUE, rng), *(random_colour(others, rng) for _ in range(count - 1))]
 
 
 def _halo_colours(count: int, rng: np.random.Generator) -> list[npt.NDArray[np.float64]]:
-    """Return the colours of the halos, starting with the target's. A single digit, as in a classifier's training videos, has any colour."""
+    """Return the colours of all halos. The first colour is that of the target's halo.
+
+    If there is only one digit, as in the videos that train the classifier, its halo may have any of the colours.
+    """
     hues = rng.permutation(OTHER_HALOS).tolist()
     first = rng.choice([TARGET_HALO, *hues]) if count == 1 else TARGET_HALO
     colours = [np.array(colorsys.hsv_to_rgb(hue, 0.9, 1.0)) for hue in [first, *hues][:count]]

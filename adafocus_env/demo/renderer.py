@@ -1,8 +1,8 @@
-"""Draw the demo videos: a handwritten digit that determines the class, among clutter and, in version 1 of the tasks, look-alikes.
+"""Draw the demo videos. A handwritten digit determines the class. Around this digit, there is clutter and, in version 1 of the tasks,
+look-alikes.
 
-At glance size, digits can be located but not classified; at patch size, they can be classified. In version 0, the target is the only
-reddish digit.
-`adafocus_env.demo.lookalikes` draws version 1.
+At the size of the glancer's frames, digits can be located but not classified. At the size of a patch, digits can be classified. In version
+0, the target is the only reddish digit. `adafocus_env.demo.lookalikes` draws version 1.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def draw(scene: Scene) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64], 
     """Draw a video.
 
     Returns:
-        The frames (length, size, size, 3), the target's centres (length, 2) as (y, x), where (0, 0) is the centre of a pixel, and whether
-        each frame shows the target's digit (length,); frames with a disc at its location do not.
+        The frames (length, size, size, 3), the target's centres (length, 2), and whether each frame shows the target's digit (length,). The
+        centres are (y, x), with (0, 0) at the centre of the top left pixel. Frames with a disc in place of the digit do not show the digit.
     """
     rng = np.random.default_rng(scene.seed)
     frames, centres, visible = (_draw_red if scene.task.mark == "red" else draw_lookalikes)(scene, rng)
@@ -54,7 +54,7 @@ def _draw_red(scene: Scene, rng: np.random.Generator) -> tuple[npt.NDArray[np.fl
 
 
 def _shown(task: DemoTask, rng: np.random.Generator) -> slice:
-    """Return the frames that show the marked digits."""
+    """Return a slice of the frames that show the marked digits."""
     if task.visible == 1:
         return slice(task.cue, task.length)
     count = max(1, round(task.visible * (task.length - task.cue)))
@@ -63,7 +63,10 @@ def _shown(task: DemoTask, rng: np.random.Generator) -> slice:
 
 
 def _scenes(task: DemoTask) -> list[int]:
-    """Return the lengths of a video's scenes in frames. A new scene starts after the cue, with everything new but the location."""
+    """Return the lengths of a video's scenes in frames.
+
+    After the cue, a new scene starts, in which everything except the target's location is new.
+    """
     return [task.cue, task.length - task.cue] if task.cue else [task.length]
 
 
@@ -73,7 +76,10 @@ def _walk(task: DemoTask, side: int, rng: np.random.Generator) -> npt.NDArray[np
 
 
 def _stand(task: DemoTask, count: int, rng: np.random.Generator) -> list[npt.NDArray[np.float64]]:
-    """Return the paths (length, 2) of digits that stand still, each in a separate square, with a small offset in every scene."""
+    """Return the paths (length, 2) of digits that stand still.
+
+    Every digit is in a separate square, and is slightly displaced in every scene.
+    """
     side = task.size / PLACES
     squares = np.stack(np.divmod(rng.permutation(PLACES**2)[:count], PLACES), axis=1) * side + (side - task.target) / 2
     positions = squares + rng.uniform(-JITTER, JITTER, (len(_scenes(task)), count, 2))

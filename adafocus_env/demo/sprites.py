@@ -1,4 +1,4 @@
-"""The components of demo videos: digits, discs, a background, and smooth paths."""
+"""Draw the components of demo videos: digits, discs, the background, and smooth paths."""
 
 from __future__ import annotations
 
@@ -8,29 +8,35 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-OUTWARD = 0.25  # how much rarer positions in the middle are, since a patch in the middle overlaps more targets
+OUTWARD = 0.25  # how much rarer positions in the middle are, because a patch in the middle overlaps more targets
 
 
 def random_colour(hues: tuple[float, float], rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Return a bright colour (3,), 0-255, with a hue in the range ``hues``, in fractions of the colour circle."""
+    """Return a random bright colour (3,) with values from 0 to 255.
+
+    The hue of the colour is in the range ``hues``, in fractions of the colour circle.
+    """
     return 255 * np.array(colorsys.hsv_to_rgb(rng.uniform(*hues) % 1, rng.uniform(0.7, 0.9), rng.uniform(0.8, 1.0)))
 
 
 def sprite(digit: npt.NDArray[np.uint8], side: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Return the opacity (side, side), 0-1, of a digit that is rotated by a few degrees."""
+    """Return the opacity (side, side), from 0 to 1, of a digit that is rotated by a few degrees."""
     image = Image.fromarray((digit.astype(np.float32) * (255 / 16)).astype(np.uint8))
     image = image.resize((side, side), Image.Resampling.BICUBIC).rotate(rng.uniform(-15, 15), Image.Resampling.BILINEAR)
     return np.asarray(image, dtype=np.float32) / np.float32(255)
 
 
 def disc(side: int) -> npt.NDArray[np.float32]:
-    """Return the opacity (side, side) of a disc, which marks a location without revealing the class."""
+    """Return the opacity (side, side) of a disc. A disc marks a location without revealing the class."""
     axis = np.arange(side) - (side - 1) / 2
     return (np.hypot(*np.meshgrid(axis, axis)) <= side / 2).astype(np.float32)
 
 
 def drift(length: int, span: int, speed: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Return a smooth path (length, 2) of top-left corners that changes direction slowly and bounces off the borders of [0, span]."""
+    """Return a smooth path (length, 2) of top left corners.
+
+    The path changes direction slowly and bounces off the borders 0 and ``span``.
+    """
     heading = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.12, length))
     steps = speed * rng.uniform(0.6, 1.4) * np.stack([np.sin(heading), np.cos(heading)], axis=1)
     free = rng.uniform(0, span, 2) + np.cumsum(steps, axis=0)
@@ -50,7 +56,10 @@ def background(size: int, length: int, rng: np.random.Generator) -> npt.NDArray[
 def paste(
     frames: npt.NDArray[np.float32], opacity: npt.NDArray[np.float32], colour: npt.NDArray[np.float64], path: npt.NDArray[np.float64]
 ) -> None:
-    """Blend a colour (3,) into the frames (n, height, width, 3), with an opacity (side, side) at top-left corners (n, 2)."""
+    """Blend a colour (3,) into the frames (n, height, width, 3).
+
+    In every frame, the opacity (side, side) is applied at the top left corner that ``path`` (n, 2) has for this frame.
+    """
     opacity = opacity[..., None]
     for frame, (top, left) in zip(frames, path.round().astype(int), strict=True):
         under = frame[top : top + len(opacity), left : left + len(opacity)]

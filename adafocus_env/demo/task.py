@@ -1,4 +1,4 @@
-"""The appearance of demo videos as plain values: `DemoTask` describes a task, and `Scene` one video."""
+"""Describe the appearance of demo videos by plain values. A `DemoTask` describes a task, and a `Scene` describes one video."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from classifiers.errors import InputError, refuse_if
 TaskName = Literal["track", "mover", "sparse", "easy@v0", "normal@v0", "hard@v0", "sparse@v0", "memory@v0"]
 DEFAULT_TASK: TaskName = "track"
 Mark = Literal["red", "cue_colour", "cue_motion", "halo"]
-"""The mark that distinguishes the target from other digits: its red colour (version 0), the colour of its disc in the cue (the first
-frames), the motion of its disc in the cue, in which no other disc moves, or the colour of the disc behind it."""
+"""The mark that distinguishes the target from other digits. The cue is the start of the video, in which discs replace the digits. ``red``
+(version 0): the target is red. ``cue_colour``: the target's disc in the cue has a special colour. ``cue_motion``: only the target's disc
+moves in the cue. ``halo``: the disc behind the target has a special colour."""
 RENDERER_VERSION = 1
-PLACES = 3  # digits of version 0 that stand still are in different squares of a PLACES×PLACES board, so that patches do not overlap others
-MOST_LOOKALIKES = 4  # in version 1, limited by the number of hues of halos
+PLACES = 3  # version 0: digits that stand still are in different squares of a PLACES×PLACES board, so that a patch does not overlap two
+MOST_LOOKALIKES = 4  # maximum in version 1, which is limited by the number of hues of halos
 
 
 @dataclass(frozen=True)
@@ -28,22 +29,25 @@ class DemoTask:
     """The appearance of the demo videos. Lengths are in pixels, speeds in pixels per frame.
 
     Attributes:
-        train_videos: number of training videos, including those held out for validation.
-        val_videos: minimum number of validation videos. If fewer are held out, more are rendered, unless no share is held out.
-        test_videos: number of test videos, and also of further videos (see `adafocus_env.demo.videos.demo`).
+        train_videos: number of training videos, including the videos held out for validation.
+        val_videos: minimum number of validation videos. If fewer videos are held out, additional videos are rendered. If the held-out share
+            is 0, there are no validation videos.
+        test_videos: number of test videos. The number of further videos is the same (see `adafocus_env.demo.videos.demo`).
         size: height and width of the frames.
         length: frames in a video.
         target: side of the target digit.
         distractor: side of a distractor digit.
         clutter: number of distractors.
         speed: mean speed of the target.
-        noise: standard deviation of the pixel noise, of 255.
-        visible: share of the frames that show the target; these are consecutive and begin at a random frame.
-        cue: number of first frames with discs in place of digits. In version 0, there is one disc, at the target; afterwards, the scene
-            changes, and the target stands still. 0: no cue, and the target moves.
-        lookalikes: number of digits of other classes, all different, that are drawn like the target.
-        mark: what distinguishes the target from other digits; ``red`` is version 0.
-        patch_size: side of the patches of the task's classifier. The videos do not depend on it.
+        noise: standard deviation of the pixel noise, for pixel values up to 255.
+        visible: share of the frames that show the target. The frames that show the target are consecutive and begin at a random frame.
+        cue: length of the cue in frames. The cue is the start of the video; it has discs in place of digits. In version 0, the cue has a
+            single disc, at the target's location. After the cue, the scene changes, and the target stands still. Without a cue (0), the
+            target moves.
+        lookalikes: number of digits that are drawn like the target. The classes of these look-alikes differ from each other and from the
+            target's class.
+        mark: what distinguishes the target from other digits. Version 0 has the mark ``red``.
+        patch_size: side of the patches of the task's classifier. The videos do not depend on the patch size.
 
     Raises:
         InputError: if a value is out of range. The message names it.
@@ -86,19 +90,22 @@ class DemoTask:
     def key(self) -> str:
         """Hash of everything that the pixels of the videos depend on."""
         hidden = {"train_videos", "val_videos", "test_videos", "patch_size"}
-        later = {"visible": 1.0, "cue": 0, "lookalikes": 0, "mark": "red"}  # omitted if unused, so that older videos have the same names
+        later = {"visible": 1.0, "cue": 0, "lookalikes": 0, "mark": "red"}  # left out if not used, so that older videos have the same names
         appearance = {k: v for k, v in asdict(self).items() if k not in hidden and v != later.get(k)}
         return hashlib.sha256(json.dumps([RENDERER_VERSION, appearance], sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def classifier_training_task(self) -> DemoTask:
-        """The task whose videos train the classifier: the target is always visible, and there are no look-alikes."""
+        """The task whose videos train the classifier.
+
+        In the training videos of the classifier, the target is always visible, and there are no look-alikes.
+        """
         return replace(self, visible=1.0, lookalikes=0)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that `render_video` needs to draw one video in any process."""
+    """All values that `render_video` needs to draw one video, in any process."""
 
     path: Path
     track: Path

@@ -1,7 +1,8 @@
-"""The demo videos, which are H.264 files in which one handwritten digit, the target, determines the class.
+"""The demo videos, which are H.264 files. In each video, one handwritten digit, the target, determines the class.
 
-`adafocus_env.demo.renderer` draws them. The digits are those of scikit-learn (UCI, 8×8 pixels). No digit image occurs in both training and
-test videos. A file next to each video has the true track of the target: its centres, the side of its box, and the frames that show it.
+`adafocus_env.demo.renderer` draws the videos. The digit images are from scikit-learn (UCI, 8×8 pixels). No digit image occurs in both
+training and test videos. A file next to each video has the true track of the target: its centres, the side of its box, and the frames that
+show it.
 
 `TASKS` lists the benchmark tasks; see docs/tasks.md.
 """
@@ -43,13 +44,14 @@ TASKS: dict[str, DemoTask] = {
 def demo(task: DemoTask | str = DEFAULT_TASK, *, val: float = 0.1, num_workers: int = 2) -> DataSet:
     """Return the demo data set. `DataSet.prepare` renders its videos.
 
-    The further videos are meant for final figures. There are as many as test videos, and their targets are images that are the target of
-    neither training nor test videos.
+    The split of further videos is meant for final figures. This split has as many videos as the test split. No digit image that is a target
+    in training or test videos is a target in further videos.
 
     Args:
-        task: a name in `TASKS`, or the appearance of the videos.
-        val: share of the training videos that is held out for validation. If these are fewer than the task's ``val_videos``, further
-            videos with training digits are added to them; the training videos do not change. 0: no validation videos.
+        task: a name in `TASKS`, or a `DemoTask`, which describes the appearance of the videos.
+        val: share of the training videos that is held out for validation. If the share has fewer videos than the task's ``val_videos``,
+            additional videos with training digits are rendered for validation. The training videos stay the same. With 0, there are no
+            validation videos.
         num_workers: number of rendering processes.
 
     Raises:
@@ -80,7 +82,7 @@ def _root(task: DemoTask) -> Path:
 
 
 def data_name(task: str) -> str:
-    """Return the name of a task's data set, which is also the name of the bundled classifier."""
+    """Return the name of a task's data set. The bundled classifier of the task has the same name."""
     return "demo" if task == DEFAULT_TASK else f"demo-{task}"
 
 
@@ -90,7 +92,7 @@ def render(
     """Render the videos whose file or track is missing.
 
     Raises:
-        InputError: if a video cannot be written. The message names it and the reason.
+        InputError: if a video cannot be written. The message names the video and the reason.
     """
     missing = [video for video in videos if not (video.path.exists() and video.track and video.track.exists())]
     for index, outcome in run_in_workers(
@@ -103,7 +105,7 @@ def render(
 
 
 def _videos(root: Path, split: str, numbers: range) -> tuple[Video, ...]:
-    """Return the videos. Their names start with the task's key, so that clips of different tasks are never confused."""
+    """Return the videos. The names of videos start with the task's key, so that clips of different tasks are never confused."""
     stems = [(i % len(CLASSES), f"{split}/{CLASSES[i % len(CLASSES)]}/{i:05d}") for i in numbers]
     return tuple(Video(f"{root.name}/{stem}.mp4", root / f"{stem}.mp4", label, root / f"{stem}.track.json") for label, stem in stems)
 
@@ -129,14 +131,14 @@ def _scene(video: Video, task: DemoTask) -> Scene:
 
 
 def target_digit(video: Video, task: DemoTask) -> int:
-    """Return the index of scikit-learn's digit image that is the target of a task's video."""
+    """Return the index, in scikit-learn's data set, of the digit image that is the target of a video."""
     images, _, numbers = _digits(video.name.split("/")[1])
     return int(numbers[(images == _scene(video, task).digits[0]).all((1, 2))][0])
 
 
 @lru_cache
 def _test_targets(task: DemoTask) -> frozenset[int]:
-    """Return the indices, among the test images, of the targets of test videos."""
+    """Return the indices of all digit images that are targets of test videos. The indices count the images of the test split."""
     numbers = _digits("test")[2]
     videos = _videos(_root(task), "test", range(task.test_videos))
     return frozenset(np.flatnonzero(np.isin(numbers, [target_digit(video, task) for video in videos])).tolist())
@@ -144,7 +146,10 @@ def _test_targets(task: DemoTask) -> frozenset[int]:
 
 @lru_cache(maxsize=3)
 def _digits(split: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the digit images (n, 8, 8), 0-16, their labels (n,) and indices (n,) of one split; three quarters are for training."""
+    """Return the digit images (n, 8, 8) of one split, with values 0-16, their labels (n,) and their indices (n,).
+
+    Three quarters of all images are for training.
+    """
     from sklearn.datasets import load_digits  # imported here, since the rendering processes do not need it
 
     data = load_digits()
@@ -154,13 +159,13 @@ def _digits(split: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], n
 
 
 def render_video(scene: Scene) -> None:
-    """Draw one video, and write its MP4 file and its track, each atomically."""
+    """Draw one video, and write its MP4 file and its track. Each file is written atomically."""
     import av
 
     frames, centres, visible = draw(scene)
     track = {"centre": np.round(centres, 2).tolist(), "side": scene.task.target, "visible": visible.tolist(), "label": scene.label}
     write_text(scene.track, json.dumps(track))
-    # mbtree=0 makes x264 deterministic, since its rate control by macroblock trees is not.
+    # x264 is deterministic only with mbtree=0, because its rate control by macroblock trees is not deterministic.
     options = {"crf": "18", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
     with replacing(scene.path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=8, options=options)

@@ -1,7 +1,7 @@
-"""The feature bank on disk: memory-mapped files of a few clips each, filled in advance or on the first request.
+"""The feature bank on disk. The bank has memory-mapped files of a few clips each, which are filled in advance or on the first request.
 
-Every bank has a separate subfolder of the user's folder. Its name is a hash of everything that the features depend on, so that features of
-changed weights are never read, and several banks can share a folder.
+Every bank has a separate subfolder of the user's folder. The name of the subfolder is a hash of everything that the features depend on, so
+that features of changed weights are never read, and several banks can share a folder.
 """
 
 import hashlib
@@ -30,31 +30,31 @@ from classifiers.errors import InputError, count_of
 from classifiers.optimize import execution_of
 
 SHARD_SIZE = 8  # clips per file; a killed process loses at most one file
-CARD = "card.json"  # describes what the features were computed from
+CARD = "card.json"  # describes from what the features were computed
 FORMAT = 3  # part of the key, so that files of other formats are ignored
 _DIGEST = hashlib.sha256().digest_size
-_LATER = {"head_steps": 0, "resize": "antialias"}  # part of the key only if used, so that earlier banks stay valid
+_LATER = {"head_steps": 0, "resize": "antialias"}  # part of the key only if they are used, so that earlier banks stay valid
 _BITS = {2: np.int16, 4: np.int32}  # NumPy has no bfloat16, so it only copies the bits
 _log = logging.getLogger("adafocus_env")
 
 Shard = tuple[NDArray[Any], ...]
-"""Bits of a shard's glance maps, glance vectors and focus vectors, each (clips, *shape in the layout)."""
+"""The bits of a shard's glance maps, glance vectors and focus vectors. Each array has the shape (clips, *shape in the layout)."""
 
 
 class DiskBank(Bank):
-    """A bank that stores glances and focus vectors in files. The features of 8 clips are computed together on the first request.
+    """A bank that stores glances and focus vectors in files. The first request of a clip computes the features of the 8 clips in its file.
 
-    A file (a shard) is either complete or missing, even if a process is killed. Its checksum is verified when it is opened, and a damaged
+    A file (a shard) is either complete or missing, even if a process is killed. When a file is opened, its checksum is verified; a damaged
     file is computed again, with a warning. Any number of processes may read and fill the same bank. As in
-    `adafocus_env.features.memory_bank.MemoryBank`, values do not depend on the query order.
+    `adafocus_env.features.memory_bank.MemoryBank`, values do not depend on the order of requests.
 
     Args:
-        classifier: the frozen classifier; features are returned on its device.
+        classifier: the frozen classifier. Features are returned on the classifier's device.
         clips: the clips.
         action: the kind of action, which defines the patches.
-        folder: location of all banks; created if missing. Nothing in it is ever removed.
+        folder: folder that contains all banks. It is created if missing. Nothing in it is ever removed.
         video_div: see `adafocus_env.features.live.count_steps`.
-        dtype: a name in `adafocus_env.features.memory_bank.DTYPES`, the stored number format. Values are computed and returned as float32.
+        dtype: the stored number format, a name in `adafocus_env.features.memory_bank.DTYPES`. Values are computed and returned as float32.
 
     Attributes:
         num_bytes: size of the whole bank.
@@ -62,8 +62,8 @@ class DiskBank(Bank):
         folder: location of this bank.
 
     Raises:
-        InputError: if the folder cannot be used, the dtype is unknown, the classifier is in training mode, or classifier, clips and
-            ``video_div`` do not match.
+        InputError: if the folder cannot be used, if the dtype is unknown, if the classifier is in training mode, or if classifier, clips
+            and ``video_div`` do not match.
     """
 
     def __init__(
@@ -84,17 +84,18 @@ class DiskBank(Bank):
 
     @property
     def about(self) -> str:
-        """Description of the source and its size."""
+        """Description of where the features are stored, and of their size."""
         missing = self.missing_bytes()
         state = f", {size_text(missing)} of them still to be computed" if missing else ", all computed"
         return f"bank: {count_of(len(self.clips), 'clip')} in {self.folder}, {size_text(self.num_bytes)}{state}"
 
     def num_clips(self, part: int = 0, parts: int = 1) -> int:
-        """Return the number of clips in every ``parts``-th shard, starting at number ``part``."""
+        """Return the number of clips in the shards ``part``, ``part`` + ``parts``, ``part`` + 2 · ``parts``, and so on."""
         return sum(len(self._clips_of(number)) for number in range(part, self.num_shards, parts))
 
     def missing_bytes(self, part: int = 0, parts: int = 1) -> int:
-        """Return the size in bytes of the missing shards among every ``parts``-th, starting at number ``part``."""
+        """Return the size in bytes of the missing shards among the shards ``part``, ``part`` + ``parts``, ``part`` + 2 · ``parts``, and so
+        on."""
         stored = set(self.folder.glob("*.bin"))
         missing = [number for number in range(part, self.num_shards, parts) if self._path(number) not in stored]
         return sum(len(self._clips_of(number)) * self.layout.clip_bytes + _DIGEST for number in missing)
@@ -103,8 +104,9 @@ class DiskBank(Bank):
         """Verify the existing shards and compute the others.
 
         Args:
-            part: number of the first shard.
-            parts: process every ``parts``-th shard, so that several machines can share the work.
+            part: index of the first shard to process.
+            parts: distance between the indices of the processed shards. To share the work among several machines, set ``parts`` to the
+                number of machines, and give every machine another ``part``, from 0 to ``parts`` − 1.
             progress: called with the number of finished clips.
 
         Raises:
@@ -135,7 +137,7 @@ class DiskBank(Bank):
         self._shards: dict[int, Shard] = {}
 
     def _read(self, which: int, clips: Indices, steps: Indices, *actions: Values) -> Tensor:
-        """Gather rows of the glance maps, glance vectors or focus vectors, indexed by (clips, steps, *actions)."""
+        """Return the glance maps (``which`` = 0), glance vectors (1) or focus vectors (2) at the indices (clips, steps, *actions)."""
         if self._outdated():
             self._open()
         index = np.broadcast_arrays(clips, steps, *map(to_array, actions))
@@ -154,7 +156,7 @@ class DiskBank(Bank):
         return self._shards[number]
 
     def _make(self, number: int) -> Shard:
-        """Compute a shard, unless another process has just computed it."""
+        """Compute and return a shard. If another process has just computed the shard, only read it."""
         path, count = self._path(number), len(self._clips_of(number))
         check_folder(self.folder)
         if not (self.folder / CARD).exists():
@@ -164,7 +166,7 @@ class DiskBank(Bank):
                 return shard
             if path.exists():
                 _log.warning("bank: %s is damaged (its checksum is wrong) and is computed again", path)
-            for leftover in self.folder.glob(f".{path.name}.*"):  # from a killed process; the lock excludes other writers
+            for leftover in self.folder.glob(f".{path.name}.*"):  # left by a killed process; the lock excludes other writing processes
                 leftover.unlink()
             write_shard(path, [self.layout.rounded(values).cpu() for values in self._computed(self._clips_of(number))])
         if (shard := read_shard(path, self.layout, count)) is None:  # the file was just written
@@ -206,7 +208,8 @@ def read_shard(path: Path, layout: Layout, count: int) -> Shard | None:
     try:
         if path.stat().st_size != size + _DIGEST:
             return None
-        # A private mapping: changes of the tensor do not reach the file. Unlike NumPy's, torch's mapping leaves no file open.
+        # The mapping is private, so that changes of the tensor do not reach the file.
+        # Unlike NumPy's memmap, torch.from_file leaves no file open.
         data = torch.from_file(str(path), shared=False, size=size + _DIGEST, dtype=torch.uint8).numpy()
     except (OSError, RuntimeError):  # RuntimeError: the file was removed at this moment
         return None
@@ -230,7 +233,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_room(folder: Path, needed: int, about: str) -> None:
-    """Check that ``needed`` more bytes fit on the disk of ``folder``, which need not exist yet; see `check_size`."""
+    """Check that ``needed`` more bytes fit on the disk of ``folder``; see `check_size`. The folder does not have to exist yet."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     check_size(
         about, needed, shutil.disk_usage(existing).free, "free on the disk",

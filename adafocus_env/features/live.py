@@ -1,4 +1,4 @@
-"""Features of frozen networks, computed live: glances of whole frames and focus vectors of patches."""
+"""Compute the features of frozen networks live: the glances of whole frames, and the focus vectors of patches."""
 
 import os
 from collections import OrderedDict
@@ -23,24 +23,26 @@ from classifiers.optimize import optimized
 
 Indices = NDArray[np.int64]
 VIDEO_DIVS = (1, 2, 4)
-# Maximum number of pixels per call that fills a bank, in patches of the paper's size. On CPUs, larger calls are slower.
+# Maximum number of pixels of one focuser call that fills a bank, stated as a number of patches of the paper's size (96²).
+# On CPUs, larger calls are slower.
 CALL_PIXELS = {"cpu": 64 * 96**2, "cuda": 1024 * 96**2}
 FRAME_BYTES = 2**29  # size of the cache of frames
 
 
 class Features:
-    """Glances and focus vectors of clips, computed live (`LiveFeatures`) or only once (`MemoryBank`, `DiskBank`).
+    """Glances and focus vectors of clips. `LiveFeatures` computes features on every request; `MemoryBank` and `DiskBank` compute features
+    only once.
 
-    In all methods, ``clips`` and ``steps`` are index arrays that broadcast with each other and with ``actions`` (…, *action space) to one
-    shape (…). Cells of a grid may also be a tensor on the networks' device. A step is a decision, which usually covers one frame, or
-    several frames that share the decision.
+    In all methods, ``clips`` and ``steps`` are index arrays. Together with ``actions`` (…, *action space), these arrays are broadcast to
+    one shape (…). Cells of a grid may also be a tensor on the networks' device. A step is one decision of the policy. A step covers one
+    frame, or several frames that share the decision.
 
     Attributes:
         classifier: the frozen classifier.
         clips: the clips.
         action: the kind of action, which defines the patches.
         num_steps: D, decisions per clip.
-        map_shape: (C, h, w) of a step's glance map; the maps of several frames are stacked, frame after frame.
+        map_shape: shape (C, h, w) of a step's glance map. If a step has several frames, their maps are stacked along C.
     """
 
     classifier: Classifier
@@ -51,7 +53,7 @@ class Features:
 
     @property
     def about(self) -> str:
-        """Description of the source and its size."""
+        """Description of where the features are stored, and of their size."""
         raise NotImplementedError
 
     def glance_maps(self, clips: Indices, steps: Indices) -> Tensor:
@@ -59,7 +61,10 @@ class Features:
         return self._read(0, clips, steps)
 
     def clip_maps(self, clips: Indices) -> list[Tensor]:
-        """Return the glance maps (D, C, h, w) of all steps of each of the clips (n,). They may be views of stored maps; do not modify."""
+        """Return the glance maps (D, C, h, w) of all steps of each of the clips (n,).
+
+        The maps may be views of stored maps and must not be modified.
+        """
         return list(self.glance_maps(clips[:, None], np.arange(self.num_steps)[None]))
 
     def glance_vectors(self, clips: Indices, steps: Indices) -> Tensor:
@@ -71,24 +76,24 @@ class Features:
         return self._read(2, clips, steps, actions)
 
     def _read(self, which: int, clips: Indices, steps: Indices, *actions: Values) -> Tensor:
-        """Return the glance maps (0), the glance vectors (1) or the focus vectors of ``actions`` (2)."""
+        """Return the glance maps (``which`` = 0), the glance vectors (1) or the focus vectors of ``actions`` (2)."""
         raise NotImplementedError
 
 
 class LiveFeatures(Features):
-    """Features computed by the networks on every request. The frames and glances of the last used clips are cached.
+    """Features that the networks compute on every request. Only the frames and glances of the most recently used clips are cached.
 
     Args:
-        classifier: the frozen classifier; features are on its device. It is optimised by `classifiers.optimize.optimized`, unless it
-            already is.
+        classifier: the frozen classifier. Features are on the classifier's device. If the classifier has no execution settings yet,
+            `classifiers.optimize.optimized` chooses the fastest ones.
         clips: the clips.
         action: the kind of action, which defines the patches.
         video_div: see `count_steps`.
         capacity: number of clips whose glances are cached.
-        frames: maximum number of clips whose frames are cached within `FRAME_BYTES`; None: as many as fit.
+        frames: maximum number of clips whose frames are cached; None: as many as fit in `FRAME_BYTES`.
 
     Raises:
-        InputError: if the classifier is in training mode, or classifier, clips and ``video_div`` do not match.
+        InputError: if the classifier is in training mode, or if classifier, clips and ``video_div`` do not match.
     """
 
     about = "bank: none, features are computed live"
@@ -142,18 +147,21 @@ class LiveFeatures(Features):
         return self._glances.get(clip, lambda: self._run_glancer(clip))
 
     def cell_focus_vectors_of(self, groups: Iterable[tuple[int, range]]) -> Iterator[Tensor]:
-        """Yield `cell_focus_vectors` for each (clip, steps). If cores are idle, several are computed in parallel, with the same values."""
+        """Yield `cell_focus_vectors` for each (clip, steps).
+
+        If cores are idle, several groups are computed in parallel, with the same values.
+        """
         frames = (by_step(self.frames(clip), self.num_steps)[steps.start : steps.stop] for clip, steps in groups)
         return map_parallel(self.cell_focus_vectors, frames, idle_workers(self.classifier.device))
 
     @torch.no_grad()
     def cell_focus_vectors(self, frames: Tensor) -> Tensor:
-        """Return the focus vectors (steps, cells, F) of all cells of one of the `groups` of steps, in calls of fixed size.
+        """Return the focus vectors (steps, cells, F) of all cells in one of the `groups` of steps. Calls of the focuser have a fixed size.
 
         Args:
             frames: frames of these steps, (steps, T/D, 3, H, W) uint8.
         """
-        frames = self.classifier.normalise(frames)  # only once, since cells overlap
+        frames = self.classifier.normalise(frames)  # normalise only once, because cells overlap
         length = frames.shape[1]
         calls = (crop_patches(frames.flatten(0, 1), *call, self.action.patch_size) for call in self._cell_calls(len(frames), length))
         focus_vectors = torch.cat([self.classifier.focus(patches, num_frames=length) for patches in calls])
@@ -161,13 +169,17 @@ class LiveFeatures(Features):
 
     @cached_property
     def groups(self) -> list[range]:
-        """Groups of steps whose focus vectors are computed together: as many as fit in one call of the focuser, at least one."""
+        """Groups of steps whose focus vectors are computed together.
+
+        A group has as many steps as fit in one call of the focuser, at least one.
+        """
         patches = max(1, self.action.num_cells or 0) * (self.clips.num_frames // self.num_steps)
         count = max(1, self._call_size // patches)
         return [range(start, min(start + count, self.num_steps)) for start in range(0, self.num_steps, count)]
 
     def _cell_calls(self, steps: int, length: int) -> list[tuple[Tensor, Tensor]]:
-        """Return frame indices and corners of the patches in ``steps`` steps of ``length`` frames, ordered by cell, one pair per call."""
+        """Return one pair (frame indices, corners) per call of the focuser, for the patches of all cells in ``steps`` steps of ``length``
+        frames."""
         if steps not in self._calls:
             cells = self.action.corners_of(self.action.candidates)
             source = np.arange(steps * length).reshape(steps, 1, length).repeat(len(cells), axis=1).ravel()
@@ -182,7 +194,7 @@ class LiveFeatures(Features):
         return max(1, CALL_PIXELS.get(self.classifier.device.type, CALL_PIXELS["cpu"]) // self.action.patch_size**2)
 
     def _read(self, which: int, clips: Indices, steps: Indices, *actions: Values) -> Tensor:
-        """Stack the glance maps (0) or vectors (1) of the given steps."""
+        """Stack the glance maps (``which`` = 0) or glance vectors (1) of the given steps."""
         clips, steps = np.broadcast_arrays(clips, steps)
         glances = [self.glance(clip)[which][step] for clip, step in zip(clips.ravel().tolist(), steps.ravel().tolist(), strict=True)]
         return torch.stack(glances).unflatten(0, clips.shape)
@@ -196,20 +208,20 @@ class LiveFeatures(Features):
 
 
 def by_step(frames: Tensor, num_steps: int) -> Tensor:
-    """Group values of the frames of a clip (T, …) by step, (D, T/D, …)."""
+    """Group the values (T, …) of the frames of a clip by step, and return them as (D, T/D, …)."""
     return frames.unflatten(0, (num_steps, -1))
 
 
 def count_steps(classifier: Classifier, clips: ClipSource, video_div: int | None) -> int:
-    """Return D, the number of decisions of a policy in a clip.
+    """Return D, the number of decisions that a policy makes in a clip.
 
-    With a recurrent head, there is one decision per frame. With a head that averages the scores of frames (the Something-Something
-    family), there are ``video_div`` decisions, each for an equal share of the frames; with 1, all frames have the same location.
+    With a recurrent head, there is one decision per frame. With a head that averages the scores of frames (the Something-Something family),
+    there are ``video_div`` decisions. Each decision selects one location for an equal share of the frames.
 
     Args:
         classifier: the classifier with the head.
-        clips: the clips, whose number of frames must be divisible by D.
-        video_div: 1 (the default), 2 or 4 if the head averages, otherwise None.
+        clips: the clips. The number of frames per clip must be divisible by D.
+        video_div: 1 (the default), 2 or 4 if the head averages the scores of frames, otherwise None.
 
     Raises:
         InputError: if head, frames and ``video_div`` do not match. The message says why.
@@ -239,14 +251,17 @@ Value = TypeVar("Value")
 
 
 class LRUCache(Generic[Item, Value]):
-    """A cache of the ``capacity`` most recently requested values."""
+    """A cache that holds the ``capacity`` most recently requested values."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._cached: OrderedDict[Item, Value] = OrderedDict()
 
     def get(self, key: Item, make: Callable[[], Value]) -> Value:
-        """Return the cached value of ``key``, or a new one from ``make``. A full cache drops the least recently used value."""
+        """Return the cached value of ``key``.
+
+        If there is none, call ``make`` and cache the result. A full cache drops the least recently used value.
+        """
         if key not in self._cached:
             self._cached[key] = make()
             if len(self._cached) > self._capacity:
@@ -263,7 +278,11 @@ class LRUCache(Generic[Item, Value]):
 
 
 def idle_workers(device: torch.device) -> int:
-    """Return the number of parallel calls: cores, or OMP_NUM_THREADS, divided by PyTorch's threads per call; 1 on a GPU."""
+    """Return the number of calls to run in parallel.
+
+    On a CPU, the result is the number of cores (or OMP_NUM_THREADS), divided by the number of threads that PyTorch uses per call. On a GPU,
+    the result is 1.
+    """
     if device.type != "cpu":
         return 1
     asked = os.environ.get("OMP_NUM_THREADS", "")
@@ -274,7 +293,7 @@ def idle_workers(device: torch.device) -> int:
 def map_parallel(call: Callable[[Item], Value], items: Iterable[Item], workers: int) -> Iterator[Value]:
     """Yield ``call(item)`` for every item in order, computed by ``workers`` threads.
 
-    The first call runs alone, so that it fills the network's caches for the others.
+    The first call runs alone, so that it fills the network's caches for the other calls.
     """
     remaining = iter(items)
     yield from map(call, islice(remaining, 1))

@@ -23,8 +23,8 @@ from classifiers.optimize import execution_of, optimized
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 NETWORKS = ("glancer", "focuser")  # the features depend on these; the head may be trained
-CACHED_FRAMES = 256  # clips whose frames a bank caches: as many as are evaluated at the same time, since later requests are rare
-MANY = 16  # number of focuser calls in a step from which an announced bank shows its progress
+CACHED_FRAMES = 256  # number of clips whose frames a bank caches: as many as are evaluated at the same time; later requests are rare
+MANY = 16  # a bank with ``announce`` shows its progress if a step needs at least this many calls of the focuser
 _STORED = ("_stored", "_glanced", "_focused", "_slots")
 _log = logging.getLogger("adafocus_env")
 
@@ -35,12 +35,12 @@ class RoomError(InputError):
 
 @dataclass(frozen=True)
 class Layout:
-    """The layout of the stored features of one clip: shapes and number format.
+    """The shapes and the number format of the stored features of one clip.
 
     Attributes:
         maps: shape of the glance maps, (D, C, h, w).
         vectors: shape of the glance vectors, (D, C).
-        focus_vectors: shape of the focus vectors, (D, cells, F); there are no cells if actions are continuous.
+        focus_vectors: shape of the focus vectors, (D, cells, F). With continuous actions, the number of cells is 0.
         dtype: dtype of the stored numbers.
     """
 
@@ -60,7 +60,7 @@ class Layout:
         return sum(int(np.prod(shape)) for shape in self.shapes) * self.dtype.itemsize
 
     def rounded(self, values: Tensor) -> Tensor:
-        """Return ``values`` in the stored number format.
+        """Convert ``values`` to the stored number format.
 
         Raises:
             InputError: if a value is too large for the dtype.
@@ -109,28 +109,29 @@ class Bank(Features):
 
 
 class MemoryBank(Bank):
-    """A bank that stores glances and focus vectors in memory. Each is computed on its first request.
+    """A bank that stores glances and focus vectors in memory. Features are computed when they are first requested.
 
-    Values do not depend on the query order: the glances of all frames of a clip are computed together, and so are the focus vectors of all
-    cells of a step, so that content and size of every network call are fixed. If a weight of the glancer or the focuser changes, the bank
-    is emptied; the weights of the head do not matter. With continuous actions, focus vectors are computed live and only glances are stored.
+    Values do not depend on the order of requests, because the content and the size of every network call are fixed: the glances of all
+    frames of a clip are computed together, and so are the focus vectors of all cells of a step. If a weight of the glancer or the focuser
+    changes, the bank is emptied. The weights of the head do not matter. With continuous actions, focus vectors are computed live and only
+    glances are stored.
 
     Args:
-        classifier: the frozen classifier; the bank is on its device.
+        classifier: the frozen classifier. The bank is on the classifier's device.
         clips: the clips.
         action: the kind of action, which defines the patches.
         video_div: see `adafocus_env.features.live.count_steps`.
-        dtype: a name in `DTYPES`, the stored number format. Values are computed and returned as float32.
+        dtype: the stored number format, a name in `DTYPES`. Values are computed and returned as float32.
         max_bytes: maximum size of the bank; if not all clips fit, the least recently used clips are dropped.
-        announce: show progress on stderr whenever many steps are missing at once.
+        announce: whether to show progress on stderr when the features of many steps have to be computed at once.
 
     Attributes:
         num_bytes: size of the bank in bytes.
 
     Raises:
         RoomError: if the bank would take more than half of the memory. The message states the size and says what to do.
-        InputError: if the dtype is unknown, one clip needs more than ``max_bytes``, the classifier is in training mode, or classifier,
-            clips and ``video_div`` do not match.
+        InputError: if the dtype is unknown, if one clip needs more than ``max_bytes``, if the classifier is in training mode, or if
+            classifier, clips and ``video_div`` do not match.
     """
 
     def __init__(
@@ -175,11 +176,11 @@ class MemoryBank(Bank):
 
     @property
     def about(self) -> str:
-        """Description of the source and its size."""
+        """Description of where the features are stored, and of their size."""
         return f"bank: {self._capacity:,} of {count_of(len(self.clips), 'clip')} in memory, {size_text(self.num_bytes)}"
 
     def clip_maps(self, clips: Indices) -> list[Tensor]:
-        """See `Features.clip_maps`. A float32 bank of all clips returns views."""
+        """See `Features.clip_maps`. A float32 bank that holds all clips returns views of its memory."""
         if self._capacity < len(self.clips):  # another clip may replace a stored clip while its maps are in use
             return super().clip_maps(clips)
         self.glance_vectors(clips, np.zeros(1, np.int64))  # computes missing glances
@@ -187,7 +188,10 @@ class MemoryBank(Bank):
         return [stored[clip].float() for clip in clips.tolist()]
 
     def _read(self, which: int, clips: Indices, steps: Indices, *actions: Values) -> Tensor:
-        """Read as many clips at a time as fit in the bank. If the glancer or the focuser has changed, empty the bank first."""
+        """Return the requested features, reading as many clips at a time as fit in the bank.
+
+        If the glancer or the focuser has changed, the bank is emptied first.
+        """
         if self._outdated():
             self._glanced[:] = self._focused[:] = False
         if self._slots.enough(clips):  # then, a tensor of cells is not copied to the host
@@ -202,7 +206,7 @@ class MemoryBank(Bank):
         return whole
 
     def _glance_rows(self, clips: Indices, steps: Indices) -> Indices:
-        """Compute missing glances of the given steps, and return the rows of the stored glances."""
+        """Compute the missing glances of the given steps. Return the rows at which the glances of these steps are stored."""
         slots = self._slots_of(clips)
         missing = ~self._glanced[slots]
         if missing.any():
@@ -214,7 +218,10 @@ class MemoryBank(Bank):
         return slots * self.num_steps + steps
 
     def _focus_rows(self, clips: Indices, steps: Indices, cells: Values) -> Values:
-        """Compute missing focus vectors of all cells in the groups of the given steps, and return the rows of the given cells."""
+        """Compute missing focus vectors, always of all cells in a group of steps.
+
+        Return the rows at which the focus vectors of the given cells are stored.
+        """
         every = self.layout.focus_vectors[1]
         rows = self._slots_of(clips) * self.num_steps + steps
         missing = ~self._focused[rows]
@@ -247,7 +254,7 @@ class MemoryBank(Bank):
 
 
 class Slots:
-    """The assignment of the last requested clips to the slots of a bank of ``capacity`` clips."""
+    """The assignment of clips to the slots of a bank with room for ``capacity`` clips. The most recently requested clips have slots."""
 
     def __init__(self, num_clips: int, capacity: int) -> None:
         self._all = capacity >= num_clips
@@ -257,11 +264,11 @@ class Slots:
         self._used: Indices = np.zeros(capacity, np.int64)
 
     def enough(self, clips: Indices) -> bool:
-        """Return whether all ``clips`` fit at the same time."""
+        """Return whether all ``clips`` fit in the bank at the same time."""
         return self._all or clips.size <= self._capacity or len(np.unique(clips)) <= self._capacity
 
     def of(self, clips: Indices) -> tuple[Indices, Indices]:
-        """Return the slots of ``clips``, and the slots among them that belonged to another clip before."""
+        """Return the slots of ``clips``, and the newly assigned slots among them, which do not hold the features of their clip yet."""
         if self._all:
             return clips, np.zeros(0, np.int64)
         requested = np.unique(clips)
@@ -276,15 +283,18 @@ class Slots:
 
 
 def _distinct(mask: NDArray[np.bool_], *numbers: Indices) -> list[list[int]]:
-    """Return the distinct tuples of ``numbers`` where ``mask`` is set. ``numbers`` broadcast to the shape of the mask."""
+    """Return the distinct tuples of ``numbers`` at the positions where ``mask`` is true.
+
+    All ``numbers`` are broadcast to the shape of the mask.
+    """
     return np.unique([np.broadcast_to(array, mask.shape)[mask] for array in numbers], axis=1).T.tolist()
 
 
 def check_bank(bank: Features, classifier: Classifier, clips: ClipSource, action: Action, video_div: int | None = None) -> Features:
-    """Check that ``bank`` was made for this classifier, these clips, this patch geometry and these decisions, and return it.
+    """Return ``bank`` after a check that it was made for this classifier, these clips, this patch geometry and this number of decisions.
 
     Raises:
-        InputError: if it was made for others. The message names the differences.
+        InputError: if the bank was made for something else. The message names the differences.
     """
     if differing := [
         name
@@ -302,7 +312,7 @@ def check_bank(bank: Features, classifier: Classifier, clips: ClipSource, action
 
 
 def geometry(action: Action) -> tuple[object, ...]:
-    """Return everything that the patches of an action depend on."""
+    """Return all properties of a kind of action that determine its patches."""
     cells: object = None if action.num_cells is None else action.corners_of(action.candidates).tolist()
     return type(action).__name__, action.size, action.patch_size, action.grid if isinstance(action, GridAction) else cells
 
@@ -314,7 +324,7 @@ def size_text(num_bytes: float) -> str:
 
 
 def _identity(classifier: Classifier) -> tuple[object, ...]:
-    """Return everything that the features depend on: weights, normalisation, glance size, precision, and so on."""
+    """Return all properties of a classifier that determine its features: weights, normalisation, glance size, precision, and so on."""
     return classifier.fingerprint(), classifier.architecture, execution_of(optimized(classifier))
 
 
@@ -330,20 +340,20 @@ def _clips_in(max_bytes: int | None, layout: Layout, count: int) -> int:
 
 
 def memory_of(device: torch.device) -> int:
-    """Return the memory of a device in bytes; for a CPU, the memory of the machine."""
+    """Return the size in bytes of a device's memory. For a CPU, this is the memory of the machine."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def check_size(what: str, needed: int, available: int, where: str, advice: str) -> None:
-    """Check that a bank fits, before anything is computed.
+    """Check that a bank fits into the available space. Called before anything is computed.
 
     Args:
-        what: description of the bank for the message.
+        what: description of the bank for the error message.
         needed: size of the bank in bytes.
         available: available bytes.
-        where: description of the available space for the message.
+        where: description of the available space for the error message.
         advice: advice for the message.
 
     Raises:

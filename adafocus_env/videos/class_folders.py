@@ -1,4 +1,4 @@
-"""The data set in a folder with one subfolder of videos for each class."""
+"""Build a data set from a folder that has one subfolder of videos for each class."""
 
 import os
 from collections.abc import Collection, Iterator, Sequence
@@ -12,23 +12,24 @@ from classifiers.errors import InputError, refuse_if
 
 
 def folder(root: str | Path, *, val: float = 0.1, test: float = 0.2, flip: bool = True) -> DataSet:
-    """Return the data set in a folder with one subfolder of videos for each class.
+    """Return the data set of a folder that has one subfolder of videos for each class.
 
-    The videos are either ``ROOT/train/CLASS/*`` and ``ROOT/test/CLASS/*``, or ``ROOT/CLASS/*``. The latter are split by a fixed hash of
-    their names, so that every class has a training video and, if it has at least two videos, a test video. ``ROOT/test/CLASS/*`` alone is
-    enough to evaluate a classifier. A video is a file with the suffix of a video, or a folder of images; its track (see `Video.track`) is
-    ``NAME.track.json`` next to ``NAME.mp4`` or the folder ``NAME``. Classes are sorted by name. `DataSet.unused` lists everything else:
-    other files, folders without images, and class folders without videos. Hidden files are ignored.
+    The videos are either ``ROOT/train/CLASS/*`` and ``ROOT/test/CLASS/*``, or ``ROOT/CLASS/*``. Videos in ``ROOT/CLASS/*`` are split by a
+    fixed hash of their names. Every class then has a training video and, if it has at least two videos, a test video. To evaluate a
+    classifier, ``ROOT/test/CLASS/*`` alone is enough. A video is a file with the suffix of a video, or a folder of images. The track of a
+    video (see `Video.track`) is the file ``NAME.track.json`` next to ``NAME.mp4`` or the folder ``NAME``. Classes are sorted by name.
+    `DataSet.unused` lists everything that is not part of the data set: other files, folders without images, and class folders without
+    videos. Hidden files are ignored.
 
     Args:
         root: the folder.
         val: share of the training videos that is held out for validation.
-        test: share of the test videos, if the folder has no test/.
+        test: share of the videos that are for testing, if the folder has no subfolder test/.
         flip: whether a mirrored video has the same class, so that training clips may be mirrored at random.
 
     Raises:
-        InputError: if the folder is missing or empty, has only one class or no videos, has a name that is not UTF-8, or has splits with
-            different classes.
+        InputError: if the folder is missing or empty, if it has no videos or only one class, if a name in it is not UTF-8, or if the splits
+            have different classes.
     """
     root = Path(root).expanduser()
     check_folder(root, "give a folder with one subfolder of videos for each class")
@@ -51,7 +52,7 @@ def folder(root: str | Path, *, val: float = 0.1, test: float = 0.2, flip: bool 
 
 
 def check_folder(root: Path, advice: str) -> None:
-    """Check that ``root`` is a folder with content.
+    """Check that ``root`` is a folder and is not empty.
 
     Raises:
         InputError: if it is not. The message ends with ``advice``.
@@ -98,7 +99,7 @@ def _track_of(path: Path) -> Path | None:
 
 
 def _unused(root: Path, splits: Sequence[str], used: Collection[Path]) -> Iterator[str]:
-    """Yield the relative paths in ``root`` that are not in ``used``, with the reason for folders; see `DataSet.unused`."""
+    """Yield the relative paths of all entries of ``root`` that are not in ``used``; see `DataSet.unused`. For folders, add the reason."""
 
     def described(path: Path, reason: str) -> str:
         return path.relative_to(root).as_posix() + (f"/ ({reason})" if path.is_dir() else "")

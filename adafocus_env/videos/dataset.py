@@ -1,4 +1,4 @@
-"""A data set: videos with classes in three splits (training, validation and test)."""
+"""A data set has videos with classes, in three splits: training, validation and test."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,16 +15,16 @@ class Video:
     """One video.
 
     Attributes:
-        name: unique and stable name, which is the path relative to the data set's root, with slashes.
+        name: unique and stable name: the path relative to the root of the data set, with slashes.
         path: the file, or the folder of frames.
         label: index of the class.
-        track: JSON file with the ground truth, if any: ``{"centre": [[y, x], ...]}``, one point per frame in pixels of the video; (0, 0) is
-            the centre of the top left pixel. Hit rates need two more entries: ``"side"``, the height and width of the target's box in
-            pixels, and ``"visible"``, whether each frame shows the target.
-        labels: all labels, starting with ``label``; empty if there is only one.
-        num_frames: number of frames in the folder according to a list; None: all frames.
-        frame_name: pattern of the names of frames in the folder, counted from 1, such as ``image_%05d.jpg``; empty: all images, sorted by
-            name.
+        track: JSON file with the ground truth, if any: ``{"centre": [[y, x], ...]}``. The file has one point per frame, in pixels of the
+            video; (0, 0) is the centre of the top left pixel. Hit rates need two more entries: ``"side"`` is the height and width of the
+            target's box in pixels, and ``"visible"`` states for every frame whether it shows the target.
+        labels: all labels, starting with ``label``; empty if the video has only one label.
+        num_frames: number of frames that the folder must have, as stated in a list file; None: any number.
+        frame_name: pattern of the file names of the frames in the folder, such as ``image_%05d.jpg``. The first frame has the number 1.
+            Empty: all images are frames, sorted by name.
     """
 
     name: str
@@ -41,25 +41,27 @@ Videos = tuple[Video, ...]
 
 @dataclass(frozen=True)
 class DataSet:
-    """Videos in three splits, and their augmentation.
+    """The videos of a data set in three splits, and settings of their augmentation.
 
     Attributes:
         name: the name that users type.
-        classes: names of the classes, by label.
+        classes: names of the classes, in the order of their labels.
         train: videos to train the networks on.
         val: videos held out of training, for the selection of models and settings.
-        test: videos that are read once, at the end.
-        further: further test videos for final figures, which no choice was based on. They are read only on request, and most data sets
-            have none.
-        flip: whether a mirrored video has the same class.
+        test: test videos, which are read only once, at the end.
+        further: further test videos for final figures. No choice was based on further videos. Further videos are read only on request, and
+            most data sets have none.
+        flip: whether a video keeps its class if it is mirrored.
         scales: sides of training crops as fractions of the shorter side.
-        margin: shorter side of the stored frames as a multiple of the crop's side (the paper stores 256 for crops of 224).
-        prepare: creates the missing files of the given videos, and calls its argument ``progress``, if any, with 1 after each video; None
-            if the files belong to the user.
+        margin: shorter side of the stored frames as a multiple of the crop's side. (In the paper, the shorter side is 256 pixels for crops
+            of 224 pixels.)
+        prepare: function that creates the missing files of the given videos. The function calls its argument ``progress``, if given, with 1
+            after each video. If the files belong to the user, ``prepare`` is None.
         metric: the accuracy metric: ``top1``, or ``map`` (mean average precision) for videos with several labels.
-        patch_size: side in pixels of the patches that the task is designed for, with the architecture `small`; None without a task.
+        patch_size: side in pixels of the patches for which the demo task is designed, with the architecture `small`; None for other data
+            sets.
         root: the folder of the data set, if any.
-        unused: files and folders in a folder of class folders that are not part of the data set, as paths relative to ``root``.
+        unused: files and folders below ``root`` that are not part of a data set of class folders, as paths relative to ``root``.
     """
 
     name: str
@@ -79,7 +81,7 @@ class DataSet:
 
     @property
     def summary(self) -> str:
-        """The number of classes, the number of videos in every split, and unused files, in one line."""
+        """One line of text with the number of classes, the number of videos in every split, and the unused files."""
         source = self.name if self.root is None else f"{self.name} in {self.root}"
         classes = count_of(len(self.classes), "class", "classes")
         counts = f"{classes}; {len(self.train)} train, {len(self.val)} val, {len(self.test)} test videos"
@@ -95,7 +97,7 @@ def check_train_split(data: DataSet, root: str) -> None:
 
     Args:
         data: the data set.
-        root: the folder of the data set, for the message.
+        root: the folder of the data set, for the error message.
 
     Raises:
         InputError: if there are no training videos.
@@ -108,9 +110,11 @@ def check_train_split(data: DataSet, root: str) -> None:
 
 
 def with_classes(data: DataSet, classes: tuple[str, ...]) -> DataSet:
-    """Return the data set with a classifier's classes if it is a folder that has only such classes; otherwise return it unchanged.
+    """Return the data set with the labels of a classifier's ``classes``.
 
-    The classes of a folder are numbered in the order of their names, so that a missing class changes the indices of the others.
+    Only a data set of class folders whose classes the classifier knows is changed; other data sets are returned unchanged.
+
+    The classes of a folder are numbered in the order of their names. Therefore, a missing class changes the labels of the other classes.
     """
     if data.name != "folder" or not set(data.classes) <= set(classes):
         return data

@@ -1,8 +1,8 @@
 """Run a function in worker processes that can be killed, because video decoders hang and crash.
 
-decord has open bugs where a call never returns and holds Python's global interpreter lock. Neither a thread nor a signal handler can end
-such a call; only killing the process does. Workers are started as plain child processes instead of through `multiprocessing`, whose
-*spawn* runs the user's main script again and whose *fork* copies locks that other threads hold.
+decord has open bugs because of which a call never returns and holds Python's global interpreter lock. Neither a thread nor a signal handler
+can end such a call; only killing the process does. Workers are plain child processes. Workers are not started by `multiprocessing`, because
+its *spawn* runs the user's main script again, and its *fork* copies locks that other threads hold.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ from typing import Any
 
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _SIGNALS = {each.value: each.name for each in signal.Signals}
-START_LIMIT = 120.0  # seconds that a worker may take to start; prevents waiting forever
+START_LIMIT = 120.0  # seconds that a worker may take to start; without this limit, the caller might wait forever
 
-# Importing these packages loads Gymnasium or torch, which costs seconds and hundreds of megabytes and which no worker needs. A worker
-# therefore replaces the packages by empty ones, and imports only the modules that it needs.
+# Importing these packages loads Gymnasium or torch. The import takes seconds and hundreds of megabytes, and no worker needs it.
+# A worker therefore replaces the packages by empty packages, and imports only the modules that it needs.
 _START = """
 import importlib.util, sys, types
 for name in ("classifiers", "adafocus_env"):
@@ -50,20 +50,21 @@ def run_in_workers(
 ) -> Generator[tuple[int, Any], None, None]:
     """Call a function for every task in worker processes, and yield the results in the order of completion.
 
-    If a call raises an error, takes longer than ``time_limit`` or crashes its worker, the result is a `Failure`, and a new worker continues
-    with the other tasks. Closing the iterator early, or an exception in the caller, kills the workers.
+    If a call raises an error, takes longer than ``time_limit`` or crashes its worker, the result is a `Failure`. A new worker replaces a
+    worker that crashed or was stopped, and continues with the other tasks. If the iterator is closed early or the caller raises an
+    exception, the workers are killed.
 
     Args:
-        function: ``module:name`` of a function of one argument. Its module should be fast to import, since every worker imports it.
+        function: ``module:name`` of a function with one argument. The module should be fast to import, because every worker imports it.
         tasks: the arguments. Arguments and results are pickled.
         num_workers: maximum number of worker processes.
-        time_limit: seconds that one call may take, without the start of the worker.
+        time_limit: seconds that one call may take. The start of the worker is not counted.
 
     Yields:
-        (index of the task, result or `Failure`).
+        Pairs (index of the task, result or `Failure`).
 
     Raises:
-        RuntimeError: if a worker cannot start; the message contains its output.
+        RuntimeError: if a worker cannot start. The message contains the output of the worker.
     """
     waiting = deque(enumerate(tasks))
     workers: list[_Worker] = []
@@ -81,7 +82,7 @@ def run_in_workers(
                 else:
                     worker.stop()
                     workers.remove(worker)
-                if finished is not None:  # last, so that the worker processes the next task while the caller uses this result
+                if finished is not None:  # yielded last, so that the worker processes the next task while the caller uses this result
                     yield finished
     finally:
         for worker in workers:
@@ -101,7 +102,7 @@ class _Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=self._output,
-                # The import path of the parent (an installation or a checkout), and one thread per library.
+                # The worker uses the import path of the parent (an installation or a checkout), and one thread per library.
                 env={**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(p or os.curdir for p in sys.path), "PYTHONSAFEPATH": "1"},
             )
         self.alive = True
@@ -110,11 +111,14 @@ class _Worker:
 
     def assign(self, number: int, task: object, time_limit: float) -> None:
         self._task, self.deadline = number, time.monotonic() + time_limit
-        with contextlib.suppress(OSError):  # if the worker has died, reading its answer reports it
+        with contextlib.suppress(OSError):  # if the worker has died, this is reported when its answer is read
             self.connection.send(task)
 
     def finished(self, time_limit: float) -> tuple[int, object | Failure] | None:
-        """Return the result of the task, or None if the worker has just started. Afterwards, the worker has no task or is dead."""
+        """Return the result of the task, or None if the worker has just started.
+
+        After this call, the worker has no task or is dead.
+        """
         number, self._task = self._task, None
         try:
             if not self.connection.poll(0):
@@ -142,7 +146,7 @@ class _Worker:
         return self._failed(number, reason, f"could not start: {_ending(code)}")
 
     def _failed(self, number: int | None, reason: str, start_problem: str) -> tuple[int, Failure]:
-        """Stop the worker and return the failure of its task; raise `RuntimeError` if the worker had not started yet."""
+        """Stop the worker and return the failure of its task. Raise `RuntimeError` if the worker had not finished its start."""
         written = self._written()
         self.stop()
         if number is None:
@@ -155,7 +159,7 @@ class _Worker:
 
 
 def _ready(workers: list[_Worker]) -> list[_Worker]:
-    """Wait until a worker has an answer or exceeds its time limit, and return all such workers."""
+    """Wait until at least one worker has an answer or has exceeded its time limit, and return all workers for which this is the case."""
     time_left = min(worker.deadline for worker in workers) - time.monotonic()
     answered = wait([worker.connection for worker in workers], max(0.0, time_left))
     return [worker for worker in workers if worker.connection in answered or worker.deadline <= time.monotonic()]
@@ -168,7 +172,7 @@ def _ending(code: int | None) -> str:
 
 
 def serve(descriptor: int, function: str) -> None:
-    """Run the worker: answer tasks on the connection ``descriptor`` until its other end is closed.
+    """Run the worker: receive tasks on the connection ``descriptor`` and send the results, until the other end is closed.
 
     Args:
         descriptor: file descriptor of an inherited duplex connection.

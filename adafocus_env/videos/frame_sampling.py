@@ -1,4 +1,4 @@
-"""Frame sampling: the choice of a clip's frames in a video, and their order."""
+"""Frame sampling: which frames of a video a clip has, and in which order."""
 
 from collections.abc import Callable
 
@@ -11,26 +11,27 @@ from classifiers.errors import lookup, refuse_if
 def segment_indices(
     num_frames: int, num_segments: int, rng: np.random.Generator | None = None, sampling: str = "segments"
 ) -> NDArray[np.int64]:
-    """Return one frame of each of ``num_segments`` equal segments of a video, in order.
+    """Select one frame from each of ``num_segments`` equal segments of a video, and return the indices in order.
 
-    With ``rng`` (training), a random frame of each segment is returned; without it (testing), the middle one. If the video has at most as
-    many frames as segments, all frames are returned, and the last one is repeated.
+    With ``rng`` (training), a random frame of each segment is selected. Without ``rng`` (testing), the middle frame is selected. If the
+    video has at most as many frames as segments, all frames are selected, and the last frame is repeated.
 
-    The released code treats videos that are shorter than T differently: its Something-Something sampler repeats the first frame (also if
-    n = T), and its ActivityNet test mode spreads the n frames over the T positions. This function does neither.
+    The code released by AdaFocus's authors treats videos that are shorter than T differently, in two ways that this function does not
+    support. The released Something-Something sampler repeats the first frame (also if n = T). The released ActivityNet test mode spreads
+    the n frames over the T positions.
 
     Args:
         num_frames: length of the video in frames, n.
         num_segments: number of sampled frames, T.
-        rng: source of the random frames. Either exactly T random numbers are used, or none.
-        sampling: how random frames are sampled: "segments", from every whole segment; or "released", as in the published code, which
-            never selects the last n mod T frames of a video.
+        rng: source of random numbers. A call uses either exactly T random numbers or none.
+        sampling: how random frames are sampled. "segments" samples from every whole segment. "released" samples as in the released code,
+            which never selects the last n mod T frames of a video.
 
     Returns:
-        Frame indices (T,), starting at 0 and never decreasing.
+        Frame indices (T,) in ascending order. Index 0 is the first frame of the video.
 
     Raises:
-        InputError: if the video has no frames, ``num_segments`` is below 1, or ``sampling`` is unknown.
+        InputError: if the video has no frames, if ``num_segments`` is below 1, or if ``sampling`` is unknown.
     """
     refuse_if(num_frames < 1, f"a video needs at least 1 frame to sample from, this one has {num_frames}; replace or remove it")
     refuse_if(num_segments < 1, f"num_frames: a clip needs at least 1 frame, got {num_segments}")
@@ -45,7 +46,7 @@ def segment_indices(
 
 
 def _from_segments(num_frames: int, num_segments: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Sample from segments: segment x has the frames f with n·x/T <= f < n·(x+1)/T, computed exactly in integers."""
+    """Sample one frame per segment. Segment x has the frames f with n·x/T <= f < n·(x+1)/T, computed exactly in integers."""
     starts = -(-num_frames * np.arange(num_segments + 1) // num_segments)
     return rng.integers(starts[:-1], starts[1:])
 
@@ -53,7 +54,8 @@ def _from_segments(num_frames: int, num_segments: int, rng: np.random.Generator)
 def _as_released(num_frames: int, num_segments: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Sample from segments of n // T frames, as in the released code.
 
-    The last n mod T frames are never selected, which may be half of the video: of 31 frames, T = 16 always selects the first 16.
+    The last n mod T frames are never selected. The frames that are never selected may be half of the video: with 31 frames and T = 16, the
+    first 16 frames are always selected.
     """
     length = num_frames // num_segments
     return length * np.arange(num_segments) + rng.integers(length, size=num_segments)
@@ -63,7 +65,10 @@ SAMPLING: dict[str, Callable[[int, int, np.random.Generator], NDArray[np.int64]]
 
 
 def coarse_to_fine(num_frames: int) -> NDArray[np.int64]:
-    """Return the order of AdaFocusV2: the middle frame, the first and the last, then ever finer midpoints between them.
+    """Return the order of frames in AdaFocusV2.
+
+    The order starts with the middle frame, the first frame and the last frame. The other frames follow as midpoints between the frames so
+    far, in finer and finer steps.
 
     For T = 16: 7, 0, 15, 3, 11, 1, 5, 9, 13, 2, 4, 6, 8, 10, 12, 14.
 
@@ -71,7 +76,7 @@ def coarse_to_fine(num_frames: int) -> NDArray[np.int64]:
         num_frames: T, frames per clip.
 
     Returns:
-        A permutation of the frame indices 0 … T − 1, (T,).
+        A permutation (T,) of the frame indices 0 … T − 1.
     """
     order = dict.fromkeys([(num_frames - 1) // 2, 0, num_frames - 1])
     parts = 1
@@ -83,4 +88,5 @@ def coarse_to_fine(num_frames: int) -> NDArray[np.int64]:
 
 
 ORDERS: dict[str, Callable[[int], NDArray[np.int64]]] = {"time": lambda num_frames: np.arange(num_frames), "coarse_to_fine": coarse_to_fine}
-"""Orders in which the networks see the frames of a clip: functions of T that return the indices (T,) of the first, second, … frame."""
+"""Orders in which the networks see the frames of a clip. Each order is a function that takes T and returns the indices (T,) of the first,
+second, … frame."""

@@ -1,4 +1,7 @@
-"""The text files of a data set: lists of videos with numbers of frames and labels, one video per line, and lists of class names."""
+"""Read the text files of a data set.
+
+A list of videos has one video per line, with its number of frames and its labels. A class file has one class name per line.
+"""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -7,9 +10,9 @@ from pathlib import Path, PurePosixPath
 
 from classifiers.errors import InputError, refuse_if, shortened
 
-SHORTEST = 3  # frames; shorter videos are dropped, as for the published results
-NO_LABEL = -1  # pads the labels of a video in some lists
-_NUMBERED = re.compile(r"(\d+)(?:\s*[,;:]|\s)\s*(\S.*)")  # the line of a class with its number
+SHORTEST = 3  # frames; videos with fewer frames are dropped, as for the published results
+NO_LABEL = -1  # in some lists, this value fills up the labels of a video
+_NUMBERED = re.compile(r"(\d+)(?:\s*[,;:]|\s)\s*(\S.*)")  # a line with the number and the name of a class
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,8 @@ class ListFormat:
     """The format of a line: ``path, frames, label…``.
 
     Attributes:
-        separator: a comma or a space. With a space, paths may contain spaces, and frames and label are the last two fields.
+        separator: a comma or a space. With a space, paths may contain spaces; the last two fields of a line are the number of frames and
+            the label.
         max_labels: maximum number of different labels per video. (Lists may repeat a label for every occurrence in the video.)
     """
 
@@ -27,7 +31,7 @@ class ListFormat:
 
 @dataclass(frozen=True)
 class Entry:
-    """The content of a line: the path relative to the folder of videos or frames, the number of frames, and the labels in order."""
+    """The content of one line: the path, relative to the folder of videos or frames, the number of frames, and the labels in order."""
 
     path: str
     num_frames: int
@@ -40,7 +44,7 @@ class Fault(Exception):
     """One malformed line of a file.
 
     Attributes:
-        reason: description of the mistake, without file and line.
+        reason: description of the mistake, without the names of file and line.
         mislabelled: whether the labels are wrong.
         file: the file.
         line: number of the line, starting at 1.
@@ -59,7 +63,8 @@ class Fault(Exception):
 
 @dataclass(frozen=True)
 class ListFile:
-    """The content of a list: usable lines, malformed lines, and the numbers of dropped lines (short videos, repetitions)."""
+    """The content of a list: its usable lines, its malformed lines, and how many lines were dropped (because of short videos or
+    repetitions)."""
 
     file: Path
     entries: list[Entry]
@@ -69,12 +74,12 @@ class ListFile:
 
 
 def read_list(file: Path, form: ListFormat, num_classes: int) -> ListFile:
-    """Read a list. Malformed lines are collected without an error, and empty lines are skipped.
+    """Read a list. Malformed lines do not raise an error; the result contains them. Empty lines are skipped.
 
     Args:
         file: the list, UTF-8.
         form: the format of the lines.
-        num_classes: number of classes; labels must be smaller.
+        num_classes: number of classes. All labels must be smaller than the number of classes.
 
     Raises:
         InputError: if the file cannot be read.
@@ -100,7 +105,7 @@ def read_list(file: Path, form: ListFormat, num_classes: int) -> ListFile:
 
 
 def shared_videos(train: ListFile, test: ListFile) -> list[Fault]:
-    """Return faults for the lines of ``test`` whose videos are also in ``train``."""
+    """Return one fault for every line of ``test`` whose video is also in ``train``."""
     lines = {entry.path: entry.line for entry in train.entries}
     return [
         Fault(
@@ -115,7 +120,7 @@ def shared_videos(train: ListFile, test: ListFile) -> list[Fault]:
 
 
 def describe(faults: Sequence[Fault]) -> str:
-    """Describe the malformed lines by file, up to twenty per file."""
+    """Describe the malformed lines of every file, up to twenty lines per file."""
     described: list[str] = []
     for file in dict.fromkeys(fault.file for fault in faults):
         lines = [f"  {fault}" for fault in faults if fault.file == file]
@@ -125,7 +130,7 @@ def describe(faults: Sequence[Fault]) -> str:
 
 
 def _entry(text: str | None, line: int, form: ListFormat, num_classes: int) -> Entry:
-    """Parse a line; raise `Fault` if it is malformed."""
+    """Parse a line. Raise `Fault` if the line is malformed."""
     if text is None:
         raise Fault("it is not valid UTF-8; save the list as UTF-8")
     fields = _fields(text, form)
@@ -163,15 +168,17 @@ def _is_number(text: str) -> bool:
 
 
 def read_class_names(path: Path | str, what: str | None = None) -> tuple[str, ...]:
-    """Return the names in a text file, one per line. Either all lines are numbered (``0,Archery`` or ``1 Archery``) or none.
+    """Return the names in a text file with one name per line.
+
+    Either all lines have a number (``0,Archery`` or ``1 Archery``), or no line has one.
 
     Args:
         path: the file, UTF-8.
-        what: description of the file for the message; by default ``classes=PATH``, as the user typed it.
+        what: description of the file for the error message. The default is ``classes=PATH``, as the user typed it.
 
     Raises:
-        InputError: if the file cannot be read as UTF-8, has an empty line between names, names a class twice, or has numbers other than
-            0, 1, 2, … or 1, 2, 3, …. The message lists the lines.
+        InputError: if the file cannot be read as UTF-8, if it has an empty line between names, if it names a class twice, or if its numbers
+            are neither 0, 1, 2, … nor 1, 2, 3, …. The message lists the lines.
     """
     what = what or f"classes={path}"
     lines = read_lines(path, what)
@@ -185,7 +192,10 @@ def read_class_names(path: Path | str, what: str | None = None) -> tuple[str, ..
 
 
 def _without_numbers(lines: list[str]) -> tuple[list[str], list[str]]:
-    """Return the names without numbers, and the mistakes in the numbers, if every line has one."""
+    """Remove the numbers from the lines, and return the names and the mistakes in the numbers.
+
+    If some line has no number, the lines are returned unchanged, without mistakes.
+    """
     parts = [match.groups() for match in map(_NUMBERED.fullmatch, lines) if match]
     if not parts or len(parts) < len(lines):
         return lines, []
@@ -195,7 +205,7 @@ def _without_numbers(lines: list[str]) -> tuple[list[str], list[str]]:
         for row, (number, _) in enumerate(parts)
         if int(number) != row + first
     ]
-    return [name for _, name in parts], wrong[:1]  # a wrong number shifts all later ones
+    return [name for _, name in parts], wrong[:1]  # only the first mistake, because it shifts all later numbers
 
 
 def _faults(names: list[str]) -> Iterator[str]:
@@ -207,11 +217,13 @@ def _faults(names: list[str]) -> Iterator[str]:
 
 
 def read_lines(path: Path | str, what: str) -> list[str | None]:
-    """Return the lines without surrounding whitespace, and None for lines that are not UTF-8. Empty lines at the end are left out.
+    """Return the lines of a text file without surrounding whitespace.
+
+    A line that is not UTF-8 is returned as None. Empty lines at the end are left out.
 
     Args:
-        path: the file; a byte order mark at its start is skipped.
-        what: description of the file for the message.
+        path: the file. A byte order mark at the start of the file is skipped.
+        what: description of the file for the error message.
 
     Raises:
         InputError: if the file cannot be read.

@@ -1,4 +1,4 @@
-"""The data sets of the publications, from their published list files."""
+"""Build the data sets of the publications from their published list files."""
 
 import logging
 import os
@@ -30,19 +30,19 @@ VIDEOS = "videos"
 
 @dataclass(frozen=True)
 class PublishedSet:
-    """The published description of a data set; paths are below its root.
+    """The published description of a data set. Paths are relative to the root of the data set.
 
     Attributes:
-        title: name of the data set in print.
-        num_classes: the published number of classes; a class file may differ.
+        title: name of the data set, as it is written in publications.
+        num_classes: the published number of classes. The class file may have another number of classes.
         class_file: file with the names of the classes.
-        train_list: list of training videos, a share of which is held out for validation.
+        train_list: list of training videos. A share of the training videos is held out for validation.
         test_list: list of test videos, published as the validation list.
-        form: the format of the lines of lists.
+        form: the format of the lines in the lists.
         frames: folder that contains one folder of extracted frames per video.
-        frame_name: pattern of the names of frames, counted from 1.
+        frame_name: pattern of the file names of frames. The first frame has the number 1.
         num_frames: T, frames per clip.
-        flip: whether a mirrored video keeps its class.
+        flip: whether a video keeps its class if it is mirrored.
         metric: see `DataSet`.
         short_side: shorter side of the extracted frames in pixels; None if it is not published.
     """
@@ -102,7 +102,7 @@ class Usable:
 
     Attributes:
         data: the videos of all well-formed lines.
-        place: the folder of frames or videos; None if the data set is not a published one.
+        place: the folder of frames or videos; None if the data set is not one of the published data sets.
         faults: the malformed lines.
         notes: dropped lines, and differences from the publication.
     """
@@ -114,19 +114,21 @@ class Usable:
 
 
 def published(name: str, root: str | Path, *, source: str = "auto", val: float = 0.1) -> DataSet:
-    """Return a published data set: its training list, a share of which is held out for validation, and its validation list as test split.
+    """Return a published data set.
 
-    The name of a video is its path in the list, so that splits are the same for frames and for videos.
+    A share of the training list is held out for validation. The validation list is the test split.
+
+    The name of a video is its path in the list, so that the splits are the same for extracted frames and for video files.
 
     Args:
         name: a key of `PUBLISHED`.
-        root: the folder with class file and lists.
-        source: ``frames`` (extracted, in numbered files), ``videos`` (files in ``ROOT/videos``, whose numbers of frames may differ from the
-            lists), or ``auto`` (frames if their folder exists, otherwise videos).
+        root: the folder with the class file and the lists.
+        source: ``frames`` reads extracted frames from numbered files. ``videos`` reads video files in ``ROOT/videos``, whose numbers of
+            frames may differ from the lists. ``auto`` reads frames if their folder exists, otherwise videos.
         val: share of the training videos that is held out for validation.
 
     Raises:
-        InputError: if a file or folder is missing or cannot be read, or a line is malformed. The message names files and lines.
+        InputError: if a file or folder is missing or cannot be read, or if a line is malformed. The message names files and lines.
     """
     usable = what_is_usable(name, root, source=source, val=val)
     for note in usable.notes:
@@ -138,7 +140,7 @@ def published(name: str, root: str | Path, *, source: str = "auto", val: float =
 
 
 def what_is_usable(name: str, root: str | Path, *, source: str = "auto", val: float = 0.1) -> Usable:
-    """Return the same as `published`, together with malformed lines, which do not raise an error.
+    """Return the same data set as `published`, together with the malformed lines. Malformed lines do not raise an error here.
 
     Raises:
         InputError: if a file or folder is missing or cannot be read.
@@ -174,7 +176,7 @@ def _place(root: Path, source: str, about: PublishedSet) -> Path:
 
 
 def _videos(place: Path, entries: Sequence[Entry], about: PublishedSet, *, extracted: bool) -> dict[str, Video]:
-    """Return the videos by their path in the lists, as folders of extracted frames or as files."""
+    """Return a dictionary from a path in the lists to its video, which is a folder of extracted frames or a file."""
     files = {} if extracted else _index(place)
     if entries and not any((place / each.path).is_dir() if extracted else _without_suffix(each.path) in files for each in entries):
         what = "a folder of frames" if extracted else f"a video ({', '.join(VIDEO_SUFFIXES)})"
@@ -190,7 +192,10 @@ def _videos(place: Path, entries: Sequence[Entry], about: PublishedSet, *, extra
 
 
 def _index(folder: Path) -> dict[str, Path]:
-    """Return all video files below ``folder`` by their path without suffix. The order of `VIDEO_SUFFIXES` decides between duplicates."""
+    """Return a dictionary from a path without suffix to the video file below ``folder``.
+
+    If several files differ only in the suffix, the file whose suffix comes first in `VIDEO_SUFFIXES` is used.
+    """
     found: dict[str, Path] = {}
     for place, _, names in os.walk(folder, followlinks=True):
         files = [Path(place, name) for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES]

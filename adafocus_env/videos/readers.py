@@ -1,7 +1,7 @@
-"""Readers return the frames of a video by index, from an encoded file (with decord or PyAV) or from a folder of images.
+"""Readers return the frames of a video by index. A reader reads an encoded file (with decord or PyAV) or a folder of images.
 
-Readers can hang or crash the process on damaged files, so the rest of the package calls them through `adafocus_env.videos.decoding`.
-This module imports only NumPy at the top, so that worker processes start fast.
+Damaged files can hang or crash the process of a reader. The rest of the package therefore calls readers through
+`adafocus_env.videos.decoding`. This module imports only NumPy at the top, so that worker processes start fast.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 class DecodeError(InputError):
-    """Raised if a video cannot be read. The arguments are the file and the reason, and the message names both."""
+    """Raised if a video cannot be read. The arguments of the error are the file and the reason. The error message names both."""
 
     def __str__(self) -> str:
         return "cannot read the video {}: {}".format(*self.args)
 
 
 class FrameReader(Protocol):
-    """Any object that returns the frames of one video by index; `len` is the number of frames, at least 1.
+    """Any object that returns the frames of one video by index. `len` of the reader is the number of frames, at least 1.
 
     Attributes:
         fps: mean frame rate in frames per second; None if unknown.
@@ -44,14 +44,14 @@ class FrameReader(Protocol):
     def __len__(self) -> int: ...
 
     def times(self) -> NDArray[np.float64] | None:
-        """Return the display times of all frames (n,), in seconds from the first frame and never decreasing; None if unknown."""
+        """Return the display times (n,) of all frames in seconds from the first frame, in ascending order. None if unknown."""
 
     def get_frames(self, indices: Sequence[int] | NDArray[np.int64], short_side: int | None = None) -> NDArray[np.uint8]:
         """Return frames as RGB.
 
         Args:
-            indices: indices (n,) of the frames, starting at 0, in any order and with repetitions.
-            short_side: length in pixels of the shorter side after resizing, which preserves the aspect ratio; None: no resizing.
+            indices: indices (n,) of the frames, starting at 0. The indices may be in any order and may be repeated.
+            short_side: length in pixels of the shorter side after resizing. Resizing preserves the aspect ratio. None: no resizing.
 
         Returns:
             (n, H, W, 3) uint8.
@@ -62,12 +62,14 @@ class FrameReader(Protocol):
 
 
 def open_reader(path: Path, frame_name: str = "", num_frames: int | None = None) -> FrameReader:
-    """Return the reader for a folder of images or a file. Files are read by PyAV if decord is not installed or not reliable for them.
+    """Return a reader for a folder of images or a file.
+
+    PyAV reads a file if decord is not installed, or if decord is not reliable for files of this kind.
 
     Args:
         path: the file or folder.
         frame_name: pattern of the names of images in a folder; see `FolderReader`.
-        num_frames: the required number of images in a folder; None: any.
+        num_frames: number of images that a folder must have; None: any number.
 
     Raises:
         DecodeError: if the path is missing or empty, or cannot be read as a video.
@@ -87,17 +89,23 @@ def open_reader(path: Path, frame_name: str = "", num_frames: int | None = None)
 
 
 def file_reader() -> str:
-    """Return the package that reads video files on this machine, except those with `PYAV_SUFFIXES`: ``decord`` or ``av``."""
+    """Return the package that reads video files on this machine: ``decord`` or ``av``.
+
+    Files with `PYAV_SUFFIXES` are always read by ``av``.
+    """
     return "decord" if importlib.util.find_spec("decord") else "av"
 
 
 def _from_first(times: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return times relative to the first, in the order of display."""
+    """Sort the times, and return them relative to the first time."""
     return np.sort(times).astype(np.float64) - times.min()
 
 
 def resized(height: int, width: int, short_side: int | None) -> tuple[int, int]:
-    """Return (height, width) after resizing the shorter side to ``short_side`` with the same aspect ratio, rounded to whole pixels."""
+    """Return the (height, width) of a frame whose shorter side is resized to ``short_side``.
+
+    The aspect ratio stays the same, except for rounding to whole pixels.
+    """
     if short_side is None or min(height, width) == short_side:
         return height, width
     scale = short_side / min(height, width)
@@ -106,7 +114,7 @@ def resized(height: int, width: int, short_side: int | None) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _reading(path: Path, package: str) -> Iterator[None]:
-    """Convert the errors of a package to `DecodeError`."""
+    """Run the body, and convert the errors of a package to `DecodeError`."""
     try:
         yield
     except DecodeError:
@@ -120,8 +128,8 @@ class DecordReader:
     """A reader that uses decord, which also resizes frames while decoding.
 
     Attributes:
-        turned: whether the video must be rotated for display, as videos of phones. decord returns four channels for such frames, and cannot
-            read them in batches.
+        turned: whether the video must be rotated for display, as many videos of phones. For such videos, decord returns frames with four
+            channels and cannot read frames in batches.
     """
 
     def __init__(self, path: Path) -> None:
@@ -161,7 +169,7 @@ class DecordReader:
     def _open(self, height: int = -1, width: int = -1):  # type: ignore[no-untyped-def]  # decord has no types
         import decord
 
-        decord.logging.set_level(decord.logging.QUIET)  # it prints messages to the terminal that it also raises
+        decord.logging.set_level(decord.logging.QUIET)  # decord prints messages that it also raises
         try:
             return decord.VideoReader(str(self._path), ctx=decord.cpu(0), width=width, height=height, num_threads=1)
         except Exception as problem:
@@ -171,7 +179,10 @@ class DecordReader:
 
 
 class PyAVReader:
-    """A reader that uses PyAV. It decodes from the start to the last requested frame: slower than decord, but correct for every codec."""
+    """A reader that uses PyAV.
+
+    The reader decodes all frames up to the last requested frame. PyAV is slower than decord, but correct for every codec.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -210,7 +221,7 @@ class PyAVReader:
     def _timestamps(self, *, interlaced: bool) -> list[float | None]:
         """Return the time of every frame in stream order. (Many files do not state their length, and truncated files state a wrong one.)"""
         with self._open() as container:
-            # In interlaced videos, as camcorders write them, a packet may hold half a frame.
+            # In interlaced videos, such as those of camcorders, a packet may contain only half a frame.
             items = container.decode(video=0) if interlaced else (packet for packet in container.demux(video=0) if packet.size)
             return [None if item.pts is None else float(item.pts * item.time_base) for item in items]
 
@@ -232,12 +243,12 @@ class FolderReader:
 
     Args:
         path: the folder.
-        frame_name: pattern of the names of frames, such as ``image_%05d.jpg``, counted from 1; other files are ignored. Empty: all images
-            are frames, sorted by name.
-        num_frames: the required number of frames; None: any.
+        frame_name: pattern of the file names of frames, such as ``image_%05d.jpg``. The first frame has the number 1, and files that do not
+            match are ignored. Empty: all images are frames, sorted by name.
+        num_frames: number of frames that the folder must have; None: any number.
 
     Raises:
-        DecodeError: if there are no frames, a frame is missing, or the number of frames differs from the required one.
+        DecodeError: if there are no frames, if a frame is missing, or if the number of frames is not ``num_frames``.
     """
 
     fps: float | None = None
@@ -258,7 +269,7 @@ class FolderReader:
         return len(self._files)
 
     def get_frames(self, indices: Sequence[int] | NDArray[np.int64], short_side: int | None = None) -> NDArray[np.uint8]:
-        """See `FrameReader.get_frames`; all requested images must have the same size."""
+        """See `FrameReader.get_frames`. All requested images must have the same size."""
         files = [self._files[int(i)] for i in indices]
         images = {file: self._image(file, short_side) for file in dict.fromkeys(files)}
         if others := [file.name for file, image in images.items() if image.shape != images[files[0]].shape]:
@@ -266,7 +277,7 @@ class FolderReader:
         return np.stack([images[file] for file in files])
 
     def times(self) -> NDArray[np.float64] | None:
-        """See `FrameReader.times`; always None, since images have no times."""
+        """See `FrameReader.times`. The result is always None, because images have no display times."""
         return None
 
     def _image(self, file: Path, short_side: int | None) -> NDArray[np.uint8]:
@@ -281,15 +292,15 @@ class FolderReader:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Return the images directly in ``folder``, sorted by name, without hidden files."""
+    """Return the images in ``folder``, sorted by name. Subfolders are not searched, and hidden files are left out."""
     return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith("."))
 
 
 def numbered_frames(folder: Path, frame_name: str) -> list[Path]:
-    """Return the files in ``folder`` that match the pattern ``frame_name``, in the order of their numbers, which start at 1.
+    """Return the files in ``folder`` that match the pattern ``frame_name``, in the order of their numbers. Numbers start at 1.
 
     Raises:
-        DecodeError: if no file matches, a number is missing, or the numbers start at 0.
+        DecodeError: if no file matches, if a number is missing, or if the numbers start at 0.
     """
     before, _, after = re.fullmatch(r"(.*)%0(\d)d(.*)", frame_name).groups()  # type: ignore[union-attr]  # a constant of ours
     with os.scandir(folder) as entries:  # by far the fastest way to list thousands of names
@@ -307,7 +318,7 @@ def numbered_frames(folder: Path, frame_name: str) -> list[Path]:
 
 @dataclass(frozen=True)
 class DecodeRequest:
-    """A request to a worker process to decode one clip.
+    """A request that a worker process should decode one clip.
 
     Attributes:
         path: the file or folder.
@@ -316,7 +327,7 @@ class DecodeRequest:
         seed: seed of the random frames for training; None: middle frames.
         glance_frames: number of separately sampled frames for the glancer.
         sampling: how random frames are sampled; see `adafocus_env.videos.frame_sampling.SAMPLING`.
-        num_frames_stated: the required number of frames in a folder; None: any.
+        num_frames_stated: number of frames that a folder must have, as stated in a list file; None: any number.
         frame_name: pattern of the names of frames in a folder; see `FolderReader`.
         order: order of the frames in a clip, a name in `adafocus_env.videos.frame_sampling.ORDERS`.
     """
@@ -334,7 +345,8 @@ class DecodeRequest:
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """The frames (T,H,W,3) of a clip and their indices (T,) in the video; the video's number of frames, frame rate and (height, width).
+    """The frames (T,H,W,3) of a clip and their indices (T,) in the video. The other attributes describe the video: number of frames, frame
+    rate and (height, width).
 
     If the glancer's frames are sampled separately, they follow the focuser's frames.
     """
@@ -361,6 +373,9 @@ def decode_clip(request: DecodeRequest) -> DecodedClip:
 
 
 def _sample(length: int, request: DecodeRequest, count: int, *salt: int) -> NDArray[np.int64]:
-    """Return the indices (count,) of sampled frames. The salt makes the glancer's frames independent of the focuser's."""
+    """Return the indices (count,) of sampled frames.
+
+    The salt makes the sampling of the glancer's frames independent of the sampling of the focuser's frames.
+    """
     rng = None if request.seed is None else np.random.default_rng((*request.seed, *salt))
     return segment_indices(length, count, rng, request.sampling)[ORDERS[request.order](count)]

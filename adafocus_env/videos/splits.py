@@ -10,9 +10,9 @@ from classifiers.errors import refuse_if
 def hold_out(videos: Sequence[Video], share: float) -> tuple[Videos, Videos]:
     """Split training videos into (train, val) by a fixed hash of their names.
 
-    Only the hash decides, so that a video is in the same split on every machine, independently of other videos. There are two exceptions:
-    a class without training videos gets one video back, and an empty validation split gets one video (from a class with several videos,
-    if any).
+    Only the hash decides, so that a video is in the same split on every machine, independently of other videos. There are two exceptions.
+    If a class would have no training videos, one of its videos stays in training. If the validation split would be empty, it gets one video
+    (from a class with several videos, if there is such a class).
 
     Args:
         videos: the videos to split.
@@ -32,7 +32,10 @@ def hold_out(videos: Sequence[Video], share: float) -> tuple[Videos, Videos]:
 
 
 def split_test(videos: Sequence[Video], share: float) -> tuple[Videos, Videos]:
-    """Split videos into (train, test). Classes with at least two videos have videos in both; a single video of a class is in train."""
+    """Split videos into (train, test).
+
+    A class with at least two videos has videos in both splits. If a class has a single video, this video is in train.
+    """
     tested: set[str] = set()
     for of_class in _by_class(videos):
         if len(of_class) > 1:
@@ -41,7 +44,10 @@ def split_test(videos: Sequence[Video], share: float) -> tuple[Videos, Videos]:
 
 
 def _selected(videos: Sequence[Video], share: float, salt: str) -> set[str]:
-    """Return the names of the videos whose hash is below ``share``, except for one video of every class that would lose all its videos."""
+    """Return the names of the videos whose hash is below ``share``.
+
+    If all videos of a class would be selected, one of these videos is left out.
+    """
     selected = {video.name for video in videos if _position(video, salt) < share}
     for of_class in _by_class(videos):
         if all(video.name in selected for video in of_class):
@@ -50,7 +56,7 @@ def _selected(videos: Sequence[Video], share: float, salt: str) -> set[str]:
 
 
 def _partition(videos: Sequence[Video], selected: Collection[str]) -> tuple[Videos, Videos]:
-    """Return (the other videos, the selected videos), both in order."""
+    """Return two tuples, each in the original order: the videos that are not selected, and the selected videos."""
     return tuple(v for v in videos if v.name not in selected), tuple(v for v in videos if v.name in selected)
 
 

@@ -1,4 +1,4 @@
-"""Windows of a video, each of which becomes a clip. Frames are sampled by their display time.
+"""Decode windows of a video. Every window becomes a clip. Frames are sampled by their display time.
 
 This module runs in worker processes and therefore imports only NumPy, as `adafocus_env.videos.readers` does.
 """
@@ -17,19 +17,19 @@ ROUNDING = 1e-3  # seconds: containers store times as milliseconds
 
 @dataclass(frozen=True)
 class WindowRequest:
-    """A request to a worker process to decode some windows of a video.
+    """A request that a worker process should decode some windows of a video.
 
     Attributes:
         path: the file or folder of frames.
         num_frames: T, number of the focuser's frames per window.
         short_side: shorter side of the decoded frames in pixels.
-        glance_frames: number of separately sampled frames for the glancer; 0: the focuser's frames.
-        window: length of a window in seconds; None: one window, the whole video.
-        stride: seconds from the start of one window to the next; None: the length of a window.
-        first: index of the first window to decode, starting at 0; as many windows follow as ``max_frames`` allows.
-        fps: frame rate of a folder of frames in frames per second.
+        glance_frames: number of separately sampled frames for the glancer; 0: the glancer sees the focuser's frames.
+        window: length of a window in seconds; None: the whole video is one window.
+        stride: seconds from the start of one window to the start of the next; None: the length of a window.
+        first: index of the first window to decode, starting at 0. As many windows are decoded as ``max_frames`` allows.
+        fps: frame rate in frames per second. This rate is used if the file or folder does not state one.
         order: order of the frames in a window, a name in `adafocus_env.videos.frame_sampling.ORDERS`.
-        max_frames: maximum number of decoded frames in all these windows; 256 frames take 90 MB at 256 × 455 pixels.
+        max_frames: maximum number of frames to decode for one request, for all windows together. 256 frames of 256 × 455 pixels take 90 MB.
     """
 
     path: Path
@@ -45,7 +45,7 @@ class WindowRequest:
 
     @property
     def windows_at_once(self) -> int:
-        """Maximum number of windows to decode, at least one."""
+        """Maximum number of windows to decode for one request, at least one."""
         return max(1, self.max_frames // (self.num_frames + self.glance_frames))
 
 
@@ -92,12 +92,18 @@ def decode_windows(request: WindowRequest) -> DecodedWindows:
 
 
 def duration_of(times: NDArray[np.float64], frame: float) -> float:
-    """Return the duration of a video in seconds. The last frame lasts as long as the mean of the others; a single one lasts ``frame``."""
+    """Return the duration of a video in seconds.
+
+    The last frame is assumed to last as long as the mean of the other frames. A single frame lasts ``frame`` seconds.
+    """
     return float(times[-1] + (times[-1] / (len(times) - 1) if times[-1] > 0 else frame))
 
 
 def window_spans(duration: float, window: float | None, stride: float | None) -> NDArray[np.float64]:
-    """Return start and end of the windows (V, 2) in seconds. The last window ends with the video; a shorter video has one window."""
+    """Return start and end of the windows (V, 2) in seconds.
+
+    The last window ends at the end of the video. A video that is shorter than a window has one window.
+    """
     if window is None or window >= duration - ROUNDING:
         return np.array([[0.0, duration]])
     step = window if stride is None else stride
@@ -107,9 +113,9 @@ def window_spans(duration: float, window: float | None, stride: float | None) ->
 
 
 def frames_in(times: NDArray[np.float64], start: float, end: float, count: int) -> NDArray[np.int64]:
-    """Return the indices (count,) of the frames at the middle of ``count`` equal segments of a window.
+    """Divide a window into ``count`` equal segments, and return the index of each segment's middle frame, (count,).
 
-    At a constant frame rate, these are the frames of a test clip (`segment_indices`).
+    If the frame rate is constant, the result is the frames of a test clip (`segment_indices`).
     """
     first, last = np.searchsorted(times, (start - 1e-6, end - 1e-6))
     if _constant_rate(times) and last > first:
@@ -119,6 +125,6 @@ def frames_in(times: NDArray[np.float64], start: float, end: float, count: int) 
 
 
 def _constant_rate(times: NDArray[np.float64]) -> bool:
-    """Return whether each display time differs by at most half a frame from that at a constant frame rate."""
+    """Return whether the frame rate is constant: every display time differs by at most half a frame from the time at a constant rate."""
     even = np.linspace(0, times[-1], len(times))
     return bool(np.abs(times - even).max() * 2 <= even[1] if len(times) > 1 else True)

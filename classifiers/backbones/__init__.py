@@ -1,1 +1,1 @@
-"""Backbones, which map images to feature maps and pooled vectors."""
+"""Backbones. A backbone maps images to feature maps and pooled vectors."""

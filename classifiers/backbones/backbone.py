@@ -1,6 +1,7 @@
-"""Backbones map images to feature maps and pooled vectors, and have a linear layer as a frame classifier.
+"""Backbones map images to feature maps and pooled vectors. Backbones also have a frame classifier, which is a linear layer.
 
-Here and in the other modules, functions import torchvision only when they need it: it imports PyTorch's compiler, which takes seconds.
+Here and in the other modules, functions import torchvision only when they need it, because torchvision imports PyTorch's compiler, which
+takes seconds.
 """
 
 import math
@@ -19,7 +20,7 @@ class Backbone(nn.Module):
 
     Args:
         features: The trunk, which maps images (N, 3, H, W) to maps (N, channels, h, w).
-        channels: Number of channels of the maps, which is the length of the pooled vector.
+        channels: Number of channels of the maps. The pooled vector has the same length.
         num_classes: K, number of classes of the frame classifier.
         pool: How a map is pooled to a vector.
         map_bounds: Lowest and highest possible value of a map.
@@ -54,8 +55,8 @@ class Backbone(nn.Module):
         """Return the maps (N, C, h, w) and pooled vectors (N, C) of images.
 
         Args:
-            images: Normalised images (N, 3, H, W), clip by clip.
-            num_frames: Images per clip, for the temporal shift; ignored without one.
+            images: Normalised images (N, 3, H, W), ordered clip by clip.
+            num_frames: Number of images per clip. Only the temporal shift needs ``num_frames``.
 
         Raises:
             InputError: If N is not a multiple of ``num_frames``.
@@ -91,19 +92,20 @@ def _resnet50_trunk() -> nn.Module:
 
 
 BACKBONES: dict[str, Callable[[int], Backbone]] = {
-    # The paper's glancer: maps (1280, 7, 7) at 224 pixels, within [0, 6] because of the last ReLU6.
+    # The paper's glancer. For images of 224 pixels, maps have the shape (1280, 7, 7); values are in [0, 6] because of the last ReLU6.
     "mobilenet_v2": lambda num_classes: Backbone(_mobilenet_v2_trunk(), 1280, num_classes, map_bounds=(0.0, 6.0)),
-    # The paper's focuser: vectors of length 2048, non-negative because of the last ReLU.
+    # The paper's focuser. Vectors have the length 2048; values are at least 0 because of the last ReLU.
     "resnet50": lambda num_classes: Backbone(_resnet50_trunk(), 2048, num_classes, map_bounds=(0.0, math.inf)),
-    # Maps (1280, 7, 7) at 224 pixels, within [0, 6]. Lite2 is 10 % wider and 20 % deeper than Lite0, with vectors of the same length.
+    # For images of 224 pixels, maps have the shape (1280, 7, 7), with values in [0, 6].
+    # Lite2 is 10 % wider and 20 % deeper than Lite0; vectors have the same length.
     "efficientnet_lite0": lambda num_classes: Backbone(lite_trunk(1.0, 1.0), 1280, num_classes, map_bounds=(0.0, 6.0)),
     "efficientnet_lite2": lambda num_classes: Backbone(lite_trunk(1.1, 1.2), 1280, num_classes, map_bounds=(0.0, 6.0)),
-    # Two layers for glances of about 32 pixels: maps (32, 8, 8) within [0, 6]. Max-pooled, so that learning the classes makes it
-    # sensitive to what marks a small target.
+    # Two layers for glances of about 32 pixels. Maps have the shape (32, 8, 8), with values in [0, 6].
+    # Because of max-pooling, a glancer that learns the classes becomes sensitive to what marks a small target.
     "small_glancer": lambda num_classes: Backbone(
         nn.Sequential(_layer(3, 16, stride=2), _layer(16, 32, stride=2)), 32, num_classes, pool="max", map_bounds=(0.0, 6.0)
     ),
-    # Three layers for patches of about 24 pixels; max-pooled, so that clutter around a target has little effect.
+    # Three layers for patches of about 24 pixels. Because of max-pooling, clutter around a target has little effect.
     "small_focuser": lambda num_classes: Backbone(
         nn.Sequential(_layer(3, 24, kernel=5, stride=2), _layer(24, 48, stride=2), _layer(48, 96, stride=2)),
         96,

@@ -1,13 +1,15 @@
-"""EfficientNet-Lite (TensorFlow's model garden, 2020): EfficientNet-B0 and -B2 without squeeze-and-excitation, with ReLU6.
+"""EfficientNet-Lite (TensorFlow's model garden, 2020). Lite0 and Lite2 are EfficientNet-B0 and -B2 without squeeze-and-excitation and with
+ReLU6.
 
-Their ImageNet weights are available as Python packages (see `classifiers.backbones.imagenet`), without access to other servers.
+The ImageNet weights of Lite0 and Lite2 are available as Python packages (see `classifiers.backbones.imagenet`), so that no other server is
+needed.
 """
 
 import math
 
 from torch import Tensor, nn
 
-# Stages of B0 (arXiv:1905.11946, table 1): kernel, stride of the first block, expansion, channels, blocks.
+# The stages of B0 (arXiv:1905.11946, table 1). The five columns are kernel, stride of the first block, expansion, channels, and blocks.
 _STAGES = (
     (3, 1, 1, 16, 1),
     (3, 2, 6, 24, 2),
@@ -24,8 +26,8 @@ def lite_trunk(width: float, depth: float) -> nn.Sequential:
     """Return a trunk that maps images (N, 3, H, W) to maps (N, 1280, ⌈H/32⌉, ⌈W/32⌉) within [0, 6].
 
     Args:
-        width: Factor on the numbers of channels, which are rounded to multiples of 8; not applied to the first and last layer.
-        depth: Factor on the numbers of blocks per stage, which are rounded up; not applied to the first and last stage.
+        width: Factor for the numbers of channels. The results are rounded to multiples of 8. The first and the last layer are not changed.
+        depth: Factor for the numbers of blocks per stage. The results are rounded up. The first and the last stage are not changed.
     """
     layers: list[nn.Module] = [_layer(3, _STEM, kernel=3, stride=2)]
     inputs = _STEM
@@ -39,7 +41,7 @@ def lite_trunk(width: float, depth: float) -> nn.Sequential:
 
 
 class LiteBlock(nn.Module):
-    """Expansion, depthwise convolution and projection, with a shortcut if the shape stays the same.
+    """A block with expansion, depthwise convolution and projection. The block has a shortcut if input and output have the same shape.
 
     Args:
         inputs: Input channels.
@@ -59,14 +61,17 @@ class LiteBlock(nn.Module):
         self.shortcut = stride == 1 and inputs == outputs
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return features (N, outputs, h/stride, w/stride) for features (N, inputs, h, w)."""
+        """Return the output features (N, outputs, h/stride, w/stride) for input features (N, inputs, h, w)."""
         return features + self.layers(features) if self.shortcut else self.layers(features)
 
 
 def _layer(
     inputs: int, outputs: int, *, kernel: int, stride: int = 1, groups: int = 1, activation: type[nn.Module] | None = nn.ReLU6
 ) -> nn.Sequential:
-    """Return convolution, batch norm and activation, padded as in TensorFlow (for even sides, strides pad one more pixel at the end)."""
+    """Return a layer with convolution, batch norm and activation.
+
+    The padding is that of TensorFlow: with even sides, a convolution with a stride pads one more pixel at the end than at the start.
+    """
     before, after = (kernel - stride) // 2, (kernel - stride + 1) // 2
     pad = [nn.ZeroPad2d((before, after, before, after))] if before != after else []
     from torchvision.ops import Conv2dNormActivation

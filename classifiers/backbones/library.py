@@ -1,4 +1,6 @@
-"""Backbones by name: `BACKBONES`, and any image classifier with a feature map as ``torchvision/NAME`` or ``timm/NAME``.
+"""Find backbones by name.
+
+A name is a key of `BACKBONES`, or ``torchvision/NAME`` or ``timm/NAME`` for any image classifier of these libraries that has a feature map.
 
 The properties of a library's model are measured on PyTorch's meta device, where tensors have shapes but no values.
 """
@@ -23,10 +25,10 @@ _REFUSED = (
     "{name} cannot be a backbone: it makes no map of images of any size; choose a model whose features are (N, C, h, w) with h and w that "
     "follow the image, as convolutional networks have them, such as torchvision/resnet18 or torchvision/mobilenet_v3_small"
 )
-# Images are normalised before, and PyTorch's default initial weights are sufficient.
+# Images are already normalised, and PyTorch's default initialization of weights is sufficient.
 _ARGUMENTS = {name: {"transform_input": True, "init_weights": False} for name in ("googlenet", "inception_v3")}
-_LAST_MAPS: dict[str, str] = {}  # names of the last map in torchvision models that were built before
-# Lowest and highest value of the output of an activation.
+_LAST_MAPS: dict[str, str] = {}  # by model name: the name of the last map in torchvision models that were already built
+# Lowest and highest value that each activation can return.
 _RANGES = {nn.ReLU: (0.0, math.inf), nn.ReLU6: (0.0, 6.0), nn.Hardswish: (-0.375, math.inf), nn.SiLU: (-0.2785, math.inf)}
 
 
@@ -37,7 +39,7 @@ class Measured:
     Attributes:
         trunk: The trunk, on the meta device.
         channels: Number of channels of the maps.
-        bounds: Lowest and highest possible value of a map, as far as the last layer determines them.
+        bounds: Lowest and highest possible value of a map. The bounds are infinite if the last layer does not determine them.
     """
 
     trunk: nn.Module
@@ -46,7 +48,7 @@ class Measured:
 
 
 def build_backbone(name: str, num_classes: int) -> Backbone:
-    """Return a backbone with random weights, without downloads.
+    """Return a backbone with random weights. Nothing is downloaded.
 
     Args:
         name: A name in `BACKBONES`, or ``LIBRARY/NAME``.
@@ -65,7 +67,7 @@ def check_name(field: str, name: str) -> None:
     """Check the name of a backbone. (Whether a library's model can be a backbone is checked when it is built.)
 
     Raises:
-        InputError: If the library or the model is unknown (the message suggests the nearest), or the library is not installed.
+        InputError: If the library or the model is unknown (the message suggests the nearest name), or if the library is not installed.
     """
     library, slash, model = name.partition("/")
     refuse_if(
@@ -112,21 +114,21 @@ def measure(name: str) -> Measured:
 
 
 def trunk(name: str, pretrained: bool = False) -> nn.Module:
-    """Return the trunk of a model, which maps images to its last feature map, in training mode.
+    """Return the trunk of a model, in training mode. The trunk maps images to the model's last feature map.
 
     Args:
         name: ``LIBRARY/NAME``.
-        pretrained: Whether to load the library's weights, which are downloaded unless they are cached.
+        pretrained: Whether to load the library's weights. The weights are downloaded unless they are cached.
     """
     check_name("backbone", name)
     library, _, model = name.partition("/")
     with torch.random.fork_rng(devices=[], enabled=pretrained), warnings.catch_warnings(), torch.device("cpu"):
-        warnings.simplefilter("ignore", FutureWarning)  # about defaults of torchvision that are not used here
+        warnings.simplefilter("ignore", FutureWarning)  # the warnings are about defaults of torchvision that are not used here
         return LIBRARIES[library].trunk(model, pretrained)
 
 
 def _torchvision_trunk(name: str, pretrained: bool) -> nn.Module:
-    """Return the graph of the model's direct children up to the last map. The names of the children stay the same."""
+    """Return a module that runs the model's direct children up to the last map. The names of the children stay the same."""
     from torchvision import models
 
     arguments = {} if pretrained else _ARGUMENTS.get(name, {})
@@ -157,14 +159,14 @@ def _last_map(model: nn.Module, graph: fx.Graph, name: str) -> str:
 
 
 class _Children(fx.Tracer):
-    """A tracer of a model's forward pass that does not enter its modules."""
+    """A tracer that traces the forward pass of a model, but not inside the model's modules."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
 
 
 class _Shapes(fx.Interpreter):
-    """An interpreter that runs a graph without gradients and appends the shape of every value to ``node.meta["shapes"]``."""
+    """An interpreter that runs a graph without gradients. The interpreter appends the shape of every value to ``node.meta["shapes"]``."""
 
     @torch.no_grad()
     def run_node(self, n: fx.Node) -> Any:
@@ -198,8 +200,8 @@ class Library:
 
     Attributes:
         names: Function that returns the names of the models.
-        trunk: Function of a name and whether to load weights that returns a trunk.
-        listed_by: Python expression that lists all names, for messages.
+        trunk: Function that returns a trunk. The arguments of the function are the name of the model and whether to load weights.
+        listed_by: Python expression that lists all names. Error messages contain this expression.
     """
 
     names: Callable[[], Iterable[str]]
@@ -214,7 +216,7 @@ LIBRARIES = {
 
 
 def _is_map(shape: torch.Size, larger: torch.Size) -> bool:
-    """Return whether a value is a map (N, C, h, w), given its shapes for images of `SIZES`: h and w must grow with the image."""
+    """Return whether a value is a map (N, C, h, w), given its shapes for images of both `SIZES`. In a map, h and w grow with the image."""
     return len(shape) == 4 and shape[:2] == larger[:2] and all(1 < one < other for one, other in zip(shape[2:], larger[2:], strict=True))
 
 

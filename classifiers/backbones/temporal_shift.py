@@ -1,7 +1,7 @@
-"""Temporal shift (TSM, arXiv:1811.08383): some channels of a frame's features are replaced by those of neighbouring frames.
+"""Temporal shift (TSM, arXiv:1811.08383). Some channels of a frame's features are replaced by the same channels of neighbouring frames.
 
-The shift lets an image network use motion, without additional multiply-adds or weights. It adds no module to a trunk, so that the names of
-the trunk's tensors stay the same.
+The shift lets an image network use motion, without additional multiply-adds or weights. The shift adds no module to a trunk, so that the
+names of the trunk's tensors stay the same.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,10 @@ from classifiers.errors import lookup, refuse_if
 
 
 def shift_channels(features: Tensor, num_frames: int, fraction: float) -> Tensor:
-    """Move channels between the frames of a clip, never across clips.
+    """Move channels between the frames of a clip. Channels never move between clips.
 
-    The first ⌊C · fraction⌋ of C channels take the values of the next frame, and as many after them take the values of the previous frame,
-    or zeros if there is no such frame. The other channels stay the same.
+    The first ⌊C · fraction⌋ of C channels take the values of the next frame. The following ⌊C · fraction⌋ channels take the values of the
+    previous frame. If there is no such frame, the values are zeros. The other channels stay the same.
 
     Args:
         features: (clips · num_frames, C, h, w), clip by clip.
@@ -36,14 +36,15 @@ def shift_channels(features: Tensor, num_frames: int, fraction: float) -> Tensor
 
 
 class TemporalShift:
-    """A forward hook that shifts the input of modules. One hook serves a whole backbone, which sets the number of frames.
+    """A forward hook that shifts the input of modules. All shifted modules of a backbone share one hook, and the backbone sets its
+    ``num_frames``.
 
     Args:
         fraction: Share of the channels that moves in each direction.
 
     Attributes:
         num_frames: Frames per clip in the current call.
-        modules: Names in the trunk of the modules whose input is shifted.
+        modules: Names of the modules whose input is shifted, as in the trunk.
     """
 
     def __init__(self, fraction: float) -> None:
@@ -65,7 +66,8 @@ def put_into(trunk: nn.Module, fraction: float, place: str) -> TemporalShift:
         place: Name in `PLACES`.
 
     Raises:
-        InputError: If the fraction is out of range, the place is unknown, or the trunk has no such place. The message names the field.
+        InputError: If the fraction is out of range, if the place is unknown, or if the trunk has no such place. The message names the
+            field.
     """
     check_shift(fraction, place)
     targets = PLACES[place](trunk)
@@ -97,7 +99,7 @@ def check_shift(fraction: float, place: str) -> None:
 def _inside_residual_blocks(trunk: nn.Module) -> list[nn.Module]:
     """Return the first convolution of every residual block. The block's shortcut then passes on the unshifted features.
 
-    As in the released code, these are the blocks with a shortcut and an expansion in MobileNetV2, and all blocks in ResNet-50.
+    As in the released code, all blocks of ResNet-50 are used. Of MobileNetV2, the blocks that have a shortcut and an expansion are used.
     EfficientNet-Lite is treated like MobileNetV2.
     """
     from torchvision.models.mobilenetv2 import InvertedResidual
@@ -109,7 +111,10 @@ def _inside_residual_blocks(trunk: nn.Module) -> list[nn.Module]:
 
 
 def _before_blocks(trunk: nn.Module) -> list[nn.Module]:
-    """Return every block, so that its shortcut is shifted, too. In a sequence without blocks, return every layer except the first."""
+    """Return every block.
+
+    The input of the whole block is shifted, including the shortcut. In a sequence without blocks, return every layer except the first.
+    """
     from torchvision.models.mobilenetv2 import InvertedResidual
     from torchvision.models.resnet import BasicBlock, Bottleneck
 
