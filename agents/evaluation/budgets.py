@@ -24,7 +24,7 @@ Shares = NDArray[np.floating]
 
 
 def requested_keep(budget: float | None, keep: float | None, flops: VideoFlops) -> float:
-    """Return the share of frames that get a patch. The user gives either this share or a budget.
+    """Return the share of frames that get a patch, which the user gives directly or as a budget.
 
     Args:
         budget: GFLOPs per video.
@@ -51,7 +51,7 @@ def check_keep(keep: float | None) -> float:
 
 
 def set_threshold(policy: PolicyNetwork, val: Features, share: float) -> str:
-    """Set the threshold of a skipping policy so that the given share of frames gets a patch. Return a line of text that states it.
+    """Set the threshold of a skipping policy so that the given share of frames gets a patch. Return a text that states the threshold.
 
     The threshold is computed on the validation clips.
     """

@@ -1,8 +1,8 @@
 """Conditional exit: a video ends after the first step whose scores are confident enough, and its later frames are not processed.
 
-A conditional exit needs no trained network. It has one threshold per step, fitted on training clips, as in AdaFocusV2 (arXiv:2112.14238)
-and MSDNet (arXiv:1703.09844). `ExitFit` stores the confidences of the training clips and computes `ExitThresholds` from them, which are
-an argument of `agents.evaluation.inference.infer`.
+A conditional exit needs no trained network, but one threshold per step, which is fitted on training clips, as in AdaFocusV2
+(arXiv:2112.14238) and MSDNet (arXiv:1703.09844). `ExitFit` stores the confidences of the training clips and computes `ExitThresholds` from
+these confidences. `ExitThresholds` are an argument of `agents.evaluation.inference.infer`.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class ExitModel:
         num_steps: D, decisions per clip.
         patch_size: P in pixels.
         skipped: Input of the head for skipped frames.
-        keep_threshold: Threshold on P(skip). None if the policy does not skip or has no threshold.
+        keep_threshold: Threshold on P(skip), or None if the policy does not skip or has no threshold.
     """
 
     classifier: str
@@ -152,7 +152,7 @@ class ExitModel:
         return cls(classifier.fingerprint(), weights, num_frames, num_steps, patch_size, skipped, keep_threshold)
 
     def check(self, given: ExitModel) -> None:
-        """Check that the model ``given``, with which the thresholds will be used, is the model for which they were fitted.
+        """Check that the model ``given`` equals this model, for which thresholds were fitted.
 
         Raises:
             InputError: If the models differ. The message names the first difference.
@@ -170,8 +170,8 @@ class ExitThresholds:
     Attributes:
         values: (D,), the thresholds. A clip exits after a step if its confidence reaches the threshold of the step.
         confidence: Kind of confidence, a name in `CONFIDENCES`.
-        model: The model for which the thresholds were fitted, or None. `agents.evaluation.inference.infer` checks that it equals the model
-            in use; with None, nothing is checked.
+        model: The model for which the thresholds were fitted. `agents.evaluation.inference.infer` checks that this model equals the model
+            in use, unless ``model`` is None.
     """
 
     values: Values
@@ -179,7 +179,7 @@ class ExitThresholds:
     model: ExitModel | None
 
     def leaving(self, scores: Tensor, step: int) -> NDArray[np.bool_]:
-        """Return which clips exit after ``step``, (n,) bool. The step is counted from 0, and ``scores`` (n, K) are the scores after it."""
+        """Return which clips exit after ``step``, (n,) bool. ``scores`` (n, K) are the scores after the step, which is counted from 0."""
         return confidence_of(scores.float().cpu().numpy(), self.confidence) >= self.values[step]
 
     def steps(self, scores: NDArray[Any]) -> NDArray[np.int64]:

@@ -59,16 +59,16 @@ def evaluate(
 
     Args:
         features: Features of the clips.
-        policy: The learned policy, any object with `predict`. Its attribute ``observation`` names its observation; without the attribute,
-            it is `reference`. If ``policy`` is None, only the baselines are evaluated.
+        policy: The learned policy, any object with `predict`. The policy's attribute ``observation`` names its observation; a policy
+            without this attribute gets the observation `reference`. If ``policy`` is None, only the baselines are evaluated.
         seed: Seed of the random baselines.
         progress: Called with the name of each policy before it is evaluated.
         skipped: Input of the head for frames that the learned policy skips, a name in `adafocus_env.classify.SKIPPED`.
 
     Returns:
-        Two dictionaries, whose keys are names of policies. The first has the metrics of each policy (see
-        `agents.evaluation.metrics.summarize`). The second has the evaluations of the policies that select patches; `glance_only` and
-        `full_frame` do not. The greedy oracle is omitted unless there is a bank with the focus vectors of all cells.
+        Two dictionaries, whose keys are names of policies. The first dictionary has the metrics of each policy (see
+        `agents.evaluation.metrics.summarize`). The second dictionary has the evaluations of the policies that select patches, and therefore
+        not of `glance_only` and `full_frame`. The greedy oracle is omitted unless there is a bank with the focus vectors of all cells.
 
     Raises:
         InputError: If the policy does not match the features, or if the scores are not finite.
@@ -101,8 +101,8 @@ def evaluate_policy(
     Args:
         features: Features of the clips. With a bank, most of the computation is saved.
         policy: Any object with `predict`, recurrent or not. Action masks are passed if `predict` accepts them.
-        observation: A name in `adafocus_env.observation.OBSERVATIONS`. If None, the policy's attribute ``observation`` is used, or
-            `reference` if the policy has no such attribute.
+        observation: A name in `adafocus_env.observation.OBSERVATIONS`. If ``observation`` is None, the policy's attribute ``observation``
+            is used, or `reference` if the policy has no such attribute.
         skipped: Input of the head for skipped frames, a name in `adafocus_env.classify.SKIPPED`.
         clips: Indices of the clips (n,); None: all clips in order.
     """
@@ -216,7 +216,7 @@ def _clip_policy(features: Features, policy: Predictor, observation: str | None 
 
 
 def _from_references(features: Features, policy: Predictor) -> ClipPolicy:
-    """Return a function in which the policy acts without an environment, on observations that are references (clip, step)."""
+    """Return a function that lets the policy act on references (clip, step), without an environment."""
     action, last = action_of(policy, features), features.num_steps - 1
 
     def act(clips: Indices) -> Actions:
@@ -232,7 +232,7 @@ def _from_references(features: Features, policy: Predictor) -> ClipPolicy:
 
 
 def _in_environment(features: Features, policy: Predictor, observation: str, skipped: str) -> ClipPolicy:
-    """Return a function in which the policy acts in an environment, because its observations may depend on earlier actions."""
+    """Return a function that lets the policy act in an environment, where observations may depend on earlier actions."""
     env = AdaFocusVectorEnv(
         min(len(features.clips), CLIPS_AT_ONCE), features.classifier, features.clips,
         observation=observation, reward="confidence", bank=features, autoreset_mode="DISABLED", skipped=skipped,
@@ -254,7 +254,7 @@ def _in_environment(features: Features, policy: Predictor, observation: str, ski
 def greedy_oracle_actions(
     features: Features, clips: Indices, action: Action | None = None, skipped: str = "zeros", cost_weight: float = 0.0
 ) -> Actions:
-    """Return the actions (n, D, *action space) of `GreedyOracle` in clips (n,). It chooses each action after taking the earlier ones."""
+    """Return the actions (n, D, *action space) of `GreedyOracle` in clips (n,). Each action is chosen after taking the earlier actions."""
     dynamics = Dynamics(features, len(clips), reward="confidence", action=action, skipped=skipped)
     dynamics.restart(clips, dynamics.baseline)
     oracle, actions = GreedyOracle(dynamics, cost_weight), []
@@ -328,7 +328,7 @@ def flops_of(features: Features, skipped: str = "zeros", policy_step: int = 0) -
 
 
 def policy_macs(features: Features, policy: PolicyNetwork | Predictor) -> int:
-    """Count the multiply-adds of a policy per video. For a custom policy, they are measured while the policy acts in the first clip."""
+    """Count the multiply-adds of a policy per video. The multiply-adds of a custom policy are measured while it acts in the first clip."""
     if isinstance(policy, PolicyNetwork):
         return features.num_steps * policy_flops(policy)
     first = np.zeros(1, np.int64)

@@ -16,9 +16,9 @@ PUBLISHED_P: tuple[float, ...] = tuple(np.linspace(0.5, 3.9, 35).round(1).tolist
 
 
 def stop(evaluation: PolicyEvaluation, steps: NDArray[np.int64], flops: VideoFlops) -> PolicyEvaluation:
-    """Return the evaluation that results if each clip ends after its entry of ``steps`` (N,), counted from 0.
+    """Return the evaluation that results if clip n ends after step ``steps[n]``, counted from 0.
 
-    Later steps have the scores of that step and cost nothing.
+    Steps after the end of a clip have the scores of the clip's last step and cost nothing.
     """
     later = np.arange(evaluation.patch_mask.shape[1]) > steps[:, None]
     last = evaluation.scores[np.arange(len(steps)), steps][:, None]
@@ -28,7 +28,7 @@ def stop(evaluation: PolicyEvaluation, steps: NDArray[np.int64], flops: VideoFlo
 
 
 def exit_curve(evaluation: PolicyEvaluation, fit: ExitFit, confidence: str, flops: VideoFlops) -> list[dict[str, float]]:
-    """Return the accuracy and the cost for every p in `PUBLISHED_P`. They are computed from the scores of one evaluation without an exit.
+    """Return the accuracy and the cost for every p in `PUBLISHED_P`, computed from the scores of one evaluation without an exit.
 
     Each point has ``p``, ``gflops``, ``steps`` (the mean number of steps before the exit) and the metrics of
     `agents.evaluation.metrics.STEP_METRICS`.

@@ -68,15 +68,16 @@ def infer(
     With a conditional exit, the videos are processed decision by decision, and a video that exits is not processed further.
 
     Args:
-        classifier: A frozen classifier. If it is not yet optimized for inference, it is optimized (`classifiers.optimize.optimized`).
-        policy: A policy trained on the glance maps of this classifier. If it was trained with an algorithm other than PPO, a
+        classifier: A frozen classifier. If the classifier is not yet optimized for inference, it is optimized with
+            `classifiers.optimize.optimized`.
+        policy: A policy trained on the glance maps of this classifier. A model of an algorithm other than PPO must be wrapped in
             `agents.policies.model_on_glances.ModelOnGlances`.
         frames: Normalised frames (N, T, 3, H, W) on the classifier's device, from which patches are cropped.
         glance_frames: Normalised frames of the glancer (N, G, 3, H, W); None: the same as ``frames``.
         skipped: Input of the head for skipped frames, a name in `adafocus_env.classify.SKIPPED`.
         keep_threshold: Skip the frames whose P(skip) is at least this threshold; None: use the policy's threshold.
         exit: Thresholds of a conditional exit; None: every frame is processed. Each call checks that the thresholds were fitted for these
-            weights, which takes a moment for large networks; `infer_batches` checks it once.
+            weights, which takes a moment for large networks; `infer_batches` checks only once.
 
     Raises:
         InputError: If frames or policy do not fit the classifier, if ``skipped`` is unknown, if the thresholds were fitted for another

@@ -39,7 +39,7 @@ class PolicyEvaluation:
         label_sets: All labels of each clip. Accuracy and confidence use the first label.
         macs: Multiply-adds per video, averaged over videos.
         patch_mask: (N, D) bool, the steps with a patch or, without ``actions``, with the whole frame.
-        actions: (N, D, …), the selected patches; undefined in skipped steps. None if the policy selects no patches.
+        actions: (N, D, …), the selected patches, undefined in skipped steps; or None if the policy selects no patches.
         action: Kind of ``actions``.
         targets: Boxes (N, T, 4) of the target and its visibility (N, T) in the T frames of the D decisions. None if they are not known.
     """
@@ -78,11 +78,11 @@ class Metric:
     """A metric: a number that summarizes a policy, or an accuracy after every step.
 
     Attributes:
-        value: The function that computes the metric. For an entry of `METRICS`, it takes the evaluation and returns the metric, or None if
-            the metric is undefined. For an entry of `CLIP_METRICS`, it takes the evaluation and returns a numerator (N,) and a denominator
-            (N,) for every clip; the metric is the sum of the numerators divided by the sum of the denominators. For an entry of
-            `STEP_METRICS`, it takes scores (N, D, K) and the labels of each clip and returns the accuracy after every step (D,), in 0-1;
-            the table of results has the value after the last step.
+        value: The function that computes the metric. In `METRICS`, the function takes the evaluation and returns the metric, or None if
+            the metric is undefined. In `CLIP_METRICS`, the function takes the evaluation and returns a numerator (N,) and a denominator
+            (N,) for every clip; the metric is the sum of the numerators divided by the sum of the denominators. In `STEP_METRICS`, the
+            function takes scores (N, D, K) and the labels of each clip and returns the accuracy after every step (D,), in 0-1. The table of
+            results has the accuracy after the last step.
         heading: Heading of the column in the table of results; empty: no column.
         format: Format specification of the column's values.
         optional: If True, the column is omitted if all its values are 1.
@@ -194,7 +194,7 @@ def table_columns(results: Iterable[Mapping[str, Any]], metric: str) -> dict[str
 
     Args:
         results: The metrics of each policy, as `summarize` returns them.
-        metric: The accuracy metric of the data set. If it is not top-1, it has a column in addition to that of top-1.
+        metric: The accuracy metric of the data set. A metric other than top-1 has a column in addition to the column of top-1.
     """
     results = list(results)
     every = {**STEP_METRICS, **CLIP_METRICS, **METRICS}
@@ -255,7 +255,7 @@ def confidence(scores: Scores, labels: NDArray[np.int64]) -> NDArray[np.float32]
 
 
 def mean_average_precision(scores: Scores, labels: LabelSets) -> NDArray[np.float64]:
-    """Return the mean average precision (mAP) after every step, (T,). It is the published metric for ActivityNet and FCVID.
+    """Return the mean average precision (mAP) after every step, (T,). The mAP is the published metric for ActivityNet and FCVID.
 
     For each class, all clips are ranked by their softmax score of the class, and the average precision is the mean of the precision at
     each clip that has the class as a label. The mAP is the mean of the average precision over all K classes. As in scikit-learn, the
@@ -264,8 +264,8 @@ def mean_average_precision(scores: Scores, labels: LabelSets) -> NDArray[np.floa
     If every class occurs, the result equals that of the authors' code. If a class is absent, the results differ, because the authors' code
     renumbers the remaining classes and therefore compares labels with the scores of other classes (10.377 % instead of 10.458 % on the same
     scores and labels). Clips with equal scores share one rank, while the authors' code ranks them in arbitrary order. Ties are also more
-    frequent in the authors' code, because its float32 softmax scores are equal for all confident predictions. This function avoids such
-    ties: it ranks the logarithm of the softmax in float64.
+    frequent in the authors' code, because its float32 softmax scores are equal for all confident predictions. This function ranks the
+    logarithm of the softmax in float64 and therefore has fewer ties.
 
     Args:
         scores: (N, T, K), class scores before the softmax. This function applies the softmax, which changes the order of clips in a class.
@@ -322,7 +322,7 @@ def count_hits(evaluation: PolicyEvaluation) -> tuple[Counts, Counts] | None:
     """Count the hits per decision, and the frames that show the target and have a patch.
 
     Returns:
-        The number of hits (N, D), and the number of frames that show the target and have a patch (N, D). A hit is such a frame in which the
+        The number of hits (N, D), and the number of frames that show the target and have a patch (N, D). A hit is a frame in which the
         patch covers at least three quarters of the target's box. None is returned if there is no ground truth or no patch.
     """
     seen = seen_frames(evaluation)
@@ -334,7 +334,10 @@ def count_hits(evaluation: PolicyEvaluation) -> tuple[Counts, Counts] | None:
 
 
 def covers(patches: NDArray[Any], boxes: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return whether each patch (…, 4) covers at least three quarters of its box (…, 4). Both are (top, left, bottom, right) in pixels."""
+    """Return whether each patch (…, 4) covers at least three quarters of its box (…, 4).
+
+    Patches and boxes are (top, left, bottom, right) in pixels.
+    """
     sides = np.minimum(boxes[..., 2:], patches[..., 2:]) - np.maximum(boxes[..., :2], patches[..., :2])
     return sides.clip(0).prod(-1) >= COVERED * (boxes[..., 2:] - boxes[..., :2]).prod(-1)
 

@@ -54,7 +54,7 @@ def infer_until_exit(
 
     Args:
         classifier: The classifier.
-        policy: The policy. Each of its decisions depends only on the glances so far.
+        policy: The policy. Each decision of the policy depends only on the glances so far.
         frames: Normalised frames of the focuser, grouped by decision, (N, D, f, 3, H, W).
         glance_frames: Normalised frames of the glancer, grouped by decision, (N, D, g, 3, H, W).
         look: The function that runs the focuser.
@@ -63,7 +63,7 @@ def infer_until_exit(
         keep_threshold: See `PolicyNetwork.act`.
 
     Raises:
-        InputError: If the classifier has a temporal shift, because it would need later frames.
+        InputError: If the classifier has a temporal shift, because the shift needs later frames.
     """
     check_separable(classifier)
     (count, num_steps), running = frames.shape[:2], _Running(classifier, policy, len(frames), skipped, keep_threshold)
