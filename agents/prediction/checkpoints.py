@@ -97,7 +97,7 @@ def check_finished(run: RunDir) -> None:
     """Check that a run is finished.
 
     Raises:
-        InputError: If the run is not finished. The message explains how to finish it, and how to use its best policy so far.
+        InputError: If the run is not finished. The message explains how to finish the run, and how to use the run's best policy so far.
     """
     problem = f"run={run.root} is not finished: start its command again to finish it"
     cards = (card for name in (POLICY_CARD, MODEL_CARD) for card in run.checkpoints.glob(f"**/{BEST}/{name}"))
@@ -138,7 +138,7 @@ def _beside(source: Path, policy: Path | None) -> tuple[Path, Path]:
 
 
 def _format_of(run: RunDir, stated: ClipFormat) -> ClipFormat:
-    """Return the format of the run's clips. Read the number of frames from the run, because cards of earlier versions do not state it."""
+    """Return the format of the run's clips. Read the number of frames from the run, because cards of earlier versions do not have it."""
     try:
         data = run.config()["data"]
         return replace(stated, num_frames=data["num_frames"], glance_frames=data["glance_frames"])

@@ -1,4 +1,4 @@
-"""The video frames from which the pictures of a prediction are drawn. They are darkened outside the region that the classifier sees."""
+"""The video frames from which the pictures of a prediction are drawn. Frames are darkened outside the region that the classifier sees."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def shown_frames(prediction: Prediction) -> Iterator[tuple[float, Picture, float
 
 
 def dim_outside(pixels: Picture, view: Box) -> Picture:
-    """Return a copy of the frame that is darkened outside of ``view``."""
+    """Return a copy of the frame, darkened outside of the rectangle ``view``."""
     top, left, bottom, right = (round(side) for side in view)
     dimmed = (pixels * OUTSIDE).astype(np.uint8)
     dimmed[top:bottom, left:right] = pixels[top:bottom, left:right]

@@ -19,9 +19,10 @@ PREDICTIONS, ORIGIN, LOCK = "predictions.jsonl", "predict.json", ".lock"
 
 
 class OutputFolder:
-    """The folder to which a command writes its predictions. It is locked for one process at a time.
+    """The folder to which a command writes its predictions. The folder is locked, so that only one process can use it at a time.
 
-    ``predict.json`` stores the values on which the predictions depend. A command can add predictions only if its values are the same.
+    ``predict.json`` stores the values on which the predictions depend. A command can add predictions only if they depend on the same
+    values.
 
     Args:
         folder: The folder; created if missing.

@@ -1,4 +1,4 @@
-"""The predictor. It applies a classifier and its policy to any video file or folder of frames."""
+"""The predictor. A predictor applies a classifier and its policy to any video file or folder of frames."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from classifiers.optimize import optimized
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A video that could not be read and has no prediction, and the reason."""
+    """A video that has no prediction because it could not be read, and the reason."""
 
     file: str
     reason: str
@@ -46,7 +46,7 @@ class Predictor:
 
     Args:
         classifier: The frozen classifier.
-        policy: A policy trained on the glance maps of this classifier. If it was trained with an algorithm other than PPO, a
+        policy: A policy trained on the glance maps of this classifier. A model of an algorithm other than PPO must be wrapped in
             `agents.policies.model_on_glances.ModelOnGlances`.
         skipped: Input of the head for skipped frames, a name in `adafocus_env.classify.SKIPPED`.
         keep_threshold: Skip the frames whose P(skip) is at least this threshold; None: use the policy's threshold.
@@ -106,7 +106,7 @@ class Predictor:
 
         Args:
             video: The file or folder of frames.
-            window: Length of the windows in seconds. Each window of a long video is classified. None: the whole video is one window.
+            window: Length of the windows in seconds; None: the whole video is one window. Each window of a long video is classified.
             stride: Seconds from the start of one window to the start of the next; None: the length of a window.
 
         Raises:
@@ -221,8 +221,8 @@ class Predictor:
 class _Window:
     """The results for one window of T frames.
 
-    They are the boxes (T, 4), the mask of frames with a patch (T,), the softmax scores (T, K), the multiply-adds (T,), and the mask of
-    processed frames (T,).
+    The results are the boxes (T, 4), the mask of frames with a patch (T,), the softmax scores (T, K), the multiply-adds (T,), and the mask
+    of processed frames (T,).
     """
 
     origin: ClipOrigin
@@ -237,8 +237,8 @@ class _Batches:
     """Batches of windows for the networks, which a thread reads in advance.
 
     Attributes:
-        waiting: One list for each batch that was read. The list has an entry for each window in the batch: the index of its video, its
-            origin, and the number of windows of its video.
+        waiting: One list for each batch that was read. The list has an entry for each window in the batch, which consists of the index of
+            the video, the origin of the clip, and the number of windows of the video.
         failed: The index of every video that cannot be read, and the reason.
     """
 

@@ -37,8 +37,8 @@ class FramePrediction:
         prediction: The class with the highest score after this frame.
         confidence: The softmax score of that class.
         macs: Multiply-adds spent on the frame.
-        processed: False if the conditional exit ended the window before this frame. The prediction and the confidence are then those at the
-            exit.
+        processed: False if the conditional exit ended the window before this frame. In frames after the exit, the prediction and the
+            confidence are those at the exit.
     """
 
     index: int

@@ -107,7 +107,7 @@ def _predict(config: Predict, predictor: Predictor, sources: Sources, output: Ou
 
 
 class PictureError(InputError):
-    """Raised if the pictures of a video cannot be drawn. The arguments are the file of the video and the reason."""
+    """Raised if the pictures of a video cannot be drawn. The arguments of the exception are the file of the video and the reason."""
 
     @property
     def file(self) -> str:

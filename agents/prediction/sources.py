@@ -21,7 +21,8 @@ class Sources:
 
     Attributes:
         files: Paths of the video files and folders of frames. The results contain the same paths.
-        root: The folder to which the names of pictures are relative. If it is None, pictures are named after the file, without its folder.
+        root: The folder to which the names of pictures are relative. If ``root`` is None, pictures are named after the file without its
+            folder.
         single: True if ``source`` is one video; False if it is a folder of videos, a pattern or a list.
     """
 
@@ -32,8 +33,8 @@ class Sources:
     def names(self) -> dict[str, str]:
         """Map every video to the name of its pictures, without suffix.
 
-        The name is that of the video without its suffix if no other video has this name. Otherwise, it includes the suffix or, if that is
-        not enough, a number.
+        The pictures have the name of the video without its suffix if no other video has this name. If several videos have the same name,
+        the names of their pictures include the suffix or, if that is not enough, a number.
         """
         relative = {file: Path(file).relative_to(self.root) if self.root else Path(Path(file).name) for file in self.files}
         stems = Counter(path.with_suffix("") for path in relative.values())
@@ -46,7 +47,7 @@ class Sources:
 def find_sources(source: str, out: Path) -> Sources:
     """Return the videos that ``source`` names.
 
-    ``source`` is a file, a folder, whose subfolders are searched as well, a pattern, or ``-`` for a list on standard input.
+    ``source`` is a file, a folder, a pattern, or ``-`` for a list on standard input. The subfolders of a folder are searched, too.
 
     Args:
         source: The value of the setting.

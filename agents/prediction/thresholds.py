@@ -27,7 +27,7 @@ from classifiers.errors import refuse_if
 
 
 def solve_budget(predictor: Predictor, config: Predict, display: Display) -> str:
-    """Set the threshold of the predictor's policy for ``budget`` or ``keep``. Return a line of text that states it.
+    """Set the threshold of the predictor's policy for ``budget`` or ``keep``. Return a text that states the threshold.
 
     Raises:
         InputError: If the policy does not skip, if the run has no validation split, or if the budget is out of range.
@@ -59,7 +59,8 @@ def exit_model(classifier: Classifier, policy: PolicyNetwork, skipped: str) -> E
 def find_exit(predictor: Predictor, config: Predict, display: Display) -> ExitThresholds:
     """Return the thresholds of the requested conditional exit.
 
-    With a run, they are fitted on its training clips. Without a run, they are computed from the confidences that are stored for the policy.
+    If a run is given, the thresholds are fitted on its training clips. If no run is given, the thresholds are computed from the confidences
+    that are stored for the policy.
 
     Raises:
         InputError: If there is no run and no confidences are stored, if the stored confidences were computed with another model, or if
