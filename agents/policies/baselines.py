@@ -112,7 +112,7 @@ BINOMIAL = torch.tensor([1.0, 2.0, 1.0]).outer(torch.tensor([1.0, 2.0, 1.0]))[No
 
 @dataclass(frozen=True)
 class Rule:
-    """A fixed rule that guesses the target's location. The guess is the pixel with the highest score after smoothing over 3×3 pixels.
+    """A fixed rule that guesses the target's location. The guessed location is the pixel with the highest score, smoothed over 3×3 pixels.
 
     Attributes:
         score: function that takes the images of the steps and the images of their neighbouring steps, both (n, C, h, w), and returns
@@ -272,7 +272,7 @@ def check_policy(policy: PolicyNetwork, features: Features) -> None:
     """Check that the policy matches the glance maps and the action space of ``features``.
 
     Raises:
-        InputError: if the policy does not match them.
+        InputError: if the policy does not match the features.
     """
     check_maps(policy, features.map_shape)
     check_patch_share(policy, features.action.patch_size, features.action.size)
@@ -305,7 +305,7 @@ def choose_step(
         observation: observations of N clips.
         state: state of the policy after the previous step; None before the first step.
         episode_start: (N,), whether an episode begins.
-        masks: function that returns the valid actions (N, actions). It is called only if ``policy.predict`` has a parameter
+        masks: function that returns the valid actions (N, actions). The function is called only if ``policy.predict`` has a parameter
             ``action_masks``, as `sb3_contrib.MaskablePPO` has.
     """
     masked = {"action_masks": masks()} if "action_masks" in signature(policy.predict).parameters else {}

@@ -32,7 +32,7 @@ class MaskablePatchPolicy(MaskableActorCriticPolicy):
 
     Args:
         args: positional arguments of sb3-contrib's policy.
-        net_arch: layers between the features and the actor or critic. They are allowed only with the published network.
+        net_arch: layers between the features and the actor or critic. Such layers are allowed only with the published network.
         kwargs: keyword arguments of sb3-contrib's policy.
 
     Raises:
@@ -54,15 +54,15 @@ class MaskablePatchPolicy(MaskableActorCriticPolicy):
 
 
 class LstmPolicy(SigmoidMeanPolicy, RecurrentActorCriticPolicy):
-    """sb3-contrib's recurrent policy, with an LSTM. It samples locations in the same way as `PatchActorCriticPolicy`."""
+    """sb3-contrib's recurrent policy, with an LSTM. The policy samples locations in the same way as `PatchActorCriticPolicy`."""
 
 
 class SpatialSoftmaxPolicy(BasePolicy):
     """Select the patch at which a weighted sum of the glance map's channels is highest. Only the weights, one per channel, are learned.
 
-    This policy is meant for random search, which works best with few weights. On a grid, it chooses the cell with the highest sum at its
-    centre. With continuous locations, it applies a softmax over the map to the sums and chooses the mean location under the softmax
-    (the spatial softmax of arXiv:1504.00702, section 4.1).
+    This policy is meant for random search, which works best with few weights. On a grid, the policy chooses the cell with the highest sum
+    at the cell's centre. With continuous locations, the policy applies a softmax over the map to the sums and chooses the mean location
+    under the softmax (the spatial softmax of arXiv:1504.00702, section 4.1).
 
     Args:
         observation_space: space of the observation `reference`.

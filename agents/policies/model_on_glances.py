@@ -20,17 +20,17 @@ from classifiers.flops import multiply_adds
 
 
 class ModelOnGlances(nn.Module):
-    """A wrapper for a trained model. It has those members of `PolicyNetwork` that inference needs.
+    """A wrapper for a trained model. The wrapper has those members of `PolicyNetwork` that inference needs.
 
     Args:
-        trained: The trained model. Its attributes are ``model``, a Stable-Baselines3 algorithm; ``observation``, which is `reference` or
-            `reference_looks`; and ``action_space``.
+        trained: The trained model, with the attributes ``model`` (a Stable-Baselines3 algorithm), ``observation`` (`reference` or
+            `reference_looks`) and ``action_space``.
         interface: Interface of the training environment, with ``map_shape`` and ``patch_share``; see `agents.rl.algorithms.Interface`.
 
     Attributes:
         grid: G, cells per axis; None: continuous locations.
         skips: Whether the model may skip frames.
-        architecture: The argument ``interface``, because it has the attribute ``map_shape`` of an architecture.
+        architecture: The argument ``interface``, which has the attribute ``map_shape`` of an architecture.
         interpolated: Always False, so patches are cut at whole pixels. The model's card does not record how patches were cropped in
             training.
     """
@@ -89,7 +89,7 @@ class ModelOnGlances(nn.Module):
 
     @property
     def _action(self) -> Action:
-        """The kind of action. Its sizes are arbitrary, because no method that depends on them is called."""
+        """The kind of action. The sizes of the action are arbitrary, because no method that depends on these sizes is called."""
         action: Action = ContinuousAction(2, 1) if self.grid is None else GridAction(self.grid, 2 * self.grid, self.grid)
         return with_skipping(action) if self.skips else action
 

@@ -1,8 +1,8 @@
-"""The policy network, which selects patches from glance maps, in plain PyTorch. It is trained with `agents.policies.sb3`.
+"""The policy network, which selects patches from glance maps, in plain PyTorch. The network is trained with `agents.policies.sb3`.
 
 `NETWORKS` lists the kinds of network. `spatial` scores each location from the features around it (`agents.policies.spatial`).
-`published` is the network of the paper, which flattens the map. `published_v2` is the network of AdaFocusV2. A plugin can add a kind:
-it adds a class with the members of `NetworkArchitecture` to `NETWORKS`.
+`published` is the network of the paper, which flattens the map. `published_v2` is the network of AdaFocusV2. To add a kind, a plugin adds
+a class with the members of `NetworkArchitecture` to `NETWORKS`.
 
 A saved policy is a folder with `policy.safetensors` and the JSON card `policy.json`. No pickle is written or read.
 """
@@ -28,7 +28,7 @@ from classifiers.model_zoo import BUNDLED
 
 
 class NetworkArchitecture(Protocol):
-    """A frozen dataclass with the sizes of a policy network. Its methods create the modules of the network.
+    """A frozen dataclass with the sizes of a policy network. The methods of the dataclass create the modules of the network.
 
     Attributes:
         kind: name in `NETWORKS`.
@@ -67,7 +67,7 @@ class NetworkArchitecture(Protocol):
         """Return a new actor, which maps features (…, F) to logits of cells (…, G²), or to locations before the sigmoid (…, 2).
 
         If frames may be skipped, the actor has one more output, and its input is (…, F + 1), whose last entry is the number of patches so
-        far. Its method ``for_all_counts`` takes features (N, D, F) and returns the outputs (N, D, D, …) for 0, 1, … D − 1 patches so far.
+        far. The actor's method ``for_all_counts`` maps features (N, D, F) to the outputs (N, D, D, …) for 0, 1, … D − 1 patches so far.
         """
         ...
 
@@ -82,12 +82,13 @@ class PolicyNetwork(nn.Module):
     `agents.policies.sb3.PatchActorCriticPolicy` contains the same modules inside Stable-Baselines3. `to_network` and `load_network` of
     `agents.policies.sb3` copy the weights between the two classes.
 
-    A policy that skips has one more output. On a grid, it is a logit; otherwise, it is a third coordinate, and the frame is skipped if the
-    coordinate is at least 0.5. This output and the value depend on the number of patches so far; see `SkippingActor` and `SpatialActor`.
+    A policy that skips has one more output. On a grid, the output for skipping is a logit. With continuous locations, it is a third
+    coordinate, and the frame is skipped if the coordinate is at least 0.5. The output for skipping and the value depend on the number of
+    patches so far; see `SkippingActor` and `SpatialActor`.
 
     Args:
         architecture: the sizes.
-        grid: G, cells per axis. If None, the policy is continuous: a Gaussian around the location that the actor computes.
+        grid: G, cells per axis; None: the policy is continuous, a Gaussian around the location that the actor computes.
         std: standard deviation of the Gaussian per axis, in units of the range of locations. It is fixed, not learned.
         skips: whether the policy may skip frames.
         keep_threshold: the most likely action is to skip if P(skip) is at least this threshold.
@@ -126,7 +127,7 @@ class PolicyNetwork(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """Return the logits of the cells (N, D, G²) or the locations (N, D, 2), (row, column) in [0, 1], for glance maps (N, D, C, h, w).
 
-        For a policy that skips, the shape is (N, D, D, …), where the third axis is the number of patches so far. The last axis then has one
+        For a policy that skips, the shape is (N, D, D, …), where the third axis is the number of patches so far, and the last axis has one
         more entry, which is the output for skipping.
         """
         states = self.encoder(maps)
@@ -135,7 +136,7 @@ class PolicyNetwork(nn.Module):
 
     @torch.no_grad()
     def act(self, maps: Tensor, keep_threshold: float | None = None) -> Tensor:
-        """Return the most likely actions. Each step first decides whether to skip the frame, and then takes the most likely location.
+        """Return the most likely actions. In each step, first decide whether to skip the frame, and then select the most likely location.
 
         Args:
             maps: glance maps (N, D, C, h, w).
@@ -169,7 +170,7 @@ class PolicyNetwork(nn.Module):
     def act_next(
         self, maps: Tensor, state: Tensor | None, num_patches: Tensor, keep_threshold: float | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the most likely actions of the next decision only. They equal the actions that `act` returns for it.
+        """Return the most likely actions of the next decision only. These actions equal those that `act` returns for the decision.
 
         Args:
             maps: glance maps of the decision (N, C, h, w).
@@ -238,8 +239,8 @@ def encode_next(encoder: nn.Module, maps: Tensor, state: Tensor | None) -> tuple
     """Encode the glance maps of the next decision only.
 
     Args:
-        encoder: encoder of a policy network. If it has a method ``step``, this function returns ``encoder.step(maps, state)``. Otherwise,
-            the state is the glance maps so far, and all of them are encoded again.
+        encoder: encoder of a policy network. If the encoder has a method ``step``, this function returns ``encoder.step(maps, state)``. If
+            it has no such method, the state is the glance maps so far, and all of them are encoded again.
         maps: glance maps of the decision (N, C, h, w).
         state: state after the previous decision, one row per clip; None before the first decision.
 
@@ -275,7 +276,7 @@ def patch_mask_below(skip: Tensor, threshold: float) -> Tensor:
     behind.)
 
     Args:
-        skip: P(skip), (N, D), or (N, D, D) if it depends on the number of patches so far. The last axis is then this number.
+        skip: P(skip), (N, D), or (N, D, D) if P(skip) depends on the number of patches so far, which is then the last axis.
         threshold: threshold on P(skip).
     """
     if skip.ndim == 2:
@@ -378,7 +379,7 @@ def save_policy(policy: PolicyNetwork, folder: Path | str, about: Mapping[str, A
 
 
 def load_policy(folder: Path | str, device: torch.device | str = "cpu") -> PolicyNetwork:
-    """Load a policy from a folder. Return it frozen and in eval mode.
+    """Load a policy from a folder. The policy is frozen and in eval mode.
 
     ``folder`` can also be `demo`, `demo-mover` or `demo-sparse`, which are the names of the bundled policies of demo tasks.
 

@@ -1,8 +1,8 @@
-"""Policies for off-policy algorithms on the spatial network. They are Stable-Baselines3's policies with layers that read the hidden map.
+"""Policies for off-policy algorithms on the spatial network: Stable-Baselines3's policies with layers that read the hidden map.
 
 `ClipReferenceExtractor` returns the hidden map, flattened. DQN and QR-DQN compute a value for every cell from this map (`CellValues`).
-The actors of SAC, TD3, DDPG, TQC and CrossQ compute a spatial soft-argmax of it (`LocationActor`). The critics of these algorithms first
-read the map at the location of the action (`ReadAtAction`), and then apply ordinary layers.
+The actors of SAC, TD3, DDPG, TQC and CrossQ compute a spatial soft-argmax of the map (`LocationActor`). The critics of these algorithms
+first read the map at the location of the action (`ReadAtAction`), and then apply ordinary layers.
 """
 
 import math
@@ -66,7 +66,7 @@ class CellValues(nn.Module):
 class LocationActor(SpatialActor):
     """A `SpatialActor` for Stable-Baselines3's off-policy algorithms, which apply tanh to its output to get locations in [−1, 1].
 
-    The output of `SpatialActor` is meant for a sigmoid. It is halved for tanh, because tanh(x / 2) = 2 · sigmoid(x) − 1.
+    The output of `SpatialActor`, which is meant for a sigmoid, is halved for tanh, because tanh(x / 2) = 2 · sigmoid(x) − 1.
     """
 
     def forward(self, states: Tensor) -> Tensor:
@@ -208,7 +208,7 @@ class SoftArgmaxPolicy(BasePolicy):
 
 
 class PooledLinear(nn.Linear):
-    """A linear layer. Its input is pooled features and, if the observation contains it, the number of patches so far."""
+    """A linear layer whose input is pooled features and, if the observation contains it, the number of patches so far."""
 
     def __init__(self, architecture: SpatialArchitecture, observation_space: spaces.Space, outputs: int) -> None:
         super().__init__(2 * architecture.width + observes_patch_count(observation_space), outputs)

@@ -113,7 +113,7 @@ class SkippingActor(nn.Linear):
         return self._with_skip(states[..., -1], super().forward(states[..., :-1]))
 
     def for_all_counts(self, states: Tensor) -> Tensor:
-        """Return the outputs (N, D, D, …) for 0, 1, … D − 1 patches so far. The input (N, D, hidden) is the GRU's output."""
+        """Return the outputs (N, D, D, …) for the GRU's output (N, D, hidden) and 0, 1, … D − 1 patches so far."""
         return self._with_skip(torch.arange(states.shape[1]).to(states), super().forward(states)[:, :, None])
 
     def _with_skip(self, num_patches: Tensor, outputs: Tensor) -> Tensor:

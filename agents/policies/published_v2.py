@@ -15,8 +15,8 @@ from classifiers.heads import in_order_of_steps
 class PublishedV2Architecture:
     """Sizes of the policy network of AdaFocusV2. The defaults are those for ActivityNet, FCVID and Mini-Kinetics.
 
-    The network for Something-Something and Jester has no memory. It selects one location per video from 8 stacked glance maps. Its sizes
-    are ``features=1024, hidden=512, memory=False``.
+    The network for Something-Something and Jester has no memory and selects one location per video from 8 stacked glance maps. The sizes of
+    this network are ``features=1024, hidden=512, memory=False``.
 
     Attributes:
         map_shape: (C, h, w) of a glance map.

@@ -47,7 +47,7 @@ class ReferenceExtractor(BaseFeaturesExtractor):
         return self._source()
 
     def bind(self, source: Features | None) -> None:
-        """Set the features of the clips. They are not an argument of the constructor, because Stable-Baselines3 would save them."""
+        """Set the features of the clips. Features are not an argument of the constructor, because Stable-Baselines3 would save them."""
         self._source: Callable[[], Features | None] = lambda: source  # deepcopy does not copy functions; features may be gigabytes
 
     def maps(self, clips: np.ndarray, steps: np.ndarray) -> Tensor:
@@ -108,8 +108,8 @@ class ClipReferenceExtractor(ReferenceExtractor):
 
     Batch norm behaves the same in a rollout and in the update that follows, so that the first ratio of new to old probabilities is 1. By
     default, batch norm uses the running statistics, which are updated once after every PPO update, with the glances of the next rollout.
-    With ``batch_statistics``, it uses the statistics of the batch, as the released code does, and every batch of a PPO update changes the
-    running statistics. Evaluation always uses the running statistics.
+    With ``batch_statistics``, batch norm uses the statistics of the batch, as the released code does, and every batch of a PPO update
+    changes the running statistics. Evaluation always uses the running statistics.
 
     Args:
         observation_space: space of the observation `reference` or `reference_looks`.
@@ -147,7 +147,7 @@ class ClipReferenceExtractor(ReferenceExtractor):
             self._in_rollout = False
 
     def forward(self, references: Tensor) -> Tensor:
-        """Return features (B, F) for references (B, 2), or features (B, F + 1) for references (B, 3), which have the number of patches."""
+        """Return features (B, F) for references (B, 2), or features (B, F + 1) for references (B, 3), which include the patch count."""
         clip, step = references[:, :2].long().cpu().numpy().T
         clips, inverse = np.unique(clip, return_inverse=True)
         states = self._encoded(clips)
@@ -193,7 +193,7 @@ def cache_outputs(policy: nn.Module, enabled: bool) -> None:
 
 
 class SigmoidMeanPolicy(ActorCriticPolicy):
-    """An `ActorCriticPolicy` for continuous locations. The mean of its Gaussian is the sigmoid of the actor's output."""
+    """An `ActorCriticPolicy` for continuous locations. The mean of the policy's Gaussian is the sigmoid of the actor's output."""
 
     def _get_action_dist_from_latent(self, latent_pi: Tensor, *args: Any) -> Distribution:
         if not isinstance(self.action_dist, DiagGaussianDistribution):
@@ -202,12 +202,12 @@ class SigmoidMeanPolicy(ActorCriticPolicy):
 
 
 class PatchActorCriticPolicy(SigmoidMeanPolicy):
-    """`PolicyNetwork` as an `ActorCriticPolicy`. The actor and the critic of its architecture follow a `ClipReferenceExtractor`.
+    """`PolicyNetwork` as an `ActorCriticPolicy`. The actor and the critic of the network follow a `ClipReferenceExtractor`.
 
-    On a grid, the policy samples a cell from the softmax of the actor's output. With continuous locations, it samples from a Gaussian
-    around the sigmoid of the actor's output. The output for skipping is one more logit, which starts at ln G², or a third coordinate, which
-    starts at 0.5. A new policy therefore skips half of the steps. With the observation `reference_looks`, the output for skipping depends
-    on the number of patches so far.
+    On a grid, the policy samples a cell from the softmax of the actor's output. With continuous locations, the policy samples from a
+    Gaussian around the sigmoid of the actor's output. The output for skipping is one more logit, which starts at ln G², or a third
+    coordinate, which starts at 0.5. A new policy therefore skips half of the steps. With the observation `reference_looks`, the output for
+    skipping depends on the number of patches so far.
 
     Log-probabilities are those of the sampled location before clipping, because Stable-Baselines3 clips only the actions that it sends to
     the environment. (The released code uses the log-probability of the clipped location.)
@@ -217,7 +217,7 @@ class PatchActorCriticPolicy(SigmoidMeanPolicy):
         action_space: action space of the environment, which contains cells or locations.
         lr_schedule: learning rate schedule of Stable-Baselines3.
         std: standard deviation of the Gaussian per axis, in units of the range of locations.
-        learn_std: whether the standard deviation is learned, starting at ``std``. In the paper, it is not learned.
+        learn_std: whether the standard deviation is learned, starting at ``std``. In the paper, the standard deviation is not learned.
         kwargs: further arguments of `ActorCriticPolicy`, without ``net_arch``.
 
     Raises:
@@ -314,7 +314,7 @@ def to_network(policy: ActorCriticPolicy, *, interpolated: bool = False) -> Poli
 
     Args:
         policy: the policy to copy.
-        interpolated: whether the policy was trained with interpolated patches. This cannot be read from the action space.
+        interpolated: whether the policy was trained with interpolated patches, which cannot be read from the action space.
 
     Raises:
         InputError: if the policy skips and does not observe the number of patches so far.
@@ -366,7 +366,10 @@ def batch_norms(module: nn.Module) -> list[_BatchNorm]:
 
 @contextmanager
 def batch_statistics(module: nn.Module, *, track: bool = False) -> Iterator[None]:
-    """Return a context in which batch norms use the statistics of the batch. With ``track``, they also update the running statistics."""
+    """Return a context in which batch norms use the statistics of the batch.
+
+    With ``track``, batch norms also update the running statistics.
+    """
     before = [(norm, norm.training) for norm in batch_norms(module)]
     for norm, _ in before:
         norm.training, norm.track_running_stats = True, track

@@ -126,7 +126,7 @@ class SpatialEncoder(nn.Module):
 
     @property
     def clip_by_clip(self) -> bool:
-        """Whether the first layer processes clips one by one. If it does, `forward` also accepts a list of clips."""
+        """Whether the first layer processes clips one by one, so that `forward` also accepts a list of clips."""
         return self._large and next(self.parameters()).device.type == "cpu" and not torch.compiler.is_exporting()
 
     def forward(self, maps: Tensor | list[Tensor]) -> Tensor:
@@ -210,7 +210,7 @@ class SpatialActor(nn.Module):
         return locations if self.skip is None else torch.cat([locations, self.skip(self.pool(features), num_patches)], dim=-1)
 
     def for_all_counts(self, states: Tensor) -> Tensor:
-        """Return the outputs (N, D, D, …) for 0, 1, … D − 1 patches so far. The input is features (N, D, F)."""
+        """Return the outputs (N, D, D, …) for features (N, D, F) and 0, 1, … D − 1 patches so far."""
         assert self.skip is not None
         locations = self._locations(states)[:, :, None].expand(-1, -1, states.shape[1], -1)
         counts = torch.arange(states.shape[1]).to(states)
@@ -313,5 +313,5 @@ def pixel_centres(size: tuple[int, ...]) -> Tensor:
 
 
 def location_of(centre: Tensor, patch_share: float) -> Tensor:
-    """Return the locations (…, 2) in [0, 1] of patches with these centres (…, 2). Patches partly outside are moved into the frame."""
+    """Return the locations (…, 2) in [0, 1] of patches with these centres (…, 2). Patches are moved into the frame where necessary."""
     return ((centre - patch_share / 2) / max(1 - patch_share, 1e-6)).clamp(0, 1)
