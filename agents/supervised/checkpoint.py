@@ -1,4 +1,4 @@
-"""Checkpoints of a supervised stage. They are saved after every epoch, and within an epoch if it is long or if the user asks to stop."""
+"""Checkpoints of a supervised stage, saved after every epoch, and within an epoch if the epoch is long or if the user asks to stop."""
 
 import io
 import time
@@ -22,7 +22,7 @@ class Savable(Protocol):
 
     @property
     def identity(self) -> Mapping[str, object]:
-        """Plain values that identify the training. A training can resume from a checkpoint only if these values are equal in both."""
+        """Plain values that identify the training. A training can resume from a checkpoint only if it has the values of the checkpoint."""
 
     @property
     def name(self) -> str:
@@ -42,7 +42,7 @@ class EpochCheckpoint:
     checkpoint runs no code from the file. If there are several processes, only the main process reads and writes files.
 
     Args:
-        folder: The folder of the checkpoints. It is created with the first checkpoint.
+        folder: The folder of the checkpoints, which is created with the first checkpoint.
         lines: Function that returns the number of lines of metrics.
         stop: The user's request to stop the training.
         save_every_seconds: Longest time between two checkpoints within an epoch.
@@ -50,8 +50,8 @@ class EpochCheckpoint:
     Attributes:
         resumed_lines: Number of lines of metrics at the checkpoint from which training resumes. None if training starts from scratch.
         extra: Plain values of the caller, which are saved and restored with the training.
-        progress: Function that is called between batches with the number of finished epochs. The number includes the finished share of the
-            current epoch.
+        progress: Function that is called between batches with the number of finished epochs, including the finished share of the current
+            epoch.
 
     Raises:
         InputError: If the last checkpoint is damaged. The message names the file and says what to do.

@@ -83,7 +83,7 @@ def train_end_to_end(
 
 
 def actor_of(policy: PolicyNetwork, config: EndToEndConfig) -> Trainable:
-    """Return the modules of a policy that are trained, with their learning rate. These are all modules except the critic."""
+    """Return the trained modules of a policy, which are all modules except the critic, with their learning rate."""
     return Trainable(nn.ModuleList([policy.encoder, policy.actor]), config.learning_rate * config.policy_ratio)
 
 
@@ -150,10 +150,10 @@ def _locations(policy: PolicyNetwork, maps: Tensor) -> Tensor:
 def _path_scores(
     classifier: Classifier, frames: Tensor, vectors: Tensor, locations: Tensor, *, apart: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return two scores for every decision, both (N, D, K).
+    """Return the scores of the head and of the focuser's auxiliary head for every decision, both (N, D, K).
 
-    The first are the scores of the head after the decision. The second are the scores of the focuser's auxiliary head, averaged over the
-    patches of the decision. With ``apart``, the vectors get no gradient from the head.
+    The scores of the auxiliary head are averaged over the patches of the decision. With ``apart``, the vectors get no gradient from the
+    head.
     """
     (count, length), steps = frames.shape[:2], locations.shape[1]
     repeats = length // steps

@@ -227,7 +227,7 @@ class _Training:
 
     @property
     def name(self) -> str:
-        """Name of the checkpoint. It consists of the numbers of finished epochs and batches, with leading zeros."""
+        """Name of the checkpoint, which consists of the numbers of finished epochs and batches, with leading zeros."""
         return f"{self.position.epoch:05d}-{self.position.batches:07d}"
 
     def state(self) -> dict[str, Any]:
@@ -283,7 +283,7 @@ def weighted_loss(scores: Tensor, labels: Tensor, weights: Sequence[float]) -> t
     Args:
         scores: Scores (R, M, K) of R outputs, or scores (M, K) of a single output if ``weights`` is empty.
         labels: Labels (M,).
-        weights: Weights of the R cross-entropies in the loss. If it is empty, there is one output, and the returned list is empty.
+        weights: Weights of the R cross-entropies in the loss. If ``weights`` is empty, there is one output, and the returned list is empty.
     """
     if not weights:
         return nn.functional.cross_entropy(scores, labels), []

@@ -29,10 +29,10 @@ class Batch:
 
     Attributes:
         frames: (B, T, 3, H, W) uint8 on the device, the focuser's frames.
-        glance_frames: (B, g, 3, H, W) uint8 on the device, the glancer's frames with the same crops. It is the tensor ``frames`` if both
-            networks see the same frames.
+        glance_frames: (B, g, 3, H, W) uint8 on the device, the glancer's frames with the same crops. If both networks see the same frames,
+            ``glance_frames`` is the tensor ``frames``.
         labels: (B,) int64 on the device.
-        clips: (B,), indices of the clips. Empty in a process without clips, which runs a dummy batch of one clip with weight zero.
+        clips: (B,), indices of the clips. A process without clips has no indices, and runs a dummy batch of one clip with weight zero.
         first: Position of the first clip of this batch among all clips of the step.
         total: Number of clips of the step in all processes together.
         rng: Random state for further samples; see `sample`.
@@ -197,7 +197,7 @@ class GlobalBatchNorm(TorchFunctionMode):
     mode also applies to custom layers. (`torch.nn.SyncBatchNorm` works only on GPUs.)
 
     Attributes:
-        has_samples: Whether the images of this process are included in the statistics. They are normalised with the statistics in any case.
+        has_samples: Whether the images of this process are included in the statistics. If False, images are only normalised with them.
     """
 
     def __init__(self) -> None:

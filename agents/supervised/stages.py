@@ -92,7 +92,7 @@ def classify_patches(
         batch: B clips.
         steps: D, decisions per clip.
         choose: Function that takes glance maps (B, D, …) and returns the corners of the patches (B, D, 2) in pixels, and the patch mask
-            (B, D). It returns None instead of the mask if every decision has a patch.
+            (B, D). The function returns None instead of the mask if every decision has a patch.
         skipped: Input of the head for skipped frames.
     """
     frames = classifier.normalise(batch.frames)
@@ -121,8 +121,8 @@ def finetune(
     The learning rate of the head is ``config.head_learning_rate``, and that of the focuser is ``config.learning_rate`` (paper, section
     3.3). If ``config.learning_rate`` is 0, the focuser stays frozen and in eval mode, as in the released ActivityNet code.
 
-    With a policy that skips, the focuser sees only the frames whose P(skip) is below ``keep_threshold``. By default, this is the policy's
-    threshold. ``skipped`` is the head's input for the skipped frames, a name in `adafocus_env.classify.SKIPPED`.
+    With a policy that skips, the focuser sees only the frames whose P(skip) is below ``keep_threshold``, which is the policy's threshold by
+    default. ``skipped`` is the head's input for the skipped frames, a name in `adafocus_env.classify.SKIPPED`.
 
     Raises:
         InputError: If ``skipped`` is unknown, or if a threshold is given for a policy that cannot skip.
