@@ -55,8 +55,8 @@ def read_released(
 
     Args:
         path: the file that the authors' code saved.
-        patch_size: P in pixels, which the file does not contain. By default, it is read from the name of the file if that is an AdaFocusV2
-            file such as ``actnet_p128_mbv2.pth.tar``. Otherwise, it is the smallest published size of the file's family.
+        patch_size: P in pixels, which the file does not contain. By default, the patch size of an AdaFocusV2 file is read from its name,
+            such as ``actnet_p128_mbv2.pth.tar``. If the name has no patch size, the default is the smallest published size of the family.
         classes: names of the K classes, in the order of the scores; by default "0" … "K-1".
         family: the required family, a name in `agents.released.families.FAMILIES`; by default, any family is accepted.
 
@@ -121,7 +121,7 @@ def import_released(settings: ImportCheckpoint) -> str:
 
 
 def _load(path: Path) -> Mapping[str, Any]:
-    """Return the dictionary in the file. It may contain only tensors, plain values and NumPy numbers (measured accuracies)."""
+    """Return the dictionary in the file. The file may contain only tensors, plain values and NumPy numbers (measured accuracies)."""
     if not path.is_file():
         raise InputError(f"file must be a checkpoint that the authors' code saved, got {path}, which does not exist")
     try:
@@ -148,9 +148,9 @@ def _numpy_numbers() -> list[Any]:
 
 
 def _tensors(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """Map names such as ``fc.gru.bias_ih_l0``, which consist of the entry and the name in it, to tensors.
+    """Return a dictionary with all tensors of the file. Its keys are names such as ``fc.gru.bias_ih_l0``.
 
-    The prefix ``module.``, which parallel training adds, is removed.
+    A name begins with the entry of the file (``fc``). The prefix ``module.``, which parallel training adds, is removed.
     """
     if isinstance(content.get(WHOLE), Mapping) and not any(part in content for part in PARTS):
         return dict(_named(content[WHOLE], WHOLE, "", path))
@@ -174,7 +174,7 @@ def _named(tensors: Mapping[str, Any], part: str, prefix: str, path: Path) -> It
 
 
 def _patch_size(path: Path, kind: Family, patch_size: int | None) -> int | None:
-    """Return the patch size from the argument, or from the name of an AdaFocusV2 file. If both are given, they must be equal."""
+    """Return the patch size from the argument, or from the name of an AdaFocusV2 file. If both have a patch size, it must be the same."""
     named = re.search(r"_p(\d+)(?=[_.])", path.name) if kind.interpolated else None
     if named and patch_size not in (None, int(named[1])):
         raise InputError(f"patch_size must be {named[1]}, as in the name of file={path}, got {patch_size}; leave it out")
@@ -182,7 +182,7 @@ def _patch_size(path: Path, kind: Family, patch_size: int | None) -> int | None:
 
 
 def _family(found: Tensors, demanded: str | None, path: Path) -> Family:
-    """Return the family of the file. If a family is required, check that it is the same."""
+    """Return the family of the file. If a family is required, check that the file belongs to this family."""
     kind = family_of(found)
     if demanded is not None and lookup("family", demanded, FAMILIES) is not kind:
         raise InputError(f"file={path} is of the {kind.name} family, not of family={demanded}; give another file, or leave family out")
@@ -219,7 +219,7 @@ def _empty(kind: Callable[..., Module], *sizes: object) -> Module:
 def _wanted(parts: Sequence[tuple[nn.Module, Mapping[str, str]]], found: Tensors, kind: Family) -> dict[str, Tensor]:
     """Return the tensors that the file must contain.
 
-    These are the tensors of the networks. If the file has copies of the policy in the focuser, these copies must be complete as well.
+    The file must contain the tensors of the networks. If it has copies of the policy in the focuser, these copies must be complete as well.
     """
     wanted = {_released_name(ours, names): tensor for module, names in parts for ours, tensor in module.state_dict().items()}
     wanted.pop("", None)
@@ -237,7 +237,7 @@ def _released_name(ours: str, names: Mapping[str, str]) -> str:
 def _fill(module: nn.Module, names: Mapping[str, str], found: Mapping[str, Tensor]) -> None:
     """Copy the tensors into the module. Copies are needed because tensors of a recurrent network that was saved on a GPU may share memory.
 
-    Files of some families do not contain the tensors of the critic. These tensors are set to zero.
+    Files of some families do not contain the tensors of the critic, which are therefore set to zero.
     """
     state = {}
     for name, empty in module.state_dict().items():

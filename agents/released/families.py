@@ -19,7 +19,7 @@ from classifiers.errors import InputError
 from classifiers.model_zoo import ARCHITECTURES
 
 Tensors = Mapping[str, Tensor]
-"""Maps names such as ``fc.gru.bias_ih_l0``, which consist of the entry in a file and the name in it, to tensors."""
+"""The tensors of a file. The keys are names such as ``fc.gru.bias_ih_l0``, which begin with the entry of the file (``fc``)."""
 MAP_SHAPE = (1280, 7, 7)
 POLICY_NAMES = {
     "encoder.frame.": "policy.state_encoder.",
@@ -39,7 +39,7 @@ class Family:
     Attributes:
         name: Name of the family's data sets.
         signs: Prefixes of names that occur only in files of this family.
-        rows: Names of tensors with one row per class. The first of them that is in the file gives the number of classes.
+        rows: Names of tensors with one row per class. The first of these tensors that is in the file gives the number of classes.
         architecture: Function that takes the file's tensors and returns the architecture, with the smallest published patch size.
         names: Function that takes a classifier and returns the prefixes of its names in the file, in the format of `POLICY_NAMES`.
         policy: Function that takes the file's tensors and returns the sizes of the policy and G, the cells per axis (None: continuous).
@@ -141,7 +141,7 @@ def flat_names(mobilenet: Backbone, prefix: str) -> dict[str, str]:
 
 
 def _something_policy(found: Tensors) -> tuple[PolicyArchitecture, None]:
-    """Return the sizes of the policy. The convolution's weight determines the number of stacked glance maps (8 if it is missing)."""
+    """Return the sizes of the policy. The convolution's weight determines the number of stacked glance maps (8 without this weight)."""
     channels, height, width = MAP_SHAPE
     shape = shape_of(found, "policy.state_encoder.0.weight") or (64, 8 * channels, 1, 1)
     if len(shape) != 4 or shape[1] < channels or shape[1] % channels:

@@ -1,7 +1,7 @@
 """The families of AdaFocusV2's checkpoints, and the table of all families.
 
-A file is a dictionary with the entry ``state_dict``. Its tensors have names in the whole model, such as ``policy_stn.gru.bias_ih_l0``. The
-auxiliary heads of the networks in a file become the frame classifiers of the backbones.
+A file is a dictionary with the entry ``state_dict``, which contains the tensors of the whole model under names such as
+``policy_stn.gru.bias_ih_l0``. The auxiliary heads of the networks in a file become the frame classifiers of the backbones.
 """
 
 from dataclasses import replace
@@ -24,7 +24,7 @@ def family_of(found: Tensors) -> Family:
 
 
 def _architecture(found: Tensors) -> Architecture:
-    """Return the architecture. It has the glancer of the file, and one step for each linear layer of the head in the file."""
+    """Return the architecture, which has the glancer of the file and one step for each linear layer of the head in the file."""
     steps = len({name.split(".")[2] for name in found if name.startswith("classifier.classifiers.")})
     refuse_if(not steps, "missing classifier.classifiers.0.1.weight, the first linear layer of the head")
     paper = ARCHITECTURES["paper_v2_res50" if "global_CNN.conv1.weight" in found else "paper_v2"]
@@ -82,7 +82,7 @@ def _resnet(network: str, prefix: str) -> dict[str, str]:
 
 
 def _tsm_policy(found: Tensors) -> tuple[PublishedV2Architecture, None]:
-    """Return the sizes of the policy. The convolution's weight determines the number of stacked glance maps (8 if it is missing)."""
+    """Return the sizes of the policy. The convolution's weight determines the number of stacked glance maps (8 without this weight)."""
     channels, height, width = MAP_SHAPE
     shape = shape_of(found, "policy_stn.0.weight") or (64, 8 * channels, 1, 1)
     if len(shape) != 4 or shape[1] < channels or shape[1] % channels:
