@@ -117,7 +117,7 @@ def to_svg(figure: Figure, name: str, text: str) -> Markup:
 
     Args:
         figure: A figure drawn with `STYLE` and `COLOURS`.
-        name: Prefix of the element's ids. It must be unique on the page.
+        name: Prefix of the element's ids, which must be unique on the page.
         text: Description for screen readers.
     """
     file = io.StringIO()
@@ -141,7 +141,7 @@ def _axes(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
 def _curve(metrics: Sequence[Mapping[str, Any]], key: str, unit: str = "steps") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the steps (of the key ``unit``) and the values (in per cent) of a validation metric.
 
-    If the steps start again from zero in a later round of joint training, they are added to those of the earlier rounds.
+    If the steps start again from zero in a later round of joint training, the steps of the earlier rounds are added.
     """
     lines = np.array([(line[unit], line[key]) for line in metrics if unit in line and key in line], np.float64).reshape(-1, 2)
     before = np.concatenate([[0], np.where(np.diff(lines[:, 0]) < 0, lines[:-1, 0], 0).cumsum()])[: len(lines)]

@@ -71,7 +71,7 @@ def page_text(runs: Sequence[FinishedRun], clips: ClipSource | None, count: int)
     Args:
         runs: The runs, which differ only in the seed.
         clips: The test clips of the runs; None: the page has no videos.
-        count: Number of clips to show in which the learned policy is better than random patches, and in which it is worse.
+        count: Maximum number of clips to show in which only the learned policy is correct, and in which only random patches are.
     """
     environment = Environment(
         loader=PackageLoader("agents.page", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -111,7 +111,7 @@ def _open_clips(run: FinishedRun, display: Display) -> ClipSource:
 
 
 def _tiles(runs: Sequence[FinishedRun]) -> Iterator[tuple[str, str, str]]:
-    """Yield the most important numbers. Each is a name, a value and a value for comparison, as text."""
+    """Yield the name, the value and a value for comparison of the most important results, all as text."""
     names: dict[str, Any] = {"top-1 after the last frame": "correct", "top-1, mean over frames": "anytime"}
     for label, accuracy in names.items():
         learned, random = (estimate([getattr(run.predictions, accuracy)(name) for run in runs]) for name in ("learned", "random"))
@@ -224,8 +224,8 @@ def _clips(run: FinishedRun, clips: ClipSource | None, count: int) -> list[dict[
     Args:
         run: The first of the runs.
         clips: The test clips of the run; None: the page shows no videos.
-        count: Maximum number of clips. If it is negative, return clips that are classified correctly with random patches but not with the
-            learned policy.
+        count: Maximum number of clips. If ``count`` is negative, return clips that are classified correctly with random patches but not
+            with the learned policy.
     """
     if clips is None:
         return []

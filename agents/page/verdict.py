@@ -37,15 +37,15 @@ class Estimate:
 
     @property
     def direction(self) -> int:
-        """1 if the interval lies above zero, -1 if it lies below zero, and 0 if it contains zero."""
+        """The sign of the gain: 1 if the interval lies above zero, -1 if it lies below zero, and 0 if it contains zero."""
         return int(np.sign(self.mean)) if abs(self.mean) > self.half else 0
 
 
 def estimate(values: Sequence[NDArray[np.float64]]) -> Estimate:
     """Return the mean of values over clips and runs, with its 95 % interval.
 
-    With a single run, the interval is a bootstrap interval over clips. With several runs, it is Student's interval over the means of the
-    runs.
+    With a single run, the interval is a bootstrap interval over clips. With several runs, the interval is Student's interval over the means
+    of the runs.
 
     Args:
         values: The values of the clips (N,) in each run, in 0-1.
