@@ -27,7 +27,7 @@ class Episode:
         boxes: (T, 4), the patches as (top, left, bottom, right) in pixels; NaN for skipped frames.
         confidence: (T,), softmax score of the true class after every frame.
         predictions: For every frame, the name of the class with the highest score after the frame.
-        hits: For every frame, whether the patch covers the target. None if the target is not visible or not known, or if the frame was
+        hits: For every frame, whether the patch covers the target; or None if the target is not visible or not known, or if the frame was
             skipped.
         patch_size: P, the side of a patch in pixels.
     """

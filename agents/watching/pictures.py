@@ -1,4 +1,4 @@
-"""Pictures that show episodes side by side. For each episode, they show the patch, the focuser's input, and the confidence so far."""
+"""Pictures of episodes side by side. For each episode, a picture shows the patch, the focuser's input, and the confidence so far."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def moments(episodes: Sequence[Episode], title: str, *, at_once: int, side: int)
     Args:
         episodes: Episodes of equal length and frame size.
         title: Title of the pictures.
-        at_once: Number of episodes that are shown side by side. The next episodes are shown after them.
+        at_once: Number of episodes that are shown side by side. The other episodes follow later.
         side: Minimum side of a frame in pixels. Smaller frames are enlarged.
     """
     for start in range(0, len(episodes), at_once):
