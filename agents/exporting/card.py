@@ -1,4 +1,4 @@
-"""The Markdown card of an export. It contains a description, results, the origin, the intended use, and how to load the export."""
+"""The Markdown card of an export, with a description, results, the origin, the intended use, and how to load the export."""
 
 from __future__ import annotations
 

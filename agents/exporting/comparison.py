@@ -24,13 +24,13 @@ Call = Callable[..., tuple[Tensor, ...]]
 def compare(classifier: Classifier, modules: Mapping[str, Signature], files: Mapping[str, bytes]) -> dict[str, float]:
     """Return the largest difference that each ONNX file causes in the probabilities of the policy and of the head.
 
-    To compare a file with its module, the file is run in place of the module, together with the PyTorch modules of the other networks. The
-    clips are random noise of several sizes.
+    To compare an ONNX file with its PyTorch module, the file replaces this module, while the other networks are PyTorch modules. The clips
+    are random noise of several sizes.
 
     Args:
         classifier: The frozen classifier.
         modules: The modules that `agents.exporting.modules.signatures` returns.
-        files: Maps the same names to the contents of the ONNX files.
+        files: Maps the names of the modules to the contents of the ONNX files.
 
     Raises:
         InputError: If a file differs by more than `TOLERANCE`. The message names all such files, with their differences.
@@ -95,7 +95,7 @@ def onnx_call(file: bytes) -> Call:
 
 
 def random_clips(classifier: Classifier, num_frames: int) -> Tensor:
-    """Return normalised frames (`CLIPS`, num_frames, 3, H, W). They are noise of several sizes, which is the same in every call."""
+    """Return normalised frames (`CLIPS`, num_frames, 3, H, W) that show noise of several sizes. The noise is the same in every call."""
     size, generator = classifier.architecture.size, torch.Generator().manual_seed(0)
     noise = [torch.rand(CLIPS * num_frames, 3, side, side, generator=generator) for side in (2, 8, size)]
     frames = torch.stack([F.interpolate(each, (size, size), mode="bilinear") for each in noise]).mean(0)
@@ -116,10 +116,10 @@ def _largest(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 
 def _misplaced(policy: PolicyModule, choice: Sequence[Tensor], corners: Tensor, mask: Tensor) -> float:
-    """Return how far the corners and the patch mask of a policy are from those that follow from its other outputs.
+    """Return the distance between the corners of a policy and the corners that follow from its probabilities or locations.
 
-    For a grid, this is the difference between the highest probability and that of the selected cell. For continuous locations, it is the
-    distance of the corners from the locations, as a fraction of their range. If the patch mask differs, it is 1.
+    On a grid, the distance is the difference between the highest probability and the probability of the selected cell. With continuous
+    locations, the distance is a fraction of the range of locations. The distance is 1 if the patch mask does not follow from P(skip).
     """
     found = choice[0]
     if policy.policy.skips and not torch.equal(mask, patch_mask_below(choice[1], policy.policy.keep_threshold)):

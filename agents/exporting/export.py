@@ -51,7 +51,8 @@ def export(config: Export) -> Path:
 def write_folder(trained: Trained, out: Path) -> None:
     """Write a folder that the commands accept as ``classifier=`` and as ``policy=``.
 
-    It contains the weights, JSON cards and a Markdown card. If a conditional exit was fitted, it also contains the stored confidences.
+    The folder contains the weights, JSON cards and a Markdown card. If a conditional exit was fitted, the folder also contains the
+    confidences from which its thresholds are computed.
 
     Raises:
         InputError: If the folder cannot be written.
@@ -67,7 +68,7 @@ def write_folder(trained: Trained, out: Path) -> None:
 
 
 def write_onnx(trained: Trained, out: Path) -> None:
-    """Write the ONNX files of the four networks, their metadata and a Markdown card. The files are compared with PyTorch first.
+    """Write the ONNX files of the four networks, their metadata and a Markdown card. The ONNX files are compared with PyTorch first.
 
     Raises:
         InputError: If a network cannot be exported, if the results of a file differ from those of PyTorch, or if the folder cannot be

@@ -1,4 +1,4 @@
-"""The metadata of ONNX files. It contains everything that a program needs to prepare the inputs and to interpret the outputs."""
+"""The metadata of ONNX files: everything that a program needs to prepare the inputs and to interpret the outputs."""
 
 from __future__ import annotations
 

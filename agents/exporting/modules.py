@@ -1,4 +1,4 @@
-"""The modules that are exported. They are run on whole clips, in the order glancer, policy, focuser, head.
+"""The four modules that are exported. The modules are run on whole clips, in the order glancer, policy, focuser, head.
 
 Each of N clips has T frames of the focuser, G frames of the glancer, and D decisions with f = T / D frames per decision. T, G, D and f are
 constants in a file; N may vary. The modules compute the same as `agents.evaluation.inference.infer`, except that the program that runs them
@@ -70,8 +70,9 @@ class GlanceModule(nn.Module):
 class PolicyModule(nn.Module):
     """Compute the corners of the patches and the patch mask from glance maps.
 
-    The first output is the probabilities of the cells of a grid, or locations in [0, 1]. It is used to compare the policy with PyTorch. For
-    a policy that skips, the second output is P(skip) for 0, 1, … D − 1 patches so far; the threshold on P(skip) is a constant in the file.
+    The first output is the probabilities of the cells of a grid, or locations in [0, 1]. The comparison of a file with PyTorch needs this
+    output. For a policy that skips, the second output is P(skip) for 0, 1, … D − 1 patches so far. The threshold on P(skip) is a constant
+    in the file.
 
     Args:
         policy: The policy.

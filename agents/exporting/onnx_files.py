@@ -1,4 +1,4 @@
-"""Export of PyTorch modules to ONNX files. It uses PyTorch's exporter that is based on `torch.export`."""
+"""Export of PyTorch modules to ONNX files with PyTorch's exporter, which is based on `torch.export`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from classifiers.errors import InputError, refuse_if
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 18
-"""Version of ONNX's operators. It is the oldest version that has all operators of the exported modules."""
+"""Version of ONNX's operators: the oldest version that has all operators of the exported modules."""
 METADATA = "adafocus"
 """Key under which a file stores its metadata, a JSON object."""
 

@@ -34,9 +34,9 @@ class Trained:
         skipped: Input of the head for skipped frames.
         card: The classifier's card.
         about: The policy's card, without the description of its network.
-        run: The run from which they are loaded; None: they are not from a run.
-        plugin: The module that they need; empty: they need no module.
-        exit: The confidences for a conditional exit. None if none are stored for the policy, or if they were computed with other weights.
+        run: The run from which classifier and policy are loaded; None: they are not loaded from a run.
+        plugin: The Python module that classifier and policy need; empty: no module.
+        exit: The stored confidences for a conditional exit; None: there are no confidences that were computed with these weights.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Trained:
 
     @property
     def commands(self) -> list[str]:
-        """The commands that created the classifier and the policy, without duplicates. Commands that are not known are missing."""
+        """The known commands that created the classifier and the policy, without duplicates."""
         system = None if self.run is None else self.run.path(SYSTEM)
         of_run = [command_line(json.loads(system.read_text(encoding="utf-8"))["command"])] if system and system.is_file() else []
         found = [self.card.command, self.about.get("command"), *of_run]
@@ -85,7 +85,7 @@ class Trained:
 
 
 def _stored_exit(path: Path, classifier: Classifier, policy: PolicyNetwork, skipped: str) -> ExitFit | None:
-    """Return the stored confidences for a conditional exit. Return None if none are stored, or if they belong to other networks.
+    """Return the stored confidences for a conditional exit. Return None if there are no confidences for these networks.
 
     Raises:
         InputError: If the file is damaged.
