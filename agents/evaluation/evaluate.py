@@ -197,7 +197,7 @@ def _classify(
 ) -> Scores:
     """Return the class scores (n, D, K).
 
-    The function ``focus_vectors`` takes positions in ``clips`` and returns the focus vectors of all patches in those clips, concatenated.
+    The function ``focus_vectors`` takes positions in ``clips`` and returns the concatenated focus vectors of all patches in these clips.
     """
     steps, scores = np.arange(features.num_steps)[None], []
     for rows in batches(np.arange(len(clips)), max(1, PATCHES_AT_ONCE // features.clips.num_frames)):

@@ -1,7 +1,7 @@
 """Policies that do not learn, with which trained policies are compared. `LearnedPolicy` gives a `PolicyNetwork` the same interface.
 
 All policies of this module implement Stable-Baselines3's `predict` for the observation `reference`. `agents.evaluation.evaluate` and
-Stable-Baselines3's `evaluate_policy` therefore accept them in place of a trained model.
+Stable-Baselines3's `evaluate_policy` therefore accept these policies in place of a trained model.
 """
 
 from collections.abc import Callable, Sequence
@@ -117,7 +117,7 @@ class Rule:
     Attributes:
         score: function that takes the images of the steps and the images of their neighbouring steps, both (n, C, h, w), and returns
             pixel scores (n, h, w). The neighbour of a step is the step before it; the neighbour of the first step is the second step. If
-            there is only one step, it is its own neighbour.
+            a clip has only one step, this step is its own neighbour.
         frames: True if the images are frames (0-255, at glance size), False if they are glance maps. If a step has several frames, their
             images are stacked along the channels.
     """

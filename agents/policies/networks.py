@@ -82,7 +82,7 @@ class PolicyNetwork(nn.Module):
     `agents.policies.sb3.PatchActorCriticPolicy` contains the same modules inside Stable-Baselines3. `to_network` and `load_network` of
     `agents.policies.sb3` copy the weights between the two classes.
 
-    A policy that skips has one more output. On a grid, the output for skipping is a logit. With continuous locations, it is a third
+    A policy that skips has one more output. On a grid, the output for skipping is a logit. With continuous locations, the output is a third
     coordinate, and the frame is skipped if the coordinate is at least 0.5. The output for skipping and the value depend on the number of
     patches so far; see `SkippingActor` and `SpatialActor`.
 
@@ -240,7 +240,7 @@ def encode_next(encoder: nn.Module, maps: Tensor, state: Tensor | None) -> tuple
 
     Args:
         encoder: encoder of a policy network. If the encoder has a method ``step``, this function returns ``encoder.step(maps, state)``. If
-            it has no such method, the state is the glance maps so far, and all of them are encoded again.
+            the encoder has no such method, the state is the glance maps so far, and all of these maps are encoded again.
         maps: glance maps of the decision (N, C, h, w).
         state: state after the previous decision, one row per clip; None before the first decision.
 

@@ -116,8 +116,8 @@ class ReadAtAction(nn.Module):
 def bilinear_weights(locations: Tensor, length: int, patch_share: float) -> Tensor:
     """Return the weights (B, length) with which a map is interpolated along one axis, for patches at ``locations`` (B,) in [0, 1].
 
-    The product of the map and these weights is the value of the map at the centres of the patches. A matrix product is used because it is
-    deterministic on every device.
+    The product of the map and these weights is the value of the map at the centres of the patches. The map is interpolated with a matrix
+    product because matrix products are deterministic on every device.
     """
     centres = locations * (1 - patch_share) + patch_share / 2
     pixels = (centres * length - 0.5).clamp(0, length - 1)

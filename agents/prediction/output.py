@@ -33,8 +33,8 @@ class OutputFolder:
         done: The videos that have a prediction.
 
     Raises:
-        InputError: If the folder contains predictions that depend on other values, or files other than predictions; or if it is in use or
-            cannot be written.
+        InputError: If the folder contains predictions that depend on other values, if it contains files other than predictions, if it is in
+            use, or if it cannot be written.
     """
 
     def __init__(self, folder: Path, origin: Mapping[str, Any], *, force: bool) -> None:

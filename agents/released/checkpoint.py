@@ -148,9 +148,9 @@ def _numpy_numbers() -> list[Any]:
 
 
 def _tensors(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """Return a dictionary with all tensors of the file. Its keys are names such as ``fc.gru.bias_ih_l0``.
+    """Return a dictionary that maps names such as ``fc.gru.bias_ih_l0`` to the tensors of the file.
 
-    A name begins with the entry of the file (``fc``). The prefix ``module.``, which parallel training adds, is removed.
+    Each name begins with the entry of the file (``fc``). The prefix ``module.``, which parallel training adds, is removed.
     """
     if isinstance(content.get(WHOLE), Mapping) and not any(part in content for part in PARTS):
         return dict(_named(content[WHOLE], WHOLE, "", path))
@@ -174,7 +174,7 @@ def _named(tensors: Mapping[str, Any], part: str, prefix: str, path: Path) -> It
 
 
 def _patch_size(path: Path, kind: Family, patch_size: int | None) -> int | None:
-    """Return the patch size from the argument, or from the name of an AdaFocusV2 file. If both have a patch size, it must be the same."""
+    """Return the patch size from the argument, or from the name of an AdaFocusV2 file. Two different sizes are an error."""
     named = re.search(r"_p(\d+)(?=[_.])", path.name) if kind.interpolated else None
     if named and patch_size not in (None, int(named[1])):
         raise InputError(f"patch_size must be {named[1]}, as in the name of file={path}, got {patch_size}; leave it out")
@@ -219,7 +219,7 @@ def _empty(kind: Callable[..., Module], *sizes: object) -> Module:
 def _wanted(parts: Sequence[tuple[nn.Module, Mapping[str, str]]], found: Tensors, kind: Family) -> dict[str, Tensor]:
     """Return the tensors that the file must contain.
 
-    The file must contain the tensors of the networks. If it has copies of the policy in the focuser, these copies must be complete as well.
+    The file must contain the tensors of the networks. If the file has copies of the policy in the focuser, they must be complete as well.
     """
     wanted = {_released_name(ours, names): tensor for module, names in parts for ours, tensor in module.state_dict().items()}
     wanted.pop("", None)

@@ -197,7 +197,7 @@ class GlobalBatchNorm(TorchFunctionMode):
     mode also applies to custom layers. (`torch.nn.SyncBatchNorm` works only on GPUs.)
 
     Attributes:
-        has_samples: Whether the images of this process are included in the statistics. If False, images are only normalised with them.
+        has_samples: Whether the images of this process are included in the statistics. Images that are not included are normalised, too.
     """
 
     def __init__(self) -> None:
@@ -239,7 +239,7 @@ class GlobalBatchNorm(TorchFunctionMode):
 
 
 class _AllSum(torch.autograd.Function):
-    """The sum of a tensor over all processes. Its gradient is the sum of the gradients of all processes."""
+    """The sum of a tensor over all processes. The gradient of the sum is the sum of the gradients of all processes."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
