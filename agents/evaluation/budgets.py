@@ -1,4 +1,7 @@
-"""Budgets: solve the threshold on P(skip) for GFLOPs per video, or for a share of frames, on the validation split."""
+"""Budgets: find the threshold on P(skip) that meets a budget on the validation split.
+
+A budget is a number of GFLOPs per video, or a share of frames that get a patch.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ Shares = NDArray[np.floating]
 
 
 def requested_keep(budget: float | None, keep: float | None, flops: VideoFlops) -> float:
-    """Return the share of frames with a patch that the user requests, directly or as a budget.
+    """Return the share of frames that get a patch, which the user gives directly or as a budget.
 
     Args:
         budget: GFLOPs per video.
@@ -29,7 +32,7 @@ def requested_keep(budget: float | None, keep: float | None, flops: VideoFlops) 
         flops: Multiply-adds of a video.
 
     Raises:
-        InputError: If both or neither are given, or the value is out of range.
+        InputError: If both or neither of ``budget`` and ``keep`` are given, or if the value is out of range.
     """
     if (budget is None) == (keep is None):
         raise InputError(f"budget={budget}, keep={keep}: set one of them, GFLOPs per video or the share of frames with a patch")
@@ -40,7 +43,7 @@ def check_keep(keep: float | None) -> float:
     """Check a share of frames with a patch and return it.
 
     Raises:
-        InputError: If it is not in (0, 1].
+        InputError: If the share is not in (0, 1].
     """
     if keep is None or isinstance(keep, bool) or not 0 < keep <= 1:
         raise InputError(f"keep must be a share of frames above 0 and at most 1, such as 0.47, got {keep}")
@@ -48,18 +51,25 @@ def check_keep(keep: float | None) -> float:
 
 
 def set_threshold(policy: PolicyNetwork, val: Features, share: float) -> str:
-    """Set the threshold of a skipping policy for a share of frames with a patch, solved on validation clips; return a line about it."""
+    """Set the threshold of a skipping policy so that the given share of frames gets a patch. Return a text that states the threshold.
+
+    The threshold is computed on the validation clips.
+    """
     policy.keep_threshold = threshold_for(policy, val, share)
     return f"{share:.1%} of the frames get a patch: skipping where P(skip) is {policy.keep_threshold:.4g} or more"
 
 
 def threshold_for(policy: PolicyNetwork, features: Features, keep: float) -> float:
-    """Return the threshold on P(skip) with which the policy selects a patch in a share of the decisions; see `solve_threshold`."""
+    """Return the threshold on P(skip) with which the policy takes a patch in the share ``keep`` of its decisions; see `solve_threshold`."""
     return solve_threshold(skip_probabilities(policy, features)[1], keep)
 
 
 def skip_probabilities(policy: PolicyNetwork, features: Features) -> tuple[Actions, Shares]:
-    """Return the locations or cells (N, D, …) of a skipping policy in all clips, and P(skip) by the number of earlier patches (N, D, D)."""
+    """Return the choices of a skipping policy in all clips.
+
+    Returns:
+        The locations or cells (N, D, …), and P(skip) (N, D, D). The last axis of P(skip) is the number of earlier patches in the clip.
+    """
     steps, results = np.arange(features.num_steps)[None], []
     for clips in batches(np.arange(len(features.clips)), CLIPS_AT_ONCE):
         results.append([values.cpu().numpy() for values in policy.choose(features.glance_maps(clips[:, None], steps))])
@@ -68,11 +78,13 @@ def skip_probabilities(policy: PolicyNetwork, features: Features) -> tuple[Actio
 
 
 def solve_threshold(skip: Shares, keep: float) -> float:
-    """Return the threshold below which the share ``keep`` of the decisions lies, half-way between two neighbouring values of ``skip``.
+    """Return the threshold on P(skip) with which the share ``keep`` of the decisions has a patch.
+
+    A decision has a patch if its P(skip) is below the threshold. The threshold lies half-way between two neighbouring values of ``skip``.
 
     Args:
-        skip: P(skip), or another score that is high where a patch is worth little, (N, D) on the validation split; or (N, D, D), see
-            `patch_mask_at`.
+        skip: P(skip) on the validation split, (N, D), or (N, D, D) as for `patch_mask_at`. Another score can be used as well if it is high
+            for decisions in which a patch is worth little.
         keep: Share of the decisions with a patch.
 
     Raises:
@@ -90,7 +102,7 @@ def solve_threshold(skip: Shares, keep: float) -> float:
 
 
 def check_validation(values: Shares) -> Shares:
-    """Check that ``values`` (N, …) of the validation split has clips, and return it.
+    """Check that ``values`` (N, …) of the validation split are not empty, and return them.
 
     Raises:
         InputError: If the validation split is empty.
@@ -101,5 +113,5 @@ def check_validation(values: Shares) -> Shares:
 
 
 def patch_mask_at(skip: Shares, threshold: float) -> PatchMask:
-    """Return the patch mask (N, D) at a threshold, as `PolicyNetwork.act` computes it; see `patch_mask_below`."""
+    """Return the patch mask (N, D) that `PolicyNetwork.act` computes with this threshold; see `patch_mask_below`."""
     return patch_mask_below(torch.from_numpy(skip), threshold).numpy()

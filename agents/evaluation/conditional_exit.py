@@ -1,7 +1,8 @@
 """Conditional exit: a video ends after the first step whose scores are confident enough, and its later frames are not processed.
 
-No network is trained for it. One threshold per step is fitted on training clips, as in AdaFocusV2 (arXiv:2112.14238) and MSDNet
-(arXiv:1703.09844). `ExitFit` holds the confidences of training clips; `agents.evaluation.inference.infer` takes `ExitThresholds`.
+A conditional exit needs no trained network, but one threshold per step, which is fitted on training clips, as in AdaFocusV2
+(arXiv:2112.14238) and MSDNet (arXiv:1703.09844). `ExitFit` stores the confidences of the training clips and computes `ExitThresholds` from
+these confidences. `ExitThresholds` are an argument of `agents.evaluation.inference.infer`.
 """
 
 from __future__ import annotations
@@ -54,12 +55,12 @@ def exit_shares(p: float, num_steps: int) -> Values:
 def fit_thresholds(confidences: Values, shares: Values) -> Values:
     """Return the thresholds (D,) with which the given shares of the clips exit after each step.
 
-    After step k, the ⌊N · share⌋ most confident remaining clips exit, and the threshold is the lowest of their confidences. If that number
-    is 0, the threshold is ∞ and no clip exits. All remaining clips exit after the last step, whose threshold is −∞.
+    After each step, the ⌊N · share⌋ most confident of the remaining clips exit, and the threshold is the lowest confidence of these clips.
+    If ⌊N · share⌋ is 0, the threshold is ∞ and no clip exits. After the last step, the threshold is −∞ and all remaining clips exit.
 
     Args:
         confidences: Confidences of training clips after each step, (N, D).
-        shares: (D,); see `exit_shares`.
+        shares: Shares of clips that exit after each step, (D,); see `exit_shares`.
     """
     left, thresholds = np.ones(len(confidences), bool), np.full(len(shares), np.inf)
     for step, number in enumerate(np.floor(len(confidences) * shares[:-1]).astype(int)):
@@ -71,7 +72,10 @@ def fit_thresholds(confidences: Values, shares: Values) -> Values:
 
 
 def exit_steps(confidences: Values, thresholds: Values) -> NDArray[np.int64]:
-    """Return the step (N,), starting at 0, after which each clip exits: the first whose confidence (N, D) reaches the threshold (D,)."""
+    """Return the step (N,), counted from 0, after which each clip exits.
+
+    A clip exits after the first step whose confidence (N, D) reaches the threshold of that step (D,).
+    """
     return (confidences >= thresholds).argmax(1)
 
 
@@ -80,8 +84,9 @@ def confidence_of(scores: NDArray[Any], kind: str) -> Values:
 
     Args:
         scores: Class scores before the softmax.
-        kind: ``softmax``, the highest softmax score; or ``score``, the highest class score, as published for AdaFocusV2. The latter is
-            less comparable between heads, since a constant added to all class scores changes it without changing the prediction.
+        kind: ``softmax`` for the highest softmax score, or ``score`` for the highest class score, as published for AdaFocusV2. The highest
+            class score is less comparable between heads, because a constant that is added to all class scores changes the confidence but
+            not the prediction.
 
     Raises:
         InputError: If the kind is unknown.
@@ -101,12 +106,12 @@ def check_separable(classifier: Classifier) -> None:
     )
 
 
-# The model that thresholds belong to
+# The model of the thresholds
 
 
 @dataclass(frozen=True)
 class ExitModel:
-    """The model and the clips that thresholds belong to.
+    """The model and the clip settings for which thresholds were fitted.
 
     Attributes:
         classifier: Fingerprint of the classifier's weights.
@@ -115,7 +120,7 @@ class ExitModel:
         num_steps: D, decisions per clip.
         patch_size: P in pixels.
         skipped: Input of the head for skipped frames.
-        keep_threshold: Threshold on P(skip); None: the policy does not skip, or has no threshold.
+        keep_threshold: Threshold on P(skip), or None if the policy does not skip or has no threshold.
     """
 
     classifier: str
@@ -130,7 +135,9 @@ class ExitModel:
     def of(
         cls, classifier: Classifier, policy: Any, num_frames: int, num_steps: int, *, skipped: str, keep_threshold: float | None = None
     ) -> ExitModel:
-        """Return the `ExitModel` of a classifier and a policy: a `PolicyNetwork`, or an object with a Stable-Baselines3 ``model``.
+        """Return the `ExitModel` of a classifier and a policy.
+
+        The policy is a `PolicyNetwork`, or an object whose attribute ``model`` is a Stable-Baselines3 algorithm.
 
         Raises:
             InputError: If the classifier has a temporal shift.
@@ -145,7 +152,7 @@ class ExitModel:
         return cls(classifier.fingerprint(), weights, num_frames, num_steps, patch_size, skipped, keep_threshold)
 
     def check(self, given: ExitModel) -> None:
-        """Check that thresholds of this model are used with the same model.
+        """Check that the model ``given`` equals this model, for which thresholds were fitted.
 
         Raises:
             InputError: If the models differ. The message names the first difference.
@@ -161,9 +168,10 @@ class ExitThresholds:
     """The thresholds of a conditional exit.
 
     Attributes:
-        values: (D,), the confidence after each step that a clip must reach to exit.
+        values: (D,), the thresholds. A clip exits after a step if its confidence reaches the threshold of the step.
         confidence: Kind of confidence, a name in `CONFIDENCES`.
-        model: The model that they were fitted for, which `agents.evaluation.inference.infer` checks; None: no check.
+        model: The model for which the thresholds were fitted. `agents.evaluation.inference.infer` checks that this model equals the model
+            in use, unless ``model`` is None.
     """
 
     values: Values
@@ -171,22 +179,22 @@ class ExitThresholds:
     model: ExitModel | None
 
     def leaving(self, scores: Tensor, step: int) -> NDArray[np.bool_]:
-        """Return whether each clip exits (n,) after a step, counted from 0, given its class scores (n, K)."""
+        """Return which clips exit after ``step``, (n,) bool. ``scores`` (n, K) are the scores after the step, which is counted from 0."""
         return confidence_of(scores.float().cpu().numpy(), self.confidence) >= self.values[step]
 
     def steps(self, scores: NDArray[Any]) -> NDArray[np.int64]:
-        """Return the step (N,), counted from 0, after which each clip exits, given its class scores (N, D, K)."""
+        """Return the step (N,), counted from 0, after which each clip with the class scores ``scores`` (N, D, K) exits."""
         return exit_steps(confidence_of(scores, self.confidence), self.values)
 
 
 @dataclass(frozen=True)
 class ExitFit:
-    """The confidences of training clips, which determine the thresholds for any p.
+    """The confidences of the training clips, from which the thresholds for any p are computed.
 
     Attributes:
-        model: The model whose confidences they are.
+        model: The model that produced the confidences.
         data: Name of the training clips.
-        confidences: Confidences (N, D) by kind.
+        confidences: Maps every kind of confidence, a name in `CONFIDENCES`, to confidences (N, D).
     """
 
     model: ExitModel
@@ -201,7 +209,7 @@ class ExitFit:
     def thresholds(self, p: float, confidence: str = "softmax") -> ExitThresholds:
         """Return the thresholds with which the share of training clips that exit after step k is proportional to p^k.
 
-        With p < 1 most clips exit early, with p = 1 equally many exit after every step, and with p > 1 most exit late.
+        With p < 1, most clips exit early. With p = 1, the same number of clips exits after every step. With p > 1, most clips exit late.
 
         Raises:
             InputError: If ``p`` is not above 0, or the kind of confidence is unknown.
@@ -210,7 +218,7 @@ class ExitFit:
         return ExitThresholds(fit_thresholds(confidences, exit_shares(p, self.model.num_steps)), confidence, self.model)
 
     def save(self, path: Path) -> None:
-        """Write the JSON file.
+        """Write the confidences to a JSON file.
 
         Raises:
             InputError: If the file cannot be written.
@@ -236,5 +244,8 @@ class ExitFit:
 
 
 def exit_file(policy: Path | str) -> Path:
-    """Return the path of the stored confidences for a policy: in its folder, or in the cache folder for a bundled policy."""
+    """Return the path of the file that stores the confidences for a policy.
+
+    The file is in the policy's folder or, for a bundled policy, in the cache folder.
+    """
     return cache_folder() / "exit" / f"{policy}.json" if str(policy) in BUNDLED else Path(policy) / EXIT_FILE

@@ -1,4 +1,4 @@
-"""Evaluate the learned policy and the baselines, on the same clips with the same classifier."""
+"""Evaluate the learned policy and the baselines on the same clips and with the same classifier."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ from classifiers.errors import lookup
 from classifiers.flops import VideoFlops, classifier_flops, multiply_adds, video_flops
 
 CLIPS_AT_ONCE = 250  # clips per call of a policy
-PATCHES_AT_ONCE = 256  # patches per call of the focuser if there is no bank
+PATCHES_AT_ONCE = 256  # patches per call of the focuser, which runs only if there is no bank
 
 ClipPolicy = Callable[[Indices], Actions]
-"""A function that maps clips (n,) to actions (n, D, *action space)."""
+"""A function that maps indices of clips (n,) to actions (n, D, *action space)."""
 
 
 def evaluate(
@@ -59,19 +59,19 @@ def evaluate(
 
     Args:
         features: Features of the clips.
-        policy: The learned policy, any object with `predict`; None: evaluate only the baselines. Its attribute ``observation`` names its
-            observation, by default `reference`.
+        policy: The learned policy, any object with `predict`. The policy's attribute ``observation`` names its observation; a policy
+            without this attribute gets the observation `reference`. If ``policy`` is None, only the baselines are evaluated.
         seed: Seed of the random baselines.
         progress: Called with the name of each policy before it is evaluated.
         skipped: Input of the head for frames that the learned policy skips, a name in `adafocus_env.classify.SKIPPED`.
 
     Returns:
-        Metrics by the name of the policy (see `agents.evaluation.metrics.summarize`), and the evaluations of the policies that select
-        patches, that is, without `glance_only` and `full_frame`. The greedy oracle needs a bank with the focus vectors of all cells, and is
-        omitted otherwise.
+        Two dictionaries, whose keys are names of policies. The first dictionary has the metrics of each policy (see
+        `agents.evaluation.metrics.summarize`). The second dictionary has the evaluations of the policies that select patches, and therefore
+        not of `glance_only` and `full_frame`. The greedy oracle is omitted unless there is a bank with the focus vectors of all cells.
 
     Raises:
-        InputError: If policy and features do not match, or the scores are not finite.
+        InputError: If the policy does not match the features, or if the scores are not finite.
     """
     evaluations, targets = {}, targets_of(features.clips)
     if policy is not None:
@@ -96,12 +96,13 @@ def evaluate_policy(
     skipped: str = "zeros",
     clips: Indices | None = None,
 ) -> PolicyEvaluation:
-    """Evaluate one policy with deterministic actions. The multiply-adds of the policy itself are not counted.
+    """Evaluate one policy with deterministic actions. The multiply-adds of the policy network are not counted.
 
     Args:
-        features: Features of the clips; a bank saves most of the computation.
+        features: Features of the clips. With a bank, most of the computation is saved.
         policy: Any object with `predict`, recurrent or not. Action masks are passed if `predict` accepts them.
-        observation: A name in `adafocus_env.observation.OBSERVATIONS`; None: the policy's attribute ``observation``, or `reference`.
+        observation: A name in `adafocus_env.observation.OBSERVATIONS`. If ``observation`` is None, the policy's attribute ``observation``
+            is used, or `reference` if the policy has no such attribute.
         skipped: Input of the head for skipped frames, a name in `adafocus_env.classify.SKIPPED`.
         clips: Indices of the clips (n,); None: all clips in order.
     """
@@ -120,14 +121,18 @@ def evaluate_baseline(features: Features, name: str, clips: Indices, *, seed: in
         seed: Seed of random patches.
 
     Raises:
-        InputError: If the name is unknown (the message suggests the nearest), or the baseline needs a missing track or bank.
+        InputError: If the name is unknown (the message suggests the nearest name), or if the baseline needs tracks or a bank that the
+            features do not have.
     """
     act = lookup("policy", name, _baselines(features, seed))
     return replace(_evaluate(features, act, features.action, "zeros", clips), targets=targets_of(features.clips, clips))
 
 
 def action_of(policy: object, features: Features) -> Action:
-    """Return the kind of action of a policy on these features. Skipping follows from the policy's ``skips`` or its action space."""
+    """Return the kind of action of a policy on these features.
+
+    Whether the policy can skip is read from its attribute ``skips`` or from its action space.
+    """
     skip_action = with_skipping(features.action)
     skips = policy.skips if isinstance(policy, PolicyNetwork) else getattr(policy, "action_space", None) == skip_action.space
     return skip_action if skips else features.action
@@ -149,9 +154,9 @@ def _evaluate(
 
 
 def targets_of(clips: ClipSource, chosen: Indices | None = None) -> Targets | None:
-    """Return the boxes (N, T, 4) of the target and its visibility (N, T) in all N clips, or in the chosen ones.
+    """Return the boxes (N, T, 4) of the target and its visibility (N, T), in the ``chosen`` clips or in all clips.
 
-    Return None if none of the clips has a track.
+    Return None if none of these clips has a track.
     """
     known = [clips.targets(int(clip)) if clips.has_truth else None for clip in (range(len(clips)) if chosen is None else chosen)]
     if not any(known):
@@ -163,14 +168,14 @@ def targets_of(clips: ClipSource, chosen: Indices | None = None) -> Targets | No
 def classify_actions(
     features: Features, actions: Actions, patch_mask: NDArray[np.bool_], skipped: str = "zeros", clips: Indices | None = None
 ) -> Scores:
-    """Return the class scores (n, D, K) of clips after every step; the focuser sees only the patches in ``patch_mask``.
+    """Return the class scores (n, D, K) of clips after every step. The focuser runs only in the steps of ``patch_mask``.
 
     Args:
         features: Glances and focus vectors of the clips.
-        actions: Patches, (n, D, *action space) of ``features.action``; entries of skipped steps are ignored.
-        patch_mask: (n, D), the steps with a patch.
-        skipped: Input of the head in the other steps, a name in `adafocus_env.classify.SKIPPED`.
-        clips: (n,); None: all clips in order.
+        actions: Actions that select patches, (n, D, *action space), of the kind ``features.action``. Entries of skipped steps are ignored.
+        patch_mask: (n, D) bool, the steps with a patch.
+        skipped: Input of the head in the steps without a patch, a name in `adafocus_env.classify.SKIPPED`.
+        clips: Indices of the clips (n,); None: all clips in order.
 
     Raises:
         InputError: If ``skipped`` is unknown.
@@ -190,7 +195,10 @@ def classify_actions(
 def _classify(
     features: Features, clips: Indices, focus_vectors: Callable[[Indices], Tensor], patch_mask: NDArray[np.bool_], skipped: str = "zeros"
 ) -> Scores:
-    """Return the class scores (n, D, K). ``focus_vectors`` maps rows of ``clips`` to the focus vectors of their patches, concatenated."""
+    """Return the class scores (n, D, K).
+
+    The function ``focus_vectors`` takes positions in ``clips`` and returns the concatenated focus vectors of all patches in these clips.
+    """
     steps, scores = np.arange(features.num_steps)[None], []
     for rows in batches(np.arange(len(clips)), max(1, PATCHES_AT_ONCE // features.clips.num_frames)):
         glances = features.glance_vectors(clips[rows][:, None], steps)
@@ -208,7 +216,7 @@ def _clip_policy(features: Features, policy: Predictor, observation: str | None 
 
 
 def _from_references(features: Features, policy: Predictor) -> ClipPolicy:
-    """Let a policy act on references (clip, step) only, without an environment."""
+    """Return a function that lets the policy act on references (clip, step), without an environment."""
     action, last = action_of(policy, features), features.num_steps - 1
 
     def act(clips: Indices) -> Actions:
@@ -224,7 +232,7 @@ def _from_references(features: Features, policy: Predictor) -> ClipPolicy:
 
 
 def _in_environment(features: Features, policy: Predictor, observation: str, skipped: str) -> ClipPolicy:
-    """Let a policy act in an environment, where observations may depend on earlier actions."""
+    """Return a function that lets the policy act in an environment, where observations may depend on earlier actions."""
     env = AdaFocusVectorEnv(
         min(len(features.clips), CLIPS_AT_ONCE), features.classifier, features.clips,
         observation=observation, reward="confidence", bank=features, autoreset_mode="DISABLED", skipped=skipped,
@@ -232,7 +240,7 @@ def _in_environment(features: Features, policy: Predictor, observation: str, ski
     )  # fmt: skip
 
     def act(clips: Indices) -> Actions:
-        observed, _ = env.reset(seed=0, options={"clips": np.resize(clips, env.num_envs).tolist()})  # repeated to fill the environment
+        observed, _ = env.reset(seed=0, options={"clips": np.resize(clips, env.num_envs).tolist()})  # repeat clips to fill the environment
         actions, state = [], None
         for step in range(features.num_steps):
             chosen, state = choose_step(policy, observed, state, np.full(env.num_envs, step == 0), env.action_masks)
@@ -246,7 +254,7 @@ def _in_environment(features: Features, policy: Predictor, observation: str, ski
 def greedy_oracle_actions(
     features: Features, clips: Indices, action: Action | None = None, skipped: str = "zeros", cost_weight: float = 0.0
 ) -> Actions:
-    """Return the actions (n, D, *action space) of `GreedyOracle` in clips (n,), each chosen after the earlier actions were taken."""
+    """Return the actions (n, D, *action space) of `GreedyOracle` in clips (n,). Each action is chosen after taking the earlier actions."""
     dynamics = Dynamics(features, len(clips), reward="confidence", action=action, skipped=skipped)
     dynamics.restart(clips, dynamics.baseline)
     oracle, actions = GreedyOracle(dynamics, cost_weight), []
@@ -312,7 +320,7 @@ def batches(clips: Indices, size: int) -> list[Indices]:
 
 
 def flops_of(features: Features, skipped: str = "zeros", policy_step: int = 0) -> VideoFlops:
-    """Return the multiply-adds of a clip of ``features``; see `classifiers.flops.video_flops`."""
+    """Return the multiply-adds for one clip of ``features``; see `classifiers.flops.video_flops`."""
     spec = features.clips.settings
     return video_flops(
         features.classifier, spec.num_frames, spec.num_glance_frames, features.num_steps, skipped=skipped, policy_step=policy_step
@@ -320,14 +328,14 @@ def flops_of(features: Features, skipped: str = "zeros", policy_step: int = 0) -
 
 
 def policy_macs(features: Features, policy: PolicyNetwork | Predictor) -> int:
-    """Count the multiply-adds of a policy per video. Those of a custom policy are measured while it acts in the first clip."""
+    """Count the multiply-adds of a policy per video. The multiply-adds of a custom policy are measured while it acts in the first clip."""
     if isinstance(policy, PolicyNetwork):
         return features.num_steps * policy_flops(policy)
     first = np.zeros(1, np.int64)
     macs: list[int] = []
-    features.glance_maps(first, np.arange(features.num_steps))  # computed now, so that glances do not count as the policy's cost
+    features.glance_maps(first, np.arange(features.num_steps))  # computed now, so that their cost is not counted as the policy's
 
-    @wraps(policy.predict)  # `choose_step` inspects the parameters
+    @wraps(policy.predict)  # because `choose_step` inspects the parameters of `predict`
     def predict(*args: Any, **kwargs: Any) -> tuple[Actions, Any]:
         results: list[tuple[Actions, Any]] = []
         with torch.backends.cudnn.flags(enabled=False):  # the counter cannot count inside cuDNN's recurrent networks

@@ -12,11 +12,14 @@ from agents.evaluation.metrics import PolicyEvaluation, step_metrics
 from classifiers.flops import VideoFlops
 
 PUBLISHED_P: tuple[float, ...] = tuple(np.linspace(0.5, 3.9, 35).round(1).tolist())
-"""Values of p of the published curves."""
+"""Values of p in the published curves."""
 
 
 def stop(evaluation: PolicyEvaluation, steps: NDArray[np.int64], flops: VideoFlops) -> PolicyEvaluation:
-    """Return the evaluation as if each clip ended after its step (N,), counted from 0: later steps have its scores and no cost."""
+    """Return the evaluation that results if clip n ends after step ``steps[n]``, counted from 0.
+
+    Steps after the end of a clip have the scores of the clip's last step and cost nothing.
+    """
     later = np.arange(evaluation.patch_mask.shape[1]) > steps[:, None]
     last = evaluation.scores[np.arange(len(steps)), steps][:, None]
     patch_mask = evaluation.patch_mask & ~later
@@ -25,7 +28,7 @@ def stop(evaluation: PolicyEvaluation, steps: NDArray[np.int64], flops: VideoFlo
 
 
 def exit_curve(evaluation: PolicyEvaluation, fit: ExitFit, confidence: str, flops: VideoFlops) -> list[dict[str, float]]:
-    """Return accuracy against cost for every p of `PUBLISHED_P`, from the scores of one evaluation without an exit.
+    """Return the accuracy and the cost for every p in `PUBLISHED_P`, computed from the scores of one evaluation without an exit.
 
     Each point has ``p``, ``gflops``, ``steps`` (the mean number of steps before the exit) and the metrics of
     `agents.evaluation.metrics.STEP_METRICS`.

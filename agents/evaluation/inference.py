@@ -1,6 +1,6 @@
 """Inference: compute all actions, then the focus vectors of all patches in one batch, then the class scores.
 
-The next videos are read in the meantime. With a conditional exit, inference runs decision by decision instead
+While a batch of videos is classified, a thread reads the next batch. With a conditional exit, inference runs decision by decision instead
 (`agents.evaluation.stepwise`).
 """
 
@@ -34,13 +34,14 @@ class Inference:
     """The result for N videos with T frames of the focuser, D decisions (equal to T, except with the head `mean`) and K classes.
 
     Attributes:
-        actions: (N, D) int64, cells of the grid, or (N, D, 2) float32, locations. Policies that skip have one more cell, or a third
-            coordinate; see `adafocus_env.action`.
-        boxes: (N, T, 4) int64, patches as (top, left, bottom, right) in pixels; zeros where the frame was skipped.
+        actions: Cells of the grid, (N, D) int64, or locations, (N, D, 2) float32. For skipping policies, there is one more cell, or each
+            location has a third coordinate; see `adafocus_env.action`.
+        boxes: (N, T, 4) int64, patches as (top, left, bottom, right) in pixels; zeros for skipped frames.
         patch_mask: (N, T) bool, the frames with a patch.
-        logits: (N, T, K), class scores after every frame; those after the last frame are the result.
+        logits: (N, T, K), class scores after every frame. The scores after the last frame are the result.
         macs: (N,) int64, multiply-adds per video.
-        processed: (N, T) bool, the frames before the exit. After the exit, actions are undefined and scores are those at the exit.
+        processed: (N, T) bool, the frames before the exit. For frames after the exit, actions are undefined and ``logits`` repeats the
+            scores at the exit.
     """
 
     actions: Tensor
@@ -67,19 +68,20 @@ def infer(
     With a conditional exit, the videos are processed decision by decision, and a video that exits is not processed further.
 
     Args:
-        classifier: A frozen classifier. It is optimized for inference (`classifiers.optimize.optimized`) unless it already is.
-        policy: A policy trained on the glance maps of this classifier; for other algorithms than PPO, a
+        classifier: A frozen classifier. If the classifier is not yet optimized for inference, it is optimized with
+            `classifiers.optimize.optimized`.
+        policy: A policy trained on the glance maps of this classifier. A model of an algorithm other than PPO must be wrapped in
             `agents.policies.model_on_glances.ModelOnGlances`.
         frames: Normalised frames (N, T, 3, H, W) on the classifier's device, from which patches are cropped.
         glance_frames: Normalised frames of the glancer (N, G, 3, H, W); None: the same as ``frames``.
         skipped: Input of the head for skipped frames, a name in `adafocus_env.classify.SKIPPED`.
-        keep_threshold: Skip frames with at least this P(skip); None: use the policy's threshold.
-        exit: Thresholds of a conditional exit; None: every frame is processed. Each call compares the thresholds with the weights, which
-            takes a moment for large networks; `infer_batches` compares them once.
+        keep_threshold: Skip the frames whose P(skip) is at least this threshold; None: use the policy's threshold.
+        exit: Thresholds of a conditional exit; None: every frame is processed. Each call checks that the thresholds were fitted for these
+            weights, which takes a moment for large networks; `infer_batches` checks only once.
 
     Raises:
-        InputError: If frames or policy do not fit the classifier, ``skipped`` is unknown, the exit belongs to another model, or the
-            classifier has a temporal shift, which excludes an exit.
+        InputError: If frames or policy do not fit the classifier, if ``skipped`` is unknown, if the thresholds were fitted for another
+            model, or if ``exit`` is given and the classifier has a temporal shift.
     """
     classifier, glance_frames = optimized(classifier), frames if glance_frames is None else glance_frames
     for name, tensor in (("frames", frames), ("glance_frames", glance_frames)):
@@ -116,7 +118,7 @@ def _infer_whole(
     skipped: str,
     keep_threshold: float | None,
 ) -> Steps:
-    """Process whole clips: all glances, all actions, all patches."""
+    """Process whole clips: first all glances, then all actions, then all patches."""
     count, num_glances = glance_frames.shape[:2]
     maps, vectors = classifier.glance(glance_frames.flatten(0, 1), num_frames=num_glances)
     _check_stacked(policy, tuple(maps.shape[1:]))
@@ -145,19 +147,19 @@ def infer_clips(
     keep_threshold: float | None = None,
     exit: ExitThresholds | None = None,
 ) -> Iterator[Inference]:
-    """Classify all clips in order; the next batch is read while the networks run.
+    """Classify all clips in order. The next batch is read while the networks run.
 
     Args:
         classifier: A frozen classifier.
         policy: A policy trained on the glance maps of this classifier.
-        clips: The clips; a `lazy` store decodes 64 at a time.
+        clips: The clips. A `lazy` store decodes 64 clips at a time.
         batch_size: Clips per batch.
         skipped: See `infer`.
         keep_threshold: See `infer`.
         exit: See `infer`.
 
     Raises:
-        InputError: If the batch size is below 1, or for the reasons of `infer`.
+        InputError: If the batch size is below 1, or for one of the reasons listed in `infer`.
     """
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size} is too small; choose 1 or more clips in a batch")
@@ -174,18 +176,20 @@ def infer_batches(
     keep_threshold: float | None = None,
     exit: ExitThresholds | None = None,
 ) -> Iterator[Inference]:
-    """Classify batch after batch; a thread reads the next batch meanwhile.
+    """Classify one batch after the other, while a thread reads the next batch.
 
     Args:
         classifier: A frozen classifier.
         policy: A policy trained on the glance maps of this classifier.
-        batches: Pairs of the focuser's frames (N, T, 3, H, W) and the glancer's frames (N, G, 3, H, W), uint8. Both may be the same tensor.
+        batches: Pairs of uint8 tensors: the focuser's frames (N, T, 3, H, W) and the glancer's frames (N, G, 3, H, W). Both may be the same
+            tensor.
         skipped: See `infer`.
         keep_threshold: See `infer`.
         exit: See `infer`.
 
     Raises:
-        InputError: For the reasons of `infer`, when the batch is reached. Errors of ``batches`` are passed on.
+        InputError: For one of the reasons listed in `infer`, when the batch in question is reached. An exception that ``batches`` raises is
+            passed on.
     """
 
     def normalise(frames: Tensor) -> Tensor:
@@ -194,11 +198,20 @@ def infer_batches(
     for frames, glance_frames in _read_ahead(batches):
         separate = None if glance_frames is frames else normalise(glance_frames)
         yield infer(classifier, policy, normalise(frames), separate, skipped=skipped, keep_threshold=keep_threshold, exit=exit)
-        exit = None if exit is None else replace(exit, model=None)  # the first batch has checked the model
+        exit = None if exit is None else replace(exit, model=None)  # the model is checked with the first batch only
 
 
 def glance_at(classifier: Classifier, glance_frames: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Return the stacked glance maps (N, D, G/D·C, h, w) and mean glance vectors (N, D, C) of normalised frames (N, G, 3, H, W)."""
+    """Return the glance maps and the glance vectors of every decision.
+
+    Args:
+        classifier: The classifier.
+        glance_frames: Normalised frames of the glancer, (N, G, 3, H, W).
+        steps: D, decisions per clip.
+
+    Returns:
+        The stacked glance maps of the G/D frames of every decision, (N, D, G/D·C, h, w), and their mean glance vectors, (N, D, C).
+    """
     count, num_glances = glance_frames.shape[:2]
     return _by_decision(*classifier.glance(glance_frames.flatten(0, 1), num_frames=num_glances), count, steps)
 
@@ -206,15 +219,16 @@ def glance_at(classifier: Classifier, glance_frames: Tensor, steps: int) -> tupl
 def classify_crops(
     classifier: Classifier, frames: Tensor, vectors: Tensor, corners: Tensor, patch_mask: Tensor | None = None, skipped: str = "zeros"
 ) -> Tensor:
-    """Return the class scores (N, T, K) after every frame, with all patches in one call of the focuser.
+    """Return the class scores (N, T, K) after every frame. The focuser processes all patches in one call.
 
     Args:
         classifier: The classifier.
         frames: Normalised frames (N, T, 3, H, W).
         vectors: Glance vectors (N, D, C) of the decisions.
-        corners: (N, D, 2) as (top, left) in pixels, whole or real numbers, shared by all frames of a decision.
-        patch_mask: (N, D) bool, the decisions with a patch; None: all.
-        skipped: Input of the head in the other decisions; see `adafocus_env.classify.classify_clips`.
+        corners: Corners of the patches, (N, D, 2), as (top, left) in pixels, whole or real numbers. All frames of a decision share one
+            corner.
+        patch_mask: (N, D) bool, the decisions with a patch; None: all decisions have a patch.
+        skipped: Input of the head in decisions without a patch; see `adafocus_env.classify.classify_clips`.
     """
     repeats = frames.shape[1] // corners.shape[1]
     corners, vectors = (values.repeat_interleave(repeats, dim=1) for values in (corners, vectors))
@@ -224,7 +238,15 @@ def classify_crops(
 
 
 def _focus_crops(classifier: Classifier, frames: Tensor, corners: Tensor, patch_mask: Tensor | None, repeats: int) -> Tensor:
-    """Return the focus vectors (M, F) of the M patches in frames (N, T, …), given corners (N, T, 2), mask (N, T) and ``repeats``, T/D."""
+    """Return the focus vectors (M, F) of the M patches in ``frames`` (N, T, …).
+
+    Args:
+        classifier: The classifier.
+        frames: Normalised frames (N, T, 3, H, W).
+        corners: Corners of the patches, (N, T, 2).
+        patch_mask: (N, T) bool, the frames with a patch; None: all frames have a patch.
+        repeats: T/D, the number of frames per decision.
+    """
     count, length = frames.shape[:2]
     source = torch.arange(count * length, device=frames.device) if patch_mask is None else patch_mask.flatten().nonzero()[:, 0]
     if not len(source):
@@ -234,7 +256,7 @@ def _focus_crops(classifier: Classifier, frames: Tensor, corners: Tensor, patch_
 
 
 def patches_of(policy: PolicyNetwork, classifier: Classifier, actions: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the corners (…, 2) of the patches as (top, left) in pixels, and the patch mask (…), for actions of the policy (…).
+    """Return the corners (…, 2) of the patches, as (top, left) in pixels, and the patch mask (…) for actions (…) of the policy.
 
     Corners are whole numbers, or real numbers if the policy was trained with interpolated patches.
     """
@@ -272,12 +294,12 @@ def count_decisions(classifier: Classifier, policy: PolicyNetwork, num_frames: i
 
 def policy_flops(policy: PolicyNetwork) -> int:
     """Return the multiply-adds of the policy in one decision."""
-    counted: int | None = getattr(policy, "step_macs", None)  # `ModelOnGlances` has it
+    counted: int | None = getattr(policy, "step_macs", None)  # an attribute of `ModelOnGlances`
     return network_flops(policy, 1, 1, *policy.architecture.map_shape) if counted is None else counted
 
 
 def _read_batches(clips: ClipSource, batch_size: int, *, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches for `infer_batches`. Pinned memory can be copied to a GPU while the GPU computes."""
+    """Yield batches for `infer_batches`. If ``pin``, use pinned memory, which can be copied to a GPU while the GPU computes."""
 
     def pinned(frames: list[Tensor]) -> Tensor:
         stacked = torch.stack(frames)
@@ -290,7 +312,7 @@ def _read_batches(clips: ClipSource, batch_size: int, *, pin: bool) -> Iterator[
 
 
 def _read_ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """Yield the items; a thread requests the next item while the caller processes the last."""
+    """Yield the items. A thread requests the next item while the caller processes the current item."""
     iterator, end = iter(items), object()
     with ThreadPoolExecutor(1, "read-ahead") as reader:
         coming = reader.submit(next, iterator, end)
@@ -304,7 +326,7 @@ def _by_decision(maps: Tensor, vectors: Tensor, count: int, steps: int) -> tuple
 
 
 def _check_stacked(policy: PolicyNetwork, map_shape: tuple[int, ...]) -> None:
-    """Check that the policy reads one glance map of this shape, or several maps of this shape, stacked."""
+    """Check that the input of the policy is one glance map of this shape, or a stack of several such maps."""
     channels, *size = policy.architecture.map_shape
     if channels % map_shape[0] or tuple(size) != map_shape[1:]:
         check_maps(policy, map_shape)

@@ -1,4 +1,4 @@
-"""A sentence for the end of a run that says whether the choice of patches matters in the data set."""
+"""A sentence that a run prints at its end if the choice of patches does not matter in the data set."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,16 +8,19 @@ import numpy as np
 from agents.evaluation.metrics import CLIP_METRICS, GAPS, LEAST_GAP, PolicyEvaluation, interval
 
 HEADINGS = {"top1": "top-1", "top1_anytime": "anytime"}
-"""Names of the accuracies of `GAPS` in the table of results."""
+"""The column headings of the accuracies in `GAPS`, in the table of results."""
 
 
 def verdict(metrics: Mapping[str, Mapping[str, Any]], evaluations: Mapping[str, PolicyEvaluation]) -> str | None:
     """Return a sentence if the choice of patches matters neither for final nor for anytime accuracy, otherwise None.
 
-    The choice does not matter in two cases. Either the greedy oracle, which knows the class and tries every patch, is less than `LEAST_GAP`
-    above random patches; a gain of that size is hard to distinguish from noise on a few hundred clips. Or the policy is not significantly
-    better than random patches: the 95 % interval of its gain on the same clips, from a bootstrap, includes values of at most 0. A policy
-    that skips frames is not compared with random patches, since it may be as good at a lower cost.
+    The choice does not matter in two cases:
+
+    - The accuracy of the greedy oracle, which knows the class and tries every patch, is less than `LEAST_GAP` above that of random patches.
+      On a few hundred clips, such a small gain is hard to distinguish from noise.
+    - The policy is not significantly better than random patches: the 95 % bootstrap interval of its gain over random patches on the same
+      clips includes values of at most 0. A policy that skips frames is not compared with random patches, because it may reach the same
+      accuracy at a lower cost.
 
     Args:
         metrics: Metrics by the name of the policy, as `agents.evaluation.evaluate.evaluate` returns them.
@@ -43,5 +46,5 @@ def verdict(metrics: Mapping[str, Mapping[str, Any]], evaluations: Mapping[str, 
 
 
 def _right(evaluation: PolicyEvaluation, key: str) -> Any:
-    """Return the accuracy of each clip (N,): 0 or 1 after the last step, or the share of correct steps."""
+    """Return the accuracy of each clip (N,): for ``top1``, 0 or 1 after the last step; for ``top1_anytime``, the share of correct steps."""
     return evaluation.correct.astype(np.float64) if key == "top1" else CLIP_METRICS[key].value(evaluation)[0]

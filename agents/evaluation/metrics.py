@@ -25,9 +25,9 @@ LabelSets = Sequence[tuple[int, ...]]
 Counts = NDArray[Any]
 
 COVERED = 0.75  # a hit is a patch that covers at least this share of the target's box
-RESAMPLES = 1000  # bootstrap samples of the clips for an interval
-SAMPLES_AT_ONCE = 1_000_000  # clips of several bootstrap samples that are in memory together
-LEAST_GAP = 0.1  # between random patches and the oracle; shares of a smaller gap are mostly noise
+RESAMPLES = 1000  # number of bootstrap samples of the clips for an interval
+SAMPLES_AT_ONCE = 1_000_000  # limit on the clips of all bootstrap samples that are in memory together
+LEAST_GAP = 0.1  # smallest gap between random patches and the oracle; a share of a smaller gap is mostly noise
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class PolicyEvaluation:
 
     Attributes:
         scores: (N, D, K), class scores after every step, before the softmax.
-        label_sets: All labels of each clip; the first is used for accuracy and confidence.
+        label_sets: All labels of each clip. Accuracy and confidence use the first label.
         macs: Multiply-adds per video, averaged over videos.
         patch_mask: (N, D) bool, the steps with a patch or, without ``actions``, with the whole frame.
-        actions: (N, D, …), the patches; undefined in skipped steps. None: the policy selects no patches.
+        actions: (N, D, …), the selected patches, undefined in skipped steps; or None if the policy selects no patches.
         action: Kind of ``actions``.
-        targets: Boxes (N, T, 4) of the target and its visibility (N, T) in the T frames of the D decisions; None: not known.
+        targets: Boxes (N, T, 4) of the target and its visibility (N, T) in the T frames of the D decisions. None if they are not known.
     """
 
     scores: Scores
@@ -75,17 +75,18 @@ class PolicyEvaluation:
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that summarizes a policy, or an accuracy after every step.
+    """A metric: a number that summarizes a policy, or an accuracy after every step.
 
     Attributes:
-        value: In `METRICS`, a function of the evaluation that returns the number, or None if it is undefined. In `CLIP_METRICS`, a function
-            of the evaluation that returns sums (N,) and counts (N,); the number is the sum of the former divided by that of the latter. In
-            `STEP_METRICS`, a function of scores (N, D, K) and the labels of each clip that returns the accuracy after every step (D,), in
-            0-1; the table shows the value after the last step.
+        value: The function that computes the metric. In `METRICS`, the function takes the evaluation and returns the metric, or None if
+            the metric is undefined. In `CLIP_METRICS`, the function takes the evaluation and returns a numerator (N,) and a denominator
+            (N,) for every clip; the metric is the sum of the numerators divided by the sum of the denominators. In `STEP_METRICS`, the
+            function takes scores (N, D, K) and the labels of each clip and returns the accuracy after every step (D,), in 0-1. The table of
+            results has the accuracy after the last step.
         heading: Heading of the column in the table of results; empty: no column.
         format: Format specification of the column's values.
-        optional: Omit the column if all values are 1.
-        min_classes: Smallest number of classes for which an accuracy is computed.
+        optional: If True, the column is omitted if all its values are 1.
+        min_classes: Smallest number of classes with which the accuracy is computed.
     """
 
     value: Callable[..., Any]
@@ -96,10 +97,10 @@ class Metric:
 
 
 def summarize(evaluation: PolicyEvaluation) -> dict[str, Any]:
-    """Return all metrics of a policy by name.
+    """Return a dictionary with all metrics of a policy.
 
-    Metrics of `CLIP_METRICS` are accompanied by a 95 % confidence interval, ``NAME_interval``. The entry ``steps`` has lists of length D
-    with the metrics after every step, and with the hit rate of every step (None in steps without a visible target).
+    For each metric ``NAME`` of `CLIP_METRICS`, the entry ``NAME_interval`` is its 95 % confidence interval. The entry ``steps`` contains
+    lists of length D: the metrics after every step, and the hit rate of every step, which is None in steps without a visible target.
     """
     steps: dict[str, list[Any]] = dict(step_metrics(evaluation.scores, evaluation.label_sets))
     values: dict[str, Any] = {name: accuracy[-1] for name, accuracy in steps.items()}
@@ -121,10 +122,10 @@ VALIDATED = ("top1_anytime", "hit_rate")
 
 
 def validation_metrics(evaluation: PolicyEvaluation) -> dict[str, float]:
-    """Return the metrics of a policy on the validation clips for a line of ``metrics.jsonl``.
+    """Return the metrics that a line of ``metrics.jsonl`` reports for a policy on the validation clips.
 
-    Policies are ranked by ``val_confidence_anytime``, the confidence averaged over steps. Unlike accuracy after the last step, it does not
-    saturate.
+    The best policy is selected by ``val_confidence_anytime``, the confidence averaged over steps, because this metric does not saturate,
+    unlike the accuracy after the last step.
     """
     metrics = {f"val_{name}": value for name, value in ratios(evaluation).items() if name in VALIDATED}
     metrics |= {"val_top1": float(evaluation.correct.mean()), "val_confidence": float(evaluation.confidence.mean())}
@@ -132,11 +133,11 @@ def validation_metrics(evaluation: PolicyEvaluation) -> dict[str, float]:
 
 
 def interval(sums: Counts, counts: Counts) -> list[float]:
-    """Return the 95 % confidence interval of a ratio, from a percentile bootstrap over the clips with a fixed seed.
+    """Return the 95 % confidence interval of the ratio of two sums over clips, from a percentile bootstrap with a fixed seed.
 
     Args:
         sums: (N,), the numerator of each clip.
-        counts: (N,), the denominator of each clip; clips with 0 are ignored.
+        counts: (N,), the denominator of each clip. Clips whose denominator is 0 are ignored.
     """
     pairs = np.stack([sums, counts], axis=1)[counts > 0].astype(np.float64)
     rng = np.random.default_rng(0)
@@ -147,15 +148,20 @@ def interval(sums: Counts, counts: Counts) -> list[float]:
 
 
 def share_of_gap(value: float, random: float, oracle: float) -> float | None:
-    """Return the share of the gap between random patches and the oracle that ``value`` closes; None if the gap is below `LEAST_GAP`."""
+    """Return how much of the gap between random patches and the oracle ``value`` closes: 0 for ``random``, 1 for ``oracle``.
+
+    Return None if the gap is below `LEAST_GAP`.
+    """
     return None if round(oracle - random, 9) < LEAST_GAP else (value - random) / (oracle - random)
 
 
 def add_gaps(results: Mapping[str, dict[str, Any]]) -> None:
-    """Add the shares of the gap (see `GAPS` and `share_of_gap`) to each policy's metrics, as `summarize` returns them.
+    """Add the shares of the gap (see `GAPS` and `share_of_gap`) to the metrics of each policy.
+
+    If there is no ground truth, the greedy oracle replaces the oracle.
 
     Args:
-        results: Metrics by the name of the policy. If there is no ground truth, the greedy oracle replaces the oracle.
+        results: Maps the name of each policy to its metrics, as `summarize` returns them.
     """
     random, oracle = results["random"], results.get("oracle", results.get("greedy_oracle"))
     if oracle is None:
@@ -170,10 +176,10 @@ def step_metrics(scores: Scores, labels: LabelSets) -> dict[str, list[float]]:
 
     Args:
         scores: (N, T, K), class scores of N clips after each of T steps, before the softmax.
-        labels: All labels of each clip; the first is used for top-1 and top-5.
+        labels: All labels of each clip. Top-1 and top-5 use the first label.
 
     Returns:
-        Lists of length T.
+        Maps the name of each metric to a list of length T.
 
     Raises:
         InputError: If scores or labels are invalid (see `check`).
@@ -184,11 +190,11 @@ def step_metrics(scores: Scores, labels: LabelSets) -> dict[str, list[float]]:
 
 
 def table_columns(results: Iterable[Mapping[str, Any]], metric: str) -> dict[str, Metric]:
-    """Return the metrics that have a column in the table of these results, in order.
+    """Return the metrics that have a column in the table of these results, in the order of the columns.
 
     Args:
         results: The metrics of each policy, as `summarize` returns them.
-        metric: The accuracy metric of the data set; if it is not top-1, it has a column next to top-1.
+        metric: The accuracy metric of the data set. A metric other than top-1 has a column in addition to the column of top-1.
     """
     results = list(results)
     every = {**STEP_METRICS, **CLIP_METRICS, **METRICS}
@@ -201,8 +207,8 @@ def check(scores: Scores, labels: LabelSets) -> None:
     """Check scores and labels.
 
     Raises:
-        InputError: If the scores do not have shape (N, T, K) with N ≥ 1 or are not finite; if there is not one set of labels per clip, or a
-            set is empty or has a label that is not a class.
+        InputError: If the scores do not have shape (N, T, K) with N ≥ 1, or are not finite; if the number of label sets is not N; or if a
+            label set is empty or contains a label that is not a class.
     """
     if scores.ndim != 3 or 0 in scores.shape:
         raise InputError(f"scores have shape {scores.shape}; give (N, T, K): classes after every step of one clip or more")
@@ -223,10 +229,10 @@ def check(scores: Scores, labels: LabelSets) -> None:
 
 
 def hits(scores: Scores, labels: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
-    """Return whether the label is among the k highest scores, (N, T). Ties are broken in favour of the lower class, as in `argmax`.
+    """Return whether the label has one of the k highest scores, (N, T). Ties are broken in favour of the lower class, as in `argmax`.
 
-    (scikit-learn's `top_k_accuracy_score` breaks ties in favour of the higher class, needs another shape for two classes and warns if
-    k ≥ K.)
+    scikit-learn's `top_k_accuracy_score` is not used, because it breaks ties in favour of the higher class, needs scores of another shape
+    if there are two classes, and warns if k ≥ K.
 
     Args:
         scores: (N, T, K).
@@ -239,7 +245,7 @@ def hits(scores: Scores, labels: NDArray[np.int64], k: int) -> NDArray[np.bool_]
 
 
 def top_k(scores: Scores, labels: NDArray[np.int64], k: int) -> NDArray[np.float64]:
-    """Return the share of clips whose label is among the k highest scores, (T,); see `hits` for the arguments."""
+    """Return the share of clips (T,) whose label has one of the k highest scores. The arguments are those of `hits`."""
     return hits(scores, labels, k).mean(0)
 
 
@@ -249,17 +255,20 @@ def confidence(scores: Scores, labels: NDArray[np.int64]) -> NDArray[np.float32]
 
 
 def mean_average_precision(scores: Scores, labels: LabelSets) -> NDArray[np.float64]:
-    """Return the mean average precision after every step, (T,), the published metric of ActivityNet and FCVID.
+    """Return the mean average precision (mAP) after every step, (T,). The mAP is the published metric for ActivityNet and FCVID.
 
-    For each class, all clips are ranked by the softmax score of the class; the average precision is the mean of the precision at each clip
-    with that label. The mean is over all K classes; a class without clips counts as 0, as in scikit-learn. If every class occurs, the
-    result equals that of the authors' code. If a class is absent, it does not: their code renumbers the remaining classes and compares
-    labels with the scores of other classes (10.377 % instead of 10.458 % on the same scores and labels). Clips with equal scores share one
-    rank. The authors' code ranks them in arbitrary order, and has more ties, because float32 softmax scores of all confident predictions
-    are equal; this function ranks the logarithm of the softmax in float64.
+    For each class, all clips are ranked by their softmax score of the class, and the average precision is the mean of the precision at
+    each clip that has the class as a label. The mAP is the mean of the average precision over all K classes. As in scikit-learn, the
+    average precision of a class without clips is 0.
+
+    If every class occurs, the result equals that of the authors' code. If a class is absent, the results differ, because the authors' code
+    renumbers the remaining classes and therefore compares labels with the scores of other classes (10.377 % instead of 10.458 % on the same
+    scores and labels). Clips with equal scores share one rank, while the authors' code ranks them in arbitrary order. Ties are also more
+    frequent in the authors' code, because its float32 softmax scores are equal for all confident predictions. This function ranks the
+    logarithm of the softmax in float64 and therefore has fewer ties.
 
     Args:
-        scores: (N, T, K), before the softmax. (The softmax changes the order of clips within a class.)
+        scores: (N, T, K), class scores before the softmax. This function applies the softmax, which changes the order of clips in a class.
         labels: All labels of each clip.
     """
     truth = np.zeros((len(scores), scores.shape[2]), bool)
@@ -267,14 +276,17 @@ def mean_average_precision(scores: Scores, labels: LabelSets) -> NDArray[np.floa
         truth[clip, list(classes)] = True
     ranked = torch.from_numpy(scores).double().log_softmax(-1).numpy()
     present = np.flatnonzero(truth.any(0))  # scikit-learn warns about absent classes
-    with config_context(assume_finite=True, skip_parameter_validation=True):  # whose checks take most of the time
+    with config_context(assume_finite=True, skip_parameter_validation=True):  # scikit-learn's checks would take most of the time
         found = [average_precision_score(truth[:, present], step[:, present], average=None) for step in ranked.swapaxes(0, 1)]
-    sums = [sum(np.atleast_1d(each)) for each in found]  # one class alone has no array
+    sums = [sum(np.atleast_1d(each)) for each in found]  # for a single class, the result is not an array
     return np.array(sums) / truth.shape[1]
 
 
 def location_entropy(evaluation: PolicyEvaluation) -> float | None:
-    """Return the entropy of the selected cells over all clips and steps in nats, at most ln G²; G is 7 for continuous locations."""
+    """Return the entropy, in nats, of the distribution of selected cells over all clips and steps.
+
+    Continuous locations are first mapped to the nearest cell of a grid with G = 7. The entropy is at most ln G².
+    """
     if evaluation.actions is None or evaluation.action is None:
         return None
     cells, action = evaluation.actions[evaluation.patch_mask], evaluation.action
@@ -286,7 +298,10 @@ def location_entropy(evaluation: PolicyEvaluation) -> float | None:
 
 
 def movement(evaluation: PolicyEvaluation) -> float | None:
-    """Return the mean distance between successive patches of a clip in fractions of H − P, ignoring skipped steps; 0 without any."""
+    """Return the mean distance between successive patches of a clip, in fractions of H − P. Skipped steps are ignored.
+
+    Return 0 if no clip has two patches.
+    """
     if evaluation.actions is None or evaluation.action is None:
         return None
     action = evaluation.action
@@ -297,18 +312,18 @@ def movement(evaluation: PolicyEvaluation) -> float | None:
 
 
 def seen_frames(evaluation: PolicyEvaluation) -> NDArray[np.bool_] | None:
-    """Return which of the F frames of every decision show the target and have a patch (N, D, F); None without ground truth or patches."""
+    """Return which of the F frames of every decision show the target and have a patch, (N, D, F) bool; None without ground truth."""
     if evaluation.targets is None:
         return None
     return evaluation.targets.visible.reshape(*evaluation.patch_mask.shape, -1) & evaluation.patch_mask[..., None]
 
 
 def count_hits(evaluation: PolicyEvaluation) -> tuple[Counts, Counts] | None:
-    """Count the frames that show the target and have a patch, per decision.
+    """Count the hits per decision, and the frames that show the target and have a patch.
 
     Returns:
-        The number of hits (N, D), which are frames whose patch covers at least three quarters of the target's box, and the number of all
-        such frames (N, D); None without ground truth or patches.
+        The number of hits (N, D), and the number of frames that show the target and have a patch (N, D). A hit is a frame in which the
+        patch covers at least three quarters of the target's box. None is returned if there is no ground truth or no patch.
     """
     seen = seen_frames(evaluation)
     if seen is None or evaluation.targets is None or evaluation.actions is None or evaluation.action is None:
@@ -319,7 +334,10 @@ def count_hits(evaluation: PolicyEvaluation) -> tuple[Counts, Counts] | None:
 
 
 def covers(patches: NDArray[Any], boxes: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return whether patches (…, 4) cover at least three quarters of the boxes (…, 4), both as (top, left, bottom, right) in pixels."""
+    """Return whether each patch (…, 4) covers at least three quarters of its box (…, 4).
+
+    Patches and boxes are (top, left, bottom, right) in pixels.
+    """
     sides = np.minimum(boxes[..., 2:], patches[..., 2:]) - np.maximum(boxes[..., :2], patches[..., :2])
     return sides.clip(0).prod(-1) >= COVERED * (boxes[..., 2:] - boxes[..., :2]).prod(-1)
 
@@ -330,7 +348,11 @@ def _hit_rate(evaluation: PolicyEvaluation) -> tuple[Counts, Counts] | None:
 
 
 def _top1_first(evaluation: PolicyEvaluation) -> tuple[Counts, Counts] | None:
-    """Return the accuracy after the first decision with a patch in a frame that shows the target, in clips with such a decision."""
+    """Return the accuracy after the first decision that has a patch in a frame that shows the target. Ignore clips without such a decision.
+
+    Returns:
+        The numerator (N,) and the denominator (N,) of every clip (see `Metric`), or None if there is no ground truth.
+    """
     if (seen := seen_frames(evaluation)) is None:
         return None
     decisions: NDArray[np.bool_] = np.asarray(seen.any(-1))
@@ -370,7 +392,7 @@ METRICS: dict[str, Metric] = {
 }
 
 GAPS = {"gap_top1": "top1", "gap_anytime": "top1_anytime"}
-"""Names of the shares of the gap between random patches and the oracle, and the accuracies that they refer to."""
+"""Maps the name of each share of the gap (see `share_of_gap`) to the accuracy from which it is computed."""
 
 ACCURACIES: dict[str, str] = {name: metric.heading for name, metric in STEP_METRICS.items() if metric.heading}
-"""Headings of the accuracies that may be the metric of a data set."""
+"""Maps the accuracies that may be the metric of a data set to their column headings."""

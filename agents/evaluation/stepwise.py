@@ -1,4 +1,4 @@
-"""Inference decision by decision, so that a clip can exit early: nothing is computed for its later frames."""
+"""Inference decision by decision, with which a clip can exit early. After the exit of a clip, nothing is computed for its later frames."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from agents.policies.networks import PolicyNetwork, check_maps
 from classifiers.classifier import Classifier
 
 Look = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-"""A function that runs the focuser in one decision. It takes frames (n, f, 3, H, W) and actions (n, …), and returns the corners (n, 2), the
-patch mask (n,) and the focus vectors (m · f, F) of the m clips with a patch."""
+"""A function that runs the focuser in one decision.
+
+It takes the frames (n, f, 3, H, W) and the actions (n, …) of n clips. It returns the corners (n, 2), the patch mask (n,), and the focus
+vectors (m · f, F) of the m clips that have a patch."""
 
 
 @dataclass(frozen=True)
 class Steps:
-    """The decisions in N clips of D decisions with f frames each, up to the end of each clip; zero in later decisions.
+    """The decisions in N clips with D decisions per clip and f frames per decision. Entries after the end of a clip are zero.
 
     Attributes:
         actions: (N, D, …).
         corners: (N, D, 2), (top, left) of the patches.
         patch_mask: (N, D) bool, the decisions with a patch.
-        logits: (N, D · f, K), class scores after every frame; after the end of a clip, its last scores are repeated.
+        logits: (N, D · f, K), class scores after every frame. After the end of a clip, the last scores are repeated instead of zeros.
         num_steps: (N,) int64, number of decisions up to the end.
     """
 
@@ -52,16 +54,16 @@ def infer_until_exit(
 
     Args:
         classifier: The classifier.
-        policy: The policy, which acts on the glances so far.
-        frames: Normalised frames of the focuser by decision, (N, D, f, 3, H, W).
-        glance_frames: Normalised frames of the glancer by decision, (N, D, g, 3, H, W).
-        look: Runs the focuser.
+        policy: The policy. Each decision of the policy depends only on the glances so far.
+        frames: Normalised frames of the focuser, grouped by decision, (N, D, f, 3, H, W).
+        glance_frames: Normalised frames of the glancer, grouped by decision, (N, D, g, 3, H, W).
+        look: The function that runs the focuser.
         thresholds: Thresholds of the exit.
         skipped: Input of the head for skipped frames, a name in `adafocus_env.classify.SKIPPED`.
         keep_threshold: See `PolicyNetwork.act`.
 
     Raises:
-        InputError: If the classifier has a temporal shift, which reads later frames.
+        InputError: If the classifier has a temporal shift, because the shift needs later frames.
     """
     check_separable(classifier)
     (count, num_steps), running = frames.shape[:2], _Running(classifier, policy, len(frames), skipped, keep_threshold)
@@ -85,7 +87,7 @@ Decision = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class _Running:
-    """The state of the remaining clips: states of policy and head, last scores and focus vectors, and the glances so far."""
+    """The state of the remaining clips: the states of policy and head, the last scores, the last focus vectors and the glances so far."""
 
     def __init__(self, classifier: Classifier, policy: PolicyNetwork, count: int, skipped: str, keep_threshold: float | None) -> None:
         self._classifier, self._policy, self._keep_threshold, self._option = classifier, policy, keep_threshold, find_skipped(skipped)
@@ -97,7 +99,7 @@ class _Running:
         self._glances = zeros(count, 0, classifier.glancer.vector_size)
 
     def step(self, frames: Tensor, glance_frames: Tensor, look: Look) -> Decision:
-        """Process the next decision, of frames (n, f, 3, H, W) and glance frames (n, g, 3, H, W)."""
+        """Process the next decision, whose frames are ``frames`` (n, f, 3, H, W) and ``glance_frames`` (n, g, 3, H, W)."""
         (count, repeats), num_glances = frames.shape[:2], glance_frames.shape[1]
         maps, vectors = self._classifier.glance(glance_frames.flatten(0, 1), num_frames=num_glances)
         maps, glances = maps.unflatten(0, (count, -1)).flatten(1, 2), vectors.unflatten(0, (count, -1)).mean(1)
@@ -108,7 +110,7 @@ class _Running:
         return actions, corners, patch_mask, self._classify(glances[:, None].expand(-1, repeats, -1), focus_vectors, patch_mask)
 
     def _classify(self, glances: Tensor, focus_vectors: Tensor, patch_mask: Tensor) -> Tensor:
-        """Return the class scores (n, f, K) after every frame, equal to those of `adafocus_env.classify.classify_clips`."""
+        """Return the class scores (n, f, K) after every frame. They equal the scores from `adafocus_env.classify.classify_clips`."""
         repeats, focused = glances.shape[1], patch_mask[:, None, None]
         inputs = glances.new_zeros(*glances.shape[:2], self._focus_vector.shape[1])
         inputs[patch_mask] = focus_vectors.unflatten(0, (-1, repeats))
@@ -123,19 +125,19 @@ class _Running:
         return scores
 
     def classify_without_patches(self, scores: Tensor) -> None:
-        """Replace the last scores in (n, f, K) of clips without any patch, in which the head has therefore taken no step."""
+        """Replace the last of the scores (n, f, K) of clips without any patch, because the head has taken no step in these clips."""
         without = self._num_patches == 0
         if self._option == "none" and without.any():
             scores[without, -1] = classify_glances(self._classifier, self._glances[without])
 
     def remove(self, left: Tensor) -> None:
-        """Remove the clips that have exited, (n,) bool."""
+        """Remove the clips that have exited; ``left`` is (n,) bool."""
         for name in ("policy_state", "head_state", "num_patches", "scores", "focus_vector", "glances"):
             setattr(self, f"_{name}", getattr(self, f"_{name}")[~left])
 
 
 def _assembled(taken: Sequence[tuple[Tensor, Decision]], count: int, num_steps: int) -> Steps:
-    """Merge the decisions, each with the indices of its clips, into arrays over all clips."""
+    """Merge the decisions into arrays over all clips. Each decision comes with the indices of its clips."""
     arrays = [first.new_zeros(count, num_steps, *first.shape[1:]) for first in taken[0][1]]
     ended = torch.zeros(count, dtype=torch.int64, device=arrays[0].device)
     for step, (rows, decision) in enumerate(taken):

@@ -1,1 +1,1 @@
-"""Exports of a classifier and its policy: a folder with a card, and ONNX files."""
+"""Exports of a classifier and its policy, as a folder with a card or as ONNX files."""

@@ -1,4 +1,4 @@
-"""The Markdown card of an export: description, results, origin, intended use, and how to load it."""
+"""The Markdown card of an export, with a description, results, the origin, the intended use, and how to load the export."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MAX_CLASSES = 100  # maximum number of classes that the card lists
 
 
 def card_text(trained: Trained, format: str, **more: Any) -> str:
-    """Return the card.
+    """Return the text of the card.
 
     Args:
         trained: The classifier and its policy.
         format: ``folder`` or ``onnx``.
-        more: Further variables of the template of this format.
+        more: Further variables of the template, which depend on the format.
     """
     classifier, policy, result = trained.classifier, trained.policy, trained.result
     counts = Counts.of(classifier, policy)
@@ -56,14 +56,14 @@ def _actions(policy: PolicyNetwork) -> str:
 
 
 def _rows(result: Mapping[str, Any], columns: Mapping[str, Metric]) -> Iterator[list[str]]:
-    """Yield the table of results, the policy's name first."""
+    """Yield the rows of the table of results. Each row begins with the name of the policy."""
     for name in (each for each in ORDER if columns and each in result["policies"]):
         measured = result["policies"][name]
         yield [f"`{name}`", *(_cell(measured, key, metric) for key, metric in columns.items())]
 
 
 def _cell(measured: Mapping[str, Any], key: str, metric: Metric) -> str:
-    """Return a value with its confidence interval, if there is one."""
+    """Return a value and, if there is one, its confidence interval as text."""
     if key not in measured:
         return "–"
     bounds = measured.get(f"{key}_interval")

@@ -1,4 +1,4 @@
-"""Comparison of ONNX files with the PyTorch modules that they were made from, by ONNX Runtime."""
+"""Comparison of ONNX files, which ONNX Runtime runs, with the PyTorch modules from which they were exported."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from agents.policies.networks import patch_mask_below
 from classifiers.classifier import Classifier
 from classifiers.errors import refuse_if
 
-TOLERANCE = 1e-4  # in probabilities, and in locations as fractions of their range
-CLIPS = 3  # a different number than in the examples of the signatures
+TOLERANCE = 1e-4  # largest allowed difference in probabilities, and in locations as fractions of their range
+CLIPS = 3  # number of clips; it differs from the number in the example inputs of the signatures
 
 Call = Callable[..., tuple[Tensor, ...]]
 
 
 @torch.no_grad()
 def compare(classifier: Classifier, modules: Mapping[str, Signature], files: Mapping[str, bytes]) -> dict[str, float]:
-    """Return the largest difference of each file from its module, as it shows in the probabilities of the policy and of the head.
+    """Return the largest difference that each ONNX file causes in the probabilities of the policy and of the head.
 
-    One network at a time is that of the file, the others are those of PyTorch. The clips are random, with structures of several sizes.
+    To compare an ONNX file with its PyTorch module, the file replaces this module, while the other networks are PyTorch modules. The clips
+    are random noise of several sizes.
 
     Args:
-        classifier: Frozen.
-        modules: Of `agents.exporting.modules.signatures`.
-        files: Contents of the ONNX files, by the same names.
+        classifier: The frozen classifier.
+        modules: The modules that `agents.exporting.modules.signatures` returns.
+        files: Maps the names of the modules to the contents of the ONNX files.
 
     Raises:
-        InputError: A file differs by more than `TOLERANCE` (names all of them, with their differences).
+        InputError: If a file differs by more than `TOLERANCE`. The message names all such files, with their differences.
     """
     original = {name: torch_call(signature) for name, signature in modules.items()}
     exported = {name: onnx_call(file) for name, file in files.items()}
@@ -71,7 +72,7 @@ def compare(classifier: Classifier, modules: Mapping[str, Signature], files: Map
 
 
 def torch_call(signature: Signature) -> Call:
-    """Return a module as a function that always returns a tuple."""
+    """Return a function that calls the module and always returns a tuple."""
 
     def call(**inputs: Tensor) -> tuple[Tensor, ...]:
         outputs = signature.module(**inputs)
@@ -81,7 +82,7 @@ def torch_call(signature: Signature) -> Call:
 
 
 def onnx_call(file: bytes) -> Call:
-    """Return an ONNX file as a function of tensors on the CPU."""
+    """Return a function that runs an ONNX file on the CPU. It takes and returns tensors."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
@@ -94,7 +95,7 @@ def onnx_call(file: bytes) -> Call:
 
 
 def random_clips(classifier: Classifier, num_frames: int) -> Tensor:
-    """Return normalised frames (`CLIPS`, num_frames, 3, H, W), always the same: noise of several sizes."""
+    """Return normalised frames (`CLIPS`, num_frames, 3, H, W) that show noise of several sizes. The noise is the same in every call."""
     size, generator = classifier.architecture.size, torch.Generator().manual_seed(0)
     noise = [torch.rand(CLIPS * num_frames, 3, side, side, generator=generator) for side in (2, 8, size)]
     frames = torch.stack([F.interpolate(each, (size, size), mode="bilinear") for each in noise]).mean(0)
@@ -102,7 +103,7 @@ def random_clips(classifier: Classifier, num_frames: int) -> Tensor:
 
 
 def patches_at(classifier: Classifier, corners: Tensor, repeats: int) -> Tensor:
-    """Return patches (N, D, f, 3, P, P) of random clips at corners (N, D, 2)."""
+    """Return patches (N, D, f, 3, P, P) of random clips, cropped at the corners (N, D, 2)."""
     frames = random_clips(classifier, corners.shape[1] * repeats).flatten(0, 1)
     source = torch.arange(len(frames))
     patches = crop_patches(frames, source, corners.repeat_interleave(repeats, dim=1).flatten(0, 1), classifier.architecture.patch_size)
@@ -110,17 +111,21 @@ def patches_at(classifier: Classifier, corners: Tensor, repeats: int) -> Tensor:
 
 
 def _largest(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """Return the largest difference; NaN if there is a NaN."""
+    """Return the largest difference between corresponding entries; NaN if any of them is NaN."""
     return float(torch.cat([(one - other).abs().flatten() for one, other in zip(found, expected, strict=True)]).max())
 
 
 def _misplaced(policy: PolicyModule, choice: Sequence[Tensor], corners: Tensor, mask: Tensor) -> float:
-    """Return by how much the corners are not those of the probabilities or locations beside them; 1 if the patch mask is another one."""
+    """Return the distance between the corners of a policy and the corners that follow from its probabilities or locations.
+
+    On a grid, the distance is the difference between the highest probability and the probability of the selected cell. With continuous
+    locations, the distance is a fraction of the range of locations. The distance is 1 if the patch mask does not follow from P(skip).
+    """
     found = choice[0]
     if policy.policy.skips and not torch.equal(mask, patch_mask_below(choice[1], policy.policy.keep_threshold)):
         return 1.0
     if policy.policy.grid is None:
-        inside = found * policy.room - corners  # from 0 to 1
+        inside = found * policy.room - corners  # between 0 and 1 if the corners are correct
         return float(torch.maximum(-inside, inside - 1).clamp_min(0).max()) / max(1, policy.room)
     cells = (corners[:, :, None] == policy.cells).all(-1).to(torch.int64).argmax(-1, keepdim=True)
     return float((found.amax(-1, keepdim=True) - found.gather(-1, cells)).max())

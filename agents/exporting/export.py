@@ -22,14 +22,17 @@ from classifiers.errors import InputError, refuse_if
 
 ONNX = {name: f"{name}.onnx" for name in ("glancer", "policy", "focuser", "head")}
 WRITTEN = (checkpoint.CARD, METADATA_FILE, checkpoint.WEIGHTS, networks.CARD, networks.WEIGHTS, README, EXIT_FILE, *ONNX.values())
-"""Files of all formats. A folder with one of the first two is complete: they are written last, and removed first."""
+"""The files of all formats.
+
+The first two files are written last and removed first. An export that contains one of them is therefore complete."""
 
 
 def export(config: Export) -> Path:
-    """Write the export, and return its folder.
+    """Write the export. Return its folder.
 
     Raises:
-        InputError: What is to be exported cannot be used, the folder exists, or the format needs packages that are not installed.
+        InputError: If the run, the classifier or the policy cannot be used, if the folder exists, or if the format needs packages that are
+            not installed.
     """
     refuse_if(bool(config.run) == bool(config.classifier), "give run=DIR, or classifier=DIR with its policy=DIR")
     if config.format == "onnx":
@@ -46,12 +49,13 @@ def export(config: Export) -> Path:
 
 
 def write_folder(trained: Trained, out: Path) -> None:
-    """Write a folder that the commands take as ``classifier=`` and as ``policy=``: weights, JSON cards, a Markdown card.
+    """Write a folder that the commands accept as ``classifier=`` and as ``policy=``.
 
-    With the thresholds of a conditional exit, if they are fitted.
+    The folder contains the weights, JSON cards and a Markdown card. If a conditional exit was fitted, the folder also contains the
+    confidences from which its thresholds are computed.
 
     Raises:
-        InputError: The folder cannot be written.
+        InputError: If the folder cannot be written.
     """
     text = card_text(trained, "folder")
     _remove(out)
@@ -64,10 +68,11 @@ def write_folder(trained: Trained, out: Path) -> None:
 
 
 def write_onnx(trained: Trained, out: Path) -> None:
-    """Write the ONNX files of the four networks, after they were compared with PyTorch, their metadata and a Markdown card.
+    """Write the ONNX files of the four networks, their metadata and a Markdown card. The ONNX files are compared with PyTorch first.
 
     Raises:
-        InputError: A network cannot be exported, a file differs from PyTorch, or the folder cannot be written.
+        InputError: If a network cannot be exported, if the results of a file differ from those of PyTorch, or if the folder cannot be
+            written.
     """
     modules = signatures(trained.classifier, trained.policy, trained.skipped)
     metadata = metadata_of(trained)
@@ -97,7 +102,7 @@ def _remove(out: Path) -> None:
     """Remove an earlier export.
 
     Raises:
-        InputError: The folder cannot be written.
+        InputError: If the folder cannot be written.
     """
     try:
         for name in WRITTEN:

@@ -1,4 +1,4 @@
-"""The metadata of ONNX files: everything that a program needs to prepare the inputs from a video and to interpret the outputs."""
+"""The metadata of ONNX files: everything that a program needs to prepare the inputs and to interpret the outputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ METADATA_FILE = "metadata.json"
 
 
 def metadata_of(trained: Trained) -> dict[str, Any]:
-    """Return the metadata as plain values; `docs/export.md` explains the keys."""
+    """Return the metadata as plain values. `docs/export.md` explains the keys."""
     classifier, policy, sizes = trained.classifier, trained.policy, trained.classifier.architecture
     counts, order = Counts.of(classifier, policy), ORDERS[classifier.clip_format.order]
     return {

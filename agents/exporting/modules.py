@@ -1,8 +1,8 @@
-"""The four networks as they are exported: whole clips in, tensors out, in the order glancer, policy, focuser, head.
+"""The four modules that are exported. The modules are run on whole clips, in the order glancer, policy, focuser, head.
 
-N clips have T frames of the focuser, G frames of the glancer and D decisions of f = T / D frames; T, G, D and f are constants of a file,
-and N may vary. Together the modules compute what `agents.evaluation.inference.infer` does; between them there is only the crop of the
-patches. The shapes of all inputs and outputs are in `signatures`.
+Each of N clips has T frames of the focuser, G frames of the glancer, and D decisions with f = T / D frames per decision. T, G, D and f are
+constants in a file; N may vary. The modules compute the same as `agents.evaluation.inference.infer`, except that the program that runs them
+must crop the patches between policy and focuser. `signatures` returns the names and shapes of all inputs and outputs.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from classifiers.errors import refuse_if
 
 @dataclass(frozen=True)
 class Counts:
-    """Frames and decisions of a clip.
+    """Numbers of frames and decisions per clip.
 
     Attributes:
-        frames: T, of the focuser.
-        glances: G, of the glancer.
-        decisions: D, of the policy.
+        frames: T, frames of the focuser.
+        glances: G, frames of the glancer.
+        decisions: D, decisions of the policy.
     """
 
     frames: int
@@ -35,10 +35,10 @@ class Counts:
 
     @classmethod
     def of(cls, classifier: Classifier, policy: PolicyNetwork) -> Counts:
-        """Return those of the clips that a classifier and its policy were trained for.
+        """Return the numbers for the clips with which a classifier and its policy were trained.
 
         Raises:
-            InputError: The frames cannot be divided equally among decisions.
+            InputError: If the frames cannot be divided equally among the decisions.
         """
         frames = classifier.clip_format.num_frames
         glances = classifier.clip_format.glance_frames or frames
@@ -46,16 +46,16 @@ class Counts:
 
     @property
     def frames_per_decision(self) -> int:
-        """Return f, the frames of a decision, which have the patch at the same location."""
+        """Return f, the number of frames per decision. The patch has the same location in all frames of a decision."""
         return self.frames // self.decisions
 
 
 class GlanceModule(nn.Module):
-    """Normalised frames → glance maps and vectors, with the resizing to the glancer's input.
+    """Compute glance maps and glance vectors from normalised frames. The frames are resized to the glancer's input size.
 
     Args:
-        classifier: Frozen.
-        counts: Of its clips.
+        classifier: The frozen classifier.
+        counts: Numbers of frames and decisions per clip.
     """
 
     def __init__(self, classifier: Classifier, counts: Counts) -> None:
@@ -63,19 +63,20 @@ class GlanceModule(nn.Module):
         self.classifier, self.counts = classifier, counts
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames (N, G, 3, H, W) → maps (N, D, G/D·C, h, w) and vectors (N, D, C)."""
+        """Return glance maps (N, D, G/D·C, h, w) and glance vectors (N, D, C) for frames (N, G, 3, H, W)."""
         return glance_at(self.classifier, frames, self.counts.decisions)
 
 
 class PolicyModule(nn.Module):
-    """Glance maps → where to look, and whether.
+    """Compute the corners of the patches and the patch mask from glance maps.
 
-    The first output is what the policy is compared by: probabilities of the cells of a grid, or locations in [0, 1]. A policy that skips
-    has P(skip) as the second one, after 0, 1, … D − 1 patches; its threshold is a constant.
+    The first output is the probabilities of the cells of a grid, or locations in [0, 1]. The comparison of a file with PyTorch needs this
+    output. For a policy that skips, the second output is P(skip) for 0, 1, … D − 1 patches so far. The threshold on P(skip) is a constant
+    in the file.
 
     Args:
         policy: The policy.
-        classifier: Its sizes decide where the corners are.
+        classifier: The classifier, whose sizes determine the corners.
     """
 
     cells: Tensor
@@ -87,7 +88,11 @@ class PolicyModule(nn.Module):
         self.register_buffer("cells", patches_of(policy, classifier, cells)[0] if policy.grid else cells)
 
     def forward(self, maps: Tensor) -> tuple[Tensor, ...]:
-        """Maps (N, D, …) → probabilities (N, D, G²) or locations (N, D, 2), P(skip) (N, D, D), corners (N, D, 2), patch mask (N, D)."""
+        """Return the outputs for glance maps (N, D, …).
+
+        The outputs are probabilities (N, D, G²) or locations (N, D, 2); P(skip) (N, D, D), only if the policy skips; corners (N, D, 2); and
+        the patch mask (N, D).
+        """
         output = self.policy(maps)
         if not self.policy.skips:
             found, corners = self._look(output)
@@ -108,10 +113,10 @@ class PolicyModule(nn.Module):
 
 
 class FocusModule(nn.Module):
-    """Normalised patches → focus vectors.
+    """Compute focus vectors from normalised patches.
 
     Args:
-        classifier: Frozen.
+        classifier: The frozen classifier.
     """
 
     def __init__(self, classifier: Classifier) -> None:
@@ -119,19 +124,19 @@ class FocusModule(nn.Module):
         self.classifier = classifier
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Patches (M, f, 3, P, P) of M decisions → vectors (M, f, F)."""
+        """Return the focus vectors (M, f, F) for the patches (M, f, 3, P, P) of M decisions."""
         return self.classifier.focus(patches.flatten(0, 1), patches.shape[1]).unflatten(0, (-1, patches.shape[1]))
 
 
 class HeadModule(nn.Module):
-    """Glance vectors and focus vectors → class probabilities after every frame; see `adafocus_env.classify` for frames that are skipped.
+    """Compute class probabilities after every frame from glance vectors and focus vectors.
 
     Args:
-        classifier: Frozen.
-        skipped: Input of the head where a frame is skipped, a name in `adafocus_env.classify.SKIPPED`.
+        classifier: The frozen classifier.
+        skipped: Input of the head for skipped frames, a name in `adafocus_env.classify.SKIPPED`.
 
     Raises:
-        InputError: The name is unknown.
+        InputError: If the name is unknown.
     """
 
     def __init__(self, classifier: Classifier, skipped: str) -> None:
@@ -139,7 +144,13 @@ class HeadModule(nn.Module):
         self.classifier, self.skipped = classifier, find_skipped(skipped)
 
     def forward(self, glance_vectors: Tensor, focus_vectors: Tensor, patch_mask: Tensor) -> Tensor:
-        """Vectors (N, D, C) and (N, D, f, F), patch mask (N, D) → probabilities (N, T, K). Focus vectors of skipped frames are not read."""
+        """Return the class probabilities (N, T, K) after every frame.
+
+        Args:
+            glance_vectors: (N, D, C).
+            focus_vectors: (N, D, f, F). Entries of skipped frames are not read.
+            patch_mask: (N, D), the decisions with a patch.
+        """
         repeats = focus_vectors.shape[2]
         glances, mask = (each.repeat_interleave(repeats, dim=1) for each in (glance_vectors, patch_mask))
         vectors = torch.where(mask[..., None], focus_vectors.flatten(1, 2), 0.0)
@@ -150,7 +161,10 @@ class HeadModule(nn.Module):
         return self.classifier.classify(glances, vectors)[0].softmax(-1)
 
     def _patches_only(self, glances: Tensor, vectors: Tensor, mask: Tensor) -> Tensor:
-        """Step by step, since the head takes no step at a skipped frame: state and probabilities stay the same, at first equal ones."""
+        """Return the class probabilities if the head takes no step in skipped frames.
+
+        In a skipped frame, the head's state and the probabilities stay the same. Before the first patch, all probabilities are equal.
+        """
         state = glances.new_zeros(glances.shape[0], self.classifier.head.state_size)
         classes = len(self.classifier.classes)
         steps = [glances.new_full((1, glances.shape[0], classes), 1 / classes)]
@@ -164,13 +178,13 @@ class HeadModule(nn.Module):
 
 @dataclass(frozen=True)
 class Signature:
-    """The names of a module's inputs and outputs, with zeros as examples of the inputs.
+    """A module, the names of its inputs and outputs, and example inputs, which are zeros.
 
     Attributes:
         module: The module.
-        inputs: By name, with 2 clips (or decisions).
-        outputs: Names.
-        axis: Name of the first axis, which may vary.
+        inputs: Maps the name of each input to an example with 2 clips (or decisions).
+        outputs: Names of the outputs.
+        axis: Name of the first axis, whose length may vary.
     """
 
     module: nn.Module
@@ -183,12 +197,12 @@ def signatures(classifier: Classifier, policy: PolicyNetwork, skipped: str) -> d
     """Return the four modules by name, in the order of the data flow.
 
     Args:
-        classifier: Frozen, on the CPU.
-        policy: Trained for the glance maps of this classifier.
-        skipped: Input of the head where a frame is skipped.
+        classifier: The frozen classifier, on the CPU.
+        policy: A policy trained on the glance maps of this classifier.
+        skipped: Input of the head for skipped frames.
 
     Raises:
-        InputError: The frames cannot be divided equally among decisions, or the policy's patches are interpolated.
+        InputError: If the frames cannot be divided equally among the decisions, or if the policy's patches are interpolated.
     """
     refuse_if(
         policy.interpolated,

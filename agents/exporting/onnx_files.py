@@ -1,4 +1,4 @@
-"""Export of PyTorch modules to ONNX files, with PyTorch's exporter based on `torch.export`."""
+"""Export of PyTorch modules to ONNX files with PyTorch's exporter, which is based on `torch.export`."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from classifiers.errors import InputError, refuse_if
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 18
-"""Version of ONNX's operators: the oldest that has all of those that are used."""
+"""Version of ONNX's operators: the oldest version that has all operators of the exported modules."""
 METADATA = "adafocus"
-"""Key of a file's metadata, a JSON object."""
+"""Key under which a file stores its metadata, a JSON object."""
 
 
 def check_packages() -> None:
     """Check that the packages of the extra ``onnx`` are installed.
 
     Raises:
-        InputError: One is missing (names it).
+        InputError: If a package is missing. The message names it.
     """
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     refuse_if(missing, f"format=onnx needs {', '.join(missing)}: pip install 'adafocus-env[onnx]', or choose format=folder")
@@ -37,19 +37,19 @@ def to_onnx(name: str, signature: Signature, metadata: Mapping[str, Any]) -> byt
     """Return the content of the ONNX file of a module.
 
     Args:
-        name: What the error calls it.
+        name: Name of the module, for the error message.
         signature: The module, its inputs and its outputs.
         metadata: Plain values that the file contains.
 
     Raises:
-        InputError: The module cannot be exported (names it and the reason).
+        InputError: If the module cannot be exported. The message names the module and the reason.
     """
-    from onnx_ir.passes.common import ClearMetadataAndDocStringPass  # comes with onnxscript
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass  # onnx_ir is installed with onnxscript
 
     inputs, axes = signature.inputs, {0: Dim(signature.axis)}
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on versions and defaults of the exporter
+            warnings.simplefilter("ignore")  # about versions and defaults of the exporter
             program = torch.export.export(signature.module, (), dict(inputs), dynamic_shapes=dict.fromkeys(inputs, axes), strict=False)
             if any(node.target in DECOMPOSITIONS for node in program.graph.nodes):
                 program = program.run_decompositions(DECOMPOSITIONS)
@@ -57,7 +57,7 @@ def to_onnx(name: str, signature: Signature, metadata: Mapping[str, Any]) -> byt
                 program, input_names=list(inputs), output_names=list(signature.outputs), opset_version=OPSET, dynamo=True, verbose=False
             )
             assert exported is not None
-            ClearMetadataAndDocStringPass()(exported.model)  # stack traces, with the paths of this machine
+            ClearMetadataAndDocStringPass()(exported.model)  # remove stack traces, which contain paths of this machine
             exported.model.metadata_props[METADATA] = json.dumps(metadata)
             return exported.model_proto.SerializeToString()
     except Exception as problem:  # a traced network may raise any exception
@@ -66,7 +66,10 @@ def to_onnx(name: str, signature: Signature, metadata: Mapping[str, Any]) -> byt
 
 
 def _running_maximum(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Return the maximum up to each step of an axis of constant length, and its latest index; ONNX has no operator for it."""
+    """Return the maximum of the values up to each step along ``dim``, and the latest index of the maximum.
+
+    ONNX has no operator for this. The axis ``dim`` must have a constant length.
+    """
     highest: list[Tensor] = []
     index: list[Tensor] = []
     for step, value in enumerate(values.unbind(dim)):
@@ -80,4 +83,4 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.cummax.default: _running_maximum,
     torch.ops.aten.special_ndtr.default: lambda values: (1 + torch.erf(values * 0.5**0.5)) / 2,
 }
-"""Operators that ONNX lacks, and what computes them."""
+"""Maps operators that ONNX does not have to functions that compute the same."""

@@ -1,4 +1,4 @@
-"""The classifier and the policy to export, with the information in their files."""
+"""The classifier and the policy to export, with information from their files."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from classifiers.errors import InputError
 
 @dataclass(frozen=True)
 class Trained:
-    """A classifier and its policy, on the CPU.
+    """A classifier and its policy, both on the CPU.
 
     Attributes:
-        name: Of the run or of the classifier's folder.
-        classifier: Frozen.
-        policy: Frozen.
-        skipped: Input of the head where the policy skips a frame.
-        card: Of the classifier.
+        name: Name of the run or of the classifier's folder.
+        classifier: The frozen classifier.
+        policy: The frozen policy.
+        skipped: Input of the head for skipped frames.
+        card: The classifier's card.
         about: The policy's card, without the description of its network.
-        run: The run that they are from, if any.
-        plugin: The module that they need, if any.
-        exit: What a conditional exit was fitted on, if it is stored beside the policy and belongs to these weights.
+        run: The run from which classifier and policy are loaded; None: they are not loaded from a run.
+        plugin: The Python module that classifier and policy need; empty: no module.
+        exit: The stored confidences for a conditional exit; None: there are no confidences that were computed with these weights.
     """
 
     name: str
@@ -50,10 +50,10 @@ class Trained:
     exit: ExitFit | None
     @classmethod
     def load(cls, config: Export) -> Trained:
-        """Return what the settings name.
+        """Load the classifier and the policy that the settings name.
 
         Raises:
-            InputError: The run is not finished, a checkpoint is missing or cannot be read, or the policy is a model of another kind.
+            InputError: If the run is not finished, if a checkpoint is missing or cannot be read, or if the policy is not a policy network.
         """
         check_plugin(config.run, config.plugin)
         source, given = Path(config.run or config.classifier), Path(config.policy) if config.policy else None
@@ -72,12 +72,12 @@ class Trained:
 
     @property
     def result(self) -> dict[str, Any]:
-        """What was measured on the test clips, as ``result.json`` has it; empty without a run."""
+        """The content of the run's ``result.json``, which has the results on the test clips; empty if there is no run."""
         return {} if self.run is None else self.run.result()
 
     @property
     def commands(self) -> list[str]:
-        """The commands that made the classifier and the policy, as far as they are known, each once."""
+        """The known commands that created the classifier and the policy, without duplicates."""
         system = None if self.run is None else self.run.path(SYSTEM)
         of_run = [command_line(json.loads(system.read_text(encoding="utf-8"))["command"])] if system and system.is_file() else []
         found = [self.card.command, self.about.get("command"), *of_run]
@@ -85,10 +85,10 @@ class Trained:
 
 
 def _stored_exit(path: Path, classifier: Classifier, policy: PolicyNetwork, skipped: str) -> ExitFit | None:
-    """Return what is stored for a conditional exit of these networks; None if there is nothing, or it belongs to others.
+    """Return the stored confidences for a conditional exit. Return None if there are no confidences for these networks.
 
     Raises:
-        InputError: The file is damaged.
+        InputError: If the file is damaged.
     """
     fit = ExitFit.load(path) if path.is_file() else None
     if fit is None or fit.model.classifier != classifier.fingerprint() or fit.model != exit_model(classifier, policy, skipped):

@@ -24,20 +24,20 @@ from agents.runs.confidence import half_width
 from agents.runs.predictions import LEARNED
 
 COLOURS = {"learned": "#010001", "random": "#010002", "oracle": "#010003", "other": "#010004", "ink": "#010005", "line": "#010006"}
-"""Placeholder colours. `to_svg` replaces them by style sheet variables of the same name, since light and dark pages differ."""
+"""Placeholder colours. `to_svg` replaces them with style sheet variables of the same name, because light and dark pages differ."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 11, "axes.labelcolor": COLOURS["ink"], "text.color": COLOURS["ink"],
     "xtick.color": COLOURS["ink"], "ytick.color": COLOURS["ink"], "axes.edgecolor": COLOURS["line"], "axes.facecolor": "none",
     "grid.color": COLOURS["line"], "axes.grid": True, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
     "legend.labelcolor": COLOURS["ink"],
 }  # fmt: skip
-SIZE = (5.4, 3.6)  # inches: 390 CSS pixels wide, so that text is not scaled down on a phone
+SIZE = (5.4, 3.6)  # inches; the width equals 390 CSS pixels, so that text is not scaled down on a phone
 CURVES = (LEARNED, "oracle", "random")
 MEASURED = {
     "val_confidence_anytime": ("confidence, selects", "random", "--"), "val_top1_anytime": ("top-1", "learned", "-"),
     "val_hit_rate": ("hits", "oracle", "-"),
 }  # fmt: skip
-"""Name, colour and line style of the learning curves, by their key in ``metrics.jsonl``."""
+"""Maps keys in ``metrics.jsonl`` to the name, colour and line style of the learning curve."""
 
 
 def cost_chart(runs: Sequence[FinishedRun]) -> Markup:
@@ -63,7 +63,7 @@ def cost_chart(runs: Sequence[FinishedRun]) -> Markup:
 
 
 def step_chart(runs: Sequence[FinishedRun], key: str, label: str) -> Markup | None:
-    """Draw a metric of the learned policy, the oracle and random patches after every step; return None if the metric is not known.
+    """Draw a metric of the learned policy, the oracle and random patches after every step. Return None if the metric is not known.
 
     For several runs, the chart shows the mean and the interval over seeds.
     """
@@ -87,7 +87,10 @@ def step_chart(runs: Sequence[FinishedRun], key: str, label: str) -> Markup | No
 
 
 def learning_chart(runs: Sequence[FinishedRun]) -> Markup | None:
-    """Draw the validation metrics of every run against steps or epochs, and mark the selected one; None without a validation split."""
+    """Draw the validation metrics of every run against steps or epochs, and mark the step or epoch of the selected policy.
+
+    Return None if there is no validation split.
+    """
     unit, plural = ("steps", "environment steps") if any("steps" in line for line in runs[0].metrics) else ("epoch", "epochs")
     curves = [(run, key, *_curve(run.metrics, key, unit)) for run in runs for key in MEASURED]
     if not any(len(steps) for _, _, steps, _ in curves):
@@ -114,7 +117,7 @@ def to_svg(figure: Figure, name: str, text: str) -> Markup:
 
     Args:
         figure: A figure drawn with `STYLE` and `COLOURS`.
-        name: Prefix of the element's ids, unique on the page.
+        name: Prefix of the element's ids, which must be unique on the page.
         text: Description for screen readers.
     """
     file = io.StringIO()
@@ -136,7 +139,10 @@ def _axes(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
 
 
 def _curve(metrics: Sequence[Mapping[str, Any]], key: str, unit: str = "steps") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the steps (``unit``) and values (in per cent) of a validation metric. Joint rounds continue the count of steps."""
+    """Return the steps (of the key ``unit``) and the values (in per cent) of a validation metric.
+
+    If the steps start again from zero in a later round of joint training, the steps of the earlier rounds are added.
+    """
     lines = np.array([(line[unit], line[key]) for line in metrics if unit in line and key in line], np.float64).reshape(-1, 2)
     before = np.concatenate([[0], np.where(np.diff(lines[:, 0]) < 0, lines[:-1, 0], 0).cumsum()])[: len(lines)]
     return lines[:, 0] + before, 100 * lines[:, 1]
@@ -147,7 +153,7 @@ def _colour(name: str) -> str:
 
 
 def _spread(values: Sequence[float], least: float) -> NDArray[np.float64]:
-    """Return the nearest heights with distances of at least ``least``, so that labels do not overlap."""
+    """Move heights apart so that labels do not overlap. Return the nearest heights whose distances are at least ``least``."""
     order, gaps = np.argsort(values, kind="stable"), least * np.arange(len(values))
     heights = np.empty(len(values))
     heights[order] = isotonic_regression(np.array(values)[order] - gaps) + gaps

@@ -1,4 +1,4 @@
-"""Finished runs, as the page reads them. Several runs must differ only in the seed."""
+"""Finished runs, as the page reads them. If there are several runs, they must differ only in the seed."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class FinishedRun:
 
     Attributes:
         root: The run directory.
-        command: The command that made it, as `agents.list_runs` names it.
-        config: ``config.yaml``.
-        result: ``result.json``.
-        system: ``system.json``.
+        command: The command of the run, as `agents.list_runs` names it.
+        config: The content of ``config.yaml``.
+        result: The content of ``result.json``.
+        system: The content of ``system.json``.
         metrics: The lines of ``metrics.jsonl``.
-        predictions: ``predictions.csv``.
+        predictions: The content of ``predictions.csv``.
         card: The classifier's card.
     """
 
@@ -53,19 +53,19 @@ class FinishedRun:
 
     @property
     def setting(self) -> dict[str, Any]:
-        """The config by dotted keys, without the seed and keys that do not change results."""
+        """The config with dotted keys, without the seed and without keys that do not change results."""
         return {key: value for key, value in flat(self.config).items() if key not in EXECUTION_KEYS | {"seed"}}
 
 
 def read_runs(pattern: str, plugin: str = "") -> list[FinishedRun]:
-    """Return the runs, sorted by seed. For runs of earlier versions, ``predictions.csv`` is written first.
+    """Return the runs, sorted by seed. For runs of earlier versions, write ``predictions.csv`` first.
 
     Args:
-        pattern: A run directory, or a pattern that matches several.
-        plugin: The module that was imported for the command, if any.
+        pattern: A run directory, or a pattern that matches several run directories.
+        plugin: The module that was imported for the command; empty: no module.
 
     Raises:
-        InputError: If a run does not exist, is not finished or has no learned policy, or if runs differ in more than the seed.
+        InputError: If a run does not exist, is not finished or has no learned policy, or if the runs differ in more than the seed.
     """
     found = [Path(pattern)] if Path(pattern).exists() else [Path(each) for each in sorted(glob.glob(pattern))]  # noqa: PTH207 (absolute patterns)
     folders = found if len(found) == 1 else [each for each in found if (each / CONFIG).is_file()]
@@ -96,7 +96,7 @@ def _read(run: RunDir, plugin: str) -> FinishedRun:
 
 
 def _write_predictions(run: RunDir, plugin: str) -> None:
-    """Evaluate a run of an earlier version again."""
+    """Evaluate a run of an earlier version again, to write its ``predictions.csv``."""
     with TemporaryDirectory() as folder, replacing(run.path(PREDICTIONS)) as temporary:
         evaluate_saved(Evaluate(run=str(run.root), out=folder, plugin=plugin))
         shutil.copyfile(Path(folder) / PREDICTIONS, temporary)

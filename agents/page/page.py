@@ -28,8 +28,8 @@ from agents.runs.system import command_line
 from classifiers.atomic_files import write_text
 from classifiers.errors import InputError, count_of, refuse_if
 
-MAX_MAPS = 24  # classes with a heat map, which have the most clips
-MAX_CONFUSED = 20  # classes in the confusion matrix, which have the most mistakes
+MAX_MAPS = 24  # maximum number of classes with a heat map; those with the most clips are shown
+MAX_CONFUSED = 20  # maximum number of classes in the confusion matrix; those with the most mistakes are shown
 MAX_MISTAKES = 8  # pairs of classes in the list of mistakes
 POLICIES = {
     "learned": "the trained policy",
@@ -53,7 +53,7 @@ def write_page(config: Report) -> None:
     """Write the page about the runs that the settings name.
 
     Raises:
-        InputError: If the page exists, a run cannot be used (see `agents.page.finished.read_runs`), or its videos are missing.
+        InputError: If the page exists, if a run cannot be used (see `agents.page.finished.read_runs`), or if its videos are missing.
     """
     runs = read_runs(config.run, config.plugin)
     out = Path(config.out) if config.out else (runs[0].root if len(runs) == 1 else runs[0].root.parent) / PAGE
@@ -70,8 +70,8 @@ def page_text(runs: Sequence[FinishedRun], clips: ClipSource | None, count: int)
 
     Args:
         runs: The runs, which differ only in the seed.
-        clips: Their test clips; None: the page has no videos.
-        count: Number of the largest wins and of the largest losses to show.
+        clips: The test clips of the runs; None: the page has no videos.
+        count: Maximum number of clips to show in which only the learned policy is correct, and in which only random patches are.
     """
     environment = Environment(
         loader=PackageLoader("agents.page", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -92,7 +92,7 @@ def _open_clips(run: FinishedRun, display: Display) -> ClipSource:
     """Return the test clips of a run.
 
     Raises:
-        InputError: If the videos are missing, or differ from those of the run.
+        InputError: If the videos are missing or differ from those of the run.
     """
     try:
         with Unreadable() as unreadable:
@@ -111,7 +111,7 @@ def _open_clips(run: FinishedRun, display: Display) -> ClipSource:
 
 
 def _tiles(runs: Sequence[FinishedRun]) -> Iterator[tuple[str, str, str]]:
-    """Yield name, value and comparison of the most important numbers."""
+    """Yield the name, the value and a value for comparison of the most important results, all as text."""
     names: dict[str, Any] = {"top-1 after the last frame": "correct", "top-1, mean over frames": "anytime"}
     for label, accuracy in names.items():
         learned, random = (estimate([getattr(run.predictions, accuracy)(name) for run in runs]) for name in ("learned", "random"))
@@ -122,12 +122,12 @@ def _tiles(runs: Sequence[FinishedRun]) -> Iterator[tuple[str, str, str]]:
 
 
 def _columns(runs: Sequence[FinishedRun]) -> dict[str, Metric]:
-    """Return the metrics in the table of policies by name."""
+    """Return the metrics that are the columns of the table of policies."""
     return table_columns([policy for run in runs for policy in run.result["policies"].values()], runs[0].result["metric"])
 
 
 def _rows(runs: Sequence[FinishedRun]) -> Iterator[tuple[str, list[str], Estimate | None]]:
-    """Yield each policy, its metrics as text (averaged over runs) and its gain over random patches."""
+    """Yield, for each policy, its name, its metrics as text (averaged over runs), and its gain over random patches."""
     columns = _columns(runs)
     for name in [each for each in ORDER if each in runs[0].result["policies"]]:
         values = {key: mean_of(runs, name, key) for key in columns}
@@ -137,7 +137,7 @@ def _rows(runs: Sequence[FinishedRun]) -> Iterator[tuple[str, list[str], Estimat
 
 
 def _seeds(runs: Sequence[FinishedRun]) -> Iterator[dict[str, Any]]:
-    """Yield the entries that differ between runs."""
+    """Yield, for each run, the seed, the results and the other entries that differ between runs."""
     for run in runs:
         learned, best = run.result["policies"]["learned"], run.result.get("best", {})
         yield {
@@ -155,7 +155,7 @@ def _charts(runs: Sequence[FinishedRun]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-# Where it looks
+# Heat maps
 
 
 def _maps(runs: Sequence[FinishedRun], clips: ClipSource | None) -> Iterator[dict[str, Any]]:
@@ -181,7 +181,7 @@ def _maps(runs: Sequence[FinishedRun], clips: ClipSource | None) -> Iterator[dic
 
 
 def _classes(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
-    """Return the number of clips of each class and the accuracies on them, in the order of the classes."""
+    """Return, for each class in order, the number of its clips and the accuracies of the policies on these clips."""
     labels = runs[0].predictions.column("label")
     correct = {name: np.mean([run.predictions.correct(name) for run in runs], axis=0) for name in ("learned", "random")}
     rows = [(name, labels == name) for name in runs[0].card.classes]
@@ -193,8 +193,9 @@ def _classes(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
 
 
 def _confusion(runs: Sequence[FinishedRun]) -> dict[str, Any]:
-    """Return the shares of predictions (C, C) in the clips of each class, in per cent, and the most frequent mistakes.
+    """Return the confusion matrix and the most frequent mistakes.
 
+    The confusion matrix (C, C) has, for the clips of each class, the share of every prediction in per cent.
     If there are many classes, only the `MAX_CONFUSED` classes with the most mistakes are included.
     """
     names = np.array(runs[0].card.classes)
@@ -216,12 +217,15 @@ def _confusion(runs: Sequence[FinishedRun]) -> dict[str, Any]:
 
 
 def _clips(run: FinishedRun, clips: ClipSource | None, count: int) -> list[dict[str, Any]]:
-    """Return the clips that only the learned policy classifies correctly, sorted by the gain in confidence, largest first.
+    """Return clips that are classified correctly with the learned policy but not with random patches.
+
+    The clips are sorted by the gain in confidence, and the clip with the largest gain is first.
 
     Args:
         run: The first of the runs.
-        clips: Its test clips, if the page shows videos.
-        count: Maximum number of clips. If negative, return clips that only random patches classify correctly.
+        clips: The test clips of the run; None: the page shows no videos.
+        count: Maximum number of clips. If ``count`` is negative, return clips that are classified correctly with random patches but not
+            with the learned policy.
     """
     if clips is None:
         return []
@@ -246,7 +250,7 @@ def _clip(run: FinishedRun, clips: ClipSource, clip: int) -> dict[str, Any]:
 
 
 def _settings(run: FinishedRun) -> Iterable[tuple[str, list[tuple[str, Any]]]]:
-    """Return the settings of the first run by group, starting with those of the command itself."""
+    """Return the groups of the first run's settings. The group of settings whose keys have no prefix is first."""
     groups: dict[str, list[tuple[str, Any]]] = {"": []}
     for key, value in run.setting.items():
         group, _, _ = key.rpartition(".")

@@ -1,4 +1,4 @@
-"""The pictures of the page: heat maps of the patches, and clips with their patches as looping animations."""
+"""The pictures of the page: heat maps of the patches, and looping animations of clips with their patches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from adafocus_env.drawing import enlarged, outline
 Boxes = NDArray[np.float64]
 
 PATCHES = {"random": "#d7dde1", "learned": "#ff4d3d"}
-"""Colours of the outlines of patches, the last one on top. The style sheet has the same colours."""
+"""Colours of the outlines of patches, in drawing order. The style sheet contains the same colours."""
 MIN_SIDE = 192  # pixels; smaller frames are enlarged by an integer factor
 FRAME_MS, LAST_FRAME_MS = 450, 1200
 BAR = 4  # height in pixels of the progress bar below a frame
@@ -24,7 +24,7 @@ MAP = "magma"
 
 
 def coverage(boxes: Boxes, size: int) -> NDArray[np.float64]:
-    """Return the share of boxes (M, 4) that cover each pixel of a frame (size, size); NaN boxes are ignored."""
+    """Return, for each pixel of a frame (size, size), the share of the boxes (M, 4) that cover it. Boxes that are NaN are ignored."""
     sides = boxes[np.isfinite(boxes).all(-1)].round().clip(0, size).astype(int)
     changes = np.zeros((size + 1, size + 1))
     for rows, sign in ((sides[:, 0], 1), (sides[:, 2], -1)):
@@ -34,24 +34,25 @@ def coverage(boxes: Boxes, size: int) -> NDArray[np.float64]:
 
 
 def heat_map(shares: NDArray[np.float64], highest: float) -> str:
-    """Return shares (size, size) as a data URL of a picture whose brightest colour is the value ``highest``."""
+    """Draw shares (size, size) as a picture and return its data URL. The brightest colour stands for the share ``highest``."""
     colours = mpl.colormaps[MAP](shares / (highest or 1), bytes=True)[..., :3]
     return _data_url(Image.fromarray(np.ascontiguousarray(colours)).quantize(64), "png", optimize=True)
 
 
 def peak_in_words(shares: NDArray[np.float64]) -> str:
-    """Return the location of the highest share in words: the vertical and the horizontal third of the frame."""
+    """Return the location of the highest share in words, which name the vertical and the horizontal third of the frame."""
     row, column = (3 * index // len(shares) for index in np.unravel_index(shares.argmax(), shares.shape))
     names = (("top left", "top", "top right"), ("left", "centre", "right"), ("bottom left", "bottom", "bottom right"))
     return names[row][column]
 
 
 def animation(frames: NDArray[np.uint8], boxes: dict[str, Boxes]) -> tuple[str, str]:
-    """Return a looping animation of a clip and its last picture, as data URLs.
+    """Return two data URLs: a looping animation of a clip, and the last picture of the animation.
 
     Args:
         frames: (T, H, W, 3) uint8.
-        boxes: Patches (T, 4) as (top, left, bottom, right) by the name of the policy in `PATCHES`; NaN in frames without a patch.
+        boxes: Maps the name of each policy in `PATCHES` to its patches (T, 4), as (top, left, bottom, right). The patches are NaN in frames
+            without a patch.
     """
     pictures = [
         _frame(frame, {name: boxes[name][number] for name in PATCHES if name in boxes}, (number + 1) / len(frames))

@@ -1,4 +1,4 @@
-"""The gain of the learned policy, in numbers and in sentences."""
+"""The gain of the learned policy over random patches, in numbers and in sentences."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ORACLES = {"oracle": "which knows where the target is", "greedy_oracle": "which 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean in per cent or percentage points, and half the width of its 95 % interval."""
+    """A mean and half the width of its 95 % interval, both in per cent or percentage points."""
 
     mean: float
     half: float
@@ -37,16 +37,18 @@ class Estimate:
 
     @property
     def direction(self) -> int:
-        """1 if the interval lies above zero, -1 if it lies below, otherwise 0."""
+        """The sign of the gain: 1 if the interval lies above zero, -1 if it lies below zero, and 0 if it contains zero."""
         return int(np.sign(self.mean)) if abs(self.mean) > self.half else 0
 
 
 def estimate(values: Sequence[NDArray[np.float64]]) -> Estimate:
-    """Return the mean of values per clip, with an interval.
+    """Return the mean of values over clips and runs, with its 95 % interval.
+
+    With a single run, the interval is a bootstrap interval over clips. With several runs, the interval is Student's interval over the means
+    of the runs.
 
     Args:
-        values: Values (N,) of each run, in 0-1. For a single run, the interval is a bootstrap over clips; for several runs, it is
-            Student's interval over the means of the runs.
+        values: The values of the clips (N,) in each run, in 0-1.
     """
     means = np.array([each.mean() for each in values])
     if len(means) > 1:
@@ -56,12 +58,12 @@ def estimate(values: Sequence[NDArray[np.float64]]) -> Estimate:
 
 
 def gain(runs: Sequence[FinishedRun], policy: str = LEARNED, accuracy: Accuracy = "correct", over: str = "random") -> Estimate:
-    """Return the gain of a policy over another on the same clips, in points; see `estimate`."""
+    """Return the gain of a policy over another policy on the same clips, in percentage points; see `estimate`."""
     return estimate([getattr(run.predictions, accuracy)(policy) - getattr(run.predictions, accuracy)(over) for run in runs])
 
 
 def mean_of(runs: Sequence[FinishedRun], policy: str, key: str) -> float:
-    """Return the mean over runs of a metric in ``result.json``; NaN if it is not known."""
+    """Return the mean of a metric in ``result.json`` over runs; NaN if the metric is not known."""
     return float(np.mean([run.result["policies"].get(policy, {}).get(key, np.nan) for run in runs]))
 
 

@@ -1,7 +1,7 @@
-"""Policies that do not learn, as references for trained policies; `LearnedPolicy` gives a `PolicyNetwork` the same interface.
+"""Policies that do not learn, with which trained policies are compared. `LearnedPolicy` gives a `PolicyNetwork` the same interface.
 
-All of them implement Stable-Baselines3's `predict` for the observation `reference`. `agents.evaluation.evaluate` and
-Stable-Baselines3's `evaluate_policy` therefore accept them in place of a trained model.
+All policies of this module implement Stable-Baselines3's `predict` for the observation `reference`. `agents.evaluation.evaluate` and
+Stable-Baselines3's `evaluate_policy` therefore accept these policies in place of a trained model.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,12 +27,12 @@ Prediction = tuple[Actions, None]
 
 
 class Baseline:
-    """Base class of the baselines: subclasses implement `choose`, and `predict` has the signature of Stable-Baselines3's models."""
+    """Base class of the baselines. Subclasses implement `choose`. `predict` has the same signature as in Stable-Baselines3's models."""
 
     observation = "reference"
 
     def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False) -> Prediction:
-        """Return the actions (N, *action space) for references (N, 2), or one action for one reference (2,); the state is None.
+        """Return the actions (N, *action space) for references (N, 2), or one action for one reference (2,). The returned state is None.
 
         Raises:
             InputError: if the observations are not references (clip, step).
@@ -67,7 +67,7 @@ class FixedPatch(Baseline):
 
     Args:
         action: the kind of action.
-        where: the patch: a cell of the grid, or a location (row, column) in [0, 1]².
+        where: the patch, given as a cell of the grid or as a location (row, column) in [0, 1]².
 
     Raises:
         ActionError: if ``where`` is outside the action space.
@@ -89,7 +89,7 @@ class CentrePatch(FixedPatch):
 
 
 class GaussianPatch(Baseline):
-    """Select the patch nearest to a point sampled from a Gaussian around the middle of the frame.
+    """Select the patch that is nearest to a random point, which is sampled from a Gaussian around the middle of the frame.
 
     Args:
         action: the kind of action.
@@ -112,12 +112,13 @@ BINOMIAL = torch.tensor([1.0, 2.0, 1.0]).outer(torch.tensor([1.0, 2.0, 1.0]))[No
 
 @dataclass(frozen=True)
 class Rule:
-    """A fixed rule that guesses the target's location: the pixel with the highest score after smoothing over 3×3 pixels.
+    """A fixed rule that guesses the target's location. The guessed location is the pixel with the highest score, smoothed over 3×3 pixels.
 
     Attributes:
-        score: function of the images of the steps and of their neighbours in time, both (n, C, h, w); returns pixel scores (n, h, w).
-            The neighbour of a step is the step before it, that of the first step is the second. With one step, all scores are equal.
-        frames: True: the images are frames (0-255, at glance size); False: they are glance maps. If a step has several frames, their
+        score: function that takes the images of the steps and the images of their neighbouring steps, both (n, C, h, w), and returns
+            pixel scores (n, h, w). The neighbour of a step is the step before it; the neighbour of the first step is the second step. If
+            a clip has only one step, this step is its own neighbour.
+        frames: True if the images are frames (0-255, at glance size), False if they are glance maps. If a step has several frames, their
             images are stacked along the channels.
     """
 
@@ -126,7 +127,10 @@ class Rule:
 
 
 def saliency(maps: Tensor) -> Tensor:
-    """Return the saliency (N, h, w) of the pixels of glance maps (N, C, h, w): their smoothed squared distance to the map's mean."""
+    """Return the saliency (N, h, w) of the pixels of glance maps (N, C, h, w).
+
+    The saliency is the squared distance of a pixel to the mean over its map, smoothed over 3×3 pixels.
+    """
     return _smooth(_distance_to_mean(maps.float()))
 
 
@@ -149,11 +153,11 @@ RULES: dict[str, Rule] = {
 
 
 class RulePatch(Baseline):
-    """Select the patch by a rule.
+    """Select the patch nearest to the location that a rule guesses.
 
     Args:
         features: features of the clips.
-        rule: the rule, such as a value of `RULES`.
+        rule: the rule, for example a value of `RULES`.
     """
 
     def __init__(self, features: Features, rule: Rule) -> None:
@@ -183,7 +187,7 @@ class RulePatch(Baseline):
 
 
 class SaliencyPatch(RulePatch):
-    """Select the patch around the most salient pixel of the glance map: the pixel farthest from the mean over the map.
+    """Select the patch around the most salient pixel of the glance map, which is the pixel with the largest distance to the map's mean.
 
     Args:
         features: glances of the clips.
@@ -194,7 +198,7 @@ class SaliencyPatch(RulePatch):
 
 
 class Oracle(Baseline):
-    """Select the patch nearest to the target's true location; if a step has several frames, to its mean location over them.
+    """Select the patch nearest to the target's true location. If a step has several frames, use the mean of the locations in its frames.
 
     Args:
         features: features of clips with a ground-truth track.
@@ -220,12 +224,12 @@ class Oracle(Baseline):
 
 
 class GreedyOracle(Baseline):
-    """Try every patch, with knowledge of the label, and select the one that gives the true class the highest score after the step.
+    """Try every patch in each step and select the patch with which the true class has the highest score. This policy uses the label.
 
-    Where frames may be skipped, it skips unless the best patch increases that score by more than ``cost_weight``.
+    If frames may be skipped, the policy skips a frame unless the best patch increases the score by more than ``cost_weight``.
 
     Args:
-        dynamics: dynamics of the environment that the policy acts in.
+        dynamics: dynamics of the environment in which the policy acts.
         cost_weight: cost of a patch, in units of the score.
     """
 
@@ -246,7 +250,7 @@ class LearnedPolicy(Baseline):
         features: glances of the clips.
 
     Raises:
-        InputError: if the policy reads other glance maps than ``features`` has, or chooses other actions.
+        InputError: if the policy does not match the glance maps or the action space of ``features``.
     """
 
     def __init__(self, policy: PolicyNetwork, features: Features) -> None:
@@ -268,7 +272,7 @@ def check_policy(policy: PolicyNetwork, features: Features) -> None:
     """Check that the policy matches the glance maps and the action space of ``features``.
 
     Raises:
-        InputError: if the policy reads other glance maps or chooses other actions.
+        InputError: if the policy does not match the features.
     """
     check_maps(policy, features.map_shape)
     check_patch_share(policy, features.action.patch_size, features.action.size)
@@ -284,24 +288,24 @@ def _choice(grid: int | None, interpolated: bool) -> str:
 
 
 class Predictor(Protocol):
-    """Anything with the method `predict` of Stable-Baselines3's models."""
+    """Any object with the method `predict` of Stable-Baselines3's models."""
 
     def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False) -> tuple[Actions, Any]:
-        """Return actions (N, *action space) and the next state for observations (N, …), as `BaseAlgorithm.predict` of Stable-Baselines3."""
+        """Return actions (N, *action space) and the next state for observations (N, …), as Stable-Baselines3's `BaseAlgorithm.predict`."""
         ...
 
 
 def choose_step(
     policy: Predictor, observation: Any, state: Any, episode_start: NDArray[np.bool_], masks: Callable[[], NDArray[np.bool_]]
 ) -> tuple[Actions, Any]:
-    """Return a policy's actions of one step and its next state.
+    """Return the deterministic actions of a policy in one step, and its next state.
 
     Args:
-        policy: the policy; its actions are deterministic.
+        policy: the policy.
         observation: observations of N clips.
-        state: state of the policy after the previous step; None before the first.
+        state: state of the policy after the previous step; None before the first step.
         episode_start: (N,), whether an episode begins.
-        masks: function that returns the valid actions (N, actions). It is called only if ``policy.predict`` has a parameter
+        masks: function that returns the valid actions (N, actions). The function is called only if ``policy.predict`` has a parameter
             ``action_masks``, as `sb3_contrib.MaskablePPO` has.
     """
     masked = {"action_masks": masks()} if "action_masks" in signature(policy.predict).parameters else {}

@@ -1,4 +1,4 @@
-"""Policies for further algorithms of sb3-contrib: with action masks, with an LSTM, and with very few weights.
+"""Policies for three algorithms of sb3-contrib: a policy with action masks, a policy with an LSTM, and a policy with very few weights.
 
 `LstmPolicy` and `SpatialSoftmaxPolicy` define their own networks and ignore ``network.name``.
 """
@@ -26,13 +26,13 @@ from classifiers.errors import refuse_if
 
 
 class MaskablePatchPolicy(MaskableActorCriticPolicy):
-    """sb3-contrib's policy with action masks, which uses the actor and the critic of the network's architecture.
+    """sb3-contrib's policy with action masks, in which the actor and the critic are those of the network's architecture.
 
-    With the published network, actor and critic are the linear layers that sb3-contrib makes.
+    With the published network, the actor and the critic are the linear layers that sb3-contrib creates.
 
     Args:
         args: positional arguments of sb3-contrib's policy.
-        net_arch: layers between the features and the actor or critic; must be empty unless the network is the published one.
+        net_arch: layers between the features and the actor or critic. Such layers are allowed only with the published network.
         kwargs: keyword arguments of sb3-contrib's policy.
 
     Raises:
@@ -46,7 +46,7 @@ class MaskablePatchPolicy(MaskableActorCriticPolicy):
         super().__init__(*args, net_arch=net_arch, **kwargs)  # type: ignore[misc]  # three in args
 
     def _build(self, lr_schedule: Schedule) -> None:
-        """Make the networks and the optimizer."""
+        """Create the networks and the optimizer."""
         super()._build(lr_schedule)
         architecture = cast(ClipReferenceExtractor, self.features_extractor).architecture
         if not has_linear_layers(architecture):
@@ -54,24 +54,25 @@ class MaskablePatchPolicy(MaskableActorCriticPolicy):
 
 
 class LstmPolicy(SigmoidMeanPolicy, RecurrentActorCriticPolicy):
-    """sb3-contrib's recurrent policy, which carries the state of its LSTM; it samples locations as `PatchActorCriticPolicy` does."""
+    """sb3-contrib's recurrent policy, with an LSTM. The policy samples locations in the same way as `PatchActorCriticPolicy`."""
 
 
 class SpatialSoftmaxPolicy(BasePolicy):
-    """Select the patch where a weighted sum of the glance map's channels is highest; only the weights, one per channel, are learned.
+    """Select the patch at which a weighted sum of the glance map's channels is highest. Only the weights, one per channel, are learned.
 
-    Random search works best with few weights. On a grid, the policy chooses the cell with the highest sum at its centre. For continuous
-    locations, it chooses the mean location under the softmax of the sum (the spatial softmax of arXiv:1504.00702, section 4.1).
+    This policy is meant for random search, which works best with few weights. On a grid, the policy chooses the cell with the highest sum
+    at the cell's centre. With continuous locations, the policy applies a softmax over the map to the sums and chooses the mean location
+    under the softmax (the spatial softmax of arXiv:1504.00702, section 4.1).
 
     Args:
         observation_space: space of the observation `reference`.
-        action_space: action space of the environment: cells or locations.
+        action_space: action space of the environment, which contains cells or locations.
         map_shape: (C, h, w) of a glance map.
         patch_share: P / H, the side of a patch as a fraction of the side of the frame.
-        sharpness: factor on the sum before the softmax.
+        sharpness: factor by which the sum is multiplied before the softmax.
 
     Raises:
-        InputError: if the action space is neither that of a grid nor that of continuous locations, or actions can skip.
+        InputError: if the action space is neither that of a grid nor that of continuous locations, or if actions can skip.
     """
 
     sampling: Tensor | None

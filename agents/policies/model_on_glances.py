@@ -1,4 +1,4 @@
-"""A model of any algorithm as a policy for inference: it reads glance maps from the caller instead of an environment's clips."""
+"""A wrapper with which a model of any algorithm can be used for inference on glance maps that the caller passes, without an environment."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from classifiers.flops import multiply_adds
 
 
 class ModelOnGlances(nn.Module):
-    """A trained model with the part of `PolicyNetwork`'s interface that inference needs.
+    """A wrapper for a trained model. The wrapper has those members of `PolicyNetwork` that inference needs.
 
     Args:
-        trained: The model, with attributes ``model`` (of Stable-Baselines3), ``observation`` (`reference` or `reference_looks`) and
-            ``action_space``.
+        trained: The trained model, with the attributes ``model`` (a Stable-Baselines3 algorithm), ``observation`` (`reference` or
+            `reference_looks`) and ``action_space``.
         interface: Interface of the training environment, with ``map_shape`` and ``patch_share``; see `agents.rl.algorithms.Interface`.
 
     Attributes:
         grid: G, cells per axis; None: continuous locations.
         skips: Whether the model may skip frames.
-        architecture: The ``interface``, which has the shape of the glance maps.
-        interpolated: Always False: the model's card does not record how patches were cropped, so they are cut at whole pixels.
+        architecture: The argument ``interface``, which has the attribute ``map_shape`` of an architecture.
+        interpolated: Always False, so patches are cut at whole pixels. The model's card does not record how patches were cropped in
+            training.
     """
 
     interpolated = False
@@ -47,7 +48,7 @@ class ModelOnGlances(nn.Module):
         """Return the model's deterministic actions for glance maps (N, D, C, h, w), in the format of `PolicyNetwork.act`.
 
         Raises:
-            InputError: If a threshold on P(skip) is given: only policy networks support it.
+            InputError: If a threshold on P(skip) is given, because only policy networks support it.
         """
         refuse_if(
             keep_threshold is not None,
@@ -69,10 +70,11 @@ class ModelOnGlances(nn.Module):
     def act_next(
         self, maps: Tensor, state: Tensor | None, num_patches: Tensor, keep_threshold: float | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the actions of the next decision, as `PolicyNetwork.act_next` does; the state holds all glance maps so far.
+        """Return the actions of the next decision, as `PolicyNetwork.act_next` does. The state contains all glance maps so far.
 
         Raises:
-            InputError: If the model skips frames: some models then depend on the number of remaining decisions, which an exit changes.
+            InputError: If the model can skip frames. The actions of some of these models depend on the number of remaining decisions,
+                which an exit changes.
         """
         refuse_if(self.skips, "exit must be left out with a model that skips frames; use a policy network, such as algo=ppo trains")
         glances = maps[:, None] if state is None else torch.cat([state, maps[:, None]], dim=1)
@@ -87,13 +89,13 @@ class ModelOnGlances(nn.Module):
 
     @property
     def _action(self) -> Action:
-        """The kind of action. Its sizes are arbitrary, because no method that depends on them is called."""
+        """The kind of action. The sizes of the action are arbitrary, because no method that depends on these sizes is called."""
         action: Action = ContinuousAction(2, 1) if self.grid is None else GridAction(self.grid, 2 * self.grid, self.grid)
         return with_skipping(action) if self.skips else action
 
 
 class _GivenMaps(Features):
-    """Glance maps (N, D, C, h, w) as the features of N clips."""
+    """Features of N clips whose glance maps (N, D, C, h, w) are given."""
 
     def __init__(self, maps: Tensor) -> None:
         self._maps, self.num_steps = maps, maps.shape[1]

@@ -1,8 +1,8 @@
-"""The policy network, which selects patches from glance maps, in plain PyTorch. `agents.policies.sb3` trains it.
+"""The policy network, which selects patches from glance maps, in plain PyTorch. The network is trained with `agents.policies.sb3`.
 
-`NETWORKS` lists the kinds. `spatial` scores each location from the features around it (`agents.policies.spatial`), `published` is the
-network of the paper, which flattens the map, and `published_v2` is the network of AdaFocusV2. A plugin adds a kind to that table: a
-class with the members of `NetworkArchitecture`.
+`NETWORKS` lists the kinds of network. `spatial` scores each location from the features around it (`agents.policies.spatial`).
+`published` is the network of the paper, which flattens the map. `published_v2` is the network of AdaFocusV2. To add a kind, a plugin adds
+a class with the members of `NetworkArchitecture` to `NETWORKS`.
 
 A saved policy is a folder with `policy.safetensors` and the JSON card `policy.json`. No pickle is written or read.
 """
@@ -28,7 +28,7 @@ from classifiers.model_zoo import BUNDLED
 
 
 class NetworkArchitecture(Protocol):
-    """A frozen dataclass with the sizes of a policy network, which also builds the modules.
+    """A frozen dataclass with the sizes of a policy network. The methods of the dataclass create the modules of the network.
 
     Attributes:
         kind: name in `NETWORKS`.
@@ -60,14 +60,14 @@ class NetworkArchitecture(Protocol):
         ...
 
     def encoder(self) -> nn.Module:
-        """Return a new encoder, which maps glance maps (N, D, C, h, w) to features (N, D, F); its attribute ``features_dim`` is F."""
+        """Return a new encoder, which maps glance maps (N, D, C, h, w) to features (N, D, F). Its attribute ``features_dim`` is F."""
         ...
 
     def actor(self, grid: int | None, skips: bool) -> nn.Module:
-        """Return a new actor, which maps features (…, F) to logits (…, G²), or to the inverse sigmoid of locations (…, 2).
+        """Return a new actor, which maps features (…, F) to logits of cells (…, G²), or to locations before the sigmoid (…, 2).
 
-        If frames may be skipped, the actor has one more output and its input is (…, F + 1), with the number of patches so far as the
-        last entry. Its method ``for_all_counts`` maps features (N, D, F) to the outputs (N, D, D, …) after 0, 1, … D − 1 patches.
+        If frames may be skipped, the actor has one more output, and its input is (…, F + 1), whose last entry is the number of patches so
+        far. The actor's method ``for_all_counts`` maps features (N, D, F) to the outputs (N, D, D, …) for 0, 1, … D − 1 patches so far.
         """
         ...
 
@@ -77,26 +77,27 @@ class NetworkArchitecture(Protocol):
 
 
 class PolicyNetwork(nn.Module):
-    """The policy on glance maps: the encoder, actor and critic of an architecture. `agents.load_policy` returns it.
+    """The policy on glance maps, which consists of the encoder, actor and critic of an architecture. `agents.load_policy` returns it.
 
-    `agents.policies.sb3.PatchActorCriticPolicy` holds the same modules inside Stable-Baselines3; `to_network` and `load_network` of
-    `agents.policies.sb3` copy the weights.
+    `agents.policies.sb3.PatchActorCriticPolicy` contains the same modules inside Stable-Baselines3. `to_network` and `load_network` of
+    `agents.policies.sb3` copy the weights between the two classes.
 
-    A policy that skips has one more output: on a grid a logit, otherwise a third coordinate, which skips the frame if it is at least
-    0.5. This output and the value depend on the number of patches so far; see `SkippingActor` and `SpatialActor`.
+    A policy that skips has one more output. On a grid, the output for skipping is a logit. With continuous locations, the output is a third
+    coordinate, and the frame is skipped if the coordinate is at least 0.5. The output for skipping and the value depend on the number of
+    patches so far; see `SkippingActor` and `SpatialActor`.
 
     Args:
         architecture: the sizes.
-        grid: G, cells per axis; None: a continuous policy, a Gaussian around the location that the actor computes.
-        std: standard deviation of that Gaussian per axis, in units of the range of locations; fixed, not learned.
+        grid: G, cells per axis; None: the policy is continuous, a Gaussian around the location that the actor computes.
+        std: standard deviation of the Gaussian per axis, in units of the range of locations. It is fixed, not learned.
         skips: whether the policy may skip frames.
-        keep_threshold: the most likely action is to skip if P(skip) is at least this.
-        interpolated: whether patches are interpolated at the exact location (`classifiers.crop`), as in AdaFocusV2, instead of cut at
-            whole pixels. Inference, evaluation and environments crop patches in the same way as in training.
+        keep_threshold: the most likely action is to skip if P(skip) is at least this threshold.
+        interpolated: True if patches are interpolated at the exact location (`classifiers.crop`), as in AdaFocusV2; False if they are cut
+            at whole pixels. Inference, evaluation and environments crop patches in the same way as in training.
 
     Raises:
-        InputError: if ``grid``, ``std``, ``skips`` or ``keep_threshold`` is out of range, if the architecture does not support skipping,
-            or if ``interpolated`` is set for a policy on a grid or one that skips.
+        InputError: if ``grid``, ``std``, ``skips`` or ``keep_threshold`` is out of range; if the architecture does not support skipping;
+            or if ``interpolated`` is set for a policy that acts on a grid or skips.
     """
 
     encoder: Any  # modules of the architecture
@@ -124,9 +125,10 @@ class PolicyNetwork(nn.Module):
         self.encoder, self.actor, self.critic = architecture.encoder(), make_actor(architecture, grid, skips), architecture.critic(skips)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return the logits (N, D, G²) of the cells, or locations (N, D, 2) as (row, column) in [0, 1], for glance maps (N, D, C, h, w).
+        """Return the logits of the cells (N, D, G²) or the locations (N, D, 2), (row, column) in [0, 1], for glance maps (N, D, C, h, w).
 
-        A policy that skips has one more output, the last, and one more axis, for the number of patches so far: (N, D, D, …).
+        For a policy that skips, the shape is (N, D, D, …), where the third axis is the number of patches so far, and the last axis has one
+        more entry, which is the output for skipping.
         """
         states = self.encoder(maps)
         output = self.actor.for_all_counts(states) if self.skips else self.actor(states)
@@ -134,18 +136,18 @@ class PolicyNetwork(nn.Module):
 
     @torch.no_grad()
     def act(self, maps: Tensor, keep_threshold: float | None = None) -> Tensor:
-        """Return the most likely actions: first whether to skip, then the location.
+        """Return the most likely actions. In each step, first decide whether to skip the frame, and then select the most likely location.
 
         Args:
             maps: glance maps (N, D, C, h, w).
-            keep_threshold: skip frames with at least this P(skip); None: use the policy's threshold.
+            keep_threshold: skip the frames whose P(skip) is at least this threshold; None: use the policy's threshold.
 
         Returns:
-            Cells (N, D) int64, G² where the frame is skipped; or locations (N, D, 2) float32. Locations of a policy that skips have a
-            third coordinate: 1 where the frame is skipped, otherwise 0.
+            On a grid, cells (N, D) int64, which are G² for skipped frames. Otherwise, locations (N, D, 2) float32. Locations of a policy
+            that skips have a third coordinate, which is 1 for skipped frames and 0 for the others.
 
         Raises:
-            InputError: if a threshold is given and the policy cannot skip, or the threshold is NaN.
+            InputError: if a threshold is given and the policy cannot skip, or if the threshold is NaN.
         """
         self._check_skips(keep_threshold)
         locations, skip = self.choose(maps)
@@ -168,11 +170,11 @@ class PolicyNetwork(nn.Module):
     def act_next(
         self, maps: Tensor, state: Tensor | None, num_patches: Tensor, keep_threshold: float | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the most likely actions of the next decision only; they equal those of `act`.
+        """Return the most likely actions of the next decision only. These actions equal those that `act` returns for the decision.
 
         Args:
             maps: glance maps of the decision (N, C, h, w).
-            state: the state that this method returned for the previous decision, one row per clip; None before the first.
+            state: the state that this method returned for the previous decision, one row per clip; None before the first decision.
             num_patches: (N,), number of patches in earlier decisions.
             keep_threshold: see `act`.
 
@@ -191,15 +193,15 @@ class PolicyNetwork(nn.Module):
 
     @torch.no_grad()
     def choose(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the most likely locations and P(skip) for glance maps (N, D, C, h, w), independently of each other.
+        """Return the most likely locations for glance maps (N, D, C, h, w) and, separately, the probability P(skip) of skipping.
 
-        On a grid, P(skip) compares skipping with the most likely cell only, so that skipping is the most likely action if P(skip) ≥ ½. A
-        policy that is uncertain about the location therefore skips more often.
+        On a grid, P(skip) compares skipping with the most likely cell only, so skipping is the most likely action if P(skip) ≥ ½. A policy
+        that is uncertain about the location therefore skips more often. For a continuous policy, P(skip) is the Gaussian probability that
+        the third coordinate is at least 0.5.
 
         Returns:
-            Cells (N, D) int64 or locations (N, D, 2) float32; and P(skip) (N, D, D) after 0, 1, … D − 1 patches, see `patch_mask_below`.
-            P(skip) is zero, of shape (N, D), if the policy cannot skip. For a continuous policy, P(skip) is the Gaussian probability
-            that the third coordinate is at least 0.5.
+            Cells (N, D) int64 or locations (N, D, 2) float32; and P(skip) (N, D, D) for 0, 1, … D − 1 patches so far, see
+            `patch_mask_below`. If the policy cannot skip, P(skip) is zero and has shape (N, D).
         """
         output = self(maps)
         locations = self._locations(output[:, :, 0] if self.skips else output)
@@ -226,7 +228,7 @@ class PolicyNetwork(nn.Module):
         return self.keep_threshold if keep_threshold is None else check_threshold(keep_threshold)
 
     def card(self) -> dict[str, object]:
-        """Return the constructor's arguments as plain values."""
+        """Return the arguments of the constructor as plain values."""
         skipping = {"skips": True, "keep_threshold": self.keep_threshold} if self.skips else {}
         interpolated = {"interpolated": True} if self.interpolated else {}
         sizes = asdict(self.architecture)  # type: ignore[call-overload]
@@ -237,10 +239,10 @@ def encode_next(encoder: nn.Module, maps: Tensor, state: Tensor | None) -> tuple
     """Encode the glance maps of the next decision only.
 
     Args:
-        encoder: encoder of a policy network. If it has no method ``step`` (maps, state) → (features, state), the state is the glance
-            maps so far, and all of them are encoded again.
+        encoder: encoder of a policy network. If the encoder has a method ``step``, this function returns ``encoder.step(maps, state)``. If
+            the encoder has no such method, the state is the glance maps so far, and all of these maps are encoded again.
         maps: glance maps of the decision (N, C, h, w).
-        state: state after the previous decision, one row per clip; None before the first.
+        state: state after the previous decision, one row per clip; None before the first decision.
 
     Returns:
         Features (N, F) and the next state.
@@ -255,7 +257,7 @@ def make_actor(architecture: NetworkArchitecture, grid: int | None, skips: bool)
     """Return a new actor of an architecture; see `NetworkArchitecture.actor`.
 
     Raises:
-        InputError: if frames may be skipped and the actor does not support it.
+        InputError: if frames may be skipped and the actor does not support skipping.
     """
     actor = architecture.actor(grid, skips)
     refuse_if(
@@ -267,13 +269,14 @@ def make_actor(architecture: NetworkArchitecture, grid: int | None, skips: bool)
 
 
 def patch_mask_below(skip: Tensor, threshold: float) -> Tensor:
-    """Return the patch mask (N, D): whether P(skip) of each decision is below a threshold.
+    """Return the patch mask (N, D). A decision has a patch if its P(skip) is below the threshold.
 
-    A higher threshold never focuses fewer decisions of a clip. (Proof: while the numbers of patches at two thresholds are equal, the higher
-    threshold focuses every frame that the lower one focuses. Its number can therefore never become the smaller one.)
+    With a higher threshold, a clip never has fewer patches. (Proof: while the numbers of patches with two thresholds are equal, every
+    decision that has a patch with the lower threshold also has one with the higher threshold. The higher threshold therefore never falls
+    behind.)
 
     Args:
-        skip: P(skip) (N, D); or (N, D, D) if it depends on the number of patches so far, which is the last axis.
+        skip: P(skip), (N, D), or (N, D, D) if P(skip) depends on the number of patches so far, which is then the last axis.
         threshold: threshold on P(skip).
     """
     if skip.ndim == 2:
@@ -289,7 +292,7 @@ def check_maps(policy: PolicyNetwork, map_shape: tuple[int, ...]) -> None:
     """Check that the policy reads glance maps of this shape.
 
     Raises:
-        InputError: if it reads maps of another shape.
+        InputError: if the policy reads maps of another shape.
     """
     refuse_if(
         policy.architecture.map_shape != map_shape,
@@ -299,10 +302,10 @@ def check_maps(policy: PolicyNetwork, map_shape: tuple[int, ...]) -> None:
 
 
 def check_patch_share(policy: PolicyNetwork, patch_size: int, size: int) -> None:
-    """Check that a policy whose architecture depends on the patch size was trained with patches of this size.
+    """Check that the policy was trained with patches of this size, if its architecture depends on the patch size.
 
     Raises:
-        InputError: if it was trained with patches of another size.
+        InputError: if the policy was trained with patches of another size.
     """
     share = getattr(policy.architecture, "patch_share", None)
     refuse_if(
@@ -316,7 +319,7 @@ def check_std(std: float) -> float:
     """Check the standard deviation of a continuous policy and return it.
 
     Raises:
-        InputError: if it is not positive and finite.
+        InputError: if the standard deviation is not positive and finite.
     """
     refuse_if(
         isinstance(std, bool) or not isinstance(std, int | float) or not 0 < std < math.inf,
@@ -326,7 +329,7 @@ def check_std(std: float) -> float:
 
 
 def check_threshold(threshold: float) -> float:
-    """Check a threshold on P(skip) and return it. A threshold of at most 0 skips all frames, one above 1 skips none.
+    """Check a threshold on P(skip) and return it. A threshold of at most 0 skips all frames, and a threshold above 1 skips no frame.
 
     Raises:
         InputError: if the threshold is not a number.
@@ -341,11 +344,11 @@ def check_threshold(threshold: float) -> float:
 NETWORKS: dict[str, type[NetworkArchitecture]] = {
     "spatial": SpatialArchitecture, "published": PolicyArchitecture, "published_v2": PublishedV2Architecture
 }  # fmt: skip
-"""Kinds of policy network by the name that ``network=`` gives."""
+"""Maps the values of ``network=`` to the architectures of the policy networks."""
 
 
 def architecture_of(map_shape: tuple[int, int, int], patch_share: float, config: NetworkConfig) -> NetworkArchitecture:
-    """Return the architecture of a new policy; see `NetworkArchitecture.from_config` for the arguments.
+    """Return the architecture of a new policy. The arguments are those of `NetworkArchitecture.from_config`.
 
     Raises:
         InputError: if the kind is unknown.
@@ -365,7 +368,7 @@ def save_policy(policy: PolicyNetwork, folder: Path | str, about: Mapping[str, A
     Args:
         policy: the policy to save.
         folder: the destination; created if missing.
-        about: further entries of the card, such as the fingerprint of the classifier that the policy was trained with.
+        about: further entries of the card, such as the fingerprint of the classifier with which the policy was trained.
 
     Raises:
         InputError: if the folder cannot be written.
@@ -376,10 +379,12 @@ def save_policy(policy: PolicyNetwork, folder: Path | str, about: Mapping[str, A
 
 
 def load_policy(folder: Path | str, device: torch.device | str = "cpu") -> PolicyNetwork:
-    """Return the policy in ``folder``, or the bundled policy of a demo task (`demo`, `demo-mover`, `demo-sparse`), frozen and in eval mode.
+    """Load a policy from a folder. The policy is frozen and in eval mode.
+
+    ``folder`` can also be `demo`, `demo-mover` or `demo-sparse`, which are the names of the bundled policies of demo tasks.
 
     Raises:
-        InputError: if the folder does not hold a policy, or its card and weights do not match.
+        InputError: if the folder does not contain a policy, or if its card and weights do not match.
     """
     folder = BUNDLED.get(str(folder), Path(folder))
     card: Any = read_json(folder, CARD, f"policy={folder}").get("network")

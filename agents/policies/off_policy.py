@@ -1,8 +1,8 @@
-"""Policies of the off-policy algorithms on the spatial network: Stable-Baselines3's policies with layers that read the hidden map.
+"""Policies for off-policy algorithms on the spatial network: Stable-Baselines3's policies with layers that read the hidden map.
 
-`ClipReferenceExtractor` returns the hidden map, flattened. DQN and QR-DQN score the cells of this map (`CellValues`). The actors of SAC,
-TD3, DDPG, TQC and CrossQ compute its spatial soft-argmax (`LocationActor`). Their critics first read the map at the action
-(`ReadAtAction`); ordinary layers follow.
+`ClipReferenceExtractor` returns the hidden map, flattened. DQN and QR-DQN compute a value for every cell from this map (`CellValues`).
+The actors of SAC, TD3, DDPG, TQC and CrossQ compute a spatial soft-argmax of the map (`LocationActor`). The critics of these algorithms
+first read the map at the location of the action (`ReadAtAction`), and then apply ordinary layers.
 """
 
 import math
@@ -24,20 +24,20 @@ from agents.policies.sb3 import observes_patch_count, parse_action_space
 from agents.policies.spatial import Pool, ScoreMap, SpatialActor, SpatialArchitecture, cell_weights
 from classifiers.errors import refuse_if
 
-CRITIC_LAYERS = [64]  # the layers after `ReadAtAction`, unless policy_kwargs.net_arch is given
+CRITIC_LAYERS = [64]  # sizes of the layers after `ReadAtAction`, unless policy_kwargs.net_arch is given
 
 
 class CellValues(nn.Module):
-    """Compute the value of every action, or several quantiles of it, from flattened hidden maps.
+    """Compute the value of every action, or several quantiles of the value, from flattened hidden maps.
 
     The value of a cell is the score map's value at the cell's centre, plus an offset that all cells share. The offset and the value of
-    skipping are computed from pooled features and, if it is observed, the number of patches so far.
+    skipping are computed from pooled features and, if the observation contains it, the number of patches so far.
 
     Args:
         architecture: the sizes.
         observation_space: space of the observation `reference` or `reference_looks`.
-        action_space: action space of the environment: cells.
-        quantiles: Q, values per action.
+        action_space: action space of the environment, which must contain cells.
+        quantiles: Q, number of values per action.
     """
 
     sampling: Tensor
@@ -56,7 +56,7 @@ class CellValues(nn.Module):
         self.register_buffer("sampling", sampling, persistent=False)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Return the values (B, Q · A), flattened from (B, Q, A), for features (B, F) or, with the number of patches, (B, F + 1)."""
+        """Return the values (B, Q · A), flattened from (B, Q, A), for features (B, F), or (B, F + 1) with the number of patches."""
         maps, counts = states.split([self.scores.inputs, int(self.counts)], dim=-1)
         rest = self.rest(torch.cat([self.pool(maps), counts], dim=-1)).unflatten(-1, (self.quantiles, -1))
         cells = self.scores(maps) @ self.sampling + rest[..., :1]
@@ -64,24 +64,26 @@ class CellValues(nn.Module):
 
 
 class LocationActor(SpatialActor):
-    """A `SpatialActor` for Stable-Baselines3's off-policy algorithms: tanh maps its output to locations in [−1, 1].
+    """A `SpatialActor` for Stable-Baselines3's off-policy algorithms, which apply tanh to its output to get locations in [−1, 1].
 
-    The output is halved, since tanh(x / 2) = 2 · sigmoid(x) − 1.
+    The output of `SpatialActor`, which is meant for a sigmoid, is halved for tanh, because tanh(x / 2) = 2 · sigmoid(x) − 1.
     """
 
     def forward(self, states: Tensor) -> Tensor:
-        """Return the inverse tanh of actions (…, 2), or (…, 3) with skipping, for features (…, F)."""
+        """Return actions before the tanh, (…, 2), or (…, 3) if frames may be skipped, for features (…, F)."""
         return super().forward(states) / 2
 
 
 class ReadAtAction(nn.Module):
-    """Read a hidden map at an action: return the convolved map at the centre of the patch, pooled features, and the action.
+    """Read a hidden map at the location of an action.
 
-    The map is interpolated bilinearly, so the output has a gradient with respect to the action.
+    The output contains the value of the convolved map at the centre of the patch, pooled features, and the action. The map is interpolated
+    bilinearly, so the output has a gradient with respect to the action.
 
     Args:
         architecture: the sizes.
-        observation_space: space of the observation `reference` or `reference_looks`. The number of patches of the latter is passed on.
+        observation_space: space of the observation `reference` or `reference_looks`. With `reference_looks`, the output also contains the
+            number of patches so far.
     """
 
     def __init__(self, architecture: SpatialArchitecture, observation_space: spaces.Space) -> None:
@@ -94,11 +96,14 @@ class ReadAtAction(nn.Module):
 
     @staticmethod
     def features(architecture: SpatialArchitecture, observation_space: spaces.Space) -> int:
-        """Return the length of the output, not counting the action."""
+        """Return the length of the output without the action."""
         return 3 * architecture.width + observes_patch_count(observation_space)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return (B, features + action) for (B, F + …): features, number of patches (if observed) and action in [−1, 1]."""
+        """Return the output (B, features + action).
+
+        The input (B, F + …) consists of the features, the number of patches so far (if observed) and the action in [−1, 1].
+        """
         size = math.prod(self.shape)
         states, others = inputs[:, :size], inputs[:, size:]
         rows, columns = (
@@ -109,9 +114,10 @@ class ReadAtAction(nn.Module):
 
 
 def bilinear_weights(locations: Tensor, length: int, patch_share: float) -> Tensor:
-    """Return the interpolation weights (B, length) of a map's pixels along one axis, for patches at ``locations`` (B,) in [0, 1].
+    """Return the weights (B, length) with which a map is interpolated along one axis, for patches at ``locations`` (B,) in [0, 1].
 
-    Interpolation at the centres of the patches is a matrix product with these weights, which is deterministic on every device.
+    The product of the map and these weights is the value of the map at the centres of the patches. The map is interpolated with a matrix
+    product because matrix products are deterministic on every device.
     """
     centres = locations * (1 - patch_share) + patch_share / 2
     pixels = (centres * length - 0.5).clamp(0, length - 1)
@@ -119,14 +125,14 @@ def bilinear_weights(locations: Tensor, length: int, patch_share: float) -> Tens
 
 
 class CellScoringPolicy(BasePolicy):
-    """Base class of the value-based policies. ``net_arch`` must be empty, since the score map replaces the layers."""
+    """Base class of the value-based policies. ``net_arch`` must be empty, because the score map replaces these layers."""
 
     def __init__(self, *args: Any, net_arch: list[int] | None = None, **kwargs: Any) -> None:
         refuse_layers("net_arch", net_arch)
         super().__init__(*args, net_arch=[], **kwargs)
 
     def cell_values(self, quantiles: int = 1) -> CellValues:
-        """Return a new `CellValues` for this policy's spaces."""
+        """Return a new `CellValues` for the observation space and the action space of this policy."""
         return CellValues(spatial_architecture(self), self.observation_space, self.action_space, quantiles).to(self.device)
 
 
@@ -153,11 +159,11 @@ class SpatialQRDQNPolicy(CellScoringPolicy, QRDQNPolicy):
 class SoftArgmaxPolicy(BasePolicy):
     """Base class of the policies for continuous locations, with a `LocationActor` and critics that read the map at the action.
 
-    A standard deviation that depends on the state is computed from pooled features.
+    If the standard deviation depends on the state, it is computed from pooled features.
 
     Args:
         args: positional arguments of the policy in Stable-Baselines3.
-        net_arch: ``qf``: the layers of a critic after `ReadAtAction`; ``pi``: must be empty.
+        net_arch: ``qf`` has the sizes of a critic's layers after `ReadAtAction`. ``pi`` must be empty.
         kwargs: keyword arguments of the policy in Stable-Baselines3.
 
     Raises:
@@ -174,10 +180,10 @@ class SoftArgmaxPolicy(BasePolicy):
         actor = super().make_actor(features_extractor)  # type: ignore[misc]
         architecture = spatial_architecture(self)
         location = LocationActor(architecture, *parse_action_space(self.action_space))
-        if not hasattr(actor, "log_std"):  # TD3's
+        if not hasattr(actor, "log_std"):  # the actor of TD3
             actor.mu = nn.Sequential(location, nn.Tanh())
         elif actor.use_sde and isinstance(actor.mu, nn.Sequential):
-            actor.mu[0] = location  # before its clipping
+            actor.mu[0] = location  # a clipping layer follows
         else:
             actor.mu = location
         if isinstance(getattr(actor, "log_std", None), nn.Linear):
@@ -202,14 +208,14 @@ class SoftArgmaxPolicy(BasePolicy):
 
 
 class PooledLinear(nn.Linear):
-    """A linear layer on pooled features and, if it is observed, the number of patches so far."""
+    """A linear layer whose input is pooled features and, if the observation contains it, the number of patches so far."""
 
     def __init__(self, architecture: SpatialArchitecture, observation_space: spaces.Space, outputs: int) -> None:
         super().__init__(2 * architecture.width + observes_patch_count(observation_space), outputs)
         self.pool = Pool((architecture.width, *architecture.map_shape[1:]))
 
     def forward(self, states: Tensor) -> Tensor:
-        """Return the outputs (B, outputs) for features (B, F) or, with the number of patches, (B, F + 1)."""
+        """Return the outputs (B, outputs) for features (B, F), or (B, F + 1) with the number of patches."""
         size = math.prod(self.pool.shape)
         return super().forward(torch.cat([self.pool(states[:, :size]), states[:, size:]], dim=1))
 
@@ -236,7 +242,7 @@ def spatial_architecture(policy: BasePolicy) -> SpatialArchitecture:
 
 
 def refuse_layers(name: str, layers: object) -> None:
-    """Refuse layers between the hidden map and the score map.
+    """Check that no layers are requested between the hidden map and the score map.
 
     Raises:
         InputError: if ``layers`` is neither None nor empty.

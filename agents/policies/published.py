@@ -1,4 +1,4 @@
-"""The published policy network (paper, section 3.4), which flattens the glance map; see `agents.policies.networks` for all kinds."""
+"""The published policy network (paper, section 3.4), which flattens the glance map. `agents.policies.networks` lists all kinds."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,15 +13,15 @@ from classifiers.heads import in_order_of_steps
 
 @dataclass(frozen=True)
 class PolicyArchitecture:
-    """Sizes of the published network, which flattens the glance map; the defaults are the paper's.
+    """Sizes of the published network, which flattens the glance map. The defaults are those of the paper.
 
     Attributes:
         map_shape: (C, h, w) of a glance map.
         channels: output channels of the 1×1 convolution.
         features: length of a frame's encoding.
         hidden: length of the GRU's state.
-        batch_norm: normalise after the convolution and after the linear layer, as the paper does on Something-Something.
-        memory: False: reset the GRU after every decision, so that the policy sees only the current glance; for ablations.
+        batch_norm: whether batch norm follows the convolution and the linear layer, as in the paper for Something-Something.
+        memory: False resets the GRU after every decision, so that the policy sees only the current glance. This is meant for ablations.
     """
 
     kind: ClassVar[str] = "published"
@@ -53,9 +53,10 @@ class PolicyArchitecture:
 
 
 class RecurrentEncoder(nn.Module):
-    """Encode glance maps: 1×1 convolution, ReLU, flatten, linear, ReLU, GRU over the decisions of a clip (paper, section 3.4).
+    """Encode glance maps (paper, section 3.4).
 
-    With ``batch_norm``, a batch norm precedes each of the two ReLUs, as in the released policy for Something-Something.
+    The layers are a 1×1 convolution, a ReLU, a linear layer on the flattened map, a ReLU, and a GRU over the decisions of a clip. With
+    ``batch_norm``, a batch norm precedes each of the two ReLUs, as in the released policy for Something-Something.
 
     Args:
         architecture: the sizes.
@@ -84,16 +85,19 @@ class RecurrentEncoder(nn.Module):
         return self.gru(in_order_of_steps(frames.unflatten(0, maps.shape[:2])))[0]
 
     def step(self, maps: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the GRU's next output (N, hidden) as features and as state, given glance maps (N, C, h, w) and the last state or None."""
+        """Return the GRU's next output (N, hidden) twice: as the features and as the state.
+
+        The arguments are the glance maps (N, C, h, w) and the last state, which is None before the first decision.
+        """
         before = None if state is None or not self.memory else state[None].contiguous()
         hidden = self.gru(self.frame(maps)[:, None], before)[0][:, 0]
         return hidden, hidden
 
 
 class SkippingActor(nn.Linear):
-    """A linear layer for the cells or the location; the last output is for skipping the frame.
+    """A linear layer that computes the outputs for the cells or the location, and a last output for skipping the frame.
 
-    The value of another patch depends on the number n of patches so far. The output for skipping is therefore
+    How much another patch is worth depends on the number n of patches so far. The output for skipping is therefore
     a + b · [n > 0] + c · ln(1 + n), where the layer computes a, b and c. The location does not depend on n.
 
     Args:
@@ -105,11 +109,11 @@ class SkippingActor(nn.Linear):
         super().__init__(hidden, outputs + 2)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Return the outputs (…, G² + 1) or (…, 3) for the GRU's output followed by n (…, hidden + 1)."""
+        """Return the outputs (…, G² + 1) or (…, 3). The input (…, hidden + 1) is the GRU's output, followed by n."""
         return self._with_skip(states[..., -1], super().forward(states[..., :-1]))
 
     def for_all_counts(self, states: Tensor) -> Tensor:
-        """Return the outputs (N, D, D, …) after 0, 1, … D − 1 patches for the GRU's output (N, D, hidden)."""
+        """Return the outputs (N, D, D, …) for the GRU's output (N, D, hidden) and 0, 1, … D − 1 patches so far."""
         return self._with_skip(torch.arange(states.shape[1]).to(states), super().forward(states)[:, :, None])
 
     def _with_skip(self, num_patches: Tensor, outputs: Tensor) -> Tensor:

@@ -13,17 +13,17 @@ from classifiers.heads import in_order_of_steps
 
 @dataclass(frozen=True)
 class PublishedV2Architecture:
-    """Sizes of the policy network of AdaFocusV2; the defaults are those for ActivityNet, FCVID and Mini-Kinetics.
+    """Sizes of the policy network of AdaFocusV2. The defaults are those for ActivityNet, FCVID and Mini-Kinetics.
 
-    The network for Something-Something and Jester has no memory: it selects one location per video from 8 stacked glance maps, with
-    ``features=1024, hidden=512, memory=False``.
+    The network for Something-Something and Jester has no memory and selects one location per video from 8 stacked glance maps. The sizes of
+    this network are ``features=1024, hidden=512, memory=False``.
 
     Attributes:
         map_shape: (C, h, w) of a glance map.
         channels: output channels of the 1×1 convolution.
         features: length of a frame's encoding.
         hidden: length of the GRU's state, or of the second encoding if ``memory`` is False.
-        memory: False: a linear layer, batch norm and tanh replace the GRU, so that every decision sees only its own glances.
+        memory: if False, a linear layer, batch norm and tanh replace the GRU, so that every decision sees only its own glances.
     """
 
     kind: ClassVar[str] = "published_v2"
@@ -55,7 +55,10 @@ class PublishedV2Architecture:
 
 
 class TanhEncoder(nn.Module):
-    """Encode glance maps: 1×1 convolution, batch norm, tanh, flatten, linear, batch norm, tanh, GRU over the decisions of a clip.
+    """Encode glance maps.
+
+    The layers are a 1×1 convolution, batch norm, tanh, a linear layer on the flattened map, batch norm, tanh, and a GRU over the decisions
+    of a clip.
 
     Args:
         architecture: the sizes.
@@ -78,7 +81,10 @@ class TanhEncoder(nn.Module):
         return frames if self.gru is None else self.gru(in_order_of_steps(frames))[0]
 
     def step(self, maps: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the next hidden state (N, hidden) as features and as state, given glance maps (N, C, h, w) and the last state or None."""
+        """Return the next hidden state (N, hidden) twice: as the features and as the state.
+
+        The arguments are the glance maps (N, C, h, w) and the last state, which is None before the first decision.
+        """
         hidden = self.frame(maps)
         if self.gru is not None:
             hidden = self.gru(hidden[:, None], None if state is None else state[None].contiguous())[0][:, 0]

@@ -1,7 +1,8 @@
 """`PolicyNetwork` inside Stable-Baselines3: features extractors for observations by reference, and the actor-critic policy.
 
-The observation `reference` is (clip, step). `ReferenceExtractor` and its subclasses read the glance maps of that step in place;
-`PatchActorCriticPolicy` wraps the network as an `ActorCriticPolicy`. `to_network` and `load_network` copy weights between the two.
+The observation `reference` is (clip, step). `ReferenceExtractor` and its subclasses read the glance maps of that step in place.
+`PatchActorCriticPolicy` wraps the network as an `ActorCriticPolicy`. `to_network` and `load_network` copy weights between this policy and
+a `PolicyNetwork`.
 """
 
 import math
@@ -46,8 +47,8 @@ class ReferenceExtractor(BaseFeaturesExtractor):
         return self._source()
 
     def bind(self, source: Features | None) -> None:
-        """Set the features of the clips. Stable-Baselines3 would save a constructor argument with the policy, hence this method."""
-        self._source: Callable[[], Features | None] = lambda: source  # deepcopy shares functions, and features may be gigabytes
+        """Set the features of the clips. Features are not an argument of the constructor, because Stable-Baselines3 would save them."""
+        self._source: Callable[[], Features | None] = lambda: source  # deepcopy does not copy functions; features may be gigabytes
 
     def maps(self, clips: np.ndarray, steps: np.ndarray) -> Tensor:
         """Return the glance maps (…, C, h, w) of the given steps.
@@ -85,7 +86,9 @@ class MapReferenceExtractor(ReferenceExtractor):
 
 
 class FrameReferenceExtractor(ReferenceExtractor):
-    """Encode the current glance map with `RecurrentEncoder` minus its GRU, for policies with their own memory or without memory.
+    """Encode the current glance map with the layers of `RecurrentEncoder` before its GRU.
+
+    This extractor is meant for policies that have another memory or no memory.
 
     Args:
         observation_space: space of the observation `reference`.
@@ -99,14 +102,14 @@ class FrameReferenceExtractor(ReferenceExtractor):
 class ClipReferenceExtractor(ReferenceExtractor):
     """Encode the glance maps up to the current step with the encoder of a policy network.
 
-    Glances do not depend on earlier actions, so the GRU runs over a whole clip at once and no recurrent state is carried from step to
-    step. The number of patches so far does depend on actions; with the observation `reference_looks` it is appended to the features.
-    While weights and clips stay the same, as in a rollout, the output is computed once per clip.
+    Glances do not depend on earlier actions. The GRU therefore runs over a whole clip at once, and no recurrent state is passed from step
+    to step. The number of patches so far does depend on earlier actions; with the observation `reference_looks`, it is appended to the
+    features. While weights and clips stay the same, as in a rollout, the output is computed once per clip.
 
-    Batch norm behaves the same in a rollout and in the update that follows, so that the first ratio of new to old probability is 1. By
-    default, it normalises with the running statistics. These are updated once after every update, with the glances of the next rollout.
-    With ``batch_statistics``, it normalises with the statistics of the batch, as the released code does, and every batch of an update
-    updates the running statistics. Evaluation always uses the running statistics.
+    Batch norm behaves the same in a rollout and in the update that follows, so that the first ratio of new to old probabilities is 1. By
+    default, batch norm uses the running statistics, which are updated once after every PPO update, with the glances of the next rollout.
+    With ``batch_statistics``, batch norm uses the statistics of the batch, as the released code does, and every batch of a PPO update
+    changes the running statistics. Evaluation always uses the running statistics.
 
     Args:
         observation_space: space of the observation `reference` or `reference_looks`.
@@ -120,7 +123,7 @@ class ClipReferenceExtractor(ReferenceExtractor):
         super().__init__(observation_space, features_dim, encoder)
         self.architecture, self.batch_statistics, self.caches = architecture, batch_statistics, True
         self._in_rollout = False
-        self._stale_statistics = architecture.batch_norm and not batch_statistics  # weights changed after the last update
+        self._stale_statistics = architecture.batch_norm and not batch_statistics  # weights changed after the last update of the statistics
 
     def bind(self, source: Features | None) -> None:
         """Set the features of the clips."""
@@ -128,7 +131,7 @@ class ClipReferenceExtractor(ReferenceExtractor):
         self._cached: tuple[tuple[int, bytes, bool], Tensor] | None = None
 
     def train(self, mode: bool = True) -> "ClipReferenceExtractor":
-        """Set the mode; batch norm is in training mode only if it uses the statistics of the batch."""
+        """Set training or eval mode. Batch norm is in training mode only if it uses the statistics of the batch."""
         super().train(mode)
         for norm in batch_norms(self):
             norm.train(mode and self.batch_statistics)
@@ -144,7 +147,7 @@ class ClipReferenceExtractor(ReferenceExtractor):
             self._in_rollout = False
 
     def forward(self, references: Tensor) -> Tensor:
-        """Return features (B, F) for references (B, 2), or (B, F + 1) for references (B, 3) with the number of patches."""
+        """Return features (B, F) for references (B, 2), or features (B, F + 1) for references (B, 3), which include the patch count."""
         clip, step = references[:, :2].long().cpu().numpy().T
         clips, inverse = np.unique(clip, return_inverse=True)
         states = self._encoded(clips)
@@ -181,7 +184,7 @@ class ClipReferenceExtractor(ReferenceExtractor):
 def cache_outputs(policy: nn.Module, enabled: bool) -> None:
     """Set whether the recurrent extractors in ``policy`` cache outputs that need no gradient.
 
-    Caching is safe while the weights stay the same, as in a rollout, and always with PPO. Target networks must not cache, because
+    Caching is safe while the weights stay the same, as in a rollout. With PPO, it is always safe. Target networks must not cache outputs:
     Stable-Baselines3 updates them through ``data``, which does not increase the version counter of their weights.
     """
     for module in policy.modules():
@@ -190,7 +193,7 @@ def cache_outputs(policy: nn.Module, enabled: bool) -> None:
 
 
 class SigmoidMeanPolicy(ActorCriticPolicy):
-    """An `ActorCriticPolicy` whose Gaussian over continuous locations has the sigmoid of the actor's output as its mean."""
+    """An `ActorCriticPolicy` for continuous locations. The mean of the policy's Gaussian is the sigmoid of the actor's output."""
 
     def _get_action_dist_from_latent(self, latent_pi: Tensor, *args: Any) -> Distribution:
         if not isinstance(self.action_dist, DiagGaussianDistribution):
@@ -199,24 +202,26 @@ class SigmoidMeanPolicy(ActorCriticPolicy):
 
 
 class PatchActorCriticPolicy(SigmoidMeanPolicy):
-    """`PolicyNetwork` as an `ActorCriticPolicy`: `ClipReferenceExtractor`, then the actor and the critic of its architecture.
+    """`PolicyNetwork` as an `ActorCriticPolicy`. The actor and the critic of the network follow a `ClipReferenceExtractor`.
 
-    On a grid, it samples a cell from the softmax. For continuous locations, it samples from a Gaussian around the sigmoid of the actor's
-    output. The output for skipping is one more logit, which starts at ln G², or a third coordinate, which starts at 0.5; half of the
-    steps skip at first. With the observation `reference_looks`, this output depends on the number of patches so far.
-    Log-probabilities are those of the sampled location, since Stable-Baselines3 clips only the actions that it sends to the environment.
-    (The released code uses the log-probability of the clipped location.)
+    On a grid, the policy samples a cell from the softmax of the actor's output. With continuous locations, the policy samples from a
+    Gaussian around the sigmoid of the actor's output. The output for skipping is one more logit, which starts at ln G², or a third
+    coordinate, which starts at 0.5. A new policy therefore skips half of the steps. With the observation `reference_looks`, the output for
+    skipping depends on the number of patches so far.
+
+    Log-probabilities are those of the sampled location before clipping, because Stable-Baselines3 clips only the actions that it sends to
+    the environment. (The released code uses the log-probability of the clipped location.)
 
     Args:
         observation_space: space of the observation `reference`, or `reference_looks` if actions can skip.
-        action_space: action space of the environment: cells or locations.
+        action_space: action space of the environment, which contains cells or locations.
         lr_schedule: learning rate schedule of Stable-Baselines3.
         std: standard deviation of the Gaussian per axis, in units of the range of locations.
-        learn_std: learn the standard deviation, starting at ``std``; the paper does not learn it.
+        learn_std: whether the standard deviation is learned, starting at ``std``. In the paper, the standard deviation is not learned.
         kwargs: further arguments of `ActorCriticPolicy`, without ``net_arch``.
 
     Raises:
-        InputError: if the action space is not one of `AdaFocusEnv`, or ``std`` is not positive.
+        InputError: if the action space is not one of `AdaFocusEnv`, or if ``std`` is not positive.
     """
 
     def __init__(
@@ -237,12 +242,12 @@ class PatchActorCriticPolicy(SigmoidMeanPolicy):
             self.log_std.requires_grad_(False)
 
     def _build(self, lr_schedule: Schedule) -> None:
-        """Make the networks and the optimiser."""
+        """Create the networks and the optimiser."""
         super()._build(lr_schedule)
         architecture, (grid, skips) = extractor_of(self).architecture, parse_action_space(self.action_space)
         if not has_linear_layers(architecture):
             use_actor_and_critic(self, architecture, lr_schedule)
-        elif skips and observes_patch_count(self.observation_space):  # otherwise Stable-Baselines3's own linear layers serve
+        elif skips and observes_patch_count(self.observation_space):  # otherwise, use the linear layers of Stable-Baselines3
             self.action_net = architecture.actor(grid, skips).to(self.device)
             if self.ortho_init:
                 self.init_weights(self.action_net, gain=0.01)
@@ -261,12 +266,12 @@ class PatchActorCriticPolicy(SigmoidMeanPolicy):
 
 
 def has_linear_layers(architecture: NetworkArchitecture) -> bool:
-    """Return whether actor and critic are linear layers, which Stable-Baselines3's policies create themselves."""
+    """Return whether the actor and the critic are linear layers. Stable-Baselines3's policies create such layers themselves."""
     return isinstance(architecture, PolicyArchitecture)
 
 
 def use_actor_and_critic(policy: Any, architecture: NetworkArchitecture, lr_schedule: Schedule) -> None:
-    """Replace the linear layers of an actor-critic policy by the actor and critic of an architecture, and recreate its optimizer."""
+    """Replace the linear layers of an actor-critic policy with the actor and critic of an architecture. Recreate the policy's optimizer."""
     policy.action_net = make_actor(architecture, *parse_action_space(policy.action_space)).to(policy.device)
     policy.value_net = architecture.critic(observes_patch_count(policy.observation_space)).to(policy.device)
     policy.optimizer = policy.optimizer_class(policy.parameters(), lr=lr_schedule(1), **policy.optimizer_kwargs)
@@ -278,14 +283,14 @@ def extractor_of(policy: ActorCriticPolicy) -> ClipReferenceExtractor:
 
 
 def observes_patch_count(space: spaces.Space) -> bool:
-    """Return whether the space is that of the observation `reference_looks`, not of `reference`."""
+    """Return True if the space is that of the observation `reference_looks`, and False if it is that of `reference`."""
     return space.shape == (3,)
 
 
 def parse_action_space(space: spaces.Space) -> tuple[int | None, bool]:
     """Return G (None: continuous locations) and whether actions can skip, for the action space of an entry of `ACTIONS`.
 
-    The result is unique, because G² + 1 is never a square.
+    The result is unambiguous, because G² + 1 is never a square number.
 
     Raises:
         InputError: if the space belongs to no entry of `adafocus_env.action.ACTIONS`.
@@ -305,11 +310,11 @@ def parse_action_space(space: spaces.Space) -> tuple[int | None, bool]:
 def to_network(policy: ActorCriticPolicy, *, interpolated: bool = False) -> PolicyNetwork:
     """Return a frozen copy of a `PatchActorCriticPolicy` as a `PolicyNetwork`, in eval mode.
 
-    If the standard deviation was learned, the copy has its mean over the axes.
+    If the standard deviation was learned, the standard deviation of the copy is the mean over the axes.
 
     Args:
         policy: the policy to copy.
-        interpolated: whether it was trained with interpolated patches; the action space does not show this.
+        interpolated: whether the policy was trained with interpolated patches, which cannot be read from the action space.
 
     Raises:
         InputError: if the policy skips and does not observe the number of patches so far.
@@ -330,7 +335,7 @@ def load_network(policy: ActorCriticPolicy, network: PolicyNetwork) -> None:
     """Copy the weights of ``network`` into a `PatchActorCriticPolicy` of the same sizes.
 
     Raises:
-        InputError: if the two have different action spaces.
+        InputError: if ``policy`` and ``network`` have different action spaces.
     """
     grid, skips = parse_action_space(policy.action_space)
     refuse_if(
@@ -346,12 +351,12 @@ def load_network(policy: ActorCriticPolicy, network: PolicyNetwork) -> None:
 
 
 def same_modules(network: PolicyNetwork, policy: ActorCriticPolicy) -> list[tuple[nn.Module, nn.Module]]:
-    """Return pairs of the modules of both that hold the same weights."""
+    """Return pairs of modules that have the same weights: a module of ``network`` and the corresponding module of ``policy``."""
     return [(network.encoder, extractor_of(policy).encoder), (network.actor, policy.action_net), (network.critic, policy.value_net)]
 
 
 MOMENTUM = 0.1
-"""Weight of a new batch in the running statistics; the default of PyTorch and of the released code."""
+"""Weight of a new batch in the running statistics. It is the default of PyTorch and of the released code."""
 
 
 def batch_norms(module: nn.Module) -> list[_BatchNorm]:
@@ -361,7 +366,10 @@ def batch_norms(module: nn.Module) -> list[_BatchNorm]:
 
 @contextmanager
 def batch_statistics(module: nn.Module, *, track: bool = False) -> Iterator[None]:
-    """Return a context in which batch norms use the statistics of the batch; with ``track``, they also update the running statistics."""
+    """Return a context in which batch norms use the statistics of the batch.
+
+    With ``track``, batch norms also update the running statistics.
+    """
     before = [(norm, norm.training) for norm in batch_norms(module)]
     for norm, _ in before:
         norm.training, norm.track_running_stats = True, track
@@ -374,10 +382,10 @@ def batch_statistics(module: nn.Module, *, track: bool = False) -> Iterator[None
 
 @torch.no_grad()
 def update_running_stats(module: nn.Module, inputs: Tensor) -> None:
-    """Update the running statistics of a module's batch norms with a batch; weights and training mode stay the same.
+    """Update the running statistics of a module's batch norms with a batch. The weights and the training mode stay the same.
 
-    For the first `1 / MOMENTUM` batches, the running statistics are the mean over all of these batches, so that their arbitrary initial
-    values have no effect.
+    For the first `1 / MOMENTUM` batches, the running statistics are the mean over all batches so far, so that the arbitrary initial values
+    of the running statistics have no effect.
 
     Args:
         module: the module with batch norms.

@@ -17,7 +17,7 @@ from torch.nn.functional import grid_sample
 from agents.config.policy import NetworkConfig
 
 OUTPUT_GAIN = 0.01  # gain of the last layers of an actor, so that a new policy is nearly uniform
-LARGE_MAP = 2**14  # size of a glance map from which CPUs run faster clip by clip, without a copy of the clips
+LARGE_MAP = 2**14  # for glance maps of at least this size, CPUs are faster if they process clips one by one, without copying them
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class SpatialArchitecture:
         width: channels of the 1×1 convolution, of every convolutional GRU, and of the score map's hidden layer.
         kernel: side of the kernels of the GRUs and of the score map; odd.
         depth: number of stacked convolutional GRUs.
-        memory: False: reset the GRUs after every decision, so that the policy sees only the current glance; for ablations.
+        memory: False resets the GRUs after every decision, so that the policy sees only the current glance. This is meant for ablations.
     """
 
     kind: ClassVar[str] = "spatial"
@@ -62,13 +62,13 @@ class SpatialArchitecture:
 
 
 class ConvGRU(nn.Module):
-    """A convolutional GRU: a GRU at every location of a map, whose gates read the surrounding locations, too.
+    """A convolutional GRU: there is a GRU at every location of a map, and its gates also read the surrounding locations.
 
     Args:
         inputs: channels of the input.
         width: channels of the hidden state.
         kernel: side of the kernels; odd.
-        memory: False: reset the hidden state to zero before every step.
+        memory: False resets the hidden state to zero before every step.
     """
 
     def __init__(self, inputs: int, width: int, kernel: int, memory: bool = True) -> None:
@@ -90,7 +90,10 @@ class ConvGRU(nn.Module):
         return torch.stack(states[1:], dim=1)
 
     def step(self, maps: Tensor, state: Tensor | None) -> Tensor:
-        """Return the next state (N, width, h, w), given the maps of the next decision (N, inputs, h, w) and the last state or None."""
+        """Return the next state (N, width, h, w).
+
+        The arguments are the maps of the next decision (N, inputs, h, w) and the last state, which is None before the first decision.
+        """
         inputs = self.from_input(maps)
         if state is None or not self.memory:
             state = inputs.new_zeros(len(inputs), self.from_state.in_channels, *inputs.shape[-2:])
@@ -105,7 +108,9 @@ class ConvGRU(nn.Module):
 
 
 class SpatialEncoder(nn.Module):
-    """Encode glance maps as flattened hidden maps: 1×1 convolution, ReLU, convolutional GRUs over the decisions of a clip.
+    """Encode glance maps as flattened hidden maps.
+
+    The layers are a 1×1 convolution, a ReLU, and convolutional GRUs over the decisions of a clip.
 
     Args:
         architecture: the sizes.
@@ -121,7 +126,7 @@ class SpatialEncoder(nn.Module):
 
     @property
     def clip_by_clip(self) -> bool:
-        """Whether the first layer processes clips one by one; `forward` then also accepts a list of clips."""
+        """Whether the first layer processes clips one by one, so that `forward` also accepts a list of clips."""
         return self._large and next(self.parameters()).device.type == "cpu" and not torch.compiler.is_exporting()
 
     def forward(self, maps: Tensor | list[Tensor]) -> Tensor:
@@ -134,7 +139,10 @@ class SpatialEncoder(nn.Module):
         return self.recurrent(frames).flatten(2)
 
     def step(self, maps: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return features (N, F) and the next state (N, depth, width, h, w), given glance maps (N, C, h, w) and the last state or None."""
+        """Return the features (N, F) and the next state (N, depth, width, h, w).
+
+        The arguments are the glance maps (N, C, h, w) and the last state, which is None before the first decision.
+        """
         hidden = self.frame(maps)
         states: list[Tensor] = []
         for number, layer in enumerate(self.recurrent):
@@ -143,7 +151,7 @@ class SpatialEncoder(nn.Module):
         return hidden.flatten(1), torch.stack(states, dim=1)
 
     def _frames(self, clip: Tensor) -> Tensor:
-        """Apply ``frame`` to the glance maps of a clip (D, C, h, w), as a matrix product: it takes half the time of the convolution."""
+        """Apply ``frame`` to the glance maps of a clip (D, C, h, w) as a matrix product, which takes half the time of the convolution."""
         layer, activation = self.frame
         weight = cast(Tensor, layer.weight).flatten(1).expand(len(clip), -1, -1)
         return activation(torch.baddbmm(cast(Tensor, layer.bias)[:, None], weight, clip.flatten(2)).unflatten(2, clip.shape[2:]))
@@ -173,7 +181,7 @@ class ScoreMap(nn.Module):
 class SpatialActor(nn.Module):
     """Compute logits of the cells or a location from a score map, and an output for skipping from pooled features.
 
-    The value of another patch depends on the number n of patches so far. The output for skipping is therefore
+    How much another patch is worth depends on the number n of patches so far. The output for skipping is therefore
     a + b · [n > 0] + c · ln(1 + n), where a linear layer computes a, b and c. The location does not depend on n.
 
     Args:
@@ -195,14 +203,14 @@ class SpatialActor(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """Return logits (…, G²) or locations before the sigmoid (…, 2) for features (…, F).
 
-        With skipping, the input is (…, F + 1), with the number of patches so far as the last entry, and there is one more output.
+        If frames may be skipped, there is one more output, and the input is (…, F + 1), whose last entry is the number of patches so far.
         """
         features, num_patches = states[..., : self.scores.inputs], states[..., self.scores.inputs :].sum(-1)  # 0 if not observed
         locations = self._locations(features)
         return locations if self.skip is None else torch.cat([locations, self.skip(self.pool(features), num_patches)], dim=-1)
 
     def for_all_counts(self, states: Tensor) -> Tensor:
-        """Return the outputs (N, D, D, …) after 0, 1, … D − 1 patches for features (N, D, F)."""
+        """Return the outputs (N, D, D, …) for features (N, D, F) and 0, 1, … D − 1 patches so far."""
         assert self.skip is not None
         locations = self._locations(states)[:, :, None].expand(-1, -1, states.shape[1], -1)
         counts = torch.arange(states.shape[1]).to(states)
@@ -212,13 +220,13 @@ class SpatialActor(nn.Module):
         scores = self.scores(states)[..., 0, :]
         if self.grid is not None:
             return scores @ self.sampling
-        return torch.logit(0.5 + 0.99 * (scores.softmax(-1) @ self.sampling - 0.5))  # finite, with a gradient, even at the borders
+        return torch.logit(0.5 + 0.99 * (scores.softmax(-1) @ self.sampling - 0.5))  # finite and differentiable even at the borders
 
 
 class SkipHead(nn.Linear):
     """Compute the output for skipping, a + b · [n > 0] + c · ln(1 + n), from pooled features and the number n of patches so far.
 
-    The initial weights skip half of the steps.
+    With the initial weights, half of the steps are skipped.
 
     Args:
         inputs: number of pooled features.
@@ -242,7 +250,7 @@ def skip_output(a: Tensor, b: Tensor, c: Tensor, num_patches: Tensor) -> Tensor:
 
 
 class Pool(nn.Module):
-    """Pool flattened maps (…, K·h·w) of ``shape`` (K, h, w) to the mean and the maximum of every channel (…, 2K)."""
+    """Compute the mean and the maximum of every channel (…, 2K) of flattened maps (…, K·h·w), whose ``shape`` is (K, h, w)."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -269,16 +277,16 @@ class PooledCritic(nn.Module):
         self.value = nn.Linear(2 * architecture.width + skips, 1)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Return the values (…, 1) for features (…, F) or, with the number of patches, (…, F + 1)."""
+        """Return the values (…, 1) for features (…, F), or (…, F + 1) with the number of patches."""
         features, num_patches = states.split([math.prod(self.pool.shape), int(self.skips)], dim=-1)
         return self.value(torch.cat([self.pool(features), num_patches], dim=-1))
 
 
 def cell_weights(size: tuple[int, ...], grid: int, patch_share: float) -> Tensor:
-    """Return the weights (h·w, G²) that interpolate a map of size (h, w) bilinearly at the centres of the cells.
+    """Return the weights (h·w, G²) with which a map of size (h, w) is interpolated bilinearly at the centres of the cells.
 
-    A matrix product with the weights is deterministic on every device, and its multiply-adds are counted. The function warns if the grid
-    is finer than the map.
+    The interpolation is a matrix product with these weights, because a matrix product is deterministic on every device, and because its
+    multiply-adds are counted. The function warns if the grid is finer than the map.
     """
     if grid > min(size):
         warnings.warn(
@@ -294,7 +302,7 @@ def cell_weights(size: tuple[int, ...], grid: int, patch_share: float) -> Tensor
 
 
 def pixel_locations(size: tuple[int, ...], patch_share: float) -> Tensor:
-    """Return the locations (h·w, 2) as (row, column) in [0, 1] of the patches that are centred on the pixels of a map (h, w)."""
+    """Return the locations (h·w, 2), as (row, column) in [0, 1], of patches whose centres are the pixels of a map (h, w)."""
     return location_of(pixel_centres(size), patch_share)
 
 
@@ -305,5 +313,5 @@ def pixel_centres(size: tuple[int, ...]) -> Tensor:
 
 
 def location_of(centre: Tensor, patch_share: float) -> Tensor:
-    """Return the locations (…, 2) in [0, 1] of the patches with these centres (…, 2), moved into the frame where necessary."""
+    """Return the locations (…, 2) in [0, 1] of patches with these centres (…, 2). Patches are moved into the frame where necessary."""
     return ((centre - patch_share / 2) / max(1 - patch_share, 1e-6)).clamp(0, 1)

@@ -20,7 +20,7 @@ from classifiers.errors import InputError, refuse_if
 from classifiers.model_zoo import BUNDLED
 
 BEST, CLASSIFIER = "best", "classifier"
-MODEL_CARD = "model.json"  # as in `agents.rl.saved_model`, whose import would import Stable-Baselines3
+MODEL_CARD = "model.json"  # repeated here, because importing `agents.rl.saved_model` would import Stable-Baselines3
 
 
 def load_checkpoints(source: Path, policy: Path | None, device: torch.device) -> tuple[Classifier, PolicyNetwork, str]:
@@ -28,11 +28,11 @@ def load_checkpoints(source: Path, policy: Path | None, device: torch.device) ->
 
     Args:
         source: The run folder, or the folder or bundled name of a classifier.
-        policy: The folder or bundled name of a policy; None: the policy of the run, or the one in the classifier's folder.
+        policy: The folder or bundled name of a policy; None: the policy of the run, or the policy in the classifier's folder.
         device: The device of the networks.
 
     Raises:
-        InputError: If the run is not finished, or a checkpoint is missing or cannot be read.
+        InputError: If the run is not finished, or if a checkpoint is missing or cannot be read.
     """
     run, folder, policy = locate(source, policy)
     is_model = (policy / MODEL_CARD).is_file() and not (policy / POLICY_CARD).is_file()
@@ -40,13 +40,13 @@ def load_checkpoints(source: Path, policy: Path | None, device: torch.device) ->
     classifier = checkpoint.load(folder, device)
     if run is not None:
         classifier.clip_format = _format_of(run, classifier.clip_format)
-    if is_model:  # the card of a model does not record it
+    if is_model:  # a model's card does not record ``skipped``
         return classifier, network, "zeros" if run is None else run.config().get("env", {}).get("skipped", "zeros")
     return classifier, network, read_json(policy, POLICY_CARD, f"policy={policy}").get("skipped", "zeros")
 
 
 def locate(source: Path, policy: Path | None) -> tuple[RunDir | None, Path, Path]:
-    """Return the run, if any, and the folders of the classifier and the policy; see `load_checkpoints` for the arguments.
+    """Return the run, if there is one, and the folders of the classifier and the policy. The arguments are those of `load_checkpoints`.
 
     Raises:
         InputError: If the source does not exist, the run is not finished, or there is no policy.
@@ -61,12 +61,12 @@ def locate(source: Path, policy: Path | None) -> tuple[RunDir | None, Path, Path
 
 
 def _load_model(folder: Path, device: torch.device) -> PolicyNetwork:
-    """Return the model of another algorithm than PPO as a substitute for a policy network.
+    """Load a model that was trained with an algorithm other than PPO, wrapped as a policy network.
 
     Raises:
-        InputError: If the model needs more than glances to choose an action.
+        InputError: If the model needs observations other than glances to choose an action.
     """
-    from agents.policies.model_on_glances import ModelOnGlances  # imported here, since most predictions do not need Stable-Baselines3
+    from agents.policies.model_on_glances import ModelOnGlances  # most predictions do not need Stable-Baselines3
     from agents.rl.algorithms import BY_REFERENCE
     from agents.rl.saved_model import ModelCard, load_model
 
@@ -97,7 +97,7 @@ def check_finished(run: RunDir) -> None:
     """Check that a run is finished.
 
     Raises:
-        InputError: If it is not finished. The message explains how to finish it, and how to use its best policy so far.
+        InputError: If the run is not finished. The message explains how to finish the run, and how to use the run's best policy so far.
     """
     problem = f"run={run.root} is not finished: start its command again to finish it"
     cards = (card for name in (POLICY_CARD, MODEL_CARD) for card in run.checkpoints.glob(f"**/{BEST}/{name}"))
@@ -115,7 +115,7 @@ def check_finished(run: RunDir) -> None:
 
 
 def _classifiers(run: RunDir) -> Iterator[str]:
-    """Yield the classifiers that the run may have used: bundled classifiers, and folders in the run and in the cache."""
+    """Yield the classifiers that the run may have used: names of bundled classifiers, and folders of classifiers in run and cache."""
     yield from BUNDLED
     for root in (run.checkpoints, cache_folder() / "classifiers"):
         yield from (str(card.parent) for card in sorted(root.glob(f"**/{checkpoint.CARD}")))
@@ -124,7 +124,7 @@ def _classifiers(run: RunDir) -> Iterator[str]:
 
 
 def _beside(source: Path, policy: Path | None) -> tuple[Path, Path]:
-    """Return the folders of a classifier and its policy. An imported checkpoint has both in one folder.
+    """Return the folders of a classifier and its policy. For an imported checkpoint, both are the same folder.
 
     Raises:
         InputError: If there is no policy.
@@ -138,7 +138,7 @@ def _beside(source: Path, policy: Path | None) -> tuple[Path, Path]:
 
 
 def _format_of(run: RunDir, stated: ClipFormat) -> ClipFormat:
-    """Return the format of the run's clips. The cards of earlier versions do not state the number of frames."""
+    """Return the format of the run's clips. Read the number of frames from the run, because cards of earlier versions do not have it."""
     try:
         data = run.config()["data"]
         return replace(stated, num_frames=data["num_frames"], glance_frames=data["glance_frames"])
@@ -147,14 +147,14 @@ def _format_of(run: RunDir, stated: ClipFormat) -> ClipFormat:
 
 
 def check_plugin(run: str, plugin: str) -> None:
-    """Check that the user has named the plugin of a run. Only then is it imported, since that runs its code.
+    """Check that the user has named a plugin if the run has one. Importing a plugin runs its code, so the user must ask for it.
 
     Args:
         run: The run folder; empty: no run.
-        plugin: The plugin that the user named; empty: none.
+        plugin: The plugin that the user named; empty: no plugin.
 
     Raises:
-        InputError: If the run has a plugin and none was named.
+        InputError: If the run has a plugin and the user has named no plugin.
     """
     theirs = RunDir(run).config().get("plugin") if run and Path(run, CONFIG).is_file() else ""
     refuse_if(theirs and not plugin, f"run={run} was made with plugin={theirs}, which is imported only if you say so: add plugin={theirs}")

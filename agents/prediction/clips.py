@@ -1,4 +1,4 @@
-"""Read the clip that a classifier expects from a video, and map boxes in the clip back to the video."""
+"""Read a clip from a video, in the format that a classifier expects, and map boxes in the clip back to the video."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ TIME_LIMIT = 60.0  # seconds that a worker process may spend on one request
 
 @dataclass(frozen=True)
 class ClipOrigin:
-    """The origin of a clip's frames in its video.
+    """Where and when the frames of a clip were taken from the video.
 
     Attributes:
         indices: (T,), indices of the focuser's frames in the video, starting at 0.
         times: (T,), display times of these frames, in seconds from the first frame of the video.
-        span: start and end of the window in seconds.
-        duration: duration of the video in seconds.
+        span: Start and end of the window in seconds.
+        duration: Duration of the video in seconds.
         size: (height, width) of the video's frames in pixels, as decoded and rotated for display.
-        decoded_size: (height, width) of the frames that the clip was cropped from.
-        crop: the region of the decoded frames that the clip shows.
+        decoded_size: (height, width) of the frames from which the clip was cropped.
+        crop: The region of the decoded frames that the clip shows.
     """
 
     indices: NDArray[np.int64]
@@ -45,14 +45,14 @@ class ClipOrigin:
     crop: Crop
 
     def boxes_in_video(self, boxes: Tensor | NDArray[np.int64]) -> NDArray[np.float64]:
-        """Map boxes (…, 4) of the clip's frames, as (top, left, bottom, right), to pixels of the video's frames."""
+        """Map boxes (…, 4) from pixels of the clip's frames to pixels of the video's frames, as (top, left, bottom, right)."""
         scale = np.array(self.size) / np.array(self.decoded_size)
         return (np.asarray(boxes) + np.tile([self.crop.top, self.crop.left], 2)) * np.tile(scale, 2)
 
 
 @dataclass(frozen=True)
 class Clip:
-    """The frames of one window of a video, as the classifier expects them before `Classifier.normalise`.
+    """The frames of one window of a video, as the input of `Classifier.normalise`.
 
     Attributes:
         frames: (T, 3, size, size) uint8.
@@ -66,11 +66,11 @@ class Clip:
 
 
 def read_clip(video: Path | str, classifier: Classifier, *, num_frames: int | None = None) -> Clip:
-    """Return the clip of a video in the format that the classifier was trained with, sampled and cropped like a test clip.
+    """Return the clip of a video in the format with which the classifier was trained. Frames are sampled and cropped as for a test clip.
 
     Args:
         video: The file or folder of frames.
-        classifier: Its `clip_format` and architecture determine the sampling and the size.
+        classifier: The classifier, whose `clip_format` and architecture determine the sampling and the size.
         num_frames: T; None: the classifier's number of frames.
 
     Raises:
@@ -86,14 +86,14 @@ def read_clip(video: Path | str, classifier: Classifier, *, num_frames: int | No
 
 
 def request_for(classifier: Classifier, video: Path | str) -> WindowRequest:
-    """Return the request for the frames of a video, as one window."""
+    """Return the request for the frames of a video, which is read as one window."""
     clips = classifier.clip_format
     side = round(classifier.architecture.size * clips.margin)
     return WindowRequest(Path(video), clips.num_frames, side, clips.glance_frames, order=clips.order)
 
 
 def clip_of(decoded: DecodedWindows, row: int, request: WindowRequest, size: int) -> Clip:
-    """Return one of the decoded windows, cropped to ``size`` pixels."""
+    """Return the decoded window with index ``row``, cropped to ``size`` pixels."""
     stored, length = torch.from_numpy(decoded.frames[row]).permute(0, 3, 1, 2), request.num_frames
     height, width = stored.shape[2:]
     crop = centre_crop(height, width, size)
@@ -108,10 +108,10 @@ def clip_of(decoded: DecodedWindows, row: int, request: WindowRequest, size: int
 def decode(
     requests: Sequence[WindowRequest], *, num_workers: int, time_limit: float = TIME_LIMIT
 ) -> Iterator[tuple[int, WindowRequest, DecodedWindows | Failure]]:
-    """Yield the number of each request, the request and the decoded windows, in the order of completion.
+    """Decode the requests in worker processes. Yield the index of the request, the request and its decoded windows.
 
-    Each request starts at the first window of its video. The remaining windows of a long video follow directly, in batches and in order,
-    up to the first `Failure`.
+    Requests are yielded in the order of completion. Each request starts at the first window of its video. The remaining windows of a long
+    video follow directly, in batches and in order, up to the first `Failure`.
     """
     with closing(_decode(requests, num_workers, time_limit)) as results:
         for number, found in results:

@@ -1,4 +1,4 @@
-"""Frames for the pictures of a prediction, darkened outside the region that the classifier sees."""
+"""The video frames from which the pictures of a prediction are drawn. Frames are darkened outside the region that the classifier sees."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from adafocus_env.drawing import Picture
 from adafocus_env.videos.readers import DecodeError, open_reader
 from agents.prediction.result import Box, Prediction
 
-OUTSIDE = 0.55  # brightness outside the region that the classifier sees
+OUTSIDE = 0.55  # factor for the brightness outside the region that the classifier sees
 
 
 def shown_frames(prediction: Prediction) -> Iterator[tuple[float, Picture, float]]:
-    """Yield every frame of the video: its time in seconds, its pixels rotated for display, and its pixel aspect ratio (width / height).
+    """Yield the time in seconds, the pixels, and the pixel aspect ratio (width / height) of every frame of the video.
+
+    The pixels are rotated for display.
 
     Raises:
         DecodeError: If the video cannot be read.
@@ -44,7 +46,7 @@ def shown_frames(prediction: Prediction) -> Iterator[tuple[float, Picture, float
 
 
 def dim_outside(pixels: Picture, view: Box) -> Picture:
-    """Return the frame with the region outside of ``view`` darkened."""
+    """Return a copy of the frame, darkened outside of the rectangle ``view``."""
     top, left, bottom, right = (round(side) for side in view)
     dimmed = (pixels * OUTSIDE).astype(np.uint8)
     dimmed[top:bottom, left:right] = pixels[top:bottom, left:right]

@@ -1,4 +1,4 @@
-"""The folder of predictions. Each finished video appends a JSON line, so that an interrupted command can resume."""
+"""The folder of predictions. A JSON line is appended for each finished video, so that an interrupted command can be resumed."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ PREDICTIONS, ORIGIN, LOCK = "predictions.jsonl", "predict.json", ".lock"
 
 
 class OutputFolder:
-    """The folder that a command writes its predictions to, locked for one process at a time.
+    """The folder to which a command writes its predictions. The folder is locked, so that only one process can use it at a time.
 
-    ``predict.json`` stores the values that the predictions depend on. A command can only add predictions with the same values.
+    ``predict.json`` stores the values on which the predictions depend. A command can add predictions only if they depend on the same
+    values.
 
     Args:
         folder: The folder; created if missing.
-        origin: The values that the predictions depend on, as plain values.
+        origin: The values on which the predictions depend, as plain values.
         force: Remove existing predictions.
 
     Attributes:
-        done: The files that have a prediction.
+        done: The videos that have a prediction.
 
     Raises:
-        InputError: If the folder holds predictions with other values or other files, is in use, or cannot be written.
+        InputError: If the folder contains predictions that depend on other values, if it contains files other than predictions, if it is in
+            use, or if it cannot be written.
     """
 
     def __init__(self, folder: Path, origin: Mapping[str, Any], *, force: bool) -> None:
@@ -98,7 +100,7 @@ class OutputFolder:
         Raises:
             InputError: If the file cannot be written.
         """
-        escaped = any("\ud800" <= letter <= "\udfff" for letter in prediction.file)  # a file name that is not valid UTF-8
+        escaped = any("\ud800" <= letter <= "\udfff" for letter in prediction.file)  # true for a file name that is not valid UTF-8
         try:
             with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(prediction.to_dict(), ensure_ascii=escaped) + "\n")
@@ -120,7 +122,7 @@ class OutputFolder:
 
 
 def _drop_incomplete_line(path: Path) -> None:
-    """Truncate a file after its last line break, because a killed process may leave an incomplete line."""
+    """Truncate a file after its last line break, because a process that was killed may have left an incomplete line."""
     with contextlib.suppress(FileNotFoundError), path.open("rb+") as stream:
         end = stream.seek(0, os.SEEK_END)
         while end:

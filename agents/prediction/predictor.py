@@ -1,4 +1,4 @@
-"""The predictor, which applies a classifier and its policy to any video file or folder of frames."""
+"""The predictor. A predictor applies a classifier and its policy to any video file or folder of frames."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from classifiers.optimize import optimized
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A video that has no prediction, and the reason."""
+    """A video that has no prediction because it could not be read, and the reason."""
 
     file: str
     reason: str
@@ -46,12 +46,12 @@ class Predictor:
 
     Args:
         classifier: The frozen classifier.
-        policy: A policy trained on the glance maps of this classifier; for other algorithms than PPO, a
+        policy: A policy trained on the glance maps of this classifier. A model of an algorithm other than PPO must be wrapped in
             `agents.policies.model_on_glances.ModelOnGlances`.
         skipped: Input of the head for skipped frames, a name in `adafocus_env.classify.SKIPPED`.
-        keep_threshold: Skip frames with at least this P(skip); None: use the policy's threshold.
-        classes: Names of the classes, in the order of the scores; None: the classifier's.
-        exit: Thresholds of a conditional exit, after which the remaining frames of a window are not processed; None: no exit.
+        keep_threshold: Skip the frames whose P(skip) is at least this threshold; None: use the policy's threshold.
+        classes: Names of the classes, in the order of the scores; None: use the classifier's names.
+        exit: Thresholds of a conditional exit. The frames of a window after its exit are not processed. None: no exit.
 
     Raises:
         InputError: If the number of names differs from the number of classes.
@@ -90,13 +90,13 @@ class Predictor:
 
         Args:
             folder: The run folder, or the folder or bundled name of a classifier.
-            policy: The folder of a policy; None: the policy of the run, or the one in the classifier's folder.
+            policy: The folder of a policy; None: the policy of the run, or the policy in the classifier's folder.
             device: "auto", "cpu", "cuda" or "cuda:N".
-            classes: Names of the classes; None: the classifier's.
+            classes: Names of the classes; None: use the classifier's names.
             exit: Thresholds of a conditional exit; None: all frames are processed.
 
         Raises:
-            InputError: If the run is not finished, or a checkpoint is missing or cannot be read.
+            InputError: If the run is not finished, or if a checkpoint is missing or cannot be read.
         """
         classifier, network, skipped = load_checkpoints(Path(folder), None if policy is None else Path(policy), choose_device(device))
         return cls(classifier, network, skipped=skipped, classes=classes, exit=exit)
@@ -106,11 +106,11 @@ class Predictor:
 
         Args:
             video: The file or folder of frames.
-            window: Length of the windows in seconds. Each window of a long video is classified; None: one window, the whole video.
+            window: Length of the windows in seconds; None: the whole video is one window. Each window of a long video is classified.
             stride: Seconds from the start of one window to the start of the next; None: the length of a window.
 
         Raises:
-            InputError: If the video cannot be read, a number is out of range, or for the reasons of `infer`.
+            InputError: If the video cannot be read, if a number is out of range, or for one of the reasons listed in `infer`.
         """
         [found] = self.predict_all([video], window=window, stride=stride, num_workers=1)
         if isinstance(found, Unreadable):
@@ -128,7 +128,7 @@ class Predictor:
         batch_size: int = 8,
         time_limit: float = TIME_LIMIT,
     ) -> Iterator[Prediction | Unreadable]:
-        """Yield the predictions of many videos, in the order of completion. Worker processes decode the next videos meanwhile.
+        """Yield the predictions for many videos, in the order of completion. Worker processes decode the next videos in the meantime.
 
         Args:
             videos: Files or folders of frames.
@@ -140,7 +140,7 @@ class Predictor:
             time_limit: Seconds after which a decoding process is stopped and its video counts as unreadable.
 
         Raises:
-            InputError: If a number is out of range, or for the reasons of `infer`.
+            InputError: If a number is out of range, or for one of the reasons listed in `infer`.
         """
         for name, value in {"window": window, "stride": stride, "fps": fps}.items():
             refuse_if(value is not None and not value > 0, f"{name} must be above 0, got {value}")
@@ -156,7 +156,7 @@ class Predictor:
         yield from self._collect(videos, batches, results)
 
     def _collect(self, videos: Sequence[Path | str], batches: _Batches, results: Iterator[Inference]) -> Iterator[Prediction | Unreadable]:
-        """Yield the prediction of each video once all of its windows are classified."""
+        """Yield the prediction for each video as soon as all of its windows are classified."""
         unfinished: dict[int, list[_Window]] = {}
         for result in results:
             for row, (number, origin, total) in enumerate(batches.waiting.popleft()):
@@ -185,7 +185,7 @@ class Predictor:
         return np.diff(np.floor(np.concatenate([[0], np.repeat(cost / repeats, repeats).cumsum()]) + 1e-6)).astype(np.int64)
 
     def flops(self) -> VideoFlops:
-        """Return the multiply-adds of a window."""
+        """Return the multiply-adds for one window."""
         num_frames = self.classifier.clip_format.num_frames
         num_glances = self.classifier.clip_format.glance_frames or num_frames
         steps = count_decisions(self.classifier, self.policy, num_frames, num_glances)
@@ -219,7 +219,11 @@ class Predictor:
 
 @dataclass(frozen=True)
 class _Window:
-    """The results of one window: boxes (T, 4), mask (T,), softmax scores (T, K), multiply-adds (T,) and whether processed (T,)."""
+    """The results for one window of T frames.
+
+    The results are the boxes (T, 4), the mask of frames with a patch (T,), the softmax scores (T, K), the multiply-adds (T,), and the mask
+    of processed frames (T,).
+    """
 
     origin: ClipOrigin
     boxes: NDArray[np.float64]
@@ -230,10 +234,11 @@ class _Window:
 
 
 class _Batches:
-    """Batches of windows for the networks, prefetched by a thread.
+    """Batches of windows for the networks, which a thread reads in advance.
 
     Attributes:
-        waiting: A list for each batch that was read. Each row has the index of the video, the origin, and the video's number of windows.
+        waiting: One list for each batch that was read. The list has an entry for each window in the batch, which consists of the index of
+            the video, the origin of the clip, and the number of windows of the video.
         failed: The index of every video that cannot be read, and the reason.
     """
 
@@ -243,7 +248,7 @@ class _Batches:
         self.failed: deque[tuple[int, str]] = deque()
 
     def read(self, num_workers: int, time_limit: float) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield batches of the focuser's and the glancer's frames, as `infer_batches` expects them."""
+        """Yield batches of the focuser's and the glancer's frames, in the format that `infer_batches` expects."""
         batch: list[tuple[int, Clip, int]] = []
         for number, request, found in decode(self._requests, num_workers=num_workers, time_limit=time_limit):
             if isinstance(found, Failure):

@@ -1,4 +1,4 @@
-"""The prediction for a video, as plain values. The imports are light, because worker processes load this module to draw pictures."""
+"""The prediction for a video, as plain values. This module imports little, because worker processes load it to draw pictures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOP = 5  # number of classes in the JSON object
 
 
 class Box(NamedTuple):
-    """A rectangle in pixels of the video's frames, as decoded and rotated for display; (0, 0) is the top left corner of the frame."""
+    """A rectangle in pixels of the video's frames, as decoded and rotated for display. The top left corner of the frame is (0, 0)."""
 
     top: float
     left: float
@@ -37,7 +37,8 @@ class FramePrediction:
         prediction: The class with the highest score after this frame.
         confidence: The softmax score of that class.
         macs: Multiply-adds spent on the frame.
-        processed: False if the conditional exit ended the window before this frame; class and confidence are then those at the exit.
+        processed: False if the conditional exit ended the window before this frame. In frames after the exit, the prediction and the
+            confidence are those at the exit.
     """
 
     index: int
@@ -55,7 +56,7 @@ class FramePrediction:
         return self.processed and self.box is None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the values as JSON has them."""
+        """Return the values of the JSON object."""
         box = None if self.box is None else [round(side, 2) for side in self.box]
         return {
             "frame": self.index, "time": round(self.time, 3), "window": self.window, "box": box, "skipped": self.skipped,
@@ -82,7 +83,7 @@ class WindowPrediction:
     processed: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the values as JSON has them."""
+        """Return the values of the JSON object."""
         return {"start": round(self.start, 3), "end": round(self.end, 3), "processed": self.processed, "top": _top(self)}
 
 
@@ -91,16 +92,16 @@ class Prediction:
     """The prediction for one video.
 
     Attributes:
-        file: The file or folder of frames, as the caller named it.
+        file: The file or folder of frames, with the path that the caller gave.
         duration: Duration of the video in seconds.
-        size: (height, width) in pixels of the frames as decoded and rotated for display. Non-square pixels are not resampled.
+        size: (height, width) of the frames in pixels, as decoded and rotated for display. Non-square pixels are not resampled.
         view: The region of a frame that the classifier sees.
         patch_size: P, the side of the focuser's input in pixels.
         classes: All classes, the most probable first.
         probabilities: Softmax scores of the classes after the last frame, averaged over the windows.
-        windows: The windows in order: one for the whole video, or several if the caller set a length.
+        windows: The windows in order. There is one window, the whole video, unless the caller set the length of the windows.
         frames: The sampled frames, window by window.
-        full_macs: Multiply-adds with a patch in every sampled frame.
+        full_macs: The multiply-adds that the video would cost with a patch in every sampled frame.
     """
 
     file: str
@@ -126,7 +127,7 @@ class Prediction:
 
     @property
     def boxes(self) -> NDArray[np.float64]:
-        """The patches (n, 4) as (top, left, bottom, right) in pixels; NaN where the focuser did not see the frame."""
+        """The patches (n, 4) as (top, left, bottom, right) in pixels; NaN for frames that the focuser did not see."""
         return np.array([frame.box or [np.nan] * 4 for frame in self.frames])
 
     def to_dict(self) -> dict[str, Any]:
@@ -138,7 +139,7 @@ class Prediction:
         }  # fmt: skip
 
     def save_video(self, path: Path | str) -> None:
-        """Write an MP4 file of the video with the patch, the focuser's input, the confidence and the cost so far.
+        """Write an MP4 file that shows the video with the patch, the focuser's input, the confidence and the cost so far.
 
         Raises:
             InputError: If the video cannot be read, or the file cannot be written.
@@ -154,7 +155,7 @@ class Prediction:
         self._draw("agents.prediction.sheet:write_sheet", path)
 
     def _draw(self, function: str, path: Path | str) -> None:
-        """Call a drawing function in a worker process, since it decodes the video again."""
+        """Call a drawing function in a worker process, because it decodes the video again."""
         limit = 120 + 20 * self.duration
         for _, failure in run_in_workers(function, [(self, Path(path))], num_workers=1, time_limit=limit):
             if isinstance(failure, Failure):
@@ -162,7 +163,7 @@ class Prediction:
 
 
 def named(file: str, reason: str) -> str:
-    """Return the reason why a video failed, including the file's name, which some reasons lack."""
+    """Return the reason why a video failed. If the reason does not contain the name of the file, put the name before it."""
     return reason if file in reason else f"{file}: {reason}"
 
 

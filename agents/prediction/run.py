@@ -22,11 +22,11 @@ from classifiers.classifier import hash_of
 from classifiers.errors import InputError, count_of, refuse_if
 
 SUFFIXES = {"sheet": ".png", "video": ".mp4"}
-"""Kinds of pictures and the suffixes of their files."""
+"""Maps each kind of picture to the suffix of its files."""
 
 
 def predict(config: Predict) -> int:
-    """Predict all videos of the source that have no prediction yet. Return the exit status: 1 if a video cannot be read, otherwise 0.
+    """Predict all videos of the source that have no prediction yet. Return the exit status, which is 1 if a video cannot be read, else 0.
 
     Raises:
         InputError: If the run, the source or the output cannot be used.
@@ -47,7 +47,7 @@ def predict(config: Predict) -> int:
 
 
 def load_predictor(config: Predict, display: Display) -> Predictor:
-    """Return the predictor that the settings name.
+    """Load the predictor that the settings name.
 
     Raises:
         InputError: If a checkpoint, the list of classes or the budget cannot be used.
@@ -67,7 +67,7 @@ def load_predictor(config: Predict, display: Display) -> Predictor:
 
 
 Pictures = dict[str, list[tuple[str, Path]]]
-"""The kinds of pictures of every video, with their paths."""
+"""Maps every video to the pictures of it, each as its kind and its path."""
 
 
 def _predict(config: Predict, predictor: Predictor, sources: Sources, output: OutputFolder, pictures: Pictures, display: Display) -> int:
@@ -90,7 +90,7 @@ def _predict(config: Predict, predictor: Predictor, sources: Sources, output: Ou
         try:
             if isinstance(result, Prediction):
                 _save_pictures(result, pictures[result.file])
-                if result.file not in output.done:  # otherwise, only a picture was missing
+                if result.file not in output.done:  # otherwise, the prediction exists and only a picture was missing
                     output.add(result)
                 short += config.window is not None and result.duration < config.window
                 last = result
@@ -107,7 +107,7 @@ def _predict(config: Predict, predictor: Predictor, sources: Sources, output: Ou
 
 
 class PictureError(InputError):
-    """Raised if the pictures of a video cannot be drawn. The arguments are the file and the reason."""
+    """Raised if the pictures of a video cannot be drawn. The arguments of the exception are the file of the video and the reason."""
 
     @property
     def file(self) -> str:
@@ -127,7 +127,7 @@ def _save_pictures(prediction: Prediction, pictures: Iterable[tuple[str, Path]])
 
 
 def _pictures(sources: Sources, out: Path, kinds: Sequence[str]) -> Pictures:
-    """Return the kinds and paths of the pictures of every video.
+    """Return the kind and the path of each picture of every video.
 
     Raises:
         InputError: If a picture would replace a video of the source.
@@ -161,7 +161,10 @@ def _say_what_failed(display: Display, failed: Sequence[Unreadable]) -> None:
 
 
 def _origin(config: Predict, predictor: Predictor) -> dict[str, Any]:
-    """Return the values that the predictions depend on. The order of frames is omitted if it is `time`: older outputs lack the entry."""
+    """Return the values on which the predictions depend.
+
+    The order of frames is omitted if it is `time`, because outputs of earlier versions do not have this entry.
+    """
     clip_format = asdict(predictor.classifier.clip_format)
     if clip_format["order"] == "time":
         del clip_format["order"]
@@ -175,7 +178,7 @@ def _origin(config: Predict, predictor: Predictor) -> dict[str, Any]:
 
 
 def _read_classes(path: str) -> list[str]:
-    """Return the lines of a text file.
+    """Return the lines of a text file that are not empty.
 
     Raises:
         InputError: If the file cannot be read.

@@ -13,13 +13,13 @@ from agents.prediction.result import TOP, FramePrediction, Prediction
 from classifiers.atomic_files import replacing
 from classifiers.errors import count_of
 
-TILES, COLUMNS = 24, 4  # maximum number of frames on a sheet, and number per row
+TILES, COLUMNS = 24, 4  # maximum number of frames on a sheet, and number of frames per row
 TILE_WIDTH, CAPTION, GAP = 300, 44, 12  # pixels
 LINE = 20  # height of a class in the heading, in pixels
 
 
 def write_sheet(task: tuple[Prediction, Path]) -> None:
-    """Write the PNG picture of a prediction; called in a worker process.
+    """Write the PNG picture of a prediction. This function is called in a worker process.
 
     Raises:
         InputError: If the video cannot be read, or the file cannot be written.

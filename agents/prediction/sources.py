@@ -20,9 +20,10 @@ class Sources:
     """The videos to predict.
 
     Attributes:
-        files: Paths of the files and folders of frames, as the results state them.
-        root: The folder that the names of pictures are relative to; None: pictures are named after the file only.
-        single: Whether ``source`` is one file, rather than a folder, a pattern or a list.
+        files: Paths of the video files and folders of frames. The results contain the same paths.
+        root: The folder to which the names of pictures are relative. If ``root`` is None, pictures are named after the file without its
+            folder.
+        single: True if ``source`` is one video; False if it is a folder of videos, a pattern or a list.
     """
 
     files: tuple[str, ...]
@@ -30,7 +31,11 @@ class Sources:
     single: bool
 
     def names(self) -> dict[str, str]:
-        """Return the names of every video's pictures, without suffix: the video's name if no other video has it."""
+        """Map every video to the name of its pictures, without suffix.
+
+        The pictures have the name of the video without its suffix if no other video has this name. If several videos have the same name,
+        the names of their pictures include the suffix or, if that is not enough, a number.
+        """
         relative = {file: Path(file).relative_to(self.root) if self.root else Path(Path(file).name) for file in self.files}
         stems = Counter(path.with_suffix("") for path in relative.values())
         names = {file: str(path if stems[path.with_suffix("")] > 1 else path.with_suffix("")) for file, path in relative.items()}
@@ -40,11 +45,13 @@ class Sources:
 
 
 def find_sources(source: str, out: Path) -> Sources:
-    """Return the videos that ``source`` names: a file, a folder (with its subfolders), a pattern, or - for a list on standard input.
+    """Return the videos that ``source`` names.
+
+    ``source`` is a file, a folder, a pattern, or ``-`` for a list on standard input. The subfolders of a folder are searched, too.
 
     Args:
         source: The value of the setting.
-        out: The folder of the results, which is excluded.
+        out: The folder of the results, in which no videos are searched.
 
     Raises:
         InputError: If there are no videos.
@@ -69,7 +76,7 @@ def find_sources(source: str, out: Path) -> Sources:
 
 
 def _below(folder: Path, out: Path) -> Iterator[Path]:
-    """Yield the videos in a folder and its subfolders, sorted."""
+    """Yield the videos in a folder and its subfolders, in sorted order."""
     for root, folders, files in os.walk(folder):
         folders.sort()
         here = [Path(root, name) for name in sorted([*files, *folders]) if not name.startswith(".")]
@@ -79,7 +86,7 @@ def _below(folder: Path, out: Path) -> Iterator[Path]:
 
 
 def _videos(paths: Iterable[Path], out: Path) -> Iterator[Path]:
-    """Yield the paths outside of ``out`` that are videos: files with the suffix of a video, and folders of images."""
+    """Yield those paths that are videos and not in ``out``. Videos are files with the suffix of a video, and folders of images."""
     for path in paths:
         if not _hidden(path, out) and (_has_images(path) if path.is_dir() else path.suffix.lower() in VIDEO_SUFFIXES):
             yield path

@@ -1,6 +1,6 @@
 """Thresholds for predictions: the threshold on P(skip) for a budget, and the thresholds of a conditional exit.
 
-The former is solved on the validation split of a run, the latter are fitted on training clips.
+The threshold on P(skip) is computed on the validation split of a run. The thresholds of a conditional exit are fitted on training clips.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from classifiers.errors import refuse_if
 
 
 def solve_budget(predictor: Predictor, config: Predict, display: Display) -> str:
-    """Set the threshold of a predictor's policy for ``budget`` or ``keep``, and return a line that reports it.
+    """Set the threshold of the predictor's policy for ``budget`` or ``keep``. Return a text that states the threshold.
 
     Raises:
-        InputError: If the policy does not skip, the run has no validation split, or the budget is out of range.
+        InputError: If the policy does not skip, if the run has no validation split, or if the budget is out of range.
     """
     policy, classifier = predictor.policy, predictor.classifier
     asked = f"budget={config.budget}" if config.budget is not None else f"keep={config.keep}"
@@ -47,20 +47,24 @@ def solve_budget(predictor: Predictor, config: Predict, display: Display) -> str
 
 
 def exit_model(classifier: Classifier, policy: PolicyNetwork, skipped: str) -> ExitModel:
-    """Return what thresholds for predictions belong to: these networks, and clips as the classifier's card describes them.
+    """Return the model for which thresholds of predictions must be fitted: these networks with clips in the format of the classifier.
 
     Raises:
-        InputError: The classifier has a temporal shift.
+        InputError: If the classifier has a temporal shift.
     """
     frames, glances = classifier.clip_format.num_frames, classifier.clip_format.glance_frames
     return ExitModel.of(classifier, policy, frames, count_decisions(classifier, policy, frames, glances or frames), skipped=skipped)
 
 
 def find_exit(predictor: Predictor, config: Predict, display: Display) -> ExitThresholds:
-    """Return the thresholds of the requested conditional exit, either stored in the policy's folder or fitted on the run's data.
+    """Return the thresholds of the requested conditional exit.
+
+    If a run is given, the thresholds are fitted on its training clips. If no run is given, the thresholds are computed from the confidences
+    that are stored for the policy.
 
     Raises:
-        InputError: If none are stored and there is no run, the stored ones belong to another model, or there are no training videos.
+        InputError: If there is no run and no confidences are stored, if the stored confidences were computed with another model, or if
+            there are no training videos.
     """
     policy, classifier = predictor.policy, predictor.classifier
     model = exit_model(classifier, policy, predictor.skipped)
@@ -84,7 +88,7 @@ def find_exit(predictor: Predictor, config: Predict, display: Display) -> ExitTh
 
 
 def _env_of(predictor: Predictor) -> EnvConfig:
-    """Return the environment settings of the predictor's policy, with features computed live."""
+    """Return the environment settings of the predictor's policy. Features are computed live, without a bank."""
     policy = predictor.policy
     with_grid: ActionName = "skip" if policy.skips else "grid"
     without: ActionName = "continuous_skip" if policy.skips else "interpolated" if policy.interpolated else "continuous"

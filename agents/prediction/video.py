@@ -20,16 +20,16 @@ from classifiers.atomic_files import replacing
 from classifiers.errors import refuse_if
 
 CODECS = ("libx264", "libopenh264", "mpeg4")
-"""Encoders in order of preference; the first that PyAV supports is used."""
+"""Encoders in order of preference. The first encoder that PyAV supports is used."""
 MIN_WIDTH, MAX_SIDE, SMALL_SIDE = 480, 1280, 360  # pixels; small videos are enlarged by an integer factor
-PANEL = 136  # pixels of the panel below the video
+PANEL = 136  # height of the panel below the video, in pixels
 MARGIN = 12
-FRESH = 0.25  # seconds for which the outline of a new patch is thicker
+FRESH = 0.25  # seconds during which the outline of a new patch is thicker
 CLOCK = 90_000  # time units of the MP4 file per second
 
 
 def write_video(task: tuple[Prediction, Path]) -> None:
-    """Write the annotated MP4 file of a prediction; called in a worker process.
+    """Write the annotated MP4 file of a prediction. This function is called in a worker process.
 
     Raises:
         InputError: If PyAV has no encoder, the video cannot be read, or the file cannot be written.
@@ -43,8 +43,8 @@ def encode(pictures: Iterable[tuple[float, Picture]], path: Path, instead: str) 
     """Write an MP4 file.
 
     Args:
-        pictures: Time in seconds and picture (H, W, 3) of every frame, with even sides.
-        path: The file, replaced atomically.
+        pictures: The time in seconds and the picture (H, W, 3) of every frame. H and W are even.
+        path: The path of the file. An existing file is replaced atomically.
         instead: Advice for the error message if there is no encoder.
 
     Raises:
@@ -70,7 +70,7 @@ def encode(pictures: Iterable[tuple[float, Picture]], path: Path, instead: str) 
 
 
 def _pictures(prediction: Prediction) -> Generator[tuple[float, Picture], None, None]:
-    """Yield time and picture of every frame."""
+    """Yield the time and the picture of every frame."""
     steps = sorted(prediction.frames, key=lambda frame: frame.time)
     layout: _Layout | None = None
     reached, inset, panel = -1, None, None
@@ -90,7 +90,7 @@ class _Layout:
 
     Args:
         prediction: The prediction to draw.
-        steps: Its frames, sorted by time.
+        steps: The frames of the prediction, sorted by time.
         aspect: Pixel aspect ratio of the video (width / height).
     """
 
@@ -132,7 +132,7 @@ class _Layout:
         return np.asarray(canvas)
 
     def panel(self, reached: int, inset: Image.Image | None) -> Image.Image:
-        """Return the panel after step number ``reached`` (-1: before the first), without the line at the current time."""
+        """Return the panel after the step with index ``reached`` (-1: before the first step), without the line at the current time."""
         panel = Image.new("RGB", (self.width, self.height - self.video[0]), BACKGROUND)
         draw = ImageDraw.Draw(panel)
         corner, side = (MARGIN, MARGIN), self.inset_side
@@ -165,9 +165,9 @@ class _Layout:
         draw.text((left, MARGIN - 3), shorten(step.prediction, room, 18, bold=True), fill=TEXT, font=font(18, bold=True))
 
     def _plot(self, draw: ImageDraw.ImageDraw, reached: int) -> None:
-        """Draw the confidence over time, with a mark for every sampled frame: filled if it has a patch, hollow if it was skipped.
+        """Draw the confidence over time, with a mark for every sampled frame.
 
-        Frames after an exit have no mark.
+        The mark is filled if the frame has a patch, and hollow if the frame was skipped. Frames after an exit have no mark.
         """
         left, top, right, bottom = self.plot
         draw.rectangle((left, top, right, bottom), fill=PLOT)
@@ -191,7 +191,7 @@ class _Layout:
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=PLOT if step.skipped else colour, outline=colour, width=2)
 
     def _cost(self, draw: ImageDraw.ImageDraw, reached: int) -> None:
-        """Draw a bar of the multiply-adds so far. Its full length is the cost of a patch in every sampled frame."""
+        """Draw a bar that shows the multiply-adds so far. The bar is full at the cost of a video with a patch in every sampled frame."""
         left, _, right, bottom = self.plot
         spent, full = int(self.spent[reached]) if reached >= 0 else 0, self.prediction.full_macs
         text = f"{spent / 1e9:.3g} of {full / 1e9:.3g} GFLOPs"

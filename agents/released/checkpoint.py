@@ -1,7 +1,7 @@
 """Import of the authors' checkpoint files: read a file safely, check it strictly, rename its tensors and write them to a folder.
 
-Files of AdaFocus are dictionaries with the entries `PARTS` and, from stage 2 on, ``policy``. Files of AdaFocusV2 have all tensors in the
-entry ``state_dict``.
+Files of AdaFocus are dictionaries with the entries `PARTS` and, in stage 2 and later, ``policy``. Files of AdaFocusV2 have all tensors in
+the entry ``state_dict``.
 """
 
 import re
@@ -55,14 +55,14 @@ def read_released(
 
     Args:
         path: the file that the authors' code saved.
-        patch_size: P in pixels, which the file does not contain. By default, the size in the name of an AdaFocusV2 file (such as
-            ``actnet_p128_mbv2.pth.tar``), otherwise the smallest published size of the file's family.
+        patch_size: P in pixels, which the file does not contain. By default, the patch size of an AdaFocusV2 file is read from its name,
+            such as ``actnet_p128_mbv2.pth.tar``. If the name has no patch size, the default is the smallest published size of the family.
         classes: names of the K classes, in the order of the scores; by default "0" … "K-1".
-        family: the required family, a name in `agents.released.families.FAMILIES`; by default any.
+        family: the required family, a name in `agents.released.families.FAMILIES`; by default, any family is accepted.
 
     Raises:
-        InputError: if the file cannot be read, is of another family, has another patch size in its name, or has missing or unexpected
-            tensors, which the message lists.
+        InputError: if the file cannot be read; if it belongs to another family; if its name contains another patch size; or if tensors are
+            missing or unexpected, which the message lists.
     """
     path = Path(path)
     found = _tensors(_load(path), path)
@@ -71,7 +71,7 @@ def read_released(
     found = {**_acting_policy(found, kind), **{name: tensor for name, tensor in found.items() if name not in unused}}
     try:
         num_classes = _num_classes(found, kind)
-        has_policy = kind.interpolated or has(found, "policy.")  # a file of AdaFocusV2 always has one
+        has_policy = kind.interpolated or has(found, "policy.")  # a file of AdaFocusV2 always has a policy
         policy = _empty(partial(PolicyNetwork, interpolated=kind.interpolated), *kind.policy(found)) if has_policy else None
         sizes = kind.architecture(found)
     except InputError as problem:
@@ -92,7 +92,7 @@ def read_released(
 
 
 def import_released(settings: ImportCheckpoint) -> str:
-    """Read the file, write its networks to the folder, and return a line that describes them.
+    """Read the file and write its networks to the folder. Return a line of text that describes the networks.
 
     Raises:
         InputError: if the file, the list of classes, the patch size, the family or the folder cannot be used.
@@ -121,13 +121,13 @@ def import_released(settings: ImportCheckpoint) -> str:
 
 
 def _load(path: Path) -> Mapping[str, Any]:
-    """Return the dictionary in the file. It may hold only tensors, plain values and NumPy numbers (measured accuracies)."""
+    """Return the dictionary in the file. The file may contain only tensors, plain values and NumPy numbers (measured accuracies)."""
     if not path.is_file():
         raise InputError(f"file must be a checkpoint that the authors' code saved, got {path}, which does not exist")
     try:
         with safe_globals(_numpy_numbers()):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as problem:  # damaged pickles raise exceptions of many kinds
+    except Exception as problem:  # a damaged pickle can raise many kinds of exception
         if foreign := re.search(r"GLOBAL ([\w.]+)", str(problem)):
             raise InputError(
                 f"file={path} holds other Python objects than tensors ({foreign[1]}); they could run code and are not loaded"
@@ -141,14 +141,17 @@ def _load(path: Path) -> Mapping[str, Any]:
 
 
 def _numpy_numbers() -> list[Any]:
-    """Return the globals that a pickled NumPy number refers to, for NumPy 1 and NumPy 2."""
+    """Return the globals to which a pickled NumPy number refers, for NumPy 1 and NumPy 2."""
     scalar = np.float64(0).__reduce__()[0]
     kinds = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64")]
     return [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype, *kinds]
 
 
 def _tensors(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """Return all tensors by entry and name, such as ``fc.gru.bias_ih_l0``, without the prefix ``module.`` of parallel training."""
+    """Return a dictionary that maps names such as ``fc.gru.bias_ih_l0`` to the tensors of the file.
+
+    Each name begins with the entry of the file (``fc``). The prefix ``module.``, which parallel training adds, is removed.
+    """
     if isinstance(content.get(WHOLE), Mapping) and not any(part in content for part in PARTS):
         return dict(_named(content[WHOLE], WHOLE, "", path))
     if missing := [part for part in PARTS if not isinstance(content.get(part), Mapping)]:
@@ -171,7 +174,7 @@ def _named(tensors: Mapping[str, Any], part: str, prefix: str, path: Path) -> It
 
 
 def _patch_size(path: Path, kind: Family, patch_size: int | None) -> int | None:
-    """Return the patch size, from the argument or from the name of an AdaFocusV2 file; the two must not differ."""
+    """Return the patch size from the argument, or from the name of an AdaFocusV2 file. Two different sizes are an error."""
     named = re.search(r"_p(\d+)(?=[_.])", path.name) if kind.interpolated else None
     if named and patch_size not in (None, int(named[1])):
         raise InputError(f"patch_size must be {named[1]}, as in the name of file={path}, got {patch_size}; leave it out")
@@ -179,7 +182,7 @@ def _patch_size(path: Path, kind: Family, patch_size: int | None) -> int | None:
 
 
 def _family(found: Tensors, demanded: str | None, path: Path) -> Family:
-    """Return the family of the file, and check that it is the required one, if any."""
+    """Return the family of the file. If a family is required, check that the file belongs to this family."""
     kind = family_of(found)
     if demanded is not None and lookup("family", demanded, FAMILIES) is not kind:
         raise InputError(f"file={path} is of the {kind.name} family, not of family={demanded}; give another file, or leave family out")
@@ -208,13 +211,16 @@ def _class_names(classes: tuple[str, ...] | None, count: int, path: Path) -> tup
 
 
 def _empty(kind: Callable[..., Module], *sizes: object) -> Module:
-    """Return a module on the meta device, which saves the time of random initialisation."""
+    """Create a module on the meta device, which saves the time of random initialisation."""
     with torch.device("meta"):
         return kind(*sizes)
 
 
 def _wanted(parts: Sequence[tuple[nn.Module, Mapping[str, str]]], found: Tensors, kind: Family) -> dict[str, Tensor]:
-    """Return the tensors that the file must hold: those of the networks, and complete copies of the policy inside the focuser."""
+    """Return the tensors that the file must contain.
+
+    The file must contain the tensors of the networks. If the file has copies of the policy in the focuser, they must be complete as well.
+    """
     wanted = {_released_name(ours, names): tensor for module, names in parts for ours, tensor in module.state_dict().items()}
     wanted.pop("", None)
     own = {name.removeprefix("policy."): tensor for name, tensor in wanted.items() if name.startswith("policy.")}
@@ -223,15 +229,15 @@ def _wanted(parts: Sequence[tuple[nn.Module, Mapping[str, str]]], found: Tensors
 
 
 def _released_name(ours: str, names: Mapping[str, str]) -> str:
-    """Return the name of a tensor in the file; empty if files of the family lack it."""
+    """Return the name of a tensor in the file; empty if files of the family do not contain the tensor."""
     start = next(start for start in names if ours.startswith(start))
     return names[start] and names[start] + ours.removeprefix(start)
 
 
 def _fill(module: nn.Module, names: Mapping[str, str], found: Mapping[str, Tensor]) -> None:
-    """Copy the tensors into the module. Tensors of a recurrent network that was saved on a GPU may share memory, hence the copies.
+    """Copy the tensors into the module. Copies are needed because tensors of a recurrent network that was saved on a GPU may share memory.
 
-    Tensors that files of the family lack, those of a critic, are set to zero.
+    Files of some families do not contain the tensors of the critic, which are therefore set to zero.
     """
     state = {}
     for name, empty in module.state_dict().items():

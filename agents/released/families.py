@@ -1,6 +1,6 @@
-"""The families of the authors' checkpoints: the names of their tensors, and the sizes that follow from the tensors' shapes.
+"""The families of the authors' checkpoints: the names of their tensors, and the network sizes that follow from the shapes of the tensors.
 
-This module has the two families of AdaFocus; `agents.released.families_v2` has those of AdaFocusV2.
+This module contains the two families of AdaFocus. `agents.released.families_v2` contains those of AdaFocusV2.
 """
 
 import math
@@ -19,7 +19,7 @@ from classifiers.errors import InputError
 from classifiers.model_zoo import ARCHITECTURES
 
 Tensors = Mapping[str, Tensor]
-"""The tensors of a file by entry and name, such as ``fc.gru.bias_ih_l0``."""
+"""The tensors of a file. The keys are names such as ``fc.gru.bias_ih_l0``, which begin with the entry of the file (``fc``)."""
 MAP_SHAPE = (1280, 7, 7)
 POLICY_NAMES = {
     "encoder.frame.": "policy.state_encoder.",
@@ -27,7 +27,9 @@ POLICY_NAMES = {
     "actor.": "policy.actor.0.",
     "critic.": "policy.critic.0.",
 }
-"""Prefixes of this project's tensor names and the matching prefixes in the file. The first match counts; empty: the file lacks them."""
+"""Maps prefixes of this project's tensor names to the corresponding prefixes in the file.
+
+For each tensor, the first prefix that matches is used. If the prefix in the file is empty, the file does not contain these tensors."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,14 @@ class Family:
     Attributes:
         name: Name of the family's data sets.
         signs: Prefixes of names that occur only in files of this family.
-        rows: Tensors with one row per class; the first one in the file counts.
-        architecture: Function of the file's tensors that returns the architecture, with the smallest published patch size.
-        names: Function of a classifier that returns the prefixes of its names in the file, in the format of `POLICY_NAMES`.
-        policy: Function of the file's tensors that returns the sizes of the policy, and G, the cells per axis (None: continuous).
+        rows: Names of tensors with one row per class. The first of these tensors that is in the file gives the number of classes.
+        architecture: Function that takes the file's tensors and returns the architecture, with the smallest published patch size.
+        names: Function that takes a classifier and returns the prefixes of its names in the file, in the format of `POLICY_NAMES`.
+        policy: Function that takes the file's tensors and returns the sizes of the policy and G, the cells per axis (None: continuous).
         clip_format: The published clip format, which the file does not state.
         copies_of_the_policy: Prefixes of copies of the policy in the focuser.
         policy_names: Prefixes of the policy's names in the file, in the format of `POLICY_NAMES`.
-        unused: Prefixes of tensors that no network uses, such as the classifier of ImageNet classes; these may be missing.
+        unused: Prefixes of tensors that no network uses, such as the classifier of ImageNet classes. These tensors may be missing.
         interpolated: Whether patches are interpolated; see `classifiers.crop`.
     """
 
@@ -93,7 +95,7 @@ def _activitynet_names(_: Classifier) -> dict[str, str]:
 
 
 def _activitynet_policy(found: Tensors) -> tuple[PolicyArchitecture, int]:
-    """Return the sizes of the policy and G. If the actor's bias is missing, G is the paper's 7; missing tensors are reported later."""
+    """Return the sizes of the policy and G. If the actor's bias is missing, G is 7, as in the paper. Missing tensors are reported later."""
     bias = found.get("policy.actor.0.bias", torch.zeros(49))
     grid = math.isqrt(bias.numel())
     if grid < 2 or bias.shape != (grid * grid,):
@@ -104,9 +106,9 @@ def _activitynet_policy(found: Tensors) -> tuple[PolicyArchitecture, int]:
 def _something_names(classifier: Classifier) -> dict[str, str]:
     """Return the prefixes of a classifier's names in the file, in the format of `POLICY_NAMES`.
 
-    The file numbers all layers of a MobileNetV2 block consecutively, and inserts ``net.`` where the shift wraps a convolution. Its
-    focuser has no frame classifier. The head's linear layer was trained on the inputs that a frame classifier would have, so the frame
-    classifier, which only stage 0 uses, becomes a copy of this layer.
+    In the file, all layers of a MobileNetV2 block are numbered consecutively, and ``net.`` is inserted in the names of convolutions that
+    the temporal shift wraps. The focuser in the file has no frame classifier, which only stage 0 uses. The frame classifier becomes a copy
+    of the head's linear layer, because that layer was trained on the same inputs.
     """
     glancer, focuser = cast(Backbone, classifier.glancer), cast(Backbone, classifier.focuser)
     glancer_names = flat_names(glancer, "glancer.net.")
@@ -125,7 +127,10 @@ def _something_names(classifier: Classifier) -> dict[str, str]:
 
 
 def flat_names(mobilenet: Backbone, prefix: str) -> dict[str, str]:
-    """Return the names of a glancer whose file numbers the layers of each block, activations included; its prefix there is ``prefix``."""
+    """Return the prefixes of a glancer's names in a file, in the format of `POLICY_NAMES`.
+
+    In the file, the layers of each block, including activations, are numbered, and the names of the glancer begin with ``prefix``.
+    """
     names: dict[str, str] = {}
     for block, module in mobilenet.features.named_children():
         if isinstance(module, InvertedResidual):
@@ -136,7 +141,7 @@ def flat_names(mobilenet: Backbone, prefix: str) -> dict[str, str]:
 
 
 def _something_policy(found: Tensors) -> tuple[PolicyArchitecture, None]:
-    """Return the sizes of the policy. The convolution's weight gives the number of stacked glance maps (8 if the weight is missing)."""
+    """Return the sizes of the policy. The convolution's weight determines the number of stacked glance maps (8 without this weight)."""
     channels, height, width = MAP_SHAPE
     shape = shape_of(found, "policy.state_encoder.0.weight") or (64, 8 * channels, 1, 1)
     if len(shape) != 4 or shape[1] < channels or shape[1] % channels:
@@ -152,7 +157,7 @@ ACTIVITYNET = Family(
     names=_activitynet_names,
     policy=_activitynet_policy,
     clip_format=ClipFormat(16),
-    copies_of_the_policy=("focuser.policy.policy.", "focuser.policy.policy_old."),  # the second one selects actions
+    copies_of_the_policy=("focuser.policy.policy.", "focuser.policy.policy_old."),  # the second copy selects actions
 )
 SOMETHING_SOMETHING = Family(
     name="Something-Something",

@@ -1,7 +1,7 @@
 """The families of AdaFocusV2's checkpoints, and the table of all families.
 
-A file is a dictionary with ``state_dict``; its tensors are named by their position in the whole model, such as
-``policy_stn.gru.bias_ih_l0``. The auxiliary heads of its networks become the frame classifiers of the backbones.
+A file is a dictionary with the entry ``state_dict``, which contains the tensors of the whole model under names such as
+``policy_stn.gru.bias_ih_l0``. The auxiliary heads of the networks in a file become the frame classifiers of the backbones.
 """
 
 from dataclasses import replace
@@ -15,16 +15,16 @@ from classifiers.errors import InputError, refuse_if
 from classifiers.model_zoo import ARCHITECTURES
 
 RESNET = {0: "conv1", 1: "bn1", 4: "layer1", 5: "layer2", 6: "layer3", 7: "layer4"}
-"""Layers of a ResNet trunk by their index in the backbone, which is an `nn.Sequential`."""
+"""Maps the index of each layer of a ResNet trunk in the backbone, which is an `nn.Sequential`, to the name of the layer."""
 
 
 def family_of(found: Tensors) -> Family:
-    """Return the family that most of the file's names belong to."""
+    """Return the family to which most of the file's names belong."""
     return max(FAMILIES.values(), key=lambda family: sum(name.startswith(family.signs) for name in found))
 
 
 def _architecture(found: Tensors) -> Architecture:
-    """Return the architecture, with the file's glancer and one step per linear layer of the head in the file."""
+    """Return the architecture, which has the glancer of the file and one step for each linear layer of the head in the file."""
     steps = len({name.split(".")[2] for name in found if name.startswith("classifier.classifiers.")})
     refuse_if(not steps, "missing classifier.classifiers.0.1.weight, the first linear layer of the head")
     paper = ARCHITECTURES["paper_v2_res50" if "global_CNN.conv1.weight" in found else "paper_v2"]
@@ -46,14 +46,17 @@ def _names(classifier: Classifier) -> dict[str, str]:
 
 
 def _policy(found: Tensors) -> tuple[PublishedV2Architecture, None]:
-    """Return the sizes of the policy. The convolution's weight gives the channels of the glance map, whose size is the published one."""
+    """Return the sizes of the policy. The convolution's weight determines the channels of the glance map; h and w are as published."""
     channels = (shape_of(found, "policy_stn.encoder.0.weight") or (64, MAP_SHAPE[0]))[1]
     side = 3 if channels == 2048 else MAP_SHAPE[1]  # the ResNet-50 glancer's input is 96 × 96 pixels
     return PublishedV2Architecture((channels, side, side)), None
 
 
 def _tsm_names(classifier: Classifier) -> dict[str, str]:
-    """Return the prefixes of a classifier's names in the file, which has ``net.`` where the shift wraps a convolution."""
+    """Return the prefixes of a classifier's names in the file, in the format of `POLICY_NAMES`.
+
+    In the file, ``net.`` is inserted in the names of convolutions that the temporal shift wraps.
+    """
     glancer, focuser = cast(Backbone, classifier.glancer), cast(Backbone, classifier.focuser)
     of_glancer, of_focuser = flat_names(glancer, "global_CNN.base_model."), _resnet("focuser", "local_CNN.base_model.")
     for place in glancer.shift.modules if glancer.shift else ():
@@ -79,7 +82,7 @@ def _resnet(network: str, prefix: str) -> dict[str, str]:
 
 
 def _tsm_policy(found: Tensors) -> tuple[PublishedV2Architecture, None]:
-    """Return the sizes of the policy. The convolution's weight gives the number of stacked glance maps (8 if the weight is missing)."""
+    """Return the sizes of the policy. The convolution's weight determines the number of stacked glance maps (8 without this weight)."""
     channels, height, width = MAP_SHAPE
     shape = shape_of(found, "policy_stn.0.weight") or (64, 8 * channels, 1, 1)
     if len(shape) != 4 or shape[1] < channels or shape[1] % channels:
@@ -113,4 +116,4 @@ SOMETHING_SOMETHING_V2 = Family(
     interpolated=True,
 )
 FAMILIES = {family.name: family for family in (ACTIVITYNET, SOMETHING_SOMETHING, ACTIVITYNET_V2, SOMETHING_SOMETHING_V2)}
-"""Families of released files by the name that ``family=`` gives."""
+"""Maps the values of ``family=`` to the families of released files."""

@@ -1,4 +1,4 @@
-"""Checkpoints of a supervised stage: after every epoch, and within an epoch if it is long or the user asks to stop."""
+"""Checkpoints of a supervised stage, saved after every epoch, and within an epoch if the epoch is long or if the user asks to stop."""
 
 import io
 import time
@@ -22,35 +22,36 @@ class Savable(Protocol):
 
     @property
     def identity(self) -> Mapping[str, object]:
-        """Plain values that must be equal for a training to resume from a checkpoint."""
+        """Plain values that identify the training. A training can resume from a checkpoint only if it has the values of the checkpoint."""
 
     @property
     def name(self) -> str:
         """Name of the current checkpoint. The alphabetical order of names is the order of training."""
 
     def state(self) -> Mapping[str, Any]:
-        """Return everything that the remaining training depends on, as tensors and plain values."""
+        """Return everything on which the remaining training depends, as tensors and plain values."""
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Resume from a `state`; raise `InputError` if it does not fit."""
+        """Resume from a `state`. Raise `InputError` if the state does not fit."""
 
 
 class EpochCheckpoint:
     """The checkpoints of one supervised stage, in a folder.
 
-    Files are written atomically, so that a killed process leaves no partial checkpoint. The last two checkpoints are stored. Loading runs
-    no code from the file. If there are several processes, only the main process reads and writes files.
+    Files are written atomically, so that a killed process leaves no partial checkpoint. The last two checkpoints are stored. Loading a
+    checkpoint runs no code from the file. If there are several processes, only the main process reads and writes files.
 
     Args:
-        folder: Created with the first checkpoint.
-        lines: Returns the number of lines of metrics.
+        folder: The folder of the checkpoints, which is created with the first checkpoint.
+        lines: Function that returns the number of lines of metrics.
         stop: The user's request to stop the training.
         save_every_seconds: Longest time between two checkpoints within an epoch.
 
     Attributes:
-        resumed_lines: Lines of metrics at the checkpoint that training resumes from; None if it starts from scratch.
-        extra: Plain values of the caller, saved and restored with the training.
-        progress: Called between batches with the number of finished epochs, including the share of the current one.
+        resumed_lines: Number of lines of metrics at the checkpoint from which training resumes. None if training starts from scratch.
+        extra: Plain values of the caller, which are saved and restored with the training.
+        progress: Function that is called between batches with the number of finished epochs, including the finished share of the current
+            epoch.
 
     Raises:
         InputError: If the last checkpoint is damaged. The message names the file and says what to do.
@@ -87,13 +88,13 @@ class EpochCheckpoint:
             training.restore(loaded["state"])
         except InputError as problem:
             raise InputError(f"{self._files()[-1]} was saved by another training: {problem}; force=true starts over") from problem
-        self._loaded = None  # frees its memory
+        self._loaded = None  # free the memory of the state
 
     def between_batches(self, epochs: float) -> None:
         """Report the progress ``epochs``, and save a checkpoint if one is due or if the user asks to stop.
 
         Raises:
-            Stopped: If the user asked to stop; everything is saved.
+            Stopped: If the user asked to stop. Everything is saved before.
             InputError: If the checkpoint cannot be written.
         """
         self.progress(epochs)
@@ -107,7 +108,7 @@ class EpochCheckpoint:
             raise Stopped
 
     def _save(self) -> None:
-        """Write a checkpoint and remove all but the last ones."""
+        """Write a checkpoint and remove the old checkpoints."""
         training, state = self._training, self._training.state()
         self._saved_at = time.monotonic()
         if not distributed.is_main():
@@ -123,7 +124,7 @@ class EpochCheckpoint:
         return sorted(file for file in self.folder.glob("*" + SUFFIX) if not file.name.startswith("."))
 
     def _load_last(self) -> dict[str, Any] | None:
-        for leftover in self.folder.glob(f".*{SUFFIX}.*.part"):  # left by a process that was killed while writing
+        for leftover in self.folder.glob(f".*{SUFFIX}.*.part"):  # temporary files of a killed process
             leftover.unlink()
         files = self._files()
         return _load(files[-1], others=len(files) > 1) if files else None

@@ -1,7 +1,7 @@
-"""End-to-end training (AdaFocusV2, arXiv:2112.14238): glancer, policy, focuser and head learn together from one loss.
+"""End-to-end training (AdaFocusV2, arXiv:2112.14238): glancer, policy, focuser and head are trained together with one loss.
 
-Patches are interpolated (`classifiers.crop`), so that the loss has a gradient with respect to their locations and hence to the policy's
-weights. There are no sampled actions and no rewards.
+Patches are interpolated (`classifiers.crop`). The loss therefore has a gradient with respect to the locations of the patches, and through
+them with respect to the policy's weights. No actions are sampled, and there are no rewards.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,11 +25,16 @@ from classifiers.crop import crop_at_locations
 from classifiers.heads import SeparateMeanHead
 
 LOSSES: Mapping[str, float] = {"policy": 0.5, "random": 0.5, "glance": 1.0, "policy_patch": 0.5, "random_patch": 0.5}
-"""Outputs and the weights of their cross-entropies. `policy` and `random` are the head's scores after every decision, with the policy's
-patches and with random patches. The others are the auxiliary heads' scores of glance vectors and of focus vectors on both paths."""
+"""Maps every output to the weight of its cross-entropy in the loss.
+
+`policy` and `random` are the scores of the head after every decision, with the policy's patches and with random patches. The other outputs
+are scores of auxiliary heads: `glance` for the glance vectors, `policy_patch` for the focus vectors of the policy's patches, and
+`random_patch` for the focus vectors of the random patches."""
 FROZEN_LOSSES: Mapping[str, float] = {"alone": 1.0}
-"""Outputs and weights if only the policy learns. The head classifies each decision on its own, from its initial state, as the reward
-`standalone` does. Scores after a whole clip depend little on a single patch, since one good patch suffices."""
+"""Maps every output to the weight of its cross-entropy if only the policy is trained.
+
+The head classifies each decision separately, from its initial state, as in the reward `standalone`. Scores after a whole clip would depend
+little on a single patch, because one good patch in a clip is enough."""
 
 
 def train_end_to_end(
@@ -43,7 +48,7 @@ def train_end_to_end(
     video_div: int | None = None,
     checkpoints: EpochCheckpoint | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Train classifier and policy together; yield the metrics of every epoch over all decisions, as `train_epochs` does.
+    """Train the classifier and the policy together. Yield the metrics of every epoch, measured over all decisions, as `train_epochs` does.
 
     The policy's critic is not trained.
 
@@ -52,7 +57,7 @@ def train_end_to_end(
         policy: A continuous policy without skipping.
         clips: The training clips.
         config: Epochs, optimizer, learning rates and execution of the networks.
-        seed: Seed of the order, the crops and the random locations.
+        seed: Seed of the order of the clips, the crops and the random locations.
         freeze: Train only the policy.
         video_div: See `adafocus_env.features.live.count_steps`.
         checkpoints: See `train_epochs`.
@@ -78,12 +83,15 @@ def train_end_to_end(
 
 
 def actor_of(policy: PolicyNetwork, config: EndToEndConfig) -> Trainable:
-    """Return the trained modules of a policy, which are all but its critic, with their learning rate."""
+    """Return the trained modules of a policy, which are all modules except the critic, with their learning rate."""
     return Trainable(nn.ModuleList([policy.encoder, policy.actor]), config.learning_rate * config.policy_ratio)
 
 
 def networks_of(classifier: Classifier, config: EndToEndConfig) -> list[Trainable]:
-    """Return the networks of a classifier with their learning rates. A layer of a `SeparateMeanHead` has the rate of its input network."""
+    """Return the networks of a classifier with their learning rates.
+
+    Each layer of a `SeparateMeanHead` has the learning rate of the network from which it gets its input.
+    """
     head, glancer, focuser = (cast(nn.Module, network) for network in (classifier.head, classifier.glancer, classifier.focuser))
     ratios = [(focuser, config.focuser_ratio), (glancer, config.glancer_ratio)]
     if isinstance(head, SeparateMeanHead):
@@ -98,15 +106,16 @@ def two_path_scores(
 ) -> Tensor:
     """Return the scores of the outputs in `LOSSES` after every decision, (5, N·D, K).
 
-    The glance maps are detached before the policy, so that the glancer learns only from its auxiliary head and the head. With a
-    `SeparateMeanHead`, the vectors are detached before the head, as published, so that only the auxiliary heads train the other networks.
+    The glance maps are detached before the policy, so that the glancer gets gradients only from its auxiliary head and from the head. With
+    a `SeparateMeanHead`, the vectors are detached before the head, as published, so that the other networks get gradients only from the
+    auxiliary heads.
 
     Args:
         classifier: The classifier.
         policy: The policy, which maps glance maps to locations.
         frames: Normalised frames (N, T, 3, H, W), from which patches are cropped.
         glance_frames: Normalised frames of the glancer (N, G, 3, H, W).
-        random_locations: Locations (N, D, 2) in [0, 1] of the second path.
+        random_locations: Locations of the random patches, (N, D, 2), in [0, 1].
     """
     apart = isinstance(classifier.head, SeparateMeanHead)
     maps, vectors = _glance(classifier, glance_frames, random_locations.shape[1])
@@ -117,7 +126,7 @@ def two_path_scores(
 
 
 def policy_scores(classifier: Classifier, policy: PolicyNetwork, frames: Tensor, glance_frames: Tensor, steps: int) -> Tensor:
-    """Return the scores (N·D, K) of the policy's patches, each decision classified on its own; see `two_path_scores`."""
+    """Return the scores (N·D, K) of the policy's patches. Each decision is classified separately. See `two_path_scores`."""
     with torch.no_grad():
         maps, vectors = _glance(classifier, glance_frames, steps)
     alone = frames.unflatten(1, (steps, -1)), vectors.mean(2)[:, :, None], _locations(policy, maps)[:, :, None]
@@ -141,9 +150,10 @@ def _locations(policy: PolicyNetwork, maps: Tensor) -> Tensor:
 def _path_scores(
     classifier: Classifier, frames: Tensor, vectors: Tensor, locations: Tensor, *, apart: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return the scores of the head after every decision, and the mean scores of the auxiliary head over its patches, both (N, D, K).
+    """Return the scores of the head and of the focuser's auxiliary head for every decision, both (N, D, K).
 
-    With ``apart``, no gradient reaches the vectors through the head.
+    The scores of the auxiliary head are averaged over the patches of the decision. With ``apart``, the vectors get no gradient from the
+    head.
     """
     (count, length), steps = frames.shape[:2], locations.shape[1]
     repeats = length // steps

@@ -31,14 +31,14 @@ OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], Learning], Optimizer]] = {
     "adamw": lambda groups, config: AdamW(groups, config.learning_rate, weight_decay=config.weight_decay),
     "sgd": lambda groups, config: SGD(groups, config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay),
 }
-"""Functions that make an optimiser from parameter groups, with their learning rates, and settings."""
+"""Functions that take parameter groups (with their learning rates) and settings, and return an optimiser."""
 
 SCHEDULES: dict[str, Callable[[Optimizer, Learning, int], LRScheduler]] = {
     "one_cycle": lambda optimizer, config, batches: OneCycleLR(
         optimizer,
         [group["lr"] for group in optimizer.param_groups],
         total_steps=max(1, config.epochs * batches),
-        cycle_momentum=config.optimizer != "sgd",  # SGD's momentum is a setting
+        cycle_momentum=config.optimizer != "sgd",  # the momentum of SGD is a setting
     ),
     "cosine": lambda optimizer, config, batches: CosineAnnealingLR(optimizer, max(1, config.epochs * batches)),
     "cosine_epochs": lambda optimizer, config, batches: LambdaLR(
@@ -46,7 +46,7 @@ SCHEDULES: dict[str, Callable[[Optimizer, Learning, int], LRScheduler]] = {
     ),
     "step": lambda optimizer, config, batches: MultiStepLR(optimizer, [epoch * batches for epoch in config.milestones], 0.1),
 }
-"""Functions that make a schedule, stepped after every batch, from an optimiser, settings and the batches per epoch."""
+"""Functions that take an optimiser, settings and the number of batches per epoch, and return a schedule that steps after every batch."""
 
 
 def train_epochs(
@@ -62,32 +62,34 @@ def train_epochs(
     max_grad_norm: float | None = None,
     checkpoints: EpochCheckpoint | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Train networks by cross-entropy; yield the mean loss, the accuracy and the highest learning rate of every epoch.
+    """Train networks with cross-entropy. Yield the mean loss, the accuracy and the highest learning rate of every epoch.
 
-    If ``scores`` returns several outputs, the loss is the weighted sum of their cross-entropies, which are also yielded (``loss_NAME``),
-    and the accuracy is that of the first output.
+    If ``scores`` returns several outputs, the loss is the weighted sum of their cross-entropies, and the accuracy is that of the first
+    output. The cross-entropy of each output is then also yielded, as ``loss_NAME``.
 
     Only the trained networks are in training mode. Random numbers depend only on ``seed`` and the epoch, except for PyTorch's dropout.
-    Several processes (`adafocus_env.distributed`) share the clips of every step. Apart from dropout, which differs, weights and metrics
-    equal those of a single process up to the rounding of sums.
+    If there are several processes (`adafocus_env.distributed`), each of them processes a share of the clips of every step. Weights and
+    metrics then equal those of a single process up to the rounding of sums, unless there is dropout, which differs between processes.
 
     Args:
-        trainables: The networks to train; the reported learning rate is that of the first.
+        trainables: The networks to train. The reported learning rate is that of the first network.
         clips: The training clips. Each epoch samples new crops and flips of stored clips, or entirely new clips if they are streamed.
-        scores: Maps a batch to scores (M, K), or those of R outputs (R, M, K), and labels (M,).
+        scores: Function that takes a batch and returns scores and labels (M,). The scores are (M, K), or (R, M, K) for R outputs.
         config: Epochs, optimiser, schedule, dropout and execution of the networks.
-        seed: Seed of the order, the crops and the random numbers of ``scores``.
+        seed: Seed of the order of the clips, the crops and the random numbers of ``scores``.
         device: Device of the networks.
-        frozen: Modules used in the forward pass but not trained.
-        weights: Names of the R outputs and the weights of their losses; None: there is one output.
-        max_grad_norm: Largest norm of the gradient of all trained parameters together, to which it is clipped; None: no clipping.
-        checkpoints: Saves the training within epochs, and after every epoch when the caller requests the next one. If a checkpoint exists,
-            training resumes from it and yields the remaining epochs, bit-identical to an uninterrupted training.
+        frozen: Modules that are used in the forward pass but not trained.
+        weights: Maps the names of the R outputs to the weights of their losses; None: there is one output.
+        max_grad_norm: The gradient is clipped to this norm, computed over all trained parameters together; None: no clipping.
+        checkpoints: Saves the training within epochs, and after every epoch when the caller requests the next epoch. If there is a
+            checkpoint, training resumes from it and yields the remaining epochs, which are bit-identical to those of an uninterrupted
+            training.
 
     Raises:
-        InputError: If a setting is unknown or out of range, the loss or a weight is not finite (the message names the epoch and the clips),
-            the processes cannot share the batches, or the checkpoint belongs to another training or cannot be written.
-        Stopped: If the user asked to stop; everything is saved.
+        InputError: If a setting is unknown or out of range; if the loss or a weight is not finite (the message names the epoch and the
+            clips); if the batches cannot be divided among the processes; or if the checkpoint belongs to another training or cannot be
+            written.
+        Stopped: If the user asked to stop. Everything is saved before.
     """
     training = _Training(trainables, clips, scores, config, seed, device, frozen, weights or {}, max_grad_norm, checkpoints)
     while training.position.epoch < config.epochs:
@@ -102,13 +104,13 @@ class _Position:
 
     Attributes:
         epoch: The current epoch, starting at 0.
-        batches: Number of finished batches of this epoch.
+        batches: Number of finished batches in this epoch.
         losses: Sum of the losses in these batches.
         correct: Number of correct predictions in these batches.
         count: Number of predictions in these batches.
         rng: State of the epoch's random generator; None at the start of the epoch.
         rate: The highest learning rate of the first parameter group in these batches.
-        outputs: Sums of the losses of each output; empty if there is only one output.
+        outputs: For each output, the sum of its losses in these batches; empty if there is only one output.
     """
 
     epoch: int = 0
@@ -122,7 +124,7 @@ class _Position:
 
 
 class _Training:
-    """The state of one call of `train_epochs`, which documents the arguments."""
+    """The state of one call of `train_epochs`. The arguments are those of `train_epochs`."""
 
     def __init__(
         self,
@@ -175,7 +177,7 @@ class _Training:
         return {**measured, "learning_rate": position.rate}
 
     def _train_batch(self, model: nn.Module, indices: NDArray[np.int64], rng: np.random.Generator) -> None:
-        """Perform one step of the optimiser and the schedule on the clips ``indices``, leaving out clips that cannot be read."""
+        """Perform one step of the optimiser and the schedule on the clips ``indices``. Clips that cannot be read are left out."""
         batch, counts = load_batch(self._clips, indices, rng, self._device)
         if not batch.total:
             return
@@ -192,7 +194,7 @@ class _Training:
             nn.utils.clip_grad_norm_(self._model.trained.parameters(), self._max_grad_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        if self._scaler.get_scale() >= scale:  # the scale decreases if a gradient overflowed float16, which skips the step
+        if self._scaler.get_scale() >= scale:  # if a gradient overflowed float16, the scale decreases and the step is skipped
             self._schedule.step()
         self.position.losses += losses
         self.position.outputs = [sum(pair) for pair in zip(self.position.outputs or [0.0] * len(outputs), outputs, strict=True)]
@@ -203,12 +205,12 @@ class _Training:
         """Accumulate the gradient of the mean loss of the step.
 
         Returns:
-            (3 + R,) float64: sum of losses, number of correct predictions, number of predictions; then the sum of losses of each of the
-            R outputs, if there are several.
+            An array (3 + R,) float64. The first three entries are the sum of the losses, the number of correct predictions and the number
+            of predictions. If there are several outputs, the last R entries are the sums of the losses of each output.
         """
         sums, rng_state = np.zeros(3 + len(self._weights)), batch.rng.bit_generator.state
         for number, microbatch in enumerate(batch.split(microbatches), 1):
-            batch.rng.bit_generator.state = rng_state  # each microbatch samples for the whole step and uses its rows
+            batch.rng.bit_generator.state = rng_state  # each microbatch samples for all clips of the step, and uses its rows
             self._model.batch_norm.has_samples = len(microbatch.clips) > 0
             with model.no_sync() if number < microbatches and isinstance(model, DistributedDataParallel) else nullcontext():
                 scores, labels = model(microbatch)
@@ -221,18 +223,18 @@ class _Training:
                 sums += mean * len(labels), correct, len(labels), *(each * len(labels) for each in means)
         return torch.from_numpy(sums)
 
-    # What `EpochCheckpoint` saves
+    # Members that `EpochCheckpoint` uses
 
     @property
     def name(self) -> str:
-        """Name of the checkpoint, from the numbers of finished epochs and batches, with leading zeros."""
+        """Name of the checkpoint, which consists of the numbers of finished epochs and batches, with leading zeros."""
         return f"{self.position.epoch:05d}-{self.position.batches:07d}"
 
     def state(self) -> dict[str, Any]:
-        """Return everything that the remaining training depends on, as tensors and plain values.
+        """Return everything on which the remaining training depends, as tensors and plain values.
 
         Raises:
-            InputError: If a weight is not finite, since training could not resume from it.
+            InputError: If a weight is not finite, because training could not resume from such a state.
         """
         weights = [module.state_dict() for module in self._model.trained]
         for name, tensor in ((name, tensor) for tensors in weights for name, tensor in tensors.items()):
@@ -261,7 +263,7 @@ class _Training:
         for name, target in (("optimizer", self._optimizer), ("schedule", self._schedule), ("scaler", self._scaler)):
             target.load_state_dict(state[name])
         self.position = _Position(**state["position"])
-        if distributed.rank() < len(state["random"]):  # processes without a saved random state restart their dropout
+        if distributed.rank() < len(state["random"]):  # other processes restart their dropout
             restore_random_states(state["random"][distributed.rank()])
 
     def _divergence(self, problem: str) -> str:
@@ -276,12 +278,12 @@ class _Training:
 
 
 def weighted_loss(scores: Tensor, labels: Tensor, weights: Sequence[float]) -> tuple[Tensor, list[Tensor]]:
-    """Return the loss to minimise and the losses of its outputs.
+    """Return the loss to minimise and a list with the loss of each output.
 
     Args:
-        scores: Scores (R, M, K) of R outputs; without weights, scores (M, K) of a single output.
-        labels: (M,).
-        weights: Weights of the R cross-entropies in the loss; empty: there is one output, whose loss is not returned separately.
+        scores: Scores (R, M, K) of R outputs, or scores (M, K) of a single output if ``weights`` is empty.
+        labels: Labels (M,).
+        weights: Weights of the R cross-entropies in the loss. If ``weights`` is empty, there is one output, and the returned list is empty.
     """
     if not weights:
         return nn.functional.cross_entropy(scores, labels), []
@@ -293,8 +295,8 @@ def check_settings(config: Learning, device: torch.device) -> None:
     """Check the settings of a stage, before any clip or network is loaded.
 
     Raises:
-        InputError: If milestones and schedule do not match, the device does not support the precision, no compiler is installed, or the
-            processes cannot share the batches.
+        InputError: If milestones and schedule do not match, if the device does not support the precision, if no compiler is installed, or
+            if the batches cannot be divided among the processes.
     """
     milestones = list(config.milestones)
     refuse_if(
@@ -307,7 +309,7 @@ def check_settings(config: Learning, device: torch.device) -> None:
     if config.compile:
         check_compiler()
     processes = distributed.world_size()
-    # batch norm waits for the other processes, which compiled code cannot do
+    # batch norm waits for the other processes, and compiled code cannot wait
     refuse_if(
         config.compile and processes > 1, f"compile=true needs a single process, got {processes}; leave it out, or start without torchrun"
     )
@@ -320,6 +322,6 @@ def check_settings(config: Learning, device: torch.device) -> None:
 
 
 def _digest(clips: ClipSource) -> str:
-    """Return a hash of the names and labels of an epoch's clips, independent of the location of their files."""
+    """Return a hash of the names and labels of an epoch's clips. The hash does not depend on the location of the files."""
     labelled = [[clips.names[clip], int(clips.labels[clip])] for clip in range(clips.epoch_size)]
     return hashlib.sha256(json.dumps(labelled).encode()).hexdigest()[:16]

@@ -1,6 +1,6 @@
 """One step of a supervised stage: the batch of clips, the trained networks and their execution.
 
-All processes sample the same clips of a step, and each process loads only its share of them.
+For each step, all processes sample the same clips, and each process loads only its share of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,15 +25,16 @@ from classifiers.optimize import PRECISIONS
 
 @dataclass(frozen=True)
 class Batch:
-    """The clips of a step that one process loads, or a microbatch of them. Each clip has a separate crop and flip.
+    """The clips of a step that one process loads, or a microbatch of these clips. Each clip has a separate crop and flip.
 
     Attributes:
         frames: (B, T, 3, H, W) uint8 on the device, the focuser's frames.
-        glance_frames: (B, g, 3, H, W) uint8 on the device, the glancer's frames with the same crops; ``frames`` itself if they are equal.
+        glance_frames: (B, g, 3, H, W) uint8 on the device, the glancer's frames with the same crops. If both networks see the same frames,
+            ``glance_frames`` is the tensor ``frames``.
         labels: (B,) int64 on the device.
-        clips: (B,) clip indices; empty on a rank without data, which runs a zero-weight dummy batch of one clip.
-        first: Index of the first clip among all clips of the step.
-        total: Number of clips of the step, over all processes.
+        clips: (B,), indices of the clips. A process without clips has no indices, and runs a dummy batch of one clip with weight zero.
+        first: Position of the first clip of this batch among all clips of the step.
+        total: Number of clips of the step in all processes together.
         rng: Random state for further samples; see `sample`.
     """
 
@@ -46,7 +47,7 @@ class Batch:
     rng: np.random.Generator
 
     def sample(self, make: Callable[[np.random.Generator, int], NDArray[Any]]) -> NDArray[Any]:
-        """Return the rows (B, …) of these clips in ``make(rng, total)``, which samples for all clips of the step."""
+        """Call ``make(rng, total)``, which samples for all clips of the step, and return the rows (B, …) of the clips in this batch."""
         return make(self.rng, self.total)[self.first : self.first + len(self.frames)]
 
     def split(self, microbatches: int) -> "list[Batch]":
@@ -64,23 +65,23 @@ class Batch:
 
 
 def load_batch(clips: ClipSource, indices: NDArray[np.int64], rng: np.random.Generator, device: torch.device) -> tuple[Batch, list[int]]:
-    """Load this process's share of a step, with new crops and flips.
+    """Load the clips of a step that belong to this process, with new crops and flips.
 
-    Every process advances ``rng`` as a single process would. Videos that cannot be read are left out.
+    In every process, ``rng`` advances as if the process loaded all clips. Videos that cannot be read are left out.
 
     Args:
         clips: The training clips.
-        indices: (N,) clips of the step, the same in every process.
+        indices: (N,), indices of the clips of the step, the same in every process.
         rng: Random state of the epoch.
         device: Device of the batch.
 
     Returns:
-        The batch, and the number of clips in each process.
+        The batch, and a list with the number of clips in each process.
     """
     shards, rank = distributed.shard(indices), distributed.rank()
     readable = clips.readable_clips(shards[rank])
     counts = distributed.all_gather_counts(len(readable))
-    if sum(counts) < len(indices):  # processes do not retry clips that another process could not read
+    if sum(counts) < len(indices):  # so that no process tries to read these clips again
         for failures in distributed.gather_objects(clips.failures):
             clips.leave_out(failures)
     for shard in shards[:rank]:
@@ -112,7 +113,7 @@ class Trainable:
     Attributes:
         module: The network.
         learning_rate: The highest learning rate of the schedule.
-        find_unused: Whether some parameters receive no gradient.
+        find_unused: Whether some parameters get no gradient.
     """
 
     module: nn.Module
@@ -121,17 +122,17 @@ class Trainable:
 
 
 class StageModel(nn.Module):
-    """One forward pass from a batch to its scores, as DistributedDataParallel expects it.
+    """A module whose forward pass maps a batch to its scores. DistributedDataParallel needs such a module.
 
     Args:
         trainables: The networks that are trained.
-        frozen: Modules used in the forward pass but not trained.
-        scores: Maps a batch to scores (M, K), or those of R outputs (R, M, K), and labels (M,).
-        config: Precision, channels_last, compile and dropout.
+        frozen: Modules that are used in the forward pass but not trained.
+        scores: Function that takes a batch and returns scores and labels (M,). The scores are (M, K), or (R, M, K) for R outputs.
+        config: Settings, of which precision, channels_last, compile and dropout are used.
         device: Device of the networks.
 
     Attributes:
-        batch_norm: Batch norm with statistics over all processes.
+        batch_norm: The batch norm whose statistics are computed over all processes.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class StageModel(nn.Module):
 
     @contextmanager
     def epoch(self) -> Iterator[nn.Module]:
-        """Yield the module for the forward pass. The networks are in training mode, compiled and wrapped as the settings say.
+        """Yield the module for the forward pass. The networks are in training mode, and are compiled and wrapped according to the settings.
 
         On exit, the networks are frozen and all other changes are undone.
 
@@ -192,11 +193,11 @@ class StageModel(nn.Module):
 class GlobalBatchNorm(TorchFunctionMode):
     """A mode in which batch norms in training mode use and update statistics over all processes, on CPUs and GPUs.
 
-    It replaces the function `torch.nn.functional.batch_norm`. Networks, weights and parameter names therefore stay the same, and custom
-    layers are covered. (`torch.nn.SyncBatchNorm` works only on GPUs.)
+    The mode replaces the function `torch.nn.functional.batch_norm`. Networks, weights and parameter names therefore stay the same, and the
+    mode also applies to custom layers. (`torch.nn.SyncBatchNorm` works only on GPUs.)
 
     Attributes:
-        has_samples: Whether this process's images count in the statistics; if not, they are only normalised with them.
+        has_samples: Whether the images of this process are included in the statistics. Images that are not included are normalised, too.
     """
 
     def __init__(self) -> None:
@@ -238,7 +239,7 @@ class GlobalBatchNorm(TorchFunctionMode):
 
 
 class _AllSum(torch.autograd.Function):
-    """The sum of a tensor over all processes, whose gradient is the sum of the gradients of all processes."""
+    """The sum of a tensor over all processes. The gradient of the sum is the sum of the gradients of all processes."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Stages 0, 1 and 3: the trained networks of each stage, and the frames or patches that they are trained on."""
+"""Stages 0, 1 and 3: the networks that each stage trains, and the frames or patches on which it trains them."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -30,7 +30,7 @@ def warm_up(
     seed: int,
     checkpoints: EpochCheckpoint | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Train one backbone on whole frames; yield the metrics of every epoch, as `train_epochs` does.
+    """Train one backbone on whole frames. Yield the metrics of every epoch, as `train_epochs` does.
 
     A backbone with temporal shift sees all frames of a clip in order. Any other backbone sees ``config.frames`` random frames.
     """
@@ -45,7 +45,7 @@ def warm_up(
 
 
 def frame_scores(classifier: Classifier, name: BackboneName, frames: Tensor) -> Tensor:
-    """Return the mean scores (N, K) of one backbone over the frames (N, T, 3, H, W), uint8."""
+    """Return the scores (N, K) of one backbone, averaged over the frames of each clip. ``frames`` is (N, T, 3, H, W) uint8."""
     network = getattr(classifier, name)
     forward = classifier.glance if name == "glancer" else network
     _, vectors = forward(classifier.normalise(frames.flatten(0, 1)), num_frames=frames.shape[1])
@@ -53,7 +53,7 @@ def frame_scores(classifier: Classifier, name: BackboneName, frames: Tensor) -> 
 
 
 def _random_frames(frames: Tensor, number: int, batch: Batch) -> Tensor:
-    """Return ``number`` random frames of each clip, (B, number, …), out of (B, T, …)."""
+    """Select ``number`` random frames of each clip. Return (B, number, …) for ``frames`` (B, T, …)."""
     count, length = frames.shape[:2]
     ranks = batch.sample(lambda rng, total: rng.random((total, length)))
     indices = torch.from_numpy(ranks.argsort(1)[:, :number].copy()).to(frames.device)
@@ -69,7 +69,7 @@ def train_on_random_patches(
     video_div: int | None = None,
     checkpoints: EpochCheckpoint | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Train focuser and head on random patches; yield the metrics of every epoch over all steps, as `train_epochs` does."""
+    """Train focuser and head on random patches. Yield the metrics of every epoch, measured over all steps, as `train_epochs` does."""
     highest = classifier.architecture.size - classifier.architecture.patch_size
     steps = count_steps(classifier, clips, video_div)
 
@@ -91,8 +91,8 @@ def classify_patches(
         classifier: The classifier.
         batch: B clips.
         steps: D, decisions per clip.
-        choose: Maps glance maps (B, D, …) to the corners of the patches (B, D, 2) in pixels and to the patch mask (B, D), or to None if
-            every decision has a patch.
+        choose: Function that takes glance maps (B, D, …) and returns the corners of the patches (B, D, 2) in pixels, and the patch mask
+            (B, D). The function returns None instead of the mask if every decision has a patch.
         skipped: Input of the head for skipped frames.
     """
     frames = classifier.normalise(batch.frames)
@@ -116,16 +116,16 @@ def finetune(
     skipped: str = "zeros",
     keep_threshold: float | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Train on the policy's most likely patches; yield the metrics of every epoch over all steps, as `train_epochs` does.
+    """Train on the policy's most likely patches. Yield the metrics of every epoch, measured over all steps, as `train_epochs` does.
 
-    The head's learning rate is ``config.head_learning_rate``, the focuser's is ``config.learning_rate`` (paper, section 3.3). If the
-    latter is 0, the focuser stays frozen and in eval mode, as in the released ActivityNet code.
+    The learning rate of the head is ``config.head_learning_rate``, and that of the focuser is ``config.learning_rate`` (paper, section
+    3.3). If ``config.learning_rate`` is 0, the focuser stays frozen and in eval mode, as in the released ActivityNet code.
 
-    With a policy that skips, the focuser sees the frames with P(skip) below ``keep_threshold``, by default the policy's threshold.
-    ``skipped`` is the head's input for the skipped frames, a name in `adafocus_env.classify.SKIPPED`.
+    With a policy that skips, the focuser sees only the frames whose P(skip) is below ``keep_threshold``, which is the policy's threshold by
+    default. ``skipped`` is the head's input for the skipped frames, a name in `adafocus_env.classify.SKIPPED`.
 
     Raises:
-        InputError: If ``skipped`` is unknown, or a threshold is given for a policy that cannot skip.
+        InputError: If ``skipped`` is unknown, or if a threshold is given for a policy that cannot skip.
     """
     scores = partial(
         classify_patches, classifier, skipped=find_skipped(skipped),

@@ -1,4 +1,4 @@
-"""The episodes of a policy, with everything that their pictures show."""
+"""The episodes of a policy, with all data that pictures of them show."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from agents.policies.networks import PolicyNetwork
 
 @dataclass(frozen=True)
 class Episode:
-    """One clip of T frames, as a policy played it.
+    """One episode: a clip of T frames, and what a policy did in it.
 
     Attributes:
         name: Name of the video.
         label: Name of the true class.
         frames: (T, H, W, 3) uint8.
-        boxes: (T, 4), the patches as (top, left, bottom, right) in pixels; NaN where the frame was skipped.
+        boxes: (T, 4), the patches as (top, left, bottom, right) in pixels; NaN for skipped frames.
         confidence: (T,), softmax score of the true class after every frame.
-        predictions: Names of the classes with the highest score, after every frame.
-        hits: For every frame, whether the patch covers the target; None if the target is not shown or known, or the frame was skipped.
-        patch_size: P, side in pixels of a patch.
+        predictions: For every frame, the name of the class with the highest score after the frame.
+        hits: For every frame, whether the patch covers the target; or None if the target is not visible or not known, or if the frame was
+            skipped.
+        patch_size: P, the side of a patch in pixels.
     """
 
     name: str
@@ -47,7 +48,7 @@ class Episode:
 def play(
     features: Features, policy: PolicyNetwork | Predictor | str, clips: Sequence[int], *, seed: int, skipped: str = "zeros"
 ) -> Iterator[Episode]:
-    """Let a policy play some clips; yield the episodes.
+    """Let a policy act in some clips. Yield the episodes.
 
     Args:
         features: Features of the clips.
@@ -57,7 +58,7 @@ def play(
         skipped: Input of the head for skipped frames, a name in `adafocus_env.classify.SKIPPED`.
 
     Raises:
-        InputError: If the policy does not match the features, or the baseline is unknown (the message suggests the nearest).
+        InputError: If the policy does not match the features, or if the baseline is unknown (the message suggests the nearest name).
     """
     numbers = np.array(clips, np.int64)
     if isinstance(policy, str):
@@ -77,13 +78,13 @@ def play(
 
 def _boxes(features: Features, played: PolicyEvaluation) -> NDArray[np.float64]:
     """Return the patches (N, T, 4) of all frames; NaN for skipped frames."""
-    assert played.actions is not None  # only policies that select patches are played
+    assert played.actions is not None  # because all policies here select patches
     boxes = np.where(played.patch_mask[..., None], boxes_of(features.action, played.actions), np.nan)
     return boxes.repeat(features.clips.num_frames // features.num_steps, axis=1)
 
 
 def _hits(features: Features, played: PolicyEvaluation) -> NDArray[np.object_]:
-    """Return whether the patch covers the target in each frame (N, T); None where this is undefined."""
+    """Return whether the patch covers the target in each frame (N, T). See `Episode` for the entries that are None."""
     boxes = _boxes(features, played)
     hits = np.full(boxes.shape[:2], None, object)
     if played.targets is not None and (seen := seen_frames(played)) is not None:

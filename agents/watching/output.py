@@ -14,7 +14,7 @@ from classifiers.atomic_files import replacing
 from classifiers.errors import refuse_if
 
 SUFFIXES = (".gif", ".mp4")
-COLOURS = 160  # in a GIF, which may have up to 256; fewer colours make smaller files
+COLOURS = 160  # number of colours in a GIF; at most 256 are allowed, but fewer colours make smaller files
 SAMPLED = 8  # number of pictures from which the colours are chosen
 
 
@@ -31,16 +31,16 @@ def write(pictures: Sequence[Picture], seconds: Sequence[float], out: Path) -> N
     """Write a looping GIF or an MP4 file, depending on the suffix.
 
     Args:
-        pictures: Pictures of the same size (H, W, 3), with even H and W.
+        pictures: Pictures of the same size (H, W, 3). H and W are even.
         seconds: Duration of each picture in seconds.
-        out: The file, replaced atomically.
+        out: The path of the file. An existing file is replaced atomically.
 
     Raises:
-        InputError: If the file cannot be written, or PyAV has no encoder.
+        InputError: If the file cannot be written, or if PyAV has no encoder.
     """
     if out.suffix.lower() == ".mp4":
         starts = np.cumsum([0.0, *seconds])
-        encode(zip(starts.tolist(), [*pictures, pictures[-1]], strict=True), out, "use out=FILE.gif")  # marks the end
+        encode(zip(starts.tolist(), [*pictures, pictures[-1]], strict=True), out, "use out=FILE.gif")  # the repeated picture marks the end
         return
     sampled = [pictures[number] for number in np.unique(np.linspace(0, len(pictures) - 1, SAMPLED).astype(int))]
     palette = Image.fromarray(np.concatenate(sampled)).quantize(COLOURS, dither=Image.Dither.NONE)
@@ -55,15 +55,15 @@ def has_display() -> bool:
 
     try:
         figure = pyplot.figure()
-    except (ImportError, RuntimeError):  # MPLBACKEND requests a backend that does not work here
+    except (ImportError, RuntimeError):  # raised if MPLBACKEND requests a backend that does not work here
         return False
-    framework = figure.canvas.required_interactive_framework  # read before the figure is closed, which changes its canvas
+    framework = figure.canvas.required_interactive_framework  # read before closing the figure, because closing changes its canvas
     pyplot.close(figure)
     return framework is not None
 
 
 def show(pictures: Sequence[Picture], seconds: Sequence[float], title: str) -> None:
-    """Play the pictures in a loop in a window until it is closed; ``seconds`` are their durations."""
+    """Play the pictures in a loop in a window until the window is closed. ``seconds`` are the durations of the pictures."""
     from matplotlib import pyplot
     from matplotlib.animation import FuncAnimation
     from matplotlib.artist import Artist
@@ -81,4 +81,4 @@ def show(pictures: Sequence[Picture], seconds: Sequence[float], title: str) -> N
     order = [number for number, each in enumerate(seconds) for _ in range(max(1, round(each / tick)))]
     playing = FuncAnimation(figure, draw, order, interval=1000 * tick, cache_frame_data=False)
     pyplot.show()
-    del playing  # Matplotlib stops an animation without references
+    del playing  # Matplotlib stops an animation to which there is no reference

@@ -1,4 +1,4 @@
-"""Pictures of episodes side by side, each with its patch, the focuser's input, and the confidence so far."""
+"""Pictures of episodes side by side. For each episode, a picture shows the patch, the focuser's input, and the confidence so far."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from adafocus_env.drawing import (
 )
 from agents.watching.episodes import Episode
 
-HIT, MISS = (98, 211, 140), (255, 107, 96)  # colours of patches if the target is known, and of predictions
-GAP, HEADING = 12, 34  # pixels between episodes, and height of the line above them
-STRIP, INSET, MARGIN = 112, 96, 8  # pixels below a frame: height, side of the focuser's input, and margins
+HIT, MISS = (98, 211, 140), (255, 107, 96)  # colours of predictions, and of patches if the target is known
+GAP, HEADING = 12, 34  # distance between episodes, and height of the line above them, in pixels
+STRIP, INSET, MARGIN = 112, 96, 8  # height of the area below a frame, and side of the focuser's input and margin in it, in pixels
 ROW = 4  # maximum number of episodes side by side in one row
 
 
 def moments(episodes: Sequence[Episode], title: str, *, at_once: int, side: int) -> Iterator[tuple[Picture, bool]]:
-    """Yield a picture (H, W, 3) of every frame of the episodes, and whether it is the last of the episodes that it shows.
+    """Yield a picture (H, W, 3) for every frame of the episodes, and whether it shows the last frame of its episodes.
 
     Args:
         episodes: Episodes of equal length and frame size.
         title: Title of the pictures.
-        at_once: Number of episodes side by side; the others follow in sequence.
-        side: Minimum side of an enlarged frame in pixels.
+        at_once: Number of episodes that are shown side by side. The other episodes follow later.
+        side: Minimum side of a frame in pixels. Smaller frames are enlarged.
     """
     for start in range(0, len(episodes), at_once):
         shown = episodes[start : start + at_once]
@@ -48,7 +48,10 @@ def moments(episodes: Sequence[Episode], title: str, *, at_once: int, side: int)
 
 
 def _together(panels: Sequence[Image.Image], title: str, count: int) -> Picture:
-    """Return the panels below a title, with space for ``count`` panels. Height and width are even, as video encoders require."""
+    """Return a picture of the panels below a title, with space for ``count`` panels.
+
+    The height and the width of the picture are even, because video encoders require this.
+    """
     columns = count if count <= ROW else math.ceil(math.sqrt(count))
     width, height = panels[0].width + GAP, panels[0].height + GAP
     whole = width * columns + GAP, HEADING + height * -(-count // columns)
@@ -82,7 +85,7 @@ def _panel(episode: Episode, step: int, side: int) -> Image.Image:
 
 
 def _words(draw: ImageDraw.ImageDraw, episode: Episode, step: int, room: tuple[int, int, int]) -> None:
-    """Write the class, the prediction and the confidence in the class; ``room`` is (left, top, right) in pixels."""
+    """Write the true class, the prediction and the confidence as text. ``room`` is (left, top, right) in pixels."""
     left, top, right = room
     prediction, share = episode.predictions[step], f"{episode.confidence[step]:.0%}"
     draw.text((right, top - 2), share, fill=CONFIDENCE, font=font(17, bold=True), anchor="ra")
@@ -93,7 +96,7 @@ def _words(draw: ImageDraw.ImageDraw, episode: Episode, step: int, room: tuple[i
 
 
 def _bars(draw: ImageDraw.ImageDraw, episode: Episode, step: int, room: tuple[int, int, int, int]) -> None:
-    """Draw bars of the confidence so far, with hits and misses below; ``room`` is (left, top, right, bottom) in pixels."""
+    """Draw bars of the confidence so far, and mark hits and misses below them. ``room`` is (left, top, right, bottom) in pixels."""
     left, top, right, bottom = room
     width, floor = (right - left) / len(episode), bottom - 9
     draw.rectangle((left, top, right, floor), fill=BACKGROUND)

@@ -36,18 +36,18 @@ from classifiers.errors import count_of, lookup, refuse_if, suggestion
 from classifiers.model_zoo import BUNDLED
 
 BASELINES = ("random", "centre", "gaussian", *RULES, "oracle", "greedy_oracle")
-HOLD = 4  # the last picture of an episode is shown this many times as long as the others
+HOLD = 4  # factor by which the last picture of an episode is shown longer than the other pictures
 
 
 @dataclass(frozen=True)
 class Stage:
-    """The inputs of the episodes.
+    """The clips and settings with which episodes are played.
 
     Attributes:
         features: Features of the clips.
-        pool: Number of clips to choose from.
+        pool: Number of clips from which the episodes are sampled.
         data: Name of the data set.
-        trained: Folder of the trained policy, if any.
+        trained: Folder of the trained policy; None: there is no trained policy.
         skipped: Input of the head for skipped frames.
     """
 
@@ -90,7 +90,7 @@ def watch(config: Watch) -> None:
 
 
 def _of_id(config: Watch) -> Stage:
-    """Return the stage of an environment id, with the features of its first test clips, which are rendered together."""
+    """Return the `Stage` of an environment id. Episodes are sampled from the first test clips, which are rendered together."""
     lookup("id", config.id, ARGUMENTS)
     env: Any = gym.make(config.id, clips="test", device=config.device).unwrapped
     features: Features = env.dynamics.features
@@ -99,7 +99,7 @@ def _of_id(config: Watch) -> Stage:
 
 
 def _of_run(config: Watch, display: Display) -> Stage:
-    """Return the stage of a finished run, with the features of its test clips."""
+    """Return the `Stage` of a finished run, with the features of its test clips."""
     check_plugin(config.run, config.plugin)
     run = RunDir(config.run)
     refuse_if(
@@ -130,10 +130,10 @@ def _clips(config: Watch, stage: Stage) -> list[int]:
 
 
 def _policy(config: Watch, stage: Stage) -> tuple[PolicyNetwork | Predictor | str, str]:
-    """Return the policy or the name of a baseline, and the name to display.
+    """Return the policy (or the name, if it is a baseline) and the name to display.
 
     Raises:
-        InputError: If the name is unknown, the folder has no policy, or the policy does not match the clips.
+        InputError: If the name is unknown, if the folder has no policy, or if the policy does not match the clips.
     """
     name = config.policy or ("learned" if stage.trained else "bundled")
     if name in BASELINES:
