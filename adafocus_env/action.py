@@ -369,6 +369,19 @@ def crop_patches(frames: Tensor, source: Tensor, corners: Tensor, patch_size: in
     return windows[source, corners[:, 0], corners[:, 1]].permute(0, 3, 1, 2)  # of a view (M, rows, columns, P, P, 3)
 
 
+def masks_of(action: Action, last_chance: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the action masks (N, actions). For clips where ``last_chance`` (N,) bool is true, the masks exclude skipping.
+
+    Raises:
+        InputError: If actions are continuous.
+    """
+    refuse_if(action.num_cells is None, "action_masks: continuous actions have no masks; use action='grid' or action='skip'")
+    assert action.num_cells is not None
+    masks = np.ones((len(last_chance), action.num_cells), bool)
+    masks[last_chance] = action.patch_mask(action.candidates)
+    return masks
+
+
 def _append(locations: NDArray[np.float32], third: float) -> NDArray[np.float32]:
     """Locations (…, 2) → actions (…, 3) with that third coordinate."""
     return np.concatenate([locations, np.full_like(locations[..., :1], third)], axis=-1)

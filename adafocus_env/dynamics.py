@@ -14,7 +14,7 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adafocus_env.action import Action, GridAction, boxes_of
+from adafocus_env.action import Action, GridAction, boxes_of, masks_of
 from adafocus_env.classify import classify_glances, classify_step, find_skipped
 from adafocus_env.features.live import Features, Indices, LiveFeatures
 from adafocus_env.full_information import Alternatives, check_full_information, for_each_clip
@@ -243,8 +243,7 @@ class Dynamics:
         return to_array(self._of_labels(probabilities, self._on_device(self._labels[self.clip])).T)
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Return the action masks (N, actions). The masks exclude an action in one case only: skipping in the last step of a clip without
-        any patch.
+        """Return the action masks (N, actions). The masks exclude only skipping the last step of a clip that has no patch.
 
         Policies that support action masks (MaskablePPO) may use these masks; `step` accepts every action.
 
@@ -254,8 +253,7 @@ class Dynamics:
         return masks_of(self.action, self.running & (self.step_number == self.num_steps - 1) & (self.num_patches == 0))
 
     def _with_others(self, actions: Values, rows: Indices, steps: Indices) -> tuple[Values, NDArray[Any]]:
-        """Return all actions to evaluate (1 + k + m, N, *action space), and the alternatives (A, N, *action space), which are the last A of
-        all actions.
+        """Return the actions to evaluate (1 + k + m, N, *action space), and the alternatives (A, N, *action space), the last A of them.
 
         The chosen actions come first, then the k actions of the reward's baseline, then the m alternatives that the baseline does not
         contain.
@@ -392,19 +390,6 @@ class Dynamics:
 
     def _on_device(self, numbers: NDArray[Any]) -> Tensor:
         return to_device(numbers, self.state.device)
-
-
-def masks_of(action: Action, last_chance: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the action masks (N, actions). For clips where ``last_chance`` (N,) bool is true, the masks exclude skipping.
-
-    Raises:
-        InputError: If actions are continuous.
-    """
-    if action.num_cells is None:
-        raise InputError("action_masks: continuous actions have no masks; use action='grid' or action='skip'")
-    masks = np.ones((len(last_chance), action.num_cells), bool)
-    masks[last_chance] = action.patch_mask(action.candidates)
-    return masks
 
 
 def _check_numbers(num_clips: object, baseline: object) -> None:

@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from adafocus_env.action import Action, ContinuousAction, GridAction, with_skipping
-from adafocus_env.dynamics import masks_of
+from adafocus_env.action import Action, ContinuousAction, GridAction, masks_of, with_skipping
 from adafocus_env.features.live import Features, Indices
 from agents.policies.baselines import choose_step
 from agents.policies.sb3 import bind, parse_action_space

@@ -1,8 +1,7 @@
 """The policy network, which selects patches from glance maps, in plain PyTorch. The network is trained with `agents.policies.sb3`.
 
-`NETWORKS` lists the kinds of network. `spatial` scores each location from the features around it (`agents.policies.spatial`).
-`published` is the network of the paper, which flattens the map. `published_v2` is the network of AdaFocusV2. To add a kind, a plugin adds
-a class with the members of `NetworkArchitecture` to `NETWORKS`.
+`NETWORKS` lists the kinds of network. `spatial` scores each location from the features around it. `published`, which flattens the map,
+and `published_v2` are the networks of the papers. To add a kind, a plugin adds a class with the members of `NetworkArchitecture`.
 
 A saved policy is a folder with `policy.safetensors` and the JSON card `policy.json`. No pickle is written or read.
 """
@@ -79,12 +78,10 @@ class NetworkArchitecture(Protocol):
 class PolicyNetwork(nn.Module):
     """The policy on glance maps, which consists of the encoder, actor and critic of an architecture. `agents.load_policy` returns it.
 
-    `agents.policies.sb3.PatchActorCriticPolicy` contains the same modules inside Stable-Baselines3. `to_network` and `load_network` of
-    `agents.policies.sb3` copy the weights between the two classes.
+    `agents.policies.sb3` has the same modules inside Stable-Baselines3; its `to_network` and `load_network` copy the weights.
 
-    A policy that skips has one more output. On a grid, the output for skipping is a logit. With continuous locations, the output is a third
-    coordinate, and the frame is skipped if the coordinate is at least 0.5. The output for skipping and the value depend on the number of
-    patches so far; see `SkippingActor` and `SpatialActor`.
+    A policy that skips has one more output: a logit on a grid, otherwise a third coordinate, which skips the frame if it is at least 0.5.
+    This output and the value depend on the number of patches so far; see `SkippingActor` and `SpatialActor`.
 
     Args:
         architecture: the sizes.
@@ -127,8 +124,7 @@ class PolicyNetwork(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """Return the logits of the cells (N, D, G²) or the locations (N, D, 2), (row, column) in [0, 1], for glance maps (N, D, C, h, w).
 
-        For a policy that skips, the shape is (N, D, D, …), where the third axis is the number of patches so far, and the last axis has one
-        more entry, which is the output for skipping.
+        For a policy that skips, the shape is (N, D, D, …). The third axis is the number of patches so far, and the last entry skips.
         """
         states = self.encoder(maps)
         output = self.actor.for_all_counts(states) if self.skips else self.actor(states)
