@@ -25,7 +25,7 @@ def convert(app: Sphinx, what: str, name: str, obj: object, options: object, lin
 def signature(
     app: Sphinx, what: str, name: str, obj: object, options: object, arguments: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    """Return the signature to print. It is empty for a protocol, which has no constructor. Defaults that are functions are abbreviated."""
+    """Return the signature to print: nothing for a protocol, because it has no constructor. Abbreviate defaults that are functions."""
     if getattr(obj, "_is_protocol", False):
         return "", ""
     return arguments and re.sub(r"<function [^>]*>+", "…", arguments), returns
@@ -36,7 +36,7 @@ def _heading(line: str) -> list[str]:
 
 
 def _table(rows: list[str]) -> list[str]:
-    """Return a table whose first row is the heading. The second row, the separator line of Markdown, is left out."""
+    """Return a table whose first row is the heading, without the separator line of Markdown in the second row."""
     cells = [[cell.strip() for cell in row.strip().strip("|").split(" | ")] for row in rows[:1] + rows[2:]]
     lines = ["", ".. list-table::", "   :header-rows: 1", ""]
     for row in cells:
