@@ -1,1 +1,1 @@
-"""Pages of the site that are generated: environments, settings, API, and files that lie outside docs/."""
+"""Generate pages of the site: environments, settings, API, and files from outside docs/."""

@@ -1,4 +1,4 @@
-"""The API reference: public names by topic, with their docstrings."""
+"""Generate the API reference, which lists public names by topic, with their docstrings."""
 
 TOPICS = {
     "Environments": (
@@ -53,11 +53,11 @@ TOPICS = {
         ],
     ),
 }  # fmt: skip
-"""Heading → (what it holds, dotted names)."""
+"""For each heading: a sentence about its content, and the dotted names below it."""
 
 
 def pages() -> dict[str, str]:
-    """Return the page."""
+    """Return the page of the API reference, by its file name."""
     text = ["# API reference\n", "Public names. [Benchmark tasks](/tasks.md) and [Extending](/extend.md) show how they are used.\n"]
     for topic, (about, names) in TOPICS.items():
         text += [f"## {topic}\n", f"{about}\n"]

@@ -1,4 +1,4 @@
-"""Docstrings have Markdown headings and tables, as Gymnasium's have; autodoc reads reStructuredText."""
+"""Convert docstrings for autodoc: they have Markdown headings and tables, like Gymnasium's, but autodoc reads reStructuredText."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 SHAPE = re.compile(r"(?<=\()\*|(?<=, )\*")
-"""The star of a shape such as (N, *space.shape): it is not emphasis."""
+"""The star in a shape such as (N, *space.shape), which does not mean emphasis."""
 
 
 def convert(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Replace the lines of a docstring."""
+    """Replace the lines of a docstring by reStructuredText."""
     found: list[str] = []
     for is_table, group in groupby(lines, lambda line: line.lstrip().startswith("|")):
         block = list(group)
@@ -25,7 +25,7 @@ def convert(app: Sphinx, what: str, name: str, obj: object, options: object, lin
 def signature(
     app: Sphinx, what: str, name: str, obj: object, options: object, arguments: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    """Return the signature to print: none for a protocol, which has no constructor, and functions as defaults abbreviated."""
+    """Return the signature to print: nothing for a protocol, because it has no constructor. Abbreviate defaults that are functions."""
     if getattr(obj, "_is_protocol", False):
         return "", ""
     return arguments and re.sub(r"<function [^>]*>+", "…", arguments), returns
@@ -36,7 +36,7 @@ def _heading(line: str) -> list[str]:
 
 
 def _table(rows: list[str]) -> list[str]:
-    """Return a table with one heading; the second row of a Markdown table is its line."""
+    """Return a table whose first row is the heading, without the separator line of Markdown in the second row."""
     cells = [[cell.strip() for cell in row.strip().strip("|").split(" | ")] for row in rows[:1] + rows[2:]]
     lines = ["", ".. list-table::", "   :header-rows: 1", ""]
     for row in cells:

@@ -1,4 +1,4 @@
-"""One page for each benchmark id, from its arguments, the bundled classifier, docs/tasks.md and the stored scores."""
+"""Generate one page for each benchmark id from its arguments, the bundled classifier, docs/tasks.md and the stored scores."""
 
 import json
 import re
@@ -19,7 +19,7 @@ DOCS = Path(__file__).parents[1]
 TABLE = {"hit_rate": "hits", "top1_first": "first look", "top1_anytime": "anytime", "top1": "top-1"}
 SCORES = {"return": "mean return", "top1_anytime": "anytime", "top1": "top-1"}
 EXPECTED = ("random", "saliency", "ppo", "expected_pg", "oracle")
-"""Rows that a reader looks for; a page names those that have not been measured."""
+"""Rows that readers expect in a table of scores. A page names those rows that have not been measured."""
 WORDS = {
     "": "Actions are the cells of a grid.",
     "Continuous": "Actions are continuous locations.",
@@ -29,7 +29,7 @@ TRAINING = {"": "", "Continuous": " env.action=continuous env.baseline=1", "Skip
 
 
 def pages() -> dict[str, str]:
-    """Return the pages by path below docs/generated."""
+    """Return the pages as a dictionary from the path below docs/generated to the text."""
     tasks = [arguments["task"] for name, arguments in ARGUMENTS.items() if name.endswith("-v1") and "task" in arguments]
     ids = {(task, form): f"AdaFocus{task.title()}{form}-v1" for task in dict.fromkeys(tasks) for form in FORMS}
     found = {f"environments/{name}.md": _page(name, *key) for key, name in ids.items()}
@@ -91,7 +91,7 @@ def _reward(form: str) -> str:
 
 
 def _summary(task: str) -> str:
-    """Return what must be learned, from the table of ids in docs/tasks.md."""
+    """Return what must be learned in a task, which the table of ids in docs/tasks.md states."""
     text = (DOCS / "tasks.md").read_text(encoding="utf-8")
     match = re.search(rf"^\| `AdaFocus{task.title()}-v1`.*? \| (.*?) \|", text, re.MULTILINE)
     if match is None:

@@ -1,4 +1,4 @@
-"""Files of the repository that lie outside docs/ and are pages of the site too."""
+"""Generate pages of the site from files of the repository outside docs/."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ FILES = {
     "CHANGELOG.md": "changelog.md",
     "benchmarks/RESULTS.md": "results.md",
 }
-"""File → page below docs/generated."""
+"""From each file to its page below docs/generated."""
 LINK = re.compile(r"\]\((?!https?:|#|/)([^)#\s]+)(#[^)\s]*)?\)")
 NAMED = re.compile(r"\[[\w/]+\.md\]\(([^/)#\s][^)#\s]*\.md)(#[^)\s]*)?\)")
 """A link whose text is the name of the file."""
 
 
 def pages() -> dict[str, str]:
-    """Return the pages; their links stand as they do in the files."""
+    """Return the pages, with the same links as in the files."""
     return {page: (ROOT / file).read_text(encoding="utf-8") for file, page in FILES.items()}
 
 
 def link(app: Sphinx, name: str, source: list[str]) -> None:
-    """Make the links of a page that lead to a file of `FILES` lead to its page, and those of its page lead to where the file's do."""
+    """Adapt the links of a page to the site.
+
+    A link to a file of `FILES` leads to the page of that file. On the page of such a file, links lead to the same targets as in the file.
+    """
     written = next((file for file, page in FILES.items() if name == f"generated/{Path(page).stem}"), f"docs/{name}.md")
 
     def target(match: re.Match[str]) -> str:
@@ -46,6 +49,6 @@ def link(app: Sphinx, name: str, source: list[str]) -> None:
 
 
 def _title(written: str, link: str) -> str:
-    """Return the heading of the file that a page links to, up to a comma, colon or parenthesis."""
+    """Return the heading of a linked file, up to the first comma, colon or parenthesis."""
     text = (ROOT / os.path.dirname(written) / link).read_text(encoding="utf-8")  # noqa: PTH120
     return re.split(r"[,:(]", text.removeprefix("# ").partition("\n")[0])[0].strip()

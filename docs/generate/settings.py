@@ -1,4 +1,4 @@
-"""The page of all settings, from their declarations: `adafocus_env.settings`, `agents.config` and the YAML files."""
+"""Generate the page of all settings from their declarations in `adafocus_env.settings`, `agents.config` and the YAML files."""
 
 import ast
 import importlib
@@ -14,21 +14,21 @@ from agents.config.help import Rows, groups_of, rows_of
 HEADINGS = ("key", "default", "values", "meaning")
 PACKAGE = "configs"
 GROUPS = ("data", "classifier", "architecture", "env", "ppo", "algo", "network", "stages", "joint")
-"""The order of groups that have a section; others follow."""
+"""The first sections, in this order. The sections of all other groups follow."""
 
 ABOUT = """# Configuration
 
-Every setting of every command, generated from its declaration. Commands take `key=value`; `python -m agents.COMMAND --help` prints
-the same for one command, and `--cfg job` the values as composed. An unknown key, a value outside its range and a key without an
-effect are errors that say what is allowed.
+This page lists every setting of every command. It is generated from the declarations of the settings. Commands take `key=value`.
+`python -m agents.COMMAND --help` prints the same for one command, and `--cfg job` prints the values after composition. An unknown
+key, a value outside its range and a key without an effect are errors, and the message says what is allowed.
 
-A default with several values is that of several stages, in the order of the heading. `null` stands for no value. A command can
-set another default in its YAML file in `configs/`; then the table of the group has the value of the first command that reads it.
+If a default has several values, they belong to several stages, in the order of the heading. `null` stands for no value. A command
+can have another default in its YAML file in `configs/`. The table of a group then shows the value of the first command that reads it.
 """
 
 
 def pages() -> dict[str, str]:
-    """Return the page."""
+    """Return the page of all settings, by its file name."""
     text, groups = [ABOUT, "## Commands\n"], {}
     for module, (schema, config) in _commands().items():
         sections = dict(groups_of(schema, config, PACKAGE))
@@ -56,7 +56,7 @@ def pages() -> dict[str, str]:
 
 
 def _commands() -> dict[str, tuple[type, str]]:
-    """Return the commands of `agents`: module → class of the settings, name of the YAML file."""
+    """Return a dictionary from the module of each command of `agents` to the class of its settings and the name of its YAML file."""
     found = {}
     for file in sorted(Path(agents.__path__[0]).glob("[a-z]*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -92,7 +92,7 @@ def _table(rows: Rows) -> str:
 
 
 def _number(default: str) -> str:
-    """Write numbers of YAML files, such as 3e-3, as those of the declarations are written."""
+    """Write the numbers of YAML files, such as 3e-3, in the format of the declarations, such as 0.003."""
     return re.sub(r"\b\d+e-\d+\b", lambda match: f"{float(match[0]):g}", default)
 
 
