@@ -19,7 +19,7 @@ from classifiers import checkpoint
 from classifiers.atomic_files import replacing, write_text
 from classifiers.errors import InputError, refuse_if
 
-ONNX = {name: f"{name}.onnx" for name in ("glancer", "policy", "focuser", "head")}
+ONNX = {name: f"{name}.onnx" for name in ("glancer", "policy", "crop", "focuser", "head")}
 WRITTEN = (checkpoint.CARD, METADATA_FILE, checkpoint.WEIGHTS, networks.CARD, networks.WEIGHTS, README, *ONNX.values())
 """Files of all formats. A folder with one of the first two is complete: they are written last, and removed first."""
 
@@ -59,7 +59,7 @@ def write_folder(trained: Trained, out: Path) -> None:
 
 
 def write_onnx(trained: Trained, out: Path) -> None:
-    """Write the ONNX files of the four networks, after they were compared with PyTorch, their metadata and a Markdown card.
+    """Write the ONNX files of the networks, after they were compared with PyTorch, their metadata and a Markdown card.
 
     Raises:
         InputError: A network cannot be exported, a file differs from PyTorch, or the folder cannot be written.

@@ -2,7 +2,7 @@
 
 N clips have T frames of the focuser, G frames of the glancer and D decisions of f = T / D frames; T, G, D and f are constants of a file,
 and N may vary. Together the modules compute what `agents.evaluation.inference.infer` does; between them there is only the crop of the
-patches. The shapes of all inputs and outputs are in `signatures`.
+patches, which is a module too where patches are interpolated. The shapes of all inputs and outputs are in `signatures`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from adafocus_env.classify import classify_glances, classify_step, find_skipped,
 from agents.evaluation.inference import count_decisions, glance_at, patches_of
 from agents.policies.networks import PolicyNetwork, patch_mask_below
 from classifiers.classifier import Classifier
-from classifiers.errors import refuse_if
+from classifiers.crop import crop_at_corners
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,33 @@ class PolicyModule(nn.Module):
 
     def _look(self, output: Tensor) -> tuple[Tensor, Tensor]:
         if self.policy.grid is None:
-            return output, (output * self.room).floor().long()
+            corners = output * self.room
+            return output, corners if self.policy.interpolated else corners.floor().long()
         return output.softmax(-1), self.cells[output.argmax(-1)]
 
     def _skip(self, output: Tensor) -> Tensor:
         if self.policy.grid is None:
             return torch.special.ndtr((output[..., 2] - 0.5) / self.policy.std)
         return (output[..., -1] - output[..., :-1].amax(-1)).sigmoid()
+
+
+class CropModule(nn.Module):
+    """Normalised frames and corners → patches that are interpolated at real-valued corners (`classifiers.crop`).
+
+    Args:
+        patch_size: P in pixels.
+    """
+
+    def __init__(self, patch_size: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+
+    def forward(self, crop_frames: Tensor, corners: Tensor) -> Tensor:
+        """Frames (M, f, 3, H, W) of M decisions, corners (M, 2) → patches (M, f, 3, P, P)."""
+        repeats = crop_frames.shape[1]
+        source = torch.arange(crop_frames.shape[0] * repeats, device=corners.device)
+        patches = crop_at_corners(crop_frames.flatten(0, 1), source, corners.repeat_interleave(repeats, dim=0), self.patch_size)
+        return patches.unflatten(0, (-1, repeats))
 
 
 class FocusModule(nn.Module):
@@ -180,7 +200,7 @@ class Signature:
 
 
 def signatures(classifier: Classifier, policy: PolicyNetwork, skipped: str) -> dict[str, Signature]:
-    """Return the four modules by name, in the order of the data flow.
+    """Return the four modules by name, in the order of the data flow; ``crop`` is a fifth one where patches are interpolated.
 
     Args:
         classifier: Frozen, on the CPU.
@@ -188,13 +208,8 @@ def signatures(classifier: Classifier, policy: PolicyNetwork, skipped: str) -> d
         skipped: Input of the head where a frame is skipped.
 
     Raises:
-        InputError: The frames cannot be divided equally among decisions, or the policy's patches are interpolated.
+        InputError: The frames cannot be divided equally among decisions.
     """
-    refuse_if(
-        policy.interpolated,
-        "format=onnx: the policy's patches are interpolated (env.action=interpolated), which ONNX exports do not support; choose "
-        "format=folder",
-    )
     counts, sizes = Counts.of(classifier, policy), classifier.architecture
     decisions, repeats = counts.decisions, counts.frames_per_decision
     chosen = ("probabilities" if policy.grid else "locations", *(["skip"] if policy.skips else []), "corners", "patch_mask")
@@ -205,11 +220,13 @@ def signatures(classifier: Classifier, policy: PolicyNetwork, skipped: str) -> d
         "focus_vectors": torch.zeros(2, decisions, repeats, classifier.focuser.vector_size),
         "patch_mask": torch.zeros(2, decisions, dtype=torch.bool),
     }
+    crop = {"crop_frames": torch.zeros(2, repeats, 3, sizes.size, sizes.size), "corners": torch.zeros(2, 2)}
     return {
         "glancer": Signature(GlanceModule(classifier, counts), {"frames": frames}, ("maps", "glance_vectors")),
         "policy": Signature(
             PolicyModule(policy, classifier), {"maps": torch.zeros(2, decisions, *policy.architecture.map_shape)}, chosen
         ),
+        **({"crop": Signature(CropModule(sizes.patch_size), crop, ("patches",), "decisions")} if policy.interpolated else {}),
         "focuser": Signature(FocusModule(classifier), {"patches": patches}, ("focus_vectors",), axis="decisions"),
         "head": Signature(HeadModule(classifier, skipped), vectors, ("probabilities",)),
     }
