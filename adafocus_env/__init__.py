@@ -1,4 +1,4 @@
-"""Where to look in a video, as a reinforcement-learning problem. Importing this registers the environments.
+"""Patch selection in videos as a reinforcement-learning problem. Importing this package registers the environments.
 
     FILES      videos/     data set, split → reader, decoded in a worker process → frames
       ▼        demo/       or rendered: the benchmark tasks
@@ -7,7 +7,7 @@
     FEATURES   features/   glancer → glance map and vector of a frame; focuser → focus vector of a patch; computed live or stored in a bank
       ▼
     STEP       observation → agent → action → patch → focus vector → head → confidence → reward
-               dynamics does this for N clips at once; vector_env, env and sb3_env are its APIs; settings declares their arguments
+               dynamics steps N clips at once; vector_env, env and sb3_env are its APIs; settings declares their arguments
 
 Every module imports only from the levels above it.
 """
@@ -23,7 +23,7 @@ __all__ = ["ARGUMENTS", "__version__", "normalized_score", "reference_scores"]
 
 try:
     __version__ = version("adafocus-env")
-except PackageNotFoundError:  # a checkout on the import path, without an installation
+except PackageNotFoundError:  # the package is on the import path, but not installed
     __version__ = "0+unknown"
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -42,7 +42,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     **{f"AdaFocus{task.title()}-v0": {"task": f"{task}@v0", **FORMS[""]} for task in ("easy", "normal", "hard", "sparse", "memory")},
     "AdaFocusEasyContinuous-v0": {"task": "easy@v0", **FORMS["Continuous"]},
 }
-"""The arguments of each registered id; see `adafocus_env.env.AdaFocusEnv`. The task of an id that names one is fixed: see
+"""The arguments of each registered id; see `adafocus_env.env.AdaFocusEnv`. If the id names a task, the task is fixed; see
 `adafocus_env.tasks`."""
 
 

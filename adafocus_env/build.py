@@ -1,4 +1,4 @@
-"""From the arguments of an environment to its clips, classifier and features: shared by all APIs."""
+"""Build clips, classifier and features from the arguments of an environment; shared by all APIs."""
 
 import itertools
 import logging
@@ -51,26 +51,26 @@ def open_clips(
     unreadable: Unreadable | None = None,
     waiting: Waiting | None = None,
 ) -> ClipSource:
-    """Open the clips of one split of a data set: decoded once into the cache folder (`ClipStore`), or in every epoch (`StreamingClips`).
+    """Open the clips of one split of a data set, decoded once into the cache folder (`ClipStore`) or in every epoch (`StreamingClips`).
 
     Args:
         data: the data set.
-        split: training clips have random frames and crops, the others middle frames and centre crops.
-        num_frames: T.
+        split: training clips have random frames and crops; those of other splits have middle frames and centre crops.
+        num_frames: T, frames per clip.
         size: side of the frames in pixels.
-        views: clips sampled from every training video, or "resample": new ones in every epoch, not stored.
-        glance_frames: the number of separate frames of the glancer; 0: both networks see the same frames.
+        views: number of clips sampled from every training video, or "resample": new clips in every epoch, which are not stored.
+        glance_frames: number of separate frames for the glancer; 0: both networks see the same frames.
         sampling: how the frames of training clips are sampled.
-        order: in which order the networks see the frames, a name in `adafocus_env.videos.frame_sampling.ORDERS`.
-        seed: of resampled clips. Stored clips do not depend on it: runs with different seeds share them.
-        lazy: decode 64 clips at a time, when one is first requested.
-        num_workers: processes that decode.
+        order: the order in which the networks see the frames, a name in `adafocus_env.videos.frame_sampling.ORDERS`.
+        seed: seed of resampled clips. Stored clips do not depend on it, so that runs with different seeds share them.
+        lazy: decode 64 clips at a time, when one of them is first requested.
+        num_workers: number of decoding processes.
         progress: called with the number of clips that are ready.
-        unreadable: collects the videos that cannot be read, so that the caller warns about those of several splits at once.
-        waiting: shows what ``lazy`` decodes later.
+        unreadable: collects the videos that cannot be read, so that the caller can give one warning for several splits.
+        waiting: shows the progress of clips that ``lazy`` decodes later.
 
     Raises:
-        InputError: split or views are not known, the split has no videos, or none can be read.
+        InputError: if split or views are unknown, the split has no videos, or no video can be read.
     """
     refuse_if(split not in get_args(Split), f"clips must be {', '.join(map(repr, get_args(Split)))} or a ClipStore, got {split!r}")
     refuse_if(
@@ -102,10 +102,10 @@ def open_clips(
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of that name; "auto" is a GPU if there is one. With several processes every process has a separate GPU.
+    """Return the device called ``name``; "auto" is a GPU if there is one. Several processes use separate GPUs.
 
     Raises:
-        InputError: PyTorch does not know the device or cannot use it here, or there are fewer GPUs than processes.
+        InputError: if PyTorch does not know the device or cannot use it here, or there are fewer GPUs than processes.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -133,13 +133,13 @@ def build_features(
         classifier: a frozen classifier, what `classifiers.load` takes, or "auto": the bundled classifier of the task. A classifier
             object stays on its device.
         clips: a clip store, or a split of the demo videos.
-        task: which demo videos, a name in `adafocus_env.demo.videos.TASKS`.
-        device: for a classifier that is loaded here.
-        settings: those of `adafocus_env.settings.EnvSettings` by name; ``bank`` may also be a bank for the same classifier, clips and
+        task: the task of the demo videos, a name in `adafocus_env.demo.videos.TASKS`.
+        device: device of a classifier that this function loads.
+        settings: settings of `adafocus_env.settings.EnvSettings` by name. ``bank`` may also be a bank for the same classifier, clips and
             action, which is then returned.
 
     Raises:
-        InputError: they do not fit together (names which and why), or a setting is unknown or out of its range.
+        InputError: if the arguments do not match (the message says which and why), or a setting is unknown or out of range.
     """
     chosen = validate(EnvSettings, settings)
     lookup("task", task, TASKS)
@@ -151,7 +151,7 @@ def build_features(
         )
         classifier = checkpoint.load(data_name(task) if classifier == "auto" else classifier, choose_device(device))
     check_frozen(classifier)
-    announce = isinstance(clips, str)  # nobody else shows what is rendered, decoded and stored
+    announce = isinstance(clips, str)  # no caller shows the progress of rendering, decoding and storing
     if isinstance(clips, str):
         clips = _open_lazily(demo(task), clips, classifier.architecture.size)
     check_fit(classifier, clips)
@@ -162,16 +162,16 @@ def build_features(
 
 
 def make_action(action: str | Callable[[int, int, int], Action], grid: int, classifier: Classifier) -> Action:
-    """Return the kind of action of that name, for the frames and patches of a classifier.
+    """Return the kind of action called ``action``, for the frames and patches of a classifier.
 
     Raises:
-        InputError: the name is not known, or the grid is too small.
+        InputError: if the name is unknown, or the grid is too small.
     """
     return find_action(action)(grid, classifier.architecture.size, classifier.architecture.patch_size)
 
 
 def _open_lazily(data: DataSet, split: Split, size: int) -> ClipSource:
-    """Return clips that are rendered and decoded when one is first requested, and show that."""
+    """Return clips that are rendered and decoded on the first request, with a progress display."""
     assert data.prepare is not None
     data, waiting = replace(data, prepare=partial(_prepare_shown, data.prepare)), Waiting("decode videos", len(getattr(data, split, ())))
     return open_clips(data, split, num_frames=DEMO_FRAMES, size=size, lazy=True, waiting=waiting)
@@ -184,7 +184,7 @@ def _prepare_shown(prepare: Callable[..., None], videos: Sequence[Video]) -> Non
 
 
 def _make_bank(settings: EnvSettings, classifier: Classifier, clips: ClipSource, action: Action, announce: bool) -> Features:
-    """Return features stored as ``settings.bank`` names it; see `build_features`."""
+    """Return features stored as ``settings.bank`` says; see `build_features`."""
     bank, video_div, dtype, gib = settings.bank, settings.video_div, settings.bank_dtype, settings.bank_gib
     if bank is False or (bank == "auto" and isinstance(clips, StreamingClips)):
         return LiveFeatures(classifier, clips, action, video_div=video_div)
@@ -221,8 +221,8 @@ def arguments_of(features: Features, *, skips: bool = False) -> dict[str, Any]:
     """Return the arguments of an environment on these features that define its actions and decisions.
 
     Args:
-        features: of the environment.
-        skips: whether a step may skip its patch.
+        features: features of the environment.
+        skips: whether actions may skip the patch of a step.
     """
     video_div = features.num_steps if features.classifier.architecture.averages_frames else None
     if isinstance(features.action, GridAction):
@@ -236,7 +236,7 @@ def check_fit(classifier: Classifier, clips: ClipSource) -> None:
     """Check that the classifier can classify the clips.
 
     Raises:
-        InputError: another frame size or order of frames, or labels beyond its classes.
+        InputError: if the clips have another frame size, another order of frames, or labels beyond the classifier's classes.
     """
     refuse_if(
         clips.size != classifier.architecture.size,

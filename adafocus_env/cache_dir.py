@@ -1,4 +1,4 @@
-"""The cache folder, and locks for one process at a time in it."""
+"""The cache folder, and locks that admit one process at a time."""
 
 import logging
 import os
@@ -17,10 +17,10 @@ _log = logging.getLogger("adafocus_env")
 
 
 def cache_folder() -> Path:
-    """Return the folder of everything that can be made again: ``$ADAFOCUS_CACHE``, or the user's cache folder; made if missing.
+    """Return the folder of files that can be recreated: ``$ADAFOCUS_CACHE``, or the user's cache folder. It is created if missing.
 
     Raises:
-        InputError: the folder cannot be made or written.
+        InputError: if the folder cannot be created or written.
     """
     folder = Path(os.environ.get("ADAFOCUS_CACHE") or platformdirs.user_cache_dir("adafocus-env")).expanduser()
     try:
@@ -31,10 +31,10 @@ def cache_folder() -> Path:
 
 
 def make_writable(folder: Path) -> None:
-    """Make ``folder`` if it is missing.
+    """Create ``folder`` if it is missing, and check that it can be written.
 
     Raises:
-        OSError: it cannot be made or written.
+        OSError: if it cannot be created or written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()
@@ -42,10 +42,10 @@ def make_writable(folder: Path) -> None:
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Turn any error of the system while writing to ``folder``, below the cache folder, into an `InputError`.
+    """Convert any `OSError` while writing to ``folder``, below the cache folder, to an `InputError`.
 
     Raises:
-        InputError: the disk is full, the folder cannot be written, or it was removed meanwhile.
+        InputError: if the disk is full, the folder cannot be written, or the folder was removed meanwhile.
     """
     try:
         yield
@@ -56,10 +56,10 @@ def writing_to(folder: Path) -> Iterator[None]:
 
 
 def check_there(*files: Path | None) -> None:
-    """Check that files which this process has made or found still exist.
+    """Check that files that existed before still exist.
 
     Raises:
-        InputError: one was removed meanwhile.
+        InputError: if a file was removed meanwhile.
     """
     if missing := [file for file in files if file is not None and not file.exists()]:
         raise removed(missing[0])
@@ -74,16 +74,16 @@ def _not_writable(folder: Path, problem: OSError) -> InputError:
 
 @contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file ``path``; a second process logs what it waits for, and continues when the first one is done.
+    """Hold the lock file ``path``. A second process logs that it waits, and continues when the first process is done.
 
-    The system frees the lock of a process that dies, so that the next one takes over.
+    The system releases the lock of a process that dies, so that the next process continues.
 
     Args:
-        path: the lock file, made if missing.
-        what: what is being made, for the message.
+        path: the lock file, created if missing.
+        what: name of the files being created, for the message.
 
     Raises:
-        InputError: the lock file cannot be made.
+        InputError: if the lock file cannot be created.
     """
     lock = filelock.FileLock(path)
     with writing_to(path.parent):

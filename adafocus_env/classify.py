@@ -1,14 +1,14 @@
-"""From glance vectors, focus vectors and a patch mask to class scores: whole clips at once, or one step of the environment.
+"""Compute class scores from glance vectors, focus vectors and a patch mask, for whole clips or for one step of the environment.
 
-If a step is skipped (it has no patch), the head gets:
+In a skipped step, which has no patch, the input of the head is:
 
 | ``skipped`` | input of the head |
 |---|---|
 | `zeros` | zeros in place of the focus vector |
 | `last` | the focus vector of the last patch; zeros before the first |
-| `none` | no head step: state and scores stay the same; before the first head step all classes have the same score |
+| `none` | none: the head takes no step, and state and scores stay the same; before its first step, all classes have the same score |
 
-A clip without any patch is classified from its glance vectors, with zeros in place of the focus vectors, for every option.
+With every option, a clip without any patch is classified from its glance vectors, with zeros in place of the focus vectors.
 """
 
 from typing import Literal
@@ -24,10 +24,10 @@ SKIPPED: dict[str, Skipped] = {"zeros": "zeros", "last": "last", "none": "none"}
 
 
 def find_skipped(skipped: str) -> Skipped:
-    """Return the option of that name.
+    """Check the name of an option and return it.
 
     Raises:
-        InputError: The option is unknown (suggests the nearest).
+        InputError: If the option is unknown. The message suggests the nearest.
     """
     return lookup("skipped", skipped, SKIPPED)
 
@@ -41,21 +41,21 @@ def classify_clips(
     *,
     num_frames: int = 1,
 ) -> Tensor:
-    """Return the class scores (N, T, K) of N clips after every frame, or every step where the frames of a step are averaged.
+    """Return the class scores (N, T, K) of N clips after every frame, or after every step if the frames of a step are averaged.
 
-    Evaluation, inference and training differ in the source of the focus vectors only. The environment goes step by step (`classify_step`),
-    because its actions may depend on earlier scores; one call of the head for all steps is several times as fast.
+    Evaluation, inference and training call this function with focus vectors from different sources. The environment uses `classify_step`
+    instead, because its actions may depend on earlier scores; one call of the head for all steps is several times as fast.
 
     Args:
-        classifier: Its head.
+        classifier: The classifier with the head.
         glances: Glance vectors (N, T, C) of all frames.
         focus_vectors: Focus vectors (M, F) of the M frames with a patch, clip by clip.
         patch_mask: (N, T) bool, the frames with a patch; None: all.
-        skipped: Input of the head in the others, see the table above.
-        num_frames: Frames of a decision, which are all skipped or none; the last focus vector is the mean over them.
+        skipped: Input of the head in the other frames; see the table above.
+        num_frames: Number of frames per decision. Either all of them have a patch or none; the last focus vector is their mean.
 
     Raises:
-        InputError: The option is unknown.
+        InputError: If the option is unknown.
     """
     option = find_skipped(skipped)
     if patch_mask is None:
@@ -75,12 +75,12 @@ def classify_step(
     """Take the next step of N clips with each of k inputs, all from the same state.
 
     Args:
-        classifier: Its head.
+        classifier: The classifier with the head.
         glances: Glance vectors (N, C).
-        focus_vectors: (k, N, F), what the head gets: the focus vectors, or the substitute where the step is skipped.
+        focus_vectors: (k, N, F), the focus vectors, or their substitutes where the step is skipped.
         state: (N, S), state of the head before the step.
-        skip: (m, N) bool with m ≤ k, where the head takes no step (``skipped="none"``); None: nowhere.
-        before: (N, K), softmax scores there.
+        skip: (m, N) bool with m ≤ k, true where the head takes no step (``skipped="none"``); None: nowhere.
+        before: (N, K), softmax scores before the step, which apply where the head takes no step.
 
     Returns:
         Softmax scores (k, N, K), and the state (N, S) after the first of the k.
@@ -100,17 +100,17 @@ def classify_glances(classifier: Classifier, glances: Tensor) -> Tensor:
 
 
 def repeat_last(focus_vectors: Tensor, patch_mask: Tensor, num_frames: int) -> Tensor:
-    """Fill the skipped frames of (N, T, F) with the focus vector of the last decision with a patch, zeros before the first."""
+    """Fill the skipped frames of (N, T, F) with the focus vector of the last decision with a patch, or with zeros before the first."""
     focused = patch_mask[:, ::num_frames]
     means = focus_vectors.unflatten(1, (-1, num_frames)).mean(2)
     steps = torch.arange(focused.shape[1], device=patch_mask.device)
-    last = torch.where(focused, steps, 0).cummax(1).values  # step 0, which is zeros then, before the first patch
+    last = torch.where(focused, steps, 0).cummax(1).values  # before the first patch, step 0, whose vector is zero
     repeated = means.gather(1, last[..., None].expand_as(means)).repeat_interleave(num_frames, dim=1)
     return focus_vectors.where(patch_mask[..., None], repeated)
 
 
 def _classify_patches_only(classifier: Classifier, glances: Tensor, focus_vectors: Tensor, patch_mask: Tensor) -> Tensor:
-    """Run the head over the frames with a patch only, packed to the left of each row."""
+    """Run the head only over the frames with a patch, packed to the left of each row."""
     longest = max(1, int(patch_mask.sum(1).max()))
     order = (~patch_mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest, None]
     packed = (values.gather(1, order.expand(-1, -1, values.shape[-1])) for values in (glances, focus_vectors))

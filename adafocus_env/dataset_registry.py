@@ -1,4 +1,4 @@
-"""Data sets by name, for every command: their settings, and how each is built."""
+"""The registry of data sets for all commands, with their settings and builders."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,32 +15,32 @@ from classifiers.errors import lookup, refuse_if
 
 @settings
 class DataSettings:
-    """Which videos, and the clips that are sampled from them."""
+    """The videos, and the clips that are sampled from them."""
 
     name: str = setting("demo", "the data set, a name in `adafocus_env.dataset_registry.DATASETS`")
-    task: TaskName = setting(DEFAULT_TASK, "which demo videos; see docs/tasks.md")
+    task: TaskName = setting(DEFAULT_TASK, "the task of the demo videos; see docs/tasks.md")
     root: str = setting("", "the folder of videos, or of the lists of a published set", path=True)
-    source: Literal["auto", "frames", "videos"] = setting("auto", "of a published set: extracted frames or videos; auto: frames if present")
+    source: Literal["auto", "frames", "videos"] = setting("auto", "extracted frames or videos of a published set; auto: frames if any")
     val: float = setting(0.1, "share of the training videos in the validation split", ge=0, lt=1)
-    test: float = setting(0.2, "share of the videos in the test split, where the folder has no test/ subfolder", gt=0, lt=1)
+    test: float = setting(0.2, "share of the videos in the test split, if the folder has no test/ subfolder", gt=0, lt=1)
     num_frames: int = setting(8, "T, frames of a clip", ge=1)
-    glance_frames: int = setting(0, "frames of the glancer, where they are sampled separately; 0: those of the focuser", ge=0)
-    views: Count | Literal["resample"] = setting(1, "clips sampled from each training video; resample: new ones every epoch, not stored")
-    flip: bool = setting(True, "mirror training clips at random; false where left and right, or the shape, tell a class")
+    glance_frames: int = setting(0, "number of separately sampled frames for the glancer; 0: the focuser's frames", ge=0)
+    views: Count | Literal["resample"] = setting(1, "clips sampled from each training video; resample: new in every epoch, not stored")
+    flip: bool = setting(True, "mirror training clips at random; false if direction or handedness distinguishes classes")
     sampling: Literal["segments", "released"] = setting("segments", "how the frames of training clips are sampled")
     order: Literal["time", "coarse_to_fine"] | None = setting(
-        None, "in which order the networks see the frames; null: as the classifier was trained, or in time"
+        None, "order in which the networks see the frames; null: the classifier's order, or chronological"
     )
     workers: int = setting(2, "processes that render and decode", ge=1)
 
     @property
     def label(self) -> str:
-        """The data set, and the task of demo videos where it is not the default one: part of the names of runs."""
+        """The data set and, if it is not the default, the task of demo videos. Names of runs contain this label."""
         return self.name if self.task == DEFAULT_TASK else f"{self.name}-{self.task}"
 
     @property
     def title(self) -> str:
-        """The label, and the folder of the videos where there is one: the title of a table of results."""
+        """The label and the folder of the videos, if any, for the title of a table of results."""
         return f"{self.label} ({self.root})" if self.root else self.label
 
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
@@ -51,22 +51,22 @@ class DataSettings:
             if self.name not in readers:
                 yield key, f"data={self.name} does not read it; leave it out, or choose one of data={', '.join(readers)}"
         if self.name == "folder" and self.root and any((Path(self.root).expanduser() / split).is_dir() for split in ("train", "test")):
-            yield "test", "the folder has a train/ or test/ subfolder, which decides; leave it out, or put the class folders into data.root"
+            yield "test", "a train/ or test/ subfolder defines the split; leave it out, or put the class folders into data.root"
 
 
 OF_ONE_SET = ("task", "root", "source", "test", "flip")
-"""Settings that say which videos of a data set, and that not every data set reads."""
+"""Settings that select videos and that not every data set reads."""
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """How a data set is built. What is slow to import is imported by the function.
+    """The builder of a data set. The builders import slow modules when they are called.
 
     Attributes:
-        build: settings → data set.
-        help: what it is, in a line.
-        reads: those of `OF_ONE_SET` that ``build`` reads.
-        inspect: settings → what can be used of it, with the faulty lines of its lists; None: what ``build`` returns.
+        build: function of the settings that returns the data set.
+        help: description in one line.
+        reads: the settings among `OF_ONE_SET` that ``build`` reads.
+        inspect: function of the settings that returns the usable videos and the faulty lines of lists; None: use ``build``.
     """
 
     build: Callable[[DataSettings], DataSet]
@@ -79,16 +79,16 @@ def build_data(data: DataSettings) -> DataSet:
     """Return the data set that the settings name.
 
     Raises:
-        InputError: there is no such name, or its folder cannot be used.
+        InputError: if the name is unknown, or the folder cannot be used.
     """
     return lookup("data.name", data.name, DATASETS).build(data)
 
 
 def usable_data(data: DataSettings) -> Usable:
-    """Return what can be used of a data set, and the lines of its lists that cannot.
+    """Return the usable videos of a data set and the faulty lines of its lists.
 
     Raises:
-        InputError: there is no such name, or its folder cannot be used.
+        InputError: if the name is unknown, or the folder cannot be used.
     """
     row = lookup("data.name", data.name, DATASETS)
     return row.inspect(data) if row.inspect else Usable(row.build(data), place=None, faults=[], notes=[])
@@ -118,7 +118,7 @@ def _root(data: DataSettings, content: str) -> str:
 
 
 DATASETS: dict[str, DataSource] = {
-    "demo": DataSource(_demo, "rendered demo videos: moving objects, of which one tells the class", ("task",)),
+    "demo": DataSource(_demo, "rendered demo videos of moving objects, one of which determines the class", ("task",)),
     "folder": DataSource(_folder, "your own videos: ROOT/CLASS/*, or ROOT/train/CLASS/* and ROOT/test/CLASS/*", ("root", "test", "flip")),
     **{
         name: DataSource(_published, f"{title}, from its published lists", ("root", "source"), _what_is_usable)
@@ -128,4 +128,4 @@ DATASETS: dict[str, DataSource] = {
         }.items()
     },
 }  # fmt: skip
-"""Name → how to build it. A plugin adds rows; see docs/extend.md."""
+"""The data sets by name. A plugin adds entries; see docs/extend.md."""

@@ -1,6 +1,6 @@
-"""Several processes that work as one, as ``torchrun`` starts them. In a single process the functions here do nothing.
+"""Communication between the processes that ``torchrun`` starts. In a single process, these functions do nothing.
 
-The processes find each other when one of them first needs the others: by gloo between CPUs, by NCCL between GPUs.
+The process group is created on first use, with gloo on CPUs and NCCL on GPUs.
 """
 
 import atexit
@@ -20,37 +20,37 @@ from torch.nn.parallel import DistributedDataParallel
 
 Value = TypeVar("Value")
 PATIENCE = timedelta(days=30)
-"""How long a process waits for the others: one may train a policy meanwhile. When one dies, torchrun ends them all at once."""
+"""Time limit for collective operations: the main process may train a policy meanwhile. (If a process dies, torchrun ends the others.)"""
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """Return the number of processes."""
     return int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
 
 
 def rank() -> int:
-    """The number of this one among all, from 0."""
+    """Return the rank of this process among all processes, starting at 0."""
     return int(os.environ["RANK"]) if dist.is_torchelastic_launched() else 0
 
 
 def local_rank() -> int:
-    """The number of this one among those on this machine, from 0: also that of its GPU."""
+    """Return the rank of this process on its machine, starting at 0, which is also the index of its GPU."""
     return int(os.environ["LOCAL_RANK"]) if dist.is_torchelastic_launched() else 0
 
 
 def is_main() -> bool:
-    """Whether this is the process that owns files and display."""
+    """Return whether this is the process that writes files and shows progress."""
     return rank() == 0
 
 
 def barrier() -> None:
-    """Waits until all are here."""
+    """Wait until all processes have called this function."""
     all_sum(torch.zeros(1))
 
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """The main process goes through the body first; the others then find what it has made."""
+    """Run the body in the main process first, and in the other processes afterwards, so that they find its files."""
     if not is_main():
         barrier()
     yield
@@ -59,12 +59,12 @@ def main_first() -> Iterator[None]:
 
 
 def broadcast_object(value: Value) -> Value:
-    """What the main process gives; the others' values do not matter. All are pickled on the way."""
+    """Return the value of the main process in all processes. Values are pickled; those of the other processes are ignored."""
     return gather_objects(value)[0]
 
 
 def gather_objects(value: Value) -> list[Value]:
-    """Return the objects of all processes, in the order of their ranks; every process gets them."""
+    """Return the objects of all processes in the order of ranks, in every process."""
     if world_size() == 1:
         return [value]
     _join()
@@ -74,7 +74,7 @@ def gather_objects(value: Value) -> list[Value]:
 
 
 def all_sum(values: Tensor) -> Tensor:
-    """The sum of ``values`` over all processes, in place; the same bits for each of them."""
+    """Return the sum of ``values`` over all processes, computed in place and bit-identical in all of them."""
     if world_size() > 1:
         _join()
         dist.all_reduce(values)
@@ -82,27 +82,27 @@ def all_sum(values: Tensor) -> Tensor:
 
 
 def all_gather_counts(count: int) -> list[int]:
-    """Return the count of every process, by rank."""
+    """Return the counts of all processes, by rank."""
     return [int(value) for value in all_sum(torch.tensor([count if rank() == other else 0 for other in range(world_size())]))]
 
 
 def shard(items: NDArray[Any]) -> list[NDArray[Any]]:
-    """Split items into one shard of nearly equal size per process, by rank."""
+    """Split items into one shard per process, of nearly equal size and ordered by rank."""
     return np.array_split(items, world_size())
 
 
 def wrap_ddp(module: nn.Module, *, find_unused_parameters: bool) -> DistributedDataParallel:
-    """Wrap a module so that every process has the mean of all gradients after a backward pass.
+    """Wrap a module so that gradients are averaged over all processes in the backward pass.
 
-    Buffers are left to `agents.supervised.stage_model`.
+    Buffers are not synchronized; `agents.supervised.stage_model` handles them.
 
     Args:
-        module: Has the same weights in every process.
+        module: The module, with the same weights in every process.
         find_unused_parameters: Whether some parameters receive no gradient.
     """
     _join()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)  # PyTorch 2.8 does not know the new name yet
+        warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)  # PyTorch 2.8 lacks the new name
         return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=find_unused_parameters)
 
 

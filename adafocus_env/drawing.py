@@ -1,4 +1,4 @@
-"""What all pictures have in common: colours, fonts, enlarged frames, the outline of a patch, and what the focuser sees of it."""
+"""Drawing functions for all pictures: colours, fonts, enlarged frames, outlines of patches, and the focuser's input."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Colour = tuple[int, int, int] | str
 
 @cache
 def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return a font of that size in pixels: DejaVu Sans, which comes with Matplotlib and has most alphabets, or else Pillow's own."""
+    """Return a font of ``size`` pixels: DejaVu Sans, which Matplotlib includes and which has most alphabets, or Pillow's default."""
     package = importlib.util.find_spec("matplotlib")
     for folder in (package.submodule_search_locations or []) if package else []:
         file = Path(folder, "mpl-data", "fonts", "ttf", f"DejaVuSans{'-Bold' if bold else ''}.ttf")
@@ -30,7 +30,7 @@ def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont
 
 
 def shorten(text: str, width: float, size: int, *, bold: bool = False) -> str:
-    """Return the text, cut with an ellipsis to ``width`` pixels."""
+    """Return the text, truncated with an ellipsis to ``width`` pixels."""
     measure = font(size, bold=bold).getlength
     while text and measure(text) > width:
         text = text.removesuffix("…")[:-1] + "…" if len(text) > 1 else ""
@@ -38,22 +38,22 @@ def shorten(text: str, width: float, size: int, *, bold: bool = False) -> str:
 
 
 def enlarged(frame: Picture, least: int) -> tuple[Image.Image, int]:
-    """Return a frame (H, W, 3), enlarged by a whole number until no side is shorter than ``least`` pixels, and that number."""
+    """Return a frame (H, W, 3), enlarged by an integer factor so that both sides have at least ``least`` pixels, and the factor."""
     scale = max(1, -(-least // min(frame.shape[:2])))
     return Image.fromarray(frame).resize((frame.shape[1] * scale, frame.shape[0] * scale), Image.Resampling.NEAREST), scale
 
 
 def outline(draw: ImageDraw.ImageDraw, box: Sequence[float], scale: tuple[float, float], colour: Colour, width: int) -> None:
-    """Draw a box on a picture whose sides are ``scale`` (y, x) times as long as the frame's, with a dark rim to set it off."""
+    """Draw the outline of a box, with a dark rim, on a picture whose sides are ``scale`` (y, x) times as long as the frame's."""
     top, left, bottom, right = (round(side * scale[number % 2]) for number, side in enumerate(box))
     draw.rectangle((left - 1, top - 1, right, bottom), outline=(0, 0, 0), width=width + 2)
     draw.rectangle((left, top, right - 1, bottom - 1), outline=colour, width=width)
 
 
 def focused(pixels: Picture, box: Sequence[float], patch_size: int, side: int) -> Image.Image:
-    """Return what the focuser sees: the patch at its resolution, enlarged to ``side`` pixels."""
+    """Return the focuser's input, the patch at ``patch_size`` pixels, enlarged to ``side`` pixels."""
     top, left, bottom, right = box
     height, width = pixels.shape[:2]
-    inside = max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom)  # rounding may leave the frame
+    inside = max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom)  # rounding may cross the border
     patch = Image.fromarray(pixels).resize((patch_size, patch_size), Image.Resampling.BILINEAR, box=inside)
     return patch.resize((side, side), Image.Resampling.NEAREST if side >= 3 * patch_size else Image.Resampling.BICUBIC)

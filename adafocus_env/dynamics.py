@@ -1,4 +1,4 @@
-"""The physics of the decision problem: one step of N clips. Crop, focus, classify, reward, end."""
+"""The dynamics of the decision problem: crop, focus, classify and reward in one step of N clips."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from adafocus_env.transfers import Values, rows_of, to_array, to_device, with_ro
 from classifiers.errors import InputError, lookup, refuse_if
 from classifiers.flops import video_flops
 
-# Smallest batch of the head with stored features on a CPU: smaller matrix products add up in another order, so the last digits of an
-# episode would depend on the number of episodes beside it.
+# Smallest batch of the head with stored features on a CPU. Smaller matrix products sum in another order, so that the last digits of an
+# episode would depend on the number of parallel episodes.
 MIN_HEAD_BATCH = 8
 UNCOUNTABLE = "baseline='all' needs a grid: continuous actions are not countable; choose a number, such as baseline=1"
 
 
 @dataclass(frozen=True)
 class Episode:
-    """Everything random about one episode, sampled when it begins.
+    """The random choices of one episode, sampled when it begins.
 
     Attributes:
-        clip: Number of the clip.
-        baseline: (D, k + K, *action space), the k random patches that the reward compares with, then K sampled actions whose rewards a step
-            reports, see `adafocus_env.full_information`.
+        clip: Index of the clip.
+        baseline: (D, k + K, *action space), k random patches for the reward's baseline, followed by K sampled actions whose rewards each
+            step reports (see `adafocus_env.full_information`).
     """
 
     clip: int
@@ -49,29 +49,30 @@ class Dynamics:
 
     Args:
         features: Glances and focus vectors of the clips.
-        num_clips: N.
+        num_clips: N, number of parallel clips.
         reward: A name in `adafocus_env.reward.REWARDS`, or a custom reward.
-        baseline: k, random patches that estimate the expectation in the reward, or "all" cells of a grid for the exact mean.
+        baseline: k, number of random patches that estimate the expectation in the reward, or "all" cells of a grid for the exact mean.
         action: Kind of action; None: that of ``features``. Its ``patch_action`` must be that of ``features``.
-        cost_weight: λ, cost of a step with a patch in units of the reward. A skipped step costs less, by its share of multiply-adds.
+        cost_weight: λ, cost of a step with a patch in units of the reward. The cost of a skipped step is lower, in proportion to its
+            multiply-adds.
         skipped: Input of the head in a skipped step, a name in `adafocus_env.classify.SKIPPED`.
-        full_information: Report the reward of every action, see `adafocus_env.full_information`: True on a grid, or K sampled locations.
-        tensors: Outcomes hold tensors, and a step on the cells of a grid copies nothing to the host: what depends on actions or scores
-            stays on the device. Clips, step numbers and ends of episodes are known on the host without them.
+        full_information: Report the reward of every action (see `adafocus_env.full_information`): True on a grid, or K sampled locations.
+        tensors: Whether outcomes hold tensors. If so, a step on the cells of a grid copies nothing to the host: values that depend on
+            actions or scores stay on the device. Clips, step numbers and ends of episodes do not depend on them.
 
     Attributes:
         clip: (N,), the current clips.
         step_number: (N,), the current steps; after the last step of an episode it keeps its value.
         running: (N,), whether an episode is running.
-        started: (N,), whether an episode was ever started.
-        num_patches: (N,), steps of the episode with a patch.
-        state: (N, S), of the head.
+        started: (N,), whether any episode was started.
+        num_patches: (N,), number of the episode's steps with a patch.
+        state: (N, S), state of the head.
         scores: (N, K), softmax scores after the last step; undefined before the first.
-        focus: (N, F), the last focus vectors, where skipped steps repeat them (``skipped="last"``).
-        boxes: (N, 4), the last step's patches as (top, left, bottom, right) in pixels, as outcomes hold them; zeros before the first.
+        focus: (N, F), the last focus vectors, which skipped steps repeat if ``skipped="last"``.
+        boxes: (N, 4), the last step's patches as (top, left, bottom, right) in pixels; zeros before the first step.
 
     Raises:
-        InputError: An argument is out of its range.
+        InputError: If an argument is out of range.
     """
 
     def __init__(
@@ -124,12 +125,12 @@ class Dynamics:
         spec = features.clips.settings
         flops = video_flops(features.classifier, spec.num_frames, spec.num_glance_frames, self.num_steps, skipped=self.skipped)
         self.step_cost = flops.skipped_step + flops.patch
-        # Of a skipped step, of a step with a patch, and of the last step of a clip without any patch.
+        # Costs of three kinds of step: skipped, with a patch, and the last step of a clip without any patch.
         self._costs = np.array([flops.skipped_step, self.step_cost, flops.skipped_step + flops.no_patch])
         self.set_cost_weight(cost_weight)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Dynamics:
-        """Copy the episodes; the features are shared, because they are frozen and may take gigabytes."""
+        """Copy the episodes. The features are shared, because they are frozen and may take gigabytes."""
         memo[id(self.features)] = self.features
         twin = memo[id(self)] = type(self).__new__(type(self))
         twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
@@ -139,7 +140,7 @@ class Dynamics:
         """Set λ from the next step on.
 
         Raises:
-            InputError: It is negative, infinite or not a number.
+            InputError: If λ is negative, infinite or not a number.
         """
         if isinstance(cost_weight, bool) or not isinstance(cost_weight, int | float) or not 0 <= cost_weight < math.inf:
             raise InputError(f"cost_weight must be a number of at least 0, in units of the reward, got {cost_weight!r}")
@@ -147,10 +148,10 @@ class Dynamics:
         self._penalties = (self.cost_weight * self._costs / self.step_cost).astype(np.float32)
 
     def sample_episode(self, rng: np.random.Generator, clip: int | None = None) -> Episode:
-        """Sample an episode: its clip, unless it is given, and its random patches.
+        """Sample an episode: the clip, unless it is given, and the random patches.
 
         Raises:
-            InputError: The clip does not exist.
+            InputError: If the clip does not exist.
         """
         count = len(self.features.clips)
         if clip is None:
@@ -161,7 +162,7 @@ class Dynamics:
         return Episode(int(clip), np.concatenate([baseline, self.alternatives.sample(rng, self.num_steps)], axis=1))
 
     def start(self, rows: Indices, episodes: list[Episode]) -> None:
-        """Begin ``episodes`` in the given rows; the other rows go on."""
+        """Begin ``episodes`` in the given rows; the episodes in other rows continue."""
         count = len(rows)
         self.started[rows] = True
         self.baseline[rows] = [episode.baseline for episode in episodes]
@@ -178,14 +179,14 @@ class Dynamics:
         )
 
     def restart(self, clips: Indices, baseline: NDArray[Any]) -> None:
-        """Begin the episodes (clips (N,), baseline (N, D, k, *action space)) in all rows."""
+        """Begin episodes in all rows, with clips (N,) and random patches (N, D, k, *action space)."""
         self.start(self._rows, [Episode(int(clip), patches) for clip, patches in zip(clips, baseline, strict=True)])
 
     def check(self, actions: Values | Sequence[Any], count: int) -> Values:
-        """Return the actions of ``count`` clips: a tensor where they are grid cells and outcomes hold tensors, otherwise an array.
+        """Return the actions of ``count`` clips, as a tensor if they are grid cells and outcomes hold tensors, otherwise as an array.
 
         Raises:
-            ActionError: One lies outside the space. For a tensor on a GPU see `adafocus_env.action.GridAction.check_tensor`.
+            ActionError: If an action lies outside the space. For tensors on a GPU, see `adafocus_env.action.GridAction.check_tensor`.
         """
         if self._grid and isinstance(actions, Tensor) and actions.device == self.state.device:
             return self._grid.check_tensor(actions, count)
@@ -197,8 +198,8 @@ class Dynamics:
         """Take one step with the patches of ``actions`` in the given rows (default: all).
 
         Raises:
-            ActionError: An action lies outside the space; nothing has changed. See `check`.
-            ResetNeeded: A row has no running episode.
+            ActionError: If an action lies outside the space; the episodes are unchanged. See `check`.
+            ResetNeeded: If a row has no running episode.
         """
         rows = self._rows if rows is None or len(rows) == self.num_clips else rows
         checked = self.check(actions, len(rows))
@@ -207,7 +208,7 @@ class Dynamics:
         steps, previous = self.step_number[rows], rows_of(self._confidence, rows)
         batch, alternatives = self._with_others(checked, rows, steps)
         confidence, judged, baseline, prediction, correct, confidences = self._classify(rows, batch)
-        terminated = steps == self.num_steps - 1  # the step number stays at the last one, so that the last observation repeats it
+        terminated = steps == self.num_steps - 1  # the step number stays at the last step, so that the last observation is repeated
         patch_mask = np.ones(len(rows), bool) if isinstance(checked, Tensor) else self.action.patch_mask(checked)
         kinds = self._kinds_of_steps(rows, patch_mask)
         penalty = self._penalties[kinds]
@@ -232,24 +233,24 @@ class Dynamics:
 
     @torch.no_grad()
     def confidence_of_candidates(self) -> NDArray[np.float32]:
-        """Return the confidence (N, M) after a next step with each of the M candidate actions; changes nothing."""
+        """Return the confidence (N, M) after a next step with each of the M candidate actions, without taking the step."""
         probabilities, _, _ = self._look_ahead(self._rows, for_each_clip(self.action.candidates, self.num_clips))
         return to_array(self._of_labels(probabilities, self._on_device(self._labels[self.clip])).T)
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Return which actions are sensible next (N, actions): all, but not to skip the last step of a clip without a patch.
+        """Return the action masks (N, actions), which exclude only skipping the last step of a clip without any patch.
 
-        Policies that know masks (MaskablePPO) may use it; the step itself accepts every action.
+        Policies that support masks (MaskablePPO) may use them; `step` accepts every action.
 
         Raises:
-            InputError: Actions are continuous.
+            InputError: If actions are continuous.
         """
         return masks_of(self.action, self.running & (self.step_number == self.num_steps - 1) & (self.num_patches == 0))
 
     def _with_others(self, actions: Values, rows: Indices, steps: Indices) -> tuple[Values, NDArray[Any]]:
         """Return actions (1 + k + m, N, *action space), and the alternatives (A, N, *action space), which are the last A of them.
 
-        The first are the chosen ones. Those that the reward compares with follow, then the alternatives that are not among them.
+        The first are the chosen actions. The k actions of the reward's baseline follow, then the m alternatives that are not among them.
         """
         sampled = self.baseline[rows, steps].swapaxes(0, 1)
         compared = for_each_clip(self._compared, len(rows)) if self._all_cells else sampled[: self._num_sampled]
@@ -260,12 +261,12 @@ class Dynamics:
         return np.concatenate([actions[None], others]), alternatives
 
     def _kinds_of_steps(self, rows: Indices, patch_mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Return the kinds (…, n) of steps with a patch or without (…, n), as numbers of `_costs` and `_penalties`."""
+        """Return the kinds of steps (…, n), as indices of `_costs` and `_penalties`, for a patch mask (…, n)."""
         last = self.step_number[rows] == self.num_steps - 1
         return np.where(last & (self.num_patches[rows] + patch_mask == 0), 2, patch_mask)
 
     def _classify(self, rows: Indices, actions: Values) -> list[Values]:
-        """Move on by the first of ``actions`` (1 + k + m, n, …); return what `_measure` does."""
+        """Take the step with the first of ``actions`` (1 + k + m, n, …); return the result of `_measure`."""
         count, padded = len(rows), rows
         if count < self._min_batch:
             repeated = np.arange(self._min_batch) % count
@@ -280,11 +281,11 @@ class Dynamics:
         return measured
 
     def _look_ahead(self, rows: Indices, actions: Values, *, zeros: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Classify the next step of the clips of ``rows`` (n,) with each of ``actions`` (k, n, …), all from their current state.
+        """Classify the next step of the clips in ``rows`` (n,) with each of ``actions`` (k, n, …), all from the current state.
 
         Returns:
-            Softmax scores (k, n, K), one more with zeros as the focus vector if ``zeros``; the first action's state (n, S); all focus
-            vectors (k, n, F).
+            Softmax scores (k, n, K), and further ones for zeros as the focus vector if ``zeros``; the state (n, S) after the first action;
+            the focus vectors (k, n, F) of all actions.
         """
         clips, steps, state = self.clip[rows], self.step_number[rows], self._of(self.state, rows)
         skip = before = None
@@ -302,12 +303,12 @@ class Dynamics:
         return *classify_step(self.features.classifier, glances, focus_vectors, state, skip, before), focus_vectors
 
     def _judge_alone(self, rows: Indices, focus_vectors: Tensor) -> Tensor:
-        """Classify the next step of the clips of ``rows`` (n,) without the steps before it: focus vectors (k, n, F) → scores (k, n, K)."""
+        """Return the scores (k, n, K) of the next step of clips ``rows`` (n,) without earlier steps, given focus vectors (k, n, F)."""
         classifier, glances = self.features.classifier, self.features.glance_vectors(self.clip[rows], self.step_number[rows])
         return classify_step(classifier, glances, focus_vectors, classifier.initial_state(len(rows)))[0]
 
     def _masked_focus_vectors(self, rows: Indices, actions: NDArray[Any], patch_mask: NDArray[np.bool_]) -> Tensor:
-        """Return focus vectors (k, n, F) of ``actions`` (k, n, …), one call for all patches; zeros or the last ones where they skip."""
+        """Return the focus vectors (k, n, F) of ``actions`` (k, n, …), in one call for all patches; skipped ones are substituted."""
         focus_vectors = self._of(self.focus, rows).expand(len(patch_mask), -1, -1).clone()
         if patch_mask.any():
             clips, steps = (np.broadcast_to(each[rows], patch_mask.shape)[patch_mask] for each in (self.clip, self.step_number))
@@ -316,7 +317,7 @@ class Dynamics:
         return focus_vectors
 
     def _scores_without_step(self, rows: Indices, skips: NDArray[np.bool_]) -> Tensor:
-        """Return scores (n, K) where the head takes no step: the current ones, or those of the glances if a clip ends without a patch."""
+        """Return the scores (n, K) if the head takes no step: the current ones, or those of the glances if a clip ends without a patch."""
         before = self._of(self.scores, rows)
         ends = skips & (self.step_number[rows] == self.num_steps - 1) & (self.num_patches[rows] == 0)
         if ends.any():
@@ -326,15 +327,15 @@ class Dynamics:
         return before
 
     def _measure(self, probabilities: Tensor, judged: Tensor, clips: Indices) -> tuple[Values, ...]:
-        """Return what may leave the device.
+        """Compute the measurements of a step from the scores; these are the only values that are copied to the host.
 
         Args:
             probabilities: (N, K), scores after the step.
-            judged: (k, N, K), the scores that the reward reads: of the step, of what it is compared with, and of the alternatives.
-            clips: (N,).
+            judged: (k, N, K), the scores that the reward depends on: of the step, of its baseline, and of the alternatives.
+            clips: (N,), the clips.
 
         Returns:
-            Confidence, the confidence and the baseline that the reward reads, prediction, whether it is right, (N,) each; and the
+            Confidence, confidence for the reward, baseline for the reward, prediction, and whether it is correct, (N,) each; and the
             confidence of the alternatives (N, A).
         """
         labels = self._labels[clips]
@@ -352,20 +353,20 @@ class Dynamics:
         return *true[:2], baseline, prediction, prediction == on_device, true[alternatives].T
 
     def _reward(self, *measured: Values) -> Any:
-        """Return the reward of confidence, previous confidence and baseline."""
+        """Return the reward for confidence, previous confidence and baseline."""
         if self._tensors and not self.reward.on_tensors:
             return self._on_device(self.reward.value(*map(to_array, measured)))
         return self.reward.value(*measured)
 
     def _of_labels(self, probabilities: Tensor, labels: Tensor) -> Tensor:
-        """Scores (k, N, K) → those of the true classes (k, N)."""
+        """Return the scores of the true classes (k, N) out of (k, N, K)."""
         return probabilities.gather(-1, labels.expand(probabilities.shape[:2])[..., None])[..., 0]
 
     def _of(self, values: Tensor, rows: Indices) -> Tensor:
         return values if rows is self._rows else values.index_select(0, self._on_device(rows))
 
     def _update(self, rows: Indices, **values: Values) -> None:
-        """Set attributes to new values in the given rows, without writing to the old ones."""
+        """Set attributes to copies with new values in the given rows, without writing to the old arrays."""
         for name, new in values.items():
             setattr(self, name, new if len(rows) == self.num_clips else with_rows(getattr(self, name), rows, new))
 
@@ -377,10 +378,10 @@ class Dynamics:
 
 
 def masks_of(action: Action, last_chance: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return which actions are sensible next (N, actions): all, but in clips of ``last_chance`` (N,) only those with a patch.
+    """Return the action masks (N, actions). Skipping is excluded in the clips of ``last_chance`` (N,) bool.
 
     Raises:
-        InputError: Actions are continuous.
+        InputError: If actions are continuous.
     """
     if action.num_cells is None:
         raise InputError("action_masks: continuous actions have no masks; use action='grid' or action='skip'")

@@ -21,134 +21,133 @@ from classifiers.classifier import Classifier
 
 
 class AdaFocusEnv(gym.Env[Any, Any]):
-    """Where to look in a video.
+    """Select patches of a video for a classifier.
 
     ## Description
-    A clip of T frames is classified by three frozen networks (AdaFocus, ICCV 2021). The *glancer* processes every whole frame
-    cheaply. In every step the agent sees the glance of one frame and selects one small patch of it; the *focuser* processes
-    that patch and a *head* updates the class scores. The reward is the confidence in the true class that the patch brought. If the
-    head averages the scores of frames (the Something-Something family), a step is one of ``video_div`` decisions, and each selects the
-    patches of an equal share of the frames.
+    Three frozen networks classify a clip of T frames (AdaFocus, ICCV 2021). The *glancer* processes every whole frame at low cost. In
+    every step, the agent observes the glance of one frame and selects one small patch of the frame; the *focuser* processes that patch
+    and a *head* updates the class scores. The reward is the confidence in the true class that the patch adds. If the head averages the
+    scores of frames (the Something-Something family), a step is one of ``video_div`` decisions, each of which selects the patches of an
+    equal share of the frames.
 
     ## Action Space
-    `AdaFocus-v1` (``action="grid"``): `Discrete(grid²)`, the cell of a grid, row-major. The patches of the first and the last
-    cell of a row touch the borders.
+    `AdaFocus-v1` (``action="grid"``): `Discrete(grid²)`, the cells of a grid in row-major order. The patches of the first and the last
+    cell of a row touch the borders of the frame.
 
     `AdaFocusContinuous-v1` (``action="continuous"``): `Box(0, 1, (2,), float32)`, a location a as (row, column). The top left
     corner of the patch is floor(a · (H − P)).
 
-    ``action="interpolated"``: the same space; the corner is a · (H − P), where the patch is interpolated bilinearly, as AdaFocusV2 does.
+    ``action="interpolated"``: the same space. The corner is a · (H − P), and the patch is interpolated bilinearly, as in AdaFocusV2.
 
-    `AdaFocusSkip-v1` (``action="skip"``, ``cost_weight=0.05``): `Discrete(grid² + 1)`, the same cells; the last action skips: the
-    glancer sees the frame, the focuser does not. ``action_masks()`` (for MaskablePPO) allows all actions except skipping in the
-    last step of an episode without any patch.
+    `AdaFocusSkip-v1` (``action="skip"``, ``cost_weight=0.05``): `Discrete(grid² + 1)`, the same cells and, as the last action, skipping:
+    the glancer sees the frame, the focuser does not. ``action_masks()`` (for MaskablePPO) allows all actions except skipping in the last
+    step of an episode without any patch.
 
-    ``action="continuous_skip"``: `Box(0, 1, (3,), float32)`, a location and a third coordinate; from 0.5 on the step skips.
+    ``action="continuous_skip"``: `Box(0, 1, (3,), float32)`, a location and a third coordinate. The step skips if it is at least 0.5.
 
-    The input of the head in a step that skips:
+    The input of the head in a skipped step:
 
     | skipped | the head |
     |---|---|
     | `zeros` | receives zeros in place of the focus vector |
     | `last` | receives the last focus vector again; zeros before the first |
-    | `none` | takes no step; before its first step all classes are as likely |
+    | `none` | takes no step; before its first step, all classes have the same score |
 
-    `zeros` is the default: with the bundled classifiers, which never saw a skipped frame, it and `none` are equally accurate, `last` is
-    slightly worse, and `zeros` is the most confident in 8 of the 9 cells. Validation clips of `normal`, `hard` and `sparse`,
-    patches at the targets, frames focused at random (20 samples), top-1 in % at focused shares of 25, 47 and 67 %: `zeros` 85.2 93.9 94.5,
-    81.3 89.5 89.7, 51.5 76.1 88.8; `last` 84.5 93.2 93.6, 80.0 88.7 89.7, 52.1 76.2 88.7; `none` 85.2 93.9 94.2, 82.4 90.5 90.6,
-    51.1 75.6 88.3. All frames focused: 94.2, 90.4, 94.7.
+    `zeros` is the default. With the bundled classifiers, which were trained without skipped frames, `zeros` and `none` are equally
+    accurate, `last` is slightly worse, and `zeros` has the highest confidence in 8 of 9 comparisons. These are the top-1 accuracies in %
+    on validation clips of `normal`, `hard` and `sparse`, with patches at the targets in 25, 47 and 67 % of the frames, selected at random
+    (20 samples): `zeros` 85.2 93.9 94.5, 81.3 89.5 89.7, 51.5 76.1 88.8; `last` 84.5 93.2 93.6, 80.0 88.7 89.7, 52.1 76.2 88.7;
+    `none` 85.2 93.9 94.2, 82.4 90.5 90.6, 51.1 75.6 88.3. With patches in all frames: 94.2, 90.4, 94.7.
 
-    If every step of an episode skips, the last one classifies the glance vectors with zeros in place of the focus vectors, for any
+    If every step of an episode skips, the last step classifies the glance vectors with zeros in place of the focus vectors, for any
     value of ``skipped``.
 
     ## Observation Space
     | observation | space | content |
     |---|---|---|
-    | `map` | `Box((C, h, w), float32)` | the glance map of the frame, or those of the decision's frames, stacked |
-    | `vector` | `Box((C,), float32)` | the pooled glance map, its mean over the decision's frames |
-    | `dict` | `Dict` of `Box` spaces, float32 | the next five; `patch` and `head` are zeros before the first step |
+    | `map` | `Box((C, h, w), float32)` | the glance map of the frame, or the stacked maps of the decision's frames |
+    | `vector` | `Box((C,), float32)` | the pooled glance map, averaged over the decision's frames |
+    | `dict` | `Dict` of `Box` spaces, float32 | the next five entries; `patch` and `head` are zeros before the first step |
     | – `map` | `Box((C, h, w))` | as above |
-    | – `step` | `Box(0, 1, (1,))` | the share of the episode that is done |
-    | – `patch` | `Box(0, 1, (2,))` | the last step's patch: (row, column) of its corner in shares of H − P |
-    | – `head` | `Box(0, 1, (2,))` | the highest class score after the last step, the scores' entropy in shares of ln K |
-    | – `state` | `Box((S,))` | the head's state, within −1 and 1 for a GRU |
-    | `reference` | `Box((2,), int64)` | clip and step: for features extractors that read the glances by reference |
-    | `reference_looks` | `Box((3,), int64)` | the same, and the number of the episode's patches |
+    | – ``step`` | `Box(0, 1, (1,))` | the finished share of the episode |
+    | – `patch` | `Box(0, 1, (2,))` | the corner of the last step's patch: (row, column) in fractions of H − P |
+    | – `head` | `Box(0, 1, (2,))` | the highest class score after the last step, and the entropy of the scores in fractions of ln K |
+    | – `state` | `Box((S,))` | the state of the head, between −1 and 1 for a GRU |
+    | `reference` | `Box((2,), int64)` | indices of clip and step, for features extractors that read glances by reference |
+    | `reference_looks` | `Box((3,), int64)` | clip, step, and the number of the episode's patches so far |
     | `pixels` | `Box(0, 255, (3·g, h, w), uint8)` | the decision's g frames as the glancer receives them |
 
-    No observation holds or depends on the label.
+    No observation contains the label or depends on it.
 
     ## Rewards
-    With p_t the softmax score of the true class after step t:
+    The confidence p_t is the softmax score of the true class after step t.
 
     | reward | value |
     |---|---|
-    | `random` | p_t − E over uniformly random patches of p_t, all from the same state of the head (the paper's) |
+    | `random` | p_t − the mean of p_t over uniformly random patches, all from the same state of the head (the paper's reward) |
     | `previous` | p_t − p_{t−1}, with p_{−1} = 0 |
     | `confidence` | p_t |
     | `padding` | p_t − p_t with zeros in place of the focus vector |
-    | `standalone` | as `random`, with the head in its initial state: every patch is judged by itself; not for actions that skip |
-    | `log_confidence` | ln p_t − ln E over uniformly random patches of p_t; p of at least 1e-6 |
+    | `standalone` | as `random`, but with the head in its initial state, so that every patch is judged on its own; no skipping |
+    | `log_confidence` | ln p_t − ln of the mean of p_t over uniformly random patches, with p_t of at least 1e-6 |
 
-    Less ``cost_weight`` · the step's share of the multiply-adds of a step with a patch: 1, or less if the step skips (0.32
-    with the demo classifier). The expectation over random patches is over patches alone, also if the step skips. If the head takes no
-    step (``skipped="none"``), p_t is p_{t−1}, or 1/K before its first step.
+    The penalty ``cost_weight`` · c is subtracted, where c is the step's share of the multiply-adds of a step with a patch: 1, or less if
+    the step skips (0.32 with the demo classifier). Random patches in the table never skip, even if the step does. If the head takes no
+    step (``skipped="none"``), p_t is p_{t−1}, or 1/K before the head's first step.
 
     ## Starting State
-    A clip sampled uniformly, at its first frame; `reset(options={"clip": i})` chooses it.
+    An episode starts at the first frame of a uniformly sampled clip. `reset(options={"clip": i})` chooses the clip.
 
     ## Episode End
-    After the last frame (the last decision) the episode is *terminated*: the steps are the task, not a time limit. The last
-    observation is repeated (`reference_looks` counts the last patch). Episodes are never truncated.
+    The episode is *terminated* after the last frame (the last decision), since the number of steps is a part of the task and not a time
+    limit. The last observation is repeated (`reference_looks` counts the last patch). Episodes are never truncated.
 
     ## Info
     | key | type | content |
     |---|---|---|
-    | `clip` | int | its number |
+    | `clip` | int | the index of the clip |
     | `name` | str | the name of its video |
     | `confidence` | float | p_t |
     | `previous` | float | p_{t−1} |
-    | `baseline` | float | the confidence that the rewards `random`, `standalone`, `log_confidence`, `padding` compare with; otherwise 0 |
+    | `baseline` | float | the confidence subtracted in `random`, `standalone`, `log_confidence` and `padding`; otherwise 0 |
     | `penalty` | float | cost of the step, already subtracted from the reward |
     | `prediction` | int | the class with the highest score |
     | `correct` | bool | whether it is the true class |
     | `box` | (4,) int64 | the patch as (top, left, bottom, right) in pixels of the frame; zeros if the step skipped |
-    | `multiply_adds` | int | of the step: glance, focus, head |
+    | `multiply_adds` | int | multiply-adds of the step (glance, focus and head) |
     | `action_rewards` | (A,) float64 | with ``full_information``: the reward of each action from the same state |
     | `candidates` | (A, 2) or (A, 3) float32 | with ``full_information`` and continuous actions: these actions |
 
-    After `reset` there are only `clip` and `name`.
+    After `reset`, the info has only `clip` and `name`.
 
-    `action_rewards` are counterfactual, and standard reinforcement learning does not get them: they are for algorithms that use them by
-    intention, no observation depends on them, and the step itself is the same without. On a grid A is the number of actions (skipping is
-    the last), and ``full_information=True`` needs a bank, which has the focus vectors of all cells. Where actions are continuous,
-    ``full_information=K`` samples K locations in each step, followed by skipping if actions can skip. `env.unwrapped.action_rewards` are
-    the same numbers.
+    `action_rewards` are counterfactual, and standard reinforcement learning does not have them. They are meant for algorithms that use them
+    explicitly; neither observations nor steps depend on them. On a grid, A is the number of actions (skipping is the last), and
+    ``full_information=True`` needs a bank, which has the focus vectors of all cells. With continuous actions, ``full_information=K``
+    samples K locations in each step, followed by skipping if actions can skip. `env.unwrapped.action_rewards` has the same numbers.
 
     ## Arguments
-    See below; `gymnasium.make("AdaFocus-v1", reward="previous")` passes them on. By default the clips are those of the demo
-    videos, rendered and decoded 64 at a time on the first request. That, and how much of a bank is computed, is shown on stderr: as a bar
-    on a terminal, elsewhere every 30 seconds.
+    See below; `gymnasium.make("AdaFocus-v1", reward="previous")` passes them on. By default, the clips are those of the demo videos,
+    rendered and decoded 64 at a time on the first request. The progress of this work, and that of filling a bank, is shown on stderr: as
+    a bar on a terminal, otherwise as a line every 30 seconds.
 
     ## Version History
-    * v1: the target is among look-alikes, so that rules that learn nothing do not find it; see docs/tasks.md.
-    * v0: first version. ``skipped`` came later; its default is what `AdaFocusSkip-v0` did before.
+    * v1: the target is among look-alikes, so that rules that learn nothing cannot find it; see docs/tasks.md.
+    * v0: first version. ``skipped`` was added later, with the earlier behaviour of `AdaFocusSkip-v0` as its default.
 
     Args:
         classifier: a name or folder for `classifiers.load`, a frozen `Classifier`, or "auto": the bundled classifier of the task.
         clips: a split of the demo videos, or a `ClipStore`.
-        task: which demo videos, a name in `adafocus_env.demo.videos.TASKS`.
-        observation: see above, or a custom class (see `adafocus_env.observation`).
+        task: the task of the demo videos, a name in `adafocus_env.demo.videos.TASKS`.
+        observation: a name in the table above, or a custom class (see `adafocus_env.observation`).
         device: "auto", "cpu", "cuda" or "cuda:N", for a classifier given by name.
         render_mode: None or "rgb_array".
         settings: ``action``, ``grid``, ``video_div``, ``reward``, ``baseline``, ``full_information``, ``cost_weight``, ``skipped``,
-            ``bank``, ``bank_dtype`` and ``bank_gib``; `adafocus_env.settings.EnvSettings` has their meaning, defaults and ranges.
-            ``action`` and ``reward`` may also be a custom class and an `adafocus_env.reward.Reward`, and ``bank`` may be `Features` (such
-            as a `MemoryBank`) to share.
+            ``bank``, ``bank_dtype`` and ``bank_gib``; see `adafocus_env.settings.EnvSettings` for their meanings, defaults and ranges.
+            ``action`` may also be a custom class, ``reward`` an `adafocus_env.reward.Reward`, and ``bank`` shared `Features` (such as a
+            `MemoryBank`).
 
     Raises:
-        InputError: an argument is out of its range, or classifier and clips do not fit together.
+        InputError: if an argument is out of range, or classifier and clips do not match.
     """
 
     closed = False
@@ -179,8 +178,8 @@ class AdaFocusEnv(gym.Env[Any, Any]):
         """Begin an episode; ``options={"clip": i}`` chooses the clip.
 
         Raises:
-            ClosedEnvironmentError: the environment is closed.
-            InputError: an option is not known, or there is no such clip.
+            ClosedEnvironmentError: if the environment is closed.
+            InputError: if an option is unknown, or the clip does not exist.
         """
         check_open(self)
         super().reset(seed=seed)
@@ -189,12 +188,12 @@ class AdaFocusEnv(gym.Env[Any, Any]):
         return row_of(observed, 0), infos_of_rows(infos, 1)[0]
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Focus on the patch that ``action`` selects in the current frame (in all frames of the current decision).
+        """Focus on the patch that ``action`` selects in the current frame, or in all frames of the current decision.
 
         Raises:
-            ActionError: the action lies outside the space; the episode is unchanged.
-            ResetNeeded: no episode is running.
-            ClosedEnvironmentError: the environment is closed.
+            ActionError: if the action lies outside the space; the episode is unchanged.
+            ResetNeeded: if no episode is running.
+            ClosedEnvironmentError: if the environment is closed.
         """
         check_open(self)
         observed, reward, terminated, _, infos = self._one.step([action])
@@ -215,5 +214,5 @@ class AdaFocusEnv(gym.Env[Any, Any]):
         return self.dynamics.action_masks()[0]
 
     def close(self) -> None:
-        """Close the environment: it can be neither reset nor stepped any more. A shared bank stays as it is."""
+        """Close the environment; `reset` and `step` then raise an error. A shared bank is not affected."""
         self.closed = True

@@ -1,4 +1,4 @@
-"""Filling the banks of a data set ahead: what `python -m agents.fill_feature_bank` does."""
+"""The implementation of `python -m agents.fill_feature_bank`: fill the banks of a data set in advance."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -22,23 +22,24 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 def fill_feature_bank(name: str, data: DataSettings, env: EnvSettings, *, split: str, shard: str, device: str) -> None:
-    """Fill the banks of a data set in a folder, under a progress bar. What is stored already is not computed again.
+    """Fill the banks of a data set in a folder, with a progress bar. Features that are already stored are not computed again.
 
     Args:
-        name: of a bundled classifier, or the folder of a checkpoint.
-        data: which videos and clips.
-        env: which features are stored: its actions, its decisions, their number format, and as ``bank`` the folder.
+        name: name of a bundled classifier, or the folder of a checkpoint.
+        data: settings of videos and clips.
+        env: settings that determine the features (actions, decisions and number format), and the folder (``bank``).
         split: train, val, test or all.
-        shard: I/N, the share of the work: the I-th of N, from 0. Several processes of torchrun divide it once more.
+        shard: I/N, the I-th of N shares of the work, starting at 0. Several processes of torchrun divide the share again.
         device: auto, cpu, cuda or cuda:N.
 
     Raises:
-        InputError: the classifier, the data set, the shard or the folder cannot be used, they do not fit together, or there is no room.
+        InputError: if the classifier, the data set, the shard or the folder cannot be used, classifier and data do not match, or there is
+            not enough space.
     """
     part, parts = _of_process(*_share(shard))
     refuse_if(
         data.views == "resample",
-        "data.views=resample has no stored clips, and so no stored features; give a number of clips for each video",
+        "data.views must be a number of clips per video to store features, got resample, which stores no clips",
     )
     videos = build_data(data)
     classifier = checkpoint.load(name, choose_device(device))
@@ -46,7 +47,7 @@ def fill_feature_bank(name: str, data: DataSettings, env: EnvSettings, *, split:
     refuse_if(classifier.classes != videos.classes, f"classifier={name} was trained on other classes than those of data={data.name}")
     console = Console(highlight=False, quiet=not distributed.is_main())
     console.print(videos.summary, markup=False, soft_wrap=True)
-    check_folder(Path(env.bank).expanduser())  # before clips are decoded, which may take long
+    check_folder(Path(env.bank).expanduser())  # checked before clips are decoded, which may take long
     wanted = [each for each in SPLITS if split == each or (split == "all" and getattr(videos, each))]
     with Unreadable() as unreadable:
         banks = {each: _bank(classifier, videos, data, each, env, unreadable) for each in wanted}
@@ -54,16 +55,16 @@ def fill_feature_bank(name: str, data: DataSettings, env: EnvSettings, *, split:
 
 
 def fill(banks: Mapping[Split, DiskBank], console: Console, part: int = 0, parts: int = 1) -> None:
-    """Fill banks one after the other under a progress bar.
+    """Fill banks one after the other, with a progress bar.
 
     Args:
-        banks: by the name of their clips.
-        console: where the bar is shown.
-        part: see `DiskBank.fill`, as for ``parts``.
-        parts: the same.
+        banks: the banks by the split of their clips.
+        console: shows the bar.
+        part: see `DiskBank.fill`.
+        parts: see `DiskBank.fill`.
 
     Raises:
-        InputError: there is no room for all of them (found before anything is computed), or a video cannot be read.
+        InputError: if there is not enough space for all banks (checked before anything is computed), or a video cannot be read.
     """
     for split, bank in banks.items():
         console.print(f"{split}: {bank.about}", soft_wrap=True)
@@ -91,7 +92,7 @@ def _bank(classifier: Classifier, videos: DataSet, data: DataSettings, split: Sp
 
 
 def _share(shard: str) -> tuple[int, int]:
-    """Return the text I/N as numbers."""
+    """Parse I/N as two numbers."""
     part, slash, parts = shard.partition("/")
     refuse_if(
         not (slash and part.isdecimal() and parts.isdecimal() and int(part) < int(parts)),
@@ -101,5 +102,5 @@ def _share(shard: str) -> tuple[int, int]:
 
 
 def _of_process(part: int, parts: int) -> tuple[int, int]:
-    """Return this process's share of that share of the work."""
+    """Return the part of this process within the given part of the work."""
     return part + parts * distributed.rank(), parts * distributed.world_size()

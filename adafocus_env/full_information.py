@@ -1,9 +1,9 @@
 """Full information: the reward that every action would have had in the state before a step.
 
-``full_information`` of an environment adds to the info of each step the rewards of all actions from the state before it. This is
-counterfactual: an agent that acts in the world learns the reward of the action that it took, and not those of the others. Standard
-algorithms do not get it, and observations never depend on it. A comparison with such algorithms has to count its cost: a bank of all
-cells, G² passes of the focuser per frame, once; then one comparison by the head per step.
+The argument ``full_information`` of an environment adds the rewards of all actions from the state before a step to the step's info. This
+information is counterfactual: in the real world, an agent learns only the reward of the action that it took. Standard algorithms do not
+use it, and observations never depend on it. A comparison with such algorithms must include its cost: once, a bank of all cells with G²
+focuser passes per frame; then, in each step, the head's scores of all actions.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from classifiers.errors import refuse_if
 
 @dataclass(frozen=True)
 class Alternatives:
-    """The actions whose rewards a step reports: all of them, or where they are continuous K sampled ones and, if actions can skip, a skip.
+    """The actions whose rewards a step reports: all actions on a grid; otherwise K sampled locations and, if actions can skip, skipping.
 
     Attributes:
         action: The kind of action.
-        num_sampled: K, sampled in each step; 0 on grids.
-        fixed: (M, *action space), the others: the same in all steps.
-        num_shared: How many of the first are among the patches that the reward compares with in each step.
+        num_sampled: K, number of actions sampled in each step; 0 on grids.
+        fixed: (M, *action space), the other actions, which are the same in all steps.
+        num_shared: Number of the first actions that are also patches of the reward's baseline in each step.
     """
 
     action: Action
@@ -37,15 +37,15 @@ class Alternatives:
 
     @classmethod
     def of(cls, request: bool | int, action: Action, compared: NDArray[Any]) -> Alternatives:
-        """Return the actions that ``full_information`` asks for, none if it is false.
+        """Return the actions that ``full_information`` requests; none if it is false.
 
         Args:
-            request: True on grids; K where actions are continuous.
+            request: True on grids; K with continuous actions.
             action: The kind of action.
-            compared: (cells, *action space), the patches that the reward compares with in each step; none if they are sampled.
+            compared: (cells, *action space), the patches of the reward's baseline in each step; empty if they are sampled.
 
         Raises:
-            InputError: The request does not suit the action.
+            InputError: If the request does not match the kind of action.
         """
         candidates, given = action.candidates, f"full_information={str(request).lower()}"
         if request is False:
@@ -53,8 +53,8 @@ class Alternatives:
         if action.num_cells is None:
             refuse_if(
                 request is True,
-                f"{given} must be a number with continuous actions, of which there are infinitely many: that of the locations that are "
-                "sampled in each step, such as full_information=16",
+                f"{given} must be a number with continuous actions, since they are infinitely many: the number of locations to sample "
+                "in each step, such as full_information=16",
             )
             return cls(action, request, candidates[~action.patch_mask(candidates)], 0)
         refuse_if(request is not True, f"{given} must be true on a grid, where the rewards of all actions are reported")
@@ -66,7 +66,7 @@ class Alternatives:
         return self.num_sampled + len(self.fixed)
 
     def sample(self, rng: np.random.Generator, num_steps: int) -> NDArray[Any]:
-        """Sample the K actions of each step (D, K, *action space), from a separate stream: ``rng`` stays as it is."""
+        """Sample K actions for each step (D, K, *action space). They come from a separate stream, so that ``rng`` does not advance."""
         bits: Any = rng.bit_generator
         return self.action.sample(np.random.Generator(bits.jumped()) if self.num_sampled else rng, (num_steps, self.num_sampled))
 
@@ -76,7 +76,7 @@ class Alternatives:
 
 
 def for_each_clip(actions: NDArray[Any], count: int) -> NDArray[Any]:
-    """Actions (M, *action space) → the same for each of ``count`` clips (M, count, *action space)."""
+    """Repeat actions (M, *action space) for each of ``count`` clips, to (M, count, *action space)."""
     return np.broadcast_to(actions[:, None], (len(actions), count, *actions.shape[1:]))
 
 
@@ -85,12 +85,12 @@ def check_full_information(action: Action, reward: Reward, *, stored: bool, pref
 
     Args:
         action: The kind of action.
-        reward: Of the environment.
+        reward: The environment's reward.
         stored: Whether the focus vectors of all cells are stored in a bank.
-        prefix: Of the names of the settings in messages: those of commands have one.
+        prefix: Prefix of the names of settings in messages, such as ``env.`` in commands.
 
     Raises:
-        InputError: A grid without a bank (says what it would cost), or a reward that is not elementwise (names it).
+        InputError: If actions are those of a grid and there is no bank (the message states the cost), or the reward is not elementwise.
     """
     cells = action.patch_action.num_cells
     refuse_if(
@@ -102,6 +102,6 @@ def check_full_information(action: Action, reward: Reward, *, stored: bool, pref
     refuse_if(
         not reward.elementwise,
         f"the reward {name} must be elementwise for {prefix}full_information, which calls it with the confidences (A, N) of A actions of N "
-        "clips; set Reward(..., elementwise=True) if each number depends on those at the same position alone, or leave "
+        "clips; set Reward(..., elementwise=True) if each number depends only on those at the same position, or leave "
         f"{prefix}full_information out",
     )

@@ -5,12 +5,12 @@
 | `map` | (C, h, w) float32 | the glance map of the step's frame, or the stacked maps of its frames |
 | `vector` | (C,) float32 | the pooled glance map |
 | `dict` | see `DictObservation` | the glance map, and the effect of the agent's last patch |
-| `reference` | (2,) int64 | number of the clip, number of the step: for features extractors that read the glances in place |
-| `reference_looks` | (3,) int64 | the same, and the number of steps so far with a patch: for policies that skip frames |
-| `pixels` | (3·g, h, w) uint8 | the step's g frames at the glancer's size: for agents that train a separate glancer |
+| `reference` | (2,) int64 | indices of clip and step, for features extractors that read glances in place |
+| `reference_looks` | (3,) int64 | clip, step, and the number of steps with a patch so far, for policies that skip frames |
+| `pixels` | (3·g, h, w) uint8 | the step's g frames at the glancer's size, for agents that train a separate glancer |
 
-A custom observation is a class with `space` and `observe`, made from the features of the clips: an entry of `OBSERVATIONS`, or the
-argument ``observation`` of an environment.
+A custom observation is a class with `space` and `observe` whose constructor takes the features of the clips. Add it to `OBSERVATIONS`, or
+pass it to an environment as ``observation``.
 """
 
 import math
@@ -28,38 +28,38 @@ from adafocus_env.features.live import Features, LRUCache, by_step
 from adafocus_env.transfers import Values, to_array, to_device
 from classifiers.errors import refuse_if
 
-MAX_CLIPS = 2**24  # Stable-Baselines3 casts references to float32, which represents integers exactly up to here
-PIXEL_BYTES = 2**28  # of the cached glance frames
+MAX_CLIPS = 2**24  # Stable-Baselines3 casts references to float32, which represents integers exactly up to this value
+PIXEL_BYTES = 2**28  # memory for cached glance frames
 
 Observed = Tensor | dict[str, Tensor]
 
 
 class Observation(Protocol):
-    """A kind of observation, made for the clips of some features.
+    """A kind of observation, created for the features of the clips.
 
     Attributes:
-        space: Space of one observation, a `Box` or a `Dict` of them.
+        space: Space of one observation, a `Box` or a `Dict` of `Box` spaces.
     """
 
     space: spaces.Space[Any]
 
     def observe(self, dynamics: Dynamics) -> Observed:
-        """Return the current observations (N, …) of all rows, on the networks' device; they are never written to afterwards.
+        """Return the current observations (N, …) of all rows, on the networks' device. The tensors must not be modified later.
 
         Args:
-            dynamics: Of N clips. It must not be changed, and its labels must not be read.
+            dynamics: Dynamics of N clips. This method must neither change them nor read the labels.
         """
 
 
 class MapSpace(spaces.Box):
-    """A `Box` of glance maps, which many take for images: Stable-Baselines3's `NatureCNN` writes it into its error for `CnnPolicy`."""
+    """A `Box` of glance maps, whose `repr` gives advice if Stable-Baselines3's `CnnPolicy` rejects it because it is not an image."""
 
     def __str__(self) -> str:
         return f"{self!r}, which holds glance maps: use MlpPolicy or MlpLstmPolicy, or a features extractor for maps of this size"
 
 
 class MapObservation:
-    """Glance maps; see the top of this file."""
+    """The observation `map`: glance maps."""
 
     def __init__(self, features: Features) -> None:
         self.space: spaces.Space[Any] = MapSpace(*features.classifier.glancer.map_bounds, features.map_shape, np.float32)
@@ -70,7 +70,7 @@ class MapObservation:
 
 
 class VectorObservation:
-    """Pooled glance maps; see the top of this file."""
+    """The observation `vector`: pooled glance maps."""
 
     def __init__(self, features: Features) -> None:
         glancer = features.classifier.glancer
@@ -82,10 +82,10 @@ class VectorObservation:
 
 
 class ReferenceObservation:
-    """Clip and step.
+    """The observation `reference`: indices of clip and step.
 
     Raises:
-        InputError: There are more than `MAX_CLIPS` clips.
+        InputError: If there are more than `MAX_CLIPS` clips.
     """
 
     def __init__(self, features: Features) -> None:
@@ -102,7 +102,7 @@ class ReferenceObservation:
 
 
 class ReferenceCountObservation(ReferenceObservation):
-    """Clip, step, and the number of steps so far with a patch."""
+    """The observation `reference_looks`: clip, step, and the number of steps with a patch so far."""
 
     def __init__(self, features: Features) -> None:
         super().__init__(features)
@@ -116,17 +116,17 @@ class ReferenceCountObservation(ReferenceObservation):
 
 
 class DictObservation:
-    """The glance map and the effect of earlier actions, all float32.
+    """The observation `dict`: the glance map and the effects of earlier actions, all float32.
 
     | key | shape | content |
     |---|---|---|
     | `map` | (C, h, w) | as the observation `map` |
-    | `step` | (1,) | share of the episode's steps that are done |
-    | `patch` | (2,) | (row, column) of the corner of the last step's patch in fractions of H − P |
+    | `step` | (1,) | the finished share of the episode's steps |
+    | `patch` | (2,) | corner of the last step's patch as (row, column) in fractions of H − P |
     | `head` | (2,) | highest softmax score after the last step, and the entropy of the scores in fractions of ln K |
     | `state` | (S,) | the head's state |
 
-    `patch` and `head` are zeros before the first step, `patch` also after a skipped step.
+    `patch` and `head` are zeros before the first step. `patch` is also zeros after a skipped step.
     """
 
     def __init__(self, features: Features) -> None:
@@ -142,7 +142,7 @@ class DictObservation:
         })  # fmt: skip
 
     def observe(self, dynamics: Dynamics) -> dict[str, Tensor]:
-        """Return the table's keys with shapes (N, …)."""
+        """Return the keys of the table with shapes (N, …)."""
         started = _on(dynamics, ~(dynamics.running & (dynamics.step_number == 0))[:, None])
         corners = dynamics.boxes[:, :2] / max(1, dynamics.action.size - dynamics.action.patch_size)
         return {
@@ -155,7 +155,7 @@ class DictObservation:
 
 
 class PixelObservation:
-    """Frames at the glancer's size, not normalised; the most recently used clips are cached."""
+    """The observation `pixels`: frames at the glancer's size, not normalised. The most recently used clips are cached."""
 
     def __init__(self, features: Features) -> None:
         side, settings = features.classifier.architecture.glance_size, features.clips.settings
@@ -184,16 +184,16 @@ OBSERVATIONS: dict[str, Callable[[Features], Observation]] = {
     "reference_looks": ReferenceCountObservation,
     "pixels": PixelObservation,
 }
-"""Kinds of observation by name, made from the features of the clips."""
+"""Kinds of observation by name. Each is called with the features of the clips."""
 
 
 def to_numpy(observed: Observed) -> Any:
-    """Convert tensors to arrays, also in dictionaries."""
+    """Convert a tensor, or a dictionary of tensors, to arrays."""
     return {key: to_array(values) for key, values in observed.items()} if isinstance(observed, dict) else to_array(observed)
 
 
 def row_of(observed: Any, row: int) -> Any:
-    """Return one row of observations, arrays or tensors, also in dictionaries."""
+    """Return one row of observations, which are an array, a tensor, or a dictionary of these."""
     return {key: values[row] for key, values in observed.items()} if isinstance(observed, dict) else observed[row]
 
 
@@ -202,6 +202,6 @@ def _on(dynamics: Dynamics, numbers: Values) -> Tensor:
 
 
 def _certainty(scores: Tensor) -> Tensor:
-    """Softmax scores (N, K) → highest score, and entropy in fractions of ln K, (N, 2)."""
+    """Return the highest score and the entropy in fractions of ln K, (N, 2), for softmax scores (N, K)."""
     entropy = torch.special.entr(scores).sum(-1) / math.log(scores.shape[-1])
     return torch.stack([scores.amax(-1), entropy.clamp(0, 1)], -1)

@@ -14,23 +14,23 @@ from adafocus_env.transfers import Values, with_rows
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of one step of N clips. Arrays are new in every step and never written to afterwards.
+    """The result of one step of N clips. Every step creates new arrays, which are not modified later.
 
-    The first seven are tensors on the networks' device where the dynamics return tensors.
+    If the dynamics return tensors, the first seven attributes are tensors on the networks' device.
 
     Attributes:
-        reward: (N,) float32, the penalty already subtracted.
+        reward: (N,) float32, with the penalty subtracted.
         confidence: (N,) float32, softmax score of the true class.
-        baseline: (N,) float32, confidence with the patches that the reward compares with; 0 for a reward without a baseline.
+        baseline: (N,) float32, mean confidence with the patches of the reward's baseline; 0 for a reward without a baseline.
         prediction: (N,) int64, the class with the highest score.
         correct: (N,) bool, whether it is the true class.
         previous: (N,) float32, confidence after the previous step; 0 in the first.
         boxes: (N, 4) int64, the patches as (top, left, bottom, right) in pixels; zeros for a skipped step.
         terminated: (N,) bool.
         penalty: (N,) float32, cost of the step in units of the reward: λ times its share of the multiply-adds of a step with a patch.
-        multiply_adds: (N,) int64, of the step.
-        action_rewards: (N, A) float32, reward of every action from the state before the step, penalties subtracted; A = 0 without
-            ``full_information``. A tensor where the reward is one.
+        multiply_adds: (N,) int64, multiply-adds of the step.
+        action_rewards: (N, A) float32, rewards of all actions from the state before the step, with penalties subtracted; A = 0 without
+            ``full_information``. A tensor if ``reward`` is a tensor.
         alternatives: (N, A, *action space), these actions.
     """
 
@@ -48,7 +48,7 @@ class Outcome:
     alternatives: NDArray[Any]
 
     def among(self, rows: NDArray[np.int64], count: int) -> Outcome:
-        """Return the outcome of ``count`` rows: this one in the given rows, zeros in the others."""
+        """Return an outcome of ``count`` rows, with this outcome in the given rows and zeros in the others."""
 
         def spread(values: Values) -> Any:
             shape = (count, *values.shape[1:])

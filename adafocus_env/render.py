@@ -11,12 +11,12 @@ from adafocus_env.dynamics import Dynamics
 from adafocus_env.outcome import Outcome
 
 PATCH_COLOUR = (255, 255, 255)
-MIN_SIDE = 288  # pixels; small frames are enlarged by a whole number to at least this
-CAPTION = 36  # pixels under the frame
+MIN_SIDE = 288  # pixels; smaller frames are enlarged by an integer factor to at least this size
+CAPTION = 36  # height in pixels of the text below the frame
 
 
 def draw_patch(frame: NDArray[np.uint8], box: Sequence[int] | None, least: int = MIN_SIDE) -> Image.Image:
-    """Return the frame (H, W, 3), enlarged to ``least`` pixels or more, with the outline of ``box`` (top, left, bottom, right), if any."""
+    """Return the frame (H, W, 3), enlarged to at least ``least`` pixels, with the outline of ``box`` (top, left, bottom, right), if any."""
     picture, scale = enlarged(frame, least)
     if box is not None:
         top, left, bottom, right = (int(side) * scale for side in box)
@@ -36,14 +36,14 @@ def draw_step(frame: NDArray[np.uint8], box: Sequence[int] | None, lines: tuple[
 
 
 def picture(dynamics: Dynamics, outcome: Outcome | None, row: int) -> NDArray[np.uint8]:
-    """Return the picture (h, w, 3) of one row: the frame of the last step, or the first frame after a reset."""
+    """Return the picture (h, w, 3) of one row, with the frame of the last step, or the first frame after a reset."""
     clips, classes = dynamics.features.clips, dynamics.features.classifier.classes
     clip, step = int(dynamics.clip[row]), int(dynamics.step_number[row])
     frames = clips.num_frames // dynamics.num_steps
     images = clips.frames(clip).permute(0, 2, 3, 1).numpy()
     if outcome is None or (step == 0 and dynamics.running[row]):  # the row's episode has just begun
         return draw_step(images[0], None, (clips.names[clip], f"frame 1 of {clips.num_frames}: no patch yet"))
-    seen = step - int(dynamics.running[row])  # the number moves on with every step but the last
+    seen = step - int(dynamics.running[row])  # every step except the last increases the number
     right = "right" if outcome.correct[row] else f"true: {classes[clips.labels[clip]]}"
     unit = "frame" if frames == 1 else "decision"
     box = outcome.boxes[row].tolist() if outcome.boxes[row].any() else None

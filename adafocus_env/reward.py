@@ -1,21 +1,21 @@
-"""Rewards: confidence p, the softmax score of the true class, → reward of step t.
+"""Rewards of the environments, as functions of the confidence p, the softmax score of the true class.
 
 | name | reward of step t |
 |---|---|
-| `random` (the paper's, eq. 5) | p_t(chosen patch) − E over uniformly random patches of p_t(patch), all from the same state |
+| `random` (the paper's, eq. 5) | p_t(chosen patch) − the mean of p_t(patch) over uniformly random patches, all from the same state |
 | `previous` | p_t − p_{t−1}, with p_{−1} = 0 |
 | `confidence` | p_t |
 | `padding` | p_t − p_t(zeros in place of the focus vector), from the same state |
-| `standalone` | p⁰_t(chosen patch) − E over uniformly random patches of p⁰_t(patch), where p⁰ is the confidence from this frame alone |
-| `log_confidence` | ln p_t(chosen patch) − ln E over uniformly random patches of p_t(patch), all from the same state |
+| `standalone` | as `random`, with p⁰_t in place of p_t, the confidence after this frame alone (the head starts in its initial state) |
+| `log_confidence` | ln p_t(chosen patch) − ln of the mean of p_t(patch) over uniformly random patches, all from the same state |
 
-`random` teaches to find the target once: after a patch on it has settled the class, another one gains nothing, and a patch elsewhere may
-even be better. `standalone` judges every patch by itself, with the head in its initial state, and so rewards each frame alike.
-`log_confidence` saturates later than `random`: it still rewards a good patch after earlier ones have settled the class. Logarithms are
-those of at least `FLOOR`, so that a confidence that is rounded to 0 does not give an infinite reward.
+`random` teaches a policy to find the target once. After a patch on the target has determined the class, further patches on it gain
+nothing, and a patch elsewhere may even be better. `standalone` judges every patch on its own and therefore rewards all frames equally.
+`log_confidence` saturates later than `random`: it still rewards good patches after earlier ones have determined the class. Confidences
+below `FLOOR` are raised to it before the logarithm, so that rewards are finite.
 
-A custom reward is a `Reward`: an entry of `REWARDS`, or the argument ``reward`` of an environment. Its function must be defined at the
-top of a module (not a lambda), otherwise environments with it cannot be pickled.
+A custom reward is a `Reward`. Add it to `REWARDS`, or pass it to an environment as ``reward``. Its function must be defined at the top
+level of a module (not a lambda), otherwise environments with it cannot be pickled.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-FLOOR = 1e-6  # −ln of it, 13.8, is the largest size of a reward; float32 rounds scores near 1, and with them those near 0, to about 1e-7
+FLOOR = 1e-6  # the largest reward is −ln(FLOOR) = 13.8; the error of float32 scores is about 1e-7
 
 ALONE = (
-    "reward='standalone' judges every patch by itself, so it cannot value a frame that is skipped; set reward='random', or an action "
+    "reward='standalone' judges every patch on its own and cannot reward skipped frames; set reward='random', or an action "
     "without skipping"
 )
 
@@ -39,12 +39,12 @@ class Reward:
     """A reward and its baseline.
 
     Attributes:
-        value: (confidence (N,), previous confidence (N,), baseline confidence (N,)) → reward (N,), float32 arrays.
-        baseline: The focus vectors that the baseline confidence comes from.
-        on_tensors: Whether ``value`` also takes tensors; otherwise an environment with ``output="torch"`` copies them to the host and back.
-        elementwise: Whether each reward depends on the numbers at its position alone, so that ``value`` also takes confidences (A, N) of A
-            actions, against (N,) of the other two. ``full_information`` needs it.
-        alone: Whether confidence and baseline are those of the step alone, with the head in its initial state; not for actions that skip.
+        value: Function of the confidence, previous confidence and baseline confidence, float32 arrays (N,), that returns rewards (N,).
+        baseline: The focus vectors that determine the baseline confidence.
+        on_tensors: Whether ``value`` also accepts tensors; if not, an environment with ``output="torch"`` copies them to the host and back.
+        elementwise: Whether each reward depends only on the numbers at the same position, so that ``value`` also accepts confidences (A, N)
+            of A actions together with (N,) for the other two. ``full_information`` needs it.
+        alone: Whether confidence and baseline are those of the step alone, with the head in its initial state; excludes skipping.
     """
 
     value: Callable[[Any, Any, Any], Any]
@@ -55,12 +55,12 @@ class Reward:
 
 
 def above_baseline(now: Any, previous: Any, baseline: Any) -> Any:
-    """Return the confidence minus that of the baseline."""
+    """Return the confidence minus the baseline's confidence."""
     return now - baseline
 
 
 def above_previous(now: Any, previous: Any, baseline: Any) -> Any:
-    """Return the confidence minus that of the previous step."""
+    """Return the confidence minus the previous step's confidence."""
     return now - previous
 
 
@@ -75,7 +75,7 @@ def above_log_baseline(now: Any, previous: Any, baseline: Any) -> Any:
 
 
 def _log(confidence: Any) -> Any:
-    """Return the logarithm, element by element; NumPy arrays have no method of that name, tensors have."""
+    """Return the elementwise logarithm of a tensor (which has a method) or an array (which has none)."""
     bounded = confidence.clip(FLOOR)
     return np.log(bounded) if isinstance(bounded, np.ndarray | np.generic) else bounded.log()
 
@@ -88,4 +88,4 @@ REWARDS: dict[str, Reward] = {
     "standalone": Reward(above_baseline, "random patches", on_tensors=True, elementwise=True, alone=True),
     "log_confidence": Reward(above_log_baseline, "random patches", on_tensors=True, elementwise=True),
 }
-"""Name → reward, as `adafocus_env.env.AdaFocusEnv` lists them. A plugin adds entries."""
+"""Rewards by name, as `adafocus_env.env.AdaFocusEnv` lists them. A plugin adds entries."""

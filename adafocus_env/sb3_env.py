@@ -1,4 +1,4 @@
-"""The API for Stable-Baselines3: its `VecEnv`, an adapter on the vector environment."""
+"""The API for Stable-Baselines3: an adapter from the vector environment to `VecEnv`."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from classifiers.errors import InputError, refuse_if
 
 
 class AdaFocusVecEnv(VecEnv):
-    """Adapts an `AdaFocusVectorEnv` with the autoreset mode SAME_STEP to Stable-Baselines3.
+    """An adapter from an `AdaFocusVectorEnv` with the autoreset mode SAME_STEP to Stable-Baselines3.
 
     Args:
-        env: the vector environment; closed with this one.
+        env: the vector environment, which `close` closes.
 
     Raises:
-        InputError: it is another kind of environment, such as a single one, or has another autoreset mode.
+        InputError: if it is another kind of environment, such as a single one, or has another autoreset mode.
     """
 
     def __init__(self, env: AdaFocusVectorEnv) -> None:
         refuse_if(
             not isinstance(given := getattr(env, "unwrapped", env), AdaFocusVectorEnv),
-            f"AdaFocusVecEnv adapts an AdaFocusVectorEnv, got {type(given).__name__}; make one with gymnasium.make_vec(ID, num_envs=64, "
+            f"env must be an AdaFocusVectorEnv, got {type(given).__name__}; make one with gymnasium.make_vec(ID, num_envs=64, "
             "vectorization_mode='vector_entry_point', autoreset_mode='SameStep')",
         )
         if env.autoreset_mode is not AutoresetMode.SAME_STEP:
@@ -53,7 +53,7 @@ class AdaFocusVecEnv(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Step all rows; the info of a row whose episode ended is that of the ended episode, with ``terminal_observation``."""
+        """Step all rows. If a row's episode ended, its info is that of the ended episode, with ``terminal_observation``."""
         observations, rewards, terminated, _, infos = self.vector.step(self._actions)
         rows = infos_of_rows(infos, self.num_envs)
         if terminated.any():
@@ -73,7 +73,7 @@ class AdaFocusVecEnv(VecEnv):
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """Return the attribute of the vector environment, once per requested row.
 
-        ``action_rewards`` (N, A) of the last step are split among the rows; an algorithm may read them there and leave the infos alone.
+        ``action_rewards`` (N, A) of the last step are divided among the rows; reading them here is cheaper than reading the infos.
         """
         value = getattr(self.vector, attr_name)
         return [value[row] if attr_name == "action_rewards" else value for row in self._get_indices(indices)]
@@ -87,11 +87,11 @@ class AdaFocusVecEnv(VecEnv):
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
         """Call a method of the vector environment once and return its result for every requested row.
 
-        The result of ``action_masks`` is split among the rows, as `sb3_contrib.MaskablePPO` expects.
+        The result of ``action_masks`` is divided among the rows, as `sb3_contrib.MaskablePPO` expects.
         """
         result = getattr(self.vector, method_name)(*args, **kwargs)
         return [result[row] if method_name == "action_masks" else result for row in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """Return False for every row: the rows are one environment."""
+        """Return False for every row, since the rows are not separate environments."""
         return [False for _ in self._get_indices(indices)]

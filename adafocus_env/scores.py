@@ -1,4 +1,4 @@
-"""Scores of random patches and of the oracle on the benchmark ids, to compare results across tasks: `normalized_score`."""
+"""Scores of random patches and of the oracle on the benchmark ids, and normalized scores to compare results across tasks."""
 
 import json
 from functools import cache
@@ -7,19 +7,19 @@ from pathlib import Path
 from classifiers.errors import lookup
 
 SCORES = Path(__file__).with_name("scores.json")
-"""Written by ``python -m benchmarks.task_scores``: id → policy → metric → score on the task's first 2,000 test clips."""
+"""Scores on a task's first 2,000 test clips by id, policy and metric, written by ``python -m benchmarks.task_scores``."""
 
 
 def normalized_score(id: str, score: float, metric: str = "top1_anytime") -> float:
-    """Return a score on a scale on which random patches have 0 and the oracle has 1, as D4RL does (Fu et al. 2020).
+    """Return a score on a scale from 0 for random patches to 1 for the oracle, as in D4RL (Fu et al., 2020).
 
     Args:
         id: a benchmark id of version 1, such as ``"AdaFocusTrack-v1"``.
-        score: mean over test clips; accuracies in 0-1.
-        metric: ``top1`` after the last step, ``top1_anytime``, the mean over steps, or ``return``, of the reward `random`.
+        score: the mean over test clips; accuracies are in 0-1.
+        metric: ``top1`` (after the last step), ``top1_anytime`` (averaged over steps) or ``return`` (of the reward `random`).
 
     Raises:
-        InputError: there are no scores of that id, or not of that metric.
+        InputError: if there are no reference scores for the id or the metric.
     """
     scores = reference_scores(id)
     random, oracle = (lookup("metric", metric, scores[policy]) for policy in ("random", "oracle"))
@@ -27,10 +27,10 @@ def normalized_score(id: str, score: float, metric: str = "top1_anytime") -> flo
 
 
 def reference_scores(id: str) -> dict[str, dict[str, float]]:
-    """Return the scores of the policies ``random`` (mean of five seeds) and ``oracle`` on a benchmark id: policy → metric → score.
+    """Return the scores of the policies ``random`` (mean of five seeds) and ``oracle`` on a benchmark id, by policy and metric.
 
     Raises:
-        InputError: there are no scores of that id.
+        InputError: if there are no scores for the id.
     """
     return lookup("id", id, _scores())
 

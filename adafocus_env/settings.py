@@ -1,7 +1,7 @@
 """Settings: each is declared once, with its type, range, unit, default and help text.
 
-`EnvSettings` holds the arguments of the environments, the commands' ``env.*`` keys and what a feature bank depends on. Other settings
-classes follow the same form; `validate` turns what a user gave into an object, or into an error that says what is allowed.
+`EnvSettings` declares the arguments of the environments, which are also the commands' ``env.*`` keys. Other settings classes have the
+same form. `validate` converts a user's values to a settings object, or raises an error that says which values are allowed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from classifiers.errors import InputError, suggestion
 
 T = TypeVar("T")
 Count = Annotated[int, Field(ge=1)]
-"""An integer of at least 1, where a setting takes other values too: limits of `setting` are for settings that are only numbers."""
+"""An integer of at least 1, for settings that also accept other values. (The limits of `setting` apply only to purely numeric settings.)"""
 ActionName = Literal["grid", "continuous", "interpolated", "skip", "continuous_skip"]
 NumberFormat = Literal["float32", "float16", "bfloat16"]
 
 
 @dataclass_transform(field_specifiers=(Field,), kw_only_default=False)
 def settings(kind: type[T]) -> type[T]:
-    """Make a dataclass whose values are validated: no conversions but from int to float, no unknown names."""
+    """Make a dataclass whose values are validated. Unknown names are refused, and the only conversion is from int to float."""
     return dataclass(config=ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True))(kind)  # type: ignore[return-value]
 
 
@@ -34,11 +34,11 @@ def setting(default: Any, help: str, *, unit: str = "", path: bool = False, **li
     """Declare one setting.
 
     Args:
-        default: its default; a callable without arguments makes a new one for each object, and ``...`` means that a value must be given.
-        help: what it means, in a sentence.
-        unit: of the value, where it has one.
-        path: a command takes the value exactly as typed, also special characters.
-        limits: of the value: ``ge``, ``gt``, ``le``, ``lt``, and others that `pydantic.Field` takes.
+        default: the default; a callable without arguments is called for each object, and ``...`` makes the setting required.
+        help: the meaning, in a sentence.
+        unit: unit of the value, if any.
+        path: whether commands take the value exactly as typed, including special characters.
+        limits: limits of the value: ``ge``, ``gt``, ``le``, ``lt``, and other arguments of `pydantic.Field`.
     """
     given = {"default_factory": default} if callable(default) else {"default": default}
     return Field(**given, description=help, json_schema_extra={"unit": unit, "path": path}, **limits)
@@ -49,11 +49,11 @@ def validate(kind: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
 
     Args:
         kind: a class made by `settings`.
-        values: by name; of nested settings, mappings.
-        prefix: what stands before a name in error messages, such as ``env.``.
+        values: values by name; nested settings are mappings.
+        prefix: prefix of names in error messages, such as ``env.``.
 
     Raises:
-        InputError: a name is unknown (suggests the nearest), or a value has the wrong type or lies outside its range.
+        InputError: if a name is unknown (the message suggests the nearest), or a value has the wrong type or is out of range.
     """
     declared = fields_of(kind)
     nested = {
@@ -68,7 +68,7 @@ def validate(kind: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
 
 
 def allowed(field: FieldInfo) -> str:
-    """Return the values that a setting takes, in words: ``an integer of at least 1``, ``'a' or 'b'``."""
+    """Return the allowed values of a setting in words, such as ``an integer of at least 1`` or ``'a' or 'b'``."""
     return " or ".join(_words(each, _limits(field.metadata)) for each in _alternatives(field.annotation))
 
 
@@ -78,17 +78,17 @@ def fields_of(kind: type) -> dict[str, FieldInfo]:
 
 
 def declared_in(kind: type, name: str) -> Any:
-    """Return the declaration of a setting of another class, to declare it again with a narrower type or in another group."""
+    """Return the declaration of a setting of another class, to repeat it with a narrower type or in another group."""
     return fields_of(kind)[name]
 
 
 def extra(field: FieldInfo, name: str) -> Any:
-    """Return the ``unit`` of a declared setting, or whether it is a ``path``."""
+    """Return extra information on a declared setting: ``unit`` or ``path``."""
     return (field.json_schema_extra or {}).get(name)  # type: ignore[union-attr]
 
 
 def unknown(name: str, known: Iterable[str], prefix: str = "") -> InputError:
-    """Return the error for a name that is not among the known ones; it suggests the nearest."""
+    """Return the error for an unknown name, which suggests the nearest known name."""
     known = sorted(known)
     return InputError(f"{prefix}{name} is not a setting; {suggestion(name, known)}choose one of {', '.join(known)}")
 
@@ -122,7 +122,7 @@ def _words(kind: Any, limits: str = "") -> str:
 
 
 def _message(kind: type, problem: ValidationError, prefix: str) -> str:
-    """Return what is wrong with the first bad value, and what is allowed."""
+    """Return a message about the first invalid value and the allowed values."""
     error = problem.errors()[0]
     if not error["loc"]:
         return f"{prefix or kind.__name__}: {error['msg']}"
@@ -138,22 +138,22 @@ def _message(kind: type, problem: ValidationError, prefix: str) -> str:
 
 @settings
 class EnvSettings:
-    """The environment: what an agent chooses, what it is rewarded with, and where features are stored."""
+    """The environment: actions, rewards and the storage of features."""
 
     action: ActionName | Callable[..., Any] = setting(
-        "grid", "grid, continuous, interpolated (not rounded to pixels), skip (a grid and an action without a patch) or continuous_skip"
+        "grid", "grid, continuous, interpolated (not rounded to pixels), skip (a grid and skipping) or continuous_skip"
     )
-    grid: int = setting(7, "G: the patch lies on one of G × G cells", unit="cells per axis", ge=1)
-    video_div: int | None = setting(None, "decisions per video, where the head averages the scores of frames", ge=1)
-    reward: Any = setting("random", "a name in `adafocus_env.reward.REWARDS`: what the confidence is compared with")
+    grid: int = setting(7, "G, for a grid of G × G patch positions", unit="cells per axis", ge=1)
+    video_div: int | None = setting(None, "decisions per video, if the head averages the scores of frames", ge=1)
+    reward: Any = setting("random", "the reward, a name in `adafocus_env.reward.REWARDS`")
     baseline: Count | Literal["all"] = setting(
-        1, "random patches whose mean the reward compares with; all: the exact mean over the grid"
+        1, "number of random patches for the reward's baseline; all: the exact mean over the grid"
     )
     full_information: bool | Count = setting(
-        False, "each step also reports the reward of every action, which standard algorithms do not get; K: of K sampled locations"
+        False, "report the rewards of all actions in each step, which standard algorithms do not use; K: of K sampled locations"
     )
     cost_weight: float = setting(0.0, "λ, the cost of a step with a patch", unit="reward", ge=0, allow_inf_nan=False)
-    skipped: Literal["zeros", "last", "none"] = setting("zeros", "what the head receives for a skipped frame")
-    bank: Any = setting("auto", "where features are stored: true (memory), false (nowhere), auto (memory where they fit) or a folder")
+    skipped: Literal["zeros", "last", "none"] = setting("zeros", "input of the head for a skipped frame")
+    bank: Any = setting("auto", "storage of features: true (memory), false (none), auto (memory if they fit) or a folder")
     bank_dtype: NumberFormat = setting("float32", "number format of stored features")
     bank_gib: float | None = setting(None, "largest size of a bank in memory; the least recently used clips are dropped", unit="GiB", gt=0)

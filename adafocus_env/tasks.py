@@ -1,6 +1,6 @@
-"""The environments of the benchmark tasks: `AdaFocusEnv` and `AdaFocusVectorEnv` with a fixed ``task``; docs/tasks.md describes the tasks.
+"""The environments of the benchmark tasks: `AdaFocusEnv` and `AdaFocusVectorEnv` with a fixed ``task``; see docs/tasks.md.
 
-Scores are compared under the name of an id, so arguments must not turn it into another problem.
+The task is fixed because scores are compared by id: arguments must not turn an id into another problem.
 """
 
 import warnings
@@ -13,7 +13,7 @@ from classifiers.errors import refuse_if
 
 
 class FixedTask:
-    """Refuses another ``task`` than its own."""
+    """A mixin that refuses any other ``task``."""
 
     task: ClassVar[str]
 
@@ -26,7 +26,7 @@ class FixedTask:
 
 
 class Version0:
-    """Warns that the id is deprecated."""
+    """A mixin that warns that the id is deprecated."""
 
     task: ClassVar[str] = "normal@v0"
 
@@ -37,11 +37,11 @@ class Version0:
 
 
 REPLACEMENTS = {"sparse@v0": "AdaFocusSparse-v1", "memory@v0": "AdaFocusMover-v1"}
-"""Tasks of version 0 → the id that asks for the same; that of the others is `AdaFocusTrack-v1`."""
+"""Replacements for the ids of version 0, by task; for other tasks, `AdaFocusTrack-v1`."""
 
 
 def class_name(task: str, base: str) -> str:
-    """Return the name of a class below: ``AdaFocusTrackEnv``, ``AdaFocusHardV0VectorEnv``; without a task ``AdaFocusV0Env``."""
+    """Return the class name for a task, such as ``AdaFocusTrackEnv`` or ``AdaFocusHardV0VectorEnv``; ``AdaFocusV0Env`` without a task."""
     return f"AdaFocus{''.join(word.title() for word in task.split('@'))}{base}"
 
 

@@ -1,4 +1,4 @@
-"""Copies between arrays on the host and tensors on the networks' device: asynchronous to the device, synchronous from it."""
+"""Copies between arrays on the host and tensors on the networks' device; copies to the device are asynchronous."""
 
 from typing import Any, TypeAlias
 
@@ -11,26 +11,26 @@ Values: TypeAlias = NDArray[Any] | Tensor
 
 
 def to_device(numbers: NDArray[Any], device: torch.device) -> Tensor:
-    """Return the numbers as a tensor on ``device``; on a CPU the tensor and a contiguous array share their memory.
+    """Return the numbers as a tensor on ``device``. On a CPU, the tensor shares the memory of a contiguous array.
 
-    Copies to a GPU use pinned memory: a copy from other memory waits until the GPU has finished its earlier work.
+    Copies to a GPU use pinned memory, because a copy from other memory would wait until the GPU has finished its earlier work.
     """
     tensor = torch.from_numpy(np.ascontiguousarray(numbers))
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def to_array(values: Values) -> NDArray[Any]:
-    """Return the numbers as an array; the host waits for a GPU that still computes them."""
+    """Return the numbers as an array. If a GPU is still computing them, the host waits."""
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else values
 
 
 def rows_of(values: Values, rows: NDArray[np.int64]) -> Values:
-    """Return the given rows of an array or a tensor, as a new one."""
+    """Return the given rows of an array or a tensor as a copy."""
     return values.index_select(0, to_device(rows, values.device)) if isinstance(values, Tensor) else values[rows]
 
 
 def with_rows(values: Values, rows: NDArray[np.int64], new: Any) -> Any:
-    """Return ``values`` with the given rows replaced, as a new array or tensor; ``new`` is of the same kind."""
+    """Return a copy of the array or tensor ``values`` with the given rows replaced by ``new``, which has the same type."""
     if isinstance(values, Tensor):
         return values.index_copy(0, to_device(rows, values.device), new)
     values = values.copy()

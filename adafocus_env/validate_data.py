@@ -1,6 +1,4 @@
-"""Validation of a data set before a training: every video is opened, and the frames of its test clip are decoded.
-
-The report is a table for the terminal, and JSON.
+"""Validation of a data set before training: open every video, decode the frames of its test clip, and write a report.
 """
 
 import json
@@ -27,13 +25,13 @@ from classifiers.errors import refuse_if, shortened
 
 PARTS = ("train", "val", "test")
 KINDS = ("missing", "unreadable", "mislabelled", "bad line", "short")
-_TIME_LIMIT = 30.0  # seconds for one video
-_SMALL = 32  # shorter side in pixels of the frames that workers return: only their number is used
+_TIME_LIMIT = 30.0  # seconds per video
+_SMALL = 32  # shorter side in pixels of the frames that workers return; only their number is used
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding: its kind (of `KINDS`), the split, the video's name, and the reason."""
+    """One finding: its kind (a name in `KINDS`), the split, the name of the video, and the reason."""
 
     kind: str
     part: str
@@ -46,16 +44,16 @@ class Finding:
 
 @dataclass
 class Report:
-    """All findings.
+    """All findings on a data set.
 
     Attributes:
         data: name of the data set.
-        num_frames: T.
+        num_frames: T, frames per clip.
         place: the folder of videos or frames of a published set; None otherwise.
-        videos: number of videos, by split.
-        findings: in the order that they were found.
-        fps: number of videos, by frames per second; folders of frames are not counted.
-        short_sides: number of videos, by the shorter side of their frames in pixels.
+        videos: number of videos by split.
+        findings: the findings in order.
+        fps: number of videos by frame rate in frames per second, without folders of frames.
+        short_sides: number of videos by the shorter side of their frames in pixels.
         notes: further remarks.
         unused: see `adafocus_env.videos.dataset.DataSet`.
     """
@@ -72,7 +70,7 @@ class Report:
 
     @property
     def num_faults(self) -> int:
-        """Number of findings that prevent the use of a video as listed: all but the short ones."""
+        """Number of findings that prevent the use of a video as listed, which are all except short videos."""
         return sum(finding.kind != "short" for finding in self.findings)
 
     def count(self, part: str, kind: str) -> int:
@@ -80,7 +78,7 @@ class Report:
         return sum((finding.part, finding.kind) == (part, kind) for finding in self.findings)
 
     def show(self, console: Console, out: Path | None) -> None:
-        """Print the table, rates and sizes, notes and the first findings; ``out`` is the file with all of them."""
+        """Print the table, rates and sizes, notes and the first findings; ``out`` is the file with all findings."""
         columns = (Column(heading, justify="right") for heading in ("videos", *KINDS))
         table = Table("part", *columns, title=f"{self.data}: clips of {self.num_frames} frames")
         for part in PARTS:
@@ -93,7 +91,7 @@ class Report:
         """Write everything as JSON.
 
         Raises:
-            InputError: the file cannot be written.
+            InputError: if the file cannot be written.
         """
         content = {
             "data": self.data,
@@ -110,7 +108,7 @@ class Report:
         write_text(path, json.dumps(content, indent=1) + "\n")
 
     def _lines(self, out: Path | None) -> Iterator[str]:
-        """Yield rates and sizes, notes, the first findings of each kind, and where the others are."""
+        """Yield rates and sizes, notes, the first findings of each kind, and the location of the others."""
         if self.place is not None:
             yield f"read from: {self.place}"
         if self.fps:
@@ -129,7 +127,7 @@ class Report:
 
 
 def _spread(counts: Counter[float] | Counter[int], unit: str) -> str:
-    """Describe the median, and the values that differ from it."""
+    """Describe the median and the values that differ from it."""
     median = statistics.median_low(counts.elements())
     others = [(value, number) for value, number in counts.most_common() if value != median]
     if not others:
@@ -142,15 +140,15 @@ def validate_data(data: DataSettings, workers: int | None, out: str) -> int:
     """Print a report on a data set.
 
     Args:
-        data: which one, and T.
-        workers: processes that decode; None: one for each processor.
-        out: a JSON file for everything that was found; empty: none.
+        data: the data set and T.
+        workers: number of decoding processes; None: one per processor.
+        out: path of a JSON file with all findings; empty: none.
 
     Returns:
-        1 where a video cannot be used as it is listed, else 0.
+        1 if a video cannot be used as listed, otherwise 0.
 
     Raises:
-        InputError: there is no such data set, or a file cannot be read or written.
+        InputError: if the data set is unknown, or a file cannot be read or written.
     """
     path, workers = _writable(out), workers or os.cpu_count() or 1
     report = check_data(usable_data(replace(data, workers=workers)), data.num_frames, workers, Console(stderr=True))
@@ -161,13 +159,13 @@ def validate_data(data: DataSettings, workers: int | None, out: str) -> int:
 
 
 def check_data(usable: Usable, num_frames: int, workers: int, console: Console) -> Report:
-    """Open every video of a data set, decode a test clip of it, and compare it with what the lists say.
+    """Open every video of a data set, decode its test clip, and compare it with the lists.
 
     Args:
         usable: the data set, and the faulty lines of its lists.
-        num_frames: T.
-        workers: processes that decode.
-        console: where a progress bar is shown.
+        num_frames: T, frames per clip.
+        workers: number of decoding processes.
+        console: shows a progress bar.
     """
     data = usable.data
     listed = [(part, video) for part in PARTS for video in getattr(data, part)]
@@ -192,7 +190,7 @@ def check_data(usable: Usable, num_frames: int, workers: int, console: Console) 
 def _decoded(
     videos: Sequence[tuple[str, Video]], num_frames: int, workers: int, console: Console
 ) -> Iterator[tuple[tuple[str, Video], Any]]:
-    """Yield every video with its clip, or a `Failure`, under a progress bar."""
+    """Yield every video with its clip or a `Failure`, with a progress bar."""
     requests = [
         DecodeRequest(video.path, num_frames, _SMALL, num_frames_stated=video.num_frames, frame_name=video.frame_name)
         for _, video in videos
@@ -223,7 +221,7 @@ def _bad_line(fault: Fault, data: DataSet) -> Finding:
 
 
 def _misplaced(part: str, video: Video, classes: Sequence[str], folders: Mapping[str, int]) -> list[Finding]:
-    """Return a finding, where the path of a video has the folder of a class that is not among its labels."""
+    """Return a finding if the path of a video contains the folder of a class that is not among its labels."""
     found = [folders[name] for name in map(_plain, PurePosixPath(video.name).parts[:-1]) if name in folders]
     labels = video.labels or (video.label,)
     if not found or found[-1] in labels:
@@ -248,14 +246,14 @@ def _of_frames(usable: Usable, report: Report) -> Iterator[str]:
     about = PUBLISHED.get(usable.data.name)
     if about is None or report.fps or not report.short_sides:
         return
-    yield "frame rate: images do not tell it; the lists count frames at each video's own rate, so that other counts mean another rate"
+    yield "frame rate: not stored in images; the lists count frames at the rate of the video, so that other counts indicate another rate"
     other = report.short_sides.total() - report.short_sides[about.short_side or 0]
     if about.short_side is not None and other:
         yield f"frames whose shorter side is not the published {about.short_side} pixels: in {other} videos"
 
 
 def _writable(out: str) -> Path | None:
-    """Return the file to write, tried before the work that leads to it."""
+    """Return the file to write, after a check that it can be written, before the work starts."""
     if not out:
         return None
     path = Path(out).expanduser()

@@ -37,33 +37,31 @@ Step = tuple[Any, Any, Any, Any, dict[str, Any]]
 
 
 class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
-    """N environments of `adafocus_env.env.AdaFocusEnv`, stepped together.
+    """N sub-environments of the problem `adafocus_env.env.AdaFocusEnv`, stepped together.
 
-    Sub-environment i equals the single environment reset with seed + i, step for step. All returned arrays and tensors are new:
-    nothing is written to them afterwards.
+    Sub-environment i equals the single environment reset with seed + i, step for step. Every step returns new arrays and tensors, which
+    the environment does not modify later. `reset(options={"clips": [...]})` chooses the clips of the rows that are reset.
 
     Args:
-        num_envs: N.
-        classifier: as in `adafocus_env.env.AdaFocusEnv`, like all arguments that are not listed here.
-        clips: see there.
-        autoreset_mode: a `gymnasium.vector.AutoresetMode` or its name or value; declared in ``metadata``. With DISABLED,
-            ``reset(options={"reset_mask": mask})`` begins new episodes in some rows.
-        clip_order: "independent": each sub-environment samples clips from its own generator; "epoch": every clip once in
-            random order, dealt to the sub-environments as they reset, then all again.
-        output: "numpy", or "torch": observations, rewards (float32) and flags are tensors on the networks' device, also in
-            ``final_obs``, and so are those infos that depend on actions or scores: confidence, previous, baseline, prediction, correct,
-            box, action_rewards. On the cells of a grid, with all features in a `MemoryBank`, a step then copies nothing to the host, and
-            does not wait for a GPU; an action outside the space is found by the GPU and ends the process. Actions may be tensors with
-            either output. Gymnasium's wrappers require "numpy".
-        settings: those of `adafocus_env.settings.EnvSettings`, by name.
+        num_envs: N, number of sub-environments.
+        classifier: see `adafocus_env.env.AdaFocusEnv`, also for all arguments that are not listed here.
+        clips: see `adafocus_env.env.AdaFocusEnv`.
+        autoreset_mode: a `gymnasium.vector.AutoresetMode`, or its name or value, declared in ``metadata``. With DISABLED,
+            ``reset(options={"reset_mask": mask})`` begins new episodes in the rows of the mask.
+        clip_order: "independent": each sub-environment samples clips from its own generator; "epoch": every clip is used once per epoch,
+            in random order, assigned to the sub-environments as they reset.
+        output: "numpy" or "torch". With "torch", observations, rewards (float32) and flags are tensors on the networks' device, also in
+            ``final_obs``, and so are the infos that depend on actions or scores: confidence, previous, baseline, prediction, correct, box
+            and action_rewards. With a grid and all features in a `MemoryBank`, a step then copies nothing to the host and does not wait
+            for the GPU; an action outside the space is detected on the GPU and ends the process. Actions may be tensors with either
+            output. Gymnasium's wrappers require "numpy".
+        settings: settings of `adafocus_env.settings.EnvSettings` by name.
 
     Attributes:
-        rngs: the generators of the sub-environments.
-
-    `reset(options={"clips": [...]})` chooses the clips of the rows that are reset.
+        rngs: the random generators of the sub-environments.
 
     Raises:
-        InputError: an argument is out of its range, or classifier and clips do not fit together.
+        InputError: if an argument is out of range, or classifier and clips do not match.
     """
 
     def __init__(
@@ -111,15 +109,15 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         self._queue: list[int] = []
         self._epoch = 0
         self._every = np.arange(num_envs)
-        self._ended = np.zeros(num_envs, bool)  # rows that the next step resets, in the mode NEXT_STEP
+        self._ended = np.zeros(num_envs, bool)  # in the mode NEXT_STEP, the rows that the next step resets
         self._outcome: Outcome | None = None
 
     def reset(self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode in every row, or in those of ``options["reset_mask"]``.
+        """Begin an episode in every row, or in the rows of ``options["reset_mask"]``.
 
         Raises:
-            ClosedEnvironmentError: the environment is closed.
-            InputError: an option or seed cannot be used.
+            ClosedEnvironmentError: if the environment is closed.
+            InputError: if an option or seed cannot be used.
         """
         check_open(self)
         options = check_options(options, {"clips", "reset_mask"})
@@ -132,9 +130,9 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         """Focus on the patches that ``actions`` (N, *action space), an array or a tensor, select.
 
         Raises:
-            ActionError: an action lies outside the space; nothing has changed. See ``output`` for tensors on a GPU.
-            ResetNeeded: a row has no episode running.
-            ClosedEnvironmentError: the environment is closed.
+            ActionError: if an action lies outside the space; the episodes are unchanged. See ``output`` for tensors on a GPU.
+            ResetNeeded: if a row has no running episode.
+            ClosedEnvironmentError: if the environment is closed.
         """
         check_open(self)
         resetting, rows = np.flatnonzero(self._ended), self._every
@@ -163,12 +161,12 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
 
     @property
     def action_rewards(self) -> NDArray[np.float32]:
-        """The rewards (N, A) of all actions from the state before the last step, also of rows that have begun a new episode.
+        """The rewards (N, A) of all actions from the state before the last step, including rows that have begun a new episode.
 
-        The info of a step has the same numbers; this is cheaper for an algorithm that reads them in every step.
+        The info of a step has the same numbers; reading this property in every step is cheaper.
 
         Raises:
-            InputError: The environment was made without ``full_information``, or no step has been taken.
+            InputError: If the environment was made without ``full_information``, or no step has been taken.
         """
         if self._outcome is None or not len(self.dynamics.alternatives):
             raise InputError("action_rewards are reported after a step of an environment with full_information=True (env.full_information)")
@@ -179,7 +177,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         return self.dynamics.action_masks()
 
     def random_state(self) -> dict[str, Any]:
-        """Return everything that later episodes depend on: generators, the rest of the epoch, and the episodes that have just begun."""
+        """Return the state that later episodes depend on: generators, the rest of the epoch, and the episodes that have just begun."""
         return {
             "rngs": [rng.bit_generator.state for rng in self.rngs],
             "vector_rng": self.np_random.bit_generator.state,
@@ -190,7 +188,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         }
 
     def restore_random_state(self, state: dict[str, Any]) -> None:
-        """Restore a `random_state` that was taken when all episodes were at their beginning."""
+        """Restore a `random_state` that was saved when all episodes had just begun."""
         for rng, saved in zip(self.rngs, state["rngs"], strict=True):
             rng.bit_generator.state = saved
         self.np_random.bit_generator.state = state["vector_rng"]
@@ -206,7 +204,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         self._ended = with_rows(self._ended, rows, False)
 
     def _deal(self, count: int) -> list[int]:
-        """Return the next clips of the current epoch, and of the next one at its end."""
+        """Return the next ``count`` clips of the current epoch, continuing with the next epoch if necessary."""
         clips, dealt = self.dynamics.features.clips, list[int]()
         while (missing := count - len(dealt)) > 0:
             if not self._queue:
@@ -243,13 +241,13 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         return np.flatnonzero(mask)
 
     def _reset_step(self, rows: Indices) -> Step:
-        """Step in the mode NEXT_STEP if all rows only reset."""
+        """Return the result of a step in the mode NEXT_STEP that resets all rows."""
         self._start(rows)
         nothing = self._numbers(np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool))
         return self._observe(), *nothing, self._clip_info(rows)
 
     def _same_step(self, outcome: Outcome, info: dict[str, Any]) -> Step:
-        """Begin new episodes in ended rows, and return the ended ones as Gymnasium defines."""
+        """Begin new episodes in ended rows, and return the step with the final observations and infos, as Gymnasium defines."""
         final, final_obs = self._observe(), np.full(self.num_envs, None, dtype=object)
         rows, going_on = np.flatnonzero(outcome.terminated), np.flatnonzero(~outcome.terminated)
         for row in rows.tolist():
@@ -271,7 +269,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         return to_numpy(observed) if self.output == "numpy" else observed
 
     def _numbers(self, reward: Values, terminated: NDArray[np.bool_]) -> tuple[Any, Any, Any]:
-        """Return rewards, terminated, truncated (N,) in the type of ``output``."""
+        """Return rewards, terminated and truncated (N,) in the format of ``output``."""
         truncated = np.zeros(self.num_envs, bool)
         if self.output == "numpy":
             return _doubles(reward), terminated, truncated
@@ -301,7 +299,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         return {**self._clip_info(self._every), **self._info(rows, **values)}
 
     def _info(self, rows: Indices, **values: Values) -> dict[str, Any]:
-        """Return values and masks of the rows that have them, in the form of Gymnasium's vector environments."""
+        """Return the infos of the given rows as arrays and masks, in the format of Gymnasium's vector environments."""
         mask = np.zeros(self.num_envs, bool)
         mask[rows] = True
         if not mask.all():
@@ -310,7 +308,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
 
 
 def infos_of_rows(infos: dict[str, Any], count: int) -> list[dict[str, Any]]:
-    """Convert Gymnasium's dictionary of arrays and masks to one dictionary per row, with the keys that the row has."""
+    """Convert Gymnasium's dictionary of arrays and masks to one dictionary per row, with the keys of that row."""
     rows: list[dict[str, Any]] = [{} for _ in range(count)]
     for key, values in infos.items():
         if key.startswith(("_", "final_")):
@@ -323,10 +321,10 @@ def infos_of_rows(infos: dict[str, Any], count: int) -> list[dict[str, Any]]:
 
 
 def check_options(options: dict[str, Any] | None, known: set[str]) -> dict[str, Any]:
-    """Return the options of a reset; an empty dictionary if None.
+    """Check the options of a reset and return them, with an empty dictionary in place of None.
 
     Raises:
-        InputError: one is not known.
+        InputError: if an option is unknown.
     """
     if unknown := sorted(set(options or {}) - known):
         raise InputError(f"reset options {unknown} are not known; choose from {sorted(known)}")
@@ -334,10 +332,10 @@ def check_options(options: dict[str, Any] | None, known: set[str]) -> dict[str, 
 
 
 def check_arguments(settings: Mapping[str, Any], env: type) -> None:
-    """Check the names of the arguments of an environment that its constructor does not list.
+    """Check the names of an environment's keyword arguments.
 
     Raises:
-        InputError: one is not known (suggests the nearest of all).
+        InputError: if a name is unknown. The message suggests the nearest argument.
     """
     declared = fields_of(EnvSettings)
     listed = [name for name in signature(env).parameters if name != "settings"]
@@ -349,10 +347,10 @@ def check_open(env: gym.Env[Any, Any] | AdaFocusVectorEnv) -> None:
     """Check that an environment is not closed.
 
     Raises:
-        ClosedEnvironmentError: it is.
+        ClosedEnvironmentError: if it is closed.
     """
     if env.closed:  # type: ignore[union-attr]
-        raise ClosedEnvironmentError(f"{type(env).__name__} has been closed: it can be neither reset nor stepped; make a new one")
+        raise ClosedEnvironmentError(f"{type(env).__name__} is closed and can be neither reset nor stepped; make a new one")
 
 
 def _doubles(values: Values) -> Values:
@@ -361,7 +359,7 @@ def _doubles(values: Values) -> Values:
 
 
 def _only(mask: NDArray[np.bool_], values: Values) -> Values:
-    """Return the values of the rows in the mask; zeros (None for objects) in the others."""
+    """Return the values with zeros (None for objects) in the rows outside of the mask."""
     if isinstance(values, Tensor):
         return values.masked_fill(to_device(~mask, values.device).view(-1, *[1] * (values.ndim - 1)), 0)
     masked = np.full(values.shape, None, dtype=object) if values.dtype == object else np.zeros_like(values)

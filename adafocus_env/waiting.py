@@ -1,6 +1,6 @@
-"""What a user sees while an environment makes its videos, clips and features, which it does when they are first needed.
+"""The progress display of an environment that renders videos, decodes clips or computes features when they are first needed.
 
-On a terminal a bar, elsewhere a line every `EVERY` seconds; both on stderr, and only in the main process, not in the workers of a vector
+It is a bar on a terminal, otherwise a line every `EVERY` seconds, on stderr. Only the main process shows it, not the workers of a vector
 environment.
 """
 
@@ -18,11 +18,11 @@ EVERY = 30.0  # seconds
 
 
 class Waiting:
-    """Progress of work that is done piece by piece.
+    """Progress of work that is done in several pieces.
 
     Args:
-        what: The work, such as ``render videos``.
-        total: Number of units, all pieces together.
+        what: Name of the work, such as ``render videos``.
+        total: Total number of units.
     """
 
     def __init__(self, what: str, total: int) -> None:
@@ -30,7 +30,7 @@ class Waiting:
 
     @contextmanager
     def shown(self) -> Iterator[Callable[[int], None]]:
-        """Within it a piece of the work is shown; call the function that it gives with the number of units that are done in all."""
+        """Show one piece of the work. Call the yielded function with the total number of finished units."""
         console = Console(stderr=True, quiet=parent_process() is not None)
         columns = TextColumn(self._what), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn(compact=True)
         with Progress(*columns, console=console, transient=True, expand=True, disable=not console.is_terminal) as bar:

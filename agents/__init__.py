@@ -1,4 +1,4 @@
-"""Everything that learns or reports."""
+"""Training, evaluation, prediction and reports."""
 
 import importlib
 from typing import TYPE_CHECKING
@@ -19,12 +19,12 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Imports PyTorch and Stable-Baselines3 only when a name is used: ``--help`` answers at once."""
+    """Import PyTorch and Stable-Baselines3 only when a name is used, so that ``--help`` is fast."""
     if name not in _HOMES:
         raise AttributeError(f"module 'agents' has no attribute {name!r}")
     return getattr(importlib.import_module(f"agents.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    """List the lazy names beside those that are loaded."""
+    """List the lazy names and the loaded names."""
     return sorted({*globals(), *__all__})

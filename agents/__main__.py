@@ -1,4 +1,4 @@
-"""Lists the commands and runs one of them: ``python -m agents``, and ``adafocus`` once the package is installed."""
+"""List the commands and run one of them: ``python -m agents``, or ``adafocus`` once the package is installed."""
 
 import ast
 import importlib.metadata
@@ -11,7 +11,7 @@ from classifiers.errors import InputError, lookup
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command that the first argument names, such as ``train-ppo``, with the other arguments; without one, list all.
+    """Run the command that the first argument names, such as ``train-ppo``, with the other arguments; without arguments, list all commands.
 
     Args:
         arguments: the command line; by default that of the process.
@@ -37,12 +37,12 @@ def _run(name: str, arguments: Sequence[str], commands: dict[str, Path]) -> None
     except InputError as problem:
         sys.stderr.write(f"{problem}\n")
         sys.exit(2)
-    sys.argv[1:] = arguments  # `alter_sys` replaces the first one by the path of the module
+    sys.argv[1:] = arguments  # `alter_sys` replaces sys.argv[0] by the path of the module
     runpy.run_module(f"agents.{file.stem}", run_name="__main__", alter_sys=True)
 
 
 def _listing(commands: dict[str, Path]) -> str:
-    """Return the first line of every command's docstring, below the form in which the commands were asked for."""
+    """Return one line per command: its name, as this program was called, and the first line of its docstring."""
     if Path(sys.argv[0]).name == "__main__.py":
         program, commands = "python -m agents.", {file.stem: file for file in commands.values()}
     else:

@@ -1,12 +1,12 @@
-"""Checks a data set before a training: every video is opened, and the frames of its test clip are decoded.
+"""Check a data set before training: open every video and decode the frames of its test clip.
 
     python -m agents.check_dataset data=actnet data.root=DIR [data.source=frames] [workers=8] [out=report.json]
 
-It reports videos that are missing, cannot be read, are labelled otherwise than the class folder in their path, or have fewer than T
-frames; faulty lines of lists; frame rates and sizes; with data=folder also the files and folders that are not used.
+The report lists videos that are missing, cannot be read, have another label than the class folder in their path, or have fewer than T
+frames. It also lists faulty lines of list files, frame rates and sizes and, with data=folder, unused files and folders.
 
-Exit status: 0 where every video can be used as it is listed, 1 where one cannot, 2 for a mistake in the arguments or a file that cannot be
-read. Short videos (their last frame is repeated) and files that are not used do not count.
+Exit status: 0 if every video can be used as listed, 1 if a video cannot be used, 2 if an argument is wrong or a file cannot be read.
+Short videos, whose last frame is repeated, and unused files do not change the status.
 """
 
 from agents.config.command import run_command
@@ -14,8 +14,8 @@ from agents.config.settings import CheckDataset
 
 
 def main(config: CheckDataset) -> int:
-    """Print the report, and write it where asked; return the exit status."""
-    from adafocus_env.validate_data import validate_data  # here, so that --help answers at once
+    """Print the report, write it to ``out`` if set, and return the exit status."""
+    from adafocus_env.validate_data import validate_data  # imported here, so that --help is fast
 
     return validate_data(config.data, config.workers, config.out)
 

@@ -1,8 +1,8 @@
-"""Accuracy against cost on the test clips, for a policy and every baseline.
+"""Evaluate a policy and every baseline on the test clips: accuracy against cost.
 
     python -m agents.evaluate run=DIR                            a finished run
-    python -m agents.evaluate run=DIR further=true               on clips that no run has read, of the demo videos
-    python -m agents.evaluate run=DIR keep=0.47                  the same with 47 % of the frames, where the policy skips
+    python -m agents.evaluate run=DIR further=true               on further demo clips that no run has read
+    python -m agents.evaluate run=DIR keep=0.47                  a skipping policy with patches in 47 % of the frames
     python -m agents.evaluate run=DIR exit=1                     with a conditional exit, and accuracy against its cost
     python -m agents.evaluate run=DIR data=folder data.root=DIR  its classifier and policy on other videos
     python -m agents.evaluate classifier=DIR policy=DIR data=demo
@@ -13,7 +13,7 @@ from agents.config.settings import Evaluate
 
 
 def main(config: Evaluate) -> None:
-    """Repeats the table of a run, also on other videos, or makes one for a classifier and a policy."""
+    """Print the table of results for a run, possibly on other videos, or for a classifier and a policy."""
     from agents.pipeline.evaluate_saved import evaluate_saved
 
     evaluate_saved(config)

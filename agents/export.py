@@ -1,12 +1,12 @@
-"""Exports a classifier and its policy: as a folder to share, or as ONNX files.
+"""Export a classifier and its policy as a folder to share, or as ONNX files.
 
     python -m agents.export run=DIR                                  weights, policy and a Markdown card in exports/NAME-folder
     python -m agents.export run=DIR format=onnx                      four ONNX files and their metadata in exports/NAME-onnx
     python -m agents.export classifier=DIR policy=DIR out=FOLDER
     python -m agents.export classifier=demo policy=demo format=onnx
 
-Every command takes the first folder as classifier=FOLDER policy=FOLDER. The ONNX files need no PyTorch: examples/onnx_predict.py predicts a
-video with them. They are compared with PyTorch before they are written.
+Every command accepts the exported folder as classifier=FOLDER policy=FOLDER. The ONNX files do not need PyTorch;
+examples/onnx_predict.py predicts a video with them. They are compared with PyTorch before they are written.
 """
 
 import sys
@@ -17,7 +17,7 @@ from agents.config.settings import Export
 
 def main(config: Export) -> None:
     """Export, and print the folder."""
-    from agents.exporting.export import export  # here, so that --help answers without PyTorch
+    from agents.exporting.export import export  # imported here, so that --help does not import PyTorch
 
     sys.stdout.write(f"saved to {export(config)}\n")
 

@@ -1,13 +1,13 @@
-"""Fills a feature bank on disk ahead, so that training and evaluation with ``bank=DIR`` run no network but the head.
+"""Fill a feature bank on disk in advance, so that training and evaluation with ``bank=DIR`` run only the head.
 
     python -m agents.fill_feature_bank classifier=demo out=DIR [data=demo] [data.root=DIR] [split=all] [shard=0/4]
 
-All settings that clips and features depend on must be those of the training command; by default they are. An interrupted command
-resumes, and several may run at once. The size is printed before anything is computed. On a machine with eight GPUs
+All settings that clips and features depend on must equal those of the training command, as the defaults do. An interrupted command
+resumes, and several commands may run at once. The size is printed before anything is computed. On a machine with eight GPUs
 
     torchrun --nproc_per_node=8 -m agents.fill_feature_bank …
 
-shares the work among them; the progress bar is that of the first.
+divides the work among the GPUs; the progress bar shows that of the first.
 """
 
 from adafocus_env.settings import EnvSettings
@@ -16,8 +16,8 @@ from agents.config.settings import FillFeatureBank
 
 
 def main(config: FillFeatureBank) -> None:
-    """Fill the banks of the splits that were asked for."""
-    from adafocus_env.fill_bank import fill_feature_bank  # here, so that --help answers without PyTorch
+    """Fill the banks of the requested splits."""
+    from adafocus_env.fill_bank import fill_feature_bank  # imported here, so that --help does not import PyTorch
 
     env = EnvSettings(
         action=config.action, grid=config.grid, video_div=config.video_div, bank=config.out, bank_dtype=config.bank_dtype

@@ -1,10 +1,10 @@
-"""Makes a classifier, and a policy if the file has one, from a checkpoint that the authors' code saved.
+"""Import a checkpoint of the authors' code: write its classifier and, if the file has one, its policy.
 
     python -m agents.import_checkpoint file=FILE out=DIR [patch_size=P] [classes=FILE] [family=NAME]
 
-Published patch sizes are 96, 128, 160 and 192 for ActivityNet, 144, 160 and 176 for Something-Something; of AdaFocusV2 96, 128 and 160
-for ActivityNet, 128, 144, 160 and 176 for Something-Something, and the name of a file says which. The file with the names of the
-classes has one per line, numbered or not (classInd.txt of the data set), in the order of the scores; without it they are 0, 1, 2, …
+The published patch sizes of AdaFocus are 96, 128, 160 and 192 for ActivityNet and 144, 160 and 176 for Something-Something. Those of
+AdaFocusV2 are 96, 128 and 160 for ActivityNet and 128, 144, 160 and 176 for Something-Something; the file names contain them. classes=FILE
+has one class name per line, numbered or not (such as classInd.txt of the data set), in the order of the scores; the default is 0, 1, 2, …
 """
 
 import sys
@@ -14,8 +14,8 @@ from agents.config.settings import ImportCheckpoint
 
 
 def main(config: ImportCheckpoint) -> None:
-    """Import the file, and print what it holds."""
-    from agents.released.checkpoint import import_released  # here, so that --help answers without PyTorch
+    """Import the file, and print a summary."""
+    from agents.released.checkpoint import import_released  # imported here, so that --help does not import PyTorch
 
     sys.stdout.write(f"{import_released(config)}\n")
 

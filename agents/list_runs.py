@@ -1,9 +1,9 @@
-"""Lists run folders with their results.
+"""List run folders with their results.
 
     python -m agents.list_runs root=DIR sort=learned     the best first
     python -m agents.list_runs json=true                 for programs
 
-Runs that differ in the seed alone are summed up below: their mean and its 95 % confidence interval.
+Runs that differ only in the seed are summarized below the list by their mean and its 95 % confidence interval.
 """
 
 from agents.config.command import run_command
@@ -12,7 +12,7 @@ from agents.config.settings import ListRuns
 
 def main(config: ListRuns) -> None:
     """Print the list."""
-    from agents.runs.listing import print_runs  # here, so that --help answers at once
+    from agents.runs.listing import print_runs  # imported here, so that --help is fast
 
     print_runs(config)
 

@@ -1,7 +1,7 @@
-"""One HTML page about a finished run that opens offline: what the policy gains, where it looks, and what it cost.
+"""Write an HTML page about a finished run, readable offline: the policy's gain, its patches, and its cost.
 
     python -m agents.report run=DIR                      writes DIR/report.html
-    python -m agents.report run='runs/sweep/seed=*'      several runs that differ in the seed: means with intervals over seeds
+    python -m agents.report run='runs/sweep/seed=*'      runs that differ only in the seed: means with intervals over seeds
     python -m agents.report run=DIR out=page.html clips=6
 """
 
@@ -11,7 +11,7 @@ from agents.config.settings import Report
 
 def main(config: Report) -> None:
     """Write the page."""
-    from agents.page.page import write_page  # here, so that --help answers without PyTorch
+    from agents.page.page import write_page  # imported here, so that --help does not import PyTorch
 
     write_page(config)
 

@@ -1,4 +1,4 @@
-"""Any algorithm of Stable-Baselines3, sb3-contrib or a plugin learns where to look in videos, over frozen classifier networks.
+"""Train a patch policy with any algorithm of Stable-Baselines3, sb3-contrib or a plugin, on frozen classifier networks.
 
     python -m agents.train algo=dqn                                              actions are the cells of a grid
     python -m agents.train algo=sac env.action=continuous env.baseline=1         actions are locations
@@ -13,8 +13,8 @@ from agents.config.settings import Train
 
 
 def main(config: Train) -> None:
-    """Trains a policy and reports what it is worth on the test clips."""
-    from agents.pipeline.policy_training import train_and_report  # here, so that --help answers without PyTorch
+    """Train a policy and evaluate it on the test clips."""
+    from agents.pipeline.policy_training import train_and_report  # imported here, so that --help does not import PyTorch
 
     train_and_report(config.run or f"runs/train-{config.algo.name}-{config.data.name}-{config.seed}", config)
 

@@ -1,15 +1,15 @@
-"""AdaFocusV2: trains glancer, policy, focuser and head together, without reinforcement learning.
+"""Train glancer, policy, focuser and head together without reinforcement learning (AdaFocusV2).
 
-    python -m agents.train_end_to_end                                        the demo videos, from their bundled classifier
-    python -m agents.train_end_to_end freeze=true                            the policy alone; the classifier stays as it is
+    python -m agents.train_end_to_end                                        demo videos, starting from the bundled classifier
+    python -m agents.train_end_to_end freeze=true                            train only the policy, on a frozen classifier
     python -m agents.train_end_to_end classifier=small                       from random weights
     python -m agents.train_end_to_end classifier=DIR                         from the classifier of another run
-    python -m agents.train_end_to_end data=folder data.root=DIR              your own: one subfolder of videos for each class
+    python -m agents.train_end_to_end data=folder data.root=DIR              your videos: one subfolder per class
 
-The patch is cut by interpolation, so that the loss has a gradient with respect to its location. After Ctrl-C, a kill or a crash the same
+Patches are interpolated, so that the loss has a gradient with respect to their locations. After Ctrl-C, a kill or a crash, the same
 command resumes.
 
-    torchrun --nproc_per_node=8 -m agents.train_end_to_end …                 on eight GPUs, which share the clips of every step
+    torchrun --nproc_per_node=8 -m agents.train_end_to_end …                 on eight GPUs, which share the clips of each step
 """
 
 from agents.config.command import run_command
@@ -18,7 +18,7 @@ from agents.config.settings import TrainEndToEnd
 
 def main(config: TrainEndToEnd) -> None:
     """Train classifier and policy, and evaluate them on the test clips."""
-    from agents.pipeline.end_to_end import train_and_report  # here, so that --help answers without PyTorch
+    from agents.pipeline.end_to_end import train_and_report  # imported here, so that --help does not import PyTorch
 
     train_and_report(config.run or f"runs/train_end_to_end-{config.data.label}-{config.seed}", config)
 

@@ -1,7 +1,7 @@
-"""The main job: PPO learns where to look in videos, over frozen classifier networks.
+"""Train a patch policy with PPO on frozen classifier networks; this is the main job.
 
     python -m agents.train_ppo                              the demo videos, rendered once
-    python -m agents.train_ppo data=folder data.root=DIR    your own: one subfolder of videos for each class
+    python -m agents.train_ppo data=folder data.root=DIR    your videos: one subfolder per class
 """
 
 from agents.config.command import run_command
@@ -9,8 +9,8 @@ from agents.config.settings import TrainPPO
 
 
 def main(config: TrainPPO) -> None:
-    """Trains a policy and reports what it is worth on the test clips."""
-    from agents.pipeline.policy_training import train_and_report  # here, so that --help answers without PyTorch
+    """Train a policy and evaluate it on the test clips."""
+    from agents.pipeline.policy_training import train_and_report  # imported here, so that --help does not import PyTorch
 
     train_and_report(config.run or f"runs/train_ppo-{config.data.name}-{config.seed}", config)
 

@@ -1,15 +1,15 @@
-"""From random weights to a finished model: stages 0, 1, 2 and 3, then joint rounds of 2 and 3.
+"""Train a model from random weights: stages 0, 1, 2 and 3, then joint rounds of stages 2 and 3.
 
     python -m agents.train_stages
-    python -m agents.train_stages rounds=2                              alternates finetuning of policy and classifier
-    python -m agents.train_stages algo=expected_pg                      stage 2 by a subclass of PPO
-    python -m agents.train_stages first=3 classifier=DIR policy=DIR     starts from a trained model
+    python -m agents.train_stages rounds=2                              alternate finetuning of policy and classifier
+    python -m agents.train_stages algo=expected_pg                      train the policy by a subclass of PPO
+    python -m agents.train_stages first=3 classifier=DIR policy=DIR     start from a trained model
 
-Stage 0 trains glancer and focuser on whole frames, 1 focuser and head on random patches, 2 the policy by PPO, 3 the head (and the
-focuser, where stages.finetune.learning_rate is above 0) on the patches that the policy selects. Each starts from the best checkpoint of
-the one before. After Ctrl-C, a kill or a crash the same command resumes.
+Stage 0 trains glancer and focuser on whole frames, stage 1 trains focuser and head on random patches, stage 2 trains the policy by PPO,
+and stage 3 trains the head on the policy's patches (and the focuser, if stages.finetune.learning_rate is above 0). Each stage starts from
+the best checkpoint of the stage before. After Ctrl-C, a kill or a crash, the same command resumes.
 
-    torchrun --nproc_per_node=8 -m agents.train_stages …                on eight GPUs: they share the clips of every step of 0, 1 and 3
+    torchrun --nproc_per_node=8 -m agents.train_stages …                on eight GPUs, which share the clips in stages 0, 1 and 3
 """
 
 import time

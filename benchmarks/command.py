@@ -1,4 +1,4 @@
-"""The commands: `python -m benchmarks` and `python -m benchmarks.NAME`."""
+"""The commands `python -m benchmarks` and `python -m benchmarks.NAME`."""
 
 import argparse
 import importlib
@@ -26,9 +26,9 @@ class Settings:
         rounds: Rounds of every comparison.
         threads: Threads of PyTorch on the CPU; 0: PyTorch's choice.
         device: auto, cpu or cuda.
-        precision: Measured beside float32, unless it is float32; auto: bfloat16 where the device supports it, otherwise float32.
+        precision: Measured in addition to float32; auto: bfloat16 if the device supports it, otherwise float32.
         compile: Also measure compiled networks.
-        allocator: tuned: glibc caches freed blocks of memory, as in all commands; default: glibc's settings.
+        allocator: tuned: glibc caches freed memory, as in all commands; default: glibc's default settings.
     """
 
     quick: bool
@@ -62,7 +62,7 @@ def main(name: str, arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(name: str, asked: Settings, out: Path | None) -> None:
-    """Exit with status 1 after the last section if one could not be measured."""
+    """Run benchmarks and write their results; exit with status 1 at the end if a section could not be measured."""
     from benchmarks.workload import choose_precision, machine, prepare  # these import `Settings`
 
     console, failed = Console(), list[str]()
@@ -80,8 +80,8 @@ def _run(name: str, asked: Settings, out: Path | None) -> None:
         console.print(section.markdown(), markup=False, highlight=False, soft_wrap=True)
         failed += [section.title] if section.failure else []
         result.sections.append(section)
-        if out is not None and any(each.rows or each.failure for each in result.sections):  # else an earlier table stays
-            result.write(out / "results")  # after every section, so that an interrupted run leaves the ones before
+        if out is not None and any(each.rows or each.failure for each in result.sections):  # otherwise, an earlier table stays
+            result.write(out / "results")  # after every section, so that an interrupted run has written earlier ones
     if out is not None:
         files = [out / "results" / f"{name}.json" for name in NAMES]
         write_markdown([Result.read(path) for path in files if path.exists()], out / "RESULTS.md")
@@ -94,11 +94,11 @@ def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
     command = "python -m benchmarks" if len(names) > 1 else f"python -m benchmarks.{names[0]}"
     parser = argparse.ArgumentParser(prog=command, description=f"Measures: {', '.join(names)}.")
     parser.add_argument("--quick", action="store_true", help="tiny sizes and one round, to see that it runs")
-    parser.add_argument("--rounds", type=int, default=7, help="of every comparison (7)")
-    parser.add_argument("--threads", type=int, default=0, help="of PyTorch on the CPU (0: its own choice)")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of every comparison (7)")
+    parser.add_argument("--threads", type=int, default=0, help="threads of PyTorch on the CPU (0: PyTorch's choice)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     precisions = ["auto", "bfloat16", "float16", "float32"]
-    parser.add_argument("--precision", default="auto", choices=precisions, help="measured beside float32 (auto: bfloat16 if supported)")
+    parser.add_argument("--precision", default="auto", choices=precisions, help="in addition to float32 (auto: bfloat16 if supported)")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave compiled networks out")
     parser.add_argument("--allocator", default="tuned", choices=["tuned", "default"], help="whether glibc caches freed blocks (tuned)")
     parser.add_argument("--out", default="", help="folder for results/*.json and RESULTS.md (benchmarks; with --quick nothing is written)")

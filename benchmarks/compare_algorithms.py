@@ -1,10 +1,10 @@
-"""Trains algorithms × seeds on one registered id, one run after the other, and writes a table and a plot of learning curves.
+"""Train algorithms × seeds on one registered id, one run after the other, and write a table and a plot of learning curves.
 
     python -m benchmarks.compare_algorithms id=AdaFocusTrack-v1                      all algorithms with discrete actions, seeds 0, 1, 2
     python -m benchmarks.compare_algorithms id=AdaFocusTrack-v1 algos=[ppo,dqn] seeds=[0]
     python -m benchmarks.compare_algorithms id=AdaFocusTrackContinuous-v1                 all algorithms with continuous actions
 
-Every run has its own run directory, as `agents.train` makes it. Finished runs are not repeated: the same command resumes the study.
+Every run has a separate run directory, as with `agents.train`. Finished runs are not repeated, so the same command resumes the study.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class CompareAlgorithms(Study):
     """`python -m benchmarks.compare_algorithms`."""
 
     id: str = setting("AdaFocusTrack-v1", "a registered id")
-    algos: list[str] = setting(list, "names in `agents.rl.algorithms.ALGORITHMS`, or dotted paths; none: all that fit")
-    total_steps: int | None = setting(None, "environment steps of each run; null: those of each algorithm's preset", ge=1)
+    algos: list[str] = setting(list, "names in `agents.rl.algorithms.ALGORITHMS`, or dotted paths; empty: all that support the actions")
+    total_steps: int | None = setting(None, "environment steps of each run; null: the preset of each algorithm", ge=1)
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class Measured:
     """Results of one algorithm over its seeds.
 
     Attributes:
-        top1: (seeds,), on the test clips.
-        closed: (seeds,), share of the gap between random patches and the oracle that is closed.
+        top1: (seeds,), top-1 on the test clips.
+        closed: (seeds,), closed share of the gap between random patches and the oracle.
         random: (seeds,), top-1 of random patches.
         oracle: (seeds,), top-1 of the oracle.
         steps: (points,), environment steps of the learning curve.
-        cpu_minutes: (points,), mean over the seeds.
+        cpu_minutes: (points,), CPU minutes, averaged over the seeds.
         validation: (seeds, points), top-1 on the validation split.
     """
 
@@ -73,7 +73,7 @@ class Measured:
 
     @classmethod
     def of(cls, runs: Sequence[RunDir]) -> Measured:
-        """Read finished runs; the learning curve has the steps that all of them validated at."""
+        """Read finished runs. The learning curve has the steps at which all of them were validated."""
         results = [run.result()["policies"] for run in runs]
         top1, random, oracle = (np.array([each[name]["top1"] for each in results]) for name in ("learned", "random", "oracle"))
         curves = [{line["steps"]: line["val_top1"] for line in run.metrics() if "val_top1" in line} for run in runs]
@@ -81,7 +81,9 @@ class Measured:
         minutes, validation = (
             np.array([[by_step[step] for step in steps] for by_step in some]) for some in (list(map(_minutes, runs)), curves)
         )
-        return cls(top1, (top1 - random) / (oracle - random), random, oracle, np.array(steps, float), minutes.mean(0), validation)
+        gap = oracle - random
+        closed = np.divide(top1 - random, gap, out=np.full_like(gap, np.nan), where=gap != 0)
+        return cls(top1, closed, random, oracle, np.array(steps, float), minutes.mean(0), validation)
 
     def row(self, name: str) -> tuple[str, ...]:
         """Return the cells of the table."""
@@ -109,11 +111,11 @@ def main(config: CompareAlgorithms) -> None:
 
 
 def check_runs(config: CompareAlgorithms, root: Path) -> dict[str, list[Train]]:
-    """Return the config of every run, by algorithm; all are checked before the first is trained.
+    """Return the configs of the runs by algorithm. All are checked before the first one is trained.
 
     Raises:
-        InputError: the id or an algorithm is unknown, an algorithm does not learn such actions or does not read what ``overrides``
-            sets, ``overrides`` sets what the command sets itself, or a list is empty or names something twice.
+        InputError: If the id or an algorithm is unknown, an algorithm does not support the actions or does not read a key of
+            ``overrides``, ``overrides`` sets a key that the command itself sets, or a list is empty or has a value twice.
     """
     groups = {algo: [f"algo={algo}", *overrides_of(config.id), *_steps(config, algo)] for algo in algorithms_of(config)}
     set_here = (*SET_HERE, *([] if config.total_steps is None else STEPS))
@@ -124,10 +126,10 @@ def check_runs(config: CompareAlgorithms, root: Path) -> dict[str, list[Train]]:
 
 
 def algorithms_of(config: CompareAlgorithms) -> list[str]:
-    """Return the algorithms that the config names, or all that learn the actions of its id.
+    """Return the algorithms that the config names, or all that support the actions of its id.
 
     Raises:
-        InputError: as `check_runs`.
+        InputError: For the reasons of `check_runs`.
     """
     overrides_of(config.id)
     space = _space(config.id)
@@ -139,16 +141,16 @@ def algorithms_of(config: CompareAlgorithms) -> list[str]:
 
 
 def overrides_of(name: str) -> list[str]:
-    """Return the arguments of `agents.train` that make the problem of a registered id.
+    """Return the arguments of `agents.train` that result in the problem of a registered id.
 
     Raises:
-        InputError: the id is unknown (suggests the nearest).
+        InputError: If the id is unknown. The message suggests the nearest.
     """
     known = {spec.id: spec for spec in gym.registry.values() if str(spec.entry_point).startswith(ENTRY)}
     kwargs = lookup("id", name, known).kwargs
     arguments = [f"env.action={_action(name)}"]
     if _action(name) == "continuous":
-        arguments.append("env.baseline=1")  # an exact expectation needs a finite number of patches
+        arguments.append("env.baseline=1")  # the exact expectation needs a finite number of patches
     if "task" in kwargs:
         arguments.append(f"data.task={kwargs['task']}")
     return arguments

@@ -1,4 +1,4 @@
-"""From videos to features: decoding against the decoder alone, transforms against a copy, bank filling against the bare networks."""
+"""Speed of decoding, transforms and bank filling, compared with the decoder alone, a copy, and the bare networks."""
 
 import shutil
 import subprocess
@@ -21,7 +21,7 @@ from benchmarks.command import Settings, main
 from benchmarks.results import Act, Aim, Section, Time, Times, compare, interleaved, repeated, timed
 
 WORKERS = 2
-STEPS, FRAMES = 2, 16  # length of the clips whose focus vectors are filled, and of those whose glances are
+STEPS, FRAMES = 2, 16  # lengths of the clips for filling focus vectors and glances
 
 _DECODER = """
 import sys
@@ -66,7 +66,7 @@ def _decoding(settings: Settings) -> Section:
         for _ in range(settings.rounds):
             for name, act in acts.items():
                 wall = timed(act).wall
-                times[name].append(Time(wall, wall))  # the time of child processes is not in the processor time
+                times[name].append(Time(wall, wall))  # processor time does not include child processes
             shutil.rmtree(folder / "store")
             for file in folder.glob("*.raw"):
                 file.unlink()
@@ -78,7 +78,7 @@ def _decoding(settings: Settings) -> Section:
 
 
 def _decord(spec: ClipSpec, requests: list[str], folder: Path | None = None) -> None:
-    """Decode frames in `WORKERS` processes, which write them to a file each if there is a folder."""
+    """Decode frames in `WORKERS` processes. If there is a folder, each process writes its frames to a file."""
     files = ["" if folder is None else str(folder / f"{worker}.raw") for worker in range(WORKERS)]
     command = [sys.executable, "-c", _DECODER, str(spec.short_side)]
     running = [subprocess.Popen([*command, file, *requests[worker::WORKERS]]) for worker, file in enumerate(files)]
@@ -86,7 +86,7 @@ def _decord(spec: ClipSpec, requests: list[str], folder: Path | None = None) -> 
 
 
 def _transforms(settings: Settings) -> Section:
-    """What happens to pixels between the store and the networks, for one clip or its patches."""
+    """Measure the transforms of pixels between the store and the networks, for one clip or its patches."""
     network, length, repeats = workload.classifier(settings), 4 if settings.quick else 16, 1 if settings.quick else 10
     size, patch_size = network.architecture.size, network.architecture.patch_size
     stored = torch.randint(256, (length, 3, size + 32, size + 64), dtype=torch.uint8)
@@ -109,7 +109,7 @@ def _transforms(settings: Settings) -> Section:
 
 
 def _bank_filling(settings: Settings) -> Section:
-    """Glances of some clips, and all cells of the steps of one clip."""
+    """Measure filling a bank with the glances of some clips, and with all cells of the steps of one clip."""
     networks = workload.plain_and_fastest(settings)
     short, long = workload.clips(settings, 8, STEPS), workload.clips(settings, 8, FRAMES)
     every, steps, action = np.arange(8)[:, None], np.arange(STEPS)[None], workload.grid_action(networks["float32"])

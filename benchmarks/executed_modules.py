@@ -1,9 +1,9 @@
-"""The modules that one evaluation passes through: one demo video, the bundled classifier, a policy with random weights.
+"""List the modules that run in the evaluation of one demo video with the bundled classifier and a policy with random weights.
 
     python -m benchmarks.executed_modules
 
-Counts the modules of the packages with a function that runs in this process, from opening the video to the metrics of all policies.
-Modules that are only imported are not counted, nor what the worker processes run that render and decode.
+A module counts if at least one of its functions runs in this process, from opening the video to the metrics of all policies. Modules that
+are only imported do not count, and neither do modules that only run in worker processes, which render and decode.
 """
 
 import inspect
@@ -29,11 +29,11 @@ PACKAGES = ("classifiers", "adafocus_env", "agents")
 
 
 def executed_modules(call: Callable[[], object]) -> list[str]:
-    """Return the names of the modules of `PACKAGES` with a function that ``call`` runs, in any thread of this process, sorted."""
+    """Return the sorted names of the modules in `PACKAGES` with a function that ``call`` runs, in any thread of this process."""
     names: set[str] = set()
 
     def profile(frame: FrameType, event: str, argument: Any) -> None:
-        if event == "call" and frame.f_code.co_flags & inspect.CO_OPTIMIZED:  # a function; not the body of a module or a class
+        if event == "call" and frame.f_code.co_flags & inspect.CO_OPTIMIZED:  # functions only, not bodies of modules or classes
             names.add(frame.f_globals.get("__name__", ""))
 
     threading.setprofile(profile)

@@ -1,10 +1,10 @@
-"""A GPU in some six minutes: its matrix peak, and the rates of all that runs on it. `python -m pytest -m cuda` runs its tests.
+"""Measure the matrix peak of a GPU and the rates of all workloads on it, in about six minutes. `python -m pytest -m cuda` runs its tests.
 
-    python -m benchmarks.gpu            # on one GPU; writes its table beside the others
-    python -m benchmarks.gpu --quick    # the same code at tiny sizes, on a CPU too
+    python -m benchmarks.gpu            # on one GPU; writes a table with the other results
+    python -m benchmarks.gpu --quick    # the same code at tiny sizes, also on a CPU
 
-Networks have random weights and clips random pixels, so that no files are needed. A section that fails shows its traceback, the other
-sections are still measured, and the command exits with status 1.
+Networks have random weights and clips have random pixels, so that no files are needed. If a section fails, its traceback is shown, the
+other sections are still measured, and the command exits with status 1.
 """
 
 import copy
@@ -30,19 +30,19 @@ from classifiers.flops import classifier_flops, video_flops
 from classifiers.optimize import choose_execution, with_execution
 
 LENGTH = {False: 16, True: 4}  # frames of a clip
-EPOCHS = 10**6  # more than are run
+EPOCHS = 10**6  # more than will run
 
-SAMPLE = 1.0  # seconds that an act is repeated for, in all rounds together
+SAMPLE = 1.0  # seconds for which an act is repeated, in all rounds together
 SIZES = {False: (4096, 8192, 16384), True: (64, 128)}  # of matrices
 
 
 @dataclass
 class Card:
-    """What a section needs to know of the device.
+    """The properties of the device that sections need.
 
     Attributes:
         settings: The settings of the run.
-        peaks: FLOP/s of the best matrix product, a multiply-add being two, by the names of `matrix_peak`.
+        peaks: FLOP/s of the best matrix product by the names of `matrix_peak`; here, a multiply-add counts as two.
     """
 
     settings: Settings
@@ -54,9 +54,9 @@ class Card:
         return choose_device(self.settings.device)
 
     def sampled(self, act: Act) -> list[Time]:
-        """Return the mean time of an act in every round, whose number of repetitions fills the round's share of `SAMPLE`.
+        """Return the mean time of an act in every round. The number of repetitions fills the round's share of `SAMPLE`.
 
-        Three untimed calls come first: compiling, choosing algorithms and recording CUDA graphs may take until the third.
+        Three untimed calls come first, because compilation, the choice of algorithms and recording of CUDA graphs may take three calls.
         """
         quick, rounds = self.settings.quick, self.settings.rounds
         for _ in range(1 if quick else 3):
@@ -65,13 +65,13 @@ class Card:
         return [timed(repeated(count, act)) * (1 / count) for _ in range(rounds)]
 
     def rate(self, section: Section, name: str, act: Act, count: int, multiply_adds: float, precision: str) -> None:
-        """Measure an act that takes ``count`` clips; add its rate, and its share of the matrix peak."""
+        """Measure an act that processes ``count`` clips; add its rate and its share of the matrix peak."""
         section.times[name] = self.sampled(act)
         section.rate(name, count, "clips/s")
         self.share(section, name, multiply_adds, precision)
 
     def share(self, section: Section, name: str, multiply_adds: float, precision: str) -> None:
-        """Add the share of the matrix peak that the act ``name`` of so many multiply-adds reaches."""
+        """Add the share of the matrix peak that the act ``name`` with this number of multiply-adds reaches."""
         kind = "TF32" if precision == "float32" and "TF32" in self.peaks else precision
         if kind in self.peaks:
             shares = [100 * 2 * multiply_adds / each.wall / self.peaks[kind] for each in section.times[name]]
@@ -79,7 +79,7 @@ class Card:
 
 
 def measure(settings: Settings) -> Iterator[Section]:
-    """Yield all sections, first the peak that the others are compared with."""
+    """Yield all sections, starting with the peak that the others are compared with."""
     card = Card(settings)
     if card.device.type != "cuda" and not settings.quick:
         yield Section("GPU", "Left out: there is no GPU here. --quick runs the same at tiny sizes on the CPU.")
@@ -87,13 +87,13 @@ def measure(settings: Settings) -> Iterator[Section]:
     for measurement in MEASUREMENTS:
         try:
             section = measurement(card)
-        except Exception:  # of any kind: the sections after it may work
+        except Exception:  # any failure: later sections may still work
             section = Section(measurement.__name__, "Failed.", failure=traceback.format_exc())
         yield section
 
 
 def matrix_peak(card: Card) -> Section:
-    """Measure products of square matrices of random numbers; sets `Card.peaks`."""
+    """Measure products of random square matrices, and set `Card.peaks`."""
     section = Section("Matrix peak", "2·n³ FLOP in every product of n×n matrices; the best size of every precision.")
     for name in ("float32", *(["TF32"] if card.device.type == "cuda" else []), "bfloat16", "float16"):
         dtype = torch.float32 if name == "TF32" else getattr(torch, name)
@@ -170,7 +170,7 @@ def inference(card: Card) -> Section:
 
 
 def compiled_inference(card: Card) -> Section:
-    """Run inference with compiled networks and CUDA graphs: the last section, since compiling may take minutes."""
+    """Run inference with compiled networks and CUDA graphs. This section is the last, since compilation may take minutes."""
     section = Section("Parallel inference, compiled", "Compiled with CUDA graphs, in the low precision, P = 96.")
     if not card.settings.compile or card.settings.quick:
         section.note = "Left out: --no-compile or --quick."
@@ -183,7 +183,7 @@ def compiled_inference(card: Card) -> Section:
 
 
 def env_steps(card: Card) -> Section:
-    """Run whole episodes, with the resets at their ends, of environments whose tensors stay on the device."""
+    """Run whole episodes, including resets, of environments whose tensors stay on the device."""
     numbers, length = ((2, 4) if card.settings.quick else (64, 256, 1024, 4096)), LENGTH[card.settings.quick]
     bank = workload.warm_bank(card.settings, min(64, numbers[-1]), length)
     note = f"Bank warm, random actions, episodes of {length} steps and the resets at their ends, reward `random`."
@@ -202,11 +202,11 @@ def env_steps(card: Card) -> Section:
 MEASUREMENTS: tuple[Callable[[Card], Section], ...] = (
     matrix_peak, env_steps, bank_filling, stage_1, ppo, inference, compiled_inference
 )  # fmt: skip
-"""The most important ones first, in case time runs out."""
+"""The sections, most important first, in case time runs out."""
 
 
 def _networks(card: Card, plain: Classifier) -> dict[str, Classifier]:
-    """Return the classifier in float32 and in the low precision with the execution chosen for it, by precision."""
+    """Return classifiers by precision: float32, and the low precision with the execution settings chosen for it."""
     low = {name: with_execution(plain, choose_execution(plain, name)) for name in [card.settings.precision] if name != "float32"}
     return {"float32": plain, **low}
 

@@ -1,4 +1,4 @@
-"""How time and memory grow with clips, frames, environments, pixels and the size of the bank; and the peak memory of inference."""
+"""Growth of time and memory with clips, frames, environments, pixels and the size of the bank, and peak memory of inference."""
 
 import math
 import multiprocessing
@@ -20,7 +20,7 @@ from benchmarks.command import Settings, main
 from benchmarks.results import Act, Aim, Section, Spread, interleaved, repeated
 from classifiers.optimize import with_execution
 
-LINEAR = 1.1  # limit of an exponent: what is measured over one decade only is not exact
+LINEAR = 1.1  # limit of an exponent, with a tolerance for measurements over one decade only
 STATUS = Path("/proc/self/status")
 
 
@@ -54,7 +54,7 @@ def _time_growth(settings: Settings) -> Section:
 
 
 def _read(bank: MemoryBank, size: int) -> None:
-    """Read glance and focus vectors of 64 steps of a bank of ``size`` clips."""
+    """Read the glance and focus vectors of 64 steps from a bank of ``size`` clips."""
     clips = np.arange(64) * 7 % size
     bank.glance_vectors(clips, clips % 2)
     bank.focus_vectors(clips, clips % 2, np.arange(64) % workload.GRID**2)
@@ -92,7 +92,7 @@ def _memory(settings: Settings) -> Section:
 
 
 def in_new_process(settings: Settings, name: str, count: int, length: int) -> tuple[float, float, float]:
-    """Return the MB of a process before inference, what inference adds to them at its peak, and the peak of its GPU."""
+    """Return the memory in MB of a process before inference, the additional memory at the peak, and the peak of the GPU."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(_run, settings, name, count, length).result()
 
@@ -105,7 +105,7 @@ def _run(settings: Settings, name: str, count: int, length: int) -> tuple[float,
     if name.startswith("parallel, "):
         how = workload.executions(settings, classifier)[name.removeprefix("parallel, ")]
         act, classifier = infer, with_execution(classifier, how)
-    if STATUS.exists():  # Linux: a process starts with the peak of the process that it was forked from
+    if STATUS.exists():  # on Linux, a process inherits the peak of the process that it was forked from
         Path("/proc/self/clear_refs").write_text("5")
     before = _peak()
     act(classifier, policy, frames)

@@ -1,4 +1,4 @@
-"""Inference: all patches in one batch against one patch after the other, and against the bare networks."""
+"""Speed of inference with all patches in one batch, compared with one patch after the other and with the bare networks."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -21,7 +21,7 @@ from classifiers.classifier import Classifier
 from classifiers.optimize import Execution, with_execution
 
 SEQUENTIAL = "step by step, float32"
-SAMPLES = 4  # of random patches per clip: predictions differ where a classifier is in doubt, and 500 clips are few for that
+SAMPLES = 4  # of random patches per clip, since predictions differ only if a classifier is uncertain, and there are only 500 clips
 
 
 def measure(settings: Settings) -> Iterator[Section]:
@@ -59,7 +59,7 @@ def _schemes(settings: Settings) -> Section:
 
 
 def recurrent(network: Classifier, policy: PolicyNetwork, count: int, length: int) -> Act:
-    """Return an act: the policy and the head alone, on tensors of ``count`` clips in memory."""
+    """Return an act that runs only the policy and the head, on tensors of ``count`` clips in memory."""
     maps = torch.rand(count, length, *policy.architecture.map_shape, device=network.device)
     glances = torch.rand(count, length, network.glancer.vector_size, device=network.device)
     focus_vectors = torch.rand(count, length, network.focuser.vector_size, device=network.device)
@@ -73,7 +73,7 @@ def recurrent(network: Classifier, policy: PolicyNetwork, count: int, length: in
 
 
 def _agreement(settings: Settings) -> Section:
-    """How far schemes and precisions agree on random networks, whose scores of two cells are often nearly equal."""
+    """Measure the agreement of schemes and precisions on random networks, whose scores of two cells are often nearly equal."""
     plain, policy = workload.classifier(settings), workload.policy(settings)
     frames = workload.frames(settings, *((2, 4) if settings.quick else (8, 16)), plain)
     actions, scores = workload.step_by_step(plain, policy, frames)
@@ -88,7 +88,7 @@ def _agreement(settings: Settings) -> Section:
 
 
 def _precision_on_the_demo(settings: Settings) -> Section:
-    """Top-1 and predictions of the demo classifier in the low precision, with patches on the targets and random patches."""
+    """Measure top-1 and predictions of the demo classifier in the low precision, with patches on the targets and random patches."""
     plain = checkpoint.load("demo", torch.device("cpu"))
     low = with_execution(plain, Execution(settings.precision, channels_last=True))
     clips = workload.demo_clips(settings, "test", DEMO_FRAMES)
@@ -110,7 +110,7 @@ def _precision_on_the_demo(settings: Settings) -> Section:
 
 @torch.inference_mode()
 def _predictions(network: Classifier, clips: ClipSource, action: GridAction, cells: NDArray[np.int64]) -> Tensor:
-    """Return the class (n,) of every clip with patches at ``cells`` (n, T)."""
+    """Return the predicted class (n,) of every clip with patches at ``cells`` (n, T)."""
     found = []
     for rows in np.array_split(np.arange(len(clips)), -(-len(clips) // 64)):
         frames = network.normalise(torch.stack([clips.frames(int(clip)) for clip in rows]))

@@ -1,4 +1,4 @@
-"""Adds a policy to the leaderboard of a benchmark task, docs/leaderboard.md: runs of `agents.train`, or an agent of yours.
+"""Add a policy to the leaderboard of a benchmark task (docs/leaderboard.md), from runs of `agents.train` or a user-defined agent.
 
     python -m benchmarks.leaderboard name="PPO, wider" runs=[runs/wide-0,runs/wide-1,runs/wide-2]
     python -m benchmarks.leaderboard name=mine task=track agent=my_agents.Greedy
@@ -35,28 +35,28 @@ from classifiers.atomic_files import write_text
 from classifiers.errors import InputError, lookup, refuse_if
 
 CLIPS = 2000
-"""Test clips of a task that scores are measured on; the first 500 are the test clips of a run."""
+"""Number of test clips per task for scores; the first 500 are the test clips of a run."""
 HEADINGS = ("policy", "seeds", "hits", "first look", "anytime", "top-1", "gap, anytime", "gap, top-1")
 Row = dict[str, list[float]]
-"""Metric → its value for each seed."""
+"""The values of each metric, one per seed."""
 Board = dict[str, dict[str, Row]]
-"""Task → policy → row."""
+"""Rows by task and policy."""
 
 
 @settings
 class Leaderboard:
     """`python -m benchmarks.leaderboard`."""
 
-    name: str = setting(..., "of the policy in the table", min_length=1)
-    runs: list[str] = setting(list, "finished run folders, one for each seed", path=True)
-    agent: str = setting("", "dotted path of a function or class: features → a policy with `predict`, in place of runs")
-    task: TaskName = setting(DEFAULT_TASK, "of the agent; runs say their own")
-    out: str = setting("docs/leaderboard.json", "the JSON file; the page is written beside it", path=True)
+    name: str = setting(..., "name of the policy in the table", min_length=1)
+    runs: list[str] = setting(list, "finished run folders, one per seed")
+    agent: str = setting("", "dotted path of a function of features that returns a policy with `predict`, instead of runs")
+    task: TaskName = setting(DEFAULT_TASK, "task of the agent; runs determine theirs")
+    out: str = setting("docs/leaderboard.json", "the JSON file; the page is written to the same folder", path=True)
     device: str = setting("auto", DEVICE)
 
 
 def main(config: Leaderboard) -> None:
-    """Measure the policy on the test clips of its task, add it and write the page."""
+    """Evaluate the policy on the test clips of its task, add its row and write the page."""
     refuse_if(bool(config.runs) == bool(config.agent), "give either runs, a list of run folders, or agent, a dotted path")
     with Display() as display:
         task = config.task if config.agent else _task_of(config.runs)
@@ -71,10 +71,10 @@ def _task_of(runs: Sequence[str]) -> TaskName:
     """Return the task of finished runs.
 
     Raises:
-        InputError: a run is not finished, or they are of different tasks or other data.
+        InputError: If a run is not finished, or the runs have different tasks or other data.
     """
     for run in runs:
-        refuse_if(not RunDir(run).finished, f"runs: {run} holds no finished run; start its command again to finish it")
+        refuse_if(not RunDir(run).finished, f"runs: {run} is not finished; start its command again to finish it")
     data = {(config["data"]["name"], config["data"]["task"]) for config in (RunDir(run).config() for run in runs)}
     name, task = data.pop()
     refuse_if(bool(data) or name != "demo", "runs must be of one benchmark task, with data=demo")
@@ -82,10 +82,10 @@ def _task_of(runs: Sequence[str]) -> TaskName:
 
 
 def _agent(path: str) -> Callable[[Features], Predictor]:
-    """Return what a dotted path names.
+    """Import the object of a dotted path.
 
     Raises:
-        InputError: it cannot be imported.
+        InputError: If it cannot be imported.
     """
     module, _, attribute = path.rpartition(".")
     try:
@@ -96,7 +96,7 @@ def _agent(path: str) -> Callable[[Features], Predictor]:
 
 @cache
 def features_of_task(task: TaskName, device: str, display: Display) -> Features:
-    """Return the features of the first `CLIPS` test clips of a task, read by its bundled classifier."""
+    """Return the features of the first `CLIPS` test clips of a task from its bundled classifier."""
     classifier = checkpoint.load(data_name(task), choose_device(device))
     data = demo(replace(TASKS[task], test_videos=CLIPS))
     clips = build_split(data, "test", DataConfig(task=task), classifier.architecture.size, display)
@@ -107,7 +107,7 @@ def policy_of(run: RunDir, features: Features) -> PolicyNetwork | Predictor:
     """Return the policy of a finished run.
 
     Raises:
-        InputError: it learned with another classifier than the task's.
+        InputError: If the policy was trained with another classifier than the task's.
     """
     theirs, ours = run.result()["classifier"], features.classifier.fingerprint()
     refuse_if(theirs != ours, f"runs: {run.root} has another classifier than the task's ({theirs[:12]}, not {ours[:12]}): another problem")
@@ -116,18 +116,18 @@ def policy_of(run: RunDir, features: Features) -> PolicyNetwork | Predictor:
 
 
 def measure(features: Features, policy: PolicyNetwork | Predictor) -> dict[str, float]:
-    """Return the metrics of a policy on the clips that are defined."""
+    """Return the defined metrics of a policy on the clips."""
     evaluation = evaluate_policy(features, policy)
     return {**ratios(evaluation), "top1": float(evaluation.correct.mean())}
 
 
 def rows_of(measured: Sequence[Mapping[str, float]]) -> Row:
-    """Return the row of the policies of several seeds."""
+    """Return the row for the policies of several seeds."""
     return {key: [round(each[key], 4) for each in measured] for key in (*CLIP_METRICS, "top1") if key in measured[0]}
 
 
 def save(path: Path, new: Board) -> Board:
-    """Add rows to the board in a JSON file, and write the page beside it; a row with the same name is replaced."""
+    """Add rows to the board in a JSON file, replacing rows of the same name, and write the page to the same folder."""
     board: Board = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     board = {task: {**board.get(task, {}), **new.get(task, {})} for task in {**board, **new}}
     write_text(path, to_json(board, indent=1) + "\n")
@@ -136,7 +136,7 @@ def save(path: Path, new: Board) -> Board:
 
 
 def page(board: Board) -> str:
-    """Return the page: a table for each task, the best anytime accuracy first."""
+    """Return the page, with a table for each task, sorted by anytime accuracy, best first."""
     text = [
         "# Leaderboard\n",
         f"The first {CLIPS:,} test clips of each task, in percent: mean and, in parentheses, worst over seeds. *First look* is top-1",
@@ -169,7 +169,11 @@ def _cell(values: Iterable[float | None]) -> str:
     known = [100 * value for value in values if value is not None]
     if not known:
         return "–"
-    return f"{np.mean(known):.1f} ({min(known):.1f})" if len(known) > 1 else f"{known[0]:.1f}"
+    return f"{_rounded(np.mean(known))} ({_rounded(min(known))})" if len(known) > 1 else _rounded(known[0])
+
+
+def _rounded(value: float) -> str:
+    return f"{round(float(value), 1) + 0.0:.1f}"  # the sum makes 0.0 of -0.0
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What keeps the policy from looking at the target: one change at a time, several seeds, and the worth of a second look.
+"""Study why a policy misses the target: one change at a time, with several seeds, and the value of further patches.
 
     python -m benchmarks.learning_study                                 all variants on the task normal, seeds 0, 1, 2
     python -m benchmarks.learning_study variants=[ppo,expected_pg] task=hard@v0 seeds=[0]
 
-Every run has its own run directory, as `agents.train` makes it. Finished runs are not repeated: the same command resumes the study. The
-features of all clips are stored once, in ``RUN/bank``.
+Every run has a separate run directory, as with `agents.train`. Finished runs are not repeated, so the same command resumes the study. All
+runs share the features in ``RUN/bank``.
 """
 
 from collections.abc import Iterator
@@ -73,8 +73,8 @@ HEADINGS = ("variant", "validation", "hits, training clips", "hits", "hits, firs
 class LearningStudy(Study):
     """`python -m benchmarks.learning_study`."""
 
-    task: TaskName = setting("normal@v0", "which demo videos; see docs/tasks.md")
-    variants: list[str] = setting(list, "names in `VARIANTS`; none: all")
+    task: TaskName = setting("normal@v0", "the task of the demo videos; see docs/tasks.md")
+    variants: list[str] = setting(list, "names in `VARIANTS`; empty: all")
 
 
 def main(config: LearningStudy) -> None:
@@ -99,7 +99,7 @@ def main(config: LearningStudy) -> None:
 
 
 def _cell(values: list[float], key: str) -> str:
-    """Return mean and worst of the seeds."""
+    """Return the mean and the worst value over the seeds."""
     if key == "seconds":
         return f"{np.mean(values):.0f}"
     return f"{100 * np.mean(values):.1f} ({100 * min(values):.1f})"
@@ -114,7 +114,7 @@ def measure(config: Train) -> dict[str, float]:
         "validation": result["best"]["val_confidence_anytime"],
         "training": ratios(evaluate_policy(features, load_policy(run.checkpoints / "best", features.classifier.device)))["hit_rate"],
         "hits": learned["hit_rate"],
-        "first_frame": next(rate for rate in learned["steps"]["hit_rate"] if rate is not None),  # memory begins with a cue
+        "first_frame": next(rate for rate in learned["steps"]["hit_rate"] if rate is not None),  # memory tasks begin with a cue
         **{key: learned[key] for key in ("top1_first", "top1_anytime", "top1")},
         "seconds": sum(line["cpu_seconds"] for line in run.timing()),
     }
@@ -133,16 +133,16 @@ def _training_features(task: TaskName, bank: str, device: str) -> Features:
 
 
 def worth_of_patches(features: Features, reward: str, count: int = 256) -> Iterator[tuple[float, float]]:
-    """Yield, for each step of clips that the oracle plays, what a patch on the target is worth.
+    """Yield the value of a patch on the target for each step of clips that the oracle plays.
 
     Args:
         features: a bank of clips with tracks.
         reward: a name in `adafocus_env.reward.REWARDS`.
-        count: clips.
+        count: number of clips.
 
     Yields:
-        The mean reward of the cells that hit the target minus that of all others, and the share of clips in which the cell with the
-        highest reward hits it. Clips in which no cell does are left out.
+        The mean reward of the cells that hit the target minus that of all other cells, and the share of clips in which the cell with the
+        highest reward hits the target. Clips in which no cell hits the target are left out.
     """
     env = AdaFocusVectorEnv(
         count, features.classifier, features.clips, observation="reference", reward=reward, baseline="all", full_information=True,

@@ -1,4 +1,4 @@
-"""The main job on the demo videos, warm cache, against the network calls that it needs."""
+"""Speed of the main job on the demo videos with a warm cache, compared with the network calls that it needs."""
 
 import json
 import tempfile
@@ -25,12 +25,12 @@ from benchmarks.results import Act, Aim, Section, Time, Times, timed
 from benchmarks.workload import bare_backbone, bare_update
 from classifiers import checkpoint
 
-FRAMES, PATCHES, UPDATES = 64, 392, 10  # per call of the bare networks, where they are fastest
-ROUNDS = 3  # of the job, at most: it takes most of a minute
+FRAMES, PATCHES, UPDATES = 64, 392, 10  # per call of the bare networks, which is their fastest batch size
+ROUNDS = 3  # maximum number of rounds, since the job takes nearly a minute
 
 
 def measure(settings: Settings) -> Iterator[Section]:
-    """Training and evaluation; imports, rendering and decoding are left out."""
+    """Measure training and evaluation, without imports, rendering and decoding."""
     with tempfile.TemporaryDirectory() as folder:
         shorter = ["ppo.total_steps=2048"] if settings.quick else []
         config = compose_config(TrainPPO, "train_ppo", [f"run={folder}/run", "force=true", f"device={settings.device}", *shorter])
@@ -65,7 +65,7 @@ def _job(config: TrainPPO) -> Time:
 
 
 def _needs(config: TrainPPO) -> dict[str, int]:
-    """Run the job once and count glances, focused cells, distinct cells that it reads, and minibatches."""
+    """Run the job once, and count glances, focused cells, distinct cells that are read, and minibatches."""
     needs = dict.fromkeys(("frames", "cells", "minibatches"), 0)
     reads: list[tuple[MemoryBank, np.ndarray]] = []
 
@@ -87,7 +87,7 @@ def _needs(config: TrainPPO) -> dict[str, int]:
     focus = counted("cells", LiveFeatures.cell_focus_vectors, lambda vectors: vectors.shape[0] * vectors.shape[1])
     backward = counted("minibatches", torch.Tensor.backward, lambda _: 1)
     with (
-        mock.patch("adafocus_env.features.live.idle_workers", lambda device: 1),  # other processes would not be counted
+        mock.patch("adafocus_env.features.live.idle_workers", lambda device: 1),  # calls in other processes would not be counted
         mock.patch.multiple(LiveFeatures, glance=glance, cell_focus_vectors=focus),
         mock.patch.object(MemoryBank, "focus_vectors", recorded),
         mock.patch.object(torch.Tensor, "backward", backward),
@@ -98,7 +98,7 @@ def _needs(config: TrainPPO) -> dict[str, int]:
 
 
 def _bare(config: TrainPPO, needs: dict[str, int]) -> dict[str, tuple[Act, float]]:
-    """Return acts, and how many of each the job needs."""
+    """Return acts, and the number of each that the job needs."""
     device = choose_device(config.device)
     network = checkpoint.load("demo", device).freeze()
     with torch.no_grad():

@@ -38,7 +38,10 @@ def measure(settings: Settings) -> Iterator[Section]:
 
 
 def _killed(settings: Settings, folder: Path) -> Section:
-    """The demo classifier and its policy. The command is killed when a quarter, a half and three quarters are done, and started again."""
+    """The demo classifier and its policy. The command is killed when a quarter, a half and three quarters are done, and started again.
+
+    Memory is what the process allocates (``RssAnon``): pages of library files are read and dropped as the kernel likes, at exit above all.
+    """
     count = 8 if settings.quick else 1000
     data = demo(DemoTask(train_videos=min(count, DISTINCT), test_videos=1), val=0.0)
     assert data.prepare is not None
@@ -75,7 +78,7 @@ def _run(command: list[str], out: Path, kill_after: int | None) -> list[tuple[in
                 process.send_signal(signal.SIGKILL)
                 return used
             status = Path(f"/proc/{process.pid}/status")
-            if found := re.search(r"VmRSS:\s+(\d+) kB", status.read_text() if status.exists() else ""):
+            if found := re.search(r"RssAnon:\s+(\d+) kB", status.read_text() if status.exists() else ""):
                 used.append((done, int(found[1]) / 1e3))
             time.sleep(0.05)
     if process.returncode:

@@ -1,9 +1,9 @@
-"""Multiply-adds of a video in the published settings, by network, beside the published figures.
+"""Compare the multiply-adds of a video in the published settings, by network, with the published figures.
 
     python -m benchmarks.published_flops
 
-Counted on the real modules; a multiply-add counts as one, as in the publications. The figures of AdaFocusV2 include its auxiliary heads,
-which inference does not use: less than 0.1 % of a video.
+The real modules are counted. A multiply-add counts as one, as in the publications. The figures of AdaFocusV2 include its auxiliary heads,
+which inference does not use; they are less than 0.1 % of a video.
 """
 
 from dataclasses import dataclass, replace
@@ -26,13 +26,13 @@ class Family:
 
     Attributes:
         architecture: name in `classifiers.model_zoo.ARCHITECTURES`.
-        classes: K.
-        glances: frames of the glancer.
-        patches: frames of the focuser.
-        decisions: D.
-        policy: the policy's network; its maps are those of one decision, stacked.
-        grid: of the policy; None: continuous.
-        published: patch size in pixels → GFLOPs per video.
+        classes: K, number of classes.
+        glances: number of frames of the glancer.
+        patches: number of frames of the focuser.
+        decisions: D, decisions per video.
+        policy: architecture of the policy network, whose maps are the stacked maps of one decision.
+        grid: grid of the policy; None: continuous.
+        published: published GFLOPs per video by patch size in pixels.
     """
 
     architecture: str
@@ -68,7 +68,7 @@ FAMILIES = {
 def flops_of(family: Family, patch_size: int) -> VideoFlops:
     """Count the multiply-adds of one video."""
     architecture = replace(ARCHITECTURES[family.architecture], patch_size=patch_size)
-    with torch.device("meta"):  # counts do not depend on weights, and random ones take seconds
+    with torch.device("meta"):  # counts do not depend on weights, and initialisation takes seconds
         classifier = Classifier(architecture, [str(number) for number in range(family.classes)])
         policy = PolicyNetwork(family.policy, family.grid)
     classifier, policy = classifier.to_empty(device="cpu"), policy.to_empty(device="cpu")

@@ -1,4 +1,4 @@
-"""Trains a bundled classifier again, from random weights: ``python -m benchmarks.rebuild_bundled task=track out=DIR``."""
+"""Train a bundled classifier again from random weights: ``python -m benchmarks.rebuild_bundled task=track out=DIR``."""
 
 import tempfile
 from collections.abc import Iterator
@@ -31,19 +31,19 @@ class RebuildBundled:
     """`python -m benchmarks.rebuild_bundled`."""
 
     task: TaskName = setting(DEFAULT_TASK, "which demo videos")
-    out: str = setting("", "where the classifier goes; empty: into the package", path=True)
-    seed: int = setting(0, "of everything random", ge=0, lt=SEEDS)
+    out: str = setting("", "folder of the classifier; empty: the package", path=True)
+    seed: int = setting(0, "seed of all random numbers", ge=0, lt=SEEDS)
     device: str = setting("auto", DEVICE)
     workers: int = setting(2, "processes that render and decode", ge=1)
     stages: ClassifierConfig = setting(ClassifierConfig, "how it is trained")
 
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
         """Yield the settings that are not read in this state; see `agents.config.effect`."""
-        yield "stages.finetune", "a bundled classifier is made by stages 0 and 1; leave it out"
+        yield "stages.finetune", "bundled classifiers are trained by stages 0 and 1 only; leave it out"
 
 
 def main(config: RebuildBundled) -> None:
-    """Train the classifier of a task in stages 0 and 1, measure it on the validation split and save it."""
+    """Train the classifier of a task in stages 0 and 1, evaluate it on the validation split and save it."""
     task, name = TASKS[config.task], data_name(config.task)
     refuse_if(not config.out and name not in BUNDLED, f"out is missing: no classifier is bundled for task={config.task}; set out=DIR")
     out = Path(config.out) if config.out else BUNDLED[name]
@@ -63,7 +63,7 @@ def main(config: RebuildBundled) -> None:
 
 
 def measure(classifier: Classifier, clips: ClipSource, seed: int) -> dict[str, float]:
-    """Return top-1 on validation clips with random patches and with the oracle's."""
+    """Return top-1 on validation clips with random patches and with the oracle's patches."""
     features = build_features(classifier, clips, bank=False)
     policies: dict[str, Predictor] = {"random": RandomPatch(features.action, seed), "oracle": Oracle(features)}
     return {f"val_top1_{name}": float(evaluate_policy(features, policy).correct.mean()) for name, policy in policies.items()}

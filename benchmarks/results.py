@@ -1,4 +1,4 @@
-"""Times of acts against each other, on a machine that is never quite idle, and sections of figures, as JSON and Markdown."""
+"""Compare the times of acts on a machine that is never completely idle, and write sections of figures as JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Time:
     """Seconds of one act.
 
     Attributes:
-        wall: Wall-clock time, including the work that the act has started on a GPU.
-        cpu: Time of all threads of this process: the cost of an act on a machine that other processes share.
+        wall: Wall-clock time, including work on a GPU.
+        cpu: Processor time of all threads of this process, which is the cost of an act on a shared machine.
     """
 
     wall: float
@@ -40,10 +40,10 @@ Times = dict[str, list[Time]]
 
 
 def interleaved(acts: Mapping[str, Act], rounds: int) -> Times:
-    """Time every act once per round, in reverse order in every second round; each act runs once before, untimed.
+    """Time every act once per round, in reverse order in every second round. Each act runs once before, untimed.
 
-    `torch.utils.benchmark.Timer` times one act after the other, each many times. Here the ratios of acts are of interest: a machine
-    that slows down for a while slows all acts of a round, so that ratios within rounds vary less than the times.
+    `torch.utils.benchmark.Timer` times one act many times, then the next. This function serves ratios of acts: a machine that slows down
+    for a while slows all acts of a round, so that ratios within rounds vary less than times.
     """
     for act in acts.values():
         act()
@@ -62,7 +62,7 @@ def timed(act: Act) -> Time:
 
 
 def repeated(times: int, act: Act) -> Act:
-    """Return an act that repeats another one, for acts that are too short for a clock."""
+    """Return an act that repeats another act, for acts that are too short for the clock."""
 
     def acts() -> None:
         for _ in range(times):
@@ -81,7 +81,7 @@ class Spread:
 
     @classmethod
     def of(cls, numbers: Sequence[float]) -> Spread:
-        """Return those of at least one number."""
+        """Return the median and quartiles of at least one number."""
         low, median, high = np.quantile(numbers, (0.25, 0.5, 0.75)).tolist()
         return cls(median, low, high)
 
@@ -109,12 +109,12 @@ class Row:
     """One figure.
 
     Attributes:
-        name: What was measured.
+        name: Name of the measurement.
         value: Median, and quartiles if it was measured several times.
-        unit: "×" for ratios.
-        over: What it is compared with.
+        unit: Unit; "×" for ratios.
+        over: Name of the reference.
         cpu: The same ratio by processor time.
-        aim: What it should be.
+        aim: The aim, if any.
     """
 
     name: str
@@ -126,7 +126,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Whether the aim is reached: yes, no, or empty without an aim."""
+        """Whether the aim is reached, as "yes" or "no"; empty without an aim."""
         return "" if self.aim is None else "yes" if self.aim.reached(self.value.median) else "no"
 
     def cells(self) -> list[str]:
@@ -143,7 +143,7 @@ class Section:
 
     Attributes:
         title: Title of the table.
-        note: How it was measured.
+        note: Description of the measurement.
         times: Seconds of every act and round.
         rows: The figures.
         failure: Traceback of a measurement that failed.
@@ -156,7 +156,7 @@ class Section:
     failure: str = ""
 
     def ratio(self, what: str, against: str, *, name: str = "", over: str = "", aim: Aim | None = None) -> Section:
-        """Add the time of ``what`` in units of ``against``, under these names or others."""
+        """Add the time of ``what`` in units of ``against``; ``name`` and ``over`` replace their names in the table."""
         wall, cpu = ratio(self.times, what, against), ratio(self.times, what, against, "cpu")
         self.rows.append(Row(name or what, wall, over=over or against, cpu=cpu.median, aim=aim))
         return self
@@ -167,12 +167,12 @@ class Section:
         return self
 
     def rate(self, what: str, count: int, unit: str, *, aim: Aim | None = None) -> Section:
-        """Add the rate of ``count`` things per run of the act ``what``."""
+        """Add the rate of the act ``what``, which processes ``count`` units."""
         self.rows.append(Row(what, Spread.of([count / time.wall for time in self.times[what]]), unit, aim=aim))
         return self
 
     def markdown(self) -> str:
-        """Return the section as it is in RESULTS.md."""
+        """Return the section as Markdown for RESULTS.md."""
         failure = ["```", self.failure.strip(), "```", ""] if self.failure else []
         rows = [f"| {' | '.join(cells)} |" for cells in (HEADINGS, ["---"] * len(HEADINGS), *(row.cells() for row in self.rows))]
         return "\n".join([f"### {self.title}", "", *([self.note, ""] if self.note else []), *failure, *rows, ""])
@@ -183,8 +183,8 @@ def compare(title: str, note: str, pairs: Mapping[tuple[str, str], tuple[Act, Ac
 
     Args:
         title: Title of the table.
-        note: How it is measured.
-        pairs: The names of both acts → the acts and the aim.
+        note: Description of the measurement.
+        pairs: The acts and the aim of each pair, by the names of both acts.
         rounds: Rounds of the comparison.
     """
     acts = {name: act for names, both in pairs.items() for name, act in zip(names, both[:2], strict=True)}
@@ -210,7 +210,7 @@ class Result:
 
     @classmethod
     def read(cls, path: Path) -> Result:
-        """Read a file of `write`."""
+        """Read a file that `write` wrote."""
         return TypeAdapter(cls).validate_json(path.read_bytes())
 
 

@@ -1,4 +1,4 @@
-"""Skipped frames: time and multiply-adds of a video with a share of its frames focused, against all frames."""
+"""Time and multiply-adds of a video with patches in a share of its frames, compared with patches in all frames."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -13,11 +13,11 @@ from benchmarks.results import Aim, Section, interleaved
 from classifiers.optimize import choose_execution, with_execution
 
 SHARES = (0.25, 0.47, 0.67)
-PATCH_SIZE = 128  # where the focuser takes most of the time
+PATCH_SIZE = 128  # at this size, the focuser takes most of the time
 
 
 def measure(settings: Settings) -> Iterator[Section]:
-    """Inference with a policy that skips, at thresholds for these shares of the frames."""
+    """Measure inference with a policy that skips, at thresholds for several shares of the frames."""
     changes = {} if settings.quick else {"patch_size": PATCH_SIZE}
     network, policy = workload.classifier(settings, **changes), workload.policy(settings, skips=True)
     count, length = (2, 8) if settings.quick else (4, 16)

@@ -1,7 +1,7 @@
-"""Methods of skipping frames that are compared: same budget, same clips, same classifier and same patch locations.
+"""Methods of skipping frames, compared with the same budget, clips, classifier and patch locations.
 
-First what they consist of, which works on arrays of a whole split (N clips, D decisions, K classes): masks without learning,
-conditional exit, and both solved for a budget. Then the methods.
+The first part has the components, which work on arrays of a whole split (N clips, D decisions, K classes): masks without learning, the
+conditional exit, and both solved for a budget. The second part has the methods.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from agents.policies.networks import PolicyNetwork
 from classifiers.errors import InputError
 from classifiers.flops import VideoFlops
 
-NUM_SHARES = 9  # tried by `solve_skip_and_exit`
-MAX_LOG, HALVINGS = 20.0, 40  # of ln p: beyond it all clips end after the first step, or after the last
-ORACLE_HALVINGS = 10  # of the interval of the greedy oracle's cost weight
+NUM_SHARES = 9  # number of shares that `solve_skip_and_exit` tries
+MAX_LOG, HALVINGS = 20.0, 40  # for ln p; beyond ±MAX_LOG, all clips end after the first step, or all after the last
+ORACLE_HALVINGS = 10  # halvings of the interval of the greedy oracle's cost weight
 
 
 @dataclass(frozen=True)
 class ExitResult:
-    """Where N clips end, and their class scores there.
+    """The ends of N clips, and their class scores at the end.
 
     Attributes:
         scores: (N, K), class scores at the end.
-        num_patches: (N,), decisions with a patch until then.
-        num_steps: (N,), decisions until then: D, or fewer where a clip ends early.
+        num_patches: (N,), number of decisions with a patch before the end.
+        num_steps: (N,), number of decisions before the end, at most D.
     """
 
     scores: Scores
@@ -50,9 +50,9 @@ def apply_exit(scores: Scores, patch_mask: PatchMask, steps: NDArray[np.int64] |
     """Return the result of clips with class scores (N, D, K) for a patch mask (N, D).
 
     Args:
-        scores: See above.
-        patch_mask: See above.
-        steps: (N,), the step after which each clip ends; None: the last.
+        scores: Class scores (N, D, K).
+        patch_mask: Patch mask (N, D).
+        steps: (N,), the step after which each clip ends; None: the last step.
     """
     rows = np.arange(len(scores))
     last = np.full(len(scores), patch_mask.shape[1] - 1) if steps is None else steps
@@ -60,31 +60,31 @@ def apply_exit(scores: Scores, patch_mask: PatchMask, steps: NDArray[np.int64] |
 
 
 def uniform_mask(count: int, steps: int, keep: float, seed: int) -> PatchMask:
-    """Return a patch mask (count, steps) with equal distances and a random start in each clip: on average a share ``keep``."""
+    """Return a patch mask (count, steps) with evenly spaced patches and a random start in each clip, on average the share ``keep``."""
     start = np.random.default_rng(seed).random((count, 1))
     reached = np.floor(np.arange(steps + 1) * check_keep(keep) + start)
     return np.diff(reached, axis=1) > 0
 
 
 def random_mask(count: int, steps: int, keep: float, seed: int) -> PatchMask:
-    """Return a patch mask (count, steps) of random decisions, as many as `uniform_mask` has: on average a share ``keep``."""
+    """Return a patch mask (count, steps) of random decisions, on average the share ``keep``, as many as `uniform_mask` has."""
     rng = np.random.default_rng(seed)
     number = np.floor(steps * check_keep(keep) + rng.random((count, 1)))
     return rng.random((count, steps)).argsort(1).argsort(1) < number
 
 
 def solve_exit(certainty: Values, cost: NDArray[np.int64], budget: float) -> Values:
-    """Return the thresholds (D,) with which clips cost ``budget`` on average.
+    """Return the thresholds (D,) with which the mean cost of clips is ``budget``.
 
-    The shares of clips that leave are those of `agents.evaluation.conditional_exit.exit_shares`, and p is solved for the budget.
+    The shares of clips that exit are those of `agents.evaluation.conditional_exit.exit_shares`, with p solved for the budget.
 
     Args:
-        certainty: Of the validation split (N, D).
-        cost: (N, D), cost of a clip that ends after each step; rising along a clip.
-        budget: Of a clip, on average, in the same unit.
+        certainty: Confidences (N, D) on the validation split.
+        cost: (N, D), cost of a clip that ends after each step; increasing along a clip.
+        budget: Mean cost per clip, in the same unit.
 
     Raises:
-        InputError: The validation split is empty, or no p meets the budget (names the range).
+        InputError: If the validation split is empty, or no p meets the budget. The message states the range.
     """
     check_validation(certainty)
     rows = np.arange(len(certainty))
@@ -113,18 +113,18 @@ def solve_skip_and_exit(
     cost_of: Callable[[PatchMask], NDArray[np.int64]],
     budget: float,
 ) -> tuple[float, Values]:
-    """Return the thresholds on P(skip) and of the exit that meet the budget on the validation split with the highest accuracy.
+    """Return the threshold on P(skip) and the thresholds of the exit that meet the budget with the highest validation accuracy.
 
     Args:
         skip: P(skip) (N, D).
-        scores_of: Patch mask (N, D) → class scores (N, D, K) after every step.
+        scores_of: Function of a patch mask (N, D) that returns class scores (N, D, K) after every step.
         labels: (N,).
         keep: The share of decisions with a patch that meets the budget without an exit.
-        cost_of: Patch mask (N, D) → cost of a clip that ends after each step (N, D).
-        budget: Of a clip, on average, in the same unit.
+        cost_of: Function of a patch mask (N, D) that returns the cost of a clip that ends after each step (N, D).
+        budget: Mean cost per clip, in the same unit.
 
     Raises:
-        InputError: As `solve_threshold` and `solve_exit`.
+        InputError: For the reasons of `solve_threshold` and `solve_exit`.
     """
 
     def candidate(share: float) -> tuple[tuple[float, float], tuple[float, Values]]:
@@ -141,7 +141,7 @@ def solve_skip_and_exit(
 
 
 def accuracy_and_confidence(scores: Scores, labels: NDArray[np.int64]) -> tuple[float, float]:
-    """Return top-1 and the mean softmax score of the true class, of class scores (N, K)."""
+    """Return top-1 and the mean softmax score of the true class for class scores (N, K)."""
     confidence = softmax(scores.astype(np.float64), axis=-1)[np.arange(len(labels)), labels]
     return float((scores.argmax(-1) == labels).mean()), float(confidence.mean())
 
@@ -151,13 +151,13 @@ def accuracy_and_confidence(scores: Scores, labels: NDArray[np.int64]) -> tuple[
 
 @dataclass(frozen=True)
 class PolicyOutputs:
-    """The clips of one split, and the outputs of a skipping policy on them.
+    """The outputs of a skipping policy on the clips of one split.
 
     Attributes:
         features: Features of the frozen networks.
         actions: (N, D, …), the patch action of every step.
         skip: (N, D, D), P(skip) by the number of patches so far.
-        skipped: Input of the head on a skipped step, a name in `adafocus_env.classify.SKIPPED`.
+        skipped: Input of the head in skipped steps, a name in `adafocus_env.classify.SKIPPED`.
     """
 
     features: Features
@@ -177,7 +177,7 @@ class PolicyOutputs:
 
     @property
     def every(self) -> PatchMask:
-        """The patch mask (N, D) that focuses every frame."""
+        """The patch mask (N, D) with a patch in every frame."""
         return np.ones(self.size, bool)
 
     def scores(self, patch_mask: PatchMask) -> Scores:
@@ -186,12 +186,12 @@ class PolicyOutputs:
 
     @cached_property
     def all_scores(self) -> Scores:
-        """Class scores (N, D, K) when every frame is focused."""
+        """Class scores (N, D, K) with a patch in every frame."""
         return self.scores(self.every)
 
     @cached_property
     def saliency(self) -> NDArray[np.float32]:
-        """Highest saliency of every glance map (N, D)."""
+        """Highest saliency in every glance map (N, D)."""
         steps = np.arange(self.size[1])[None]
         maps = (self.features.glance_maps(clips[:, None], steps) for clips in _batches(self.features))
         return np.concatenate([saliency(each.flatten(0, 1)).amax((1, 2)).unflatten(0, each.shape[:2]).cpu().numpy() for each in maps])
@@ -199,12 +199,12 @@ class PolicyOutputs:
 
 @dataclass(frozen=True)
 class Problem:
-    """What every method has to solve.
+    """The problem that every method solves.
 
     Attributes:
         val: The validation split, on which thresholds are solved.
         test: The clips to classify.
-        keep: Share of the frames that may be focused.
+        keep: Share of the frames that may have a patch.
         flops: Multiply-adds of a video.
         seed: Seed of random choices.
     """
@@ -233,12 +233,12 @@ def by_saliency(problem: Problem) -> ExitResult:
 
 
 def conditional_exit(problem: Problem) -> ExitResult:
-    """Focus every frame until the head is certain. Neither glancer nor focuser runs on the rest of a video that is stopped."""
+    """Focus every frame until the head is certain. Neither glancer nor focuser runs on later frames."""
     return _stop(problem, lambda steps: steps, problem.keep * problem.val.size[1])
 
 
 def exit_at_equal_cost(problem: Problem) -> ExitResult:
-    """Exit at the cost of skipping that share of the frames, with the glances of all frames."""
+    """Exit at the cost of focusing the share ``keep`` of the frames with the glances of all frames."""
     flops = problem.flops
     return _stop(problem, lambda steps: flops.total(steps, steps), min(flops.at(problem.keep), flops.at(1)))
 
@@ -256,7 +256,7 @@ def learned_and_exit(problem: Problem) -> ExitResult:
 
 
 def greedy_oracle(problem: Problem) -> ExitResult:
-    """Focus the best patch of the frames where it raises the true class's score by more than a cost weight. It knows the label."""
+    """Focus the best patch of a frame, known from the label, if it increases the score of the true class by more than a cost weight."""
     check_validation(problem.val.skip)
     low, high = 0.0, 1.0
     for _ in range(ORACLE_HALVINGS):
@@ -276,7 +276,7 @@ METHODS: dict[str, Callable[[Problem], ExitResult]] = {
     "saliency": by_saliency,
     "greedy oracle": greedy_oracle,
 }
-"""All use the learned patch actions, except the greedy oracle, which searches for the best patch."""
+"""Methods by name. All use the learned patch actions, except for the greedy oracle, which searches for the best patch."""
 
 
 def every_frame(split: PolicyOutputs) -> ExitResult:
@@ -289,7 +289,7 @@ def _focus(split: PolicyOutputs, patch_mask: PatchMask) -> ExitResult:
 
 
 def _stop(problem: Problem, cost: Callable[[NDArray[np.int64]], NDArray[np.int64]], budget: float) -> ExitResult:
-    """Focus every frame up to an exit solved for the budget; ``cost`` maps the number of steps (N, D) to units of the budget."""
+    """Focus every frame up to an exit solved for the budget. ``cost`` converts numbers of steps (N, D) to the unit of the budget."""
     val, test = problem.val, problem.test
     thresholds = solve_exit(confidence_of(val.all_scores, "softmax"), cost(val.every.cumsum(1)), budget)
     return apply_exit(test.all_scores, test.every, exit_steps(confidence_of(test.all_scores, "softmax"), thresholds))

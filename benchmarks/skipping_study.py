@@ -1,9 +1,9 @@
-"""Accuracy against cost with skipped frames: the learned policy and its competitors, on demo tasks, as a table and a plot.
+"""Compare accuracy against cost with skipped frames for the learned policy and other methods on demo tasks, as a table and a plot.
 
     python -m benchmarks.skipping_study                                       normal, hard and sparse, seeds 0, 1 and 2
     python -m benchmarks.skipping_study tasks=[sparse] seeds=[0] keeps=[0.25]
 
-Every policy is a run of `agents.train_ppo` with ppo=skip, in its own run directory. Finished runs are not repeated: the same command
+Every policy is a run of `agents.train_ppo` with ppo=skip, in a separate run directory. Finished runs are not repeated, so the same command
 resumes the study. All thresholds are solved on the validation split.
 """
 
@@ -39,14 +39,14 @@ from classifiers.errors import InputError
 EVERY_FRAME = "every frame"
 
 Results = dict[str, NDArray[np.float64]]
-"""Method → (seeds, budgets, 3): top-1 on the test clips, GFLOPs per video, share of the frames that are focused."""
+"""Results (seeds, budgets, 3) by method: top-1 on the test clips, GFLOPs per video, and share of frames with a patch."""
 
 
 @settings
 class SkippingStudy(Study):
     """`python -m benchmarks.skipping_study`."""
 
-    tasks: list[TaskName] = setting(lambda: ["track", "mover", "sparse"], "of the demo videos; see docs/tasks.md")
+    tasks: list[TaskName] = setting(lambda: ["track", "mover", "sparse"], "tasks of the demo videos; see docs/tasks.md")
     keeps: list[Annotated[float, Field(gt=0, le=1)]] = setting(lambda: [0.25, 0.47, 0.67, 0.89], "shares of frames with a patch")
 
 
@@ -73,11 +73,11 @@ def main(config: SkippingStudy) -> None:
 
 
 def check_runs(config: SkippingStudy, root: Path) -> dict[str, list[TrainPPO]]:
-    """Return the config of every run, by task; all are checked before the first is trained.
+    """Return the configs of the runs by task. All are checked before the first one is trained.
 
     Raises:
-        InputError: a list is empty or names something twice, a share is less than a frame, or ``overrides`` sets what the command
-            sets itself or what has no effect.
+        InputError: If a list is empty or has a value twice, a share is less than one frame, or ``overrides`` sets a key that the command
+            itself sets or that has no effect.
     """
     check_lists(tasks=config.tasks, keeps=config.keeps)
     groups: dict[str, list[str]] = {task: ["ppo=skip", f"data.task={task}"] for task in config.tasks}
@@ -93,7 +93,7 @@ def measure(run: RunDir, config: SkippingStudy) -> dict[str, list[tuple[float, f
     """Return the results of every method on the test clips of a finished run, one per budget; see `Results`.
 
     Raises:
-        InputError: the run has no validation split.
+        InputError: If the run has no validation split.
     """
     run_settings, device = run.config(), choose_device(config.device)
     data, env = DataConfig(**run_settings["data"]), EnvConfig(**run_settings["env"])
@@ -119,7 +119,7 @@ def measure(run: RunDir, config: SkippingStudy) -> dict[str, list[tuple[float, f
 
 
 def table(results: Results, keeps: Sequence[float]) -> str:
-    """Return the Markdown table of a task: top-1 with its interval, millions of multiply-adds per video and the share of the frames."""
+    """Return the Markdown table of a task: top-1 with its interval, millions of multiply-adds per video, and share of frames."""
     rows = []
     for name, values in results.items():
         columns = values.transpose(1, 2, 0)  # (budgets, 3, seeds)

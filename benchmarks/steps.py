@@ -1,4 +1,4 @@
-"""Steps of the environment: against the network calls that they need, in steps per second on the demo, and beside ap_gym."""
+"""Speed of environment steps, compared with the network calls that they need and with ap_gym, and in steps per second on the demo."""
 
 import importlib
 from collections.abc import Iterator, Mapping
@@ -21,13 +21,13 @@ from benchmarks.results import Act, Aim, Section, compare, interleaved, repeated
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
 
-STEPS = 4  # of an episode at full size
-PATCHES = 2  # of a step: the chosen patch, and a random patch that the reward compares with
-EPISODES = 5  # of every environment in an act, on the demo
+STEPS = 4  # per episode at full size
+PATCHES = 2  # per step: the chosen patch, and a random patch for the reward's baseline
+EPISODES = 5  # per environment in an act, on the demo
 AIMS = {1: 2_000, 16: 12_000, 64: 25_000, 256: 30_000}  # steps per second on the demo, by the number of environments
-SHARE = 0.6  # of the head's rate, from 64 environments on
-OTHER = "CircleSquare-v0"  # the only images of ap_gym that it renders itself; the others are downloaded
-OTHER_STEPS = 16  # of its episodes
+SHARE = 0.6  # aimed share of the head's rate with at least 64 environments
+OTHER = "CircleSquare-v0"  # the only environment of ap_gym that renders its images; others download them
+OTHER_STEPS = 16  # per episode
 
 
 def measure(settings: Settings) -> Iterator[Section]:
@@ -61,7 +61,7 @@ def _live(settings: Settings) -> Section:
 
 
 def _warm(settings: Settings) -> Section:
-    """All features are in the bank; the head is left."""
+    """Measure steps with all features in the bank, which run only the head."""
     numbers, repeats = ((1, 4), 1) if settings.quick else ((1, 8, 64), 20)
     bank = workload.warm_bank(settings, numbers[-1], STEPS)
     pairs = {
@@ -76,7 +76,7 @@ def _warm(settings: Settings) -> Section:
 
 
 def _apis(settings: Settings) -> Section:
-    """The same step in all APIs, bank warm: what an API adds."""
+    """Measure the same step in all APIs with a full bank, to see the overhead of each API."""
     number, repeats = (4, 1) if settings.quick else (64, 20)
     bank = workload.warm_bank(settings, number, STEPS)
     network, clips = bank.classifier, bank.clips
@@ -100,7 +100,7 @@ def _apis(settings: Settings) -> Section:
 def _rates(
     settings: Settings, bank: MemoryBank, what: str, variants: Mapping[str, Mapping[str, Any]], *, rows: int = PATCHES, aims: bool = False
 ) -> Section:
-    """Rates of all ``variants``, and their shares of the bare head's rate on ``rows`` rows per clip."""
+    """Measure the rates of all ``variants``, and their shares of the bare head's rate with ``rows`` rows per clip."""
     numbers, steps = (1, 4) if settings.quick else tuple(AIMS), EPISODES * DEMO_FRAMES
     acts: dict[str, Act] = {}
     for number in numbers:
@@ -117,7 +117,7 @@ def _rates(
 
 
 def of_ap_gym(settings: Settings) -> Section:
-    """Return the rates of ap_gym; no figures where it cannot be imported."""
+    """Measure the rates of ap_gym. The section has no figures if ap_gym cannot be imported."""
     section = Section(f"Steps per second, ap_gym's {OTHER}")
     try:
         ap_gym: Any = importlib.import_module("ap_gym")
@@ -133,7 +133,7 @@ def of_ap_gym(settings: Settings) -> Section:
 
 
 def _ap_gym_episode(ap_gym: Any, number: int) -> Act:
-    """Return an act: an episode of N environments with random actions, and the step that begins the next one."""
+    """Return an act that runs an episode of N environments with random actions, and the step that begins the next episode."""
     env = ap_gym.make_vec(OTHER, number)
     env.reset(seed=0)
     env.action_space.seed(0)
@@ -142,14 +142,14 @@ def _ap_gym_episode(ap_gym: Any, number: int) -> Act:
 
 
 def environment(number: int, network: Classifier, clips: ClipSource, bank: Features | bool) -> AdaFocusVectorEnv:
-    """Return a vector environment that starts episodes in the step that ends one, on another clip each."""
+    """Return a vector environment in the mode SAME_STEP that starts each episode on another clip."""
     return AdaFocusVectorEnv(
         number, network, clips, observation="reference", bank=bank, autoreset_mode="SAME_STEP", clip_order="epoch", grid=workload.GRID
     )
 
 
 def stepping(number: int, network: Classifier, clips: ClipSource, bank: Features | bool) -> Act:
-    """Return an act: a step of N clips with random actions, whose glances are cached."""
+    """Return an act that takes a step of N clips, whose glances are cached, with random actions."""
     env, rng = environment(number, network, clips, bank), np.random.default_rng(0)
     env.reset(seed=0)
     env.dynamics.features.glance_vectors(np.arange(len(clips)), np.zeros(len(clips), np.int64))
@@ -157,7 +157,7 @@ def stepping(number: int, network: Classifier, clips: ClipSource, bank: Features
 
 
 def episode(bank: MemoryBank, number: int, **arguments: Any) -> Act:
-    """Return an act: an episode of N environments with random actions, which are where the environment returns its results."""
+    """Return an act that runs an episode of N environments with random actions, on the device of the environment's results."""
     defaults = {"observation": "reference", "autoreset_mode": "SAME_STEP", "grid": workload.GRID}
     env = AdaFocusVectorEnv(number, bank.classifier, bank.clips, bank=bank, **{**defaults, **arguments})
     env.reset(seed=0)

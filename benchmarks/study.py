@@ -1,4 +1,4 @@
-"""What the studies share: runs of several seeds that are trained once, and their tables and plots."""
+"""Functions that all studies share: runs of several seeds that are trained once, and tables and plots."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,11 +29,11 @@ C = TypeVar("C", bound=Training)
 
 @settings
 class Study:
-    """What all studies can be asked for."""
+    """Settings that all studies share."""
 
-    seeds: list[int] = setting(lambda: [0, 1, 2], "of the runs of each group")
+    seeds: list[int] = setting(lambda: [0, 1, 2], "seeds of the runs of each group")
     overrides: list[str] = setting(list, "further arguments of the training command, for all runs")
-    run: str = setting("", "the folder of the runs, the table and the plot; empty: one named after the study", path=True)
+    run: str = setting("", "the folder of runs, table and plot; empty: a folder named after the study", path=True)
     device: str = setting("auto", DEVICE)
 
 
@@ -42,7 +42,7 @@ class Curve:
     """Accuracy along an axis.
 
     Attributes:
-        x: (points,); a curve of one point is drawn as a horizontal line.
+        x: (points,); a curve with a single point is drawn as a horizontal line.
         accuracy: (runs, points), shares in 0-1.
     """
 
@@ -60,10 +60,10 @@ class Panel:
 
 
 def check_lists(**lists: Sequence[object]) -> None:
-    """Check lists that a grid of runs is made from.
+    """Check the lists that define a grid of runs.
 
     Raises:
-        InputError: one is empty or holds a value twice.
+        InputError: If a list is empty or has a value twice.
     """
     for key, values in lists.items():
         if len(set(values)) != len(values) or not values:
@@ -79,19 +79,19 @@ def runs_of(
     set_here: Collection[str],
     without_effect: Callable[[C], Reasons] | None = None,
 ) -> dict[str, list[C]]:
-    """Return the config of every run, one per group and seed, in the run directories ``root/GROUP-SEED``.
+    """Return the configs of the runs, one per group and seed, with the run directories ``root/GROUP-SEED``.
 
     Args:
-        study: Its seeds, overrides and device.
+        study: The study with its seeds, overrides and device.
         root: The folder of the runs.
-        schema: Settings of the training command.
-        command: Its name.
+        schema: Settings class of the training command.
+        command: Name of the training command.
         groups: The arguments of each group of runs.
-        set_here: Keys that the overrides must leave alone.
-        without_effect: As for `check_effect`.
+        set_here: Keys that the overrides must not set.
+        without_effect: The argument ``more`` of `check_effect`.
 
     Raises:
-        InputError: ``seeds`` is empty or holds a value twice, or ``overrides`` sets what the study sets itself or what has no effect.
+        InputError: If ``seeds`` is empty or has a value twice, or ``overrides`` sets a key that the study sets or that has no effect.
     """
     check_lists(seeds=study.seeds)
     typed, runs = typed_keys(study.overrides, schema), dict[str, list[C]]()
@@ -128,7 +128,7 @@ def save_panels(panels: Sequence[Panel], title: str, accuracy: str, path: Path) 
 
     Args:
         panels: The charts, from left to right.
-        title: Stands above all charts.
+        title: Title above all charts.
         accuracy: Label of the y axis.
         path: The PNG file.
     """

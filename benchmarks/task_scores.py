@@ -1,11 +1,11 @@
-"""Measures rules, references and learners on every benchmark task of version 1, on 2,000 test clips.
+"""Evaluate rules, references and learners on every benchmark task of version 1, on 2,000 test clips.
 
     python -m benchmarks.task_scores                                     trains the missing runs, seeds 0, 1, 2
     python -m benchmarks.task_scores tasks=[track] learners=[ppo]
-    python -m benchmarks.task_scores learners=[]                         rules, references and the scores of the ids alone
+    python -m benchmarks.task_scores learners=[]                         only rules, references and the scores of the ids
 
-It writes their rows of docs/leaderboard.json, its page, a contact sheet of the oracle beside them, and adafocus_env/scores.json, which
-normalized scores are computed from.
+The command writes the rows of docs/leaderboard.json, the page, contact sheets of the oracle in the same folder, and
+adafocus_env/scores.json, from which normalized scores are computed.
 """
 
 import json
@@ -48,9 +48,9 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "mover": ("ppo.total_steps=100_000", "network.width=16"),
     "sparse": ("ppo.total_steps=100_000",),
 }
-"""Of tasks for which the default settings are too small: accuracy on validation clips still rises with more steps or channels."""
-SEEDS = 5  # of random policies
-PATCHES = 4  # random patches that estimate the baseline of the reward
+"""Settings of tasks on which validation accuracy still increases with more steps or channels than the defaults."""
+SEEDS = 5  # number of random policies
+PATCHES = 4  # random patches for the baseline of the reward
 
 
 @settings
@@ -59,12 +59,12 @@ class TaskScores(Study):
 
     tasks: list[TaskName] = setting(lambda: list(VERSION_1), "which tasks")
     learners: list[str] = setting(lambda: list(LEARNERS), "names in `LEARNERS`")
-    out: str = setting("docs/leaderboard.json", "the JSON file of the leaderboard; the page is written beside it", path=True)
-    scores: str = setting(str(SCORES), "the JSON file of the ids' scores", path=True)
+    out: str = setting("docs/leaderboard.json", "the JSON file of the leaderboard; the page is written to the same folder", path=True)
+    scores: str = setting(str(SCORES), "the JSON file of the scores of ids", path=True)
 
 
 def main(config: TaskScores) -> None:
-    """Train the missing runs, measure everything and write the files."""
+    """Train the missing runs, evaluate everything and write the files."""
     root, out, scores = Path(config.run or "runs/task-scores"), Path(config.out), Path(config.scores)
     check_lists(tasks=config.tasks)
     groups = {
@@ -96,7 +96,7 @@ def main(config: TaskScores) -> None:
 
 
 def references(features: Features) -> tuple[dict[str, Row], PolicyEvaluation]:
-    """Return the rows of all baselines, those of random policies over several seeds, and what the oracle did."""
+    """Return the rows of all baselines, with several seeds for random policies, and the oracle's evaluation."""
     measured, evaluations = evaluate(features, None, seed=0)
     rows = {name: rows_of([metrics]) for name, metrics in measured.items()}
     for name, policy in (("random", RandomPatch), ("gaussian", GaussianPatch)):
@@ -105,11 +105,11 @@ def references(features: Features) -> tuple[dict[str, Row], PolicyEvaluation]:
 
 
 def scores_of(form: str, features: Features) -> dict[str, dict[str, float]]:
-    """Return the scores of random actions and of the oracle on a form of a task: policy → metric → score.
+    """Return the scores of random actions and of the oracle on a form of a task, by policy and metric.
 
     Args:
         form: a name in `FORMS`.
-        features: of the test clips of the task, on a grid.
+        features: features of the task's test clips, on a grid.
     """
     arguments = FORMS[form]
     env = AdaFocusVectorEnv(
@@ -124,7 +124,7 @@ def scores_of(form: str, features: Features) -> dict[str, dict[str, float]]:
 
 
 def _played(env: AdaFocusVectorEnv, policy: Predictor) -> Any:
-    """Return top-1, anytime top-1 and the mean return of one episode per environment, environment i on clip i."""
+    """Return top-1, anytime top-1 and the mean return of one episode per environment, with clip i in environment i."""
     observation, _ = env.reset(seed=0, options={"clips": range(env.num_envs)})
     total, right = np.zeros(env.num_envs), []
     for _ in range(env.dynamics.num_steps):

@@ -1,6 +1,6 @@
-"""What is measured: networks with random weights, demo videos and random clips, at the paper's size or at a tiny one.
+"""Workloads of the benchmarks: networks with random weights, demo videos and random clips, at the paper's size or a tiny size.
 
-And what results are compared with: the networks alone on tensors in memory, and the released scheme of inference.
+The module also has the references of comparisons: the bare networks on tensors in memory, and the released scheme of inference.
 """
 
 import os
@@ -49,10 +49,10 @@ SMALL = PolicyArchitecture((32, 8, 8), channels=4, features=16, hidden=16)
 
 
 def choose_precision(settings: Settings) -> str:
-    """Return the precision of the settings; "auto" is bfloat16 where the device supports it, otherwise float32.
+    """Return the precision of the settings; "auto" is bfloat16 if the device supports it, otherwise float32.
 
     Raises:
-        InputError: the device does not support the precision, or cannot be used.
+        InputError: If the device does not support the precision, or cannot be used.
     """
     device = choose_device(settings.device)
     if settings.precision == "auto":
@@ -78,13 +78,13 @@ def machine() -> dict[str, Any]:
 
 
 def architecture(settings: Settings) -> Architecture:
-    """Return the paper's architecture, or the demo's where it has to be quick."""
+    """Return the paper's architecture, or the demo's with the setting ``quick``."""
     return ARCHITECTURES["small" if settings.quick else "paper"]
 
 
 def classifier(settings: Settings, **changes: Any) -> Classifier:
-    """Return a frozen classifier with random weights and batch norms that fit them; ``changes`` are of the architecture."""
-    torch.manual_seed(1)  # another than that of `policy`
+    """Return a frozen classifier with random weights and fitting batch norms; ``changes`` override fields of the architecture."""
+    torch.manual_seed(1)  # differs from the seed of `policy`
     network = Classifier(
         Architecture(**{**vars(architecture(settings)), **changes}), [str(number) for number in range(10 if settings.quick else 200)]
     )
@@ -93,18 +93,18 @@ def classifier(settings: Settings, **changes: Any) -> Classifier:
 
 
 def flat_classifier(settings: Settings) -> Classifier:
-    """Return a classifier with outputs and a head of the same sizes and cheap backbones: to measure all but the backbones."""
+    """Return a classifier with cheap backbones and outputs of the same sizes, to measure everything except for the backbones."""
     BACKBONES.update(flat_glancer=_flat(settings, "glancer"), flat_focuser=_flat(settings, "focuser"))
     return classifier(settings, glancer="flat_glancer", focuser="flat_focuser")
 
 
 def policy(settings: Settings, seed: int = 0, *, skips: bool = False) -> PolicyNetwork:
-    """Return a policy with random weights, so large that cells, and whether it skips, differ from frame to frame."""
+    """Return a policy with random weights that are large enough for its cells and skipping to differ between frames."""
     torch.manual_seed(seed)
     network = PolicyNetwork(SMALL if settings.quick else PolicyArchitecture((1280, 7, 7)), GRID, skips=skips)
     with torch.no_grad():
         network.actor.weight.mul_(30)
-        if skips:  # P(skip) that does not depend on the number of patches allows any share of frames
+        if skips:  # P(skip) must not depend on the number of patches, so that any share of frames is possible
             for parameter in (network.actor.weight, network.actor.bias):
                 parameter[-3:-1] = 0
     return network.to(choose_device(settings.device)).eval().requires_grad_(False)
@@ -118,7 +118,7 @@ def spatial_policy(settings: Settings) -> PolicyNetwork:
 
 
 def executions(settings: Settings, network: Classifier) -> dict[str, Execution]:
-    """Return the executions to compare: plain, and the fastest known ones of every precision."""
+    """Return the execution settings to compare: plain, and the fastest known settings of every precision."""
     low = [] if settings.precision == "float32" else [settings.precision]
     found = {"float32": PLAIN, DEFAULT: choose_execution(network), **{name: choose_execution(network, name) for name in low}}
     if settings.compile:
@@ -127,7 +127,7 @@ def executions(settings: Settings, network: Classifier) -> dict[str, Execution]:
 
 
 def plain_and_fastest(settings: Settings) -> dict[str, Classifier]:
-    """Return the classifier as it is, and with the last, and fastest, of `executions`, by the names of these."""
+    """Return the classifier with plain execution, and with the last and fastest of `executions`, by their names."""
     plain = classifier(settings)
     name, how = list(executions(settings, plain).items())[-1]
     return {"float32": plain, name: with_execution(plain, how)}
@@ -138,7 +138,7 @@ class RandomClips(ClipSource):
 
     Args:
         count: Number of clips.
-        num_frames: T.
+        num_frames: T, frames per clip.
         size: Height and width of the frames in pixels.
     """
 
@@ -159,7 +159,7 @@ class RandomClips(ClipSource):
         return self._pixels[clip]
 
     def glancer_frames(self, clip: int) -> Tensor:
-        """Return the frames of `frames`."""
+        """Return the same as `frames`."""
         return self._pixels[clip]
 
     def resampled(self, clip: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -179,7 +179,7 @@ def clips(settings: Settings, count: int, num_frames: int, *, train: bool = True
 
 
 def demo_clips(settings: Settings, split: Split, num_frames: int) -> ClipSource:
-    """Return clips of the demo videos, or of a dozen of them where it has to be quick."""
+    """Return clips of the demo videos, or of a dozen of them with the setting ``quick``."""
     videos = demo(DemoTask(train_videos=12, val_videos=0, test_videos=4, length=8), val=0.25) if settings.quick else demo()
     return open_clips(videos, split, num_frames=num_frames, size=ARCHITECTURES["small"].size)
 
@@ -207,13 +207,13 @@ def bank_of(network: Classifier, clips: ClipSource) -> MemoryBank:
 
 
 def warm_bank(settings: Settings, count: int, num_frames: int) -> MemoryBank:
-    """Return a full bank of random clips by `flat_classifier`: its steps cost what they cost at full size, and filling it little."""
+    """Return a full bank of random clips from `flat_classifier`, which is cheap to fill and whose steps cost the same as at full size."""
     network = flat_classifier(settings)
     return bank_of(network, RandomClips(count, num_frames, network.architecture.size))
 
 
 def make_videos(settings: Settings, count: int) -> tuple[Video, ...]:
-    """Return ``count`` demo videos as large as the paper's frames; they are rendered once."""
+    """Return ``count`` demo videos of the paper's frame size, which are rendered once."""
     large: dict[str, Any] = {} if settings.quick else {"size": 256, "length": 48, "target": 37, "distractor": 24}
     data = demo(DemoTask(train_videos=count, test_videos=1, **large), val=0.0)
     assert data.prepare is not None
@@ -223,7 +223,7 @@ def make_videos(settings: Settings, count: int) -> tuple[Video, ...]:
 
 @torch.no_grad()
 def _fit_batch_norms(network: Classifier) -> None:
-    """Set means and variances by one batch in training mode, so that activations are neither huge nor zero."""
+    """Set means and variances from one batch in training mode, so that activations are neither huge nor zero."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
@@ -236,7 +236,7 @@ def _fit_batch_norms(network: Classifier) -> None:
 
 
 def _flat(settings: Settings, which: str) -> Callable[[int], Backbone]:
-    """Return a constructor of backbones: one convolution over large blocks, with the output sizes of the backbone it replaces."""
+    """Return a constructor of cheap backbones: one convolution over large blocks, with the output sizes of the original backbone."""
     base = architecture(settings)
     size = BACKBONES[getattr(base, which)](2).vector_size
     side, cells = (base.glance_size, 8 if settings.quick else 7) if which == "glancer" else (base.patch_size, 3)
@@ -248,11 +248,11 @@ def _flat(settings: Settings, which: str) -> Callable[[int], Backbone]:
     return build
 
 
-# What results are compared with
+# References of comparisons
 
 
 def bare_backbone(classifier: Classifier, which: str, count: int) -> Act:
-    """Return an act: the glancer or the focuser on ``count`` random images of its input size, with the execution of ``classifier``."""
+    """Return an act that runs glancer or focuser on ``count`` random images, with the execution settings of ``classifier``."""
     sizes = classifier.architecture
     side = sizes.glance_size if which == "glancer" else sizes.patch_size
     images = torch.randn(count, 3, side, side).to(classifier.device)
@@ -272,7 +272,7 @@ def _call(network: Callable[..., object], batches: list[Tensor]) -> None:
 
 
 def bare_head(network: Classifier, rows: int) -> Act:
-    """Return an act: one step of the head on ``rows`` rows."""
+    """Return an act that takes one step of the head on ``rows`` rows."""
     glances = torch.rand(rows, 1, network.glancer.vector_size, device=network.device)
     focus_vectors, state = torch.rand(rows, 1, network.focuser.vector_size, device=network.device), network.initial_state(rows)
 
@@ -284,7 +284,7 @@ def bare_head(network: Classifier, rows: int) -> Act:
 
 
 def bare_policy(policy: PolicyNetwork, maps: Tensor) -> Act:
-    """Return an act: actor and critic on the glance maps (N, T, C, h, w) of whole clips."""
+    """Return an act that runs actor and critic on the glance maps (N, T, C, h, w) of whole clips."""
 
     @torch.no_grad()
     def act() -> None:
@@ -295,7 +295,7 @@ def bare_policy(policy: PolicyNetwork, maps: Tensor) -> Act:
 
 
 def bare_update(policy: PolicyNetwork, maps: Tensor, epochs: int, minibatches: int) -> Act:
-    """Return an act: forward and backward pass of every minibatch of every epoch, on whole clips."""
+    """Return an act that runs the forward and backward pass of every minibatch of every epoch, on whole clips."""
     policy.train().requires_grad_(True)
 
     def act() -> None:
@@ -312,12 +312,12 @@ def bare_update(policy: PolicyNetwork, maps: Tensor, epochs: int, minibatches: i
 def step_by_step(classifier: Classifier, policy: PolicyNetwork, frames: Tensor) -> tuple[Tensor, Tensor]:
     """Classify videos with recurrent heads as the released code does: all glances, then policy, focuser and head frame by frame.
 
-    The loops of the released code over the images of a batch are left out; the scheme does not need them.
+    The loops of the released code over the images of a batch are left out, since the scheme does not need them.
 
     Args:
-        classifier: Frozen.
-        policy: The policy on its glance maps.
-        frames: Normalised, (N, T, 3, H, W).
+        classifier: A frozen classifier.
+        policy: A policy on the classifier's glance maps.
+        frames: Normalised frames (N, T, 3, H, W).
 
     Returns:
         Actions (N, T) and class scores (N, T, K).

@@ -1,4 +1,4 @@
-"""The networks: glancer, focuser and temporal head, their checkpoints and multiply-adds. Plain PyTorch."""
+"""The networks in plain PyTorch: glancer, focuser and temporal head, with checkpoints and counts of multiply-adds."""
 
 import importlib
 from typing import TYPE_CHECKING
@@ -19,12 +19,12 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Import PyTorch only when a name is used: worker processes that decode videos start without it."""
+    """Import PyTorch only when a name is used, so that worker processes that decode videos start without it."""
     if name not in _HOMES:
         raise AttributeError(f"module 'classifiers' has no attribute {name!r}")
     return getattr(importlib.import_module(f"classifiers.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    """List the lazy names beside those that are loaded."""
+    """List the lazy names and the loaded names."""
     return sorted({*globals(), *__all__})

@@ -11,15 +11,16 @@ from classifiers.errors import InputError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` to write to; on success it replaces ``path`` in one step.
+    """Yield a temporary path next to ``path`` to write to; on success, it replaces ``path`` atomically.
 
-    A reader sees the complete old file or the complete new one. If the body raises, the old file stays and the temporary one is removed.
+    A reader sees either the complete old file or the complete new file. If the body raises, the old file stays and the temporary file is
+    removed.
 
     Args:
         path: The file.
 
     Raises:
-        InputError: The disk is full, the folder cannot be written or was removed meanwhile (names the path; an old file is unchanged).
+        InputError: If the disk is full, or the folder cannot be written or was removed meanwhile. An old file is unchanged.
     """
     temporary, made = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part"), False
     try:
@@ -39,17 +40,17 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def removed(path: Path | str) -> InputError:
-    """Return the error to raise where ``path``, which this process created or found, no longer exists."""
-    return InputError(f"{path} was removed while this command was using it; start the same command again: it makes what is missing")
+    """Return the error to raise if ``path``, which existed before, no longer exists."""
+    return InputError(f"{path} was removed while this command was using it; start the same command again, which recreates missing files")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the content of ``path`` by ``text`` (UTF-8) in one step; see `replacing`."""
+    """Replace the content of ``path`` by ``text`` (UTF-8) atomically; see `replacing`."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def sync(path: Path) -> None:
-    """Wait until the file's content is on the disk, so that a later rename never exposes an empty file."""
+    """Wait until the content of the file is on the disk, so that a later rename never exposes an empty file."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -26,14 +26,14 @@ class Card:
     """Metadata of a classifier.
 
     Attributes:
-        architecture: Its networks and preprocessing.
+        architecture: Networks and preprocessing.
         classes: Names of the classes, in the order of the scores.
-        fingerprint: Of the weights.
+        fingerprint: Fingerprint of the weights.
         parent: Fingerprint of the classifier that training started from, if any.
         data: Name of the training data set.
         metrics: Metrics by name.
         command: The command that wrote the checkpoint.
-        clip_format: How its clips are made from a video.
+        clip_format: How clips are made from a video.
     """
 
     architecture: Architecture
@@ -47,20 +47,20 @@ class Card:
 
 
 def save(classifier: Classifier, folder: Path | str, **about: Any) -> Card:
-    """Write weights and card, and return the card. Both are complete before they replace the old ones.
+    """Write weights and card, and return the card. Both files are complete before they replace old files.
 
     Args:
         classifier: The classifier.
-        folder: Its folder; created if missing.
-        about: Fields `parent`, `data`, `metrics`, `command` and `clip_format` of the card; the last is the classifier's by default.
+        folder: The destination; created if missing.
+        about: Fields `parent`, `data`, `metrics`, `command` and `clip_format` of the card; the default of the last is the classifier's.
 
     Raises:
-        InputError: The folder cannot be written.
+        InputError: If the folder cannot be written.
     """
     folder = Path(folder)
     card = Card(classifier.architecture, classifier.classes, classifier.fingerprint(), **{"clip_format": classifier.clip_format, **about})
     text = json.dumps(asdict(card), indent=2) + "\n"
-    with replacing(folder / CARD) as described, replacing(folder / WEIGHTS) as weights:  # the card is replaced last:
+    with replacing(folder / CARD) as described, replacing(folder / WEIGHTS) as weights:  # the card is replaced last, so that
         described.write_text(text, encoding="utf-8")  # a folder with a card is a complete checkpoint
         sync(described)
         _write_tensors(classifier, weights)
@@ -68,14 +68,14 @@ def save(classifier: Classifier, folder: Path | str, **about: Any) -> Card:
 
 
 def load(source: Path | str, device: torch.device | str = "cpu") -> Classifier:
-    """Return the classifier of that name or folder, frozen and in eval mode.
+    """Load a classifier, frozen and in eval mode.
 
     Args:
         source: A name of `list_classifiers()` or a folder that `save` wrote.
-        device: Its device.
+        device: Device of the classifier.
 
     Raises:
-        InputError: The folder is not a checkpoint, or its card, weights or fingerprint do not fit together.
+        InputError: If the folder is not a checkpoint, or its card, weights or fingerprint do not match.
     """
     folder = BUNDLED.get(str(source), Path(source))
     card = read_card(folder)
@@ -98,12 +98,12 @@ def read_card(folder: Path | str) -> Card:
     """Return the card of the checkpoint in ``folder`` (or of a bundled name).
 
     Raises:
-        InputError: It is missing or invalid (names the field).
+        InputError: If the card is missing or invalid. The message names the field.
     """
     folder = BUNDLED.get(str(folder), Path(folder))
     values = read_json(folder, CARD, f"classifier={folder}")
     values["architecture"] = from_fields(Architecture, values.get("architecture", {}), folder / CARD)
-    # Cards of earlier versions lack the format: demo videos were cropped without a margin.
+    # Cards of earlier versions lack the clip format. Demo videos were cropped without a margin.
     stated = values.get("clip_format", {"margin": 1.0} if str(values.get("data")).startswith("demo") else {})
     values["clip_format"] = from_fields(ClipFormat, stated, folder / CARD)
     card = from_fields(Card, values, folder / CARD)
@@ -115,7 +115,7 @@ def read_json(folder: Path, name: str, what: str) -> dict[str, Any]:
     """Return the JSON object in ``folder/name``.
 
     Raises:
-        InputError: It is missing or invalid (names ``what`` and the file).
+        InputError: If the file is missing or invalid. The message names ``what`` and the file.
     """
     refuse_if(folder.is_file(), f"{what} is a file; a checkpoint is a folder with {name} and a .safetensors file (pickles are not read)")
     refuse_if(
@@ -137,19 +137,19 @@ def from_fields(kind: type[Any], values: object, path: Path) -> Any:
     """Return the dataclass ``kind`` with the values of a JSON object; lists become tuples.
 
     Raises:
-        InputError: It is not an object, or a field is missing, unknown or of another type (names it and the file).
+        InputError: If it is not an object, or a field is missing, unknown or of another type. The message names the field and the file.
     """
     if not isinstance(values, Mapping):
         raise InputError(f"{path}: {kind.__name__.lower()} is a {type(values).__name__}, not an object; train or copy the checkpoint again")
     known = {f.name for f in fields(kind)}
     refuse_if(
         unknown := sorted(set(values) - known),
-        f"{path}: unknown fields {unknown}; it was written by another version, or is the card of something else",
+        f"{path}: unknown fields {unknown}; it was written by another version, or is the card of another kind of file",
     )
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     types = get_type_hints(kind)
     for name, value in values.items():
-        try:  # integers are valid floats, truth values are not
+        try:  # integers are valid floats, booleans are not
             TypeAdapter(types[name]).validate_python(value, strict=True)
         except ValidationError:
             expected = types[name] if get_args(types[name]) else types[name].__name__
@@ -161,7 +161,7 @@ def from_fields(kind: type[Any], values: object, path: Path) -> Any:
 
 
 def save_tensors(module: nn.Module, path: Path) -> None:
-    """Write all parameters and buffers of ``module`` to a safetensors file, in one step."""
+    """Write all parameters and buffers of ``module`` to a safetensors file atomically."""
     with replacing(path) as temporary:
         _write_tensors(module, temporary)
 
@@ -177,7 +177,7 @@ def load_tensors(module: nn.Module, path: Path) -> None:
     """Load the tensors of ``module`` from a safetensors file, strictly.
 
     Raises:
-        InputError: The file is missing, truncated, a pickle, or does not fit (lists the tensors).
+        InputError: If the file is missing, truncated or a pickle, or its tensors do not match. The message lists the tensors.
     """
     try:
         tensors = load_file(path)
@@ -191,7 +191,7 @@ def load_tensors(module: nn.Module, path: Path) -> None:
 
 
 def tensor_faults(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of tensors that are missing or unexpected in ``found``, or have another shape than in ``expected``."""
+    """Return descriptions of the tensors that are missing or unexpected in ``found``, or have another shape than in ``expected``."""
     reshaped = [name for name in expected if name in found and found[name].shape != expected[name].shape]
     return [
         *(f"missing {name}" for name in expected if name not in found),

@@ -1,4 +1,4 @@
-"""The classifier: glancer, focuser and head, with their preprocessing; and the checks that a frozen one stays the same."""
+"""The classifier: glancer, focuser and head with their preprocessing, and checks that a frozen classifier does not change."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -20,23 +20,23 @@ from classifiers.heads import HEADS, MaxPerStepHead, SeparateMeanHead, averages_
 from classifiers.protocols import Focuser, Glancer, Head
 
 WEIGHTS = {"none": False, "default": True}
-"""Initial weights of the backbones of a new classifier: random, or the pretrained ones of their names."""
+"""Initial weights of the backbones of a new classifier: random, or the pretrained weights of each backbone."""
 RESIZES = {"antialias": {"align_corners": False, "antialias": True}, "align_corners": {"align_corners": True, "antialias": False}}
-"""How frames are resized for the glancer, bilinearly: smoothed first, or as AdaFocusV2 does with its ResNet-50 glancer."""
+"""Bilinear resizing of frames for the glancer: with antialiasing, or with aligned corners as AdaFocusV2's ResNet-50 glancer needs."""
 
 
 @dataclass(frozen=True)
 class ClipFormat:
-    """How the clips of a classifier are made from a video; inference on other videos repeats it.
+    """How a classifier's clips are made from videos. Inference makes clips in the same way.
 
     Attributes:
-        num_frames: T, frames of a clip.
-        glance_frames: Frames of the glancer where they are sampled separately; 0: those of the focuser.
+        num_frames: T, frames per clip.
+        glance_frames: Number of separately sampled frames for the glancer; 0: the focuser's frames.
         margin: Shorter side of the decoded frames as a multiple of the side of the crop.
-        order: In which order the networks see the frames, a name in `adafocus_env.videos.frame_sampling.ORDERS`.
+        order: Order in which the networks see the frames, a name in `adafocus_env.videos.frame_sampling.ORDERS`.
 
     Raises:
-        InputError: A number is out of range (names the field).
+        InputError: If a number is out of range. The message names the field.
     """
 
     num_frames: int = 8
@@ -54,24 +54,24 @@ class Architecture:
     """The networks of a classifier and its preprocessing. Lengths are in pixels.
 
     Attributes:
-        glancer: Name in `classifiers.backbones.backbone.BACKBONES`, or torchvision/NAME, timm/NAME.
-        focuser: Likewise.
+        glancer: Name in `classifiers.backbones.backbone.BACKBONES`, torchvision/NAME or timm/NAME.
+        focuser: Name, as for the glancer.
         head: Name in `classifiers.heads.HEADS`.
         hidden_size: Length of the head's state.
-        dropout: Of the head, in training.
+        dropout: Dropout of the head in training.
         size: Height and width of a frame.
         glance_size: Height and width to which the glancer's frames are resized.
         patch_size: P, height and width of a patch.
-        mean: Of each channel (RGB), subtracted from pixels in 0-1.
-        std: Of each channel, the divisor.
-        shift: Share of the channels that the temporal shift moves each way, in both backbones; 0: no shift.
-        shift_place: Its location in the blocks, a name in `classifiers.backbones.temporal_shift.PLACES`.
+        mean: Mean of each channel (RGB), subtracted from pixels in 0-1.
+        std: Divisor of each channel after the subtraction.
+        shift: Share of the channels that the temporal shift moves in each direction, in both backbones; 0: no shift.
+        shift_place: Location of the shift in the blocks, a name in `classifiers.backbones.temporal_shift.PLACES`.
         weights: Initial weights of the backbones of a new classifier, a name in `WEIGHTS`; see `classifiers.backbones.imagenet`.
-        head_steps: Steps of the head `max_per_step`, each with its own linear layer; 0 for the other heads, which have no such limit.
+        head_steps: Number of steps of the head `max_per_step`, which has a separate linear layer for each; 0 for other heads.
         resize: How the glancer's frames are resized, a name in `RESIZES`.
 
     Raises:
-        InputError: A name is unknown, or a number is out of range (names the field).
+        InputError: If a name is unknown, or a number is out of range. The message names the field.
     """
 
     glancer: str
@@ -113,23 +113,23 @@ class Architecture:
 
     @property
     def averages_frames(self) -> bool:
-        """Whether the head averages the scores of frames, so that one decision may stand for several of them."""
+        """Whether the head averages the scores of frames, so that one decision may cover several frames."""
         return averages_frames(self.head)
 
 
 class Classifier(nn.Module):
-    """f_G, f_L and f_C of AdaFocus (paper, section 3), with random weights; see `classifiers.backbones.imagenet` for others.
+    """The networks f_G, f_L and f_C of AdaFocus (paper, section 3), with random weights (see also `classifiers.backbones.imagenet`).
 
     Args:
         architecture: The networks.
         classes: Names of the K classes, in the order of the scores.
 
     Attributes:
-        mode_changes: Number of calls of ``train``, ``eval`` and ``freeze``; cached copies of the networks depend on it.
-        clip_format: How its clips are made from a video, as far as it is known.
+        mode_changes: Number of calls of ``train``, ``eval`` and ``freeze``, which invalidate cached copies of the networks.
+        clip_format: How clips are made from a video, if known.
 
     Raises:
-        InputError: A library's model cannot be a backbone, or the networks have no blocks for the temporal shift.
+        InputError: If a library's model cannot be a backbone, or the networks have no blocks for the temporal shift.
     """
 
     mode_changes: int = 0
@@ -162,34 +162,34 @@ class Classifier(nn.Module):
         self.head: Head = cast(Head, head)
 
     def normalise(self, frames: Tensor | NDArray[np.uint8]) -> Tensor:
-        """Frames uint8 (…, 3, H, W) → float32 of the same shape, as the networks expect them.
+        """Return normalised frames, float32 of the same shape, as the networks expect them.
 
         Args:
-            frames: Pixels from 0 to 255. A tensor stays on its device; a NumPy array moves to that of the classifier.
+            frames: Pixels from 0 to 255, uint8 (…, 3, H, W). A tensor stays on its device; a NumPy array moves to the classifier's device.
 
         Raises:
-            InputError: They are not uint8, or the channels are not before height and width.
+            InputError: If the frames are not uint8, or the channels are not before height and width.
         """
         _check_pixels(frames)
-        if isinstance(frames, np.ndarray):  # a copy: PyTorch supports neither read-only arrays nor negative strides
+        if isinstance(frames, np.ndarray):  # copied, since PyTorch supports neither read-only arrays nor negative strides
             frames = torch.from_numpy(frames.copy(order="K")).to(self.device)
         mean = frames.new_tensor(self.architecture.mean, dtype=torch.float32).view(3, 1, 1)
         std = frames.new_tensor(self.architecture.std, dtype=torch.float32).view(3, 1, 1)
-        # A copy, and in place from there on: another large tensor would cost as much as a layer.
+        # One copy, then in-place operations: another large tensor would cost as much as a layer.
         return frames.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
 
     def glance(self, frames: Tensor, num_frames: int = 1) -> tuple[Tensor, Tensor]:
-        """Normalised frames, resized to the glance size → glance maps and vectors.
+        """Resize frames to the glance size, and return glance maps and glance vectors.
 
         Args:
-            frames: (M·t, 3, H, W), clip by clip.
-            num_frames: t, glancer frames per clip, for the temporal shift; not used without one.
+            frames: Normalised frames (M·t, 3, H, W), clip by clip.
+            num_frames: t, glancer frames per clip, for the temporal shift; ignored without one.
 
         Returns:
             Maps (M·t, C, h, w) and vectors (M·t, C).
 
         Raises:
-            InputError: The number of frames is not a multiple of t.
+            InputError: If the number of frames is not a multiple of t.
         """
         return self.glancer(self.to_glance_size(frames), num_frames)
 
@@ -201,19 +201,19 @@ class Classifier(nn.Module):
         return F.interpolate(frames, (size, size), mode="bilinear", **RESIZES[self.architecture.resize])
 
     def focus(self, patches: Tensor, num_frames: int = 1) -> Tensor:
-        """Normalised patches (M·f, 3, P, P) → focus vectors (M·f, F).
+        """Return the focus vectors (M·f, F) of patches.
 
         Args:
-            patches: Decision by decision.
-            num_frames: f, patches per decision, for the temporal shift; not used without one.
+            patches: Normalised patches (M·f, 3, P, P), decision by decision.
+            num_frames: f, patches per decision, for the temporal shift; ignored without one.
 
         Raises:
-            InputError: The number of patches is not a multiple of f.
+            InputError: If the number of patches is not a multiple of f.
         """
         return self.focuser(patches, num_frames)[1]
 
     def classify(self, glances: Tensor, focus_vectors: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Glance vectors (N, T, C), focus vectors (N, T, F), state (N, S) → scores (N, T, K) and the new state (N, S)."""
+        """Return scores (N, T, K) and the new state (N, S) for glance vectors (N, T, C), focus vectors (N, T, F) and a state (N, S)."""
         inputs = glances if self.head.glance_part == "vector" else self.glancer.scores(glances)
         return self.head(torch.cat([inputs, focus_vectors], dim=-1), state)
 
@@ -223,7 +223,7 @@ class Classifier(nn.Module):
         Args:
             glances: Glance vectors (N, C).
             focus_vectors: (k, N, F).
-            state: (N, S) before the step.
+            state: State (N, S) before the step.
 
         Returns:
             Scores (k, N, K), and the state (N, S) after the first of the k.
@@ -235,11 +235,11 @@ class Classifier(nn.Module):
         return scores.unflatten(0, focus_vectors.shape[:2])[:, :, 0], states[: state.shape[0]]
 
     def initial_state(self, num_clips: int) -> Tensor:
-        """Return the head's state (num_clips, S) before the first step: zeros."""
+        """Return the head's state (num_clips, S) before the first step, which is zero."""
         return torch.zeros(num_clips, self.head.state_size, device=self.device)
 
     def train(self, mode: bool = True) -> "Classifier":
-        """Set training or evaluation mode, and count it in ``mode_changes``: the weights may change afterwards."""
+        """Set training or evaluation mode, and count the call in ``mode_changes``, since the weights may change afterwards."""
         self.mode_changes += 1
         return super().train(mode)
 
@@ -253,12 +253,12 @@ class Classifier(nn.Module):
         return next(self.parameters()).device
 
     def fingerprint(self, parts: Sequence[str] = ("focuser", "glancer", "head")) -> str:
-        """Return the hash (64 hex digits) of all parameters and buffers of these networks: equal if and only if the weights are."""
+        """Return a hash (64 hex digits) of all parameters and buffers of the given networks; equal weights have equal hashes."""
         return hash_of({name: tensor for name, tensor in self.state_dict().items() if name.partition(".")[0] in parts})
 
 
 def hash_of(tensors: Mapping[str, Tensor]) -> str:
-    """Return the hash (64 hex digits) of named tensors, in any order of the names."""
+    """Return a hash (64 hex digits) of named tensors, which does not depend on the order of names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -267,7 +267,7 @@ def hash_of(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _check_pixels(frames: Tensor | NDArray[np.uint8]) -> None:
-    """Check frames by shape and dtype alone, without waiting for a device."""
+    """Check shape and dtype of frames, without waiting for a device."""
     shape, dtype = tuple(frames.shape), str(frames.dtype).removeprefix("torch.")
     if dtype != "uint8":
         hint = "; floats may lie in 0-1 or in 0-255, so convert them yourself" if dtype.startswith(("float", "bfloat")) else ""
@@ -279,10 +279,10 @@ def _check_pixels(frames: Tensor | NDArray[np.uint8]) -> None:
 
 
 def check_frozen(network: nn.Module) -> None:
-    """Check that no module of ``network`` is in training mode, in which features depend on the batch and on random numbers.
+    """Check that all modules of ``network`` are in eval mode. (In training mode, features depend on the batch and on random numbers.)
 
     Raises:
-        InputError: One is.
+        InputError: If a module is in training mode.
     """
     refuse_if(
         any(module.training for module in network.modules()),
@@ -291,12 +291,12 @@ def check_frozen(network: nn.Module) -> None:
 
 
 class WeightMonitor:
-    """Detects cheaply that the weights of a network may have changed.
+    """A fast check whether the weights of a network may have changed.
 
     It compares identity, memory address and PyTorch's version counter of every parameter and buffer, and the identity of every module,
-    in about 0.1 microseconds per tensor. It does not detect what PyTorch does not count: writes through ``tensor.data``
-    (``weight.data.mul_(2)``) or a NumPy view, a step of a fused optimizer, and settings other than tensors, such as the ``eps`` of a
-    batch norm.
+    in about 0.1 microseconds per tensor. It does not detect changes that PyTorch does not count: writes through ``tensor.data``
+    (``weight.data.mul_(2)``) or a NumPy view, steps of a fused optimizer, and changes of settings that are not tensors, such as the
+    ``eps`` of a batch norm.
 
     Args:
         network: The network.
@@ -317,7 +317,7 @@ class WeightMonitor:
     def _record(self) -> None:
         tables = [(module._modules, module._parameters, module._buffers) for module in self._network.modules()]
         self._tables: list[dict[str, Any]] = [table for three in tables for table in three if table]
-        self._held = self._entries()  # references, so that no new tensor can reuse their memory
+        self._held = self._entries()  # the references prevent new tensors from reusing the memory
         self._tensors = [entry for entry in self._held if isinstance(entry, Tensor)]
         self._seen = self._writes()
 

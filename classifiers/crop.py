@@ -1,6 +1,6 @@
-"""The interpolated crop: patches at real-valued corners, with a gradient with respect to the location (AdaFocusV2, arXiv 2112.14238).
+"""The interpolated crop: patches at real-valued corners, differentiable with respect to the location (AdaFocusV2, arXiv:2112.14238).
 
-`adafocus_env.action.crop_patches` cuts at whole pixels, as the first AdaFocus does; it has no gradient with respect to the location.
+`adafocus_env.action.crop_patches` cuts at whole pixels instead, as AdaFocus does, without a gradient with respect to the location.
 """
 
 import math
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 def crop_at_locations(frames: Tensor, locations: Tensor, patch_size: int) -> Tensor:
-    """Crop one patch out of every frame, with a gradient with respect to its location.
+    """Crop one patch out of every frame, differentiable with respect to the location.
 
     Args:
         frames: (…, 3, H, W), floating point.
-        locations: (…, 2) in [0, 1] as (row, column); broadcast over the leading axes of the frames, so that (N, 1, 2) gives all frames
-            of each of N clips the same location. The corner of a patch is a · (H − P, W − P), without rounding.
+        locations: (…, 2) in [0, 1] as (row, column), broadcast over the leading axes of the frames; (N, 1, 2) has one location per clip.
+            The corner of the patch at location a is a · (H − P, W − P), without rounding.
         patch_size: P, height and width of a patch in pixels.
 
     Returns:
@@ -31,19 +31,19 @@ def crop_at_locations(frames: Tensor, locations: Tensor, patch_size: int) -> Ten
 def crop_at_corners(frames: Tensor, source: Tensor, corners: Tensor, patch_size: int) -> Tensor:
     """Crop patches out of frames: pixel (i, j) of a patch is the frame, interpolated bilinearly at (top + i, left + j).
 
-    Pixels outside of a frame are 0. A corner on whole pixels gives a plain crop. The gradient with respect to a corner is the slope of
-    the bilinear surface; on whole pixels it is that towards the bottom right. All pixels of a patch have the same interpolation weights,
-    so one gather of (P + 1)² pixels and two weighted sums make it; the result is deterministic on every device, and so are its
-    gradients. Its memory layout is ``torch.channels_last``.
+    Pixels outside of a frame are 0. Corners on whole pixels result in a plain crop. The gradient with respect to a corner is the slope of
+    the bilinear surface; on whole pixels, it is the slope towards the bottom right. Since all pixels of a patch have the same interpolation
+    weights, a patch needs one gather of (P + 1)² pixels and two weighted sums. Results and gradients are deterministic on every device. The
+    memory layout of the result is ``torch.channels_last``.
 
     Args:
         frames: (M, 3, H, W), floating point.
-        source: (N,) int64, the frame of each patch.
+        source: (N,) int64, index of the frame of each patch.
         corners: (N, 2), (top, left) of each patch in pixels, real numbers.
         patch_size: P in pixels.
 
     Returns:
-        (N, 3, P, P), in the higher precision of frames and corners.
+        Patches (N, 3, P, P), in the higher precision of frames and corners.
     """
     first = corners.detach().floor()
     offsets = torch.arange(patch_size + 1, device=frames.device)

@@ -1,4 +1,4 @@
-"""Multiply-adds of the networks and of whole videos: the only counter. One multiply-add counts as one, as in the publications."""
+"""Multiply-adds of the networks and of whole videos. One multiply-add counts as one operation, as in the publications."""
 
 import copy
 from collections.abc import Callable
@@ -8,7 +8,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from classifiers.classifier import Classifier
 from classifiers.errors import refuse_if
@@ -18,17 +19,38 @@ def multiply_adds(call: Callable[[], object], *, gradient: bool = False) -> int:
     """Count the multiply-adds of convolutions and matrix products in one call of a module on the CPU.
 
     Args:
-        call: What is counted.
-        gradient: Whether it may compute gradients; the products of its backward passes then count too.
+        call: The call that is counted.
+        gradient: Whether it may compute gradients. If it does, the products of its backward passes count, too.
     """
-    counter = FlopCounterMode(display=False)
-    with torch.set_grad_enabled(gradient), counter:
+    with torch.set_grad_enabled(gradient), _FlopCounter() as counter:
         call()
-    return counter.get_total_flops() // 2  # PyTorch counts a multiply-add as two
+    return counter.total // 2  # PyTorch counts a multiply-add as two
+
+
+class _FlopCounter(TorchDispatchMode):
+    """A mode that counts with the formulas of `torch.utils.flop_counter`. (PyTorch's mode imports the compiler, which takes seconds.)"""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        given, count = kwargs or {}, flop_registry.get(func.overloadpacket)
+        if count is None:
+            with self:  # in inference mode a linear layer arrives as one operation, which its matrix product is in
+                result = func.decompose(*args, **given)
+            if result is not NotImplemented:
+                return result
+        result = func(*args, **given)
+        if count is not None:
+            self.total += count(*args, **given, out_val=result)
+        return result
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:  # otherwise, PyTorch imports the compiler to exclude this mode
+        return False
 
 
 def network_flops(network: nn.Module, *shape: int) -> int:
-    """Count the multiply-adds of one call of ``network`` with an input of this shape; cached."""
+    """Count the multiply-adds of one call of ``network`` with an input of the given shape. The result is cached."""
     return _cached(network, shape, lambda model: multiply_adds(lambda: model(torch.zeros(shape))))
 
 
@@ -50,9 +72,9 @@ class ClassifierFlops:
 
 
 def classifier_flops(classifier: Classifier) -> ClassifierFlops:
-    """Count the multiply-adds of the networks of ``classifier``; cached for its architecture.
+    """Count the multiply-adds of the networks of ``classifier``. The result is cached for its architecture.
 
-    The temporal shift moves values without a multiply-add, so a frame costs the same alone and in a clip.
+    The temporal shift needs no multiply-adds, so the cost of a frame does not depend on the clip.
     """
     return _cached(classifier, classifier.architecture, _count)
 
@@ -62,12 +84,12 @@ class VideoFlops:
     """Multiply-adds of a video with a patch in every step, and of its steps.
 
     Attributes:
-        num_steps: D, steps (decisions) of the video.
-        glancer: in all steps.
-        policy: in all steps.
-        focuser: in all steps.
-        head: in all steps.
-        head_skips: whether the head takes no step where frames are skipped.
+        num_steps: D, steps (decisions) per video.
+        glancer: multiply-adds of the glancer in all steps.
+        policy: multiply-adds of the policy in all steps.
+        focuser: multiply-adds of the focuser in all steps.
+        head: multiply-adds of the head in all steps.
+        head_skips: whether the head takes no step in skipped frames.
     """
 
     num_steps: int
@@ -89,29 +111,29 @@ class VideoFlops:
 
     @property
     def no_patch(self) -> int:
-        """Multiply-adds that are added to a complete video without any patch: the head classifies the glances of all its steps."""
+        """Additional multiply-adds of a complete video without any patch, in which the head classifies the glances of all steps."""
         return self.head if self.head_skips else 0
 
     def total(self, num_patches: Any = None, num_steps: Any = None) -> Any:
-        """Return the multiply-adds of videos; a number, an array or a tensor, as the arguments.
+        """Return the multiply-adds of videos, as a number, an array or a tensor like the arguments.
 
         Args:
-            num_patches: steps with a patch; None: all.
-            num_steps: steps before the video is classified, where it ends early; None: all.
+            num_patches: number of steps with a patch; None: all.
+            num_steps: number of steps before the video ends, if it ends early; None: all.
         """
         num_steps, num_patches = (self.num_steps if given is None else given for given in (num_steps, num_patches))
         without = (num_patches == 0) * (num_steps == self.num_steps)
         return (num_steps * self._without_patches + num_patches * self._patches) // self.num_steps + without * self.no_patch
 
     def at(self, keep: float) -> float:
-        """Return the multiply-adds of a video of which this share of the steps has a patch."""
+        """Return the multiply-adds of a video with patches in the share ``keep`` of the steps."""
         return self.num_steps * (self.skipped_step + keep * self.patch)
 
     def keep_for(self, budget: float) -> float:
         """Return the share of steps with a patch for a budget in GFLOPs per video.
 
         Raises:
-            InputError: The budget is below the cost of glances alone, or above that of a patch in every step.
+            InputError: If the budget is below the cost of glances alone, or above the cost of a patch in every step.
         """
         least, most = self.at(0) / 1e9, self.at(1) / 1e9
         refuse_if(
@@ -141,11 +163,11 @@ def video_flops(
     """Return the multiply-adds of a video.
 
     Args:
-        classifier: Its networks.
+        classifier: The classifier.
         num_frames: T, frames of the focuser.
-        num_glance_frames: Frames of the glancer.
+        num_glance_frames: G, frames of the glancer.
         num_steps: D, decisions of the policy; None: one per frame.
-        skipped: Input of the head where frames are skipped, a name in `adafocus_env.classify.SKIPPED`.
+        skipped: Input of the head for skipped frames, a name in `adafocus_env.classify.SKIPPED`.
         policy_step: Multiply-adds of the policy in one step.
     """
     flops, steps = classifier_flops(classifier), num_frames if num_steps is None else num_steps
@@ -166,12 +188,12 @@ def _count(model: Classifier) -> ClassifierFlops:
         glance=multiply_adds(lambda: model.glancer(torch.zeros(1, 3, a.glance_size, a.glance_size))),
         focus=multiply_adds(lambda: model.focuser(torch.zeros(1, 3, a.patch_size, a.patch_size))),
         focus_frame=multiply_adds(lambda: model.focuser(torch.zeros(1, 3, a.size, a.size))),
-        head=multiply_adds(lambda: model.classify(glance, focus)),  # with the glancer's scores where the head adds them
+        head=multiply_adds(lambda: model.classify(glance, focus)),  # includes the glancer's scores if the head adds them
     )
 
 
 def _cached(network: nn.Module, key: object, count: Callable[[Any], Any]) -> Any:
-    """Return ``count`` of a copy on the CPU in float32 and eval mode, so that every device and precision reports the same cost."""
+    """Return ``count`` of a float32 copy in eval mode on the CPU, so that the cost does not depend on device and precision."""
     counts = _COUNTS.setdefault(network, {})
     if key not in counts:
         counts[key] = count(copy.deepcopy(network).float().cpu().eval())

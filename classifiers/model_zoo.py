@@ -1,4 +1,4 @@
-"""Named architectures, and the bundled classifiers with their folders."""
+"""Named architectures, and the folders of the bundled classifiers."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -69,11 +69,11 @@ ARCHITECTURES: dict[str, Architecture] = {
         _PAPER_V2, head="separate_mean", head_steps=0, dropout=0.5, patch_size=128, shift=1 / 8, shift_place="blockres"
     ),
 }
-"""Architectures by name: of the demo task, of the paper (ActivityNet and Something-Something), with EfficientNet-Lite backbones, and of
-AdaFocusV2 (with either glancer, and on Something-Something)."""
+"""Architectures by name, for the demo task, from the paper (ActivityNet and Something-Something), with EfficientNet-Lite backbones, and
+from AdaFocusV2 (with either glancer, and on Something-Something)."""
 
 BUNDLED: dict[str, Path] = {
     name: Path(__file__).parent / "bundled" / name
     for name in ("demo", "demo-mover", "demo-sparse", "demo-normal@v0", "demo-hard@v0", "demo-sparse@v0")
 }
-"""Folders of the classifiers for the demo tasks, by name; `demo` is that of the default task."""
+"""Folders of the classifiers for the demo tasks, by name; `demo` is the classifier of the default task."""

@@ -1,4 +1,4 @@
-"""Optimize frozen networks for inference: precision, memory layout, compilation and batch size. The weights do not change."""
+"""Optimize frozen networks for inference by precision, memory layout, compilation and batch size. The weights do not change."""
 
 import contextlib
 import copy
@@ -14,8 +14,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo import config as dynamo
-from torch._inductor import config as inductor
 from torch.fx.experimental.optimization import fuse
 
 from classifiers.backbones.backbone import Backbone
@@ -28,18 +26,18 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 @dataclass(frozen=True)
 class Execution:
-    """Settings of glancer and focuser. The head always runs in float32: it is small, and its state accumulates rounding errors.
+    """Execution settings of glancer and focuser. The head always runs in float32, since it is small and its state accumulates errors.
 
     Attributes:
-        precision: A name in `PRECISIONS`, of weights and activations; outputs are float32 in any case.
-        channels_last: Memory layout of images and activations: (height, width, channels).
-        compile: Compile both networks at first use, which takes one or two minutes. On a CPU weights are constants, on a GPU CUDA graphs
+        precision: Precision of weights and activations, a name in `PRECISIONS`; outputs are always float32.
+        channels_last: Whether images and activations have the memory layout (height, width, channels).
+        compile: Compile both networks at first use, which takes one or two minutes. On a CPU, weights are constants; on a GPU, CUDA graphs
             are used.
-        glance_call: Largest batch of the glancer, larger ones are split; 0: no limit.
-        focus_call: Largest batch of the focuser, likewise.
+        glance_call: Largest batch of the glancer; larger batches are split; 0: no limit.
+        focus_call: Largest batch of the focuser; larger batches are split; 0: no limit.
 
     Raises:
-        InputError: The precision is unknown, or a number is negative.
+        InputError: If the precision is unknown, or a number is negative.
     """
 
     precision: str = "float32"
@@ -58,26 +56,26 @@ class Execution:
 
 
 PLAIN = Execution()
-"""The unchanged networks: all images in one call, batch norms not folded, no copy."""
-# Fastest batch of MobileNetV2 and of ResNet-50 on a CPU, and the side of its images in pixels; by `compile`.
+"""Run the original networks: all images in one call, batch norms not folded, no copy."""
+# Fastest batches of MobileNetV2 and of ResNet-50 on a CPU, and the sides of their images in pixels, by `compile`.
 _CPU_CALLS = {False: ((2, 224), (32, 96)), True: ((8, 224), (16, 96))}
-_MAX_SHAPES = 64  # that one network is compiled for; PyTorch runs further ones uncompiled
+_MAX_SHAPES = 64  # per network; PyTorch runs further shapes without compilation
 
 
 def choose_execution(classifier: Classifier, precision: str = "float32", compile: bool = False) -> Execution:
     """Return the fastest measured settings for the device of ``classifier``; see `benchmarks`.
 
-    On a CPU large activations cost more than many calls: they do not fit its cache, and the allocator returns them to the system and
-    requests them again, page by page. So a batch there has a fixed number of pixels. On a GPU the batch is not limited, except for CUDA
-    graphs, which need few shapes.
+    On a CPU, large activations cost more than many calls: they do not fit the cache, and the allocator returns their memory to the system
+    and requests it again, page by page. Batches therefore have a fixed number of pixels. On a GPU, batches are not limited, except for CUDA
+    graphs, which need few different shapes.
 
     Args:
-        classifier: Its device and image sizes decide.
+        classifier: The classifier, whose device and image sizes determine the settings.
         precision: A name in `PRECISIONS`.
-        compile: Compile the networks.
+        compile: Whether to compile the networks.
 
     Raises:
-        InputError: The precision is unknown.
+        InputError: If the precision is unknown.
     """
     if classifier.device.type != "cpu":
         calls: tuple[int, ...] = (256, 256) if compile else (0, 0)
@@ -95,16 +93,16 @@ def execution_of(classifier: Classifier) -> Execution:
 def optimized(classifier: Classifier) -> Classifier:
     """Return ``classifier`` with the fastest settings for float32 (`choose_execution`), which inference and banks use.
 
-    A classifier with execution settings is returned unchanged, so ``with_execution(classifier, PLAIN)`` runs the networks themselves. The
-    result is cached and holds a copy of the weights. The copy follows changes of weights that PyTorch counts; after a fused optimizer
-    step, which PyTorch does not count, a call of ``train()``, ``eval()`` or ``freeze()`` renews it. Forward hooks of the networks are
-    called with ``with_execution(classifier, PLAIN)`` only.
+    A classifier with execution settings is returned unchanged, so ``with_execution(classifier, PLAIN)`` runs the original networks. The
+    result is cached and holds a copy of the weights. The copy is renewed when PyTorch counts a change of the weights. A fused optimizer
+    step is not counted; a call of ``train()``, ``eval()`` or ``freeze()`` then renews the copy. Forward hooks of the networks are called
+    only with ``with_execution(classifier, PLAIN)``.
 
     Args:
-        classifier: Frozen.
+        classifier: A frozen classifier.
 
     Raises:
-        InputError: The classifier is in training mode.
+        InputError: If the classifier is in training mode.
     """
     if isinstance(classifier, InferenceClassifier):
         return classifier
@@ -119,17 +117,17 @@ _OPTIMIZED: WeakKeyDictionary[Classifier, tuple[tuple[object, ...], Classifier]]
 
 
 def with_execution(classifier: Classifier, execution: Execution) -> Classifier:
-    """Return a classifier with the same weights, fingerprint and tensors, and with these settings for glancer and focuser.
+    """Return a classifier with the same weights, fingerprint and tensors, and with the given settings for glancer and focuser.
 
-    It runs copies of the networks, made at first use and again after a weight of ``classifier`` changed; with `PLAIN` the networks
-    themselves. Maps, vectors and scores are float32. The features of an image depend on the rest of its batch by rounding only.
+    It runs copies of the networks, which are made at first use and again after a weight of ``classifier`` changed. With `PLAIN`, it runs
+    the original networks. Maps, vectors and scores are float32. Other images in a batch affect the features of an image only by rounding.
 
     Args:
-        classifier: Frozen; with or without settings.
+        classifier: A frozen classifier, with or without execution settings.
         execution: The settings.
 
     Raises:
-        InputError: It is in training mode, its device lacks that precision (names those that work), or there is no compiler.
+        InputError: If the classifier is in training mode, the device does not support the precision, or there is no compiler.
     """
     check_frozen(classifier)
     check_precision(execution.precision, classifier.device)
@@ -142,7 +140,7 @@ def check_precision(precision: str, device: torch.device) -> None:
     """Check that a device has instructions for a precision.
 
     Raises:
-        InputError: The precision is unknown, or the device lacks it (names those that work).
+        InputError: If the precision is unknown, or the device does not support it. The message lists supported precisions.
     """
     lookup("precision", precision, PRECISIONS)
     if not _works(precision, device):
@@ -158,7 +156,7 @@ def check_compiler() -> None:
     """Check that PyTorch finds a compiler.
 
     Raises:
-        InputError: Something is missing (names it).
+        InputError: If the compiler or Python's headers are missing.
     """
     refuse_if(
         shutil.which(compiler := os.environ.get("CXX", "g++")) is None,
@@ -171,7 +169,7 @@ def check_compiler() -> None:
 
 
 def _works(precision: str, device: torch.device) -> bool:
-    """Return whether a device has instructions for a precision; PyTorch emulates others slowly."""
+    """Return whether a device has instructions for a precision. (PyTorch emulates other precisions, slowly.)"""
     if precision == "float32":
         return True
     if device.type == "cuda":
@@ -181,10 +179,10 @@ def _works(precision: str, device: torch.device) -> bool:
 
 
 class InferenceClassifier(Classifier):
-    """A classifier that shares the modules of another and runs them with other settings; see `with_execution`.
+    """A classifier that shares the modules of another classifier and runs them with other settings; see `with_execution`.
 
     Args:
-        classifier: Frozen.
+        classifier: A frozen classifier.
         execution: The settings.
 
     Attributes:
@@ -203,19 +201,19 @@ class InferenceClassifier(Classifier):
         self.eval()
 
     def glance(self, frames: Tensor, num_frames: int = 1) -> tuple[Tensor, Tensor]:
-        """As `Classifier.glance`."""
+        """See `Classifier.glance`."""
         return tuple(self.glancer_runner(self.to_glance_size(frames), num_frames))  # type: ignore[return-value]
 
     def focus(self, patches: Tensor, num_frames: int = 1) -> Tensor:
-        """As `Classifier.focus`."""
+        """See `Classifier.focus`."""
         return self.focuser_runner(patches, num_frames)[0]
 
 
 class NetworkRunner:
-    """Runs one network in batches.
+    """A callable that runs one network in batches.
 
     Args:
-        network: Frozen.
+        network: The frozen network.
         execution: The settings.
         call: Largest batch; 0: no limit.
         shifted: Whether a temporal shift mixes the images of a clip, so that they must stay in one batch.
@@ -231,13 +229,13 @@ class NetworkRunner:
         self._copy: Callable[..., Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_copy": None}  # copies and pickles make new ones
+        return {**self.__dict__, "_copy": None}  # copies and pickles create new copies of the network
 
     def __call__(self, images: Tensor, num_frames: int) -> list[Tensor]:
-        """Normalised images (M·t, 3, H, W) → outputs, float32.
+        """Return the outputs, float32, for normalised images (M·t, 3, H, W).
 
         Raises:
-            InputError: The number of images is not a multiple of t = ``num_frames``, or the network is in training mode.
+            InputError: If the number of images is not a multiple of t = ``num_frames``, or the network is in training mode.
         """
         refuse_if(self._network.training, "this is an inference-only copy; train the original classifier")
         unit = num_frames if self._shifted else 1
@@ -247,7 +245,7 @@ class NetworkRunner:
         )
         length = max(1, self._call // unit) * unit if self._call else max(1, len(images))
         results: list[Tensor] = []
-        # Always the same modes, so that nothing is compiled twice; without inference mode, so that heads can be trained on the results.
+        # Always the same modes, so that nothing is compiled twice. No inference mode, so that heads can be trained on the results.
         with torch.inference_mode(False), torch.no_grad():
             for start in range(0, max(1, len(images)), length):
                 batch = images[start : start + length]
@@ -258,7 +256,7 @@ class NetworkRunner:
         return results
 
     def _run_batch(self, images: Tensor, length: int, unit: int) -> list[Tensor]:
-        """Run one batch; for a compiled network, which needs few shapes, it is padded with zeros to a power of two."""
+        """Run one batch. For a compiled network, which needs few different shapes, pad the batch with zeros to a power of two."""
         count = min(length, unit << (len(images) // unit - 1).bit_length()) if self._execution.compile else len(images)
         padded = torch.empty((count, *images.shape[1:]), dtype=self._dtype, device=images.device, memory_format=self._layout)
         padded[: len(images)] = images
@@ -281,29 +279,31 @@ class NetworkRunner:
 
 
 def _fold_batch_norms(network: nn.Module) -> nn.Module:
-    """Fold the batch norms of the trunk into the convolutions before them, where it can be traced: faster, with fewer roundings.
+    """Fold the batch norms of the trunk into the preceding convolutions if the trunk can be traced, which saves time and rounding errors.
 
     The network must be float64, so that the folded weights are rounded once.
     """
-    if isinstance(network, Backbone) and network.shift is None:  # a trace would fix the number of frames in its hooks
-        with contextlib.suppress(Exception):  # tracing third-party networks raises any exception
+    if isinstance(network, Backbone) and network.shift is None:  # a trace would make the number of frames in hooks constant
+        with contextlib.suppress(Exception):  # tracing third-party networks may raise any exception
             network.features = fuse(network.features)
     return network
 
 
 def _compile(network: nn.Module, device: torch.device) -> Callable[..., Any]:
     """Return ``network`` compiled for up to `_MAX_SHAPES` input shapes, each at its first call."""
+    from torch._dynamo import config as dynamo  # imported here, since the import of the compiler takes seconds
+    from torch._inductor import config as inductor
 
     def forward(images: Tensor, num_frames: int) -> Any:
         return network(images, num_frames)
 
-    # PyTorch limits the compiled shapes per code object, so every network needs a separate one.
+    # PyTorch limits the compiled shapes per code object, so every network needs a separate code object.
     own = FunctionType(forward.__code__.replace(), forward.__globals__, closure=forward.__closure__)
     on_cpu = device.type == "cpu"
     compiled = torch.compile(own, dynamic=False, mode=None if on_cpu else "reduce-overhead")
 
     def run(images: Tensor, num_frames: int) -> Any:
-        # Not as options of torch.compile, which apply after tracing: the tracer must know that the weights are constants.
+        # Options of torch.compile apply only after tracing, but the tracer must already know that the weights are constants.
         with dynamo.patch(recompile_limit=_MAX_SHAPES), inductor.patch(freezing=on_cpu):
             return compiled(images, num_frames)
 

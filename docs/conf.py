@@ -20,13 +20,15 @@ exclude_patterns = ["generate"]
 html_theme = "furo"
 html_title = "AdaFocus-Env"
 html_copy_source = False
+html_static_path, html_css_files = ["static"], ["tables.css"]
 
 myst_heading_anchors = 3
 default_role = "py:obj"  # names in docstrings stand in single backticks; those that the site has become links
+smartquotes_action = "De"  # not quotes: docstrings have "auto" and other values
 autodoc_typehints = "none"  # docstrings name types and shapes
 autodoc_member_order = "bysource"
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
-napoleon_use_ivar = True
+napoleon_use_ivar, napoleon_attr_annotations = True, False
 
 
 def _write_pages(app: Sphinx) -> None:
@@ -44,3 +46,4 @@ def setup(app: Sphinx) -> None:
     app.connect("builder-inited", _write_pages)
     app.connect("source-read", root_files.link)
     app.connect("autodoc-process-docstring", docstrings.convert, priority=400)  # before napoleon
+    app.connect("autodoc-process-signature", docstrings.signature)

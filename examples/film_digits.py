@@ -1,10 +1,11 @@
-"""Handwritten digits that move over real footage: a data set of class folders in which looking matters, made from any long videos.
+"""Make a data set of handwritten digits that move over real footage, in which the choice of patches matters, from any long videos.
 
     python examples/film_digits.py film1.mp4 film2.avi … --out digits
     python -m agents.train_ppo data=folder data.root=digits data.flip=false
 
-Writes ``OUT/train/DIGIT/*.mp4`` and ``OUT/test/DIGIT/*.mp4``, with the track of the digit beside each video. The last quarter of the films,
-or those after ``--test-films``, are for testing alone; a single film is split by time, with a gap. No digit image occurs in both splits.
+The script writes ``OUT/train/DIGIT/*.mp4`` and ``OUT/test/DIGIT/*.mp4``, with a file for the track of the digit next to each video. The
+last quarter of the films, or the films after ``--test-films``, are used only for testing. A single film is split by time, with a gap. No
+digit image occurs in both splits.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from sklearn.datasets import load_digits
 
 from adafocus_env.videos.readers import open_reader
 
-RATE = 10  # frames per second that are read of a film, so that it moves visibly from frame to frame
+RATE = 10  # frames per second to read from a film, so that there is visible motion between frames
 ONE_FILM = {"train": (0.0, 0.7), "test": (0.75, 1.0)}  # shares of a single film
-MARGIN = 0.1  # share of the side at each border that nothing enters: the crop of test frames cuts off a part of it
-INK, OUTLINE = (215.0, 255.0), (0.0, 30.0)  # greys of a digit and of the line around it: one of them differs from any background
+MARGIN = 0.1  # fraction of the side at each border that stays empty, since the crop of test frames may cut it off
+INK, OUTLINE = (215.0, 255.0), (0.0, 30.0)  # grey levels of a digit and of the line around it, one of which contrasts with any background
 LINE = 2  # width of that line in pixels
 
 Frames = NDArray[np.uint8]
@@ -48,20 +49,20 @@ class Footage:
         return self.film.name + ("" if (self.begin, self.end) == (0, 1) else f" ({self.begin:.0%} to {self.end:.0%})")
 
     def spread(self, length: int) -> Starts:
-        """Return where windows of ``length`` frames can start, `RATE` frames counting per second."""
+        """Return the possible starts of windows of ``length`` frames, at `RATE` frames per second."""
         reader = open_reader(self.film)
         step = max(1, round((reader.fps or RATE) / RATE))
         first, last = (int(share * (len(reader) // step)) for share in (self.begin, self.end))
         if last - first < length:
             raise SystemExit(
-                f"{self} has {last - first} frames, {RATE} a second: too few for videos of {length} frames; lower --frames, or leave it out"
+                f"{self} has {last - first} frames, {RATE} per second: too few for videos of {length} frames; lower --frames"
             )
         return Starts(self.film, step, first, last - length)
 
 
 @dataclass(frozen=True)
 class Starts:
-    """The numbers ``first`` to ``last`` of the frames of a film, of which every ``step``-th counts."""
+    """The frames ``first`` to ``last`` of a film, of which every ``step``-th is used."""
 
     film: Path
     step: int
@@ -87,7 +88,7 @@ class Style:
 
     @property
     def border(self) -> int:
-        """Distance of everything from the borders, with room for its line."""
+        """Minimum distance of digit and shapes from the borders, including their lines."""
         return max(LINE, round(MARGIN * self.side))
 
 
@@ -97,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     style = Style(parsed.side, parsed.digit, parsed.frames, parsed.shapes)
     _check(parsed.out, style)
     films = split_films(parsed.films, parsed.test_films)
-    footage = {split: [each.spread(style.length) for each in parts] for split, parts in films.items()}  # all, before anything is written
+    footage = {split: [each.spread(style.length) for each in parts] for split, parts in films.items()}  # checks all films first
     for stream, split in enumerate(films):
         count, (images, labels) = getattr(parsed, split), digits(split)
         rng = np.random.default_rng([parsed.seed, stream])
@@ -134,7 +135,7 @@ def _check(out: Path, style: Style) -> None:
 
 
 def split_films(films: Sequence[Path], test_films: Sequence[Path] = ()) -> dict[str, list[Footage]]:
-    """Return the footage of each split; the splits share no frame."""
+    """Return the footage of each split. The splits share no frames."""
     if test_films:
         if both := {film.resolve() for film in films} & {film.resolve() for film in test_films}:
             raise SystemExit(f"a film must be for training or for testing, got {min(both).name} for both; name it once")
@@ -146,14 +147,14 @@ def split_films(films: Sequence[Path], test_films: Sequence[Path] = ()) -> dict[
 
 
 def digits(split: str) -> tuple[Floats, NDArray[np.int64]]:
-    """Return the digit images (n, 8, 8), 0-1, and labels (n,) of a split: three quarters of scikit-learn's are for training."""
+    """Return the digit images (n, 8, 8), 0-1, and labels (n,) of a split; three quarters of scikit-learn's images are for training."""
     images, labels = load_digits(return_X_y=True)
     chosen = (np.random.default_rng(0).permutation(len(images)) % 4 != 0) == (split == "train")
     return images[chosen].reshape(-1, 8, 8) / 16, labels[chosen]
 
 
 def backgrounds(footage: Sequence[Starts], count: int, style: Style, rng: np.random.Generator) -> Iterator[tuple[Path, Frames]]:
-    """Yield film and frames (T, side, side, 3) of ``count`` backgrounds, equally many from all films; each film is decoded once."""
+    """Yield film and frames (T, side, side, 3) of ``count`` backgrounds, equally many per film. Each film is decoded once."""
     for each, share in zip(footage, np.array_split(np.arange(count), len(footage)), strict=True):
         starts = np.sort(rng.integers(each.first, each.last + 1, size=len(share))).tolist()
         for window in windows(each.film, starts, style.length, each.step, 2 * style.side):
@@ -161,7 +162,7 @@ def backgrounds(footage: Sequence[Starts], count: int, style: Style, rng: np.ran
 
 
 def windows(film: Path, starts: Sequence[int], length: int, step: int, short_side: int) -> Iterator[Frames]:
-    """Decode a film once; yield (length, H, W, 3) frames from each of the sorted ``starts`` on, where every ``step``-th frame counts."""
+    """Decode a film once; yield frames (length, H, W, 3) starting at each of the sorted ``starts``, using every ``step``-th frame."""
     recent: deque[Frames] = deque(maxlen=length)
     ends = deque(start + length - 1 for start in starts)
     with av.open(str(film)) as container:
@@ -178,7 +179,7 @@ def windows(film: Path, starts: Sequence[int], length: int, step: int, short_sid
 
 
 def pan(window: Frames, side: int, rng: np.random.Generator) -> Frames:
-    """Return squares (T, side, side, 3) that move over the frames, as if the camera panned: otherwise the digit alone might move."""
+    """Return squares (T, side, side, 3) that move over the frames like a panning camera, so that the digit is not the only motion."""
     zoom = rng.uniform(side, min(window.shape[1:3]))
     path = walk(len(window), np.array(window.shape[1:3]) - zoom, rng.uniform(0.5, 3.0), rng)
     cut = [
@@ -189,14 +190,14 @@ def pan(window: Frames, side: int, rng: np.random.Generator) -> Frames:
 
 
 def walk(length: int, span: Floats, speed: float, rng: np.random.Generator) -> Floats:
-    """Return a path (length, 2) that turns slowly, and is reflected at the borders of [0, span]; speed in pixels per frame."""
+    """Return a path (length, 2) that changes direction slowly and is reflected at the borders of [0, span]; speed in pixels per frame."""
     heading = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.15, length))
     free = rng.uniform(0, 1, 2) * span + np.cumsum(speed * np.stack([np.sin(heading), np.cos(heading)], axis=1), axis=0)
     return span - np.abs(np.mod(free, 2 * span) - span)
 
 
 def compose(frames: Frames, image: Floats, style: Style, rng: np.random.Generator) -> tuple[Frames, Floats]:
-    """Return the frames with the shapes and, above them, the digit; and the digit's centres (T, 2) as (y, x) in pixels."""
+    """Draw the shapes and, above them, the digit; return the frames and the digit's centres (T, 2) as (y, x) in pixels."""
     pasted, span = frames.astype(np.float64), np.full(2, style.side - 2.0 * style.border - style.digit)
     for mark in [*(shape(style.digit, rng) for _ in range(style.shapes)), sprite(image, style.digit, rng)]:
         corners = style.border + walk(len(frames), span, rng.uniform(1.0, 4.0), rng).round().astype(int)
@@ -211,14 +212,14 @@ def compose(frames: Frames, image: Floats, style: Style, rng: np.random.Generato
 
 
 def sprite(image: Floats, side: int, rng: np.random.Generator) -> Floats:
-    """Return the opacity (side, side) of a digit image (8, 8), turned by up to 15 degrees."""
+    """Return the opacity (side, side) of a digit image (8, 8), rotated by up to 15 degrees."""
     large = ndimage.zoom(image, side / len(image), order=3, mode="grid-constant", grid_mode=True)
     turned = ndimage.rotate(large, rng.uniform(-15, 15), reshape=False, order=1)
-    return (1.6 * turned - 0.3).clip(0, 1)  # sharper: enlarged strokes are blurred
+    return (1.6 * turned - 0.3).clip(0, 1)  # sharpen, since enlarged strokes are blurred
 
 
 def shape(side: int, rng: np.random.Generator) -> Floats:
-    """Return the opacity (side, side) of a filled shape without a class, with about the ink of a digit, turned by any angle."""
+    """Return the opacity (side, side) of a filled shape without a class, with about the area of a digit, rotated by any angle."""
     y, x = np.mgrid[:side, :side] - (side - 1) / 2
     solid = SHAPES[rng.integers(len(SHAPES))](y, x, rng.uniform(0.22, 0.32) * side)
     return ndimage.rotate(solid.astype(np.float64), rng.uniform(0, 360), reshape=False, order=1).clip(0, 1)
@@ -232,7 +233,7 @@ SHAPES: tuple[Callable[[Floats, Floats, float], NDArray[np.bool_]], ...] = (
 
 
 def write(path: Path, frames: Frames, centres: Floats, digit: int) -> None:
-    """Write a video, H.264, and beside it the track of its digit: centres, the side of its box, and that every frame shows it."""
+    """Write an H.264 video, and a file with the track of its digit: centres, the side of its box, and its visibility in every frame."""
     path.parent.mkdir(parents=True, exist_ok=True)
     track = {"centre": centres.tolist(), "side": digit, "visible": [True] * len(frames)}
     path.with_suffix(".track.json").write_text(json.dumps(track), encoding="utf-8")

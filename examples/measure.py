@@ -1,4 +1,4 @@
-"""Measures what the examples learned: the accuracy of the classifier on test clips with the patches of a policy."""
+"""Evaluate the policies of the examples: the accuracy of the classifier on test clips with a policy's patches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import adafocus_env  # noqa: F401  (registers the ids)
 
 TASK = "normal@v0"
-"""The demo videos of the examples: a task that asks for no memory, which three of their networks lack."""
+"""The task of the examples, which does not need memory, since three of their networks have none."""
 
 
 def episodes(env_id: str, observation: str, count: int = 500, **arguments: Any) -> gym.vector.VectorEnv:
@@ -26,8 +26,8 @@ def accuracy(envs: gym.vector.VectorEnv, choose: Callable[[Any], Any]) -> float:
     """Run one episode per environment and return the share of clips that are classified correctly.
 
     Args:
-        envs: As `episodes` returns it.
-        choose: Observations of all environments → their actions.
+        envs: A vector environment that `episodes` returned.
+        choose: Function of the observations of all environments that returns their actions.
     """
     observations, _ = envs.reset(options={"clips": np.arange(envs.num_envs)})
     terminated = np.zeros(envs.num_envs, bool)

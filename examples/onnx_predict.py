@@ -1,24 +1,25 @@
-"""Predicts a video with ONNX Runtime, NumPy and decord (or PyAV) alone: neither PyTorch nor AdaFocus-Env is imported.
+"""Predict a video with only ONNX Runtime, NumPy and decord (or PyAV), without importing PyTorch or AdaFocus-Env.
 
     python -m agents.export run=DIR format=onnx out=FOLDER
     python examples/onnx_predict.py FOLDER video.mp4
 
-Classes and boxes are those of ``python -m agents.predict``, which also reads folders of images and videos that are turned for display.
+Classes and boxes equal those of ``python -m agents.predict``, which also reads folders of images and videos that are rotated for display.
 """
 
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+Array = NDArray[Any]
 
-def read_frames(
-    video: str, short_side: int, choose: Callable[[NDArray[np.float64]], NDArray[np.int64]]
-) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+
+def read_frames(video: str, short_side: int, choose: Callable[[Array], Array]) -> tuple[Array, tuple[int, int]]:
     """Return the frames (n, H, W, 3) that ``choose`` selects by the times of all frames, resized, and the video's (height, width)."""
     try:
         import decord
@@ -26,8 +27,7 @@ def read_frames(
         size = decord.VideoReader(video)[0].shape[:2]
         height, width = (max(round(side * short_side / min(size)), short_side) for side in size)
         reader = decord.VideoReader(video, width=width, height=height)
-        numbers, position = np.unique(choose(reader.get_frame_timestamp(range(len(reader)))[:, 0]), return_inverse=True)
-        return reader.get_batch(numbers).asnumpy()[position], size
+        return reader.get_batch(choose(reader.get_frame_timestamp(range(len(reader)))[:, 0])).asnumpy(), size
     except ImportError:  # there are systems for which decord has no wheels
         import av
 
@@ -38,7 +38,7 @@ def read_frames(
         return np.stack([frame.reformat(width, height, "rgb24").to_ndarray() for frame in chosen]), size
 
 
-def frame_numbers(times: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+def frame_numbers(times: Array, count: int) -> Array:
     """Return the frames in the middle of ``count`` equal segments: by number at a constant frame rate, otherwise by time."""
     times = np.sort(times).astype(np.float64) - times.min()
     segment, period = len(times) / count, times[-1] / max(1, len(times) - 1)
@@ -48,12 +48,12 @@ def frame_numbers(times: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     return np.minimum(np.arange(count), len(times) - 1) if segment <= 1 else (segment / 2 + segment * np.arange(count)).astype(int)
 
 
-def predict(folder: Path | str, video: Path | str) -> tuple[NDArray[np.str_], NDArray[np.float32], NDArray[np.float64]]:
+def predict(folder: Path | str, video: Path | str) -> tuple[Array, Array, Array]:
     """Return the names of the classes (K,), their probabilities after every frame (T, K), and boxes (T, 4), NaN where skipped."""
     about = json.loads(Path(folder, "metadata.json").read_text(encoding="utf-8"))
     run = {file.stem: onnxruntime.InferenceSession(str(file)).run for file in Path(folder).glob("*.onnx")}
     count, size, patch, repeats = about["num_frames"], about["size"], about["patch_size"], about["num_frames"] // about["decisions"]
-    orders = about["frame_order"], about["glance_order"]  # in which the networks see the frames
+    orders = about["frame_order"], about["glance_order"]  # the orders in which the networks see the frames
     pixels, shown = read_frames(
         str(video), about["short_side"], lambda times: np.concatenate([frame_numbers(times, len(each))[each] for each in orders])
     )
@@ -69,14 +69,13 @@ def predict(folder: Path | str, video: Path | str) -> tuple[NDArray[np.str_], ND
     else:
         patches = np.stack([each[..., y : y + patch, x : x + patch] for each, (y, x) in zip(decided, corners, strict=True)])
     corners = np.rint(corners.repeat(repeats, axis=0))
-    vectors = np.zeros((1, *patches.shape[:2], about["focus_size"]), np.float32)
+    vectors = np.zeros((1, len(patches), repeats, about["focus_size"]), np.float32)
     if patch_mask.any():
         [vectors[patch_mask]] = run["focuser"](None, {"patches": patches[patch_mask[0]]})
-    inputs = {"glance_vectors": glance_vectors, "focus_vectors": vectors, "patch_mask": patch_mask}
-    [[probabilities]] = run["head"](None, inputs)
+    [[probabilities]] = run["head"](None, {"glance_vectors": glance_vectors, "focus_vectors": vectors, "patch_mask": patch_mask})
 
-    boxes = np.concatenate([corners, corners + patch], axis=1) + np.array([top, left, top, left])
-    boxes = boxes * np.tile(np.divide(shown, pixels.shape[1:3]), 2)  # in pixels of the video
+    scale = np.divide(shown, pixels.shape[1:3])  # to pixels of the video
+    boxes = (np.hstack([corners, corners + patch]) + np.tile([top, left], 2)) * np.tile(scale, 2)
     boxes[~patch_mask[0].repeat(repeats)] = np.nan
     return np.array(about["classes"]), probabilities, boxes
 

@@ -1,12 +1,12 @@
-"""PPO in one file: a policy that is recurrent over glances learns where to look, without leaving the networks' device.
+"""PPO in a single file, with a policy that is recurrent over glances. All tensors stay on the networks' device.
 
     python examples/ppo_single_file.py                  # 100,000 steps on the demo videos
     python examples/ppo_single_file.py --steps 20000 --envs 32
 
-What makes it short, and fast, is the task itself. All episodes have the same length and begin together, and what the agent sees does
-not depend on what it did before. So the environment is asked for references (clip, step) only, the glances of whole clips are read
-in place, the GRU runs once over each clip and gives the actions of all its steps at once, and a minibatch is made of whole clips.
-With ``output="torch"`` rewards and flags are tensors on the device of the networks; nothing is copied to NumPy and back.
+The code can be short and fast because of the task: all episodes have the same length and begin together, and observations do not depend on
+earlier actions. The environment therefore returns only references (clip, step), and the glances of whole clips are read in place. The GRU
+runs once over each clip, which yields the actions of all steps at once, and minibatches consist of whole clips. With ``output="torch"``,
+rewards and flags are tensors on the device of the networks, and nothing is copied to NumPy and back.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import adafocus_env  # noqa: F401  (registers the ids)
 
 @dataclass
 class Settings:
-    """Everything that can be set on the command line, as ``--name value``."""
+    """The settings, which can be set on the command line as ``--name value``."""
 
     steps: int = 100_000
     envs: int = 128
@@ -46,7 +46,7 @@ class Settings:
 
 
 class Policy(nn.Module):
-    """Glance maps of whole clips → logits of the cells and a value for every step, each from the glances so far."""
+    """A network that maps glance maps of whole clips to logits of the cells and a value for every step, from the glances so far."""
 
     def __init__(self, map_shape: tuple[int, int, int], cells: int, hidden: int = 128) -> None:
         super().__init__()
@@ -56,17 +56,17 @@ class Policy(nn.Module):
         )
         self.gru = nn.GRU(hidden, hidden)
         self.actor, self.critic = nn.Linear(hidden, cells), nn.Linear(hidden, 1)
-        nn.init.orthogonal_(self.actor.weight, 0.01)  # begins with patches that are nearly uniform
+        nn.init.orthogonal_(self.actor.weight, 0.01)  # nearly uniform at first
 
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps (D, N, C, h, w) → logits (D, N, cells) and values (D, N)."""
+        """Return logits (D, N, cells) and values (D, N) for maps (D, N, C, h, w)."""
         hidden, _ = self.gru(self.frame(maps.flatten(0, 1)).unflatten(0, maps.shape[:2]))
         return self.actor(hidden), self.critic(hidden).squeeze(-1)
 
 
 @dataclass
 class Rollout:
-    """One clip in each environment, from its first step to its last. All are (D, N, …)."""
+    """One clip in each environment, from the first step to the last. All tensors have shape (D, N, …)."""
 
     maps: Tensor
     actions: Tensor
@@ -76,14 +76,14 @@ class Rollout:
 
 
 def glances(envs: gym.vector.VectorEnv, clips: Tensor) -> Tensor:
-    """The glance maps (D, N, C, h, w) of clips (N,), read where the environment keeps them."""
+    """Return the glance maps (D, N, C, h, w) of clips (N,), read from the environment's features."""
     features = envs.unwrapped.dynamics.features
     return features.glance_maps(clips.cpu().numpy()[None], np.arange(features.num_steps)[:, None])
 
 
 @torch.no_grad()
 def collect(envs: gym.vector.VectorEnv, policy: Policy, references: Tensor) -> tuple[Rollout, Tensor]:
-    """Plays the clips that have just begun; returns what happened, and references to the clips that have begun now."""
+    """Play the clips that have just begun; return the rollout, and references to the clips that begin next."""
     maps = glances(envs, references[:, 0])
     logits, values = policy(maps)
     chosen = Categorical(logits=logits)
@@ -95,7 +95,7 @@ def collect(envs: gym.vector.VectorEnv, policy: Policy, references: Tensor) -> t
 
 
 def advantages(rollout: Rollout, settings: Settings) -> Tensor:
-    """Generalised advantage estimates (D, N); the last step ends the episode, so nothing is worth anything after it."""
+    """Return generalised advantage estimates (D, N). The last step ends the episode, so the value after it is zero."""
     result, after, following = torch.empty_like(rollout.values), torch.zeros_like(rollout.values[0]), torch.zeros_like(rollout.values[0])
     for step in reversed(range(len(result))):
         error = rollout.rewards[step] + settings.gamma * following - rollout.values[step]
@@ -105,7 +105,7 @@ def advantages(rollout: Rollout, settings: Settings) -> Tensor:
 
 
 def loss(policy: Policy, rollout: Rollout, advantage: Tensor, clips: Tensor, settings: Settings) -> Tensor:
-    """PPO's loss on whole clips: clipped surrogate, squared error of the values, entropy."""
+    """Return PPO's loss on whole clips: clipped surrogate, squared error of the values, and entropy."""
     logits, values = policy(rollout.maps[:, clips])
     now, gain = Categorical(logits=logits), advantage[:, clips]
     returns = gain + rollout.values[:, clips]
@@ -117,7 +117,7 @@ def loss(policy: Policy, rollout: Rollout, advantage: Tensor, clips: Tensor, set
 
 
 def train(settings: Settings) -> Policy:
-    """Learns for so many steps of the environments; prints how it goes."""
+    """Train a policy, and print the progress."""
     torch.manual_seed(settings.seed)
     envs = gym.make_vec(
         settings.id, num_envs=settings.envs, vectorization_mode="vector_entry_point", task=TASK, observation="reference", output="torch",
@@ -146,7 +146,7 @@ def train(settings: Settings) -> Policy:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Trains a policy and says what it is worth."""
+    """Train a policy and evaluate it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in vars(Settings()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
@@ -155,7 +155,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     @torch.no_grad()
     def choose(maps: np.ndarray) -> np.ndarray:
-        """The most likely cells, from the glances up to now."""
+        """Return the most likely cells, given the glances so far."""
         seen.append(torch.from_numpy(maps))
         logits, _ = policy(torch.stack(seen))
         return logits[-1].argmax(-1).numpy()

@@ -1,10 +1,10 @@
-"""Short clips cut from a few long videos, labelled by their video: a small data set of real footage.
+"""Cut short clips from a few long videos, labelled by their video, to make a small data set of real footage.
 
     python examples/real_clips.py clips video1.mp4 video2.avi …
     python -m agents.train_stages data=folder data.root=clips …
 
-Writes ``OUT/train/VIDEO/*.mp4`` from the first 60 % of each video and ``OUT/test/VIDEO/*.mp4`` from its last 25 %, so that no test clip
-overlaps or follows a training clip directly. Clips of one split may overlap.
+The script writes ``OUT/train/VIDEO/*.mp4`` from the first 60 % of each video and ``OUT/test/VIDEO/*.mp4`` from the last 25 %, so that no
+test clip overlaps or directly follows a training clip. Clips of the same split may overlap.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def plan(out: Path, name: str, frames: int, length: int, counts: dict[str, int]) -> Iterator[Clip]:
-    """Yield clips of ``length`` frames at equal distances in every split of a video of ``frames`` frames."""
+    """Yield evenly spaced clips of ``length`` frames in every split of a video of ``frames`` frames."""
     for split, (begin, end) in SPLITS.items():
         first, last = int(begin * frames), int(end * frames) - length
         if last < first:

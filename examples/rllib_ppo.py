@@ -1,11 +1,11 @@
-"""RLlib: PPO of its new API stack, with two local env runners that step this project's vector environment.
+"""Train with RLlib: PPO on the new API stack, with two local env runners that step this project's vector environment.
 
     pip install 'adafocus-env[rllib]'
     python examples/rllib_ppo.py                        # 60,000 steps on the demo videos
 
-The id is given with its module, ``adafocus_env:AdaFocus-v1``: Gymnasium imports it in every worker. Episodes end and begin as RLlib
-expects them to with the default ``autoreset_mode``, and ``gym_env_vectorize_mode="vector_entry_point"`` makes each worker step all
-its clips in one call of the networks.
+The id is given with its module, ``adafocus_env:AdaFocus-v1``, so that Gymnasium imports the module in every worker. The default
+``autoreset_mode`` is the one that RLlib expects. ``gym_env_vectorize_mode="vector_entry_point"`` makes each worker step all its clips in
+one call of the networks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STEPS_PER_UPDATE = 1024
 
 
 def config(env_runners: int = 2, seed: int = 0) -> PPOConfig:
-    """PPO with a small network on flattened glance maps."""
+    """Return the config of PPO with a small network on flattened glance maps."""
     return (
         PPOConfig()
         .environment(ID, env_config={"task": TASK, "observation": "map", "baseline": "all"})
@@ -36,7 +36,7 @@ def config(env_runners: int = 2, seed: int = 0) -> PPOConfig:
             num_envs_per_env_runner=32,
             gym_env_vectorize_mode="vector_entry_point",
             env_to_module_connector=lambda env, spaces, device: FlattenObservations(),
-            sample_timeout_s=600,  # the first samples wait for videos to be decoded
+            sample_timeout_s=600,  # the first samples wait for the decoding of videos
         )
         .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[128], fcnet_activation="relu"))
         .training(
@@ -48,7 +48,7 @@ def config(env_runners: int = 2, seed: int = 0) -> PPOConfig:
 
 
 def train(steps: int, env_runners: int, seed: int) -> Algorithm:
-    """Learns for so many steps of the environments; prints how it goes."""
+    """Train a policy, and print the progress."""
     algorithm = config(env_runners, seed).build_algo()
     for number in range(1, max(1, steps // STEPS_PER_UPDATE) + 1):
         measured = algorithm.train()["env_runners"]
@@ -58,7 +58,7 @@ def train(steps: int, env_runners: int, seed: int) -> Algorithm:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Trains a policy and says what it is worth."""
+    """Train a policy and evaluate it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=60_000)
     parser.add_argument("--env-runners", type=int, default=2)
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     @torch.no_grad()
     def choose(maps: np.ndarray) -> np.ndarray:
-        """The most likely cells."""
+        """Return the most likely cells."""
         output = module.forward_inference({Columns.OBS: torch.from_numpy(maps).flatten(1)})
         return output[Columns.ACTION_DIST_INPUTS].argmax(-1).numpy()
 

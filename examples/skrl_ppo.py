@@ -1,10 +1,10 @@
-"""skrl: its PPO on the glance maps.
+"""Train with skrl: PPO on the glance maps.
 
     pip install 'adafocus-env[skrl]'
     python examples/skrl_ppo.py                         # 60,000 steps on the demo videos
 
-skrl takes a vector environment that begins new episodes in the step in which the old ones end, ``autoreset_mode="SameStep"``. Its
-wrapper flattens observations and turns everything into tensors.
+skrl needs a vector environment that begins new episodes in the step in which old episodes end, ``autoreset_mode="SameStep"``. Its wrapper
+flattens observations and converts arrays to tensors.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ENVS, STEPS_PER_UPDATE = 64, 16
 
 
 def make(num_envs: int = ENVS) -> Wrapper:
-    """The environment for skrl."""
+    """Return the environment for skrl."""
     envs = gym.make_vec(
         ID, num_envs=num_envs, vectorization_mode="vector_entry_point", task=TASK, observation="map", baseline="all",
         autoreset_mode="SameStep"
@@ -40,12 +40,12 @@ def make(num_envs: int = ENVS) -> Wrapper:
 
 
 def network(inputs: int, outputs: int) -> nn.Sequential:
-    """Flattened glance maps → outputs."""
+    """Return a network that maps flattened glance maps to outputs."""
     return nn.Sequential(nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, outputs))
 
 
 class Policy(CategoricalMixin, Model):
-    """Where to look: one cell of the grid."""
+    """A categorical policy over the cells of the grid."""
 
     def __init__(self, env: Wrapper) -> None:
         Model.__init__(self, observation_space=env.observation_space, action_space=env.action_space, device=env.device)
@@ -53,12 +53,12 @@ class Policy(CategoricalMixin, Model):
         self.net = network(self.num_observations, self.num_actions)
 
     def compute(self, inputs: dict[str, Tensor], role: str) -> tuple[Tensor, dict[str, Tensor]]:
-        """Observations → logits of the cells."""
+        """Return the logits of the cells for observations."""
         return self.net(inputs["observations"]), {}
 
 
 class Value(DeterministicMixin, Model):
-    """What is still to be gained."""
+    """The value function."""
 
     def __init__(self, env: Wrapper) -> None:
         Model.__init__(self, observation_space=env.observation_space, action_space=env.action_space, device=env.device)
@@ -66,12 +66,12 @@ class Value(DeterministicMixin, Model):
         self.net = network(self.num_observations, 1)
 
     def compute(self, inputs: dict[str, Tensor], role: str) -> tuple[Tensor, dict[str, Tensor]]:
-        """Observations → values."""
+        """Return the values of observations."""
         return self.net(inputs["observations"]), {}
 
 
 def train(steps: int, seed: int) -> Policy:
-    """Learns for so many steps of the environments, under skrl's progress bar."""
+    """Train a policy, with skrl's progress bar."""
     set_seed(seed)
     env = make()
     models = {"policy": Policy(env), "value": Value(env)}
@@ -94,7 +94,7 @@ def train(steps: int, seed: int) -> Policy:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Trains a policy and says what it is worth."""
+    """Train a policy and evaluate it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=60_000)
     parser.add_argument("--seed", type=int, default=0)
@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     @torch.no_grad()
     def choose(maps: np.ndarray) -> np.ndarray:
-        """The most likely cells."""
+        """Return the most likely cells."""
         logits, _ = policy.compute({"observations": torch.from_numpy(maps).to(policy.device).flatten(1)}, "policy")
         return logits.argmax(-1).cpu().numpy()
 

@@ -1,10 +1,10 @@
-"""TorchRL: the environment behind `GymWrapper`, checked by `check_env_specs`, and its PPO on the glance maps.
+"""Train with TorchRL: PPO on the glance maps, with the environment in a `GymWrapper`, checked by `check_env_specs`.
 
     pip install 'adafocus-env[torchrl]'
     python examples/torchrl_ppo.py                      # 60,000 steps on the demo videos
 
-TorchRL resets environments itself, so the vector environment is made with ``autoreset_mode="Disabled"``: a row whose episode has
-ended begins a new one when TorchRL asks for it (by Gymnasium's ``reset_mask``), and the others go on.
+TorchRL resets environments itself, so the vector environment is made with ``autoreset_mode="Disabled"``. A row whose episode has ended
+begins a new episode when TorchRL requests it (with Gymnasium's ``reset_mask``), and the episodes of other rows continue.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ENVS, STEPS_PER_UPDATE, MINIBATCHES, EPOCHS = 64, 16, 4, 4
 
 
 def make(num_envs: int = ENVS) -> GymWrapper:
-    """The environment for TorchRL; actions are numbers of cells, not one-hot vectors."""
+    """Return the environment for TorchRL; actions are indices of cells, not one-hot vectors."""
     envs = gym.make_vec(
         ID, num_envs=num_envs, vectorization_mode="vector_entry_point", task=TASK, observation="map", baseline="all",
         autoreset_mode="Disabled"
@@ -40,22 +40,22 @@ def make(num_envs: int = ENVS) -> GymWrapper:
 
 
 def network(outputs: int) -> nn.Module:
-    """Glance maps (…, C, h, w) → outputs (…, outputs)."""
+    """Return a network that maps glance maps (…, C, h, w) to outputs (…, outputs)."""
     return nn.Sequential(nn.Flatten(-3), nn.LazyLinear(128), nn.ReLU(), nn.Linear(128, outputs))
 
 
 def actor_and_critic(env: GymWrapper, cells: int) -> tuple[ProbabilisticActor, ValueOperator]:
-    """A categorical policy over the cells and a value, each from the glance of the current frame alone."""
+    """Return a categorical policy over the cells and a value function, both of the current glance only."""
     logits = TensorDictModule(network(cells), in_keys=["observation"], out_keys=["logits"])
     actor = ProbabilisticActor(logits, in_keys=["logits"], spec=env.action_spec, distribution_class=Categorical, return_log_prob=True)
     critic = ValueOperator(network(1), in_keys=["observation"])
     first = env.reset()
-    actor(first), critic(first)  # the lazy layers learn their sizes
+    actor(first), critic(first)  # initialises the lazy layers
     return actor, critic
 
 
 def train(steps: int, seed: int) -> ProbabilisticActor:
-    """Learns for so many steps of the environments; prints how it goes."""
+    """Train a policy, and print the progress."""
     torch.manual_seed(seed)
     env = make()
     check_env_specs(env)
@@ -78,13 +78,13 @@ def train(steps: int, seed: int) -> ProbabilisticActor:
                 nn.utils.clip_grad_norm_(loss.parameters(), 0.5)
                 optimizer.step()
         if number % 10 == 0:
-            print(f"{number * frames:>7} steps  reward a step {played['next', 'reward'].mean():.3f}", flush=True)  # noqa: T201
+            print(f"{number * frames:>7} steps  reward per step {played['next', 'reward'].mean():.3f}", flush=True)  # noqa: T201
     collector.shutdown()
     return actor
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Trains a policy and says what it is worth."""
+    """Train a policy and evaluate it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=60_000)
     parser.add_argument("--seed", type=int, default=0)
@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     @torch.no_grad()
     def choose(maps: np.ndarray) -> np.ndarray:
-        """The most likely cells."""
+        """Return the most likely cells."""
         return logits(torch.from_numpy(maps)).argmax(-1).numpy()
 
     compare(ID, "map", choose, parsed.test_clips)

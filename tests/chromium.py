@@ -1,4 +1,4 @@
-"""A page in headless Chromium, driven through its debugging pipe: no driver and no package is needed.
+"""Control a page in headless Chromium through its debugging pipe, without a driver or a package.
 
     python tests/chromium.py PAGE FOLDER    screenshots of the page at 390 and 1280 pixels, light and dark
 """
@@ -20,7 +20,7 @@ WIDTHS = (390, 1280)
 
 
 class Chromium:
-    """One tab. ``events`` are all that the browser has reported, by method and parameters.
+    """One tab. ``events`` lists everything that the browser has reported, by method and parameters.
 
     with Chromium() as tab:
         tab.open(path, width=390)
@@ -68,7 +68,7 @@ class Chromium:
         return answer["result"]
 
     def open(self, path: Path, *, width: int, dark: bool = False) -> None:
-        """Load a file in a window of that width, and wait until it is complete."""
+        """Load a file in a window of the given width, and wait until it is complete."""
         self.events.clear()
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
@@ -78,7 +78,7 @@ class Chromium:
             self.events.append((answer.get("method", ""), answer.get("params", {})))
 
     def evaluate(self, expression: str) -> Any:
-        """Return the value of a JavaScript expression; a promise is awaited."""
+        """Return the value of a JavaScript expression, after waiting for a promise."""
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
@@ -90,12 +90,12 @@ class Chromium:
         path.write_bytes(base64.b64decode(picture["data"]))
 
     def messages(self) -> list[str]:
-        """Return what the page has written to the console, and its errors."""
+        """Return the console messages and errors of the page."""
         methods = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
         return [json.dumps(parameters) for method, parameters in self.events if method in methods]
 
     def requests(self) -> list[str]:
-        """Return the addresses that the page has requested, without the data that it holds itself."""
+        """Return the addresses that the page has requested, without data URLs."""
         urls = [parameters["request"]["url"] for method, parameters in self.events if method == "Network.requestWillBeSent"]
         return [url for url in urls if not url.startswith("data:")]
 

@@ -1,4 +1,4 @@
-"""Write the videos of the tests of clips, and compare what is read from them."""
+"""Write the videos for tests of clips, and compare the frames that are read from them."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Settings of commands in a state that a test names, without the YAML files."""
+"""Settings of commands with given values, without the YAML files."""
 
 import yaml
 
@@ -6,7 +6,7 @@ from adafocus_env.settings import fields_of, validate
 
 
 def config_of(schema, state):
-    """The settings with what ``state`` sets, as ``key=value`` separated by blanks."""
+    """Return the settings with the values in ``state``, which are ``key=value`` separated by spaces."""
     values = dict.fromkeys((name for name, field in fields_of(schema).items() if field.is_required()), "x")
     for each in state.split():
         key, _, value = each.partition("=")

@@ -1,4 +1,4 @@
-"""Counts transfers from tensors to the host on a CPU: on a GPU, the host would wait for each until all earlier work is finished."""
+"""Count transfers from tensors to the host on a CPU. (On a GPU, the host would wait in each transfer until earlier work is finished.)"""
 
 import warnings
 from collections import Counter
@@ -33,7 +33,7 @@ def crossings(act: Callable[[], object]) -> dict[str, int]:
 
 
 class _Methods(TorchFunctionMode):
-    """Counts calls of `METHODS` from Python."""
+    """A mode that counts calls of `METHODS` from Python."""
 
     def __init__(self) -> None:
         super().__init__()

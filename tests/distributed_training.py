@@ -1,8 +1,8 @@
-"""Trains the tiny networks of the tests, alone or as one of the processes of torchrun; the main one prints what came out.
+"""Train the tiny networks of the tests, alone or as one of the processes of torchrun; the main process prints the results.
 
     torchrun --nproc_per_node=2 distributed_training.py FOLDER VIDEOS '[{"stage": STAGE, "videos": 12, "stops": false, "settings": {…}}, …]'
 
-First single stages, then all that `python -m agents.train_stages` does with a folder of videos.
+The script first runs single stages, then everything that `python -m agents.train_stages` does with a folder of videos.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SETTINGS: dict[str, Any] = {"epochs": 3, "batch_size": 6, "learning_rate": 0.01,
 
 
 def train(folder: Path, runs: list[dict[str, Any]]) -> list[list[dict[str, float]]]:
-    """The measures of each run from the same beginning; its weights go to ``folder``."""
+    """Return the metrics of each run from the same initial weights, and write the final weights to ``folder``."""
     measured = []
     for number, run in enumerate(runs):
         torch.manual_seed(3)
@@ -51,7 +51,7 @@ def train(folder: Path, runs: list[dict[str, Any]]) -> list[list[dict[str, float
 
 
 def stopped_after_every_batch(clips, config, folder):
-    """Stage 1; the last of the processes is the one that is asked."""
+    """Train stage 1, with a request to stop in the last process."""
     lines = []
     while True:
         classifier, stop = random_classifier(), StopRequest()

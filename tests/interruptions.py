@@ -1,4 +1,4 @@
-"""Kills a training again and again: it must end with the same metrics as an uninterrupted one.
+"""Kill a training repeatedly, and check that it ends with the same metrics as an uninterrupted training.
 
     python tests/interruptions.py
     python tests/interruptions.py --kills 20 --seed 1 --keep DIR
@@ -66,7 +66,7 @@ def compare(command: str, folder: Path, kills: int, rng: np.random.Generator) ->
 
 
 def _moments(lines: Sequence[dict[str, object]], kills: int, rng: np.random.Generator) -> list[int]:
-    """Return the lines after which to kill, in order: one of every stage, the others anywhere."""
+    """Return the lines after which to kill, in order: one in every stage, the others anywhere."""
     stages = np.array([line["stage"] for line in lines])
     chosen = [int(rng.choice(np.flatnonzero(stages == stage))) for stage in np.unique(stages)]
     return sorted([*chosen, *rng.integers(len(lines), size=max(0, kills - len(chosen))).tolist()])
@@ -78,7 +78,7 @@ def _start(command: str, run: Path) -> subprocess.Popen[bytes]:
 
 
 def _kill(process: subprocess.Popen[bytes], run: Path, line: int, delay: float, kind: signal.Signals) -> int:
-    """Kill the training ``delay`` seconds after it has logged that many lines; return the number of lines then."""
+    """Kill the training ``delay`` seconds after it has logged the given number of lines; return the number of lines at that time."""
     while len(RunDir(run).metrics()) < line and process.poll() is None:
         time.sleep(0.05)
     time.sleep(delay)
@@ -88,7 +88,7 @@ def _kill(process: subprocess.Popen[bytes], run: Path, line: int, delay: float, 
 
 
 def _outcome(run: Path) -> tuple[bytes, dict[str, object]]:
-    """Return all that must be equal: the metrics, byte for byte, and the result without its times."""
+    """Return everything that must be equal: the bytes of the metrics, and the result without times."""
     return (run / METRICS).read_bytes(), {**RunDir(run).result(), "seconds": None}
 
 

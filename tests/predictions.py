@@ -1,28 +1,23 @@
-"""A classifier and a policy that look at the brightest patch, and runs that hold them."""
+"""A classifier with a policy that selects the brightest patch, and runs with them."""
 
 from __future__ import annotations
 
-import importlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import pytest
 import torch
 from conftest import random_classifier
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adafocus_env.videos.decoding import Failure
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork, save_policy
 from classifiers import checkpoint
 from classifiers.backbones.backbone import BACKBONES, Backbone
 from classifiers.classifier import Architecture, Classifier, ClipFormat
-from classifiers.errors import InputError
 
 SIZE, PATCH, GRID = 96, 24, 7
 SHORT_SIDE = round(SIZE * ClipFormat.margin)
@@ -30,7 +25,7 @@ CLASSES = ("cat", "dog", "Straßenbahn")
 
 
 def bright_glancer(num_classes: int) -> Backbone:
-    """Glances of 24 pixels → maps (3, 6, 6) of the mean colours."""
+    """Return a glancer that maps frames of 24 pixels to maps (3, 6, 6) of mean colours."""
     return Backbone(nn.Sequential(nn.AvgPool2d(4)), 3, num_classes, map_bounds=(-3.0, 3.0))
 
 
@@ -39,7 +34,7 @@ BRIGHT = Architecture("bright_glancer", "tiny_focuser", "gru", hidden_size=8, dr
 
 
 class CellBrightness(nn.Module):
-    """Glance maps (N, D, 3, 6, 6) → the brightness of every cell (N, D, 49)."""
+    """An actor that maps glance maps (N, D, 3, 6, 6) to the brightness of every cell (N, D, 49)."""
 
     features_dim = GRID * GRID
 
@@ -71,7 +66,7 @@ def brightest() -> PolicyNetwork:
 
 
 def bright_classifier(num_frames: int = 4) -> Classifier:
-    """Random weights, but for the glancer, which has none."""
+    """Return a classifier with random weights and the glancer, which has no weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         classifier = Classifier(BRIGHT, CLASSES).freeze()
@@ -80,7 +75,7 @@ def bright_classifier(num_frames: int = 4) -> Classifier:
 
 
 def one_cell(cell: int, *, skips: bool = False) -> PolicyNetwork:
-    """A policy for the tiny glancer that always looks at one cell; ``skips``: in the first frame alone."""
+    """Return a policy for the tiny glancer that always selects one cell; with ``skips``, only in the first frame."""
     policy = PolicyNetwork(PolicyArchitecture((16, 6, 6), channels=1, features=1, hidden=1), GRID, skips=skips)
     for parameter in policy.requires_grad_(False).parameters():
         parameter.zero_()
@@ -91,7 +86,7 @@ def one_cell(cell: int, *, skips: bool = False) -> PolicyNetwork:
 
 
 def cell_in_video(cell: int, size: tuple[int, int]) -> list[float]:
-    """Where a cell lies in a video of (height, width), as (top, left, bottom, right)."""
+    """Return the box (top, left, bottom, right) of a cell in a video of (height, width)."""
     scale = SHORT_SIDE / min(size)
     decoded = [round(side * scale) for side in size]
     corner = [(side - SIZE) // 2 + 12 * step for side, step in zip(decoded, divmod(cell, GRID), strict=True)]
@@ -99,7 +94,7 @@ def cell_in_video(cell: int, size: tuple[int, int]) -> list[float]:
 
 
 def with_targets(cells: Sequence[int], size: tuple[int, int]) -> np.ndarray:
-    """Frames (n, H, W, 3) as they are shown, each with a white square that fills one cell."""
+    """Return displayed frames (n, H, W, 3), each with a white square that fills one cell."""
     frames = np.full((len(cells), *size, 3), 30, np.uint8)
     for frame, cell in zip(frames, cells, strict=True):
         top, left, bottom, right = (round(side) for side in cell_in_video(cell, size))
@@ -108,7 +103,7 @@ def with_targets(cells: Sequence[int], size: tuple[int, int]) -> np.ndarray:
 
 
 def make_run(folder: Path, *, finished: bool = True, policy: PolicyNetwork | None = None, config: str = "") -> Path:
-    """A run folder with the tiny classifier, whose classes are those of the demo videos."""
+    """Make a run folder with the tiny classifier, whose classes are those of the demo videos."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(f"data:\n  name: demo\n  val: 0.5\n  num_frames: 4\n  glance_frames: 0\nclassifier: auto\n{config}")
     classifier = random_classifier()
@@ -121,22 +116,3 @@ def make_run(folder: Path, *, finished: bool = True, policy: PolicyNetwork | Non
 
 def lines_of(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
-
-
-def call_in_this_process(function: str, tasks: Sequence[object], **options: object) -> Iterator[tuple[int, object]]:
-    """In place of `adafocus_env.videos.decoding.run_in_workers`, whose processes take most of the time of a short test."""
-    module, _, name = function.partition(":")
-    for number, task in enumerate(tasks):
-        try:
-            yield number, getattr(importlib.import_module(module), name)(task)
-        except InputError as problem:
-            yield number, Failure(str(problem))
-
-
-@contextmanager
-def without_processes() -> Iterator[pytest.MonkeyPatch]:
-    """Decodes and draws in this process, until the end or a call of ``undo``."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("clips", "result"):
-            patch.setattr(f"agents.prediction.{module}.run_in_workers", call_in_this_process)
-        yield patch

@@ -1,4 +1,4 @@
-"""Writes the published data sets in miniature: real JPEG frames and real MP4 files, and lists in the published form."""
+"""Write the published data sets in miniature, with real JPEG frames, real MP4 files, and lists in the published format."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CLASSES = {"actnet": "0,left turn\n1,right turn\n", "fcvid": "1 left turn\n2 rig
 
 
 def make_lists(root: Path, name: str) -> Path:
-    """Class file and lists of two classes below ``root``, which is given back."""
+    """Write class file and lists of two classes below ``root``, and return ``root``."""
     about = PUBLISHED[name]
     train, test = LINES[name]
     for file, text in (
@@ -40,13 +40,13 @@ def make_lists(root: Path, name: str) -> Path:
 
 
 def paths(name: str) -> list[str]:
-    """Paths of the videos in both lists, without the one that is too short."""
+    """Return the paths of the videos in both lists, without the video that is too short."""
     lines = [line for part in LINES[name] for line in part if "short" not in line and not line.startswith("9")]
     return [line.split(",")[0] if "," in line else line.rsplit(" ", 2)[0] for line in lines]
 
 
 def make_frames(root: Path, name: str, num_frames: int = 20) -> Path:
-    """A folder of JPEG frames for every video, each video in a different shade."""
+    """Write a folder of JPEG frames for every video, each in a different shade."""
     about = PUBLISHED[name]
     for number, path in enumerate(paths(name)):
         folder = root / about.frames / path
@@ -57,7 +57,7 @@ def make_frames(root: Path, name: str, num_frames: int = 20) -> Path:
 
 
 def make_videos(root: Path, name: str, num_frames: int = 20, suffix: str = ".mp4") -> Path:
-    """An MP4 file for every video."""
+    """Write an MP4 file for every video."""
     for number, path in enumerate(paths(name)):
         write_video(root / "videos" / f"{path}{suffix}", _frames(number, num_frames))
     return root

@@ -16,7 +16,7 @@ SPATIAL, PUBLISHED = SpatialArchitecture((16, 6, 6), 0.25), PolicyArchitecture((
 
 
 def tiny(head: str = "gru", *, shift: float = 0.0, glance_frames: int = 0) -> Classifier:
-    """A frozen classifier of four frames with strong random weights."""
+    """Return a frozen classifier of four frames with large random weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         steps = 4 if head == "max_per_step" else 0
@@ -32,7 +32,7 @@ def policy_of(
     architecture: NetworkArchitecture = SPATIAL, grid: int | None = 3, *, skips: bool = False, threshold: float = 0.5,
     interpolated: bool = False,
 ) -> PolicyNetwork:  # fmt: skip
-    """A frozen policy that is not uniform; it skips some frames where it may."""
+    """Return a frozen policy that is not uniform, and skips some frames if skipping is allowed."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
         policy = PolicyNetwork(architecture, grid, skips=skips, keep_threshold=threshold, interpolated=interpolated)

@@ -1,11 +1,12 @@
-"""Weights and inputs that are drawn from their names, so that a released checkpoint can be made anywhere from a list of names.
+"""Weights and inputs that are sampled with seeds from their names, so that a list of names suffices to make a released checkpoint.
 
-The results that were stored beside each list (`data/released_*.npz`) were computed by the authors' code from these very values, in
-float32 on a CPU. The families are "activitynet" and "something", and those of AdaFocusV2 "activitynet_v2" and "something_v2".
+The results stored with each list (`data/released_*.npz`) were computed by the authors' code from the same values, in float32 on a CPU. The
+families are "activitynet" and "something" and, for AdaFocusV2, "activitynet_v2" and "something_v2".
 """
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import math
@@ -31,19 +32,19 @@ GAINS_V2 = {
 
 
 def names(family: str = "activitynet") -> dict[str, tuple[tuple[int, ...], float]]:
-    """Every tensor of the authors' model by its full name: shape, and the 2-norm of the values that `weight` gives it."""
+    """Return shape and 2-norm (of the values of `weight`) of every tensor in the authors' model, by its full name."""
     rows = json.loads(gzip.decompress((DATA / f"released_{family}_names.json.gz").read_bytes()))
     return {name: (tuple(shape), norm) for name, shape, norm in rows}
 
 
 def results(name: str = "activitynet") -> dict[str, np.ndarray]:
-    """What the authors' code computed for a family (or "patches"), on a CPU in float32 and eval mode."""
+    """Return the results of the authors' code for a family (or "patches"), on a CPU in float32 and eval mode."""
     with np.load(DATA / f"released_{name}.npz") as stored:
         return dict(stored)
 
 
 def weight(name: str, shape: tuple[int, ...], *, v2: bool = False) -> Tensor:
-    """The value of one tensor: one generator, seeded by its name, and one draw. `policy_old` holds what `policy` holds."""
+    """Return the value of one tensor, one sample of a generator seeded by its name. `policy_old` equals `policy`."""
     if name.endswith(COUNTER):
         return torch.zeros(shape, dtype=torch.int64)
     generator = torch.Generator().manual_seed(zlib.crc32((f"v2:{name}" if v2 else name.replace(".policy_old.", ".policy.")).encode()))
@@ -63,14 +64,14 @@ def _gain(name: str) -> float:
 
 
 def _gain_v2(name: str) -> float:
-    """Chosen so that locations spread over the frame and scores stay small."""
+    """Return a gain with which locations spread over the frame and scores stay small."""
     return next((gain for part, gain in GAINS_V2.items() if part in name), 2.0)
 
 
 def normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Draw what `torch.randn` draws with its AVX2 kernel, as for the results, but with the same bits whichever kernels a CPU has.
+    """Sample the numbers of `torch.randn` with its AVX2 kernel, as for the results, bit-identical for all kernels of CPUs.
 
-    Its kernels differ in where they round the angle of the Box-Muller transform, so that their draws are up to 2e-6 apart.
+    PyTorch's kernels round the angle of the Box-Muller transform differently, so that their samples differ by up to 2e-6.
     """
     size = math.prod(shape)
     if size < 16:
@@ -90,7 +91,7 @@ def _box_muller(uniform: Tensor) -> Tensor:
 
 
 def frames(clips: int, num_frames: int, size: int, seed: int) -> Tensor:
-    """Normalised frames (clips, num_frames, 3, size, size): coarse blocks whose contrast differs by frame, and fine noise."""
+    """Return normalised frames (clips, num_frames, 3, size, size): coarse blocks, whose contrast differs by frame, and fine noise."""
     channels = 3 * num_frames
     generator = torch.Generator().manual_seed(seed)
     coarse, fine = (normal((clips, channels, side, side), generator) for side in (7, size))
@@ -100,22 +101,30 @@ def frames(clips: int, num_frames: int, size: int, seed: int) -> Tensor:
 
 
 def same_draws(frames: Tensor, first: np.ndarray) -> Tensor:
-    """The frames, if they begin as those did that the results were computed from."""
+    """Check that the frames begin like those of the stored results, and return them."""
     assert same_pixels(frames.flatten()[:64], first), "torch draws other numbers here: nothing can be compared"
     return frames
 
 
 def same_pixels(ours: Tensor, theirs: np.ndarray) -> bool:
-    """Whether frames or patches show the same pixels, but for the rounding of `normal`; neighbours differ by 0.5 and more."""
+    """Return whether frames or patches have the same pixels up to the rounding of `normal`. (Neighbours differ by at least 0.5.)"""
     return np.allclose(ours, theirs, rtol=0, atol=1e-6)
 
 
-def released(family: str = "activitynet", *, policy: bool = True) -> dict[str, Any]:
-    """A checkpoint as the authors' code saves it: of stage 2 with a policy, of stage 1 without.
+@functools.lru_cache(maxsize=1)  # making one takes seconds, and each takes some hundred megabytes
+def tensors_of(family: str = "activitynet") -> dict[str, Tensor]:
+    """Return the values of all tensors of a family by name; do not change them."""
+    return {name: weight(name, shape) for name, (shape, _) in names(family).items()}
 
-    In the ActivityNet family the focuser holds the policy again, twice.
+
+def released(family: str = "activitynet", *, policy: bool = True, drawn: bool = True) -> dict[str, Any]:
+    """Return a checkpoint in the format of the authors' code, of stage 2 with a policy, or of stage 1 without one.
+
+    In the ActivityNet family, the focuser has two copies of the policy. If tensors are not ``drawn``, all values are zero, which makes
+    them quick to save.
     """
-    tensors = {name: weight(name, shape) for name, (shape, _) in names(family).items()}
+    zero = torch.zeros(())
+    tensors = tensors_of(family) if drawn else {name: zero.expand(shape) for name, (shape, _) in names(family).items()}
     own = {name.removeprefix(POLICY): value for name, value in tensors.items() if name.startswith(POLICY)}
     starts = {"glancer": ("glancer.net.", "glancer."), "focuser": ("focuser.net.", "focuser."), "fc": ("classifier.", "classifier.")}
     parts = {part: {n.removeprefix(cut): v for n, v in tensors.items() if n.startswith(start)} for part, (start, cut) in starts.items()}
@@ -126,9 +135,9 @@ def released(family: str = "activitynet", *, policy: bool = True) -> dict[str, A
 
 
 def released_v2(family: str, *, drawn: bool = True, **shapes: tuple[int, ...] | None) -> dict[str, Any]:
-    """A checkpoint as AdaFocusV2's code saves it, parallel training included.
+    """Return a checkpoint in the format of AdaFocusV2's code, with the prefixes of parallel training.
 
-    ``shapes`` replace those of tensors, None drops one. Where they are not ``drawn``, all values are one zero, which is quick to save.
+    ``shapes`` override the shapes of tensors; None drops a tensor. Without ``drawn``, all values are a single expanded zero, for speed.
     """
     wanted = {name: shape for name, (shape, _) in names(family).items()} | shapes
     tensors = {
@@ -141,7 +150,7 @@ def released_v2(family: str, *, drawn: bool = True, **shapes: tuple[int, ...] | 
 
 
 def save(content: dict[str, Any], folder: Path, **changes: Any) -> Path:
-    """Writes a released file; ``part={...}`` adds to a part, or takes away what is None."""
+    """Write a released file; ``part={...}`` adds entries to a part, or removes them if the value is None."""
     content = dict(content)
     for part, change in changes.items():
         if isinstance(content.get(part), dict) and isinstance(change, dict):
@@ -152,13 +161,13 @@ def save(content: dict[str, Any], folder: Path, **changes: Any) -> Path:
 
 
 def parallel(content: dict[str, Any]) -> dict[str, Any]:
-    """As saved by a program that wrapped each part for parallel training."""
+    """Return the content as saved by a program that wrapped each part for parallel training."""
     parts = ("glancer", "focuser", "fc", "policy")
     return {**content, **{part: {f"module.{name}": value for name, value in content[part].items()} for part in parts}}
 
 
 def assert_near(ours: Any, theirs: Any, what: str, near: float = NEAR) -> None:
-    """Largest difference at most ``near`` of the largest value, at every step or clip by itself (axis 0)."""
+    """Check that the largest difference is at most ``near`` times the largest value, for each step or clip (axis 0) separately."""
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     assert ours.shape == theirs.shape, what
     steps = tuple(range(1, theirs.ndim))

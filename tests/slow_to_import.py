@@ -1,4 +1,4 @@
-"""Takes longer to import than the time limit of the task."""
+"""A module whose import takes longer than the time limit of the task."""
 
 import time
 

@@ -45,7 +45,7 @@ SHARED = ("epochs", "batch_size", "learning_rate", "dropout", "accumulate", "pre
 
 
 def end_to_end(classifier, clips, config, seed, *, policy=None, freeze=False, checkpoints=None, **settings):
-    """Trains with the settings that both kinds of config have."""
+    """Train end to end with the settings that both kinds of config have."""
     shared = {name: getattr(config, name) for name in SHARED}
     learning = EndToEndConfig(**{**shared, "optimizer": "adamw", "schedule": "one_cycle", **settings})
     policy = continuous_policy() if policy is None else policy

@@ -13,7 +13,7 @@ PACKAGES = "adafocus_env|agents|benchmarks|classifiers"
 
 
 def resolve(name):
-    """Return what a dotted name stands for."""
+    """Return the object of a dotted name."""
     parts = name.split(".")
     found = importlib.import_module(parts[0])
     for number, part in enumerate(parts[1:], 2):
@@ -45,7 +45,7 @@ def test_every_path_exists(page):
 
 
 def test_the_version_is_the_same_everywhere():
-    """In the metadata, the citation and the newest section of the changelog; the date in the last two."""
+    """The version is in the metadata, the citation and the newest section of the changelog; the date is in the last two."""
     text = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("pyproject.toml", "CITATION.cff", "CHANGELOG.md")}
     version = re.search(r'^version = "(.+)"', text["pyproject.toml"], re.MULTILINE)[1]
     number, date = re.search(r"^## \[(\d.*)\] - (.+)", text["CHANGELOG.md"], re.MULTILINE).groups()

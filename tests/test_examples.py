@@ -1,4 +1,4 @@
-"""The examples are run as scripts, on a dozen videos and for a few steps; what they learn in minutes is measured in docs/libraries.md."""
+"""Run the examples as scripts, on a dozen videos and for a few steps. (docs/libraries.md has results of complete trainings.)"""
 
 import importlib
 import sys
@@ -20,7 +20,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 @pytest.fixture
 def example(monkeypatch, clips):
-    """Imports an example; the demo videos are a dozen, and those of the tests."""
+    """Return a function that imports an example, with a dozen demo videos of the tests."""
     monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.setattr(build, "demo", lambda task: demo(TASK, val=0.0))
     yield importlib.import_module
@@ -118,7 +118,7 @@ def test_rllib_with_two_workers(example):
 
 
 def test_clips_are_cut_and_their_splits_share_no_frame(example, tmp_path, capsys):
-    """The ground of the videos of the tests gets brighter from frame to frame, so that a clip tells its frames."""
+    """The background of the test videos gets brighter from frame to frame, so that the frames of a clip can be identified."""
     module = example("real_clips")
     for name in ("one", "two"):
         write_video(tmp_path / f"{name}.mp4", square_frames(24))

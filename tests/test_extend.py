@@ -1,4 +1,4 @@
-"""Everything that docs/extend.md prints is run: files, commands with small sizes, scripts."""
+"""Run everything in docs/extend.md: files, commands with small sizes, and scripts."""
 
 import importlib
 import json
@@ -25,7 +25,7 @@ from classifiers.backbones.backbone import BACKBONES
 from classifiers.errors import InputError
 from classifiers.model_zoo import ARCHITECTURES
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("in_process")]
 
 PAGE = Path(__file__).parents[1] / "docs" / "extend.md"
 SECTIONS = dict(re.findall(r"^## (An? .*?)\n(.*?)(?=^## )", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE))
@@ -44,7 +44,7 @@ def blocks(text, language):
 
 @pytest.fixture
 def place(tmp_path, monkeypatch, clips):
-    """An empty folder with a dozen videos in it, from which modules are imported; the tables are afterwards as they were."""
+    """Change to a folder with a dozen videos, from which modules are imported; restore the tables afterwards."""
     for table in TABLES:
         for name, value in table.items():
             monkeypatch.setitem(table, name, value)
@@ -62,7 +62,7 @@ def place(tmp_path, monkeypatch, clips):
 
 
 def run_small(command):
-    """Runs a command as it is printed, with the sizes of the tests."""
+    """Run a printed command with the sizes of the tests."""
     python, dash, module, *printed = shlex.split(command)
     assert (python, dash) == ("python", "-m")
     main, schema, name = COMMANDS[module]
@@ -74,7 +74,7 @@ def run_small(command):
 
 
 def play(section):
-    """Writes the files of a section, runs its commands, then its scripts; returns what each script printed."""
+    """Write the files of a section, run its commands, then its scripts; return the output of each script."""
     scripts = []
     for block in blocks(SECTIONS[section], "python"):
         first = re.match(r"# (my_\w+\.py)\n", block)
@@ -104,6 +104,7 @@ def test_a_reward(place, capsys):
     assert "'confidence':" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size:UserWarning")  # the updates of the tests are small
 def test_an_observation(place, capsys):
     play("An observation")
     assert list(place.glob("runs/*/result.json"))

@@ -1,4 +1,4 @@
-"""Digits over films: examples/film_digits.py, on films that the tests write."""
+"""Test examples/film_digits.py on films that the tests write."""
 
 import importlib
 import sys
@@ -11,6 +11,7 @@ from videos import square_frames, write_video
 from adafocus_env.videos.class_folders import folder
 from adafocus_env.videos.readers import open_reader
 
+pytestmark = pytest.mark.usefixtures("in_process")
 SMALL = ["--side", "48", "--digit", "12", "--frames", "4", "--shapes", "1"]
 
 
@@ -22,7 +23,7 @@ def module(monkeypatch):
 
 
 def write_film(path, num_frames=24, fps=10):
-    """A film whose ground gets brighter from frame to frame, by 8 of 255."""
+    """Write a film whose background gets brighter by 8 of 255 from frame to frame."""
     return str(write_video(path, square_frames(num_frames), fps=fps))
 
 
@@ -36,7 +37,7 @@ def style(module, **changes):
 
 
 def shades(video):
-    """The ground of the first and of the last frame of a video: marks cover less than half of it."""
+    """Return the background of the first and the last frame of a video. (Digit and shapes cover less than half of it.)"""
     return np.median(open_reader(video.path).get_frames([0, 3]), axis=(1, 2, 3))
 
 
@@ -119,7 +120,7 @@ def test_shapes_are_below_the_digit_and_have_its_greys(module):
 
 
 def test_the_camera_pans(module):
-    """A still film becomes one that moves."""
+    """The videos of a still film move."""
     still = np.repeat(np.random.default_rng(0).integers(0, 255, (1, 96, 128, 3), dtype=np.uint8), 4, axis=0)
     panned = module.pan(still, 48, np.random.default_rng(1))
     assert panned.shape == (4, 48, 48, 3) and (np.diff(panned.astype(int), axis=0) != 0).any((1, 2, 3)).all()
@@ -133,7 +134,7 @@ def test_paths_stay_inside(module):
 
 def test_what_cannot_be_made_is_refused(module, tmp_path):
     film = write_film(tmp_path / "short.mp4")
-    with pytest.raises(SystemExit, match=r"short.mp4 \(75% to 100%\) has 6 frames, 10 a second: too few for videos of 8 frames; lower"):
+    with pytest.raises(SystemExit, match=r"short.mp4 \(75% to 100%\) has 6 frames, 10 per second: too few for videos of 8 frames; lower"):
         made(module, tmp_path / "out", film, more=["--frames", "8"])
     with pytest.raises(SystemExit, match=r"--digit must be from 8 to 37 pixels with --side 48, got 38"):
         made(module, tmp_path / "out", film, more=["--digit", "38"])

@@ -19,7 +19,7 @@ FOLDERS_OF_AGENTS = (
 
 
 def imported_packages(path):
-    """The first word of every import in a file, wherever it stands."""
+    """Return the first word of every import in a file, at any level."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
@@ -42,7 +42,7 @@ LEVELS = ("cache_dir distributed transfers action action_checks waiting", "video
 
 
 def env_imports():
-    """Module of adafocus_env → the modules of adafocus_env that it imports, wherever the import stands."""
+    """Return the modules of adafocus_env that each module of adafocus_env imports, at any level."""
     root = Path(importlib.import_module("adafocus_env").__file__).parent
     names = {path: ".".join(("adafocus_env", *path.relative_to(root).with_suffix("").parts)) for path in root.rglob("*.py")}
     modules = {name.removesuffix(".__init__"): path for path, name in names.items()}
@@ -76,7 +76,7 @@ def test_modules_of_adafocus_env_do_not_import_in_circles():
 
 
 def imported_below(path, package):
-    """The first word below ``package`` of every import from there in a file, wherever it stands."""
+    """Return the first word below ``package`` of every import from the package in a file, at any level."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = []
         if isinstance(node, ast.Import):
@@ -99,6 +99,15 @@ def test_workers_that_decode_and_render_start_without_torch():
     videos = ", ".join(f"adafocus_env.videos.{name}" for name in ("readers", "decoding", "class_folders"))
     modules = f"adafocus_env, {videos}, adafocus_env.demo.videos, classifiers"
     code = f"import sys, {modules}; print(sorted({{'torch', 'torchvision', 'stable_baselines3'}} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_inference_starts_without_the_compiler_of_pytorch():
+    """The import of the compiler takes as long as that of PyTorch; torchvision also imports the compiler."""
+    code = "import sys, adafocus_env.env; from agents import Predictor; Predictor.load('demo').flops(); "
+    code += "print(sorted({'torch._dynamo', 'torchvision'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

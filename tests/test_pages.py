@@ -1,8 +1,8 @@
-"""The code blocks of the main pages are run as printed, in their order and in one folder, on demo videos that are few.
+"""Run the code blocks of the main pages as printed, in order and in one folder, on a few demo videos.
 
-The folder holds what a block needs: `video.mp4`, `videos` with the class folders of twenty videos, and for pages that begin with a trained
-run that run, under its name and as `DIR`. Only sizes are changed: `SMALL` has those of scripts, `SIZES` those of commands. docs/extend.md
-has a separate test, `test_extend.py`.
+The folder has everything that a block needs: `video.mp4`, `videos` with the class folders of twenty videos and, for pages that begin with a
+trained run, that run under its name and as `DIR`. Only sizes are changed: `SMALL` has those of scripts, `SIZES` those of commands. A
+command of `ONCE` that two pages have is run on the first of them. docs/extend.md has a separate test, `test_extend.py`.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TASK
+from tiny_training import empty_plots
 
 from adafocus_env import build
 from adafocus_env.dataset_registry import DATASETS
@@ -33,12 +34,14 @@ SIZES = {
     "train_stages": [*STEPS, *EPOCHS, "stages.finetune.epochs=1"],
 }
 """Arguments that are added to a command."""
+ONCE = {"train", "train_stages"}
+"""Commands that no other one of a page builds on."""
 NOT_RUN = re.compile(r"pip install|python -m (pytest|benchmarks|sphinx)")
 """Other tests and CI run these."""
 
 
 def blocks(page):
-    """The language and the content of every block of code, in the order of the page."""
+    """Return the language and the content of every code block of a page, in order."""
     return re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
@@ -51,11 +54,35 @@ def small_demo(task, **arguments):
     return demo(replace(appearance, **NUMBERS), val=arguments.get("val", 0.1))
 
 
+@pytest.fixture(scope="module")
+def small_tasks():
+    """All demo tasks are small, and there are no plots of results."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DATASETS, "demo", replace(DATASETS["demo"], build=lambda data: small_demo(data.task, val=data.val)))
+        patch.setattr(build, "demo", small_demo)
+        empty_plots(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory, small_tasks):
+    """A folder with the runs of two seeds."""
+    root = tmp_path_factory.mktemp("sweep")
+    with pytest.MonkeyPatch.context() as patch:
+        for seed in (0, 1):
+            run_command(["python", "-m", "agents.train_ppo", f"seed={seed}", f"run={root}/seed={seed}"], patch)
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished():
+    """The commands that were run."""
+    return set()
+
+
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The folder in which a page is read: all demo tasks are small."""
-    monkeypatch.setitem(DATASETS, "demo", replace(DATASETS["demo"], build=lambda data: small_demo(data.task, val=data.val)))
-    monkeypatch.setattr(build, "demo", small_demo)
+def folder(tmp_path, small_tasks, monkeypatch):
+    """Change to the folder for a page."""
     monkeypatch.chdir(tmp_path)
     data = small_demo("track", val=0.0)
     data.prepare(data.train)
@@ -69,13 +96,13 @@ def folder(tmp_path, monkeypatch):
 
 
 def commands(block):
-    """The commands of a block as lists of words; what follows `&&` is another one."""
+    """Return the commands of a block as lists of words; `&&` separates commands."""
     lines = block.replace("\\\n", " ").splitlines()
     return [shlex.split(each, comments=True) for line in lines for each in line.split("&&") if shlex.split(each, comments=True)]
 
 
 def run_command(words, monkeypatch):
-    """Runs `python -m agents.NAME …` or `adafocus …` in this process, with small sizes."""
+    """Run `python -m agents.NAME …` or `adafocus …` in this process, with small sizes."""
     if NOT_RUN.match(" ".join(words)):
         return
     assert words[0] == "adafocus" or (words[:2] == ["python", "-m"] and words[2].startswith("agents.")), words
@@ -99,20 +126,23 @@ def run_script(text, page, names):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore:'agents.* found in sys.modules:RuntimeWarning")  # the command is run in a process that has imported it
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("page", PAGES)
-def test_every_block_runs(page, folder, monkeypatch):
+def test_every_block_runs(page, folder, finished, request, monkeypatch):
     if page in ("docs/predict.md", "docs/report.md"):  # which begin with a trained run
-        for seed in (0, 1):
-            run_command(["python", "-m", "agents.train_ppo", f"seed={seed}", f"run=runs/sweep/seed={seed}"], monkeypatch)
+        sweep = shutil.copytree(request.getfixturevalue("sweep"), "runs/sweep")
         for copy in ("runs/train_ppo-demo-0", "DIR"):
-            shutil.copytree("runs/sweep/seed=0", copy)
+            shutil.copytree(f"{sweep}/seed=0", copy)
     names = {"__name__": "__main__"}
     for language, text in blocks(page):
         if language == "python":
             run_script(text, page, names)
         elif language == "bash":
             for words in commands(text):
-                run_command(words, monkeypatch)
+                if not (ONCE & {word.removeprefix("agents.") for word in words} and tuple(words) in finished):
+                    run_command(words, monkeypatch)
+                    finished.add(tuple(words))
 
 
 def test_all_of_them_are_found():

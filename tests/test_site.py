@@ -16,7 +16,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 @pytest.fixture
 def generate(monkeypatch):
-    """Imports a module of docs/generate."""
+    """Return a function that imports a module of docs/generate."""
     monkeypatch.syspath_prepend(DOCS)
     return lambda name: importlib.import_module(f"generate.{name}")
 
@@ -30,7 +30,7 @@ def test_every_setting_is_in_the_reference(generate):
             assert all(f"| `{key}` |" in page for key in keys), keys
     assert all(f"| `{name}` |" in page for name in fields_of(EnvSettings))
     assert "| `ppo.gamma` | `0.0` | a number of at least 0 and at most 1 | discount factor" in page
-    assert "| `ppo.validate_every` | `5` | an integer of at least 1 | updates between two measurements on the" in page
+    assert "| `ppo.validate_every` | `5` | an integer of at least 1 | updates between two validations" in page
 
 
 def test_the_reference_links_every_command_to_its_groups(generate):
@@ -76,6 +76,26 @@ def test_links_lead_to_the_pages_of_the_site(generate):
     assert linked("speed", "[a](../benchmarks/RESULTS.md#steps) [b](tasks.md)") == "[a](/generated/results.md#steps) [b](tasks.md)"
     assert linked("generated/contributing", "[a](docs/extend.md) [b](CHANGELOG.md)") == "[a](/extend.md) [b](/generated/changelog.md)"
     assert linked("generated/contributing", "[a](LICENSE) [b](https://x.org) [c](#d)") == "[a](/../LICENSE) [b](https://x.org) [c](#d)"
+
+
+def test_links_that_are_named_after_a_file_show_the_title_of_its_page(generate):
+    source = ["[extend.md](extend.md#a-reward), [docs](tasks.md), [benchmarks/RESULTS.md](../benchmarks/RESULTS.md)"]
+    generate("root_files").link(None, "speed", source)
+    assert source == ["[Extending](extend.md#a-reward), [docs](tasks.md), [Results](/generated/results.md)"]
+
+
+def test_pages_of_ids_name_what_has_not_been_measured(generate, monkeypatch):
+    module = generate("environments")
+    monkeypatch.setattr(module, "EXPECTED", ("ppo", "no_such_policy"))
+    page = module.pages()["environments/AdaFocusTrackSkip-v1.md"]
+    assert "Not measured on this task: no_such_policy." in page and "| ppo | 3 |" in page
+
+
+def test_signatures_without_functions_and_constructors_of_protocols(generate):
+    signature = generate("docstrings").signature
+    found = signature(None, "function", "name", len, None, "(seed, progress=<function <lambda>>)", None)
+    assert found == ("(seed, progress=…)", None)
+    assert signature(None, "class", "name", resolve("classifiers.protocols.Head"), None, "(*args, **kwargs)", None) == ("", "")
 
 
 def test_every_page_is_in_the_index():

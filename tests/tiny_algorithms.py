@@ -1,6 +1,7 @@
-"""Short runs of any algorithm with the tiny networks, and what they leave."""
+"""Short runs of any algorithm with the tiny networks, and their files."""
 
 import contextlib
+import functools
 from dataclasses import replace
 
 import pytest
@@ -23,9 +24,14 @@ QUICK = {
 }  # fmt: skip
 
 
+@functools.cache
+def _in_its_file(name):
+    return compose_config(Train, "train", [f"algo={name}"]).algo
+
+
 def settings(name, **more):
-    """The algorithm as its YAML file has it, but for a few steps."""
-    algo = compose_config(Train, "train", [f"algo={name}"]).algo
+    """Return the settings of an algorithm from its YAML file, with a few steps."""
+    algo = _in_its_file(name)
     quick = {key: value for key, value in QUICK.items() if key in algo.settings}
     return replace(algo, total_steps=96, validate_every=32, save_every=32, settings={**algo.settings, **quick, **more})
 
@@ -40,7 +46,7 @@ def learn(folder, features, algo, kind=DISCRETE, *, force=False, seed=0, console
 
 @contextlib.contextmanager
 def after_line(number, act):
-    """Within it, ``act`` is called after that many further lines of metrics."""
+    """Return a context in which ``act`` is called after the given number of further lines of metrics."""
     log, lines = RunDir.log, []
 
     def logged(self, line):
@@ -55,7 +61,7 @@ def after_line(number, act):
 
 
 def stored(path):
-    """The values and the bytes of all tensors in a file, without the times of episodes and what `learn` sets itself."""
+    """Return the values and the bytes of all tensors in a file, without times of episodes and attributes that `learn` sets."""
     state = State.read(path)
     model = {key: value for key, value in state.values.pop("model").items() if key not in ("ep_info_buffer", "_current_progress_remaining")}
     return {**model, **state.values, **{name: tensor.numpy().tobytes() for name, tensor in state.tensors.items()}}

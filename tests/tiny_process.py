@@ -1,4 +1,4 @@
-"""Starts the tiny command of the tests as a separate process."""
+"""Start the tiny command of the tests as a separate process."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ def running(*arguments: str, cwd: Path | None = None, **options: bool) -> Iterat
 
 
 def finished(*arguments: str, cwd: Path) -> tuple[int, str]:
-    """The exit status and what was written to stderr."""
+    """Return the exit status and the content of stderr."""
     with running(*arguments, cwd=cwd) as process:
         errors = process.communicate(timeout=60)[1]
         return process.returncode, errors

@@ -27,6 +27,7 @@ from agents.config.command import compose_config
 from agents.config.settings import TrainPPO
 from agents.policies.baselines import RULES
 from agents.runs.run_dir import RunDir
+from classifiers.atomic_files import write_text
 from classifiers.model_zoo import ARCHITECTURES
 
 SETTINGS = [
@@ -40,21 +41,27 @@ POLICIES = {"learned", "random", "centre", "gaussian", *RULES, "glance_only", "f
 
 
 def patch_demo(patch: pytest.MonkeyPatch) -> None:
-    """The data set `demo` are then the few videos of the tests."""
+    """Replace the data set `demo` by the few videos of the tests."""
     patch.setitem(DATASETS, "demo", replace(DATASETS["demo"], build=lambda data: demo(TASK, val=data.val)))
+
+
+def empty_plots(patch: pytest.MonkeyPatch) -> None:
+    """`result.png` is then empty: to draw it takes longer than to train tiny networks."""
+    patch.setattr("agents.runs.report.save_comparison", lambda measures, title, path, **_: write_text(path, ""))
 
 
 @contextlib.contextmanager
 def tiny_networks() -> Iterator[None]:
-    """Within it the architecture `small` is the tiny one; PyTorch's settings, which a training changes, come back."""
+    """Return a context in which the architecture `small` is the tiny one and plots are empty. PyTorch's settings are restored."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ARCHITECTURES, "small", TINY)
+        empty_plots(patch)
         yield
     torch.use_deterministic_algorithms(False)
 
 
 def make_folder(root: Path, *, test_labels: int = 0) -> Path:
-    """Eight videos to train on and four to test on, in two classes; ``test_labels`` is added to those of the test part."""
+    """Make a folder of eight training and four test videos in two classes; ``test_labels`` is added to the labels of test videos."""
     for number, video in enumerate(demo(TASK, val=0.0).train):
         part, shift = ("train", 0) if number < 8 else ("test", test_labels)
         place = root / part / CLASSES[(video.label + shift) % 2] / video.path.name
@@ -64,7 +71,7 @@ def make_folder(root: Path, *, test_labels: int = 0) -> Path:
 
 
 def train(*overrides: str, command=train_ppo, schema: type = TrainPPO, name: str = "train_ppo") -> str:
-    """Runs the command in this process; returns what it printed, on one line."""
+    """Run the command in this process; return its output, on one line."""
     config = compose_config(schema, name, [*SETTINGS, *overrides])
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         command.main(config)
@@ -76,7 +83,7 @@ def result(folder):
 
 
 def assert_same(folder, first):
-    """Both runs measured, decided and found the same."""
+    """Check that both runs have the same metrics, selections and results."""
     assert (folder / "metrics.jsonl").read_bytes() == (first / "metrics.jsonl").read_bytes()
     assert result(folder) == result(first)
     chosen = Path("checkpoints", "best", "policy.safetensors")
@@ -84,7 +91,7 @@ def assert_same(folder, first):
 
 
 def left_by_force(folder: Path, copy: Path) -> set[str]:
-    """What ``force`` leaves of a copy of a run folder."""
+    """Return the files that ``force`` leaves in a copy of a run folder."""
     shutil.copytree(folder, copy)
     RunDir.open(copy, {}, force=True).close()
     return {entry.name for entry in copy.iterdir()}
@@ -102,7 +109,7 @@ def crash(*args, **kwargs):
 
 
 def at_update(number: int, act) -> None:
-    """Calls ``act`` when the line of that update of stage 2 has been written."""
+    """Call ``act`` when the line of the given update of stage 2 has been written."""
     log = RunDir.log
 
     def logged(self, metrics):

@@ -1,4 +1,4 @@
-"""Writes real little videos for the tests: a bright square that wanders over a plain ground."""
+"""Write small real videos for the tests: a bright square that moves over a plain background."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def square_frames(num_frames: int = 12, height: int = 48, width: int = 64, colour: tuple[int, int, int] = (220, 40, 40)) -> np.ndarray:
-    """Frames (n,H,W,3) whose brightness of the ground tells the frame, with a square that moves to the right."""
+    """Return frames (n,H,W,3) with a background whose brightness identifies the frame, and a square that moves to the right."""
     frames = np.zeros((num_frames, height, width, 3), np.uint8)
     frames[:] = (np.arange(num_frames) * 8 % 200)[:, None, None, None]
     for t, (y, x) in enumerate(square_centres(num_frames, height, width)):
@@ -21,7 +21,7 @@ def square_frames(num_frames: int = 12, height: int = 48, width: int = 64, colou
 
 
 def square_centres(num_frames: int = 12, height: int = 48, width: int = 64) -> np.ndarray:
-    """Centres (n,2) of the square as (y,x) in pixels."""
+    """Return the centres (n,2) of the square as (y,x) in pixels."""
     return np.stack([np.full(num_frames, height // 2), np.linspace(6, width - 7, num_frames).astype(int)], axis=1)
 
 
@@ -37,11 +37,11 @@ def write_video(
     pixel_aspect: Fraction | None = None,
     **options: str,
 ) -> Path:
-    """Encodes ``frames`` (n,H,W,3), by default the moving square, and gives back ``path``; ``options`` are the codec's.
+    """Encode ``frames`` (n,H,W,3), by default the moving square, and return ``path``; ``options`` are those of the codec.
 
     Args:
-        times: in seconds, when each frame is shown; None: at a constant rate.
-        pixel_aspect: the width of a pixel by its height; None: not stated.
+        times: display time of each frame in seconds; None: a constant rate.
+        pixel_aspect: pixel aspect ratio (width / height); None: not stated.
     """
     frames = square_frames() if frames is None else frames
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def write_video(
 
 
 def turn(path: Path, matrix: tuple[int, int, int, int]) -> Path:
-    """Writes a display matrix into the track's header, in place of the one that turns nothing."""
+    """Replace the identity display matrix in the track's header by a rotation."""
     data = path.read_bytes()
     start = data.index(struct.pack(">5i", 1 << 16, 0, 0, 0, 1 << 16), data.index(b"tkhd"))
     a, b, c, d = (value << 16 for value in matrix)
@@ -72,13 +72,13 @@ def turn(path: Path, matrix: tuple[int, int, int, int]) -> Path:
 
 
 def without_decoder(path: Path) -> Path:
-    """Gives the file a codec that no decoder knows."""
+    """Set the codec of the file to one without a decoder."""
     path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
     return path
 
 
 def cut_in_half(path: Path) -> Path:
-    """Cuts the file at half of its length, as a broken download does."""
+    """Truncate the file to half of its length, like an interrupted download."""
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     return path

@@ -1,1 +1,1 @@
-"""From frames to clips: what a clip is, crops, the store of decoded clips and the stream of resampled ones."""
+"""Clips: their specification, crops, the store of decoded clips and the stream of resampled clips."""

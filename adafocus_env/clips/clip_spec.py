@@ -1,4 +1,4 @@
-"""The clip specification: how frames, crop and flip of a (video, view) are sampled."""
+"""The clip specification, which determines how frames, crop and flip of a (video, view) are sampled."""
 
 import hashlib
 import json
@@ -19,21 +19,22 @@ from classifiers.errors import lookup, refuse_if
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """A clip is one fixed sample of frames, crop and flip from a video.
+    """The specification of clips. A clip is one fixed sample of frames, crop and flip from a video.
 
     Attributes:
-        num_frames: frames in a clip, T: those that the focuser's patches are cut from.
+        num_frames: T, number of the focuser's frames per clip.
         size: side of the cropped frames in pixels.
         short_side: shorter side of the stored frames in pixels, at least ``size``.
-        train: random frames, crop and flip, sampled from (seed, video's name, view) alone; otherwise middle frames and centre crop.
-        views: clips sampled from each video.
-        flip: whether crops for training may be mirrored.
-        scales: sides of crops for training as shares of ``short_side``.
-        seed: of all samples, at least 0.
-        glance_frames: separate frames of the glancer (Something-Something: 8 to 12 of the focuser's), sampled independently of the
-            others; 0: both see the same frames.
+        train: True: random frames, crop and flip, which depend only on (seed, name of the video, view); False: middle frames and centre
+            crop.
+        views: number of clips sampled from each video.
+        flip: whether training crops may be mirrored.
+        scales: sides of training crops as fractions of ``short_side``.
+        seed: seed of all samples, at least 0.
+        glance_frames: number of separate frames for the glancer, sampled independently (on Something-Something 8, with 12 for the focuser);
+            0: both networks see the same frames.
         sampling: how random frames are sampled; see `adafocus_env.videos.frame_sampling.SAMPLING`.
-        order: in which order the networks see the frames, a name in `adafocus_env.videos.frame_sampling.ORDERS`.
+        order: order in which the networks see the frames, a name in `adafocus_env.videos.frame_sampling.ORDERS`.
     """
 
     num_frames: int
@@ -50,12 +51,12 @@ class ClipSpec:
 
     @property
     def num_glance_frames(self) -> int:
-        """Frames of a clip that the glancer sees: separate ones, or the focuser's T."""
+        """Number of frames that the glancer sees: the separate frames, or the focuser's T."""
         return self.glance_frames or self.num_frames
 
     @property
     def glanced(self) -> slice:
-        """Which of a clip's frames the glancer sees: the focuser's come first, then any separate ones."""
+        """The glancer's frames within a clip, in which separate frames follow the focuser's."""
         return slice(self.num_frames, None) if self.glance_frames else slice(self.num_frames)
 
     def __post_init__(self) -> None:
@@ -71,7 +72,7 @@ class ClipSpec:
 
 
 def request(settings: ClipSpec, video: Video, view: int) -> DecodeRequest:
-    """Return the request to a worker process."""
+    """Return the request to a worker process to decode a clip."""
     seed = (*_seed(settings, video, view), 0) if settings.train else None
     return DecodeRequest(
         video.path, settings.num_frames, settings.short_side, seed, settings.glance_frames, settings.sampling,
@@ -80,19 +81,19 @@ def request(settings: ClipSpec, video: Video, view: int) -> DecodeRequest:
 
 
 def fixed_crop(settings: ClipSpec, shape: Sequence[int], video: Video, view: int) -> Crop:
-    """Return the crop of a clip whose frames are stored with ``shape`` (T, 3, H, W): in the centre, or sampled for this view."""
+    """Return the crop of a clip whose frames are stored with ``shape`` (T, 3, H, W): the centre crop, or the crop sampled for the view."""
     if not settings.train:
         return centre_crop(shape[2], shape[3], settings.size)
     return random_crop(settings, shape, np.random.default_rng((*_seed(settings, video, view), 1)))
 
 
 def random_crop(settings: ClipSpec, shape: Sequence[int], rng: np.random.Generator) -> Crop:
-    """Sample a crop for training from frames of ``shape`` (T, 3, H, W)."""
+    """Sample a training crop from frames of ``shape`` (T, 3, H, W)."""
     return sample_crop(shape[2], shape[3], settings.size, rng, scales=settings.scales, flip=settings.flip)
 
 
 def all_labels(video: Video) -> tuple[int, ...]:
-    """Return the numbers of all its classes, the one that is trained on first."""
+    """Return the indices of all classes of a video, starting with the training label."""
     return tuple(dict.fromkeys((video.label, *video.labels)))
 
 
@@ -100,31 +101,31 @@ def content_key(videos: Sequence[Video], settings: ClipSpec, *, prepared: bool) 
     """Return a hash of everything that the decoded bytes depend on.
 
     Args:
-        videos: all of them, in order.
+        videos: all videos, in order.
         settings: the clip specification.
-        prepared: whether names stand for the videos' content; otherwise the files' size and time of change do.
+        prepared: whether names identify the content of videos; if not, size and modification time of the files do.
     """
     described: list[list[object]] = []
     for video in videos:
-        stated = [video.num_frames, video.frame_name] if video.frame_name else []  # otherwise nothing, so that older keys stay valid
-        if file_reader() == "decord" and video.path.suffix.lower() in PYAV_SUFFIXES:  # which decord read in version 0.1.0
+        stated = [video.num_frames, video.frame_name] if video.frame_name else []  # omitted if unused, so that older keys stay valid
+        if file_reader() == "decord" and video.path.suffix.lower() in PYAV_SUFFIXES:  # version 0.1.0 read these with decord
             stated.append("av")
         described.append([video.name, None if prepared else [_stamp(video.path), _stamp(video.track)], *stated])
     seed = settings.seed if settings.train else None
     content = [FORMAT, file_reader(), settings.num_frames, settings.short_side, settings.views, seed, described]
-    if settings.glance_frames:  # added later: only if used, so that the keys of other clips stay valid
+    if settings.glance_frames:  # added later; omitted if unused, so that the keys of other clips stay valid
         content.append({"glance_frames": settings.glance_frames})
     if settings.train and settings.sampling != "segments":
         content.append({"sampling": settings.sampling})
     if settings.order != "time":
         content.append({"order": settings.order})
-    if any(video.track for video in videos):  # added later, with the boxes of the targets: clips without them are decoded again
+    if any(video.track for video in videos):  # clips that were stored without the targets' boxes are decoded again
         content.append({"track": 2})
     return _hash(content)
 
 
 def fingerprint(key: str, videos: Sequence[Video], settings: ClipSpec) -> str:
-    """Return a hash of everything that frames and labels of clips depend on: of ``videos``, decoded with the ``key``."""
+    """Return a hash of everything that the frames and labels of clips depend on, for ``videos`` decoded with ``key``."""
     crops = [settings.seed, settings.flip, list(settings.scales)] if settings.train else None
     content = [key, [video.name for video in videos], [video.label for video in videos], settings.size, crops]
     if any(video.labels for video in videos):
@@ -137,7 +138,7 @@ def _seed(settings: ClipSpec, video: Video, view: int) -> tuple[int, int, int]:
 
 
 def _stamp(path: Path | None) -> list[int] | None:
-    """Return size and time of change; those of a folder of frames change with added and removed files, not with rewritten ones."""
+    """Return size and modification time. (Those of a folder change if files are added or removed, but not if they are rewritten.)"""
     try:
         status = path.stat() if path is not None else None
     except OSError:

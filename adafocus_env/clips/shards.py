@@ -1,7 +1,7 @@
-"""Files of decoded clips, 64 in a folder; a folder is complete or missing.
+"""Shards, which are folders of 64 decoded clips. A shard is either complete or missing.
 
-A shard is a folder with ``frames.bin``, the bytes of its clips one after the other, (T, 3, H, W), and ``index.json`` with the
-offset and description of every clip. It is written under another name, synchronised with the disk, and renamed.
+A shard has the files ``frames.bin``, with the bytes of its clips (T, 3, H, W) one after the other, and ``index.json``, with the offset and
+description of every clip. It is written under another name, synchronised with the disk, and renamed.
 """
 
 import json
@@ -23,7 +23,7 @@ from adafocus_env.videos.readers import DecodedClip
 from classifiers.atomic_files import removed, sync
 
 SHARD_SIZE = 64
-FORMAT = 1  # of the files; another number is another key, so that old files are left alone
+FORMAT = 1  # part of the key, so that files of other formats are ignored
 _UNFINISHED = ".part"
 
 
@@ -32,12 +32,12 @@ class StoredClip:
     """The index entry of one clip.
 
     Attributes:
-        name: of the video.
-        offset: of its first byte.
+        name: name of the video.
+        offset: offset of the first byte.
         shape: (T, 3, H, W).
-        indices: numbers (T,) of its frames in the video.
-        track: of the target in the stored frames, if known.
-        failure: why the video could not be read; then there are no frames.
+        indices: indices (T,) of the frames in the video.
+        track: track of the target in the stored frames, if known.
+        failure: the reason why the video could not be read; there are no frames then.
     """
 
     name: str
@@ -50,7 +50,7 @@ class StoredClip:
 
 @dataclass
 class Shard:
-    """A finished shard, opened for reading; its file is mapped into memory when the first clip is requested."""
+    """A finished shard, open for reading. Its file is mapped into memory when the first clip is requested."""
 
     path: Path
     clips: tuple[StoredClip, ...]
@@ -58,17 +58,17 @@ class Shard:
     _mapped: Tensor | None = field(default=None, repr=False)
 
     def frames(self, position: int) -> Tensor:
-        """Return the stored frames of a clip: a view (T, 3, H, W) uint8 of the mapped file.
+        """Return the stored frames of a clip, a view (T, 3, H, W) uint8 of the mapped file.
 
         Raises:
-            InputError: the file was removed since the shard was opened.
+            InputError: if the file was removed after the shard was opened.
         """
         clip, file = self.clips[position], self.path / "frames.bin"
         if self._mapped is None:
             try:
-                # A private mapping: no change of the tensor reaches the file. torch's mapping keeps no file open, numpy's does.
+                # A private mapping: changes of the tensor do not reach the file. Unlike NumPy's, torch's mapping leaves no file open.
                 self._mapped = torch.from_file(str(file), shared=False, size=self.num_bytes, dtype=torch.uint8)
-            except RuntimeError as problem:  # torch's error for a file that cannot be opened
+            except RuntimeError as problem:  # raised by torch if a file cannot be opened
                 if file.exists():
                     raise
                 raise removed(file) from problem
@@ -79,7 +79,7 @@ class Shard:
 
 
 def open_shard(path: Path, names: list[str]) -> Shard | None:
-    """Return the shard at ``path``; None if it is missing, broken, or does not hold the clips of the videos ``names``."""
+    """Return the shard at ``path``; None if it is missing or damaged, or has clips of other videos than ``names``."""
     try:
         index = json.loads((path / "index.json").read_text(encoding="utf-8"))
         clips = tuple(_stored_clip(entry) for entry in index["clips"])
@@ -91,13 +91,13 @@ def open_shard(path: Path, names: list[str]) -> Shard | None:
 
 
 def _stored_clip(entry: dict[str, Any]) -> StoredClip:
-    values = {key: value for key, value in entry.items() if key != "truth"}  # which earlier versions stored: null under the same key
+    values = {key: value for key, value in entry.items() if key != "truth"}  # earlier versions stored null under this key
     track = values.get("track")
     return StoredClip(**{**values, "track": None if track is None else Track(**track)})
 
 
 class ShardWriter:
-    """Writes one shard; nothing is visible under its name before `finish`."""
+    """A writer of one shard, which has its final name only after `finish`."""
 
     def __init__(self, path: Path, names: list[str]) -> None:
         self._path, self._names = path, names
@@ -112,28 +112,28 @@ class ShardWriter:
 
     @property
     def complete(self) -> bool:
-        """Whether every clip is written, or known to be unreadable."""
+        """Whether every clip is written or known to be unreadable."""
         return len(self._clips) == len(self._names)
 
     def add(self, position: int, clip: DecodedClip, track: Track | None) -> None:
-        """Write a clip, with the target's track; clips may come in any order.
+        """Write a clip with the target's track. The order of clips does not matter.
 
         Raises:
-            InputError: the file cannot be written.
+            InputError: if the file cannot be written.
         """
         planes = np.ascontiguousarray(clip.frames.transpose(0, 3, 1, 2))
-        with writing_to(self._path.parent), self._frames.open("r+b") as file:  # not "ab", which would make a removed file again
+        with writing_to(self._path.parent), self._frames.open("r+b") as file:  # "ab" would recreate a removed file
             file.seek(self._num_bytes)
             file.write(planes.data)
         self._clips[position] = StoredClip(self._names[position], self._num_bytes, planes.shape, clip.indices.tolist(), track)
         self._num_bytes += planes.nbytes
 
     def fail(self, position: int, reason: str) -> None:
-        """Note that a clip has no frames, and why."""
+        """Record that a clip has no frames, with the reason."""
         self._clips[position] = StoredClip(self._names[position], failure=reason)
 
     def finish(self) -> Shard:
-        """Rename the shard to its final name, in one step; anything that exists there must be broken and is removed."""
+        """Rename the shard to its final name atomically. An existing file of that name must be damaged and is removed."""
         clips, index = tuple(self._clips[position] for position in range(len(self._names))), self._unfinished / "index.json"
         with writing_to(self._path.parent):
             index.write_text(json.dumps({"bytes": self._num_bytes, "clips": [asdict(clip) for clip in clips]}), encoding="utf-8")
@@ -144,11 +144,11 @@ class ShardWriter:
         return Shard(self._path, clips, self._num_bytes)
 
     def discard(self) -> None:
-        """Remove what was written, if it was not finished."""
+        """Remove the written files, unless the shard is finished."""
         shutil.rmtree(self._unfinished, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left unfinished; the caller must hold the folder's lock."""
+    """Remove unfinished shards of killed processes. The caller must hold the lock of the folder."""
     for unfinished in folder.glob(f".*{_UNFINISHED}"):
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The clips of a set of videos: decoded once, stored as bytes in memory-mapped files, cropped when requested."""
+"""The store of clips, which decodes videos once, stores the frames in memory-mapped files, and crops them on request."""
 
 import logging
 import shutil
@@ -26,16 +26,16 @@ _log = logging.getLogger("adafocus_env")
 
 
 class ClipSource:
-    """Clips by number: stored (`ClipStore`), or resampled in every epoch (`adafocus_env.clips.stream.StreamingClips`).
+    """Clips by index, either stored (`ClipStore`) or resampled in every epoch (`adafocus_env.clips.stream.StreamingClips`).
 
     Attributes:
         settings: the clip specification.
-        labels: (clips,), the class that is trained on.
-        label_sets: all classes of every clip.
-        names: of the clips' videos.
+        labels: (clips,), the training label of every clip.
+        label_sets: all labels of every clip.
+        names: names of the clips' videos.
         has_truth: whether the target's track is known for all clips.
         fingerprint: hash of everything that frames and labels depend on.
-        failures: names of the videos that could not be read, and why.
+        failures: names of the videos that could not be read, with reasons.
     """
 
     settings: ClipSpec
@@ -51,7 +51,7 @@ class ClipSource:
 
     @property
     def num_frames(self) -> int:
-        """Frames of a clip, T."""
+        """T, number of the focuser's frames per clip."""
         return self.settings.num_frames
 
     @property
@@ -61,7 +61,7 @@ class ClipSource:
 
     @property
     def epoch_size(self) -> int:
-        """Clips of an epoch."""
+        """Number of clips per epoch."""
         return len(self)
 
     def epoch(self, number: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -69,63 +69,63 @@ class ClipSource:
         return rng.permutation(len(self))
 
     def readable_clips(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return those of ``clips`` that have frames."""
+        """Return the clips out of ``clips`` that have frames."""
         return clips
 
     def leave_out(self, failures: Iterable[tuple[str, str]]) -> None:
-        """Leave out videos that another process could not read: their names, and why."""
+        """Leave out videos that another process could not read, given as (name, reason)."""
 
     def prefetch(self, clips: NDArray[np.int64]) -> None:
-        """Decode, or begin to decode, the clips that will be requested next, in this order."""
+        """Decode, or start to decode, the clips that will be requested next, in this order."""
 
     def frames(self, clip: int) -> Tensor:
-        """Return the focuser's frames of the clip with its fixed crop and flip: (T, 3, size, size) uint8."""
+        """Return the focuser's frames (T, 3, size, size) uint8 of the clip, with its fixed crop and flip."""
         return self._frames(clip, slice(self.num_frames))
 
     def glancer_frames(self, clip: int) -> Tensor:
-        """Return the glancer's frames with the same crop and flip: (glance_frames, 3, size, size) uint8; `frames` without separate ones."""
+        """Return the glancer's frames (glance_frames, 3, size, size) uint8 with the same crop and flip; `frames` if none are separate."""
         return self._frames(clip, self.settings.glanced)
 
     def resampled(self, clip: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Return the clip's frames for one more training step: with a new crop and flip if the clip is stored.
+        """Return the clip's frames for a training step. The frames of a stored clip have a new crop and flip.
 
         Returns:
-            The focuser's frames (T, 3, size, size) uint8 and the glancer's (glance_frames, 3, size, size) with the same crop; the same
-            tensor twice without separate frames.
+            The focuser's frames (T, 3, size, size) uint8 and the glancer's frames (glance_frames, 3, size, size) uint8 with the same crop.
+            Without separate frames, both are the same tensor.
         """
         frames = self.frames(clip)
         return frames, self.glancer_frames(clip) if self.settings.glance_frames else frames
 
     def skip_rng(self, clips: NDArray[np.int64], rng: np.random.Generator) -> None:
-        """Sample from ``rng`` what `resampled` would for these clips: another process has them."""
+        """Advance ``rng`` as `resampled` would for these clips, which another process loads."""
 
     def indices(self, clip: int) -> NDArray[np.int64]:
-        """Return the numbers (T,) of the focuser's frames in the video, from 0."""
+        """Return the indices (T,) of the focuser's frames in the video, starting at 0."""
         return self._indices(clip)[: self.num_frames]
 
     def glancer_indices(self, clip: int) -> NDArray[np.int64]:
-        """Return the numbers (glance_frames,) of the glancer's frames in the video; `indices` without separate ones."""
+        """Return the indices (glance_frames,) of the glancer's frames in the video; `indices` if none are separate."""
         return self._indices(clip)[self.settings.glanced]
 
     def truth(self, clip: int) -> NDArray[np.float32] | None:
-        """Return the target's centres in `frames`, (T, 2) as (y, x) in pixels, maybe outside the crop; None if the video has no track."""
+        """Return the target's centres in `frames`, (T, 2) as (y, x) in pixels, possibly outside the crop; None if there is no track."""
         raise NotImplementedError
 
     def targets(self, clip: int) -> Targets | None:
-        """Return the target's boxes in `frames`, in pixels, and the frames that show it; None if the track does not say."""
+        """Return the target's boxes in `frames` in pixels and its visibility; None if the track has none."""
         raise NotImplementedError
 
     def _frames(self, clip: int, selected: slice) -> Tensor:
-        """Return the selected ones of the focuser's and the glancer's frames, cropped, as a new tensor."""
+        """Return the selected frames of the clip (the focuser's and then the glancer's), cropped, as a new tensor."""
         raise NotImplementedError
 
     def _indices(self, clip: int) -> NDArray[np.int64]:
-        """Return the numbers of the focuser's frames and then of the glancer's, as a new array."""
+        """Return the indices of the focuser's and then the glancer's frames in the video, as a new array."""
         raise NotImplementedError
 
 
 class Unreadable(AbstractContextManager["Unreadable"]):
-    """Collects the videos that cannot be read, so that one warning names those of several splits; without it, every split warns at once.
+    """A collector of unreadable videos, so that one warning names those of several splits. Without it, each split gives a warning.
 
         with Unreadable() as unreadable:
             train, test = (open_clips(data, split, num_frames=8, size=96, unreadable=unreadable) for split in ("train", "test"))
@@ -139,14 +139,14 @@ class Unreadable(AbstractContextManager["Unreadable"]):
         self.warn()
 
     def add(self, failures: Iterable[tuple[str, str]], folder: Path | None = None) -> None:
-        """Collect the (name, reason) of videos; ``folder`` stores that they failed, without one they are tried again."""
+        """Collect the (name, reason) of videos. ``folder`` stores the failures; without a folder, the videos are tried again next time."""
         new = list(failures)
         self._new += new
         if new and folder is not None:
             self._folders.append(folder)
 
     def warn(self) -> None:
-        """Warn about the videos collected since the last call, if any; of several processes only the main one does."""
+        """Warn about the videos collected since the last call, if any. Only the main process warns."""
         if self._new and distributed.is_main():
             how = "1 video cannot be read and is" if len(self._new) == 1 else f"{len(self._new)} videos cannot be read and are"
             again = f"\nto try them again, change them or remove {', '.join(map(str, self._folders))}" if self._folders else ""
@@ -161,27 +161,27 @@ def listed(failures: Sequence[tuple[str, str]]) -> str:
 
 
 class ClipStore(ClipSource):
-    """Clips by number, video after video, with the views of a video in order.
+    """Stored clips by index, ordered by video and then by view.
 
-    Frames are stored resized but uncropped, in shards of 64 clips below ``folder``, under a key made of everything that the bytes
-    depend on; a second start decodes nothing. A video that cannot be read is left out, listed in `failures` and warned about.
+    Frames are stored resized but uncropped, in shards of 64 clips below ``folder``, under a key of everything that the bytes depend on. A
+    second start decodes nothing. A video that cannot be read is left out, listed in `failures` and named in a warning.
 
     Args:
-        videos: what to make clips from. With ``prepare`` their names stand for their content, since the files may not exist yet;
-            otherwise the files' size and time of change do.
+        videos: the videos to make clips from. With ``prepare``, their names identify their content, since the files may not exist yet;
+            otherwise, size and modification time of the files do.
         settings: the clip specification.
         folder: the location of the shards.
-        prepare: makes the missing files of the given videos; called before they are decoded.
-        lazy: decode a shard when one of its clips is first requested, instead of everything now. A video that cannot be read is then
-            an error at that time.
-        num_workers: processes that decode, at most.
+        prepare: creates the missing files of the given videos; called before they are decoded.
+        lazy: decode a shard when one of its clips is first requested, instead of everything now. A video that cannot be read then raises
+            an error on request.
+        num_workers: maximum number of decoding processes.
         time_limit: seconds that reading one video may take.
-        progress: called with the number of clips that are ready, now and then, while everything is decoded.
-        unreadable: collects the videos that cannot be read, and the caller warns about them; None: a warning at once.
-        waiting: shows what is decoded later, when it is requested; None: nothing is shown.
+        progress: called from time to time with the number of clips that are ready, while everything is decoded.
+        unreadable: collects the videos that cannot be read, so that the caller can warn about them; None: warn immediately.
+        waiting: shows the progress of clips that are decoded on request; None: no display.
 
     Raises:
-        InputError: there are no videos, none can be read, or the folder cannot be written.
+        InputError: if there are no videos, no video can be read, or the folder cannot be written.
     """
 
     def __init__(
@@ -228,13 +228,13 @@ class ClipStore(ClipSource):
         return frames, apply_crop(stored[self.settings.glanced], crop, self.size) if self.settings.glance_frames else frames
 
     def skip_rng(self, clips: NDArray[np.int64], rng: np.random.Generator) -> None:
-        """Sample from ``rng`` what `resampled` would for these clips."""
+        """Advance ``rng`` as `resampled` would for these clips."""
         for clip in clips.tolist():
             shard, position = self._locate(clip)
             random_crop(self.settings, shard.clips[position].shape, rng)
 
     def prefetch(self, clips: NDArray[np.int64]) -> None:
-        """Decode the shards of the clips now, unless they are there: several at a time are quicker than one after the other."""
+        """Decode the missing shards of the clips now. Decoding several shards together is faster than one after the other."""
         if missing := {self._readable[clip] // SHARD_SIZE for clip in clips.tolist()} - self._shards.keys():
             with self._waiting.shown() if self._waiting else nullcontext() as progress:
                 self._make(sorted(missing), progress)
@@ -262,7 +262,7 @@ class ClipStore(ClipSource):
         return np.array(shard.clips[position].indices, np.int64)
 
     def _crop(self, clip: int, shape: Sequence[int]) -> Crop:
-        """Return the clip's fixed crop, sampled again each time instead of stored: it takes some microseconds."""
+        """Return the clip's fixed crop. It is sampled again on each call, which takes only microseconds."""
         return fixed_crop(self.settings, shape, *self._views[self._readable[clip]])
 
     def _locate(self, clip: int) -> tuple[Shard, int]:
@@ -274,15 +274,15 @@ class ClipStore(ClipSource):
         return shard, position
 
     def _make(self, numbers: Iterable[int], progress: Callable[[int], None] | None) -> None:
-        """Open the shards ``numbers``; missing and broken ones are made, by one process at a time."""
+        """Open the shards ``numbers``, and create missing and damaged ones, in one process at a time."""
         if missing := self._open(numbers):
             with exclusive(self._folder / "lock", f"the decoded clips in {self._folder}"):
                 remove_leftovers(self._folder)
-                if missing := self._open(missing):  # unless another process has made them while this one waited
+                if missing := self._open(missing):  # unless another process has created them while this one waited
                     self._decode(missing, progress)
 
     def _open(self, numbers: Iterable[int]) -> list[int]:
-        """Open the shards ``numbers``, and return those that are missing or broken."""
+        """Open the shards ``numbers``, and return the numbers of missing and damaged ones."""
         opened = {number: open_shard(self._path(number), self._names(number)) for number in numbers}
         self._shards.update({number: shard for number, shard in opened.items() if shard is not None})
         return [number for number, shard in opened.items() if shard is None]
@@ -314,10 +314,10 @@ class ClipStore(ClipSource):
                 writer.discard()
 
     def _add(self, writer: ShardWriter, position: int, video: Video, result: DecodedClip | Failure) -> None:
-        """Add a decoded clip to its shard, or why there is none.
+        """Add a decoded clip, or the reason why there is none, to its shard.
 
         Raises:
-            InputError: the shard cannot be written, or a prepared file is gone: the video must not count as unreadable.
+            InputError: if the shard cannot be written, or a prepared file was removed (such a video must not count as unreadable).
         """
         try:
             if isinstance(result, Failure):

@@ -1,4 +1,4 @@
-"""Training clips that are sampled again in every epoch, frames too: decoded live, ahead of their use, and not stored on disk."""
+"""The stream of training clips, whose frames and crops are sampled again in every epoch; decoded in advance, not stored on disk."""
 
 import contextlib
 import threading
@@ -24,13 +24,13 @@ from adafocus_env.videos.decoding import Failure, run_in_workers
 from adafocus_env.videos.readers import DecodedClip
 from classifiers.errors import InputError, refuse_if
 
-REFERENCES = 2**24  # clips have lower numbers, which float32 holds exactly: Stable-Baselines3 casts observations to it
-EPOCHS = 1000  # with different samples, at most; later epochs repeat them
+REFERENCES = 2**24  # limit of clip indices: Stable-Baselines3 casts observations to float32, which is exact below it
+EPOCHS = 1000  # maximum number of epochs with different samples; later epochs repeat them
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A clip in memory: its frames (T + glance_frames, 3, size, size), their numbers, and where the target is in the first T."""
+    """A clip in memory: frames (T + glance_frames, 3, size, size), their indices in the video, and the target in the first T frames."""
 
     frames: Tensor
     indices: NDArray[np.int64]
@@ -39,27 +39,27 @@ class Sample:
 
 
 class StreamingClips(ClipSource):
-    """Clips by number: clip e·V + i is the sample of epoch e from video i of V.
+    """Resampled clips by index: clip e·V + i is the sample of epoch e from video i of V.
 
-    A number always means the same sample, made from (seed, video's name, epoch) alone, so that a resumed run sees what it would
-    have seen. Clips are decoded in worker processes: those of an epoch in its order and ahead of their use, others when requested,
-    which is slow. The last ones stay in memory. A video that turns out to be unreadable is listed in `failures` and left out from
-    then on; one warning names all of an epoch, when the next one begins or the clips are no longer used.
+    An index always refers to the same sample, which depends only on (seed, name of the video, epoch), so that a resumed run gets the same
+    clips. Worker processes decode the clips of an epoch in advance and in order; other clips are decoded on request, which is slow. The
+    last clips are cached in memory. A video that cannot be read is listed in `failures` and left out from then on. One warning names all
+    such videos of an epoch, when the next epoch begins or the clips are no longer used.
 
-    There are as many epochs as references have room for (2²⁴ clips), at most 1000; later epochs begin again with the samples of the
-    first.
+    The number of different epochs is limited by the size of references (2²⁴ clips) and to 1000. Later epochs repeat the samples, starting
+    with the first epoch.
 
     Args:
-        videos: what to sample clips from.
-        settings: the clip specification; ``train`` must be set, ``views`` is not used.
-        prepare: makes the missing files of the given videos; called at once for all of them.
-        num_workers: processes that decode, at most.
+        videos: the videos to sample clips from.
+        settings: the clip specification; ``train`` must be set, and ``views`` is ignored.
+        prepare: creates the missing files of the given videos; called immediately for all of them.
+        num_workers: maximum number of decoding processes.
         time_limit: seconds that reading one video may take.
-        memory: size of the decoded clips in memory, in bytes.
+        memory: size of the cache of decoded clips in bytes.
         unreadable: collects the videos that cannot be read; None: a separate collector.
 
     Raises:
-        InputError: there are no videos, or ``train`` is not set. Later, when a clip is requested: a file that ``prepare`` made is gone.
+        InputError: if there are no videos, or ``train`` is not set; or later, when a clip is requested whose prepared file was removed.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class StreamingClips(ClipSource):
         self.settings = replace(settings, views=epochs)
         self._videos = tuple(videos)
         self._options: dict[str, Any] = {"num_workers": num_workers, "time_limit": time_limit, "memory": memory}
-        # The thread must not hold a reference to this object, so that it ends with it.
+        # The thread must not hold a reference to this object, otherwise neither would end.
         self._decoder = Prefetcher(self._videos, self.settings, **self._options)
         weakref.finalize(self, self._decoder.close)
         self._unreadable = unreadable or Unreadable()
@@ -100,18 +100,18 @@ class StreamingClips(ClipSource):
 
     @property
     def epoch_size(self) -> int:
-        """Clips of an epoch: one of every video."""
+        """Number of clips per epoch, one per video."""
         return len(self._videos)
 
     @property
     def failures(self) -> list[tuple[str, str]]:  # type: ignore[override]
-        """The videos that could not be read, and why."""
+        """The videos that could not be read, with reasons."""
         return list(self._failed.items())
 
     def epoch(self, number: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Return the clips of epoch ``number``, in an order sampled from ``rng``, and begin to decode them.
+        """Return the clips of epoch ``number``, in an order sampled from ``rng``, and start to decode them.
 
-        Videos that are known to be unreadable are among them, so that the order does not depend on what is known; see `readable_clips`.
+        The order includes videos that are known to be unreadable, so that it does not depend on earlier failures; see `readable_clips`.
         """
         self._unreadable.warn()
         clips = number % self.settings.views * self.epoch_size + rng.permutation(self.epoch_size)
@@ -119,10 +119,10 @@ class StreamingClips(ClipSource):
         return clips
 
     def readable_clips(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return those of ``clips`` that have frames, now decoded; the others are left out from now on.
+        """Decode ``clips`` and return those that have frames; the videos of the others are left out from now on.
 
         Raises:
-            InputError: no video is left.
+            InputError: if no video is left.
         """
         requested = [clip for clip in clips.tolist() if self.names[clip] not in self._failed]
         decoded = dict(zip(requested, self._decoder.get(requested), strict=True))
@@ -133,10 +133,10 @@ class StreamingClips(ClipSource):
         return np.array([clip for clip in requested if clip in self._current], np.int64)
 
     def leave_out(self, failures: Iterable[tuple[str, str]]) -> None:
-        """Leave out these videos from now on: their names, and why; those that are left out already do not count.
+        """Leave out videos, given as (name, reason), from now on. Videos that are already left out are ignored.
 
         Raises:
-            InputError: no video is left.
+            InputError: if no video is left.
         """
         new = {name: reason for name, reason in failures if name not in self._failed}
         self._failed.update(new)
@@ -145,7 +145,7 @@ class StreamingClips(ClipSource):
         self._unreadable.add(new.items())
 
     def prefetch(self, clips: NDArray[np.int64]) -> None:
-        """Begin to decode these clips, in this order; any others that were begun are given up."""
+        """Start to decode these clips, in this order; an earlier order is cancelled."""
         self._decoder.start([clip for clip in clips.tolist() if self.names[clip] not in self._failed])
 
     def truth(self, clip: int) -> NDArray[np.float32] | None:
@@ -174,22 +174,22 @@ class StreamingClips(ClipSource):
         return result
 
     def _check_prepared(self, failed: Iterable[int]) -> None:
-        """Check that the files of these clips, if they were prepared, still exist: otherwise the videos must not count as unreadable."""
+        """Check that the files of these clips, if they were prepared, still exist. (Removed files must not count as unreadable videos.)"""
         for clip in failed if self._prepared else ():
             video = self._videos[clip % self.epoch_size]
             check_there(video.path, video.track)
 
 
 class Prefetcher:
-    """Clips by number: decoded in the background in a given order, or when they are requested.
+    """Clips by index, decoded in the background in a given order, or on request.
 
-    A thread takes the clips from the workers. It stops taking them while half of the memory holds clips that were not requested yet,
-    so that the workers wait; the other half caches the clips that were requested last.
+    A thread receives the clips from the workers. While half of the memory holds clips that were not requested yet, it pauses, and the
+    workers wait. The other half caches the clips that were requested last.
 
     Args:
         videos: clip e·V + i is a sample from video i of V.
         settings: the clip specification.
-        num_workers: processes that decode at the same time, at most.
+        num_workers: maximum number of decoding processes.
         time_limit: seconds that reading one video may take.
         memory: size of the cache in bytes.
     """
@@ -206,15 +206,15 @@ class Prefetcher:
         self._videos, self._settings = videos, settings
         self._num_workers, self._time_limit, self._memory = num_workers, time_limit, memory
         self._changed = threading.Condition()  # guards everything below
-        self._cached: OrderedDict[int, Sample | Failure] = OrderedDict()  # in the order of decoding, which is that of use
-        self._unused: set[int] = set()  # cached clips that the thread brought and nobody has requested
+        self._cached: OrderedDict[int, Sample | Failure] = OrderedDict()  # in the order of decoding, which is also the order of use
+        self._unused: set[int] = set()  # cached clips from the thread that were not requested yet
         self._requested: set[int] = set()
-        self._coming: set[int] = set()  # clips that the thread will bring
+        self._coming: set[int] = set()  # clips that the thread will decode
         self._plan = 0
         self._problem: Exception | None = None
 
     def start(self, order: Sequence[int]) -> None:
-        """Begin to decode the clips in this order; an earlier order is given up."""
+        """Start to decode the clips in this order; an earlier order is cancelled."""
         with self._changed:
             self._problem = None
             self._unused.clear()
@@ -227,10 +227,10 @@ class Prefetcher:
             self._replan(set())
 
     def get(self, clips: Sequence[int]) -> list[Sample | Failure]:
-        """Return the clips, or why a clip cannot be read; waits for those that are coming, and has the others decoded now.
+        """Return the clips, or the reason why a clip cannot be read. Wait for clips that are being decoded, and decode others now.
 
         Raises:
-            RuntimeError: a worker could not start.
+            RuntimeError: if a worker cannot start.
         """
         with self._changed:
             self._requested = set(clips)
@@ -253,7 +253,7 @@ class Prefetcher:
         self._changed.notify_all()
 
     def _run(self, plan: int, order: list[int]) -> None:
-        """The thread: bring the clips of one plan until another one is made."""
+        """Decode the clips of a plan until there is a newer plan. This is the body of the thread."""
         try:
             with contextlib.closing(self._decoded(order)) as decoded:
                 for clip, result in decoded:
@@ -263,7 +263,7 @@ class Prefetcher:
                             return
                         self._store(clip, result)
                         self._unused.add(clip)
-        except Exception as problem:  # a worker could not start; `get` raises it
+        except Exception as problem:  # a worker could not start; `get` raises the error
             self._problem = problem
         finally:
             with self._changed:
@@ -283,7 +283,7 @@ class Prefetcher:
                 yield order[task], self._finished(order[task], result)
 
     def _finished(self, clip: int, result: DecodedClip | Failure) -> Sample | Failure:
-        """Crop the frames; only the cropped ones stay in memory."""
+        """Crop the frames, so that only cropped frames stay in memory."""
         if isinstance(result, Failure):
             return result
         video, view = self._view(clip)
@@ -305,7 +305,7 @@ class Prefetcher:
         return waited_for or 2 * self._size_of(self._unused) < self._memory
 
     def _store(self, clip: int, result: Sample | Failure) -> None:
-        """Cache a clip in place of the oldest ones that nobody waits for."""
+        """Cache a clip, and drop the oldest clips that were already requested."""
         with self._changed:
             self._coming.discard(clip)
             self._cached[clip] = result
@@ -327,7 +327,7 @@ Item = TypeVar("Item")
 
 
 class Repeated(Sequence[Item]):
-    """A sequence several times in a row, without the memory that it would take."""
+    """A sequence repeated several times, without copies in memory."""
 
     def __init__(self, items: Sequence[Item], times: int) -> None:
         self._items, self._length = items, len(items) * times

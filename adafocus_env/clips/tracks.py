@@ -1,4 +1,4 @@
-"""Ground truth: where the target of a clip is, and in which frames it can be seen."""
+"""Ground truth: the location of a clip's target, and the frames that show it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Size = tuple[int, int]
 
 
 class Targets(NamedTuple):
-    """The target's boxes (T, 4) as (top, left, bottom, right) in pixels, maybe outside the frame, and the frames that show it (T,)."""
+    """The target's boxes (T, 4) as (top, left, bottom, right) in pixels, possibly outside the frame, and its visibility (T,)."""
 
     boxes: NDArray[np.float32]
     visible: NDArray[np.bool_]
@@ -30,9 +30,9 @@ class Track:
     """The target in T decoded frames, as plain values.
 
     Attributes:
-        centres: (T, 2) as (y, x) in pixels; (0, 0) is the centre of the top left one.
-        sides: height and width of its box in pixels; None if they are not known.
-        visible: (T,), whether the frame shows it; None if that is not known.
+        centres: (T, 2) as (y, x) in pixels; (0, 0) is the centre of the top left pixel.
+        sides: height and width of the target's box in pixels; None if unknown.
+        visible: (T,), whether each frame shows the target; None if unknown.
     """
 
     centres: Sequence[Sequence[float]]
@@ -40,11 +40,11 @@ class Track:
     visible: Sequence[bool] | None = None
 
     def truth(self, crop: Crop, size: int) -> NDArray[np.float32]:
-        """Return the centres (T, 2) in the frames that `apply_crop` makes."""
+        """Return the centres (T, 2) in the frames that `apply_crop` returns."""
         return map_points(np.array(self.centres), crop, size)
 
     def targets(self, crop: Crop, size: int) -> Targets | None:
-        """Return the boxes in the frames that `apply_crop` makes; where the crop lacks the centre, the target is not visible.
+        """Return the boxes in the frames that `apply_crop` returns. Targets whose centre is outside the crop are not visible.
 
         Returns:
             None if boxes or visible frames are not known.
@@ -58,15 +58,15 @@ class Track:
 
 
 def read_track(video: Video, clip: DecodedClip, num_frames: int) -> Track | None:
-    """Return the target's track in the decoded frames; None for a video without one.
+    """Return the target's track in the decoded frames; None for a video without a track.
 
     Args:
-        video: the video that was decoded.
-        clip: its decoded clip.
+        video: the video.
+        clip: the decoded clip of the video.
         num_frames: T; the first T frames are the focuser's.
 
     Raises:
-        InputError: the track cannot be read, or is not one of this video.
+        InputError: if the track cannot be read, or does not match the video.
     """
     if video.track is None:
         return None

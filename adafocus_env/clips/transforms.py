@@ -1,4 +1,4 @@
-"""Crop and flip: sampled once, applied to all frames of a clip."""
+"""Crop and flip, sampled once and applied to all frames of a clip."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,17 +7,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms.v2.functional import resize
 
 from classifiers.errors import refuse_if
 
 SCALES = (1.0, 0.875, 0.75, 0.66)
-_SNAP = 3  # pixels: a crop that differs less from the final size is taken at that size, which avoids the resampling
+_SNAP = 3  # pixels; crops that differ less from the final size get that size, which avoids resampling
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A rectangle of the frames in pixels, and whether it is mirrored left to right afterwards."""
+    """A rectangle of the frames in pixels, and whether it is mirrored horizontally afterwards."""
 
     top: int
     left: int
@@ -30,7 +29,7 @@ def centre_crop(height: int, width: int, size: int) -> Crop:
     """Return the square of ``size`` pixels in the middle of frames of (height, width).
 
     Raises:
-        InputError: the frames are smaller than the square.
+        InputError: if the frames are smaller than the square.
     """
     refuse_if(
         min(height, width) < size,
@@ -42,16 +41,17 @@ def centre_crop(height: int, width: int, size: int) -> Crop:
 def sample_crop(
     height: int, width: int, size: int, rng: np.random.Generator, *, scales: Sequence[float] = SCALES, flip: bool = True
 ) -> Crop:
-    """Sample a multi-scale crop: sides from ``scales`` of the shorter side, at any position, mirrored half of the time.
+    """Sample a multi-scale crop at a random position, mirrored with probability ½.
 
-    The two sides are at most one step of ``scales`` apart. Positions include the last row and column that fit.
+    Its sides are ``scales`` times the shorter side of the frames, and differ by at most one step of ``scales``. Positions include the last
+    row and column that fit.
 
     Args:
         height: height of the frames in pixels.
         width: width of the frames in pixels.
-        size: side in pixels that the crop will be resized to; crops nearly as large are taken at this size.
-        rng: source of the crop; the count of numbers depends on ``flip`` only.
-        scales: shares of the shorter side, largest first.
+        size: side in pixels after resizing; crops of nearly this size get exactly this size.
+        rng: source of random numbers; how many are used depends only on ``flip``.
+        scales: fractions of the shorter side, largest first.
         flip: whether the crop may be mirrored.
     """
     shorter = min(height, width)
@@ -66,7 +66,7 @@ def sample_crop(
 def apply_crop(frames: Tensor, crop: Crop, size: int) -> Tensor:
     """Cut ``crop`` out of all frames and resize it to ``size``.
 
-    A crop of that size is copied exactly, without resampling; others are resized bilinearly with antialiasing.
+    A crop that already has this size is copied without resampling; others are resized bilinearly with antialiasing.
 
     Args:
         frames: (T, 3, H, W) uint8.
@@ -74,12 +74,14 @@ def apply_crop(frames: Tensor, crop: Crop, size: int) -> Tensor:
         size: side of the result in pixels.
 
     Returns:
-        (T, 3, size, size) uint8, always a new tensor.
+        A new tensor (T, 3, size, size) uint8.
     """
     cut = frames[..., crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     if (crop.height, crop.width) != (size, size):
+        from torchvision.transforms.v2.functional import resize  # imports PyTorch's compiler, which takes seconds
+
         cut = resize(cut, [size, size], antialias=True)
-    if cut.device.type == "cpu":  # torch splits even small copies over threads, which wait for each other on a busy machine: up to 100×
+    if cut.device.type == "cpu":  # torch uses threads even for small copies, which can be 100× slower on a busy machine
         pixels = cut.numpy()
         return torch.from_numpy((pixels[..., ::-1] if crop.flip else pixels).copy())
     return cut.flip(-1) if crop.flip else cut.clone(memory_format=torch.contiguous_format)
@@ -103,7 +105,7 @@ def map_points(points: NDArray[np.floating], crop: Crop, size: int) -> NDArray[n
 
 
 def rescale_points(points: NDArray[np.floating], old: tuple[int, int], new: tuple[int, int]) -> NDArray[np.float64]:
-    """Map points (..., 2), (y, x) in pixels of frames of ``old`` (height, width), to the frames resized to ``new``."""
+    """Map points (..., 2) as (y, x) in pixels of frames of size ``old`` (height, width) to frames resized to ``new``."""
     return (np.asarray(points, np.float64) + 0.5) * (np.array(new) / np.array(old)) - 0.5
 
 

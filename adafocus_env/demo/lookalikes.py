@@ -1,7 +1,7 @@
-"""Draws version 1 of the tasks: the target moves among look-alikes of other classes, and only the mark of the task distinguishes it.
+"""Draw version 1 of the tasks: the target moves among look-alikes of other classes, and only the mark of the task distinguishes it.
 
-Target and look-alikes have the same size, the same colours and the same kind of motion and, in a task that hides them at times, are
-visible for the same number of frames. A rule that does not know the mark therefore finds the target only by chance.
+Target and look-alikes have the same size, the same colours and the same kind of motion. In a task that hides them at times, they are
+visible for the same number of frames. A rule that does not use the mark therefore finds the target only by chance.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import numpy.typing as npt
 from adafocus_env.demo.sprites import background, disc, drift, paste, random_colour, sprite
 from adafocus_env.demo.task import DemoTask, Scene
 
-BURN_IN = 24  # frames in which all move before the video begins: the first positions are those of digits that have moved for a while
-SPACING = 27.0  # pixels between the centres of two digits, at least: a patch on one shows little of the next
-TURN = 0.15  # standard deviation of the change of heading, in radians per frame
+BURN_IN = 24  # frames of motion before the video begins, so that the first frame is distributed like later frames
+SPACING = 27.0  # minimum distance in pixels between the centres of two digits, so that a patch on one shows little of the next
+TURN = 0.15  # standard deviation of the change of direction, in radians per frame
 DIGIT_HUES = (-0.04, 0.04)
-TARGET_CUE, OTHER_CUE = (-0.04, 0.04), (0.56, 0.64)  # hues of the discs of a cue that marks by colour
+TARGET_CUE, OTHER_CUE = (-0.04, 0.04), (0.56, 0.64)  # hues of the discs in a cue that marks by colour
 HALO = 24  # side of the disc behind a digit
 TARGET_HALO, OTHER_HALOS = 0.62, (0.17, 0.33, 0.45, 0.78)  # hues
-HALO_SUM = 210.0  # of the three channels: no halo is brighter than another
-CLUTTER_LEVEL = (110.0, 190.0)  # of grey
+HALO_SUM = 210.0  # sum of the three channels, so that all halos have the same brightness
+CLUTTER_LEVEL = (110.0, 190.0)  # grey levels
 
 
 def draw_lookalikes(
@@ -31,8 +31,8 @@ def draw_lookalikes(
     """Draw a video of version 1.
 
     Returns:
-        The frames (length, size, size, 3) without noise, the target's centres (length, 2) and the frames in which its digit is drawn
-        (length,), as `adafocus_env.demo.renderer.draw`.
+        The frames (length, size, size, 3) without noise, the target's centres (length, 2), and whether each frame shows the target's digit
+        (length,), as in `adafocus_env.demo.renderer.draw`.
     """
     task, halo = scene.task, scene.task.mark == "halo"
     count, side = 1 + task.lookalikes, HALO if halo else task.target
@@ -64,9 +64,9 @@ def _paste_centred(
 
 
 def _paths(task: DemoTask, count: int, side: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Return the centres (count, length, 2) of digits that turn slowly, bounce off the borders and stay apart.
+    """Return the centres (count, length, 2) of digits that change direction slowly, bounce off the borders and stay apart.
 
-    In a cue that marks by motion, the first one moves and the others stand.
+    In a cue that marks by motion, the first digit moves and the others stand still.
     """
     low, high = (side - 1) / 2, task.size - 1 - (side - 1) / 2
     centres, heading = rng.uniform(low, high, (count, 2)), rng.uniform(0, 2 * np.pi, count)
@@ -88,7 +88,7 @@ def _paths(task: DemoTask, count: int, side: int, rng: np.random.Generator) -> n
 
 
 def _apart(centres: npt.NDArray[np.float64], moving: npt.NDArray[np.bool_], low: float, high: float) -> npt.NDArray[np.float64]:
-    """Return the centres (count, 2) inside the borders; moving ones are pushed until all are at least `SPACING` apart."""
+    """Return the centres (count, 2) inside the borders. Moving digits are pushed until all centres are at least `SPACING` apart."""
     others = ~np.eye(len(centres), dtype=bool)
     for _ in range(50):
         centres = np.where(moving, centres.clip(low, high), centres)
@@ -103,7 +103,7 @@ def _apart(centres: npt.NDArray[np.float64], moving: npt.NDArray[np.bool_], low:
 
 
 def _shown(task: DemoTask, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """Return the frames (length,) in which a digit is drawn: consecutive ones, after the cue."""
+    """Return the consecutive frames after the cue that show a digit, as a mask (length,)."""
     count = max(1, round(task.visible * (task.length - task.cue)))
     first = int(rng.integers(task.cue, task.length - count + 1))
     frames = np.arange(task.length)
@@ -111,13 +111,13 @@ def _shown(task: DemoTask, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
 
 
 def _cue_colours(task: DemoTask, count: int, rng: np.random.Generator) -> list[npt.NDArray[np.float64]]:
-    """Return the colours of the discs of a cue, the target's first."""
+    """Return the colours of the discs in a cue, starting with the target's."""
     others = OTHER_CUE if task.mark == "cue_colour" else TARGET_CUE
     return [random_colour(TARGET_CUE, rng), *(random_colour(others, rng) for _ in range(count - 1))]
 
 
 def _halo_colours(count: int, rng: np.random.Generator) -> list[npt.NDArray[np.float64]]:
-    """Return the colours of the halos, the target's first. A digit alone, as in the videos that a classifier learns from, has any."""
+    """Return the colours of the halos, starting with the target's. A single digit, as in a classifier's training videos, has any colour."""
     hues = rng.permutation(OTHER_HALOS).tolist()
     first = rng.choice([TARGET_HALO, *hues]) if count == 1 else TARGET_HALO
     colours = [np.array(colorsys.hsv_to_rgb(hue, 0.9, 1.0)) for hue in [first, *hues][:count]]

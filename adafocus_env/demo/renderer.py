@@ -1,6 +1,7 @@
-"""Draws the demo videos: a handwritten digit that determines the class, among clutter and, in version 1 of the tasks, among look-alikes.
+"""Draw the demo videos: a handwritten digit that determines the class, among clutter and, in version 1 of the tasks, look-alikes.
 
-At glance size a digit can be located but not classified; at patch size it can. In version 0 the target is the only reddish digit.
+At glance size, digits can be located but not classified; at patch size, they can be classified. In version 0, the target is the only
+reddish digit.
 `adafocus_env.demo.lookalikes` draws version 1.
 """
 
@@ -13,17 +14,17 @@ from adafocus_env.demo.lookalikes import draw_lookalikes
 from adafocus_env.demo.sprites import background, disc, drift, paste, random_colour, sprite
 from adafocus_env.demo.task import PLACES, DemoTask, Scene
 
-TARGET_HUES = (-0.04, 0.04)  # reddish, in turns of the colour circle
+TARGET_HUES = (-0.04, 0.04)  # reddish; hues are fractions of the colour circle
 DISTRACTOR_HUES = (0.14, 0.86)
-JITTER = 3.0  # pixels that they may stand off the middle of their square
+JITTER = 3.0  # maximum offset in pixels from the middle of the square
 
 
 def draw(scene: Scene) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Draw a video.
 
     Returns:
-        The frames (length, size, size, 3), the target's centres (length, 2) as (y, x), where (0, 0) is a pixel's centre, and the frames
-        in which its digit is drawn (length,): where a disc marks its location, it is not.
+        The frames (length, size, size, 3), the target's centres (length, 2) as (y, x), where (0, 0) is the centre of a pixel, and whether
+        each frame shows the target's digit (length,); frames with a disc at its location do not.
     """
     rng = np.random.default_rng(scene.seed)
     frames, centres, visible = (_draw_red if scene.task.mark == "red" else draw_lookalikes)(scene, rng)
@@ -42,7 +43,7 @@ def _draw_red(scene: Scene, rng: np.random.Generator) -> tuple[npt.NDArray[np.fl
     paths += [_walk(task, len(sprite), rng) for sprite in sprites[marked:]]
     frames = np.concatenate([background(task.size, length, rng) for length in _scenes(task)])
     shown = _shown(task, rng)
-    for number in reversed(range(len(sprites))):  # the target last: nothing covers it
+    for number in reversed(range(len(sprites))):  # draw the target last, so that nothing covers it
         when = shown if number < marked else slice(None)
         paste(frames[when], sprites[number], colours[number], paths[number][when])
     if task.cue:
@@ -53,7 +54,7 @@ def _draw_red(scene: Scene, rng: np.random.Generator) -> tuple[npt.NDArray[np.fl
 
 
 def _shown(task: DemoTask, rng: np.random.Generator) -> slice:
-    """The frames that show the marked digits."""
+    """Return the frames that show the marked digits."""
     if task.visible == 1:
         return slice(task.cue, task.length)
     count = max(1, round(task.visible * (task.length - task.cue)))
@@ -62,17 +63,17 @@ def _shown(task: DemoTask, rng: np.random.Generator) -> slice:
 
 
 def _scenes(task: DemoTask) -> list[int]:
-    """Return the numbers of frames of a video's scenes: everything but the location is sampled again after the cue."""
+    """Return the lengths of a video's scenes in frames. A new scene starts after the cue, with everything new but the location."""
     return [task.cue, task.length - task.cue] if task.cue else [task.length]
 
 
 def _walk(task: DemoTask, side: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """The path (length, 2) of the top-left corner of a digit that moves."""
+    """Return the path (length, 2) of the top-left corner of a moving digit."""
     return np.concatenate([drift(length, task.size - side, task.speed, rng) for length in _scenes(task)])
 
 
 def _stand(task: DemoTask, count: int, rng: np.random.Generator) -> list[npt.NDArray[np.float64]]:
-    """The paths (length, 2) of digits that stand still, each in a separate square, with a small offset in every scene."""
+    """Return the paths (length, 2) of digits that stand still, each in a separate square, with a small offset in every scene."""
     side = task.size / PLACES
     squares = np.stack(np.divmod(rng.permutation(PLACES**2)[:count], PLACES), axis=1) * side + (side - task.target) / 2
     positions = squares + rng.uniform(-JITTER, JITTER, (len(_scenes(task)), count, 2))

@@ -1,4 +1,4 @@
-"""What a demo video looks like, as plain values: `DemoTask`, and one video of it, `Scene`."""
+"""The appearance of demo videos as plain values: `DemoTask` describes a task, and `Scene` one video."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from classifiers.errors import InputError, refuse_if
 TaskName = Literal["track", "mover", "sparse", "easy@v0", "normal@v0", "hard@v0", "sparse@v0", "memory@v0"]
 DEFAULT_TASK: TaskName = "track"
 Mark = Literal["red", "cue_colour", "cue_motion", "halo"]
-"""What distinguishes the target from other digits: its red colour (version 0); the colour of its disc in the first frames, the cue; the
-motion of its disc, the only one that moves in the cue; or the colour of the disc behind it."""
+"""The mark that distinguishes the target from other digits: its red colour (version 0), the colour of its disc in the cue (the first
+frames), the motion of its disc in the cue, in which no other disc moves, or the colour of the disc behind it."""
 RENDERER_VERSION = 1
-PLACES = 3  # still digits of version 0 stand in different squares of a PLACES×PLACES board: a patch on one shows nothing of the others
-MOST_LOOKALIKES = 4  # of version 1: there are so many hues of halos
+PLACES = 3  # digits of version 0 that stand still are in different squares of a PLACES×PLACES board, so that patches do not overlap others
+MOST_LOOKALIKES = 4  # in version 1, limited by the number of hues of halos
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class DemoTask:
     """The appearance of the demo videos. Lengths are in pixels, speeds in pixels per frame.
 
     Attributes:
-        train_videos: training videos, including those that are held out for validation.
-        val_videos: validation videos, at least: if fewer are held out, more are rendered. None without a held-out share.
-        test_videos: test videos, and further ones (see `adafocus_env.demo.videos.demo`).
+        train_videos: number of training videos, including those held out for validation.
+        val_videos: minimum number of validation videos. If fewer are held out, more are rendered, unless no share is held out.
+        test_videos: number of test videos, and also of further videos (see `adafocus_env.demo.videos.demo`).
         size: height and width of the frames.
         length: frames in a video.
         target: side of the target digit.
@@ -38,15 +38,15 @@ class DemoTask:
         clutter: number of distractors.
         speed: mean speed of the target.
         noise: standard deviation of the pixel noise, of 255.
-        visible: share of the frames that show the target; they are consecutive and begin at a random frame.
-        cue: first frames in which discs stand where digits will be. In version 0 there is one, at the target; after it the scene
+        visible: share of the frames that show the target; these are consecutive and begin at a random frame.
+        cue: number of first frames with discs in place of digits. In version 0, there is one disc, at the target; afterwards, the scene
             changes, and the target stands still. 0: no cue, and the target moves.
-        lookalikes: digits of other classes, all different, that are drawn like the target.
+        lookalikes: number of digits of other classes, all different, that are drawn like the target.
         mark: what distinguishes the target from other digits; ``red`` is version 0.
         patch_size: side of the patches of the task's classifier. The videos do not depend on it.
 
     Raises:
-        InputError: a value is out of its range (names it).
+        InputError: if a value is out of range. The message names it.
     """
 
     train_videos: int = 1500
@@ -84,25 +84,25 @@ class DemoTask:
 
     @property
     def key(self) -> str:
-        """Hash of everything that the pixels of a video depend on."""
+        """Hash of everything that the pixels of the videos depend on."""
         hidden = {"train_videos", "val_videos", "test_videos", "patch_size"}
-        later = {"visible": 1.0, "cue": 0, "lookalikes": 0, "mark": "red"}  # only if used: older videos keep their names
+        later = {"visible": 1.0, "cue": 0, "lookalikes": 0, "mark": "red"}  # omitted if unused, so that older videos have the same names
         appearance = {k: v for k, v in asdict(self).items() if k not in hidden and v != later.get(k)}
         return hashlib.sha256(json.dumps([RENDERER_VERSION, appearance], sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def classifier_training_task(self) -> DemoTask:
-        """The videos that the task's classifier is trained on: always with a target, without look-alikes."""
+        """The task whose videos train the classifier: the target is always visible, and there are no look-alikes."""
         return replace(self, visible=1.0, lookalikes=0)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that `render_video` needs to draw one video, in any process."""
+    """Everything that `render_video` needs to draw one video in any process."""
 
     path: Path
     track: Path
     task: DemoTask
-    digits: npt.NDArray[np.uint8]  # (1 + lookalikes + clutter, 8, 8): the target first, then its look-alikes
+    digits: npt.NDArray[np.uint8]  # (1 + lookalikes + clutter, 8, 8): the target, its look-alikes, and clutter
     label: int
     seed: int

@@ -1,9 +1,9 @@
-"""The demo videos: real H.264 files in which one handwritten digit, the target, determines the class.
+"""The demo videos, which are H.264 files in which one handwritten digit, the target, determines the class.
 
-`adafocus_env.demo.renderer` draws them. The digits are scikit-learn's (UCI, 8×8 pixels); no digit image occurs in both training and test
-videos. The renderer writes the true track of the target beside each video: its centres, the side of its box, and the frames that show it.
+`adafocus_env.demo.renderer` draws them. The digits are those of scikit-learn (UCI, 8×8 pixels). No digit image occurs in both training and
+test videos. A file next to each video has the true track of the target: its centres, the side of its box, and the frames that show it.
 
-`TASKS` are the fixed benchmark tasks; docs/tasks.md describes them.
+`TASKS` lists the benchmark tasks; see docs/tasks.md.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ TASKS: dict[str, DemoTask] = {
 
 
 def demo(task: DemoTask | str = DEFAULT_TASK, *, val: float = 0.1, num_workers: int = 2) -> DataSet:
-    """Return the demo data set: its videos are rendered by `DataSet.prepare`.
+    """Return the demo data set. `DataSet.prepare` renders its videos.
 
-    The further videos are for final figures: as many as test videos, whose targets are images that are target neither in training nor in
-    test videos.
+    The further videos are meant for final figures. There are as many as test videos, and their targets are images that are the target of
+    neither training nor test videos.
 
     Args:
         task: a name in `TASKS`, or the appearance of the videos.
-        val: share of the training videos that is held out for validation. Where these are fewer than the task's ``val_videos``, more
-            videos of training digits are added to them, and training videos stay what they are. 0: no validation videos.
-        num_workers: processes that render.
+        val: share of the training videos that is held out for validation. If these are fewer than the task's ``val_videos``, further
+            videos with training digits are added to them; the training videos do not change. 0: no validation videos.
+        num_workers: number of rendering processes.
 
     Raises:
-        InputError: the task is not known.
+        InputError: if the task is unknown.
     """
     name = data_name(task) if isinstance(task, str) else "demo"
     task = lookup("task", task, TASKS) if isinstance(task, str) else task
@@ -67,7 +67,7 @@ def demo(task: DemoTask | str = DEFAULT_TASK, *, val: float = 0.1, num_workers: 
         val=held_out + _videos(root, "train", more),
         test=_videos(root, "test", range(task.test_videos)),
         further=_videos(root, "further", range(task.test_videos)),
-        flip=False,  # a mirrored digit has another meaning
+        flip=False,  # mirrored digits are not digits
         scales=(1.0,),
         margin=1.0,
         prepare=partial(render, task=task, num_workers=num_workers),
@@ -80,17 +80,17 @@ def _root(task: DemoTask) -> Path:
 
 
 def data_name(task: str) -> str:
-    """Return the name of a task's data set, which is also that of its bundled classifier."""
+    """Return the name of a task's data set, which is also the name of the bundled classifier."""
     return "demo" if task == DEFAULT_TASK else f"demo-{task}"
 
 
 def render(
     videos: Sequence[Video], task: DemoTask, *, num_workers: int = 2, progress: Callable[[int], None] | None = None
 ) -> None:
-    """Render those of ``videos`` whose file or track is missing.
+    """Render the videos whose file or track is missing.
 
     Raises:
-        InputError: a video could not be written (names it and the reason).
+        InputError: if a video cannot be written. The message names it and the reason.
     """
     missing = [video for video in videos if not (video.path.exists() and video.track and video.track.exists())]
     for index, outcome in run_in_workers(
@@ -103,7 +103,7 @@ def render(
 
 
 def _videos(root: Path, split: str, numbers: range) -> tuple[Video, ...]:
-    """List the videos; their names start with the task's key, so that clips of different tasks are never confused."""
+    """Return the videos. Their names start with the task's key, so that clips of different tasks are never confused."""
     stems = [(i % len(CLASSES), f"{split}/{CLASSES[i % len(CLASSES)]}/{i:05d}") for i in numbers]
     return tuple(Video(f"{root.name}/{stem}.mp4", root / f"{stem}.mp4", label, root / f"{stem}.track.json") for label, stem in stems)
 
@@ -129,14 +129,14 @@ def _scene(video: Video, task: DemoTask) -> Scene:
 
 
 def target_digit(video: Video, task: DemoTask) -> int:
-    """Return the number of the digit image of scikit-learn that is the target of a video of a task."""
+    """Return the index of scikit-learn's digit image that is the target of a task's video."""
     images, _, numbers = _digits(video.name.split("/")[1])
     return int(numbers[(images == _scene(video, task).digits[0]).all((1, 2))][0])
 
 
 @lru_cache
 def _test_targets(task: DemoTask) -> frozenset[int]:
-    """The test images that are the target of a test video, by their index among the test images."""
+    """Return the indices, among the test images, of the targets of test videos."""
     numbers = _digits("test")[2]
     videos = _videos(_root(task), "test", range(task.test_videos))
     return frozenset(np.flatnonzero(np.isin(numbers, [target_digit(video, task) for video in videos])).tolist())
@@ -144,8 +144,8 @@ def _test_targets(task: DemoTask) -> frozenset[int]:
 
 @lru_cache(maxsize=3)
 def _digits(split: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The digit images (n, 8, 8), 0-16, their labels (n,) and their numbers (n,) of one split: three quarters of all are for training."""
-    from sklearn.datasets import load_digits  # here: the rendering processes do not need it
+    """Return the digit images (n, 8, 8), 0-16, their labels (n,) and indices (n,) of one split; three quarters are for training."""
+    from sklearn.datasets import load_digits  # imported here, since the rendering processes do not need it
 
     data = load_digits()
     training = np.random.default_rng(0).permutation(len(data.images)) % 4 != 0
@@ -154,13 +154,13 @@ def _digits(split: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], n
 
 
 def render_video(scene: Scene) -> None:
-    """Draw one video and write its MP4 file and its track, each in one step."""
+    """Draw one video, and write its MP4 file and its track, each atomically."""
     import av
 
     frames, centres, visible = draw(scene)
     track = {"centre": np.round(centres, 2).tolist(), "side": scene.task.target, "visible": visible.tolist(), "label": scene.label}
     write_text(scene.track, json.dumps(track))
-    # Without mbtree=0 x264 writes another file each time: its rate control by macroblock trees is not deterministic.
+    # mbtree=0 makes x264 deterministic, since its rate control by macroblock trees is not.
     options = {"crf": "18", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
     with replacing(scene.path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=8, options=options)

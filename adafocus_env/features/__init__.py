@@ -1,1 +1,1 @@
-"""From clips to features of the frozen networks: computed live, or from a bank in memory or on disk."""
+"""Features of clips from the frozen networks, computed live or stored in a bank in memory or on disk."""

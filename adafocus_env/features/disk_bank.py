@@ -1,7 +1,7 @@
-"""The feature bank on disk: files of a few clips, mapped into memory, filled ahead or on the first request.
+"""The feature bank on disk: memory-mapped files of a few clips each, filled in advance or on the first request.
 
-Every bank has a separate folder below the folder that a user names. Its name is a hash of everything that the features depend on, so
-that a changed weight can never read a stale feature, and several banks can share a folder.
+Every bank has a separate subfolder of the user's folder. Its name is a hash of everything that the features depend on, so that features of
+changed weights are never read, and several banks can share a folder.
 """
 
 import hashlib
@@ -29,41 +29,41 @@ from classifiers.classifier import Classifier
 from classifiers.errors import InputError, count_of
 from classifiers.optimize import execution_of
 
-SHARD_SIZE = 8  # clips in a file; what is lost when a process is killed
-CARD = "card.json"  # what the features were computed from
-FORMAT = 3  # of the files; another number is another key, so that old files are left alone
+SHARD_SIZE = 8  # clips per file; a killed process loses at most one file
+CARD = "card.json"  # describes what the features were computed from
+FORMAT = 3  # part of the key, so that files of other formats are ignored
 _DIGEST = hashlib.sha256().digest_size
-_LATER = {"head_steps": 0, "resize": "antialias"}  # named in a bank only where used, so that earlier banks stay valid
-_BITS = {2: np.int16, 4: np.int32}  # NumPy has no bfloat16: it only moves the bits
+_LATER = {"head_steps": 0, "resize": "antialias"}  # part of the key only if used, so that earlier banks stay valid
+_BITS = {2: np.int16, 4: np.int32}  # NumPy has no bfloat16, so it only copies the bits
 _log = logging.getLogger("adafocus_env")
 
 Shard = tuple[NDArray[Any], ...]
-"""Bits of the maps, vectors and focus vectors of a shard's clips, each (clips, *shape in the layout)."""
+"""Bits of a shard's glance maps, glance vectors and focus vectors, each (clips, *shape in the layout)."""
 
 
 class DiskBank(Bank):
-    """Stores the glance and focus vectors of a clip store in files; those of 8 clips are computed together on the first request.
+    """A bank that stores glances and focus vectors in files. The features of 8 clips are computed together on the first request.
 
-    A file (a shard) is complete or missing, whenever a process is killed; its checksum is verified when it is opened, and a damaged
-    file is computed again, with a warning. Any number of processes may read and fill the same bank. Values do not depend on the query
-    order, as in `adafocus_env.features.memory_bank.MemoryBank`.
+    A file (a shard) is either complete or missing, even if a process is killed. Its checksum is verified when it is opened, and a damaged
+    file is computed again, with a warning. Any number of processes may read and fill the same bank. As in
+    `adafocus_env.features.memory_bank.MemoryBank`, values do not depend on the query order.
 
     Args:
-        classifier: frozen; features are returned on its device.
-        clips: the clips, by number.
+        classifier: the frozen classifier; features are returned on its device.
+        clips: the clips.
         action: the kind of action, which defines the patches.
-        folder: location of all banks; made if missing. Nothing in it is ever removed.
+        folder: location of all banks; created if missing. Nothing in it is ever removed.
         video_div: see `adafocus_env.features.live.count_steps`.
         dtype: a name in `adafocus_env.features.memory_bank.DTYPES`, the stored number format. Values are computed and returned as float32.
 
     Attributes:
         num_bytes: size of the whole bank.
-        num_shards: number of its files.
+        num_shards: number of files.
         folder: location of this bank.
 
     Raises:
-        InputError: the folder cannot be used, the dtype is not known, the classifier is in training mode, or classifier, clips and
-            ``video_div`` do not fit together.
+        InputError: if the folder cannot be used, the dtype is unknown, the classifier is in training mode, or classifier, clips and
+            ``video_div`` do not match.
     """
 
     def __init__(
@@ -90,11 +90,11 @@ class DiskBank(Bank):
         return f"bank: {count_of(len(self.clips), 'clip')} in {self.folder}, {size_text(self.num_bytes)}{state}"
 
     def num_clips(self, part: int = 0, parts: int = 1) -> int:
-        """Return the number of clips in every ``parts``-th shard from number ``part`` on."""
+        """Return the number of clips in every ``parts``-th shard, starting at number ``part``."""
         return sum(len(self._clips_of(number)) for number in range(part, self.num_shards, parts))
 
     def missing_bytes(self, part: int = 0, parts: int = 1) -> int:
-        """Return the size of the missing shards among every ``parts``-th from number ``part`` on."""
+        """Return the size in bytes of the missing shards among every ``parts``-th, starting at number ``part``."""
         stored = set(self.folder.glob("*.bin"))
         missing = [number for number in range(part, self.num_shards, parts) if self._path(number) not in stored]
         return sum(len(self._clips_of(number)) * self.layout.clip_bytes + _DIGEST for number in missing)
@@ -104,11 +104,11 @@ class DiskBank(Bank):
 
         Args:
             part: number of the first shard.
-            parts: every ``parts``-th shard is this process's work: several machines may share the work.
+            parts: process every ``parts``-th shard, so that several machines can share the work.
             progress: called with the number of finished clips.
 
         Raises:
-            InputError: the disk is full, or a video cannot be read.
+            InputError: if the disk is full, or a video cannot be read.
         """
         done = 0
         for number in range(part, self.num_shards, parts):
@@ -128,14 +128,14 @@ class DiskBank(Bank):
         content = {
             "format": [FORMAT, SHARD_SIZE], "dtype": str(self.layout.dtype), "steps": self.num_steps, "action": geometry(self.action),
             "clips": self.clips.fingerprint, "networks": self.fingerprint, "architecture": architecture,
-            "precision": execution_of(self.classifier).precision,  # not the rest: a bank that one machine filled serves another
+            "precision": execution_of(self.classifier).precision,  # no other settings, so that a bank can be used on other machines
         }  # fmt: skip
         self._card = json.dumps(content, indent=2) + "\n"
         self.folder = self._root / hashlib.sha256(self._card.encode()).hexdigest()[:32]
         self._shards: dict[int, Shard] = {}
 
     def _read(self, which: int, clips: Indices, steps: Indices, *actions: Values) -> Tensor:
-        """Gather rows of the maps, vectors or focus vectors, numbered by (clips, steps, *actions)."""
+        """Gather rows of the glance maps, glance vectors or focus vectors, indexed by (clips, steps, *actions)."""
         if self._outdated():
             self._open()
         index = np.broadcast_arrays(clips, steps, *map(to_array, actions))
@@ -154,7 +154,7 @@ class DiskBank(Bank):
         return self._shards[number]
 
     def _make(self, number: int) -> Shard:
-        """Compute a shard, unless another process has just done so."""
+        """Compute a shard, unless another process has just computed it."""
         path, count = self._path(number), len(self._clips_of(number))
         check_folder(self.folder)
         if not (self.folder / CARD).exists():
@@ -164,10 +164,10 @@ class DiskBank(Bank):
                 return shard
             if path.exists():
                 _log.warning("bank: %s is damaged (its checksum is wrong) and is computed again", path)
-            for leftover in self.folder.glob(f".{path.name}.*"):  # of a process that was killed; nobody else writes here now
+            for leftover in self.folder.glob(f".{path.name}.*"):  # from a killed process; the lock excludes other writers
                 leftover.unlink()
             write_shard(path, [self.layout.rounded(values).cpu() for values in self._computed(self._clips_of(number))])
-        if (shard := read_shard(path, self.layout, count)) is None:  # although it was just written
+        if (shard := read_shard(path, self.layout, count)) is None:  # the file was just written
             raise removed(path)
         return shard
 
@@ -186,10 +186,10 @@ class DiskBank(Bank):
 
 
 def write_shard(path: Path, arrays: Sequence[Tensor]) -> None:
-    """Write the numbers of ``arrays`` one after the other, then a checksum; the file is complete or missing.
+    """Write ``arrays`` one after the other, followed by a checksum. The file is either complete or missing.
 
     Raises:
-        InputError: the disk is full.
+        InputError: if the disk is full.
     """
     digest = hashlib.sha256()
     with replacing(path) as temporary, temporary.open("wb") as file:
@@ -206,9 +206,9 @@ def read_shard(path: Path, layout: Layout, count: int) -> Shard | None:
     try:
         if path.stat().st_size != size + _DIGEST:
             return None
-        # A private mapping: no change of the tensor reaches the file. torch's mapping keeps no file open, numpy's does.
+        # A private mapping: changes of the tensor do not reach the file. Unlike NumPy's, torch's mapping leaves no file open.
         data = torch.from_file(str(path), shared=False, size=size + _DIGEST, dtype=torch.uint8).numpy()
-    except (OSError, RuntimeError):  # torch's, if the file was removed at this moment
+    except (OSError, RuntimeError):  # RuntimeError: the file was removed at this moment
         return None
     if hashlib.sha256(data[:size].data).digest() != data[size:].tobytes():
         return None
@@ -218,10 +218,10 @@ def read_shard(path: Path, layout: Layout, count: int) -> Shard | None:
 
 
 def check_folder(folder: Path) -> None:
-    """Make ``folder`` if it is missing, and check that it can be written.
+    """Create ``folder`` if it is missing, and check that it can be written.
 
     Raises:
-        InputError: it cannot.
+        InputError: if it cannot be created or written.
     """
     try:
         make_writable(folder)
@@ -230,7 +230,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_room(folder: Path, needed: int, about: str) -> None:
-    """Check that there is room for ``needed`` more bytes in ``folder``, which may be missing yet; see `check_size`."""
+    """Check that ``needed`` more bytes fit on the disk of ``folder``, which need not exist yet; see `check_size`."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     check_size(
         about, needed, shutil.disk_usage(existing).free, "free on the disk",

@@ -1,4 +1,4 @@
-"""Features of frozen networks, computed live: glances of whole frames, focus vectors of patches."""
+"""Features of frozen networks, computed live: glances of whole frames and focus vectors of patches."""
 
 import os
 from collections import OrderedDict
@@ -23,21 +23,21 @@ from classifiers.optimize import optimized
 
 Indices = NDArray[np.int64]
 VIDEO_DIVS = (1, 2, 4)
-# Pixels of a call that fills a bank, at most: a number of patches of the paper's size. On CPUs larger calls are slower again.
+# Maximum number of pixels per call that fills a bank, in patches of the paper's size. On CPUs, larger calls are slower.
 CALL_PIXELS = {"cpu": 64 * 96**2, "cuda": 1024 * 96**2}
 FRAME_BYTES = 2**29  # size of the cache of frames
 
 
 class Features:
-    """Glances and focus vectors of clips, computed live (`LiveFeatures`) or once (`MemoryBank`, `DiskBank`).
+    """Glances and focus vectors of clips, computed live (`LiveFeatures`) or only once (`MemoryBank`, `DiskBank`).
 
-    ``clips`` and ``steps`` are index arrays that broadcast against each other, and against ``actions`` (…, *action space), to one
-    shape (…). Cells of a grid may also be a tensor on the networks' device. A step is a decision: usually one frame, or several where one
-    decision stands for all of them.
+    In all methods, ``clips`` and ``steps`` are index arrays that broadcast with each other and with ``actions`` (…, *action space) to one
+    shape (…). Cells of a grid may also be a tensor on the networks' device. A step is a decision, which usually covers one frame, or
+    several frames that share the decision.
 
     Attributes:
-        classifier: frozen.
-        clips: the clips, by number.
+        classifier: the frozen classifier.
+        clips: the clips.
         action: the kind of action, which defines the patches.
         num_steps: D, decisions per clip.
         map_shape: (C, h, w) of a step's glance map; the maps of several frames are stacked, frame after frame.
@@ -55,19 +55,19 @@ class Features:
         raise NotImplementedError
 
     def glance_maps(self, clips: Indices, steps: Indices) -> Tensor:
-        """Return the glance maps (…, C, h, w) of those steps, on the networks' device."""
+        """Return the glance maps (…, C, h, w) of the given steps, on the networks' device."""
         return self._read(0, clips, steps)
 
     def clip_maps(self, clips: Indices) -> list[Tensor]:
-        """Return the glance maps (D, C, h, w) of all steps of each of the clips (n,); they may be the stored ones: do not change them."""
+        """Return the glance maps (D, C, h, w) of all steps of each of the clips (n,). They may be views of stored maps; do not modify."""
         return list(self.glance_maps(clips[:, None], np.arange(self.num_steps)[None]))
 
     def glance_vectors(self, clips: Indices, steps: Indices) -> Tensor:
-        """Return the glance vectors (…, C) of those steps, the mean over their frames."""
+        """Return the glance vectors (…, C) of the given steps, averaged over their frames."""
         return self._read(1, clips, steps)
 
     def focus_vectors(self, clips: Indices, steps: Indices, actions: Values) -> Tensor:
-        """Return the focus vectors (…, F) of the patches that ``actions`` select in those steps, the mean over their frames."""
+        """Return the focus vectors (…, F) of the patches that ``actions`` select in the given steps, averaged over their frames."""
         return self._read(2, clips, steps, actions)
 
     def _read(self, which: int, clips: Indices, steps: Indices, *actions: Values) -> Tensor:
@@ -76,19 +76,19 @@ class Features:
 
 
 class LiveFeatures(Features):
-    """Runs the networks on every request; caches the frames and glances of the clips last used.
+    """Features computed by the networks on every request. The frames and glances of the last used clips are cached.
 
     Args:
-        classifier: frozen; the features are on its device. It runs as `classifiers.optimize.optimized` says, unless it is optimised
-            already.
-        clips: the clips, by number.
+        classifier: the frozen classifier; features are on its device. It is optimised by `classifiers.optimize.optimized`, unless it
+            already is.
+        clips: the clips.
         action: the kind of action, which defines the patches.
         video_div: see `count_steps`.
         capacity: number of clips whose glances are cached.
-        frames: number of clips whose frames are cached, if they fit in `FRAME_BYTES`; None: as many as fit.
+        frames: maximum number of clips whose frames are cached within `FRAME_BYTES`; None: as many as fit.
 
     Raises:
-        InputError: the classifier is in training mode, or classifier, clips and ``video_div`` do not fit together.
+        InputError: if the classifier is in training mode, or classifier, clips and ``video_div`` do not match.
     """
 
     about = "bank: none, features are computed live"
@@ -114,7 +114,7 @@ class LiveFeatures(Features):
 
     @torch.no_grad()
     def focus_vectors(self, clips: Indices, steps: Indices, actions: Values) -> Tensor:
-        """See `Features.focus_vectors`; computed in one call of the focuser."""
+        """See `Features.focus_vectors`. All patches are processed in one call of the focuser."""
         device = self.classifier.device
         corners = self.action.corners_of(to_array(actions))
         clips, steps, _ = np.broadcast_arrays(clips, steps, corners[..., 0])
@@ -123,26 +123,26 @@ class LiveFeatures(Features):
         length = len(frames) // requested.shape[1]
         source = inverse.ravel()[:, None] * length + np.arange(length)
         corners = np.broadcast_to(corners, (*clips.shape, 2)).reshape(-1, 1, 2).repeat(length, axis=1).reshape(-1, 2)
-        interpolated = corners.dtype.kind == "f"  # of normalised frames; whole patches are cut out first, which is less to normalise
+        interpolated = corners.dtype.kind == "f"  # needs normalised frames; otherwise only patches are normalised
         frames = self.classifier.normalise(frames) if interpolated else frames
         patches = crop_patches(frames, to_device(source.ravel(), device), to_device(corners, device), self.action.patch_size)
         focus_vectors = self.classifier.focus(patches if interpolated else self.classifier.normalise(patches), num_frames=length)
         return focus_vectors.unflatten(0, (-1, length)).mean(1).unflatten(0, clips.shape)
 
     def frames(self, clip: int) -> Tensor:
-        """Return the clip's frames (T, 3, H, W), uint8, on the networks' device, (height, width, channels) in memory."""
+        """Return the clip's frames (T, 3, H, W) uint8 on the networks' device, in the memory format channels_last."""
         return self._frames.get(
             clip, lambda: self.clips.frames(clip).to(self.classifier.device, non_blocking=True, memory_format=torch.channels_last)
         )
 
     def glance(self, clip: int) -> tuple[Tensor, Tensor]:
-        """Return the maps (D, C, h, w) and vectors (D, C) of all steps of one clip, from one call of the glancer."""
+        """Return the glance maps (D, C, h, w) and vectors (D, C) of all steps of one clip, in one call of the glancer."""
         if self._watch.changed():
             self._glances.clear()
         return self._glances.get(clip, lambda: self._run_glancer(clip))
 
     def cell_focus_vectors_of(self, groups: Iterable[tuple[int, range]]) -> Iterator[Tensor]:
-        """Yield `cell_focus_vectors` of each (clip, steps), several at the same time where cores are idle: the values are the same."""
+        """Yield `cell_focus_vectors` for each (clip, steps). If cores are idle, several are computed in parallel, with the same values."""
         frames = (by_step(self.frames(clip), self.num_steps)[steps.start : steps.stop] for clip, steps in groups)
         return map_parallel(self.cell_focus_vectors, frames, idle_workers(self.classifier.device))
 
@@ -151,9 +151,9 @@ class LiveFeatures(Features):
         """Return the focus vectors (steps, cells, F) of all cells of one of the `groups` of steps, in calls of fixed size.
 
         Args:
-            frames: of these steps, (steps, T/D, 3, H, W) uint8.
+            frames: frames of these steps, (steps, T/D, 3, H, W) uint8.
         """
-        frames = self.classifier.normalise(frames)  # once: cells overlap
+        frames = self.classifier.normalise(frames)  # only once, since cells overlap
         length = frames.shape[1]
         calls = (crop_patches(frames.flatten(0, 1), *call, self.action.patch_size) for call in self._cell_calls(len(frames), length))
         focus_vectors = torch.cat([self.classifier.focus(patches, num_frames=length) for patches in calls])
@@ -161,13 +161,13 @@ class LiveFeatures(Features):
 
     @cached_property
     def groups(self) -> list[range]:
-        """Steps whose focus vectors are computed together: as many as fit in one call of the focuser, at least one."""
+        """Groups of steps whose focus vectors are computed together: as many as fit in one call of the focuser, at least one."""
         patches = max(1, self.action.num_cells or 0) * (self.clips.num_frames // self.num_steps)
         count = max(1, self._call_size // patches)
         return [range(start, min(start + count, self.num_steps)) for start in range(0, self.num_steps, count)]
 
     def _cell_calls(self, steps: int, length: int) -> list[tuple[Tensor, Tensor]]:
-        """Return frame and corner of every patch of ``steps`` steps of ``length`` frames, cell after cell, one entry per call."""
+        """Return frame indices and corners of the patches in ``steps`` steps of ``length`` frames, ordered by cell, one pair per call."""
         if steps not in self._calls:
             cells = self.action.corners_of(self.action.candidates)
             source = np.arange(steps * length).reshape(steps, 1, length).repeat(len(cells), axis=1).ravel()
@@ -182,7 +182,7 @@ class LiveFeatures(Features):
         return max(1, CALL_PIXELS.get(self.classifier.device.type, CALL_PIXELS["cpu"]) // self.action.patch_size**2)
 
     def _read(self, which: int, clips: Indices, steps: Indices, *actions: Values) -> Tensor:
-        """Stack the maps (0) or vectors (1) of those steps."""
+        """Stack the glance maps (0) or vectors (1) of the given steps."""
         clips, steps = np.broadcast_arrays(clips, steps)
         glances = [self.glance(clip)[which][step] for clip, step in zip(clips.ravel().tolist(), steps.ravel().tolist(), strict=True)]
         return torch.stack(glances).unflatten(0, clips.shape)
@@ -196,29 +196,29 @@ class LiveFeatures(Features):
 
 
 def by_step(frames: Tensor, num_steps: int) -> Tensor:
-    """Group what belongs to the frames of a clip (T, …) by step: (D, T/D, …)."""
+    """Group values of the frames of a clip (T, …) by step, (D, T/D, …)."""
     return frames.unflatten(0, (num_steps, -1))
 
 
 def count_steps(classifier: Classifier, clips: ClipSource, video_div: int | None) -> int:
-    """Return D, the decisions that a policy takes in a clip.
+    """Return D, the number of decisions of a policy in a clip.
 
-    A recurrent head takes one decision per frame. A head that averages the scores of frames (the Something-Something family)
-    takes ``video_div`` decisions, each for an equal share of the frames; with 1, all frames of a video get the same location.
+    With a recurrent head, there is one decision per frame. With a head that averages the scores of frames (the Something-Something
+    family), there are ``video_div`` decisions, each for an equal share of the frames; with 1, all frames have the same location.
 
     Args:
-        classifier: its head decides between the two.
-        clips: their frames are divisible by D.
+        classifier: the classifier with the head.
+        clips: the clips, whose number of frames must be divisible by D.
         video_div: 1 (the default), 2 or 4 if the head averages, otherwise None.
 
     Raises:
-        InputError: they do not fit together (says why).
+        InputError: if head, frames and ``video_div`` do not match. The message says why.
     """
     head, glances = classifier.architecture.head, clips.settings.num_glance_frames
     if not classifier.architecture.averages_frames:
         refuse_if(
             video_div is not None,
-            f"video_div={video_div} needs a classifier with the head 'mean' or 'separate_mean', this one has {head!r}; leave video_div out",
+            f"video_div={video_div} needs a classifier with the head 'mean' or 'separate_mean', got {head!r}; leave video_div out",
         )
         refuse_if(
             glances != clips.num_frames,
@@ -239,14 +239,14 @@ Value = TypeVar("Value")
 
 
 class LRUCache(Generic[Item, Value]):
-    """The values of the keys last requested, at most ``capacity`` of them."""
+    """A cache of the ``capacity`` most recently requested values."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._cached: OrderedDict[Item, Value] = OrderedDict()
 
     def get(self, key: Item, make: Callable[[], Value]) -> Value:
-        """Return the cached value of ``key``, or a new one; the least recently used value is dropped if there are too many."""
+        """Return the cached value of ``key``, or a new one from ``make``. A full cache drops the least recently used value."""
         if key not in self._cached:
             self._cached[key] = make()
             if len(self._cached) > self._capacity:
@@ -263,7 +263,7 @@ class LRUCache(Generic[Item, Value]):
 
 
 def idle_workers(device: torch.device) -> int:
-    """Return how many calls can run at the same time: the cores, or OMP_NUM_THREADS, over PyTorch's threads per call; 1 on a GPU."""
+    """Return the number of parallel calls: cores, or OMP_NUM_THREADS, divided by PyTorch's threads per call; 1 on a GPU."""
     if device.type != "cpu":
         return 1
     asked = os.environ.get("OMP_NUM_THREADS", "")
@@ -272,9 +272,9 @@ def idle_workers(device: torch.device) -> int:
 
 
 def map_parallel(call: Callable[[Item], Value], items: Iterable[Item], workers: int) -> Iterator[Value]:
-    """Yield ``call(item)`` of every item in order, computed by ``workers`` threads.
+    """Yield ``call(item)`` for every item in order, computed by ``workers`` threads.
 
-    The first call runs alone: it makes what the network caches for the others.
+    The first call runs alone, so that it fills the network's caches for the others.
     """
     remaining = iter(items)
     yield from map(call, islice(remaining, 1))

@@ -1,4 +1,4 @@
-"""The feature bank in memory: frozen means computed once. `adafocus_env.features.disk_bank` stores it on disk."""
+"""The feature bank in memory: features of frozen networks are computed only once. `adafocus_env.features.disk_bank` stores them on disk."""
 
 import logging
 import math
@@ -22,26 +22,26 @@ from classifiers.errors import InputError, count_of, lookup, refuse_if
 from classifiers.optimize import execution_of, optimized
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-NETWORKS = ("glancer", "focuser")  # what the features depend on; the head may learn
-CACHED_FRAMES = 256  # clips whose frames a bank caches: as many as are evaluated at the same time; afterwards they are seldom read again
-MANY = 16  # calls of the focuser in a step, from which on an announced bank shows its progress
+NETWORKS = ("glancer", "focuser")  # the features depend on these; the head may be trained
+CACHED_FRAMES = 256  # clips whose frames a bank caches: as many as are evaluated at the same time, since later requests are rare
+MANY = 16  # number of focuser calls in a step from which an announced bank shows its progress
 _STORED = ("_stored", "_glanced", "_focused", "_slots")
 _log = logging.getLogger("adafocus_env")
 
 
 class RoomError(InputError):
-    """A bank does not fit in memory or on disk."""
+    """Raised if a bank does not fit in memory or on disk."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The stored features of one clip: shapes of glance maps, glance vectors and focus vectors, and the number format.
+    """The layout of the stored features of one clip: shapes and number format.
 
     Attributes:
-        maps: (D, C, h, w).
-        vectors: (D, C).
-        focus_vectors: (D, cells, F); no cells where actions are continuous.
-        dtype: of the stored numbers.
+        maps: shape of the glance maps, (D, C, h, w).
+        vectors: shape of the glance vectors, (D, C).
+        focus_vectors: shape of the focus vectors, (D, cells, F); there are no cells if actions are continuous.
+        dtype: dtype of the stored numbers.
     """
 
     maps: tuple[int, ...]
@@ -51,7 +51,7 @@ class Layout:
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of maps, vectors and focus vectors."""
+        """Shapes of maps, vectors and focus vectors."""
         return self.maps, self.vectors, self.focus_vectors
 
     @property
@@ -60,10 +60,10 @@ class Layout:
         return sum(int(np.prod(shape)) for shape in self.shapes) * self.dtype.itemsize
 
     def rounded(self, values: Tensor) -> Tensor:
-        """Return ``values`` in the stored format.
+        """Return ``values`` in the stored number format.
 
         Raises:
-            InputError: a value is too large for the dtype.
+            InputError: if a value is too large for the dtype.
         """
         stored = values.to(self.dtype)
         refuse_if(
@@ -74,11 +74,11 @@ class Layout:
 
 
 class Bank(Features):
-    """Features that are computed once; a subclass stores them.
+    """Base class of features that are computed only once. Subclasses store them.
 
     Attributes:
-        layout: of a clip's features.
-        fingerprint: of the weights that the features depend on.
+        layout: layout of a clip's features.
+        fingerprint: fingerprint of the weights that the features depend on.
     """
 
     def __init__(self, classifier: Classifier, clips: ClipSource, action: Action, video_div: int | None, dtype: str) -> None:
@@ -95,13 +95,13 @@ class Bank(Features):
         self.fingerprint = self.classifier.fingerprint(NETWORKS)
 
     def focus_vectors(self, clips: Indices, steps: Indices, actions: Values) -> Tensor:
-        """See `Features.focus_vectors`; those of continuous actions are not stored."""
+        """See `Features.focus_vectors`. Focus vectors of continuous actions are not stored."""
         if self.action.num_cells is None:
             return self._live.focus_vectors(clips, steps, actions)
         return super().focus_vectors(clips, steps, actions)
 
     def _outdated(self) -> bool:
-        """Return whether glancer or focuser have changed since the last call."""
+        """Return whether the glancer or the focuser has changed since the last call."""
         before = self.fingerprint
         if self._watch.changed():
             self.fingerprint = self.classifier.fingerprint(NETWORKS)
@@ -109,28 +109,28 @@ class Bank(Features):
 
 
 class MemoryBank(Bank):
-    """Stores the glance and focus vectors of a clip store in memory; each is computed on its first request.
+    """A bank that stores glances and focus vectors in memory. Each is computed on its first request.
 
-    Values do not depend on the query order: glances are computed for all frames of a clip together, focus vectors for all cells
-    of a step together, so that content and size of every network call are fixed. A changed weight of glancer or focuser empties the
-    bank; the head's weights make no difference. With continuous actions, focus vectors are computed live and only glances are stored.
+    Values do not depend on the query order: the glances of all frames of a clip are computed together, and so are the focus vectors of all
+    cells of a step, so that content and size of every network call are fixed. If a weight of the glancer or the focuser changes, the bank
+    is emptied; the weights of the head do not matter. With continuous actions, focus vectors are computed live and only glances are stored.
 
     Args:
-        classifier: frozen; the bank is on its device.
-        clips: the clips, by number.
+        classifier: the frozen classifier; the bank is on its device.
+        clips: the clips.
         action: the kind of action, which defines the patches.
         video_div: see `adafocus_env.features.live.count_steps`.
         dtype: a name in `DTYPES`, the stored number format. Values are computed and returned as float32.
-        max_bytes: size of the bank; if not all clips fit, the least recently used ones are dropped.
-        announce: show on stderr how much of it is computed, whenever many steps are missing at once.
+        max_bytes: maximum size of the bank; if not all clips fit, the least recently used clips are dropped.
+        announce: show progress on stderr whenever many steps are missing at once.
 
     Attributes:
-        num_bytes: size of the bank.
+        num_bytes: size of the bank in bytes.
 
     Raises:
-        RoomError: the bank would take more than half of the memory (names the size and what to do).
-        InputError: the dtype is not known, one clip needs more than ``max_bytes``, the classifier is in training mode, or classifier,
-            clips and ``video_div`` do not fit together.
+        RoomError: if the bank would take more than half of the memory. The message states the size and says what to do.
+        InputError: if the dtype is unknown, one clip needs more than ``max_bytes``, the classifier is in training mode, or classifier,
+            clips and ``video_div`` do not match.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class MemoryBank(Bank):
         check_size(
             f"bank: the features of {count_of(len(clips), 'clip')}", self.num_bytes, memory_of(classifier.device) // 2,
             "half of the memory",
-            "store them on disk (bank=FOLDER), only those of the clips last used (bank_gib=N), or compute them live (bank=false)",
+            "store them on disk (bank=FOLDER), store only the last used clips (bank_gib=N), or compute them live (bank=false)",
         )  # fmt: skip
         _log.info("%s", self.about)
         self._waiting = Waiting("fill the feature bank", self._capacity * self.num_steps) if announce else None
@@ -179,18 +179,18 @@ class MemoryBank(Bank):
         return f"bank: {self._capacity:,} of {count_of(len(self.clips), 'clip')} in memory, {size_text(self.num_bytes)}"
 
     def clip_maps(self, clips: Indices) -> list[Tensor]:
-        """See `Features.clip_maps`; a float32 bank of all clips copies nothing."""
-        if self._capacity < len(self.clips):  # a stored clip may be replaced by another one while its maps are in use
+        """See `Features.clip_maps`. A float32 bank of all clips returns views."""
+        if self._capacity < len(self.clips):  # another clip may replace a stored clip while its maps are in use
             return super().clip_maps(clips)
-        self.glance_vectors(clips, np.zeros(1, np.int64))  # computes what is missing
+        self.glance_vectors(clips, np.zeros(1, np.int64))  # computes missing glances
         stored = self._stored[0].unflatten(0, (-1, self.num_steps))
         return [stored[clip].float() for clip in clips.tolist()]
 
     def _read(self, which: int, clips: Indices, steps: Indices, *actions: Values) -> Tensor:
-        """Read as many clips at a time as fit in the bank; empty it first if glancer or focuser have changed."""
+        """Read as many clips at a time as fit in the bank. If the glancer or the focuser has changed, empty the bank first."""
         if self._outdated():
             self._glanced[:] = self._focused[:] = False
-        if self._slots.enough(clips):  # a tensor of cells is then not copied to the host
+        if self._slots.enough(clips):  # then, a tensor of cells is not copied to the host
             return self._pick(which, clips, steps, *actions)
         clips, *rest = np.broadcast_arrays(clips, steps, *map(to_array, actions))
         batch = np.unique(clips, return_inverse=True)[1].reshape(clips.shape) // self._capacity
@@ -202,19 +202,19 @@ class MemoryBank(Bank):
         return whole
 
     def _glance_rows(self, clips: Indices, steps: Indices) -> Indices:
-        """Store the glances of those steps if they are missing, and return their rows."""
+        """Compute missing glances of the given steps, and return the rows of the stored glances."""
         slots = self._slots_of(clips)
         missing = ~self._glanced[slots]
         if missing.any():
             self.clips.prefetch(np.unique(np.broadcast_to(clips, missing.shape)[missing]))
             for clip, slot in _distinct(missing, clips, slots):
-                for stored, values in zip(self._stored, self._live.glance(clip), strict=False):  # focus vectors are stored elsewhere
+                for stored, values in zip(self._stored, self._live.glance(clip), strict=False):  # glances only
                     stored[slot * self.num_steps : (slot + 1) * self.num_steps] = self.layout.rounded(values)
                 self._glanced[slot] = True
         return slots * self.num_steps + steps
 
     def _focus_rows(self, clips: Indices, steps: Indices, cells: Values) -> Values:
-        """Store all cells of the groups of those steps if they are missing, and return the rows of the cells."""
+        """Compute missing focus vectors of all cells in the groups of the given steps, and return the rows of the given cells."""
         every = self.layout.focus_vectors[1]
         rows = self._slots_of(clips) * self.num_steps + steps
         missing = ~self._focused[rows]
@@ -247,7 +247,7 @@ class MemoryBank(Bank):
 
 
 class Slots:
-    """Which clips have a slot in a bank of ``capacity`` clips: the last requested ones."""
+    """The assignment of the last requested clips to the slots of a bank of ``capacity`` clips."""
 
     def __init__(self, num_clips: int, capacity: int) -> None:
         self._all = capacity >= num_clips
@@ -261,7 +261,7 @@ class Slots:
         return self._all or clips.size <= self._capacity or len(np.unique(clips)) <= self._capacity
 
     def of(self, clips: Indices) -> tuple[Indices, Indices]:
-        """Return the slots of ``clips``, and those among them that belonged to another clip before."""
+        """Return the slots of ``clips``, and the slots among them that belonged to another clip before."""
         if self._all:
             return clips, np.zeros(0, np.int64)
         requested = np.unique(clips)
@@ -276,15 +276,15 @@ class Slots:
 
 
 def _distinct(mask: NDArray[np.bool_], *numbers: Indices) -> list[list[int]]:
-    """Return the different tuples of ``numbers``, which broadcast to the shape of ``mask``, where the mask is set."""
+    """Return the distinct tuples of ``numbers`` where ``mask`` is set. ``numbers`` broadcast to the shape of the mask."""
     return np.unique([np.broadcast_to(array, mask.shape)[mask] for array in numbers], axis=1).T.tolist()
 
 
 def check_bank(bank: Features, classifier: Classifier, clips: ClipSource, action: Action, video_div: int | None = None) -> Features:
-    """Return ``bank`` if it was made for this classifier, these clips, this patch geometry and these decisions.
+    """Check that ``bank`` was made for this classifier, these clips, this patch geometry and these decisions, and return it.
 
     Raises:
-        InputError: it was not (names what differs).
+        InputError: if it was made for others. The message names the differences.
     """
     if differing := [
         name
@@ -314,7 +314,7 @@ def size_text(num_bytes: float) -> str:
 
 
 def _identity(classifier: Classifier) -> tuple[object, ...]:
-    """Return all that the features depend on: the weights, and what is done with them (mean, glance size, precision)."""
+    """Return everything that the features depend on: weights, normalisation, glance size, precision, and so on."""
     return classifier.fingerprint(), classifier.architecture, execution_of(optimized(classifier))
 
 
@@ -323,14 +323,14 @@ def _clips_in(max_bytes: int | None, layout: Layout, count: int) -> int:
         return count
     refuse_if(
         max_bytes < layout.clip_bytes,
-        f"bank_gib must have room for one clip, {size_text(layout.clip_bytes)}, got {size_text(max_bytes)}; "
+        f"bank_gib must be at least the size of one clip, {size_text(layout.clip_bytes)}, got {size_text(max_bytes)}; "
         "choose a larger bank_gib, or bank=false to compute them live",
     )
     return min(count, max_bytes // layout.clip_bytes)
 
 
 def memory_of(device: torch.device) -> int:
-    """Return the bytes of memory of a device; of a CPU, those of the machine."""
+    """Return the memory of a device in bytes; for a CPU, the memory of the machine."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -340,13 +340,13 @@ def check_size(what: str, needed: int, available: int, where: str, advice: str) 
     """Check that a bank fits, before anything is computed.
 
     Args:
-        what: the bank, for the message.
-        needed: bytes.
-        available: bytes.
-        where: what is available, for the message.
-        advice: what to do otherwise.
+        what: description of the bank for the message.
+        needed: size of the bank in bytes.
+        available: available bytes.
+        where: description of the available space for the message.
+        advice: advice for the message.
 
     Raises:
-        RoomError: it does not fit (names both sizes).
+        RoomError: if the bank does not fit. The message states both sizes.
     """
     refuse_if(needed > available, RoomError(f"{what} must fit in {size_text(available)} ({where}), got {size_text(needed)}; {advice}"))

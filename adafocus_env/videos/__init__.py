@@ -1,1 +1,1 @@
-"""From files to frames: data sets, list files, splits, readers, decoding in processes that can be killed."""
+"""Data sets, list files, splits, readers, and decoding of videos in processes that can be killed."""

@@ -14,20 +14,21 @@ from classifiers.errors import InputError, refuse_if
 def folder(root: str | Path, *, val: float = 0.1, test: float = 0.2, flip: bool = True) -> DataSet:
     """Return the data set in a folder with one subfolder of videos for each class.
 
-    Either ``ROOT/train/CLASS/*`` and ``ROOT/test/CLASS/*``, or ``ROOT/CLASS/*``, which is split by a fixed hash of the names so
-    that every class has a training video and, with two videos or more, a test video. ``ROOT/test/CLASS/*`` alone is enough to evaluate
-    a classifier. A video is a file with a video's suffix or a folder of images; ``NAME.track.json`` beside ``NAME.mp4`` or the folder
-    ``NAME`` is its track (see `Video.track`). Classes are sorted by name. Anything else is listed in `DataSet.unused`: other files,
-    folders without images, class folders without videos. Hidden files are ignored.
+    The videos are either ``ROOT/train/CLASS/*`` and ``ROOT/test/CLASS/*``, or ``ROOT/CLASS/*``. The latter are split by a fixed hash of
+    their names, so that every class has a training video and, if it has at least two videos, a test video. ``ROOT/test/CLASS/*`` alone is
+    enough to evaluate a classifier. A video is a file with the suffix of a video, or a folder of images; its track (see `Video.track`) is
+    ``NAME.track.json`` next to ``NAME.mp4`` or the folder ``NAME``. Classes are sorted by name. `DataSet.unused` lists everything else:
+    other files, folders without images, and class folders without videos. Hidden files are ignored.
 
     Args:
         root: the folder.
         val: share of the training videos that is held out for validation.
-        test: share of the videos to test on, if the folder has no test/.
-        flip: whether a mirrored video has the same class, so that training clips are mirrored at random.
+        test: share of the test videos, if the folder has no test/.
+        flip: whether a mirrored video has the same class, so that training clips may be mirrored at random.
 
     Raises:
-        InputError: the folder is missing, empty, has one class or no videos, a name in it is not UTF-8, or its splits do not fit together.
+        InputError: if the folder is missing or empty, has only one class or no videos, has a name that is not UTF-8, or has splits with
+            different classes.
     """
     root = Path(root).expanduser()
     check_folder(root, "give a folder with one subfolder of videos for each class")
@@ -53,7 +54,7 @@ def check_folder(root: Path, advice: str) -> None:
     """Check that ``root`` is a folder with content.
 
     Raises:
-        InputError: it is not; ``advice`` says what to give.
+        InputError: if it is not. The message ends with ``advice``.
     """
     refuse_if(not root.exists(), f"data.root: {root} does not exist; {advice}")
     refuse_if(not root.is_dir(), f"data.root: {root} is not a folder; {advice}")
@@ -65,10 +66,10 @@ def _classes(folder: Path, root: Path, least: int = 2) -> list[str]:
     classes = [entry.name for entry in folders if _videos_in(entry)]
     refuse_if(
         not classes,
-        f"data.root: {root} holds no videos that can be learned from: none of the {len(folders)} class folders in {folder} "
+        f"data.root: {root} has no videos to learn from: none of the {len(folders)} class folders in {folder} "
         f"has a file of a known kind ({', '.join(VIDEO_SUFFIXES)}) or a folder of images",
     )
-    refuse_if(len(classes) < least, f"data.root: {folder} has only one class, {classes[0]!r}; at least two are needed to tell apart")
+    refuse_if(len(classes) < least, f"data.root: {folder} has only one class, {classes[0]!r}; at least two are needed")
     return classes
 
 
@@ -97,7 +98,7 @@ def _track_of(path: Path) -> Path | None:
 
 
 def _unused(root: Path, splits: Sequence[str], used: Collection[Path]) -> Iterator[str]:
-    """Yield what ``root`` holds beside ``used`` by relative path, folders with a reason; a class folder without videos is one entry."""
+    """Yield the relative paths in ``root`` that are not in ``used``, with the reason for folders; see `DataSet.unused`."""
 
     def described(path: Path, reason: str) -> str:
         return path.relative_to(root).as_posix() + (f"/ ({reason})" if path.is_dir() else "")

@@ -1,14 +1,14 @@
-"""The containers of video: their suffixes, and the size that a file states.
+"""Video containers: their suffixes, and the size that the header of a file states.
 
-Most decoders silently read a truncated file as a shorter video. The containers state their own length in a few bytes. Only
-explicit lengths count: a writer may leave them open.
+Most decoders silently read a truncated file as a shorter video. The headers of containers state the length of the file in a few bytes, so
+truncation can be detected. A writer may leave the length unspecified.
 """
 
 from pathlib import Path
 from typing import BinaryIO
 
 DECORD_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".3gp")
-# From these decord silently returns wrong frames if the video has B frames; some it cannot open.
+# decord cannot open some of these files, and silently returns wrong frames of others if the video has B frames.
 PYAV_SUFFIXES = (".avi", ".mpg", ".mpeg", ".flv", ".wmv", ".ts", ".mts", ".m2ts", ".vob", ".ogv", ".gif")
 VIDEO_SUFFIXES = DECORD_SUFFIXES + PYAV_SUFFIXES
 _ISO_BRANDS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
@@ -16,7 +16,7 @@ _ISO_NEEDED = (b"moov", b"mdat", b"moof")
 
 
 def stated_size(path: Path) -> int | None:
-    """Return the bytes that the file must have according to its header (MP4, MOV, AVI, Matroska, WebM); None if unknown."""
+    """Return the size in bytes that the file has according to its header (MP4, MOV, AVI, Matroska, WebM); None if unknown."""
     with path.open("rb") as file:
         start = file.read(12)
         if start[4:8] in _ISO_BRANDS:
@@ -30,7 +30,7 @@ def stated_size(path: Path) -> int | None:
 
 
 def _iso_size(file: BinaryIO, size: int) -> int | None:
-    """Return the end of the last box with frames; padding after it may be cut."""
+    """Return the end of the last box with frames, since padding after it may be missing."""
     end, position = None, 0
     while position + 8 <= size:
         file.seek(position)
@@ -47,7 +47,7 @@ def _iso_size(file: BinaryIO, size: int) -> int | None:
 
 
 def _matroska_size(file: BinaryIO, size: int) -> int | None:
-    """Return the end of the segment, the one element after the header."""
+    """Return the end of the segment, which is the element after the header."""
     file.seek(4)
     header = _matroska_length(file)
     if header is None or header > size:
@@ -60,7 +60,7 @@ def _matroska_size(file: BinaryIO, size: int) -> int | None:
 
 
 def _matroska_length(file: BinaryIO) -> int | None:
-    """Return a number of 1 to 8 bytes whose leading zero bits give the count; None if all bits are ones (unknown)."""
+    """Return a number of 1 to 8 bytes, the count given by its leading zero bits; None if all bits are ones (unknown)."""
     first = file.read(1)
     if not first or first[0] == 0:
         return None

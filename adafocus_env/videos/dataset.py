@@ -1,4 +1,4 @@
-"""A data set: its videos, with their classes, in three splits: training, validation and test."""
+"""A data set: videos with classes in three splits (training, validation and test)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from typing import Literal
 
 from classifiers.errors import count_of, refuse_if
 
-_LISTED = 5  # unused files in the summary; `DataSet.unused` has them all
+_LISTED = 5  # number of unused files in the summary; `DataSet.unused` has all of them
 
 
 @dataclass(frozen=True)
@@ -15,16 +15,16 @@ class Video:
     """One video.
 
     Attributes:
-        name: unique and stable: the path relative to the data set's root, with slashes.
+        name: unique and stable name, which is the path relative to the data set's root, with slashes.
         path: the file, or the folder of frames.
-        label: number of its class.
-        track: JSON file with the ground truth, if any: ``{"centre": [[y, x], ...]}``, one point for each frame of the video, in its
-            pixels, (0, 0) being the centre of the top left one. Hit rates need two more entries: ``"side"``, the height and width of
-            the target's box, and ``"visible"``, for each frame whether it shows the target.
-        labels: all its labels, `label` being the first; empty for a single label.
-        num_frames: frames of its folder according to a list; None: as many as the video has.
-        frame_name: how the frames in its folder are named, counted from 1, as ``image_%05d.jpg``; empty: any images, in the order of
-            their names.
+        label: index of the class.
+        track: JSON file with the ground truth, if any: ``{"centre": [[y, x], ...]}``, one point per frame in pixels of the video; (0, 0) is
+            the centre of the top left pixel. Hit rates need two more entries: ``"side"``, the height and width of the target's box in
+            pixels, and ``"visible"``, whether each frame shows the target.
+        labels: all labels, starting with ``label``; empty if there is only one.
+        num_frames: number of frames in the folder according to a list; None: all frames.
+        frame_name: pattern of the names of frames in the folder, counted from 1, such as ``image_%05d.jpg``; empty: all images, sorted by
+            name.
     """
 
     name: str
@@ -41,24 +41,25 @@ Videos = tuple[Video, ...]
 
 @dataclass(frozen=True)
 class DataSet:
-    """Videos in three splits, and how they may be augmented.
+    """Videos in three splits, and their augmentation.
 
     Attributes:
-        name: what users type.
+        name: the name that users type.
         classes: names of the classes, by label.
-        train: the networks learn from them.
-        val: choices are made on them; held out of training.
-        test: read once, at the end.
-        further: as test videos, for figures that nothing was chosen by; read only on request. Empty for most data sets.
+        train: videos to train the networks on.
+        val: videos held out of training, for the selection of models and settings.
+        test: videos that are read once, at the end.
+        further: further test videos for final figures, which no choice was based on. They are read only on request, and most data sets
+            have none.
         flip: whether a mirrored video has the same class.
-        scales: sides of training crops as shares of the shorter side.
+        scales: sides of training crops as fractions of the shorter side.
         margin: shorter side of the stored frames as a multiple of the crop's side (the paper stores 256 for crops of 224).
-        prepare: makes the missing files of the given videos, and calls its argument ``progress``, if any, with 1 for each that it makes;
-            None if the files are the user's.
-        metric: what accuracy means: ``top1``, or ``map`` (mean average precision) for videos with several labels.
-        patch_size: side in pixels of the patches that its task is made for, with the architecture `small`; None without a task.
-        root: the folder that it was read from, if any.
-        unused: the content of a folder of class folders that is not part of the data set, by path relative to ``root``.
+        prepare: creates the missing files of the given videos, and calls its argument ``progress``, if any, with 1 after each video; None
+            if the files belong to the user.
+        metric: the accuracy metric: ``top1``, or ``map`` (mean average precision) for videos with several labels.
+        patch_size: side in pixels of the patches that the task is designed for, with the architecture `small`; None without a task.
+        root: the folder of the data set, if any.
+        unused: files and folders in a folder of class folders that are not part of the data set, as paths relative to ``root``.
     """
 
     name: str
@@ -78,7 +79,7 @@ class DataSet:
 
     @property
     def summary(self) -> str:
-        """The number of classes, the videos of every split, and what is not used, in one line."""
+        """The number of classes, the number of videos in every split, and unused files, in one line."""
         source = self.name if self.root is None else f"{self.name} in {self.root}"
         classes = count_of(len(self.classes), "class", "classes")
         counts = f"{classes}; {len(self.train)} train, {len(self.val)} val, {len(self.test)} test videos"
@@ -94,10 +95,10 @@ def check_train_split(data: DataSet, root: str) -> None:
 
     Args:
         data: the data set.
-        root: the folder that it is read from, for the message.
+        root: the folder of the data set, for the message.
 
     Raises:
-        InputError: there is no training video.
+        InputError: if there are no training videos.
     """
     refuse_if(
         not data.train,
@@ -107,9 +108,9 @@ def check_train_split(data: DataSet, root: str) -> None:
 
 
 def with_classes(data: DataSet, classes: tuple[str, ...]) -> DataSet:
-    """Return the data set with a classifier's classes, if it is a folder whose classes are all among them; otherwise unchanged.
+    """Return the data set with a classifier's classes if it is a folder that has only such classes; otherwise return it unchanged.
 
-    The classes of a folder are numbered in the order of their names, so that a missing class changes the numbers of the others.
+    The classes of a folder are numbered in the order of their names, so that a missing class changes the indices of the others.
     """
     if data.name != "folder" or not set(data.classes) <= set(classes):
         return data

@@ -1,8 +1,8 @@
 """Run a function in worker processes that can be killed, because video decoders hang and crash.
 
-decord has open bugs where a call never returns and holds Python's global lock, so that neither a thread nor a signal handler can
-end it: only killing the process does. Workers are started as plain child processes, not through `multiprocessing`: its *spawn* runs
-the user's main script again, and its *fork* copies locks that other threads hold.
+decord has open bugs where a call never returns and holds Python's global interpreter lock. Neither a thread nor a signal handler can end
+such a call; only killing the process does. Workers are started as plain child processes instead of through `multiprocessing`, whose
+*spawn* runs the user's main script again and whose *fork* copies locks that other threads hold.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ from typing import Any
 
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _SIGNALS = {each.value: each.name for each in signal.Signals}
-START_LIMIT = 120.0  # seconds a worker may take to start; a guard against waiting for ever, not a target
+START_LIMIT = 120.0  # seconds that a worker may take to start; prevents waiting forever
 
-# Importing our packages loads Gymnasium or torch, which takes seconds and hundreds of megabytes that no worker needs. A worker therefore
-# replaces them by empty packages, and imports only the modules that it needs.
+# Importing these packages loads Gymnasium or torch, which costs seconds and hundreds of megabytes and which no worker needs. A worker
+# therefore replaces the packages by empty ones, and imports only the modules that it needs.
 _START = """
 import importlib.util, sys, types
 for name in ("classifiers", "adafocus_env"):
@@ -48,22 +48,22 @@ class Failure:
 def run_in_workers(
     function: str, tasks: Sequence[object], *, num_workers: int, time_limit: float
 ) -> Generator[tuple[int, Any], None, None]:
-    """Call a function for every task in worker processes, and yield the results as they come, in any order.
+    """Call a function for every task in worker processes, and yield the results in the order of completion.
 
-    A call that raises, takes longer than ``time_limit`` or crashes its worker gives a `Failure`, and the other tasks continue in a new
-    worker. Closing the iterator early, or an exception around it, kills the workers.
+    If a call raises an error, takes longer than ``time_limit`` or crashes its worker, the result is a `Failure`, and a new worker continues
+    with the other tasks. Closing the iterator early, or an exception in the caller, kills the workers.
 
     Args:
-        function: ``module:name`` of a function of one argument. Its module should be light: every worker imports it.
-        tasks: the arguments; they and the results are pickled.
-        num_workers: processes that work at the same time, at most.
-        time_limit: seconds that one call may take. The start of a worker does not count.
+        function: ``module:name`` of a function of one argument. Its module should be fast to import, since every worker imports it.
+        tasks: the arguments. Arguments and results are pickled.
+        num_workers: maximum number of worker processes.
+        time_limit: seconds that one call may take, without the start of the worker.
 
     Yields:
-        (number of the task, result or `Failure`).
+        (index of the task, result or `Failure`).
 
     Raises:
-        RuntimeError: a worker could not start at all; the message contains its output.
+        RuntimeError: if a worker cannot start; the message contains its output.
     """
     waiting = deque(enumerate(tasks))
     workers: list[_Worker] = []
@@ -81,7 +81,7 @@ def run_in_workers(
                 else:
                     worker.stop()
                     workers.remove(worker)
-                if finished is not None:  # last, so that the worker is busy again while the caller works on this result
+                if finished is not None:  # last, so that the worker processes the next task while the caller uses this result
                     yield finished
     finally:
         for worker in workers:
@@ -89,7 +89,7 @@ def run_in_workers(
 
 
 class _Worker:
-    """One child process, and the task that it works on."""
+    """A child process and its current task."""
 
     def __init__(self, function: str) -> None:
         self.connection, theirs = Pipe()
@@ -101,7 +101,7 @@ class _Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=self._output,
-                # The parent's import path (an installation or a checkout), and one thread per library.
+                # The import path of the parent (an installation or a checkout), and one thread per library.
                 env={**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(p or os.curdir for p in sys.path), "PYTHONSAFEPATH": "1"},
             )
         self.alive = True
@@ -110,11 +110,11 @@ class _Worker:
 
     def assign(self, number: int, task: object, time_limit: float) -> None:
         self._task, self.deadline = number, time.monotonic() + time_limit
-        with contextlib.suppress(OSError):  # a worker that died meanwhile is seen when its answer is read
+        with contextlib.suppress(OSError):  # if the worker has died, reading its answer reports it
             self.connection.send(task)
 
     def finished(self, time_limit: float) -> tuple[int, object | Failure] | None:
-        """Return the result of the task, or None if the worker has only just started; afterwards it has no task, or is not alive."""
+        """Return the result of the task, or None if the worker has just started. Afterwards, the worker has no task or is dead."""
         number, self._task = self._task, None
         try:
             if not self.connection.poll(0):
@@ -129,7 +129,7 @@ class _Worker:
         self.alive = False
         self.connection.close()
         self._process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # a process stuck in the kernel (a dead network disk) cannot be waited for
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a process stuck in the kernel (on a dead network disk) may never end
             self._process.wait(timeout=5)
         self._output.close()
 
@@ -142,7 +142,7 @@ class _Worker:
         return self._failed(number, reason, f"could not start: {_ending(code)}")
 
     def _failed(self, number: int | None, reason: str, start_problem: str) -> tuple[int, Failure]:
-        """Stop the worker, and return why its task failed; raise `RuntimeError` if it had not started yet."""
+        """Stop the worker and return the failure of its task; raise `RuntimeError` if the worker had not started yet."""
         written = self._written()
         self.stop()
         if number is None:
@@ -155,7 +155,7 @@ class _Worker:
 
 
 def _ready(workers: list[_Worker]) -> list[_Worker]:
-    """Wait for a worker with an answer or without time left, and return all of them."""
+    """Wait until a worker has an answer or exceeds its time limit, and return all such workers."""
     time_left = min(worker.deadline for worker in workers) - time.monotonic()
     answered = wait([worker.connection for worker in workers], max(0.0, time_left))
     return [worker for worker in workers if worker.connection in answered or worker.deadline <= time.monotonic()]
@@ -174,8 +174,8 @@ def serve(descriptor: int, function: str) -> None:
         descriptor: file descriptor of an inherited duplex connection.
         function: ``module:name``, called with every task.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the whole group; only the parent should act on it
-    if sys.platform == "linux":  # a hanging process would not notice that the connection is closed
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the whole process group; only the parent should react
+    if sys.platform == "linux":  # a hanging process would not detect that the connection is closed
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 = PR_SET_PDEATHSIG
     module, _, name = function.partition(":")
     call = getattr(importlib.import_module(module), name)

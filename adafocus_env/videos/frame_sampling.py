@@ -1,4 +1,4 @@
-"""Frame sampling: which frames of a video make a clip, and in which order."""
+"""Frame sampling: the choice of a clip's frames in a video, and their order."""
 
 from collections.abc import Callable
 
@@ -13,24 +13,24 @@ def segment_indices(
 ) -> NDArray[np.int64]:
     """Return one frame of each of ``num_segments`` equal segments of a video, in order.
 
-    With ``rng`` (training) a random frame of each segment, without it (testing) the middle one. A video with at most as many frames
-    as segments gives all its frames, then its last one repeated.
+    With ``rng`` (training), a random frame of each segment is returned; without it (testing), the middle one. If the video has at most as
+    many frames as segments, all frames are returned, and the last one is repeated.
 
-    The released code differs for videos that are shorter than T, and neither difference is followed: its Something-Something sampler
-    repeats the first frame (so does it where n = T), and its ActivityNet test mode spreads the n frames over the T positions.
+    The released code treats videos that are shorter than T differently: its Something-Something sampler repeats the first frame (also if
+    n = T), and its ActivityNet test mode spreads the n frames over the T positions. This function does neither.
 
     Args:
         num_frames: length of the video in frames, n.
         num_segments: number of sampled frames, T.
-        rng: source of the random frames; exactly T numbers, or none.
-        sampling: how random frames are sampled: "segments" from every whole segment, or "released" as in the published recipe, which
-            never sees the last n mod T frames of a video.
+        rng: source of the random frames. Either exactly T random numbers are used, or none.
+        sampling: how random frames are sampled: "segments", from every whole segment; or "released", as in the published code, which
+            never selects the last n mod T frames of a video.
 
     Returns:
-        Frame numbers (T,) from 0, never decreasing.
+        Frame indices (T,), starting at 0 and never decreasing.
 
     Raises:
-        InputError: the video has no frame, ``num_segments`` is below 1, or ``sampling`` is not known.
+        InputError: if the video has no frames, ``num_segments`` is below 1, or ``sampling`` is unknown.
     """
     refuse_if(num_frames < 1, f"a video needs at least 1 frame to sample from, this one has {num_frames}; replace or remove it")
     refuse_if(num_segments < 1, f"num_frames: a clip needs at least 1 frame, got {num_segments}")
@@ -39,21 +39,21 @@ def segment_indices(
     if num_frames <= num_segments:
         return np.minimum(segments, num_frames - 1).astype(np.int64)
     if rng is None:
-        length = num_frames / num_segments  # in floating point, as the published frames were chosen
+        length = num_frames / num_segments  # in floating point, as in the published code
         return (length / 2 + length * segments).astype(np.int64)
     return sample(num_frames, num_segments, rng)
 
 
 def _from_segments(num_frames: int, num_segments: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Segment x has the frames f with n·x/T <= f < n·(x+1)/T, at least one as n > T; integers make its ends exact."""
+    """Sample from segments: segment x has the frames f with n·x/T <= f < n·(x+1)/T, computed exactly in integers."""
     starts = -(-num_frames * np.arange(num_segments + 1) // num_segments)
     return rng.integers(starts[:-1], starts[1:])
 
 
 def _as_released(num_frames: int, num_segments: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Segments of n // T frames, as in the released code.
+    """Sample from segments of n // T frames, as in the released code.
 
-    The last n mod T frames are never seen, up to half of the video: of 31 frames and T = 16 always the first 16.
+    The last n mod T frames are never selected, which may be half of the video: of 31 frames, T = 16 always selects the first 16.
     """
     length = num_frames // num_segments
     return length * np.arange(num_segments) + rng.integers(length, size=num_segments)
@@ -68,10 +68,10 @@ def coarse_to_fine(num_frames: int) -> NDArray[np.int64]:
     For T = 16: 7, 0, 15, 3, 11, 1, 5, 9, 13, 2, 4, 6, 8, 10, 12, 14.
 
     Args:
-        num_frames: T.
+        num_frames: T, frames per clip.
 
     Returns:
-        Frame numbers (T,), each of 0 … T − 1 once.
+        A permutation of the frame indices 0 … T − 1, (T,).
     """
     order = dict.fromkeys([(num_frames - 1) // 2, 0, num_frames - 1])
     parts = 1
@@ -83,4 +83,4 @@ def coarse_to_fine(num_frames: int) -> NDArray[np.int64]:
 
 
 ORDERS: dict[str, Callable[[int], NDArray[np.int64]]] = {"time": lambda num_frames: np.arange(num_frames), "coarse_to_fine": coarse_to_fine}
-"""In which order the networks see the frames of a clip: the number of frames → the numbers of the first, second, … frame."""
+"""Orders in which the networks see the frames of a clip: functions of T that return the indices (T,) of the first, second, … frame."""

@@ -1,4 +1,4 @@
-"""The text files of a data set: lists of videos, one per line with its number of frames and its labels, and lists of class names."""
+"""The text files of a data set: lists of videos with numbers of frames and labels, one video per line, and lists of class names."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -7,18 +7,18 @@ from pathlib import Path, PurePosixPath
 
 from classifiers.errors import InputError, refuse_if, shortened
 
-SHORTEST = 3  # frames; shorter videos are dropped, as in the published results
+SHORTEST = 3  # frames; shorter videos are dropped, as for the published results
 NO_LABEL = -1  # pads the labels of a video in some lists
 _NUMBERED = re.compile(r"(\d+)(?:\s*[,;:]|\s)\s*(\S.*)")  # the line of a class with its number
 
 
 @dataclass(frozen=True)
 class ListFormat:
-    """How a line is written: ``path, frames, label…``.
+    """The format of a line: ``path, frames, label…``.
 
     Attributes:
-        separator: a comma, or a space: then paths may contain spaces, and frames and label are the last two fields.
-        max_labels: of one video. A repeated label (once for every time it occurs in the video) counts once.
+        separator: a comma or a space. With a space, paths may contain spaces, and frames and label are the last two fields.
+        max_labels: maximum number of different labels per video. (Lists may repeat a label for every occurrence in the video.)
     """
 
     separator: str = " "
@@ -27,7 +27,7 @@ class ListFormat:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line: the path below the folder of videos or frames, the number of frames, and the labels in the order of the line."""
+    """The content of a line: the path relative to the folder of videos or frames, the number of frames, and the labels in order."""
 
     path: str
     num_frames: int
@@ -40,11 +40,11 @@ class Fault(Exception):
     """One malformed line of a file.
 
     Attributes:
-        reason: what is wrong, without file and line.
+        reason: description of the mistake, without file and line.
         mislabelled: whether the labels are wrong.
         file: the file.
-        line: number of the line, from 1.
-        path: the video in the line.
+        line: number of the line, starting at 1.
+        path: path of the video in the line.
     """
 
     reason: str
@@ -59,7 +59,7 @@ class Fault(Exception):
 
 @dataclass(frozen=True)
 class ListFile:
-    """A list as read: usable lines, malformed lines, and the numbers of dropped lines (short videos, repetitions)."""
+    """The content of a list: usable lines, malformed lines, and the numbers of dropped lines (short videos, repetitions)."""
 
     file: Path
     entries: list[Entry]
@@ -69,15 +69,15 @@ class ListFile:
 
 
 def read_list(file: Path, form: ListFormat, num_classes: int) -> ListFile:
-    """Read a list; malformed lines are collected, not raised, and empty lines are skipped.
+    """Read a list. Malformed lines are collected without an error, and empty lines are skipped.
 
     Args:
         file: the list, UTF-8.
-        form: the format of its lines.
-        num_classes: the labels are smaller.
+        form: the format of the lines.
+        num_classes: number of classes; labels must be smaller.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: if the file cannot be read.
     """
     entries: dict[str, Entry] = {}
     faults: list[Fault] = []
@@ -100,11 +100,11 @@ def read_list(file: Path, form: ListFormat, num_classes: int) -> ListFile:
 
 
 def shared_videos(train: ListFile, test: ListFile) -> list[Fault]:
-    """Return the lines of ``test`` whose videos are in ``train`` as well."""
+    """Return faults for the lines of ``test`` whose videos are also in ``train``."""
     lines = {entry.path: entry.line for entry in train.entries}
     return [
         Fault(
-            f"{entry.path} is in {train.file.name} as well (line {lines[entry.path]}); leave it in one",
+            f"{entry.path} is also in {train.file.name} (line {lines[entry.path]}); remove one of them",
             file=test.file,
             line=entry.line,
             path=entry.path,
@@ -115,7 +115,7 @@ def shared_videos(train: ListFile, test: ListFile) -> list[Fault]:
 
 
 def describe(faults: Sequence[Fault]) -> str:
-    """Describe the malformed lines by file, the first twenty of every file."""
+    """Describe the malformed lines by file, up to twenty per file."""
     described: list[str] = []
     for file in dict.fromkeys(fault.file for fault in faults):
         lines = [f"  {fault}" for fault in faults if fault.file == file]
@@ -144,7 +144,7 @@ def _fields(text: str, form: ListFormat) -> list[str]:
 
 
 def _labels(fields: list[str], form: ListFormat, num_classes: int) -> tuple[int, ...]:
-    """Return the different labels, in their order."""
+    """Return the distinct labels in order."""
     if wrong := [text for text in fields if not _is_number(text.removeprefix("-"))]:
         raise Fault(f"the label must be an integer, got {wrong[0]!r}", mislabelled=True)
     numbers = [int(text) for text in fields]
@@ -163,21 +163,21 @@ def _is_number(text: str) -> bool:
 
 
 def read_class_names(path: Path | str, what: str | None = None) -> tuple[str, ...]:
-    """Return the names in a text file, one per line: plain, or numbered (``0,Archery`` or ``1 Archery``) in every line.
+    """Return the names in a text file, one per line. Either all lines are numbered (``0,Archery`` or ``1 Archery``) or none.
 
     Args:
         path: the file, UTF-8.
-        what: what the file is, for the message; by default what the user typed, ``classes=PATH``.
+        what: description of the file for the message; by default ``classes=PATH``, as the user typed it.
 
     Raises:
-        InputError: it cannot be read as UTF-8, has an empty line between names, names a class twice, or its numbers are not
-            0, 1, 2, … or 1, 2, 3, … (lists the lines).
+        InputError: if the file cannot be read as UTF-8, has an empty line between names, names a class twice, or has numbers other than
+            0, 1, 2, … or 1, 2, 3, …. The message lists the lines.
     """
     what = what or f"classes={path}"
     lines = read_lines(path, what)
     refuse_if(
         foreign := [f"line {number} is not valid UTF-8" for number, line in enumerate(lines, 1) if line is None],
-        f"{what} cannot be read ({'; '.join(shortened(foreign))}); give a UTF-8 text file with one name a line",
+        f"{what} cannot be read ({'; '.join(shortened(foreign))}); give a UTF-8 text file with one name per line",
     )
     names, wrong = _without_numbers([line for line in lines if line is not None])
     refuse_if(faults := [*wrong, *_faults(names)], f"{what}: {'; '.join(shortened(faults))}")
@@ -185,36 +185,36 @@ def read_class_names(path: Path | str, what: str | None = None) -> tuple[str, ..
 
 
 def _without_numbers(lines: list[str]) -> tuple[list[str], list[str]]:
-    """Return the names, and what is wrong with the numbers before them, if every line has one."""
+    """Return the names without numbers, and the mistakes in the numbers, if every line has one."""
     parts = [match.groups() for match in map(_NUMBERED.fullmatch, lines) if match]
     if not parts or len(parts) < len(lines):
         return lines, []
     first = min(int(parts[0][0]), 1)
     wrong = [
-        f"line {row + 1} has the number {number} where {row + first} comes next; sort the list by its numbers, which begin at 0 or 1"
+        f"line {row + 1} must have the number {row + first}, got {number}; sort the list by its numbers, which begin at 0 or 1"
         for row, (number, _) in enumerate(parts)
         if int(number) != row + first
     ]
-    return [name for _, name in parts], wrong[:1]  # the first one shifts all others
+    return [name for _, name in parts], wrong[:1]  # a wrong number shifts all later ones
 
 
 def _faults(names: list[str]) -> Iterator[str]:
     for number, name in enumerate(names, 1):
         if not name:
-            yield f"line {number} is empty; give one name a line, in the order of the scores"
+            yield f"line {number} is empty; give one name per line, in the order of the scores"
         elif (first := names.index(name) + 1) < number:
             yield f"line {number} names {name!r} again (first in line {first})"
 
 
 def read_lines(path: Path | str, what: str) -> list[str | None]:
-    """Return the lines without surrounding blanks; None for one that is not UTF-8. Empty lines at the end are left out.
+    """Return the lines without surrounding whitespace, and None for lines that are not UTF-8. Empty lines at the end are left out.
 
     Args:
         path: the file; a byte order mark at its start is skipped.
-        what: what the file is, for the message.
+        what: description of the file for the message.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: if the file cannot be read.
     """
     try:
         data = Path(path).read_bytes()

@@ -33,15 +33,15 @@ class PublishedSet:
     """The published description of a data set; paths are below its root.
 
     Attributes:
-        title: its name in print.
-        num_classes: as published; a class file may differ.
-        class_file: names of the classes.
-        train_list: training videos, a share of them held out for validation.
-        test_list: published as validation list; read once, at the end.
-        form: the format of the lists' lines.
-        frames: folder of the folders of extracted frames.
-        frame_name: how the frames are named, counted from 1.
-        num_frames: frames of a clip, T.
+        title: name of the data set in print.
+        num_classes: the published number of classes; a class file may differ.
+        class_file: file with the names of the classes.
+        train_list: list of training videos, a share of which is held out for validation.
+        test_list: list of test videos, published as the validation list.
+        form: the format of the lines of lists.
+        frames: folder that contains one folder of extracted frames per video.
+        frame_name: pattern of the names of frames, counted from 1.
+        num_frames: T, frames per clip.
         flip: whether a mirrored video keeps its class.
         metric: see `DataSet`.
         short_side: shorter side of the extracted frames in pixels; None if it is not published.
@@ -89,7 +89,7 @@ PUBLISHED: Mapping[str, PublishedSet] = {
             (2, "20bn-something-something-v2-frames", "%06d.jpg"),
         )
     },
-    "jester": PublishedSet(  # of AdaFocusV2; lists and folders as those of TSM (arXiv 1811.08383)
+    "jester": PublishedSet(  # used by AdaFocusV2; lists and folders as for TSM (arXiv:1811.08383)
         "Jester", 27, "jester/category.txt", "jester/train_videofolder.txt", "jester/val_videofolder.txt", ListFormat(),
         frames="jester/20bn-jester-v1", frame_name="%05d.jpg", num_frames=12, flip=False, short_side=None,
     ),
@@ -98,13 +98,13 @@ PUBLISHED: Mapping[str, PublishedSet] = {
 
 @dataclass(frozen=True)
 class Usable:
-    """The usable videos of a data set, its malformed lines, and notes for its user.
+    """The usable videos of a data set, malformed lines, and notes for the user.
 
     Attributes:
         data: the videos of all well-formed lines.
-        place: the folder of frames or videos that they are read from; None for other data sets than the published ones.
+        place: the folder of frames or videos; None if the data set is not a published one.
         faults: the malformed lines.
-        notes: what was dropped, and what differs from the publication.
+        notes: dropped lines, and differences from the publication.
     """
 
     data: DataSet
@@ -114,19 +114,19 @@ class Usable:
 
 
 def published(name: str, root: str | Path, *, source: str = "auto", val: float = 0.1) -> DataSet:
-    """Return the data set ``name`` of the publication: its train list, a share of it held out for validation, and its val list.
+    """Return a published data set: its training list, a share of which is held out for validation, and its validation list as test split.
 
-    A video is named by its path in the list, so that the splits are the same from frames and from videos.
+    The name of a video is its path in the list, so that splits are the same for frames and for videos.
 
     Args:
         name: a key of `PUBLISHED`.
         root: the folder with class file and lists.
-        source: ``frames`` (extracted, in numbered files), ``videos`` (files in ``ROOT/videos``, whose own lengths count) or ``auto``:
-            frames if their folder exists.
+        source: ``frames`` (extracted, in numbered files), ``videos`` (files in ``ROOT/videos``, whose numbers of frames may differ from the
+            lists), or ``auto`` (frames if their folder exists, otherwise videos).
         val: share of the training videos that is held out for validation.
 
     Raises:
-        InputError: a file or folder is missing or cannot be read, or a line is malformed (names file and lines).
+        InputError: if a file or folder is missing or cannot be read, or a line is malformed. The message names files and lines.
     """
     usable = what_is_usable(name, root, source=source, val=val)
     for note in usable.notes:
@@ -138,10 +138,10 @@ def published(name: str, root: str | Path, *, source: str = "auto", val: float =
 
 
 def what_is_usable(name: str, root: str | Path, *, source: str = "auto", val: float = 0.1) -> Usable:
-    """As `published`, but malformed lines are returned, not raised.
+    """Return the same as `published`, together with malformed lines, which do not raise an error.
 
     Raises:
-        InputError: a file or folder is missing or cannot be read.
+        InputError: if a file or folder is missing or cannot be read.
     """
     about = lookup("data", name, PUBLISHED)
     root = Path(root).expanduser()
@@ -149,7 +149,7 @@ def what_is_usable(name: str, root: str | Path, *, source: str = "auto", val: fl
     classes = read_class_names(root / about.class_file, f"the class file {root / about.class_file}")
     refuse_if(
         len(classes) < 2,
-        f"the class file {root / about.class_file} has {len(classes)} classes; at least two are needed to tell apart",
+        f"the class file {root / about.class_file} has {len(classes)} classes; at least two are needed",
     )
     train, test = (read_list(root / listed, about.form, len(classes)) for listed in (about.train_list, about.test_list))
     place = _place(root, source, about)
@@ -161,7 +161,7 @@ def what_is_usable(name: str, root: str | Path, *, source: str = "auto", val: fl
 
 
 def _place(root: Path, source: str, about: PublishedSet) -> Path:
-    """Return the folder that videos are read from."""
+    """Return the folder of videos or frames."""
     places = {"frames": root / about.frames, "videos": root / VIDEOS}
     if there := [place for name, place in places.items() if source in ("auto", name) and place.is_dir()]:
         return there[0]
@@ -174,7 +174,7 @@ def _place(root: Path, source: str, about: PublishedSet) -> Path:
 
 
 def _videos(place: Path, entries: Sequence[Entry], about: PublishedSet, *, extracted: bool) -> dict[str, Video]:
-    """Return the videos by their path in the lists: extracted frames, whose number is stated, or files."""
+    """Return the videos by their path in the lists, as folders of extracted frames or as files."""
     files = {} if extracted else _index(place)
     if entries and not any((place / each.path).is_dir() if extracted else _without_suffix(each.path) in files for each in entries):
         what = "a folder of frames" if extracted else f"a video ({', '.join(VIDEO_SUFFIXES)})"
@@ -190,7 +190,7 @@ def _videos(place: Path, entries: Sequence[Entry], about: PublishedSet, *, extra
 
 
 def _index(folder: Path) -> dict[str, Path]:
-    """Return all video files below ``folder`` by their path without suffix; of several with one name the first of `VIDEO_SUFFIXES`."""
+    """Return all video files below ``folder`` by their path without suffix. The order of `VIDEO_SUFFIXES` decides between duplicates."""
     found: dict[str, Path] = {}
     for place, _, names in os.walk(folder, followlinks=True):
         files = [Path(place, name) for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES]

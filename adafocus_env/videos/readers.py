@@ -1,7 +1,7 @@
-"""Readers: frames of a video by number, from an encoded file (decord, else PyAV) or from a folder of images.
+"""Readers return the frames of a video by index, from an encoded file (with decord or PyAV) or from a folder of images.
 
-Readers can hang or crash the process on broken files, so the rest of the package calls them through `adafocus_env.videos.decoding`.
-Only NumPy is imported at once: a worker process must start fast.
+Readers can hang or crash the process on damaged files, so the rest of the package calls them through `adafocus_env.videos.decoding`.
+This module imports only NumPy at the top, so that worker processes start fast.
 """
 
 import contextlib
@@ -24,18 +24,18 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 class DecodeError(InputError):
-    """A video that cannot be read: its arguments are the file and the reason, and the message names both."""
+    """Raised if a video cannot be read. The arguments are the file and the reason, and the message names both."""
 
     def __str__(self) -> str:
         return "cannot read the video {}: {}".format(*self.args)
 
 
 class FrameReader(Protocol):
-    """Any object that gives the frames of one video by number; `len` is the number of frames, at least 1.
+    """Any object that returns the frames of one video by index; `len` is the number of frames, at least 1.
 
     Attributes:
-        fps: mean frames per second; None if unknown.
-        size: (height, width) of the video's frames in pixels, as shown.
+        fps: mean frame rate in frames per second; None if unknown.
+        size: (height, width) of the frames in pixels, as displayed.
     """
 
     fps: float | None
@@ -44,42 +44,42 @@ class FrameReader(Protocol):
     def __len__(self) -> int: ...
 
     def times(self) -> NDArray[np.float64] | None:
-        """Return when each frame is shown (n,), in seconds from the first one, never decreasing; None if the video does not say."""
+        """Return the display times of all frames (n,), in seconds from the first frame and never decreasing; None if unknown."""
 
     def get_frames(self, indices: Sequence[int] | NDArray[np.int64], short_side: int | None = None) -> NDArray[np.uint8]:
-        """Return the frames ``indices`` (n,), from 0, in any order, repeated or not, as RGB.
+        """Return frames as RGB.
 
         Args:
-            indices: numbers of the frames.
-            short_side: length in pixels that the shorter side is resized to, with the other in proportion; None: no resizing.
+            indices: indices (n,) of the frames, starting at 0, in any order and with repetitions.
+            short_side: length in pixels of the shorter side after resizing, which preserves the aspect ratio; None: no resizing.
 
         Returns:
             (n, H, W, 3) uint8.
 
         Raises:
-            DecodeError: a frame cannot be read.
+            DecodeError: if a frame cannot be read.
         """
 
 
 def open_reader(path: Path, frame_name: str = "", num_frames: int | None = None) -> FrameReader:
-    """Return the reader for ``path``: a folder of images, or a file for decord, or for PyAV if decord is not installed or not reliable.
+    """Return the reader for a folder of images or a file. Files are read by PyAV if decord is not installed or not reliable for them.
 
     Args:
         path: the file or folder.
-        frame_name: how the images in a folder are named; see `FolderReader`.
-        num_frames: the number of images that a folder must have; None: any.
+        frame_name: pattern of the names of images in a folder; see `FolderReader`.
+        num_frames: the required number of images in a folder; None: any.
 
     Raises:
-        DecodeError: the path is missing or empty, or cannot be read as a video.
+        DecodeError: if the path is missing or empty, or cannot be read as a video.
     """
     if path.is_dir():
         return FolderReader(path, frame_name, num_frames)
     refuse_if(not path.exists(), DecodeError(path, "there is no such file"))
     size = path.stat().st_size
     refuse_if(size == 0, DecodeError(path, "the file is empty (zero bytes)"))
-    refuse_if((stated := stated_size(path) or 0) > size, DecodeError(path, f"it is truncated: {size} of its {stated} bytes are there"))
+    refuse_if((stated := stated_size(path) or 0) > size, DecodeError(path, f"it is truncated: it has {size} of {stated} bytes"))
     if file_reader() == "decord" and path.suffix.lower() not in PYAV_SUFFIXES:
-        with contextlib.suppress(DecodeError):  # PyAV reads some files that decord cannot, and rejects broken ones as well
+        with contextlib.suppress(DecodeError):  # PyAV reads some files that decord cannot, and also rejects damaged files
             reader = DecordReader(path)
             if not reader.turned:
                 return reader
@@ -92,12 +92,12 @@ def file_reader() -> str:
 
 
 def _from_first(times: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return times in the order of display, from 0."""
+    """Return times relative to the first, in the order of display."""
     return np.sort(times).astype(np.float64) - times.min()
 
 
 def resized(height: int, width: int, short_side: int | None) -> tuple[int, int]:
-    """Return (height, width) after the shorter side is resized to ``short_side``, in proportion, rounded to whole pixels."""
+    """Return (height, width) after resizing the shorter side to ``short_side`` with the same aspect ratio, rounded to whole pixels."""
     if short_side is None or min(height, width) == short_side:
         return height, width
     scale = short_side / min(height, width)
@@ -106,7 +106,7 @@ def resized(height: int, width: int, short_side: int | None) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _reading(path: Path, package: str) -> Iterator[None]:
-    """Turn the errors of a package into `DecodeError`."""
+    """Convert the errors of a package to `DecodeError`."""
     try:
         yield
     except DecodeError:
@@ -117,10 +117,10 @@ def _reading(path: Path, package: str) -> Iterator[None]:
 
 
 class DecordReader:
-    """Reads a file with decord, which also resizes while it decodes.
+    """A reader that uses decord, which also resizes frames while decoding.
 
     Attributes:
-        turned: whether the video must be turned for display, as phones write them: decord gives such frames four channels, and cannot
+        turned: whether the video must be rotated for display, as videos of phones. decord returns four channels for such frames, and cannot
             read them in batches.
     """
 
@@ -145,11 +145,11 @@ class DecordReader:
                 self._video, self._decoded_size = self._open(*size), size
             with _reading(self._path, "decord"):
                 frames = self._video.get_batch([int(i) for i in indices]).asnumpy()
-        except DecodeError:  # among others at 8, 12, 16, 24, 48 and 72 pixels of width: decord takes the padding of a row for pixels
+        except DecodeError:  # at some widths (8, 12, 16, 24, 48, 72, …), decord treats the padding of rows as pixels
             return PyAVReader(self._path).get_frames(indices, short_side)
         refuse_if(
             frames.shape[1:3] != size,
-            DecodeError(self._path, f"its frames come as {frames.shape[1:3]} pixels where {size} were expected"),
+            DecodeError(self._path, f"its frames must have {size} pixels, got {frames.shape[1:3]}"),
         )
         return frames
 
@@ -161,7 +161,7 @@ class DecordReader:
     def _open(self, height: int = -1, width: int = -1):  # type: ignore[no-untyped-def]  # decord has no types
         import decord
 
-        decord.logging.set_level(decord.logging.QUIET)  # its messages go to the terminal, and all of them are raised as well
+        decord.logging.set_level(decord.logging.QUIET)  # it prints messages to the terminal that it also raises
         try:
             return decord.VideoReader(str(self._path), ctx=decord.cpu(0), width=width, height=height, num_threads=1)
         except Exception as problem:
@@ -171,7 +171,7 @@ class DecordReader:
 
 
 class PyAVReader:
-    """Reads a file with PyAV, from its start up to the last requested frame: slower than decord, and right for every codec."""
+    """A reader that uses PyAV. It decodes from the start to the last requested frame: slower than decord, but correct for every codec."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -202,15 +202,15 @@ class PyAVReader:
                 if number in numbers:
                     height, width = resized(frame.height, frame.width, short_side)
                     image = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
-                    found[number] = np.rot90(image, round(getattr(frame, "rotation", 0) / 90))  # for display
+                    found[number] = np.rot90(image, round(getattr(frame, "rotation", 0) / 90))  # rotate for display
         if missing := [number for number in numbers if number not in found]:
             raise DecodeError(self._path, f"frame {missing[0]} of {len(self)} cannot be read; is it truncated?")
         return np.stack([found[number] for number in numbers])
 
     def _timestamps(self, *, interlaced: bool) -> list[float | None]:
-        """Return the time of every frame, in the order of the stream: many files do not state their length, truncated ones a wrong one."""
+        """Return the time of every frame in stream order. (Many files do not state their length, and truncated files state a wrong one.)"""
         with self._open() as container:
-            # In interlaced videos a packet may hold half a frame, as camcorders write them.
+            # In interlaced videos, as camcorders write them, a packet may hold half a frame.
             items = container.decode(video=0) if interlaced else (packet for packet in container.demux(video=0) if packet.size)
             return [None if item.pts is None else float(item.pts * item.time_base) for item in items]
 
@@ -228,16 +228,16 @@ class PyAVReader:
 
 
 class FolderReader:
-    """Reads a folder of image files, one per frame.
+    """A reader of a folder of image files, one per frame.
 
     Args:
         path: the folder.
-        frame_name: how the frames are named, as ``image_%05d.jpg``, counted from 1; other files in the folder do not matter. Empty: all
-            images are frames, in the order of their names.
-        num_frames: the number of frames that it must have; None: any.
+        frame_name: pattern of the names of frames, such as ``image_%05d.jpg``, counted from 1; other files are ignored. Empty: all images
+            are frames, sorted by name.
+        num_frames: the required number of frames; None: any.
 
     Raises:
-        DecodeError: there is no frame, one is missing, or there are more or fewer than there must be.
+        DecodeError: if there are no frames, a frame is missing, or the number of frames differs from the required one.
     """
 
     fps: float | None = None
@@ -266,7 +266,7 @@ class FolderReader:
         return np.stack([images[file] for file in files])
 
     def times(self) -> NDArray[np.float64] | None:
-        """See `FrameReader.times`: images do not say."""
+        """See `FrameReader.times`; always None, since images have no times."""
         return None
 
     def _image(self, file: Path, short_side: int | None) -> NDArray[np.uint8]:
@@ -286,18 +286,18 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def numbered_frames(folder: Path, frame_name: str) -> list[Path]:
-    """Return the files in ``folder`` that are named by the pattern ``frame_name``, from number 1 on.
+    """Return the files in ``folder`` that match the pattern ``frame_name``, in the order of their numbers, which start at 1.
 
     Raises:
-        DecodeError: there is no such file, one in the middle is missing, or they begin at 0.
+        DecodeError: if no file matches, a number is missing, or the numbers start at 0.
     """
     before, _, after = re.fullmatch(r"(.*)%0(\d)d(.*)", frame_name).groups()  # type: ignore[union-attr]  # a constant of ours
-    with os.scandir(folder) as entries:  # by far the quickest way through thousands of names
+    with os.scandir(folder) as entries:  # by far the fastest way to list thousands of names
         found = [re.fullmatch(f"{re.escape(before)}(\\d+){re.escape(after)}", entry.name) for entry in entries]
     numbers = {int(match[1]) for match in found if match and match[0] == frame_name % int(match[1])}
     refuse_if(not numbers, DecodeError(folder, f"the folder holds no frame named like {frame_name % 1}"))
     refuse_if(
-        0 in numbers, DecodeError(folder, f"its frames begin at {frame_name % 0}, and have to begin at {frame_name % 1}; rename them")
+        0 in numbers, DecodeError(folder, f"its frames must begin at {frame_name % 1}, got {frame_name % 0}; rename them")
     )
     if missing := [number for number in range(1, max(numbers)) if number not in numbers]:
         more = f" and {len(missing) - 1} more are" if len(missing) > 1 else " is"
@@ -307,18 +307,18 @@ def numbered_frames(folder: Path, frame_name: str) -> list[Path]:
 
 @dataclass(frozen=True)
 class DecodeRequest:
-    """What a worker needs to decode one clip.
+    """A request to a worker process to decode one clip.
 
     Attributes:
         path: the file or folder.
-        num_frames: T, the focuser's frames.
-        short_side: of the decoded frames, in pixels; None: no resizing.
-        seed: of the random frames for training; None takes the middle ones.
-        glance_frames: frames sampled separately for the glancer.
+        num_frames: T, number of the focuser's frames.
+        short_side: shorter side of the decoded frames in pixels; None: no resizing.
+        seed: seed of the random frames for training; None: middle frames.
+        glance_frames: number of separately sampled frames for the glancer.
         sampling: how random frames are sampled; see `adafocus_env.videos.frame_sampling.SAMPLING`.
-        num_frames_stated: the number of frames that a folder must have; None: any.
-        frame_name: how the frames in a folder are named; see `FolderReader`.
-        order: of the frames in a clip, a name in `adafocus_env.videos.frame_sampling.ORDERS`.
+        num_frames_stated: the required number of frames in a folder; None: any.
+        frame_name: pattern of the names of frames in a folder; see `FolderReader`.
+        order: order of the frames in a clip, a name in `adafocus_env.videos.frame_sampling.ORDERS`.
     """
 
     path: Path
@@ -334,9 +334,9 @@ class DecodeRequest:
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """The frames (T,H,W,3) of a clip, their numbers (T,) in the video, and the video's length in frames, rate and (height, width).
+    """The frames (T,H,W,3) of a clip and their indices (T,) in the video; the video's number of frames, frame rate and (height, width).
 
-    Where the glancer's frames are sampled separately, frames and numbers are those of the focuser, then those of the glancer.
+    If the glancer's frames are sampled separately, they follow the focuser's frames.
     """
 
     frames: NDArray[np.uint8]
@@ -347,10 +347,10 @@ class DecodedClip:
 
 
 def decode_clip(request: DecodeRequest) -> DecodedClip:
-    """Open the video, sample its frames and decode them; the same request always gives the same clip.
+    """Open the video, sample its frames and decode them. The same request always returns the same clip.
 
     Raises:
-        DecodeError: the video cannot be read.
+        DecodeError: if the video cannot be read.
     """
     reader = open_reader(request.path, request.frame_name, request.num_frames_stated)
     indices = _sample(len(reader), request, request.num_frames)
@@ -361,6 +361,6 @@ def decode_clip(request: DecodeRequest) -> DecodedClip:
 
 
 def _sample(length: int, request: DecodeRequest, count: int, *salt: int) -> NDArray[np.int64]:
-    """Return the numbers of ``count`` frames; the salt makes the glancer's independent of the focuser's."""
+    """Return the indices (count,) of sampled frames. The salt makes the glancer's frames independent of the focuser's."""
     rng = None if request.seed is None else np.random.default_rng((*request.seed, *salt))
     return segment_indices(length, count, rng, request.sampling)[ORDERS[request.order](count)]

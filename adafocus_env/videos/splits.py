@@ -1,4 +1,4 @@
-"""How videos are split into training, validation and test: by a fixed hash of their names."""
+"""Split videos into training, validation and test by a fixed hash of their names."""
 
 import hashlib
 from collections.abc import Collection, Sequence
@@ -10,16 +10,16 @@ from classifiers.errors import refuse_if
 def hold_out(videos: Sequence[Video], share: float) -> tuple[Videos, Videos]:
     """Split training videos into (train, val) by a fixed hash of their names.
 
-    The hash alone decides, so that a video falls into the same split on every machine, independently of the other videos. There are
-    two exceptions: a class without training videos gets one back, and an empty val gets one video (from a
-    class with several, if any).
+    Only the hash decides, so that a video is in the same split on every machine, independently of other videos. There are two exceptions:
+    a class without training videos gets one video back, and an empty validation split gets one video (from a class with several videos,
+    if any).
 
     Args:
-        videos: what to split.
-        share: of the videos to hold out, in [0, 1).
+        videos: the videos to split.
+        share: share of the videos to hold out, in [0, 1).
 
     Raises:
-        InputError: the share is not in [0, 1).
+        InputError: if the share is not in [0, 1).
     """
     refuse_if(not 0 <= share < 1, f"data.val: must be a share in [0, 1), got {share}")
     if share == 0 or len(videos) < 2:
@@ -32,7 +32,7 @@ def hold_out(videos: Sequence[Video], share: float) -> tuple[Videos, Videos]:
 
 
 def split_test(videos: Sequence[Video], share: float) -> tuple[Videos, Videos]:
-    """Split videos into (train, test): every class with two videos or more has one in both, a class with one has it in train."""
+    """Split videos into (train, test). Classes with at least two videos have videos in both; a single video of a class is in train."""
     tested: set[str] = set()
     for of_class in _by_class(videos):
         if len(of_class) > 1:
@@ -41,7 +41,7 @@ def split_test(videos: Sequence[Video], share: float) -> tuple[Videos, Videos]:
 
 
 def _selected(videos: Sequence[Video], share: float, salt: str) -> set[str]:
-    """Return the names of the videos whose hash falls in ``share``, less one of every class that would lose all its videos."""
+    """Return the names of the videos whose hash is below ``share``, except for one video of every class that would lose all its videos."""
     selected = {video.name for video in videos if _position(video, salt) < share}
     for of_class in _by_class(videos):
         if all(video.name in selected for video in of_class):
@@ -50,7 +50,7 @@ def _selected(videos: Sequence[Video], share: float, salt: str) -> set[str]:
 
 
 def _partition(videos: Sequence[Video], selected: Collection[str]) -> tuple[Videos, Videos]:
-    """Return (the others, the selected ones), in their order."""
+    """Return (the other videos, the selected videos), both in order."""
     return tuple(v for v in videos if v.name not in selected), tuple(v for v in videos if v.name in selected)
 
 
@@ -62,5 +62,5 @@ def _by_class(videos: Sequence[Video]) -> Collection[list[Video]]:
 
 
 def _position(video: Video, salt: str) -> float:
-    """Return the position of the video's name in [0, 1); the salt makes the validation and the test split independent."""
+    """Return the hash of the video's name in [0, 1). The salt makes validation and test splits independent."""
     return int.from_bytes(hashlib.sha256(f"{salt}:{video.name}".encode()).digest()[:6], "big") / 2**48

@@ -1,6 +1,6 @@
-"""Windows of a video, each of which becomes a clip: their frames are sampled by the time at which they are shown.
+"""Windows of a video, each of which becomes a clip. Frames are sampled by their display time.
 
-As `adafocus_env.videos.readers`, this runs in worker processes: only NumPy is imported.
+This module runs in worker processes and therefore imports only NumPy, as `adafocus_env.videos.readers` does.
 """
 
 from dataclasses import dataclass
@@ -17,19 +17,19 @@ ROUNDING = 1e-3  # seconds: containers store times as milliseconds
 
 @dataclass(frozen=True)
 class WindowRequest:
-    """What a worker needs to decode some windows of a video.
+    """A request to a worker process to decode some windows of a video.
 
     Attributes:
         path: the file or folder of frames.
-        num_frames: T, the focuser's frames in a window.
-        short_side: of the decoded frames, in pixels.
-        glance_frames: frames sampled separately for the glancer; 0: those of the focuser.
+        num_frames: T, number of the focuser's frames per window.
+        short_side: shorter side of the decoded frames in pixels.
+        glance_frames: number of separately sampled frames for the glancer; 0: the focuser's frames.
         window: length of a window in seconds; None: one window, the whole video.
-        stride: seconds from one window to the next; None: the length of a window.
-        first: number of the first window that is decoded, from 0; as many follow as ``max_frames`` allows.
-        fps: frames per second of a folder of frames.
-        order: of the frames in a window, a name in `adafocus_env.videos.frame_sampling.ORDERS`.
-        max_frames: decoded frames of all these windows together, at most: 256 are 90 MB at 256 × 455 pixels.
+        stride: seconds from the start of one window to the next; None: the length of a window.
+        first: index of the first window to decode, starting at 0; as many windows follow as ``max_frames`` allows.
+        fps: frame rate of a folder of frames in frames per second.
+        order: order of the frames in a window, a name in `adafocus_env.videos.frame_sampling.ORDERS`.
+        max_frames: maximum number of decoded frames in all these windows; 256 frames take 90 MB at 256 × 455 pixels.
     """
 
     path: Path
@@ -45,21 +45,21 @@ class WindowRequest:
 
     @property
     def windows_at_once(self) -> int:
-        """The most windows that are decoded, at least one."""
+        """Maximum number of windows to decode, at least one."""
         return max(1, self.max_frames // (self.num_frames + self.glance_frames))
 
 
 @dataclass(frozen=True)
 class DecodedWindows:
-    """W decoded windows of a video. Where the glancer's frames are sampled separately, they come after the T frames of the focuser.
+    """W decoded windows of a video. If the glancer's frames are sampled separately, they follow the T frames of the focuser.
 
     Attributes:
-        frames: (W, T, H, W, 3) uint8.
-        indices: (W, T), numbers of the frames in the video, from 0.
-        times: (W, T), seconds from the first frame of the video.
-        spans: (V, 2), first and last second of all V windows of the video.
-        duration: of the video in seconds.
-        size: (height, width) of the video's frames in pixels, as shown.
+        frames: (W, T, height, width, 3) uint8.
+        indices: (W, T), indices of the frames in the video, starting at 0.
+        times: (W, T), display times in seconds from the first frame of the video.
+        spans: (V, 2), start and end in seconds of all V windows of the video.
+        duration: duration of the video in seconds.
+        size: (height, width) of the video's frames in pixels, as displayed.
     """
 
     frames: NDArray[np.uint8]
@@ -74,7 +74,7 @@ def decode_windows(request: WindowRequest) -> DecodedWindows:
     """Open the video and decode the frames of some windows.
 
     Raises:
-        DecodeError: the video cannot be read.
+        DecodeError: if the video cannot be read.
     """
     reader = open_reader(request.path)
     times = reader.times()
@@ -92,12 +92,12 @@ def decode_windows(request: WindowRequest) -> DecodedWindows:
 
 
 def duration_of(times: NDArray[np.float64], frame: float) -> float:
-    """Return the seconds that a video lasts; its last frame is shown for the mean time of the others, or ``frame`` if it is alone."""
+    """Return the duration of a video in seconds. The last frame lasts as long as the mean of the others; a single one lasts ``frame``."""
     return float(times[-1] + (times[-1] / (len(times) - 1) if times[-1] > 0 else frame))
 
 
 def window_spans(duration: float, window: float | None, stride: float | None) -> NDArray[np.float64]:
-    """Return first and last second of the windows (V, 2). The last one ends with the video; a shorter video is one window."""
+    """Return start and end of the windows (V, 2) in seconds. The last window ends with the video; a shorter video has one window."""
     if window is None or window >= duration - ROUNDING:
         return np.array([[0.0, duration]])
     step = window if stride is None else stride
@@ -107,9 +107,9 @@ def window_spans(duration: float, window: float | None, stride: float | None) ->
 
 
 def frames_in(times: NDArray[np.float64], start: float, end: float, count: int) -> NDArray[np.int64]:
-    """Return the numbers (count,) of the frames that are shown in the middle of ``count`` equal segments of a window.
+    """Return the indices (count,) of the frames at the middle of ``count`` equal segments of a window.
 
-    At a constant frame rate they are the frames that a test clip has (`segment_indices`).
+    At a constant frame rate, these are the frames of a test clip (`segment_indices`).
     """
     first, last = np.searchsorted(times, (start - 1e-6, end - 1e-6))
     if _constant_rate(times) and last > first:
@@ -119,6 +119,6 @@ def frames_in(times: NDArray[np.float64], start: float, end: float, count: int) 
 
 
 def _constant_rate(times: NDArray[np.float64]) -> bool:
-    """Return whether each frame is shown within half a frame of the time that a constant rate would give it."""
+    """Return whether each display time differs by at most half a frame from that at a constant frame rate."""
     even = np.linspace(0, times[-1], len(times))
     return bool(np.abs(times - even).max() * 2 <= even[1] if len(times) > 1 else True)

@@ -1,4 +1,4 @@
-"""Settings of the C library's allocator: freed memory is cached for later forward passes."""
+"""Settings of the C library's allocator, so that freed memory is cached for later forward passes."""
 
 import ctypes
 import platform
@@ -10,11 +10,11 @@ _LARGEST = (1 << 30, 1 << 25)  # bytes; older versions accept at most the second
 def keep_freed_memory() -> bool:
     """Make glibc cache freed blocks up to 1 GiB for later calls of a network.
 
-    By default it returns blocks of a few MiB to the system and requests them again, page by page, at every call: a third of the time
-    of a forward pass on a CPU. The process holds on to the most memory that it has needed.
+    By default, glibc returns blocks of a few MiB to the system and requests them again, page by page, in every call, which takes a third of
+    the time of a forward pass on a CPU. With this setting, the process does not return memory below its peak.
 
     Returns:
-        Whether it does; other C libraries have no such setting.
+        Whether the setting was applied; other C libraries do not have it.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -1,4 +1,4 @@
-"""Settings of the classifier: its architecture, and the supervised stages 0, 1 and 3."""
+"""Settings of the classifier: the architecture, and the supervised stages 0, 1 and 3."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 @settings
 class ArchitectureConfig:
-    """What differs from the architecture that `classifier` names; null: nothing. See docs/backbones.md."""
+    """Overrides of the architecture that `classifier` names; null: no override. See docs/backbones.md."""
 
-    glancer: str | None = setting(None, "a backbone: one of the package's own, torchvision/NAME or timm/NAME")
-    focuser: str | None = setting(None, "a backbone, like the glancer's")
-    head: str | None = setting(None, "gru, linear, mean, max, max_per_step or separate_mean")
+    glancer: str | None = setting(None, "the glancer's backbone: a name in the package, torchvision/NAME or timm/NAME")
+    focuser: str | None = setting(None, "the focuser's backbone, named like the glancer's")
+    head: str | None = setting(None, "the head: gru, linear, mean, max, max_per_step or separate_mean")
     hidden_size: int | None = setting(None, "length of the head's hidden state", ge=1)
-    dropout: float | None = setting(None, "of the head, in training", ge=0, le=1)
+    dropout: float | None = setting(None, "dropout of the head in training", ge=0, le=1)
     size: int | None = setting(None, "height and width of a frame", unit="pixels", ge=1)
     glance_size: int | None = setting(None, "height and width of the glancer's input", unit="pixels", ge=1)
-    shift: float | None = setting(None, "share of the channels that the temporal shift moves each way", ge=0, le=0.5)
-    shift_place: Literal["blockres", "block"] | None = setting(None, "where channels are shifted")
-    head_steps: int | None = setting(None, "frames of a clip that the head max_per_step has linear layers for; 0 with any other head", ge=0)
+    shift: float | None = setting(None, "share of the channels that the temporal shift moves in each direction", ge=0, le=0.5)
+    shift_place: Literal["blockres", "block"] | None = setting(None, "location of the temporal shift in the blocks")
+    head_steps: int | None = setting(None, "steps for which the head max_per_step has linear layers; 0 with any other head", ge=0)
     resize: Literal["antialias", "align_corners"] | None = setting(None, "how the glancer's frames are resized")
-    weights: Literal["none", "default"] | None = setting(None, "initial weights of the backbones: random, or the library's (ImageNet)")
+    weights: Literal["none", "default"] | None = setting(None, "initial weights of the backbones: none (random) or default (ImageNet)")
 
     def without_effect(self, command: Any, prefix: str) -> Iterator[tuple[str, str]]:
         """Yield the settings that are not read in this state; see `agents.config.effect`."""
@@ -39,23 +39,23 @@ class ArchitectureConfig:
 
 @settings
 class SupervisedConfig:
-    """How one stage trains its networks."""
+    """The training of one stage."""
 
     epochs: int = setting(10, "passes over the training clips; 0: the stage changes nothing", ge=0)
-    batch_size: int = setting(32, "clips in a step", ge=1)
+    batch_size: int = setting(32, "clips per step", ge=1)
     optimizer: Literal["adamw", "sgd"] = setting("adamw", "the optimizer")
-    momentum: float = setting(0.9, "of sgd", ge=0, lt=1)
-    schedule: Literal["one_cycle", "cosine", "step"] = setting("one_cycle", "how the learning rates change over the epochs")
-    milestones: list[int] = setting(list, "epochs, the first being 0, at which schedule=step divides the rates by 10")
-    learning_rate: float = setting(1e-3, "the highest one, of the backbones", ge=0, allow_inf_nan=False)
-    head_learning_rate: float = setting(3e-3, "the highest one, of the head", ge=0, allow_inf_nan=False)
-    weight_decay: float = setting(1e-4, "of all parameters", ge=0)
-    frames: int = setting(8, "frames of each clip in a step (stage 0 only)", ge=1)
-    dropout: float | None = setting(None, "in training; null: the architecture's", ge=0, lt=1)
-    accumulate: int = setting(1, "microbatches of a step, to need less memory; batch norm sees the microbatches", ge=1)
+    momentum: float = setting(0.9, "momentum of sgd", ge=0, lt=1)
+    schedule: Literal["one_cycle", "cosine", "step"] = setting("one_cycle", "schedule of the learning rates over the epochs")
+    milestones: list[int] = setting(list, "epochs, counted from 0, at which schedule=step divides the learning rates by 10")
+    learning_rate: float = setting(1e-3, "highest learning rate of the backbones", ge=0, allow_inf_nan=False)
+    head_learning_rate: float = setting(3e-3, "highest learning rate of the head", ge=0, allow_inf_nan=False)
+    weight_decay: float = setting(1e-4, "weight decay of all parameters", ge=0)
+    frames: int = setting(8, "frames per clip and step (stage 0 only)", ge=1)
+    dropout: float | None = setting(None, "dropout in training; null: the architecture's", ge=0, lt=1)
+    accumulate: int = setting(1, "microbatches per step, which save memory; batch norm uses the statistics of a microbatch", ge=1)
     precision: NumberFormat = setting("float32", "number format of activations; weights are float32")
-    channels_last: bool = setting(False, "images and activations as (height, width, channels) in memory")
-    compile: bool = setting(False, "compile the networks first, which takes a minute or two; one process only")
+    channels_last: bool = setting(False, "store images and activations in memory as (height, width, channels)")
+    compile: bool = setting(False, "compile the networks first, which takes one or two minutes; single process only")
 
     def without_effect(self, command: Any, prefix: str) -> Iterator[tuple[str, str]]:
         """Yield the settings that are not read in this state; see `agents.config.effect`."""
@@ -65,9 +65,9 @@ class SupervisedConfig:
             others = " ".join(name for name in asdict(self) if name != "epochs")
             yield others, f"with {prefix}epochs=0 nothing is trained; leave it out, or set {prefix}epochs"
         if self.optimizer == "adamw":
-            yield "momentum", f"adamw has its own; set {prefix}optimizer=sgd, or leave it out"
+            yield "momentum", f"adamw does not read it; set {prefix}optimizer=sgd, or leave it out"
         if stage not in STAGE_0:
-            yield "frames", f"it is for stage 0 alone ({', '.join(STAGE_0)}); leave it out"
+            yield "frames", f"only stage 0 ({', '.join(STAGE_0)}) reads it; leave it out"
             return
         yield "head_learning_rate", f"the head is not trained in stage 0; set {prefix}learning_rate"
         architecture = architecture_of(command)
@@ -80,7 +80,7 @@ STAGE_0 = ("glancer", "focuser")
 
 @settings
 class ClassifierConfig:
-    """How a classifier is trained: stages 0, 1 and 3."""
+    """The training of a classifier in stages 0, 1 and 3."""
 
     glancer: SupervisedConfig = setting(SupervisedConfig, "stage 0 of the glancer")
     focuser: SupervisedConfig = setting(SupervisedConfig, "stage 0 of the focuser")
@@ -89,7 +89,7 @@ class ClassifierConfig:
 
 
 def architecture_of(command: Any) -> "Architecture | None":
-    """Return the architecture that a classifier is made of; None where it is trained already or not known."""
+    """Return the architecture of a new classifier; None if the classifier is already trained, or unknown."""
     if not hasattr(command, "classifier"):
         return None
     from classifiers.model_zoo import ARCHITECTURES, BUNDLED
@@ -101,7 +101,7 @@ def architecture_of(command: Any) -> "Architecture | None":
 
 
 def is_trained(command: Any) -> bool:
-    """Return whether the classifier of a command is trained already."""
+    """Return whether the classifier of a command is already trained."""
     from classifiers.model_zoo import ARCHITECTURES, BUNDLED
 
     name = command.data.label if command.classifier == "auto" else command.classifier

@@ -1,4 +1,4 @@
-"""The entry of every command: it turns YAML files and ``key=value`` arguments into settings, and ends with status 2 after a mistake."""
+"""The entry point of every command, which converts YAML files and ``key=value`` arguments to settings and reports mistakes."""
 
 import argparse
 import hashlib
@@ -18,7 +18,7 @@ from agents.config.plugin import import_plugin
 from classifiers.errors import InputError
 
 C = TypeVar("C")
-BUG, MISTAKE, STOPPED = 1, 2, 130  # exit statuses; of several jobs, the lowest counts
+BUG, MISTAKE, STOPPED = 1, 2, 130  # exit statuses; for several jobs, the lowest is returned
 
 
 def run_command(
@@ -30,18 +30,18 @@ def run_command(
     arguments: Sequence[str] | None = None,
     without_effect: Callable[[C], Reasons] | None = None,
 ) -> None:
-    """Run ``main`` with the settings that the command line asks for, once, or under ``-m`` once for every combination.
+    """Run ``main`` with the settings of the command line; with ``-m``, run it once for every combination of values.
 
-    A mistake of the user ends the process with its message alone on stderr and status 2, Ctrl-C with status 130. Any other exception is
-    a bug and has its traceback. Under ``-m`` all jobs are checked before the first one runs, and one that fails does not stop the others.
+    A mistake of the user ends the process with a message on stderr and status 2. Ctrl-C ends it with status 130. Any other exception is a
+    bug and keeps its traceback. With ``-m``, all jobs are checked before the first one runs, and a failed job does not stop the others.
 
     Args:
-        main: does the work; what it returns, if anything, is the exit status.
-        schema: the class of the settings; if it has ``plugin``, the module of that name is imported first.
-        config_name: the primary YAML file, without ``.yaml``.
-        config_package: the importable package that holds the YAML files.
+        main: function that does the work and returns the exit status, or None for 0.
+        schema: class of the settings. If it has a setting ``plugin``, the module of that name is imported first.
+        config_name: name of the primary YAML file, without ``.yaml``.
+        config_package: importable package with the YAML files.
         arguments: the command line; by default that of the process.
-        without_effect: settings → names that have no effect, and why, beside those that the settings know; see `agents.config.effect`.
+        without_effect: function of the settings that yields further names without effect, with reasons; see `agents.config.effect`.
     """
     flags = _flags(arguments)
     command = _Command(main, schema, config_name, config_package, without_effect)
@@ -66,12 +66,12 @@ def run_command(
 
 
 def compose_config(schema: type[C], config_name: str, arguments: Sequence[str] = (), *, config_package: str = "configs") -> C:
-    """Return the settings that a command called with these ``key=value`` arguments would get.
+    """Return the settings of a command for ``key=value`` arguments.
 
-    Whether each of them has an effect is for the caller to check, if it matters; see `agents.config.effect`.
+    This function does not check whether each argument has an effect; see `agents.config.effect`.
 
     Raises:
-        InputError: an argument has no ``=``, an unknown key or a bad value, or names an unknown choice of a group.
+        InputError: if an argument has no ``=``, an unknown key or an invalid value, or names an unknown choice of a group.
     """
     config = validate(schema, compose(schema, config_name, arguments, config_package))
     if hasattr(config, "typed"):
@@ -80,7 +80,7 @@ def compose_config(schema: type[C], config_name: str, arguments: Sequence[str] =
 
 
 def say(message: str) -> None:
-    """Print on stderr as it is: no markup, no colours, and no line breaks that a terminal's width would put into a path."""
+    """Print a message on stderr without markup, colours or added line breaks, which would break paths."""
     from rich.console import Console
 
     Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True, emoji=False)
@@ -95,7 +95,7 @@ class _Command(Generic[C]):
     without_effect: Callable[[C], Reasons] | None
 
     def checked(self, arguments: Sequence[str]) -> C:
-        """Return the settings, if every one that was typed has an effect. The user's plugin may add to what there is."""
+        """Return the settings after a check that every typed argument has an effect. The user's plugin is imported before."""
         config = compose_config(self.schema, self.config_name, arguments, config_package=self.package)
         import_plugin(getattr(config, "plugin", ""))
         check_effect(config, typed_keys(arguments, self.schema), self.without_effect)
@@ -110,7 +110,7 @@ class _Command(Generic[C]):
         return OmegaConf.to_yaml({name: values[name] for name in fields_of(self.schema)})
 
     def jobs(self, arguments: Sequence[str]) -> Iterator[tuple[str, C]]:
-        """Yield the name and the settings of every job; each has a separate run folder, if the command has one."""
+        """Yield the name and the settings of every job. If the command has a run folder, each job has a separate one."""
         for name, combination in sweep(self.schema, self.config_name, arguments, self.package):
             config: Any = self.checked(combination)
             if name and "run" in fields_of(self.schema):
@@ -118,7 +118,7 @@ class _Command(Generic[C]):
             yield name, config
 
     def run_all(self, arguments: Sequence[str]) -> int:
-        """Run the jobs one after the other, and return the exit status. Ctrl-C ends them all."""
+        """Run the jobs one after the other, and return the exit status. Ctrl-C ends all of them."""
         jobs = list(self.jobs(arguments))
         statuses = dict.fromkeys([name for name, _ in jobs], STOPPED)
         for number, (name, config) in enumerate(jobs, start=1):
@@ -137,7 +137,7 @@ class _Command(Generic[C]):
         except InputError as problem:
             say(str(problem))
             return MISTAKE
-        except (KeyboardInterrupt, SystemExit):  # a run that was stopped and saved ends so
+        except (KeyboardInterrupt, SystemExit):  # raised by a run that was stopped and saved
             return STOPPED
         except Exception:
             say(traceback.format_exc())
@@ -145,7 +145,7 @@ class _Command(Generic[C]):
 
 
 def _folder_name(name: str) -> str:
-    """Return a name that every file system takes; a hash separates names that would become the same."""
+    """Return a name that is valid on every file system, with a hash to distinguish names that would become equal."""
     safe = re.sub(r"[^\w.,=+-]+", "_", name)[:100]
     return safe if safe == name else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 

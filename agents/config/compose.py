@@ -1,13 +1,15 @@
-"""From the command line to plain values: Hydra composes the YAML files of a package and ``key=value`` arguments into a dictionary.
+"""Compose the command line and the YAML files of a package into a dictionary of plain values, with Hydra.
 
-The primary YAML file of a command names its groups, and holds what differs from the defaults of the command's settings::
+The primary YAML file of a command names its groups, and sets values that differ from the defaults of the command's settings::
 
     defaults:
       - data: demo           # configs/data/demo.yaml sets the keys below `data`
       - _self_
 
-Hydra only composes: jobs run in this process, and it makes no folder, log or file.
+Hydra only composes values. Jobs run in this process, and Hydra creates no folders, logs or files.
 """
+
+from __future__ import annotations
 
 import importlib
 import itertools
@@ -15,20 +17,23 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from adafocus_env.settings import extra, fields_of, is_settings, unknown
 from classifiers.errors import InputError, lookup
 
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
 BY_PATH = frozenset({"algo"})
-"""Groups that also take the dotted path of a class: ``algo=package.Class`` means ``algo=custom algo.name=package.Class``."""
+"""Groups that also accept the dotted path of a class: ``algo=package.Class`` means ``algo=custom algo.name=package.Class``."""
 
 
 def compose(schema: type, config_name: str, arguments: Sequence[str], package: str = "configs") -> dict[str, Any]:
     """Return the values of the YAML files and arguments as nested dictionaries; `adafocus_env.settings.validate` checks them.
 
     Raises:
-        InputError: an argument has no ``=``, begins with an unknown key, or names an unknown choice of a group.
+        InputError: if an argument has no ``=``, begins with an unknown key, or names an unknown choice of a group.
     """
     import hydra
     from omegaconf import OmegaConf
@@ -47,10 +52,10 @@ def compose(schema: type, config_name: str, arguments: Sequence[str], package: s
 
 
 def sweep(schema: type, config_name: str, arguments: Sequence[str], package: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield every combination of swept values: its name, after what differs, and its arguments.
+    """Yield every combination of swept values, with a name made of these values and its arguments.
 
     Raises:
-        InputError: an argument cannot be parsed.
+        InputError: if an argument cannot be parsed.
     """
     from hydra.core.global_hydra import GlobalHydra
 
@@ -68,10 +73,10 @@ def sweep(schema: type, config_name: str, arguments: Sequence[str], package: str
 
 
 def typed_keys(arguments: Sequence[str], schema: type) -> dict[str, str]:
-    """Return the ``key=value`` arguments by key, for `agents.config.effect`; of one with a dictionary every key in it.
+    """Return the ``key=value`` arguments by key, for `agents.config.effect`. A dictionary has an entry for each of its keys.
 
     Raises:
-        InputError: one cannot be parsed.
+        InputError: if an argument cannot be parsed.
     """
     paths, overrides = _split(schema, arguments)
     typed = {key: f"{key}={value}" for key, value in paths.items()}
@@ -93,12 +98,12 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def plain_text(text: str) -> str:
-    """Escape ``text`` such that OmegaConf resolves it to itself: ``${x}`` in it is not interpolated."""
+    """Escape ``text`` so that OmegaConf resolves it to itself, without interpolating ``${x}``."""
     return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
 
 
 def primary(config_name: str, package: str) -> tuple[dict[str, str | None], dict[str, Any]]:
-    """Return the groups that the primary YAML file names, with their choices, and the values that it sets."""
+    """Return the groups of the primary YAML file with their choices, and the values that the file sets."""
     import yaml
 
     content = yaml.safe_load((_folder(package) / f"{config_name}.yaml").read_text(encoding="utf-8"))
@@ -106,23 +111,35 @@ def primary(config_name: str, package: str) -> tuple[dict[str, str | None], dict
 
 
 def files_of(group: str, package: str) -> dict[str, Path]:
-    """Return the YAML files of a group by the name of the choice: those of the package, or else those of `configs`."""
+    """Return the YAML files of a group by the name of the choice, from the package or else from `configs`."""
     folders = [_folder(each) / group for each in (package, "configs")]
     return {file.stem: file for file in sorted(next(each for each in folders if each.is_dir()).glob("*.yaml"))}
 
 
 def is_path(schema: type, key: str) -> bool:
-    """Return whether the value of a key is taken as typed."""
+    """Return whether the value of a key is used exactly as typed."""
+    declared = _declared(schema, key)
+    return declared is not None and bool(extra(declared, "path"))
+
+
+def _is_list(schema: type, key: str) -> bool:
+    """Return whether the value of a key may be a list."""
+    declared = _declared(schema, key)
+    return declared is not None and list in map(get_origin, (declared.annotation, *get_args(declared.annotation)))
+
+
+def _declared(schema: type, key: str) -> FieldInfo | None:
+    """Return the declaration of a dotted key; None if there is none."""
     name, _, rest = key.partition(".")
     declared = fields_of(schema).get(name)
-    if declared is None:
-        return False
-    return is_path(declared.annotation, rest) if rest and is_settings(declared.annotation) else bool(not rest and extra(declared, "path"))  # type: ignore[arg-type]
+    if not rest or declared is None:
+        return declared
+    return _declared(declared.annotation, rest) if is_settings(declared.annotation) else None  # type: ignore[arg-type]
 
 
 @contextmanager
 def _composing(config_name: str, package: str) -> Iterator[None]:
-    """Within it Hydra finds the YAML files; its errors come out as `InputError`."""
+    """Return a context in which Hydra finds the YAML files and its errors are converted to `InputError`."""
     from hydra import initialize_config_module
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -145,7 +162,7 @@ def _parsed(overrides: Sequence[str], config_loader: Any = None) -> list[Any]:
 
 
 def _split(schema: type, arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Split the arguments into path settings with their values, exactly as typed, and overrides for Hydra to parse."""
+    """Split the arguments into path settings, with values exactly as typed, and overrides that Hydra parses."""
     paths: dict[str, str] = {}
     overrides: list[str] = []
     for argument in arguments:
@@ -167,21 +184,23 @@ def _split(schema: type, arguments: Sequence[str]) -> tuple[dict[str, str], list
 
 
 def _checked(override: Any, schema: type, choices: Mapping[str, Sequence[str]]) -> str:
-    """Return an override as Hydra takes it: the YAML files need not have its key.
+    """Return an override in a form that Hydra accepts even if the YAML files do not have its key. Lists may lack their brackets.
 
     Raises:
-        InputError: its first word is neither a setting nor a group (if it is one of another command, says so: ``schema.elsewhere``), or
-            the group lacks the choice.
+        InputError: if its first word is neither a setting nor a group, or the group does not have the choice. For a setting of another
+            command (``schema.elsewhere``), the message names that command.
     """
     key, line = override.key_or_group, override.input_line
     if override.is_delete():
-        raise InputError(f"{line}: a key cannot be taken away; leave it out or give it another value")
-    if override.is_sweep_override():
+        raise InputError(f"{line}: a key cannot be removed; leave it out or give it another value")
+    if override.is_sweep_override() and not _is_list(schema, key):
         raise InputError(f"{line} has several values: add --multirun, or quote it: {key}='\"a,b\"'")
     names, word = {*fields_of(schema), *choices}, key.split(".")[0]
     if key not in choices and word not in names:
         reason = getattr(schema, "elsewhere", {}).get(word)
         raise unknown(key, names) if reason is None else InputError(f"{line} has no effect: {reason}")
+    if override.is_sweep_override():
+        return f"++{key}=[{line.partition('=')[2]}]"
     value = override.value()
     if key not in choices or isinstance(value, dict):
         return f"++{line.lstrip('+')}"

@@ -1,8 +1,8 @@
-"""Settings without effect: a key that a user typed has an effect or is refused by name; it is never ignored.
+"""Refuse settings without effect: a typed key either has an effect or raises an error that names it.
 
-A settings class lists the settings that are not read in its present state with a method ``without_effect(command, prefix)``. It yields
-pairs: names (separated by spaces, relative to the prefix of the class; the name of a group stands for all its settings), and the reason
-with what to do. ``command`` are the settings of the whole command.
+A settings class has a method ``without_effect(command, prefix)``, which yields the settings that are not read in the current state as pairs
+of names and reason. The names are separated by spaces and relative to the prefix of the class; the name of a group means all its settings.
+The reason includes advice. ``command`` has the settings of the whole command.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -15,15 +15,15 @@ Reasons = Iterable[tuple[str, str]]
 
 
 def check_effect(command: Any, typed: Mapping[str, str], more: Callable[[Any], Reasons] | None = None) -> None:
-    """Check that every setting that a user typed has an effect. Defaults and presets may have none.
+    """Check that every typed setting has an effect. (Defaults and presets may be without effect.)
 
     Args:
-        command: its settings.
+        command: the settings of the command.
         typed: the arguments that the user typed, such as ``env.grid=5``, by key.
-        more: command → further names and reasons.
+        more: function of the command that yields further names and reasons.
 
     Raises:
-        InputError: a setting has no effect (names all such, says why and what to do).
+        InputError: if a setting has no effect. The message lists all such settings, with reasons and advice.
     """
     found = [f"{argument} has no effect: {reason}" for key, argument in typed.items() if (reason := _reason(command, key, more))]
     if found:
@@ -31,17 +31,17 @@ def check_effect(command: Any, typed: Mapping[str, str], more: Callable[[Any], R
 
 
 def check_overrides(typed: Mapping[str, str], ours: Collection[str]) -> None:
-    """Check that the ``overrides`` of a command that makes runs leave alone what the command itself sets in each.
+    """Check that the ``overrides`` of a command that starts runs do not set keys that the command itself sets in every run.
 
     Raises:
-        InputError: one of them does not (names it).
+        InputError: if an override sets such a key. The message names it.
     """
     if refused := [argument for key, argument in typed.items() if key in ours]:
         raise InputError(f"overrides: the command itself sets {', '.join(refused)} in every run; leave it out (--help lists its own keys)")
 
 
 def _reason(command: Any, key: str, more: Callable[[Any], Reasons] | None) -> str | None:
-    """Return why a setting has no effect: the first reason, from the innermost group to the command."""
+    """Return the reason why a setting has no effect, the first one from the innermost group to the command; None if it has an effect."""
     groups = [(prefix, group) for prefix, group in _groups(command, key) if hasattr(group, "without_effect")]
     known = [(prefix, group.without_effect(command, prefix)) for prefix, group in reversed(groups)]
     for prefix, reasons in [*known, ("", more(command) if more else ())]:
@@ -52,7 +52,7 @@ def _reason(command: Any, key: str, more: Callable[[Any], Reasons] | None) -> st
 
 
 def _groups(command: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """Yield the command and the groups that a key lies in, with what stands before the names of their settings."""
+    """Yield the prefixes and settings objects of the command and of the groups that contain a key."""
     prefix, group = "", command
     yield prefix, group
     for name in key.split(".")[:-1] if getattr(command, "complete", True) else ():

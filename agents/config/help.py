@@ -1,4 +1,4 @@
-"""The help pages: every setting of a command with its default, the values that it takes and what it means."""
+"""The help pages, which list every setting of a command with its default, allowed values and meaning."""
 
 import io
 from collections.abc import Iterator
@@ -19,11 +19,11 @@ def help_page(schema: type, config_name: str, package: str, about: str | None, g
         schema: the class of the settings.
         config_name: the primary YAML file, without ``.yaml``.
         package: the package that holds the YAML files.
-        about: what stands above the settings.
-        group: its name; empty: all.
+        about: text above the settings.
+        group: name of the group; empty: the whole command.
 
     Raises:
-        InputError: there is no such group.
+        InputError: if the group does not exist.
     """
     from rich.console import Console
 
@@ -51,7 +51,7 @@ Rows = list[tuple[str, str, str, str]]  # key, default, values, meaning
 
 
 def groups_of(schema: type, config_name: str, package: str) -> Iterator[tuple[str, tuple[str, Rows]]]:
-    """Yield the name of every group, its title and its settings; those of the command itself come first, with an empty name.
+    """Yield the name of every group, its title and its settings, starting with the command's own settings under an empty name.
 
     Args:
         schema: the class of the settings.
@@ -65,7 +65,7 @@ def groups_of(schema: type, config_name: str, package: str) -> Iterator[tuple[st
         kind: Any = declared[name].annotation
         inner, values = fields_of(kind), presets.get(name) or {}
         title = f"{name}: {declared[name].description}"
-        if all(is_settings(each.annotation) for each in inner.values()):  # the same settings several times
+        if all(is_settings(each.annotation) for each in inner.values()):  # several groups with the same settings
             first: Any = next(iter(inner.values())).annotation
             word = name.upper().removesuffix("S")
             title += f"; {word}: {', '.join(inner)}"
@@ -79,12 +79,12 @@ def groups_of(schema: type, config_name: str, package: str) -> Iterator[tuple[st
 
 
 def rows_of(kind: type) -> Rows:
-    """Return the settings of a class with the defaults that it declares."""
+    """Return the settings of a class with their declared defaults."""
     return [_row(name, each, [None]) for name, each in fields_of(kind).items()]
 
 
 def _row(key: str, declared: Any, values: list[Any]) -> tuple[str, str, str, str]:
-    """Return the texts for a setting that the presets give these values (None: its own default)."""
+    """Return the texts of a setting with the given preset values (None: the declared default)."""
     shown = [_text(declared.get_default(call_default_factory=True) if value is None else value) for value in values]
     unit = f" [{unit}]" if (unit := extra(declared, "unit")) else ""
     default = "(needed)" if declared.is_required() else shown[0] if len(set(shown)) == 1 else ", ".join(shown)
@@ -93,7 +93,7 @@ def _row(key: str, declared: Any, values: list[Any]) -> tuple[str, str, str, str
 
 
 def _text(value: Any) -> str:
-    """Return a value as it is typed."""
+    """Return a value as a user types it."""
     if isinstance(value, list):
         return f"[{','.join(map(str, value))}]"
     if value is None or isinstance(value, bool):
@@ -116,7 +116,7 @@ def _print_group(console: Any, name: str, group: tuple[str, Rows]) -> None:
 
 
 def _presets(config_name: str, package: str) -> dict[str, Any]:
-    """Return what the primary YAML file and the choices of groups in it set; of a group without a choice, None."""
+    """Return the values that the primary YAML file and its choices of groups set; None for a group without a choice."""
     import yaml
 
     groups, values = primary(config_name, package)

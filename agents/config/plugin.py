@@ -1,7 +1,7 @@
-"""A user's own module, imported before a command starts: what it adds to the tables is then known by name, like what the package has.
+"""Plugins: a user-defined module is imported before a command starts and can add entries to the tables of names.
 
-The tables are plain dictionaries: `BACKBONES`, `HEADS`, `ARCHITECTURES`, `REWARDS`, `OBSERVATIONS`, `NETWORKS`, `DATASETS`. Files that are
-read, such as a classifier's card, hold names only, so reading one imports no plugin: only what the user typed is imported.
+The tables are plain dictionaries: `BACKBONES`, `HEADS`, `ARCHITECTURES`, `REWARDS`, `OBSERVATIONS`, `NETWORKS` and `DATASETS`. Files such
+as a classifier's card have only names, so that reading a file never imports a plugin. Only a module that the user typed is imported.
 """
 
 import importlib
@@ -10,10 +10,10 @@ from classifiers.errors import InputError
 
 
 def import_plugin(name: str) -> None:
-    """Import the module; nothing is done for an empty name.
+    """Import the module ``name``, unless it is empty.
 
     Raises:
-        InputError: there is no module of that name. What the module itself raises is passed on.
+        InputError: if the module does not exist. Errors inside the module are passed on.
     """
     if not name:
         return

@@ -1,4 +1,4 @@
-"""Budgets: from GFLOPs per video, or a share of frames, to a threshold on the skip probability, solved on the validation split."""
+"""Budgets: solve the threshold on P(skip) for GFLOPs per video, or for a share of frames, on the validation split."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ Shares = NDArray[np.floating]
 
 
 def requested_keep(budget: float | None, keep: float | None, flops: VideoFlops) -> float:
-    """Return the share of frames with a patch that the user asks for, in either form.
+    """Return the share of frames with a patch that the user requests, directly or as a budget.
 
     Args:
         budget: GFLOPs per video.
-        keep: The share.
-        flops: Of a video.
+        keep: Share of frames with a patch, in (0, 1].
+        flops: Multiply-adds of a video.
 
     Raises:
-        InputError: Both or none are given, or one is out of its range.
+        InputError: If both or neither are given, or the value is out of range.
     """
     if (budget is None) == (keep is None):
-        raise InputError(f"budget={budget}, keep={keep}: give one of them, GFLOPs per video or the share of frames to keep")
+        raise InputError(f"budget={budget}, keep={keep}: set one of them, GFLOPs per video or the share of frames with a patch")
     return flops.keep_for(budget) if budget is not None else check_keep(keep)
 
 
 def check_keep(keep: float | None) -> float:
-    """Return a valid share of frames to keep.
+    """Check a share of frames with a patch and return it.
 
     Raises:
-        InputError: It is not above 0 and at most 1.
+        InputError: If it is not in (0, 1].
     """
     if keep is None or isinstance(keep, bool) or not 0 < keep <= 1:
         raise InputError(f"keep must be a share of frames above 0 and at most 1, such as 0.47, got {keep}")
@@ -48,7 +48,7 @@ def check_keep(keep: float | None) -> float:
 
 
 def set_threshold(policy: PolicyNetwork, val: Features, share: float) -> str:
-    """Set the threshold of a policy that skips, solved on validation clips for a share of frames with a patch; return a line about it."""
+    """Set the threshold of a skipping policy for a share of frames with a patch, solved on validation clips; return a line about it."""
     policy.keep_threshold = threshold_for(policy, val, share)
     return f"{share:.1%} of the frames get a patch: skipping where P(skip) is {policy.keep_threshold:.4g} or more"
 
@@ -59,7 +59,7 @@ def threshold_for(policy: PolicyNetwork, features: Features, keep: float) -> flo
 
 
 def skip_probabilities(policy: PolicyNetwork, features: Features) -> tuple[Actions, Shares]:
-    """Return the patches of a skipping policy in all clips (N, D, …), and P(skip) by the number of earlier patches (N, D, D)."""
+    """Return the locations or cells (N, D, …) of a skipping policy in all clips, and P(skip) by the number of earlier patches (N, D, D)."""
     steps, results = np.arange(features.num_steps)[None], []
     for clips in batches(np.arange(len(features.clips)), CLIPS_AT_ONCE):
         results.append([values.cpu().numpy() for values in policy.choose(features.glance_maps(clips[:, None], steps))])
@@ -68,15 +68,15 @@ def skip_probabilities(policy: PolicyNetwork, features: Features) -> tuple[Actio
 
 
 def solve_threshold(skip: Shares, keep: float) -> float:
-    """Return the threshold below which a share of the decisions lies, half-way between two neighbouring values.
+    """Return the threshold below which the share ``keep`` of the decisions lies, half-way between two neighbouring values of ``skip``.
 
     Args:
-        skip: P(skip), or any other number that is high where a patch is worth little, (N, D) of the validation split; or (N, D, D), see
+        skip: P(skip), or another score that is high where a patch is worth little, (N, D) on the validation split; or (N, D, D), see
             `patch_mask_at`.
-        keep: The share.
+        keep: Share of the decisions with a patch.
 
     Raises:
-        InputError: The validation split is empty, or ``keep`` is not a share.
+        InputError: If the validation split is empty, or ``keep`` is not in (0, 1].
     """
     target = check_keep(keep) * check_validation(skip).shape[0] * skip.shape[1]
     rising = np.unique(skip).astype(np.float64)
@@ -85,15 +85,15 @@ def solve_threshold(skip: Shares, keep: float) -> float:
     def num_patches(index: int) -> int:
         return int(patch_mask_at(skip, between[index]).sum())
 
-    enough = bisect_left(range(len(between)), math.ceil(target), key=num_patches)  # rises with the threshold
+    enough = bisect_left(range(len(between)), math.ceil(target), key=num_patches)  # increases with the threshold
     return float(between[min((enough, max(enough - 1, 0)), key=lambda index: abs(num_patches(index) - target))])
 
 
 def check_validation(values: Shares) -> Shares:
-    """Return ``values`` (N, …) of the clips of the validation split.
+    """Check that ``values`` (N, …) of the validation split has clips, and return it.
 
     Raises:
-        InputError: It has no clips.
+        InputError: If the validation split is empty.
     """
     if not values.size:
         raise InputError("a budget needs a validation split, which is empty: set data.val to a share of the training videos")
@@ -101,5 +101,5 @@ def check_validation(values: Shares) -> Shares:
 
 
 def patch_mask_at(skip: Shares, threshold: float) -> PatchMask:
-    """Return which decisions (N, D) have a patch at a threshold, as in `PolicyNetwork.act`; see `patch_mask_below`."""
+    """Return the patch mask (N, D) at a threshold, as `PolicyNetwork.act` computes it; see `patch_mask_below`."""
     return patch_mask_below(torch.from_numpy(skip), threshold).numpy()

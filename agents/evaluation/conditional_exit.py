@@ -1,7 +1,7 @@
 """Conditional exit: a video ends after the first step whose scores are confident enough, and its later frames are not processed.
 
-Nothing is trained: the thresholds of the steps are fitted on training clips, as AdaFocusV2 does (arXiv 2112.14238) and, before it, MSDNet
-(arXiv 1703.09844). `ExitFit` holds what they are fitted on, `ExitThresholds` is what `agents.evaluation.inference.infer` takes.
+No network is trained for it. One threshold per step is fitted on training clips, as in AdaFocusV2 (arXiv:2112.14238) and MSDNet
+(arXiv:1703.09844). `ExitFit` holds the confidences of training clips; `agents.evaluation.inference.infer` takes `ExitThresholds`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CONFIDENCES: dict[str, Callable[[NDArray[Any]], Values]] = {
     "softmax": lambda scores: torch.from_numpy(scores).double().softmax(-1).amax(-1).numpy(),
     "score": lambda scores: scores.max(-1).astype(np.float64),
 }
-"""Kinds of confidence: class scores (…, K) → (…,)."""
+"""Kinds of confidence: functions that map class scores (…, K) to confidences (…,)."""
 
 EXIT_FILE = "exit.json"
 REFIT = "fit them again on its training clips: python -m agents.evaluate … exit=P"
@@ -42,23 +42,23 @@ REFIT = "fit them again on its training clips: python -m agents.evaluate … exi
 
 
 def exit_shares(p: float, num_steps: int) -> Values:
-    """Return the shares of clips (D,) that leave after each step: p^k / Σ p^j for k = 1 … D.
+    """Return the shares of clips (D,) that exit after each step: p^k / Σ p^j for k = 1 … D.
 
     Raises:
-        InputError: ``p`` is not above 0.
+        InputError: If ``p`` is not above 0.
     """
     refuse_if(isinstance(p, bool) or not 0 < p < np.inf, f"exit must be a number above 0, such as 1.2, got {p}")
     return (torch.arange(1, num_steps + 1, dtype=torch.float64) * math.log(p)).softmax(0).numpy()
 
 
 def fit_thresholds(confidences: Values, shares: Values) -> Values:
-    """Return the thresholds (D,) with which these shares of the clips leave after each step.
+    """Return the thresholds (D,) with which the given shares of the clips exit after each step.
 
-    After step k the ⌊N · share⌋ most confident of the clips that have not left yet leave, and the threshold is the least of their
-    confidences; ∞, so that none leaves, where that number is 0. All others leave after the last step, whose threshold is −∞.
+    After step k, the ⌊N · share⌋ most confident remaining clips exit, and the threshold is the lowest of their confidences. If that number
+    is 0, the threshold is ∞ and no clip exits. All remaining clips exit after the last step, whose threshold is −∞.
 
     Args:
-        confidences: Of training clips after each step, (N, D).
+        confidences: Confidences of training clips after each step, (N, D).
         shares: (D,); see `exit_shares`.
     """
     left, thresholds = np.ones(len(confidences), bool), np.full(len(shares), np.inf)
@@ -71,7 +71,7 @@ def fit_thresholds(confidences: Values, shares: Values) -> Values:
 
 
 def exit_steps(confidences: Values, thresholds: Values) -> NDArray[np.int64]:
-    """Return the step (N,), from 0, after which each clip leaves: the first whose confidence (N, D) reaches its threshold (D,)."""
+    """Return the step (N,), starting at 0, after which each clip exits: the first whose confidence (N, D) reaches the threshold (D,)."""
     return (confidences >= thresholds).argmax(1)
 
 
@@ -79,29 +79,29 @@ def confidence_of(scores: NDArray[Any], kind: str) -> Values:
     """Return the confidence (…) of class scores (…, K).
 
     Args:
-        scores: Before the softmax.
-        kind: ``softmax``, the highest softmax score; or ``score``, the highest score itself, as AdaFocusV2 publishes it. A constant
-            that is added to all scores of a clip changes that one and not the prediction, and heads differ in such constants.
+        scores: Class scores before the softmax.
+        kind: ``softmax``, the highest softmax score; or ``score``, the highest class score, as published for AdaFocusV2. The latter is
+            less comparable between heads, since a constant added to all class scores changes it without changing the prediction.
 
     Raises:
-        InputError: The kind is unknown.
+        InputError: If the kind is unknown.
     """
     return lookup("exit_confidence", kind, CONFIDENCES)(scores)
 
 
 def check_separable(classifier: Classifier) -> None:
-    """Check that the frames of a clip can be processed one after the other.
+    """Check that the classifier can process the frames of a clip one after the other.
 
     Raises:
-        InputError: The classifier has a temporal shift.
+        InputError: If the classifier has a temporal shift.
     """
     refuse_if(
         classifier.architecture.shift > 0,
-        "exit must be left out with a classifier with temporal shift: it mixes all frames of a clip, so that none can be left out",
+        "exit must be left out with a classifier with temporal shift, which mixes all frames of a clip, so that every frame is needed",
     )
 
 
-# What thresholds belong to
+# The model that thresholds belong to
 
 
 @dataclass(frozen=True)
@@ -109,13 +109,13 @@ class ExitModel:
     """The model and the clips that thresholds belong to.
 
     Attributes:
-        classifier: Fingerprint of its weights.
-        policy: Hash of its weights.
-        num_frames: T, frames of a clip.
-        num_steps: D, decisions of the policy.
+        classifier: Fingerprint of the classifier's weights.
+        policy: Hash of the policy's weights.
+        num_frames: T, frames per clip.
+        num_steps: D, decisions per clip.
         patch_size: P in pixels.
-        skipped: Input of the head where a frame is skipped.
-        keep_threshold: On P(skip); None: the policy does not skip, or has no threshold.
+        skipped: Input of the head for skipped frames.
+        keep_threshold: Threshold on P(skip); None: the policy does not skip, or has no threshold.
     """
 
     classifier: str
@@ -130,10 +130,10 @@ class ExitModel:
     def of(
         cls, classifier: Classifier, policy: Any, num_frames: int, num_steps: int, *, skipped: str, keep_threshold: float | None = None
     ) -> ExitModel:
-        """Return that of a classifier and a policy: a `PolicyNetwork`, or an object whose ``model`` is one of Stable-Baselines3.
+        """Return the `ExitModel` of a classifier and a policy: a `PolicyNetwork`, or an object with a Stable-Baselines3 ``model``.
 
         Raises:
-            InputError: As `check_separable`.
+            InputError: If the classifier has a temporal shift.
         """
         check_separable(classifier)
         is_network = isinstance(policy, PolicyNetwork)
@@ -145,10 +145,10 @@ class ExitModel:
         return cls(classifier.fingerprint(), weights, num_frames, num_steps, patch_size, skipped, keep_threshold)
 
     def check(self, given: ExitModel) -> None:
-        """Check that thresholds of this model are used with the same one.
+        """Check that thresholds of this model are used with the same model.
 
         Raises:
-            InputError: They are used with another one (names the first difference).
+            InputError: If the models differ. The message names the first difference.
         """
         for name, ours in asdict(self).items():
             theirs = getattr(given, name)
@@ -158,12 +158,12 @@ class ExitModel:
 
 @dataclass(frozen=True)
 class ExitThresholds:
-    """When clips leave.
+    """The thresholds of a conditional exit.
 
     Attributes:
-        values: (D,), the confidence from which on a clip leaves after each step.
+        values: (D,), the confidence after each step that a clip must reach to exit.
         confidence: Kind of confidence, a name in `CONFIDENCES`.
-        model: What they were fitted for, which `agents.evaluation.inference.infer` checks; None: nothing is checked.
+        model: The model that they were fitted for, which `agents.evaluation.inference.infer` checks; None: no check.
     """
 
     values: Values
@@ -171,22 +171,22 @@ class ExitThresholds:
     model: ExitModel | None
 
     def leaving(self, scores: Tensor, step: int) -> NDArray[np.bool_]:
-        """Return which clips (n,) leave after a step, from 0, with these class scores (n, K)."""
+        """Return whether each clip exits (n,) after a step, counted from 0, given its class scores (n, K)."""
         return confidence_of(scores.float().cpu().numpy(), self.confidence) >= self.values[step]
 
     def steps(self, scores: NDArray[Any]) -> NDArray[np.int64]:
-        """Return the step (N,), from 0, after which clips with class scores (N, D, K) leave."""
+        """Return the step (N,), counted from 0, after which each clip exits, given its class scores (N, D, K)."""
         return exit_steps(confidence_of(scores, self.confidence), self.values)
 
 
 @dataclass(frozen=True)
 class ExitFit:
-    """The confidences of training clips, from which thresholds for any p follow.
+    """The confidences of training clips, which determine the thresholds for any p.
 
     Attributes:
-        model: Whose they are.
-        data: Of which training clips.
-        confidences: (N, D) by the kind of confidence.
+        model: The model whose confidences they are.
+        data: Name of the training clips.
+        confidences: Confidences (N, D) by kind.
     """
 
     model: ExitModel
@@ -195,16 +195,16 @@ class ExitFit:
 
     @classmethod
     def of(cls, model: ExitModel, data: str, scores: NDArray[Any]) -> ExitFit:
-        """Return that of training clips with class scores (N, D, K) after each step."""
+        """Return the fit for training clips with class scores (N, D, K) after each step."""
         return cls(model, data, {kind: confidence_of(scores, kind) for kind in CONFIDENCES})
 
     def thresholds(self, p: float, confidence: str = "softmax") -> ExitThresholds:
-        """Return the thresholds with which a share of the training clips in proportion to p^k leaves after step k.
+        """Return the thresholds with which the share of training clips that exit after step k is proportional to p^k.
 
-        Below 1 most leave early; at 1 equally many leave after every step; above 1 most leave late.
+        With p < 1 most clips exit early, with p = 1 equally many exit after every step, and with p > 1 most exit late.
 
         Raises:
-            InputError: ``p`` is not above 0, or the kind of confidence is unknown.
+            InputError: If ``p`` is not above 0, or the kind of confidence is unknown.
         """
         confidences = lookup("exit_confidence", confidence, self.confidences)
         return ExitThresholds(fit_thresholds(confidences, exit_shares(p, self.model.num_steps)), confidence, self.model)
@@ -213,17 +213,17 @@ class ExitFit:
         """Write the JSON file.
 
         Raises:
-            InputError: It cannot be written.
+            InputError: If the file cannot be written.
         """
         values = {kind: each.tolist() for kind, each in self.confidences.items()}
         write_text(path, json.dumps({"model": asdict(self.model), "data": self.data, "confidences": values}) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> ExitFit:
-        """Read what `save` has written.
+        """Read a file that `save` wrote.
 
         Raises:
-            InputError: The file is missing or damaged.
+            InputError: If the file is missing or damaged.
         """
         stored = read_json(path.parent, path.name, f"exit={path}")
         try:
@@ -236,5 +236,5 @@ class ExitFit:
 
 
 def exit_file(policy: Path | str) -> Path:
-    """Return where the confidences for a policy are stored: in its folder, or in the cache folder for a bundled policy."""
+    """Return the path of the stored confidences for a policy: in its folder, or in the cache folder for a bundled policy."""
     return cache_folder() / "exit" / f"{policy}.json" if str(policy) in BUNDLED else Path(policy) / EXIT_FILE

@@ -40,11 +40,11 @@ from agents.policies.networks import PolicyNetwork
 from classifiers.errors import lookup
 from classifiers.flops import VideoFlops, classifier_flops, multiply_adds, video_flops
 
-CLIPS_AT_ONCE = 250  # clips in a call of a policy
-PATCHES_AT_ONCE = 256  # patches in a call of the focuser, where there is no bank
+CLIPS_AT_ONCE = 250  # clips per call of a policy
+PATCHES_AT_ONCE = 256  # patches per call of the focuser if there is no bank
 
 ClipPolicy = Callable[[Indices], Actions]
-"""Clips (n,) → actions (n, D, *action space)."""
+"""A function that maps clips (n,) to actions (n, D, *action space)."""
 
 
 def evaluate(
@@ -58,19 +58,20 @@ def evaluate(
     """Evaluate the learned policy and all baselines.
 
     Args:
-        features: Of the clips.
-        policy: The learned policy, if any: any object with `predict`. Its attribute ``observation`` names its observation, `reference`
-            without one.
-        seed: Of the random baselines.
+        features: Features of the clips.
+        policy: The learned policy, any object with `predict`; None: evaluate only the baselines. Its attribute ``observation`` names its
+            observation, by default `reference`.
+        seed: Seed of the random baselines.
         progress: Called with the name of each policy before it is evaluated.
-        skipped: Input of the head where the learned policy skips, a name in `adafocus_env.classify.SKIPPED`.
+        skipped: Input of the head for frames that the learned policy skips, a name in `adafocus_env.classify.SKIPPED`.
 
     Returns:
-        Metrics by the name of the policy (see `agents.evaluation.metrics.summarize`), and the evaluations of those that select patches.
-        `glance_only` and `full_frame` select none. The greedy oracle needs a bank with the focus vectors of all cells.
+        Metrics by the name of the policy (see `agents.evaluation.metrics.summarize`), and the evaluations of the policies that select
+        patches, that is, without `glance_only` and `full_frame`. The greedy oracle needs a bank with the focus vectors of all cells, and is
+        omitted otherwise.
 
     Raises:
-        InputError: Policy and features do not fit, or the scores are not finite.
+        InputError: If policy and features do not match, or the scores are not finite.
     """
     evaluations, targets = {}, targets_of(features.clips)
     if policy is not None:
@@ -95,14 +96,14 @@ def evaluate_policy(
     skipped: str = "zeros",
     clips: Indices | None = None,
 ) -> PolicyEvaluation:
-    """Evaluate one policy deterministically, on every clip or on those that are given. Its own multiply-adds are not counted.
+    """Evaluate one policy with deterministic actions. The multiply-adds of the policy itself are not counted.
 
     Args:
-        features: Of the clips; a bank saves most of the work.
-        policy: Any object with `predict`, recurrent or not. It is given action masks if it takes them.
+        features: Features of the clips; a bank saves most of the computation.
+        policy: Any object with `predict`, recurrent or not. Action masks are passed if `predict` accepts them.
         observation: A name in `adafocus_env.observation.OBSERVATIONS`; None: the policy's attribute ``observation``, or `reference`.
-        skipped: Input of the head where the policy skips, a name in `adafocus_env.classify.SKIPPED`.
-        clips: Numbers of the clips (n,); None: all clips in their order.
+        skipped: Input of the head for skipped frames, a name in `adafocus_env.classify.SKIPPED`.
+        clips: Indices of the clips (n,); None: all clips in order.
     """
     predictor = LearnedPolicy(policy, features) if isinstance(policy, PolicyNetwork) else policy
     played = _evaluate(features, _clip_policy(features, predictor, observation, skipped), action_of(policy, features), skipped, clips)
@@ -113,20 +114,20 @@ def evaluate_baseline(features: Features, name: str, clips: Indices, *, seed: in
     """Evaluate a baseline on clips (n,).
 
     Args:
-        features: Of the clips.
-        name: As in the table of results: `random`, `saliency`, `oracle`, ….
-        clips: Their numbers.
-        seed: Of random patches.
+        features: Features of the clips.
+        name: Name in the table of results: `random`, `saliency`, `oracle`, ….
+        clips: Indices of the clips (n,).
+        seed: Seed of random patches.
 
     Raises:
-        InputError: The name is unknown, or the baseline needs a track or a bank that is not there (suggests the nearest).
+        InputError: If the name is unknown (the message suggests the nearest), or the baseline needs a missing track or bank.
     """
     act = lookup("policy", name, _baselines(features, seed))
     return replace(_evaluate(features, act, features.action, "zeros", clips), targets=targets_of(features.clips, clips))
 
 
 def action_of(policy: object, features: Features) -> Action:
-    """Return the kind of action of a policy on these features: with skipping if its attribute ``skips`` or its action space says so."""
+    """Return the kind of action of a policy on these features. Skipping follows from the policy's ``skips`` or its action space."""
     skip_action = with_skipping(features.action)
     skips = policy.skips if isinstance(policy, PolicyNetwork) else getattr(policy, "action_space", None) == skip_action.space
     return skip_action if skips else features.action
@@ -148,9 +149,9 @@ def _evaluate(
 
 
 def targets_of(clips: ClipSource, chosen: Indices | None = None) -> Targets | None:
-    """Return where the target is in all N clips, or the chosen ones, boxes (N, T, 4) and visible (N, T).
+    """Return the boxes (N, T, 4) of the target and its visibility (N, T) in all N clips, or in the chosen ones.
 
-    None if the tracks do not say for any of them.
+    Return None if none of the clips has a track.
     """
     known = [clips.targets(int(clip)) if clips.has_truth else None for clip in (range(len(clips)) if chosen is None else chosen)]
     if not any(known):
@@ -162,17 +163,17 @@ def targets_of(clips: ClipSource, chosen: Indices | None = None) -> Targets | No
 def classify_actions(
     features: Features, actions: Actions, patch_mask: NDArray[np.bool_], skipped: str = "zeros", clips: Indices | None = None
 ) -> Scores:
-    """Return the class scores (n, D, K) of clips after every step; the focuser sees only the patches of ``patch_mask``.
+    """Return the class scores (n, D, K) of clips after every step; the focuser sees only the patches in ``patch_mask``.
 
     Args:
         features: Glances and focus vectors of the clips.
-        actions: Patches, (n, D, *action space) of ``features.action``; those of skipped steps are not read.
+        actions: Patches, (n, D, *action space) of ``features.action``; entries of skipped steps are ignored.
         patch_mask: (n, D), the steps with a patch.
-        skipped: Input of the head in the others, a name in `adafocus_env.classify.SKIPPED`.
-        clips: (n,); None: all clips in their order.
+        skipped: Input of the head in the other steps, a name in `adafocus_env.classify.SKIPPED`.
+        clips: (n,); None: all clips in order.
 
     Raises:
-        InputError: ``skipped`` is unknown.
+        InputError: If ``skipped`` is unknown.
     """
     clips = np.arange(len(features.clips)) if clips is None else clips
 
@@ -189,7 +190,7 @@ def classify_actions(
 def _classify(
     features: Features, clips: Indices, focus_vectors: Callable[[Indices], Tensor], patch_mask: NDArray[np.bool_], skipped: str = "zeros"
 ) -> Scores:
-    """Return the class scores (n, D, K); ``focus_vectors``: rows of ``clips`` → focus vectors of their patches, one after the other."""
+    """Return the class scores (n, D, K). ``focus_vectors`` maps rows of ``clips`` to the focus vectors of their patches, concatenated."""
     steps, scores = np.arange(features.num_steps)[None], []
     for rows in batches(np.arange(len(clips)), max(1, PATCHES_AT_ONCE // features.clips.num_frames)):
         glances = features.glance_vectors(clips[rows][:, None], steps)
@@ -207,7 +208,7 @@ def _clip_policy(features: Features, policy: Predictor, observation: str | None 
 
 
 def _from_references(features: Features, policy: Predictor) -> ClipPolicy:
-    """Let a policy act on (clip, step) alone, without an environment."""
+    """Let a policy act on references (clip, step) only, without an environment."""
     action, last = action_of(policy, features), features.num_steps - 1
 
     def act(clips: Indices) -> Actions:
@@ -245,7 +246,7 @@ def _in_environment(features: Features, policy: Predictor, observation: str, ski
 def greedy_oracle_actions(
     features: Features, clips: Indices, action: Action | None = None, skipped: str = "zeros", cost_weight: float = 0.0
 ) -> Actions:
-    """Return the actions (n, D, *action space) of `GreedyOracle` in clips (n,), each from the state after its earlier actions."""
+    """Return the actions (n, D, *action space) of `GreedyOracle` in clips (n,), each chosen after the earlier actions were taken."""
     dynamics = Dynamics(features, len(clips), reward="confidence", action=action, skipped=skipped)
     dynamics.restart(clips, dynamics.baseline)
     oracle, actions = GreedyOracle(dynamics, cost_weight), []
@@ -272,7 +273,7 @@ def _baselines(features: Features, seed: int) -> dict[str, ClipPolicy]:
 
 
 def _glance_only(features: Features) -> PolicyEvaluation:
-    """Classify the glances alone, with zeros as focus vectors."""
+    """Classify with zeros in place of focus vectors."""
     clips, flops = np.arange(len(features.clips)), flops_of(features)
     patch_mask = np.zeros((len(clips), features.num_steps), bool)
     scores = _classify(features, clips, lambda rows: _no_focus_vectors(features), patch_mask)
@@ -303,7 +304,7 @@ def _references(clips: Indices, step: int) -> Indices:
 
 
 def batches(clips: Indices, size: int) -> list[Indices]:
-    """Split clips into batches of that size."""
+    """Split clips into batches of ``size``."""
     return [clips[start : start + size] for start in range(0, len(clips), size)]
 
 
@@ -319,17 +320,17 @@ def flops_of(features: Features, skipped: str = "zeros", policy_step: int = 0) -
 
 
 def policy_macs(features: Features, policy: PolicyNetwork | Predictor) -> int:
-    """Count the multiply-adds of a policy per video; of a custom policy while it acts in the first clip."""
+    """Count the multiply-adds of a policy per video. Those of a custom policy are measured while it acts in the first clip."""
     if isinstance(policy, PolicyNetwork):
         return features.num_steps * policy_flops(policy)
     first = np.zeros(1, np.int64)
     macs: list[int] = []
-    features.glance_maps(first, np.arange(features.num_steps))  # so that no glance is counted as the policy's
+    features.glance_maps(first, np.arange(features.num_steps))  # computed now, so that glances do not count as the policy's cost
 
-    @wraps(policy.predict)  # with its parameters: see `choose_step`
+    @wraps(policy.predict)  # `choose_step` inspects the parameters
     def predict(*args: Any, **kwargs: Any) -> tuple[Actions, Any]:
         results: list[tuple[Actions, Any]] = []
-        with torch.backends.cudnn.flags(enabled=False):  # the counter does not see into its recurrent networks
+        with torch.backends.cudnn.flags(enabled=False):  # the counter cannot count inside cuDNN's recurrent networks
             count = multiply_adds(lambda: results.append(policy.predict(*args, **kwargs)))
         macs.append(count // len(results[0][0]))
         return results[0]

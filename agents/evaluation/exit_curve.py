@@ -1,4 +1,4 @@
-"""A policy with a conditional exit, measured by the scores of one evaluation without it."""
+"""The accuracy and cost of a policy with a conditional exit, computed from the scores of one evaluation without an exit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PUBLISHED_P: tuple[float, ...] = tuple(np.linspace(0.5, 3.9, 35).round(1).tolist
 
 
 def stop(evaluation: PolicyEvaluation, steps: NDArray[np.int64], flops: VideoFlops) -> PolicyEvaluation:
-    """Return the evaluation as if each clip ended after its step (N,), from 0: later scores are those of that step, nothing is spent."""
+    """Return the evaluation as if each clip ended after its step (N,), counted from 0: later steps have its scores and no cost."""
     later = np.arange(evaluation.patch_mask.shape[1]) > steps[:, None]
     last = evaluation.scores[np.arange(len(steps)), steps][:, None]
     patch_mask = evaluation.patch_mask & ~later

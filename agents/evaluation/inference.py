@@ -1,6 +1,7 @@
-"""Inference: all actions first, then all patches in one batch of the focuser, then the head. The next videos are read in the meantime.
+"""Inference: compute all actions, then the focus vectors of all patches in one batch, then the class scores.
 
-With a conditional exit it goes from decision to decision instead (`agents.evaluation.stepwise`).
+The next videos are read in the meantime. With a conditional exit, inference runs decision by decision instead
+(`agents.evaluation.stepwise`).
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Inference:
-    """The result for N videos with T frames of the focuser, D decisions (T, except with the head `mean`) and K classes.
+    """The result for N videos with T frames of the focuser, D decisions (equal to T, except with the head `mean`) and K classes.
 
     Attributes:
         actions: (N, D) int64, cells of the grid, or (N, D, 2) float32, locations. Policies that skip have one more cell, or a third
             coordinate; see `adafocus_env.action`.
         boxes: (N, T, 4) int64, patches as (top, left, bottom, right) in pixels; zeros where the frame was skipped.
         patch_mask: (N, T) bool, the frames with a patch.
-        logits: (N, T, K), class scores after every frame; the last are the final ones.
+        logits: (N, T, K), class scores after every frame; those after the last frame are the result.
         macs: (N,) int64, multiply-adds per video.
-        processed: (N, T) bool, the frames before the exit. In the others actions are undefined and the scores are those at the exit.
+        processed: (N, T) bool, the frames before the exit. After the exit, actions are undefined and scores are those at the exit.
     """
 
     actions: Tensor
@@ -61,24 +62,24 @@ def infer(
     keep_threshold: float | None = None,
     exit: ExitThresholds | None = None,
 ) -> Inference:
-    """Classify videos. The policy needs glances only, so all patches go through the focuser in one batch.
+    """Classify videos. The policy depends only on glances, so the focuser processes all patches in one batch.
 
-    With thresholds of a conditional exit, all videos go from decision to decision together, and one that leaves is not processed further.
+    With a conditional exit, the videos are processed decision by decision, and a video that exits is not processed further.
 
     Args:
-        classifier: Frozen; optimized for inference (`classifiers.optimize.optimized`) unless it already is.
-        policy: Trained for the glance maps of this classifier; a model of another algorithm as
+        classifier: A frozen classifier. It is optimized for inference (`classifiers.optimize.optimized`) unless it already is.
+        policy: A policy trained on the glance maps of this classifier; for other algorithms than PPO, a
             `agents.policies.model_on_glances.ModelOnGlances`.
-        frames: Normalised, (N, T, 3, H, W), on the classifier's device; the focuser's patches are cropped from them.
-        glance_frames: Frames of the glancer, (N, G, 3, H, W), where they are sampled separately.
-        skipped: Input of the head where a frame is skipped, a name in `adafocus_env.classify.SKIPPED`.
-        keep_threshold: Skip where P(skip) is at least this; None: the policy's threshold.
-        exit: Thresholds of a conditional exit; None: every frame is processed. They are compared with the weights, which takes a moment
-            for large networks; `infer_batches` does so once.
+        frames: Normalised frames (N, T, 3, H, W) on the classifier's device, from which patches are cropped.
+        glance_frames: Normalised frames of the glancer (N, G, 3, H, W); None: the same as ``frames``.
+        skipped: Input of the head for skipped frames, a name in `adafocus_env.classify.SKIPPED`.
+        keep_threshold: Skip frames with at least this P(skip); None: use the policy's threshold.
+        exit: Thresholds of a conditional exit; None: every frame is processed. Each call compares the thresholds with the weights, which
+            takes a moment for large networks; `infer_batches` compares them once.
 
     Raises:
-        InputError: Frames or policy do not fit the classifier, ``skipped`` is unknown, the exit is that of another model, or the classifier
-            has a temporal shift and can have no exit.
+        InputError: If frames or policy do not fit the classifier, ``skipped`` is unknown, the exit belongs to another model, or the
+            classifier has a temporal shift, which excludes an exit.
     """
     classifier, glance_frames = optimized(classifier), frames if glance_frames is None else glance_frames
     for name, tensor in (("frames", frames), ("glance_frames", glance_frames)):
@@ -144,19 +145,19 @@ def infer_clips(
     keep_threshold: float | None = None,
     exit: ExitThresholds | None = None,
 ) -> Iterator[Inference]:
-    """Classify all clips in their order; the next batch is read while the networks run.
+    """Classify all clips in order; the next batch is read while the networks run.
 
     Args:
-        classifier: Frozen.
-        policy: Trained for its glance maps.
+        classifier: A frozen classifier.
+        policy: A policy trained on the glance maps of this classifier.
         clips: The clips; a `lazy` store decodes 64 at a time.
-        batch_size: Clips in a batch.
-        skipped: As `infer`.
-        keep_threshold: As `infer`.
-        exit: As `infer`.
+        batch_size: Clips per batch.
+        skipped: See `infer`.
+        keep_threshold: See `infer`.
+        exit: See `infer`.
 
     Raises:
-        InputError: The batch size is below 1, or as `infer`.
+        InputError: If the batch size is below 1, or for the reasons of `infer`.
     """
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size} is too small; choose 1 or more clips in a batch")
@@ -173,18 +174,18 @@ def infer_batches(
     keep_threshold: float | None = None,
     exit: ExitThresholds | None = None,
 ) -> Iterator[Inference]:
-    """Classify batch after batch; a thread reads the next one meanwhile.
+    """Classify batch after batch; a thread reads the next batch meanwhile.
 
     Args:
-        classifier: Frozen.
-        policy: Trained for its glance maps.
-        batches: Frames of the focuser (N, T, 3, H, W) uint8 and of the glancer (N, G, 3, H, W), the same tensor where they are the same.
-        skipped: As `infer`.
-        keep_threshold: As `infer`.
-        exit: As `infer`.
+        classifier: A frozen classifier.
+        policy: A policy trained on the glance maps of this classifier.
+        batches: Pairs of the focuser's frames (N, T, 3, H, W) and the glancer's frames (N, G, 3, H, W), uint8. Both may be the same tensor.
+        skipped: See `infer`.
+        keep_threshold: See `infer`.
+        exit: See `infer`.
 
     Raises:
-        InputError: As `infer`, when it is the batch's turn. Errors of ``batches`` are passed on.
+        InputError: For the reasons of `infer`, when the batch is reached. Errors of ``batches`` are passed on.
     """
 
     def normalise(frames: Tensor) -> Tensor:
@@ -193,11 +194,11 @@ def infer_batches(
     for frames, glance_frames in _read_ahead(batches):
         separate = None if glance_frames is frames else normalise(glance_frames)
         yield infer(classifier, policy, normalise(frames), separate, skipped=skipped, keep_threshold=keep_threshold, exit=exit)
-        exit = None if exit is None else replace(exit, model=None)  # checked with the first batch
+        exit = None if exit is None else replace(exit, model=None)  # the first batch has checked the model
 
 
 def glance_at(classifier: Classifier, glance_frames: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Normalised frames (N, G, 3, H, W) → stacked glance maps (N, D, G/D·C, h, w) and mean glance vectors (N, D, C) of the decisions."""
+    """Return the stacked glance maps (N, D, G/D·C, h, w) and mean glance vectors (N, D, C) of normalised frames (N, G, 3, H, W)."""
     count, num_glances = glance_frames.shape[:2]
     return _by_decision(*classifier.glance(glance_frames.flatten(0, 1), num_frames=num_glances), count, steps)
 
@@ -208,12 +209,12 @@ def classify_crops(
     """Return the class scores (N, T, K) after every frame, with all patches in one call of the focuser.
 
     Args:
-        classifier: Its networks.
-        frames: Normalised, (N, T, 3, H, W).
+        classifier: The classifier.
+        frames: Normalised frames (N, T, 3, H, W).
         vectors: Glance vectors (N, D, C) of the decisions.
-        corners: (N, D, 2) as (top, left) in pixels, whole or real numbers, the same for all frames of a decision.
+        corners: (N, D, 2) as (top, left) in pixels, whole or real numbers, shared by all frames of a decision.
         patch_mask: (N, D) bool, the decisions with a patch; None: all.
-        skipped: Input of the head in the others, see `adafocus_env.classify.classify_clips`.
+        skipped: Input of the head in the other decisions; see `adafocus_env.classify.classify_clips`.
     """
     repeats = frames.shape[1] // corners.shape[1]
     corners, vectors = (values.repeat_interleave(repeats, dim=1) for values in (corners, vectors))
@@ -223,7 +224,7 @@ def classify_crops(
 
 
 def _focus_crops(classifier: Classifier, frames: Tensor, corners: Tensor, patch_mask: Tensor | None, repeats: int) -> Tensor:
-    """Return the focus vectors (M, F) of frames (N, T, …) with a patch (N, T), at corners (N, T, 2); ``repeats``: frames of a decision."""
+    """Return the focus vectors (M, F) of the M patches in frames (N, T, …), given corners (N, T, 2), mask (N, T) and ``repeats``, T/D."""
     count, length = frames.shape[:2]
     source = torch.arange(count * length, device=frames.device) if patch_mask is None else patch_mask.flatten().nonzero()[:, 0]
     if not len(source):
@@ -233,9 +234,9 @@ def _focus_crops(classifier: Classifier, frames: Tensor, corners: Tensor, patch_
 
 
 def patches_of(policy: PolicyNetwork, classifier: Classifier, actions: Tensor) -> tuple[Tensor, Tensor]:
-    """Actions of the policy (…) → corners (…, 2) of their patches as (top, left) in pixels, and whether they have a patch (…).
+    """Return the corners (…, 2) of the patches as (top, left) in pixels, and the patch mask (…), for actions of the policy (…).
 
-    Corners are whole numbers, or real ones where the policy was trained with interpolated patches.
+    Corners are whole numbers, or real numbers if the policy was trained with interpolated patches.
     """
     size, patch_size = classifier.architecture.size, classifier.architecture.patch_size
     locations = InterpolatedAction if policy.interpolated else ContinuousAction
@@ -245,16 +246,16 @@ def patches_of(policy: PolicyNetwork, classifier: Classifier, actions: Tensor) -
 
 
 def count_decisions(classifier: Classifier, policy: PolicyNetwork, num_frames: int, num_glances: int) -> int:
-    """Return D, the decisions that the policy takes in a video.
+    """Return D, the number of decisions per video.
 
     Args:
-        classifier: Classifies the video.
-        policy: Reads the stacked glance maps of one decision.
+        classifier: The classifier.
+        policy: The policy, which reads the stacked glance maps of one decision.
         num_frames: T, frames of the focuser.
-        num_glances: Frames of the glancer.
+        num_glances: G, frames of the glancer.
 
     Raises:
-        InputError: The frames cannot be divided equally among decisions.
+        InputError: If the frames cannot be divided equally among the decisions.
     """
     if not classifier.architecture.averages_frames:
         if num_frames != num_glances:
@@ -271,12 +272,12 @@ def count_decisions(classifier: Classifier, policy: PolicyNetwork, num_frames: i
 
 def policy_flops(policy: PolicyNetwork) -> int:
     """Return the multiply-adds of the policy in one decision."""
-    counted: int | None = getattr(policy, "step_macs", None)  # of `agents.policies.model_on_glances.ModelOnGlances`
+    counted: int | None = getattr(policy, "step_macs", None)  # `ModelOnGlances` has it
     return network_flops(policy, 1, 1, *policy.architecture.map_shape) if counted is None else counted
 
 
 def _read_batches(clips: ClipSource, batch_size: int, *, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches for `infer_batches`; pinned memory is copied to a GPU while it computes."""
+    """Yield batches for `infer_batches`. Pinned memory can be copied to a GPU while the GPU computes."""
 
     def pinned(frames: list[Tensor]) -> Tensor:
         stacked = torch.stack(frames)
@@ -289,7 +290,7 @@ def _read_batches(clips: ClipSource, batch_size: int, *, pin: bool) -> Iterator[
 
 
 def _read_ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """Yield the items; a thread asks for the next one while the caller works on the last."""
+    """Yield the items; a thread requests the next item while the caller processes the last."""
     iterator, end = iter(items), object()
     with ThreadPoolExecutor(1, "read-ahead") as reader:
         coming = reader.submit(next, iterator, end)
@@ -303,7 +304,7 @@ def _by_decision(maps: Tensor, vectors: Tensor, count: int, steps: int) -> tuple
 
 
 def _check_stacked(policy: PolicyNetwork, map_shape: tuple[int, ...]) -> None:
-    """Check that the policy reads one glance map of this shape, or several stacked ones."""
+    """Check that the policy reads one glance map of this shape, or several maps of this shape, stacked."""
     channels, *size = policy.architecture.map_shape
     if channels % map_shape[0] or tuple(size) != map_shape[1:]:
         check_maps(policy, map_shape)

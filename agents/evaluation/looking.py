@@ -1,4 +1,4 @@
-"""Whether looking matters in a data set, in one sentence for the end of a run."""
+"""A sentence for the end of a run that says whether the choice of patches matters in the data set."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,16 +12,16 @@ HEADINGS = {"top1": "top-1", "top1_anytime": "anytime"}
 
 
 def verdict(metrics: Mapping[str, Mapping[str, Any]], evaluations: Mapping[str, PolicyEvaluation]) -> str | None:
-    """Return a sentence if looking does not matter, for accuracy after the last step and for the mean over steps alike; else None.
+    """Return a sentence if the choice of patches matters neither for final nor for anytime accuracy, otherwise None.
 
-    It does not matter where the greedy oracle, which knows the class and tries every patch, is less than `LEAST_GAP` above random
-    patches: no policy can gain more, and a gain of that size is hard to tell from noise on some hundred clips. Nor does it where the
-    policy is not above random patches: where the 95 % interval of its gain, the bootstrap over clips that both have seen, is not
-    above 0. A policy that skips frames is compared with nothing, since it may be as good at a lower cost.
+    The choice does not matter in two cases. Either the greedy oracle, which knows the class and tries every patch, is less than `LEAST_GAP`
+    above random patches; a gain of that size is hard to distinguish from noise on a few hundred clips. Or the policy is not significantly
+    better than random patches: the 95 % interval of its gain on the same clips, from a bootstrap, includes values of at most 0. A policy
+    that skips frames is not compared with random patches, since it may be as good at a lower cost.
 
     Args:
-        metrics: By the name of the policy, as `agents.evaluation.evaluate.evaluate` returns them.
-        evaluations: Those of the policies `random` and, if there is one, `learned`.
+        metrics: Metrics by the name of the policy, as `agents.evaluation.evaluate.evaluate` returns them.
+        evaluations: Evaluations of the policies `random` and, if there is one, `learned`.
     """
     random, greedy, learned = metrics["random"], metrics.get("greedy_oracle"), evaluations.get("learned")
     room = {key: greedy[key] - random[key] for key in GAPS.values()} if greedy else {}
@@ -43,5 +43,5 @@ def verdict(metrics: Mapping[str, Mapping[str, Any]], evaluations: Mapping[str, 
 
 
 def _right(evaluation: PolicyEvaluation, key: str) -> Any:
-    """Return how right each clip is (N,): 0 or 1, or the share of steps."""
+    """Return the accuracy of each clip (N,): 0 or 1 after the last step, or the share of correct steps."""
     return evaluation.correct.astype(np.float64) if key == "top1" else CLIP_METRICS[key].value(evaluation)[0]

@@ -1,6 +1,6 @@
 """Metrics of a policy: accuracy after every step, hits of the target, cost and movement.
 
-A new one is an entry of `STEP_METRICS`, `CLIP_METRICS` or `METRICS`.
+To add a metric, add an entry to `STEP_METRICS`, `CLIP_METRICS` or `METRICS`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn import config_context
 from sklearn.metrics import average_precision_score
 
 from adafocus_env.action import Action, GridAction, boxes_of
@@ -23,23 +24,24 @@ Scores = NDArray[np.float32]
 LabelSets = Sequence[tuple[int, ...]]
 Counts = NDArray[Any]
 
-COVERED = 0.75  # of the target's box, by a patch that hits it
-RESAMPLES = 1000  # of the clips, for an interval
-LEAST_GAP = 0.1  # between random patches and the oracle: shares of a smaller gap are mostly noise
+COVERED = 0.75  # a hit is a patch that covers at least this share of the target's box
+RESAMPLES = 1000  # bootstrap samples of the clips for an interval
+SAMPLES_AT_ONCE = 1_000_000  # clips of several bootstrap samples that are in memory together
+LEAST_GAP = 0.1  # between random patches and the oracle; shares of a smaller gap are mostly noise
 
 
 @dataclass(frozen=True)
 class PolicyEvaluation:
-    """What a policy did in N clips of D steps, and the resulting class scores.
+    """The actions of a policy in N clips of D steps, and the resulting class scores.
 
     Attributes:
         scores: (N, D, K), class scores after every step, before the softmax.
-        label_sets: All labels of each clip; the first is the one that counts for accuracy and confidence.
-        macs: Multiply-adds per video, the mean over videos.
+        label_sets: All labels of each clip; the first is used for accuracy and confidence.
+        macs: Multiply-adds per video, averaged over videos.
         patch_mask: (N, D) bool, the steps with a patch or, without ``actions``, with the whole frame.
-        actions: (N, D, …), the patches; undefined where the step was skipped. None: the policy selects no patches.
+        actions: (N, D, …), the patches; undefined in skipped steps. None: the policy selects no patches.
         action: Kind of ``actions``.
-        targets: Where the target is, boxes (N, T, 4) and visible (N, T), of the T frames of D decisions; None: not known.
+        targets: Boxes (N, T, 4) of the target and its visibility (N, T) in the T frames of the D decisions; None: not known.
     """
 
     scores: Scores
@@ -57,7 +59,7 @@ class PolicyEvaluation:
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """Whether the prediction after the last step is right (N,)."""
+        """Whether the prediction after the last step is correct (N,)."""
         return hits(self.scores[:, -1:], self.labels, 1)[:, 0]
 
     @property
@@ -67,7 +69,7 @@ class PolicyEvaluation:
 
     @property
     def confidence_anytime(self) -> NDArray[np.float32]:
-        """Softmax score of the label, the mean over steps (N,)."""
+        """Softmax score of the label, averaged over steps (N,)."""
         return confidence(self.scores, self.labels).mean(1)
 
 
@@ -76,12 +78,13 @@ class Metric:
     """A number that summarizes a policy, or an accuracy after every step.
 
     Attributes:
-        value: In `METRICS`, evaluation → the number, None where it is not defined. In `CLIP_METRICS`, evaluation → sums (N,) and counts
-            (N,) of the clips, whose ratio over all clips is the number. In `STEP_METRICS`, scores (N, D, K) and all labels of each
-            clip → the accuracy after every step (D,), a share in 0-1; its column has the value after the last step.
-        heading: Of its column in the table of results; empty: it is not shown there.
-        format: Of the column's values, as in `format`.
-        optional: The column is left out where all values are 1.
+        value: In `METRICS`, a function of the evaluation that returns the number, or None if it is undefined. In `CLIP_METRICS`, a function
+            of the evaluation that returns sums (N,) and counts (N,); the number is the sum of the former divided by that of the latter. In
+            `STEP_METRICS`, a function of scores (N, D, K) and the labels of each clip that returns the accuracy after every step (D,), in
+            0-1; the table shows the value after the last step.
+        heading: Heading of the column in the table of results; empty: no column.
+        format: Format specification of the column's values.
+        optional: Omit the column if all values are 1.
         min_classes: Smallest number of classes for which an accuracy is computed.
     """
 
@@ -95,8 +98,8 @@ class Metric:
 def summarize(evaluation: PolicyEvaluation) -> dict[str, Any]:
     """Return all metrics of a policy by name.
 
-    Those of `CLIP_METRICS` have a 95 % confidence interval beside them, ``NAME_interval``. ``steps`` holds lists (D,): of the metrics that
-    are computed after every step, and of the hit rate, None in steps where no target is seen.
+    Metrics of `CLIP_METRICS` are accompanied by a 95 % confidence interval, ``NAME_interval``. The entry ``steps`` has lists of length D
+    with the metrics after every step, and with the hit rate of every step (None in steps without a visible target).
     """
     steps: dict[str, list[Any]] = dict(step_metrics(evaluation.scores, evaluation.label_sets))
     values: dict[str, Any] = {name: accuracy[-1] for name, accuracy in steps.items()}
@@ -118,9 +121,9 @@ VALIDATED = ("top1_anytime", "hit_rate")
 
 
 def validation_metrics(evaluation: PolicyEvaluation) -> dict[str, float]:
-    """Return what a line of metrics says of a policy on the validation clips.
+    """Return the metrics of a policy on the validation clips for a line of ``metrics.jsonl``.
 
-    Policies are ranked by ``val_confidence_anytime``, the confidence, the mean over steps: unlike accuracy after the last step it does not
+    Policies are ranked by ``val_confidence_anytime``, the confidence averaged over steps. Unlike accuracy after the last step, it does not
     saturate.
     """
     metrics = {f"val_{name}": value for name, value in ratios(evaluation).items() if name in VALIDATED}
@@ -129,29 +132,30 @@ def validation_metrics(evaluation: PolicyEvaluation) -> dict[str, float]:
 
 
 def interval(sums: Counts, counts: Counts) -> list[float]:
-    """Return the 95 % confidence interval of a ratio: the percentile bootstrap over the clips, with a fixed seed.
+    """Return the 95 % confidence interval of a ratio, from a percentile bootstrap over the clips with a fixed seed.
 
     Args:
         sums: (N,), the numerator of each clip.
-        counts: (N,), the denominator of each clip; clips with 0 do not count.
+        counts: (N,), the denominator of each clip; clips with 0 are ignored.
     """
     pairs = np.stack([sums, counts], axis=1)[counts > 0].astype(np.float64)
     rng = np.random.default_rng(0)
-    totals = np.stack([pairs[rng.integers(len(pairs), size=len(pairs))].sum(0) for _ in range(RESAMPLES)])
+    edges = [*range(0, RESAMPLES, max(1, SAMPLES_AT_ONCE // len(pairs))), RESAMPLES]
+    totals = np.concatenate([pairs[rng.integers(len(pairs), size=(count, len(pairs)))].sum(1) for count in np.diff(edges)])
     low, high = np.percentile(totals[:, 0] / totals[:, 1], [2.5, 97.5])
     return [float(low), float(high)]
 
 
 def share_of_gap(value: float, random: float, oracle: float) -> float | None:
-    """Return the share of the gap between random patches and the oracle that a value closes; None for a gap below 10 points."""
+    """Return the share of the gap between random patches and the oracle that ``value`` closes; None if the gap is below `LEAST_GAP`."""
     return None if round(oracle - random, 9) < LEAST_GAP else (value - random) / (oracle - random)
 
 
 def add_gaps(results: Mapping[str, dict[str, Any]]) -> None:
-    """Add to each policy's metrics, as `summarize` returns them, the share of the gap that its top-1 closes (see `share_of_gap`).
+    """Add the shares of the gap (see `GAPS` and `share_of_gap`) to each policy's metrics, as `summarize` returns them.
 
     Args:
-        results: By the name of the policy. The greedy oracle stands in for an oracle where there is no ground truth.
+        results: Metrics by the name of the policy. If there is no ground truth, the greedy oracle replaces the oracle.
     """
     random, oracle = results["random"], results.get("oracle", results.get("greedy_oracle"))
     if oracle is None:
@@ -166,13 +170,13 @@ def step_metrics(scores: Scores, labels: LabelSets) -> dict[str, list[float]]:
 
     Args:
         scores: (N, T, K), class scores of N clips after each of T steps, before the softmax.
-        labels: All labels of each clip; the first is the one that counts for top-1 and top-5.
+        labels: All labels of each clip; the first is used for top-1 and top-5.
 
     Returns:
         Lists of length T.
 
     Raises:
-        InputError: Scores or labels are invalid (see `check`).
+        InputError: If scores or labels are invalid (see `check`).
     """
     check(scores, labels)
     metrics = {name: metric for name, metric in STEP_METRICS.items() if scores.shape[2] >= metric.min_classes}
@@ -180,11 +184,11 @@ def step_metrics(scores: Scores, labels: LabelSets) -> dict[str, list[float]]:
 
 
 def table_columns(results: Iterable[Mapping[str, Any]], metric: str) -> dict[str, Metric]:
-    """Return the metrics with a column in the table of these results, in order.
+    """Return the metrics that have a column in the table of these results, in order.
 
     Args:
-        results: Of each policy, as `summarize` returns them.
-        metric: The accuracy of the data set; if it is not top-1, it has a column beside top-1.
+        results: The metrics of each policy, as `summarize` returns them.
+        metric: The accuracy metric of the data set; if it is not top-1, it has a column next to top-1.
     """
     results = list(results)
     every = {**STEP_METRICS, **CLIP_METRICS, **METRICS}
@@ -197,8 +201,8 @@ def check(scores: Scores, labels: LabelSets) -> None:
     """Check scores and labels.
 
     Raises:
-        InputError: The scores are not (N, T, K) of at least one clip, or not finite; the labels are not one set per clip, or a set is
-            empty or holds a label that is not a class.
+        InputError: If the scores do not have shape (N, T, K) with N ≥ 1 or are not finite; if there is not one set of labels per clip, or a
+            set is empty or has a label that is not a class.
     """
     if scores.ndim != 3 or 0 in scores.shape:
         raise InputError(f"scores have shape {scores.shape}; give (N, T, K): classes after every step of one clip or more")
@@ -214,15 +218,15 @@ def check(scores: Scores, labels: LabelSets) -> None:
         clip, step, number = bad[0]
         raise InputError(
             f"scores of clip {clip} hold {scores[clip, step, number]} after step {step + 1}: the classifier's weights are broken; "
-            "take another classifier, or train this one anew with a lower learning rate"
+            "take another classifier, or train this one again with a lower learning rate"
         )
 
 
 def hits(scores: Scores, labels: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
-    """Return whether the label is among the k highest scores, (N, T); of equal scores the lower class ranks first, as with `argmax`.
+    """Return whether the label is among the k highest scores, (N, T). Ties are broken in favour of the lower class, as in `argmax`.
 
-    Unlike scikit-learn's `top_k_accuracy_score`, which ranks the higher class of equal scores first, needs another shape for two
-    classes and warns from k = K on.
+    (scikit-learn's `top_k_accuracy_score` breaks ties in favour of the higher class, needs another shape for two classes and warns if
+    k ≥ K.)
 
     Args:
         scores: (N, T, K).
@@ -235,27 +239,27 @@ def hits(scores: Scores, labels: NDArray[np.int64], k: int) -> NDArray[np.bool_]
 
 
 def top_k(scores: Scores, labels: NDArray[np.int64], k: int) -> NDArray[np.float64]:
-    """Return the share of clips with their label among the k highest scores, (T,); arguments as those of `hits`."""
+    """Return the share of clips whose label is among the k highest scores, (T,); see `hits` for the arguments."""
     return hits(scores, labels, k).mean(0)
 
 
 def confidence(scores: Scores, labels: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the softmax score of the label, (N, T); scores (N, T, K), labels (N,)."""
+    """Return the softmax score of the label (N, T) for scores (N, T, K) and labels (N,)."""
     return np.take_along_axis(torch.from_numpy(scores).softmax(-1).numpy(), labels[:, None, None], axis=2)[..., 0]
 
 
 def mean_average_precision(scores: Scores, labels: LabelSets) -> NDArray[np.float64]:
-    """Return the mean average precision after every step, (T,): the published metric of ActivityNet and FCVID.
+    """Return the mean average precision after every step, (T,), the published metric of ActivityNet and FCVID.
 
-    For each class all clips are ranked by its softmax score; the average precision is the mean of the precision at each clip with that
-    label. The mean is over all K classes; a class without a clip counts 0, as in scikit-learn. Where every class occurs this equals the
-    authors' code. Where a class is absent it does not: that code renumbers the remaining classes and compares labels with the scores of
-    other classes (10.377 % instead of 10.458 % on the same scores and labels). Clips with equal scores are ranked as one. The authors'
-    code ranks them in any order and has more of them, because a softmax in float32 makes all certain predictions equal; here its
-    logarithm in float64 is ranked.
+    For each class, all clips are ranked by the softmax score of the class; the average precision is the mean of the precision at each clip
+    with that label. The mean is over all K classes; a class without clips counts as 0, as in scikit-learn. If every class occurs, the
+    result equals that of the authors' code. If a class is absent, it does not: their code renumbers the remaining classes and compares
+    labels with the scores of other classes (10.377 % instead of 10.458 % on the same scores and labels). Clips with equal scores share one
+    rank. The authors' code ranks them in arbitrary order, and has more ties, because float32 softmax scores of all confident predictions
+    are equal; this function ranks the logarithm of the softmax in float64.
 
     Args:
-        scores: (N, T, K), before the softmax, which changes the order of clips within a class.
+        scores: (N, T, K), before the softmax. (The softmax changes the order of clips within a class.)
         labels: All labels of each clip.
     """
     truth = np.zeros((len(scores), scores.shape[2]), bool)
@@ -263,12 +267,14 @@ def mean_average_precision(scores: Scores, labels: LabelSets) -> NDArray[np.floa
         truth[clip, list(classes)] = True
     ranked = torch.from_numpy(scores).double().log_softmax(-1).numpy()
     present = np.flatnonzero(truth.any(0))  # scikit-learn warns about absent classes
-    sums = [sum(average_precision_score(truth[:, label], step[:, label]) for label in present) for step in ranked.swapaxes(0, 1)]
+    with config_context(assume_finite=True, skip_parameter_validation=True):  # whose checks take most of the time
+        found = [average_precision_score(truth[:, present], step[:, present], average=None) for step in ranked.swapaxes(0, 1)]
+    sums = [sum(np.atleast_1d(each)) for each in found]  # one class alone has no array
     return np.array(sums) / truth.shape[1]
 
 
 def location_entropy(evaluation: PolicyEvaluation) -> float | None:
-    """Return the entropy of the selected cells over all clips and steps in nats, at most ln G²; cells of a 7 × 7 grid without a grid."""
+    """Return the entropy of the selected cells over all clips and steps in nats, at most ln G²; G is 7 for continuous locations."""
     if evaluation.actions is None or evaluation.action is None:
         return None
     cells, action = evaluation.actions[evaluation.patch_mask], evaluation.action
@@ -280,29 +286,29 @@ def location_entropy(evaluation: PolicyEvaluation) -> float | None:
 
 
 def movement(evaluation: PolicyEvaluation) -> float | None:
-    """Return the mean distance between the patches of consecutive steps with a patch, in fractions of H − P; 0 for clips of one step."""
+    """Return the mean distance between successive patches of a clip in fractions of H − P, ignoring skipped steps; 0 without any."""
     if evaluation.actions is None or evaluation.action is None:
         return None
     action = evaluation.action
-    corners = action.corners_of(evaluation.actions) / max(1, action.size - action.patch_size)  # zeros where the patch is the frame
+    corners = action.corners_of(evaluation.actions) / max(1, action.size - action.patch_size)  # 0 if the patch is the frame
     tracks = (track[mask] for track, mask in zip(corners, evaluation.patch_mask, strict=True))
     moves = np.concatenate([np.linalg.norm(np.diff(track, axis=0), axis=-1) for track in tracks])
     return float(moves.mean()) if moves.size else 0.0
 
 
 def seen_frames(evaluation: PolicyEvaluation) -> NDArray[np.bool_] | None:
-    """Return which of the F frames of every decision show the target and have a patch (N, D, F); None if it is not known."""
+    """Return which of the F frames of every decision show the target and have a patch (N, D, F); None without ground truth or patches."""
     if evaluation.targets is None:
         return None
     return evaluation.targets.visible.reshape(*evaluation.patch_mask.shape, -1) & evaluation.patch_mask[..., None]
 
 
 def count_hits(evaluation: PolicyEvaluation) -> tuple[Counts, Counts] | None:
-    """Count the frames that show the target and have a patch, by decision.
+    """Count the frames that show the target and have a patch, per decision.
 
     Returns:
-        Those whose patch covers three quarters of the target's box or more (N, D), and all of them (N, D); None without ground truth
-        or patches.
+        The number of hits (N, D), which are frames whose patch covers at least three quarters of the target's box, and the number of all
+        such frames (N, D); None without ground truth or patches.
     """
     seen = seen_frames(evaluation)
     if seen is None or evaluation.targets is None or evaluation.actions is None or evaluation.action is None:
@@ -313,7 +319,7 @@ def count_hits(evaluation: PolicyEvaluation) -> tuple[Counts, Counts] | None:
 
 
 def covers(patches: NDArray[Any], boxes: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return whether patches (…, 4) cover three quarters of the boxes (…, 4) or more; both as (top, left, bottom, right)."""
+    """Return whether patches (…, 4) cover at least three quarters of the boxes (…, 4), both as (top, left, bottom, right) in pixels."""
     sides = np.minimum(boxes[..., 2:], patches[..., 2:]) - np.maximum(boxes[..., :2], patches[..., :2])
     return sides.clip(0).prod(-1) >= COVERED * (boxes[..., 2:] - boxes[..., :2]).prod(-1)
 
@@ -324,7 +330,7 @@ def _hit_rate(evaluation: PolicyEvaluation) -> tuple[Counts, Counts] | None:
 
 
 def _top1_first(evaluation: PolicyEvaluation) -> tuple[Counts, Counts] | None:
-    """Accuracy after the first decision with a patch in a frame that shows the target, in clips that have one."""
+    """Return the accuracy after the first decision with a patch in a frame that shows the target, in clips with such a decision."""
     if (seen := seen_frames(evaluation)) is None:
         return None
     decisions: NDArray[np.bool_] = np.asarray(seen.any(-1))
@@ -364,7 +370,7 @@ METRICS: dict[str, Metric] = {
 }
 
 GAPS = {"gap_top1": "top1", "gap_anytime": "top1_anytime"}
-"""Shares of the gap between random patches and the oracle, and the accuracies that they are of."""
+"""Names of the shares of the gap between random patches and the oracle, and the accuracies that they refer to."""
 
 ACCURACIES: dict[str, str] = {name: metric.heading for name, metric in STEP_METRICS.items() if metric.heading}
-"""Headings of the accuracies that a data set may be measured by."""
+"""Headings of the accuracies that may be the metric of a data set."""

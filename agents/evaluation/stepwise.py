@@ -1,4 +1,4 @@
-"""Inference that goes from decision to decision, so that a clip can end early: only what comes before its exit is computed."""
+"""Inference decision by decision, so that a clip can exit early: nothing is computed for its later frames."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from agents.policies.networks import PolicyNetwork, check_maps
 from classifiers.classifier import Classifier
 
 Look = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-"""Frames (n, f, 3, H, W) and actions (n, …) of a decision → corners (n, 2), whether they have a patch (n,), and the focus vectors of
-those that have one (m · f, F)."""
+"""A function that runs the focuser in one decision. It takes frames (n, f, 3, H, W) and actions (n, …), and returns the corners (n, 2), the
+patch mask (n,) and the focus vectors (m · f, F) of the m clips with a patch."""
 
 
 @dataclass(frozen=True)
 class Steps:
-    """What was done in N clips of D decisions with f frames each, until they ended; zeros in the decisions after that.
+    """The decisions in N clips of D decisions with f frames each, up to the end of each clip; zero in later decisions.
 
     Attributes:
         actions: (N, D, …).
         corners: (N, D, 2), (top, left) of the patches.
         patch_mask: (N, D) bool, the decisions with a patch.
-        logits: (N, D · f, K), class scores after every frame; after the end those of the last frame before it.
-        num_steps: (N,) int64, decisions until the end.
+        logits: (N, D · f, K), class scores after every frame; after the end of a clip, its last scores are repeated.
+        num_steps: (N,) int64, number of decisions up to the end.
     """
 
     actions: Tensor
@@ -48,20 +48,20 @@ def infer_until_exit(
     skipped: str,
     keep_threshold: float | None,
 ) -> Steps:
-    """Classify clips decision by decision, each until it leaves; those that have left are not in the later batches.
+    """Classify clips decision by decision. Clips that exit are removed from the batch.
 
     Args:
-        classifier: Its networks.
-        policy: Acts from the glances so far.
+        classifier: The classifier.
+        policy: The policy, which acts on the glances so far.
         frames: Normalised frames of the focuser by decision, (N, D, f, 3, H, W).
-        glance_frames: Those of the glancer, (N, D, g, 3, H, W).
+        glance_frames: Normalised frames of the glancer by decision, (N, D, g, 3, H, W).
         look: Runs the focuser.
-        thresholds: When clips leave.
-        skipped: Input of the head where a frame is skipped, a name in `adafocus_env.classify.SKIPPED`.
-        keep_threshold: As `PolicyNetwork.act`.
+        thresholds: Thresholds of the exit.
+        skipped: Input of the head for skipped frames, a name in `adafocus_env.classify.SKIPPED`.
+        keep_threshold: See `PolicyNetwork.act`.
 
     Raises:
-        InputError: The classifier has a temporal shift, which reads later frames.
+        InputError: If the classifier has a temporal shift, which reads later frames.
     """
     check_separable(classifier)
     (count, num_steps), running = frames.shape[:2], _Running(classifier, policy, len(frames), skipped, keep_threshold)
@@ -81,11 +81,11 @@ def infer_until_exit(
 
 
 Decision = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Of n clips: actions (n, …), corners (n, 2), patch mask (n,) and class scores after every frame (n, f, K)."""
+"""One decision in n clips: actions (n, …), corners (n, 2), patch mask (n,) and class scores after every frame (n, f, K)."""
 
 
 class _Running:
-    """The clips that have not left yet: the states of policy and head, the last scores and focus vector, and the glances so far."""
+    """The state of the remaining clips: states of policy and head, last scores and focus vectors, and the glances so far."""
 
     def __init__(self, classifier: Classifier, policy: PolicyNetwork, count: int, skipped: str, keep_threshold: float | None) -> None:
         self._classifier, self._policy, self._keep_threshold, self._option = classifier, policy, keep_threshold, find_skipped(skipped)
@@ -108,7 +108,7 @@ class _Running:
         return actions, corners, patch_mask, self._classify(glances[:, None].expand(-1, repeats, -1), focus_vectors, patch_mask)
 
     def _classify(self, glances: Tensor, focus_vectors: Tensor, patch_mask: Tensor) -> Tensor:
-        """Return the class scores (n, f, K) after every frame: what `adafocus_env.classify.classify_clips` computes for whole clips."""
+        """Return the class scores (n, f, K) after every frame, equal to those of `adafocus_env.classify.classify_clips`."""
         repeats, focused = glances.shape[1], patch_mask[:, None, None]
         inputs = glances.new_zeros(*glances.shape[:2], self._focus_vector.shape[1])
         inputs[patch_mask] = focus_vectors.unflatten(0, (-1, repeats))
@@ -123,19 +123,19 @@ class _Running:
         return scores
 
     def classify_without_patches(self, scores: Tensor) -> None:
-        """Replace the last of the scores (n, f, K) where a whole clip has had no patch and the head has therefore taken no step."""
+        """Replace the last scores in (n, f, K) of clips without any patch, in which the head has therefore taken no step."""
         without = self._num_patches == 0
         if self._option == "none" and without.any():
             scores[without, -1] = classify_glances(self._classifier, self._glances[without])
 
     def remove(self, left: Tensor) -> None:
-        """Remove the clips that have left, (n,) bool."""
+        """Remove the clips that have exited, (n,) bool."""
         for name in ("policy_state", "head_state", "num_patches", "scores", "focus_vector", "glances"):
             setattr(self, f"_{name}", getattr(self, f"_{name}")[~left])
 
 
 def _assembled(taken: Sequence[tuple[Tensor, Decision]], count: int, num_steps: int) -> Steps:
-    """Return the decisions, each with the numbers of its clips, as arrays of all clips."""
+    """Merge the decisions, each with the indices of its clips, into arrays over all clips."""
     arrays = [first.new_zeros(count, num_steps, *first.shape[1:]) for first in taken[0][1]]
     ended = torch.zeros(count, dtype=torch.int64, device=arrays[0].device)
     for step, (rows, decision) in enumerate(taken):

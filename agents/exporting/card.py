@@ -1,4 +1,4 @@
-"""The Markdown card of an export: what it is, how good, how it was made, what for, and how to load it."""
+"""The Markdown card of an export: description, results, origin, intended use, and how to load it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from classifiers.errors import shortened
 from classifiers.flops import video_flops
 
 README = "README.md"
-MAX_CLASSES = 100  # that the card lists
+MAX_CLASSES = 100  # maximum number of classes that the card lists
 
 
 def card_text(trained: Trained, format: str, **more: Any) -> str:
@@ -26,7 +26,7 @@ def card_text(trained: Trained, format: str, **more: Any) -> str:
     Args:
         trained: The classifier and its policy.
         format: ``folder`` or ``onnx``.
-        more: What the card of this format needs beside it.
+        more: Further variables of the template of this format.
     """
     classifier, policy, result = trained.classifier, trained.policy, trained.result
     counts = Counts.of(classifier, policy)

@@ -15,7 +15,7 @@ from classifiers.classifier import Classifier
 from classifiers.errors import refuse_if
 
 TOLERANCE = 1e-4  # in probabilities, and in locations as fractions of their range
-CLIPS = 3  # other than in the examples of the signatures
+CLIPS = 3  # a different number than in the examples of the signatures
 
 Call = Callable[..., tuple[Tensor, ...]]
 

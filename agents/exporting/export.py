@@ -1,4 +1,4 @@
-"""What `python -m agents.export` does, from settings to files."""
+"""The implementation of `python -m agents.export`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.config.settings import Export
+from agents.evaluation.conditional_exit import EXIT_FILE
 from agents.exporting.card import README, card_text
 from agents.exporting.comparison import compare
 from agents.exporting.metadata import METADATA_FILE, metadata_of
@@ -20,7 +21,7 @@ from classifiers.atomic_files import replacing, write_text
 from classifiers.errors import InputError, refuse_if
 
 ONNX = {name: f"{name}.onnx" for name in ("glancer", "policy", "crop", "focuser", "head")}
-WRITTEN = (checkpoint.CARD, METADATA_FILE, checkpoint.WEIGHTS, networks.CARD, networks.WEIGHTS, README, *ONNX.values())
+WRITTEN = (checkpoint.CARD, METADATA_FILE, checkpoint.WEIGHTS, networks.CARD, networks.WEIGHTS, README, EXIT_FILE, *ONNX.values())
 """Files of all formats. A folder with one of the first two is complete: they are written last, and removed first."""
 
 
@@ -45,7 +46,9 @@ def export(config: Export) -> Path:
 
 
 def write_folder(trained: Trained, out: Path) -> None:
-    """Write a folder that the commands take as ``classifier=`` and as ``policy=``: weights, JSON cards and a Markdown card.
+    """Write a folder that the commands take as ``classifier=`` and as ``policy=``: weights, JSON cards, a Markdown card.
+
+    With the thresholds of a conditional exit, if they are fitted.
 
     Raises:
         InputError: The folder cannot be written.
@@ -53,6 +56,8 @@ def write_folder(trained: Trained, out: Path) -> None:
     text = card_text(trained, "folder")
     _remove(out)
     networks.save_policy(trained.policy, out, trained.about)
+    if trained.exit is not None:
+        trained.exit.save(out / EXIT_FILE)
     write_text(out / README, text)
     card = trained.card
     checkpoint.save(trained.classifier, out, parent=card.parent, data=card.data, metrics=card.metrics, command=card.command)

@@ -1,4 +1,4 @@
-"""The metadata of ONNX files: all that a program needs to make their inputs from a video and to read their outputs."""
+"""The metadata of ONNX files: everything that a program needs to prepare the inputs from a video and to interpret the outputs."""
 
 from __future__ import annotations
 

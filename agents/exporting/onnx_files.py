@@ -1,4 +1,4 @@
-"""From PyTorch modules to ONNX files, with PyTorch's exporter that traces by `torch.export`."""
+"""Export of PyTorch modules to ONNX files, with PyTorch's exporter based on `torch.export`."""
 
 from __future__ import annotations
 

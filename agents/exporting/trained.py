@@ -1,4 +1,4 @@
-"""What is exported: a classifier and its policy, and what their files say about them."""
+"""The classifier and the policy to export, with the information in their files."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any
 import torch
 
 from agents.config.settings import Export
+from agents.evaluation.conditional_exit import ExitFit, exit_file
 from agents.policies.networks import CARD as POLICY_CARD
 from agents.policies.networks import PolicyNetwork
 from agents.prediction.checkpoints import check_plugin, load_checkpoints, locate
+from agents.prediction.thresholds import exit_model
 from agents.rl.saved_model import CARD as MODEL_CARD
 from agents.runs.run_dir import SYSTEM, RunDir
 from agents.runs.system import command_line
@@ -34,6 +36,7 @@ class Trained:
         about: The policy's card, without the description of its network.
         run: The run that they are from, if any.
         plugin: The module that they need, if any.
+        exit: What a conditional exit was fitted on, if it is stored beside the policy and belongs to these weights.
     """
 
     name: str
@@ -44,7 +47,7 @@ class Trained:
     about: dict[str, Any]
     run: RunDir | None
     plugin: str
-
+    exit: ExitFit | None
     @classmethod
     def load(cls, config: Export) -> Trained:
         """Return what the settings name.
@@ -64,7 +67,8 @@ class Trained:
         classifier, network, skipped = load_checkpoints(source, given, torch.device("cpu"))
         about = read_json(policy, POLICY_CARD, f"policy={policy}")
         del about["network"]
-        return cls(source.resolve().name, classifier, network, skipped, read_card(folder), about, run, config.plugin)
+        exit = _stored_exit(exit_file(config.policy or (policy if run else config.classifier)), classifier, network, skipped)
+        return cls(source.resolve().name, classifier, network, skipped, read_card(folder), about, run, config.plugin, exit)
 
     @property
     def result(self) -> dict[str, Any]:
@@ -78,3 +82,15 @@ class Trained:
         of_run = [command_line(json.loads(system.read_text(encoding="utf-8"))["command"])] if system and system.is_file() else []
         found = [self.card.command, self.about.get("command"), *of_run]
         return list(dict.fromkeys(str(each) for each in found if each))
+
+
+def _stored_exit(path: Path, classifier: Classifier, policy: PolicyNetwork, skipped: str) -> ExitFit | None:
+    """Return what is stored for a conditional exit of these networks; None if there is nothing, or it belongs to others.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    fit = ExitFit.load(path) if path.is_file() else None
+    if fit is None or fit.model.classifier != classifier.fingerprint() or fit.model != exit_model(classifier, policy, skipped):
+        return None
+    return fit

@@ -1,4 +1,4 @@
-"""The charts of the page, as SVG whose colours and fonts are those of its style sheet."""
+"""The charts of the page, as SVG with the colours and fonts of the page's style sheet."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from agents.runs.confidence import half_width
 from agents.runs.predictions import LEARNED
 
 COLOURS = {"learned": "#010001", "random": "#010002", "oracle": "#010003", "other": "#010004", "ink": "#010005", "line": "#010006"}
-"""Stand-ins, which `to_svg` replaces by the variables of that name in the style sheet: light and dark pages have other colours."""
+"""Placeholder colours. `to_svg` replaces them by style sheet variables of the same name, since light and dark pages differ."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 11, "axes.labelcolor": COLOURS["ink"], "text.color": COLOURS["ink"],
     "xtick.color": COLOURS["ink"], "ytick.color": COLOURS["ink"], "axes.edgecolor": COLOURS["line"], "axes.facecolor": "none",
     "grid.color": COLOURS["line"], "axes.grid": True, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
     "legend.labelcolor": COLOURS["ink"],
 }  # fmt: skip
-SIZE = (5.4, 3.6)  # inches: 390 CSS pixels wide, so that text keeps its size on a telephone
+SIZE = (5.4, 3.6)  # inches: 390 CSS pixels wide, so that text is not scaled down on a phone
 CURVES = (LEARNED, "oracle", "random")
 MEASURED = {
     "val_confidence_anytime": ("confidence, selects", "random", "--"), "val_top1_anytime": ("top-1", "learned", "-"),
     "val_hit_rate": ("hits", "oracle", "-"),
 }  # fmt: skip
-"""Curves of the training by their key in ``metrics.jsonl``: name, colour and style of the line."""
+"""Name, colour and line style of the learning curves, by their key in ``metrics.jsonl``."""
 
 
 def cost_chart(runs: Sequence[FinishedRun]) -> Markup:
@@ -63,9 +63,9 @@ def cost_chart(runs: Sequence[FinishedRun]) -> Markup:
 
 
 def step_chart(runs: Sequence[FinishedRun], key: str, label: str) -> Markup | None:
-    """Draw a metric after every step, of the learned policy, the oracle and random patches; None where it is not known.
+    """Draw a metric of the learned policy, the oracle and random patches after every step; return None if the metric is not known.
 
-    Several runs have the mean and the interval over seeds.
+    For several runs, the chart shows the mean and the interval over seeds.
     """
     curves = {name: [run.result["policies"].get(name, {}).get("steps", {}).get(key) for run in runs] for name in CURVES}
     known = {name: 100 * np.array(values, np.float64) for name, values in curves.items() if None not in values}
@@ -87,7 +87,7 @@ def step_chart(runs: Sequence[FinishedRun], key: str, label: str) -> Markup | No
 
 
 def learning_chart(runs: Sequence[FinishedRun]) -> Markup | None:
-    """Draw the validation metrics of every run against its steps or epochs, and mark the chosen one; None without a validation split."""
+    """Draw the validation metrics of every run against steps or epochs, and mark the selected one; None without a validation split."""
     unit, plural = ("steps", "environment steps") if any("steps" in line for line in runs[0].metrics) else ("epoch", "epochs")
     curves = [(run, key, *_curve(run.metrics, key, unit)) for run in runs for key in MEASURED]
     if not any(len(steps) for _, _, steps, _ in curves):
@@ -113,9 +113,9 @@ def to_svg(figure: Figure, name: str, text: str) -> Markup:
     """Return a figure as an SVG element with the colours of the page.
 
     Args:
-        figure: Drawn with `STYLE` and `COLOURS`.
-        name: Prefix of its ids, unique on the page.
-        text: What it shows, for those who do not see it.
+        figure: A figure drawn with `STYLE` and `COLOURS`.
+        name: Prefix of the element's ids, unique on the page.
+        text: Description for screen readers.
     """
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -136,7 +136,7 @@ def _axes(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
 
 
 def _curve(metrics: Sequence[Mapping[str, Any]], key: str, unit: str = "steps") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the steps (``unit``) and the values in per cent of a validation metric; a further round of training continues the steps."""
+    """Return the steps (``unit``) and values (in per cent) of a validation metric. Joint rounds continue the count of steps."""
     lines = np.array([(line[unit], line[key]) for line in metrics if unit in line and key in line], np.float64).reshape(-1, 2)
     before = np.concatenate([[0], np.where(np.diff(lines[:, 0]) < 0, lines[:-1, 0], 0).cumsum()])[: len(lines)]
     return lines[:, 0] + before, 100 * lines[:, 1]
@@ -147,7 +147,7 @@ def _colour(name: str) -> str:
 
 
 def _spread(values: Sequence[float], least: float) -> NDArray[np.float64]:
-    """Return the nearest heights whose neighbours are ``least`` apart, so that labels do not overlap."""
+    """Return the nearest heights with distances of at least ``least``, so that labels do not overlap."""
     order, gaps = np.argsort(values, kind="stable"), least * np.arange(len(values))
     heights = np.empty(len(values))
     heights[order] = isotonic_regression(np.array(values)[order] - gaps) + gaps

@@ -1,4 +1,4 @@
-"""Finished runs as the page reads them; several must differ in the seed alone."""
+"""Finished runs, as the page reads them. Several runs must differ only in the seed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from classifiers.errors import refuse_if
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What the page needs of a run, from its files.
+    """The contents of a run directory that the page needs.
 
     Attributes:
         root: The run directory.
@@ -34,7 +34,7 @@ class FinishedRun:
         system: ``system.json``.
         metrics: The lines of ``metrics.jsonl``.
         predictions: ``predictions.csv``.
-        card: Of the classifier.
+        card: The classifier's card.
     """
 
     root: Path
@@ -48,24 +48,24 @@ class FinishedRun:
 
     @property
     def data(self) -> DataConfig:
-        """Which videos."""
+        """The settings of the videos."""
         return DataConfig(**self.config["data"])
 
     @property
     def setting(self) -> dict[str, Any]:
-        """The config by dotted keys, without the seed and what does not change results."""
+        """The config by dotted keys, without the seed and keys that do not change results."""
         return {key: value for key, value in flat(self.config).items() if key not in EXECUTION_KEYS | {"seed"}}
 
 
 def read_runs(pattern: str, plugin: str = "") -> list[FinishedRun]:
-    """Return the runs in the order of their seeds; a run of an earlier version gets its ``predictions.csv`` first.
+    """Return the runs, sorted by seed. For runs of earlier versions, ``predictions.csv`` is written first.
 
     Args:
-        pattern: A run directory, or a pattern of several.
+        pattern: A run directory, or a pattern that matches several.
         plugin: The module that was imported for the command, if any.
 
     Raises:
-        InputError: A run does not exist, is not finished or has no learned policy, or several do not differ in the seed alone.
+        InputError: If a run does not exist, is not finished or has no learned policy, or if runs differ in more than the seed.
     """
     found = [Path(pattern)] if Path(pattern).exists() else [Path(each) for each in sorted(glob.glob(pattern))]  # noqa: PTH207 (absolute patterns)
     folders = found if len(found) == 1 else [each for each in found if (each / CONFIG).is_file()]
@@ -96,7 +96,7 @@ def _read(run: RunDir, plugin: str) -> FinishedRun:
 
 
 def _write_predictions(run: RunDir, plugin: str) -> None:
-    """Evaluate a run of an earlier version once more."""
+    """Evaluate a run of an earlier version again."""
     with TemporaryDirectory() as folder, replacing(run.path(PREDICTIONS)) as temporary:
         evaluate_saved(Evaluate(run=str(run.root), out=folder, plugin=plugin))
         shutil.copyfile(Path(folder) / PREDICTIONS, temporary)
@@ -110,4 +110,4 @@ def _check_alike(first: FinishedRun, other: FinishedRun) -> None:
         "make a page for each data set",
     )
     keys = sorted(key for key in {*first.setting, *other.setting} if first.setting.get(key) != other.setting.get(key))
-    refuse_if(keys, f"runs must differ in the seed alone, got other values of {', '.join(keys)} in {other.root}; make a page for each")
+    refuse_if(keys, f"runs must differ only in the seed, got other values of {', '.join(keys)} in {other.root}; make a page for each")

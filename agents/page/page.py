@@ -1,4 +1,4 @@
-"""From finished runs to the HTML file."""
+"""Write the HTML page about finished runs."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from agents.runs.system import command_line
 from classifiers.atomic_files import write_text
 from classifiers.errors import InputError, count_of, refuse_if
 
-MAX_MAPS = 24  # classes with a heat map: those with the most clips
-MAX_CONFUSED = 20  # classes in the confusion matrix: those with the most mistakes
+MAX_MAPS = 24  # classes with a heat map, which have the most clips
+MAX_CONFUSED = 20  # classes in the confusion matrix, which have the most mistakes
 MAX_MISTAKES = 8  # pairs of classes in the list of mistakes
 POLICIES = {
     "learned": "the trained policy",
@@ -46,14 +46,14 @@ POLICIES = {
     "oracle": "the patch at the target, from the ground truth",
     "greedy_oracle": "the patch that raises the confidence in the true class most, of all patches",
 }
-"""What the policies of the table do."""
+"""Descriptions of the policies in the table."""
 
 
 def write_page(config: Report) -> None:
     """Write the page about the runs that the settings name.
 
     Raises:
-        InputError: The page exists, a run cannot be used (see `agents.page.finished.read_runs`), or its videos are not there.
+        InputError: If the page exists, a run cannot be used (see `agents.page.finished.read_runs`), or its videos are missing.
     """
     runs = read_runs(config.run, config.plugin)
     out = Path(config.out) if config.out else (runs[0].root if len(runs) == 1 else runs[0].root.parent) / PAGE
@@ -69,9 +69,9 @@ def page_text(runs: Sequence[FinishedRun], clips: ClipSource | None, count: int)
     """Return the HTML text.
 
     Args:
-        runs: The runs, which differ in the seed alone.
+        runs: The runs, which differ only in the seed.
         clips: Their test clips; None: the page has no videos.
-        count: How many of the largest wins and losses are shown.
+        count: Number of the largest wins and of the largest losses to show.
     """
     environment = Environment(
         loader=PackageLoader("agents.page", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -92,7 +92,7 @@ def _open_clips(run: FinishedRun, display: Display) -> ClipSource:
     """Return the test clips of a run.
 
     Raises:
-        InputError: The videos are not there, or others than those of the run.
+        InputError: If the videos are missing, or differ from those of the run.
     """
     try:
         with Unreadable() as unreadable:
@@ -127,7 +127,7 @@ def _columns(runs: Sequence[FinishedRun]) -> dict[str, Metric]:
 
 
 def _rows(runs: Sequence[FinishedRun]) -> Iterator[tuple[str, list[str], Estimate | None]]:
-    """Yield each policy, its metrics as text (the mean over runs) and its gain over random patches."""
+    """Yield each policy, its metrics as text (averaged over runs) and its gain over random patches."""
     columns = _columns(runs)
     for name in [each for each in ORDER if each in runs[0].result["policies"]]:
         values = {key: mean_of(runs, name, key) for key in columns}
@@ -137,7 +137,7 @@ def _rows(runs: Sequence[FinishedRun]) -> Iterator[tuple[str, list[str], Estimat
 
 
 def _seeds(runs: Sequence[FinishedRun]) -> Iterator[dict[str, Any]]:
-    """Yield what is particular to each run."""
+    """Yield the entries that differ between runs."""
     for run in runs:
         learned, best = run.result["policies"]["learned"], run.result.get("best", {})
         yield {
@@ -159,7 +159,7 @@ def _charts(runs: Sequence[FinishedRun]) -> dict[str, Any]:
 
 
 def _maps(runs: Sequence[FinishedRun], clips: ClipSource | None) -> Iterator[dict[str, Any]]:
-    """Yield the heat maps of all patches, of the target where it is known, and of the patches in the clips of each class."""
+    """Yield the heat maps of all patches, of the target if it is known, and of the patches in the clips of each class."""
     boxes, size = [run.predictions.boxes() for run in runs], runs[0].card.architecture.size
     labels = runs[0].predictions.column("label")
     common = {name for name, _ in Counter(labels.tolist()).most_common(MAX_MAPS)}
@@ -181,7 +181,7 @@ def _maps(runs: Sequence[FinishedRun], clips: ClipSource | None) -> Iterator[dic
 
 
 def _classes(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
-    """Return the clips of each class and the accuracies in them, in the order of the classes."""
+    """Return the number of clips of each class and the accuracies on them, in the order of the classes."""
     labels = runs[0].predictions.column("label")
     correct = {name: np.mean([run.predictions.correct(name) for run in runs], axis=0) for name in ("learned", "random")}
     rows = [(name, labels == name) for name in runs[0].card.classes]
@@ -195,7 +195,7 @@ def _classes(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
 def _confusion(runs: Sequence[FinishedRun]) -> dict[str, Any]:
     """Return the shares of predictions (C, C) in the clips of each class, in per cent, and the most frequent mistakes.
 
-    Of many classes, C are those with the most mistakes.
+    If there are many classes, only the `MAX_CONFUSED` classes with the most mistakes are included.
     """
     names = np.array(runs[0].card.classes)
     numbers, counts = {name: number for number, name in enumerate(names.tolist())}, np.zeros((len(names), len(names)))
@@ -216,12 +216,12 @@ def _confusion(runs: Sequence[FinishedRun]) -> dict[str, Any]:
 
 
 def _clips(run: FinishedRun, clips: ClipSource | None, count: int) -> list[dict[str, Any]]:
-    """Return the clips that the learned policy alone gets right, with the largest gain in confidence first.
+    """Return the clips that only the learned policy classifies correctly, sorted by the gain in confidence, largest first.
 
     Args:
         run: The first of the runs.
         clips: Its test clips, if the page shows videos.
-        count: How many; negative: those that random patches alone get right.
+        count: Maximum number of clips. If negative, return clips that only random patches classify correctly.
     """
     if clips is None:
         return []
@@ -246,7 +246,7 @@ def _clip(run: FinishedRun, clips: ClipSource, clip: int) -> dict[str, Any]:
 
 
 def _settings(run: FinishedRun) -> Iterable[tuple[str, list[tuple[str, Any]]]]:
-    """Return the settings of the first run by group; those of the command itself come first."""
+    """Return the settings of the first run by group, starting with those of the command itself."""
     groups: dict[str, list[tuple[str, Any]]] = {"": []}
     for key, value in run.setting.items():
         group, _, _ = key.rpartition(".")

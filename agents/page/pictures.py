@@ -16,15 +16,15 @@ from adafocus_env.drawing import enlarged, outline
 Boxes = NDArray[np.float64]
 
 PATCHES = {"random": "#d7dde1", "learned": "#ff4d3d"}
-"""Outlines of the patches in a clip, the last one on top; the style sheet has the same colours."""
-MIN_SIDE = 192  # pixels; smaller frames are enlarged by a whole number
+"""Colours of the outlines of patches, the last one on top. The style sheet has the same colours."""
+MIN_SIDE = 192  # pixels; smaller frames are enlarged by an integer factor
 FRAME_MS, LAST_FRAME_MS = 450, 1200
-BAR = 4  # pixels below a frame that show how far the clip is
+BAR = 4  # height in pixels of the progress bar below a frame
 MAP = "magma"
 
 
 def coverage(boxes: Boxes, size: int) -> NDArray[np.float64]:
-    """Return the share of boxes (M, 4) that cover each pixel of a frame (size, size); boxes of NaN do not count."""
+    """Return the share of boxes (M, 4) that cover each pixel of a frame (size, size); NaN boxes are ignored."""
     sides = boxes[np.isfinite(boxes).all(-1)].round().clip(0, size).astype(int)
     changes = np.zeros((size + 1, size + 1))
     for rows, sign in ((sides[:, 0], 1), (sides[:, 2], -1)):
@@ -34,24 +34,24 @@ def coverage(boxes: Boxes, size: int) -> NDArray[np.float64]:
 
 
 def heat_map(shares: NDArray[np.float64], highest: float) -> str:
-    """Return shares (size, size) as the address of a picture in which the brightest colour is ``highest``."""
+    """Return shares (size, size) as a data URL of a picture whose brightest colour is the value ``highest``."""
     colours = mpl.colormaps[MAP](shares / (highest or 1), bytes=True)[..., :3]
     return _data_url(Image.fromarray(np.ascontiguousarray(colours)).quantize(64), "png", optimize=True)
 
 
 def peak_in_words(shares: NDArray[np.float64]) -> str:
-    """Return where the highest share is: in which third of the frame, from top to bottom and from left to right."""
+    """Return the location of the highest share in words: the vertical and the horizontal third of the frame."""
     row, column = (3 * index // len(shares) for index in np.unravel_index(shares.argmax(), shares.shape))
     names = (("top left", "top", "top right"), ("left", "centre", "right"), ("bottom left", "bottom", "bottom right"))
     return names[row][column]
 
 
 def animation(frames: NDArray[np.uint8], boxes: dict[str, Boxes]) -> tuple[str, str]:
-    """Return a looping animation of a clip and its last picture alone, as addresses.
+    """Return a looping animation of a clip and its last picture, as data URLs.
 
     Args:
-        frames: (T, H, W, 3).
-        boxes: By the name of the policy in `PATCHES`, (T, 4) as (top, left, bottom, right); NaN in frames without a patch.
+        frames: (T, H, W, 3) uint8.
+        boxes: Patches (T, 4) as (top, left, bottom, right) by the name of the policy in `PATCHES`; NaN in frames without a patch.
     """
     pictures = [
         _frame(frame, {name: boxes[name][number] for name in PATCHES if name in boxes}, (number + 1) / len(frames))
@@ -81,5 +81,5 @@ def _data_url(picture: Image.Image, kind: str, **options: object) -> str:
 
 
 def stacked(boxes: Sequence[Boxes]) -> Boxes:
-    """Return the boxes of several runs, (N, D, 4) each, as one list (M, 4)."""
+    """Return the boxes (N, D, 4) of several runs as one array (M, 4)."""
     return np.concatenate([each.reshape(-1, 4) for each in boxes])

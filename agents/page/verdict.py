@@ -1,4 +1,4 @@
-"""What the learned policy gains, in numbers and in words."""
+"""The gain of the learned policy, in numbers and in sentences."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ORACLES = {"oracle": "which knows where the target is", "greedy_oracle": "which 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean in per cent or points, and half the width of its 95 % interval."""
+    """A mean in per cent or percentage points, and half the width of its 95 % interval."""
 
     mean: float
     half: float
@@ -37,16 +37,16 @@ class Estimate:
 
     @property
     def direction(self) -> int:
-        """1 or -1 where the interval lies above or below zero, otherwise 0."""
+        """1 if the interval lies above zero, -1 if it lies below, otherwise 0."""
         return int(np.sign(self.mean)) if abs(self.mean) > self.half else 0
 
 
 def estimate(values: Sequence[NDArray[np.float64]]) -> Estimate:
-    """Return the mean of values per clip.
+    """Return the mean of values per clip, with an interval.
 
     Args:
-        values: (N,) of each run, in 0-1. The interval of a single run is the bootstrap over its clips; that of several is Student's over
-            the means of the runs.
+        values: Values (N,) of each run, in 0-1. For a single run, the interval is a bootstrap over clips; for several runs, it is
+            Student's interval over the means of the runs.
     """
     means = np.array([each.mean() for each in values])
     if len(means) > 1:
@@ -61,12 +61,12 @@ def gain(runs: Sequence[FinishedRun], policy: str = LEARNED, accuracy: Accuracy 
 
 
 def mean_of(runs: Sequence[FinishedRun], policy: str, key: str) -> float:
-    """Return the mean over runs of a metric in ``result.json``; NaN where it is not known."""
+    """Return the mean over runs of a metric in ``result.json``; NaN if it is not known."""
     return float(np.mean([run.result["policies"].get(policy, {}).get(key, np.nan) for run in runs]))
 
 
 def headline(runs: Sequence[FinishedRun]) -> str:
-    """Return the sentence that the page begins with."""
+    """Return the first sentence of the page."""
     found = gain(runs)
     words = {
         1: f"gains {found} points over random patches.",
@@ -77,7 +77,7 @@ def headline(runs: Sequence[FinishedRun]) -> str:
 
 
 def findings(runs: Sequence[FinishedRun]) -> Iterator[str]:
-    """Yield the sentences below it."""
+    """Yield the sentences below the headline."""
     top1, random = (estimate([run.predictions.correct(name) for run in runs]) for name in (LEARNED, "random"))
     yield f"After the last frame it classifies {top1.mean:.1f} % of the clips correctly; random patches reach {random.mean:.1f} %."
     early = gain(runs, accuracy="anytime")

@@ -1,1 +1,1 @@
-"""Which stage runs when, resuming, and the best checkpoint of each."""
+"""The order of the stages of a training, resuming, and the best checkpoint of each stage."""

@@ -1,4 +1,4 @@
-"""From settings to objects: data sets, clips, classifiers and their features."""
+"""Build data sets, clips, classifiers and their features from settings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +23,7 @@ from classifiers.optimize import choose_execution, with_execution
 
 @dataclass(frozen=True)
 class Clips:
-    """The clips of a data set; ``val`` is None without a validation split."""
+    """The clips of a data set by split; ``val`` is None if there is no validation split."""
 
     data: DataSet
     train: ClipSource
@@ -32,23 +32,23 @@ class Clips:
 
     @property
     def format(self) -> ClipFormat:
-        """How they are made from a video."""
+        """The format of the clips."""
         spec = self.test.settings
         return ClipFormat(spec.num_frames, spec.glance_frames, self.data.margin, spec.order)  # type: ignore[arg-type]
 
 
 def build_clips(data: DataSet, config: DataConfig, size: int, display: Display, *, seed: int) -> Clips:
-    """Render and decode what is missing, under a progress bar; one warning names the unreadable videos of all splits.
+    """Return the clips of all splits; render and decode missing ones with a progress bar. One warning names all unreadable videos.
 
     Args:
         data: The videos.
         config: How clips are sampled from them.
         size: Height and width of the frames in pixels.
-        display: Where progress is shown.
+        display: Shows progress.
         seed: Seed of training clips that are resampled every epoch.
 
     Raises:
-        InputError: A split has no readable video.
+        InputError: If a split has no readable video.
     """
     with Unreadable() as unreadable:
         return Clips(
@@ -60,7 +60,7 @@ def build_clips(data: DataSet, config: DataConfig, size: int, display: Display, 
 
 
 def in_order_of(config: DataConfig, trained: ClipFormat) -> DataConfig:
-    """Return the settings with the order of frames that they state, or that a classifier was trained with."""
+    """Return the settings with an order of frames: their own if they state one, otherwise that of the trained classifier."""
     return replace(config, order=config.order or trained.order)
 
 
@@ -88,7 +88,7 @@ def build_split(
 
 
 def _shows_rendering(data: DataSet, split: Split, display: Display) -> DataSet:
-    """Return the data set with a bar for the videos that it makes, if it makes any."""
+    """Return the data set with a progress bar for the videos that it renders, if it renders any."""
     if (prepare := data.prepare) is None:
         return data
 
@@ -103,19 +103,19 @@ def _shows_rendering(data: DataSet, split: Split, display: Display) -> DataSet:
 def choose_classifier(
     name: str, data: DataSet, device: torch.device, patch_size: int = 0, changes: ArchitectureConfig | None = None
 ) -> Classifier | Architecture:
-    """Return the classifier that ``name`` means for a data set, or the architecture of one that is not trained yet.
+    """Return the classifier that ``name`` refers to, or the architecture of a classifier that is not trained yet.
 
     Args:
-        name: "auto" (the bundled classifier for the demo videos, the small architecture elsewhere), a bundled name, an
-            architecture, or the folder of a checkpoint.
-        data: What it classifies.
-        device: Where it goes.
-        patch_size: P in pixels; 0: the checkpoint's, or the architecture's (the task's, for `small` and demo videos).
+        name: "auto" (the bundled classifier for demo videos, otherwise the architecture `small`), a bundled name, an architecture, or the
+            folder of a checkpoint.
+        data: The data set to classify.
+        device: Device of the classifier.
+        patch_size: P in pixels; 0: that of the checkpoint or the architecture (that of the task, for `small` and demo videos).
         changes: Overrides of a named architecture.
 
     Raises:
-        InputError: The classifier is unknown, its classes are not those of the data set, it was trained with another architecture, or
-            an architecture cannot be built (see `classifiers.backbones.imagenet.prepared`).
+        InputError: If the classifier is unknown, its classes differ from those of the data set, it was trained with another architecture,
+            or an architecture cannot be built (see `classifiers.backbones.imagenet.prepared`).
     """
     if name == "auto":
         name = data.name if data.name in BUNDLED else "small"
@@ -130,7 +130,7 @@ def choose_classifier(
 
 
 def _load_trained(name: str, device: torch.device, patch_size: int, overrides: Mapping[str, object]) -> Classifier:
-    """Load a checkpoint, which cannot be changed: see `choose_classifier`."""
+    """Load a checkpoint, and check that patch size and overrides equal those it was trained with; see `choose_classifier`."""
     if name not in BUNDLED and not Path(name).exists():
         known = ["auto", *sorted({*ARCHITECTURES, *BUNDLED})]
         raise InputError(
@@ -140,7 +140,7 @@ def _load_trained(name: str, device: torch.device, patch_size: int, overrides: M
     classifier = checkpoint.load(name, device)
     refuse_if(
         patch_size not in (0, classifier.architecture.patch_size),
-        f"patch_size={patch_size} is not that of classifier={name}, which was trained with patches of "
+        f"patch_size={patch_size} differs from that of classifier={name}, which was trained with patches of "
         f"{classifier.architecture.patch_size} pixels; leave patch_size out, or take the checkpoint for {patch_size}",
     )
     for field, value in overrides.items():
@@ -153,10 +153,10 @@ def _load_trained(name: str, device: torch.device, patch_size: int, overrides: M
 
 
 def check_classes(classifier: Classifier, data: DataSet, name: str) -> None:
-    """Check that the classifier of that name has the classes of a data set, in order.
+    """Check that the classifier called ``name`` has the classes of a data set, in the same order.
 
     Raises:
-        InputError: It has others (says where they differ and what to do).
+        InputError: If the classes differ. The message shows the difference and says what to do.
     """
     if classifier.classes != data.classes:
         raise InputError(
@@ -169,13 +169,13 @@ def inference_classifier(classifier: Classifier, env: EnvConfig) -> Classifier:
     """Return the frozen classifier in the precision of ``env``, compiled or not.
 
     Raises:
-        InputError: The device lacks that precision, or no compiler is installed.
+        InputError: If the device does not support the precision, or no compiler is installed.
     """
     return with_execution(classifier, choose_execution(classifier, env.precision, env.compile))
 
 
 def features_of(classifier: Classifier, clips: ClipSource, env: EnvConfig) -> Features:
-    """Return the features of the clips by the frozen classifier, from a bank or live."""
+    """Return the features of the clips from the frozen classifier, stored in a bank or computed live."""
     return build_features(
         classifier, clips, action=env.action, grid=env.grid, video_div=env.video_div,
         bank=env.bank, bank_dtype=env.bank_dtype, bank_gib=env.bank_gib,
@@ -183,7 +183,7 @@ def features_of(classifier: Classifier, clips: ClipSource, env: EnvConfig) -> Fe
 
 
 def _difference(trained: tuple[str, ...], classes: tuple[str, ...]) -> str:
-    """Say where two lists of classes differ, and what to do. Toolkits number the classes of one data set differently."""
+    """Describe the difference between two lists of classes, and what to do. (Toolkits number the classes of a data set differently.)"""
     unknown = [name for name in classes if name not in trained]
     lead = f"It does not know {', '.join(map(repr, unknown[:10]))}{', …' if len(unknown) > 10 else ''}. " if unknown else ""
     if len(trained) != len(classes):

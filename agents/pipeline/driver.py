@@ -1,8 +1,8 @@
-"""Runs the stages of a training in order, each from the best checkpoint of the stage before, and each only once.
+"""Run the stages of a training in order, each only once, and each from the best checkpoint of the stage before.
 
-A finished stage has a `DONE` file in its folder, written last, with the fingerprint of the classifier that it started from, so that a
-checkpoint of another classifier is noticed. An interrupted stage resumes from its last checkpoint. An interrupted and an uninterrupted
-run end with the same metrics.
+A finished stage has a file `DONE` in its folder, written last. It contains the fingerprint of the classifier that the stage started from,
+so that a changed checkpoint is detected. An interrupted stage resumes from its last checkpoint. The metrics of an interrupted run equal
+those of an uninterrupted run.
 """
 
 import json
@@ -42,21 +42,21 @@ CLIPS_AT_ONCE = 16
 
 
 class StageDriver:
-    """Runs all unfinished stages of a training.
+    """Run all unfinished stages of a training.
 
     Args:
-        run: Its run directory, display and classifier or architecture.
-        clips: The clips of all splits. Without a validation split each stage ends with its last epoch.
+        run: The training run, with its directory, display and classifier or architecture.
+        clips: The clips of all splits. Without a validation split, the result of a stage is that of its last epoch.
         config: The stages and their settings.
-        reseed: Seed the global random states (of dropout) before every stage; False: they carry over from the stage before.
+        reseed: Seed the global random states (for dropout) before every stage; False: continue those of the stage before.
 
     Attributes:
-        classifier: As the last stage left it; always the same object, so that banks notice by themselves what has changed.
-        policy: As the last stage left it, or the given one; None before stage 2.
+        classifier: The classifier after the last finished stage. It is always the same object, so that banks detect changed weights.
+        policy: The policy after the last finished stage, or the given one; None before stage 2.
         milestones: The model after each stage.
 
     Raises:
-        InputError: The first stage lacks what it starts from.
+        InputError: If the first stage needs a classifier or a policy that is not given.
     """
 
     def __init__(self, run: TrainingRun, clips: Clips, config: TrainStages, *, reseed: bool = True) -> None:
@@ -67,16 +67,16 @@ class StageDriver:
         self.classifier = self._first_classifier()
         self.classifier.clip_format = clips.format
         if distributed.is_main() and any(spec.stage == 2 for spec in self._stages[0]):
-            run.features(self.classifier, clips.train)  # fails now, not hours later, if anything does not fit
+            run.features(self.classifier, clips.train)  # fails early if anything does not match
         starts_from_policy = config.policy and config.last >= 2
         self.policy = run.given_policy(run.features(self.classifier, clips.train)) if starts_from_policy else None
         self._classifier_dir, self._policy_dir = self._save_given()
         self._fingerprint = None if self._classifier_dir is None else self.classifier.fingerprint()
 
     def run(self) -> Milestone | None:
-        """Run the single pass and the joint rounds; return and load the end of a round with the best validation score.
+        """Run the single pass and the joint rounds; load and return the milestone with the best validation score at the end of a round.
 
-        Without any stage, return None.
+        Return None if there are no stages.
         """
         best, rounds_without_gain = None, 0
         for number, stages in enumerate(self._stages):
@@ -115,7 +115,7 @@ class StageDriver:
         return given
 
     def _save_given(self) -> tuple[Path | None, Path | None]:
-        """Save copies of the given classifier and policy: a run directory holds all that its result comes from."""
+        """Save copies of the given classifier and policy, so that the run directory has everything that its result depends on."""
         folder = self._run.directory.checkpoints / GIVEN
         if isinstance(self._run.classifier_or_architecture, Architecture):
             return None, None
@@ -131,12 +131,12 @@ class StageDriver:
         done, best = directory.checkpoints / DONE, directory.checkpoints / BEST
         if not distributed.broadcast_object(done.is_file()):
             self._train(spec, directory)
-        elif not self._reseed:  # restores the random states at the end of the stage
+        elif not self._reseed:  # restore the random states at the end of the stage
             deque(self._epochs(spec, EpochCheckpoint(directory.checkpoints / LAST, lambda: 0)), maxlen=0)
         fingerprint, score, self._lines = _read_done(done)
         refuse_if(
             fingerprint != self._fingerprint,
-            f"{directory.checkpoints} started from another classifier than the stage before left; force=true starts over",
+            f"{directory.checkpoints} started from another classifier than the result of the stage before; force=true starts over",
         )
         self._load(*((self._classifier_dir, best) if spec.stage == 2 else (best, self._policy_dir)))
         self.milestones.append(Milestone(spec, cast(Path, self._classifier_dir), self._policy_dir, score))
@@ -144,7 +144,7 @@ class StageDriver:
     def _load(self, classifier: Path | None, policy: Path | None) -> None:
         """Load checkpoints into `classifier` and `policy`."""
         device = self._run.device
-        with torch.random.fork_rng(devices=[]):  # new networks are initialised at random before their weights are loaded
+        with torch.random.fork_rng(devices=[]):  # building a network uses random numbers, although its weights are loaded afterwards
             if classifier is not None:
                 self.classifier.load_state_dict(checkpoint.load(classifier, device).state_dict())
                 self._fingerprint = self.classifier.fingerprint()
@@ -153,7 +153,7 @@ class StageDriver:
         self._classifier_dir, self._policy_dir = classifier, policy
 
     def _train(self, spec: StageSpec, directory: StageDir) -> None:
-        """Train to the end of a stage and mark it as done."""
+        """Train to the end of a stage and mark the stage as done."""
         main = distributed.is_main()
         if self._reseed:
             set_random_seed(self._seed(spec))
@@ -168,7 +168,7 @@ class StageDriver:
         if main:
             done = {"began": self._fingerprint, "score": score, "lines": self._lines + len(directory.metrics())}
             write_text(directory.checkpoints / DONE, json.dumps(done) + "\n")
-        distributed.barrier()  # the other processes load what the main one has saved
+        distributed.barrier()  # the other processes load the files of the main one
 
     def _train_supervised(self, spec: StageSpec, directory: StageDir) -> Score | None:
         """Run the remaining epochs of stage 0, 1 or 3; the main process saves the best classifier and returns its score."""
@@ -210,12 +210,12 @@ class StageDriver:
         )
 
     def _seed(self, spec: StageSpec) -> int:
-        """Return a seed for each round."""
+        """Return the seed of a stage, which differs between rounds."""
         seed = self._config.seed
         return int(np.random.SeedSequence((seed, spec.round)).generate_state(1)[0]) if spec.round else seed
 
     def _score(self, spec: StageSpec) -> Score | None:
-        """Score the classifier by the purpose of the stage."""
+        """Return the validation score that the stage optimizes; None without a validation split."""
         if spec.stage == 0 and self._clips.val is not None:
             return frame_score(self.classifier, cast(BackboneName, spec.trains), self._clips.val)
         return self._patch_score(self.policy if spec.stage == 3 else None)
@@ -242,7 +242,7 @@ def _read_done(file: Path) -> tuple[str | None, Score | None, int]:
 
 
 def patch_score(classifier: Classifier, policy: PolicyNetwork | None, clips: ClipSource, env: EnvConfig, seed: int) -> Score:
-    """Score the classes after the last step, with the policy's patches; without a policy, with random ones fixed by ``seed``."""
+    """Return the score after the last step with the policy's patches, or with random patches fixed by ``seed`` if there is no policy."""
     features = features_of(classifier, clips, replace(env, bank=False))
     played = evaluate_policy(features, policy or RandomPatch(features.action, seed), skipped=env.skipped)
     return float(played.correct.mean()), float(played.confidence.mean())
@@ -250,7 +250,7 @@ def patch_score(classifier: Classifier, policy: PolicyNetwork | None, clips: Cli
 
 @torch.no_grad()
 def frame_score(classifier: Classifier, name: BackboneName, clips: ClipSource) -> Score:
-    """Score the classes of one backbone alone: the mean of its scores of all frames."""
+    """Return the score of one backbone's frame classifier, whose class scores are averaged over all frames."""
     read = clips.glancer_frames if name == "glancer" else clips.frames
     correct, confidence = 0, 0.0
     for batch in batches(np.arange(len(clips)), CLIPS_AT_ONCE):
@@ -268,7 +268,7 @@ def score_metrics(score: Score | None) -> dict[str, float]:
 
 
 def is_at_least(score: Score | None, other: Score | None) -> bool:
-    """Return whether a score is as good as another; always, without a validation split."""
+    """Return whether ``score`` is at least as good as ``other``; always True without a validation split."""
     return score is None or other is None or tuple(score) >= tuple(other)
 
 
@@ -278,11 +278,11 @@ def ablation(
     """Evaluate the model after every stage from stage 1 on.
 
     Args:
-        milestones: In the order of training.
+        milestones: The milestones in the order of training.
         chosen: The result of the training.
         clips: The test clips.
         config: Settings of the training.
-        device: Where the networks run.
+        device: Device of the networks.
 
     Returns:
         Rows with `after` (the last stage), `round`, `patches` (random, or the policy's), `top1` and `confidence` after the last step,
@@ -294,7 +294,7 @@ def ablation(
             continue
         classifier = checkpoint.load(milestone.classifier, device)
         policy = None if milestone.policy is None else load_policy(milestone.policy, device)
-        if policy is not None and not rows:  # a given classifier, without a policy
+        if policy is not None and not rows:  # the given classifier, evaluated without a policy
             top1, confidence = patch_score(classifier, None, clips, config.env, config.seed)
             rows.append({"after": "(given)", "round": 0, "patches": "random", "top1": top1, "confidence": confidence, "chosen": False})
         top1, confidence = patch_score(classifier, policy, clips, config.env, config.seed)

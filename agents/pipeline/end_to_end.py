@@ -1,4 +1,4 @@
-"""What `python -m agents.train_end_to_end` does, from settings to `result.json`."""
+"""The implementation of `python -m agents.train_end_to_end`."""
 
 import time
 from collections import deque
@@ -29,23 +29,23 @@ from classifiers.errors import count_of, refuse_if
 
 COMMAND = "python -m agents.train_end_to_end"
 STAGE = "end to end"
-"""Its name on the display and in lines of metrics."""
+"""Name of the training on the display and in lines of metrics."""
 FOLDER, BEST, LAST = "end_to_end", "best", "last"
 WITH_GRADIENT = ("interpolated", "continuous")
-"""Kinds of action. Training interpolates the patches of both; with the second, inference cuts them at whole pixels."""
+"""Supported kinds of action. Training interpolates patches with both; with `continuous`, inference cuts patches at whole pixels."""
 
 
 def train_and_report(path: str | Path, config: TrainEndToEnd) -> None:
     """Train classifier and policy in the run directory ``path``, or resume, and evaluate them on the test clips.
 
     Raises:
-        InputError: A setting, the data, the classifier, the policy or the directory cannot be used.
+        InputError: If a setting, the data, the classifier, the policy or the directory cannot be used.
     """
     action = config.env.action
     refuse_if(
         action not in WITH_GRADIENT,
-        f"env.action must be {' or '.join(WITH_GRADIENT)} with end-to-end training, got {action}: only a location has a gradient, and no "
-        "frame is skipped; leave it out, or use python -m agents.train_ppo",
+        f"env.action must be {' or '.join(WITH_GRADIENT)} with end-to-end training, got {action}: cells and skipping have no gradient; "
+        "leave it out, or use python -m agents.train_ppo",
     )
     with TrainingRun.open(path, config) as run:
         if run.show_if_finished():
@@ -65,15 +65,15 @@ class EndToEndTraining:
     """A training of classifier and policy in a run directory.
 
     Args:
-        run: Its run directory, display and classifier or architecture.
-        clips: The clips of all splits. Without a validation split the last epoch is the best.
+        run: The training run, with its directory, display and classifier or architecture.
+        clips: The clips of all splits. Without a validation split, the last epoch counts as the best.
         config: The settings.
 
     Attributes:
-        parent: Fingerprint of the classifier that it started from; None: a new one.
+        parent: Fingerprint of the classifier that training started from; None: a new classifier.
 
     Raises:
-        InputError: Classifier or policy cannot be trained.
+        InputError: If classifier or policy cannot be trained.
     """
 
     def __init__(self, run: TrainingRun, clips: Clips, config: TrainEndToEnd) -> None:
@@ -120,7 +120,7 @@ class EndToEndTraining:
             return given, given.fingerprint()
         refuse_if(
             config.freeze,
-            f"freeze=true needs a trained classifier, and classifier={config.classifier} is a new one here: give classifier=DIR, for "
+            f"freeze=true needs a trained classifier, but classifier={config.classifier} is a new one here: give classifier=DIR, for "
             "example RUN/checkpoints/classifier of python -m agents.train_stages last=1, or leave freeze out",
         )
         return new_classifier(given, self._clips.data.classes).to(self._run.device).freeze(), None
@@ -150,7 +150,7 @@ class EndToEndTraining:
         return validation_metrics(evaluate_policy(features, self._policy))
 
     def _save_if_best(self, epoch: int, metrics: Metrics, checkpoints: EpochCheckpoint) -> None:
-        """Save classifier and policy unless an earlier epoch was better; of equals the later one is the best."""
+        """Save classifier and policy unless an earlier epoch was strictly better."""
         best, score = checkpoints.extra.get("best"), metrics.get(SCORE[0])
         if best is not None and score is not None and score < best:
             return

@@ -1,4 +1,4 @@
-"""What supervised trainings share in a run directory: checkpoints to resume from, and progress."""
+"""Checkpoints to resume from and progress bars, for supervised trainings in a run directory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +15,11 @@ Metrics = dict[str, float]
 
 @contextmanager
 def resumable(directory: RunDir, folder: Path, display: Display) -> Iterator[EpochCheckpoint]:
-    """Yield the checkpoints in ``folder``; lines of metrics after the last one are removed.
+    """Yield the checkpoints in ``folder``, and remove the lines of metrics after the last checkpoint.
 
     Raises:
-        Stopped: The user asked to stop after the last batch.
-        InputError: The last checkpoint is broken.
+        Stopped: If the user asked to stop after the last batch.
+        InputError: If the last checkpoint is damaged.
     """
     with StopRequest(display.console) as stop:
         checkpoints = EpochCheckpoint(folder, lambda: len(directory.metrics()), stop)
@@ -33,16 +33,16 @@ def resumable(directory: RunDir, folder: Path, display: Display) -> Iterator[Epo
 def with_progress(
     epochs: Iterator[Metrics], checkpoints: EpochCheckpoint, display: Display, title: str, *, total: int, done: int, clips: int
 ) -> Iterator[tuple[int, Metrics]]:
-    """Yield the number of every epoch and its metrics, under a bar, which also shows what the caller adds to them.
+    """Yield the number and the metrics of every epoch, with a progress bar that also shows the metrics that the caller adds.
 
     Args:
-        epochs: Trains, and yields the metrics of the remaining epochs.
-        checkpoints: Of the training.
-        display: Where the bar is.
-        title: Of the bar.
-        total: Number of epochs.
-        done: Epochs before the first of these.
-        clips: Clips in an epoch.
+        epochs: The training, which yields the metrics of the remaining epochs.
+        checkpoints: Checkpoints of the training.
+        display: Shows the bar.
+        title: Title of the bar.
+        total: Total number of epochs.
+        done: Number of epochs that are already finished.
+        clips: Number of clips per epoch.
     """
     bar = display.bar(title, total, done, unit="epoch", clips=clips)
     checkpoints.progress = bar.at

@@ -1,4 +1,4 @@
-"""What `python -m agents.evaluate` does: evaluates a saved classifier and policy on the test clips."""
+"""The implementation of `python -m agents.evaluate`: evaluate a saved classifier and policy on the test clips."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -36,14 +36,14 @@ from classifiers.errors import InputError, refuse_if
 from classifiers.model_zoo import BUNDLED
 
 SHARED = ("bank", "bank_dtype", "bank_gib", "precision", "compile", "skipped")
-"""Keys with the same name in `EnvConfig`."""
+"""Keys of the command that have the same name in `EnvConfig`."""
 
 
 def evaluate_saved(config: Evaluate) -> None:
-    """Show the table of all policies; with ``config.out``, write it and the plots there.
+    """Show the table of all policies; write it and the plots to ``config.out`` if set.
 
     Raises:
-        InputError: The run is not finished, something is missing or does not fit, or a key has no effect.
+        InputError: If the run is not finished, a file is missing, the models and the data do not match, or a key has no effect.
     """
     make_deterministic()
     check_effect(config, config.typed)
@@ -90,23 +90,23 @@ def _exit_choice(
     p: float, config: Evaluate, features: Features, policy: Policy | None, data: DataSet, of_data: DataConfig, env: EnvConfig,
     display: Display,
 ) -> ExitChoice:  # fmt: skip
-    """Return the exit of that p, fitted on training clips.
+    """Return the conditional exit with parameter ``p``, fitted on training clips.
 
     Raises:
-        InputError: There is no policy, or it cannot have an exit.
+        InputError: If there is no policy, or the models do not support an exit.
     """
     if policy is None:
-        raise InputError(f"exit={p} is of a policy, and there is none; give policy=DIR, or leave exit out")
+        raise InputError(f"exit={p} needs a policy, and there is none; give policy=DIR, or leave exit out")
     model = ExitModel.of(features.classifier, policy, features.clips.num_frames, features.num_steps, skipped=env.skipped)
     fit = fit_exit(features.classifier, policy, config.policy, model, data, of_data, env, display)
     return ExitChoice(fit, p, config.exit_confidence)
 
 
 def check_solvable(config: Evaluate, data: DataSet, policy: Policy | None) -> PolicyNetwork:
-    """Return the policy, if a budget can be met with it and solved on a validation split.
+    """Check that a threshold for the budget can be solved, and return the policy.
 
     Raises:
-        InputError: The policy does not skip, or the validation split is empty.
+        InputError: If the policy does not skip, or the validation split is empty.
     """
     asked = f"budget={config.budget}" if config.budget is not None else f"keep={config.keep}"
     if not isinstance(policy, PolicyNetwork) or not policy.skips:
@@ -118,16 +118,16 @@ def check_solvable(config: Evaluate, data: DataSet, policy: Policy | None) -> Po
 
 
 def _of_run(config: Evaluate) -> tuple[Evaluate, EnvConfig]:
-    """Return the settings as if what the finished run used had been typed without ``run``, and the environment of that run.
+    """Return the settings with the classifier, policy and data of the finished run in place of ``run``, and the run's environment.
 
     Raises:
-        InputError: The run does not exist or is not finished, or its plugin is not named.
+        InputError: If the run does not exist or is not finished, or its plugin is not named.
     """
     run = RunDir(config.run)
     refuse_if(
         not run.root.exists(), f"run={config.run} does not exist; give the folder of a finished run (python -m agents.list_runs lists them)"
     )
-    refuse_if(not run.finished, f"run={config.run} holds no finished run; start its command again to finish it")
+    refuse_if(not run.finished, f"run={config.run} is not finished; start its command again to finish it")
     of_run = run.config()
     refuse_if(
         (plugin := of_run.get("plugin")) and not config.plugin,
@@ -145,7 +145,7 @@ def _of_run(config: Evaluate) -> tuple[Evaluate, EnvConfig]:
 
 
 def _data_of(of_run: Mapping[str, Any], config: Evaluate) -> DataConfig:
-    """Return the data of a run with what was typed; without the keys of its data set (`OF_ONE_SET`), if another one was typed."""
+    """Return the run's data settings, overridden by typed keys; keys of its data set (`OF_ONE_SET`) are dropped for another one."""
     typed = {key.removeprefix("data.") for key in config.typed if key.startswith("data.")} | ({"name"} if "data" in config.typed else set())
     data = DataConfig(**of_run)
     defaults = {key: getattr(DataConfig(), key) for key in OF_ONE_SET} if "name" in typed and config.data.name != data.name else {}
@@ -153,7 +153,7 @@ def _data_of(of_run: Mapping[str, Any], config: Evaluate) -> DataConfig:
 
 
 def _classifier(config: Evaluate, data: DataSet, device: torch.device) -> tuple[Classifier, DataSet]:
-    """Return the classifier, and the data set with its classes."""
+    """Return the classifier, and the data set with the classifier's classes."""
     name = config.classifier
     if name == "auto":
         refuse_if(
@@ -168,10 +168,10 @@ def _classifier(config: Evaluate, data: DataSet, device: torch.device) -> tuple[
 
 
 def _check_policy_keys(policy: Policy | None, config: Evaluate, env: EnvConfig) -> None:
-    """Check the keys that only some policies read.
+    """Check that the typed keys have an effect with this policy.
 
     Raises:
-        InputError: One was typed, and the policy does not read it (names it).
+        InputError: If a typed key has no effect. The message names the key.
     """
 
     def reasons(config: Evaluate) -> Iterator[tuple[str, str]]:

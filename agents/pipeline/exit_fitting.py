@@ -1,4 +1,4 @@
-"""Fit a conditional exit on training clips, once: the confidences are stored beside the policy and read the next time."""
+"""Fit a conditional exit on training clips. The confidences are stored with the policy, so that later calls read them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from agents.runs.progress import Display
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError, refuse_if
 
-MAX_CLIPS = 20_000  # training videos that are read, one clip each; of more, a random choice with a fixed seed, as published
+MAX_CLIPS = 20_000  # training videos to read, one clip each; if there are more, a random subset with a fixed seed, as published
 
 
 def fit_exit(
@@ -32,20 +32,20 @@ def fit_exit(
     env: EnvConfig,
     display: Display,
 ) -> ExitFit:
-    """Return the confidences of one clip of every training video: the stored ones, or, where they are of others, new ones.
+    """Return the confidences of one clip of every training video. Stored confidences are reused if they belong to the model and the clips.
 
     Args:
-        classifier: Frozen.
-        policy: Its policy.
-        folder: That of the policy, or its bundled name; see `agents.evaluation.conditional_exit.exit_file`.
-        model: What the thresholds will belong to.
+        classifier: The frozen classifier.
+        policy: The policy.
+        folder: Folder or bundled name of the policy; see `agents.evaluation.conditional_exit.exit_file`.
+        model: The model that the thresholds belong to.
         data: The videos.
-        config: How clips are sampled from them. Training clips are augmented as in training.
-        env: Kind of action, and input of the head where a frame is skipped.
-        display: Where progress is shown.
+        config: How clips are sampled from the videos. Training clips are augmented as in training.
+        env: Kind of action, and input of the head for skipped frames.
+        display: Shows progress.
 
     Raises:
-        InputError: The data set has no training videos, or the file cannot be written.
+        InputError: If the data set has no training videos, or the file cannot be written.
     """
     refuse_if(not data.train, f"exit is fitted on training videos, and data={data.name} has none; add some, or leave exit out")
     data, path = _sample(data), exit_file(folder)
@@ -70,13 +70,13 @@ def _sample(data: DataSet) -> DataSet:
 
 
 def _key(data: DataSet, config: DataConfig) -> str:
-    """Return a short text that differs for other training clips."""
+    """Return a short text that identifies the training clips."""
     videos = "\n".join(f"{video.name} {video.label}" for video in data.train)
     return f"{data.name}, {len(data.train)} videos, {config.sampling}, {hashlib.sha256(videos.encode()).hexdigest()[:16]}"
 
 
 def _stored(path: Path) -> ExitFit | None:
-    """Return what is stored; None if there is nothing, or it cannot be read and is to be replaced."""
+    """Return the stored confidences; None if there are none, or if they cannot be read and must be replaced."""
     try:
         return ExitFit.load(path) if path.is_file() else None
     except InputError:

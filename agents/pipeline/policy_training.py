@@ -1,4 +1,4 @@
-"""What `python -m agents.train_ppo` and `python -m agents.train` do, from settings to `result.json`."""
+"""The implementation of `python -m agents.train_ppo` and `python -m agents.train`."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ def train_and_report(path: str | Path, config: TrainPPO) -> None:
     """Train a policy in the run directory ``path``, or resume, and evaluate it on the test clips.
 
     Raises:
-        InputError: A setting, the data or the directory cannot be used.
+        InputError: If a setting, the data or the directory cannot be used.
     """
     with TrainingRun.open(path, config) as run:
         if run.show_if_finished():
@@ -40,17 +40,17 @@ def train_and_report(path: str | Path, config: TrainPPO) -> None:
 
 
 TRAINING = "training"
-"""Folder in that of a cached classifier: the run directory of its training, with its metrics."""
+"""Subfolder of a cached classifier with the run directory of its training."""
 
 
 def trained_classifier(run: TrainingRun, clips: Clips) -> Classifier:
-    """Return the classifier of a run: the given one, the cached one for its architecture and clips, or one that is trained now.
+    """Return the given classifier or the cached one for the architecture and the clips; if there is neither, train a new one.
 
     An interrupted training resumes with the next run on the same clips.
 
     Raises:
-        InputError: The clips are resampled every epoch, or the cache cannot be written.
-        Stopped: The user asked to stop; everything is saved.
+        InputError: If training is necessary and the clips are resampled every epoch, or if the cache cannot be written.
+        Stopped: If the user asked to stop; everything is saved.
     """
     given, config, display = run.classifier_or_architecture, cast(TrainPPO, run.config), run.display
     if isinstance(given, Classifier):
@@ -94,16 +94,16 @@ def train_classifier(
 
     Args:
         directory: Run directory of the training.
-        architecture: What is trained.
-        clips: The clips; those for validation are read once, at the end.
+        architecture: The architecture to train.
+        clips: The clips; validation clips are read only once, at the end.
         stages: Settings of the stages.
-        display: Where progress is shown.
-        device: Where it is trained.
-        seed: Seed of everything random. A cached classifier has seed 0, so that all runs find the same one.
-        video_div: Decisions per video, where the head averages; see `adafocus_env.features.live.count_steps`.
+        display: Shows progress.
+        device: Device of the training.
+        seed: Seed of all random numbers. A cached classifier has seed 0, so that all runs share it.
+        video_div: Decisions per video, if the head averages; see `adafocus_env.features.live.count_steps`.
 
     Raises:
-        Stopped: The user asked to stop; everything is saved.
+        Stopped: If the user asked to stop; everything is saved.
     """
     env = EnvConfig(video_div=video_div)
     config = TrainStages(seed=seed, device=str(device), last=1, stages=stages, env=env)

@@ -1,4 +1,4 @@
-"""The plan of a training: its stages in order, what each trains and by which settings."""
+"""The plan of a training: the order of its stages, their networks and their settings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,9 +23,9 @@ class StageSpec:
 
     Attributes:
         stage: 0, 1, 2 or 3.
-        trains: What it trains, as in its lines of metrics.
-        settings: Of PPO in stage 2, of supervised training in the others.
-        round: Number of the joint round, from 1; 0 for the single pass before them.
+        trains: The trained network, as named in lines of metrics.
+        settings: Settings of PPO in stage 2, and of supervised training in the other stages.
+        round: Number of the joint round, starting at 1; 0 for the single pass before the rounds.
     """
 
     stage: int
@@ -35,7 +35,7 @@ class StageSpec:
 
     @property
     def folder(self) -> str:
-        """Name of its folder in ``checkpoints``."""
+        """Name of the stage's folder in ``checkpoints``."""
         name = f"stage{self.stage}-{self.trains}" if self.stage == 0 else f"stage{self.stage}"
         return f"round{self.round}-{name}" if self.round else name
 
@@ -51,10 +51,10 @@ class Milestone:
     """The model after a stage.
 
     Attributes:
-        spec: That stage.
-        classifier: Folder of its checkpoint.
-        policy: Folder of its checkpoint; None before stage 2.
-        score: On the validation split, if there is one.
+        spec: The stage.
+        classifier: Folder of the classifier's checkpoint.
+        policy: Folder of the policy's checkpoint; None before stage 2.
+        score: Score on the validation split; None without a validation split.
     """
 
     spec: StageSpec
@@ -64,7 +64,7 @@ class Milestone:
 
 
 def single_pass(config: TrainStages) -> list[StageSpec]:
-    """Return the stages from ``config.first`` to ``config.last`` without those of 0 epochs."""
+    """Return the stages from ``config.first`` to ``config.last``, leaving out stages with 0 epochs."""
     stages = config.stages
     specs = [
         StageSpec(0, "glancer", stages.glancer),
@@ -77,7 +77,7 @@ def single_pass(config: TrainStages) -> list[StageSpec]:
 
 
 def joint_round(config: TrainStages, number: int) -> list[StageSpec]:
-    """Return stages 2 and 3 with the settings that ``config.joint`` changes."""
+    """Return stages 2 and 3 of a joint round, with the overrides of ``config.joint``."""
     joint = config.joint
     ppo = _changed(config.ppo, total_steps=joint.total_steps, learning_rate=joint.policy_learning_rate)
     ppo = ppo if joint.total_steps is None else replace(ppo, epochs=None)
@@ -91,8 +91,8 @@ def check_stages(config: TrainStages) -> None:
     """Check that the stages can run one after the other.
 
     Raises:
-        InputError: The stages are out of order, none has epochs, stage 3 lacks a policy, rounds lack stage 3, or the algorithm is not PPO
-            or a subclass.
+        InputError: If the stages are out of order, no stage has epochs, stage 3 has no policy, there are rounds without stage 3, or the
+            algorithm is neither PPO nor a subclass of it.
     """
     refuse_if(
         not learns_as_ppo(config.algo),
@@ -119,7 +119,7 @@ def check_learning(config: TrainStages, device: torch.device) -> None:
     """Check the settings of stages 0, 1 and 3 before the first of them starts; see `check_settings`.
 
     Raises:
-        InputError: A setting cannot be used (names the stage).
+        InputError: If a setting cannot be used. The message names the stage.
     """
     for spec in single_pass(config):
         if isinstance(spec.settings, SupervisedConfig):
@@ -138,12 +138,12 @@ def _changed(settings: Any, **values: Any) -> Any:
 
 
 class StageDir(RunDir):
-    """A run directory as one stage sees it: its checkpoints, and the lines of metrics from its first one on.
+    """The view of a run directory for one stage: the stage's checkpoints, and lines of metrics starting at the stage's first.
 
     Args:
-        run: The whole run directory.
+        run: The run directory.
         spec: The stage.
-        first: Number of lines that earlier stages have logged.
+        first: Number of lines of metrics from earlier stages.
     """
 
     def __init__(self, run: RunDir, spec: StageSpec, first: int) -> None:
@@ -156,13 +156,13 @@ class StageDir(RunDir):
         return self._run.checkpoints / self._spec.folder
 
     def log(self, metrics: Mapping[str, object]) -> None:
-        """Append a line, with the number of the joint round in one; see `RunDir.log`."""
+        """Append a line of metrics, with the number of the joint round if there is one; see `RunDir.log`."""
         self._run.log({"round": self._spec.round, **metrics} if self._spec.round else metrics)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the lines of this stage and of later ones."""
+        """Return the lines of metrics of this stage and of later stages."""
         return self._run.metrics()[self._first :]
 
     def truncate(self, lines: int) -> None:
-        """Drop all but the first ``lines`` lines of this stage, and all lines of later ones; see `RunDir.truncate`."""
+        """Remove all lines after the first ``lines`` lines of this stage; see `RunDir.truncate`."""
         self._run.truncate(self._first + lines)

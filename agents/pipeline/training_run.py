@@ -1,4 +1,4 @@
-"""One start of a training command: its run directory, its display, and the steps from settings to a result."""
+"""The process of a training command: its run directory, its display, and the steps from settings to a result."""
 
 import time
 from collections.abc import Mapping
@@ -44,19 +44,19 @@ from classifiers.classifier import Architecture, Classifier, ClipFormat
 from classifiers.errors import InputError, lookup, refuse_if
 
 SCORE = ("val_confidence_anytime",)
-"""What a policy is selected by."""
+"""The validation metrics that policies are selected by."""
 
 
 class TrainingRun:
-    """One start of a training command.
+    """The process of a training command, which starts or resumes a run.
 
     Args:
         directory: The run directory, open for writing.
         config: The settings.
-        display: Where progress is shown.
+        display: Shows progress.
 
     Attributes:
-        classifier_or_architecture: What the settings name; set by `clips`.
+        classifier_or_architecture: The classifier or architecture that the settings name; set by `clips`.
         seconds: Wall time of each step, for `result.json`.
     """
 
@@ -72,10 +72,10 @@ class TrainingRun:
 
     @classmethod
     def open(cls, path: str | Path, config: Training) -> "TrainingRun":
-        """Open the run directory and set the seeds. Of several processes only the main one writes to it and shows progress.
+        """Open the run directory and set the seeds. If there are several processes, only the main one writes files and shows progress.
 
         Raises:
-            InputError: The directory belongs to another run, or device or log cannot be used.
+            InputError: If the directory belongs to another run, or device or log cannot be used.
         """
         check_log(config.log)
         make_deterministic()
@@ -117,10 +117,10 @@ class TrainingRun:
         """Return the clips of the data set, rendered and decoded if necessary.
 
         Args:
-            for_policy: Whether a policy is trained on them by an algorithm; its settings are checked first.
+            for_policy: Whether an algorithm trains a policy on the clips. If so, its settings are checked before anything is rendered.
 
         Raises:
-            InputError: The data set, the classifier or a setting of the algorithm cannot be used.
+            InputError: If the data set, the classifier or a setting of the algorithm cannot be used.
         """
         start, config = time.perf_counter(), self.config
         data = build_data(config.data)
@@ -158,9 +158,9 @@ class TrainingRun:
         check_ppo(config.ppo, config.env, steps, config.network)
 
     def features(self, classifier: Classifier, clips: ClipSource) -> Features:
-        """Return the features of the clips by the frozen classifier, from the same bank until `finish`."""
+        """Return the features of the clips from the frozen classifier. Calls before `finish` share a bank."""
         if self._inference is None or self._inference[0] is not classifier:
-            self._inference = classifier, inference_classifier(classifier, self.config.env)  # once: compiling takes minutes
+            self._inference = classifier, inference_classifier(classifier, self.config.env)  # only once, since compiling takes minutes
             self._features = {}
         if clips.fingerprint not in self._features:
             self._features[clips.fingerprint] = features_of(self._inference[1], clips, self.config.env)
@@ -179,12 +179,12 @@ class TrainingRun:
         """Run stage 2 on the frozen classifier; return the policy with the best validation score.
 
         Args:
-            classifier: Classifies the patches.
+            classifier: The classifier.
             clips: The clips of all splits.
-            directory: Where metrics and checkpoints go; None: the run directory.
+            directory: Folder of metrics and checkpoints; None: the run directory.
             ppo: Settings of PPO; None: those of the run.
-            seed: Seed of everything random; None: that of the run.
-            start: The policy to start from; None: the one that the settings name, or a new one.
+            seed: Seed of all random numbers; None: that of the run.
+            start: The policy to start from; None: the policy that the settings name, or a new one.
         """
         config, directory = cast(TrainPPO, self.config), directory or self.directory
         ppo = ppo or config.ppo
@@ -200,7 +200,7 @@ class TrainingRun:
         """Return the policy that the user wants to start from, if any.
 
         Raises:
-            InputError: It does not fit the environment.
+            InputError: If the policy does not match the environment.
         """
         if not self.config.policy:
             return None
@@ -220,12 +220,13 @@ class TrainingRun:
         result_entries: Mapping[str, Any] | None = None,
         **card: Any,
     ) -> None:
-        """Save the classifier and evaluate on the test clips, once: table, `result.json` and plots.
+        """Save the classifier, evaluate the models on the test clips once, and write the table, `result.json` and plots.
 
-        The result also says after how many steps or epochs the policy was selected, and its anytime confidence on the validation clips.
+        The result also has the number of steps or epochs after which the policy was selected, and its anytime confidence on the validation
+        clips.
 
         Args:
-            classifier: In its final state.
+            classifier: The classifier in its final state.
             policy: The trained policy, if any.
             clips: The clips of all splits.
             since: `time.perf_counter` when training began.
@@ -236,7 +237,7 @@ class TrainingRun:
         classifier.clip_format = clips.format
         checkpoint.save(classifier, self.directory.checkpoints / "classifier", data=clips.data.name, **card)
         start, config = time.perf_counter(), self.config
-        self._features = {}  # frees the banks of training
+        self._features = {}  # frees the memory of the training's banks
         features = self.features(classifier, clips.test)
         predictor = policy.on(features) if isinstance(policy, TrainedModel) else policy
         result = report(
@@ -256,7 +257,7 @@ def check_algo(config: Train, space: spaces.Space) -> None:
     """Check that algorithm, settings and environment fit each other; `check_ppo` checks PPO's settings.
 
     Raises:
-        InputError: The algorithm does not support such actions, or a setting is unknown or belongs elsewhere.
+        InputError: If the algorithm does not support the actions, or a setting is unknown or belongs elsewhere.
     """
     algo = config.algo
     check_fits(algo.name, f"env.action={config.env.action}", space)
@@ -265,7 +266,7 @@ def check_algo(config: Train, space: spaces.Space) -> None:
     row = algorithm_of(class_of(algo.name), algo.name)
     refuse_if(
         row is ALGORITHMS["imitation"] and algo.observation != "reference",
-        f"algo.observation must be reference with algo={algo.name}, whose targets are those of a clip and a step, got {algo.observation}; "
+        f"algo.observation must be reference with algo={algo.name}, which looks up targets by clip and step, got {algo.observation}; "
         "leave it out",
     )
     refuse_if(
@@ -280,4 +281,4 @@ def check_algo(config: Train, space: spaces.Space) -> None:
         for key in algo.settings:
             refuse_if(key in asdict(config.ppo), f"algo.settings.{key}: with PPO, set ppo.{key}")
     elif config.policy:
-        raise InputError(f"policy={config.policy} is for algo=ppo alone; leave it out with algo={algo.name}")
+        raise InputError(f"policy={config.policy} is only for algo=ppo; leave it out with algo={algo.name}")

@@ -1,7 +1,7 @@
-"""Policies without learning, as a reference for learned ones; `LearnedPolicy` gives a `PolicyNetwork` the same interface.
+"""Policies that do not learn, as references for trained policies; `LearnedPolicy` gives a `PolicyNetwork` the same interface.
 
-All have Stable-Baselines3's `predict` on the observation `reference`, so `agents.evaluation.evaluate` and Stable-Baselines3's
-`evaluate_policy` accept them like a trained model.
+All of them implement Stable-Baselines3's `predict` for the observation `reference`. `agents.evaluation.evaluate` and
+Stable-Baselines3's `evaluate_policy` therefore accept them in place of a trained model.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,32 +27,32 @@ Prediction = tuple[Actions, None]
 
 
 class Baseline:
-    """Base class: `choose` sees references only, and `predict` is Stable-Baselines3's."""
+    """Base class of the baselines: subclasses implement `choose`, and `predict` has the signature of Stable-Baselines3's models."""
 
     observation = "reference"
 
     def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False) -> Prediction:
-        """References (N, 2), or one (2,) → actions (N, *action space), or one; the state is None.
+        """Return the actions (N, *action space) for references (N, 2), or one action for one reference (2,); the state is None.
 
         Raises:
-            InputError: if the observations are not references.
+            InputError: if the observations are not references (clip, step).
         """
         references = np.asarray(observation)
         refuse_if(
             references.ndim not in (1, 2) or references.shape[-1] != 2 or not np.issubdtype(references.dtype, np.integer),
-            f"a baseline reads references (clip, step), got observations of shape {references.shape} and dtype {references.dtype}; "
+            f"observations must be references (clip, step), got shape {references.shape} and dtype {references.dtype}; "
             "make the environment with observation='reference'",
         )
         actions = self.choose(references.reshape(-1, 2))
         return (actions if references.ndim == 2 else actions[0]), None
 
     def choose(self, references: References) -> Actions:
-        """References (N, 2) as (clip, step) → actions (N, *action space)."""
+        """Return the actions (N, *action space) for references (N, 2), which are pairs (clip, step)."""
         raise NotImplementedError
 
 
 class RandomPatch(Baseline):
-    """A uniformly random patch in every step."""
+    """Select a uniformly random patch in every step."""
 
     def __init__(self, action: Action, seed: int) -> None:
         self._action, self._rng = action, np.random.default_rng(seed)
@@ -63,14 +63,14 @@ class RandomPatch(Baseline):
 
 
 class FixedPatch(Baseline):
-    """The same patch in every step.
+    """Select the same patch in every step.
 
     Args:
         action: the kind of action.
-        where: a cell of a grid, or a location (row, column) in [0, 1]².
+        where: the patch: a cell of the grid, or a location (row, column) in [0, 1]².
 
     Raises:
-        ActionError: if there is no such patch.
+        ActionError: if ``where`` is outside the action space.
     """
 
     def __init__(self, action: Action, where: int | Sequence[float] | NDArray[Any]) -> None:
@@ -82,19 +82,19 @@ class FixedPatch(Baseline):
 
 
 class CentrePatch(FixedPatch):
-    """The patch in the middle of the frame."""
+    """Select the patch in the middle of the frame."""
 
     def __init__(self, action: Action) -> None:
         super().__init__(action, action.nearest(np.full(2, (action.size - 1) / 2)))
 
 
 class GaussianPatch(Baseline):
-    """The patch nearest to a point from a Gaussian around the middle of the frame.
+    """Select the patch nearest to a point sampled from a Gaussian around the middle of the frame.
 
     Args:
         action: the kind of action.
-        seed: of the random points.
-        spread: standard deviation as a fraction of the frame's side.
+        seed: seed of the random points.
+        spread: standard deviation as a fraction of the side of the frame.
     """
 
     def __init__(self, action: Action, seed: int, *, spread: float = 0.2) -> None:
@@ -112,13 +112,13 @@ BINOMIAL = torch.tensor([1.0, 2.0, 1.0]).outer(torch.tensor([1.0, 2.0, 1.0]))[No
 
 @dataclass(frozen=True)
 class Rule:
-    """Where a rule that learns nothing expects the target: at the pixel with the highest score, smoothed over 3×3 pixels.
+    """A fixed rule that guesses the target's location: the pixel with the highest score after smoothing over 3×3 pixels.
 
     Attributes:
-        score: images of the steps, and of their neighbours in time, both (n, C, h, w) → the scores of their pixels (n, h, w). The
-            neighbour is the step before; that of the first step is the second one, and in clips of one step all scores are equal.
-        frames: whether the images are the frames, 0-255 at glance size; False: the glance maps. Those of the several frames of a step
-            are stacked.
+        score: function of the images of the steps and of their neighbours in time, both (n, C, h, w); returns pixel scores (n, h, w).
+            The neighbour of a step is the step before it, that of the first step is the second. With one step, all scores are equal.
+        frames: True: the images are frames (0-255, at glance size); False: they are glance maps. If a step has several frames, their
+            images are stacked along the channels.
     """
 
     score: Callable[[Tensor, Tensor], Tensor]
@@ -126,7 +126,7 @@ class Rule:
 
 
 def saliency(maps: Tensor) -> Tensor:
-    """Glance maps (N, C, h, w) → the saliency of their pixels (N, h, w): the squared distance to the mean over the map, smoothed."""
+    """Return the saliency (N, h, w) of the pixels of glance maps (N, C, h, w): their smoothed squared distance to the map's mean."""
     return _smooth(_distance_to_mean(maps.float()))
 
 
@@ -145,15 +145,15 @@ RULES: dict[str, Rule] = {
     "brightness": Rule(lambda frames, _: frames.sum(1), frames=True),
     "frame_difference": Rule(lambda frames, others: (frames - others).abs().sum(1), frames=True),
 }
-"""Rules by name: a new one is an entry."""
+"""Rules by name. To add a rule, add an entry."""
 
 
 class RulePatch(Baseline):
-    """The patch that a rule selects.
+    """Select the patch by a rule.
 
     Args:
-        features: of the clips.
-        rule: a value of `RULES`, or another one.
+        features: features of the clips.
+        rule: the rule, such as a value of `RULES`.
     """
 
     def __init__(self, features: Features, rule: Rule) -> None:
@@ -183,7 +183,7 @@ class RulePatch(Baseline):
 
 
 class SaliencyPatch(RulePatch):
-    """The patch around the most salient pixel of the glance map: the one that is least like the mean over the map.
+    """Select the patch around the most salient pixel of the glance map: the pixel farthest from the mean over the map.
 
     Args:
         features: glances of the clips.
@@ -194,17 +194,17 @@ class SaliencyPatch(RulePatch):
 
 
 class Oracle(Baseline):
-    """The patch nearest to the target, or to its mean location over the frames of the step, from the ground truth.
+    """Select the patch nearest to the target's true location; if a step has several frames, to its mean location over them.
 
     Args:
-        features: of clips with a track.
+        features: features of clips with a ground-truth track.
 
     Raises:
         InputError: if the clips have no ground truth.
     """
 
     def __init__(self, features: Features) -> None:
-        refuse_if(not features.clips.has_truth, "the oracle needs clips with a ground-truth track; these have none")
+        refuse_if(not features.clips.has_truth, "the oracle's clips must have a ground-truth track, got clips without one")
         self._features = features
         self._planned: dict[int, Actions] = {}
 
@@ -220,12 +220,12 @@ class Oracle(Baseline):
 
 
 class GreedyOracle(Baseline):
-    """The patch with the highest score of the true class after the next step. It knows the label and tries every patch.
+    """Try every patch, with knowledge of the label, and select the one that gives the true class the highest score after the step.
 
-    Where frames may be skipped, it skips unless the best patch adds more to that score than ``cost_weight``.
+    Where frames may be skipped, it skips unless the best patch increases that score by more than ``cost_weight``.
 
     Args:
-        dynamics: of the environment that it acts in.
+        dynamics: dynamics of the environment that the policy acts in.
         cost_weight: cost of a patch, in units of the score.
     """
 
@@ -239,14 +239,14 @@ class GreedyOracle(Baseline):
 
 
 class LearnedPolicy(Baseline):
-    """A trained `PolicyNetwork`: the most likely action of every step, for whole clips at once.
+    """A trained `PolicyNetwork` that computes the most likely actions of all steps of a clip at once.
 
     Args:
         policy: the trained network.
         features: glances of the clips.
 
     Raises:
-        InputError: if policy and environment do not match.
+        InputError: if the policy reads other glance maps than ``features`` has, or chooses other actions.
     """
 
     def __init__(self, policy: PolicyNetwork, features: Features) -> None:
@@ -265,10 +265,10 @@ class LearnedPolicy(Baseline):
 
 
 def check_policy(policy: PolicyNetwork, features: Features) -> None:
-    """Check that the policy reads these glances and chooses these actions.
+    """Check that the policy matches the glance maps and the action space of ``features``.
 
     Raises:
-        InputError: if its glance maps or its actions are different.
+        InputError: if the policy reads other glance maps or chooses other actions.
     """
     check_maps(policy, features.map_shape)
     check_patch_share(policy, features.action.patch_size, features.action.size)
@@ -284,10 +284,10 @@ def _choice(grid: int | None, interpolated: bool) -> str:
 
 
 class Predictor(Protocol):
-    """Anything with the `predict` of Stable-Baselines3's models: observations (N, …) → actions (N, *action space) and a state."""
+    """Anything with the method `predict` of Stable-Baselines3's models."""
 
     def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False) -> tuple[Actions, Any]:
-        """As `stable_baselines3.common.base_class.BaseAlgorithm.predict`."""
+        """Return actions (N, *action space) and the next state for observations (N, …), as `BaseAlgorithm.predict` of Stable-Baselines3."""
         ...
 
 
@@ -297,12 +297,12 @@ def choose_step(
     """Return a policy's actions of one step and its next state.
 
     Args:
-        policy: asked for deterministic actions.
-        observation: of N clips.
-        state: the policy's, after the previous step; None at first.
+        policy: the policy; its actions are deterministic.
+        observation: observations of N clips.
+        state: state of the policy after the previous step; None before the first.
         episode_start: (N,), whether an episode begins.
-        masks: returns the valid actions (N, actions). Called only if ``policy.predict`` has a parameter ``action_masks``, as that of
-            `sb3_contrib.MaskablePPO`.
+        masks: function that returns the valid actions (N, actions). It is called only if ``policy.predict`` has a parameter
+            ``action_masks``, as `sb3_contrib.MaskablePPO` has.
     """
     masked = {"action_masks": masks()} if "action_masks" in signature(policy.predict).parameters else {}
     return policy.predict(observation, state=state, episode_start=episode_start, deterministic=True, **masked)

@@ -1,6 +1,6 @@
 """Policies for further algorithms of sb3-contrib: with action masks, with an LSTM, and with very few weights.
 
-The last two have their own networks, whatever ``network.name`` is.
+`LstmPolicy` and `SpatialSoftmaxPolicy` define their own networks and ignore ``network.name``.
 """
 
 from typing import Any, cast
@@ -26,17 +26,17 @@ from classifiers.errors import refuse_if
 
 
 class MaskablePatchPolicy(MaskableActorCriticPolicy):
-    """sb3-contrib's policy with action masks, with the actor and the critic of the network's architecture.
+    """sb3-contrib's policy with action masks, which uses the actor and the critic of the network's architecture.
 
-    The linear layers of the published network are those of sb3-contrib.
+    With the published network, actor and critic are the linear layers that sb3-contrib makes.
 
     Args:
-        args: those of sb3-contrib's policy.
-        net_arch: its layers between features, and actor or critic; with another network than the published one there are none.
-        kwargs: those of sb3-contrib's policy.
+        args: positional arguments of sb3-contrib's policy.
+        net_arch: layers between the features and the actor or critic; must be empty unless the network is the published one.
+        kwargs: keyword arguments of sb3-contrib's policy.
 
     Raises:
-        InputError: if there are layers, and the network is not the published one.
+        InputError: if ``net_arch`` has layers and the network is not the published one.
     """
 
     def __init__(self, *args: Any, net_arch: list[int] | dict[str, list[int]] | None = None, **kwargs: Any) -> None:
@@ -54,24 +54,24 @@ class MaskablePatchPolicy(MaskableActorCriticPolicy):
 
 
 class LstmPolicy(SigmoidMeanPolicy, RecurrentActorCriticPolicy):
-    """sb3-contrib's recurrent policy, which carries its LSTM's state from step to step; locations as in `PatchActorCriticPolicy`."""
+    """sb3-contrib's recurrent policy, which carries the state of its LSTM; it samples locations as `PatchActorCriticPolicy` does."""
 
 
 class SpatialSoftmaxPolicy(BasePolicy):
-    """Look where a weighted sum of the glance map's channels is highest; the weights, one per channel, are all that is learned.
+    """Select the patch where a weighted sum of the glance map's channels is highest; only the weights, one per channel, are learned.
 
-    Random search needs few weights. On a grid it chooses the cell at whose centre the sum is highest; for continuous locations the mean
-    location under the softmax of the sum (the spatial softmax of arXiv:1504.00702, section 4.1).
+    Random search works best with few weights. On a grid, the policy chooses the cell with the highest sum at its centre. For continuous
+    locations, it chooses the mean location under the softmax of the sum (the spatial softmax of arXiv:1504.00702, section 4.1).
 
     Args:
-        observation_space: of the observation `reference`.
-        action_space: of the environment, cells or locations.
+        observation_space: space of the observation `reference`.
+        action_space: action space of the environment: cells or locations.
         map_shape: (C, h, w) of a glance map.
-        patch_share: P / H, the side of a patch as a fraction of the frame's.
-        sharpness: factor on the sum before its softmax.
+        patch_share: P / H, the side of a patch as a fraction of the side of the frame.
+        sharpness: factor on the sum before the softmax.
 
     Raises:
-        InputError: if the action space is neither a grid's nor the continuous one, or actions can skip.
+        InputError: if the action space is neither that of a grid nor that of continuous locations, or actions can skip.
     """
 
     sampling: Tensor | None
@@ -99,7 +99,7 @@ class SpatialSoftmaxPolicy(BasePolicy):
         self.register_buffer("pixels", pixel_centres(map_shape[1:]), persistent=False)
 
     def forward(self, obs: PyTorchObs) -> Tensor:
-        """References (B, 2) → cells (B,) or locations (B, 2)."""
+        """Return the cells (B,) or locations (B, 2) for references (B, 2)."""
         maps = self.extract_features(obs, self.features_extractor).unflatten(1, self.map_shape)
         sums = self.weights(maps).flatten(1)
         if self.sampling is not None:

@@ -1,4 +1,4 @@
-"""A model of any algorithm as a policy for inference: it reads glance maps that are given, not those of an environment's clips."""
+"""A model of any algorithm as a policy for inference: it reads glance maps from the caller instead of an environment's clips."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class ModelOnGlances(nn.Module):
     """A trained model with the part of `PolicyNetwork`'s interface that inference needs.
 
     Args:
-        trained: Acts on the observation `reference` or `reference_looks`; with attributes ``model`` (of Stable-Baselines3), ``observation``
-            and ``action_space``.
-        interface: Of the environment that it was trained in, with ``map_shape`` and ``patch_share``; see `agents.rl.algorithms.Interface`.
+        trained: The model, with attributes ``model`` (of Stable-Baselines3), ``observation`` (`reference` or `reference_looks`) and
+            ``action_space``.
+        interface: Interface of the training environment, with ``map_shape`` and ``patch_share``; see `agents.rl.algorithms.Interface`.
 
     Attributes:
         grid: G, cells per axis; None: continuous locations.
-        skips: Whether it may skip frames.
-        architecture: Its glance maps: the ``interface``.
-        interpolated: False: its card does not say how patches were cropped, and they are cut at whole pixels.
+        skips: Whether the model may skip frames.
+        architecture: The ``interface``, which has the shape of the glance maps.
+        interpolated: Always False: the model's card does not record how patches were cropped, so they are cut at whole pixels.
     """
 
     interpolated = False
@@ -44,14 +44,14 @@ class ModelOnGlances(nn.Module):
 
     @torch.no_grad()
     def act(self, maps: Tensor, keep_threshold: float | None = None) -> Tensor:
-        """Glance maps (N, D, C, h, w) → the model's deterministic actions, as those of `PolicyNetwork.act`.
+        """Return the model's deterministic actions for glance maps (N, D, C, h, w), in the format of `PolicyNetwork.act`.
 
         Raises:
-            InputError: A threshold on P(skip) is given, which only policy networks have.
+            InputError: If a threshold on P(skip) is given: only policy networks support it.
         """
         refuse_if(
             keep_threshold is not None,
-            f"keep_threshold={keep_threshold} is for policy networks, such as algo=ppo trains; models of other algorithms have none",
+            f"keep_threshold must be left out with a model of another algorithm than algo=ppo, got {keep_threshold}; use a policy network",
         )
         bind(self.network, _GivenMaps(maps), cache=True)
         (count, steps), looks = maps.shape[:2], self.trained.observation == "reference_looks"
@@ -69,12 +69,12 @@ class ModelOnGlances(nn.Module):
     def act_next(
         self, maps: Tensor, state: Tensor | None, num_patches: Tensor, keep_threshold: float | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the actions of the next decision, as `PolicyNetwork.act_next`; the state holds all glances so far, which are read again.
+        """Return the actions of the next decision, as `PolicyNetwork.act_next` does; the state holds all glance maps so far.
 
         Raises:
-            InputError: The model skips frames: some do so by how many decisions are left, and an exit leaves that open.
+            InputError: If the model skips frames: some models then depend on the number of remaining decisions, which an exit changes.
         """
-        refuse_if(self.skips, "exit must be left out with a model that skips frames; policy networks, such as algo=ppo trains, do both")
+        refuse_if(self.skips, "exit must be left out with a model that skips frames; use a policy network, such as algo=ppo trains")
         glances = maps[:, None] if state is None else torch.cat([state, maps[:, None]], dim=1)
         return self.act(glances, keep_threshold)[:, -1], glances
 
@@ -82,12 +82,12 @@ class ModelOnGlances(nn.Module):
     def step_macs(self) -> int:
         """Multiply-adds of one decision."""
         maps = torch.zeros(1, 1, *self.architecture.map_shape, device=self.model.device)
-        with torch.backends.cudnn.flags(enabled=False):  # the counter does not see into its recurrent networks
+        with torch.backends.cudnn.flags(enabled=False):  # the counter cannot count inside cuDNN's recurrent networks
             return multiply_adds(lambda: self.act(maps))
 
     @property
     def _action(self) -> Action:
-        """The kind of action; the sides do not matter for what is asked of it."""
+        """The kind of action. Its sizes are arbitrary, because no method that depends on them is called."""
         action: Action = ContinuousAction(2, 1) if self.grid is None else GridAction(self.grid, 2 * self.grid, self.grid)
         return with_skipping(action) if self.skips else action
 
@@ -99,5 +99,5 @@ class _GivenMaps(Features):
         self._maps, self.num_steps = maps, maps.shape[1]
 
     def glance_maps(self, clips: Indices, steps: Indices) -> Tensor:
-        """Return the glance maps (…, C, h, w) of those steps."""
+        """Return the glance maps (…, C, h, w) of the given steps."""
         return self._maps[torch.from_numpy(np.asarray(clips)), torch.from_numpy(np.asarray(steps))]

@@ -1,10 +1,10 @@
-"""The policy network in plain PyTorch: glance maps → patches. `agents.policies.sb3` trains it.
+"""The policy network, which selects patches from glance maps, in plain PyTorch. `agents.policies.sb3` trains it.
 
-`NETWORKS` lists the kinds: `spatial` scores each location from the features around it (`agents.policies.spatial`), `published` is the
-paper's, which flattens the map, and `published_v2` that of AdaFocusV2. A further kind is a class with the members of
-`NetworkArchitecture`, added to that table by a plugin.
+`NETWORKS` lists the kinds. `spatial` scores each location from the features around it (`agents.policies.spatial`), `published` is the
+network of the paper, which flattens the map, and `published_v2` is the network of AdaFocusV2. A plugin adds a kind to that table: a
+class with the members of `NetworkArchitecture`.
 
-On disk it is a folder with `policy.safetensors` and the JSON card `policy.json`. No pickle is written or read.
+A saved policy is a folder with `policy.safetensors` and the JSON card `policy.json`. No pickle is written or read.
 """
 
 import json
@@ -28,12 +28,12 @@ from classifiers.model_zoo import BUNDLED
 
 
 class NetworkArchitecture(Protocol):
-    """The sizes of a policy network, as a frozen dataclass, and its modules.
+    """A frozen dataclass with the sizes of a policy network, which also builds the modules.
 
     Attributes:
         kind: name in `NETWORKS`.
         map_shape: (C, h, w) of a glance map.
-        batch_norm: whether the encoder's ``frame`` has batch norm.
+        batch_norm: whether the encoder's module ``frame`` contains batch norm.
     """
 
     kind: ClassVar[str]
@@ -54,49 +54,49 @@ class NetworkArchitecture(Protocol):
 
         Args:
             map_shape: (C, h, w) of a glance map.
-            patch_share: P / H, the side of a patch as a fraction of the frame's.
-            config: the keys.
+            patch_share: P / H, the side of a patch as a fraction of the side of the frame.
+            config: the values of the keys.
         """
         ...
 
     def encoder(self) -> nn.Module:
-        """Return a new encoder with the attribute ``features_dim``, F: glance maps (N, D, C, h, w) → features (N, D, F)."""
+        """Return a new encoder, which maps glance maps (N, D, C, h, w) to features (N, D, F); its attribute ``features_dim`` is F."""
         ...
 
     def actor(self, grid: int | None, skips: bool) -> nn.Module:
-        """Return a new actor: features (…, F) → logits (…, G²), or the inverse sigmoid of locations (…, 2).
+        """Return a new actor, which maps features (…, F) to logits (…, G²), or to the inverse sigmoid of locations (…, 2).
 
-        Where frames may be skipped it reads (…, F + 1), the last being the number of patches so far, and has one more output. Its
-        method ``for_all_counts`` maps features (N, D, F) to the outputs (N, D, D, …) after 0, 1, … D − 1 patches.
+        If frames may be skipped, the actor has one more output and its input is (…, F + 1), with the number of patches so far as the
+        last entry. Its method ``for_all_counts`` maps features (N, D, F) to the outputs (N, D, D, …) after 0, 1, … D − 1 patches.
         """
         ...
 
     def critic(self, skips: bool) -> nn.Module:
-        """Return a new critic: features (…, F), or (…, F + 1) where frames may be skipped → values (…, 1)."""
+        """Return a new critic, which maps features (…, F), or (…, F + 1) if frames may be skipped, to values (…, 1)."""
         ...
 
 
 class PolicyNetwork(nn.Module):
     """The policy on glance maps: the encoder, actor and critic of an architecture. `agents.load_policy` returns it.
 
-    `agents.policies.sb3.PatchActorCriticPolicy` holds the same modules inside Stable-Baselines3; `to_network` and `load_network` of that
-    module copy the weights.
+    `agents.policies.sb3.PatchActorCriticPolicy` holds the same modules inside Stable-Baselines3; `to_network` and `load_network` of
+    `agents.policies.sb3` copy the weights.
 
-    A policy that skips has one more logit, or a third coordinate: it skips the frame from 0.5 on. That output and the value depend on
-    the number of patches so far; see `SkippingActor` and `SpatialActor`.
+    A policy that skips has one more output: on a grid a logit, otherwise a third coordinate, which skips the frame if it is at least
+    0.5. This output and the value depend on the number of patches so far; see `SkippingActor` and `SpatialActor`.
 
     Args:
         architecture: the sizes.
         grid: G, cells per axis; None: a continuous policy, a Gaussian around the location that the actor computes.
         std: standard deviation of that Gaussian per axis, in units of the range of locations; fixed, not learned.
-        skips: whether it may skip frames.
-        keep_threshold: P(skip) from which on its most likely action is to skip.
-        interpolated: whether its patches are interpolated at the exact location (`classifiers.crop`), as AdaFocusV2 does, instead of cut
-            at whole pixels. Inference, evaluation and environments crop as the policy was trained.
+        skips: whether the policy may skip frames.
+        keep_threshold: the most likely action is to skip if P(skip) is at least this.
+        interpolated: whether patches are interpolated at the exact location (`classifiers.crop`), as in AdaFocusV2, instead of cut at
+            whole pixels. Inference, evaluation and environments crop patches in the same way as in training.
 
     Raises:
-        InputError: if ``grid``, ``std``, ``skips`` or ``keep_threshold`` is out of range, or the architecture does not support skipping,
-            or patches are to be interpolated on a grid or where frames may be skipped.
+        InputError: if ``grid``, ``std``, ``skips`` or ``keep_threshold`` is out of range, if the architecture does not support skipping,
+            or if ``interpolated`` is set for a policy on a grid or one that skips.
     """
 
     encoder: Any  # modules of the architecture
@@ -110,7 +110,7 @@ class PolicyNetwork(nn.Module):
         super().__init__()
         refuse_if(
             grid is not None and (isinstance(grid, bool) or not isinstance(grid, int) or grid < 1),
-            f"grid must be a whole number of cells from 1 on, or None for a continuous policy, got {grid!r}",
+            f"grid must be a positive whole number of cells, or None for a continuous policy, got {grid!r}",
         )
         refuse_if(not isinstance(skips, bool), f"skips must be True or False, got {skips!r}; set it to whether the policy may skip frames")
         refuse_if(
@@ -124,9 +124,9 @@ class PolicyNetwork(nn.Module):
         self.encoder, self.actor, self.critic = architecture.encoder(), make_actor(architecture, grid, skips), architecture.critic(skips)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Glance maps (N, D, C, h, w) → logits (N, D, G²) of the cells, or locations (N, D, 2) in [0, 1] as (row, column).
+        """Return the logits (N, D, G²) of the cells, or locations (N, D, 2) as (row, column) in [0, 1], for glance maps (N, D, C, h, w).
 
-        A policy that skips has one more output, the last, and an axis for the number of patches so far: (N, D, D, …).
+        A policy that skips has one more output, the last, and one more axis, for the number of patches so far: (N, D, D, …).
         """
         states = self.encoder(maps)
         output = self.actor.for_all_counts(states) if self.skips else self.actor(states)
@@ -138,11 +138,11 @@ class PolicyNetwork(nn.Module):
 
         Args:
             maps: glance maps (N, D, C, h, w).
-            keep_threshold: skip where P(skip) is at least this; None: the policy's threshold.
+            keep_threshold: skip frames with at least this P(skip); None: use the policy's threshold.
 
         Returns:
-            Cells (N, D) int64, G² where the frame is skipped; or locations (N, D, 2) float32, with a third coordinate if the policy can
-            skip (1 where the frame is skipped, otherwise 0).
+            Cells (N, D) int64, G² where the frame is skipped; or locations (N, D, 2) float32. Locations of a policy that skips have a
+            third coordinate: 1 where the frame is skipped, otherwise 0.
 
         Raises:
             InputError: if a threshold is given and the policy cannot skip, or the threshold is NaN.
@@ -154,10 +154,10 @@ class PolicyNetwork(nn.Module):
         return self._actions(locations, ~patch_mask_below(skip, self._threshold(keep_threshold)))
 
     def _check_skips(self, keep_threshold: float | None) -> None:
-        """Check that a threshold on P(skip) is given only where frames may be skipped.
+        """Check that a threshold on P(skip) is given only to a policy that skips.
 
         Raises:
-            InputError: if one is given and the policy cannot skip.
+            InputError: if a threshold is given and the policy cannot skip.
         """
         refuse_if(
             keep_threshold is not None and not self.skips,
@@ -168,19 +168,19 @@ class PolicyNetwork(nn.Module):
     def act_next(
         self, maps: Tensor, state: Tensor | None, num_patches: Tensor, keep_threshold: float | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the most likely actions of the next decision alone: what `act` returns for it, from the glances so far.
+        """Return the most likely actions of the next decision only; they equal those of `act`.
 
         Args:
             maps: glance maps of the decision (N, C, h, w).
-            state: what this method returned for the decision before, one row per clip; None before the first.
-            num_patches: (N,), patches in earlier decisions.
-            keep_threshold: as `act`.
+            state: the state that this method returned for the previous decision, one row per clip; None before the first.
+            num_patches: (N,), number of patches in earlier decisions.
+            keep_threshold: see `act`.
 
         Returns:
-            Actions (N, …) and the state.
+            Actions (N, …) and the next state.
 
         Raises:
-            InputError: as `act`.
+            InputError: see `act`.
         """
         self._check_skips(keep_threshold)
         features, state = encode_next(self.encoder, maps, state)
@@ -191,15 +191,15 @@ class PolicyNetwork(nn.Module):
 
     @torch.no_grad()
     def choose(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """Glance maps (N, D, C, h, w) → the most likely locations and P(skip), independently of each other.
+        """Return the most likely locations and P(skip) for glance maps (N, D, C, h, w), independently of each other.
 
-        On a grid P(skip) compares skipping with the most likely cell alone: from ½ on, skipping is the most likely action. A policy that
-        is unsure where to look therefore skips more often.
+        On a grid, P(skip) compares skipping with the most likely cell only, so that skipping is the most likely action if P(skip) ≥ ½. A
+        policy that is uncertain about the location therefore skips more often.
 
         Returns:
-            Cells (N, D) int64 or locations (N, D, 2) float32; P(skip) (N, D, D) after 0, 1, … D − 1 patches, see `patch_mask_below`.
-            A policy that cannot skip returns zeros (N, D). P(skip) of a continuous policy is the Gaussian probability of a third
-            coordinate of at least 0.5.
+            Cells (N, D) int64 or locations (N, D, 2) float32; and P(skip) (N, D, D) after 0, 1, … D − 1 patches, see `patch_mask_below`.
+            P(skip) is zero, of shape (N, D), if the policy cannot skip. For a continuous policy, P(skip) is the Gaussian probability
+            that the third coordinate is at least 0.5.
         """
         output = self(maps)
         locations = self._locations(output[:, :, 0] if self.skips else output)
@@ -234,16 +234,16 @@ class PolicyNetwork(nn.Module):
 
 
 def encode_next(encoder: nn.Module, maps: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Encode the glances of the next decision alone.
+    """Encode the glance maps of the next decision only.
 
     Args:
-        encoder: of a policy network. One without a method ``step`` (maps, state) → (features, state) encodes all glances so far again,
-            which are its state then.
+        encoder: encoder of a policy network. If it has no method ``step`` (maps, state) → (features, state), the state is the glance
+            maps so far, and all of them are encoded again.
         maps: glance maps of the decision (N, C, h, w).
-        state: after the decision before, one row per clip; None before the first.
+        state: state after the previous decision, one row per clip; None before the first.
 
     Returns:
-        Features (N, F), and the state.
+        Features (N, F) and the next state.
     """
     if (step := getattr(encoder, "step", None)) is not None:
         return step(maps, state)
@@ -255,7 +255,7 @@ def make_actor(architecture: NetworkArchitecture, grid: int | None, skips: bool)
     """Return a new actor of an architecture; see `NetworkArchitecture.actor`.
 
     Raises:
-        InputError: if frames may be skipped, which the actor does not support.
+        InputError: if frames may be skipped and the actor does not support it.
     """
     actor = architecture.actor(grid, skips)
     refuse_if(
@@ -267,14 +267,14 @@ def make_actor(architecture: NetworkArchitecture, grid: int | None, skips: bool)
 
 
 def patch_mask_below(skip: Tensor, threshold: float) -> Tensor:
-    """Return which decisions (N, D) of clips are focused at a threshold: those with P(skip) below it.
+    """Return the patch mask (N, D): whether P(skip) of each decision is below a threshold.
 
-    A higher threshold never focuses fewer decisions of a clip. (Compare a clip at two thresholds: whenever the counts so far are equal, the
-    higher threshold focuses every frame that the lower one focuses, so it cannot fall behind.)
+    A higher threshold never focuses fewer decisions of a clip. (Proof: while the numbers of patches at two thresholds are equal, the higher
+    threshold focuses every frame that the lower one focuses. Its number can therefore never become the smaller one.)
 
     Args:
-        skip: P(skip) (N, D), or (N, D, D) where it depends on the number of patches so far: the last axis.
-        threshold: on P(skip).
+        skip: P(skip) (N, D); or (N, D, D) if it depends on the number of patches so far, which is the last axis.
+        threshold: threshold on P(skip).
     """
     if skip.ndim == 2:
         return skip < threshold
@@ -299,10 +299,10 @@ def check_maps(policy: PolicyNetwork, map_shape: tuple[int, ...]) -> None:
 
 
 def check_patch_share(policy: PolicyNetwork, patch_size: int, size: int) -> None:
-    """Check that a policy that knows how large patches are was trained with such patches.
+    """Check that a policy whose architecture depends on the patch size was trained with patches of this size.
 
     Raises:
-        InputError: if it was trained with others.
+        InputError: if it was trained with patches of another size.
     """
     share = getattr(policy.architecture, "patch_share", None)
     refuse_if(
@@ -313,7 +313,7 @@ def check_patch_share(policy: PolicyNetwork, patch_size: int, size: int) -> None
 
 
 def check_std(std: float) -> float:
-    """Return the standard deviation of a continuous policy.
+    """Check the standard deviation of a continuous policy and return it.
 
     Raises:
         InputError: if it is not positive and finite.
@@ -326,10 +326,10 @@ def check_std(std: float) -> float:
 
 
 def check_threshold(threshold: float) -> float:
-    """Return a threshold on a probability; outside of [0, 1] it skips all frames, or none.
+    """Check a threshold on P(skip) and return it. A threshold of at most 0 skips all frames, one above 1 skips none.
 
     Raises:
-        InputError: if it is not a number.
+        InputError: if the threshold is not a number.
     """
     refuse_if(
         isinstance(threshold, bool) or not isinstance(threshold, int | float) or math.isnan(threshold),
@@ -345,7 +345,7 @@ NETWORKS: dict[str, type[NetworkArchitecture]] = {
 
 
 def architecture_of(map_shape: tuple[int, int, int], patch_share: float, config: NetworkConfig) -> NetworkArchitecture:
-    """Return the architecture of a new policy; arguments as those of `NetworkArchitecture.from_config`.
+    """Return the architecture of a new policy; see `NetworkArchitecture.from_config` for the arguments.
 
     Raises:
         InputError: if the kind is unknown.
@@ -354,17 +354,17 @@ def architecture_of(map_shape: tuple[int, int, int], patch_share: float, config:
 
 
 OPTIONS = ("std", "skips", "keep_threshold", "interpolated")
-"""Arguments of `PolicyNetwork` that a card may leave out."""
+"""Arguments of `PolicyNetwork` that a card may omit."""
 WEIGHTS = "policy.safetensors"
 CARD = "policy.json"
 
 
 def save_policy(policy: PolicyNetwork, folder: Path | str, about: Mapping[str, Any]) -> None:
-    """Write weights and card, both atomically.
+    """Write the weights and the card of a policy, both atomically.
 
     Args:
-        policy: what to save.
-        folder: the destination; made if missing.
+        policy: the policy to save.
+        folder: the destination; created if missing.
         about: further entries of the card, such as the fingerprint of the classifier that the policy was trained with.
 
     Raises:
@@ -385,7 +385,7 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu") -> Polic
     card: Any = read_json(folder, CARD, f"policy={folder}").get("network")
     try:
         sizes = {**card, "map_shape": tuple(card["map_shape"])}
-        kind = sizes.pop("kind", PolicyArchitecture.kind)  # earlier versions had one kind only
+        kind = sizes.pop("kind", PolicyArchitecture.kind)  # earlier versions had only this kind
         refuse_if(
             kind not in NETWORKS,
             f"network.kind={kind!r} is not known; {suggestion(kind, NETWORKS)}choose one of {sorted(NETWORKS)}, or set plugin=MODULE, the "

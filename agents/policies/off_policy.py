@@ -1,8 +1,8 @@
-"""Policies of the off-policy algorithms on the spatial network: Stable-Baselines3's, whose layers read the hidden map.
+"""Policies of the off-policy algorithms on the spatial network: Stable-Baselines3's policies with layers that read the hidden map.
 
-The features of `ClipReferenceExtractor` are that map, flattened. DQN and QR-DQN score the cells of the same map (`CellValues`). The actors
-of SAC, TD3, DDPG, TQC and CrossQ are its spatial soft-argmax (`LocationActor`), and their critics read it at the action
-(`ReadAtAction`) before their own layers.
+`ClipReferenceExtractor` returns the hidden map, flattened. DQN and QR-DQN score the cells of this map (`CellValues`). The actors of SAC,
+TD3, DDPG, TQC and CrossQ compute its spatial soft-argmax (`LocationActor`). Their critics first read the map at the action
+(`ReadAtAction`); ordinary layers follow.
 """
 
 import math
@@ -24,19 +24,19 @@ from agents.policies.sb3 import observes_patch_count, parse_action_space
 from agents.policies.spatial import Pool, ScoreMap, SpatialActor, SpatialArchitecture, cell_weights
 from classifiers.errors import refuse_if
 
-CRITIC_LAYERS = [64]  # after the reading at the action, where policy_kwargs.net_arch is not given
+CRITIC_LAYERS = [64]  # the layers after `ReadAtAction`, unless policy_kwargs.net_arch is given
 
 
 class CellValues(nn.Module):
-    """Flattened hidden maps → a value of every action, or several quantiles of it.
+    """Compute the value of every action, or several quantiles of it, from flattened hidden maps.
 
-    The value of a cell is the score map's at its centre, plus an offset for all cells. The offset, and the value of skipping, come from
-    pooled features and, where it is observed, the number of patches so far.
+    The value of a cell is the score map's value at the cell's centre, plus an offset that all cells share. The offset and the value of
+    skipping are computed from pooled features and, if it is observed, the number of patches so far.
 
     Args:
         architecture: the sizes.
-        observation_space: of the observation `reference` or `reference_looks`.
-        action_space: of the environment, cells.
+        observation_space: space of the observation `reference` or `reference_looks`.
+        action_space: action space of the environment: cells.
         quantiles: Q, values per action.
     """
 
@@ -56,7 +56,7 @@ class CellValues(nn.Module):
         self.register_buffer("sampling", sampling, persistent=False)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Features (B, F), with the number of patches (B, F + 1) → values (B, Q · A), the action last."""
+        """Return the values (B, Q · A), flattened from (B, Q, A), for features (B, F) or, with the number of patches, (B, F + 1)."""
         maps, counts = states.split([self.scores.inputs, int(self.counts)], dim=-1)
         rest = self.rest(torch.cat([self.pool(maps), counts], dim=-1)).unflatten(-1, (self.quantiles, -1))
         cells = self.scores(maps) @ self.sampling + rest[..., :1]
@@ -64,24 +64,24 @@ class CellValues(nn.Module):
 
 
 class LocationActor(SpatialActor):
-    """A `SpatialActor` whose locations are scaled as Stable-Baselines3's off-policy actors do: to [−1, 1], before the tanh.
+    """A `SpatialActor` for Stable-Baselines3's off-policy algorithms: tanh maps its output to locations in [−1, 1].
 
-    tanh(x / 2) = 2 · sigmoid(x) − 1.
+    The output is halved, since tanh(x / 2) = 2 · sigmoid(x) − 1.
     """
 
     def forward(self, states: Tensor) -> Tensor:
-        """Features (…, F) → the inverse tanh of actions (…, 2), with skipping (…, 3)."""
+        """Return the inverse tanh of actions (…, 2), or (…, 3) with skipping, for features (…, F)."""
         return super().forward(states) / 2
 
 
 class ReadAtAction(nn.Module):
-    """Flattened hidden maps followed by an action → convolved map at the centre of the patch, pooled features, and the action.
+    """Read a hidden map at an action: return the convolved map at the centre of the patch, pooled features, and the action.
 
     The map is interpolated bilinearly, so the output has a gradient with respect to the action.
 
     Args:
         architecture: the sizes.
-        observation_space: of the observation `reference` or `reference_looks`, whose number of patches is passed on.
+        observation_space: space of the observation `reference` or `reference_looks`. The number of patches of the latter is passed on.
     """
 
     def __init__(self, architecture: SpatialArchitecture, observation_space: spaces.Space) -> None:
@@ -94,11 +94,11 @@ class ReadAtAction(nn.Module):
 
     @staticmethod
     def features(architecture: SpatialArchitecture, observation_space: spaces.Space) -> int:
-        """Return the length of the output without the action."""
+        """Return the length of the output, not counting the action."""
         return 3 * architecture.width + observes_patch_count(observation_space)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Features, number of patches (if observed) and action in [−1, 1], concatenated (B, F + …) → (B, features + action)."""
+        """Return (B, features + action) for (B, F + …): features, number of patches (if observed) and action in [−1, 1]."""
         size = math.prod(self.shape)
         states, others = inputs[:, :size], inputs[:, size:]
         rows, columns = (
@@ -109,9 +109,9 @@ class ReadAtAction(nn.Module):
 
 
 def bilinear_weights(locations: Tensor, length: int, patch_share: float) -> Tensor:
-    """Return the weights (B, length) of the pixels along an axis of a map for the centres of patches at ``locations`` (B,) in [0, 1].
+    """Return the interpolation weights (B, length) of a map's pixels along one axis, for patches at ``locations`` (B,) in [0, 1].
 
-    A matrix product with them interpolates deterministically on every device.
+    Interpolation at the centres of the patches is a matrix product with these weights, which is deterministic on every device.
     """
     centres = locations * (1 - patch_share) + patch_share / 2
     pixels = (centres * length - 0.5).clamp(0, length - 1)
@@ -119,7 +119,7 @@ def bilinear_weights(locations: Tensor, length: int, patch_share: float) -> Tens
 
 
 class CellScoringPolicy(BasePolicy):
-    """Base of the value-based policies: ``net_arch`` must be empty, since the score map takes the layers' role."""
+    """Base class of the value-based policies. ``net_arch`` must be empty, since the score map replaces the layers."""
 
     def __init__(self, *args: Any, net_arch: list[int] | None = None, **kwargs: Any) -> None:
         refuse_layers("net_arch", net_arch)
@@ -151,14 +151,14 @@ class SpatialQRDQNPolicy(CellScoringPolicy, QRDQNPolicy):
 
 
 class SoftArgmaxPolicy(BasePolicy):
-    """Base of the policies for continuous locations: a `LocationActor`, and critics that read the map at the action.
+    """Base class of the policies for continuous locations, with a `LocationActor` and critics that read the map at the action.
 
-    A standard deviation that depends on the state comes from pooled features.
+    A standard deviation that depends on the state is computed from pooled features.
 
     Args:
-        args: those of the policy in Stable-Baselines3.
+        args: positional arguments of the policy in Stable-Baselines3.
         net_arch: ``qf``: the layers of a critic after `ReadAtAction`; ``pi``: must be empty.
-        kwargs: those of the policy in Stable-Baselines3.
+        kwargs: keyword arguments of the policy in Stable-Baselines3.
 
     Raises:
         InputError: if ``pi`` has layers.
@@ -194,7 +194,7 @@ class SoftArgmaxPolicy(BasePolicy):
         return critic.to(self.device)
 
     def _update_features_extractor(self, net_kwargs: Any, features_extractor: BaseFeaturesExtractor | None = None) -> dict[str, Any]:
-        """Return the arguments of an actor or a critic; the first layer of a critic reads what `ReadAtAction` returns."""
+        """Return the arguments of an actor or a critic. The first layer of a critic reads the output of `ReadAtAction`."""
         arguments = super()._update_features_extractor(net_kwargs, features_extractor)
         if "n_critics" in arguments:
             arguments["features_dim"] = ReadAtAction.features(spatial_architecture(self), self.observation_space)
@@ -202,14 +202,14 @@ class SoftArgmaxPolicy(BasePolicy):
 
 
 class PooledLinear(nn.Linear):
-    """A linear layer on pooled features and, where it is observed, the number of patches so far."""
+    """A linear layer on pooled features and, if it is observed, the number of patches so far."""
 
     def __init__(self, architecture: SpatialArchitecture, observation_space: spaces.Space, outputs: int) -> None:
         super().__init__(2 * architecture.width + observes_patch_count(observation_space), outputs)
         self.pool = Pool((architecture.width, *architecture.map_shape[1:]))
 
     def forward(self, states: Tensor) -> Tensor:
-        """Features (B, F), with the number of patches (B, F + 1) → (B, outputs)."""
+        """Return the outputs (B, outputs) for features (B, F) or, with the number of patches, (B, F + 1)."""
         size = math.prod(self.pool.shape)
         return super().forward(torch.cat([self.pool(states[:, :size]), states[:, size:]], dim=1))
 
@@ -243,6 +243,6 @@ def refuse_layers(name: str, layers: object) -> None:
     """
     refuse_if(
         bool(layers),
-        f"policy_kwargs.{name} must be [] with network=spatial, got {layers}: cells and locations are scored from the map itself; "
+        f"policy_kwargs.{name} must be [] with network=spatial, got {layers}: cells and locations are scored on the map itself; "
         "leave it out, or set network=published",
     )

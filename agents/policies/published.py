@@ -1,4 +1,4 @@
-"""The published policy network (paper, section 3.4): the glance map is flattened; `agents.policies.networks` has the others."""
+"""The published policy network (paper, section 3.4), which flattens the glance map; see `agents.policies.networks` for all kinds."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,8 +20,8 @@ class PolicyArchitecture:
         channels: output channels of the 1×1 convolution.
         features: length of a frame's encoding.
         hidden: length of the GRU's state.
-        batch_norm: normalise after the convolution and after the linear layer (the paper's on Something-Something).
-        memory: False: reset the GRU after every decision, so that the policy sees the current glance only; for ablations.
+        batch_norm: normalise after the convolution and after the linear layer, as the paper does on Something-Something.
+        memory: False: reset the GRU after every decision, so that the policy sees only the current glance; for ablations.
     """
 
     kind: ClassVar[str] = "published"
@@ -39,7 +39,7 @@ class PolicyArchitecture:
         return cls(map_shape, config.channels, config.features, config.hidden, config.batch_norm, config.memory)
 
     def encoder(self) -> "RecurrentEncoder":
-        """Return a new encoder: glance maps → the GRU's output."""
+        """Return a new encoder, which maps glance maps to the GRU's output."""
         return RecurrentEncoder(self)
 
     def actor(self, grid: int | None, skips: bool) -> nn.Linear:
@@ -53,9 +53,9 @@ class PolicyArchitecture:
 
 
 class RecurrentEncoder(nn.Module):
-    """Glance maps → hidden states: 1×1 convolution, ReLU, flatten, linear, ReLU, GRU over the decisions of a clip (paper, section 3.4).
+    """Encode glance maps: 1×1 convolution, ReLU, flatten, linear, ReLU, GRU over the decisions of a clip (paper, section 3.4).
 
-    With batch norm there is one before either ReLU, as in the released policy for Something-Something.
+    With ``batch_norm``, a batch norm precedes each of the two ReLUs, as in the released policy for Something-Something.
 
     Args:
         architecture: the sizes.
@@ -77,39 +77,39 @@ class RecurrentEncoder(nn.Module):
         self.gru = nn.GRU(architecture.features, architecture.hidden, batch_first=True)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Glance maps (N, D, C, h, w) → the GRU's output after every decision (N, D, hidden)."""
+        """Return the GRU's output (N, D, hidden) after every decision for glance maps (N, D, C, h, w)."""
         frames = self.frame(maps.flatten(0, 1))
-        if not self.memory:  # N · D sequences of one decision
+        if not self.memory:  # treat the decisions as N · D sequences of length 1
             return self.gru(frames.unsqueeze(1))[0].squeeze(1).unflatten(0, maps.shape[:2])
         return self.gru(in_order_of_steps(frames.unflatten(0, maps.shape[:2])))[0]
 
     def step(self, maps: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Glance maps of the next decision (N, C, h, w), the GRU's output before it (N, hidden) or None → its output (N, hidden), twice."""
+        """Return the GRU's next output (N, hidden) as features and as state, given glance maps (N, C, h, w) and the last state or None."""
         before = None if state is None or not self.memory else state[None].contiguous()
         hidden = self.gru(self.frame(maps)[:, None], before)[0][:, 0]
         return hidden, hidden
 
 
 class SkippingActor(nn.Linear):
-    """A linear layer for the cells or the location, with one more output, the last, for skipping the frame.
+    """A linear layer for the cells or the location; the last output is for skipping the frame.
 
-    The value of another patch depends on the number n of patches so far: that output is a + b · [n > 0] + c · ln(1 + n), where the layer
-    computes a, b and c. The location does not depend on n.
+    The value of another patch depends on the number n of patches so far. The output for skipping is therefore
+    a + b · [n > 0] + c · ln(1 + n), where the layer computes a, b and c. The location does not depend on n.
 
     Args:
         hidden: length of the GRU's output.
-        outputs: G² + 1, or 3.
+        outputs: G² + 1 on a grid, 3 for continuous locations.
     """
 
     def __init__(self, hidden: int, outputs: int) -> None:
         super().__init__(hidden, outputs + 2)
 
     def forward(self, states: Tensor) -> Tensor:
-        """The GRU's output followed by n (…, hidden + 1) → outputs (…, G² + 1) or (…, 3)."""
+        """Return the outputs (…, G² + 1) or (…, 3) for the GRU's output followed by n (…, hidden + 1)."""
         return self._with_skip(states[..., -1], super().forward(states[..., :-1]))
 
     def for_all_counts(self, states: Tensor) -> Tensor:
-        """The GRU's output (N, D, hidden) → outputs (N, D, D, …) after 0, 1, … D − 1 patches."""
+        """Return the outputs (N, D, D, …) after 0, 1, … D − 1 patches for the GRU's output (N, D, hidden)."""
         return self._with_skip(torch.arange(states.shape[1]).to(states), super().forward(states)[:, :, None])
 
     def _with_skip(self, num_patches: Tensor, outputs: Tensor) -> Tensor:

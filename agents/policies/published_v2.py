@@ -1,4 +1,4 @@
-"""The policy networks of AdaFocusV2 (arXiv 2112.14238): the glance map is flattened, and tanh follows every batch norm."""
+"""The policy networks of AdaFocusV2 (arXiv:2112.14238), which flatten the glance map and apply tanh after every batch norm."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,17 +13,17 @@ from classifiers.heads import in_order_of_steps
 
 @dataclass(frozen=True)
 class PublishedV2Architecture:
-    """Sizes of the policy network of AdaFocusV2; the defaults are those on ActivityNet, FCVID and Mini-Kinetics.
+    """Sizes of the policy network of AdaFocusV2; the defaults are those for ActivityNet, FCVID and Mini-Kinetics.
 
-    On Something-Something and Jester it has no memory: ``features=1024, hidden=512, memory=False``, on 8 glance maps, stacked, for the one
-    location of a video.
+    The network for Something-Something and Jester has no memory: it selects one location per video from 8 stacked glance maps, with
+    ``features=1024, hidden=512, memory=False``.
 
     Attributes:
         map_shape: (C, h, w) of a glance map.
         channels: output channels of the 1×1 convolution.
         features: length of a frame's encoding.
-        hidden: length of the GRU's state; without memory, of a second encoding.
-        memory: False: a linear layer, batch norm and tanh in place of the GRU, so that every decision sees its glances alone.
+        hidden: length of the GRU's state, or of the second encoding if ``memory`` is False.
+        memory: False: a linear layer, batch norm and tanh replace the GRU, so that every decision sees only its own glances.
     """
 
     kind: ClassVar[str] = "published_v2"
@@ -41,7 +41,7 @@ class PublishedV2Architecture:
         return cls(map_shape, config.channels, config.features, config.hidden, config.memory)
 
     def encoder(self) -> "TanhEncoder":
-        """Return a new encoder: glance maps → the GRU's output, or the second encoding."""
+        """Return a new encoder, which maps glance maps to the GRU's output or the second encoding."""
         return TanhEncoder(self)
 
     def actor(self, grid: int | None, skips: bool) -> nn.Linear:
@@ -50,12 +50,12 @@ class PublishedV2Architecture:
         return SkippingActor(self.hidden, outputs + 1) if skips else nn.Linear(self.hidden, outputs)
 
     def critic(self, skips: bool) -> nn.Linear:
-        """Return a new critic, a linear layer, which the published method does not have: reinforcement learning needs one."""
+        """Return a new critic, a linear layer. The published method has no critic, but reinforcement learning needs one."""
         return nn.Linear(self.hidden + skips, 1)
 
 
 class TanhEncoder(nn.Module):
-    """Glance maps → hidden states: 1×1 convolution, batch norm, tanh, flatten, linear, batch norm, tanh, GRU over the decisions of a clip.
+    """Encode glance maps: 1×1 convolution, batch norm, tanh, flatten, linear, batch norm, tanh, GRU over the decisions of a clip.
 
     Args:
         architecture: the sizes.
@@ -73,12 +73,12 @@ class TanhEncoder(nn.Module):
         self.gru = nn.GRU(architecture.features, architecture.hidden, batch_first=True) if architecture.memory else None
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Glance maps (N, D, C, h, w) → hidden states after every decision (N, D, hidden)."""
+        """Return the hidden states (N, D, hidden) after every decision for glance maps (N, D, C, h, w)."""
         frames = self.frame(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
         return frames if self.gru is None else self.gru(in_order_of_steps(frames))[0]
 
     def step(self, maps: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Glance maps of the next decision (N, C, h, w), the hidden state before it (N, hidden) or None → the one after it, twice."""
+        """Return the next hidden state (N, hidden) as features and as state, given glance maps (N, C, h, w) and the last state or None."""
         hidden = self.frame(maps)
         if self.gru is not None:
             hidden = self.gru(hidden[:, None], None if state is None else state[None].contiguous())[0][:, 0]

@@ -1,7 +1,7 @@
 """`PolicyNetwork` inside Stable-Baselines3: features extractors for observations by reference, and the actor-critic policy.
 
 The observation `reference` is (clip, step). `ReferenceExtractor` and its subclasses read the glance maps of that step in place;
-`PatchActorCriticPolicy` is the network as an `ActorCriticPolicy`. `to_network` and `load_network` copy weights between the two.
+`PatchActorCriticPolicy` wraps the network as an `ActorCriticPolicy`. `to_network` and `load_network` copy weights between the two.
 """
 
 import math
@@ -27,12 +27,12 @@ from classifiers.errors import InputError, refuse_if
 
 
 class ReferenceExtractor(BaseFeaturesExtractor):
-    """Base of the extractors that read glances in place: a replay or rollout buffer stores a few bytes per step.
+    """Base class of the extractors that read glance maps in place, so that buffers store only a few bytes per step.
 
     Args:
-        observation_space: of the observation `reference` or `reference_looks`.
+        observation_space: space of the observation `reference` or `reference_looks`.
         features_dim: length of the features.
-        encoder: glance maps (B, C, h, w) → features (B, features_dim).
+        encoder: module that maps glance maps (B, C, h, w) to features (B, features_dim).
     """
 
     def __init__(self, observation_space: spaces.Space, features_dim: int, encoder: nn.Module) -> None:
@@ -42,15 +42,15 @@ class ReferenceExtractor(BaseFeaturesExtractor):
 
     @property
     def source(self) -> Features | None:
-        """The features of the clips; None until `bind`."""
+        """The features of the clips; None before `bind` is called."""
         return self._source()
 
     def bind(self, source: Features | None) -> None:
-        """Set the features of the clips. Not a constructor argument: Stable-Baselines3 would save it with the policy."""
-        self._source: Callable[[], Features | None] = lambda: source  # a function: deepcopy shares it, and features may be gigabytes
+        """Set the features of the clips. Stable-Baselines3 would save a constructor argument with the policy, hence this method."""
+        self._source: Callable[[], Features | None] = lambda: source  # deepcopy shares functions, and features may be gigabytes
 
     def maps(self, clips: np.ndarray, steps: np.ndarray) -> Tensor:
-        """Return the glance maps (…, C, h, w) of those steps.
+        """Return the glance maps (…, C, h, w) of the given steps.
 
         Raises:
             RuntimeError: if no features are bound.
@@ -60,12 +60,12 @@ class ReferenceExtractor(BaseFeaturesExtractor):
         return self.source.glance_maps(clips, steps)
 
     def forward(self, references: Tensor) -> Tensor:
-        """References (B, 2) as (clip, step) → features (B, features_dim)."""
+        """Return the features (B, features_dim) for references (B, 2), which are pairs (clip, step)."""
         return self.encoder(self.maps(*references[:, :2].long().cpu().numpy().T))
 
 
 def bind(policy: nn.Module, source: Features, *, cache: bool) -> None:
-    """Bind all extractors in ``policy`` to the features of the clips and set whether they cache outputs; see `cache_outputs`."""
+    """Bind all extractors in ``policy`` to the features of the clips, and set whether they cache outputs; see `cache_outputs`."""
     for module in policy.modules():
         if isinstance(module, ReferenceExtractor):
             module.bind(source)
@@ -73,10 +73,10 @@ def bind(policy: nn.Module, source: Features, *, cache: bool) -> None:
 
 
 class MapReferenceExtractor(ReferenceExtractor):
-    """The glance map of the step (C, h, w), flattened: for policies with their own network.
+    """Return the flattened glance map (C, h, w) of the step, for policies that define their own network.
 
     Args:
-        observation_space: of the observation `reference`.
+        observation_space: space of the observation `reference`.
         map_shape: (C, h, w) of a glance map.
     """
 
@@ -85,10 +85,10 @@ class MapReferenceExtractor(ReferenceExtractor):
 
 
 class FrameReferenceExtractor(ReferenceExtractor):
-    """The encoding of the current glance, `RecurrentEncoder` without its GRU: for policies with their own memory, or with none.
+    """Encode the current glance map with `RecurrentEncoder` minus its GRU, for policies with their own memory or without memory.
 
     Args:
-        observation_space: of the observation `reference`.
+        observation_space: space of the observation `reference`.
         architecture: the sizes.
     """
 
@@ -97,19 +97,19 @@ class FrameReferenceExtractor(ReferenceExtractor):
 
 
 class ClipReferenceExtractor(ReferenceExtractor):
-    """The encoder of a policy network: its features after the glances up to the current step.
+    """Encode the glance maps up to the current step with the encoder of a policy network.
 
-    Glances do not depend on earlier actions, so the GRU runs over a whole clip at once: no recurrent state is carried from step to step.
-    The number of patches so far, which does depend on actions, is appended (observation `reference_looks`). While weights and clips stay
-    the same, as in a rollout, the output is computed once per clip.
+    Glances do not depend on earlier actions, so the GRU runs over a whole clip at once and no recurrent state is carried from step to
+    step. The number of patches so far does depend on actions; with the observation `reference_looks` it is appended to the features.
+    While weights and clips stay the same, as in a rollout, the output is computed once per clip.
 
-    Batch norm behaves the same in a rollout and in the update that follows, so that the first ratio of new to old probability is 1. It
-    normalises with the running statistics, which are updated once after every update, with the glances of the next rollout. With
-    ``batch_statistics`` it normalises with those of the batch, as the released code does, and every batch of an update updates the
-    running ones. Evaluation always uses the running statistics.
+    Batch norm behaves the same in a rollout and in the update that follows, so that the first ratio of new to old probability is 1. By
+    default, it normalises with the running statistics. These are updated once after every update, with the glances of the next rollout.
+    With ``batch_statistics``, it normalises with the statistics of the batch, as the released code does, and every batch of an update
+    updates the running statistics. Evaluation always uses the running statistics.
 
     Args:
-        observation_space: of the observation `reference` or `reference_looks`.
+        observation_space: space of the observation `reference` or `reference_looks`.
         architecture: the sizes.
         batch_statistics: whether batch norm normalises with the statistics of the batch in rollouts and updates.
     """
@@ -120,7 +120,7 @@ class ClipReferenceExtractor(ReferenceExtractor):
         super().__init__(observation_space, features_dim, encoder)
         self.architecture, self.batch_statistics, self.caches = architecture, batch_statistics, True
         self._in_rollout = False
-        self._stale_statistics = architecture.batch_norm and not batch_statistics  # weights have changed since the last update of them
+        self._stale_statistics = architecture.batch_norm and not batch_statistics  # weights changed after the last update
 
     def bind(self, source: Features | None) -> None:
         """Set the features of the clips."""
@@ -136,7 +136,7 @@ class ClipReferenceExtractor(ReferenceExtractor):
 
     @contextmanager
     def rollout_mode(self) -> Iterator[None]:
-        """Within it, outputs are those that the next update will compute."""
+        """Return a context in which the outputs equal those that the next update will compute."""
         self._in_rollout = True
         try:
             yield
@@ -144,7 +144,7 @@ class ClipReferenceExtractor(ReferenceExtractor):
             self._in_rollout = False
 
     def forward(self, references: Tensor) -> Tensor:
-        """References (B, 2) as (clip, step) → features (B, F); (B, 3), with the number of patches → (B, F + 1)."""
+        """Return features (B, F) for references (B, 2), or (B, F + 1) for references (B, 3) with the number of patches."""
         clip, step = references[:, :2].long().cpu().numpy().T
         clips, inverse = np.unique(clip, return_inverse=True)
         states = self._encoded(clips)
@@ -154,7 +154,7 @@ class ClipReferenceExtractor(ReferenceExtractor):
 
     def _encoded(self, clips: np.ndarray) -> Tensor:
         if torch.is_grad_enabled() or not self.caches:
-            self._cached = None  # an update follows, and fused optimisers change weights without a new version
+            self._cached = None  # fused optimisers change weights without increasing `_version`
             self._stale_statistics = self.architecture.batch_norm and not self.batch_statistics
             return self.encoder(self._clip_maps(clips))
         key = (sum(parameter._version for parameter in self.parameters()), clips.tobytes(), self._in_rollout)
@@ -179,10 +179,10 @@ class ClipReferenceExtractor(ReferenceExtractor):
 
 
 def cache_outputs(policy: nn.Module, enabled: bool) -> None:
-    """Set whether the recurrent extractors in ``policy`` cache their output where no gradient is required.
+    """Set whether the recurrent extractors in ``policy`` cache outputs that need no gradient.
 
-    Safe while the weights stay the same, as in a rollout. PPO may always cache; target networks, which Stable-Baselines3 updates through
-    ``data`` without a new version, may not.
+    Caching is safe while the weights stay the same, as in a rollout, and always with PPO. Target networks must not cache, because
+    Stable-Baselines3 updates them through ``data``, which does not increase the version counter of their weights.
     """
     for module in policy.modules():
         if isinstance(module, ClipReferenceExtractor):
@@ -201,18 +201,18 @@ class SigmoidMeanPolicy(ActorCriticPolicy):
 class PatchActorCriticPolicy(SigmoidMeanPolicy):
     """`PolicyNetwork` as an `ActorCriticPolicy`: `ClipReferenceExtractor`, then the actor and the critic of its architecture.
 
-    On a grid it samples a cell from the softmax. For continuous locations it samples from a Gaussian around the sigmoid of the actor's
-    output. Skipping is one more logit, which starts at ln G², or a third coordinate, which starts at 0.5: half of the steps skip at
-    first. With the observation `reference_looks` it depends on the number of patches so far.
-    Log-probabilities are those of the sampled location: Stable-Baselines3 clips only what it sends to the environment. (The released
-    code uses the log-probability of the clipped location.)
+    On a grid, it samples a cell from the softmax. For continuous locations, it samples from a Gaussian around the sigmoid of the actor's
+    output. The output for skipping is one more logit, which starts at ln G², or a third coordinate, which starts at 0.5; half of the
+    steps skip at first. With the observation `reference_looks`, this output depends on the number of patches so far.
+    Log-probabilities are those of the sampled location, since Stable-Baselines3 clips only the actions that it sends to the environment.
+    (The released code uses the log-probability of the clipped location.)
 
     Args:
-        observation_space: of the observation `reference`, or `reference_looks` where actions can skip.
-        action_space: of the environment, cells or locations.
-        lr_schedule: of Stable-Baselines3.
+        observation_space: space of the observation `reference`, or `reference_looks` if actions can skip.
+        action_space: action space of the environment: cells or locations.
+        lr_schedule: learning rate schedule of Stable-Baselines3.
         std: standard deviation of the Gaussian per axis, in units of the range of locations.
-        learn_std: learn the standard deviation, from ``std`` on; the paper does not.
+        learn_std: learn the standard deviation, starting at ``std``; the paper does not learn it.
         kwargs: further arguments of `ActorCriticPolicy`, without ``net_arch``.
 
     Raises:
@@ -242,14 +242,14 @@ class PatchActorCriticPolicy(SigmoidMeanPolicy):
         architecture, (grid, skips) = extractor_of(self).architecture, parse_action_space(self.action_space)
         if not has_linear_layers(architecture):
             use_actor_and_critic(self, architecture, lr_schedule)
-        elif skips and observes_patch_count(self.observation_space):  # otherwise its linear layers are those of Stable-Baselines3
+        elif skips and observes_patch_count(self.observation_space):  # otherwise Stable-Baselines3's own linear layers serve
             self.action_net = architecture.actor(grid, skips).to(self.device)
             if self.ortho_init:
                 self.init_weights(self.action_net, gain=0.01)
             self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Return actions, values and log-probabilities; Stable-Baselines3 calls it in rollouts only."""
+        """Return actions, values and log-probabilities. Stable-Baselines3 calls this method in rollouts only."""
         extractor = self.features_extractor
         with extractor.rollout_mode() if isinstance(extractor, ClipReferenceExtractor) else nullcontext():
             return super().forward(obs, deterministic)
@@ -261,34 +261,34 @@ class PatchActorCriticPolicy(SigmoidMeanPolicy):
 
 
 def has_linear_layers(architecture: NetworkArchitecture) -> bool:
-    """Return whether actor and critic are linear layers, which Stable-Baselines3's policies make themselves."""
+    """Return whether actor and critic are linear layers, which Stable-Baselines3's policies create themselves."""
     return isinstance(architecture, PolicyArchitecture)
 
 
 def use_actor_and_critic(policy: Any, architecture: NetworkArchitecture, lr_schedule: Schedule) -> None:
-    """Replace the linear layers of an actor-critic policy by an architecture's actor and critic, and make its optimizer anew."""
+    """Replace the linear layers of an actor-critic policy by the actor and critic of an architecture, and recreate its optimizer."""
     policy.action_net = make_actor(architecture, *parse_action_space(policy.action_space)).to(policy.device)
     policy.value_net = architecture.critic(observes_patch_count(policy.observation_space)).to(policy.device)
     policy.optimizer = policy.optimizer_class(policy.parameters(), lr=lr_schedule(1), **policy.optimizer_kwargs)
 
 
 def extractor_of(policy: ActorCriticPolicy) -> ClipReferenceExtractor:
-    """Return the features extractor of a `PatchActorCriticPolicy`, with its type."""
+    """Return the features extractor of a `PatchActorCriticPolicy`, typed as `ClipReferenceExtractor`."""
     return cast(ClipReferenceExtractor, policy.features_extractor)
 
 
 def observes_patch_count(space: spaces.Space) -> bool:
-    """Return whether observations are those of `reference_looks`, not of `reference`."""
+    """Return whether the space is that of the observation `reference_looks`, not of `reference`."""
     return space.shape == (3,)
 
 
 def parse_action_space(space: spaces.Space) -> tuple[int | None, bool]:
-    """Return G (None: continuous locations) and whether actions can skip, for a space of `adafocus_env.action.ACTIONS`.
+    """Return G (None: continuous locations) and whether actions can skip, for the action space of an entry of `ACTIONS`.
 
-    The answer is unique: G² + 1 is not a square.
+    The result is unique, because G² + 1 is never a square.
 
     Raises:
-        InputError: if it is another space.
+        InputError: if the space belongs to no entry of `adafocus_env.action.ACTIONS`.
     """
     if isinstance(space, spaces.Discrete) and space.start == 0:
         for skips in (False, True):
@@ -303,21 +303,21 @@ def parse_action_space(space: spaces.Space) -> tuple[int | None, bool]:
 
 
 def to_network(policy: ActorCriticPolicy, *, interpolated: bool = False) -> PolicyNetwork:
-    """Return a copy of a `PatchActorCriticPolicy` without Stable-Baselines3; frozen, in eval mode.
+    """Return a frozen copy of a `PatchActorCriticPolicy` as a `PolicyNetwork`, in eval mode.
 
-    Of a learned standard deviation it has the mean over the axes.
+    If the standard deviation was learned, the copy has its mean over the axes.
 
     Args:
-        policy: what to copy.
-        interpolated: whether it was trained with interpolated patches, which its action space does not say.
+        policy: the policy to copy.
+        interpolated: whether it was trained with interpolated patches; the action space does not show this.
 
     Raises:
-        InputError: if it skips and does not observe the number of patches so far.
+        InputError: if the policy skips and does not observe the number of patches so far.
     """
     assert isinstance(policy, PatchActorCriticPolicy)
     refuse_if(
         policy.skips and not observes_patch_count(policy.observation_space),
-        "a policy that skips was trained without the number of patches: use the observation 'reference_looks'",
+        "observation must be 'reference_looks' for a policy that skips, got 'reference'; train it with observation='reference_looks'",
     )
     std = policy.log_std.exp().mean().item() if policy.grid is None and policy.learn_std else policy.std
     network = PolicyNetwork(extractor_of(policy).architecture, policy.grid, std, skips=policy.skips, interpolated=interpolated)
@@ -330,7 +330,7 @@ def load_network(policy: ActorCriticPolicy, network: PolicyNetwork) -> None:
     """Copy the weights of ``network`` into a `PatchActorCriticPolicy` of the same sizes.
 
     Raises:
-        InputError: if the two choose different actions.
+        InputError: if the two have different action spaces.
     """
     grid, skips = parse_action_space(policy.action_space)
     refuse_if(
@@ -346,22 +346,22 @@ def load_network(policy: ActorCriticPolicy, network: PolicyNetwork) -> None:
 
 
 def same_modules(network: PolicyNetwork, policy: ActorCriticPolicy) -> list[tuple[nn.Module, nn.Module]]:
-    """Return the modules of both that hold the same weights, in pairs."""
+    """Return pairs of the modules of both that hold the same weights."""
     return [(network.encoder, extractor_of(policy).encoder), (network.actor, policy.action_net), (network.critic, policy.value_net)]
 
 
 MOMENTUM = 0.1
-"""Weight of a new batch in the running statistics; PyTorch's, and the released code's."""
+"""Weight of a new batch in the running statistics; the default of PyTorch and of the released code."""
 
 
 def batch_norms(module: nn.Module) -> list[_BatchNorm]:
-    """Return the batch norms in a module."""
+    """Return the batch norm layers of a module."""
     return [child for child in module.modules() if isinstance(child, _BatchNorm)]
 
 
 @contextmanager
 def batch_statistics(module: nn.Module, *, track: bool = False) -> Iterator[None]:
-    """Within it batch norms normalise with the statistics of the batch, as in training mode; ``track``: they update the running ones."""
+    """Return a context in which batch norms use the statistics of the batch; with ``track``, they also update the running statistics."""
     before = [(norm, norm.training) for norm in batch_norms(module)]
     for norm, _ in before:
         norm.training, norm.track_running_stats = True, track
@@ -374,14 +374,14 @@ def batch_statistics(module: nn.Module, *, track: bool = False) -> Iterator[None
 
 @torch.no_grad()
 def update_running_stats(module: nn.Module, inputs: Tensor) -> None:
-    """Update the running statistics of the batch norms with a batch; no weight changes.
+    """Update the running statistics of a module's batch norms with a batch; weights and training mode stay the same.
 
-    For the first `1 / MOMENTUM` batches the running statistics are the mean over all of them: their arbitrary initial values have no
-    effect.
+    For the first `1 / MOMENTUM` batches, the running statistics are the mean over all of these batches, so that their arbitrary initial
+    values have no effect.
 
     Args:
-        module: ends in its current mode.
-        inputs: a batch for it, of at least two samples.
+        module: the module with batch norms.
+        inputs: a batch of inputs, at least two samples.
     """
     for norm in batch_norms(module):
         norm.momentum = max(MOMENTUM, 1 / (int(norm.num_batches_tracked or 0) + 1))

@@ -1,8 +1,8 @@
 """The spatial policy network: it scores each location from the features around it, with weights shared over locations.
 
-A 1×1 convolution, a convolutional GRU over the glances of a clip (Ballas et al., arXiv:1511.06432) and a score map. Cells of a grid read
-the score map at their centres, continuous locations are its spatial soft-argmax (arXiv:1504.00702, section 4.1); so one network suits
-every grid and every size of the glance map.
+The network is a 1×1 convolution, a convolutional GRU over the glances of a clip (Ballas et al., arXiv:1511.06432) and a score map. The
+score of a cell is the score map's value at the cell's centre. A continuous location is the map's spatial soft-argmax (arXiv:1504.00702,
+section 4.1). The same network therefore works for every grid and every size of the glance map.
 """
 
 import math
@@ -16,8 +16,8 @@ from torch.nn.functional import grid_sample
 
 from agents.config.policy import NetworkConfig
 
-OUTPUT_GAIN = 0.01  # of the last layers of an actor: a new policy is nearly uniform
-LARGE_MAP = 2**14  # numbers in a glance map from which a CPU is faster with a call per clip, which needs no copy of the clips
+OUTPUT_GAIN = 0.01  # gain of the last layers of an actor, so that a new policy is nearly uniform
+LARGE_MAP = 2**14  # size of a glance map from which CPUs run faster clip by clip, without a copy of the clips
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class SpatialArchitecture:
 
     Attributes:
         map_shape: (C, h, w) of a glance map.
-        patch_share: P / H, the side of a patch as a fraction of the frame's: it decides where the centres of the cells are.
+        patch_share: P / H, the side of a patch as a fraction of the side of the frame; it determines the centres of the cells.
         width: channels of the 1×1 convolution, of every convolutional GRU, and of the score map's hidden layer.
         kernel: side of the kernels of the GRUs and of the score map; odd.
-        depth: number of convolutional GRUs, one on the other.
-        memory: False: reset the GRUs after every decision, so that the policy sees the current glance only; for ablations.
+        depth: number of stacked convolutional GRUs.
+        memory: False: reset the GRUs after every decision, so that the policy sees only the current glance; for ablations.
     """
 
     kind: ClassVar[str] = "spatial"
@@ -49,26 +49,26 @@ class SpatialArchitecture:
         return cls(map_shape, patch_share, config.width, config.kernel, config.depth, config.memory)
 
     def encoder(self) -> "SpatialEncoder":
-        """Return a new encoder: glance maps → features."""
+        """Return a new encoder, which maps glance maps to features."""
         return SpatialEncoder(self)
 
     def actor(self, grid: int | None, skips: bool) -> "SpatialActor":
-        """Return a new actor: features → logits of the cells, or the location."""
+        """Return a new actor, which maps features to the logits of the cells or to the location."""
         return SpatialActor(self, grid, skips)
 
     def critic(self, skips: bool) -> "PooledCritic":
-        """Return a new critic: features → value."""
+        """Return a new critic, which maps features to the value."""
         return PooledCritic(self, skips)
 
 
 class ConvGRU(nn.Module):
-    """A GRU at every location of a map whose gates read the surrounding locations.
+    """A convolutional GRU: a GRU at every location of a map, whose gates read the surrounding locations, too.
 
     Args:
         inputs: channels of the input.
         width: channels of the hidden state.
         kernel: side of the kernels; odd.
-        memory: False: the hidden state before every step is zero.
+        memory: False: reset the hidden state to zero before every step.
     """
 
     def __init__(self, inputs: int, width: int, kernel: int, memory: bool = True) -> None:
@@ -78,7 +78,7 @@ class ConvGRU(nn.Module):
         self.from_state = nn.Conv2d(width, 3 * width, kernel, padding=kernel // 2)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Maps (N, D, inputs, h, w) → hidden states (N, D, width, h, w)."""
+        """Return the hidden states (N, D, width, h, w) for maps (N, D, inputs, h, w)."""
         inputs = self.from_input(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
         start = inputs.new_zeros(inputs.shape[0], self.from_state.in_channels, *inputs.shape[-2:])
         if not self.memory:  # every decision is the first of a sequence
@@ -90,7 +90,7 @@ class ConvGRU(nn.Module):
         return torch.stack(states[1:], dim=1)
 
     def step(self, maps: Tensor, state: Tensor | None) -> Tensor:
-        """Maps of the next decision (N, inputs, h, w), state (N, width, h, w) or None → the state after it."""
+        """Return the next state (N, width, h, w), given the maps of the next decision (N, inputs, h, w) and the last state or None."""
         inputs = self.from_input(maps)
         if state is None or not self.memory:
             state = inputs.new_zeros(len(inputs), self.from_state.in_channels, *inputs.shape[-2:])
@@ -105,7 +105,7 @@ class ConvGRU(nn.Module):
 
 
 class SpatialEncoder(nn.Module):
-    """Glance maps → flattened hidden maps: 1×1 convolution, ReLU, convolutional GRUs over the decisions of a clip.
+    """Encode glance maps as flattened hidden maps: 1×1 convolution, ReLU, convolutional GRUs over the decisions of a clip.
 
     Args:
         architecture: the sizes.
@@ -121,11 +121,11 @@ class SpatialEncoder(nn.Module):
 
     @property
     def clip_by_clip(self) -> bool:
-        """Whether the first layer reads one clip after the other, so that `forward` also accepts a list of clips."""
+        """Whether the first layer processes clips one by one; `forward` then also accepts a list of clips."""
         return self._large and next(self.parameters()).device.type == "cpu" and not torch.compiler.is_exporting()
 
     def forward(self, maps: Tensor | list[Tensor]) -> Tensor:
-        """Glance maps (N, D, C, h, w) → hidden maps after every decision, flattened (N, D, width·h·w)."""
+        """Return the flattened hidden maps (N, D, width·h·w) after every decision for glance maps (N, D, C, h, w)."""
         if self.clip_by_clip:
             frames = torch.stack([self._frames(clip) for clip in maps])
         else:
@@ -134,7 +134,7 @@ class SpatialEncoder(nn.Module):
         return self.recurrent(frames).flatten(2)
 
     def step(self, maps: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Glance maps of the next decision (N, C, h, w), state (N, depth, width, h, w) or None → features (N, F), state after it."""
+        """Return features (N, F) and the next state (N, depth, width, h, w), given glance maps (N, C, h, w) and the last state or None."""
         hidden = self.frame(maps)
         states: list[Tensor] = []
         for number, layer in enumerate(self.recurrent):
@@ -143,14 +143,14 @@ class SpatialEncoder(nn.Module):
         return hidden.flatten(1), torch.stack(states, dim=1)
 
     def _frames(self, clip: Tensor) -> Tensor:
-        """Return ``frame`` of the glance maps of a clip (D, C, h, w); as a matrix product it takes half the time of a convolution."""
+        """Apply ``frame`` to the glance maps of a clip (D, C, h, w), as a matrix product: it takes half the time of the convolution."""
         layer, activation = self.frame
         weight = cast(Tensor, layer.weight).flatten(1).expand(len(clip), -1, -1)
         return activation(torch.baddbmm(cast(Tensor, layer.bias)[:, None], weight, clip.flatten(2)).unflatten(2, clip.shape[2:]))
 
 
 class ScoreMap(nn.Module):
-    """Flattened hidden maps → a score of every pixel of the map.
+    """Compute scores of every pixel from flattened hidden maps.
 
     Args:
         architecture: the sizes.
@@ -166,15 +166,15 @@ class ScoreMap(nn.Module):
         nn.init.orthogonal_(cast(Tensor, self.layers[-1].weight), OUTPUT_GAIN)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Flattened hidden maps (…, width·h·w) → scores (…, scores, h·w)."""
+        """Return the scores (…, scores, h·w) for flattened hidden maps (…, width·h·w)."""
         return self.layers(states.reshape(-1, *self.shape)).flatten(2).unflatten(0, states.shape[:-1])
 
 
 class SpatialActor(nn.Module):
-    """Scores of the cells or a location from a score map; where frames may be skipped, one more output from pooled features.
+    """Compute logits of the cells or a location from a score map, and an output for skipping from pooled features.
 
-    The value of another patch depends on the number n of patches so far: that output is a + b · [n > 0] + c · ln(1 + n), where a linear
-    layer computes a, b and c. The location does not depend on n.
+    The value of another patch depends on the number n of patches so far. The output for skipping is therefore
+    a + b · [n > 0] + c · ln(1 + n), where a linear layer computes a, b and c. The location does not depend on n.
 
     Args:
         architecture: the sizes.
@@ -193,13 +193,16 @@ class SpatialActor(nn.Module):
         self.pool, self.skip = Pool(self.scores.shape), SkipHead(2 * architecture.width, grid or 1) if skips else None
 
     def forward(self, states: Tensor) -> Tensor:
-        """Features (…, F) → logits (…, G²) or locations before the sigmoid (…, 2); with skipping (…, F + 1) → one output more."""
-        features, num_patches = states[..., : self.scores.inputs], states[..., self.scores.inputs :].sum(-1)  # none observed: 0
+        """Return logits (…, G²) or locations before the sigmoid (…, 2) for features (…, F).
+
+        With skipping, the input is (…, F + 1), with the number of patches so far as the last entry, and there is one more output.
+        """
+        features, num_patches = states[..., : self.scores.inputs], states[..., self.scores.inputs :].sum(-1)  # 0 if not observed
         locations = self._locations(features)
         return locations if self.skip is None else torch.cat([locations, self.skip(self.pool(features), num_patches)], dim=-1)
 
     def for_all_counts(self, states: Tensor) -> Tensor:
-        """Features (N, D, F) → outputs (N, D, D, …) after 0, 1, … D − 1 patches."""
+        """Return the outputs (N, D, D, …) after 0, 1, … D − 1 patches for features (N, D, F)."""
         assert self.skip is not None
         locations = self._locations(states)[:, :, None].expand(-1, -1, states.shape[1], -1)
         counts = torch.arange(states.shape[1]).to(states)
@@ -209,15 +212,17 @@ class SpatialActor(nn.Module):
         scores = self.scores(states)[..., 0, :]
         if self.grid is not None:
             return scores @ self.sampling
-        return torch.logit(0.5 + 0.99 * (scores.softmax(-1) @ self.sampling - 0.5))  # finite at the borders, with a gradient
+        return torch.logit(0.5 + 0.99 * (scores.softmax(-1) @ self.sampling - 0.5))  # finite, with a gradient, even at the borders
 
 
 class SkipHead(nn.Linear):
-    """Pooled features and the number n of patches so far → a + b · [n > 0] + c · ln(1 + n); at first half of the steps skip.
+    """Compute the output for skipping, a + b · [n > 0] + c · ln(1 + n), from pooled features and the number n of patches so far.
+
+    The initial weights skip half of the steps.
 
     Args:
         inputs: number of pooled features.
-        grid: G of the cells that it is compared with; 1 for locations.
+        grid: G, cells per axis; 1 for continuous locations.
     """
 
     def __init__(self, inputs: int, grid: int) -> None:
@@ -226,35 +231,35 @@ class SkipHead(nn.Linear):
         self.bias.data = torch.tensor([2 * math.log(grid), 0.0, 0.0])
 
     def forward(self, features: Tensor, num_patches: Tensor) -> Tensor:  # type: ignore[override]
-        """Features (…, inputs) and counts (…) → the output for skipping (…, 1)."""
+        """Return the output for skipping (…, 1) for features (…, inputs) and numbers of patches (…)."""
         a, b, c = super().forward(features).unbind(-1)
         return skip_output(a, b, c, num_patches)
 
 
 def skip_output(a: Tensor, b: Tensor, c: Tensor, num_patches: Tensor) -> Tensor:
-    """Return the output for skipping (…, 1) after n patches, a + b · [n > 0] + c · ln(1 + n)."""
+    """Return the output for skipping after n patches, a + b · [n > 0] + c · ln(1 + n), with shape (…, 1)."""
     return (a + b * (num_patches > 0) + c * num_patches.log1p())[..., None]
 
 
 class Pool(nn.Module):
-    """Flattened maps (…, K·h·w) → mean and maximum of every channel (…, 2K); ``shape``: (K, h, w)."""
+    """Pool flattened maps (…, K·h·w) of ``shape`` (K, h, w) to the mean and the maximum of every channel (…, 2K)."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.shape = shape
 
     def forward(self, states: Tensor) -> Tensor:
-        """Pool over the pixels."""
+        """Return the pooled features (…, 2K)."""
         maps = states.unflatten(-1, (self.shape[0], -1))
         return torch.cat([maps.mean(-1), maps.amax(-1)], dim=-1)
 
 
 class PooledCritic(nn.Module):
-    """Flattened hidden maps → value, from pooled features and, where frames may be skipped, the number of patches so far.
+    """Compute the value from pooled hidden maps and, if frames may be skipped, the number of patches so far.
 
     Args:
         architecture: the sizes.
-        skips: whether the number of patches stands behind the features.
+        skips: whether the number of patches is the last entry of the input.
     """
 
     def __init__(self, architecture: SpatialArchitecture, skips: bool) -> None:
@@ -264,20 +269,20 @@ class PooledCritic(nn.Module):
         self.value = nn.Linear(2 * architecture.width + skips, 1)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Features (…, F), with the number of patches (…, F + 1) → values (…, 1)."""
+        """Return the values (…, 1) for features (…, F) or, with the number of patches, (…, F + 1)."""
         features, num_patches = states.split([math.prod(self.pool.shape), int(self.skips)], dim=-1)
         return self.value(torch.cat([self.pool(features), num_patches], dim=-1))
 
 
 def cell_weights(size: tuple[int, ...], grid: int, patch_share: float) -> Tensor:
-    """Return the weights (h·w, G²) by which the cells read a map of size (h, w) at their centres: those of bilinear interpolation.
+    """Return the weights (h·w, G²) that interpolate a map of size (h, w) bilinearly at the centres of the cells.
 
-    A matrix, because a matrix product is deterministic on every device and its multiply-adds are counted. Warns of a grid that is finer
-    than the map.
+    A matrix product with the weights is deterministic on every device, and its multiply-adds are counted. The function warns if the grid
+    is finer than the map.
     """
     if grid > min(size):
         warnings.warn(
-            f"a {grid}×{grid} grid is finer than the {size[0]}×{size[1]} score map, which cannot tell neighbouring cells apart; set "
+            f"a {grid}×{grid} grid is finer than the {size[0]}×{size[1]} score map, which cannot distinguish neighbouring cells; set "
             f"env.grid={min(size)} or less",
             stacklevel=2,
         )
@@ -289,16 +294,16 @@ def cell_weights(size: tuple[int, ...], grid: int, patch_share: float) -> Tensor
 
 
 def pixel_locations(size: tuple[int, ...], patch_share: float) -> Tensor:
-    """Return the locations (h·w, 2) as (row, column) in [0, 1] of the patches whose centres are those of the pixels of a map (h, w)."""
+    """Return the locations (h·w, 2) as (row, column) in [0, 1] of the patches that are centred on the pixels of a map (h, w)."""
     return location_of(pixel_centres(size), patch_share)
 
 
 def pixel_centres(size: tuple[int, ...]) -> Tensor:
-    """Return the centres (h·w, 2) of the pixels of a map (h, w) as (row, column) in fractions of the frame."""
+    """Return the centres (h·w, 2) of the pixels of a map (h, w) as (row, column), in fractions of the side of the frame."""
     axes = [(torch.arange(length) + 0.5) / length for length in size]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)
 
 
 def location_of(centre: Tensor, patch_share: float) -> Tensor:
-    """Return the locations (…, 2) in [0, 1] of the patches with these centres (…, 2); where a patch would leave the frame, the nearest."""
+    """Return the locations (…, 2) in [0, 1] of the patches with these centres (…, 2), moved into the frame where necessary."""
     return ((centre - patch_share / 2) / max(1 - patch_share, 1e-6)).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""From a run folder, or a classifier and a policy, to the networks that predict."""
+"""Load the networks for prediction from a run folder, or from the folders of a classifier and a policy."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from classifiers.errors import InputError, refuse_if
 from classifiers.model_zoo import BUNDLED
 
 BEST, CLASSIFIER = "best", "classifier"
-MODEL_CARD = "model.json"  # of `agents.rl.saved_model`, which imports Stable-Baselines3
+MODEL_CARD = "model.json"  # as in `agents.rl.saved_model`, whose import would import Stable-Baselines3
 
 
 def load_checkpoints(source: Path, policy: Path | None, device: torch.device) -> tuple[Classifier, PolicyNetwork, str]:
-    """Return the classifier, the policy, and the input of its head where a frame is skipped.
+    """Return the classifier, the policy, and the name of the head's input for skipped frames (see `adafocus_env.classify.SKIPPED`).
 
     Args:
         source: The run folder, or the folder or bundled name of a classifier.
-        policy: The folder or bundled name of a policy; None: that of the run, or the one beside the classifier.
-        device: Where the networks go.
+        policy: The folder or bundled name of a policy; None: the policy of the run, or the one in the classifier's folder.
+        device: The device of the networks.
 
     Raises:
-        InputError: The run is not finished, or a checkpoint is missing or cannot be read.
+        InputError: If the run is not finished, or a checkpoint is missing or cannot be read.
     """
     run, folder, policy = locate(source, policy)
     is_model = (policy / MODEL_CARD).is_file() and not (policy / POLICY_CARD).is_file()
@@ -40,16 +40,16 @@ def load_checkpoints(source: Path, policy: Path | None, device: torch.device) ->
     classifier = checkpoint.load(folder, device)
     if run is not None:
         classifier.clip_format = _format_of(run, classifier.clip_format)
-    if is_model:  # whose card does not say it
+    if is_model:  # the card of a model does not record it
         return classifier, network, "zeros" if run is None else run.config().get("env", {}).get("skipped", "zeros")
     return classifier, network, read_json(policy, POLICY_CARD, f"policy={policy}").get("skipped", "zeros")
 
 
 def locate(source: Path, policy: Path | None) -> tuple[RunDir | None, Path, Path]:
-    """Return the run, if any, and the folders of the classifier and the policy; arguments as those of `load_checkpoints`.
+    """Return the run, if any, and the folders of the classifier and the policy; see `load_checkpoints` for the arguments.
 
     Raises:
-        InputError: The source does not exist, the run is not finished, or there is no policy.
+        InputError: If the source does not exist, the run is not finished, or there is no policy.
     """
     run = RunDir(source) if (source / CONFIG).is_file() else None
     refuse_if(
@@ -61,20 +61,20 @@ def locate(source: Path, policy: Path | None) -> tuple[RunDir | None, Path, Path
 
 
 def _load_model(folder: Path, device: torch.device) -> PolicyNetwork:
-    """Return the model of another algorithm than PPO in a folder, in place of a policy network.
+    """Return the model of another algorithm than PPO as a substitute for a policy network.
 
     Raises:
-        InputError: It acts on more than glances.
+        InputError: If the model needs more than glances to choose an action.
     """
-    from agents.policies.model_on_glances import ModelOnGlances  # here: most predictions need no Stable-Baselines3
+    from agents.policies.model_on_glances import ModelOnGlances  # imported here, since most predictions do not need Stable-Baselines3
     from agents.rl.algorithms import BY_REFERENCE
     from agents.rl.saved_model import ModelCard, load_model
 
     card = ModelCard.read(folder)
     refuse_if(
         card.observation not in BY_REFERENCE,
-        f"policy={folder} acts on the observation {card.observation!r}, and predictions have glances alone; train it with "
-        "algo.observation=reference, or measure it with python -m agents.evaluate",
+        f"policy={folder} must act on glances only for predictions, got a model on the observation {card.observation!r}; train it with "
+        "algo.observation=reference, or evaluate it with python -m agents.evaluate",
     )
     return cast(PolicyNetwork, ModelOnGlances(load_model(folder, device), card.interface).to(device).eval().requires_grad_(False))
 
@@ -83,7 +83,7 @@ def _of_run(run: RunDir, policy: Path | None) -> tuple[Path, Path]:
     """Return the folders of the classifier and the policy of a run.
 
     Raises:
-        InputError: It is not finished, or has no policy.
+        InputError: If the run is not finished, or has no policy.
     """
     check_finished(run)
     policy = policy or run.checkpoints / BEST
@@ -97,7 +97,7 @@ def check_finished(run: RunDir) -> None:
     """Check that a run is finished.
 
     Raises:
-        InputError: It is not: says how to finish it, and how to use its best policy so far.
+        InputError: If it is not finished. The message explains how to finish it, and how to use its best policy so far.
     """
     problem = f"run={run.root} is not finished: start its command again to finish it"
     cards = (card for name in (POLICY_CARD, MODEL_CARD) for card in run.checkpoints.glob(f"**/{BEST}/{name}"))
@@ -115,7 +115,7 @@ def check_finished(run: RunDir) -> None:
 
 
 def _classifiers(run: RunDir) -> Iterator[str]:
-    """Yield the classifiers that a run may have been started with: bundled ones, and folders in the run and in the cache."""
+    """Yield the classifiers that the run may have used: bundled classifiers, and folders in the run and in the cache."""
     yield from BUNDLED
     for root in (run.checkpoints, cache_folder() / "classifiers"):
         yield from (str(card.parent) for card in sorted(root.glob(f"**/{checkpoint.CARD}")))
@@ -124,10 +124,10 @@ def _classifiers(run: RunDir) -> Iterator[str]:
 
 
 def _beside(source: Path, policy: Path | None) -> tuple[Path, Path]:
-    """Return the folders of a classifier and its policy, which an imported checkpoint has in the same folder.
+    """Return the folders of a classifier and its policy. An imported checkpoint has both in one folder.
 
     Raises:
-        InputError: A policy is missing.
+        InputError: If there is no policy.
     """
     beside = BUNDLED.get(str(source), source)
     refuse_if(
@@ -138,7 +138,7 @@ def _beside(source: Path, policy: Path | None) -> tuple[Path, Path]:
 
 
 def _format_of(run: RunDir, stated: ClipFormat) -> ClipFormat:
-    """Return the format of the run's clips: cards of earlier versions do not say how many frames they have."""
+    """Return the format of the run's clips. The cards of earlier versions do not state the number of frames."""
     try:
         data = run.config()["data"]
         return replace(stated, num_frames=data["num_frames"], glance_frames=data["glance_frames"])
@@ -147,14 +147,14 @@ def _format_of(run: RunDir, stated: ClipFormat) -> ClipFormat:
 
 
 def check_plugin(run: str, plugin: str) -> None:
-    """Check that the plugin of a run is named, which is imported only then.
+    """Check that the user has named the plugin of a run. Only then is it imported, since that runs its code.
 
     Args:
-        run: The run folder; empty: none.
-        plugin: What the user named.
+        run: The run folder; empty: no run.
+        plugin: The plugin that the user named; empty: none.
 
     Raises:
-        InputError: It is not.
+        InputError: If the run has a plugin and none was named.
     """
     theirs = RunDir(run).config().get("plugin") if run and Path(run, CONFIG).is_file() else ""
     refuse_if(theirs and not plugin, f"run={run} was made with plugin={theirs}, which is imported only if you say so: add plugin={theirs}")

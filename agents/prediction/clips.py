@@ -1,4 +1,4 @@
-"""From a video to the clip that a classifier expects, and from boxes in the clip back to the video."""
+"""Read the clip that a classifier expects from a video, and map boxes in the clip back to the video."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from agents.prediction.result import named
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 
-TIME_LIMIT = 60.0  # seconds that a worker may take for the frames of one request
+TIME_LIMIT = 60.0  # seconds that a worker process may spend on one request
 
 
 @dataclass(frozen=True)
 class ClipOrigin:
-    """Where the frames of a clip come from.
+    """The origin of a clip's frames in its video.
 
     Attributes:
-        indices: (T,), numbers of the focuser's frames in the video, from 0.
-        times: (T,), when they are shown, in seconds from the first frame of the video.
-        span: first and last second of the window.
-        duration: of the video in seconds.
-        size: (height, width) of the video's frames in pixels, as they are decoded and turned for display.
+        indices: (T,), indices of the focuser's frames in the video, starting at 0.
+        times: (T,), display times of these frames, in seconds from the first frame of the video.
+        span: start and end of the window in seconds.
+        duration: duration of the video in seconds.
+        size: (height, width) of the video's frames in pixels, as decoded and rotated for display.
         decoded_size: (height, width) of the frames that the clip was cropped from.
-        crop: the part of them that the clip shows.
+        crop: the region of the decoded frames that the clip shows.
     """
 
     indices: NDArray[np.int64]
@@ -52,12 +52,12 @@ class ClipOrigin:
 
 @dataclass(frozen=True)
 class Clip:
-    """The frames of one window of a video, as its classifier expects them before `Classifier.normalise`.
+    """The frames of one window of a video, as the classifier expects them before `Classifier.normalise`.
 
     Attributes:
         frames: (T, 3, size, size) uint8.
-        glance_frames: (G, 3, size, size) uint8, those of the glancer where they are sampled separately; otherwise `frames`.
-        origin: Where they come from.
+        glance_frames: (G, 3, size, size) uint8, the glancer's frames if they are sampled separately; otherwise `frames`.
+        origin: The origin of the frames.
     """
 
     frames: Tensor
@@ -66,15 +66,15 @@ class Clip:
 
 
 def read_clip(video: Path | str, classifier: Classifier, *, num_frames: int | None = None) -> Clip:
-    """Return the clip of a video that the classifier was trained for: as many frames, sampled and cropped as test clips are.
+    """Return the clip of a video in the format that the classifier was trained with, sampled and cropped like a test clip.
 
     Args:
         video: The file or folder of frames.
-        classifier: Its `clip_format` and architecture decide.
-        num_frames: T; None: the classifier's.
+        classifier: Its `clip_format` and architecture determine the sampling and the size.
+        num_frames: T; None: the classifier's number of frames.
 
     Raises:
-        InputError: The video cannot be read.
+        InputError: If the video cannot be read.
     """
     request = request_for(classifier, video)
     if num_frames is not None:
@@ -108,9 +108,10 @@ def clip_of(decoded: DecodedWindows, row: int, request: WindowRequest, size: int
 def decode(
     requests: Sequence[WindowRequest], *, num_workers: int, time_limit: float = TIME_LIMIT
 ) -> Iterator[tuple[int, WindowRequest, DecodedWindows | Failure]]:
-    """Yield the number of a request, what was asked for and the decoded windows, as they come. Requests have their first window.
+    """Yield the number of each request, the request and the decoded windows, in the order of completion.
 
-    The further windows of a long video follow in the order of their request, some at a time, up to the first `Failure`.
+    Each request starts at the first window of its video. The remaining windows of a long video follow directly, in batches and in order,
+    up to the first `Failure`.
     """
     with closing(_decode(requests, num_workers, time_limit)) as results:
         for number, found in results:

@@ -1,4 +1,4 @@
-"""What the pictures of a prediction have in common: the frames of its video, darker where the classifier does not see them."""
+"""Frames for the pictures of a prediction, darkened outside the region that the classifier sees."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from adafocus_env.drawing import Picture
 from adafocus_env.videos.readers import DecodeError, open_reader
 from agents.prediction.result import Box, Prediction
 
-OUTSIDE = 0.55  # brightness of what the classifier does not see
+OUTSIDE = 0.55  # brightness outside the region that the classifier sees
 
 
 def shown_frames(prediction: Prediction) -> Iterator[tuple[float, Picture, float]]:
-    """Yield every frame of the video: its time in seconds, its pixels turned for display, and the width of a pixel by its height.
+    """Yield every frame of the video: its time in seconds, its pixels rotated for display, and its pixel aspect ratio (width / height).
 
     Raises:
-        DecodeError: The video cannot be read.
+        DecodeError: If the video cannot be read.
     """
     path = Path(prediction.file)
     if path.is_dir():
@@ -44,7 +44,7 @@ def shown_frames(prediction: Prediction) -> Iterator[tuple[float, Picture, float
 
 
 def dim_outside(pixels: Picture, view: Box) -> Picture:
-    """Return the frame with everything darker that the classifier does not see."""
+    """Return the frame with the region outside of ``view`` darkened."""
     top, left, bottom, right = (round(side) for side in view)
     dimmed = (pixels * OUTSIDE).astype(np.uint8)
     dimmed[top:bottom, left:right] = pixels[top:bottom, left:right]

@@ -1,4 +1,4 @@
-"""The folder of predictions: one JSON line for each video, appended when it is finished, so that an interrupted command resumes."""
+"""The folder of predictions. Each finished video appends a JSON line, so that an interrupted command can resume."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ PREDICTIONS, ORIGIN, LOCK = "predictions.jsonl", "predict.json", ".lock"
 
 
 class OutputFolder:
-    """The folder that a command writes its predictions to, open for one process at a time.
+    """The folder that a command writes its predictions to, locked for one process at a time.
 
-    ``predict.json`` says what the predictions depend on; they are continued with the same values only.
+    ``predict.json`` stores the values that the predictions depend on. A command can only add predictions with the same values.
 
     Args:
-        folder: Made if missing.
-        origin: What the predictions depend on, as plain values.
-        force: Remove the predictions that are there.
+        folder: The folder; created if missing.
+        origin: The values that the predictions depend on, as plain values.
+        force: Remove existing predictions.
 
     Attributes:
         done: The files that have a prediction.
 
     Raises:
-        InputError: It holds other predictions or other files, is in use, or cannot be written.
+        InputError: If the folder holds predictions with other values or other files, is in use, or cannot be written.
     """
 
     def __init__(self, folder: Path, origin: Mapping[str, Any], *, force: bool) -> None:
@@ -58,7 +58,7 @@ class OutputFolder:
             raise
 
     def _prepare(self, stored: Path, origin: dict[str, Any], *, force: bool) -> None:
-        for leftover in self.folder.rglob(".*.part"):  # of a killed process
+        for leftover in self.folder.rglob(".*.part"):  # temporary files of a killed process
             leftover.unlink()
         if stored.is_file() and not force:
             try:
@@ -78,10 +78,10 @@ class OutputFolder:
         self.done = {line["file"] for line in self.lines()}
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """Yield the predictions that are there.
+        """Yield the stored predictions.
 
         Raises:
-            InputError: A line is damaged.
+            InputError: If a line is damaged.
         """
         if not self.path.exists():
             return
@@ -93,12 +93,12 @@ class OutputFolder:
                     raise InputError(f"{self.path} is damaged in line {number}; set force=true to start over") from problem
 
     def add(self, prediction: Prediction) -> None:
-        """Append a prediction; it is on the disk when this returns.
+        """Append a prediction and flush it to the disk.
 
         Raises:
-            InputError: The file cannot be written.
+            InputError: If the file cannot be written.
         """
-        escaped = any("\ud800" <= letter <= "\udfff" for letter in prediction.file)  # a name that is invalid UTF-8
+        escaped = any("\ud800" <= letter <= "\udfff" for letter in prediction.file)  # a file name that is not valid UTF-8
         try:
             with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(prediction.to_dict(), ensure_ascii=escaped) + "\n")
@@ -109,7 +109,7 @@ class OutputFolder:
         self.done.add(prediction.file)
 
     def close(self) -> None:
-        """Let other processes open the folder."""
+        """Release the lock, so that other processes can open the folder."""
         self._lock.release()
 
     def __enter__(self) -> OutputFolder:
@@ -120,7 +120,7 @@ class OutputFolder:
 
 
 def _drop_incomplete_line(path: Path) -> None:
-    """Cut a file behind its last line break: a kill may leave an incomplete line."""
+    """Truncate a file after its last line break, because a killed process may leave an incomplete line."""
     with contextlib.suppress(FileNotFoundError), path.open("rb+") as stream:
         end = stream.seek(0, os.SEEK_END)
         while end:

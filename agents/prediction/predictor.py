@@ -1,4 +1,4 @@
-"""The predictor: a classifier and its policy on any video file or folder of frames."""
+"""The predictor, which applies a classifier and its policy to any video file or folder of frames."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from classifiers.optimize import optimized
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A video without a prediction, and why."""
+    """A video that has no prediction, and the reason."""
 
     file: str
     reason: str
 
 
 class Predictor:
-    """A classifier and its policy, for any video.
+    """Apply a classifier and its policy to any video::
 
         predictor = Predictor.load("runs/train_ppo-demo-0")
         result = predictor("video.mp4")
@@ -45,16 +45,16 @@ class Predictor:
         result.save_video("annotated.mp4")
 
     Args:
-        classifier: Frozen.
-        policy: Trained for the glance maps of this classifier; a model of another algorithm as
+        classifier: The frozen classifier.
+        policy: A policy trained on the glance maps of this classifier; for other algorithms than PPO, a
             `agents.policies.model_on_glances.ModelOnGlances`.
-        skipped: Input of the head where the policy skips a frame, a name in `adafocus_env.classify.SKIPPED`.
-        keep_threshold: Skip where P(skip) is at least this; None: the policy's threshold.
+        skipped: Input of the head for skipped frames, a name in `adafocus_env.classify.SKIPPED`.
+        keep_threshold: Skip frames with at least this P(skip); None: use the policy's threshold.
         classes: Names of the classes, in the order of the scores; None: the classifier's.
-        exit: Thresholds of a conditional exit, after which the frames of a window are not processed; None: all are.
+        exit: Thresholds of a conditional exit, after which the remaining frames of a window are not processed; None: no exit.
 
     Raises:
-        InputError: There is not one name for each class.
+        InputError: If the number of names differs from the number of classes.
     """
 
     def __init__(
@@ -86,17 +86,17 @@ class Predictor:
         classes: Sequence[str] | None = None,
         exit: ExitThresholds | None = None,
     ) -> Predictor:
-        """Return the predictor of a finished run, or of a classifier and a policy.
+        """Load a predictor from a finished run, or from a classifier and a policy.
 
         Args:
             folder: The run folder, or the folder or bundled name of a classifier.
-            policy: The folder of a policy; None: that of the run, or the one beside the classifier.
+            policy: The folder of a policy; None: the policy of the run, or the one in the classifier's folder.
             device: "auto", "cpu", "cuda" or "cuda:N".
             classes: Names of the classes; None: the classifier's.
             exit: Thresholds of a conditional exit; None: all frames are processed.
 
         Raises:
-            InputError: The run is not finished, or a checkpoint is missing or cannot be read.
+            InputError: If the run is not finished, or a checkpoint is missing or cannot be read.
         """
         classifier, network, skipped = load_checkpoints(Path(folder), None if policy is None else Path(policy), choose_device(device))
         return cls(classifier, network, skipped=skipped, classes=classes, exit=exit)
@@ -106,11 +106,11 @@ class Predictor:
 
         Args:
             video: The file or folder of frames.
-            window: Length in seconds of the windows of a long video, each of which is classified; None: the whole video at once.
-            stride: Seconds from one window to the next; None: the length of a window.
+            window: Length of the windows in seconds. Each window of a long video is classified; None: one window, the whole video.
+            stride: Seconds from the start of one window to the start of the next; None: the length of a window.
 
         Raises:
-            InputError: The video cannot be read, or as `infer`.
+            InputError: If the video cannot be read, a number is out of range, or for the reasons of `infer`.
         """
         [found] = self.predict_all([video], window=window, stride=stride, num_workers=1)
         if isinstance(found, Unreadable):
@@ -128,23 +128,23 @@ class Predictor:
         batch_size: int = 8,
         time_limit: float = TIME_LIMIT,
     ) -> Iterator[Prediction | Unreadable]:
-        """Yield the predictions of many videos, as they come. Worker processes decode the next videos meanwhile.
+        """Yield the predictions of many videos, in the order of completion. Worker processes decode the next videos meanwhile.
 
         Args:
             videos: Files or folders of frames.
-            window: As in a call.
-            stride: As in a call.
-            fps: Frames per second of folders of frames.
-            num_workers: Processes that decode.
-            batch_size: Windows that the networks see at a time.
-            time_limit: Seconds after which a process that decodes is stopped, and its video counts as unreadable.
+            window: See `__call__`.
+            stride: See `__call__`.
+            fps: Frame rate of folders of frames, in frames per second.
+            num_workers: Number of decoding processes.
+            batch_size: Number of windows per batch of the networks.
+            time_limit: Seconds after which a decoding process is stopped and its video counts as unreadable.
 
         Raises:
-            InputError: A number is out of range, or as `infer`.
+            InputError: If a number is out of range, or for the reasons of `infer`.
         """
         for name, value in {"window": window, "stride": stride, "fps": fps}.items():
             refuse_if(value is not None and not value > 0, f"{name} must be above 0, got {value}")
-        refuse_if(stride is not None and window is None, f"stride={stride} is between windows, and there is one; give window, too")
+        refuse_if(stride is not None and window is None, f"stride must be left out without window, got {stride}; set window, too")
         refuse_if(batch_size < 1, f"batch_size must be at least 1, got {batch_size}")
         base = request_for(self.classifier, "")
         requests = [replace(base, path=Path(video), window=window, stride=stride, fps=fps) for video in videos]
@@ -156,7 +156,7 @@ class Predictor:
         yield from self._collect(videos, batches, results)
 
     def _collect(self, videos: Sequence[Path | str], batches: _Batches, results: Iterator[Inference]) -> Iterator[Prediction | Unreadable]:
-        """Yield the prediction of each video when the last of its windows has passed the networks."""
+        """Yield the prediction of each video once all of its windows are classified."""
         unfinished: dict[int, list[_Window]] = {}
         for result in results:
             for row, (number, origin, total) in enumerate(batches.waiting.popleft()):
@@ -176,7 +176,7 @@ class Predictor:
         return _Window(origin, boxes, mask, scores, self._macs(mask, processed), processed)
 
     def _macs(self, mask: NDArray[np.bool_], processed: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Return the multiply-adds of each frame (T,): those of its decision, shared equally among the frames of the decision."""
+        """Return the multiply-adds of each frame (T,). The cost of a decision is divided equally among its frames."""
         flops = self.flops()
         repeats = len(mask) // flops.num_steps
         steps = np.arange(flops.num_steps + 1)
@@ -219,7 +219,7 @@ class Predictor:
 
 @dataclass(frozen=True)
 class _Window:
-    """What was found in one window: boxes (T, 4), mask (T,), softmax scores (T, K), multiply-adds (T,) and whether processed (T,)."""
+    """The results of one window: boxes (T, 4), mask (T,), softmax scores (T, K), multiply-adds (T,) and whether processed (T,)."""
 
     origin: ClipOrigin
     boxes: NDArray[np.float64]
@@ -230,11 +230,11 @@ class _Window:
 
 
 class _Batches:
-    """Batches of windows for the networks; a thread reads them ahead.
+    """Batches of windows for the networks, prefetched by a thread.
 
     Attributes:
-        waiting: For each batch that was read, the number of the video, the origin and the number of all windows of every row.
-        failed: The number of every video that cannot be read, and why.
+        waiting: A list for each batch that was read. Each row has the index of the video, the origin, and the video's number of windows.
+        failed: The index of every video that cannot be read, and the reason.
     """
 
     def __init__(self, requests: Sequence[WindowRequest], size: int, batch_size: int) -> None:
@@ -243,7 +243,7 @@ class _Batches:
         self.failed: deque[tuple[int, str]] = deque()
 
     def read(self, num_workers: int, time_limit: float) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the frames of the focuser and of the glancer for `infer_batches`."""
+        """Yield batches of the focuser's and the glancer's frames, as `infer_batches` expects them."""
         batch: list[tuple[int, Clip, int]] = []
         for number, request, found in decode(self._requests, num_workers=num_workers, time_limit=time_limit):
             if isinstance(found, Failure):

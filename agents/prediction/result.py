@@ -1,4 +1,4 @@
-"""What a classifier and its policy say about a video, as plain values. Nothing slow is imported: worker processes draw these."""
+"""The prediction for a video, as plain values. The imports are light, because worker processes load this module to draw pictures."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from adafocus_env.videos.decoding import Failure, run_in_workers
 from classifiers.errors import InputError
 
-TOP = 5  # classes in the JSON object
+TOP = 5  # number of classes in the JSON object
 
 
 class Box(NamedTuple):
-    """A rectangle in pixels of the video's frames as they are decoded and turned for display; (0, 0) is the corner of the top left one."""
+    """A rectangle in pixels of the video's frames, as decoded and rotated for display; (0, 0) is the top left corner of the frame."""
 
     top: float
     left: float
@@ -27,17 +27,17 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class FramePrediction:
-    """One sampled frame.
+    """The prediction after one sampled frame.
 
     Attributes:
-        index: Its number in the video, from 0.
-        time: When it is shown, in seconds from the first frame.
-        window: Number of its window, from 0.
-        box: The patch that the focuser saw; None: the frame was skipped, or not processed.
+        index: Index of the frame in the video, starting at 0.
+        time: Display time of the frame, in seconds from the first frame.
+        window: Index of the window, starting at 0.
+        box: The patch that the focuser saw; None if the frame was skipped or not processed.
         prediction: The class with the highest score after this frame.
         confidence: The softmax score of that class.
-        macs: Multiply-adds that were spent on it.
-        processed: False: the window had ended before by its conditional exit; class and confidence are those at the exit.
+        macs: Multiply-adds spent on the frame.
+        processed: False if the conditional exit ended the window before this frame; class and confidence are then those at the exit.
     """
 
     index: int
@@ -51,7 +51,7 @@ class FramePrediction:
 
     @property
     def skipped(self) -> bool:
-        """Whether the policy skipped it, so that the focuser did not see it."""
+        """Whether the policy skipped the frame, so that the focuser did not see it."""
         return self.processed and self.box is None
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,14 +65,14 @@ class FramePrediction:
 
 @dataclass(frozen=True)
 class WindowPrediction:
-    """One window of a video.
+    """The prediction for one window of a video.
 
     Attributes:
-        start: In seconds from the first frame of the video.
-        end: Likewise.
+        start: Start of the window, in seconds from the first frame of the video.
+        end: End of the window, in seconds from the first frame of the video.
         classes: All classes, the most probable first.
-        probabilities: Their softmax scores.
-        processed: Number of sampled frames before its conditional exit; all of them where it had none.
+        probabilities: The softmax scores of the classes.
+        processed: Number of sampled frames up to the conditional exit; all sampled frames if there was no exit.
     """
 
     start: float
@@ -91,14 +91,14 @@ class Prediction:
     """The prediction for one video.
 
     Attributes:
-        file: The file or folder of frames, as it was given.
-        duration: In seconds.
-        size: (height, width) in pixels of the frames as they are decoded and turned for display. Pixels that are not square stay so.
-        view: The part of a frame that the classifier sees.
-        patch_size: P, side in pixels of a patch as the focuser sees it.
+        file: The file or folder of frames, as the caller named it.
+        duration: Duration of the video in seconds.
+        size: (height, width) in pixels of the frames as decoded and rotated for display. Non-square pixels are not resampled.
+        view: The region of a frame that the classifier sees.
+        patch_size: P, the side of the focuser's input in pixels.
         classes: All classes, the most probable first.
-        probabilities: Of these classes: softmax scores after the last frame, the mean over the windows.
-        windows: The windows, in order: one, or several where a length was given.
+        probabilities: Softmax scores of the classes after the last frame, averaged over the windows.
+        windows: The windows in order: one for the whole video, or several if the caller set a length.
         frames: The sampled frames, window by window.
         full_macs: Multiply-adds with a patch in every sampled frame.
     """
@@ -116,21 +116,21 @@ class Prediction:
 
     @property
     def macs(self) -> int:
-        """Multiply-adds of all networks together."""
+        """Total multiply-adds of all networks."""
         return sum(frame.macs for frame in self.frames)
 
     @property
     def times(self) -> NDArray[np.float64]:
-        """When the sampled frames are shown (n,), in seconds."""
+        """Display times of the sampled frames (n,), in seconds."""
         return np.array([frame.time for frame in self.frames])
 
     @property
     def boxes(self) -> NDArray[np.float64]:
-        """The patches (n, 4) as (top, left, bottom, right); NaN where the focuser did not see the frame."""
+        """The patches (n, 4) as (top, left, bottom, right) in pixels; NaN where the focuser did not see the frame."""
         return np.array([frame.box or [np.nan] * 4 for frame in self.frames])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object: `TOP` classes, all windows and all sampled frames."""
+        """Return the JSON object, with the `TOP` most probable classes, all windows and all sampled frames."""
         return {
             "file": self.file, "duration": round(self.duration, 3), "height": self.size[0], "width": self.size[1], "top": _top(self),
             "macs": self.macs, "view": [round(side, 2) for side in self.view],
@@ -138,10 +138,10 @@ class Prediction:
         }  # fmt: skip
 
     def save_video(self, path: Path | str) -> None:
-        """Write an MP4 file: the video with the patch, what the focuser sees of it, the confidence and the cost so far.
+        """Write an MP4 file of the video with the patch, the focuser's input, the confidence and the cost so far.
 
         Raises:
-            InputError: The video cannot be read, or the file cannot be written.
+            InputError: If the video cannot be read, or the file cannot be written.
         """
         self._draw("agents.prediction.video:write_video", path)
 
@@ -149,12 +149,12 @@ class Prediction:
         """Write a PNG picture of the sampled frames with their patches.
 
         Raises:
-            InputError: The video cannot be read, or the file cannot be written.
+            InputError: If the video cannot be read, or the file cannot be written.
         """
         self._draw("agents.prediction.sheet:write_sheet", path)
 
     def _draw(self, function: str, path: Path | str) -> None:
-        """Call a function in a worker process, since it decodes the video once more."""
+        """Call a drawing function in a worker process, since it decodes the video again."""
         limit = 120 + 20 * self.duration
         for _, failure in run_in_workers(function, [(self, Path(path))], num_workers=1, time_limit=limit):
             if isinstance(failure, Failure):
@@ -162,7 +162,7 @@ class Prediction:
 
 
 def named(file: str, reason: str) -> str:
-    """Return the reason why a video failed, with its name; that a worker process was stopped does not say it."""
+    """Return the reason why a video failed, including the file's name, which some reasons lack."""
     return reason if file in reason else f"{file}: {reason}"
 
 

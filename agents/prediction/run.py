@@ -1,4 +1,4 @@
-"""What `python -m agents.predict` does, from settings to files."""
+"""The implementation of `python -m agents.predict`."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from classifiers.classifier import hash_of
 from classifiers.errors import InputError, count_of, refuse_if
 
 SUFFIXES = {"sheet": ".png", "video": ".mp4"}
-"""Kinds of picture, with the suffix of their files."""
+"""Kinds of pictures and the suffixes of their files."""
 
 
 def predict(config: Predict) -> int:
-    """Predict all videos of the source that have no prediction yet; return 0, or 1 if one of them cannot be read.
+    """Predict all videos of the source that have no prediction yet. Return the exit status: 1 if a video cannot be read, otherwise 0.
 
     Raises:
-        InputError: The run, the source or the output cannot be used.
+        InputError: If the run, the source or the output cannot be used.
     """
     refuse_if(bool(config.run) == bool(config.classifier), "give run=DIR, or classifier=DIR with its policy=DIR")
     out = Path(config.out) if config.out else Path("predictions", _name_of(config.source))
@@ -50,7 +50,7 @@ def load_predictor(config: Predict, display: Display) -> Predictor:
     """Return the predictor that the settings name.
 
     Raises:
-        InputError: A checkpoint, the list of classes or the budget cannot be used.
+        InputError: If a checkpoint, the list of classes or the budget cannot be used.
     """
     check_plugin(config.run, config.plugin)
     classes = _read_classes(config.classes) if config.classes else None
@@ -67,11 +67,11 @@ def load_predictor(config: Predict, display: Display) -> Predictor:
 
 
 Pictures = dict[str, list[tuple[str, Path]]]
-"""Of every video the kinds of picture and their paths."""
+"""The kinds of pictures of every video, with their paths."""
 
 
 def _predict(config: Predict, predictor: Predictor, sources: Sources, output: OutputFolder, pictures: Pictures, display: Display) -> int:
-    """Predict what is left, and write it."""
+    """Predict the remaining videos and write the results."""
     left = [file for file in sources.files if file not in output.done or not all(path.exists() for _, path in pictures[file])]
     if not left:
         display.say(f"{output.path} has all {count_of(len(sources.files), 'video')} already (force=true starts over)")
@@ -90,7 +90,7 @@ def _predict(config: Predict, predictor: Predictor, sources: Sources, output: Ou
         try:
             if isinstance(result, Prediction):
                 _save_pictures(result, pictures[result.file])
-                if result.file not in output.done:  # otherwise only a picture was missing
+                if result.file not in output.done:  # otherwise, only a picture was missing
                     output.add(result)
                 short += config.window is not None and result.duration < config.window
                 last = result
@@ -107,7 +107,7 @@ def _predict(config: Predict, predictor: Predictor, sources: Sources, output: Ou
 
 
 class PictureError(InputError):
-    """A video whose pictures cannot be drawn: its arguments are the file and the reason."""
+    """Raised if the pictures of a video cannot be drawn. The arguments are the file and the reason."""
 
     @property
     def file(self) -> str:
@@ -127,10 +127,10 @@ def _save_pictures(prediction: Prediction, pictures: Iterable[tuple[str, Path]])
 
 
 def _pictures(sources: Sources, out: Path, kinds: Sequence[str]) -> Pictures:
-    """Return the pictures to draw of every video: their kinds and paths.
+    """Return the kinds and paths of the pictures of every video.
 
     Raises:
-        InputError: One of them would replace a video of the source.
+        InputError: If a picture would replace a video of the source.
     """
     names = sources.names() if kinds else dict.fromkeys(sources.files, "")
     pictures = {file: [(kind, out / f"{name}{SUFFIXES[kind]}") for kind in kinds] for file, name in names.items()}
@@ -157,11 +157,11 @@ def _say_what_was_made(
 def _say_what_failed(display: Display, failed: Sequence[Unreadable]) -> None:
     if failed:
         listed = "\n".join([f"{count_of(len(failed), 'video')} failed:", *(f"  {named(each.file, each.reason)}" for each in failed)])
-        display.say(listed.encode(errors="backslashreplace").decode())  # names may be invalid UTF-8
+        display.say(listed.encode(errors="backslashreplace").decode())  # file names may be invalid UTF-8
 
 
 def _origin(config: Predict, predictor: Predictor) -> dict[str, Any]:
-    """Return what the predictions depend on; the order of frames where it is not time, so that earlier predictions stay valid."""
+    """Return the values that the predictions depend on. The order of frames is omitted if it is `time`: older outputs lack the entry."""
     clip_format = asdict(predictor.classifier.clip_format)
     if clip_format["order"] == "time":
         del clip_format["order"]
@@ -178,16 +178,16 @@ def _read_classes(path: str) -> list[str]:
     """Return the lines of a text file.
 
     Raises:
-        InputError: It cannot be read.
+        InputError: If the file cannot be read.
     """
     try:
         return [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as problem:
-        raise InputError(f"classes={path} cannot be read ({problem}); give a text file with one name a line") from problem
+        raise InputError(f"classes={path} cannot be read ({problem}); give a text file with one name per line") from problem
 
 
 def _name_of(source: str) -> str:
-    """Return the name of the folder for the results of a source."""
+    """Return the default name of the results folder for a source."""
     if source == "-":
         return "list"
     return re.sub(r"[^\w.,=+-]+", "_", Path(source).expanduser().resolve().stem).strip("_") or "videos"

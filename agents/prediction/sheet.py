@@ -13,16 +13,16 @@ from agents.prediction.result import TOP, FramePrediction, Prediction
 from classifiers.atomic_files import replacing
 from classifiers.errors import count_of
 
-TILES, COLUMNS = 24, 4  # frames on a sheet at most, and in a row
+TILES, COLUMNS = 24, 4  # maximum number of frames on a sheet, and number per row
 TILE_WIDTH, CAPTION, GAP = 300, 44, 12  # pixels
-LINE = 20  # pixels of a class in the heading
+LINE = 20  # height of a class in the heading, in pixels
 
 
 def write_sheet(task: tuple[Prediction, Path]) -> None:
     """Write the PNG picture of a prediction; called in a worker process.
 
     Raises:
-        InputError: The video cannot be read, or the file cannot be written.
+        InputError: If the video cannot be read, or the file cannot be written.
     """
     prediction, path = task
     chosen = np.unique(np.linspace(0, len(prediction.frames) - 1, TILES).astype(int)) if len(prediction.frames) > TILES else None
@@ -80,7 +80,7 @@ def _tile(prediction: Prediction, step: FramePrediction, pixels: Picture, aspect
 
 
 def _heading(prediction: Prediction, width: int, shown: int) -> Image.Image:
-    """Return the file's name and the most probable classes."""
+    """Return the heading: the file's name and the most probable classes."""
     classes = list(zip(prediction.classes, prediction.probabilities, strict=True))[:TOP]
     heading = Image.new("RGB", (width, GAP + 50 + LINE * len(classes) + GAP), BACKGROUND)
     draw = ImageDraw.Draw(heading)

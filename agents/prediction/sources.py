@@ -1,4 +1,4 @@
-"""From what a user names as ``source`` to a list of videos."""
+"""Find the videos that the setting ``source`` names."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Sources:
     """The videos to predict.
 
     Attributes:
-        files: Paths of files and folders of frames, as they stand in the results.
-        root: The folder that the names of their pictures are relative to; None: only their own names count.
-        single: Whether one file was named, rather than a folder, a pattern or a list.
+        files: Paths of the files and folders of frames, as the results state them.
+        root: The folder that the names of pictures are relative to; None: pictures are named after the file only.
+        single: Whether ``source`` is one file, rather than a folder, a pattern or a list.
     """
 
     files: tuple[str, ...]
@@ -30,7 +30,7 @@ class Sources:
     single: bool
 
     def names(self) -> dict[str, str]:
-        """Return the name of every video's pictures, without suffix: the video's own where that is unique."""
+        """Return the names of every video's pictures, without suffix: the video's name if no other video has it."""
         relative = {file: Path(file).relative_to(self.root) if self.root else Path(Path(file).name) for file in self.files}
         stems = Counter(path.with_suffix("") for path in relative.values())
         names = {file: str(path if stems[path.with_suffix("")] > 1 else path.with_suffix("")) for file, path in relative.items()}
@@ -43,16 +43,16 @@ def find_sources(source: str, out: Path) -> Sources:
     """Return the videos that ``source`` names: a file, a folder (with its subfolders), a pattern, or - for a list on standard input.
 
     Args:
-        source: What the user typed.
-        out: The folder of the results, which is left out.
+        source: The value of the setting.
+        out: The folder of the results, which is excluded.
 
     Raises:
-        InputError: There is none.
+        InputError: If there are no videos.
     """
     path = Path(source).expanduser()
     if source == "-":
         listed = tuple(dict.fromkeys(line.strip() for line in sys.stdin if line.strip()))
-        refuse_if(not listed, "source=- reads paths of videos from standard input, one a line, and there were none; pipe a list into it")
+        refuse_if(not listed, "source=- reads paths of videos from standard input, one per line, and there were none; pipe a list into it")
         return Sources(listed, None, single=False)
     if path.is_dir() and not _has_images(path):
         files = tuple(str(file) for file in _below(path, out.resolve()))
@@ -79,7 +79,7 @@ def _below(folder: Path, out: Path) -> Iterator[Path]:
 
 
 def _videos(paths: Iterable[Path], out: Path) -> Iterator[Path]:
-    """Yield those of the paths that are videos: files with a video's suffix and folders of images, outside of ``out``."""
+    """Yield the paths outside of ``out`` that are videos: files with the suffix of a video, and folders of images."""
     for path in paths:
         if not _hidden(path, out) and (_has_images(path) if path.is_dir() else path.suffix.lower() in VIDEO_SUFFIXES):
             yield path

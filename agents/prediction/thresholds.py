@@ -1,4 +1,7 @@
-"""Thresholds of predictions: on P(skip) for a budget, solved on the validation split of a run; of an exit, fitted on training clips."""
+"""Thresholds for predictions: the threshold on P(skip) for a budget, and the thresholds of a conditional exit.
+
+The former is solved on the validation split of a run, the latter are fitted on training clips.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,15 @@ from agents.policies.networks import PolicyNetwork
 from agents.prediction.predictor import Predictor
 from agents.runs.progress import Display
 from agents.runs.run_dir import RunDir
+from classifiers.classifier import Classifier
 from classifiers.errors import refuse_if
 
 
 def solve_budget(predictor: Predictor, config: Predict, display: Display) -> str:
-    """Set the threshold of a predictor's policy for ``budget`` or ``keep``; return a line about it.
+    """Set the threshold of a predictor's policy for ``budget`` or ``keep``, and return a line that reports it.
 
     Raises:
-        InputError: The policy does not skip, the run has no validation split, or the budget is out of range.
+        InputError: If the policy does not skip, the run has no validation split, or the budget is out of range.
     """
     policy, classifier = predictor.policy, predictor.classifier
     asked = f"budget={config.budget}" if config.budget is not None else f"keep={config.keep}"
@@ -42,22 +46,31 @@ def solve_budget(predictor: Predictor, config: Predict, display: Display) -> str
     return set_threshold(policy, features_of(classifier, val, _env_of(predictor)), share)
 
 
-def find_exit(predictor: Predictor, config: Predict, display: Display) -> ExitThresholds:
-    """Return the thresholds of the conditional exit that is asked for: from what is stored beside the policy, or fitted on the run's data.
+def exit_model(classifier: Classifier, policy: PolicyNetwork, skipped: str) -> ExitModel:
+    """Return what thresholds for predictions belong to: these networks, and clips as the classifier's card describes them.
 
     Raises:
-        InputError: Nothing is stored and there is no run, what is stored is of another model, or there are no training videos.
+        InputError: The classifier has a temporal shift.
     """
-    policy, classifier, clip_format = predictor.policy, predictor.classifier, predictor.classifier.clip_format
-    num_frames = clip_format.num_frames
-    steps = count_decisions(classifier, policy, num_frames, clip_format.glance_frames or num_frames)
-    model = ExitModel.of(classifier, policy, num_frames, steps, skipped=predictor.skipped)
+    frames, glances = classifier.clip_format.num_frames, classifier.clip_format.glance_frames
+    return ExitModel.of(classifier, policy, frames, count_decisions(classifier, policy, frames, glances or frames), skipped=skipped)
+
+
+def find_exit(predictor: Predictor, config: Predict, display: Display) -> ExitThresholds:
+    """Return the thresholds of the requested conditional exit, either stored in the policy's folder or fitted on the run's data.
+
+    Raises:
+        InputError: If none are stored and there is no run, the stored ones belong to another model, or there are no training videos.
+    """
+    policy, classifier = predictor.policy, predictor.classifier
+    model = exit_model(classifier, policy, predictor.skipped)
     folder = config.policy or (str(RunDir(config.run).checkpoints / "best") if config.run else config.classifier)
     if config.run:
         of_run = DataConfig(**RunDir(config.run).config()["data"])
         data = with_classes(build_data(of_run), classifier.classes)
-        env = replace(_env_of(predictor), video_div=steps if classifier.architecture.averages_frames else None)
-        fit = fit_exit(classifier, getattr(policy, "trained", policy), folder, model, data, in_order_of(of_run, clip_format), env, display)
+        env = replace(_env_of(predictor), video_div=model.num_steps if classifier.architecture.averages_frames else None)
+        of_run = in_order_of(of_run, classifier.clip_format)
+        fit = fit_exit(classifier, getattr(policy, "trained", policy), folder, model, data, of_run, env, display)
     else:
         path = exit_file(folder)
         refuse_if(
@@ -71,7 +84,7 @@ def find_exit(predictor: Predictor, config: Predict, display: Display) -> ExitTh
 
 
 def _env_of(predictor: Predictor) -> EnvConfig:
-    """Return the environment of the predictor's policy, with features that are computed live."""
+    """Return the environment settings of the predictor's policy, with features computed live."""
     policy = predictor.policy
     with_grid: ActionName = "skip" if policy.skips else "grid"
     without: ActionName = "continuous_skip" if policy.skips else "interpolated" if policy.interpolated else "continuous"

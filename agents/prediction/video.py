@@ -1,4 +1,4 @@
-"""The annotated video: the patch, what the focuser sees of it, the confidence over time and the cost so far."""
+"""The annotated video, which shows the patch, the focuser's input, the confidence over time and the cost so far."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from classifiers.atomic_files import replacing
 from classifiers.errors import refuse_if
 
 CODECS = ("libx264", "libopenh264", "mpeg4")
-"""Encoders by preference; the first that PyAV has is used."""
-MIN_WIDTH, MAX_SIDE, SMALL_SIDE = 480, 1280, 360  # pixels; small videos are enlarged by a whole number
+"""Encoders in order of preference; the first that PyAV supports is used."""
+MIN_WIDTH, MAX_SIDE, SMALL_SIDE = 480, 1280, 360  # pixels; small videos are enlarged by an integer factor
 PANEL = 136  # pixels of the panel below the video
 MARGIN = 12
-FRESH = 0.25  # seconds for which the outline of a patch is thicker
+FRESH = 0.25  # seconds for which the outline of a new patch is thicker
 CLOCK = 90_000  # time units of the MP4 file per second
 
 
@@ -32,7 +32,7 @@ def write_video(task: tuple[Prediction, Path]) -> None:
     """Write the annotated MP4 file of a prediction; called in a worker process.
 
     Raises:
-        InputError: PyAV has no encoder, the video cannot be read, or the file cannot be written.
+        InputError: If PyAV has no encoder, the video cannot be read, or the file cannot be written.
     """
     prediction, path = task
     with closing(_pictures(prediction)) as pictures:
@@ -43,12 +43,12 @@ def encode(pictures: Iterable[tuple[float, Picture]], path: Path, instead: str) 
     """Write an MP4 file.
 
     Args:
-        pictures: Time in seconds and picture (H, W, 3) of every frame; sides are even.
-        path: The file, replaced in one step.
-        instead: What to do without an encoder.
+        pictures: Time in seconds and picture (H, W, 3) of every frame, with even sides.
+        path: The file, replaced atomically.
+        instead: Advice for the error message if there is no encoder.
 
     Raises:
-        InputError: PyAV has no encoder, or the file cannot be written.
+        InputError: If PyAV has no encoder, or the file cannot be written.
     """
     codec = next((name for name in CODECS if name in av.codecs_available), "")
     refuse_if(not codec, f"PyAV has no encoder for MP4 files ({', '.join(CODECS)}); install the wheels of av, or {instead}")
@@ -86,12 +86,12 @@ def _pictures(prediction: Prediction) -> Generator[tuple[float, Picture], None, 
 
 
 class _Layout:
-    """Where everything is in the picture.
+    """The layout of the picture.
 
     Args:
-        prediction: What is drawn.
-        steps: Its frames in the order of time.
-        aspect: The width of a pixel of the video by its height.
+        prediction: The prediction to draw.
+        steps: Its frames, sorted by time.
+        aspect: Pixel aspect ratio of the video (width / height).
     """
 
     def __init__(self, prediction: Prediction, steps: list[FramePrediction], aspect: float) -> None:
@@ -132,7 +132,7 @@ class _Layout:
         return np.asarray(canvas)
 
     def panel(self, reached: int, inset: Image.Image | None) -> Image.Image:
-        """Return the panel after step number ``reached``, -1 before the first: all but the line at the current time."""
+        """Return the panel after step number ``reached`` (-1: before the first), without the line at the current time."""
         panel = Image.new("RGB", (self.width, self.height - self.video[0]), BACKGROUND)
         draw = ImageDraw.Draw(panel)
         corner, side = (MARGIN, MARGIN), self.inset_side
@@ -165,9 +165,9 @@ class _Layout:
         draw.text((left, MARGIN - 3), shorten(step.prediction, room, 18, bold=True), fill=TEXT, font=font(18, bold=True))
 
     def _plot(self, draw: ImageDraw.ImageDraw, reached: int) -> None:
-        """Draw the confidence over time, with a mark for every sampled frame: filled with a patch, hollow where it was skipped.
+        """Draw the confidence over time, with a mark for every sampled frame: filled if it has a patch, hollow if it was skipped.
 
-        After an exit nothing is marked.
+        Frames after an exit have no mark.
         """
         left, top, right, bottom = self.plot
         draw.rectangle((left, top, right, bottom), fill=PLOT)
@@ -182,7 +182,7 @@ class _Layout:
             by_window.setdefault(step.window, []).append(step)
         for line in by_window.values():
             points = [(self._x(step.time), self._y(step.confidence)) for step in line]
-            for (before, y), (after, next_y) in pairwise(points):  # the confidence stays until the next frame
+            for (before, y), (after, next_y) in pairwise(points):  # the confidence stays constant until the next frame
                 draw.line([(before, y), (after, y), (after, next_y)], fill=CONFIDENCE, width=2)
         for number, step in [(number, step) for number, step in enumerate(self.steps) if step.processed]:
             x, y = self._x(step.time), self._y(step.confidence) if number <= reached else bottom
@@ -191,7 +191,7 @@ class _Layout:
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=PLOT if step.skipped else colour, outline=colour, width=2)
 
     def _cost(self, draw: ImageDraw.ImageDraw, reached: int) -> None:
-        """Draw a bar with the multiply-adds so far; its full length is a patch in every sampled frame."""
+        """Draw a bar of the multiply-adds so far. Its full length is the cost of a patch in every sampled frame."""
         left, _, right, bottom = self.plot
         spent, full = int(self.spent[reached]) if reached >= 0 else 0, self.prediction.full_macs
         text = f"{spent / 1e9:.3g} of {full / 1e9:.3g} GFLOPs"

@@ -1,7 +1,7 @@
-"""The authors' checkpoint files of every family: what they hold, read safely and strictly, under our names, and written to a folder.
+"""Import of the authors' checkpoint files: read a file safely, check it strictly, rename its tensors and write them to a folder.
 
-Files of AdaFocus are dictionaries with the parts `PARTS` and, from stage 2 on, ``policy``; those of AdaFocusV2 have all tensors in
-``state_dict``.
+Files of AdaFocus are dictionaries with the entries `PARTS` and, from stage 2 on, ``policy``. Files of AdaFocusV2 have all tensors in the
+entry ``state_dict``.
 """
 
 import re
@@ -38,8 +38,8 @@ class Released:
     """The networks of a released file.
 
     Attributes:
-        classifier: frozen, in eval mode.
-        policy: the same; None in files of the stages 0 and 1.
+        classifier: the classifier, frozen and in eval mode.
+        policy: the policy, frozen and in eval mode; None for files of stages 0 and 1.
         unused: names of the tensors that no network uses.
     """
 
@@ -51,18 +51,18 @@ class Released:
 def read_released(
     path: Path | str, *, patch_size: int | None = None, classes: tuple[str, ...] | None = None, family: str | None = None
 ) -> Released:
-    """Reads a released checkpoint of any stage; no code in it is run.
+    """Read a released checkpoint of any stage, without running any code from the file.
 
     Args:
         path: the file that the authors' code saved.
-        patch_size: P in pixels, which the file does not hold; by default the one in the name of an AdaFocusV2 file (as
-            ``actnet_p128_mbv2.pth.tar``), otherwise the smallest that is published for its family.
+        patch_size: P in pixels, which the file does not contain. By default, the size in the name of an AdaFocusV2 file (such as
+            ``actnet_p128_mbv2.pth.tar``), otherwise the smallest published size of the file's family.
         classes: names of the K classes, in the order of the scores; by default "0" … "K-1".
-        family: name in `agents.released.families.FAMILIES` that the file must be of; by default any.
+        family: the required family, a name in `agents.released.families.FAMILIES`; by default any.
 
     Raises:
-        InputError: it cannot be read, is of another family or has another patch size in its name, lacks tensors or holds others (lists
-            them).
+        InputError: if the file cannot be read, is of another family, has another patch size in its name, or has missing or unexpected
+            tensors, which the message lists.
     """
     path = Path(path)
     found = _tensors(_load(path), path)
@@ -92,10 +92,10 @@ def read_released(
 
 
 def import_released(settings: ImportCheckpoint) -> str:
-    """Read the file, write what it holds into the folder, and return a line that says what that is.
+    """Read the file, write its networks to the folder, and return a line that describes them.
 
     Raises:
-        InputError: the file, the list of classes, the patch size, the family or the folder cannot be used.
+        InputError: if the file, the list of classes, the patch size, the family or the folder cannot be used.
     """
     classes = None if settings.classes is None else read_class_names(settings.classes)
     released = read_released(settings.file, patch_size=settings.patch_size, classes=classes, family=settings.family)
@@ -121,7 +121,7 @@ def import_released(settings: ImportCheckpoint) -> str:
 
 
 def _load(path: Path) -> Mapping[str, Any]:
-    """The dictionary in the file. Tensors, plain values and NumPy numbers (of measured accuracies) are all it may hold."""
+    """Return the dictionary in the file. It may hold only tensors, plain values and NumPy numbers (measured accuracies)."""
     if not path.is_file():
         raise InputError(f"file must be a checkpoint that the authors' code saved, got {path}, which does not exist")
     try:
@@ -141,14 +141,14 @@ def _load(path: Path) -> Mapping[str, Any]:
 
 
 def _numpy_numbers() -> list[Any]:
-    """What a pickled NumPy number is made of, under the names of NumPy 1 and 2."""
+    """Return the globals that a pickled NumPy number refers to, for NumPy 1 and NumPy 2."""
     scalar = np.float64(0).__reduce__()[0]
     kinds = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64")]
     return [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype, *kinds]
 
 
 def _tensors(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """All tensors by part and name, such as ``fc.gru.bias_ih_l0``, without the ``module.`` of parallel training."""
+    """Return all tensors by entry and name, such as ``fc.gru.bias_ih_l0``, without the prefix ``module.`` of parallel training."""
     if isinstance(content.get(WHOLE), Mapping) and not any(part in content for part in PARTS):
         return dict(_named(content[WHOLE], WHOLE, "", path))
     if missing := [part for part in PARTS if not isinstance(content.get(part), Mapping)]:
@@ -171,15 +171,15 @@ def _named(tensors: Mapping[str, Any], part: str, prefix: str, path: Path) -> It
 
 
 def _patch_size(path: Path, kind: Family, patch_size: int | None) -> int | None:
-    """The patch size that is given, or that an AdaFocusV2 file has in its name; they must not differ."""
+    """Return the patch size, from the argument or from the name of an AdaFocusV2 file; the two must not differ."""
     named = re.search(r"_p(\d+)(?=[_.])", path.name) if kind.interpolated else None
     if named and patch_size not in (None, int(named[1])):
-        raise InputError(f"patch_size={patch_size} is not that of file={path}, whose name says {named[1]}; leave it out, or give another")
+        raise InputError(f"patch_size must be {named[1]}, as in the name of file={path}, got {patch_size}; leave it out")
     return int(named[1]) if named else patch_size
 
 
 def _family(found: Tensors, demanded: str | None, path: Path) -> Family:
-    """The family of the file, which must be the one demanded, if any."""
+    """Return the family of the file, and check that it is the required one, if any."""
     kind = family_of(found)
     if demanded is not None and lookup("family", demanded, FAMILIES) is not kind:
         raise InputError(f"file={path} is of the {kind.name} family, not of family={demanded}; give another file, or leave family out")
@@ -187,7 +187,7 @@ def _family(found: Tensors, demanded: str | None, path: Path) -> Family:
 
 
 def _acting_policy(found: Tensors, kind: Family) -> dict[str, Tensor]:
-    """The policy as the focuser holds it, for files that have it nowhere else."""
+    """Return the copy of the policy inside the focuser, for files without an entry ``policy``."""
     copies = kind.copies_of_the_policy[:1] if not has(found, "policy.") else ()
     return {f"policy.{name.removeprefix(copy)}": found[name] for copy in copies for name in found if name.startswith(copy)}
 
@@ -208,13 +208,13 @@ def _class_names(classes: tuple[str, ...] | None, count: int, path: Path) -> tup
 
 
 def _empty(kind: Callable[..., Module], *sizes: object) -> Module:
-    """A module without memory, which takes no time to fill with random weights."""
+    """Return a module on the meta device, which saves the time of random initialisation."""
     with torch.device("meta"):
         return kind(*sizes)
 
 
 def _wanted(parts: Sequence[tuple[nn.Module, Mapping[str, str]]], found: Tensors, kind: Family) -> dict[str, Tensor]:
-    """What the file must hold: every tensor of ours, and the whole policy wherever the focuser has any of it."""
+    """Return the tensors that the file must hold: those of the networks, and complete copies of the policy inside the focuser."""
     wanted = {_released_name(ours, names): tensor for module, names in parts for ours, tensor in module.state_dict().items()}
     wanted.pop("", None)
     own = {name.removeprefix("policy."): tensor for name, tensor in wanted.items() if name.startswith("policy.")}
@@ -223,15 +223,15 @@ def _wanted(parts: Sequence[tuple[nn.Module, Mapping[str, str]]], found: Tensors
 
 
 def _released_name(ours: str, names: Mapping[str, str]) -> str:
-    """The name in the file; empty for what a file of the family lacks."""
+    """Return the name of a tensor in the file; empty if files of the family lack it."""
     start = next(start for start in names if ours.startswith(start))
     return names[start] and names[start] + ours.removeprefix(start)
 
 
 def _fill(module: nn.Module, names: Mapping[str, str], found: Mapping[str, Tensor]) -> None:
-    """Copies the tensors in: those of a recurrent network that was saved on a GPU may share one piece of memory.
+    """Copy the tensors into the module. Tensors of a recurrent network that was saved on a GPU may share memory, hence the copies.
 
-    What a file of the family lacks, a critic, begins at zero.
+    Tensors that files of the family lack, those of a critic, are set to zero.
     """
     state = {}
     for name, empty in module.state_dict().items():

@@ -1,6 +1,6 @@
-"""The families of the authors' checkpoints: how each names the tensors of our networks, and what its tensors tell of their sizes.
+"""The families of the authors' checkpoints: the names of their tensors, and the sizes that follow from the tensors' shapes.
 
-Here are the two of AdaFocus; those of AdaFocusV2 are in `agents.released.families_v2`.
+This module has the two families of AdaFocus; `agents.released.families_v2` has those of AdaFocusV2.
 """
 
 import math
@@ -19,7 +19,7 @@ from classifiers.errors import InputError
 from classifiers.model_zoo import ARCHITECTURES
 
 Tensors = Mapping[str, Tensor]
-"""The tensors of a file by part and name, such as ``fc.gru.bias_ih_l0``."""
+"""The tensors of a file by entry and name, such as ``fc.gru.bias_ih_l0``."""
 MAP_SHAPE = (1280, 7, 7)
 POLICY_NAMES = {
     "encoder.frame.": "policy.state_encoder.",
@@ -27,7 +27,7 @@ POLICY_NAMES = {
     "actor.": "policy.actor.0.",
     "critic.": "policy.critic.0.",
 }
-"""How our names begin → how the same tensors' names begin in the file. The first that fits counts; empty: the file lacks them."""
+"""Prefixes of this project's tensor names and the matching prefixes in the file. The first match counts; empty: the file lacks them."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,16 @@ class Family:
 
     Attributes:
         name: Name of the family's data sets.
-        signs: Prefixes of names that only files of this family have.
+        signs: Prefixes of names that occur only in files of this family.
         rows: Tensors with one row per class; the first one in the file counts.
-        architecture: The file's tensors → the architecture, with the smallest published patch size.
-        names: An (empty) classifier → the names of its tensors in the file, as `POLICY_NAMES` for the policy.
-        policy: The file's tensors → the sizes of its policy, and G, the cells per axis (None: continuous).
-        clip_format: The published clips, which the file does not state.
+        architecture: Function of the file's tensors that returns the architecture, with the smallest published patch size.
+        names: Function of a classifier that returns the prefixes of its names in the file, in the format of `POLICY_NAMES`.
+        policy: Function of the file's tensors that returns the sizes of the policy, and G, the cells per axis (None: continuous).
+        clip_format: The published clip format, which the file does not state.
         copies_of_the_policy: Prefixes of copies of the policy in the focuser.
-        policy_names: An (empty) policy's names → those in the file, as `POLICY_NAMES`.
-        unused: Prefixes of tensors that no network uses, such as classifiers of ImageNet's classes; they may be missing.
-        interpolated: Whether patches are interpolated, see `classifiers.crop`.
+        policy_names: Prefixes of the policy's names in the file, in the format of `POLICY_NAMES`.
+        unused: Prefixes of tensors that no network uses, such as the classifier of ImageNet classes; these may be missing.
+        interpolated: Whether patches are interpolated; see `classifiers.crop`.
     """
 
     name: str
@@ -62,12 +62,12 @@ class Family:
 
 
 def has(found: Tensors, start: str) -> bool:
-    """Whether a name begins so."""
+    """Return whether any tensor's name begins with ``start``."""
     return any(name.startswith(start) for name in found)
 
 
 def shape_of(found: Tensors, name: str) -> tuple[int, ...]:
-    """The shape of a tensor; () if it is missing."""
+    """Return the shape of a tensor; () if it is missing."""
     return tuple(found[name].shape) if name in found else ()
 
 
@@ -93,19 +93,20 @@ def _activitynet_names(_: Classifier) -> dict[str, str]:
 
 
 def _activitynet_policy(found: Tensors) -> tuple[PolicyArchitecture, int]:
-    """With the paper's 49 cells where the tensor that tells is missing, which is reported with all others."""
+    """Return the sizes of the policy and G. If the actor's bias is missing, G is the paper's 7; missing tensors are reported later."""
     bias = found.get("policy.actor.0.bias", torch.zeros(49))
     grid = math.isqrt(bias.numel())
     if grid < 2 or bias.shape != (grid * grid,):
-        raise InputError(f"policy.actor.0.bias has shape {tuple(bias.shape)}, but a grid has 16, 25, 36, 49 or 64 cells")
+        raise InputError(f"policy.actor.0.bias must have one entry per cell of a grid: 16, 25, 36, 49 or 64; got shape {tuple(bias.shape)}")
     return PolicyArchitecture(MAP_SHAPE), grid
 
 
 def _something_names(classifier: Classifier) -> dict[str, str]:
-    """The file has the layers of a block of MobileNetV2 in one row, and a ``net.`` where the shift wraps a convolution.
+    """Return the prefixes of a classifier's names in the file, in the format of `POLICY_NAMES`.
 
-    Its focuser has no frame classifier. The head's linear layer was trained on the vectors that a frame classifier would
-    get, so ours, which only stage 0 uses, is a copy of it.
+    The file numbers all layers of a MobileNetV2 block consecutively, and inserts ``net.`` where the shift wraps a convolution. Its
+    focuser has no frame classifier. The head's linear layer was trained on the inputs that a frame classifier would have, so the frame
+    classifier, which only stage 0 uses, becomes a copy of this layer.
     """
     glancer, focuser = cast(Backbone, classifier.glancer), cast(Backbone, classifier.focuser)
     glancer_names = flat_names(glancer, "glancer.net.")
@@ -124,7 +125,7 @@ def _something_names(classifier: Classifier) -> dict[str, str]:
 
 
 def flat_names(mobilenet: Backbone, prefix: str) -> dict[str, str]:
-    """Each layer of a block by its number among all layers of the block, activations included; ``prefix`` is the glancer's in the file."""
+    """Return the names of a glancer whose file numbers the layers of each block, activations included; its prefix there is ``prefix``."""
     names: dict[str, str] = {}
     for block, module in mobilenet.features.named_children():
         if isinstance(module, InvertedResidual):
@@ -135,11 +136,11 @@ def flat_names(mobilenet: Backbone, prefix: str) -> dict[str, str]:
 
 
 def _something_policy(found: Tensors) -> tuple[PolicyArchitecture, None]:
-    """For as many stacked glance maps as its convolution takes: 8 where the tensor that tells is missing, as published."""
+    """Return the sizes of the policy. The convolution's weight gives the number of stacked glance maps (8 if the weight is missing)."""
     channels, height, width = MAP_SHAPE
     shape = shape_of(found, "policy.state_encoder.0.weight") or (64, 8 * channels, 1, 1)
     if len(shape) != 4 or shape[1] < channels or shape[1] % channels:
-        raise InputError(f"policy.state_encoder.0.weight has shape {shape}, but takes a whole number of glance maps of {channels} channels")
+        raise InputError(f"policy.state_encoder.0.weight must read a multiple of {channels} channels, the glance map's, got shape {shape}")
     return PolicyArchitecture((shape[1], height, width), channels=64, batch_norm=True), None
 
 
@@ -151,7 +152,7 @@ ACTIVITYNET = Family(
     names=_activitynet_names,
     policy=_activitynet_policy,
     clip_format=ClipFormat(16),
-    copies_of_the_policy=("focuser.policy.policy.", "focuser.policy.policy_old."),  # the second one acts
+    copies_of_the_policy=("focuser.policy.policy.", "focuser.policy.policy_old."),  # the second one selects actions
 )
 SOMETHING_SOMETHING = Family(
     name="Something-Something",

@@ -1,7 +1,7 @@
 """The families of AdaFocusV2's checkpoints, and the table of all families.
 
-A file is a dictionary with ``state_dict``; its tensors are named by their place in the whole model, such as
-``policy_stn.gru.bias_ih_l0``. The networks' auxiliary heads are the frame classifiers of our backbones.
+A file is a dictionary with ``state_dict``; its tensors are named by their position in the whole model, such as
+``policy_stn.gru.bias_ih_l0``. The auxiliary heads of its networks become the frame classifiers of the backbones.
 """
 
 from dataclasses import replace
@@ -15,16 +15,16 @@ from classifiers.errors import InputError, refuse_if
 from classifiers.model_zoo import ARCHITECTURES
 
 RESNET = {0: "conv1", 1: "bn1", 4: "layer1", 5: "layer2", 6: "layer3", 7: "layer4"}
-"""Layers of a ResNet trunk by their number in the sequence that our backbone is."""
+"""Layers of a ResNet trunk by their index in the backbone, which is an `nn.Sequential`."""
 
 
 def family_of(found: Tensors) -> Family:
-    """The family that most of the file's names belong to."""
+    """Return the family that most of the file's names belong to."""
     return max(FAMILIES.values(), key=lambda family: sum(name.startswith(family.signs) for name in found))
 
 
 def _architecture(found: Tensors) -> Architecture:
-    """With as many steps as the head has linear layers in the file, and either glancer."""
+    """Return the architecture, with the file's glancer and one step per linear layer of the head in the file."""
     steps = len({name.split(".")[2] for name in found if name.startswith("classifier.classifiers.")})
     refuse_if(not steps, "missing classifier.classifiers.0.1.weight, the first linear layer of the head")
     paper = ARCHITECTURES["paper_v2_res50" if "global_CNN.conv1.weight" in found else "paper_v2"]
@@ -46,14 +46,14 @@ def _names(classifier: Classifier) -> dict[str, str]:
 
 
 def _policy(found: Tensors) -> tuple[PublishedV2Architecture, None]:
-    """For maps of as many channels as its convolution takes, and of the published size."""
+    """Return the sizes of the policy. The convolution's weight gives the channels of the glance map, whose size is the published one."""
     channels = (shape_of(found, "policy_stn.encoder.0.weight") or (64, MAP_SHAPE[0]))[1]
-    side = 3 if channels == 2048 else MAP_SHAPE[1]  # the ResNet-50 glancer sees 96 × 96 pixels
+    side = 3 if channels == 2048 else MAP_SHAPE[1]  # the ResNet-50 glancer's input is 96 × 96 pixels
     return PublishedV2Architecture((channels, side, side)), None
 
 
 def _tsm_names(classifier: Classifier) -> dict[str, str]:
-    """The file has a ``net.`` where the shift wraps a convolution."""
+    """Return the prefixes of a classifier's names in the file, which has ``net.`` where the shift wraps a convolution."""
     glancer, focuser = cast(Backbone, classifier.glancer), cast(Backbone, classifier.focuser)
     of_glancer, of_focuser = flat_names(glancer, "global_CNN.base_model."), _resnet("focuser", "local_CNN.base_model.")
     for place in glancer.shift.modules if glancer.shift else ():
@@ -79,11 +79,11 @@ def _resnet(network: str, prefix: str) -> dict[str, str]:
 
 
 def _tsm_policy(found: Tensors) -> tuple[PublishedV2Architecture, None]:
-    """For as many stacked glance maps as its convolution takes: 8 where the tensor that tells is missing, as published."""
+    """Return the sizes of the policy. The convolution's weight gives the number of stacked glance maps (8 if the weight is missing)."""
     channels, height, width = MAP_SHAPE
     shape = shape_of(found, "policy_stn.0.weight") or (64, 8 * channels, 1, 1)
     if len(shape) != 4 or shape[1] < channels or shape[1] % channels:
-        raise InputError(f"policy_stn.0.weight has shape {shape}, but takes a whole number of glance maps of {channels} channels")
+        raise InputError(f"policy_stn.0.weight must read a multiple of {channels} channels, the glance map's, got shape {shape}")
     return PublishedV2Architecture((shape[1], height, width), features=1024, hidden=512, memory=False), None
 
 

@@ -1,7 +1,7 @@
-"""The table of algorithms: class, supported actions, policy; and how a model is made of a row and the keys ``algo.*``.
+"""The table of algorithms, with class, supported actions and policy, and the construction of models from the keys ``algo.*``.
 
-It has all algorithms of Stable-Baselines3, sb3-contrib and this package; any other class is named by its dotted path. Default settings
-are in `configs/algo/NAME.yaml`, results in docs/algorithms.md.
+The table has all algorithms of Stable-Baselines3, sb3-contrib and this package; any other class can be named by its dotted path. Default
+settings are in `configs/algo/NAME.yaml`, results in docs/algorithms.md.
 """
 
 import importlib
@@ -29,21 +29,21 @@ from agents.rl.buffers import ClipReplayBuffer
 from classifiers.errors import InputError, lookup, refuse_if, suggestion
 
 DISCRETE, CONTINUOUS = "discrete", "continuous"
-BY_REFERENCE = ("reference", "reference_looks")  # observations whose glances an extractor reads in place
-SIZES = ("name", "width", "kernel", "depth", "channels", "features", "hidden", "memory", "settings")  # that `ClipReferenceExtractor` reads
+BY_REFERENCE = ("reference", "reference_looks")  # observations for extractors that read glances in place
+SIZES = ("name", "width", "kernel", "depth", "channels", "features", "hidden", "memory", "settings")  # `ClipReferenceExtractor` reads these
 
 
 @dataclass(frozen=True)
 class Interface:
-    """What the constructor of an algorithm has to know of the environment and of its clips.
+    """The properties of the environment and its clips that the constructor of an algorithm needs.
 
     Attributes:
-        observation_space: of one environment.
-        action_space: of one environment.
-        num_envs: N, environments that are stepped together.
-        num_steps: D, steps of an episode.
+        observation_space: observation space of one environment.
+        action_space: action space of one environment.
+        num_envs: N, number of environments that are stepped together.
+        num_steps: D, steps per episode.
         map_shape: (C, h, w) of a glance map.
-        patch_share: P / H, the side of a patch in sides of the frame.
+        patch_share: P / H, the side of a patch as a fraction of the side of the frame.
     """
 
     observation_space: spaces.Space[Any]
@@ -55,26 +55,26 @@ class Interface:
 
     @classmethod
     def of(cls, env: VecEnv, features: Features) -> "Interface":
-        """Return that of an environment with the clips of ``features``."""
+        """Return the interface of an environment with the clips of ``features``."""
         share = features.action.patch_size / features.action.size
         return cls(env.observation_space, env.action_space, env.num_envs, features.num_steps, features.map_shape, share)
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """One row of the table.
+    """One row of the table of algorithms.
 
     Attributes:
         path: dotted path of the class, imported on use.
-        actions: the kinds of action that it supports.
-        why: the reason, if it does not support both kinds.
-        policy: a name that the class knows, or the dotted path of a policy class.
-        spatial: the same with network=spatial, by reference; None: ``policy``.
-        extractor: of the policy, where it reads glances by reference; None: the policy has its own.
+        actions: the supported kinds of action.
+        why: the reason, if not both kinds are supported.
+        policy: a policy name that the class knows, or the dotted path of a policy class.
+        spatial: the policy with network=spatial and observations by reference; None: ``policy``.
+        extractor: features extractor of the policy for observations by reference; None: the policy defines it.
         network: the keys of `agents.config.settings.NetworkConfig` that the policy reads.
-        samples_ahead: whether it samples the random numbers of a rollout before the rollout starts.
-        counts_rows: whether its `num_timesteps` counts a step of N environments N times per environment.
-        full_information: whether it learns from the reward of every action, see `adafocus_env.full_information`; None: it can.
+        samples_ahead: whether the random numbers of a rollout are sampled before the rollout starts.
+        counts_rows: whether `num_timesteps` counts a step of N environments N times per environment.
+        full_information: whether the algorithm learns from the rewards of all actions, see `adafocus_env.full_information`; None: optional.
     """
 
     path: str
@@ -99,7 +99,7 @@ def _deterministic_gradient(path: str) -> Algorithm:
 
 
 def _off_policy(path: str) -> str:
-    """Return the policy for an algorithm on the spatial network; DDPG is a TD3 with other settings."""
+    """Return the policy class of an algorithm on the spatial network. (DDPG is TD3 with other settings.)"""
     return f"agents.policies.off_policy.Spatial{path.rpartition('.')[2].replace('DDPG', 'TD3')}Policy"
 
 
@@ -142,10 +142,10 @@ ALGORITHMS: dict[str, Algorithm] = {
 
 
 def class_of(name: str) -> type[BaseAlgorithm]:
-    """Return the class of a name in `ALGORITHMS` or a dotted path.
+    """Return the class for a name in `ALGORITHMS` or a dotted path.
 
     Raises:
-        InputError: if there is no such name, module or class, or it is not a subclass of Stable-Baselines3's `BaseAlgorithm`.
+        InputError: if the name, module or class does not exist, or is not a subclass of Stable-Baselines3's `BaseAlgorithm`.
     """
     refuse_if(not name, "algo.name is empty: algo=custom needs algo.name=PACKAGE.CLASS, and algo=PACKAGE.CLASS is short for both")
     path = name if "." in name else lookup("algo.name", name, ALGORITHMS).path
@@ -160,13 +160,13 @@ def class_of(name: str) -> type[BaseAlgorithm]:
 
 
 def algorithm_of(kind: type[BaseAlgorithm], name: str) -> Algorithm:
-    """Return the row of a name; of another class that of its nearest base class in the table, or else a default row."""
+    """Return the row of a name. For other classes, return the row of the nearest base class in the table, or a default row."""
     nearest = name if name in ALGORITHMS else nearest_name(kind)
     return ALGORITHMS[nearest] if nearest else Algorithm(name)
 
 
 def nearest_name(kind: type[BaseAlgorithm]) -> str | None:
-    """Return the name in the table of a class, or of its first base class there."""
+    """Return the name of a class in the table, or the name of its first base class in the table."""
     names = {_public_path(algorithm.path): name for name, algorithm in ALGORITHMS.items()}
     return next((names[path] for base in kind.__mro__ if (path := _public_path(f"{base.__module__}.{base.__name__}")) in names), None)
 
@@ -176,7 +176,7 @@ def _public_path(path: str) -> str:
 
 
 def learns_as_ppo(config: AlgoConfig) -> bool:
-    """Return whether the settings are the keys ``ppo.*``, as in `agents.train_ppo`: PPO or a subclass, by reference."""
+    """Return whether the algorithm reads the keys ``ppo.*``: it is PPO or a subclass, with observations by reference."""
     return issubclass(class_of(config.name), PPO) and config.observation == "reference"
 
 
@@ -185,17 +185,17 @@ def without_effect(config: Train) -> Iterator[tuple[str, str]]:
     algo, network = config.algo, vars(NetworkConfig())
     row = algorithm_of(class_of(algo.name), algo.name)
     if algo.name in ALGORITHMS and row.full_information is False:
-        yield "env.full_information", f"algo={algo.name} learns from the action taken alone; leave it out, or set algo=expected_pg"
+        yield "env.full_information", f"algo={algo.name} learns only from the action taken; leave it out, or set algo=expected_pg"
     if learns_as_ppo(algo):
         if algo.name == "imitation":
             unread = "ppo.gamma ppo.gae_lambda ppo.clip_range ppo.vf_coef ppo.normalize_advantage ppo.normalize_returns"
             limits = "algo.settings.target_kl algo.settings.clip_range_vf"
-            yield f"{unread} {limits}", "algo=imitation has no returns and clips nothing; leave it out"
+            yield f"{unread} {limits}", "algo=imitation has neither returns nor clipping; leave it out"
         elif row.full_information:
-            yield "ppo.normalize_returns", f"algo={algo.name} has returns for its critic alone; leave it out"
+            yield "ppo.normalize_returns", f"algo={algo.name} uses returns only for its critic; leave it out"
             yield "algo.settings.clip_range_vf", f"algo={algo.name} does not clip the values of its critic; leave it out"
             if config.ppo.gamma == 0:
-                yield "ppo.gae_lambda ppo.vf_coef", f"algo={algo.name} needs no critic with ppo.gamma=0; leave it out, or set ppo.gamma"
+                yield "ppo.gae_lambda ppo.vf_coef", f"algo={algo.name} has no critic with ppo.gamma=0; leave it out, or set ppo.gamma"
         yield "algo.total_steps algo.validate_every algo.save_every", "with PPO, set the keys of ppo (--help lists them)"
         return
     name = f"algo={algo.name} algo.observation={algo.observation}"
@@ -208,12 +208,12 @@ def check_fits(name: str, where: str, space: spaces.Space) -> None:
     """Check that the algorithm supports this kind of action.
 
     Args:
-        name: of the algorithm.
-        where: the setting that asks for these actions, for the message.
-        space: of one action.
+        name: name of the algorithm.
+        where: the setting that requests these actions, for the message.
+        space: space of one action.
 
     Raises:
-        InputError: if it does not (says why, which algorithms do, and on which ids it does).
+        InputError: if it does not. The message says why, which algorithms support these actions, and which ids suit the algorithm.
     """
     algorithm = algorithm_of(class_of(name), name)
     kind = CONTINUOUS if isinstance(space, spaces.Box) else DISCRETE
@@ -247,11 +247,11 @@ def check_settings(config: AlgoConfig) -> None:
     """Check the names in ``algo.settings``.
 
     Raises:
-        InputError: if the class has no such argument (suggests the nearest), or it is set elsewhere.
+        InputError: if the class has no such argument (the message suggests the nearest), or another key sets it.
     """
     arguments: dict[str, inspect.Parameter] = {}
     bases: tuple[Any, ...] = class_of(config.name).__mro__
-    for kind in bases:  # those of the table pass ``**kwargs`` on to the next one
+    for kind in bases:  # classes in the table pass ``**kwargs`` on to their base class
         arguments |= (own := inspect.signature(kind.__init__).parameters)
         if config.name not in ALGORITHMS or "kwargs" not in own:
             break
@@ -266,14 +266,14 @@ def check_settings(config: AlgoConfig) -> None:
 
 
 def new_model(env: VecEnv, features: Features, config: AlgoConfig, network: NetworkConfig, seed: int) -> BaseAlgorithm:
-    """Return the algorithm, ready to learn in ``env``; the caller binds its policy to the features.
+    """Return a new model that is ready to learn in ``env``. The caller binds its policy to the features.
 
     Args:
-        env: with the observation of the config.
-        features: of its clips.
-        config: the algorithm and its settings; null stands for a whole clip of every environment.
-        network: of the policy, if it reads glances by reference.
-        seed: of all random numbers.
+        env: the environment, with the observation of the config.
+        features: features of the environment's clips.
+        config: the algorithm and its settings; null in a setting of steps means a whole clip of every environment.
+        network: network of the policy, if it reads glances by reference.
+        seed: seed of all random numbers.
 
     Raises:
         InputError: if the class rejects the settings.
@@ -286,18 +286,18 @@ def new_model(env: VecEnv, features: Features, config: AlgoConfig, network: Netw
 
 
 def rebuild_model(interface: Interface, config: AlgoConfig, network: NetworkConfig, device: str) -> BaseAlgorithm:
-    """Return a model as `new_model` made it, with other weights and without an environment."""
+    """Return a model with the structure that `new_model` gives it, with new weights and without an environment."""
     kind, policy, arguments = _constructor(interface, config, network)
-    model = kind(policy, None, device=device, _init_setup_model=False, **arguments)  # as Stable-Baselines3's `load` does
+    model = kind(policy, None, device=device, _init_setup_model=False, **arguments)  # as in Stable-Baselines3's `load`
     model.observation_space, model.action_space = interface.observation_space, interface.action_space
-    model.n_envs, model.env = interface.num_envs, interface  # some read the action space from their environment
+    model.n_envs, model.env = interface.num_envs, interface  # some algorithms read the action space from their environment
     model._setup_model()
     model.env = None
     return model
 
 
 def _constructor(interface: Interface, config: AlgoConfig, network: NetworkConfig) -> tuple[type[Any], str | type, dict[str, Any]]:
-    """Return the class of the algorithm, its policy, and its further arguments."""
+    """Return the class of the algorithm, its policy, and further arguments."""
     kind = class_of(config.name)
     settings = {**_inherited_settings(kind, config.name), **config.settings}
     policy, policy_kwargs = _policy(algorithm_of(kind, config.name), interface, config, network)
@@ -309,7 +309,7 @@ def _constructor(interface: Interface, config: AlgoConfig, network: NetworkConfi
 
 
 def _policy(algorithm: Algorithm, interface: Interface, config: AlgoConfig, network: NetworkConfig) -> tuple[str | type, dict[str, Any]]:
-    """Return the policy, by name or as a class, and its arguments."""
+    """Return the policy, as a name or a class, and its arguments."""
     if config.observation not in BY_REFERENCE:
         return "MultiInputPolicy" if isinstance(interface.observation_space, spaces.Dict) else "MlpPolicy", {}
     path = algorithm.spatial if algorithm.spatial and network.name == SpatialArchitecture.kind else algorithm.policy
@@ -324,7 +324,7 @@ def _policy(algorithm: Algorithm, interface: Interface, config: AlgoConfig, netw
 
 
 def _to_arguments(settings: Mapping[str, Any], interface: Interface) -> dict[str, Any]:
-    """Settings from YAML → arguments of the class."""
+    """Convert settings from YAML to arguments of the class."""
     steps = interface.num_steps
     rollout = (settings.get("n_steps") or steps) * interface.num_envs
     whole_clips = {"n_steps": steps, "train_freq": steps, "batch_size": rollout}
@@ -338,12 +338,12 @@ def _to_arguments(settings: Mapping[str, Any], interface: Interface) -> dict[str
 
 
 def _inherited_settings(kind: type[BaseAlgorithm], name: str) -> dict[str, Any]:
-    """Return the settings that a class outside the table inherits: those of its nearest base class there."""
+    """Return the default settings of a class outside the table, which are those of its nearest base class in the table."""
     nearest = None if name in ALGORITHMS else nearest_name(kind)
     if nearest is None:
         return {}
     config: Any = OmegaConf.to_container(OmegaConf.create((files("configs") / "algo" / f"{nearest}.yaml").read_text(encoding="utf-8")))
-    return config.get("algo", config).get("settings") or {}  # a file that sets other groups too has the key algo
+    return config.get("algo", config).get("settings") or {}  # a file that also sets other groups has the key algo
 
 
 def _import(name: str, module: str, attribute: str) -> object:

@@ -1,4 +1,4 @@
-"""Buffers whose minibatches are whole clips, so that a recurrent extractor runs once over every clip of a minibatch."""
+"""Buffers whose minibatches consist of whole clips, so that a recurrent extractor runs once over every clip of a minibatch."""
 
 from collections.abc import Generator
 from typing import Any, NamedTuple, cast
@@ -17,16 +17,16 @@ Indices = NDArray[np.int64]
 
 
 def check_whole_clips(name: str, steps: int, clip_length: int) -> None:
-    """Check that a number of steps is a multiple of an episode's.
+    """Check that a number of steps is a multiple of the steps of an episode.
 
     Raises:
-        InputError: if it is not (names the setting).
+        InputError: if it is not. The message names the setting.
     """
     refuse_if(steps % clip_length, f"{name} must be a multiple of the {clip_length} steps of an episode, got {steps}")
 
 
 def _steps_of(episodes: Indices, clip_length: int) -> Indices:
-    """Numbers of episodes (n,) → the numbers of their steps (n · D,)."""
+    """Return the indices of the steps (n · D,) of episodes with indices (n,)."""
     return (clip_length * episodes[:, None] + np.arange(clip_length)).ravel()
 
 
@@ -34,9 +34,9 @@ class ClipRolloutBuffer(RolloutBuffer):
     """A rollout buffer whose minibatches are whole episodes of ``clip_length`` steps.
 
     Args:
-        args: those of Stable-Baselines3's `RolloutBuffer`.
-        clip_length: D, steps of an episode.
-        kwargs: those of `RolloutBuffer`.
+        args: positional arguments of Stable-Baselines3's `RolloutBuffer`.
+        clip_length: D, steps per episode.
+        kwargs: keyword arguments of `RolloutBuffer`.
 
     Raises:
         InputError: if `n_steps` is not a multiple of D.
@@ -50,7 +50,7 @@ class ClipRolloutBuffer(RolloutBuffer):
         self.clip_length = clip_length
 
     def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
-        """Yield minibatches of ``batch_size`` steps, a multiple of D, in random order of clips; all steps if None.
+        """Yield minibatches of ``batch_size`` steps (a multiple of D; None: all steps) in random order of clips.
 
         Raises:
             InputError: if the batch size is not a multiple of D.
@@ -59,7 +59,7 @@ class ClipRolloutBuffer(RolloutBuffer):
         return self._minibatches(episodes, batch_size)
 
     def _minibatches(self, episodes: Indices, batch_size: int | None) -> Generator[Any, None, None]:
-        """Yield the steps of all episodes in this order, ``batch_size`` at a time."""
+        """Yield the steps of all episodes in the given order, ``batch_size`` at a time."""
         if not self.generator_ready:
             for name in self.per_step:
                 setattr(self, name, self.swap_and_flatten(getattr(self, name)))
@@ -72,16 +72,16 @@ class ClipRolloutBuffer(RolloutBuffer):
 
 
 class NormalizedReturnsBuffer(ClipRolloutBuffer):
-    """A `ClipRolloutBuffer` with Monte-Carlo returns, normalised over the rollout: the released recipe.
+    """A `ClipRolloutBuffer` with Monte-Carlo returns that are normalised over the rollout, as in the released code.
 
-    The critic learns normalised returns, which must not be mixed with values: ``gae_lambda`` has no effect.
+    The critic learns normalised returns, which cannot be combined with values as in GAE, so ``gae_lambda`` has no effect.
     """
 
     def compute_returns_and_advantage(self, last_values: Tensor, dones: np.ndarray) -> None:
         """Set returns to (return − mean) / (standard deviation + 1e-5) and advantages to returns − values.
 
-        The standard deviation is the unbiased one; a single return becomes 0 (NaN in the released code). A rollout ends with its
-        episodes, so the arguments, those of `RolloutBuffer`, are not needed.
+        The standard deviation is the unbiased estimate. A single return becomes 0 (NaN in the released code). The arguments of
+        `RolloutBuffer` are ignored, since episodes end with the rollout.
         """
         returns = self.monte_carlo_returns()
         std = returns.std(ddof=1) if returns.size > 1 else 0.0
@@ -89,9 +89,9 @@ class NormalizedReturnsBuffer(ClipRolloutBuffer):
         self.advantages = self.returns - self.values
 
     def monte_carlo_returns(self) -> NDArray[np.float32]:
-        """Return the discounted sums of the rewards from every step to the end of its episode (n_steps, n_envs).
+        """Return the discounted sums of rewards (n_steps, n_envs) from every step to the end of its episode.
 
-        Computed from the rewards: advantage plus value, Stable-Baselines3's way, would lose small returns to rounding.
+        They are computed from the rewards, because Stable-Baselines3's formula, advantage plus value, would round small returns.
         """
         returns = self.rewards.copy()
         for step in reversed(range(self.buffer_size - 1)):
@@ -100,7 +100,7 @@ class NormalizedReturnsBuffer(ClipRolloutBuffer):
 
 
 class AllActionSamples(NamedTuple):
-    """A minibatch of an `AllActionRolloutBuffer`: `RolloutBufferSamples`, rewards (B,), and those of all actions (B, A)."""
+    """A minibatch of an `AllActionRolloutBuffer`: `RolloutBufferSamples` with the rewards (B,) and those of all actions (B, A)."""
 
     observations: Tensor
     actions: Tensor
@@ -114,15 +114,15 @@ class AllActionSamples(NamedTuple):
 
 
 class AllActionRolloutBuffer(ClipRolloutBuffer):
-    """A `ClipRolloutBuffer` that also stores the rewards of every action, and the log-probabilities that they had.
+    """A `ClipRolloutBuffer` that also stores the rewards and the log-probabilities of all actions.
 
     Args:
-        args: those of `ClipRolloutBuffer`.
-        kwargs: those of `ClipRolloutBuffer`.
+        args: positional arguments of `ClipRolloutBuffer`.
+        kwargs: keyword arguments of `ClipRolloutBuffer`.
 
     Attributes:
-        env: the environment that the rollout comes from, with ``full_information``. Set it before the first `add`.
-        action_rewards: (n_steps, n_envs, A), flat after the first minibatch.
+        env: the environment of the rollout, with ``full_information``. Set it before the first `add`.
+        action_rewards: (n_steps, n_envs, A), flattened when the first minibatch is requested.
         action_log_probs: (n_steps · n_envs, A), in the order of `in_order`; set by `agents.rl.expected_pg.ExpectedPG`.
     """
 
@@ -138,10 +138,10 @@ class AllActionRolloutBuffer(ClipRolloutBuffer):
         self.action_rewards, self.action_log_probs = np.zeros(shape, np.float32), np.zeros((shape[0] * shape[1], shape[2]), np.float32)
 
     def add(self, *step: Any, **named: Any) -> None:
-        """Add a step as `RolloutBuffer` does, with what the environment reports of the other actions.
+        """Add a step as `RolloutBuffer` does, with the rewards of all actions that the environment reports.
 
         Raises:
-            InputError: if it does not report the reward of every action.
+            InputError: if the environment does not report them.
         """
         self.action_rewards[self.pos] = self.env.get_attr("action_rewards")
         super().add(*step, **named)
@@ -159,13 +159,13 @@ class AllActionRolloutBuffer(ClipRolloutBuffer):
 class ClipReplayBuffer(ReplayBuffer):
     """A replay buffer whose minibatches are whole episodes of ``clip_length`` steps, sampled with replacement.
 
-    All environments must begin their episodes at the same time, as those of the vector environment do.
+    All environments must begin their episodes at the same time, as the rows of the vector environment do.
 
     Args:
         buffer_size: capacity in steps; rounded down to whole episodes of all environments.
-        observation_space: of the environment.
-        action_space: of the environment.
-        clip_length: D, steps of an episode.
+        observation_space: observation space of the environment.
+        action_space: action space of the environment.
+        clip_length: D, steps per episode.
         n_envs: number of environments.
         kwargs: further arguments of Stable-Baselines3's `ReplayBuffer`.
 
@@ -189,7 +189,7 @@ class ClipReplayBuffer(ReplayBuffer):
         """Return a minibatch of ``batch_size`` steps, a multiple of D.
 
         Raises:
-            InputError: if it is not a multiple, or no episode has ended yet.
+            InputError: if the batch size is not a multiple of D, or no episode has ended yet.
         """
         check_whole_clips("batch_size", batch_size, self.clip_length)
         ended = self._ended_episodes()
@@ -211,7 +211,7 @@ class ClipReplayBuffer(ReplayBuffer):
         return ReplayBufferSamples(*(self.to_torch(array) for array in data))
 
     def _ended_episodes(self) -> Indices:
-        """Return the numbers of the episodes that are stored from beginning to end."""
+        """Return the indices of completely stored episodes."""
         current, started = divmod(self.pos, self.clip_length)
         episodes = np.arange(self.buffer_size // self.clip_length if self.full else current)
         return episodes[episodes != current] if started else episodes

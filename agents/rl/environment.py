@@ -1,4 +1,4 @@
-"""The training environment of stage 2, and its cost weight λ, which a target share of focused frames controls."""
+"""The training environment of stage 2, and the controller of its cost weight λ for a target share of focused frames."""
 
 from typing import Any, cast
 
@@ -25,9 +25,9 @@ def make_environment(features: Features, config: EnvConfig, observation: str | N
     """Return the training environment, which plays every clip once per epoch.
 
     Args:
-        features: of the training clips.
+        features: features of the training clips.
         config: the environment's settings.
-        observation: a name in `adafocus_env.observation.OBSERVATIONS`; None: by reference, with the number of patches if actions can skip.
+        observation: a name in `adafocus_env.observation.OBSERVATIONS`; None: `reference`, or `reference_looks` if actions can skip.
     """
     observation = observation or ("reference_looks" if config.action in SKIPPING else "reference")
     vector = AdaFocusVectorEnv(
@@ -40,19 +40,19 @@ def make_environment(features: Features, config: EnvConfig, observation: str | N
 
 
 def reward_of(config: EnvConfig) -> str:
-    """Return the name of the reward. Only a reward that accumulates over the clip values a frame that is skipped."""
+    """Return the name of the reward. If actions can skip, the reward must depend on the whole clip so far to value skipped frames."""
     by_action = "random" if config.action in SKIPPING else "standalone"
     return by_action if config.reward == "auto" else config.reward
 
 
 class EpisodeStatsWrapper(VecMonitor):
-    """A `VecMonitor` that also counts steps, and collects return and correctness of the episodes that end.
+    """A `VecMonitor` that also counts steps and collects the returns and correctness of finished episodes.
 
     Args:
         venv: the training environment.
 
     Attributes:
-        steps: environment steps so far, over all rows.
+        steps: total number of environment steps of all rows so far.
     """
 
     def __init__(self, venv: VecEnv) -> None:
@@ -66,14 +66,14 @@ class EpisodeStatsWrapper(VecMonitor):
         return cast(Dynamics, self.venv.get_attr("dynamics", 0)[0])
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Step all rows and collect the episodes that end."""
+        """Step all rows and collect finished episodes."""
         observations, rewards, dones, infos = super().step_wait()
         self.steps += self.num_envs
         self._ended += [(float(infos[row]["episode"]["r"]), bool(infos[row]["correct"])) for row in np.flatnonzero(dones)]
         return observations, rewards, dones, infos
 
     def at_episode_start(self) -> bool:
-        """Return whether all episodes are at their beginning, so that the environment can be saved."""
+        """Return whether all episodes have just begun, so that the environment can be saved."""
         return not self.dynamics.step_number.any()
 
     def state(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class EpisodeStatsWrapper(VecMonitor):
         self.steps, self._ended = state["steps"], [(value, correct) for value, correct in state["ended"]]
 
     def take_means(self, dtype: DTypeLike) -> dict[str, float]:
-        """Return mean return, averaged in ``dtype``, and accuracy since the last call; empty if no episode has ended."""
+        """Return the mean return, averaged in ``dtype``, and the accuracy since the last call; empty if no episode has ended."""
         ended, self._ended = self._ended, []
         if not ended:
             return {}
@@ -94,15 +94,15 @@ class EpisodeStatsWrapper(VecMonitor):
 
 
 class PIDLagrangian:
-    """λ for a target, updated once per rollout by the error of the share of focused frames: damped dual ascent.
+    """A controller of λ for a target share of focused frames, updated once per rollout by damped dual ascent.
 
-    The integral of the errors alone oscillates around the target, since a policy needs some updates to follow; the current error, with a
-    larger weight, damps it (proportional-integral control of a multiplier: arXiv:2007.03964, section 5).
+    With only the integral of errors, λ would oscillate around the target, because a policy needs some updates to follow. The current error,
+    with a larger weight, damps the oscillation (proportional-integral control of a multiplier, arXiv:2007.03964, section 5).
 
     Args:
-        target: share of the steps that focus a patch.
+        target: target share of the steps with a patch.
         rate: weight of an error of 1 in the integral, in units of λ.
-        integral: the sum of the weighted errors so far; the initial λ.
+        integral: the sum of weighted errors so far, which starts at the initial λ.
     """
 
     def __init__(self, target: float, rate: float, integral: float) -> None:
@@ -116,10 +116,10 @@ class PIDLagrangian:
 
 
 def check_targets(env: EnvConfig) -> None:
-    """Check the targets.
+    """Check the targets ``target_keep`` and ``target_gflops``.
 
     Raises:
-        InputError: if both are given, or actions cannot skip.
+        InputError: if both targets are given, or one is given and actions cannot skip.
     """
     refuse_if(
         env.target_keep is not None and env.target_gflops is not None,
@@ -133,15 +133,15 @@ def check_targets(env: EnvConfig) -> None:
 
 
 def pid_lagrangian(env: EnvConfig, features: Features, architecture: NetworkArchitecture) -> PIDLagrangian | None:
-    """Return the controller of λ that a target asks for; None without a target.
+    """Return the controller of λ for the target in the settings; None without a target.
 
     Args:
         env: the environment's settings.
-        features: of the clips, whose cost is counted.
-        architecture: of the policy, which is part of the cost.
+        features: features of the clips whose cost is counted.
+        architecture: architecture of the policy, which is part of the cost.
 
     Raises:
-        InputError: if the target GFLOPs are out of the range of a video's cost (names the range).
+        InputError: if the target GFLOPs are outside the range of a video's cost. The message states the range.
     """
     target = env.target_keep
     if env.target_gflops is not None:

@@ -1,14 +1,14 @@
-"""The all-action policy gradient: the expectation over actions is computed, not sampled.
+"""The all-action policy gradient, which computes the expectation over actions instead of sampling it.
 
-An environment with ``full_information`` reports the reward r(s, a) of every action from a state s, so that the gradient of the expected
-reward, Σ_a ∇π(a|s) r(s, a), has no sampling noise but that of the states (expected policy gradients, Ciosek & Whiteson 2018,
-arXiv:1706.05374; mean actor-critic, Allen et al. 2017, arXiv:1709.00503). Only the selected action shows what comes after it; with a
-discount factor γ > 0 that part is added as in PPO:
+An environment with ``full_information`` reports the reward r(s, a) of every action from a state s. The gradient of the expected reward,
+Σ_a ∇π(a|s) r(s, a), then has sampling noise only from the states (expected policy gradients, Ciosek & Whiteson 2018, arXiv:1706.05374;
+mean actor-critic, Allen et al. 2017, arXiv:1709.00503). Later rewards are known only for the selected action. With a discount factor
+γ > 0, they are added as in PPO:
 
     Σ_a ∇π(a|s_t) r(s_t, a) + ∇log π(a_t|s_t) γ (G_{t+1} − b(s_t))
 
-G_{t+1} is the λ-return from the next state on, and γ b(s_t) = V(s_t) − Σ_a π(a|s_t) r(s_t, a) the critic's estimate of it. With γ = 0 the
-gradient is exact, and needs no critic.
+G_{t+1} is the λ-return starting at the next state, and γ b(s_t) = V(s_t) − Σ_a π(a|s_t) r(s_t, a) is the critic's estimate of γ G_{t+1}.
+With γ = 0, the gradient is exact and needs no critic.
 """
 
 from collections import defaultdict
@@ -29,14 +29,14 @@ from classifiers.errors import refuse_if
 
 
 class ExpectedPG(PPO):
-    """Stable-Baselines3's PPO with the all-action policy gradient in place of the sampled one.
+    """Stable-Baselines3's PPO with the all-action policy gradient in place of the sampled policy gradient.
 
-    Rollouts, arguments and logs are those of PPO. The actions must be discrete, and the environment must be made with
-    ``full_information=True``. Each term of the sum is clipped by its own ratio, as PPO's only one is: Σ_a π_old(a) min(ρ_a A_a,
-    clip(ρ_a) A_a) with ρ_a = π(a) / π_old(a). A_a is the reward less the mean over the actions, which changes nothing in expectation;
-    with ``normalize_advantage`` it is divided by its standard deviation over states and actions of the minibatch.
+    Rollouts, arguments and logs are those of PPO. Actions must be discrete, and the environment must be made with
+    ``full_information=True``. Each term of the sum is clipped by its own ratio, as PPO clips its single term: Σ_a π_old(a) min(ρ_a A_a,
+    clip(ρ_a) A_a) with ρ_a = π(a) / π_old(a). A_a is the reward minus the mean over the actions, which does not change the expectation.
+    With ``normalize_advantage``, A_a is divided by its standard deviation over the states and actions of the minibatch.
 
-    Minibatches are whole clips of ``rollout_buffer_kwargs["clip_length"]`` steps; by default single steps.
+    Minibatches consist of whole clips of ``rollout_buffer_kwargs["clip_length"]`` steps, by default 1 step.
 
     Raises:
         InputError: if actions are not discrete, observations are a `Dict`, or a step of the environment does not report the reward of
@@ -62,7 +62,7 @@ class ExpectedPG(PPO):
         return AllActionRolloutBuffer
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int) -> bool:
-        """Collect a rollout as PPO does; the buffer reads the rewards of the other actions from the environment."""
+        """Collect a rollout as PPO does. The buffer reads the rewards of all actions from the environment."""
         rollout_buffer.env = env
         return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
 
@@ -90,7 +90,7 @@ class ExpectedPG(PPO):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _train_epoch(self, clip_range: float, logged: dict[str, list[float]]) -> bool:
-        """Take a step of gradient descent on each minibatch; return False if the policy has changed by more than ``target_kl`` allows."""
+        """Take a gradient step on each minibatch; return False if the policy has changed by more than ``target_kl`` allows."""
         self._n_updates += 1
         for batch in self.rollout_buffer.get(self.batch_size):
             loss, measured = self.loss(batch, clip_range)
@@ -105,7 +105,7 @@ class ExpectedPG(PPO):
         return True
 
     def loss(self, batch: AllActionSamples, clip_range: float) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss of a minibatch, and what Stable-Baselines3 logs of it, by name."""
+        """Return the loss of a minibatch, and the values for Stable-Baselines3's logger by name."""
         values, _, entropy = self.policy.evaluate_actions(batch.observations, batch.actions.long().flatten())
         log_probs, old = self._last_log_probs(), batch.action_log_probs
         ratio, old_probs = (log_probs - old).exp(), old.exp()
@@ -134,10 +134,10 @@ class ExpectedPG(PPO):
         return self._last_log_probs()
 
     def _last_log_probs(self) -> Tensor:
-        """Return those of the observations that the policy has just evaluated; its distribution stays until the next ones."""
+        """Return the log-probabilities (B, A) for the observations that the policy has just evaluated, from its distribution."""
         return self.policy.action_dist.distribution.logits  # type: ignore[union-attr]  # of a Categorical: normalised
 
 
 def clipped(ratio: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
-    """Return PPO's clipped objective, element by element."""
+    """Return PPO's clipped objective elementwise."""
     return torch.min(ratio * advantages, ratio.clamp(1 - clip_range, 1 + clip_range) * advantages)

@@ -1,8 +1,8 @@
-"""Imitation: the supervised reference for policies, in the states that the policy itself visits.
+"""Imitation, a supervised reference for policies. The policy learns in the states that it visits itself.
 
-If the clips have tracks, the policy learns the cell nearest to the target, in the frames that show it. This is a diagnostic of what the
-glances and the network allow, and must not be reported as learned without labels. Without tracks it learns the softmax over the rewards of
-all actions, for which the environment needs ``full_information``. Another training can start from a policy that was trained in this way.
+If the clips have tracks, the policy learns the cell nearest to the target in the frames that show the target. This is a diagnostic of what
+glances and network allow, and must not be reported as learned without labels. Without tracks, the policy learns the softmax over the
+rewards of all actions, for which the environment needs ``full_information``. Other trainings can start from a policy trained in this way.
 """
 
 import math
@@ -21,12 +21,12 @@ from classifiers.errors import refuse_if
 
 
 class Imitation(ExpectedPG):
-    """Minimise the cross-entropy of the policy with its target: a cell, or a distribution over the actions.
+    """An algorithm that minimises the cross-entropy between the policy and a target, which is a cell or a distribution over actions.
 
     Args:
-        args: those of `ExpectedPG`; discount factor, clipping and value function have no effect.
-        temperature: τ of the softmax over the rewards, in their unit; not read where the clips have tracks.
-        kwargs: those of `ExpectedPG`.
+        args: positional arguments of `ExpectedPG`; discount factor, clipping and value function have no effect.
+        temperature: τ of the softmax over the rewards, in units of the reward; ignored if the clips have tracks.
+        kwargs: keyword arguments of `ExpectedPG`.
 
     Raises:
         InputError: if actions are not discrete, the temperature is not positive, or the clips have no tracks and the environment does not
@@ -62,7 +62,7 @@ class Imitation(ExpectedPG):
         self._record(logged)
 
     def loss(self, batch: Any, clip_range: float) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss of a minibatch, and what is logged of it, by name; nothing is clipped."""
+        """Return the loss of a minibatch, and the values to log by name. ``clip_range`` is ignored."""
         log_probs = self._log_probs(batch)
         by_track = self._dynamics.features.clips.has_truth
         target = self._cells(batch.observations, log_probs) if by_track else (batch.action_rewards / self.temperature).softmax(1)
@@ -73,7 +73,7 @@ class Imitation(ExpectedPG):
         return loss, {name: value.item() for name, value in measured.items()}
 
     def _cells(self, references: Tensor, log_probs: Tensor) -> Tensor:
-        """Return targets (B, A): 1 for the cell nearest to the target, zeros where the frame does not show it."""
+        """Return targets (B, A), which are 1 for the cell nearest to the target, and zero in frames that do not show the target."""
         features, steps = self._dynamics.features, references[:, :2].long().cpu().numpy()
         cells = torch.from_numpy(Oracle(features).choose(steps)).to(log_probs.device)
         target = torch.zeros_like(log_probs).scatter_(1, cells[:, None], 1.0)

@@ -1,4 +1,4 @@
-"""The state of a Stable-Baselines3 model as tensors and plain values, and the way back into a new model of the same settings."""
+"""Store the state of a Stable-Baselines3 model as tensors and plain values, and restore it in a new model with the same settings."""
 
 import functools
 import json
@@ -28,13 +28,13 @@ REBUILT_NAMES = frozenset({
     "env", "_vec_normalize_env", "policy_kwargs", "rollout_buffer_kwargs", "replay_buffer_kwargs", "tensorboard_log",
     "start_time", "_num_timesteps_at_start", "_logger",
 })  # fmt: skip
-"""Attributes of a model that its constructor or `learn` sets anew in every process."""
+"""Attributes of a model that its constructor or `learn` sets again in every process."""
 
 REBUILT_TYPES = (
     type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial, torch.device, torch.dtype,
     spaces.Space, RolloutBuffer,
 )  # fmt: skip
-"""Types of values that the constructor sets and training leaves as they are; a rollout buffer is empty between two rollouts."""
+"""Types of values that the constructor sets and training does not change. (A rollout buffer is empty between two rollouts.)"""
 
 RANDOM: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], object]]] = {
     np.random.Generator: (lambda source: source.bit_generator.state, lambda source, state: setattr(source.bit_generator, "state", state)),
@@ -42,27 +42,27 @@ RANDOM: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], object]]] = 
     random.Random: (lambda source: source.getstate(), lambda source, state: source.setstate(state)),
     torch.Generator: (lambda source: source.get_state(), lambda source, state: source.set_state(state)),
 }
-"""Type of a source of random numbers → how its state is read and restored."""
+"""Functions that read and restore the state of a source of random numbers, by its type."""
 
 REBUILT: dict[str, None] = {"rebuilt": None}
 VALUES = "values"
 
 
 class UnsavedError(Exception):
-    """A value is neither a tensor nor a plain value."""
+    """Raised if a value is neither a tensor nor a plain value."""
 
 
 class MisfitError(Exception):
-    """A stored state does not belong to this model."""
+    """Raised if a stored state does not belong to the model."""
 
 
 @dataclass
 class State:
-    """Tensors, and plain values (JSON) that refer to them by name.
+    """Plain values (JSON), and tensors that they refer to by name.
 
     Attributes:
         values: nested dictionaries and lists.
-        tensors: contiguous, on the CPU; arrays share their memory with the model where possible.
+        tensors: contiguous tensors on the CPU; arrays share memory with the model if possible.
         unsaved: attributes that could not be stored, as ``NAME (CLASS)``.
     """
 
@@ -71,10 +71,10 @@ class State:
     unsaved: list[str] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
-        """Write everything into one safetensors file, the plain values as its metadata.
+        """Write everything to one safetensors file, with the plain values as its metadata.
 
         Raises:
-            InputError: if the file cannot be written; an earlier one is left as it was.
+            InputError: if the file cannot be written. An earlier file is unchanged.
         """
         with replacing(path) as temporary:
             try:
@@ -84,7 +84,7 @@ class State:
 
     @classmethod
     def read(cls, path: Path) -> "State":
-        """Return the state in a file that `write` wrote.
+        """Read a file that `write` wrote.
 
         Raises:
             InputError: if the file is missing or damaged.
@@ -107,7 +107,7 @@ def model_state(model: BaseAlgorithm, *, buffers: bool = True) -> State:
     writer = _Writer(State(), buffers=buffers)
     attributes: dict[str, Any] = {}
     names = [name for name in vars(model) if name not in REBUILT_NAMES]
-    for name in sorted(names, key=lambda name: name != "policy"):  # first: other attributes hold parts of it
+    for name in sorted(names, key=lambda name: name != "policy"):  # first, since other attributes hold parts of it
         visited = writer.visited.copy()
         try:
             attributes[name] = writer.store(vars(model)[name], name)
@@ -119,20 +119,20 @@ def model_state(model: BaseAlgorithm, *, buffers: bool = True) -> State:
 
 
 def add_values(state: State, name: str, values: Mapping[str, Any]) -> None:
-    """Add tensors, arrays and plain values under a name to a state."""
-    state.values[name] = _Writer(state).store(dict(values), f":{name}")  # no attribute has such a name
+    """Add tensors, arrays and plain values to a state, under a name."""
+    state.values[name] = _Writer(state).store(dict(values), f":{name}")  # attributes cannot have such a name
 
 
 def values_of(state: State, name: str) -> Any:
-    """Return what `add_values` added, with tensors on the CPU."""
+    """Return the values that `add_values` added, with tensors on the CPU."""
     return _Reader(state, torch.device("cpu")).restore(None, state.values[name], name)
 
 
 def restore_model(model: BaseAlgorithm, state: State) -> None:
-    """Restore a state into a new model of the same class and settings, in place.
+    """Restore a state in a new model of the same class and settings, in place.
 
     Raises:
-        MisfitError: if the state belongs to another model (names the attribute that differs).
+        MisfitError: if the state belongs to another model. The message names the attribute that differs.
     """
     if (saved := state.values["class"]) != type(model).__name__:
         raise MisfitError(f"it is of a {saved}, the model is a {type(model).__name__}")
@@ -142,7 +142,7 @@ def restore_model(model: BaseAlgorithm, state: State) -> None:
 
 
 class _Writer:
-    """Turns values into JSON, and their tensors and arrays into entries of a state."""
+    """A writer that converts values to JSON, and their tensors and arrays to entries of a state."""
 
     def __init__(self, state: State, *, buffers: bool = True) -> None:
         self.state, self._buffers = state, buffers
@@ -206,15 +206,15 @@ class _Writer:
         raise UnsavedError(path)
 
     def _add(self, value: Tensor | np.ndarray, path: str) -> str:
-        """Return the name of a tensor's entry. A tensor that was added before is stored once."""
+        """Add a tensor and return the name of its entry. A tensor that is added twice is stored once."""
         try:
             tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.require(value, requirements=["C", "W"]))
             memory = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         except (TypeError, ValueError, RuntimeError) as problem:  # strings, objects, sparse tensors
             raise UnsavedError(path) from problem
-        if tensor.is_complex():  # safetensors has no such type
+        if tensor.is_complex():  # safetensors has no complex types
             raise UnsavedError(path)
-        self._alive.append(tensor)  # or its memory might be that of another one
+        self._alive.append(tensor)  # otherwise, another tensor could reuse its memory
         name = self._names.get(memory)
         if name is None or not tensor.numel():
             name = self._names[memory] = path
@@ -226,34 +226,34 @@ class _Writer:
 
 
 class _Reader:
-    """Restores values from a state; objects are filled in place, and tensors that were the same one are again."""
+    """A reader that restores values from a state. Objects are updated in place, and shared tensors are shared again."""
 
     def __init__(self, state: State, device: torch.device) -> None:
         self._saved, self._device = state, device
         self._restored: dict[str, Tensor] = {}
 
     def restore(self, current: Any, stored: Any, path: str) -> Any:
-        """Return the value that the attribute ``path`` is to have.
+        """Return the restored value of the attribute ``path``.
 
         Args:
-            current: its present value, which is filled where it is an object with a state.
-            stored: what `_Writer.store` returned.
-            path: for error messages.
+            current: the current value, which is updated in place if it is an object with a state.
+            stored: the JSON that `_Writer.store` returned.
+            path: name of the attribute, for error messages.
 
         Raises:
-            MisfitError: if the present value is of another class or shape.
+            MisfitError: if the current value has another class or shape.
         """
         if not isinstance(stored, dict):
             return stored
         if stored == REBUILT and current is None:
-            raise MisfitError(f"{path} is missing: the constructor does not make it")
+            raise MisfitError(f"{path} is missing: the constructor does not set it")
         try:
             return self._value(current, stored, path)
         except (AttributeError, RuntimeError, ValueError, KeyError, TypeError) as problem:
             raise MisfitError(f"{path} ({type(current).__name__}) differs: {str(problem).splitlines()[0]}") from problem
 
     def _value(self, current: Any, stored: dict[str, Any], path: str) -> Any:
-        """Return a value that `_Writer` made a dictionary of."""
+        """Return a value that `_Writer` stored as a dictionary."""
         match stored:
             case {"enum": name}:
                 return type(current)[name]
@@ -294,7 +294,7 @@ class _Reader:
         return [self.restore(*pair, f"{path}.{index}") for index, pair in enumerate(zip(now, values, strict=True))]
 
     def _tensor(self, current: Any, name: str) -> Tensor:
-        """Return a new tensor; one that an optimizer updates is filled in place."""
+        """Return a new tensor, or the current tensor, updated in place, if an optimizer updates it."""
         if name not in self._restored:
             saved = self._saved.tensors[name]
             if isinstance(current, Tensor) and current.requires_grad:
@@ -305,7 +305,7 @@ class _Reader:
         return self._restored[name]
 
     def _plain(self, stored: Any, path: str) -> Any:
-        """Return the values of a state dict, on the CPU: whoever loads them moves them."""
+        """Return the values of a state dict on the CPU. (Loading them moves them to the device.)"""
         return _Reader(self._saved, torch.device("cpu")).restore(None, stored, path)
 
     def _fill_module(self, current: nn.Module, stored: Any, optimizers: dict[str, Any], path: str) -> None:
@@ -318,7 +318,7 @@ class _Reader:
 
     def _fill_attributes(self, current: Any, stored: Any, attributes: dict[str, Any], path: str) -> Any:
         if stored["class"] == VectorizedActionNoise.__name__ and not isinstance(current, VectorizedActionNoise):
-            current = VectorizedActionNoise(current, len(attributes["_noises"]["list"]))  # as `learn` does
+            current = VectorizedActionNoise(current, len(attributes["_noises"]["list"]))  # as in `learn`
         _checked(current, stored)
         for name, each in attributes.items():
             setattr(current, name, self.restore(getattr(current, name), each, f"{path}.{name}"))
@@ -326,7 +326,7 @@ class _Reader:
 
 
 def _checked(current: object, stored: Mapping[str, Any]) -> type[Any]:
-    """Return the class of the present value, if it is that of the stored one."""
+    """Return the class of the current value after a check that the stored value has the same class."""
     if type(current).__name__ != stored["class"]:
         raise TypeError(f"a {stored['class']} was saved")
     return type(current)
@@ -338,7 +338,7 @@ def has_state(value: object) -> bool:
 
 
 def _stateful_attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield the optimizers and the like that a network and its parts hold: in no ``state_dict`` of a network."""
+    """Yield the objects with a state, such as optimizers, in a network and its parts. (``state_dict`` of the network omits them.)"""
     for name, part in module.named_modules():
         for key, value in vars(part).items():
             if has_state(value) and not isinstance(value, type):

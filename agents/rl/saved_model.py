@@ -1,4 +1,4 @@
-"""The files of a Stable-Baselines3 model: of a trained one, weights and JSON card; of a training, its state between two rollouts."""
+"""The files of a Stable-Baselines3 model: weights and JSON card of a trained model, and the state of a training between two rollouts."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -27,10 +27,10 @@ WEIGHTS, CARD = "model.safetensors", "model.json"
 
 
 class TrainedModel:
-    """A model that is no longer trained, and what it has to be shown.
+    """A trained model and the name of its observation.
 
     Args:
-        model: of Stable-Baselines3 or in its manner.
+        model: a model of Stable-Baselines3, or one with the same interface.
         observation: a name in `adafocus_env.observation.OBSERVATIONS`.
     """
 
@@ -38,13 +38,13 @@ class TrainedModel:
         self.model, self.observation, self.action_space = model, observation, model.action_space
 
     def on(self, features: Features) -> "TrainedModel":
-        """Itself, as a policy for the clips of ``features``, until it is asked for those of others."""
+        """Bind the model to the clips of ``features`` until the next call, and return it as a policy."""
         bind(self.model.policy, features, cache=True)
         return self
 
     @property
     def predict(self) -> Callable[..., tuple[Any, Any]]:
-        """The model's own: actions and the next recurrent state. That of MaskablePPO takes ``action_masks`` too."""
+        """The method `predict` of the model, which returns actions and the next state. (MaskablePPO's also takes ``action_masks``.)"""
         return self.model.predict
 
 
@@ -53,17 +53,17 @@ Policy = PolicyNetwork | TrainedModel
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What travels with the weights of a model, so that it can be built again.
+    """The card of a model, from which the model can be rebuilt.
 
     Attributes:
         algo: a name in `agents.rl.algorithms.ALGORITHMS` or the dotted path of a class.
         observation: a name in `adafocus_env.observation.OBSERVATIONS`.
-        classifier: fingerprint of the classifier that it was trained on.
-        interface: of the environment that it was trained in.
-        settings: arguments of the class's constructor, plain values.
-        network: of its policy, where that reads glances by reference.
-        metrics: what was measured of it.
-        steps: of the environment, before it was saved.
+        classifier: fingerprint of the classifier that the model was trained on.
+        interface: interface of the training environment.
+        settings: arguments of the constructor, as plain values.
+        network: network of the policy, if it reads glances by reference.
+        metrics: metrics of the model.
+        steps: number of environment steps before the model was saved.
     """
 
     algo: str
@@ -76,7 +76,7 @@ class ModelCard:
     steps: int = 0
 
     def to_json(self) -> str:
-        """Return the content of its file."""
+        """Return the content of the card's file."""
         plain = {**asdict(replace(self, interface=None)), "interface": {**vars(self.interface)}}  # type: ignore[arg-type]  # filled at once
         for name in ("observation_space", "action_space"):
             plain["interface"][name] = space_to_json(getattr(self.interface, name))
@@ -87,7 +87,7 @@ class ModelCard:
         """Return the card in a folder.
 
         Raises:
-            InputError: if there is none, or it was written by an earlier version, or it does not describe a model.
+            InputError: if there is no card, it was written by an earlier version, or it does not describe a model.
         """
         card, path = read_json(folder, CARD, f"model={folder}"), folder / CARD
         refuse_if(
@@ -96,18 +96,18 @@ class ModelCard:
         try:
             about = {**card["interface"], "map_shape": tuple(card["interface"]["map_shape"])}
             about |= {name: space_from_json(about[name]) for name in ("observation_space", "action_space")}
-            network = from_fields(NetworkConfig, {"name": "published", **card["network"]}, path)  # the only kind of earlier versions
+            network = from_fields(NetworkConfig, {"name": "published", **card["network"]}, path)  # the only kind in earlier versions
             return cls(**{**card, "interface": Interface(**about), "network": network})
         except (KeyError, TypeError, ValueError) as problem:
             raise InputError(f"{path} does not describe a model ({problem!r})") from problem
 
 
 def save_model(model: BaseAlgorithm, folder: Path, card: ModelCard) -> None:
-    """Write the model's state, without a replay buffer, and its card.
+    """Write the state of a model, without its replay buffer, and its card.
 
     Args:
-        model: the model to save. Attributes that cannot be stored are left out.
-        folder: where to save it; made if missing.
+        model: the model to save. Attributes that cannot be stored are omitted.
+        folder: the destination; created if missing.
         card: describes how the model was built.
 
     Raises:
@@ -118,10 +118,10 @@ def save_model(model: BaseAlgorithm, folder: Path, card: ModelCard) -> None:
 
 
 def load_model(folder: Path, device: torch.device | str) -> TrainedModel:
-    """Return the model in ``folder``, built from its card and filled with its weights.
+    """Load the model in ``folder``, which is built from its card and its weights.
 
     Raises:
-        InputError: if there is none, its class cannot be imported, or card and weights do not fit together.
+        InputError: if there is no model, its class cannot be imported, or card and weights do not match.
     """
     card = ModelCard.read(folder)
     config = AlgoConfig(name=card.algo, observation=card.observation, settings=card.settings)
@@ -135,14 +135,14 @@ def load_model(folder: Path, device: torch.device | str) -> TrainedModel:
 
 
 def load_trained(folder: Path, device: torch.device | str) -> Policy:
-    """Return the policy in ``folder``: the network of PPO, or the model of another algorithm; raises as `load_model`."""
+    """Load the policy in ``folder``, the network of PPO or the model of another algorithm. Raises the same errors as `load_model`."""
     return load_model(folder, device) if (folder / CARD).is_file() else load_policy(folder, device)
 
 
 def selection_of(folder: Path) -> dict[str, Any]:
-    """Return the entries ``steps`` (or ``epoch``) and ``metrics`` of the card of the policy in ``folder``: when it was selected, and why.
+    """Return the time of selection, ``steps`` or ``epoch``, and the validation ``metrics`` from the card of the policy in ``folder``.
 
-    Of a policy of which neither is known, return an empty dictionary.
+    Return an empty dictionary if the card has neither.
 
     Raises:
         InputError: if there is no policy.
@@ -191,20 +191,20 @@ def save_training_state(model: BaseAlgorithm, folder: Path, progress: Mapping[st
     """Save the model with its replay buffer, all random states and ``progress``, as tensors and plain values.
 
     Args:
-        model: at the start of a rollout, with an environment whose episodes are all at their beginning.
-        folder: where the file and its pointer go.
-        progress: plain values that the caller wants back.
-        random: the process's random states if they are not the present ones, see `agents.runs.seeding.random_states`.
+        model: the model at the start of a rollout, when all episodes of its environment have just begun.
+        folder: folder of the file and its pointer.
+        progress: plain values of the caller, which `load_training_state` returns.
+        random: the random states to save, if not the current ones; see `agents.runs.seeding.random_states`.
 
     Raises:
-        InputError: if the folder cannot be written; the state saved before is left as it was.
+        InputError: if the folder cannot be written. The earlier state is unchanged.
     """
     assert model.env is not None
     state = model_state(model)
     add_values(state, "random", {
         "process": random or random_states(),
         "env": model.env.env_method("random_state", indices=[0])[0],
-        "actions": model.action_space.np_random.bit_generator.state,  # of the actions to explore with
+        "actions": model.action_space.np_random.bit_generator.state,  # random state of exploratory actions
     })  # fmt: skip
     prefix = type(model).__name__.lower()
     path = folder / f"{prefix}-{model.num_timesteps}{SUFFIX}"
@@ -216,14 +216,14 @@ def save_training_state(model: BaseAlgorithm, folder: Path, progress: Mapping[st
 
 
 def load_training_state(model: BaseAlgorithm, folder: Path) -> dict[str, Any] | None:
-    """Restore the state that was saved last into a new model, and all random states; return the caller's progress.
+    """Restore the last saved state in a new model, and all random states.
 
     Args:
-        model: of the same class and settings, with the same environment.
-        folder: where `save_training_state` put it.
+        model: a model of the same class and settings, with the same environment.
+        folder: folder of the state, as in `save_training_state`.
 
     Returns:
-        The progress, or None if nothing was saved.
+        The caller's progress, or None if nothing was saved.
 
     Raises:
         InputError: if the state is damaged, of an earlier version, or of another model.
@@ -247,7 +247,7 @@ def load_training_state(model: BaseAlgorithm, folder: Path) -> dict[str, Any] | 
         raise InputError(f"{path} does not fit this run: {problem}; {START_OVER}") from problem
     assert model.env is not None
     model.env.env_method("restore_random_state", random["env"], indices=[0])
-    model.env.unwrapped._reset_seeds()  # which the constructor has set for the next reset: it was long ago
+    model.env.unwrapped._reset_seeds()  # drop the seeds that the constructor set for the first reset
     model.action_space.np_random.bit_generator.state = random["actions"]
     restore_random_states(random["process"])
     return progress
@@ -259,7 +259,7 @@ def unsaved_attributes(model: BaseAlgorithm) -> list[str]:
 
 
 def why_not_resumable(model: BaseAlgorithm) -> str:
-    """Return why a run of this model cannot be resumed; empty if it can."""
+    """Return the reason why a run of this model cannot be resumed; empty if it can be resumed."""
     unsaved = ", ".join(unsaved_attributes(model))
     reason = (
         f"this run cannot be resumed: {type(model).__name__} has attributes that cannot be saved, {unsaved}; "

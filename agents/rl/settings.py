@@ -1,4 +1,4 @@
-"""What the trainer needs to know of an algorithm, made from the keys ``ppo.*`` or ``algo.*``."""
+"""The settings of an algorithm for the trainer, made from the keys ``ppo.*`` or ``algo.*``."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -28,31 +28,31 @@ from classifiers.errors import refuse_if
 
 
 def logged_metrics(logged: Mapping[str, Any]) -> dict[str, float]:
-    """Return all finite numbers that an algorithm logged of its last update, by name."""
+    """Return all finite numbers that an algorithm logged in its last update, by name."""
     values = {key.removeprefix("train/"): value for key, value in sorted(logged.items()) if key.startswith("train/")}
     return {key: float(value) for key, value in values.items() if isinstance(value, int | float | np.number) and np.isfinite(value)}
 
 
 @dataclass(frozen=True)
 class AlgorithmSettings:
-    """One algorithm, ready for `agents.rl.trainer.train_policy`. All periods are in environment steps.
+    """The settings of one algorithm for `agents.rl.trainer.train_policy`. All periods are in environment steps.
 
     Attributes:
-        algorithm: its row in the table, or the nearest.
-        make_model: (environment, seed) → the model, ready to learn.
-        to_policy: the model → the policy that is evaluated and saved.
-        save: (policy, training environment, folder, entries of its card) → None.
+        algorithm: row of the algorithm in the table, or the nearest row.
+        make_model: function of environment and seed that returns the model, ready to learn.
+        to_policy: function of the model that returns the policy to evaluate and save.
+        save: function of policy, training environment, folder and entries of the card that saves the policy.
         total_steps: length of training.
-        log_every: between two lines of metrics.
-        validate_every: between two validations, each in a line of metrics.
-        save_every: between two checkpoints.
-        observation: of the environment; None: its default.
-        start: the policy to start from; None: a new one.
-        lagrangian: controls the cost weight; None: it is constant.
-        update_metrics: what Stable-Baselines3 logged of an update → metrics.
-        rollout_metrics: (model, dynamics) → metrics of the last rollout.
-        counts_updates: whether a line of metrics has the number of the update.
-        return_dtype: in which returns are averaged.
+        log_every: period of lines of metrics.
+        validate_every: period of validations, each in a line of metrics.
+        save_every: period of checkpoints.
+        observation: observation of the environment; None: the default.
+        start: the policy to start from; None: a new policy.
+        lagrangian: controller of the cost weight; None: the cost weight is constant.
+        update_metrics: function of the values that Stable-Baselines3 logged in an update that returns metrics.
+        rollout_metrics: function of model and dynamics that returns metrics of the last rollout.
+        counts_updates: whether lines of metrics have the number of the update.
+        return_dtype: dtype in which returns are averaged.
     """
 
     algorithm: Algorithm
@@ -83,12 +83,12 @@ def algorithm_settings(
     """Return the settings of the algorithm that the keys describe.
 
     Args:
-        features: of the training clips.
-        env: the environment.
-        network: of a new policy.
-        ppo: read for PPO and its subclasses.
-        algo: the algorithm, and the settings of all others; None: PPO.
-        start: a policy to start from (PPO only); its network replaces ``network``.
+        features: features of the training clips.
+        env: the environment's settings.
+        network: network of a new policy.
+        ppo: settings of PPO and its subclasses.
+        algo: the algorithm, and the settings of other algorithms; None: PPO.
+        start: a policy to start from (only for PPO); its network replaces ``network``.
 
     Raises:
         InputError: if settings exclude each other.
@@ -170,17 +170,17 @@ def new_ppo(
 
     Args:
         env: the training environment.
-        features: of its clips.
+        features: features of the environment's clips.
         config: the algorithm's settings; see `check_ppo`.
-        architecture: of the policy.
-        seed: of all random numbers.
-        std: of a continuous policy.
-        learn_std: whether it is learned, from ``std`` on.
+        architecture: architecture of the policy.
+        seed: seed of all random numbers.
+        std: standard deviation of a continuous policy.
+        learn_std: whether the standard deviation is learned, starting at ``std``.
         model_class: PPO or a subclass.
-        extra: arguments of ``model_class`` that the config does not have.
+        extra: further arguments of ``model_class`` that the config does not have.
 
     Raises:
-        InputError: if the action space does not suit the policy, or batch norm would see a single glance.
+        InputError: if the policy does not support the action space, or batch norm would see a single glance.
     """
     refuse_if(
         architecture.batch_norm and features.clips.epoch_size * features.num_steps < 2,
@@ -193,7 +193,7 @@ def new_ppo(
         "std": std,
         "learn_std": learn_std,
         "ortho_init": config.ortho_init,
-        "optimizer_kwargs": {"eps": config.adam_eps, "fused": True},  # unfused, Adam is a tenth of an iteration on a CPU
+        "optimizer_kwargs": {"eps": config.adam_eps, "fused": True},  # unfused Adam takes 10 % of an iteration on a CPU
     }
     return model_class(
         PatchActorCriticPolicy, env,
@@ -208,18 +208,18 @@ def new_ppo(
 
 
 def total_steps(config: PPOConfig, features: Features) -> int:
-    """Return the length of training in environment steps, also where it is set in epochs."""
+    """Return the length of training in environment steps, converted from epochs if it is set in epochs."""
     return config.total_steps if config.epochs is None else config.epochs * features.clips.epoch_size * features.num_steps
 
 
 def check_ppo(config: PPOConfig, env: EnvConfig, steps: int, network: NetworkConfig | NetworkArchitecture) -> None:
-    """Check the settings that depend on each other; neither clips nor networks are needed.
+    """Check the settings that depend on each other. Neither clips nor networks are needed.
 
     Args:
         config: the algorithm's settings.
-        env: the environment's.
-        steps: D, steps of an episode.
-        network: the policy's.
+        env: the environment's settings.
+        steps: D, steps per episode.
+        network: settings or architecture of the policy's network.
 
     Raises:
         InputError: if `n_steps` or `batch_size` is not a multiple of D, or two settings exclude each other.
@@ -244,20 +244,20 @@ def check_ppo(config: PPOConfig, env: EnvConfig, steps: int, network: NetworkCon
         config.batch_statistics and (config.n_steps not in (None, steps) or config.batch_size not in (None, steps * env.num_envs)),
         "ppo.batch_statistics=true needs minibatches of a whole rollout: set ppo.n_steps=null and ppo.batch_size=null",
     )
-    refuse_if(  # two environments may play the same clip
+    refuse_if(  # two environments may have the same clip
         network.batch_norm and steps == 1 and env.num_envs < 3,
         f"env.num_envs must be 3 or more with network.batch_norm=true and one decision per clip, got {env.num_envs}",
     )
 
 
 def ppo_metrics(logged: Mapping[str, Any]) -> dict[str, float]:
-    """Return the metrics of PPO's last update, from what Stable-Baselines3 logged."""
-    known = [name for name in LOGGED if f"train/{name}" in logged]  # an algorithm without a critic logs nothing of it
+    """Return the metrics of PPO's last update from the values that Stable-Baselines3 logged."""
+    known = [name for name in LOGGED if f"train/{name}" in logged]  # algorithms without a critic log fewer values
     return {"entropy": -float(logged["train/entropy_loss"]), **{name: float(logged[f"train/{name}"]) for name in known}}
 
 
 def skip_metrics(model: BaseAlgorithm, dynamics: Dynamics) -> dict[str, float]:
-    """Return the share of focused steps in the last rollout and the cost weight that it had; empty if actions cannot skip."""
+    """Return the share of focused steps in the last rollout and its cost weight; empty if actions cannot skip."""
     if dynamics.action.patch_action is dynamics.action:
         return {}
     buffer = cast(PPO, model).rollout_buffer

@@ -1,4 +1,4 @@
-"""Stage 2: train the policy, with any algorithm, while glancer, focuser and head are frozen."""
+"""Stage 2: train the policy with any algorithm while glancer, focuser and head are frozen."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -33,8 +33,8 @@ from agents.runs.seeding import random_states
 from classifiers.errors import InputError, count_of
 
 STAGE = 2
-FEW_CLIPS = 30  # fewer validation clips are too few: a standard error of up to 9 points
-SATURATED = 0.99  # validation accuracy from which on there is no room for a better policy
+FEW_CLIPS = 30  # with fewer validation clips, the standard error of accuracy can exceed 9 points
+SATURATED = 0.99  # validation accuracy from which better policies can hardly be distinguished
 
 
 def train_policy(
@@ -50,16 +50,16 @@ def train_policy(
     """Train a policy, or resume a stopped run; return the best policy on the validation split.
 
     Args:
-        features: of the training clips, from the frozen networks.
-        val: of the validation clips; None: return the last policy.
-        run: where metrics and checkpoints go.
-        display: shows the progress.
-        settings: of the algorithm; see `agents.rl.settings.algorithm_settings`.
-        env: the environment's.
-        seed: of all random numbers.
+        features: features of the training clips from the frozen networks.
+        val: features of the validation clips; None: return the last policy.
+        run: the directory of metrics and checkpoints.
+        display: shows progress.
+        settings: settings of the algorithm; see `agents.rl.settings.algorithm_settings`.
+        env: settings of the environment.
+        seed: seed of all random numbers.
 
     Raises:
-        InputError: if a setting does not suit the algorithm, or the run cannot be resumed.
+        InputError: if the algorithm does not support a setting, or the run cannot be resumed.
         Stopped: if the user asked to stop; the next call resumes.
     """
     fingerprint = features.classifier.fingerprint()
@@ -74,8 +74,8 @@ def train_policy(
     elif settings.start is not None:
         load_network(model.policy, settings.start)  # type: ignore[arg-type]
         if val is not None:
-            callback.select(settings.start)  # training may turn out not to help
-    model.set_logger(configure(None, []))  # metrics go to the run directory
+            callback.select(settings.start)  # training may not improve on it
+    model.set_logger(configure(None, []))  # the run directory has the metrics
     if environment.steps < settings.total_steps:
         total = settings.total_steps * (environment.num_envs if settings.algorithm.counts_rows else 1)
         with StopRequest(display.console) as callback.stop:
@@ -93,7 +93,7 @@ def train_policy(
 
 @dataclass(frozen=True)
 class Best:
-    """The policy that was selected: the steps before it was saved; if validated, its score, anytime confidence and top-1 accuracy."""
+    """The selected policy: the steps before it was saved and, if it was validated, score, anytime confidence and top-1 accuracy."""
 
     steps: int
     score: float | None
@@ -102,15 +102,15 @@ class Best:
 
 
 def _doubts(best: Best, count: int) -> Iterator[str]:
-    """Yield why the choice on ``count`` validation clips may mean little."""
+    """Yield the reasons why the selection on ``count`` validation clips may be unreliable."""
     if count < FEW_CLIPS:
-        yield f"{count_of(count, 'validation clip')} cannot tell policies apart; set data.val to a larger share, or add videos"
+        yield f"{count_of(count, 'validation clip')} cannot distinguish policies; set data.val to a larger share, or add videos"
     if best.top1 is not None and best.top1 >= SATURATED:
         yield f"the validation split is saturated, {best.top1:.1%} right: it says little about which policy is best; use harder videos"
 
 
 def _restore(model: BaseAlgorithm, run: RunDir) -> dict[str, Any] | None:
-    """Restore the last checkpoint into a new model and truncate the metrics; return the callback's state, None without a checkpoint.
+    """Restore the last checkpoint in a new model and truncate the metrics; return the callback's state, or None without a checkpoint.
 
     Raises:
         InputError: if the checkpoint cannot be read, or the run was stopped and its model cannot be saved.
@@ -124,14 +124,14 @@ def _restore(model: BaseAlgorithm, run: RunDir) -> dict[str, Any] | None:
 
 
 class TrainingCallback(BaseCallback):
-    """Logs metrics, selects the best policy on the validation split, saves checkpoints, and stops between updates on request.
+    """A callback that logs metrics, selects the best policy on the validation split, saves checkpoints, and stops on request.
 
     Args:
-        run: where metrics and checkpoints go.
-        display: shows the progress.
-        settings: of the algorithm.
-        features: of the training clips.
-        val: of the validation clips; None: the last policy is the best.
+        run: the directory of metrics and checkpoints.
+        display: shows progress.
+        settings: settings of the algorithm.
+        features: features of the training clips.
+        val: features of the validation clips; None: the last policy is the best.
         env: the training environment.
 
     Attributes:
@@ -183,7 +183,7 @@ class TrainingCallback(BaseCallback):
         self._check_resumable()
 
     def _check_resumable(self) -> bool:
-        """Return whether the state of the model can be saved; say why not the first time that it cannot."""
+        """Return whether the state of the model can be saved. Report the reason once if it cannot."""
         if self._resumable and (problem := why_not_resumable(self.model)):
             self._display.say(problem)
             self._resumable = False
@@ -193,7 +193,7 @@ class TrainingCallback(BaseCallback):
         return True
 
     def _on_rollout_start(self) -> None:
-        """Called between updates: the weights are new."""
+        """Process the last update: log, validate, save and stop as necessary."""
         if self._learned:
             self._after_update(last=False)
         self._learned = True
@@ -220,7 +220,7 @@ class TrainingCallback(BaseCallback):
             save_training_state(self.model, self._run.checkpoints, self.state(), self._random_states)
             self._next_save = _next(steps, settings.save_every)
         if stop and (due or not (last or self._resumable)):
-            raise Stopped  # some algorithms ignore the result of `_on_step`
+            raise Stopped  # some algorithms ignore the return value of `_on_step`
 
     def _log(self, *, validate: bool) -> None:
         settings, steps = self._settings, self._env.steps
@@ -235,10 +235,10 @@ class TrainingCallback(BaseCallback):
             self._next_validation = _next(steps, settings.validate_every)
         self._run.log(line)
         self._bar.at(min(steps, settings.total_steps), figures(line))
-        self.logger.dump(steps)  # clears the values that are logged now
+        self.logger.dump(steps)  # clears the logged values
 
     def _validate(self) -> dict[str, float]:
-        """Measure the current policy on the validation split, and save it if it is the best."""
+        """Evaluate the current policy on the validation split, and save it if it is the best so far."""
         policy, lagrangian = self._settings.to_policy(self.model), self._settings.lagrangian
         if self._val is not None and lagrangian is not None:
             assert isinstance(policy, PolicyNetwork)
@@ -248,9 +248,9 @@ class TrainingCallback(BaseCallback):
         return metrics
 
     def select(self, policy: Policy) -> dict[str, float]:
-        """Return a policy's validation metrics, and save it unless an earlier one was better: of equals the later one is the best.
+        """Return a policy's validation metrics, and save the policy unless an earlier one was strictly better.
 
-        While λ follows a target, scores of different updates cannot be compared, and the last policy is the best.
+        While λ follows a target, scores of different updates are not comparable, and the last policy counts as the best.
         """
         score, metrics = (None, {}) if self._val is None else self._score(policy, self._val)
         best = None if self.best is None else self.best.score
@@ -261,7 +261,7 @@ class TrainingCallback(BaseCallback):
         return metrics
 
     def _score(self, policy: Policy, val: Features) -> tuple[float, dict[str, float]]:
-        """Return what policies are ranked by and the metrics; see `validation_metrics`. A `PolicyNetwork` that skips pays for patches."""
+        """Return the score for ranking and the metrics; see `validation_metrics`. Patches of a skipping `PolicyNetwork` cost score."""
         dynamics = self._env.dynamics
         played = evaluate_trained(policy, val, dynamics.skipped)
         metrics = validation_metrics(played)

@@ -1,1 +1,1 @@
-"""A run: its directory, loggers, progress, plots and report."""
+"""Run directories, loggers, progress displays, plots and reports."""

@@ -1,4 +1,4 @@
-"""A contact sheet: the frames of some clips with the patches of a policy. The outline of a patch is `adafocus_env.render.PATCH_COLOUR`."""
+"""The contact sheet: frames of some clips with the patches of a policy, outlined in `adafocus_env.render.PATCH_COLOUR`."""
 
 from pathlib import Path
 
@@ -14,18 +14,18 @@ from classifiers.atomic_files import replacing
 from classifiers.errors import count_of
 
 ROWS = 8
-MIN_SIDE = 120  # pixels; smaller frames are enlarged by a whole number
-LABEL_WIDTH = 150  # pixels left of the frames of a clip
-HEADING = 24  # pixels of the line above the rows
+MIN_SIDE = 120  # pixels; smaller frames are enlarged by an integer factor
+LABEL_WIDTH = 150  # width in pixels of the text left of the frames
+HEADING = 24  # height in pixels of the line above the rows
 TEXT_SIZE = 12  # pixels
 GAP = 4  # pixels between frames and between rows
 
 
 def save_contact_sheet(features: Features, played: PolicyEvaluation, path: Path, *, rows: int = ROWS) -> None:
-    """Draw one row per clip: its frames with their patches. The clips are at equal distances in the list of all clips.
+    """Draw one row per clip, with its frames and their patches. The clips are evenly spaced in the list of all clips.
 
-    The suffix of ``path`` names the format. Where it is known, the hit rate of all clips stands above the rows, and hits of all frames with
-    the target beside each.
+    The suffix of ``path`` determines the format. If targets are known, the hit rate of all clips is shown above the rows, and the number
+    of hits next to each row.
     """
     clips = np.unique(np.linspace(0, len(features.clips) - 1, rows).astype(int))
     counts = count_hits(played)

@@ -1,4 +1,4 @@
-"""What a report says about a conditional exit: a row of its table, and accuracy against cost for all p as a table and a plot."""
+"""The parts of a report on a conditional exit: a row of the table, and accuracy against cost for all p as a table and a plot."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from classifiers.flops import VideoFlops
 
 EXIT = "exit"
 """Name of the learned policy with an exit, in results and tables."""
-EVERY = 5  # points of the curve from one row of the table to the next
+EVERY = 5  # every fifth point of the curve has a row in the table
 BESIDE = ("learned", "random", "oracle")
 
 
 @dataclass(frozen=True)
 class ExitChoice:
-    """The exit that is asked for.
+    """The requested exit.
 
     Attributes:
         fit: Confidences of training clips.
-        p: Of the shares that leave, p^k after step k.
+        p: Parameter of the exit: the share of clips that exit after step k is proportional to p^k.
         confidence: A name in `agents.evaluation.conditional_exit.CONFIDENCES`.
     """
 
@@ -42,8 +42,8 @@ class ExitChoice:
         """Return the metrics of the policy with this exit (see `agents.evaluation.metrics.summarize`), and the entry ``exit`` of a result.
 
         Args:
-            evaluation: Without an exit.
-            flops: Of a clip, with the policy.
+            evaluation: The evaluation without an exit.
+            flops: Multiply-adds of a clip, including the policy.
         """
         thresholds = self.fit.thresholds(self.p, self.confidence)
         steps = thresholds.steps(evaluation.scores)
@@ -66,13 +66,13 @@ def exit_table(curve: Sequence[Mapping[str, float]], title: str, metric: str) ->
 def save_exit_curve(
     curve: Sequence[Mapping[str, float]], measures: Mapping[str, Mapping[str, Any]], title: str, path: Path, *, metric: str
 ) -> None:
-    """Draw accuracy against cost of the learned policy with an exit, and without one beside other policies, as a PNG file.
+    """Draw accuracy against cost of the learned policy with an exit, and of all policies without an exit.
 
     Args:
-        curve: Its points.
-        measures: Of every policy, as `agents.evaluation.evaluate.evaluate` returns them.
-        title: Stands above.
-        path: The file.
+        curve: The points of the curve.
+        measures: Metrics of every policy, as `agents.evaluation.evaluate.evaluate` returns them.
+        title: Title of the plot.
+        path: The PNG file.
         metric: The accuracy to draw, a name in `agents.evaluation.metrics.ACCURACIES`.
     """
     figure = Figure(figsize=(7, 4.5), layout="constrained")

@@ -1,4 +1,4 @@
-"""Ctrl-C that stops the work at its next checkpoint."""
+"""Stop the work at its next checkpoint on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Exception):
-    """The user asked to stop; everything is saved."""
+    """Raised if the user asked to stop; everything is saved."""
 
 
 class StopRequest:
-    """While it is active, the first SIGINT or SIGTERM only sets ``requested``; a SIGINT after that raises `KeyboardInterrupt`.
+    """A context in which the first SIGINT or SIGTERM only sets ``requested``. A further SIGINT raises `KeyboardInterrupt`.
 
-    Python delivers signals to the main thread alone: in any other thread this does nothing.
+    Python delivers signals only to the main thread. In any other thread, the context has no effect.
 
         with StopRequest() as stop:
             while not stop.requested:
@@ -28,7 +28,7 @@ class StopRequest:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        """``console`` is the console of a progress display, if there is one: the message then appears above its bars."""
+        """Create a request. The message appears above the bars of the progress display whose ``console`` is given, if any."""
         self.requested = False
         self._console = console or Console(stderr=True)
         self._previous: dict[signal.Signals, Any] = {}
@@ -40,7 +40,7 @@ class StopRequest:
 
     def __exit__(self, *problem: object) -> None:
         for number, handler in self._previous.items():
-            # None stands for a handler that was not set from Python and cannot be restored; the default is the nearest.
+            # None means a handler that was not set from Python and cannot be restored; the default handler is the best substitute.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous = {}
 

@@ -1,4 +1,4 @@
-"""Run folders and their results, as a table or as JSON: what `python -m agents.list_runs` prints."""
+"""The implementation of `python -m agents.list_runs`: list run folders and their results as tables or JSON."""
 
 import re
 import sys
@@ -27,25 +27,25 @@ from classifiers.errors import InputError
 
 @dataclass(frozen=True)
 class Run:
-    """What is known of one run folder; None where there is no such thing or not yet.
+    """The information on one run folder; None for values that do not exist (yet).
 
     Attributes:
-        run: the folder, below the one that was asked for.
-        command: that made it, and its algorithm.
-        data: the data set with its task or folder, and what it is measured by if not by top-1.
-        seed: of the run.
-        state: finished, running or stopped, and where.
-        broken: why the folder cannot be read; empty if it can.
-        anytime: top-1 of the policy that was learned, the mean over steps.
-        hits: share of its patches that hit the target, where that is known.
-        learned: its top-1, or what the data set is measured by.
-        random: the same of random patches.
-        oracle: the same of the oracle: ground truth, or the greedy one where there is none.
-        gap: share of the way from random to the oracle, where that is 10 points or more.
-        gflops: per video with the learned policy; a multiply-add counts once.
-        seconds: of training, in all starts.
-        date: when something was written last.
-        setting: the config without seed and folder, by dotted keys; what the runs of one sweep have in common.
+        run: the folder, relative to the listed folder.
+        command: the command that made the run, and its algorithm.
+        data: the data set with its task or folder, and its metric if that is not top-1.
+        seed: the seed of the run.
+        state: finished, running or stopped, and the last step or epoch.
+        broken: the reason why the folder cannot be read; empty if it can be read.
+        anytime: top-1 of the learned policy, averaged over steps.
+        hits: hit rate of the learned policy, if targets are known.
+        learned: top-1 of the learned policy, or the data set's metric.
+        random: the same accuracy of random patches.
+        oracle: the same accuracy of the oracle, or of the greedy oracle if there is no ground truth.
+        gap: share of the gap between random patches and the oracle that the policy closes, if the gap is at least 10 points.
+        gflops: GFLOPs per video with the learned policy; a multiply-add counts as one.
+        seconds: seconds of training, in all starts.
+        date: date of the last change.
+        setting: the config by dotted keys without seed and folder, which is common to the runs of a sweep.
     """
 
     run: str
@@ -67,7 +67,7 @@ class Run:
 
 
 def print_runs(settings: ListRuns) -> None:
-    """Print the list."""
+    """Print the list of runs."""
     found = sorted(list_runs(Path(settings.root)), key=ORDERS[settings.sort])
     if settings.json:
         sys.stdout.write(to_json([asdict(run) for run in found], indent=2) + "\n")
@@ -76,12 +76,12 @@ def print_runs(settings: ListRuns) -> None:
 
 
 def show(runs: Sequence[Run], console: Console) -> None:
-    """Print a table for every data set, the means over seeds, and what is broken; not cut where the output is not a terminal."""
+    """Print a table for every data set, the means over seeds, and broken folders. Only a terminal limits the width."""
     whole = [run for run in runs if not run.broken]
     tables = [table(data, [run for run in whole if run.data == data]) for data in sorted({str(run.data) for run in whole})]
     if whole:
         tables[-1].caption = (
-            "in per cent; hits, anytime: of the learned policy; gap: share of the way from random to the oracle, if that is 10 points; "
+            "in per cent; hits, anytime: of the learned policy; gap: share of the gap between random and oracle, if that is 10 points; "
             "time: of training; multiply-adds count as one"
         )
     for each in (*tables, summary(whole)):
@@ -97,10 +97,10 @@ def show(runs: Sequence[Run], console: Console) -> None:
 
 
 def list_runs(root: Path) -> list[Run]:
-    """Return all run folders in ``root`` or below it, broken ones too.
+    """Return all run folders in ``root`` and its subfolders, including broken ones.
 
     Raises:
-        InputError: ``root`` is not a folder.
+        InputError: If ``root`` is not a folder.
     """
     if not root.is_dir():
         raise InputError(f"root must be a folder that holds run folders, such as root=runs, got {root}")
@@ -109,7 +109,7 @@ def list_runs(root: Path) -> list[Run]:
 
 
 def read(folder: Path, name: str) -> Run:
-    """Return what is known of one folder; of a broken one, what is wrong."""
+    """Return the information on one folder. If it is broken, the information is the reason."""
     known: dict[str, Any] = {"run": name}
     try:
         run = RunDir(folder)
@@ -123,7 +123,7 @@ def read(folder: Path, name: str) -> Run:
 
 
 def _asked(config: dict[str, Any]) -> dict[str, Any]:
-    """Return what the config says. Each command has a key that those after it lack."""
+    """Return the information from the config. Each command is recognised by a key that the commands after it do not have."""
     commands = {"first": "train_stages", "algo": f"train {config.get('algo', {}).get('name')}", "learning": "train_end_to_end"}
     command = next((name for key, name in commands.items() if key in config), "train_ppo")
     data = config["data"]
@@ -146,7 +146,7 @@ def _state(run: RunDir) -> str:
 
 
 def _reached(result: dict[str, Any], data: str) -> dict[str, Any]:
-    """Return what `agents.runs.report` has measured on the test clips."""
+    """Return the results that `agents.runs.report` measured on the test clips."""
     metric, policies = result.get("metric", "top1"), result["policies"]
     best = next((name for name in ("oracle", "greedy_oracle") if name in policies), "")
     values = {name: policies.get(key, {}).get(metric) for name, key in (("learned", "learned"), ("random", "random"), ("oracle", best))}
@@ -164,12 +164,12 @@ def _date(folder: Path) -> str:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort seed=10 after seed=9."""
+    """Return a sort key that places seed=10 after seed=9."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 LEARNED = {"hits": "hit_rate", "anytime": "top1_anytime", "gflops": "gflops"}
-"""What is listed of the policy that was learned besides its accuracy, and its key in the result."""
+"""Columns of the learned policy besides its accuracy, and their keys in the result."""
 
 ORDERS: dict[str, Callable[[Run], Any]] = {
     "run": lambda run: _natural(run.run),
@@ -182,7 +182,7 @@ ORDERS: dict[str, Callable[[Run], Any]] = {
 
 
 def table(data: str, runs: Iterable[Run]) -> Table:
-    """Return a table with one row per run on a data set. A narrow terminal folds names and states over several lines."""
+    """Return a table with one row per run on a data set. A narrow terminal wraps names and states."""
     headings = ("run", "command", "seed", "state", "hits", "anytime", "learned", "oracle", "gap", "GFLOPs", "time", "written")
     shown = _empty(f"{data}, test split", *headings)
     for run in runs:
@@ -195,7 +195,7 @@ def table(data: str, runs: Iterable[Run]) -> Table:
 
 
 def summary(runs: Iterable[Run]) -> Table | None:
-    """Return a row for every setting that is finished with two seeds or more; None if there are none."""
+    """Return a table with a row for every setting that is finished with at least two seeds; None if there are none."""
     settings = defaultdict[tuple[str, str], list[Run]](list)
     for run in runs:
         if run.learned is not None:

@@ -1,4 +1,4 @@
-"""Loggers of a run: the lines of `metrics.jsonl` for TensorBoard and Weights & Biases, through Stable-Baselines3's logger."""
+"""Loggers of a run: they send lines of `metrics.jsonl` to TensorBoard and Weights & Biases through Stable-Baselines3's logger."""
 
 import math
 import os
@@ -15,10 +15,10 @@ from classifiers.atomic_files import write_text
 from classifiers.errors import InputError, lookup
 
 WANDB_PROJECT = "adafocus-env"
-"""Project at Weights & Biases unless ``WANDB_PROJECT`` is set in the environment."""
+"""Default project at Weights & Biases, which the environment variable ``WANDB_PROJECT`` overrides."""
 
 STEPS = ("steps", "epoch")
-"""Keys of a line of metrics that hold the progress of its stage; the first one in the line counts."""
+"""Keys of a line of metrics for the progress of its stage. The first key that the line has is used."""
 
 NAMES = frozenset({"stage", "part", "round", "update", *STEPS})
 """Keys that identify a line; all others are measurements."""
@@ -28,7 +28,7 @@ def check_log(names: Sequence[str]) -> None:
     """Check that these loggers can be used.
 
     Raises:
-        InputError: a name is unknown, or its package is not installed.
+        InputError: if a name is unknown, or its package is not installed.
     """
     for name in names:
         lookup("log", name, WRITERS)
@@ -37,13 +37,13 @@ def check_log(names: Sequence[str]) -> None:
 
 
 class Curves:
-    """Writes the curves of a run to its loggers; pass it to `RunDir.watch`.
+    """A watcher that writes the curves of a run to its loggers; pass it to `RunDir.watch`.
 
-    A curve is named after its stage and part: ``stage 1 random patches/loss``, ``stage 2/return``. Its steps are the epochs or
-    environment steps of that stage since the start of the run: a later round continues where the round before ended.
+    A curve is named after its stage and network, such as ``stage 1 random patches/loss`` or ``stage 2/return``. Its x axis is the number of
+    epochs or environment steps of that stage since the start of the run, including earlier joint rounds.
 
-    TensorBoard's files repeat ``metrics.jsonl``. They are rewritten from it with the first line of every start, and whenever lines
-    were removed, so that lines after the checkpoint that a run resumes from do not appear twice.
+    TensorBoard's files have the content of ``metrics.jsonl``. They are rewritten with the first line of every start, and after lines were
+    removed, so that lines after the checkpoint of a resumed run do not appear twice.
 
     Args:
         run: The run.
@@ -56,7 +56,7 @@ class Curves:
         self._clear()
 
     def __call__(self, line: Mapping[str, object] | None) -> None:
-        """Write a line that has just been logged; None: lines were removed."""
+        """Write a line that has just been logged; None means that lines were removed."""
         if line is None:
             self._clear()
         elif self._names:
@@ -77,7 +77,7 @@ class Curves:
         self._rounds: dict[str, tuple[object, float]] = {}
 
     def _replay(self) -> None:
-        """Rewrite TensorBoard's files with all lines but the last; other loggers have these lines already."""
+        """Rewrite TensorBoard's files with all lines except the last. (Other loggers already have these lines.)"""
         if self._logger is None:
             self._logger = Logger(None, [WRITERS[name](self._run) for name in self._names if name != TENSORBOARD])
         if TENSORBOARD in self._names:
@@ -100,7 +100,7 @@ class Curves:
         self._logger.dump(self._step(curve, line))
 
     def _step(self, curve: str, line: Mapping[str, object]) -> int:
-        """Return the epochs or steps of the earlier rounds and of this one."""
+        """Return the number of epochs or steps in the earlier rounds and this round."""
         done = next((line[key] for key in STEPS if key in line), self._count)
         assert isinstance(done, int)
         number, before = self._rounds.get(curve, (line.get("round"), 0))
@@ -118,17 +118,17 @@ def _tensorboard(run: RunDir) -> KVWriter:
 
 
 class WandbOutputFormat(KVWriter):
-    """Sends the values of Stable-Baselines3's logger to a run of Weights & Biases.
+    """An output format of Stable-Baselines3's logger for Weights & Biases.
 
-    ``WANDB_MODE=offline``, ``WANDB_PROJECT`` and the other variables of wandb apply. A run directory stays the same run there.
-    A line of metrics is a step of wandb's, which ignores a line that is sent twice. The x axis of curves is ``STAGE/step``.
+    The environment variables of wandb apply, such as ``WANDB_MODE=offline`` and ``WANDB_PROJECT``. All starts of a run directory belong to
+    one run of wandb. A line of metrics is a step of wandb, which ignores lines that are sent again. The x axis of curves is ``STAGE/step``.
 
     Args:
         run: The run.
     """
 
     def __init__(self, run: RunDir) -> None:
-        os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")  # it warns about our package `agents`, which it takes for another one
+        os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")  # it mistakes this project's package `agents` for another one, and warns
         import wandb
 
         file = run.path(WANDB_ID)

@@ -1,4 +1,4 @@
-"""Plots of a result: accuracies, hits and cost of every policy, and accuracy and hits against the number of frames."""
+"""Plots of a result: accuracies, hit rates and costs of all policies, and accuracy and hit rate against the number of frames."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,19 +13,19 @@ from agents.evaluation.metrics import ACCURACIES
 from classifiers.atomic_files import replacing
 
 COLOURS = {"learned": "#c0392b", "oracle": "#2c3e50", "greedy_oracle": "#2c3e50"}
-OTHER_COLOUR = "#95a5a6"  # of all other policies
+OTHER_COLOUR = "#95a5a6"  # colour of all other policies
 CURVES = ("learned", "random", "oracle")
 
 
 def save_comparison(measures: Mapping[str, Mapping[str, Any]], title: str, path: Path, *, metric: str, num_frames: int) -> None:
-    """Draw accuracies, hit rate and GFLOPs per video of every policy, and beside them accuracy and hit rate against the number of frames.
+    """Draw bars of accuracies, hit rate and GFLOPs per video of every policy, and curves against the number of frames.
 
-    Policies are in the order of their anytime accuracy, best on top. The lines on bars are 95 % confidence intervals. Without known
-    targets there is no hit rate.
+    Policies are sorted by anytime accuracy, with the best on top. The lines on bars are 95 % confidence intervals. The hit rate is omitted
+    if targets are unknown.
 
     Args:
         measures: Measures of every policy, as `agents.evaluation.evaluate.evaluate` returns them.
-        title: Stands above the charts.
+        title: Title of the charts.
         path: The PNG file.
         metric: The accuracy to draw, a name in `agents.evaluation.metrics.ACCURACIES`.
         num_frames: T, number of frames after the last step.
@@ -66,7 +66,7 @@ def _draw_bars(
     scale: float = 100,
     form: str = "{:.1f}",
 ) -> None:
-    """Draw the values of a measure, with intervals where there are any; policies without one have no bar."""
+    """Draw bars of a metric, with intervals if there are any. Policies without a value have no bar."""
     values = [scale * measures[name].get(key, np.nan) for name in names]
     ends = [scale * np.array(measures[name].get(f"{key}_interval", [np.nan, np.nan])) for name in names]
     errors = np.abs(np.array(ends) - np.array(values)[:, None]).T
@@ -80,11 +80,11 @@ def _draw_bars(
 
 
 def _draw_curves(axes: Axes, measures: Mapping[str, Mapping[str, Any]], key: str, label: str, num_frames: int) -> None:
-    """Draw a measure against the number of frames for the learned policy, random patches and the oracle; gaps where it is not defined."""
+    """Draw a metric of the learned policy, random patches and the oracle against the number of frames, with gaps where it is undefined."""
     for name in [name for name in CURVES if name in measures]:
         shares = np.array(measures[name]["steps"][key], np.float64)
         frames = np.arange(1, len(shares) + 1) * num_frames / len(shares)
         axes.plot(frames, 100 * shares, marker="o", markersize=4, label=name, color=COLOURS.get(name, OTHER_COLOUR))
-    axes.set(ylabel=label, xlim=(0, num_frames * 1.03), ylim=(-2, 102))  # whole markers at 0 and 100 %
+    axes.set(ylabel=label, xlim=(0, num_frames * 1.03), ylim=(-2, 102))  # markers at 0 and 100 % are not cut
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""`predictions.csv`: one row per clip with what the learned policy did in every step, and the last predictions of the other policies."""
+"""`predictions.csv`, with one row per clip: the learned policy's steps, and the final predictions of the other policies."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ REQUIRED = ("file", "label", "prediction", "anytime", "confidence_1", "box_1", "
 def save_predictions(features: Features, plays: Mapping[str, PolicyEvaluation], path: Path) -> None:
     """Write one row per clip.
 
-    ``file``, ``label`` and ``prediction`` are names, ``anytime`` is the share of steps after which the prediction is right. After step t,
-    ``confidence_t`` is the softmax score of the label, ``box_t`` the patch as `top left bottom right` in pixels of the frame (empty:
-    skipped), and ``hit_t`` the share of the frames with the target whose patch covers it (empty: there is none; no such columns: the
-    targets are not known). ``NAME_prediction``, ``NAME_anytime`` and ``NAME_confidence`` are of another policy after the last step, and
-    ``random_box_t`` are the random patches.
+    The columns of the learned policy are: ``file``, ``label`` and ``prediction``, which are names; ``anytime``, the share of steps after
+    which the prediction is correct; and, for step t, ``confidence_t``, the softmax score of the label, ``box_t``, the patch as
+    `top left bottom right` in pixels of the frame (empty if skipped), and ``hit_t``, the hit rate in the step's frames with the target
+    (empty if there are none). ``hit_t`` is omitted if targets are unknown. ``NAME_prediction``, ``NAME_anytime`` and ``NAME_confidence``
+    are the final results of another policy, and ``random_box_t`` are the random patches.
 
     Args:
-        features: Of the clips.
-        plays: Evaluations by the name of the policy, with those of `learned` and `random`.
-        path: The CSV file, replaced in one step.
+        features: Features of the clips.
+        plays: Evaluations by the name of the policy, including `learned` and `random`.
+        path: The CSV file, replaced atomically.
     """
     classes, learned = np.array(features.classifier.classes), plays[LEARNED]
     columns: dict[str, Iterable[object]] = {
@@ -60,7 +60,7 @@ class Predictions:
         path: The file.
 
     Raises:
-        InputError: It is not such a file.
+        InputError: If the file does not have these columns.
     """
 
     def __init__(self, path: Path) -> None:
@@ -83,11 +83,11 @@ class Predictions:
         return [LEARNED, *(name.removesuffix("_prediction") for name in self._rows[0] if name.endswith("_prediction"))]
 
     def correct(self, policy: str = LEARNED) -> NDArray[np.float64]:
-        """Return 1 where the last prediction of a policy is right, otherwise 0 (N,)."""
+        """Return 1 if the final prediction of a policy is correct, otherwise 0, (N,)."""
         return (self.column(f"{_prefix(policy)}prediction") == self.column("label")).astype(np.float64)
 
     def anytime(self, policy: str = LEARNED) -> NDArray[np.float64]:
-        """Return the share of steps after which the prediction of a policy is right (N,)."""
+        """Return the share of steps after which the prediction of a policy is correct (N,)."""
         return self.column(f"{_prefix(policy)}anytime").astype(np.float64)
 
     def confidence(self, policy: str = LEARNED) -> NDArray[np.float64]:

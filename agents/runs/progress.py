@@ -1,4 +1,4 @@
-"""What a user sees of work in progress: a bar per stage with the latest measurements and the time left, or log lines."""
+"""The display of work in progress: a bar per stage with the latest metrics and the remaining time, or log lines."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from rich.progress import BarColumn, Progress, Task, TaskProgressColumn, TextCol
 from rich.text import Text
 
 REFRESHES = 2  # per second, on a terminal
-PATIENCE = 30.0  # seconds after which a log gets a line of the work in progress
+PATIENCE = 30.0  # seconds without output after which a line about the work in progress is logged
 
 FIGURES = {
     "return": "return {:.2f}", "loss": "loss {:.3f}", "accuracy": "accuracy {:.1%}", "val_top1": "validation {:.1%}",
     "val_hit_rate": "hits {:.1%}",
     "entropy": "entropy {:.1f}", "learning_rate": "lr {:.1e}",
 }  # fmt: skip
-"""Measurements that a bar shows, by their key in a line of metrics."""
+"""Names and formats of the metrics that a bar shows, by their key in a line of metrics."""
 
 
 def figures(metrics: Mapping[str, object]) -> str:
-    """Return the measurements of a line of metrics that a bar shows, as text."""
+    """Return the text of the metrics that a bar shows, from a line of metrics."""
     values = {key: metrics[key] for key in FIGURES if key in metrics}
     return " ".join(FIGURES[key].format(value) for key, value in values.items() if isinstance(value, int | float))
 
 
 class Display:
-    """Bars of the work in progress on a terminal, and lines of text above them. A file or a pipe gets lines only.
+    """Bars of the work in progress on a terminal, with lines of text above them. To a file or a pipe, only lines are written.
 
-    On a terminal every bar shows its share, the time left and, below, the latest measurements; it leaves one line when it ends.
-    Elsewhere a bar writes a line for every tenth that it has done and at its end, and the last one that moved another one whenever nothing
-    was written for `PATIENCE` seconds.
+    On a terminal, every bar shows its share, the remaining time and, below, the latest metrics. When it ends, it leaves one line.
+    Otherwise, a bar writes a line after every tenth of its work and at its end. If nothing was written for `PATIENCE` seconds, the bar that
+    moved last writes another line.
 
         with Display() as display:
             bar = display.bar("stage 0: glancer", 10, unit="epoch", clips=1800)
             bar.at(1, figures({"loss": 0.7, "accuracy": 0.5}))
 
     Args:
-        console: Where to show them; by default the terminal.
-        clock: Returns seconds.
+        console: The console to write to; by default the terminal.
+        clock: Function that returns seconds.
     """
 
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -77,7 +77,7 @@ class Display:
             self.remind()
 
     def remind(self) -> None:
-        """Print the state of the bar that moved last, if nothing was printed for `PATIENCE` seconds: a unit may take minutes."""
+        """Print the state of the bar that moved last if nothing was printed for `PATIENCE` seconds. (A unit may take minutes.)"""
         if self.moved is not None and self._clock() - self._said_at >= PATIENCE:
             self.say(self.moved.line())
 
@@ -92,9 +92,9 @@ class Display:
         Args:
             description: The work in progress.
             total: Number of units.
-            done: Units that were done by an earlier start.
-            unit: Name of a unit if it is shown: epoch or step.
-            clips: Clips that pass the networks per unit; 0: no clips per second are shown.
+            done: Number of units that an earlier start finished.
+            unit: Name of a unit to show, epoch or step; empty: none.
+            clips: Clips that the networks process per unit, for the speed in clips per second; 0: no speed is shown.
         """
         self.progress.add_task(description, total=total, completed=done, visible=done < total, speed="", text="")
         bar = Bar(self, self.progress.tasks[-1], unit, clips)
@@ -104,7 +104,7 @@ class Display:
 
 
 class Bar:
-    """One bar of a `Display`, which makes it."""
+    """One bar of a `Display`, created by `Display.bar`."""
 
     def __init__(self, display: Display, task: Task, unit: str, clips: float) -> None:
         self._display, self._task, self._unit, self._clips = display, task, unit, clips
@@ -112,7 +112,7 @@ class Bar:
         self._logged = task.completed
 
     def at(self, done: float, text: str | None = None) -> None:
-        """Move the bar to ``done`` units, with the latest measurements."""
+        """Move the bar to ``done`` units, with the latest metrics."""
         self._text, self._display.moved = self._text if text is None else text, self
         self._display.progress.update(self._task.id, completed=done)
         self._display.progress.update(self._task.id, speed=self._speed(), text=" ".join(filter(None, (self._count(), self._text))))
@@ -122,11 +122,11 @@ class Bar:
             self._log()
 
     def advance(self, count: float = 1, text: str | None = None) -> None:
-        """Move the bar on by ``count`` units."""
+        """Advance the bar by ``count`` units."""
         self.at(self._task.completed + count, text)
 
     def line(self) -> str:
-        """Return share, measurements, speed and time left on one line."""
+        """Return share, metrics, speed and remaining time in one line."""
         remaining = self._task.time_remaining
         left = "" if remaining is None else f"{timedelta(seconds=round(remaining))} left"
         details = ", ".join(filter(None, (self._task.fields["text"], self._task.fields["speed"], left)))
@@ -140,13 +140,13 @@ class Bar:
     def _end(self) -> None:
         seconds = self._task.elapsed or 0
         self._display.progress.update(self._task.id, visible=False)
-        if not self._ended and (self._unit or seconds >= 1):  # other work that takes no time is not worth a line
+        if not self._ended and (self._unit or seconds >= 1):  # short work without units needs no line
             count, text = (self._count(), self._text) if self._unit else (f"{self._task.total:,.0f}", "")
             self._display.say(f"{self._task.description}: {count} in {timedelta(seconds=round(seconds))} {text}".rstrip())
         self._ended, self._display.moved = True, None
 
     def _log(self) -> None:
-        """Print a line at every tenth of work that has units."""
+        """Print a line after every tenth of work that has units."""
         tenths = 10 / (self._task.total or 1)
         if self._unit and int(self._task.completed * tenths) > int(self._logged * tenths):
             self._logged = self._task.completed
@@ -163,10 +163,10 @@ class Bar:
 
 
 class _Bars(Progress):
-    """Shows the measurements of every task on a line below its bar."""
+    """Progress bars with the metrics of each task on a line below its bar."""
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """Yield the bar and the measurements of every visible task."""
+        """Yield the bar and the metrics of every visible task."""
         for task in self.tasks:
             if task.visible:
                 yield self.make_tasks_table([task])

@@ -1,4 +1,4 @@
-"""The report at the end of a run: a table, the same measures as JSON and as a plot, a contact sheet, and the predictions."""
+"""The report at the end of a run: metrics as a table, as JSON and as plots, a contact sheet, and the predictions."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -39,27 +39,27 @@ def report(
     split: str = "test",
     exit: ExitChoice | None = None,
 ) -> dict[str, Any]:
-    """Measure all policies on the clips of a split, print the table and save the plots; say so if looking does not matter (see `verdict`).
+    """Evaluate all policies on the clips of a split, print the table and save the plots. Also print the sentence of `verdict`, if any.
 
     Args:
         features: Features of the clips.
         policy: The learned policy, if any; see `evaluate`.
-        folder: Directory for `result.png`, `contact_sheet.png` and, of a learned policy, `predictions.csv` and `exit.png`; None: no
-            files are written.
-        display: Where the table is printed.
+        folder: Directory for `result.png`, `contact_sheet.png` and, for a learned policy, `predictions.csv` and `exit.png`; None: write no
+            files.
+        display: Prints the table.
         seed: Seed of the random baselines.
         data: Name of the data set.
         title: Title of the table, as `DataConfig.title`; empty: the name.
         metric: The data set's main metric, a name in `agents.evaluation.metrics.ACCURACIES`.
-        skipped: Input of the head where the policy skips a frame, a name in `adafocus_env.classify.SKIPPED`.
+        skipped: Input of the head for skipped frames, a name in `adafocus_env.classify.SKIPPED`.
         split: Name of the split.
-        exit: The learned policy is measured with this conditional exit, too; None: it is not.
+        exit: Also evaluate the learned policy with this conditional exit; None: no exit.
 
     Returns:
         The content of `result.json`, without the times.
 
     Raises:
-        InputError: the metric is unknown, or as `evaluate`.
+        InputError: if the metric is unknown, or for the reasons of `evaluate`.
     """
     lookup("metric", metric, ACCURACIES)
     bar = display.bar("evaluate", len(ORDER))
@@ -102,7 +102,7 @@ def report(
 
 
 def _caption(measures: Mapping[str, Mapping[str, Any]], columns: Mapping[str, object]) -> Iterator[str]:
-    """Yield what the columns mean, and the share of the gap between random patches and the oracle that the learned policy closes."""
+    """Yield the meanings of the columns, and the share of the gap between random patches and the oracle that the policy closes."""
     if "hit_rate" in columns:
         yield "first: after the first patch while the target is shown"
         yield f"hits: frames with the target whose patch covers {COVERED:.0%} of it"
@@ -120,14 +120,14 @@ def split_title(data: str, split: str, clips: int) -> str:
 
 
 def table(measures: Mapping[str, Mapping[str, Any]], title: str, metric: str = "top1") -> Table:
-    """Return the measures of all policies as a table of 80 columns; the README explains the policies.
+    """Return the metrics of all policies as a table of 80 columns; the README explains the policies.
 
-    The share of frames that are focused is shown where a policy skips some.
+    The share of focused frames is shown if any policy skips frames.
 
     Args:
-        measures: Measures of every policy, as `evaluate` returns them.
-        title: Stands above the table.
-        metric: The data set's main metric; other metrics than top-1 get a second column.
+        measures: Metrics of every policy, as `evaluate` returns them.
+        title: Title of the table.
+        metric: The data set's main metric; if it is not top-1, it has a second column.
     """
     columns = table_columns(measures.values(), metric)
     headings = [Column("policy", no_wrap=True), *(Column(each.heading, justify="right", no_wrap=True) for each in columns.values())]

@@ -21,11 +21,11 @@ from classifiers.atomic_files import write_text
 from classifiers.errors import InputError
 
 EXECUTION_KEYS = frozenset({"run", "force", "device", "data.workers", "log", "trust"})  # trust: of earlier versions
-"""Keys that may change between two starts of a run: they affect where and how it runs, not what it computes."""
+"""Keys that may change between two starts of a run, since they affect only where and how it runs, not the results."""
 
 METRICS, TIMING, RESULT, CONFIG, SYSTEM = "metrics.jsonl", "timing.jsonl", "result.json", "config.yaml", "system.json"
 COMPARISON, CONTACT_SHEET, PREDICTIONS, PAGE = "result.png", "contact_sheet.png", "predictions.csv", "report.html"
-EXIT_CURVE = "exit.png"  # of `agents.evaluate`
+EXIT_CURVE = "exit.png"  # written by `agents.evaluate`
 WATCHED = "watch.gif"
 CHECKPOINTS, TENSORBOARD, WANDB, WANDB_ID = "checkpoints", "tensorboard", "wandb", "wandb_id"
 LOCK = ".lock"
@@ -40,15 +40,15 @@ WRITTEN = (
     *(f"{CHECKPOINTS}/{name}" for name in ("stage0-glancer", "stage0-focuser", "stage[1-3]", "round*-stage[23]")),
     f"{CHECKPOINTS}/end_to_end",  # of `agents.pipeline.end_to_end`
 )  # fmt: skip
-"""Patterns of the files and directories that a run writes and ``force`` removes: all but `CONFIG`, `SYSTEM` and `LOCK`."""
+"""Patterns of the files and directories that a run writes and ``force`` removes, except `CONFIG`, `SYSTEM` and `LOCK`."""
 
 
 class RunDir:
-    """The files of a run: the constructor is for reading, `open` for writing, by one process at a time.
+    """The files of a run. The constructor opens them for reading, `open` for writing by one process at a time.
 
-    ``config.yaml`` and ``system.json`` are written when it is opened, ``metrics.jsonl`` and ``timing.jsonl`` get a line for
-    every update or epoch, ``result.json`` is written at the end of the run, ``checkpoints`` belongs to the training code.
-    Times go to ``timing.jsonl`` only: ``metrics.jsonl`` of two runs with the same seed are equal byte for byte.
+    ``config.yaml`` and ``system.json`` are written when the run is opened. ``metrics.jsonl`` and ``timing.jsonl`` have a line for every
+    update or epoch. ``result.json`` is written at the end of the run. The training code manages ``checkpoints``. Only ``timing.jsonl`` has
+    times, so that ``metrics.jsonl`` of two runs with the same seed are byte-identical.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -61,21 +61,21 @@ class RunDir:
     def open(cls, path: str | Path, config: Mapping[str, Any], *, force: bool) -> RunDir:
         """Create the directory, or resume the run in it.
 
-        Use it in a ``with``, or `close` it: until then, or until the process dies, no other process can open the directory.
+        Use the result in a ``with`` statement, or `close` it. Before that, no other process can open the directory unless this one dies.
 
         Args:
             path: The directory.
             config: The resolved config, nested dictionaries of plain values.
-            force: Remove what an earlier run wrote (`WRITTEN`), and start over. All other files stay.
+            force: Remove the files that an earlier run wrote (`WRITTEN`), and start over. Other files stay.
 
         Raises:
-            InputError: the directory belongs to a run with another config (names the keys), is in use, holds other files than
-                those of a run, or cannot be written.
+            InputError: if the directory belongs to a run with another config (the message names the keys), is in use, has files that do
+                not belong to a run, or cannot be written.
         """
         run = cls(path)
         run._acquire()
         try:
-            # A config is compared as it is read from its file, where a tuple is a list and an enum member its name.
+            # The config is compared in the form read from a file, where tuples become lists and enum members become names.
             run._prepare(_from_yaml(_to_yaml(config)), force=force)
         except BaseException:
             run.close()
@@ -83,7 +83,7 @@ class RunDir:
         return run
 
     def close(self) -> None:
-        """Let other processes open the directory."""
+        """Release the lock, so that other processes can open the directory."""
         self._lock.release()
 
     def __enter__(self) -> RunDir:
@@ -94,12 +94,12 @@ class RunDir:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has reached its end."""
+        """Whether the run is finished."""
         return self.path(RESULT).is_file()
 
     @property
     def checkpoints(self) -> Path:
-        """The directory of checkpoints, which is created with the first of them."""
+        """The directory of checkpoints, which is created with the first checkpoint."""
         return self.path(CHECKPOINTS)
 
     def path(self, name: str) -> Path:
@@ -110,19 +110,19 @@ class RunDir:
         """Return the config of the run.
 
         Raises:
-            InputError: the directory is not one of a run, or its ``config.yaml`` cannot be read.
+            InputError: if the directory is not a run directory, or its ``config.yaml`` cannot be read.
         """
         file = self.path(CONFIG)
         if not file.is_file():
             raise InputError(f"{self.root} is not a run directory: it has no {CONFIG}")
         try:
             return _from_yaml(file.read_text(encoding="utf-8"))
-        except Exception as problem:  # OmegaConf, PyYAML and the decoder have different ones
+        except Exception as problem:  # OmegaConf, PyYAML and the decoder raise different ones
             raise InputError(f"{file} cannot be read ({problem}); fix it or choose another run=DIR") from problem
 
     @property
     def in_use(self) -> bool:
-        """Whether a process has the directory open. To find out, its lock is acquired for a moment."""
+        """Whether a process has the directory open. The check acquires the lock for a moment."""
         if not self.path(LOCK).is_file():
             return False
         try:
@@ -130,7 +130,7 @@ class RunDir:
                 return False
         except Timeout:
             return True
-        except OSError:  # another user's, without the permission to lock it
+        except OSError:  # no permission to lock another user's file
             return False
 
     def watch(self, watcher: Callable[[Mapping[str, object] | None], object]) -> None:
@@ -138,9 +138,9 @@ class RunDir:
         self._watchers.append(watcher)
 
     def log(self, metrics: Mapping[str, object]) -> None:
-        """Append a line to ``metrics.jsonl``, and to ``timing.jsonl`` the seconds since the previous line or the start.
+        """Append a line to ``metrics.jsonl``, and the seconds since the previous line or the start to ``timing.jsonl``.
 
-        The seconds are wall-clock time and CPU time of this process. The metrics are on the disk when this returns.
+        The seconds are wall-clock time and CPU time of this process. The metrics are flushed to the disk.
         """
         _append_line(self.path(METRICS), metrics)
         now = time.perf_counter(), time.process_time()
@@ -159,10 +159,10 @@ class RunDir:
         return [json.loads(line) for line in _complete_lines(self.path(TIMING))]
 
     def truncate(self, lines: int) -> None:
-        """Remove all but the first ``lines`` lines of metrics and timing: lines after the checkpoint that the run resumes from.
+        """Remove all lines of metrics and timing after the first ``lines`` lines, since the run resumes from an earlier checkpoint.
 
         Raises:
-            InputError: there are fewer lines of metrics than when the checkpoint was saved.
+            InputError: if there are fewer lines of metrics than when the checkpoint was saved.
         """
         logged = len(_complete_lines(self.path(METRICS)))
         if logged < lines:
@@ -174,7 +174,7 @@ class RunDir:
                 watcher(None)
 
     def forget(self) -> None:
-        """Accept any config at the next start if nothing has been logged or saved: a mistyped value needs no ``force``."""
+        """Accept any config at the next start if nothing has been logged or saved, so that a mistyped value does not need ``force``."""
         if all(entry.name in (CONFIG, SYSTEM) for entry in self._entries()):
             self.path(CONFIG).unlink(missing_ok=True)
 
@@ -186,10 +186,10 @@ class RunDir:
         """Return the content of ``result.json``.
 
         Raises:
-            InputError: the run is not finished.
+            InputError: if the run is not finished.
         """
         if not self.finished:
-            raise InputError(f"{self.root} has no {RESULT}: the run is not finished; start it again with run={self.root} to go on")
+            raise InputError(f"{self.root} has no {RESULT}: the run is not finished; start it again with run={self.root} to continue")
         return json.loads(self.path(RESULT).read_text(encoding="utf-8"))
 
     def _acquire(self) -> None:
@@ -197,7 +197,7 @@ class RunDir:
             self.root.mkdir(parents=True, exist_ok=True)
             if not self.path(CONFIG).is_file() and any(entry.name != SYSTEM for entry in self._entries()):
                 raise InputError(f"{self.root} is neither empty nor a run directory (it has no {CONFIG}); choose another run=DIR")
-            self._lock.acquire()  # only now: no file is put into a directory that is not a run's
+            self._lock.acquire()  # after the check, so that no lock file is created in other directories
         except Timeout as problem:
             raise InputError(f"another process is using {self.root}; wait for it, or choose another run=DIR") from problem
         except OSError as problem:
@@ -209,9 +209,9 @@ class RunDir:
                 self._clear()
             else:
                 _compare(self.root, self.config(), config)
-        if self.finished:  # system.json stays that of the machine that made the result
+        if self.finished:  # system.json describes the machine that computed the result
             return
-        # The config comes last: a directory with a config is complete.
+        # The config is written last, so that a directory with a config is complete.
         write_text(self.path(SYSTEM), to_json(system_information(), indent=2) + "\n")
         write_text(self.path(CONFIG), _to_yaml(config))
         for file in (self.path(METRICS), self.path(TIMING)):
@@ -221,14 +221,14 @@ class RunDir:
         return [entry for entry in self.root.iterdir() if not entry.name.startswith(".")]
 
     def _clear(self) -> None:
-        """Remove what runs write, except the config, which is replaced."""
+        """Remove the files that runs write, except for the config, which is replaced."""
         for pattern in WRITTEN:
             for path in sorted(self.root.glob(pattern)):
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 else:
                     path.unlink()
-        with contextlib.suppress(OSError):  # missing, or not empty
+        with contextlib.suppress(OSError):  # missing or not empty
             self.checkpoints.rmdir()
 
 
@@ -261,18 +261,18 @@ def _escaped(value: Any) -> Any:
 
 
 def to_json(value: object, **options: Any) -> str:
-    """Return JSON text of nested values. NumPy and torch values become Python's; NaN and infinity, which JSON lacks, become null."""
+    """Return JSON for nested values. NumPy and torch values become Python values; NaN and infinity, which JSON lacks, become null."""
     return json.dumps(_jsonable(value), allow_nan=False, ensure_ascii=False, **options)
 
 
 def _append_line(file: Path, values: Mapping[str, object], *, sync: bool = True) -> None:
-    """Append ``values`` as one line, keys in the order given.
+    """Append ``values`` as one line, with the keys in order.
 
-    The line is on the disk when this returns; without ``sync``, which takes some milliseconds, it survives the process but not a
-    power failure.
+    With ``sync``, which takes some milliseconds, the line is flushed to the disk. Without it, the line survives the end of the process,
+    but not a power failure.
 
     Raises:
-        InputError: the file cannot be written, for example because the disk is full.
+        InputError: if the file cannot be written, for example because the disk is full.
     """
     try:
         with file.open("a", encoding="utf-8") as stream:
@@ -281,17 +281,17 @@ def _append_line(file: Path, values: Mapping[str, object], *, sync: bool = True)
             if sync:
                 os.fsync(stream.fileno())
     except OSError as problem:
-        raise InputError(f"cannot write {file}: {problem.strerror or problem}; free some space and start again to go on") from problem
+        raise InputError(f"cannot write {file}: {problem.strerror or problem}; free some space and start again to continue") from problem
 
 
 def _complete_lines(file: Path) -> list[str]:
-    """Return the lines of a file with their ends, without an incomplete last line, which a kill leaves; none if there is no file."""
+    """Return the lines of a file with line ends, without an incomplete last line (from a killed process); empty if there is no file."""
     text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
     return [line + "\n" for line in text.split("\n")[:-1]]
 
 
 def _truncate(file: Path, lines: int | None) -> None:
-    """Remove all but the first lines, and an incomplete last one, so that the next line starts in a new one."""
+    """Remove all lines after the first ``lines``, and an incomplete last line, so that the next line starts on a new line."""
     if file.exists():
         write_text(file, "".join(_complete_lines(file)[:lines]))
 

@@ -1,4 +1,4 @@
-"""Determinism of a run, and the random states of a process (PyTorch's, Python's, NumPy's) as tensors and plain values."""
+"""Determinism of a run, and the random states of a process (PyTorch, Python and NumPy) as tensors and plain values."""
 
 import os
 import random
@@ -9,14 +9,14 @@ import torch
 
 
 def make_deterministic() -> None:
-    """Make PyTorch choose algorithms that repeat bit for bit, where it has them."""
+    """Make PyTorch choose deterministic algorithms if there are any."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product on a GPU
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a bank is large and filled anyway
 
 
 def random_states() -> dict[str, Any]:
-    """Return the states of PyTorch (all devices), Python and NumPy: dictionaries, lists, numbers and tensors."""
+    """Return the random states of PyTorch (all devices), Python and NumPy as dictionaries, lists, numbers and tensors."""
     version, numbers, gauss = random.getstate()
     numpy: Any = np.random.get_state(legacy=False)  # noqa: NPY002 (the source that Stable-Baselines3 samples from)
     return {
@@ -28,7 +28,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Restore what `random_states` returned; states of GPUs that are not present are ignored."""
+    """Restore the states that `random_states` returned. States of missing GPUs are ignored."""
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers), gauss))
     np.random.set_state(states["numpy"])  # noqa: NPY002

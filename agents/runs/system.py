@@ -1,4 +1,4 @@
-"""The machine, the versions and the commit that a run was made with."""
+"""The machine, the package versions and the commit of a run."""
 
 import os
 import shlex
@@ -10,8 +10,8 @@ from typing import Any
 
 
 def system_information() -> dict[str, Any]:
-    """Return what is needed to repeat a run or to compare its times; versions and OS as Stable-Baselines3 reports them."""
-    import torch  # takes seconds, which the commands that only read runs need not wait for
+    """Return the information needed to repeat a run or to compare its times, with versions and OS as Stable-Baselines3 reports them."""
+    import torch  # imported here: it takes seconds, and commands that only read runs do not need it
     from stable_baselines3.common.utils import get_system_info
 
     versions, _ = get_system_info(print_info=False)
@@ -20,14 +20,14 @@ def system_information() -> dict[str, Any]:
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """Return the command of a process as it is typed: a script of a package as its module."""
+    """Return the command line of a process as a user types it, with ``python -m`` for modules of a package."""
     script = Path(arguments[0])
     program = f"python -m {script.parent.name}.{script.stem}" if script.suffix == ".py" else shlex.quote(script.name)
     return " ".join([program, *(shlex.quote(each) for each in arguments[1:])])
 
 
 def _commit() -> str | None:
-    """Return the commit of the checkout with this file, with ``-dirty`` after it if files differ; None if the package is installed."""
+    """Return the commit of the checkout, followed by ``-dirty`` if files differ; None if the package is installed."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""Checkpoints of a supervised stage: after every epoch, and within one when it is long or the user asks to stop."""
+"""Checkpoints of a supervised stage: after every epoch, and within an epoch if it is long or the user asks to stop."""
 
 import io
 import time
@@ -22,29 +22,29 @@ class Savable(Protocol):
 
     @property
     def identity(self) -> Mapping[str, object]:
-        """Plain values that two trainings must share so that one can resume the other."""
+        """Plain values that must be equal for a training to resume from a checkpoint."""
 
     @property
     def name(self) -> str:
-        """Name of a checkpoint; later ones follow in alphabetical order."""
+        """Name of the current checkpoint. The alphabetical order of names is the order of training."""
 
     def state(self) -> Mapping[str, Any]:
-        """Return all that the remaining training depends on: tensors and plain values."""
+        """Return everything that the remaining training depends on, as tensors and plain values."""
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Resume from a `state`; raise `InputError` where that is impossible."""
+        """Resume from a `state`; raise `InputError` if it does not fit."""
 
 
 class EpochCheckpoint:
     """The checkpoints of one supervised stage, in a folder.
 
-    A file is whole or absent, even after a kill; the last two are stored. Loading one runs no code. Of several processes
-    only the main one reads and writes files.
+    Files are written atomically, so that a killed process leaves no partial checkpoint. The last two checkpoints are stored. Loading runs
+    no code from the file. If there are several processes, only the main process reads and writes files.
 
     Args:
         folder: Created with the first checkpoint.
         lines: Returns the number of lines of metrics.
-        stop: Asks the training to stop.
+        stop: The user's request to stop the training.
         save_every_seconds: Longest time between two checkpoints within an epoch.
 
     Attributes:
@@ -53,7 +53,7 @@ class EpochCheckpoint:
         progress: Called between batches with the number of finished epochs, including the share of the current one.
 
     Raises:
-        InputError: The last checkpoint is broken (names it, says what to do).
+        InputError: If the last checkpoint is damaged. The message names the file and says what to do.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class EpochCheckpoint:
         return bool(self._files())
 
     def begin(self, training: Savable) -> None:
-        """Save ``training`` from now on, after resuming it from the last checkpoint, if one exists.
+        """Resume ``training`` from the last checkpoint, if one exists, and save it from now on.
 
         Raises:
-            InputError: The checkpoint belongs to another training (names the differences).
+            InputError: If the checkpoint belongs to another training. The message lists the differences.
         """
         self._training, self._saved_at, loaded = training, time.monotonic(), self._loaded
         if loaded is None:
@@ -90,18 +90,18 @@ class EpochCheckpoint:
         self._loaded = None  # frees its memory
 
     def between_batches(self, epochs: float) -> None:
-        """Report ``epochs``; save if it is time, or if the user asks to stop.
+        """Report the progress ``epochs``, and save a checkpoint if one is due or if the user asks to stop.
 
         Raises:
-            Stopped: The user asked to stop; everything is saved.
-            InputError: The checkpoint cannot be written.
+            Stopped: If the user asked to stop; everything is saved.
+            InputError: If the checkpoint cannot be written.
         """
         self.progress(epochs)
         if _any_process(self._stop.requested or time.monotonic() - self._saved_at >= self._seconds):
             self.between_epochs()
 
     def between_epochs(self) -> None:
-        """Save; raises as `between_batches`."""
+        """Save a checkpoint. Raises the same errors as `between_batches`."""
         self._save()
         if _any_process(self._stop.requested):
             raise Stopped
@@ -144,5 +144,5 @@ def _load(file: Path, *, others: bool) -> dict[str, Any]:
     except Exception as problem:  # zipfile, torch and the unpickler raise different classes
         previous = "remove it to resume from the previous one, or " if others else ""
         reason = str(problem).splitlines()[0] if str(problem) else repr(problem)
-        raise InputError(f"{file} is not a whole checkpoint of this program ({reason}); {previous}force=true starts over") from problem
+        raise InputError(f"{file} is not a complete checkpoint of this program ({reason}); {previous}force=true starts over") from problem
     return loaded

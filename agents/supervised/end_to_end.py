@@ -1,7 +1,7 @@
-"""End-to-end training (AdaFocusV2, arXiv 2112.14238): glancer, policy, focuser and head learn together, from one loss.
+"""End-to-end training (AdaFocusV2, arXiv:2112.14238): glancer, policy, focuser and head learn together from one loss.
 
-The patch is interpolated (`classifiers.crop`), so that the loss has a gradient with respect to its location, and through it with respect
-to the policy. No action is sampled and nothing is rewarded.
+Patches are interpolated (`classifiers.crop`), so that the loss has a gradient with respect to their locations and hence to the policy's
+weights. There are no sampled actions and no rewards.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,11 +25,11 @@ from classifiers.crop import crop_at_locations
 from classifiers.heads import SeparateMeanHead
 
 LOSSES: Mapping[str, float] = {"policy": 0.5, "random": 0.5, "glance": 1.0, "policy_patch": 0.5, "random_patch": 0.5}
-"""Outputs and the weights of their cross-entropies: the head after every decision with the patches of the policy and with random ones,
-and the auxiliary heads on glance vectors and on the focus vectors of both paths."""
+"""Outputs and the weights of their cross-entropies. `policy` and `random` are the head's scores after every decision, with the policy's
+patches and with random patches. The others are the auxiliary heads' scores of glance vectors and of focus vectors on both paths."""
 FROZEN_LOSSES: Mapping[str, float] = {"alone": 1.0}
-"""The same where the policy alone learns: the head judges the patches of every decision by themselves, from its initial state, as the
-reward `standalone` does. Its scores after a whole clip say little about a single patch, since one good patch decides them."""
+"""Outputs and weights if only the policy learns. The head classifies each decision on its own, from its initial state, as the reward
+`standalone` does. Scores after a whole clip depend little on a single patch, since one good patch suffices."""
 
 
 def train_end_to_end(
@@ -43,17 +43,17 @@ def train_end_to_end(
     video_div: int | None = None,
     checkpoints: EpochCheckpoint | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Train classifier and policy together; yield the metrics of every epoch, as `train_epochs`, over all decisions.
+    """Train classifier and policy together; yield the metrics of every epoch over all decisions, as `train_epochs` does.
 
     The policy's critic is not trained.
 
     Args:
-        classifier: Its networks.
-        policy: Continuous, without skipping.
+        classifier: The classifier.
+        policy: A continuous policy without skipping.
         clips: The training clips.
-        config: Epochs, optimizer, learning rates and how the networks run.
+        config: Epochs, optimizer, learning rates and execution of the networks.
         seed: Seed of the order, the crops and the random locations.
-        freeze: Train the policy alone.
+        freeze: Train only the policy.
         video_div: See `adafocus_env.features.live.count_steps`.
         checkpoints: See `train_epochs`.
     """
@@ -69,7 +69,7 @@ def train_end_to_end(
         return two_path_scores(classifier, policy, frames, glance_frames, torch.from_numpy(sampled).to(frames.device)), labels
 
     actor, networks = actor_of(policy, config), networks_of(classifier, config)
-    learning = replace(config, dropout=None) if freeze else config  # none of the trained networks has dropout then
+    learning = replace(config, dropout=None) if freeze else config  # the policy has no dropout
     return train_epochs(
         [actor] if freeze else [*networks, actor], clips, scores, learning, seed=seed, device=classifier.device,
         frozen=[network.module for network in networks] if freeze else (), weights=FROZEN_LOSSES if freeze else LOSSES,
@@ -78,12 +78,12 @@ def train_end_to_end(
 
 
 def actor_of(policy: PolicyNetwork, config: EndToEndConfig) -> Trainable:
-    """Return what is trained of a policy, all but its critic, with its learning rate."""
+    """Return the trained modules of a policy, which are all but its critic, with their learning rate."""
     return Trainable(nn.ModuleList([policy.encoder, policy.actor]), config.learning_rate * config.policy_ratio)
 
 
 def networks_of(classifier: Classifier, config: EndToEndConfig) -> list[Trainable]:
-    """Return the networks of a classifier with their learning rates; a layer of a `SeparateMeanHead` has that of the network it reads."""
+    """Return the networks of a classifier with their learning rates. A layer of a `SeparateMeanHead` has the rate of its input network."""
     head, glancer, focuser = (cast(nn.Module, network) for network in (classifier.head, classifier.glancer, classifier.focuser))
     ratios = [(focuser, config.focuser_ratio), (glancer, config.glancer_ratio)]
     if isinstance(head, SeparateMeanHead):
@@ -98,15 +98,15 @@ def two_path_scores(
 ) -> Tensor:
     """Return the scores of the outputs in `LOSSES` after every decision, (5, N·D, K).
 
-    The gradient of glance maps stops before the policy, so that the glancer learns from its auxiliary head and from the head alone. That of
-    the vectors stops before a `SeparateMeanHead`, as published: with it only the auxiliary heads train the other networks.
+    The glance maps are detached before the policy, so that the glancer learns only from its auxiliary head and the head. With a
+    `SeparateMeanHead`, the vectors are detached before the head, as published, so that only the auxiliary heads train the other networks.
 
     Args:
-        classifier: Its networks.
-        policy: Glance maps → locations.
-        frames: Normalised, (N, T, 3, H, W); patches are cut from them.
-        glance_frames: Normalised, (N, G, 3, H, W).
-        random_locations: (N, D, 2) in [0, 1], of the second path.
+        classifier: The classifier.
+        policy: The policy, which maps glance maps to locations.
+        frames: Normalised frames (N, T, 3, H, W), from which patches are cropped.
+        glance_frames: Normalised frames of the glancer (N, G, 3, H, W).
+        random_locations: Locations (N, D, 2) in [0, 1] of the second path.
     """
     apart = isinstance(classifier.head, SeparateMeanHead)
     maps, vectors = _glance(classifier, glance_frames, random_locations.shape[1])
@@ -117,23 +117,23 @@ def two_path_scores(
 
 
 def policy_scores(classifier: Classifier, policy: PolicyNetwork, frames: Tensor, glance_frames: Tensor, steps: int) -> Tensor:
-    """Return the scores of every decision by itself with the policy's patches, (N·D, K); see `two_path_scores`."""
+    """Return the scores (N·D, K) of the policy's patches, each decision classified on its own; see `two_path_scores`."""
     with torch.no_grad():
         maps, vectors = _glance(classifier, glance_frames, steps)
     alone = frames.unflatten(1, (steps, -1)), vectors.mean(2)[:, :, None], _locations(policy, maps)[:, :, None]
-    with torch.backends.cudnn.flags(enabled=False):  # whose recurrent layers have no gradient in eval mode
+    with torch.backends.cudnn.flags(enabled=False):  # cuDNN's recurrent layers have no gradient in eval mode
         return _path_scores(classifier, *(each.flatten(0, 1) for each in alone))[0][:, 0]
 
 
 def _glance(classifier: Classifier, glance_frames: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Return the stacked glance maps (N, D, G/D·C, h, w) of the decisions, and the glance vectors of their frames (N, D, G/D, C)."""
+    """Return the stacked glance maps (N, D, G/D·C, h, w) of the decisions and the glance vectors (N, D, G/D, C) of their frames."""
     maps, vectors = classifier.glance(glance_frames.flatten(0, 1), num_frames=glance_frames.shape[1])
     by_decision = len(glance_frames), steps, -1
     return maps.unflatten(0, by_decision).flatten(2, 3), vectors.unflatten(0, by_decision)
 
 
 def _locations(policy: PolicyNetwork, maps: Tensor) -> Tensor:
-    """Return the policy's locations (N, D, 2), in its own precision."""
+    """Return the policy's locations (N, D, 2), computed in the precision of the policy's weights."""
     with torch.autocast(maps.device.type, enabled=False):
         return policy(maps.detach().to(next(policy.parameters()).dtype))
 
@@ -141,9 +141,9 @@ def _locations(policy: PolicyNetwork, maps: Tensor) -> Tensor:
 def _path_scores(
     classifier: Classifier, frames: Tensor, vectors: Tensor, locations: Tensor, *, apart: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return the scores of the head after every decision, and those of the auxiliary head, the mean over its patches: both (N, D, K).
+    """Return the scores of the head after every decision, and the mean scores of the auxiliary head over its patches, both (N, D, K).
 
-    ``apart``: no gradient reaches the vectors through the head.
+    With ``apart``, no gradient reaches the vectors through the head.
     """
     (count, length), steps = frames.shape[:2], locations.shape[1]
     repeats = length // steps

@@ -31,14 +31,14 @@ OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], Learning], Optimizer]] = {
     "adamw": lambda groups, config: AdamW(groups, config.learning_rate, weight_decay=config.weight_decay),
     "sgd": lambda groups, config: SGD(groups, config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay),
 }
-"""Parameter groups, with their learning rates, and settings → optimiser."""
+"""Functions that make an optimiser from parameter groups, with their learning rates, and settings."""
 
 SCHEDULES: dict[str, Callable[[Optimizer, Learning, int], LRScheduler]] = {
     "one_cycle": lambda optimizer, config, batches: OneCycleLR(
         optimizer,
         [group["lr"] for group in optimizer.param_groups],
         total_steps=max(1, config.epochs * batches),
-        cycle_momentum=config.optimizer != "sgd",  # SGD keeps the momentum that was set
+        cycle_momentum=config.optimizer != "sgd",  # SGD's momentum is a setting
     ),
     "cosine": lambda optimizer, config, batches: CosineAnnealingLR(optimizer, max(1, config.epochs * batches)),
     "cosine_epochs": lambda optimizer, config, batches: LambdaLR(
@@ -46,7 +46,7 @@ SCHEDULES: dict[str, Callable[[Optimizer, Learning, int], LRScheduler]] = {
     ),
     "step": lambda optimizer, config, batches: MultiStepLR(optimizer, [epoch * batches for epoch in config.milestones], 0.1),
 }
-"""Optimiser, settings and batches per epoch → schedule that is stepped after every batch."""
+"""Functions that make a schedule, stepped after every batch, from an optimiser, settings and the batches per epoch."""
 
 
 def train_epochs(
@@ -64,30 +64,30 @@ def train_epochs(
 ) -> Iterator[dict[str, float]]:
     """Train networks by cross-entropy; yield the mean loss, the accuracy and the highest learning rate of every epoch.
 
-    Where ``scores`` has several outputs, the loss is the weighted sum of their cross-entropies, which are yielded too (``loss_NAME``), and
-    the accuracy is that of the first.
+    If ``scores`` returns several outputs, the loss is the weighted sum of their cross-entropies, which are also yielded (``loss_NAME``),
+    and the accuracy is that of the first output.
 
-    Only the trained networks are in training mode. Samples depend on ``seed`` and the epoch alone, except for PyTorch's dropout. Several
-    processes (`adafocus_env.distributed`) share the clips of every step and end with the weights and figures of a single process, up to
-    the rounding of sums; their dropout differs.
+    Only the trained networks are in training mode. Random numbers depend only on ``seed`` and the epoch, except for PyTorch's dropout.
+    Several processes (`adafocus_env.distributed`) share the clips of every step. Apart from dropout, which differs, weights and metrics
+    equal those of a single process up to the rounding of sums.
 
     Args:
-        trainables: What is trained; the reported learning rate is that of the first.
-        clips: The training clips; each epoch samples a new crop and flip of the stored frames, or whole new clips where they are streamed.
+        trainables: The networks to train; the reported learning rate is that of the first.
+        clips: The training clips. Each epoch samples new crops and flips of stored clips, or entirely new clips if they are streamed.
         scores: Maps a batch to scores (M, K), or those of R outputs (R, M, K), and labels (M,).
-        config: Epochs, optimiser, schedule, dropout, and how the networks run.
-        seed: Seed of the order, the crops and what ``scores`` samples.
-        device: Where the networks are.
+        config: Epochs, optimiser, schedule, dropout and execution of the networks.
+        seed: Seed of the order, the crops and the random numbers of ``scores``.
+        device: Device of the networks.
         frozen: Modules used in the forward pass but not trained.
         weights: Names of the R outputs and the weights of their losses; None: there is one output.
-        max_grad_norm: The gradient of all trained parameters together is clipped to this norm; None: it is not.
-        checkpoints: Saves the training after every epoch, when the caller asks for the next one, and within epochs. Where a checkpoint
-            exists, training resumes from it, bit for bit as if it had never stopped, and yields the remaining epochs.
+        max_grad_norm: Largest norm of the gradient of all trained parameters together, to which it is clipped; None: no clipping.
+        checkpoints: Saves the training within epochs, and after every epoch when the caller requests the next one. If a checkpoint exists,
+            training resumes from it and yields the remaining epochs, bit-identical to an uninterrupted training.
 
     Raises:
-        InputError: A setting is unknown or out of range, the loss or a weight is not finite (names the epoch and the clips), the
-            processes cannot share the batches, or the checkpoint belongs to another training or cannot be written.
-        Stopped: The user asked to stop; everything is saved.
+        InputError: If a setting is unknown or out of range, the loss or a weight is not finite (the message names the epoch and the clips),
+            the processes cannot share the batches, or the checkpoint belongs to another training or cannot be written.
+        Stopped: If the user asked to stop; everything is saved.
     """
     training = _Training(trainables, clips, scores, config, seed, device, frozen, weights or {}, max_grad_norm, checkpoints)
     while training.position.epoch < config.epochs:
@@ -98,17 +98,17 @@ def train_epochs(
 
 @dataclass
 class _Position:
-    """How far a training has come.
+    """The progress of a training.
 
     Attributes:
-        epoch: The current epoch, from 0.
-        batches: Its finished batches.
-        losses: Sum of their losses.
-        correct: Number of their correct scores.
-        count: Number of their scores.
-        rng: State of the epoch's random generator; None at its beginning.
-        rate: The highest learning rate of their steps, of the first parameter group.
-        outputs: Sums of the losses of each of several outputs; empty where there is one.
+        epoch: The current epoch, starting at 0.
+        batches: Number of finished batches of this epoch.
+        losses: Sum of the losses in these batches.
+        correct: Number of correct predictions in these batches.
+        count: Number of predictions in these batches.
+        rng: State of the epoch's random generator; None at the start of the epoch.
+        rate: The highest learning rate of the first parameter group in these batches.
+        outputs: Sums of the losses of each output; empty if there is only one output.
     """
 
     epoch: int = 0
@@ -148,13 +148,13 @@ class _Training:
         self._optimizer = OPTIMIZERS[config.optimizer](groups, config)
         self._schedule = SCHEDULES[config.schedule](self._optimizer, config, self._batches)
         self._scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
-        if rank := distributed.rank():  # every process has its own dropout
+        if rank := distributed.rank():  # each process has different dropout
             torch.manual_seed(int(np.random.SeedSequence((seed, rank)).generate_state(1)[0]))
         if checkpoints is not None:
             checkpoints.begin(self)
 
     def train_epoch(self) -> dict[str, float]:
-        """Train to the end of the epoch and return its metrics; raises as `train_epochs`."""
+        """Train to the end of the epoch and return its metrics. Raises the same errors as `train_epochs`."""
         position = self.position
         rng = np.random.default_rng((self._seed, position.epoch))
         batches = np.array_split(self._clips.epoch(position.epoch, rng), self._batches)[position.batches :]
@@ -175,7 +175,7 @@ class _Training:
         return {**measured, "learning_rate": position.rate}
 
     def _train_batch(self, model: nn.Module, indices: NDArray[np.int64], rng: np.random.Generator) -> None:
-        """Make one step of the optimiser and the schedule, on the readable ones of the clips ``indices``."""
+        """Perform one step of the optimiser and the schedule on the clips ``indices``, leaving out clips that cannot be read."""
         batch, counts = load_batch(self._clips, indices, rng, self._device)
         if not batch.total:
             return
@@ -183,7 +183,7 @@ class _Training:
         self._optimizer.zero_grad()
         microbatches = max(1, min(self._config.accumulate, *counts))
         losses, correct, count, *outputs = distributed.all_sum(self._backward(model, batch, microbatches)).tolist()
-        if not math.isfinite(losses):  # before the step, which would spoil the weights
+        if not math.isfinite(losses):  # checked before the step, which would make the weights non-finite
             raise InputError(self._divergence(f"the loss is {losses / count}"))
         self.position.rate = max(self.position.rate, self._optimizer.param_groups[0]["lr"])
         scale = self._scaler.get_scale()
@@ -192,7 +192,7 @@ class _Training:
             nn.utils.clip_grad_norm_(self._model.trained.parameters(), self._max_grad_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        if self._scaler.get_scale() >= scale:  # a lower scale means that a gradient overflowed float16 and the step was skipped
+        if self._scaler.get_scale() >= scale:  # the scale decreases if a gradient overflowed float16, which skips the step
             self._schedule.step()
         self.position.losses += losses
         self.position.outputs = [sum(pair) for pair in zip(self.position.outputs or [0.0] * len(outputs), outputs, strict=True)]
@@ -203,11 +203,12 @@ class _Training:
         """Accumulate the gradient of the mean loss of the step.
 
         Returns:
-            (3 + R,) float64: sum of losses, correct scores, scores; sums of the losses of each of R outputs, where there are several.
+            (3 + R,) float64: sum of losses, number of correct predictions, number of predictions; then the sum of losses of each of the
+            R outputs, if there are several.
         """
         sums, rng_state = np.zeros(3 + len(self._weights)), batch.rng.bit_generator.state
         for number, microbatch in enumerate(batch.split(microbatches), 1):
-            batch.rng.bit_generator.state = rng_state  # each microbatch samples for the whole step and takes its rows
+            batch.rng.bit_generator.state = rng_state  # each microbatch samples for the whole step and uses its rows
             self._model.batch_norm.has_samples = len(microbatch.clips) > 0
             with model.no_sync() if number < microbatches and isinstance(model, DistributedDataParallel) else nullcontext():
                 scores, labels = model(microbatch)
@@ -224,14 +225,14 @@ class _Training:
 
     @property
     def name(self) -> str:
-        """Name of a checkpoint: finished epochs and batches, in alphabetical order."""
+        """Name of the checkpoint, from the numbers of finished epochs and batches, with leading zeros."""
         return f"{self.position.epoch:05d}-{self.position.batches:07d}"
 
     def state(self) -> dict[str, Any]:
-        """Return all that the remaining training depends on: tensors and plain values.
+        """Return everything that the remaining training depends on, as tensors and plain values.
 
         Raises:
-            InputError: A weight is not finite, so that nothing could resume from there.
+            InputError: If a weight is not finite, since training could not resume from it.
         """
         weights = [module.state_dict() for module in self._model.trained]
         for name, tensor in ((name, tensor) for tensors in weights for name, tensor in tensors.items()):
@@ -246,7 +247,7 @@ class _Training:
         """Resume from a `state`.
 
         Raises:
-            InputError: It belongs to other networks.
+            InputError: If the state belongs to other networks.
         """
         modules, weights = self._model.trained, state["weights"]
         refuse_if(len(weights) != len(modules), f"it holds {len(weights)} networks, not {len(modules)}")
@@ -260,7 +261,7 @@ class _Training:
         for name, target in (("optimizer", self._optimizer), ("schedule", self._schedule), ("scaler", self._scaler)):
             target.load_state_dict(state[name])
         self.position = _Position(**state["position"])
-        if distributed.rank() < len(state["random"]):  # a process without saved random states begins with new dropout
+        if distributed.rank() < len(state["random"]):  # processes without a saved random state restart their dropout
             restore_random_states(state["random"][distributed.rank()])
 
     def _divergence(self, problem: str) -> str:
@@ -275,12 +276,12 @@ class _Training:
 
 
 def weighted_loss(scores: Tensor, labels: Tensor, weights: Sequence[float]) -> tuple[Tensor, list[Tensor]]:
-    """Return the loss to minimise, and those of its outputs.
+    """Return the loss to minimise and the losses of its outputs.
 
     Args:
-        scores: (R, M, K) of R outputs; without weights (M, K) of a single one.
+        scores: Scores (R, M, K) of R outputs; without weights, scores (M, K) of a single output.
         labels: (M,).
-        weights: Of the R cross-entropies in the loss; empty: there is one output, which is not returned separately.
+        weights: Weights of the R cross-entropies in the loss; empty: there is one output, whose loss is not returned separately.
     """
     if not weights:
         return nn.functional.cross_entropy(scores, labels), []
@@ -292,13 +293,13 @@ def check_settings(config: Learning, device: torch.device) -> None:
     """Check the settings of a stage, before any clip or network is loaded.
 
     Raises:
-        InputError: Milestones and schedule do not match, the device lacks the precision, no compiler is installed, or the processes
-            cannot share the batches.
+        InputError: If milestones and schedule do not match, the device does not support the precision, no compiler is installed, or the
+            processes cannot share the batches.
     """
     milestones = list(config.milestones)
     refuse_if(
         milestones != sorted(set(milestones)) or any(epoch < 1 for epoch in milestones),
-        f"milestones must be strictly increasing epochs from 1 on, such as [20, 40], got {milestones}",
+        f"milestones must be strictly increasing epochs of at least 1, such as [20, 40], got {milestones}",
     )
     hint = "only schedule=step has milestones; leave them out" if milestones else "set some, such as [20, 40]"
     refuse_if(bool(milestones) != (config.schedule == "step"), f"milestones={milestones} do not go with schedule={config.schedule}; {hint}")
@@ -306,7 +307,7 @@ def check_settings(config: Learning, device: torch.device) -> None:
     if config.compile:
         check_compiler()
     processes = distributed.world_size()
-    # compiled code cannot wait for other processes in the middle, as batch norm must
+    # batch norm waits for the other processes, which compiled code cannot do
     refuse_if(
         config.compile and processes > 1, f"compile=true needs a single process, got {processes}; leave it out, or start without torchrun"
     )
@@ -319,6 +320,6 @@ def check_settings(config: Learning, device: torch.device) -> None:
 
 
 def _digest(clips: ClipSource) -> str:
-    """Return a hash of the names and labels of an epoch's clips, independent of where their files are."""
+    """Return a hash of the names and labels of an epoch's clips, independent of the location of their files."""
     labelled = [[clips.names[clip], int(clips.labels[clip])] for clip in range(clips.epoch_size)]
     return hashlib.sha256(json.dumps(labelled).encode()).hexdigest()[:16]

@@ -1,6 +1,6 @@
-"""A step of a supervised stage: its batch of clips, the networks that it trains, and how they run.
+"""One step of a supervised stage: the batch of clips, the trained networks and their execution.
 
-Clips are sampled for all processes alike, and loaded by each process for itself.
+All processes sample the same clips of a step, and each process loads only its share of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,11 +25,11 @@ from classifiers.optimize import PRECISIONS
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips of one step, each with its own crop and flip: those of a process, or a microbatch of them.
+    """The clips of a step that one process loads, or a microbatch of them. Each clip has a separate crop and flip.
 
     Attributes:
-        frames: (B, T, 3, H, W) uint8 on the device: the focuser's.
-        glance_frames: (B, g, 3, H, W) uint8 on the device: the glancer's, with the same crops; ``frames`` itself where they are the same.
+        frames: (B, T, 3, H, W) uint8 on the device, the focuser's frames.
+        glance_frames: (B, g, 3, H, W) uint8 on the device, the glancer's frames with the same crops; ``frames`` itself if they are equal.
         labels: (B,) int64 on the device.
         clips: (B,) clip indices; empty on a rank without data, which runs a zero-weight dummy batch of one clip.
         first: Index of the first clip among all clips of the step.
@@ -46,7 +46,7 @@ class Batch:
     rng: np.random.Generator
 
     def sample(self, make: Callable[[np.random.Generator, int], NDArray[Any]]) -> NDArray[Any]:
-        """Return the rows (B, …) of these clips in ``make(rng, total)``, which samples for all clips of the step in every process."""
+        """Return the rows (B, …) of these clips in ``make(rng, total)``, which samples for all clips of the step."""
         return make(self.rng, self.total)[self.first : self.first + len(self.frames)]
 
     def split(self, microbatches: int) -> "list[Batch]":
@@ -72,15 +72,15 @@ def load_batch(clips: ClipSource, indices: NDArray[np.int64], rng: np.random.Gen
         clips: The training clips.
         indices: (N,) clips of the step, the same in every process.
         rng: Random state of the epoch.
-        device: Where the batch goes.
+        device: Device of the batch.
 
     Returns:
-        The batch, and the number of clips of every process.
+        The batch, and the number of clips in each process.
     """
     shards, rank = distributed.shard(indices), distributed.rank()
     readable = clips.readable_clips(shards[rank])
     counts = distributed.all_gather_counts(len(readable))
-    if sum(counts) < len(indices):  # no process retries what another one could not read
+    if sum(counts) < len(indices):  # processes do not retry clips that another process could not read
         for failures in distributed.gather_objects(clips.failures):
             clips.leave_out(failures)
     for shard in shards[:rank]:
@@ -107,12 +107,12 @@ Scores = Callable[[Batch], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Trainable:
-    """A network that is trained.
+    """A network to train.
 
     Attributes:
         module: The network.
-        learning_rate: Its highest learning rate.
-        find_unused: Whether some of its parameters receive no gradient.
+        learning_rate: The highest learning rate of the schedule.
+        find_unused: Whether some parameters receive no gradient.
     """
 
     module: nn.Module
@@ -128,10 +128,10 @@ class StageModel(nn.Module):
         frozen: Modules used in the forward pass but not trained.
         scores: Maps a batch to scores (M, K), or those of R outputs (R, M, K), and labels (M,).
         config: Precision, channels_last, compile and dropout.
-        device: Where the networks are.
+        device: Device of the networks.
 
     Attributes:
-        batch_norm: The batch norm over all processes.
+        batch_norm: Batch norm with statistics over all processes.
     """
 
     def __init__(
@@ -155,12 +155,12 @@ class StageModel(nn.Module):
 
     @contextmanager
     def epoch(self) -> Iterator[nn.Module]:
-        """Yield the module to call while the networks are in training mode, laid out, compiled and wrapped for data parallelism.
+        """Yield the module for the forward pass. The networks are in training mode, compiled and wrapped as the settings say.
 
-        Afterwards they are frozen, and everything else is as before.
+        On exit, the networks are frozen and all other changes are undone.
 
         Raises:
-            InputError: dropout is set and the trained networks have none.
+            InputError: If dropout is set and the trained networks have no dropout.
         """
         with ExitStack() as undo:
             self._set_dropout(undo)
@@ -190,13 +190,13 @@ class StageModel(nn.Module):
 
 
 class GlobalBatchNorm(TorchFunctionMode):
-    """Within this mode every batch norm in training mode uses and updates the statistics over all processes, on CPUs and GPUs.
+    """A mode in which batch norms in training mode use and update statistics over all processes, on CPUs and GPUs.
 
-    It replaces `torch.nn.functional.batch_norm`, so that networks, their weights and parameter names stay the same, and so that custom
-    layers are covered too. (`torch.nn.SyncBatchNorm` works on GPUs alone.)
+    It replaces the function `torch.nn.functional.batch_norm`. Networks, weights and parameter names therefore stay the same, and custom
+    layers are covered. (`torch.nn.SyncBatchNorm` works only on GPUs.)
 
     Attributes:
-        has_samples: Whether this process's images count; if not, they are normalised by the statistics of the other processes.
+        has_samples: Whether this process's images count in the statistics; if not, they are only normalised with them.
     """
 
     def __init__(self) -> None:
@@ -226,7 +226,7 @@ class GlobalBatchNorm(TorchFunctionMode):
         sums: Tensor = _AllSum.apply(torch.cat([values.sum(over), count]) * self.has_samples)
         count = sums[-1:].detach()
         mean = sums[:-1] / count
-        centred = values - mean.view(channels)  # a difference of squares would cancel
+        centred = values - mean.view(channels)  # E[x²] − E[x]² would lose precision
         var: Tensor = _AllSum.apply(centred.square().sum(over) * self.has_samples) / count
         if running_mean is not None and running_var is not None:
             with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Stages 0, 1 and 3: what each trains, and on which frames or patches."""
+"""Stages 0, 1 and 3: the trained networks of each stage, and the frames or patches that they are trained on."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -30,9 +30,9 @@ def warm_up(
     seed: int,
     checkpoints: EpochCheckpoint | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Train one backbone on whole frames; yield the metrics of every epoch, as `train_epochs`.
+    """Train one backbone on whole frames; yield the metrics of every epoch, as `train_epochs` does.
 
-    A backbone with temporal shift sees all frames of a clip in order, any other ``config.frames`` random ones.
+    A backbone with temporal shift sees all frames of a clip in order. Any other backbone sees ``config.frames`` random frames.
     """
 
     def scores(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -53,7 +53,7 @@ def frame_scores(classifier: Classifier, name: BackboneName, frames: Tensor) -> 
 
 
 def _random_frames(frames: Tensor, number: int, batch: Batch) -> Tensor:
-    """Sample frames of each clip: (B, T, …) → (B, number, …)."""
+    """Return ``number`` random frames of each clip, (B, number, …), out of (B, T, …)."""
     count, length = frames.shape[:2]
     ranks = batch.sample(lambda rng, total: rng.random((total, length)))
     indices = torch.from_numpy(ranks.argsort(1)[:, :number].copy()).to(frames.device)
@@ -69,7 +69,7 @@ def train_on_random_patches(
     video_div: int | None = None,
     checkpoints: EpochCheckpoint | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Train focuser and head; yield the metrics of every epoch, over all steps, as `train_epochs`."""
+    """Train focuser and head on random patches; yield the metrics of every epoch over all steps, as `train_epochs` does."""
     highest = classifier.architecture.size - classifier.architecture.patch_size
     steps = count_steps(classifier, clips, video_div)
 
@@ -88,11 +88,12 @@ def classify_patches(
     """Return the scores (B·D, K) after every decision, and the labels (B·D,).
 
     Args:
-        classifier: Its networks.
+        classifier: The classifier.
         batch: B clips.
-        steps: D.
-        choose: Maps glance maps (B, D, …) to the corners of the patches (B, D, 2) and to the patch mask (B, D); None: all are focused.
-        skipped: What the head gets in the skipped frames.
+        steps: D, decisions per clip.
+        choose: Maps glance maps (B, D, …) to the corners of the patches (B, D, 2) in pixels and to the patch mask (B, D), or to None if
+            every decision has a patch.
+        skipped: Input of the head for skipped frames.
     """
     frames = classifier.normalise(batch.frames)
     with torch.no_grad():
@@ -115,16 +116,16 @@ def finetune(
     skipped: str = "zeros",
     keep_threshold: float | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Train on the most likely patches; yield the metrics of every epoch, over all steps, as `train_epochs`.
+    """Train on the policy's most likely patches; yield the metrics of every epoch over all steps, as `train_epochs` does.
 
-    The head learns with ``config.head_learning_rate``. The focuser learns with ``config.learning_rate`` where that is above 0
-    (paper, section 3.3); with 0 it stays frozen, in eval mode, as in the released ActivityNet code.
+    The head's learning rate is ``config.head_learning_rate``, the focuser's is ``config.learning_rate`` (paper, section 3.3). If the
+    latter is 0, the focuser stays frozen and in eval mode, as in the released ActivityNet code.
 
-    With a policy that skips, the focuser sees the frames with P(skip) below ``keep_threshold``, by default the policy's threshold. In
-    the skipped frames the head gets what ``skipped`` says (`adafocus_env.classify`).
+    With a policy that skips, the focuser sees the frames with P(skip) below ``keep_threshold``, by default the policy's threshold.
+    ``skipped`` is the head's input for the skipped frames, a name in `adafocus_env.classify.SKIPPED`.
 
     Raises:
-        InputError: ``skipped`` is unknown, or a threshold is given for a policy that cannot skip.
+        InputError: If ``skipped`` is unknown, or a threshold is given for a policy that cannot skip.
     """
     scores = partial(
         classify_patches, classifier, skipped=find_skipped(skipped),

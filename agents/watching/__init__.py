@@ -1,1 +1,1 @@
-"""Episodes of a policy as moving pictures: what is played, how it is drawn, and where it is shown."""
+"""Episodes of a policy as moving pictures: playing, drawing and output."""

@@ -1,4 +1,4 @@
-"""Episodes as a policy plays them, with everything that their pictures show."""
+"""The episodes of a policy, with everything that their pictures show."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Episode:
     """One clip of T frames, as a policy played it.
 
     Attributes:
-        name: Of its video.
+        name: Name of the video.
         label: Name of the true class.
         frames: (T, H, W, 3) uint8.
         boxes: (T, 4), the patches as (top, left, bottom, right) in pixels; NaN where the frame was skipped.
         confidence: (T,), softmax score of the true class after every frame.
         predictions: Names of the classes with the highest score, after every frame.
-        hits: Of every frame whether the patch covers the target; None where the target is not shown or known, or the frame was skipped.
+        hits: For every frame, whether the patch covers the target; None if the target is not shown or known, or the frame was skipped.
         patch_size: P, side in pixels of a patch.
     """
 
@@ -50,14 +50,14 @@ def play(
     """Let a policy play some clips; yield the episodes.
 
     Args:
-        features: Of the clips.
+        features: Features of the clips.
         policy: The policy, or the name of a baseline.
-        clips: Numbers of the clips.
-        seed: Of random patches.
-        skipped: Input of the head where the policy skips, a name in `adafocus_env.classify.SKIPPED`.
+        clips: Indices of the clips.
+        seed: Seed of random patches.
+        skipped: Input of the head for skipped frames, a name in `adafocus_env.classify.SKIPPED`.
 
     Raises:
-        InputError: The policy does not fit the features, or the baseline is not known (suggests the nearest).
+        InputError: If the policy does not match the features, or the baseline is unknown (the message suggests the nearest).
     """
     numbers = np.array(clips, np.int64)
     if isinstance(policy, str):
@@ -76,14 +76,14 @@ def play(
 
 
 def _boxes(features: Features, played: PolicyEvaluation) -> NDArray[np.float64]:
-    """Return the patches (N, T, 4) of all frames; NaN where they were skipped."""
+    """Return the patches (N, T, 4) of all frames; NaN for skipped frames."""
     assert played.actions is not None  # only policies that select patches are played
     boxes = np.where(played.patch_mask[..., None], boxes_of(features.action, played.actions), np.nan)
     return boxes.repeat(features.clips.num_frames // features.num_steps, axis=1)
 
 
 def _hits(features: Features, played: PolicyEvaluation) -> NDArray[np.object_]:
-    """Return of all frames (N, T) whether the patch covers the target, None where that is not defined."""
+    """Return whether the patch covers the target in each frame (N, T); None where this is undefined."""
     boxes = _boxes(features, played)
     hits = np.full(boxes.shape[:2], None, object)
     if played.targets is not None and (seen := seen_frames(played)) is not None:

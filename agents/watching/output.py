@@ -1,4 +1,4 @@
-"""Where moving pictures go: a window, a GIF or an MP4 file."""
+"""Output of moving pictures: a window, a GIF or an MP4 file."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from classifiers.atomic_files import replacing
 from classifiers.errors import refuse_if
 
 SUFFIXES = (".gif", ".mp4")
-COLOURS = 160  # of a GIF; it may have 256, and fewer make smaller files
-SAMPLED = 8  # pictures that these colours are chosen from
+COLOURS = 160  # in a GIF, which may have up to 256; fewer colours make smaller files
+SAMPLED = 8  # number of pictures from which the colours are chosen
 
 
 def check_suffix(out: Path) -> None:
-    """Check that the format of a file is known.
+    """Check that the suffix of a file is that of a known format.
 
     Raises:
-        InputError: It is not.
+        InputError: If the format is unknown.
     """
     refuse_if(out.suffix.lower() not in SUFFIXES, f"out must end in {' or '.join(SUFFIXES)}, got {out}")
 
 
 def write(pictures: Sequence[Picture], seconds: Sequence[float], out: Path) -> None:
-    """Write a GIF that loops, or an MP4 file, by the suffix.
+    """Write a looping GIF or an MP4 file, depending on the suffix.
 
     Args:
-        pictures: All of the same size (H, W, 3), H and W even.
-        seconds: How long each is shown.
-        out: The file, replaced in one step.
+        pictures: Pictures of the same size (H, W, 3), with even H and W.
+        seconds: Duration of each picture in seconds.
+        out: The file, replaced atomically.
 
     Raises:
-        InputError: The file cannot be written, or PyAV has no encoder.
+        InputError: If the file cannot be written, or PyAV has no encoder.
     """
     if out.suffix.lower() == ".mp4":
         starts = np.cumsum([0.0, *seconds])
-        encode(zip(starts.tolist(), [*pictures, pictures[-1]], strict=True), out, "use out=FILE.gif")  # the last one again, at its end
+        encode(zip(starts.tolist(), [*pictures, pictures[-1]], strict=True), out, "use out=FILE.gif")  # marks the end
         return
     sampled = [pictures[number] for number in np.unique(np.linspace(0, len(pictures) - 1, SAMPLED).astype(int))]
     palette = Image.fromarray(np.concatenate(sampled)).quantize(COLOURS, dither=Image.Dither.NONE)
@@ -55,14 +55,15 @@ def has_display() -> bool:
 
     try:
         figure = pyplot.figure()
-    except (ImportError, RuntimeError):  # a backend that was asked for by MPLBACKEND and cannot be used here
+    except (ImportError, RuntimeError):  # MPLBACKEND requests a backend that does not work here
         return False
+    framework = figure.canvas.required_interactive_framework  # read before the figure is closed, which changes its canvas
     pyplot.close(figure)
-    return figure.canvas.required_interactive_framework is not None
+    return framework is not None
 
 
 def show(pictures: Sequence[Picture], seconds: Sequence[float], title: str) -> None:
-    """Play the pictures in a window, again and again, until it is closed."""
+    """Play the pictures in a loop in a window until it is closed; ``seconds`` are their durations."""
     from matplotlib import pyplot
     from matplotlib.animation import FuncAnimation
     from matplotlib.artist import Artist
@@ -80,4 +81,4 @@ def show(pictures: Sequence[Picture], seconds: Sequence[float], title: str) -> N
     order = [number for number, each in enumerate(seconds) for _ in range(max(1, round(each / tick)))]
     playing = FuncAnimation(figure, draw, order, interval=1000 * tick, cache_frame_data=False)
     pyplot.show()
-    del playing  # Matplotlib stops an animation that nobody refers to
+    del playing  # Matplotlib stops an animation without references

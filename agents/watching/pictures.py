@@ -1,4 +1,4 @@
-"""The picture of every moment: episodes side by side, each with its patch, what the focuser sees, and its confidence so far."""
+"""Pictures of episodes side by side, each with its patch, the focuser's input, and the confidence so far."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from adafocus_env.drawing import (
 )
 from agents.watching.episodes import Episode
 
-HIT, MISS = (98, 211, 140), (255, 107, 96)  # of a patch where the target is known, and of a prediction
-GAP, HEADING = 12, 34  # pixels between episodes, and of the line above them
-STRIP, INSET, MARGIN = 112, 96, 8  # pixels below a frame: height, side of what the focuser sees, and distances
-ROW = 4  # episodes side by side in one row, at most
+HIT, MISS = (98, 211, 140), (255, 107, 96)  # colours of patches if the target is known, and of predictions
+GAP, HEADING = 12, 34  # pixels between episodes, and height of the line above them
+STRIP, INSET, MARGIN = 112, 96, 8  # pixels below a frame: height, side of the focuser's input, and margins
+ROW = 4  # maximum number of episodes side by side in one row
 
 
 def moments(episodes: Sequence[Episode], title: str, *, at_once: int, side: int) -> Iterator[tuple[Picture, bool]]:
-    """Yield a picture (H, W, 3) of every frame of the episodes, and whether it is the last one of those that it shows.
+    """Yield a picture (H, W, 3) of every frame of the episodes, and whether it is the last of the episodes that it shows.
 
     Args:
-        episodes: Of equal length and size.
-        title: Of the pictures.
-        at_once: Episodes side by side; the others follow in sequence.
-        side: Pixels that no side of an enlarged frame is shorter than.
+        episodes: Episodes of equal length and frame size.
+        title: Title of the pictures.
+        at_once: Number of episodes side by side; the others follow in sequence.
+        side: Minimum side of an enlarged frame in pixels.
     """
     for start in range(0, len(episodes), at_once):
         shown = episodes[start : start + at_once]
@@ -48,7 +48,7 @@ def moments(episodes: Sequence[Episode], title: str, *, at_once: int, side: int)
 
 
 def _together(panels: Sequence[Image.Image], title: str, count: int) -> Picture:
-    """Return the panels below a title, with room for ``count`` of them; height and width are even, as video encoders need it."""
+    """Return the panels below a title, with space for ``count`` panels. Height and width are even, as video encoders require."""
     columns = count if count <= ROW else math.ceil(math.sqrt(count))
     width, height = panels[0].width + GAP, panels[0].height + GAP
     whole = width * columns + GAP, HEADING + height * -(-count // columns)
@@ -82,7 +82,7 @@ def _panel(episode: Episode, step: int, side: int) -> Image.Image:
 
 
 def _words(draw: ImageDraw.ImageDraw, episode: Episode, step: int, room: tuple[int, int, int]) -> None:
-    """Write the class, the prediction and the confidence in the class; ``room`` is left, top and right."""
+    """Write the class, the prediction and the confidence in the class; ``room`` is (left, top, right) in pixels."""
     left, top, right = room
     prediction, share = episode.predictions[step], f"{episode.confidence[step]:.0%}"
     draw.text((right, top - 2), share, fill=CONFIDENCE, font=font(17, bold=True), anchor="ra")
@@ -93,7 +93,7 @@ def _words(draw: ImageDraw.ImageDraw, episode: Episode, step: int, room: tuple[i
 
 
 def _bars(draw: ImageDraw.ImageDraw, episode: Episode, step: int, room: tuple[int, int, int, int]) -> None:
-    """Draw a bar for the confidence after every frame so far, and below it whether the patch hits; ``room``: left, top, right, bottom."""
+    """Draw bars of the confidence so far, with hits and misses below; ``room`` is (left, top, right, bottom) in pixels."""
     left, top, right, bottom = room
     width, floor = (right - left) / len(episode), bottom - 9
     draw.rectangle((left, top, right, floor), fill=BACKGROUND)

@@ -1,4 +1,4 @@
-"""What `python -m agents.watch` does, from settings to moving pictures."""
+"""The implementation of `python -m agents.watch`."""
 
 from __future__ import annotations
 
@@ -36,12 +36,20 @@ from classifiers.errors import count_of, lookup, refuse_if, suggestion
 from classifiers.model_zoo import BUNDLED
 
 BASELINES = ("random", "centre", "gaussian", *RULES, "oracle", "greedy_oracle")
-HOLD = 4  # the last picture of an episode is shown that many times as long as the others
+HOLD = 4  # the last picture of an episode is shown this many times as long as the others
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a policy plays: the features of the clips, those clips that are chosen from, and what else its actions depend on."""
+    """The inputs of the episodes.
+
+    Attributes:
+        features: Features of the clips.
+        pool: Number of clips to choose from.
+        data: Name of the data set.
+        trained: Folder of the trained policy, if any.
+        skipped: Input of the head for skipped frames.
+    """
 
     features: Features
     pool: int
@@ -54,7 +62,7 @@ def watch(config: Watch) -> None:
     """Play episodes and show them in a window, or write them to a file.
 
     Raises:
-        InputError: The run, the id, the policy or the file cannot be used.
+        InputError: If the run, the id, the policy or the file cannot be used.
     """
     refuse_if(bool(config.run) == bool(config.id), "give run=DIR or id=NAME, such as id=AdaFocus-v1")
     out = Path(config.out or (Path(config.run, WATCHED) if config.run else f"{config.id}.gif"))
@@ -75,14 +83,14 @@ def watch(config: Watch) -> None:
         if windowed:
             return show(pictures, seconds, f"{config.id or config.run}: {name}")
         if not config.out:
-            display.say(f"no display: {out} is written in place of a window")
+            display.say(f"no display, or no GUI toolkit for Matplotlib (pip install PyQt6): {out} is written in place of a window")
         write(pictures, seconds, out)
         display.say(f"saved to {out}: {count_of(len(pictures), 'picture')}, {out.stat().st_size / 1e6:.2f} MB")
         return None
 
 
 def _of_id(config: Watch) -> Stage:
-    """Return the features of the test clips of an id; the first ones alone, which are rendered together."""
+    """Return the stage of an environment id, with the features of its first test clips, which are rendered together."""
     lookup("id", config.id, ARGUMENTS)
     env: Any = gym.make(config.id, clips="test", device=config.device).unwrapped
     features: Features = env.dynamics.features
@@ -91,7 +99,7 @@ def _of_id(config: Watch) -> Stage:
 
 
 def _of_run(config: Watch, display: Display) -> Stage:
-    """Return the features of the test clips of a finished run."""
+    """Return the stage of a finished run, with the features of its test clips."""
     check_plugin(config.run, config.plugin)
     run = RunDir(config.run)
     refuse_if(
@@ -109,7 +117,7 @@ def _of_run(config: Watch, display: Display) -> Stage:
 
 
 def _clips(config: Watch, stage: Stage) -> list[int]:
-    """Return the numbers of the clips to play."""
+    """Return the indices of the clips to play."""
     if config.clips is None:
         refuse_if(config.episodes > stage.pool, f"episodes must be at most {stage.pool}, the clips to choose from, got {config.episodes}")
         return np.random.default_rng(config.seed).choice(stage.pool, config.episodes, replace=False).tolist()  # type: ignore[no-any-return]
@@ -122,10 +130,10 @@ def _clips(config: Watch, stage: Stage) -> list[int]:
 
 
 def _policy(config: Watch, stage: Stage) -> tuple[PolicyNetwork | Predictor | str, str]:
-    """Return the policy, or the name of a baseline; and what it is called.
+    """Return the policy or the name of a baseline, and the name to display.
 
     Raises:
-        InputError: There is none of that name or in that folder, or it does not fit.
+        InputError: If the name is unknown, the folder has no policy, or the policy does not match the clips.
     """
     name = config.policy or ("learned" if stage.trained else "bundled")
     if name in BASELINES:

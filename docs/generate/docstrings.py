@@ -22,6 +22,15 @@ def convert(app: Sphinx, what: str, name: str, obj: object, options: object, lin
     lines[:] = [SHAPE.sub(r"\*", line) for line in found]
 
 
+def signature(
+    app: Sphinx, what: str, name: str, obj: object, options: object, arguments: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Return the signature to print: none for a protocol, which has no constructor, and functions as defaults abbreviated."""
+    if getattr(obj, "_is_protocol", False):
+        return "", ""
+    return arguments and re.sub(r"<function [^>]*>+", "…", arguments), returns
+
+
 def _heading(line: str) -> list[str]:
     return ["", f".. rubric:: {line.removeprefix('## ')}", ""] if line.startswith("## ") else [line]
 

@@ -1,4 +1,4 @@
-"""One page for each benchmark id, from its arguments, the bundled classifier, adafocus_env/scores.json and docs/leaderboard.json."""
+"""One page for each benchmark id, from its arguments, the bundled classifier, docs/tasks.md and the stored scores."""
 
 import json
 import re
@@ -18,11 +18,14 @@ from adafocus_env.settings import EnvSettings
 DOCS = Path(__file__).parents[1]
 TABLE = {"hit_rate": "hits", "top1_first": "first look", "top1_anytime": "anytime", "top1": "top-1"}
 SCORES = {"return": "mean return", "top1_anytime": "anytime", "top1": "top-1"}
+EXPECTED = ("random", "saliency", "ppo", "expected_pg", "oracle")
+"""Rows that a reader looks for; a page names those that have not been measured."""
 WORDS = {
     "": "Actions are the cells of a grid.",
     "Continuous": "Actions are continuous locations.",
     "Skip": "Actions are the cells of a grid, and one that skips the patch; a step with a patch costs λ = {cost_weight}.",
 }
+TRAINING = {"": "", "Continuous": " env.action=continuous env.baseline=1", "Skip": " env.action=skip env.cost_weight={cost_weight}"}
 
 
 def pages() -> dict[str, str]:
@@ -37,7 +40,8 @@ def _index(ids: dict[tuple[str, str], str]) -> str:
     rows = [[f"[{name}]({name}.md)", task, WORDS[form].format(**FORMS[form])] for (task, form), name in ids.items()]
     return "\n".join([
         "# Environments\n",
-        "`AdaFocus-v1`, `AdaFocusContinuous-v1` and `AdaFocusSkip-v1` are the ids of the task track, and take any `task`.",
+        "The ids of the benchmark, for `gymnasium.make`. Each page has the videos, the spaces, the reward and the scores of one id.",
+        "`AdaFocus-v1`, `AdaFocusContinuous-v1` and `AdaFocusSkip-v1` are those of the task track, and take any `task`.",
         "[Benchmark tasks](/tasks.md) explains the tasks, [Configuration](/generated/configuration.md#arguments-of-environments) and",
         "[the class](/generated/api.md#environments) the arguments.\n",
         _table(("id", "task", "actions"), rows),
@@ -48,21 +52,24 @@ def _index(ids: dict[tuple[str, str], str]) -> str:
 def _page(name: str, task: str, form: str) -> str:
     picture = next(path for path in (f"watch_{task}.gif", f"task_{task}.jpg") if (DOCS / path).exists())
     trained = picture.endswith(".gif")
-    shown = "A trained policy follows the target." if trained else "Test videos, a row each; the boxes are the oracle's patches."
+    shown = "A trained policy follows the target." if trained else "Test videos, one per row; the boxes are the oracle's patches."
+    words, training = (each[form].format(**FORMS[form]) for each in (WORDS, TRAINING))
     return "\n".join([
         f"# {name}\n",
+        f"The benchmark task *{task}*: {_summary(task)}. {words}\n",
         f"![{shown}](/{picture})\n",
-        f"{shown}\n",
+        f"*{shown}*\n",
         f"{_what(task)}\n",
         "```python",
         "import gymnasium as gym",
         "import adafocus_env  # registers the ids",
         "",
         f'env = gym.make("{name}")',
-        f'envs = gym.make_vec("{name}", num_envs=64, vectorization_mode="vector_entry_point")',
+        f'envs = gym.make_vec(\n    "{name}", num_envs=64, vectorization_mode="vector_entry_point"\n)',
         "```\n",
+        f"`python -m agents.train_ppo data.task={task}{training}` trains a policy on it.\n",
         "## Videos\n", *_videos(task), "",
-        "## Actions\n", WORDS[form].format(**FORMS[form]), "",
+        "## Actions\n",
         _table(("`action`", "space"), [[f"`{FORMS[form]['action']}`", f"`{_action(task, form).space}`"]]),
         "## Observations\n",
         "The default is `map`; `observation=` chooses another one.\n",
@@ -81,6 +88,15 @@ def _reward(form: str) -> str:
         + ".",
         "`reward=` takes the names in `adafocus_env.reward.REWARDS`; the training commands choose `standalone` unless actions skip.\n",
     ])  # fmt: skip
+
+
+def _summary(task: str) -> str:
+    """Return what must be learned, from the table of ids in docs/tasks.md."""
+    text = (DOCS / "tasks.md").read_text(encoding="utf-8")
+    match = re.search(rf"^\| `AdaFocus{task.title()}-v1`.*? \| (.*?) \|", text, re.MULTILINE)
+    if match is None:
+        raise ValueError(f"docs/tasks.md has no row of AdaFocus{task.title()}-v1 in its table of ids")
+    return match[1]
 
 
 def _what(task: str) -> str:
@@ -114,9 +130,9 @@ def _observations(task: str) -> Iterable[list[str]]:
     yield ["`map`", f"`Box({low:g}, {high:g}, {tuple(map_shape)}, float32)`: the glance map"]
     yield ["`vector`", f"`Box(({length},), float32)`: the pooled glance map"]
     yield ["`pixels`", f"`Box(0, 255, (3, {side}, {side}), uint8)`: the frame as the glancer receives it"]
-    yield ["`dict`", "`Dict`: glance map, progress, last patch, certainty and state of the head"]
-    yield ["`reference`", "`Box((2,), int64)`: clip and step, for policies that read the glances in place"]
-    yield ["`reference_looks`", "`Box((3,), int64)`: the same, and the number of patches so far"]
+    yield ["`dict`", "`Dict`: glance map, progress, last patch, certainty of the scores, and state of the head"]
+    yield ["`reference`", "`Box((2,), int64)`: indices of clip and step, for policies that read glances in place"]
+    yield ["`reference_looks`", "`Box((3,), int64)`: clip, step, and the number of patches so far"]
 
 
 def _scores(name: str, task: str, form: str) -> Iterator[str]:
@@ -126,15 +142,15 @@ def _scores(name: str, task: str, form: str) -> Iterator[str]:
         ("policy", *SCORES.values()),
         [[policy, f"{each['return']:.2f}", *(f"{100 * each[key]:.1f}" for key in list(SCORES)[1:])] for policy, each in references.items()],
     )
-    if form:
-        grid = f"AdaFocus{task.title()}-v1"
-        yield f"Rules and learners are measured on the form with the cells of a grid: [{grid}]({grid}.md)."
-        return
+    yield "Rules, references and learners: mean and, in parentheses, worst seed. [Leaderboard](/leaderboard.md) explains the columns."
+    grid = f"AdaFocus{task.title()}-v1"
+    yield f"They belong to [{grid}]({grid}.md): the same videos and classifier, with the cells of a grid as actions.\n" if form else ""
     board = json.loads((DOCS / "leaderboard.json").read_text(encoding="utf-8"))[task]
     ordered = sorted(board.items(), key=lambda item: -float(np.mean(item[1]["top1_anytime"])))
-    yield "Rules, references and learners; mean and, in parentheses, worst seed. [Leaderboard](/leaderboard.md) explains the columns.\n"
     rows = [[each, str(len(row["top1"])), *(_cell(row.get(key)) for key in TABLE)] for each, row in ordered]
     yield _table(("policy", "seeds", *TABLE.values()), rows)
+    if missing := [each for each in EXPECTED if each not in board]:
+        yield f"Not measured on this task: {', '.join(missing)}."
 
 
 def _cell(values: list[float] | None) -> str:

@@ -19,6 +19,8 @@ FILES = {
 }
 """File → page below docs/generated."""
 LINK = re.compile(r"\]\((?!https?:|#|/)([^)#\s]+)(#[^)\s]*)?\)")
+NAMED = re.compile(r"\[[\w/]+\.md\]\(([^/)#\s][^)#\s]*\.md)(#[^)\s]*)?\)")
+"""A link whose text is the name of the file."""
 
 
 def pages() -> dict[str, str]:
@@ -40,4 +42,10 @@ def link(app: Sphinx, name: str, source: list[str]) -> None:
             return f"](/{file.removeprefix('docs/')}{match[2] or ''})"
         return f"](/../{file})" if written in FILES else match[0]
 
-    source[0] = LINK.sub(target, source[0])
+    source[0] = LINK.sub(target, NAMED.sub(lambda match: f"[{_title(written, match[1])}]({match[1]}{match[2] or ''})", source[0]))
+
+
+def _title(written: str, link: str) -> str:
+    """Return the heading of the file that a page links to, up to a comma, colon or parenthesis."""
+    text = (ROOT / os.path.dirname(written) / link).read_text(encoding="utf-8")  # noqa: PTH120
+    return re.split(r"[,:(]", text.removeprefix("# ").partition("\n")[0])[0].strip()

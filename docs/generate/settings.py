@@ -2,7 +2,7 @@
 
 import ast
 import importlib
-from collections.abc import Iterable
+import re
 from pathlib import Path
 
 import agents
@@ -46,8 +46,8 @@ def pages() -> dict[str, str]:
         "## Data sets\n",
         *(f"- `data={name}`: {row.help}; it reads {', '.join(f'`data.{key}`' for key in row.reads)}" for name, row in DATASETS.items()),
         "\n## Presets\n",
-        "Files in `configs/` that set several keys at once.\n",
-        *(f"- `{group}=NAME`: {', '.join(f'`{name}`' for name in files_of(group, PACKAGE))}" for group in _preset_groups()),
+        "Files in `configs/` that set keys of several groups at once; each group above names its presets.\n",
+        *(_presets(group) for group in sorted(_preset_groups() - groups.keys())),
         "\n## Arguments of environments\n",
         "`gymnasium.make(id, NAME=VALUE)` takes these and the arguments that the docstring of the environment lists.\n",
         _table(rows_of(EnvSettings)),
@@ -73,22 +73,31 @@ def _summary(module: str) -> str:
 def _choices(name: str, config: str) -> str:
     if name not in primary(config, PACKAGE)[0]:
         return ""
-    return f"`{name}=NAME` sets several of them: {', '.join(f'`{each}`' for each in files_of(name, PACKAGE))}.\n"
+    return f"{_presets(name, 'sets several of them')}.\n"
 
 
-def _preset_groups() -> Iterable[str]:
+def _presets(group: str, about: str = "is one of") -> str:
+    return f"`{group}=NAME` {about}: {', '.join(f'`{name}`' for name in files_of(group, PACKAGE))}"
+
+
+def _preset_groups() -> set[str]:
     folder = Path(importlib.import_module(PACKAGE).__path__[0])
-    return sorted(each.name for each in folder.iterdir() if each.is_dir() and list(each.glob("*.yaml")))
+    return {each.name for each in folder.iterdir() if each.is_dir() and list(each.glob("*.yaml"))}
 
 
 def _table(rows: Rows) -> str:
     lines = [HEADINGS, ("---",) * len(HEADINGS)]
-    lines += [(f"`{key}`", f"`{default}`", _cell(values), _cell(meaning)) for key, default, values, meaning in rows]
+    lines += [(f"`{key}`", f"`{_number(default)}`", _cell(values), _cell(meaning)) for key, default, values, meaning in rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
 
+def _number(default: str) -> str:
+    """Write numbers of YAML files, such as 3e-3, as those of the declarations are written."""
+    return re.sub(r"\b\d+e-\d+\b", lambda match: f"{float(match[0]):g}", default)
+
+
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;")
+    return re.sub(r"docs/(\w+)\.md", r"[\1](/\1.md)", text.replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;"))
 
 
 def _capital(text: str) -> str:

@@ -1,6 +1,6 @@
-"""What only a GPU can show: `python -m pytest -m cuda`. See tests/adafocus_env/test_device.py for the rest.
+"""Tests that need a GPU: `python -m pytest -m cuda`. See tests/adafocus_env/test_device.py for tests without one.
 
-Nothing here reads a video: networks are tiny and random, clips are random pixels.
+No test reads a video: networks are tiny and random, and clips are random pixels.
 """
 
 import copy
@@ -37,7 +37,7 @@ NETWORK = PolicyArchitecture((16, 6, 6), channels=4, features=8, hidden=8)
 
 @pytest.fixture(autouse=True)
 def exact_float32(monkeypatch):
-    """Convolutions in float32 proper: PyTorch's default is TF32, whose products have 10 bits after the point."""
+    """Compute convolutions in full float32. PyTorch's default is TF32, with a mantissa of 10 bits."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
@@ -48,13 +48,13 @@ def clips():
 
 @pytest.fixture(scope="module")
 def networks():
-    """The same classifier on the CPU and on the GPU."""
+    """Return the same classifier on the CPU and on the GPU."""
     return {"cpu": random_classifier(), "cuda": random_classifier().to("cuda")}
 
 
 @pytest.fixture(scope="module")
 def banks(networks, clips):
-    """A full bank of each."""
+    """Return a full bank of each classifier."""
     banks = {name: MemoryBank(network, clips, GridAction(7, 96, 24)) for name, network in networks.items()}
     for bank in banks.values():
         for clip in range(N):
@@ -96,7 +96,7 @@ def test_a_step_is_that_of_the_cpu(banks, observation):
 
 @pytest.mark.parametrize("observation", ["reference", "map", "vector", "dict"])
 def test_no_step_waits(banks, observation):
-    """PyTorch raises where it would wait for the GPU."""
+    """PyTorch raises an error if it would wait for the GPU."""
     env = make(banks["cuda"], observation=observation, output="torch")
     env.reset(seed=0)
     cells = torch.zeros(N, dtype=torch.int64, device="cuda")
@@ -146,7 +146,7 @@ def test_a_bank_holds_what_is_computed_live(banks, networks, clips):
     [("float32", False, 1e-4), ("bfloat16", False, 0.03), ("float16", False, 0.01), ("bfloat16", True, 0.03)],
 )
 def test_an_execution_comes_close(networks, precision, compile, tolerance):
-    """Compiled ones replay CUDA graphs from the third call on, whose outputs are overwritten by the next call."""
+    """Compiled networks replay CUDA graphs from the third call on, and the next call overwrites the outputs."""
     if precision == "bfloat16" and torch.cuda.get_device_capability() < (8, 0):
         pytest.skip("this GPU cannot compute in bfloat16")
     if compile:

@@ -13,7 +13,7 @@ def drawn(text):
 
 
 def test_names_of_any_alphabet_are_drawn():
-    """A letter that the font lacks is drawn as the box that stands for U+FFFF."""
+    """A letter that the font lacks would be drawn like U+FFFF, as a box."""
     missing = drawn("\uffff")
     for letter in "éßøłЖΩאع":
         assert drawn(letter).any() and not np.array_equal(drawn(letter), missing), letter

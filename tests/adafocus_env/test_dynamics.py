@@ -25,7 +25,7 @@ def features(request, classifier, clips, bank):
 
 @dataclass
 class Step:
-    """What one step of one clip comes to, computed by hand; all are softmax scores of the true class."""
+    """The results of one step of one clip, computed by hand; all are softmax scores of the true class."""
 
     chosen: float
     alone: list[float]
@@ -35,7 +35,7 @@ class Step:
 
 
 def play_by_hand(classifier, clips, clip, actions):
-    """One episode, patch by patch, on the bare modules: nothing of the environment is used but the clip's pixels."""
+    """Compute one episode patch by patch with the bare modules, using only the clip's pixels from the environment."""
     a, label = classifier.architecture, clips.labels[clip]
     frames = (clips.frames(clip) / 255 - torch.tensor(a.mean).view(3, 1, 1)) / torch.tensor(a.std).view(3, 1, 1)
     hidden, steps = torch.zeros(1, 1, a.hidden_size), []
@@ -67,13 +67,13 @@ def play_by_hand(classifier, clips, clip, actions):
 
 @pytest.fixture(scope="module")
 def by_hand(classifier, clips):
-    """Steps [clip][t] of the clips 0, 5 and 11."""
+    """Return the steps [clip][t] of clips 0, 5 and 11."""
     with torch.no_grad():
         return [play_by_hand(classifier, clips, clip, actions) for clip, actions in zip((0, 5, 11), ACTIONS, strict=True)]
 
 
 def play(dynamics, baseline=None):
-    """The outcomes of the three clips with `ACTIONS`."""
+    """Return the outcomes of the three clips with `ACTIONS`."""
     cells = np.zeros(dynamics.baseline.shape, np.int64) if baseline is None else baseline
     dynamics.restart(np.array([0, 5, 11]), cells)
     return [dynamics.step(ACTIONS[:, t]) for t in range(4)]
@@ -143,7 +143,7 @@ def test_standalone_values_a_patch_alike_whatever_was_seen_before(bank):
 
 
 def test_standalone_cannot_value_skipped_frames(bank):
-    with pytest.raises(InputError, match="reward='standalone' judges every patch by itself, so it cannot value a frame that is skipped"):
+    with pytest.raises(InputError, match="reward='standalone' judges every patch on its own and cannot reward skipped frames"):
         Dynamics(bank, 1, reward="standalone", action=SkipAction(bank.action))
 
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 @pytest.fixture
 def make(classifier, clips, bank):
-    """Makes an environment on the shared clips and bank."""
+    """Return a function that makes environments on the shared clips and bank."""
 
     def make(**arguments):
         return AdaFocusEnv(classifier, clips, **{"bank": bank, **arguments})
@@ -35,7 +35,7 @@ def make(classifier, clips, bank):
 
 
 def rollout(env, actions=(3, 48, 24, 0), **reset):
-    """Everything that one episode returns."""
+    """Return all results of one episode."""
     returned = [env.reset(**reset)]
     for action in actions:
         returned.append(env.step(action))
@@ -43,7 +43,7 @@ def rollout(env, actions=(3, 48, 24, 0), **reset):
 
 
 def same(one, other):
-    """Exact equality of nested tuples, dictionaries and arrays."""
+    """Return whether nested tuples, dictionaries and arrays are exactly equal."""
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple):

@@ -1,4 +1,4 @@
-"""What other libraries expect of every registered id: their own checkers, and that their APIs play what the single environment plays."""
+"""Every registered id passes the checkers of other libraries, and episodes in their APIs equal those of the single environment."""
 
 import gymnasium as gym
 import numpy as np
@@ -13,7 +13,7 @@ N, T, SEED, EPISODES = 3, 4, 5, 2
 
 @pytest.fixture
 def arguments(classifier, clips, bank):
-    """The shared classifier and clips, with the bank of their features."""
+    """Return the shared classifier and clips, with the bank of their features."""
     return {"classifier": classifier, "clips": clips, "bank": bank}
 
 
@@ -23,13 +23,13 @@ def live(arguments):
 
 
 def actions_of(space, episode):
-    """Actions (T, N, …) that are the same in every API."""
+    """Return actions (T, N, …) that are the same in every API."""
     space.seed(episode)
     return np.array([[space.sample() for _ in range(N)] for _ in range(T)])
 
 
 def played_singly(name, arguments):
-    """For each of N environments with separate seeds: observations (E, T + 1, …), rewards and terminated (E, T)."""
+    """Return observations (E, T + 1, …), rewards and terminated (E, T) for each of N environments with separate seeds."""
     record = []
     for row in range(N):
         env = gym.make(name, observation="vector", **arguments)
@@ -94,7 +94,7 @@ def rllib():
 
 @pytest.mark.parametrize("name", IDS)
 def test_rllibs_checker_finds_nothing(rllib, live, name):
-    """RLlib's only checker is that of environments of several agents, of which it makes one out of ours."""
+    """RLlib only has a checker for multi-agent environments, so RLlib first converts the environment to one."""
     from ray.rllib.env.multi_agent_env import make_multi_agent
     from ray.rllib.utils.pre_checks.env import check_multiagent_environments
 
@@ -122,7 +122,7 @@ def test_an_env_runner_of_rllib_plays_whole_episodes(rllib, live, name, mode):
 
 
 def _assert_replayed(name, arguments, episode):
-    """The single environment gives what the episode holds, but for rewards, which compare with patches drawn at random."""
+    """Check that the single environment replays the episode, except for rewards, which depend on random patches."""
     env = gym.make(name, observation="vector", **arguments)
     infos = episode.get_infos()
     env.reset(options={"clip": int(infos[0]["clip"])})

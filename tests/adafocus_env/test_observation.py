@@ -1,4 +1,4 @@
-"""What the observations hold; that they lie in their spaces and know no labels is in test_env.py."""
+"""The content of observations. (test_env.py tests that they lie in their spaces and do not depend on labels.)"""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The action without a patch, in the dynamics and in every API."""
+"""Skipping patches, in the dynamics and in every API."""
 
 import gymnasium as gym
 import numpy as np
@@ -35,7 +35,7 @@ def features(request, classifier, clips, bank):
 
 
 def dynamics_on(features, **arguments):
-    """Three clips at their beginning, with the baseline patches 7 and 30 in every step."""
+    """Return the dynamics at the start of three clips, with the baseline patches 7 and 30 in every step."""
     skipping = {"baseline": 2} if "action" in arguments else {"baseline": 2, "action": SkipAction(features.action)}
     dynamics = Dynamics(features, 3, **{**skipping, **arguments})
     patches = np.broadcast_to([7, 30], dynamics.baseline.shape) if dynamics.baseline.size else dynamics.baseline
@@ -45,7 +45,7 @@ def dynamics_on(features, **arguments):
 
 @torch.no_grad()
 def confidences(features, actions, skipped="zeros"):
-    """Softmax scores of the true class after each step (3, T) of actions (3, T), clip by clip and step by step, by the head alone."""
+    """Return the softmax scores of the true class (3, T) after each of the actions (3, T), computed with the head step by step."""
     classifier, found = features.classifier, torch.zeros(actions.shape)
     for row, clip in enumerate(CLIPS):
         state, focus, scores = None, torch.zeros(1, 1, 32), torch.zeros(len(classifier.classes))
@@ -323,7 +323,7 @@ def test_an_unknown_kind_of_action(classifier, clips):
 
 
 class Corners:
-    """Only the four corners of the frame."""
+    """A custom kind of action: only the four corners of the frame."""
 
     def __init__(self, grid, size, patch_size):
         self.size, self.patch_size, self.num_cells = size, patch_size, 4

@@ -1,4 +1,4 @@
-"""The fixed benchmark tasks: their ids, their docstrings, their classifiers, and the commands on them."""
+"""The fixed benchmark tasks: ids, docstrings, classifiers, and commands."""
 
 import contextlib
 import dataclasses
@@ -41,6 +41,7 @@ from classifiers import checkpoint
 from classifiers.errors import InputError
 from classifiers.model_zoo import BUNDLED
 
+pytestmark = pytest.mark.usefixtures("in_process")
 DOCS = Path(__file__).parents[2] / "docs"
 BOARD = json.loads((DOCS / "leaderboard.json").read_text(encoding="utf-8"))
 OF_TASKS = {name: arguments["task"] for name, arguments in ARGUMENTS.items() if "task" in arguments}
@@ -60,7 +61,7 @@ def entry(name):
 
 @pytest.fixture
 def few(monkeypatch):
-    """The tasks with a dozen training videos, which are not others than the first of the real ones."""
+    """Reduce the tasks to a dozen training videos, which are the first of the real ones."""
     for name, task in TASKS.items():
         monkeypatch.setitem(TASKS, name, dataclasses.replace(task, train_videos=12, val_videos=0, test_videos=4))
 
@@ -77,7 +78,7 @@ def test_every_id_has_both_apis_and_is_described():
 
 @pytest.mark.parametrize("task", task_scores.VERSION_1)
 def test_a_task_needs_learning(task):
-    """Rules find the target no better than random patches do, and a learner closes most of the gap; without memory it cannot."""
+    """Rules do not find the target better than random patches, and a learner closes most of the gap, but only with memory."""
     top1 = {policy: np.mean(row["top1"]) for policy, row in BOARD[task].items()}
     assert top1["oracle"] - top1["random"] >= 0.6
     assert all(top1[rule] <= top1["random"] + 0.1 for rule in RULES) and top1["centre"] <= top1["random"] + 0.05
@@ -111,7 +112,7 @@ def test_the_page_of_the_leaderboard_is_that_of_its_numbers():
 
 
 def test_shipped_classifiers_belong_to_their_tasks_and_are_small():
-    """Their fingerprints are part of a task's version: another classifier gives other scores."""
+    """The fingerprints belong to the version of a task, since another classifier has other scores."""
     cards = {name: checkpoint.read_card(name) for name in BUNDLED}
     bundled = [task for task in TASKS if data_name(task) in BUNDLED]
     assert cards.keys() == {data_name(task) for task in bundled} and set(TASKS) - set(bundled) == {"easy@v0", "memory@v0"}
@@ -145,7 +146,7 @@ def test_bundled_policies_belong_to_their_classifiers(task):
 
 
 def parameters(name):
-    """Everything that the scores on an id depend on."""
+    """Return everything that the scores on an id depend on."""
     task = gym.spec(name).kwargs.get("task", DEFAULT_TASK)
     videos = {key: value for key, value in dataclasses.asdict(TASKS[task]).items() if key not in {"val_videos", "test_videos"}}
     return {
@@ -156,7 +157,7 @@ def parameters(name):
 
 
 def test_the_parameters_of_a_version_are_fixed():
-    """Where they change, so does the version of the id, and its scores are measured anew."""
+    """A change of these requires a new version of the id and new scores."""
     hashes = {
         name: hashlib.sha256(json.dumps(parameters(name), sort_keys=True).encode()).hexdigest()[:12]
         for name in ("AdaFocusTrack-v1", "AdaFocusMover-v1", "AdaFocusSparse-v1")
@@ -200,7 +201,7 @@ MAKERS = [gym.make, partial(gym.make_vec, num_envs=2, vectorization_mode="vector
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_task_of_an_id_cannot_be_changed(few, make):
-    """Gymnasium lets an argument override what is registered, and here it would put another task's scores under this one's name."""
+    """Gymnasium lets arguments override registered ones; here, an id would have the scores of another task."""
     message = r"task must be 'mover' for this id, got 'track'; leave task out, or make AdaFocus-v1 with task='track'"
     with pytest.raises(InputError, match=message):
         make("AdaFocusMover-v1", task="track")
@@ -256,7 +257,7 @@ def test_a_task_that_there_is_not():
 
 @pytest.mark.slow
 def test_a_bundled_classifier_trains_on_its_training_task_and_is_measured_on_the_task(few, tmp_path):
-    """The two differ: the classifier learns from videos without look-alikes."""
+    """The two tasks differ: the training videos of the classifier have no look-alikes."""
     settings = ["stages.glancer.epochs=1", "stages.focuser.epochs=1", "stages.random_patches.epochs=1", "device=cpu"]
     with tiny_networks(), contextlib.redirect_stdout(io.StringIO()):
         overrides = ["task=mover", f"out={tmp_path}", *settings]
@@ -272,7 +273,7 @@ def test_a_bundled_classifier_trains_on_its_training_task_and_is_measured_on_the
 
 @pytest.fixture
 def tiny_task(few, monkeypatch, classifier):
-    """The task `mover` with a tiny classifier and four test clips."""
+    """Reduce the task `mover` to a tiny classifier and four test clips."""
     monkeypatch.setattr(leaderboard, "CLIPS", 4)
     monkeypatch.setattr(task_scores, "CLIPS", 4)
     monkeypatch.setattr(leaderboard.checkpoint, "load", lambda name, device: classifier)
@@ -312,12 +313,18 @@ def test_an_agent_of_ones_own_joins_the_leaderboard(tiny_task, tmp_path, monkeyp
     assert rows["mine"] == rows["centre"] and "| mine | 1 | " in out.with_suffix(".md").read_text()
 
 
+def test_the_command_line_of_the_leaderboard_takes_several_runs():
+    given = ["name=mine", "runs=[runs/wide-0,'runs/sweep/seed=1']"]
+    config = compose_config(Leaderboard, "leaderboard", given, config_package="benchmarks.configs")
+    assert config.runs == ["runs/wide-0", "runs/sweep/seed=1"]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({}, "give either runs, a list of run folders, or agent, a dotted path"),
         ({"runs": ["a"], "agent": "a.b"}, "give either runs, a list of run folders, or agent, a dotted path"),
-        ({"runs": ["nowhere"]}, "runs: nowhere holds no finished run; start its command again to finish it"),
+        ({"runs": ["nowhere"]}, "runs: nowhere is not finished; start its command again to finish it"),
         ({"agent": "no_such.Agent"}, r"agent=no_such\.Agent cannot be imported: .*; give module\.attribute, with the module on PYTHONPATH"),
         ({"agent": "json.Agent"}, r"agent=json\.Agent cannot be imported: .*has no attribute 'Agent'"),
     ],

@@ -1,3 +1,4 @@
+import functools
 import warnings
 
 import gymnasium as gym
@@ -22,7 +23,7 @@ MODES = list(AutoresetMode)
 
 @pytest.fixture
 def make(classifier, clips, bank):
-    """Makes a vector environment of N rows on the shared clips and bank."""
+    """Return a function that makes vector environments of N rows on the shared clips and bank."""
 
     def make(num_envs=N, **arguments):
         return AdaFocusVectorEnv(num_envs, classifier, clips, **{"bank": bank, "observation": "vector", **arguments})
@@ -30,15 +31,21 @@ def make(classifier, clips, bank):
     return make
 
 
+@pytest.fixture(scope="module")
+def single_records(classifier, clips):
+    """What the single environment gives for a row; played once for all APIs."""
+    return functools.cache(functools.partial(play_single, classifier, clips))
+
+
 def actions_at(step):
-    """One action for each row, at any step: the same in every API."""
+    """Return one action per row for a step, the same in every API."""
     return np.random.default_rng(step).integers(49, size=N)
 
 
 def rounding():
-    """How much a step of the head may depend on the clips beside it: nothing where products of matrices do not.
+    """Return the tolerance for the dependence of a step on the batch size: zero if matrix products do not depend on it.
 
-    Intel's library sums up alike for any number of rows from 5 on where the processor has AVX-512; older ones differ in the last digits.
+    On processors with AVX-512, Intel's library sums in the same order for any number of rows of at least 5; on older ones, it does not.
     """
     drawn = torch.Generator().manual_seed(0)
     one, other = torch.randn(48, 60, generator=drawn), torch.randn(64, 48, generator=drawn)
@@ -46,7 +53,7 @@ def rounding():
 
 
 def row_info(infos, row):
-    """The info of one row, out of the dictionary of arrays and masks of a vector environment."""
+    """Return the info of one row from a vector environment's dictionary of arrays and masks."""
     keys = [key for key in infos if not key.startswith(("_", "final_"))]
     return {key: infos[key][row] for key in keys if infos[f"_{key}"][row]}
 
@@ -140,7 +147,7 @@ APIS = {"next step": play_next_step, "same step": play_same_step, "disabled": pl
 
 
 def assert_same(record, expected, tolerance=0.0):
-    """The records of one row agree: flags, integers and names exactly, floating numbers within the tolerance."""
+    """Check that the records of a row agree: flags, integers and names exactly, floating-point numbers within the tolerance."""
     assert len(record) == len(expected)
     for number, (ours, theirs) in enumerate(zip(record, expected, strict=True)):
         assert ours[0] == theirs[0], number
@@ -159,12 +166,12 @@ def assert_same(record, expected, tolerance=0.0):
 
 @pytest.mark.parametrize("observation", OBSERVATIONS)
 @pytest.mark.parametrize("api", APIS)
-def test_every_row_of_every_api_is_the_single_environment(make, classifier, clips, bank, api, observation):
-    """With a shared bank everything is exactly equal for any batch size, or within 1e-6; see `rounding`."""
+def test_every_row_of_every_api_is_the_single_environment(make, single_records, bank, api, observation):
+    """With a shared bank, everything is exactly equal for any batch size, or within 1e-6; see `rounding`."""
     arguments = {"observation": observation, "baseline": 3}
     records = APIS[api](make, **arguments)
     for row in range(N):
-        expected = play_single(classifier, clips, row, bank=bank, **arguments)
+        expected = single_records(row, bank=bank, **arguments)
         assert [step[3] for step in expected] == [False, False, False, False, True] * EPISODES
         assert_same(records[row], expected, tolerance=rounding())
         glances = [[step[1]["map"] if observation == "dict" else step[1] for step in steps] for steps in (records[row], expected)]
@@ -175,7 +182,7 @@ def test_every_row_of_every_api_is_the_single_environment(make, classifier, clip
 @pytest.mark.parametrize("arguments", [{"baseline": 1}, {"baseline": "all"}, {"reward": "padding"}], ids=str)
 def test_an_episode_is_the_same_among_any_number(make, arguments):
     def episode(num_envs, row):
-        """Rewards and observations of the episode with seed 40, in that row of so many."""
+        """Return rewards and observations of the episode with seed 40, in the given row of a vector environment."""
         env = make(num_envs, observation="dict", autoreset_mode="DISABLED", **arguments)
         env.reset(seed=40 - row)
         steps = [env.step((np.arange(num_envs) - row + 9 * step) % 49) for step in range(T)]
@@ -187,10 +194,10 @@ def test_an_episode_is_the_same_among_any_number(make, arguments):
 
 
 @pytest.mark.parametrize("api", APIS)
-def test_every_api_is_the_single_environment_without_a_bank(make, classifier, clips, api):
+def test_every_api_is_the_single_environment_without_a_bank(make, single_records, api):
     arguments = {"observation": "vector", "reward": "padding", "bank": False}
     for row, record in enumerate(APIS[api](make, **arguments)):
-        assert_same(record, play_single(classifier, clips, row, **arguments), tolerance=1e-6)
+        assert_same(record, single_records(row, **arguments), tolerance=1e-6)
 
 
 @pytest.mark.parametrize("api", APIS)
@@ -234,7 +241,7 @@ def test_equals_gymnasiums_vector_of_single_environments(classifier, clips, bank
 
 
 def assert_equal_values(ours, theirs, where="", tolerance=1e-6):
-    """Tuples and dictionaries of arrays are equal within the tolerance, with equal keys, types and masks."""
+    """Check that tuples and dictionaries of arrays are equal within the tolerance, with equal keys, types and masks."""
     if isinstance(ours, dict):
         assert ours.keys() == theirs.keys(), where
         for key in ours:
@@ -289,7 +296,7 @@ def test_the_reset_step_of_next_step_ignores_the_actions(make):
 
 
 def single_with_resets(classifier, clips, bank, row, resets, steps, **first):
-    """A single environment that is reset after the given steps."""
+    """Return the records of a single environment that is reset after the given steps."""
     env = AdaFocusEnv(classifier, clips, bank=bank, observation="vector")
     observation, info = env.reset(**first)
     record = [(None, observation, 0.0, False, False, info)]
@@ -374,7 +381,7 @@ def test_the_sb3_api_wants_same_step(make):
 
 
 def dealt(env, resets):
-    """The clips of as many resets, row after row."""
+    """Return the clips of the given number of resets, row after row."""
     return np.concatenate([env.reset(seed=SEED if i == 0 else None)[1]["clip"] for i in range(resets)]).tolist()
 
 
@@ -508,7 +515,7 @@ def test_actions_outside_the_space_change_nothing(make, mode, actions, message):
 
 
 def arrays_in(returned):
-    """All arrays in nested tuples, lists and dictionaries."""
+    """Yield all arrays in nested tuples, lists and dictionaries."""
     if isinstance(returned, np.ndarray):
         yield returned
         if returned.dtype == object:

@@ -1,4 +1,4 @@
-"""What is shown while an environment renders, decodes and fills its bank: on stderr, and only in the main process."""
+"""The progress display while an environment renders, decodes and fills its bank: on stderr, and only in the main process."""
 
 import re
 
@@ -15,7 +15,7 @@ from classifiers import checkpoint
 
 @pytest.fixture
 def at_once(monkeypatch):
-    """Lines come without a pause between them."""
+    """Print lines without a pause between them."""
     monkeypatch.setattr(waiting, "EVERY", 0.0)
 
 

@@ -1,4 +1,4 @@
-"""The command that looks through a data set, on small real videos and frames."""
+"""The command that checks a data set, on small real videos and frames."""
 
 import io
 import json
@@ -18,11 +18,12 @@ from agents.check_dataset import main
 from agents.config.command import run_command
 from agents.config.settings import CheckDataset
 
+pytestmark = pytest.mark.usefixtures("in_process")
 HERE = Path(__file__).parents[1]
 
 
 def call(capsys, *arguments):
-    """Runs the command in this process; gives its status, what it printed and what it said on stderr."""
+    """Run the command in this process; return its status, its output and its stderr."""
     status = 0
     try:
         run_command(main, CheckDataset, "check_dataset", arguments=[*arguments, "workers=2"])
@@ -37,7 +38,7 @@ def found(report):
 
 @pytest.fixture
 def minik(tmp_path):
-    """Mini-Kinetics with four training videos (one of them held out) and two test videos, from both sources."""
+    """Write Mini-Kinetics with four training videos (one of them held out) and two test videos, from both sources."""
     return make_frames(make_videos(make_lists(tmp_path / "data", "minik"), "minik"), "minik")
 
 
@@ -51,7 +52,7 @@ def test_a_whole_set_passes(tmp_path, capsys, minik, source):
     assert content["place"] == str(minik / source) and content["num_frames"] == 16
     assert content["fps"] == ({"25.0": 6} if source == "videos" else {}) and content["short_sides"] == {"48": 6}
     assert ("frame rate: 25 fps" in shown) == (source == "videos")
-    assert ("images do not tell it" in shown and "not the published 360 pixels: in 6 videos" in shown) == (source == "frames")
+    assert ("not stored in images" in shown and "not the published 360 pixels: in 6 videos" in shown) == (source == "frames")
 
 
 def test_everything_that_is_wrong_with_frames_is_told(tmp_path, capsys, minik):
@@ -76,12 +77,12 @@ def test_everything_that_is_wrong_with_frames_is_told(tmp_path, capsys, minik):
         "its image image_00010.jpg cannot be read",
         "mini_train_videofolder.txt line 7: the label 7 is beyond the 2 classes of the class file",
         "mini_train_videofolder.txt line 8: 2 of the 3 fields",
-        "mini_val_videofolder.txt line 1: val/left turn/e is in mini_train_videofolder.txt as well (line 9)",
+        "mini_val_videofolder.txt line 1: val/left turn/e is also in mini_train_videofolder.txt (line 9)",
     ):
         assert text in shown
 
 
-def test_everything_that_is_wrong_with_videos_is_told(tmp_path, capsys, minik):
+def test_everything_that_is_wrong_with_videos_is_told(tmp_path, capsys, minik, worker_processes):
     videos = minik / "videos"
     cut_in_half(videos / "train/left turn/a.mp4")
     write_video(videos / "val/left turn/e.mp4", square_frames(20, 60, 80), fps=10)

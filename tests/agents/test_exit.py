@@ -1,4 +1,4 @@
-"""The commands with a conditional exit: thresholds are fitted once on training clips, and both commands use the same ones."""
+"""The commands with a conditional exit: thresholds are fitted once on training clips, and both commands use the same thresholds."""
 
 import json
 import shutil
@@ -9,27 +9,28 @@ import pytest
 import torch
 from conftest import random_classifier
 from PIL import Image
-from predictions import lines_of, make_run, one_cell, without_processes
-from tiny_training import make_folder, patch_demo
+from predictions import lines_of, make_run, one_cell
+from tiny_training import empty_plots, make_folder, patch_demo
 from videos import square_frames, write_video
 
-from agents import evaluate, predict
+from agents import evaluate, export, predict
 from agents.config.command import run_command
-from agents.config.settings import Evaluate, Predict
+from agents.config.settings import Evaluate, Export, Predict
 from agents.evaluation.conditional_exit import ExitFit
 from agents.pipeline import exit_fitting
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from classifiers import checkpoint
 from classifiers.classifier import ClipFormat
 
+pytestmark = pytest.mark.usefixtures("in_process")
 COMMANDS = {"evaluate": (evaluate.main, Evaluate), "predict": (predict.main, Predict)}
+EXPORT = {"export": (export.main, Export)}
 
 
 @pytest.fixture(autouse=True)
-def in_this_process(monkeypatch):
+def small_demo(monkeypatch):
     patch_demo(monkeypatch)
-    with without_processes():
-        yield
+    empty_plots(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +49,13 @@ def run(made, tmp_path):
 
 @pytest.fixture
 def call(capsys, monkeypatch, tmp_path):
-    """Runs a command; gives its status and all that it printed, on one line."""
+    """Return a function that runs a command and returns its status and output, on one line."""
     monkeypatch.chdir(tmp_path)
 
     def call(name, *arguments):
-        status, (main, schema) = 0, COMMANDS[name]
+        status, (main, schema) = 0, {**COMMANDS, **EXPORT}[name]
         try:
-            run_command(main, schema, name, arguments=[*map(str, arguments), "device=cpu"])
+            run_command(main, schema, name, arguments=[*map(str, arguments), *([] if name in EXPORT else ["device=cpu"])])
         except SystemExit as ended:
             status = ended.code
         return status, " ".join("".join(capsys.readouterr()).split())
@@ -121,6 +122,26 @@ def test_without_a_run_thresholds_are_fitted_beforehand(call, run, made):
     assert status == 2 and "exit thresholds must be those of the model: they are for classifier=" in printed
 
 
+def test_an_exported_folder_has_the_exit_of_its_run(call, run, made):
+    source = [f"source={made[1]}", "save=[json]", "workers=1", "exit=1"]
+    assert call("export", f"run={run}", "out=before")[0] == 0 and not Path("before/exit.json").exists()
+    assert call("predict", f"run={run}", *source, "out=first")[0] == 0
+    assert call("export", f"run={run}", "out=after")[0] == 0
+    assert "| conditional exit | fitted on 10 training clips" in Path("after/README.md").read_text()
+    shutil.rmtree(run)
+    assert call("predict", "classifier=after", "policy=after", *source, "out=second")[0] == 0
+    assert lines_of(Path("first")) == lines_of(Path("second"))
+
+
+def test_an_exit_of_other_weights_is_not_exported(call, run, made):
+    assert call("predict", f"run={run}", f"source={made[1]}", "save=[json]", "workers=1", "exit=1")[0] == 0
+    checkpoint.save(random_classifier(seed=1), run / "checkpoints" / "classifier", clip_format=ClipFormat(4))
+    assert call("export", f"run={run}", "out=out")[0] == 0 and not Path("out/exit.json").exists()
+    stored(run).write_text("{")
+    status, printed = call("export", f"run={run}", "out=damaged")
+    assert status == 2 and f"{stored(run)}" in printed and not Path("damaged").exists()
+
+
 def test_training_clips_are_read_again_only_for_another_model(call, run, made, monkeypatch):
     command = ["predict", f"run={run}", f"source={made[1]}", "save=[json]", "workers=1", "exit=1", "force=true"]
     fitting = "exit: fitting thresholds on 10 training clips"
@@ -139,8 +160,8 @@ def test_training_clips_are_read_again_only_for_another_model(call, run, made, m
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["exit=1", "keep=0.5"], "keep=0.5 has no effect: exit=1.0 ends videos early, with the policy's own threshold; leave one of"),
-        (["exit=1", "budget=0.5"], "budget=0.5 has no effect: exit=1.0 ends videos early, with the policy's own threshold"),
+        (["exit=1", "keep=0.5"], "keep=0.5 has no effect: exit=1.0 ends videos early and uses the policy's threshold; leave one of"),
+        (["exit=1", "budget=0.5"], "budget=0.5 has no effect: exit=1.0 ends videos early and uses the policy's threshold"),
         (["exit_confidence=score"], "exit_confidence=score has no effect: there is no conditional exit; set exit, or leave it out"),
         (["exit=0"], "exit must be a number above 0 or null, got 0"),
         (["exit=1", "exit_confidence=logit"], "exit_confidence must be 'softmax' or 'score', got 'logit'"),
@@ -154,7 +175,7 @@ def test_settings_that_do_not_fit_an_exit_are_refused(call, run, made, name, arg
 
 def test_an_exit_is_that_of_a_policy(call, run):
     status, printed = call("evaluate", f"classifier={run}/checkpoints/classifier", "data.num_frames=4", "exit=1")
-    assert status == 2 and "exit=1.0 is of a policy, and there is none; give policy=DIR, or leave exit out" in printed
+    assert status == 2 and "exit=1.0 needs a policy, and there is none; give policy=DIR, or leave exit out" in printed
 
 
 def test_an_exit_needs_training_videos(call, clips, tmp_path):

@@ -17,6 +17,8 @@ from agents.config.settings import FillFeatureBank
 from agents.fill_feature_bank import main
 from classifiers import checkpoint
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 
 @pytest.fixture
 def small_demo(monkeypatch):
@@ -82,7 +84,7 @@ def test_shares_are_filled_on_their_own(saved, tmp_path, small_demo, monkeypatch
         ("data=actnet", "data.root is missing: add data.root=DIR, the folder of data=actnet"),
         ("data.val=much", "data.val must be a number of at least 0 and below 1, got 'much'"),
         ("data.num_frames=-1", "data.num_frames must be an integer of at least 1, got -1"),
-        ("data.views=resample", "data.views=resample has no stored clips"),
+        ("data.views=resample", "data.views must be a number of clips per video to store features, got resample"),
         ("bank_dtype=int8", "bank_dtype must be 'float32' or 'float16' or 'bfloat16', got 'int8'"),
         ("action=grd", "action must be 'grid' or 'continuous' or 'interpolated' or 'skip' or 'continuous_skip', got 'grd'; did you mean"),
         ("grdi=7", "grdi is not a setting; did you mean 'grid'?"),
@@ -120,7 +122,7 @@ def test_no_room_for_all_parts_together(saved, tmp_path, small_demo, capsys, mon
 
 def test_help_begins_with_the_docstring(capsys):
     fill("--help")
-    assert capsys.readouterr().out.startswith("Fills a feature bank on disk ahead")
+    assert capsys.readouterr().out.startswith("Fill a feature bank on disk in advance")
 
 
 def test_the_bank_of_any_task_is_filled(saved, tmp_path, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""One entry for all commands: `adafocus` and `python -m agents`."""
+"""The common entry points of all commands: `adafocus` and `python -m agents`."""
 
 import importlib.metadata
 import subprocess
@@ -8,10 +8,12 @@ import pytest
 
 from agents.__main__ import main
 
+pytestmark = pytest.mark.filterwarnings("ignore:'agents.* found in sys.modules:RuntimeWarning")  # other tests have imported the commands
+
 
 @pytest.fixture
 def console(monkeypatch):
-    """`adafocus` with these arguments, in this process."""
+    """Run `adafocus` with the given arguments in this process."""
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["/somewhere/bin/adafocus", *arguments])
@@ -26,7 +28,7 @@ def test_the_commands_are_listed(console, capsys, arguments):
     lines = capsys.readouterr().out.splitlines()
     names = [line.split()[1] for line in lines]
     assert {"train-ppo", "list-runs", "predict", "COMMAND"} <= set(names) and "inference" not in names
-    assert "adafocus list-runs          Lists run folders with their results." in lines
+    assert "adafocus list-runs          List run folders with their results." in lines
 
 
 @pytest.mark.parametrize("name", ["list-runs", "list_runs"])
@@ -56,4 +58,4 @@ def test_the_version_is_that_of_the_package(console, capsys):
 
 def test_the_module_runs_commands_too():
     done = subprocess.run([sys.executable, "-m", "agents", "list-runs", "--help"], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("Lists run folders with their results.\n")
+    assert done.stdout.startswith("List run folders with their results.\n")

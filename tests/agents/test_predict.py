@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from predictions import lines_of, make_run, one_cell, without_processes
+from predictions import lines_of, make_run, one_cell
 from tiny_training import patch_demo
 from videos import cut_in_half, square_frames, without_decoder, write_video
 
@@ -18,11 +18,7 @@ from agents.predict import main
 from agents.prediction.output import OutputFolder
 from classifiers.errors import InputError
 
-
-@pytest.fixture(autouse=True)
-def in_this_process():
-    with without_processes() as patch:
-        yield patch
+pytestmark = pytest.mark.usefixtures("in_process")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +28,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def call(run, capsys, monkeypatch, tmp_path):
-    """Runs the command; gives its status and all that it printed, on one line."""
+    """Return a function that runs the command and returns its status and output, on one line."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments, run=f"run={run}"):
@@ -48,7 +44,7 @@ def call(run, capsys, monkeypatch, tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three videos at two depths, a text file, and a hidden folder."""
+    """Return a folder with three videos at two depths, a text file, and a hidden folder."""
     for name in ("a.mp4", "b/a.mp4", "b/c.avi"):
         write_video(tmp_path / "videos" / name, **({"codec": "mpeg4", "b": "1000000"} if name.endswith("avi") else {}))
     (tmp_path / "videos" / "notes.txt").write_text("no video")
@@ -59,8 +55,7 @@ def folder(tmp_path):
 FILES = {"videos/a.mp4", "videos/b/a.mp4", "videos/b/c.avi"}
 
 
-def test_a_single_file_gets_json_a_sheet_and_a_video(call, tmp_path, in_this_process):
-    in_this_process.undo()
+def test_a_single_file_gets_json_a_sheet_and_a_video(call, tmp_path, worker_processes):
     write_video(tmp_path / "a b.mp4")
     status, printed = call("source=a b.mp4")
     assert status == 0 and "saved to predictions/a_b: predictions.jsonl, a b.png, a b.mp4" in printed
@@ -125,8 +120,7 @@ def test_an_interrupted_command_resumes_with_nothing_twice_and_nothing_missing(c
     assert not list(Path("out").glob("*.part"))
 
 
-def test_videos_that_cannot_be_read_are_listed_and_tried_again(call, folder, in_this_process):
-    in_this_process.undo()
+def test_videos_that_cannot_be_read_are_listed_and_tried_again(call, folder, worker_processes):
     cut_in_half(write_video(folder / "cut.mp4", square_frames(60)))
     without_decoder(write_video(folder / "odd.mp4"))
     status, printed = call("source=videos", "out=out")
@@ -193,7 +187,7 @@ def test_a_damaged_line_is_named(tmp_path):
         ("none.mp4", "source=none.mp4 does not exist; give a video, a folder, a pattern such as 'videos/*.mp4', or - for a list"),
         ("*.mov", r"source=*.mov matches no videos (0 files and folders)"),
         ("empty", "source=empty holds no videos: neither files (.mp4"),
-        ("-", "source=- reads paths of videos from standard input, one a line, and there were none"),
+        ("-", "source=- reads paths of videos from standard input, one per line, and there were none"),
     ],
 )
 def test_a_source_without_videos_is_named(call, monkeypatch, source, message):
@@ -216,7 +210,7 @@ def test_names_of_classes_come_from_a_file(call, folder):
     status, printed = call("source=videos/a.mp4", "classes=names.txt")
     assert status == 2 and "classes must have one name for each of the 10 classes of the classifier, got 2" in printed
     status, printed = call("source=videos/a.mp4", "classes=none.txt")
-    assert status == 2 and "classes=none.txt cannot be read" in printed and "one name a line" in printed
+    assert status == 2 and "classes=none.txt cannot be read" in printed and "one name per line" in printed
 
 
 def test_either_a_run_or_a_classifier_is_given(call, run, folder):
@@ -262,7 +256,7 @@ def test_names_that_are_not_utf_8_are_written_and_listed(call, folder):
     [
         ("classifier", {"run": "DIR"}, "run=DIR has a classifier; leave one of them out"),
         ("keep", {"classifier": "DIR"}, "it is solved on the validation split of a run; give run=DIR"),
-        ("stride", {"run": "DIR"}, "it is between windows, and the whole video is one; set window, or leave it out"),
+        ("stride", {"run": "DIR"}, "the whole video is one window; set window, or leave it out"),
     ],
 )
 def test_a_key_without_an_effect_is_refused(key, given, reason):

@@ -1,4 +1,4 @@
-"""`python -m agents.train_end_to_end` with tiny networks: stopped anywhere, and accepted by all other commands."""
+"""`python -m agents.train_end_to_end` with tiny networks: runs can be stopped anywhere, and all other commands accept them."""
 
 import json
 import os
@@ -25,6 +25,7 @@ from agents.supervised.end_to_end import LOSSES
 from classifiers import checkpoint
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("in_process")
 FEW = [
     "data=folder", "data.num_frames=4", "data.val=0.25", "device=cpu", "network.width=4", "learning.epochs=3", "learning.batch_size=3",
 ]  # fmt: skip
@@ -39,7 +40,7 @@ def networks():
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, clips):
-    """The folder of videos; ``clips`` has rendered them."""
+    """Return the folder of videos, which ``clips`` has rendered."""
     return make_folder(tmp_path_factory.mktemp("videos"))
 
 
@@ -53,7 +54,7 @@ def end_to_end(folder, root, *overrides):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, root):
-    """A run that nothing interrupts: its folder and what it printed."""
+    """Return the folder and the output of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     return folder, end_to_end(folder, root)
 
@@ -90,7 +91,7 @@ def test_a_finished_run_is_shown_again(whole, root):
 
 
 def at_line(number, act):
-    """Calls ``act`` when the metrics have so many lines."""
+    """Call ``act`` when the metrics have the given number of lines."""
     log = RunDir.log
 
     def logged(self, metrics):
@@ -102,7 +103,7 @@ def at_line(number, act):
 
 
 def die(line, *arguments):
-    """Runs the command in this process, which is killed when the metrics have so many lines."""
+    """Run the command in this process, which is killed when the metrics have the given number of lines."""
     RunDir.log = at_line(int(line), lambda: os.kill(os.getpid(), signal.SIGKILL))
     with tiny_networks():
         end_to_end(*arguments)
@@ -207,7 +208,7 @@ def test_reinforcement_learning_continues_from_it(tmp_path, whole, root):
 
 @pytest.fixture(scope="module")
 def frozen(tmp_path_factory, root, whole):
-    """A run that trains the policy alone."""
+    """Return a run that trains only the policy."""
     folder = tmp_path_factory.mktemp("runs") / "frozen"
     end_to_end(folder, root, f"classifier={whole[0] / 'checkpoints/classifier'}", "freeze=true", "learning.epochs=2")
     return folder
@@ -230,7 +231,7 @@ def test_training_continues_from_classifier_and_policy(tmp_path, root, whole, fr
 
 @pytest.mark.slow
 def test_patches_at_whole_pixels_after_training(tmp_path, root):
-    """The policy then plays in the continuous environments."""
+    """The environments of the policy are then the continuous ones."""
     end_to_end(tmp_path, root, "env.action=continuous", "learning.epochs=1")
     policy = load_policy(tmp_path / "checkpoints" / "best")
     assert policy.grid is None and not policy.interpolated
@@ -257,8 +258,8 @@ def test_without_a_validation_split_the_last_epoch_is_the_result(tmp_path, root)
         ("env.reward=random", r"^env\.reward=random has no effect: end-to-end training uses no reinforcement learning"),
         ("env.target_keep=0.5", r"^env\.target_keep=0\.5 has no effect: end-to-end training uses no reinforcement learning"),
         ("env.grid=5", r"^env\.grid=5 has no effect: .* neither cells nor skipped frames"),
-        ("network.std=0.3", r"^network\.std=0\.3 has no effect: .* no location is sampled"),
-        ("learning.momentum=0.5", r"^learning\.momentum=0\.5 has no effect: adamw has its own; set learning\.optimizer=sgd"),
+        ("network.std=0.3", r"^network\.std=0\.3 has no effect: .* samples no locations"),
+        ("learning.momentum=0.5", r"^learning\.momentum=0\.5 has no effect: adamw does not read it; set learning\.optimizer=sgd"),
         ("learning.ratio=1", r"^learning\.ratio is not a setting; did you mean 'head_ratio'\? choose one of accumulate, batch_size"),
         ("learning.epochs=0", r"^learning\.epochs must be an integer of at least 1, got 0"),
     ],
@@ -287,10 +288,10 @@ def test_policies_without_a_location_are_refused(tmp_path, root):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["env.action=grid"], r"env\.action must be interpolated or continuous with end-to-end training, got grid: only a location has"),
+        (["env.action=grid"], r"env\.action must be interpolated or continuous with end-to-end training, got grid: cells and skipping"),
         (["env.action=continuous_skip"], r"env\.action must be interpolated or continuous with .*, got continuous_skip"),
         (["patch_size=97"], "patch_size=97 does not fit frames of 96 pixels; choose a patch_size from 1 to 96"),
-        (["freeze=true"], r"freeze=true needs a trained classifier, and classifier=auto is a new one here: give classifier=DIR"),
+        (["freeze=true"], r"freeze=true needs a trained classifier, but classifier=auto is a new one here: give classifier=DIR"),
         (["learning.schedule=step"], r"milestones=\[\] do not go with schedule=step; set some, such as \[20, 40\]"),
         (["env.video_div=2"], "video_div=2 needs a classifier with the head 'mean'"),
     ],

@@ -1,4 +1,4 @@
-"""The training commands from videos to `result.json`, with tiny networks: the same code, a few updates."""
+"""The training commands from videos to `result.json`, with tiny networks and a few updates."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import pytest
 import tiny_training
 import torch
 from conftest import TASK, TINY
+from in_process import decode_by
 from tiny_training import (
     NEW,
     POLICIES,
@@ -29,6 +30,7 @@ from tiny_training import (
 from adafocus_env.build import open_clips
 from adafocus_env.dataset_registry import build_data
 from adafocus_env.demo.videos import demo
+from adafocus_env.videos.decoding import run_in_workers
 from agents import evaluate
 from agents.config.command import compose_config
 from agents.config.settings import DataConfig, EnvConfig, Evaluate
@@ -36,10 +38,13 @@ from agents.evaluation.evaluate import evaluate_policy
 from agents.pipeline import builders
 from agents.pipeline.training_run import TrainingRun
 from agents.policies.networks import load_policy, save_policy
+from agents.runs.plots import save_comparison
 from agents.runs.run_dir import RunDir
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("in_process")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,7 +55,7 @@ def networks():
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, clips):
-    """The folder of videos, and a file that is none; ``clips`` has rendered them."""
+    """Return the folder of videos, which ``clips`` has rendered, and a file that is not a video."""
     folder = make_folder(tmp_path_factory.mktemp("videos"))
     (folder / "train" / "[notes].txt").touch()
     return folder
@@ -58,15 +63,18 @@ def root(tmp_path_factory, clips):
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory, root, cache):
-    """The first run of all, on a cache without classifiers and never stopped: its folder and what it printed."""
+    """Return the folder and the output of the first run, uninterrupted and without cached classifiers."""
     shutil.rmtree(cache / "classifiers", ignore_errors=True)  # other tests may have left one
     folder = tmp_path_factory.mktemp("runs") / "first"
-    return folder, train(f"run={folder}", f"data.root={root}")
+    with pytest.MonkeyPatch.context() as patch:  # all of it, as the program does it
+        decode_by(run_in_workers, patch)
+        patch.setattr("agents.runs.report.save_comparison", save_comparison)
+        return folder, train(f"run={folder}", f"data.root={root}")
 
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory, root, first):
-    """A run that Ctrl-C ended after its second update of four."""
+    """Return a run that Ctrl-C ended after the second of four updates."""
     folder = tmp_path_factory.mktemp("runs") / "stopped"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunDir, "log", RunDir.log)
@@ -79,7 +87,7 @@ def stopped(tmp_path_factory, root, first):
 
 @pytest.fixture
 def run(tmp_path, root):
-    """The arguments of a run in a separate folder."""
+    """Return the arguments of a run in a separate folder."""
     return f"run={tmp_path / 'run'}", f"data.root={root}"
 
 
@@ -100,6 +108,7 @@ def test_a_folder_without_a_classifier_gets_one_in_the_same_command(first):
     names = {"config.yaml", "system.json", "metrics.jsonl", "timing.jsonl", "result.json", "result.png", "contact_sheet.png"}
     names |= {"predictions.csv", "checkpoints", "tensorboard"}
     assert names == {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
+    assert (folder / "result.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_metrics_have_a_line_an_update(first):
@@ -131,7 +140,7 @@ def test_the_best_policy_is_the_last_of_the_best_on_the_validation_part(first):
     score = best["val_confidence_anytime"]
     assert json.loads((first[0] / "result.json").read_text())["best"] == {"steps": best["steps"], "val_confidence_anytime": score}
     assert f"best policy: step {best['steps']} of 128, anytime confidence {score:.3f} on 6 validation clips" in first[1]
-    assert "warning: 6 validation clips cannot tell policies apart; set data.val to a larger share, or add videos" in first[1]
+    assert "warning: 6 validation clips cannot distinguish policies; set data.val to a larger share, or add videos" in first[1]
     assert load_policy(first[0] / "checkpoints" / "best").grid == 3
 
 
@@ -212,7 +221,7 @@ def test_another_seed_gives_another_policy_on_the_same_classifier(tmp_path, run,
 
 
 def stands_above(title, printed):
-    """Whether a table has that title, however it is folded."""
+    """Return whether a table has the given title, wrapped in any way."""
     return "".join(title.split()) in "".join(printed.split())
 
 
@@ -271,7 +280,7 @@ def test_evaluate_takes_a_classifier_and_a_policy(tmp_path, first, root, capsys)
 
 
 def test_evaluate_refuses_a_run_that_is_not_finished_and_other_classes(stopped, root):
-    with pytest.raises(InputError, match="holds no finished run; start its command again to finish it"):
+    with pytest.raises(InputError, match="is not finished; start its command again to finish it"):
         evaluated(f"run={stopped}")
     with pytest.raises(InputError, match=r"^run=.*none does not exist; give the folder of a finished run \(python -m"):
         evaluated(f"run={stopped / 'none'}")
@@ -284,7 +293,7 @@ def test_evaluate_refuses_a_run_that_is_not_finished_and_other_classes(stopped, 
 
 @pytest.fixture
 def tests_alone(tmp_path, root):
-    """A folder with the test videos of one class, and nothing to train on."""
+    """Return a folder with the test videos of one class and without training videos."""
     shutil.copytree(root / "test" / "odd", tmp_path / "videos" / "test" / "odd")
     return tmp_path / "videos"
 
@@ -302,7 +311,7 @@ def test_a_run_is_measured_on_the_videos_that_are_typed(tmp_path, first, tests_a
 
 
 def right_answers(folder, label):
-    """Share of right answers of a run's policy on the test videos of a class."""
+    """Return the accuracy of a run's policy on the test videos of a class."""
     data = build_data(DataConfig(**RunDir(folder).config()["data"]))
     classifier = checkpoint.load(folder / "checkpoints" / "classifier")
     clips = open_clips(data, "test", num_frames=4, size=96)
@@ -312,7 +321,7 @@ def right_answers(folder, label):
 
 
 def test_a_demo_run_takes_no_folder_in_silence(tmp_path, first):
-    """What the run was made with counts: this one read a folder."""
+    """The settings of the run decide: this one read a folder."""
     with pytest.raises(InputError, match=rf"^data\.root: {tmp_path / 'none'} does not exist"):
         evaluated(f"run={first[0]}", f"data.root={tmp_path / 'none'}")
     with pytest.raises(InputError, match=r"^data\.root=x has no effect: data=demo does not read it"):
@@ -324,8 +333,8 @@ def test_a_demo_run_takes_no_folder_in_silence(tmp_path, first):
     [
         ("classifier=demo", r"^classifier=demo has no effect: run=.* has a classifier and a policy; leave it out"),
         ("policy=DIR", r"^policy=DIR has no effect: run=.* has a classifier and a policy"),
-        ("grid=5", r"^grid=5 has no effect: run=.* was made with another one or the same"),
-        ("data.views=2", r"^data\.views=2 has no effect: it is about training clips"),
+        ("grid=5", r"^grid=5 has no effect: run=.* determines it"),
+        ("data.views=2", r"^data\.views=2 has no effect: it applies to training clips"),
         ("skipped=last", r"^skipped=last has no effect: there is no policy that skips frames"),
         ("data.num_frames=0", "num_frames must be an integer of at least 1, got 0"),
         ("precision=float8", "precision must be 'float32' or .*, got 'float8'"),
@@ -359,7 +368,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, stopped,
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path, run, first):
-    """The third update is on record, the last checkpoint is of the second one."""
+    """The third update is logged, but the last checkpoint is that of the second update."""
     command = [sys.executable, tiny_training.__file__, "3", *run]
     root = Path(__file__).parents[2]
     path = os.pathsep.join([str(root), str(root / "tests")])
@@ -388,7 +397,7 @@ def test_a_run_that_crashed_anywhere_ends_as_if_it_had_not(tmp_path, run, first,
 
 
 def test_a_classifier_that_was_half_saved_is_saved_again(tmp_path, root, first, cache, monkeypatch):
-    """The kill comes when one of its two files is in place and the other is not."""
+    """The process is killed when one of the two files is written and the other is not."""
     names, placed, replace = {checkpoint.CARD, checkpoint.WEIGHTS}, [], Path.replace
 
     def place(self, target):
@@ -503,7 +512,7 @@ def test_a_policy_to_start_from_that_does_not_fit_is_refused(tmp_path, run, firs
 
 
 def test_the_smallest_run_there_can_be(tmp_path, root):
-    """One frame a clip, fewer clips than environments, fewer steps than a rollout, nothing held out, no bank."""
+    """The run has one frame per clip, fewer clips than environments, fewer steps than a rollout, no validation split and no bank."""
     rollout = ["env.num_envs=20", "ppo.total_steps=1", "ppo.n_steps=1", "ppo.batch_size=10"]
     train(f"run={tmp_path}", f"data.root={root}", "data.num_frames=1", "data.val=0", "env.bank=false", *rollout)
     (line,) = RunDir(tmp_path).metrics()

@@ -1,4 +1,4 @@
-"""`python -m agents.train_stages` with tiny networks: stages and rounds in their order, each once, stopped anywhere."""
+"""`python -m agents.train_stages` with tiny networks: stages and rounds run in order, each once, and can be stopped anywhere."""
 
 import json
 import re
@@ -23,6 +23,8 @@ from agents.runs.run_dir import RunDir
 from classifiers import checkpoint
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def networks():
@@ -32,7 +34,7 @@ def networks():
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, clips):
-    """The folder of videos; ``clips`` has rendered them."""
+    """Return the folder of videos, which ``clips`` has rendered."""
     return make_folder(tmp_path_factory.mktemp("videos"))
 
 
@@ -111,7 +113,7 @@ def test_an_algorithm_that_does_not_learn_as_ppo_is_refused(tmp_path, root):
 
 
 def at_line(number, act):
-    """Calls ``act`` when the metrics have so many lines."""
+    """Call ``act`` when the metrics have the given number of lines."""
     log = RunDir.log
 
     def logged(self, metrics):
@@ -161,7 +163,7 @@ def test_a_stage_that_started_from_another_classifier_is_refused(tmp_path, root,
     folder = shutil.copytree(all_stages[0], tmp_path / "run")
     (folder / "result.json").unlink()
     shutil.copytree(folder / "checkpoints" / "stage0-focuser" / "best", folder / "checkpoints" / "stage1" / "best", dirs_exist_ok=True)
-    with pytest.raises(InputError, match=r"stage2 started from another classifier than the stage before left; force=true"):
+    with pytest.raises(InputError, match=r"stage2 started from another classifier than the result of the stage before; force=true"):
         train_all(folder, root)
 
 
@@ -179,7 +181,7 @@ def test_a_stage_whose_end_cannot_be_read_is_refused(tmp_path, root, all_stages)
     slow_except([([0.5, 0.4, 0.9], 1, 0)], [([0.5, 0.4, 0.9], 1, 0), ([0.5, 0.6, 0.6], 2, 2), ([0.5, 0.6, 0.5], 2, 1)]),
 )
 def test_rounds_end_when_one_no_longer_helps(tmp_path, root, trained, monkeypatch, confidences, rounds, best):
-    """The scores after the single pass and after each round decide; with equal ones the later counts."""
+    """The scores after the single pass and after each round decide; of equal scores, the later one wins."""
     ends = []
     write = driver.write_text
 
@@ -213,7 +215,7 @@ def test_the_bank_stays_while_only_the_head_learns(tmp_path, root, trained, monk
 
 @pytest.fixture(scope="module")
 def trained(all_stages):
-    """Arguments that name a trained classifier and its policy."""
+    """Return arguments that name a trained classifier and its policy."""
     kept = all_stages[0] / "checkpoints"
     return f"classifier={kept / 'stage1' / 'best'}", f"policy={kept / 'stage2' / 'best'}"
 
@@ -250,7 +252,7 @@ def test_stages_end_with_the_last_one_asked_for(tmp_path, root, trained):
         (["rounds=1", "first=1", "last=2"], "rounds=1 need last=3, got last=2; leave last out, or set rounds=0"),
         (["first=3", "stages.finetune.epochs=0"], r"no stage from first=3 to last=3 has epochs; set those of stages\.\* above 0"),
         (["first=2", "last=1"], "first must not be greater than last, got first=2 and last=1"),
-        (["first=2", "patch_size=32"], "patch_size=32 is not that of classifier=.*, which was trained with patches of 24 pixels"),
+        (["first=2", "patch_size=32"], "patch_size=32 differs from that of classifier=.*, which was trained with patches of 24 pixels"),
     ],
 )
 def test_stages_that_lack_something_are_refused(tmp_path, root, trained, overrides, message):
@@ -275,7 +277,7 @@ def test_clips_can_be_drawn_anew_in_every_epoch(tmp_path, root, trained, monkeyp
     ("overrides", "message"),
     [
         (["data.views=resample", "env.bank=true"], "bank=true stores the features of fixed clips, but these are resampled in every epoch"),
-        (["env.video_div=2"], "video_div=2 needs a classifier with the head 'mean' or 'separate_mean', this one has 'gru'"),
+        (["env.video_div=2"], "video_div=2 needs a classifier with the head 'mean' or 'separate_mean', got 'gru'"),
         (["env.action=continuous"], "baseline='all' needs a grid"),
     ],
 )

@@ -82,6 +82,7 @@ MARKS = dict.fromkeys(NUMERICAL, pytest.mark.numerical) | dict.fromkeys(SLOW, py
 def test_it_runs_at_tiny_sizes(name, tmp_path, monkeypatch):
     growth = importlib.import_module("benchmarks.growth")
     monkeypatch.setattr(growth, "in_new_process", lambda *arguments: (1.0, 2.0, 0.0))  # a new process takes seconds
+    monkeypatch.setattr(importlib.import_module("benchmarks.prediction"), "KILLS", 1)  # each of which is followed by one
     monkeypatch.setattr(workload, "prepare", lambda settings: None)
     main(name, ["--quick", "--no-compile", "--rounds=1", f"--out={tmp_path}"])
     found = json.loads((tmp_path / "results" / f"{name}.json").read_text(encoding="utf-8"))

@@ -11,6 +11,7 @@ from benchmarks import compare_algorithms
 from benchmarks.compare_algorithms import CompareAlgorithms, algorithms_of, check_runs, overrides_of
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("in_process")
 TINY = [setting for setting in SETTINGS if setting.partition("=")[0] not in ("data", "data.val", "device", "ppo.total_steps")]
 DATA = ["classifier=small", "data.val=0.25", "algo.validate_every=32"]
 
@@ -29,6 +30,7 @@ def bench(folder, **settings):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size:UserWarning")  # the updates of the tests are small
 def test_a_study_makes_a_table_and_a_plot_and_repeats_nothing(tmp_path, capsys, monkeypatch):
     bench(tmp_path, algos=["a2c", "trpo"], seeds=[0, 1])
     rows = (tmp_path / "table.md").read_text().splitlines()
@@ -80,7 +82,7 @@ def test_the_default_is_all_algorithms_that_fit():
         (["id=AdaFocus-v1", "overrides=['seed=3']"], r"^overrides: the command itself sets seed=3 in every run; leave it out"),
         (["id=AdaFocus-v1", "overrides=['device=cpu','data.task=mover']"], r"^overrides: the command .* sets device=cpu, data\.task=mover"),
         (["id=AdaFocus-v1", "total_steps=5", "overrides=['ppo.epochs=3']"], r"^overrides: the command itself sets ppo\.epochs=3"),
-        (["id=AdaFocus-v1", "overrides=['env.cost_weight_rate=1']"], r"^env\.cost_weight_rate=1 has no effect: λ stays as it is"),
+        (["id=AdaFocus-v1", "overrides=['env.cost_weight_rate=1']"], r"^env\.cost_weight_rate=1 has no effect: λ is constant"),
         (["seeds=[]", "id=AdaFocus-v1"], r"seeds must hold at least one value and none twice, got \[\]"),
         (["seeds=[1,1]", "id=AdaFocus-v1"], r"seeds must hold at least one value and none twice, got \[1, 1\]"),
     ],

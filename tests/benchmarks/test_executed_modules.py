@@ -1,4 +1,4 @@
-"""The count of modules that an evaluation passes through."""
+"""The count of modules that run in an evaluation."""
 
 import importlib
 import threading

@@ -48,7 +48,7 @@ def test_crossings_are_counted(act, found):
     ids=str,
 )
 def test_crossings_of_a_step(classifier, clips, bank, arguments, found):
-    """Nothing comes to the host in a step on a grid whose output is tensors."""
+    """A step on a grid with output="torch" copies nothing to the host."""
     given = {"observation": "vector", "output": "torch", "bank": bank, "autoreset_mode": "DISABLED", **arguments}
     env = AdaFocusVectorEnv(N, classifier, clips, **given)
     env.reset(seed=0)
@@ -60,12 +60,12 @@ def test_crossings_of_a_step(classifier, clips, bank, arguments, found):
 
 
 def measured(card):
-    """A section that works."""
+    """Return a section that works."""
     return Section("Works").figure("one", 1.0, "")
 
 
 def broken(card):
-    """A section that does not."""
+    """Raise an error, as a section that fails."""
     raise ZeroDivisionError("for the test")
 
 

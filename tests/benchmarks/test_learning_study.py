@@ -1,4 +1,4 @@
-"""The learning study: what its subclasses of PPO change, and the worth of patches."""
+"""The learning study: the changes of its subclasses of PPO, and the value of patches."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from benchmarks.learning_study import worth_of_patches
 
 
 def learned(features, name, steps):
-    """A model after ``steps`` steps of rollouts of eight steps in four environments."""
+    """Return a model after ``steps`` steps, with rollouts of eight steps in four environments."""
     env, ppo = EnvConfig(num_envs=4), PPOConfig(n_steps=8, batch_size=None, ent_coef=0.1)
     settings = algorithm_settings(features, env, NETWORK, ppo, AlgoConfig(f"benchmarks.ppo_variants.{name}"))
     model = settings.make_model(make_environment(features, env), 0)
@@ -40,7 +40,7 @@ def test_the_weight_of_the_entropy_falls_to_zero(bank, monkeypatch):
 
 
 def test_the_worth_of_a_patch_is_what_it_gains_over_the_others(bank, monkeypatch):
-    """As if the target were always in the middle cell."""
+    """The target is always in the middle cell here."""
     middle = np.arange(49) == 24
     monkeypatch.setattr("benchmarks.learning_study.covers", lambda patches, boxes: np.broadcast_to(middle, (*boxes.shape[:2], 49)))
     count = len(bank.clips)

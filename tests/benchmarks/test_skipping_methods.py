@@ -56,7 +56,7 @@ def test_accuracy_and_confidence_are_those_of_the_true_class():
 
 
 def rising(count, steps):
-    """Certainties that grow along a clip, and the cost of ending after each step."""
+    """Return confidences that increase along a clip, and the cost of ending after each step."""
     return np.sort(RNG.random((count, steps)), axis=1), np.tile(np.arange(1.0, steps + 1), (count, 1))
 
 
@@ -97,7 +97,7 @@ def test_an_exit_cannot_cost_less_than_a_step_or_more_than_all():
 
 
 def test_skipping_and_exit_together_are_the_best_on_the_validation_split():
-    """Only the patch of one good frame per clip shows its class, and P(skip) is low there: exits alone are too early."""
+    """Only the patch of one frame per clip shows the class, and P(skip) is low there. Exits without skipping are too early."""
     labels, good = RNG.integers(3, size=60), RNG.integers(6, size=60)
     skip = RNG.random((60, 6)) * 0.1 + 0.5
     skip[np.arange(60), good] = 0.1

@@ -117,7 +117,7 @@ def test_the_command_makes_a_table_and_a_plot_and_repeats_nothing(tmp_path, monk
 
 
 def assert_evaluate_meets_budgets(root, table_json):
-    """`agents.evaluate` solves the same thresholds, from a share or from GFLOPs."""
+    """Check that `agents.evaluate` solves the same thresholds, from a share or from GFLOPs."""
     least, most = (table_json[name][0]["gflops"][0] for name in ("learned", "every frame"))
 
     def evaluated(**settings):
@@ -131,7 +131,7 @@ def assert_evaluate_meets_budgets(root, table_json):
     assert by_cost["kept"] == 1 and by_cost["gflops"] == pytest.approx(most)
     for settings, message in (
         ({"budget": 1.0}, r"budget must be from .* got 1\.0"),
-        ({"keep": 0.5, "budget": 1.0}, r"budget=1\.0, keep=0\.5: give one of them"),
+        ({"keep": 0.5, "budget": 1.0}, r"budget=1\.0, keep=0\.5: set one of them"),
     ):
         with pytest.raises(InputError, match=message):
             evaluated(**settings)

@@ -1,4 +1,4 @@
-"""Backbones by name: of torchvision, of timm, EfficientNet-Lite, and the weights that they start from."""
+"""Backbones by name, from torchvision and timm and EfficientNet-Lite, and their initial weights."""
 
 import copy
 import dataclasses
@@ -42,7 +42,7 @@ BORROWED = dataclasses.replace(
 
 @pytest.fixture(scope="module")
 def borrowed():
-    """A frozen classifier made of two models of torchvision; do not change its weights."""
+    """Return a frozen classifier made of two torchvision models. Tests must not change its weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return Classifier(BORROWED, CLASSES).freeze()
@@ -82,7 +82,7 @@ def test_the_map_is_the_models_last_one(name, channels, bounds, last):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["torchvision/googlenet", "torchvision/regnet_y_400mf"])
 def test_models_of_other_kinds(name):
-    """With classifiers at the side, and with numbers in its initialisation."""
+    """These models have auxiliary classifiers, or random numbers in the initialisation."""
     measured = measure(name)
     maps = measured.trunk(torch.zeros(1, 3, 128, 128, device="meta"))
     assert maps.shape == (1, measured.channels, 4, 4) and not any("aux" in key for key in measured.trunk.state_dict())
@@ -173,7 +173,7 @@ def test_efficientnet_lite_takes_the_shift_as_mobilenet_does():
 
 @pytest.mark.parametrize("place", ["blockres", "block"])
 def test_other_networks_refuse_the_shift(place):
-    message = r"shift=0\.125: no place for it is known in this network; choose a ResNet or MobileNetV2, or shift=0"
+    message = r"shift=0\.125 needs a network with known blocks; choose a ResNet or MobileNetV2, or shift=0"
     with pytest.raises(InputError, match=message):
         Classifier(dataclasses.replace(BORROWED, shift=1 / 8, shift_place=place), CLASSES)
 
@@ -228,7 +228,7 @@ def test_models_of_timm():
 
 
 def plant(folder: Path, name: str, content) -> None:
-    """Puts a file where torchvision keeps the weights that it has fetched."""
+    """Write a file to torchvision's cache of weights."""
     url = models.get_model_weights(name).DEFAULT.url
     place = folder / "checkpoints" / url.rpartition("/")[2]
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -237,7 +237,7 @@ def plant(folder: Path, name: str, content) -> None:
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """An empty folder of fetched weights, on a machine without a network."""
+    """Simulate an empty cache of weights on a machine without a network."""
 
     def refuse(*args, **kwargs):
         raise URLError("no network")
@@ -324,7 +324,7 @@ def test_the_pretrained_pair_works_offline(lite):
     [("glancer", "china.jpg", {"palace", "bell cote"}), ("focuser", "china.jpg", {"palace"}), ("glancer", "flower.jpg", {"daisy"})],
 )
 def test_its_networks_recognise_photographs(lite, part, photo, wanted):
-    """With the layer of ImageNet's classes, which is left out otherwise; scikit-learn ships the photographs."""
+    """The test uses the layer for ImageNet's classes, which is left out otherwise; scikit-learn includes the photographs."""
     from sklearn.datasets import load_sample_image
     from torchvision.transforms.v2.functional import center_crop, resize
 

@@ -38,7 +38,7 @@ def paper():
 
 @pytest.fixture
 def saved(tmp_path, classifier):
-    """A folder with a checkpoint of the small classifier."""
+    """Return a folder with a checkpoint of the small classifier."""
     checkpoint.save(classifier, tmp_path / "saved", metrics={"top1": 0.5}, command="none", data="demo", parent="0" * 64)
     return tmp_path / "saved"
 
@@ -173,7 +173,7 @@ def test_the_mean_head_adds_the_mean_scores_of_patches_and_of_the_glancer():
 
 
 def test_decisions_of_equal_length_end_at_the_mean_over_all_frames():
-    """As published: 12 patches and 8 glances a video, here in 4 decisions of 3 and 2."""
+    """A published video has 12 patches and 8 glances, here in 4 decisions of 3 and 2."""
     classifier = shifted(head="mean", shift=0.0)
     glances, focus_vectors = torch.randn(1, 8, 16), torch.randn(1, 12, 32)
     scores, _ = classifier.classify(glances.unflatten(1, (4, 2)).mean(2), focus_vectors.unflatten(1, (4, 3)).mean(2))
@@ -214,7 +214,7 @@ def test_the_order_of_steps_makes_no_difference_to_the_max_head():
 
 
 def shifted(**changes):
-    """The tiny classifier with a shift, which has no residual blocks."""
+    """Return the tiny classifier, which has no residual blocks, with a shift."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return Classifier(dataclasses.replace(TINY, **{"shift": 1 / 8, "shift_place": "block", **changes}), CLASSES).freeze()
@@ -245,7 +245,7 @@ def test_a_shift_adds_no_tensor_and_mixes_the_frames_of_a_clip_only():
 
 
 def test_a_copy_shifts_by_itself():
-    """Counting costs copies a classifier: the number of frames of one call must not reach another network."""
+    """Counting costs copies a classifier, and the number of frames of one call must not affect another network."""
     classifier = shifted()
     copied = copy.deepcopy(classifier)
     assert copied.glancer.shift is not classifier.glancer.shift

@@ -15,7 +15,7 @@ def textured(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def bilinear(frame: torch.Tensor, top: float, left: float, patch_size: int) -> torch.Tensor:
-    """The formula, pixel by pixel, with zeros outside of the frame (3, H, W)."""
+    """Compute the formula pixel by pixel, with zeros outside of the frame (3, H, W)."""
     padded = F.pad(frame, (patch_size + 1,) * 4)
     patch = torch.empty(3, patch_size, patch_size, dtype=frame.dtype)
     for i in range(patch_size):
@@ -31,7 +31,7 @@ def bilinear(frame: torch.Tensor, top: float, left: float, patch_size: int) -> t
 
 @pytest.mark.parametrize("shape", [(11, 11), (9, 13)])
 def test_the_formula(shape):
-    """Corner a · (H − P, W − P), first coordinate = row, also in frames that are not square; nothing is rounded."""
+    """The corner is a · (H − P, W − P), as (row, column) and without rounding, also in frames that are not square."""
     frames, patch_size = textured(2, 2, 3, *shape), 4
     locations = torch.tensor([[[0.0, 0.0], [0.31, 0.77]], [[0.98, 0.05], [1.0, 1.0]]], dtype=torch.float64)
     patches = crop_at_locations(frames, locations, patch_size)
@@ -66,7 +66,7 @@ def test_one_location_for_all_frames_of_a_clip():
 
 
 def test_gradients():
-    """With respect to locations, whose corners lie between whole pixels here, and to the frames."""
+    """Gradients are tested with respect to the frames and to locations, whose corners lie between whole pixels here."""
     frames = textured(2, 1, 3, 7, 9).requires_grad_()
     locations = torch.tensor([[[0.31, 0.77]], [[0.9, 0.12]]], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda frames, locations: crop_at_locations(frames, locations, 3), (frames, locations))

@@ -1,4 +1,4 @@
-"""The paper's cost figures, counted on the real modules. A GFLOP here is 10⁹ multiply-adds, as in the paper."""
+"""The paper's cost figures, counted on the real modules. A GFLOP is 10⁹ multiply-adds, as in the paper."""
 
 from dataclasses import replace
 
@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import slow_except
+from torch.utils.flop_counter import FlopCounterMode
 
 from agents.evaluation.inference import policy_flops
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 from benchmarks.published_flops import FAMILIES, flops_of
 from classifiers.classifier import Classifier
 from classifiers.flops import VideoFlops, classifier_flops, multiply_adds, network_flops, video_flops
+from classifiers.heads import HEADS
 from classifiers.model_zoo import ARCHITECTURES
 
 
@@ -35,7 +37,7 @@ def test_published_cost_of_a_video(family, patch_size):
 
 
 def test_the_parts(classifier):
-    """Part by part: MobileNetV2 300 M a frame, GRUs 3·h·(i + h), ResNet-50 in proportion to the patch's area."""
+    """MobileNetV2 has 300 M per frame, a GRU 3·h·(i + h), and ResNet-50 a cost proportional to the area of the patch."""
     cost = classifier_flops(classifier)
     assert cost.glance / 1e6 == pytest.approx(300, rel=0.01)
     assert cost.focus_frame / 1e9 == pytest.approx(4.087, rel=0.01)
@@ -44,6 +46,27 @@ def test_the_parts(classifier):
     assert cost.head == 3 * 1024 * (3328 + 1024) + 1024 * 200
     policy = policy_flops(PolicyNetwork(PolicyArchitecture((1280, 7, 7)), 7))
     assert policy == 1280 * 32 * 49 + 1568 * 1024 + 3 * 1024 * (1024 + 1024) + 1024 * 49
+
+
+@pytest.mark.parametrize("head", sorted(HEADS))
+def test_multiply_adds_are_half_of_the_flops_that_pytorch_counts(head):
+    steps = 3 if head == "max_per_step" else 0
+    network = Classifier(replace(ARCHITECTURES["small"], head=head, head_steps=steps), ["a", "b", "c"]).freeze()
+    calls = {
+        "glancer": lambda: network.glancer(torch.zeros(2, 3, 32, 32)),
+        "head": lambda: network.classify(torch.zeros(2, 3, 32), torch.zeros(2, 3, 96)),
+    }
+    for call in calls.values():
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            call()
+        assert 2 * multiply_adds(call) == counter.get_total_flops() > 0
+
+
+def test_multiply_adds_are_counted_in_inference_mode_too():
+    linear, recurrent = torch.nn.Linear(3, 4), torch.nn.GRU(3, 4)
+    with torch.inference_mode():
+        assert multiply_adds(lambda: linear(torch.zeros(2, 3))) == 2 * 3 * 4
+        assert multiply_adds(lambda: recurrent(torch.zeros(5, 1, 3))) == 5 * 3 * 4 * (3 + 4)
 
 
 def test_a_video_is_the_sum_of_its_steps_and_patches():
@@ -107,7 +130,7 @@ def test_a_gru_costs_three_gates_a_step(inputs, hidden, steps):
     ),
 )  # fmt: skip
 def test_the_authors_of_v2_count_the_auxiliary_heads_too(family, patch_size, published):
-    """Their table is ours and a linear layer on every glance vector and focus vector, which inference does not use."""
+    """Their figures also include a linear layer on every glance vector and focus vector, which inference does not use."""
     glances = 2048 if family.endswith("res50") else 1280
     auxiliary = 16 * 200 * (glances + 2048)
     assert (flops_of(FAMILIES[family], patch_size).total() + auxiliary) / 1e9 == pytest.approx(published, abs=2e-3)
@@ -115,7 +138,7 @@ def test_the_authors_of_v2_count_the_auxiliary_heads_too(family, patch_size, pub
 
 
 def test_the_steps_of_v2():
-    """Of one frame, in units of 1e9: glancer, focuser, policy and head as published."""
+    """The published costs of one frame, in units of 1e9, are those of glancer, focuser, policy and head."""
     flops = flops_of(FAMILIES["ActivityNet, V2"], 96)
     parts = [value / 16e9 for value in (flops.glancer, flops.focuser, flops.policy, flops.head)]
     assert parts == pytest.approx([0.299511, 0.750725, 0.035607, 0.014451], abs=5e-5)

@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def images():
-    """Seven frames and eleven patches: no multiple of any size of a call below."""
+    """Return seven frames and eleven patches, which are not multiples of any batch size below."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(7, 3, 96, 96, generator=generator), torch.randn(11, 3, 24, 24, generator=generator)
 
@@ -170,7 +170,7 @@ def test_calls_hold_as_many_pixels_whatever_the_size_of_an_image(classifier):
 
 @pytest.mark.slow
 def test_compiled_networks_return_the_same(images):
-    """The one test that compiles with PyTorch's own compiler."""
+    """This is the only test that runs PyTorch's compiler."""
     try:
         execution.check_compiler()
     except InputError as missing:
@@ -179,7 +179,7 @@ def test_compiled_networks_return_the_same(images):
 
 
 def test_traced_networks_return_the_same(images, monkeypatch):
-    """The fast form: what is traced is run as it is, and not made into C++."""
+    """This is the fast form of the test, which runs traced graphs without generating C++."""
     compile_network, traced = torch.compile, []
     monkeypatch.setattr(torch, "compile", lambda call, **how: traced.append(call) or compile_network(call, **{**how, "backend": "eager"}))
     monkeypatch.setattr(execution, "check_compiler", lambda: None)
@@ -188,7 +188,7 @@ def test_traced_networks_return_the_same(images, monkeypatch):
 
 
 def assert_compiled_alike(patches):
-    """Full calls, what is left over, another classifier, and weights that have changed."""
+    """Check full batches, the rest, another classifier, and changed weights."""
     how = Execution(channels_last=True, compile=True, focus_call=8)
     first, second = random_classifier(0), random_classifier(1)
     for classifier, count in ((first, 11), (second, 8)):

@@ -30,6 +30,7 @@ from agents.runs.progress import Display
 from classifiers.atomic_files import replacing
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("in_process")
 TEST = ClipSpec(num_frames=4, size=48, short_side=48, train=False)
 
 
@@ -42,7 +43,7 @@ def all_frames(store):
     return {(store.names[i], i % store.settings.views): store.frames(i) for i in range(len(store))}
 
 
-def test_test_clips_are_middle_frames_cropped_in_the_centre(tmp_path, videos):
+def test_test_clips_are_middle_frames_cropped_in_the_centre(tmp_path, videos, worker_processes):
     store = ClipStore(videos, TEST, folder=tmp_path)
     assert (len(store), store.num_frames, store.size, store.failures) == (5, 4, 48, [])
     assert store.names == [video.name for video in videos]
@@ -75,14 +76,14 @@ def test_truth_is_scaled_with_the_stored_frames(tmp_path, videos):
 
 
 def with_targets(video, visible, side=6):
-    """The video, whose track also says how large the target is and which of its frames show it."""
+    """Return the video with the target's size and visibility in its track."""
     track = json.loads(video.track.read_text())
     video.track.write_text(json.dumps({**track, "side": side, "visible": visible}))
     return video
 
 
 def test_targets_are_boxes_around_the_truth_in_the_frames_that_show_them(tmp_path):
-    """The middle of a pixel is at half of its number and the next one, and a box of 6 pixels reaches 3 to either side."""
+    """The centre of pixel i is at i + ½, and a box of 6 pixels extends 3 pixels to either side."""
     visible = [number != 3 for number in range(10)]
     (video,) = [with_targets(video, visible) for video in make_videos(tmp_path / "v", 1, tracks=True)]
     store = ClipStore([video], TEST, folder=tmp_path / "cache")
@@ -288,7 +289,7 @@ def test_more_clips_than_a_shard_holds(tmp_path, videos, monkeypatch):
     assert same(all_frames(store), whole)
 
 
-def test_broken_videos_are_left_out_and_named(tmp_path, caplog, monkeypatch):
+def test_broken_videos_are_left_out_and_named(tmp_path, caplog, monkeypatch, worker_processes):
     videos = make_videos(tmp_path / "v", 4)
     cut_in_half(videos[1].path)
     videos[2].path.write_text("this is text")
@@ -315,7 +316,7 @@ def test_one_warning_names_the_unreadable_videos_of_all_splits(tmp_path, caplog)
     assert warning.count(str(cache_folder() / "clips")) == 3, "where it is stored that they failed"
 
 
-def test_a_reader_that_hangs_is_reported(tmp_path, monkeypatch, videos):
+def test_a_reader_that_hangs_is_reported(tmp_path, videos, worker_processes, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
 
     run = clips.run_in_workers
@@ -479,7 +480,7 @@ def test_a_full_disk_is_named_with_the_way_out(tmp_path, videos):
     assert len(ClipStore(videos, TEST, folder=tmp_path)) == 5
 
 
-REMOVED = "was removed while this command was using it; start the same command again: it makes what is missing"
+REMOVED = "was removed while this command was using it; start the same command again, which recreates missing files"
 
 
 def test_a_store_that_is_removed_before_its_first_use_is_named(tmp_path, videos):

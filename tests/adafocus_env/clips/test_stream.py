@@ -21,6 +21,7 @@ from adafocus_env.vector_env import AdaFocusVectorEnv
 from adafocus_env.videos.dataset import Video
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("in_process")
 CLIP_BYTES = 4 * 3 * 32 * 32
 
 
@@ -30,14 +31,14 @@ def videos(tmp_path_factory):
 
 
 def run_epoch(clips, number, seed=0, batch=2):
-    """Every readable clip of an epoch, in its order, with its frames."""
+    """Return the readable clips of an epoch in order, with their frames."""
     order = clips.epoch(number, np.random.default_rng((seed, number)))
     chosen = [clips.readable_clips(part) for part in np.array_split(order, -(-len(order) // batch))]
     return {int(clip): clips.frames(clip) for part in chosen for clip in part}
 
 
 def count_decoded(monkeypatch):
-    """Lists the clips that workers are given from now on, one list a call."""
+    """Record the clips that workers decode from now on, one list per call."""
     given, run = [], stream_module.run_in_workers
 
     def counting(function, tasks, **limits):
@@ -48,7 +49,7 @@ def count_decoded(monkeypatch):
     return given
 
 
-def test_the_draws_are_those_of_a_store_with_as_many_views(tmp_path, videos):
+def test_the_draws_are_those_of_a_store_with_as_many_views(tmp_path, videos, worker_processes):
     clips = StreamingClips(videos, TRAIN)
     store = ClipStore(videos, TRAIN, folder=tmp_path)
     for view in (0, 1):
@@ -130,7 +131,7 @@ def test_the_environment_sees_the_draw_that_a_reference_means(tmp_path, videos, 
         assert torch.equal(live.glance_maps(clip, np.arange(4)), stored.glance_maps(2 * (clip - 5) + 1, np.arange(4)))
 
 
-def test_an_epoch_is_decoded_by_one_set_of_workers_ahead_of_its_use(videos, monkeypatch):
+def test_an_epoch_is_decoded_by_one_set_of_workers_ahead_of_its_use(videos, worker_processes, monkeypatch):
     clips, given = StreamingClips(videos, TRAIN), count_decoded(monkeypatch)
     order = clips.epoch(0, np.random.default_rng(0))
     deadline = time.monotonic() + 60
@@ -219,7 +220,7 @@ def test_what_another_process_could_not_read_is_not_tried_again(tmp_path, videos
 
 
 @pytest.mark.slow
-def test_a_video_that_hangs_is_left_out(tmp_path, videos, monkeypatch):
+def test_a_video_that_hangs_is_left_out(tmp_path, videos, worker_processes, monkeypatch):
     run = stream_module.run_in_workers
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
     monkeypatch.setattr(
@@ -237,7 +238,7 @@ def test_a_track_that_does_not_fit_is_reported(videos):
     assert "one point (y, x) for each of the 11 frames, got (10, 2)" in clips.failures[0][1]
 
 
-def test_workers_that_cannot_start_are_an_error_and_no_endless_wait(videos, monkeypatch):
+def test_workers_that_cannot_start_are_an_error_and_no_endless_wait(videos, worker_processes, monkeypatch):
     run = stream_module.run_in_workers
     monkeypatch.setattr(stream_module, "run_in_workers", lambda function, *tasks, **limits: run("no_such_module:decode", *tasks, **limits))
     clips = StreamingClips(videos, TRAIN)
@@ -294,7 +295,7 @@ def test_results_do_not_share_memory_with_what_is_kept(videos):
     assert torch.equal(clips.frames(0), before) and clips.truth(0).any()
 
 
-def test_workers_end_with_the_clips(videos):
+def test_workers_end_with_the_clips(videos, worker_processes):
     clips = StreamingClips(videos, TRAIN, memory=1)  # so that the thread waits for somebody to ask
     clips.epoch(0, np.random.default_rng(0))
     threads = [thread for thread in threading.enumerate() if thread.name == "prefetch clips"]

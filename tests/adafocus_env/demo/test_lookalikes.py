@@ -1,4 +1,4 @@
-"""Version 1 of the tasks: what marks the target, and that nothing else does."""
+"""Version 1 of the tasks: the mark distinguishes the target, and nothing else does."""
 
 import dataclasses
 
@@ -93,7 +93,7 @@ def test_sparse_shows_every_digit_in_a_third_of_the_frames_and_marks_the_target_
 
 
 def test_a_classifier_learns_from_halos_of_every_hue():
-    """So that its glances tell no hue from the others."""
+    """The glances of the classifier must not distinguish hues."""
     alone = dataclasses.replace(TASKS["sparse"].classifier_training_task, train_videos=VIDEOS, clutter=0, noise=0.0)
     assert (alone.visible, alone.lookalikes) == (1.0, 0)
     seen = set()

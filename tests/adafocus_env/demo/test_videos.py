@@ -16,13 +16,14 @@ from adafocus_env.demo.videos import _digits as digits_of
 from adafocus_env.demo.videos import _scene as scene_of
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("in_process")
 FEW = DemoTask(train_videos=3, test_videos=2, length=6)
 RED = 105  # above the other colours: the ground is never that red, a marked digit is
 
 
 @pytest.fixture
 def rendered(tmp_path, monkeypatch):
-    """The data set of a few videos, rendered in a separate cache folder."""
+    """Return the data set of a few videos, rendered in a separate cache folder."""
     monkeypatch.setenv("ADAFOCUS_CACHE", str(tmp_path / "one"))
     data = demo(FEW, val=0.0)
     render([*data.train, *data.test], FEW)
@@ -35,14 +36,14 @@ def decoded(path):
 
 
 def centre_of_red(frame):
-    """The middle (y, x) of the square of 16 pixels that holds the most red (the middle of all such squares)."""
+    """Return the centre (y, x) of the square of 16 pixels with the most red (the mean over all such squares)."""
     frame = frame.astype(np.float32)
     redness = (frame[..., 0] - frame[..., 1:].max(-1) - 60).clip(0)  # the ground is seldom that red
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(redness, 8), (16, 16)).sum((-1, -2))
     return np.argwhere(windows >= windows.max() * 0.999).mean(0) - 0.5
 
 
-def test_videos_are_h264_files_of_the_right_length_and_size(rendered):
+def test_videos_are_h264_files_of_the_right_length_and_size(worker_processes, rendered):
     for video in [*rendered.train, *rendered.test]:
         stream, frames = decoded(video.path)
         assert stream.codec_context.name == "h264" and frames.shape == (6, 96, 96, 3)
@@ -83,7 +84,7 @@ def test_the_clips_carry_the_track(clips):
 
 
 def test_a_target_shows_its_class_at_patch_size():
-    """The digit that is drawn is the one of the label: it resembles its own class most."""
+    """The drawn digit belongs to the label: it resembles its own class most."""
     images, labels, _ = digits_of("train")
     means = np.stack([images[labels == label].mean(0).ravel() for label in range(10)])
     hits = 0
@@ -142,7 +143,7 @@ def test_classes_are_balanced():
 
 
 def test_validation_videos_are_those_held_out_and_more_of_the_same_digits():
-    """The training videos do not depend on the number of validation videos: the bundled classifiers learned from them."""
+    """The training videos, on which the bundled classifiers were trained, do not depend on the number of validation videos."""
     more = dataclasses.replace(TASK, val_videos=9)
     few, many, none = demo(TASK, val=0.3), demo(more, val=0.3), demo(more, val=0)
     assert many.train == few.train and many.val[: len(few.val)] == few.val and len(many.val) == 9 > len(few.val)
@@ -154,7 +155,7 @@ def test_validation_videos_are_those_held_out_and_more_of_the_same_digits():
 
 @pytest.mark.slow
 def test_the_further_clips_are_those_of_the_committed_list():
-    """Their targets are images that are the target of no other video, five or more of each class."""
+    """Their targets are images that are not the target of any other video, at least five of each class."""
     committed = json.loads((Path(benchmarks.__file__).parent / "further_clips.json").read_text())
     assert list(committed) == list(TASKS)
     for name, task in TASKS.items():
@@ -179,7 +180,7 @@ def test_the_number_of_videos_does_not_change_their_content_but_their_looks_do()
     assert not {video.name for video in other.train} & {video.name for video in small.train}
 
 
-def test_a_video_that_cannot_be_rendered_is_named(tmp_path, monkeypatch):
+def test_a_video_that_cannot_be_rendered_is_named(tmp_path, worker_processes, monkeypatch):
     monkeypatch.setenv("ADAFOCUS_CACHE", str(tmp_path))
     data = demo(FEW, val=0.0)
     data.train[0].path.parents[1].mkdir(parents=True)
@@ -202,7 +203,7 @@ def test_at_glance_size_the_place_of_a_target_can_be_told_by_its_colour(rendered
 
 
 def test_the_videos_of_the_tasks_are_fixed():
-    """A change of these keys is another version of the ids: no score measured before can be compared with one measured after."""
+    """A change of these keys requires a new version of the ids, since scores before and after it are not comparable."""
     assert {name: task.key for name, task in TASKS.items()} == {
         "track": "a52c1a89bb68",
         "mover": "dde4d3025a6c",
@@ -236,14 +237,14 @@ def test_patch_size_and_numbers_of_videos_leave_the_videos_alone():
 
 
 def quiet(task, videos, **appearance):
-    """Frames, centres and visible frames of videos without clutter and noise, and what was drawn."""
+    """Return frames, centres and visible frames of videos without clutter and noise, and the drawn digits."""
     task = dataclasses.replace(task, train_videos=videos, clutter=0, noise=0.0, **appearance)
     scenes = [scene_of(video, task) for video in demo(task, val=0.0).train]
     return [(*draw(scene), scene) for scene in scenes]
 
 
 def redness(frames, centre, reach=8):
-    """The highest red, above the other colours, of each frame around its centre."""
+    """Return the maximum of red minus the other colours around the centre of each frame."""
     y, x = centre.round().astype(int).T
     red = frames[..., 0].astype(int) - frames[..., 1:].max(-1)
     corners = zip(red, np.maximum(0, y - reach), np.maximum(0, x - reach), strict=True)

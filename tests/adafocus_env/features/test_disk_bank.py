@@ -46,7 +46,7 @@ def files(bank):
 
 @pytest.fixture
 def networks_rest(monkeypatch):
-    """From the call on, nothing can be computed."""
+    """Make every further computation of features fail."""
 
     def rest():
         monkeypatch.setattr(LiveFeatures, "glance", None)
@@ -161,7 +161,7 @@ def test_a_filling_that_was_cut_short_goes_on(classifier, clips, tmp_path, monke
 
 
 def fill_elsewhere(folder, stop):
-    """What another process does; with ``stop`` it is killed when it has computed ten of twelve clips."""
+    """Fill a bank in another process; with ``stop``, kill it when it has computed ten of twelve clips."""
     torch.set_num_threads(1)
     clips = open_clips(demo(TASK, val=0.0), "train", num_frames=4, size=96)
     bank = DiskBank(random_classifier(), clips, GRID, folder)
@@ -179,9 +179,9 @@ def fill_elsewhere(folder, stop):
 
 @pytest.mark.slow
 def test_a_killed_process_and_two_at_once_leave_a_whole_bank(classifier, clips, tmp_path, networks_rest):
-    spawn = multiprocessing.get_context("spawn")
+    fork = multiprocessing.get_context("fork")  # has everything imported already
     for group in ([True], [False, False]):
-        processes = [spawn.Process(target=fill_elsewhere, args=(tmp_path, stop)) for stop in group]
+        processes = [fork.Process(target=fill_elsewhere, args=(tmp_path, stop)) for stop in group]
         for process in processes:
             process.start()
         for process in processes:

@@ -191,7 +191,7 @@ def test_a_bank_that_is_too_large_for_the_memory(classifier, clips, monkeypatch)
     memory["SC_PHYS_PAGES"] -= 1
     message = (
         r"bank: the features of 12 clips must fit in 165\.0 KiB \(half of the memory\), got 165\.0 KiB; store them on disk "
-        r"\(bank=FOLDER\), only those of the clips last used \(bank_gib=N\), or compute them live \(bank=false\)"
+        r"\(bank=FOLDER\), store only the last used clips \(bank_gib=N\), or compute them live \(bank=false\)"
     )
     with pytest.raises(InputError, match=message):
         MemoryBank(classifier, clips, GRID)
@@ -226,7 +226,7 @@ def test_dtypes_that_are_not_known(classifier, clips):
 
 @pytest.mark.parametrize(("patches", "calls"), [(64, [64, 17] * 4), (100, [81] * 4), (1000, [324] * 3)])
 def test_cells_are_computed_in_calls_that_are_always_the_same(classifier, clips, monkeypatch, patches, calls):
-    """A step's cells in several calls, in one, or those of all four steps of a clip in one."""
+    """The cells of a step take several calls or one; or all four steps of a clip take one call."""
     monkeypatch.setitem(CALL_PIXELS, "cpu", patches * 24**2)
     sizes, focus = [], InferenceClassifier.focus
     monkeypatch.setattr(InferenceClassifier, "focus", lambda *given, **lookup: sizes.append(len(given[1])) or focus(*given, **lookup))
@@ -242,7 +242,7 @@ def test_cells_are_computed_in_calls_that_are_always_the_same(classifier, clips,
 
 
 def test_several_threads_fill_a_bank_as_one_does(classifier, clips, monkeypatch):
-    """The same values, bit for bit; every group of cells is computed once."""
+    """The values are bit-identical, and every group of cells is computed once."""
     used, compute = [], LiveFeatures.cell_focus_vectors
     monkeypatch.setattr(LiveFeatures, "cell_focus_vectors", lambda *given: used.append(threading.get_ident()) or compute(*given))
 
@@ -302,7 +302,7 @@ def test_a_changed_weight_empties_a_bounded_bank(clips):
 
 def test_bounds_that_hold_no_clip(classifier, clips):
     for gib, message in (
-        (1e-6, r"bank_gib must have room for one clip, 13\.8 KiB, got 1\.0 KiB; choose a larger bank_gib, or bank=false"),
+        (1e-6, r"bank_gib must be at least the size of one clip, 13\.8 KiB, got 1\.0 KiB; choose a larger bank_gib, or bank=false"),
         (0, "bank_gib must be a number above 0 or null, got 0"),
         (float("nan"), "bank_gib must be a number above 0 or null, got nan"),
     ):

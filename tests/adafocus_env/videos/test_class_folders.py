@@ -180,7 +180,7 @@ def build(root, case):
         ("file", "set is not a folder"),
         ("empty", "set is empty"),
         ("one class", "has only one class, 'dog'; at least two"),
-        ("no videos", "holds no videos that can be learned from: none of the 2 class folders"),
+        ("no videos", "has no videos to learn from: none of the 2 class folders"),
         ("videos without classes", "none of the 0 class folders"),
         ("one video each", "every class in .*set has only one video"),
         ("train alone", "has train/ but no test/; add it"),

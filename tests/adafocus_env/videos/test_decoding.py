@@ -111,7 +111,7 @@ for _, pid in run_in_workers("worker_tasks:pid_or_hang", ["pid", {second!r}], nu
 
 
 def start_parent(second, then="pass"):
-    """A script without a main guard, started elsewhere, as users write them."""
+    """Start a script without a main guard in another folder, as users do."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
     code = PARENT.format(second=second, then=then)
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)

@@ -87,7 +87,7 @@ def test_many_faults_are_listed_together_up_to_twenty(tmp_path):
 def test_videos_in_both_lists(tmp_path):
     train, test = read(tmp_path, "a,30,5\nb,30,5\n", name="train.txt"), read(tmp_path, "c,30,5\nb,30,5\n", name="val.txt")
     described = describe(shared_videos(train, test))
-    assert described.endswith("val.txt has 1 line that cannot be used:\n  line 2: b is in train.txt as well (line 2); leave it in one")
+    assert described.endswith("val.txt has 1 line that cannot be used:\n  line 2: b is also in train.txt (line 2); remove one of them")
 
 
 def test_a_list_that_is_missing(tmp_path):
@@ -115,10 +115,10 @@ def test_class_names_with_and_without_numbers(tmp_path, text, names):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"a\n\nb\n", "line 2 is empty; give one name a line"),
+        (b"a\n\nb\n", "line 2 is empty; give one name per line"),
         (b"0,a\n1,b\n2,a\n", r"line 3 names 'a' again \(first in line 1\)"),
-        (b"0,a\n2,b\n1,c\n", "line 2 has the number 2 where 1 comes next; sort the list by its numbers, which begin at 0 or 1$"),
-        (b"5 a\n6 b\n", "line 1 has the number 5 where 1 comes next"),
+        (b"0,a\n2,b\n1,c\n", "line 2 must have the number 1, got 2; sort the list by its numbers, which begin at 0 or 1$"),
+        (b"5 a\n6 b\n", "line 1 must have the number 1, got 5"),
         (b"a\n\xff\n\xfe\n", r"cannot be read \(line 2 is not valid UTF-8; line 3 is not valid UTF-8\); give a UTF-8 text file"),
     ],
 )

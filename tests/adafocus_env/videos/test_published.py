@@ -21,6 +21,7 @@ from agents.pipeline.builders import choose_classifier
 from classifiers import checkpoint
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("in_process")
 PUBLISHED_NUMBERS = {"actnet": (200, 16, "map"), "fcvid": (239, 16, "map"), "minik": (200, 16, "top1")} | dict.fromkeys(
     ("sthv1", "sthv2"), (174, 12, "top1")
 ) | {"jester": (27, 12, "top1")}
@@ -131,7 +132,7 @@ def spoil(root, case):
         ("no classes", "auto", r"the class file .*classInd.txt cannot be read \(No such file"),
         ("one class", "auto", r"classInd.txt has 1 classes; at least two"),
         ("bad lines", "auto", r"has 2 lines [^$]*line 1: the label 2 is beyond [^$]*line 2: 2 of [^$]*val_split.txt has 1 line"),
-        ("shared", "auto", r"actnet_val_split.txt has 1 line that cannot be used:\n  line 2: a is in actnet_train_split.txt as well"),
+        ("shared", "auto", r"actnet_val_split.txt has 1 line that cannot be used:\n  line 2: a is also in actnet_train_split.txt"),
         ("short test", "auto", r"the list .*actnet_val_split.txt holds no video"),
         ("other names", "auto", r"none of the 6 videos of the lists, as 'a', has a video \(.*\) in .*videos, where there is 'v_\w.mp4'"),
         ("nothing", "auto", r"has neither frames/ with a folder of frames for each video nor videos/"),
@@ -193,7 +194,7 @@ def test_other_files_in_a_folder_of_frames_do_not_matter(tmp_path, pattern):
         ([2, 3, 4], 4, r"the frame image_00001.jpg is missing"),
         ([1, 2, 3, 4], 6, r"the list says 6 frames, and the folder holds 4 \(the last is image_00004.jpg\); extract them again"),
         ([1, 2, 3, 4, 5, 6, 7], 6, r"the list says 6 frames, and the folder holds 7"),
-        ([0, 1, 2, 3], 4, r"its frames begin at image_00000.jpg, and have to begin at image_00001.jpg; rename them"),
+        ([0, 1, 2, 3], 4, r"its frames must begin at image_00001.jpg, got image_00000.jpg; rename them"),
         ([], 4, r"the folder holds no frame named like image_00001.jpg"),
     ],
 )

@@ -23,7 +23,7 @@ def reader_class(request):
 
 @pytest.fixture
 def only_reader(request, monkeypatch, reader_class):
-    """`open_reader` uses this class for files."""
+    """Make `open_reader` use the given class for files."""
     monkeypatch.setattr(readers, "file_reader", lambda: "decord" if reader_class is not PyAVReader else "av")
     return reader_class
 
@@ -160,8 +160,8 @@ def broken_file(path, kind):
         ("missing", "there is no such file"),
         ("zero bytes", r"the file is empty \(zero bytes\)"),
         ("text", "truncated or not a video"),
-        ("truncated", r"it is truncated: \d+ of its \d+ bytes are there"),
-        ("truncated, index first", r"it is truncated: \d+ of its \d+ bytes are there"),
+        ("truncated", r"it is truncated: it has \d+ of \d+ bytes"),
+        ("truncated, index first", r"it is truncated: it has \d+ of \d+ bytes"),
         ("audio only", "it has no video stream"),
     ],
 )
@@ -178,7 +178,7 @@ def test_files_cut_anywhere_are_told_from_whole_ones(tmp_path, suffix):
     assert stated_size(path) == len(data)
     for length in (len(data) // 2, len(data) - 1):
         path.write_bytes(data[:length])
-        with pytest.raises(DecodeError, match=rf"it is truncated: {length} of its \d+ bytes are there"):
+        with pytest.raises(DecodeError, match=rf"it is truncated: it has {length} of \d+ bytes"):
             open_reader(path)
 
 

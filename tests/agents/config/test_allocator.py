@@ -1,4 +1,4 @@
-"""Freed memory is kept: what the commands do before they run networks."""
+"""The commands configure the allocator to cache freed memory before they run networks."""
 
 import platform
 import subprocess
@@ -14,7 +14,7 @@ def test_blocks_are_not_given_back_to_the_system():
 
 
 def _faults(word: str) -> int:
-    """Pages that a process gets from the system while it takes 40 MiB ten times and frees them."""
+    """Return the number of page faults of a process that allocates and frees 40 MiB ten times."""
     done = subprocess.run([sys.executable, "-c", _TAKE, word], capture_output=True, text=True, check=True)
     return int(done.stdout)
 

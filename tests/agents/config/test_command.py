@@ -95,7 +95,7 @@ def test_other_keys_can_refer_to_a_path_that_looks_like_a_reference():
         ("foo", r"^'foo' has no '='; arguments are written key=value"),
         ("", r"^'' has no '='"),
         ("seed=1,2", r"^seed=1,2 has several values: add --multirun, or quote it: seed='\"a,b\"'"),
-        ("~seed=0", r"cannot be taken away"),
+        ("~seed=0", r"cannot be removed"),
         ("hydra.run.dir=x", r"^hydra\.run\.dir is not a setting"),
         ("hydra/launcher=joblib", r"^hydra/launcher is not a setting"),
         ("run=???", r"write \./\?\?\?"),
@@ -107,6 +107,10 @@ def test_other_keys_can_refer_to_a_path_that_looks_like_a_reference():
 def test_a_mistake_is_named_with_its_remedy(override, message):
     with pytest.raises(InputError, match=message):
         compose(override)
+
+
+def test_a_list_needs_no_brackets():
+    assert compose("tags=a,b").tags == compose("tags=[a,b]").tags == ["a", "b"]
 
 
 def test_a_path_key_that_the_command_does_not_have_is_unknown():
@@ -211,7 +215,7 @@ def test_a_key_without_an_effect_ends_the_command_and_every_sweep_before_it_begi
         with pytest.raises(SystemExit) as stop:
             command.run_command(lambda config: pytest.fail("it runs"), TrainPPO, "train_ppo", arguments=arguments)
         assert stop.value.code == 2
-        assert capsys.readouterr().err.startswith("env.cost_weight_rate=1 has no effect: λ stays as it is")
+        assert capsys.readouterr().err.startswith("env.cost_weight_rate=1 has no effect: λ is constant")
 
 
 def test_help_explains_every_setting(capsys):
@@ -271,7 +275,7 @@ def test_the_commands_are_listed():
     names = [line.split()[2] for line in result.stdout.splitlines()]
     assert {"agents.train_ppo", "agents.evaluate", "agents.fill_feature_bank", "agents.COMMAND"} <= set(names)
     assert "agents.inference" not in names
-    assert "python -m agents.list_runs          Lists run folders with their results.\n" in result.stdout
+    assert "python -m agents.list_runs          List run folders with their results.\n" in result.stdout
 
 
 def test_process_prints_a_mistake_alone_and_leaves_no_folder(tmp_path):

@@ -1,6 +1,6 @@
-"""Every setting of every command is honoured or refused by name.
+"""Every setting of every command has an effect or is refused by name.
 
-Small runs of the commands record which settings are read. One that a run does not read must be refused when it is typed for that run.
+Small runs of the commands record which settings are read. A setting that a run does not read must be refused if it is typed.
 """
 
 import re
@@ -51,11 +51,12 @@ from classifiers import checkpoint
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("in_process")
 STAGES = tuple(fields_of(ClassifierConfig))
 
 
 def keys_of(schema, prefix=""):
-    """All that can be typed, with the class that declares it; no groups, which are set by the keys below them."""
+    """Return all keys with the classes that declare them, without groups, whose settings are keys themselves."""
     for name, field in fields_of(schema).items():
         if is_settings(field.annotation):
             yield from keys_of(field.annotation, f"{prefix}{name}.")
@@ -64,7 +65,7 @@ def keys_of(schema, prefix=""):
 
 
 def refused(schema, config, key):
-    """Why a key has no effect; empty if it has."""
+    """Return the reason why a key has no effect; empty if it has one."""
     try:
         check_effect(config, {key: f"{key}=1"}, algorithms.without_effect if schema is Train else None)
     except InputError as problem:
@@ -74,7 +75,7 @@ def refused(schema, config, key):
 
 @pytest.fixture
 def read(monkeypatch):
-    """The settings that are read while a test runs: (class, name). Copies and comparisons of whole groups do not count."""
+    """Return the set of settings (class, name) that are read while a test runs, without copies and comparisons of whole groups."""
     found = set()
 
     def record(kind):
@@ -170,7 +171,7 @@ def test_what_the_other_commands_do_not_read_is_refused(tmp_path, clips, read):
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """A folder with a test/ subfolder, one without, and one that stands for a trained classifier."""
+    """Return the parent of three folders: with a test/ subfolder, without one, and in place of a trained classifier."""
     root = tmp_path_factory.mktemp("places")
     for name in ("split/test", "plain/cat", "trained"):
         (root / name).mkdir(parents=True)
@@ -182,38 +183,38 @@ REFUSED = [
     (TrainPPO, "data.source", "data.name=folder", r"data=folder does not read it; leave it out, or choose one of data=actnet, "),
     (TrainPPO, "data.task", "data.name=folder", "data=folder does not read it; leave it out, or choose one of data=demo$"),
     (TrainPPO, "data.flip", "", "data=demo does not read it; leave it out, or choose one of data=folder$"),
-    (CheckDataset, "data.flip", "data.name=folder", "one test clip of each video is decoded; leave it out"),
+    (CheckDataset, "data.flip", "data.name=folder", "the check decodes one test clip per video; leave it out"),
     (TrainPPO, "data.test", "", "data=demo does not read it; leave it out, or choose one of data=folder$"),
-    (TrainPPO, "data.test", "data.name=folder data.root={places}/split", "the folder has a train/ or test/ subfolder"),
+    (TrainPPO, "data.test", "data.name=folder data.root={places}/split", "a train/ or test/ subfolder defines the split"),
     (TrainPPO, "env.grid", "env.action=continuous_skip", "env.action=continuous_skip has no cells; leave it out, or set env.action=grid"),
-    (TrainPPO, "env.baseline", "env.reward=confidence", "env.reward=confidence compares with no random patches; leave it out"),
-    (TrainPPO, "env.cost_weight_rate", "", "λ stays as it is; set env.target_keep or env.target_gflops"),
-    (TrainPPO, "env.full_information", "", r"this command learns from the action taken alone; use python -m agents\.train algo=expected"),
-    (Train, "env.full_information", "algo.name=dqn", "algo=dqn learns from the action taken alone; leave it out, or set algo=expected_pg"),
-    (Train, "ppo.gae_lambda", "algo.name=expected_pg ppo.gamma=0", r"algo=expected_pg needs no critic with ppo\.gamma=0"),
-    (Train, "ppo.gamma", "algo.name=imitation", "algo=imitation has no returns and clips nothing; leave it out"),
-    (Train, "algo.settings.target_kl", "algo.name=imitation", "algo=imitation has no returns and clips nothing; leave it out"),
+    (TrainPPO, "env.baseline", "env.reward=confidence", "env.reward=confidence has no baseline of random patches; leave it out"),
+    (TrainPPO, "env.cost_weight_rate", "", "λ is constant; set env.target_keep or env.target_gflops"),
+    (TrainPPO, "env.full_information", "", r"this command learns only from the action taken; use python -m agents\.train algo=expected"),
+    (Train, "env.full_information", "algo.name=dqn", "algo=dqn learns only from the action taken; leave it out, or set algo=expected_pg"),
+    (Train, "ppo.gae_lambda", "algo.name=expected_pg ppo.gamma=0", r"algo=expected_pg has no critic with ppo\.gamma=0"),
+    (Train, "ppo.gamma", "algo.name=imitation", "algo=imitation has neither returns nor clipping; leave it out"),
+    (Train, "algo.settings.target_kl", "algo.name=imitation", "algo=imitation has neither returns nor clipping; leave it out"),
     (Train, "algo.settings.clip_range_vf", "algo.name=expected_pg", "algo=expected_pg does not clip the values of its critic"),
-    (Train, "ppo.normalize_returns", "algo.name=expected_pg", "algo=expected_pg has returns for its critic alone; leave it out"),
+    (Train, "ppo.normalize_returns", "algo.name=expected_pg", "algo=expected_pg uses returns only for its critic; leave it out"),
     (TrainPPO, "env.skipped", "", "env.action=grid skips no frame; set env.action=skip"),
     (TrainPPO, "env.bank_dtype", "env.bank=false", "with env.bank=false features are stored nowhere; leave it out, or set env.bank=true"),
-    (TrainPPO, "network.hidden", "policy=DIR", "policy=DIR has its network already; leave one of them out"),
+    (TrainPPO, "network.hidden", "policy=DIR", "policy=DIR already has a network; leave one of them out"),
     (TrainPPO, "network.hidden", "", "network=spatial does not read it; leave it out, or choose another network"),
     (TrainPPO, "network.width", "network.name=published", "network=published does not read it"),
-    (TrainPPO, "network.std", "env.action=skip", "env.action=skip has cells, and the standard deviation is of locations"),
-    (TrainPPO, "ppo.total_steps", "ppo.epochs=3", "ppo.epochs=3 counts instead; set that, or ppo.epochs=null"),
-    (TrainPPO, "ppo.validate_every", "data.val=0", "data.val=0 leaves nothing to validate on"),
+    (TrainPPO, "network.std", "env.action=skip", "env.action=skip has cells, but the standard deviation is for locations"),
+    (TrainPPO, "ppo.total_steps", "ppo.epochs=3", "ppo.epochs=3 overrides it; set that, or ppo.epochs=null"),
+    (TrainPPO, "ppo.validate_every", "data.val=0", "with data.val=0 nothing is validated"),
     (TrainPPO, "architecture.shift_place", "classifier=small", "there is no temporal shift; set architecture.shift"),
     (TrainPPO, "architecture.hidden_size", "classifier=paper_tsm", "the head has no hidden state; leave it out, or set architecture"),
-    (TrainPPO, "stages.finetune.epochs", "classifier=small", r"stage 3 is that of python -m agents\.train_stages"),
-    (TrainPPO, "stages.glancer.epochs", "", "classifier=auto is trained already; leave it out, or start from an architecture"),
-    (TrainPPO, "stages.random_patches.epochs", "classifier={places}/trained", "trained is trained already"),
+    (TrainPPO, "stages.finetune.epochs", "classifier=small", r"only python -m agents\.train_stages runs stage 3"),
+    (TrainPPO, "stages.glancer.epochs", "", "classifier=auto is already trained; leave it out, or start from an architecture"),
+    (TrainPPO, "stages.random_patches.epochs", "classifier={places}/trained", "trained is already trained"),
     *(
         (TrainStages, f"stages.{stage}.{key}", f"classifier=small stages.{stage}.{state}", message)
         for stage in STAGES
         for key, state, message in (
             ("batch_size", "epochs=0", rf"with stages\.{stage}\.epochs=0 nothing is trained"),
-            ("momentum", "optimizer=adamw", rf"adamw has its own; set stages\.{stage}\.optimizer=sgd"),
+            ("momentum", "optimizer=adamw", rf"adamw does not read it; set stages\.{stage}\.optimizer=sgd"),
         )
     ),
     *(
@@ -224,8 +225,8 @@ REFUSED = [
             ("frames", "paper_tsm", "backbones with temporal shift see all frames of a clip; leave it out"),
         )
     ),
-    (TrainStages, "stages.random_patches.frames", "", r"it is for stage 0 alone \(glancer, focuser\)"),
-    (TrainStages, "stages.finetune.frames", "", r"it is for stage 0 alone \(glancer, focuser\)"),
+    (TrainStages, "stages.random_patches.frames", "", r"only stage 0 \(glancer, focuser\) reads it"),
+    (TrainStages, "stages.finetune.frames", "", r"only stage 0 \(glancer, focuser\) reads it"),
     (Train, "ppo.gamma", "algo.name=dqn", r"algo=dqn .* learns by other keys; set algo\.total_steps, algo\.settings"),
     (Train, "ppo", "algo.observation=map", r"algo=ppo algo\.observation=map learns by other keys"),
     (Train, "algo.total_steps", "", "with PPO, set the keys of ppo"),
@@ -239,7 +240,7 @@ REFUSED = [
             ("batch_norm", "dqn", "reference"), ("memory", "recurrent_ppo", "reference"), ("std", "sac env.action=continuous", "reference"),
         )
     ),
-    (TrainStages, "stages", "first=2 last=2", "stage 2 alone is run"),
+    (TrainStages, "stages", "first=2 last=2", "only stage 2 is run"),
     (TrainStages, "stages.glancer.epochs", "first=1", r"stage 0 is not run \(first=1\); leave it out, or set first=0"),
     (TrainStages, "stages.random_patches.epochs", "first=2", r"stage 1 is not run \(first=2 last=3\)"),
     (TrainStages, "stages.finetune.epochs", "last=2", r"stage 3 is not run \(last=2\); leave it out, or set last=3"),
@@ -248,34 +249,34 @@ REFUSED = [
     (TrainStages, "policy", "last=1", "no stage from 0 to last=1 uses a policy"),
     (TrainStages, "joint.epochs", "", "there are no joint rounds; set rounds, or leave it out"),
     (TrainStages, "joint.patience", "rounds=1", "it compares rounds on the validation split"),
-    (TrainStages, "ppo.total_steps", "first=3 rounds=1 joint.total_steps=5", r"alone \(first=3\), by joint\.total_steps; set that"),
-    (TrainStages, "ppo.epochs", "first=3 rounds=1 joint.total_steps=5", r"alone \(first=3\), by joint\.total_steps; set that"),
-    (TrainStages, "ppo.learning_rate", "first=3 rounds=1 joint.policy_learning_rate=0.1", r"by joint\.policy_learning_rate; set that"),
+    (TrainStages, "ppo.total_steps", "first=3 rounds=1 joint.total_steps=5", r"which read joint\.total_steps; set that"),
+    (TrainStages, "ppo.epochs", "first=3 rounds=1 joint.total_steps=5", r"which read joint\.total_steps; set that"),
+    (TrainStages, "ppo.learning_rate", "first=3 rounds=1 joint.policy_learning_rate=0.1", r"which read joint\.policy_learning_rate"),
     *(
         (TrainEndToEnd, f"env.{key}", "env.action=continuous", "end-to-end training uses no reinforcement learning, and neither cells nor")
         for key in ("grid", "num_envs", "reward", "baseline", "full_information", "cost_weight", "target_keep", "target_gflops", "skipped")
     ),
     (TrainEndToEnd, "learning.head_ratio", "classifier=paper_v2_tsm", r"the head separate_mean learns with learning\.glancer_ratio"),
-    (TrainEndToEnd, "network.std", "", "end-to-end training uses no reinforcement learning: no location is sampled; leave it out"),
-    (TrainEndToEnd, "network.width", "policy=DIR", "policy=DIR has its network already; leave one of them out"),
-    (TrainEndToEnd, "learning.momentum", "learning.optimizer=adamw", r"adamw has its own; set learning\.optimizer=sgd, or leave it out"),
+    (TrainEndToEnd, "network.std", "", "end-to-end training uses no reinforcement learning and samples no locations; leave it out"),
+    (TrainEndToEnd, "network.width", "policy=DIR", "policy=DIR already has a network; leave one of them out"),
+    (TrainEndToEnd, "learning.momentum", "learning.optimizer=adamw", r"adamw does not read it; set learning\.optimizer=sgd"),
     *(
-        (TrainEndToEnd, f"learning.{name}", "freeze=true", "freeze=true trains the policy alone; leave it out, or set freeze=false")
+        (TrainEndToEnd, f"learning.{name}", "freeze=true", "freeze=true trains only the policy; leave it out, or set freeze=false")
         for name in ("glancer_ratio", "focuser_ratio", "head_ratio", "dropout")
     ),
     (Evaluate, "classifier", "run=DIR", "run=DIR has a classifier and a policy; leave it out, or leave run out and give both"),
     (Evaluate, "policy", "run=DIR", "run=DIR has a classifier and a policy"),
-    (Evaluate, "grid", "run=DIR", "run=DIR was made with another one or the same; leave it out, or give classifier and policy instead"),
+    (Evaluate, "grid", "run=DIR", "run=DIR determines it; leave it out, or give classifier and policy instead"),
     (Evaluate, "data.root", "", "data=demo does not read it"),
-    (Evaluate, "data.views", "", "it is about training clips, and none is read; leave it out"),
+    (Evaluate, "data.views", "", "it applies to training clips, and none are read; leave it out"),
     (Evaluate, "data.val", "", "nothing is chosen on the validation split without keep or budget; leave it out"),
     (Evaluate, "bank_gib", "bank=false", "with bank=false features are stored nowhere; leave it out, or set bank=true"),
-    (RebuildBundled, "stages.finetune.epochs", "", "a bundled classifier is made by stages 0 and 1; leave it out"),
-    (FillFeatureBank, "data.val", "split=test", "split=test has none of the training videos; leave it out"),
-    (FillFeatureBank, "data.sampling", "split=val", "it is about training clips, and split=val has none; leave it out"),
+    (RebuildBundled, "stages.finetune.epochs", "", "bundled classifiers are trained by stages 0 and 1 only; leave it out"),
+    (FillFeatureBank, "data.val", "split=test", "split=test has no training videos; leave it out"),
+    (FillFeatureBank, "data.sampling", "split=val", "it applies to training clips, and split=val has none; leave it out"),
     (FillFeatureBank, "grid", "action=continuous", "action=continuous has no cells; leave it out"),
     (CheckDataset, "data.workers", "", "set workers"),
-    (CheckDataset, "data.views", "", "one test clip of each video is decoded"),
+    (CheckDataset, "data.views", "", "the check decodes one test clip per video"),
 ]  # fmt: skip
 
 
@@ -309,4 +310,4 @@ def test_all_keys_without_an_effect_are_named_at_once():
 
 
 def test_a_group_without_an_effect_is_refused_as_a_whole():
-    assert "stage 2 alone is run" in refused(TrainStages, config_of(TrainStages, "first=2 last=2"), "stages")
+    assert "only stage 2 is run" in refused(TrainStages, config_of(TrainStages, "first=2 last=2"), "stages")

@@ -14,7 +14,7 @@ from classifiers.errors import InputError
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
-    """Writes a module that can be imported; forgets it afterwards."""
+    """Return a function that writes an importable module, which is forgotten after the test."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def write(name, code):
@@ -69,7 +69,7 @@ DATASETS["mine"] = DataSource(build, "videos of mine", reads=("root",))
 
 @pytest.fixture
 def mine(write, tmp_path, clips):
-    """Arguments for a data set that a plugin adds: a folder of a dozen videos."""
+    """Return arguments for a plugin's data set, a folder of a dozen videos."""
     write("l1_data", DATA_SET)
     yield ["plugin=l1_data", "data.name=mine", f"data.root={make_folder(tmp_path / 'videos')}", "data.num_frames=4"]
     dataset_registry.DATASETS.pop("mine", None)

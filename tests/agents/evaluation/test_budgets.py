@@ -60,7 +60,7 @@ def test_invalid_shares(keep):
 
 @pytest.mark.parametrize(("budget", "keep"), [(19.6, 0.67), (None, None)])
 def test_one_of_the_two_is_required(budget, keep):
-    with pytest.raises(InputError, match=rf"budget={budget}, keep={keep}: give one of them"):
+    with pytest.raises(InputError, match=rf"budget={budget}, keep={keep}: set one of them"):
         requested_keep(budget, keep, FLOPS)
 
 

@@ -1,4 +1,4 @@
-"""Conditional exit: thresholds against the released code, and inference that ends early against whole clips."""
+"""Conditional exit: thresholds compared with the released code, and early ends compared with inference on whole clips."""
 
 import json
 from dataclasses import replace
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, TINY_COST
+from conftest import FINE_GRID, TINY, TINY_COST
 from predictions import bright_classifier, brightest
 
 from adafocus_env.action import ContinuousAction
@@ -34,7 +34,7 @@ from classifiers.errors import InputError
 from classifiers.flops import VideoFlops
 from classifiers.optimize import InferenceClassifier
 
-pytestmark = pytest.mark.numerical
+pytestmark = [pytest.mark.numerical, FINE_GRID]
 
 RELEASED = np.load(Path(__file__).parents[2] / "data" / "released_exit.npz")
 CLASSES = tuple("abcdefghij")
@@ -44,7 +44,7 @@ CLASSES = tuple("abcdefghij")
 
 
 def released_scores(count: int, seed: int) -> np.ndarray:
-    """Scores (count, 16, 10) of clips with labels 0, 1, … 9, 0, …, right more often at later steps, as those of the released arrays."""
+    """Return scores (count, 16, 10) of clips with labels 0, 1, … 9, 0, …, more often correct at later steps, as in the released arrays."""
     noise = torch.randn(count, 16, 10, generator=torch.Generator("cpu").manual_seed(seed))
     right = torch.nn.functional.one_hot(torch.arange(count) % 10, 10).float().view(count, 1, 10)
     return (noise + right * (0.2 * torch.arange(1, 17).float().view(1, 16, 1))).numpy()
@@ -154,7 +154,7 @@ CASES = {
 
 
 def strong_policy(case: str) -> tuple[PolicyNetwork, str]:
-    """A policy with random weights, so strong that patches and skipped frames differ from clip to clip."""
+    """Return a policy with random weights that are large enough for patches and skipped frames to differ between clips."""
     architecture, grid, skips, skipped = CASES[case]
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -170,18 +170,18 @@ def frames(classifier, clips):
 
 
 def half_leave(logits: torch.Tensor) -> ExitThresholds:
-    """Thresholds with which clips leave after every step, fitted on the clips themselves."""
+    """Return thresholds with which clips exit after every step, fitted on the same clips."""
     confidences = confidence_of(logits.numpy(), "softmax")
     return nudged(ExitThresholds(fit_thresholds(confidences, exit_shares(1, confidences.shape[1])), "softmax", None))
 
 
 def nudged(thresholds: ExitThresholds) -> ExitThresholds:
-    """Fitted thresholds are the confidence of a clip, which differs by rounding where it is computed in another batch."""
+    """Change thresholds slightly: they equal the confidence of a clip, which differs by rounding in other batches."""
     return replace(thresholds, values=thresholds.values - 1e-5)
 
 
 def threshold_of(policy: PolicyNetwork, classifier: Classifier, frames: torch.Tensor) -> float | None:
-    """A threshold at which half of the frames are skipped, and all frames of some clips."""
+    """Return a threshold at which half of the frames are skipped, and all frames of some clips."""
     if not policy.skips:
         return None
     maps = classifier.glance(frames.flatten(0, 1))[0].unflatten(0, frames.shape[:2])
@@ -301,7 +301,7 @@ def test_thresholds_of_another_model_are_refused_by_name(classifier, frames, fit
 
 def test_a_temporal_shift_has_no_exit(clips, fitted):
     classifier = Classifier(replace(TINY, shift=0.125, shift_place="block"), CLASSES).freeze()
-    with pytest.raises(InputError, match="exit must be left out with a classifier with temporal shift: it mixes all frames of a clip"):
+    with pytest.raises(InputError, match="exit must be left out with a classifier with temporal shift, which mixes all frames of a clip"):
         infer(classifier, fitted[0], torch.zeros(1, 4, 3, 96, 96), exit=replace(fitted[1], model=None))
 
 

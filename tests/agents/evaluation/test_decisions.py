@@ -1,4 +1,4 @@
-"""Decisions that stand for several frames, and places that are continuous: the Something-Something family, by hand."""
+"""Decisions for several frames and continuous locations (the Something-Something family), compared with computations by hand."""
 
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ PLACES = np.array([[0.0, 1.0], [0.31, 0.77], [0.5, 0.5], [0.999, 0.01]], np.floa
 
 @pytest.fixture(scope="module")
 def averaging():
-    """A classifier with temporal shift whose head averages scores."""
+    """Return a classifier with temporal shift whose head averages scores."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
         classifier = Classifier(replace(TINY, head="mean", shift=0.125, shift_place="block"), CLASSES)
@@ -48,12 +48,12 @@ def averaging():
 
 @pytest.fixture(scope="module")
 def clips():
-    """Twelve clips: eight frames for the focuser, four others for the glancer."""
+    """Return twelve clips with eight frames for the focuser and four separate frames for the glancer."""
     return open_clips(demo(TASK, val=0.0), "train", num_frames=FRAMES, glance_frames=GLANCES, size=96)
 
 
 def shifted_trunk(network, images):
-    """The two layers of a tiny backbone with one of eight channels shifted each way between them."""
+    """Compute the two layers of a tiny backbone, with one of eight channels shifted in each direction between them."""
     before = network.features[0](images)
     after = before.clone()
     for frame in range(len(images)):
@@ -65,7 +65,7 @@ def shifted_trunk(network, images):
 
 
 def by_hand(classifier, clips, clip, corners):
-    """Scores after every decision, and the decisions' glance maps and vectors, from the bare layers."""
+    """Compute the scores after every decision, and the decisions' glance maps and vectors, with the bare layers."""
     decisions = len(corners)
     frames, seen = classifier.normalise(clips.frames(clip)), classifier.normalise(clips.glancer_frames(clip))
     maps = shifted_trunk(classifier.glancer, F.interpolate(seen, (24, 24), mode="bilinear", align_corners=False, antialias=True))
@@ -231,7 +231,7 @@ def test_baselines_choose_places(averaging, clips):
 
 
 def dynamics_best(features):
-    """The highest confidence that any of the candidates brings in the first decision of clip 3."""
+    """Return the highest confidence of any candidate in the first decision of clip 3."""
     best = Dynamics(features, 49, reward="confidence")
     best.restart(np.full(49, 3), np.zeros((49, 2, 0, 2)))
     return best.step(features.action.candidates).confidence.max()
@@ -276,7 +276,7 @@ def test_what_does_not_fit_together_is_refused(averaging, classifier, clips):
     same = open_clips(demo(TASK, val=0.0), "train", num_frames=4, size=96)
     six = open_clips(demo(TASK, val=0.0), "train", num_frames=6, glance_frames=4, size=96)
     action = ContinuousAction(96, 24)
-    message = "video_div=2 needs a classifier with the head 'mean' or 'separate_mean', this one has 'gru'; leave video_div out"
+    message = "video_div=2 needs a classifier with the head 'mean' or 'separate_mean', got 'gru'; leave video_div out"
     with pytest.raises(InputError, match=message):
         LiveFeatures(classifier, same, action, video_div=2)
     with pytest.raises(InputError, match=r"the clips have 4 frames for the glancer and 8 for the focuser; .* set glance_frames=0"):

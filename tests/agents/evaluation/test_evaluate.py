@@ -57,15 +57,12 @@ def evaluated(bank, policy):
 
 
 @pytest.mark.parametrize(("clips_at_once", "patches_at_once"), slow_except([(5, 256)], [(1, 1), (5, 256), (11, 8)]))
-def test_every_clip_is_evaluated_once_for_all_batch_sizes(bank, policy, clips, monkeypatch, clips_at_once, patches_at_once):
-    def results():
-        evaluations = evaluate(bank, policy, seed=0)[1]
-        return [evaluations[name] for name in ("learned", "oracle", "greedy_oracle")]
-
-    whole = results()
+def test_every_clip_is_evaluated_once_for_all_batch_sizes(bank, policy, evaluated, monkeypatch, clips_at_once, patches_at_once):
     monkeypatch.setattr(evaluation, "CLIPS_AT_ONCE", clips_at_once)
     monkeypatch.setattr(evaluation, "PATCHES_AT_ONCE", patches_at_once)
-    for one, other in zip(whole, results(), strict=True):
+    again = evaluate(bank, policy, seed=0)
+    for name in ("learned", "oracle", "greedy_oracle"):
+        one, other = evaluated[1][name], again[1][name]
         assert one.actions.shape == (12, 4) and len(one.scores) == 12 and one.patch_mask.all()
         assert np.array_equal(one.actions, other.actions) and one.scores == pytest.approx(other.scores, abs=1e-5)
 
@@ -116,7 +113,7 @@ def test_without_a_bank_the_scores_are_the_same_and_every_patch_is_seen_once(ban
 
 
 def acting(actions, action=GRID, patch_mask=None):
-    """An evaluation with these actions; its scores are not read."""
+    """Return an evaluation with the given actions; its scores do not matter."""
     actions = np.array(actions)
     mask = np.ones(actions.shape[:2], bool) if patch_mask is None else np.array(patch_mask)
     return PolicyEvaluation(np.zeros((len(actions), 1, 2), np.float32), [(0,)] * len(actions), 0, mask, actions, action)
@@ -149,7 +146,7 @@ def test_movement_in_fractions_of_the_frame_less_the_patch():
 
 
 def on_target(cells, visible, centre=(47.5, 47.5), side=14, frames=1, patch_mask=None):
-    """An evaluation in which a box of that side stands at one place in all frames; class 0 is right in every step but the first."""
+    """Return an evaluation with a fixed box of the given side; class 0 is correct in every step except the first."""
     played = acting(cells, patch_mask=patch_mask)
     scores = np.zeros((*played.patch_mask.shape, 2), np.float32)
     scores[:, 0, 1] = 1
@@ -161,7 +158,7 @@ def on_target(cells, visible, centre=(47.5, 47.5), side=14, frames=1, patch_mask
 
 
 def test_hits_are_patches_that_cover_three_quarters_of_a_visible_target():
-    """Cell 24 is the patch of rows and columns 36 to 59, cell 25 is that from column 48 on."""
+    """Cell 24 is the patch of rows and columns 36 to 59; cell 25 starts at column 48."""
     measured = summarize(on_target([[24, 25, 24, 0]], [[True, True, False, True]]))
     assert measured["hit_rate"] == pytest.approx(1 / 3) and measured["steps"]["hit_rate"] == [1, 0, None, 0]
     for middle, hit in ((40.0, 1), (39.5, 1), (39.0, 0)):  # 11, 10.5 and 10 of its 14 columns are covered, from column 36 on
@@ -191,7 +188,7 @@ def test_the_frames_of_a_decision_share_its_patch():
 
 
 def test_intervals_are_those_of_the_bootstrap():
-    """For a share of many clips the interval is that of the normal approximation; a ratio weighs clips by their counts."""
+    """For a share of many clips, the interval equals the normal approximation; a ratio weights clips by their counts."""
     right = np.arange(400) % 4 == 0
     low, high = interval(right, np.ones(400))
     assert [low, high] == pytest.approx([0.25 - 1.96 * 0.0217, 0.25 + 1.96 * 0.0217], abs=0.005)
@@ -292,8 +289,8 @@ def test_without_truth_there_is_no_oracle_and_without_a_policy_nothing_learned(b
     assert [column.header for column in table(measures, "").columns] == ["policy", "anytime", "top-1", "GFLOPs"]
 
 
-def test_the_labels_are_looked_up_and_never_seen_by_a_policy(bank, clips, policy, monkeypatch):
-    before = evaluate(bank, policy, seed=0)[1]
+def test_the_labels_are_looked_up_and_never_seen_by_a_policy(bank, clips, policy, evaluated, monkeypatch):
+    before = evaluated[1]
     monkeypatch.setattr(clips, "labels", np.roll(clips.labels, 1))
     after = evaluate(bank, policy, seed=0)[1]
     for name in ("learned", "random", "centre", "gaussian", *RULES, "oracle"):
@@ -310,7 +307,7 @@ def test_centre_is_the_same_for_every_clip(evaluated):
 
 @pytest.fixture(scope="module")
 def reported(bank, policy, tmp_path_factory):
-    """What is printed in 80 columns, and the result, of a data set that is measured by mAP."""
+    """Return the output in 80 columns and the result, for a data set with the metric mAP."""
     display = Display()
     display.console = Console(width=80, file=io.StringIO())
     folder = tmp_path_factory.mktemp("report")
@@ -408,7 +405,7 @@ def test_the_picture_shows_the_metric_against_the_frames_looked_at(evaluated, tm
 
 
 class Counting:
-    """Any object with `predict`: looks at cell 1 in the first step, at cell 2 in the next, by what it remembers of an episode."""
+    """Any object with `predict`: it selects cell 1 in the first step, cell 2 in the next, and so on, from its recurrent state."""
 
     def __init__(self, observation):
         self.observation, self.seen = observation, []

@@ -23,7 +23,7 @@ CHOSEN = np.array([0, 5, 7, 11])
 
 @pytest.fixture(scope="module")
 def policy():
-    """Random weights, so strong that the cells differ from clip to clip and step to step."""
+    """Return a policy with random weights that are large enough for cells to differ between clips and steps."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         policy = PolicyNetwork(NETWORK, 7).eval().requires_grad_(False)

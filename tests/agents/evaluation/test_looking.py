@@ -1,4 +1,4 @@
-"""Whether looking matters: the sentence at the end of a run."""
+"""The sentence at the end of a run that says whether the choice of patches matters."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ CLIPS, STEPS = 200, 4
 
 
 def played(right_after, share=1.0, skips=False):
-    """An evaluation in which that share of the clips is right from a step on (STEPS: never), and the others never are."""
+    """Return an evaluation in which the given share of the clips is correct from a step on (STEPS: never), and the others never are."""
     scores = np.zeros((CLIPS, STEPS, 2), np.float32)
     scores[..., 1] = 1
     scores[: round(share * CLIPS), right_after:, 0] = 2
@@ -41,7 +41,7 @@ def test_it_is_said_where_the_best_patches_gain_less_than_ten_points():
 
 @pytest.mark.parametrize("greedy", [played(0, 0.6), played(2, 1.0)])
 def test_ten_points_in_either_accuracy_suffice(greedy):
-    """From 50 %: to 60 % in every step, or only in the last two, where 100 % leave the mean over steps at 50 %."""
+    """Accuracy increases from 50 % to 60 % in every step, or only in the last two, where 100 % leave the mean over steps at 50 %."""
     assert said(played(0, 0.5), greedy) is None
 
 
@@ -56,7 +56,7 @@ def test_it_is_said_where_random_patches_are_as_good_as_the_policy():
 
 
 def test_the_same_clips_are_compared():
-    """Five points are more than the noise of the difference where all other clips are the same, though the intervals of both overlap."""
+    """Five points exceed the noise of the difference if all other clips are equal, although both intervals overlap."""
     assert said(played(0, 0.5), learned=played(0, 0.55)) is None
     assert "from +0.0 to +1.5" in said(played(0, 0.5), learned=played(0, 0.505))
 

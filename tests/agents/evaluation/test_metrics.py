@@ -14,7 +14,7 @@ RELEASED = json.loads((Path(__file__).parents[2] / "data" / "released_metrics.js
 
 @pytest.fixture(scope="module")
 def drawn():
-    """Scores (200, 1, 20) and label sets as the stored results say."""
+    """Return the scores (200, 1, 20) and label sets of the stored results."""
     rs = np.random.RandomState(7)  # its draws are the same in every version of NumPy
     scores = rs.randn(200, 1, 20).astype(np.float32)
     return scores, [tuple(rs.choice(20, rs.choice([1, 2, 3], p=[0.6, 0.3, 0.1]), replace=False).tolist()) for _ in scores]
@@ -25,7 +25,7 @@ def firsts(labels):
 
 
 def one_step(rows):
-    """Rows of scores → (N, 1, K) float32."""
+    """Return rows of scores as (N, 1, K) float32."""
     return np.array(rows, np.float32)[:, None]
 
 

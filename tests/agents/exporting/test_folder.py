@@ -1,4 +1,4 @@
-"""The folder that every command takes, and its card; without ONNX."""
+"""The exported folder that every command accepts, and its card, without ONNX."""
 
 import json
 import re
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import gymnasium
 import pytest
-from predictions import make_run, one_cell, without_processes
+from predictions import make_run, one_cell
 from videos import write_video
 
 from agents import Predictor
@@ -20,6 +20,7 @@ from classifiers import checkpoint
 from classifiers.atomic_files import replacing
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("in_process")
 MEASURED = {
     "policies": {
         "learned": {"top1": 0.75, "top1_anytime": 0.5, "top1_anytime_interval": [0.25, 0.625], "gflops": 0.00125, "hit_rate": 0.9},
@@ -31,7 +32,7 @@ MEASURED = {
 
 @pytest.fixture
 def call(tmp_path, monkeypatch, capsys):
-    """Runs the command in an empty folder; gives its status and what it printed, on one line."""
+    """Return a function that runs the command in an empty folder and returns its status and output, on one line."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments):
@@ -47,7 +48,7 @@ def call(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def run(tmp_path):
-    """A finished run whose policy skips frames, with results and the command that made it."""
+    """Return a finished run whose policy skips frames, with results and the command that made it."""
     run = make_run(tmp_path / "runs" / "a run", policy=one_cell(5, skips=True))
     policy = json.loads((run / "checkpoints/best/policy.json").read_text())
     (run / "checkpoints/best/policy.json").write_text(json.dumps({**policy, "skipped": "last", "steps": 128}))
@@ -63,9 +64,8 @@ def test_the_folder_of_a_run_is_taken_by_every_reader(call, run, tmp_path, clips
         "README.md", "card.json", "classifier.safetensors", "policy.json", "policy.safetensors"
     }  # fmt: skip
     video = write_video(tmp_path / "a.mp4")
-    with without_processes():
-        expected = Predictor.load(run)(video).to_dict()
-        assert Predictor.load(out)(video).to_dict() == expected == Predictor.load(out, out)(video).to_dict()
+    expected = Predictor.load(run)(video).to_dict()
+    assert Predictor.load(out)(video).to_dict() == expected == Predictor.load(out, out)(video).to_dict()
     classifier, policy, skipped = load_checkpoints(out, None, "cpu")
     assert classifier.clip_format.num_frames == 4 and policy.keep_threshold == 0.5 and skipped == "last"
     assert json.loads((out / "policy.json").read_text()) == json.loads((run / "checkpoints/best/policy.json").read_text())

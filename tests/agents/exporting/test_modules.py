@@ -1,4 +1,4 @@
-"""The modules that are exported, chained, give what inference gives; PyTorch alone."""
+"""The chained exported modules return the results of inference, in PyTorch only."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from classifiers.optimize import PLAIN, with_execution
 
 
 def chain(classifier, policy, skipped):
-    """Run the modules one after the other; returns the outputs of the policy, and the class probabilities."""
+    """Run the modules one after the other; return the outputs of the policy and the class probabilities."""
     modules = signatures(classifier, policy, skipped)
     call = {name: torch_call(each) for name, each in modules.items()}
     counts = Counts.of(classifier, policy)

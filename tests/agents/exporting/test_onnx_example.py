@@ -1,4 +1,4 @@
-"""The example predicts what the predictor predicts, without PyTorch."""
+"""The predictions of the example, without PyTorch, equal those of the predictor."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from predictions import with_targets, without_processes
+from predictions import with_targets
 from random_networks import SPATIAL, policy_of, tiny
 from videos import square_frames, write_video
 
@@ -18,6 +18,8 @@ from agents.config.settings import Export
 from agents.exporting.export import export
 from agents.policies.networks import save_policy
 from classifiers import checkpoint
+
+pytestmark = pytest.mark.usefixtures("in_process")
 
 pytest.importorskip("onnxscript", reason="pip install 'adafocus-env[onnx]'")
 pytest.importorskip("onnxruntime")
@@ -29,7 +31,7 @@ UNEVEN = [0.0, 0.04, 0.08, 0.12, 0.16, 0.2, 0.9, 1.0, 2.0, 2.04, 2.5, 3.5]
 
 @pytest.fixture(scope="module")
 def example():
-    """The example as a module."""
+    """Return the example as a module."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(EXAMPLE.parent)
         import onnx_predict
@@ -38,15 +40,8 @@ def example():
     del sys.modules["onnx_predict"]
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    """The demo classifier and its policy as ONNX files."""
-    return export(Export(classifier="demo", format="onnx", out=str(tmp_path_factory.mktemp("demo") / "onnx")))
-
-
 def assert_same_prediction(predict, folder, source, video):
-    with without_processes():
-        expected = Predictor.load(source)(video)
+    expected = Predictor.load(source)(video)
     classes, probabilities, boxes = predict(folder, video)
     order = np.argsort(-probabilities[-1], kind="stable")
     assert tuple(classes[order]) == expected.classes
@@ -63,7 +58,7 @@ VIDEOS = {
 
 @pytest.fixture(params=["decord", "PyAV"])
 def reader(request, monkeypatch):
-    """The package that reads videos, in the predictor, too."""
+    """Set the package that reads videos, also for the predictor."""
     if request.param == "PyAV":
         monkeypatch.setitem(sys.modules, "decord", None)
 
@@ -80,15 +75,15 @@ def test_frames_are_those_of_the_predictor(tmp_path, example, reader, name, coun
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VIDEOS)
-def test_classes_and_boxes_are_those_of_the_predictor(tmp_path, example, demo, reader, name):
+def test_classes_and_boxes_are_those_of_the_predictor(tmp_path, example, demo_as_onnx, reader, name):
     size, length, times = VIDEOS[name]
     video = write_video(tmp_path / "a.mp4", with_targets(CELLS[:length], size), times=times)
-    assert_same_prediction(example.predict, demo, "demo", video)
+    assert_same_prediction(example.predict, demo_as_onnx, "demo", video)
 
 
 @pytest.mark.slow
 def test_skipped_frames_and_decisions_of_several_frames(tmp_path, example):
-    """Four frames in two decisions of four glances each, with a temporal shift; the second decision is skipped."""
+    """A clip has four frames in two decisions with four glances each, and temporal shift; the second decision is skipped."""
     policy = policy_of(replace(SPATIAL, map_shape=(64, 6, 6)), skips=True)
     policy.actor.skip.weight.zero_()
     policy.actor.skip.bias[:] = torch.tensor([-20.0, 40.0, 0.0])  # P(skip) is low before the first patch, and high after it
@@ -109,7 +104,7 @@ def test_interpolated_patches(tmp_path, example):
 
 
 @pytest.mark.slow
-def test_it_runs_without_pytorch_and_prints_five_classes(tmp_path, demo):
+def test_it_runs_without_pytorch_and_prints_five_classes(tmp_path, demo_as_onnx):
     video = write_video(tmp_path / "a.mp4", square_frames(12, 96, 128))
     code = """
 import runpy, sys
@@ -117,6 +112,6 @@ sys.modules.update(dict.fromkeys(["torch", "torchvision", "classifiers", "adafoc
 sys.argv.pop(0)
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-    command = [sys.executable, "-c", code, str(EXAMPLE), str(demo), str(video)]
+    command = [sys.executable, "-c", code, str(EXAMPLE), str(demo_as_onnx), str(video)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert len(printed) == 5 + 8 and all(line.endswith("%") for line in printed[:5])

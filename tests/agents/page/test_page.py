@@ -1,4 +1,4 @@
-"""From runs to the page, and the page in Chromium."""
+"""The page about finished runs, as text and in Chromium."""
 
 import json
 import os
@@ -23,14 +23,14 @@ from agents.runs.report import ORDER
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("in_process")]
 
 LARGEST = 5_000_000  # bytes
 
 
 @pytest.fixture(scope="module", autouse=True)
 def demo_videos(clips):
-    """The data set `demo` are a few videos; PyTorch's settings come back."""
+    """Reduce the data set `demo` to a few videos, and restore PyTorch's settings afterwards."""
     with pytest.MonkeyPatch.context() as patch, tiny_networks():
         patch_demo(patch)
         yield
@@ -38,7 +38,7 @@ def demo_videos(clips):
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    """A folder with two runs that differ in the seed."""
+    """Return a folder with two runs that differ in the seed."""
     root = tmp_path_factory.mktemp("sweep")
     for seed in (0, 1):
         settings = ["data=demo", *SETTINGS[1:], f"seed={seed}", f"run={root / f'seed={seed}'}"]
@@ -48,19 +48,19 @@ def sweep(tmp_path_factory):
 
 @pytest.fixture
 def copied(sweep, tmp_path):
-    """A copy of the sweep to change."""
+    """Return a copy of the sweep that a test may change."""
     return Path(shutil.copytree(sweep, tmp_path / "sweep"))
 
 
 def made(run, out, **others):
-    """The text of the page."""
+    """Return the text of the page."""
     report.main(Report(run=str(run), out=str(out), **others))
     return Path(out).read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def pages(sweep, tmp_path_factory):
-    """The page of one run, and that of both."""
+    """Return the page of one run and the page of both runs."""
     folder = tmp_path_factory.mktemp("pages")
     made(sweep / "seed=0", folder / "one.html")
     made(sweep / "seed=*", folder / "both.html")
@@ -172,7 +172,7 @@ def test_every_policy_of_the_table_is_explained():
 
 
 def changed(file, **values):
-    """A YAML or JSON file with other values, ``a__b`` being that of ``a.b``; None takes one away."""
+    """Change values in a YAML or JSON file; ``a__b`` is the value of ``a.b``, and None removes it."""
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     for key, value in values.items():
         *groups, name = key.split("__")
@@ -206,7 +206,7 @@ def changed(file, **values):
         ("seed=0", lambda run: changed(run / "config.yaml", plugin="mine"), r"seed=0 was made with plugin=mine, .*: add plugin=mine$"),
         (
             "seed=*", lambda run: changed(run / "config.yaml", ppo__gamma=0.9, env__grid=5),
-            r"runs must differ in the seed alone, got other values of env\.grid, ppo\.gamma in .*seed=1; make a page for each$",
+            r"runs must differ only in the seed, got other values of env\.grid, ppo\.gamma in .*seed=1; make a page for each$",
         ),
         ("seed=*", lambda run: changed(run / "config.yaml", seed=1), r"seed=\*: runs must differ in the seed, got the seeds \[1, 1\];"),
         (

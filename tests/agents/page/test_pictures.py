@@ -16,7 +16,7 @@ from agents.page.pictures import BAR, animation, coverage, heat_map, peak_in_wor
 
 
 def opened(url):
-    """The picture of an address."""
+    """Return the picture of a data URL."""
     return Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1])))
 
 

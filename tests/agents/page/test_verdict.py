@@ -1,4 +1,4 @@
-"""The numbers and words of the page, from made-up predictions."""
+"""The numbers and sentences of the page, from artificial predictions."""
 
 import re
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from agents.page.verdict import Estimate, estimate, findings, gain, headline
 
 @dataclass
 class Predicted:
-    """Which clips each policy gets right; anytime accuracies are half of that."""
+    """Predictions with given correct clips of each policy; anytime accuracies are half as high."""
 
     right: dict
 
@@ -35,7 +35,7 @@ class Run:
 
 
 def run_with(learned, random, **others):
-    """A run of 100 clips, the first so many of which each policy gets right."""
+    """Return a run of 100 clips; each policy is correct on the given number of first clips."""
     rules = {"saliency": random + 2, "motion": random, **others}
     rights = {"learned": learned, "random": random, **rules}
     return Run({name: np.arange(100) < count for name, count in rights.items()}, hit_rate=0.93)

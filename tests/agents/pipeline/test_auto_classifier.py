@@ -1,4 +1,4 @@
-"""The classifier of `classifier=auto`: trained once for a data set; its training can be stopped and killed anywhere."""
+"""The classifier of `classifier=auto` is trained once per data set, and its training can be stopped and killed anywhere."""
 
 import shutil
 import signal
@@ -18,6 +18,7 @@ from classifiers import checkpoint
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("in_process")
 FEW = ["stages.glancer.epochs=2", "stages.glancer.dropout=0.3", "stages.glancer.batch_size=3", "stages.random_patches.batch_size=3"]
 LINES = 5  # two epochs, one and two
 
@@ -30,7 +31,7 @@ def networks():
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, clips):
-    """The folder of videos; ``clips`` has rendered them."""
+    """Return the folder of videos, which ``clips`` has rendered."""
     return make_folder(tmp_path_factory.mktemp("videos"))
 
 
@@ -50,7 +51,7 @@ def get_classifier(folder, root, *overrides):
 
 
 def cached(cache):
-    """The weights and the metrics in the only folder of the cache."""
+    """Return the weights and the metrics in the only folder of the cache."""
     (folder,) = (path for path in (cache / "classifiers").iterdir() if path.is_dir())
     assert {path.name for path in folder.iterdir()} == {checkpoint.CARD, checkpoint.WEIGHTS, TRAINING}
     assert not (folder / TRAINING / "checkpoints").exists()
@@ -59,14 +60,14 @@ def cached(cache):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, root, cache):
-    """What a training leaves that nothing interrupts."""
+    """Return the results of an uninterrupted training."""
     shutil.rmtree(cache / "classifiers", ignore_errors=True)
     get_classifier(tmp_path_factory.mktemp("runs") / "run", root)
     return cached(cache)
 
 
 def at_line(number, act, log=RunDir.log):
-    """A `RunDir.log` that calls ``act`` when the metrics have that many lines."""
+    """Make `RunDir.log` call ``act`` when the metrics have the given number of lines."""
 
     def logged(self, metrics):
         log(self, metrics)
@@ -85,7 +86,7 @@ def test_the_metrics_are_beside_the_classifier(tmp_path, root, cache, whole):
 
 
 def test_its_stages_are_the_epoch_loops_one_after_the_other(tmp_path, root):
-    """The random states, of dropout for one, carry over from stage to stage; its seed is 0 with any seed of the run."""
+    """Random states (such as for dropout) carry over from stage to stage, and the seed is 0 for any seed of the run."""
     with open_run(tmp_path, root, "seed=3") as run:
         clips, stages = run.clips(), run.config.stages
         classifier = trained_classifier(run, clips)
@@ -134,7 +135,7 @@ def test_force_drops_a_broken_training(tmp_path, root, cache, whole, monkeypatch
         get_classifier(tmp_path, root)
     for file in (cache / "classifiers").rglob("*.pt"):
         file.write_bytes(b"half")
-    with pytest.raises(InputError, match=r"\.pt is not a whole checkpoint of this program .*; force=true starts over"):
+    with pytest.raises(InputError, match=r"\.pt is not a complete checkpoint of this program .*; force=true starts over"):
         get_classifier(tmp_path, root)
     get_classifier(tmp_path, root, "force=true")
     assert cached(cache) == whole

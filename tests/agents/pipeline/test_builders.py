@@ -1,8 +1,9 @@
-"""From settings to clips, and what a user sees of it."""
+"""The construction of clips from settings, and its progress display."""
 
 import io
 from dataclasses import replace
 
+import pytest
 from conftest import TASK
 from rich.console import Console
 
@@ -10,6 +11,8 @@ from adafocus_env.demo.videos import demo
 from agents.config.settings import DataConfig
 from agents.pipeline.builders import build_split
 from agents.runs.progress import Display
+
+pytestmark = pytest.mark.usefixtures("in_process")
 
 
 def test_rendering_is_called_rendering(clips, tmp_path, monkeypatch):

@@ -72,12 +72,12 @@ def test_the_oracle_selects_the_cell_nearest_to_the_target(clips):
 
 
 def test_the_oracle_needs_the_truth():
-    with pytest.raises(InputError, match="the oracle needs clips with a ground-truth track; these have none"):
+    with pytest.raises(InputError, match="the oracle's clips must have a ground-truth track, got clips without one"):
         Oracle(SimpleNamespace(clips=SimpleNamespace(has_truth=False)))
 
 
 def test_no_choice_beats_the_greedy_oracle_at_any_step(bank):
-    """All 49 choices of every clip are tried out, in the first step and in the second one."""
+    """The test tries all 49 choices of every clip in the first step and in the second step."""
     dynamics, rows = Dynamics(bank, 12, reward="confidence"), np.arange(12)
 
     def confidence(*cells):
@@ -122,7 +122,7 @@ def test_a_fixed_patch_is_the_one_that_was_asked_for():
 
 @pytest.mark.parametrize(("pixel", "wanted"), [((0, 0), (0, 0)), ((3, 5), (56, 88)), ((5, 2), (88, 40))])
 def test_saliency_selects_the_pixel_that_is_unlike_the_rest(pixel, wanted):
-    """Maps of 6×6 pixels, 16 pixels of the frame each; the middle of the one that stands out is where the patch has its centre."""
+    """Maps have 6×6 pixels of 16 frame pixels each; the patch is centred on the pixel that differs."""
     maps = torch.full((1, 3, 6, 6), 0.5)
     maps[0, 1, pixel[0], pixel[1]] = 4.0
     grid = GridAction(25, 96, 24)  # 3 pixels from cell to cell
@@ -132,7 +132,7 @@ def test_saliency_selects_the_pixel_that_is_unlike_the_rest(pixel, wanted):
 
 
 def marked(pixel, value):
-    """A map of 12×12 pixels, 8 pixels of the frame each, that is 1 but for 2×2 pixels."""
+    """Return a map of 12×12 pixels (8 frame pixels each) that is 1 except for 2×2 pixels."""
     image = torch.ones(3, 12, 12)
     image[:, pixel[0] : pixel[0] + 2, pixel[1] : pixel[1] + 2] = value
     return image
@@ -143,7 +143,7 @@ def marked(pixel, value):
     [("motion", (2, 7), (2, 7)), ("map_norm", (6, 6), (2, 7)), ("brightness", (6, 6), (2, 7)), ("frame_difference", (2, 7), (2, 7))],
 )
 def test_rules_select_what_stands_out_or_changes(rule, first, second):
-    """A bright spot that is always there, and from the second step on a brighter one: the change is seen from the first step on."""
+    """There is a bright spot in all steps, and a brighter one from the second step on; the change is visible from the first step on."""
     still = marked((6, 6), 20.0)
     images = torch.stack([still, torch.maximum(still, marked((2, 7), 40.0))])
     grid = GridAction(25, 96, 24)  # 3 pixels from cell to cell
@@ -159,7 +159,7 @@ def test_rules_select_what_stands_out_or_changes(rule, first, second):
 
 
 def test_rules_read_the_frames_of_all_steps_of_real_clips(bank):
-    """Brightness is that of the frames at glance size, where it is highest after smoothing."""
+    """Brightness is that of the frames at glance size, and its maximum is taken after smoothing."""
     cells = RulePatch(bank, RULES["brightness"]).predict(np.array([[3, 2]]))[0]
     frame = bank.classifier.to_glance_size(bank.clips.frames(3)[2:3].float()).sum(1)[0]
     weights = torch.tensor([1.0, 2.0, 1.0])
@@ -181,12 +181,12 @@ def test_one_observation_gives_one_action_as_in_stable_baselines3():
 
 @pytest.mark.parametrize("observation", [np.zeros((4, 16, 6, 6), np.float32), np.zeros((4, 2), np.float32), np.zeros((4, 3), np.int64)])
 def test_observations_that_are_no_references_are_refused(observation):
-    with pytest.raises(InputError, match=r"reads references \(clip, step\), got .*; make the environment with observation='reference'"):
+    with pytest.raises(InputError, match=r"must be references \(clip, step\), got .*; make the environment with observation='reference'"):
         RandomPatch(GRID, 0).predict(observation)
 
 
 def test_stable_baselines3_evaluates_every_baseline(bank):
-    """The oracle's rank follows from its definition: none sees more of the true class than the greedy one."""
+    """The greedy oracle ranks first by definition, since it maximises the score of the true class."""
     vector = AdaFocusVectorEnv(
         12, bank.classifier, bank.clips, observation="reference", reward="confidence", bank=bank, autoreset_mode="SAME_STEP",
         clip_order="epoch",

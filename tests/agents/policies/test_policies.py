@@ -41,7 +41,7 @@ def ppo(bank):
 
 
 def continuous_ppo(locations, network=NETWORK, *, seed=5, std=0.25, **changes):
-    """On continuous locations, four environments, bound."""
+    """Return a PPO model on continuous locations with four environments, bound to the features."""
     config = PPOConfig(**{"n_steps": 4, "batch_size": 8, **changes})
     env = make_environment(locations, EnvConfig(num_envs=4, action="continuous", baseline=1))
     model = new_ppo(env, locations, config, network, seed, std)
@@ -50,20 +50,20 @@ def continuous_ppo(locations, network=NETWORK, *, seed=5, std=0.25, **changes):
 
 
 def after_every_update(model, look):
-    """A list that grows by the result of ``look`` after every update."""
+    """Return a list to which the result of ``look`` is appended after every update."""
     found, train = [], model.train
     model.train = lambda: (train(), found.append(look()))
     return found
 
 
 def statistics(model):
-    """Copies of the running statistics of a model's policy, the count of batches last."""
+    """Return copies of the running statistics of a model's policy, with the count of batches last."""
     return [tensor.clone() for tensor in model.policy.features_extractor.encoder.buffers()]
 
 
 @pytest.fixture(scope="module")
 def locations(classifier, clips):
-    """Features of the clips of ``bank``, for continuous locations."""
+    """Return features of the clips of ``bank`` for continuous locations."""
     return MemoryBank(classifier, clips, ContinuousAction(96, 24))
 
 
@@ -75,12 +75,12 @@ def policy():
 
 @pytest.fixture
 def maps(bank):
-    """The glance maps of all clips (12, 4, 16, 6, 6)."""
+    """Return the glance maps of all clips (12, 4, 16, 6, 6)."""
     return bank.glance_maps(np.arange(12)[:, None], np.arange(4)[None])
 
 
 def hidden_by_hand(extractor, maps):
-    """What the extractor should give: its own GRU run over every clip alone, read at the steps."""
+    """Return the expected output of the extractor: its GRU run over each clip separately, read at the given steps."""
     with torch.no_grad():
         return torch.stack([extractor.encoder(maps[clip][None])[0, step] for clip, step in REFERENCES])
 
@@ -301,7 +301,7 @@ def test_standard_deviations_that_are_none(std):
 
 @pytest.mark.parametrize("grid", [0, -1, 2.5, "7", True])
 def test_grids_that_are_none(grid):
-    with pytest.raises(InputError, match=r"grid must be a whole number of cells from 1 on, or None for a continuous policy, got "):
+    with pytest.raises(InputError, match=r"grid must be a positive whole number of cells, or None for a continuous policy, got "):
         PolicyNetwork(NETWORK, grid)
 
 

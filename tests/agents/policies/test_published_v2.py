@@ -33,7 +33,7 @@ CHOSEN = np.array([0, 5, 7, 11])
 
 
 def new_policy(architecture=RECURRENT, **changes):
-    """With statistics and weights that make locations differ from clip to clip."""
+    """Return a policy with statistics and weights that make locations differ between clips."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         policy = PolicyNetwork(architecture, None, interpolated=True, **changes)

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import random_classifier
+from conftest import FINE_GRID, random_classifier
 from gymnasium import spaces
 from rich.console import Console
 
@@ -31,7 +31,7 @@ from agents.supervised.stages import finetune
 from classifiers.errors import InputError
 from classifiers.optimize import PLAIN, with_execution
 
-pytestmark = pytest.mark.numerical
+pytestmark = [pytest.mark.numerical, FINE_GRID]
 
 NETWORK = PolicyArchitecture((16, 6, 6), channels=4, features=10, hidden=8)
 CHOSEN = np.array([0, 5, 7, 11])
@@ -39,7 +39,7 @@ KINDS = {"skip": 7, "continuous_skip": None}
 
 
 def skipping_policy(grid):
-    """Random weights, so strong that actions differ from clip to clip and step to step, and some skip."""
+    """Return a policy with random weights, large enough for actions to differ between clips and steps, some of which skip."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
         policy = PolicyNetwork(NETWORK, grid, skips=True).eval().requires_grad_(False)
@@ -123,7 +123,7 @@ def test_the_output_for_skipping_depends_on_the_number_of_patches(policy, maps):
 
 
 def one_by_one(skip, threshold):
-    """The patch mask, clip by clip and step by step."""
+    """Compute the patch mask clip by clip and step by step."""
     patch_mask = torch.zeros(skip.shape[:2], dtype=torch.bool)
     for clip in range(len(skip)):
         for step in range(skip.shape[1]):
@@ -207,7 +207,7 @@ def test_a_policy_that_skips_and_one_that_cannot_are_not_mixed_up(bank, skips):
 def test_a_policy_without_the_number_of_patches_is_refused(bank):
     env = make_environment(bank, EnvConfig(num_envs=4, action="skip"), "reference")
     model = new_ppo(env, bank, PPOConfig(n_steps=4, batch_size=8), NETWORK, 5)
-    with pytest.raises(InputError, match="without the number of patches: use the observation 'reference_looks'"):
+    with pytest.raises(InputError, match="observation must be 'reference_looks'"):
         to_network(model.policy)
 
 

@@ -1,4 +1,4 @@
-"""The spatial policy network: its modules against PyTorch's own, any grid and map size, inside and outside of Stable-Baselines3."""
+"""The spatial policy network: modules compared with PyTorch's, any grid and map size, inside and outside of Stable-Baselines3."""
 
 import json
 from dataclasses import replace
@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import FINE_GRID
 from gymnasium import spaces
 from torch import nn
 
@@ -19,6 +20,7 @@ from agents.policies.sb3 import ClipReferenceExtractor, PatchActorCriticPolicy, 
 from agents.policies.spatial import ConvGRU, SpatialArchitecture, cell_weights, pixel_locations
 from classifiers.errors import InputError
 
+pytestmark = FINE_GRID
 SMALL = SpatialArchitecture((5, 6, 6), patch_share=1 / 3, width=4)
 
 
@@ -151,7 +153,7 @@ def test_any_grid_and_any_map(grid, shape, recwarn):
 @pytest.mark.parametrize(("grid", "warned"), [(6, False), (7, True)])
 def test_a_grid_finer_than_the_map_is_reported(grid, warned, recwarn):
     network(SMALL, grid)
-    expected = ["a 7×7 grid is finer than the 6×6 score map, which cannot tell neighbouring cells apart; set env.grid=6 or less"]
+    expected = ["a 7×7 grid is finer than the 6×6 score map, which cannot distinguish neighbouring cells; set env.grid=6 or less"]
     assert [str(each.message) for each in recwarn] == (expected if warned else [])
 
 

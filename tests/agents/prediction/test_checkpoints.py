@@ -4,7 +4,7 @@ import shutil
 import pytest
 import torch
 from conftest import random_classifier
-from predictions import make_run, one_cell, without_processes
+from predictions import make_run, one_cell
 from tiny_algorithms import learn, settings
 from videos import write_video
 
@@ -16,6 +16,7 @@ from classifiers import checkpoint
 from classifiers.classifier import ClipFormat
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("in_process")
 CPU = torch.device("cpu")
 
 
@@ -95,8 +96,7 @@ def test_models_of_other_algorithms_are_policies_too(tmp_path, bank):
     _, policy, skipped = load_checkpoints(run, None, CPU)
     assert isinstance(policy, ModelOnGlances) and (policy.grid, policy.skips, skipped) == (7, False, "last")
     assert load_checkpoints(run / "checkpoints" / "classifier", run / "checkpoints" / "best", CPU)[2] == "zeros"
-    with without_processes():
-        found = Predictor.load(run, device="cpu")(write_video(tmp_path / "a.mp4"))
+    found = Predictor.load(run, device="cpu")(write_video(tmp_path / "a.mp4"))
     assert len(found.frames) == 4 and all(frame.box for frame in found.frames)
     (run / "result.json").unlink()
     offer = rf"or use its best policy so far: python -m agents.predict source=VIDEO classifier=\S+ policy={run}/checkpoints/best$"

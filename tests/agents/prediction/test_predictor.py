@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import TASK, random_classifier
 from PIL import Image
-from predictions import CLASSES, bright_classifier, brightest, cell_in_video, make_run, one_cell, with_targets, without_processes
+from predictions import CLASSES, bright_classifier, brightest, cell_in_video, make_run, one_cell, with_targets
 from videos import cut_in_half, square_frames, turn, write_video
 
 import agents
@@ -23,15 +23,10 @@ from agents.prediction.video import write_video as write_video_of
 from classifiers.classifier import ClipFormat
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("in_process")
 CELLS = [8, 12, 24, 36, 40, 16, 30, 32, 9, 11, 23, 39]
 QUARTER_TURNS = {-1: (0, 1, -1, 0), 2: (-1, 0, 0, -1), 1: (0, -1, 1, 0)}
 UNEVEN = [0.0, 0.04, 0.08, 0.12, 0.16, 0.2, 0.9, 1.0, 2.0, 2.04, 2.5, 3.5]
-
-
-@pytest.fixture(autouse=True)
-def in_this_process():
-    with without_processes() as patch:
-        yield patch
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +35,7 @@ def predictor():
 
 
 def assert_on_targets(found, size):
-    """Every patch lies within a pixel of the target that its frame shows."""
+    """Check that every patch is within a pixel of the target in its frame."""
     assert found.size == size
     expected = np.array([cell_in_video(CELLS[frame.index], size) for frame in found.frames])
     assert np.abs(found.boxes - expected).max() <= 1
@@ -151,7 +146,7 @@ def test_videos_that_cannot_be_read_do_not_stop_the_others(tmp_path, predictor):
     found = list(predictor.predict_all([bad, good, tmp_path / "none.mp4"]))
     assert {each.file for each in found if isinstance(each, Prediction)} == {str(good)}
     reasons = {each.file: each.reason for each in found if isinstance(each, Unreadable)}
-    assert "bytes are there" in reasons[str(bad)] and "there is no such file" in reasons[str(tmp_path / "none.mp4")]
+    assert "it is truncated" in reasons[str(bad)] and "there is no such file" in reasons[str(tmp_path / "none.mp4")]
     with pytest.raises(InputError, match=r"cannot read the video .*bad\.mp4: it is truncated"):
         predictor(bad)
     with pytest.raises(InputError, match=r"cannot read the video .*bad\.mp4: it is truncated"):
@@ -194,7 +189,7 @@ def test_the_frames_of_the_glancer_may_be_others(tmp_path):
     [
         ({"window": 0.0}, "window must be above 0, got 0.0"),
         ({"fps": -1.0}, "fps must be above 0, got -1.0"),
-        ({"stride": 1.0}, "stride=1.0 is between windows, and there is one; give window, too"),
+        ({"stride": 1.0}, "stride must be left out without window, got 1.0; set window, too"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
     ],
 )
@@ -221,7 +216,7 @@ def test_a_run_is_loaded_with_the_frames_that_it_was_trained_with(tmp_path):
 
 @pytest.fixture(scope="module")
 def turned(tmp_path_factory, predictor):
-    """A turned video at a variable rate, with its prediction."""
+    """Return a rotated video with a variable frame rate and its prediction."""
     frames = np.ascontiguousarray(np.rot90(with_targets(CELLS, (160, 120)), -1, axes=(1, 2)))
     path = write_video(tmp_path_factory.mktemp("video") / "a.mp4", frames, times=UNEVEN, pixel_aspect=Fraction(2, 1))
     return predictor(turn(path, QUARTER_TURNS[1]))

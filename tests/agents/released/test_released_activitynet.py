@@ -1,4 +1,4 @@
-"""The authors' checkpoints, ActivityNet family: equal weights and frames give the results of the authors' code; bad files are refused."""
+"""The authors' checkpoints of the ActivityNet family: results equal those of the authors' code, and invalid files are refused."""
 
 import copy
 import json
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 T, CLIPS = 16, 2
 @pytest.fixture(scope="module")
 def content():
-    """A released dictionary of stage 2; copy before changing."""
+    """Return a released dictionary of stage 2; tests must copy it before changes."""
     return released_weights.released()
 
 
@@ -46,7 +46,7 @@ def frames(stored):
 
 @pytest.fixture(scope="module")
 def imported(content, tmp_path_factory):
-    """The folder that the command makes of a released file."""
+    """Return the folder that the command writes for a released file."""
     folder = tmp_path_factory.mktemp("released")
     torch.save(content, folder / "file.pth.tar")
     arguments = [f"file={folder / 'file.pth.tar'}", f"out={folder / 'out'}"]
@@ -59,13 +59,13 @@ def imported(content, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def classifier(imported):
-    """With patches of 96 pixels; weights do not depend on the patch size, so a test may set another one."""
+    """Return a classifier with patches of 96 pixels. Weights do not depend on the patch size, so tests may set another one."""
     return checkpoint.load(imported)
 
 
 @pytest.fixture(scope="module")
 def glances(classifier, frames):
-    """Glance maps (B·T, 1280, 7, 7) and vectors (B·T, 1280), in float64."""
+    """Return glance maps (B·T, 1280, 7, 7) and vectors (B·T, 1280) in float64."""
     with torch.no_grad():
         return copy.deepcopy(classifier).double().glance(frames.flatten(0, 1).double())
 
@@ -74,8 +74,9 @@ def glances(classifier, frames):
 
 
 def test_the_weights_are_those_that_the_results_were_computed_with():
+    tensors = released_weights.tensors_of()
     for name, (shape, norm) in released_weights.names().items():
-        assert released_weights.weight(name, shape).double().norm().item() == pytest.approx(norm, rel=1e-6), name
+        assert tensors[name].shape == shape and tensors[name].double().norm().item() == pytest.approx(norm, rel=1e-6), name
 
 
 def test_every_tensor_of_the_file_is_in_the_checkpoint_and_nothing_else(imported, content):
@@ -99,9 +100,9 @@ def test_glances(glances, stored):
 @pytest.mark.numerical
 @pytest.mark.parametrize("patch_size", [96, 128])
 def test_policy(imported, glances, stored, patch_size):
-    """The fixtures of both patch sizes hold the same policy on the same glances.
+    """The fixtures of both patch sizes have the same policy on the same glances.
 
-    Values are compared with the largest of all steps: those of a step can all be near zero, sums in which large terms cancel.
+    Differences are relative to the largest value of all steps, since all values of a step can be near zero, where large terms cancel.
     """
     theirs = {name.split(".", 1)[1]: value for name, value in stored.items() if name.startswith(f"p{patch_size}.")}
     policy = load_policy(imported).double()
@@ -156,7 +157,7 @@ def test_classifier_and_rewards(classifier, frames, glances, stored, patch_size)
 @pytest.mark.numerical
 @pytest.mark.parametrize("patch_size", [96, 128])
 def test_patches(frames, patch_size):
-    """The first frame of both clips, cropped at five locations in [0, 1]² between the cells of a grid."""
+    """The first frame of both clips is cropped at five locations in [0, 1]² between the cells of a grid."""
     stored = released_weights.results("patches")
     theirs = {name.split("get_patch.")[1]: value for name, value in stored.items() if name.startswith(f"p{patch_size}.")}
     assert np.array_equal(np.floor(stored["get_patch.actions"] * (224 - patch_size)), theirs["coords"])
@@ -265,7 +266,7 @@ def test_a_recurrent_head_that_lacks_tensors_is_not_taken_for_a_linear_one(conte
         ({"fc": {"fc.weight": None}}, "missing fc.fc.weight, which gives the number of classes"),
         ({"fc": {"fc.weight": 3}}, r"fc\['fc.weight'\] is a int, not a tensor"),
         ({"policy": [1]}, "policy is a list, not a dictionary of tensors"),
-        ({"policy": {"actor.0.bias": torch.zeros(50)}}, r"policy.actor.0.bias has shape \(50,\), but a grid has 16, 25, 36, 49 or 64"),
+        ({"policy": {"actor.0.bias": torch.zeros(50)}}, r"policy\.actor\.0\.bias must have .*: 16, 25, 36, 49 or 64; got shape \(50,\)"),
         (
             {"focuser": {"net.base_model.0.weight": torch.zeros(64, 3, 7, 7)}, "policy": None},
             r"the ActivityNet family: missing glancer\.net.*; unexpected focuser\.net\.base_model\.0\.weight",

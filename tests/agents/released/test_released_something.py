@@ -1,4 +1,4 @@
-"""The authors' checkpoints, Something-Something family: equal weights and frames give equal results; bad files are refused."""
+"""The authors' checkpoints of the Something-Something family: results equal those of the authors' code, and invalid files are refused."""
 
 import copy
 
@@ -27,7 +27,7 @@ MAPS = (GLANCES * 1280, 7, 7)
 
 @pytest.fixture(scope="module")
 def content():
-    """A released dictionary of stage 2; copy before changing."""
+    """Return a released dictionary of stage 2; tests must copy it before changes."""
     return released_weights.released("something")
 
 
@@ -43,7 +43,7 @@ def file(content, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def read(file):
-    """The classifier and the policy in the file."""
+    """Return the classifier and the policy in the file."""
     return read_released(file)
 
 
@@ -59,7 +59,7 @@ def frames(stored):
 
 @pytest.fixture(scope="module")
 def glances(read, glance_frames):
-    """Glance maps (B, 8, 1280, 7, 7) and vectors (B, 8, 1280), in float64."""
+    """Return glance maps (B, 8, 1280, 7, 7) and vectors (B, 8, 1280) in float64."""
     with torch.no_grad():
         maps, vectors = copy.deepcopy(read.classifier).double().glance(glance_frames.flatten(0, 1).double(), GLANCES)
     return maps.unflatten(0, (CLIPS, GLANCES)), vectors.unflatten(0, (CLIPS, GLANCES))
@@ -67,7 +67,7 @@ def glances(read, glance_frames):
 
 @pytest.fixture(scope="module")
 def patches(frames):
-    """Corners (B, 2) → the patches (B·12, 3, P, P) there, the same place in all frames of a clip."""
+    """Return the patches (B·12, 3, P, P) at corners (B, 2), at the same location in all frames of a clip."""
 
     def cut(corners):
         corners = torch.from_numpy(corners.astype(np.int64)).repeat_interleave(FRAMES, 0)
@@ -78,7 +78,7 @@ def patches(frames):
 
 @pytest.fixture(scope="module")
 def focus_vectors(read, patches, stored):
-    """Focus vectors (B·12, 2048) at the places chosen, and at the random ones."""
+    """Return focus vectors (B·12, 2048) at the chosen and at random locations."""
     with torch.no_grad():
         return tuple(read.classifier.focus(patches(stored[f"coords_{which}"]), FRAMES) for which in ("chosen", "random"))
 
@@ -87,8 +87,9 @@ def focus_vectors(read, patches, stored):
 
 
 def test_the_weights_are_those_that_the_results_were_computed_with():
+    tensors = released_weights.tensors_of("something")
     for name, (shape, norm) in released_weights.names("something").items():
-        assert released_weights.weight(name, shape).double().norm().item() == pytest.approx(norm, rel=1e-6), name
+        assert tensors[name].shape == shape and tensors[name].double().norm().item() == pytest.approx(norm, rel=1e-6), name
 
 
 @pytest.mark.numerical
@@ -138,7 +139,7 @@ def test_patches_and_focus_vectors(patches, focus_vectors, stored):
 
 @pytest.mark.numerical
 def test_scores_and_reward(read, glances, focus_vectors, stored):
-    """One decision a video: the head gets the mean of 8 glance vectors and the mean of 12 focus vectors."""
+    """There is one decision per video; the input of the head is the mean of 8 glance vectors and the mean of 12 focus vectors."""
     classifier, seen = read.classifier, glances[1].float().mean(1, keepdim=True)
     chosen, random = (
         classifier.classify(seen, part.unflatten(0, (CLIPS, FRAMES)).mean(1, keepdim=True), classifier.initial_state(CLIPS))[0][:, 0]
@@ -159,7 +160,7 @@ def test_scores_and_reward(read, glances, focus_vectors, stored):
 
 @pytest.fixture(scope="module")
 def imported(file, tmp_path_factory):
-    """The folder that the command makes of a released file."""
+    """Return the folder that the command writes for a released file."""
     out = tmp_path_factory.mktemp("imported")
     message = import_released(ImportCheckpoint(str(file), str(out), family="Something-Something"))
     assert message == (
@@ -229,8 +230,8 @@ def test_faults_are_listed_all_at_once(content, tmp_path):
 
 
 def test_parts_of_the_other_family(content, tmp_path):
-    """A file is of the family that most of its names belong to; the others are faults of it."""
-    content, other = {**content, "policy": None}, released_weights.released(policy=False)
+    """The family of a file is that of most of its names; the other names are faults."""
+    content, other = {**content, "policy": None}, released_weights.released(policy=False, drawn=False)
     with pytest.raises(InputError, match=r"the Something-Something family: missing fc\.weight.*; unexpected fc\.gru\.weight_ih_l0; "):
         read_released(save({**content, "fc": other["fc"]}, tmp_path))
     with pytest.raises(InputError, match=r"the ActivityNet family: missing fc\.gru\.weight_ih_l0; .*; unexpected fc\.weight; unexpected"):
@@ -251,7 +252,7 @@ def test_the_family_that_was_asked_for(file):
         ({"fc": {"weight": None}, "glancer": {}}, r"missing fc\.weight, which gives the number of classes"),
         (
             {"policy": {"state_encoder.0.weight": torch.zeros(64, 2000, 1, 1)}},
-            r"policy\.state_encoder\.0\.weight has shape \(64, 2000, 1, 1\), but takes a whole number of glance maps of 1280 channels",
+            r"policy\.state_encoder\.0\.weight must read a multiple of 1280 channels, the glance map's, got shape \(64, 2000, 1, 1\)",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""AdaFocusV2's checkpoints, ActivityNet family: equal weights and frames give the results of the authors' code; bad files are refused."""
+"""AdaFocusV2's checkpoints of the ActivityNet family: results equal those of the authors' code, and invalid files are refused."""
 
 import re
 
@@ -26,7 +26,7 @@ UNUSED = [f"{network}.{tensor}" for network in ("global_CNN.classifier", "local_
 
 @pytest.fixture(scope="module")
 def content():
-    """A released dictionary; copy before changing."""
+    """Return a released dictionary; tests must copy it before changes."""
     return released_weights.released_v2("activitynet_v2")
 
 
@@ -42,7 +42,7 @@ def frames(stored):
 
 @pytest.fixture(scope="module")
 def imported(content, tmp_path_factory):
-    """The folder that is made of a released file."""
+    """Return the folder that the command writes for a released file."""
     folder = tmp_path_factory.mktemp("released")
     torch.save(content, folder / "file.pth.tar")
     said = import_released(ImportCheckpoint(str(folder / "file.pth.tar"), str(folder / "out")))
@@ -55,7 +55,7 @@ def imported(content, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def classifier(imported):
-    """With patches of 96 pixels; weights do not depend on the patch size."""
+    """Return a classifier with patches of 96 pixels. Weights do not depend on the patch size."""
     return checkpoint.load(imported)
 
 
@@ -66,7 +66,7 @@ def policy(imported):
 
 @pytest.fixture(scope="module")
 def glances(classifier, frames):
-    """Glance maps (B, T, 1280, 7, 7) and vectors (B, T, 1280)."""
+    """Return glance maps (B, T, 1280, 7, 7) and vectors (B, T, 1280)."""
     with torch.no_grad():
         return tuple(part.unflatten(0, (CLIPS, T)) for part in classifier.glance(frames.flatten(0, 1)))
 
@@ -130,7 +130,7 @@ def test_the_whole_pass(classifier, policy, frames, stored):
     found = infer(classifier, policy, frames)
     assert np.allclose(found.actions, stored["actions"], rtol=0, atol=1e-4)
     assert_near(found.logits, stored["p96.logits"], "scores of the whole pass", 2e-3)
-    assert np.abs(found.boxes[..., :2] - found.actions.double() * 128).max() <= 0.5 + 1e-3
+    assert (found.boxes[..., :2] - found.actions.double() * 128).abs().max() <= 0.5 + 1e-3
     assert (found.boxes[..., 2:] - found.boxes[..., :2] == 96).all()
 
 
@@ -144,7 +144,7 @@ def test_the_whole_pass_in_the_released_order_of_frames(imported, policy, frames
 
 
 def resnet(*, drawn):
-    """What a file with the ResNet-50 glancer holds."""
+    """Return the content of a file with the ResNet-50 glancer."""
     kinds = released_weights.names("activitynet_v2")
     shapes = {name: None for name in kinds if name.startswith("global_CNN.")}
     shapes |= {name.replace("local_CNN.", "global_CNN.", 1): kinds[name][0] for name in kinds if name.startswith("local_CNN.")}
@@ -224,7 +224,7 @@ def test_another_family_or_patch_size_than_asked_for_is_refused(tmp_path):
     file = hollow(tmp_path, "actnet_p128_mbv2.pth.tar")
     with pytest.raises(InputError, match="is of the AdaFocusV2-ActivityNet family, not of family=ActivityNet; give another file"):
         read_released(file, family="ActivityNet")
-    with pytest.raises(InputError, match=r"patch_size=96 is not that of file=.*, whose name says 128; leave it out, or give another"):
+    with pytest.raises(InputError, match=r"patch_size must be 128, as in the name of file=.*, got 96; leave it out"):
         read_released(file, patch_size=96)
     assert read_released(file).classifier.architecture.patch_size == 128
     with pytest.raises(InputError, match="patch_size=225 does not fit frames of 224 pixels"):

@@ -1,4 +1,4 @@
-"""AdaFocusV2's checkpoints, Something-Something family: equal weights and frames give equal results; bad files are refused."""
+"""AdaFocusV2's checkpoints of the Something-Something family: results equal those of the authors' code, and invalid files are refused."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ CLIPS, GLANCES, FRAMES = 4, 8, 12
 
 @pytest.fixture(scope="module")
 def content():
-    """A released dictionary; copy before changing."""
+    """Return a released dictionary; tests must copy it before changes."""
     return released_weights.released_v2("something_v2")
 
 
@@ -38,7 +38,7 @@ def file(content, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def read(file):
-    """The classifier and the policy in the file, with patches of 128 pixels."""
+    """Return the classifier and the policy in the file, with patches of 128 pixels."""
     return read_released(file)
 
 
@@ -54,7 +54,7 @@ def frames(stored):
 
 @pytest.fixture(scope="module")
 def glances(read, glance_frames):
-    """Glance maps (B, 8, 1280, 7, 7) and vectors (B, 8, 1280)."""
+    """Return glance maps (B, 8, 1280, 7, 7) and vectors (B, 8, 1280)."""
     with torch.no_grad():
         return tuple(part.unflatten(0, (CLIPS, GLANCES)) for part in read.classifier.glance(glance_frames.flatten(0, 1), GLANCES))
 
@@ -95,7 +95,7 @@ def test_glances_and_scores_of_the_glancer(read, glances, stored):
 @pytest.mark.numerical
 @pytest.mark.parametrize("patch_size", slow_except([128], [128, 144]))
 def test_patches_focus_vectors_and_scores(read, frames, glances, stored, patch_size):
-    """One location for all frames of a video."""
+    """All frames of a video have the same location."""
     theirs = {name.split(".", 1)[1]: value for name, value in stored.items() if name.startswith(f"p{patch_size}.")}
     locations = read.policy.act(glances[0].flatten(1, 2)[:, None])
     assert np.allclose(locations[:, 0], stored["action"], rtol=0, atol=1e-4)
@@ -131,7 +131,7 @@ def test_the_whole_pass(read, frames, glance_frames, stored):
     [
         ({"policy_stn.10.bias": None}, "AdaFocusV2-Something-Something family: missing policy_stn.10.bias"),
         ({"local_CNN.new_fc.weight": (174, 2047)}, r"local_CNN.new_fc.weight has shape \(174, 2047\) instead of \(174, 2048\)"),
-        ({"policy_stn.0.weight": (64, 1281, 1, 1)}, r"has shape \(64, 1281, 1, 1\), but takes a whole number of glance maps"),
+        ({"policy_stn.0.weight": (64, 1281, 1, 1)}, r"policy_stn\.0\.weight must read a multiple of 1280 .*, got shape \(64, 1281, 1, 1\)"),
         ({"global_CNN.base_model.other": (3,)}, "unexpected global_CNN.base_model.other"),
     ],
 )

@@ -1,4 +1,4 @@
-"""One training step of AdaFocusV2 in float64, as the authors' code takes it, by the code that trains here."""
+"""One training step of AdaFocusV2 in float64, compared with a step of the authors' code."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +28,7 @@ ORDER = {  # of the stored losses; the family Something-Something has its random
 
 @dataclass
 class Step:
-    """What was computed here and there."""
+    """The results of this project and of the authors' code."""
 
     stored: dict[str, np.ndarray]
     modules: dict[str, nn.Module]
@@ -37,7 +37,7 @@ class Step:
 
 @pytest.fixture(scope="module", autouse=True)
 def same_bits():
-    """Weights and frames are PyTorch's own, to the last bit, where this CPU has the kernels of the machine that stored the results."""
+    """Make weights and frames bit-identical to those of the stored results, if this CPU has the kernels of that machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(released_weights, "normal", lambda shape, generator: torch.randn(shape, generator=generator))
         if not np.array_equal(frames(2, 16, 224, 20220614).flatten()[:64], results("activitynet_v2")["input.first64"]):
@@ -46,7 +46,7 @@ def same_bits():
 
 
 def inputs(family):
-    """Frames of the focuser and of the glancer, labels of all decisions, and random locations."""
+    """Return frames of the focuser and of the glancer, labels of all decisions, and random locations."""
     labels = torch.from_numpy(results("steps_v2")[f"{family}.labels"])
     if family == "activitynet":
         both = frames(2, 4, 224, 20220614).double()
@@ -59,7 +59,7 @@ def uniform(shape, seed):
 
 
 def networks(family, folder):
-    """Classifier and policy in float64 and training mode, without dropout, for 4 frames (4 and 6)."""
+    """Return classifier and policy in float64 and training mode, without dropout, for 4 frames (4 and 6)."""
     shapes = {f"classifier.classifiers.{step}.1.{kind}": None for step in range(4, 16) for kind in ("weight", "bias")}
     if family == "something":
         shapes = {"policy_stn.0.weight": (64, 5120, 1, 1)}
@@ -73,7 +73,7 @@ def networks(family, folder):
 
 
 def modules_of(family, classifier, policy):
-    """The modules by the names of the authors' code."""
+    """Return the modules by their names in the authors' code."""
     policy_stn = nn.ModuleList([policy.encoder, policy.actor])
     glancer, focuser, head = classifier.glancer, classifier.focuser, classifier.head
     if family == "something":
@@ -88,7 +88,7 @@ def modules_of(family, classifier, policy):
 
 
 def layers_of(family, classifier):
-    """Module, name and layer of the linear layers of the second family, which the head and the auxiliary heads are."""
+    """Yield module, name and layer of the linear layers of the second family, which form the head and the auxiliary heads."""
     if family == "activitynet":
         return []
     head, glancer, focuser = classifier.head, classifier.glancer, classifier.focuser
@@ -102,7 +102,7 @@ def norm(tensors):
 
 @pytest.fixture(scope="module", params=["activitynet", "something"])
 def step(request, tmp_path_factory):
-    """A step of a family: losses, gradients, weights afterwards, and the losses of the same batch with these."""
+    """Return a step of a family: losses, gradients, weights after the step, and the losses of the same batch with these weights."""
     family = request.param
     classifier, policy = networks(family, tmp_path_factory.mktemp(family))
     modules, config = modules_of(family, classifier, policy), PUBLISHED[family]
@@ -168,7 +168,7 @@ def test_the_gradient_of_every_network(step):
 
 
 def test_batch_norms_of_the_focuser_are_updated_by_both_paths(step):
-    """Twice in each of the two steps; those of glancer and policy once."""
+    """The focuser's are updated twice in each of the two steps, those of glancer and policy once."""
     counts = {name: {int(value) for key, value in module.state_dict().items() if "tracked" in key} for name, module in step.modules.items()}
     once, twice = {"policy_stn": {2}, "global_CNN": {2}}, {"local_CNN": {4}, "classifier": {4}}
     assert {name: count for name, count in counts.items() if count} == once | {name: twice[name] for name in twice if name in step.modules}

@@ -1,4 +1,4 @@
-"""The table of algorithms: every row learns on the tiny networks, stops and goes on, and says what does not fit."""
+"""The table of algorithms: every row learns on the tiny networks, stops and resumes, and refuses unsupported settings."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ import pytest
 import sb3_contrib
 import stable_baselines3
 import torch
-from conftest import random_classifier, slow_except
+from conftest import FINE_GRID, random_classifier, slow_except
 from gymnasium import spaces
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -38,13 +38,14 @@ from agents.runs.interrupts import Stopped
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
+pytestmark = [pytest.mark.usefixtures("in_process"), FINE_GRID]
 BY_PPO = ("ppo", "expected_pg", "imitation")  # which are set by the keys of ppo, and save a policy network
 PAIRS = [(name, kind) for name, algorithm in ALGORITHMS.items() for kind in algorithm.actions if name not in BY_PPO]
 NETWORKS = [(*pair, NETWORK) for pair in PAIRS] + [(*pair, SPATIAL) for pair in PAIRS if pair[0] not in ("recurrent_ppo", "ars")]
 
 
 def named(value):
-    """A short name of a network in the name of a test."""
+    """Return a short name of a network for the name of a test."""
     return getattr(value, "name", None)
 
 
@@ -58,7 +59,7 @@ class MyPPO(PPO):
 
 @pytest.fixture(scope="module")
 def locations(clips):
-    """A bank for continuous locations."""
+    """Return a bank for continuous locations."""
     return MemoryBank(random_classifier(), clips, ContinuousAction(96, 24))
 
 
@@ -79,7 +80,7 @@ def test_the_table_has_all_algorithms_of_both_libraries():
     slow_except([("dqn", DISCRETE, SPATIAL), ("sac", CONTINUOUS, SPATIAL), ("ars", DISCRETE, NETWORK)], NETWORKS), ids=named,
 )  # fmt: skip
 def test_every_algorithm_learns_and_is_resumed(tmp_path, bank, locations, name, kind, network):
-    """Stopped after its first line and killed after its second, it ends with the same metrics, state and best model."""
+    """A run that is stopped after its first line and killed after its second ends with the same metrics, state and best model."""
     features, algo = (bank if kind == DISCRETE else locations), settings(name)
     learn_in = partial(learn, features=features, algo=algo, kind=kind, network=network)
     trained = learn_in(tmp_path / "whole")
@@ -114,7 +115,7 @@ def test_another_seed_learns_otherwise(tmp_path, bank):
 
 
 class Wanted(VecEnvWrapper):
-    """One patch is worth 1, all others less: the reward has a known optimum."""
+    """A reward with a known optimum: one patch has the reward 1, all others less."""
 
     def __init__(self, venv, worth):
         super().__init__(venv)
@@ -152,7 +153,7 @@ def test_the_best_patch_of_a_tiny_task_is_found(tmp_path, bank, locations, monke
 
 
 def test_outputs_of_a_target_network_that_moved_are_not_cached(bank):
-    """Stable-Baselines3 moves target networks through ``data``, which PyTorch's version counters do not see."""
+    """Stable-Baselines3 updates target networks through ``data``, which PyTorch's version counters do not count."""
 
     space = OBSERVATIONS["reference"](bank).space
     extractor = ClipReferenceExtractor(space, architecture_of(bank.map_shape, 0.25, NETWORK))
@@ -259,7 +260,7 @@ def run(*overrides, command=train, schema=Train, name="train"):
 
 @pytest.fixture(scope="module")
 def dqn(tmp_path_factory, root):
-    """A finished run of the command."""
+    """Return a finished run of the command."""
     folder = tmp_path_factory.mktemp("runs") / "dqn"
     run(*PLAIN, *TINY_DQN, f"data.root={root}", f"run={folder}")
     return folder
@@ -279,7 +280,7 @@ def test_a_run_has_the_same_files_and_table_as_ppos(dqn):
 
 
 def test_the_cost_of_a_policy_is_counted_once_for_each_glance(dqn, bank):
-    """Encoder, score map and offset."""
+    """The cost consists of encoder, score map and offset."""
     found = policies(dqn)
     frame = 36 * (16 * 4 + 2 * 9 * 4 * 12)  # 1×1 convolution, both convolutions of the GRU
     values = 36 * (9 * 4 * 4 + 4 + 9) + 8  # score map and its weights in the cells, offset
@@ -361,7 +362,7 @@ def test_ppo_is_the_case_that_train_ppo_is(tmp_path, root):
         (["algo=dqn", "env.reward=randm"], r"env\.reward='randm' is not known; did you mean 'random'"),
         (
             ["algo=dqn", "env.reward=standalone", "env.action=skip"],
-            r"env\.reward='standalone' judges every patch by itself, .* set env\.reward='random', or an action without skipping",
+            r"env\.reward='standalone' judges every patch on its own .* set env\.reward='random', or an action without skipping",
         ),
     ],
 )

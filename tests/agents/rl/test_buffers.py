@@ -15,7 +15,7 @@ SPACES = spaces.Box(0, 100, (2,), np.int64), spaces.Discrete(9)
 
 
 def filled(buffer):
-    """The observation of a step is (environment, step); everything else about it is random but the same in every buffer."""
+    """Return a filled buffer. The observation of a step is (environment, step); other values are random but the same in every buffer."""
     rng = np.random.default_rng(0)
     for step in range(STEPS):
         observations = np.stack([np.arange(ENVS), np.full(ENVS, step)], 1)
@@ -110,7 +110,7 @@ def replay_buffer(size=2 * ROWS * LENGTH):
 
 
 def fill(buffer, steps):
-    """The observation of step t is (10 · episode + environment, step of the episode); its reward is t."""
+    """Fill a buffer. The observation of step t is (10 · episode + environment, step of the episode); its reward is t."""
     for step in range(steps):
         episode, number = divmod(step, LENGTH)
         now = np.stack([10 * episode + np.arange(ROWS), np.full(ROWS, number)], 1)
@@ -120,7 +120,7 @@ def fill(buffer, steps):
 
 
 def episodes_of(buffer, batches=20):
-    """The sampled clips; every minibatch must be whole episodes with all that belongs to them."""
+    """Return the sampled clips after a check that every minibatch consists of complete episodes."""
     seen = set()
     for _ in range(batches):
         batch = buffer.sample(2 * LENGTH)

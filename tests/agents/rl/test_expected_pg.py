@@ -1,4 +1,4 @@
-"""The all-action policy gradient: its estimator against the definition, what it learns, and what it is refused."""
+"""The all-action policy gradient: the estimator compared with its definition, learning, and refused settings."""
 
 import copy
 import signal
@@ -6,7 +6,7 @@ import signal
 import numpy as np
 import pytest
 import torch
-from conftest import random_classifier
+from conftest import FINE_GRID, random_classifier
 from gymnasium import spaces
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -30,13 +30,14 @@ from agents.runs.interrupts import Stopped
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
+pytestmark = [pytest.mark.usefixtures("in_process"), FINE_GRID]
 EXPECTED_PG = AlgoConfig("expected_pg")
 QUICK = {"n_steps": 4, "batch_size": None, "n_epochs": 2, "gamma": 0.0, "validate_every": 2, "save_every": 2, "total_steps": 96}
 PLAIN = {"n_epochs": 1, "ent_coef": 0.0, "vf_coef": 0.0, "normalize_advantage": False, "max_grad_norm": None, "learning_rate": 1e-30}
 
 
 def model_on(features, action="grid", **ppo):
-    """A model whose update leaves the weights as they are, and the gradient with them."""
+    """Return a model whose update changes neither weights nor gradients after the backward pass."""
     env = EnvConfig(num_envs=4, action=action, baseline="all", full_information=True, cost_weight=0.2)
     settings = algorithm_settings(features, env, NETWORK, PPOConfig(**{**QUICK, **PLAIN, **ppo}), EXPECTED_PG)
     model = settings.make_model(make_environment(features, env), 0)
@@ -46,7 +47,7 @@ def model_on(features, action="grid", **ppo):
 
 
 def all_of(model):
-    """The whole rollout as one minibatch."""
+    """Return the whole rollout as one minibatch."""
     return next(model.rollout_buffer.in_order(None))
 
 
@@ -61,7 +62,7 @@ def gradient_of(objective, model):
 
 
 def gradient_left_by(model):
-    """That of the last update's loss."""
+    """Return the gradient of the last update's loss."""
     return torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in model.policy.parameters()])
 
 
@@ -84,7 +85,7 @@ def test_an_update_follows_the_gradient_of_the_expected_reward(bank, action):
 
 
 def test_with_a_discount_factor_the_action_taken_counts_for_what_comes_after_it(bank):
-    """On numbers made up here: λ-returns and their baseline, computed step by step from the definition."""
+    """λ-returns and their baseline for artificial numbers are computed step by step from the definition."""
     gamma, lam = 0.7, 0.9
     model = model_on(bank, gamma=gamma, gae_lambda=lam)
     train_later = model.train
@@ -159,7 +160,7 @@ def test_a_policy_that_changes_too_much_ends_the_epochs(bank):
 
 
 def return_of_the_best_cells(bank):
-    """What whoever sees all rewards gains, on average over the clips."""
+    """Return the mean return over the clips if the best cell is chosen from all rewards."""
     env = AdaFocusVectorEnv(
         12, bank.classifier, bank.clips, bank=bank, baseline="all", full_information=True, autoreset_mode="DISABLED", clip_order="epoch"
     )
@@ -174,7 +175,7 @@ def return_of_the_best_cells(bank):
 
 @pytest.mark.slow
 def test_the_best_cells_are_found(tmp_path, bank):
-    """Twelve clips are soon memorised. Random patches gain nothing on average."""
+    """Twelve clips are memorised quickly. Random patches have a mean reward of zero."""
     ppo = PPOConfig(**{**QUICK, "learning_rate": 1e-2, "total_steps": 1600, "validate_every": 100})
     policy = learn(tmp_path, bank, EXPECTED_PG, network=SPATIAL, reward="random", ppo=ppo, full_information=True)
     lines = RunDir(tmp_path).metrics()

@@ -1,10 +1,11 @@
-"""Imitation of tracks and of rewards: what it learns, that it resumes, and what it refuses."""
+"""Imitation of tracks and of rewards: learning, resuming, and refused settings."""
 
 import signal
 
 import numpy as np
 import pytest
 import torch
+from conftest import FINE_GRID
 from stable_baselines3.common.logger import configure
 from tiny_algorithms import NETWORK, SPATIAL, after_line, learn, metrics
 from tiny_training import Crash, crash
@@ -20,6 +21,7 @@ from agents.runs.interrupts import Stopped
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
+pytestmark = FINE_GRID
 IMITATION = AlgoConfig("imitation")
 QUICK = {
     "n_steps": 4, "batch_size": None, "n_epochs": 2, "ent_coef": 0.0, "validate_every": 2, "save_every": 2, "total_steps": 96,
@@ -29,7 +31,7 @@ QUICK = {
 
 @pytest.fixture
 def without_tracks(clips, monkeypatch):
-    """The clips of all tests, as if they had no ground truth."""
+    """Return the shared clips without their ground truth."""
     monkeypatch.setattr(clips, "has_truth", False)
 
 
@@ -45,7 +47,7 @@ def model_on(features, temperature=0.1, **env):
 
 @pytest.mark.slow
 def test_the_target_is_found(tmp_path, bank):
-    """Twelve clips are soon memorised."""
+    """Twelve clips are memorised quickly."""
     policy = learn(tmp_path, bank, IMITATION, network=SPATIAL, ppo=PPOConfig(**{**QUICK, "total_steps": 3200, "validate_every": 200}))
     assert ratios(evaluate_policy(bank, policy))["hit_rate"] > 0.6
     assert {"cross_entropy", "entropy"} <= set(RunDir(tmp_path).metrics()[0])

@@ -1,4 +1,4 @@
-"""Models of all algorithms act on given glances as they do in evaluation."""
+"""Models of all algorithms choose the same actions on given glances as in evaluation."""
 
 import json
 from functools import partial
@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import slow_except
+from conftest import FINE_GRID, slow_except
 from test_algorithms import NETWORKS, locations, named, settings  # noqa: F401  the fixture is asked for by its name
 from tiny_algorithms import learn
 
@@ -18,6 +18,7 @@ from agents.rl.algorithms import CONTINUOUS, DISCRETE
 from agents.rl.saved_model import load_model
 from classifiers.errors import InputError
 
+pytestmark = FINE_GRID
 CPU = torch.device("cpu")
 QUICK_CASES = [case for case in NETWORKS if case[0] in ("recurrent_ppo", "dqn") and (case[1] == CONTINUOUS or case[0] == "dqn")]
 CLIPS, STEPS = np.arange(12), np.arange(4)
@@ -64,9 +65,9 @@ def test_models_that_skip_predict_as_they_are_evaluated(tmp_path, bank, name):
     actions = policy.act(bank.glance_maps(CLIPS[:, None], STEPS[None])).numpy()
     assert np.array_equal(actions != 49, played.patch_mask)
     assert np.array_equal(actions[played.patch_mask], played.actions[played.patch_mask])
-    with pytest.raises(InputError, match=r"keep_threshold=0\.5 is for policy networks, such as algo=ppo trains; models of other"):
+    with pytest.raises(InputError, match=r"keep_threshold must be left out with a model of another algorithm .*, got 0\.5; use"):
         policy.act(torch.zeros(1, 1, 16, 6, 6), 0.5)
-    with pytest.raises(InputError, match="exit must be left out with a model that skips frames; policy networks, such as algo=ppo trains"):
+    with pytest.raises(InputError, match="exit must be left out with a model that skips frames; use a policy network, such as"):
         policy.act_next(torch.zeros(1, 16, 6, 6), None, torch.zeros(1))
 
 
@@ -74,5 +75,5 @@ def test_a_model_that_reads_more_than_glances_is_refused(tmp_path, bank):
     learn(tmp_path, bank, settings("dqn"))
     card = tmp_path / "checkpoints" / "best" / "model.json"
     card.write_text(json.dumps({**json.loads(card.read_text()), "observation": "map"}))
-    with pytest.raises(InputError, match=r"acts on the observation 'map', and predictions have glances alone; train it with algo\.obs"):
+    with pytest.raises(InputError, match=r"must act on glances only for predictions, got .* 'map'; train it with algo\.obs"):
         load_for_prediction(card.parent, CPU)

@@ -1,6 +1,6 @@
-"""The released recipe of PPO: from equal weights, glances and rewards, one update is that of the authors' code.
+"""The released PPO: with equal weights, glances and rewards, one update equals that of the authors' code.
 
-Ours is computed in float64: what differs is the rounding of the authors' float32, on every CPU alike.
+This project's update is computed in float64, so that the difference is the rounding of the authors' float32 on every CPU.
 """
 
 from dataclasses import asdict, replace
@@ -46,7 +46,7 @@ def stored():
 
 
 def glance_maps(family, clips, num_frames, seed, first, shift):
-    """Maps (clips, frames, 1280, 7, 7) of the authors' glancer, from weights and frames that are sampled again; float64."""
+    """Return maps (clips, frames, 1280, 7, 7) of the authors' glancer in float64, from reproduced weights and frames."""
     frames = released_weights.same_draws(released_weights.frames(clips, num_frames, 224, seed), first)
     glancer = BACKBONES["mobilenet_v2"](len(released_weights.weight("glancer.net.classifier.bias", (2,)))).eval()
     names = [(name, shape) for name, (shape, _) in released_weights.names(family).items() if name.startswith("glancer.net.features.")]
@@ -59,7 +59,7 @@ def glance_maps(family, clips, num_frames, seed, first, shift):
 
 
 def authors_policy(family, network, grid):
-    """Our policy with the authors' weights."""
+    """Return a policy of this project with the authors' weights."""
     policy = PolicyNetwork(network, grid)
     names = [(name, shape) for name, (shape, _) in released_weights.names(family).items() if name.startswith("focuser.policy.policy.")]
     weights = {ours: released_weights.weight(*theirs) for ours, theirs in zip(policy.state_dict(), names, strict=True)}
@@ -68,7 +68,7 @@ def authors_policy(family, network, grid):
 
 
 class Spaces(gym.Env):
-    """Only the spaces: the rollout is filled by hand."""
+    """An environment that only has spaces, since the rollout is filled by hand."""
 
     observation_space = spaces.Box(0, 99, (2,), np.int64)
 
@@ -77,7 +77,7 @@ class Spaces(gym.Env):
 
 
 def authors_ppo(maps, action, policy, config):
-    """Stable-Baselines3's PPO by the recipe, with these weights, one environment for each clip of ``maps`` (B, D, C, h, w)."""
+    """Return Stable-Baselines3's PPO with the released settings and weights, one environment per clip of ``maps`` (B, D, C, h, w)."""
     clips, steps = maps.shape[:2]
     features = SimpleNamespace(
         num_steps=steps, clips=SimpleNamespace(epoch_size=clips), classifier=SimpleNamespace(device="cpu"),
@@ -97,7 +97,7 @@ def references(step, clips):
 
 @torch.no_grad()
 def fill(model, buffer, actions, rewards):
-    """Puts what the authors' rollout held, actions (D, B, …) and rewards (D, B), into the buffer, as the model's rollout does."""
+    """Add the authors' actions (D, B, …) and rewards (D, B) to the buffer, as a rollout of the model does."""
     model.policy.set_training_mode(False)
     for step, (action, reward) in enumerate(zip(actions, rewards, strict=True)):
         observations = references(step, len(reward))
@@ -110,7 +110,7 @@ def fill(model, buffer, actions, rewards):
 
 @torch.no_grad()
 def judged(model, actions):
-    """Log-probabilities, values and entropies (D, B) of the actions (D, B, …), in eval mode."""
+    """Return log-probabilities, values and entropies (D, B) of the actions (D, B, …), in eval mode."""
     model.policy.set_training_mode(False)
     steps = [
         model.policy.evaluate_actions(torch.from_numpy(references(step, len(action))), torch.from_numpy(action))
@@ -121,7 +121,7 @@ def judged(model, actions):
 
 
 def learned(model):
-    """Our parameters, in the order of the authors' names."""
+    """Return the parameters in the order of the authors' names."""
     return [parameter for _, module in same_modules(to_network(model.policy), model.policy) for parameter in module.parameters()]
 
 
@@ -164,7 +164,7 @@ def test_one_update_of_the_discrete_policy(frame_maps, stored, patch_size):
 
 
 def assert_one_update(model, theirs):
-    """Gradients, and that the rollout was judged by the very policy that played it."""
+    """Check the gradients, and that the rollout was evaluated by the policy that collected it."""
     logged = model.logger.name_to_value
     assert logged["train/approx_kl"] == pytest.approx(0, abs=1e-9) and logged["train/clip_fraction"] == 0
     gradients = [parameter.grad.numpy() for parameter in learned(model)]
@@ -179,16 +179,16 @@ def assert_one_update(model, theirs):
 
 
 def assert_near_after(ours, theirs):
-    """After an update more is left to rounding: Adam's first step is as long for a gradient that is nothing else as for any other.
+    """Compare values after an update, with a larger tolerance: Adam's first step has the same length even for gradients from rounding.
 
-    The authors' values are up to 4e-4 off those of the same update in float64.
+    The authors' values differ by up to 4e-4 from the same update in float64.
     """
     assert np.abs(ours.numpy() - theirs).max() <= 3 * NEAR * np.abs(theirs).max()
 
 
 @pytest.fixture(scope="module")
 def stacked_maps(stored):
-    """One decision a clip, for all eight frames of the glancer."""
+    """Return maps for one decision per clip, with all eight frames of the glancer."""
     maps = glance_maps("something", 4, 8, 20210504, stored["something.input.first64"], shift=True)
     return maps.flatten(1, 2)[:, None]
 
@@ -204,10 +204,10 @@ def continuous(stacked_maps):
 
 
 def let_pass(relu, inputs):
-    """Let what is zero but for rounding pass the first ReLU of the update, as it did where the authors' results were computed.
+    """Let values that are zero up to rounding pass the first ReLU of the update, as in the computation of the authors' results.
 
-    Of 12,544 inputs two are so near to zero, at 1e-5 and 3e-5 where float32 rounds by 2e-5. On the other side the first one alone
-    changes the gradient of a bias by 1.6e-2, and the values after the update by 1.1e-2.
+    Two of 12,544 inputs are this close to zero, at 1e-5 and 3e-5, where float32 rounds by 2e-5. If the first has the other sign, the
+    gradient of a bias changes by 1.6e-2, and values after the update change by 1.1e-2.
     """
     if not torch.is_grad_enabled():
         return inputs
@@ -294,7 +294,7 @@ def test_the_recipe_learns_the_action_that_is_paid(bank):
 
 @pytest.fixture(scope="module")
 def averaging():
-    """A classifier whose head averages the scores of frames."""
+    """Return a classifier whose head averages the scores of frames."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
         return Classifier(replace(TINY, head="mean"), CLASSES).freeze()
@@ -302,7 +302,7 @@ def averaging():
 
 @pytest.mark.parametrize(("video_div", "batch"), slow_except([(1, False)], [(1, True), (2, True), (4, True), (1, False)]))
 def test_the_recipe_learns_the_place_that_is_paid_in_every_decision(averaging, clips, video_div, batch):
-    """Also with running statistics, our default; the ratio of new to old probability is 1 in every update."""
+    """This also holds with running statistics, the default; the first ratio of new to old probability is 1 in every update."""
     config = recipe("ppo=released_continuous", "ppo.learning_rate=1e-2", f"ppo.batch_statistics={batch}", "env.num_envs=12")
     config.env.video_div = video_div
     features = build_features(averaging, clips, action="continuous", video_div=video_div, bank=True)
@@ -320,7 +320,7 @@ def test_the_recipe_learns_the_place_that_is_paid_in_every_decision(averaging, c
 
 
 def pay(env, reward):
-    """From now on a step's rewards are what ``reward`` says of the actions."""
+    """Replace the rewards of steps by ``reward`` of the actions."""
     step = env.step_wait
 
     def paid():

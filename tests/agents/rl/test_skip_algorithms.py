@@ -1,10 +1,10 @@
-"""Which algorithms learn to skip: all that fit, by the settings that they come with; and their patch masks are measured."""
+"""All algorithms that support skipping learn it with their default settings, and evaluation uses their patch masks."""
 
 from dataclasses import replace
 
 import pytest
 import torch
-from conftest import slow_except
+from conftest import FINE_GRID, slow_except
 from rich.console import Console
 from test_algorithms import NETWORKS, locations, named, settings  # noqa: F401  the fixture is asked for by its name
 from tiny_algorithms import NETWORK, SPATIAL
@@ -20,6 +20,7 @@ from agents.runs.progress import Display
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
+pytestmark = FINE_GRID
 SKIPPING = [case for case in NETWORKS if case[0] != "ars"]
 COUNTING = ("a2c", "trpo", "crossq", "qrdqn", "td3", "maskable_ppo")
 
@@ -45,7 +46,7 @@ def test_every_algorithm_learns_to_skip(tmp_path, bank, locations, name, kind, n
 
 @pytest.mark.parametrize("observation", slow_except(["reference_looks"], ["reference", "reference_looks"]))
 def test_masks_apply_in_training_validation_and_the_table(tmp_path, bank, monkeypatch, observation):
-    """A policy that skips whenever it may focuses the last frame only, which its masks require."""
+    """A policy that skips whenever possible focuses only the last frame, because of its masks."""
     validated = []
 
     def lazy(*about):

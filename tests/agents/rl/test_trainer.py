@@ -1,10 +1,10 @@
-"""What is said of the policy that was selected."""
+"""Warnings about the selection of the policy."""
 
 import pytest
 
 from agents.rl.trainer import Best, _doubts
 
-FEW = "{} cannot tell policies apart; set data.val to a larger share, or add videos"
+FEW = "{} cannot distinguish policies; set data.val to a larger share, or add videos"
 FULL = "the validation split is saturated, {} right: it says little about which policy is best; use harder videos"
 
 

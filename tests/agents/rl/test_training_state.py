@@ -1,4 +1,4 @@
-"""The state of a training on disk: tensors and plain values, of any algorithm; no pickle is read."""
+"""The state of a training on disk, for any algorithm, as tensors and plain values; no pickle is read."""
 
 import io
 import pickle
@@ -37,7 +37,7 @@ Moments = namedtuple("Moments", "mean, count")
 
 
 class Plain(DQN):
-    """A user's algorithm whose attributes are values of every type that can be stored."""
+    """A user-defined algorithm with attributes of every type that can be stored."""
 
     def _setup_model(self):
         super()._setup_model()
@@ -62,14 +62,14 @@ class Plain(DQN):
 
 
 class Teacher:
-    """An object of which nobody knows what its state is."""
+    """An object with an unknown state."""
 
     def __init__(self):
         self.lessons = 0
 
 
 class Stateful(Teacher):
-    """The same with a state dict."""
+    """An object with a state dict."""
 
     def state_dict(self):
         return {"lessons": self.lessons}
@@ -79,7 +79,7 @@ class Stateful(Teacher):
 
 
 class Taught(DQN):
-    """A user's algorithm with an attribute that cannot be stored."""
+    """A user-defined algorithm with an attribute that cannot be stored."""
 
     teacher = Teacher
 
@@ -98,7 +98,7 @@ class TaughtWithState(Taught):
 
 
 class TaughtLater(DQN):
-    """The attribute comes in the middle of training."""
+    """An algorithm that gets such an attribute in the middle of training."""
 
     def train(self, gradient_steps, batch_size=100):
         super().train(gradient_steps, batch_size)
@@ -107,7 +107,7 @@ class TaughtLater(DQN):
 
 
 class Noisy(TD3):
-    """Its exploration noise has a state."""
+    """An algorithm whose exploration noise has a state."""
 
     def __init__(self, *args, **kwargs):
         noise = OrnsteinUhlenbeckActionNoise(np.zeros(2), np.full(2, 0.5))
@@ -121,7 +121,7 @@ class Trap:
 
 @pytest.fixture(scope="module")
 def places(clips):
-    """A bank for continuous places."""
+    """Return a bank for continuous locations."""
     return MemoryBank(random_classifier(), clips, ContinuousAction(96, 24))
 
 
@@ -130,7 +130,7 @@ def own(kind, base="dqn"):
 
 
 def fresh(features, algo, kind=DISCRETE):
-    """A new model of the same settings every time."""
+    """Return a new model with the same settings."""
     env = EnvConfig(num_envs=4, action="grid" if kind == DISCRETE else "continuous", baseline=1)
     model = new_model(make_environment(features, env, "reference"), features, algo, NETWORK, 0)
     bind(model.policy, features, cache=False)
@@ -139,7 +139,7 @@ def fresh(features, algo, kind=DISCRETE):
 
 
 def killed_and_resumed(folder, features, algo, kind=DISCRETE):
-    """Runs the algorithm, once without a break and once killed after its second line; both are the same."""
+    """Run the algorithm once without interruption and once killed after its second line, and check that both runs are equal."""
     learn(folder / "whole", features, algo, kind)
     with after_line(2, crash), pytest.raises(Crash):
         learn(folder / "killed", features, algo, kind)
@@ -234,7 +234,7 @@ def test_noise_with_a_state_is_resumed(tmp_path, places):
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory, bank):
-    """A run that was stopped after its first line."""
+    """Return a run that was stopped after its first line."""
     folder = tmp_path_factory.mktemp("runs") / "stopped"
     with after_line(1, lambda: signal.raise_signal(signal.SIGINT)), pytest.raises(Stopped):
         learn(folder, bank, settings("dqn"))
@@ -242,7 +242,7 @@ def stopped(tmp_path_factory, bank):
 
 
 def test_no_file_is_unpickled(stopped, tmp_path, bank, monkeypatch):
-    """Pickles under all names that earlier versions read are never run, and no pickle is written."""
+    """Pickles under all names that earlier versions read are never executed, and no pickle is written."""
     folder = shutil.copytree(stopped, tmp_path / "run")
     for name in ("dqn-32.zip", "dqn-32.replay", "best/model.zip", "best/model.pkl"):
         (folder / "checkpoints" / name).write_bytes(pickle.dumps(Trap()))
@@ -298,7 +298,7 @@ def test_an_attribute_of_another_class_is_refused(tmp_path, bank):
         ("moments", (0, 0), r"moments \(tuple\) differs: a Moments was saved"),
         ("optimizer", None, r"optimizer \(NoneType\) differs: 'NoneType' object has no attribute 'load_state_dict'"),
         ("generators", [0, 0, 0, 0], r"generators\.0 \(int\) differs: a Generator was saved"),
-        ("function", None, r"function is missing: the constructor does not make it"),
+        ("function", None, r"function is missing: the constructor does not set it"),
         ("replay_buffer", Teacher(), r"replay_buffer \(Teacher\) differs: a ClipReplayBuffer was saved"),
     ]:
         restored = fresh(bank, own(Plain))

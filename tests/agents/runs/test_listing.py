@@ -17,7 +17,7 @@ PPO = compose_config(TrainPPO, "train_ppo", ["data.task=mover"])
 
 
 def make(folder, learned=None, *, seed=0, config=PPO, metric="top1", lines=(), **others):
-    """A run folder as a training leaves it; finished where something was ``learned``."""
+    """Make a run folder like that of a training; it is finished if ``learned`` is given."""
     with RunDir.open(folder, asdict(replace(config, seed=seed, run=str(folder))), force=False) as run:
         for line in lines:
             run.log(line)

@@ -24,13 +24,13 @@ LINES = [
 
 
 def drawn(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Every curve that TensorBoard shows, as (step, value)."""
+    """Return every curve that TensorBoard shows, as (step, value)."""
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0}).Reload()
     return {tag: [(each.step, round(each.value, 6)) for each in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def start(folder: Path, lines: list[dict], keep: int | None = None) -> None:
-    """One start of a run: takes back what came after ``keep`` lines, and logs some."""
+    """Start a run: remove the lines after the first ``keep`` lines, and log further lines."""
     with RunDir.open(folder, {"seed": 0}, force=False) as run:
         shown = Curves(run, ["tensorboard"])
         run.watch(shown)
@@ -116,7 +116,7 @@ def test_wandb_gets_every_line_of_a_start(tmp_path):
 
 
 def sent_lines(file: Path) -> list[tuple[int, float, float]]:
-    """(line, step of the curve, return) of what wandb has written down to be sent: records of LevelDB's log, in one block."""
+    """Return (line, step of the curve, return) of the records that wandb has stored to send, in LevelDB's log format, in one block."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, place, found = file.read_bytes(), 7, []

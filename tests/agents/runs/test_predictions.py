@@ -17,7 +17,7 @@ GRID = GridAction(7, 96, 24)
 
 @pytest.fixture(scope="module")
 def plays(bank):
-    """The evaluations of random patches with another seed in place of a learned policy."""
+    """Return evaluations with random patches of another seed in place of a learned policy."""
     return evaluate(bank, RandomPatch(GRID, 5), seed=0)[1]
 
 

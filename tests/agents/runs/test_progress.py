@@ -9,7 +9,7 @@ from agents.runs.progress import PATIENCE, Display, figures
 
 
 class Clock:
-    """Seconds that a test sets."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -30,7 +30,7 @@ def display_on(terminal: bool, clock: Clock) -> tuple[Display, io.StringIO]:
 
 
 def picture(display: Display) -> list[str]:
-    """What a terminal of 80 columns shows now."""
+    """Return the current content of a terminal of 80 columns."""
     with display.console.capture() as capture:
         display.console.print(display.progress.get_renderable())
     return [line.rstrip() for line in capture.get().splitlines() if line.strip()]

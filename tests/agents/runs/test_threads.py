@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def count(monkeypatch):
-    """The number of threads that was asked for, in a process without OMP_NUM_THREADS."""
+    """Return the requested number of threads in a process without OMP_NUM_THREADS."""
     monkeypatch.delenv("OMP_NUM_THREADS")
     asked = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)

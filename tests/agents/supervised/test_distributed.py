@@ -49,13 +49,13 @@ RUNS = [
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, clips):
-    """A folder of videos; ``clips`` has rendered them."""
+    """Return the folder of videos, which ``clips`` has rendered."""
     return make_folder(tmp_path_factory.mktemp("videos"))
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory, root):
-    """What two processes make of `RUNS`: their measures, and the folder of their weights and of a whole training."""
+    """Return the metrics of `RUNS` in two processes, and the folder of their weights and of a complete training."""
     folder = tmp_path_factory.mktemp("two")
     path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -69,14 +69,14 @@ def two(tmp_path_factory, root):
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory, root):
-    """The same of one process."""
+    """Return the same for one process."""
     folder = tmp_path_factory.mktemp("one")
     train_all(folder / "run", root)
     return train(folder, RUNS[:6]), folder
 
 
 def as_process(rank, port, folder, run):
-    """Train as one of two processes; the first writes what it measured."""
+    """Train as one of two processes; the first writes the metrics."""
     there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "x"}
     os.environ.update({name: str(value) for name, value in {**there, "WORLD_SIZE": 2, "RANK": rank, "LOCAL_RANK": rank}.items()})
     measured = train(folder, [run])
@@ -85,7 +85,7 @@ def as_process(rank, port, folder, run):
 
 
 def test_two_forked_processes_do_what_one_does(tmp_path):
-    """The fast form: processes that are forked have everything imported already."""
+    """This is the fast form of the test, since forked processes have already imported everything."""
     folders = [tmp_path / name for name in ("one", "two")]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -109,7 +109,7 @@ def test_two_processes_do_what_one_does(number, one, two):
 
 
 def assert_alike(one, two, number):
-    """Both measured the same in the run of that number, and ended with the same weights."""
+    """Check that both have the same metrics and the same final weights in a run."""
     alone, together = (found[0][number] for found in (one, two))
     assert np.allclose([epoch["loss"] for epoch in alone], [epoch["loss"] for epoch in together], atol=1e-4, rtol=0)
     for key in ("accuracy", "learning_rate"):

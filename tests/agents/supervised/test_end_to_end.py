@@ -1,4 +1,4 @@
-"""One loss for glancer, policy, focuser and head: which gradient reaches what."""
+"""End-to-end training: the gradients of the joint loss that reach glancer, policy, focuser and head."""
 
 import copy
 import math
@@ -22,20 +22,20 @@ WEIGHTS = list(LOSSES.values())
 
 @pytest.fixture
 def networks():
-    """Classifier and policy whose parameters have gradients; no dropout, fixed batch norms."""
+    """Return a classifier and a policy with trainable parameters, without dropout and with fixed batch norms."""
     return random_classifier().requires_grad_(True), continuous_policy().requires_grad_(True)
 
 
 @pytest.fixture
 def batch(clips):
-    """Normalised frames of three clips, their labels for each of four frames, and random locations."""
+    """Return normalised frames of three clips, labels for each of four frames, and random locations."""
     frames = random_classifier().normalise(torch.stack([clips.frames(clip) for clip in (0, 4, 7)]))
     locations = torch.rand(3, 4, 2, generator=torch.Generator().manual_seed(1))
     return frames, torch.from_numpy(clips.labels[[0, 4, 7]]).repeat_interleave(4), locations
 
 
 def gradients(networks, batch, weights):
-    """Gradients of the loss by network; those of the policy's critic are not asked for."""
+    """Return the gradients of the loss by network, without the policy's critic."""
     classifier, policy = (copy.deepcopy(each) for each in networks)
     frames, labels, at_random = batch
     loss, _ = weighted_loss(two_path_scores(classifier, policy, frames, frames, at_random), labels, weights)
@@ -84,7 +84,7 @@ def test_no_gradient_reaches_the_glancer_through_the_policy(networks, batch):
 
 
 def test_the_gradient_of_a_location_is_the_slope_of_the_loss(networks, batch):
-    """Against differences in float64: the whole way from the location to the loss."""
+    """The gradient from the loss to the location is compared with finite differences in float64."""
     classifier, policy = (each.double() for each in networks)
     frames, labels, _ = batch
     frames = frames.double()
@@ -193,7 +193,7 @@ def test_the_gradient_of_all_networks_together_is_clipped(clips, monkeypatch):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_microbatches_have_the_loss_of_the_step(clips, accumulate):
-    """Without batch norm in training, a step in two microbatches is a step in one."""
+    """Without batch norm in training mode, a step in two microbatches equals a step in one."""
     config = SupervisedConfig(epochs=1, batch_size=12, learning_rate=0.0001, dropout=0.0, accumulate=accumulate)
     (measured,) = end_to_end(random_classifier(), clips, config, 0, freeze=True)
     classifier, policy = random_classifier(), continuous_policy()

@@ -74,7 +74,7 @@ def test_every_clip_comes_once_an_epoch_in_a_new_order(clips):
 
 
 def watched(config, monkeypatch, clips, stage="random patches"):
-    """What the optimiser was made with, and its rates at every step."""
+    """Record the arguments of the optimiser, and its learning rates at every step."""
     made, rates = [], []
     for name, make in list(epochs.OPTIMIZERS.items()):
 
@@ -138,7 +138,7 @@ def test_a_loss_that_is_no_number_names_the_epoch_and_the_clips(clips):
 
 
 def batches_of(store, epochs=1, batch_size=3):
-    """Every batch that a training sees."""
+    """Return all batches of a training."""
     classifier, seen = random_classifier(), []
 
     def scores(batch):
@@ -186,8 +186,8 @@ def test_no_epochs_leave_the_weights_as_they_are(clips):
     [
         ({"schedule": "step"}, r"milestones=\[\] do not go with schedule=step; set some, such as \[20, 40\]"),
         ({"milestones": [3]}, r"milestones=\[3\] do not go with schedule=one_cycle; only schedule=step has milestones"),
-        ({"schedule": "step", "milestones": [4, 2]}, r"milestones must be strictly increasing epochs from 1 on, .* got \[4, 2\]"),
-        ({"schedule": "step", "milestones": [0]}, r"milestones must be strictly increasing epochs from 1 on, .* got \[0\]"),
+        ({"schedule": "step", "milestones": [4, 2]}, r"milestones must be strictly increasing epochs of at least 1, .* got \[4, 2\]"),
+        ({"schedule": "step", "milestones": [0]}, r"milestones must be strictly increasing epochs of at least 1, .* got \[0\]"),
     ],
 )
 def test_settings_that_cannot_be(clips, change, message):

@@ -1,4 +1,4 @@
-"""How the networks run while they learn: precision, layout, compilation, and steps in several microbatches."""
+"""The execution of networks in training: precision, memory layout, compilation, and steps in several microbatches."""
 
 from dataclasses import replace
 
@@ -91,7 +91,7 @@ def test_channels_last_is_for_the_time_of_learning(stage, clips):
 
 @pytest.mark.parametrize("microbatches", [2, 3, 9])
 def test_accumulated_microbatches_make_the_whole_step(microbatches, clips: ClipStore, monkeypatch):
-    """Batches of 4 clips in microbatches of 2 and 2; 2, 1 and 1; 1, 1, 1 and 1. The head has no batch norm."""
+    """Batches of 4 clips are divided into microbatches of 2 and 2; 2, 1 and 1; or 1, 1, 1 and 1. The head has no batch norm."""
     sizes, gradients = [], {}
     step = torch.optim.AdamW.step
 
@@ -113,7 +113,7 @@ def test_accumulated_microbatches_make_the_whole_step(microbatches, clips: ClipS
 
 
 def test_microbatches_are_sampled_as_the_whole_step(clips, monkeypatch):
-    """The same patches, in the same order, for any number of microbatches; the last batch has fewer clips."""
+    """Patches and their order are the same for any number of microbatches; the last batch has fewer clips."""
     seen = {1: [], 3: []}
 
     def focus(classifier, frames, vectors, corners, *skips):
@@ -128,7 +128,7 @@ def test_microbatches_are_sampled_as_the_whole_step(clips, monkeypatch):
 
 
 def test_networks_are_compiled_for_the_time_of_learning(clips, monkeypatch):
-    """PyTorch itself marks what is compiled; the compiler itself is tested with the frozen networks."""
+    """PyTorch marks compiled modules; the compiler is tested with frozen networks."""
     try:
         execution.check_compiler()
     except InputError as problem:

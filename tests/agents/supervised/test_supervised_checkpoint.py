@@ -24,11 +24,11 @@ BATCHES = 6  # two epochs of three
 
 
 class Dead(BaseException):
-    """Stands for a process that is killed."""
+    """Raised in place of a kill of the process."""
 
 
 class Start:
-    """One start of a training command; what it logs stays in ``lines``."""
+    """One start of a training command, which logs to ``lines``."""
 
     def __init__(self, folder, lines, *, every=0.0, stop=None):
         self.lines, self.network = lines, random_classifier()
@@ -44,7 +44,7 @@ class Start:
 
 
 def dying(monkeypatch, batch):
-    """The process dies when it has scored that batch, counted from now."""
+    """Make the process die after it has scored the given batch, counted from now."""
     real, calls = torch.nn.functional.cross_entropy, []
 
     def cross_entropy(*arguments):
@@ -57,13 +57,13 @@ def dying(monkeypatch, batch):
 
 
 def disturb():
-    """What another process has in its random states."""
+    """Change the random states, as in another process."""
     torch.manual_seed(99), random.seed(99), np.random.seed(99)  # noqa: NPY002
 
 
 @pytest.fixture(scope="module")
 def whole(clips, tmp_path_factory):
-    """Weights and lines of each stage that nothing interrupts."""
+    """Return the weights and lines of each stage without interruption."""
 
     def run(stage):
         torch.manual_seed(7)  # of the dropout
@@ -172,7 +172,7 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_can_be_used(how, clips,
     torch.manual_seed(7)
     Start(tmp_path, lines).train("glancer", clips)
     broken(max(tmp_path.iterdir()), how)
-    advice = r"00002-0000000.pt is not a whole checkpoint .*; remove it to resume from the previous one, or force=true starts over"
+    advice = r"00002-0000000.pt is not a complete checkpoint .*; remove it to resume from the previous one, or force=true starts over"
     with pytest.raises(InputError, match=advice):
         Start(tmp_path, lines)
     max(tmp_path.iterdir()).unlink()

@@ -1,4 +1,4 @@
-"""Episodes as moving pictures: from a run or an id to a window, a GIF or an MP4 file."""
+"""Episodes of a run or an id as moving pictures in a window, a GIF or an MP4 file."""
 
 import json
 import re
@@ -25,6 +25,7 @@ from agents.watching.episodes import Episode
 from classifiers import checkpoint
 from classifiers.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("in_process")
 SIDE, PANEL = 288, 288 + pictures.STRIP
 
 
@@ -35,7 +36,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def call(finished, clips, capsys, monkeypatch, tmp_path):
-    """Runs the command; gives its status and all that it printed, on one line."""
+    """Return a function that runs the command and returns its status and output, on one line."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run, "has_display", lambda: False)
     patch_demo(monkeypatch)
@@ -52,7 +53,7 @@ def call(finished, clips, capsys, monkeypatch, tmp_path):
 
 
 def opened(path):
-    """The pictures of a GIF, and how long each is shown in milliseconds."""
+    """Return the pictures of a GIF and their durations in milliseconds."""
     with Image.open(path) as picture:
         shown = []
         for number in range(picture.n_frames):
@@ -93,7 +94,7 @@ def test_an_mp4_file_lasts_as_long_as_the_gif(call, tmp_path):
 
 def test_without_a_display_the_file_is_named_and_with_one_there_is_none(call, finished, tmp_path, monkeypatch):
     status, printed = call("clips=[0]", "force=true")
-    assert status == 0 and f"no display: {finished}/watch.gif is written in place of a window" in printed
+    assert status == 0 and f"(pip install PyQt6): {finished}/watch.gif is written in place of a window" in printed
     (finished / "watch.gif").unlink()
     shown = []
     monkeypatch.setattr(run, "has_display", lambda: True)
@@ -113,6 +114,16 @@ def test_a_backend_without_windows_is_no_display(monkeypatch, backend):
     if backend == "tkagg":
         monkeypatch.setattr(pyplot, "figure", fail)
     assert not output.has_display()
+
+
+def test_a_backend_with_windows_is_a_display(monkeypatch):
+    from matplotlib import pyplot
+
+    figure = pyplot.figure()
+    window = type("Window", (type(figure.canvas),), {"required_interactive_framework": "qt"})
+    window(figure)  # becomes the canvas of the figure, until the figure is closed
+    monkeypatch.setattr(pyplot, "figure", lambda: figure)
+    assert output.has_display()
 
 
 def test_a_window_plays_the_pictures_again_and_again(monkeypatch):
@@ -185,7 +196,7 @@ def test_a_policy_that_does_not_fit_is_refused(call, tmp_path):
 
 
 def test_the_number_of_episodes_has_no_effect_beside_clips():
-    with pytest.raises(InputError, match=r"episodes=3 has no effect: clips=\[1\] says which are played; leave one of them out"):
+    with pytest.raises(InputError, match=r"episodes=3 has no effect: clips=\[1\] determines the clips; leave one of them out"):
         check_effect(Watch(run="DIR", clips=[1]), {"episodes": "episodes=3"})
 
 
@@ -208,7 +219,7 @@ def test_frames_that_are_skipped_have_no_patch(call, clips, tmp_path):
 
 @pytest.fixture
 def small_id(tmp_path, monkeypatch, clips):
-    """`AdaFocus-v1` with a tiny classifier, which is bundled with a policy; of its test videos three are rendered at a time."""
+    """Reduce `AdaFocus-v1` to a tiny bundled classifier with a policy, and render three test videos at a time."""
     folder = tmp_path / "bundled"
     checkpoint.save(random_classifier(), folder)
     save_policy(one_cell(24), folder, {})
@@ -221,7 +232,7 @@ def small_id(tmp_path, monkeypatch, clips):
 
 def test_an_id_is_played_by_the_bundled_policy(call, small_id, tmp_path):
     status, printed = call("episodes=2", "side=192", run="id=AdaFocus-v1")
-    assert status == 0 and "bundled policy: " in printed and "no display: AdaFocus-v1.gif is written" in printed
+    assert status == 0 and "bundled policy: " in printed and "(pip install PyQt6): AdaFocus-v1.gif is written" in printed
     assert len(opened(tmp_path / "AdaFocus-v1.gif")) == 8
     assert len(list((tmp_path / "cache").rglob("*.mp4"))) == 3
 
@@ -233,7 +244,7 @@ def test_an_id_without_a_bundled_policy_says_so(call, small_id, monkeypatch):
 
 
 def test_what_is_drawn_is_what_the_environment_plays(call, finished, monkeypatch):
-    """The confidence after every frame is the environment's with the patches that are drawn."""
+    """The confidence after every frame equals that of the environment with the drawn patches."""
     played = []
 
     def moments(episodes, *given, **options):

@@ -1,1 +1,1 @@
-"""Config files of the tests."""
+"""Config files for tests."""
