@@ -110,7 +110,8 @@ def _bare_end_to_end(network: Classifier, policy: PolicyNetwork, clips: ClipSour
     """
     size, shape, device = network.architecture, (len(clips), clips.num_frames), network.device
     frames = torch.randn(len(clips) * clips.num_frames, 3, size.size, size.size, device=device)
-    patches = [torch.randn(len(frames), 3, size.patch_size, size.patch_size, device=device) for _ in range(1 if freeze else 2)]
+    images = torch.randn(1 if freeze else 2, len(frames), 3, size.patch_size, size.patch_size, device=device)
+    patches = [each.contiguous(memory_format=torch.channels_last) for each in images]  # as the crop makes them
     patches[0].requires_grad_()
     labels = torch.zeros(len(frames), dtype=torch.long, device=device)
     trained = [policy.encoder, policy.actor, *([] if freeze else [network.glancer, network.focuser, network.head])]
