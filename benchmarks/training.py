@@ -1,4 +1,4 @@
-"""Training steps against the network calls that they need: stages 0, 1 and 3, and an iteration of PPO by its phases."""
+"""Training steps against the network calls that they need: stages 0, 1 and 3, end to end, and an iteration of PPO by its phases."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -13,11 +13,12 @@ from torch import nn
 
 from adafocus_env.clips.store import ClipSource
 from adafocus_env.features.memory_bank import MemoryBank
-from agents.config.settings import EnvConfig, PPOConfig, SupervisedConfig
+from agents.config.settings import EndToEndConfig, EnvConfig, PPOConfig, SupervisedConfig
 from agents.policies.networks import NetworkArchitecture, PolicyNetwork
 from agents.policies.sb3 import extractor_of
 from agents.rl.environment import make_environment
 from agents.rl.settings import new_ppo
+from agents.supervised.end_to_end import train_end_to_end
 from agents.supervised.stages import finetune, train_on_random_patches, warm_up
 from benchmarks import workload
 from benchmarks.command import Settings, main
@@ -32,6 +33,7 @@ EPOCHS = 1000  # more than are run
 def measure(settings: Settings) -> Iterator[Section]:
     """Yield all sections."""
     yield _stages(settings)
+    yield _end_to_end(settings)
     yield _ppo(settings, workload.policy(settings), "")
     yield _ppo(settings, workload.spatial_policy(settings), ", spatial network")
 
@@ -82,6 +84,53 @@ def _bare_step(network: Classifier, backbone: str, clips: ClipSource) -> Act:
         for module in modules:
             module.zero_grad()
         nn.functional.cross_entropy(scores, labels.repeat_interleave(len(scores) // len(clips))).backward()
+
+    return act
+
+
+def _end_to_end(settings: Settings) -> Section:
+    """A step of end-to-end training, of all networks and of the policy alone."""
+    frames = 4 if settings.quick else 8
+    clips, first = workload.clips(settings, 2, frames, train=False), workload.classifier(settings)
+    first_policy = PolicyNetwork(workload.spatial_policy(settings).architecture, None, interpolated=True).to(first.device).eval()
+    config = EndToEndConfig(EPOCHS, len(clips), learning_rate=1e-4)
+    pairs: dict[tuple[str, str], tuple[Act, Act, Aim | None]] = {}
+    for name, freeze, aim in (("end to end", False, Aim("≤", 1.1)), ("end to end, classifier frozen", True, None)):
+        (network, policy), bare = copy.deepcopy((first, first_policy)), copy.deepcopy((first, first_policy))
+        step = partial(next, train_end_to_end(network, policy, clips, config, seed=0, freeze=freeze))
+        pairs[name, f"{name}: bare"] = step, _bare_end_to_end(*bare, clips, freeze=freeze), aim
+    note = f"{len(clips)} clips of {frames} frames, SGD; the bare pass has no optimiser, no data and no crops; its patches have a gradient."
+    return compare("End-to-end training steps", note, pairs, settings.rounds)
+
+
+def _bare_end_to_end(network: Classifier, policy: PolicyNetwork, clips: ClipSource, *, freeze: bool) -> Act:
+    """Return an act: forward and backward pass of the networks of end-to-end training, on tensors in memory.
+
+    Focuser and head run twice, once with ``freeze``. The gradient reaches the patches of the first run, since they have one in training.
+    """
+    size, shape, device = network.architecture, (len(clips), clips.num_frames), network.device
+    frames = torch.randn(len(clips) * clips.num_frames, 3, size.size, size.size, device=device)
+    images = torch.randn(1 if freeze else 2, len(frames), 3, size.patch_size, size.patch_size, device=device)
+    patches = [each.contiguous(memory_format=torch.channels_last) for each in images]  # as the crop makes them
+    patches[0].requires_grad_()
+    labels = torch.zeros(len(frames), dtype=torch.long, device=device)
+    trained = [policy.encoder, policy.actor, *([] if freeze else [network.glancer, network.focuser, network.head])]
+    modules = [cast(nn.Module, module).train().requires_grad_(True) for module in trained]
+
+    def act() -> None:
+        with torch.set_grad_enabled(not freeze):
+            maps, vectors = network.glance(frames)
+        locations, scores = policy(maps.detach().unflatten(0, shape)), [] if freeze else [network.glancer.scores(vectors)]
+        for each in patches:
+            focus_vectors = network.focus(each)
+            with torch.backends.cudnn.flags(enabled=not freeze):  # whose recurrent layers have no gradient in eval mode
+                scores.append(network.classify(vectors.unflatten(0, shape), focus_vectors.unflatten(0, shape))[0].flatten(0, 1))
+            scores += [] if freeze else [network.focuser.scores(focus_vectors)]
+        loss = torch.stack([nn.functional.cross_entropy(each, labels) for each in scores]).sum() + locations.mean()
+        patches[0].grad = None
+        for module in modules:
+            module.zero_grad()
+        loss.backward()
 
     return act
 

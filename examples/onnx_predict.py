@@ -51,7 +51,7 @@ def frame_numbers(times: Array, count: int) -> Array:
 def predict(folder: Path | str, video: Path | str) -> tuple[Array, Array, Array]:
     """Return the names of the classes (K,), their probabilities after every frame (T, K), and boxes (T, 4), NaN where skipped."""
     about = json.loads(Path(folder, "metadata.json").read_text(encoding="utf-8"))
-    run = {name: onnxruntime.InferenceSession(f"{folder}/{name}.onnx").run for name in ("glancer", "policy", "focuser", "head")}
+    run = {file.stem: onnxruntime.InferenceSession(str(file)).run for file in Path(folder).glob("*.onnx")}
     count, size, patch, repeats = about["num_frames"], about["size"], about["patch_size"], about["num_frames"] // about["decisions"]
     orders = about["frame_order"], about["glance_order"]  # the orders in which the networks see the frames
     pixels, shown = read_frames(
@@ -63,9 +63,12 @@ def predict(folder: Path | str, video: Path | str) -> tuple[Array, Array, Array]
 
     maps, glance_vectors = run["glancer"](None, {"frames": frames[None, count:]})
     [corners], patch_mask = run["policy"](["corners", "patch_mask"], {"maps": maps})
-    corners = corners.repeat(repeats, axis=0)  # the frames of a decision have the same patch
-    patches = np.stack([frame[:, y : y + patch, x : x + patch] for frame, (y, x) in zip(frames[:count], corners, strict=True)])
-    patches = patches.reshape(-1, repeats, 3, patch, patch)
+    decided = frames[:count].reshape(-1, repeats, *frames.shape[1:])  # the frames of a decision have the same patch
+    if about["patch_crop"] == "interpolated":
+        [patches] = run["crop"](None, {"crop_frames": decided, "corners": corners})
+    else:
+        patches = np.stack([each[..., y : y + patch, x : x + patch] for each, (y, x) in zip(decided, corners, strict=True)])
+    corners = np.rint(corners.repeat(repeats, axis=0))
     vectors = np.zeros((1, len(patches), repeats, about["focus_size"]), np.float32)
     if patch_mask.any():
         [vectors[patch_mask]] = run["focuser"](None, {"patches": patches[patch_mask[0]]})

@@ -29,12 +29,14 @@ def tiny(head: str = "gru", *, shift: float = 0.0, glance_frames: int = 0) -> Cl
 
 
 def policy_of(
-    architecture: NetworkArchitecture = SPATIAL, grid: int | None = 3, *, skips: bool = False, threshold: float = 0.5
-) -> PolicyNetwork:
+    architecture: NetworkArchitecture = SPATIAL, grid: int | None = 3, *, skips: bool = False, threshold: float = 0.5,
+    interpolated: bool = False,
+) -> PolicyNetwork:  # fmt: skip
     """Return a frozen policy that is not uniform, and skips some frames if skipping is allowed."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        policy = PolicyNetwork(architecture, grid, skips=skips, keep_threshold=threshold).eval().requires_grad_(False)
+        policy = PolicyNetwork(architecture, grid, skips=skips, keep_threshold=threshold, interpolated=interpolated)
+    policy.eval().requires_grad_(False)
     for parameter in policy.parameters():
         parameter.mul_(2)
     if architecture is not PUBLISHED:  # whose last layer begins small

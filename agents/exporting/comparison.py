@@ -62,6 +62,10 @@ def compare(classifier: Classifier, modules: Mapping[str, Signature], files: Map
         "focuser": _largest([classify(original["head"], glances, their_vectors)], [probabilities]),
         "head": _largest([classify(exported["head"], glances, vectors)], [probabilities]),
     }
+    if "crop" in exported:
+        [their_patches] = exported["crop"](crop_frames=decision_frames(classifier, *patches.shape[1:3]), corners=corners.flatten(0, 1))
+        [from_theirs] = original["focuser"](patches=their_patches)
+        differences["crop"] = _largest([classify(original["head"], glances, from_theirs)], [probabilities])
     refuse_if(
         not all(each <= TOLERANCE for each in differences.values()),
         f"format=onnx: the files differ from PyTorch by more than {TOLERANCE:g} in probabilities: "
@@ -102,9 +106,14 @@ def random_clips(classifier: Classifier, num_frames: int) -> Tensor:
     return classifier.normalise((255 * frames).to(torch.uint8)).unflatten(0, (CLIPS, num_frames))
 
 
+def decision_frames(classifier: Classifier, decisions: int, repeats: int) -> Tensor:
+    """Return the frames (N·D, f, 3, H, W) of the D decisions of random clips."""
+    return random_clips(classifier, decisions * repeats).unflatten(1, (decisions, repeats)).flatten(0, 1)
+
+
 def patches_at(classifier: Classifier, corners: Tensor, repeats: int) -> Tensor:
     """Return patches (N, D, f, 3, P, P) of random clips, cropped at the corners (N, D, 2)."""
-    frames = random_clips(classifier, corners.shape[1] * repeats).flatten(0, 1)
+    frames = decision_frames(classifier, corners.shape[1], repeats).flatten(0, 1)
     source = torch.arange(len(frames))
     patches = crop_patches(frames, source, corners.repeat_interleave(repeats, dim=1).flatten(0, 1), classifier.architecture.patch_size)
     return patches.unflatten(0, (*corners.shape[:2], repeats))
@@ -124,6 +133,8 @@ def _misplaced(policy: PolicyModule, choice: Sequence[Tensor], corners: Tensor, 
     found = choice[0]
     if policy.policy.skips and not torch.equal(mask, patch_mask_below(choice[1], policy.policy.keep_threshold)):
         return 1.0
+    if policy.policy.interpolated:
+        return _largest([found * policy.room], [corners]) / max(1, policy.room)
     if policy.policy.grid is None:
         inside = found * policy.room - corners  # between 0 and 1 if the corners are correct
         return float(torch.maximum(-inside, inside - 1).clamp_min(0).max()) / max(1, policy.room)

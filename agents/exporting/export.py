@@ -20,7 +20,7 @@ from classifiers import checkpoint
 from classifiers.atomic_files import replacing, write_text
 from classifiers.errors import InputError, refuse_if
 
-ONNX = {name: f"{name}.onnx" for name in ("glancer", "policy", "focuser", "head")}
+ONNX = {name: f"{name}.onnx" for name in ("glancer", "policy", "crop", "focuser", "head")}
 WRITTEN = (checkpoint.CARD, METADATA_FILE, checkpoint.WEIGHTS, networks.CARD, networks.WEIGHTS, README, EXIT_FILE, *ONNX.values())
 """The files of all formats.
 
@@ -68,7 +68,7 @@ def write_folder(trained: Trained, out: Path) -> None:
 
 
 def write_onnx(trained: Trained, out: Path) -> None:
-    """Write the ONNX files of the four networks, their metadata and a Markdown card. The ONNX files are compared with PyTorch first.
+    """Write the ONNX files of the networks, their metadata and a Markdown card. The ONNX files are compared with PyTorch first.
 
     Raises:
         InputError: If a network cannot be exported, if the results of a file differ from those of PyTorch, or if the folder cannot be

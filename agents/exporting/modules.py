@@ -1,8 +1,9 @@
-"""The four modules that are exported. The modules are run on whole clips, in the order glancer, policy, focuser, head.
+"""The modules that are exported. The modules are run on whole clips, in the order glancer, policy, focuser, head.
 
 Each of N clips has T frames of the focuser, G frames of the glancer, and D decisions with f = T / D frames per decision. T, G, D and f are
 constants in a file; N may vary. The modules compute the same as `agents.evaluation.inference.infer`, except that the program that runs them
-must crop the patches between policy and focuser. `signatures` returns the names and shapes of all inputs and outputs.
+must crop the patches between policy and focuser. If patches are interpolated, the crop is a fifth module. `signatures` returns the names
+and shapes of all inputs and outputs.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from adafocus_env.classify import classify_glances, classify_step, find_skipped,
 from agents.evaluation.inference import count_decisions, glance_at, patches_of
 from agents.policies.networks import PolicyNetwork, patch_mask_below
 from classifiers.classifier import Classifier
-from classifiers.errors import refuse_if
+from classifiers.crop import crop_at_corners
 
 
 @dataclass(frozen=True)
@@ -103,13 +104,33 @@ class PolicyModule(nn.Module):
 
     def _look(self, output: Tensor) -> tuple[Tensor, Tensor]:
         if self.policy.grid is None:
-            return output, (output * self.room).floor().long()
+            corners = output * self.room
+            return output, corners if self.policy.interpolated else corners.floor().long()
         return output.softmax(-1), self.cells[output.argmax(-1)]
 
     def _skip(self, output: Tensor) -> Tensor:
         if self.policy.grid is None:
             return torch.special.ndtr((output[..., 2] - 0.5) / self.policy.std)
         return (output[..., -1] - output[..., :-1].amax(-1)).sigmoid()
+
+
+class CropModule(nn.Module):
+    """Interpolate patches from normalised frames at real-valued corners (`classifiers.crop`).
+
+    Args:
+        patch_size: P in pixels.
+    """
+
+    def __init__(self, patch_size: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+
+    def forward(self, crop_frames: Tensor, corners: Tensor) -> Tensor:
+        """Return the patches (M, f, 3, P, P) at the corners (M, 2) of the frames (M, f, 3, H, W) of M decisions."""
+        repeats = crop_frames.shape[1]
+        source = torch.arange(crop_frames.shape[0] * repeats, device=corners.device)
+        patches = crop_at_corners(crop_frames.flatten(0, 1), source, corners.repeat_interleave(repeats, dim=0), self.patch_size)
+        return patches.unflatten(0, (-1, repeats))
 
 
 class FocusModule(nn.Module):
@@ -194,7 +215,7 @@ class Signature:
 
 
 def signatures(classifier: Classifier, policy: PolicyNetwork, skipped: str) -> dict[str, Signature]:
-    """Return the four modules by name, in the order of the data flow.
+    """Return the four modules by name, in the order of the data flow. If patches are interpolated, ``crop`` is a fifth module.
 
     Args:
         classifier: The frozen classifier, on the CPU.
@@ -202,13 +223,8 @@ def signatures(classifier: Classifier, policy: PolicyNetwork, skipped: str) -> d
         skipped: Input of the head for skipped frames.
 
     Raises:
-        InputError: If the frames cannot be divided equally among the decisions, or if the policy's patches are interpolated.
+        InputError: If the frames cannot be divided equally among the decisions.
     """
-    refuse_if(
-        policy.interpolated,
-        "format=onnx: the policy's patches are interpolated (env.action=interpolated), which ONNX exports do not support; choose "
-        "format=folder",
-    )
     counts, sizes = Counts.of(classifier, policy), classifier.architecture
     decisions, repeats = counts.decisions, counts.frames_per_decision
     chosen = ("probabilities" if policy.grid else "locations", *(["skip"] if policy.skips else []), "corners", "patch_mask")
@@ -219,11 +235,13 @@ def signatures(classifier: Classifier, policy: PolicyNetwork, skipped: str) -> d
         "focus_vectors": torch.zeros(2, decisions, repeats, classifier.focuser.vector_size),
         "patch_mask": torch.zeros(2, decisions, dtype=torch.bool),
     }
+    crop = {"crop_frames": torch.zeros(2, repeats, 3, sizes.size, sizes.size), "corners": torch.zeros(2, 2)}
     return {
         "glancer": Signature(GlanceModule(classifier, counts), {"frames": frames}, ("maps", "glance_vectors")),
         "policy": Signature(
             PolicyModule(policy, classifier), {"maps": torch.zeros(2, decisions, *policy.architecture.map_shape)}, chosen
         ),
+        **({"crop": Signature(CropModule(sizes.patch_size), crop, ("patches",), "decisions")} if policy.interpolated else {}),
         "focuser": Signature(FocusModule(classifier), {"patches": patches}, ("focus_vectors",), axis="decisions"),
         "head": Signature(HeadModule(classifier, skipped), vectors, ("probabilities",)),
     }

@@ -7,10 +7,8 @@ import torch
 from random_networks import PUBLISHED, SPATIAL, policy_of, tiny
 
 from agents.evaluation.inference import infer
-from agents.exporting.comparison import patches_at, random_clips, torch_call
+from agents.exporting.comparison import decision_frames, patches_at, random_clips, torch_call
 from agents.exporting.modules import Counts, signatures
-from agents.policies.networks import PolicyNetwork
-from classifiers.errors import InputError
 from classifiers.heads import HEADS
 from classifiers.optimize import PLAIN, with_execution
 
@@ -80,7 +78,19 @@ def test_continuous_locations():
     assert_as_inference(tiny(), policy_of(PUBLISHED, None))
 
 
-def test_interpolated_patches_are_refused():
-    policy = PolicyNetwork(PUBLISHED, None, interpolated=True)
-    with pytest.raises(InputError, match=r"the policy's patches are interpolated .*; choose format=folder"):
-        signatures(tiny(), policy, "zeros")
+@pytest.mark.parametrize("head", ["gru", "mean"])
+def test_interpolated_patches_are_cropped_by_a_module(head):
+    """With ``mean`` two frames of a decision have the same patch."""
+    several = {"shift": 0.125, "glance_frames": 8} if head == "mean" else {}
+    classifier = tiny(head, **several)
+    policy = policy_of(replace(SPATIAL, map_shape=(64, 6, 6)) if several else SPATIAL, None, interpolated=True)
+    _, corners, _, probabilities = chain(classifier, policy, "zeros")
+    assert corners.is_floating_point() and (corners != corners.round()).any()
+    counts = Counts.of(classifier, policy)
+    frames, glances = (random_clips(classifier, count) for count in (counts.frames, counts.glances))
+    expected = infer(with_execution(classifier, PLAIN), policy, frames, glances)
+    assert torch.allclose(probabilities, expected.logits.softmax(-1), atol=1e-5)
+    crop = signatures(classifier, policy, "zeros")["crop"].module
+    repeats = counts.frames_per_decision
+    cut = crop(decision_frames(classifier, counts.decisions, repeats), corners.flatten(0, 1))
+    assert torch.equal(cut, patches_at(classifier, corners, repeats).flatten(0, 1))

@@ -156,6 +156,27 @@ def test_policies(architecture, grid, skips):
 
 
 @pytest.mark.slow
+def test_interpolated_patches():
+    found = differences(tiny(), policy_of(grid=None, interpolated=True), names=["policy", "crop"])
+    assert set(found) == {"glancer", "policy", "crop", "focuser", "head"} and max(found.values()) <= TOLERANCE
+
+
+def test_wrong_patches_are_found():
+    classifier, policy = tiny(), policy_of(grid=None, interpolated=True)
+    modules = signatures(classifier, policy, "zeros")
+    calls = {name: comparison.torch_call(each) for name, each in modules.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparison, "onnx_call", lambda file: file)
+        assert max(compare(classifier, modules, calls).values()) == 0
+
+        def rounded(crop_frames, corners):
+            return calls["crop"](crop_frames=crop_frames, corners=corners.floor())
+
+        with pytest.raises(InputError, match=r"crop [1-9]\.\de[-+]"):
+            compare(classifier, modules, {**calls, "crop": rounded})
+
+
+@pytest.mark.slow
 def test_a_temporal_shift_with_several_frames_of_a_decision():
     policy = policy_of(replace(SPATIAL, map_shape=(64, 6, 6)))
     found = differences(tiny("mean", shift=0.125, glance_frames=8), policy, names=["glancer", "focuser"])

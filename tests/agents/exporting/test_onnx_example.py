@@ -96,6 +96,14 @@ def test_skipped_frames_and_decisions_of_several_frames(tmp_path, example):
 
 
 @pytest.mark.slow
+def test_interpolated_patches(tmp_path, example):
+    checkpoint.save(tiny(), tmp_path / "in")
+    save_policy(policy_of(grid=None, interpolated=True), tmp_path / "in", {})
+    out = export(Export(classifier=str(tmp_path / "in"), format="onnx", out=str(tmp_path / "out")))
+    assert_same_prediction(example.predict, out, tmp_path / "in", write_video(tmp_path / "a.mp4", square_frames(30, 120, 160)))
+
+
+@pytest.mark.slow
 def test_it_runs_without_pytorch_and_prints_five_classes(tmp_path, demo_as_onnx):
     video = write_video(tmp_path / "a.mp4", square_frames(12, 96, 128))
     code = """
