@@ -13,7 +13,7 @@ from agents.supervised.epochs import check_settings
 from classifiers.errors import InputError, refuse_if
 
 Score = tuple[float, float]
-"""Top-1 accuracy, and the mean softmax score of the true class, which breaks ties."""
+"""Top-1 accuracy, and the mean softmax score of the true class. The latter decides between models with equal accuracy."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class StageSpec:
 
     Attributes:
         stage: 0, 1, 2 or 3.
-        trains: The trained network, as named in lines of metrics.
-        settings: Settings of PPO in stage 2, and of supervised training in the other stages.
+        trains: Name of the trained network in lines of metrics.
+        settings: The settings: those of PPO in stage 2, those of supervised training in the other stages.
         round: Number of the joint round, starting at 1; 0 for the single pass before the rounds.
     """
 
@@ -90,7 +90,7 @@ def check_stages(config: TrainStages) -> None:
     """Check that the stages can run one after the other.
 
     Raises:
-        InputError: If the stages are out of order, no stage has epochs, stage 3 has no policy, or there are rounds without stage 3.
+        InputError: If stages are out of order, if no stage has epochs, if stage 3 has no policy, or if there are rounds without stage 3.
     """
     refuse_if(config.first > config.last, f"first must not be greater than last, got first={config.first} and last={config.last}")
     refuse_if(
@@ -131,7 +131,7 @@ def _changed(settings: Any, **values: Any) -> Any:
 
 
 class StageDir(RunDir):
-    """The view of a run directory for one stage: the stage's checkpoints, and lines of metrics starting at the stage's first.
+    """A view of a run directory for one stage. It has the stage's checkpoints, and the lines of metrics from the stage's first line on.
 
     Args:
         run: The run directory.
