@@ -38,7 +38,7 @@ class RebuildBundled:
     stages: ClassifierConfig = setting(ClassifierConfig, "how it is trained")
 
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
-        """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        """Yield the settings that have no effect with the current values of the other settings; see `agents.config.effect`."""
         yield "stages.finetune", "bundled classifiers are trained by stages 0 and 1 only; leave it out"
 
 

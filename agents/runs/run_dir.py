@@ -61,7 +61,7 @@ class RunDir:
     def open(cls, path: str | Path, config: Mapping[str, Any], *, force: bool) -> RunDir:
         """Create the directory, or resume the run in it.
 
-        Use the result in a ``with`` statement, or `close` it. Until then, no other process can open the directory, unless this process ends.
+        Use the result in a ``with`` statement, or `close` it. Until then, no other process can open the directory, unless this one ends.
 
         Args:
             path: The directory.
