@@ -79,7 +79,7 @@ class Card:
 
 
 def measure(settings: Settings) -> Iterator[Section]:
-    """Yield all sections. The first one is the matrix peak, with which the others are compared."""
+    """Yield all sections. The first section is the matrix peak, with which the other sections are compared."""
     card = Card(settings)
     if card.device.type != "cuda" and not settings.quick:
         yield Section("GPU", "Left out: there is no GPU here. --quick runs the same at tiny sizes on the CPU.")

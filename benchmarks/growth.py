@@ -72,7 +72,7 @@ def _memory_growth(settings: Settings) -> Section:
 
 
 def _exponent(section: Section, name: str, costs: dict[int, float]) -> None:
-    """Add the exponent between the smallest and the largest size."""
+    """Add the exponent of the growth between the smallest and the largest size."""
     first, last = min(costs), max(costs)
     exponent = math.log(max(costs[last], 1e-9) / max(costs[first], 1e-9)) / math.log(last / first)
     section.figure(f"{name}, {first:g} to {last:g}: exponent", exponent, "", aim=Aim("≤", LINEAR))

@@ -1,4 +1,4 @@
-"""Add a policy to the leaderboard of a benchmark task (docs/leaderboard.md). The policy is that of runs, or a user-defined agent.
+"""Add a policy, from runs of `agents.train` or from a user-defined agent, to the leaderboard of a benchmark task (docs/leaderboard.md).
 
     python -m benchmarks.leaderboard name="PPO, wider" runs=[runs/wide-0,runs/wide-1,runs/wide-2]
     python -m benchmarks.leaderboard name=mine task=track agent=my_agents.Greedy

@@ -1,4 +1,4 @@
-"""Study why a policy misses the target. Every variant has one change, and is trained with several seeds.
+"""Study why a policy misses the target. Every variant of the training changes one setting, and is trained with several seeds.
 
     python -m benchmarks.learning_study                                 all variants on the task normal, seeds 0, 1, 2
     python -m benchmarks.learning_study variants=[ppo,expected_pg] task=hard@v0 seeds=[0]
@@ -142,8 +142,8 @@ def worth_of_patches(features: Features, reward: str, count: int = 256) -> Itera
         count: number of clips.
 
     Yields:
-        Two numbers per step. The first is the mean reward of the cells that hit the target, minus the mean reward of all other cells. The
-        second is the share of clips in which the cell with the highest reward hits the target. Clips in which no cell hits the target are
+        Two numbers. The first number is the mean reward of the cells that hit the target, minus that of all other cells. The second
+        number is the share of clips in which the cell with the highest reward hits the target. Clips in which no cell hits the target are
         left out.
     """
     env = AdaFocusVectorEnv(

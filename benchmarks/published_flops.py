@@ -30,7 +30,7 @@ class Family:
         glances: number of frames that the glancer sees.
         patches: number of frames that the focuser sees.
         decisions: D, decisions per video.
-        policy: architecture of the policy network. Its input is the stacked glance maps of one decision.
+        policy: architecture of the policy network, whose input is the stacked glance maps of one decision.
         grid: grid of the policy; None: continuous locations.
         published: published GFLOPs per video by patch size in pixels.
     """

@@ -1,7 +1,7 @@
-"""Methods of skipping frames. They are compared with the same budget, the same clips, the same classifier and the same patch locations.
+"""Methods of skipping frames, compared with the same budget, the same clips, the same classifier and the same patch locations.
 
 The first part of the module has the components of the methods: masks without learning, the conditional exit, and functions that solve their
-thresholds for a budget. They work on arrays of a whole split (N clips, D decisions, K classes). The second part has the methods.
+thresholds for a budget. The components work on arrays of a whole split (N clips, D decisions, K classes). The second part has the methods.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def solve_skip_and_exit(
         skip: P(skip) (N, D).
         scores_of: Function that takes a patch mask (N, D), and returns the class scores (N, D, K) after every step.
         labels: (N,).
-        keep: The share of decisions with a patch that meets the budget without an exit.
+        keep: The share of decisions with a patch with which the budget is met if there is no exit.
         cost_of: Function that takes a patch mask (N, D), and returns the cost (N, D) of each clip if it ends after each step.
         budget: Mean cost per clip, in the same unit.
 
@@ -228,13 +228,13 @@ def without_learning(mask: Callable[[int, int, float, int], PatchMask], problem:
 
 
 def by_saliency(problem: Problem) -> ExitResult:
-    """Focus the frames whose glance map has the highest saliency, by a threshold."""
+    """Focus the frames in which the highest saliency of the glance map is above a threshold."""
     threshold = solve_threshold(-problem.val.saliency, problem.keep)
     return _focus(problem.test, patch_mask_at(-problem.test.saliency, threshold))
 
 
 def conditional_exit(problem: Problem) -> ExitResult:
-    """Focus every frame until the head is certain. After that, neither glancer nor focuser runs."""
+    """Focus every frame until the head is certain. On later frames, neither glancer nor focuser runs."""
     return _stop(problem, lambda steps: steps, problem.keep * problem.val.size[1])
 
 

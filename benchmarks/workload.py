@@ -102,7 +102,7 @@ def flat_classifier(settings: Settings) -> Classifier:
 
 
 def policy(settings: Settings, seed: int = 0, *, skips: bool = False) -> PolicyNetwork:
-    """Return a policy with random weights. They are so large that its cells, and whether it skips, differ between frames."""
+    """Return a policy with random weights. These weights are so large that cells, and whether a frame is skipped, differ between frames."""
     torch.manual_seed(seed)
     network = PolicyNetwork(SMALL if settings.quick else PolicyArchitecture((1280, 7, 7)), GRID, skips=skips)
     with torch.no_grad():
@@ -210,7 +210,7 @@ def bank_of(network: Classifier, clips: ClipSource) -> MemoryBank:
 
 
 def warm_bank(settings: Settings, count: int, num_frames: int) -> MemoryBank:
-    """Return a full bank of random clips. Its `flat_classifier` makes filling cheap, and its steps cost the same as at full size."""
+    """Return a full bank of random clips. With `flat_classifier`, filling is cheap, and steps cost the same as at full size."""
     network = flat_classifier(settings)
     return bank_of(network, RandomClips(count, num_frames, network.architecture.size))
 
@@ -239,7 +239,7 @@ def _fit_batch_norms(network: Classifier) -> None:
 
 
 def _flat(settings: Settings, which: str) -> Callable[[int], Backbone]:
-    """Return a constructor of cheap backbones. They are one convolution over large blocks, with outputs as large as the original's."""
+    """Return a constructor of cheap backbones. Each is one convolution over large blocks, with outputs as large as the original's."""
     base = architecture(settings)
     size = BACKBONES[getattr(base, which)](2).vector_size
     side, cells = (base.glance_size, 8 if settings.quick else 7) if which == "glancer" else (base.patch_size, 3)
@@ -315,7 +315,7 @@ def bare_update(policy: PolicyNetwork, maps: Tensor, epochs: int, minibatches: i
 def step_by_step(classifier: Classifier, policy: PolicyNetwork, frames: Tensor) -> tuple[Tensor, Tensor]:
     """Classify videos with a recurrent head as the released code does. All glances come first; policy, focuser and head run frame by frame.
 
-    The released code also has loops over the images of a batch. They are left out here, because the scheme does not need them.
+    The released code also has loops over the images of a batch. These loops are left out here, because the scheme does not need them.
 
     Args:
         classifier: A frozen classifier.

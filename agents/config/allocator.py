@@ -14,7 +14,7 @@ def keep_freed_memory() -> bool:
     the time of a forward pass on a CPU. With this setting, the process keeps the memory of its peak and does not return it to the system.
 
     Returns:
-        Whether the setting was applied. C libraries other than glibc do not have it.
+        Whether the setting was applied. C libraries other than glibc do not have this setting.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

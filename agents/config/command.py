@@ -1,4 +1,4 @@
-"""The entry point of every command. It converts YAML files and ``key=value`` arguments to settings, and reports the user's mistakes."""
+"""The entry point of every command, which converts YAML files and ``key=value`` arguments to settings and reports the user's mistakes."""
 
 import argparse
 import hashlib

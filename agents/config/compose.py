@@ -111,7 +111,7 @@ def primary(config_name: str, package: str) -> tuple[dict[str, str | None], dict
 
 
 def files_of(group: str, package: str) -> dict[str, Path]:
-    """Return the YAML files of a group, by the names of the choices. They are in ``package`` or, if it lacks the group, in `configs`."""
+    """Return the YAML files of a group, by the names of the choices. If ``package`` lacks the group, the files are those in `configs`."""
     folders = [_folder(each) / group for each in (package, "configs")]
     return {file.stem: file for file in sorted(next(each for each in folders if each.is_dir()).glob("*.yaml"))}
 

@@ -1,4 +1,4 @@
-"""The help pages. They list every setting of a command with its default, its allowed values and its meaning."""
+"""The help pages, which list every setting of a command with its default, its allowed values and its meaning."""
 
 import io
 from collections.abc import Iterator

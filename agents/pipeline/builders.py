@@ -44,7 +44,7 @@ def build_clips(data: DataSet, config: DataConfig, size: int, display: Display, 
 
     Args:
         data: The videos.
-        config: How clips are sampled from them.
+        config: How clips are sampled from the videos.
         size: Height and width of the frames in pixels.
         display: Shows progress.
         seed: Seed of the sampling, if training clips are resampled every epoch.

@@ -52,8 +52,8 @@ class StageDriver:
             states at the end of the stage before.
 
     Attributes:
-        classifier: The classifier after the last finished stage. It is always the same object, so that banks detect changed weights.
-        policy: The policy after the last finished stage. Before stage 2, it is the given policy, or None.
+        classifier: The classifier after the last finished stage, always the same object, so that banks detect changed weights.
+        policy: The policy after the last finished stage. Before stage 2, this is the policy that was given, or None.
         milestones: The model after each stage.
 
     Raises:
@@ -75,9 +75,9 @@ class StageDriver:
         self._fingerprint = None if self._classifier_dir is None else self.classifier.fingerprint()
 
     def run(self) -> Milestone | None:
-        """Run the single pass and the joint rounds. Of the milestones at the end of each round, load and return the one that scored best.
+        """Run the single pass and the joint rounds; load and return the milestone with the best score on the validation split.
 
-        The scores are those on the validation split. Return None if there are no stages.
+        Only the milestones at the end of the single pass and of each round are compared. Return None if there are no stages.
         """
         best, rounds_without_gain = None, 0
         for number, stages in enumerate(self._stages):
@@ -251,7 +251,7 @@ def patch_score(classifier: Classifier, policy: PolicyNetwork | None, clips: Cli
 
 @torch.no_grad()
 def frame_score(classifier: Classifier, name: BackboneName, clips: ClipSource) -> Score:
-    """Return the score of the frame classifier of one backbone. Its class scores are averaged over all frames of a clip."""
+    """Return the score of the frame classifier of one backbone. The class scores are averaged over all frames of a clip."""
     read = clips.glancer_frames if name == "glancer" else clips.frames
     correct, confidence = 0, 0.0
     for batch in batches(np.arange(len(clips)), CLIPS_AT_ONCE):

@@ -126,7 +126,7 @@ class EndToEndTraining:
         return new_classifier(given, self._clips.data.classes).to(self._run.device).freeze(), None
 
     def _first_policy(self, features: Features) -> PolicyNetwork:
-        """Return the given policy. If there is none, return a new policy."""
+        """Return the given policy. If no policy is given, return a new policy."""
         config, action = self._config, features.action
         policy = self._run.given_policy(features)
         refuse_if(

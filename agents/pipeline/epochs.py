@@ -33,7 +33,7 @@ def resumable(directory: RunDir, folder: Path, display: Display) -> Iterator[Epo
 def with_progress(
     epochs: Iterator[Metrics], checkpoints: EpochCheckpoint, display: Display, title: str, *, total: int, done: int, clips: int
 ) -> Iterator[tuple[int, Metrics]]:
-    """Yield the number and the metrics of every epoch, and show a progress bar. It also shows the metrics that the caller adds.
+    """Yield the number and the metrics of every epoch, and show a progress bar. The bar also shows the metrics that the caller adds.
 
     Args:
         epochs: The training, which yields the metrics of the remaining epochs.

@@ -145,7 +145,7 @@ def _of_run(config: Evaluate) -> tuple[Evaluate, EnvConfig]:
 
 
 def _data_of(of_run: Mapping[str, Any], config: Evaluate) -> DataConfig:
-    """Return the run's data settings, overridden by typed keys. If they name another data set, keys of `OF_ONE_SET` get their defaults."""
+    """Return the run's data settings, overridden by typed keys. If another data set is typed, keys of `OF_ONE_SET` get their defaults."""
     typed = {key.removeprefix("data.") for key in config.typed if key.startswith("data.")} | ({"name"} if "data" in config.typed else set())
     data = DataConfig(**of_run)
     defaults = {key: getattr(DataConfig(), key) for key in OF_ONE_SET} if "name" in typed and config.data.name != data.name else {}

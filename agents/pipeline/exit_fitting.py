@@ -43,7 +43,7 @@ def fit_exit(
         model: The model that the thresholds belong to.
         data: The videos.
         config: How clips are sampled from the videos. Training clips are augmented as in training.
-        env: The environment, of which the kind of action and the head's input for skipped frames are used.
+        env: Settings of the environment. Only the kind of action and the head's input for skipped frames are used.
         display: Shows progress.
 
     Raises:
@@ -78,7 +78,7 @@ def _key(data: DataSet, config: DataConfig) -> str:
 
 
 def _stored(path: Path) -> ExitFit | None:
-    """Return the stored confidences. Return None if there are none, or if they cannot be read and must be replaced."""
+    """Return the stored confidences. Return None if no confidences are stored, or if the file cannot be read and must be replaced."""
     try:
         return ExitFit.load(path) if path.is_file() else None
     except InputError:

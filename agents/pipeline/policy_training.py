@@ -46,7 +46,7 @@ TRAINING = "training"
 def trained_classifier(run: TrainingRun, clips: Clips) -> Classifier:
     """Return the given classifier, or the classifier that is cached for the architecture and the clips.
 
-    If there is neither, train a classifier. An interrupted training resumes with the next run on the same clips.
+    If no classifier is given or cached, train one. An interrupted training resumes with the next run on the same clips.
 
     Raises:
         InputError: If a classifier must be trained although the clips are resampled every epoch, or if the cache cannot be written.

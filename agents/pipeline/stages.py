@@ -131,7 +131,7 @@ def _changed(settings: Any, **values: Any) -> Any:
 
 
 class StageDir(RunDir):
-    """A view of a run directory for one stage. It has the stage's checkpoints, and the lines of metrics from the stage's first line on.
+    """A view of a run directory for one stage, with the stage's checkpoints and the lines of metrics from the stage's first line on.
 
     Args:
         run: The run directory.

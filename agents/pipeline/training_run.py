@@ -48,7 +48,7 @@ SCORE = ("val_confidence_anytime",)
 
 
 class TrainingRun:
-    """The process of a training command. It starts a run, or resumes it.
+    """The process of a training command, which starts or resumes a run.
 
     Args:
         directory: The run directory, opened for writing.
@@ -114,10 +114,10 @@ class TrainingRun:
         return True
 
     def clips(self, *, for_policy: bool = True) -> Clips:
-        """Return the clips of the data set. If necessary, they are rendered and decoded.
+        """Return the clips of the data set. If necessary, the clips are rendered and decoded.
 
         Args:
-            for_policy: Whether an algorithm trains a policy on the clips. If so, its settings are checked before videos are rendered.
+            for_policy: Whether to check the settings of the algorithm that trains a policy on the clips, before videos are rendered.
 
         Raises:
             InputError: If the data set, the classifier or a setting of the algorithm cannot be used.

@@ -161,13 +161,13 @@ def class_of(name: str) -> type[BaseAlgorithm]:
 
 
 def algorithm_of(kind: type[BaseAlgorithm], name: str) -> Algorithm:
-    """Return the row called ``name``. If there is none, return the row of the nearest base class of ``kind``, or a default row."""
+    """Return the row called ``name``. If there is no such row, return that of the nearest base class of ``kind``, or a default."""
     nearest = name if name in ALGORITHMS else nearest_name(kind)
     return ALGORITHMS[nearest] if nearest else Algorithm(name)
 
 
 def nearest_name(kind: type[BaseAlgorithm]) -> str | None:
-    """Return the name of a class in the table. For any other class, return the name of its first base class in the table, if any."""
+    """Return the name of a class in the table. If the table lacks the class, return the name of its first base class there, if any."""
     names = {_public_path(algorithm.path): name for name, algorithm in ALGORITHMS.items()}
     return next((names[path] for base in kind.__mro__ if (path := _public_path(f"{base.__module__}.{base.__name__}")) in names), None)
 
@@ -214,8 +214,8 @@ def check_fits(name: str, where: str, space: spaces.Space) -> None:
         space: space of one action.
 
     Raises:
-        InputError: if the algorithm does not support it. The message states the reason, the algorithms that support these actions, and the
-            ids of environments that the algorithm supports.
+        InputError: if the algorithm does not support these actions. The message states the reason, the algorithms that support these
+            actions, and the ids of environments that the algorithm supports.
     """
     algorithm = algorithm_of(class_of(name), name)
     kind = CONTINUOUS if isinstance(space, spaces.Box) else DISCRETE
@@ -268,12 +268,12 @@ def check_settings(config: AlgoConfig) -> None:
 
 
 def new_model(env: VecEnv, features: Features, config: AlgoConfig, network: NetworkConfig, seed: int) -> BaseAlgorithm:
-    """Return a new model that is ready to learn in ``env``. The caller binds its policy to the features.
+    """Return a new model that is ready to learn in ``env``. The caller binds the model's policy to the features.
 
     Args:
         env: the environment, with the observation of the config.
         features: features of the environment's clips.
-        config: the algorithm and its settings. A number of steps that is null means the steps of one whole clip in every environment.
+        config: the algorithm and its settings. Settings of steps that are null mean one whole clip in every environment.
         network: network of the policy, if it reads glances by reference.
         seed: seed of all random numbers.
 

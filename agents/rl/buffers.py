@@ -20,7 +20,7 @@ def check_whole_clips(name: str, steps: int, clip_length: int) -> None:
     """Check that ``steps`` is a multiple of ``clip_length``, the number of steps per episode.
 
     Raises:
-        InputError: if it is not a multiple. The message names the setting.
+        InputError: if ``steps`` is not a multiple of ``clip_length``. The message names the setting.
     """
     refuse_if(steps % clip_length, f"{name} must be a multiple of the {clip_length} steps of an episode, got {steps}")
 
@@ -91,7 +91,7 @@ class NormalizedReturnsBuffer(ClipRolloutBuffer):
     def monte_carlo_returns(self) -> NDArray[np.float32]:
         """Return the discounted sums of rewards (n_steps, n_envs) from every step to the end of its episode.
 
-        Stable-Baselines3 computes returns as advantage plus value, which would round small returns. Here, they are sums of rewards.
+        Stable-Baselines3 computes returns as advantage plus value, which would round small returns. This method adds up rewards instead.
         """
         returns = self.rewards.copy()
         for step in reversed(range(self.buffer_size - 1)):
@@ -102,7 +102,7 @@ class NormalizedReturnsBuffer(ClipRolloutBuffer):
 class AllActionSamples(NamedTuple):
     """A minibatch of an `AllActionRolloutBuffer`.
 
-    It has the fields of `RolloutBufferSamples`, the rewards (B,), and the rewards and log-probabilities of all actions (B, A).
+    The minibatch has the fields of `RolloutBufferSamples`, the rewards (B,), and the rewards and log-probabilities of all actions (B, A).
     """
 
     observations: Tensor

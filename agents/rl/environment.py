@@ -76,7 +76,7 @@ class EpisodeStatsWrapper(VecMonitor):
         return observations, rewards, dones, infos
 
     def at_episode_start(self) -> bool:
-        """Return whether all episodes have just begun. Only then can the environment be saved."""
+        """Return whether all episodes have just begun. The environment can be saved only at the start of all episodes."""
         return not self.dynamics.step_number.any()
 
     def state(self) -> dict[str, Any]:

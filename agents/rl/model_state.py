@@ -226,7 +226,7 @@ class _Writer:
 
 
 class _Reader:
-    """A reader that restores values from a state. Objects are updated in place, and shared tensors are shared again."""
+    """A reader that restores values from a state. Objects are updated in place, and tensors that were shared are shared again."""
 
     def __init__(self, state: State, device: torch.device) -> None:
         self._saved, self._device = state, device

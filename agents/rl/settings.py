@@ -1,4 +1,4 @@
-"""The settings of an algorithm for the trainer. They are made from the keys ``ppo.*`` or ``algo.*``."""
+"""The settings of an algorithm for the trainer, which are made from the keys ``ppo.*`` or ``algo.*``."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -41,10 +41,10 @@ class AlgorithmSettings:
         algorithm: row of the algorithm in the table, or the nearest row.
         make_model: function that takes the environment and the seed, and returns a model that is ready to learn.
         to_policy: function that takes the model, and returns the policy to evaluate and save.
-        save: function that saves the policy. It takes the policy, the training environment, the folder, and entries of the card.
+        save: function that takes the policy, the training environment, a folder and entries of the card, and saves the policy.
         total_steps: length of training.
         log_every: period of logging a line of metrics.
-        validate_every: period of validation. The results are part of a line of metrics.
+        validate_every: period of validation, after which a line of metrics also has the results on the validation clips.
         save_every: period of checkpoints.
         observation: name of the environment's observation; None: the default.
         start: the policy to start from; None: a new policy.
@@ -80,7 +80,7 @@ def algorithm_settings(
     algo: AlgoConfig | None = None,
     start: PolicyNetwork | None = None,
 ) -> AlgorithmSettings:
-    """Return the settings for the trainer of the algorithm that the user's settings describe.
+    """Return the trainer's settings for the algorithm that the user's settings describe.
 
     Args:
         features: features of the training clips.

@@ -185,7 +185,7 @@ class TrainingCallback(BaseCallback):
         self._check_resumable()
 
     def _check_resumable(self) -> bool:
-        """Return whether the state of the model can be saved. If it cannot, print the reason once."""
+        """Return whether the state of the model can be saved. If the state cannot be saved, print the reason once."""
         if self._resumable and (problem := why_not_resumable(self.model)):
             self._display.say(problem)
             self._resumable = False

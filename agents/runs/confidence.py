@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 
 def half_width(values: NDArray[np.float64], level: float = 0.95) -> NDArray[np.float64]:
-    """Return half the width of Student's confidence interval for the mean over the first axis. It is zero for a single run."""
+    """Return half the width of Student's confidence interval for the mean over the first axis. For a single run, return zero."""
     from scipy import stats  # imported here: it takes a second, and single runs do not need it
 
     if len(values) == 1:

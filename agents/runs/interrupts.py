@@ -20,7 +20,7 @@ class Stopped(Exception):
 class StopRequest:
     """A context in which the first SIGINT or SIGTERM only sets ``requested``. A further SIGINT raises `KeyboardInterrupt`.
 
-    Python delivers signals only to the main thread. In any other thread, the context has no effect.
+    Python delivers signals only to the main thread. In threads other than the main thread, the context has no effect.
 
         with StopRequest() as stop:
             while not stop.requested:
@@ -40,7 +40,7 @@ class StopRequest:
 
     def __exit__(self, *problem: object) -> None:
         for number, handler in self._previous.items():
-            # None means that the handler was not set from Python. It cannot be restored, so the default handler replaces it.
+            # None means a handler that was not set from Python. Such a handler cannot be restored, so the default handler replaces it.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous = {}
 

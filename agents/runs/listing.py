@@ -76,7 +76,7 @@ def print_runs(settings: ListRuns) -> None:
 
 
 def show(runs: Sequence[Run], console: Console) -> None:
-    """Print a table for every data set, the means over seeds, and broken folders. The width is limited only on a terminal."""
+    """Print a table for every data set, the means over seeds, and broken folders. The width of tables is limited only on a terminal."""
     whole = [run for run in runs if not run.broken]
     tables = [table(data, [run for run in whole if run.data == data]) for data in sorted({str(run.data) for run in whole})]
     if whole:

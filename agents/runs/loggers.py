@@ -1,4 +1,4 @@
-"""Loggers of a run. They send lines of `metrics.jsonl` to TensorBoard and Weights & Biases through Stable-Baselines3's logger."""
+"""Loggers of a run, which send lines of `metrics.jsonl` to TensorBoard and Weights & Biases through Stable-Baselines3's logger."""
 
 import math
 import os
@@ -42,8 +42,8 @@ class Curves:
     A curve is named after its stage and network, such as ``stage 1 random patches/loss`` or ``stage 2/return``. Its x axis is the number of
     epochs or environment steps of that stage since the start of the run, including earlier joint rounds.
 
-    TensorBoard's files have the same content as ``metrics.jsonl``. A resumed run logs the lines after its checkpoint again. So that they do
-    not appear twice, the files are rewritten with the first line of every start, and whenever lines were removed.
+    TensorBoard's files have the same content as ``metrics.jsonl``. A resumed run logs the lines after its checkpoint again. So that no line
+    appears twice, the files are rewritten with the first line of every start, and whenever lines were removed.
 
     Args:
         run: The run.

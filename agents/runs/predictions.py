@@ -27,9 +27,9 @@ def save_predictions(features: Features, plays: Mapping[str, PolicyEvaluation], 
     The columns ``file``, ``label`` and ``prediction`` contain names: the video, its class, and the class that is predicted with the learned
     policy. ``anytime`` is the share of steps after which the prediction is correct. Every step t has three columns. ``confidence_t`` is the
     softmax score of the label. ``box_t`` is the patch as `top left bottom right` in pixels of the frame; it is empty if the step is
-    skipped. ``hit_t`` is the hit rate in those frames of the step that show the target; it is empty if no frame does, and the column is
-    left out if targets are unknown. ``NAME_prediction``, ``NAME_anytime`` and ``NAME_confidence`` are the final results of another policy.
-    ``random_box_t`` are the random patches.
+    skipped. ``hit_t`` is the hit rate in those frames of the step that show the target, or empty if there are no such frames. The columns
+    ``hit_t`` are left out if targets are unknown. ``NAME_prediction``, ``NAME_anytime`` and ``NAME_confidence`` are the final results of
+    another policy. ``random_box_t`` are the random patches.
 
     Args:
         features: Features of the clips.

@@ -102,7 +102,7 @@ def report(
 
 
 def _caption(measures: Mapping[str, Mapping[str, Any]], columns: Mapping[str, object]) -> Iterator[str]:
-    """Yield sentences that explain the columns, and one that states how much of the gap between random patches and the oracle is closed."""
+    """Yield texts that explain the columns, and a text with the share of the gap between random patches and the oracle that is closed."""
     if "hit_rate" in columns:
         yield "first: after the first patch while the target is shown"
         yield f"hits: frames with the target whose patch covers {COVERED:.0%} of it"
@@ -127,7 +127,7 @@ def table(measures: Mapping[str, Mapping[str, Any]], title: str, metric: str = "
     Args:
         measures: Metrics of every policy, as `evaluate` returns them.
         title: Title of the table.
-        metric: The data set's main metric. If it is not top-1, it is shown in a second column.
+        metric: The data set's main metric. A metric other than top-1 is shown in a second column.
     """
     columns = table_columns(measures.values(), metric)
     headings = [Column("policy", no_wrap=True), *(Column(each.heading, justify="right", no_wrap=True) for each in columns.values())]

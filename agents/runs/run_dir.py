@@ -44,7 +44,7 @@ WRITTEN = (
 
 
 class RunDir:
-    """The files of a run. The constructor opens them for reading; `open` opens them for writing, by one process at a time.
+    """The files of a run. The constructor opens the files for reading; `open` opens the files for writing, by one process at a time.
 
     ``config.yaml`` and ``system.json`` are written when the run is opened. ``metrics.jsonl`` and ``timing.jsonl`` have a line for every
     update or epoch. ``result.json`` is written at the end of the run. The training code manages ``checkpoints``. Times are only in
@@ -61,7 +61,8 @@ class RunDir:
     def open(cls, path: str | Path, config: Mapping[str, Any], *, force: bool) -> RunDir:
         """Create the directory, or resume the run in it.
 
-        Use the result in a ``with`` statement, or `close` it. Until then, no other process can open the directory, unless this one ends.
+        Use the result in a ``with`` statement, or `close` it. Other processes cannot open the directory until it is closed or this process
+        ends.
 
         Args:
             path: The directory.
@@ -99,7 +100,7 @@ class RunDir:
 
     @property
     def checkpoints(self) -> Path:
-        """The directory of checkpoints. It is created when the first checkpoint is saved."""
+        """The directory of checkpoints, which is created when the first checkpoint is saved."""
         return self.path(CHECKPOINTS)
 
     def path(self, name: str) -> Path:

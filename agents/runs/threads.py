@@ -15,9 +15,9 @@ SMALL = 20_000_000
 def limit_threads(classifier: Classifier | Architecture, classes: Sequence[str], device: torch.device) -> None:
     """Use one thread if the networks are small and run on a CPU, unless the environment variable OMP_NUM_THREADS is set.
 
-    Operations of small networks take microseconds. Several threads spend this time in a busy loop, waiting for each other. They save little
-    time on an idle machine; if two runs share its cores, they make both runs several times slower. Banks use the idle cores; see
-    `adafocus_env.features.live`.
+    Operations of small networks take microseconds. Several threads spend this time in a busy loop, waiting for each other. On an idle
+    machine, several threads save little time. If two runs share the cores of a machine, several threads multiply the time of both runs.
+    Banks use the idle cores; see `adafocus_env.features.live`.
 
     Args:
         classifier: The networks that run or are trained.
