@@ -44,7 +44,7 @@ def _run(name: str, arguments: Sequence[str], commands: dict[str, Path]) -> None
 
 
 def _listing(commands: dict[str, Path]) -> str:
-    """Return one line per command: how to call it, in the way in which this program was called, and the first line of its docstring."""
+    """Return one line per command: its name, in the form in which this program was called, and the first line of its docstring."""
     if Path(sys.argv[0]).name == "__main__.py":
         program, commands = "python -m agents.", {file.stem: file for file in commands.values()}
     else:

@@ -85,7 +85,7 @@ def architecture(settings: Settings) -> Architecture:
 def classifier(settings: Settings, **changes: Any) -> Classifier:
     """Return a frozen classifier with random weights. ``changes`` override fields of the architecture.
 
-    The statistics of its batch norms are computed from one batch.
+    The statistics of the batch norms are computed from one batch of random images.
     """
     torch.manual_seed(1)  # differs from the seed of `policy`
     network = Classifier(
@@ -239,7 +239,7 @@ def _fit_batch_norms(network: Classifier) -> None:
 
 
 def _flat(settings: Settings, which: str) -> Callable[[int], Backbone]:
-    """Return a constructor of cheap backbones. Each is one convolution over large blocks, with outputs as large as the original's."""
+    """Return a constructor of cheap backbones, which are one convolution over large blocks. Outputs are as large as the original's."""
     base = architecture(settings)
     size = BACKBONES[getattr(base, which)](2).vector_size
     side, cells = (base.glance_size, 8 if settings.quick else 7) if which == "glancer" else (base.patch_size, 3)

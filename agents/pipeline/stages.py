@@ -23,7 +23,7 @@ class StageSpec:
     Attributes:
         stage: 0, 1, 2 or 3.
         trains: Name of the trained network in lines of metrics.
-        settings: The settings: those of PPO in stage 2, those of supervised training in the other stages.
+        settings: Settings of PPO in stage 2, and settings of supervised training in the other stages.
         round: Number of the joint round, starting at 1; 0 for the single pass before the rounds.
     """
 
@@ -149,7 +149,7 @@ class StageDir(RunDir):
         return self._run.checkpoints / self._spec.folder
 
     def log(self, metrics: Mapping[str, object]) -> None:
-        """Append a line of metrics, with the number of the joint round if there is one; see `RunDir.log`."""
+        """Append a line of metrics, with the number of the joint round if the stage is part of a joint round; see `RunDir.log`."""
         self._run.log({"round": self._spec.round, **metrics} if self._spec.round else metrics)
 
     def metrics(self) -> list[dict[str, Any]]:

@@ -161,13 +161,19 @@ def class_of(name: str) -> type[BaseAlgorithm]:
 
 
 def algorithm_of(kind: type[BaseAlgorithm], name: str) -> Algorithm:
-    """Return the row called ``name``. If there is no such row, return that of the nearest base class of ``kind``, or a default."""
+    """Return the row called ``name``.
+
+    If the table has no such row, return the row of the nearest base class of ``kind``, or a default row.
+    """
     nearest = name if name in ALGORITHMS else nearest_name(kind)
     return ALGORITHMS[nearest] if nearest else Algorithm(name)
 
 
 def nearest_name(kind: type[BaseAlgorithm]) -> str | None:
-    """Return the name of a class in the table. If the table lacks the class, return the name of its first base class there, if any."""
+    """Return the name of a class in the table.
+
+    If the class is not in the table, return the name of its first base class in the table; None if there is no such base class.
+    """
     names = {_public_path(algorithm.path): name for name, algorithm in ALGORITHMS.items()}
     return next((names[path] for base in kind.__mro__ if (path := _public_path(f"{base.__module__}.{base.__name__}")) in names), None)
 
@@ -273,7 +279,7 @@ def new_model(env: VecEnv, features: Features, config: AlgoConfig, network: Netw
     Args:
         env: the environment, with the observation of the config.
         features: features of the environment's clips.
-        config: the algorithm and its settings. Settings of steps that are null mean one whole clip in every environment.
+        config: the algorithm and its settings. In a setting that counts steps, null means one whole clip in every environment.
         network: network of the policy, if it reads glances by reference.
         seed: seed of all random numbers.
 

@@ -1,9 +1,9 @@
 """Imitation: supervised training of a policy, as a reference for other policies. The policy learns in the states that it visits itself.
 
 If the clips have tracks, the policy learns, in every frame that shows the target, the cell nearest to the target. This is a diagnostic: it
-shows how good a policy these glances and this network allow. It uses labels, so do not report its result as learned without labels.
-Without tracks, the policy learns the softmax over the rewards of all actions, and the environment must be made with ``full_information``.
-Other trainings can start from a policy trained in this way.
+shows how good a policy these glances and this network allow. The training uses labels, so do not report its result as learned without
+labels. Without tracks, the policy learns the softmax over the rewards of all actions, and the environment must be made with
+``full_information``. Other trainings can start from a policy trained in this way.
 """
 
 import math

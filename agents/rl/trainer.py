@@ -250,7 +250,7 @@ class TrainingCallback(BaseCallback):
         return metrics
 
     def select(self, policy: Policy) -> dict[str, float]:
-        """Return a policy's validation metrics, and save the policy unless an earlier one was strictly better.
+        """Return a policy's validation metrics, and save the policy unless an earlier policy was strictly better.
 
         If λ is adjusted to reach a target, scores of different updates are not comparable, so the last policy counts as the best.
         """

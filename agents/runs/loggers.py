@@ -39,8 +39,8 @@ def check_log(names: Sequence[str]) -> None:
 class Curves:
     """A watcher that writes the curves of a run to its loggers; pass it to `RunDir.watch`.
 
-    A curve is named after its stage and network, such as ``stage 1 random patches/loss`` or ``stage 2/return``. Its x axis is the number of
-    epochs or environment steps of that stage since the start of the run, including earlier joint rounds.
+    A curve is named after its stage and network, such as ``stage 1 random patches/loss`` or ``stage 2/return``. The x axis of a
+    curve is the number of epochs or environment steps of its stage since the start of the run, including earlier joint rounds.
 
     TensorBoard's files have the same content as ``metrics.jsonl``. A resumed run logs the lines after its checkpoint again. So that no line
     appears twice, the files are rewritten with the first line of every start, and whenever lines were removed.
