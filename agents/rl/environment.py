@@ -100,7 +100,7 @@ class EpisodeStatsWrapper(VecMonitor):
 
 
 class PIDLagrangian:
-    """A controller that adjusts λ after every rollout, by damped dual ascent, until a target share of the frames is focused.
+    """A controller that adjusts λ after every rollout, by damped dual ascent, so that a target share of the frames is focused.
 
     If λ were only the integral of the errors, the share of focused frames would oscillate around its target, because the policy needs some
     updates to react to a new λ. Adding the current error with a larger weight damps the oscillation (proportional-integral control of a

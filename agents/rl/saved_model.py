@@ -135,7 +135,7 @@ def load_model(folder: Path, device: torch.device | str) -> TrainedModel:
 
 
 def load_trained(folder: Path, device: torch.device | str) -> Policy:
-    """Load the policy in ``folder``: a network if PPO trained it, otherwise a model. Raise the same errors as `load_model`."""
+    """Load the policy in ``folder``: the network of PPO, or the model of another algorithm. Raise the same errors as `load_model`."""
     return load_model(folder, device) if (folder / CARD).is_file() else load_policy(folder, device)
 
 
