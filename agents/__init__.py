@@ -19,12 +19,12 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Import PyTorch and Stable-Baselines3 only when a name is used, so that ``--help`` is fast."""
+    """Import the module of a name only when the name is used, so that ``--help`` does not import PyTorch and Stable-Baselines3."""
     if name not in _HOMES:
         raise AttributeError(f"module 'agents' has no attribute {name!r}")
     return getattr(importlib.import_module(f"agents.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    """List the lazy names and the loaded names."""
+    """List the names that are already imported, and those that are imported when they are used."""
     return sorted({*globals(), *__all__})

@@ -11,7 +11,9 @@ from classifiers.errors import InputError, lookup
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command that the first argument names, such as ``train-ppo``, with the other arguments; without arguments, list all commands.
+    """Run the command that the first argument names, such as ``train-ppo``. The other arguments are those of the command.
+
+    Without arguments, list all commands.
 
     Args:
         arguments: the command line; by default that of the process.
@@ -31,7 +33,7 @@ def _is_command(file: Path) -> bool:
 
 
 def _run(name: str, arguments: Sequence[str], commands: dict[str, Path]) -> None:
-    """Run a command as ``python -m`` would; an unknown name ends the process with status 2."""
+    """Run a command as ``python -m`` would run it. An unknown name ends the process with status 2."""
     try:
         file = lookup("command", name.replace("_", "-"), commands)
     except InputError as problem:
@@ -42,7 +44,7 @@ def _run(name: str, arguments: Sequence[str], commands: dict[str, Path]) -> None
 
 
 def _listing(commands: dict[str, Path]) -> str:
-    """Return one line per command: its name, as this program was called, and the first line of its docstring."""
+    """Return one line per command: its name, in the form in which this program was called, and the first line of its docstring."""
     if Path(sys.argv[0]).name == "__main__.py":
         program, commands = "python -m agents.", {file.stem: file for file in commands.values()}
     else:

@@ -2,11 +2,12 @@
 
     python -m agents.check_dataset data=actnet data.root=DIR [data.source=frames] [workers=8] [out=report.json]
 
-The report lists videos that are missing, cannot be read, have another label than the class folder in their path, or have fewer than T
-frames. It also lists faulty lines of list files, frame rates and sizes and, with data=folder, unused files and folders.
+The report lists videos that are missing, that cannot be read, whose label differs from the class folder in their path, or that have fewer
+than T frames. The report also lists faulty lines of list files, the frame rates, the sizes of frames and, with data=folder, unused files
+and folders.
 
-Exit status: 0 if every video can be used as listed, 1 if a video cannot be used, 2 if an argument is wrong or a file cannot be read.
-Short videos, whose last frame is repeated, and unused files do not change the status.
+Exit status: 0 if every video can be used as listed, 1 if a video cannot be used, 2 if an argument is wrong or a file cannot be read. The
+status does not depend on unused files, and not on short videos, whose last frame is repeated.
 """
 
 from agents.config.command import run_command

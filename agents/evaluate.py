@@ -13,7 +13,7 @@ from agents.config.settings import Evaluate
 
 
 def main(config: Evaluate) -> None:
-    """Print the table of results for a run, possibly on other videos, or for a classifier and a policy."""
+    """Print the table of results for a finished run, or for a classifier and a policy. The videos may differ from those of the run."""
     from agents.pipeline.evaluate_saved import evaluate_saved
 
     evaluate_saved(config)

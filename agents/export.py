@@ -5,8 +5,8 @@
     python -m agents.export classifier=DIR policy=DIR out=FOLDER
     python -m agents.export classifier=demo policy=demo format=onnx
 
-Every command accepts the exported folder as classifier=FOLDER policy=FOLDER. The ONNX files do not need PyTorch;
-examples/onnx_predict.py predicts a video with them. They are compared with PyTorch before they are written.
+Every command accepts the exported folder as classifier=FOLDER policy=FOLDER. The ONNX files can be used without PyTorch;
+examples/onnx_predict.py predicts a video with them. Before the ONNX files are written, their outputs are compared with PyTorch's.
 """
 
 import sys
@@ -16,7 +16,7 @@ from agents.config.settings import Export
 
 
 def main(config: Export) -> None:
-    """Export, and print the folder."""
+    """Export the classifier and its policy, and print the folder."""
     from agents.exporting.export import export  # imported here, so that --help does not import PyTorch
 
     sys.stdout.write(f"saved to {export(config)}\n")

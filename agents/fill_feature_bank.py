@@ -2,12 +2,13 @@
 
     python -m agents.fill_feature_bank classifier=demo out=DIR [data=demo] [data.root=DIR] [split=all] [shard=0/4]
 
-All settings that clips and features depend on must equal those of the training command, as the defaults do. An interrupted command
-resumes, and several commands may run at once. The size is printed before anything is computed. On a machine with eight GPUs
+All settings that change clips or features must be equal here and in the training command. Their defaults are equal. An interrupted command
+resumes when it is run again, and several commands may run at once. The size of the bank is printed before features are computed. On a
+machine with eight GPUs
 
     torchrun --nproc_per_node=8 -m agents.fill_feature_bank …
 
-divides the work among the GPUs; the progress bar shows that of the first.
+divides the work among the GPUs. The progress bar shows the work of the first GPU.
 """
 
 from adafocus_env.settings import EnvSettings

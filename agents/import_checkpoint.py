@@ -2,9 +2,10 @@
 
     python -m agents.import_checkpoint file=FILE out=DIR [patch_size=P] [classes=FILE] [family=NAME]
 
-The published patch sizes of AdaFocus are 96, 128, 160 and 192 for ActivityNet and 144, 160 and 176 for Something-Something. Those of
-AdaFocusV2 are 96, 128 and 160 for ActivityNet and 128, 144, 160 and 176 for Something-Something; the file names contain them. classes=FILE
-has one class name per line, numbered or not (such as classInd.txt of the data set), in the order of the scores; the default is 0, 1, 2, …
+The published patch sizes of AdaFocus are 96, 128, 160 and 192 for ActivityNet and 144, 160 and 176 for Something-Something. The published
+patch sizes of AdaFocusV2 are 96, 128 and 160 for ActivityNet and 128, 144, 160 and 176 for Something-Something. The names of the checkpoint
+files contain the patch size. The file of classes=FILE has one class name per line, with or without a number, in the order of the scores
+(such as classInd.txt of the data set). By default, the classes are named 0, 1, 2, …
 """
 
 import sys

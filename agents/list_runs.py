@@ -3,7 +3,7 @@
     python -m agents.list_runs root=DIR sort=learned     the best first
     python -m agents.list_runs json=true                 for programs
 
-Runs that differ only in the seed are summarized below the list by their mean and its 95 % confidence interval.
+Below the list, runs that differ only in the seed are summarized by their mean and its 95 % confidence interval.
 """
 
 from agents.config.command import run_command

@@ -1,4 +1,4 @@
-"""Write an HTML page about a finished run, readable offline: the policy's gain, its patches, and its cost.
+"""Write an HTML page about a finished run, which can be read offline: the gain, the patches and the cost of its policy.
 
     python -m agents.report run=DIR                      writes DIR/report.html
     python -m agents.report run='runs/sweep/seed=*'      runs that differ only in the seed: means with intervals over seeds

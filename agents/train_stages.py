@@ -5,8 +5,8 @@
     python -m agents.train_stages algo=expected_pg                      train the policy by a subclass of PPO
     python -m agents.train_stages first=3 classifier=DIR policy=DIR     start from a trained model
 
-Stage 0 trains glancer and focuser on whole frames, stage 1 trains focuser and head on random patches, stage 2 trains the policy by PPO,
-and stage 3 trains the head on the policy's patches (and the focuser, if stages.finetune.learning_rate is above 0). Each stage starts from
+Stage 0 trains glancer and focuser on whole frames. Stage 1 trains focuser and head on random patches. Stage 2 trains the policy by PPO.
+Stage 3 trains the head on the policy's patches, and also the focuser if stages.finetune.learning_rate is above 0. Each stage starts from
 the best checkpoint of the stage before. After Ctrl-C, a kill or a crash, the same command resumes.
 
     torchrun --nproc_per_node=8 -m agents.train_stages …                on eight GPUs, which share the clips in stages 0, 1 and 3

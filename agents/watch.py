@@ -1,4 +1,4 @@
-"""Show episodes of a policy as moving pictures, with its patches and the confidence after every frame.
+"""Show episodes of a policy as moving pictures, with the patches and with the confidence after every frame.
 
     python -m agents.watch id=AdaFocusMover-v1                     the bundled policy in a window, or as a GIF without a display
     python -m agents.watch run=DIR out=episodes.mp4                the policy of a run, on the test clips

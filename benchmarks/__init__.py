@@ -1,9 +1,9 @@
-"""Benchmarks of speed and memory, and studies. They are run from a checkout and are not installed with the packages.
+"""Benchmarks of speed and memory, and studies. This package is run from a checkout, and is not installed with the other packages.
 
-Benchmarks compare every figure with a limit that is measured in the same run:
+A benchmark compares each of its figures with a limit that is measured in the same run:
 
-    python -m benchmarks                    all of them; writes benchmarks/results/*.json and benchmarks/RESULTS.md
-    python -m benchmarks.inference          one of them: main_job, inference, skipping, steps, data, training, growth, gpu
+    python -m benchmarks                    all benchmarks; writes benchmarks/results/*.json and benchmarks/RESULTS.md
+    python -m benchmarks.inference          one benchmark: main_job, inference, skipping, steps, data, training, growth, gpu
     python -m benchmarks --quick            tiny sizes, as a test; files are written only if --out is set
 
 The studies compare_algorithms, learning_study, skipping_study and task_scores train and compare policies. leaderboard adds a policy to the

@@ -22,13 +22,13 @@ class Settings:
     """The settings of a benchmark.
 
     Attributes:
-        quick: Tiny networks and videos, one round.
-        rounds: Rounds of every comparison.
+        quick: Use tiny networks and videos, and only one round.
+        rounds: Number of rounds of every comparison.
         threads: Threads of PyTorch on the CPU; 0: PyTorch's choice.
         device: auto, cpu or cuda.
-        precision: Measured in addition to float32; auto: bfloat16 if the device supports it, otherwise float32.
+        precision: Number format that is measured in addition to float32; auto: bfloat16 if the device supports it, otherwise float32.
         compile: Also measure compiled networks.
-        allocator: tuned: glibc caches freed memory, as in all commands; default: glibc's default settings.
+        allocator: "tuned": glibc caches freed memory, as in all commands; "default": glibc has its default settings.
     """
 
     quick: bool
@@ -41,7 +41,7 @@ class Settings:
 
 
 def run_all() -> None:
-    """Run every benchmark in a separate process, so that one does not affect the memory of the next."""
+    """Run every benchmark in a separate process, so that a benchmark does not affect the memory of the next one."""
     _parser(NAMES).parse_args()
     for name in NAMES:
         done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *sys.argv[1:]])
@@ -80,8 +80,8 @@ def _run(name: str, asked: Settings, out: Path | None) -> None:
         console.print(section.markdown(), markup=False, highlight=False, soft_wrap=True)
         failed += [section.title] if section.failure else []
         result.sections.append(section)
-        if out is not None and any(each.rows or each.failure for each in result.sections):  # otherwise, an earlier table stays
-            result.write(out / "results")  # after every section, so that an interrupted run has written earlier ones
+        if out is not None and any(each.rows or each.failure for each in result.sections):  # otherwise, keep the earlier table
+            result.write(out / "results")  # after every section, in case the run is interrupted
     if out is not None:
         files = [out / "results" / f"{name}.json" for name in NAMES]
         write_markdown([Result.read(path) for path in files if path.exists()], out / "RESULTS.md")

@@ -1,10 +1,11 @@
-"""Train algorithms × seeds on one registered id, one run after the other, and write a table and a plot of learning curves.
+"""Train several algorithms with several seeds on one registered id, and write a table and a plot of learning curves.
 
     python -m benchmarks.compare_algorithms id=AdaFocusTrack-v1                      all algorithms with discrete actions, seeds 0, 1, 2
     python -m benchmarks.compare_algorithms id=AdaFocusTrack-v1 algos=[ppo,dqn] seeds=[0]
     python -m benchmarks.compare_algorithms id=AdaFocusTrackContinuous-v1                 all algorithms with continuous actions
 
-Every run has a separate run directory, as with `agents.train`. Finished runs are not repeated, so the same command resumes the study.
+Runs are trained one after the other. Every run has a separate run directory, as with `agents.train`. Finished runs are not repeated, so the
+same command resumes the study.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ from benchmarks.study import Curve, Panel, Study, check_lists, markdown, runs_of
 from classifiers.errors import lookup
 
 SET_HERE = ("algo", "algo.name", "seed", "run", "device", "force", "env.action", "data", "data.name", "data.task")
-"""Keys of `agents.train` that follow from the keys of this command."""
+"""Keys of `agents.train` whose values follow from the keys of this command."""
 STEPS = ("ppo.total_steps", "ppo.epochs", "algo.total_steps")
-"""Keys of `agents.train` that follow from ``total_steps`` if it is set."""
+"""Keys of `agents.train` whose values follow from ``total_steps``, if ``total_steps`` is set."""
 ENTRY = f"{adafocus_env.__name__}."
 HEADINGS = ("algorithm", "top-1", "gap closed", "half of it in all seeds", "steps", "CPU minutes")
 
@@ -55,7 +56,7 @@ class Measured:
 
     Attributes:
         top1: (seeds,), top-1 on the test clips.
-        closed: (seeds,), closed share of the gap between random patches and the oracle.
+        closed: (seeds,), share of the gap between random patches and the oracle that the algorithm closes.
         random: (seeds,), top-1 of random patches.
         oracle: (seeds,), top-1 of the oracle.
         steps: (points,), environment steps of the learning curve.
@@ -73,7 +74,7 @@ class Measured:
 
     @classmethod
     def of(cls, runs: Sequence[RunDir]) -> Measured:
-        """Read finished runs. The learning curve has the steps at which all of them were validated."""
+        """Read finished runs. The learning curve has a point for every number of steps at which all runs were validated."""
         results = [run.result()["policies"] for run in runs]
         top1, random, oracle = (np.array([each[name]["top1"] for each in results]) for name in ("learned", "random", "oracle"))
         curves = [{line["steps"]: line["val_top1"] for line in run.metrics() if "val_top1" in line} for run in runs]
@@ -111,11 +112,11 @@ def main(config: CompareAlgorithms) -> None:
 
 
 def check_runs(config: CompareAlgorithms, root: Path) -> dict[str, list[Train]]:
-    """Return the configs of the runs by algorithm. All are checked before the first one is trained.
+    """Return the configs of the runs by algorithm. All configs are checked before the first run is trained.
 
     Raises:
-        InputError: If the id or an algorithm is unknown, an algorithm does not support the actions or does not read a key of
-            ``overrides``, ``overrides`` sets a key that the command itself sets, or a list is empty or has a value twice.
+        InputError: If the id or an algorithm is unknown, if an algorithm does not support the actions, if ``overrides`` sets a key that the
+            command itself sets or that an algorithm does not read, or if a list is empty or has a value twice.
     """
     groups = {algo: [f"algo={algo}", *overrides_of(config.id), *_steps(config, algo)] for algo in algorithms_of(config)}
     set_here = (*SET_HERE, *([] if config.total_steps is None else STEPS))
@@ -129,7 +130,7 @@ def algorithms_of(config: CompareAlgorithms) -> list[str]:
     """Return the algorithms that the config names, or all that support the actions of its id.
 
     Raises:
-        InputError: For the reasons of `check_runs`.
+        InputError: For the same reasons as `check_runs`.
     """
     overrides_of(config.id)
     space = _space(config.id)
@@ -141,10 +142,10 @@ def algorithms_of(config: CompareAlgorithms) -> list[str]:
 
 
 def overrides_of(name: str) -> list[str]:
-    """Return the arguments of `agents.train` that result in the problem of a registered id.
+    """Return the arguments with which `agents.train` trains on the environment of a registered id.
 
     Raises:
-        InputError: If the id is unknown. The message suggests the nearest.
+        InputError: If the id is unknown. The message suggests the nearest id.
     """
     known = {spec.id: spec for spec in gym.registry.values() if str(spec.entry_point).startswith(ENTRY)}
     kwargs = lookup("id", name, known).kwargs
@@ -170,7 +171,7 @@ def _steps(config: CompareAlgorithms, algo: str) -> list[str]:
 
 
 def _minutes(run: RunDir) -> dict[int, float]:
-    """Return the CPU minutes from the start of the run to every logged number of steps."""
+    """Return, for every logged number of steps, the CPU minutes since the start of the run."""
     minutes = np.cumsum([line["cpu_seconds"] for line in run.timing()]) / 60
     return {line["steps"]: float(passed) for line, passed in zip(run.metrics(), minutes, strict=True) if "steps" in line}
 

@@ -1,4 +1,4 @@
-"""Speed of decoding, transforms and bank filling, compared with the decoder alone, a copy, and the bare networks."""
+"""The speed of decoding, transforms and bank filling, compared with the decoder alone, a copy of the pixels, and the bare networks."""
 
 import shutil
 import subprocess
@@ -109,7 +109,7 @@ def _transforms(settings: Settings) -> Section:
 
 
 def _bank_filling(settings: Settings) -> Section:
-    """Measure filling a bank with the glances of some clips, and with all cells of the steps of one clip."""
+    """Measure filling a bank with the glances of some clips, and with the focus vectors of all cells in every step of one clip."""
     networks = workload.plain_and_fastest(settings)
     short, long = workload.clips(settings, 8, STEPS), workload.clips(settings, 8, FRAMES)
     every, steps, action = np.arange(8)[:, None], np.arange(STEPS)[None], workload.grid_action(networks["float32"])

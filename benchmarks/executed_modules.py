@@ -3,7 +3,7 @@
     python -m benchmarks.executed_modules
 
 A module counts if at least one of its functions runs in this process, from opening the video to the metrics of all policies. Modules that
-are only imported do not count, and neither do modules that only run in worker processes, which render and decode.
+are only imported do not count. Modules that run only in worker processes, which render and decode, do not count either.
 """
 
 import inspect

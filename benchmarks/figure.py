@@ -1,4 +1,4 @@
-"""Draw the leaderboard for the README: anytime accuracy of rules, learners and the oracle on each task.
+"""Draw the leaderboard for the README: the anytime accuracy of rules, learners and the oracle on each task.
 
     python -m benchmarks.figure                        docs/leaderboard.json → docs/leaderboard.png
     python -m benchmarks.figure out=mine.png policies=[random,ppo,oracle]
@@ -50,7 +50,7 @@ def main(config: FigureSettings) -> None:
 
 
 def _draw(axes: Axes, rows: Mapping[str, Row], names: Sequence[str]) -> None:
-    """Draw a task, with the mean and the range over the seeds of each policy."""
+    """Draw one task. For each policy, show the mean and the range over its seeds."""
     for position, name in enumerate(names):
         values, colour = 100 * np.array(rows[name]["top1_anytime"]), COLOURS.get(name, OTHER_COLOUR)
         low, mean, high = values.min(), values.mean(), values.max()
@@ -59,7 +59,7 @@ def _draw(axes: Axes, rows: Mapping[str, Row], names: Sequence[str]) -> None:
         axes.annotate(text, (high, position), (8, 0), textcoords="offset points", va="center", fontsize="small")
     axes.set_yticks(range(len(names)), [{"ppo": "PPO"}.get(name, name.replace("_", " ")) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlim(0, 118)  # the labels are right of the marks
+    axes.set_xlim(0, 118)  # leaves space for the labels, right of the marks
     axes.set_xticks(range(0, 101, 20))
     axes.grid(axis="x", alpha=0.3)
 

@@ -1,10 +1,10 @@
-"""Measure the matrix peak of a GPU and the rates of all workloads on it, in about six minutes. `python -m pytest -m cuda` runs its tests.
+"""Measure the matrix peak of a GPU, and the rates of all workloads on this GPU. This takes about six minutes.
 
     python -m benchmarks.gpu            # on one GPU; writes a table with the other results
     python -m benchmarks.gpu --quick    # the same code at tiny sizes, also on a CPU
 
-Networks have random weights and clips have random pixels, so that no files are needed. If a section fails, its traceback is shown, the
-other sections are still measured, and the command exits with status 1.
+`python -m pytest -m cuda` tests this benchmark. Networks have random weights and clips have random pixels, so that no files are needed. If
+a section fails, its traceback is shown, the other sections are still measured, and the command exits with status 1.
 """
 
 import copy
@@ -42,7 +42,7 @@ class Card:
 
     Attributes:
         settings: The settings of the run.
-        peaks: FLOP/s of the best matrix product by the names of `matrix_peak`; here, a multiply-add counts as two.
+        peaks: FLOP/s of the fastest matrix product in each precision, by the names in `matrix_peak`; here, a multiply-add counts as two.
     """
 
     settings: Settings
@@ -54,9 +54,9 @@ class Card:
         return choose_device(self.settings.device)
 
     def sampled(self, act: Act) -> list[Time]:
-        """Return the mean time of an act in every round. The number of repetitions fills the round's share of `SAMPLE`.
+        """Return the mean time of an act in every round. The act is repeated until the round's share of `SAMPLE` is used.
 
-        Three untimed calls come first, because compilation, the choice of algorithms and recording of CUDA graphs may take three calls.
+        Three untimed calls come first, because compilation, the choice of algorithms and the recording of CUDA graphs may take three calls.
         """
         quick, rounds = self.settings.quick, self.settings.rounds
         for _ in range(1 if quick else 3):
@@ -71,7 +71,7 @@ class Card:
         self.share(section, name, multiply_adds, precision)
 
     def share(self, section: Section, name: str, multiply_adds: float, precision: str) -> None:
-        """Add the share of the matrix peak that the act ``name`` with this number of multiply-adds reaches."""
+        """Add the share of the matrix peak that the act ``name`` reaches with this number of multiply-adds."""
         kind = "TF32" if precision == "float32" and "TF32" in self.peaks else precision
         if kind in self.peaks:
             shares = [100 * 2 * multiply_adds / each.wall / self.peaks[kind] for each in section.times[name]]
@@ -79,7 +79,7 @@ class Card:
 
 
 def measure(settings: Settings) -> Iterator[Section]:
-    """Yield all sections, starting with the peak that the others are compared with."""
+    """Yield all sections. The first section is the matrix peak, with which the other sections are compared."""
     card = Card(settings)
     if card.device.type != "cuda" and not settings.quick:
         yield Section("GPU", "Left out: there is no GPU here. --quick runs the same at tiny sizes on the CPU.")
@@ -87,7 +87,7 @@ def measure(settings: Settings) -> Iterator[Section]:
     for measurement in MEASUREMENTS:
         try:
             section = measurement(card)
-        except Exception:  # any failure: later sections may still work
+        except Exception:  # later sections may still work
             section = Section(measurement.__name__, "Failed.", failure=traceback.format_exc())
         yield section
 
@@ -202,11 +202,11 @@ def env_steps(card: Card) -> Section:
 MEASUREMENTS: tuple[Callable[[Card], Section], ...] = (
     matrix_peak, env_steps, bank_filling, stage_1, ppo, inference, compiled_inference
 )  # fmt: skip
-"""The sections, most important first, in case time runs out."""
+"""The sections, in the order of their importance, in case the time does not suffice for all of them."""
 
 
 def _networks(card: Card, plain: Classifier) -> dict[str, Classifier]:
-    """Return classifiers by precision: float32, and the low precision with the execution settings chosen for it."""
+    """Return a float32 classifier, and a classifier in the low precision with the execution settings for it. The keys are precisions."""
     low = {name: with_execution(plain, choose_execution(plain, name)) for name in [card.settings.precision] if name != "float32"}
     return {"float32": plain, **low}
 

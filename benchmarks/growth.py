@@ -1,4 +1,4 @@
-"""Growth of time and memory with clips, frames, environments, pixels and the size of the bank, and peak memory of inference."""
+"""The growth of time and memory with clips, frames, environments, pixels and the size of the bank, and the peak memory of inference."""
 
 import math
 import multiprocessing
@@ -32,7 +32,7 @@ def measure(settings: Settings) -> Iterator[Section]:
 
 
 def _time_growth(settings: Settings) -> Section:
-    """The exponents are those of a power law between the smallest and the largest size: 1 is linear, 0 does not grow."""
+    """The exponents are those of a power law through the smallest and the largest size. 1 means linear growth, 0 means no growth."""
     network, policy, few = workload.classifier(settings), workload.policy(settings), settings.quick
     banks = (8, 16) if few else (8, 24, 80)
 
@@ -61,7 +61,7 @@ def _read(bank: MemoryBank, size: int) -> None:
 
 
 def _memory_growth(settings: Settings) -> Section:
-    """Peak memory of inference, on top of the process that holds networks and frames."""
+    """The figures are the memory that inference needs at its peak, in addition to the memory of a process with networks and frames."""
     section, few = Section("How memory grows", _memory_growth.__doc__ or ""), settings.quick
     added = partial(in_new_process, settings, "parallel, float32")
     by_clips = {clips: added(clips, 2 if few else 16)[1] for clips in ((1, 2) if few else (1, 3, 10))}
@@ -72,14 +72,14 @@ def _memory_growth(settings: Settings) -> Section:
 
 
 def _exponent(section: Section, name: str, costs: dict[int, float]) -> None:
-    """Add the exponent between the smallest and the largest size."""
+    """Add the exponent of the growth between the smallest and the largest size."""
     first, last = min(costs), max(costs)
     exponent = math.log(max(costs[last], 1e-9) / max(costs[first], 1e-9)) / math.log(last / first)
     section.figure(f"{name}, {first:g} to {last:g}: exponent", exponent, "", aim=Aim("≤", LINEAR))
 
 
 def _memory(settings: Settings) -> Section:
-    """What a call adds to a process that holds networks and frames already."""
+    """The figures are the memory that a call adds to a process that already has networks and frames in memory."""
     count, length = (2, 4) if settings.quick else (8, 16)
     section = Section(f"Peak memory of inference, {count} clips of {length} frames", _memory.__doc__ or "")
     executions = workload.executions(settings, workload.classifier(settings))
@@ -92,7 +92,7 @@ def _memory(settings: Settings) -> Section:
 
 
 def in_new_process(settings: Settings, name: str, count: int, length: int) -> tuple[float, float, float]:
-    """Return the memory in MB of a process before inference, the additional memory at the peak, and the peak of the GPU."""
+    """Return three numbers in MB: the memory of a process before inference, the additional memory at the peak, and the peak on the GPU."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(_run, settings, name, count, length).result()
 

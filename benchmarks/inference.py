@@ -1,4 +1,4 @@
-"""Speed of inference with all patches in one batch, compared with one patch after the other and with the bare networks."""
+"""The speed of inference with all patches in one batch, compared with inference patch by patch, and with the bare networks."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -21,7 +21,7 @@ from classifiers.classifier import Classifier
 from classifiers.optimize import Execution, with_execution
 
 SEQUENTIAL = "step by step, float32"
-SAMPLES = 4  # of random patches per clip, since predictions differ only if a classifier is uncertain, and there are only 500 clips
+SAMPLES = 4  # samples of random patches per clip; one does not suffice: of 500 predictions, only the uncertain ones can differ
 
 
 def measure(settings: Settings) -> Iterator[Section]:
@@ -73,7 +73,7 @@ def recurrent(network: Classifier, policy: PolicyNetwork, count: int, length: in
 
 
 def _agreement(settings: Settings) -> Section:
-    """Measure the agreement of schemes and precisions on random networks, whose scores of two cells are often nearly equal."""
+    """Measure how often schemes and precisions agree, on random networks, whose scores of two cells are often nearly equal."""
     plain, policy = workload.classifier(settings), workload.policy(settings)
     frames = workload.frames(settings, *((2, 4) if settings.quick else (8, 16)), plain)
     actions, scores = workload.step_by_step(plain, policy, frames)
@@ -88,7 +88,7 @@ def _agreement(settings: Settings) -> Section:
 
 
 def _precision_on_the_demo(settings: Settings) -> Section:
-    """Measure top-1 and predictions of the demo classifier in the low precision, with patches on the targets and random patches."""
+    """Measure top-1 and predictions of the demo classifier in the low precision, with patches on the targets and with random patches."""
     plain = checkpoint.load("demo", torch.device("cpu"))
     low = with_execution(plain, Execution(settings.precision, channels_last=True))
     clips = workload.demo_clips(settings, "test", DEMO_FRAMES)

@@ -1,4 +1,4 @@
-"""Add a policy to the leaderboard of a benchmark task (docs/leaderboard.md), from runs of `agents.train` or a user-defined agent.
+"""Add a policy, from runs of `agents.train` or from a user-defined agent, to the leaderboard of a benchmark task (docs/leaderboard.md).
 
     python -m benchmarks.leaderboard name="PPO, wider" runs=[runs/wide-0,runs/wide-1,runs/wide-2]
     python -m benchmarks.leaderboard name=mine task=track agent=my_agents.Greedy
@@ -35,7 +35,7 @@ from classifiers.atomic_files import write_text
 from classifiers.errors import InputError, lookup, refuse_if
 
 CLIPS = 2000
-"""Number of test clips per task for scores; the first 500 are the test clips of a run."""
+"""Number of test clips per task from which scores are computed. The first 500 of them are the test clips of a run."""
 HEADINGS = ("policy", "seeds", "hits", "first look", "anytime", "top-1", "gap, anytime", "gap, top-1")
 Row = dict[str, list[float]]
 """The values of each metric, one per seed."""
@@ -56,7 +56,7 @@ class Leaderboard:
 
 
 def main(config: Leaderboard) -> None:
-    """Evaluate the policy on the test clips of its task, add its row and write the page."""
+    """Evaluate the policy on the test clips of its task, add its row to the leaderboard, and write the page."""
     refuse_if(bool(config.runs) == bool(config.agent), "give either runs, a list of run folders, or agent, a dotted path")
     with Display() as display:
         task = config.task if config.agent else _task_of(config.runs)
@@ -82,10 +82,10 @@ def _task_of(runs: Sequence[str]) -> TaskName:
 
 
 def _agent(path: str) -> Callable[[Features], Predictor]:
-    """Import the object of a dotted path.
+    """Import the object that a dotted path names.
 
     Raises:
-        InputError: If it cannot be imported.
+        InputError: If the object cannot be imported.
     """
     module, _, attribute = path.rpartition(".")
     try:
@@ -96,7 +96,7 @@ def _agent(path: str) -> Callable[[Features], Predictor]:
 
 @cache
 def features_of_task(task: TaskName, device: str, display: Display) -> Features:
-    """Return the features of the first `CLIPS` test clips of a task from its bundled classifier."""
+    """Return the features of the first `CLIPS` test clips of a task, computed by the bundled classifier of the task."""
     classifier = checkpoint.load(data_name(task), choose_device(device))
     data = demo(replace(TASKS[task], test_videos=CLIPS))
     clips = build_split(data, "test", DataConfig(task=task), classifier.architecture.size, display)
@@ -107,7 +107,7 @@ def policy_of(run: RunDir, features: Features) -> PolicyNetwork | Predictor:
     """Return the policy of a finished run.
 
     Raises:
-        InputError: If the policy was trained with another classifier than the task's.
+        InputError: If the policy was not trained with the classifier of the task.
     """
     theirs, ours = run.result()["classifier"], features.classifier.fingerprint()
     refuse_if(theirs != ours, f"runs: {run.root} has another classifier than the task's ({theirs[:12]}, not {ours[:12]}): another problem")
@@ -122,12 +122,12 @@ def measure(features: Features, policy: PolicyNetwork | Predictor) -> dict[str, 
 
 
 def rows_of(measured: Sequence[Mapping[str, float]]) -> Row:
-    """Return the row for the policies of several seeds."""
+    """Return one row for the policies of several seeds."""
     return {key: [round(each[key], 4) for each in measured] for key in (*CLIP_METRICS, "top1") if key in measured[0]}
 
 
 def save(path: Path, new: Board) -> Board:
-    """Add rows to the board in a JSON file, replacing rows of the same name, and write the page to the same folder."""
+    """Add rows to the leaderboard in a JSON file, and write the page to the same folder. Existing rows of the same name are replaced."""
     board: Board = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     board = {task: {**board.get(task, {}), **new.get(task, {})} for task in {**board, **new}}
     write_text(path, to_json(board, indent=1) + "\n")
@@ -136,7 +136,7 @@ def save(path: Path, new: Board) -> Board:
 
 
 def page(board: Board) -> str:
-    """Return the page, with a table for each task, sorted by anytime accuracy, best first."""
+    """Return the page, with one table per task. Tables are sorted by anytime accuracy, the best first."""
     text = [
         "# Leaderboard\n",
         f"The first {CLIPS:,} test clips of each task, in percent: mean and, in parentheses, worst over seeds. *First look* is top-1",
@@ -173,7 +173,7 @@ def _cell(values: Iterable[float | None]) -> str:
 
 
 def _rounded(value: float) -> str:
-    return f"{round(float(value), 1) + 0.0:.1f}"  # the sum makes 0.0 of -0.0
+    return f"{round(float(value), 1) + 0.0:.1f}"  # adding 0.0 turns -0.0 into 0.0
 
 
 if __name__ == "__main__":

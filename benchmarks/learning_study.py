@@ -1,10 +1,10 @@
-"""Study why a policy misses the target: one change at a time, with several seeds, and the value of further patches.
+"""Study why a policy misses the target. Every variant of the training changes one setting, and is trained with several seeds.
 
     python -m benchmarks.learning_study                                 all variants on the task normal, seeds 0, 1, 2
     python -m benchmarks.learning_study variants=[ppo,expected_pg] task=hard@v0 seeds=[0]
 
-Every run has a separate run directory, as with `agents.train`. Finished runs are not repeated, so the same command resumes the study. All
-runs share the features in ``RUN/bank``.
+The study also measures how much a patch is worth in each step. Every run has a separate run directory, as with `agents.train`. Finished
+runs are not repeated, so the same command resumes the study. All runs share the features in ``RUN/bank``.
 """
 
 from collections.abc import Iterator
@@ -62,9 +62,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "ppo-entropy-0": ("ppo.ent_coef=0",),
     "ppo-width-16": ("network.width=16",),
 }
-"""Arguments of `agents.train`. ``flat`` is PPO as it was before the spatial network and the reward `standalone`; ``ppo`` is the default.
+"""Arguments of `agents.train` by variant.
 
-Settings are chosen by the column of the validation clips.
+``ppo`` has the default settings. ``flat`` has the settings from before the spatial network and the reward `standalone` were introduced.
+Default settings are chosen by the results on the validation clips.
 """
 HEADINGS = ("variant", "validation", "hits, training clips", "hits", "hits, first frame", "first look", "anytime", "top-1", "CPU seconds")
 
@@ -99,7 +100,7 @@ def main(config: LearningStudy) -> None:
 
 
 def _cell(values: list[float], key: str) -> str:
-    """Return the mean and the worst value over the seeds."""
+    """Return a text with the mean and the worst value over the seeds."""
     if key == "seconds":
         return f"{np.mean(values):.0f}"
     return f"{100 * np.mean(values):.1f} ({100 * min(values):.1f})"
@@ -122,7 +123,7 @@ def measure(config: Train) -> dict[str, float]:
 
 @cache
 def _training_features(task: TaskName, bank: str, device: str) -> Features:
-    """Return the features of the training clips, which all runs share."""
+    """Return the features of the training clips. All runs share them."""
     data_config, env = DataConfig(task=task), EnvConfig(bank=bank)
     data, chosen = build_data(data_config), choose_device(device)
     classifier = choose_classifier("auto", data, chosen)
@@ -133,16 +134,17 @@ def _training_features(task: TaskName, bank: str, device: str) -> Features:
 
 
 def worth_of_patches(features: Features, reward: str, count: int = 256) -> Iterator[tuple[float, float]]:
-    """Yield the value of a patch on the target for each step of clips that the oracle plays.
+    """Yield, for each step, how much a patch on the target is worth. The oracle selects the patches of the earlier steps.
 
     Args:
-        features: a bank of clips with tracks.
+        features: a bank with the features of clips that have tracks.
         reward: a name in `adafocus_env.reward.REWARDS`.
         count: number of clips.
 
     Yields:
-        The mean reward of the cells that hit the target minus that of all other cells, and the share of clips in which the cell with the
-        highest reward hits the target. Clips in which no cell hits the target are left out.
+        Two numbers. The first number is the mean reward of the cells that hit the target, minus that of all other cells. The second
+        number is the share of clips in which the cell with the highest reward hits the target. Clips in which no cell hits the target are
+        left out.
     """
     env = AdaFocusVectorEnv(
         count, features.classifier, features.clips, observation="reference", reward=reward, baseline="all", full_information=True,

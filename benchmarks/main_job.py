@@ -1,4 +1,4 @@
-"""Speed of the main job on the demo videos with a warm cache, compared with the network calls that it needs."""
+"""The speed of the main job on the demo videos with a warm cache, compared with the network calls that the job needs."""
 
 import json
 import tempfile
@@ -25,8 +25,8 @@ from benchmarks.results import Act, Aim, Section, Time, Times, timed
 from benchmarks.workload import bare_backbone, bare_update
 from classifiers import checkpoint
 
-FRAMES, PATCHES, UPDATES = 64, 392, 10  # per call of the bare networks, which is their fastest batch size
-ROUNDS = 3  # maximum number of rounds, since the job takes nearly a minute
+FRAMES, PATCHES, UPDATES = 64, 392, 10  # numbers per call of the bare networks; these batch sizes are the fastest
+ROUNDS = 3  # maximum number of rounds, because the job takes nearly a minute
 
 
 def measure(settings: Settings) -> Iterator[Section]:
@@ -65,7 +65,7 @@ def _job(config: TrainPPO) -> Time:
 
 
 def _needs(config: TrainPPO) -> dict[str, int]:
-    """Run the job once, and count glances, focused cells, distinct cells that are read, and minibatches."""
+    """Run the job once. Count the glances, the focused cells, the distinct cells that are read, and the minibatches."""
     needs = dict.fromkeys(("frames", "cells", "minibatches"), 0)
     reads: list[tuple[MemoryBank, np.ndarray]] = []
 
@@ -98,7 +98,7 @@ def _needs(config: TrainPPO) -> dict[str, int]:
 
 
 def _bare(config: TrainPPO, needs: dict[str, int]) -> dict[str, tuple[Act, float]]:
-    """Return acts, and the number of each that the job needs."""
+    """Return acts of the bare networks, and how often the job needs each of them."""
     device = choose_device(config.device)
     network = checkpoint.load("demo", device).freeze()
     with torch.no_grad():

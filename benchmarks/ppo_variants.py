@@ -1,4 +1,4 @@
-"""Subclasses of PPO for `benchmarks.learning_study` with one change each. ``algo=benchmarks.ppo_variants.NAME`` trains one."""
+"""Subclasses of PPO for `benchmarks.learning_study`. Each has one change. ``algo=benchmarks.ppo_variants.NAME`` trains with one of them."""
 
 from typing import Any, cast
 
@@ -9,7 +9,7 @@ from agents.rl.buffers import ClipRolloutBuffer
 
 
 class StepNormalizedPPO(PPO):
-    """PPO with advantages normalized over the clips of a rollout, separately for each step, so that all steps have equal weight."""
+    """PPO whose advantages are normalized separately for each step, over the clips of a rollout, so that all steps have equal weight."""
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> bool:
         """Collect a rollout and normalize its advantages."""
@@ -22,10 +22,10 @@ class StepNormalizedPPO(PPO):
 
 
 class AnnealedEntropyPPO(PPO):
-    """PPO whose weight of the entropy decreases linearly to 0 at the end of training."""
+    """PPO with a weight of the entropy that decreases linearly during training and ends at 0."""
 
     def train(self) -> None:
-        """Update the policy with the weight of the current step."""
+        """Update the policy with the weight of the entropy at the current step."""
         initial = self.ent_coef
         self.ent_coef = initial * self._current_progress_remaining
         super().train()

@@ -1,4 +1,4 @@
-"""`python -m agents.predict`: a folder of videos whose command is killed and started again, memory, and the cost over its networks."""
+"""Measure `python -m agents.predict`: killing and restarting it, its memory, and its time compared with that of its networks alone."""
 
 import json
 import re
@@ -26,8 +26,8 @@ from classifiers.optimize import with_execution
 
 KILLS = 3
 DISTINCT = 20  # videos; the others are copies
-WARM = 0.2  # share of the videos after which memory counts as settled
-FRAMES = 16  # of a clip at full size
+WARM = 0.2  # after this share of the videos, memory should not grow any more
+FRAMES = 16  # frames of a clip at full size
 
 
 def measure(settings: Settings) -> Iterator[Section]:
@@ -38,9 +38,10 @@ def measure(settings: Settings) -> Iterator[Section]:
 
 
 def _killed(settings: Settings, folder: Path) -> Section:
-    """The demo classifier and its policy. The command is killed when a quarter, a half and three quarters are done, and started again.
+    """The demo classifier and its policy predict a folder. The command is killed after 1/4, 1/2 and 3/4 of the videos, and started again.
 
-    Memory is what the process allocates (``RssAnon``): pages of library files are read and dropped as the kernel likes, at exit above all.
+    Memory is the memory that the process allocates (``RssAnon``). Pages of library files do not count, because the kernel loads and drops
+    them at any time, above all at exit.
     """
     count = 8 if settings.quick else 1000
     data = demo(DemoTask(train_videos=min(count, DISTINCT), test_videos=1), val=0.0)
@@ -68,7 +69,10 @@ def _killed(settings: Settings, folder: Path) -> Section:
 
 
 def _run(command: list[str], out: Path, kill_after: int | None) -> list[tuple[int, float]]:
-    """Run a command to its end, or kill it when it has written so many predictions; return predictions and MB of memory over time."""
+    """Run a command to its end, or kill it when it has written ``kill_after`` predictions.
+
+    Return a list over time of pairs: the number of predictions so far, and the memory in MB.
+    """
     used: list[tuple[int, float]] = []
     lines = _counter(out / PREDICTIONS)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
@@ -92,7 +96,7 @@ def _counter(path: Path) -> Callable[[], int]:
 
 
 def _cost(settings: Settings) -> Section:
-    """From files to JSON lines, against decoding the same frames and the bare networks on tensors in memory, one after the other."""
+    """The time from files to JSON lines, compared with decoding the same frames and then running the bare networks on tensors."""
     count, length = (2, 4) if settings.quick else (8, FRAMES)
     plain, policy = workload.classifier(settings), workload.policy(settings)
     plain.clip_format = ClipFormat(length)

@@ -1,9 +1,9 @@
-"""Compare the multiply-adds of a video in the published settings, by network, with the published figures.
+"""Count the multiply-adds of each network for one video, with the published settings, and compare them with the published figures.
 
     python -m benchmarks.published_flops
 
-The real modules are counted. A multiply-add counts as one, as in the publications. The figures of AdaFocusV2 include its auxiliary heads,
-which inference does not use; they are less than 0.1 % of a video.
+The multiply-adds are counted in the real modules. A multiply-add counts as one, as in the publications. The published figures of AdaFocusV2
+include its auxiliary heads, which inference does not use; the heads take less than 0.1 % of the multiply-adds of a video.
 """
 
 from dataclasses import dataclass, replace
@@ -27,11 +27,11 @@ class Family:
     Attributes:
         architecture: name in `classifiers.model_zoo.ARCHITECTURES`.
         classes: K, number of classes.
-        glances: number of frames of the glancer.
-        patches: number of frames of the focuser.
+        glances: number of frames that the glancer sees.
+        patches: number of frames that the focuser sees.
         decisions: D, decisions per video.
-        policy: architecture of the policy network, whose maps are the stacked maps of one decision.
-        grid: grid of the policy; None: continuous.
+        policy: architecture of the policy network, whose input is the stacked glance maps of one decision.
+        grid: grid of the policy; None: continuous locations.
         published: published GFLOPs per video by patch size in pixels.
     """
 

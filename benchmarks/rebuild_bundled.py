@@ -38,7 +38,7 @@ class RebuildBundled:
     stages: ClassifierConfig = setting(ClassifierConfig, "how it is trained")
 
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
-        """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        """Yield the settings that have no effect with the current values of the other settings; see `agents.config.effect`."""
         yield "stages.finetune", "bundled classifiers are trained by stages 0 and 1 only; leave it out"
 
 
@@ -63,7 +63,7 @@ def main(config: RebuildBundled) -> None:
 
 
 def measure(classifier: Classifier, clips: ClipSource, seed: int) -> dict[str, float]:
-    """Return top-1 on validation clips with random patches and with the oracle's patches."""
+    """Return top-1 on the validation clips, once with random patches and once with the oracle's patches."""
     features = build_features(classifier, clips, bank=False)
     policies: dict[str, Predictor] = {"random": RandomPatch(features.action, seed), "oracle": Oracle(features)}
     return {f"val_top1_{name}": float(evaluate_policy(features, policy).correct.mean()) for name, policy in policies.items()}

@@ -1,4 +1,4 @@
-"""Compare the times of acts on a machine that is never completely idle, and write sections of figures as JSON and Markdown."""
+"""Compare the times of acts on a machine that is never completely idle, and write the figures as JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Act = Callable[[], object]
 
 @dataclass(frozen=True)
 class Time:
-    """Seconds of one act.
+    """The seconds that one act took. (An act is a function that is timed.)
 
     Attributes:
         wall: Wall-clock time, including work on a GPU.
-        cpu: Processor time of all threads of this process, which is the cost of an act on a shared machine.
+        cpu: Processor time of all threads of this process. On a shared machine, this is the cost of an act.
     """
 
     wall: float
@@ -40,10 +40,10 @@ Times = dict[str, list[Time]]
 
 
 def interleaved(acts: Mapping[str, Act], rounds: int) -> Times:
-    """Time every act once per round, in reverse order in every second round. Each act runs once before, untimed.
+    """Time every act once per round. The order is reversed in every second round. Before the first round, each act runs once, untimed.
 
-    `torch.utils.benchmark.Timer` times one act many times, then the next. This function serves ratios of acts: a machine that slows down
-    for a while slows all acts of a round, so that ratios within rounds vary less than times.
+    `torch.utils.benchmark.Timer` times one act many times, then the next act. This function is made for ratios between acts: if the machine
+    slows down for a while, all acts of a round slow down, so that ratios within a round vary less than times.
     """
     for act in acts.values():
         act()
@@ -62,7 +62,7 @@ def timed(act: Act) -> Time:
 
 
 def repeated(times: int, act: Act) -> Act:
-    """Return an act that repeats another act, for acts that are too short for the clock."""
+    """Return an act that repeats ``act``, for an act that is too short to be timed."""
 
     def acts() -> None:
         for _ in range(times):
@@ -73,7 +73,7 @@ def repeated(times: int, act: Act) -> Act:
 
 @dataclass(frozen=True)
 class Spread:
-    """Median and quartiles."""
+    """The median and the quartiles of some numbers."""
 
     median: float
     low: float
@@ -87,7 +87,7 @@ class Spread:
 
 
 def ratio(times: Times, what: str, over: str, clock: str = "wall") -> Spread:
-    """Return the time of ``what`` in units of ``over``, round by round."""
+    """Return the time of ``what`` divided by the time of ``over``, computed in every round."""
     pairs = zip(times[what], times[over], strict=True)
     return Spread.of([getattr(one, clock) / getattr(other, clock) for one, other in pairs])
 
@@ -110,11 +110,11 @@ class Row:
 
     Attributes:
         name: Name of the measurement.
-        value: Median, and quartiles if it was measured several times.
+        value: The value, or the median and the quartiles if the value was measured several times.
         unit: Unit; "×" for ratios.
         over: Name of the reference.
-        cpu: The same ratio by processor time.
-        aim: The aim, if any.
+        cpu: The same ratio, computed from processor time instead of wall-clock time.
+        aim: The limit that the value should reach, if any.
     """
 
     name: str
@@ -126,7 +126,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Whether the aim is reached, as "yes" or "no"; empty without an aim."""
+        """Whether the aim is reached: "yes", "no", or empty if there is no aim."""
         return "" if self.aim is None else "yes" if self.aim.reached(self.value.median) else "no"
 
     def cells(self) -> list[str]:
@@ -156,7 +156,7 @@ class Section:
     failure: str = ""
 
     def ratio(self, what: str, against: str, *, name: str = "", over: str = "", aim: Aim | None = None) -> Section:
-        """Add the time of ``what`` in units of ``against``; ``name`` and ``over`` replace their names in the table."""
+        """Add the time of ``what`` divided by that of ``against``. In the table, ``name`` and ``over`` replace the names of these acts."""
         wall, cpu = ratio(self.times, what, against), ratio(self.times, what, against, "cpu")
         self.rows.append(Row(name or what, wall, over=over or against, cpu=cpu.median, aim=aim))
         return self
@@ -179,12 +179,12 @@ class Section:
 
 
 def compare(title: str, note: str, pairs: Mapping[tuple[str, str], tuple[Act, Act, Aim | None]], rounds: int) -> Section:
-    """Return a section with the time of one act in units of another, for every pair of acts.
+    """Return a section with one ratio for every pair of acts: the time of the first act divided by that of the second.
 
     Args:
         title: Title of the table.
         note: Description of the measurement.
-        pairs: The acts and the aim of each pair, by the names of both acts.
+        pairs: Two acts and the aim of their ratio, by the names of both acts.
         rounds: Rounds of the comparison.
     """
     acts = {name: act for names, both in pairs.items() for name, act in zip(names, both[:2], strict=True)}

@@ -1,7 +1,7 @@
-"""Methods of skipping frames, compared with the same budget, clips, classifier and patch locations.
+"""Methods of skipping frames, compared with the same budget, the same clips, the same classifier and the same patch locations.
 
-The first part has the components, which work on arrays of a whole split (N clips, D decisions, K classes): masks without learning, the
-conditional exit, and both solved for a budget. The second part has the methods.
+The first part of the module has the components of the methods: masks without learning, the conditional exit, and functions that solve their
+thresholds for a budget. The components work on arrays of a whole split (N clips, D decisions, K classes). The second part has the methods.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from classifiers.errors import InputError
 from classifiers.flops import VideoFlops
 
 NUM_SHARES = 9  # number of shares that `solve_skip_and_exit` tries
-MAX_LOG, HALVINGS = 20.0, 40  # for ln p; beyond ±MAX_LOG, all clips end after the first step, or all after the last
+MAX_LOG, HALVINGS = 20.0, 40  # bisection of ln p; beyond ±MAX_LOG, all clips end after the first step or all end after the last
 ORACLE_HALVINGS = 10  # halvings of the interval of the greedy oracle's cost weight
 
 
 @dataclass(frozen=True)
 class ExitResult:
-    """The ends of N clips, and their class scores at the end.
+    """The step after which each of N clips ends, and the class scores after this step.
 
     Attributes:
         scores: (N, K), class scores at the end.
-        num_patches: (N,), number of decisions with a patch before the end.
-        num_steps: (N,), number of decisions before the end, at most D.
+        num_patches: (N,), number of decisions with a patch up to the end.
+        num_steps: (N,), number of decisions up to the end, at most D.
     """
 
     scores: Scores
@@ -47,7 +47,7 @@ class ExitResult:
 
 
 def apply_exit(scores: Scores, patch_mask: PatchMask, steps: NDArray[np.int64] | None = None) -> ExitResult:
-    """Return the result of clips with class scores (N, D, K) for a patch mask (N, D).
+    """Return the `ExitResult` for class scores (N, D, K) that were computed with a patch mask (N, D).
 
     Args:
         scores: Class scores (N, D, K).
@@ -60,31 +60,32 @@ def apply_exit(scores: Scores, patch_mask: PatchMask, steps: NDArray[np.int64] |
 
 
 def uniform_mask(count: int, steps: int, keep: float, seed: int) -> PatchMask:
-    """Return a patch mask (count, steps) with evenly spaced patches and a random start in each clip, on average the share ``keep``."""
+    """Return a patch mask (count, steps) with evenly spaced patches and a random start in each clip. The mean share is ``keep``."""
     start = np.random.default_rng(seed).random((count, 1))
     reached = np.floor(np.arange(steps + 1) * check_keep(keep) + start)
     return np.diff(reached, axis=1) > 0
 
 
 def random_mask(count: int, steps: int, keep: float, seed: int) -> PatchMask:
-    """Return a patch mask (count, steps) of random decisions, on average the share ``keep``, as many as `uniform_mask` has."""
+    """Return a patch mask (count, steps) of random decisions. Each clip has as many patches as in `uniform_mask`."""
     rng = np.random.default_rng(seed)
     number = np.floor(steps * check_keep(keep) + rng.random((count, 1)))
     return rng.random((count, steps)).argsort(1).argsort(1) < number
 
 
 def solve_exit(certainty: Values, cost: NDArray[np.int64], budget: float) -> Values:
-    """Return the thresholds (D,) with which the mean cost of clips is ``budget``.
+    """Return the thresholds (D,) with which the mean cost per clip is ``budget``.
 
-    The shares of clips that exit are those of `agents.evaluation.conditional_exit.exit_shares`, with p solved for the budget.
+    The share of clips that exit after each step is that of `agents.evaluation.conditional_exit.exit_shares`, with the p that meets the
+    budget.
 
     Args:
         certainty: Confidences (N, D) on the validation split.
-        cost: (N, D), cost of a clip that ends after each step; increasing along a clip.
+        cost: (N, D), the cost of a clip if it ends after each step. It increases along a clip.
         budget: Mean cost per clip, in the same unit.
 
     Raises:
-        InputError: If the validation split is empty, or no p meets the budget. The message states the range.
+        InputError: If the validation split is empty, or if no p meets the budget. The message states the range of possible budgets.
     """
     check_validation(certainty)
     rows = np.arange(len(certainty))
@@ -113,18 +114,18 @@ def solve_skip_and_exit(
     cost_of: Callable[[PatchMask], NDArray[np.int64]],
     budget: float,
 ) -> tuple[float, Values]:
-    """Return the threshold on P(skip) and the thresholds of the exit that meet the budget with the highest validation accuracy.
+    """Return the threshold on P(skip) and the thresholds of the exit with the best validation accuracy among those that meet the budget.
 
     Args:
         skip: P(skip) (N, D).
-        scores_of: Function of a patch mask (N, D) that returns class scores (N, D, K) after every step.
+        scores_of: Function that takes a patch mask (N, D), and returns the class scores (N, D, K) after every step.
         labels: (N,).
-        keep: The share of decisions with a patch that meets the budget without an exit.
-        cost_of: Function of a patch mask (N, D) that returns the cost of a clip that ends after each step (N, D).
+        keep: The share of decisions with a patch with which the budget is met if there is no exit.
+        cost_of: Function that takes a patch mask (N, D), and returns the cost (N, D) of each clip if it ends after each step.
         budget: Mean cost per clip, in the same unit.
 
     Raises:
-        InputError: For the reasons of `solve_threshold` and `solve_exit`.
+        InputError: For the same reasons as `solve_threshold` and `solve_exit`.
     """
 
     def candidate(share: float) -> tuple[tuple[float, float], tuple[float, Values]]:
@@ -141,7 +142,7 @@ def solve_skip_and_exit(
 
 
 def accuracy_and_confidence(scores: Scores, labels: NDArray[np.int64]) -> tuple[float, float]:
-    """Return top-1 and the mean softmax score of the true class for class scores (N, K)."""
+    """Return, for class scores (N, K), top-1 and the mean softmax score of the true class."""
     confidence = softmax(scores.astype(np.float64), axis=-1)[np.arange(len(labels)), labels]
     return float((scores.argmax(-1) == labels).mean()), float(confidence.mean())
 
@@ -156,7 +157,7 @@ class PolicyOutputs:
     Attributes:
         features: Features of the frozen networks.
         actions: (N, D, …), the patch action of every step.
-        skip: (N, D, D), P(skip) by the number of patches so far.
+        skip: P(skip) (N, D, D); the last axis is the number of patches so far.
         skipped: Input of the head in skipped steps, a name in `adafocus_env.classify.SKIPPED`.
     """
 
@@ -227,18 +228,21 @@ def without_learning(mask: Callable[[int, int, float, int], PatchMask], problem:
 
 
 def by_saliency(problem: Problem) -> ExitResult:
-    """Focus the frames whose glance map has a salient location."""
+    """Focus the frames in which the highest saliency of the glance map is above a threshold."""
     threshold = solve_threshold(-problem.val.saliency, problem.keep)
     return _focus(problem.test, patch_mask_at(-problem.test.saliency, threshold))
 
 
 def conditional_exit(problem: Problem) -> ExitResult:
-    """Focus every frame until the head is certain. Neither glancer nor focuser runs on later frames."""
+    """Focus every frame until the head is certain. On later frames, neither glancer nor focuser runs."""
     return _stop(problem, lambda steps: steps, problem.keep * problem.val.size[1])
 
 
 def exit_at_equal_cost(problem: Problem) -> ExitResult:
-    """Exit at the cost of focusing the share ``keep`` of the frames with the glances of all frames."""
+    """Focus every frame until the head is certain, at a cost equal to that of a policy that skips.
+
+    The cost is that of glancing at all frames and focusing the share ``keep`` of them.
+    """
     flops = problem.flops
     return _stop(problem, lambda steps: flops.total(steps, steps), min(flops.at(problem.keep), flops.at(1)))
 
@@ -256,7 +260,7 @@ def learned_and_exit(problem: Problem) -> ExitResult:
 
 
 def greedy_oracle(problem: Problem) -> ExitResult:
-    """Focus the best patch of a frame, known from the label, if it increases the score of the true class by more than a cost weight."""
+    """Focus a frame if its best patch increases the score of the true class by more than a cost weight. The label is used."""
     check_validation(problem.val.skip)
     low, high = 0.0, 1.0
     for _ in range(ORACLE_HALVINGS):
@@ -276,7 +280,7 @@ METHODS: dict[str, Callable[[Problem], ExitResult]] = {
     "saliency": by_saliency,
     "greedy oracle": greedy_oracle,
 }
-"""Methods by name. All use the learned patch actions, except for the greedy oracle, which searches for the best patch."""
+"""Methods by name. They use the learned patch actions, except for the greedy oracle, which searches for the best patch."""
 
 
 def every_frame(split: PolicyOutputs) -> ExitResult:
@@ -289,7 +293,7 @@ def _focus(split: PolicyOutputs, patch_mask: PatchMask) -> ExitResult:
 
 
 def _stop(problem: Problem, cost: Callable[[NDArray[np.int64]], NDArray[np.int64]], budget: float) -> ExitResult:
-    """Focus every frame up to an exit solved for the budget. ``cost`` converts numbers of steps (N, D) to the unit of the budget."""
+    """Focus every frame up to an exit that meets the budget. ``cost`` converts numbers of steps (N, D) to the unit of the budget."""
     val, test = problem.val, problem.test
     thresholds = solve_exit(confidence_of(val.all_scores, "softmax"), cost(val.every.cumsum(1)), budget)
     return apply_exit(test.all_scores, test.every, exit_steps(confidence_of(test.all_scores, "softmax"), thresholds))

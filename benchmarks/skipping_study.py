@@ -1,10 +1,10 @@
-"""Compare accuracy against cost with skipped frames for the learned policy and other methods on demo tasks, as a table and a plot.
+"""Compare the learned policy with other methods of skipping frames, on demo tasks, by accuracy against cost. Write a table and a plot.
 
     python -m benchmarks.skipping_study                                       normal, hard and sparse, seeds 0, 1 and 2
     python -m benchmarks.skipping_study tasks=[sparse] seeds=[0] keeps=[0.25]
 
-Every policy is a run of `agents.train_ppo` with ppo=skip, in a separate run directory. Finished runs are not repeated, so the same command
-resumes the study. All thresholds are solved on the validation split.
+Every policy is trained by `agents.train_ppo` with ppo=skip, in a separate run directory. Finished runs are not repeated, so the same
+command resumes the study. All thresholds are solved on the validation split.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ from classifiers.errors import InputError
 EVERY_FRAME = "every frame"
 
 Results = dict[str, NDArray[np.float64]]
-"""Results (seeds, budgets, 3) by method: top-1 on the test clips, GFLOPs per video, and share of frames with a patch."""
+"""Results by method (seeds, budgets, 3). The last axis has top-1 on the test clips, GFLOPs per video, and the share of focused frames."""
 
 
 @settings
@@ -73,11 +73,11 @@ def main(config: SkippingStudy) -> None:
 
 
 def check_runs(config: SkippingStudy, root: Path) -> dict[str, list[TrainPPO]]:
-    """Return the configs of the runs by task. All are checked before the first one is trained.
+    """Return the configs of the runs by task. All configs are checked before the first run is trained.
 
     Raises:
-        InputError: If a list is empty or has a value twice, a share is less than one frame, or ``overrides`` sets a key that the command
-            itself sets or that has no effect.
+        InputError: If a list is empty or has a value twice, if a share is less than one frame, or if ``overrides`` sets a key that has no
+            effect or that the command itself sets.
     """
     check_lists(tasks=config.tasks, keeps=config.keeps)
     groups: dict[str, list[str]] = {task: ["ppo=skip", f"data.task={task}"] for task in config.tasks}
@@ -119,7 +119,7 @@ def measure(run: RunDir, config: SkippingStudy) -> dict[str, list[tuple[float, f
 
 
 def table(results: Results, keeps: Sequence[float]) -> str:
-    """Return the Markdown table of a task: top-1 with its interval, millions of multiply-adds per video, and share of frames."""
+    """Return the Markdown table of a task: top-1 with its interval, millions of multiply-adds per video, and share of focused frames."""
     rows = []
     for name, values in results.items():
         columns = values.transpose(1, 2, 0)  # (budgets, 3, seeds)

@@ -1,4 +1,4 @@
-"""Functions that all studies share: runs of several seeds that are trained once, and tables and plots."""
+"""Functions that all studies share, to train runs of several seeds, each run once, and to write tables and plots."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,11 +39,11 @@ class Study:
 
 @dataclass(frozen=True)
 class Curve:
-    """Accuracy along an axis.
+    """A curve of accuracy.
 
     Attributes:
-        x: (points,); a curve with a single point is drawn as a horizontal line.
-        accuracy: (runs, points), shares in 0-1.
+        x: positions on the x axis (points,). A curve with a single point is drawn as a horizontal line.
+        accuracy: accuracy of every run (runs, points), from 0 to 1.
     """
 
     x: NDArray[np.float64]
@@ -87,11 +87,11 @@ def runs_of(
         schema: Settings class of the training command.
         command: Name of the training command.
         groups: The arguments of each group of runs.
-        set_here: Keys that the overrides must not set.
+        set_here: Keys that the study sets and the overrides must not set.
         without_effect: The argument ``more`` of `check_effect`.
 
     Raises:
-        InputError: If ``seeds`` is empty or has a value twice, or ``overrides`` sets a key that the study sets or that has no effect.
+        InputError: If ``seeds`` is empty or has a value twice, or if ``overrides`` sets a key that the study sets or that has no effect.
     """
     check_lists(seeds=study.seeds)
     typed, runs = typed_keys(study.overrides, schema), dict[str, list[C]]()
@@ -104,7 +104,7 @@ def runs_of(
 
 
 def train_missing(runs: Mapping[str, Sequence[C]], train: Callable[[C], None], console: Console) -> None:
-    """Train the runs that are not finished yet, one after the other."""
+    """Train all runs that are not finished yet, one after the other."""
     configs = [config for group in runs.values() for config in group]
     for number, config in enumerate(configs, start=1):
         if not RunDir(config.run).finished:
@@ -124,7 +124,7 @@ def save_tables(root: Path, text: str, values: object) -> None:
 
 
 def save_panels(panels: Sequence[Panel], title: str, accuracy: str, path: Path) -> None:
-    """Draw charts side by side that share the names of their curves, with 95 % confidence intervals of the means over runs.
+    """Draw charts side by side. Curves are means over runs with 95 % confidence intervals, and have the same names in all charts.
 
     Args:
         panels: The charts, from left to right.

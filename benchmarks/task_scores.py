@@ -1,11 +1,11 @@
-"""Evaluate rules, references and learners on every benchmark task of version 1, on 2,000 test clips.
+"""Evaluate rules, references and learners on every benchmark task of version 1, on 2,000 test clips per task.
 
     python -m benchmarks.task_scores                                     trains the missing runs, seeds 0, 1, 2
     python -m benchmarks.task_scores tasks=[track] learners=[ppo]
     python -m benchmarks.task_scores learners=[]                         only rules, references and the scores of the ids
 
-The command writes the rows of docs/leaderboard.json, the page, contact sheets of the oracle in the same folder, and
-adafocus_env/scores.json, from which normalized scores are computed.
+The command writes the rows of docs/leaderboard.json and, to the same folder, the page and contact sheets of the oracle. The command
+also writes adafocus_env/scores.json, from which normalized scores are computed.
 """
 
 import json
@@ -48,7 +48,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "mover": ("ppo.total_steps=100_000", "network.width=16"),
     "sparse": ("ppo.total_steps=100_000",),
 }
-"""Settings of tasks on which validation accuracy still increases with more steps or channels than the defaults."""
+"""Settings for tasks on which more steps or channels than the defaults still increase the validation accuracy."""
 SEEDS = 5  # number of random policies
 PATCHES = 4  # random patches for the baseline of the reward
 
@@ -96,7 +96,7 @@ def main(config: TaskScores) -> None:
 
 
 def references(features: Features) -> tuple[dict[str, Row], PolicyEvaluation]:
-    """Return the rows of all baselines, with several seeds for random policies, and the oracle's evaluation."""
+    """Return the rows of all baselines, and the oracle's evaluation. Random policies are evaluated with several seeds."""
     measured, evaluations = evaluate(features, None, seed=0)
     rows = {name: rows_of([metrics]) for name, metrics in measured.items()}
     for name, policy in (("random", RandomPatch), ("gaussian", GaussianPatch)):
@@ -124,7 +124,7 @@ def scores_of(form: str, features: Features) -> dict[str, dict[str, float]]:
 
 
 def _played(env: AdaFocusVectorEnv, policy: Predictor) -> Any:
-    """Return top-1, anytime top-1 and the mean return of one episode per environment, with clip i in environment i."""
+    """Play one episode per environment, with clip i in environment i; return top-1, anytime top-1 and the mean return."""
     observation, _ = env.reset(seed=0, options={"clips": range(env.num_envs)})
     total, right = np.zeros(env.num_envs), []
     for _ in range(env.dynamics.num_steps):

@@ -1,6 +1,6 @@
-"""Workloads of the benchmarks: networks with random weights, demo videos and random clips, at the paper's size or a tiny size.
+"""Workloads of the benchmarks: networks with random weights, demo videos and random clips, of the paper's size or of a tiny size.
 
-The module also has the references of comparisons: the bare networks on tensors in memory, and the released scheme of inference.
+The module also has what the benchmarks compare with: the bare networks on tensors in memory, and the released scheme of inference.
 """
 
 import os
@@ -49,10 +49,10 @@ SMALL = PolicyArchitecture((32, 8, 8), channels=4, features=16, hidden=16)
 
 
 def choose_precision(settings: Settings) -> str:
-    """Return the precision of the settings; "auto" is bfloat16 if the device supports it, otherwise float32.
+    """Return the precision of the settings. "auto" means bfloat16 if the device supports it, otherwise float32.
 
     Raises:
-        InputError: If the device does not support the precision, or cannot be used.
+        InputError: If the device cannot be used, or does not support the precision.
     """
     device = choose_device(settings.device)
     if settings.precision == "auto":
@@ -83,7 +83,10 @@ def architecture(settings: Settings) -> Architecture:
 
 
 def classifier(settings: Settings, **changes: Any) -> Classifier:
-    """Return a frozen classifier with random weights and fitting batch norms; ``changes`` override fields of the architecture."""
+    """Return a frozen classifier with random weights. ``changes`` override fields of the architecture.
+
+    The statistics of the batch norms are computed from one batch of random images.
+    """
     torch.manual_seed(1)  # differs from the seed of `policy`
     network = Classifier(
         Architecture(**{**vars(architecture(settings)), **changes}), [str(number) for number in range(10 if settings.quick else 200)]
@@ -93,13 +96,13 @@ def classifier(settings: Settings, **changes: Any) -> Classifier:
 
 
 def flat_classifier(settings: Settings) -> Classifier:
-    """Return a classifier with cheap backbones and outputs of the same sizes, to measure everything except for the backbones."""
+    """Return a classifier whose backbones are cheap but have outputs of the same sizes, to measure everything except for the backbones."""
     BACKBONES.update(flat_glancer=_flat(settings, "glancer"), flat_focuser=_flat(settings, "focuser"))
     return classifier(settings, glancer="flat_glancer", focuser="flat_focuser")
 
 
 def policy(settings: Settings, seed: int = 0, *, skips: bool = False) -> PolicyNetwork:
-    """Return a policy with random weights that are large enough for its cells and skipping to differ between frames."""
+    """Return a policy with random weights. These weights are so large that cells, and whether a frame is skipped, differ between frames."""
     torch.manual_seed(seed)
     network = PolicyNetwork(SMALL if settings.quick else PolicyArchitecture((1280, 7, 7)), GRID, skips=skips)
     with torch.no_grad():
@@ -118,7 +121,7 @@ def spatial_policy(settings: Settings) -> PolicyNetwork:
 
 
 def executions(settings: Settings, network: Classifier) -> dict[str, Execution]:
-    """Return the execution settings to compare: plain, and the fastest known settings of every precision."""
+    """Return the execution settings to compare: the plain settings, and the fastest known settings for every precision."""
     low = [] if settings.precision == "float32" else [settings.precision]
     found = {"float32": PLAIN, DEFAULT: choose_execution(network), **{name: choose_execution(network, name) for name in low}}
     if settings.compile:
@@ -127,7 +130,7 @@ def executions(settings: Settings, network: Classifier) -> dict[str, Execution]:
 
 
 def plain_and_fastest(settings: Settings) -> dict[str, Classifier]:
-    """Return the classifier with plain execution, and with the last and fastest of `executions`, by their names."""
+    """Return the classifier twice, by the name of its execution settings: the plain settings, and the last and fastest of `executions`."""
     plain = classifier(settings)
     name, how = list(executions(settings, plain).items())[-1]
     return {"float32": plain, name: with_execution(plain, how)}
@@ -171,7 +174,7 @@ class RandomClips(ClipSource):
 
 
 def clips(settings: Settings, count: int, num_frames: int, *, train: bool = True) -> ClipSource:
-    """Return at least ``count`` clips; training clips are eight views of every video."""
+    """Return at least ``count`` clips. Training clips are eight views of each video."""
     views = 8 if train else 1
     videos = make_videos(settings, -(-count // views))
     data = DataSet("benchmark", ("one",), videos, (), videos)
@@ -179,7 +182,7 @@ def clips(settings: Settings, count: int, num_frames: int, *, train: bool = True
 
 
 def demo_clips(settings: Settings, split: Split, num_frames: int) -> ClipSource:
-    """Return clips of the demo videos, or of a dozen of them with the setting ``quick``."""
+    """Return clips of the demo videos. With the setting ``quick``, only a dozen videos are used."""
     videos = demo(DemoTask(train_videos=12, val_videos=0, test_videos=4, length=8), val=0.25) if settings.quick else demo()
     return open_clips(videos, split, num_frames=num_frames, size=ARCHITECTURES["small"].size)
 
@@ -192,7 +195,7 @@ def frames(settings: Settings, clips: int, num_frames: int, network: Classifier)
 
 
 def grid_action(network: Classifier) -> Action:
-    """Return the paper's grid on the frames of ``network``."""
+    """Return actions on the paper's grid, for frames of the size that ``network`` expects."""
     return ACTIONS["grid"](GRID, network.architecture.size, network.architecture.patch_size)
 
 
@@ -207,7 +210,7 @@ def bank_of(network: Classifier, clips: ClipSource) -> MemoryBank:
 
 
 def warm_bank(settings: Settings, count: int, num_frames: int) -> MemoryBank:
-    """Return a full bank of random clips from `flat_classifier`, which is cheap to fill and whose steps cost the same as at full size."""
+    """Return a full bank of random clips. With `flat_classifier`, filling is cheap, and steps cost the same as at full size."""
     network = flat_classifier(settings)
     return bank_of(network, RandomClips(count, num_frames, network.architecture.size))
 
@@ -223,7 +226,7 @@ def make_videos(settings: Settings, count: int) -> tuple[Video, ...]:
 
 @torch.no_grad()
 def _fit_batch_norms(network: Classifier) -> None:
-    """Set means and variances from one batch in training mode, so that activations are neither huge nor zero."""
+    """Set the means and variances of batch norms from one batch in training mode, so that activations are neither huge nor zero."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
@@ -236,7 +239,7 @@ def _fit_batch_norms(network: Classifier) -> None:
 
 
 def _flat(settings: Settings, which: str) -> Callable[[int], Backbone]:
-    """Return a constructor of cheap backbones: one convolution over large blocks, with the output sizes of the original backbone."""
+    """Return a constructor of cheap backbones, which are one convolution over large blocks. Outputs are as large as the original's."""
     base = architecture(settings)
     size = BACKBONES[getattr(base, which)](2).vector_size
     side, cells = (base.glance_size, 8 if settings.quick else 7) if which == "glancer" else (base.patch_size, 3)
@@ -252,7 +255,7 @@ def _flat(settings: Settings, which: str) -> Callable[[int], Backbone]:
 
 
 def bare_backbone(classifier: Classifier, which: str, count: int) -> Act:
-    """Return an act that runs glancer or focuser on ``count`` random images, with the execution settings of ``classifier``."""
+    """Return an act that runs the glancer or the focuser on ``count`` random images, with the execution settings of ``classifier``."""
     sizes = classifier.architecture
     side = sizes.glance_size if which == "glancer" else sizes.patch_size
     images = torch.randn(count, 3, side, side).to(classifier.device)
@@ -284,7 +287,7 @@ def bare_head(network: Classifier, rows: int) -> Act:
 
 
 def bare_policy(policy: PolicyNetwork, maps: Tensor) -> Act:
-    """Return an act that runs actor and critic on the glance maps (N, T, C, h, w) of whole clips."""
+    """Return an act that runs the actor and the critic on the glance maps (N, T, C, h, w) of whole clips."""
 
     @torch.no_grad()
     def act() -> None:
@@ -295,7 +298,7 @@ def bare_policy(policy: PolicyNetwork, maps: Tensor) -> Act:
 
 
 def bare_update(policy: PolicyNetwork, maps: Tensor, epochs: int, minibatches: int) -> Act:
-    """Return an act that runs the forward and backward pass of every minibatch of every epoch, on whole clips."""
+    """Return an act that runs the forward and the backward pass for every minibatch of every epoch. Minibatches are whole clips."""
     policy.train().requires_grad_(True)
 
     def act() -> None:
@@ -310,9 +313,9 @@ def bare_update(policy: PolicyNetwork, maps: Tensor, epochs: int, minibatches: i
 
 @torch.inference_mode()
 def step_by_step(classifier: Classifier, policy: PolicyNetwork, frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Classify videos with recurrent heads as the released code does: all glances, then policy, focuser and head frame by frame.
+    """Classify videos with a recurrent head as the released code does. All glances come first; policy, focuser and head run frame by frame.
 
-    The loops of the released code over the images of a batch are left out, since the scheme does not need them.
+    The released code also has loops over the images of a batch. These loops are left out here, because the scheme does not need them.
 
     Args:
         classifier: A frozen classifier.

@@ -1,11 +1,11 @@
-"""Make a data set of handwritten digits that move over real footage, in which the choice of patches matters, from any long videos.
+"""Make a data set from any long videos: handwritten digits that move over real footage. On these videos, the choice of patches matters.
 
     python examples/film_digits.py film1.mp4 film2.avi … --out digits
     python -m agents.train_ppo data=folder data.root=digits data.flip=false
 
-The script writes ``OUT/train/DIGIT/*.mp4`` and ``OUT/test/DIGIT/*.mp4``, with a file for the track of the digit next to each video. The
-last quarter of the films, or the films after ``--test-films``, are used only for testing. A single film is split by time, with a gap. No
-digit image occurs in both splits.
+The script writes ``OUT/train/DIGIT/*.mp4`` and ``OUT/test/DIGIT/*.mp4``. Next to each video, there is a file with the track of its digit.
+The films that ``--test-films`` lists are used only for testing; by default, these are the last quarter of the films. A single film is split
+by time, with a gap between the splits. No digit image occurs in both splits.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from sklearn.datasets import load_digits
 
 from adafocus_env.videos.readers import open_reader
 
-RATE = 10  # frames per second to read from a film, so that there is visible motion between frames
-ONE_FILM = {"train": (0.0, 0.7), "test": (0.75, 1.0)}  # shares of a single film
-MARGIN = 0.1  # fraction of the side at each border that stays empty, since the crop of test frames may cut it off
-INK, OUTLINE = (215.0, 255.0), (0.0, 30.0)  # grey levels of a digit and of the line around it, one of which contrasts with any background
-LINE = 2  # width of that line in pixels
+RATE = 10  # frames per second that are read from a film, so that there is visible motion between frames
+ONE_FILM = {"train": (0.0, 0.7), "test": (0.75, 1.0)}  # start and end of each split of a single film, as shares of its length
+MARGIN = 0.1  # share of the side that stays empty at each border, because the crop of test frames may cut it off
+INK, OUTLINE = (215.0, 255.0), (0.0, 30.0)  # grey levels of a digit and of its outline; on any background, one of them has contrast
+LINE = 2  # width of the outline in pixels
 
 Frames = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -39,7 +39,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Footage:
-    """The frames of a film between two shares of its length."""
+    """The part of a film between two positions, which are shares of its length."""
 
     film: Path
     begin: float = 0.0
@@ -49,7 +49,7 @@ class Footage:
         return self.film.name + ("" if (self.begin, self.end) == (0, 1) else f" ({self.begin:.0%} to {self.end:.0%})")
 
     def spread(self, length: int) -> Starts:
-        """Return the possible starts of windows of ``length`` frames, at `RATE` frames per second."""
+        """Return the frames at which a window of ``length`` frames can start, at `RATE` frames per second."""
         reader = open_reader(self.film)
         step = max(1, round((reader.fps or RATE) / RATE))
         first, last = (int(share * (len(reader) // step)) for share in (self.begin, self.end))
@@ -62,7 +62,7 @@ class Footage:
 
 @dataclass(frozen=True)
 class Starts:
-    """The frames ``first`` to ``last`` of a film, of which every ``step``-th is used."""
+    """The frames ``first`` to ``last`` of a film. Only every ``step``-th frame is used."""
 
     film: Path
     step: int
@@ -78,7 +78,7 @@ class Style:
         side: height and width of a video.
         digit: side of the box of a digit.
         length: frames of a video.
-        shapes: shapes without a class that move like the digit.
+        shapes: number of shapes that move like the digit but have no class.
     """
 
     side: int
@@ -88,7 +88,7 @@ class Style:
 
     @property
     def border(self) -> int:
-        """Minimum distance of digit and shapes from the borders, including their lines."""
+        """Minimum distance of the digit and the shapes, including their outlines, from the borders."""
         return max(LINE, round(MARGIN * self.side))
 
 
@@ -147,14 +147,17 @@ def split_films(films: Sequence[Path], test_films: Sequence[Path] = ()) -> dict[
 
 
 def digits(split: str) -> tuple[Floats, NDArray[np.int64]]:
-    """Return the digit images (n, 8, 8), 0-1, and labels (n,) of a split; three quarters of scikit-learn's images are for training."""
+    """Return the digit images (n, 8, 8), with values from 0 to 1, and the labels (n,) of a split.
+
+    Three quarters of scikit-learn's digit images are for training.
+    """
     images, labels = load_digits(return_X_y=True)
     chosen = (np.random.default_rng(0).permutation(len(images)) % 4 != 0) == (split == "train")
     return images[chosen].reshape(-1, 8, 8) / 16, labels[chosen]
 
 
 def backgrounds(footage: Sequence[Starts], count: int, style: Style, rng: np.random.Generator) -> Iterator[tuple[Path, Frames]]:
-    """Yield film and frames (T, side, side, 3) of ``count`` backgrounds, equally many per film. Each film is decoded once."""
+    """Yield the film and the frames (T, side, side, 3) of ``count`` backgrounds, the same number per film. Each film is decoded once."""
     for each, share in zip(footage, np.array_split(np.arange(count), len(footage)), strict=True):
         starts = np.sort(rng.integers(each.first, each.last + 1, size=len(share))).tolist()
         for window in windows(each.film, starts, style.length, each.step, 2 * style.side):
@@ -162,7 +165,7 @@ def backgrounds(footage: Sequence[Starts], count: int, style: Style, rng: np.ran
 
 
 def windows(film: Path, starts: Sequence[int], length: int, step: int, short_side: int) -> Iterator[Frames]:
-    """Decode a film once; yield frames (length, H, W, 3) starting at each of the sorted ``starts``, using every ``step``-th frame."""
+    """Decode a film once. For each of the sorted ``starts``, yield frames (length, H, W, 3), of which every ``step``-th frame is used."""
     recent: deque[Frames] = deque(maxlen=length)
     ends = deque(start + length - 1 for start in starts)
     with av.open(str(film)) as container:
@@ -179,7 +182,7 @@ def windows(film: Path, starts: Sequence[int], length: int, step: int, short_sid
 
 
 def pan(window: Frames, side: int, rng: np.random.Generator) -> Frames:
-    """Return squares (T, side, side, 3) that move over the frames like a panning camera, so that the digit is not the only motion."""
+    """Crop squares (T, side, side, 3) that move over the frames as if the camera panned, so that not only the digit moves."""
     zoom = rng.uniform(side, min(window.shape[1:3]))
     path = walk(len(window), np.array(window.shape[1:3]) - zoom, rng.uniform(0.5, 3.0), rng)
     cut = [
@@ -190,14 +193,14 @@ def pan(window: Frames, side: int, rng: np.random.Generator) -> Frames:
 
 
 def walk(length: int, span: Floats, speed: float, rng: np.random.Generator) -> Floats:
-    """Return a path (length, 2) that changes direction slowly and is reflected at the borders of [0, span]; speed in pixels per frame."""
+    """Return a path (length, 2) that changes direction slowly and is reflected at 0 and ``span``. ``speed`` is in pixels per frame."""
     heading = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.15, length))
     free = rng.uniform(0, 1, 2) * span + np.cumsum(speed * np.stack([np.sin(heading), np.cos(heading)], axis=1), axis=0)
     return span - np.abs(np.mod(free, 2 * span) - span)
 
 
 def compose(frames: Frames, image: Floats, style: Style, rng: np.random.Generator) -> tuple[Frames, Floats]:
-    """Draw the shapes and, above them, the digit; return the frames and the digit's centres (T, 2) as (y, x) in pixels."""
+    """Draw the shapes, and the digit on top of them; return the frames and the digit's centres (T, 2) as (y, x) in pixels."""
     pasted, span = frames.astype(np.float64), np.full(2, style.side - 2.0 * style.border - style.digit)
     for mark in [*(shape(style.digit, rng) for _ in range(style.shapes)), sprite(image, style.digit, rng)]:
         corners = style.border + walk(len(frames), span, rng.uniform(1.0, 4.0), rng).round().astype(int)
@@ -219,7 +222,7 @@ def sprite(image: Floats, side: int, rng: np.random.Generator) -> Floats:
 
 
 def shape(side: int, rng: np.random.Generator) -> Floats:
-    """Return the opacity (side, side) of a filled shape without a class, with about the area of a digit, rotated by any angle."""
+    """Return the opacity (side, side) of a filled shape that has no class, about the area of a digit, and any rotation."""
     y, x = np.mgrid[:side, :side] - (side - 1) / 2
     solid = SHAPES[rng.integers(len(SHAPES))](y, x, rng.uniform(0.22, 0.32) * side)
     return ndimage.rotate(solid.astype(np.float64), rng.uniform(0, 360), reshape=False, order=1).clip(0, 1)
@@ -233,11 +236,11 @@ SHAPES: tuple[Callable[[Floats, Floats, float], NDArray[np.bool_]], ...] = (
 
 
 def write(path: Path, frames: Frames, centres: Floats, digit: int) -> None:
-    """Write an H.264 video, and a file with the track of its digit: centres, the side of its box, and its visibility in every frame."""
+    """Write an H.264 video and a file with the track of its digit: the centres, the side of the box, and the visibility in every frame."""
     path.parent.mkdir(parents=True, exist_ok=True)
     track = {"centre": centres.tolist(), "side": digit, "visible": [True] * len(frames)}
     path.with_suffix(".track.json").write_text(json.dumps(track), encoding="utf-8")
-    options = {"crf": "18", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}  # with mbtree another file each time
+    options = {"crf": "18", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}  # with mbtree, the file would differ each time
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=RATE, options=options)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"

@@ -1,4 +1,4 @@
-"""Evaluate the policies of the examples: the accuracy of the classifier on test clips with a policy's patches."""
+"""Evaluate the policies of the examples by the accuracy that the classifier reaches on test clips with a policy's patches."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 import adafocus_env  # noqa: F401  (registers the ids)
 
 TASK = "normal@v0"
-"""The task of the examples, which does not need memory, since three of their networks have none."""
+"""The task of the examples. It does not need memory, because the networks of three examples have none."""
 
 
 def episodes(env_id: str, observation: str, count: int = 500, **arguments: Any) -> gym.vector.VectorEnv:
-    """Return a vector environment with one environment per test clip, for the first ``count`` of them."""
+    """Return a vector environment with one environment for each of the first ``count`` test clips."""
     return gym.make_vec(
         env_id, num_envs=count, vectorization_mode="vector_entry_point", clips="test", observation=observation,
         reward="confidence", bank=False, autoreset_mode="Disabled", **arguments,
@@ -27,7 +27,7 @@ def accuracy(envs: gym.vector.VectorEnv, choose: Callable[[Any], Any]) -> float:
 
     Args:
         envs: A vector environment that `episodes` returned.
-        choose: Function of the observations of all environments that returns their actions.
+        choose: Function that takes the observations of all environments and returns their actions.
     """
     observations, _ = envs.reset(options={"clips": np.arange(envs.num_envs)})
     terminated = np.zeros(envs.num_envs, bool)

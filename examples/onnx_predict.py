@@ -3,7 +3,8 @@
     python -m agents.export run=DIR format=onnx out=FOLDER
     python examples/onnx_predict.py FOLDER video.mp4
 
-Classes and boxes equal those of ``python -m agents.predict``, which also reads folders of images and videos that are rotated for display.
+Classes and boxes equal those of ``python -m agents.predict``. Unlike this script, that command also reads folders of images, and videos
+that are rotated for display.
 """
 
 import json
@@ -20,7 +21,7 @@ Array = NDArray[Any]
 
 
 def read_frames(video: str, short_side: int, choose: Callable[[Array], Array]) -> tuple[Array, tuple[int, int]]:
-    """Return the frames (n, H, W, 3) that ``choose`` selects by the times of all frames, resized, and the video's (height, width)."""
+    """Return resized frames (n, H, W, 3) and the video's (height, width). ``choose`` selects the frames by the times of all frames."""
     try:
         import decord
 
@@ -28,7 +29,7 @@ def read_frames(video: str, short_side: int, choose: Callable[[Array], Array]) -
         height, width = (max(round(side * short_side / min(size)), short_side) for side in size)
         reader = decord.VideoReader(video, width=width, height=height)
         return reader.get_batch(choose(reader.get_frame_timestamp(range(len(reader)))[:, 0])).asnumpy(), size
-    except ImportError:  # there are systems for which decord has no wheels
+    except ImportError:  # decord has no wheels for some systems
         import av
 
         frames = list(av.open(video).decode(video=0))
@@ -39,7 +40,10 @@ def read_frames(video: str, short_side: int, choose: Callable[[Array], Array]) -
 
 
 def frame_numbers(times: Array, count: int) -> Array:
-    """Return the frames in the middle of ``count`` equal segments: by number at a constant frame rate, otherwise by time."""
+    """Divide the video into ``count`` equal segments, and return the numbers of the frames in their middle.
+
+    Segments are equal in their number of frames if the frame rate is constant, otherwise in time.
+    """
     times = np.sort(times).astype(np.float64) - times.min()
     segment, period = len(times) / count, times[-1] / max(1, len(times) - 1)
     if 2 * np.abs(times - np.linspace(0, times[-1], len(times))).max() > period:
@@ -49,7 +53,7 @@ def frame_numbers(times: Array, count: int) -> Array:
 
 
 def predict(folder: Path | str, video: Path | str) -> tuple[Array, Array, Array]:
-    """Return the names of the classes (K,), their probabilities after every frame (T, K), and boxes (T, 4), NaN where skipped."""
+    """Return the names of the classes (K,), their probabilities after every frame (T, K), and the boxes (T, 4); skipped frames are NaN."""
     about = json.loads(Path(folder, "metadata.json").read_text(encoding="utf-8"))
     run = {file.stem: onnxruntime.InferenceSession(str(file)).run for file in Path(folder).glob("*.onnx")}
     count, size, patch, repeats = about["num_frames"], about["size"], about["patch_size"], about["num_frames"] // about["decisions"]

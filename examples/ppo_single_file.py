@@ -3,10 +3,10 @@
     python examples/ppo_single_file.py                  # 100,000 steps on the demo videos
     python examples/ppo_single_file.py --steps 20000 --envs 32
 
-The code can be short and fast because of the task: all episodes have the same length and begin together, and observations do not depend on
-earlier actions. The environment therefore returns only references (clip, step), and the glances of whole clips are read in place. The GRU
-runs once over each clip, which yields the actions of all steps at once, and minibatches consist of whole clips. With ``output="torch"``,
-rewards and flags are tensors on the device of the networks, and nothing is copied to NumPy and back.
+Two properties of the environment make the code short and fast: all episodes have the same length and begin together, and observations do
+not depend on earlier actions. The environment therefore returns only references (clip, step), and the glances of whole clips are read in
+place. The GRU runs once over each clip and yields the actions of all steps at once. Minibatches consist of whole clips. With
+``output="torch"``, rewards and flags are tensors on the device of the networks, and nothing is copied to NumPy and back.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import adafocus_env  # noqa: F401  (registers the ids)
 
 @dataclass
 class Settings:
-    """The settings, which can be set on the command line as ``--name value``."""
+    """The settings. Each setting can be changed on the command line, as ``--name value``."""
 
     steps: int = 100_000
     envs: int = 128
@@ -46,7 +46,7 @@ class Settings:
 
 
 class Policy(nn.Module):
-    """A network that maps glance maps of whole clips to logits of the cells and a value for every step, from the glances so far."""
+    """A recurrent network that computes, from the glance maps up to a step, the logits of the cells and a value for this step."""
 
     def __init__(self, map_shape: tuple[int, int, int], cells: int, hidden: int = 128) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ def collect(envs: gym.vector.VectorEnv, policy: Policy, references: Tensor) -> t
 
 
 def advantages(rollout: Rollout, settings: Settings) -> Tensor:
-    """Return generalised advantage estimates (D, N). The last step ends the episode, so the value after it is zero."""
+    """Return generalised advantage estimates (D, N). The last step ends the episode, so the value after this step is zero."""
     result, after, following = torch.empty_like(rollout.values), torch.zeros_like(rollout.values[0]), torch.zeros_like(rollout.values[0])
     for step in reversed(range(len(result))):
         error = rollout.rewards[step] + settings.gamma * following - rollout.values[step]
@@ -105,7 +105,7 @@ def advantages(rollout: Rollout, settings: Settings) -> Tensor:
 
 
 def loss(policy: Policy, rollout: Rollout, advantage: Tensor, clips: Tensor, settings: Settings) -> Tensor:
-    """Return PPO's loss on whole clips: clipped surrogate, squared error of the values, and entropy."""
+    """Return PPO's loss on whole clips: the clipped surrogate objective, the squared error of the values, and the entropy."""
     logits, values = policy(rollout.maps[:, clips])
     now, gain = Categorical(logits=logits), advantage[:, clips]
     returns = gain + rollout.values[:, clips]

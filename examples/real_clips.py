@@ -1,4 +1,4 @@
-"""Cut short clips from a few long videos, labelled by their video, to make a small data set of real footage.
+"""Make a small data set of real footage: cut short clips from a few long videos. The label of a clip is the video from which it is cut.
 
     python examples/real_clips.py clips video1.mp4 video2.avi …
     python -m agents.train_stages data=folder data.root=clips …
@@ -24,7 +24,7 @@ SPLITS = {"train": (0.0, 0.6), "test": (0.75, 1.0)}
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames ``first`` to ``last`` of a video, and the path of the clip."""
+    """The frames ``first`` to ``last`` of a video, and the path to which this clip is written."""
 
     first: int
     last: int
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def plan(out: Path, name: str, frames: int, length: int, counts: dict[str, int]) -> Iterator[Clip]:
-    """Yield evenly spaced clips of ``length`` frames in every split of a video of ``frames`` frames."""
+    """Yield, for every split, evenly spaced clips of ``length`` frames from a video that has ``frames`` frames."""
     for split, (begin, end) in SPLITS.items():
         first, last = int(begin * frames), int(end * frames) - length
         if last < first:
@@ -79,7 +79,7 @@ def cut(source: av.container.InputContainer, clips: Sequence[Clip], rate: int, s
 
 
 def start(path: Path, rate: int, frame: av.VideoFrame, files: ExitStack) -> tuple[av.container.OutputContainer, av.VideoStream]:
-    """Open a video file for frames of the size of ``frame``."""
+    """Open a video file for writing frames of the same size as ``frame``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     output = files.enter_context(av.open(str(path), "w"))
     stream = output.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "veryfast"})

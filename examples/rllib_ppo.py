@@ -1,11 +1,10 @@
-"""Train with RLlib: PPO on the new API stack, with two local env runners that step this project's vector environment.
+"""Train PPO with RLlib on the new API stack. Two local env runners step this project's vector environment.
 
     pip install 'adafocus-env[rllib]'
     python examples/rllib_ppo.py                        # 60,000 steps on the demo videos
 
-The id is given with its module, ``adafocus_env:AdaFocus-v1``, so that Gymnasium imports the module in every worker. The default
-``autoreset_mode`` is the one that RLlib expects. ``gym_env_vectorize_mode="vector_entry_point"`` makes each worker step all its clips in
-one call of the networks.
+The id includes its module, as ``adafocus_env:AdaFocus-v1``, so that Gymnasium imports the module in every worker. RLlib expects the default
+``autoreset_mode``. With ``gym_env_vectorize_mode="vector_entry_point"``, each worker steps all its clips in one call of the networks.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def config(env_runners: int = 2, seed: int = 0) -> PPOConfig:
             num_envs_per_env_runner=32,
             gym_env_vectorize_mode="vector_entry_point",
             env_to_module_connector=lambda env, spaces, device: FlattenObservations(),
-            sample_timeout_s=600,  # the first samples wait for the decoding of videos
+            sample_timeout_s=600,  # the first samples wait until the videos are decoded
         )
         .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[128], fcnet_activation="relu"))
         .training(

@@ -1,10 +1,10 @@
-"""Train with skrl: PPO on the glance maps.
+"""Train PPO on the glance maps with skrl.
 
     pip install 'adafocus-env[skrl]'
     python examples/skrl_ppo.py                         # 60,000 steps on the demo videos
 
-skrl needs a vector environment that begins new episodes in the step in which old episodes end, ``autoreset_mode="SameStep"``. Its wrapper
-flattens observations and converts arrays to tensors.
+skrl needs a vector environment that begins a new episode in the same step in which the old episode ends (``autoreset_mode="SameStep"``).
+skrl's wrapper flattens observations and converts arrays to tensors.
 """
 
 from __future__ import annotations

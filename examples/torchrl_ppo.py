@@ -1,4 +1,4 @@
-"""Train with TorchRL: PPO on the glance maps, with the environment in a `GymWrapper`, checked by `check_env_specs`.
+"""Train PPO on the glance maps with TorchRL. The environment is wrapped in a `GymWrapper` and checked by `check_env_specs`.
 
     pip install 'adafocus-env[torchrl]'
     python examples/torchrl_ppo.py                      # 60,000 steps on the demo videos
@@ -31,7 +31,7 @@ ENVS, STEPS_PER_UPDATE, MINIBATCHES, EPOCHS = 64, 16, 4, 4
 
 
 def make(num_envs: int = ENVS) -> GymWrapper:
-    """Return the environment for TorchRL; actions are indices of cells, not one-hot vectors."""
+    """Return the environment for TorchRL. Actions are indices of cells, not one-hot vectors."""
     envs = gym.make_vec(
         ID, num_envs=num_envs, vectorization_mode="vector_entry_point", task=TASK, observation="map", baseline="all",
         autoreset_mode="Disabled"
@@ -45,7 +45,7 @@ def network(outputs: int) -> nn.Module:
 
 
 def actor_and_critic(env: GymWrapper, cells: int) -> tuple[ProbabilisticActor, ValueOperator]:
-    """Return a categorical policy over the cells and a value function, both of the current glance only."""
+    """Return a categorical policy over the cells, and a value function. Both networks see only the current glance."""
     logits = TensorDictModule(network(cells), in_keys=["observation"], out_keys=["logits"])
     actor = ProbabilisticActor(logits, in_keys=["logits"], spec=env.action_spec, distribution_class=Categorical, return_log_prob=True)
     critic = ValueOperator(network(1), in_keys=["observation"])

@@ -1,4 +1,4 @@
-"""Count transfers from tensors to the host on a CPU. (On a GPU, the host would wait in each transfer until earlier work is finished.)"""
+"""Count the transfers from tensors to the host on a CPU. (On a GPU, each transfer would wait until earlier work is finished.)"""
 
 import warnings
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Videos are decoded and drawn in the process of the test: starting workers takes most of the time of a short test."""
+"""Decode and draw videos in the process of the test, because starting workers takes most of the time of a short test."""
 
 from __future__ import annotations
 

@@ -4,9 +4,9 @@
     python tests/interruptions.py --kills 20 --seed 1 --keep DIR
     python tests/interruptions.py --command train_end_to_end
 
-A small training, by default of all stages and a joint round, runs once to its end. The same command is then killed at random moments, at
-least once in every stage, by SIGKILL, SIGTERM and SIGINT in turns, and restarted. Both must leave the same `metrics.jsonl`, byte for
-byte, and the same result.
+A small training runs once to its end. By default, it has all stages and a joint round. Then the same training is killed at random moments,
+at least once in every stage, by SIGKILL, SIGTERM and SIGINT in turns, and restarted each time. Both trainings must leave the same
+`metrics.jsonl`, byte for byte, and the same result.
 """
 
 import argparse

@@ -1,6 +1,6 @@
-"""Weights and inputs that are sampled with seeds from their names, so that a list of names suffices to make a released checkpoint.
+"""Weights and inputs that are sampled with seeds made from their names, so that a list of names suffices to make a released checkpoint.
 
-The results stored with each list (`data/released_*.npz`) were computed by the authors' code from the same values, in float32 on a CPU. The
+Each list is stored with results (`data/released_*.npz`), which the authors' code computed from the same values, in float32 on a CPU. The
 families are "activitynet" and "something" and, for AdaFocusV2, "activitynet_v2" and "something_v2".
 """
 

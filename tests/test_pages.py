@@ -1,8 +1,9 @@
 """Run the code blocks of the main pages as printed, in order and in one folder, on a few demo videos.
 
-The folder has everything that a block needs: `video.mp4`, `videos` with the class folders of twenty videos and, for pages that begin with a
-trained run, that run under its name and as `DIR`. Only sizes are changed: `SMALL` has those of scripts, `SIZES` those of commands. A
-command of `ONCE` that two pages have is run on the first of them. docs/extend.md has a separate test, `test_extend.py`.
+The folder has everything that a block needs: `video.mp4`, and `videos` with the class folders of twenty videos. For pages that begin with a
+trained run, the folder also has that run, under its name and as `DIR`. Only sizes are changed: `SMALL` has the sizes of scripts, `SIZES`
+those of commands. If two pages have the same command of `ONCE`, it is run only on the first page. docs/extend.md has a separate test,
+`test_extend.py`.
 """
 
 import contextlib

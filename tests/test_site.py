@@ -1,4 +1,4 @@
-"""The generated pages of the documentation are complete; CI builds the site, with warnings as errors."""
+"""The generated pages of the documentation are complete. (CI builds the site, with warnings as errors.)"""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""A training command with the tiny networks, on a folder of a dozen real videos; also as a separate process.
+"""A training command with the tiny networks, on a folder of a dozen real videos. It can also be run as a separate process.
 
     python tiny_training.py UPDATE key=value ...    dies by SIGKILL when the line of that update has been written
 """

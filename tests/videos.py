@@ -1,4 +1,4 @@
-"""Write small real videos for the tests: a bright square that moves over a plain background."""
+"""Write small real videos for the tests. They show a bright square that moves over a plain background."""
 
 from __future__ import annotations
 

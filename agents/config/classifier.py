@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 @settings
 class ArchitectureConfig:
-    """Overrides of the architecture that `classifier` names; null: no override. See docs/backbones.md."""
+    """Overrides of the architecture that `classifier` names. A setting that is null overrides nothing. See docs/backbones.md."""
 
     glancer: str | None = setting(None, "the glancer's backbone: a name in the package, torchvision/NAME or timm/NAME")
-    focuser: str | None = setting(None, "the focuser's backbone, named like the glancer's")
+    focuser: str | None = setting(None, "the focuser's backbone: a name, as for the glancer")
     head: str | None = setting(None, "the head: gru, linear, mean, max, max_per_step or separate_mean")
     hidden_size: int | None = setting(None, "length of the head's hidden state", ge=1)
     dropout: float | None = setting(None, "dropout of the head in training", ge=0, le=1)
@@ -24,12 +24,12 @@ class ArchitectureConfig:
     glance_size: int | None = setting(None, "height and width of the glancer's input", unit="pixels", ge=1)
     shift: float | None = setting(None, "share of the channels that the temporal shift moves in each direction", ge=0, le=0.5)
     shift_place: Literal["blockres", "block"] | None = setting(None, "location of the temporal shift in the blocks")
-    head_steps: int | None = setting(None, "steps for which the head max_per_step has linear layers; 0 with any other head", ge=0)
+    head_steps: int | None = setting(None, "number of steps with a linear layer in the head max_per_step; 0 with any other head", ge=0)
     resize: Literal["antialias", "align_corners"] | None = setting(None, "how the glancer's frames are resized")
     weights: Literal["none", "default"] | None = setting(None, "initial weights of the backbones: none (random) or default (ImageNet)")
 
     def without_effect(self, command: Any, prefix: str) -> Iterator[tuple[str, str]]:
-        """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        """Yield the settings that have no effect with the current values of the other settings; see `agents.config.effect`."""
         architecture = architecture_of(command)
         if architecture is not None and not architecture.shift:
             yield "shift_place", "there is no temporal shift; set architecture.shift, or leave it out"
@@ -58,7 +58,7 @@ class SupervisedConfig:
     compile: bool = setting(False, "compile the networks first, which takes one or two minutes; single process only")
 
     def without_effect(self, command: Any, prefix: str) -> Iterator[tuple[str, str]]:
-        """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        """Yield the settings that have no effect with the current values of the other settings; see `agents.config.effect`."""
         stage = prefix.split(".")[1]
         rounds = getattr(command, "rounds", 0)
         if self.epochs == 0 and not (stage == "finetune" and rounds and command.joint.epochs is not None):
@@ -89,7 +89,7 @@ class ClassifierConfig:
 
 
 def architecture_of(command: Any) -> "Architecture | None":
-    """Return the architecture of a new classifier; None if the classifier is already trained, or unknown."""
+    """Return the architecture of the classifier that the command trains; None if the classifier is already trained, or unknown."""
     if not hasattr(command, "classifier"):
         return None
     from classifiers.model_zoo import ARCHITECTURES, BUNDLED

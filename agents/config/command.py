@@ -1,4 +1,4 @@
-"""The entry point of every command, which converts YAML files and ``key=value`` arguments to settings and reports mistakes."""
+"""The entry point of every command, which converts YAML files and ``key=value`` arguments to settings and reports the user's mistakes."""
 
 import argparse
 import hashlib
@@ -18,7 +18,7 @@ from agents.config.plugin import import_plugin
 from classifiers.errors import InputError
 
 C = TypeVar("C")
-BUG, MISTAKE, STOPPED = 1, 2, 130  # exit statuses; for several jobs, the lowest is returned
+BUG, MISTAKE, STOPPED = 1, 2, 130  # exit statuses; if several jobs fail, the lowest status is returned
 
 
 def run_command(
@@ -33,15 +33,16 @@ def run_command(
     """Run ``main`` with the settings of the command line; with ``-m``, run it once for every combination of values.
 
     A mistake of the user ends the process with a message on stderr and status 2. Ctrl-C ends it with status 130. Any other exception is a
-    bug and keeps its traceback. With ``-m``, all jobs are checked before the first one runs, and a failed job does not stop the others.
+    bug, and its traceback is shown. With ``-m``, all jobs are checked before the first job runs, and a failed job does not stop the others.
 
     Args:
         main: function that does the work and returns the exit status, or None for 0.
-        schema: class of the settings. If it has a setting ``plugin``, the module of that name is imported first.
+        schema: class of the settings. If there is a setting ``plugin``, the module that it names is imported first.
         config_name: name of the primary YAML file, without ``.yaml``.
         config_package: importable package with the YAML files.
         arguments: the command line; by default that of the process.
-        without_effect: function of the settings that yields further names without effect, with reasons; see `agents.config.effect`.
+        without_effect: function that takes the settings and yields further settings without effect, with reasons; see
+            `agents.config.effect`.
     """
     flags = _flags(arguments)
     command = _Command(main, schema, config_name, config_package, without_effect)
@@ -71,7 +72,7 @@ def compose_config(schema: type[C], config_name: str, arguments: Sequence[str] =
     This function does not check whether each argument has an effect; see `agents.config.effect`.
 
     Raises:
-        InputError: if an argument has no ``=``, an unknown key or an invalid value, or names an unknown choice of a group.
+        InputError: if an argument has no ``=``, an unknown key or an invalid value, or if it names an unknown choice of a group.
     """
     config = validate(schema, compose(schema, config_name, arguments, config_package))
     if hasattr(config, "typed"):
@@ -80,7 +81,7 @@ def compose_config(schema: type[C], config_name: str, arguments: Sequence[str] =
 
 
 def say(message: str) -> None:
-    """Print a message on stderr without markup, colours or added line breaks, which would break paths."""
+    """Print a message on stderr without markup, colours or added line breaks. (A line break could split a path.)"""
     from rich.console import Console
 
     Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True, emoji=False)
@@ -95,7 +96,7 @@ class _Command(Generic[C]):
     without_effect: Callable[[C], Reasons] | None
 
     def checked(self, arguments: Sequence[str]) -> C:
-        """Return the settings after a check that every typed argument has an effect. The user's plugin is imported before."""
+        """Import the user's plugin, check that every typed argument has an effect, and return the settings."""
         config = compose_config(self.schema, self.config_name, arguments, config_package=self.package)
         import_plugin(getattr(config, "plugin", ""))
         check_effect(config, typed_keys(arguments, self.schema), self.without_effect)
@@ -110,7 +111,7 @@ class _Command(Generic[C]):
         return OmegaConf.to_yaml({name: values[name] for name in fields_of(self.schema)})
 
     def jobs(self, arguments: Sequence[str]) -> Iterator[tuple[str, C]]:
-        """Yield the name and the settings of every job. If the command has a run folder, each job has a separate one."""
+        """Yield the name and the settings of every job. If the command has a run folder, each job has a separate run folder."""
         for name, combination in sweep(self.schema, self.config_name, arguments, self.package):
             config: Any = self.checked(combination)
             if name and "run" in fields_of(self.schema):

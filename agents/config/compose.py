@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 BY_PATH = frozenset({"algo"})
-"""Groups that also accept the dotted path of a class: ``algo=package.Class`` means ``algo=custom algo.name=package.Class``."""
+"""Groups whose choice may also be the dotted path of a class: ``algo=package.Class`` means ``algo=custom algo.name=package.Class``."""
 
 
 def compose(schema: type, config_name: str, arguments: Sequence[str], package: str = "configs") -> dict[str, Any]:
-    """Return the values of the YAML files and arguments as nested dictionaries; `adafocus_env.settings.validate` checks them.
+    """Return the values of the YAML files and the arguments as nested dictionaries. (`adafocus_env.settings.validate` checks the values.)
 
     Raises:
-        InputError: if an argument has no ``=``, begins with an unknown key, or names an unknown choice of a group.
+        InputError: if an argument has no ``=``, if it begins with an unknown key, or if it names an unknown choice of a group.
     """
     import hydra
     from omegaconf import OmegaConf
@@ -52,7 +52,7 @@ def compose(schema: type, config_name: str, arguments: Sequence[str], package: s
 
 
 def sweep(schema: type, config_name: str, arguments: Sequence[str], package: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield every combination of swept values, with a name made of these values and its arguments.
+    """Yield a name and the arguments of every combination of swept values. The name consists of these values.
 
     Raises:
         InputError: if an argument cannot be parsed.
@@ -73,7 +73,7 @@ def sweep(schema: type, config_name: str, arguments: Sequence[str], package: str
 
 
 def typed_keys(arguments: Sequence[str], schema: type) -> dict[str, str]:
-    """Return the ``key=value`` arguments by key, for `agents.config.effect`. A dictionary has an entry for each of its keys.
+    """Return the ``key=value`` arguments by key, for `agents.config.effect`. An argument that is a dictionary gives an entry per key.
 
     Raises:
         InputError: if an argument cannot be parsed.
@@ -87,7 +87,7 @@ def typed_keys(arguments: Sequence[str], schema: type) -> dict[str, str]:
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a config by dotted keys."""
+    """Return a nested config as a flat dictionary with dotted keys."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict) and value:
@@ -103,7 +103,7 @@ def plain_text(text: str) -> str:
 
 
 def primary(config_name: str, package: str) -> tuple[dict[str, str | None], dict[str, Any]]:
-    """Return the groups of the primary YAML file with their choices, and the values that the file sets."""
+    """Return the groups that the primary YAML file names, with their choices, and the values that the file sets."""
     import yaml
 
     content = yaml.safe_load((_folder(package) / f"{config_name}.yaml").read_text(encoding="utf-8"))
@@ -111,7 +111,7 @@ def primary(config_name: str, package: str) -> tuple[dict[str, str | None], dict
 
 
 def files_of(group: str, package: str) -> dict[str, Path]:
-    """Return the YAML files of a group by the name of the choice, from the package or else from `configs`."""
+    """Return the YAML files of a group, by the names of the choices. If ``package`` lacks the group, the files are those in `configs`."""
     folders = [_folder(each) / group for each in (package, "configs")]
     return {file.stem: file for file in sorted(next(each for each in folders if each.is_dir()).glob("*.yaml"))}
 
@@ -139,7 +139,7 @@ def _declared(schema: type, key: str) -> FieldInfo | None:
 
 @contextmanager
 def _composing(config_name: str, package: str) -> Iterator[None]:
-    """Return a context in which Hydra finds the YAML files and its errors are converted to `InputError`."""
+    """Return a context in which Hydra finds the YAML files, and in which Hydra's errors are converted to `InputError`."""
     from hydra import initialize_config_module
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -162,7 +162,7 @@ def _parsed(overrides: Sequence[str], config_loader: Any = None) -> list[Any]:
 
 
 def _split(schema: type, arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Split the arguments into path settings, with values exactly as typed, and overrides that Hydra parses."""
+    """Split the arguments into settings of paths, whose values are used exactly as typed, and overrides, which Hydra parses."""
     paths: dict[str, str] = {}
     overrides: list[str] = []
     for argument in arguments:
@@ -184,11 +184,11 @@ def _split(schema: type, arguments: Sequence[str]) -> tuple[dict[str, str], list
 
 
 def _checked(override: Any, schema: type, choices: Mapping[str, Sequence[str]]) -> str:
-    """Return an override in a form that Hydra accepts even if the YAML files do not have its key. Lists may lack their brackets.
+    """Return an override in a form that Hydra accepts even if the YAML files do not have its key. Users may omit the brackets of a list.
 
     Raises:
-        InputError: if its first word is neither a setting nor a group, or the group does not have the choice. For a setting of another
-            command (``schema.elsewhere``), the message names that command.
+        InputError: if the first word of the override is neither a setting nor a group, or if the group does not have the choice. For a
+            setting of another command (``schema.elsewhere``), the message names that command.
     """
     key, line = override.key_or_group, override.input_line
     if override.is_delete():

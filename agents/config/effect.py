@@ -1,8 +1,8 @@
-"""Refuse settings without effect: a typed key either has an effect or raises an error that names it.
+"""Refuse settings without effect. If a setting that the user typed has no effect, an error that names the setting is raised.
 
-A settings class has a method ``without_effect(command, prefix)``, which yields the settings that are not read in the current state as pairs
-of names and reason. The names are separated by spaces and relative to the prefix of the class; the name of a group means all its settings.
-The reason includes advice. ``command`` has the settings of the whole command.
+A settings class has a method ``without_effect(command, prefix)``. The method yields the settings that have no effect with the current
+values of the other settings, as pairs (names, reason). ``names`` is a string of names, separated by spaces, without the prefix of the
+class. The name of a group stands for all its settings. The reason includes advice. ``command`` has the settings of the whole command.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -20,7 +20,7 @@ def check_effect(command: Any, typed: Mapping[str, str], more: Callable[[Any], R
     Args:
         command: the settings of the command.
         typed: the arguments that the user typed, such as ``env.grid=5``, by key.
-        more: function of the command that yields further names and reasons.
+        more: function that takes the settings of the command and yields further pairs of names and reason.
 
     Raises:
         InputError: if a setting has no effect. The message lists all such settings, with reasons and advice.
@@ -34,14 +34,17 @@ def check_overrides(typed: Mapping[str, str], ours: Collection[str]) -> None:
     """Check that the ``overrides`` of a command that starts runs do not set keys that the command itself sets in every run.
 
     Raises:
-        InputError: if an override sets such a key. The message names it.
+        InputError: if an override sets a key that the command itself sets. The message names the key.
     """
     if refused := [argument for key, argument in typed.items() if key in ours]:
         raise InputError(f"overrides: the command itself sets {', '.join(refused)} in every run; leave it out (--help lists its own keys)")
 
 
 def _reason(command: Any, key: str, more: Callable[[Any], Reasons] | None) -> str | None:
-    """Return the reason why a setting has no effect, the first one from the innermost group to the command; None if it has an effect."""
+    """Return the reason why a setting has no effect; None if it has an effect.
+
+    The settings objects are asked for a reason in order, from the innermost group to the command. The first reason is returned.
+    """
     groups = [(prefix, group) for prefix, group in _groups(command, key) if hasattr(group, "without_effect")]
     known = [(prefix, group.without_effect(command, prefix)) for prefix, group in reversed(groups)]
     for prefix, reasons in [*known, ("", more(command) if more else ())]:
@@ -52,7 +55,7 @@ def _reason(command: Any, key: str, more: Callable[[Any], Reasons] | None) -> st
 
 
 def _groups(command: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """Yield the prefixes and settings objects of the command and of the groups that contain a key."""
+    """Yield the prefix and the settings object of the command, and of every group that contains the key."""
     prefix, group = "", command
     yield prefix, group
     for name in key.split(".")[:-1] if getattr(command, "complete", True) else ():

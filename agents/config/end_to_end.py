@@ -12,7 +12,7 @@ OF_CLASSIFIER = "glancer_ratio focuser_ratio head_ratio dropout"
 
 @settings
 class EndToEndConfig:
-    """The joint training of glancer, policy, focuser and head. The learning rate of each is `learning_rate` times its ratio."""
+    """The joint training of glancer, policy, focuser and head. The learning rate of each network is `learning_rate` times its ratio."""
 
     epochs: int = setting(50, "passes over the training clips", ge=1)
     batch_size: int = declared_in(SupervisedConfig, "batch_size")
@@ -38,7 +38,7 @@ class EndToEndConfig:
     compile: bool = declared_in(SupervisedConfig, "compile")
 
     def without_effect(self, command: Any, prefix: str) -> Iterator[tuple[str, str]]:
-        """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        """Yield the settings that have no effect with the current values of the other settings; see `agents.config.effect`."""
         if self.optimizer == "adamw":
             yield "momentum", f"adamw does not read it; set {prefix}optimizer=sgd, or leave it out"
         if command.freeze:

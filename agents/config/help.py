@@ -1,4 +1,4 @@
-"""The help pages, which list every setting of a command with its default, allowed values and meaning."""
+"""The help pages, which list every setting of a command with its default, its allowed values and its meaning."""
 
 import io
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ Rows = list[tuple[str, str, str, str]]  # key, default, values, meaning
 
 
 def groups_of(schema: type, config_name: str, package: str) -> Iterator[tuple[str, tuple[str, Rows]]]:
-    """Yield the name of every group, its title and its settings, starting with the command's own settings under an empty name.
+    """Yield the name of every group, its title and its settings. The first group has an empty name and the settings outside of groups.
 
     Args:
         schema: the class of the settings.
@@ -84,7 +84,7 @@ def rows_of(kind: type) -> Rows:
 
 
 def _row(key: str, declared: Any, values: list[Any]) -> tuple[str, str, str, str]:
-    """Return the texts of a setting with the given preset values (None: the declared default)."""
+    """Return the texts of a setting. The default in the text is the preset value; None: the declared default."""
     shown = [_text(declared.get_default(call_default_factory=True) if value is None else value) for value in values]
     unit = f" [{unit}]" if (unit := extra(declared, "unit")) else ""
     default = "(needed)" if declared.is_required() else shown[0] if len(set(shown)) == 1 else ", ".join(shown)
@@ -116,7 +116,7 @@ def _print_group(console: Any, name: str, group: tuple[str, Rows]) -> None:
 
 
 def _presets(config_name: str, package: str) -> dict[str, Any]:
-    """Return the values that the primary YAML file and its choices of groups set; None for a group without a choice."""
+    """Return the values that the primary YAML file sets, directly or by its choices of groups; None for a group without a choice."""
     import yaml
 
     groups, values = primary(config_name, package)

@@ -1,7 +1,8 @@
-"""Plugins: a user-defined module is imported before a command starts and can add entries to the tables of names.
+"""Plugins are user-defined modules. A plugin is imported before a command starts, and can add entries to the tables of names.
 
 The tables are plain dictionaries: `BACKBONES`, `HEADS`, `ARCHITECTURES`, `REWARDS`, `OBSERVATIONS`, `NETWORKS` and `DATASETS`. Files such
-as a classifier's card have only names, so that reading a file never imports a plugin. Only a module that the user typed is imported.
+as a classifier's card contain names of entries but not of modules, so reading a file never imports a plugin. A command imports only the
+module that the user typed.
 """
 
 import importlib
@@ -13,7 +14,7 @@ def import_plugin(name: str) -> None:
     """Import the module ``name``, unless it is empty.
 
     Raises:
-        InputError: if the module does not exist. Errors inside the module are passed on.
+        InputError: if the module does not exist. Errors inside the module are not caught.
     """
     if not name:
         return

@@ -1,4 +1,4 @@
-"""Settings of stage 2: environment, algorithms other than PPO, and policy network."""
+"""Settings of stage 2: the environment, algorithms other than PPO, and the policy network."""
 
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -9,7 +9,7 @@ from agents.config.ppo import HAS_NETWORK
 
 SKIPPING = ("skip", "continuous_skip")
 CELLS = ("grid", "skip")
-"""Kinds of action with the cells of a grid, with or without skipping."""
+"""Kinds of action whose patches are cells of a grid, with or without skipping."""
 OF_RL = (
     "grid num_envs reward baseline full_information cost_weight cost_weight_rate target_keep target_gflops skipped"
 )
@@ -33,20 +33,20 @@ class EnvConfig(EnvSettings):
         "all", "number of random patches for the reward's baseline; all: the exact mean over the grid"
     )
     action: ActionName = declared_in(EnvSettings, "action")
-    reward: str = setting("auto", "a name in `adafocus_env.reward.REWARDS`; auto: standalone, or random where actions can skip")
+    reward: str = setting("auto", "a name in `adafocus_env.reward.REWARDS`; auto: standalone, or random if actions can skip")
     bank: bool | str = declared_in(EnvSettings, "bank")
     target_keep: float | None = setting(None, "target share of steps with a patch; λ is adjusted once per update (PPO only)", gt=0, le=1)
     target_gflops: float | None = setting(
-        None, "the target as cost per video, including the policy; a multiply-add counts as one", unit="GFLOPs", gt=0, allow_inf_nan=False
+        None, "target cost per video, including the policy; a multiply-add counts as one", unit="GFLOPs", gt=0, allow_inf_nan=False
     )
     cost_weight_rate: float = setting(
-        0.15, "rate at which λ follows a target: its change for an error of 1 in the share", unit="reward", gt=0, allow_inf_nan=False
+        0.15, "rate at which λ is adjusted to a target: the change for an error of 1 in the share", unit="reward", gt=0, allow_inf_nan=False
     )
     precision: NumberFormat = setting("float32", "number format of the frozen glancer and focuser")
     compile: bool = setting(False, "compile the frozen networks first, which takes one or two minutes")
 
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
-        """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        """Yield the settings that have no effect with the current values of the other settings; see `agents.config.effect`."""
         if hasattr(command, "learning"):
             yield OF_RL, f"{NO_RL}, and neither cells nor skipped frames; leave it out, or use python -m agents.train_ppo"
         if self.action not in CELLS:
@@ -65,7 +65,7 @@ class EnvConfig(EnvSettings):
 
 @settings
 class AlgoConfig:
-    """An algorithm of `agents.rl.algorithms`. `algo=dqn` sets the values of configs/algo/dqn.yaml. For PPO, set the keys of ppo."""
+    """An algorithm of `agents.rl.algorithms`. `algo=dqn` sets the values in configs/algo/dqn.yaml. For PPO, set the keys of ppo instead."""
 
     name: str = setting("ppo", "a name in `agents.rl.algorithms.ALGORITHMS`, or the dotted path of a similar class")
     total_steps: int = setting(100_000, "environment steps in all", ge=1)
@@ -79,7 +79,7 @@ class AlgoConfig:
 class NetworkConfig:
     """The policy network; see `agents.policies.networks`."""
 
-    name: str = setting("spatial", "spatial, published or published_v2 (from the papers, they flatten the map), or a plugin's name")
+    name: str = setting("spatial", "spatial; published or published_v2, as in the papers, with a flattened map; or a plugin's name")
     width: int = setting(8, "spatial: channels of every layer", ge=1)
     kernel: Literal[1, 3, 5, 7] = setting(3, "spatial: side of the kernels", unit="pixels of the map")
     depth: int = setting(1, "spatial: number of stacked convolutional GRUs", ge=1)
@@ -87,13 +87,13 @@ class NetworkConfig:
     features: int = setting(128, "published: length of the vector computed from a map", ge=1)
     hidden: int = setting(128, "published: units of the recurrent layer", ge=1)
     batch_norm: bool = setting(False, "published: batch norm after the convolution")
-    memory: bool = setting(True, "recurrent over the frames; false: each frame alone")
+    memory: bool = setting(True, "make the network recurrent over the frames; false: it sees each frame alone")
     std: float = setting(0.25, "standard deviation of a continuous policy, in units of the range of locations", gt=0, allow_inf_nan=False)
     learn_std: bool = setting(False, "learn the standard deviation, starting at std")
     settings: dict[str, Any] = setting(dict, "arguments of a plugin's network")
 
     def without_effect(self, command: Any, prefix: str) -> Iterator[tuple[str, str]]:
-        """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        """Yield the settings that have no effect with the current values of the other settings; see `agents.config.effect`."""
         if command.policy:
             yield " ".join(vars(self)), HAS_NETWORK.format(command.policy)
         if hasattr(command, "learning"):

@@ -1,4 +1,4 @@
-"""Settings of PPO; the files in configs/ppo override some of them."""
+"""Settings of PPO. The files in configs/ppo override some of their defaults."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -33,7 +33,7 @@ class PPOConfig:
     save_every: int = setting(20, "updates between two checkpoints", unit="updates", ge=1)
 
     def without_effect(self, command: Any, prefix: str) -> Iterator[tuple[str, str]]:
-        """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        """Yield the settings that have no effect with the current values of the other settings; see `agents.config.effect`."""
         if self.epochs is not None:
             yield "total_steps", f"ppo.epochs={self.epochs} overrides it; set that, or ppo.epochs=null"
         if command.data.val == 0:

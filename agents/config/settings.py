@@ -1,6 +1,6 @@
-"""Settings of the commands, one class per command. They share groups of settings, which are imported here.
+"""Settings of the commands, one class per command. The commands share groups of settings, which are imported here.
 
-`configs/` has presets that differ from the defaults. A key consists of the names of group and setting, such as ``env.grid``.
+The files in `configs/` set values that differ from the defaults. A key consists of the names of group and setting, such as ``env.grid``.
 """
 
 from collections.abc import Iterator, Mapping
@@ -42,7 +42,7 @@ class Training:
     log: list[Literal["tensorboard", "wandb"]] = setting(lambda: ["tensorboard"], "loggers of curves, in addition to metrics.jsonl")
     data: DataConfig = setting(DataConfig, "the videos, and the clips that are sampled from them")
     classifier: str = setting("auto", "auto, a bundled classifier, an architecture, or the folder of a checkpoint", path=True)
-    patch_size: int = setting(0, "P, height and width of a patch; 0: the architecture's", unit="pixels", ge=0)
+    patch_size: int = setting(0, "P, height and width of a patch; 0: as in the architecture", unit="pixels", ge=0)
     architecture: ArchitectureConfig = setting(ArchitectureConfig, "overrides of the architecture that classifier names")
     policy: str = setting("", "folder of a policy to start from; empty: a new policy", path=True)
     env: EnvConfig = setting(EnvConfig, "the environment of the policy")
@@ -57,7 +57,7 @@ class TrainPPO(Training):
     stages: ClassifierConfig = setting(ClassifierConfig, "training of a classifier if there is none for the videos")
 
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
-        """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        """Yield the settings that have no effect with the current values of the other settings; see `agents.config.effect`."""
         yield "stages.finetune", "only python -m agents.train_stages runs stage 3; leave it out, or use that command"
         if is_trained(self):
             advice = "leave it out, or start from an architecture (classifier=small, …)"
@@ -73,11 +73,11 @@ class Train(TrainPPO):
 
 @settings
 class JointConfig:
-    """The joint rounds of stages 2 and 3; null: the value of the single pass."""
+    """The joint rounds of stages 2 and 3. A setting that is null has the value of the single pass."""
 
     patience: int = setting(1, "number of rounds without improvement on the validation split that ends the training", unit="rounds", ge=1)
     total_steps: int | None = setting(None, "environment steps of stage 2 per round", ge=1)
-    policy_learning_rate: float | None = setting(None, "of stage 2", gt=0, allow_inf_nan=False)
+    policy_learning_rate: float | None = setting(None, "learning rate of stage 2", gt=0, allow_inf_nan=False)
     epochs: int | None = setting(None, "epochs of stage 3 per round", ge=1)
     learning_rate: float | None = setting(None, "learning rate of the focuser in stage 3; 0: frozen", ge=0, allow_inf_nan=False)
     head_learning_rate: float | None = setting(None, "learning rate of the head in stage 3", gt=0, allow_inf_nan=False)
@@ -93,7 +93,7 @@ class TrainStages(Train):
     joint: JointConfig = setting(JointConfig, "the joint rounds of stages 2 and 3")
 
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
-        """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        """Yield the settings that have no effect with the current values of the other settings; see `agents.config.effect`."""
         stages = f"first={self.first} last={self.last}"
         if self.first == self.last == 2:
             yield "stages", f"only stage 2 is run ({stages}); leave it out, or choose other stages"
@@ -136,10 +136,10 @@ class Evaluate:
     """`python -m agents.evaluate`."""
 
     run: str = setting("", "a finished run folder; other settings override those of the run", path=True)
-    classifier: str = setting("auto", "auto, a bundled name or the folder of a checkpoint, if there is no run", path=True)
-    policy: str = setting("", "folder of a policy, if there is no run", path=True)
+    classifier: str = setting("auto", "without run: auto, a bundled name, or the folder of a checkpoint", path=True)
+    policy: str = setting("", "without run: folder of a policy", path=True)
     plugin: str = setting("", PLUGIN)
-    data: DataConfig = setting(DataConfig, "the videos; by default the run's")
+    data: DataConfig = setting(DataConfig, "the videos; by default those of the run")
     further: bool = setting(False, "use the further clips of the demo videos, which no run reads, instead of the test clips")
     grid: int = declared_in(EnvConfig, "grid")
     video_div: int | None = declared_in(EnvConfig, "video_div")
@@ -163,11 +163,11 @@ class Evaluate:
 
     @property
     def complete(self) -> bool:
-        """Whether all settings are known. (Those of a run are read later.)"""
+        """Whether all settings are known. (With ``run``, the settings of the run are read later.)"""
         return not self.run
 
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
-        """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        """Yield the settings that have no effect with the current values of the other settings; see `agents.config.effect`."""
         yield from exit_without_effect(self.exit)
         if self.run:
             yield "classifier policy", f"run={self.run} has a classifier and a policy; leave it out, or leave run out and give both"
@@ -182,7 +182,7 @@ class Evaluate:
 
 
 def exit_without_effect(exit: float | None) -> Iterator[tuple[str, str]]:
-    """Yield the settings that a command does not read because it has, or does not have, an exit."""
+    """Yield the settings that have no effect because the command has a conditional exit, or because it has none."""
     if exit is None:
         yield "exit_confidence", "there is no conditional exit; set exit, or leave it out"
     else:
@@ -194,8 +194,8 @@ class Predict:
     """`python -m agents.predict`."""
 
     run: str = setting("", "a finished run folder", path=True)
-    classifier: str = setting("", "a bundled name or the folder of a checkpoint, if there is no run", path=True)
-    policy: str = setting("", "folder of a policy; empty: the run's policy, or that in the classifier's folder", path=True)
+    classifier: str = setting("", "without run: a bundled name, or the folder of a checkpoint", path=True)
+    policy: str = setting("", "folder of a policy; empty: the run's policy, or the policy in the classifier's folder", path=True)
     source: str = setting(
         ..., "a video, a folder of videos or frames, a pattern, or - for a list of paths on standard input", path=True, min_length=1
     )
@@ -211,7 +211,7 @@ class Predict:
     keep: float | None = declared_in(Evaluate, "keep")
     exit: float | None = declared_in(Evaluate, "exit")
     exit_confidence: Literal["softmax", "score"] = declared_in(Evaluate, "exit_confidence")
-    classes: str = setting("", "a text file with the names of the classes, one per line; empty: the classifier's", path=True)
+    classes: str = setting("", "a text file with the names of the classes, one per line; empty: the names in the classifier", path=True)
     fps: float = setting(25.0, "frame rate of folders of frames", unit="frames per second", gt=0, allow_inf_nan=False)
     workers: int = setting(2, "processes that decode", ge=1)
     batch_size: int = setting(8, "windows per batch of the networks", ge=1)
@@ -220,7 +220,7 @@ class Predict:
     plugin: str = setting("", PLUGIN)
 
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
-        """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        """Yield the settings that have no effect with the current values of the other settings; see `agents.config.effect`."""
         yield from exit_without_effect(self.exit)
         if self.run:
             yield "classifier", f"run={self.run} has a classifier; leave one of them out"
@@ -235,9 +235,10 @@ class Watch:
     """`python -m agents.watch`."""
 
     run: str = setting("", "a finished run folder, whose test clips are played", path=True)
-    id: str = setting("", "the id of an environment, such as AdaFocus-v1 (docs/tasks.md), if there is no run")
+    id: str = setting("", "without run: the id of an environment, such as AdaFocus-v1 (docs/tasks.md)")
     policy: str = setting(
-        "", "a baseline (random, centre, saliency, oracle, …), bundled, or the folder of a policy; empty: the run's, or bundled", path=True
+        "", "a baseline (random, centre, saliency, oracle, …), bundled, or the folder of a policy; empty: the run's policy, or bundled",
+        path=True,
     )
     episodes: int = setting(4, "number of clips to play", ge=1)
     clips: list[int] | None = setting(None, "indices of the test clips to play; null: random clips")
@@ -245,13 +246,13 @@ class Watch:
     at_once: int = setting(4, "episodes side by side; the others follow in sequence", ge=1)
     fps: float = setting(3.0, "speed", unit="frames per second", gt=0, le=50, allow_inf_nan=False)
     side: int = setting(288, "minimum height and width of frames, which are enlarged by an integer factor", unit="pixels", ge=192)
-    out: str = setting("", "a file that ends in .gif or .mp4; empty: a window, or without a display RUN/watch.gif or ID.gif", path=True)
+    out: str = setting("", "a file that ends in .gif or .mp4; empty: a window or, without a display, RUN/watch.gif or ID.gif", path=True)
     force: bool = setting(False, "replace the file")
     device: str = setting("auto", DEVICE)
     plugin: str = setting("", PLUGIN)
 
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
-        """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        """Yield the settings that have no effect with the current values of the other settings; see `agents.config.effect`."""
         if self.clips is not None:
             yield "episodes", f"clips={self.clips} determines the clips; leave one of them out"
 
@@ -269,7 +270,7 @@ class Export:
     plugin: str = setting("", PLUGIN)
 
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
-        """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        """Yield the settings that have no effect with the current values of the other settings; see `agents.config.effect`."""
         if self.run:
             yield "classifier", f"run={self.run} has a classifier; leave one of them out"
 
@@ -281,7 +282,7 @@ class FillFeatureBank:
     classifier: str = setting(..., "a bundled name or the folder of a checkpoint", path=True)
     out: str = setting(..., "the folder: give it to other commands as env.bank=DIR (agents.evaluate: bank=DIR)", path=True, min_length=1)
     data: DataConfig = setting(DataConfig, "which videos, and the clips that are sampled from them")
-    split: Literal["train", "val", "test", "all"] = setting("all", "whose clips")
+    split: Literal["train", "val", "test", "all"] = setting("all", "the split whose clips are used")
     action: ActionName = setting("grid", "kind of action; for continuous actions, only glances are stored")
     grid: int = declared_in(EnvConfig, "grid")
     video_div: int | None = declared_in(EnvConfig, "video_div")
@@ -291,7 +292,7 @@ class FillFeatureBank:
     plugin: str = setting("", PLUGIN)
 
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
-        """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        """Yield the settings that have no effect with the current values of the other settings; see `agents.config.effect`."""
         if self.split == "test":
             yield "data.val", "split=test has no training videos; leave it out"
         if self.split in ("val", "test"):
@@ -310,7 +311,7 @@ class CheckDataset:
     plugin: str = setting("", PLUGIN)
 
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
-        """Yield the settings that are not read in this state; see `agents.config.effect`."""
+        """Yield the settings that have no effect with the current values of the other settings; see `agents.config.effect`."""
         yield "data.workers", "set workers"
         names = "data.glance_frames data.flip data.views data.sampling data.order"
         yield names, "the check decodes one test clip per video; leave it out"
@@ -321,7 +322,7 @@ class ImportCheckpoint:
     """`python -m agents.import_checkpoint`."""
 
     file: str = setting(..., "the authors' checkpoint, of any stage and family, also of AdaFocusV2", path=True, min_length=1)
-    out: str = setting(..., "the folder to write: classifier=DIR and, from stage 2 on, policy=DIR", path=True, min_length=1)
+    out: str = setting(..., "the folder to write; use it as classifier=DIR and, from stage 2 on, as policy=DIR", path=True, min_length=1)
     patch_size: int | None = setting(
         None, "P, which the file does not contain; null: the size in its name, or the smallest published size", unit="pixels", ge=1
     )

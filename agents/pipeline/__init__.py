@@ -1,1 +1,1 @@
-"""The order of the stages of a training, resuming, and the best checkpoint of each stage."""
+"""Run the stages of a training in order, resume interrupted stages, and load the best checkpoint of each stage."""

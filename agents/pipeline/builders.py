@@ -38,14 +38,16 @@ class Clips:
 
 
 def build_clips(data: DataSet, config: DataConfig, size: int, display: Display, *, seed: int) -> Clips:
-    """Return the clips of all splits; render and decode missing ones with a progress bar. One warning names all unreadable videos.
+    """Return the clips of all splits. Clips that are not stored yet are rendered and decoded, with a progress bar.
+
+    One warning names all unreadable videos.
 
     Args:
         data: The videos.
-        config: How clips are sampled from them.
+        config: How clips are sampled from the videos.
         size: Height and width of the frames in pixels.
         display: Shows progress.
-        seed: Seed of training clips that are resampled every epoch.
+        seed: Seed of the sampling, if training clips are resampled every epoch.
 
     Raises:
         InputError: If a split has no readable video.
@@ -60,7 +62,7 @@ def build_clips(data: DataSet, config: DataConfig, size: int, display: Display, 
 
 
 def in_order_of(config: DataConfig, trained: ClipFormat) -> DataConfig:
-    """Return the settings with an order of frames: their own if they state one, otherwise that of the trained classifier."""
+    """Return the settings with the frame order set. If the settings do not state an order, use that of the trained classifier."""
     return replace(config, order=config.order or trained.order)
 
 
@@ -103,19 +105,19 @@ def _shows_rendering(data: DataSet, split: Split, display: Display) -> DataSet:
 def choose_classifier(
     name: str, data: DataSet, device: torch.device, patch_size: int = 0, changes: ArchitectureConfig | None = None
 ) -> Classifier | Architecture:
-    """Return the classifier that ``name`` refers to, or the architecture of a classifier that is not trained yet.
+    """Return the classifier that ``name`` refers to, or the architecture if that classifier is not trained yet.
 
     Args:
-        name: "auto" (the bundled classifier for demo videos, otherwise the architecture `small`), a bundled name, an architecture, or the
-            folder of a checkpoint.
+        name: "auto", a bundled name, an architecture, or the folder of a checkpoint. "auto" means the bundled classifier for demo videos,
+            and the architecture `small` for other videos.
         data: The data set to classify.
         device: Device of the classifier.
-        patch_size: P in pixels; 0: that of the checkpoint or the architecture (that of the task, for `small` and demo videos).
+        patch_size: P in pixels; 0: the patch size of the checkpoint or the architecture, or, with `small` and demo videos, of the task.
         changes: Overrides of a named architecture.
 
     Raises:
-        InputError: If the classifier is unknown, its classes differ from those of the data set, it was trained with another architecture,
-            or an architecture cannot be built (see `classifiers.backbones.imagenet.prepared`).
+        InputError: If the classifier is unknown, if its classes differ from those of the data set, if it was trained with another
+            architecture, or if an architecture cannot be built (see `classifiers.backbones.imagenet.prepared`).
     """
     if name == "auto":
         name = data.name if data.name in BUNDLED else "small"
@@ -130,7 +132,7 @@ def choose_classifier(
 
 
 def _load_trained(name: str, device: torch.device, patch_size: int, overrides: Mapping[str, object]) -> Classifier:
-    """Load a checkpoint, and check that patch size and overrides equal those it was trained with; see `choose_classifier`."""
+    """Load a checkpoint, and check that it was trained with this patch size and these overrides; see `choose_classifier`."""
     if name not in BUNDLED and not Path(name).exists():
         known = ["auto", *sorted({*ARCHITECTURES, *BUNDLED})]
         raise InputError(
@@ -156,7 +158,7 @@ def check_classes(classifier: Classifier, data: DataSet, name: str) -> None:
     """Check that the classifier called ``name`` has the classes of a data set, in the same order.
 
     Raises:
-        InputError: If the classes differ. The message shows the difference and says what to do.
+        InputError: If the classes differ. The message shows the difference, and advises what to do.
     """
     if classifier.classes != data.classes:
         raise InputError(
@@ -166,10 +168,10 @@ def check_classes(classifier: Classifier, data: DataSet, name: str) -> None:
 
 
 def inference_classifier(classifier: Classifier, env: EnvConfig) -> Classifier:
-    """Return the frozen classifier in the precision of ``env``, compiled or not.
+    """Return the frozen classifier in the precision of ``env``, and compiled if ``env`` requests it.
 
     Raises:
-        InputError: If the device does not support the precision, or no compiler is installed.
+        InputError: If the device does not support the precision, or if compilation is requested and no compiler is installed.
     """
     return with_execution(classifier, choose_execution(classifier, env.precision, env.compile))
 
@@ -183,7 +185,7 @@ def features_of(classifier: Classifier, clips: ClipSource, env: EnvConfig) -> Fe
 
 
 def _difference(trained: tuple[str, ...], classes: tuple[str, ...]) -> str:
-    """Describe the difference between two lists of classes, and what to do. (Toolkits number the classes of a data set differently.)"""
+    """Describe how two lists of classes differ, and advise what to do. (Toolkits do not number the classes of a data set alike.)"""
     unknown = [name for name in classes if name not in trained]
     lead = f"It does not know {', '.join(map(repr, unknown[:10]))}{', …' if len(unknown) > 10 else ''}. " if unknown else ""
     if len(trained) != len(classes):

@@ -1,8 +1,8 @@
-"""Run the stages of a training in order, each only once, and each from the best checkpoint of the stage before.
+"""Run the stages of a training in order. Each stage runs only once, and starts from the best checkpoint of the stage before.
 
-A finished stage has a file `DONE` in its folder, written last. It contains the fingerprint of the classifier that the stage started from,
-so that a changed checkpoint is detected. An interrupted stage resumes from its last checkpoint. The metrics of an interrupted run equal
-those of an uninterrupted run.
+When a stage is finished, a file `DONE` is written to its folder. The file contains the fingerprint of the classifier that the stage started
+from, so that a changed checkpoint is detected. An interrupted stage resumes from its last checkpoint. The metrics of an interrupted run
+equal those of an uninterrupted run.
 """
 
 import json
@@ -46,13 +46,14 @@ class StageDriver:
 
     Args:
         run: The training run, with its directory, display and classifier or architecture.
-        clips: The clips of all splits. Without a validation split, the result of a stage is that of its last epoch.
+        clips: The clips of all splits. Without a validation split, the result of a stage is the model after its last epoch.
         config: The stages and their settings.
-        reseed: Seed the global random states (for dropout) before every stage; False: continue those of the stage before.
+        reseed: Whether to seed the global random states (used by dropout) before every stage; False: each stage continues with the random
+            states at the end of the stage before.
 
     Attributes:
-        classifier: The classifier after the last finished stage. It is always the same object, so that banks detect changed weights.
-        policy: The policy after the last finished stage, or the given one; None before stage 2.
+        classifier: The classifier after the last finished stage, always the same object, so that banks detect changed weights.
+        policy: The policy after the last finished stage. Before stage 2, this is the policy that was given, or None.
         milestones: The model after each stage.
 
     Raises:
@@ -74,9 +75,9 @@ class StageDriver:
         self._fingerprint = None if self._classifier_dir is None else self.classifier.fingerprint()
 
     def run(self) -> Milestone | None:
-        """Run the single pass and the joint rounds; load and return the milestone with the best validation score at the end of a round.
+        """Run the single pass and the joint rounds; load and return the milestone with the best score on the validation split.
 
-        Return None if there are no stages.
+        Only the milestones at the end of the single pass and of each round are compared. Return None if there are no stages.
         """
         best, rounds_without_gain = None, 0
         for number, stages in enumerate(self._stages):
@@ -97,7 +98,7 @@ class StageDriver:
         return best
 
     def _first_classifier(self) -> Classifier:
-        """Return the given classifier, or a new one."""
+        """Return the given classifier. If there is only an architecture, return a new classifier."""
         given, config = self._run.classifier_or_architecture, self._config
         if isinstance(given, Architecture):
             refuse_if(
@@ -144,7 +145,7 @@ class StageDriver:
     def _load(self, classifier: Path | None, policy: Path | None) -> None:
         """Load checkpoints into `classifier` and `policy`."""
         device = self._run.device
-        with torch.random.fork_rng(devices=[]):  # building a network uses random numbers, although its weights are loaded afterwards
+        with torch.random.fork_rng(devices=[]):  # a new network is initialised with random numbers, before its weights are loaded
             if classifier is not None:
                 self.classifier.load_state_dict(checkpoint.load(classifier, device).state_dict())
                 self._fingerprint = self.classifier.fingerprint()
@@ -168,7 +169,7 @@ class StageDriver:
         if main:
             done = {"began": self._fingerprint, "score": score, "lines": self._lines + len(directory.metrics())}
             write_text(directory.checkpoints / DONE, json.dumps(done) + "\n")
-        distributed.barrier()  # the other processes load the files of the main one
+        distributed.barrier()  # the other processes load the files of the main process
 
     def _train_supervised(self, spec: StageSpec, directory: StageDir) -> Score | None:
         """Run the remaining epochs of stage 0, 1 or 3; the main process saves the best classifier and returns its score."""
@@ -210,7 +211,7 @@ class StageDriver:
         )
 
     def _seed(self, spec: StageSpec) -> int:
-        """Return the seed of a stage, which differs between rounds."""
+        """Return the seed of a stage. Every joint round has a different seed."""
         seed = self._config.seed
         return int(np.random.SeedSequence((seed, spec.round)).generate_state(1)[0]) if spec.round else seed
 
@@ -233,7 +234,7 @@ class StageDriver:
 
 
 def _read_done(file: Path) -> tuple[str | None, Score | None, int]:
-    """Return the fingerprint of the classifier that a stage started from, its score, and the lines of metrics at its end."""
+    """Return the fingerprint of the classifier that a stage started from, the score of the stage, and the lines of metrics at its end."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         return values["began"], values["score"] and (values["score"][0], values["score"][1]), int(values["lines"])
@@ -242,7 +243,7 @@ def _read_done(file: Path) -> tuple[str | None, Score | None, int]:
 
 
 def patch_score(classifier: Classifier, policy: PolicyNetwork | None, clips: ClipSource, env: EnvConfig, seed: int) -> Score:
-    """Return the score after the last step with the policy's patches, or with random patches fixed by ``seed`` if there is no policy."""
+    """Return the score after the last step with the patches of the policy. Without a policy, patches are random and fixed by ``seed``."""
     features = features_of(classifier, clips, replace(env, bank=False))
     played = evaluate_policy(features, policy or RandomPatch(features.action, seed), skipped=env.skipped)
     return float(played.correct.mean()), float(played.confidence.mean())
@@ -250,7 +251,7 @@ def patch_score(classifier: Classifier, policy: PolicyNetwork | None, clips: Cli
 
 @torch.no_grad()
 def frame_score(classifier: Classifier, name: BackboneName, clips: ClipSource) -> Score:
-    """Return the score of one backbone's frame classifier, whose class scores are averaged over all frames."""
+    """Return the score of the frame classifier of one backbone. The class scores are averaged over all frames of a clip."""
     read = clips.glancer_frames if name == "glancer" else clips.frames
     correct, confidence = 0, 0.0
     for batch in batches(np.arange(len(clips)), CLIPS_AT_ONCE):
@@ -263,12 +264,12 @@ def frame_score(classifier: Classifier, name: BackboneName, clips: ClipSource) -
 
 
 def score_metrics(score: Score | None) -> dict[str, float]:
-    """Return the score as fields of a line of metrics; empty without a validation split."""
+    """Return the score as entries for a line of metrics; empty if there is no score, because there is no validation split."""
     return {} if score is None else dict(zip(("val_top1", "val_confidence"), score, strict=True))
 
 
 def is_at_least(score: Score | None, other: Score | None) -> bool:
-    """Return whether ``score`` is at least as good as ``other``; always True without a validation split."""
+    """Return whether ``score`` is at least as good as ``other``; True if one of them is None, as without a validation split."""
     return score is None or other is None or tuple(score) >= tuple(other)
 
 
@@ -285,8 +286,8 @@ def ablation(
         device: Device of the networks.
 
     Returns:
-        Rows with `after` (the last stage), `round`, `patches` (random, or the policy's), `top1` and `confidence` after the last step,
-        `val_top1` if there is a validation split, and `chosen`.
+        Rows with the entries `after` (the last stage), `round`, `patches` (random, or selected by the policy), `top1` and `confidence`
+        after the last step, `val_top1` if there is a validation split, and `chosen`.
     """
     rows: list[dict[str, Any]] = []
     for milestone in milestones:

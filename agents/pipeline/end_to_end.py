@@ -32,7 +32,7 @@ STAGE = "end to end"
 """Name of the training on the display and in lines of metrics."""
 FOLDER, BEST, LAST = "end_to_end", "best", "last"
 WITH_GRADIENT = ("interpolated", "continuous")
-"""Supported kinds of action. Training interpolates patches with both; with `continuous`, inference cuts patches at whole pixels."""
+"""Supported kinds of action. Training interpolates patches with both kinds. With `continuous`, inference cuts patches at whole pixels."""
 
 
 def train_and_report(path: str | Path, config: TrainEndToEnd) -> None:
@@ -70,7 +70,7 @@ class EndToEndTraining:
         config: The settings.
 
     Attributes:
-        parent: Fingerprint of the classifier that training started from; None: a new classifier.
+        parent: Fingerprint of the classifier that training started from; None if it started from a new classifier.
 
     Raises:
         InputError: If classifier or policy cannot be trained.
@@ -84,7 +84,7 @@ class EndToEndTraining:
         self._folder = run.directory.checkpoints / FOLDER
 
     def run(self) -> None:
-        """Run the remaining epochs; the main process saves the best classifier and policy."""
+        """Run the remaining epochs. If there are several processes, the main process saves the best classifier and policy."""
         run, config = self._run, self._config
         with resumable(run.directory, self._folder / LAST, run.display) as checkpoints:
             epochs = train_end_to_end(
@@ -114,7 +114,7 @@ class EndToEndTraining:
         return self._classifier, load_policy(folder, self._run.device)
 
     def _first_classifier(self) -> tuple[Classifier, str | None]:
-        """Return the given classifier and its fingerprint, or a new one of the given architecture and None."""
+        """Return the given classifier and its fingerprint. If only an architecture is given, return a new classifier and None."""
         given, config = self._run.classifier_or_architecture, self._config
         if isinstance(given, Classifier):
             return given, given.fingerprint()
@@ -126,7 +126,7 @@ class EndToEndTraining:
         return new_classifier(given, self._clips.data.classes).to(self._run.device).freeze(), None
 
     def _first_policy(self, features: Features) -> PolicyNetwork:
-        """Return the given policy, or a new one."""
+        """Return the given policy. If no policy is given, return a new policy."""
         config, action = self._config, features.action
         policy = self._run.given_policy(features)
         refuse_if(

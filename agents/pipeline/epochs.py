@@ -1,4 +1,4 @@
-"""Checkpoints to resume from and progress bars, for supervised trainings in a run directory."""
+"""For supervised trainings in a run directory: checkpoints from which a training resumes, and progress bars."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ def resumable(directory: RunDir, folder: Path, display: Display) -> Iterator[Epo
 def with_progress(
     epochs: Iterator[Metrics], checkpoints: EpochCheckpoint, display: Display, title: str, *, total: int, done: int, clips: int
 ) -> Iterator[tuple[int, Metrics]]:
-    """Yield the number and the metrics of every epoch, with a progress bar that also shows the metrics that the caller adds.
+    """Yield the number and the metrics of every epoch, and show a progress bar. The bar also shows the metrics that the caller adds.
 
     Args:
         epochs: The training, which yields the metrics of the remaining epochs.

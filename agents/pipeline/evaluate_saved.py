@@ -43,7 +43,7 @@ def evaluate_saved(config: Evaluate) -> None:
     """Show the table of all policies; write it and the plots to ``config.out`` if set.
 
     Raises:
-        InputError: If the run is not finished, a file is missing, the models and the data do not match, or a key has no effect.
+        InputError: If the run is not finished, if a file is missing, if the models and the data do not match, or if a key has no effect.
     """
     make_deterministic()
     check_effect(config, config.typed)
@@ -90,7 +90,7 @@ def _exit_choice(
     p: float, config: Evaluate, features: Features, policy: Policy | None, data: DataSet, of_data: DataConfig, env: EnvConfig,
     display: Display,
 ) -> ExitChoice:  # fmt: skip
-    """Return the conditional exit with parameter ``p``, fitted on training clips.
+    """Return the conditional exit with parameter ``p``. The exit is fitted on training clips.
 
     Raises:
         InputError: If there is no policy, or the models do not support an exit.
@@ -103,7 +103,7 @@ def _exit_choice(
 
 
 def check_solvable(config: Evaluate, data: DataSet, policy: Policy | None) -> PolicyNetwork:
-    """Check that a threshold for the budget can be solved, and return the policy.
+    """Check that a threshold that meets the budget can be computed, and return the policy.
 
     Raises:
         InputError: If the policy does not skip, or the validation split is empty.
@@ -118,10 +118,10 @@ def check_solvable(config: Evaluate, data: DataSet, policy: Policy | None) -> Po
 
 
 def _of_run(config: Evaluate) -> tuple[Evaluate, EnvConfig]:
-    """Return the settings with the classifier, policy and data of the finished run in place of ``run``, and the run's environment.
+    """Replace ``run`` by the classifier, the policy and the data of the finished run; return these settings, and the run's environment.
 
     Raises:
-        InputError: If the run does not exist or is not finished, or its plugin is not named.
+        InputError: If the run does not exist, is not finished, or was made with a plugin that the command does not name.
     """
     run = RunDir(config.run)
     refuse_if(
@@ -145,7 +145,7 @@ def _of_run(config: Evaluate) -> tuple[Evaluate, EnvConfig]:
 
 
 def _data_of(of_run: Mapping[str, Any], config: Evaluate) -> DataConfig:
-    """Return the run's data settings, overridden by typed keys; keys of its data set (`OF_ONE_SET`) are dropped for another one."""
+    """Return the run's data settings, overridden by typed keys. If another data set is typed, keys of `OF_ONE_SET` get their defaults."""
     typed = {key.removeprefix("data.") for key in config.typed if key.startswith("data.")} | ({"name"} if "data" in config.typed else set())
     data = DataConfig(**of_run)
     defaults = {key: getattr(DataConfig(), key) for key in OF_ONE_SET} if "name" in typed and config.data.name != data.name else {}
@@ -171,7 +171,7 @@ def _check_policy_keys(policy: Policy | None, config: Evaluate, env: EnvConfig) 
     """Check that the typed keys have an effect with this policy.
 
     Raises:
-        InputError: If a typed key has no effect. The message names the key.
+        InputError: If a typed key has no effect with this policy. The message names the key.
     """
 
     def reasons(config: Evaluate) -> Iterator[tuple[str, str]]:

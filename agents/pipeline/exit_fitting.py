@@ -19,7 +19,7 @@ from agents.runs.progress import Display
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError, refuse_if
 
-MAX_CLIPS = 20_000  # training videos to read, one clip each; if there are more, a random subset with a fixed seed, as published
+MAX_CLIPS = 20_000  # maximum number of training videos, one clip each; larger sets: a random subset with a fixed seed, as published
 
 
 def fit_exit(
@@ -32,7 +32,9 @@ def fit_exit(
     env: EnvConfig,
     display: Display,
 ) -> ExitFit:
-    """Return the confidences of one clip of every training video. Stored confidences are reused if they belong to the model and the clips.
+    """Return the confidences of one clip of every training video.
+
+    Stored confidences are reused if they were computed by the same model on the same clips.
 
     Args:
         classifier: The frozen classifier.
@@ -41,7 +43,7 @@ def fit_exit(
         model: The model that the thresholds belong to.
         data: The videos.
         config: How clips are sampled from the videos. Training clips are augmented as in training.
-        env: Kind of action, and input of the head for skipped frames.
+        env: Settings of the environment. Only the kind of action and the head's input for skipped frames are used.
         display: Shows progress.
 
     Raises:
@@ -76,7 +78,7 @@ def _key(data: DataSet, config: DataConfig) -> str:
 
 
 def _stored(path: Path) -> ExitFit | None:
-    """Return the stored confidences; None if there are none, or if they cannot be read and must be replaced."""
+    """Return the stored confidences. Return None if no confidences are stored, or if the file cannot be read and must be replaced."""
     try:
         return ExitFit.load(path) if path.is_file() else None
     except InputError:

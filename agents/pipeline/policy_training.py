@@ -44,12 +44,12 @@ TRAINING = "training"
 
 
 def trained_classifier(run: TrainingRun, clips: Clips) -> Classifier:
-    """Return the given classifier or the cached one for the architecture and the clips; if there is neither, train a new one.
+    """Return the given classifier, or the classifier that is cached for the architecture and the clips.
 
-    An interrupted training resumes with the next run on the same clips.
+    If no classifier is given or cached, train one. An interrupted training resumes with the next run on the same clips.
 
     Raises:
-        InputError: If training is necessary and the clips are resampled every epoch, or if the cache cannot be written.
+        InputError: If a classifier must be trained although the clips are resampled every epoch, or if the cache cannot be written.
         Stopped: If the user asked to stop; everything is saved.
     """
     given, config, display = run.classifier_or_architecture, cast(TrainPPO, run.config), run.display
@@ -90,7 +90,7 @@ def train_classifier(
     seed: int = 0,
     video_div: int | None = None,
 ) -> Classifier:
-    """Run stages 0 and 1, or resume them; return the classifier after the last epoch, frozen.
+    """Run stages 0 and 1, or resume them; return the frozen classifier after the last epoch.
 
     Args:
         directory: Run directory of the training.
@@ -99,8 +99,8 @@ def train_classifier(
         stages: Settings of the stages.
         display: Shows progress.
         device: Device of the training.
-        seed: Seed of all random numbers. A cached classifier has seed 0, so that all runs share it.
-        video_div: Decisions per video, if the head averages; see `adafocus_env.features.live.count_steps`.
+        seed: Seed of all random numbers. A cached classifier has seed 0, so that runs with different seeds share it.
+        video_div: Number of decisions per video, for a head that averages; see `adafocus_env.features.live.count_steps`.
 
     Raises:
         Stopped: If the user asked to stop; everything is saved.

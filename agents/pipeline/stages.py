@@ -14,7 +14,7 @@ from agents.supervised.epochs import check_settings
 from classifiers.errors import InputError, refuse_if
 
 Score = tuple[float, float]
-"""Top-1 accuracy, and the mean softmax score of the true class, which breaks ties."""
+"""Top-1 accuracy, and the mean softmax score of the true class. The latter decides between models with equal accuracy."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class StageSpec:
 
     Attributes:
         stage: 0, 1, 2 or 3.
-        trains: The trained network, as named in lines of metrics.
-        settings: Settings of PPO in stage 2, and of supervised training in the other stages.
+        trains: Name of the trained network in lines of metrics.
+        settings: Settings of PPO in stage 2, and settings of supervised training in the other stages.
         round: Number of the joint round, starting at 1; 0 for the single pass before the rounds.
     """
 
@@ -138,7 +138,7 @@ def _changed(settings: Any, **values: Any) -> Any:
 
 
 class StageDir(RunDir):
-    """The view of a run directory for one stage: the stage's checkpoints, and lines of metrics starting at the stage's first.
+    """A view of a run directory for one stage, with the stage's checkpoints and the lines of metrics from the stage's first line on.
 
     Args:
         run: The run directory.
@@ -156,7 +156,7 @@ class StageDir(RunDir):
         return self._run.checkpoints / self._spec.folder
 
     def log(self, metrics: Mapping[str, object]) -> None:
-        """Append a line of metrics, with the number of the joint round if there is one; see `RunDir.log`."""
+        """Append a line of metrics, with the number of the joint round if the stage is part of a joint round; see `RunDir.log`."""
         self._run.log({"round": self._spec.round, **metrics} if self._spec.round else metrics)
 
     def metrics(self) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The process of a training command: its run directory, its display, and the steps from settings to a result."""
+"""The process of a training command, with its run directory, its display, and methods for the steps from settings to a result."""
 
 import time
 from collections.abc import Mapping
@@ -44,19 +44,19 @@ from classifiers.classifier import Architecture, Classifier, ClipFormat
 from classifiers.errors import InputError, lookup, refuse_if
 
 SCORE = ("val_confidence_anytime",)
-"""The validation metrics that policies are selected by."""
+"""The validation metrics by which policies are selected."""
 
 
 class TrainingRun:
     """The process of a training command, which starts or resumes a run.
 
     Args:
-        directory: The run directory, open for writing.
+        directory: The run directory, opened for writing.
         config: The settings.
         display: Shows progress.
 
     Attributes:
-        classifier_or_architecture: The classifier or architecture that the settings name; set by `clips`.
+        classifier_or_architecture: The classifier or architecture that the settings name. The method `clips` sets it.
         seconds: Wall time of each step, for `result.json`.
     """
 
@@ -75,7 +75,7 @@ class TrainingRun:
         """Open the run directory and set the seeds. If there are several processes, only the main one writes files and shows progress.
 
         Raises:
-            InputError: If the directory belongs to another run, or device or log cannot be used.
+            InputError: If the directory belongs to another run, or if the settings ``device`` or ``log`` cannot be used.
         """
         check_log(config.log)
         make_deterministic()
@@ -114,10 +114,10 @@ class TrainingRun:
         return True
 
     def clips(self, *, for_policy: bool = True) -> Clips:
-        """Return the clips of the data set, rendered and decoded if necessary.
+        """Return the clips of the data set. If necessary, the clips are rendered and decoded.
 
         Args:
-            for_policy: Whether an algorithm trains a policy on the clips. If so, its settings are checked before anything is rendered.
+            for_policy: Whether to check the settings of the algorithm that trains a policy on the clips, before videos are rendered.
 
         Raises:
             InputError: If the data set, the classifier or a setting of the algorithm cannot be used.
@@ -139,7 +139,7 @@ class TrainingRun:
         return clips
 
     def _check_algorithm(self, architecture: Architecture) -> None:
-        """Check the settings of the algorithm before anything is rendered; see `check_algo` and `check_ppo`."""
+        """Check the settings of the algorithm before videos are rendered; see `check_algo` and `check_ppo`."""
         config = cast(TrainPPO, self.config)
         reward = lookup("env.reward", reward_of(config.env), REWARDS)
         refuse_if(reward.alone and config.env.action in SKIPPING, ALONE.replace("reward=", "env.reward="))
@@ -197,7 +197,7 @@ class TrainingRun:
         return train_policy(features, val, directory, self.display, settings, env=config.env, seed=seed)
 
     def given_policy(self, features: Features) -> PolicyNetwork | None:
-        """Return the policy that the user wants to start from, if any.
+        """Return the policy from which the user wants to start; None if the settings name no policy.
 
         Raises:
             InputError: If the policy does not match the environment.
@@ -220,16 +220,15 @@ class TrainingRun:
         result_entries: Mapping[str, Any] | None = None,
         **card: Any,
     ) -> None:
-        """Save the classifier, evaluate the models on the test clips once, and write the table, `result.json` and plots.
+        """Save the classifier, evaluate the models once on the test clips, and write the table, `result.json` and plots.
 
-        The result also has the number of steps or epochs after which the policy was selected, and its anytime confidence on the validation
-        clips.
+        The result also states after how many steps or epochs the policy was selected, and its anytime confidence on the validation clips.
 
         Args:
             classifier: The classifier in its final state.
             policy: The trained policy, if any.
             clips: The clips of all splits.
-            since: `time.perf_counter` when training began.
+            since: Value of `time.perf_counter` when training began.
             result_entries: Further entries of `result.json`.
             card: Further fields of the classifier's card.
         """
@@ -254,10 +253,10 @@ class TrainingRun:
 
 
 def check_algo(config: Train, space: spaces.Space) -> None:
-    """Check that algorithm, settings and environment fit each other; `check_ppo` checks PPO's settings.
+    """Check that the algorithm, its settings and the environment fit each other. (`check_ppo` checks PPO's settings.)
 
     Raises:
-        InputError: If the algorithm does not support the actions, or a setting is unknown or belongs elsewhere.
+        InputError: If the algorithm does not support the actions, if a setting is unknown, or if a setting must be set by another key.
     """
     algo = config.algo
     check_fits(algo.name, f"env.action={config.env.action}", space)

@@ -1,7 +1,7 @@
-"""The table of algorithms, with class, supported actions and policy, and the construction of models from the keys ``algo.*``.
+"""The table of algorithms (their classes, supported actions and policies), and functions that build models from the keys ``algo.*``.
 
 The table has all algorithms of Stable-Baselines3, sb3-contrib and this package; any other class can be named by its dotted path. Default
-settings are in `configs/algo/NAME.yaml`, results in docs/algorithms.md.
+settings are in `configs/algo/NAME.yaml`. docs/algorithms.md compares the results of the algorithms.
 """
 
 import importlib
@@ -67,14 +67,15 @@ class Algorithm:
     Attributes:
         path: dotted path of the class, imported on use.
         actions: the supported kinds of action.
-        why: the reason, if not both kinds are supported.
+        why: the reason, if only one kind of action is supported.
         policy: a policy name that the class knows, or the dotted path of a policy class.
-        spatial: the policy with network=spatial and observations by reference; None: ``policy``.
-        extractor: features extractor of the policy for observations by reference; None: the policy defines it.
+        spatial: the policy to use with network=spatial and observations by reference; None: use ``policy``.
+        extractor: features extractor of the policy for observations by reference; None: the policy defines its extractor.
         network: the keys of `agents.config.settings.NetworkConfig` that the policy reads.
         samples_ahead: whether the random numbers of a rollout are sampled before the rollout starts.
-        counts_rows: whether `num_timesteps` counts a step of N environments N times per environment.
-        full_information: whether the algorithm learns from the rewards of all actions, see `adafocus_env.full_information`; None: optional.
+        counts_rows: whether a step of N environments increases `num_timesteps` by N² instead of N.
+        full_information: whether the algorithm learns from the rewards of all actions (see `adafocus_env.full_information`); None: it can
+            learn with and without them.
     """
 
     path: str
@@ -160,13 +161,19 @@ def class_of(name: str) -> type[BaseAlgorithm]:
 
 
 def algorithm_of(kind: type[BaseAlgorithm], name: str) -> Algorithm:
-    """Return the row of a name. For other classes, return the row of the nearest base class in the table, or a default row."""
+    """Return the row called ``name``.
+
+    If the table has no such row, return the row of the nearest base class of ``kind``, or a default row.
+    """
     nearest = name if name in ALGORITHMS else nearest_name(kind)
     return ALGORITHMS[nearest] if nearest else Algorithm(name)
 
 
 def nearest_name(kind: type[BaseAlgorithm]) -> str | None:
-    """Return the name of a class in the table, or the name of its first base class in the table."""
+    """Return the name of a class in the table.
+
+    If the class is not in the table, return the name of its first base class in the table; None if there is no such base class.
+    """
     names = {_public_path(algorithm.path): name for name, algorithm in ALGORITHMS.items()}
     return next((names[path] for base in kind.__mro__ if (path := _public_path(f"{base.__module__}.{base.__name__}")) in names), None)
 
@@ -213,7 +220,8 @@ def check_fits(name: str, where: str, space: spaces.Space) -> None:
         space: space of one action.
 
     Raises:
-        InputError: if it does not. The message says why, which algorithms support these actions, and which ids suit the algorithm.
+        InputError: if the algorithm does not support these actions. The message states the reason, the algorithms that support these
+            actions, and the ids of environments that the algorithm supports.
     """
     algorithm = algorithm_of(class_of(name), name)
     kind = CONTINUOUS if isinstance(space, spaces.Box) else DISCRETE
@@ -244,10 +252,10 @@ RESERVED = {
 
 
 def check_settings(config: AlgoConfig) -> None:
-    """Check the names in ``algo.settings``.
+    """Check that every name in ``algo.settings`` is an argument of the algorithm's class.
 
     Raises:
-        InputError: if the class has no such argument (the message suggests the nearest), or another key sets it.
+        InputError: if the class has no argument of this name (the message suggests the nearest name), or if another key sets the argument.
     """
     arguments: dict[str, inspect.Parameter] = {}
     bases: tuple[Any, ...] = class_of(config.name).__mro__
@@ -266,12 +274,12 @@ def check_settings(config: AlgoConfig) -> None:
 
 
 def new_model(env: VecEnv, features: Features, config: AlgoConfig, network: NetworkConfig, seed: int) -> BaseAlgorithm:
-    """Return a new model that is ready to learn in ``env``. The caller binds its policy to the features.
+    """Return a new model that is ready to learn in ``env``. The caller binds the model's policy to the features.
 
     Args:
         env: the environment, with the observation of the config.
         features: features of the environment's clips.
-        config: the algorithm and its settings; null in a setting of steps means a whole clip of every environment.
+        config: the algorithm and its settings. In a setting that counts steps, null means one whole clip in every environment.
         network: network of the policy, if it reads glances by reference.
         seed: seed of all random numbers.
 
@@ -286,7 +294,7 @@ def new_model(env: VecEnv, features: Features, config: AlgoConfig, network: Netw
 
 
 def rebuild_model(interface: Interface, config: AlgoConfig, network: NetworkConfig, device: str) -> BaseAlgorithm:
-    """Return a model with the structure that `new_model` gives it, with new weights and without an environment."""
+    """Return a model with the same structure as that of `new_model`, but with new weights and without an environment."""
     kind, policy, arguments = _constructor(interface, config, network)
     model = kind(policy, None, device=device, _init_setup_model=False, **arguments)  # as in Stable-Baselines3's `load`
     model.observation_space, model.action_space = interface.observation_space, interface.action_space
@@ -343,7 +351,7 @@ def _inherited_settings(kind: type[BaseAlgorithm], name: str) -> dict[str, Any]:
     if nearest is None:
         return {}
     config: Any = OmegaConf.to_container(OmegaConf.create((files("configs") / "algo" / f"{nearest}.yaml").read_text(encoding="utf-8")))
-    return config.get("algo", config).get("settings") or {}  # a file that also sets other groups has the key algo
+    return config.get("algo", config).get("settings") or {}  # in a file that also sets other groups, below "algo"
 
 
 def _import(name: str, module: str, attribute: str) -> object:

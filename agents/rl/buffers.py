@@ -17,16 +17,16 @@ Indices = NDArray[np.int64]
 
 
 def check_whole_clips(name: str, steps: int, clip_length: int) -> None:
-    """Check that a number of steps is a multiple of the steps of an episode.
+    """Check that ``steps`` is a multiple of ``clip_length``, the number of steps per episode.
 
     Raises:
-        InputError: if it is not. The message names the setting.
+        InputError: if ``steps`` is not a multiple of ``clip_length``. The message names the setting.
     """
     refuse_if(steps % clip_length, f"{name} must be a multiple of the {clip_length} steps of an episode, got {steps}")
 
 
 def _steps_of(episodes: Indices, clip_length: int) -> Indices:
-    """Return the indices of the steps (n · D,) of episodes with indices (n,)."""
+    """Return the indices (n · D,) of all steps of the given ``episodes`` (n,)."""
     return (clip_length * episodes[:, None] + np.arange(clip_length)).ravel()
 
 
@@ -50,7 +50,7 @@ class ClipRolloutBuffer(RolloutBuffer):
         self.clip_length = clip_length
 
     def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
-        """Yield minibatches of ``batch_size`` steps (a multiple of D; None: all steps) in random order of clips.
+        """Yield minibatches of ``batch_size`` steps, a multiple of D, with the clips in random order. None means all steps.
 
         Raises:
             InputError: if the batch size is not a multiple of D.
@@ -80,8 +80,8 @@ class NormalizedReturnsBuffer(ClipRolloutBuffer):
     def compute_returns_and_advantage(self, last_values: Tensor, dones: np.ndarray) -> None:
         """Set returns to (return − mean) / (standard deviation + 1e-5) and advantages to returns − values.
 
-        The standard deviation is the unbiased estimate. A single return becomes 0 (NaN in the released code). The arguments of
-        `RolloutBuffer` are ignored, since episodes end with the rollout.
+        The standard deviation is the unbiased estimate. If there is only one return, it becomes 0 (the released code computes NaN).
+        ``last_values`` and ``dones`` are ignored, because all episodes end with the rollout.
         """
         returns = self.monte_carlo_returns()
         std = returns.std(ddof=1) if returns.size > 1 else 0.0
@@ -91,7 +91,7 @@ class NormalizedReturnsBuffer(ClipRolloutBuffer):
     def monte_carlo_returns(self) -> NDArray[np.float32]:
         """Return the discounted sums of rewards (n_steps, n_envs) from every step to the end of its episode.
 
-        They are computed from the rewards, because Stable-Baselines3's formula, advantage plus value, would round small returns.
+        Stable-Baselines3 computes returns as advantage plus value, which would round small returns. This method adds up rewards instead.
         """
         returns = self.rewards.copy()
         for step in reversed(range(self.buffer_size - 1)):
@@ -100,7 +100,10 @@ class NormalizedReturnsBuffer(ClipRolloutBuffer):
 
 
 class AllActionSamples(NamedTuple):
-    """A minibatch of an `AllActionRolloutBuffer`: `RolloutBufferSamples` with the rewards (B,) and those of all actions (B, A)."""
+    """A minibatch of an `AllActionRolloutBuffer`.
+
+    The minibatch has the fields of `RolloutBufferSamples`, the rewards (B,), and the rewards and log-probabilities of all actions (B, A).
+    """
 
     observations: Tensor
     actions: Tensor
@@ -121,9 +124,10 @@ class AllActionRolloutBuffer(ClipRolloutBuffer):
         kwargs: keyword arguments of `ClipRolloutBuffer`.
 
     Attributes:
-        env: the environment of the rollout, with ``full_information``. Set it before the first `add`.
-        action_rewards: (n_steps, n_envs, A), flattened when the first minibatch is requested.
-        action_log_probs: (n_steps · n_envs, A), in the order of `in_order`; set by `agents.rl.expected_pg.ExpectedPG`.
+        env: the environment of the rollout, made with ``full_information=True``. Set this attribute before the first `add`.
+        action_rewards: rewards of all actions (n_steps, n_envs, A). The array is flattened when the first minibatch is requested.
+        action_log_probs: log-probabilities of all actions (n_steps · n_envs, A), with the steps in the order of `in_order`;
+            `agents.rl.expected_pg.ExpectedPG` sets them.
     """
 
     env: VecEnv
@@ -138,10 +142,10 @@ class AllActionRolloutBuffer(ClipRolloutBuffer):
         self.action_rewards, self.action_log_probs = np.zeros(shape, np.float32), np.zeros((shape[0] * shape[1], shape[2]), np.float32)
 
     def add(self, *step: Any, **named: Any) -> None:
-        """Add a step as `RolloutBuffer` does, with the rewards of all actions that the environment reports.
+        """Add a step as `RolloutBuffer` does, and store the rewards of all actions, which the environment reports.
 
         Raises:
-            InputError: if the environment does not report them.
+            InputError: if the environment does not report the rewards of all actions.
         """
         self.action_rewards[self.pos] = self.env.get_attr("action_rewards")
         super().add(*step, **named)
@@ -162,7 +166,7 @@ class ClipReplayBuffer(ReplayBuffer):
     All environments must begin their episodes at the same time, as the rows of the vector environment do.
 
     Args:
-        buffer_size: capacity in steps; rounded down to whole episodes of all environments.
+        buffer_size: capacity in steps, which is rounded down so that every environment has the same number of whole episodes.
         observation_space: observation space of the environment.
         action_space: action space of the environment.
         clip_length: D, steps per episode.
@@ -170,7 +174,7 @@ class ClipReplayBuffer(ReplayBuffer):
         kwargs: further arguments of Stable-Baselines3's `ReplayBuffer`.
 
     Raises:
-        InputError: if the capacity is less than an episode of every environment.
+        InputError: if the capacity is less than one episode per environment.
     """
 
     def __init__(
@@ -186,7 +190,7 @@ class ClipReplayBuffer(ReplayBuffer):
         self.clip_length = clip_length
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
-        """Return a minibatch of ``batch_size`` steps, a multiple of D.
+        """Return a minibatch of ``batch_size`` steps, which must be a multiple of D.
 
         Raises:
             InputError: if the batch size is not a multiple of D, or no episode has ended yet.

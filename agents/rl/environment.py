@@ -1,4 +1,4 @@
-"""The training environment of stage 2, and the controller of its cost weight λ for a target share of focused frames."""
+"""The training environment of stage 2, and a controller that adjusts its cost weight λ to reach a target share of focused frames."""
 
 from typing import Any, cast
 
@@ -40,13 +40,16 @@ def make_environment(features: Features, config: EnvConfig, observation: str | N
 
 
 def reward_of(config: EnvConfig) -> str:
-    """Return the name of the reward. If actions can skip, the reward must depend on the whole clip so far to value skipped frames."""
+    """Return the name of the reward.
+
+    If actions can skip, ``auto`` means a reward that depends on the whole clip so far, because other rewards cannot value skipped frames.
+    """
     by_action = "random" if config.action in SKIPPING else "standalone"
     return by_action if config.reward == "auto" else config.reward
 
 
 class EpisodeStatsWrapper(VecMonitor):
-    """A `VecMonitor` that also counts steps and collects the returns and correctness of finished episodes.
+    """A `VecMonitor` that also counts steps and records, for every finished episode, its return and whether its prediction was correct.
 
     Args:
         venv: the training environment.
@@ -73,7 +76,7 @@ class EpisodeStatsWrapper(VecMonitor):
         return observations, rewards, dones, infos
 
     def at_episode_start(self) -> bool:
-        """Return whether all episodes have just begun, so that the environment can be saved."""
+        """Return whether all episodes have just begun. The environment can be saved only at the start of all episodes."""
         return not self.dynamics.step_number.any()
 
     def state(self) -> dict[str, Any]:
@@ -85,7 +88,10 @@ class EpisodeStatsWrapper(VecMonitor):
         self.steps, self._ended = state["steps"], [(value, correct) for value, correct in state["ended"]]
 
     def take_means(self, dtype: DTypeLike) -> dict[str, float]:
-        """Return the mean return, averaged in ``dtype``, and the accuracy since the last call; empty if no episode has ended."""
+        """Return the mean return and the accuracy of the episodes that ended since the last call; empty if there are none.
+
+        Returns are averaged in ``dtype``.
+        """
         ended, self._ended = self._ended, []
         if not ended:
             return {}
@@ -94,14 +100,15 @@ class EpisodeStatsWrapper(VecMonitor):
 
 
 class PIDLagrangian:
-    """A controller of λ for a target share of focused frames, updated once per rollout by damped dual ascent.
+    """A controller that adjusts λ after every rollout, by damped dual ascent, so that a target share of the frames is focused.
 
-    With only the integral of errors, λ would oscillate around the target, because a policy needs some updates to follow. The current error,
-    with a larger weight, damps the oscillation (proportional-integral control of a multiplier, arXiv:2007.03964, section 5).
+    If λ were only the integral of the errors, the share of focused frames would oscillate around its target, because the policy needs some
+    updates to react to a new λ. Adding the current error with a larger weight damps the oscillation (proportional-integral control of a
+    multiplier, arXiv:2007.03964, section 5).
 
     Args:
-        target: target share of the steps with a patch.
-        rate: weight of an error of 1 in the integral, in units of λ.
+        target: the target, as a share of the steps with a patch.
+        rate: increase of the integral for an error of 1, in units of λ.
         integral: the sum of weighted errors so far, which starts at the initial λ.
     """
 
@@ -109,7 +116,7 @@ class PIDLagrangian:
         self.target, self.rate, self.integral = target, rate, integral
 
     def update(self, focused: float) -> float:
-        """Return λ for the next rollout, given the share of focused steps in the last one."""
+        """Return λ for the next rollout; ``focused`` is the share of focused steps in the last rollout."""
         error = self.rate * (focused - self.target)
         self.integral = max(0.0, self.integral + error)
         return max(0.0, self.integral + DAMPING * error)
@@ -119,7 +126,7 @@ def check_targets(env: EnvConfig) -> None:
     """Check the targets ``target_keep`` and ``target_gflops``.
 
     Raises:
-        InputError: if both targets are given, or one is given and actions cannot skip.
+        InputError: if both targets are given, or if a target is given although actions cannot skip.
     """
     refuse_if(
         env.target_keep is not None and env.target_gflops is not None,
@@ -141,7 +148,7 @@ def pid_lagrangian(env: EnvConfig, features: Features, architecture: NetworkArch
         architecture: architecture of the policy, which is part of the cost.
 
     Raises:
-        InputError: if the target GFLOPs are outside the range of a video's cost. The message states the range.
+        InputError: if no share of focused frames costs the target GFLOPs per video. The message states the possible range.
     """
     target = env.target_keep
     if env.target_gflops is not None:

@@ -2,8 +2,8 @@
 
 An environment with ``full_information`` reports the reward r(s, a) of every action from a state s. The gradient of the expected reward,
 Σ_a ∇π(a|s) r(s, a), then has sampling noise only from the states (expected policy gradients, Ciosek & Whiteson 2018, arXiv:1706.05374;
-mean actor-critic, Allen et al. 2017, arXiv:1709.00503). Later rewards are known only for the selected action. With a discount factor
-γ > 0, they are added as in PPO:
+mean actor-critic, Allen et al. 2017, arXiv:1709.00503). The rewards of later steps are known only for the selected action. With a discount
+factor γ > 0, these later rewards are added as in PPO:
 
     Σ_a ∇π(a|s_t) r(s_t, a) + ∇log π(a_t|s_t) γ (G_{t+1} − b(s_t))
 
@@ -32,9 +32,10 @@ class ExpectedPG(PPO):
     """Stable-Baselines3's PPO with the all-action policy gradient in place of the sampled policy gradient.
 
     Rollouts, arguments and logs are those of PPO. Actions must be discrete, and the environment must be made with
-    ``full_information=True``. Each term of the sum is clipped by its own ratio, as PPO clips its single term: Σ_a π_old(a) min(ρ_a A_a,
-    clip(ρ_a) A_a) with ρ_a = π(a) / π_old(a). A_a is the reward minus the mean over the actions, which does not change the expectation.
-    With ``normalize_advantage``, A_a is divided by its standard deviation over the states and actions of the minibatch.
+    ``full_information=True``. PPO clips its single term; here, each term of the sum is clipped by its own ratio ρ_a = π(a) / π_old(a):
+    Σ_a π_old(a) min(ρ_a A_a, clip(ρ_a) A_a). A_a is the reward of action a minus the mean reward of all actions; subtracting the mean does
+    not change the expected gradient. With ``normalize_advantage``, A_a is divided by its standard deviation over the states and actions of
+    the minibatch.
 
     Minibatches consist of whole clips of ``rollout_buffer_kwargs["clip_length"]`` steps, by default 1 step.
 
@@ -105,7 +106,7 @@ class ExpectedPG(PPO):
         return True
 
     def loss(self, batch: AllActionSamples, clip_range: float) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss of a minibatch, and the values for Stable-Baselines3's logger by name."""
+        """Return the loss of a minibatch, and a dictionary of values for Stable-Baselines3's logger."""
         values, _, entropy = self.policy.evaluate_actions(batch.observations, batch.actions.long().flatten())
         log_probs, old = self._last_log_probs(), batch.action_log_probs
         ratio, old_probs = (log_probs - old).exp(), old.exp()
@@ -134,7 +135,7 @@ class ExpectedPG(PPO):
         return self._last_log_probs()
 
     def _last_log_probs(self) -> Tensor:
-        """Return the log-probabilities (B, A) for the observations that the policy has just evaluated, from its distribution."""
+        """Return the log-probabilities (B, A) of all actions for the observations that the policy has just evaluated."""
         return self.policy.action_dist.distribution.logits  # type: ignore[union-attr]  # of a Categorical: normalised
 
 

@@ -1,8 +1,9 @@
-"""Imitation, a supervised reference for policies. The policy learns in the states that it visits itself.
+"""Imitation: supervised training of a policy, as a reference for other policies. The policy learns in the states that it visits itself.
 
-If the clips have tracks, the policy learns the cell nearest to the target in the frames that show the target. This is a diagnostic of what
-glances and network allow, and must not be reported as learned without labels. Without tracks, the policy learns the softmax over the
-rewards of all actions, for which the environment needs ``full_information``. Other trainings can start from a policy trained in this way.
+If the clips have tracks, the policy learns, in every frame that shows the target, the cell nearest to the target. This is a diagnostic: it
+shows how good a policy these glances and this network allow. The training uses labels, so do not report its result as learned without
+labels. Without tracks, the policy learns the softmax over the rewards of all actions, and the environment must be made with
+``full_information``. Other trainings can start from a policy trained in this way.
 """
 
 import math
@@ -24,13 +25,13 @@ class Imitation(ExpectedPG):
     """An algorithm that minimises the cross-entropy between the policy and a target, which is a cell or a distribution over actions.
 
     Args:
-        args: positional arguments of `ExpectedPG`; discount factor, clipping and value function have no effect.
+        args: positional arguments of `ExpectedPG`. The discount factor, clipping and the value function have no effect.
         temperature: τ of the softmax over the rewards, in units of the reward; ignored if the clips have tracks.
         kwargs: keyword arguments of `ExpectedPG`.
 
     Raises:
-        InputError: if actions are not discrete, the temperature is not positive, or the clips have no tracks and the environment does not
-            report the reward of every action.
+        InputError: if actions are not discrete, if the temperature is not positive, or if there are neither tracks of the clips nor the
+            rewards of all actions.
     """
 
     def __init__(self, *args: Any, temperature: float = 0.1, **kwargs: Any) -> None:
@@ -62,7 +63,7 @@ class Imitation(ExpectedPG):
         self._record(logged)
 
     def loss(self, batch: Any, clip_range: float) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss of a minibatch, and the values to log by name. ``clip_range`` is ignored."""
+        """Return the loss of a minibatch, and a dictionary of values to log. ``clip_range`` is ignored."""
         log_probs = self._log_probs(batch)
         by_track = self._dynamics.features.clips.has_truth
         target = self._cells(batch.observations, log_probs) if by_track else (batch.action_rewards / self.temperature).softmax(1)
@@ -73,7 +74,7 @@ class Imitation(ExpectedPG):
         return loss, {name: value.item() for name, value in measured.items()}
 
     def _cells(self, references: Tensor, log_probs: Tensor) -> Tensor:
-        """Return targets (B, A), which are 1 for the cell nearest to the target, and zero in frames that do not show the target."""
+        """Return the distributions to learn (B, A): 1 for the cell nearest to the tracked target; all 0 if the frame does not show it."""
         features, steps = self._dynamics.features, references[:, :2].long().cpu().numpy()
         cells = torch.from_numpy(Oracle(features).choose(steps)).to(log_probs.device)
         target = torch.zeros_like(log_probs).scatter_(1, cells[:, None], 1.0)

@@ -42,7 +42,7 @@ RANDOM: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], object]]] = 
     random.Random: (lambda source: source.getstate(), lambda source, state: source.setstate(state)),
     torch.Generator: (lambda source: source.get_state(), lambda source, state: source.set_state(state)),
 }
-"""Functions that read and restore the state of a source of random numbers, by its type."""
+"""For every type of random number generator, the functions that read and restore its state."""
 
 REBUILT: dict[str, None] = {"rebuilt": None}
 VALUES = "values"
@@ -58,11 +58,11 @@ class MisfitError(Exception):
 
 @dataclass
 class State:
-    """Plain values (JSON), and tensors that they refer to by name.
+    """The state of a model: plain values (JSON), and tensors to which these values refer by name.
 
     Attributes:
         values: nested dictionaries and lists.
-        tensors: contiguous tensors on the CPU; arrays share memory with the model if possible.
+        tensors: contiguous tensors on the CPU. Tensors made from NumPy arrays share memory with the model if possible.
         unsaved: attributes that could not be stored, as ``NAME (CLASS)``.
     """
 
@@ -74,7 +74,7 @@ class State:
         """Write everything to one safetensors file, with the plain values as its metadata.
 
         Raises:
-            InputError: if the file cannot be written. An earlier file is unchanged.
+            InputError: if the file cannot be written. An existing file then stays unchanged.
         """
         with replacing(path) as temporary:
             try:
@@ -107,7 +107,7 @@ def model_state(model: BaseAlgorithm, *, buffers: bool = True) -> State:
     writer = _Writer(State(), buffers=buffers)
     attributes: dict[str, Any] = {}
     names = [name for name in vars(model) if name not in REBUILT_NAMES]
-    for name in sorted(names, key=lambda name: name != "policy"):  # first, since other attributes hold parts of it
+    for name in sorted(names, key=lambda name: name != "policy"):  # policy first: other attributes hold parts of it
         visited = writer.visited.copy()
         try:
             attributes[name] = writer.store(vars(model)[name], name)
@@ -142,7 +142,7 @@ def restore_model(model: BaseAlgorithm, state: State) -> None:
 
 
 class _Writer:
-    """A writer that converts values to JSON, and their tensors and arrays to entries of a state."""
+    """A writer that converts values to JSON, and stores their tensors and arrays as entries of a state."""
 
     def __init__(self, state: State, *, buffers: bool = True) -> None:
         self.state, self._buffers = state, buffers
@@ -214,7 +214,7 @@ class _Writer:
             raise UnsavedError(path) from problem
         if tensor.is_complex():  # safetensors has no complex types
             raise UnsavedError(path)
-        self._alive.append(tensor)  # otherwise, another tensor could reuse its memory
+        self._alive.append(tensor)  # otherwise, its memory could be freed and reused by another tensor
         name = self._names.get(memory)
         if name is None or not tensor.numel():
             name = self._names[memory] = path
@@ -226,7 +226,7 @@ class _Writer:
 
 
 class _Reader:
-    """A reader that restores values from a state. Objects are updated in place, and shared tensors are shared again."""
+    """A reader that restores values from a state. Objects are updated in place, and tensors that were shared are shared again."""
 
     def __init__(self, state: State, device: torch.device) -> None:
         self._saved, self._device = state, device
@@ -294,7 +294,7 @@ class _Reader:
         return [self.restore(*pair, f"{path}.{index}") for index, pair in enumerate(zip(now, values, strict=True))]
 
     def _tensor(self, current: Any, name: str) -> Tensor:
-        """Return a new tensor, or the current tensor, updated in place, if an optimizer updates it."""
+        """Return the saved tensor. If an optimizer updates the current tensor, overwrite it in place; otherwise, make a new tensor."""
         if name not in self._restored:
             saved = self._saved.tensors[name]
             if isinstance(current, Tensor) and current.requires_grad:
@@ -326,7 +326,7 @@ class _Reader:
 
 
 def _checked(current: object, stored: Mapping[str, Any]) -> type[Any]:
-    """Return the class of the current value after a check that the stored value has the same class."""
+    """Check that the stored value has the class of the current value, and return this class."""
     if type(current).__name__ != stored["class"]:
         raise TypeError(f"a {stored['class']} was saved")
     return type(current)

@@ -1,4 +1,4 @@
-"""The files of a Stable-Baselines3 model: weights and JSON card of a trained model, and the state of a training between two rollouts."""
+"""The files of a Stable-Baselines3 model: weights and JSON card of a trained model, and the state of an unfinished training."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -118,10 +118,10 @@ def save_model(model: BaseAlgorithm, folder: Path, card: ModelCard) -> None:
 
 
 def load_model(folder: Path, device: torch.device | str) -> TrainedModel:
-    """Load the model in ``folder``, which is built from its card and its weights.
+    """Build the model that the card in ``folder`` describes, and load its weights.
 
     Raises:
-        InputError: if there is no model, its class cannot be imported, or card and weights do not match.
+        InputError: if there is no model, if its class cannot be imported, or if card and weights do not match.
     """
     card = ModelCard.read(folder)
     config = AlgoConfig(name=card.algo, observation=card.observation, settings=card.settings)
@@ -135,14 +135,14 @@ def load_model(folder: Path, device: torch.device | str) -> TrainedModel:
 
 
 def load_trained(folder: Path, device: torch.device | str) -> Policy:
-    """Load the policy in ``folder``, the network of PPO or the model of another algorithm. Raises the same errors as `load_model`."""
+    """Load the policy in ``folder``: the network of PPO, or the model of another algorithm. Raise the same errors as `load_model`."""
     return load_model(folder, device) if (folder / CARD).is_file() else load_policy(folder, device)
 
 
 def selection_of(folder: Path) -> dict[str, Any]:
-    """Return the time of selection, ``steps`` or ``epoch``, and the validation ``metrics`` from the card of the policy in ``folder``.
+    """Return when the policy in ``folder`` was selected (``steps`` or ``epoch``) and its validation ``metrics``, as its card states them.
 
-    Return an empty dictionary if the card has neither.
+    Entries that the card does not have are left out.
 
     Raises:
         InputError: if there is no policy.
@@ -192,12 +192,12 @@ def save_training_state(model: BaseAlgorithm, folder: Path, progress: Mapping[st
 
     Args:
         model: the model at the start of a rollout, when all episodes of its environment have just begun.
-        folder: folder of the file and its pointer.
+        folder: folder of the state, and of the file `last.json` that names it.
         progress: plain values of the caller, which `load_training_state` returns.
-        random: the random states to save, if not the current ones; see `agents.runs.seeding.random_states`.
+        random: the random states to save (see `agents.runs.seeding.random_states`); None: the current ones.
 
     Raises:
-        InputError: if the folder cannot be written. The earlier state is unchanged.
+        InputError: if the folder cannot be written. The state that was saved before then stays unchanged.
     """
     assert model.env is not None
     state = model_state(model)
@@ -216,7 +216,7 @@ def save_training_state(model: BaseAlgorithm, folder: Path, progress: Mapping[st
 
 
 def load_training_state(model: BaseAlgorithm, folder: Path) -> dict[str, Any] | None:
-    """Restore the last saved state in a new model, and all random states.
+    """Restore the last saved training state: load it into a new model, and restore all random states.
 
     Args:
         model: a model of the same class and settings, with the same environment.
@@ -226,7 +226,7 @@ def load_training_state(model: BaseAlgorithm, folder: Path) -> dict[str, Any] | 
         The caller's progress, or None if nothing was saved.
 
     Raises:
-        InputError: if the state is damaged, of an earlier version, or of another model.
+        InputError: if the state is damaged, was written by an earlier version, or belongs to another model.
     """
     pointer = folder / POINTER
     if not pointer.exists():
@@ -254,7 +254,7 @@ def load_training_state(model: BaseAlgorithm, folder: Path) -> dict[str, Any] | 
 
 
 def unsaved_attributes(model: BaseAlgorithm) -> list[str]:
-    """Return the attributes, as ``NAME (CLASS)``, that are neither tensors, plain values nor objects with a state dict."""
+    """Return, as ``NAME (CLASS)``, the attributes that cannot be saved: neither tensors, plain values nor objects with a state dict."""
     return model_state(model).unsaved
 
 

@@ -1,4 +1,4 @@
-"""The settings of an algorithm for the trainer, made from the keys ``ppo.*`` or ``algo.*``."""
+"""The settings of an algorithm for the trainer, which are made from the keys ``ppo.*`` or ``algo.*``."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -35,22 +35,22 @@ def logged_metrics(logged: Mapping[str, Any]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class AlgorithmSettings:
-    """The settings of one algorithm for `agents.rl.trainer.train_policy`. All periods are in environment steps.
+    """The settings of one algorithm for `agents.rl.trainer.train_policy`. All lengths and periods are in environment steps.
 
     Attributes:
         algorithm: row of the algorithm in the table, or the nearest row.
-        make_model: function of environment and seed that returns the model, ready to learn.
-        to_policy: function of the model that returns the policy to evaluate and save.
-        save: function of policy, training environment, folder and entries of the card that saves the policy.
+        make_model: function that takes the environment and the seed, and returns a model that is ready to learn.
+        to_policy: function that takes the model, and returns the policy to evaluate and save.
+        save: function that takes the policy, the training environment, a folder and entries of the card, and saves the policy.
         total_steps: length of training.
-        log_every: period of lines of metrics.
-        validate_every: period of validations, each in a line of metrics.
+        log_every: period of logging a line of metrics.
+        validate_every: period of validation, after which a line of metrics also has the results on the validation clips.
         save_every: period of checkpoints.
-        observation: observation of the environment; None: the default.
+        observation: name of the environment's observation; None: the default.
         start: the policy to start from; None: a new policy.
         lagrangian: controller of the cost weight; None: the cost weight is constant.
-        update_metrics: function of the values that Stable-Baselines3 logged in an update that returns metrics.
-        rollout_metrics: function of model and dynamics that returns metrics of the last rollout.
+        update_metrics: function that takes the values that Stable-Baselines3 logged in an update, and returns metrics.
+        rollout_metrics: function that takes the model and the dynamics, and returns metrics of the last rollout.
         counts_updates: whether lines of metrics have the number of the update.
         return_dtype: dtype in which returns are averaged.
     """
@@ -80,14 +80,14 @@ def algorithm_settings(
     algo: AlgoConfig | None = None,
     start: PolicyNetwork | None = None,
 ) -> AlgorithmSettings:
-    """Return the settings of the algorithm that the keys describe.
+    """Return the trainer's settings for the algorithm that the user's settings describe.
 
     Args:
         features: features of the training clips.
         env: the environment's settings.
         network: network of a new policy.
         ppo: settings of PPO and its subclasses.
-        algo: the algorithm, and the settings of other algorithms; None: PPO.
+        algo: the algorithm, and the settings that PPO does not have; None: PPO.
         start: a policy to start from (only for PPO); its network replaces ``network``.
 
     Raises:
@@ -166,7 +166,9 @@ def new_ppo(
     model_class: type[PPO] = PPO,
     extra: Mapping[str, Any] = MappingProxyType({}),
 ) -> PPO:
-    """Return Stable-Baselines3's PPO on whole clips with a `PatchActorCriticPolicy`; the caller binds the policy to the features.
+    """Return Stable-Baselines3's PPO with minibatches of whole clips and a `PatchActorCriticPolicy`.
+
+    The caller binds the policy to the features.
 
     Args:
         env: the training environment.
@@ -180,7 +182,7 @@ def new_ppo(
         extra: further arguments of ``model_class`` that the config does not have.
 
     Raises:
-        InputError: if the policy does not support the action space, or batch norm would see a single glance.
+        InputError: if the policy does not support the action space, or if batch norm would get a batch with a single glance.
     """
     refuse_if(
         architecture.batch_norm and features.clips.epoch_size * features.num_steps < 2,
@@ -213,7 +215,7 @@ def total_steps(config: PPOConfig, features: Features) -> int:
 
 
 def check_ppo(config: PPOConfig, env: EnvConfig, steps: int, network: NetworkConfig | NetworkArchitecture) -> None:
-    """Check the settings that depend on each other. Neither clips nor networks are needed.
+    """Check the settings that depend on each other. The check needs neither clips nor networks.
 
     Args:
         config: the algorithm's settings.

@@ -93,7 +93,7 @@ def train_policy(
 
 @dataclass(frozen=True)
 class Best:
-    """The selected policy: the steps before it was saved and, if it was validated, score, anytime confidence and top-1 accuracy."""
+    """The selected policy: the number of steps before it was saved and, if it was validated, its score, anytime confidence and top-1."""
 
     steps: int
     score: float | None
@@ -110,10 +110,12 @@ def _doubts(best: Best, count: int) -> Iterator[str]:
 
 
 def _restore(model: BaseAlgorithm, run: RunDir) -> dict[str, Any] | None:
-    """Restore the last checkpoint in a new model and truncate the metrics; return the callback's state, or None without a checkpoint.
+    """Restore the last checkpoint in a new model, and remove later lines of metrics; return the callback's state.
+
+    Return None if there is no checkpoint.
 
     Raises:
-        InputError: if the checkpoint cannot be read, or the run was stopped and its model cannot be saved.
+        InputError: if the checkpoint cannot be read, or if the run was stopped without a checkpoint because its model cannot be saved.
     """
     state = load_training_state(model, run.checkpoints)
     earlier = sum(line["stage"] < STAGE for line in run.metrics())
@@ -183,7 +185,7 @@ class TrainingCallback(BaseCallback):
         self._check_resumable()
 
     def _check_resumable(self) -> bool:
-        """Return whether the state of the model can be saved. Report the reason once if it cannot."""
+        """Return whether the state of the model can be saved. If the state cannot be saved, print the reason once."""
         if self._resumable and (problem := why_not_resumable(self.model)):
             self._display.say(problem)
             self._resumable = False
@@ -248,9 +250,9 @@ class TrainingCallback(BaseCallback):
         return metrics
 
     def select(self, policy: Policy) -> dict[str, float]:
-        """Return a policy's validation metrics, and save the policy unless an earlier one was strictly better.
+        """Return a policy's validation metrics, and save the policy unless an earlier policy was strictly better.
 
-        While λ follows a target, scores of different updates are not comparable, and the last policy counts as the best.
+        If λ is adjusted to reach a target, scores of different updates are not comparable, so the last policy counts as the best.
         """
         score, metrics = (None, {}) if self._val is None else self._score(policy, self._val)
         best = None if self.best is None else self.best.score
@@ -261,7 +263,10 @@ class TrainingCallback(BaseCallback):
         return metrics
 
     def _score(self, policy: Policy, val: Features) -> tuple[float, dict[str, float]]:
-        """Return the score for ranking and the metrics; see `validation_metrics`. Patches of a skipping `PolicyNetwork` cost score."""
+        """Return the score for ranking and the metrics; see `validation_metrics`.
+
+        If the policy is a `PolicyNetwork` that skips frames, the cost of its patches is subtracted from the score.
+        """
         dynamics = self._env.dynamics
         played = evaluate_trained(policy, val, dynamics.skipped)
         metrics = validation_metrics(played)

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 
 def half_width(values: NDArray[np.float64], level: float = 0.95) -> NDArray[np.float64]:
-    """Return half the width of Student's confidence interval of the mean over the first axis; zero for a single run."""
+    """Return half the width of Student's confidence interval for the mean over the first axis. For a single run, return zero."""
     from scipy import stats  # imported here: it takes a second, and single runs do not need it
 
     if len(values) == 1:
@@ -14,6 +14,6 @@ def half_width(values: NDArray[np.float64], level: float = 0.95) -> NDArray[np.f
 
 
 def mean_text(values: NDArray[np.float64], form: str) -> str:
-    """Return the mean and, for several runs, ± half the width of its interval, in a format such as ``.1%``."""
+    """Return the mean as text in a format such as ``.1%``, followed by ± half the width of its interval if there are several runs."""
     spread = f" ± {half_width(values):{form}}" if len(values) > 1 else ""
     return f"{values.mean():{form}}{spread}"

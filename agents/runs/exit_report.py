@@ -1,4 +1,4 @@
-"""The parts of a report on a conditional exit: a row of the table, and accuracy against cost for all p as a table and a plot."""
+"""The report on a conditional exit: a row in the table of policies, and accuracy against cost for all p, as a table and a plot."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from classifiers.atomic_files import replacing
 from classifiers.flops import VideoFlops
 
 EXIT = "exit"
-"""Name of the learned policy with an exit, in results and tables."""
-EVERY = 5  # every fifth point of the curve has a row in the table
+"""Name, in results and tables, of the learned policy with an exit."""
+EVERY = 5  # only every fifth point of the curve has a row in the table
 BESIDE = ("learned", "random", "oracle")
 
 
 @dataclass(frozen=True)
 class ExitChoice:
-    """The requested exit.
+    """The conditional exit that the user requested.
 
     Attributes:
-        fit: Confidences of training clips.
+        fit: Confidences on training clips, from which the thresholds are computed.
         p: Parameter of the exit: the share of clips that exit after step k is proportional to p^k.
         confidence: A name in `agents.evaluation.conditional_exit.CONFIDENCES`.
     """
@@ -39,7 +39,7 @@ class ExitChoice:
     confidence: str
 
     def measure(self, evaluation: PolicyEvaluation, flops: VideoFlops) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the metrics of the policy with this exit (see `agents.evaluation.metrics.summarize`), and the entry ``exit`` of a result.
+        """Return the metrics of the policy with this exit (see `agents.evaluation.metrics.summarize`), and the entry ``exit`` for a result.
 
         Args:
             evaluation: The evaluation without an exit.
@@ -56,7 +56,7 @@ class ExitChoice:
 
 
 def exit_table(curve: Sequence[Mapping[str, float]], title: str, metric: str) -> Table:
-    """Return some points of a curve as a table: p, the accuracy, GFLOPs per video and steps before the exit."""
+    """Return a table of some points of a curve, with p, the accuracy, the GFLOPs per video and the steps before the exit."""
     shown = Table(*(Column(name, justify="right") for name in ("p", ACCURACIES[metric], "GFLOPs", "steps")), title=escape(title))
     for point in curve[::EVERY]:
         shown.add_row(f"{point['p']:.1f}", f"{point[metric]:.1%}", f"{point['gflops']:.4f}", f"{point['steps']:.2f}")
@@ -66,7 +66,7 @@ def exit_table(curve: Sequence[Mapping[str, float]], title: str, metric: str) ->
 def save_exit_curve(
     curve: Sequence[Mapping[str, float]], measures: Mapping[str, Mapping[str, Any]], title: str, path: Path, *, metric: str
 ) -> None:
-    """Draw accuracy against cost of the learned policy with an exit, and of all policies without an exit.
+    """Draw accuracy against cost, for the learned policy with an exit and for all policies without an exit.
 
     Args:
         curve: The points of the curve.

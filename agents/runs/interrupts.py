@@ -14,13 +14,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Exception):
-    """Raised if the user asked to stop; everything is saved."""
+    """Raised if the user asked to stop, after everything is saved."""
 
 
 class StopRequest:
     """A context in which the first SIGINT or SIGTERM only sets ``requested``. A further SIGINT raises `KeyboardInterrupt`.
 
-    Python delivers signals only to the main thread. In any other thread, the context has no effect.
+    Python delivers signals only to the main thread. In threads other than the main thread, the context has no effect.
 
         with StopRequest() as stop:
             while not stop.requested:
@@ -28,7 +28,7 @@ class StopRequest:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        """Create a request. The message appears above the bars of the progress display whose ``console`` is given, if any."""
+        """Create a request. If ``console`` is that of a progress display, the message to the user appears above its bars."""
         self.requested = False
         self._console = console or Console(stderr=True)
         self._previous: dict[signal.Signals, Any] = {}
@@ -40,7 +40,7 @@ class StopRequest:
 
     def __exit__(self, *problem: object) -> None:
         for number, handler in self._previous.items():
-            # None means a handler that was not set from Python and cannot be restored; the default handler is the best substitute.
+            # None means a handler that was not set from Python. Such a handler cannot be restored, so the default handler replaces it.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous = {}
 
@@ -49,6 +49,6 @@ class StopRequest:
             raise KeyboardInterrupt
         if not self.requested:
             self.requested = True
-            # The signal may have interrupted a write to the same stream, which is not reentrant.
+            # The signal may have interrupted a write to the same stream, and writing to a stream is not reentrant.
             with contextlib.suppress(RuntimeError, OSError):
                 self._console.print("stopping at the next checkpoint; press Ctrl-C again to stop at once", soft_wrap=True)

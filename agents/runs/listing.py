@@ -27,25 +27,25 @@ from classifiers.errors import InputError
 
 @dataclass(frozen=True)
 class Run:
-    """The information on one run folder; None for values that do not exist (yet).
+    """The information on one run folder. Values that do not exist, or do not exist yet, are None.
 
     Attributes:
         run: the folder, relative to the listed folder.
         command: the command that made the run, and its algorithm.
-        data: the data set with its task or folder, and its metric if that is not top-1.
+        data: the data set with its task or folder, and its main metric if it is not top-1.
         seed: the seed of the run.
-        state: finished, running or stopped, and the last step or epoch.
+        state: finished, running or stopped, followed by the last step or epoch.
         broken: the reason why the folder cannot be read; empty if it can be read.
         anytime: top-1 of the learned policy, averaged over steps.
         hits: hit rate of the learned policy, if targets are known.
-        learned: top-1 of the learned policy, or the data set's metric.
-        random: the same accuracy of random patches.
-        oracle: the same accuracy of the oracle, or of the greedy oracle if there is no ground truth.
-        gap: share of the gap between random patches and the oracle that the policy closes, if the gap is at least 10 points.
+        learned: accuracy of the learned policy: top-1, or the main metric of the data set.
+        random: the same accuracy, with random patches.
+        oracle: the same accuracy, with the oracle's patches or, if there is no ground truth, those of the greedy oracle.
+        gap: the share of the gap between random patches and the oracle that the policy closes; None if the gap is below 10 points.
         gflops: GFLOPs per video with the learned policy; a multiply-add counts as one.
-        seconds: seconds of training, in all starts.
+        seconds: seconds of training, summed over all starts of the run.
         date: date of the last change.
-        setting: the config by dotted keys without seed and folder, which is common to the runs of a sweep.
+        setting: the config by dotted keys, without seed and folder. Runs of a sweep that differ only in the seed have the same setting.
     """
 
     run: str
@@ -76,7 +76,7 @@ def print_runs(settings: ListRuns) -> None:
 
 
 def show(runs: Sequence[Run], console: Console) -> None:
-    """Print a table for every data set, the means over seeds, and broken folders. Only a terminal limits the width."""
+    """Print a table for every data set, the means over seeds, and broken folders. The width of tables is limited only on a terminal."""
     whole = [run for run in runs if not run.broken]
     tables = [table(data, [run for run in whole if run.data == data]) for data in sorted({str(run.data) for run in whole})]
     if whole:
@@ -109,7 +109,7 @@ def list_runs(root: Path) -> list[Run]:
 
 
 def read(folder: Path, name: str) -> Run:
-    """Return the information on one folder. If it is broken, the information is the reason."""
+    """Return the information on one folder. If the folder is broken, the information consists of the reason."""
     known: dict[str, Any] = {"run": name}
     try:
         run = RunDir(folder)
@@ -169,7 +169,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 LEARNED = {"hits": "hit_rate", "anytime": "top1_anytime", "gflops": "gflops"}
-"""Columns of the learned policy besides its accuracy, and their keys in the result."""
+"""Columns for the learned policy, in addition to its accuracy, and the keys of their values in the result."""
 
 ORDERS: dict[str, Callable[[Run], Any]] = {
     "run": lambda run: _natural(run.run),
@@ -195,7 +195,7 @@ def table(data: str, runs: Iterable[Run]) -> Table:
 
 
 def summary(runs: Iterable[Run]) -> Table | None:
-    """Return a table with a row for every setting that is finished with at least two seeds; None if there are none."""
+    """Return a table with a row for every setting for which runs with at least two seeds are finished; None if there are none."""
     settings = defaultdict[tuple[str, str], list[Run]](list)
     for run in runs:
         if run.learned is not None:

@@ -1,4 +1,4 @@
-"""Loggers of a run: they send lines of `metrics.jsonl` to TensorBoard and Weights & Biases through Stable-Baselines3's logger."""
+"""Loggers of a run, which send lines of `metrics.jsonl` to TensorBoard and Weights & Biases through Stable-Baselines3's logger."""
 
 import math
 import os
@@ -15,13 +15,13 @@ from classifiers.atomic_files import write_text
 from classifiers.errors import InputError, lookup
 
 WANDB_PROJECT = "adafocus-env"
-"""Default project at Weights & Biases, which the environment variable ``WANDB_PROJECT`` overrides."""
+"""Default project at Weights & Biases. The environment variable ``WANDB_PROJECT`` overrides it."""
 
 STEPS = ("steps", "epoch")
-"""Keys of a line of metrics for the progress of its stage. The first key that the line has is used."""
+"""Keys that state the progress of a stage in a line of metrics. If a line has several of them, the first one is used."""
 
 NAMES = frozenset({"stage", "part", "round", "update", *STEPS})
-"""Keys that identify a line; all others are measurements."""
+"""Keys that identify a line of metrics. The values of all other keys are measurements."""
 
 
 def check_log(names: Sequence[str]) -> None:
@@ -39,11 +39,11 @@ def check_log(names: Sequence[str]) -> None:
 class Curves:
     """A watcher that writes the curves of a run to its loggers; pass it to `RunDir.watch`.
 
-    A curve is named after its stage and network, such as ``stage 1 random patches/loss`` or ``stage 2/return``. Its x axis is the number of
-    epochs or environment steps of that stage since the start of the run, including earlier joint rounds.
+    A curve is named after its stage and network, such as ``stage 1 random patches/loss`` or ``stage 2/return``. The x axis of a
+    curve is the number of epochs or environment steps of its stage since the start of the run, including earlier joint rounds.
 
-    TensorBoard's files have the content of ``metrics.jsonl``. They are rewritten with the first line of every start, and after lines were
-    removed, so that lines after the checkpoint of a resumed run do not appear twice.
+    TensorBoard's files have the same content as ``metrics.jsonl``. A resumed run logs the lines after its checkpoint again. So that no line
+    appears twice, the files are rewritten with the first line of every start, and whenever lines were removed.
 
     Args:
         run: The run.
@@ -100,7 +100,7 @@ class Curves:
         self._logger.dump(self._step(curve, line))
 
     def _step(self, curve: str, line: Mapping[str, object]) -> int:
-        """Return the number of epochs or steps in the earlier rounds and this round."""
+        """Return the number of epochs or steps so far, in the earlier rounds and this round together."""
         done = next((line[key] for key in STEPS if key in line), self._count)
         assert isinstance(done, int)
         number, before = self._rounds.get(curve, (line.get("round"), 0))
@@ -121,14 +121,15 @@ class WandbOutputFormat(KVWriter):
     """An output format of Stable-Baselines3's logger for Weights & Biases.
 
     The environment variables of wandb apply, such as ``WANDB_MODE=offline`` and ``WANDB_PROJECT``. All starts of a run directory belong to
-    one run of wandb. A line of metrics is a step of wandb, which ignores lines that are sent again. The x axis of curves is ``STAGE/step``.
+    one run of wandb. Each line of metrics is one step of wandb, so wandb ignores lines that are sent again. The x axis of curves is
+    ``STAGE/step``.
 
     Args:
         run: The run.
     """
 
     def __init__(self, run: RunDir) -> None:
-        os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")  # it mistakes this project's package `agents` for another one, and warns
+        os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")  # Weave mistakes this project's package `agents` for another one, and warns
         import wandb
 
         file = run.path(WANDB_ID)

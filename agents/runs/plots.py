@@ -18,17 +18,17 @@ CURVES = ("learned", "random", "oracle")
 
 
 def save_comparison(measures: Mapping[str, Mapping[str, Any]], title: str, path: Path, *, metric: str, num_frames: int) -> None:
-    """Draw bars of accuracies, hit rate and GFLOPs per video of every policy, and curves against the number of frames.
+    """Draw bars of the accuracies, the hit rate and the GFLOPs per video of every policy, and curves against the number of frames.
 
-    Policies are sorted by anytime accuracy, with the best on top. The lines on bars are 95 % confidence intervals. The hit rate is omitted
-    if targets are unknown.
+    Policies are sorted by anytime accuracy, with the best on top. The lines on the bars are 95 % confidence intervals. The hit rate is left
+    out if targets are unknown.
 
     Args:
         measures: Measures of every policy, as `agents.evaluation.evaluate.evaluate` returns them.
         title: Title of the charts.
         path: The PNG file.
         metric: The accuracy to draw, a name in `agents.evaluation.metrics.ACCURACIES`.
-        num_frames: T, number of frames after the last step.
+        num_frames: T, number of frames that have been seen after the last step.
     """
     labels = {
         "top1_first": "top-1 after the first patch, %",
@@ -80,7 +80,7 @@ def _draw_bars(
 
 
 def _draw_curves(axes: Axes, measures: Mapping[str, Mapping[str, Any]], key: str, label: str, num_frames: int) -> None:
-    """Draw a metric of the learned policy, random patches and the oracle against the number of frames, with gaps where it is undefined."""
+    """Draw a metric of the learned policy, random patches and the oracle against the number of frames. Undefined values leave gaps."""
     for name in [name for name in CURVES if name in measures]:
         shares = np.array(measures[name]["steps"][key], np.float64)
         frames = np.arange(1, len(shares) + 1) * num_frames / len(shares)

@@ -1,4 +1,4 @@
-"""`predictions.csv`, with one row per clip: the learned policy's steps, and the final predictions of the other policies."""
+"""The file `predictions.csv`. Each row has the learned policy's steps for one clip, and the final predictions of the other policies."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ REQUIRED = ("file", "label", "prediction", "anytime", "confidence_1", "box_1", "
 def save_predictions(features: Features, plays: Mapping[str, PolicyEvaluation], path: Path) -> None:
     """Write one row per clip.
 
-    The columns of the learned policy are: ``file``, ``label`` and ``prediction``, which are names; ``anytime``, the share of steps after
-    which the prediction is correct; and, for step t, ``confidence_t``, the softmax score of the label, ``box_t``, the patch as
-    `top left bottom right` in pixels of the frame (empty if skipped), and ``hit_t``, the hit rate in the step's frames with the target
-    (empty if there are none). ``hit_t`` is omitted if targets are unknown. ``NAME_prediction``, ``NAME_anytime`` and ``NAME_confidence``
-    are the final results of another policy, and ``random_box_t`` are the random patches.
+    The columns ``file``, ``label`` and ``prediction`` contain names: the video, its class, and the class that is predicted with the learned
+    policy. ``anytime`` is the share of steps after which the prediction is correct. Every step t has three columns. ``confidence_t`` is the
+    softmax score of the label. ``box_t`` is the patch as `top left bottom right` in pixels of the frame; it is empty if the step is
+    skipped. ``hit_t`` is the hit rate in those frames of the step that show the target, or empty if there are no such frames. The columns
+    ``hit_t`` are left out if targets are unknown. ``NAME_prediction``, ``NAME_anytime`` and ``NAME_confidence`` are the final results of
+    another policy. ``random_box_t`` are the random patches.
 
     Args:
         features: Features of the clips.
@@ -79,27 +80,27 @@ class Predictions:
 
     @property
     def policies(self) -> list[str]:
-        """The learned policy and all others."""
+        """Names of all policies, starting with the learned policy."""
         return [LEARNED, *(name.removesuffix("_prediction") for name in self._rows[0] if name.endswith("_prediction"))]
 
     def correct(self, policy: str = LEARNED) -> NDArray[np.float64]:
-        """Return 1 if the final prediction of a policy is correct, otherwise 0, (N,)."""
+        """Return an array (N,) with 1 for every clip whose final prediction with this policy is correct, and 0 for all other clips."""
         return (self.column(f"{_prefix(policy)}prediction") == self.column("label")).astype(np.float64)
 
     def anytime(self, policy: str = LEARNED) -> NDArray[np.float64]:
-        """Return the share of steps after which the prediction of a policy is correct (N,)."""
+        """Return, for every clip, the share of steps after which the prediction with this policy is correct (N,)."""
         return self.column(f"{_prefix(policy)}anytime").astype(np.float64)
 
     def confidence(self, policy: str = LEARNED) -> NDArray[np.float64]:
-        """Return the confidence in the label after the last step (N,)."""
+        """Return, for every clip, the softmax score of its label after the last step (N,)."""
         return self.by_step("confidence")[:, -1] if policy == LEARNED else self.column(f"{policy}_confidence").astype(np.float64)
 
     def by_step(self, name: str) -> NDArray[np.float64]:
-        """Return the values (N, D) of ``NAME_1``, ``NAME_2``, …; NaN where they are empty."""
+        """Return the values (N, D) of the columns ``NAME_1``, ``NAME_2``, …; empty values are NaN."""
         return np.array([[float(text or "nan") for text in self.column(each)] for each in self._steps(name)]).T
 
     def boxes(self, policy: str = LEARNED) -> NDArray[np.float64]:
-        """Return the patches (N, D, 4) of `learned` or `random`; NaN where a step was skipped."""
+        """Return the patches (N, D, 4) of the policy `learned` or `random`. Patches of skipped steps are NaN."""
         names = self._steps(f"{_prefix(policy)}box")
         return np.array([[[float(side) for side in (row[name] or "nan nan nan nan").split()] for name in names] for row in self._rows])
 

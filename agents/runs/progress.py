@@ -1,4 +1,4 @@
-"""The display of work in progress: a bar per stage with the latest metrics and the remaining time, or log lines."""
+"""The display of work in progress: one bar per stage, with the latest metrics and the remaining time. Without a terminal, log lines."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-REFRESHES = 2  # per second, on a terminal
-PATIENCE = 30.0  # seconds without output after which a line about the work in progress is logged
+REFRESHES = 2  # refreshes of the bars per second, on a terminal
+PATIENCE = 30.0  # after so many seconds without output, a line about the work in progress is logged
 
 FIGURES = {
     "return": "return {:.2f}", "loss": "loss {:.3f}", "accuracy": "accuracy {:.1%}", "val_top1": "validation {:.1%}",
     "val_hit_rate": "hits {:.1%}",
     "entropy": "entropy {:.1f}", "learning_rate": "lr {:.1e}",
 }  # fmt: skip
-"""Names and formats of the metrics that a bar shows, by their key in a line of metrics."""
+"""The metrics that a bar shows: their keys in a line of metrics, with their names and formats on the bar."""
 
 
 def figures(metrics: Mapping[str, object]) -> str:
-    """Return the text of the metrics that a bar shows, from a line of metrics."""
+    """Return, for a line of metrics, the text that a bar shows."""
     values = {key: metrics[key] for key in FIGURES if key in metrics}
     return " ".join(FIGURES[key].format(value) for key, value in values.items() if isinstance(value, int | float))
 
 
 class Display:
-    """Bars of the work in progress on a terminal, with lines of text above them. To a file or a pipe, only lines are written.
+    """Progress bars on a terminal, with lines of text above them. If the output is a file or a pipe, only lines of text are written.
 
-    On a terminal, every bar shows its share, the remaining time and, below, the latest metrics. When it ends, it leaves one line.
-    Otherwise, a bar writes a line after every tenth of its work and at its end. If nothing was written for `PATIENCE` seconds, the bar that
-    moved last writes another line.
+    On a terminal, every bar shows the finished share, the remaining time and, below them, the latest metrics. A finished bar is replaced by
+    one line. In a file or a pipe, a bar writes a line after every tenth of its work and at its end. If nothing was written for `PATIENCE`
+    seconds, the bar that moved last writes another line.
 
         with Display() as display:
             bar = display.bar("stage 0: glancer", 10, unit="epoch", clips=1800)
@@ -77,7 +77,7 @@ class Display:
             self.remind()
 
     def remind(self) -> None:
-        """Print the state of the bar that moved last if nothing was printed for `PATIENCE` seconds. (A unit may take minutes.)"""
+        """Print the state of the bar that moved last if nothing was printed for `PATIENCE` seconds. (One unit of work may take minutes.)"""
         if self.moved is not None and self._clock() - self._said_at >= PATIENCE:
             self.say(self.moved.line())
 
@@ -93,8 +93,8 @@ class Display:
             description: The work in progress.
             total: Number of units.
             done: Number of units that an earlier start finished.
-            unit: Name of a unit to show, epoch or step; empty: none.
-            clips: Clips that the networks process per unit, for the speed in clips per second; 0: no speed is shown.
+            unit: Name of a unit, epoch or step; empty: no name is shown.
+            clips: Clips that the networks process per unit, from which the speed in clips per second is computed; 0: no speed is shown.
         """
         self.progress.add_task(description, total=total, completed=done, visible=done < total, speed="", text="")
         bar = Bar(self, self.progress.tasks[-1], unit, clips)
@@ -112,7 +112,7 @@ class Bar:
         self._logged = task.completed
 
     def at(self, done: float, text: str | None = None) -> None:
-        """Move the bar to ``done`` units, with the latest metrics."""
+        """Move the bar to ``done`` units, and show the latest metrics ``text``."""
         self._text, self._display.moved = self._text if text is None else text, self
         self._display.progress.update(self._task.id, completed=done)
         self._display.progress.update(self._task.id, speed=self._speed(), text=" ".join(filter(None, (self._count(), self._text))))
@@ -126,14 +126,14 @@ class Bar:
         self.at(self._task.completed + count, text)
 
     def line(self) -> str:
-        """Return share, metrics, speed and remaining time in one line."""
+        """Return one line with the finished share, the metrics, the speed and the remaining time."""
         remaining = self._task.time_remaining
         left = "" if remaining is None else f"{timedelta(seconds=round(remaining))} left"
         details = ", ".join(filter(None, (self._task.fields["text"], self._task.fields["speed"], left)))
         return f"{self._task.description} {self._task.percentage:.0f}% {details}".rstrip()
 
     def interrupt(self) -> None:
-        """Print the last state of a bar that did not reach its end."""
+        """Print the last state of the bar if it did not reach its end."""
         if not self._ended and self._task.completed > self._began:
             self._display.say(self.line())
 
@@ -146,7 +146,7 @@ class Bar:
         self._ended, self._display.moved = True, None
 
     def _log(self) -> None:
-        """Print a line after every tenth of work that has units."""
+        """Print a line after every tenth of the work, if the work has units."""
         tenths = 10 / (self._task.total or 1)
         if self._unit and int(self._task.completed * tenths) > int(self._logged * tenths):
             self._logged = self._task.completed

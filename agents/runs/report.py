@@ -1,4 +1,4 @@
-"""The report at the end of a run: metrics as a table, as JSON and as plots, a contact sheet, and the predictions."""
+"""The report at the end of a run: the metrics as a table, as JSON and as plots, and the files `contact_sheet.png` and `predictions.csv`."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -39,27 +39,27 @@ def report(
     split: str = "test",
     exit: ExitChoice | None = None,
 ) -> dict[str, Any]:
-    """Evaluate all policies on the clips of a split, print the table and save the plots. Also print the sentence of `verdict`, if any.
+    """Evaluate all policies on the clips of a split, print the table and save the plots. If `verdict` returns a sentence, print it too.
 
     Args:
         features: Features of the clips.
         policy: The learned policy, if any; see `evaluate`.
-        folder: Directory for `result.png`, `contact_sheet.png` and, for a learned policy, `predictions.csv` and `exit.png`; None: write no
-            files.
+        folder: Directory for `result.png` and `contact_sheet.png` and, if there is a learned policy, `predictions.csv` and `exit.png`;
+            None: write no files.
         display: Prints the table.
         seed: Seed of the random baselines.
         data: Name of the data set.
-        title: Title of the table, as `DataConfig.title`; empty: the name.
+        title: Title of the table, such as `DataConfig.title`; empty: use ``data``.
         metric: The data set's main metric, a name in `agents.evaluation.metrics.ACCURACIES`.
         skipped: Input of the head for skipped frames, a name in `adafocus_env.classify.SKIPPED`.
         split: Name of the split.
-        exit: Also evaluate the learned policy with this conditional exit; None: no exit.
+        exit: A conditional exit, with which the learned policy is evaluated in addition; None: no exit.
 
     Returns:
         The content of `result.json`, without the times.
 
     Raises:
-        InputError: if the metric is unknown, or for the reasons of `evaluate`.
+        InputError: if the metric is unknown, or if `evaluate` raises it.
     """
     lookup("metric", metric, ACCURACIES)
     bar = display.bar("evaluate", len(ORDER))
@@ -102,7 +102,7 @@ def report(
 
 
 def _caption(measures: Mapping[str, Mapping[str, Any]], columns: Mapping[str, object]) -> Iterator[str]:
-    """Yield the meanings of the columns, and the share of the gap between random patches and the oracle that the policy closes."""
+    """Yield texts that explain the columns, and a text with the share of the gap between random patches and the oracle that is closed."""
     if "hit_rate" in columns:
         yield "first: after the first patch while the target is shown"
         yield f"hits: frames with the target whose patch covers {COVERED:.0%} of it"
@@ -127,7 +127,7 @@ def table(measures: Mapping[str, Mapping[str, Any]], title: str, metric: str = "
     Args:
         measures: Metrics of every policy, as `evaluate` returns them.
         title: Title of the table.
-        metric: The data set's main metric; if it is not top-1, it has a second column.
+        metric: The data set's main metric. A metric other than top-1 is shown in a second column.
     """
     columns = table_columns(measures.values(), metric)
     headings = [Column("policy", no_wrap=True), *(Column(each.heading, justify="right", no_wrap=True) for each in columns.values())]

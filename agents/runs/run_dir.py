@@ -21,7 +21,7 @@ from classifiers.atomic_files import write_text
 from classifiers.errors import InputError
 
 EXECUTION_KEYS = frozenset({"run", "force", "device", "data.workers", "log", "trust"})  # trust: of earlier versions
-"""Keys that may change between two starts of a run, since they affect only where and how it runs, not the results."""
+"""Keys that may change between two starts of a run, because they affect only where and how it runs, not its results."""
 
 METRICS, TIMING, RESULT, CONFIG, SYSTEM = "metrics.jsonl", "timing.jsonl", "result.json", "config.yaml", "system.json"
 COMPARISON, CONTACT_SHEET, PREDICTIONS, PAGE = "result.png", "contact_sheet.png", "predictions.csv", "report.html"
@@ -31,7 +31,7 @@ CHECKPOINTS, TENSORBOARD, WANDB, WANDB_ID = "checkpoints", "tensorboard", "wandb
 LOCK = ".lock"
 
 WRITTEN = (
-    RESULT,  # first: if the removal is interrupted, the run is unfinished
+    RESULT,  # removed first, so that the run is unfinished if the removal is interrupted
     METRICS, TIMING, COMPARISON, CONTACT_SHEET, PREDICTIONS, PAGE, WATCHED, TENSORBOARD, WANDB, WANDB_ID,
     *(f"{CHECKPOINTS}/{name}" for name in ("last.json", "*-[0-9]*.safetensors", ".*.part")),  # of `agents.rl.saved_model`
     *(f"{CHECKPOINTS}/{name}" for name in ("*-[0-9]*.zip", "*-[0-9]*.replay")),  # of earlier versions
@@ -44,11 +44,11 @@ WRITTEN = (
 
 
 class RunDir:
-    """The files of a run. The constructor opens them for reading, `open` for writing by one process at a time.
+    """The files of a run. The constructor opens the files for reading; `open` opens the files for writing, by one process at a time.
 
     ``config.yaml`` and ``system.json`` are written when the run is opened. ``metrics.jsonl`` and ``timing.jsonl`` have a line for every
-    update or epoch. ``result.json`` is written at the end of the run. The training code manages ``checkpoints``. Only ``timing.jsonl`` has
-    times, so that ``metrics.jsonl`` of two runs with the same seed are byte-identical.
+    update or epoch. ``result.json`` is written at the end of the run. The training code manages ``checkpoints``. Times are only in
+    ``timing.jsonl``, so that the files ``metrics.jsonl`` of two runs with the same seed are byte-identical.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -61,21 +61,22 @@ class RunDir:
     def open(cls, path: str | Path, config: Mapping[str, Any], *, force: bool) -> RunDir:
         """Create the directory, or resume the run in it.
 
-        Use the result in a ``with`` statement, or `close` it. Before that, no other process can open the directory unless this one dies.
+        Use the result in a ``with`` statement, or `close` it. Other processes cannot open the directory until it is closed or this process
+        ends.
 
         Args:
             path: The directory.
-            config: The resolved config, nested dictionaries of plain values.
-            force: Remove the files that an earlier run wrote (`WRITTEN`), and start over. Other files stay.
+            config: The resolved config, as nested dictionaries of plain values.
+            force: Whether to remove the files that an earlier run wrote (`WRITTEN`), and start over. Other files stay.
 
         Raises:
-            InputError: if the directory belongs to a run with another config (the message names the keys), is in use, has files that do
-                not belong to a run, or cannot be written.
+            InputError: if the directory belongs to a run with another config (the message names the keys that differ), if another process
+                has it open, if it has files that do not belong to a run, or if it cannot be written.
         """
         run = cls(path)
         run._acquire()
         try:
-            # The config is compared in the form read from a file, where tuples become lists and enum members become names.
+            # The config is compared as it would be read from its file, in which tuples become lists and enum members become names.
             run._prepare(_from_yaml(_to_yaml(config)), force=force)
         except BaseException:
             run.close()
@@ -99,7 +100,7 @@ class RunDir:
 
     @property
     def checkpoints(self) -> Path:
-        """The directory of checkpoints, which is created with the first checkpoint."""
+        """The directory of checkpoints, which is created when the first checkpoint is saved."""
         return self.path(CHECKPOINTS)
 
     def path(self, name: str) -> Path:
@@ -110,19 +111,19 @@ class RunDir:
         """Return the config of the run.
 
         Raises:
-            InputError: if the directory is not a run directory, or its ``config.yaml`` cannot be read.
+            InputError: if the directory is not a run directory, or if its ``config.yaml`` cannot be read.
         """
         file = self.path(CONFIG)
         if not file.is_file():
             raise InputError(f"{self.root} is not a run directory: it has no {CONFIG}")
         try:
             return _from_yaml(file.read_text(encoding="utf-8"))
-        except Exception as problem:  # OmegaConf, PyYAML and the decoder raise different ones
+        except Exception as problem:  # OmegaConf, PyYAML and the decoder raise different exceptions
             raise InputError(f"{file} cannot be read ({problem}); fix it or choose another run=DIR") from problem
 
     @property
     def in_use(self) -> bool:
-        """Whether a process has the directory open. The check acquires the lock for a moment."""
+        """Whether a process has opened the directory for writing. The check acquires the lock for a moment."""
         if not self.path(LOCK).is_file():
             return False
         try:
@@ -138,9 +139,9 @@ class RunDir:
         self._watchers.append(watcher)
 
     def log(self, metrics: Mapping[str, object]) -> None:
-        """Append a line to ``metrics.jsonl``, and the seconds since the previous line or the start to ``timing.jsonl``.
+        """Append a line to ``metrics.jsonl``, and append the seconds since the previous line, or since the start, to ``timing.jsonl``.
 
-        The seconds are wall-clock time and CPU time of this process. The metrics are flushed to the disk.
+        The seconds are wall-clock time and CPU time of this process. The line of metrics is flushed to the disk.
         """
         _append_line(self.path(METRICS), metrics)
         now = time.perf_counter(), time.process_time()
@@ -159,10 +160,10 @@ class RunDir:
         return [json.loads(line) for line in _complete_lines(self.path(TIMING))]
 
     def truncate(self, lines: int) -> None:
-        """Remove all lines of metrics and timing after the first ``lines`` lines, since the run resumes from an earlier checkpoint.
+        """Remove all lines of metrics and timing after the first ``lines`` lines, because the run resumes from an earlier checkpoint.
 
         Raises:
-            InputError: if there are fewer lines of metrics than when the checkpoint was saved.
+            InputError: if there are fewer than ``lines`` lines of metrics, although so many existed when the checkpoint was saved.
         """
         logged = len(_complete_lines(self.path(METRICS)))
         if logged < lines:
@@ -174,7 +175,7 @@ class RunDir:
                 watcher(None)
 
     def forget(self) -> None:
-        """Accept any config at the next start if nothing has been logged or saved, so that a mistyped value does not need ``force``."""
+        """If nothing has been logged or saved, accept any config at the next start, so that a mistyped value can be corrected."""
         if all(entry.name in (CONFIG, SYSTEM) for entry in self._entries()):
             self.path(CONFIG).unlink(missing_ok=True)
 
@@ -197,7 +198,7 @@ class RunDir:
             self.root.mkdir(parents=True, exist_ok=True)
             if not self.path(CONFIG).is_file() and any(entry.name != SYSTEM for entry in self._entries()):
                 raise InputError(f"{self.root} is neither empty nor a run directory (it has no {CONFIG}); choose another run=DIR")
-            self._lock.acquire()  # after the check, so that no lock file is created in other directories
+            self._lock.acquire()  # after the check, so that no lock file is created in a directory that is refused
         except Timeout as problem:
             raise InputError(f"another process is using {self.root}; wait for it, or choose another run=DIR") from problem
         except OSError as problem:
@@ -211,7 +212,7 @@ class RunDir:
                 _compare(self.root, self.config(), config)
         if self.finished:  # system.json describes the machine that computed the result
             return
-        # The config is written last, so that a directory with a config is complete.
+        # The config is written last, so that a directory that has a config also has the other files.
         write_text(self.path(SYSTEM), to_json(system_information(), indent=2) + "\n")
         write_text(self.path(CONFIG), _to_yaml(config))
         for file in (self.path(METRICS), self.path(TIMING)):
@@ -261,15 +262,15 @@ def _escaped(value: Any) -> Any:
 
 
 def to_json(value: object, **options: Any) -> str:
-    """Return JSON for nested values. NumPy and torch values become Python values; NaN and infinity, which JSON lacks, become null."""
+    """Return JSON for nested values. NumPy and torch values become Python values. NaN and infinity do not exist in JSON and become null."""
     return json.dumps(_jsonable(value), allow_nan=False, ensure_ascii=False, **options)
 
 
 def _append_line(file: Path, values: Mapping[str, object], *, sync: bool = True) -> None:
     """Append ``values`` as one line, with the keys in order.
 
-    With ``sync``, which takes some milliseconds, the line is flushed to the disk. Without it, the line survives the end of the process,
-    but not a power failure.
+    With ``sync``, the line is flushed to the disk, which takes some milliseconds. Without ``sync``, the line survives the end of the
+    process, but not a power failure.
 
     Raises:
         InputError: if the file cannot be written, for example because the disk is full.
@@ -285,13 +286,16 @@ def _append_line(file: Path, values: Mapping[str, object], *, sync: bool = True)
 
 
 def _complete_lines(file: Path) -> list[str]:
-    """Return the lines of a file with line ends, without an incomplete last line (from a killed process); empty if there is no file."""
+    """Return the lines of a file, including their line ends; empty if there is no file.
+
+    An incomplete last line, which a killed process leaves, is left out.
+    """
     text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
     return [line + "\n" for line in text.split("\n")[:-1]]
 
 
 def _truncate(file: Path, lines: int | None) -> None:
-    """Remove all lines after the first ``lines``, and an incomplete last line, so that the next line starts on a new line."""
+    """Remove all lines after the first ``lines`` lines. Also remove an incomplete last line, so that the next line starts on a new line."""
     if file.exists():
         write_text(file, "".join(_complete_lines(file)[:lines]))
 

@@ -1,4 +1,4 @@
-"""Determinism of a run, and the random states of a process (PyTorch, Python and NumPy) as tensors and plain values."""
+"""Make a run deterministic, and read and restore the random states of PyTorch, Python and NumPy."""
 
 import os
 import random
@@ -9,7 +9,7 @@ import torch
 
 
 def make_deterministic() -> None:
-    """Make PyTorch choose deterministic algorithms if there are any."""
+    """Make PyTorch use a deterministic algorithm for every operation that has one."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product on a GPU
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a bank is large and filled anyway

@@ -10,7 +10,7 @@ from typing import Any
 
 
 def system_information() -> dict[str, Any]:
-    """Return the information needed to repeat a run or to compare its times, with versions and OS as Stable-Baselines3 reports them."""
+    """Return the information needed to repeat a run or to compare its times. Versions and OS are those that Stable-Baselines3 reports."""
     import torch  # imported here: it takes seconds, and commands that only read runs do not need it
     from stable_baselines3.common.utils import get_system_info
 
@@ -27,7 +27,7 @@ def command_line(arguments: Sequence[str]) -> str:
 
 
 def _commit() -> str | None:
-    """Return the commit of the checkout, followed by ``-dirty`` if files differ; None if the package is installed."""
+    """Return the commit of the checkout, followed by ``-dirty`` if files differ from it; None if the code is not in a checkout."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""Every registered id meets the expectations of Gymnasium and Stable-Baselines3: checkers, wrappers, copies, processes, tensors."""
+"""Every registered id passes the checkers of Gymnasium and Stable-Baselines3, and works with wrappers, copies, processes and tensors."""
 
 import copy
 import itertools

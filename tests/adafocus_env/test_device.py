@@ -1,6 +1,6 @@
 """Simulation of a GPU with PyTorch's fake tensors, which have a device but no values.
 
-Code that copies numbers to the host, branches on them, or mixes devices raises an error here. On a GPU, it would wait or fail.
+Code that copies numbers to the host, branches on them, or mixes devices raises an error in these tests. On a GPU, it would wait or fail.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""The commands with a conditional exit: thresholds are fitted once on training clips, and both commands use the same thresholds."""
+"""Evaluation and prediction with a conditional exit. Thresholds are fitted once on training clips, and both commands use them."""
 
 import json
 import shutil

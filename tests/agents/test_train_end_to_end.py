@@ -1,4 +1,4 @@
-"""`python -m agents.train_end_to_end` with tiny networks: runs can be stopped anywhere, and all other commands accept them."""
+"""`python -m agents.train_end_to_end` with tiny networks: runs can be stopped at any time, and all other commands accept these runs."""
 
 import json
 import os

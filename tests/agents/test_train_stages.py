@@ -1,4 +1,4 @@
-"""`python -m agents.train_stages` with tiny networks: stages and rounds run in order, each once, and can be stopped anywhere."""
+"""`python -m agents.train_stages` with tiny networks: every stage and round runs once, in order, and can be stopped at any time."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The learning study: the changes of its subclasses of PPO, and the value of patches."""
+"""The learning study: what its subclasses of PPO change, and how much patches are worth."""
 
 import numpy as np
 import pytest

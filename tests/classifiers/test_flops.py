@@ -1,4 +1,4 @@
-"""The paper's cost figures, counted on the real modules. A GFLOP is 10⁹ multiply-adds, as in the paper."""
+"""The costs that the paper states, compared with counts on the real modules. A GFLOP is 10⁹ multiply-adds, as in the paper."""
 
 from dataclasses import replace
 

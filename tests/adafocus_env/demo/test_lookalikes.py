@@ -1,4 +1,4 @@
-"""Version 1 of the tasks: the mark distinguishes the target, and nothing else does."""
+"""Version 1 of the tasks: only the mark distinguishes the target."""
 
 import dataclasses
 

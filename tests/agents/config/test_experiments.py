@@ -1,4 +1,4 @@
-"""The published experiments of AdaFocus: every published point loads and its networks can be built."""
+"""The published experiments of AdaFocus: the config of every published result can be loaded, and its networks can be built."""
 
 import functools
 import re

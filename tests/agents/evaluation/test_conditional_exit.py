@@ -1,4 +1,4 @@
-"""Conditional exit: thresholds compared with the released code, and early ends compared with inference on whole clips."""
+"""Conditional exit: thresholds are compared with the released code, and clips that end early with inference on whole clips."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Decisions for several frames and continuous locations (the Something-Something family), compared with computations by hand."""
+"""Decisions for several frames, and continuous locations (the Something-Something family), are compared with computations by hand."""
 
 from dataclasses import replace
 

@@ -1,6 +1,6 @@
-"""ONNX files: their content, and their equality with PyTorch. The tests are skipped if the extra is not installed.
+"""ONNX files: their content, and the equality of their outputs with PyTorch's. The tests are skipped if the extra is not installed.
 
-An export of one network takes seconds, so tests with exports are slow. The comparison is tested with PyTorch modules instead of files.
+The export of one network takes seconds, so tests that export are slow. The tests of the comparison use PyTorch modules instead of files.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The classifier of `classifier=auto` is trained once per data set, and its training can be stopped and killed anywhere."""
+"""The classifier of `classifier=auto` is trained once per data set, and its training can be stopped or killed at any time."""
 
 import shutil
 import signal

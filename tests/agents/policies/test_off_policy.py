@@ -1,4 +1,4 @@
-"""The spatial network in off-policy algorithms: values of cells, locations as actions, and critics that read the map at the action."""
+"""The spatial network in off-policy algorithms: values of cells, actions that are locations, and critics that read the map at an action."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Policies that skip frames: learned, saved, at a threshold, and in one pass over whole videos."""
+"""Policies that skip frames: training, saving, thresholds, and inference in one pass over whole videos."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The table of algorithms: every row learns on the tiny networks, stops and resumes, and refuses unsupported settings."""
+"""The table of algorithms: every algorithm learns with the tiny networks, can be stopped and resumed, and refuses unsupported settings."""
 
 import json
 import shutil

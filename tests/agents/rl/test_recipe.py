@@ -1,6 +1,6 @@
-"""The released PPO: with equal weights, glances and rewards, one update equals that of the authors' code.
+"""The released PPO: with equal weights, glances and rewards, one update equals an update of the authors' code.
 
-This project's update is computed in float64, so that the difference is the rounding of the authors' float32 on every CPU.
+This project's update is computed in float64. On every CPU, the updates therefore differ only by the rounding of the authors' float32.
 """
 
 from dataclasses import asdict, replace

@@ -1,4 +1,4 @@
-"""The state of a training on disk, for any algorithm, as tensors and plain values; no pickle is read."""
+"""The saved state of a training, for any algorithm. It consists of tensors and plain values, and no pickle is read."""
 
 import io
 import pickle

@@ -1,4 +1,4 @@
-"""End-to-end training: the gradients of the joint loss that reach glancer, policy, focuser and head."""
+"""End-to-end training: which gradients of the joint loss reach the glancer, the policy, the focuser and the head."""
 
 import copy
 import math
