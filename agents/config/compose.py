@@ -125,7 +125,7 @@ def is_path(schema: type, key: str) -> bool:
 def _is_list(schema: type, key: str) -> bool:
     """Return whether the value of a key may be a list."""
     declared = _declared(schema, key)
-    return declared is not None and list in map(get_origin, (declared.annotation, *get_args(declared.annotation)))
+    return declared is not None and any(get_origin(each) is list for each in (declared.annotation, *get_args(declared.annotation)))
 
 
 def _declared(schema: type, key: str) -> FieldInfo | None:
