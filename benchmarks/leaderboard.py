@@ -169,11 +169,11 @@ def _cell(values: Iterable[float | None]) -> str:
     known = [100 * value for value in values if value is not None]
     if not known:
         return "–"
-    return f"{_rounded(np.mean(known))} ({_rounded(min(known))})" if len(known) > 1 else _rounded(known[0])
+    return f"{_rounded(float(np.mean(known)))} ({_rounded(min(known))})" if len(known) > 1 else _rounded(known[0])
 
 
 def _rounded(value: float) -> str:
-    return f"{round(float(value), 1) + 0.0:.1f}"  # adding 0.0 turns -0.0 into 0.0
+    return f"{round(value, 1) + 0.0:.1f}"  # adding 0.0 turns -0.0 into 0.0
 
 
 if __name__ == "__main__":
