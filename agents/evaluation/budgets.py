@@ -24,7 +24,7 @@ Shares = NDArray[np.floating]
 
 
 def requested_keep(budget: float | None, keep: float | None, flops: VideoFlops) -> float:
-    """Return the share of frames that get a patch, which the user gives directly or as a budget.
+    """Return the share of frames that get a patch: ``keep`` if it is given, otherwise the share that ``budget`` allows.
 
     Args:
         budget: GFLOPs per video.
@@ -65,10 +65,11 @@ def threshold_for(policy: PolicyNetwork, features: Features, keep: float) -> flo
 
 
 def skip_probabilities(policy: PolicyNetwork, features: Features) -> tuple[Actions, Shares]:
-    """Return the choices of a skipping policy in all clips.
+    """Return the locations that a skipping policy selects in all clips, and its probabilities of skipping.
 
     Returns:
-        The locations or cells (N, D, …), and P(skip) (N, D, D). The last axis of P(skip) is the number of earlier patches in the clip.
+        The locations or cells (N, D, …), and P(skip) (N, D, D). The index on the last axis of P(skip) is the number of earlier patches in
+        the clip.
     """
     steps, results = np.arange(features.num_steps)[None], []
     for clips in batches(np.arange(len(features.clips)), CLIPS_AT_ONCE):
@@ -83,8 +84,8 @@ def solve_threshold(skip: Shares, keep: float) -> float:
     A decision has a patch if its P(skip) is below the threshold. The threshold lies half-way between two neighbouring values of ``skip``.
 
     Args:
-        skip: P(skip) on the validation split, (N, D), or (N, D, D) as for `patch_mask_at`. Another score can be used as well if it is high
-            for decisions in which a patch is worth little.
+        skip: P(skip) on the validation split, (N, D), or (N, D, D) as for `patch_mask_at`. Instead of P(skip), another score can be used if
+            it is high for decisions in which a patch is worth little.
         keep: Share of the decisions with a patch.
 
     Raises:

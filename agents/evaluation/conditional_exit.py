@@ -1,6 +1,6 @@
 """Conditional exit: a video ends after the first step whose scores are confident enough, and its later frames are not processed.
 
-A conditional exit needs no trained network, but one threshold per step, which is fitted on training clips, as in AdaFocusV2
+A conditional exit needs no trained network. It needs one threshold per step, which is fitted on training clips, as in AdaFocusV2
 (arXiv:2112.14238) and MSDNet (arXiv:1703.09844). `ExitFit` stores the confidences of the training clips and computes `ExitThresholds` from
 these confidences. `ExitThresholds` are an argument of `agents.evaluation.inference.infer`.
 """
@@ -203,7 +203,7 @@ class ExitFit:
 
     @classmethod
     def of(cls, model: ExitModel, data: str, scores: NDArray[Any]) -> ExitFit:
-        """Return the fit for training clips with class scores (N, D, K) after each step."""
+        """Return the `ExitFit` for training clips whose class scores after each step are ``scores`` (N, D, K)."""
         return cls(model, data, {kind: confidence_of(scores, kind) for kind in CONFIDENCES})
 
     def thresholds(self, p: float, confidence: str = "softmax") -> ExitThresholds:

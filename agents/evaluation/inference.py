@@ -31,7 +31,9 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Inference:
-    """The result for N videos with T frames of the focuser, D decisions (equal to T, except with the head `mean`) and K classes.
+    """The result for N videos and K classes.
+
+    Each video has T frames for the focuser, and D decisions. D equals T, except with the head `mean`.
 
     Attributes:
         actions: Cells of the grid, (N, D) int64, or locations, (N, D, 2) float32. For skipping policies, there is one more cell, or each
@@ -188,8 +190,8 @@ def infer_batches(
         exit: See `infer`.
 
     Raises:
-        InputError: For one of the reasons listed in `infer`, when the batch in question is reached. An exception that ``batches`` raises is
-            passed on.
+        InputError: For one of the reasons listed in `infer`. The error is raised when the invalid batch is reached. An exception that
+            ``batches`` raises is passed on.
     """
 
     def normalise(frames: Tensor) -> Tensor:
@@ -299,7 +301,7 @@ def policy_flops(policy: PolicyNetwork) -> int:
 
 
 def _read_batches(clips: ClipSource, batch_size: int, *, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches for `infer_batches`. If ``pin``, use pinned memory, which can be copied to a GPU while the GPU computes."""
+    """Yield batches for `infer_batches`. If ``pin`` is True, use pinned memory, which can be copied to a GPU while the GPU computes."""
 
     def pinned(frames: list[Tensor]) -> Tensor:
         stacked = torch.stack(frames)

@@ -12,7 +12,7 @@ HEADINGS = {"top1": "top-1", "top1_anytime": "anytime"}
 
 
 def verdict(metrics: Mapping[str, Mapping[str, Any]], evaluations: Mapping[str, PolicyEvaluation]) -> str | None:
-    """Return a sentence if the choice of patches matters neither for final nor for anytime accuracy, otherwise None.
+    """Return a sentence if the choice of patches affects neither the final nor the anytime accuracy; otherwise return None.
 
     The choice does not matter in two cases:
 
@@ -23,7 +23,7 @@ def verdict(metrics: Mapping[str, Mapping[str, Any]], evaluations: Mapping[str, 
       accuracy at a lower cost.
 
     Args:
-        metrics: Metrics by the name of the policy, as `agents.evaluation.evaluate.evaluate` returns them.
+        metrics: Maps the name of each policy to its metrics, as `agents.evaluation.evaluate.evaluate` returns them.
         evaluations: Evaluations of the policies `random` and, if there is one, `learned`.
     """
     random, greedy, learned = metrics["random"], metrics.get("greedy_oracle"), evaluations.get("learned")

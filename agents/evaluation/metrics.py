@@ -38,7 +38,7 @@ class PolicyEvaluation:
         scores: (N, D, K), class scores after every step, before the softmax.
         label_sets: All labels of each clip. Accuracy and confidence use the first label.
         macs: Multiply-adds per video, averaged over videos.
-        patch_mask: (N, D) bool, the steps with a patch or, without ``actions``, with the whole frame.
+        patch_mask: (N, D) bool, the steps with a patch. If ``actions`` is None, the steps in which the focuser sees the whole frame.
         actions: (N, D, …), the selected patches, undefined in skipped steps; or None if the policy selects no patches.
         action: Kind of ``actions``.
         targets: Boxes (N, T, 4) of the target and its visibility (N, T) in the T frames of the D decisions. None if they are not known.
@@ -75,7 +75,7 @@ class PolicyEvaluation:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric: a number that summarizes a policy, or an accuracy after every step.
+    """A metric, which is either a number that summarizes a policy, or the accuracy after every step.
 
     Attributes:
         value: The function that computes the metric. In `METRICS`, the function takes the evaluation and returns the metric, or None if
@@ -85,7 +85,7 @@ class Metric:
             results has the accuracy after the last step.
         heading: Heading of the column in the table of results; empty: no column.
         format: Format specification of the column's values.
-        optional: If True, the column is omitted if all its values are 1.
+        optional: If True, omit the column when all its values are 1.
         min_classes: Smallest number of classes with which the accuracy is computed.
     """
 
@@ -148,7 +148,7 @@ def interval(sums: Counts, counts: Counts) -> list[float]:
 
 
 def share_of_gap(value: float, random: float, oracle: float) -> float | None:
-    """Return how much of the gap between random patches and the oracle ``value`` closes: 0 for ``random``, 1 for ``oracle``.
+    """Return the position of ``value`` in the gap between random patches and the oracle: 0 at ``random``, 1 at ``oracle``.
 
     Return None if the gap is below `LEAST_GAP`.
     """
@@ -268,7 +268,8 @@ def mean_average_precision(scores: Scores, labels: LabelSets) -> NDArray[np.floa
     logarithm of the softmax in float64 and therefore has fewer ties.
 
     Args:
-        scores: (N, T, K), class scores before the softmax. This function applies the softmax, which changes the order of clips in a class.
+        scores: (N, T, K), class scores before the softmax. This function applies the softmax, because the softmax changes the order in
+            which the clips are ranked for a class.
         labels: All labels of each clip.
     """
     truth = np.zeros((len(scores), scores.shape[2]), bool)
@@ -319,7 +320,7 @@ def seen_frames(evaluation: PolicyEvaluation) -> NDArray[np.bool_] | None:
 
 
 def count_hits(evaluation: PolicyEvaluation) -> tuple[Counts, Counts] | None:
-    """Count the hits per decision, and the frames that show the target and have a patch.
+    """Count, for every decision, the hits, and the frames that show the target and have a patch.
 
     Returns:
         The number of hits (N, D), and the number of frames that show the target and have a patch (N, D). A hit is a frame in which the
@@ -348,7 +349,9 @@ def _hit_rate(evaluation: PolicyEvaluation) -> tuple[Counts, Counts] | None:
 
 
 def _top1_first(evaluation: PolicyEvaluation) -> tuple[Counts, Counts] | None:
-    """Return the accuracy after the first decision that has a patch in a frame that shows the target. Ignore clips without such a decision.
+    """Return the accuracy after the first decision with a frame that shows the target and has a patch.
+
+    Clips without such a decision are ignored.
 
     Returns:
         The numerator (N,) and the denominator (N,) of every clip (see `Metric`), or None if there is no ground truth.

@@ -1,4 +1,4 @@
-"""Inference decision by decision, with which a clip can exit early. After the exit of a clip, nothing is computed for its later frames."""
+"""Inference decision by decision, so that a clip can exit early. After the exit of a clip, nothing is computed for its later frames."""
 
 from __future__ import annotations
 
@@ -125,7 +125,10 @@ class _Running:
         return scores
 
     def classify_without_patches(self, scores: Tensor) -> None:
-        """Replace the last of the scores (n, f, K) of clips without any patch, because the head has taken no step in these clips."""
+        """Replace the last scores of clips without any patch, because the head has taken no step in these clips.
+
+        ``scores`` is (n, f, K).
+        """
         without = self._num_patches == 0
         if self._option == "none" and without.any():
             scores[without, -1] = classify_glances(self._classifier, self._glances[without])

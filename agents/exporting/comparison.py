@@ -24,8 +24,8 @@ Call = Callable[..., tuple[Tensor, ...]]
 def compare(classifier: Classifier, modules: Mapping[str, Signature], files: Mapping[str, bytes]) -> dict[str, float]:
     """Return the largest difference that each ONNX file causes in the probabilities of the policy and of the head.
 
-    To compare an ONNX file with its PyTorch module, the file replaces this module, while the other networks are PyTorch modules. The clips
-    are random noise of several sizes.
+    One ONNX file at a time replaces its PyTorch module, while the other networks remain PyTorch modules. The clips are random noise of
+    several sizes.
 
     Args:
         classifier: The frozen classifier.
@@ -125,7 +125,7 @@ def _largest(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 
 def _misplaced(policy: PolicyModule, choice: Sequence[Tensor], corners: Tensor, mask: Tensor) -> float:
-    """Return the distance between the corners of a policy and the corners that follow from its probabilities or locations.
+    """Return the distance between the corners that a policy outputs and the corners that follow from its probabilities or locations.
 
     On a grid, the distance is the difference between the highest probability and the probability of the selected cell. With continuous
     locations, the distance is a fraction of the range of locations. The distance is 1 if the patch mask does not follow from P(skip).

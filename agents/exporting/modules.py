@@ -1,9 +1,9 @@
 """The modules that are exported. The modules are run on whole clips, in the order glancer, policy, focuser, head.
 
 Each of N clips has T frames of the focuser, G frames of the glancer, and D decisions with f = T / D frames per decision. T, G, D and f are
-constants in a file; N may vary. The modules compute the same as `agents.evaluation.inference.infer`, except that the program that runs them
-must crop the patches between policy and focuser. If patches are interpolated, the crop is a fifth module. `signatures` returns the names
-and shapes of all inputs and outputs.
+constants in a file; N may vary. The modules compute the same results as `agents.evaluation.inference.infer`. However, the program that runs
+the modules must crop the patches between policy and focuser. If patches are interpolated, the crop is a fifth module. `signatures` returns
+the names and shapes of all inputs and outputs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Counts:
 
     @classmethod
     def of(cls, classifier: Classifier, policy: PolicyNetwork) -> Counts:
-        """Return the numbers for the clips with which a classifier and its policy were trained.
+        """Return the numbers of frames and decisions in the clips with which a classifier and its policy were trained.
 
         Raises:
             InputError: If the frames cannot be divided equally among the decisions.
@@ -182,7 +182,7 @@ class HeadModule(nn.Module):
         return self.classifier.classify(glances, vectors)[0].softmax(-1)
 
     def _patches_only(self, glances: Tensor, vectors: Tensor, mask: Tensor) -> Tensor:
-        """Return the class probabilities if the head takes no step in skipped frames.
+        """Return the class probabilities for a head that takes no step in skipped frames.
 
         In a skipped frame, the head's state and the probabilities stay the same. Before the first patch, all probabilities are equal.
         """

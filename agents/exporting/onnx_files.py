@@ -66,7 +66,7 @@ def to_onnx(name: str, signature: Signature, metadata: Mapping[str, Any]) -> byt
 
 
 def _running_maximum(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Return the maximum of the values up to each step along ``dim``, and the latest index of the maximum.
+    """For each step along ``dim``, return the maximum of the values up to this step, and the latest index at which it occurs.
 
     ONNX has no operator for this. The axis ``dim`` must have a constant length.
     """

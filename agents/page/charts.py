@@ -63,7 +63,7 @@ def cost_chart(runs: Sequence[FinishedRun]) -> Markup:
 
 
 def step_chart(runs: Sequence[FinishedRun], key: str, label: str) -> Markup | None:
-    """Draw a metric of the learned policy, the oracle and random patches after every step. Return None if the metric is not known.
+    """Draw a metric after every step, for the learned policy, the oracle and random patches. Return None if the metric is not known.
 
     For several runs, the chart shows the mean and the interval over seeds.
     """
@@ -139,7 +139,9 @@ def _axes(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
 
 
 def _curve(metrics: Sequence[Mapping[str, Any]], key: str, unit: str = "steps") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the steps (of the key ``unit``) and the values (in per cent) of a validation metric.
+    """Return the steps at which a validation metric was measured, and the values of the metric in per cent.
+
+    The steps are read from the key ``unit``.
 
     If the steps start again from zero in a later round of joint training, the steps of the earlier rounds are added.
     """
@@ -153,7 +155,7 @@ def _colour(name: str) -> str:
 
 
 def _spread(values: Sequence[float], least: float) -> NDArray[np.float64]:
-    """Move heights apart so that labels do not overlap. Return the nearest heights whose distances are at least ``least``."""
+    """Move heights apart so that labels do not overlap. Return the heights that are nearest to ``values`` and at least ``least`` apart."""
     order, gaps = np.argsort(values, kind="stable"), least * np.arange(len(values))
     heights = np.empty(len(values))
     heights[order] = isotonic_regression(np.array(values)[order] - gaps) + gaps

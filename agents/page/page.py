@@ -71,7 +71,8 @@ def page_text(runs: Sequence[FinishedRun], clips: ClipSource | None, count: int)
     Args:
         runs: The runs, which differ only in the seed.
         clips: The test clips of the runs; None: the page has no videos.
-        count: Maximum number of clips to show in which only the learned policy is correct, and in which only random patches are.
+        count: Maximum number of clips to show in each of two groups: clips that are classified correctly only with the learned policy, and
+            clips that are classified correctly only with random patches.
     """
     environment = Environment(
         loader=PackageLoader("agents.page", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -111,7 +112,7 @@ def _open_clips(run: FinishedRun, display: Display) -> ClipSource:
 
 
 def _tiles(runs: Sequence[FinishedRun]) -> Iterator[tuple[str, str, str]]:
-    """Yield the name, the value and a value for comparison of the most important results, all as text."""
+    """Yield, for each of the most important results, its name, its value and a value for comparison, all as text."""
     names: dict[str, Any] = {"top-1 after the last frame": "correct", "top-1, mean over frames": "anytime"}
     for label, accuracy in names.items():
         learned, random = (estimate([getattr(run.predictions, accuracy)(name) for run in runs]) for name in ("learned", "random"))
@@ -195,8 +196,8 @@ def _classes(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
 def _confusion(runs: Sequence[FinishedRun]) -> dict[str, Any]:
     """Return the confusion matrix and the most frequent mistakes.
 
-    The confusion matrix (C, C) has, for the clips of each class, the share of every prediction in per cent.
-    If there are many classes, only the `MAX_CONFUSED` classes with the most mistakes are included.
+    For the clips of each class, the confusion matrix (C, C) has the share of every predicted class in per cent. If there are many classes,
+    only the `MAX_CONFUSED` classes with the most mistakes are included.
     """
     names = np.array(runs[0].card.classes)
     numbers, counts = {name: number for number, name in enumerate(names.tolist())}, np.zeros((len(names), len(names)))

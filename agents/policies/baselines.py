@@ -305,8 +305,8 @@ def choose_step(
         observation: observations of N clips.
         state: state of the policy after the previous step; None before the first step.
         episode_start: (N,), whether an episode begins.
-        masks: function that returns the valid actions (N, actions). The function is called only if ``policy.predict`` has a parameter
-            ``action_masks``, as `sb3_contrib.MaskablePPO` has.
+        masks: function that returns a mask (N, actions), which is True for valid actions. The function is called only if
+            ``policy.predict`` has a parameter ``action_masks``, as `sb3_contrib.MaskablePPO` has.
     """
     masked = {"action_masks": masks()} if "action_masks" in signature(policy.predict).parameters else {}
     return policy.predict(observation, state=state, episode_start=episode_start, deterministic=True, **masked)

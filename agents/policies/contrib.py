@@ -26,7 +26,7 @@ from classifiers.errors import refuse_if
 
 
 class MaskablePatchPolicy(MaskableActorCriticPolicy):
-    """sb3-contrib's policy with action masks, in which the actor and the critic are those of the network's architecture.
+    """A variant of sb3-contrib's policy with action masks that uses the actor and the critic of the network's architecture.
 
     With the published network, the actor and the critic are the linear layers that sb3-contrib creates.
 
@@ -60,9 +60,9 @@ class LstmPolicy(SigmoidMeanPolicy, RecurrentActorCriticPolicy):
 class SpatialSoftmaxPolicy(BasePolicy):
     """Select the patch at which a weighted sum of the glance map's channels is highest. Only the weights, one per channel, are learned.
 
-    This policy is meant for random search, which works best with few weights. On a grid, the policy chooses the cell with the highest sum
-    at the cell's centre. With continuous locations, the policy applies a softmax over the map to the sums and chooses the mean location
-    under the softmax (the spatial softmax of arXiv:1504.00702, section 4.1).
+    This policy is meant for random search, which works best with few weights. On a grid, the policy chooses the cell at whose centre the
+    sum is highest. With continuous locations, the policy applies a softmax over the map to the sums and chooses the mean location under the
+    softmax (the spatial softmax of arXiv:1504.00702, section 4.1).
 
     Args:
         observation_space: space of the observation `reference`.

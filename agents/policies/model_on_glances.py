@@ -1,4 +1,4 @@
-"""A wrapper with which a model of any algorithm can be used for inference on glance maps that the caller passes, without an environment."""
+"""A wrapper for models of any algorithm, which lets a model act on glance maps that the caller passes, without an environment."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ModelOnGlances(nn.Module):
     Attributes:
         grid: G, cells per axis; None: continuous locations.
         skips: Whether the model may skip frames.
-        architecture: The argument ``interface``, which has the attribute ``map_shape`` of an architecture.
+        architecture: The argument ``interface``, which has the attribute ``map_shape``, like an architecture.
         interpolated: Always False, so patches are cut at whole pixels. The model's card does not record how patches were cropped in
             training.
     """

@@ -65,8 +65,9 @@ class NetworkArchitecture(Protocol):
     def actor(self, grid: int | None, skips: bool) -> nn.Module:
         """Return a new actor, which maps features (…, F) to logits of cells (…, G²), or to locations before the sigmoid (…, 2).
 
-        If frames may be skipped, the actor has one more output, and its input is (…, F + 1), whose last entry is the number of patches so
-        far. The actor's method ``for_all_counts`` maps features (N, D, F) to the outputs (N, D, D, …) for 0, 1, … D − 1 patches so far.
+        If frames may be skipped, the actor has one more output, and its input has shape (…, F + 1). The last entry of the input is the
+        number of patches so far. The actor's method ``for_all_counts`` maps features (N, D, F) to the outputs (N, D, D, …) for
+        0, 1, … D − 1 patches so far.
         """
         ...
 
@@ -80,12 +81,13 @@ class PolicyNetwork(nn.Module):
 
     `agents.policies.sb3` has the same modules inside Stable-Baselines3; its `to_network` and `load_network` copy the weights.
 
-    A policy that skips has one more output: a logit on a grid, otherwise a third coordinate, which skips the frame if it is at least 0.5.
-    This output and the value depend on the number of patches so far; see `SkippingActor` and `SpatialActor`.
+    A policy that skips has one more output. On a grid, this output is a logit. With continuous locations, this output is a third
+    coordinate, and the frame is skipped if the coordinate is at least 0.5. This output and the value depend on the number of patches so
+    far; see `SkippingActor` and `SpatialActor`.
 
     Args:
         architecture: the sizes.
-        grid: G, cells per axis; None: the policy is continuous, a Gaussian around the location that the actor computes.
+        grid: G, cells per axis; None: the policy is continuous. Its distribution is a Gaussian around the location that the actor computes.
         std: standard deviation of the Gaussian per axis, in units of the range of locations. It is fixed, not learned.
         skips: whether the policy may skip frames.
         keep_threshold: the most likely action is to skip if P(skip) is at least this threshold.
@@ -124,7 +126,8 @@ class PolicyNetwork(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """Return the logits of the cells (N, D, G²) or the locations (N, D, 2), (row, column) in [0, 1], for glance maps (N, D, C, h, w).
 
-        For a policy that skips, the shape is (N, D, D, …). The third axis is the number of patches so far, and the last entry skips.
+        For a policy that skips, the shape is (N, D, D, …). The index on the third axis is the number of patches so far. On the last axis,
+        the last entry is the output for skipping.
         """
         states = self.encoder(maps)
         output = self.actor.for_all_counts(states) if self.skips else self.actor(states)
@@ -196,8 +199,8 @@ class PolicyNetwork(nn.Module):
         the third coordinate is at least 0.5.
 
         Returns:
-            Cells (N, D) int64 or locations (N, D, 2) float32; and P(skip) (N, D, D) for 0, 1, … D − 1 patches so far, see
-            `patch_mask_below`. If the policy cannot skip, P(skip) is zero and has shape (N, D).
+            Cells (N, D) int64 or locations (N, D, 2) float32, and P(skip) (N, D, D). The last axis of P(skip) is for 0, 1, … D − 1 patches
+            so far; see `patch_mask_below`. If the policy cannot skip, P(skip) is zero and has shape (N, D).
         """
         output = self(maps)
         locations = self._locations(output[:, :, 0] if self.skips else output)
@@ -236,7 +239,7 @@ def encode_next(encoder: nn.Module, maps: Tensor, state: Tensor | None) -> tuple
 
     Args:
         encoder: encoder of a policy network. If the encoder has a method ``step``, this function returns ``encoder.step(maps, state)``. If
-            the encoder has no such method, the state is the glance maps so far, and all of these maps are encoded again.
+            the encoder has no such method, the state consists of the glance maps so far, and all of these maps are encoded again.
         maps: glance maps of the decision (N, C, h, w).
         state: state after the previous decision, one row per clip; None before the first decision.
 
@@ -267,12 +270,13 @@ def make_actor(architecture: NetworkArchitecture, grid: int | None, skips: bool)
 def patch_mask_below(skip: Tensor, threshold: float) -> Tensor:
     """Return the patch mask (N, D). A decision has a patch if its P(skip) is below the threshold.
 
-    With a higher threshold, a clip never has fewer patches. (Proof: while the numbers of patches with two thresholds are equal, every
-    decision that has a patch with the lower threshold also has one with the higher threshold. The higher threshold therefore never falls
-    behind.)
+    With a higher threshold, a clip never has fewer patches. As long as the clip has had the same number of patches with two thresholds,
+    every decision that has a patch with the lower threshold also has a patch with the higher threshold. The number of patches with the
+    higher threshold therefore never falls below the number with the lower threshold.
 
     Args:
-        skip: P(skip), (N, D), or (N, D, D) if P(skip) depends on the number of patches so far, which is then the last axis.
+        skip: P(skip) with shape (N, D). If P(skip) depends on the number of patches so far, the shape is (N, D, D), and the index on the
+            last axis is this number.
         threshold: threshold on P(skip).
     """
     if skip.ndim == 2:

@@ -1,4 +1,6 @@
-"""Policies for off-policy algorithms on the spatial network: Stable-Baselines3's policies with layers that read the hidden map.
+"""Policies for off-policy algorithms with the spatial network.
+
+The policies are Stable-Baselines3's policies with layers that read the network's hidden map.
 
 `ClipReferenceExtractor` returns the hidden map, flattened. DQN and QR-DQN compute a value for every cell from this map (`CellValues`).
 The actors of SAC, TD3, DDPG, TQC and CrossQ compute a spatial soft-argmax of the map (`LocationActor`). The critics of these algorithms
@@ -31,7 +33,7 @@ class CellValues(nn.Module):
     """Compute the value of every action, or several quantiles of the value, from flattened hidden maps.
 
     The value of a cell is the score map's value at the cell's centre, plus an offset that all cells share. The offset and the value of
-    skipping are computed from pooled features and, if the observation contains it, the number of patches so far.
+    skipping are computed from pooled features, and from the number of patches so far if the observation contains this number.
 
     Args:
         architecture: the sizes.
@@ -157,7 +159,7 @@ class SpatialQRDQNPolicy(CellScoringPolicy, QRDQNPolicy):
 
 
 class SoftArgmaxPolicy(BasePolicy):
-    """Base class of the policies for continuous locations, with a `LocationActor` and critics that read the map at the action.
+    """Base class of the policies for continuous locations, with a `LocationActor` and with `ReadAtAction` in the critics.
 
     If the standard deviation depends on the state, it is computed from pooled features.
 
@@ -208,7 +210,7 @@ class SoftArgmaxPolicy(BasePolicy):
 
 
 class PooledLinear(nn.Linear):
-    """A linear layer whose input is pooled features and, if the observation contains it, the number of patches so far."""
+    """A linear layer that reads pooled features, and the number of patches so far if the observation contains this number."""
 
     def __init__(self, architecture: SpatialArchitecture, observation_space: spaces.Space, outputs: int) -> None:
         super().__init__(2 * architecture.width + observes_patch_count(observation_space), outputs)

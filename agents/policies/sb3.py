@@ -1,8 +1,8 @@
 """`PolicyNetwork` inside Stable-Baselines3: features extractors for observations by reference, and the actor-critic policy.
 
-The observation `reference` is (clip, step). `ReferenceExtractor` and its subclasses read the glance maps of that step in place.
-`PatchActorCriticPolicy` wraps the network as an `ActorCriticPolicy`. `to_network` and `load_network` copy weights between this policy and
-a `PolicyNetwork`.
+The observation `reference` is a pair (clip, step). `ReferenceExtractor` and its subclasses read the glance maps of the observed step in
+place. `PatchActorCriticPolicy` wraps the network as an `ActorCriticPolicy`. `to_network` and `load_network` copy weights between this
+policy and a `PolicyNetwork`.
 """
 
 import math
@@ -103,12 +103,12 @@ class ClipReferenceExtractor(ReferenceExtractor):
     """Encode the glance maps up to the current step with the encoder of a policy network.
 
     Glances do not depend on earlier actions. The GRU therefore runs over a whole clip at once, and no recurrent state is passed from step
-    to step. The number of patches so far does depend on earlier actions; with the observation `reference_looks`, it is appended to the
-    features. While weights and clips stay the same, as in a rollout, the output is computed once per clip.
+    to step. The number of patches so far does depend on earlier actions. With the observation `reference_looks`, this number is appended to
+    the features. While weights and clips stay the same, as in a rollout, the output is computed once per clip.
 
     Batch norm behaves the same in a rollout and in the update that follows, so that the first ratio of new to old probabilities is 1. By
     default, batch norm uses the running statistics, which are updated once after every PPO update, with the glances of the next rollout.
-    With ``batch_statistics``, batch norm uses the statistics of the batch, as the released code does, and every batch of a PPO update
+    If ``batch_statistics`` is True, batch norm uses the statistics of the batch, as the released code does, and every batch of a PPO update
     changes the running statistics. Evaluation always uses the running statistics.
 
     Args:
@@ -139,7 +139,7 @@ class ClipReferenceExtractor(ReferenceExtractor):
 
     @contextmanager
     def rollout_mode(self) -> Iterator[None]:
-        """Return a context in which the outputs equal those that the next update will compute."""
+        """Return a context manager with which the outputs equal those that the next update will compute."""
         self._in_rollout = True
         try:
             yield
@@ -147,7 +147,10 @@ class ClipReferenceExtractor(ReferenceExtractor):
             self._in_rollout = False
 
     def forward(self, references: Tensor) -> Tensor:
-        """Return features (B, F) for references (B, 2), or features (B, F + 1) for references (B, 3), which include the patch count."""
+        """Return features (B, F) for references (B, 2).
+
+        References (B, 3) include the number of patches so far. For them, return features (B, F + 1).
+        """
         clip, step = references[:, :2].long().cpu().numpy().T
         clips, inverse = np.unique(clip, return_inverse=True)
         states = self._encoded(clips)
@@ -205,9 +208,9 @@ class PatchActorCriticPolicy(SigmoidMeanPolicy):
     """`PolicyNetwork` as an `ActorCriticPolicy`. The actor and the critic of the network follow a `ClipReferenceExtractor`.
 
     On a grid, the policy samples a cell from the softmax of the actor's output. With continuous locations, the policy samples from a
-    Gaussian around the sigmoid of the actor's output. The output for skipping is one more logit, which starts at ln G², or a third
-    coordinate, which starts at 0.5. A new policy therefore skips half of the steps. With the observation `reference_looks`, the output for
-    skipping depends on the number of patches so far.
+    Gaussian around the sigmoid of the actor's output. On a grid, the output for skipping is one more logit, which starts at ln G². With
+    continuous locations, the output for skipping is a third coordinate, which starts at 0.5. A new policy therefore skips half of the
+    steps. With the observation `reference_looks`, the output for skipping depends on the number of patches so far.
 
     Log-probabilities are those of the sampled location before clipping, because Stable-Baselines3 clips only the actions that it sends to
     the environment. (The released code uses the log-probability of the clipped location.)
@@ -288,9 +291,9 @@ def observes_patch_count(space: spaces.Space) -> bool:
 
 
 def parse_action_space(space: spaces.Space) -> tuple[int | None, bool]:
-    """Return G (None: continuous locations) and whether actions can skip, for the action space of an entry of `ACTIONS`.
+    """For an entry of `ACTIONS`, return the grid size G of its action space, and whether its actions can skip a frame.
 
-    The result is unambiguous, because G² + 1 is never a square number.
+    G is None if locations are continuous. The result is unambiguous, because G² + 1 is never a square number.
 
     Raises:
         InputError: if the space belongs to no entry of `adafocus_env.action.ACTIONS`.
@@ -310,11 +313,11 @@ def parse_action_space(space: spaces.Space) -> tuple[int | None, bool]:
 def to_network(policy: ActorCriticPolicy, *, interpolated: bool = False) -> PolicyNetwork:
     """Return a frozen copy of a `PatchActorCriticPolicy` as a `PolicyNetwork`, in eval mode.
 
-    If the standard deviation was learned, the standard deviation of the copy is the mean over the axes.
+    If the standard deviation was learned, the copy uses its mean over the axes.
 
     Args:
         policy: the policy to copy.
-        interpolated: whether the policy was trained with interpolated patches, which cannot be read from the action space.
+        interpolated: whether the policy was trained with interpolated patches. The action space does not contain this information.
 
     Raises:
         InputError: if the policy skips and does not observe the number of patches so far.
@@ -366,9 +369,9 @@ def batch_norms(module: nn.Module) -> list[_BatchNorm]:
 
 @contextmanager
 def batch_statistics(module: nn.Module, *, track: bool = False) -> Iterator[None]:
-    """Return a context in which batch norms use the statistics of the batch.
+    """Return a context manager with which batch norms use the statistics of the batch.
 
-    With ``track``, batch norms also update the running statistics.
+    If ``track`` is True, batch norms also update the running statistics.
     """
     before = [(norm, norm.training) for norm in batch_norms(module)]
     for norm, _ in before:

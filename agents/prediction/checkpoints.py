@@ -147,7 +147,7 @@ def _format_of(run: RunDir, stated: ClipFormat) -> ClipFormat:
 
 
 def check_plugin(run: str, plugin: str) -> None:
-    """Check that the user has named a plugin if the run has one. Importing a plugin runs its code, so the user must ask for it.
+    """If the run has a plugin, check that the user has named a plugin. Importing a plugin runs its code, so the user must ask for it.
 
     Args:
         run: The run folder; empty: no run.

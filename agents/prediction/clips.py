@@ -24,7 +24,7 @@ TIME_LIMIT = 60.0  # seconds that a worker process may spend on one request
 
 @dataclass(frozen=True)
 class ClipOrigin:
-    """Where and when the frames of a clip were taken from the video.
+    """The origin of a clip: which frames of the video it contains, and which region of these frames it shows.
 
     Attributes:
         indices: (T,), indices of the focuser's frames in the video, starting at 0.
@@ -86,7 +86,7 @@ def read_clip(video: Path | str, classifier: Classifier, *, num_frames: int | No
 
 
 def request_for(classifier: Classifier, video: Path | str) -> WindowRequest:
-    """Return the request for the frames of a video, which is read as one window."""
+    """Return a request that reads the frames of a video as one window."""
     clips = classifier.clip_format
     side = round(classifier.architecture.size * clips.margin)
     return WindowRequest(Path(video), clips.num_frames, side, clips.glance_frames, order=clips.order)

@@ -237,8 +237,8 @@ class _Batches:
     """Batches of windows for the networks, which a thread reads in advance.
 
     Attributes:
-        waiting: One list for each batch that was read. The list has an entry for each window in the batch, which consists of the index of
-            the video, the origin of the clip, and the number of windows of the video.
+        waiting: One list for each batch that was read. The list has one entry for each window in the batch. An entry consists of the index
+            of the video, the origin of the clip, and the number of windows of the video.
         failed: The index of every video that cannot be read, and the reason.
     """
 

@@ -99,7 +99,7 @@ class Prediction:
         patch_size: P, the side of the focuser's input in pixels.
         classes: All classes, the most probable first.
         probabilities: Softmax scores of the classes after the last frame, averaged over the windows.
-        windows: The windows in order. There is one window, the whole video, unless the caller set the length of the windows.
+        windows: The windows in order. The whole video is one window unless the caller sets the length of the windows.
         frames: The sampled frames, window by window.
         full_macs: The multiply-adds that the video would cost with a patch in every sampled frame.
     """

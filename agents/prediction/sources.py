@@ -51,7 +51,7 @@ def find_sources(source: str, out: Path) -> Sources:
 
     Args:
         source: The value of the setting.
-        out: The folder of the results, in which no videos are searched.
+        out: The folder of the results, which is not searched for videos.
 
     Raises:
         InputError: If there are no videos.
@@ -86,7 +86,7 @@ def _below(folder: Path, out: Path) -> Iterator[Path]:
 
 
 def _videos(paths: Iterable[Path], out: Path) -> Iterator[Path]:
-    """Yield those paths that are videos and not in ``out``. Videos are files with the suffix of a video, and folders of images."""
+    """Yield the paths of videos outside the folder ``out``. Videos are files with the suffix of a video, and folders of images."""
     for path in paths:
         if not _hidden(path, out) and (_has_images(path) if path.is_dir() else path.suffix.lower() in VIDEO_SUFFIXES):
             yield path

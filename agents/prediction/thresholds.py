@@ -47,7 +47,9 @@ def solve_budget(predictor: Predictor, config: Predict, display: Display) -> str
 
 
 def exit_model(classifier: Classifier, policy: PolicyNetwork, skipped: str) -> ExitModel:
-    """Return the model for which thresholds of predictions must be fitted: these networks with clips in the format of the classifier.
+    """Return the `ExitModel` of these networks, for clips in the classifier's format.
+
+    Thresholds for predictions must be fitted for this model.
 
     Raises:
         InputError: If the classifier has a temporal shift.

@@ -45,7 +45,7 @@ def encode(pictures: Iterable[tuple[float, Picture]], path: Path, instead: str) 
     Args:
         pictures: The time in seconds and the picture (H, W, 3) of every frame. H and W are even.
         path: The path of the file. An existing file is replaced atomically.
-        instead: Advice for the error message if there is no encoder.
+        instead: Advice that the error message gives if there is no encoder.
 
     Raises:
         InputError: If PyAV has no encoder, or the file cannot be written.

@@ -41,11 +41,11 @@ class Family:
         signs: Prefixes of names that occur only in files of this family.
         rows: Names of tensors with one row per class. The first of these tensors that is in the file gives the number of classes.
         architecture: Function that takes the file's tensors and returns the architecture, with the smallest published patch size.
-        names: Function that takes a classifier and returns the prefixes of its names in the file, in the format of `POLICY_NAMES`.
+        names: Function that takes a classifier and returns the prefixes of its tensors' names in the file, in the format of `POLICY_NAMES`.
         policy: Function that takes the file's tensors and returns the sizes of the policy and G, the cells per axis (None: continuous).
         clip_format: The published clip format, which the file does not state.
         copies_of_the_policy: Prefixes of copies of the policy in the focuser.
-        policy_names: Prefixes of the policy's names in the file, in the format of `POLICY_NAMES`.
+        policy_names: Prefixes of the names of the policy's tensors in the file, in the format of `POLICY_NAMES`.
         unused: Prefixes of tensors that no network uses, such as the classifier of ImageNet classes. These tensors may be missing.
         interpolated: Whether patches are interpolated; see `classifiers.crop`.
     """
@@ -104,7 +104,7 @@ def _activitynet_policy(found: Tensors) -> tuple[PolicyArchitecture, int]:
 
 
 def _something_names(classifier: Classifier) -> dict[str, str]:
-    """Return the prefixes of a classifier's names in the file, in the format of `POLICY_NAMES`.
+    """Return the prefixes of the names that a classifier's tensors have in the file, in the format of `POLICY_NAMES`.
 
     In the file, all layers of a MobileNetV2 block are numbered consecutively, and ``net.`` is inserted in the names of convolutions that
     the temporal shift wraps. The focuser in the file has no frame classifier, which only stage 0 uses. The frame classifier becomes a copy
@@ -127,7 +127,7 @@ def _something_names(classifier: Classifier) -> dict[str, str]:
 
 
 def flat_names(mobilenet: Backbone, prefix: str) -> dict[str, str]:
-    """Return the prefixes of a glancer's names in a file, in the format of `POLICY_NAMES`.
+    """Return the prefixes of the names that a glancer's tensors have in a file, in the format of `POLICY_NAMES`.
 
     In the file, the layers of each block, including activations, are numbered, and the names of the glancer begin with ``prefix``.
     """
@@ -141,7 +141,10 @@ def flat_names(mobilenet: Backbone, prefix: str) -> dict[str, str]:
 
 
 def _something_policy(found: Tensors) -> tuple[PolicyArchitecture, None]:
-    """Return the sizes of the policy. The convolution's weight determines the number of stacked glance maps (8 without this weight)."""
+    """Return the sizes of the policy.
+
+    The number of stacked glance maps is read from the convolution's weight. The number is 8 if the file does not contain this weight.
+    """
     channels, height, width = MAP_SHAPE
     shape = shape_of(found, "policy.state_encoder.0.weight") or (64, 8 * channels, 1, 1)
     if len(shape) != 4 or shape[1] < channels or shape[1] % channels:

@@ -24,7 +24,7 @@ def family_of(found: Tensors) -> Family:
 
 
 def _architecture(found: Tensors) -> Architecture:
-    """Return the architecture, which has the glancer of the file and one step for each linear layer of the head in the file."""
+    """Return the architecture. It has the file's glancer, and one step for each linear layer of the file's head."""
     steps = len({name.split(".")[2] for name in found if name.startswith("classifier.classifiers.")})
     refuse_if(not steps, "missing classifier.classifiers.0.1.weight, the first linear layer of the head")
     paper = ARCHITECTURES["paper_v2_res50" if "global_CNN.conv1.weight" in found else "paper_v2"]
@@ -53,7 +53,7 @@ def _policy(found: Tensors) -> tuple[PublishedV2Architecture, None]:
 
 
 def _tsm_names(classifier: Classifier) -> dict[str, str]:
-    """Return the prefixes of a classifier's names in the file, in the format of `POLICY_NAMES`.
+    """Return the prefixes of the names that a classifier's tensors have in the file, in the format of `POLICY_NAMES`.
 
     In the file, ``net.`` is inserted in the names of convolutions that the temporal shift wraps.
     """
@@ -82,7 +82,10 @@ def _resnet(network: str, prefix: str) -> dict[str, str]:
 
 
 def _tsm_policy(found: Tensors) -> tuple[PublishedV2Architecture, None]:
-    """Return the sizes of the policy. The convolution's weight determines the number of stacked glance maps (8 without this weight)."""
+    """Return the sizes of the policy.
+
+    The number of stacked glance maps is read from the convolution's weight. The number is 8 if the file does not contain this weight.
+    """
     channels, height, width = MAP_SHAPE
     shape = shape_of(found, "policy_stn.0.weight") or (64, 8 * channels, 1, 1)
     if len(shape) != 4 or shape[1] < channels or shape[1] % channels:

@@ -22,17 +22,17 @@ class Savable(Protocol):
 
     @property
     def identity(self) -> Mapping[str, object]:
-        """Plain values that identify the training. A training can resume from a checkpoint only if it has the values of the checkpoint."""
+        """Plain values that identify the training. A training can resume only from a checkpoint with the same values."""
 
     @property
     def name(self) -> str:
-        """Name of the current checkpoint. The alphabetical order of names is the order of training."""
+        """Name of the current checkpoint. Later checkpoints have names that are later in alphabetical order."""
 
     def state(self) -> Mapping[str, Any]:
         """Return everything on which the remaining training depends, as tensors and plain values."""
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Resume from a `state`. Raise `InputError` if the state does not fit."""
+        """Resume from a `state`. Raise `InputError` if the state does not fit this training."""
 
 
 class EpochCheckpoint:

@@ -1,7 +1,7 @@
 """End-to-end training (AdaFocusV2, arXiv:2112.14238): glancer, policy, focuser and head are trained together with one loss.
 
-Patches are interpolated (`classifiers.crop`). The loss therefore has a gradient with respect to the locations of the patches, and through
-them with respect to the policy's weights. No actions are sampled, and there are no rewards.
+Patches are interpolated (`classifiers.crop`). The loss is therefore differentiable with respect to the locations of the patches, and the
+gradient is propagated from the locations to the policy's weights. No actions are sampled, and there are no rewards.
 """
 
 from collections.abc import Iterator, Mapping
@@ -83,7 +83,7 @@ def train_end_to_end(
 
 
 def actor_of(policy: PolicyNetwork, config: EndToEndConfig) -> Trainable:
-    """Return the trained modules of a policy, which are all modules except the critic, with their learning rate."""
+    """Return the modules of a policy that are trained (all modules except the critic), with their learning rate."""
     return Trainable(nn.ModuleList([policy.encoder, policy.actor]), config.learning_rate * config.policy_ratio)
 
 
@@ -104,11 +104,11 @@ def networks_of(classifier: Classifier, config: EndToEndConfig) -> list[Trainabl
 def two_path_scores(
     classifier: Classifier, policy: PolicyNetwork, frames: Tensor, glance_frames: Tensor, random_locations: Tensor
 ) -> Tensor:
-    """Return the scores of the outputs in `LOSSES` after every decision, (5, N·D, K).
+    """Return the scores (5, N·D, K) of the five outputs in `LOSSES` after every decision.
 
     The glance maps are detached before the policy, so that the glancer gets gradients only from its auxiliary head and from the head. With
-    a `SeparateMeanHead`, the vectors are detached before the head, as published, so that the other networks get gradients only from the
-    auxiliary heads.
+    a `SeparateMeanHead`, the glance vectors and focus vectors are detached before the head, as published. The other networks therefore get
+    gradients only from the auxiliary heads.
 
     Args:
         classifier: The classifier.
@@ -152,8 +152,8 @@ def _path_scores(
 ) -> tuple[Tensor, Tensor]:
     """Return the scores of the head and of the focuser's auxiliary head for every decision, both (N, D, K).
 
-    The scores of the auxiliary head are averaged over the patches of the decision. With ``apart``, the vectors get no gradient from the
-    head.
+    The scores of the auxiliary head are averaged over the patches of the decision. If ``apart`` is True, the vectors get no gradient from
+    the head.
     """
     (count, length), steps = frames.shape[:2], locations.shape[1]
     repeats = length // steps

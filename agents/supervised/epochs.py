@@ -69,11 +69,13 @@ def train_epochs(
 
     Only the trained networks are in training mode. Random numbers depend only on ``seed`` and the epoch, except for PyTorch's dropout.
     If there are several processes (`adafocus_env.distributed`), each of them processes a share of the clips of every step. Weights and
-    metrics then equal those of a single process up to the rounding of sums, unless there is dropout, which differs between processes.
+    metrics then equal those of a single process, apart from the rounding of sums. With dropout, weights and metrics differ
+    from those of a single process, because dropout differs between processes.
 
     Args:
         trainables: The networks to train. The reported learning rate is that of the first network.
-        clips: The training clips. Each epoch samples new crops and flips of stored clips, or entirely new clips if they are streamed.
+        clips: The training clips. If the clips are stored, each epoch samples new crops and flips of them. If the clips are streamed, each
+            epoch samples entirely new clips.
         scores: Function that takes a batch and returns scores and labels (M,). The scores are (M, K), or (R, M, K) for R outputs.
         config: Epochs, optimiser, schedule, dropout and execution of the networks.
         seed: Seed of the order of the clips, the crops and the random numbers of ``scores``.

@@ -132,7 +132,7 @@ class StageModel(nn.Module):
         device: Device of the networks.
 
     Attributes:
-        batch_norm: The batch norm whose statistics are computed over all processes.
+        batch_norm: The mode in which the statistics of batch norms are computed over all processes.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ ROW = 4  # maximum number of episodes side by side in one row
 
 
 def moments(episodes: Sequence[Episode], title: str, *, at_once: int, side: int) -> Iterator[tuple[Picture, bool]]:
-    """Yield a picture (H, W, 3) for every frame of the episodes, and whether it shows the last frame of its episodes.
+    """For every frame of the episodes, yield a picture (H, W, 3), and whether the frame is the last frame of its episode.
 
     Args:
         episodes: Episodes of equal length and frame size.
